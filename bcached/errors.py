@@ -1,0 +1,172 @@
+"""Every error bcached raises on purpose. Three kinds, never mixed.
+
+The caller's (RequestError and its leaves: what a socket client is told, with numbers), the world's
+(DeviceError, FormatError, SetRefused, ConfigError: what, where, expected and found, in one line) and
+ours (plain AssertionError: a bug, and the daemon stops).
+"""
+
+from typing import Any, ClassVar
+
+
+class BcachedError(Exception):
+    """Root of all errors that bcached raises on purpose; str() is one line for a person."""
+
+
+# The world's: devices, bytes from disk, configuration.
+
+
+class DeviceError(BcachedError):
+    """A device could not be opened, read, written, flushed or discarded."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+class DeviceRefused(DeviceError):
+    """A device that must not be touched: in use, of the wrong kind, or somebody else's."""
+
+
+class FlushFailed(DeviceError):
+    """A flush failed. What was written since the last one may be lost; it is never tried again."""
+
+
+class FormatError(BcachedError):
+    """Bytes from disk that are not what they should be."""
+
+    def __init__(self, structure: str, where: str, expected: object, found: object) -> None:
+        super().__init__(f"{structure} at {where}: expected {expected}, found {found}")
+        self.structure, self.where, self.expected, self.found = structure, where, expected, found
+
+
+class BadMagic(FormatError):
+    """The magic number is another one: not this structure, or of another set."""
+
+
+class BadChecksum(FormatError):
+    """The checksum does not match the bytes: damaged or torn."""
+
+
+class BadField(FormatError):
+    """A field holds a value that cannot be; where names the place and the field."""
+
+
+class SetRefused(BcachedError):
+    """A cache set that cannot be opened as it is; nothing on it was changed."""
+
+
+class GeometryRefused(BcachedError):
+    """A layout with which the allocator could not make progress, or that the format cannot hold."""
+
+
+class ConfigError(BcachedError):
+    """The configuration is unusable: file, key, expected and found."""
+
+
+# The caller's: a request that cannot be served. Names and fields are the socket's.
+
+
+class RequestError(BcachedError):
+    """A request that cannot be served; NAME is the varlink error, fields are its parameters."""
+
+    NAME: ClassVar[str]
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class NoFreeBuckets(RequestError):
+    """No bucket came free for the reserve before the deadline (or at once, when not waiting)."""
+
+    NAME = "io.bcached.Allocator.NoFreeBuckets"
+
+    def __init__(self, reserve: str, waited_ms: int) -> None:
+        super().__init__(
+            f"no free bucket in reserve {reserve} after {waited_ms} ms",
+            reserve=reserve,
+            waited_ms=waited_ms,
+        )
+
+
+class StaleKey(RequestError):
+    """The key's pointer names a gen the bucket no longer has."""
+
+    NAME = "io.bcached.Allocator.StaleKey"
+
+    def __init__(self, key: object, bucket_gen: int) -> None:
+        super().__init__(f"key is stale, the bucket's gen is {bucket_gen}: {key}", key=key, bucket_gen=bucket_gen)
+
+
+class NotReserved(RequestError):
+    """The sectors are not (all) reserved by this connection."""
+
+    NAME = "io.bcached.Allocator.NotReserved"
+
+    def __init__(self, key: object) -> None:
+        super().__init__(f"not reserved by this connection: {key}", key=key)
+
+
+class NoSuchVolume(RequestError):
+    """No volume has this inode."""
+
+    NAME = "io.bcached.Allocator.NoSuchVolume"
+
+    def __init__(self, inode: int) -> None:
+        super().__init__(f"no volume has inode {inode}", inode=inode)
+
+
+class LimitExceeded(RequestError):
+    """A limit of the daemon or of the set, and the value that is beyond it."""
+
+    NAME = "io.bcached.Allocator.LimitExceeded"
+
+    def __init__(self, limit: str, value: int) -> None:
+        super().__init__(f"{value} is beyond the limit: {limit}", limit=limit, value=value)
+
+
+class PermissionDenied(RequestError):
+    """The peer's role does not allow the method; need is the role that would."""
+
+    NAME = "io.bcached.Allocator.PermissionDenied"
+
+    def __init__(self, need: str) -> None:
+        super().__init__(f"permission denied: needs role {need}", need=need)
+
+
+class DeviceFailed(RequestError):
+    """The set stopped changing since a device failed; the daemon is going down."""
+
+    NAME = "io.bcached.Allocator.DeviceFailed"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"device failed: {reason}", reason=reason)
+
+
+class ShuttingDown(RequestError):
+    """The daemon takes no new work: it is stopping."""
+
+    NAME = "io.bcached.Allocator.ShuttingDown"
+
+    def __init__(self) -> None:
+        super().__init__("the daemon is stopping")
+
+
+class VolumeInUse(RequestError):
+    """The volume holds dirty keys; they go only by force."""
+
+    NAME = "io.bcached.Admin.VolumeInUse"
+
+    def __init__(self, inode: int, dirty_sectors: int) -> None:
+        super().__init__(
+            f"volume {inode} holds {dirty_sectors} dirty sectors", inode=inode, dirty_sectors=dirty_sectors
+        )
+
+
+class InvalidParameter(RequestError):
+    """A parameter is missing, unknown, of the wrong type or out of range."""
+
+    NAME = "org.varlink.service.InvalidParameter"
+
+    def __init__(self, parameter: str, reason: str = "") -> None:
+        super().__init__(f"invalid parameter {parameter}" + (f": {reason}" if reason else ""), parameter=parameter)

@@ -1,0 +1,114 @@
+"""Frozen records of how the set stands: all that metrics, status and explain ever read.
+
+Counted in plain integers where things happen, and read by whoever wants to show them.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+BUCKET_STATES = (
+    "reserved",
+    "journal",
+    "prio",
+    "btree",
+    "uuid",
+    "free",
+    "free_inc",
+    "unused",
+    "open",
+    "held",
+    "quarantine",
+    "clean",
+    "dirty",
+    "empty",
+)
+RESERVES = ("btree", "prio", "movinggc", "none")
+
+WAIT_BOUNDS_S = (1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0)
+WRITE_BOUNDS_S = (2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 2.5)
+SLICE_BOUNDS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2)
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts of observations by upper bound, in seconds; the last count is of all beyond."""
+
+    bounds_s: tuple[float, ...]
+    counts: list[int] = field(default_factory=list)
+    sum_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * (len(self.bounds_s) + 1)
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self.counts[bisect_left(self.bounds_s, seconds)] += 1
+        self.sum_s += seconds
+
+    def copy(self) -> "Histogram":
+        """A copy that later observations leave alone."""
+        return Histogram(self.bounds_s, list(self.counts), self.sum_s)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatistics:
+    """One member device of the set."""
+
+    device: int
+    path: str
+    uuid: str
+    bucket_count: int
+    bucket_bytes: int
+    buckets: dict[str, int]  # by state; they sum to bucket_count
+    freelist: dict[str, int]  # by reserve, in buckets
+    freelist_capacity: dict[str, int]
+    freelist_empty_s: dict[str, float]
+    free_inc: int
+    free_inc_capacity: int
+    unused: int
+    unused_capacity: int
+    allocations: dict[str, int]  # by reserve
+    invalidations: dict[str, int]  # by policy
+    discards: int
+    prio_writes: int
+    gen_distance_index: int
+    gen_distance_disk: int
+    held_back_by_gen: int  # buckets the last invalidation skipped for their gen distance
+    journal_free_buckets: int
+    journal_bucket_count: int
+    invalidate_needs_gc: bool
+    io_errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatistics:
+    """The whole set at one instant."""
+
+    set_uuid: str
+    replacement: str
+    discard: bool
+    synchronous: bool
+    failed: str | None
+    members: tuple[MemberStatistics, ...]
+    waiters: dict[str, int]  # by reserve
+    oldest_wait_s: float
+    allocation_failures: dict[str, int]  # by reason: timeout, no_wait, limit, cancelled
+    allocated_sectors: int
+    open_buckets: int
+    holders: int
+    quarantined_holders: int
+    reserved_sectors: int
+    gc_runs: dict[str, int]  # by trigger: dry, traffic, asked
+    gc_running: bool
+    gc_marks_valid: bool
+    sectors_to_gc: int
+    min_prio: int
+    journal_seq: int
+    lookups: int
+    lookup_hits: int
+    checksum_errors: dict[str, int]  # by structure
+    wait: Histogram
+    prio_write: Histogram
+    gc: Histogram
+    gc_slice: Histogram
+    journal_write: Histogram
