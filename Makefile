@@ -1,0 +1,69 @@
+# The first command to type on a fresh machine: make run, or make test. Nothing here needs root but install.
+
+PYTHON   ?= python3
+VENV     := .venv
+STAMP    := $(VENV)/.stamp
+BIN      := $(VENV)/bin
+
+DESTDIR  ?=
+PREFIX   ?= /opt/bcached
+BINDIR   ?= /usr/local/bin
+UNITDIR  ?= /usr/local/lib/systemd/system
+UDEVDIR  ?= /etc/udev/rules.d
+USERSDIR ?= /etc/sysusers.d
+CONFDIR  ?= /etc/bcached
+
+.PHONY: run test lint demo bench kernel-test install clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The daemon in the foreground, on an image of its own under var/. Ctrl-C stops it; the next run opens the same image.
+run: $(STAMP) var/demo.img
+	@./demo/run
+
+var/demo.img: | $(STAMP)
+	@mkdir -p var
+	$(BIN)/bcachectl make -b 64k --size 256M $@
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -q --cov --cov-report=term --cov-fail-under=85
+
+# A client session against a daemon of its own, in a temporary directory; ends by itself.
+demo: $(STAMP)
+	$(BIN)/python -m demo.session
+
+bench: $(STAMP)
+	$(BIN)/python -m bench
+
+# The real kernel under qemu: needs qemu-system-x86_64 and, once, Debian's kernel package from a mirror.
+kernel-test: $(STAMP)
+	$(BIN)/python -m tests.kernel
+
+# A venv under PREFIX, units, udev rule, user and configuration. An existing configuration is left as it is.
+install:
+	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
+	$(DESTDIR)$(PREFIX)/bin/pip install -q --disable-pip-version-check -c constraints.txt .
+	if [ -n "$(DESTDIR)" ]; then \
+		grep -lIr "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg \
+		| xargs -r sed -i "s|$(DESTDIR)$(PREFIX)|$(PREFIX)|g"; fi
+	install -d $(DESTDIR)$(BINDIR)
+	ln -sf $(PREFIX)/bin/bcached $(PREFIX)/bin/bcachectl $(DESTDIR)$(BINDIR)/
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(UDEVDIR) $(DESTDIR)$(USERSDIR)
+	for unit in systemd/*.service systemd/*.socket; do \
+		sed "s|/opt/bcached|$(PREFIX)|g" $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/}; done
+	install -m 0644 systemd/68-bcached.rules $(DESTDIR)$(UDEVDIR)/
+	install -m 0644 systemd/sysusers.d/bcached.conf $(DESTDIR)$(USERSDIR)/
+	install -d $(DESTDIR)$(CONFDIR) $(DESTDIR)$(CONFDIR)/conf.d
+	test -e $(DESTDIR)$(CONFDIR)/bcached.toml || install -m 0644 config/bcached.toml $(DESTDIR)$(CONFDIR)/
+
+clean:
+	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,179 @@
+"""The house rules a program can hold, so that no reviewer has to: floors, purity, where tasks begin."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "bcached"
+FLOORS = {
+    "": 0,
+    "errors": 0,
+    "units": 0,
+    "keys": 0,
+    "format": 1,
+    "wire": 1,
+    "device": 2,
+    "client": 2,
+    "state": 3,
+    "store": 4,
+    "runtime": 5,
+    "service": 6,
+    "cli": 7,
+}
+ROOMS = [name for name, floor in FLOORS.items() if floor > 0]
+PURE_ROOMS = {"format", "wire", "state"}
+WORLDLY_MODULES = {
+    "asyncio",
+    "io",
+    "os",
+    "pathlib",
+    "select",
+    "shutil",
+    "socket",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+}
+FILE_DESCRIPTOR_ROOMS = {"device", "client"}  # a client holds its lease and its map of the gens
+TASK_FILES = {"runtime/lifetime.py", "service/daemon.py", "service/socket_server.py"}
+
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))
+every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+def module_of(path: Path) -> str:
+    parts = ("bcached", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, wherever in the file; of `from a import b` both a and a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def our_imports(path: Path) -> set[str]:
+    return {name for name in imports(path) if name in MODULES}
+
+
+def calls(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Every call as (what stands before the last dot, the name called, line)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func.value), node.func.attr, node.lineno
+        elif isinstance(node.func, ast.Name):
+            yield "", node.func.id, node.lineno
+
+
+def test_every_room_of_the_house_exists() -> None:
+    assert [room for room in ROOMS if not (PACKAGE / room / "__init__.py").is_file()] == []
+
+
+@every_source
+def test_imports_run_downward_only(path: Path) -> None:
+    here = room_of(module_of(path))
+    for name in our_imports(path):
+        there = room_of(name)
+        assert there == here or FLOORS[there] < FLOORS[here], f"{here or 'ground'} imports {name}"
+
+
+@every_source
+def test_the_client_sees_only_the_wire(path: Path) -> None:
+    if room_of(module_of(path)) == "client":
+        assert {room_of(name) for name in our_imports(path)} <= {
+            "",
+            "client",
+            "wire",
+            "errors",
+            "keys",
+            "units",
+        }
+
+
+def test_no_room_has_a_circle_of_imports() -> None:
+    edges = {module: our_imports(path) - {module} for module, path in MODULES.items()}
+    packages = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+    settled: set[str] = set()
+    while ready := {m for m in edges.keys() - settled if edges[m] - packages <= settled}:
+        settled |= ready
+    assert edges.keys() - settled == set()
+
+
+@every_source
+def test_the_doors_of_rooms_hold_no_logic(path: Path) -> None:
+    if path.name == "__init__.py":
+        allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign)
+        assert all(isinstance(node, allowed) for node in ast.parse(path.read_text()).body)
+
+
+@every_source
+def test_the_pure_rooms_know_no_world(path: Path) -> None:
+    if room_of(module_of(path)) not in PURE_ROOMS:
+        return
+    tree = ast.parse(path.read_text())
+    suspending = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, suspending)] == []
+    assert WORLDLY_MODULES & {name.split(".")[0] for name in imports(path)} == set()
+    random = {name for name in imports(path) if name.split(".")[0] == "random"}
+    assert random in (set(), {"random", "random.Random"}), "randomness comes in as an argument"
+    assert [line for before, name, line in calls(path) if (before, name) == ("", "open")] == []
+
+
+@every_source
+def test_struct_is_known_to_the_format_only(path: Path) -> None:
+    if room_of(module_of(path)) != "format" and "SO_PEERCRED" not in path.read_text():
+        assert "struct" not in set(imports(path))
+
+
+@every_source
+def test_file_descriptors_live_with_the_devices(path: Path) -> None:
+    if room_of(module_of(path)) in FILE_DESCRIPTOR_ROOMS:
+        return
+    assert {"fcntl", "mmap"} & set(imports(path)) == set()
+    opening = {"open", "pread", "preadv", "pwrite", "pwritev", "fsync", "fdatasync", "fallocate"}
+    assert [line for before, name, line in calls(path) if before == "os" and name in opening] == []
+
+
+@every_source
+def test_tasks_begin_where_lifetimes_are_kept(path: Path) -> None:
+    if str(path.relative_to(PACKAGE)) not in TASK_FILES and room_of(module_of(path)) != "client":
+        starting = {"create_task", "ensure_future", "TaskGroup", "gather"}
+        assert [line for _, name, line in calls(path) if name in starting] == []
+
+
+@every_source
+def test_no_wake_up_can_be_lost(path: Path) -> None:
+    # CPython before 3.13 loses a notify(1) given to a waiter that is cancelled in the same tick, and
+    # asyncio.wait_for may swallow a cancellation.
+    found = [line for before, name, line in calls(path) if (before, name) == ("asyncio", "wait_for")]
+    if room_of(module_of(path)) in {"runtime", "store"}:
+        found += [line for _, name, line in calls(path) if name == "notify"]
+    assert found == []
+
+
+@every_source
+def test_no_event_loop_policy_is_set(path: Path) -> None:
+    banned = {"set_event_loop_policy", "EventLoopPolicy"}
+    assert [
+        line
+        for before, name, line in calls(path)
+        if name in banned or (before, name) == ("uvloop", "install")
+    ] == []
