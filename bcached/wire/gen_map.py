@@ -1,0 +1,99 @@
+"""The mapped file of gens: how a client asks whether a key is still good without asking the daemon.
+
+    byte 0     u64  magic
+    byte 8     u64  version
+    byte 16    u64  bucket_count
+    byte 24    u64  life         drawn at random at each start of the daemon, never 0; 0 once it ended
+    byte 32    u64  gc_epoch     grows by one with each garbage collection
+    byte 4096  u8   gen of bucket 0, of bucket 1, ... bucket_count of them
+
+All little-endian. The daemon maps the file read-write and its gen column *is* this memory; clients map
+it read-only. Each header field is written by one aligned store of eight bytes, each gen by one of one
+byte, so a reader never sees half of either.
+"""
+
+from bcached.errors import BadField, BadMagic
+
+HEADER_BYTES = 4096  # one page, so that the gens begin on one
+MAGIC = 0x736E656764636362  # the bytes "bccdgens"
+VERSION = 1
+
+MAGIC_AT, VERSION_AT, BUCKET_COUNT_AT, LIFE_AT, GC_EPOCH_AT = 0, 8, 16, 24, 32
+
+STRUCTURE = "gen map"
+
+
+def file_bytes(bucket_count: int) -> int:
+    """How long the file of a member with so many buckets is."""
+    return HEADER_BYTES + bucket_count
+
+
+class GenMap:
+    """A view of one member's map: gens by bucket, and the header's fields."""
+
+    __slots__ = ("_memory", "bucket_count", "gens")
+
+    def __init__(self, memory: memoryview, bucket_count: int) -> None:
+        assert memory.nbytes >= file_bytes(bucket_count)
+        self._memory = memory[:]  # our own view of it, which release lets go
+        self.bucket_count = bucket_count
+        self.gens = memory[HEADER_BYTES : file_bytes(bucket_count)]
+
+    @classmethod
+    def lay_out(cls, memory: memoryview, bucket_count: int, life: int) -> "GenMap":
+        """Write a fresh header (the gens stay as they are): the daemon's side, once at its start."""
+        assert life > 0, "0 says that no daemon lives behind the map"
+        gen_map = cls(memory, bucket_count)
+        gen_map._put(MAGIC_AT, MAGIC)
+        gen_map._put(VERSION_AT, VERSION)
+        gen_map._put(BUCKET_COUNT_AT, bucket_count)
+        gen_map._put(GC_EPOCH_AT, 0)
+        gen_map._put(LIFE_AT, life)
+        return gen_map
+
+    @classmethod
+    def parse(cls, memory: memoryview, where: str) -> "GenMap":
+        """The map in these bytes, or BadMagic or BadField: the client's side."""
+        if memory.nbytes < HEADER_BYTES:
+            raise BadField(STRUCTURE, f"{where} length", f"at least {HEADER_BYTES} bytes", memory.nbytes)
+        magic, version = _get(memory, MAGIC_AT), _get(memory, VERSION_AT)
+        if magic != MAGIC:
+            raise BadMagic(STRUCTURE, where, f"{MAGIC:#x}", f"{magic:#x}")
+        if version != VERSION:
+            raise BadField(STRUCTURE, f"{where} version", VERSION, version)
+        bucket_count = _get(memory, BUCKET_COUNT_AT)
+        if memory.nbytes < file_bytes(bucket_count):
+            raise BadField(
+                STRUCTURE, f"{where} bucket_count", f"at most {memory.nbytes - HEADER_BYTES}", bucket_count
+            )
+        return cls(memory, bucket_count)
+
+    @property
+    def life(self) -> int:
+        """The number of the daemon's life; 0 once it has ended in good order."""
+        return _get(self._memory, LIFE_AT)
+
+    @property
+    def gc_epoch(self) -> int:
+        """How many garbage collections this life has seen."""
+        return _get(self._memory, GC_EPOCH_AT)
+
+    def bump_gc_epoch(self) -> None:
+        """Say that a garbage collection has ended: gens may come round from here on."""
+        self._put(GC_EPOCH_AT, self.gc_epoch + 1)
+
+    def retire(self) -> None:
+        """End the life: no reader trusts the map from here on."""
+        self._put(LIFE_AT, 0)
+
+    def release(self) -> None:
+        """Let go of our views of the memory, so that its owner can unmap it."""
+        self.gens.release()
+        self._memory.release()
+
+    def _put(self, at: int, value: int) -> None:
+        self._memory[at : at + 8] = value.to_bytes(8, "little")
+
+
+def _get(memory: memoryview, at: int) -> int:
+    return int.from_bytes(memory[at : at + 8], "little")
