@@ -1,0 +1,1 @@
+"""Small real devices that watch or fail, for the tests of every room that writes to one."""
