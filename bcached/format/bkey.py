@@ -1,0 +1,181 @@
+"""Keys as they stand on disk: two words and a word for each pointer.
+
+    high  63 always set   60-62 pointers   56-57 csum, 0   36 dirty   20-35 sectors   0-19 inode
+    low   the *end* of the extent, in sectors (our Key holds its start)
+    ptr   51-62 device    8-50 sector on the device         0-7 gen
+
+A key with no pointers deletes what it covers. A pointer to device 0xfff is a placeholder that holds no data.
+Keys of nodes and of the uuid table borrow the form: low is the position (the highest key a node may hold),
+the sector count is the node's size, so their start may well be negative. A key in an interior node at
+position 0:0 names a node that was freed, with the gen its bucket has since.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from bcached.errors import BadField
+from bcached.format.bits import BitField
+from bcached.format.checksum import Buffer
+from bcached.format.sizes import MEMBERS_MAX
+from bcached.keys import Key, Pointer
+
+HIGH_BIT = BitField(63, 1)
+KEY_PTRS = BitField(60, 3)
+KEY_CSUM = BitField(56, 2)
+KEY_DIRTY = BitField(36, 1)
+KEY_SIZE = BitField(20, 16)
+KEY_INODE = BitField(0, 20)
+
+PTR_DEV = BitField(51, 12)
+PTR_OFFSET = BitField(8, 43)
+PTR_GEN = BitField(0, 8)
+
+WORD_BYTES = 8
+HEAD_WORDS = 2
+PADDED_KEY_BYTES = 64  # BKEY_PADDED: what a key has room for in a journal entry
+POINTERS_MAX = PADDED_KEY_BYTES // WORD_BYTES - HEAD_WORDS
+OFFSET_MAX = (1 << 63) - 1  # positions are compared by their signed difference
+INODE_MAX = KEY_INODE.limit
+SECTORS_MAX = KEY_SIZE.limit
+CHECK_DEVICE = PTR_DEV.limit  # PTR_CHECK_DEV
+
+ZERO = Key(inode=0, offset=0, sectors=0, dirty=False, pointers=())
+MAX = Key(inode=INODE_MAX, offset=OFFSET_MAX, sectors=0, dirty=False, pointers=())
+NAME = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What pointers must lie in: the buckets of the set's members."""
+
+    bucket_sectors: int
+    first_bucket: int
+    bucket_counts: tuple[int, ...]  # by member
+
+
+def pointer_word(pointer: Pointer) -> int:
+    """The word of a pointer; the first one of a node's key also begins the node's checksums."""
+    return PTR_DEV.put(PTR_OFFSET.put(PTR_GEN.put(0, pointer.gen), pointer.sector), pointer.device)
+
+
+def parse_pointer(word: int) -> Pointer:
+    """The pointer in a word."""
+    return Pointer(device=PTR_DEV.get(word), sector=PTR_OFFSET.get(word), gen=PTR_GEN.get(word))
+
+
+def key_words(key: Key) -> int:
+    """Words the key takes on disk."""
+    return HEAD_WORDS + len(key.pointers)
+
+
+def pack_key(key: Key) -> bytes:
+    """The bytes of a key."""
+    assert len(key.pointers) <= POINTERS_MAX
+    assert 0 <= key.end <= OFFSET_MAX
+    high = KEY_SIZE.put(KEY_INODE.put(HIGH_BIT.mask, key.inode), key.sectors)
+    high = KEY_DIRTY.put(KEY_PTRS.put(high, len(key.pointers)), int(key.dirty))
+    words = [high, key.end, *map(pointer_word, key.pointers)]
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
+def pack_padded_key(key: Key) -> bytes:
+    """The bytes of a key, padded to the 64 that journal entries give it."""
+    return pack_key(key).ljust(PADDED_KEY_BYTES, b"\0")
+
+
+def parse_key(raw: Buffer, offset: int, where: str) -> tuple[Key, int]:
+    """The key at offset in raw and the bytes it takes; where says what raw is."""
+    words = memoryview(raw)[offset : offset + PADDED_KEY_BYTES]
+    whole = len(words) // WORD_BYTES
+    key = _key_at(struct.unpack_from(f"<{whole}Q", words), 0, where)
+    return key, key_words(key) * WORD_BYTES
+
+
+def parse_padded_key(raw: Buffer, offset: int, where: str) -> Key:
+    """The key in the 64 bytes at offset of raw."""
+    return parse_key(raw, offset, where)[0]
+
+
+def pack_keys(keys: tuple[Key, ...]) -> bytes:
+    """Keys one behind the other, as in bsets and journal entries."""
+    return b"".join(map(pack_key, keys))
+
+
+def parse_keys(raw: Buffer, where: str) -> tuple[Key, ...]:
+    """All the keys that fill raw, one behind the other."""
+    words = struct.unpack(f"<{len(raw) // WORD_BYTES}Q", raw)
+    keys, index = [], 0
+    while index < len(words):
+        key = _key_at(words, index, where)
+        keys.append(key)
+        index += key_words(key)
+    return tuple(keys)
+
+
+def _key_at(words: tuple[int, ...], index: int, where: str) -> Key:
+    if index + HEAD_WORDS > len(words):
+        raise BadField(NAME, where, f"{HEAD_WORDS} words from word {index}", f"{len(words) - index}")
+    high, end = words[index], words[index + 1]
+    count = KEY_PTRS.get(high)
+    pointers = words[index + HEAD_WORDS : index + HEAD_WORDS + count]
+    _require(count <= POINTERS_MAX, where, index, "pointers", f"at most {POINTERS_MAX}", count)
+    _require(len(pointers) == count, where, index, "pointers", count, f"room for {len(pointers)}")
+    _require(KEY_CSUM.get(high) == 0, where, index, "csum", 0, KEY_CSUM.get(high))
+    _require(end <= OFFSET_MAX, where, index, "offset", f"at most {OFFSET_MAX:#x}", f"{end:#x}")
+    sectors = KEY_SIZE.get(high)
+    return Key(
+        inode=KEY_INODE.get(high),
+        offset=end - sectors,
+        sectors=sectors,
+        dirty=bool(high & KEY_DIRTY.mask),
+        pointers=tuple(map(parse_pointer, pointers)),
+    )
+
+
+def _require(holds: bool, where: str, index: int, field: str, expected: object, found: object) -> None:
+    if not holds:
+        raise BadField(NAME, f"{where}, word {index}, {field}", expected, found)
+
+
+def check_extent(key: Key, bounds: Bounds, where: str) -> None:
+    """Refuse a leaf's key that does not lie whole in one bucket of the set. One of no sectors is nobody's."""
+    if key.sectors == 0:
+        return
+    if key.offset < 0:
+        raise BadField("extent", f"{where}, start", "at least 0", key.offset)
+    _check_pointers("extent", key, bounds, where)
+
+
+def check_node_key(key: Key, bounds: Bounds, where: str) -> None:
+    """Refuse a key that cannot be that of a btree node or of the uuid table."""
+    if not key.pointers:
+        raise BadField("node key", f"{where}, pointers", "at least 1", 0)
+    if key.sectors == 0:
+        raise BadField("node key", f"{where}, sectors", "at least 1", 0)
+    if key.dirty:
+        raise BadField("node key", f"{where}, dirty", "not dirty", "dirty")
+    if any(pointer.device >= len(bounds.bucket_counts) for pointer in key.pointers):
+        raise BadField("node key", f"{where}, device", f"below {len(bounds.bucket_counts)}", key.pointers)
+    _check_pointers("node key", key, bounds, where)
+
+
+def is_available(pointer: Pointer) -> bool:
+    """Whether the pointer names a device at all: a placeholder does not."""
+    return pointer.device < MEMBERS_MAX
+
+
+def _check_pointers(structure: str, key: Key, bounds: Bounds, where: str) -> None:
+    for pointer in filter(is_available, key.pointers):
+        members = len(bounds.bucket_counts)
+        # Kernel: since 5.10 takes its only device whatever the number says. A wrong one is damage to us.
+        if pointer.device >= members:
+            raise BadField(structure, f"{where}, device", f"below {members}", pointer.device)
+        bucket, within = divmod(pointer.sector, bounds.bucket_sectors)
+        if within + key.sectors > bounds.bucket_sectors:
+            expected = f"an end inside its bucket of {bounds.bucket_sectors} sectors"
+            raise BadField(structure, f"{where}, sectors", expected, f"{within} + {key.sectors}")
+        if bucket < bounds.first_bucket:
+            raise BadField(structure, f"{where}, bucket", f"at least {bounds.first_bucket}", bucket)
+        count = bounds.bucket_counts[pointer.device]
+        if bucket >= count:
+            raise BadField(structure, f"{where}, bucket", f"below {count}", bucket)

@@ -1,0 +1,127 @@
+"""Sorted sets of keys. A btree node is a row of them, each begun at a block, the later ones appended.
+
+     0 csum (over what follows; version 1: begun with the first pointer word of the node's key)
+     8 magic ^ set_magic    16 seq, random, the same in all bsets of a node    24 version u32
+    28 words of keys u32    32 the keys, sorted
+
+A block behind the last bset may hold leftovers of another node; only the seq tells them apart.
+"""
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from bcached.errors import BadChecksum, BadField, BadMagic
+from bcached.format.bkey import WORD_BYTES, pack_keys, parse_keys, pointer_word
+from bcached.format.checksum import Buffer, crc64_seeded, crc64_we
+from bcached.format.magic import BSET
+from bcached.format.sizes import SECTOR_BYTES
+from bcached.keys import Key
+
+HEADER = struct.Struct("<QQQII")
+assert HEADER.size == 32
+SEQ_OFFSET = 16
+VERSION = 1  # BCACHE_BSET_VERSION
+NAME = "bset"
+
+
+@dataclass(frozen=True, slots=True)
+class Bset:
+    """One sorted set of keys."""
+
+    seq: int
+    keys: tuple[Key, ...]
+    version: int = VERSION
+
+
+def pack_bset(bset: Bset, node_key: Key, set_magic: int, block_bytes: int) -> bytes:
+    """The bset as part of the node that node_key names, padded to whole blocks."""
+    assert 0 < bset.seq < 1 << 64
+    assert 0 <= bset.version <= VERSION
+    keys = pack_keys(bset.keys)
+    header = HEADER.pack(0, BSET ^ set_magic, bset.seq, bset.version, len(keys) // WORD_BYTES)
+    used = header[8:] + keys
+    packed = struct.pack("<Q", _checksum(used, bset.version, node_key)) + used
+    return packed.ljust(_round_up(len(packed), block_bytes), b"\0")
+
+
+def parse_node(
+    raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
+) -> list[Bset]:
+    """The bsets of the node in raw, oldest first, with all of the kernel's checks and two more.
+
+    The two: keys stand in the order of their positions, and none is beyond the node's (the kernel asks
+    that of the last one only, and not in small nodes).
+    """
+    view = memoryview(raw)
+    if len(view) != node_key.sectors * SECTOR_BYTES or len(view) < max(block_bytes, HEADER.size):
+        raise BadField("node", f"{where}, size", f"{node_key.sectors} sectors", f"{len(view)} bytes")
+    seq = _seq_at(view, 0)
+    if seq == 0:
+        raise BadField(NAME, f"{where}, seq", "not 0", 0)
+    bsets: list[Bset] = []
+    offset = 0
+    while offset + HEADER.size <= len(view) and _seq_at(view, offset) == seq:
+        bset, size_bytes = _parse_bset(view, offset, node_key, set_magic, f"{where}, byte {offset}")
+        if bsets and not bset.keys:
+            raise BadField(NAME, f"{where}, byte {offset}, keys", "at least 1 in a later bset", 0)
+        bsets.append(bset)
+        offset += _round_up(size_bytes, block_bytes)
+    _refuse_strays(view, offset, seq, block_bytes, where)
+    return bsets
+
+
+def _parse_bset(view: memoryview, offset: int, node_key: Key, set_magic: int, where: str) -> tuple[Bset, int]:
+    csum, magic, seq, version, words = HEADER.unpack_from(view, offset)
+    size_bytes = HEADER.size + words * WORD_BYTES
+    if version > VERSION:
+        raise BadField(NAME, f"{where}, version", f"at most {VERSION}", version)
+    if offset + size_bytes > len(view):
+        raise BadField(NAME, f"{where}, keys", f"an end by byte {len(view)} of the node", f"{words} words")
+    if magic != BSET ^ set_magic:
+        raise BadMagic(NAME, where, f"{BSET ^ set_magic:#018x}", f"{magic:#018x}")
+    actual = _checksum(view[offset + 8 : offset + size_bytes], version, node_key)
+    if actual != csum:
+        raise BadChecksum(NAME, where, f"{actual:#018x}", f"{csum:#018x}")
+    keys = parse_keys(view[offset + HEADER.size : offset + size_bytes], where)
+    _check_order(keys, node_key, where)
+    return Bset(seq=seq, keys=keys, version=version), size_bytes
+
+
+def _check_order(keys: tuple[Key, ...], node_key: Key, where: str) -> None:
+    last = (0, 0)
+    for key in keys:
+        if key.sectors == 0:
+            continue  # what is left of a key that was cut to nothing stays where it was
+        position = (key.inode, key.end)
+        if position < last:
+            raise BadField(NAME, f"{where}, keys", "keys in order", f"{position} behind {last}")
+        last = position
+    if last > (node_key.inode, node_key.end):
+        raise BadField(
+            NAME, f"{where}, keys", f"none beyond the node's {node_key.inode}:{node_key.end}", last
+        )
+
+
+def _refuse_strays(view: memoryview, offset: int, seq: int, block_bytes: int, where: str) -> None:
+    """A later block with this node's seq would be a bset that the reader has lost."""
+    words = np.frombuffer(view[offset:], dtype="<u8")
+    strays = np.flatnonzero(words[SEQ_OFFSET // 8 :: block_bytes // 8] == seq)
+    if strays.size:
+        stray = offset + int(strays[0]) * block_bytes
+        raise BadField("node", f"{where}, byte {stray}", "no bset behind a gap", f"seq {seq:#x}")
+
+
+def _seq_at(view: memoryview, offset: int) -> int:
+    return int.from_bytes(view[offset + SEQ_OFFSET : offset + SEQ_OFFSET + 8], "little")
+
+
+def _checksum(used: Buffer, version: int, node_key: Key) -> int:
+    if version == VERSION:
+        return crc64_seeded(used, pointer_word(node_key.pointers[0]))
+    return crc64_we(used)
+
+
+def _round_up(size_bytes: int, block_bytes: int) -> int:
+    return -(-size_bytes // block_bytes) * block_bytes

@@ -1,0 +1,18 @@
+"""CRC-64 as bcache uses it: polynomial of ECMA-182, most significant bit first, complemented at the end."""
+
+from fastcrc import crc64
+
+Buffer = bytes | bytearray | memoryview
+
+ALL_ONES = (1 << 64) - 1
+
+
+def crc64_we(data: Buffer) -> int:
+    """CRC-64/WE: of superblocks, journal entries, prio sets and bsets of version 0."""
+    return crc64.we(data)
+
+
+def crc64_seeded(data: Buffer, seed: int) -> int:
+    """The same, begun with seed in the register instead of all ones: of bsets of version 1."""
+    # The library takes the checksum of what came before, that is, the complement of the register.
+    return crc64.we(data, seed ^ ALL_ONES)

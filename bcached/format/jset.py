@@ -1,0 +1,147 @@
+"""Journal entries. Each one carries the places of all metadata, so the newest alone finds everything.
+
+      0 csum (over what follows, up to the last key)    8 magic ^ set_magic    16 seq
+     24 version u32    28 words of keys u32             32 last_seq: the oldest entry still needed
+     40 key of the uuid table (64)    104 key of the btree's root (64)    168 level of the root u16
+    176 prio_bucket[8]: the head of each member's prio chain              240 the keys, as they came
+
+An entry takes whole blocks and stands in one bucket; entries follow each other from the bucket's start.
+"""
+
+import struct
+from dataclasses import dataclass, field
+
+from bcached.errors import BadChecksum, BadField, BadMagic
+from bcached.format.bkey import (
+    PADDED_KEY_BYTES,
+    WORD_BYTES,
+    pack_keys,
+    pack_padded_key,
+    parse_keys,
+    parse_padded_key,
+)
+from bcached.format.checksum import Buffer, crc64_we
+from bcached.format.magic import JSET
+from bcached.format.sizes import MEMBERS_MAX
+from bcached.keys import Key
+
+HEADER = struct.Struct("<QQQIIQ")
+UUID_KEY_OFFSET = HEADER.size
+ROOT_KEY_OFFSET = UUID_KEY_OFFSET + PADDED_KEY_BYTES
+TAIL_OFFSET = ROOT_KEY_OFFSET + PADDED_KEY_BYTES
+TAIL = struct.Struct(f"<H6x{MEMBERS_MAX}Q")
+JSET_BYTES = TAIL_OFFSET + TAIL.size
+assert (UUID_KEY_OFFSET, ROOT_KEY_OFFSET, TAIL_OFFSET, JSET_BYTES) == (40, 104, 168, 240)
+
+VERSION = 1  # BCACHE_JSET_VERSION
+VERSION_OLD_UUIDS = 0  # the uuid table has entries of 64 bytes
+JSET_BYTES_MAX = 32 << 10  # JSET_BITS: eight pages
+LEVEL_MAX = 16  # a tree of more levels could not be filled by any device
+NAME = "journal entry"
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One entry of the journal."""
+
+    seq: int
+    last_seq: int
+    uuid_bucket: Key
+    root: Key
+    level: int
+    prio_heads: tuple[int, ...]  # bucket numbers, by member
+    keys: tuple[Key, ...] = field(default=())
+    version: int = VERSION
+
+    @classmethod
+    def parse(cls, raw: Buffer, set_magic: int, where: str) -> "JournalEntry":
+        """The entry at the start of raw."""
+        size_bytes = _used_bytes(raw, set_magic, where)
+        view = memoryview(raw)[:size_bytes]
+        (csum, _, seq, version, _, last_seq) = HEADER.unpack_from(view)
+        actual = crc64_we(view[8:])
+        if actual != csum:
+            raise BadChecksum(NAME, where, f"{actual:#018x}", f"{csum:#018x}")
+        if not 1 <= last_seq <= seq:
+            raise BadField(NAME, f"{where}, last_seq", f"1 to seq {seq}", last_seq)
+        if version > VERSION:
+            raise BadField(NAME, f"{where}, version", f"at most {VERSION}", version)
+        level, *prio_heads = TAIL.unpack_from(view, TAIL_OFFSET)
+        if level > LEVEL_MAX:
+            raise BadField(NAME, f"{where}, btree_level", f"at most {LEVEL_MAX}", level)
+        return cls(
+            seq=seq,
+            last_seq=last_seq,
+            uuid_bucket=parse_padded_key(view, UUID_KEY_OFFSET, f"{where}, uuid_bucket"),
+            root=parse_padded_key(view, ROOT_KEY_OFFSET, f"{where}, btree_root"),
+            level=level,
+            prio_heads=tuple(prio_heads),
+            keys=parse_keys(view[JSET_BYTES:], f"{where}, keys"),
+            version=version,
+        )
+
+    def pack(self, set_magic: int, block_bytes: int = 1) -> bytes:
+        """The entry as it stands on disk, padded with zeros to whole blocks."""
+        assert 1 <= self.last_seq <= self.seq
+        assert len(self.prio_heads) == MEMBERS_MAX
+        assert 0 <= self.level <= LEVEL_MAX
+        keys = pack_keys(self.keys)
+        assert JSET_BYTES + len(keys) <= JSET_BYTES_MAX
+        header = HEADER.pack(
+            0, JSET ^ set_magic, self.seq, self.version, len(keys) // WORD_BYTES, self.last_seq
+        )
+        places = pack_padded_key(self.uuid_bucket) + pack_padded_key(self.root)
+        used = header[8:] + places + TAIL.pack(self.level, *self.prio_heads) + keys
+        packed = struct.pack("<Q", crc64_we(used)) + used
+        return packed.ljust(-(-len(packed) // block_bytes) * block_bytes, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedEntry:
+    """An entry and where in its bucket it was found."""
+
+    offset_bytes: int
+    blocks: int
+    entry: JournalEntry
+
+
+def parse_journal_bucket(
+    raw: Buffer, set_magic: int, block_bytes: int, where: str = "journal bucket"
+) -> list[PlacedEntry]:
+    """The entries of one journal bucket, in the order they stand there.
+
+    What is not an entry, or a torn one, ends the list without an error: a bucket is used again without
+    being wiped. An entry that is whole and yet makes no sense is an error.
+    """
+    view = memoryview(raw)
+    placed: list[PlacedEntry] = []
+    offset = 0
+    while offset < len(view):
+        here = f"{where}, byte {offset}"
+        try:
+            size_bytes = _used_bytes(view[offset:], set_magic, here)
+            entry = JournalEntry.parse(view[offset : offset + size_bytes], set_magic, here)
+        except (BadMagic, BadChecksum, TooLong):
+            break
+        blocks = -(-size_bytes // block_bytes)
+        placed.append(PlacedEntry(offset, blocks, entry))
+        offset += blocks * block_bytes
+    return placed
+
+
+class TooLong(BadField):
+    """The entry would end beyond its bucket, or is longer than any entry can be."""
+
+
+def _used_bytes(raw: Buffer, set_magic: int, where: str) -> int:
+    """The bytes that the entry at the start of raw says it uses."""
+    if len(raw) < JSET_BYTES:
+        raise TooLong(NAME, f"{where}, size", f"at least {JSET_BYTES} bytes", len(raw))
+    _, magic, _, _, words, _ = HEADER.unpack_from(raw)
+    if magic != JSET ^ set_magic:
+        raise BadMagic(NAME, where, f"{JSET ^ set_magic:#018x}", f"{magic:#018x}")
+    size_bytes = JSET_BYTES + int(words) * WORD_BYTES
+    limit = min(len(raw), JSET_BYTES_MAX)
+    if size_bytes > limit:
+        raise TooLong(NAME, f"{where}, keys", f"an entry of at most {limit} bytes", f"{size_bytes} bytes")
+    return size_bytes

@@ -1,0 +1,97 @@
+"""The uuid table: one slot a volume, and the slot's number is the volume's inode.
+
+     0 uuid (16; zero in a free slot)    16 label (32)    48 first_reg u32    52 last_reg u32
+    56 invalidated u32                   60 flags u32: bit 0 flash-only
+    64 sectors (of a flash-only volume)  72 zero (56)
+
+Of a volume that went away the uuid is overwritten with a constant, and its slot is never used again: keys
+of the old inode may linger. The table carries no checksum. Journal entries of version 0 go with a table of
+64-byte entries, which end behind `invalidated`.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from bcached.errors import BadField
+from bcached.format.bits import BitField
+from bcached.format.checksum import Buffer
+from bcached.format.jset import VERSION_OLD_UUIDS
+from bcached.format.label import pack_label, parse_label
+from bcached.format.sizes import UUID_ENTRY_BYTES
+
+LAYOUT = struct.Struct("<16s32sIIIIQ56x")
+OLD_LAYOUT = struct.Struct("<16s32sIII4x")
+assert LAYOUT.size == UUID_ENTRY_BYTES
+assert OLD_LAYOUT.size == 64
+
+FLASH_ONLY = BitField(0, 1)  # UUID_FLASH_ONLY
+FREE_UUID = UUID(int=0)
+BURNT_UUID = UUID("a03ef8ed-3ee1-b878-c850-fc5ecb16cd99")  # invalid_uuid
+FREE_SLOT = bytes(UUID_ENTRY_BYTES)
+NAME = "uuid table"
+
+
+@dataclass(frozen=True, slots=True)
+class UuidEntry:
+    """One slot in use, or burnt."""
+
+    uuid: UUID
+    label: str = ""
+    first_reg: int = 0
+    last_reg: int = 0
+    invalidated: int = 0
+    flash_only: bool = False
+    sectors: int = 0
+    other_flags: int = 0  # flags that mean nothing to us, kept as they are
+
+    @property
+    def is_burnt(self) -> bool:
+        """Whether this was a volume's slot, never to be used again."""
+        return self.uuid == BURNT_UUID
+
+    def pack(self) -> bytes:
+        """The 128 bytes of the slot."""
+        assert self.uuid != FREE_UUID
+        flags = FLASH_ONLY.put(self.other_flags, int(self.flash_only))
+        times = (self.first_reg, self.last_reg, self.invalidated)
+        return LAYOUT.pack(self.uuid.bytes, pack_label(self.label), *times, flags, self.sectors)
+
+
+def parse_table(raw: Buffer, version: int = 1, where: str = "uuid table") -> list[UuidEntry | None]:
+    """All slots of the table, None for the free ones; version is that of the journal entry naming it."""
+    layout = OLD_LAYOUT if version == VERSION_OLD_UUIDS else LAYOUT
+    if len(raw) == 0 or len(raw) % layout.size:
+        raise BadField(NAME, f"{where}, size", f"a multiple of {layout.size} bytes", len(raw))
+    return [_entry(*fields) for fields in layout.iter_unpack(raw)]
+
+
+def _entry(
+    uuid: bytes,
+    label: bytes,
+    first_reg: int,
+    last_reg: int,
+    invalidated: int,
+    flags: int = 0,
+    sectors: int = 0,
+) -> UuidEntry | None:
+    if uuid == FREE_UUID.bytes:
+        return None
+    return UuidEntry(
+        uuid=UUID(bytes=uuid),
+        label=parse_label(label),
+        first_reg=first_reg,
+        last_reg=last_reg,
+        invalidated=invalidated,
+        flash_only=bool(FLASH_ONLY.get(flags)),
+        sectors=sectors,
+        other_flags=flags & ~FLASH_ONLY.mask,
+    )
+
+
+def pack_table(entries: Sequence[UuidEntry | None], size_bytes: int) -> bytes:
+    """The table in its present form, free slots behind the last entry."""
+    assert len(entries) * UUID_ENTRY_BYTES <= size_bytes
+    packed = b"".join(FREE_SLOT if entry is None else entry.pack() for entry in entries)
+    return packed.ljust(size_bytes, b"\0")
