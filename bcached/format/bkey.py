@@ -103,6 +103,8 @@ def pack_keys(keys: tuple[Key, ...]) -> bytes:
 
 def parse_keys(raw: Buffer, where: str) -> tuple[Key, ...]:
     """All the keys that fill raw, one behind the other."""
+    if len(raw) % WORD_BYTES:
+        raise BadField(NAME, f"{where}, size", f"whole words of {WORD_BYTES} bytes", f"{len(raw)} bytes")
     words = struct.unpack(f"<{len(raw) // WORD_BYTES}Q", raw)
     keys, index = [], 0
     while index < len(words):
@@ -113,28 +115,36 @@ def parse_keys(raw: Buffer, where: str) -> tuple[Key, ...]:
 
 
 def _key_at(words: tuple[int, ...], index: int, where: str) -> Key:
-    if index + HEAD_WORDS > len(words):
-        raise BadField(NAME, where, f"{HEAD_WORDS} words from word {index}", f"{len(words) - index}")
-    high, end = words[index], words[index + 1]
+    high, end = words[index : index + HEAD_WORDS] if index + HEAD_WORDS <= len(words) else (0, -1)
     count = KEY_PTRS.get(high)
-    pointers = words[index + HEAD_WORDS : index + HEAD_WORDS + count]
-    _require(count <= POINTERS_MAX, where, index, "pointers", f"at most {POINTERS_MAX}", count)
-    _require(len(pointers) == count, where, index, "pointers", count, f"room for {len(pointers)}")
-    _require(KEY_CSUM.get(high) == 0, where, index, "csum", 0, KEY_CSUM.get(high))
-    _require(end <= OFFSET_MAX, where, index, "offset", f"at most {OFFSET_MAX:#x}", f"{end:#x}")
+    first = index + HEAD_WORDS
+    whole = first + count <= len(words)
+    if not (whole and count <= POINTERS_MAX and high & KEY_CSUM.mask == 0 and 0 <= end <= OFFSET_MAX):
+        raise _bad_key(words, index, where)
     sectors = KEY_SIZE.get(high)
     return Key(
         inode=KEY_INODE.get(high),
         offset=end - sectors,
         sectors=sectors,
-        dirty=bool(high & KEY_DIRTY.mask),
-        pointers=tuple(map(parse_pointer, pointers)),
+        dirty=high & KEY_DIRTY.mask != 0,
+        pointers=tuple([parse_pointer(word) for word in words[first : first + count]]),
     )
 
 
-def _require(holds: bool, where: str, index: int, field: str, expected: object, found: object) -> None:
-    if not holds:
-        raise BadField(NAME, f"{where}, word {index}, {field}", expected, found)
+def _bad_key(words: tuple[int, ...], index: int, where: str) -> BadField:
+    """What is wrong with the key at index: apart from the reading, which is done for every key there is."""
+    here, left = f"{where}, word {index}", len(words) - index
+    if left < HEAD_WORDS:
+        return BadField(NAME, here, f"{HEAD_WORDS} words or more", f"{left} to the end")
+    high, end = words[index], words[index + 1]
+    count = KEY_PTRS.get(high)
+    if count > POINTERS_MAX:
+        return BadField(NAME, f"{here}, pointers", f"at most {POINTERS_MAX}", count)
+    if HEAD_WORDS + count > left:
+        return BadField(NAME, f"{here}, pointers", f"at most {left - HEAD_WORDS} to the end", count)
+    if KEY_CSUM.get(high):
+        return BadField(NAME, f"{here}, csum", 0, KEY_CSUM.get(high))
+    return BadField(NAME, f"{here}, offset", f"at most {OFFSET_MAX:#x}", f"{end:#x}")
 
 
 def check_extent(key: Key, bounds: Bounds, where: str) -> None:

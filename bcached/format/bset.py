@@ -55,6 +55,8 @@ def parse_node(
     that of the last one only, and not in small nodes).
     """
     view = memoryview(raw)
+    if not node_key.pointers:
+        raise BadField("node", f"{where}, key", "at least 1 pointer", 0)
     if len(view) != node_key.sectors * SECTOR_BYTES or len(view) < max(block_bytes, HEADER.size):
         raise BadField("node", f"{where}, size", f"{node_key.sectors} sectors", f"{len(view)} bytes")
     seq = _seq_at(view, 0)

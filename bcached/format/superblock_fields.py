@@ -1,0 +1,191 @@
+"""The superblock as raw fields, and every check they must pass to be trusted. superblock.py has the value.
+
+At byte 4096, in a block of 4096 bytes, all of it little-endian:
+
+      0 csum (over what follows, up to the last d[])       8 offset = 8      16 version     24 magic (16)
+     40 uuid (16)        56 set_uuid (16)                 72 label (32)     104 flags      112 seq
+    120 feature_compat  128 feature_incompat             136 feature_ro_compat             144 zero (40)
+    184 nbuckets        192 block_size u16 (sectors)     194 bucket_size u16               196 nr_in_set u16
+    198 nr_this_dev u16 200 last_mount u32               204 first_bucket u16              206 njournal u16
+    208 d[256]: the journal's buckets; zero from there on
+
+Versions: 0 is what make-bcache writes, 3 what the kernel makes of it, 5 has feature words. 1, 4 and 6 are
+backing devices.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from bcached.errors import BadChecksum, BadField, BadMagic
+from bcached.format.bits import BitField
+from bcached.format.checksum import Buffer, crc64_we
+from bcached.format.magic import SUPERBLOCK_MAGIC
+from bcached.format.sizes import (
+    BLOCK_SECTORS_MAX,
+    BUCKET_COUNT_MIN,
+    BUCKET_SECTORS_MAX,
+    BUCKET_SECTORS_MIN,
+    JOURNAL_BUCKETS_MAX,
+    MEMBERS_MAX,
+    SECTOR_BYTES,
+)
+
+SUPERBLOCK_SECTOR = 8
+SUPERBLOCK_BYTES = 4096
+
+CSUM = struct.Struct("<Q")
+HEADER = struct.Struct("<QQQ16s16s16s32sQQQQQ40xQHHHHIHH")
+assert HEADER.size == 208
+assert HEADER.size + 8 * JOURNAL_BUCKETS_MAX <= SUPERBLOCK_BYTES
+
+VERSION_FRESH = 0  # BCACHE_SB_VERSION_CDEV
+VERSION_IN_USE = 3  # BCACHE_SB_VERSION_CDEV_WITH_UUID
+VERSION_FEATURES = 5  # BCACHE_SB_VERSION_CDEV_WITH_FEATURES
+CACHE_VERSIONS = (VERSION_FRESH, VERSION_IN_USE, VERSION_FEATURES)
+BACKING_VERSIONS = (1, 4, 6)
+
+SYNC = BitField(0, 1)  # CACHE_SYNC
+DISCARD = BitField(1, 1)  # CACHE_DISCARD
+REPLACEMENT = BitField(2, 3)  # CACHE_REPLACEMENT
+KNOWN_FLAGS = SYNC.mask | DISCARD.mask | REPLACEMENT.mask
+REPLACEMENT_MAX = 2
+
+FEATURE_INCOMPAT_LOG_LARGE_BUCKET = 1 << 1  # BCH_FEATURE_INCOMPAT_LOG_LARGE_BUCKET_SIZE
+FEATURE_INCOMPAT_BCACHED_SET = 1 << 62  # ours: one of several members whose journals mirror each other
+FEATURE_INCOMPAT_KNOWN = FEATURE_INCOMPAT_LOG_LARGE_BUCKET | FEATURE_INCOMPAT_BCACHED_SET
+
+BUCKET_COUNT_MAX = (1 << 63) - 1
+NO_UUID = bytes(16)
+NAME = "superblock"
+
+
+@dataclass(frozen=True, slots=True)
+class RawSuperblock:
+    """The fields as they stand on disk. Nothing is known of them until `check` has passed."""
+
+    csum: int
+    offset: int
+    version: int
+    magic: bytes
+    uuid: bytes
+    set_uuid: bytes
+    label: bytes
+    flags: int
+    seq: int
+    feature_compat: int
+    feature_incompat: int
+    feature_ro_compat: int
+    bucket_count: int
+    block_sectors: int
+    bucket_size: int  # sectors, or their logarithm
+    members: int
+    member: int
+    last_mount: int
+    first_bucket: int
+    journal_count: int
+
+    @property
+    def bucket_sectors(self) -> int:
+        """Sectors of a bucket."""
+        return 1 << self.bucket_size if self._bucket_size_is_logarithm else self.bucket_size
+
+    @property
+    def _bucket_size_is_logarithm(self) -> bool:
+        has_features = self.version == VERSION_FEATURES
+        return has_features and bool(self.feature_incompat & FEATURE_INCOMPAT_LOG_LARGE_BUCKET)
+
+    def check(self, raw: bytes, device_bytes: int, logical_block_bytes: int, where: str) -> None:
+        """Refuse what the kernel refuses, in its order, and what it lets pass and then fails on."""
+        self._check_identity(raw, where)
+        enough = self.block_sectors * SECTOR_BYTES >= logical_block_bytes
+        expected = f"at least the device's logical block of {logical_block_bytes} bytes"
+        _require(enough, where, "block_size", expected, f"{self.block_sectors} sectors")
+        self._check_version(where)
+        self._check_geometry(device_bytes, where)
+        self._check_membership(where)
+        self._check_journal(raw, where)
+        policy = REPLACEMENT.get(self.flags)
+        _require(policy <= REPLACEMENT_MAX, where, "flags", "replacement 0, 1 or 2", f"replacement {policy}")
+
+    def _check_identity(self, raw: bytes, where: str) -> None:
+        """It is a superblock at all, and whole."""
+        _require(self.offset == SUPERBLOCK_SECTOR, where, "offset", SUPERBLOCK_SECTOR, self.offset)
+        if self.magic != SUPERBLOCK_MAGIC:
+            raise BadMagic(NAME, where, SUPERBLOCK_MAGIC.hex(), self.magic.hex())
+        # Kernel: checks this after the checksum. It says how far the checksum reaches, so we do before.
+        few = self.journal_count <= JOURNAL_BUCKETS_MAX
+        _require(few, where, "njournal_buckets", f"at most {JOURNAL_BUCKETS_MAX}", self.journal_count)
+        actual = crc64_we(memoryview(raw)[CSUM.size : HEADER.size + 8 * self.journal_count])
+        if actual != self.csum:
+            raise BadChecksum(NAME, where, f"{actual:#018x}", f"{self.csum:#018x}")
+        _require(self.uuid != NO_UUID, where, "uuid", "not zero", "zero")
+
+    def _check_version(self, where: str) -> None:
+        """We know what all the fields mean."""
+        found = f"{self.version} (a backing device)" if self.version in BACKING_VERSIONS else self.version
+        _require(self.version in CACHE_VERSIONS, where, "version", "a cache device's: 0, 3 or 5", found)
+        if self.version != VERSION_FEATURES:
+            return  # the feature words of older versions mean nothing
+        compat, incompat, ro_compat = self.feature_compat, self.feature_incompat, self.feature_ro_compat
+        unknown = incompat & ~FEATURE_INCOMPAT_KNOWN
+        _require(compat == 0, where, "feature_compat", "no unknown bit", f"{compat:#x}")
+        _require(unknown == 0, where, "feature_incompat", "no unknown bit", f"{incompat:#x}")
+        _require(ro_compat == 0, where, "feature_ro_compat", "no unknown bit", f"{ro_compat:#x}")
+        if self._bucket_size_is_logarithm:
+            # Kernel: takes larger ones. A key could not tell the sectors of such a bucket.
+            largest = BUCKET_SECTORS_MAX.bit_length() - 1
+            small = self.bucket_size <= largest
+            _require(small, where, "bucket_size", f"at most 2^{largest} sectors", f"2^{self.bucket_size}")
+
+    def _check_geometry(self, device_bytes: int, where: str) -> None:
+        """Buckets and blocks can be of these sizes, and the device holds them all."""
+        count, bucket, block = self.bucket_count, self.bucket_sectors, self.block_sectors
+        _require(count <= BUCKET_COUNT_MAX, where, "nbuckets", f"at most {BUCKET_COUNT_MAX}", count)
+        # Kernel: 128 here, and 513 when it comes to sizing its lists.
+        _require(count >= BUCKET_COUNT_MIN, where, "nbuckets", f"at least {BUCKET_COUNT_MIN}", count)
+        _require(is_power_of_two(block), where, "block_size", "a power of two", block)
+        _require(block <= BLOCK_SECTORS_MAX, where, "block_size", f"at most {BLOCK_SECTORS_MAX}", block)
+        _require(is_power_of_two(bucket), where, "bucket_size", "a power of two", bucket)
+        _require(bucket >= BUCKET_SECTORS_MIN, where, "bucket_size", f"at least {BUCKET_SECTORS_MIN}", bucket)
+        needed = count * bucket * SECTOR_BYTES
+        expected = f"what a device of {device_bytes} bytes holds"
+        _require(needed <= device_bytes, where, "nbuckets", expected, f"{count}, or {needed} bytes")
+
+    def _check_membership(self, where: str) -> None:
+        """It is one of a set."""
+        _require(self.set_uuid != NO_UUID, where, "set_uuid", "not zero", "zero")
+        _require(1 <= self.members <= MEMBERS_MAX, where, "nr_in_set", f"1 to {MEMBERS_MAX}", self.members)
+        _require(self.member < self.members, where, "nr_this_dev", f"below {self.members}", self.member)
+
+    def _check_journal(self, raw: bytes, where: str) -> None:
+        """The journal's buckets are in sequence, inside the device, behind the superblock."""
+        first, end = self.first_bucket, self.first_bucket + self.journal_count
+        found = self.journal_buckets(raw)
+        expected = f"buckets {first} to {end - 1} in sequence"
+        _require(found == tuple(range(first, end)), where, "d", expected, list(found))
+        _require(end < self.bucket_count, where, "first_bucket", f"an end below {self.bucket_count}", end)
+        start = first * self.bucket_sectors
+        behind = 2 * SUPERBLOCK_SECTOR
+        _require(start >= behind, where, "first_bucket", f"sector {behind} or later", f"sector {start}")
+        trusted = SYNC.get(self.flags) == 0 or self.journal_count > 0
+        _require(trusted, where, "njournal_buckets", "at least 1, since SYNC is set", self.journal_count)
+
+    def journal_buckets(self, raw: bytes) -> tuple[int, ...]:
+        """The journal's buckets, d[] in the drawing."""
+        return struct.unpack_from(f"<{self.journal_count}Q", raw, HEADER.size)
+
+
+def unpack(raw: Buffer, where: str) -> RawSuperblock:
+    """The fields in a block of 4096 bytes."""
+    _require(len(raw) == SUPERBLOCK_BYTES, where, "size", f"{SUPERBLOCK_BYTES} bytes", len(raw))
+    return RawSuperblock(*HEADER.unpack_from(raw))
+
+
+def is_power_of_two(number: int) -> bool:
+    """Whether the number is 1, 2, 4, ..."""
+    return number > 0 and number & (number - 1) == 0
+
+
+def _require(holds: bool, where: str, field: str, expected: object, found: object) -> None:
+    if not holds:
+        raise BadField(NAME, f"{where}, {field}", expected, found)
