@@ -1,0 +1,11 @@
+"""The Linux kernel's own bcache as the judge of images that bcached wrote.
+
+`python -m tests.kernel` (or `make kernel-test`) boots Debian's kernel package under qemu, unchanged and
+without installing it, lets its bcache.ko register an image, collect garbage and stop, and reads what it
+had to say. From the package to the report, in the order of the files:
+
+packages (what is downloaded, and where it is kept) - vmlinux (the kernel, unpacked for a quick start) -
+initramfs (the guest's first files) - scenario (what the guest is to do) - machine (one boot) -
+dmesg (the verdict) - images (how images are made, read and damaged) - workload (the daemon put to work) -
+cases (what is claimed).
+"""

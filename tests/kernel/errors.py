@@ -1,0 +1,9 @@
+"""What can stop the harness, as opposed to what makes it say no."""
+
+
+class CannotRun(Exception):
+    """Something this machine lacks; the message says what to install."""
+
+
+class HarnessFailed(Exception):
+    """The harness itself broke: nothing was judged."""

@@ -1,0 +1,80 @@
+"""One image before the kernel: boot, verdict, and what is worth telling of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import dmesg, images
+from .machine import Disk, Handover, Machine
+from .scenario import Volume, use
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why the kernel (or we, watching it) would not have the image; nothing if all is well."""
+
+    complaints: tuple[str, ...]
+    facts: Mapping[str, str]
+    wall_s: float
+    log: str  # for a person to read when there is a complaint
+
+    @property
+    def accepted(self) -> bool:
+        """Whether there was no complaint."""
+        return not self.complaints
+
+
+def judge(
+    machine: Machine,
+    image: Path,
+    *,
+    volumes: Sequence[Volume] = (),
+    fill: bytes = b"",
+    cut: bool = False,
+    keep_writes: bool = False,
+    may_be_fresh: bool = False,
+) -> Verdict:
+    """Let the kernel use the image; with keep_writes, what it did stays in the file.
+
+    fill is written to the start of each volume; cut ends the guest without stopping the set.
+    """
+    expected = images.journal(image)
+    disk = Disk("cache", image, keep_writes, images.superblock(image).block_bytes)
+    scenario = use(volumes, fill=bool(fill), cut=cut)
+    handover = machine.boot(scenario, [disk], {"fill": fill} if fill else {})
+    return Verdict(
+        tuple(complaints_of(handover, expected, may_be_fresh)),
+        facts_of(handover),
+        handover.wall_s,
+        relevant_log(handover),
+    )
+
+
+def complaints_of(handover: Handover, expected: Sequence[images.Entry], may_be_fresh: bool) -> list[str]:
+    """Everything that speaks against the image."""
+    found = [handover.trouble] if handover.trouble else []
+    found += handover.text("failures").splitlines()
+    lines = dmesg.since_begin(dmesg.parse(handover.text("dmesg")))
+    if lines is None:
+        return [*found, "the kernel's log does not hold the scenario's beginning"]
+    found += dmesg.complaints(lines, may_be_fresh=may_be_fresh)
+    replay = dmesg.replayed(lines)
+    if replay and expected and replay["seq"] != expected[-1].seq:
+        # The kernel says nothing of this: it takes the newest entry it happens to find.
+        found.append(f"the kernel's newest journal entry is {replay['seq']}, the image's {expected[-1].seq}")
+    return found
+
+
+def facts_of(handover: Handover) -> dict[str, str]:
+    """The guest's facts and the journal's figures."""
+    replay = dmesg.replayed(dmesg.parse(handover.text("dmesg")))
+    told = {"journal": "{keys} keys in {entries} entries, seq {seq}".format(**replay)} if replay else {}
+    return {**handover.facts, **told}
+
+
+def relevant_log(handover: Handover) -> str:
+    """The kernel's log since the scenario began; the console where there is none."""
+    lines = dmesg.since_begin(dmesg.parse(handover.text("dmesg")))
+    if lines is None:
+        return "\n".join(handover.console.splitlines()[-40:])
+    return "\n".join(f"<{line.level}> {line.text}" for line in lines)
