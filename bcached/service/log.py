@@ -114,7 +114,7 @@ def with_priority(rendering: list[Processor]) -> Processor:
 
 
 def nowhere() -> TextIO:
-    """In place of a closed stderr; it takes descriptor 2 too, lest a device gets it, and our words with it."""
+    """In place of a closed stderr; it takes descriptor 2, lest a device gets it and our words."""
     return open(os.devnull, "w")
 
 

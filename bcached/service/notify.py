@@ -1,0 +1,116 @@
+"""systemd's protocol for services: datagrams that tell how we are, and sockets that it opened for us.
+
+Both are a few environment variables (sd_notify(3), sd_listen_fds(3)), and all of it does nothing where there
+is no systemd. What is told is never waited for: a manager that does not listen must not hold the loop.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+from bcached.errors import ConfigError
+
+FIRST_LISTEN_FD = 3
+
+
+class Notifier:
+    """Tells the service manager how the daemon is; watchdog_s is how often it wants to hear so, or None."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address[:1] in ("/", "@") else None
+        self.watchdog_s = watchdog_interval_s(environment)
+
+    def ready(self, status: str) -> None:
+        """Started, or done with reloading."""
+        self._tell("READY=1", f"STATUS={one_line(status)}")
+
+    def status(self, status: str) -> None:
+        """What we are doing, in a line for a person."""
+        self._tell(f"STATUS={one_line(status)}")
+
+    def reloading(self) -> None:
+        """Begun to reload the configuration; ready() ends it."""
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
+
+    def stopping(self, status: str = "stopping") -> None:
+        """Begun to stop."""
+        self._tell("STOPPING=1", f"STATUS={one_line(status)}")
+
+    def alive(self) -> None:
+        """Everything makes progress: feed the watchdog."""
+        self._tell("WATCHDOG=1")
+
+    def need_more_time(self, seconds: float) -> None:
+        """Starting or stopping takes so much longer from now on."""
+        self._tell(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def failed(self, reason: str, errno: int = 0) -> None:
+        """Going down, and why."""
+        self._tell(f"STATUS={one_line(reason)}", *([f"ERRNO={errno}"] if errno else []))
+
+    def close(self) -> None:
+        """Nothing more will be told."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _tell(self, *assignments: str) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.sendto("\n".join(assignments).encode(), socket.MSG_DONTWAIT, self._address)
+        except OSError:
+            return  # the manager is gone or swamped: that is no reason for us to stop
+
+
+def one_line(text: str) -> str:
+    """Without line breaks, which would begin another assignment."""
+    return " ".join(text.split())
+
+
+def watchdog_interval_s(environment: Mapping[str, str]) -> float | None:
+    """How often the manager wants to hear that we are alive, if the wish is meant for this process."""
+    interval_us = environment.get("WATCHDOG_USEC", "")
+    if not interval_us.isascii() or not interval_us.isdigit() or int(interval_us) == 0:
+        return None
+    if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(interval_us) / 1e6
+
+
+def inherited_sockets(environment: Mapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
+    """The listening sockets that were passed to this process, by name; ConfigError if one is of no use."""
+    if environment.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    count = environment.get("LISTEN_FDS", "")
+    if not count.isascii() or not count.isdigit():
+        raise ConfigError(f"LISTEN_FDS: expected a number, found {count!r}")
+    names = environment.get("LISTEN_FDNAMES", "").split(":") if "LISTEN_FDNAMES" in environment else []
+    if names and len(names) != int(count):
+        raise ConfigError(f"LISTEN_FDNAMES: expected {count} names, found {len(names)}")
+    sockets: dict[str, list[socket.socket]] = {}
+    for index in range(int(count)):
+        name = names[index] if names else "varlink"
+        sockets.setdefault(name, []).append(listening_socket(FIRST_LISTEN_FD + index, name))
+    return sockets
+
+
+def listening_socket(descriptor: int, name: str) -> socket.socket:
+    """The socket behind an inherited descriptor, which must be one that listens."""
+    try:
+        inherited = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ConfigError(
+            f"LISTEN_FDS: descriptor {descriptor} ({name}): expected a socket: {error.strerror}"
+        ) from None
+    if inherited.type != socket.SOCK_STREAM or not inherited.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        inherited.detach()
+        raise ConfigError(f"LISTEN_FDS: descriptor {descriptor} ({name}): expected a listening stream socket")
+    inherited.set_inheritable(False)
+    inherited.setblocking(False)
+    return inherited
