@@ -7,6 +7,7 @@ attempt may lie about it.
 """
 
 from bcached.device.block_device import BlockDevice, BytesLike, DeviceStatistics
+from bcached.device.file_device import FileDevice
 from bcached.device.memory_device import MemoryDevice
 
-__all__ = ["BlockDevice", "BytesLike", "DeviceStatistics", "MemoryDevice"]
+__all__ = ["BlockDevice", "BytesLike", "DeviceStatistics", "FileDevice", "MemoryDevice"]

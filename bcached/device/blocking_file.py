@@ -1,0 +1,96 @@
+"""The verbs of a device as calls that block, and the one failure after which nothing is written any more."""
+
+import errno
+import os
+
+from bcached.device import kernel_calls
+from bcached.device.block_device import BytesLike
+from bcached.device.opening import OpenFile
+from bcached.device.transfer import ShortTransferError, read_extent, write_extent
+from bcached.errors import FlushFailed
+
+NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
+
+
+class BlockingFile:
+    """An open file as its threads see it.
+
+    The kernel tells of a lost write once, to one caller: a second flush, or one that runs beside the first,
+    would succeed. So all that makes durable must run in one thread, where a failure is remembered before the
+    next such call starts. A durable write counts too: from its error nobody can say whether the write failed
+    or the flush behind it.
+    """
+
+    def __init__(self, path: str, file: OpenFile) -> None:
+        self._path = path
+        self._file = file
+        self._failure: str | None = None
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes of the extent, read from block to block where the device knows nothing smaller."""
+        block_bytes = self._file.logical_block_bytes
+        begin = offset - offset % block_bytes
+        end = offset + length + -(offset + length) % block_bytes
+        found = read_extent(self._file.descriptor, begin, end - begin)
+        return found if end - begin == length else found[offset - begin : offset - begin + length]
+
+    def write(self, offset: int, data: BytesLike) -> None:
+        """Write all of data; a power cut may still undo it."""
+        self.refuse_if_failed()
+        self._refuse_if_shrunk()
+        write_extent(self._file.descriptor, offset, data, 0)
+
+    def write_durably(self, offset: int, data: BytesLike) -> None:
+        """Write all of data and return when it is durable, or fail for good."""
+        self.refuse_if_failed()
+        try:
+            self._refuse_if_shrunk()
+            write_extent(self._file.descriptor, offset, data, os.RWF_DSYNC)
+        except (OSError, ShortTransferError) as error:
+            self._fail(f"cannot write {len(data)} bytes durably at {offset}", error)
+
+    def flush(self) -> None:
+        """Make durable what was written before, or fail for good."""
+        self.refuse_if_failed()
+        try:
+            os.fdatasync(self._file.descriptor)
+        except OSError as error:
+            self._fail("cannot flush", error)
+
+    def discard(self, offset: int, length: int) -> bool:
+        """Discard the extent; false if the device cannot."""
+        self.refuse_if_failed()
+        discard = kernel_calls.discard_blocks if self._file.is_block else kernel_calls.punch_hole
+        try:
+            discard(self._file.descriptor, offset, length)
+        except OSError as error:
+            if error.errno in NOT_SUPPORTED:
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def refuse_if_failed(self) -> None:
+        """Raise FlushFailed if ever a flush or a durable write has failed."""
+        if self._failure is not None:
+            raise FlushFailed(self._path, self._failure)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self._failure = f"{what}: {reason(error)}; nothing more is written"
+        self.refuse_if_failed()
+
+    def _refuse_if_shrunk(self) -> None:
+        """A file that was cut short would silently grow again; a block device says so by itself."""
+        if self._file.is_block:
+            return
+        found = os.fstat(self._file.descriptor).st_size
+        if found < self._file.size_bytes:
+            raise OSError(errno.EIO, f"expected a file of {self._file.size_bytes} bytes, found {found}")
+
+
+def reason(error: Exception) -> str:
+    """Why a call failed, without the number that Python puts before it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

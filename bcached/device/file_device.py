@@ -1,0 +1,158 @@
+"""An image file or a block device, by the same verbs, without ever blocking the event loop.
+
+All I/O is direct where the file system lets it be: what a failed write left in the page cache would be read
+back as if it were on the device. Each operation is one hop to a thread. There are three lanes of threads,
+so that one kind of call does not hold up another: reads and writes; flushes and durable writes, of which
+one runs at a time; and discards, which may take seconds.
+"""
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TypeVar
+
+from aiofiles.os import wrap
+
+from bcached.device.block_device import BytesLike, DeviceStatistics, check_extent
+from bcached.device.blocking_file import BlockingFile, reason
+from bcached.device.counters import Counters
+from bcached.device.lane import Lane, ended
+from bcached.device.opening import OpenFile, open_file
+from bcached.device.transfer import ShortTransferError
+from bcached.errors import DeviceError, FlushFailed
+
+T = TypeVar("T")
+
+# Four large transfers in flight are twice as fast as one; more gain nothing.
+TRANSFER_THREADS = 4
+
+
+class FileDevice:
+    """A device behind a file descriptor.
+
+    `direct` says whether I/O goes past the page cache, `discards` whether discarding does anything: it turns
+    false when the device says that it cannot, and discarding is then a no-op, never an error.
+    """
+
+    def __init__(self, path: str, file: OpenFile) -> None:
+        self.path = path
+        self.size_bytes = file.size_bytes
+        self.logical_block_bytes = file.logical_block_bytes
+        self.direct = file.direct
+        self.writable = file.writable
+        self.discards = file.writable
+        self._file = BlockingFile(path, file)
+        self._read, self._write = wrap(self._file.read), wrap(self._file.write)
+        self._write_durably, self._flush = wrap(self._file.write_durably), wrap(self._file.flush)
+        self._discard = wrap(self._file.discard)
+        self._transfers = Lane("device-io", TRANSFER_THREADS)
+        self._barriers = Lane("device-flush", 1)
+        self._discardings = Lane("device-discard", 1)
+        self._counters = Counters()
+        self._closing: Future[None] | None = None
+
+    @classmethod
+    async def open(
+        cls, path: str, *, writable: bool = True, exclusive: bool = True, direct: bool = True
+    ) -> "FileDevice":
+        """Open what is there; nothing is created, and nothing on it is changed.
+
+        Exclusive is for whoever runs or lays out a set: locked, and refused while anybody else has it.
+        Without it no lock is taken, which is how a device is looked at while its daemon runs.
+        """
+        lane = Lane("device-open", 1)
+        opened: list[OpenFile] = []
+
+        def open_now() -> None:
+            opened.append(open_file(path, writable, exclusive, direct))
+
+        def let_go() -> None:
+            for file in opened:
+                file.close()
+
+        try:
+            await lane.run(wrap(open_now))
+        except BaseException:
+            await ended(lane.last(let_go))
+            raise
+        lane.last(lambda: None)
+        return cls(path, opened[0])
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Exactly length bytes at offset; also after a failed flush."""
+        self._check("read", offset, length)
+        found = await self._perform(
+            f"read {length} bytes at {offset}", self._transfers, self._read, offset, length
+        )
+        self._counters.count_read(length)
+        return found
+
+    async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
+        """Write all of data at offset; a durable write that fails is as fatal as a failed flush."""
+        source = memoryview(data).cast("B")
+        self._check_change("write", offset, source.nbytes)
+        lane = self._barriers if durable else self._transfers
+        call = self._write_durably if durable else self._write
+        await self._perform(f"write {source.nbytes} bytes at {offset}", lane, call, offset, source)
+        self._counters.count_write(source.nbytes)
+
+    async def flush(self) -> None:
+        """Make every write and discard that has returned before this call durable."""
+        self._refuse_if_closed()
+        self._file.refuse_if_failed()
+        await self._perform("flush", self._barriers, self._flush)
+        self._counters.flushes += 1
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Discard the extent; an image reads as zeros there, of a block device nothing is known."""
+        self._check_change("discard", offset, length)
+        if not self.discards:
+            return
+        what = f"discard {length} bytes at {offset}"
+        if await self._perform(what, self._discardings, self._discard, offset, length):
+            self._counters.count_discard(length)
+        else:
+            self.discards = False
+
+    async def close(self) -> None:
+        """Wait for what is in flight and let go of the device; a second close waits for the first."""
+        if self._closing is None:
+            self._closing = Lane("device-close", 1).last(self._close_now)
+        await ended(self._closing)
+
+    def statistics(self) -> DeviceStatistics:
+        """What has been done so far."""
+        return self._counters.snapshot()
+
+    async def _perform(self, what: str, lane: Lane, call: Callable[..., Awaitable[T]], *args: object) -> T:
+        """One hop; what goes wrong in the thread is told in our words, with the place."""
+        try:
+            return await lane.run(call, *args)
+        except FlushFailed:
+            self._counters.errors += 1
+            raise
+        except (OSError, ShortTransferError) as error:
+            self._counters.errors += 1
+            raise DeviceError(self.path, f"cannot {what}: {reason(error)}") from None
+
+    def _close_now(self) -> None:
+        for lane in (self._transfers, self._barriers, self._discardings):
+            lane.drain()
+        with suppress(OSError):  # an error of what was never flushed, and so was never promised
+            self._file.close()
+
+    def _check_change(self, verb: str, offset: int, length: int) -> None:
+        self._check(verb, offset, length)
+        assert offset % self.logical_block_bytes == 0
+        assert length % self.logical_block_bytes == 0
+        self._file.refuse_if_failed()
+        if not self.writable:
+            raise DeviceError(self.path, f"cannot {verb} {length} bytes at {offset}: it is open read-only")
+
+    def _check(self, verb: str, offset: int, length: int) -> None:
+        self._refuse_if_closed()
+        check_extent(self, verb, offset, length)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closing is not None:
+            raise DeviceError(self.path, "the device is closed")

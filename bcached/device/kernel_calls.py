@@ -1,0 +1,43 @@
+"""The few calls on a block device or image file for which Python has no words of its own."""
+
+import ctypes
+import fcntl
+import os
+import sys
+from array import array
+
+# <linux/fs.h>, on the architectures where _IO() has no direction bit (all but alpha, mips, powerpc, sparc).
+BLKSSZGET = 0x1268
+BLKDISCARD = 0x1277
+
+# <linux/falloc.h>
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_fallocate = getattr(_libc, "fallocate64", None) or _libc.fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def logical_block_bytes(descriptor: int) -> int:
+    """The unit in which a block device takes writes."""
+    answer = fcntl.ioctl(descriptor, BLKSSZGET, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def discard_blocks(descriptor: int, offset: int, length: int) -> None:
+    """Discard a range of a block device."""
+    fcntl.ioctl(descriptor, BLKDISCARD, array("Q", [offset, length]))
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Give the range of a file back to its file system; it reads as zeros and the size stays."""
+    if _fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def clear_direct(descriptor: int) -> None:
+    """Go back to buffered I/O on a descriptor that was opened with O_DIRECT."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)

@@ -1,0 +1,97 @@
+"""Who else uses a device: the kernel's bcache, a loop device, a mount, or another process.
+
+An image file and the loop device on top of it are one set of bytes under two names, and neither flock
+nor O_EXCL on one says anything about the other. So an image that is a loop device's backing file is
+refused, and whoever opens a loop device locks its backing file as well.
+"""
+
+import errno
+import fcntl
+import glob
+import os
+import stat
+import time
+from contextlib import suppress
+
+from bcached.errors import DeviceRefused
+
+# udev holds a shared lock for moments while it looks at a device that has just changed.
+LOCK_PATIENCE_S = 1.0
+LOCK_RETRY_S = 0.02
+
+
+def sysfs_directory(device_number: int) -> str:
+    """Where sysfs describes the block device."""
+    return os.path.realpath(f"/sys/dev/block/{os.major(device_number)}:{os.minor(device_number)}")
+
+
+def refuse_held_by_bcache(path: str, device_number: int) -> None:
+    """Raise if the kernel's bcache has registered the device, as cache or as backing device."""
+    if os.path.lexists(f"{sysfs_directory(device_number)}/bcache"):
+        raise DeviceRefused(path, "in use: the kernel's bcache holds it (stop its cache set first)")
+
+
+def refuse_under_loop(path: str, descriptor: int) -> None:
+    """Raise if the file is the backing file of a loop device."""
+    ours = os.fstat(descriptor)
+    for attribute in glob.glob("/sys/block/loop*/loop/backing_file"):
+        with suppress(OSError):  # a loop device may go away while we look, and its file may be gone
+            theirs = os.stat(_first_line(attribute))
+            if os.path.samestat(ours, theirs):
+                raise DeviceRefused(path, f"in use through /dev/{attribute.split('/')[3]}")
+
+
+def holder_of(device_number: int) -> str:
+    """What keeps a block device busy, in words for a message."""
+    directory = sysfs_directory(device_number)
+    holders = sorted(os.path.basename(holder) for holder in glob.glob(f"{directory}/holders/*"))
+    if holders:
+        return f"held by {', '.join(holders)}"
+    number = f"{os.major(device_number)}:{os.minor(device_number)}"
+    with suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        for fields in map(str.split, mounts):
+            if fields[2] == number:
+                return f"mounted on {fields[4]}"
+    return "another process or the kernel has it open exclusively"
+
+
+def lock(path: str, descriptor: int) -> None:
+    """Take the lock that every careful program takes before it touches a device, or refuse."""
+    is_block = stat.S_ISBLK(os.fstat(descriptor).st_mode)
+    deadline = time.monotonic() + (LOCK_PATIENCE_S if is_block else 0)
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            if time.monotonic() >= deadline:
+                raise DeviceRefused(path, "in use: another process has locked it") from None
+        time.sleep(LOCK_RETRY_S)
+
+
+def lock_backing_file(path: str, descriptor: int) -> int | None:
+    """A locked descriptor of the file below a loop device; None if it is none, or is out of our reach."""
+    directory = sysfs_directory(os.fstat(descriptor).st_rdev)
+    try:
+        backing_path = _first_line(_backing_attribute(directory))
+        backing = os.open(backing_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(backing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(backing)
+        raise DeviceRefused(path, f"in use: its backing file {backing_path} is locked") from None
+    return backing
+
+
+def _backing_attribute(directory: str) -> str:
+    """A partition of a loop device is described one level below the device."""
+    own = f"{directory}/loop/backing_file"
+    return own if os.path.exists(own) else f"{os.path.dirname(directory)}/loop/backing_file"
+
+
+def _first_line(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as attribute:
+        return attribute.readline().rstrip("\n")
