@@ -95,7 +95,9 @@ class StaleKey(RequestError):
     NAME = "io.bcached.Allocator.StaleKey"
 
     def __init__(self, key: object, bucket_gen: int) -> None:
-        super().__init__(f"key is stale, the bucket's gen is {bucket_gen}: {key}", key=key, bucket_gen=bucket_gen)
+        super().__init__(
+            f"key is stale, the bucket's gen is {bucket_gen}: {key}", key=key, bucket_gen=bucket_gen
+        )
 
 
 class NotReserved(RequestError):
@@ -169,4 +171,35 @@ class InvalidParameter(RequestError):
     NAME = "org.varlink.service.InvalidParameter"
 
     def __init__(self, parameter: str, reason: str = "") -> None:
-        super().__init__(f"invalid parameter {parameter}" + (f": {reason}" if reason else ""), parameter=parameter)
+        super().__init__(
+            f"invalid parameter {parameter}" + (f": {reason}" if reason else ""), parameter=parameter
+        )
+        if reason:
+            self.fields["reason"] = reason
+
+
+class InterfaceNotFound(RequestError):
+    """The service has no such interface."""
+
+    NAME = "org.varlink.service.InterfaceNotFound"
+
+    def __init__(self, interface: str) -> None:
+        super().__init__(f"no such interface: {interface}", interface=interface)
+
+
+class MethodNotFound(RequestError):
+    """The interface has no such method."""
+
+    NAME = "org.varlink.service.MethodNotFound"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"no such method: {method}", method=method)
+
+
+class ExpectedMore(RequestError):
+    """The method answers more than once and has to be called with more."""
+
+    NAME = "org.varlink.service.ExpectedMore"
+
+    def __init__(self) -> None:
+        super().__init__("the method has to be called with more")

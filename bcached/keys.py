@@ -3,17 +3,31 @@
 One type serves from the allocator to the socket and the disk, so nothing is converted on the way of
 a request. They are msgspec structs because those are the cheapest frozen values Python has; how they
 look on disk is known to format/bkey.py, how they look on the socket to wire/messages.py.
+
+The ranges are those of a key that crosses the socket and are checked when one is decoded, not when one
+is made: nodes and uuids have keys with ends and starts of their own.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
+
+INODE_MAX = (1 << 20) - 1
+OFFSET_MAX = 1 << 62  # so that an extent's end stays below bcache's 2^63 - 1
+KEY_SECTORS_MAX = (1 << 16) - 1
+POINTERS_MAX = 6  # a count of three bits, and eight words a key
+
+Inode = Annotated[int, Meta(ge=0, le=INODE_MAX)]
+SectorOffset = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
 
 
 class Pointer(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """One copy of an extent: the first sector on a member device, and the bucket's gen when it was made."""
 
-    device: int
-    sector: int
-    gen: int
+    device: Annotated[int, Meta(ge=0, le=(1 << 12) - 1)]
+    sector: Annotated[int, Meta(ge=0, le=(1 << 43) - 1)]
+    gen: Annotated[int, Meta(ge=0, le=255)]
 
 
 class Key(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -22,11 +36,11 @@ class Key(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     offset is the *first* sector here; bcache's KEY_OFFSET is the end (format/bkey.py translates).
     """
 
-    inode: int
-    offset: int
-    sectors: int
+    inode: Inode
+    offset: SectorOffset
+    sectors: Annotated[int, Meta(ge=1, le=KEY_SECTORS_MAX)]
     dirty: bool
-    pointers: tuple[Pointer, ...]
+    pointers: Annotated[tuple[Pointer, ...], Meta(min_length=1, max_length=POINTERS_MAX)]
 
     @property
     def end(self) -> int:

@@ -1,0 +1,100 @@
+"""Requests and replies to bytes and back, a whole read at a time.
+
+The daemon decodes all messages of a read with one call and encodes their replies with another; that
+halves what a message costs. A read with anything wrong in it is taken apart and decoded message by
+message, so that each bad one gets its own precise error and the good ones are served.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Union
+
+import msgspec
+from msgspec import Struct
+
+from bcached.errors import RequestError
+from bcached.wire.messages import Results
+from bcached.wire.methods import METHODS, Request
+from bcached.wire.refusals import UNREADABLE, refusal_of
+
+REPLY_BYTES_MAX = 4 << 20  # no reply is longer
+
+
+class Reply(Struct, gc=False):
+    """The answer, or the last of several."""
+
+    parameters: Results
+
+
+class Continued(Struct, gc=False):
+    """One of several answers; more come."""
+
+    parameters: Results
+    continues: bool = True
+
+
+class Refusal(Struct, gc=False):
+    """The error that a request is answered with."""
+
+    error: str
+    parameters: dict[str, Any]
+
+
+class Answer(Struct):
+    """A reply as the client meets it: parameters wait until their method is known."""
+
+    parameters: msgspec.Raw = msgspec.Raw(b"{}")
+    error: str | None = None
+    continues: bool | None = False
+
+
+AnyReply = Reply | Continued | Refusal | msgspec.Raw  # Raw: encoded already
+
+_requests: "msgspec.json.Decoder[Request]" = msgspec.json.Decoder(
+    Union[tuple(method.request for method in METHODS.values())]  # noqa: UP007
+)
+_answers = msgspec.json.Decoder(Answer)
+_encoder = msgspec.json.Encoder()
+
+
+def decode_requests(block: bytes) -> "list[Request] | list[Request | RequestError]":
+    """What a block of whole messages (each with its NUL) asks for; in place of a bad one, its error."""
+    try:
+        if block.index(0) + 1 == len(block):
+            return [_requests.decode(block[:-1])]
+        # Between "}" and "{" no JSON text goes on, so after this each value ends within its own message;
+        # as many values as messages then means one in each, and any other NUL is an error by itself.
+        requests = _requests.decode_lines(block[:-1].replace(b"}\0{", b"}\n{"))
+    except UNREADABLE:
+        return _decode_one_by_one(block)
+    return requests if len(requests) == block.count(0) else _decode_one_by_one(block)
+
+
+def _decode_one_by_one(block: bytes) -> list[Request | RequestError]:
+    requests: list[Request | RequestError] = []
+    for message in block[:-1].split(b"\0"):
+        try:
+            requests.append(_requests.decode(message))
+        except UNREADABLE as error:
+            requests.append(refusal_of(message, error))
+    return requests
+
+
+def encode_replies(replies: Sequence[AnyReply]) -> bytes:
+    """All of them, each with its NUL."""
+    # JSON as msgspec writes it holds no raw newline, so the only ones are those between the lines.
+    return _encoder.encode_lines(replies).replace(b"\n", b"\0")
+
+
+def encode_reply(reply: AnyReply) -> msgspec.Raw:
+    """One reply, encoded early; its NUL comes with encode_replies."""
+    return msgspec.Raw(_encoder.encode(reply))
+
+
+def encode_request(request: Request) -> bytes:
+    """A request with its NUL: the client's side."""
+    return _encoder.encode(request) + b"\0"
+
+
+def decode_answer(message: bytes) -> Answer:
+    """A reply without its NUL: the client's side. msgspec.DecodeError if it is none."""
+    return _answers.decode(message)

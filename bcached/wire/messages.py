@@ -1,0 +1,335 @@
+"""What the socket's methods take and give, one struct each; the words are those of the IDL files.
+
+A struct's ranges are checked as it is decoded, and what it does not know is refused. None in an optional
+field means what leaving it out means. msgspec refuses a number beyond 64 bits by itself.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, SectorOffset
+
+INT64_MAX = (1 << 63) - 1
+ASK_SECTORS_MAX = 1 << 40  # with whole; what the set cannot hold is refused there, with its own number
+MANY_MAX = 1000
+TIMEOUT_MS, TIMEOUT_MS_MAX = 30_000, 300_000
+INTERVAL_MS, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 3_600_000
+
+AskedSectors = Annotated[int, Meta(ge=1, le=ASK_SECTORS_MAX)]
+WritePoint = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+WritePrio = Annotated[int, Meta(ge=0, le=KEY_SECTORS_MAX)]
+Replicas = Annotated[int, Meta(ge=1, le=POINTERS_MAX)]
+TimeoutMs = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
+Keys = tuple[Key, ...]
+Policy = Literal["lru", "fifo", "random"]
+
+
+class Parameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """What a method takes."""
+
+
+class Results(Struct, gc=False):
+    """What a method gives."""
+
+
+class Nothing(Parameters, frozen=True):
+    """A method that takes nothing."""
+
+
+class Done(Results):
+    """A method that gives nothing but its having been done."""
+
+
+# io.bcached.Allocator
+
+
+class Device(Struct, gc=False):
+    """A member device, as a client needs to know it."""
+
+    device: int
+    path: str
+    uuid: str
+    bucket_sectors: int
+    block_sectors: int
+    bucket_count: int
+    first_bucket: int
+    data_path: str
+
+
+class Description(Results):
+    """Describe's answer."""
+
+    set_uuid: str
+    devices: tuple[Device, ...]
+    lease_path: str
+    commit_words: int
+    version: str
+    role: str
+
+
+class Extent(Parameters, frozen=True):
+    """One request of an AllocateMany."""
+
+    inode: Inode
+    offset: SectorOffset
+    sectors: AskedSectors
+    write_point: WritePoint | None = None
+    write_prio: WritePrio | None = None
+    replicas: Replicas | None = None
+    whole: bool | None = None
+
+
+class Allocate(Parameters, frozen=True):
+    """Sectors for one extent."""
+
+    inode: Inode
+    offset: SectorOffset
+    sectors: AskedSectors
+    write_point: WritePoint | None = None
+    write_prio: WritePrio | None = None
+    replicas: Replicas | None = None
+    wait: bool | None = None
+    timeout_ms: TimeoutMs | None = None
+    whole: bool | None = None
+
+
+class Allocated(Results):
+    """Allocate's answer."""
+
+    keys: Keys
+
+
+class AllocateMany(Parameters, frozen=True):
+    """Sectors for several extents, or for none."""
+
+    requests: Annotated[tuple[Extent, ...], Meta(max_length=MANY_MAX)]
+    wait: bool | None = None
+    timeout_ms: TimeoutMs | None = None
+
+
+class AllocatedMany(Results):
+    """AllocateMany's answer: keys[i] is for requests[i]."""
+
+    keys: tuple[Keys, ...]
+
+
+class AllocateBucket(Parameters, frozen=True):
+    """A whole bucket."""
+
+    replicas: Replicas | None = None
+    wait: bool | None = None
+    timeout_ms: TimeoutMs | None = None
+
+
+class OneKey(Results):
+    """AllocateBucket's answer."""
+
+    key: Key
+
+
+class FreeBucket(Parameters, frozen=True):
+    """A held bucket to give back."""
+
+    key: Key
+
+
+class Release(Parameters, frozen=True):
+    """Reservations to end."""
+
+    keys: Keys
+
+
+class GenMapFile(Struct, gc=False):
+    """Where a member's gens can be mapped."""
+
+    device: int
+    path: str
+    bytes: int
+
+
+class GenMaps(Results):
+    """MapGens' answer."""
+
+    maps: tuple[GenMapFile, ...]
+
+
+# io.bcached.Admin
+
+
+class Member(Struct, gc=False):
+    """One member device, in numbers."""
+
+    device: int
+    path: str
+    uuid: str
+    bucket_count: int
+    bucket_bytes: int
+    buckets: dict[str, int]
+    freelist: dict[str, int]
+    freelist_capacity: dict[str, int]
+    freelist_empty_s: dict[str, float]
+    free_inc: int
+    free_inc_capacity: int
+    unused: int
+    unused_capacity: int
+    allocations: dict[str, int]
+    invalidations: dict[str, int]
+    discards: int
+    prio_writes: int
+    gen_distance_index: int
+    gen_distance_disk: int
+    held_back_by_gen: int
+    journal_free_buckets: int
+    journal_bucket_count: int
+    invalidate_needs_gc: bool
+    io_errors: int
+
+
+class State(Struct, gc=False):
+    """The set at one instant, in numbers."""
+
+    set_uuid: str
+    replacement: str
+    discard: bool
+    synchronous: bool
+    failed: str | None
+    members: tuple[Member, ...]
+    waiters: dict[str, int]
+    oldest_wait_s: float
+    allocation_failures: dict[str, int]
+    allocated_sectors: int
+    open_buckets: int
+    holders: int
+    quarantined_holders: int
+    reserved_sectors: int
+    gc_runs: dict[str, int]
+    gc_running: bool
+    gc_marks_valid: bool
+    sectors_to_gc: int
+    min_prio: int
+    journal_seq: int
+    lookups: int
+    lookup_hits: int
+    checksum_errors: dict[str, int]
+
+
+class StatusNow(Results):
+    """Status' answer."""
+
+    state: State
+
+
+class Lines(Results):
+    """Explain's answer."""
+
+    lines: tuple[str, ...]
+
+
+class Violations(Results):
+    """Verify's answer."""
+
+    violations: tuple[str, ...]
+
+
+class CollectGarbage(Parameters, frozen=True):
+    """A garbage collection, waited for or not."""
+
+    wait: bool | None = None
+
+
+class SetReplacement(Parameters, frozen=True):
+    """Another replacement policy."""
+
+    policy: Policy
+
+
+class SetDiscard(Parameters, frozen=True):
+    """Discards on or off."""
+
+    discard: bool
+
+
+class Volume(Struct, gc=False):
+    """An entry of the uuid table."""
+
+    inode: int
+    uuid: str
+    label: str
+    sectors: int
+    flash_only: bool
+
+
+class Volumes(Results):
+    """ListVolumes' answer."""
+
+    volumes: tuple[Volume, ...]
+
+
+class CreateVolume(Parameters, frozen=True):
+    """A volume to make."""
+
+    label: str
+    sectors: Annotated[int, Meta(ge=0, le=OFFSET_MAX)] | None = None
+    uuid: str | None = None
+
+
+class NewVolume(Results):
+    """CreateVolume's answer."""
+
+    inode: int
+
+
+class DeleteVolume(Parameters, frozen=True):
+    """A volume to remove."""
+
+    inode: Inode
+    force: bool | None = None
+
+
+# io.bcached.Monitor
+
+
+class Watch(Parameters, frozen=True):
+    """The state and then its changes."""
+
+    interval_ms: Annotated[int, Meta(ge=INTERVAL_MS_MIN, le=INTERVAL_MS_MAX)] | None = None
+
+
+class Change(Struct, gc=False):
+    """A value that is another one now, by its dotted way."""
+
+    name: str
+    value: Any
+
+
+class News(Results, omit_defaults=True):
+    """One of Watch's answers."""
+
+    state: State | None = None
+    changes: tuple[Change, ...] | None = None
+
+
+# org.varlink.service
+
+
+class Info(Results):
+    """GetInfo's answer."""
+
+    vendor: str
+    product: str
+    version: str
+    url: str
+    interfaces: tuple[str, ...]
+
+
+class Interface(Parameters, frozen=True):
+    """An interface to be described."""
+
+    interface: str
+
+
+class InterfaceDescription(Results):
+    """An interface in its own words."""
+
+    description: str

@@ -1,0 +1,86 @@
+"""Every method of the socket by its full name, and the class of its requests.
+
+A request's class is made from the method's parameters with "method" as its tag, so that one decode tells
+the methods apart and checks all that their parameters promise.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from bcached.wire import messages
+
+SERVICE = "org.varlink.service"
+ALLOCATOR, ADMIN, MONITOR = "io.bcached.Allocator", "io.bcached.Admin", "io.bcached.Monitor"
+INTERFACES = (SERVICE, ALLOCATOR, ADMIN, MONITOR)
+
+
+class Request(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """A decoded request: its class is made for its method, and what it carries beside the method."""
+
+    parameters: Any
+    oneway: bool | None = False
+    more: bool | None = False
+    upgrade: bool | None = False
+
+
+class Method(NamedTuple):
+    """A method: its interface and name, what it takes and what it gives."""
+
+    interface: str
+    name: str
+    parameters: type[messages.Parameters]
+    results: type[messages.Results]
+    request: type[Request]
+
+    @property
+    def full_name(self) -> str:
+        """The name that a request carries."""
+        return f"{self.interface}.{self.name}"
+
+
+def _method(
+    interface: str, name: str, parameters: type[messages.Parameters], results: type[messages.Results]
+) -> Method:
+    all_optional = not any(field.required for field in msgspec.structs.fields(parameters))
+    default = (parameters(),) if all_optional else ()
+    request: Any = msgspec.defstruct(
+        name,
+        [("parameters", parameters, *default)],
+        bases=(Request,),
+        module=__name__,
+        tag_field="method",
+        tag=f"{interface}.{name}",
+        kw_only=True,
+        gc=False,
+        forbid_unknown_fields=True,
+    )
+    return Method(interface, name, parameters, results, request)
+
+
+METHODS = {
+    method.full_name: method
+    for method in (
+        _method(SERVICE, "GetInfo", messages.Nothing, messages.Info),
+        _method(SERVICE, "GetInterfaceDescription", messages.Interface, messages.InterfaceDescription),
+        _method(ALLOCATOR, "Describe", messages.Nothing, messages.Description),
+        _method(ALLOCATOR, "Allocate", messages.Allocate, messages.Allocated),
+        _method(ALLOCATOR, "AllocateMany", messages.AllocateMany, messages.AllocatedMany),
+        _method(ALLOCATOR, "AllocateBucket", messages.AllocateBucket, messages.OneKey),
+        _method(ALLOCATOR, "FreeBucket", messages.FreeBucket, messages.Done),
+        _method(ALLOCATOR, "Release", messages.Release, messages.Done),
+        _method(ALLOCATOR, "MapGens", messages.Nothing, messages.GenMaps),
+        _method(ADMIN, "Status", messages.Nothing, messages.StatusNow),
+        _method(ADMIN, "Explain", messages.Nothing, messages.Lines),
+        _method(ADMIN, "Verify", messages.Nothing, messages.Violations),
+        _method(ADMIN, "CollectGarbage", messages.CollectGarbage, messages.Done),
+        _method(ADMIN, "WritePriorities", messages.Nothing, messages.Done),
+        _method(ADMIN, "SetReplacement", messages.SetReplacement, messages.Done),
+        _method(ADMIN, "SetDiscard", messages.SetDiscard, messages.Done),
+        _method(ADMIN, "ListVolumes", messages.Nothing, messages.Volumes),
+        _method(ADMIN, "CreateVolume", messages.CreateVolume, messages.NewVolume),
+        _method(ADMIN, "DeleteVolume", messages.DeleteVolume, messages.Done),
+        _method(MONITOR, "Watch", messages.Watch, messages.News),
+    )
+}

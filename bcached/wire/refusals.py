@@ -1,0 +1,60 @@
+"""Why a message did not decode, as the one error that says it: varlink's own, with the name to look at.
+
+This is the slow way, taken only after the fast decode has failed.
+"""
+
+import re
+
+import msgspec
+
+from bcached.errors import InterfaceNotFound, InvalidParameter, MethodNotFound, RequestError
+from bcached.wire.methods import INTERFACES, METHODS
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # all that a decode of bytes raises
+
+ECHO_CHARACTERS = 200  # how much of a client's own words an error gives back
+
+# The words of msgspec's errors; a test holds each of them.
+_AT = re.compile(r" - at `(\$.*)`$")
+_FIELD = re.compile(r"^Object (missing required|contains unknown) field `(.*)`$", re.DOTALL)
+_PARAMETER = re.compile(r"^\$\.(?:parameters\.)?([^.\[]+)")
+
+
+class _Head(msgspec.Struct):
+    method: str
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+def refusal_of(message: bytes, error: Exception) -> RequestError:
+    """The error to answer this message with, given what its decoding raised."""
+    try:
+        name = _head.decode(message).method
+    except msgspec.ValidationError:
+        return InvalidParameter("method", "a request is an object whose method is a string")
+    except UNREADABLE as unreadable:
+        return InvalidParameter("message", f"not JSON: {str(unreadable)[:ECHO_CHARACTERS]}")
+    if name not in METHODS:
+        interface = name.rpartition(".")[0]
+        if interface in INTERFACES:
+            return MethodNotFound(name[:ECHO_CHARACTERS])
+        return InterfaceNotFound(interface[:ECHO_CHARACTERS])
+    return _invalid_parameter(name, str(error))
+
+
+def _invalid_parameter(method: str, words: str) -> InvalidParameter:
+    at = _AT.search(words)
+    place = at[1] if at else "$"
+    what = words[: at.start()] if at else words
+    field = _FIELD.match(what)
+    if field and place in ("$", "$.parameters"):
+        parameter = field[2]
+        if parameter == "parameters":  # left out as a whole: the first that must be there is the one missed
+            parameter = next(
+                one.name for one in msgspec.structs.fields(METHODS[method].parameters) if one.required
+            )
+    else:
+        named = _PARAMETER.match(place)
+        parameter = named[1] if named else "message"
+    return InvalidParameter(parameter[:ECHO_CHARACTERS], what[:ECHO_CHARACTERS])

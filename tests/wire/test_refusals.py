@@ -1,0 +1,152 @@
+import json
+
+import pytest
+
+from bcached.errors import InterfaceNotFound, InvalidParameter, MethodNotFound, RequestError
+from bcached.wire.codec import decode_requests
+
+KEY = {
+    "inode": 1,
+    "offset": 8,
+    "sectors": 8,
+    "dirty": False,
+    "pointers": [{"device": 0, "sector": 8, "gen": 0}],
+}
+EXTENT = {"inode": 1, "offset": 8, "sectors": 8}
+
+
+def refusal(message: bytes) -> RequestError:
+    (error,) = decode_requests(message + b"\0")
+    assert isinstance(error, RequestError), error
+    return error
+
+
+def call(method: str, parameters: object, **envelope: object) -> bytes:
+    return json.dumps({"method": method, "parameters": parameters, **envelope}).encode()
+
+
+def allocator(method: str, parameters: object, **envelope: object) -> bytes:
+    return call(f"io.bcached.Allocator.{method}", parameters, **envelope)
+
+
+@pytest.mark.parametrize(
+    ("message", "parameter"),
+    [
+        (allocator("Allocate", {**EXTENT, "sectors": "8"}), "sectors"),
+        (allocator("Allocate", {**EXTENT, "sectors": 8.0}), "sectors"),
+        (allocator("Allocate", {**EXTENT, "sectors": True}), "sectors"),
+        (allocator("Allocate", {**EXTENT, "sectors": None}), "sectors"),
+        (allocator("Allocate", {**EXTENT, "sectors": 0}), "sectors"),
+        (allocator("Allocate", {**EXTENT, "sectors": [8]}), "sectors"),
+        (allocator("Allocate", {**EXTENT, "inode": -1}), "inode"),
+        (allocator("Allocate", {**EXTENT, "inode": 1 << 20}), "inode"),
+        (allocator("Allocate", {**EXTENT, "offset": 1 << 63}), "offset"),
+        (allocator("Allocate", {**EXTENT, "offset": -(1 << 63) - 1}), "offset"),
+        (allocator("Allocate", {**EXTENT, "offset": 10**400}), "offset"),
+        (allocator("Allocate", {**EXTENT, "write_point": 1 << 63}), "write_point"),
+        (allocator("Allocate", {**EXTENT, "write_prio": -1}), "write_prio"),
+        (allocator("Allocate", {**EXTENT, "replicas": 7}), "replicas"),
+        (allocator("Allocate", {**EXTENT, "replicas": 0}), "replicas"),
+        (allocator("Allocate", {**EXTENT, "timeout_ms": 300_001}), "timeout_ms"),
+        (allocator("Allocate", {**EXTENT, "wait": 1}), "wait"),
+        (allocator("Allocate", {**EXTENT, "whole": "yes"}), "whole"),
+        (allocator("Allocate", {**EXTENT, "colour": 1}), "colour"),
+        (allocator("Allocate", {"inode": 1, "sectors": 8}), "offset"),
+        (allocator("Allocate", {}), "inode"),
+        (allocator("Allocate", None), "parameters"),
+        (allocator("Allocate", []), "parameters"),
+        (allocator("AllocateMany", {"requests": EXTENT}), "requests"),
+        (allocator("AllocateMany", {"requests": [EXTENT, {**EXTENT, "inode": "x"}]}), "requests"),
+        (allocator("AllocateMany", {"requests": [EXTENT] * 1001}), "requests"),
+        (allocator("Release", {"keys": [{**KEY, "pointers": []}]}), "keys"),
+        (allocator("Release", {"keys": [{**KEY, "pointers": KEY["pointers"] * 7}]}), "keys"),
+        (allocator("Release", {"keys": [{**KEY, "sectors": 65536}]}), "keys"),
+        (
+            allocator("Release", {"keys": [{**KEY, "pointers": [{"device": 0, "sector": -1, "gen": 0}]}]}),
+            "keys",
+        ),
+        (allocator("Release", {"keys": [{**KEY, "x": 1}]}), "keys"),
+        (allocator("FreeBucket", {"key": {**KEY, "inode": 1 << 70}}), "key"),
+        (allocator("Describe", {"x": 1}), "x"),
+        (allocator("Describe", {}, colour=1), "colour"),
+        (allocator("Describe", {}, more="yes"), "more"),
+        (b'{"method":"io.bcached.Allocator.Allocate"}', "inode"),
+        (call("io.bcached.Admin.SetReplacement", {"policy": "clock"}), "policy"),
+        (call("io.bcached.Admin.SetDiscard", {}), "discard"),
+        (call("io.bcached.Monitor.Watch", {"interval_ms": 99}), "interval_ms"),
+        (b'{"method":5}', "method"),
+        (b"{}", "method"),
+        (b"[]", "method"),
+        (b"7", "method"),
+        (b"null", "method"),
+        (b"", "message"),
+        (b"nonsense", "message"),
+        (b'{"method":"io.bcached.Allocator.Describe"', "message"),
+        (b'{"method":"io.bcached.Allocator.Describe"}}', "message"),
+        (b"\xff\xfe", "message"),
+        (b'{"method":"\xff"}', "message"),
+        (b'{"method":"a\nb"}', "message"),
+        (b"[" * 100_000, "method"),
+        (b'{"a":' * 100_000, "message"),
+    ],
+)
+def test_a_bad_message_is_told_which_parameter_is_wrong(message: bytes, parameter: str):
+    error = refusal(message)
+    assert isinstance(error, InvalidParameter)
+    assert error.fields["parameter"] == parameter
+    assert error.fields["reason"]
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"method":"io.bcached.Allocator.Release","parameters":{"keys":'
+        + b"[" * 100_000
+        + b"]" * 100_000
+        + b"}}",
+        b'{"method":"io.bcached.Allocator.Release","parameters":{"x":'
+        + b'{"a":' * 100_000
+        + b"1"
+        + b"}" * 100_002,
+    ],
+)
+def test_deep_nesting_is_refused_like_any_other_nonsense(message: bytes):
+    assert isinstance(refusal(message), InvalidParameter)
+
+
+@pytest.mark.parametrize(
+    ("method", "interface"),
+    [("io.bcached.Nothing.Allocate", "io.bcached.Nothing"), ("Allocate", ""), ("", ""), ("a.b", "a")],
+)
+def test_an_unknown_interface_is_named(method: str, interface: str):
+    error = refusal(call(method, {}))
+    assert isinstance(error, InterfaceNotFound)
+    assert error.fields == {"interface": interface}
+
+
+@pytest.mark.parametrize(
+    "method", ["io.bcached.Allocator.Commit", "org.varlink.service.Get", "io.bcached.Admin."]
+)
+def test_an_unknown_method_of_a_known_interface_is_named(method: str):
+    error = refusal(call(method, {"anything": [1, 2]}))
+    assert isinstance(error, MethodNotFound)
+    assert error.fields == {"method": method}
+
+
+def test_a_field_given_twice_means_the_last():
+    (request,) = decode_requests(
+        b'{"method":"io.bcached.Allocator.Allocate","parameters":{"inode":1,"offset":8,"sectors":8,"inode":2}}\0'
+    )
+    assert request.parameters.inode == 2
+
+
+def test_a_method_given_twice_is_refused():
+    error = refusal(b'{"method":"io.bcached.Allocator.Describe","method":"io.bcached.Allocator.MapGens"}')
+    assert error.fields["parameter"] == "method"
+
+
+def test_an_error_echoes_no_more_than_a_line_of_what_was_sent():
+    long = "x" * 500_000
+    for message in (call(long, {}), call(f"io.bcached.Admin.{long}", {}), allocator("Describe", {long: 1})):
+        assert all(len(str(value)) <= 200 for value in refusal(message).fields.values())
