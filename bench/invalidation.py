@@ -1,0 +1,148 @@
+"""One lru invalidation that fills free_inc, beside the seed's heap in C on the same columns.
+
+A hold is the time between two yields of our pass: nothing else runs on the loop meanwhile.
+"""
+
+import tempfile
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from bcached.format.superblock import Replacement
+from bcached.state.bucket_table import BucketTable, State
+from bcached.state.cache import Cache
+from bcached.state.geometry import INITIAL_PRIO, Geometry
+from bench.seed_heap import SeedHeap, compiler
+from bench.table import Report
+
+MILLION = 1 << 20
+ROUNDS = 5
+BUCKET_SECTORS = 1024
+MIN_PRIO = 1000
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One size and kind of set: medians of the rounds, and the worst hold of all of them."""
+
+    bucket_count: int
+    prios: str
+    ours_ms: float
+    c_ms: float | None
+    ratio: float | None  # C's time in ours: above 1, we are faster
+    hold_ms: float
+
+
+def full_set(bucket_count: int, prios: str) -> Cache:
+    """A set in which every bucket holds cached data."""
+    cache = Cache(Geometry(bucket_count, 1, BUCKET_SECTORS, 8, 256), 0)
+    rng = np.random.default_rng(bucket_count)
+    table = cache.table
+    table.states_array[1:] = State.CLEAN
+    table.counts[State.EMPTY], table.counts[State.CLEAN] = 0, bucket_count - 1
+    if prios == "random":
+        table.prios_array[:] = rng.integers(MIN_PRIO, INITIAL_PRIO + 1, bucket_count)
+        table.sectors_array[:] = rng.integers(1, BUCKET_SECTORS + 1, bucket_count)
+    else:
+        table.prios_array[:] = INITIAL_PRIO
+        table.sectors_array[:] = BUCKET_SECTORS
+    table.sectors_array[0] = 0
+    return cache
+
+
+def longest_step(steps: Generator[None, None, object]) -> tuple[object, float]:
+    """Run a generator to its end; what it returned, and its longest step in seconds."""
+    longest = 0.0
+    while True:
+        started = perf_counter()
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value, max(longest, perf_counter() - started)
+        longest = max(longest, perf_counter() - started)
+
+
+def weights(table: BucketTable, buckets: np.ndarray) -> np.ndarray:
+    prios = table.prios_array[buckets].astype(np.int64) - MIN_PRIO + (INITIAL_PRIO - MIN_PRIO) // 8
+    return np.sort(prios * table.sectors_array[buckets])
+
+
+def measure(bucket_count: int, prios: str, heap: SeedHeap | None) -> Pass:
+    """Some rounds, ours and C in turn, each on the columns as they were."""
+    cache = full_set(bucket_count, prios)
+    before = Columns(cache.table)
+    ours, c, holds = [], [], []
+    for _ in range(ROUNDS):
+        if heap is not None:
+            started = perf_counter()
+            expected = heap.invalidate(cache.table, cache.geometry, MIN_PRIO)
+            c.append(perf_counter() - started)
+            before.restore(cache.table)
+        started = perf_counter()
+        found, search_hold = longest_step(cache.search(Replacement.LRU, MIN_PRIO))
+        _, claim_hold = longest_step(cache.invalidate(Replacement.LRU, found))  # type: ignore[arg-type]
+        ours.append(perf_counter() - started)
+        holds += [search_hold, claim_hold]
+        victims = np.array(cache.free_inc)
+        before.restore(cache.table)
+        assert len(victims) == cache.geometry.free_inc_capacity
+        if heap is not None:
+            assert np.array_equal(weights(cache.table, victims), weights(cache.table, expected))
+        cache.free_inc.clear()
+    ratio = median(b / a for a, b in zip(ours, c, strict=True)) if c else None
+    return Pass(
+        bucket_count, prios, median(ours) * 1e3, median(c) * 1e3 if c else None, ratio, max(holds) * 1e3
+    )
+
+
+class Columns:
+    """What a pass changes, as it was before."""
+
+    def __init__(self, table: BucketTable) -> None:
+        names = ("states_array", "gens_array", "prios_array", "sectors_array", "pins_array")
+        self.copies = {name: getattr(table, name).copy() for name in names}
+        self.counts = list(table.counts)
+
+    def restore(self, table: BucketTable) -> None:
+        for name, copy in self.copies.items():
+            getattr(table, name)[:] = copy
+        table.counts = list(self.counts)
+        table.distance_index = table.distance_disk = 0
+
+
+def run(report: Report) -> None:
+    """All sizes, with prios at random and all the same."""
+    report.heading("One lru invalidation of a whole free_inc, every bucket clean")
+    with tempfile.TemporaryDirectory() as folder:
+        heap = SeedHeap(Path(folder)) if compiler() else None
+        if heap is None:
+            report.skip("no cc: the seed's heap in C is not measured")
+        passes = [
+            measure(millions * MILLION, prios, heap)
+            for millions in (1, 4, 16)
+            for prios in ("random", "equal")
+        ]
+    report.table(
+        ("buckets", "prios", "ours ms", "C heap ms", "C / ours", "longest hold ms"),
+        [
+            (
+                f"{it.bucket_count >> 20} M",
+                it.prios,
+                f"{it.ours_ms:.1f}",
+                "-" if it.c_ms is None else f"{it.c_ms:.1f}",
+                "-" if it.ratio is None else f"{it.ratio:.2f}",
+                f"{it.hold_ms:.2f}",
+            )
+            for it in passes
+        ],
+    )
+    for it in passes:
+        name = f"invalidation of {it.bucket_count >> 20} M, {it.prios} prios"
+        if it.ratio is not None:
+            report.target(name, "C / ours", it.ratio, at_least=1.0)
+        report.target(name, "longest hold, ms", it.hold_ms, at_most=5.0)
+    report.keep("invalidation", [asdict(it) for it in passes])
