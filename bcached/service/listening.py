@@ -1,0 +1,69 @@
+"""Binding Unix sockets: nothing of anybody else's is replaced, and nobody slips in before the mode is set."""
+
+import errno
+import grp
+import os
+import socket
+import stat
+
+from bcached.errors import ConfigError
+from bcached.service.log import get_logger
+
+BACKLOG = 1024
+
+log = get_logger(__name__)
+
+
+def bind_unix(path: str, mode: int, group: str = "") -> socket.socket:
+    """A listening socket at path. A dead one of our own there is replaced, anything else refused."""
+    remove_dead_socket(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        bound.bind(path)
+        give_to_group(path, group)
+        os.chmod(path, mode)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise ConfigError(f"{path}: cannot listen: {error.strerror or error}") from None
+    finally:
+        os.umask(mask)
+    bound.setblocking(False)
+    return bound
+
+
+def remove_dead_socket(path: str) -> None:
+    """Make room at path: for what a daemon left that did not stop cleanly, and for nothing else."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot listen: {error.strerror}") from None
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ConfigError(f"{path}: cannot listen: expected a socket or nothing, found something else")
+    if status.st_uid != os.geteuid():
+        raise ConfigError(f"{path}: cannot listen: the socket there belongs to uid {status.st_uid}")
+    if is_alive(path):
+        raise ConfigError(f"{path}: cannot listen: another process does")
+    os.unlink(path)
+
+
+def is_alive(path: str) -> bool:
+    """Whether anybody listens at the other end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
+
+
+def give_to_group(path: str, group: str) -> None:
+    """Let the group connect. Where it does not exist or is not ours to give, our own group may."""
+    if not group:
+        return
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+    except KeyError:
+        log.warning("socket keeps the daemon's group: no such group on this host", path=path, group=group)
+    except PermissionError:
+        log.warning("socket keeps the daemon's group: not a member of the other", path=path, group=group)
