@@ -3,6 +3,11 @@
 from collections import Counter
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no failure: how long an example may take is the business of benchmarks.
+settings.register_profile("bcached", deadline=None)
+settings.load_profile("bcached")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
