@@ -80,6 +80,8 @@ def report(lab: Lab, chosen: Sequence[Case], started: float) -> int:
             skipped.append(str(reason))
             print(f"SKIP {case.name:28}        {reason}", flush=True)
             continue
+        except HarnessFailed:
+            raise
         except Exception:  # a case that breaks must not hide the others
             outcome = Outcome(("the case broke",), log=traceback.format_exc())
         failed += bool(outcome.complaints)
