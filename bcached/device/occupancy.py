@@ -13,6 +13,7 @@ import stat
 import time
 from contextlib import suppress
 
+from bcached.device import sysfs
 from bcached.errors import DeviceRefused
 
 # udev holds a shared lock for moments while it looks at a device that has just changed.
@@ -20,14 +21,9 @@ LOCK_PATIENCE_S = 1.0
 LOCK_RETRY_S = 0.02
 
 
-def sysfs_directory(device_number: int) -> str:
-    """Where sysfs describes the block device."""
-    return os.path.realpath(f"/sys/dev/block/{os.major(device_number)}:{os.minor(device_number)}")
-
-
 def refuse_held_by_bcache(path: str, device_number: int) -> None:
     """Raise if the kernel's bcache has registered the device, as cache or as backing device."""
-    if os.path.lexists(f"{sysfs_directory(device_number)}/bcache"):
+    if os.path.lexists(f"{sysfs.directory(device_number)}/bcache"):
         raise DeviceRefused(path, "in use: the kernel's bcache holds it (stop its cache set first)")
 
 
@@ -35,15 +31,15 @@ def refuse_under_loop(path: str, descriptor: int) -> None:
     """Raise if the file is the backing file of a loop device."""
     ours = os.fstat(descriptor)
     for attribute in glob.glob("/sys/block/loop*/loop/backing_file"):
-        with suppress(OSError):  # a loop device may go away while we look, and its file may be gone
-            theirs = os.stat(_first_line(attribute))
-            if os.path.samestat(ours, theirs):
+        backing_path = sysfs.first_line(attribute)
+        with suppress(OSError):  # the backing file may be gone, or hidden from us
+            if backing_path and os.path.samestat(ours, os.stat(backing_path)):
                 raise DeviceRefused(path, f"in use through /dev/{attribute.split('/')[3]}")
 
 
 def holder_of(device_number: int) -> str:
     """What keeps a block device busy, in words for a message."""
-    directory = sysfs_directory(device_number)
+    directory = sysfs.directory(device_number)
     holders = sorted(os.path.basename(holder) for holder in glob.glob(f"{directory}/holders/*"))
     if holders:
         return f"held by {', '.join(holders)}"
@@ -72,9 +68,10 @@ def lock(path: str, descriptor: int) -> None:
 
 def lock_backing_file(path: str, descriptor: int) -> int | None:
     """A locked descriptor of the file below a loop device; None if it is none, or is out of our reach."""
-    directory = sysfs_directory(os.fstat(descriptor).st_rdev)
+    backing_path = sysfs.attribute(os.fstat(descriptor).st_rdev, "loop/backing_file")
+    if backing_path is None:
+        return None
     try:
-        backing_path = _first_line(_backing_attribute(directory))
         backing = os.open(backing_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
@@ -84,14 +81,3 @@ def lock_backing_file(path: str, descriptor: int) -> int | None:
         os.close(backing)
         raise DeviceRefused(path, f"in use: its backing file {backing_path} is locked") from None
     return backing
-
-
-def _backing_attribute(directory: str) -> str:
-    """A partition of a loop device is described one level below the device."""
-    own = f"{directory}/loop/backing_file"
-    return own if os.path.exists(own) else f"{os.path.dirname(directory)}/loop/backing_file"
-
-
-def _first_line(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as attribute:
-        return attribute.readline().rstrip("\n")

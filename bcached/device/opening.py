@@ -6,12 +6,11 @@ alone does things to tapes, watchdogs and fifos; then it is checked again on wha
 
 import errno
 import fcntl
-import mmap
 import os
 import stat
 from dataclasses import dataclass
 
-from bcached.device import kernel_calls, occupancy
+from bcached.device import kernel_calls, occupancy, sysfs
 from bcached.errors import DeviceError, DeviceRefused
 from bcached.units import SECTOR_BYTES
 
@@ -139,14 +138,11 @@ def _measure(path: str, descriptor: int, backing: int | None, is_block: bool, wr
 
 
 def _takes_sectors(descriptor: int) -> bool:
-    """Whether direct I/O on a file may begin at any sector.
+    """Whether direct I/O on a file may begin at any sector, which is for the drive below to say.
 
-    On a file system over a 4096-byte drive it may not, but an image's blocks may well be of 512 bytes:
-    such a file is read and written through the page cache, as it is where there is no direct I/O.
+    An image's blocks may be of 512 bytes on a drive that wants 4096. Such a file is read and written through
+    the page cache, and so is one of which we cannot tell. (Trying it out does not tell: a read of a hole
+    succeeds at any sector.)
     """
-    with mmap.mmap(-1, mmap.PAGESIZE) as page, memoryview(page) as view, view[:SECTOR_BYTES] as sector:
-        try:
-            os.preadv(descriptor, [sector], SECTOR_BYTES)
-        except OSError:
-            return False
-    return True
+    block = sysfs.attribute(os.fstat(descriptor).st_dev, "queue/logical_block_size")
+    return block is not None and int(block) <= SECTOR_BYTES

@@ -1,0 +1,243 @@
+"""Who may open what: kinds of file, links, locks, and other users of the same bytes."""
+
+import asyncio
+import fcntl
+import os
+import socket
+import stat
+import subprocess
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bcached.device import FileDevice
+from bcached.errors import DeviceError, DeviceRefused
+from instruments.loop_device import loop_device, small_tmpfs
+
+
+@asynccontextmanager
+async def opened(path: object, **how: bool) -> AsyncIterator[FileDevice]:
+    device = await FileDevice.open(str(path), **how)
+    try:
+        yield device
+    finally:
+        await device.close()
+
+
+def open_descriptors() -> set[str]:
+    directory = "/proc/self/fd"
+    names = {f"{directory}/{name}" for name in os.listdir(directory)}
+    return {f"{name} {os.readlink(name)}" for name in names if os.path.lexists(name)}
+
+
+async def refusal(path: object, **how: bool) -> str:
+    """Why it is refused; an open that fails leaves no descriptor behind."""
+    before = open_descriptors()
+    with pytest.raises(DeviceRefused) as refused:
+        await FileDevice.open(str(path), **how)
+    assert open_descriptors() == before
+    assert str(refused.value).startswith(f"{path}: ")
+    return refused.value.reason
+
+
+async def test_an_image_is_as_large_as_its_whole_sectors(image: Path) -> None:
+    os.truncate(image, 10 * 512 + 100)
+    async with opened(image) as device:
+        assert (device.size_bytes, device.logical_block_bytes) == (5120, 512)
+        assert await device.read(4608, 512) == bytes(512)
+
+
+async def test_what_is_not_there_is_not_created(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="cannot open it: No such file or directory"):
+        await FileDevice.open(str(tmp_path / "absent"))
+    assert not (tmp_path / "absent").exists()
+
+
+async def test_an_empty_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"\x00" * 511)
+    with pytest.raises(DeviceError, match="expected at least one block of 512 bytes, found 511 bytes"):
+        await FileDevice.open(str(tmp_path / "empty"))
+
+
+async def test_other_kinds_of_file_are_refused_and_not_even_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        found = {
+            path: await refusal(path)  # opening the fifo for reading would hang
+            for path in (tmp_path, tmp_path / "fifo", tmp_path / "socket", "/dev/null")
+        }
+    expected = ["directory", "fifo", "socket", "character device"]
+    kinds = [f"expected a block device or an image file, found a {kind}" for kind in expected]
+    assert list(found.values()) == kinds
+
+
+async def test_a_symbolic_link_is_refused_outside_dev(image: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(image)
+    assert "symbolic link" in await refusal(link)
+    assert "symbolic link" in await refusal(link, writable=False, exclusive=False)
+    async with opened(image):
+        pass
+
+
+async def test_a_link_in_a_place_under_dev_where_all_may_write_is_refused(image: Path) -> None:
+    link = Path("/dev/shm") / f"bcached-link-{os.getpid()}"
+    link.symlink_to("/dev/null")
+    try:
+        assert "symbolic link" in await refusal(link)
+    finally:
+        link.unlink()
+
+
+@pytest.mark.root
+async def test_a_link_under_dev_is_followed_to_a_device_and_not_out_of_dev(image: Path) -> None:
+    with loop_device(image) as path:
+        link = Path("/dev") / f"bcached-by-id-{os.getpid()}"
+        link.symlink_to(path)
+        try:
+            async with opened(link) as device:
+                assert device.path == str(link)
+                assert stat.S_ISBLK(os.stat(path).st_mode)
+                assert "in use" in await refusal(path)
+            link.unlink()
+            link.symlink_to(image)
+            assert f"symbolic link (to {image})" in await refusal(link)
+        finally:
+            link.unlink()
+
+
+async def test_a_second_open_is_refused_until_the_first_is_closed(image: Path) -> None:
+    async with opened(image):
+        assert await refusal(image) == "in use: another process has locked it"
+    async with opened(image):
+        pass
+
+
+async def test_a_lock_of_another_program_counts(image: Path) -> None:
+    with image.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert await refusal(image) == "in use: another process has locked it"
+
+
+async def test_a_device_can_be_looked_at_while_another_has_it(image: Path) -> None:
+    async with opened(image) as owner, opened(image, writable=False, exclusive=False) as onlooker:
+        await owner.write(4096, b"\x01" * 512)
+        assert await onlooker.read(4096, 512) == b"\x01" * 512
+
+
+async def test_an_onlooker_keeps_nobody_out(image: Path) -> None:
+    async with opened(image, writable=False, exclusive=False), opened(image):
+        pass
+
+
+async def test_a_cancelled_open_leaves_nothing_open(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, may_go_on = threading.Event(), threading.Event()
+    flock = fcntl.flock
+
+    def slow_flock(descriptor: int, operation: int) -> None:
+        begun.set()
+        assert may_go_on.wait(30)
+        flock(descriptor, operation)
+
+    before = open_descriptors()
+    monkeypatch.setattr(fcntl, "flock", slow_flock)
+    opening = asyncio.ensure_future(FileDevice.open(str(image)))
+    await asyncio.to_thread(begun.wait, 30)
+    opening.cancel()
+    await asyncio.sleep(0)
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert open_descriptors() == before
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("sector_bytes", [512, 4096])
+async def test_a_block_device_tells_its_size_and_block(image: Path, sector_bytes: int) -> None:
+    with loop_device(image, sector_bytes) as path:
+        async with opened(path) as device:
+            assert (device.size_bytes, device.logical_block_bytes) == (image.stat().st_size, sector_bytes)
+            assert device.direct
+
+
+@pytest.mark.root
+async def test_a_block_device_is_opened_once(image: Path) -> None:
+    with loop_device(image) as path:
+        async with opened(path):
+            assert (await refusal(path)).startswith("in use: another process or the kernel")
+            async with opened(path, writable=False, exclusive=False):
+                pass
+        async with opened(path):
+            pass
+
+
+@pytest.mark.root
+async def test_an_image_and_the_loop_device_on_it_are_one(image: Path) -> None:
+    with loop_device(image) as path:
+        assert await refusal(image) == f"in use through {path}"
+        async with opened(path), opened(image, writable=False, exclusive=False):
+            assert await refusal(image) == "in use: another process has locked it"
+    async with opened(image):
+        with loop_device(image) as path:
+            assert await refusal(path) == f"in use: its backing file {image} is locked"
+    async with opened(image):
+        pass
+
+
+@pytest.mark.root
+async def test_two_loop_devices_on_one_image_are_one(image: Path) -> None:
+    with loop_device(image) as first, loop_device(image) as second:
+        async with opened(first):
+            assert "is locked" in await refusal(second)
+        async with opened(second):
+            pass
+
+
+@pytest.mark.root
+async def test_a_mounted_device_is_refused_with_its_mount_point(tmp_path: Path) -> None:
+    image, mount_point = tmp_path / "image", tmp_path / "mount"
+    mount_point.mkdir()
+    image.write_bytes(b"")
+    os.truncate(image, 16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    with loop_device(image) as path:
+        subprocess.run(["mount", path, str(mount_point)], check=True)
+        try:
+            assert await refusal(path) == f"in use: mounted on {mount_point}"
+        finally:
+            subprocess.run(["umount", str(mount_point)], check=True)
+
+
+@pytest.mark.root
+async def test_an_image_on_a_drive_of_4096_byte_sectors_may_have_smaller_blocks(tmp_path: Path) -> None:
+    drive, mount_point = tmp_path / "drive", tmp_path / "mount"
+    mount_point.mkdir()
+    drive.write_bytes(b"")
+    os.truncate(drive, 32 << 20)
+    with loop_device(drive, 4096) as path:
+        subprocess.run(["mkfs.ext4", "-q", path], check=True)
+        subprocess.run(["mount", path, str(mount_point)], check=True)
+        try:
+            image = mount_point / "image"
+            image.write_bytes(b"")
+            os.truncate(image, 1 << 20)
+            async with opened(image) as device:
+                assert not device.direct  # direct I/O would refuse the next line
+                await device.write(512, b"\x01" * 512, durable=True)
+                assert await device.read(0, 1536) == bytes(512) + b"\x01" * 512 + bytes(512)
+        finally:
+            subprocess.run(["umount", str(mount_point)], check=True)
+
+
+@pytest.mark.root
+async def test_a_file_system_without_direct_io_is_used_all_the_same(tmp_path: Path) -> None:
+    with small_tmpfs(tmp_path, 1 << 20) as directory:
+        image = directory / "image"
+        image.write_bytes(bytes(8192))
+        async with opened(image) as device:
+            await device.write(4096, b"\x01" * 512, durable=True)
+            assert await device.read(4096, 1024) == b"\x01" * 512 + bytes(512)
