@@ -1,0 +1,170 @@
+"""The files for systemd and udev, judged by systemd's and udev's own tools."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+FILES = Path(__file__).parents[2] / "systemd"
+UNITS = sorted([*FILES.glob("*.service"), *FILES.glob("*.socket")])
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def directives(unit: str, section: str) -> list[tuple[str, str]]:
+    """Every assignment of a section in its order; a directive may come more than once."""
+    text = (FILES / unit).read_text().split(f"[{section}]")[1].split("\n[")[0]
+    return re.findall(r"(?m)^(\w+)=(.*)$", text)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The units as systemd would find them, templates with a name, and a program that exists."""
+    for unit in UNITS:
+        text = unit.read_text().replace("/opt/bcached/bin/bcached", "/bin/true")
+        (tmp_path / unit.name.replace("@", "@fast")).write_text(text)
+    return tmp_path
+
+
+def test_systemd_finds_nothing_wrong_in_the_units(installed: Path) -> None:
+    units = [str(path) for path in sorted(installed.iterdir())]
+    result = subprocess.run(
+        [tool("systemd-analyze"), "verify", "--man=no", *units],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:"},
+        capture_output=True,
+        text=True,
+    )
+    ours = [line for line in result.stderr.splitlines() if "bcached" in line]
+    assert (result.returncode, ours) == (0, [])
+
+
+def test_a_wrong_directive_would_be_found(installed: Path) -> None:
+    unit = installed / "bcached.service"
+    unit.write_text(unit.read_text().replace("ProtectHome=yes", "ProtectHose=yes"))
+    result = subprocess.run(
+        [tool("systemd-analyze"), "verify", "--man=no", str(unit)],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:"},
+        capture_output=True,
+        text=True,
+    )
+    assert "ProtectHose" in result.stderr
+
+
+@pytest.mark.parametrize("unit", ["bcached.service", "bcached@.service"])
+def test_the_sandbox_scores_at_most_half_a_point(unit: str) -> None:
+    # --threshold takes tenths: 5 is an exposure of 0.5.
+    analyze = [tool("systemd-analyze"), "security", "--offline=true", "--threshold=5", str(FILES / unit)]
+    result = subprocess.run(analyze, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-200:]
+
+
+def test_a_weaker_sandbox_would_be_noticed(tmp_path: Path) -> None:
+    unit = tmp_path / "bcached.service"
+    unit.write_text((FILES / "bcached.service").read_text().replace("PrivateNetwork=yes\n", ""))
+    analyze = [tool("systemd-analyze"), "security", "--offline=true", "--threshold=5", str(unit)]
+    assert subprocess.run(analyze, capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize("unit", ["bcached.service", "bcached@.service"])
+def test_the_service_speaks_the_daemons_protocol(unit: str) -> None:
+    service = dict(directives(unit, "Service"))
+    assert service["Type"] == "notify"
+    assert service["ExecReload"].endswith("-HUP $MAINPID")
+    assert int(service["WatchdogSec"].removesuffix("s")) >= 10
+    assert int(service["TimeoutStopSec"].removesuffix("s")) > 5
+    assert service["RuntimeDirectoryPreserve"] == "yes", "the socket's path must outlive the daemon"
+    assert "PrivateUsers" not in service, "peers are known by their uid"
+    assert "ProcSubset" not in service, "it takes process_* away"
+
+
+def test_sockets_bear_the_names_the_daemon_looks_for() -> None:
+    for unit, name in (
+        ("bcached.socket", "varlink"),
+        ("bcached@.socket", "varlink"),
+        ("bcached-metrics.socket", "metrics"),
+        ("bcached-metrics@.socket", "metrics"),
+    ):
+        assert dict(directives(unit, "Socket"))["FileDescriptorName"] == name
+
+
+def test_the_template_differs_from_the_service_in_its_places_only() -> None:
+    places = {"ExecStart", "StateDirectory", "RuntimeDirectory"}
+    plain, template = directives("bcached.service", "Service"), directives("bcached@.service", "Service")
+    assert [one for one in plain if one[0] not in places] == [one for one in template if one[0] not in places]
+    assert all("%i" in value for name, value in template if name in places)
+
+
+def test_the_users_file_makes_the_user_the_units_name(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [tool("systemd-sysusers"), "--dry-run", str(FILES / "sysusers.d" / "bcached.conf")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0
+    service = dict(directives("bcached.service", "Service"))
+    assert (service["User"], service["Group"]) == ("bcached", "bcached")
+    assert "bcached" in (FILES / "sysusers.d" / "bcached.conf").read_text().split()
+
+
+def test_the_drop_in_for_block_devices_is_a_unit_fragment() -> None:
+    parser = ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(FILES / "block-device.conf")
+    assert parser["Service"]["PrivateDevices"] == "no"
+    assert parser["Service"]["DeviceAllow"].endswith(" rw")
+
+
+@pytest.fixture
+def bcache_device(tmp_path: Path) -> Iterator[str]:
+    """A loop device that carries bcache's magic number."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: loop devices")
+    udevadm, losetup, make = tool("udevadm"), tool("losetup"), tool("make-bcache")
+    if not Path("/lib/udev/rules.d/69-bcache.rules").exists():
+        pytest.skip("bcache-tools' udev rules are not installed")
+    image = tmp_path / "cache.img"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run([make, "-C", str(image)], check=True, capture_output=True)
+    attached = subprocess.run([losetup, "-f", "--show", str(image)], capture_output=True, text=True)
+    if attached.returncode != 0:
+        pytest.skip("no loop devices here")
+    device = attached.stdout.strip()
+    yield device
+    subprocess.run([losetup, "-d", device], check=True)
+    assert udevadm
+
+
+def what_udev_would_run(device: str) -> str:
+    command = [tool("udevadm"), "test", "-a", "add", f"/sys/class/block/{Path(device).name}"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return "\n".join(line for line in result.stdout.splitlines() if re.match(r"run:|\w+=", line))
+
+
+@pytest.mark.root
+def test_the_kernel_is_kept_from_grabbing_our_devices(bcache_device: str) -> None:
+    assert "bcache-register" in what_udev_would_run(bcache_device), "or this test proves nothing"
+    rules = Path("/run/udev/rules.d")
+    rules.mkdir(exist_ok=True)
+    ours = rules / "68-bcached-under-test.rules"
+    text = (FILES / "68-bcached.rules").read_text()
+    told = 'ENV{ID_PART_ENTRY_NAME}=="bcached|bcached-*"'
+    assert told in text
+    ours.write_text(text.replace(told, f'KERNEL=="{Path(bcache_device).name}"'))
+    try:
+        would = what_udev_would_run(bcache_device)
+    finally:
+        ours.unlink()
+    assert "bcache-register" not in would
+    assert "ID_FS_TYPE=bcached" in would
+    assert "SYSTEMD_READY=0" not in would, "units must be able to wait for the device"
