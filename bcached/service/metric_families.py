@@ -50,3 +50,11 @@ def add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: H
     """Our counts by bucket, as Prometheus wants them: cumulated, with the last one for all."""
     bounds = [*map(floatToGoString, histogram.bounds_s), "+Inf"]
     family.add_metric(labels, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum_s)
+
+
+def coarser(histogram: Histogram) -> Histogram:
+    """The same observations in half as many buckets, two of which become one."""
+    counts, *beyond = histogram.counts[:-1], histogram.counts[-1]
+    kept = [sum(counts[index : index + 2]) for index in range(0, len(counts), 2)]
+    bounds = histogram.bounds_s[1::2] + histogram.bounds_s[-1:] * (len(counts) % 2)
+    return Histogram(bounds, [*kept, *beyond], histogram.sum_s)

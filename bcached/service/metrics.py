@@ -14,13 +14,13 @@ from prometheus_client.registry import Collector
 
 import bcached
 from bcached.service.member_metrics import member_metrics
-from bcached.service.metric_families import add_histogram, by_label, counter, gauge, with_zeros
+from bcached.service.metric_families import add_histogram, by_label, coarser, counter, gauge, with_zeros
 from bcached.service.statistics import Snapshot
 from bcached.state.statistics import RESERVES
 from bcached.units import SECTOR_BYTES
 
 FAILURE_REASONS = ("timeout", "no_wait", "limit", "cancelled")
-GC_TRIGGERS = ("dry", "traffic", "asked")
+GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
 CHECKED_STRUCTURES = ("superblock", "jset", "prio_set", "bset", "uuid")
 
 
@@ -126,7 +126,7 @@ def activity_metrics(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def server_metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    """The socket and its methods."""
+    """The socket and its methods. Durations come by powers of two: every second one is enough to scrape."""
     uuid, server = snapshot.cache_set.set_uuid, snapshot.server
     yield gauge("bcached_client_connections", "Clients connected.", uuid, server.connections)
     yield by_label(CounterMetricFamily, "bcached_rpc_requests", "Requests.", uuid, "method", server.requests)
@@ -142,7 +142,7 @@ def server_metrics(snapshot: Snapshot) -> Iterator[Metric]:
         "bcached_rpc_duration_seconds", "From request to reply.", labels=["uuid", "method"]
     )
     for method, histogram in server.durations.items():
-        add_histogram(durations, [uuid, method], histogram)
+        add_histogram(durations, [uuid, method], coarser(histogram))
     yield durations
 
 

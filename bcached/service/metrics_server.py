@@ -160,7 +160,7 @@ class Rendering:
 
     def __init__(self, registry: CollectorRegistry, encode: Callable[[Any], bytes]) -> None:
         self.done: list[bytes] = []
-        self._families = iter([*registry.collect()])
+        self._families = iter(registry.collect())  # lazy: made from the snapshot one by one
         self._encode = encode
 
     def advance(self, seconds: float) -> bool:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from bcached.errors import ConfigError
 from bcached.service import metrics_server
+from bcached.service.metric_families import coarser
 from bcached.service.metrics import registry
 from bcached.service.metrics_server import MetricsServer, Rendering
 from bcached.service.statistics import ServerStatistics, Snapshot
@@ -247,6 +248,18 @@ def port_of(server: MetricsServer) -> int:
     match = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/metrics", server.addresses[0])
     assert match
     return int(match[1])
+
+
+def test_a_coarser_histogram_loses_no_observation() -> None:
+    for size in (4, 5):
+        fine = Histogram(tuple(range(1, size + 1)))
+        for seconds in range(10):
+            fine.observe(seconds)
+        coarse = coarser(fine)
+        assert (sum(coarse.counts), coarse.sum_s) == (10, fine.sum_s)
+        for index, bound in enumerate(coarse.bounds_s):
+            assert sum(coarse.counts[: index + 1]) == sum(seconds <= bound for seconds in range(10))
+    assert coarse.bounds_s == (2, 4, 5)
 
 
 async def what_comes(reader: asyncio.StreamReader) -> bytes:
