@@ -19,13 +19,15 @@ DEVICE_CALLS = [
     (os, ("open", "close", "lstat", "fstat", "lseek", "preadv", "pwritev", "fdatasync", "readlink")),
     (fcntl, ("ioctl", "flock")),
 ]
+# Measuring coverage looks up the file of each frame, wherever that runs.
+COVERAGE = ("coverage/control.py", "_should_trace")
 
 
 @pytest.fixture(autouse=True)
 def no_blocking_call_in_this_room() -> Iterator[None]:
     """A blocking call that the room makes on the loop fails the test."""
     calls = [
-        BlockBusterFunction(module, name, scanned_modules="bcached.device")
+        BlockBusterFunction(module, name, scanned_modules="bcached.device").can_block_in(*COVERAGE)
         for module, names in DEVICE_CALLS
         for name in names
     ]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from blockbuster import BlockingError
 
 from bcached.device import FileDevice, sysfs
@@ -265,6 +266,34 @@ async def test_a_device_that_cannot_discard_is_no_error(
     assert device.statistics().discards == 0
     assert await device.read(0, 512) == b"\x01" * 512
     await device.close()
+
+
+async def test_a_failed_discard_says_why(image: Path) -> None:
+    """A real failure: a hole cannot be punched through a descriptor that is open for reading."""
+    device = await FileDevice.open(str(image), writable=False)
+    device.writable = device.discards = True
+    with pytest.raises(DeviceError, match="cannot discard 4096 bytes at 0: Bad file descriptor"):
+        await device.discard(0, 4096)
+    with pytest.raises(DeviceError, match="cannot write 512 bytes at 0: Bad file descriptor"):
+        await device.write(0, bytes(512))
+    await device.close()
+
+
+def test_a_device_works_the_same_on_uvloop(image: Path) -> None:
+    async def scenario() -> None:
+        device = await FileDevice.open(str(image))
+        await device.write(4096, b"\x01" * 2048 * KIB)
+        write = asyncio.ensure_future(device.write(4096, b"\x02" * 2048 * KIB, durable=True))
+        await asyncio.sleep(0.0005)
+        write.cancel()
+        outcome = (await asyncio.gather(write, return_exceptions=True))[0]
+        assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+        assert await device.read(4096, 2048 * KIB) in (b"\x01" * 2048 * KIB, b"\x02" * 2048 * KIB)
+        await asyncio.gather(device.flush(), device.discard(0, 4096), device.close(), return_exceptions=True)
+        with pytest.raises(DeviceError, match="closed"):
+            await device.read(0, 512)
+
+    uvloop.run(scenario())
 
 
 async def test_a_discard_gives_the_space_back(image: Path) -> None:

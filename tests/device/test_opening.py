@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bcached.device import FileDevice
+from bcached.device import FileDevice, occupancy
 from bcached.errors import DeviceError, DeviceRefused
-from instruments.loop_device import loop_device, small_tmpfs
+from instruments.loop_device import loop_device, mounted
 
 
 @asynccontextmanager
@@ -235,9 +235,62 @@ async def test_an_image_on_a_drive_of_4096_byte_sectors_may_have_smaller_blocks(
 
 @pytest.mark.root
 async def test_a_file_system_without_direct_io_is_used_all_the_same(tmp_path: Path) -> None:
-    with small_tmpfs(tmp_path, 1 << 20) as directory:
+    with mounted("ramfs", tmp_path) as directory:
         image = directory / "image"
         image.write_bytes(bytes(8192))
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.close(os.open(image, os.O_RDWR | os.O_DIRECT))
         async with opened(image) as device:
+            assert not device.direct
             await device.write(4096, b"\x01" * 512, durable=True)
             assert await device.read(4096, 1024) == b"\x01" * 512 + bytes(512)
+
+
+@pytest.mark.root
+async def test_a_glance_of_udev_is_waited_out_and_a_lasting_lock_is_not(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with loop_device(image) as path, open(path, "rb") as onlooker:
+        fcntl.flock(onlooker, fcntl.LOCK_SH)
+        opening = asyncio.ensure_future(FileDevice.open(path))
+        await asyncio.sleep(0.05)
+        assert not opening.done()
+        fcntl.flock(onlooker, fcntl.LOCK_UN)
+        await (await opening).close()
+        fcntl.flock(onlooker, fcntl.LOCK_SH)
+        monkeypatch.setattr(occupancy, "LOCK_PATIENCE_S", 0.05)
+        assert await refusal(path) == "in use: another process has locked it"
+
+
+@pytest.mark.root
+async def test_a_loop_device_whose_file_is_gone_can_be_used(image: Path) -> None:
+    with loop_device(image) as path:
+        image.unlink()
+        async with opened(path) as device:
+            assert await device.read(0, 512) == bytes(512)
+
+
+@pytest.mark.parametrize(
+    ("replacement", "reason"),
+    [
+        ("file", "it was replaced while it was being opened"),
+        ("link", "it became a symbolic link while it was being opened"),
+    ],
+)
+async def test_a_path_that_changes_while_it_is_opened_is_refused(
+    image: Path, monkeypatch: pytest.MonkeyPatch, replacement: str, reason: str
+) -> None:
+    other = image.with_name("other")
+    other.write_bytes(bytes(8192))
+    system_open = os.open
+
+    def open_late(path: str, flags: int) -> int:
+        image.unlink()
+        if replacement == "file":
+            image.hardlink_to(other)
+        else:
+            image.symlink_to(other)
+        return system_open(path, flags)
+
+    monkeypatch.setattr(os, "open", open_late)
+    assert await refusal(image) == reason

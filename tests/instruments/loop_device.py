@@ -32,14 +32,21 @@ def loop_device(backing: Path, sector_bytes: int = 512) -> Iterator[str]:
 
 
 @contextmanager
-def small_tmpfs(directory: Path, size_bytes: int) -> Iterator[Path]:
-    """A file system that is full after so many bytes, mounted on the directory while the block lasts."""
+def mounted(kind: str, directory: Path, options: str = "rw") -> Iterator[Path]:
+    """A new file system in memory (tmpfs, ramfs), mounted on the directory while the block lasts."""
     require_root()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(directory)]
-    mounted = subprocess.run(command, check=False, capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs to be mounted: {mounted.stderr.strip()}")
+    command = ["mount", "-t", kind, "-o", options, kind, str(directory)]
+    made = subprocess.run(command, check=False, capture_output=True, text=True)
+    if made.returncode != 0:
+        pytest.skip(f"no {kind} to be mounted: {made.stderr.strip()}")
     try:
         yield directory
     finally:
-        subprocess.run(["umount", str(directory)], check=True)
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@contextmanager
+def small_tmpfs(directory: Path, size_bytes: int) -> Iterator[Path]:
+    """A file system that is full after so many bytes, mounted on the directory while the block lasts."""
+    with mounted("tmpfs", directory, f"size={size_bytes}"):
+        yield directory
