@@ -1,0 +1,158 @@
+"""`bcachectl make`: lay out a set on devices or image files."""
+
+import asyncio
+from uuid import UUID
+
+import click
+
+from bcached.cli.amounts import SIZE_IN_SECTORS
+from bcached.cli.answer import answer
+from bcached.cli.examples import examples
+from bcached.cli.session import Session, pass_session
+from bcached.format.superblock import Replacement
+from bcached.store.make import BUCKET_BYTES_DEFAULT, PlannedMember
+from bcached.store.make_request import MakeRequest, Outcome, carry_out
+from bcached.units import SECTOR_BYTES, format_size
+
+
+def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | None) -> UUID | None:
+    if value is not None and value.int == 0:
+        raise click.BadParameter("a set cannot have the uuid of zeros", context, parameter)
+    return value
+
+
+@click.command(
+    epilog=examples(
+        "bcachectl make --size 1G cache.img",
+        "bcachectl make -b 2M --discard /dev/disk/by-id/nvme-...",
+        "bcachectl make -n --force /dev/sdx /dev/sdy",
+    )
+)
+@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
+@click.option(
+    "-b",
+    "--bucket",
+    metavar="SIZE",
+    type=SIZE_IN_SECTORS,
+    default=BUCKET_BYTES_DEFAULT // SECTOR_BYTES,
+    show_default="512k",
+    help="Size of a bucket: a power of two from 4k to 16M.",
+)
+@click.option(
+    "-w",
+    "--block",
+    metavar="SIZE",
+    type=SIZE_IN_SECTORS,
+    show_default="the device's logical block; 4k for images",
+    help="Size of a block, the unit of allocation: 512 to 4k.",
+)
+@click.option("--size", metavar="SIZE", type=SIZE_IN_SECTORS, help="Make an image file of this size, sparse.")
+@click.option(
+    "--replacement",
+    "--cache_replacement_policy",
+    type=click.Choice([policy.name.lower() for policy in Replacement]),
+    default="lru",
+    show_default=True,
+    help="Which cached data goes first.",
+)
+@click.option("--discard", is_flag=True, help="Discard (trim) buckets before they are used again.")
+@click.option(
+    "--set-uuid",
+    "--cset-uuid",
+    metavar="UUID",
+    type=click.UUID,
+    callback=_not_zero,
+    help="The uuid of the set; else a random one.",
+)
+@click.option("--wipe-bcache", is_flag=True, help="Overwrite a bcache device.")
+@click.option("--force", is_flag=True, help="Overwrite whatever is there, but never a device in use.")
+@click.option(
+    "-n", "--dry-run", is_flag=True, help="Check everything, say what would be done, change nothing."
+)
+@click.option("-C", "--cache", is_flag=True, hidden=True, help="As make-bcache has it; it is always one.")
+@pass_session
+def make(  # noqa: PLR0917 - click passes all by name
+    session: Session,
+    devices: tuple[str, ...],
+    bucket: int,
+    block: int | None,
+    size: int | None,
+    replacement: str,
+    discard: bool,
+    set_uuid: UUID | None,
+    wipe_bcache: bool,
+    force: bool,
+    dry_run: bool,
+    cache: bool,
+) -> None:
+    """Lay out a cache set on devices or image files. Several devices make one set.
+
+    Options and defaults are make-bcache's, whose names work too.
+    """
+    del cache
+    request = MakeRequest(
+        paths=devices,
+        bucket_bytes=bucket * SECTOR_BYTES,
+        block_bytes=None if block is None else block * SECTOR_BYTES,
+        image_bytes=None if size is None else size * SECTOR_BYTES,
+        replacement=Replacement[replacement.upper()],
+        discard=discard,
+        set_uuid=set_uuid,
+        force=force,
+        wipe_bcache=wipe_bcache,
+        dry_run=dry_run,
+    )
+    outcome = asyncio.run(carry_out(request))
+    answer(session, _document(outcome, dry_run), lambda: _tell(outcome, dry_run))
+
+
+def _document(outcome: Outcome, dry_run: bool) -> dict[str, object]:
+    """The outcome for programs."""
+    return {
+        "set_uuid": str(outcome.layout.members[0].superblock.set_uuid),
+        "dry_run": dry_run,
+        "devices": [_member_document(member, outcome) for member in outcome.layout.members],
+    }
+
+
+def _member_document(member: PlannedMember, outcome: Outcome) -> dict[str, object]:
+    superblock = member.superblock
+    return {
+        "device": superblock.member,
+        "path": member.path,
+        "uuid": str(superblock.uuid),
+        "version": superblock.version,
+        "bucket_count": superblock.bucket_count,
+        "bucket_sectors": superblock.bucket_sectors,
+        "block_sectors": superblock.block_sectors,
+        "first_bucket": superblock.first_bucket,
+        "journal_bucket_count": member.geometry.journal_bucket_count,
+        "replacement": superblock.replacement.name.lower(),
+        "discard": superblock.discard,
+        "erased": [str(signature) for signature in outcome.erased.get(member.path, ())],
+    }
+
+
+def _tell(outcome: Outcome, dry_run: bool) -> str:
+    """The outcome for people: a sentence on each device, and the lines make-bcache prints."""
+    lines: list[str] = []
+    for member in outcome.layout.members:
+        superblock = member.superblock
+        bucket = format_size(superblock.bucket_sectors * SECTOR_BYTES)
+        block = format_size(superblock.block_sectors * SECTOR_BYTES)
+        cut = f"{superblock.bucket_count} buckets of {bucket}, blocks of {block}"
+        lines.append(f"{member.path}: {'would be laid out' if dry_run else 'laid out'} in {cut}")
+        done = "would erase" if dry_run else "erased"
+        lines += [f"{member.path}: {done} {found}" for found in outcome.erased.get(member.path, ())]
+        lines += [
+            f"UUID:\t\t\t{superblock.uuid}",
+            f"Set UUID:\t\t{superblock.set_uuid}",
+            f"version:\t\t{superblock.version}",
+            f"nbuckets:\t\t{superblock.bucket_count}",
+            f"block_size:\t\t{superblock.block_sectors}",
+            f"bucket_size:\t\t{superblock.bucket_sectors}",
+            f"nr_in_set:\t\t{superblock.members}",
+            f"nr_this_dev:\t\t{superblock.member}",
+            f"first_bucket:\t\t{superblock.first_bucket}",
+        ]
+    return "\n".join(lines)

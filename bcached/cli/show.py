@@ -1,0 +1,142 @@
+"""`bcachectl show`: a superblock in bcache-super-show's words."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import click
+
+from bcached.cli.answer import answer
+from bcached.cli.session import Session, pass_session
+from bcached.device import FileDevice
+from bcached.errors import BadMagic, FormatError
+from bcached.format.label import label_bytes, printable_label
+from bcached.format.superblock import (
+    COPY_SECTOR,
+    FEATURE_INCOMPAT_BCACHED_SET,
+    SUPERBLOCK_BYTES,
+    SUPERBLOCK_SECTOR,
+    VERSION_FEATURES,
+    Superblock,
+)
+from bcached.units import SECTOR_BYTES
+
+PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz#+-.:=@_")
+CSUM_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The superblock, its checksum as found, and where it was found; damage if that is the copy's place."""
+
+    superblock: Superblock
+    csum: int
+    sector: int
+    damage: str | None = None
+
+
+@click.command
+@click.argument("device")
+@pass_session
+def show(session: Session, device: str) -> None:
+    """The superblock of DEVICE, in bcache-super-show's words. Works while a daemon runs on it.
+
+    With --json all fields of it.
+    """
+    shown = asyncio.run(_read(device))
+    if shown.damage is not None:
+        click.echo(f"bcachectl: {shown.damage}; this is its copy at sector {shown.sector}", err=True)
+    answer(session, _document(shown), lambda: "\n".join(_lines(shown)))
+
+
+async def _read(path: str) -> Shown:
+    device = await FileDevice.open(path, writable=False, exclusive=False)
+    try:
+        return await _read_at(device, SUPERBLOCK_SECTOR)
+    except BadMagic:
+        raise  # it is not bcache, or not any more
+    except FormatError as damage:
+        try:
+            shown = await _read_at(device, COPY_SECTOR)
+        except FormatError:
+            raise damage from None
+        return Shown(shown.superblock, shown.csum, shown.sector, str(damage))
+    finally:
+        await device.close()
+
+
+async def _read_at(device: FileDevice, sector: int) -> Shown:
+    where = f"{device.path} sector {sector}"
+    offset = sector * SECTOR_BYTES
+    if device.size_bytes < offset + SUPERBLOCK_BYTES:
+        raise BadMagic("superblock", where, "one", f"the device's end at byte {device.size_bytes}")
+    raw = await device.read(offset, SUPERBLOCK_BYTES)
+    superblock = Superblock.parse(
+        raw,
+        device_bytes=device.size_bytes,
+        logical_block_bytes=device.logical_block_bytes,
+        where=where,
+    )
+    return Shown(superblock, int.from_bytes(raw[:CSUM_BYTES], "little"), sector)
+
+
+def _lines(shown: Shown) -> Iterator[str]:
+    """What bcache-super-show prints, byte by byte; of version 5, where it stops, what it would."""
+    superblock, bucket = shown.superblock, shown.superblock.bucket_sectors
+    yield "sb.magic\t\tok"
+    yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
+    yield f"sb.csum\t\t\t{shown.csum:X} [match]"
+    yield f"sb.version\t\t{superblock.version} [cache device]"
+    if superblock.version == VERSION_FEATURES:
+        ours = " [bcached set]" if superblock.feature_incompat & FEATURE_INCOMPAT_BCACHED_SET else ""
+        yield f"sb.feature_incompat\t{superblock.feature_incompat:X}{ours}"
+    yield ""
+    yield f"dev.label\t\t{_encoded(superblock.label) or '(empty)'}"
+    yield f"dev.uuid\t\t{superblock.uuid}"
+    yield f"dev.sectors_per_block\t{superblock.block_sectors}"
+    yield f"dev.sectors_per_bucket\t{bucket}"
+    yield f"dev.cache.first_sector\t{superblock.first_bucket * bucket}"
+    yield f"dev.cache.cache_sectors\t{(superblock.bucket_count - superblock.first_bucket) * bucket}"
+    yield f"dev.cache.total_sectors\t{superblock.bucket_count * bucket}"
+    yield f"dev.cache.ordered\t{'yes' if superblock.synchronous else 'no'}"
+    yield f"dev.cache.discard\t{'yes' if superblock.discard else 'no'}"
+    yield f"dev.cache.pos\t\t{superblock.member}"
+    if superblock.members > 1:
+        yield f"dev.cache.members\t{superblock.members}"
+    yield f"dev.cache.replacement\t{superblock.replacement.value} [{superblock.replacement.name.lower()}]"
+    yield ""
+    yield f"cset.uuid\t\t{superblock.set_uuid}"
+
+
+def _encoded(label: str) -> str:
+    return "".join(chr(byte) if byte in PLAIN else f"%{byte:x}" for byte in label_bytes(label))
+
+
+def _document(shown: Shown) -> dict[str, object]:
+    """Every field there is."""
+    superblock = shown.superblock
+    return {
+        "sector": shown.sector,
+        "damage": shown.damage,
+        "csum": f"{shown.csum:016x}",
+        "version": superblock.version,
+        "uuid": str(superblock.uuid),
+        "set_uuid": str(superblock.set_uuid),
+        "label": printable_label(superblock.label),
+        "synchronous": superblock.synchronous,
+        "discard": superblock.discard,
+        "replacement": superblock.replacement.name.lower(),
+        "other_flags": superblock.other_flags,
+        "seq": superblock.seq,
+        "feature_compat": superblock.feature_compat,
+        "feature_incompat": superblock.feature_incompat,
+        "feature_ro_compat": superblock.feature_ro_compat,
+        "bucket_count": superblock.bucket_count,
+        "bucket_sectors": superblock.bucket_sectors,
+        "block_sectors": superblock.block_sectors,
+        "members": superblock.members,
+        "member": superblock.member,
+        "last_mount": superblock.last_mount,
+        "first_bucket": superblock.first_bucket,
+        "journal_buckets": superblock.journal_buckets,
+    }

@@ -1,0 +1,43 @@
+"""Making an image file: a sparse file of a given size, all zeros."""
+
+import fcntl
+import os
+import stat
+
+from bcached.device.occupancy import refuse_under_loop
+from bcached.errors import DeviceError, DeviceRefused
+
+IMAGE_MODE = 0o600  # what is cached may be anybody's secret
+
+
+def create_image(path: str, size_bytes: int, *, replace: bool = False) -> None:
+    """Create a sparse image; with replace, one that is there loses its contents, unless it is in use."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if replace else os.O_EXCL)
+    try:
+        descriptor = os.open(path, flags, IMAGE_MODE)
+    except FileExistsError:
+        raise DeviceRefused(path, "it exists already") from None
+    except OSError as error:
+        raise DeviceError(path, f"cannot create it: {error.strerror}") from None
+    try:
+        _empty(path, descriptor, size_bytes)
+    except OSError as error:
+        if not replace:
+            os.unlink(path)
+        raise DeviceError(path, f"cannot make it {size_bytes} bytes long: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _empty(path: str, descriptor: int, size_bytes: int) -> None:
+    """Turn the file to zeros under the lock of whoever uses an image."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise DeviceRefused(path, "expected an image file or nothing, found something else")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DeviceRefused(path, "in use: another process has locked it") from None
+    refuse_under_loop(path, descriptor)
+    os.ftruncate(descriptor, 0)
+    os.ftruncate(descriptor, size_bytes)
+    os.fsync(descriptor)
