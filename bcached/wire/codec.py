@@ -49,14 +49,14 @@ class Answer(Struct):
 
 AnyReply = Reply | Continued | Refusal | msgspec.Raw  # Raw: encoded already
 
-_requests: "msgspec.json.Decoder[Request]" = msgspec.json.Decoder(
+_requests: "msgspec.json.Decoder[Request | RequestError]" = msgspec.json.Decoder(
     Union[tuple(method.request for method in METHODS.values())]  # noqa: UP007
 )
 _answers = msgspec.json.Decoder(Answer)
 _encoder = msgspec.json.Encoder()
 
 
-def decode_requests(block: bytes) -> "list[Request] | list[Request | RequestError]":
+def decode_requests(block: bytes) -> list[Request | RequestError]:
     """What a block of whole messages (each with its NUL) asks for; in place of a bad one, its error."""
     try:
         if block.index(0) + 1 == len(block):

@@ -1,0 +1,70 @@
+"""What the socket server knows about a method: who may call it, and what running it can come to.
+
+Running gives the results at once, or Later, or a Stream. The server does not know what a method does.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from bcached.service.access import Role
+from bcached.service.peer import Peer
+from bcached.wire.messages import Results
+from bcached.wire.methods import Request
+
+
+class Session:
+    """A connection as the methods see it: who it is, and what it holds (the service's own matter)."""
+
+    __slots__ = ("holder", "peer", "role", "write_point")
+
+    def __init__(self, peer: Peer, role: Role, holder: Any) -> None:
+        self.peer = peer
+        self.role = role
+        self.holder = holder
+        self.write_point = peer.pid or 0
+
+
+class Later(NamedTuple):
+    """Results that are still to come. A future is cancelled when its connection goes; a coroutine runs on."""
+
+    pending: "asyncio.Future[Any] | Coroutine[Any, Any, Any]"
+    results: Callable[[Any], Results]
+
+
+class Stream(NamedTuple):
+    """Results that come again and again: asked for every interval, None while there is nothing to tell."""
+
+    following: Callable[[], Results | None]
+    interval_s: float
+
+
+Outcome = Results | Later | Stream
+
+
+class Operation(NamedTuple):
+    """A method.
+
+    brief: its results are a few hundred bytes, nearly always there at once. changes: it alters the set.
+    """
+
+    role: Role
+    run: Callable[[Session, Any], Outcome]
+    brief: bool = False
+    changes: bool = False
+    streams: bool = False
+
+
+Operations = Mapping[type[Request], Operation]
+
+
+class Service(Protocol):
+    """What stands behind a socket."""
+
+    operations: Operations
+
+    def welcome(self, peer: Peer, role: Role) -> Session:
+        """Take note of a new connection."""
+
+    def farewell(self, session: Session) -> None:
+        """End all that a connection held."""

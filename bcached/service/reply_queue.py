@@ -1,0 +1,78 @@
+"""Replies that cannot go out yet, since one before them is still to come."""
+
+import asyncio
+from collections import deque
+
+import msgspec
+
+from bcached.service.operation import Stream
+
+REQUESTS_BEHIND_MAX = 1024
+REPLY_BYTES_BEHIND_MAX = 1 << 20
+
+
+class Slot:
+    """The place of one reply in the order of a connection's replies; reply is None until it is there."""
+
+    __slots__ = ("future", "kind", "reply", "silent", "started_ns", "stream")
+
+    def __init__(
+        self, kind: type, started_ns: int, *, silent: bool = False, reply: msgspec.Raw | None = None
+    ) -> None:
+        self.kind = kind
+        self.started_ns = started_ns
+        self.silent = silent
+        self.reply = reply
+        self.future: asyncio.Future[object] | None = None
+        self.stream: Stream | None = None
+
+
+class ReplyQueue:
+    """Slots in the order of their requests; the first one is always still to come."""
+
+    __slots__ = ("_slots", "reply_bytes")
+
+    def __init__(self) -> None:
+        self._slots: deque[Slot] = deque()
+        self.reply_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def head(self) -> Slot | None:
+        """The slot that all others wait for."""
+        return self._slots[0] if self._slots else None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more requests may run behind the one that waits."""
+        return len(self._slots) > REQUESTS_BEHIND_MAX or self.reply_bytes >= REPLY_BYTES_BEHIND_MAX
+
+    def append(self, slot: Slot) -> None:
+        """Give a reply its place, there already or not."""
+        self._slots.append(slot)
+        if slot.reply is not None:
+            self.reply_bytes += len(slot.reply)
+
+    def fill(self, slot: Slot, reply: msgspec.Raw) -> list[msgspec.Raw]:
+        """The reply for a slot has come; all replies that can go out now, silent ones left out."""
+        slot.reply = reply
+        self.reply_bytes += len(reply)
+        ready = []
+        while self._slots and (first := self._slots[0].reply) is not None:
+            self.reply_bytes -= len(first)
+            if not self._slots.popleft().silent:
+                ready.append(first)
+        return ready
+
+    def clear(self) -> list[Slot]:
+        """Forget all slots; which they were."""
+        slots = list(self._slots)
+        self._slots.clear()
+        self.reply_bytes = 0
+        return slots
+
+    def waiting(self) -> list[Slot]:
+        """The slots whose replies are still to come, in their order."""
+        return [slot for slot in self._slots if slot.reply is None]

@@ -1,0 +1,91 @@
+"""A service of a few lines behind the real socket server: sectors from a counter, waiting on demand."""
+
+import asyncio
+from typing import Any
+
+from bcached.errors import NoFreeBuckets, NotReserved
+from bcached.keys import Key, Pointer
+from bcached.service.access import Role
+from bcached.service.operation import Later, Operation, Outcome, Session, Stream
+from bcached.service.peer import Peer
+from bcached.wire import messages
+from bcached.wire.methods import METHODS
+
+WAITS = 1000  # an inode for which Allocate waits until somebody releases something
+FAILS = 1001  # an inode for which there is never room
+BUG = 1002
+LONG_LINE = "x" * 1000
+
+
+class ToyService:
+    """What it was asked is in `log`, in the order it ran."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.waiting: list[asyncio.Future[Key]] = []
+        self.news: list[messages.News] = []
+        self.gone: list[Session] = []
+        self.collections = 0
+        self.may_collect = asyncio.Event()
+        self._next = 0
+        table = {
+            "io.bcached.Allocator.Allocate": Operation(Role.ALLOCATOR, self.allocate, True, True),
+            "io.bcached.Allocator.Release": Operation(Role.ALLOCATOR, self.release, True, True),
+            "io.bcached.Allocator.Describe": Operation(Role.READER, self.describe),
+            "io.bcached.Admin.Explain": Operation(Role.ADMIN, self.explain),
+            "io.bcached.Admin.ListVolumes": Operation(Role.ADMIN, self.endless),
+            "io.bcached.Admin.CollectGarbage": Operation(Role.ADMIN, self.collect, changes=True),
+            "io.bcached.Monitor.Watch": Operation(Role.READER, self.watch, streams=True),
+        }
+        self.operations = {METHODS[name].request: operation for name, operation in table.items()}
+
+    def welcome(self, peer: Peer, role: Role) -> Session:
+        return Session(peer, role, holder=[])
+
+    def farewell(self, session: Session) -> None:
+        self.gone.append(session)
+
+    def allocate(self, session: Session, asked: messages.Allocate) -> Outcome:
+        self.log.append(f"allocate {asked.offset}")
+        if asked.inode == FAILS:
+            raise NoFreeBuckets("none", 0)
+        assert asked.inode != BUG, "a bug"
+        if asked.inode == WAITS:
+            future: asyncio.Future[Key] = asyncio.get_running_loop().create_future()
+            self.waiting.append(future)
+            return Later(future, lambda key: messages.Allocated((key,)))
+        return messages.Allocated((self.key(asked.offset, asked.sectors),))
+
+    def key(self, offset: int, sectors: int) -> Key:
+        self._next += sectors
+        return Key(1, offset, sectors, False, (Pointer(0, self._next - sectors, 0),))
+
+    def release(self, session: Session, asked: messages.Release) -> Outcome:
+        self.log.append("release")
+        if not asked.keys and not self.waiting:
+            raise NotReserved(None)
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(self.key(0, 8))
+        self.waiting.clear()
+        return messages.Done()
+
+    def describe(self, session: Session, _: Any) -> Outcome:
+        self.log.append("describe")
+        return messages.Description("set", (), "", 0, "0", session.role.label)
+
+    def explain(self, session: Session, _: Any) -> Outcome:
+        return messages.Lines((LONG_LINE,) * 100)
+
+    def endless(self, session: Session, _: Any) -> Outcome:
+        return messages.Volumes((messages.Volume(0, "", "x" * 1000, 0, flash_only=False),) * 5000)
+
+    def collect(self, session: Session, asked: messages.CollectGarbage) -> Outcome:
+        return Later(self._collect(), lambda _: messages.Done())
+
+    async def _collect(self) -> None:
+        await self.may_collect.wait()
+        self.collections += 1
+
+    def watch(self, session: Session, asked: messages.Watch) -> Outcome:
+        return Stream(lambda: self.news.pop(0) if self.news else None, (asked.interval_ms or 1000) / 1000)
