@@ -1,4 +1,4 @@
-"""The configuration: every key, its range and its default; loaded once, checked whole, then frozen.
+"""The configuration: loaded once, checked whole, then frozen.
 
 Layers, later ones win: /etc/bcached/bcached.toml, conf.d/*.toml beside it in the order of their names,
 environment variables BCACHED__SECTION__KEY. Lists are replaced, not joined. Each file is checked strictly
@@ -11,156 +11,20 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bcached.errors import ConfigError
+from bcached.service.config_sections import Tables
 
 DEFAULT_PATH = "/etc/bcached/bcached.toml"
 ENVIRONMENT_PREFIX = "BCACHED__"
 CONFIG_BYTES_MAX = 1 << 20
-MEMBERS_MAX = 8
 RELOADABLE = ("log", "access", "limits", "gc")
 
 Sections = dict[str, Any]
-
-
-def printable(text: str) -> str:
-    """Refuse control characters: a name with one in it would forge lines in logs."""
-    if not text.isprintable():
-        raise ValueError("Input should be free of control characters")
-    return text
-
-
-def absolute_path(path: str) -> str:
-    """Resolved once, at loading: clients are told these paths and do not share our working directory."""
-    if not path:
-        raise ValueError("Input should be a path")
-    return os.path.abspath(printable(path))
-
-
-def parse_members(devices: tuple[str, ...]) -> tuple[str, ...]:
-    """Check that there are 1 to 8 members, each named once."""
-    if not 1 <= len(devices) <= MEMBERS_MAX or len(set(devices)) < len(devices):
-        raise ValueError(f"Input should be 1 to {MEMBERS_MAX} devices, each named once")
-    return devices
-
-
-def parse_listen(listen: str) -> str:
-    """Check that metrics can listen there: "", unix:/path, host:port or [ipv6]:port."""
-    if listen.startswith("unix:"):
-        absolute_path(listen.removeprefix("unix:"))
-    elif listen and not (
-        (match := re.fullmatch(r"(?:\[[0-9a-fA-F:]+\]|[\w.-]+):(\d{1,5})", listen)) and int(match[1]) <= 65535
-    ):
-        raise ValueError('Input should be "host:port", "unix:/path" or ""')
-    return listen
-
-
-def parse_name(name: str) -> str:
-    """Check that it can be a user's name, or with an @ before it a group's."""
-    if not re.fullmatch(r"@?[\w.][\w.-]{0,63}\$?", name):
-        raise ValueError('Input should be a user name or "@group"')
-    return name
-
-
-def own_directory(variable: str, otherwise: str) -> str:
-    """The directory systemd made for the service, or the customary one."""
-    return os.environ.get(variable, "").split(":")[0] or otherwise
-
-
-Path = Annotated[str, AfterValidator(absolute_path)]
-Name = Annotated[str, AfterValidator(parse_name)]
-
-
-class Section(BaseModel):
-    """A table of the file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class SetSection(Section):
-    """The cache set this daemon owns."""
-
-    devices: Annotated[tuple[Path, ...], AfterValidator(parse_members)] = ("/var/lib/bcached/cache.img",)
-    synchronous: bool = True
-    verify: bool = False
-    state_directory: Path = Field(
-        default_factory=lambda: own_directory("STATE_DIRECTORY", "/var/lib/bcached")
-    )
-    runtime_directory: Path = Field(
-        default_factory=lambda: own_directory("RUNTIME_DIRECTORY", "/run/bcached")
-    )
-
-
-class GcSection(Section):
-    """The garbage collector."""
-
-    slice_ms: Annotated[int, Field(ge=1, le=50)] = 1
-    moving: bool = True
-
-
-class JournalSection(Section):
-    """The journal."""
-
-    delay_ms: Annotated[int, Field(ge=1, le=10_000)] = 100
-
-
-class LimitsSection(Section):
-    """What one client, and all of them together, may take."""
-
-    connections: Annotated[int, Field(ge=1, le=65_536)] = 1024
-    message_bytes: Annotated[int, Field(ge=4096, le=16 << 20)] = 1 << 20
-    waiters: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
-    reservations_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536
-    pins_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536
-    restart_grace_s: Annotated[int, Field(ge=0, le=3600)] = 10
-
-
-class SocketSection(Section):
-    """Where clients connect, when systemd does not pass the socket."""
-
-    path: Annotated[str, Field(min_length=1, max_length=107), AfterValidator(printable)] = (
-        "/run/bcached/io.bcached"
-    )
-    mode: Annotated[str, Field(pattern="^0[0-7]{3}$")] = "0660"
-    group: Annotated[str, Field(pattern=r"^([\w.][\w.-]{0,63}\$?)?$")] = "bcached"
-
-
-class AccessSection(Section):
-    """Who is what: users, and groups with an @ before them. The daemon's own user is always admin."""
-
-    admin: tuple[Name, ...] = ("root",)
-    allocator: tuple[Name, ...] = ("@bcached",)
-    reader: tuple[Name, ...] = ()
-
-
-class MetricsSection(Section):
-    """Where Prometheus scrapes, when systemd does not pass the socket."""
-
-    listen: Annotated[str, AfterValidator(parse_listen)] = "127.0.0.1:9712"
-
-
-class LogSection(Section):
-    """What is written to stderr, and how."""
-
-    level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-    format: Literal["auto", "console", "json"] = "auto"
-
-
-class Tables(Section):
-    """All of the configuration."""
-
-    set: SetSection = Field(default_factory=SetSection)
-    gc: GcSection = GcSection()
-    journal: JournalSection = JournalSection()
-    limits: LimitsSection = LimitsSection()
-    socket: SocketSection = SocketSection()
-    access: AccessSection = AccessSection()
-    metrics: MetricsSection = MetricsSection()
-    log: LogSection = LogSection()
 
 
 class Settings(Tables, BaseSettings):

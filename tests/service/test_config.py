@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bcached.errors import ConfigError
-from bcached.service.config import Settings, Tables, load
+from bcached.service.config import Settings, load
+from bcached.service.config_sections import Tables
 
 SHIPPED = Path(__file__).parents[2] / "config" / "bcached.toml"
 

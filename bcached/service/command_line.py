@@ -1,0 +1,27 @@
+"""The command line of the daemon: three options, and what is checked before anything is opened."""
+
+import argparse
+import resource
+from contextlib import suppress
+
+import bcached
+from bcached.service.config import DEFAULT_PATH
+
+DESCRIPTORS_BESIDE_CLIENTS = 256
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; wrong usage ends with status 2."""
+    parser = argparse.ArgumentParser(prog="bcached", description=bcached.__doc__)
+    parser.add_argument("--config", metavar="FILE", default=DEFAULT_PATH, help="default: %(default)s")
+    parser.add_argument("--check-config", action="store_true", help="print what is in effect, and exit")
+    parser.add_argument("--version", action="version", version=f"bcached {bcached.__version__}")
+    return parser.parse_args()
+
+
+def allow_descriptors(connections: int) -> None:
+    """Raise our own limit on open files so that all clients fit, as far as we may."""
+    with suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = min(connections + DESCRIPTORS_BESIDE_CLIENTS, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

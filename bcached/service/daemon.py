@@ -1,0 +1,230 @@
+"""The daemon: from a command line to a set that is served, and back to one that is cleanly closed.
+
+Lifetimes nest: devices, the set with its tasks, the socket, the metrics. Whatever breaks in there unwinds all
+of it, and main() turns it into one line and an exit status: 1 for the world's errors and for ours, 2 for
+wrong usage. A stop takes at most five seconds; what is not done by then is left to recovery.
+"""
+
+import asyncio
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import uvloop
+
+from bcached.device.file_device import FileDevice
+from bcached.errors import ConfigError
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lifetime import running
+from bcached.service import config
+from bcached.service.command_line import allow_descriptors, parse_arguments
+from bcached.service.config import Settings
+from bcached.service.failures import tell
+from bcached.service.listening import bind_unix
+from bcached.service.log import LogHandler, get_logger
+from bcached.service.log import start as start_logging
+from bcached.service.loop_lag import LoopLag
+from bcached.service.metrics import registry
+from bcached.service.metrics_server import MetricsServer
+from bcached.service.notify import Notifier, inherited_sockets
+from bcached.service.operations import CacheService
+from bcached.service.reload import Reloader
+from bcached.service.set_options import access, prepare_directories, set_options, socket_limits
+from bcached.service.socket_server import SocketServer
+from bcached.service.statistics import Snapshot
+from bcached.service.watchdog import feed_watchdog
+
+STOP_LIMIT_S = 4.5
+PATIENCE_S = 10.0  # while opening, so much more time is asked for, again and again
+LOOP_VARIABLE = "BCACHED_LOOP"  # "asyncio" runs without uvloop
+
+log = get_logger(__name__)
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, settings: Settings, path: str, logs: LogHandler) -> None:
+        self.settings = settings
+        self.is_told_to_stop = False
+        self._logs = logs
+        self._notifier = Notifier()
+        self._lag = LoopLag()
+        self._reloader = Reloader(settings, path, logs, self._notifier)
+        self._stopping = asyncio.Event()
+        self._is_serving = False
+        self._last_resort: threading.Timer | None = None
+
+    async def run(self) -> None:
+        """Open the set, serve it until told to stop, close it."""
+        self._heed_signals()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                measuring = tasks.create_task(self._lag.measure())
+                patience = tasks.create_task(self._ask_for_time())
+                async with self._set() as cache_set:
+                    patience.cancel()
+                    await self._serve(cache_set, tasks)
+                measuring.cancel()
+        finally:
+            if self._last_resort is not None:
+                self._last_resort.cancel()
+
+    @asynccontextmanager
+    async def _set(self) -> AsyncIterator[CacheSet]:
+        """The devices, and the set on them."""
+        prepare_directories(self.settings)
+        async with AsyncExitStack() as stack:
+            devices = []
+            for path in self.settings.set.devices:
+                self._notifier.status(f"opening {path}")
+                devices.append(await FileDevice.open(path))
+                stack.push_async_callback(devices[-1].close)
+            options = set_options(self.settings)
+            yield await stack.enter_async_context(running(devices, options, self._notifier.status))
+
+    async def _serve(self, cache_set: CacheSet, tasks: asyncio.TaskGroup) -> None:
+        """The socket and the metrics, until it is time to stop."""
+        service = CacheService(cache_set)
+        async with SocketServer(service, access(self.settings), socket_limits(self.settings)) as server:
+            metrics = MetricsServer(registry(lambda: self._snapshot(cache_set, server)))
+            helpers: list[asyncio.Task[None]] = []
+            try:
+                status = await self._listen(cache_set, server, metrics)
+                feeding = feed_watchdog(self._notifier, self._lag, cache_set.is_healthy, cache_set.explain)
+                reloading = self._reloader.run(cache_set, server, status)
+                helpers = [tasks.create_task(feeding), tasks.create_task(reloading)]
+                self._is_serving = True
+                gc.collect()
+                gc.freeze()  # what is here now stays: no collection of Python's need look at it again
+                self._notifier.ready(status)
+                await self._stopping.wait()
+            finally:
+                self._begin_stop()
+                for helper in helpers:
+                    helper.cancel()
+                server.drain()
+                await metrics.close()
+
+    async def _listen(self, cache_set: CacheSet, server: SocketServer, metrics: MetricsServer) -> str:
+        """Open the doors, and say where they are: in the log, and in a line for the service manager."""
+        passed = inherited_sockets()
+        if unknown := sorted(passed.keys() - {"varlink", "metrics"}):
+            raise ConfigError(f"LISTEN_FDNAMES: expected varlink and metrics, found {', '.join(unknown)}")
+        it = self.settings.socket
+        listeners = passed.get("varlink") or [bind_unix(it.path, int(it.mode, 8), it.group)]
+        for listener in listeners:
+            server.listen(listener)
+        await metrics.listen(self.settings.metrics.listen, passed.get("metrics", []))
+        log.info(
+            "serving",
+            set=str(cache_set.set_uuid),
+            devices=list(self.settings.set.devices),
+            sockets=[listener.getsockname() for listener in listeners],
+            metrics=metrics.addresses,
+        )
+        return f"serving set {cache_set.set_uuid}"
+
+    def _snapshot(self, cache_set: CacheSet, server: SocketServer) -> Snapshot:
+        return Snapshot(
+            cache_set.statistics(), server.statistics(), self._lag.worst_s, dict(self._logs.counts)
+        )
+
+    async def _ask_for_time(self) -> None:
+        """While the set is opened; it may have to wait for writers of a former life."""
+        while True:
+            self._notifier.need_more_time(2 * PATIENCE_S)
+            await asyncio.sleep(PATIENCE_S)
+
+    # Stopping
+
+    def _heed_signals(self) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number, task.cancel)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+
+    def _stop(self, number: signal.Signals, break_off: Callable[[], object]) -> None:
+        """Stop, once: whoever asks again is told that it is under way."""
+        if self.is_told_to_stop:
+            log.info("stopping already", signal=number.name)
+            return
+        self.is_told_to_stop = True
+        log.info("stopping", signal=number.name)
+        self._begin_stop()
+        if self._is_serving:
+            self._stopping.set()
+        else:
+            break_off()
+
+    def _begin_stop(self) -> None:
+        """From here on the end is near, whatever a device does."""
+        if self._last_resort is None:
+            self._notifier.stopping()
+            self._last_resort = threading.Timer(STOP_LIMIT_S, leave_at_once)
+            self._last_resort.daemon = True
+            self._last_resort.start()
+
+
+def leave_at_once() -> None:
+    """End the process with work undone: the device is then as after a crash, which recovery is for."""
+    log.critical("stopping took too long: leaving the rest to recovery", limit_s=STOP_LIMIT_S)
+    os._exit(1)
+
+
+def main() -> int:
+    """The command bcached."""
+    arguments = parse_arguments()
+    if not __debug__:
+        sys.stderr.write("bcached: cannot run without assertions: leave out python -O\n")
+        return 2
+    try:
+        settings = config.load(arguments.config)
+    except ConfigError as error:
+        sys.stderr.writelines(f"bcached: {line}\n" for line in str(error).splitlines())
+        return 1
+    if arguments.check_config:
+        sys.stdout.write(settings.as_toml())
+        return 0
+    faulthandler.enable()
+    allow_descriptors(settings.limits.connections)
+    logs = start_logging()
+    logs.apply(settings.log.level, settings.log.format)
+    return run(settings, arguments.config, logs)
+
+
+def run(settings: Settings, path: str, logs: LogHandler) -> int:
+    """Run the daemon on its loop; the exit status."""
+    plain = os.environ.get(LOOP_VARIABLE) == "asyncio"
+    told_to_stop = False
+
+    async def run_daemon() -> None:
+        nonlocal told_to_stop
+        daemon = Daemon(settings, path, logs)
+        try:
+            await daemon.run()
+        finally:
+            told_to_stop = daemon.is_told_to_stop
+
+    try:
+        with asyncio.Runner(
+            loop_factory=asyncio.new_event_loop if plain else uvloop.new_event_loop
+        ) as runner:
+            runner.run(run_daemon())
+    except asyncio.CancelledError:
+        assert told_to_stop
+    except Exception as error:
+        tell(error)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

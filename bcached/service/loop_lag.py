@@ -1,0 +1,34 @@
+"""How late the event loop is for its appointments: what a request waits for before anybody looks at it."""
+
+import asyncio
+
+INTERVAL_S = 0.25
+WINDOW_S = 15.0  # the worst is that of this window and the one before: no scrape misses it
+
+
+class LoopLag:
+    """Measures by keeping appointments; worst_s is the latest it was in the last 15 to 30 seconds."""
+
+    def __init__(self) -> None:
+        self.last_s = 0.0
+        self._this_window_s = 0.0
+        self._window_before_s = 0.0
+
+    @property
+    def worst_s(self) -> float:
+        """The latest the loop was lately."""
+        return max(self._this_window_s, self._window_before_s)
+
+    async def measure(self) -> None:
+        """Measure for ever."""
+        loop = asyncio.get_running_loop()
+        window_end = loop.time() + WINDOW_S
+        while True:
+            appointment = loop.time() + INTERVAL_S
+            await asyncio.sleep(INTERVAL_S)
+            now = loop.time()
+            self.last_s = max(now - appointment, 0.0)
+            self._this_window_s = max(self._this_window_s, self.last_s)
+            if now > window_end:
+                self._window_before_s, self._this_window_s = self._this_window_s, 0.0
+                window_end = now + WINDOW_S

@@ -1,0 +1,66 @@
+"""Reloading the configuration while running (SIGHUP): what can change does, and the rest is named.
+
+A configuration that is wrong changes nothing.
+"""
+
+import asyncio
+
+from bcached.errors import ConfigError
+from bcached.runtime.cache_set import CacheSet
+from bcached.service import config
+from bcached.service.config import RELOADABLE, Settings
+from bcached.service.log import LogHandler, get_logger
+from bcached.service.notify import Notifier
+from bcached.service.set_options import access, retune, socket_limits
+from bcached.service.socket_server import SocketServer
+
+log = get_logger(__name__)
+
+
+def differences(old: Settings, new: Settings) -> list[str]:
+    """The keys whose values differ, as section.key."""
+    before, after = old.model_dump(), new.model_dump()
+    return [
+        f"{section}.{key}"
+        for section, table in after.items()
+        for key, value in table.items()
+        if value != before[section][key]
+    ]
+
+
+class Reloader:
+    """Holds the configuration in effect; ask() is for the signal handler, run() for a task."""
+
+    def __init__(self, settings: Settings, path: str, logs: LogHandler, notifier: Notifier) -> None:
+        self.settings = settings
+        self._path = path
+        self._logs = logs
+        self._notifier = notifier
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Have the configuration read again."""
+        self._asked.set()
+
+    async def run(self, cache_set: CacheSet, server: SocketServer, status: str) -> None:
+        """Reload whenever asked; several askings at once are one."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            self._notifier.reloading()
+            try:
+                self._take(await asyncio.to_thread(config.load, self._path), cache_set, server)
+            except ConfigError as error:
+                log.warning("configuration not reloaded", reasons=str(error).splitlines())
+            self._notifier.ready(status)
+
+    def _take(self, new: Settings, cache_set: CacheSet, server: SocketServer) -> None:
+        changed = differences(self.settings, new)
+        taken = [key for key in changed if key.partition(".")[0] in RELOADABLE]
+        self.settings = self.settings.model_copy(update={name: getattr(new, name) for name in RELOADABLE})
+        self._logs.apply(self.settings.log.level, self.settings.log.format)
+        retune(cache_set, self.settings)
+        server.reload(access(self.settings), socket_limits(self.settings))
+        log.info("configuration reloaded", taken=taken)
+        if left := [key for key in changed if key not in taken]:
+            log.warning("some changes need a restart", keys=left)

@@ -1,0 +1,30 @@
+"""Feeding systemd's watchdog: only while requests are looked at in time and the set's tasks make progress.
+
+A ping from a bare timer would prove nothing but that timers work.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from bcached.service.log import get_logger
+from bcached.service.loop_lag import LoopLag
+from bcached.service.notify import Notifier
+
+log = get_logger(__name__)
+
+
+async def feed_watchdog(
+    notifier: Notifier, lag: LoopLag, is_healthy: Callable[[], bool], explain: Callable[[], list[str]]
+) -> None:
+    """Ping at half the interval the manager wants, for as long as all is well; never, if it wants none."""
+    if notifier.watchdog_s is None:
+        return
+    interval_s = notifier.watchdog_s / 2
+    while True:
+        await asyncio.sleep(interval_s)
+        if lag.last_s > interval_s / 2:
+            log.error("watchdog not fed: the event loop lags", lag_s=round(lag.last_s, 3))
+        elif not is_healthy():
+            log.error("watchdog not fed: the set makes no progress", explanation=explain())
+        else:
+            notifier.alive()
