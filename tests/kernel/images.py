@@ -44,6 +44,7 @@ class Superblock:
 
     flags: int
     bucket_count: int
+    first_bucket: int
     bucket_bytes: int
     block_bytes: int
     set_magic: int
@@ -56,12 +57,26 @@ class Superblock:
 
 
 @dataclass(frozen=True, slots=True)
+class Pointer:
+    """Where something lies, and its bucket's gen then."""
+
+    sector: int
+    gen: int
+
+    @classmethod
+    def of(cls, word: int) -> "Pointer":
+        """Taken apart: 8 bits of gen, 43 of sector."""
+        return cls(word >> 8 & (1 << 43) - 1, word & 0xFF)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A journal entry whose checksum is good."""
 
     offset: int  # in bytes, on the device
     seq: int
-    root_sector: int
+    uuid_table: Pointer
+    root: Pointer
     prio_bucket: int
 
 
@@ -105,6 +120,7 @@ def superblock(path: Path) -> Superblock:
     return Superblock(
         flags=read.u64(104),
         bucket_count=read.u64(184),
+        first_bucket=read.u16(204),
         bucket_bytes=read.u16(194) * SECTOR,
         block_bytes=read.u16(192) * SECTOR,
         set_magic=read.u64(56),
@@ -130,8 +146,8 @@ def journal_bucket(path: Path, layout: Superblock, bucket: int) -> Iterator[Entr
             return
         if crc64.we(read.data[8:length]) != read.u64(0):
             return
-        root_sector = read.u64(120) >> 8 & (1 << 43) - 1
-        yield Entry(start + at, read.u64(16), root_sector, read.u64(176))
+        uuid_table, root = Pointer.of(read.u64(56)), Pointer.of(read.u64(120))
+        yield Entry(start + at, read.u64(16), uuid_table, root, read.u64(176))
         at += -(-length // layout.block_bytes) * layout.block_bytes
 
 
@@ -157,7 +173,7 @@ def damage_prios(path: Path) -> None:
 
 def damage_root(path: Path) -> None:
     """The root node's checksum no longer fits the node."""
-    flip(path, journal(path)[-1].root_sector * SECTOR)
+    flip(path, journal(path)[-1].root.sector * SECTOR)
 
 
 def forget_journal(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from . import dmesg, images
 from .machine import Disk, Handover, Machine
 from .scenario import Volume, use
+from .silent import silent_faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,12 @@ def judge(
 
     fill is written to the start of each volume; cut ends the guest without stopping the set.
     """
-    expected = images.journal(image)
+    expected, silent = images.journal(image), silent_faults(image)
     disk = Disk("cache", image, keep_writes, images.superblock(image).block_bytes)
     scenario = use(volumes, fill=bool(fill), cut=cut)
     handover = machine.boot(scenario, [disk], {"fill": fill} if fill else {})
     return Verdict(
-        tuple(complaints_of(handover, expected, may_be_fresh)),
+        (*silent, *complaints_of(handover, expected, may_be_fresh)),
         facts_of(handover),
         handover.wall_s,
         relevant_log(handover),

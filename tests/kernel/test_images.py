@@ -55,7 +55,9 @@ def test_the_superblock_is_read_as_it_was_packed(image: Path) -> None:
 def test_the_journal_is_found_in_all_its_buckets_and_put_in_order(image: Path) -> None:
     found = images.journal(image)
     assert [entry.seq for entry in found] == [1, 2, 3, 4]
-    assert {(entry.root_sector, entry.prio_bucket) for entry in found} == {(30 * 128, 40)}
+    assert {(entry.uuid_table.sector, entry.root, entry.prio_bucket) for entry in found} == {
+        (20 * 128, images.Pointer(30 * 128, 1), 40)
+    }
     assert found[-1].offset == BUCKET_BYTES
 
 

@@ -1,6 +1,6 @@
 """Complaints drawn from what a guest handed over."""
 
-from .images import Entry
+from .images import Entry, Pointer
 from .judge import complaints_of
 from .machine import Handover
 
@@ -15,7 +15,7 @@ def handover(log: str = LOG, failures: str = "", trouble: str | None = None) -> 
 
 
 def entry(seq: int) -> Entry:
-    return Entry(offset=0, seq=seq, root_sector=0, prio_bucket=0)
+    return Entry(offset=0, seq=seq, uuid_table=Pointer(0, 0), root=Pointer(0, 0), prio_bucket=0)
 
 
 def test_a_good_run_has_none() -> None:
