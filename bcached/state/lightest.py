@@ -69,15 +69,16 @@ class Lightest:
         every = PIECE_WORDS // SAMPLED
         borders = np.sort(words[::SAMPLED])[every::every]
         yield
-        pieces: list[Words] = []
-        missing = self._keep
+        buckets = np.empty(self._keep, np.int64)
+        count = 0
         for low, high in zip([np.uint64(0), *borders], [*borders, None], strict=True):
             inside = words >= low
             if high is not None:
                 inside &= words < high
-            pieces.append(np.sort(words[inside])[:missing])
-            missing -= len(pieces[-1])
+            piece = np.sort(words[inside])[: self._keep - count]
+            buckets[count : count + len(piece)] = piece & BUCKET_MASK
+            count += len(piece)
             yield
-            if not missing:
+            if count == self._keep:
                 break
-        return (np.concatenate(pieces) & BUCKET_MASK).astype(np.int64)
+        return buckets[:count]

@@ -1,0 +1,110 @@
+"""The allocator task of one member: keeps its reserves filled.
+
+It asks state/steps.py what to do next, does it, and asks again; when there is nothing to do it waits until
+buckets move. No I/O is done with the bucket lock held.
+"""
+
+import asyncio
+
+from bcached.format.superblock import Replacement
+from bcached.runtime.conditions import Fact
+from bcached.runtime.services import Services
+from bcached.runtime.slices import run_sliced
+from bcached.state.steps import Step, Tried, next_step
+from bcached.store.member import Member
+
+PUSH_BUCKETS_MAX = 1024  # a batch between two looks at everything else
+DISCARDS_IN_FLIGHT = 8
+
+
+class Allocator:
+    """Fills the reserves of one member (seed: bch_allocator_thread)."""
+
+    def __init__(self, member: Member, services: Services) -> None:
+        self.member = member
+        self.steps = dict.fromkeys(Step, 0)
+        self._cache = member.cache
+        self._services = services
+        self._tried = Tried()
+
+    async def run(self) -> None:
+        """Work until the set stops; a DeviceError ends it, and the daemon with it."""
+        conditions = self._services.conditions
+        while True:
+            async with conditions.bucket_lock:
+                await conditions[Fact.BUCKETS_MOVED].wait_for(self._has_work)
+                step = self.next_step()
+            if self._services.stopping:
+                return
+            self._services.begin_step(self)
+            self.steps[step] += 1
+            await self._do(step)
+            self._services.end_step(self)
+
+    def next_step(self) -> Step:
+        """What is to be done now."""
+        services = self._services
+        step = next_step(
+            self._cache,
+            self._tried,
+            synchronous=services.options.synchronous,
+            collections=services.collections,
+            collecting=services.collecting,
+            waiting=services.waiting(),
+        )
+        if step is Step.WRITE_PRIOS and services.prios_asked(self.member):
+            return Step.WAIT
+        return step
+
+    def _has_work(self) -> bool:
+        return self._services.stopping or self.next_step() is not Step.WAIT
+
+    async def _do(self, step: Step) -> None:
+        if step is Step.PUSH:
+            await self._push()
+        elif step is Step.INVALIDATE:
+            await self._invalidate()
+        elif step is Step.WRITE_PRIOS:
+            self._tried.prios_at = self._cache.prio_writes
+            self._services.ask_for_prios(self.member)
+        elif step is Step.COLLECT:
+            cache = self._cache
+            self._tried.collected_at = (cache.reclaims, cache.prio_writes if cache.held_back else -1)
+            self._services.ask_for_collection("dry" if cache.dry else "gens")
+
+    async def _push(self) -> None:
+        """Move ready buckets to the reserves, discarding them on the way if that is switched on."""
+        discard = self.member.superblock.discard and self.member.block_device.discards
+        batch = self._cache.next_batch(DISCARDS_IN_FLIGHT if discard else PUSH_BUCKETS_MAX)
+        if discard:
+            await asyncio.gather(*map(self._discard, batch))
+        self._cache.push(batch)
+        self._services.serve()
+        self._services.reserves_filled(self.member)
+
+    async def _discard(self, bucket: int) -> None:
+        """Nothing points into the bucket, whatever the crash: its gen is durable, or it is unused."""
+        geometry = self._cache.geometry
+        await self.member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
+        self._cache.discarded += 1
+
+    async def _invalidate(self) -> None:
+        """Look for victims and make stale all that points into them, in memory."""
+        cache, services = self._cache, self._services
+        policy = self.member.superblock.replacement
+        before = (cache.reclaims, services.collections)
+        await self._pass(policy)
+        if cache.dry and policy is Replacement.RANDOM and services.waiting():
+            # Half as many draws as there are buckets miss many; with somebody waiting, look at all of them.
+            await self._pass(Replacement.FIFO)
+        self._tried.invalidated_at = before if cache.dry else None
+        if not services.options.synchronous:
+            cache.need_no_prios()
+
+    async def _pass(self, policy: Replacement) -> None:
+        services = self._services
+        slice_s = services.options.gc_slice_s
+        found = await run_sliced(
+            self._cache.search(policy, services.min_prio), slice_s, services.clock, services.slices
+        )
+        await run_sliced(self._cache.invalidate(policy, found), slice_s, services.clock, services.slices)

@@ -1,0 +1,308 @@
+"""A cache set that is open and alive: what requests can ask of it, and the parts that answer.
+
+The set owns the parts and passes on; each rule lives in a part. A request's ready path is one plain call
+down to state/sector_allocator.py: no lock, no task, no await.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from bcached.errors import LimitExceeded, RequestError
+from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
+from bcached.format.superblock import Replacement
+from bcached.keys import Key
+from bcached.runtime.conditions import Fact
+from bcached.runtime.quarantine import Quarantine
+from bcached.runtime.services import Services
+from bcached.runtime.snapshot import take_snapshot
+from bcached.runtime.tasks import Tasks
+from bcached.runtime.volumes import Volumes
+from bcached.state.bucket_table import State
+from bcached.state.explanation import explain
+from bcached.state.gathering import Extents, WholeBuckets
+from bcached.state.geometry import POINTERS_MAX, Geometry
+from bcached.state.invariants import violations
+from bcached.state.reservations import ExtentRequest, Holder
+from bcached.state.reserves import Reserve
+from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.statistics import SetStatistics
+from bcached.store.journal import Journal
+from bcached.store.member import Member
+from bcached.store.uuid_table import Volume
+
+# A step is a few writes, or a batch of discards; a device that takes longer hangs.
+STEP_SECONDS_MAX = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class MappedGens:
+    """Where a member's gens can be mapped."""
+
+    device: int
+    path: str
+    bytes: int
+
+
+class CacheSet:
+    """An open set; runtime/lifetime.py makes one and runs its tasks."""
+
+    def __init__(
+        self,
+        members: list[Member],
+        journal: Journal,
+        volumes: Volumes,
+        sectors: SectorAllocator,
+        holders: set[Holder],
+        services: Services,
+        tasks: Tasks,
+        gen_maps: list[MappedGens],
+        lease_path: str,
+    ) -> None:
+        self.members = members
+        self.journal = journal
+        self.services = services
+        self.sectors = sectors
+        self.tasks = tasks
+        self.lease_path = lease_path
+        self.holders = holders
+        self.quarantine = Quarantine(sectors, self._let_out)
+        self.refusal: RequestError | None = None  # why nothing may change any more
+        self._volumes = volumes
+        self._gen_maps = gen_maps
+        self._seen_taken = 0
+
+    # Who it is
+
+    @property
+    def set_uuid(self) -> UUID:
+        """The set's uuid."""
+        return self.members[0].superblock.set_uuid
+
+    @property
+    def geometry(self) -> Geometry:
+        """The first member's layout; bucket and block sizes are those of all."""
+        return self.members[0].cache.geometry
+
+    @property
+    def commit_words(self) -> int:
+        """The most words of keys that one journal entry holds."""
+        return (min(self.geometry.bucket_bytes, JSET_BYTES_MAX) - JSET_BYTES) // 8
+
+    def gen_maps(self) -> list[MappedGens]:
+        """The files to map for the gens, one a member."""
+        return self._gen_maps
+
+    # Sectors
+
+    def new_holder(self, name: str) -> Holder:
+        """Somebody who may hold reservations; `name` is for people."""
+        holder = Holder(name, self.services.options.reservations_per_connection, self.geometry.bucket_sectors)
+        self.holders.add(holder)
+        return holder
+
+    def carve(
+        self,
+        holder: Holder,
+        inode: int,
+        offset: int,
+        sectors: int,
+        write_point: int,
+        replicas: int = 1,
+        moving: bool = False,
+    ) -> Key | None:
+        """The ready path: one key, perhaps a shorter one; None if that would have to wait."""
+        if self.refusal is not None:
+            raise self.refusal
+        queue = self.services.queue
+        may_refill = not queue or not queue.count(Reserve.MOVINGGC if moving else Reserve.NONE)
+        allocator = self.sectors
+        key = allocator.carve(holder, inode, offset, sectors, write_point, replicas, moving, may_refill)
+        if key is not None:
+            self.services.traffic(key.sectors)
+            if allocator.buckets_taken != self._seen_taken:
+                self._buckets_were_taken()
+        return key
+
+    def allocate(
+        self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float
+    ) -> "asyncio.Future[list[list[Key]]]":
+        """The keys of all requests, or of none: NoFreeBuckets after timeout_s, at once if that is 0."""
+        self._check_changeable()
+        self._check_possible(requests)
+        before = self.sectors.allocated_sectors
+        try:
+            return self.services.queue.submit(Extents(self.sectors, holder, requests), timeout_s)
+        finally:
+            self.services.traffic(self.sectors.allocated_sectors - before)
+            self._buckets_were_taken()
+
+    def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":
+        """A whole bucket (one on each of `replicas` members), as one key of no volume."""
+        self._check_changeable()
+        self._check_replicas(replicas)
+        try:
+            return self.services.queue.submit(WholeBuckets(self.sectors, holder, replicas), timeout_s)
+        finally:
+            self._buckets_were_taken()
+
+    def release(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """End reservations, all of them or none; no write to them is in flight any more."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.sectors.release(holder, keys)
+        self.services.buckets_moved()
+
+    def free_bucket(self, holder: Holder, key: Key) -> None:
+        """Give back whole buckets of which nothing was given back before."""
+        self._check_changeable()
+        self.sectors.free_buckets(holder, key)
+        self.services.buckets_moved()
+
+    def drop_holder(self, holder: Holder, pid: int | None) -> None:
+        """A connection is gone: its reservations end once no write of process `pid` can come any more."""
+        self.holders.discard(holder)
+        self.quarantine.admit(holder, pid, self.services.options.restart_grace_s)
+
+    def _check_changeable(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    def _check_replicas(self, replicas: int) -> None:
+        if replicas > min(len(self.members), POINTERS_MAX):
+            raise LimitExceeded("replicas", replicas)
+
+    def _check_possible(self, requests: Sequence[ExtentRequest]) -> None:
+        """Refuse at once what could never be had, however long one waited."""
+        for request in requests:
+            self._check_replicas(request.replicas)
+        wanted = sum(request.sectors * request.replicas for request in requests if request.whole)
+        if wanted > self.data_sectors:
+            raise LimitExceeded("sectors", wanted)
+
+    @property
+    def data_sectors(self) -> int:
+        """Sectors the set could ever give out, with every other bucket empty."""
+        buckets = 0
+        for member in self.members:
+            geometry = member.cache.geometry
+            capacities = geometry.reserve_capacities
+            kept = 2 * geometry.prio_bucket_count + capacities["btree"] + capacities["prio"] + 2
+            buckets += geometry.bucket_count - geometry.journal_buckets.stop - kept
+        return buckets * self.geometry.bucket_sectors
+
+    def _buckets_were_taken(self) -> None:
+        self._seen_taken = self.sectors.buckets_taken
+        self.services.buckets_moved()
+
+    # What administrators ask for
+
+    async def collect_garbage(self) -> None:
+        """One whole collection, begun after this call."""
+        services = self.services
+        async with services.conditions.bucket_lock:
+            goal = services.collections + (2 if services.collecting else 1)
+            while services.collections < goal:
+                services.ask_for_collection("asked")
+                await services.conditions[Fact.MARKS_VALID].wait()
+                self._check_changeable()
+
+    async def write_priorities(self) -> None:
+        """Make the gens and prios of this moment durable, on every member."""
+        self._check_changeable()
+        await self.make_gens_durable()
+        self._check_changeable()
+
+    async def make_gens_durable(self) -> None:
+        """The same, also while the set is stopping."""
+        services = self.services
+        if not services.options.synchronous:
+            return
+        goals = {}
+        for member in self.members:
+            goals[member] = member.cache.prio_writes + (2 if member in services.prios_writing else 1)
+        async with services.conditions.bucket_lock:
+            while behind := [member for member, goal in goals.items() if member.cache.prio_writes < goal]:
+                for member in behind:
+                    services.ask_for_prios(member)
+                await services.conditions[Fact.GENS_DURABLE].wait()
+
+    async def set_replacement(self, policy: Replacement) -> None:
+        """Switch the policy, durably, on every member."""
+        self._check_changeable()
+        await self._volumes.change_superblocks(replacement=policy)
+        self.services.buckets_moved()
+
+    async def set_discard(self, discard: bool) -> None:
+        """Switch discarding of reused buckets on or off, durably, on every member."""
+        self._check_changeable()
+        await self._volumes.change_superblocks(discard=discard)
+
+    # Volumes
+
+    def volumes(self) -> list[Volume]:
+        """The volumes there are, by inode."""
+        return self._volumes.volumes()
+
+    async def create_volume(self, label: str, sectors: int = 0, uuid: UUID | None = None) -> int:
+        """A new volume's inode; durable before the answer. sectors > 0 makes it flash-only."""
+        self._check_changeable()
+        return await self._volumes.create(label, sectors, uuid)
+
+    async def delete_volume(self, inode: int) -> None:
+        """Take a volume away, durably, and end the reservations made for it."""
+        self._check_changeable()
+        await self._volumes.delete(inode, self._end_reservations)
+
+    def _end_reservations(self, inode: int) -> None:
+        for holder in self.holders:
+            # Its owner may be writing to it: the whole grace, since its process goes on living.
+            self.quarantine.admit(holder.split_off(inode), None, self.services.options.restart_grace_s)
+        self.services.buckets_moved()
+
+    # How it stands
+
+    def statistics(self) -> SetStatistics:
+        """A frozen record of how the set stands."""
+        return take_snapshot(
+            self.members,
+            self.journal,
+            self.sectors,
+            self.services,
+            self.tasks,
+            holders=len(self.holders),
+            quarantined=len(self.quarantine),
+            failed=None if self.refusal is None else str(self.refusal),
+        )
+
+    def is_healthy(self) -> bool:
+        """Whether no task has been at the same step for longer than any step should take."""
+        return self.services.busy_s() < STEP_SECONDS_MAX
+
+    def refuse(self, reason: RequestError) -> None:
+        """Let nothing change from here on, and tell those who wait."""
+        self.refusal = self.refusal or reason
+        self.services.queue.fail_all(reason)
+        for fact in Fact:
+            self.services.conditions.announce(fact)
+
+    def _let_out(self) -> None:
+        """A holder left quarantine."""
+        self.services.buckets_moved()
+
+    def verify(self) -> list[str]:
+        """What is wrong with the set's buckets; empty if nothing is. Holds the loop while it looks."""
+        metadata: list[dict[State, set[int]]] = [
+            {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
+            for member in self.members
+        ]
+        for state, keys in self._volumes.metadata().items():
+            for key in keys:
+                pointer = key.pointers[0]
+                metadata[pointer.device][state].add(self.geometry.bucket_of(pointer.sector))
+        return violations(self.sectors, [*self.holders, *self.quarantine.holders()], metadata)
+
+    def explain(self) -> list[str]:
+        """Why allocations wait or failed, in sentences."""
+        return explain(self.statistics())

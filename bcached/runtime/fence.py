@@ -1,0 +1,36 @@
+"""Keeping late writers of a former life away from buckets that get a new owner.
+
+A gen on the device does not stop a write that is already on its way. So before any bucket of a set that
+was in use is taken for anything, the writers of former lives must have let go of their leases, or the
+grace must have passed.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from bcached.device.lease_file import OldLease, boot_id
+
+LOOK_INTERVAL_S = 0.05  # flock has no way to tell when a lock is let go, short of a thread that hangs on it
+
+
+async def wait_for_old_writers(
+    leases: list[OldLease], grace_s: float, progress: Callable[[str], None]
+) -> None:
+    """Return when no writer of a former life is left.
+
+    No wait after a boot, which no writer outlives. Without any lease file the whole grace passes.
+    """
+    loop = asyncio.get_running_loop()
+    boot = boot_id()
+    of_this_boot = [lease for lease in leases if lease.boot in (boot, "")]
+    if leases and not of_this_boot:
+        return
+    deadline = loop.time() + grace_s
+    told = False
+    while loop.time() < deadline:
+        if leases and all(lease.is_let_go() for lease in of_this_boot):
+            break
+        if not told:
+            progress(f"waiting up to {grace_s:g} s for writers of a former life")
+            told = True
+        await asyncio.sleep(min(LOOK_INTERVAL_S, max(deadline - loop.time(), 0)))

@@ -1,0 +1,128 @@
+"""What the tasks of a set share: the conditions, the queue, and who has asked whom for what.
+
+The tasks know each other only through this: each asks, and waits for the fact that answers.
+"""
+
+from collections.abc import Callable
+
+from bcached.runtime.conditions import Conditions, Fact
+from bcached.runtime.options import SetOptions
+from bcached.runtime.wait_queue import WaitQueue
+from bcached.state.priorities import Aging
+from bcached.state.reserves import Reserve
+from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
+from bcached.store.member import Member
+
+GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
+
+
+class Services:
+    """Shared by the tasks of one set.
+
+    after_step is called after every step of every task.
+    """
+
+    def __init__(
+        self,
+        options: SetOptions,
+        volume_sectors: int,
+        clock: Callable[[], float],
+        after_step: Callable[[], None],
+    ) -> None:
+        self.options = options
+        self.clock = clock
+        self.conditions = Conditions()
+        self.queue = WaitQueue(options.waiters, self.buckets_moved)
+        self.aging = Aging(volume_sectors)
+        self.slices = Histogram(SLICE_BOUNDS_S)
+        self.stopping = False
+        self._after_step = after_step
+        self._busy_since: dict[object, float] = {}
+        # Prio writer
+        self.prios_wanted_for: set[Member] = set()
+        self.prios_writing: set[Member] = set()
+        self.prio_blocked = 0  # gens that must not reach the disk yet, kernel: prio_blocked
+        # Garbage collector
+        self.collections = 0
+        self.collecting = False
+        self.collection_wanted: str | None = None  # the trigger
+        self.runs = dict.fromkeys(GC_TRIGGERS, 0)
+        # Every sixteenth of the set's volume in new data is reason enough for a collection.
+        self.sectors_to_gc = self._gc_interval = max(volume_sectors // 16, 1)
+
+    def stop(self) -> None:
+        """Have every task end when it has done what it is at."""
+        self.stopping = True
+        for fact in Fact:
+            self.conditions.announce(fact)
+
+    def begin_step(self, task: object) -> None:
+        """Note that a task began a step."""
+        self._busy_since[task] = self.clock()
+
+    def end_step(self, task: object) -> None:
+        """Note that a task ended its step, and have what it left behind checked if that is asked for."""
+        del self._busy_since[task]
+        self._after_step()
+
+    def busy_s(self) -> float:
+        """How long the task that has been longest at one step has been at it, in seconds."""
+        now = self.clock()
+        return max((now - since for since in self._busy_since.values()), default=0.0)
+
+    # Allocation
+
+    def waiting(self) -> frozenset[Reserve]:
+        """The reserves somebody waits for."""
+        return self.queue.waiting()
+
+    def serve(self) -> None:
+        """Buckets came: let those who wait take them."""
+        self.queue.serve()
+
+    def buckets_moved(self) -> None:
+        """Have the allocators look again."""
+        self.conditions.announce(Fact.BUCKETS_MOVED)
+
+    def traffic(self, sectors: int) -> None:
+        """Count new data: prios age by it, and garbage is collected by it."""
+        if self.aging.traffic(sectors):
+            self.conditions.announce(Fact.PRIOS_WANTED)
+        self.sectors_to_gc -= sectors
+        if self.sectors_to_gc < 0:
+            self.ask_for_collection("traffic")
+
+    @property
+    def min_prio(self) -> int:
+        """The smallest prio there was at the last aging."""
+        return self.aging.min_prio
+
+    # Prios
+
+    def ask_for_prios(self, member: Member) -> None:
+        """Have a member's prios and gens written."""
+        self.prios_wanted_for.add(member)
+        self.conditions.announce(Fact.PRIOS_WANTED)
+
+    def reserves_filled(self, member: Member) -> None:
+        """A member got buckets: a prio write that lacked some may go on."""
+        if member in self.prios_wanted_for:
+            self.conditions.announce(Fact.PRIOS_WANTED)
+
+    def prios_asked(self, member: Member) -> bool:
+        """Whether a write of a member's prios is under way or asked for."""
+        return member in self.prios_wanted_for or member in self.prios_writing
+
+    # Garbage collection
+
+    def ask_for_collection(self, trigger: str) -> None:
+        """Have garbage collected, unless that is under way already."""
+        if self.collecting or self.collection_wanted is not None:
+            return
+        self.collection_wanted = trigger
+        self.conditions.announce(Fact.COLLECTION_WANTED)
+
+    def collection_ended(self) -> None:
+        """Count a collection, and begin counting traffic anew."""
+        self.collections += 1
+        self.sectors_to_gc = self._gc_interval

@@ -1,0 +1,86 @@
+"""The statistics of a set, gathered at one instant from where they are counted."""
+
+from bcached.runtime.services import Services
+from bcached.runtime.tasks import Tasks
+from bcached.state.bucket_table import State
+from bcached.state.reserves import Reserve
+from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.statistics import MemberStatistics, SetStatistics
+from bcached.store.journal import Journal
+from bcached.store.member import Member
+
+
+def take_snapshot(
+    members: list[Member],
+    journal: Journal,
+    sectors: SectorAllocator,
+    services: Services,
+    tasks: Tasks,
+    *,
+    holders: int,
+    quarantined: int,
+    failed: str | None,
+) -> SetStatistics:
+    """A frozen record of how the set stands; costs the same however many buckets there are."""
+    superblock = members[0].superblock
+    return SetStatistics(
+        set_uuid=str(superblock.set_uuid),
+        replacement=superblock.replacement.name.lower(),
+        discard=superblock.discard,
+        synchronous=services.options.synchronous,
+        failed=failed,
+        members=tuple(_member(member, journal) for member in members),
+        waiters={reserve.name.lower(): services.queue.count(reserve) for reserve in Reserve},
+        oldest_wait_s=services.queue.oldest_wait_s(),
+        allocation_failures=dict(services.queue.failures),
+        allocated_sectors=sectors.allocated_sectors,
+        open_buckets=sectors.open_buckets.open_count,
+        holders=holders,
+        quarantined_holders=quarantined,
+        reserved_sectors=sectors.reserved_sectors,
+        gc_runs=dict(services.runs),
+        gc_running=services.collecting,
+        gc_marks_valid=True,
+        sectors_to_gc=services.sectors_to_gc,
+        min_prio=services.min_prio,
+        journal_seq=journal.seq,
+        lookups=0,
+        lookup_hits=0,
+        checksum_errors={},
+        wait=services.queue.waits.copy(),
+        prio_write=tasks.prio_writer.durations.copy(),
+        gc=tasks.garbage_collector.durations.copy(),
+        gc_slice=services.slices.copy(),
+        journal_write=journal.durations.copy(),
+    )
+
+
+def _member(member: Member, journal: Journal) -> MemberStatistics:
+    cache = member.cache
+    reserves, table = cache.reserves, cache.table
+    return MemberStatistics(
+        device=member.device,
+        path=member.path,
+        uuid=member.uuid,
+        bucket_count=cache.geometry.bucket_count,
+        bucket_bytes=cache.geometry.bucket_bytes,
+        buckets={state.name.lower(): table.counts[state] for state in State},
+        freelist={reserve.name.lower(): len(reserves.lists[reserve]) for reserve in Reserve},
+        freelist_capacity={reserve.name.lower(): reserves.capacities[reserve] for reserve in Reserve},
+        freelist_empty_s={reserve.name.lower(): reserves.empty_seconds(reserve) for reserve in Reserve},
+        free_inc=len(cache.free_inc),
+        free_inc_capacity=cache.geometry.free_inc_capacity,
+        unused=len(cache.unused),
+        unused_capacity=cache.geometry.unused_capacity,
+        allocations={reserve.name.lower(): reserves.taken[reserve] for reserve in Reserve},
+        invalidations={policy.name.lower(): count for policy, count in cache.invalidated.items()},
+        discards=cache.discarded,
+        prio_writes=cache.prio_writes,
+        gen_distance_index=table.distance_index,
+        gen_distance_disk=table.distance_disk,
+        held_back_by_gen=cache.held_back,
+        journal_free_buckets=journal.free_buckets(member),
+        journal_bucket_count=cache.geometry.journal_bucket_count,
+        invalidate_needs_gc=cache.dry,
+        io_errors=member.block_device.statistics().errors,
+    )

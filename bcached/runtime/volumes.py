@@ -1,0 +1,137 @@
+"""Changes of the uuid table and of superblocks: rare, durable before they are answered, one at a time.
+
+Such a change runs in a task of its own, which goes on when the client that asked for it goes away: half of
+one is worse than either end.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+from uuid import UUID, uuid4
+
+from bcached.errors import RequestError
+from bcached.format.uuid_entry import UuidEntry
+from bcached.keys import Key
+from bcached.runtime.services import Services
+from bcached.state.bucket_table import State
+from bcached.state.gathering import MetadataBucket
+from bcached.state.sector_allocator import SectorAllocator
+from bcached.store.journal import Journal
+from bcached.store.member import Member
+from bcached.store.uuid_table import UuidTable, Volume
+
+BUCKET_TIMEOUT_S = 30.0
+
+Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+Entries = list[UuidEntry | None]
+
+
+class Volumes:
+    """The volumes of a set; the sector allocator is told which inodes there are."""
+
+    def __init__(
+        self,
+        members: list[Member],
+        journal: Journal,
+        table: UuidTable,
+        sectors: SectorAllocator,
+        services: Services,
+        spawn: Spawn,
+    ) -> None:
+        self._members = members
+        self._journal = journal
+        self._table = table
+        self._sectors = sectors
+        self._services = services
+        self._spawn = spawn
+        self._turn = asyncio.Lock()
+        self._writing: Key | None = None
+        self._tell_inodes()
+
+    def volumes(self) -> list[Volume]:
+        """The volumes there are, by inode."""
+        return list(self._table.volumes())
+
+    def metadata(self) -> dict[State, list[Key]]:
+        """The keys of the buckets in use for the uuid table and for the root of the tree."""
+        tables = [self._journal.uuid_bucket, *([self._writing] if self._writing else [])]
+        return {State.UUID: tables, State.BTREE: [self._journal.root]}
+
+    async def create(self, label: str, sectors: int, uuid: UUID | None) -> int:
+        """A new volume's inode, durable."""
+
+        async def change() -> int:
+            inode, entries = self._table.with_volume(label, sectors, uuid or uuid4())
+            await self._write(entries)
+            self._tell_inodes()
+            return inode
+
+        inode: int = await self._run(change())
+        return inode
+
+    async def delete(self, inode: int, end_reservations: Callable[[int], None]) -> None:
+        """Take a volume away, durable; nothing new is reserved for it from the first moment on."""
+
+        async def change() -> None:
+            entries = self._table.without_volume(inode)
+            self._sectors.inodes.discard(inode)
+            end_reservations(inode)
+            try:
+                await self._write(entries)
+            finally:
+                self._tell_inodes()
+
+        await self._run(change())
+
+    async def change_superblocks(self, **fields: object) -> None:
+        """Write other fields to every member's superblock, where they differ."""
+
+        async def change() -> None:
+            for member in self._members:
+                if any(getattr(member.superblock, name) != value for name, value in fields.items()):
+                    await member.change_superblock(**fields)
+
+        await self._run(change())
+
+    async def _run(self, change: Coroutine[Any, Any, Any]) -> Any:
+        """Run a change to its end, whatever becomes of the caller, who hears what he did wrong."""
+
+        async def in_turn() -> Any:
+            try:
+                async with self._turn:
+                    return await change
+            except RequestError as error:
+                return error
+
+        result = await asyncio.shield(self._spawn(in_turn()))
+        if isinstance(result, RequestError):
+            raise result
+        return result
+
+    async def _write(self, entries: Entries) -> None:
+        """The table to a fresh bucket, then the journal entry that names it; then the old one is free."""
+        journal = self._journal
+        place = MetadataBucket(self._sectors, State.UUID)
+        device, bucket = await self._services.queue.submit(place, BUCKET_TIMEOUT_S)
+        self._services.buckets_moved()
+        cache = self._members[device].cache
+        key = self._table.key_at(device, bucket, cache.table.gens[bucket])
+        self._writing = key
+        if self._services.options.synchronous:
+            raw = self._table.pack(entries)
+            await self._members[device].block_device.write(cache.geometry.byte_of(bucket), raw)
+        before, journal.uuid_bucket = journal.uuid_bucket, key
+        self._writing = before
+        if self._services.options.synchronous:
+            await journal.commit()
+        self._writing = None
+        self._table.entries = entries
+        old = before.pointers[0]
+        old_cache = self._members[old.device].cache
+        old_cache.free_metadata([old_cache.geometry.bucket_of(old.sector)])
+        self._services.buckets_moved()
+
+    def _tell_inodes(self) -> None:
+        volumes = self.volumes()
+        self._sectors.inodes = {volume.inode for volume in volumes}
+        self._sectors.always_dirty = {volume.inode for volume in volumes if volume.flash_only}

@@ -1,0 +1,112 @@
+"""Work that may have to wait for buckets: it keeps what it has got so far, and can be taken up again.
+
+Only the head of a queue is ever taken up, so only one request at a time gathers; at its deadline it gives
+everything back.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from bcached.keys import Key
+from bcached.state.bucket_table import State
+from bcached.state.reservations import ExtentRequest, Holder
+from bcached.state.reserves import Reserve
+from bcached.state.sector_allocator import SectorAllocator
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Work(Protocol[T_co]):
+    """Something that needs buckets of a reserve."""
+
+    @property
+    def reserve(self) -> Reserve:
+        """Whose buckets it waits for."""
+
+    def advance(self) -> T_co | None:
+        """Take what there is; the result once that was enough."""
+
+    def undo(self) -> None:
+        """Give back what was gathered."""
+
+
+class Extents:
+    """The sectors of one or more requests, all or nothing."""
+
+    def __init__(self, allocator: SectorAllocator, holder: Holder, requests: Sequence[ExtentRequest]) -> None:
+        self.reserve = Reserve.MOVINGGC if any(request.moving for request in requests) else Reserve.NONE
+        self._allocator = allocator
+        self._holder = holder
+        self._requests = requests
+        self._keys: list[list[Key]] = []
+        self._current: list[Key] = []
+
+    def advance(self) -> list[list[Key]] | None:
+        """The keys of every request."""
+        while len(self._keys) < len(self._requests):
+            if not self._advance_one(self._requests[len(self._keys)]):
+                return None
+            self._keys.append(self._current)
+            self._current = []
+        return self._keys
+
+    def _advance_one(self, request: ExtentRequest) -> bool:
+        given = sum(key.sectors for key in self._current)
+        while given < request.sectors:
+            key = self._allocator.carve(
+                self._holder,
+                request.inode,
+                request.offset + given,
+                request.sectors - given,
+                request.write_point,
+                request.replicas,
+                request.moving,
+            )
+            if key is None:
+                return False
+            self._current.append(key)
+            given += key.sectors
+            if not request.whole:
+                return True
+        return True
+
+    def undo(self) -> None:
+        """End the reservations of all keys gathered so far."""
+        keys = [key for keys in [*self._keys, self._current] for key in keys]
+        self._keys, self._current = [], []
+        self._allocator.release(self._holder, keys)
+
+
+class WholeBuckets:
+    """One whole bucket, or one on each of several members."""
+
+    reserve = Reserve.NONE
+
+    def __init__(self, allocator: SectorAllocator, holder: Holder, replicas: int) -> None:
+        self._allocator = allocator
+        self._holder = holder
+        self._replicas = replicas
+
+    def advance(self) -> Key | None:
+        """The key of the buckets."""
+        return self._allocator.take_buckets(self._holder, self._replicas)
+
+    def undo(self) -> None:
+        """Nothing was gathered: buckets are taken all at once."""
+
+
+class MetadataBucket:
+    """A bucket of the btree reserve, on the member with most space."""
+
+    reserve = Reserve.BTREE
+
+    def __init__(self, allocator: SectorAllocator, state: State) -> None:
+        self._allocator = allocator
+        self._state = state
+
+    def advance(self) -> tuple[int, int] | None:
+        """(device, bucket)."""
+        return self._allocator.take_metadata(self._state)
+
+    def undo(self) -> None:
+        """Nothing was gathered."""

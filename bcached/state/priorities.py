@@ -1,0 +1,52 @@
+"""How bucket prios age: each 1/1024 of the set's volume in traffic takes one (seed: bch_rescale_priorities).
+
+A bucket starts at 32768 and is renewed by hits, so what is not used reaches zero after 32 volumes of
+traffic. Zero stays zero, metadata is outside of it, and what is pinned keeps its prio.
+"""
+
+from collections.abc import Generator
+
+import numpy as np
+
+from bcached.state.bucket_table import BucketTable
+from bcached.state.geometry import METADATA_PRIO
+from bcached.state.replacement import SLICE_BUCKETS
+
+
+class Aging:
+    """Counts traffic, and says how many steps the prios are behind.
+
+    volume_sectors is the size of the whole set; min_prio is the smallest prio seen in the last pass.
+    """
+
+    def __init__(self, volume_sectors: int) -> None:
+        self._step_sectors = max(volume_sectors // 1024, 1)
+        self._left = 0  # the first request always owes a step, as in the seed
+        self.steps_due = 0
+        self.min_prio = 0
+
+    def traffic(self, sectors: int) -> bool:
+        """Count traffic; True if that made a step due."""
+        self._left -= sectors
+        if self._left >= 0:
+            return False
+        steps = -(self._left // self._step_sectors)
+        self._left += steps * self._step_sectors
+        self.steps_due += steps
+        return True
+
+
+def age(tables: list[BucketTable], steps: int) -> Generator[None, None, int]:
+    """Take `steps` from every prio that ages; the smallest that is left (65535 if none aged)."""
+    smallest = METADATA_PRIO
+    for table in tables:
+        for start in range(0, table.bucket_count, SLICE_BUCKETS):
+            prios = table.prios_array[start : start + SLICE_BUCKETS]
+            ages = (prios != 0) & (prios != METADATA_PRIO)
+            ages &= table.pins_array[start : start + SLICE_BUCKETS] == 0
+            aged = prios - np.minimum(prios, steps).astype(np.uint16)
+            np.copyto(prios, aged, where=ages)
+            if ages.any():
+                smallest = min(smallest, int(aged[ages].min()))
+            yield
+    return smallest

@@ -1,0 +1,157 @@
+"""Which buckets to invalidate next: one generator per policy, lru, fifo and random.
+
+A policy looks at the table in slices and yields between them, so that whoever runs it can let others have
+the loop. What it returns are candidates: the table may have changed since a slice was read, so `claim`
+asks again before it invalidates. A policy changes nothing itself.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bcached.format.superblock import Replacement
+from bcached.state.bucket_table import BucketTable, State
+from bcached.state.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO
+from bcached.state.lightest import Lightest
+
+SLICE_BUCKETS = 32768  # a tenth of a millisecond, and the columns of a slice stay in cache
+CLAIM_BUCKETS = 4096  # scattered ones: up to a millisecond
+
+Buckets = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a pass is asked for: how many victims, the most candidates to keep, and where it stands."""
+
+    wanted: int
+    heap_size: int
+    min_prio: int
+    cursor: int  # fifo: the bucket to begin with
+    rng: np.random.Generator  # random
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Buckets to invalidate, best first; how many were passed over for their gens; the fifo cursor."""
+
+    buckets: Buckets
+    held_back: int
+    cursor: int
+
+
+Policy = Callable[[BucketTable, Search], Generator[None, None, Candidates]]
+
+
+def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]:
+    """The buckets worth least: little live data, long not used (seed: invalidate_buckets_lru).
+
+    The weight is (prio scaled so that the smallest is worth an eighth of a fresh one) times sectors in
+    use. A slice in which nothing can be light enough any more, going by its smallest prio and its smallest
+    number of sectors, is passed over: on a device full of equal weights that is nearly all of them.
+    """
+    lightest = Lightest(search.heap_size, SLICE_BUCKETS)
+    floor = min(search.min_prio, INITIAL_PRIO)
+    held_back = 0
+    guarded = max(table.distance_index, table.distance_disk) >= GEN_DISTANCE_MAX
+    for start in range(table.first_bucket, table.bucket_count, SLICE_BUCKETS):
+        stop = min(start + SLICE_BUCKETS, table.bucket_count)
+        may = table.states_array[start:stop] >= State.CLEAN
+        if guarded:
+            reclaimable = int(np.count_nonzero(may))
+            may = table.may_invalidate(start, stop)
+            held_back += reclaimable - int(np.count_nonzero(may))
+        elif _least_weight(table, start, stop, floor) >= lightest.limit:
+            yield
+            continue
+        weights = _weights(table, start, stop, floor)
+        may &= weights < lightest.limit
+        yield from lightest.add(start, weights, may)
+        yield
+    buckets = yield from lightest.in_order()
+    return Candidates(buckets, held_back, search.cursor)
+
+
+def _least_weight(table: BucketTable, start: int, stop: int, floor: int) -> int:
+    """No bucket of [start, stop) weighs less than this."""
+    prio = max(int(table.prios_array[start:stop].min()), floor) - floor + (INITIAL_PRIO - floor) // 8
+    return prio * int(table.sectors_array[start:stop].min())
+
+
+def _weights(table: BucketTable, start: int, stop: int, floor: int) -> npt.NDArray[np.uint32]:
+    """What each bucket of [start, stop) weighs."""
+    # Seed: the subtraction wraps for a prio below min_prio, and such a bucket weighs most of all; here it
+    # weighs least.
+    scaled = np.maximum(table.prios_array[start:stop], np.uint16(floor))
+    # In 16 bits and around zero if need be: what comes out is below 65536 for every prio that data has.
+    scaled += np.uint16(((INITIAL_PRIO - floor) // 8 - floor) & 0xFFFF)
+    weights = scaled.astype(np.uint32)
+    weights *= table.sectors_array[start:stop]
+    return weights
+
+
+def fifo(table: BucketTable, search: Search) -> Generator[None, None, Candidates]:
+    """The next ones from the cursor on, once round at most (seed: invalidate_buckets_fifo)."""
+    found: list[Buckets] = []
+    missing, held_back = search.wanted, 0
+    cursor = search.cursor
+    left = table.bucket_count - table.first_bucket
+    while missing > 0 and left > 0:
+        if not table.first_bucket <= cursor < table.bucket_count:
+            cursor = table.first_bucket
+        stop = min(cursor + SLICE_BUCKETS, table.bucket_count, cursor + left)
+        may = table.may_invalidate(cursor, stop)
+        buckets = cursor + np.flatnonzero(may)[:missing].astype(np.int64)
+        missing -= len(buckets)
+        end = stop if missing else int(buckets[-1]) + 1
+        reclaimable = int(np.count_nonzero(table.states_array[cursor:end] >= State.CLEAN))
+        held_back += reclaimable - len(buckets)
+        left -= end - cursor
+        cursor = end
+        found.append(buckets)
+        yield
+    return Candidates(np.concatenate(found) if found else np.empty(0, np.int64), held_back, cursor)
+
+
+def random(table: BucketTable, search: Search) -> Generator[None, None, Candidates]:
+    """Any of them, drawn at most bucket_count / 2 times (seed: invalidate_buckets_random)."""
+    found: list[int] = []
+    seen: set[int] = set()
+    draws = table.bucket_count // 2
+    held_back = 0
+    while draws > 0 and len(found) < search.wanted:
+        count = min(draws, CLAIM_BUCKETS, 4 * (search.wanted - len(found)))
+        drawn = search.rng.integers(table.first_bucket, table.bucket_count, count)
+        may = table.may_invalidate_each(drawn)
+        held_back += int(np.count_nonzero(table.states_array[drawn] >= State.CLEAN))
+        held_back -= int(np.count_nonzero(may))
+        for bucket in drawn[may].tolist():
+            if bucket not in seen:
+                seen.add(bucket)
+                found.append(bucket)
+        draws -= count
+        yield
+    return Candidates(np.array(found[: search.wanted], np.int64), held_back, search.cursor)
+
+
+POLICIES: dict[Replacement, Policy] = {
+    Replacement.LRU: lru,
+    Replacement.FIFO: fifo,
+    Replacement.RANDOM: random,
+}
+
+
+def claim(table: BucketTable, candidates: Buckets, wanted: int) -> Generator[None, None, list[int]]:
+    """Invalidate the first `wanted` candidates that still may be; the buckets, in the order for free_inc."""
+    claimed: list[int] = []
+    for start in range(0, len(candidates), CLAIM_BUCKETS):
+        buckets = candidates[start : start + CLAIM_BUCKETS]
+        buckets = buckets[table.may_invalidate_each(buckets)][: wanted - len(claimed)]
+        table.invalidate(buckets)
+        claimed += buckets.tolist()
+        if len(claimed) >= wanted:
+            break
+        yield
+    return claimed

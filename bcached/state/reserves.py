@@ -1,0 +1,92 @@
+"""The reserves: short lists of buckets that are ready to be used, each for one kind of need.
+
+Nothing has to be written or waited for before a bucket from here is used. The allocator task fills them
+in PUSH order; whoever allocates takes from `none` first and then from its own reserve, so the other
+three are left alone as long as ordinary buckets are at hand (seed: bch_allocator_push, bch_bucket_alloc).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+
+from bcached.state.geometry import Geometry
+
+
+class Reserve(IntEnum):
+    """Who a bucket is set aside for, with the kernel's numbers."""
+
+    BTREE = 0  # btree nodes and the uuid table
+    PRIO = 1
+    MOVINGGC = 2
+    NONE = 3  # everybody, data above all
+
+
+# "Prios and gens are the most important": without them nothing becomes durable, and nothing free.
+PUSH = (Reserve.PRIO, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
+
+
+class Reserves:
+    """Four fifos of free buckets of one device, and how long each stood empty.
+
+    clock gives seconds; only differences count.
+    """
+
+    def __init__(self, geometry: Geometry, clock: Callable[[], float]) -> None:
+        capacities = geometry.reserve_capacities
+        self.capacities = [capacities[reserve.name.lower()] for reserve in Reserve]
+        self.lists: list[deque[int]] = [deque() for _ in Reserve]
+        self.taken = [0] * len(Reserve)
+        self._clock = clock
+        self._empty_s = [0.0] * len(Reserve)
+        self._empty_since: list[float | None] = [clock() if size else None for size in self.capacities]
+
+    def room(self) -> int:
+        """How many buckets all reserves together still take."""
+        return sum(self.capacities) - sum(map(len, self.lists))
+
+    def room_in(self, reserve: Reserve) -> int:
+        """How many buckets one reserve still takes."""
+        return self.capacities[reserve] - len(self.lists[reserve])
+
+    def push(self, bucket: int) -> Reserve:
+        """Put a bucket on the first reserve with room; there must be room."""
+        for reserve in PUSH:
+            if len(self.lists[reserve]) < self.capacities[reserve]:
+                self.push_to(reserve, bucket)
+                return reserve
+        raise AssertionError("no reserve has room")
+
+    def push_to(self, reserve: Reserve, bucket: int) -> None:
+        """Put a bucket on this reserve."""
+        assert self.room_in(reserve) > 0
+        since = self._empty_since[reserve]
+        if since is not None:
+            self._empty_s[reserve] += self._clock() - since
+            self._empty_since[reserve] = None
+        self.lists[reserve].append(bucket)
+
+    def has(self, reserve: Reserve) -> bool:
+        """Whether `take` would find a bucket."""
+        return bool(self.lists[Reserve.NONE] or self.lists[reserve])
+
+    def available(self, reserve: Reserve) -> int:
+        """How many buckets `take` would find in a row."""
+        own = len(self.lists[reserve]) if reserve is not Reserve.NONE else 0
+        return len(self.lists[Reserve.NONE]) + own
+
+    def take(self, reserve: Reserve) -> int | None:
+        """The next bucket for a need: from `none` first, then from the need's own reserve."""
+        source = Reserve.NONE if self.lists[Reserve.NONE] else reserve
+        buckets = self.lists[source]
+        if not buckets:
+            return None
+        bucket = buckets.popleft()
+        self.taken[reserve] += 1
+        if not buckets:
+            self._empty_since[source] = self._clock()
+        return bucket
+
+    def empty_seconds(self, reserve: Reserve) -> float:
+        """How long a reserve stood empty so far, in seconds."""
+        since = self._empty_since[reserve]
+        return self._empty_s[reserve] + (0.0 if since is None else self._clock() - since)

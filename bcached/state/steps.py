@@ -1,0 +1,112 @@
+"""What a member's allocator does next: one pure function of how things stand.
+
+The seed's thread does its work in a fixed order and sleeps in the middle of it, which is how it comes to
+wait for itself, or to chase the garbage collector for ever with the last buckets parked on a half-full
+free_inc. Asking anew after every change has neither fault: each step below either moves a bucket, or
+asks for something that has not been tried since things last changed.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from bcached.state.cache import Cache
+from bcached.state.geometry import GEN_DISTANCE_MAX
+from bcached.state.reserves import PUSH, Reserve
+
+# Before a bucket has to be held back for its gen, prios are written, and garbage is collected.
+WRITE_DISTANCE = GEN_DISTANCE_MAX // 2
+COLLECT_DISTANCE = GEN_DISTANCE_MAX * 2 // 3
+
+
+class Step(Enum):
+    """One piece of an allocator's work."""
+
+    PUSH = "move ready buckets to the reserves"
+    INVALIDATE = "look for buckets to invalidate"
+    WRITE_PRIOS = "make gens durable"
+    COLLECT = "let the garbage collector find more, or older gens go"
+    WAIT = "nothing to do until something changes"
+
+
+@dataclass(slots=True)
+class Tried:
+    """What was tried, and how things looked then; nothing is repeated until they look different."""
+
+    invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last dry pass
+    collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last collection asked for
+    prios_at: int | None = None  # prio writes at the last one asked for because of gen distances
+
+
+def next_step(
+    cache: Cache,
+    tried: Tried,
+    *,
+    synchronous: bool,
+    collections: int,
+    collecting: bool,
+    waiting: frozenset[Reserve],
+) -> Step:
+    """The next step for a member; waiting names the reserves that somebody waits for a bucket of."""
+    if cache.reserves.room() and cache.ready:
+        return Step.PUSH
+    if synchronous and cache.awaiting_prios and not cache.free_inc_room:
+        return Step.WRITE_PRIOS
+    if not cache.ready and cache.free_inc_room and _pass_may_find(cache, tried, collections, waiting):
+        return Step.INVALIDATE
+    if cache.dry and not cache.ready and cache.reserves.room():
+        step = _when_short(cache, tried, synchronous, collecting, waiting)
+        if step is not None:
+            return step
+    return _guard(cache, tried, synchronous, collecting)
+
+
+def _when_short(
+    cache: Cache, tried: Tried, synchronous: bool, collecting: bool, waiting: frozenset[Reserve]
+) -> Step | None:
+    """Too few buckets were found: first see whether a collection helps, then make do with those."""
+    if collecting:
+        return Step.WAIT
+    if (waiting or cache.held_back) and _collection_may_help(cache, tried):
+        return Step.COLLECT
+    if synchronous and cache.awaiting_prios and _reaches_a_waiter(cache, waiting):
+        return Step.WRITE_PRIOS
+    return None
+
+
+def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozenset[Reserve]) -> bool:
+    """Whether an invalidation pass could find something it did not find before."""
+    if not cache.dry:
+        return True
+    if tried.invalidated_at == (cache.reclaims, collections):
+        return False
+    reclaimable = cache.table.reclaimable_count
+    return reclaimable >= cache.free_inc_room or bool(waiting and reclaimable)
+
+
+def _collection_may_help(cache: Cache, tried: Tried) -> bool:
+    """Seed: the collector is woken whenever a pass comes up short, also when it just ran for nothing."""
+    return tried.collected_at != (cache.reclaims, cache.prio_writes if cache.held_back else -1)
+
+
+def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
+    """Whether a partly filled free_inc, pushed in order, leaves a bucket for a reserve someone waits on.
+
+    Otherwise such prio writes would only feed the prio writer's own reserve, for ever.
+    """
+    buckets = cache.awaiting_prios
+    for reserve in PUSH:
+        if reserve in waiting and buckets > 0:
+            return True
+        buckets -= cache.reserves.room_in(reserve)
+    return False
+
+
+def _guard(cache: Cache, tried: Tried, synchronous: bool, collecting: bool) -> Step:
+    """Keep gens from running away from the disk's or from the index's oldest ahead of time."""
+    table = cache.table
+    if synchronous and table.distance_disk >= WRITE_DISTANCE and tried.prios_at != cache.prio_writes:
+        return Step.WRITE_PRIOS
+    far = table.distance_index >= COLLECT_DISTANCE
+    if far and not collecting and _collection_may_help(cache, tried):
+        return Step.COLLECT
+    return Step.WAIT

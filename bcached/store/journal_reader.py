@@ -1,0 +1,92 @@
+"""Reading the journal back: all members' rings, the newest entry, and those still needed with it.
+
+Each bucket's beginning is read first, since an entry whose bucket does not begin with one is never looked
+for; then, whole, the buckets that can hold an entry that matters. Members may differ by the entries that
+were being written when the power went: the union counts.
+"""
+
+from dataclasses import dataclass
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import SetRefused
+from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, parse_journal_bucket
+from bcached.format.superblock import Superblock
+from bcached.units import SECTOR_BYTES
+
+
+@dataclass(slots=True)
+class RingFound:
+    """One member's journal: the newest seq of each bucket, and the place behind the newest entry."""
+
+    newest_seqs: list[int]
+    index: int = 0
+    behind_byte: int = 0
+
+
+@dataclass(slots=True)
+class JournalFound:
+    """The entries that count, oldest first, and each member's ring."""
+
+    entries: list[JournalEntry]
+    rings: list[RingFound]
+
+    @property
+    def newest(self) -> JournalEntry:
+        """The entry that tells where all metadata is."""
+        return self.entries[-1]
+
+
+async def read_journal(members: list[tuple[BlockDevice, Superblock]]) -> JournalFound:
+    """All that the members' journals hold; SetRefused if there is nothing, or an entry is missing."""
+    entries: dict[int, JournalEntry] = {}
+    rings = []
+    for device, superblock in members:
+        rings.append(await _read_ring(device, superblock, entries))
+    path = members[0][0].path
+    if not entries:
+        raise SetRefused(f"{path}: no journal entries found, though the superblock says there is a journal")
+    newest = entries[max(entries)]
+    needed = range(newest.last_seq, newest.seq + 1)
+    missing = [seq for seq in needed if seq not in entries]
+    if missing:
+        raise SetRefused(
+            f"{path}: journal entries {missing[0]} to {missing[-1]} are missing "
+            f"of {needed[0]} to {needed[-1]}"
+        )
+    return JournalFound([entries[seq] for seq in needed], rings)
+
+
+async def _read_ring(
+    device: BlockDevice, superblock: Superblock, entries: dict[int, JournalEntry]
+) -> RingFound:
+    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
+    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    first_seqs = []
+    for bucket in superblock.journal_buckets:
+        where = f"{device.path} journal bucket {bucket}"
+        raw = await device.read(bucket * bucket_bytes, min(bucket_bytes, JSET_BYTES_MAX))
+        found = parse_journal_bucket(raw, superblock.set_magic, block_bytes, where)
+        first_seqs.append(found[0].entry.seq if found else 0)
+    ring = RingFound(list(first_seqs))
+    newest = oldest_needed = 0
+    # Newest bucket first: what it says is needed tells how far back to read.
+    for index in sorted(range(len(first_seqs)), key=lambda index: -first_seqs[index]):
+        first = first_seqs[index]
+        if not first:
+            continue
+        bucket = superblock.journal_buckets[index]
+        where = f"{device.path} journal bucket {bucket}"
+        raw = await device.read(bucket * bucket_bytes, bucket_bytes)
+        previous = 0
+        for placed in parse_journal_bucket(raw, superblock.set_magic, block_bytes, where):
+            if placed.entry.seq <= previous:
+                break  # left over from the ring's round before
+            previous = placed.entry.seq
+            entries[previous] = placed.entry
+            ring.newest_seqs[index] = previous
+            if previous > newest:
+                newest, oldest_needed = previous, placed.entry.last_seq
+                ring.index, ring.behind_byte = index, placed.offset_bytes + placed.blocks * block_bytes
+        if first <= oldest_needed:
+            break
+    return ring

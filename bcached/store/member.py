@@ -1,0 +1,65 @@
+"""One member of an open set: its device, its superblock, its buckets and its share of the journal."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bcached.device.block_device import BlockDevice
+from bcached.format.superblock import Superblock
+from bcached.state.cache import Cache
+from bcached.state.geometry import Geometry
+from bcached.store.journal_ring import JournalRing
+from bcached.store.prio_chain import write_chain
+from bcached.store.superblock_slot import write_superblock
+
+
+def geometry_of(superblock: Superblock) -> Geometry:
+    """The layout a superblock describes."""
+    return Geometry(
+        bucket_count=superblock.bucket_count,
+        first_bucket=superblock.first_bucket,
+        bucket_sectors=superblock.bucket_sectors,
+        block_sectors=superblock.block_sectors,
+        journal_bucket_count=len(superblock.journal_buckets),
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """Everything of one device of the set; device is its number, nr_this_dev."""
+
+    device: int
+    block_device: BlockDevice
+    superblock: Superblock
+    cache: Cache
+    ring: JournalRing
+    prio_seq: int = 0
+
+    @property
+    def path(self) -> str:
+        """Where the device is found."""
+        return self.block_device.path
+
+    @property
+    def uuid(self) -> str:
+        """The device's own uuid."""
+        return str(self.superblock.uuid)
+
+    async def write_prios(self, gens: bytearray) -> None:
+        """Write the chain of buckets the cache set aside; durable with the next journal entry."""
+        self.prio_seq += 1
+        await write_chain(
+            self.block_device,
+            self.cache.geometry,
+            self.superblock.set_magic,
+            self.prio_seq,
+            self.cache.prio_chain_writing,
+            self.cache.table.prios_array,
+            np.frombuffer(gens, np.uint8),
+        )
+
+    async def change_superblock(self, **fields: object) -> None:
+        """Write a superblock with other fields, and take it as the member's."""
+        changed = replace(self.superblock, seq=self.superblock.seq + 1, **fields)  # type: ignore[arg-type]
+        await write_superblock(self.block_device, changed)
+        self.superblock = changed

@@ -1,0 +1,85 @@
+"""Prios and gens on the device: a chain of buckets, found from its head in the journal.
+
+A chain is only ever written to fresh buckets, whole, and becomes the valid one when a journal entry names
+its head. The writes themselves need no flush: the journal's flush covers them.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import BadField
+from bcached.format.prio_set import PrioSet
+from bcached.state.geometry import Geometry
+
+WRITES_IN_FLIGHT = 4
+PACK_IN_THREAD_BYTES = 128 << 10  # above, packing and its checksum would hold the loop for too long
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrioChain:
+    """What a chain on disk says of every bucket, and where it stands."""
+
+    buckets: list[int]
+    seq: int
+    prios: npt.NDArray[np.uint16]
+    gens: npt.NDArray[np.uint8]
+
+
+async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_magic: int) -> PrioChain:
+    """Follow a chain from its head, exactly as long as it must be; FormatError if any of it is not right.
+
+    The last set's next_bucket means nothing (the kernel leaves the head of the chain before in it).
+    """
+    buckets: list[int] = []
+    sets: list[PrioSet] = []
+    bucket = head
+    for index in range(geometry.prio_bucket_count):
+        where = f"{device.path} bucket {bucket}, prio set {index} of {geometry.prio_bucket_count}"
+        if not geometry.first_bucket <= bucket < geometry.bucket_count or bucket in geometry.journal_buckets:
+            expected = f"a bucket of {geometry.journal_buckets.stop} to {geometry.bucket_count - 1}"
+            raise BadField("prio set", where, expected, bucket)
+        if bucket in buckets:
+            raise BadField("prio set", where, "a chain without a loop", f"bucket {bucket} again")
+        raw = await device.read(geometry.byte_of(bucket), geometry.metadata_bytes)
+        sets.append(PrioSet.parse(raw, set_magic, where))
+        buckets.append(bucket)
+        bucket = sets[-1].next_bucket
+    return PrioChain(
+        buckets,
+        sets[0].seq,
+        np.concatenate([prios.prios for prios in sets])[: geometry.bucket_count],
+        np.concatenate([gens.gens for gens in sets])[: geometry.bucket_count],
+    )
+
+
+async def write_chain(
+    device: BlockDevice,
+    geometry: Geometry,
+    set_magic: int,
+    seq: int,
+    buckets: list[int],
+    prios: npt.NDArray[np.uint16],
+    gens: npt.NDArray[np.uint8],
+) -> None:
+    """Write one chain, its last set first; gens are of one instant, prios may move meanwhile."""
+    assert len(buckets) == geometry.prio_bucket_count
+    turns = asyncio.Semaphore(WRITES_IN_FLIGHT)
+
+    async def write_set(index: int) -> None:
+        async with turns:
+            start = index * geometry.prios_per_bucket
+            stop = min(start + geometry.prios_per_bucket, geometry.bucket_count)
+            following = buckets[index + 1] if index + 1 < len(buckets) else 0
+            prio_set = PrioSet(seq, following, prios[start:stop].copy(), gens[start:stop])
+            if geometry.metadata_bytes > PACK_IN_THREAD_BYTES:
+                raw = await asyncio.to_thread(prio_set.pack, set_magic, geometry.metadata_bytes)
+            else:
+                raw = prio_set.pack(set_magic, geometry.metadata_bytes)
+            await device.write(geometry.byte_of(buckets[index]), raw)
+
+    # gather would leave the others running when one fails; the device waits for them before it closes.
+    await asyncio.gather(*(write_set(index) for index in reversed(range(len(buckets)))))

@@ -1,0 +1,185 @@
+"""From a set that was read and found sound to one that is open: tables filled, reserves seeded.
+
+A fresh set gets its first run, in the kernel's order of writes: prios, uuid table, root, journal entry,
+and last the superblock that says the journal is to be trusted. Broken off at any point before that, the
+next opening starts over.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bcached.errors import BadField, GeometryRefused
+from bcached.format.bkey import INODE_MAX, OFFSET_MAX
+from bcached.format.bset import Bset, pack_bset
+from bcached.format.sizes import node_sectors, uuid_slots
+from bcached.format.superblock import (
+    VERSION_IN_USE,
+    journal_bucket_count_for,
+)
+from bcached.format.uuid_entry import UuidEntry
+from bcached.keys import Key, Pointer
+from bcached.state.bucket_table import State
+from bcached.state.cache import Cache
+from bcached.state.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO, Geometry
+from bcached.state.reserves import Reserve
+from bcached.store.journal import Journal
+from bcached.store.journal_ring import JournalRing
+from bcached.store.member import Member, geometry_of
+from bcached.store.set_reader import Contents, MemberFound, SetFound
+from bcached.store.uuid_table import UuidTable
+from bcached.store.wiping import wipe_buckets
+
+CacheFactory = Callable[[Geometry, int], Cache]
+Clock = Callable[[], float]
+
+SEEDED = (Reserve.PRIO, Reserve.BTREE)
+
+
+@dataclass(slots=True)
+class OpenedSet:
+    """The parts of an open set."""
+
+    members: list[Member]
+    journal: Journal
+    uuid_table: UuidTable
+
+
+async def recover(found: SetFound, make_cache: CacheFactory, clock: Clock) -> OpenedSet:
+    """Open a set that was in use. Nothing is written, and the reserves are seeded in memory."""
+    assert found.contents is not None
+    contents = found.contents
+    newest = contents.newest
+    members = []
+    for number, member in enumerate(found.members):
+        geometry = geometry_of(member.superblock)
+        cache = make_cache(geometry, number)
+        _fill_table(cache, contents, number)
+        ring = JournalRing(geometry, member.superblock.journal_buckets)
+        ring_found = contents.journal.rings[number]
+        ring.newest_seqs = list(ring_found.newest_seqs)
+        ring.resume(ring_found.index, ring_found.behind_byte)
+        chain = contents.chains[number]
+        members.append(Member(number, member.block_device, member.superblock, cache, ring, chain.seq))
+    journal = Journal(
+        members,
+        seq=newest.seq,
+        durable_last_seq=newest.last_seq,
+        uuid_bucket=newest.uuid_bucket,
+        root=newest.root,
+        clock=clock,
+    )
+    journal.prio_heads = list(newest.prio_heads)
+    _place_metadata(members, newest.uuid_bucket, State.UUID)
+    _place_metadata(members, newest.root, State.BTREE)
+    for opened in members:
+        opened.cache.seed_reserves(SEEDED)
+    return OpenedSet(members, journal, UuidTable(members[0].cache.geometry, contents.uuids))
+
+
+def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
+    """Prios and gens from the chain; each bucket's oldest gen is the one on disk until something is older."""
+    chain, table = contents.chains[number], cache.table
+    for column in (table.gens_array, table.gens_on_disk_array, table.last_gc_array):
+        column[:] = chain.gens
+    # Metadata prios belong to buckets that were metadata once; those that are get theirs below.
+    table.prios_array[:] = chain.prios
+    table.prios_array[table.prios_array == METADATA_PRIO] = INITIAL_PRIO
+    for bucket in cache.geometry.journal_buckets:
+        table.move(bucket, State.JOURNAL)
+    cache.prio_chain = list(chain.buckets)
+    for bucket in chain.buckets:
+        table.become_metadata(bucket, State.PRIO)
+
+
+def _place_metadata(members: list[Member], key: Key, state: State) -> None:
+    """Give a metadata bucket its state; its pointer may be ahead of the gen on disk, never behind."""
+    pointer = key.pointers[0]
+    cache = members[pointer.device].cache
+    bucket = cache.geometry.bucket_of(pointer.sector)
+    where = f"{members[pointer.device].path} bucket {bucket}, {state.name}"
+    if cache.table.states[bucket] != State.EMPTY:
+        there = State(cache.table.states[bucket]).name
+        raise BadField("journal entry", where, "a bucket of its own", f"one that is {there}")
+    ahead = (pointer.gen - cache.table.gens[bucket]) & 255
+    if ahead > GEN_DISTANCE_MAX:
+        expected = f"{cache.table.gens[bucket]} to {GEN_DISTANCE_MAX} more"
+        raise BadField("journal entry", f"{where}, gen", expected, pointer.gen)
+    cache.table.raise_gen(bucket, pointer.gen)
+    cache.table.become_metadata(bucket, state)
+
+
+async def first_run(
+    found: SetFound, make_cache: CacheFactory, clock: Clock, *, synchronous: bool
+) -> OpenedSet:
+    """Set up a set that holds nothing. Without `synchronous` the next opening finds it fresh again."""
+    members = [_fresh_member(number, member, make_cache) for number, member in enumerate(found.members)]
+    if synchronous:
+        for member in members:
+            await wipe_buckets(
+                member.block_device, member.cache.geometry, member.cache.geometry.journal_buckets
+            )
+    geometry = members[0].cache.geometry
+    uuid_table = UuidTable(geometry, [None] * uuid_slots(geometry.bucket_sectors))
+    nowhere = Key(0, 0, 0, False, ())
+    journal = Journal(members, seq=0, durable_last_seq=0, uuid_bucket=nowhere, root=nowhere, clock=clock)
+    if synchronous:
+        for member in members:
+            await write_first_prios(member, journal)
+    journal.uuid_bucket = await write_uuids(members[0], uuid_table, uuid_table.entries)
+    journal.root = await _write_root(members[0])
+    if synchronous:
+        await journal.commit()
+        for member in members:
+            version = max(member.superblock.version, VERSION_IN_USE)
+            await member.change_superblock(version=version, synchronous=True, last_mount=int(time.time()))
+    return OpenedSet(members, journal, uuid_table)
+
+
+def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> Member:
+    superblock = found.superblock
+    count = journal_bucket_count_for(superblock.bucket_count)
+    journal_buckets = tuple(range(superblock.first_bucket, superblock.first_bucket + count))
+    superblock = replace(superblock, journal_buckets=journal_buckets)
+    geometry = geometry_of(superblock)
+    cache = make_cache(geometry, number)
+    for bucket in geometry.journal_buckets:
+        cache.table.move(bucket, State.JOURNAL)
+    cache.seed_reserves(SEEDED)
+    if not cache.has_prio_chain:
+        raise GeometryRefused(f"{found.block_device.path}: no room for a prio chain")
+    return Member(number, found.block_device, superblock, cache, JournalRing(geometry, journal_buckets))
+
+
+async def write_first_prios(member: Member, journal: Journal) -> None:
+    """The first prio chain; it counts from the first journal entry on."""
+    cache = member.cache
+    cache.take_prio_chain()
+    gens, through = cache.snapshot_gens()
+    await member.write_prios(gens)
+    journal.prio_heads[member.device] = cache.prio_chain_writing[0]
+    for _ in cache.gens_became_durable(gens, through):
+        pass
+
+
+async def write_uuids(member: Member, table: UuidTable, entries: list[UuidEntry | None]) -> Key:
+    """Write the whole table to a fresh bucket of a member that has one; the key to find it by."""
+    bucket = member.cache.take_metadata(State.UUID)
+    assert bucket is not None, "the caller makes sure of a bucket"
+    await member.block_device.write(member.cache.geometry.byte_of(bucket), table.pack(entries))
+    return table.key_at(member.device, bucket, member.cache.table.gens[bucket])
+
+
+async def _write_root(member: Member) -> Key:
+    """An empty leaf as the whole tree."""
+    geometry = member.cache.geometry
+    bucket = member.cache.take_metadata(State.BTREE)
+    assert bucket is not None, "the reserve was seeded"
+    sectors = node_sectors(geometry.bucket_sectors)
+    pointer = Pointer(member.device, geometry.sector_of(bucket), member.cache.table.gens[bucket])
+    root = Key(INODE_MAX, OFFSET_MAX - sectors, sectors, False, (pointer,))
+    seq = secrets.randbits(64) | 1
+    raw = pack_bset(Bset(seq, ()), root, member.superblock.set_magic, geometry.block_bytes)
+    await member.block_device.write(geometry.byte_of(bucket), raw, durable=True)
+    return root

@@ -1,0 +1,198 @@
+"""Reading a set before anything on it is touched: whether it is whole, sound, and one we can serve.
+
+Everything here only reads. What it returns is checked through and through; `recovery` makes an open set
+of it, and writes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import BadField, SetRefused
+from bcached.format import bkey
+from bcached.format.bset import parse_node
+from bcached.format.jset import JournalEntry
+from bcached.format.sizes import uuid_slots
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, VERSION_FEATURES, Superblock
+from bcached.format.uuid_entry import OLD_LAYOUT, UuidEntry, parse_table
+from bcached.keys import Key
+from bcached.store.journal_reader import JournalFound, read_journal
+from bcached.store.member import geometry_of
+from bcached.store.prio_chain import PrioChain, read_chain
+from bcached.store.superblock_slot import read_superblock
+from bcached.units import SECTOR_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFound:
+    """A member before anything is done with it."""
+
+    block_device: BlockDevice
+    superblock: Superblock
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a set that was in use holds."""
+
+    journal: JournalFound
+    chains: list[PrioChain]
+    uuids: list[UuidEntry | None]
+
+    @property
+    def newest(self) -> JournalEntry:
+        """The journal entry that tells where all metadata is."""
+        return self.journal.newest
+
+
+@dataclass(frozen=True, slots=True)
+class SetFound:
+    """The members, by their numbers, and what they hold; a fresh set holds nothing."""
+
+    members: list[MemberFound]
+    contents: Contents | None
+
+
+async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
+    """Read and check a set; FormatError or SetRefused say what is wrong, and nothing was changed."""
+    members = [MemberFound(device, await read_superblock(device)) for device in devices]
+    members.sort(key=lambda member: member.superblock.member)
+    _check_same_set(members)
+    if not await _was_in_use(members):
+        return SetFound(members, None)
+    journal = await read_journal([(member.block_device, member.superblock) for member in members])
+    # What was read may still be in the drive's cache only: a power cut now must not take it back later.
+    for member in members:
+        await member.block_device.flush()
+    _refuse_keys(members, journal)
+    _check_places(members, journal.newest)
+    chains = [
+        await read_chain(
+            member.block_device,
+            geometry_of(member.superblock),
+            journal.newest.prio_heads[index],
+            member.superblock.set_magic,
+        )
+        for index, member in enumerate(members)
+    ]
+    await _refuse_tree_with_keys(members, journal.newest)
+    return SetFound(members, Contents(journal, chains, await _read_uuids(members, journal.newest)))
+
+
+def _check_same_set(members: list[MemberFound]) -> None:
+    """All members of one set, each once, and of one layout."""
+    first = members[0]
+    expected = first.superblock
+    for number, member in enumerate(members):
+        path, found = member.block_device.path, member.superblock
+        if found.set_uuid != expected.set_uuid:
+            raise SetRefused(
+                f"{path}: is of set {found.set_uuid}, but {first.block_device.path} is of {expected.set_uuid}"
+            )
+        if found.members != len(members):
+            raise SetRefused(f"{path}: its set has {found.members} members, but {len(members)} were given")
+        if found.member != number:
+            raise SetRefused(f"{path}: is member {found.member} of its set, and member {number} is missing")
+        for field in ("bucket_sectors", "block_sectors"):
+            if getattr(found, field) != getattr(expected, field):
+                raise SetRefused(
+                    f"{path}: {field} is {getattr(found, field)}, but {getattr(expected, field)} "
+                    f"on {first.block_device.path}"
+                )
+        _check_features(path, found)
+
+
+def _check_features(path: str, superblock: Superblock) -> None:
+    """Only what we understand: nothing, or, for several members, our own bit."""
+    ours = FEATURE_INCOMPAT_BCACHED_SET if superblock.members > 1 else 0
+    found = superblock.feature_incompat if superblock.version >= VERSION_FEATURES else 0
+    if found != ours:
+        raise SetRefused(
+            f"{path}: feature_incompat is {found:#x}, expected {ours:#x} in a set of {superblock.members}"
+        )
+
+
+async def _was_in_use(members: list[MemberFound]) -> bool:
+    """Whether the journal is to be trusted. It may be so on some members only if the first run broke off.
+
+    The first run turns the members synchronous one after the other as its last act, when entry 1 is the
+    only one there is; so nothing was ever promised to anybody, and it may simply be done again.
+    """
+    in_use = [member for member in members if member.superblock.synchronous]
+    if not in_use or len(in_use) == len(members):
+        return bool(in_use)
+    journal = await read_journal([(member.block_device, member.superblock) for member in in_use])
+    if journal.newest.seq > 1 or journal.newest.keys:
+        fresh = next(member for member in members if not member.superblock.synchronous)
+        raise SetRefused(
+            f"{fresh.block_device.path}: is freshly made, but the other members of its set are in use "
+            f"(journal entry {journal.newest.seq})"
+        )
+    return False
+
+
+def _refuse_keys(members: list[MemberFound], journal: JournalFound) -> None:
+    keys = sum(len(entry.keys) for entry in journal.entries)
+    if keys:
+        raise SetRefused(
+            f"{members[0].block_device.path}: the journal holds {keys} keys in entries "
+            f"{journal.entries[0].seq} to {journal.newest.seq}; this version serves sets without keys only, "
+            "and has changed nothing"
+        )
+
+
+def _bounds(members: list[MemberFound]) -> bkey.Bounds:
+    return bkey.Bounds(
+        bucket_sectors=members[0].superblock.bucket_sectors,
+        first_bucket=max(member.superblock.first_bucket for member in members),
+        bucket_counts=tuple(member.superblock.bucket_count for member in members),
+    )
+
+
+def _check_places(members: list[MemberFound], newest: JournalEntry) -> None:
+    """The uuid table's and the root's keys must point to buckets that can hold them."""
+    where = f"{members[0].block_device.path} journal entry {newest.seq}"
+    bounds = _bounds(members)
+    used: dict[tuple[int, int], str] = {}
+    for name, key in (("uuid_bucket", newest.uuid_bucket), ("btree_root", newest.root)):
+        bkey.check_node_key(key, bounds, f"{where}, {name}")
+        pointer = key.pointers[0]
+        bucket = pointer.sector // bounds.bucket_sectors
+        superblock = members[pointer.device].superblock
+        if bucket in superblock.journal_buckets:
+            raise BadField("node key", f"{where}, {name}", "a bucket outside of the journal", bucket)
+        if (pointer.device, bucket) in used:
+            raise BadField("node key", f"{where}, {name}", "a bucket of its own", bucket)
+        used[pointer.device, bucket] = name
+
+
+async def _read_at(members: list[MemberFound], key: Key) -> bytes:
+    pointer = key.pointers[0]
+    device = members[pointer.device].block_device
+    return await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
+
+
+async def _refuse_tree_with_keys(members: list[MemberFound], newest: JournalEntry) -> None:
+    superblock = members[0].superblock
+    path = members[newest.root.pointers[0].device].block_device.path
+    raw = await _read_at(members, newest.root)
+    where = f"{path} root node at sector {newest.root.pointers[0].sector}"
+    bsets = parse_node(raw, newest.root, superblock.set_magic, superblock.block_sectors * SECTOR_BYTES, where)
+    keys = sum(len(bset.keys) for bset in bsets)
+    if newest.level or keys:
+        raise SetRefused(
+            f"{path}: the btree has {newest.level + 1} levels and {keys} keys in its root; this version "
+            "serves sets without keys only, and has changed nothing"
+        )
+
+
+async def _read_uuids(members: list[MemberFound], newest: JournalEntry) -> list[UuidEntry | None]:
+    slots = uuid_slots(members[0].superblock.bucket_sectors)
+    raw = await _read_at(members, newest.uuid_bucket)
+    where = f"{members[0].block_device.path} uuid table"
+    if newest.version == 0:
+        raw = raw[: slots * OLD_LAYOUT.size]
+    entries = parse_table(raw, newest.version, where)
+    if len(entries) != slots:
+        raise BadField("uuid table", where, f"{slots} slots", len(entries))
+    return entries

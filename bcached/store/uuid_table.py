@@ -1,0 +1,77 @@
+"""The set's volumes: a table of slots in a bucket of its own, written anew as a whole with each change.
+
+A volume's slot is its inode. The new table takes a fresh bucket of the btree reserve, and counts from the
+journal entry on that names it; only then is the old bucket free.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume
+from bcached.format.uuid_entry import BURNT_UUID, FREE_UUID, UuidEntry, pack_table
+from bcached.keys import Key, Pointer
+from bcached.state.geometry import Geometry
+from bcached.units import SECTOR_BYTES
+
+LABEL_BYTES = 32
+VOLUME_SECTORS_MAX = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as clients see it; sectors is 0 unless it is flash-only."""
+
+    inode: int
+    uuid: UUID
+    label: str
+    sectors: int
+    flash_only: bool
+
+
+class UuidTable:
+    """The slots in memory."""
+
+    def __init__(self, geometry: Geometry, entries: list[UuidEntry | None]) -> None:
+        self._geometry = geometry
+        self.entries = entries
+
+    def volumes(self) -> Iterator[Volume]:
+        """The volumes there are, by inode."""
+        for inode, entry in enumerate(self.entries):
+            if entry is not None and not entry.is_burnt:
+                yield Volume(inode, entry.uuid, entry.label, entry.sectors, entry.flash_only)
+
+    def with_volume(self, label: str, sectors: int, uuid: UUID) -> tuple[int, list[UuidEntry | None]]:
+        """The first free slot, and the table with a new volume in it."""
+        if len(label.encode()) > LABEL_BYTES or "\0" in label:
+            raise InvalidParameter("label", f"at most {LABEL_BYTES} bytes, none of them zero")
+        if not 0 <= sectors <= VOLUME_SECTORS_MAX:
+            raise InvalidParameter("sectors", f"0 to {VOLUME_SECTORS_MAX}")
+        if uuid in (FREE_UUID, BURNT_UUID):
+            raise InvalidParameter("uuid", "this one has a meaning of its own in the format")
+        if any(volume.uuid == uuid for volume in self.volumes()):
+            raise InvalidParameter("uuid", f"{uuid} is a volume already")
+        if None not in self.entries:
+            raise LimitExceeded("volumes", len(self.entries) + 1)
+        inode = self.entries.index(None)
+        now = int(time.time())
+        entry = UuidEntry(uuid, label, now, now, 0, flash_only=sectors > 0, sectors=sectors)
+        return inode, [*self.entries[:inode], entry, *self.entries[inode + 1 :]]
+
+    def without_volume(self, inode: int) -> list[UuidEntry | None]:
+        """The table with a volume's slot free again."""
+        if all(volume.inode != inode for volume in self.volumes()):
+            raise NoSuchVolume(inode)
+        return [*self.entries[:inode], None, *self.entries[inode + 1 :]]
+
+    def pack(self, entries: list[UuidEntry | None]) -> bytes:
+        """The bytes of a table, as long as the bucket's metadata is."""
+        return pack_table(entries, self._geometry.metadata_bytes)
+
+    def key_at(self, device: int, bucket: int, gen: int) -> Key:
+        """The key a journal entry finds the table by: at position 0:0, as long as the table."""
+        sectors = self._geometry.metadata_bytes // SECTOR_BYTES
+        pointer = Pointer(device, self._geometry.sector_of(bucket), gen)
+        return Key(0, -sectors, sectors, False, (pointer,))

@@ -1,0 +1,19 @@
+"""Zeroing buckets whole, so that nothing of a former life is ever read from them."""
+
+from bcached.device.block_device import BlockDevice
+from bcached.state.geometry import Geometry
+
+CHUNK_BYTES = 1 << 20
+
+
+async def wipe_buckets(device: BlockDevice, geometry: Geometry, buckets: range) -> None:
+    """Write zeros over all of these buckets, and flush.
+
+    Zeros are written, not discarded: what a discarded sector reads as is anybody's guess. First blocks
+    would not do for a journal: a new first entry leads the reader on to old ones behind it.
+    """
+    zeros = bytes(CHUNK_BYTES)
+    end = geometry.byte_of(buckets.stop)
+    for offset in range(geometry.byte_of(buckets.start), end, CHUNK_BYTES):
+        await device.write(offset, memoryview(zeros)[: min(CHUNK_BYTES, end - offset)])
+    await device.flush()
