@@ -22,7 +22,7 @@ from bcached.errors import (
     ShuttingDown,
 )
 from bcached.service.access import Role
-from bcached.service.operation import Later, Operation, Outcome, Session, Stream
+from bcached.service.operation import Later, Operation, Outcome, Run, Session, Stream
 from bcached.service.reply_queue import ReplyQueue, Slot
 from bcached.service.request_counts import RequestCounts
 from bcached.wire.codec import (
@@ -41,7 +41,6 @@ BATCH_REQUESTS = 256  # requests answered by one write; whether the peer reads i
 
 INTERFACES = {method.request: method.interface for method in METHODS.values()}
 
-Run = Callable[[Session, Any], Outcome]
 Asked = Request | RequestError  # the error stands for a message that was none
 
 

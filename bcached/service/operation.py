@@ -40,6 +40,7 @@ class Stream(NamedTuple):
 
 
 Outcome = Results | Later | Stream
+Run = Callable[[Session, Any], Outcome]
 
 
 class Operation(NamedTuple):
@@ -49,7 +50,7 @@ class Operation(NamedTuple):
     """
 
     role: Role
-    run: Callable[[Session, Any], Outcome]
+    run: Run
     brief: bool = False
     changes: bool = False
     streams: bool = False

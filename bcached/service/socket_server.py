@@ -24,8 +24,7 @@ from bcached.errors import LimitExceeded, RequestError
 from bcached.service.acceptor import Acceptor
 from bcached.service.access import Access, Role
 from bcached.service.connection import Connection
-from bcached.service.conversation import Run
-from bcached.service.operation import Operation, Service
+from bcached.service.operation import Operation, Run, Service
 from bcached.service.peer import peer_of
 from bcached.service.request_counts import RequestCounts
 from bcached.service.statistics import ServerStatistics

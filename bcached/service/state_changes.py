@@ -1,0 +1,44 @@
+"""Watch's news: the state first, then what has changed since the last time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from bcached.state.statistics import SetStatistics
+from bcached.wire.messages import Change, News, State
+
+
+def state_of(statistics: SetStatistics) -> State:
+    """The set's statistics in the socket's words; histograms are for metrics only."""
+    return msgspec.convert(statistics, State, from_attributes=True)
+
+
+class StateChanges:
+    """One watcher's view of the state."""
+
+    def __init__(self, statistics: Callable[[], SetStatistics]) -> None:
+        self._statistics = statistics
+        self._told: dict[str, Any] | None = None
+
+    def following(self) -> News | None:
+        """The state the first time; then what has changed, None if nothing has."""
+        state = state_of(self._statistics())
+        now = dict(_leaves("", msgspec.to_builtins(state)))
+        told, self._told = self._told, now
+        if told is None:
+            return News(state=state)
+        # A set's members and reserves are the same all its life; only counts by reason may appear.
+        changes = tuple(Change(name, value) for name, value in now.items() if told.get(name, ...) != value)
+        return News(changes=changes) if changes else None
+
+
+def _leaves(way: str, value: Any) -> "list[tuple[str, Any]]":
+    """All values that are not containers, each by its dotted way."""
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = {str(index): part for index, part in enumerate(value)}.items()
+    else:
+        return [(way, value)]
+    return [leaf for name, part in parts for leaf in _leaves(f"{way}.{name}" if way else name, part)]
