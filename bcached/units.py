@@ -8,7 +8,7 @@ SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 def parse_size(text: str) -> int:
     """Bytes meant by "4096", "64k", "512M", "2G" or "1T" (powers of 1024); ValueError otherwise."""
-    match = re.fullmatch(r"(\d{1,19})([kmgt]?)(?:i?b)?", text.strip().lower())
+    match = re.fullmatch(r"(\d{1,19})([kmgt]?)(?:i?b)?", text.strip().lower(), re.ASCII)
     if match is None:
         raise ValueError(f"{text!r} is not a size: expected digits and one of k, M, G, T")
     return int(match[1]) * SUFFIXES[match[2]]

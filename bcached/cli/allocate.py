@@ -1,0 +1,91 @@
+"""`bcachectl allocate`: reserve sectors from a shell, for as long as the command runs."""
+
+import signal
+import sys
+from collections.abc import Iterable
+
+import click
+from rich.table import Table
+
+from bcached.cli.amounts import SECTORS
+from bcached.cli.answer import answer
+from bcached.cli.daemon import connected
+from bcached.cli.examples import examples
+from bcached.cli.session import Session, pass_session
+from bcached.keys import POINTERS_MAX, Key
+from bcached.units import SECTOR_BYTES, format_size
+
+
+@click.command(
+    epilog=examples("bcachectl allocate 0 0 4k", "bcachectl allocate 0 1G 16M --whole --hold"),
+)
+@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("offset", type=SECTORS)
+@click.argument("sectors", type=SECTORS)
+@click.option(
+    "--whole", is_flag=True, help="All of it, as several keys if need be; else one key, perhaps shorter."
+)
+@click.option("--replicas", type=click.IntRange(1, POINTERS_MAX), help="Copies, on as many devices.")
+@click.option("--write-point", type=click.IntRange(min=0), help="What is written together; else the process.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, 300), metavar="SECONDS", help="Wait that long for a bucket."
+)
+@click.option("--no-wait", is_flag=True, help="Fail at once if no bucket is free.")
+@click.option("--hold", is_flag=True, help="Keep the reservation until Ctrl-C or SIGTERM.")
+@pass_session
+def allocate(
+    session: Session,
+    inode: int,
+    offset: int,
+    sectors: int,
+    whole: bool,
+    replicas: int | None,
+    write_point: int | None,
+    timeout: float | None,
+    no_wait: bool,
+    hold: bool,
+) -> None:
+    """Reserve SECTORS of volume INODE from sector OFFSET on, and print where they lie.
+
+    OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. The
+    reservation ends with the command.
+    """
+    with connected(session) as client:
+        keys = client.allocate(
+            inode,
+            offset,
+            sectors,
+            whole=whole,
+            replicas=replicas,
+            write_point=write_point,
+            wait=not no_wait,
+            timeout_s=timeout,
+        )
+        answer(session, {"keys": keys}, lambda: table(keys))
+        if hold:
+            wait_for_the_end(quiet=session.as_json)
+
+
+def table(keys: Iterable[Key]) -> Table:
+    """Keys, a line for each copy."""
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("inode", "offset", "sectors", "size", "device", "sector", "gen"):
+        drawn.add_column(column, justify="right")
+    for key in keys:
+        extent = [key.inode, key.offset, key.sectors, format_size(key.sectors * SECTOR_BYTES)]
+        for pointer in key.pointers:
+            place = [pointer.device, pointer.sector, pointer.gen]
+            drawn.add_row(*(str(cell) for cell in extent + place))
+            extent = ["", "", "", ""]
+    return drawn
+
+
+def wait_for_the_end(quiet: bool) -> None:
+    """Sleep until somebody ends the command; that is how a held reservation is meant to end."""
+    sys.stdout.flush()
+    if not quiet:
+        click.echo("held until Ctrl-C", err=True)
+    # Blocked first, so that a signal that comes between here and the wait is not lost.
+    ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    signal.sigwait(ends)

@@ -1,0 +1,33 @@
+"""`bcachectl set`: what the superblock says about replacement and discards."""
+
+import click
+
+from bcached.cli.answer import answer
+from bcached.cli.daemon import connected
+from bcached.cli.examples import examples
+from bcached.cli.session import Session, pass_session
+
+
+@click.group("set")
+def set_policy() -> None:
+    """Change how buckets are chosen and prepared for reuse. Durable when the command returns."""
+
+
+@set_policy.command(epilog=examples("bcachectl set replacement fifo"))
+@click.argument("value", metavar="VALUE", type=click.Choice(["lru", "fifo", "random"]))
+@pass_session
+def replacement(session: Session, value: str) -> None:
+    """Which buckets are reused first: VALUE is lru, fifo or random."""
+    with connected(session) as client:
+        client.set_replacement(value)
+    answer(session, {}, lambda: f"replacement is {value}")
+
+
+@set_policy.command(epilog=examples("bcachectl set discard on"))
+@click.argument("value", metavar="VALUE", type=click.Choice(["on", "off"]))
+@pass_session
+def discard(session: Session, value: str) -> None:
+    """Whether buckets are discarded (trimmed) before they are used again: VALUE is on or off."""
+    with connected(session) as client:
+        client.set_discard(value == "on")
+    answer(session, {}, lambda: f"discards are {value}")

@@ -1,0 +1,59 @@
+"""`bcachectl top`: how the set stands, live."""
+
+import time
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from bcached.cli.daemon import connected
+from bcached.cli.picture import picture
+from bcached.cli.session import Session, pass_session
+from bcached.wire.messages import State
+
+
+@click.command
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between pictures.",
+)
+@pass_session
+def top(session: Session, interval: float) -> None:
+    """How the set stands, live, until Ctrl-C. Off a terminal, or with --json, use status."""
+    console = Console(highlight=False)
+    if session.as_json or not console.is_terminal:
+        raise click.UsageError(
+            "top draws on a terminal; bcachectl status prints the same once, also as --json"
+        )
+    with connected(session) as client, Live(console=console, screen=True, auto_refresh=False) as live:
+        before: tuple[State, float] | None = None
+        try:
+            for state in client.watch(interval_s=interval):
+                now = time.monotonic()
+                live.update(picture(state, rates(before, state, now)), refresh=True)
+                before = state, now
+        except KeyboardInterrupt:
+            return
+
+
+def rates(before: tuple[State, float] | None, state: State, now: float) -> dict[str, float]:
+    """What went on each second since the picture before, over all members."""
+    if before is None or now <= before[1]:
+        return {}
+    old, new = totals(before[0]), totals(state)
+    return {name: (new[name] - old[name]) / (now - before[1]) for name in new}
+
+
+def totals(state: State) -> dict[str, int]:
+    """What only ever grows."""
+    return {
+        "sectors allocated": state.allocated_sectors,
+        "buckets taken": sum(sum(member.allocations.values()) for member in state.members),
+        "invalidated": sum(sum(member.invalidations.values()) for member in state.members),
+        "discarded": sum(member.discards for member in state.members),
+        "prio writes": sum(member.prio_writes for member in state.members),
+    }

@@ -1,0 +1,72 @@
+"""`bcachectl volume`: the entries of the uuid table, whose slots are the inodes of keys."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+import click
+from rich.table import Table
+
+from bcached.cli.amounts import SIZE_IN_SECTORS
+from bcached.cli.answer import answer
+from bcached.cli.daemon import connected
+from bcached.cli.examples import examples
+from bcached.cli.session import Session, pass_session
+from bcached.units import SECTOR_BYTES, format_size
+from bcached.wire.messages import Volume
+
+
+@click.group
+def volume() -> None:
+    """List, create and delete volumes. A volume's inode is what allocations name."""
+
+
+@volume.command("list")
+@pass_session
+def list_volumes(session: Session) -> None:
+    """All volumes of the set."""
+    with connected(session) as client:
+        volumes = client.list_volumes()
+    answer(session, {"volumes": volumes}, lambda: table(volumes) if volumes else "no volumes")
+
+
+def table(volumes: Iterable[Volume]) -> Table:
+    """Volumes, one a line."""
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    drawn.add_column("inode", justify="right")
+    for column in ("label", "kind", "size", "uuid"):
+        drawn.add_column(column, justify="right" if column == "size" else "left")
+    for one in volumes:
+        size = format_size(one.sectors * SECTOR_BYTES) if one.sectors else ""
+        kind = "flash-only" if one.flash_only else "cached"
+        drawn.add_row(str(one.inode), one.label, kind, size, one.uuid)
+    return drawn
+
+
+@volume.command(
+    epilog=examples("bcachectl volume create thumbnails", "bcachectl volume create scratch --size 10G")
+)
+@click.argument("label")
+@click.option(
+    "--size",
+    metavar="SIZE",
+    type=SIZE_IN_SECTORS,
+    help="Make it flash-only: a block device of that size to the kernel, whose data is nowhere else.",
+)
+@click.option("--uuid", type=click.UUID, help="The backing device that the kernel may attach to it.")
+@pass_session
+def create(session: Session, label: str, size: int | None, uuid: UUID | None) -> None:
+    """Create a volume and print its inode. Durable when the command returns."""
+    with connected(session) as client:
+        inode = client.create_volume(label, sectors=size, uuid=None if uuid is None else str(uuid))
+    answer(session, {"inode": inode}, lambda: str(inode))
+
+
+@volume.command
+@click.argument("inode", type=click.IntRange(min=0))
+@click.option("--force", is_flag=True, help="Even if it holds dirty data, which is then lost.")
+@pass_session
+def delete(session: Session, inode: int, force: bool) -> None:
+    """Delete a volume: its reservations end, its keys go, its inode is free."""
+    with connected(session) as client:
+        client.delete_volume(inode, force=force)
+    answer(session, {}, lambda: f"volume {inode} deleted")

@@ -1,0 +1,131 @@
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from bcached.cli.main import VERBS, Verbs, bcachectl
+from bcached.errors import BcachedError
+
+NOT_YET = {"dump", "check", "write", "read", "lookup", "invalidate", "mark-clean", "flush"}
+
+
+def run(*arguments: str, **options: object) -> Result:
+    return CliRunner().invoke(bcachectl, arguments, **options)  # type: ignore[arg-type]
+
+
+def test_help_lists_every_verb_there_is_and_none_that_is_not() -> None:
+    done = run("--help")
+    assert done.exit_code == 0
+    assert all(f"\n  {name} " in done.stdout for name in VERBS)
+    assert not NOT_YET & {line.split()[0] for line in done.stdout.splitlines() if line.strip()}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_explains_itself(name: str) -> None:
+    done = run(name, "--help")
+    assert done.exit_code == 0
+    assert done.stdout.startswith("Usage: bcachectl") or f" {name} " in done.stdout.splitlines()[0]
+
+
+def test_help_loads_nothing_that_only_verbs_need() -> None:
+    code = (
+        "import sys; from bcached.cli.main import bcachectl; bcachectl(['--help'], standalone_mode=False);"
+        "print({'numpy', 'msgspec', 'rich', 'asyncio', 'uvloop'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-verb"],
+        ["--no-such-option", "status"],
+        ["allocate", "0"],
+        ["allocate", "0", "0", "12x"],
+        ["allocate", "0", "0", "100k", "--replicas", "7"],
+        ["allocate", "-1", "0", "8"],
+        ["set", "replacement", "mru"],
+        ["set", "discard", "maybe"],
+        ["volume", "create"],
+        ["volume", "create", "a", "--size", "1000"],
+        ["volume", "delete", "first"],
+        ["--json", "top"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_and_reaches_no_daemon(arguments: list[str], tmp_path: Path) -> None:
+    done = run("--socket", str(tmp_path / "nobody"), *arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "cannot connect" not in done.stderr
+
+
+def failure(*arguments: str, **options: object) -> str:
+    """The one line on stderr of a verb that failed."""
+    done = run(*arguments, **options)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_without_a_daemon_one_line_says_what_to_do(tmp_path: Path) -> None:
+    line = failure("--socket", str(tmp_path / "nobody"), "status")
+    assert line.startswith(f"bcachectl: cannot connect to {tmp_path}/nobody: no such socket")
+    assert "--socket" in line
+    assert "BCACHED_SOCKET" in line
+
+
+def test_a_socket_nobody_listens_on_is_told_from_one_that_is_missing(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(tmp_path / "deaf"))
+        assert "nobody listens there" in failure("--socket", str(tmp_path / "deaf"), "verify")
+
+
+def test_a_file_that_is_no_socket_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = failure("--socket", str(tmp_path / "file"), "explain")
+    assert line.startswith(f"bcachectl: cannot connect to {tmp_path}/file: ")
+
+
+def test_a_path_too_long_for_a_socket_is_one_line_too(tmp_path: Path) -> None:
+    assert "cannot connect" in failure("--socket", str(tmp_path / ("x" * 200)), "gc")
+
+
+def test_the_environment_names_the_socket_and_the_option_wins(tmp_path: Path) -> None:
+    environment = {"BCACHED_SOCKET": str(tmp_path / "variable")}
+    assert f"{tmp_path}/variable:" in failure("status", env=environment)
+    assert f"{tmp_path}/option:" in failure("--socket", str(tmp_path / "option"), "status", env=environment)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (BcachedError("one\ntwo"), "bcachectl: one two"),
+        (FileNotFoundError(2, "No such file or directory", "/x"), "No such file or directory: '/x'"),
+        (AssertionError("odd"), "a bug in bcachectl, please report it: AssertionError: odd"),
+    ],
+)
+def test_whatever_a_verb_raises_becomes_one_line_without_a_traceback(error: Exception, told: str) -> None:
+    @click.command
+    def broken() -> None:
+        raise error
+
+    class Broken(Verbs):
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+            del ctx, cmd_name
+            return broken
+
+    done = CliRunner().invoke(Broken("bcachectl"), ["broken"])
+    assert done.exit_code == 1
+    (line,) = done.stderr.splitlines()
+    assert told in line
+
+
+def test_the_version_is_the_packages() -> None:
+    assert run("--version").stdout.startswith("bcachectl 0.")
