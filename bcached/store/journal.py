@@ -8,6 +8,7 @@ newest alone finds the set.
 import asyncio
 from collections.abc import Callable, Sequence
 
+from bcached.device.together import together
 from bcached.errors import SetRefused
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import MEMBERS_MAX
@@ -57,12 +58,10 @@ class Journal:
         entry = self._seal()
         raw = entry.pack(self._members[0].superblock.set_magic, self._members[0].cache.geometry.block_bytes)
         places = [self._place(member, raw, entry.seq) for member in self._members]
-        await asyncio.gather(*(member.block_device.flush() for member in self._members))
-        await asyncio.gather(
-            *(
-                member.block_device.write(place, raw, durable=True)
-                for member, place in zip(self._members, places, strict=True)
-            )
+        await together(member.block_device.flush() for member in self._members)
+        await together(
+            member.block_device.write(place, raw, durable=True)
+            for member, place in zip(self._members, places, strict=True)
         )
         self.durable_last_seq = entry.last_seq
         self.durations.observe(self._clock() - begun)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcached.device.block_device import BlockDevice
+from bcached.device.together import together
 from bcached.errors import BadField
 from bcached.format.prio_set import PrioSet
 from bcached.state.geometry import Geometry
@@ -67,19 +68,16 @@ async def write_chain(
 ) -> None:
     """Write one chain, its last set first; gens are of one instant, prios may move meanwhile."""
     assert len(buckets) == geometry.prio_bucket_count
-    turns = asyncio.Semaphore(WRITES_IN_FLIGHT)
 
     async def write_set(index: int) -> None:
-        async with turns:
-            start = index * geometry.prios_per_bucket
-            stop = min(start + geometry.prios_per_bucket, geometry.bucket_count)
-            following = buckets[index + 1] if index + 1 < len(buckets) else 0
-            prio_set = PrioSet(seq, following, prios[start:stop].copy(), gens[start:stop])
-            if geometry.metadata_bytes > PACK_IN_THREAD_BYTES:
-                raw = await asyncio.to_thread(prio_set.pack, set_magic, geometry.metadata_bytes)
-            else:
-                raw = prio_set.pack(set_magic, geometry.metadata_bytes)
-            await device.write(geometry.byte_of(buckets[index]), raw)
+        start = index * geometry.prios_per_bucket
+        stop = min(start + geometry.prios_per_bucket, geometry.bucket_count)
+        following = buckets[index + 1] if index + 1 < len(buckets) else 0
+        prio_set = PrioSet(seq, following, prios[start:stop].copy(), gens[start:stop])
+        if geometry.metadata_bytes > PACK_IN_THREAD_BYTES:
+            raw = await asyncio.to_thread(prio_set.pack, set_magic, geometry.metadata_bytes)
+        else:
+            raw = prio_set.pack(set_magic, geometry.metadata_bytes)
+        await device.write(geometry.byte_of(buckets[index]), raw)
 
-    # gather would leave the others running when one fails; the device waits for them before it closes.
-    await asyncio.gather(*(write_set(index) for index in reversed(range(len(buckets)))))
+    await together((write_set(index) for index in reversed(range(len(buckets)))), WRITES_IN_FLIGHT)
