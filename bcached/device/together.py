@@ -1,23 +1,22 @@
 """Several device operations at once, as one: none outlives the call."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+Operation = Callable[[], Coroutine[Any, Any, None]]
 
-async def together(operations: Iterable[Coroutine[Any, Any, None]], at_once: int = 0) -> None:
-    """Run all, at_once of them at a time (0: all); when every one has ended, raise what one raised.
+
+async def together(operations: Iterable[Operation], at_once: int = 64) -> None:
+    """Run all, at_once of them at a time; when every one has ended, raise what the first that failed raised.
 
     asyncio.gather would return with the first error while the others are still writing.
     """
-    turns = asyncio.Semaphore(at_once) if at_once else None
+    turns = asyncio.Semaphore(at_once)
 
-    async def in_turn(operation: Coroutine[Any, Any, None]) -> None:
-        if turns is None:
-            await operation
-        else:
-            async with turns:
-                await operation
+    async def in_turn(operation: Operation) -> None:
+        async with turns:
+            await operation()
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -4,6 +4,8 @@ It asks state/steps.py what to do next, does it, and asks again; when there is n
 buckets move. No I/O is done with the bucket lock held.
 """
 
+from functools import partial
+
 from bcached.device.together import together
 from bcached.format.superblock import Replacement
 from bcached.runtime.conditions import Fact
@@ -76,7 +78,7 @@ class Allocator:
         discard = self.member.superblock.discard and self.member.block_device.discards
         batch = self._cache.next_batch(DISCARDS_IN_FLIGHT if discard else PUSH_BUCKETS_MAX)
         if discard:
-            await together(map(self._discard, batch))
+            await together(partial(self._discard, bucket) for bucket in batch)
         self._cache.push(batch)
         self._services.serve()
         self._services.reserves_filled(self.member)

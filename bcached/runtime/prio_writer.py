@@ -4,6 +4,8 @@ It never waits for a bucket: the prio reserve holds a whole chain and is filled 
 seed's prio write waits for buckets in the very thread that supplies them.)
 """
 
+from functools import partial
+
 from bcached.device.together import together
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
@@ -60,7 +62,9 @@ class PrioWriter:
             member.cache.take_prio_chain()
             snapshots.append(member.cache.snapshot_gens())
         services.buckets_moved()
-        await together(member.write_prios(gens) for member, (gens, _) in zip(members, snapshots, strict=True))
+        await together(
+            partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
+        )
         for member in members:
             self._journal.prio_heads[member.device] = member.cache.prio_chain_writing[0]
         await self._journal.commit()

@@ -7,6 +7,7 @@ newest alone finds the set.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from bcached.device.together import together
 from bcached.errors import SetRefused
@@ -58,9 +59,9 @@ class Journal:
         entry = self._seal()
         raw = entry.pack(self._members[0].superblock.set_magic, self._members[0].cache.geometry.block_bytes)
         places = [self._place(member, raw, entry.seq) for member in self._members]
-        await together(member.block_device.flush() for member in self._members)
+        await together(member.block_device.flush for member in self._members)
         await together(
-            member.block_device.write(place, raw, durable=True)
+            partial(member.block_device.write, place, raw, durable=True)
             for member, place in zip(self._members, places, strict=True)
         )
         self.durable_last_seq = entry.last_seq

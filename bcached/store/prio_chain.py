@@ -6,6 +6,7 @@ its head. The writes themselves need no flush: the journal's flush covers them.
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -80,4 +81,4 @@ async def write_chain(
             raw = prio_set.pack(set_magic, geometry.metadata_bytes)
         await device.write(geometry.byte_of(buckets[index]), raw)
 
-    await together((write_set(index) for index in reversed(range(len(buckets)))), WRITES_IN_FLIGHT)
+    await together((partial(write_set, index) for index in reversed(range(len(buckets)))), WRITES_IN_FLIGHT)
