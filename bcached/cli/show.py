@@ -21,7 +21,7 @@ from bcached.format.superblock import (
 )
 from bcached.units import SECTOR_BYTES
 
-PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz#+-.:=@_")
+PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._")
 CSUM_BYTES = 8
 
 
@@ -109,7 +109,9 @@ def _lines(shown: Shown) -> Iterator[str]:
 
 
 def _encoded(label: str) -> str:
-    return "".join(chr(byte) if byte in PLAIN else f"%{byte:x}" for byte in label_bytes(label))
+    """The label as the tool prints it, which takes bytes for signed: 0xc3 becomes %ffffffc3."""
+    codes = (byte if byte < 0x80 else byte | 0xFFFFFF00 for byte in label_bytes(label))
+    return "".join(chr(code) if code in PLAIN else f"%{code:x}" for code in codes)
 
 
 def _document(shown: Shown) -> dict[str, object]:

@@ -114,6 +114,10 @@ def _ask_program(path: str) -> tuple[Signature, ...]:
     program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/sbin:/sbin")
     if program is None:
         raise DeviceRefused(path, f"cannot tell what is on it: neither {LIBRARY} nor {PROGRAM} is installed")
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))  # blkid says "nothing" of what it cannot read
+    except OSError as error:
+        raise DeviceError(path, f"cannot look for signatures: {error.strerror}") from None
     command = [program, "-p", "-o", "export", path]
     # The path was given by whoever runs this, and goes to the program as it is, past any shell.
     done = subprocess.run(  # noqa: S603

@@ -31,12 +31,11 @@ from bcached.format.superblock import (
 )
 from bcached.state.geometry import Geometry
 from bcached.store.fitting import check_block, check_bucket, fit
+from bcached.store.wiping import wipe_buckets
 from bcached.units import SECTOR_BYTES
 
 BUCKET_BYTES_DEFAULT = 512 << 10
 HEAD_BYTES = COPY_SECTOR * SECTOR_BYTES + SUPERBLOCK_BYTES  # boot block, superblock and the copy's place
-CHUNK_BYTES = 1 << 20
-ZEROS = bytes(CHUNK_BYTES)
 
 
 class Target(Protocol):
@@ -62,12 +61,6 @@ class PlannedMember:
     path: str
     superblock: Superblock
     geometry: Geometry
-
-    @property
-    def journal_extent(self) -> tuple[int, int]:
-        """The bytes that the journal will take: where they begin, and how many they are."""
-        buckets = self.geometry.journal_buckets
-        return self.geometry.byte_of(buckets.start), len(buckets) * self.geometry.bucket_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +123,9 @@ async def lay_out(layout: Layout, devices: Sequence[BlockDevice]) -> None:
         await device.write(0, bytes(HEAD_BYTES))
         await device.flush()
     for member, device in zip(layout.members, devices, strict=True):
-        await zero(device, *member.journal_extent)
-        await device.flush()
+        await wipe_buckets(device, member.geometry, member.geometry.journal_buckets)
     for member, device in zip(layout.members, devices, strict=True):
         await _write_superblock(member.superblock, device)
-
-
-async def zero(device: BlockDevice, offset: int, length: int) -> None:
-    """Zero the extent, where it is not zero: an image stays sparse, and flash is not worn."""
-    for begin in range(offset, offset + length, CHUNK_BYTES):
-        size = min(CHUNK_BYTES, offset + length - begin)
-        zeros = ZEROS[:size]
-        if await device.read(begin, size) != zeros:
-            await device.write(begin, zeros)
 
 
 async def erase_signatures(device: BlockDevice, signatures: Iterable[Signature]) -> None:

@@ -1,0 +1,185 @@
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bcached.cli.main import bcachectl
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
+from instruments.format_samples import SUPERBLOCK
+
+SUPER_SHOW = shutil.which("bcache-super-show", path="/usr/sbin:/sbin:/usr/bin")
+SMALL = replace(SUPERBLOCK, bucket_sectors=8, first_bucket=3)
+IN_USE = replace(
+    SMALL,
+    version=3,
+    synchronous=True,
+    discard=True,
+    replacement=Replacement.RANDOM,
+    journal_buckets=tuple(range(3, 11)),
+    seq=17,
+    label="fast cache #1",
+)
+ONE_OF_THREE = replace(
+    SMALL,
+    version=5,
+    feature_incompat=FEATURE_INCOMPAT_BCACHED_SET,
+    members=3,
+    member=2,
+    replacement=Replacement.FIFO,
+)
+
+
+def image(path: Path, superblock: Superblock, copy: Superblock | None = None) -> Path:
+    raw = bytes(4096) + superblock.pack() + (copy.pack() if copy else b"")
+    path.write_bytes(raw.ljust(1024 * 4096, b"\0"))
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(bcachectl, list(map(str, arguments)))
+
+
+@pytest.mark.skipif(SUPER_SHOW is None, reason="bcache-super-show (bcache-tools) is not installed")
+@pytest.mark.parametrize(
+    "superblock",
+    [
+        SMALL,
+        IN_USE,
+        replace(SMALL, replacement=Replacement.FIFO, members=2, member=1),
+        replace(SMALL, label="Größe"),
+        replace(SMALL, label="".join(map(chr, range(1, 33)))),
+        replace(SMALL, label="".join(map(chr, range(33, 65)))),
+        replace(SMALL, label="[]^_`{|}~\x7f\udcff"),
+        replace(SMALL, uuid=SMALL.set_uuid, seq=2**64 - 1, last_mount=1),
+    ],
+    ids=range(8),
+)
+def test_it_prints_what_bcache_super_show_prints(tmp_path: Path, superblock: Superblock) -> None:
+    path = image(tmp_path / "image", superblock)
+    theirs = subprocess.run([SUPER_SHOW, path], check=True, capture_output=True).stdout
+    ours = run("show", path)
+    assert ours.exit_code == 0
+    if superblock.members == 1:
+        assert ours.stdout_bytes == theirs
+    else:
+        assert ours.stdout_bytes.replace(b"dev.cache.members\t2\n", b"") == theirs
+
+
+def test_it_prints_these_lines_where_the_tool_is_missing_too(tmp_path: Path) -> None:
+    done = run("show", image(tmp_path / "image", IN_USE))
+    assert done.stdout.splitlines() == [
+        "sb.magic\t\tok",
+        "sb.first_sector\t\t8 [match]",
+        f"sb.csum\t\t\t{int.from_bytes(IN_USE.pack()[:8], 'little'):X} [match]",
+        "sb.version\t\t3 [cache device]",
+        "",
+        "dev.label\t\tfast%20cache%20%231",
+        "dev.uuid\t\t00010203-0405-0607-0809-0a0b0c0d0e0f",
+        "dev.sectors_per_block\t8",
+        "dev.sectors_per_bucket\t8",
+        "dev.cache.first_sector\t24",
+        "dev.cache.cache_sectors\t8168",
+        "dev.cache.total_sectors\t8192",
+        "dev.cache.ordered\tyes",
+        "dev.cache.discard\tyes",
+        "dev.cache.pos\t\t0",
+        "dev.cache.replacement\t2 [random]",
+        "",
+        "cset.uuid\t\t10111213-1415-1617-1819-1a1b1c1d1e1f",
+    ]
+
+
+def test_a_member_of_a_set_is_shown_whole(tmp_path: Path) -> None:
+    lines = run("show", image(tmp_path / "image", ONE_OF_THREE)).stdout.splitlines()
+    assert "sb.version\t\t5 [cache device]" in lines
+    assert "sb.feature_incompat\t4000000000000000 [bcached set]" in lines
+    assert "dev.cache.pos\t\t2" in lines
+    assert "dev.cache.members\t3" in lines
+
+
+def test_programs_get_all_of_it(tmp_path: Path) -> None:
+    document = json.loads(run("--json", "show", image(tmp_path / "image", IN_USE)).stdout)
+    assert document == {
+        "sector": 8,
+        "damage": None,
+        "csum": f"{int.from_bytes(IN_USE.pack()[:8], 'little'):016x}",
+        "version": 3,
+        "uuid": "00010203-0405-0607-0809-0a0b0c0d0e0f",
+        "set_uuid": "10111213-1415-1617-1819-1a1b1c1d1e1f",
+        "label": "fast cache #1",
+        "synchronous": True,
+        "discard": True,
+        "replacement": "random",
+        "other_flags": 0,
+        "seq": 17,
+        "feature_compat": 0,
+        "feature_incompat": 0,
+        "feature_ro_compat": 0,
+        "bucket_count": 1024,
+        "bucket_sectors": 8,
+        "block_sectors": 8,
+        "members": 1,
+        "member": 0,
+        "last_mount": 0,
+        "first_bucket": 3,
+        "journal_buckets": [3, 4, 5, 6, 7, 8, 9, 10],
+    }
+
+
+def test_a_label_that_is_no_text_is_still_json(tmp_path: Path) -> None:
+    path = image(tmp_path / "image", replace(SMALL, label="half \udcc3"))
+    assert json.loads(run("--json", "show", path).stdout)["label"] == "half \ufffd"
+
+
+def damaged(path: Path, offset: int) -> Path:
+    raw = bytearray(path.read_bytes())
+    raw[offset] ^= 1
+    path.write_bytes(raw)
+    return path
+
+
+def test_of_a_damaged_superblock_the_copy_is_shown_and_said_to_be_one(tmp_path: Path) -> None:
+    path = damaged(image(tmp_path / "image", SMALL, copy=IN_USE), 4096 + 60)
+    done = run("show", path)
+    assert done.exit_code == 0
+    assert "dev.label\t\tfast%20cache" in done.stdout
+    assert "superblock at" in done.stderr
+    assert "this is its copy at sector 16" in done.stderr
+    document = json.loads(run("--json", "show", path).stdout)
+    assert document["sector"] == 16
+    assert document["damage"].startswith(f"superblock at {path} sector 8: expected 0x")
+
+
+def test_with_no_good_copy_the_damage_is_the_answer(tmp_path: Path) -> None:
+    done = run("show", damaged(image(tmp_path / "image", SMALL), 4096 + 60))
+    assert done.exit_code == 1
+    assert "sector 8: expected 0x" in done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_no_bcache_is_refused_in_one_line_even_if_it_was(tmp_path: Path) -> None:
+    path = damaged(image(tmp_path / "image", SMALL, copy=IN_USE), 4096 + 24)
+    done = run("show", path)
+    assert done.exit_code == 1
+    assert "sector 8: expected c68573f6" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("size", [512, 4096, 8191])
+def test_a_device_too_short_for_a_superblock_is_refused(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(size))
+    done = run("show", path)
+    assert done.exit_code == 1
+    assert "expected one, found the device's end" in done.stderr
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = run("show", tmp_path / "missing")
+    assert done.exit_code == 1
+    assert "cannot open it: No such file or directory" in done.stderr
