@@ -70,7 +70,6 @@ def formatter(console: bool, colors: bool, to_journal: bool) -> logging.Formatte
     common: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     rendering: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
@@ -78,13 +77,15 @@ def formatter(console: bool, colors: bool, to_journal: bool) -> logging.Formatte
         rendering += [one_line, structlog.dev.ConsoleRenderer(colors=colors)]
     else:
         rendering += [
-            structlog.processors.EventRenamer("message"),
             structlog.processors.format_exc_info,
+            facts_last,
             structlog.processors.JSONRenderer(serializer=as_json),
         ]
     if to_journal:
         rendering = [with_priority(rendering)]
-    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[], processors=[*common, *rendering])
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder()], processors=[*common, *rendering]
+    )
 
 
 def one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -93,6 +94,12 @@ def one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         key: value if not isinstance(value, str) or value.isprintable() else repr(value)
         for key, value in event.items()
     }
+
+
+def facts_last(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """First when, how grave, who and what, then the facts."""
+    head = {"timestamp": event.pop("timestamp"), "level": event.pop("level"), "logger": event.pop("logger")}
+    return {**head, "message": event.pop("event"), **event}
 
 
 def as_json(event: EventDict, **_: Any) -> str:

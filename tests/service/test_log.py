@@ -46,11 +46,13 @@ def test_a_message_is_one_json_object_a_line(handler: LogHandler, stream: io.Str
     assert (line["path"], line["size_bytes"]) == ("/dev/x\ny", 4096)
     assert line["odd"] == str(object)
     assert str(line["timestamp"]).endswith("Z")
+    assert [*line] == ["timestamp", "level", "logger", "message", "path", "size_bytes", "odd"]
 
 
 def test_libraries_speak_the_same_way(handler: LogHandler, stream: io.StringIO) -> None:
-    logging.getLogger("asyncio").warning("slow: %d ms", 7)
+    logging.getLogger("asyncio").warning("slow: %d ms", 7, extra={"task": "x"})
     (line,) = lines(stream)
+    assert line["task"] == "x"
     assert (line["message"], line["level"], line["logger"]) == ("slow: 7 ms", "warning", "asyncio")
 
 
