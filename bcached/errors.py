@@ -63,6 +63,14 @@ class ConfigError(BcachedError):
     """The configuration is unusable: file, key, expected and found."""
 
 
+class ConnectionLost(BcachedError):
+    """The daemon is not there, or not any more; what the connection held is void."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: no connection to the daemon: {reason}")
+        self.path, self.reason = path, reason
+
+
 # The caller's: a request that cannot be served. Names and fields are the socket's.
 
 

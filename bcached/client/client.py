@@ -1,0 +1,273 @@
+"""The asyncio client: one method for each of the socket's, and reading and writing the data itself."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from bcached.client.channel import Channel
+from bcached.client.data_paths import DataPaths
+from bcached.client.gens import Gens, Instant
+from bcached.client.lease import Lease
+from bcached.client.state_view import StateView
+from bcached.errors import ConnectionLost, StaleKey
+from bcached.keys import Key, Pointer
+from bcached.wire import messages
+from bcached.wire.messages import Extent, Policy, State, Volume
+from bcached.wire.methods import ADMIN, ALLOCATOR, METHODS, MONITOR, Request
+
+SOCKET_PATH = "/run/bcached/io.bcached"
+WRITERS = 4  # writes under way at once; more gain nothing on one device
+
+R = TypeVar("R", bound=messages.Results)
+
+
+class Client:
+    """A connection to the daemon, with all that it holds.
+
+    Calls may be made concurrently: they are pipelined, and start in the order they were made. Whoever is
+    not at least an allocator takes no lease and cannot write.
+    """
+
+    def __init__(self, path: str = SOCKET_PATH) -> None:
+        self.path = path
+        self._channel: Channel
+        self._description: messages.Description
+        self._data: DataPaths
+        self._lease: Lease | None = None
+        self._gens: Gens | None = None
+        self._pool = ThreadPoolExecutor(WRITERS, thread_name_prefix="bcached-client")
+        self._writes = 0  # under way
+        self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+
+    async def __aenter__(self) -> Self:
+        """Connect, and take the lease."""
+        self._channel = await Channel.open(self.path)
+        try:
+            self._description = await self._call(
+                ALLOCATOR, "Describe", messages.Nothing(), messages.Description
+            )
+            self._data = DataPaths(self._description.devices)
+            if self._description.role in ("allocator", "admin"):
+                self._lease = Lease(self._description.lease_path)
+            self._channel.lost.add_done_callback(lambda _: self._let_go_when_idle())
+        except BaseException:
+            self._channel.abort()
+            await self._channel.lost
+            self._let_go_when_idle()
+            self._pool.shutdown()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect; then, when the last write has returned, let the lease go."""
+        await self._channel.close()
+        await asyncio.to_thread(self._pool.shutdown)
+        self._let_go_when_idle()
+        self._data.close()
+        if self._gens is not None:
+            self._gens.close()
+
+    @property
+    def description(self) -> messages.Description:
+        """The set and its devices, and our role."""
+        return self._description
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands; without it nothing we hold or know is worth anything."""
+        return self._channel.stands
+
+    # io.bcached.Allocator
+
+    async def allocate(
+        self,
+        inode: int,
+        offset: int,
+        sectors: int,
+        *,
+        write_point: int | None = None,
+        write_prio: int | None = None,
+        replicas: int | None = None,
+        wait: bool | None = None,
+        timeout_ms: int | None = None,
+        whole: bool | None = None,
+    ) -> tuple[Key, ...]:
+        """Reserve sectors: one key, perhaps a shorter one; with whole, as many as it takes for all."""
+        asked = messages.Allocate(
+            inode, offset, sectors, write_point, write_prio, replicas, wait, timeout_ms, whole
+        )
+        orphaned = partial(self._release_orphan, messages.Allocated, lambda it: it.keys)
+        return (await self._call(ALLOCATOR, "Allocate", asked, messages.Allocated, orphaned)).keys
+
+    async def allocate_many(
+        self, requests: Iterable[Extent], *, wait: bool | None = None, timeout_ms: int | None = None
+    ) -> tuple[tuple[Key, ...], ...]:
+        """Reserve for all these extents, or for none."""
+        asked = messages.AllocateMany(tuple(requests), wait, timeout_ms)
+        orphaned = partial(self._release_orphan, messages.AllocatedMany, lambda it: sum(it.keys, ()))
+        return (await self._call(ALLOCATOR, "AllocateMany", asked, messages.AllocatedMany, orphaned)).keys
+
+    async def allocate_bucket(
+        self, *, replicas: int | None = None, wait: bool | None = None, timeout_ms: int | None = None
+    ) -> Key:
+        """Reserve a whole bucket."""
+        asked = messages.AllocateBucket(replicas, wait, timeout_ms)
+        orphaned = partial(self._release_orphan, messages.OneKey, lambda it: (it.key,))
+        return (await self._call(ALLOCATOR, "AllocateBucket", asked, messages.OneKey, orphaned)).key
+
+    async def free_bucket(self, key: Key) -> None:
+        """Give a whole bucket back."""
+        await self._call(ALLOCATOR, "FreeBucket", messages.FreeBucket(key), messages.Done)
+
+    async def release(self, keys: Sequence[Key]) -> None:
+        """End reservations; no write to them may be under way."""
+        await self._call(ALLOCATOR, "Release", messages.Release(tuple(keys)), messages.Done)
+
+    # The data
+
+    async def write(self, key: Key, data: "bytes | bytearray | memoryview") -> None:
+        """Write an extent we hold, to all its places. Even if you stop waiting, the write goes on."""
+        if not self._channel.stands or self._lease is None or not self._lease.is_held:
+            raise ConnectionLost(self.path, "nothing may be written without the connection and its lease")
+        self._writes += 1
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(self._pool, self._data.write, key, data)
+        writing.add_done_callback(self._write_returned)
+        await asyncio.shield(writing)
+
+    async def read(self, key: Key, since: Instant | None = None) -> bytes:
+        """Read an extent. With since, only if it proves to be good afterwards: else StaleKey.
+
+        Without, the bytes are those of the key's first place, which is right for what we hold ourselves.
+        """
+        loop = asyncio.get_running_loop()
+        pointers = key.pointers if since is None else await self.current_pointers(key, since)
+        for pointer in pointers:
+            data = await loop.run_in_executor(self._pool, self._data.read, pointer, key.sectors)
+            if since is None or pointer in await self.current_pointers(key, since):
+                return data
+        raise StaleKey(key, -1)
+
+    async def now(self) -> Instant:
+        """The moment, by the daemon's clocks: take it before you ask for a key, and judge the key by it."""
+        return (await self._mapped()).now()
+
+    async def is_current(self, key: Key, since: Instant) -> bool:
+        """Whether a key that was good then is good now."""
+        return bool(await self.current_pointers(key, since))
+
+    async def current_pointers(self, key: Key, since: Instant) -> tuple[Pointer, ...]:
+        """Those places of the key that are good now."""
+        good = (await self._mapped()).current(key, since)
+        return good if self._channel.stands else ()
+
+    # io.bcached.Admin
+
+    async def status(self) -> State:
+        """How the set stands."""
+        return (await self._call(ADMIN, "Status", messages.Nothing(), messages.StatusNow)).state
+
+    async def explain(self) -> tuple[str, ...]:
+        """Why allocations wait or fail."""
+        return (await self._call(ADMIN, "Explain", messages.Nothing(), messages.Lines)).lines
+
+    async def verify(self) -> tuple[str, ...]:
+        """What is wrong with the set; nothing, let us hope."""
+        return (await self._call(ADMIN, "Verify", messages.Nothing(), messages.Violations)).violations
+
+    async def collect_garbage(self, *, wait: bool | None = None) -> None:
+        """Have garbage collected."""
+        await self._call(ADMIN, "CollectGarbage", messages.CollectGarbage(wait), messages.Done)
+
+    async def write_priorities(self) -> None:
+        """Make prios and gens durable."""
+        await self._call(ADMIN, "WritePriorities", messages.Nothing(), messages.Done)
+
+    async def set_replacement(self, policy: Policy) -> None:
+        """Choose another replacement policy."""
+        await self._call(ADMIN, "SetReplacement", messages.SetReplacement(policy), messages.Done)
+
+    async def set_discard(self, discard: bool) -> None:
+        """Turn discards on or off."""
+        await self._call(ADMIN, "SetDiscard", messages.SetDiscard(discard), messages.Done)
+
+    async def list_volumes(self) -> tuple[Volume, ...]:
+        """All volumes."""
+        return (await self._call(ADMIN, "ListVolumes", messages.Nothing(), messages.Volumes)).volumes
+
+    async def create_volume(self, label: str, *, sectors: int | None = None, uuid: str | None = None) -> int:
+        """Make a volume; its inode."""
+        asked = messages.CreateVolume(label, sectors, uuid)
+        return (await self._call(ADMIN, "CreateVolume", asked, messages.NewVolume)).inode
+
+    async def delete_volume(self, inode: int, *, force: bool | None = None) -> None:
+        """Remove a volume."""
+        await self._call(ADMIN, "DeleteVolume", messages.DeleteVolume(inode, force), messages.Done)
+
+    # io.bcached.Monitor
+
+    async def watch(self, interval_ms: int | None = None) -> AsyncGenerator[State, None]:
+        """The state, and again whenever it has changed; over a connection of its own."""
+        channel = await Channel.open(self.path)
+        news: asyncio.Queue[bytes | None] = asyncio.Queue()
+        asked = messages.Watch(interval_ms)
+        request = METHODS[f"{MONITOR}.Watch"].request(parameters=asked, more=True)
+        ended = channel.send(request, news.put_nowait)
+        ended.add_done_callback(lambda _: news.put_nowait(None))
+        try:
+            view = StateView()
+            while (raw := await news.get()) is not None:
+                yield view.take(msgspec.json.decode(raw, type=messages.News))
+            await ended
+        finally:
+            channel.abort()
+            await channel.lost
+            ended.exception()  # seen, whether or not anybody waited for the end
+
+    # Inside
+
+    async def _call(
+        self,
+        interface: str,
+        name: str,
+        asked: messages.Parameters,
+        results: type[R],
+        orphaned: Callable[[bytes], None] | None = None,
+    ) -> R:
+        request: Request = METHODS[f"{interface}.{name}"].request(parameters=asked)
+        return self._decode(results, await self._channel.ask(request, orphaned=orphaned))
+
+    def _decode(self, results: type[R], raw: bytes) -> R:
+        decoder = self._decoders.get(results)
+        if decoder is None:
+            decoder = self._decoders[results] = msgspec.json.Decoder(results)
+        decoded: R = decoder.decode(raw)
+        return decoded
+
+    def _release_orphan(self, results: type[R], keys: Callable[[R], tuple[Key, ...]], raw: bytes) -> None:
+        """Give back what came for a caller who had stopped waiting."""
+        asked = messages.Release(keys(self._decode(results, raw)))
+        self._channel.tell(METHODS[f"{ALLOCATOR}.Release"].request(parameters=asked, oneway=True))
+
+    async def _mapped(self) -> Gens:
+        if self._gens is None:
+            files = await self._call(ALLOCATOR, "MapGens", messages.Nothing(), messages.GenMaps)
+            if self._gens is None:
+                self._gens = Gens(files.maps, self._description.devices)
+        return self._gens
+
+    def _write_returned(self, _: "asyncio.Future[None]") -> None:
+        self._writes -= 1
+        self._let_go_when_idle()
+
+    def _let_go_when_idle(self) -> None:
+        """Let the lease go as soon as the connection is gone and no write is under way."""
+        if self._lease is not None and not self._channel.stands and not self._writes:
+            self._lease.let_go()

@@ -1,0 +1,87 @@
+"""The gens of all members, mapped read-only: is a key still good, asked without a word to the daemon."""
+
+import mmap
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bcached.errors import BadField, DeviceError
+from bcached.keys import Key, Pointer
+from bcached.wire.gen_map import GenMap
+from bcached.wire.messages import Device, GenMapFile
+
+GC_EPOCHS_MAX = 1  # gens have 8 bits: after a second collection one may have come all the way round
+
+
+class Instant(NamedTuple):
+    """A moment, by the maps' own clocks: the daemon's life and each member's gc_epoch."""
+
+    life: int
+    gc_epochs: tuple[int, ...]
+
+
+class Gens:
+    """The mapped gens of a set's members."""
+
+    def __init__(self, files: Sequence[GenMapFile], devices: Sequence[Device]) -> None:
+        self._bucket_sectors = {device.device: device.bucket_sectors for device in devices}
+        self._mappings: list[mmap.mmap] = []
+        self._maps: dict[int, GenMap] = {}
+        counts = {device.device: device.bucket_count for device in devices}
+        try:
+            for file in files:
+                self._maps[file.device] = self._map(file, counts[file.device])
+        except BaseException:
+            self.close()
+            raise
+
+    def now(self) -> Instant:
+        """The moment: take it when you get a key, and judge the key by it later."""
+        return Instant(self._life(), tuple(one.gc_epoch for one in self._maps.values()))
+
+    def current(self, key: Key, since: Instant) -> tuple[Pointer, ...]:
+        """Those of the key's pointers that are good now, if the key was good then.
+
+        The connection has to stand as well; who holds it asks that.
+        """
+        # Gens before header: a gen read after the life ended proves nothing.
+        good = tuple(pointer for pointer in key.pointers if self._gen(pointer) == pointer.gen)
+        now = self.now()
+        if not now.life or now.life != since.life:
+            return ()
+        moved = (after - before for after, before in zip(now.gc_epochs, since.gc_epochs, strict=True))
+        return good if max(moved) <= GC_EPOCHS_MAX else ()
+
+    def close(self) -> None:
+        """Unmap everything; no key is good from here on."""
+        for one in self._maps.values():
+            one.release()
+        self._maps.clear()
+        for mapping in self._mappings:
+            mapping.close()
+        self._mappings.clear()
+
+    def _map(self, file: GenMapFile, bucket_count: int) -> GenMap:
+        try:
+            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                mapping = mmap.mmap(descriptor, file.bytes, mmap.MAP_SHARED, mmap.PROT_READ)
+            finally:
+                os.close(descriptor)
+        except (OSError, ValueError) as error:
+            raise DeviceError(file.path, f"cannot map the gens: {error}") from None
+        self._mappings.append(mapping)
+        gen_map = GenMap.parse(memoryview(mapping), file.path)
+        if gen_map.bucket_count != bucket_count:
+            gen_map.release()
+            raise BadField("gen map", f"{file.path} bucket_count", bucket_count, gen_map.bucket_count)
+        return gen_map
+
+    def _life(self) -> int:
+        lives = {one.life for one in self._maps.values()}
+        return lives.pop() if len(lives) == 1 else 0
+
+    def _gen(self, pointer: Pointer) -> int | None:
+        gen_map = self._maps.get(pointer.device)
+        bucket = pointer.sector // self._bucket_sectors[pointer.device] if gen_map else 0
+        return gen_map.gens[bucket] if gen_map and bucket < gen_map.bucket_count else None

@@ -1,0 +1,33 @@
+"""The lease: a shared lock that says "I may still be writing" to a later life of the daemon."""
+
+import fcntl
+import os
+
+from bcached.errors import DeviceError
+
+
+class Lease:
+    """Held from before the first write until `let_go`."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise DeviceError(path, f"cannot open the lease: {error.strerror}") from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            self.let_go()
+            # Only a later life of the daemon locks it for itself alone: ours is over.
+            raise DeviceError(path, f"cannot lock the lease: {error.strerror}") from None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether we may write."""
+        return self._descriptor >= 0
+
+    def let_go(self) -> None:
+        """Promise to write no more."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

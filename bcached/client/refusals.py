@@ -1,0 +1,30 @@
+"""Errors that came over the socket, as the exceptions of bcached.errors they began as."""
+
+from typing import Any
+
+import msgspec
+
+from bcached.errors import RequestError
+from bcached.keys import Key
+
+LEAVES = {leaf.NAME.rpartition(".")[2]: leaf for leaf in RequestError.__subclasses__()}
+
+
+class UnknownRefusalError(RequestError):
+    """An error this library has no name for: the daemon is newer, or no bcached."""
+
+    NAME = "unknown"
+
+
+def refusal_from(name: str, parameters: bytes) -> RequestError:
+    """The exception for an error's name and parameters."""
+    fields: dict[str, Any] = msgspec.json.decode(parameters, type=dict[str, Any])
+    leaf = LEAVES.get(name.rpartition(".")[2])
+    try:
+        if "key" in fields:
+            fields["key"] = msgspec.convert(fields["key"], Key)
+        if leaf is not None:
+            return leaf(**fields)
+    except (TypeError, msgspec.ValidationError):  # fields of another version
+        pass
+    return UnknownRefusalError(f"{name}: {fields}", **fields)

@@ -1,0 +1,29 @@
+"""What a watcher knows: the state, kept up to date from changes."""
+
+from typing import Any
+
+import msgspec
+
+from bcached.wire.messages import Change, News, State
+
+
+class StateView:
+    """The latest state, from the news so far."""
+
+    def __init__(self) -> None:
+        self._known: Any = None
+
+    def take(self, news: News) -> State:
+        """The state after these news."""
+        if news.state is not None:
+            self._known = msgspec.to_builtins(news.state)
+        for change in news.changes or ():
+            self._change(change)
+        return msgspec.convert(self._known, State)
+
+    def _change(self, change: Change) -> None:
+        *way, last = change.name.split(".")
+        place = self._known
+        for step in way:
+            place = place[int(step) if isinstance(place, list | tuple) else step]
+        place[last] = change.value
