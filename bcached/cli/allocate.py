@@ -1,7 +1,6 @@
 """`bcachectl allocate`: reserve sectors from a shell, for as long as the command runs."""
 
 import signal
-import sys
 from collections.abc import Iterable
 
 import click
@@ -12,8 +11,10 @@ from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
 from bcached.cli.session import Session, pass_session
+from bcached.client.blocking import BlockingClient
 from bcached.keys import POINTERS_MAX, Key
 from bcached.units import SECTOR_BYTES, format_size
+from bcached.wire.messages import INTERVAL_MS_MAX
 
 
 @click.command(
@@ -59,11 +60,11 @@ def allocate(
             replicas=replicas,
             write_point=write_point,
             wait=not no_wait,
-            timeout_s=timeout,
+            timeout_ms=None if timeout is None else round(timeout * 1000),
         )
         answer(session, {"keys": keys}, lambda: table(keys))
         if hold:
-            wait_for_the_end(quiet=session.as_json)
+            hold_on(client, quiet=session.as_json)
 
 
 def table(keys: Iterable[Key]) -> Table:
@@ -80,12 +81,15 @@ def table(keys: Iterable[Key]) -> Table:
     return drawn
 
 
-def wait_for_the_end(quiet: bool) -> None:
-    """Sleep until somebody ends the command; that is how a held reservation is meant to end."""
-    sys.stdout.flush()
+def hold_on(client: BlockingClient, *, quiet: bool) -> None:
+    """Hold what was allocated until somebody ends the command; ConnectionLost if the daemon goes first."""
     if not quiet:
         click.echo("held until Ctrl-C", err=True)
-    # Blocked first, so that a signal that comes between here and the wait is not lost.
-    ends = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    signal.sigwait(ends)
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        # Watching ends only with the daemon; what it tells in between is of no interest.
+        for _ in client.watch(INTERVAL_MS_MAX):
+            pass
+    except KeyboardInterrupt:
+        return

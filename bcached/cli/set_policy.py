@@ -6,6 +6,7 @@ from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
 from bcached.cli.session import Session, pass_session
+from bcached.wire.messages import Policy
 
 
 @click.group("set")
@@ -16,7 +17,7 @@ def set_policy() -> None:
 @set_policy.command(epilog=examples("bcachectl set replacement fifo"))
 @click.argument("value", metavar="VALUE", type=click.Choice(["lru", "fifo", "random"]))
 @pass_session
-def replacement(session: Session, value: str) -> None:
+def replacement(session: Session, value: Policy) -> None:
     """Which buckets are reused first: VALUE is lru, fifo or random."""
     with connected(session) as client:
         client.set_replacement(value)

@@ -32,7 +32,7 @@ def top(session: Session, interval: float) -> None:
     with connected(session) as client, Live(console=console, screen=True, auto_refresh=False) as live:
         before: tuple[State, float] | None = None
         try:
-            for state in client.watch(interval_s=interval):
+            for state in client.watch(round(interval * 1000)):
                 now = time.monotonic()
                 live.update(picture(state, rates(before, state, now)), refresh=True)
                 before = state, now
