@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume
+from bcached.format.label import printable_label
 from bcached.format.uuid_entry import BURNT_UUID, FREE_UUID, UuidEntry, pack_table
 from bcached.keys import Key, Pointer
 from bcached.state.geometry import Geometry
@@ -41,7 +42,8 @@ class UuidTable:
         """The volumes there are, by inode."""
         for inode, entry in enumerate(self.entries):
             if entry is not None and not entry.is_burnt:
-                yield Volume(inode, entry.uuid, entry.label, entry.sectors, entry.flash_only)
+                label = printable_label(entry.label)  # the kernel cuts in mid-character
+                yield Volume(inode, entry.uuid, label, entry.sectors, entry.flash_only)
 
     def with_volume(self, label: str, sectors: int, uuid: UUID) -> tuple[int, list[UuidEntry | None]]:
         """The first free slot, and the table with a new volume in it."""
