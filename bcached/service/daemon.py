@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import uvloop
 
@@ -58,6 +58,7 @@ class Daemon:
         self._reloader = Reloader(settings, path, logs, self._notifier)
         self._stopping = asyncio.Event()
         self._is_serving = False
+        self._own_path: str | None = None
         self._last_resort: threading.Timer | None = None
 
     async def run(self) -> None:
@@ -72,6 +73,7 @@ class Daemon:
                     await self._serve(cache_set, tasks)
                 measuring.cancel()
         finally:
+            self._ignore_signals()
             if self._last_resort is not None:
                 self._last_resort.cancel()
 
@@ -108,6 +110,11 @@ class Daemon:
                 self._begin_stop()
                 for helper in helpers:
                     helper.cancel()
+                if (
+                    self._own_path is not None
+                ):  # while it is ours: another daemon may bind it right afterwards
+                    with suppress(OSError):
+                        os.unlink(self._own_path)
                 server.drain()
                 await metrics.close()
 
@@ -117,7 +124,10 @@ class Daemon:
         if unknown := sorted(passed.keys() - {"varlink", "metrics"}):
             raise ConfigError(f"LISTEN_FDNAMES: expected varlink and metrics, found {', '.join(unknown)}")
         it = self.settings.socket
-        listeners = passed.get("varlink") or [bind_unix(it.path, int(it.mode, 8), it.group)]
+        listeners = passed.get("varlink", [])
+        if not listeners:
+            listeners = [bind_unix(it.path, int(it.mode, 8), it.group)]
+            self._own_path = it.path
         for listener in listeners:
             server.listen(listener)
         await metrics.listen(self.settings.metrics.listen, passed.get("metrics", []))
@@ -149,6 +159,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number, task.cancel)
         loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+
+    @staticmethod
+    def _ignore_signals() -> None:
+        """Everything is closed; a signal that comes now must not turn a clean end into a death."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
     def _stop(self, number: signal.Signals, break_off: Callable[[], object]) -> None:
         """Stop, once: whoever asks again is told that it is under way."""

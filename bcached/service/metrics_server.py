@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -87,12 +87,11 @@ class Scrape(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, unless there are too many."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
         self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.call_later(TIMEOUT_S, transport.abort)
+        self._deadline = self._loop.call_later(TIMEOUT_S, self.abort)
         if len(self._connections) >= CONNECTIONS_MAX:
-            transport.abort()
+            self.abort()
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

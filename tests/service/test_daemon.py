@@ -1,0 +1,338 @@
+"""The daemon as a process: how it starts, serves, reloads, is watched, stops, and refuses."""
+
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from instruments.daemon_process import BIN, DaemonProcess, ask
+
+ONE_LINE_S = 20.0
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(BIN / "bcached"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=ONE_LINE_S,
+        env=environment or None,
+    )
+
+
+def told_by(daemon: DaemonProcess) -> str:
+    """The one line of a daemon that refused to go on."""
+    assert "Traceback" not in daemon.log_text()
+    (line,) = (line for line in daemon.logs if line["level"] == "critical")
+    return str(line["message"])
+
+
+# Serving
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_it_serves_until_told_to_stop_and_then_opens_the_same_set(loop: str) -> None:
+    with DaemonProcess(environment={"BCACHED_LOOP": loop}) as daemon:
+        daemon.wait_until_ready()
+        first = daemon.ask("Allocator.Describe")["parameters"]
+        assert first["set_uuid"] in daemon.scrape()
+        began = time.monotonic()
+        assert daemon.end(signal.SIGTERM) == 0
+        assert time.monotonic() - began < 5
+        daemon.wait_until_told("STOPPING", "1")
+        assert not daemon.socket_path.exists()
+        assert [line["level"] for line in daemon.logs if line["level"] not in ("info", "debug")] == []
+        daemon.start()
+        daemon.wait_until_ready()
+        assert daemon.ask("Allocator.Describe")["parameters"]["set_uuid"] == first["set_uuid"]
+        assert daemon.end(signal.SIGINT) == 0
+
+
+def test_it_says_where_it_serves() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        (serving,) = (line for line in daemon.logs if line["message"] == "serving")
+        assert serving["sockets"] == [str(daemon.socket_path)]
+        assert serving["devices"] == [str(daemon.folder / "cache.img")]
+        assert serving["metrics"][0].startswith("http://127.0.0.1:")
+
+
+def test_sockets_from_the_service_manager_are_served_and_kept() -> None:
+    with socket.socket(socket.AF_UNIX) as varlink, socket.create_server(("127.0.0.1", 0)) as metrics:
+        daemon = DaemonProcess(passed={"metrics": metrics, "varlink": varlink})
+        path = daemon.folder / "passed"
+        varlink.bind(str(path))
+        varlink.listen()
+        with daemon:
+            with socket.socket(socket.AF_UNIX) as early:
+                early.settimeout(20)
+                early.connect(str(path))  # clients may queue before the daemon is ready
+                assert "set_uuid" in ask(early, "Allocator.Describe")["parameters"]
+            daemon.wait_until_ready()
+            assert not daemon.socket_path.exists()
+            assert "bcached_device_buckets" in daemon.scrape()
+            assert daemon.end() == 0
+            assert path.exists()
+
+
+def test_a_passed_socket_of_another_name_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as odd, DaemonProcess(passed={"odd": odd}) as daemon:
+        assert daemon.end(None) == 1
+        assert told_by(daemon) == "LISTEN_FDNAMES: expected varlink and metrics, found odd"
+
+
+# The watchdog
+
+
+def test_the_watchdog_is_fed_while_all_is_well() -> None:
+    with DaemonProcess(environment={"WATCHDOG_USEC": "400000"}) as daemon:
+        daemon.wait_until_ready()
+        began = time.monotonic()
+        for _ in range(5):
+            daemon.wait_until_told("WATCHDOG", "1", within_s=5)
+        assert time.monotonic() - began > 0.5, "half the interval apart, not as fast as it can"
+        assert daemon.end() == 0
+
+
+def test_without_a_watchdog_nobody_is_fed() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        with pytest.raises(AssertionError, match="never told WATCHDOG"):
+            daemon.wait_until_told("WATCHDOG", within_s=0.5)
+
+
+# Reloading
+
+
+def test_reloading_takes_what_it_can_and_names_the_rest() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        text = daemon.config.read_text().replace("restart_grace_s = 0", "restart_grace_s = 7")
+        text = text.replace("allocator = []", 'allocator = []\nreader = ["nobody"]')
+        text = text.replace("[socket]", '[gc]\nslice_ms = 2\n[socket]\nmode = "0600"')
+        daemon.config.write_text(text + 'level = "debug"\n')
+        daemon.send(signal.SIGHUP)
+        assert int(daemon.wait_until_told("RELOADING", "1")["MONOTONIC_USEC"]) > 0
+        daemon.wait_until_ready()
+        assert daemon.ask("Allocator.Describe")["parameters"]["role"] == "admin"
+        assert daemon.end() == 0
+        (taken,) = (line for line in daemon.logs if line["message"] == "configuration reloaded")
+        assert taken["taken"] == ["gc.slice_ms", "limits.restart_grace_s", "access.reader", "log.level"]
+        (left,) = (line for line in daemon.logs if line["message"] == "some changes need a restart")
+        assert left["keys"] == ["socket.mode"]
+
+
+def test_a_wrong_configuration_changes_nothing() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        daemon.config.write_text('[log]\nlevel = "debug"\n[gc]\nslice = 1\n')
+        daemon.send(signal.SIGHUP)
+        daemon.wait_until_told("RELOADING", "1")
+        daemon.wait_until_ready()
+        assert "set_uuid" in daemon.ask("Allocator.Describe")["parameters"]
+        assert daemon.end() == 0
+        (line,) = (line for line in daemon.logs if line["message"] == "configuration not reloaded")
+        assert line["reasons"] == [
+            f"{daemon.config}: gc.slice: unknown key, expected one of slice_ms, moving"
+        ]
+        assert {line["level"] for line in daemon.logs} == {"info", "warning"}
+
+
+# Stopping
+
+
+def test_being_told_to_stop_again_and_again_harms_nothing() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(daemon.socket_path))
+            for offset in range(0, 80_000, 1000):
+                ask(client, "Allocator.Allocate", inode=1, offset=offset, sectors=128)
+        for _ in range(20):
+            daemon.send(signal.SIGTERM)
+            time.sleep(0.002)
+        assert daemon.end(None) == 0
+        daemon.start()
+        daemon.wait_until_ready()
+        assert daemon.ask("Admin.Verify")["parameters"] == {"violations": []}
+        assert daemon.end() == 0
+
+
+def test_connected_clients_do_not_hold_up_the_stop() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        with socket.socket(socket.AF_UNIX) as idle, socket.socket(socket.AF_UNIX) as busy:
+            for client in (idle, busy):
+                client.connect(str(daemon.socket_path))
+            busy.sendall(b'{"method":"io.bcached.Allocator.Descr')  # half a request
+            began = time.monotonic()
+            assert daemon.end() == 0
+            assert time.monotonic() - began < 5
+
+
+def test_it_can_be_stopped_while_it_waits_for_writers_of_a_former_life() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        lease = daemon.ask("Allocator.Describe")["parameters"]["lease_path"]
+        daemon.end(signal.SIGKILL)
+        daemon.config.write_text(daemon.config.read_text().replace("grace_s = 0", "grace_s = 60"))
+        holder = subprocess.Popen(["flock", "--shared", lease, "sleep", "60"])
+        try:
+            time.sleep(0.2)
+            daemon.start()
+            waiting = daemon.wait_until_told("STATUS", "waiting up to 60 s for writers of a former life")
+            assert waiting
+            assert any("EXTEND_TIMEOUT_USEC" in message for message in daemon.told)
+            began = time.monotonic()
+            assert daemon.end() == 0
+            assert time.monotonic() - began < 5
+        finally:
+            holder.kill()
+            holder.wait()
+
+
+def test_after_a_kill_the_next_life_serves_a_sound_set() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(daemon.socket_path))
+            for offset in range(0, 80_000, 1000):
+                ask(client, "Allocator.Allocate", inode=1, offset=offset, sectors=128)
+            assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
+        assert daemon.socket_path.exists(), "a dead socket is left behind"
+        daemon.start()
+        daemon.wait_until_ready()
+        assert daemon.ask("Admin.Verify")["parameters"] == {"violations": []}
+        assert daemon.end() == 0
+
+
+def test_a_stop_that_takes_too_long_is_cut_off() -> None:
+    program = """if True:
+        import threading, time
+        from bcached.service import daemon
+        from bcached.service.log import start
+        start()
+        daemon.STOP_LIMIT_S = 0.2
+        timer = threading.Timer(daemon.STOP_LIMIT_S, daemon.leave_at_once)
+        timer.start()
+        time.sleep(30)
+    """
+    began = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert time.monotonic() - began < 15
+    assert "leaving the rest to recovery" in result.stderr
+
+
+# Failing
+
+
+def test_a_device_that_fails_ends_the_daemon_with_one_line() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        assert daemon.process is not None
+        # Every write behind the first 4 KiB fails from now on.
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        try:
+            reply = daemon.ask("Admin.WritePriorities")
+        except ConnectionResetError:
+            reply = {"error": "gone"}
+        assert "error" in reply
+        assert daemon.end(None) == 1
+        assert str(daemon.folder / "cache.img") in told_by(daemon)
+
+
+def test_a_second_daemon_on_the_same_image_is_refused_and_the_first_serves_on() -> None:
+    with DaemonProcess() as first:
+        first.wait_until_ready()
+        second = DaemonProcess()
+        (second.folder / "cache.img").symlink_to(first.folder / "cache.img")
+        second.config.write_text(
+            second.config.read_text().replace(f"{second.folder}/cache.img", f"{first.folder}/cache.img")
+        )
+        with second:
+            assert second.end(None) == 1
+            assert str(first.folder / "cache.img") in told_by(second)
+        assert "set_uuid" in first.ask("Allocator.Describe")["parameters"]
+        assert first.end() == 0
+
+
+def test_a_second_daemon_on_the_same_socket_is_refused() -> None:
+    with DaemonProcess() as first, DaemonProcess() as second:
+        first.wait_until_ready()
+        second.end(signal.SIGKILL)
+        second.config.write_text(
+            second.config.read_text().replace(str(second.socket_path), str(first.socket_path))
+        )
+        second.start()
+        assert second.end(None) == 1
+        assert told_by(second) == f"{first.socket_path}: cannot listen: another process does"
+        assert "set_uuid" in first.ask("Allocator.Describe")["parameters"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda image: image.unlink(), id="missing"),
+        pytest.param(lambda image: image.write_bytes(b"\0" * (1 << 20)), id="empty"),
+        pytest.param(lambda image: image.write_bytes(image.read_bytes()[: 32 << 20]), id="truncated"),
+        pytest.param(lambda image: (image.unlink(), image.mkdir()), id="directory"),
+    ],
+)
+def test_a_device_that_cannot_be_is_refused_in_one_line(spoil: object) -> None:
+    daemon = DaemonProcess()
+    with daemon:
+        daemon.end(signal.SIGKILL)
+        spoil(daemon.folder / "cache.img")  # type: ignore[operator]
+        daemon.start()
+        assert daemon.end(None) == 1
+        assert str(daemon.folder / "cache.img") in told_by(daemon)
+        status = daemon.wait_until_told("STATUS", told_by(daemon))
+        assert status
+
+
+def test_a_wrong_configuration_is_told_before_anything_is_opened(tmp_path: Path) -> None:
+    config = tmp_path / "bcached.toml"
+    config.write_text("[gc]\nslice = 1\n[nonsense]\nx = 1\n")
+    config.chmod(0o600)
+    result = run("--config", str(config))
+    assert result.returncode == 1
+    first, second = result.stderr.splitlines()
+    assert first == f"bcached: {config}: gc.slice: unknown key, expected one of slice_ms, moving"
+    assert second.startswith(f"bcached: {config}: nonsense: unknown key, expected one of set, gc, journal")
+
+
+# The command line
+
+
+def test_the_configuration_can_be_checked_and_shown(tmp_path: Path) -> None:
+    config = tmp_path / "bcached.toml"
+    config.write_text("[gc]\nslice_ms = 7\n")
+    config.chmod(0o600)
+    result = run("--config", str(config), "--check-config")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "slice_ms = 7\n" in result.stdout
+    assert "[journal]\ndelay_ms = 100\n" in result.stdout
+
+
+def test_wrong_usage_ends_with_two() -> None:
+    assert run("--no-such-option").returncode == 2
+    assert run("surplus").returncode == 2
+
+
+def test_the_version_is_told() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, "bcached 0.1.0\n")
+
+
+def test_it_refuses_to_run_without_assertions() -> None:
+    result = subprocess.run(
+        [sys.executable, "-O", "-m", "bcached.service.daemon"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "leave out python -O" in result.stderr
