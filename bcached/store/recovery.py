@@ -134,6 +134,9 @@ async def first_run(
         for member in members:
             version = max(member.superblock.version, VERSION_IN_USE)
             await member.change_superblock(version=version, synchronous=True, last_mount=int(time.time()))
+    for member in members:
+        # What the first run took is made up for now: the next prio write could not wait for its buckets.
+        member.cache.seed_reserves(SEEDED)
     return OpenedSet(members, journal, uuid_table)
 
 
