@@ -39,7 +39,7 @@ def facts(state: State, rates: dict[str, float]) -> Table:
         "policy": f"{state.replacement}, discards {'on' if state.discard else 'off'}, "
         + ("synchronous" if state.synchronous else "not synchronous: nothing outlives the daemon"),
         "waiting": f"{waiting}{oldest}",
-        "reserved": f"{format_size(state.reserved_sectors * SECTOR_BYTES)} by {state.holders} connections"
+        "reserved": f"{format_size(state.reserved_sectors * SECTOR_BYTES)}, {state.holders} connected"
         + (f", {state.quarantined_holders} in quarantine" if state.quarantined_holders else ""),
         "allocated": format_size(state.allocated_sectors * SECTOR_BYTES)
         + f" so far, {state.open_buckets} buckets open",

@@ -1,0 +1,143 @@
+"""Every verb that needs a daemon, against a real one."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+
+from instruments.daemon_process import DaemonProcess
+from instruments.shell import Shell, wait_until
+
+
+def test_status_shows_every_list_and_state_for_people(shell: Shell) -> None:
+    told = shell.told("status")
+    for word in ("btree", "prio", "movinggc", "none", "free_inc", "unused", "journal", "working", "1,024"):
+        assert word in told
+
+
+def test_status_as_json_is_one_document_whose_states_sum_up(shell: Shell) -> None:
+    (member,) = shell.document("status")["state"]["members"]
+    assert sum(member["buckets"].values()) == member["bucket_count"] == 1024
+
+
+def test_explain_and_verify_have_good_news_about_a_fresh_set(shell: Shell) -> None:
+    assert shell.told("explain").strip()
+    assert shell.document("explain")["lines"]
+    assert shell.told("verify") == "all invariants hold\n"
+    assert shell.document("verify") == {"violations": []}
+
+
+def test_allocate_says_where_the_sectors_lie(shell: Shell) -> None:
+    (key,) = shell.document("allocate", "0", "1M", "4k")["keys"]
+    assert (key["inode"], key["offset"], key["sectors"]) == (0, 2048, 8)
+    told = shell.told("allocate", "0", "0", "200k", "--whole", "--timeout", "1.5").splitlines()
+    assert told[0].split() == ["inode", "offset", "sectors", "size", "device", "sector", "gen"]
+    assert sum(int(line.split()[2]) for line in told[1:]) == 400
+
+
+def test_what_the_daemon_refuses_is_one_line_with_the_numbers(shell: Shell) -> None:
+    assert "no volume has inode 77" in shell.refused("allocate", "77", "0", "8")
+    assert "expected a multiple of 8, found 1" in shell.refused("allocate", "0", "1", "8")
+    assert "replicas" in shell.refused("allocate", "0", "0", "8", "--replicas", "2")
+    assert "no volume has inode 500" in shell.refused("volume", "delete", "500")
+
+
+def test_a_held_reservation_lives_exactly_as_long_as_the_command(shell: Shell) -> None:
+    def reserved() -> int:
+        return int(shell.document("status")["state"]["reserved_sectors"])
+
+    wait_until(lambda: reserved() == 0)
+    holding = shell.start("--json", "allocate", "0", "0", "4k", "--hold")
+    wait_until(lambda: reserved() == 8)
+    assert holding.poll() is None
+    holding.send_signal(signal.SIGINT)
+    printed, complaint = holding.communicate(timeout=20)
+    assert (holding.returncode, complaint) == (0, "")
+    assert json.loads(printed)["keys"][0]["sectors"] == 8
+    wait_until(lambda: reserved() == 0)
+
+
+def test_sigterm_ends_a_held_reservation_in_order_too(shell: Shell) -> None:
+    holding = shell.start("allocate", "0", "0", "4k", "--hold")
+    assert holding.stderr is not None
+    assert holding.stderr.readline() == "held until Ctrl-C\n"
+    time.sleep(0.2)  # no state to wait for: the handler is set right after the line
+    holding.terminate()
+    holding.communicate(timeout=20)
+    assert holding.returncode == 0
+
+
+def test_a_volume_can_be_made_listed_and_deleted(shell: Shell) -> None:
+    inode = shell.document("volume", "create", "scratch", "--size", "10M")["inode"]
+    (volume,) = [one for one in shell.document("volume", "list")["volumes"] if one["inode"] == inode]
+    assert (volume["label"], volume["sectors"], volume["flash_only"]) == ("scratch", 20480, True)
+    assert "flash-only" in shell.told("volume", "list")
+    assert shell.told("volume", "delete", str(inode)) == f"volume {inode} deleted\n"
+    assert inode not in [one["inode"] for one in shell.document("volume", "list")["volumes"]]
+
+
+def test_a_volume_keeps_the_uuid_it_is_given(shell: Shell) -> None:
+    uuid = "00112233-4455-6677-8899-aabbccddeeff"
+    inode = shell.told("volume", "create", "backed", "--uuid", uuid).strip()
+    assert uuid in shell.told("volume", "list")
+    shell.told("volume", "delete", inode)
+
+
+def test_the_policy_and_discards_can_be_switched(shell: Shell) -> None:
+    assert shell.told("set", "replacement", "fifo") == "replacement is fifo\n"
+    assert shell.document("set", "discard", "on") == {}
+    state = shell.document("status")["state"]
+    assert (state["replacement"], state["discard"]) == ("fifo", True)
+    shell.told("set", "replacement", "lru")
+    shell.told("set", "discard", "off")
+
+
+def test_gc_and_write_prios_are_done_when_they_return(shell: Shell) -> None:
+    before = shell.document("status")["state"]
+    assert shell.told("gc") == "garbage collected\n"
+    assert shell.told("write-prios") == "prios and gens are durable\n"
+    after = shell.document("status")["state"]
+    assert after["gc_runs"]["asked"] == before["gc_runs"]["asked"] + 1
+    assert after["members"][0]["prio_writes"] > before["members"][0]["prio_writes"]
+    assert shell.told("gc", "--no-wait") == "garbage collection asked for\n"
+
+
+def test_top_draws_on_a_terminal_until_ctrl_c(shell: Shell) -> None:
+    ours, theirs = pty.openpty()
+    top = subprocess.Popen(
+        [*shell.command, "top", "--interval", "0.1"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
+    )
+    os.close(theirs)
+    seen = b""
+    while b"free_inc" not in seen:
+        seen += os.read(ours, 65536)
+    top.send_signal(signal.SIGINT)
+    while top.poll() is None:
+        try:
+            os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+    _, complaint = top.communicate(timeout=20)
+    os.close(ours)
+    assert (top.returncode, complaint) == (0, b"")
+
+
+def test_a_daemon_that_goes_away_ends_a_hold_with_one_line() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        shell = Shell(daemon.socket_path)
+        shell.told("volume", "create", "first")
+        holding = shell.start("allocate", "0", "0", "4k", "--hold")
+        assert holding.stderr is not None
+        assert holding.stderr.readline() == "held until Ctrl-C\n"
+        assert daemon.end() == 0
+        _, complaint = holding.communicate(timeout=20)
+    assert holding.returncode == 1
+    (line,) = complaint.splitlines()
+    assert line.startswith("bcachectl: ")

@@ -1,0 +1,65 @@
+"""bcachectl as a person at a shell uses it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from bcached.cli.main import bcachectl
+
+
+@dataclass(frozen=True)
+class Shell:
+    """bcachectl, with the socket of some daemon."""
+
+    socket: Path
+
+    @property
+    def command(self) -> list[str]:
+        return [str(Path(sys.executable).with_name("bcachectl")), "--socket", str(self.socket)]
+
+    def run(self, *arguments: str) -> Result:
+        """A verb, within this process."""
+        return CliRunner().invoke(bcachectl, ["--socket", str(self.socket), *arguments])
+
+    def told(self, *arguments: str) -> str:
+        """What a verb that works prints for people."""
+        done = self.run(*arguments)
+        assert (done.exit_code, done.stderr) == (0, ""), done.output
+        return done.stdout
+
+    def document(self, *arguments: str) -> Any:
+        """The one JSON document of a verb that works."""
+        return json.loads(self.told("--json", *arguments))
+
+    def refused(self, *arguments: str) -> str:
+        """The one line of a verb that fails."""
+        done = self.run(*arguments)
+        assert (done.exit_code, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        return line
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """A verb that goes on, as a process of its own."""
+        return subprocess.Popen(
+            [*self.command, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"COLUMNS": "120"},
+        )
+
+
+def wait_until(question: Callable[[], bool], seconds: float = 30) -> None:
+    """Ask until the answer is yes."""
+    give_up_at = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
