@@ -50,10 +50,13 @@ kernel-test: $(STAMP)
 # A venv under PREFIX, units, udev rule, user and configuration. An existing configuration is left as it is.
 install:
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	$(DESTDIR)$(PREFIX)/bin/pip install -q --disable-pip-version-check -c constraints.txt .
+	$(DESTDIR)$(PREFIX)/bin/pip install -q --disable-pip-version-check --no-compile -c constraints.txt .
+	$(PYTHON) -m compileall -q -s "$(DESTDIR)" $(DESTDIR)$(PREFIX)/lib
 	if [ -n "$(DESTDIR)" ]; then \
 		grep -lIr "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg \
 		| xargs -r sed -i "s|$(DESTDIR)$(PREFIX)|$(PREFIX)|g"; fi
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/bcached README.md DESIGN.md CHANGELOG.md LICENSE
+	install -m 0644 systemd/block-device.conf $(DESTDIR)$(PREFIX)/share/doc/bcached/
 	install -d $(DESTDIR)$(BINDIR)
 	ln -sf $(PREFIX)/bin/bcached $(PREFIX)/bin/bcachectl $(DESTDIR)$(BINDIR)/
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(UDEVDIR) $(DESTDIR)$(USERSDIR)

@@ -84,11 +84,11 @@ class Daemon:
         async with AsyncExitStack() as stack:
             devices = []
             for path in self.settings.set.devices:
-                self._notifier.status(f"opening {path}")
+                self._tell_progress(f"opening {path}")
                 devices.append(await FileDevice.open(path))
                 stack.push_async_callback(devices[-1].close)
             options = set_options(self.settings)
-            yield await stack.enter_async_context(running(devices, options, self._notifier.status))
+            yield await stack.enter_async_context(running(devices, options, self._tell_progress))
 
     async def _serve(self, cache_set: CacheSet, tasks: asyncio.TaskGroup) -> None:
         """The socket and the metrics, until it is time to stop."""
@@ -145,6 +145,10 @@ class Daemon:
             cache_set.statistics(), server.statistics(), self._lag.worst_s, dict(self._logs.counts)
         )
 
+    def _tell_progress(self, step: str) -> None:
+        self._notifier.status(step)
+        log.info("starting", step=step)
+
     async def _ask_for_time(self) -> None:
         """While the set is opened; it may have to wait for writers of a former life."""
         while True:
@@ -197,6 +201,7 @@ def leave_at_once() -> None:
 
 def main() -> int:
     """The command bcached."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is heeded: no trace for an early Ctrl-C
     arguments = parse_arguments()
     if not __debug__:
         sys.stderr.write("bcached: cannot run without assertions: leave out python -O\n")

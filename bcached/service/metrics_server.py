@@ -6,9 +6,11 @@ send, in how long it may take, and in how many there may be.
 """
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -33,6 +35,7 @@ class MetricsServer:
         self.registry = registry
         self.addresses: list[str] = []
         self._servers: list[asyncio.Server] = []
+        self._own_path: str | None = None
         self._connections: set[Scrape] = set()
 
     async def listen(self, where: str, inherited: list[socket.socket]) -> None:
@@ -42,7 +45,8 @@ class MetricsServer:
             for passed in inherited:
                 self._add(await loop.create_server(self._connected, sock=passed))
         elif where.startswith("unix:"):
-            bound = bind_unix(where.removeprefix("unix:"), 0o660)
+            self._own_path = where.removeprefix("unix:")
+            bound = bind_unix(self._own_path, 0o660)
             self._add(await loop.create_unix_server(self._connected, sock=bound))
         elif where:
             host, _, port = where.rpartition(":")
@@ -57,6 +61,9 @@ class MetricsServer:
         """Stop listening and drop whoever is connected."""
         for connection in [*self._connections]:
             connection.abort()
+        if self._own_path is not None and self._servers:
+            with suppress(OSError):
+                os.unlink(self._own_path)
         for server in self._servers:
             server.close()
             await server.wait_closed()

@@ -381,6 +381,7 @@ async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
     assert (path.stat().st_mode & 0o777) == 0o660
     assert b"200 OK" in await unix_scrape(path)
     await serving.close()
+    assert not path.exists()
 
 
 async def test_a_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:

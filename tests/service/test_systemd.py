@@ -39,7 +39,7 @@ def installed(tmp_path: Path) -> Path:
 def test_systemd_finds_nothing_wrong_in_the_units(installed: Path) -> None:
     units = [str(path) for path in sorted(installed.iterdir())]
     result = subprocess.run(
-        [tool("systemd-analyze"), "verify", "--man=no", *units],
+        [tool("systemd-analyze"), "verify", *units],
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:"},
         capture_output=True,
         text=True,
@@ -52,7 +52,7 @@ def test_a_wrong_directive_would_be_found(installed: Path) -> None:
     unit = installed / "bcached.service"
     unit.write_text(unit.read_text().replace("ProtectHome=yes", "ProtectHose=yes"))
     result = subprocess.run(
-        [tool("systemd-analyze"), "verify", "--man=no", str(unit)],
+        [tool("systemd-analyze"), "verify", str(unit)],
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{installed}:"},
         capture_output=True,
         text=True,
