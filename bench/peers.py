@@ -6,9 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench.daemon import call, daemon, make_image
@@ -31,6 +32,7 @@ class Peer:
     path: str
     request: Request
     inodes: tuple[int, ...] = field(default=tuple(range(10, 10 + CONNECTIONS_MAX)))
+    settle: Callable[[], None] = lambda: None  # until it is done with what a load left behind
 
 
 @contextmanager
@@ -97,7 +99,14 @@ def bcached(folder: Path) -> Iterator[Peer]:
         create = "io.bcached.Admin.CreateVolume"
         labels = [f"bench {number}" for number in range(CONNECTIONS_MAX)]
         inodes = tuple(call(server.path, create, label=label)["inode"] for label in labels)
-        yield Peer("Allocate", server.path, allocate(), inodes)
+        yield Peer(
+            "Allocate", server.path, allocate(), inodes, partial(_until_nothing_is_reserved, server.path)
+        )
+
+
+def _until_nothing_is_reserved(path: str) -> None:
+    while call(path, "io.bcached.Admin.Status")["state"]["reserved_sectors"]:
+        time.sleep(0.02)
 
 
 def redis_is_here() -> bool:

@@ -11,7 +11,7 @@ time: invalidation, prio writes and journal writes are inside the measured time.
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import sleep
@@ -64,7 +64,7 @@ class Rates:
 
 def load_once(peer: Peer, scenario: Scenario) -> Measured:
     request = peer.request
-    return measure(
+    measured = measure(
         Load(
             path=peer.path,
             prefix=request.prefix,
@@ -80,6 +80,9 @@ def load_once(peer: Peer, scenario: Scenario) -> Measured:
             core=scenario.client_core,
         )
     )
+    peer.settle()
+    sleep(SETTLE_S)
+    return measured
 
 
 def in_turn(peers: Sequence[Peer], scenario: Scenario) -> Rates:
@@ -88,7 +91,6 @@ def in_turn(peers: Sequence[Peer], scenario: Scenario) -> Rates:
     for number in range(ROUNDS):
         for peer in peers if number % 2 == 0 else reversed(peers):
             rates[peer.name].append(load_once(peer, scenario).rate * peer.request.extents)
-            sleep(SETTLE_S)
     return Rates(scenario.name, rates)
 
 
@@ -136,7 +138,7 @@ def _many(report: Report, ours: Peer, others: Iterable[Peer]) -> None:
     redis_peer = next((peer for peer in others if peer.name == "redis INCRBY"), None)
     if redis_peer is None:
         return
-    many = Peer(f"AllocateMany of {MANY}", ours.path, allocate_many(MANY), ours.inodes)
+    many = replace(ours, name=f"AllocateMany of {MANY}", request=allocate_many(MANY))
     single = Scenario(1, 1, 5.0)
     rounds = in_turn([many, redis_peer], single)
     pipelined = Peer(f"redis INCRBY, {MANY} a write", redis_peer.path, incrby())
