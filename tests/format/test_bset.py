@@ -4,7 +4,6 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from instruments.format_samples import EXTENT, ROOT_KEY, SET_MAGIC, flipped, keys, sealed, with_field
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_key, pointer_word
@@ -12,6 +11,7 @@ from bcached.format.bset import Bset, pack_bset, parse_node
 from bcached.format.checksum import crc64_we
 from bcached.format.magic import set_magic_of
 from bcached.keys import Key, Pointer
+from instruments.format_samples import EXTENT, ROOT_KEY, SET_MAGIC, flipped, keys, sealed, with_field
 
 SEQ = 0x1111111111111111
 NODE_BYTES = 512 * 512

@@ -6,6 +6,12 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
+from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_padded_key
+from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX, JournalEntry, parse_journal_bucket
+from bcached.format.magic import set_magic_of
+from bcached.keys import Key, Pointer
 from instruments.format_samples import (
     ENTRY,
     ENTRY_WITH_KEY,
@@ -18,12 +24,6 @@ from instruments.format_samples import (
     sealed,
     with_field,
 )
-
-from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_padded_key
-from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX, JournalEntry, parse_journal_bucket
-from bcached.format.magic import set_magic_of
-from bcached.keys import Key, Pointer
 
 GOLDEN = Path(__file__).parent / "golden"
 BUCKET_BYTES = 16384

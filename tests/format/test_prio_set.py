@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from instruments.format_samples import SET_MAGIC, flipped, sealed, with_field
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.magic import set_magic_of
 from bcached.format.prio_set import PrioSet, prios_per_bucket
+from instruments.format_samples import SET_MAGIC, flipped, sealed, with_field
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZE_BYTES = 4096

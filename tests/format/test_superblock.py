@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
 from instruments.format_samples import (
     GIB,
     SUPERBLOCK,
@@ -13,9 +16,6 @@ from instruments.format_samples import (
     superblocks,
     with_field,
 )
-
-from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
-from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
 
 IN_USE = replace(
     SUPERBLOCK,

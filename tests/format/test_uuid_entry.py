@@ -5,10 +5,10 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from instruments.format_samples import uuid_entries
 
 from bcached.errors import BadField
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry, pack_table, parse_table
+from instruments.format_samples import uuid_entries
 
 VOLUME = UuidEntry(UUID(bytes=bytes(range(16))), "vol", 1, 2, 3, flash_only=True, sectors=2048)
 
