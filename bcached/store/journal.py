@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bcached.device.together import together
-from bcached.errors import SetRefused
+from bcached.errors import DeviceError, SetRefused
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import MEMBERS_MAX
 from bcached.keys import Key
@@ -43,6 +43,7 @@ class Journal:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self._members = members
         self._sealed = 0
+        self._broke_off_at = 0
         self._turn = asyncio.Lock()
         self._clock = clock
 
@@ -50,9 +51,27 @@ class Journal:
         """Make durable what was written to any member before this call, and where it stands; the seq."""
         sealed = self._sealed
         async with self._turn:
+            self._refuse_if_broken_off()
             if self._sealed == sealed:
-                await self._write_entry()
+                await self._write_whole()
             return self.seq
+
+    async def _write_whole(self) -> None:
+        """Write an entry, or none ever again: a reader stops at one that is missing.
+
+        Nor does anybody know on which members it stands. So whoever shares it must not take it for
+        written, whether a device failed or its writer was cancelled.
+        """
+        self._broke_off_at = self.seq + 1
+        await self._write_entry()
+        self._broke_off_at = 0
+
+    def _refuse_if_broken_off(self) -> None:
+        if self._broke_off_at:
+            raise DeviceError(
+                self._members[0].path,
+                f"the journal broke off: entry {self._broke_off_at} was not written whole",
+            )
 
     async def _write_entry(self) -> None:
         begun = self._clock()
