@@ -13,6 +13,8 @@ from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, parse_journal_buck
 from bcached.format.superblock import Superblock
 from bcached.units import SECTOR_BYTES
 
+SEQ_MAX = (1 << 63) - 1  # a thousand entries a second for three hundred million years
+
 
 @dataclass(slots=True)
 class RingFound:
@@ -46,14 +48,25 @@ async def read_journal(members: list[tuple[BlockDevice, Superblock]]) -> Journal
     if not entries:
         raise SetRefused(f"{path}: no journal entries found, though the superblock says there is a journal")
     newest = entries[max(entries)]
-    needed = range(newest.last_seq, newest.seq + 1)
-    missing = [seq for seq in needed if seq not in entries]
-    if missing:
+    if newest.seq > SEQ_MAX:
         raise SetRefused(
-            f"{path}: journal entries {missing[0]} to {missing[-1]} are missing "
-            f"of {needed[0]} to {needed[-1]}"
+            f"{path}: journal entry {newest.seq} is beyond {SEQ_MAX}, and there must be a next one"
         )
-    return JournalFound([entries[seq] for seq in needed], rings)
+    needed = [entries[seq] for seq in sorted(entries) if seq >= newest.last_seq]
+    _refuse_gaps(path, newest, needed)
+    return JournalFound(needed, rings)
+
+
+def _refuse_gaps(path: str, newest: JournalEntry, needed: list[JournalEntry]) -> None:
+    """What the newest entry says is needed may be any number: go by the entries there are."""
+    expected = newest.last_seq
+    for entry in needed:
+        if entry.seq != expected:
+            raise SetRefused(
+                f"{path}: journal entries {expected} to {entry.seq - 1} are missing "
+                f"of {newest.last_seq} to {newest.seq}"
+            )
+        expected += 1
 
 
 async def _read_ring(
@@ -82,7 +95,10 @@ async def _read_ring(
             if placed.entry.seq <= previous:
                 break  # left over from the ring's round before
             previous = placed.entry.seq
-            entries[previous] = placed.entry
+            if entries.setdefault(previous, placed.entry) != placed.entry:
+                raise SetRefused(
+                    f"{where}: entry {previous} is not the one on another member, or in another bucket"
+                )
             ring.newest_seqs[index] = previous
             if previous > newest:
                 newest, oldest_needed = previous, placed.entry.last_seq

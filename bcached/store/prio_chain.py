@@ -48,6 +48,9 @@ async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_mag
             raise BadField("prio set", where, "a chain without a loop", f"bucket {bucket} again")
         raw = await device.read(geometry.byte_of(bucket), geometry.metadata_bytes)
         sets.append(PrioSet.parse(raw, set_magic, where))
+        # Kernel: does not look. A set of another write is whole, too, and tells gens of another time.
+        if sets[-1].seq != sets[0].seq:
+            raise BadField("prio set", f"{where}, seq", sets[0].seq, sets[-1].seq)
         buckets.append(bucket)
         bucket = sets[-1].next_bucket
     return PrioChain(
