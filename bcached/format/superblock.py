@@ -28,18 +28,21 @@ from bcached.format.superblock_fields import (
     VERSION_FEATURES,
     VERSION_FRESH,
     VERSION_IN_USE,
+    NotWhole,
     unpack,
 )
 
 __all__ = [
     "COPY_SECTOR",
     "FEATURE_INCOMPAT_BCACHED_SET",
+    "FEATURE_INCOMPAT_LOG_LARGE_BUCKET",
     "SUPERBLOCK_BYTES",
     "SUPERBLOCK_SECTOR",
     "SUPERBLOCK_SECTORS",
     "VERSION_FEATURES",
     "VERSION_FRESH",
     "VERSION_IN_USE",
+    "NotWhole",
     "Replacement",
     "Superblock",
     "first_bucket_for",

@@ -59,6 +59,10 @@ NO_UUID = bytes(16)
 NAME = "superblock"
 
 
+class NotWhole(BadField):
+    """A field that says where the checksum is: torn or damaged, or no superblock at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class RawSuperblock:
     """The fields as they stand on disk. Nothing is known of them until `check` has passed."""
@@ -109,12 +113,14 @@ class RawSuperblock:
 
     def _check_identity(self, raw: bytes, where: str) -> None:
         """It is a superblock at all, and whole."""
-        _require(self.offset == SUPERBLOCK_SECTOR, where, "offset", SUPERBLOCK_SECTOR, self.offset)
+        if self.offset != SUPERBLOCK_SECTOR:
+            raise NotWhole(NAME, f"{where}, offset", SUPERBLOCK_SECTOR, self.offset)
         if self.magic != SUPERBLOCK_MAGIC:
             raise BadMagic(NAME, where, SUPERBLOCK_MAGIC.hex(), self.magic.hex())
         # Kernel: checks this after the checksum. It says how far the checksum reaches, so we do before.
-        few = self.journal_count <= JOURNAL_BUCKETS_MAX
-        _require(few, where, "njournal_buckets", f"at most {JOURNAL_BUCKETS_MAX}", self.journal_count)
+        if self.journal_count > JOURNAL_BUCKETS_MAX:
+            most = f"at most {JOURNAL_BUCKETS_MAX}"
+            raise NotWhole(NAME, f"{where}, njournal_buckets", most, self.journal_count)
         actual = crc64_we(memoryview(raw)[CSUM.size : HEADER.size + 8 * self.journal_count])
         if actual != self.csum:
             raise BadChecksum(NAME, where, f"{actual:#018x}", f"{self.csum:#018x}")

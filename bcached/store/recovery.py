@@ -8,26 +8,24 @@ next opening starts over.
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from bcached.errors import BadField, GeometryRefused
 from bcached.format.bkey import INODE_MAX, OFFSET_MAX
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.sizes import node_sectors, uuid_slots
-from bcached.format.superblock import (
-    VERSION_IN_USE,
-    journal_bucket_count_for,
-)
+from bcached.format.superblock import VERSION_IN_USE
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
-from bcached.state.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO, Geometry
+from bcached.state.geometry import INITIAL_PRIO, METADATA_PRIO, Geometry
 from bcached.state.reserves import Reserve
 from bcached.store.journal import Journal
 from bcached.store.journal_ring import JournalRing
 from bcached.store.member import Member, geometry_of
-from bcached.store.set_reader import Contents, MemberFound, SetFound
+from bcached.store.membership import MemberFound, with_new_journal
+from bcached.store.set_reader import Contents, SetFound
+from bcached.store.superblock_slot import mend_superblock
 from bcached.store.uuid_table import UuidTable
 from bcached.store.wiping import wipe_buckets
 
@@ -47,7 +45,7 @@ class OpenedSet:
 
 
 async def recover(found: SetFound, make_cache: CacheFactory, clock: Clock) -> OpenedSet:
-    """Open a set that was in use. Nothing is written, and the reserves are seeded in memory."""
+    """Open a set that was in use: in memory only, save for a superblock that is damaged."""
     assert found.contents is not None
     contents = found.contents
     newest = contents.newest
@@ -75,6 +73,7 @@ async def recover(found: SetFound, make_cache: CacheFactory, clock: Clock) -> Op
     _place_metadata(members, newest.root, State.BTREE)
     for opened in members:
         opened.cache.seed_reserves(SEEDED)
+        await mend_superblock(opened.block_device, opened.superblock)
     return OpenedSet(members, journal, UuidTable(members[0].cache.geometry, contents.uuids))
 
 
@@ -94,18 +93,11 @@ def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
 
 
 def _place_metadata(members: list[Member], key: Key, state: State) -> None:
-    """Give a metadata bucket its state; its pointer may be ahead of the gen on disk, never behind."""
+    """Give a metadata bucket its state, and the gen of its pointer, which may be ahead of the one on disk."""
     pointer = key.pointers[0]
     cache = members[pointer.device].cache
     bucket = cache.geometry.bucket_of(pointer.sector)
-    where = f"{members[pointer.device].path} bucket {bucket}, {state.name}"
-    if cache.table.states[bucket] != State.EMPTY:
-        there = State(cache.table.states[bucket]).name
-        raise BadField("journal entry", where, "a bucket of its own", f"one that is {there}")
-    ahead = (pointer.gen - cache.table.gens[bucket]) & 255
-    if ahead > GEN_DISTANCE_MAX:
-        expected = f"{cache.table.gens[bucket]} to {GEN_DISTANCE_MAX} more"
-        raise BadField("journal entry", f"{where}, gen", expected, pointer.gen)
+    assert cache.table.states[bucket] == State.EMPTY, "the reader makes sure that it is nobody else's"
     cache.table.raise_gen(bucket, pointer.gen)
     cache.table.become_metadata(bucket, state)
 
@@ -115,6 +107,8 @@ async def first_run(
 ) -> OpenedSet:
     """Set up a set that holds nothing. Without `synchronous` the next opening finds it fresh again."""
     members = [_fresh_member(number, member, make_cache) for number, member in enumerate(found.members)]
+    for member in members:
+        await _take_back(member)
     if synchronous:
         for member in members:
             await wipe_buckets(
@@ -141,18 +135,25 @@ async def first_run(
 
 
 def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> Member:
-    superblock = found.superblock
-    count = journal_bucket_count_for(superblock.bucket_count)
-    journal_buckets = tuple(range(superblock.first_bucket, superblock.first_bucket + count))
-    superblock = replace(superblock, journal_buckets=journal_buckets)
+    superblock = with_new_journal(found.superblock)
     geometry = geometry_of(superblock)
     cache = make_cache(geometry, number)
     for bucket in geometry.journal_buckets:
         cache.table.move(bucket, State.JOURNAL)
     cache.seed_reserves(SEEDED)
-    if not cache.has_prio_chain:
-        raise GeometryRefused(f"{found.block_device.path}: no room for a prio chain")
-    return Member(number, found.block_device, superblock, cache, JournalRing(geometry, journal_buckets))
+    assert cache.has_prio_chain, "the reader makes sure of enough buckets"
+    ring = JournalRing(geometry, superblock.journal_buckets)
+    return Member(number, found.block_device, superblock, cache, ring)
+
+
+async def _take_back(member: Member) -> None:
+    """Have the journal of a first run that broke off trusted by nobody, before it is wiped.
+
+    Broken off again in the middle of the wiping, the set would else have a member in use without a journal.
+    """
+    await mend_superblock(member.block_device, member.superblock)
+    if member.superblock.synchronous:
+        await member.change_superblock(synchronous=False)
 
 
 async def write_first_prios(member: Member, journal: Journal) -> None:

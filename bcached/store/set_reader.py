@@ -9,26 +9,18 @@ from dataclasses import dataclass
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BadField, SetRefused
-from bcached.format import bkey
 from bcached.format.bset import parse_node
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import uuid_slots
-from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, VERSION_FEATURES, Superblock
 from bcached.format.uuid_entry import OLD_LAYOUT, UuidEntry, parse_table
 from bcached.keys import Key
 from bcached.store.journal_reader import JournalFound, read_journal
 from bcached.store.member import geometry_of
+from bcached.store.membership import MemberFound, check_members
+from bcached.store.metadata_places import check_gens, check_places
 from bcached.store.prio_chain import PrioChain, read_chain
 from bcached.store.superblock_slot import read_superblock
 from bcached.units import SECTOR_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class MemberFound:
-    """A member before anything is done with it."""
-
-    block_device: BlockDevice
-    superblock: Superblock
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,59 +49,29 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
     """Read and check a set; FormatError or SetRefused say what is wrong, and nothing was changed."""
     members = [MemberFound(device, await read_superblock(device)) for device in devices]
     members.sort(key=lambda member: member.superblock.member)
-    _check_same_set(members)
+    check_members(members)
     if not await _was_in_use(members):
         return SetFound(members, None)
     journal = await read_journal([(member.block_device, member.superblock) for member in members])
     # What was read may still be in the drive's cache only: a power cut now must not take it back later.
     for member in members:
         await member.block_device.flush()
+    newest, superblocks = journal.newest, [member.superblock for member in members]
+    where = f"{members[0].path} journal entry {newest.seq}"
     _refuse_keys(members, journal)
-    _check_places(members, journal.newest)
+    check_places(superblocks, newest, where)
     chains = [
         await read_chain(
             member.block_device,
             geometry_of(member.superblock),
-            journal.newest.prio_heads[index],
+            newest.prio_heads[index],
             member.superblock.set_magic,
         )
         for index, member in enumerate(members)
     ]
-    await _refuse_tree_with_keys(members, journal.newest)
-    return SetFound(members, Contents(journal, chains, await _read_uuids(members, journal.newest)))
-
-
-def _check_same_set(members: list[MemberFound]) -> None:
-    """All members of one set, each once, and of one layout."""
-    first = members[0]
-    expected = first.superblock
-    for number, member in enumerate(members):
-        path, found = member.block_device.path, member.superblock
-        if found.set_uuid != expected.set_uuid:
-            raise SetRefused(
-                f"{path}: is of set {found.set_uuid}, but {first.block_device.path} is of {expected.set_uuid}"
-            )
-        if found.members != len(members):
-            raise SetRefused(f"{path}: its set has {found.members} members, but {len(members)} were given")
-        if found.member != number:
-            raise SetRefused(f"{path}: is member {found.member} of its set, and member {number} is missing")
-        for field in ("bucket_sectors", "block_sectors"):
-            if getattr(found, field) != getattr(expected, field):
-                raise SetRefused(
-                    f"{path}: {field} is {getattr(found, field)}, but {getattr(expected, field)} "
-                    f"on {first.block_device.path}"
-                )
-        _check_features(path, found)
-
-
-def _check_features(path: str, superblock: Superblock) -> None:
-    """Only what we understand: nothing, or, for several members, our own bit."""
-    ours = FEATURE_INCOMPAT_BCACHED_SET if superblock.members > 1 else 0
-    found = superblock.feature_incompat if superblock.version >= VERSION_FEATURES else 0
-    if found != ours:
-        raise SetRefused(
-            f"{path}: feature_incompat is {found:#x}, expected {ours:#x} in a set of {superblock.members}"
-        )
+    check_gens(superblocks, newest, chains, where)
+    await _refuse_tree_with_keys(members, newest)
+    return SetFound(members, Contents(journal, chains, await _read_uuids(members, newest)))
 
 
 async def _was_in_use(members: list[MemberFound]) -> bool:
@@ -139,31 +101,6 @@ def _refuse_keys(members: list[MemberFound], journal: JournalFound) -> None:
             f"{journal.entries[0].seq} to {journal.newest.seq}; this version serves sets without keys only, "
             "and has changed nothing"
         )
-
-
-def _bounds(members: list[MemberFound]) -> bkey.Bounds:
-    return bkey.Bounds(
-        bucket_sectors=members[0].superblock.bucket_sectors,
-        first_bucket=max(member.superblock.first_bucket for member in members),
-        bucket_counts=tuple(member.superblock.bucket_count for member in members),
-    )
-
-
-def _check_places(members: list[MemberFound], newest: JournalEntry) -> None:
-    """The uuid table's and the root's keys must point to buckets that can hold them."""
-    where = f"{members[0].block_device.path} journal entry {newest.seq}"
-    bounds = _bounds(members)
-    used: dict[tuple[int, int], str] = {}
-    for name, key in (("uuid_bucket", newest.uuid_bucket), ("btree_root", newest.root)):
-        bkey.check_node_key(key, bounds, f"{where}, {name}")
-        pointer = key.pointers[0]
-        bucket = pointer.sector // bounds.bucket_sectors
-        superblock = members[pointer.device].superblock
-        if bucket in superblock.journal_buckets:
-            raise BadField("node key", f"{where}, {name}", "a bucket outside of the journal", bucket)
-        if (pointer.device, bucket) in used:
-            raise BadField("node key", f"{where}, {name}", "a bucket of its own", bucket)
-        used[pointer.device, bucket] = name
 
 
 async def _read_at(members: list[MemberFound], key: Key) -> bytes:

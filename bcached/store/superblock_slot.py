@@ -5,25 +5,43 @@ flushed, so at every instant one of the two is whole.
 """
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import BadMagic, FormatError
-from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock
+from bcached.errors import BadChecksum, BadMagic, FormatError
+from bcached.format.superblock import (
+    COPY_SECTOR,
+    SUPERBLOCK_BYTES,
+    SUPERBLOCK_SECTOR,
+    NotWhole,
+    Superblock,
+)
 from bcached.units import SECTOR_BYTES
 
 
 async def read_superblock(device: BlockDevice) -> Superblock:
-    """The superblock, from its copy if its own place is damaged; FormatError tells what is wrong with it."""
+    """The superblock, from its copy if its own place is damaged; FormatError tells what is wrong with it.
+
+    One that is whole and yet refused was written that way: an older copy must not hide it. Nor does a
+    wrong magic alone count as damage: wiping it is how a device is given away.
+    """
     try:
         return await _read_at(device, SUPERBLOCK_SECTOR)
-    except BadMagic:
-        raise  # not bcache, or not any more: wiping the magic is how a device is given away
-    except FormatError as error:
-        try:
-            copy = await _read_at(device, COPY_SECTOR)
-        except FormatError:
-            raise error from None
-        if not copy.has_room_for_copy:
+    except (BadChecksum, NotWhole):
+        copy = await _read_copy(device)
+        if copy is None:
             raise
         return copy
+
+
+async def mend_superblock(device: BlockDevice, superblock: Superblock) -> None:
+    """Write a superblock that had to be read from its copy to its own place again.
+
+    The kernel knows no other place; and the next change begins with the copy, which must not be the only
+    one that is whole.
+    """
+    try:
+        await _read_at(device, SUPERBLOCK_SECTOR)
+    except (BadChecksum, NotWhole):
+        await device.write(SUPERBLOCK_SECTOR * SECTOR_BYTES, superblock.pack())
+        await device.flush()
 
 
 async def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
@@ -34,6 +52,17 @@ async def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
         await device.flush()
     await device.write(SUPERBLOCK_SECTOR * SECTOR_BYTES, raw)
     await device.flush()
+
+
+async def _read_copy(device: BlockDevice) -> Superblock | None:
+    """The copy, if there is one and the device is still bcache's: others write to the boot block first."""
+    try:
+        if any(await device.read(0, SUPERBLOCK_SECTOR * SECTOR_BYTES)):
+            return None
+        copy = await _read_at(device, COPY_SECTOR)
+    except FormatError:
+        return None
+    return copy if copy.has_room_for_copy else None
 
 
 async def _read_at(device: BlockDevice, sector: int) -> Superblock:
