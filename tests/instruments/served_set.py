@@ -1,0 +1,72 @@
+"""A real set on a memory device or an image, behind a real socket, in this process."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcached.device.block_device import BlockDevice
+from bcached.device.file_device import FileDevice
+from bcached.device.memory_device import MemoryDevice
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lifetime import running
+from bcached.runtime.options import SetOptions
+from bcached.service.access import Access
+from bcached.service.listening import bind_unix
+from bcached.service.operations import CacheService
+from bcached.service.socket_server import SocketLimits, SocketServer
+from bcached.store.make import lay_out, plan_set
+
+BUCKET_BYTES = 64 << 10
+BUCKET_SECTORS = BUCKET_BYTES // 512
+SET_BYTES = 64 << 20
+
+
+@dataclass
+class Served:
+    """A set that is served."""
+
+    path: str
+    cache_set: CacheSet
+    server: SocketServer
+
+
+@contextlib.asynccontextmanager
+async def served(
+    folder: Path,
+    *,
+    members: int = 1,
+    image: bool = False,
+    access: Access | None = None,
+    limits: SocketLimits | None = None,
+    block_bytes: int = 4096,
+    size_bytes: int = SET_BYTES,
+    reservations: int = 65536,
+    mode: int = 0o600,
+) -> AsyncIterator[Served]:
+    """A fresh set with one volume (inode 0), served at folder/s; its end is checked for broken invariants."""
+    devices: list[BlockDevice] = []
+    for number in range(members):
+        if image:
+            path = folder / f"image{number}"
+            with path.open("wb") as file:
+                file.truncate(size_bytes)
+            devices.append(await FileDevice.open(str(path)))
+        else:
+            devices.append(MemoryDevice(size_bytes, path=f"memory{number}"))
+    await lay_out(plan_set(devices, bucket_bytes=BUCKET_BYTES, block_bytes=block_bytes), devices)
+    options = SetOptions(
+        str(folder),
+        str(folder),
+        restart_grace_s=0,
+        seed=1,
+        reservations_per_connection=reservations,
+    )
+    async with running(devices, options) as cache_set:
+        assert await cache_set.create_volume("first", 0, None) == 0
+        service = CacheService(cache_set)
+        async with SocketServer(service, access or Access([], [], []), limits or SocketLimits()) as server:
+            socket_path = str(folder / "s")
+            server.listen(bind_unix(socket_path, mode))
+            yield Served(socket_path, cache_set, server)
+        assert cache_set.verify() == []
