@@ -5,8 +5,9 @@ down to state/sector_allocator.py: no lock, no task, no await.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from bcached.errors import LimitExceeded, RequestError
@@ -21,7 +22,7 @@ from bcached.runtime.tasks import Tasks
 from bcached.runtime.volumes import Volumes
 from bcached.state.bucket_table import State
 from bcached.state.explanation import explain
-from bcached.state.gathering import Extents, WholeBuckets
+from bcached.state.gathering import Extents, WholeBuckets, Work
 from bcached.state.geometry import POINTERS_MAX, Geometry
 from bcached.state.invariants import violations
 from bcached.state.reservations import ExtentRequest, Holder
@@ -31,6 +32,8 @@ from bcached.state.statistics import SetStatistics
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 from bcached.store.uuid_table import Volume
+
+T = TypeVar("T")
 
 # A step is a few writes, or a batch of discards; a device that takes longer hangs.
 STEP_SECONDS_MAX = 20.0
@@ -67,10 +70,10 @@ class CacheSet:
         self.tasks = tasks
         self.lease_path = lease_path
         self.holders = holders
-        self.quarantine = Quarantine(sectors, self._let_out)
-        self.refusal: RequestError | None = None  # why nothing may change any more
+        self.quarantine = Quarantine(sectors, services.buckets_moved, services.guarded)
         self._volumes = volumes
         self._gen_maps = gen_maps
+        self._queue = services.queue
         self._seen_taken = 0
 
     # Who it is
@@ -113,61 +116,56 @@ class CacheSet:
         moving: bool = False,
     ) -> Key | None:
         """The ready path: one key, perhaps a shorter one; None if that would have to wait."""
-        if self.refusal is not None:
-            raise self.refusal
-        queue = self.services.queue
-        may_refill = not queue or not queue.count(Reserve.MOVINGGC if moving else Reserve.NONE)
-        allocator = self.sectors
+        services, allocator, queue = self.services, self.sectors, self._queue
+        if services.refusal is not None:
+            services.check_changeable()
+        may_refill = not queue.total or not queue.count(Reserve.MOVINGGC if moving else Reserve.NONE)
         key = allocator.carve(holder, inode, offset, sectors, write_point, replicas, moving, may_refill)
         if key is not None:
-            self.services.traffic(key.sectors)
+            services.count_traffic()
             if allocator.buckets_taken != self._seen_taken:
-                self._buckets_were_taken()
+                self._seen_taken = allocator.buckets_taken
+                services.buckets_moved()
         return key
 
     def allocate(
         self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float
     ) -> "asyncio.Future[list[list[Key]]]":
         """The keys of all requests, or of none: NoFreeBuckets after timeout_s, at once if that is 0."""
-        self._check_changeable()
+        self.services.check_changeable()
         self._check_possible(requests)
-        before = self.sectors.allocated_sectors
-        try:
-            return self.services.queue.submit(Extents(self.sectors, holder, requests), timeout_s)
-        finally:
-            self.services.traffic(self.sectors.allocated_sectors - before)
-            self._buckets_were_taken()
+        return self._submit(Extents(self.sectors, holder, requests), timeout_s)
 
     def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":
         """A whole bucket (one on each of `replicas` members), as one key of no volume."""
-        self._check_changeable()
+        self.services.check_changeable()
         self._check_replicas(replicas)
+        return self._submit(WholeBuckets(self.sectors, holder, replicas), timeout_s)
+
+    def _submit(self, work: Work[T], timeout_s: float) -> "asyncio.Future[T]":
         try:
-            return self.services.queue.submit(WholeBuckets(self.sectors, holder, replicas), timeout_s)
+            return self._queue.submit(work, timeout_s)
         finally:
-            self._buckets_were_taken()
+            self.services.count_traffic()
+            self.services.buckets_moved()
 
     def release(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End reservations, all of them or none; no write to them is in flight any more."""
-        if self.refusal is not None:
-            raise self.refusal
+        self.services.check_changeable()
         self.sectors.release(holder, keys)
         self.services.buckets_moved()
 
     def free_bucket(self, holder: Holder, key: Key) -> None:
         """Give back whole buckets of which nothing was given back before."""
-        self._check_changeable()
+        self.services.check_changeable()
         self.sectors.free_buckets(holder, key)
         self.services.buckets_moved()
 
     def drop_holder(self, holder: Holder, pid: int | None) -> None:
         """A connection is gone: its reservations end once no write of process `pid` can come any more."""
+        self._queue.end_holder(holder)  # first, while what it gathered can still be told from what it got
         self.holders.discard(holder)
         self.quarantine.admit(holder, pid, self.services.options.restart_grace_s)
-
-    def _check_changeable(self) -> None:
-        if self.refusal is not None:
-            raise self.refusal
 
     def _check_replicas(self, replicas: int) -> None:
         if replicas > min(len(self.members), POINTERS_MAX):
@@ -192,10 +190,6 @@ class CacheSet:
             buckets += geometry.bucket_count - geometry.journal_buckets.stop - kept
         return buckets * self.geometry.bucket_sectors
 
-    def _buckets_were_taken(self) -> None:
-        self._seen_taken = self.sectors.buckets_taken
-        self.services.buckets_moved()
-
     # What administrators ask for
 
     async def collect_garbage(self) -> None:
@@ -206,16 +200,18 @@ class CacheSet:
             while services.collections < goal:
                 services.ask_for_collection("asked")
                 await services.conditions[Fact.MARKS_VALID].wait()
-                self._check_changeable()
+                services.check_changeable()
 
     async def write_priorities(self) -> None:
         """Make the gens and prios of this moment durable, on every member."""
-        self._check_changeable()
-        await self.make_gens_durable()
-        self._check_changeable()
+        self.services.check_changeable()
+        await self._make_gens_durable(self.services.check_changeable)
 
-    async def make_gens_durable(self) -> None:
-        """The same, also while the set is stopping."""
+    async def write_last_priorities(self) -> None:
+        """The same when the set is stopping, and changes nothing else any more."""
+        await self._make_gens_durable(lambda: None)
+
+    async def _make_gens_durable(self, check: Callable[[], None]) -> None:
         services = self.services
         if not services.options.synchronous:
             return
@@ -224,19 +220,20 @@ class CacheSet:
             goals[member] = member.cache.prio_writes + (2 if member in services.prios_writing else 1)
         async with services.conditions.bucket_lock:
             while behind := [member for member, goal in goals.items() if member.cache.prio_writes < goal]:
+                check()
                 for member in behind:
                     services.ask_for_prios(member)
                 await services.conditions[Fact.GENS_DURABLE].wait()
 
     async def set_replacement(self, policy: Replacement) -> None:
         """Switch the policy, durably, on every member."""
-        self._check_changeable()
+        self.services.check_changeable()
         await self._volumes.change_superblocks(replacement=policy)
         self.services.buckets_moved()
 
     async def set_discard(self, discard: bool) -> None:
         """Switch discarding of reused buckets on or off, durably, on every member."""
-        self._check_changeable()
+        self.services.check_changeable()
         await self._volumes.change_superblocks(discard=discard)
 
     # Volumes
@@ -247,15 +244,16 @@ class CacheSet:
 
     async def create_volume(self, label: str, sectors: int = 0, uuid: UUID | None = None) -> int:
         """A new volume's inode; durable before the answer. sectors > 0 makes it flash-only."""
-        self._check_changeable()
+        self.services.check_changeable()
         return await self._volumes.create(label, sectors, uuid)
 
     async def delete_volume(self, inode: int) -> None:
         """Take a volume away, durably, and end the reservations made for it."""
-        self._check_changeable()
+        self.services.check_changeable()
         await self._volumes.delete(inode, self._end_reservations)
 
     def _end_reservations(self, inode: int) -> None:
+        self._queue.end_volume(inode)
         for holder in self.holders:
             # Its owner may be writing to it: the whole grace, since its process goes on living.
             self.quarantine.admit(holder.split_off(inode), None, self.services.options.restart_grace_s)
@@ -273,7 +271,7 @@ class CacheSet:
             self.tasks,
             holders=len(self.holders),
             quarantined=len(self.quarantine),
-            failed=None if self.refusal is None else str(self.refusal),
+            failed=None if self.services.refusal is None else str(self.services.refusal),
         )
 
     def is_healthy(self) -> bool:
@@ -281,15 +279,8 @@ class CacheSet:
         return self.services.busy_s() < STEP_SECONDS_MAX
 
     def refuse(self, reason: RequestError) -> None:
-        """Let nothing change from here on, and tell those who wait."""
-        self.refusal = self.refusal or reason
-        self.services.queue.fail_all(reason)
-        for fact in Fact:
-            self.services.conditions.announce(fact)
-
-    def _let_out(self) -> None:
-        """A holder left quarantine."""
-        self.services.buckets_moved()
+        """Let nothing change from here on, and tell those who wait; the first reason stays."""
+        self.services.refuse(reason)
 
     def verify(self) -> list[str]:
         """What is wrong with the set's buckets; empty if nothing is. Holds the loop while it looks."""
@@ -297,10 +288,9 @@ class CacheSet:
             {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
             for member in self.members
         ]
-        for state, keys in self._volumes.metadata().items():
-            for key in keys:
-                pointer = key.pointers[0]
-                metadata[pointer.device][state].add(self.geometry.bucket_of(pointer.sector))
+        for state, places in self._volumes.metadata().items():
+            for device, bucket in places:
+                metadata[device][state].add(bucket)
         return violations(self.sectors, [*self.holders, *self.quarantine.holders()], metadata)
 
     def explain(self) -> list[str]:

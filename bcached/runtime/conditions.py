@@ -34,9 +34,9 @@ class Conditions:
         """The condition to wait on; the lock must be held."""
         return self._conditions[fact]
 
-    def announce(self, fact: Fact) -> None:
-        """Have everybody who waits for a fact woken soon; needs no lock."""
-        self._announced.add(fact)
+    def announce(self, *facts: Fact) -> None:
+        """Have everybody who waits for these facts woken soon; needs no lock."""
+        self._announced.update(facts)
         self._anything.set()
 
     async def herald(self) -> None:
@@ -44,7 +44,11 @@ class Conditions:
         while True:
             await self._anything.wait()
             self._anything.clear()
-            async with self.bucket_lock:
-                for fact in self._announced:
-                    self._conditions[fact].notify_all()
-                self._announced.clear()
+            await self.pass_on()
+
+    async def pass_on(self) -> None:
+        """Wake those who wait for what is announced."""
+        async with self.bucket_lock:
+            for fact in self._announced:
+                self._conditions[fact].notify_all()
+            self._announced.clear()

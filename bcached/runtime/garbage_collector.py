@@ -19,7 +19,10 @@ HOLDINGS_A_SLICE = 1024
 
 
 class GarbageCollector:
-    """Collects when asked (kernel: bch_gc_thread). on_end is told of every collection that ended."""
+    """Collects when asked (kernel: bch_gc_thread).
+
+    before_gens_count is called when all is marked, before any gen may go further because of it.
+    """
 
     def __init__(
         self,
@@ -27,14 +30,14 @@ class GarbageCollector:
         journal: Journal,
         holders: Iterable[Holder],
         services: Services,
-        on_end: Callable[[], None],
+        before_gens_count: Callable[[], None],
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self._members = members
         self._journal = journal
         self._holders = holders
         self._services = services
-        self._on_end = on_end
+        self._before_gens_count = before_gens_count
 
     async def run(self) -> None:
         """Work until the set stops."""
@@ -63,7 +66,6 @@ class GarbageCollector:
         services.collection_ended()
         services.runs[trigger] += 1
         self.durations.observe(services.clock() - begun)
-        self._on_end()
         async with services.conditions.bucket_lock:
             services.conditions[Fact.MARKS_VALID].notify_all()
             services.conditions[Fact.BUCKETS_MOVED].notify_all()
@@ -79,6 +81,7 @@ class GarbageCollector:
         yield
         for holder in list(self._holders):
             yield from self._mark_holder(holder, markings)
+        self._before_gens_count()
         for marking in markings:
             yield from marking.finish()
 

@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from bcached.device.block_device import BlockDevice
 from bcached.device.lease_file import boot_id, create_lease, old_leases
@@ -34,7 +34,10 @@ from bcached.store.recovery import OpenedSet, first_run, recover
 from bcached.store.set_reader import SetFound, read_set
 from bcached.wire.gen_map import GenMap, file_bytes
 
-STOP_SECONDS_MAX = 5.0
+T = TypeVar("T")
+
+# The daemon has 5 seconds. What is in flight then is still waited for, and the devices are to be closed.
+STOP_SECONDS_MAX = 3.5
 
 
 class ViolationError(BcachedError):
@@ -51,7 +54,11 @@ async def running(
     options: SetOptions,
     progress: Callable[[str], None] = _say_nothing,
 ) -> AsyncIterator[CacheSet]:
-    """The set on these devices, open and alive. The devices are closed at the end, whatever happens."""
+    """The set on these devices, open and alive. The devices are closed at the end, whatever happens.
+
+    Whatever fails first in a task ends the block, and is what the block raises; the set refuses every
+    change from that moment on.
+    """
     async with AsyncExitStack() as stack:
         for device in devices:
             stack.push_async_callback(device.close)
@@ -59,31 +66,24 @@ async def running(
         stack.callback(life.end)
         progress("reading the set")
         cache_set = await life.begin(await read_set(devices), progress)
-        async with asyncio.TaskGroup() as group:
-            life.group = group
-            herald = group.create_task(cache_set.services.conditions.herald(), name="herald")
-            tasks = [group.create_task(task.run(), name=name) for name, task in cache_set.tasks.named()]
-            progress("serving")
-            try:
-                yield cache_set
-            except BaseException:
-                cache_set.refuse(DeviceFailed("the daemon is going down"))
-                raise
-            await _stop(cache_set, tasks)
-            herald.cancel()
+        # Whoever still waits for a fact when all is over is told so.
+        stack.push_async_callback(cache_set.services.conditions.pass_on)
+        try:
+            async with asyncio.TaskGroup() as group:
+                life.run_tasks(group)
+                progress("serving")
+                try:
+                    yield cache_set
+                except BaseException:
+                    cache_set.services.refuse(DeviceFailed("the daemon is going down"))
+                    raise
+                await life.stop(progress)
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the others are what came of it
 
 
-async def _stop(cache_set: CacheSet, tasks: "list[asyncio.Task[None]]") -> None:
-    """The orderly end: nothing new, what is under way ends, prios are written a last time, the tasks end."""
-    cache_set.refuse(ShuttingDown())
-    try:
-        async with asyncio.timeout(STOP_SECONDS_MAX):
-            await cache_set.make_gens_durable()
-            cache_set.services.stop()
-            await asyncio.wait(tasks)
-    except TimeoutError:  # as good as a power cut, which any moment may be: nothing is lost by it
-        for task in tasks:
-            task.cancel()
+async def _hear_of(broken: "asyncio.Future[None]") -> None:
+    await broken
 
 
 class Life:
@@ -92,8 +92,10 @@ class Life:
     def __init__(self, options: SetOptions) -> None:
         self.options = options
         self.number = secrets.randbits(63) | 1
-        self.group: asyncio.TaskGroup | None = None
         self._set: CacheSet | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background: list[asyncio.Task[None]] = []
         self._files: list[MappedFile] = []
         self._maps: list[GenMap] = []
 
@@ -144,25 +146,62 @@ class Life:
 
     def _put_together(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
-        volume_sectors = sum(
-            member.cache.geometry.bucket_count * member.cache.geometry.bucket_sectors for member in members
-        )
-        clock = asyncio.get_running_loop().time
-        services = Services(self.options, volume_sectors, clock, self._after_step)
         sectors = SectorAllocator([member.cache for member in members])
+        services = Services(self.options, sectors, asyncio.get_running_loop().time, self._after_step)
         holders: set[Holder] = set()
         tasks = Tasks(
             [Allocator(member, services) for member in members],
             PrioWriter(members, journal, services),
-            GarbageCollector(members, journal, holders, services, self._collection_ended),
+            GarbageCollector(members, journal, holders, services, self._before_gens_count),
         )
         volumes = Volumes(members, journal, opened.uuid_table, sectors, services, self._spawn)
         maps = [MappedGens(index, file.path, file.size_bytes) for index, file in enumerate(self._files)]
         return CacheSet(members, journal, volumes, sectors, holders, services, tasks, maps, lease_path)
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-        assert self.group is not None, "the set is not alive yet"
-        return self.group.create_task(work)
+    def run_tasks(self, group: asyncio.TaskGroup) -> None:
+        """Bring the set to life."""
+        assert self._set is not None
+        self._group = group
+        for name, task in self._set.tasks.named():
+            self._spawn(task.run()).set_name(name)
+        services = self._set.services
+        self._background = [
+            group.create_task(services.conditions.herald(), name="herald"),
+            group.create_task(self._or_refuse(_hear_of(services.broken)), name="errors in callbacks"),
+        ]
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Something that an orderly stop waits for, and that takes the set down if it fails."""
+        assert self._group is not None, "the set is not alive yet"
+        task = self._group.create_task(self._or_refuse(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _or_refuse(self, work: Coroutine[Any, Any, T]) -> T:
+        assert self._set is not None
+        try:
+            return await work
+        except Exception as error:
+            self._set.services.refuse(DeviceFailed(str(error)))
+            raise
+
+    async def stop(self, progress: Callable[[str], None]) -> None:
+        """The orderly end: nothing new, what is under way ends, prios are written a last time."""
+        assert self._set is not None
+        services = self._set.services
+        services.refuse(ShuttingDown())
+        try:
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await self._set.write_last_priorities()
+                services.stop()
+                await asyncio.wait(self._tasks)
+        except TimeoutError:  # as good as a power cut, which any moment may be: nothing is lost by it
+            progress(f"not done after {STOP_SECONDS_MAX:g} s: the rest is left to recovery")
+            for task in self._tasks:
+                task.cancel()
+        for task in self._background:
+            task.cancel()
 
     def _after_step(self) -> None:
         """With verify = true: stop the set, before it does harm, if anything is not as it must be."""
@@ -171,7 +210,8 @@ class Life:
             if found:
                 raise ViolationError(f"{len(found)} invariants do not hold: {found[0]}")
 
-    def _collection_ended(self) -> None:
+    def _before_gens_count(self) -> None:
+        """A collection is about to let gens go further than readers may have counted on."""
         for gen_map in self._maps:
             gen_map.bump_gc_epoch()
 

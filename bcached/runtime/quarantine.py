@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bcached.runtime.wait_queue import Guard
 from bcached.state.reservations import Holder
 from bcached.state.sector_allocator import SectorAllocator
 
@@ -22,11 +23,15 @@ class Ward:
 
 
 class Quarantine:
-    """All holders in quarantine; on_release is called when one is let out."""
+    """All holders in quarantine; on_release is called when one is let out.
 
-    def __init__(self, allocator: SectorAllocator, on_release: Callable[[], None]) -> None:
+    guard is put around what the loop calls by itself, where an error of ours would go unheard.
+    """
+
+    def __init__(self, allocator: SectorAllocator, on_release: Callable[[], None], guard: Guard) -> None:
         self._allocator = allocator
         self._on_release = on_release
+        self._release_guarded = guard(self._release)
         self._wards: set[Ward] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -51,10 +56,10 @@ class Quarantine:
         except OSError:
             pidfd = None
         ward = Ward(holder, pidfd)
-        ward.deadline = self._loop.call_later(grace_s, self._release, ward)
+        ward.deadline = self._loop.call_later(grace_s, self._release_guarded, ward)
         self._wards.add(ward)
         if pidfd is not None:
-            self._loop.add_reader(pidfd, self._release, ward)
+            self._loop.add_reader(pidfd, self._release_guarded, ward)
 
     def close(self) -> None:
         """Let everything go: the daemon ends, and its lease file takes over."""

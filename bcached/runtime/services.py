@@ -3,13 +3,17 @@
 The tasks know each other only through this: each asks, and waits for the fact that answers.
 """
 
+import asyncio
 from collections.abc import Callable
+from functools import wraps
 
+from bcached.errors import RequestError
 from bcached.runtime.conditions import Conditions, Fact
 from bcached.runtime.options import SetOptions
 from bcached.runtime.wait_queue import WaitQueue
 from bcached.state.priorities import Aging
 from bcached.state.reserves import Reserve
+from bcached.state.sector_allocator import SectorAllocator
 from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
 from bcached.store.member import Member
 
@@ -19,24 +23,32 @@ GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
 class Services:
     """Shared by the tasks of one set.
 
-    after_step is called after every step of every task.
+    after_step is called after every step of every task. broken gets the first error of ours in something
+    that no task runs.
     """
 
     def __init__(
         self,
         options: SetOptions,
-        volume_sectors: int,
+        sectors: SectorAllocator,
         clock: Callable[[], float],
         after_step: Callable[[], None],
     ) -> None:
+        volume_sectors = sum(
+            cache.geometry.bucket_count * cache.geometry.bucket_sectors for cache in sectors.caches
+        )
         self.options = options
         self.clock = clock
         self.conditions = Conditions()
-        self.queue = WaitQueue(options.waiters, self.buckets_moved)
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.queue = WaitQueue(options.waiters, self._queue_changed, self.guarded)
+        self.refusal: RequestError | None = None  # why nothing may change any more
         self.aging = Aging(volume_sectors)
         self.slices = Histogram(SLICE_BOUNDS_S)
         self.stopping = False
         self._after_step = after_step
+        self._sectors = sectors
+        self._counted_sectors = 0
         self._busy_since: dict[object, float] = {}
         # Prio writer
         self.prios_wanted_for: set[Member] = set()
@@ -50,14 +62,38 @@ class Services:
         # Every sixteenth of the set's volume in new data is reason enough for a collection.
         self.sectors_to_gc = self._gc_interval = max(volume_sectors // 16, 1)
 
+    def check_changeable(self) -> None:
+        """Raise why nothing may change any more, if that is so."""
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
+
+    def refuse(self, reason: RequestError) -> None:
+        """Let nothing change from here on, and tell those who wait; the first reason stays."""
+        if self.refusal is None:
+            self.refusal = reason
+            self.queue.refuse(reason)
+            self.conditions.announce(*Fact)
+
     def stop(self) -> None:
         """Have every task end when it has done what it is at."""
         self.stopping = True
-        for fact in Fact:
-            self.conditions.announce(fact)
+        self.conditions.announce(*Fact)
+
+    def guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """The callback for timers and the like: the loop would only log what it raises, and go on."""
+
+        @wraps(callback)
+        def call(*args: object) -> None:
+            try:
+                callback(*args)
+            except Exception as error:
+                if not self.broken.done():
+                    self.broken.set_exception(error)
+
+        return call
 
     def begin_step(self, task: object) -> None:
-        """Note that a task began a step."""
+        """Note that a task began a step, or has come on in it."""
         self._busy_since[task] = self.clock()
 
     def end_step(self, task: object) -> None:
@@ -84,13 +120,20 @@ class Services:
         """Have the allocators look again."""
         self.conditions.announce(Fact.BUCKETS_MOVED)
 
-    def traffic(self, sectors: int) -> None:
-        """Count new data: prios age by it, and garbage is collected by it."""
+    def count_traffic(self) -> None:
+        """Count what was given out since the last time: prios age by it, and garbage is collected by it."""
+        total = self._sectors.allocated_sectors
+        sectors = total - self._counted_sectors
+        self._counted_sectors = total
         if self.aging.traffic(sectors):
             self.conditions.announce(Fact.PRIOS_WANTED)
         self.sectors_to_gc -= sectors
         if self.sectors_to_gc < 0:
             self.ask_for_collection("traffic")
+
+    def _queue_changed(self) -> None:
+        self.count_traffic()
+        self.buckets_moved()
 
     @property
     def min_prio(self) -> int:

@@ -45,17 +45,22 @@ class Volumes:
         self._services = services
         self._spawn = spawn
         self._turn = asyncio.Lock()
-        self._writing: Key | None = None
+        self._place: MetadataBucket | None = None  # the bucket of a table that is being written
+        self._old: tuple[int, int] | None = None  # that of the table before, which may still count
         self._tell_inodes()
 
     def volumes(self) -> list[Volume]:
         """The volumes there are, by inode."""
         return list(self._table.volumes())
 
-    def metadata(self) -> dict[State, list[Key]]:
-        """The keys of the buckets in use for the uuid table and for the root of the tree."""
-        tables = [self._journal.uuid_bucket, *([self._writing] if self._writing else [])]
-        return {State.UUID: tables, State.BTREE: [self._journal.root]}
+    def metadata(self) -> dict[State, set[tuple[int, int]]]:
+        """(device, bucket) of those in use for the uuid table and for the root of the tree."""
+        fresh = None if self._place is None else self._place.taken
+        tables = (self._place_of(self._journal.uuid_bucket), fresh, self._old)
+        return {
+            State.UUID: {place for place in tables if place is not None},
+            State.BTREE: {self._place_of(self._journal.root)},
+        }
 
     async def create(self, label: str, sectors: int, uuid: UUID | None) -> int:
         """A new volume's inode, durable."""
@@ -66,7 +71,7 @@ class Volumes:
             self._tell_inodes()
             return inode
 
-        inode: int = await self._run(change())
+        inode: int = await self._run(change)
         return inode
 
     async def delete(self, inode: int, end_reservations: Callable[[int], None]) -> None:
@@ -75,13 +80,13 @@ class Volumes:
         async def change() -> None:
             entries = self._table.without_volume(inode)
             self._sectors.inodes.discard(inode)
-            end_reservations(inode)
             try:
                 await self._write(entries)
+                end_reservations(inode)
             finally:
                 self._tell_inodes()
 
-        await self._run(change())
+        await self._run(change)
 
     async def change_superblocks(self, **fields: object) -> None:
         """Write other fields to every member's superblock, where they differ."""
@@ -91,15 +96,16 @@ class Volumes:
                 if any(getattr(member.superblock, name) != value for name, value in fields.items()):
                     await member.change_superblock(**fields)
 
-        await self._run(change())
+        await self._run(change)
 
-    async def _run(self, change: Coroutine[Any, Any, Any]) -> Any:
+    async def _run(self, change: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Run a change to its end, whatever becomes of the caller, who hears what he did wrong."""
 
         async def in_turn() -> Any:
             try:
                 async with self._turn:
-                    return await change
+                    self._services.check_changeable()  # it may have been a long wait
+                    return await change()
             except RequestError as error:
                 return error
 
@@ -110,26 +116,32 @@ class Volumes:
 
     async def _write(self, entries: Entries) -> None:
         """The table to a fresh bucket, then the journal entry that names it; then the old one is free."""
-        journal = self._journal
-        place = MetadataBucket(self._sectors, State.UUID)
-        device, bucket = await self._services.queue.submit(place, BUCKET_TIMEOUT_S)
+        self._place = MetadataBucket(self._sectors, State.UUID)
+        try:
+            device, bucket = await self._services.queue.submit(self._place, BUCKET_TIMEOUT_S)
+            self._services.buckets_moved()
+            await self._replace(device, bucket, entries)
+        finally:
+            self._place = None
         self._services.buckets_moved()
-        cache = self._members[device].cache
-        key = self._table.key_at(device, bucket, cache.table.gens[bucket])
-        self._writing = key
-        if self._services.options.synchronous:
+
+    async def _replace(self, device: int, bucket: int, entries: Entries) -> None:
+        journal, cache = self._journal, self._members[device].cache
+        synchronous = self._services.options.synchronous
+        if synchronous:
             raw = self._table.pack(entries)
             await self._members[device].block_device.write(cache.geometry.byte_of(bucket), raw)
-        before, journal.uuid_bucket = journal.uuid_bucket, key
-        self._writing = before
-        if self._services.options.synchronous:
+        self._old = old_device, old_bucket = self._place_of(journal.uuid_bucket)
+        journal.uuid_bucket = self._table.key_at(device, bucket, cache.table.gens[bucket])
+        if synchronous:
             await journal.commit()
-        self._writing = None
         self._table.entries = entries
-        old = before.pointers[0]
-        old_cache = self._members[old.device].cache
-        old_cache.free_metadata([old_cache.geometry.bucket_of(old.sector)])
-        self._services.buckets_moved()
+        self._old = None
+        self._members[old_device].cache.free_metadata([old_bucket])
+
+    def _place_of(self, key: Key) -> tuple[int, int]:
+        pointer = key.pointers[0]
+        return pointer.device, self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
 
     def _tell_inodes(self) -> None:
         volumes = self.volumes()

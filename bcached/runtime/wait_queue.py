@@ -10,12 +10,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from bcached.errors import BcachedError, LimitExceeded, NoFreeBuckets
+from bcached.errors import BcachedError, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
 from bcached.state.gathering import Work
+from bcached.state.reservations import Holder
 from bcached.state.reserves import Reserve
 from bcached.state.statistics import WAIT_BOUNDS_S, Histogram
 
 T = TypeVar("T")
+
+Guard = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class Waiter:
@@ -32,14 +35,21 @@ class Waiter:
 
 
 class WaitQueue:
-    """The queues of a set. `limit` bounds how many may wait in all; on_change hears of comings and goings."""
+    """The queues of a set.
 
-    def __init__(self, limit: int, on_change: Callable[[], None]) -> None:
+    limit bounds how many may wait in all, total says how many do. on_change hears of comings, goings and
+    grants. guard is put around what the loop calls by itself, where an error of ours would go unheard.
+    """
+
+    def __init__(self, limit: int, on_change: Callable[[], None], guard: Guard) -> None:
         self.limit = limit
+        self.total = 0
         self.waits = Histogram(WAIT_BOUNDS_S)
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, deque[Waiter]] = {reserve: deque() for reserve in Reserve}
+        self._refusal: RequestError | None = None
         self._on_change = on_change
+        self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
         self._loop = asyncio.get_running_loop()
 
     def submit(self, work: Work[T], timeout_s: float) -> "asyncio.Future[T]":
@@ -47,6 +57,8 @@ class WaitQueue:
 
         With a timeout of 0 or less it is now or never.
         """
+        if self._refusal is not None:
+            raise self._refusal.with_traceback(None)
         queue = self._queues[work.reserve]
         future: asyncio.Future[T] = self._loop.create_future()
         if not queue:
@@ -59,44 +71,70 @@ class WaitQueue:
             work.undo()
             self.failures["no_wait"] += 1
             raise NoFreeBuckets(name, 0)
-        if len(self) >= self.limit:
+        if self.total >= self.limit:
             work.undo()
             self.failures["limit"] += 1
-            raise LimitExceeded("waiters", len(self) + 1)
+            raise LimitExceeded("waiters", self.total + 1)
         waiter = Waiter(work, future, self._loop.time())
-        waiter.deadline = self._loop.call_later(timeout_s, self._expire, waiter)
+        waiter.deadline = self._loop.call_later(timeout_s, self._expire_guarded, waiter)
         queue.append(waiter)
-        future.add_done_callback(lambda _: self._forget(waiter))
+        self.total += 1
+        future.add_done_callback(lambda _: self._forget_guarded(waiter))
         self._on_change()
         return future
 
     def serve(self) -> None:
         """Let the head of each queue take what it needs, as far as there are buckets."""
+        if not self.total:
+            return
         for queue in self._queues.values():
-            while queue:
-                waiter = queue[0]
-                if waiter.future.done():  # gone; its callback has not run yet
-                    self._leave(waiter)
-                    continue
-                try:
-                    result = self._advance(waiter.work)
-                except BcachedError as error:
-                    self._leave(waiter)
-                    waiter.future.set_exception(error)
-                    continue
-                if result is None:
-                    break
-                queue.popleft()
-                self._settle(waiter)
-                waiter.future.set_result(result)
+            while queue and self._serve_head(queue[0]):
+                pass
+        self._on_change()  # whoever takes from a reserve leaves room in it, on whatever member
 
-    def fail_all(self, error: BcachedError) -> None:
-        """Tell everybody that there is nothing to wait for any more."""
+    def _serve_head(self, waiter: Waiter) -> bool:
+        """Whether the head left the queue."""
+        if waiter.future.done():  # cancelled; its callback has not run yet
+            self._give_up(waiter)
+            return True
+        try:
+            result = self._advance(waiter.work)
+        except RequestError as error:
+            self._leave(waiter)
+            waiter.future.set_exception(error)
+            return True
+        if result is None:
+            return False
+        self._take_out(waiter)
+        waiter.future.set_result(result)
+        return True
+
+    def refuse(self, error: RequestError) -> None:
+        """Tell everybody that there is nothing to wait for any more, also those who come later."""
+        self._refusal = error
+        self._fail(error, lambda _: True)
+
+    def end_holder(self, holder: Holder) -> None:
+        """Whoever waits for this holder is gone; it gets nothing any more."""
+        self._fail(None, lambda work: work.holder is holder)
+        self.serve()
+
+    def end_volume(self, inode: int) -> None:
+        """Tell those who wait for sectors of a volume that it is no more."""
+        self._fail(NoSuchVolume(inode), lambda work: inode in work.inodes)
+        self.serve()
+
+    def _fail(self, error: RequestError | None, concerns: Callable[[Work[Any]], bool]) -> None:
+        """Give these waiters the error (without one they are cancelled), and take back what they gathered."""
+        if not self.total:
+            return
         for queue in self._queues.values():
-            while queue:
-                waiter = queue[0]
-                self._leave(waiter)
-                if not waiter.future.done():
+            for waiter in [waiter for waiter in queue if concerns(waiter.work)]:
+                if error is None or waiter.future.done():
+                    waiter.future.cancel()
+                    self._give_up(waiter)
+                else:
+                    self._leave(waiter)
                     waiter.future.set_exception(error)
 
     def waiting(self) -> frozenset[Reserve]:
@@ -111,10 +149,6 @@ class WaitQueue:
         """How long the one that waits longest has waited, in seconds."""
         now = self._loop.time()
         return max((now - queue[0].since for queue in self._queues.values() if queue), default=0.0)
-
-    def __len__(self) -> int:
-        """How many wait in all."""
-        return sum(map(len, self._queues.values()))
 
     def _advance(self, work: Work[T]) -> T | None:
         try:
@@ -135,17 +169,22 @@ class WaitQueue:
     def _forget(self, waiter: Waiter) -> None:
         """The future is done; if nobody here did it, the client cancelled it."""
         if waiter.in_queue:
-            self.failures["cancelled"] += 1
-            self._leave(waiter)
+            self._give_up(waiter)
             self.serve()
 
+    def _give_up(self, waiter: Waiter) -> None:
+        self.failures["cancelled"] += 1
+        self._leave(waiter)
+
     def _leave(self, waiter: Waiter) -> None:
-        self._queues[waiter.work.reserve].remove(waiter)
-        self._settle(waiter)
+        """Go without a result."""
+        self._take_out(waiter)
         waiter.work.undo()
         self._on_change()
 
-    def _settle(self, waiter: Waiter) -> None:
+    def _take_out(self, waiter: Waiter) -> None:
+        self._queues[waiter.work.reserve].remove(waiter)
+        self.total -= 1
         waiter.in_queue = False
         if waiter.deadline is not None:
             waiter.deadline.cancel()

@@ -23,6 +23,14 @@ class Work(Protocol[T_co]):
     def reserve(self) -> Reserve:
         """Whose buckets it waits for."""
 
+    @property
+    def holder(self) -> Holder | None:
+        """Who is to have them."""
+
+    @property
+    def inodes(self) -> frozenset[int]:
+        """The volumes they are for."""
+
     def advance(self) -> T_co | None:
         """Take what there is; the result once that was enough."""
 
@@ -35,11 +43,16 @@ class Extents:
 
     def __init__(self, allocator: SectorAllocator, holder: Holder, requests: Sequence[ExtentRequest]) -> None:
         self.reserve = Reserve.MOVINGGC if any(request.moving for request in requests) else Reserve.NONE
+        self.holder = holder
         self._allocator = allocator
-        self._holder = holder
         self._requests = requests
         self._keys: list[list[Key]] = []
         self._current: list[Key] = []
+
+    @property
+    def inodes(self) -> frozenset[int]:
+        """The volumes of the requests."""
+        return frozenset(request.inode for request in self._requests)
 
     def advance(self) -> list[list[Key]] | None:
         """The keys of every request."""
@@ -54,7 +67,7 @@ class Extents:
         given = sum(key.sectors for key in self._current)
         while given < request.sectors:
             key = self._allocator.carve(
-                self._holder,
+                self.holder,
                 request.inode,
                 request.offset + given,
                 request.sectors - given,
@@ -74,39 +87,47 @@ class Extents:
         """End the reservations of all keys gathered so far."""
         keys = [key for keys in [*self._keys, self._current] for key in keys]
         self._keys, self._current = [], []
-        self._allocator.release(self._holder, keys)
+        self._allocator.release(self.holder, keys)
 
 
 class WholeBuckets:
     """One whole bucket, or one on each of several members."""
 
     reserve = Reserve.NONE
+    inodes: frozenset[int] = frozenset()
 
     def __init__(self, allocator: SectorAllocator, holder: Holder, replicas: int) -> None:
+        self.holder = holder
         self._allocator = allocator
-        self._holder = holder
         self._replicas = replicas
 
     def advance(self) -> Key | None:
         """The key of the buckets."""
-        return self._allocator.take_buckets(self._holder, self._replicas)
+        return self._allocator.take_buckets(self.holder, self._replicas)
 
     def undo(self) -> None:
         """Nothing was gathered: buckets are taken all at once."""
 
 
 class MetadataBucket:
-    """A bucket of the btree reserve, on the member with most space."""
+    """A bucket of the btree reserve, on the member with most space.
+
+    taken is known from the moment it is taken, which whoever waits for it hears of a little later.
+    """
 
     reserve = Reserve.BTREE
+    holder = None
+    inodes: frozenset[int] = frozenset()
 
     def __init__(self, allocator: SectorAllocator, state: State) -> None:
+        self.taken: tuple[int, int] | None = None
         self._allocator = allocator
         self._state = state
 
     def advance(self) -> tuple[int, int] | None:
         """(device, bucket)."""
-        return self._allocator.take_metadata(self._state)
+        self.taken = self._allocator.take_metadata(self._state)
+        return self.taken
 
     def undo(self) -> None:
         """Nothing was gathered."""
