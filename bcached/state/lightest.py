@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]  # weight in the high half, bucket in the low half: no two are equal
 
-SAMPLED = 16  # one word of so many
+SAMPLED = 17  # one word of so many; odd, so that no pattern of powers of two hides from the sample
 PIECE_WORDS = 16384  # sorted at a time: half a millisecond
 BUCKET_MASK = np.uint64(0xFFFFFFFF)
 
@@ -52,7 +52,9 @@ class Lightest:
         # An eighth more than wanted, so that what a sample does not know seldom matters.
         place = min(len(sample) * self._keep * 9 // (len(words) * 8), len(sample) - 1)
         heaviest = np.partition(sample, place)[place]
-        if np.count_nonzero(words <= heaviest) < self._keep:
+        if not self._keep <= np.count_nonzero(words <= heaviest) <= self._keep * 3 // 2:
+            # The sample deceived us. Too few would lose some of the best; too many would not leave room for
+            # the next slice.
             heaviest = np.partition(words, self._keep - 1)[self._keep - 1]
         yield
         self._count = 0

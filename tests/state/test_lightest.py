@@ -41,16 +41,21 @@ ORDERS = {
     "ever heavier": lambda rng, count: np.arange(count),
     "light where no sample is taken": lambda rng, count: np.where(np.arange(count) % 16, 1, 2**31),
     "light where samples are taken": lambda rng, count: np.where(np.arange(count) % 16, 2**31, 1),
+    "light where every seventeenth is": lambda rng, count: np.where(np.arange(count) % 17, 2**31, 1),
+    "light where no seventeenth is": lambda rng, count: np.where(np.arange(count) % 17, 1, 2**31),
 }
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("keep", [8, 1000, 3 * PIECE_WORDS])
 @pytest.mark.parametrize("count", [1, 5000, 150_001])
-def test_it_finds_what_sorting_would_find_in_the_same_order(order: str, keep: int, count: int) -> None:
+@pytest.mark.parametrize("share", [0.8, 1.0])
+def test_it_finds_what_sorting_would_find_in_the_same_order(
+    order: str, keep: int, count: int, share: float
+) -> None:
     rng = np.random.default_rng(count + keep)
     weights = ORDERS[order](rng, count).astype(np.uint32)
-    light = rng.random(count) < 0.8
+    light = rng.random(count) < share
     assert np.array_equal(lightest_of(weights, light, keep), by_sorting(weights, light, keep))
 
 
