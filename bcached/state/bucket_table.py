@@ -10,7 +10,7 @@ bucket's standing follows from all three together; here it is written down, so t
 checked. The kernel's mark is a function of it (see `mark`).
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -21,6 +21,8 @@ from bcached.state.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
+Bools = npt.NDArray[np.bool_]
+Buckets = npt.NDArray[np.int64]
 
 
 class State(IntEnum):
@@ -157,25 +159,33 @@ class BucketTable:
         """Buckets that could be invalidated, gens aside."""
         return self.counts[State.CLEAN] + self.counts[State.EMPTY]
 
-    def may_invalidate(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
-        """Whether each bucket of [start, stop) may be invalidated (seed: bch_can_invalidate_bucket)."""
-        gens = self.gens_array[start:stop]
-        may = self.states_array[start:stop] >= State.CLEAN
-        may &= (gens - self.last_gc_array[start:stop]) < GEN_DISTANCE_MAX
-        may &= (gens - self.gens_on_disk_array[start:stop]) < GEN_DISTANCE_MAX
+    def may_invalidate(self, buckets: slice | Buckets) -> Bools:
+        """Whether each of these buckets may be invalidated (seed: bch_can_invalidate_bucket)."""
+        may = self.is_reclaimable(buckets)
+        may &= self.may_bump_each(buckets)
         return may
 
-    def may_invalidate_each(self, buckets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Whether each of these buckets may be invalidated."""
+    def is_reclaimable(self, buckets: slice | Buckets) -> Bools:
+        """Whether each of these buckets could be invalidated, gens aside."""
+        return self.states_array[buckets] >= State.CLEAN
+
+    def may_bump_each(self, buckets: slice | Buckets) -> Bools:
+        """Whether each of these buckets' gens can go up."""
         gens = self.gens_array[buckets]
-        may = self.states_array[buckets] >= State.CLEAN
-        may &= (gens - self.last_gc_array[buckets]) < GEN_DISTANCE_MAX
-        may &= (gens - self.gens_on_disk_array[buckets]) < GEN_DISTANCE_MAX
-        return may
+        distances = gens - self.last_gc_array[buckets]
+        np.maximum(distances, gens - self.gens_on_disk_array[buckets], out=distances)
+        return distances < GEN_DISTANCE_MAX
 
-    def invalidate(self, buckets: npt.NDArray[np.int64]) -> None:
+    def in_state(self, state: State) -> Iterator[int]:
+        """The buckets in a state, looked for as far as they are asked for."""
+        for start in range(0, self.bucket_count, COUNT_BUCKETS):
+            found = np.flatnonzero(self.states_array[start : start + COUNT_BUCKETS] == state)
+            for bucket in found:
+                yield start + int(bucket)
+
+    def invalidate(self, buckets: Buckets) -> None:
         """Make stale all that points into these (distinct) buckets; they belong to free_inc now."""
-        assert bool(self.may_invalidate_each(buckets).all()), "a bucket that may not be invalidated"
+        assert bool(self.may_invalidate(buckets).all()), "a bucket that may not be invalidated"
         clean = int(np.count_nonzero(self.states_array[buckets] == State.CLEAN))
         self.counts[State.CLEAN] -= clean
         self.counts[State.EMPTY] -= len(buckets) - clean
@@ -191,11 +201,14 @@ class BucketTable:
             self.distance_index = max(self.distance_index, index)
             self.distance_disk = max(self.distance_disk, disk)
 
-    def replace_gens_on_disk(self, gens: bytearray) -> None:
-        """Take a snapshot of the gens as those that are on disk from now on."""
+    def replace_gens_on_disk(self, gens: bytearray) -> bytearray:
+        """Take a snapshot of the gens as those that are on disk from now on; what it replaces."""
         assert len(gens) == self.bucket_count
+        before = self.gens_on_disk.obj
+        assert isinstance(before, bytearray)
         self.gens_on_disk = memoryview(gens)
         self.gens_on_disk_array = np.frombuffer(gens, np.uint8)
+        return before
 
     def recount_distances(self) -> Generator[None, None, None]:
         """Find the largest gen distances anew, after the gens on disk or the index's oldest moved."""

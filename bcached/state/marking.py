@@ -11,8 +11,11 @@ from collections.abc import Generator
 
 import numpy as np
 
-from bcached.state.bucket_table import COUNT_BUCKETS, BucketTable, State
+from bcached.state.bucket_table import COUNT_BUCKETS, State
 from bcached.state.cache import Cache
+from bcached.state.geometry import GEN_DISTANCE_MAX
+
+RETIRED_BUCKETS = 512  # at once: a millisecond
 
 
 class Marking:
@@ -21,7 +24,6 @@ class Marking:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self._oldest = np.empty(0, np.uint8)
-        self.retired = 0
 
     def begin(self) -> Generator[None, None, None]:
         """Start from what holds if nothing points anywhere: every bucket's oldest gen is its own."""
@@ -38,20 +40,14 @@ class Marking:
             self._oldest[bucket] = gen
 
     def finish(self) -> Generator[None, None, None]:
-        """Make the oldest gens count, and retire empty buckets as far as the unused list has room."""
+        """Make the oldest gens count, and retire the empty buckets that their gens kept from it."""
         table = self._cache.table
         for start in range(0, table.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
+            far = (table.gens_array[chunk] - table.last_gc_array[chunk]) >= GEN_DISTANCE_MAX
+            far &= table.states_array[chunk] == State.EMPTY
             table.last_gc_array[chunk] = self._oldest[chunk]
+            for bucket in np.flatnonzero(far)[:RETIRED_BUCKETS]:  # the others will be invalidated
+                self._cache.retire(start + int(bucket))
             yield
         yield from table.recount_distances()
-        self._retire_empty(table)
-
-    def _retire_empty(self, table: BucketTable) -> None:
-        """Buckets that could not be retired when they fell empty, for their gens."""
-        room = self._cache.geometry.unused_capacity - len(self._cache.unused)
-        held_back = self._cache.held_back
-        if room <= 0 or not held_back:
-            return
-        for bucket in np.flatnonzero(table.states_array == State.EMPTY)[:room].tolist():
-            self.retired += self._cache.retire(bucket)

@@ -1,15 +1,16 @@
 """How bucket prios age: each 1/1024 of the set's volume in traffic takes one (seed: bch_rescale_priorities).
 
 A bucket starts at 32768 and is renewed by hits, so what is not used reaches zero after 32 volumes of
-traffic. Zero stays zero, metadata is outside of it, and what is pinned keeps its prio.
+traffic. Zero stays zero. Only what may hold data that nobody pins ages: metadata and the buckets on the
+lists do not, and what is pinned keeps its prio.
 """
 
 from collections.abc import Generator
 
 import numpy as np
 
-from bcached.state.bucket_table import BucketTable
-from bcached.state.geometry import METADATA_PRIO
+from bcached.state.bucket_table import BucketTable, State
+from bcached.state.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.replacement import SLICE_BUCKETS
 
 
@@ -39,14 +40,16 @@ class Aging:
 def age(tables: list[BucketTable], steps: int) -> Generator[None, None, int]:
     """Take `steps` from every prio that ages; the smallest that is left (65535 if none aged)."""
     smallest = METADATA_PRIO
+    taken = np.uint16(min(steps, INITIAL_PRIO))
     for table in tables:
         for start in range(0, table.bucket_count, SLICE_BUCKETS):
-            prios = table.prios_array[start : start + SLICE_BUCKETS]
-            ages = (prios != 0) & (prios != METADATA_PRIO)
-            ages &= table.pins_array[start : start + SLICE_BUCKETS] == 0
-            aged = prios - np.minimum(prios, steps).astype(np.uint16)
+            chunk = slice(start, start + SLICE_BUCKETS)
+            prios = table.prios_array[chunk]
+            ages = table.states_array[chunk] >= State.DIRTY
+            ages &= table.pins_array[chunk] == 0
+            ages &= (prios != 0) & (prios != METADATA_PRIO)  # metadata that was freed keeps its prio
+            aged = prios - np.minimum(prios, taken)
             np.copyto(prios, aged, where=ages)
-            if ages.any():
-                smallest = min(smallest, int(aged[ages].min()))
+            smallest = min(smallest, int(aged.min(where=ages, initial=METADATA_PRIO)))
             yield
     return smallest

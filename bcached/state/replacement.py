@@ -1,8 +1,8 @@
 """Which buckets to invalidate next: one generator per policy, lru, fifo and random.
 
 A policy looks at the table in slices and yields between them, so that whoever runs it can let others have
-the loop. What it returns are candidates: the table may have changed since a slice was read, so `claim`
-asks again before it invalidates. A policy changes nothing itself.
+the loop. What it returns are candidates: the table may have changed since a slice was read, so whoever
+invalidates them asks the table again. A policy changes nothing itself.
 """
 
 from collections.abc import Callable, Generator
@@ -12,14 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bcached.format.superblock import Replacement
-from bcached.state.bucket_table import BucketTable, State
-from bcached.state.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO
+from bcached.state.bucket_table import Bools, Buckets, BucketTable
+from bcached.state.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.lightest import Lightest
 
 SLICE_BUCKETS = 32768  # a tenth of a millisecond, and the columns of a slice stay in cache
-CLAIM_BUCKETS = 4096  # scattered ones: up to a millisecond
-
-Buckets = npt.NDArray[np.int64]
+DRAWN_BUCKETS = 4096  # at once, scattered: up to a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +51,28 @@ def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]
     number of sectors, is passed over: on a device full of equal weights that is nearly all of them.
     """
     lightest = Lightest(search.heap_size, SLICE_BUCKETS)
-    floor = min(search.min_prio, INITIAL_PRIO)
+    # If nothing has aged yet there is no smallest prio, and the scale begins at zero.
+    floor = 0 if search.min_prio == METADATA_PRIO else min(search.min_prio, INITIAL_PRIO)
     held_back = 0
-    guarded = max(table.distance_index, table.distance_disk) >= GEN_DISTANCE_MAX
     for start in range(table.first_bucket, table.bucket_count, SLICE_BUCKETS):
         stop = min(start + SLICE_BUCKETS, table.bucket_count)
-        may = table.states_array[start:stop] >= State.CLEAN
-        if guarded:
-            reclaimable = int(np.count_nonzero(may))
-            may = table.may_invalidate(start, stop)
-            held_back += reclaimable - int(np.count_nonzero(may))
-        elif _least_weight(table, start, stop, floor) >= lightest.limit:
-            yield
-            continue
-        weights = _weights(table, start, stop, floor)
-        may &= weights < lightest.limit
-        yield from lightest.add(start, weights, may)
+        may, held = _invalidatable(table, start, stop)
+        held_back += held
+        if _least_weight(table, start, stop, floor) < lightest.limit:
+            weights = _weights(table, start, stop, floor)
+            may &= weights < lightest.limit
+            yield from lightest.add(start, weights, may)
         yield
     buckets = yield from lightest.in_order()
     return Candidates(buckets, held_back, search.cursor)
+
+
+def _invalidatable(table: BucketTable, start: int, stop: int) -> tuple[Bools, int]:
+    """Which of [start, stop) may be invalidated, and how many only their gens keep from it."""
+    may = table.is_reclaimable(slice(start, stop))
+    reclaimable = int(np.count_nonzero(may))
+    may &= table.may_bump_each(slice(start, stop))
+    return may, reclaimable - int(np.count_nonzero(may))
 
 
 def _least_weight(table: BucketTable, start: int, stop: int, floor: int) -> int:
@@ -102,12 +103,10 @@ def fifo(table: BucketTable, search: Search) -> Generator[None, None, Candidates
         if not table.first_bucket <= cursor < table.bucket_count:
             cursor = table.first_bucket
         stop = min(cursor + SLICE_BUCKETS, table.bucket_count, cursor + left)
-        may = table.may_invalidate(cursor, stop)
-        buckets = cursor + np.flatnonzero(may)[:missing].astype(np.int64)
+        buckets = cursor + np.flatnonzero(table.may_invalidate(slice(cursor, stop)))[:missing]
         missing -= len(buckets)
         end = stop if missing else int(buckets[-1]) + 1
-        reclaimable = int(np.count_nonzero(table.states_array[cursor:end] >= State.CLEAN))
-        held_back += reclaimable - len(buckets)
+        held_back += _invalidatable(table, cursor, end)[1]
         left -= end - cursor
         cursor = end
         found.append(buckets)
@@ -122,11 +121,10 @@ def random(table: BucketTable, search: Search) -> Generator[None, None, Candidat
     draws = table.bucket_count // 2
     held_back = 0
     while draws > 0 and len(found) < search.wanted:
-        count = min(draws, CLAIM_BUCKETS, 4 * (search.wanted - len(found)))
+        count = min(draws, DRAWN_BUCKETS, 4 * (search.wanted - len(found)))
         drawn = search.rng.integers(table.first_bucket, table.bucket_count, count)
-        may = table.may_invalidate_each(drawn)
-        held_back += int(np.count_nonzero(table.states_array[drawn] >= State.CLEAN))
-        held_back -= int(np.count_nonzero(may))
+        may = table.may_invalidate(drawn)
+        held_back += int(np.count_nonzero(table.is_reclaimable(drawn))) - int(np.count_nonzero(may))
         for bucket in drawn[may].tolist():
             if bucket not in seen:
                 seen.add(bucket)
@@ -141,17 +139,3 @@ POLICIES: dict[Replacement, Policy] = {
     Replacement.FIFO: fifo,
     Replacement.RANDOM: random,
 }
-
-
-def claim(table: BucketTable, candidates: Buckets, wanted: int) -> Generator[None, None, list[int]]:
-    """Invalidate the first `wanted` candidates that still may be; the buckets, in the order for free_inc."""
-    claimed: list[int] = []
-    for start in range(0, len(candidates), CLAIM_BUCKETS):
-        buckets = candidates[start : start + CLAIM_BUCKETS]
-        buckets = buckets[table.may_invalidate_each(buckets)][: wanted - len(claimed)]
-        table.invalidate(buckets)
-        claimed += buckets.tolist()
-        if len(claimed) >= wanted:
-            break
-        yield
-    return claimed
