@@ -4,6 +4,7 @@ It asks state/steps.py what to do next, does it, and asks again; when there is n
 buckets move. No I/O is done with the bucket lock held.
 """
 
+import asyncio
 from functools import partial
 
 from bcached.device.together import together
@@ -41,21 +42,20 @@ class Allocator:
             self.steps[step] += 1
             await self._do(step)
             self._services.end_step(self)
+            await asyncio.sleep(0)  # however much there is to do, everybody else has his turn
 
     def next_step(self) -> Step:
         """What is to be done now."""
         services = self._services
-        step = next_step(
+        return next_step(
             self._cache,
             self._tried,
             synchronous=services.options.synchronous,
             collections=services.collections,
             collecting=services.collecting,
             waiting=services.waiting(),
+            prios_asked=services.prios_asked(self.member),
         )
-        if step is Step.WRITE_PRIOS and services.prios_asked(self.member):
-            return Step.WAIT
-        return step
 
     def _has_work(self) -> bool:
         return self._services.stopping or self.next_step() is not Step.WAIT
@@ -88,17 +88,19 @@ class Allocator:
         geometry = self._cache.geometry
         await self.member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
         self._cache.discarded += 1
+        self._services.begin_step(self)  # each may take seconds; a batch of them is no sign of a hang
 
     async def _invalidate(self) -> None:
         """Look for victims and make stale all that points into them, in memory."""
         cache, services = self._cache, self._services
         policy = self.member.superblock.replacement
-        before = (cache.reclaims, services.collections)
+        self._tried.invalidated_at = (cache.reclaims, services.collections)
         await self._pass(policy)
+        self._tried.looked_at_all = policy is not Replacement.RANDOM
         if cache.dry and policy is Replacement.RANDOM and services.waiting():
             # Half as many draws as there are buckets miss many; with somebody waiting, look at all of them.
             await self._pass(Replacement.FIFO)
-        self._tried.invalidated_at = before if cache.dry else None
+            self._tried.looked_at_all = True
         if not services.options.synchronous:
             cache.need_no_prios()
 

@@ -33,6 +33,7 @@ class Tried:
     """What was tried, and how things looked then; nothing is repeated until they look different."""
 
     invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last dry pass
+    looked_at_all: bool = True  # that pass; a random one draws only so often
     collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last collection asked for
     prios_at: int | None = None  # prio writes at the last one asked for because of gen distances
 
@@ -45,30 +46,35 @@ def next_step(
     collections: int,
     collecting: bool,
     waiting: frozenset[Reserve],
+    prios_asked: bool = False,
 ) -> Step:
-    """The next step for a member; waiting names the reserves that somebody waits for a bucket of."""
+    """The next step for a member; waiting names the reserves that somebody waits for a bucket of.
+
+    prios_asked: a prio write is under way or asked for, so that there is no need to ask again.
+    """
+    may_write = synchronous and not prios_asked
     if cache.reserves.room() and cache.ready:
         return Step.PUSH
-    if synchronous and cache.awaiting_prios and not cache.free_inc_room:
+    if may_write and cache.awaiting_prios and not cache.free_inc_room:
         return Step.WRITE_PRIOS
     if not cache.ready and cache.free_inc_room and _pass_may_find(cache, tried, collections, waiting):
         return Step.INVALIDATE
     if cache.dry and not cache.ready and cache.reserves.room():
-        step = _when_short(cache, tried, synchronous, collecting, waiting)
+        step = _when_short(cache, tried, may_write, collecting, waiting)
         if step is not None:
             return step
-    return _guard(cache, tried, synchronous, collecting)
+    return _guard(cache, tried, may_write, collecting)
 
 
 def _when_short(
-    cache: Cache, tried: Tried, synchronous: bool, collecting: bool, waiting: frozenset[Reserve]
+    cache: Cache, tried: Tried, may_write: bool, collecting: bool, waiting: frozenset[Reserve]
 ) -> Step | None:
     """Too few buckets were found: first see whether a collection helps, then make do with those."""
     if collecting:
         return Step.WAIT
     if (waiting or cache.held_back) and _collection_may_help(cache, tried):
         return Step.COLLECT
-    if synchronous and cache.awaiting_prios and _reaches_a_waiter(cache, waiting):
+    if may_write and cache.awaiting_prios and _reaches_a_waiter(cache, waiting):
         return Step.WRITE_PRIOS
     return None
 
@@ -77,7 +83,7 @@ def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozen
     """Whether an invalidation pass could find something it did not find before."""
     if not cache.dry:
         return True
-    if tried.invalidated_at == (cache.reclaims, collections):
+    if tried.invalidated_at == (cache.reclaims, collections) and (tried.looked_at_all or not waiting):
         return False
     reclaimable = cache.table.reclaimable_count
     return reclaimable >= cache.free_inc_room or bool(waiting and reclaimable)
@@ -101,10 +107,10 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
     return False
 
 
-def _guard(cache: Cache, tried: Tried, synchronous: bool, collecting: bool) -> Step:
+def _guard(cache: Cache, tried: Tried, may_write: bool, collecting: bool) -> Step:
     """Keep gens from running away from the disk's or from the index's oldest ahead of time."""
     table = cache.table
-    if synchronous and table.distance_disk >= WRITE_DISTANCE and tried.prios_at != cache.prio_writes:
+    if may_write and table.distance_disk >= WRITE_DISTANCE and tried.prios_at != cache.prio_writes:
         return Step.WRITE_PRIOS
     far = table.distance_index >= COLLECT_DISTANCE
     if far and not collecting and _collection_may_help(cache, tried):
