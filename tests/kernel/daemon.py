@@ -73,6 +73,9 @@ def serving(image: Path) -> Iterator[Daemon]:
         try:
             wait_until_ready(daemon, notifications)
             yield daemon
+        except Exception as error:
+            error.add_note(f"the daemon's log: {daemon.log()}")
+            raise
         finally:
             daemon.kill()
 
