@@ -42,17 +42,24 @@ class Access:
     def role_of(self, peer: Peer) -> Role:
         """The most that the peer's user or one of its groups is granted."""
         by_group = (self._gids.get(group, Role.NONE) for group in peer.groups)
-        return max(self._uids.get(peer.uid, Role.NONE), *by_group)
+        return max((self._uids.get(peer.uid, Role.NONE), *by_group))
 
     def _grant(self, role: Role, name: str) -> None:
         """Roles are granted from the least to the most, so the last one stands."""
+        if not name.startswith("@"):
+            self._grant_user(role, name, name)
+            return
         try:
-            if name.startswith("@"):
-                group = grp.getgrnam(name[1:])
-                self._gids[group.gr_gid] = role
-                for member in group.gr_mem:
-                    self._uids[pwd.getpwnam(member).pw_uid] = role
-            else:
-                self._uids[pwd.getpwnam(name).pw_uid] = role
+            group = grp.getgrnam(name[1:])
         except KeyError:
             self.unknown.append(name)
+            return
+        self._gids[group.gr_gid] = role
+        for member in group.gr_mem:
+            self._grant_user(role, member, f"{member} in {name}")
+
+    def _grant_user(self, role: Role, user: str, called: str) -> None:
+        try:
+            self._uids[pwd.getpwnam(user).pw_uid] = role
+        except KeyError:
+            self.unknown.append(called)

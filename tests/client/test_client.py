@@ -1,0 +1,431 @@
+import asyncio
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from bcached.client import Client
+from bcached.errors import (
+    BcachedError,
+    ConnectionLost,
+    DeviceError,
+    InvalidParameter,
+    LimitExceeded,
+    NoFreeBuckets,
+    NoSuchVolume,
+    NotReserved,
+    PermissionDenied,
+    StaleKey,
+)
+from bcached.keys import Key, Pointer
+from bcached.service.access import Access, Role
+from bcached.service.socket_server import SocketLimits
+from bcached.wire.messages import Extent
+from instruments.served_set import BUCKET_SECTORS, served
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def bytes_of(key: Key, seed: int = 1) -> bytes:
+    return bytes((index * seed) % 251 for index in range(512)) * key.sectors
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody shares the lease."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+async def exhaust(client: Client) -> list[Key]:
+    keys = []
+    while True:
+        try:
+            keys.append(await client.allocate_bucket(timeout_ms=500))
+        except NoFreeBuckets:
+            return keys
+
+
+async def until(question) -> None:
+    async with asyncio.timeout(20):
+        while not question():
+            await asyncio.sleep(0.001)
+
+
+class RoleForAll(Access):
+    def __init__(self, role: Role) -> None:
+        super().__init__([], [], [])
+        self._uids[os.geteuid()] = role
+
+
+# Allocating
+
+
+async def test_reserving_and_releasing(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 64)
+        assert isinstance(key, Key)
+        assert (key.inode, key.offset, key.sectors, key.dirty) == (0, 0, 64, False)
+        assert it.cache_set.statistics().reserved_sectors == 64
+        await client.release([key])
+        assert it.cache_set.statistics().reserved_sectors == 0
+
+
+async def test_all_kinds_of_allocating(folder: Path):
+    async with served(folder, members=2) as it, Client(it.path) as client:
+        keys = await client.allocate(0, 0, 5 * BUCKET_SECTORS, whole=True, replicas=2, write_point=9)
+        assert sum(key.sectors for key in keys) == 5 * BUCKET_SECTORS
+        assert {len(key.pointers) for key in keys} == {2}
+        ((one,), (other,)) = await client.allocate_many([Extent(0, 0, 8), Extent(0, 800, 8)])
+        assert (one.offset, other.offset) == (0, 800)
+        bucket = await client.allocate_bucket()
+        await client.free_bucket(bucket)
+        await client.release([*keys, one, other])
+        assert it.cache_set.statistics().reserved_sectors == 0
+
+
+async def test_calls_made_together_are_pipelined_in_their_order(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        calls = [client.allocate(0, 8 * index, 8) for index in range(300)]
+        answers = await asyncio.gather(*calls)
+        assert [key.offset for (key,) in answers] == [8 * index for index in range(300)]
+        sectors = [key.pointers[0].sector for (key,) in answers]
+        assert sectors == sorted(sectors)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "fields"),
+    [
+        ((0, 1, 8), InvalidParameter, {"parameter": "offset"}),
+        ((0, -8, 8), InvalidParameter, {"parameter": "offset"}),
+        ((7, 0, 8), NoSuchVolume, {"inode": 7}),
+    ],
+)
+async def test_errors_are_those_of_the_daemon(folder: Path, wrong: tuple, error: type, fields: dict):
+    async with served(folder) as it, Client(it.path) as client:
+        with pytest.raises(error) as refused:
+            await client.allocate(*wrong)
+        assert refused.value.fields.items() >= fields.items()
+        assert client.is_connected
+
+
+async def test_an_errors_key_is_a_key(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 8)
+        await client.release([key])
+        with pytest.raises((NotReserved, StaleKey)) as refused:
+            await client.release([key])
+        assert refused.value.fields["key"] == key
+
+
+async def test_numbers_of_limits_come_along(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        with pytest.raises(LimitExceeded) as refused:
+            await client.allocate(0, 0, 8, replicas=2)
+        assert refused.value.fields == {"limit": "replicas", "value": 2}
+        await exhaust(client)
+        with pytest.raises(NoFreeBuckets) as refused:
+            await client.allocate(0, 0, 8, wait=False)
+        assert refused.value.fields == {"reserve": "none", "waited_ms": 0}
+
+
+async def test_what_is_granted_to_one_who_stopped_waiting_is_given_back(folder: Path):
+    async with served(folder) as it, Client(it.path) as holder, Client(it.path) as client:
+        keys = await exhaust(holder)
+        waiting = asyncio.create_task(client.allocate(0, 0, 8))
+        await until(lambda: it.cache_set.statistics().waiters["none"])
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        for key in keys[:8]:
+            await holder.free_bucket(key)
+        left = (len(keys) - 8) * BUCKET_SECTORS
+        await until(lambda: it.cache_set.statistics().waiters["none"] == 0)
+        await until(lambda: it.cache_set.statistics().reserved_sectors == left)
+        (key,) = await client.allocate(0, 0, 8)
+        assert key.sectors == 8
+
+
+# Administration
+
+
+async def test_administration(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        state = await client.status()
+        assert state.set_uuid == client.description.set_uuid
+        assert state.members[0].bucket_count == client.description.devices[0].bucket_count
+        assert isinstance(await client.explain(), tuple)
+        assert await client.verify() == ()
+        await client.collect_garbage()
+        await client.collect_garbage(wait=False)
+        await client.write_priorities()
+        await client.set_replacement("random")
+        await client.set_discard(True)
+        state = await client.status()
+        assert (state.replacement, state.discard) == ("random", True)
+        inode = await client.create_volume("second", sectors=800, uuid="5f1cbc5c-9d3c-4a0c-8a0c-0123456789ab")
+        (_, volume) = await client.list_volumes()
+        assert (volume.inode, volume.label, volume.sectors) == (inode, "second", 800)
+        assert volume.uuid == "5f1cbc5c-9d3c-4a0c-8a0c-0123456789ab"
+        await client.delete_volume(inode, force=True)
+        assert len(await client.list_volumes()) == 1
+
+
+async def test_a_watch_gives_the_state_whenever_it_changed(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        seen = []
+        async for state in client.watch(100):
+            seen.append(state)
+            if state.allocated_sectors >= 16:
+                break
+            await client.allocate(0, 0, 8)
+        assert [state.allocated_sectors for state in seen[:2]] == [0, 8]
+        assert sum(seen[-1].members[0].buckets.values()) == seen[-1].members[0].bucket_count
+        assert client.is_connected
+
+
+async def test_a_watch_ends_with_the_daemon(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        states = client.watch(100)
+        assert (await anext(states)).allocated_sectors == 0
+        it.server.drain()
+        with pytest.raises(BcachedError):
+            await anext(states)
+
+
+# Data
+
+
+async def test_what_is_written_is_read_and_lies_where_the_key_says(folder: Path):
+    async with served(folder, image=True) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 64)
+        await client.write(key, bytes_of(key))
+        assert await client.read(key) == bytes_of(key)
+        with open(client.description.devices[0].data_path, "rb") as image:
+            image.seek(key.pointers[0].sector * 512)
+            assert image.read(key.sectors * 512) == bytes_of(key)
+
+
+async def test_every_copy_is_written_and_each_can_be_read(folder: Path):
+    async with served(folder, image=True, members=2) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 16, replicas=2)
+        await client.write(key, bytes_of(key, 3))
+        for pointer in key.pointers:
+            assert await client.read(Key(0, 0, 16, False, (pointer,))) == bytes_of(key, 3)
+
+
+async def test_data_of_another_length_than_the_key_is_refused_unwritten(folder: Path):
+    async with served(folder, image=True) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 16)
+        for data in (b"", bytes(16 * 512 - 1), bytes(17 * 512)):
+            with pytest.raises(ValueError, match="the key has 8192 bytes"):
+                await client.write(key, data)
+        assert await client.read(key) == bytes(16 * 512)
+
+
+async def test_any_buffer_will_do(folder: Path):
+    async with served(folder, image=True) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 8)
+        for data in (
+            bytearray(bytes_of(key)),
+            memoryview(bytes_of(key, 5)),
+            memoryview(bytes_of(key)).cast("I"),
+        ):
+            await client.write(key, data)
+            assert await client.read(key) == bytes(data)
+
+
+async def test_a_key_of_no_device_is_an_error_not_a_write(folder: Path):
+    async with served(folder, image=True) as it, Client(it.path) as client:
+        key = Key(0, 0, 8, False, (Pointer(5, 8000, 0),))
+        with pytest.raises(DeviceError, match="no such member"):
+            await client.write(key, bytes(4096))
+        beyond = Key(0, 0, 8, False, (Pointer(0, 1 << 40, 0),))
+        with pytest.raises(DeviceError, match="cannot read at sector"):
+            await client.read(beyond)
+
+
+async def test_a_small_block_needs_direct_io_or_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bcached.client.data_paths.os.O_DIRECT", 1 << 29)
+    real_open = os.open
+
+    def open_without_direct_io(path, flags, *rest, **named):
+        if flags & 1 << 29:
+            raise OSError(22, "Invalid argument")
+        return real_open(path, flags, *rest, **named)
+
+    async with served(folder, image=True, block_bytes=512) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 1)
+        monkeypatch.setattr("bcached.client.data_paths.os.open", open_without_direct_io)
+        with pytest.raises(DeviceError, match="smaller than a page"):
+            await client.write(key, bytes(512))
+        monkeypatch.undo()
+        await client.write(key, b"x" * 512)
+        assert await client.read(key) == b"x" * 512
+
+
+async def test_buffered_io_serves_where_there_is_no_direct_io(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    real_open = os.open
+
+    def open_without_direct_io(path, flags, *rest, **named):
+        if flags & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        return real_open(path, flags, *rest, **named)
+
+    async with served(folder, image=True, block_bytes=4096) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 8)
+        monkeypatch.setattr("bcached.client.data_paths.os.open", open_without_direct_io)
+        await client.write(key, bytes_of(key))
+        assert await client.read(key) == bytes_of(key)
+
+
+# Gens
+
+
+async def test_a_key_is_current_until_its_buckets_gen_moves(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        since = await client.now()
+        (key,) = await client.allocate(0, 0, 8)
+        assert await client.is_current(key, since)
+        pointer = key.pointers[0]
+        stale = Key(0, 0, 8, False, (Pointer(0, pointer.sector, (pointer.gen + 1) % 256),))
+        assert not await client.is_current(stale, since)
+        it.cache_set.members[0].cache.table.gens[pointer.sector // BUCKET_SECTORS] += 1
+        assert not await client.is_current(key, since)
+        it.cache_set.members[0].cache.table.gens[pointer.sector // BUCKET_SECTORS] -= 1
+
+
+async def test_a_key_with_one_good_copy_is_current(folder: Path):
+    async with served(folder, members=2) as it, Client(it.path) as client:
+        since = await client.now()
+        (key,) = await client.allocate(0, 0, 8, replicas=2)
+        bad, good = key.pointers
+        half = Key(0, 0, 8, False, (Pointer(bad.device, bad.sector, (bad.gen + 7) % 256), good))
+        assert await client.current_pointers(half, since) == (good,)
+        outside = Key(0, 0, 8, False, (Pointer(0, 1 << 40, 0), Pointer(9, 0, 0)))
+        assert not await client.is_current(outside, since)
+
+
+async def test_after_two_collections_nothing_old_is_current(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        since = await client.now()
+        (key,) = await client.allocate(0, 0, 8)
+        await client.collect_garbage()
+        assert await client.is_current(key, since)
+        await client.collect_garbage()
+        assert not await client.is_current(key, since)
+        assert await client.is_current(key, await client.now())
+
+
+async def test_a_read_that_proves_stale_is_an_error(folder: Path):
+    async with served(folder, image=True) as it, Client(it.path) as client:
+        since = await client.now()
+        (key,) = await client.allocate(0, 0, 8)
+        await client.write(key, bytes_of(key))
+        assert await client.read(key, since) == bytes_of(key)
+        table = it.cache_set.members[0].cache.table
+        table.gens[key.pointers[0].sector // BUCKET_SECTORS] += 1
+        with pytest.raises(StaleKey):
+            await client.read(key, since)
+        table.gens[key.pointers[0].sector // BUCKET_SECTORS] -= 1
+
+
+# The lease and the end
+
+
+async def test_the_lease_is_held_while_connected_and_no_longer(folder: Path):
+    async with served(folder) as it:
+        client = Client(it.path)
+        assert not is_locked(it.cache_set.lease_path)
+        async with client:
+            assert is_locked(it.cache_set.lease_path)
+        assert not is_locked(it.cache_set.lease_path)
+
+
+async def test_a_reader_takes_no_lease_and_cannot_write(folder: Path):
+    async with served(folder, access=RoleForAll(Role.READER)) as it, Client(it.path) as client:
+        assert not is_locked(it.cache_set.lease_path)
+        with pytest.raises(PermissionDenied):
+            await client.allocate(0, 0, 8)
+        with pytest.raises(ConnectionLost):
+            await client.write(Key(0, 0, 8, False, (Pointer(0, 8000, 0),)), bytes(4096))
+        assert await client.now()
+
+
+async def test_when_the_daemon_goes_all_is_void_and_the_lease_is_let_go(folder: Path):
+    client = Client(str(folder / "s"))
+    async with served(folder, image=True) as it:
+        lease = it.cache_set.lease_path
+        await client.__aenter__()
+        since = await client.now()
+        (key,) = await client.allocate(0, 0, 8)
+    assert not client.is_connected
+    with pytest.raises(ConnectionLost):
+        await client.write(key, bytes(4096))
+    with pytest.raises(ConnectionLost):
+        await client.allocate(0, 0, 8)
+    assert not await client.is_current(key, since)
+    await asyncio.sleep(0)
+    assert not Path(lease).exists() or not is_locked(lease)
+    await client.__aexit__(None, None, None)
+
+
+async def test_the_lease_outlives_the_connection_until_the_last_write_returns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    may_write, real = asyncio.Event(), os.pwritev
+    loop = asyncio.get_running_loop()
+
+    def slow_pwritev(*arguments):
+        asyncio.run_coroutine_threadsafe(may_write.wait(), loop).result()
+        return real(*arguments)
+
+    async with served(folder, image=True) as it, Client(it.path) as client:
+        (key,) = await client.allocate(0, 0, 8)
+        monkeypatch.setattr("bcached.client.data_paths.os.pwritev", slow_pwritev)
+        writing = asyncio.create_task(client.write(key, bytes(4096)))
+        await asyncio.sleep(0.02)
+        writing.cancel()
+        await asyncio.wait([writing])
+        client._channel.abort()
+        await until(lambda: not client.is_connected)
+        await asyncio.sleep(0.02)
+        assert is_locked(it.cache_set.lease_path)
+        may_write.set()
+        await until(lambda: not is_locked(it.cache_set.lease_path))
+
+
+async def test_nobody_there_is_said_in_one_line(folder: Path):
+    with pytest.raises(ConnectionLost, match="no connection to the daemon: "):
+        async with Client(str(folder / "nothing")):
+            pass
+
+
+async def test_a_daemon_that_is_full_says_so(folder: Path):
+    async with served(folder, limits=SocketLimits(connections=1)) as it, Client(it.path):
+        with pytest.raises((LimitExceeded, ConnectionLost), match="connections"):
+            async with Client(it.path):
+                pass
+
+
+async def test_one_that_is_no_daemon_is_noticed(folder: Path):
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\0")
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_unix_server(nonsense, str(folder / "s"))
+    async with server:
+        with pytest.raises(ConnectionLost, match="not varlink"):
+            async with Client(str(folder / "s")):
+                pass
