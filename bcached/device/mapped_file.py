@@ -25,7 +25,7 @@ class MappedFile:
                 os.fchmod(descriptor, MODE)
                 if gid is not None:
                     os.fchown(descriptor, -1, gid)
-                os.ftruncate(descriptor, size_bytes)
+                os.posix_fallocate(descriptor, 0, size_bytes)  # or a full tmpfs would kill us at some store
                 self._map = mmap.mmap(descriptor, size_bytes)
                 os.rename(temporary, path)
             except BaseException:
