@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,11 @@ SOURCES = sorted(path for path in PACKAGE.rglob("*.py"))
 every_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def module_of(path: Path) -> str:
     parts = ("bcached", *path.relative_to(PACKAGE).with_suffix("").parts)
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -59,7 +65,7 @@ def room_of(module: str) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Every module a file imports, wherever in the file; of `from a import b` both a and a.b."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -75,7 +81,7 @@ def our_imports(path: Path) -> set[str]:
 
 def calls(path: Path) -> Iterator[tuple[str, str, int]]:
     """Every call as (what stands before the last dot, the name called, line)."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if not isinstance(node, ast.Call):
             continue
         if isinstance(node.func, ast.Attribute):
@@ -122,14 +128,14 @@ def test_no_room_has_a_circle_of_imports() -> None:
 def test_the_doors_of_rooms_hold_no_logic(path: Path) -> None:
     if path.name == "__init__.py":
         allowed = (ast.Expr, ast.Import, ast.ImportFrom, ast.Assign)
-        assert all(isinstance(node, allowed) for node in ast.parse(path.read_text()).body)
+        assert all(isinstance(node, allowed) for node in tree_of(path).body)
 
 
 @every_source
 def test_the_pure_rooms_know_no_world(path: Path) -> None:
     if room_of(module_of(path)) not in PURE_ROOMS:
         return
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     suspending = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, suspending)] == []
     assert WORLDLY_MODULES & {name.split(".")[0] for name in imports(path)} == set()

@@ -175,6 +175,23 @@ def test_connected_clients_do_not_hold_up_the_stop() -> None:
             assert time.monotonic() - began < 5
 
 
+def test_who_waits_for_a_bucket_is_told_that_it_stops() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        with socket.socket(socket.AF_UNIX) as holder, socket.socket(socket.AF_UNIX) as waiting:
+            for client in (holder, waiting):
+                client.connect(str(daemon.socket_path))
+            while "error" not in ask(holder, "Allocator.AllocateBucket", timeout_ms=300):
+                pass
+            request = b'{"method":"io.bcached.Allocator.AllocateBucket","parameters":{"timeout_ms":60000}}'
+            waiting.sendall(request + b"\0")
+            time.sleep(0.3)
+            began = time.monotonic()
+            assert daemon.end() == 0
+            assert time.monotonic() - began < 5
+            assert b"io.bcached.Allocator.ShuttingDown" in waiting.recv(1 << 16)
+
+
 def test_it_can_be_stopped_while_it_waits_for_writers_of_a_former_life() -> None:
     with DaemonProcess() as daemon:
         daemon.wait_until_ready()

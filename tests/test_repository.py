@@ -1,0 +1,49 @@
+"""What anybody finds at the top: commands that exist, pins for all that is installed, the licence."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.parametrize("target", ["run", "test", "demo", "bench", "kernel-test", "install", "clean"])
+def test_make_knows_what_users_are_promised(target: str) -> None:
+    planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert (planned.returncode, planned.stdout == "") == (0, False), planned.stderr
+
+
+def test_an_unknown_target_is_an_error() -> None:
+    assert subprocess.run(["make", "-n", "no-such-target"], cwd=ROOT, capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize("script", [".ci/run", "demo/run"])
+def test_scripts_can_be_run(script: str) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
+
+
+def test_every_dependency_is_bounded_and_pinned_inside_its_bounds() -> None:
+    pins = dict(re.findall(r"(?m)^([\w.-]+)==(.+)$", (ROOT / "constraints.txt").read_text()))
+    pinned = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    for wanted in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        match = re.match(r"[\w.-]+", wanted)
+        assert match
+        assert re.search(r">=.*,<", wanted), f"{wanted} is not bounded"
+        assert match[0].lower() in pinned, f"{wanted} is not pinned"
+
+
+def test_the_licence_is_the_one_that_is_named() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "GPL-2.0-only"
+    assert "GNU GENERAL PUBLIC LICENSE\n                       Version 2, June 1991" in text
+
+
+def test_the_changelog_tells_of_this_version_or_the_next() -> None:
+    headings = re.findall(r"(?m)^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text())
+    assert headings[0] == "Unreleased"
