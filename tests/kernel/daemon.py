@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,8 @@ def serving(image: Path) -> Iterator[Daemon]:
             wait_until_ready(daemon, notifications)
             yield daemon
         except Exception as error:
+            with suppress(subprocess.TimeoutExpired):  # one that is about to fall tells why when it has
+                daemon.process.wait(3)
             error.add_note(f"the daemon's log: {daemon.log()}")
             raise
         finally:

@@ -1,6 +1,7 @@
 """The claims: what bcached made, used or left behind is as good to the kernel as the kernel's own."""
 
 import hashlib
+import re
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -135,10 +136,17 @@ def open_again(path: Path) -> None:
 
 
 def tools_complain(lab: Lab, path: Path) -> tuple[str, ...]:
-    """What bcache's own tool finds wrong with the superblock."""
+    """What bcache's own tool and blkid find wrong with the superblock."""
     shown = subprocess.run([str(lab.super_show_tool), str(path)], capture_output=True, text=True)
-    right = shown.returncode == 0 and "[match]" in shown.stdout and "ok" in shown.stdout
-    return () if right else (f"bcache-super-show: {shown.stdout} {shown.stderr}",)
+    probed = subprocess.run(
+        ["blkid", "-p", "-o", "value", "-s", "TYPE", str(path)], capture_output=True, text=True
+    )
+    complaints = []
+    if shown.returncode != 0 or not re.search(r"sb\.magic\s+ok\n(.*\n)*sb\.csum.*\[match\]", shown.stdout):
+        complaints.append(f"bcache-super-show: {shown.stdout} {shown.stderr}")
+    if probed.stdout.strip() != "bcache":
+        complaints.append(f"blkid says {probed.stdout.strip() or 'nothing'}")
+    return tuple(complaints)
 
 
 def digest(path: Path) -> str:

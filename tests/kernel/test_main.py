@@ -1,0 +1,106 @@
+"""The report and the exit status. The cases here need no machine."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from . import packages
+from .__main__ import choose, report
+from .errors import CannotRun, HarnessFailed
+from .lab import Case, Lab, Outcome, Skipped
+from .machine import Machine
+
+
+def holds(lab: Lab) -> Outcome:
+    return Outcome(facts={"journal": "0 keys"})
+
+
+def fails(lab: Lab) -> Outcome:
+    return Outcome(("bad csum",), log="<4> bcache: bad csum")
+
+
+def breaks(lab: Lab) -> Outcome:
+    raise ValueError("oh no")
+
+
+def skips(lab: Lab) -> Outcome:
+    raise Skipped("needs a moon")
+
+
+def harness_fails(lab: Lab) -> Outcome:
+    raise HarnessFailed("no qemu today")
+
+
+def status(tmp_path: Path, *cases: Case) -> int:
+    lab = Lab(Machine(tmp_path / "kernel", tmp_path / "initramfs"), tmp_path)
+    return report(lab, cases, started=0)
+
+
+HOLDS, FAILS, BREAKS, SKIPS = (
+    Case(function.__name__, "a claim", function) for function in (holds, fails, breaks, skips)
+)
+
+
+def test_all_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(tmp_path, HOLDS, HOLDS) == 0
+    assert "2 held, 0 failed, 0 skipped" in capsys.readouterr().out
+
+
+def test_one_failure_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(tmp_path, HOLDS, FAILS) == 1
+    told = capsys.readouterr().out
+    assert "NO   fails" in told
+    assert "- bad csum" in told
+    assert "not so: a claim" in told
+
+
+def test_a_case_that_breaks_fails_and_the_next_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert status(tmp_path, BREAKS, HOLDS) == 1
+    told = capsys.readouterr().out
+    assert "ValueError: oh no" in told
+    assert "ok   holds" in told
+
+
+def test_a_skip_is_told_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(tmp_path, HOLDS, SKIPS) == 0
+    told = capsys.readouterr().out
+    assert "needs a moon" in told
+    assert "1 skipped" in told
+
+
+def test_nothing_judged_is_no_success(tmp_path: Path) -> None:
+    assert status(tmp_path, SKIPS) == 2
+
+
+def test_a_failure_of_the_harness_is_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(HarnessFailed):
+        status(tmp_path, Case("harness", "a claim", harness_fails), HOLDS)
+
+
+def test_cases_are_chosen_by_name_or_family() -> None:
+    assert {case.name.split()[0] for case in choose(["breach"])} == {"breach"}
+    assert [case.name for case in choose(["control kernel"])] == ["control kernel"]
+    assert len(choose([])) > len(choose(["breach"]))
+    assert choose(["no such case"]) == []
+
+
+def test_what_is_missing_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotRun, match="apt-get install qemu-system-x86 apt dpkg"):
+        packages.ensure_tools()
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
+    monkeypatch.delenv(packages.FOLDER_VARIABLE, raising=False)
+    assert packages.cache_folder() == Path("/some/where/bcached-kernel")
+    monkeypatch.setenv(packages.FOLDER_VARIABLE, "/else/where")
+    assert packages.cache_folder() == Path("/else/where")
+
+
+def test_the_guests_script_is_valid_shell() -> None:
+    script = Path(__file__).parent / "guest" / "init"
+    assert subprocess.run(["sh", "-n", str(script)], capture_output=True).returncode == 0

@@ -1,0 +1,45 @@
+"""The kernel out of a bzImage."""
+
+import gzip
+import lzma
+from collections.abc import Callable
+
+import pytest
+
+from .errors import HarnessFailed
+from .vmlinux import unpack_vmlinux
+
+KERNEL = b"\x7fELF" + b"kernel" * 1000
+SETUP_SECTORS, PAYLOAD_OFFSET = 3, 0x2C8
+
+
+def bzimage(payload: bytes) -> bytes:
+    image = bytearray((SETUP_SECTORS + 1) * 512 + PAYLOAD_OFFSET)
+    image[0x1F1] = SETUP_SECTORS
+    image[0x202:0x206] = b"HdrS"
+    image[0x248:0x24C] = PAYLOAD_OFFSET.to_bytes(4, "little")
+    image[0x24C:0x250] = len(payload).to_bytes(4, "little")
+    return bytes(image) + payload + b"what comes behind it"
+
+
+def xz(data: bytes) -> bytes:
+    # The kernel puts the unpacked size behind the packed bytes.
+    return lzma.compress(data) + len(data).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize("pack", [xz, gzip.compress, lambda data: lzma.compress(data, lzma.FORMAT_ALONE)])
+def test_a_packed_kernel_comes_out_whole(pack: Callable[[bytes], bytes]) -> None:
+    assert unpack_vmlinux(bzimage(pack(KERNEL))) == KERNEL
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (bytes(4096), "no bzImage"),
+        (bzimage(b"BZh91AY"), "packed in a way unknown"),
+        (bzimage(xz(b"not a kernel")), "no ELF"),
+    ],
+)
+def test_anything_else_is_told(image: bytes, told: str) -> None:
+    with pytest.raises(HarnessFailed, match=told):
+        unpack_vmlinux(image)
