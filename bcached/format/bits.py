@@ -1,5 +1,8 @@
 """Bit fields of a word: the shift and the width stand in one place, beside the kernel's name."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class BitField:
     """Bits [shift, shift + width) of an unsigned word."""
@@ -14,6 +17,12 @@ class BitField:
     def get(self, word: int) -> int:
         """The field's value in word."""
         return (word & self.mask) >> self.shift
+
+    def of_column(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The field's value in each of a column of words; only for fields below the sign's bit."""
+        assert self.limit < 1 << 63
+        column: NDArray[np.int64] = ((words & np.uint64(self.mask)) >> np.uint64(self.shift)).astype(np.int64)
+        return column
 
     def put(self, word: int, value: int) -> int:
         """The word with the field set to value."""

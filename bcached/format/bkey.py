@@ -11,6 +11,7 @@ position 0:0 names a node that was freed, with the gen its bucket has since.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bcached.errors import BadField
@@ -39,6 +40,15 @@ INODE_MAX = KEY_INODE.limit
 SECTORS_MAX = KEY_SIZE.limit
 CHECK_DEVICE = PTR_DEV.limit  # PTR_CHECK_DEV
 
+# Keys are packed and parsed by the million: their fields are taken apart on the spot, not by calls.
+DEVICE_SHIFT = PTR_DEV.shift
+SECTOR_SHIFT, SECTOR_LIMIT = PTR_OFFSET.shift, PTR_OFFSET.limit
+GEN_LIMIT = PTR_GEN.limit
+assert PTR_GEN.shift == KEY_INODE.shift == 0
+COUNT_SHIFT, COUNT_LIMIT = KEY_PTRS.shift, KEY_PTRS.limit
+SIZE_SHIFT = KEY_SIZE.shift
+HIGH_MASK, DIRTY_MASK, CSUM_MASK = HIGH_BIT.mask, KEY_DIRTY.mask, KEY_CSUM.mask
+
 ZERO = Key(inode=0, offset=0, sectors=0, dirty=False, pointers=())
 MAX = Key(inode=INODE_MAX, offset=OFFSET_MAX, sectors=0, dirty=False, pointers=())
 NAME = "key"
@@ -55,12 +65,16 @@ class Bounds:
 
 def pointer_word(pointer: Pointer) -> int:
     """The word of a pointer; the first one of a node's key also begins the node's checksums."""
-    return PTR_DEV.put(PTR_OFFSET.put(PTR_GEN.put(0, pointer.gen), pointer.sector), pointer.device)
+    device, sector, gen = pointer.device, pointer.sector, pointer.gen
+    assert 0 <= gen <= GEN_LIMIT
+    assert 0 <= sector <= SECTOR_LIMIT
+    assert 0 <= device <= CHECK_DEVICE
+    return device << DEVICE_SHIFT | sector << SECTOR_SHIFT | gen
 
 
 def parse_pointer(word: int) -> Pointer:
     """The pointer in a word."""
-    return Pointer(device=PTR_DEV.get(word), sector=PTR_OFFSET.get(word), gen=PTR_GEN.get(word))
+    return Pointer(word >> DEVICE_SHIFT & CHECK_DEVICE, word >> SECTOR_SHIFT & SECTOR_LIMIT, word & GEN_LIMIT)
 
 
 def key_words(key: Key) -> int:
@@ -72,10 +86,24 @@ def pack_key(key: Key) -> bytes:
     """The bytes of a key."""
     assert len(key.pointers) <= POINTERS_MAX
     assert 0 <= key.end <= OFFSET_MAX
-    high = KEY_SIZE.put(KEY_INODE.put(HIGH_BIT.mask, key.inode), key.sectors)
-    high = KEY_DIRTY.put(KEY_PTRS.put(high, len(key.pointers)), int(key.dirty))
+    high = head_word(key.inode, key.sectors, key.dirty, len(key.pointers))
     words = [high, key.end, *map(pointer_word, key.pointers)]
     return struct.pack(f"<{len(words)}Q", *words)
+
+
+def head_word(inode: int, sectors: int, dirty: bool, pointer_count: int) -> int:
+    """The high word of a key."""
+    assert 0 <= inode <= INODE_MAX
+    assert 0 <= sectors <= SECTORS_MAX
+    head = HIGH_MASK | pointer_count << COUNT_SHIFT | sectors << SIZE_SHIFT | inode
+    return head | DIRTY_MASK if dirty else head
+
+
+def key_of_words(head: int, end: int, words: Sequence[int]) -> Key:
+    """The key of a high word, an end and pointer words that are known to be good."""
+    sectors = head >> SIZE_SHIFT & SECTORS_MAX
+    pointers = (parse_pointer(words[0]),) if len(words) == 1 else tuple(map(parse_pointer, words))
+    return Key(head & INODE_MAX, end - sectors, sectors, head & DIRTY_MASK != 0, pointers)
 
 
 def pack_padded_key(key: Key) -> bytes:
@@ -116,19 +144,12 @@ def parse_keys(raw: Buffer, where: str) -> tuple[Key, ...]:
 
 def _key_at(words: tuple[int, ...], index: int, where: str) -> Key:
     high, end = words[index : index + HEAD_WORDS] if index + HEAD_WORDS <= len(words) else (0, -1)
-    count = KEY_PTRS.get(high)
+    count = high >> COUNT_SHIFT & COUNT_LIMIT
     first = index + HEAD_WORDS
     whole = first + count <= len(words)
-    if not (whole and count <= POINTERS_MAX and high & KEY_CSUM.mask == 0 and 0 <= end <= OFFSET_MAX):
+    if not (whole and count <= POINTERS_MAX and high & CSUM_MASK == 0 and 0 <= end <= OFFSET_MAX):
         raise _bad_key(words, index, where)
-    sectors = KEY_SIZE.get(high)
-    return Key(
-        inode=KEY_INODE.get(high),
-        offset=end - sectors,
-        sectors=sectors,
-        dirty=high & KEY_DIRTY.mask != 0,
-        pointers=tuple([parse_pointer(word) for word in words[first : first + count]]),
-    )
+    return key_of_words(high, end, words[first : first + count])
 
 
 def _bad_key(words: tuple[int, ...], index: int, where: str) -> BadField:

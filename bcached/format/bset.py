@@ -8,6 +8,7 @@ A block behind the last bset may hold leftovers of another node; only the seq te
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,15 @@ class Bset:
     version: int = VERSION
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedBset:
+    """A bset and where in its node it was found."""
+
+    offset_bytes: int
+    blocks: int
+    bset: Bset
+
+
 def pack_bset(bset: Bset, node_key: Key, set_magic: int, block_bytes: int) -> bytes:
     """The bset as part of the node that node_key names, padded to whole blocks."""
     assert 0 < bset.seq < 1 << 64
@@ -54,6 +64,13 @@ def parse_node(
     The two: keys stand in the order of their positions, and none is beyond the node's (the kernel asks
     that of the last one only, and not in small nodes).
     """
+    return [placed.bset for placed in read_bsets(raw, node_key, set_magic, block_bytes, where)]
+
+
+def read_bsets(
+    raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
+) -> Iterator[PlacedBset]:
+    """The same one by one: what is sound comes before what is wrong is raised."""
     view = memoryview(raw)
     if not node_key.pointers:
         raise BadField("node", f"{where}, key", "at least 1 pointer", 0)
@@ -62,16 +79,23 @@ def parse_node(
     seq = _seq_at(view, 0)
     if seq == 0:
         raise BadField(NAME, f"{where}, seq", "not 0", 0)
-    bsets: list[Bset] = []
     offset = 0
     while offset + HEADER.size <= len(view) and _seq_at(view, offset) == seq:
         bset, size_bytes = _parse_bset(view, offset, node_key, set_magic, f"{where}, byte {offset}")
-        if bsets and not bset.keys:
+        if offset and not bset.keys:
             raise BadField(NAME, f"{where}, byte {offset}, keys", "at least 1 in a later bset", 0)
-        bsets.append(bset)
-        offset += _round_up(size_bytes, block_bytes)
+        placed = PlacedBset(offset, _round_up(size_bytes, block_bytes) // block_bytes, bset)
+        yield placed
+        offset += placed.blocks * block_bytes
     _refuse_strays(view, offset, seq, block_bytes, where)
-    return bsets
+
+
+def is_last_bset(raw: Buffer, offset: int, block_bytes: int) -> bool:
+    """Whether no bset follows the one at offset: if its checksum is wrong, it may be a torn append."""
+    view = memoryview(raw)
+    _, _, seq, _, words = HEADER.unpack_from(view, offset)
+    end = offset + _round_up(HEADER.size + words * WORD_BYTES, block_bytes)
+    return not any(_seq_at(view, here) == seq for here in range(end, len(view), block_bytes))
 
 
 def _parse_bset(view: memoryview, offset: int, node_key: Key, set_magic: int, where: str) -> tuple[Bset, int]:

@@ -1,0 +1,158 @@
+"""A run: neighbouring extents of one inode in packed columns, sorted, none overlapping another.
+
+Place i of each column is the i-th extent. Most keys have one pointer; a run that holds one with more has a
+column for each, zero where a key has fewer.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from bcached.format.bkey import (
+    HEAD_WORDS,
+    KEY_DIRTY,
+    KEY_PTRS,
+    KEY_SIZE,
+    PTR_OFFSET,
+    SECTORS_MAX,
+    key_of_words,
+)
+from bcached.keys import Key
+
+SIZE_SHIFT, SIZE_LIMIT = KEY_SIZE.shift, KEY_SIZE.limit
+COUNT_SHIFT, COUNT_LIMIT = KEY_PTRS.shift, KEY_PTRS.limit
+SECTOR_SHIFT, SECTOR_LIMIT = PTR_OFFSET.shift, PTR_OFFSET.limit
+ALIKE = KEY_PTRS.mask | KEY_DIRTY.mask  # what two heads must share to be merged; the inode they do
+
+
+class Run:
+    """The columns of one run."""
+
+    __slots__ = ("ends", "heads", "inode", "pointers", "word_count")
+
+    def __init__(self, inode: int) -> None:
+        self.inode = inode
+        self.ends = array("Q")
+        self.heads = array("Q")  # high words, as on disk
+        self.pointers = [array("Q")]
+        self.word_count = 0  # that the keys take on disk
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def start(self, place: int) -> int:
+        """The first sector of an extent."""
+        return self.ends[place] - (self.heads[place] >> SIZE_SHIFT & SIZE_LIMIT)
+
+    def words(self, place: int) -> tuple[int, ...]:
+        """The pointer words of an extent."""
+        count = self.heads[place] >> COUNT_SHIFT & COUNT_LIMIT
+        if count == 1:
+            return (self.pointers[0][place],)
+        return tuple([column[place] for column in self.pointers[:count]])
+
+    def keys(self) -> Iterator[Key]:
+        """All extents as keys."""
+        for place in range(len(self.ends)):
+            yield key_of_words(self.heads[place], self.ends[place], self.words(place))
+
+    def piece(self, place: int, start: int, end: int) -> Key:
+        """As much of an extent as lies in [start, end), which it meets, as a key."""
+        head, last, words = self.heads[place], self.ends[place], self.words(place)
+        skipped = start - last + (head >> SIZE_SHIFT & SIZE_LIMIT)
+        if skipped > 0:
+            head -= skipped << SIZE_SHIFT
+            words = tuple([word + (skipped << SECTOR_SHIFT) for word in words])
+        if last > end:
+            head -= (last - end) << SIZE_SHIFT
+            last = end
+        return key_of_words(head, last, words)
+
+    def insert(self, place: int, end: int, head: int, words: tuple[int, ...]) -> None:
+        """Put an extent before the one at place; it must fit between its neighbours."""
+        self.ends.insert(place, end)
+        self.heads.insert(place, head)
+        self.word_count += HEAD_WORDS + len(words)
+        if len(self.pointers) == len(words) == 1:
+            self.pointers[0].insert(place, words[0])
+            return
+        while len(self.pointers) < len(words):
+            self.pointers.append(array("Q", bytes(8 * (len(self.ends) - 1))))
+        for index, column in enumerate(self.pointers):
+            column.insert(place, words[index] if index < len(words) else 0)
+
+    def cut(self, place: int, start: int, end: int) -> list[Key]:
+        """Remove [start, end) from the extent at place, which ends behind start, on; what is gone."""
+        removed = []
+        if self.start(place) < start and self.start(place) < end:
+            removed.append(self.piece(place, start, end))
+            if self.ends[place] > end:  # out of the middle: two are left
+                self.insert(place, self.ends[place], self.heads[place], self.words(place))
+                self._cut_front(place + 1, end)
+            self._cut_back(place, start)
+            place += 1
+        whole = bisect_right(self.ends, end, place)
+        removed += [self.piece(gone, start, end) for gone in range(place, whole)]
+        self._delete(place, whole)
+        if place < len(self.ends) and self.start(place) < end:
+            removed.append(self.piece(place, start, end))
+            self._cut_front(place, end)
+        return removed
+
+    def merge(self, place: int, bucket_sectors: int) -> bool:
+        """Make the extent at place and the one before it one, if they continue each other everywhere."""
+        if not self.extend(
+            place - 1, self.start(place), self.heads[place], self.words(place), bucket_sectors
+        ):
+            return False
+        self._delete(place, place + 1)
+        return True
+
+    def extend(self, place: int, start: int, head: int, words: tuple[int, ...], bucket_sectors: int) -> bool:
+        """Make the extent at place longer by one that begins at start, if that continues it everywhere."""
+        ours = self.heads[place]
+        sectors = ours >> SIZE_SHIFT & SIZE_LIMIT
+        more = head >> SIZE_SHIFT & SIZE_LIMIT
+        if self.ends[place] != start or (ours ^ head) & ALIKE or sectors + more > SECTORS_MAX:
+            return False
+        step = sectors << SECTOR_SHIFT
+        for mine, other in zip(self.words(place), words, strict=True):
+            # An extent never crosses a bucket, so no two are merged across a boundary.
+            if mine + step != other or (other >> SECTOR_SHIFT & SECTOR_LIMIT) % bucket_sectors == 0:
+                return False
+        self.heads[place] = ours + (more << SIZE_SHIFT)
+        self.ends[place] = start + more
+        return True
+
+    def split(self) -> "Run":
+        """Move the upper half to a run of its own."""
+        half = len(self.ends) // 2
+        upper = Run(self.inode)
+        upper.ends, self.ends = self.ends[half:], self.ends[:half]
+        upper.heads, self.heads = self.heads[half:], self.heads[:half]
+        upper.pointers = [column[half:] for column in self.pointers]
+        self.pointers = [column[:half] for column in self.pointers]
+        upper.word_count = sum(HEAD_WORDS + (head >> COUNT_SHIFT & COUNT_LIMIT) for head in upper.heads)
+        self.word_count -= upper.word_count
+        return upper
+
+    def _cut_front(self, place: int, start: int) -> None:
+        """Kernel: bch_cut_front. The pointers move up with the extent's first sector."""
+        skipped = start - self.start(place)
+        count = self.heads[place] >> COUNT_SHIFT & COUNT_LIMIT
+        self.heads[place] -= skipped << SIZE_SHIFT
+        for column in self.pointers[:count]:
+            column[place] += skipped << SECTOR_SHIFT
+
+    def _cut_back(self, place: int, end: int) -> None:
+        """Kernel: bch_cut_back."""
+        self.heads[place] -= (self.ends[place] - end) << SIZE_SHIFT
+        self.ends[place] = end
+
+    def _delete(self, first: int, behind: int) -> None:
+        for place in range(first, behind):
+            self.word_count -= HEAD_WORDS + (self.heads[place] >> COUNT_SHIFT & COUNT_LIMIT)
+        if first < behind:
+            del self.ends[first:behind], self.heads[first:behind]
+            for column in self.pointers:
+                del column[first:behind]
