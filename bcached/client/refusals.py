@@ -7,7 +7,11 @@ import msgspec
 from bcached.errors import RequestError
 from bcached.keys import Key
 
-LEAVES = {leaf.NAME.rpartition(".")[2]: leaf for leaf in RequestError.__subclasses__()}
+LEAVES = {
+    leaf.NAME.rpartition(".")[2]: leaf
+    for leaf in RequestError.__subclasses__()
+    if leaf.__module__ == RequestError.__module__
+}
 
 
 class UnknownRefusalError(RequestError):

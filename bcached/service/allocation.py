@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bcached import __version__
-from bcached.errors import InvalidParameter, LimitExceeded, PermissionDenied
+from bcached.errors import InvalidParameter, LimitExceeded, PermissionDenied, RequestError
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.access import Role
@@ -63,11 +63,38 @@ class Allocation:
         return messages.Allocated((key,))
 
     def allocate_many(self, session: Session, asked: messages.AllocateMany) -> Outcome:
-        """Sectors for several extents, all or nothing."""
+        """Sectors for several extents, all or nothing: at once if all are ready, else as one that waits."""
         for extent in asked.requests:
             if (extent.offset | extent.sectors) & self._block_mask:
                 self._refuse_unaligned(extent)
+        keys: list[tuple[Key]] = []
+        try:
+            for extent in asked.requests:
+                if extent.whole or extent.write_prio or extent.replicas is not None:
+                    break
+                write_point = extent.write_point
+                key = self._carve(
+                    session.holder,
+                    extent.inode,
+                    extent.offset,
+                    extent.sectors,
+                    session.write_point if write_point is None else write_point,
+                )
+                if key is None:
+                    break
+                keys.append((key,))
+            else:
+                if keys:
+                    return messages.AllocatedMany(tuple(keys))
+        except RequestError:
+            self._give_back(session, keys)
+            raise
+        self._give_back(session, keys)
         return self._submit(session, [self._request(session, one) for one in asked.requests], asked, _all)
+
+    def _give_back(self, session: Session, keys: list[tuple[Key]]) -> None:
+        if keys:
+            self._set.release(session.holder, [key for (key,) in keys])
 
     def allocate_bucket(self, session: Session, asked: messages.AllocateBucket) -> Outcome:
         """A whole bucket."""

@@ -32,11 +32,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, session: Session, message_bytes: int) -> None:
         self.session = session
         self._server = server
-        self._conversation = Conversation(server, session, self._write, self._is_stuck, self._go_on)
+        self._conversation = Conversation(server, session, self._write, self._go_on)
         self._frames = Frames(message_bytes)
         self._backlog: list[Asked] = []
         self._transport: asyncio.Transport | None = None
-        self._writing_paused = False
         self._reading_paused = False
         self._ending = False  # nothing more is read; closed once all is answered
         self._partial: object = None
@@ -64,12 +63,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read: run nothing more for it."""
-        self._writing_paused = True
+        self._conversation.is_stuck = True
         self._pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has read: go on where we stopped."""
-        self._writing_paused = False
+        self._conversation.is_stuck = False
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -156,9 +155,6 @@ class Connection(asyncio.Protocol):
     def _write(self, replies: bytes) -> None:
         if self._transport is not None:
             self._transport.write(replies)
-
-    def _is_stuck(self) -> bool:
-        return self._writing_paused
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None and not self._transport.is_closing():

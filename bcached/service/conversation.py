@@ -66,8 +66,8 @@ class Server(Protocol):
 class Conversation:
     """What one connection asked and has not been told yet.
 
-    write sends bytes; is_stuck tells whether the peer has stopped reading; on_progress is called when
-    something that waited has been answered.
+    write sends bytes; on_progress is called when something that waited has been answered. is_stuck is for
+    the owner to set while the peer does not read.
     """
 
     def __init__(
@@ -75,13 +75,12 @@ class Conversation:
         server: Server,
         session: Session,
         write: Callable[[bytes], None],
-        is_stuck: Callable[[], bool],
         on_progress: Callable[[], None],
     ) -> None:
         self.session = session
         self._server = server
+        self.is_stuck = False
         self._write = write
-        self._is_stuck = is_stuck
         self._on_progress = on_progress
         self._queue = ReplyQueue()
         self._ready = server.ready_operations(session.role)
@@ -90,12 +89,12 @@ class Conversation:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits."""
-        return not self._queue
+        return not self._queue.slots
 
     @property
     def is_held(self) -> bool:
         """Whether nothing more may be run for now."""
-        return self._queue.is_full or self._is_stuck()
+        return self.is_stuck or self._queue.is_full
 
     def take_role(self, role: Role) -> None:
         """Go on in this role, under the rules that hold now."""
@@ -104,10 +103,13 @@ class Conversation:
 
     def answer(self, requests: Sequence[Asked], started_ns: int) -> int:
         """Run requests until all have run or the conversation is held; how many did."""
+        queue = self._queue
         at = 0
-        while at < len(requests) and not self.is_held:
-            if not self._queue and (count := self._answer_batch(requests, at, started_ns)):
+        while at < len(requests) and not self.is_stuck:
+            if not queue.slots and (count := self._answer_batch(requests, at, started_ns)):
                 at += count
+            elif queue.is_full:
+                break
             else:
                 self._answer_one(requests[at], started_ns)
                 at += 1
@@ -161,7 +163,7 @@ class Conversation:
         self._server.counts.of(kind).observe(1, time.perf_counter_ns() - started_ns)
         if getattr(request, "oneway", False):
             return
-        if self._queue:
+        if self._queue.slots:
             self._queue.append(Slot(kind, started_ns, reply=reply))
         else:
             self._write(encode_replies([reply]))
@@ -221,7 +223,7 @@ class Conversation:
         except Exception as error:
             self._server.break_down(error)
             return
-        if self._queue:  # else the peer is gone
+        if self._queue.slots:  # else the peer is gone
             self._fill(slot, reply)
 
     def _fill(self, slot: Slot, reply: AnyReply) -> None:
@@ -239,7 +241,7 @@ class Conversation:
         if slot.stream is None or self._queue.head is not slot:
             return
         try:
-            news = None if self._is_stuck() else slot.stream.following()
+            news = None if self.is_stuck else slot.stream.following()
         except Exception as error:
             self._server.break_down(error)
             return

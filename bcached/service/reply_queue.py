@@ -30,28 +30,25 @@ class Slot:
 class ReplyQueue:
     """Slots in the order of their requests; the first one is always still to come."""
 
-    __slots__ = ("_slots", "reply_bytes")
+    __slots__ = ("reply_bytes", "slots")
 
     def __init__(self) -> None:
-        self._slots: deque[Slot] = deque()
+        self.slots: deque[Slot] = deque()
         self.reply_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._slots)
 
     @property
     def head(self) -> Slot | None:
         """The slot that all others wait for."""
-        return self._slots[0] if self._slots else None
+        return self.slots[0] if self.slots else None
 
     @property
     def is_full(self) -> bool:
         """Whether no more requests may run behind the one that waits."""
-        return len(self._slots) > REQUESTS_BEHIND_MAX or self.reply_bytes >= REPLY_BYTES_BEHIND_MAX
+        return len(self.slots) > REQUESTS_BEHIND_MAX or self.reply_bytes >= REPLY_BYTES_BEHIND_MAX
 
     def append(self, slot: Slot) -> None:
         """Give a reply its place, there already or not."""
-        self._slots.append(slot)
+        self.slots.append(slot)
         if slot.reply is not None:
             self.reply_bytes += len(slot.reply)
 
@@ -60,19 +57,19 @@ class ReplyQueue:
         slot.reply = reply
         self.reply_bytes += len(reply)
         ready = []
-        while self._slots and (first := self._slots[0].reply) is not None:
+        while self.slots and (first := self.slots[0].reply) is not None:
             self.reply_bytes -= len(first)
-            if not self._slots.popleft().silent:
+            if not self.slots.popleft().silent:
                 ready.append(first)
         return ready
 
     def clear(self) -> list[Slot]:
         """Forget all slots; which they were."""
-        slots = list(self._slots)
-        self._slots.clear()
+        slots = list(self.slots)
+        self.slots.clear()
         self.reply_bytes = 0
         return slots
 
     def waiting(self) -> list[Slot]:
         """The slots whose replies are still to come, in their order."""
-        return [slot for slot in self._slots if slot.reply is None]
+        return [slot for slot in self.slots if slot.reply is None]

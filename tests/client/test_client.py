@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bcached.client import Client
+from bcached.client.refusals import refusal_from
 from bcached.errors import (
     BcachedError,
     ConnectionLost,
@@ -16,6 +17,7 @@ from bcached.errors import (
     NoSuchVolume,
     NotReserved,
     PermissionDenied,
+    RequestError,
     StaleKey,
 )
 from bcached.keys import Key, Pointer
@@ -429,3 +431,12 @@ async def test_one_that_is_no_daemon_is_noticed(folder: Path):
         with pytest.raises(ConnectionLost, match="not varlink"):
             async with Client(str(folder / "s")):
                 pass
+
+
+def test_an_error_of_a_newer_daemon_is_still_an_error():
+    error = refusal_from("io.bcached.Allocator.OutOfPatience", b'{"since": 7}')
+    assert isinstance(error, RequestError)
+    assert str(error) == "io.bcached.Allocator.OutOfPatience: {'since': 7}"
+    error = refusal_from("io.bcached.Allocator.NoSuchVolume", b'{"inode": 1, "label": "new field"}')
+    assert isinstance(error, RequestError)
+    assert error.fields == {"inode": 1, "label": "new field"}

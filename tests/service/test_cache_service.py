@@ -156,6 +156,26 @@ async def test_allocate_many_is_all_or_nothing(tmp_path: Path):
         assert await keys_of(talker, call("AllocateMany", {"requests": []})) == []
 
 
+async def test_allocate_many_that_cannot_have_all_keeps_none(tmp_path: Path):
+    async with served(tmp_path) as it, Talker(it.path) as holder, Talker(it.path) as talker:
+        buckets = await exhaust(holder)
+        for key in buckets[:3]:
+            assert outcome(await holder.ask(call("FreeBucket", {"key": key}))) == "ok"
+        held = it.cache_set.statistics().reserved_sectors
+        extents = [{"inode": 0, "offset": BUCKET_SECTORS * index, "sectors": 64} for index in range(100)]
+        for options in ({"wait": False}, {"timeout_ms": 50}):
+            reply = await talker.ask(call("AllocateMany", {"requests": extents, **options}))
+            assert outcome(reply) == "NoFreeBuckets"
+            assert it.cache_set.statistics().reserved_sectors == held
+        talker.say(call("AllocateMany", {"requests": extents}), call("Describe"))
+        for key in buckets[3:70]:
+            assert outcome(await holder.ask(call("FreeBucket", {"key": key}))) == "ok"
+        reply = await talker.hear()
+        assert [keys[0]["offset"] for keys in reply["parameters"]["keys"]] == [
+            BUCKET_SECTORS * index for index in range(100)
+        ]
+
+
 async def test_a_bucket_is_whole_and_freed_whole(tmp_path: Path):
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = (await talker.ask(call("AllocateBucket")))["parameters"]["key"]
