@@ -1,0 +1,59 @@
+"""A device that takes its time, each operation another one, repeatable from a seed."""
+
+import asyncio
+from random import Random
+
+from bcached.device import BlockDevice, BytesLike, DeviceStatistics
+
+
+class LatentDevice:
+    """A device whose operations begin and end late by chance, so that they overlap in every way."""
+
+    def __init__(self, inner: BlockDevice, random: Random, latency_s: float = 0.001) -> None:
+        self.inner = inner
+        self.latency_s = latency_s
+        self.in_flight = 0
+        self._random = random
+
+    @property
+    def path(self) -> str:
+        return self.inner.path
+
+    @property
+    def size_bytes(self) -> int:
+        return self.inner.size_bytes
+
+    @property
+    def logical_block_bytes(self) -> int:
+        return self.inner.logical_block_bytes
+
+    @property
+    def discards(self) -> bool:
+        return self.inner.discards
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return await self.inner.read(offset, length)
+
+    async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
+        await self._pass()
+        await self.inner.write(offset, data, durable=durable)
+        await self._pass()
+
+    async def flush(self) -> None:
+        await self._pass()
+        await self.inner.flush()
+        await self._pass()
+
+    async def discard(self, offset: int, length: int) -> None:
+        await self._pass()
+        await self.inner.discard(offset, length)
+        await self._pass()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    def statistics(self) -> DeviceStatistics:
+        return self.inner.statistics()
+
+    async def _pass(self) -> None:
+        await asyncio.sleep(self.latency_s * self._random.random() ** 3)
