@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import resource
 import socket
 from collections.abc import AsyncIterator
@@ -529,3 +530,43 @@ async def test_an_inherited_listening_socket_serves(path: str):
         inherited.close()
         async with Talker(path) as talker:
             assert outcome(await talker.ask(DESCRIBE)) == "ok"
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_is_asked_in_whatever_pieces_is_answered_in_order(path: str, seed: int):
+    """Each kind of message has the outcome it must have, while another client lets go those that wait."""
+    kinds = [
+        (allocate(), "ok"),
+        (allocate(inode=FAILS), "NoFreeBuckets"),
+        (allocate(inode=WAITS), "ok"),
+        (allocate(oneway=True), None),
+        (allocate(inode=WAITS, oneway=True), None),
+        (DESCRIBE, "ok"),
+        (b"nonsense\0", "InvalidParameter"),
+        (call("Nothing"), "MethodNotFound"),
+        (allocate(offset=-1), "InvalidParameter"),
+        (call("io.bcached.Admin.Explain"), "ok"),
+        (call(WATCH), "ExpectedMore"),
+    ]
+    chance = random.Random(seed)
+    asked = chance.choices(kinds, weights=[20, 3, 2, 3, 1, 3, 1, 1, 1, 1, 1], k=400)
+    stream = b"".join(message for message, _ in asked)
+    async with serving(path) as (server, service), Talker(path) as talker, Talker(path) as helper:
+
+        async def help_now_and_then() -> None:
+            while True:
+                await asyncio.sleep(0.005)
+                if service.waiting:
+                    await helper.ask(RELEASE)
+
+        helping = asyncio.create_task(help_now_and_then())
+        while stream:
+            cut = chance.choice([1, 7, 100, 3000])
+            talker.say(stream[:cut])
+            stream = stream[cut:]
+            await asyncio.sleep(0)
+        for _, expected in asked:
+            if expected is not None:
+                assert outcome(await talker.hear()) == expected
+        helping.cancel()
+        assert sum(server.statistics().requests.values()) >= len(asked)
