@@ -114,7 +114,7 @@ def test_words_that_look_like_markup_are_shown_as_they_are() -> None:
 
 def test_a_bar_is_as_long_as_the_list_is_full_and_an_empty_list_has_one_too() -> None:
     def full(part: int, whole: int) -> int:
-        return sum(len(span) for span in bar(part, whole).spans if span.style == "green")
+        return sum(span.end - span.start for span in bar(part, whole).spans if span.style == "green")
 
     assert [full(part, 10) for part in (0, 5, 10)] == [0, BAR_WIDTH // 2, BAR_WIDTH]
     assert len(bar(0, 0)) == len(bar(20, 10)) == BAR_WIDTH
