@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bcached.errors import BadField, DeviceError
+from bcached.errors import BadField, DeviceError, FormatError
 from bcached.keys import Key, Pointer
 from bcached.wire.gen_map import GenMap
 from bcached.wire.messages import Device, GenMapFile
@@ -71,9 +71,15 @@ class Gens:
         except (OSError, ValueError) as error:
             raise DeviceError(file.path, f"cannot map the gens: {error}") from None
         self._mappings.append(mapping)
-        gen_map = GenMap.parse(memoryview(mapping), file.path)
+        view = memoryview(mapping)
+        try:
+            gen_map = GenMap.parse(view, file.path)
+        except FormatError:
+            view.release()  # else the mapping could not be closed
+            raise
         if gen_map.bucket_count != bucket_count:
             gen_map.release()
+            view.release()
             raise BadField("gen map", f"{file.path} bucket_count", bucket_count, gen_map.bucket_count)
         return gen_map
 

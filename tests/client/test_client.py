@@ -8,6 +8,7 @@ import pytest
 from bcached.client import Client
 from bcached.client.refusals import refusal_from
 from bcached.errors import (
+    BadMagic,
     BcachedError,
     ConnectionLost,
     DeviceError,
@@ -351,6 +352,34 @@ async def test_the_lease_is_held_while_connected_and_no_longer(folder: Path):
         async with client:
             assert is_locked(it.cache_set.lease_path)
         assert not is_locked(it.cache_set.lease_path)
+
+
+async def test_a_lease_that_is_gone_or_taken_keeps_the_client_out(folder: Path):
+    async with served(folder) as it:
+        lease = Path(it.cache_set.lease_path)
+        with lease.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with pytest.raises(DeviceError, match="cannot lock the lease"):
+                async with Client(it.path):
+                    pass
+        lease.rename(folder / "elsewhere")
+        with pytest.raises(DeviceError, match="cannot open the lease"):
+            async with Client(it.path):
+                pass
+        await until(lambda: it.server.statistics().connections == 0)
+        (folder / "elsewhere").rename(lease)
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 8, bytes(8192)])
+async def test_a_map_that_is_none_is_refused(folder: Path, damage: bytes):
+    async with served(folder) as it, Client(it.path) as client:
+        (gens,) = it.cache_set.gen_maps()
+        Path(gens.path).rename(folder / "elsewhere")
+        Path(gens.path).write_bytes(damage)
+        with pytest.raises((DeviceError, BadMagic)):
+            await client.now()
+        (folder / "elsewhere").rename(gens.path)
+        assert (await client.now()).life
 
 
 async def test_a_reader_takes_no_lease_and_cannot_write(folder: Path):

@@ -85,6 +85,7 @@ class ToyService:
 
     async def _collect(self) -> None:
         await self.may_collect.wait()
+        assert self.collections >= 0, "a bug in a task"
         self.collections += 1
 
     def watch(self, session: Session, asked: messages.Watch) -> Outcome:

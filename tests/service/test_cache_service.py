@@ -153,7 +153,15 @@ async def test_allocate_many_is_all_or_nothing(tmp_path: Path):
         reply = await talker.ask(call("AllocateMany", {"requests": [*extents, {**extents[0], "inode": 9}]}))
         assert reply["parameters"] == {"inode": 9}
         assert it.cache_set.statistics().reserved_sectors == before
+        reply = await talker.ask(
+            call("AllocateMany", {"requests": [*extents[:3], {**extents[0], "inode": 9}]})
+        )
+        assert reply["parameters"] == {"inode": 9}
+        assert it.cache_set.statistics().reserved_sectors == before
         assert await keys_of(talker, call("AllocateMany", {"requests": []})) == []
+        whole = {**extents[0], "sectors": 3 * BUCKET_SECTORS, "whole": True}
+        keys = await keys_of(talker, call("AllocateMany", {"requests": [whole, extents[1]]}))
+        assert [sum(key["sectors"] for key in each) for each in keys] == [3 * BUCKET_SECTORS, 8]
 
 
 async def test_allocate_many_that_cannot_have_all_keeps_none(tmp_path: Path):

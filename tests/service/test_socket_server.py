@@ -438,6 +438,32 @@ async def test_a_bug_in_a_method_ends_the_server(path: str):
     assert caught.group_contains(AssertionError, match="a bug")
 
 
+async def test_a_bug_in_a_task_of_a_method_ends_the_server(path: str):
+    async def meet_a_bug() -> None:
+        async with serving(path) as (_, service), Talker(path) as talker:
+            service.collections = -1
+            service.may_collect.set()
+            talker.say(call("io.bcached.Admin.CollectGarbage"))
+            await asyncio.sleep(20)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await meet_a_bug()
+    assert caught.group_contains(AssertionError, match="a bug in a task")
+
+
+async def test_a_bug_in_what_waited_ends_the_server(path: str):
+    async def meet_a_bug() -> None:
+        async with serving(path) as (_, service), Talker(path) as talker:
+            talker.say(allocate(inode=WAITS))
+            await until(lambda: service.waiting)
+            service.waiting[0].set_exception(AssertionError("a bug in the set"))
+            await asyncio.sleep(20)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await meet_a_bug()
+    assert caught.group_contains(AssertionError, match="a bug in the set")
+
+
 async def test_draining_refuses_changes_and_answers_what_waits(
     talker: Talker, server: SocketServer, path: str
 ):
