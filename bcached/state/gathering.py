@@ -39,11 +39,16 @@ class Work(Protocol[T_co]):
 
 
 class Extents:
-    """The sectors of one or more requests, all or nothing."""
+    """The sectors of one or more requests, all or nothing.
+
+    What is gathered has a holder of its own until it is complete: who was not told of a key cannot give it
+    back, and who is gone has nothing to wait out.
+    """
 
     def __init__(self, allocator: SectorAllocator, holder: Holder, requests: Sequence[ExtentRequest]) -> None:
         self.reserve = Reserve.MOVINGGC if any(request.moving for request in requests) else Reserve.NONE
         self.holder = holder
+        self._gathered = Holder(f"{holder.name}, waiting", holder.limit, holder.bucket_sectors, holder)
         self._allocator = allocator
         self._requests = requests
         self._keys: list[list[Key]] = []
@@ -58,16 +63,19 @@ class Extents:
         """The keys of every request."""
         while len(self._keys) < len(self._requests):
             if not self._advance_one(self._requests[len(self._keys)]):
+                self._allocator.gathering.add(self._gathered)
                 return None
             self._keys.append(self._current)
             self._current = []
+        self.holder.absorb(self._gathered)
+        self._allocator.gathering.discard(self._gathered)
         return self._keys
 
     def _advance_one(self, request: ExtentRequest) -> bool:
         given = sum(key.sectors for key in self._current)
         while given < request.sectors:
             key = self._allocator.carve(
-                self.holder,
+                self._gathered,
                 request.inode,
                 request.offset + given,
                 request.sectors - given,
@@ -85,9 +93,9 @@ class Extents:
 
     def undo(self) -> None:
         """End the reservations of all keys gathered so far."""
-        keys = [key for keys in [*self._keys, self._current] for key in keys]
         self._keys, self._current = [], []
-        self._allocator.release(self.holder, keys)
+        self._allocator.end(self._gathered)
+        self._allocator.gathering.discard(self._gathered)
 
 
 class WholeBuckets:

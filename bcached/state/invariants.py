@@ -25,7 +25,7 @@ def violations(
 
     metadata tells, for each member, which buckets journal, uuid table and btree are known to use.
     """
-    pins, found = _expected_pins(allocator, list(holders))
+    pins, found = _expected_pins(allocator, [*holders, *allocator.gathering])
     for cache in allocator.caches:
         name = f"member {cache.device}"
         for check in (_counts, _lists, _durable, _gens):
@@ -90,14 +90,13 @@ def _expected_pins(allocator: SectorAllocator, holders: list[Holder]) -> tuple[l
     runs: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for slot in allocator.open_buckets:
         if slot.sectors_free:
-            for device, bucket, sector in zip(slot.devices, slot.buckets, slot.sectors, strict=True):
-                pins[device][bucket] += 1
-                runs.setdefault((device, bucket), []).append((sector, sector + slot.sectors_free))
+            for place, sector in zip(slot.places, slot.sectors, strict=True):
+                pins[place[0]][place[1]] += 1
+                runs.setdefault(place, []).append((sector, sector + slot.sectors_free))
     for holder in holders:
         for (device, bucket), pieces in holder.pieces.items():
             pins[device][bucket] += len(pieces)
-            ends = [(sector, sector + piece.sectors) for sector, piece in pieces.items()]
-            runs.setdefault((device, bucket), []).extend(ends)
+            runs.setdefault((device, bucket), []).extend((start, end) for start, end, _ in pieces)
     found = []
     for (device, bucket), extents in runs.items():
         extents.sort()

@@ -9,31 +9,36 @@ same write point the walk ends on the last one it meets, the *oldest*. The dicti
 same answers without walking; tests/state/test_open_buckets.py holds them against such a walk.
 
 Streams of different kinds never share a bucket: extents with another number of copies, and volumes whose
-data is always dirty (upstream keeps those apart since 4.16: a mixed bucket could never be reclaimed).
+data is always dirty (upstream keeps those apart since 4.16: a mixed bucket could never be reclaimed). When
+the least recently used slot is open for another kind, its bucket would have to be closed and what it has
+left be lost; so a kind that has some slots makes do with the least recently used of its own.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from bcached.keys import Pointer
 
 OPEN_BUCKETS_MAX = 128
+KIND_SLOTS_MIN = 8  # so many slots a kind may take from others; of all twelve kinds, fewer than there are
 
 
 class Slot:
     """One open bucket (or, for several copies, one on each of several devices).
 
-    sectors_free 0: nothing open here, waiting for a bucket. sectors are the device sectors of the next cut.
+    sectors_free 0: nothing open here, waiting for a bucket. places are (device, bucket) of each copy,
+    sectors the device sectors of the next cut.
     """
 
-    __slots__ = ("buckets", "devices", "gens", "kind", "sectors", "sectors_free", "stream", "write_point")
+    __slots__ = ("gens", "kind", "of_writer", "places", "sectors", "sectors_free", "stream", "writer")
 
     def __init__(self) -> None:
         self.stream: tuple[int, int, int] | None = None  # kind, inode, end of the last extent
-        self.write_point: tuple[int, int] | None = None  # kind, writer
+        self.writer: tuple[int, int] | None = None  # kind, write point of the last extent
+        self.of_writer: dict[Slot, None] = {}  # all slots with that one
         self.kind = 0
         self.sectors_free = 0
-        self.devices: tuple[int, ...] = ()
-        self.buckets: tuple[int, ...] = ()
+        self.places: tuple[tuple[int, int], ...] = ()
         self.sectors: tuple[int, ...] = ()
         self.gens: tuple[int, ...] = ()
 
@@ -44,9 +49,9 @@ class OpenBuckets:
     def __init__(self, bucket_sectors: int, block_sectors: int) -> None:
         self._bucket_sectors = bucket_sectors
         self._block_sectors = block_sectors
-        self._by_use: dict[Slot, None] = dict.fromkeys(Slot() for _ in range(OPEN_BUCKETS_MAX))
+        self._by_use = OrderedDict.fromkeys(Slot() for _ in range(OPEN_BUCKETS_MAX))
         self._by_stream: dict[tuple[int, int, int], list[Slot]] = {}  # newest last
-        self._by_write_point: dict[tuple[int, int], dict[Slot, None]] = {}  # oldest first
+        self._by_writer: dict[tuple[int, int], dict[Slot, None]] = {}  # oldest first
 
     def __iter__(self) -> Iterator[Slot]:
         """All slots, least recently used first."""
@@ -62,20 +67,23 @@ class OpenBuckets:
         same_stream = self._by_stream.get((kind, inode, offset))
         if same_stream:
             return same_stream[-1]
-        same_writer = self._by_write_point.get((kind, write_point))
+        same_writer = self._by_writer.get((kind, write_point))
         if same_writer:
             return next(iter(same_writer))
-        return next(iter(self._by_use))
+        oldest = next(iter(self._by_use))
+        if oldest.kind == kind or not oldest.sectors_free:
+            return oldest
+        same_kind = [slot for slot in self._by_use if slot.kind == kind]
+        return oldest if len(same_kind) < KIND_SLOTS_MIN else same_kind[0]
 
     def refill(self, slot: Slot, kind: int, pointers: tuple[Pointer, ...]) -> None:
         """Open fresh buckets, one per copy, in a slot that has nothing left."""
         assert slot.sectors_free == 0, "the slot still has sectors"
         slot.kind = kind
         slot.sectors_free = self._bucket_sectors
-        slot.devices = tuple(pointer.device for pointer in pointers)
+        slot.places = tuple((pointer.device, pointer.sector // self._bucket_sectors) for pointer in pointers)
         slot.sectors = tuple(pointer.sector for pointer in pointers)
         slot.gens = tuple(pointer.gen for pointer in pointers)
-        slot.buckets = tuple(pointer.sector // self._bucket_sectors for pointer in pointers)
 
     def carve(
         self, slot: Slot, inode: int, offset: int, sectors: int, write_point: int
@@ -85,18 +93,19 @@ class OpenBuckets:
         What is left below a block is dropped. The slot becomes the newest, and known by what it was last
         used for.
         """
-        given = min(sectors, slot.sectors_free)
+        free = slot.sectors_free
+        given = min(sectors, free)
         assert given > 0, "the slot has nothing left"
         if len(slot.sectors) == 1:
             sector = slot.sectors[0]
-            pointers: tuple[Pointer, ...] = (Pointer(slot.devices[0], sector, slot.gens[0]),)
+            pointers: tuple[Pointer, ...] = (Pointer(slot.places[0][0], sector, slot.gens[0]),)
             slot.sectors = (sector + given,)
         else:
-            pointers = tuple(map(Pointer, slot.devices, slot.sectors, slot.gens))
+            devices = (device for device, _ in slot.places)
+            pointers = tuple(map(Pointer, devices, slot.sectors, slot.gens))
             slot.sectors = tuple(sector + given for sector in slot.sectors)
-        slot.sectors_free -= given
-        if slot.sectors_free < self._block_sectors:
-            slot.sectors_free = 0
+        free -= given
+        slot.sectors_free = free if free >= self._block_sectors else 0
         self._remember(slot, inode, offset + given, write_point)
         return given, pointers
 
@@ -104,41 +113,38 @@ class OpenBuckets:
         """Give up what is left of a slot's buckets: (device, bucket) of each."""
         assert slot.sectors_free, "nothing is open in the slot"
         slot.sectors_free = 0
-        return tuple(zip(slot.devices, slot.buckets, strict=True))
+        return slot.places
 
     def _remember(self, slot: Slot, inode: int, end: int, write_point: int) -> None:
-        by_use = self._by_use
-        del by_use[slot]
-        by_use[slot] = None
-
+        """Make a slot the newest, known by its stream and writer; look-ups count, for each request does."""
+        self._by_use.move_to_end(slot)
         kind = slot.kind
-        stream = slot.stream
-        by_stream = self._by_stream
-        if stream is not None:
-            slots = by_stream[stream]
-            if len(slots) == 1:
-                del by_stream[stream]
-            else:
-                slots.remove(slot)
-        slot.stream = stream = (kind, inode, end)
-        if stream in by_stream:
-            by_stream[stream].append(slot)
-        else:
-            by_stream[stream] = [slot]
 
-        writer = slot.write_point
-        by_writer = self._by_write_point
-        if writer is not None and writer != (kind, write_point):
-            writers = by_writer[writer]
-            del writers[slot]
-            if not writers:
-                del by_writer[writer]
-            writer = None
-        if writer is None:
-            slot.write_point = writer = (kind, write_point)
-            by_writer.setdefault(writer, {})[slot] = None
-        else:
-            writers = by_writer[writer]
-            if len(writers) > 1:
-                del writers[slot]
-                writers[slot] = None
+        by_stream = self._by_stream
+        slots = [slot]
+        if slot.stream is not None:
+            slots = by_stream.pop(slot.stream)
+            if len(slots) > 1:
+                slots.remove(slot)
+                by_stream[slot.stream] = slots
+                slots = [slot]
+        slot.stream = stream = (kind, inode, end)
+        others = by_stream.setdefault(stream, slots)
+        if others is not slots:
+            others.append(slot)
+
+        writer = (kind, write_point)
+        if slot.writer != writer:
+            self._forget_writer(slot)
+            slot.writer = writer
+            slot.of_writer = self._by_writer.setdefault(writer, {})
+            slot.of_writer[slot] = None
+        elif len(slot.of_writer) > 1:
+            del slot.of_writer[slot]
+            slot.of_writer[slot] = None
+
+    def _forget_writer(self, slot: Slot) -> None:
+        if slot.writer is not None:
+            del slot.of_writer[slot]
+            if not slot.of_writer:
+                del self._by_writer[slot.writer]

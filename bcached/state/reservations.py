@@ -1,17 +1,19 @@
 """Who holds which sectors: what a connection was given and has neither committed nor released.
 
-A holder keeps pieces: runs of device sectors inside one bucket, each worth one pin. Giving back part of a
-piece leaves the rest; giving back its middle leaves two.
+Giving back part of a piece leaves the rest; giving back its middle leaves two.
 """
 
 from collections.abc import Sequence
 
 import msgspec
 
-from bcached.errors import NotReserved
-from bcached.keys import Key
+from bcached.errors import LimitExceeded, NotReserved, RequestError
+from bcached.keys import Key, Pointer
+from bcached.state.pieces import Cut, Pieces
 
 WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
+
+Place = tuple[int, int]  # (device, bucket)
 
 
 class ExtentRequest(msgspec.Struct, frozen=True):
@@ -30,89 +32,100 @@ class ExtentRequest(msgspec.Struct, frozen=True):
     whole: bool = False
 
 
-class Piece(msgspec.Struct, frozen=True, gc=False):
-    """A run of reserved sectors of one bucket."""
-
-    sectors: int
-    inode: int
-
-
-class PinChange(msgspec.Struct, frozen=True):
-    """How many pins a bucket gains or loses."""
-
-    device: int
-    bucket: int
-    pins: int
-
-
 class Holder:
     """The reservations of one connection; `limit` is the most pieces it may hold.
 
-    pieces maps (device, bucket) to the first sectors of runs held there.
+    owner is whoever gets them in the end: they count towards its limit too.
     """
 
-    __slots__ = ("bucket_sectors", "limit", "name", "pieces", "total")
+    __slots__ = ("bucket_sectors", "limit", "name", "owner", "pieces", "total")
 
-    def __init__(self, name: str, limit: int, bucket_sectors: int) -> None:
+    def __init__(self, name: str, limit: int, bucket_sectors: int, owner: "Holder | None" = None) -> None:
         self.name = name
         self.limit = limit
         self.bucket_sectors = bucket_sectors
-        self.pieces: dict[tuple[int, int], dict[int, Piece]] = {}
+        self.owner = owner
+        self.pieces: dict[Place, Pieces] = {}
         self.total = 0
 
-    def add(self, device: int, sector: int, sectors: int, inode: int) -> None:
-        """Note a piece; its pin was taken by the caller."""
-        place = (device, sector // self.bucket_sectors)
-        runs = self.pieces.get(place)
-        if runs is None:
-            self.pieces[place] = {sector: Piece(sectors, inode)}
-        else:
-            runs[sector] = Piece(sectors, inode)
+    def check_room(self, pieces: int) -> None:
+        """LimitExceeded if so many more pieces are too many."""
+        total = self.total + pieces
+        if self.owner is not None:
+            total += self.owner.total
+        if total > self.limit:
+            raise LimitExceeded("reservations_per_connection", total)
+
+    def add(self, place: Place, start: int, end: int, inode: int) -> None:
+        """Note a piece, sectors [start, end) of a bucket; its pin was taken by the caller."""
+        pieces = self.pieces.get(place)
+        if pieces is None:
+            pieces = self.pieces[place] = Pieces()
+        pieces.add(start, end, inode)
         self.total += 1
 
-    def remove(self, keys: Sequence[Key]) -> list[PinChange]:
-        """Give back the sectors of all these keys, or of none: NotReserved names the first not held."""
-        changes: list[PinChange] = []
-        undo: list[tuple[tuple[int, int], dict[int, Piece]]] = []
-        for key in keys:
-            for pointer in key.pointers:
-                place = (pointer.device, pointer.sector // self.bucket_sectors)
-                runs = self.pieces.get(place)
-                if runs is None:
-                    self._undo(undo)
-                    raise NotReserved(key)
-                undo.append((place, dict(runs)))
-                pins = _cut(runs, pointer.sector, key.sectors)
-                if pins is None:
-                    self._undo(undo)
-                    raise NotReserved(key)
-                self.total += pins
-                if not runs:
-                    del self.pieces[place]
-                changes.append(PinChange(*place, pins))
-        return changes
+    def remove(self, keys: Sequence[Key]) -> list[tuple[Place, int]]:
+        """Give back the sectors of all these keys, or of none: NotReserved names the first not held.
+
+        Of each bucket, how many pins fewer it is to have: 1, 0, or -1 where one piece became two.
+        """
+        done: list[tuple[Place, Cut]] = []
+        try:
+            for key in keys:
+                for pointer in key.pointers:
+                    done.append(self._cut(key, pointer))  # noqa: PERF401 (what was done has to be known)
+        except RequestError:
+            for place, cut in reversed(done):
+                self._mend(place, cut)
+            raise
+        return [(place, 1 - cut.left) for place, cut in done]
+
+    def _cut(self, key: Key, pointer: Pointer) -> tuple[Place, Cut]:
+        place = (pointer.device, pointer.sector // self.bucket_sectors)
+        pieces = self.pieces.get(place)
+        cut = None if pieces is None else pieces.cut(pointer.sector, pointer.sector + key.sectors)
+        if pieces is None or cut is None:
+            raise NotReserved(key)
+        if not pieces:
+            del self.pieces[place]
+        self.total += cut.left - 1
+        if cut.left > 1 and self.total > self.limit:
+            self._mend(place, cut)
+            raise LimitExceeded("reservations_per_connection", self.limit + 1)
+        return place, cut
+
+    def _mend(self, place: Place, cut: Cut) -> None:
+        self.pieces.setdefault(place, Pieces()).mend(cut)
+        self.total -= cut.left - 1
 
     def covers(self, key: Key) -> bool:
         """Whether every sector of the key, on every device, is reserved here."""
         for pointer in key.pointers:
-            runs = self.pieces.get((pointer.device, pointer.sector // self.bucket_sectors), {})
-            if _run_of(runs, pointer.sector, key.sectors) is None:
+            pieces = self.pieces.get((pointer.device, pointer.sector // self.bucket_sectors))
+            if pieces is None or pieces.find(pointer.sector, pointer.sector + key.sectors) is None:
                 return False
         return bool(key.pointers)
+
+    def absorb(self, other: "Holder") -> None:
+        """Take over everything another one holds."""
+        for place, pieces in other.pieces.items():
+            ours = self.pieces.setdefault(place, pieces)
+            if ours is not pieces:
+                for piece in pieces:
+                    ours.add(*piece)
+        self.total += other.total
+        other.pieces, other.total = {}, 0
 
     def split_off(self, inode: int) -> "Holder":
         """Move what was reserved for a volume to a holder of its own."""
         other = Holder(f"{self.name}, volume {inode}", self.limit, self.bucket_sectors)
-        for place, runs in list(self.pieces.items()):
-            for sector in [sector for sector, piece in runs.items() if piece.inode == inode]:
-                piece = runs.pop(sector)
-                other.add(place[0], sector, piece.sectors, inode)
-                self.total -= 1
-            if not runs:
-                del self.pieces[place]
+        before, self.pieces, self.total = self.pieces, {}, 0
+        for place, pieces in before.items():
+            for start, end, owner in pieces:
+                (other if owner == inode else self).add(place, start, end, owner)
         return other
 
-    def clear(self) -> dict[tuple[int, int], dict[int, Piece]]:
+    def clear(self) -> dict[Place, Pieces]:
         """Forget everything; what it was."""
         pieces, self.pieces, self.total = self.pieces, {}, 0
         return pieces
@@ -120,33 +133,4 @@ class Holder:
     @property
     def sectors(self) -> int:
         """Sectors held, each copy counted."""
-        return sum(piece.sectors for runs in self.pieces.values() for piece in runs.values())
-
-    def _undo(self, undo: list[tuple[tuple[int, int], dict[int, Piece]]]) -> None:
-        for place, runs in reversed(undo):
-            self.total += len(runs) - len(self.pieces.get(place, {}))
-            self.pieces[place] = runs
-
-
-def _run_of(runs: dict[int, Piece], sector: int, sectors: int) -> int | None:
-    """The first sector of the piece that holds all of [sector, sector + sectors)."""
-    if sector in runs:
-        return sector if sectors <= runs[sector].sectors else None
-    for start, piece in runs.items():
-        if start <= sector and sector + sectors <= start + piece.sectors:
-            return start
-    return None
-
-
-def _cut(runs: dict[int, Piece], sector: int, sectors: int) -> int | None:
-    """Cut a run out of a piece; by how many the number of pieces changed (-1, 0 or 1), None if not held."""
-    start = _run_of(runs, sector, sectors)
-    if start is None:
-        return None
-    piece = runs.pop(start)
-    end = start + piece.sectors
-    if start < sector:
-        runs[start] = Piece(sector - start, piece.inode)
-    if sector + sectors < end:
-        runs[sector + sectors] = Piece(end - sector - sectors, piece.inode)
-    return (start < sector) + (sector + sectors < end) - 1
+        return sum(sum(pieces.ends) - sum(pieces.starts) for pieces in self.pieces.values())

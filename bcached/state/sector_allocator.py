@@ -7,13 +7,13 @@ passes to that piece; from then on the bucket lives as long as somebody holds so
 from collections import Counter
 from collections.abc import Sequence
 
-from bcached.errors import LimitExceeded, NoSuchVolume, NotReserved, StaleKey
+from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
 from bcached.state.open_buckets import OpenBuckets, Slot
 from bcached.state.placement import members_with, take_data_buckets
-from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder, PinChange
+from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder, Place
 from bcached.state.reserves import Reserve
 
 
@@ -29,10 +29,13 @@ class SectorAllocator:
         self.open_buckets = OpenBuckets(geometry.bucket_sectors, geometry.block_sectors)
         self.inodes: set[int] = set()
         self.always_dirty: set[int] = set()
+        self.gathering: set[Holder] = set()  # of requests that wait for more
         self.allocated_sectors = 0
         self.reserved_sectors = 0  # each copy counted
         self.buckets_taken = 0
-        self._quarantined: Counter[tuple[int, int]] = Counter()
+        self._quarantined: Counter[Place] = Counter()
+        self._pins = [cache.table.pins for cache in caches]
+        self._bucket_sectors = geometry.bucket_sectors
 
     # Cutting
 
@@ -53,8 +56,7 @@ class SectorAllocator:
         """
         if inode not in self.inodes:
             raise NoSuchVolume(inode)
-        if holder.total + replicas > holder.limit:
-            raise LimitExceeded("reservations_per_connection", holder.total + replicas)
+        holder.check_room(replicas)
         kind = replicas * 2 + (inode in self.always_dirty)
         slot = self.open_buckets.choose(kind, inode, offset, write_point)
         if slot.sectors_free == 0 or slot.kind != kind:
@@ -64,30 +66,31 @@ class SectorAllocator:
         given, pointers = self.open_buckets.carve(slot, inode, offset, sectors, write_point)
         self.allocated_sectors += given
         self.reserved_sectors += given * replicas
-        closed = slot.sectors_free == 0
-        for pointer, bucket in zip(pointers, slot.buckets, strict=True):
-            holder.add(pointer.device, pointer.sector, given, inode)
-            if closed:  # the open bucket's own pin becomes that of this piece
-                self._settle(pointer.device, bucket)
-            else:
-                self.caches[pointer.device].table.pins[bucket] += 1
+        for pointer in pointers:
+            device, sector = pointer.device, pointer.sector
+            bucket = sector // self._bucket_sectors
+            holder.add((device, bucket), sector, sector + given, inode)
+            if slot.sectors_free:
+                self._pins[device][bucket] += 1
+            else:  # the open bucket's own pin becomes that of this piece
+                self._settle((device, bucket))
         return Key(inode, offset, given, False, pointers)
 
     def take_buckets(self, holder: Holder, replicas: int) -> Key | None:
         """Whole buckets, one a copy, as one key of no volume; None if they are not ready."""
-        if holder.total + replicas > holder.limit:
-            raise LimitExceeded("reservations_per_connection", holder.total + replicas)
+        holder.check_room(replicas)
         pointers = take_data_buckets(self.caches, Reserve.NONE, replicas)
         if pointers is None:
             return None
         self.buckets_taken += replicas
-        bucket_sectors = self.caches[0].geometry.bucket_sectors
+        bucket_sectors = self._bucket_sectors
         self.allocated_sectors += bucket_sectors
         self.reserved_sectors += bucket_sectors * replicas
         for pointer in pointers:
-            holder.add(pointer.device, pointer.sector, bucket_sectors, WHOLE_BUCKET_INODE)
-            table = self.caches[pointer.device].table
-            table.move(pointer.sector // bucket_sectors, State.HELD)
+            bucket = pointer.sector // bucket_sectors
+            end = pointer.sector + bucket_sectors
+            holder.add((pointer.device, bucket), pointer.sector, end, WHOLE_BUCKET_INODE)
+            self.caches[pointer.device].table.move(bucket, State.HELD)
         return Key(0, 0, bucket_sectors, False, pointers)
 
     def take_metadata(self, state: State) -> tuple[int, int] | None:
@@ -107,8 +110,8 @@ class SectorAllocator:
         self.buckets_taken += replicas
         if slot.sectors_free:
             for device, bucket in self.open_buckets.close(slot):
-                self.caches[device].table.pins[bucket] -= 1
-                self._settle(device, bucket)
+                self._pins[device][bucket] -= 1
+                self._settle((device, bucket))
         self.open_buckets.refill(slot, kind, pointers)
         return True
 
@@ -118,22 +121,22 @@ class SectorAllocator:
         """End the reservations of all these keys, or of none if one is stale or not held."""
         for key in keys:
             self.check_current(key)
-            if not key.pointers:
-                raise NotReserved(key)
-        changes = holder.remove(keys)
-        self.reserved_sectors -= sum(key.sectors * len(key.pointers) for key in keys)
-        for change in changes:
-            self._drop_pins(change)
+        dropped = holder.remove(keys)
+        for key in keys:
+            self.reserved_sectors -= key.sectors * len(key.pointers)
+        for place, pins in dropped:
+            self._drop_pins(place, pins)
 
     def free_buckets(self, holder: Holder, key: Key) -> None:
         """End the reservation of whole buckets of which nothing was given back or used so far."""
-        bucket_sectors = self.caches[0].geometry.bucket_sectors
-        if key.sectors != bucket_sectors or not holder.covers(key):
+        if key.sectors != self._bucket_sectors or not holder.covers(key):
             raise NotReserved(key)
         self.release(holder, [key])
 
     def check_current(self, key: Key) -> None:
         """StaleKey unless every pointer names a bucket of ours with the gen it has now."""
+        if not key.pointers:
+            raise NotReserved(key)
         for pointer in key.pointers:
             gen = self.gen_of(pointer)
             if gen != pointer.gen:
@@ -143,45 +146,56 @@ class SectorAllocator:
         """The gen of a pointer's bucket now; None where there is no such bucket."""
         if not 0 <= pointer.device < len(self.caches):
             return None
-        cache = self.caches[pointer.device]
-        bucket = cache.geometry.bucket_of(pointer.sector)
-        if not cache.geometry.first_bucket <= bucket < cache.geometry.bucket_count:
-            return None
-        return cache.table.gens[bucket]
+        table = self.caches[pointer.device].table
+        bucket = pointer.sector // self._bucket_sectors
+        return table.gens[bucket] if table.first_bucket <= bucket < table.bucket_count else None
 
     def end(self, holder: Holder) -> None:
         """End everything a holder has."""
         self.reserved_sectors -= holder.sectors
-        for (device, bucket), runs in holder.clear().items():
-            self._drop_pins(PinChange(device, bucket, -len(runs)))
+        for place, pieces in holder.clear().items():
+            self._drop_pins(place, len(pieces))
 
     # Connections that broke
 
     def quarantine(self, holder: Holder) -> None:
         """Set apart the buckets of a holder whose writes may still be under way, until `end_quarantine`."""
-        for device, bucket in holder.pieces:
-            self._quarantined[device, bucket] += 1
-            if self.caches[device].table.states[bucket] != State.OPEN:
-                self._settle(device, bucket)
+        for place in holder.pieces:
+            self._quarantined[place] += 1
+            if self._state(place) == State.HELD:
+                self._settle(place)
 
     def end_quarantine(self, holder: Holder) -> None:
         """End everything a quarantined holder has: its writes cannot come any more."""
-        for place in holder.pieces:
+        places = list(holder.pieces)
+        for place in places:
+            assert self._quarantined[place] > 0, "what a holder in quarantine has has changed"
             self._quarantined[place] -= 1
             if not self._quarantined[place]:
                 del self._quarantined[place]
         self.end(holder)
+        for place in places:
+            if self._state(place) == State.QUARANTINE:  # held by others too
+                self._settle(place)
 
-    def _drop_pins(self, change: PinChange) -> None:
-        table = self.caches[change.device].table
-        table.pins[change.bucket] += change.pins
-        if table.states[change.bucket] != State.OPEN:
-            self._settle(change.device, change.bucket)
+    def _state(self, place: Place) -> int:
+        device, bucket = place
+        return self.caches[device].table.states[bucket]
 
-    def _settle(self, device: int, bucket: int) -> None:
+    def _drop_pins(self, place: Place, count: int) -> None:
+        """Take pins away; a bucket that keeps some stays where it is, and one that is open keeps its own."""
+        device, bucket = place
+        pins = self._pins[device]
+        left = pins[bucket] - count
+        pins[bucket] = left
+        if not left:
+            self._settle(place)
+
+    def _settle(self, place: Place) -> None:
         """Put a bucket that is not open, or not any more, where it belongs."""
+        device, bucket = place
         cache = self.caches[device]
-        if cache.table.pins[bucket] and (device, bucket) in self._quarantined:
+        if place in self._quarantined and cache.table.pins[bucket]:
             cache.table.move(bucket, State.QUARANTINE)
         else:
             cache.settle(bucket)

@@ -1,0 +1,77 @@
+"""The pieces of one bucket that one connection holds: runs of sectors, each worth one pin.
+
+Kept in the order they lie in. A bucket is given out from its beginning to its end, so a new piece nearly
+always is the last; any sector is found by bisection, however many pieces there are.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+import msgspec
+
+
+class Cut(msgspec.Struct, frozen=True, gc=False):
+    """What a cut took away, for `mend`: the piece as it was, where it stood, how many are left of it."""
+
+    index: int
+    start: int
+    end: int
+    inode: int
+    left: int
+
+
+class Pieces:
+    """Runs of sectors of one bucket, none overlapping another. ends are first sectors behind."""
+
+    __slots__ = ("ends", "inodes", "starts")
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.inodes: list[int] = []
+
+    def __len__(self) -> int:
+        """How many pieces there are."""
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """(start, end, inode) of each."""
+        return zip(self.starts, self.ends, self.inodes, strict=True)
+
+    def add(self, start: int, end: int, inode: int) -> None:
+        """Note a piece."""
+        ends = self.ends
+        if not ends or start >= ends[-1]:
+            self.starts.append(start)
+            ends.append(end)
+            self.inodes.append(inode)
+            return
+        index = bisect_right(self.starts, start)
+        assert not index or ends[index - 1] <= start, "pieces overlap"
+        assert index == len(ends) or end <= self.starts[index], "pieces overlap"
+        self._replace(index, 0, [(start, end)], inode)
+
+    def find(self, start: int, end: int) -> int | None:
+        """The index of the piece that holds all of [start, end)."""
+        index = bisect_right(self.starts, start) - 1
+        return index if index >= 0 and end <= self.ends[index] else None
+
+    def cut(self, start: int, end: int) -> Cut | None:
+        """Take [start, end) out of the piece that holds all of it; None if none does."""
+        index = self.find(start, end)
+        if index is None:
+            return None
+        first, last, inode = self.starts[index], self.ends[index], self.inodes[index]
+        left = [(a, b) for a, b in ((first, start), (end, last)) if a < b]
+        self._replace(index, 1, left, inode)
+        return Cut(index, first, last, inode, len(left))
+
+    def mend(self, cut: Cut) -> None:
+        """Undo a cut, the last one first."""
+        self._replace(cut.index, cut.left, [(cut.start, cut.end)], cut.inode)
+
+    def _replace(self, index: int, count: int, runs: list[tuple[int, int]], inode: int) -> None:
+        stop = index + count
+        self.starts[index:stop] = [start for start, _ in runs]
+        self.ends[index:stop] = [end for _, end in runs]
+        self.inodes[index:stop] = [inode] * len(runs)
