@@ -5,7 +5,7 @@ without installing it, lets its bcache.ko register an image, collect garbage and
 had to say. From the package to the report, in the order of the files:
 
 packages (what is downloaded, and where it is kept) - vmlinux (the kernel, unpacked for a quick start) -
-initramfs (the guest's first files) - scenario (what the guest is to do) - machine (one boot) -
-dmesg (the verdict) - images (how images are made, read and damaged) - workload (the daemon put to work) -
+initramfs (the guest's first files) - scenario (what the guest is to do) - qemu and machine (one boot) -
+dmesg, silent and judge (the verdict) - images (how images are made, read and damaged) - workload (the daemon put to work) -
 cases (what is claimed).
 """

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import dmesg, images
-from .machine import Disk, Handover, Machine
+from .machine import Handover, Machine
+from .qemu import Disk
 from .scenario import Volume, use
 from .silent import silent_faults
 

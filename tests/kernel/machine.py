@@ -1,14 +1,7 @@
-"""One boot of Debian's kernel under qemu: disks and a scenario in, the kernel's words and facts out.
-
-The processor is emulated (TCG), so it needs no privilege and behaves alike on every host. The machine is
-qemu's microvm: no firmware, no PCI, about two seconds to the first process. It has one processor: with
-two, qemu at times goes on executing an instruction that the other one has patched since, and hangs.
-"""
+"""One boot of Debian's kernel: disks and a scenario in, the kernel's words and facts out."""
 
 import hashlib
 import io
-import re
-import subprocess
 import tarfile
 import tempfile
 import time
@@ -20,44 +13,13 @@ from . import dmesg
 from .errors import HarnessFailed
 from .initramfs import File, archive
 from .modules import load_order
-from .packages import QEMU, cache_folder, ensure_tools, locked, unpacked
+from .packages import cache_folder, ensure_tools, locked, unpacked
+from .qemu import Disk, qemu_command, read_console, run_qemu
 from .vmlinux import unpack_vmlinux
 
-MEMORY_MIB = 512
-BEGIN_WITHIN_S = 60
-GRACE_S = 30  # beyond the guest's own limit
 BOOTS_MAX = 2
 RESULTS_BYTES = 16 << 20
 INIT = Path(__file__).parent / "guest" / "init"
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """An image as a disk of the guest; its writes are thrown away unless kept."""
-
-    name: str
-    path: Path
-    keep_writes: bool = False
-    logical_block_bytes: int = 512
-
-    def arguments(self) -> list[str]:
-        """What qemu is told of it. Unsafe caching is safe here: only the guest ever crashes."""
-        drive = {
-            "if": "none",
-            "id": self.name,
-            "file": self.path,
-            "format": "raw",
-            "cache": "unsafe",
-            "discard": "unmap",
-            "snapshot": "off" if self.keep_writes else "on",
-        }
-        device = {
-            "drive": self.name,
-            "serial": self.name,
-            "logical_block_size": self.logical_block_bytes,
-            "physical_block_size": self.logical_block_bytes,
-        }
-        return ["-drive", options(drive), "-device", "virtio-blk-device," + options(device)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +85,8 @@ class Machine:
             results = folder / "results"
             with open(results, "wb") as file:
                 file.truncate(RESULTS_BYTES)
-            command = self.command(folder, [Disk("results", results, keep_writes=True), *disks], limit_s)
+            all_disks = [Disk("results", results, keep_writes=True), *disks]
+            command = qemu_command(self.kernel, folder / "initramfs", folder / "console", all_disks, limit_s)
             trouble = run_qemu(command, folder / "console", limit_s)
             console = read_console(folder / "console")
             handed = read_results(results)
@@ -131,49 +94,6 @@ class Machine:
             trouble = "the guest died before it handed its results over"
         facts = parse_facts(handed.get("facts", b"").decode(errors="replace"))
         return Handover(handed, console, time.monotonic() - started, trouble, facts)
-
-    def command(self, folder: Path, disks: Sequence[Disk], limit_s: int) -> list[str]:
-        """The qemu command line."""
-        command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        command += ["-machine", "microvm", "-accel", "tcg", "-smp", "1", "-m", str(MEMORY_MIB)]
-        command += ["-cpu", "qemu64,+rdrand"]
-        command += ["-kernel", str(self.kernel), "-initrd", str(folder / "initramfs")]
-        command += ["-serial", f"file:{folder / 'console'}", "-append", kernel_parameters(limit_s)]
-        for disk in disks:
-            command += disk.arguments()
-        return command
-
-
-def options(values: Mapping[str, object]) -> str:
-    """Options as qemu takes them; a comma inside a value is doubled."""
-    return ",".join(f"{name}={str(value).replace(',', ',,')}" for name, value in values.items())
-
-
-def kernel_parameters(limit_s: int) -> str:
-    """The kernel's command line."""
-    words = [
-        "console=ttyS0",
-        "loglevel=5",  # each line on the console costs time; the guest hands over the whole log
-        "panic=-1",  # a panic ends qemu, as -no-reboot turns a reboot into an exit
-        "oops=panic",
-        "reboot=t",
-        "mitigations=off",
-        "random.trust_cpu=on",
-        "printk.time=1",
-        "log_buf_len=1M",
-        "tsc=reliable",
-        "no_timer_check",
-        # A busy host spoils the guest's measurement of its clock, and this machine has no second one.
-        f"tsc_early_khz={clock_khz()}",
-        f"bcached_limit_s={limit_s}",
-    ]
-    return " ".join(words)
-
-
-def clock_khz() -> int:
-    """The rate of the host's time stamp counter, which the emulated one follows."""
-    found = re.search(r"^cpu MHz\s*:\s*(\d+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return int(found[1]) * 1000 if found else 2_000_000
 
 
 def base_archive(root: Path) -> bytes:
@@ -201,37 +121,6 @@ def publish(path: Path, data: bytes) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_bytes(data)
     unfinished.rename(path)
-
-
-def run_qemu(command: Sequence[str], console: Path, limit_s: int) -> str | None:
-    """Run to the end. A guest that hangs may be the image's doing; an error of qemu itself never is."""
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as qemu:
-        try:
-            _, said = communicate(qemu, console, limit_s)
-        except subprocess.TimeoutExpired:
-            return f"qemu had to be ended after {limit_s + GRACE_S} s"
-        finally:
-            qemu.kill()
-    if qemu.returncode != 0:
-        raise HarnessFailed(f"qemu: {said.strip()[-500:]}")
-    return None
-
-
-def communicate(qemu: "subprocess.Popen[str]", console: Path, limit_s: int) -> tuple[str, str]:
-    """Wait for the end: a short while for the scenario to begin, then for as long as it may take."""
-    try:
-        return qemu.communicate(timeout=BEGIN_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        if dmesg.BEGIN not in read_console(console):
-            raise
-        return qemu.communicate(timeout=limit_s + GRACE_S)
-
-
-def read_console(path: Path) -> str:
-    """What the guest printed on its serial line."""
-    return path.read_text(errors="replace").replace("\r", "") if path.exists() else ""
 
 
 def read_results(path: Path) -> dict[str, bytes]:

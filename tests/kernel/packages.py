@@ -61,6 +61,7 @@ def unpacked(folder: Path) -> Path:
     packages = download([kernel_package(), *HELPERS], folder / "debs")
     for package in packages:
         run(["dpkg-deb", "-x", str(package), str(root)])
+    shutil.rmtree(folder / "debs")
     complete.write_text("".join(f"{package.name}\n" for package in packages))
     return root
 
