@@ -6,6 +6,6 @@ had to say. From the package to the report, in the order of the files:
 
 packages (what is downloaded, and where it is kept) - vmlinux (the kernel, unpacked for a quick start) -
 initramfs (the guest's first files) - scenario (what the guest is to do) - qemu and machine (one boot) -
-dmesg, silent and judge (the verdict) - images (how images are made, read and damaged) - workload (the daemon put to work) -
-cases (what is claimed).
+images (how they are made, read and damaged) - dmesg, silent and judge (the verdict) - daemon and workload
+(bcached put to work) - control, breaches and ours (what is claimed).
 """
