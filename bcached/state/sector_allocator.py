@@ -33,7 +33,7 @@ class SectorAllocator:
         self.allocated_sectors = 0
         self.reserved_sectors = 0  # each copy counted
         self.buckets_taken = 0
-        self._quarantined: Counter[Place] = Counter()
+        self.quarantined: Counter[Place] = Counter()
         self._pins = [cache.table.pins for cache in caches]
         self._bucket_sectors = geometry.bucket_sectors
 
@@ -161,7 +161,7 @@ class SectorAllocator:
     def quarantine(self, holder: Holder) -> None:
         """Set apart the buckets of a holder whose writes may still be under way, until `end_quarantine`."""
         for place in holder.pieces:
-            self._quarantined[place] += 1
+            self.quarantined[place] += 1
             if self._state(place) == State.HELD:
                 self._settle(place)
 
@@ -169,10 +169,10 @@ class SectorAllocator:
         """End everything a quarantined holder has: its writes cannot come any more."""
         places = list(holder.pieces)
         for place in places:
-            assert self._quarantined[place] > 0, "what a holder in quarantine has has changed"
-            self._quarantined[place] -= 1
-            if not self._quarantined[place]:
-                del self._quarantined[place]
+            assert self.quarantined[place] > 0, "what a holder in quarantine has has changed"
+            self.quarantined[place] -= 1
+            if not self.quarantined[place]:
+                del self.quarantined[place]
         self.end(holder)
         for place in places:
             if self._state(place) == State.QUARANTINE:  # held by others too
@@ -195,7 +195,7 @@ class SectorAllocator:
         """Put a bucket that is not open, or not any more, where it belongs."""
         device, bucket = place
         cache = self.caches[device]
-        if place in self._quarantined and cache.table.pins[bucket]:
+        if place in self.quarantined and cache.table.pins[bucket]:
             cache.table.move(bucket, State.QUARANTINE)
         else:
             cache.settle(bucket)
