@@ -110,7 +110,9 @@ class Story:
                     under_way and (entry.kind == "flush" or random.random() < 0.3)
                 ):
                     continue
-                after.entries.append(replace(entry, ended=position if under_way else entry.ended))
+                # Even a durable write may have got no further than into a cache.
+                kept = replace(entry, ended=position, durable=False) if under_way else entry
+                after.entries.append(kept)
                 if entry.kind != "flush":
                     content = entry.data or bytes(entry.length)
                     image[entry.offset : entry.offset + entry.length] = content
@@ -120,7 +122,7 @@ class Story:
         clock.positions = [tuple(log.position for log in logs)]
         ledger = Ledger.of({}, (Replacement.LRU, False))
         ledger.gens = [(0, gens) for kept, gens in self.ledger.gens if kept <= moment]
-        ledger.handed_out = [(0, *rest) for at, *rest in self.ledger.handed_out if at <= moment]
+        ledger.handed_out = [(0, *promise[1:]) for promise in self.ledger.handed_out if promise[0] <= moment]
         return Story(logs, images, ledger, self.folder)
 
     def see(self, cache_set: CacheSet) -> None:

@@ -7,28 +7,18 @@ the seed, the moment and the state, which come out the same every time.
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
 from bcached.format.superblock import Replacement, Superblock
-from bcached.store import journal_reader
 from instruments.crash_judge import Judge, cuts, ledger_of
 from instruments.crash_states import Walk, draw_states
 from instruments.crash_story import FRESH, Ledger, Story
 
 STATES_A_MOMENT = int(os.environ.get("BCACHED_CRASH_STATES", "24"))
 LRU, FIFO, RANDOM = Replacement
-
-
-@pytest.fixture(autouse=True)
-def parse_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most states share most of their journal's bytes, and the same bytes need not be parsed twice."""
-    parse: Any = cache(journal_reader.parse_journal_bucket)
-    monkeypatch.setattr(journal_reader, "parse_journal_bucket", parse)
 
 
 def judged(story: Story, seed: int = 1, from_moment: int = 0, states: int = STATES_A_MOMENT) -> Judge:
