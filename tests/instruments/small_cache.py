@@ -1,0 +1,74 @@
+"""A member's cache without a device: opened, driven by hand, its prio writes over as soon as they begin."""
+
+from collections.abc import Generator
+from typing import TypeVar
+
+from bcached.format.superblock import Replacement
+from bcached.state.bucket_table import State
+from bcached.state.cache import Cache
+from bcached.state.geometry import Geometry
+from bcached.state.reserves import Reserve
+from bcached.state.sector_allocator import SectorAllocator
+
+T = TypeVar("T")
+
+BUCKETS, BUCKET_SECTORS, BLOCK_SECTORS, JOURNAL_BUCKETS = 520, 16, 8, 4
+GEOMETRY = Geometry(BUCKETS, 1, BUCKET_SECTORS, BLOCK_SECTORS, JOURNAL_BUCKETS)
+
+
+def run(work: Generator[object, None, T]) -> T:
+    """Run a generator to its end; what it returns."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def a_cache(geometry: Geometry = GEOMETRY, device: int = 0, **options: object) -> Cache:
+    """A cache as after the first run: journal set apart, a prio chain written, its reserves seeded."""
+    cache = Cache(geometry, device, **options)  # type: ignore[arg-type]
+    for bucket in geometry.journal_buckets:
+        cache.table.move(bucket, State.JOURNAL)
+    for _ in range(2):
+        cache.seed_reserves((Reserve.PRIO, Reserve.BTREE))
+        if not cache.prio_chain:
+            write_prios(cache)
+    return cache
+
+
+def an_allocator(*caches: Cache) -> SectorAllocator:
+    """A sector allocator over caches, with volumes 0 to 3, of which 3 is flash-only."""
+    sectors = SectorAllocator(caches or [a_cache()])
+    sectors.inodes, sectors.always_dirty = {0, 1, 2, 3}, {3}
+    return sectors
+
+
+def write_prios(cache: Cache) -> None:
+    """A whole prio write."""
+    cache.take_prio_chain()
+    run(cache.gens_became_durable(*cache.snapshot_gens()))
+
+
+def invalidate(cache: Cache, policy: Replacement = Replacement.FIFO, min_prio: int = 0) -> int:
+    """A whole invalidation pass; how many it found."""
+    return run(cache.invalidate(policy, run(cache.search(policy, min_prio))))
+
+
+def push(cache: Cache) -> int:
+    """Everything that is ready to the reserves, as far as there is room; how many."""
+    return cache.push(cache.next_batch(cache.ready))
+
+
+def fill_reserves(cache: Cache) -> None:
+    """Whatever it takes until every reserve is full."""
+    while cache.reserves.room():
+        if not push(cache):
+            assert invalidate(cache), "not enough buckets to fill the reserves"
+            write_prios(cache)
+
+
+def metadata_of(cache: Cache) -> dict[State, set[int]]:
+    """The metadata that a_cache knows of: the journal."""
+    return {State.JOURNAL: set(cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
