@@ -11,7 +11,8 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from bcached.device.block_device import BlockDevice
 from bcached.device.lease_file import boot_id, create_lease, old_leases
@@ -35,6 +36,8 @@ from bcached.store.set_reader import SetFound, read_set
 from bcached.wire.gen_map import GenMap, file_bytes
 
 T = TypeVar("T")
+# Called when its task begins: one that is cancelled before that leaves no coroutine behind.
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
 
 # The daemon has 5 seconds. What is in flight then is still waited for, and the devices are to be closed.
 STOP_SECONDS_MAX = 3.5
@@ -163,14 +166,16 @@ class Life:
         assert self._set is not None
         self._group = group
         for name, task in self._set.tasks.named():
-            self._spawn(task.run()).set_name(name)
+            self._spawn(task.run).set_name(name)
         services = self._set.services
         self._background = [
             group.create_task(services.conditions.herald(), name="herald"),
-            group.create_task(self._or_refuse(_hear_of(services.broken)), name="errors in callbacks"),
+            group.create_task(
+                self._or_refuse(partial(_hear_of, services.broken)), name="errors in callbacks"
+            ),
         ]
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    def _spawn(self, work: Work[T]) -> "asyncio.Task[T]":
         """Something that an orderly stop waits for, and that takes the set down if it fails."""
         assert self._group is not None, "the set is not alive yet"
         task = self._group.create_task(self._or_refuse(work))
@@ -178,10 +183,10 @@ class Life:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _or_refuse(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _or_refuse(self, work: Work[T]) -> T:
         assert self._set is not None
         try:
-            return await work
+            return await work()
         except Exception as error:
             self._set.services.refuse(DeviceFailed(str(error)))
             raise

@@ -22,7 +22,8 @@ from bcached.store.uuid_table import UuidTable, Volume
 
 BUCKET_TIMEOUT_S = 30.0
 
-Spawn = Callable[[Coroutine[Any, Any, Any]], "asyncio.Task[Any]"]
+Work = Callable[[], Coroutine[Any, Any, Any]]
+Spawn = Callable[[Work], "asyncio.Task[Any]"]
 Entries = list[UuidEntry | None]
 
 
@@ -98,7 +99,7 @@ class Volumes:
 
         await self._run(change)
 
-    async def _run(self, change: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def _run(self, change: Work) -> Any:
         """Run a change to its end, whatever becomes of the caller, who hears what he did wrong."""
 
         async def in_turn() -> Any:
@@ -109,7 +110,7 @@ class Volumes:
             except RequestError as error:
                 return error
 
-        result = await asyncio.shield(self._spawn(in_turn()))
+        result = await asyncio.shield(self._spawn(in_turn))
         if isinstance(result, RequestError):
             raise result
         return result

@@ -49,3 +49,12 @@ def test_what_spins_is_a_livelock(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_thread_is_waited_for_in_real_time() -> None:
     asyncio.get_running_loop().call_later(1, pytest.fail, "the clock ran ahead of the thread")
     assert await asyncio.to_thread(lambda: time.sleep(0.05) or 7) == 7
+
+
+def test_an_error_that_asyncio_would_only_log_is_told() -> None:
+    async def leave_it_to_the_loop() -> None:
+        asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+        await asyncio.sleep(0.1)
+
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run_in_virtual_time(leave_it_to_the_loop())

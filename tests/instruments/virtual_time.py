@@ -14,6 +14,8 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any
 
+from bcached.errors import RequestError
+
 TURNS_AT_ONE_TIME_MAX = 1_000_000
 
 
@@ -56,7 +58,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self.now = 0.0
         self.turns = 0
         self.calls_in_threads = 0
+        self.unheard: list[str] = []  # errors that asyncio would only log
         super().__init__(selector)
+        self.set_exception_handler(self._hear)
 
     def time(self) -> float:
         return self.now
@@ -72,6 +76,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         await super().shutdown_default_executor(*args)
         self.calls_in_threads -= 1
 
+    def _hear(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), RequestError):  # a request whose asker has gone
+            self.unheard.append(f"{context['message']}: {context.get('exception')!r}")
+
     def _call_ended(self, _: object) -> None:
         self.calls_in_threads -= 1
 
@@ -79,7 +87,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 def run_in_virtual_time(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run to the end on a loop of its own."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(coroutine)
+        result = runner.run(coroutine)
+        loop = runner.get_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    assert loop.unheard == [], loop.unheard
+    return result
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

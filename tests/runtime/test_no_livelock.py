@@ -19,6 +19,7 @@ from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.state.reservations import ExtentRequest, Holder
 from bcached.store.make import lay_out, plan_set
+from instruments.virtual_time import in_virtual_time
 
 BUCKET_COUNT = 1024
 LONG_S, MOMENT_S = 1.0, 0.05
@@ -84,6 +85,7 @@ async def quiet(cache_set: CacheSet) -> Work:
 
 @every_shape
 @every_policy
+@in_virtual_time
 async def test_with_everything_held_nothing_spins(
     tmp_path: Path, bucket_bytes: int, policy: Replacement
 ) -> None:
@@ -103,6 +105,7 @@ async def test_with_everything_held_nothing_spins(
 
 @every_shape
 @every_policy
+@in_virtual_time
 async def test_whatever_is_released_serves_again(
     tmp_path: Path, bucket_bytes: int, policy: Replacement
 ) -> None:
@@ -118,6 +121,7 @@ async def test_whatever_is_released_serves_again(
             assert cache_set.verify() == []
 
 
+@in_virtual_time
 async def test_a_release_serves_who_waits_at_once(tmp_path: Path) -> None:
     async with a_set(tmp_path, 64 << 10, Replacement.LRU) as cache_set:
         holder = cache_set.new_holder("greedy")
@@ -132,6 +136,7 @@ async def test_a_release_serves_who_waits_at_once(tmp_path: Path) -> None:
             assert not any(future.done() for future in waiting[place + 1 :])
 
 
+@in_virtual_time
 async def test_small_extents_do_as_well(tmp_path: Path) -> None:
     async with a_set(tmp_path, 64 << 10, Replacement.LRU) as cache_set:
         holder = cache_set.new_holder("greedy")
@@ -147,6 +152,7 @@ async def test_small_extents_do_as_well(tmp_path: Path) -> None:
         assert keys[0].sectors == 64
 
 
+@in_virtual_time
 async def test_prios_can_be_written_though_nothing_else_can_be_had(tmp_path: Path) -> None:
     async with a_set(tmp_path, 4 << 10, Replacement.LRU) as cache_set:
         holder = cache_set.new_holder("greedy")
@@ -157,6 +163,7 @@ async def test_prios_can_be_written_though_nothing_else_can_be_had(tmp_path: Pat
         assert (await quiet(cache_set)).total <= 1
 
 
+@in_virtual_time
 async def test_volumes_come_and_go_though_no_data_can_be_had(tmp_path: Path) -> None:
     async with a_set(tmp_path, 64 << 10, Replacement.LRU) as cache_set:
         holder = cache_set.new_holder("greedy")

@@ -1,0 +1,237 @@
+"""Short stories of a set's life, played over and over with something going wrong at another moment each time.
+
+They bring every part into play: the first run and a later one, waiting and being served, volumes, policies,
+collections, prio writes, discards, several members, a client that goes.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bcached.device.block_device import BlockDevice
+from bcached.device.memory_device import MemoryDevice
+from bcached.errors import NoFreeBuckets, RequestError
+from bcached.format.superblock import Replacement
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lifetime import running
+from bcached.state.bucket_table import State
+from instruments.living_set import extent, fresh_members, set_options, take_buckets
+
+BUCKET_BYTES = 4 << 10
+BUCKET_COUNT = 513
+
+
+@dataclass
+class Promises:
+    """What was acknowledged to a client so far; it must be found in every later life."""
+
+    volumes: dict[int, str] = field(default_factory=dict)
+    deleting: set[int] = field(default_factory=set)
+    policies: set[Replacement] = field(default_factory=set)  # the last one, and those asked for since
+    matters: bool = True  # false while a story only prepares what it is about
+
+
+Play = Callable[[CacheSet, Promises], Awaitable[None]]
+
+
+async def ordinary_day(cache_set: CacheSet, promises: Promises) -> None:
+    """Volumes come, sectors come and go, prios are written, garbage is collected."""
+    inode = await cache_set.create_volume("first")
+    promises.volumes[inode] = "first"
+    holder = cache_set.new_holder("client")
+    keys = []
+    for at in range(0, 200, 8):
+        key = cache_set.carve(holder, inode, at, 8, 1)
+        if key is None:
+            ((key,),) = await cache_set.allocate(holder, [extent(8, inode=inode, offset=at)], 10)
+        keys.append(key)
+        if at % 64 == 0:
+            await asyncio.sleep(0)
+    cache_set.release(holder, keys[::2])
+    await cache_set.write_priorities()
+    await cache_set.collect_garbage()
+    cache_set.release(holder, keys[1::2])
+    cache_set.drop_holder(holder, None)
+
+
+async def crowded_day(cache_set: CacheSet, promises: Promises) -> None:
+    """All buckets are held; some wait in vain, others until something is released or a client goes."""
+    inode = await cache_set.create_volume("crowded")
+    promises.volumes[inode] = "crowded"
+    greedy, patient, other = (cache_set.new_holder(name) for name in ("greedy", "patient", "other"))
+    promises.matters = False
+    keys = await take_buckets(cache_set, greedy, BUCKET_COUNT * 9 // 10)
+    promises.matters = True
+    keys += await take_buckets(cache_set, greedy, patience_s=0.01)
+    gathering = cache_set.allocate(patient, [extent(40, inode=inode, whole=True)], 20)
+    waiting = [cache_set.allocate_bucket(other, 1, 20) for _ in range(3)]
+    with suppress(NoFreeBuckets):
+        await cache_set.allocate(other, [extent(8, inode=inode)], 0)
+    for key in keys[:3]:
+        cache_set.free_bucket(greedy, key)
+        await asyncio.sleep(0.001)
+    waiting[1].cancel()
+    cache_set.drop_holder(greedy, None)
+    await asyncio.gather(gathering, waiting[0], waiting[2])
+    cache_set.drop_holder(patient, None)
+    cache_set.drop_holder(other, None)
+
+
+async def busy_administrator(cache_set: CacheSet, promises: Promises) -> None:
+    """Everything an administrator can change, at the same time, with clients on the set."""
+    holder = cache_set.new_holder("client")
+    promises.policies = {cache_set.members[0].superblock.replacement}
+
+    async def create(label: str) -> None:
+        promises.volumes[await cache_set.create_volume(label)] = label
+
+    async def choose(policy: Replacement) -> None:
+        promises.policies.add(policy)
+        await cache_set.set_replacement(policy)
+        promises.policies = {policy}
+
+    async def churn() -> None:
+        for _ in range(3):
+            for key in await take_buckets(cache_set, holder, 8, patience_s=10):
+                cache_set.free_bucket(holder, key)
+
+    await asyncio.gather(create("one"), create("two"), churn(), cache_set.collect_garbage())
+    await asyncio.gather(
+        cache_set.set_discard(True), churn(), cache_set.write_priorities(), cache_set.collect_garbage()
+    )
+    inode = next(iter(promises.volumes))
+    promises.deleting.add(inode)
+    waiting = cache_set.allocate(holder, [extent(8, inode=inode)], 10)
+    await asyncio.gather(
+        cache_set.delete_volume(inode), choose(Replacement.FIFO), waiting, return_exceptions=True
+    )
+    await asyncio.gather(choose(Replacement.RANDOM), churn(), create("three"))
+    cache_set.drop_holder(holder, None)
+
+
+async def copies(cache_set: CacheSet, promises: Promises) -> None:
+    """Extents with a copy on each member, waited for and gathered."""
+    inode = await cache_set.create_volume("mirrored")
+    promises.volumes[inode] = "mirrored"
+    holder = cache_set.new_holder("client")
+    count = len(cache_set.members)
+    keys = []
+    promises.matters = False
+    with suppress(NoFreeBuckets):
+        while True:
+            keys += (
+                await cache_set.allocate(holder, [extent(64, inode=inode, replicas=count, whole=True)], 0.02)
+            )[0]
+    promises.matters = True
+    waiting = cache_set.allocate(holder, [extent(8, inode=inode, replicas=count)] * 4, 20)
+    await asyncio.sleep(0.001)
+    cache_set.release(holder, keys[: len(keys) // 2])
+    await waiting
+    await asyncio.gather(cache_set.write_priorities(), cache_set.collect_garbage())
+    cache_set.drop_holder(holder, None)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A play, and the stage: the members' sizes, and whether the set was in use before."""
+
+    play: Play
+    bucket_counts: tuple[int, ...] = (BUCKET_COUNT,)
+    in_use: bool = False
+    discard: bool = False
+    policy: Replacement = Replacement.LRU
+
+    async def stage(self, folder: Path) -> list[bytes]:
+        """The devices' bytes at the beginning."""
+        devices = await fresh_members(self.bucket_counts, BUCKET_BYTES, self.policy, self.discard)
+        if self.in_use:
+            async with running(devices, set_options(folder)) as cache_set:
+                await cache_set.create_volume("zeroth")
+            return [device.image() for device in devices]
+        images = [device.image() for device in devices]
+        for device in devices:
+            await device.close()
+        return images
+
+
+STORIES = {
+    "first run, ordinary day": Story(ordinary_day),
+    "later run, ordinary day": Story(ordinary_day, in_use=True, discard=True),
+    "crowded day": Story(crowded_day, in_use=True, discard=True, policy=Replacement.RANDOM),
+    "busy administrator": Story(busy_administrator, in_use=True),
+    "two members": Story(copies, (513, 600), in_use=False, discard=True),
+}
+
+
+def devices_of(images: Sequence[bytes]) -> list[MemoryDevice]:
+    """Devices that hold copies of these bytes."""
+    return [MemoryDevice.holding(image) for image in images]
+
+
+async def live(
+    devices: Sequence[BlockDevice],
+    folder: Path,
+    play: Play,
+    promises: Promises,
+    told_to_stop: asyncio.Event,
+    client_is: Callable[["asyncio.Task[None]"], None] = lambda _: None,
+    *,
+    verify: bool = False,
+) -> None:
+    """One life with a client on the set; it ends when the client does, or when told to stop."""
+    loop = asyncio.get_running_loop()
+    client: asyncio.Task[None] | None = None
+    stopping = asyncio.ensure_future(told_to_stop.wait())
+    try:
+        async with running(devices, set_options(folder, restart_grace_s=0.05, verify=verify)) as cache_set:
+            client = asyncio.ensure_future(play(cache_set, promises))  # type: ignore[arg-type]
+            client_is(client)
+            await asyncio.wait([client, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if client.done():
+                assert cache_set.verify() == []
+                if not client.cancelled() and client.exception() is not None:
+                    raise client.exception()  # type: ignore[misc]
+                promises.matters = False
+                await nothing_leaks(cache_set)
+                promises.matters = True
+            begun = loop.time()
+        assert loop.time() - begun <= 5, "an orderly stop takes at most five seconds"
+    finally:
+        stopping.cancel()
+        if client is not None and not client.done():
+            # Whoever was on the set when it ended is told so, and does not hang.
+            done, _ = await asyncio.wait([client], timeout=1)
+            assert done, "a client hangs after the set has ended"
+        if client is not None and not client.cancelled():
+            assert isinstance(client.exception(), RequestError | None), client.exception()
+
+
+async def nothing_leaks(cache_set: CacheSet) -> None:
+    """When all clients are gone and their quarantine has passed, only open buckets are pinned."""
+    for holder in list(cache_set.holders):
+        cache_set.drop_holder(holder, None)
+    await asyncio.sleep(0.2)
+    now = cache_set.statistics()
+    assert now.reserved_sectors == now.quarantined_holders == sum(now.waiters.values()) == 0
+    for member in cache_set.members:
+        assert int(member.cache.table.pins_array.sum()) == member.cache.table.counts[State.OPEN]
+        assert not member.cache.table.counts[State.HELD] + member.cache.table.counts[State.QUARANTINE]
+    holder = cache_set.new_holder("afterwards")
+    assert await take_buckets(cache_set, holder, 10)
+    cache_set.drop_holder(holder, None)
+    assert cache_set.verify() == []
+
+
+async def check_promises(devices: Sequence[BlockDevice], folder: Path, promises: Promises) -> None:
+    """A later life finds all that was acknowledged."""
+    async with running(devices, set_options(folder, restart_grace_s=0)) as cache_set:
+        assert cache_set.verify() == []
+        found = {volume.inode: volume.label for volume in cache_set.volumes()}
+        for inode, label in promises.volumes.items():
+            assert inode in promises.deleting or found.get(inode) == label, (found, promises)
+        policies = {member.superblock.replacement for member in cache_set.members}
+        assert not promises.policies or policies <= promises.policies
+        holder = cache_set.new_holder("later")
+        assert await take_buckets(cache_set, holder, 10)

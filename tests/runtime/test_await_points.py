@@ -1,0 +1,165 @@
+"""At every point at which a task goes on, something goes wrong once: its client is gone, the set is told to
+stop, the daemon is interrupted, a device fails. The set stands it, or ends with one error of its own; and a
+later life finds all that was acknowledged. BCACHED_SWEEP=1 goes through all points, otherwise some."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bcached.errors import BcachedError, DeviceError
+from instruments.await_points import AwaitPoints, awaits_in
+from instruments.failing_device import FailingDevice, Fault
+from instruments.stories import STORIES, Promises, Story, check_promises, devices_of, live
+from instruments.virtual_time import run_in_virtual_time
+
+STRIDE = 1 if os.environ.get("BCACHED_SWEEP") else 97
+every_story = pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
+
+
+class Life:
+    """One life on copies of the images, with a hand on everything that can go wrong."""
+
+    def __init__(self, images: list[bytes], folder: Path) -> None:
+        self.devices = [FailingDevice(device) for device in devices_of(images)]
+        self.promises = Promises()
+        self.main: asyncio.Task[None] | None = None
+        self.client: asyncio.Task[None] | None = None
+        self.told_to_stop = asyncio.Event()
+        self._folder = folder
+
+    def lose_the_client(self) -> None:
+        if self.client is not None:
+            self.client.cancel()
+
+    def stop(self) -> None:
+        self.told_to_stop.set()
+
+    def interrupt(self) -> None:
+        assert self.main is not None
+        self.main.cancel()
+
+    def break_a_device(self) -> None:
+        device = self.devices[-1]
+        for verb in ("read", "write", "flush", "discard"):
+            device.faults.append(Fault(verb, device.calls[verb] + 1))
+
+    async def run(self, story: Story, points: AwaitPoints) -> None:
+        points.matters = lambda: self.promises.matters
+        points.watch(asyncio.get_running_loop())
+
+        def client_is(client: "asyncio.Task[None]") -> None:
+            self.client = client
+
+        self.main = asyncio.ensure_future(
+            live(self.devices, self._folder, story.play, self.promises, self.told_to_stop, client_is)
+        )
+        try:
+            await asyncio.wait([self.main], timeout=300)
+            assert self.main.done(), "the set hangs"
+            if not self.main.cancelled():
+                self.main.result()
+        finally:
+            asyncio.get_running_loop().set_task_factory(None)
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, f"left behind: {left}"
+        for device in self.devices:
+            assert not device.inner.disk.is_open, "a device is not closed"  # type: ignore[attr-defined]
+
+    async def check(self, folder: Path) -> None:
+        again = [device.inner.reopen() for device in self.devices]  # type: ignore[attr-defined]
+        await check_promises(again, folder, self.promises)
+
+
+Action = Callable[[Life], None]
+ACTIONS: dict[str, tuple[Action, type[BaseException] | None]] = {
+    "its client is gone": (Life.lose_the_client, None),
+    "told to stop": (Life.stop, None),
+    "interrupted": (Life.interrupt, None),
+    "a device fails": (Life.break_a_device, DeviceError),
+}
+
+
+def count_points(story: Story, images: list[bytes], folder: Path) -> AwaitPoints:
+    """The story without any mishap."""
+    points = AwaitPoints()
+
+    async def undisturbed() -> None:
+        life = Life(images, folder)
+        await life.run(story, points)
+        await life.check(folder)
+
+    run_in_virtual_time(undisturbed())
+    return points
+
+
+@every_story
+@pytest.mark.parametrize("action", ACTIONS)
+def test_at_every_point(story: Story, action: str, tmp_path: Path) -> None:
+    act, error = ACTIONS[action]
+    images = run_in_virtual_time(story.stage(tmp_path))
+    count = count_points(story, images, tmp_path).count
+    assert count > 50
+
+    async def disturbed(at: int) -> None:
+        life = Life(images, tmp_path)
+        with suppress(error or ()):
+            await life.run(story, AwaitPoints(at, lambda: act(life)))
+        await life.check(tmp_path)
+
+    offset = list(ACTIONS).index(action) + 1
+    for at in range(offset if STRIDE > 1 else 1, count + 1, STRIDE):
+        try:
+            run_in_virtual_time(disturbed(at))
+        except BaseException as failure:
+            failure.add_note(f"at point {at} of {count}")
+            raise
+
+
+# What no story waits at, and why.
+NOT_PASSED = {
+    "bucket_lock": "free nearly always: nobody waits for anything else while holding it",
+    "asyncio.timeout": "entering it does not wait",
+    "AsyncExitStack": "entering it does not wait",
+    "asyncio.TaskGroup": "entering it does not wait; leaving it is seen as the end of its block",
+    "await asyncio.sleep(min(LOOK_INTERVAL_S": "test_fence.py",
+    "await wait_for_old_writers": "test_fence.py",
+    "await self.pass_on()": "waits for bucket_lock only",
+    "device, bucket = await": "test_volumes.py takes all buckets for metadata away",
+}
+
+
+def test_the_stories_pass_every_await(tmp_path: Path) -> None:
+    passed: set[tuple[str, int]] = set()
+    for name, story in STORIES.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        images = run_in_virtual_time(story.stage(folder))
+        passed |= count_points(story, images, folder).passed
+    missed = [
+        f"{file}:{first} {text}"
+        for file, first, last, text in sorted(awaits_in("runtime"))
+        if not any((file, line) in passed for line in range(first, last + 1))
+        and not any(known in text for known in NOT_PASSED)
+    ]
+    assert missed == []
+
+
+def test_an_error_of_ours_ends_the_set(tmp_path: Path) -> None:
+    """The sweep would not see a set that goes on with a bug."""
+    story = next(iter(STORIES.values()))
+    images = run_in_virtual_time(story.stage(tmp_path))
+
+    async def spoilt() -> None:
+        life = Life(images, tmp_path)
+
+        def spoil() -> None:
+            raise ZeroDivisionError
+
+        await life.run(story, AwaitPoints(60, spoil))
+
+    with pytest.raises((ZeroDivisionError, BcachedError)):
+        run_in_virtual_time(spoilt())
