@@ -121,11 +121,11 @@ class CacheSet:
             services.check_changeable()
         may_refill = not queue.total or not queue.count(Reserve.MOVINGGC if moving else Reserve.NONE)
         key = allocator.carve(holder, inode, offset, sectors, write_point, replicas, moving, may_refill)
-        if key is not None:
+        if allocator.buckets_taken != self._seen_taken:
+            # Traffic too is counted with every bucket, not every request: prios age in no smaller steps.
+            self._seen_taken = allocator.buckets_taken
             services.count_traffic()
-            if allocator.buckets_taken != self._seen_taken:
-                self._seen_taken = allocator.buckets_taken
-                services.buckets_moved()
+            services.buckets_moved()
         return key
 
     def allocate(

@@ -32,7 +32,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, session: Session, message_bytes: int) -> None:
         self.session = session
         self._server = server
-        self._conversation = Conversation(server, session, self._write, self._go_on)
+        self._conversation = Conversation(server, session, self._go_on)
         self._frames = Frames(message_bytes)
         self._backlog: list[Asked] = []
         self._transport: asyncio.Transport | None = None
@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its ancestry
+        self._conversation.write = self._transport.write
 
     def data_received(self, data: bytes) -> None:
         """Answer all whole messages there are."""
@@ -151,10 +152,6 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     # The transport
-
-    def _write(self, replies: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(replies)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None and not self._transport.is_closing():

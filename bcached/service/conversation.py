@@ -66,21 +66,20 @@ class Server(Protocol):
 class Conversation:
     """What one connection asked and has not been told yet.
 
-    write sends bytes; on_progress is called when something that waited has been answered. is_stuck is for
-    the owner to set while the peer does not read.
+    on_progress is called when something that waited has been answered. For the owner to set: write, which
+    sends bytes, once there is somebody to send them to; is_stuck while the peer does not read.
     """
 
     def __init__(
         self,
         server: Server,
         session: Session,
-        write: Callable[[bytes], None],
         on_progress: Callable[[], None],
     ) -> None:
         self.session = session
         self._server = server
         self.is_stuck = False
-        self._write = write
+        self.write: Callable[[bytes], None] = _to_nobody
         self._on_progress = on_progress
         self._queue = ReplyQueue()
         self._ready = server.ready_operations(session.role)
@@ -139,7 +138,7 @@ class Conversation:
             if not request.oneway:  # type: ignore[union-attr]
                 replies.append(reply)
         if replies:
-            self._write(encode_replies(replies))
+            self.write(encode_replies(replies))
         if answered:
             done = batch if answered == len(batch) else batch[:answered]
             self._server.counts.observe(done, time.perf_counter_ns() - started_ns)
@@ -166,7 +165,7 @@ class Conversation:
         if self._queue.slots:
             self._queue.append(Slot(kind, started_ns, reply=reply))
         else:
-            self._write(encode_replies([reply]))
+            self.write(encode_replies([reply]))
 
     def _run(self, request: Asked) -> Outcome:
         """Run one request, or raise why not; with every question asked."""
@@ -196,6 +195,7 @@ class Conversation:
 
     def break_off(self) -> None:
         """The peer is gone: whatever waits gives its turn up."""
+        self.write = _to_nobody
         self._stop_ticking()
         for slot in self._queue.clear():
             if slot.future is not None:
@@ -230,7 +230,7 @@ class Conversation:
         self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
         ready = self._queue.fill(slot, reply if isinstance(reply, msgspec.Raw) else encode_reply(reply))
         if ready:
-            self._write(encode_replies(ready))
+            self.write(encode_replies(ready))
         if (head := self._queue.head) is not None and head.stream is not None and self._ticking is None:
             self._tick(head)
         self._on_progress()
@@ -246,7 +246,7 @@ class Conversation:
             self._server.break_down(error)
             return
         if news is not None and not slot.silent:
-            self._write(encode_replies([Continued(news)]))
+            self.write(encode_replies([Continued(news)]))
         self._ticking = asyncio.get_running_loop().call_later(slot.stream.interval_s, self._tick, slot)
 
     def _stop_ticking(self) -> None:
@@ -270,3 +270,7 @@ class Conversation:
         if name.startswith(f"{ALLOCATOR}."):
             name = f"{INTERFACES.get(kind, ALLOCATOR)}.{name.rpartition('.')[2]}"
         return Refusal(name, error.fields)
+
+
+def _to_nobody(_: bytes) -> None:
+    """Nobody is connected, not yet or not any more."""

@@ -43,7 +43,9 @@ class RequestCounts:
 
     def __init__(self) -> None:
         self._unknown = MethodCounts()
-        self._by_kind = {method.request: MethodCounts() for method in METHODS.values()}
+        self._by_kind: dict[type, MethodCounts] = {
+            method.request: MethodCounts() for method in METHODS.values()
+        }
         self._by_name = {name: self._by_kind[method.request] for name, method in METHODS.items()}
         self._by_name[UNKNOWN] = self._unknown
 
@@ -54,7 +56,8 @@ class RequestCounts:
     def observe(self, requests: Sequence[object], elapsed_ns: int) -> None:
         """Count requests that were answered together."""
         if len(requests) == 1:
-            self.of(type(requests[0])).observe(1, elapsed_ns)
+            (request,) = requests
+            self._by_kind.get(type(request), self._unknown).observe(1, elapsed_ns)
         else:
             for kind, count in Counter(map(type, requests)).items():
                 self.of(kind).observe(count, elapsed_ns)

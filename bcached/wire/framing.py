@@ -16,10 +16,10 @@ class Frames:
 
     def feed(self, data: bytes) -> bytes:
         """The whole messages there are now, NULs included, as one block; the rest is kept."""
+        if data.endswith(b"\0") and not self.partial and len(data) <= self.limit_bytes:
+            return data  # as nearly always: nothing is copied
         end = data.rfind(0) + 1
-        if end == len(data) and not self.partial:
-            block = data  # as nearly always: nothing is copied
-        elif end == 0:
+        if end == 0:
             self.partial += data
             block = b""
         else:
