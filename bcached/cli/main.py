@@ -26,6 +26,8 @@ class Verb(NamedTuple):
 VERBS = {
     "make": Verb("make", "make", "Lay out a cache set on devices or an image file."),
     "show": Verb("show", "show", "The superblock of a device, in bcache-super-show's words."),
+    "dump": Verb("dump", "dump", "Every structure on a device, as JSON lines."),
+    "check": Verb("check", "check", "Check everything on a device, and say what is wrong and what is lost."),
     "status": Verb("status", "status", "How the set stands: buckets, free lists, waits, gens."),
     "top": Verb("top", "top", "The same, live."),
     "explain": Verb("explain", "explain", "Why an allocation waits or failed."),

@@ -116,11 +116,13 @@ def _encoded(label: str) -> str:
 
 def _document(shown: Shown) -> dict[str, object]:
     """Every field there is."""
-    superblock = shown.superblock
+    place = {"sector": shown.sector, "damage": shown.damage, "csum": f"{shown.csum:016x}"}
+    return {**place, **superblock_document(shown.superblock)}
+
+
+def superblock_document(superblock: Superblock) -> dict[str, object]:
+    """The superblock's fields for programs."""
     return {
-        "sector": shown.sector,
-        "damage": shown.damage,
-        "csum": f"{shown.csum:016x}",
         "version": superblock.version,
         "uuid": str(superblock.uuid),
         "set_uuid": str(superblock.set_uuid),

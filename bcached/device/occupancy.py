@@ -51,6 +51,25 @@ def holder_of(device_number: int) -> str:
     return "another process or the kernel has it open exclusively"
 
 
+def user_of(path: str) -> str | None:
+    """Who uses a device, in words; None if nobody does, as far as can be seen without touching it.
+
+    Trying the lock would tell too, and could keep a daemon from starting in just that moment.
+    """
+    try:
+        found = os.stat(path)
+        if stat.S_ISBLK(found.st_mode) and os.path.lexists(f"{sysfs.directory(found.st_rdev)}/bcache"):
+            return "the kernel's bcache"
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        with open("/proc/locks", encoding="ascii") as locks:
+            for fields in map(str.split, locks):
+                if fields[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and fields[5] == place:
+                    return f"process {fields[4]}"
+    except OSError:
+        pass
+    return None
+
+
 def lock(path: str, descriptor: int) -> None:
     """Take the lock that every careful program takes before it touches a device, or refuse."""
     is_block = stat.S_ISBLK(os.fstat(descriptor).st_mode)

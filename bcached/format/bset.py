@@ -98,6 +98,17 @@ def is_last_bset(raw: Buffer, offset: int, block_bytes: int) -> bool:
     return not any(_seq_at(view, here) == seq for here in range(end, len(view), block_bytes))
 
 
+def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
+    """The keys that a bset with a wrong checksum seems to hold: what was lost, as far as can be told."""
+    view = memoryview(raw)
+    words: int = HEADER.unpack_from(view, offset)[4]
+    begin = offset + HEADER.size
+    try:
+        return parse_keys(view[begin : min(begin + words * WORD_BYTES, len(view))], NAME)
+    except BadField:
+        return ()
+
+
 def _parse_bset(view: memoryview, offset: int, node_key: Key, set_magic: int, where: str) -> tuple[Bset, int]:
     csum, magic, seq, version, words = HEADER.unpack_from(view, offset)
     size_bytes = HEADER.size + words * WORD_BYTES

@@ -11,7 +11,9 @@ An entry takes whole blocks and stands in one bucket; entries follow each other 
 import struct
 from dataclasses import dataclass, field
 
-from bcached.errors import BadChecksum, BadField, BadMagic
+import numpy as np
+
+from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.bkey import (
     PADDED_KEY_BYTES,
     WORD_BYTES,
@@ -26,6 +28,7 @@ from bcached.format.sizes import MEMBERS_MAX
 from bcached.keys import Key
 
 HEADER = struct.Struct("<QQQIIQ")
+MAGIC_OFFSET, SEQ_OFFSET = 8, 16
 UUID_KEY_OFFSET = HEADER.size
 ROOT_KEY_OFFSET = UUID_KEY_OFFSET + PADDED_KEY_BYTES
 TAIL_OFFSET = ROOT_KEY_OFFSET + PADDED_KEY_BYTES
@@ -113,6 +116,16 @@ def parse_journal_bucket(
     What is not an entry, or a torn one, ends the list without an error: a bucket is used again without
     being wiped. An entry that is whole and yet makes no sense is an error.
     """
+    placed, end = scan_journal_bucket(raw, set_magic, block_bytes, where)
+    if end is not None and not isinstance(end, BadMagic | BadChecksum | TooLong):
+        raise end
+    return placed
+
+
+def scan_journal_bucket(
+    raw: Buffer, set_magic: int, block_bytes: int, where: str
+) -> tuple[list[PlacedEntry], FormatError | None]:
+    """The same, and what is wrong with what follows the last one; None if they fill the bucket."""
     view = memoryview(raw)
     placed: list[PlacedEntry] = []
     offset = 0
@@ -121,12 +134,25 @@ def parse_journal_bucket(
         try:
             size_bytes = _used_bytes(view[offset:], set_magic, here)
             entry = JournalEntry.parse(view[offset : offset + size_bytes], set_magic, here)
-        except (BadMagic, BadChecksum, TooLong):
-            break
+        except FormatError as error:
+            return placed, error
         blocks = -(-size_bytes // block_bytes)
         placed.append(PlacedEntry(offset, blocks, entry))
         offset += blocks * block_bytes
-    return placed
+    return placed, None
+
+
+def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[tuple[int, int]]:
+    """(byte, seq) of every block of a journal bucket that carries the magic, sound or not, found or not."""
+    words = np.frombuffer(raw, dtype="<u8").reshape(-1, block_bytes // WORD_BYTES)
+    blocks = np.flatnonzero(words[:, MAGIC_OFFSET // WORD_BYTES] == JSET ^ set_magic).tolist()
+    return [(block * block_bytes, int(words[block, SEQ_OFFSET // WORD_BYTES])) for block in blocks]
+
+
+def claimed_seq(raw: Buffer, offset: int) -> int:
+    """The seq that an entry at offset would have, whatever is there."""
+    seq: int = HEADER.unpack_from(raw, offset)[2]
+    return seq
 
 
 class TooLong(BadField):

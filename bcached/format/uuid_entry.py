@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import numpy as np
+
 from bcached.errors import BadField
 from bcached.format.bits import BitField
 from bcached.format.checksum import Buffer
@@ -25,6 +27,8 @@ LAYOUT = struct.Struct("<16s32sIIIIQ56x")
 OLD_LAYOUT = struct.Struct("<16s32sIII4x")
 assert LAYOUT.size == UUID_ENTRY_BYTES
 assert OLD_LAYOUT.size == 64
+UUID_BYTES = 16
+USED_BYTES = 72
 
 FLASH_ONLY = BitField(0, 1)  # UUID_FLASH_ONLY
 FREE_UUID = UUID(int=0)
@@ -65,6 +69,14 @@ def parse_table(raw: Buffer, version: int = 1, where: str = "uuid table") -> lis
     if len(raw) == 0 or len(raw) % layout.size:
         raise BadField(NAME, f"{where}, size", f"a multiple of {layout.size} bytes", len(raw))
     return [_entry(*fields) for fields in layout.iter_unpack(raw)]
+
+
+def slots_with_leftovers(raw: Buffer) -> list[int]:
+    """The slots of a table in its present form with bytes where nobody writes any but zeros."""
+    slots = np.frombuffer(raw, dtype=np.uint8).reshape(-1, UUID_ENTRY_BYTES)
+    free = ~slots[:, :UUID_BYTES].any(axis=1)
+    stray = slots[:, USED_BYTES:].any(axis=1) | (free & slots.any(axis=1))
+    return [int(slot) for slot in np.flatnonzero(stray)]
 
 
 def _entry(

@@ -110,6 +110,42 @@ class Extents:
             index += 1
         return found
 
+    def between(self, low: tuple[int, int], high: tuple[int, int]) -> Iterator[Key]:
+        """What lies between two positions (inode, offset), cut to them, in order."""
+        index = bisect_right(self._lasts, low[0] << INODE_SHIFT | low[1])
+        while index < len(self._runs) and low[0] <= self._runs[index].inode <= high[0]:
+            run = self._runs[index]
+            start = low[1] if run.inode == low[0] else 0
+            end = high[1] if run.inode == high[0] else NO_LIMIT
+            for place in range(bisect_right(run.ends, start), len(run.ends)):
+                if run.start(place) >= end:
+                    return
+                yield run.piece(place, start, end)
+            index += 1
+
+    def split_off(self, inode: int, sector: int) -> "Extents":
+        """Move all that lies at a position or behind it to extents of their own; what crosses it is cut."""
+        index = bisect_right(self._lasts, inode << INODE_SHIFT | sector)
+        upper = Extents(keep_deletions=self._keep_deletions, merge_within=self._merge_within)
+        if index < len(self._runs) and self._runs[index].inode == inode:
+            place = self._runs[index].divide(sector)
+            if place:
+                self._runs.insert(index + 1, self._runs[index].split(place))
+                index += 1
+        upper._take_runs(self._runs[index:])
+        self._take_runs(self._runs[:index])
+        return upper
+
+    def join(self, other: "Extents") -> None:
+        """Take in all of other, which lies behind all of ours; it is not to be used any more."""
+        self._take_runs([*self._runs, *other._runs])
+
+    def _take_runs(self, runs: list[Run]) -> None:
+        self._runs = runs
+        self._lasts = [run.inode << INODE_SHIFT | run.ends[-1] for run in runs]
+        self.key_count = sum(map(len, runs))
+        self.word_count = sum(run.word_count for run in runs)
+
     def packed(self) -> bytes:
         """The keys as a bset holds them."""
         return b"".join(pack_keys(tuple(run.keys())) for run in self._runs)

@@ -5,6 +5,7 @@ its head. The writes themselves need no flush: the journal's flush covers them.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,9 +37,22 @@ async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_mag
 
     The last set's next_bucket means nothing (the kernel leaves the head of the chain before in it).
     """
+    placed = [found async for found in follow_chain(device, geometry, head, set_magic)]
+    sets = [prio_set for _, prio_set in placed]
+    return PrioChain(
+        [bucket for bucket, _ in placed],
+        sets[0].seq,
+        np.concatenate([prios.prios for prios in sets])[: geometry.bucket_count],
+        np.concatenate([gens.gens for gens in sets])[: geometry.bucket_count],
+    )
+
+
+async def follow_chain(
+    device: BlockDevice, geometry: Geometry, head: int, set_magic: int
+) -> AsyncIterator[tuple[int, PrioSet]]:
+    """The sets one by one, each with its bucket: what is sound comes before what is wrong is raised."""
     buckets: list[int] = []
-    sets: list[PrioSet] = []
-    bucket = head
+    bucket, seq = head, 0
     for index in range(geometry.prio_bucket_count):
         where = f"{device.path} bucket {bucket}, prio set {index} of {geometry.prio_bucket_count}"
         if not geometry.first_bucket <= bucket < geometry.bucket_count or bucket in geometry.journal_buckets:
@@ -47,18 +61,13 @@ async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_mag
         if bucket in buckets:
             raise BadField("prio set", where, "a chain without a loop", f"bucket {bucket} again")
         raw = await device.read(geometry.byte_of(bucket), geometry.metadata_bytes)
-        sets.append(PrioSet.parse(raw, set_magic, where))
+        prio_set = PrioSet.parse(raw, set_magic, where)
         # Kernel: does not look. A set of another write is whole, too, and tells gens of another time.
-        if sets[-1].seq != sets[0].seq:
-            raise BadField("prio set", f"{where}, seq", sets[0].seq, sets[-1].seq)
+        if buckets and prio_set.seq != seq:
+            raise BadField("prio set", f"{where}, seq", seq, prio_set.seq)
+        yield bucket, prio_set
         buckets.append(bucket)
-        bucket = sets[-1].next_bucket
-    return PrioChain(
-        buckets,
-        sets[0].seq,
-        np.concatenate([prios.prios for prios in sets])[: geometry.bucket_count],
-        np.concatenate([gens.gens for gens in sets])[: geometry.bucket_count],
-    )
+        bucket, seq = prio_set.next_bucket, prio_set.seq
 
 
 async def write_chain(

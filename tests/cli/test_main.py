@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from bcached.cli.main import VERBS, Verbs, bcachectl
 from bcached.errors import BcachedError
 
-NOT_YET = {"dump", "check", "write", "read", "lookup", "invalidate", "mark-clean", "flush"}
+NOT_YET = {"write", "read", "lookup", "invalidate", "mark-clean", "flush"}
 
 
 def run(*arguments: str, **options: object) -> Result:

@@ -1,0 +1,54 @@
+"""The children of an interior node: which of its keys are live, and what has become of the others.
+
+An interior node only ever gains keys: the key of a child that was replaced stays, and so do freeing keys, at
+position 0:0, which carry the gen that the replaced child's bucket has since. So staleness alone tells which
+of several keys counts, and the freeing keys must have raised the gens before it is asked.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from bcached.keys import Key, Pointer
+
+Position = tuple[int, int]  # inode and offset; a node's is the highest end its keys may have
+START: Position = (0, 0)
+
+
+def position_of(key: Key) -> Position:
+    """Where a node's key stands among its siblings."""
+    return key.inode, key.end
+
+
+def is_freeing(key: Key) -> bool:
+    """Whether an interior node's key only tells that a node is gone."""
+    return position_of(key) == START
+
+
+@dataclass(slots=True)
+class Children:
+    """An interior node's keys, sorted out."""
+
+    live: list[Key] = field(default_factory=list)  # in the order of their positions
+    doubled: list[Key] = field(default_factory=list)  # live, at a position where another is live too
+    vanished: list[Key] = field(default_factory=list)  # stale, and nothing tells that they were replaced
+
+
+def sort_out(keys: Iterable[Key], staleness: Callable[[Pointer], int]) -> Children:
+    """The children that count, given how stale each pointer is now that all these keys are known."""
+    children = Children()
+    candidates = [key for key in keys if not is_freeing(key)]
+    freed = {(pointer.device, pointer.sector) for key in keys if is_freeing(key) for pointer in key.pointers}
+    stale: list[Key] = []
+    for key in sorted(candidates, key=position_of):
+        if staleness(key.pointers[0]):
+            stale.append(key)
+        elif children.live and position_of(children.live[-1]) == position_of(key):
+            children.doubled.append(key)
+        else:
+            children.live.append(key)
+    positions = {position_of(key) for key in children.live}
+    for key in stale:
+        replaced = position_of(key) in positions
+        if not replaced and (key.pointers[0].device, key.pointers[0].sector) not in freed:
+            children.vanished.append(key)
+    return children

@@ -1,0 +1,207 @@
+"""The journal of a set that may be damaged: every entry there is, and what is wrong with the rest.
+
+Opening reads no more of the journal than it must (journal_reader.py); here all of it is read, so that of an
+entry that is missing it can be said where it was.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from bcached.errors import BadChecksum, BadMagic, BcachedError, FormatError
+from bcached.format.jset import (
+    JournalEntry,
+    PlacedEntry,
+    TooLong,
+    claimed_seq,
+    scan_journal_bucket,
+    trace_entries,
+)
+from bcached.store.finding import Finding, Report, Severity, finding_of
+from bcached.store.membership import MemberFound
+from bcached.units import SECTOR_BYTES
+
+STRUCTURE = "journal"
+NOT_AN_ENTRY = (BadMagic, BadChecksum, TooLong)
+
+
+@dataclass(slots=True)
+class BucketScan:
+    """One journal bucket of one member."""
+
+    member: int
+    bucket: int
+    where: str
+    entries: list[PlacedEntry]  # in one lap of the ring: what is left of the one before is not among them
+    traces: list[tuple[int, int]]  # (byte, seq) of all that looks like an entry
+    end: FormatError | None  # why there are no more
+    next_seq: int  # what stands where the next entry's seq would
+
+
+@dataclass(slots=True)
+class JournalScan:
+    """All members' journals: the entries to be replayed, oldest first, and everything found."""
+
+    buckets: list[BucketScan]
+    entries: list[JournalEntry] = field(default_factory=list)
+
+    @property
+    def newest(self) -> JournalEntry:
+        """The entry that tells where all metadata is."""
+        return self.entries[-1]
+
+    def placed(self) -> Iterator[tuple[BucketScan, PlacedEntry]]:
+        """Every entry of every member and where it is, in the order of the devices."""
+        for bucket in self.buckets:
+            for placed in bucket.entries:
+                yield bucket, placed
+
+
+async def scan_journal(members: Sequence[MemberFound], report: Report) -> JournalScan:
+    """Read everything; no entries if there is none to go by."""
+    scan = JournalScan([])
+    for number, member in enumerate(members):
+        for bucket in member.superblock.journal_buckets:
+            try:
+                scan.buckets.append(await _scan_bucket(member, number, bucket))
+            except BcachedError as error:
+                lost = "the journal entries in it"
+                report(finding_of(error, "journal-unreadable", Severity.DAMAGE, lost))
+    known: dict[int, JournalEntry] = {}
+    for found, placed in scan.placed():
+        if known.setdefault(placed.entry.seq, placed.entry) != placed.entry:
+            where = f"{found.where}, byte {placed.offset_bytes}"
+            problem = f"entry {placed.entry.seq} is not the one found before it"
+            report(Finding("journal-contradiction", Severity.FATAL, STRUCTURE, where, problem))
+    if not known:
+        lost = "everything: only the journal tells where the index and the volumes are"
+        problem = "no journal entries found, though the superblock says there is a journal"
+        report(Finding("journal-empty", Severity.FATAL, STRUCTURE, members[0].path, problem, lost))
+        return scan
+    oldest_needed = known[max(known)].last_seq
+    scan.entries = [known[seq] for seq in sorted(known) if seq >= oldest_needed]
+    _report_nonsense(scan, report)
+    _report_gaps(scan, members, report)
+    _report_torn(scan, report)
+    for number, member in enumerate(members):
+        _report_ring(scan, number, member, report)
+    if len(members) > 1:
+        _report_mirrors(scan, members, report)
+    return scan
+
+
+async def _scan_bucket(member: MemberFound, number: int, bucket: int) -> BucketScan:
+    superblock = member.superblock
+    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
+    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    where = f"{member.path} journal bucket {bucket}"
+    raw = await member.block_device.read(bucket * bucket_bytes, bucket_bytes)
+    placed, end = scan_journal_bucket(raw, superblock.set_magic, block_bytes, where)
+    lap = 1
+    while lap < len(placed) and placed[lap].entry.seq > placed[lap - 1].entry.seq:
+        lap += 1
+    behind = placed[-1].offset_bytes + placed[-1].blocks * block_bytes if placed else 0
+    next_seq = claimed_seq(raw, behind) if behind < len(raw) else 0
+    traces = trace_entries(raw, superblock.set_magic, block_bytes)
+    return BucketScan(
+        number, bucket, where, placed[:lap], traces, end if lap >= len(placed) else None, next_seq
+    )
+
+
+def _report_nonsense(scan: JournalScan, report: Report) -> None:
+    """Entries that are whole and yet cannot be."""
+    for bucket in scan.buckets:
+        if bucket.end is not None and not isinstance(bucket.end, NOT_AN_ENTRY):
+            report(finding_of(bucket.end, "journal-entry", Severity.FATAL, "the keys in it and behind it"))
+
+
+def _report_gaps(scan: JournalScan, members: Sequence[MemberFound], report: Report) -> None:
+    """Every entry from the newest's last_seq on must be there."""
+    expected = scan.newest.last_seq
+    for entry in scan.entries:
+        if entry.seq != expected:
+            missing = range(expected, entry.seq)
+            at_front = expected == scan.newest.last_seq
+            _report_gap(scan, missing, at_front and members[0].superblock.discard, report)
+        expected = entry.seq + 1
+
+
+def _report_gap(scan: JournalScan, missing: range, discarded: bool, report: Report) -> None:
+    newest = scan.newest
+    names = f"{missing[0]}" if len(missing) == 1 else f"{missing[0]} to {missing[-1]}"
+    problem = f"entries {names} are missing of {newest.last_seq} to {newest.seq}"
+    places = [
+        f"{bucket.where}, byte {byte}"
+        for bucket in scan.buckets
+        for byte, seq in bucket.traces
+        if seq in missing
+    ]
+    where = places[0] if places else scan.buckets[0].where.split(" journal bucket")[0]
+    if places:
+        problem += "; what was one of them is damaged, or stands behind one that is"
+    if discarded:
+        # Kernel: discards a bucket before the entry that releases it is durable, and so forgives this.
+        severity, lost = Severity.NOTE, ""
+        problem += ", which the kernel forgives on a device that discards"
+    else:
+        severity, lost = Severity.FATAL, "the keys in them"
+    report(Finding("journal-gap", severity, STRUCTURE, where, problem, lost))
+
+
+def _report_torn(scan: JournalScan, report: Report) -> None:
+    """What would be newer entries if they could be read."""
+    newest = scan.newest.seq
+    beyond: dict[int, str] = {}
+    for bucket in scan.buckets:
+        for byte, seq in bucket.traces:
+            if seq > newest:
+                beyond.setdefault(seq, f"{bucket.where}, byte {byte}")
+        follows = not bucket.entries or bucket.entries[-1].entry.seq == newest
+        if follows and bucket.end is not None and bucket.next_seq == newest + 1:
+            beyond.setdefault(newest + 1, f"{bucket.where}, behind its last entry")  # its magic is gone
+    if not beyond:
+        return
+    where = beyond[min(beyond)]
+    if max(beyond) > newest + 1:
+        # One entry is in flight at a time, so this was no power cut.
+        problem = (
+            f"entries up to {max(beyond)} are there but cannot be read, and the set falls back to {newest}"
+        )
+        lost = f"all changes since entry {newest}"
+        report(Finding("journal-lost", Severity.DAMAGE, STRUCTURE, where, problem, lost))
+        return
+    problem = f"entry {newest + 1} is not whole, and the set falls back to entry {newest}"
+    lost = "nothing if the power was cut while it was written; else the changes it held"
+    report(Finding("journal-torn", Severity.TORN, STRUCTURE, where, problem, lost))
+
+
+def _report_ring(scan: JournalScan, number: int, member: MemberFound, report: Report) -> None:
+    """The kernel finds the newest entry by bisection, which needs the buckets in the order of the ring."""
+    seqs = [
+        bucket.entries[0].entry.seq if bucket.entries else 0
+        for bucket in scan.buckets
+        if bucket.member == number
+    ]
+    if not any(seqs):
+        return
+    newest = seqs.index(max(seqs))
+    lap = [seq for seq in seqs[newest + 1 :] + seqs[: newest + 1] if seq]
+    if any(after <= before for before, after in pairwise(lap)):
+        problem = f"the buckets are not in the order of a ring: they begin with entries {seqs}"
+        lost = "nothing here; the kernel may miss the newest entries"
+        report(Finding("journal-ring", Severity.DAMAGE, STRUCTURE, f"{member.path} journal", problem, lost))
+
+
+def _report_mirrors(scan: JournalScan, members: Sequence[MemberFound], report: Report) -> None:
+    """Each entry is written to all members before the next is begun."""
+    on_member: list[set[int]] = [set() for _ in members]
+    for bucket, placed in scan.placed():
+        on_member[bucket.member].add(placed.entry.seq)
+    for member, seqs in zip(members, on_member, strict=True):
+        for entry in scan.entries:
+            if entry.seq in seqs:
+                continue
+            problem = f"entry {entry.seq} is missing here, and there on another member"
+            severity = Severity.NOTE if entry is scan.newest else Severity.DAMAGE
+            lost = "nothing, as long as that member is good"
+            report(Finding("journal-mirror", severity, STRUCTURE, f"{member.path} journal", problem, lost))
