@@ -66,12 +66,11 @@ class Allocator:
         elif step is Step.INVALIDATE:
             await self._invalidate()
         elif step is Step.WRITE_PRIOS:
-            self._tried.prios_at = self._cache.prio_writes
+            self._tried.prios_are_asked_for(self._cache)
             self._services.ask_for_prios(self.member)
         elif step is Step.COLLECT:
-            cache = self._cache
-            self._tried.collected_at = (cache.reclaims, cache.prio_writes if cache.held_back else -1)
-            self._services.ask_for_collection("dry" if cache.dry else "gens")
+            self._tried.collection_is_asked_for(self._cache)
+            self._services.ask_for_collection("dry" if self._cache.dry else "gens")
 
     async def _push(self) -> None:
         """Move ready buckets to the reserves, discarding them on the way if that is switched on."""
@@ -94,9 +93,9 @@ class Allocator:
         """Look for victims and make stale all that points into them, in memory."""
         cache, services = self._cache, self._services
         policy = self.member.superblock.replacement
-        self._tried.invalidated_at = (cache.reclaims, services.collections)
+        looks_at_all = policy is not Replacement.RANDOM
+        self._tried.pass_begins(cache, services.collections, looks_at_all=looks_at_all)
         await self._pass(policy)
-        self._tried.looked_at_all = policy is not Replacement.RANDOM
         if cache.dry and policy is Replacement.RANDOM and services.waiting():
             # Half as many draws as there are buckets miss many; with somebody waiting, look at all of them.
             await self._pass(Replacement.FIFO)

@@ -32,10 +32,23 @@ class Step(Enum):
 class Tried:
     """What was tried, and how things looked then; nothing is repeated until they look different."""
 
-    invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last dry pass
+    invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last pass
     looked_at_all: bool = True  # that pass; a random one draws only so often
     collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last collection asked for
-    prios_at: int | None = None  # prio writes at the last one asked for because of gen distances
+    prios_at: int | None = None  # prio writes at the last one asked for
+
+    def pass_begins(self, cache: Cache, collections: int, *, looks_at_all: bool) -> None:
+        """Note an invalidation pass."""
+        self.invalidated_at = (cache.reclaims, collections)
+        self.looked_at_all = looks_at_all
+
+    def prios_are_asked_for(self, cache: Cache) -> None:
+        """Note that a prio write is asked for."""
+        self.prios_at = cache.prio_writes
+
+    def collection_is_asked_for(self, cache: Cache) -> None:
+        """Note that a collection is asked for."""
+        self.collected_at = _collection_finds(cache)
 
 
 def next_step(
@@ -91,7 +104,12 @@ def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozen
 
 def _collection_may_help(cache: Cache, tried: Tried) -> bool:
     """Seed: the collector is woken whenever a pass comes up short, also when it just ran for nothing."""
-    return tried.collected_at != (cache.reclaims, cache.prio_writes if cache.held_back else -1)
+    return tried.collected_at != _collection_finds(cache)
+
+
+def _collection_finds(cache: Cache) -> tuple[int, int]:
+    """What a collection depends on: what was given back, and with buckets held back, prios written."""
+    return cache.reclaims, cache.prio_writes if cache.held_back else -1
 
 
 def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
