@@ -1,0 +1,42 @@
+"""A member's own writes: prios with a seq that rises, and superblocks that count as theirs once durable."""
+
+import pytest
+
+from bcached.errors import DeviceError
+from bcached.store.prio_chain import read_chain
+from bcached.store.recovery import SEEDED
+from bcached.store.superblock_slot import read_superblock
+from instruments.failing_device import FailingDevice, Fault
+from instruments.used_set import open_set, used_devices
+
+
+async def test_prios_are_written_where_the_cache_set_buckets_aside_with_the_next_seq() -> None:
+    devices = await used_devices(530)
+    (member,) = (await open_set(devices)).members
+    for seq in (2, 3):
+        head = member.cache.take_prio_chain()[0]
+        gens, through = member.cache.snapshot_gens()
+        await member.write_prios(gens)
+        for _ in member.cache.gens_became_durable(gens, through):
+            pass
+        chain = await read_chain(devices[0], member.cache.geometry, head, member.superblock.set_magic)
+        assert (chain.seq, chain.gens.tobytes()) == (seq, bytes(gens))
+        member.cache.seed_reserves(SEEDED)
+
+
+async def test_a_change_of_the_superblock_raises_its_seq_and_is_on_the_device() -> None:
+    devices = await used_devices(530)
+    (member,) = (await open_set(devices)).members
+    before = member.superblock
+    await member.change_superblock(discard=True)
+    assert member.superblock == await read_superblock(devices[0])
+    assert (member.superblock.discard, member.superblock.seq) == (True, before.seq + 1)
+
+
+async def test_a_change_that_fails_is_not_taken_for_made() -> None:
+    (device,) = await used_devices(530)
+    (member,) = (await open_set([FailingDevice(device, Fault("write", 2))])).members
+    before = member.superblock
+    with pytest.raises(DeviceError):
+        await member.change_superblock(discard=True)
+    assert member.superblock == before == await read_superblock(device)
