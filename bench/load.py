@@ -17,7 +17,7 @@ import sys
 from dataclasses import asdict, dataclass
 from time import perf_counter
 
-RECEIVE_BYTES = 1 << 18
+RECEIVE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
