@@ -110,7 +110,11 @@ class Volumes:
             except RequestError as error:
                 return error
 
-        result = await asyncio.shield(self._spawn(in_turn))
+        task = self._spawn(in_turn)
+        await asyncio.wait([task])  # awaiting the task itself would cancel it when the caller goes away
+        if task.cancelled() or task.exception() is not None:
+            self._services.check_changeable()  # it took the set down, and the caller hears why
+        result = task.result()
         if isinstance(result, RequestError):
             raise result
         return result

@@ -17,6 +17,8 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.bucket_table import State
+from instruments.await_points import AwaitPoints
+from instruments.failing_device import FailingDevice, Fault
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
 
 BUCKET_BYTES = 4 << 10
@@ -142,6 +144,7 @@ class Story:
     in_use: bool = False
     discard: bool = False
     policy: Replacement = Replacement.LRU
+    long: bool = False  # takes all buckets there are, a few at a time
 
     async def stage(self, folder: Path) -> list[bytes]:
         """The devices' bytes at the beginning."""
@@ -159,9 +162,9 @@ class Story:
 STORIES = {
     "first run, ordinary day": Story(ordinary_day),
     "later run, ordinary day": Story(ordinary_day, in_use=True, discard=True),
-    "crowded day": Story(crowded_day, in_use=True, discard=True, policy=Replacement.RANDOM),
+    "crowded day": Story(crowded_day, in_use=True, discard=True, policy=Replacement.RANDOM, long=True),
     "busy administrator": Story(busy_administrator, in_use=True),
-    "two members": Story(copies, (513, 600), in_use=False, discard=True),
+    "two members": Story(copies, (513, 600), discard=True, long=True),
 }
 
 
@@ -235,3 +238,67 @@ async def check_promises(devices: Sequence[BlockDevice], folder: Path, promises:
         assert not promises.policies or policies <= promises.policies
         holder = cache_set.new_holder("later")
         assert await take_buckets(cache_set, holder, 10)
+
+
+class Life:
+    """One life on copies of the images, with a hand on everything that can go wrong."""
+
+    def __init__(self, images: list[bytes], folder: Path) -> None:
+        self.devices = [FailingDevice(device) for device in devices_of(images)]
+        self.promises = Promises()
+        self.main: asyncio.Task[None] | None = None
+        self.client: asyncio.Task[None] | None = None
+        self.told_to_stop = asyncio.Event()
+        self._folder = folder
+
+    def lose_the_client(self) -> None:
+        if self.client is not None:
+            self.client.cancel()
+
+    def stop(self) -> None:
+        self.told_to_stop.set()
+
+    def interrupt(self) -> None:
+        assert self.main is not None
+        self.main.cancel()
+
+    def break_a_device(self) -> None:
+        device = self.devices[-1]
+        for verb in ("read", "write", "flush", "discard"):
+            device.faults.append(Fault(verb, device.calls[verb] + 1))
+
+    async def run(self, story: Story, points: AwaitPoints, *, verify: bool = False) -> None:
+        """The story on these devices; whatever error ends the set is raised."""
+        points.matters = lambda: self.promises.matters
+        points.watch(asyncio.get_running_loop())
+
+        def client_is(client: "asyncio.Task[None]") -> None:
+            self.client = client
+
+        self.main = asyncio.ensure_future(
+            live(
+                self.devices,
+                self._folder,
+                story.play,
+                self.promises,
+                self.told_to_stop,
+                client_is,
+                verify=verify,
+            )
+        )
+        try:
+            await asyncio.wait([self.main], timeout=300)
+            assert self.main.done(), "the set hangs"
+            if not self.main.cancelled():
+                self.main.result()
+        finally:
+            asyncio.get_running_loop().set_task_factory(None)
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, f"left behind: {left}"
+        for device in self.devices:
+            assert not device.inner.disk.is_open, "a device is not closed"  # type: ignore[attr-defined]
+
+    async def check(self, folder: Path) -> None:
+        """A later life, on devices without faults, finds all that was acknowledged."""
+        again = [device.inner.reopen() for device in self.devices]  # type: ignore[attr-defined]
+        await check_promises(again, folder, self.promises)

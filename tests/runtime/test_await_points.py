@@ -2,7 +2,6 @@
 stop, the daemon is interrupted, a device fails. The set stands it, or ends with one error of its own; and a
 later life finds all that was acknowledged. BCACHED_SWEEP=1 goes through all points, otherwise some."""
 
-import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,66 +11,11 @@ import pytest
 
 from bcached.errors import BcachedError, DeviceError
 from instruments.await_points import AwaitPoints, awaits_in
-from instruments.failing_device import FailingDevice, Fault
-from instruments.stories import STORIES, Promises, Story, check_promises, devices_of, live
+from instruments.stories import STORIES, Life, Story
 from instruments.virtual_time import run_in_virtual_time
 
 STRIDE = 1 if os.environ.get("BCACHED_SWEEP") else 97
 every_story = pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
-
-
-class Life:
-    """One life on copies of the images, with a hand on everything that can go wrong."""
-
-    def __init__(self, images: list[bytes], folder: Path) -> None:
-        self.devices = [FailingDevice(device) for device in devices_of(images)]
-        self.promises = Promises()
-        self.main: asyncio.Task[None] | None = None
-        self.client: asyncio.Task[None] | None = None
-        self.told_to_stop = asyncio.Event()
-        self._folder = folder
-
-    def lose_the_client(self) -> None:
-        if self.client is not None:
-            self.client.cancel()
-
-    def stop(self) -> None:
-        self.told_to_stop.set()
-
-    def interrupt(self) -> None:
-        assert self.main is not None
-        self.main.cancel()
-
-    def break_a_device(self) -> None:
-        device = self.devices[-1]
-        for verb in ("read", "write", "flush", "discard"):
-            device.faults.append(Fault(verb, device.calls[verb] + 1))
-
-    async def run(self, story: Story, points: AwaitPoints) -> None:
-        points.matters = lambda: self.promises.matters
-        points.watch(asyncio.get_running_loop())
-
-        def client_is(client: "asyncio.Task[None]") -> None:
-            self.client = client
-
-        self.main = asyncio.ensure_future(
-            live(self.devices, self._folder, story.play, self.promises, self.told_to_stop, client_is)
-        )
-        try:
-            await asyncio.wait([self.main], timeout=300)
-            assert self.main.done(), "the set hangs"
-            if not self.main.cancelled():
-                self.main.result()
-        finally:
-            asyncio.get_running_loop().set_task_factory(None)
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            assert not left, f"left behind: {left}"
-        for device in self.devices:
-            assert not device.inner.disk.is_open, "a device is not closed"  # type: ignore[attr-defined]
-
-    async def check(self, folder: Path) -> None:
-        again = [device.inner.reopen() for device in self.devices]  # type: ignore[attr-defined]
-        await check_promises(again, folder, self.promises)
 
 
 Action = Callable[[Life], None]
@@ -84,12 +28,12 @@ ACTIONS: dict[str, tuple[Action, type[BaseException] | None]] = {
 
 
 def count_points(story: Story, images: list[bytes], folder: Path) -> AwaitPoints:
-    """The story without any mishap."""
+    """The story without any mishap, and with every check."""
     points = AwaitPoints()
 
     async def undisturbed() -> None:
         life = Life(images, folder)
-        await life.run(story, points)
+        await life.run(story, points, verify=True)
         await life.check(folder)
 
     run_in_virtual_time(undisturbed())
