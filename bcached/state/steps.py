@@ -119,9 +119,10 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
     """
     buckets = cache.awaiting_prios
     for reserve in PUSH:
-        if reserve in waiting and buckets > 0:
+        room = cache.reserves.room_in(reserve)
+        if reserve in waiting and room > 0 and buckets > 0:
             return True
-        buckets -= cache.reserves.room_in(reserve)
+        buckets -= room
     return False
 
 
