@@ -1,0 +1,159 @@
+from dataclasses import replace
+
+import pytest
+
+from bcached.state.explanation import FAILURES, explain
+from bcached.state.statistics import (
+    BUCKET_STATES,
+    RESERVES,
+    WAIT_BOUNDS_S,
+    Histogram,
+    MemberStatistics,
+    SetStatistics,
+)
+
+ALL_IS_WELL = ["nothing waits, and buckets are ready to be used"]
+
+
+def a_member(**changes: object) -> MemberStatistics:
+    buckets = dict.fromkeys(BUCKET_STATES, 0) | {"empty": 900, "free": 100, "free_inc": 20, "unused": 4}
+    member = MemberStatistics(
+        device=0,
+        path="/dev/x",
+        uuid="00",
+        bucket_count=1024,
+        bucket_bytes=65536,
+        buckets=buckets,
+        freelist=dict.fromkeys(RESERVES, 5),
+        freelist_capacity=dict.fromkeys(RESERVES, 5),
+        freelist_empty_s=dict.fromkeys(RESERVES, 0.0),
+        free_inc=20,
+        free_inc_capacity=31,
+        unused=4,
+        unused_capacity=31,
+        allocations=dict.fromkeys(RESERVES, 0),
+        invalidations={},
+        discards=0,
+        prio_writes=1,
+        gen_distance_index=0,
+        gen_distance_disk=0,
+        held_back_by_gen=0,
+        journal_free_buckets=3,
+        journal_bucket_count=8,
+        invalidate_needs_gc=False,
+        io_errors=0,
+    )
+    return replace(member, **changes)  # type: ignore[arg-type]
+
+
+def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
+    statistics = SetStatistics(
+        set_uuid="00",
+        replacement="lru",
+        discard=False,
+        synchronous=True,
+        failed=None,
+        members=members or (a_member(),),
+        waiters=dict.fromkeys(RESERVES, 0),
+        oldest_wait_s=0.0,
+        allocation_failures=dict.fromkeys(FAILURES, 0),
+        allocated_sectors=0,
+        open_buckets=0,
+        holders=0,
+        quarantined_holders=0,
+        reserved_sectors=0,
+        gc_runs={},
+        gc_running=False,
+        gc_marks_valid=True,
+        sectors_to_gc=0,
+        min_prio=0,
+        journal_seq=1,
+        lookups=0,
+        lookup_hits=0,
+        checksum_errors={},
+        wait=Histogram(WAIT_BOUNDS_S),
+        prio_write=Histogram(WAIT_BOUNDS_S),
+        gc=Histogram(WAIT_BOUNDS_S),
+        gc_slice=Histogram(WAIT_BOUNDS_S),
+        journal_write=Histogram(WAIT_BOUNDS_S),
+    )
+    return replace(statistics, **changes)  # type: ignore[arg-type]
+
+
+def test_a_set_at_ease_says_so() -> None:
+    assert explain(a_set()) == ALL_IS_WELL
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"failed": "/dev/x: gone"}, "nothing can change any more: /dev/x: gone"),
+        (
+            {"waiters": {"none": 3, "btree": 0}, "oldest_wait_s": 2.25},
+            "3 requests wait for a bucket of reserve none, the oldest 2.2 s",
+        ),
+        ({"gc_running": True}, "garbage is being collected"),
+        (
+            {"allocation_failures": {"timeout": 2, "limit": 0}},
+            "2 allocations failed so far: no bucket came free before their deadline",
+        ),
+    ],
+)
+def test_what_concerns_the_set_is_told_once(changes: dict[str, object], sentence: str) -> None:
+    assert explain(a_set(**changes)) == [sentence]
+
+
+@pytest.mark.parametrize("reason", FAILURES)
+def test_every_reason_for_a_failure_has_words(reason: str) -> None:
+    (sentence,) = explain(a_set(allocation_failures={reason: 1}))
+    assert sentence.endswith(FAILURES[reason])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        (
+            {"freelist": dict.fromkeys(RESERVES, 0)},
+            [
+                (
+                    "/dev/x: no bucket is ready for data: 124 are on their way to the reserves, "
+                    "900 could be invalidated"
+                )
+            ],
+        ),
+        (
+            {
+                "freelist": dict.fromkeys(RESERVES, 0),
+                "buckets": dict.fromkeys(BUCKET_STATES, 0)
+                | {"open": 1, "held": 2, "quarantine": 3, "dirty": 4},
+            },
+            [
+                (
+                    "/dev/x: no bucket is ready for data: 0 are on their way to the reserves, "
+                    "0 could be invalidated"
+                ),
+                (
+                    "/dev/x: all buckets are in use: 1 open, 2 held by connections, "
+                    "3 in quarantine after a connection broke, 4 dirty"
+                ),
+            ],
+        ),
+        (
+            {"invalidate_needs_gc": True},
+            ["/dev/x: the last search for buckets to invalidate found too few (900 are left)"],
+        ),
+        (
+            {"held_back_by_gen": 7},
+            [
+                (
+                    "/dev/x: 7 buckets are passed over until garbage is collected or prios are written: "
+                    "their gens are 96 ahead"
+                )
+            ],
+        ),
+        ({"journal_free_buckets": 0}, ["/dev/x: the journal has no free bucket"]),
+    ],
+)
+def test_what_concerns_a_member_names_it(changes: dict[str, object], sentences: list[str]) -> None:
+    well = a_member(device=1, path="/dev/y")
+    assert explain(a_set(a_member(**changes), well)) == sentences
