@@ -43,6 +43,7 @@ class CheckedSet:
     censuses: list[Census] = field(default_factory=list)
     volumes: list[UuidEntry | None] = field(default_factory=list)
     replayed: Extents = field(default_factory=lambda: Extents(keep_deletions=True))
+    uuid_places: list[tuple[Pointer, str]] = field(default_factory=list)
     tree: TreeReader | None = None
     totals: KeyTotals = field(default_factory=KeyTotals)
 
@@ -103,7 +104,7 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
         checked.tree.rows.add(checked.replayed)
     keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
     keys.raise_gens()
-    keys.check_nodes(checked.tree.places)
+    keys.check_places([*checked.uuid_places, *checked.tree.places])
     checked.totals = keys.judge()
     if checked.volumes:
         report_homeless(checked.totals, checked.volumes, checked.members[0].path, report)
@@ -211,6 +212,7 @@ def _claim_uuids(checked: CheckedSet) -> None:
     bucket = census.geometry.bucket_of(pointer.sector)
     census.raise_gens(np.array([bucket]), np.array([pointer.gen]))
     where = f"{_newest_where(checked)}, uuid_bucket"
+    checked.uuid_places.append((pointer, where))
     used_for = census.claim(bucket, Use.UUID)
     if used_for != Use.FREE:
         problem = f"expected a bucket of its own, found {bucket}, used for {used_for.name.lower()}"

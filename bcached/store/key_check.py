@@ -74,7 +74,7 @@ class KeyCheck:
                 where = f"{member.path} bucket {bucket}"
                 self._report(Finding("gen-ahead", Severity.DAMAGE, "bucket", where, problem))
 
-    def check_nodes(self, places: Sequence[tuple[Pointer, str]]) -> None:
+    def check_places(self, places: Sequence[tuple[Pointer, str]]) -> None:
         """No metadata may lie in a bucket whose gen has moved on."""
         for pointer, where in places:
             census = self._censuses[pointer.device]
@@ -85,7 +85,7 @@ class KeyCheck:
                     f"its pointer has gen {pointer.gen}, and bucket {bucket} has gen {census.gens[bucket]}"
                 )
                 lost = "what is in it, once the bucket is used again"
-                self._report(Finding("node-stale", Severity.DAMAGE, "pointer", where, problem, lost))
+                self._report(Finding("pointer-stale", Severity.DAMAGE, "node key", where, problem, lost))
 
     def judge(self) -> KeyTotals:
         """Count everything, and report the keys that cannot be."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import BcachedError, FormatError
+from bcached.errors import BcachedError
 from bcached.format.magic import SUPERBLOCK_MAGIC
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock
 from bcached.store.finding import Finding, Report, Severity, finding_of
@@ -23,7 +23,7 @@ async def find_superblock(device: BlockDevice, report: Report) -> Superblock | N
         return None
     try:
         own = await _read_at(device, SUPERBLOCK_SECTOR)
-    except FormatError as error:
+    except BcachedError as error:
         # The kernel knows no copy and refuses the device.
         report(finding_of(error, RULE, Severity.DAMAGE, "nothing: the copy at sector 16 is good"))
         return found

@@ -58,13 +58,14 @@ class TreeReader:
         while waiting:
             key, level, low = waiting.pop()
             node = NodeFound(key, level, low)
+            children: list[Key] = []
             if self._claim(node):
                 node = await read_node(self._members, key, level, low)
                 self.places.append((key.pointers[0], node.where))
                 self.nodes_by_level[level] += 1
                 self._report_damage(node)
                 yield node
-            children = self._children(node) if level else []
+                children = self._children(node) if level else []
             if not children:
                 self.rows.add(self._extents(node))
             lows = [low, *map(position_of, children)]
