@@ -138,7 +138,7 @@ class Extents:
 
     def join(self, other: "Extents") -> None:
         """Take in all of other, which lies behind all of ours; it is not to be used any more."""
-        self._take_runs([*self._runs, *other._runs])
+        self._take_runs([*self._runs, *other.runs])
 
     def _take_runs(self, runs: list[Run]) -> None:
         self._runs = runs
