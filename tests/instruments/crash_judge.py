@@ -19,7 +19,7 @@ from bcached.state.sector_allocator import SectorAllocator
 from bcached.store.recovery import OpenedSet, recover
 from bcached.store.set_reader import Contents, SetFound, read_set
 from instruments.crash_states import State, StateDevice, Walk, draw_states
-from instruments.crash_story import FRESH, Change, Ledger, Story, possible
+from instruments.crash_story import FRESH, Ledger, Story, possible
 from instruments.kernel_journal import KernelJournal
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class Judge:
         if found.contents is None:
             self.fresh += 1
             return None if FRESH in volumes else "it is fresh again"
-        fields = possible(ledger.fields, first, last)
+        fields = [possible(changes, first, last) for changes in ledger.fields]
         wrong = _fields(found, fields) or _gens(found.contents, ledger, last) or _kernel(devices, found)
         if wrong:
             return wrong
@@ -133,11 +133,12 @@ def _make_cache(geometry: Geometry, device: int) -> Cache:
     return Cache(geometry, device, seed=1)
 
 
-def _fields(found: SetFound, allowed: list[tuple[Any, bool]]) -> str | None:
-    for member in found.members:
+def _fields(found: SetFound, allowed: list[list[Any]]) -> str | None:
+    for member, possible_here in zip(found.members, allowed, strict=True):
         fields = (member.superblock.replacement, member.superblock.discard)
-        if fields not in allowed:
-            return f"{member.superblock.member}: policy and discard are {fields}, expected one of {allowed}"
+        if fields not in possible_here:
+            number = member.superblock.member
+            return f"{number}: policy and discard are {fields}, expected one of {possible_here}"
     return None
 
 
@@ -211,11 +212,9 @@ def ledger_of(images: Sequence[bytearray]) -> Ledger:
     found = without_loop(read_set([StateDevice(State(image, {}, set(), None)) for image in images]))
     fields = [(member.superblock.replacement, member.superblock.discard) for member in found.members]
     if found.contents is None:
-        ledger = Ledger.of(FRESH, fields[0])
-    else:
-        entries = enumerate(found.contents.uuids)
-        ledger = Ledger.of({inode: entry.label for inode, entry in entries if entry}, fields[0])
-        ledger.gens.append((0, [chain.gens for chain in found.contents.chains]))
-    # A change of all members' superblocks may have come to some only.
-    ledger.fields += [Change(other, -1) for other in fields[1:] if other != fields[0]]
+        return Ledger.of(FRESH, fields)
+    ledger = Ledger.of(
+        {inode: entry.label for inode, entry in enumerate(found.contents.uuids) if entry}, fields
+    )
+    ledger.gens.append((0, [chain.gens for chain in found.contents.chains]))
     return ledger

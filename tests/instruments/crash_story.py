@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bcached.device.block_device import BlockDevice
 from bcached.device.memory_device import MemoryDevice
 from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
@@ -23,6 +24,7 @@ from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
 from bcached.store.make import lay_out, plan_set
 from instruments.crash_states import Clock, ClockedLog
+from instruments.failing_device import FailingDevice, Fault
 from instruments.recording_device import RecordingDevice
 
 BUCKET_BYTES = 4096
@@ -41,17 +43,17 @@ class Change:
 
 @dataclass
 class Ledger:
-    """What was promised. Volumes are labels by inode; the superblock's fields are those one can change."""
+    """What was promised. Volumes are labels by inode; fields are each member's that one can change."""
 
     volumes: list[Change]
-    fields: list[Change]
+    fields: list[list[Change]]
     gens: list[tuple[int, list[Gens]]] = field(default_factory=list)  # durable from that moment on
     handed_out: list[tuple[int, int, int, int]] = field(default_factory=list)  # moment, device, bucket, gen
 
     @classmethod
-    def of(cls, volumes: dict[int, str] | None, fields: tuple[Replacement, bool]) -> "Ledger":
+    def of(cls, volumes: dict[int, str] | None, fields: Sequence[tuple[Replacement, bool]]) -> "Ledger":
         """A ledger that begins with what is there."""
-        return cls([Change(volumes, -1, 0)], [Change(fields, -1, 0)])
+        return cls([Change(volumes, -1, 0)], [[Change(of_member, -1, 0)] for of_member in fields])
 
 
 def possible(changes: Sequence[Change], first: int, last: int) -> list[Any]:
@@ -91,7 +93,9 @@ class Story:
         layout = plan_set(devices, bucket_bytes=BUCKET_BYTES, block_bytes=block_bytes, discard=discard)
         await lay_out(layout, devices)
         return cls.on(
-            [device.image() for device in devices], Ledger.of(FRESH, (Replacement.LRU, discard)), folder
+            [device.image() for device in devices],
+            Ledger.of(FRESH, [(Replacement.LRU, discard)] * len(devices)),
+            folder,
         )
 
     def killed_at(self, moment: int, random: Random) -> "Story":
@@ -120,7 +124,7 @@ class Story:
             logs.append(after)
             images.append(bytes(image))
         clock.positions = [tuple(log.position for log in logs)]
-        ledger = Ledger.of({}, (Replacement.LRU, False))
+        ledger = Ledger.of({}, [])
         ledger.gens = [(0, gens) for kept, gens in self.ledger.gens if kept <= moment]
         ledger.handed_out = [(0, *promise[1:]) for promise in self.ledger.handed_out if promise[0] <= moment]
         return Story(logs, images, ledger, self.folder)
@@ -130,16 +134,14 @@ class Story:
         seen = {volume.inode: volume.label for volume in cache_set.volumes()}
         self.ledger.volumes = [Change(seen, -1, 0)]
         superblocks = [member.superblock for member in cache_set.members]
-        self.ledger.fields = [Change((one.replacement, one.discard), -1, 0) for one in superblocks]
-        self.ledger.fields[1:] = [Change(one.value, -1) for one in self.ledger.fields[1:]]
+        self.ledger.fields = [[Change((one.replacement, one.discard), -1, 0)] for one in superblocks]
 
     @asynccontextmanager
-    async def life(self, **options: Any) -> AsyncIterator[CacheSet]:
-        """One life of the daemon with the set."""
-        devices = [
-            RecordingDevice(disk if disk.disk.is_open else disk.reopen(), log)
-            for disk, log in zip(self.disks, self.logs, strict=True)
-        ]
+    async def life(self, *faults: Fault, **options: Any) -> AsyncIterator[CacheSet]:
+        """One life of the daemon with the set; faults are the last member's."""
+        disks: list[BlockDevice] = [disk if disk.disk.is_open else disk.reopen() for disk in self.disks]
+        disks[-1] = FailingDevice(disks[-1], *faults)
+        devices = [RecordingDevice(disk, log) for disk, log in zip(disks, self.logs, strict=True)]
         if self.ledger.volumes[-1].value is FRESH:
             self.ledger.volumes.append(Change({}, self.clock.now))
         chosen = SetOptions(str(self.folder), str(self.folder), restart_grace_s=0, seed=1, **options)
@@ -187,13 +189,17 @@ class Story:
     async def set_fields(self, replacement: Replacement, discard: bool) -> None:
         """Change what can be changed in the superblock, one field after the other."""
         assert self.cache_set is not None
-        before = self.ledger.fields[-1].value
-        change = self._begin(self.ledger.fields, (replacement, before[1]))
+        now = self.clock.now
+        for changes in self.ledger.fields:
+            changes.append(Change((replacement, changes[-1].value[1]), now))
         await self.cache_set.set_replacement(replacement)
-        change.kept = self.clock.now
-        change = self._begin(self.ledger.fields, (replacement, discard))
+        now = self.clock.now
+        for changes in self.ledger.fields:
+            changes[-1].kept = now
+            changes.append(Change((replacement, discard), now))
         await self.cache_set.set_discard(discard)
-        change.kept = self.clock.now
+        for changes in self.ledger.fields:
+            changes[-1].kept = self.clock.now
 
     async def write_prios(self) -> None:
         """Have the gens of now made durable."""

@@ -69,7 +69,7 @@ async def of_a_former_set(folder: Path) -> str | None:
     image = bytearray(story.disks[0].image())
     used = Superblock.parse(image[4096:8192], device_bytes=len(image), logical_block_bytes=512)
     image[4096:8192] = replace(used, synchronous=False).pack()
-    again = Story.on([image], Ledger.of(FRESH, (Replacement.LRU, False)), folder)
+    again = Story.on([image], Ledger.of(FRESH, [(Replacement.LRU, False)]), folder)
     async with again.life():
         await again.create("new")
     return verdict(again)

@@ -12,10 +12,12 @@ from random import Random
 
 import pytest
 
+from bcached.errors import BcachedError
 from bcached.format.superblock import Replacement, Superblock
 from instruments.crash_judge import Judge, cuts, ledger_of
 from instruments.crash_states import Walk, draw_states
 from instruments.crash_story import FRESH, Ledger, Story
+from instruments.failing_device import Fault, Verb
 
 STATES_A_MOMENT = int(os.environ.get("BCACHED_CRASH_STATES", "24"))
 LRU, FIFO, RANDOM = Replacement
@@ -61,7 +63,7 @@ async def test_a_first_run_brings_nothing_of_a_former_set_back(tmp_path: Path) -
     used = Superblock.parse(image[4096:8192], device_bytes=len(image), logical_block_bytes=512)
     image[4096:8192] = replace(used, synchronous=False, discard=False, replacement=LRU).pack()
     image[8192:12288] = bytes(4096)
-    again = Story.on([image], Ledger.of(FRESH, (LRU, False)), tmp_path)
+    again = Story.on([image], Ledger.of(FRESH, [(LRU, False)]), tmp_path)
     async with again.life():
         await again.create("new")
     judged(again)
@@ -189,3 +191,26 @@ async def test_fifty_cuts_in_openings_do_not_use_the_journal_up(tmp_path: Path) 
         assert cache_set.journal.free_buckets(member) >= member.cache.geometry.journal_bucket_count - 2
         await story.create("last")
     judged(story)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("verb", ["write", "flush"])
+async def test_a_device_that_fails_at_any_write_or_flush_costs_nothing_that_was_acknowledged(
+    tmp_path: Path, verb: Verb, members: int
+) -> None:
+    made = await Story.fresh(tmp_path, *[530] * members)
+    images = [disk.image() for disk in made.disks]
+    for count in range(1, 100):
+        story = Story.on(images, Ledger.of(FRESH, [(LRU, False)] * members), tmp_path)
+        try:
+            async with story.life(Fault(verb, count)):
+                await story.create("first")
+                await story.write_prios()
+                await story.turn_over(16, at_once=8)
+                await story.set_fields(FIFO, False)
+                await story.delete(0)
+        except BcachedError:
+            judged(story, count, states=4)
+        else:
+            break
+    assert 10 < count < 99, "every write and flush of that life has failed once"
