@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,12 @@ def test_what_was_put_is_got_and_the_other_bits_stay(field: BitField, word: int,
     changed = field.put(word, fitting)
     assert field.get(changed) == fitting
     assert changed & ~field.mask == word & ~field.mask
+
+
+@given(st.lists(words))
+def test_a_column_s_fields_are_those_of_its_words(row: list[int]) -> None:
+    for field in (BitField(0, 20), BitField(20, 16), BitField(36, 1), BitField(51, 12), BitField(60, 3)):
+        assert field.of_column(np.array(row, np.uint64)).tolist() == [field.get(word) for word in row]
 
 
 @given(fields, words)

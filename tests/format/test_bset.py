@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_key, pointer_word
-from bcached.format.bset import Bset, pack_bset, parse_node
+from bcached.format.bset import Bset, claimed_keys, is_last_bset, pack_bset, parse_node, read_bsets
 from bcached.format.checksum import crc64_we
 from bcached.format.magic import set_magic_of
 from bcached.keys import Key, Pointer
@@ -196,3 +196,28 @@ def test_a_node_the_kernel_wrote_is_read() -> None:
     packed = b"".join(pack_bset(bset, node_key, set_magic, 512) for bset in bsets)
     assert len(packed) == 21 * 512
     assert packed[:8] == raw[:8]
+
+
+def test_what_is_sound_comes_before_what_is_wrong_is_raised() -> None:
+    raw = node(Bset(SEQ, (EXTENT,)), Bset(SEQ, (SECOND,)), Bset(SEQ, (EXTENT,)))
+    raw[4096 + 40] ^= 1
+    found = read_bsets(raw, ROOT_KEY, SET_MAGIC, 4096)
+    first = next(found)
+    assert (first.offset_bytes, first.blocks, first.bset.keys) == (0, 1, (EXTENT,))
+    with pytest.raises(BadChecksum):
+        next(found)
+
+
+def test_only_the_last_bset_can_be_a_torn_append() -> None:
+    raw = node(Bset(SEQ, (EXTENT,)), Bset(SEQ, (SECOND,)), Bset(SEQ, (EXTENT,)))
+    assert [is_last_bset(raw, byte, 4096) for byte in (0, 4096, 8192)] == [False, False, True]
+
+
+def test_a_damaged_bset_still_shows_its_keys_or_none() -> None:
+    raw = node(Bset(SEQ, (EXTENT, SECOND)))
+    raw[0] ^= 1
+    assert claimed_keys(raw, 0) == (EXTENT, SECOND)
+    raw[28:32] = b"\xff\xff\xff\xff"
+    assert all(isinstance(key, Key) for key in claimed_keys(raw, 0))
+    raw[28:32] = (4).to_bytes(4, "little")
+    assert claimed_keys(raw, 0) == ()

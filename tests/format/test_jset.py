@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_padded_key
-from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX, JournalEntry, parse_journal_bucket
+from bcached.format.jset import (
+    JSET_BYTES,
+    JSET_BYTES_MAX,
+    JournalEntry,
+    claimed_seq,
+    parse_journal_bucket,
+    scan_journal_bucket,
+    trace_entries,
+)
 from bcached.format.magic import set_magic_of
 from bcached.keys import Key, Pointer
 from instruments.format_samples import (
@@ -214,3 +222,30 @@ def test_a_bucket_the_kernel_wrote_is_read() -> None:
     for p in placed:
         packed = p.entry.pack(set_magic)
         assert raw[p.offset_bytes : p.offset_bytes + len(packed)] == packed
+
+
+def test_a_scan_says_why_it_ends_and_raises_nothing() -> None:
+    raw = bytearray(bucket(numbered(5), numbered(6)))
+    assert isinstance(scan_journal_bucket(raw, SET_MAGIC, 512, "here")[1], BadMagic)
+    raw[512] ^= 1
+    placed, end = scan_journal_bucket(raw, SET_MAGIC, 512, "here")
+    assert [p.entry.seq for p in placed] == [5]
+    assert isinstance(end, BadChecksum)
+    nonsense = bytearray(bucket(numbered(5)))
+    nonsense[32:40] = (9).to_bytes(8, "little")
+    placed, end = scan_journal_bucket(sealed(nonsense, JSET_BYTES), SET_MAGIC, 512, "here")
+    assert placed == []
+    assert "last_seq" in str(end)
+    full = numbered(5).pack(SET_MAGIC, 512) + numbered(6).pack(SET_MAGIC, 512)
+    assert scan_journal_bucket(full, SET_MAGIC, 512, "here")[1] is None
+
+
+def test_what_looks_like_an_entry_is_traced_wherever_the_reading_ends() -> None:
+    raw = bytearray(BUCKET_BYTES)
+    for byte, seq in ((512, 7), (4096, 8)):
+        raw[byte : byte + 512] = numbered(seq).pack(SET_MAGIC, 512)
+    raw[4096] ^= 1
+    assert trace_entries(raw, SET_MAGIC, 512) == [(512, 7), (4096, 8)]
+    assert trace_entries(raw, SET_MAGIC, 4096) == [(4096, 8)]
+    assert trace_entries(raw, SET_MAGIC + 1, 512) == []
+    assert claimed_seq(raw, 4096) == 8

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.errors import BadField
-from bcached.format.uuid_entry import BURNT_UUID, UuidEntry, pack_table, parse_table
+from bcached.format.uuid_entry import BURNT_UUID, UuidEntry, pack_table, parse_table, slots_with_leftovers
 from instruments.format_samples import uuid_entries
 
 VOLUME = UuidEntry(UUID(bytes=bytes(range(16))), "vol", 1, 2, 3, flash_only=True, sectors=2048)
@@ -65,3 +65,15 @@ def test_what_does_not_fit_is_our_own_bug() -> None:
         pack_table([VOLUME] * 2, 128)
     with pytest.raises(AssertionError):
         replace(VOLUME, uuid=UUID(int=0)).pack()
+
+
+@given(st.lists(st.none() | uuid_entries, max_size=20))
+def test_nothing_is_left_over_in_a_table_of_ours(entries: list[UuidEntry | None]) -> None:
+    assert slots_with_leftovers(pack_table(entries, 4096)) == []
+
+
+@pytest.mark.parametrize(("byte", "slots"), [(16, [0]), (71, [0]), (128 + 72, [1]), (128 + 71, [])])
+def test_bytes_where_nobody_writes_any_are_leftovers(byte: int, slots: list[int]) -> None:
+    raw = bytearray(pack_table([None, VOLUME], 4096))
+    raw[byte] ^= 1
+    assert slots_with_leftovers(raw) == slots

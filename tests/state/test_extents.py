@@ -253,3 +253,21 @@ def test_a_hundred_thousand_keys_take_few_bytes_and_runs_of_the_right_length(
     columns = [column for run in extents.runs for column in (run.ends, run.heads, *run.pointers)]
     assert sum(column.__sizeof__() for column in columns) <= 40 * 100_000
     assert len(extents.runs) < 100_000 // 200
+
+
+@settings(derandomize=True, max_examples=200)
+@given(
+    st.lists(keys, max_size=30),
+    st.tuples(st.integers(0, 8), st.integers(0, 80)),
+    st.tuples(st.integers(0, 8), st.integers(0, 80)),
+)
+def test_between_two_positions_lies_what_a_model_says(
+    row: list[Key], low: tuple[int, int], high: tuple[int, int]
+) -> None:
+    extents = Extents()
+    for key in row:
+        extents.insert(key)
+    found = list(extents.between(low, high))
+    whole = model_of(list(extents))
+    assert model_of(found) == {place: held for place, held in whole.items() if low <= place < high}
+    assert [(key.inode, key.offset) for key in found] == sorted((key.inode, key.offset) for key in found)
