@@ -34,10 +34,9 @@ class Lightest:
         self._count = 0
 
     def add(
-        self, first_bucket: int, weights: npt.NDArray[np.uint32], light: npt.NDArray[np.bool_]
+        self, first_bucket: int, weights: npt.NDArray[np.uint32], places: npt.NDArray[np.int64]
     ) -> Generator[None, None, None]:
-        """Put aside those of a slice that are light; weights[i] is of first_bucket + i."""
-        places = np.flatnonzero(light)
+        """Put aside these places of a slice, which are light; weights[i] is of first_bucket + i."""
         words = self._words[self._count : self._count + len(places)]
         np.left_shift(weights[places], np.uint64(32), out=words, dtype=np.uint64)
         words |= (places + first_bucket).astype(np.uint64)

@@ -48,7 +48,9 @@ def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]
 
     The weight is (prio scaled so that the smallest is worth an eighth of a fresh one) times sectors in
     use. A slice in which nothing can be light enough any more, going by its smallest prio and its smallest
-    number of sectors, is passed over: on a device full of equal weights that is nearly all of them.
+    number of sectors, is passed over: on a device full of equal weights that is nearly all of them. Once
+    there are enough, only what is light is asked whether it may go, and counted if its gen forbids it:
+    nobody asks how many were held back when free_inc could be filled.
     """
     lightest = Lightest(search.heap_size, SLICE_BUCKETS)
     # If nothing has aged yet there is no smallest prio, and the scale begins at zero.
@@ -56,22 +58,23 @@ def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]
     held_back = 0
     for start in range(table.first_bucket, table.bucket_count, SLICE_BUCKETS):
         stop = min(start + SLICE_BUCKETS, table.bucket_count)
-        may, held = _invalidatable(table, start, stop)
-        held_back += held
         if _least_weight(table, start, stop, floor) < lightest.limit:
             weights = _weights(table, start, stop, floor)
-            may &= weights < lightest.limit
-            yield from lightest.add(start, weights, may)
+            light = np.flatnonzero(weights < lightest.limit)
+            buckets = slice(start, stop) if len(light) == stop - start else light + start
+            may, held = _invalidatable(table, buckets)
+            held_back += held
+            yield from lightest.add(start, weights, light[may])
         yield
     buckets = yield from lightest.in_order()
     return Candidates(buckets, held_back, search.cursor)
 
 
-def _invalidatable(table: BucketTable, start: int, stop: int) -> tuple[Bools, int]:
-    """Which of [start, stop) may be invalidated, and how many only their gens keep from it."""
-    may = table.is_reclaimable(slice(start, stop))
+def _invalidatable(table: BucketTable, buckets: slice | Buckets) -> tuple[Bools, int]:
+    """Which of these buckets may be invalidated, and how many only their gens keep from it."""
+    may = table.is_reclaimable(buckets)
     reclaimable = int(np.count_nonzero(may))
-    may &= table.may_bump_each(slice(start, stop))
+    may &= table.may_bump_each(buckets)
     return may, reclaimable - int(np.count_nonzero(may))
 
 
@@ -106,7 +109,7 @@ def fifo(table: BucketTable, search: Search) -> Generator[None, None, Candidates
         buckets = cursor + np.flatnonzero(table.may_invalidate(slice(cursor, stop)))[:missing]
         missing -= len(buckets)
         end = stop if missing else int(buckets[-1]) + 1
-        held_back += _invalidatable(table, cursor, end)[1]
+        held_back += _invalidatable(table, slice(cursor, end))[1]
         left -= end - cursor
         cursor = end
         found.append(buckets)

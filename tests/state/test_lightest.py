@@ -21,7 +21,7 @@ def lightest_of(weights: np.ndarray, light: np.ndarray, keep: int) -> np.ndarray
     for start in range(0, len(weights), SLICE):
         slice_weights = weights[start : start + SLICE]
         may = light[start : start + SLICE] & (slice_weights < gathered.limit)
-        run_to_the_end(gathered.add(start, slice_weights, may))
+        run_to_the_end(gathered.add(start, slice_weights, np.flatnonzero(may)))
     found = run_to_the_end(gathered.in_order())
     assert isinstance(found, np.ndarray)
     return found
@@ -75,5 +75,5 @@ def test_the_limit_falls_once_more_than_enough_was_added() -> None:
     gathered = Lightest(8, SLICE)
     weights = np.arange(1000, 0, -1).astype(np.uint32)
     assert gathered.limit == 2**32
-    run_to_the_end(gathered.add(0, weights, np.ones(1000, np.bool_)))
+    run_to_the_end(gathered.add(0, weights, np.arange(1000)))
     assert 8 <= gathered.limit < 100
