@@ -23,7 +23,7 @@ class BusySet:
     """Open, held and quarantined buckets, a request that waits, lists with something on each of them.
 
     On member 0: `open_bucket`, of which `first` and `second` hold a part each; `held_bucket`, all of it
-    first's; `quarantined_bucket`, all of it `broken`'s. Both members have a uuid bucket, cached and dirty data.
+    first's; `quarantined_bucket`, all of it `broken`'s. Both members have uuids, cached and dirty data.
     """
 
     def __init__(self) -> None:
