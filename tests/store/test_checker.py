@@ -1,10 +1,13 @@
 """Each damage, planted alone on a sound image, is found as what it is, and nothing else is found."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bcached.errors import SetRefused
 from bcached.format.superblock import COPY_SECTOR, Replacement
@@ -13,7 +16,7 @@ from bcached.keys import Key, Pointer
 from bcached.store.checker import CheckedSet, check_set
 from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Findings, Severity
 from instruments.failing_device import FailingDevice, Fault
-from instruments.format_samples import sealed, with_field
+from instruments.format_samples import keys, sealed, with_field
 from instruments.image_builder import FLASH, MAX_POSITION, SECTOR, ImageBuilder, Keys, two_levels
 
 SUPERBLOCK = 4096
@@ -562,9 +565,9 @@ async def test_what_another_node_left_behind_is_nothing() -> None:
 
 
 async def test_keys_that_are_not_in_order_or_beyond_the_node() -> None:
-    for keys, position in (([(0, 8), (0, 0)], MAX_POSITION), ([(0, 0), (0, 100)], (0, 50))):
+    for places, position in (([(0, 8), (0, 0)], MAX_POSITION), ([(0, 0), (0, 100)], (0, 50))):
         builder = ImageBuilder()
-        extents = [builder.extent(inode, offset, 8) for inode, offset in keys]
+        extents = [builder.extent(inode, offset, 8) for inode, offset in places]
         only = builder.node(extents, position=position)
         rest = builder.node([])
         root = only if position == MAX_POSITION else builder.node([only, rest])
@@ -905,6 +908,57 @@ async def test_no_damage_stops_it(seed: int) -> None:
         builder.write(rng.choice(places) + rng.randrange(900), rng.randbytes(length))
     found = await check(builder)
     assert isinstance(found.findings, Findings)
+
+
+small_keys = st.builds(
+    Key,
+    inode=st.sampled_from([0, 1, 5, (1 << 20) - 1]),
+    offset=st.integers(-100, 300),
+    sectors=st.sampled_from([0, 1, 4, 8, 300]),
+    dirty=st.booleans(),
+    pointers=st.lists(
+        st.builds(
+            Pointer,
+            device=st.sampled_from([0, 0, 0, 1, 7, 8, 0xFFF]),
+            sector=st.integers(0, 900) | st.sampled_from([10239, 10240, (1 << 43) - 1]),
+            gen=st.sampled_from([0, 1, 100, 200, 255]),
+        ),
+        max_size=3,
+    ).map(tuple),
+).filter(lambda key: key.end >= 0)
+any_keys = st.lists(small_keys | keys(), max_size=6)
+
+
+@settings(derandomize=True, max_examples=150)
+@given(
+    st.lists(any_keys, min_size=1, max_size=3),
+    st.lists(any_keys, max_size=3),
+    st.integers(0, 3),
+    st.none() | small_keys,
+    st.none() | small_keys,
+    st.lists(st.sampled_from([0, 2, 3, 70, 639, 640, 1 << 63]), min_size=8, max_size=8),
+)
+def test_whatever_keys_there_are_with_good_checksums_nothing_stops_it(
+    bsets: list[list[Key]],
+    journal: list[list[Key]],
+    level: int,
+    uuid_bucket: Key | None,
+    root: Key | None,
+    heads: list[int],
+) -> None:
+    builder = ImageBuilder(bucket_sectors=16, block_sectors=1)
+    builder.finish(builder.node(*bsets), level, [[], *journal])
+    odd = [head for head in heads if head not in {0, 70}]
+    entry = replace(
+        builder.entry(len(journal) + 2),
+        uuid_bucket=uuid_bucket or builder.uuid_key,
+        root=root or builder.root,
+        prio_heads=tuple(heads) if len(odd) > 5 else builder.entry(1).prio_heads,
+    )
+    builder.write_entry(entry, journal_byte(builder, 4))
+    found = asyncio.run(check(builder))
+    assert found.journal is not None
+    assert found.totals.live_keys <= found.totals.keys
 
 
 async def test_whichever_read_fails_it_is_told_and_the_rest_is_read() -> None:
