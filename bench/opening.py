@@ -2,7 +2,8 @@
 
 The daemon is the real one, on a sparse image of 64 KiB buckets; its memory is what /proc says after it has
 become ready, less that of a daemon with a small set. "first" opens a fresh image (everything is written for
-the first time), "again" opens it after a clean stop (everything is read), the quickest of some times: a neighbour can only make it slower.
+the first time), "again" opens it after a clean stop (everything is read): the quickest of some times, for a
+neighbour can only make it slower.
 """
 
 from dataclasses import asdict, dataclass
