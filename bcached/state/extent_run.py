@@ -124,9 +124,19 @@ class Run:
         self.ends[place] = start + more
         return True
 
-    def split(self) -> "Run":
-        """Move the upper half to a run of its own."""
-        half = len(self.ends) // 2
+    def divide(self, sector: int) -> int:
+        """Cut the extent that crosses a sector in two; the place of the first one behind that sector."""
+        place = bisect_right(self.ends, sector)
+        if place < len(self.ends) and self.start(place) < sector:
+            self.insert(place, self.ends[place], self.heads[place], self.words(place))
+            self._cut_back(place, sector)
+            place += 1
+            self._cut_front(place, sector)
+        return place
+
+    def split(self, place: int = -1) -> "Run":
+        """Move the extents from a place on, or the upper half, to a run of its own."""
+        half = len(self.ends) // 2 if place < 0 else place
         upper = Run(self.inode)
         upper.ends, self.ends = self.ends[half:], self.ends[:half]
         upper.heads, self.heads = self.heads[half:], self.heads[:half]

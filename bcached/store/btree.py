@@ -1,0 +1,381 @@
+"""The index on its devices: loads what is asked for, writes out what has changed, keeps within its memory.
+
+Rules of this file. No leaf is written before the journal entry with its newest key is durable. A node is
+appended to, one block at a time, as long as it has room; else it is written anew to a bucket of its own
+(state/tree_change.py), before anything names it. The bucket of a node that was replaced is free only when
+what names the new one is durable.
+
+Order of locks: a leaf's turn (those of neighbours from left to right), then the lock of the tree's shape.
+Buckets are waited for with the former, never with the latter.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from itertools import islice
+from random import Random
+from weakref import WeakKeyDictionary
+
+from bcached.device.together import together
+from bcached.errors import DeviceError
+from bcached.format.bkey import pack_keys
+from bcached.keys import Key
+from bcached.state.btree import Missing, Tree
+from bcached.state.btree_node import Interior, Leaf, Node, bound_of, key_of, position_at
+from bcached.state.children import START
+from bcached.state.extents import NO_LIMIT
+from bcached.state.packed_keys import PackedKeys
+from bcached.state.tree_change import Change, install, replace_interiors, replace_leaves
+from bcached.store.btree_io import NodeIo
+from bcached.store.btree_needs import NodeBuckets, NodeJournal
+
+COALESCED_MAX = 4  # kernel: GC_MERGE_NODES
+TRIMMED_LEAVES = 16  # written out at once when none of those used longest ago is clean
+
+
+class Btree:
+    """A tree, its nodes' devices, and the buckets and the journal it needs. Random is for the nodes' seqs."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        io: NodeIo,
+        buckets: NodeBuckets,
+        journal: NodeJournal,
+        rng: Random,
+        cache_bytes: int,
+    ) -> None:
+        self.tree = tree
+        self.cache_bytes = cache_bytes
+        self._io = io
+        self._buckets = buckets
+        self._journal = journal
+        self._rng = rng
+        self._shape_lock = asyncio.Lock()
+        self._turns: WeakKeyDictionary[Leaf, asyncio.Lock] = WeakKeyDictionary()
+        self._loading: dict[Key, asyncio.Event] = {}
+        self._broken_off = ""  # what was under way when a write failed
+
+    @classmethod
+    async def open(
+        cls,
+        root: Key,
+        level: int,
+        io: NodeIo,
+        buckets: NodeBuckets,
+        journal: NodeJournal,
+        rng: Random,
+        cache_bytes: int,
+    ) -> "Btree":
+        """The tree under a root that the journal names; nothing but the root is read."""
+        buckets.raise_gen(root.pointers[0])
+        tree = Tree(await io.read(root, level, START, buckets), io.shape)
+        return cls(tree, io, buckets, journal, rng, cache_bytes)
+
+    # Loading
+
+    async def load(self, ranges: Sequence[tuple[int, int, int]]) -> None:
+        """Have ranges (inode, start, end) in memory, at least until the caller's next await."""
+        pinned: dict[Leaf, None] = {}
+        try:
+            while any(self.tree.missing(*span) for span in ranges):
+                for inode, start, end in ranges:
+                    await self._load_range(inode, start, end, pinned)
+        finally:
+            for leaf in pinned:
+                leaf.pins -= 1
+
+    async def _load_range(self, inode: int, start: int, end: int, pinned: dict[Leaf, None]) -> None:
+        while start < end:
+            found = self.tree.find(inode, start)
+            if isinstance(found, Missing):
+                await self._load_node(found)
+                continue
+            if found not in pinned:
+                pinned[found] = None
+                found.pins += 1
+            start = found.end_within(inode)
+
+    async def _load_node(self, missing: Missing) -> None:
+        """Read a node, and put it in its place if that is still there.
+
+        Nobody reads a node that is being read: by the time he puts it in, others may have changed it.
+        """
+        under_way = self._loading.get(missing.key)
+        if under_way is not None:
+            await under_way.wait()
+            return
+        ended = self._loading[missing.key] = asyncio.Event()
+        try:
+            await self.trim()
+            low = self.tree.low_of(missing.key)
+            node = await self._io.read(missing.key, missing.level, low, self._buckets)
+            self.tree.attach(missing, node)
+        finally:
+            del self._loading[missing.key]
+            ended.set()
+
+    async def trim(self) -> None:
+        """Let go of the leaves used longest ago until the rest is within the bound, and write them before."""
+        while self.tree.cached_bytes > self.cache_bytes:
+            oldest = list(islice(self.tree.evictable(), TRIMMED_LEAVES))
+            if not oldest:
+                return
+            if not any(leaf.is_clean for leaf in oldest):
+                await self.write_leaves(oldest)
+                continue
+            for leaf in oldest:
+                if leaf.is_clean and self.tree.cached_bytes > self.cache_bytes:
+                    self.tree.evict(leaf)
+
+    async def leaf_at(self, inode: int, sector: int) -> Leaf:
+        """The leaf that holds a sector, loaded at least until the caller's next await."""
+        await self.load([(inode, sector, sector + 1)])
+        leaf = self.tree.find(inode, sector)
+        assert isinstance(leaf, Leaf)
+        return leaf
+
+    async def leaves(self) -> AsyncIterator[Leaf]:
+        """Every leaf in order, each good until the next await; the tree may change between two of them."""
+        bound = 0
+        while bound != self.tree.last_bound:
+            leaf = await self.leaf_at(*position_at(bound))
+            bound = leaf.bound
+            yield leaf
+
+    # Keys
+
+    def insert(self, key: Key, seq: int) -> list[Key]:
+        """Take in a key of a journal entry, in order; what it cut out of older ones. Its range is loaded."""
+        return self.tree.insert(key, seq)
+
+    async def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key]:
+        """What lies in [start, end), stale or not, at most limit keys."""
+        found = self.tree.lookup(inode, start, end, limit)
+        if not isinstance(found, Missing):
+            return found
+        keys: list[Key] = []  # leaf by leaf, for all of them may be more than there is memory for
+        while start < end and len(keys) < limit:
+            leaf = await self.leaf_at(inode, start)
+            keys += leaf.live.lookup(inode, start, end, limit - len(keys))
+            start = leaf.end_within(inode)
+        return keys
+
+    # Writing leaves
+
+    async def write_wanted(self) -> None:
+        """Write out the leaves that have a block's worth of new keys, or are to be mended."""
+        await self.write_leaves(list(self.tree.wanted))
+        await self.trim()
+
+    async def write_through(self, seq: int) -> None:
+        """Write out the leaves that need an entry as old as seq, so that the journal can let go of it."""
+        while leaves := self.tree.unwritten_leaves(seq):
+            await self.write_leaves(leaves)
+
+    async def write_all(self) -> None:
+        """Write out the leaves until all are clean; nothing is being inserted any more."""
+        while leaves := self.tree.unwritten_leaves():
+            await self.write_leaves(leaves)
+
+    async def write_leaves(self, leaves: Sequence[Leaf]) -> None:
+        """Write out some leaves, those that are appended to at the same time."""
+        if len(leaves) == 1:
+            await self.write_out(leaves[0])
+        elif leaves:
+            await together(partial(self.write_out, leaf) for leaf in leaves)
+
+    async def write_out(self, leaf: Leaf) -> None:
+        """Write out what a leaf holds unwritten; if others took its place, that is theirs now."""
+        async with self._turns_of([leaf]):
+            if leaf.is_gone or leaf.is_clean:
+                return
+            parts = PackedKeys([leaf.unwritten.extents]).filled(self._io.shape.block_words)
+            room = self._io.shape.blocks_of(leaf.key.sectors) - leaf.blocks_used
+            if len(parts) <= room and not leaf.is_torn:
+                await self._append(leaf, parts)
+            else:
+                await self._replace_leaves([leaf])
+
+    async def rewrite(self, node: Node) -> None:
+        """Write a node anew: without keys that are stale, or without a torn bset."""
+        if isinstance(node, Leaf):
+            async with self._turns_of([node]):
+                if not node.is_gone:
+                    await self._replace_leaves([node])
+        else:
+            await self._replace_interiors([node])
+
+    async def mend(self) -> None:
+        """Write anew the nodes whose last bset was torn, as far as they are loaded."""
+        nodes: list[Node] = [*self.tree.leaves, *self.tree.interiors()]
+        for node in nodes:
+            if node.is_torn:
+                await self.rewrite(node)
+
+    async def _append(self, leaf: Leaf, parts: list[bytes]) -> None:
+        newest = leaf.unwritten.newest_seq
+        self.tree.begin_write(leaf)
+        with self._no_way_back(f"writing a leaf, {leaf.key}"):
+            await self._journal.durable(newest)
+            await self._io.append(leaf, parts)
+        self.tree.end_write(leaf, len(parts))
+
+    # The shape
+
+    async def coalesce(self, level: int, inode: int, sector: int) -> int:
+        """Make the node at a position and the next few fewer if they would fill fewer.
+
+        The position where the next node of that level begins comes back, for a walk over all of them.
+        """
+        await self.leaf_at(inode, sector)
+        node = self.tree.node_at(level, inode, sector)
+        path = self.tree.path_to(node)
+        if not path:
+            return self.tree.last_bound
+        parent, index = path[-1]
+        keys = [key_of(child) for child in parent.children[index : index + COALESCED_MAX]]
+        if level == 0:
+            await self._coalesce_leaves(keys)
+        else:
+            await self._coalesce_interiors(parent, keys)
+        await self.leaf_at(inode, sector)
+        return bound_of(self.tree.node_at(level, inode, sector).key)
+
+    async def _coalesce_leaves(self, keys: list[Key]) -> None:
+        """Coalesce the leaves that end where these do, if they still are neighbours when it is their turn."""
+        places = [position_at(bound_of(key) - 1) for key in keys]
+        await self.load([(inode, sector, sector + 1) for inode, sector in places])
+        found = [self.tree.find(inode, sector) for inode, sector in places]
+        leaves = [leaf for leaf in dict.fromkeys(found) if isinstance(leaf, Leaf)]
+        words = sum(leaf.live.word_count for leaf in leaves)
+        if self._io.shape.coalescence(words, len(leaves)) is None:
+            return
+        with _pinned(leaves):
+            async with self._turns_of(leaves):
+                await self._replace_leaves(leaves, coalesce=True)
+
+    async def _coalesce_interiors(self, parent: Interior, keys: list[Key]) -> None:
+        nodes = [parent.children[parent.place_of(key)] for key in keys]
+        interiors = [node for node in nodes if isinstance(node, Interior)]
+        if len(interiors) == len(keys):  # the others nobody has read yet
+            await self._replace_interiors(interiors, coalesce=True)
+
+    async def shrink(self) -> bool:
+        """Make the root's only child the root; False if it has several, or is a leaf."""
+        await self.leaf_at(0, 0)
+        async with self._shape_lock:
+            root = self.tree.root
+            if isinstance(root, Leaf) or len(root.children) > 1:
+                return False
+            child = root.children[0]
+            if isinstance(child, Key):
+                return False  # somebody had it dropped just now
+            with _pinned([child] if isinstance(child, Leaf) else []):
+                with self._no_way_back("making the tree lower"):
+                    await self._journal.set_root(child.key, child.level)
+                self.tree.lower(root)
+            self._buckets.free(root.key.pointers[0])
+            return True
+
+    async def _replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
+        """Write leaves anew, in their turns."""
+
+        def plan() -> Change | None:
+            if any(leaf.is_gone for leaf in leaves) or not self.tree.are_siblings(leaves):
+                return None
+            return replace_leaves(self.tree, leaves, self._may_free, coalesce=coalesce)
+
+        await self._change_shape(plan)
+
+    async def _replace_interiors(self, nodes: list[Interior], *, coalesce: bool = False) -> None:
+        def plan() -> Change | None:
+            if any(node.is_gone for node in nodes) or not self.tree.are_siblings(nodes):
+                return None
+            return replace_interiors(self.tree, nodes, self._may_free, coalesce=coalesce)
+
+        await self._change_shape(plan)
+
+    async def _change_shape(self, plan: Callable[[], Change | None]) -> None:
+        """Plan a change and carry it out, when there are buckets for it."""
+        while True:
+            async with self._shape_lock:
+                change = plan()
+                if change is None:
+                    return
+                pointers = self._buckets.take(len(change.pieces), change.growth)
+                if pointers is not None:
+                    change.place(pointers, self._io.shape, self._seqs())
+                    with self._no_way_back("changing the shape of the tree"):
+                        await self._carry_out(change)
+                    return
+            await self._buckets.wait_for(len(change.pieces), change.growth)
+
+    async def _carry_out(self, change: Change) -> None:
+        newest = 0
+        for leaf in change.replaced:
+            if isinstance(leaf, Leaf):
+                newest = max(newest, leaf.unwritten.newest_seq)
+                self.tree.begin_write(leaf)
+        if newest:
+            await self._journal.durable(newest)
+        await self._io.write_whole(change.pieces)
+        freeing: list[Key] = []
+        if change.append:
+            freeing = change.append.freeing(
+                [self._buckets.bump(key.pointers[0]) for key in change.append.replaced]
+            )
+            keys = freeing + [piece.key for piece in change.append.pieces]
+            await self._io.append(change.append.parent, [pack_keys(tuple(keys))])
+            self._buckets.bumps_durable(len(freeing))
+        else:
+            assert change.root is not None
+            await self._journal.set_root(change.root.key, change.root.level)
+        freed = change.freed()
+        install(self.tree, change, freeing)
+        for key in freed:
+            self._buckets.free(key.pointers[0])
+
+    def _may_free(self, key: Key) -> bool:
+        return self._buckets.may_bump(key.pointers[0])
+
+    def _seqs(self) -> Iterator[int]:
+        """Seqs of bsets: what a bucket held before must not be taken for a part of the new node."""
+        while True:
+            seq = self._rng.getrandbits(64)
+            if seq:
+                yield seq
+
+    # Taking turns
+
+    @asynccontextmanager
+    async def _turns_of(self, leaves: Sequence[Leaf]) -> AsyncIterator[None]:
+        """Be the only one who writes these leaves, which are given from left to right."""
+        async with AsyncExitStack() as stack:
+            for leaf in leaves:
+                await stack.enter_async_context(self._turns.setdefault(leaf, asyncio.Lock()))
+            yield
+
+    @contextmanager
+    def _no_way_back(self, what: str) -> Iterator[None]:
+        """Write nothing any more after a write that did not end well: nobody knows what is on the device."""
+        if self._broken_off:
+            raise DeviceError(self._io.path, f"the index changes no more: {self._broken_off} broke off")
+        try:
+            yield
+        except BaseException:
+            self._broken_off = what
+            raise
+
+
+@contextmanager
+def _pinned(leaves: Sequence[Leaf]) -> Iterator[None]:
+    """Have leaves stay in memory."""
+    for leaf in leaves:
+        leaf.pins += 1
+    try:
+        yield
+    finally:
+        for leaf in leaves:
+            leaf.pins -= 1

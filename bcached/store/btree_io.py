@@ -1,0 +1,124 @@
+"""Nodes between memory and the devices: read one, append to one, write new ones whole."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from bcached.device.together import together
+from bcached.errors import BadField
+from bcached.format.bkey import Bounds, check_extent, check_node_key
+from bcached.format.bset import pack_words
+from bcached.keys import Key
+from bcached.state.btree_node import Interior, Leaf, Node
+from bcached.state.children import Position, position_of, sort_out
+from bcached.state.extents import Extents
+from bcached.state.node_shape import NodeShape
+from bcached.state.tree_change import Piece
+from bcached.store.btree_needs import NodeBuckets
+from bcached.store.membership import MemberFound
+from bcached.store.node_reader import NodeFound, read_node
+from bcached.units import SECTOR_BYTES
+
+MayBeTorn = Callable[[NodeFound], bool]
+
+
+class NodeIo:
+    """Reads and writes the nodes of one set.
+
+    may_be_torn says of a node whose last bset has a wrong checksum whether that can come from an append that
+    a crash cut off: while a set is recovered, if the journal has keys for the range. Else it is damage.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[MemberFound],
+        shape: NodeShape,
+        bounds: Bounds,
+        may_be_torn: MayBeTorn = lambda _: False,
+    ) -> None:
+        self.shape = shape
+        self.may_be_torn = may_be_torn
+        self.nodes_read = 0
+        self.nodes_written = 0
+        self.blocks_appended = 0
+        self.written_bytes = 0
+        self.path = members[0].path
+        self._members = members
+        self._bounds = bounds
+        self._set_magic = members[0].superblock.set_magic
+
+    async def read(self, key: Key, level: int, low: Position, buckets: NodeBuckets) -> Node:
+        """The node that a key names."""
+        check_node_key(key, self._bounds, f"btree, level {level}")
+        found = await read_node(self._members, key, level, low)
+        self.nodes_read += 1
+        is_torn = found.is_torn and self.may_be_torn(found)
+        if found.damage is not None and not is_torn:
+            raise found.damage
+        last = found.bsets[-1]
+        used = last.offset_bytes // self.shape.block_bytes + last.blocks
+        # Behind a torn bset nothing can be appended.
+        blocks_used = self.shape.blocks_of(key.sectors) if is_torn else used
+        seq = last.bset.seq
+        node = (
+            self._interior(found, seq, blocks_used, buckets) if level else self._leaf(found, seq, blocks_used)
+        )
+        node.is_torn = is_torn
+        return node
+
+    async def append(self, node: Node, parts: Sequence[bytes]) -> None:
+        """Write bsets of one block each behind those that a node has, one after the other, durably."""
+        block_bytes = self.shape.block_bytes
+        pointer = node.key.pointers[0]
+        device = self._members[pointer.device].block_device
+        place = pointer.sector * SECTOR_BYTES + node.blocks_used * block_bytes
+        end = (pointer.sector + node.key.sectors) * SECTOR_BYTES
+        for keys in parts:
+            raw = pack_words(node.seq, keys, node.key, self._set_magic, block_bytes)
+            assert len(raw) == block_bytes, "an appended bset is one block, so that it is there or not"
+            assert place + block_bytes <= end, "the node is full"
+            await device.write(place, raw, durable=True)
+            place += block_bytes
+            self.blocks_appended += 1
+            self.written_bytes += block_bytes
+
+    async def write_whole(self, pieces: Sequence[Piece]) -> None:
+        """Write new nodes, durably; nothing names them yet."""
+        await together(partial(self._write_piece, piece) for piece in pieces)
+
+    async def _write_piece(self, piece: Piece) -> None:
+        pointer = piece.key.pointers[0]
+        block_bytes = self.shape.block_bytes
+        raw = pack_words(piece.seq, piece.packed(), piece.key, self._set_magic, block_bytes)
+        assert len(raw) <= piece.key.sectors * SECTOR_BYTES
+        device = self._members[pointer.device].block_device
+        await device.write(pointer.sector * SECTOR_BYTES, raw, durable=True)
+        self.nodes_written += 1
+        self.written_bytes += len(raw)
+
+    def _leaf(self, found: NodeFound, seq: int, blocks_used: int) -> Leaf:
+        live = Extents(merge_within=self.shape.bucket_sectors)
+        low = found.low
+        for key in found.all_keys():
+            check_extent(key, self._bounds, found.where)
+            if key.sectors and (key.inode, key.offset) < low:
+                raise BadField("extent", f"{found.where}, start", f"at least {low}", (key.inode, key.offset))
+            live.insert(key)
+        return Leaf(found.key, seq, blocks_used, live)
+
+    def _interior(self, found: NodeFound, seq: int, blocks_used: int, buckets: NodeBuckets) -> Interior:
+        """An interior node: which children live is known once all keys have raised their buckets' gens."""
+        keys = found.all_keys()
+        for key in keys:
+            check_node_key(key, self._bounds, found.where)
+            for pointer in key.pointers:
+                buckets.raise_gen(pointer)
+        children = sort_out(keys, buckets.staleness)
+        if children.doubled:
+            raise BadField("node", f"{found.where}, children", "one at a position", children.doubled[0])
+        last = position_of(children.live[-1]) if children.live else None
+        if last != found.high:
+            raise BadField("node", f"{found.where}, last child", found.high, last)
+        node = Interior(found.key, found.level, seq, blocks_used, list(children.live))
+        live = set(children.live)
+        node.replaced = [key for key in keys if key not in live]
+        return node
