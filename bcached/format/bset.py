@@ -47,12 +47,18 @@ class PlacedBset:
 
 def pack_bset(bset: Bset, node_key: Key, set_magic: int, block_bytes: int) -> bytes:
     """The bset as part of the node that node_key names, padded to whole blocks."""
-    assert 0 < bset.seq < 1 << 64
-    assert 0 <= bset.version <= VERSION
-    keys = pack_keys(bset.keys)
-    header = HEADER.pack(0, BSET ^ set_magic, bset.seq, bset.version, len(keys) // WORD_BYTES)
+    return pack_words(bset.seq, pack_keys(bset.keys), node_key, set_magic, block_bytes, bset.version)
+
+
+def pack_words(
+    seq: int, keys: bytes, node_key: Key, set_magic: int, block_bytes: int, version: int = VERSION
+) -> bytes:
+    """The same of keys that are packed already."""
+    assert 0 < seq < 1 << 64
+    assert 0 <= version <= VERSION
+    header = HEADER.pack(0, BSET ^ set_magic, seq, version, len(keys) // WORD_BYTES)
     used = header[8:] + keys
-    packed = struct.pack("<Q", _checksum(used, bset.version, node_key)) + used
+    packed = struct.pack("<Q", _checksum(used, version, node_key)) + used
     return packed.ljust(_round_up(len(packed), block_bytes), b"\0")
 
 
