@@ -12,7 +12,7 @@ from bcached.errors import BcachedError
 from bcached.format.jset import JournalEntry, parse_journal_bucket
 from bcached.state.bucket_table import State as BucketState
 from bcached.state.cache import Cache
-from bcached.state.geometry import Geometry
+from bcached.state.geometry import GEN_DISTANCE_MAX, Geometry
 from bcached.state.invariants import violations
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
@@ -144,21 +144,25 @@ def _fields(found: SetFound, allowed: list[list[Any]]) -> str | None:
 
 def _gens(contents: Contents, ledger: Ledger, last: int) -> str | None:
     """No gen on disk goes back, and what was handed out through free_inc has its gen there."""
-    for moment, gens in ledger.gens:
-        if moment > last:
-            break
-        for device, durable in enumerate(gens):
-            behind = (durable - contents.chains[device].gens).astype(np.uint8)
-            worse = np.flatnonzero((behind > 0) & (behind < 128))
-            if worse.size:
-                return f"{device}: gens of {worse[:8].tolist()} went back behind those durable at {moment}"
-    for moment, device, bucket, gen in ledger.handed_out:
-        if moment > last:
-            break
+    moment, gens = max(
+        (durable for durable in ledger.gens if durable[0] <= last), default=(0, []), key=_moment
+    )
+    for device, durable in enumerate(gens):
+        behind = (durable - contents.chains[device].gens).astype(np.uint8)
+        worse = np.flatnonzero((behind > 0) & (behind < 128))
+        if worse.size:
+            return f"{device}: gens of {worse[:8].tolist()} went back behind those durable at {moment}"
+    latest = {promise[1:3]: promise[3] for promise in ledger.handed_out if promise[0] <= last}
+    for (device, bucket), gen in latest.items():
         on_disk = int(contents.chains[device].gens[bucket])
-        if (on_disk - gen) & 255 > 128:
+        # It may be far ahead by now, but was never behind by more than this.
+        if 0 < (gen - on_disk) & 255 <= GEN_DISTANCE_MAX:
             return f"{device}: bucket {bucket} was handed out with gen {gen}, on disk is {on_disk}"
     return None
+
+
+def _moment(durable: tuple[int, object]) -> int:
+    return durable[0]
 
 
 def _buckets(opened: OpenedSet, contents: Contents) -> str | None:

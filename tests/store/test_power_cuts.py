@@ -12,8 +12,11 @@ from random import Random
 
 import pytest
 
-from bcached.errors import BcachedError
+from bcached.errors import BcachedError, NoFreeBuckets
 from bcached.format.superblock import Replacement, Superblock
+from bcached.keys import Key
+from bcached.runtime.cache_set import CacheSet
+from bcached.state.reservations import Holder
 from instruments.crash_judge import Judge, cuts, ledger_of
 from instruments.crash_states import Walk, draw_states
 from instruments.crash_story import FRESH, Ledger, Story
@@ -98,6 +101,32 @@ async def test_buckets_turned_over_with_discards_carry_durable_gens(tmp_path: Pa
             await story.write_prios()
     assert len(story.ledger.handed_out) > 100
     judged(story)
+
+
+async def test_a_few_buckets_used_over_and_over_do_not_run_away_from_the_gens_on_disk(tmp_path: Path) -> None:
+    story = await Story.fresh(tmp_path, 530)
+    async with story.life() as cache_set:
+        holder = cache_set.new_holder("hoarder")
+        keys = await everything(cache_set, holder)
+        for key in keys[:6]:
+            cache_set.free_bucket(holder, key)
+        table = cache_set.members[0].cache.table
+        farthest = 0
+        for _ in range(700):
+            cache_set.free_bucket(holder, await cache_set.allocate_bucket(holder, 1, 5))
+            farthest = max(farthest, table.distance_disk)
+        assert 48 < farthest <= 96
+    judged(story, states=4)
+
+
+async def everything(cache_set: CacheSet, holder: Holder) -> list[Key]:
+    """Take all buckets there are."""
+    keys = []
+    while True:
+        try:
+            keys.append(await cache_set.allocate_bucket(holder, 1, 0.2))
+        except NoFreeBuckets:
+            return keys
 
 
 @pytest.mark.parametrize("seed", range(6))
