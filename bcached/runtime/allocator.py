@@ -47,7 +47,7 @@ class Allocator:
     def next_step(self) -> Step:
         """What is to be done now."""
         services = self._services
-        return next_step(
+        step = next_step(
             self._cache,
             self._tried,
             synchronous=services.options.synchronous,
@@ -56,6 +56,9 @@ class Allocator:
             waiting=services.waiting(),
             prios_asked=services.prios_asked(self.member),
         )
+        if services.refusal is not None and step is not Step.PUSH:
+            return Step.WAIT  # gens that go up now would not be durable when the set has stopped
+        return step
 
     def _has_work(self) -> bool:
         return self._services.stopping or self.next_step() is not Step.WAIT
