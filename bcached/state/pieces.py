@@ -38,6 +38,11 @@ class Pieces:
         """(start, end, inode) of each."""
         return zip(self.starts, self.ends, self.inodes, strict=True)
 
+    @property
+    def sectors(self) -> int:
+        """Sectors of all pieces."""
+        return sum(self.ends) - sum(self.starts)
+
     def add(self, start: int, end: int, inode: int) -> None:
         """Note a piece."""
         ends = self.ends

@@ -119,18 +119,18 @@ class Holder:
     def split_off(self, inode: int) -> "Holder":
         """Move what was reserved for a volume to a holder of its own."""
         other = Holder(f"{self.name}, volume {inode}", self.limit, self.bucket_sectors)
-        before, self.pieces, self.total = self.pieces, {}, 0
-        for place, pieces in before.items():
-            for start, end, owner in pieces:
+        for place in [place for place, pieces in self.pieces.items() if inode in pieces.inodes]:
+            for start, end, owner in self.forget(place):
                 (other if owner == inode else self).add(place, start, end, owner)
         return other
 
-    def clear(self) -> dict[Place, Pieces]:
-        """Forget everything; what it was."""
-        pieces, self.pieces, self.total = self.pieces, {}, 0
+    def forget(self, place: Place) -> Pieces:
+        """Forget what is held of a bucket; what it was."""
+        pieces = self.pieces.pop(place)
+        self.total -= len(pieces)
         return pieces
 
     @property
     def sectors(self) -> int:
         """Sectors held, each copy counted."""
-        return sum(sum(pieces.ends) - sum(pieces.starts) for pieces in self.pieces.values())
+        return sum(pieces.sectors for pieces in self.pieces.values())

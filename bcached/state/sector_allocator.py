@@ -5,7 +5,7 @@ passes to that piece; from then on the bucket lives as long as somebody holds so
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
@@ -15,6 +15,8 @@ from bcached.state.open_buckets import OpenBuckets, Slot
 from bcached.state.placement import members_with, take_data_buckets
 from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder, Place
 from bcached.state.reserves import Reserve
+
+PLACES_A_STEP = 512  # buckets: a millisecond or two
 
 
 class SectorAllocator:
@@ -152,31 +154,44 @@ class SectorAllocator:
 
     def end(self, holder: Holder) -> None:
         """End everything a holder has."""
-        self.reserved_sectors -= holder.sectors
-        for place, pieces in holder.clear().items():
-            self._drop_pins(place, len(pieces))
+        for _ in self.ending(holder):
+            pass
+
+    def ending(self, holder: Holder) -> Generator[None, None, None]:
+        """End everything a holder has, which can be a great many buckets, in steps."""
+        for number, place in enumerate(list(holder.pieces), 1):
+            self._end_in(place, holder)
+            if number % PLACES_A_STEP == 0:
+                yield
+
+    def _end_in(self, place: Place, holder: Holder) -> None:
+        pieces = holder.forget(place)
+        self.reserved_sectors -= pieces.sectors
+        self._drop_pins(place, len(pieces))
 
     # Connections that broke
 
-    def quarantine(self, holder: Holder) -> None:
-        """Set apart the buckets of a holder whose writes may still be under way, until `end_quarantine`."""
-        for place in holder.pieces:
+    def quarantine(self, holder: Holder) -> Generator[None, None, None]:
+        """Set apart the buckets of a holder whose writes may still be under way, in steps."""
+        for number, place in enumerate(list(holder.pieces), 1):
             self.quarantined[place] += 1
             if self._state(place) == State.HELD:
                 self._settle(place)
+            if number % PLACES_A_STEP == 0:
+                yield
 
-    def end_quarantine(self, holder: Holder) -> None:
-        """End everything a quarantined holder has: its writes cannot come any more."""
-        places = list(holder.pieces)
-        for place in places:
+    def end_quarantine(self, holder: Holder) -> Generator[None, None, None]:
+        """End everything a quarantined holder has, in steps: its writes cannot come any more."""
+        for number, place in enumerate(list(holder.pieces), 1):
             assert self.quarantined[place] > 0, "what a holder in quarantine has has changed"
             self.quarantined[place] -= 1
             if not self.quarantined[place]:
                 del self.quarantined[place]
-        self.end(holder)
-        for place in places:
+            self._end_in(place, holder)
             if self._state(place) == State.QUARANTINE:  # held by others too
                 self._settle(place)
+            if number % PLACES_A_STEP == 0:
+                yield
 
     def _state(self, place: Place) -> int:
         device, bucket = place

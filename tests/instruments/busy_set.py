@@ -15,6 +15,7 @@ from instruments.small_cache import (
     fill_reserves,
     invalidate,
     metadata_of,
+    run,
     write_prios,
 )
 
@@ -39,7 +40,7 @@ class BusySet:
         self.carve(self.second, 4, 4)
         self.held_bucket = self._bucket(self.carve(self.first, 1000, 16, 6))
         self.quarantined_bucket = self._bucket(self.carve(self.broken, 2000, 16, 7))
-        self.allocator.quarantine(self.broken)
+        run(self.allocator.quarantine(self.broken))
         self.waiting = Extents(self.allocator, self.first, [ExtentRequest(2, 0, 64, 8, whole=True)])
         self.fill()
         assert self.waiting.advance() is None

@@ -240,7 +240,7 @@ class Run:
             if owner is holder:
                 self.queue.remove((work, owner))
                 work.undo()
-        self.allocator.quarantine(holder)
+        run(self.allocator.quarantine(holder))
         self.quarantined.append(holder)
         self.holders.append(self.new_holder())
         self.serve()
@@ -248,7 +248,7 @@ class Run:
     def end_quarantine(self) -> None:
         if self.quarantined:
             holder = self.quarantined.pop(self.rng.randrange(len(self.quarantined)))
-            self.allocator.end_quarantine(holder)
+            run(self.allocator.end_quarantine(holder))
             self.model.end(holder)
 
     # The set's own work
@@ -335,7 +335,7 @@ class Run:
         self.queue.clear()
         self.serve()
         for holder in self.quarantined:
-            self.allocator.end_quarantine(holder)
+            run(self.allocator.end_quarantine(holder))
             self.model.end(holder)
         self.quarantined.clear()
         for holder in self.holders:

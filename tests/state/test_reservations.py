@@ -131,14 +131,11 @@ def test_the_pieces_of_one_volume_split_off() -> None:
     assert held(holder.split_off(9)) == {}
 
 
-def test_clearing_forgets_and_tells() -> None:
-    holder = a_holder((0, 0, 8), (1, 16, 20))
-    cleared = holder.clear()
-    assert {place: list(pieces) for place, pieces in cleared.items()} == {
-        (0, 0): [(0, 8, 0)],
-        (1, 1): [(16, 20, 0)],
-    }
-    assert (holder.total, holder.sectors, held(holder)) == (0, 0, {})
+def test_forgetting_a_bucket_tells_what_was_held_of_it() -> None:
+    holder = a_holder((0, 0, 8), (0, 8, 12), (1, 16, 20))
+    forgotten = holder.forget((0, 0))
+    assert (list(forgotten), forgotten.sectors) == ([(0, 8, 0), (8, 12, 0)], 12)
+    assert (holder.total, holder.sectors, held(holder)) == (1, 4, {(1, 1): [(16, 20, 0)]})
 
 
 class Model:

@@ -2,6 +2,7 @@ import pytest
 
 from bcached.errors import LimitExceeded, NoSuchVolume, NotReserved, RequestError, StaleKey
 from bcached.keys import Key, Pointer
+from bcached.state import sector_allocator
 from bcached.state.bucket_table import State
 from bcached.state.invariants import violations
 from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder
@@ -14,6 +15,7 @@ from instruments.small_cache import (
     an_allocator,
     fill_reserves,
     metadata_of,
+    run,
 )
 
 
@@ -322,7 +324,7 @@ def quarantined_pair() -> tuple[Set, int]:
     a_set = Set()
     bucket = a_set.bucket(a_set.carve(8))
     a_set.carve(8, 8, holder=1)
-    a_set.allocator.quarantine(a_set.holders[0])
+    run(a_set.allocator.quarantine(a_set.holders[0]))
     return a_set, bucket
 
 
@@ -330,7 +332,7 @@ def test_a_bucket_in_quarantine_goes_back_to_whoever_else_holds_it() -> None:
     a_set, bucket = quarantined_pair()
     assert a_set.state(bucket) == State.QUARANTINE
     a_set.verify()
-    a_set.allocator.end_quarantine(a_set.holders[0])
+    run(a_set.allocator.end_quarantine(a_set.holders[0]))
     assert (a_set.state(bucket), a_set.pins(bucket)) == (State.HELD, 1)
     assert a_set.allocator.quarantined == {}
     a_set.verify()
@@ -341,18 +343,18 @@ def test_a_bucket_stays_in_quarantine_when_the_others_are_done() -> None:
     a_set.allocator.end(a_set.holders[1])
     assert a_set.state(bucket) == State.QUARANTINE
     a_set.verify()
-    a_set.allocator.end_quarantine(a_set.holders[0])
+    run(a_set.allocator.end_quarantine(a_set.holders[0]))
     assert a_set.state(bucket) == State.UNUSED
     a_set.verify()
 
 
 def test_a_bucket_in_two_quarantines_waits_for_both() -> None:
     a_set, bucket = quarantined_pair()
-    a_set.allocator.quarantine(a_set.holders[1])
-    a_set.allocator.end_quarantine(a_set.holders[0])
+    run(a_set.allocator.quarantine(a_set.holders[1]))
+    run(a_set.allocator.end_quarantine(a_set.holders[0]))
     assert a_set.state(bucket) == State.QUARANTINE
     a_set.verify()
-    a_set.allocator.end_quarantine(a_set.holders[1])
+    run(a_set.allocator.end_quarantine(a_set.holders[1]))
     assert a_set.state(bucket) == State.UNUSED
     a_set.verify()
 
@@ -360,7 +362,7 @@ def test_a_bucket_in_two_quarantines_waits_for_both() -> None:
 def test_an_open_bucket_of_a_broken_connection_is_quarantined_when_it_closes() -> None:
     a_set = Set()
     bucket = a_set.bucket(a_set.carve(8))
-    a_set.allocator.quarantine(a_set.holders[0])
+    run(a_set.allocator.quarantine(a_set.holders[0]))
     assert a_set.state(bucket) == State.OPEN
     a_set.verify()
     a_set.carve(8, 8, holder=1)
@@ -368,11 +370,29 @@ def test_an_open_bucket_of_a_broken_connection_is_quarantined_when_it_closes() -
     a_set.verify()
 
 
+def test_a_great_many_buckets_end_in_steps_between_which_all_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sector_allocator, "PLACES_A_STEP", 2)
+    for quarantined in (True, False):
+        a_set = Set()
+        for offset in range(5):
+            a_set.fill()
+            a_set.carve(16, offset * 1000)
+        works = [a_set.allocator.quarantine, a_set.allocator.end_quarantine]
+        for work in works if quarantined else [a_set.allocator.ending]:
+            steps = 0
+            for _ in work(a_set.holders[0]):
+                a_set.verify()
+                steps += 1
+            assert steps == 2
+        assert (a_set.holders[0].total, a_set.allocator.reserved_sectors) == (0, 0)
+        a_set.verify()
+
+
 def test_who_holds_nothing_leaves_no_trace_in_quarantine() -> None:
     a_set = Set()
     before = a_set.everything()
-    a_set.allocator.quarantine(a_set.holders[0])
-    a_set.allocator.end_quarantine(a_set.holders[0])
+    run(a_set.allocator.quarantine(a_set.holders[0]))
+    run(a_set.allocator.end_quarantine(a_set.holders[0]))
     assert a_set.everything() == before
 
 
@@ -381,7 +401,7 @@ def test_a_holder_that_was_never_admitted_is_not_let_out() -> None:
     a_set.carve(8)
     before = a_set.everything()
     with pytest.raises(AssertionError):
-        a_set.allocator.end_quarantine(a_set.holders[0])
+        run(a_set.allocator.end_quarantine(a_set.holders[0]))
     assert a_set.everything() == before
 
 
