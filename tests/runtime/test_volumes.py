@@ -1,0 +1,170 @@
+"""Volumes and superblocks change durably, one at a time, to the end, whatever becomes of who asked."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from uuid import uuid4
+
+from bcached.device.memory_device import MemoryDevice
+from bcached.errors import InvalidParameter, NoFreeBuckets, NoSuchVolume
+from bcached.format.superblock import Replacement
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lifetime import running
+from bcached.state.bucket_table import State
+from instruments.latent_device import LatentDevice
+from instruments.living_set import fresh_members, reopened, set_options, take_buckets
+from instruments.virtual_time import in_virtual_time
+
+
+@asynccontextmanager
+async def a_set(folder: Path, *, verify: bool = True) -> AsyncIterator[tuple[CacheSet, list[MemoryDevice]]]:
+    members = await fresh_members([513, 600], 4 << 10)
+    slow = [LatentDevice(member, Random(1), 0.01) for member in members]
+    async with running(slow, set_options(folder, verify=verify)) as cache_set:
+        yield cache_set, members
+        assert cache_set.verify() == []
+
+
+def labels(cache_set: CacheSet) -> dict[int, str]:
+    return {volume.inode: volume.label for volume in cache_set.volumes()}
+
+
+@in_virtual_time
+async def test_what_is_answered_is_found_in_the_next_life(tmp_path: Path) -> None:
+    uuid = uuid4()
+    async with a_set(tmp_path) as (cache_set, members):
+        assert await cache_set.create_volume("cached", uuid=uuid) == 0
+        assert await cache_set.create_volume("flash", 1 << 20) == 1
+        assert await cache_set.create_volume("third") == 2
+        await cache_set.delete_volume(0)
+        assert await cache_set.create_volume("in its slot") == 0
+        volumes = cache_set.volumes()
+        images = [device.image() for device in members]  # as a crash would leave them
+    devices = [MemoryDevice.holding(image) for image in images]
+    async with running(devices, set_options(tmp_path)) as cache_set:
+        assert cache_set.volumes() == volumes
+        assert [(one.label, one.flash_only, one.sectors) for one in volumes] == [
+            ("in its slot", False, 0),
+            ("flash", True, 1 << 20),
+            ("third", False, 0),
+        ]
+
+
+@in_virtual_time
+async def test_many_at_once_take_their_turns(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as (cache_set, members):
+        inodes = await asyncio.gather(*(cache_set.create_volume(f"volume {n}") for n in range(12)))
+        assert sorted(inodes) == list(range(12))
+        await asyncio.gather(
+            *(cache_set.delete_volume(inode) for inode in inodes[:6]),
+            *(cache_set.create_volume(f"later {n}") for n in range(3)),
+            cache_set.write_priorities(),
+            cache_set.set_replacement(Replacement.FIFO),
+            cache_set.set_discard(True),
+        )
+        assert len(cache_set.volumes()) == 9
+        found = labels(cache_set)
+    async with running(reopened(members), set_options(tmp_path)) as cache_set:
+        assert labels(cache_set) == found
+        assert {member.superblock.replacement for member in cache_set.members} == {Replacement.FIFO}
+        assert all(member.superblock.discard for member in cache_set.members)
+
+
+@in_virtual_time
+async def test_a_change_goes_on_when_its_asker_goes_away(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as (cache_set, members):
+        for wait_s in (0, 0.001, 0.004, 0.01):
+            asking = asyncio.ensure_future(cache_set.create_volume(f"after {wait_s}"))
+            await asyncio.sleep(wait_s)
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert asking.cancelled() or wait_s == 0.01
+        await asyncio.sleep(1)
+        found = set(labels(cache_set).values())
+        assert found >= {"after 0.001", "after 0.004", "after 0.01"}
+    async with running(reopened(members), set_options(tmp_path)) as cache_set:
+        assert set(labels(cache_set).values()) == found
+
+
+@in_virtual_time
+async def test_what_is_wrong_changes_nothing_and_holds_up_nobody(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as (cache_set, _):
+        uuid = uuid4()
+        await cache_set.create_volume("first", uuid=uuid)
+        before = cache_set.statistics().journal_seq
+        outcomes = await asyncio.gather(
+            cache_set.create_volume("first again", uuid=uuid),
+            cache_set.create_volume("x" * 33),
+            cache_set.delete_volume(7),
+            cache_set.create_volume("second"),
+            return_exceptions=True,
+        )
+        assert [type(outcome) for outcome in outcomes[:3]] == [
+            InvalidParameter,
+            InvalidParameter,
+            NoSuchVolume,
+        ]
+        assert outcomes[3] == 1
+        assert labels(cache_set) == {0: "first", 1: "second"}
+        assert cache_set.statistics().journal_seq <= before + 2
+
+
+@in_virtual_time
+async def test_a_bucket_that_is_waited_for_is_known_from_the_moment_it_is_given(tmp_path: Path) -> None:
+    """Verify would call it lost otherwise: whoever waits for it hears of it a turn of the loop later."""
+    async with a_set(tmp_path, verify=False) as (cache_set, _):
+        holder = cache_set.new_holder("greedy")
+        keys = await take_buckets(cache_set, holder, patience_s=0.1)
+        kept = []
+        for member in cache_set.members:  # a tree, one day, will have taken these
+            while (bucket := member.cache.take_metadata(State.BTREE)) is not None:
+                kept.append((member, bucket))
+        creating = asyncio.ensure_future(cache_set.create_volume("patient"))
+        await asyncio.sleep(0.1)
+        assert cache_set.statistics().waiters["btree"] == 1
+        cache_set.free_bucket(holder, keys[0])
+        while cache_set.services.queue.total:
+            await asyncio.sleep(0)
+        assert not creating.done()
+        assert not [line for line in cache_set.verify() if "UUID" in line]
+        assert await creating == 0
+        for member, bucket in kept:
+            member.cache.free_metadata([bucket])
+        cache_set.services.buckets_moved()
+
+
+@in_virtual_time
+async def test_without_a_bucket_it_fails_at_its_deadline_and_nothing_is_changed(tmp_path: Path) -> None:
+    async with a_set(tmp_path, verify=False) as (cache_set, _):
+        inode = await cache_set.create_volume("first")
+        await take_buckets(cache_set, cache_set.new_holder("greedy"), patience_s=0.1)
+        kept = []
+        for member in cache_set.members:
+            while (bucket := member.cache.take_metadata(State.BTREE)) is not None:
+                kept.append((member, bucket))
+        outcomes = await asyncio.gather(
+            cache_set.create_volume("second"), cache_set.delete_volume(inode), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [NoFreeBuckets, NoFreeBuckets]
+        assert labels(cache_set) == {inode: "first"}
+        assert cache_set.carve(cache_set.new_holder("client"), inode, 0, 8, 1) is None, "it is still known"
+        for member, bucket in kept:
+            member.cache.free_metadata([bucket])
+        cache_set.services.buckets_moved()
+        assert await cache_set.create_volume("second") == 1
+
+
+@in_virtual_time
+async def test_the_same_again_writes_nothing(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as (cache_set, members):
+        await cache_set.set_discard(True)
+        await asyncio.sleep(1)
+        before = [device.statistics().writes for device in members]
+        seqs = [member.superblock.seq for member in cache_set.members]
+        await cache_set.set_discard(True)
+        assert [member.superblock.seq for member in cache_set.members] == seqs
+        assert [device.statistics().writes for device in members] == before
+        await cache_set.set_discard(False)
+        assert [member.superblock.seq for member in cache_set.members] == [seq + 1 for seq in seqs]
