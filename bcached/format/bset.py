@@ -45,6 +45,17 @@ class PlacedBset:
     bset: Bset
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A bset whose checksum is right, its keys not parsed yet."""
+
+    offset_bytes: int
+    blocks: int
+    seq: int
+    version: int
+    keys: memoryview
+
+
 def pack_bset(bset: Bset, node_key: Key, set_magic: int, block_bytes: int) -> bytes:
     """The bset as part of the node that node_key names, padded to whole blocks."""
     return pack_words(bset.seq, pack_keys(bset.keys), node_key, set_magic, block_bytes, bset.version)
@@ -77,6 +88,17 @@ def read_bsets(
     raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
 ) -> Iterator[PlacedBset]:
     """The same one by one: what is sound comes before what is wrong is raised."""
+    for frame in read_frames(raw, node_key, set_magic, block_bytes, where):
+        here = f"{where}, byte {frame.offset_bytes}"
+        keys = parse_keys(frame.keys, here)
+        _check_order(keys, node_key, here)
+        yield PlacedBset(frame.offset_bytes, frame.blocks, Bset(frame.seq, keys, frame.version))
+
+
+def read_frames(
+    raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
+) -> Iterator[Frame]:
+    """The same without looking at the keys, for a reader that takes them in columns."""
     view = memoryview(raw)
     if not node_key.pointers:
         raise BadField("node", f"{where}, key", "at least 1 pointer", 0)
@@ -87,12 +109,11 @@ def read_bsets(
         raise BadField(NAME, f"{where}, seq", "not 0", 0)
     offset = 0
     while offset + HEADER.size <= len(view) and _seq_at(view, offset) == seq:
-        bset, size_bytes = _parse_bset(view, offset, node_key, set_magic, f"{where}, byte {offset}")
-        if offset and not bset.keys:
+        frame = _parse_frame(view, offset, node_key, set_magic, block_bytes, f"{where}, byte {offset}")
+        if offset and not frame.keys:
             raise BadField(NAME, f"{where}, byte {offset}, keys", "at least 1 in a later bset", 0)
-        placed = PlacedBset(offset, _round_up(size_bytes, block_bytes) // block_bytes, bset)
-        yield placed
-        offset += placed.blocks * block_bytes
+        yield frame
+        offset += frame.blocks * block_bytes
     _refuse_strays(view, offset, seq, block_bytes, where)
 
 
@@ -115,7 +136,9 @@ def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
         return ()
 
 
-def _parse_bset(view: memoryview, offset: int, node_key: Key, set_magic: int, where: str) -> tuple[Bset, int]:
+def _parse_frame(
+    view: memoryview, offset: int, node_key: Key, set_magic: int, block_bytes: int, where: str
+) -> Frame:
     csum, magic, seq, version, words = HEADER.unpack_from(view, offset)
     size_bytes = HEADER.size + words * WORD_BYTES
     if version > VERSION:
@@ -127,9 +150,8 @@ def _parse_bset(view: memoryview, offset: int, node_key: Key, set_magic: int, wh
     actual = _checksum(view[offset + 8 : offset + size_bytes], version, node_key)
     if actual != csum:
         raise BadChecksum(NAME, where, f"{actual:#018x}", f"{csum:#018x}")
-    keys = parse_keys(view[offset + HEADER.size : offset + size_bytes], where)
-    _check_order(keys, node_key, where)
-    return Bset(seq=seq, keys=keys, version=version), size_bytes
+    blocks = _round_up(size_bytes, block_bytes) // block_bytes
+    return Frame(offset, blocks, seq, version, view[offset + HEADER.size : offset + size_bytes])
 
 
 def _check_order(keys: tuple[Key, ...], node_key: Key, where: str) -> None:

@@ -132,19 +132,20 @@ class Extents:
             if place:
                 self._runs.insert(index + 1, self._runs[index].split(place))
                 index += 1
-        upper._take_runs(self._runs[index:])
-        self._take_runs(self._runs[:index])
+        upper.take_runs(self._runs[index:])
+        self.take_runs(self._runs[:index])
         return upper
 
-    def join(self, other: "Extents") -> None:
-        """Take in all of other, which lies behind all of ours; it is not to be used any more."""
-        self._take_runs([*self._runs, *other.runs])
-
-    def _take_runs(self, runs: list[Run]) -> None:
+    def take_runs(self, runs: list[Run]) -> None:
+        """Hold these runs and nothing else; they are in order, and none is empty."""
         self._runs = runs
         self._lasts = [run.inode << INODE_SHIFT | run.ends[-1] for run in runs]
         self.key_count = sum(map(len, runs))
         self.word_count = sum(run.word_count for run in runs)
+
+    def join(self, other: "Extents") -> None:
+        """Take in all of other, which lies behind all of ours; it is not to be used any more."""
+        self.take_runs([*self._runs, *other.runs])
 
     def packed(self) -> bytes:
         """The keys as a bset holds them."""

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bcached.device.together import together
-from bcached.errors import BadField
+from bcached.errors import BadField, FormatError
 from bcached.format.bkey import Bounds, check_extent, check_node_key
-from bcached.format.bset import pack_words
+from bcached.format.bset import pack_words, read_frames
 from bcached.keys import Key
 from bcached.state.btree_node import Interior, Leaf, Node
 from bcached.state.children import Position, position_of, sort_out
 from bcached.state.extents import Extents
+from bcached.state.leaf_columns import lay_over
 from bcached.state.node_shape import NodeShape
 from bcached.state.tree_change import Piece
 from bcached.store.btree_needs import NodeBuckets
@@ -49,8 +50,12 @@ class NodeIo:
     async def read(self, key: Key, level: int, low: Position, buckets: NodeBuckets) -> Node:
         """The node that a key names."""
         check_node_key(key, self._bounds, f"btree, level {level}")
-        found = await read_node(self._members, key, level, low)
         self.nodes_read += 1
+        if level == 0:
+            leaf = await self._read_plain_leaf(key, low)
+            if leaf is not None:
+                return leaf
+        found = await read_node(self._members, key, level, low)
         is_torn = found.is_torn and self.may_be_torn(found)
         if found.damage is not None and not is_torn:
             raise found.damage
@@ -64,6 +69,22 @@ class NodeIo:
         )
         node.is_torn = is_torn
         return node
+
+    async def _read_plain_leaf(self, key: Key, low: Position) -> Leaf | None:
+        """A leaf that nothing is wrong with; None if it has to be read key by key."""
+        pointer, block_bytes = key.pointers[0], self.shape.block_bytes
+        device = self._members[pointer.device].block_device
+        raw = await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
+        try:
+            frames = list(read_frames(raw, key, self._set_magic, block_bytes))
+        except FormatError:
+            return None
+        bsets = [frame.keys for frame in frames]
+        live = lay_over(bsets, low, position_of(key), self._bounds, self.shape.bucket_sectors)
+        if live is None:
+            return None
+        last = frames[-1]
+        return Leaf(key, last.seq, last.offset_bytes // block_bytes + last.blocks, live)
 
     async def append(self, node: Node, parts: Sequence[bytes]) -> None:
         """Write bsets of one block each behind those that a node has, one after the other, durably."""

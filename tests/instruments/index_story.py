@@ -204,6 +204,7 @@ class IndexStory:
     log: StoryLog
     model: Model = field(default_factory=dict)
     removed: int = 0
+    copies_max: int = 1
 
     @classmethod
     async def begin(
@@ -226,7 +227,9 @@ class IndexStory:
         raw = pack_bset(Bset(rng.getrandbits(64), ()), root, superblock.set_magic, block_sectors * SECTOR)
         await device.write(pointer.sector * SECTOR, raw, durable=True)
         journal = ToyJournal(root, 0, rng)
-        return await cls.over(device, superblock, buckets, journal, rng, cache_bytes)
+        story = await cls.over(device, superblock, buckets, journal, rng, cache_bytes)
+        story.copies_max = 1 + seed % 2
+        return story
 
     @classmethod
     async def over(
@@ -275,7 +278,7 @@ class IndexStory:
         return self.key_at(inode, start, size) if rng.randrange(6) else Key(inode, start, size, False, ())
 
     def key_at(self, inode: int, start: int, size: int) -> Key:
-        pointers = [self._some_pointer(size) for _ in range(self.rng.choice([1, 1, 1, 1, 2]))]
+        pointers = [self._some_pointer(size) for _ in range(self.rng.choice([1, 1, 1, 1, self.copies_max]))]
         return Key(inode, start, size, self.rng.random() < 0.5, tuple(pointers))
 
     def _some_pointer(self, size: int) -> Pointer:

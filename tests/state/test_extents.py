@@ -271,3 +271,28 @@ def test_between_two_positions_lies_what_a_model_says(
     whole = model_of(list(extents))
     assert model_of(found) == {place: held for place, held in whole.items() if low <= place < high}
     assert [(key.inode, key.offset) for key in found] == sorted((key.inode, key.offset) for key in found)
+
+
+@settings(derandomize=True, max_examples=200)
+@given(st.lists(keys, max_size=40), st.sampled_from([0, 1, 5, 7]), st.integers(0, 90), st.booleans())
+def test_what_is_split_off_lies_behind_the_position_and_can_be_joined_again(
+    row: list[Key], inode: int, sector: int, keep_deletions: bool
+) -> None:
+    lower = Extents(keep_deletions=keep_deletions)
+    for key in row:
+        lower.insert(key)
+    whole = model_of(list(lower))
+    upper = lower.split_off(inode, sector)
+    for part in (lower, upper):
+        check_columns(part)
+    below, above = model_of(list(lower)), model_of(list(upper))
+    assert below | above == whole
+    assert all(place < (inode, sector) for place in below)
+    assert all(place >= (inode, sector) for place in above)
+    lower.join(upper)
+    check_columns(lower)
+    assert model_of(list(lower)) == whole
+    again = Key(inode, sector, 3, False, ())
+    assert model_of(list(lower.insert(again))) == {
+        place: whole[place] for place in sectors_of(again) if place in whole
+    }
