@@ -198,9 +198,9 @@ class CacheSet:
         async with services.conditions.bucket_lock:
             goal = services.collections + (2 if services.collecting else 1)
             while services.collections < goal:
+                services.check_changeable()  # nobody says so again to who comes to wait after a refusal
                 services.ask_for_collection("asked")
                 await services.conditions[Fact.MARKS_VALID].wait()
-                services.check_changeable()
 
     async def write_priorities(self) -> None:
         """Make the gens and prios of this moment durable, on every member."""
