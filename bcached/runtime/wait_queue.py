@@ -47,6 +47,7 @@ class WaitQueue:
         self.waits = Histogram(WAIT_BOUNDS_S)
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, deque[Waiter]] = {reserve: deque() for reserve in Reserve}
+        self._turned_away: set[Reserve] = set()
         self._refusal: RequestError | None = None
         self._on_change = on_change
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
@@ -70,6 +71,8 @@ class WaitQueue:
         if timeout_s <= 0:
             work.undo()
             self.failures["no_wait"] += 1
+            self._turned_away.add(work.reserve)
+            self._on_change()
             raise NoFreeBuckets(name, 0)
         if self.total >= self.limit:
             work.undo()
@@ -85,6 +88,7 @@ class WaitQueue:
 
     def serve(self) -> None:
         """Let the head of each queue take what it needs, as far as there are buckets."""
+        self._turned_away.clear()
         if not self.total:
             return
         for queue in self._queues.values():
@@ -138,8 +142,11 @@ class WaitQueue:
                     waiter.future.set_exception(error)
 
     def waiting(self) -> frozenset[Reserve]:
-        """The reserves somebody waits for."""
-        return frozenset(reserve for reserve, queue in self._queues.items() if queue)
+        """The reserves somebody waits for, or was turned away from since buckets came last.
+
+        Who does not wait will ask again: the last few buckets are worth the same trouble for him.
+        """
+        return frozenset(reserve for reserve, queue in self._queues.items() if queue) | self._turned_away
 
     def count(self, reserve: Reserve) -> int:
         """How many wait for a reserve."""

@@ -4,7 +4,7 @@ error at the deadline, and service again once something is given back."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,6 +119,28 @@ async def test_whatever_is_released_serves_again(
             keys += await take(cache_set, holder, released)
             assert (work_of(cache_set) - before).total <= WORK_MAX + 2 * released
             assert cache_set.verify() == []
+
+
+@every_shape
+@every_policy
+@in_virtual_time
+async def test_who_never_waits_gets_the_last_buckets_too(
+    tmp_path: Path, bucket_bytes: int, policy: Replacement
+) -> None:
+    async with a_set(tmp_path, bucket_bytes, policy) as cache_set:
+        holder = cache_set.new_holder("greedy")
+        keys = await hold_everything(cache_set, holder)
+        for key in keys[:18]:  # what the unused list takes, some times free_inc, and two
+            cache_set.free_bucket(holder, key)
+        before, had = work_of(cache_set), 0
+        for _ in range(100):
+            with suppress(NoFreeBuckets):
+                await cache_set.allocate_bucket(holder, 1, 0)
+                had += 1
+            await asyncio.sleep(MOMENT_S)
+        assert had == 18
+        assert (work_of(cache_set) - before).total <= WORK_MAX + 2 * had
+        assert cache_set.verify() == []
 
 
 @in_virtual_time
