@@ -16,7 +16,7 @@ from bcached.state.placement import members_with, take_data_buckets
 from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder, Place
 from bcached.state.reserves import Reserve
 
-PLACES_A_STEP = 512  # buckets: a millisecond or two
+PLACES_A_STEP = 256  # buckets: a millisecond
 
 
 class SectorAllocator:
