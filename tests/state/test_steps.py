@@ -140,6 +140,17 @@ def test_a_short_pass_is_followed_by_one_collection_if_somebody_waits() -> None:
     assert by_hand(with_empty(0)).settle() == [Step.INVALIDATE]
 
 
+def test_what_little_was_found_waits_for_the_collection_that_may_find_more() -> None:
+    cache = with_empty(2)
+    drain(cache, Reserve.NONE)
+    hand = by_hand(cache, Reserve.NONE)
+    for step in (Step.INVALIDATE, Step.COLLECT, Step.WAIT):
+        assert hand.next_step() is step
+        hand.do(step)
+    hand.end_collection()
+    assert hand.next_step() is Step.WRITE_PRIOS
+
+
 @every_policy
 def test_one_bucket_is_found_by_every_policy_if_somebody_waits_for_it(policy: Replacement) -> None:
     cache = with_empty(1)
