@@ -13,7 +13,7 @@ from uuid import UUID
 from bcached.errors import LimitExceeded, RequestError
 from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.format.superblock import Replacement
-from bcached.keys import Key
+from bcached.keys import POINTERS_MAX, Key
 from bcached.runtime.conditions import Fact
 from bcached.runtime.quarantine import Quarantine
 from bcached.runtime.services import Services
@@ -23,7 +23,7 @@ from bcached.runtime.volumes import Volumes
 from bcached.state.bucket_table import State
 from bcached.state.explanation import explain
 from bcached.state.gathering import Extents, WholeBuckets, Work
-from bcached.state.geometry import POINTERS_MAX, Geometry
+from bcached.state.geometry import Geometry
 from bcached.state.invariants import violations
 from bcached.state.reservations import ExtentRequest, Holder
 from bcached.state.reserves import Reserve

@@ -11,7 +11,6 @@ from bcached.units import SECTOR_BYTES
 INITIAL_PRIO = 32768
 METADATA_PRIO = 65535  # kernel: BTREE_PRIO
 GEN_DISTANCE_MAX = 96  # kernel: BUCKET_GC_GEN_MAX
-POINTERS_MAX = 6  # three bits on disk, and a key of eight words
 
 
 def fifo_capacity(wanted: int) -> int:

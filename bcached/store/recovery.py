@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from bcached.format.bkey import INODE_MAX, OFFSET_MAX
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.sizes import node_sectors, uuid_slots
@@ -18,7 +20,7 @@ from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
-from bcached.state.geometry import INITIAL_PRIO, METADATA_PRIO, Geometry
+from bcached.state.geometry import INITIAL_PRIO, Geometry
 from bcached.state.reserves import Reserve
 from bcached.store.journal import Journal
 from bcached.store.journal_ring import JournalRing
@@ -82,9 +84,9 @@ def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
     chain, table = contents.chains[number], cache.table
     for column in (table.gens_array, table.gens_on_disk_array, table.last_gc_array):
         column[:] = chain.gens
-    # Metadata prios belong to buckets that were metadata once; those that are get theirs below.
-    table.prios_array[:] = chain.prios
-    table.prios_array[table.prios_array == METADATA_PRIO] = INITIAL_PRIO
+    # No data has a prio beyond a fresh one's. Metadata's belong to what was metadata once; what is gets its
+    # own below.
+    np.minimum(chain.prios, INITIAL_PRIO, out=table.prios_array)
     for bucket in cache.geometry.journal_buckets:
         table.move(bucket, State.JOURNAL)
     cache.prio_chain = list(chain.buckets)

@@ -145,12 +145,14 @@ async def test_gens_follow_pointers_that_are_ahead_and_keep_the_older_as_the_old
     image.spoil_prios(40 + 3 * bucket + 2, "B", 161)  # the pointer has 1: ahead by 96, round the corner
     image.spoil_prios(40 + 3 * bucket, "H", METADATA_PRIO)
     image.spoil_prios(40 + 3 * 300, "H", METADATA_PRIO)
+    image.spoil_prios(40 + 3 * 301, "H", INITIAL_PRIO + 1)
     (member,) = (await open_set([image.device()])).members
     table = member.cache.table
     assert (table.gens[bucket], table.gens_on_disk[bucket], table.last_gc[bucket]) == (1, 161, 161)
     assert table.distance_disk == table.distance_index == 96
     assert table.prios[bucket] == METADATA_PRIO
     assert table.prios[300] == INITIAL_PRIO, "it was metadata once"
+    assert table.prios[301] == INITIAL_PRIO, "no data has more"
 
 
 async def test_a_superblock_read_from_its_copy_is_mended_when_the_set_is_known_to_be_sound() -> None:
