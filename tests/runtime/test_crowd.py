@@ -56,6 +56,14 @@ def test_a_crowd_from_a_seed(seed: int, tmp_path: Path) -> None:
     assert tally.done["carve"] > 50
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_64_clients_some_of_whom_die_at_random_moments(seed: int, tmp_path: Path) -> None:
+    """No sector has two owners, all lie inside data buckets, and nothing is left when the last has gone."""
+    tally = run_in_virtual_time(live(seed, tmp_path, clients=64, steps=15))
+    assert tally.done["die"] > 0
+    assert tally.longest_wait_s > 0
+
+
 if SOAK_S:
 
     @pytest.mark.timeout(0)
