@@ -35,7 +35,8 @@ class BucketScan:
     entries: list[PlacedEntry]  # in one lap of the ring: what is left of the one before is not among them
     traces: list[tuple[int, int]]  # (byte, seq) of all that looks like an entry
     end: FormatError | None  # why there are no more
-    next_seq: int  # what stands where the next entry's seq would
+    next_byte: int  # where the next entry would begin
+    next_seq: int  # what stands where its seq would
 
 
 @dataclass(slots=True)
@@ -103,9 +104,9 @@ async def _scan_bucket(member: MemberFound, number: int, bucket: int) -> BucketS
     behind = placed[-1].offset_bytes + placed[-1].blocks * block_bytes if placed else 0
     next_seq = claimed_seq(raw, behind) if behind < len(raw) else 0
     traces = trace_entries(raw, superblock.set_magic, block_bytes)
-    return BucketScan(
-        number, bucket, where, placed[:lap], traces, end if lap >= len(placed) else None, next_seq
-    )
+    if lap < len(placed):
+        end = None
+    return BucketScan(number, bucket, where, placed[:lap], traces, end, behind, next_seq)
 
 
 def _report_nonsense(scan: JournalScan, report: Report) -> None:
@@ -158,7 +159,7 @@ def _report_torn(scan: JournalScan, report: Report) -> None:
                 beyond.setdefault(seq, f"{bucket.where}, byte {byte}")
         follows = not bucket.entries or bucket.entries[-1].entry.seq == newest
         if follows and bucket.end is not None and bucket.next_seq == newest + 1:
-            beyond.setdefault(newest + 1, f"{bucket.where}, behind its last entry")  # its magic is gone
+            beyond.setdefault(newest + 1, f"{bucket.where}, byte {bucket.next_byte}")  # its magic is gone
     if not beyond:
         return
     where = beyond[min(beyond)]

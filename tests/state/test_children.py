@@ -19,8 +19,8 @@ def test_live_children_come_in_the_order_of_their_positions() -> None:
 
 def test_of_two_at_one_position_the_one_that_is_not_stale_counts() -> None:
     old, new = child(10, 1), child(10, 2)
-    for keys in ([old, new], [new, old]):
-        children = sort_out([*keys, child(0, 1, 1)], staleness(b1=1))
+    for keys in ([old, new], [new, old], [old, new, child(0, 1, 1)]):
+        children = sort_out(keys, staleness(b1=1))
         assert (children.live, children.doubled, children.vanished) == ([new], [], [])
 
 

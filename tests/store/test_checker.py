@@ -269,6 +269,7 @@ async def test_a_newest_entry_that_is_not_whole(offset: int) -> None:
     found = await assert_found(builder, ("journal-torn", TORN))
     assert found.journal is not None
     assert found.journal.newest.seq == 2
+    assert found.findings.listed[0].where == "disk0 journal bucket 2, byte 8192"
 
 
 async def test_several_entries_behind_one_that_is_damaged() -> None:
@@ -284,10 +285,11 @@ async def test_several_entries_behind_one_that_is_damaged() -> None:
 async def test_what_is_left_of_the_lap_before_is_nothing() -> None:
     builder = sound()
     byte = builder.write_entry(builder.entry(9, 9), journal_byte(builder, 2))
-    byte = builder.write_entry(builder.entry(4, 1), byte)
+    byte = builder.write_entry(builder.entry(2, 1, [builder.extent(0, 7000, 8)]), byte)
     builder.write_entry(builder.entry(5, 1), byte)
     builder.flip(builder.entries[5][1] + 32)
-    await assert_found(builder)
+    found = await assert_found(builder)
+    assert found.totals.live_keys == 30
 
 
 async def test_an_entry_that_is_whole_and_cannot_be() -> None:
