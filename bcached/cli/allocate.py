@@ -1,7 +1,8 @@
 """`bcachectl allocate`: reserve sectors from a shell, for as long as the command runs."""
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 
 import click
 from rich.table import Table
@@ -11,7 +12,7 @@ from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
 from bcached.cli.session import Session, pass_session
-from bcached.client.blocking import BlockingClient
+from bcached.client.client import Client
 from bcached.keys import POINTERS_MAX, Key
 from bcached.units import SECTOR_BYTES, format_size
 from bcached.wire.messages import INTERVAL_MS_MAX
@@ -62,9 +63,14 @@ def allocate(
             wait=not no_wait,
             timeout_ms=None if timeout is None else round(timeout * 1000),
         )
-        answer(session, {"keys": keys}, lambda: table(keys))
-        if hold:
-            hold_on(client, quiet=session.as_json)
+        if not hold:
+            answer(session, {"keys": keys}, lambda: table(keys))
+            return
+        with until_interrupted():
+            answer(session, {"keys": keys}, lambda: table(keys))
+            if not session.as_json:
+                click.echo("held until Ctrl-C", err=True)
+            client.runner.run(stay(client.client))
 
 
 def table(keys: Iterable[Key]) -> Table:
@@ -81,15 +87,18 @@ def table(keys: Iterable[Key]) -> Table:
     return drawn
 
 
-def hold_on(client: BlockingClient, *, quiet: bool) -> None:
-    """Hold what was allocated until somebody ends the command; ConnectionLost if the daemon goes first."""
-    if not quiet:
-        click.echo("held until Ctrl-C", err=True)
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Ctrl-C, SIGTERM or SIGHUP end the block, and nothing is wrong with that."""
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        # Watching ends only with the daemon; what it tells in between is of no interest.
-        for _ in client.watch(INTERVAL_MS_MAX):
+    with suppress(KeyboardInterrupt):
+        yield
+
+
+async def stay(client: Client) -> None:
+    """Do nothing for as long as the daemon is there; ConnectionLost when it goes."""
+    # Watching ends only with the daemon; what it tells in between is of no interest.
+    async with aclosing(client.watch(INTERVAL_MS_MAX)) as states:
+        async for _ in states:
             pass
-    except KeyboardInterrupt:
-        return

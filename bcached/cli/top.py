@@ -1,6 +1,7 @@
 """`bcachectl top`: how the set stands, live."""
 
 import time
+from contextlib import aclosing, suppress
 
 import click
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.live import Live
 from bcached.cli.daemon import connected
 from bcached.cli.picture import picture
 from bcached.cli.session import Session, pass_session
+from bcached.client.client import Client
 from bcached.wire.messages import State
 
 
@@ -29,15 +31,23 @@ def top(session: Session, interval: float) -> None:
         raise click.UsageError(
             "top draws on a terminal; bcachectl status prints the same once, also as --json"
         )
-    with connected(session) as client, Live(console=console, screen=True, auto_refresh=False) as live:
-        before: tuple[State, float] | None = None
-        try:
-            for state in client.watch(round(interval * 1000)):
-                now = time.monotonic()
-                live.update(picture(state, rates(before, state, now)), refresh=True)
-                before = state, now
-        except KeyboardInterrupt:
-            return
+    with (
+        suppress(KeyboardInterrupt),
+        connected(session) as client,
+        Live(console=console, screen=True, auto_refresh=False) as live,
+    ):
+        # All in one run of the loop: between two, Ctrl-C would hit it where it cannot tidy up.
+        client.runner.run(draw(client.client, live, round(interval * 1000)))
+
+
+async def draw(client: Client, live: Live, interval_ms: int) -> None:
+    """Draw every state there is news of, until the daemon goes or Ctrl-C cancels it."""
+    before: tuple[State, float] | None = None
+    async with aclosing(client.watch(interval_ms)) as states:
+        async for state in states:
+            now = time.monotonic()
+            live.update(picture(state, rates(before, state, now)), refresh=True)
+            before = state, now
 
 
 def rates(before: tuple[State, float] | None, state: State, now: float) -> dict[str, float]:

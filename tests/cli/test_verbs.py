@@ -5,7 +5,6 @@ import os
 import pty
 import signal
 import subprocess
-import time
 
 from instruments.daemon_process import DaemonProcess
 from instruments.shell import Shell, wait_until
@@ -49,24 +48,24 @@ def test_a_held_reservation_lives_exactly_as_long_as_the_command(shell: Shell) -
         return int(shell.document("status")["state"]["reserved_sectors"])
 
     wait_until(lambda: reserved() == 0)
-    holding = shell.start("--json", "allocate", "0", "0", "4k", "--hold")
-    wait_until(lambda: reserved() == 8)
-    assert holding.poll() is None
-    holding.send_signal(signal.SIGINT)
-    printed, complaint = holding.communicate(timeout=20)
-    assert (holding.returncode, complaint) == (0, "")
-    assert json.loads(printed)["keys"][0]["sectors"] == 8
+    with shell.start("--json", "allocate", "0", "0", "4k", "--hold") as holding:
+        assert holding.stdout is not None
+        assert holding.stderr is not None
+        first = holding.stdout.readline()
+        assert reserved() == 8
+        holding.send_signal(signal.SIGINT)
+        assert holding.wait(20) == 0
+        assert json.loads(first + holding.stdout.read())["keys"][0]["sectors"] == 8
+        assert holding.stderr.read() == ""
     wait_until(lambda: reserved() == 0)
 
 
 def test_sigterm_ends_a_held_reservation_in_order_too(shell: Shell) -> None:
-    holding = shell.start("allocate", "0", "0", "4k", "--hold")
-    assert holding.stderr is not None
-    assert holding.stderr.readline() == "held until Ctrl-C\n"
-    time.sleep(0.2)  # no state to wait for: the handler is set right after the line
-    holding.terminate()
-    holding.communicate(timeout=20)
-    assert holding.returncode == 0
+    with shell.start("allocate", "0", "0", "4k", "--hold") as holding:
+        assert holding.stderr is not None
+        assert holding.stderr.readline() == "held until Ctrl-C\n"
+        holding.terminate()
+        assert holding.wait(20) == 0
 
 
 def test_a_volume_can_be_made_listed_and_deleted(shell: Shell) -> None:
@@ -133,11 +132,10 @@ def test_a_daemon_that_goes_away_ends_a_hold_with_one_line() -> None:
         daemon.wait_until_ready()
         shell = Shell(daemon.socket_path)
         shell.told("volume", "create", "first")
-        holding = shell.start("allocate", "0", "0", "4k", "--hold")
-        assert holding.stderr is not None
-        assert holding.stderr.readline() == "held until Ctrl-C\n"
-        assert daemon.end() == 0
-        _, complaint = holding.communicate(timeout=20)
-    assert holding.returncode == 1
-    (line,) = complaint.splitlines()
+        with shell.start("allocate", "0", "0", "4k", "--hold") as holding:
+            assert holding.stderr is not None
+            assert holding.stderr.readline() == "held until Ctrl-C\n"
+            assert daemon.end() == 0
+            assert holding.wait(20) == 1
+            (line,) = holding.stderr.read().splitlines()
     assert line.startswith("bcachectl: ")
