@@ -69,7 +69,6 @@ class Allocator:
         elif step is Step.INVALIDATE:
             await self._invalidate()
         elif step is Step.WRITE_PRIOS:
-            self._tried.prios_are_asked_for(self._cache)
             self._services.ask_for_prios(self.member)
         elif step is Step.COLLECT:
             self._tried.collection_is_asked_for(self._cache)

@@ -23,7 +23,7 @@ from bcached.state.geometry import INITIAL_PRIO, Geometry
 from bcached.state.replacement import POLICIES, Candidates, Search
 from bcached.state.reserves import Reserve, Reserves
 
-INVALIDATED_BUCKETS = 4096  # at once, scattered: a millisecond
+INVALIDATED_BUCKETS = 2048  # at once, scattered: up to a millisecond
 FREED_BUCKETS = 512  # at once, one after the other: a millisecond
 
 

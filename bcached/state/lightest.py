@@ -62,6 +62,7 @@ class Lightest:
             kept = piece[piece <= heaviest]
             words[self._count : self._count + len(kept)] = kept
             self._count += len(kept)
+            yield
         self.limit = int(heaviest >> np.uint64(32))  # a later bucket of the same weight lies behind it
 
     def in_order(self) -> Generator[None, None, npt.NDArray[np.int64]]:

@@ -17,7 +17,7 @@ from bcached.state.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.lightest import Lightest
 
 SLICE_BUCKETS = 32768  # a tenth of a millisecond, and the columns of a slice stay in cache
-DRAWN_BUCKETS = 4096  # at once, scattered: up to a millisecond
+DRAWN_BUCKETS = 2048  # at once, scattered: up to a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,27 +114,30 @@ def fifo(table: BucketTable, search: Search) -> Generator[None, None, Candidates
         cursor = end
         found.append(buckets)
         yield
-    return Candidates(np.concatenate(found) if found else np.empty(0, np.int64), held_back, cursor)
+    return Candidates(_joined(found), held_back, cursor)
 
 
 def random(table: BucketTable, search: Search) -> Generator[None, None, Candidates]:
     """Any of them, drawn at most bucket_count / 2 times (seed: invalidate_buckets_random)."""
-    found: list[int] = []
+    found: list[Buckets] = []
     seen: set[int] = set()
     draws = table.bucket_count // 2
     held_back = 0
-    while draws > 0 and len(found) < search.wanted:
-        count = min(draws, DRAWN_BUCKETS, 4 * (search.wanted - len(found)))
+    while draws > 0 and len(seen) < search.wanted:
+        count = min(draws, DRAWN_BUCKETS, 4 * (search.wanted - len(seen)))
         drawn = search.rng.integers(table.first_bucket, table.bucket_count, count)
         may = table.may_invalidate(drawn)
         held_back += int(np.count_nonzero(table.is_reclaimable(drawn))) - int(np.count_nonzero(may))
-        for bucket in drawn[may].tolist():
-            if bucket not in seen:
-                seen.add(bucket)
-                found.append(bucket)
+        fresh = [bucket for bucket in dict.fromkeys(drawn[may].tolist()) if bucket not in seen]
+        seen.update(fresh)
+        found.append(np.array(fresh, np.int64))
         draws -= count
         yield
-    return Candidates(np.array(found[: search.wanted], np.int64), held_back, search.cursor)
+    return Candidates(_joined(found)[: search.wanted], held_back, search.cursor)
+
+
+def _joined(found: list[Buckets]) -> Buckets:
+    return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 POLICIES: dict[Replacement, Policy] = {

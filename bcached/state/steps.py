@@ -35,16 +35,11 @@ class Tried:
     invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last pass
     looked_at_all: bool = True  # that pass; a random one draws only so often
     collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last collection asked for
-    prios_at: int | None = None  # prio writes at the last one asked for
 
     def pass_begins(self, cache: Cache, collections: int, *, looks_at_all: bool) -> None:
         """Note an invalidation pass."""
         self.invalidated_at = (cache.reclaims, collections)
         self.looked_at_all = looks_at_all
-
-    def prios_are_asked_for(self, cache: Cache) -> None:
-        """Note that a prio write is asked for."""
-        self.prios_at = cache.prio_writes
 
     def collection_is_asked_for(self, cache: Cache) -> None:
         """Note that a collection is asked for."""
@@ -129,7 +124,7 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
 def _guard(cache: Cache, tried: Tried, may_write: bool, collecting: bool) -> Step:
     """Keep gens from running away from the disk's or from the index's oldest ahead of time."""
     table = cache.table
-    if may_write and table.distance_disk >= WRITE_DISTANCE and tried.prios_at != cache.prio_writes:
+    if may_write and table.distance_disk >= WRITE_DISTANCE:
         return Step.WRITE_PRIOS
     far = table.distance_index >= COLLECT_DISTANCE
     if far and not collecting and _collection_may_help(cache, tried):

@@ -63,7 +63,6 @@ class AllocatorByHand:
         elif step is Step.INVALIDATE:
             self.invalidate()
         elif step is Step.WRITE_PRIOS:
-            self.tried.prios_are_asked_for(self.cache)
             self.prios_asked = True
             self.begin_prios()
         elif step is Step.COLLECT:

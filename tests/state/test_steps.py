@@ -282,12 +282,7 @@ def outlook(hand: AllocatorByHand) -> tuple[object, ...]:
     """All that a step can change."""
     cache = hand.cache
     lists = [tuple(buckets) for buckets in (*cache.reserves.lists, cache.free_inc, cache.unused)]
-    tried = (
-        hand.tried.invalidated_at,
-        hand.tried.looked_at_all,
-        hand.tried.collected_at,
-        hand.tried.prios_at,
-    )
+    tried = (hand.tried.invalidated_at, hand.tried.looked_at_all, hand.tried.collected_at)
     return (*lists, tried, hand.prios_asked, hand.marking, cache.prio_writes, hand.collections)
 
 
