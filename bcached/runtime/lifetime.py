@@ -39,8 +39,8 @@ T = TypeVar("T")
 # Called when its task begins: one that is cancelled before that leaves no coroutine behind.
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
 
-# The daemon has 5 seconds. What is in flight then is still waited for, and the devices are to be closed.
-STOP_SECONDS_MAX = 3.5
+# Of the 5 seconds a stop may take: connections are seen off before, and what is in flight then is waited for.
+STOP_SECONDS_MAX = 2.0
 
 
 class ViolationError(BcachedError):

@@ -47,6 +47,7 @@ class WaitQueue:
         self.waits = Histogram(WAIT_BOUNDS_S)
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, deque[Waiter]] = {reserve: deque() for reserve in Reserve}
+        self._of_holder: dict[Holder, dict[Waiter, None]] = {}
         self._turned_away: set[Reserve] = set()
         self._refusal: RequestError | None = None
         self._on_change = on_change
@@ -82,6 +83,8 @@ class WaitQueue:
         waiter.deadline = self._loop.call_later(timeout_s, self._expire_guarded, waiter)
         queue.append(waiter)
         self.total += 1
+        if work.holder is not None:
+            self._of_holder.setdefault(work.holder, {})[waiter] = None
         future.add_done_callback(lambda _: self._forget_guarded(waiter))
         self._on_change()
         return future
@@ -116,30 +119,31 @@ class WaitQueue:
     def refuse(self, error: RequestError) -> None:
         """Tell everybody that there is nothing to wait for any more, also those who come later."""
         self._refusal = error
-        self._fail(error, lambda _: True)
-
-    def end_holder(self, holder: Holder) -> None:
-        """Whoever waits for this holder is gone; it gets nothing any more."""
-        self._fail(None, lambda work: work.holder is holder)
-        self.serve()
+        self._fail([waiter for queue in self._queues.values() for waiter in queue], error)
 
     def end_volume(self, inode: int) -> None:
         """Tell those who wait for sectors of a volume that it is no more."""
-        self._fail(NoSuchVolume(inode), lambda work: inode in work.inodes)
+        waiters = [waiter for queue in self._queues.values() for waiter in queue]
+        self._fail([waiter for waiter in waiters if inode in waiter.work.inodes], NoSuchVolume(inode))
         self.serve()
 
-    def _fail(self, error: RequestError | None, concerns: Callable[[Work[Any]], bool]) -> None:
-        """Give these waiters the error (without one they are cancelled), and take back what they gathered."""
-        if not self.total:
-            return
-        for queue in self._queues.values():
-            for waiter in [waiter for waiter in queue if concerns(waiter.work)]:
-                if error is None or waiter.future.done():
-                    waiter.future.cancel()
-                    self._give_up(waiter)
-                else:
-                    self._leave(waiter)
-                    waiter.future.set_exception(error)
+    def end_holder(self, holder: Holder) -> None:
+        """Whoever waits for this holder is gone; it gets nothing any more."""
+        waiters = self._of_holder.get(holder)
+        if waiters is not None:
+            for waiter in list(waiters):
+                waiter.future.cancel()
+                self._give_up(waiter)
+            self.serve()
+
+    def _fail(self, waiters: list[Waiter], error: RequestError) -> None:
+        """Take back what these waiters gathered, and give them the error unless they are gone anyway."""
+        for waiter in waiters:
+            if waiter.future.done():
+                self._give_up(waiter)
+            else:
+                self._leave(waiter)
+                waiter.future.set_exception(error)
 
     def waiting(self) -> frozenset[Reserve]:
         """The reserves somebody waits for, or was turned away from since buckets came last.
@@ -193,6 +197,10 @@ class WaitQueue:
         self._queues[waiter.work.reserve].remove(waiter)
         self.total -= 1
         waiter.in_queue = False
+        if (holder := waiter.work.holder) is not None:
+            del self._of_holder[holder][waiter]
+            if not self._of_holder[holder]:
+                del self._of_holder[holder]
         if waiter.deadline is not None:
             waiter.deadline.cancel()
         self.waits.observe(self._loop.time() - waiter.since)

@@ -213,6 +213,7 @@ class Broken:
     """Work that cannot even be undone."""
 
     reserve = Reserve.NONE
+    holder = None
 
     def undo(self) -> None:
         raise ZeroDivisionError
