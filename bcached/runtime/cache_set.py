@@ -222,7 +222,9 @@ class CacheSet:
             while behind := [member for member, goal in goals.items() if member.cache.prio_writes < goal]:
                 check()
                 for member in behind:
-                    services.ask_for_prios(member)
+                    # One that is under way counts; asking again would have another one follow it.
+                    if member.cache.prio_writes + (member in services.prios_writing) < goals[member]:
+                        services.ask_for_prios(member)
                 await services.conditions[Fact.GENS_DURABLE].wait()
 
     async def set_replacement(self, policy: Replacement) -> None:
