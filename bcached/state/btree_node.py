@@ -73,7 +73,7 @@ class Leaf:
         self.seq = seq
         self.blocks_used = blocks_used
         self.live = live
-        self.unwritten = Unwritten(Extents(keep_deletions=True))
+        self.unwritten = self._nothing()
         self.writing: Unwritten | None = None
         self.pins = 0  # of those who are about to use it
         self.is_gone = False  # other nodes are in its place
@@ -129,7 +129,7 @@ class Leaf:
         """Keep apart what is unwritten, to write it."""
         assert self.writing is None, "a leaf is written twice at once"
         self.writing = self.unwritten
-        self.unwritten = Unwritten(Extents(keep_deletions=True))
+        self.unwritten = self._nothing()
         return self.writing
 
     def end_write(self, blocks: int) -> Unwritten:
@@ -138,6 +138,9 @@ class Leaf:
         assert written is not None
         self.blocks_used += blocks
         return written
+
+    def _nothing(self) -> Unwritten:
+        return Unwritten(Extents(keep_deletions=True, merge_within=self.live.merge_within))
 
     def _rest_behind(self, key: Key, removed: Key) -> Key | None:
         """What is left behind key of an extent whose middle it cut out.

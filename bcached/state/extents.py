@@ -55,6 +55,11 @@ class Extents:
         return chain.from_iterable(run.keys() for run in self._runs)
 
     @property
+    def merge_within(self) -> int:
+        """The sectors of a bucket, if neighbours are merged."""
+        return self._merge_within
+
+    @property
     def runs(self) -> Sequence[Run]:
         """The columns themselves, in order, for whoever counts or packs many at once; not to be changed."""
         return self._runs
@@ -201,13 +206,20 @@ class Extents:
             run, place = Run(inode), 0
             runs.insert(index, run)
             self._lasts.insert(index, inode << INODE_SHIFT | end)
-        if self._merge_within and place and run.extend(place - 1, start, head, words, self._merge_within):
+        ends, within = run.ends, self._merge_within
+        if (
+            within
+            and place
+            and ends[place - 1] == start
+            and run.extend(place - 1, start, head, words, within)
+        ):
             place -= 1
         else:
             run.insert(place, end, head, words)
             self.key_count += 1
             self.word_count += HEAD_WORDS + len(words)
-        if self._merge_within and place + 1 < len(run.ends) and run.merge(place + 1, self._merge_within):
+        behind = place + 1
+        if within and behind < len(ends) and run.start(behind) == end and run.merge(behind, within):
             self.key_count -= 1
             self.word_count -= HEAD_WORDS + len(words)
         if len(run.ends) > RUN_KEYS_MAX:
