@@ -157,9 +157,9 @@ def _climb(tree: Tree, replaced: list[Node], pieces: list[Piece], may_free: Call
         pieces = _interior_pieces(parent.level, children, tree.shape.division(len(children) * CHILD_WORDS))
         change.pieces += pieces
         count = 1
-    if len(pieces) > 1:
-        assert len(pieces) * CHILD_WORDS <= tree.shape.block_words
-        pieces = _interior_pieces(pieces[0].level + 1, list(pieces), [])
+    while len(pieces) > 1:
+        above: list[Source] = list(pieces)
+        pieces = _interior_pieces(pieces[0].level + 1, above, tree.shape.division(len(above) * CHILD_WORDS))
         change.pieces += pieces
     assert pieces[0].position == MAX_POSITION
     change.root = pieces[0]
