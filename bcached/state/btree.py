@@ -191,6 +191,7 @@ class Tree:
         parent, index = self.path_to(leaf)[-1]
         assert parent.children[index] is leaf
         parent.children[index] = leaf.key
+        leaf.is_gone = True
         self.abandon(leaf)
 
     # The shape

@@ -76,7 +76,7 @@ class Leaf:
         self.unwritten = self._nothing()
         self.writing: Unwritten | None = None
         self.pins = 0  # of those who are about to use it
-        self.is_gone = False  # other nodes are in its place
+        self.is_gone = False  # other nodes are in its place, or only its key
         self.is_torn = False  # its last bset was lost in a crash
 
     @property

@@ -6,29 +6,26 @@ appended to, one block at a time, as long as it has room; else it is written ane
 what names the new one is durable.
 
 Order of locks: a leaf's turn (those of neighbours from left to right), then the lock of the tree's shape.
-Buckets are waited for with the former, never with the latter.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import islice
 from random import Random
 from weakref import WeakKeyDictionary
 
 from bcached.device.together import together
-from bcached.errors import DeviceError
-from bcached.format.bkey import pack_keys
 from bcached.keys import Key
 from bcached.state.btree import Missing, Tree
 from bcached.state.btree_node import Interior, Leaf, Node, bound_of, key_of, position_at
 from bcached.state.children import START
 from bcached.state.extents import NO_LIMIT
 from bcached.state.packed_keys import PackedKeys
-from bcached.state.tree_change import Change, install, replace_interiors, replace_leaves
 from bcached.store.btree_io import NodeIo
 from bcached.store.btree_needs import NodeBuckets, NodeJournal
+from bcached.store.btree_shape import TreeShape, pinned_leaves
 
 COALESCED_MAX = 4  # kernel: GC_MERGE_NODES
 TRIMMED_LEAVES = 16  # written out at once when none of those used longest ago is clean
@@ -51,11 +48,9 @@ class Btree:
         self._io = io
         self._buckets = buckets
         self._journal = journal
-        self._rng = rng
-        self._shape_lock = asyncio.Lock()
+        self._shape = TreeShape(tree, io, buckets, journal, rng)
         self._turns: WeakKeyDictionary[Leaf, asyncio.Lock] = WeakKeyDictionary()
         self._loading: dict[Key, asyncio.Event] = {}
-        self._broken_off = ""  # what was under way when a write failed
 
     @classmethod
     async def open(
@@ -196,16 +191,16 @@ class Btree:
             if len(parts) <= room and not leaf.is_torn:
                 await self._append(leaf, parts)
             else:
-                await self._replace_leaves([leaf])
+                await self._shape.replace_leaves([leaf])
 
     async def rewrite(self, node: Node) -> None:
-        """Write a node anew: without keys that are stale, or without a torn bset."""
-        if isinstance(node, Leaf):
+        """Write a node anew, unless it is gone: without keys that are stale, or without a torn bset."""
+        if isinstance(node, Interior):
+            await self._shape.replace_interiors([node])
+            return
+        with pinned_leaves([node]):
             async with self._turns_of([node]):
-                if not node.is_gone:
-                    await self._replace_leaves([node])
-        else:
-            await self._replace_interiors([node])
+                await self._shape.replace_leaves([node])
 
     async def mend(self) -> None:
         """Write anew the nodes whose last bset was torn, as far as they are loaded."""
@@ -217,7 +212,7 @@ class Btree:
     async def _append(self, leaf: Leaf, parts: list[bytes]) -> None:
         newest = leaf.unwritten.newest_seq
         self.tree.begin_write(leaf)
-        with self._no_way_back(f"writing a leaf, {leaf.key}"):
+        with self._shape.no_way_back(f"writing a leaf, {leaf.key}"):
             await self._journal.durable(newest)
             await self._io.append(leaf, parts)
         self.tree.end_write(leaf, len(parts))
@@ -252,100 +247,20 @@ class Btree:
         words = sum(leaf.live.word_count for leaf in leaves)
         if self._io.shape.coalescence(words, len(leaves)) is None:
             return
-        with _pinned(leaves):
+        with pinned_leaves(leaves):
             async with self._turns_of(leaves):
-                await self._replace_leaves(leaves, coalesce=True)
+                await self._shape.replace_leaves(leaves, coalesce=True)
 
     async def _coalesce_interiors(self, parent: Interior, keys: list[Key]) -> None:
         nodes = [parent.children[parent.place_of(key)] for key in keys]
         interiors = [node for node in nodes if isinstance(node, Interior)]
         if len(interiors) == len(keys):  # the others nobody has read yet
-            await self._replace_interiors(interiors, coalesce=True)
+            await self._shape.replace_interiors(interiors, coalesce=True)
 
     async def shrink(self) -> bool:
         """Make the root's only child the root; False if it has several, or is a leaf."""
         await self.leaf_at(0, 0)
-        async with self._shape_lock:
-            root = self.tree.root
-            if isinstance(root, Leaf) or len(root.children) > 1:
-                return False
-            child = root.children[0]
-            if isinstance(child, Key):
-                return False  # somebody had it dropped just now
-            with _pinned([child] if isinstance(child, Leaf) else []):
-                with self._no_way_back("making the tree lower"):
-                    await self._journal.set_root(child.key, child.level)
-                self.tree.lower(root)
-            self._buckets.free(root.key.pointers[0])
-            return True
-
-    async def _replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
-        """Write leaves anew, in their turns."""
-
-        def plan() -> Change | None:
-            if any(leaf.is_gone for leaf in leaves) or not self.tree.are_siblings(leaves):
-                return None
-            return replace_leaves(self.tree, leaves, self._may_free, coalesce=coalesce)
-
-        await self._change_shape(plan)
-
-    async def _replace_interiors(self, nodes: list[Interior], *, coalesce: bool = False) -> None:
-        def plan() -> Change | None:
-            if any(node.is_gone for node in nodes) or not self.tree.are_siblings(nodes):
-                return None
-            return replace_interiors(self.tree, nodes, self._may_free, coalesce=coalesce)
-
-        await self._change_shape(plan)
-
-    async def _change_shape(self, plan: Callable[[], Change | None]) -> None:
-        """Plan a change and carry it out, when there are buckets for it."""
-        while True:
-            async with self._shape_lock:
-                change = plan()
-                if change is None:
-                    return
-                pointers = self._buckets.take(len(change.pieces), change.growth)
-                if pointers is not None:
-                    change.place(pointers, self._io.shape, self._seqs())
-                    with self._no_way_back("changing the shape of the tree"):
-                        await self._carry_out(change)
-                    return
-            await self._buckets.wait_for(len(change.pieces), change.growth)
-
-    async def _carry_out(self, change: Change) -> None:
-        newest = 0
-        for leaf in change.replaced:
-            if isinstance(leaf, Leaf):
-                newest = max(newest, leaf.unwritten.newest_seq)
-                self.tree.begin_write(leaf)
-        if newest:
-            await self._journal.durable(newest)
-        await self._io.write_whole(change.pieces)
-        freeing: list[Key] = []
-        if change.append:
-            freeing = change.append.freeing(
-                [self._buckets.bump(key.pointers[0]) for key in change.append.replaced]
-            )
-            keys = freeing + [piece.key for piece in change.append.pieces]
-            await self._io.append(change.append.parent, [pack_keys(tuple(keys))])
-            self._buckets.bumps_durable(len(freeing))
-        else:
-            assert change.root is not None
-            await self._journal.set_root(change.root.key, change.root.level)
-        freed = change.freed()
-        install(self.tree, change, freeing)
-        for key in freed:
-            self._buckets.free(key.pointers[0])
-
-    def _may_free(self, key: Key) -> bool:
-        return self._buckets.may_bump(key.pointers[0])
-
-    def _seqs(self) -> Iterator[int]:
-        """Seqs of bsets: what a bucket held before must not be taken for a part of the new node."""
-        while True:
-            seq = self._rng.getrandbits(64)
-            if seq:
-                yield seq
+        return await self._shape.lower_root()
 
     # Taking turns
 
@@ -356,26 +271,3 @@ class Btree:
             for leaf in leaves:
                 await stack.enter_async_context(self._turns.setdefault(leaf, asyncio.Lock()))
             yield
-
-    @contextmanager
-    def _no_way_back(self, what: str) -> Iterator[None]:
-        """Write nothing any more after a write that did not end well: nobody knows what is on the device."""
-        if self._broken_off:
-            raise DeviceError(self._io.path, f"the index changes no more: {self._broken_off} broke off")
-        try:
-            yield
-        except BaseException:
-            self._broken_off = what
-            raise
-
-
-@contextmanager
-def _pinned(leaves: Sequence[Leaf]) -> Iterator[None]:
-    """Have leaves stay in memory."""
-    for leaf in leaves:
-        leaf.pins += 1
-    try:
-        yield
-    finally:
-        for leaf in leaves:
-            leaf.pins -= 1

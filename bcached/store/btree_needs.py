@@ -11,7 +11,8 @@ class NodeBuckets(Protocol):
     def take(self, count: int, growth: int) -> list[Pointer] | None:
         """Buckets for new nodes, all or none, as pointers to their first sectors.
 
-        growth is by how many nodes the tree will have more: the last few buckets are only for rewriting.
+        Their gens are such as no pointer has that is on a device or in the journal. growth is by how many
+        nodes the tree will have more: the last few buckets are only for rewriting.
         """
 
     async def wait_for(self, count: int, growth: int) -> None:

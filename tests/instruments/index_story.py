@@ -307,7 +307,7 @@ class IndexStory:
         assert tree.pins.oldest == min(seqs, default=None)
         named = {key.pointers[0].sector // self.superblock.bucket_sectors for key in tree.node_keys()}
         assert named <= self.buckets.in_use
-        if not self.btree._shape_lock.locked():
+        if not self.btree._shape.is_changing:
             assert named == self.buckets.in_use
         self._check_shape(tree.root, 0)
 

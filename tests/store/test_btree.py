@@ -277,3 +277,27 @@ async def test_a_stale_key_that_was_dropped_is_not_in_the_leaf_that_is_rewritten
     story.model = expected
     assert model_of(await story.btree.lookup(0, 0, 500)) == expected
     await story.check_device()
+
+
+async def test_a_leaf_that_was_let_go_is_not_rewritten() -> None:
+    story = await IndexStory.begin(12, sectors=2)
+    await live(story, 200)
+    await story.btree.write_all()
+    leaf = await story.btree.leaf_at(0, 0)
+    story.btree.tree.evict(leaf)
+    writes = len(story.log.entries)
+    await story.btree.rewrite(leaf)
+    await story.btree.write_out(leaf)
+    assert len(story.log.entries) == writes
+    await story.check_memory()
+
+
+async def test_far_more_keys_than_a_node_holds_are_written_at_once() -> None:
+    story = await IndexStory.begin(13, sectors=2)
+    for _ in range(1500):
+        await story.insert(story.some_key(sectors=SECTORS, size_max=2))
+    assert isinstance(story.btree.tree.root, Leaf)
+    await story.btree.write_wanted()
+    assert story.btree.tree.root.level > 1
+    await story.check_memory()
+    await story.check_device()
