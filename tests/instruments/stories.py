@@ -150,7 +150,7 @@ class Story:
         """The devices' bytes at the beginning."""
         devices = await fresh_members(self.bucket_counts, BUCKET_BYTES, self.policy, self.discard)
         if self.in_use:
-            async with running(devices, set_options(folder)) as cache_set:
+            async with running(devices, set_options(folder, verify=False)) as cache_set:
                 await cache_set.create_volume("zeroth")
             return [device.image() for device in devices]
         images = [device.image() for device in devices]
@@ -180,15 +180,13 @@ async def live(
     promises: Promises,
     told_to_stop: asyncio.Event,
     client_is: Callable[["asyncio.Task[None]"], None] = lambda _: None,
-    *,
-    verify: bool = False,
 ) -> None:
     """One life with a client on the set; it ends when the client does, or when told to stop."""
     loop = asyncio.get_running_loop()
     client: asyncio.Task[None] | None = None
     stopping = asyncio.ensure_future(told_to_stop.wait())
     try:
-        async with running(devices, set_options(folder, restart_grace_s=0.05, verify=verify)) as cache_set:
+        async with running(devices, set_options(folder, restart_grace_s=0.05, verify=False)) as cache_set:
             client = asyncio.ensure_future(play(cache_set, promises))  # type: ignore[arg-type]
             client_is(client)
             await asyncio.wait([client, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -229,7 +227,7 @@ async def nothing_leaks(cache_set: CacheSet) -> None:
 
 async def check_promises(devices: Sequence[BlockDevice], folder: Path, promises: Promises) -> None:
     """A later life finds all that was acknowledged."""
-    async with running(devices, set_options(folder, restart_grace_s=0)) as cache_set:
+    async with running(devices, set_options(folder, restart_grace_s=0, verify=False)) as cache_set:
         assert cache_set.verify() == []
         found = {volume.inode: volume.label for volume in cache_set.volumes()}
         for inode, label in promises.volumes.items():
@@ -267,7 +265,7 @@ class Life:
         for verb in ("read", "write", "flush", "discard"):
             device.faults.append(Fault(verb, device.calls[verb] + 1))
 
-    async def run(self, story: Story, points: AwaitPoints, *, verify: bool = False) -> None:
+    async def run(self, story: Story, points: AwaitPoints) -> None:
         """The story on these devices; whatever error ends the set is raised."""
         points.matters = lambda: self.promises.matters
         points.watch(asyncio.get_running_loop())
@@ -276,15 +274,7 @@ class Life:
             self.client = client
 
         self.main = asyncio.ensure_future(
-            live(
-                self.devices,
-                self._folder,
-                story.play,
-                self.promises,
-                self.told_to_stop,
-                client_is,
-                verify=verify,
-            )
+            live(self.devices, self._folder, story.play, self.promises, self.told_to_stop, client_is)
         )
         try:
             await asyncio.wait([self.main], timeout=300)
