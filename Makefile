@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -q --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/pytest -q -n auto --cov --cov-report=term --cov-fail-under=85
 
 # A client session against a daemon of its own, in a temporary directory; ends by itself.
 demo: $(STAMP)

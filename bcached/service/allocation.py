@@ -17,7 +17,7 @@ from bcached.state.reservations import ExtentRequest
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS
 
-KEYS_IN_REPLY_MAX = 8192  # at 6 pointers each they stay below the 4 MiB of a reply
+KEYS_IN_REPLY_MAX = 1024  # carved in one go, within the milliseconds a request may hold the loop
 
 
 class Allocation:

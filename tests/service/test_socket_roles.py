@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,16 +55,11 @@ UID, GID = 54321, 54322
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path) -> Iterator[None]:
-    """Let other users come this far, while it lasts."""
-    modes = {place: place.stat().st_mode for place in (folder, folder.parent, folder.parent.parent)}
-    for place in modes:
-        place.chmod(0o711)
-    try:
-        yield
-    finally:
-        for place, mode in modes.items():
-            place.chmod(mode)
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can get to: pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory(prefix="bcached-roles-") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
 
 
 async def ask_as(path: str, *identity: str) -> list[dict[str, Any]]:
@@ -130,20 +126,20 @@ async def test_a_role_taken_away_is_gone_at_once(tmp_path: Path):
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be others")
 async def test_other_users_are_told_apart_by_user_group_and_further_groups(
-    tmp_path: Path, identity: tuple[str, ...], role: str
+    identity: tuple[str, ...], role: str
 ):
     access = GrantedByNumber({54323: Role.ADMIN}, {GID: Role.ALLOCATOR})
-    with open_folder(tmp_path):
-        async with served(tmp_path, access=access, mode=0o666) as it:
+    with open_folder() as folder:
+        async with served(folder, access=access, mode=0o666) as it:
             replies = await ask_as(it.path, *identity)
     assert [outcome(reply) for reply in replies] == EXPECTED[role]
 
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be others")
-async def test_whom_the_sockets_mode_keeps_out_does_not_come_in(tmp_path: Path):
-    with open_folder(tmp_path):
-        async with served(tmp_path, mode=0o660) as it:
+async def test_whom_the_sockets_mode_keeps_out_does_not_come_in():
+    with open_folder() as folder:
+        async with served(folder, mode=0o660) as it:
             with pytest.raises(AssertionError, match="PermissionError"):
                 await ask_as(it.path, "--reuid", str(UID), "--regid", str(GID), "--clear-groups")
 
