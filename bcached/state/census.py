@@ -112,9 +112,13 @@ class Census:
         ahead: Numbers = (self.gens.astype(np.int64) - self.gens_on_disk) & GEN_MASK
         return ahead
 
-    def count(self, buckets: Numbers, behind: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
-        """Count keys in; those that are stale only tell how old a gen is still named somewhere."""
+    def remember(self, buckets: Numbers, behind: Numbers) -> None:
+        """Take note of how old the gens are that pointers name."""
         np.maximum.at(self._furthest_behind, buckets, behind)
+
+    def count(self, buckets: Numbers, behind: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
+        """Count keys in; those that are stale are only remembered."""
+        self.remember(buckets, behind)
         live = behind == 0
         np.add.at(self.sectors, buckets[live], sectors[live])
         np.add.at(self.dirty_sectors, buckets[live & dirty], sectors[live & dirty])

@@ -1,21 +1,21 @@
 """The keys of a whole index in packed columns, a row for each pointer, for questions that concern all."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bcached.format.bkey import (
-    COUNT_LIMIT,
-    COUNT_SHIFT,
     KEY_DIRTY,
     KEY_INODE,
     KEY_SIZE,
     PTR_DEV,
     PTR_GEN,
     PTR_OFFSET,
+    head_word,
+    pointer_word,
 )
 from bcached.keys import Key, Pointer
 from bcached.state.extents import Extents
@@ -80,12 +80,24 @@ class KeyRows:
                 self._pointers += run.pointers[0]
                 continue
             for place, number in enumerate(numbers):
-                head, end = run.heads[place], run.ends[place]
-                for column in run.pointers[: head >> COUNT_SHIFT & COUNT_LIMIT]:
-                    self._keys.append(number)
-                    self._heads.append(head)
-                    self._ends.append(end)
-                    self._pointers.append(column[place])
+                self._append(number, run.heads[place], run.ends[place], run.words(place))
+
+    def add_key(self, key: Key) -> None:
+        """Append a key that is no leaf's."""
+        self._append(
+            self.key_count,
+            head_word(key.inode, key.sectors, key.dirty, len(key.pointers)),
+            key.end,
+            map(pointer_word, key.pointers),
+        )
+        self.key_count += 1
+
+    def _append(self, number: int, head: int, end: int, words: Iterable[int]) -> None:
+        for word in words:
+            self._keys.append(number)
+            self._heads.append(head)
+            self._ends.append(end)
+            self._pointers.append(word)
 
     def chunks(self) -> Iterator[Rows]:
         """All rows in order, some at a time: taken apart they need more room than packed."""

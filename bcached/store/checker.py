@@ -42,6 +42,7 @@ class CheckedSet:
     chains: list[list[tuple[int, PrioSet]]] = field(default_factory=list)  # by member: bucket and set
     censuses: list[Census] = field(default_factory=list)
     volumes: list[UuidEntry | None] = field(default_factory=list)
+    bygone: list[Key] = field(default_factory=list)  # keys of the journal below later ones of it
     replayed: Extents = field(default_factory=lambda: Extents(keep_deletions=True))
     uuid_places: list[tuple[Pointer, str]] = field(default_factory=list)
     tree: TreeReader | None = None
@@ -103,6 +104,8 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
     else:
         checked.tree.rows.add(checked.replayed)
     keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
+    for key in (*checked.bygone, *checked.tree.bygone):
+        keys.add_bygone(key)
     keys.raise_gens()
     keys.check_places([*checked.uuid_places, *checked.tree.places])
     checked.totals = keys.judge()
@@ -187,7 +190,7 @@ def _replay(checked: CheckedSet) -> None:
                 lost = f"{key.sectors} sectors"
                 checked.findings.report(finding_of(error, "key-invalid", Severity.FATAL, lost))
             else:
-                checked.replayed.insert(key)
+                checked.bygone += checked.replayed.insert(key)
 
 
 def _place(checked: CheckedSet, name: str, key: Key) -> bool:

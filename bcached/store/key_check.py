@@ -6,6 +6,7 @@ be judged.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,11 +59,19 @@ class KeyCheck:
         self._members = members
         self._censuses = censuses
         self._rows = rows
+        self._bygone = KeyRows()
         self._report = report
+
+    def add_bygone(self, key: Key) -> None:
+        """A key that stands on disk and counts no more: below one of the journal's, or of an interior node.
+
+        It holds nothing, but its gen is one that its bucket has had, and may not have again.
+        """
+        self._bygone.add_key(key)
 
     def raise_gens(self) -> None:
         """Let every pointer raise its bucket's gen; afterwards staleness can be judged."""
-        for rows in self._rows.chunks():
+        for rows in chain(self._rows.chunks(), self._bygone.chunks()):
             for census, _, of_member in self._by_member(rows):
                 census.raise_gens(_buckets(census, of_member), of_member.gens)
         for census, member in zip(self._censuses, self._members, strict=True):
@@ -103,6 +112,10 @@ class KeyCheck:
                 device = int(of_member.devices[0])
                 extents[device].append(_packed_extents(of_member.where(behind == 0)))
             _add_up(totals, rows.where(live))
+        for rows in self._bygone.chunks():
+            for census, _, of_member in self._by_member(rows):
+                buckets = _buckets(census, of_member)
+                census.remember(buckets, census.stale_by(buckets, of_member.gens))
         for device, packed in enumerate(extents):
             self._report_overlaps(device, packed)
         return totals

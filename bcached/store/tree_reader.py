@@ -48,6 +48,8 @@ class TreeReader:
         self._replayed = replayed
         self._report = report
         self.rows = KeyRows()  # of all leaves read so far
+        # What names gens and holds nothing: leaves' keys below the journal's, and all keys of interior nodes.
+        self.bygone: list[Key] = []
         self.places: list[tuple[Pointer, str]] = []  # of all nodes read so far
         self.nodes_by_level: Counter[int] = Counter()
         self.torn_nodes = 0
@@ -110,6 +112,7 @@ class TreeReader:
                 census = self._censuses[pointer.device]
                 bucket = census.geometry.bucket_of(pointer.sector)
                 census.raise_gens(np.array([bucket]), np.array([pointer.gen]))
+        self.bygone += keys
         children = sort_out(keys, self._staleness)
         for key in children.doubled:
             problem = f"two live children at position {key.inode}:{key.end}"
@@ -144,7 +147,7 @@ class TreeReader:
                 for key in self._in_order(node, placed.offset_bytes, placed.bset.keys):
                     extents.insert(key)
         for key in self._replayed.between(node.low, node.high):
-            extents.insert(key)
+            self.bygone += extents.insert(key)
         return extents
 
     def _in_order(self, node: NodeFound, byte: int, keys: Iterable[Key]) -> Iterable[Key]:

@@ -38,13 +38,21 @@ def live_sectors(found: CheckedSet) -> Model:
     return live
 
 
+def sectors_of(key: Key) -> Model:
+    """What a key says of each of its sectors."""
+    return {
+        (key.inode, key.offset + step): (key.dirty, pointer.sector + step, pointer.gen)
+        for step in range(key.sectors)
+        for pointer in key.pointers
+        if pointer.device != CHECK_DEVICE
+    }
+
+
 def lay(model: Model, key: Key) -> None:
     """A later key takes the place of what it covers."""
     for step in range(key.sectors):
         model.pop((key.inode, key.offset + step), None)
-        for pointer in key.pointers:
-            if pointer.device != CHECK_DEVICE:
-                model[key.inode, key.offset + step] = (key.dirty, pointer.sector + step, pointer.gen)
+    model |= sectors_of(key)
 
 
 class Scene:
@@ -54,6 +62,7 @@ class Scene:
         self.rng = Random(seed)
         self.builder = ImageBuilder()
         self.model: Model = {}
+        self.seen: list[Held] = []
         self.buckets = [self.builder.bucket() for _ in range(12)]
         for bucket in self.buckets:
             # A few are invalidated since: what points there with gen 0 is stale.
@@ -90,16 +99,18 @@ class Scene:
             low = high
         self.builder.volumes = [*self.builder.volumes, None]
         root = self.builder.node(leaves)
+        self.seen = list(self.model.values())
         journal = [[self.key((0, 0), (2, 1000)) for _ in range(6)] for _ in range(5)]
         for keys in journal:
             for key in keys:
                 lay(self.model, key)
+                self.seen += sectors_of(key).values()
         return self.builder.finish(root, 1, journal)
 
     def live(self) -> Model:
-        """Of what is on top, what is not stale. Gens are raised by what is on top only."""
+        """Of what is on top, what is not stale. Leaves' keys below the journal's raise gens nevertheless."""
         gens = {bucket: int(self.builder.gens[0][bucket]) for bucket in self.buckets}
-        for _, sector, gen in self.model.values():
+        for _, sector, gen in self.seen:
             gens[sector // 64] = max(gens[sector // 64], gen)
         return {place: held for place, held in self.model.items() if held[2] == gens[held[1] // 64]}
 
@@ -165,6 +176,19 @@ async def test_a_pointer_ahead_of_the_disk_raises_its_bucket_s_gen() -> None:
     (census,) = found.censuses
     assert (census.gens_on_disk[bucket], census.gens[bucket], census.oldest[bucket]) == (0, 5, 2)
     assert (found.totals.keys, found.totals.live_keys) == (2, 1)
+
+
+async def test_a_key_below_the_journal_s_has_had_its_gen() -> None:
+    builder = ImageBuilder()
+    old, twice = builder.extent(0, 0, 8, gen=5), builder.extent(0, 0, 8, gen=4)
+    older = Key(0, 100, 8, False, (Pointer(0, old.pointers[0].sector, 2),))
+    above = [twice, Key(0, 0, 200, False, ())]
+    found = await check(builder.finish(builder.node([old, older]), 0, [above]))
+    (census,) = found.censuses
+    bucket = old.pointers[0].sector // 64
+    assert (census.gens[bucket], census.oldest[bucket], census.sectors[bucket]) == (5, 2, 0)
+    assert census.gens[twice.pointers[0].sector // 64] == 4
+    assert found.totals.keys == 0
 
 
 async def test_gens_wrap() -> None:
