@@ -301,3 +301,28 @@ async def test_far_more_keys_than_a_node_holds_are_written_at_once() -> None:
     assert story.btree.tree.root.level > 1
     await story.check_memory()
     await story.check_device()
+
+
+async def test_a_change_waits_for_buckets_while_others_go_on() -> None:
+    story = await IndexStory.begin(14, sectors=2)
+    await live(story, 300)
+    await story.btree.write_all()
+    held, story.buckets.ready = story.buckets.ready, []
+    asked: list[tuple[int, int]] = []
+    seen: list[list[Key]] = []
+
+    async def wait_for(count: int, growth: int) -> None:
+        asked.append((count, growth))
+        seen.append(await story.btree.lookup(0, 0, SECTORS))
+        await story.insert(story.some_key(sectors=SECTORS))
+        story.buckets.ready = held
+
+    story.buckets.wait_for = wait_for  # type: ignore[method-assign]
+    leaf = await story.btree.leaf_at(0, 0)
+    await story.btree.rewrite(leaf)
+    assert len(asked) == 1
+    assert asked[0][1] == 0, "one for one, be it with its parent"
+    assert seen[0]
+    assert leaf.is_gone
+    await story.check_memory()
+    await story.check_device()
