@@ -102,7 +102,13 @@ def head_word(inode: int, sectors: int, dirty: bool, pointer_count: int) -> int:
 def key_of_words(head: int, end: int, words: Sequence[int]) -> Key:
     """The key of a high word, an end and pointer words that are known to be good."""
     sectors = head >> SIZE_SHIFT & SECTORS_MAX
-    pointers = (parse_pointer(words[0]),) if len(words) == 1 else tuple(map(parse_pointer, words))
+    if len(words) == 1:  # nearly all: a call less
+        (word,) = words
+        pointer = Pointer(
+            word >> DEVICE_SHIFT & CHECK_DEVICE, word >> SECTOR_SHIFT & SECTOR_LIMIT, word & GEN_LIMIT
+        )
+        return Key(head & INODE_MAX, end - sectors, sectors, head & DIRTY_MASK != 0, (pointer,))
+    pointers = tuple(map(parse_pointer, words))
     return Key(head & INODE_MAX, end - sectors, sectors, head & DIRTY_MASK != 0, pointers)
 
 

@@ -12,6 +12,8 @@ from itertools import chain
 
 from bcached.format.bkey import (
     CHECK_DEVICE,
+    COUNT_LIMIT,
+    COUNT_SHIFT,
     HEAD_WORDS,
     KEY_SIZE,
     head_word,
@@ -109,7 +111,9 @@ class Extents:
                 if first >= end or len(found) == limit:
                     return found
                 if start <= first and last <= end:
-                    found.append(key_of_words(head, last, run.words(place)))
+                    single = head >> COUNT_SHIFT & COUNT_LIMIT == 1
+                    words = (run.pointers[0][place],) if single else run.words(place)
+                    found.append(key_of_words(head, last, words))
                 else:
                     found.append(run.piece(place, start, end))
             index += 1
