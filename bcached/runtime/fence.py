@@ -23,8 +23,6 @@ async def wait_for_old_writers(
     loop = asyncio.get_running_loop()
     boot = boot_id()
     of_this_boot = [lease for lease in leases if lease.boot in (boot, "")]
-    if leases and not of_this_boot:
-        return
     deadline = loop.time() + grace_s
     told = False
     while loop.time() < deadline:

@@ -22,6 +22,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.bucket_table import State
 from bcached.state.reservations import Holder
+from bcached.state.reserves import Reserve
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.virtual_time import in_virtual_time
 
@@ -89,6 +90,27 @@ async def test_the_ready_path_does_not_overtake_who_waits_for_a_bucket(tmp_path:
 
 
 @in_virtual_time
+async def test_not_even_where_there_is_one_that_who_waits_cannot_use(tmp_path: Path) -> None:
+    """It waits for a second copy's bucket, and keeps its turn until it has both."""
+    async with a_set(tmp_path, 513, 600) as cache_set:
+        inode = await cache_set.create_volume("volume")
+        greedy, keys = await fill(cache_set)
+        mirror = cache_set.allocate_bucket(cache_set.new_holder("mirror"), 2, 50)
+        second = [key for key in keys if key.pointers[0].device == 1]
+        for key in second[:3]:
+            cache_set.free_bucket(greedy, key)
+        await asyncio.sleep(0.01)
+        assert cache_set.members[1].cache.reserves.has(Reserve.NONE)
+        hasty = cache_set.new_holder("hasty")
+        assert cache_set.carve(hasty, inode, 0, 8, 1) is None
+        with pytest.raises(NoFreeBuckets):
+            cache_set.allocate_bucket(hasty, 1, 0)
+        mirror.cancel()
+        await asyncio.sleep(0.01)
+        assert cache_set.carve(hasty, inode, 0, 8, 1) is not None
+
+
+@in_virtual_time
 async def test_a_connection_that_goes_while_it_gathers_leaves_nothing_behind(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         inode = await cache_set.create_volume("volume")
@@ -149,6 +171,19 @@ async def test_a_volume_that_goes_takes_its_waiters_along(tmp_path: Path) -> Non
         assert len(await take_buckets(cache_set, greedy, 2)) == 2
         with pytest.raises(NoSuchVolume):
             cache_set.carve(holder, going, 0, 8, 1)
+
+
+@in_virtual_time
+async def test_who_waits_behind_others_for_a_volume_that_goes_is_told_at_once(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as cache_set:
+        going, staying = await cache_set.create_volume("going"), await cache_set.create_volume("staying")
+        await fill(cache_set)
+        holder = cache_set.new_holder("client")
+        head = cache_set.allocate(holder, [extent(80, inode=staying, whole=True)], 50)
+        behind = cache_set.allocate(holder, [extent(8, inode=going)], 50)
+        await cache_set.delete_volume(going)
+        assert isinstance(behind.exception(), NoSuchVolume)
+        assert not head.done()
 
 
 @in_virtual_time
