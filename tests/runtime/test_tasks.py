@@ -56,6 +56,20 @@ async def test_prios_are_written_by_a_write_that_began_after_the_asking(tmp_path
 
 
 @in_virtual_time
+async def test_a_write_goes_on_as_soon_as_the_chain_before_has_come_back(tmp_path: Path) -> None:
+    """With all else taken there are two chains: one on the device, and one to write the next to."""
+    async with a_set(tmp_path, verify=False) as cache_set:
+        await take_buckets(cache_set, cache_set.new_holder("greedy"), patience_s=0.2)
+        first = asyncio.ensure_future(cache_set.write_priorities())
+        while not cache_set.services.prios_writing:
+            await asyncio.sleep(0)
+        assert not cache_set.members[0].cache.has_prio_chain
+        async with asyncio.timeout(5):
+            await cache_set.write_priorities()
+        assert first.done()
+
+
+@in_virtual_time
 async def test_many_who_ask_share_one_write(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         await asyncio.sleep(1)
