@@ -14,6 +14,8 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.conditions import Conditions, Fact
 from bcached.runtime.lifetime import running
 from bcached.runtime.slices import run_sliced
+from bcached.state.bucket_table import State
+from bcached.state.reserves import Reserve
 from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
 from bcached.wire.gen_map import GenMap
 from instruments.latent_device import LatentDevice
