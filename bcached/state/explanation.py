@@ -20,12 +20,14 @@ def _set(statistics: SetStatistics) -> Iterator[str]:
     for reserve, count in statistics.waiters.items():
         if count:
             oldest_s = statistics.oldest_wait_s
-            yield f"{count} requests wait for a bucket of reserve {reserve}, the oldest {oldest_s:.1f} s"
+            who = "request waits" if count == 1 else "requests wait"
+            yield f"{count} {who} for a bucket of reserve {reserve}, the oldest {oldest_s:.1f} s"
     if statistics.gc_running:
         yield "garbage is being collected"
     for reason, count in statistics.allocation_failures.items():
         if count:
-            yield f"{count} allocations failed so far: {FAILURES[reason]}"
+            what = "allocation" if count == 1 else "allocations"
+            yield f"{count} {what} failed so far: {FAILURES[reason]}"
 
 
 FAILURES = {
