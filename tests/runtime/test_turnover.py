@@ -1,5 +1,8 @@
 """A 64 MiB image is allocated and dropped many times over: nothing is handed out before its gen is durable,
-gens stay within bounds, Verify finds nothing. BCACHED_TURNOVER=100 says how many times."""
+gens stay within bounds, Verify finds nothing. BCACHED_TURNOVER=100 says how many times, -s shows what it took.
+
+A hundred times make a log of some 2.5 GB.
+"""
 
 import asyncio
 import os
@@ -27,6 +30,20 @@ TIMES = int(os.environ.get("BCACHED_TURNOVER", "0"))
 BUCKET_BYTES = 64 << 10
 IMAGE_BYTES = 64 << 20
 every_policy = pytest.mark.parametrize("policy", list(Replacement), ids=lambda policy: policy.name.lower())
+as_long_as_it_takes = pytest.mark.timeout(0 if TIMES else 120)
+
+
+def told(cache_set: CacheSet, what: str, times: float, figures: Sequence[Figures]) -> str:
+    """What a turnover took, in a line."""
+    now = cache_set.statistics()
+    return (
+        f"{what}: {times:g} times, {sum(figure.allocations for figure in figures)} allocations, "
+        f"{sum(member.prio_writes for member in now.members)} prio writes, "
+        f"{sum(now.gc_runs.values())} collections {now.gc_runs}, "
+        f"{sum(member.discards for member in now.members)} discards, "
+        f"gen distance at most {max(figure.gen_distance for figure in figures)}, "
+        f"{sum(figure.waits for figure in figures)} waits"
+    )
 
 
 async def switch_all_the_time(cache_set: CacheSet, random: Random) -> None:
@@ -45,6 +62,7 @@ async def witnessed(
 ) -> Figures:
     """A turnover on recorded devices, checked by their logs."""
     random = Random(f"{policy} {counts} {switch}")
+    begun = time.monotonic()
     members = await fresh_members(counts, bucket_bytes, policy, discard=True)
     witnesses = [await Witness.over(LatentDevice(device, random)) for device in members]
     devices = [witness.device for witness in witnesses]
@@ -58,28 +76,41 @@ async def witnessed(
             if switching is not None:
                 switching.cancel()
         assert cache_set.verify() == []
+        line = told(cache_set, policy.name.lower() + ", switched" * switch, times, [figures])
         handovers = [len(witness.handovers) for witness in witnesses]
-    for witness, member in zip(witnesses, cache_set.members, strict=True):
-        assert witness.check(member) > 20
+    turned_s = time.monotonic() - begun
+    chains = [witness.check(member) for witness, member in zip(witnesses, cache_set.members, strict=True)]
+    assert min(chains) > 20
+    print(
+        f"{line}; {handovers} handovers checked against {chains} prio chains, "
+        f"{turned_s:.1f} s and {time.monotonic() - begun - turned_s:.1f} s for the check"
+    )
     assert min(handovers) > 0.1 * times * min(counts), "hardly anything went through free_inc"
     assert figures.gen_distance <= GEN_DISTANCE_MAX
     return figures
 
 
 @every_policy
+@as_long_as_it_takes
 @in_virtual_time
 async def test_no_bucket_is_handed_out_before_its_gen_is_durable(tmp_path: Path, policy: Replacement) -> None:
-    await witnessed(tmp_path, [1024], policy, bucket_bytes=BUCKET_BYTES, times=1, switch=False)
+    await witnessed(tmp_path, [1024], policy, bucket_bytes=BUCKET_BYTES, times=TIMES or 1, switch=False)
 
 
+@as_long_as_it_takes
 @in_virtual_time
 async def test_nor_while_policies_and_discards_are_switched(tmp_path: Path) -> None:
-    await witnessed(tmp_path, [1024], Replacement.LRU, bucket_bytes=BUCKET_BYTES, times=1, switch=True)
+    await witnessed(
+        tmp_path, [1024], Replacement.LRU, bucket_bytes=BUCKET_BYTES, times=TIMES or 1, switch=True
+    )
 
 
+@as_long_as_it_takes
 @in_virtual_time
 async def test_nor_in_a_set_of_two_with_chains_of_two_buckets(tmp_path: Path) -> None:
-    await witnessed(tmp_path, [2048, 1500], Replacement.FIFO, bucket_bytes=4 << 10, times=0.7, switch=True)
+    await witnessed(
+        tmp_path, [2048, 1500], Replacement.FIFO, bucket_bytes=4 << 10, times=TIMES or 0.7, switch=True
+    )
 
 
 async def image(folder: Path, policy: Replacement) -> FileDevice:
@@ -110,22 +141,17 @@ async def turn_over_a_file(folder: Path, policy: Replacement, times: float) -> s
         await turning
         last = await turn_over(cache_set, half // 2, 3)
         assert cache_set.verify() == []
-        now = cache_set.statistics()
         elapsed_s = time.monotonic() - begun
-    distance = max(figures.gen_distance for figures in (first, turning.result(), last))
-    assert distance <= GEN_DISTANCE_MAX
+        figures = [first, turning.result(), last]
+        line = told(cache_set, f"image, {policy.name.lower()}", times, figures)
+    assert max(figure.gen_distance for figure in figures) <= GEN_DISTANCE_MAX
     async with running([await FileDevice.open(str(folder / "cache.img"))], options) as cache_set:
         assert cache_set.verify() == []
-    (member,) = now.members
-    return (
-        f"{policy.name.lower()}: {times:g} times in {elapsed_s:.1f} s, {member.prio_writes} prio writes, "
-        f"{sum(now.gc_runs.values())} collections {now.gc_runs}, {member.discards} discards, "
-        f"gen distance at most {distance}, {first.waits + turning.result().waits + last.waits} waits"
-    )
+    return f"{line}; {elapsed_s:.1f} s"
 
 
 @every_policy
-@pytest.mark.timeout(0)
+@as_long_as_it_takes
 async def test_a_real_image_is_turned_over(tmp_path: Path, policy: Replacement) -> None:
     print(await turn_over_a_file(tmp_path, policy, TIMES or 0.5))
 
