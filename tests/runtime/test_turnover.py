@@ -1,5 +1,5 @@
 """A 64 MiB image is allocated and dropped many times over: nothing is handed out before its gen is durable,
-gens stay within bounds, Verify finds nothing. BCACHED_TURNOVER=100 says how many times, -s shows what it took.
+gens stay in bounds, Verify finds nothing. BCACHED_TURNOVER=100 says how many times, -s shows what it took.
 
 A hundred times make a log of some 2.5 GB.
 """
