@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bcached import __version__
-from bcached.errors import InvalidParameter, LimitExceeded, PermissionDenied, RequestError
+from bcached.errors import LimitExceeded, PermissionDenied, RequestError
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.access import Role
+from bcached.service.alignment import check_blocks, refuse_unaligned
 from bcached.service.operation import Later, Operation, Outcome, Run, Session
 from bcached.state.reservations import ExtentRequest
 from bcached.wire import messages
@@ -47,7 +48,7 @@ class Allocation:
     def allocate(self, session: Session, asked: messages.Allocate) -> Outcome:
         """Sectors for one extent."""
         if (asked.offset | asked.sectors) & self._block_mask:
-            self._refuse_unaligned(asked)
+            refuse_unaligned(asked, self._block_mask)
         if asked.whole or asked.write_prio or asked.replicas is not None:
             return self._submit(session, [self._request(session, asked)], asked, _first)
         write_point = asked.write_point
@@ -66,7 +67,7 @@ class Allocation:
         """Sectors for several extents, all or nothing: at once if all are ready, else as one that waits."""
         for extent in asked.requests:
             if (extent.offset | extent.sectors) & self._block_mask:
-                self._refuse_unaligned(extent)
+                refuse_unaligned(extent, self._block_mask)
         keys: list[tuple[Key]] = []
         try:
             for extent in asked.requests:
@@ -128,35 +129,20 @@ class Allocation:
             raise LimitExceeded("keys_in_a_reply", keys_max)
         return _settled(self._set.allocate(session.holder, requests, _timeout_s(asked)), results)
 
-    def _refuse_unaligned(self, extent: messages.Allocate | messages.Extent) -> None:
-        name = "offset" if extent.offset & self._block_mask else "sectors"
-        value = getattr(extent, name)
-        raise InvalidParameter(name, f"expected a multiple of {self._block_mask + 1}, found {value}")
-
     # Giving back
 
     def release(self, session: Session, asked: messages.Release) -> Outcome:
         """End reservations."""
         for key in asked.keys:
-            self._check_blocks("keys", key)
+            check_blocks("keys", key, self._block_mask)
         self._set.release(session.holder, asked.keys)
         return DONE
 
     def free_bucket(self, session: Session, asked: messages.FreeBucket) -> Outcome:
         """Give a whole bucket back."""
-        self._check_blocks("key", asked.key)
+        check_blocks("key", asked.key, self._block_mask)
         self._set.free_bucket(session.holder, asked.key)
         return DONE
-
-    def _check_blocks(self, parameter: str, key: Key) -> None:
-        """Part of a reservation can be given back, part of a block cannot."""
-        bits = key.offset | key.sectors
-        for pointer in key.pointers:
-            bits |= pointer.sector
-        if bits & self._block_mask:
-            raise InvalidParameter(
-                parameter, f"expected multiples of {self._block_mask + 1} sectors, found {key}"
-            )
 
     # Telling
 

@@ -2,11 +2,13 @@
 
 Brief requests that can be answered at once are run in batches: one after the other without a suspension,
 their replies written by one call. All else goes one by one. A request that has to wait takes a slot in the
-reply queue; what follows it still runs, and its reply queues up behind that slot.
+reply queue; what follows it still runs, and its reply queues up behind that slot. Only what has to run in
+order is put off while a change in order is still to be made; that one's reply may come later still.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -22,7 +24,7 @@ from bcached.errors import (
     ShuttingDown,
 )
 from bcached.service.access import Role
-from bcached.service.operation import Later, Operation, Outcome, Run, Session, Stream
+from bcached.service.operation import Later, Long, Operation, Outcome, Run, Session, Stream
 from bcached.service.reply_queue import ReplyQueue, Slot
 from bcached.service.request_counts import RequestCounts
 from bcached.wire.codec import (
@@ -50,14 +52,14 @@ class Server(Protocol):
     counts: RequestCounts
     draining: bool
 
-    def operation_of(self, request: Request) -> Operation:
-        """What the request asks for."""
+    def operation_of(self, kind: type[Request]) -> Operation:
+        """What a request of that class asks for."""
 
     def ready_operations(self, role: Role) -> dict[type, Run]:
         """The brief operations that a role may run now, without further question."""
 
-    def carry_out(self, coroutine: Any) -> "asyncio.Future[Any]":
-        """Run a coroutine as a task of the server's; a future that does not cancel it."""
+    def carry_out(self, coroutine: Any, for_asker: bool) -> "asyncio.Future[Any]":
+        """Run a coroutine as a task of the server's; a future that cancels it just if it is for its asker."""
 
     def break_down(self, error: Exception) -> None:
         """Note a bug: the daemon is to stop."""
@@ -82,6 +84,8 @@ class Conversation:
         self.write: Callable[[bytes], None] = _to_nobody
         self._on_progress = on_progress
         self._queue = ReplyQueue()
+        self._changing: Slot | None = None  # of the change in order that is still to be made
+        self._put_off: deque[tuple[Slot, Request]] = deque()  # in order behind it
         self._ready = server.ready_operations(session.role)
         self._ticking: asyncio.TimerHandle | None = None
 
@@ -115,12 +119,12 @@ class Conversation:
         return at
 
     def _answer_batch(self, requests: Sequence[Asked], at: int, started_ns: int) -> int:
-        """Run requests up to one that is not brief or must wait (that one included); how many were run."""
+        """Run requests up to one that is not brief, or is long or must wait (included); how many were run."""
         batch = requests[at : at + BATCH_REQUESTS] if at or len(requests) > BATCH_REQUESTS else requests
         ready, session = self._ready, self.session
         replies: list[AnyReply] = []
         answered = 0
-        waits: Later | None = None
+        last: Later | Long | None = None
         for request in batch:
             run = ready.get(type(request))
             if run is None or request.upgrade:  # type: ignore[union-attr]  # what is ready is a Request
@@ -130,8 +134,9 @@ class Conversation:
             except RequestError as error:
                 reply: AnyReply = self._refusal(type(request), error)
             else:
-                if outcome.__class__ is Later:
-                    waits = outcome
+                kind = outcome.__class__
+                if kind is Later or kind is Long:
+                    last = outcome
                     break
                 reply = Reply(outcome)
             answered += 1
@@ -142,23 +147,34 @@ class Conversation:
         if answered:
             done = batch if answered == len(batch) else batch[:answered]
             self._server.counts.observe(done, time.perf_counter_ns() - started_ns)
-        if waits is None:
+        if last is None:
             return answered
-        self._wait(batch[answered], waits, started_ns)  # type: ignore[arg-type]
+        self._take(batch[answered], last, started_ns)
         return answered + 1
 
     def _answer_one(self, request: Asked, started_ns: int) -> None:
         """Run one request, whatever it is; its reply goes out at once or queues up."""
-        kind = type(request)
         try:
-            outcome = self._run(request)
-        except RequestError as error:
-            reply = encode_reply(self._refusal(kind, error))
-        else:
-            if isinstance(outcome, Later | Stream):
-                self._wait(request, outcome, started_ns)  # type: ignore[arg-type]  # it ran, so it is a Request
+            operation = self._permitted(request)
+            if operation.in_order and (self._changing is not None or self._put_off):
+                self._put_off.append((self._new_slot(request, started_ns), request))  # type: ignore[arg-type]
                 return
-            reply = self._encoded(kind, outcome)
+            outcome = operation.run(self.session, request.parameters)  # type: ignore[union-attr]
+        except RequestError as error:
+            self._reply(request, encode_reply(self._refusal(type(request), error)), started_ns)
+        else:
+            self._take(request, outcome, started_ns)
+
+    def _take(self, request: Asked, outcome: Outcome, started_ns: int) -> None:
+        """Go on with what running a request has come to."""
+        if isinstance(outcome, Later | Stream):
+            self._await(self._new_slot(request, started_ns), outcome)
+        else:
+            self._reply(request, self._encoded(type(request), outcome), started_ns)
+
+    def _reply(self, request: Asked, reply: msgspec.Raw, started_ns: int) -> None:
+        """Send a reply, or queue it up behind those still to come."""
+        kind = type(request)
         self._server.counts.of(kind).observe(1, time.perf_counter_ns() - started_ns)
         if getattr(request, "oneway", False):
             return
@@ -167,11 +183,11 @@ class Conversation:
         else:
             self.write(encode_replies([reply]))
 
-    def _run(self, request: Asked) -> Outcome:
-        """Run one request, or raise why not; with every question asked."""
+    def _permitted(self, request: Asked) -> Operation:
+        """What one request asks for, or why it may not be run; with every question asked."""
         if isinstance(request, RequestError):
             raise request
-        operation = self._server.operation_of(request)
+        operation = self._server.operation_of(type(request))
         if self.session.role < operation.role:
             raise PermissionDenied(operation.role.label)
         if request.upgrade:
@@ -180,55 +196,104 @@ class Conversation:
             raise ExpectedMore
         if self._server.draining and (operation.changes or operation.streams):
             raise ShuttingDown
-        return operation.run(self.session, request.parameters)
+        return operation
 
     # Waiting
 
     def give_up_waiting(self) -> None:
-        """The server stops: what waits is told so."""
+        """The server stops: what waits is told so, except what is done already and will soon be told."""
+        self._put_off.clear()
         for slot in self._queue.waiting():
-            if slot.future is not None:
-                slot.future.cancel()
-            else:
+            if slot.future is None:
                 self._stop_ticking()
-                self._fill(slot, self._refusal(slot.kind, ShuttingDown()))
+                self._fill(slot, encode_reply(self._refusal(slot.kind, ShuttingDown())))
+            elif not slot.is_decided:
+                slot.future.cancel()
 
     def break_off(self) -> None:
         """The peer is gone: whatever waits gives its turn up."""
         self.write = _to_nobody
         self._stop_ticking()
+        self._put_off.clear()
         for slot in self._queue.clear():
             if slot.future is not None:
                 slot.future.cancel()
 
-    def _wait(self, request: Request, outcome: Later | Stream, started_ns: int) -> None:
-        slot = Slot(type(request), started_ns, silent=bool(request.oneway))
+    def _new_slot(self, request: Asked, started_ns: int) -> Slot:
+        slot = Slot(type(request), started_ns, silent=bool(getattr(request, "oneway", False)))
         self._queue.append(slot)
+        return slot
+
+    def _await(self, slot: Slot, outcome: Later | Stream) -> None:
+        """Have a slot filled with what is still to come."""
         if isinstance(outcome, Stream):
             slot.stream = outcome
             self._tick(slot)
             return
         pending = outcome.pending
-        slot.future = pending if isinstance(pending, asyncio.Future) else self._server.carry_out(pending)
-        slot.future.add_done_callback(partial(self._arrived, slot, outcome.results))
+        if not isinstance(pending, asyncio.Future):
+            pending = self._server.carry_out(pending, outcome.for_asker)
+        slot.future, slot.is_decided = pending, outcome.is_decided
+        if not outcome.is_decided and self._changes_in_order(slot.kind):
+            self._changing = slot
+        pending.add_done_callback(partial(self._arrived, slot, outcome.results))
 
-    def _arrived(self, slot: Slot, results: Callable[[Any], Results], future: "asyncio.Future[Any]") -> None:
-        """A future is done: its slot has its reply."""
+    def _changes_in_order(self, kind: type[Request]) -> bool:
+        operation = self._server.operation_of(kind)
+        return operation.in_order and operation.changes
+
+    def _arrived(
+        self, slot: Slot, results: "Callable[[Any], Results | Later]", future: "asyncio.Future[Any]"
+    ) -> None:
+        """A future is done: its slot has its reply, or waits for the next one."""
+        if not self._queue.slots:  # the peer is gone
+            self._note_failure(future)
+            return
+        outcome: Any = None
         try:
-            reply: AnyReply = self._encoded(slot.kind, results(future.result()))
+            outcome = results(future.result())
+            reply = None if isinstance(outcome, Later) else self._encoded(slot.kind, outcome)
         except asyncio.CancelledError:
-            reply = self._refusal(slot.kind, ShuttingDown())
+            reply = encode_reply(self._refusal(slot.kind, ShuttingDown()))
         except RequestError as error:
-            reply = self._refusal(slot.kind, error)
+            reply = encode_reply(self._refusal(slot.kind, error))
         except Exception as error:
             self._server.break_down(error)
             return
-        if self._queue.slots:  # else the peer is gone
+        if self._changing is slot:
+            self._changing = None
+        if reply is None:
+            self._await(slot, outcome)
+        else:
+            self._fill(slot, reply)
+        self._run_put_off()
+
+    def _note_failure(self, future: "asyncio.Future[Any]") -> None:
+        """Nobody is told what has come of a request; a bug is one all the same."""
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, Exception) and not isinstance(error, RequestError):
+            self._server.break_down(error)
+
+    def _run_put_off(self) -> None:
+        """Run what waited for its turn, up to the next change that cannot be made at once."""
+        while self._put_off and self._changing is None:
+            slot, request = self._put_off.popleft()
+            try:
+                outcome = self._permitted(request).run(self.session, request.parameters)
+                if isinstance(outcome, Later | Stream):
+                    self._await(slot, outcome)
+                    continue
+                reply = self._encoded(slot.kind, outcome)
+            except RequestError as error:
+                reply = encode_reply(self._refusal(slot.kind, error))
+            except Exception as error:
+                self._server.break_down(error)
+                return
             self._fill(slot, reply)
 
-    def _fill(self, slot: Slot, reply: AnyReply) -> None:
+    def _fill(self, slot: Slot, reply: msgspec.Raw) -> None:
         self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
-        ready = self._queue.fill(slot, reply if isinstance(reply, msgspec.Raw) else encode_reply(reply))
+        ready = self._queue.fill(slot, reply)
         if ready:
             self.write(encode_replies(ready))
         if (head := self._queue.head) is not None and head.stream is not None and self._ticking is None:
@@ -256,9 +321,9 @@ class Conversation:
 
     # Replies
 
-    def _encoded(self, kind: type, results: Results) -> msgspec.Raw:
+    def _encoded(self, kind: type, results: Results | Long) -> msgspec.Raw:
         """A reply encoded now, or the refusal that it is too long to be sent."""
-        reply = encode_reply(Reply(results))
+        reply = encode_reply(Reply(results.results if isinstance(results, Long) else results))
         if len(reply) < REPLY_BYTES_MAX:
             return reply
         return encode_reply(self._refusal(kind, LimitExceeded("reply_bytes", len(reply))))

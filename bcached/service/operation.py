@@ -26,10 +26,23 @@ class Session:
 
 
 class Later(NamedTuple):
-    """Results that are still to come. A future is cancelled when its connection goes; a coroutine runs on."""
+    """Results that are still to come; what comes first may be another Later.
+
+    A future is cancelled when its connection goes or the server stops, unless is_decided: then what was
+    asked is done, only not told yet, and stopping waits for it. A coroutine runs on, unless it is for_asker:
+    then it is cancelled too, and never goes on from where it is.
+    """
 
     pending: "asyncio.Future[Any] | Coroutine[Any, Any, Any]"
-    results: Callable[[Any], Results]
+    results: "Callable[[Any], Results | Later]"
+    for_asker: bool = False
+    is_decided: bool = False
+
+
+class Long(NamedTuple):
+    """Results of a brief operation that are long after all: others do not pile up on them in one write."""
+
+    results: Results
 
 
 class Stream(NamedTuple):
@@ -39,7 +52,7 @@ class Stream(NamedTuple):
     interval_s: float
 
 
-Outcome = Results | Later | Stream
+Outcome = Results | Long | Later | Stream
 Run = Callable[[Session, Any], Outcome]
 
 
@@ -47,6 +60,7 @@ class Operation(NamedTuple):
     """A method.
 
     brief: its results are a few hundred bytes, nearly always there at once. changes: it alters the set.
+    in_order: it runs only when all changes in order that its connection asked for before have been made.
     """
 
     role: Role
@@ -54,6 +68,7 @@ class Operation(NamedTuple):
     brief: bool = False
     changes: bool = False
     streams: bool = False
+    in_order: bool = False
 
 
 Operations = Mapping[type[Request], Operation]

@@ -14,7 +14,7 @@ REPLY_BYTES_BEHIND_MAX = 1 << 20
 class Slot:
     """The place of one reply in the order of a connection's replies; reply is None until it is there."""
 
-    __slots__ = ("future", "kind", "reply", "silent", "started_ns", "stream")
+    __slots__ = ("future", "is_decided", "kind", "reply", "silent", "started_ns", "stream")
 
     def __init__(
         self, kind: type, started_ns: int, *, silent: bool = False, reply: msgspec.Raw | None = None
@@ -24,6 +24,7 @@ class Slot:
         self.silent = silent
         self.reply = reply
         self.future: asyncio.Future[object] | None = None
+        self.is_decided = False
         self.stream: Stream | None = None
 
 

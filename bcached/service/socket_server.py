@@ -45,6 +45,22 @@ class SocketLimits:
     message_bytes: int = 1 << 20
 
 
+class Errand(asyncio.Future[Any]):
+    """What a coroutine gives to one who may go away: cancelled, it takes the coroutine along, at once.
+
+    From that call on the coroutine runs no further than to its end, even if it was just about to go on.
+    """
+
+    carried_out_by: "asyncio.Task[None] | None" = None
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Give it up."""
+        child, self.carried_out_by = self.carried_out_by, None
+        if child is not None and not self.done():
+            child.cancel()
+        return super().cancel(msg)
+
+
 class SocketServer:
     """Everything that is connected; the connections are its children, and so are the tasks they start."""
 
@@ -111,9 +127,9 @@ class SocketServer:
 
     # What connections call
 
-    def operation_of(self, request: Request) -> Operation:
-        """What the request asks for."""
-        return self._service.operations[type(request)]
+    def operation_of(self, kind: type[Request]) -> Operation:
+        """What a request of that class asks for."""
+        return self._service.operations[kind]
 
     def ready_operations(self, role: Role) -> dict[type, Run]:
         """The brief operations that a role may run now; none while draining, so that each is asked about."""
@@ -126,10 +142,13 @@ class SocketServer:
             if operation.brief and role >= operation.role
         }
 
-    def carry_out(self, coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Future[Any]":
-        """Run a coroutine to its end, whatever becomes of its asker; a future of what it gives."""
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._spawn(self._finish(coroutine, done))
+    def carry_out(self, coroutine: Coroutine[Any, Any, Any], for_asker: bool) -> "asyncio.Future[Any]":
+        """A future of what a coroutine gives; cancelling it cancels the coroutine just if for_asker."""
+        done = Errand() if for_asker else asyncio.get_running_loop().create_future()
+        child = self._spawn(self._finish(coroutine, done))
+        child.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before it began
+        if isinstance(done, Errand):
+            done.carried_out_by = child
         return done
 
     def forget(self, connection: Connection) -> None:
@@ -186,10 +205,11 @@ class SocketServer:
 
     # Tasks
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         child = self._tasks.create_task(coroutine)
         self._children.add(child)
         child.add_done_callback(self._children.discard)
+        return child
 
     async def _finish(self, coroutine: Coroutine[Any, Any, Any], done: "asyncio.Future[Any]") -> None:
         """Any error but the caller's is a bug or a failing device, and goes on to the task group."""
