@@ -21,8 +21,10 @@ from bcached.state.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
+Sectors = npt.NDArray[np.unsignedinteger]  # 16 bits, or 32 where buckets are that large
 Bools = npt.NDArray[np.bool_]
 Buckets = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int64]
 
 
 class State(IntEnum):
@@ -45,6 +47,7 @@ class State(IntEnum):
 
 
 COUNT_BUCKETS = 1 << 20  # half a millisecond
+NARROW_SECTORS_MAX = (1 << 15) - 1  # a bucket's sectors, counted twice for a moment, fit 16 bits
 
 METADATA_STATES = (State.RESERVED, State.JOURNAL, State.PRIO, State.BTREE, State.UUID)
 
@@ -59,12 +62,19 @@ class Mark(IntEnum):
 
 
 class BucketTable:
-    """The columns of one device's buckets: 12 bytes a bucket.
+    """The columns of one device's buckets: 15 bytes a bucket.
 
-    counts[state] is kept with every move, so that nobody ever has to count.
+    counts[state] is kept with every move, so that nobody ever has to count. sectors are those of live keys,
+    dirty_sectors those of them that are dirty. tainted: see `is_tainted`.
     """
 
-    def __init__(self, bucket_count: int, first_bucket: int, gens: memoryview | None = None) -> None:
+    def __init__(
+        self,
+        bucket_count: int,
+        first_bucket: int,
+        gens: memoryview | None = None,
+        bucket_sectors: int = NARROW_SECTORS_MAX,
+    ) -> None:
         self.bucket_count = bucket_count
         self.first_bucket = first_bucket
         self.states = memoryview(bytearray([State.EMPTY]) * bucket_count)
@@ -72,7 +82,11 @@ class BucketTable:
         self.gens_on_disk = memoryview(bytearray(bucket_count))
         self.last_gc = memoryview(bytearray(bucket_count))
         self.prios = memoryview(bytearray(bucket_count * 2)).cast("H")
-        self.sectors = memoryview(bytearray(bucket_count * 2)).cast("H")
+        narrow = bucket_sectors <= NARROW_SECTORS_MAX
+        sectors_bytes = bucket_count * (2 if narrow else 4)
+        self.sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
+        self.dirty_sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
+        self.tainted = memoryview(bytearray(bucket_count))
         self.pins = memoryview(bytearray(bucket_count * 4)).cast("I")
         assert len(self.gens) == bucket_count
         self.states_array: U8 = np.frombuffer(self.states, np.uint8)
@@ -80,7 +94,10 @@ class BucketTable:
         self.gens_on_disk_array: U8 = np.frombuffer(self.gens_on_disk, np.uint8)
         self.last_gc_array: U8 = np.frombuffer(self.last_gc, np.uint8)
         self.prios_array: U16 = np.frombuffer(self.prios, np.uint16)
-        self.sectors_array: U16 = np.frombuffer(self.sectors, np.uint16)
+        sectors_type = np.uint16 if narrow else np.uint32
+        self.sectors_array: Sectors = np.frombuffer(self.sectors, sectors_type)
+        self.dirty_sectors_array: Sectors = np.frombuffer(self.dirty_sectors, sectors_type)
+        self.tainted_array: U8 = np.frombuffer(self.tainted, np.uint8)
         self.pins_array: U32 = np.frombuffer(self.pins, np.uint32)
         self.counts = [0] * len(State)
         self.counts[State.EMPTY] = bucket_count
@@ -127,28 +144,45 @@ class BucketTable:
         """Start the life of a metadata bucket just taken from a reserve."""
         assert state in METADATA_STATES
         self.prios[bucket] = METADATA_PRIO
+        self.tainted[bucket] = False
         self.move(bucket, state)
 
     def become_open(self, bucket: int) -> None:
         """Start the life of a data bucket just taken from a reserve; whoever opens it holds one pin."""
         assert self.pins[bucket] == 0, f"bucket {bucket} came from a reserve with pins"
         self.prios[bucket] = INITIAL_PRIO
+        if not self.is_tainted(bucket):
+            self.tainted[bucket] = False
         self.pins[bucket] = 1
         self.move(bucket, State.OPEN)
 
     def settle(self, bucket: int) -> State:
         """Move a data bucket that is not open to where its pins and sectors say; the state it got."""
-        unheld = State.CLEAN if self.sectors[bucket] else State.EMPTY
-        state = State.HELD if self.pins[bucket] else unheld
+        state = State.HELD if self.pins[bucket] else self.content(bucket)
         self.move(bucket, state)
         return state
+
+    def content(self, bucket: int) -> State:
+        """Where a bucket belongs by its live sectors alone: DIRTY, CLEAN or EMPTY."""
+        if self.dirty_sectors[bucket]:
+            return State.DIRTY
+        return State.CLEAN if self.sectors[bucket] else State.EMPTY
+
+    def is_tainted(self, bucket: int) -> bool:
+        """Whether a node on disk may name a freed bucket with a gen that is not stale by the one on disk.
+
+        So it is when a key came into the bucket (`tainted` tells) and the gen that went up when it was freed
+        is not on disk yet. Once a prio write has covered that gen, any pointer made before is stale after
+        every crash.
+        """
+        return bool(self.tainted[bucket]) and self.gens_on_disk[bucket] != self.gens[bucket]
 
     def mark(self, bucket: int) -> Mark:
         """The kernel's gc mark of a bucket."""
         state = self.states[bucket]
         if state <= State.UUID:
             return Mark.METADATA
-        if state == State.DIRTY:
+        if self.dirty_sectors[bucket]:
             return Mark.DIRTY
         return Mark.RECLAIMABLE if self.sectors[bucket] else Mark.NONE
 
@@ -176,6 +210,12 @@ class BucketTable:
         np.maximum(distances, gens - self.gens_on_disk_array[buckets], out=distances)
         return distances < GEN_DISTANCE_MAX
 
+    def is_tainted_each(self, buckets: Buckets) -> Bools:
+        """Whether each of these freed buckets is tainted."""
+        tainted: Bools = self.tainted_array[buckets] != 0
+        tainted &= self.gens_on_disk_array[buckets] != self.gens_array[buckets]
+        return tainted
+
     def in_state(self, state: State) -> Iterator[int]:
         """The buckets in a state, looked for as far as they are asked for."""
         for start in range(0, self.bucket_count, COUNT_BUCKETS):
@@ -200,6 +240,25 @@ class BucketTable:
             disk = int((gens - self.gens_on_disk_array[buckets]).max())
             self.distance_index = max(self.distance_index, index)
             self.distance_disk = max(self.distance_disk, disk)
+
+    def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
+        """Take live sectors counted elsewhere for all buckets, of which none but empty ones hold any so far.
+
+        named: which buckets keys on disk name with a gen that is not stale by the one on disk.
+        """
+        empty = self.states_array == State.EMPTY
+        assert not sectors[~empty].any(), "live data where something else is"
+        assert bool((dirty_sectors <= sectors).all())
+        self.sectors_array[:] = sectors
+        self.dirty_sectors_array[:] = dirty_sectors
+        self.tainted_array[:] = named & empty
+        dirty = dirty_sectors > 0
+        clean = (sectors > 0) & ~dirty
+        for state, buckets in ((State.DIRTY, dirty), (State.CLEAN, clean)):
+            count = int(np.count_nonzero(buckets))
+            self.states_array[buckets] = state
+            self.counts[state] += count
+            self.counts[State.EMPTY] -= count
 
     def replace_gens_on_disk(self, gens: bytearray) -> bytearray:
         """Take a snapshot of the gens as those that are on disk from now on; what it replaces."""

@@ -4,21 +4,27 @@ The life of a bucket, each arrow one method here:
 
     EMPTY, CLEAN --invalidate--> FREE_INC --prios durable--> (ready) --push--> FREE --take--> OPEN or metadata
     EMPTY --retire--> UNUSED ----------------------------------------push--> FREE
-    OPEN --close--> HELD --last pin dropped--> EMPTY (or CLEAN), and retired at once if there is room
+    OPEN --close--> HELD --last pin dropped--> DIRTY, CLEAN or EMPTY, which is retired at once if it may be
+    CLEAN, DIRTY --pinned by a reader--> HELD, and back
+    EMPTY --count_in--> CLEAN, DIRTY --count_out--> EMPTY, retired when that is durable
     metadata --free_metadata--> EMPTY, likewise
 
 Rules of this file: a bucket's gen goes up once each time round, on the way to FREE_INC or to UNUSED. One
 that went through FREE_INC is pushed only after that gen is durable. One that went through UNUSED may be
-pushed at once: nothing on the device points into it, nor will after any crash.
+pushed at once: the removal of all that pointed into it is durable. But nodes on the device may still hold
+such pointers, each beside the journal's word that it is gone. That does no harm to data, while the kernel
+refuses a set where a bucket is named as a node and, in a leaf it has not merged with the journal yet, as
+data. So a tainted bucket (bucket_table.py) serves as data only until a prio write has covered its gen.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable
+from itertools import islice
 
 import numpy as np
 
 from bcached.format.superblock import Replacement
-from bcached.state.bucket_table import BucketTable, State
+from bcached.state.bucket_table import Bools, BucketTable, Counts, State
 from bcached.state.geometry import INITIAL_PRIO, Geometry
 from bcached.state.replacement import POLICIES, Candidates, Search
 from bcached.state.reserves import Reserve, Reserves
@@ -46,12 +52,16 @@ class Cache:
         self.geometry = geometry
         self.synchronous = synchronous
         self.device = device
-        self.table = BucketTable(geometry.bucket_count, geometry.first_bucket, gens)
+        self.table = BucketTable(geometry.bucket_count, geometry.first_bucket, gens, geometry.bucket_sectors)
         self.reserves = Reserves(geometry, clock)
         self.free_inc: deque[int] = deque()
         self._pushed = 0  # buckets that ever left free_inc
         self._durable_through = 0  # which of all that ever entered it have durable gens
         self.unused: deque[int] = deque()
+        self.unused_for_data: deque[int] = deque()  # those that were tainted when they were retired
+        self._lifted = 0  # so many of these, from its head on, are not tainted any more
+        self.emptied: OrderedDict[int, int] = OrderedDict()  # the entry that emptied a bucket, oldest first
+        self._emptying_durable = 0  # the newest durable entry
         self.prio_chain: list[int] = []  # the chain the journal points to
         self.prio_chain_writing: list[int] = []  # the one that is being written
         self.prio_chain_before: list[int] = []  # what is left of the one before, which is being freed
@@ -86,6 +96,9 @@ class Cache:
             buckets = buckets[self.table.may_invalidate(buckets)][:missing]
             self.table.invalidate(buckets)
             self.free_inc.extend(buckets.tolist())
+            if self.emptied:  # the entry of the prio write will carry whatever emptied them
+                for bucket in buckets.tolist():
+                    self.emptied.pop(bucket, None)
             missing -= len(buckets)
             if not missing:
                 break
@@ -96,15 +109,24 @@ class Cache:
         return room - missing
 
     def retire(self, bucket: int) -> bool:
-        """Put an empty bucket on the unused list, if there is room and its gen may go up."""
+        """Put an empty bucket on the unused list, if its emptying is durable, and its gen may go up.
+
+        There must be room, too, of which tainted buckets have their own: they could else keep out those
+        that the next prio write needs.
+        """
         table = self.table
         assert table.states[bucket] == State.EMPTY, f"bucket {bucket} is not empty"
-        if len(self.unused) >= self.geometry.unused_capacity or not table.may_bump(bucket):
+        unused = self.unused_for_data if self.synchronous and table.tainted[bucket] else self.unused
+        if len(unused) >= self.geometry.unused_capacity or not table.may_bump(bucket):
             return False
+        if self.emptied:
+            if self.emptied.get(bucket, 0) > self._emptying_durable:
+                return False
+            self.emptied.pop(bucket, None)
         table.bump(bucket)
         table.prios[bucket] = INITIAL_PRIO
         table.move(bucket, State.UNUSED)
-        self.unused.append(bucket)
+        unused.append(bucket)
         return True
 
     def settle(self, bucket: int) -> None:
@@ -112,7 +134,8 @@ class Cache:
         state = self.table.settle(bucket)
         if state == State.HELD:
             return
-        self.reclaims += 1
+        if state != State.DIRTY:
+            self.reclaims += 1
         if state == State.EMPTY:
             self.retire(bucket)
 
@@ -122,6 +145,68 @@ class Cache:
             assert State.PRIO <= self.table.states[bucket] <= State.UUID
             self.table.move(bucket, State.EMPTY)
             self.settle(bucket)
+
+    # Live data
+
+    def count_in(self, bucket: int, sectors: int, dirty: bool) -> None:
+        """Live data came to a bucket, with a key of its gen."""
+        table = self.table
+        state = table.states[bucket]
+        assert state >= State.OPEN, f"live data for bucket {bucket}, which is {State(state).name}"
+        table.sectors[bucket] += sectors
+        if dirty:
+            table.dirty_sectors[bucket] += sectors
+        table.tainted[bucket] = True
+        if self.emptied:
+            self.emptied.pop(bucket, None)
+        if state >= State.DIRTY:
+            content = table.content(bucket)
+            if content != state:
+                table.move(bucket, content)
+
+    def count_out(self, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
+        """Live data went from a bucket with a journal entry.
+
+        An empty bucket is not retired before that entry is durable (`emptying_durable`): the same change may
+        also bring data back.
+        """
+        table = self.table
+        left = table.sectors[bucket] - sectors
+        assert left >= 0, f"more went from bucket {bucket} than there was"
+        if dirty:
+            table.dirty_sectors[bucket] -= sectors
+        assert left >= table.dirty_sectors[bucket], f"dirty data of bucket {bucket} went as clean"
+        table.sectors[bucket] = left
+        if not left and self.synchronous:
+            self.emptied.pop(bucket, None)
+            self.emptied[bucket] = seq
+        state = table.states[bucket]
+        if state >= State.DIRTY:
+            content = table.content(bucket)
+            if content != state:
+                table.move(bucket, content)
+                self.reclaims += 1
+
+    def emptying_durable(self, seq: int) -> int:
+        """All entries through seq are durable: buckets they emptied are retired; how many were.
+
+        Not all at once if they are very many: what is left goes the next time, or is invalidated before.
+        """
+        self._emptying_durable = max(self._emptying_durable, seq)
+        emptied, states = self.emptied, self.table.states
+        retired = 0
+        for _ in range(min(len(emptied), FREED_BUCKETS)):
+            bucket, emptied_by = next(iter(emptied.items()))
+            if emptied_by > self._emptying_durable:
+                break
+            del emptied[bucket]
+            if states[bucket] == State.EMPTY:
+                retired += self.retire(bucket)
+        return retired
+
+    def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
+        """Take live sectors that were counted from an index when the set is opened."""
+        self.table.take_over(sectors, dirty_sectors, named)
 
     # From the lists to the reserves
 
@@ -146,14 +231,31 @@ class Cache:
 
     @property
     def ready(self) -> int:
-        """Buckets that could go to the reserves now."""
-        return len(self.unused) + self.free_inc_ready
+        """Buckets that could go to the reserves now, if those have room."""
+        return len(self.unused) + self._ready_for_data + self.free_inc_ready
+
+    @property
+    def _ready_for_data(self) -> int:
+        """Buckets of unused_for_data that could: those that need not be kept for data, and as many as fit."""
+        lifted, unused = self._lifted, len(self.unused_for_data)
+        return unused if lifted == unused else lifted + min(unused - lifted, self.reserves.data_room)
+
+    @property
+    def unused_count(self) -> int:
+        """Buckets on the unused list, those only data may use among them."""
+        return len(self.unused) + len(self.unused_for_data)
+
+    @property
+    def for_data_waiting(self) -> int:
+        """Unused buckets that wait for a reserve of data to have room, or for a prio write."""
+        return len(self.unused_for_data) - self._lifted
 
     def next_batch(self, limit: int) -> list[int]:
         """The buckets that go to the reserves next, unused ones first; they stay on their lists for now."""
         count = min(limit, self.reserves.room(), self.ready)
-        batch = [self.unused[index] for index in range(min(count, len(self.unused)))]
-        return batch + [self.free_inc[index] for index in range(count - len(batch))]
+        batch = list(islice(self.unused, count))
+        batch += islice(self.unused_for_data, min(count - len(batch), self._ready_for_data))
+        return batch + list(islice(self.free_inc, min(count - len(batch), self.free_inc_ready)))
 
     def push(self, batch: list[int]) -> int:
         """Move a batch from its lists to the reserves as far as there is room; how many."""
@@ -161,15 +263,23 @@ class Cache:
         for bucket in batch:
             if not self.reserves.room():
                 break
+            for_data = False
             if self.unused and self.unused[0] == bucket:
                 self.unused.popleft()
+            elif self.unused_for_data and self.unused_for_data[0] == bucket:
+                for_data = not self._lifted
+                if for_data and not self.reserves.data_room:
+                    continue
+                self.unused_for_data.popleft()
+                self._lifted -= not for_data
             else:
                 assert self.free_inc_ready > 0, "a bucket left free_inc before its gen was durable"
                 assert self.free_inc[0] == bucket
                 self.free_inc.popleft()
                 self._pushed += 1
+                self.table.tainted[bucket] = False
             self.table.move(bucket, State.FREE)
-            self.reserves.push(bucket)
+            self.reserves.push(bucket, for_data=for_data)
             pushed += 1
         return pushed
 
@@ -177,7 +287,7 @@ class Cache:
         """Fill reserves with the first empty buckets, as the kernel does after its first marking.
 
         Safe without a prio write since nothing points into an empty bucket; the gen still goes up, so that
-        no pointer made from now on can be taken for an older one.
+        no pointer made from now on can be taken for an older one. Tainted ones are left to the allocator.
         """
         table = self.table
         empty = table.in_state(State.EMPTY)
@@ -188,7 +298,11 @@ class Cache:
                 bucket = next(empty, None)
                 if bucket is None:
                     return seeded
-                if not table.may_bump(bucket):
+                if (
+                    (self.synchronous and table.tainted[bucket])
+                    or bucket in self.emptied
+                    or not table.may_bump(bucket)
+                ):
                     continue
                 table.bump(bucket)
                 table.prios[bucket] = INITIAL_PRIO
@@ -249,9 +363,17 @@ class Cache:
         self.prio_chain_before, self.prio_chain = self.prio_chain, self.prio_chain_writing
         self.prio_chain_writing = []
         self.prio_writes += 1
+        self._lift()
         while self.prio_chain_before:
             freed = self.prio_chain_before[:FREED_BUCKETS]
             del self.prio_chain_before[:FREED_BUCKETS]
             self.free_metadata(freed)
             yield
         yield from self.table.recount_distances()
+
+    def _lift(self) -> None:
+        """See which of the tainted buckets are so no more; those that were retired first are lifted first."""
+        self.reserves.lift(self.table.is_tainted)
+        waiting = np.fromiter(self.unused_for_data, np.int64, len(self.unused_for_data))
+        tainted = np.flatnonzero(self.table.is_tainted_each(waiting))
+        self._lifted = int(tainted[0]) if len(tainted) else len(waiting)

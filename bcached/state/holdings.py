@@ -1,4 +1,4 @@
-"""Who holds what, added up: the open buckets' and the holders' sectors, beside what each bucket says.
+"""Who holds what, added up: the open buckets', the holders' and the readers', beside what each bucket says.
 
 A part of the invariants: whatever is given out is given out once, and pinned for as long as that.
 """
@@ -35,6 +35,7 @@ class Holdings:
         for holder in holders:
             for place, pieces in holder.pieces.items():
                 self._note(place, [(start, end) for start, end, _ in pieces])
+            self._pins.update(holder.reads)
 
     def _note(self, place: Place, extents: list[tuple[int, int]]) -> None:
         self._pins[place] += len(extents)
@@ -46,6 +47,9 @@ class Holdings:
             pieces = sum(map(len, holder.pieces.values()))
             if holder.total != pieces:
                 yield f"holder {holder.name} has {pieces} pieces, but counts {holder.total}"
+            reads = sum(holder.reads.values())
+            if holder.reads_total != reads or min(holder.reads.values(), default=1) < 1:
+                yield f"holder {holder.name} has {reads} reader pins, but counts {holder.reads_total}"
         reserved = sum(holder.sectors for holder in self._holders)
         if reserved != self._allocator.reserved_sectors:
             yield f"{reserved} sectors are reserved, but {self._allocator.reserved_sectors} are counted"

@@ -5,18 +5,17 @@ configuration says so. It reads the whole table at one instant, about 40 ms a mi
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 
-from bcached.state.bucket_table import State
+from bcached.state.bucket_table import Counts, State
 from bcached.state.cache import Cache
 from bcached.state.geometry import GEN_DISTANCE_MAX, METADATA_PRIO
 from bcached.state.holdings import Holdings
 from bcached.state.reservations import Holder
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
-
-WITHOUT_DATA = (State.FREE, State.FREE_INC, State.UNUSED, State.EMPTY)
 
 
 def violations(
@@ -31,11 +30,24 @@ def violations(
     found = list(holdings.of_the_set())
     for cache in allocator.caches:
         name = f"member {cache.device}"
-        for check in (_counts, _lists, _durable, _gens, _contents, holdings.of_a_member):
+        for check in (_counts, _lists, _durable, _gens, _contents, _emptied, _taint, holdings.of_a_member):
             found += [f"{name}: {text}" for text in check(cache)]
         known = metadata[cache.device] | {State.RESERVED: set(range(cache.geometry.first_bucket))}
         found += [f"{name}: {text}" for text in _metadata(cache, known)]
     return found
+
+
+def content(cache: Cache, sectors: Counts, dirty_sectors: Counts) -> Iterator[str]:
+    """What is wrong with the live sectors of a member; those given are counted from the keys of the index."""
+    table = cache.table
+    columns = (
+        ("sectors", table.sectors_array, sectors),
+        ("dirty sectors", table.dirty_sectors_array, dirty_sectors),
+    )
+    for name, column, counted in columns:
+        for bucket in np.flatnonzero(column != counted):
+            found = f"{counted[bucket]} live {name} are in the index, but {column[bucket]} are counted"
+            yield f"member {cache.device}: bucket {bucket}: {found}"
 
 
 def _in_state(cache: Cache, state: State) -> set[int]:
@@ -54,9 +66,9 @@ def _lists(cache: Cache) -> Iterator[str]:
     geometry, reserves = cache.geometry, cache.reserves
     chain = cache.prio_chain + cache.prio_chain_writing
     lists = {
-        State.FREE: [bucket for buckets in reserves.lists for bucket in buckets],
+        State.FREE: [*reserves.for_data, *(bucket for buckets in reserves.lists for bucket in buckets)],
         State.FREE_INC: list(cache.free_inc),
-        State.UNUSED: list(cache.unused),
+        State.UNUSED: [*cache.unused, *cache.unused_for_data],
         State.PRIO: chain + cache.prio_chain_before,
     }
     for state, buckets in lists.items():
@@ -64,9 +76,10 @@ def _lists(cache: Cache) -> Iterator[str]:
             yield f"a bucket is twice on the list of {state.name}"
         if set(buckets) != _in_state(cache, state):
             yield f"the list of {state.name} and the buckets in that state differ"
-    lengths = [(f"reserve {it.name}", len(reserves.lists[it]), reserves.capacities[it]) for it in Reserve]
+    lengths = [(f"reserve {it.name}", reserves.count(it), reserves.capacities[it]) for it in Reserve]
     lengths.append(("free_inc", len(cache.free_inc), geometry.free_inc_capacity))
     lengths.append(("the unused list", len(cache.unused), geometry.unused_capacity))
+    lengths.append(("the unused list for data", len(cache.unused_for_data), geometry.unused_capacity))
     for name, length, capacity in lengths:
         if length > capacity:
             yield f"{name} holds {length} buckets, more than its {capacity}"
@@ -93,15 +106,59 @@ def _gens(cache: Cache) -> Iterator[str]:
 
 
 def _contents(cache: Cache) -> Iterator[str]:
+    """Live sectors lie only in data buckets, and those nobody holds are named for what they hold."""
     table = cache.table
-    for bucket in np.flatnonzero(np.isin(table.states_array, WITHOUT_DATA) & (table.sectors_array > 0)):
-        name, sectors = State(table.states[bucket]).name, table.sectors[bucket]
-        yield f"bucket {bucket} is {name}, but has {sectors} sectors"
-    for bucket in np.flatnonzero((table.states_array == State.CLEAN) & (table.sectors_array == 0)):
-        yield f"bucket {bucket} is CLEAN, but has no sectors"
-    metadata = (table.states_array >= State.PRIO) & (table.states_array <= State.UUID)
+    states, sectors, dirty = table.states_array, table.sectors_array, table.dirty_sectors_array
+    for bucket in np.flatnonzero((states < State.OPEN) & (sectors > 0)):
+        yield f"bucket {bucket} is {State(states[bucket]).name}, but has {sectors[bucket]} sectors"
+    for bucket in np.flatnonzero((sectors > cache.geometry.bucket_sectors) | (dirty > sectors)):
+        yield f"bucket {bucket} has {sectors[bucket]} sectors, {dirty[bucket]} of them dirty"
+    expected = np.full(len(states), State.EMPTY, np.uint8)
+    expected[sectors > 0] = State.CLEAN
+    expected[dirty > 0] = State.DIRTY
+    for bucket in np.flatnonzero((states >= State.DIRTY) & (states != expected)):
+        found, name = State(states[bucket]).name, State(expected[bucket]).name
+        yield f"bucket {bucket} is {found}, but going by its sectors should be {name}"
+    metadata = (states >= State.PRIO) & (states <= State.UUID)
     for bucket in np.flatnonzero(metadata & (table.prios_array != METADATA_PRIO)):
-        yield f"bucket {bucket} is {State(table.states[bucket]).name}, but has the prio of data"
+        yield f"bucket {bucket} is {State(states[bucket]).name}, but has the prio of data"
+
+
+def _emptied(cache: Cache) -> Iterator[str]:
+    """Whatever an entry emptied is empty still, and on no list."""
+    table = cache.table
+    newest = 0
+    for bucket, seq in cache.emptied.items():
+        state = State(table.states[bucket])
+        if state < State.OPEN or table.sectors[bucket]:
+            yield f"bucket {bucket} was emptied, but is {state.name} with {table.sectors[bucket]} sectors"
+        if seq < newest:
+            yield f"bucket {bucket} was emptied by entry {seq}, which is told of after entry {newest}"
+        newest = max(newest, seq)
+
+
+def _taint(cache: Cache) -> Iterator[str]:
+    """What keys on disk may name is not used for metadata, nor on its way there."""
+    if not cache.synchronous:
+        return
+    table, reserves = cache.table, cache.reserves
+    data = (table.states_array >= State.OPEN) & (table.sectors_array > 0)
+    for bucket in np.flatnonzero(data & (table.tainted_array == 0)):
+        yield f"bucket {bucket} has {table.sectors[bucket]} sectors, but is not tainted"
+    metadata = (table.states_array <= State.UUID) & (table.tainted_array != 0)
+    for bucket in np.flatnonzero(metadata):
+        yield f"bucket {bucket} is {State(table.states[bucket]).name}, but tainted"
+    lifted = len(cache.unused_for_data) - cache.for_data_waiting
+    lists = {
+        "reserve PRIO": reserves.lists[Reserve.PRIO],
+        "reserve BTREE": reserves.lists[Reserve.BTREE],
+        "reserve NONE": reserves.lists[Reserve.NONE],
+        "the unused list": [*cache.unused, *islice(cache.unused_for_data, lifted)],
+    }
+    for name, buckets in lists.items():
+        for listed in buckets:
+            if table.is_tainted(listed):
+                yield f"bucket {listed} is tainted, but on {name}"
 
 
 def _metadata(cache: Cache, known: dict[State, set[int]]) -> Iterator[str]:

@@ -10,8 +10,9 @@ Until there is an index, the pointers are those of metadata and those that conne
 from collections.abc import Generator
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bcached.state.bucket_table import COUNT_BUCKETS, State
+from bcached.state.bucket_table import COUNT_BUCKETS, Buckets, State
 from bcached.state.cache import Cache
 from bcached.state.geometry import GEN_DISTANCE_MAX
 
@@ -38,6 +39,14 @@ class Marking:
         """Note that something points into a bucket with this gen, stale or not."""
         if 0 < (int(self._oldest[bucket]) - gen) & 255 <= 128:
             self._oldest[bucket] = gen
+
+    def mark_pointers(self, buckets: Buckets, gens: NDArray[np.int64]) -> None:
+        """Note that something points into each of these buckets, some of which may be named several times."""
+        behind = (self._oldest[buckets] - gens) & 255
+        older = np.flatnonzero((behind > 0) & (behind <= 128))
+        if len(older):  # of several pointers into one bucket, the last one assigned stays: the oldest
+            older = older[np.argsort(behind[older], kind="stable")]
+            self._oldest[buckets[older]] = gens[older].astype(np.uint8)
 
     def finish(self) -> Generator[None, None, None]:
         """Make the oldest gens count, and retire the empty buckets that their gens kept from it."""

@@ -17,6 +17,7 @@ from bcached.state.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.lightest import Lightest
 
 SLICE_BUCKETS = 32768  # a tenth of a millisecond, and the columns of a slice stay in cache
+SECTORS_WEIGHED_MAX = (1 << 16) - 1  # more weighs no more: weights are kept within 32 bits
 DRAWN_BUCKETS = 2048  # at once, scattered: up to a millisecond
 
 
@@ -81,7 +82,7 @@ def _invalidatable(table: BucketTable, buckets: slice | Buckets) -> tuple[Bools,
 def _least_weight(table: BucketTable, start: int, stop: int, floor: int) -> int:
     """No bucket of [start, stop) weighs less than this."""
     prio = max(int(table.prios_array[start:stop].min()), floor) - floor + (INITIAL_PRIO - floor) // 8
-    return prio * int(table.sectors_array[start:stop].min())
+    return prio * min(int(table.sectors_array[start:stop].min()), SECTORS_WEIGHED_MAX)
 
 
 def _weights(table: BucketTable, start: int, stop: int, floor: int) -> npt.NDArray[np.uint32]:
@@ -92,7 +93,8 @@ def _weights(table: BucketTable, start: int, stop: int, floor: int) -> npt.NDArr
     # In 16 bits and around zero if need be: what comes out is below 65536 for every prio that data has.
     scaled += np.uint16(((INITIAL_PRIO - floor) // 8 - floor) & 0xFFFF)
     weights = scaled.astype(np.uint32)
-    weights *= table.sectors_array[start:stop]
+    sectors = table.sectors_array[start:stop]
+    weights *= sectors if table.sectors.itemsize == 2 else np.minimum(sectors, np.uint32(SECTORS_WEIGHED_MAX))
     return weights
 
 

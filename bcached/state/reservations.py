@@ -1,8 +1,10 @@
 """Who holds which sectors: what a connection was given and has neither committed nor released.
 
-Giving back part of a piece leaves the rest; giving back its middle leaves two.
+Giving back part of a piece leaves the rest; giving back its middle leaves two. What a connection reads under
+a pin is counted beside it, by bucket.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -14,6 +16,7 @@ from bcached.state.pieces import Cut, Pieces
 WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
 
 Place = tuple[int, int]  # (device, bucket)
+READS_MAX = 65536
 
 
 class ExtentRequest(msgspec.Struct, frozen=True):
@@ -33,20 +36,40 @@ class ExtentRequest(msgspec.Struct, frozen=True):
 
 
 class Holder:
-    """The reservations of one connection; `limit` is the most pieces it may hold.
+    """The reservations and reader pins of one connection; limits are the most pieces and pins it may hold.
 
-    owner is whoever gets them in the end: they count towards its limit too.
+    owner is whoever gets the pieces in the end: they count towards its limit too.
     """
 
-    __slots__ = ("bucket_sectors", "limit", "name", "owner", "pieces", "total")
+    __slots__ = (
+        "bucket_sectors",
+        "limit",
+        "name",
+        "owner",
+        "pieces",
+        "reads",
+        "reads_limit",
+        "reads_total",
+        "total",
+    )
 
-    def __init__(self, name: str, limit: int, bucket_sectors: int, owner: "Holder | None" = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        limit: int,
+        bucket_sectors: int,
+        owner: "Holder | None" = None,
+        reads_limit: int = READS_MAX,
+    ) -> None:
         self.name = name
         self.limit = limit
         self.bucket_sectors = bucket_sectors
         self.owner = owner
         self.pieces: dict[Place, Pieces] = {}
         self.total = 0
+        self.reads_limit = reads_limit
+        self.reads: Counter[Place] = Counter()
+        self.reads_total = 0
 
     def check_room(self, pieces: int) -> None:
         """LimitExceeded if so many more pieces are too many."""
@@ -69,16 +92,30 @@ class Holder:
 
         Of each bucket, how many pins fewer it is to have: 1, 0, or -1 where one piece became two.
         """
+        return [(place, 1 - cut.left) for place, cut in self._cut_all(keys)]
+
+    def check(self, keys: Sequence[Key]) -> None:
+        """Raise what `remove` would raise, and change nothing."""
+        if len(keys) == 1 and len(keys[0].pointers) == 1 and self.total < self.limit:
+            if not self.covers(keys[0]):
+                raise NotReserved(keys[0])
+            return
+        self._mend_all(self._cut_all(keys))
+
+    def _cut_all(self, keys: Sequence[Key]) -> list[tuple[Place, Cut]]:
         done: list[tuple[Place, Cut]] = []
         try:
             for key in keys:
                 for pointer in key.pointers:
                     done.append(self._cut(key, pointer))  # noqa: PERF401 (what was done has to be known)
         except RequestError:
-            for place, cut in reversed(done):
-                self._mend(place, cut)
+            self._mend_all(done)
             raise
-        return [(place, 1 - cut.left) for place, cut in done]
+        return done
+
+    def _mend_all(self, done: list[tuple[Place, Cut]]) -> None:
+        for place, cut in reversed(done):
+            self._mend(place, cut)
 
     def _cut(self, key: Key, pointer: Pointer) -> tuple[Place, Cut]:
         place = (pointer.device, pointer.sector // self.bucket_sectors)
@@ -105,6 +142,35 @@ class Holder:
             if pieces is None or pieces.find(pointer.sector, pointer.sector + key.sectors) is None:
                 return False
         return bool(key.pointers)
+
+    def check_reads(self, pins: int) -> None:
+        """LimitExceeded if so many more reader pins are too many."""
+        total = self.reads_total + pins
+        if total > self.reads_limit:
+            raise LimitExceeded("pins_per_connection", total)
+
+    def read(self, place: Place) -> None:
+        """Note a reader pin."""
+        self.reads[place] += 1
+        self.reads_total += 1
+
+    def end_read(self, place: Place) -> bool:
+        """Forget a reader pin; False if there is none."""
+        pins = self.reads.get(place, 0)
+        if not pins:
+            return False
+        if pins == 1:
+            del self.reads[place]
+        else:
+            self.reads[place] = pins - 1
+        self.reads_total -= 1
+        return True
+
+    def forget_reads(self, place: Place) -> int:
+        """Forget all reader pins of a bucket; how many there were."""
+        pins = self.reads.pop(place)
+        self.reads_total -= pins
+        return pins
 
     def absorb(self, other: "Holder") -> None:
         """Take over everything another one holds."""

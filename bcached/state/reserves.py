@@ -21,6 +21,8 @@ class Reserve(IntEnum):
     NONE = 3  # everybody, data above all
 
 
+DATA = (Reserve.MOVINGGC, Reserve.NONE)
+
 # "Prios and gens are the most important": without them nothing becomes durable, and nothing free.
 PUSH = (Reserve.PRIO, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
 
@@ -35,6 +37,7 @@ class Reserves:
         capacities = geometry.reserve_capacities
         self.capacities = [capacities[reserve.name.lower()] for reserve in Reserve]
         self.lists: list[deque[int]] = [deque() for _ in Reserve]
+        self.for_data: deque[int] = deque()  # those of `none` that no metadata may be put into
         self.taken = [0] * len(Reserve)
         self._clock = clock
         self._empty_s = [0.0] * len(Reserve)
@@ -42,49 +45,77 @@ class Reserves:
 
     def room(self) -> int:
         """How many buckets all reserves together still take."""
-        return sum(self.capacities) - sum(map(len, self.lists))
+        return sum(self.capacities) - sum(map(len, self.lists)) - len(self.for_data)
+
+    def count(self, reserve: Reserve) -> int:
+        """How many buckets a reserve holds."""
+        return len(self.lists[reserve]) + (len(self.for_data) if reserve is Reserve.NONE else 0)
 
     def room_in(self, reserve: Reserve) -> int:
         """How many buckets one reserve still takes."""
-        return self.capacities[reserve] - len(self.lists[reserve])
+        return self.capacities[reserve] - self.count(reserve)
 
-    def push(self, bucket: int) -> Reserve:
-        """Put a bucket on the first reserve with room; there must be room."""
-        for reserve in PUSH:
-            if len(self.lists[reserve]) < self.capacities[reserve]:
-                self.push_to(reserve, bucket)
+    @property
+    def data_room(self) -> int:
+        """How many buckets the reserves of data still take."""
+        return sum(map(self.room_in, DATA))
+
+    def push(self, bucket: int, *, for_data: bool = False) -> Reserve:
+        """Put a bucket on the first reserve with room; there must be room.
+
+        for_data: it may not become metadata, from whatever reserve.
+        """
+        for reserve in DATA if for_data else PUSH:
+            if self.room_in(reserve) > 0:
+                self.push_to(reserve, bucket, for_data=for_data)
                 return reserve
         raise AssertionError("no reserve has room")
 
-    def push_to(self, reserve: Reserve, bucket: int) -> None:
+    def push_to(self, reserve: Reserve, bucket: int, *, for_data: bool = False) -> None:
         """Put a bucket on this reserve."""
         assert self.room_in(reserve) > 0
+        assert reserve in DATA or not for_data, "a bucket for data among those for metadata"
         since = self._empty_since[reserve]
         if since is not None:
             self._empty_s[reserve] += self._clock() - since
             self._empty_since[reserve] = None
-        self.lists[reserve].append(bucket)
+        if for_data and reserve is Reserve.NONE:
+            self.for_data.append(bucket)
+        else:
+            self.lists[reserve].append(bucket)
 
     def has(self, reserve: Reserve) -> bool:
         """Whether `take` would find a bucket."""
-        return bool(self.lists[Reserve.NONE] or self.lists[reserve])
+        return bool(self.lists[Reserve.NONE] or self.lists[reserve] or (self.for_data and reserve in DATA))
 
     def available(self, reserve: Reserve) -> int:
         """How many buckets `take` would find in a row."""
         own = len(self.lists[reserve]) if reserve is not Reserve.NONE else 0
-        return len(self.lists[Reserve.NONE]) + own
+        for_data = len(self.for_data) if reserve in DATA else 0
+        return len(self.lists[Reserve.NONE]) + own + for_data
 
     def take(self, reserve: Reserve) -> int | None:
-        """The next bucket for a need: from `none` first, then from the need's own reserve."""
-        source = Reserve.NONE if self.lists[Reserve.NONE] else reserve
-        buckets = self.lists[source]
+        """The next bucket for a need: from `none` first, then from the need's own reserve.
+
+        Data gets what only data can use before anything else, so that the rest stays for metadata.
+        """
+        if self.for_data and reserve in DATA:
+            source, buckets = Reserve.NONE, self.for_data
+        else:
+            source = Reserve.NONE if self.lists[Reserve.NONE] else reserve
+            buckets = self.lists[source]
         if not buckets:
             return None
         bucket = buckets.popleft()
         self.taken[reserve] += 1
-        if not buckets:
+        if not buckets and not self.count(source):
             self._empty_since[source] = self._clock()
         return bucket
+
+    def lift(self, is_for_data: Callable[[int], bool]) -> None:
+        """Let metadata have what need not be kept for data any more: that is what has been here longest."""
+        while self.for_data and not is_for_data(self.for_data[0]):
+            self.lists[Reserve.NONE].append(self.for_data.popleft())
 
     def empty_seconds(self, reserve: Reserve) -> float:
         """How long a reserve stood empty so far, in seconds."""

@@ -1,16 +1,18 @@
 """Cutting sectors for connections out of open buckets, and taking them back (seed: bch_alloc_sectors).
 
 Every piece that is cut pins its bucket. When a bucket's last sectors are cut, the open bucket's own pin
-passes to that piece; from then on the bucket lives as long as somebody holds something of it.
+passes to that piece; from then on the bucket lives as long as somebody holds something of it, or as live
+data is in it. Readers pin buckets too, for as long as what they were told is to stay true.
 """
 
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
+from bcached.state.geometry import INITIAL_PRIO
 from bcached.state.open_buckets import OpenBuckets, Slot
 from bcached.state.placement import members_with, take_data_buckets
 from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder, Place
@@ -129,6 +131,20 @@ class SectorAllocator:
         for place, pins in dropped:
             self._drop_pins(place, pins)
 
+    def check_commit(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """Raise what keeps the holder from committing these keys: StaleKey, NotReserved, LimitExceeded."""
+        for key in keys:
+            self.check_current(key)
+        holder.check(keys)
+
+    def commit(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """End the reservations of keys that stand in the index now, all or none.
+
+        Their sectors have been counted as live (live_sectors.py): a bucket whose last pin goes here would
+        else be taken for empty.
+        """
+        self.release(holder, keys)
+
     def free_buckets(self, holder: Holder, key: Key) -> None:
         """End the reservation of whole buckets of which nothing was given back or used so far."""
         if key.sectors != self._bucket_sectors or not holder.covers(key):
@@ -152,6 +168,67 @@ class SectorAllocator:
         bucket = pointer.sector // self._bucket_sectors
         return table.gens[bucket] if table.first_bucket <= bucket < table.bucket_count else None
 
+    # Readers
+
+    def touch(self, keys: Iterable[Key]) -> None:
+        """The buckets of these keys were used: as far as they still are the keys', they are worth most."""
+        for key in keys:
+            for pointer in key.pointers:
+                if self.gen_of(pointer) == pointer.gen:
+                    table = self.caches[pointer.device].table
+                    bucket = pointer.sector // self._bucket_sectors
+                    if table.states[bucket] >= State.OPEN:
+                        table.prios[bucket] = INITIAL_PRIO
+
+    def pin(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """Keep what keys that stand in the index point to as it is, until they are unpinned; all or none."""
+        holder.check_reads(sum(len(key.pointers) for key in keys))
+        for key in keys:
+            self.check_current(key)
+        for key in keys:
+            for place in self._places(key):
+                holder.read(place)
+                self._add_pin(place)
+
+    def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """End one pin for each pointer of these keys, or none if one of them is not pinned."""
+        ended: list[Place] = []
+        for key in keys:
+            for pointer, place in zip(key.pointers, self._places(key), strict=True):
+                if self.gen_of(pointer) != pointer.gen or not holder.end_read(place):
+                    for again in ended:
+                        holder.read(again)
+                    raise NotReserved(key)
+                ended.append(place)
+        for place in ended:
+            self._drop_pins(place, 1)
+
+    def end_reads(self, holder: Holder) -> None:
+        """End all pins of a reader."""
+        for _ in self.ending_reads(holder):
+            pass
+
+    def ending_reads(self, holder: Holder) -> Generator[None, None, None]:
+        """End all pins of a reader, in steps."""
+        for number, place in enumerate(list(holder.reads), 1):
+            self._drop_pins(place, holder.forget_reads(place))
+            if number % PLACES_A_STEP == 0:
+                yield
+
+    def _places(self, key: Key) -> list[Place]:
+        return [(pointer.device, pointer.sector // self._bucket_sectors) for pointer in key.pointers]
+
+    def _add_pin(self, place: Place) -> None:
+        """Pin a bucket that data lives in."""
+        device, bucket = place
+        table = self.caches[device].table
+        assert table.states[bucket] >= State.OPEN, f"a reader of bucket {bucket}, which holds no data"
+        table.pins[bucket] += 1
+        if table.states[bucket] >= State.DIRTY:
+            self._settle(place)
+
+    # Everything at once
+
     def end(self, holder: Holder) -> None:
         """End everything a holder has."""
         for _ in self.ending(holder):
@@ -159,6 +236,7 @@ class SectorAllocator:
 
     def ending(self, holder: Holder) -> Generator[None, None, None]:
         """End everything a holder has, which can be a great many buckets, in steps."""
+        yield from self.ending_reads(holder)
         for number, place in enumerate(list(holder.pieces), 1):
             self._end_in(place, holder)
             if number % PLACES_A_STEP == 0:
@@ -172,7 +250,11 @@ class SectorAllocator:
     # Connections that broke
 
     def quarantine(self, holder: Holder) -> Generator[None, None, None]:
-        """Set apart the buckets of a holder whose writes may still be under way, in steps."""
+        """Set apart the buckets of a holder whose writes may still be under way, in steps.
+
+        What it reads harms nobody, and its pins end.
+        """
+        yield from self.ending_reads(holder)
         for number, place in enumerate(list(holder.pieces), 1):
             self.quarantined[place] += 1
             if self._state(place) == State.HELD:

@@ -82,7 +82,7 @@ def _when_short(
         return Step.WAIT
     if (waiting or cache.held_back) and _collection_may_help(cache, tried):
         return Step.COLLECT
-    if may_write and cache.awaiting_prios and _reaches_a_waiter(cache, waiting):
+    if may_write and _reaches_a_waiter(cache, waiting):
         return Step.WRITE_PRIOS
     return None
 
@@ -108,11 +108,14 @@ def _collection_finds(cache: Cache) -> tuple[int, int]:
 
 
 def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
-    """Whether a partly filled free_inc, pushed in order, leaves a bucket for a reserve someone waits on.
+    """Whether what a prio write readies, pushed in order, leaves a bucket for a reserve someone waits on.
 
-    Otherwise such prio writes would only feed the prio writer's own reserve, for ever.
+    That is a partly filled free_inc, and unused buckets that only data may use until then. Otherwise such
+    prio writes would only feed the prio writer's own reserve, for ever.
     """
-    buckets = cache.awaiting_prios
+    if cache.reserves.for_data and Reserve.BTREE in waiting:
+        return True
+    buckets = cache.awaiting_prios + cache.for_data_waiting
     for reserve in PUSH:
         room = cache.reserves.room_in(reserve)
         if reserve in waiting and room > 0 and buckets > 0:

@@ -16,6 +16,7 @@ from instruments.small_cache import (
     invalidate,
     metadata_of,
     run,
+    use,
     write_prios,
 )
 
@@ -48,9 +49,8 @@ class BusySet:
         self._prepare_lists(self.cache)
 
     def _furnish(self, cache: Cache) -> None:
-        cache.table.move(300, State.CLEAN)
-        cache.table.sectors[300] = 5
-        cache.table.move(301, State.DIRTY)
+        use(cache, 300, sectors=5, dirty=False)
+        use(cache, 301, sectors=3)
         uuids = cache.take_metadata(State.UUID)
         self.metadata[cache.device][State.UUID].add(uuids)
 

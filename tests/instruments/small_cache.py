@@ -69,6 +69,12 @@ def fill_reserves(cache: Cache) -> None:
             write_prios(cache)
 
 
+def use(cache: Cache, *buckets: int, sectors: int = 1, dirty: bool = True) -> None:
+    """Put live data into empty buckets."""
+    for bucket in buckets:
+        cache.count_in(bucket, sectors, dirty)
+
+
 def metadata_of(cache: Cache) -> dict[State, set[int]]:
     """The metadata that a_cache knows of: the journal."""
     return {State.JOURNAL: set(cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}

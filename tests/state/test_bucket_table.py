@@ -17,7 +17,17 @@ def counted(table: BucketTable) -> list[int]:
 
 
 def columns(table: BucketTable) -> list[bytes]:
-    names = ("states", "gens", "gens_on_disk", "last_gc", "prios", "sectors", "pins")
+    names = (
+        "states",
+        "gens",
+        "gens_on_disk",
+        "last_gc",
+        "prios",
+        "sectors",
+        "dirty_sectors",
+        "tainted",
+        "pins",
+    )
     return [bytes(getattr(table, name)) for name in names]
 
 
@@ -34,8 +44,23 @@ def test_a_fresh_table_is_empty_behind_the_first_bucket() -> None:
     assert table.reclaimable_count == 38
 
 
-def test_a_bucket_takes_twelve_bytes() -> None:
-    assert sum(map(len, columns(BucketTable(1000, 1)))) == 12_000
+def test_a_bucket_takes_fifteen_bytes() -> None:
+    assert sum(map(len, columns(BucketTable(1000, 1)))) == 15_000
+
+
+@pytest.mark.parametrize(("bucket_sectors", "most"), [(1 << 14, (1 << 16) - 1), (1 << 16, (1 << 32) - 1)])
+def test_a_bucket_of_any_size_has_its_sectors_counted(bucket_sectors: int, most: int) -> None:
+    """Twice over: what is new may be counted before what it takes the place of."""
+    table = BucketTable(40, 2, bucket_sectors=bucket_sectors)
+    assert 2 * bucket_sectors <= most
+    for column, array in (
+        (table.sectors, table.sectors_array),
+        (table.dirty_sectors, table.dirty_sectors_array),
+    ):
+        column[5] = most
+        assert array[5] == most
+        with pytest.raises(ValueError, match="invalid value"):
+            column[5] = most + 1
 
 
 def test_gens_live_where_they_were_given_a_place() -> None:
@@ -204,7 +229,7 @@ def test_invalidating_nothing_changes_nothing() -> None:
 )
 def test_the_kernels_mark_follows_from_the_state(state: State, sectors: int, mark: Mark) -> None:
     table = a_table()
-    put(table, 5, state, sectors=sectors)
+    put(table, 5, state, sectors=sectors, dirty_sectors=sectors if mark is Mark.DIRTY else 0)
     assert table.mark(5) == mark
 
 

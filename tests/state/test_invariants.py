@@ -49,6 +49,12 @@ def ready_beyond_the_end(busy: BusySet) -> None:
     busy.cache._durable_through += 1
 
 
+def live(busy: BusySet, bucket: int, sectors: int, dirty_sectors: int = 0) -> None:
+    table = busy.cache.table
+    table.sectors[bucket], table.dirty_sectors[bucket] = sectors, dirty_sectors
+    table.tainted[bucket] = sectors > 0
+
+
 def gen(busy: BusySet, column: str, behind: int) -> None:
     table = busy.cache.table
     getattr(table, column)[301] = table.gens[301] - behind & 255
@@ -124,12 +130,12 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: bucket 21 is FREE_INC, but has 3 sectors"],
     ),
     "data in an empty bucket": (
-        lambda busy: busy.cache.table.sectors.__setitem__(450, 3),
-        ["member 0: bucket 450 is EMPTY, but has 3 sectors"],
+        lambda busy: live(busy, 450, 3),
+        ["member 0: bucket 450 is EMPTY, but going by its sectors should be CLEAN"],
     ),
     "a cached bucket without data": (
-        lambda busy: busy.cache.table.sectors.__setitem__(300, 0),
-        ["member 0: bucket 300 is CLEAN, but has no sectors"],
+        lambda busy: live(busy, 300, 0),
+        ["member 0: bucket 300 is CLEAN, but going by its sectors should be EMPTY"],
     ),
     "metadata with the prio of data": (
         lambda busy: busy.cache.table.prios.__setitem__(busy.cache.prio_chain[0], 32768),
@@ -171,8 +177,8 @@ def test_part_of_a_prio_chain_is_found() -> None:
 
 def test_every_member_is_looked_at() -> None:
     busy = BusySet()
-    busy.caches[1].table.sectors[450] = 3
-    assert busy.violations() == ["member 1: bucket 450 is EMPTY, but has 3 sectors"]
+    busy.caches[1].table.sectors[2] = 3
+    assert busy.violations() == ["member 1: bucket 2 is JOURNAL, but has 3 sectors"]
 
 
 def test_what_is_not_synchronous_needs_no_durable_gens() -> None:
@@ -184,7 +190,7 @@ def test_what_is_not_synchronous_needs_no_durable_gens() -> None:
 
 def test_several_breaches_are_all_told() -> None:
     busy = BusySet()
-    busy.cache.table.sectors[450] = 3
+    busy.cache.table.sectors[20] = 3
     busy.caches[1].table.counts[State.EMPTY] += 1
     found = violations(busy.allocator, [busy.first, busy.second, busy.broken], busy.metadata)
     assert len(found) == 2

@@ -21,7 +21,7 @@ from bcached.state.reservations import ExtentRequest, Holder
 from bcached.state.reserves import Reserve
 from bcached.state.steps import Step
 from instruments.allocator_by_hand import AllocatorByHand
-from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run
+from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
 
 SEEDS = [*range(5)]
 STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "800"))
@@ -85,8 +85,7 @@ class Run:
         self.given = self.handed_out = 0
         for cache in self.caches:  # nearly full, so that it is scarce
             spare = self.rng.choice([5, 40, 200])
-            for bucket in list(cache.table.in_state(State.EMPTY))[spare:]:
-                cache.table.move(bucket, State.DIRTY)
+            use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])
 
     def new_holder(self) -> Holder:
         return Holder(
@@ -303,8 +302,9 @@ class Run:
         cache = self.rng.choice(self.caches)
         bucket = self.rng.randrange(cache.geometry.bucket_count)
         if cache.table.states[bucket] == State.DIRTY:
-            cache.table.sectors[bucket] = self.rng.choice([0, 3])
-            cache.settle(bucket)
+            cache.count_out(bucket, 1, True, 0)
+            if self.rng.random() < 0.5:
+                cache.count_in(bucket, 3, False)
 
     def switch(self) -> None:
         for hand in self.hands:
@@ -410,8 +410,7 @@ def a_tight_run() -> Run:
     the_run.hands = [AllocatorByHand(cache)]
     the_run.bucket_sectors = GEOMETRY.bucket_sectors
     the_run.holders = [the_run.new_holder()]
-    for bucket in list(cache.table.in_state(State.EMPTY))[4:]:
-        cache.table.move(bucket, State.DIRTY)
+    use(cache, *list(cache.table.in_state(State.EMPTY))[4:])
     return the_run
 
 

@@ -13,7 +13,7 @@ from bcached.state.reserves import PUSH, Reserve
 from bcached.state.sector_allocator import SectorAllocator
 from bcached.state.steps import COLLECT_DISTANCE, WRITE_DISTANCE, Step
 from instruments.allocator_by_hand import AllocatorByHand
-from instruments.small_cache import a_cache, fill_reserves, invalidate, metadata_of, write_prios
+from instruments.small_cache import a_cache, fill_reserves, invalidate, metadata_of, use, write_prios
 
 every_policy = pytest.mark.parametrize("policy", list(Replacement), ids=lambda policy: policy.name.lower())
 
@@ -23,22 +23,30 @@ def with_empty(count: int, **options: object) -> Cache:
     cache = a_cache(**options)
     fill_reserves(cache)
     for bucket in [*cache.free_inc, *cache.unused]:
-        cache.table.move(bucket, State.DIRTY)
+        use_anyway(cache, bucket)
         cache._pushed += bucket in cache.free_inc
     cache.free_inc.clear()
     cache.unused.clear()
     table = cache.table
     in_use = np.flatnonzero(table.states_array == State.EMPTY)[count:]
     table.states_array[in_use] = State.DIRTY
+    for column in (table.sectors_array, table.dirty_sectors_array, table.tainted_array):
+        column[in_use] = 1
     table.counts[State.EMPTY] -= len(in_use)
     table.counts[State.DIRTY] += len(in_use)
     return cache
 
 
+def use_anyway(cache: Cache, bucket: int) -> None:
+    """Put data into a bucket, wherever it stands."""
+    cache.table.move(bucket, State.EMPTY)
+    use(cache, bucket)
+
+
 def drain(cache: Cache, *reserves: Reserve) -> None:
     for reserve in reserves:
         for bucket in cache.reserves.lists[reserve]:
-            cache.table.move(bucket, State.DIRTY)
+            use_anyway(cache, bucket)
         cache.reserves.lists[reserve].clear()
 
 
@@ -121,13 +129,11 @@ def test_a_short_pass_is_made_once_and_again_when_something_was_given_back() -> 
     hand = by_hand(cache)
     hand.settle()
     assert hand.settle() == []
-    dirty = next(cache.table.in_state(State.DIRTY))
-    cache.table.sectors[dirty] = 4
-    cache.settle(dirty)  # one is still too few
+    cache.table.dirty_sectors[519] = 0
+    cache.settle(519)  # one is still too few
     assert hand.settle() == []
-    dirty = next(cache.table.in_state(State.DIRTY))
-    cache.table.sectors[dirty] = 4
-    cache.settle(dirty)
+    cache.table.dirty_sectors[518] = 0
+    cache.settle(518)
     assert hand.settle()[:2] == [Step.INVALIDATE, Step.WRITE_PRIOS]
 
 
@@ -263,8 +269,7 @@ def in_state(
             cache.push(list(cache.unused))  # the chain before
     for bucket in list(cache.table.in_state(State.EMPTY))[:unused]:
         cache.retire(bucket)
-    for bucket in list(cache.table.in_state(State.EMPTY))[empty:]:
-        cache.table.move(bucket, State.DIRTY)
+    use(cache, *list(cache.table.in_state(State.EMPTY))[empty:])
     drain(cache, *drained)
     if far_from:
         for bucket in list(cache.table.in_state(State.EMPTY))[:2]:
