@@ -83,12 +83,15 @@ class JournalEntry:
             version=version,
         )
 
-    def pack(self, set_magic: int, block_bytes: int = 1) -> bytes:
-        """The entry as it stands on disk, padded with zeros to whole blocks."""
+    def pack(self, set_magic: int, block_bytes: int = 1, packed_keys: bytes = b"") -> bytes:
+        """The entry as it stands on disk, padded with zeros to whole blocks.
+
+        Keys that are packed already may follow its own.
+        """
         assert 1 <= self.last_seq <= self.seq
         assert len(self.prio_heads) == MEMBERS_MAX
         assert 0 <= self.level <= LEVEL_MAX
-        keys = pack_keys(self.keys)
+        keys = pack_keys(self.keys) + packed_keys
         assert JSET_BYTES + len(keys) <= JSET_BYTES_MAX
         header = HEADER.pack(
             0, JSET ^ set_magic, self.seq, self.version, len(keys) // WORD_BYTES, self.last_seq

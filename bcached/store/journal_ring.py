@@ -6,8 +6,16 @@ nobody knows what a torn write left behind the last one.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from bcached.state.geometry import Geometry
+
+
+class Room(NamedTuple):
+    """What a ring has left behind an entry: buckets that could be begun, and bytes of the entry's own."""
+
+    buckets: int
+    bytes: int
 
 
 class JournalRing:
@@ -32,27 +40,47 @@ class JournalRing:
 
     def free_buckets(self, durable_last_seq: int) -> int:
         """How many buckets could be begun, one after the other, without losing an entry that is needed."""
-        count = 0
-        while count < len(self.buckets) - 1 and self._is_free(self.index + 1 + count, durable_last_seq):
-            count += 1
-        return count
+        return self._free_behind(self.index, durable_last_seq)
+
+    def room_after(self, size_bytes: int, durable_last_seq: int, last_seq: int) -> Room | None:
+        """What is left once the next entry, which has this last_seq, is durable; None if the ring is full."""
+        found = self._find(size_bytes, durable_last_seq)
+        if found is None:
+            return None
+        index, byte = found
+        return Room(self._free_behind(index, last_seq), self._bucket_bytes - byte - size_bytes)
 
     def place(self, size_bytes: int, seq: int, durable_last_seq: int) -> int | None:
         """The byte of the device for the next entry; None if the ring is full."""
-        assert size_bytes % self._block_bytes == 0
-        if self._next_byte + size_bytes > self._bucket_bytes:
-            if self._is_free(self.index + 1, durable_last_seq):
-                self.index = (self.index + 1) % len(self.buckets)
-                self._next_byte = 0
-            elif self._behind_newest + size_bytes <= self._bucket_bytes:
-                self._next_byte = self._behind_newest
-            else:
-                return None
-            self._behind_newest = self._bucket_bytes
-        byte = self.buckets[self.index] * self._bucket_bytes + self._next_byte
-        self._next_byte += size_bytes
+        found = self._find(size_bytes, durable_last_seq)
+        if found is None:
+            return None
+        self.index, byte = found
+        self._behind_newest = self._bucket_bytes
+        self._next_byte = byte + size_bytes
         self.newest_seqs[self.index] = seq
-        return byte
+        return self.buckets[self.index] * self._bucket_bytes + byte
+
+    def newest_with(self, seq: int) -> int:
+        """The newest entry in the bucket that holds an entry; seq itself if none does."""
+        return min((newest for newest in self.newest_seqs if newest >= seq), default=seq)
+
+    def _find(self, size_bytes: int, durable_last_seq: int) -> tuple[int, int] | None:
+        """The index of the bucket and the byte in it where the next entry goes."""
+        assert size_bytes % self._block_bytes == 0
+        if self._next_byte + size_bytes <= self._bucket_bytes:
+            return self.index, self._next_byte
+        if self._is_free(self.index + 1, durable_last_seq):
+            return (self.index + 1) % len(self.buckets), 0
+        if self._behind_newest + size_bytes <= self._bucket_bytes:
+            return self.index, self._behind_newest
+        return None
+
+    def _free_behind(self, index: int, last_seq: int) -> int:
+        count = 0
+        while count < len(self.buckets) - 1 and self._is_free(index + 1 + count, last_seq):
+            count += 1
+        return count
 
     def _is_free(self, index: int, durable_last_seq: int) -> bool:
         return self.newest_seqs[index % len(self.newest_seqs)] < max(durable_last_seq, 1)
