@@ -8,6 +8,8 @@ import asyncio
 from bcached.runtime.services import Services
 from bcached.store.journal import Journal
 
+NAME = "journal writer"
+
 
 class JournalWriter:
     """Writes the entries that are wanted (kernel: bch_journal_next, and journal_write_work).

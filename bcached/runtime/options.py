@@ -20,5 +20,8 @@ class SetOptions:
     moving_gc: bool = True
     waiters: int = 4096
     reservations_per_connection: int = 65536
+    pins_per_connection: int = 65536
     restart_grace_s: float = 10.0
+    journal_delay_s: float = 0.1  # that keys nobody waits for are kept back, to share an entry
+    index_bytes: int = 256 << 20  # of leaves in memory, about
     seed: int | None = None  # makes the random policy repeatable

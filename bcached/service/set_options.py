@@ -28,6 +28,7 @@ def set_options(settings: Settings) -> SetOptions:
         waiters=limits.waiters,
         reservations_per_connection=limits.reservations_per_connection,
         restart_grace_s=limits.restart_grace_s,
+        journal_delay_s=settings.journal.delay_ms / 1e3,
     )
 
 
