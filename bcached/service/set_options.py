@@ -35,7 +35,14 @@ def set_options(settings: Settings) -> SetOptions:
 def retune(cache_set: CacheSet, settings: Settings) -> None:
     """Have a running set take what may change while it runs; who is connected keeps its bounds."""
     options, wanted = cache_set.services.options, set_options(settings)
-    for name in ("gc_slice_s", "moving_gc", "waiters", "reservations_per_connection", "restart_grace_s"):
+    for name in (
+        "gc_slice_s",
+        "moving_gc",
+        "waiters",
+        "reservations_per_connection",
+        "restart_grace_s",
+        "journal_delay_s",
+    ):
         setattr(options, name, getattr(wanted, name))
     cache_set.services.queue.limit = wanted.waiters
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from bcached.device.together import together
 from bcached.errors import DeviceError, SetRefused
-from bcached.format.bkey import WORD_BYTES, key_words, pack_keys
+from bcached.format.bkey import WORD_BYTES, pack_keys
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import MEMBERS_MAX
 from bcached.keys import Key
@@ -77,6 +77,7 @@ class Journal:
         self.oldest_kept_seq = self._oldest_kept()
         self._carrying = False
         self._release_wanted = False
+        self._wanted_seq = 0  # somebody waits for this entry to be durable, or has
         self._durable_waiters = Waiters()
         self._room_waiters = Waiters()
         self._count_free()
@@ -111,12 +112,6 @@ class Journal:
         self._open_keys += len(keys)
         return self.seq + 1
 
-    async def append_when_room(self, keys: Sequence[Key]) -> int:
-        """Accept keys as soon as there is room."""
-        words = sum(map(key_words, keys))
-        await self.wait_for_room(words)
-        return self.append(keys)
-
     async def wait_for_room(self, words: int) -> None:
         """Return when there is room, until the caller's next await."""
         assert words <= self.commit_words
@@ -131,6 +126,7 @@ class Journal:
         assert seq <= self.accepted_seq
         while self.durable_seq < seq:
             self._refuse_if_broken_off()
+            self._wanted_seq = max(self._wanted_seq, seq)
             self.on_wanted()
             await self._durable_waiters.wait(seq)
 
@@ -158,7 +154,7 @@ class Journal:
         """Whether an entry should be written now."""
         if self._broke_off_at:
             return False
-        if self._durable_waiters or self._release_wanted:
+        if self._wanted_seq > self.seq or self._release_wanted:
             return True
         return bool(self._open) and not self._fits_open_entry(self._room_waiters.most)
 
@@ -169,7 +165,7 @@ class Journal:
 
         Ask again when they are: what is released counts once an entry tells it, and that is asked for here.
         """
-        self._needed.release(self.oldest_needed())
+        self._release()
         if not self._is_short(self._free):
             return None
         oldest = self._needed.oldest
@@ -184,16 +180,6 @@ class Journal:
             return self.accepted_seq if self._open else None
         return max(member.ring.newest_with(oldest.seq) for member in self._members)
 
-    def look_again(self) -> None:
-        """Have those who wait for room see whether it has come: leaves were written."""
-        self.pressure()
-        self._room_waiters.wake_all()
-
-    @property
-    def has_room_waiters(self) -> bool:
-        """Whether anybody waits for room."""
-        return bool(self._room_waiters)
-
     def free_buckets(self, member: Member) -> int:
         """How many of a member's journal buckets could be begun now."""
         return member.ring.free_buckets(self.durable_last_seq)
@@ -205,7 +191,7 @@ class Journal:
         """Whether so many words more may be needed at once: see journal_room.py."""
         needed = self._needed
         if needed.words + self._open_words + words > self.commit_words:
-            needed.release(self.oldest_needed())
+            self._release()
         # The shortest key is of two words, a deletion.
         total, laid_over = self._weight(words, words // 2)
         if total <= self.commit_words:
@@ -228,6 +214,14 @@ class Journal:
         return 2 * words > self.commit_words and (
             2 * free < self._room.buckets - 1 or not self._room.may_need(2 * words, 2 * laid_over)
         )
+
+    def _release(self) -> int | None:
+        """Forget what is in written leaves by now; the oldest entry that is needed."""
+        words, oldest = self._needed.words, self.oldest_needed()
+        self._needed.release(oldest)
+        if self._needed.words < words:
+            self._room_waiters.wake_all()
+        return oldest
 
     def _count_free(self) -> None:
         """Count the free buckets of the member that has the fewest."""
@@ -263,7 +257,7 @@ class Journal:
     async def _write_next(self) -> None:
         """Write all that was accepted, and carry what is needed to the front of the ring if need be."""
         needed, seq = self._needed, self.seq + 1
-        needed.release(oldest := self.oldest_needed())
+        oldest = self._release()
         packed = self._close_entry(seq)
         last_seq = seq if needed.oldest is None else needed.oldest.seq
         assert oldest is None or (needed.oldest is not None and needed.oldest.accepted_seq <= oldest)
