@@ -25,6 +25,7 @@ from bcached.state.explanation import explain
 from bcached.state.gathering import Extents, WholeBuckets, Work
 from bcached.state.geometry import Geometry
 from bcached.state.invariants import violations
+from bcached.state.open_buckets import Extent
 from bcached.state.reservations import ExtentRequest, Holder
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
@@ -122,11 +123,25 @@ class CacheSet:
         may_refill = not queue.total or not queue.count(Reserve.MOVINGGC if moving else Reserve.NONE)
         key = allocator.carve(holder, inode, offset, sectors, write_point, replicas, moving, may_refill)
         if allocator.buckets_taken != self._seen_taken:
-            # Traffic too is counted with every bucket, not every request: prios age in no smaller steps.
-            self._seen_taken = allocator.buckets_taken
-            services.count_traffic()
-            services.buckets_moved()
+            self._note_taken()
         return key
+
+    def carve_run(self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int) -> list[Key]:
+        """The ready path of many: keys of extents[at] and of those behind it that go on in its bucket."""
+        services, allocator, queue = self.services, self.sectors, self._queue
+        if services.refusal is not None:
+            services.check_changeable()
+        may_refill = not queue.total or not queue.count(Reserve.NONE)
+        keys = allocator.carve_run(holder, extents, at, write_point, may_refill)
+        if allocator.buckets_taken != self._seen_taken:
+            self._note_taken()
+        return keys
+
+    def _note_taken(self) -> None:
+        """Traffic too is counted with every bucket, not every request: prios age in no smaller steps."""
+        self._seen_taken = self.sectors.buckets_taken
+        self.services.count_traffic()
+        self.services.buckets_moved()
 
     def allocate(
         self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float

@@ -5,6 +5,7 @@ The ready path of Allocate is `allocate` down to the carve: it makes nothing but
 
 from asyncio import Future
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from bcached import __version__
@@ -18,6 +19,8 @@ from bcached.state.reservations import ExtentRequest
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS
 
+AskedExtent = messages.Allocate | messages.Extent
+
 KEYS_IN_REPLY_MAX = 1024  # carved in one go, within the milliseconds a request may hold the loop
 
 
@@ -27,6 +30,7 @@ class Allocation:
     def __init__(self, cache_set: CacheSet) -> None:
         self._set = cache_set
         self._carve = cache_set.carve
+        self._carve_run = cache_set.carve_run
         self._block_mask = cache_set.geometry.block_sectors - 1  # a block is a power of two
         self._member_count = len(cache_set.members)
         changing: dict[str, Run] = {
@@ -39,6 +43,7 @@ class Allocation:
         table = {
             name: Operation(Role.ALLOCATOR, run, brief=True, changes=True) for name, run in changing.items()
         }
+        table["Allocate"] = table["Allocate"]._replace(run_several=self.allocate_several)
         table["AllocateMany"] = Operation(Role.ALLOCATOR, self.allocate_many, changes=True)
         table |= {name: Operation(Role.READER, run) for name, run in reading.items()}
         self.operations = {METHODS[f"{ALLOCATOR}.{name}"].request: each for name, each in table.items()}
@@ -63,39 +68,68 @@ class Allocation:
             return self._submit(session, [self._request(session, asked)], asked, _first)
         return messages.Allocated((key,))
 
+    def allocate_several(
+        self, session: Session, asked: Sequence[messages.Allocate]
+    ) -> Sequence[messages.Results]:
+        """Sectors for the first of several extents, as many as are ready."""
+        keys: list[Key] = []
+        with suppress(RequestError):  # the one it concerns is run alone next, and told
+            self._carve_rows(session, self._plain_rows(asked), keys)
+        return [messages.Allocated((key,)) for key in keys]
+
     def allocate_many(self, session: Session, asked: messages.AllocateMany) -> Outcome:
         """Sectors for several extents, all or nothing: at once if all are ready, else as one that waits."""
-        for extent in asked.requests:
+        extents = asked.requests
+        rows = self._plain_rows(extents)
+        keys: list[Key] = []
+        if sum(len(row) for _, row in rows) == len(extents) > 0:
+            try:
+                self._carve_rows(session, rows, keys)
+            except RequestError:
+                self._give_back(session, keys)
+                raise
+            if len(keys) == len(extents):
+                return messages.AllocatedMany(tuple([(key,) for key in keys]))
+            self._give_back(session, keys)
+        for extent in extents:
             if (extent.offset | extent.sectors) & self._block_mask:
                 refuse_unaligned(extent, self._block_mask)
-        keys: list[tuple[Key]] = []
-        try:
-            for extent in asked.requests:
-                if extent.whole or extent.write_prio or extent.replicas is not None:
-                    break
-                write_point = extent.write_point
-                key = self._carve(
-                    session.holder,
-                    extent.inode,
-                    extent.offset,
-                    extent.sectors,
-                    session.write_point if write_point is None else write_point,
-                )
-                if key is None:
-                    break
-                keys.append((key,))
-            else:
-                if keys:
-                    return messages.AllocatedMany(tuple(keys))
-        except RequestError:
-            self._give_back(session, keys)
-            raise
-        self._give_back(session, keys)
-        return self._submit(session, [self._request(session, one) for one in asked.requests], asked, _all)
+        return self._submit(session, [self._request(session, one) for one in extents], asked, _all)
 
-    def _give_back(self, session: Session, keys: list[tuple[Key]]) -> None:
+    def _plain_rows(self, extents: Sequence[AskedExtent]) -> list[tuple[int | None, list[AskedExtent]]]:
+        """The first extents up to one that asks for more than sectors, in rows of one write point each."""
+        rows: list[tuple[int | None, list[AskedExtent]]] = []
+        block_mask = self._block_mask
+        write_point: int | None = -1  # nobody's
+        for extent in extents:
+            if (extent.offset | extent.sectors) & block_mask:
+                break
+            if extent.whole or extent.write_prio or extent.replicas is not None:
+                break
+            if extent.write_point != write_point:
+                write_point = extent.write_point
+                rows.append((write_point, []))
+            rows[-1][1].append(extent)
+        return rows
+
+    def _carve_rows(
+        self, session: Session, rows: list[tuple[int | None, list[AskedExtent]]], keys: list[Key]
+    ) -> None:
+        """Add the keys of these extents up to one that has to wait."""
+        for write_point, row in rows:
+            count = 0
+            while count < len(row):
+                run = self._carve_run(
+                    session.holder, row, count, session.write_point if write_point is None else write_point
+                )
+                if not run:
+                    return
+                count += len(run)
+                keys += run
+
+    def _give_back(self, session: Session, keys: Sequence[Key]) -> None:
         if keys:
-            self._set.release(session.holder, [key for (key,) in keys])
+            self._set.release(session.holder, keys)
 
     def allocate_bucket(self, session: Session, asked: messages.AllocateBucket) -> Outcome:
         """A whole bucket."""

@@ -24,7 +24,7 @@ from bcached.errors import (
     ShuttingDown,
 )
 from bcached.service.access import Role
-from bcached.service.operation import Later, Long, Operation, Outcome, Run, Session, Stream
+from bcached.service.operation import Later, Long, Operation, Outcome, Run, RunSeveral, Session, Stream
 from bcached.service.reply_queue import ReplyQueue, Slot
 from bcached.service.request_counts import RequestCounts
 from bcached.wire.codec import (
@@ -55,7 +55,7 @@ class Server(Protocol):
     def operation_of(self, kind: type[Request]) -> Operation:
         """What a request of that class asks for."""
 
-    def ready_operations(self, role: Role) -> dict[type, Run]:
+    def ready_operations(self, role: Role) -> dict[type, Operation]:
         """The brief operations that a role may run now, without further question."""
 
     def carry_out(self, coroutine: Any, for_asker: bool) -> "asyncio.Future[Any]":
@@ -86,7 +86,9 @@ class Conversation:
         self._queue = ReplyQueue()
         self._changing: Slot | None = None  # of the change in order that is still to be made
         self._put_off: deque[tuple[Slot, Request]] = deque()  # in order behind it
-        self._ready = server.ready_operations(session.role)
+        self._ready: dict[type, Run] = {}
+        self._ready_several: dict[type, RunSeveral] = {}
+        self.take_role(session.role)
         self._ticking: asyncio.TimerHandle | None = None
 
     @property
@@ -102,14 +104,20 @@ class Conversation:
     def take_role(self, role: Role) -> None:
         """Go on in this role, under the rules that hold now."""
         self.session.role = role
-        self._ready = self._server.ready_operations(role)
+        ready = self._server.ready_operations(role)
+        self._ready = {kind: operation.run for kind, operation in ready.items()}
+        self._ready_several = {
+            kind: operation.run_several
+            for kind, operation in ready.items()
+            if operation.run_several is not None
+        }
 
     def answer(self, requests: Sequence[Asked], started_ns: int) -> int:
         """Run requests until all have run or the conversation is held; how many did."""
         queue = self._queue
         at = 0
         while at < len(requests) and not self.is_stuck:
-            if not queue.slots and (count := self._answer_batch(requests, at, started_ns)):
+            if not queue.slots and (count := self._answer_brief(requests, at, started_ns)):
                 at += count
             elif queue.is_full:
                 break
@@ -118,9 +126,14 @@ class Conversation:
                 at += 1
         return at
 
-    def _answer_batch(self, requests: Sequence[Asked], at: int, started_ns: int) -> int:
-        """Run requests up to one that is not brief, or is long or must wait (included); how many were run."""
+    def _answer_brief(self, requests: Sequence[Asked], at: int, started_ns: int) -> int:
+        """Run a batch of brief requests and write their replies; how many were run."""
         batch = requests[at : at + BATCH_REQUESTS] if at or len(requests) > BATCH_REQUESTS else requests
+        alike = self._answer_alike(batch, started_ns) if len(batch) > 1 else 0
+        return alike or self._answer_batch(batch, started_ns)
+
+    def _answer_batch(self, batch: Sequence[Asked], started_ns: int) -> int:
+        """Run requests up to one that is not brief, or is long or must wait (included); how many were run."""
         ready, session = self._ready, self.session
         replies: list[AnyReply] = []
         answered = 0
@@ -151,6 +164,21 @@ class Conversation:
             return answered
         self._take(batch[answered], last, started_ns)
         return answered + 1
+
+    def _answer_alike(self, batch: Sequence[Any], started_ns: int) -> int:
+        """Run a batch as one if all of it asks for the same; how many were ready and have run."""
+        kind = type(batch[0])
+        run_several = self._ready_several.get(kind)
+        if run_several is None:
+            return 0
+        asked = [it.parameters for it in batch if type(it) is kind and not (it.oneway or it.upgrade)]
+        if len(asked) < len(batch):
+            return 0
+        results = run_several(self.session, asked)
+        if results:
+            self.write(encode_replies([Reply(each) for each in results]))
+            self._server.counts.of(kind).observe(len(results), time.perf_counter_ns() - started_ns)
+        return len(results)
 
     def _answer_one(self, request: Asked, started_ns: int) -> None:
         """Run one request, whatever it is; its reply goes out at once or queues up."""

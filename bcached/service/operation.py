@@ -4,7 +4,7 @@ Running gives the results at once, or Later, or a Stream. The server does not kn
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from bcached.service.access import Role
@@ -54,11 +54,13 @@ class Stream(NamedTuple):
 
 Outcome = Results | Long | Later | Stream
 Run = Callable[[Session, Any], Outcome]
+RunSeveral = Callable[[Session, Sequence[Any]], Sequence[Results]]
 
 
 class Operation(NamedTuple):
     """A method.
 
+    run_several: runs the first of several requests, as many as are ready; the next is then to be run alone.
     brief: its results are a few hundred bytes, nearly always there at once. changes: it alters the set.
     in_order: it runs only when all changes in order that its connection asked for before have been made.
     """
@@ -69,6 +71,7 @@ class Operation(NamedTuple):
     changes: bool = False
     streams: bool = False
     in_order: bool = False
+    run_several: RunSeveral | None = None
 
 
 Operations = Mapping[type[Request], Operation]

@@ -24,7 +24,7 @@ from bcached.errors import LimitExceeded, RequestError
 from bcached.service.acceptor import Acceptor
 from bcached.service.access import Access, Role
 from bcached.service.connection import Connection
-from bcached.service.operation import Operation, Run, Service
+from bcached.service.operation import Operation, Service
 from bcached.service.peer import peer_of
 from bcached.service.request_counts import RequestCounts
 from bcached.service.statistics import ServerStatistics
@@ -131,15 +131,13 @@ class SocketServer:
         """What a request of that class asks for."""
         return self._service.operations[kind]
 
-    def ready_operations(self, role: Role) -> dict[type, Run]:
+    def ready_operations(self, role: Role) -> dict[type, Operation]:
         """The brief operations that a role may run now; none while draining, so that each is asked about."""
         if self.draining:
             return {}
         operations = self._service.operations.items()
         return {
-            kind: operation.run
-            for kind, operation in operations
-            if operation.brief and role >= operation.role
+            kind: operation for kind, operation in operations if operation.brief and role >= operation.role
         }
 
     def carry_out(self, coroutine: Coroutine[Any, Any, Any], for_asker: bool) -> "asyncio.Future[Any]":

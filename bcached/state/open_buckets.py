@@ -15,12 +15,29 @@ left be lost; so a kind that has some slots makes do with the least recently use
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
-from bcached.keys import Pointer
+from bcached.keys import Key, Pointer
 
 OPEN_BUCKETS_MAX = 128
 KIND_SLOTS_MIN = 8  # so many slots a kind may take from others; of all twelve kinds, fewer than there are
+
+
+class Extent(Protocol):
+    """What somebody asks sectors for."""
+
+    @property
+    def inode(self) -> int:
+        """The volume."""
+
+    @property
+    def offset(self) -> int:
+        """Its first sector."""
+
+    @property
+    def sectors(self) -> int:
+        """How many."""
 
 
 class Slot:
@@ -108,6 +125,45 @@ class OpenBuckets:
         slot.sectors_free = free if free >= self._block_sectors else 0
         self._remember(slot, inode, offset + given, write_point)
         return given, pointers
+
+    @property
+    def newest(self) -> Slot:
+        """The slot that was used last."""
+        return next(reversed(self._by_use))
+
+    def carve_on(
+        self, slot: Slot, inode: int, extents: Iterable[Extent], write_point: int
+    ) -> tuple[list[Key], list[int]]:
+        """Cut on from the newest slot for what would come to it anyway, while its bucket stays open.
+
+        The slot has one copy and was last used for this volume and write point. The keys, and the sectors
+        between which they lie in a row. What is left for `choose` ends it, if only by looking so: what the
+        slot was known by before this call may no longer be so.
+        """
+        ((device, _),), (sector,), (gen,) = slot.places, slot.sectors, slot.gens
+        kind, by_stream = slot.kind, self._by_stream
+        is_writers_only = len(slot.of_writer) == 1
+        assert slot.stream is not None
+        end = slot.stream[2]
+        spare = slot.sectors_free - self._block_sectors
+        keys: list[Key] = []
+        bounds = [sector]
+        for extent in extents:
+            offset, sectors = extent.offset, extent.sectors
+            if sectors > spare or extent.inode != inode:
+                break
+            if offset != end and (not is_writers_only or (kind, inode, offset) in by_stream):
+                break
+            keys.append(Key(inode, offset, sectors, False, (Pointer(device, sector, gen),)))
+            end = offset + sectors
+            sector += sectors
+            spare -= sectors
+            bounds.append(sector)
+        if keys:
+            slot.sectors = (sector,)
+            slot.sectors_free = spare + self._block_sectors
+            self._remember(slot, inode, end, write_point)
+        return keys, bounds
 
     def close(self, slot: Slot) -> tuple[tuple[int, int], ...]:
         """Give up what is left of a slot's buckets: (device, bucket) of each."""

@@ -6,6 +6,7 @@ always is the last; any sector is found by bisection, however many pieces there 
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import pairwise
 
 import msgspec
 
@@ -55,6 +56,16 @@ class Pieces:
         assert not index or ends[index - 1] <= start, "pieces overlap"
         assert index == len(ends) or end <= self.starts[index], "pieces overlap"
         self._replace(index, 0, [(start, end)], inode)
+
+    def add_row(self, bounds: list[int], inode: int) -> None:
+        """Note pieces that lie in a row, each from one bound to the next."""
+        if self.ends and bounds[0] < self.ends[-1]:
+            for start, end in pairwise(bounds):
+                self.add(start, end, inode)
+            return
+        self.starts += bounds[:-1]
+        self.ends += bounds[1:]
+        self.inodes += [inode] * (len(bounds) - 1)
 
     def find(self, start: int, end: int) -> int | None:
         """The index of the piece that holds all of [start, end)."""

@@ -71,13 +71,15 @@ class Holder:
         self.reads: Counter[Place] = Counter()
         self.reads_total = 0
 
+    @property
+    def room(self) -> int:
+        """How many more pieces it may hold."""
+        return self.limit - self.total - (0 if self.owner is None else self.owner.total)
+
     def check_room(self, pieces: int) -> None:
         """LimitExceeded if so many more pieces are too many."""
-        total = self.total + pieces
-        if self.owner is not None:
-            total += self.owner.total
-        if total > self.limit:
-            raise LimitExceeded("reservations_per_connection", total)
+        if pieces > self.room:
+            raise LimitExceeded("reservations_per_connection", self.limit - self.room + pieces)
 
     def add(self, place: Place, start: int, end: int, inode: int) -> None:
         """Note a piece, sectors [start, end) of a bucket; its pin was taken by the caller."""
@@ -86,6 +88,11 @@ class Holder:
             pieces = self.pieces[place] = Pieces()
         pieces.add(start, end, inode)
         self.total += 1
+
+    def add_row(self, place: Place, bounds: list[int], inode: int) -> None:
+        """Note pieces in a row, each from one bound to the next, of a bucket it has some of already."""
+        self.pieces[place].add_row(bounds, inode)
+        self.total += len(bounds) - 1
 
     def remove(self, keys: Sequence[Key]) -> list[tuple[Place, int]]:
         """Give back the sectors of all these keys, or of none: NotReserved names the first not held.

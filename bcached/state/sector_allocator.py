@@ -7,13 +7,14 @@ data is in it. Readers pin buckets too, for as long as what they were told is to
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
+from itertools import islice
 
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
 from bcached.state.geometry import INITIAL_PRIO
-from bcached.state.open_buckets import OpenBuckets, Slot
+from bcached.state.open_buckets import Extent, OpenBuckets, Slot
 from bcached.state.placement import members_with, take_data_buckets
 from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder, Place
 from bcached.state.reserves import Reserve
@@ -79,6 +80,32 @@ class SectorAllocator:
             else:  # the open bucket's own pin becomes that of this piece
                 self._settle((device, bucket))
         return Key(inode, offset, given, False, pointers)
+
+    def carve_run(
+        self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int, may_refill: bool = True
+    ) -> list[Key]:
+        """The keys of extents[at] and of all behind it that go on in its bucket; none if it is not ready.
+
+        The same as carve for each, which it is for the first, at a third of the price for the others.
+        """
+        first = extents[at]
+        inode = first.inode
+        key = self.carve(holder, inode, first.offset, first.sectors, write_point, may_refill=may_refill)
+        if key is None:
+            return []
+        slot = self.open_buckets.newest
+        if not slot.sectors_free:
+            return [key]
+        following = islice(extents, at + 1, at + 1 + holder.room)
+        keys, bounds = self.open_buckets.carve_on(slot, inode, following, write_point)
+        if keys:
+            ((device, bucket),) = slot.places
+            holder.add_row((device, bucket), bounds, inode)
+            self._pins[device][bucket] += len(keys)
+            given = bounds[-1] - bounds[0]
+            self.allocated_sectors += given
+            self.reserved_sectors += given
+        return [key, *keys]
 
     def take_buckets(self, holder: Holder, replicas: int) -> Key | None:
         """Whole buckets, one a copy, as one key of no volume; None if they are not ready."""

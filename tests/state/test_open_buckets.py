@@ -1,8 +1,11 @@
+from itertools import groupby
+from operator import itemgetter
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
-from bcached.keys import Pointer
+from bcached.keys import Key, Pointer
 from bcached.state.open_buckets import KIND_SLOTS_MIN, OPEN_BUCKETS_MAX, OpenBuckets, Slot
 
 BUCKET_SECTORS, BLOCK_SECTORS = 64, 8
@@ -62,6 +65,7 @@ class Ours:
         self.open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
         self.numbers = {slot: number for number, slot in enumerate(self.open_buckets)}
         self.next_bucket = 1
+        self.cut_on = 0
 
     def carve(self, kind: int, inode: int, offset: int, sectors: int, write_point: int) -> tuple[int, int]:
         slot = self.open_buckets.choose(kind, inode, offset, write_point)
@@ -103,6 +107,65 @@ def test_it_chooses_as_the_seeds_walk_does(seed: int, kinds: list[int]) -> None:
         assert here == (slot.number, given), f"seed {seed}, request {number}"
     assert [ours.numbers[slot] for slot in ours.open_buckets] == [slot.number for slot in walk.slots]
     assert [slot.sectors_free for slot in ours.open_buckets] == [slot.free for slot in walk.slots]
+
+
+class Asked(NamedTuple):
+    kind: int
+    write_point: int
+    inode: int
+    offset: int
+    sectors: int
+
+
+def cut_rows(ours: Ours, asked: list[Asked]) -> list[Key]:
+    """The keys of extents of one kind and write point, cut in rows as far as each goes."""
+    keys: list[Key] = []
+    while len(keys) < len(asked):
+        kind, write_point, inode, offset, sectors = asked[len(keys)]
+        number, given = ours.carve(kind, inode, offset, sectors, write_point)
+        slot = ours.open_buckets.newest
+        assert ours.numbers[slot] == number
+        keys.append(Key(inode, offset, given, False, (Pointer(0, slot.sectors[0] - given, 1),)))
+        if slot.sectors_free:
+            more, bounds = ours.open_buckets.carve_on(slot, inode, asked[len(keys) :], write_point)
+            assert bounds == [
+                keys[-1].pointers[0].sector + given,
+                *(key.pointers[0].sector + key.sectors for key in more),
+            ]
+            keys += more
+            ours.cut_on += len(more)
+    return keys
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_cutting_on_is_the_same_as_one_at_a_time(seed: int) -> None:
+    rng = Random(seed)
+    single, rows = Ours(), Ours()
+    asked = []
+    write_point = 0
+    for kind, inode, offset, sectors, other in requests(seed, 3000, [ONE, FLASH_ONLY]):
+        if rng.random() < 0.1:
+            write_point = other
+        asked.append(Asked(kind, write_point, inode, offset, sectors))
+        for _ in range(rng.choice([0, 0, 3, 20])):  # a stream that goes on, here and there with a jump
+            last = asked[-1]
+            begin = last.offset + last.sectors if rng.random() < 0.8 else rng.randrange(8) * 8
+            asked.append(last._replace(offset=begin, sectors=rng.choice([1, 8, 8, 8, 16])))
+    keys = []
+    for _, row in groupby(asked, itemgetter(0, 1)):
+        keys += cut_rows(rows, list(row))
+    for number, (key, one) in enumerate(zip(keys, asked, strict=True)):
+        _, given = single.carve(one.kind, one.inode, one.offset, one.sectors, one.write_point)
+        sector = single.open_buckets.newest.sectors[0] - given
+        assert key == Key(one.inode, one.offset, given, False, (Pointer(0, sector, 1),)), number
+    for here, there in zip(single.open_buckets, rows.open_buckets, strict=True):
+        assert single.numbers[here] == rows.numbers[there]
+        assert (here.stream, here.writer, here.sectors_free) == (
+            there.stream,
+            there.writer,
+            there.sectors_free,
+        )
+    assert rows.cut_on > len(asked) / 4
 
 
 def opened(slot: Slot, open_buckets: OpenBuckets, kind: int = ONE, *buckets: int) -> Slot:

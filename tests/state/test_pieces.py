@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,20 @@ def test_pieces_lie_in_order_however_they_came() -> None:
     pieces = some((20, 24), (0, 8), (8, 16), (24, 30), (16, 20))
     assert list(pieces) == [(0, 8, 0), (8, 16, 8), (16, 20, 16), (20, 24, 20), (24, 30, 24)]
     assert len(pieces) == 5
+
+
+@pytest.mark.parametrize("bounds", [[24, 28, 36], [30, 31], [8, 10, 12], [14, 16, 18, 20]])
+def test_a_row_is_added_as_its_pieces_are(bounds: list[int]) -> None:
+    row, one_by_one = some((0, 8), (12, 14), (20, 24)), some((0, 8), (12, 14), (20, 24))
+    row.add_row(bounds, 7)
+    for start, end in pairwise(bounds):
+        one_by_one.add(start, end, 7)
+    assert list(row) == list(one_by_one)
+
+
+def test_a_row_overlaps_nothing() -> None:
+    with pytest.raises(AssertionError, match="overlap"):
+        some((0, 8), (12, 14), (20, 24)).add_row([8, 10, 12, 14], 7)
 
 
 @pytest.mark.parametrize("run", [(6, 9), (0, 8), (7, 8), (9, 13), (5, 20), (14, 21), (21, 22)])

@@ -1,9 +1,14 @@
+from contextlib import suppress
+from random import Random
+from typing import NamedTuple
+
 import pytest
 
 from bcached.errors import LimitExceeded, NoSuchVolume, NotReserved, RequestError, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.state import sector_allocator
 from bcached.state.bucket_table import State
+from bcached.state.geometry import Geometry
 from bcached.state.invariants import violations
 from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder
 from bcached.state.reserves import Reserve
@@ -22,10 +27,10 @@ from instruments.small_cache import (
 class Set:
     """A sector allocator over some members with full reserves, and a holder."""
 
-    def __init__(self, members: int = 1, limit: int = 1000) -> None:
-        self.caches = [a_cache(GEOMETRY, device) for device in range(members)]
+    def __init__(self, members: int = 1, limit: int = 1000, geometry: Geometry = GEOMETRY) -> None:
+        self.caches = [a_cache(geometry, device) for device in range(members)]
         self.allocator = an_allocator(*self.caches)
-        self.holders = [Holder(name, limit, BUCKET_SECTORS) for name in ("one", "two")]
+        self.holders = [Holder(name, limit, geometry.bucket_sectors) for name in ("one", "two")]
         self.fill()
 
     def fill(self) -> None:
@@ -59,7 +64,7 @@ class Set:
                 for cache in self.caches
             ],
             [[list(buckets) for buckets in cache.reserves.lists] for cache in self.caches],
-            [(slot, slot.sectors_free, slot.sectors) for slot in allocator.open_buckets],
+            [(slot.stream, slot.writer, slot.sectors_free, slot.sectors) for slot in allocator.open_buckets],
             [
                 (holder.total, {place: list(pieces) for place, pieces in holder.pieces.items()})
                 for holder in self.holders
@@ -78,6 +83,52 @@ def exhausted(members: int = 1) -> Set:
 
 
 # Cutting
+
+
+class Asked(NamedTuple):
+    inode: int
+    offset: int
+    sectors: int
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_row_is_carved_as_its_extents_are_one_by_one(seed: int) -> None:
+    rng = Random(seed)
+    geometry = Geometry(520, 1, 128, 8, 4)
+    rows, single = Set(limit=150, geometry=geometry), Set(limit=150, geometry=geometry)
+    shorter = 0
+    for _ in range(40):
+        asked = [Asked(0, 0, 8)]
+        for _ in range(rng.randrange(30)):
+            last = asked[-1]
+            goes_on = rng.random() < 0.8
+            inode = last.inode if goes_on or rng.random() < 0.8 else 3 - last.inode
+            offset = last.offset + last.sectors if goes_on else 8 * rng.randrange(50)
+            asked.append(Asked(inode, offset, 8 * rng.choice([1, 1, 2, 5])))
+        holder, write_point = rng.randrange(2), rng.randrange(3)
+        keys: list[Key] = []
+        one_by_one: list[Key] = []
+        with suppress(LimitExceeded):
+            while len(keys) < len(asked) and (
+                run := rows.allocator.carve_run(rows.holders[holder], asked, len(keys), write_point)
+            ):
+                keys += run
+        with suppress(LimitExceeded):
+            for one in asked:
+                key = single.allocator.carve(single.holders[holder], *one, write_point)
+                if key is None:
+                    break
+                one_by_one.append(key)
+        assert keys == one_by_one
+        shorter += len(keys) < len(asked)
+        assert rows.everything() == single.everything()
+        if rng.random() < 0.6:
+            given_back = keys[:: rng.choice([1, 2])]
+            for a_set in (rows, single):
+                a_set.allocator.release(a_set.holders[holder], given_back)
+                a_set.fill()
+    assert shorter, "no limit was ever reached"
+    rows.verify()
 
 
 def test_a_key_names_its_extent_and_the_bucket_with_its_gen() -> None:
