@@ -142,6 +142,7 @@ class OpenBuckets:
         """
         ((device, _),), (sector,), (gen,) = slot.places, slot.sectors, slot.gens
         kind, by_stream = slot.kind, self._by_stream
+        is_dirty = kind % 2 == 1
         is_writers_only = len(slot.of_writer) == 1
         assert slot.stream is not None
         end = slot.stream[2]
@@ -154,7 +155,7 @@ class OpenBuckets:
                 break
             if offset != end and (not is_writers_only or (kind, inode, offset) in by_stream):
                 break
-            keys.append(Key(inode, offset, sectors, False, (Pointer(device, sector, gen),)))
+            keys.append(Key(inode, offset, sectors, is_dirty, (Pointer(device, sector, gen),)))
             end = offset + sectors
             sector += sectors
             spare -= sectors

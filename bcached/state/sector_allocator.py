@@ -79,7 +79,7 @@ class SectorAllocator:
                 self._pins[device][bucket] += 1
             else:  # the open bucket's own pin becomes that of this piece
                 self._settle((device, bucket))
-        return Key(inode, offset, given, False, pointers)
+        return Key(inode, offset, given, kind % 2 == 1, pointers)
 
     def carve_run(
         self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int, may_refill: bool = True

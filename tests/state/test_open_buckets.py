@@ -125,7 +125,8 @@ def cut_rows(ours: Ours, asked: list[Asked]) -> list[Key]:
         number, given = ours.carve(kind, inode, offset, sectors, write_point)
         slot = ours.open_buckets.newest
         assert ours.numbers[slot] == number
-        keys.append(Key(inode, offset, given, False, (Pointer(0, slot.sectors[0] - given, 1),)))
+        pointer = Pointer(0, slot.sectors[0] - given, 1)
+        keys.append(Key(inode, offset, given, kind == FLASH_ONLY, (pointer,)))
         if slot.sectors_free:
             more, bounds = ours.open_buckets.carve_on(slot, inode, asked[len(keys) :], write_point)
             assert bounds == [
@@ -157,7 +158,8 @@ def test_cutting_on_is_the_same_as_one_at_a_time(seed: int) -> None:
     for number, (key, one) in enumerate(zip(keys, asked, strict=True)):
         _, given = single.carve(one.kind, one.inode, one.offset, one.sectors, one.write_point)
         sector = single.open_buckets.newest.sectors[0] - given
-        assert key == Key(one.inode, one.offset, given, False, (Pointer(0, sector, 1),)), number
+        is_dirty = one.kind == FLASH_ONLY
+        assert key == Key(one.inode, one.offset, given, is_dirty, (Pointer(0, sector, 1),)), number
     for here, there in zip(single.open_buckets, rows.open_buckets, strict=True):
         assert single.numbers[here] == rows.numbers[there]
         assert (here.stream, here.writer, here.sectors_free) == (

@@ -181,6 +181,7 @@ def test_volumes_that_are_always_dirty_have_buckets_of_their_own() -> None:
     dirty = a_set.allocator.carve(a_set.holders[0], 3, 4, 4, 5)
     assert dirty is not None
     assert a_set.bucket(dirty) != a_set.bucket(cached)
+    assert (dirty.dirty, cached.dirty) == (True, False)
     a_set.verify()
 
 
