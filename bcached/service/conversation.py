@@ -3,7 +3,8 @@
 Brief requests that can be answered at once are run in batches: one after the other without a suspension,
 their replies written by one call. All else goes one by one. A request that has to wait takes a slot in the
 reply queue; what follows it still runs, and its reply queues up behind that slot. Only what has to run in
-order is put off while a change in order is still to be made; that one's reply may come later still.
+order is put off: a change while anything before it is still to be made or found, a question while a change
+is. The reply of a change that is made may come later still.
 """
 
 import asyncio
@@ -85,7 +86,8 @@ class Conversation:
         self._on_progress = on_progress
         self._queue = ReplyQueue()
         self._changing: Slot | None = None  # of the change in order that is still to be made
-        self._put_off: deque[tuple[Slot, Request]] = deque()  # in order behind it
+        self._asking: set[Slot] = set()  # of the questions in order that are still to be answered
+        self._put_off: deque[tuple[Slot, Request]] = deque()  # in order behind them
         self._ready: dict[type, Run] = {}
         self._ready_several: dict[type, RunSeveral] = {}
         self.take_role(session.role)
@@ -184,7 +186,7 @@ class Conversation:
         """Run one request, whatever it is; its reply goes out at once or queues up."""
         try:
             operation = self._permitted(request)
-            if operation.in_order and (self._changing is not None or self._put_off):
+            if operation.in_order and (self._put_off or self._is_too_early(operation)):
                 self._put_off.append((self._new_slot(request, started_ns), request))  # type: ignore[arg-type]
                 return
             outcome = operation.run(self.session, request.parameters)  # type: ignore[union-attr]
@@ -262,13 +264,19 @@ class Conversation:
         if not isinstance(pending, asyncio.Future):
             pending = self._server.carry_out(pending, outcome.for_asker)
         slot.future, slot.is_decided = pending, outcome.is_decided
-        if not outcome.is_decided and self._changes_in_order(slot.kind):
-            self._changing = slot
+        if not outcome.is_decided:
+            self._keep_in_order(slot)
         pending.add_done_callback(partial(self._arrived, slot, outcome.results))
 
-    def _changes_in_order(self, kind: type[Request]) -> bool:
-        operation = self._server.operation_of(kind)
-        return operation.in_order and operation.changes
+    def _keep_in_order(self, slot: Slot) -> None:
+        operation = self._server.operation_of(slot.kind)
+        if operation.in_order and operation.changes:
+            self._changing = slot
+        elif operation.in_order:
+            self._asking.add(slot)
+
+    def _is_too_early(self, operation: Operation) -> bool:
+        return self._changing is not None or (operation.changes and bool(self._asking))
 
     def _arrived(
         self, slot: Slot, results: "Callable[[Any], Results | Later]", future: "asyncio.Future[Any]"
@@ -290,6 +298,7 @@ class Conversation:
             return
         if self._changing is slot:
             self._changing = None
+        self._asking.discard(slot)
         if reply is None:
             self._await(slot, outcome)
         else:
@@ -303,8 +312,8 @@ class Conversation:
             self._server.break_down(error)
 
     def _run_put_off(self) -> None:
-        """Run what waited for its turn, up to the next change that cannot be made at once."""
-        while self._put_off and self._changing is None:
+        """Run what waited for its turn, up to the next one that is too early."""
+        while self._put_off and not self._is_too_early(self._server.operation_of(self._put_off[0][0].kind)):
             slot, request = self._put_off.popleft()
             try:
                 outcome = self._permitted(request).run(self.session, request.parameters)

@@ -62,7 +62,8 @@ class Operation(NamedTuple):
 
     run_several: runs the first of several requests, as many as are ready; the next is then to be run alone.
     brief: its results are a few hundred bytes, nearly always there at once. changes: it alters the set.
-    in_order: it runs only when all changes in order that its connection asked for before have been made.
+    in_order: it runs only when all changes in order that its connection asked for before have been made, and
+    if it changes something itself, also when all questions in order before it have been answered.
     """
 
     role: Role
