@@ -178,8 +178,7 @@ class Cache:
         assert left >= table.dirty_sectors[bucket], f"dirty data of bucket {bucket} went as clean"
         table.sectors[bucket] = left
         if not left and self.synchronous:
-            self.emptied.pop(bucket, None)
-            self.emptied[bucket] = seq
+            self.emptied[bucket] = seq  # at the end: it was taken out when data came last
         state = table.states[bucket]
         if state >= State.DIRTY:
             content = table.content(bucket)
@@ -269,7 +268,7 @@ class Cache:
             elif self.unused_for_data and self.unused_for_data[0] == bucket:
                 for_data = not self._lifted
                 if for_data and not self.reserves.data_room:
-                    continue
+                    break
                 self.unused_for_data.popleft()
                 self._lifted -= not for_data
             else:
@@ -325,7 +324,7 @@ class Cache:
         """A bucket for a btree node or the uuid table."""
         bucket = self.reserves.take(Reserve.BTREE)
         if bucket is not None:
-            self.table.become_metadata(bucket, state)
+            self._become_metadata(bucket, state)
         return bucket
 
     @property
@@ -343,9 +342,14 @@ class Cache:
         for _ in range(self.geometry.prio_bucket_count):
             bucket = self.reserves.take(Reserve.PRIO)
             assert bucket is not None
-            self.table.become_metadata(bucket, State.PRIO)
+            self._become_metadata(bucket, State.PRIO)
             self.prio_chain_writing.append(bucket)
         return self.prio_chain_writing
+
+    def _become_metadata(self, bucket: int, state: State) -> None:
+        tainted = self.synchronous and self.table.is_tainted(bucket)
+        assert not tainted, f"keys on disk may name bucket {bucket}, which is to be metadata"
+        self.table.become_metadata(bucket, state)
 
     # Prios written
 

@@ -1,0 +1,431 @@
+"""Random runs with keys that come and go, against a model of the index, of what is on disk, and of crashes.
+
+The model knows the keys sector by sector, which journal entries are durable, which gens are on disk, and all
+pointers that leaves on disk may still hold. After every step: the live sectors are those of the keys; nothing
+dirty and nothing pinned is ever stale; after a crash right here every key that looks valid would point to its
+owner's data; and no bucket that a leaf on disk names, not stale by the gen on disk, is in use as metadata.
+"""
+
+import os
+from collections import Counter
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from bcached.errors import RequestError
+from bcached.format.superblock import Replacement
+from bcached.keys import Key, Pointer
+from bcached.state.bucket_table import State
+from bcached.state.census import stale_by
+from bcached.state.geometry import Geometry
+from bcached.state.invariants import content, violations
+from bcached.state.live_sectors import LiveSectors
+from bcached.state.reservations import Holder, Place
+from bcached.state.reserves import Reserve
+from bcached.state.steps import Step
+from instruments.allocator_by_hand import AllocatorByHand
+from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
+
+STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "600"))
+VOLUME_SECTORS = 400
+
+
+class Cell(NamedTuple):
+    """One sector of a volume: where its copies lie, and how often these sectors had been given out then."""
+
+    pointers: tuple[Pointer, ...]
+    dirty: bool
+    times: tuple[int, ...]
+
+
+Change = dict[tuple[int, int], Cell | None]  # (inode, sector)
+
+
+def key_of(inode: int, sector: int, cell: Cell) -> Key:
+    return Key(inode, sector, 1, cell.dirty, cell.pointers)
+
+
+class Run:
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = Random(seed)
+        self.geometry = rng.choice([GEOMETRY, Geometry(600, 2, 16, 8, 8), Geometry(1100, 1, 8, 8, 4)])
+        self.caches = [a_cache(self.geometry, number, seed=seed) for number in range(rng.choice([1, 1, 2]))]
+        self.bucket_sectors = self.geometry.bucket_sectors
+        self.allocator = an_allocator(*self.caches)
+        self.live = LiveSectors(self.caches, self.bucket_sectors)
+        self.hands = [AllocatorByHand(cache, rng.choice(list(Replacement))) for cache in self.caches]
+        self.holders = [Holder(f"holder {number}", 10**6, self.bucket_sectors) for number in range(3)]
+        self.given: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
+        self.pinned: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
+        self.metadata: list[Place] = []
+        self.times: Counter[tuple[int, int]] = Counter()  # how often a sector of a device was given out
+        self.index: dict[tuple[int, int], Cell] = {}
+        self.durable_index: dict[tuple[int, int], Cell] = {}
+        self.entries: list[tuple[int, Change]] = []  # not durable
+        self.seq = 1
+        self.gens_on_disk = [bytes(cache.table.gens_on_disk) for cache in self.caches]
+        self.leaf_pointers: set[tuple[int, int, int]] = set()
+        self.did: Counter[str] = Counter()
+        self.moods: list[float] = []  # how often this run does each thing, against the usual
+        for cache in self.caches:  # nearly full, so that it is scarce; what is in it is nobody's here
+            self.fill(cache, rng.choice([8, 30, 100]))
+
+    def fill(self, cache: object, spare: int) -> None:
+        use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])  # type: ignore[attr-defined]
+        self.others = [bytes(cache.table.dirty_sectors) for cache in self.caches]
+
+    def step(self) -> None:
+        actions = {
+            self.carve: 30, self.commit: 30, self.commit_wrongly: 2, self.release: 5, self.mark_clean: 8,
+            self.drop: 6, self.release_all: 3, self.make_durable: 5, self.rewrite_leaves: 1, self.pin: 4,
+            self.unpin: 5,
+            self.end_reads: 0.5, self.touch: 1, self.take_metadata: 5, self.free_metadata: 5, self.work: 60,
+            self.end_prios: 5, self.end_collection: 3, self.break_connection: 0.5,
+        }  # fmt: skip
+        if not self.moods:
+            self.moods = [self.rng.choice([0.1, 1, 1, 4]) for _ in actions]
+        weights = [weight * mood for weight, mood in zip(actions.values(), self.moods, strict=True)]
+        action = self.rng.choices(list(actions), weights)[0]
+        action()
+
+    def bucket(self, pointer: Pointer) -> int:
+        return pointer.sector // self.bucket_sectors
+
+    # Data
+
+    def carve(self) -> None:
+        rng = self.rng
+        holder = rng.choice(self.holders)
+        replicas, inode = rng.randint(1, len(self.caches)), rng.randrange(4)
+        key = self.allocator.carve(
+            holder, inode, rng.randrange(VOLUME_SECTORS - 16), rng.choice([1, 4, 8, 16]), rng.randrange(3),
+            replicas, rng.random() < 0.1,
+        )  # fmt: skip
+        for hand in self.hands:
+            (hand.waiting.discard if key else hand.waiting.add)(Reserve.NONE)
+        if key is None:
+            return
+        self.given[holder].append(key)
+        for pointer in key.pointers:
+            for sector in range(key.sectors):
+                self.times[pointer.device, pointer.sector + sector] += 1
+
+    def some_of(self, keys: dict[Holder, list[Key]]) -> tuple[Holder, Key] | None:
+        owners = [holder for holder in self.holders if keys[holder]]
+        if not owners:
+            return None
+        holder = self.rng.choice(owners)
+        return holder, keys[holder].pop(self.rng.randrange(len(keys[holder])))
+
+    def commit(self) -> None:
+        """One or two keys, or parts of them."""
+        if not (found := self.some_of(self.given)):
+            return
+        holder, key = found
+        keys = [key]
+        if self.given[holder] and self.rng.random() < 0.3:
+            keys.append(self.given[holder].pop())
+        keys = [self.part_of(key, holder) for key in keys]
+        self.allocator.check_commit(holder, keys)
+        self.put(keys)
+        self.allocator.commit(holder, keys)
+        self.did["commit"] += 1
+
+    def part_of(self, key: Key, holder: Holder) -> Key:
+        """A part from the front, perhaps at another place of the volume; the rest stays reserved."""
+        rng = self.rng
+        sectors = rng.randint(1, key.sectors)
+        if sectors < key.sectors:
+            rest = tuple(Pointer(it.device, it.sector + sectors, it.gen) for it in key.pointers)
+            self.given[holder].append(Key(key.inode, key.offset, key.sectors - sectors, False, rest))
+        dirty = key.inode == 3 or rng.random() < 0.3
+        return Key(key.inode, rng.randrange(VOLUME_SECTORS - sectors), sectors, dirty, key.pointers)
+
+    def commit_wrongly(self) -> None:
+        """Somebody else's key, one's own twice, or one of another gen."""
+        if not (found := self.some_of(self.given)):
+            return
+        holder, key = found
+        self.given[holder].append(key)
+        other = self.rng.choice(self.holders)
+        first = key.pointers[0]
+        stale = (Pointer(first.device, first.sector, first.gen - 1 & 255), *key.pointers[1:])
+        wrong = [(holder, [key, key]), (holder, [Key(key.inode, 0, key.sectors, False, stale)])]
+        if other is not holder:
+            wrong.append((other, [key]))
+        for who, keys in wrong:
+            with pytest.raises(RequestError):
+                self.allocator.check_commit(who, keys)
+            with pytest.raises(RequestError):
+                self.allocator.commit(who, keys)
+
+    def put(self, keys: list[Key]) -> None:
+        """Accepted for the open journal entry, or for the next."""
+        self.seq += self.rng.random() < 0.5
+        change: Change = {}
+        for key in keys:
+            for number in range(key.sectors):
+                pointers = tuple(Pointer(it.device, it.sector + number, it.gen) for it in key.pointers)
+                times = tuple(self.times[it.device, it.sector] for it in pointers)
+                cell = Cell(pointers, key.dirty, times) if pointers else None
+                change[key.inode, key.offset + number] = cell
+            self.live.went(self.cut(key), self.seq)
+            self.live.came(key)
+            for place in change:
+                if place[0] == key.inode and key.offset <= place[1] < key.end:
+                    self.set(self.index, place, change[place])
+        self.entries.append((self.seq, change))
+
+    def cut(self, key: Key) -> list[Key]:
+        """What a key takes the place of, sector by sector."""
+        places = [(key.inode, sector) for sector in range(key.offset, key.end)]
+        return [key_of(*place, self.index[place]) for place in places if place in self.index]
+
+    def set(self, index: dict[tuple[int, int], Cell], place: tuple[int, int], cell: Cell | None) -> None:
+        if cell is None:
+            index.pop(place, None)
+        else:
+            index[place] = cell
+
+    def release(self) -> None:
+        if found := self.some_of(self.given):
+            holder, key = found
+            self.allocator.release(holder, [key])
+
+    def release_all(self) -> None:
+        holder = self.rng.choice(self.holders)
+        self.allocator.end(holder)
+        self.given[holder].clear()
+        self.pinned[holder].clear()
+
+    def drop(self) -> None:
+        """An invalidation of a range, or of nearly everything."""
+        sectors = self.rng.choice([20, 50, VOLUME_SECTORS])
+        self.put([Key(self.rng.randrange(4), self.rng.randrange(VOLUME_SECTORS), sectors, False, ())])
+        self.did["drop"] += 1
+
+    def mark_clean(self) -> None:
+        dirty = [(place, cell) for place, cell in self.index.items() if cell.dirty]
+        for place, cell in self.rng.sample(dirty, min(len(dirty), 12)):
+            self.put([Key(*place, 1, False, cell.pointers)])
+            self.index[place] = cell._replace(dirty=False)
+
+    # Readers
+
+    def current(self) -> list[Key]:
+        return [
+            key_of(*place, cell)
+            for place, cell in self.index.items()
+            if all(self.allocator.gen_of(pointer) == pointer.gen for pointer in cell.pointers)
+        ]
+
+    def pin(self) -> None:
+        keys, holder = self.current(), self.rng.choice(self.holders)
+        keys = self.rng.sample(keys, min(len(keys), 3))
+        self.allocator.pin(holder, keys)
+        self.pinned[holder] += keys
+        self.did["pin"] += bool(keys)
+
+    def unpin(self) -> None:
+        if found := self.some_of(self.pinned):
+            holder, key = found
+            self.allocator.unpin(holder, [key])
+
+    def place(self, pointer: Pointer) -> Place:
+        return pointer.device, self.bucket(pointer)
+
+    def end_reads(self) -> None:
+        holder = self.rng.choice(self.holders)
+        self.allocator.end_reads(holder)
+        self.pinned[holder].clear()
+
+    def touch(self) -> None:
+        self.allocator.touch(self.current()[:5])
+
+    def break_connection(self) -> None:
+        holder = self.holders.pop(self.rng.randrange(len(self.holders)))
+        run(self.allocator.quarantine(holder))
+        self.verify(holder)
+        run(self.allocator.end_quarantine(holder))
+        new = Holder("another", 10**6, self.bucket_sectors)
+        self.holders.append(new)
+        self.given[new], self.pinned[new] = [], []
+        del self.given[holder], self.pinned[holder]
+
+    # What is on disk
+
+    def make_durable(self) -> None:
+        """Some of the entries, and the leaves they belong to at once, which is worst."""
+        if not self.entries:
+            return
+        seq = self.rng.choice(self.entries)[0] if self.rng.random() < 0.7 else self.seq
+        self.durable_through(seq)
+
+    def durable_through(self, seq: int) -> None:
+        for _, change in [entry for entry in self.entries if entry[0] <= seq]:
+            for place, cell in change.items():
+                self.set(self.durable_index, place, cell)
+                for pointer in cell.pointers if cell else ():
+                    self.leaf_pointers.add((pointer.device, self.bucket(pointer), pointer.gen))
+        self.entries = [entry for entry in self.entries if entry[0] > seq]
+        self.seq = max(self.seq, seq + 1)  # it was sealed
+        for cache in self.caches:
+            self.did["retired"] += cache.emptying_durable(seq)
+
+    def rewrite_leaves(self) -> None:
+        """Leaves on disk hold nothing but what the durable entries say."""
+        self.leaf_pointers = {
+            (pointer.device, self.bucket(pointer), pointer.gen)
+            for cell in self.durable_index.values()
+            for pointer in cell.pointers
+        }
+
+    # Metadata
+
+    def take_metadata(self) -> None:
+        taken = self.allocator.take_metadata(State.BTREE)
+        for hand in self.hands:
+            (hand.waiting.discard if taken else hand.waiting.add)(Reserve.BTREE)
+        if taken is not None:
+            self.metadata.append(taken)
+            self.did["metadata"] += 1
+
+    def free_metadata(self) -> None:
+        if len(self.metadata) > 3:
+            device, bucket = self.metadata.pop(self.rng.randrange(len(self.metadata)))
+            self.caches[device].free_metadata([bucket])
+
+    # The set's own work
+
+    def work(self) -> None:
+        hand = self.rng.choice(self.hands)
+        step = hand.next_step()
+        if step is not Step.WAIT:
+            hand.do(step)
+        self.did["kept for data"] += bool(hand.cache.reserves.for_data)
+        self.did["kept back"] += bool(hand.cache.for_data_waiting)
+
+    def end_prios(self) -> None:
+        hand = self.rng.choice(self.hands)
+        if hand.snapshot is not None:
+            self.durable_through(self.seq)  # its entry carries all that was accepted
+            self.gens_on_disk[hand.cache.device] = bytes(hand.snapshot[0])
+            hand.end_prios()
+
+    def end_collection(self) -> None:
+        hand = self.rng.choice(self.hands)
+        if hand.marking is None:
+            return
+        self.durable_through(self.seq)
+        self.rewrite_leaves()
+        pointers = [(device, bucket, gen) for device, bucket, gen in self.leaf_pointers]
+        mine = np.array([it[1:] for it in pointers if it[0] == hand.cache.device], np.int64).reshape(-1, 2)
+        hand.marking.mark_pointers(mine[:, 0], mine[:, 1])
+        hand.end_collection()
+
+    # What must be true
+
+    def verify(self, *broken: Holder) -> None:
+        metadata = [metadata_of(cache) for cache in self.caches]
+        for device, bucket in self.metadata:
+            metadata[device][State.BTREE].add(bucket)
+        assert violations(self.allocator, [*self.holders, *broken], metadata) == []
+        self.verify_counts()
+        self.verify_promises()
+        self.verify_crash()
+
+    def verify_counts(self) -> None:
+        counts = [np.frombuffer(others, np.uint16).astype(np.int64) for others in self.others]
+        sectors, dirty_sectors = counts, [column.copy() for column in counts]
+        for cell in self.index.values():
+            for pointer in cell.pointers:
+                if self.allocator.gen_of(pointer) == pointer.gen:
+                    sectors[pointer.device][self.bucket(pointer)] += 1
+                    dirty_sectors[pointer.device][self.bucket(pointer)] += cell.dirty
+        for cache in self.caches:
+            assert list(content(cache, sectors[cache.device], dirty_sectors[cache.device])) == []
+
+    def verify_promises(self) -> None:
+        for place, cell in self.index.items():
+            if cell.dirty:
+                for pointer in cell.pointers:
+                    assert self.allocator.gen_of(pointer) == pointer.gen, f"dirty data at {place} is lost"
+        for holder, keys in self.pinned.items():
+            expected = Counter(self.place(pointer) for key in keys for pointer in key.pointers)
+            if holder in self.holders:
+                assert holder.reads == expected
+                assert all(self.allocator.gen_of(it) == it.gen for key in keys for it in key.pointers)
+
+    def verify_crash(self) -> None:
+        gens = [bytearray(on_disk) for on_disk in self.gens_on_disk]
+        for device, bucket, gen in self.leaf_pointers:
+            if 0 < (gen - gens[device][bucket]) & 255 < 128:
+                gens[device][bucket] = gen
+        for place, cell in self.durable_index.items():
+            for pointer, times in zip(cell.pointers, cell.times, strict=True):
+                bucket = self.bucket(pointer)
+                if not stale_by(gens[pointer.device][bucket], pointer.gen):
+                    found = self.times[pointer.device, pointer.sector]
+                    assert found == times, f"{place} points to somebody else's data after a crash"
+        for device, bucket, gen in self.leaf_pointers:
+            state = State(self.caches[device].table.states[bucket])
+            if state <= State.UUID:
+                on_disk = self.gens_on_disk[device][bucket]
+                assert stale_by(on_disk, gen), f"bucket {bucket} is {state.name}, and a leaf names it"
+
+    def end(self) -> None:
+        """All is given back, and everything comes to rest with full reserves."""
+        for holder in self.holders:
+            self.allocator.end(holder)
+            self.pinned[holder].clear()
+        for device, bucket in self.metadata:
+            self.caches[device].free_metadata([bucket])
+        self.metadata.clear()
+        for inode in range(4):
+            self.put([Key(inode, 0, 2 * VOLUME_SECTORS, False, ())])
+        self.durable_through(self.seq)
+        self.verify()
+        for hand in self.hands:
+            hand.waiting = {Reserve.BTREE, Reserve.NONE}
+            if hand.snapshot is not None:
+                self.gens_on_disk[hand.cache.device] = bytes(hand.snapshot[0])
+                hand.end_prios()
+            if hand.marking is not None:
+                hand.end_collection()
+            hand.settle()
+            assert hand.cache.reserves.has(Reserve.NONE)
+            assert hand.cache.reserves.has(Reserve.BTREE)
+            assert hand.cache.has_prio_chain
+
+
+def play(seed: int, steps: int = STEPS) -> Run:
+    the_run = Run(seed)
+    for number in range(steps):
+        try:
+            the_run.step()
+            the_run.verify()
+        except BaseException:
+            print(f"\nBCACHED_MODEL_SEED={seed} failed at step {number} of {steps}")
+            raise
+    the_run.end()
+    return the_run
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_random_run_with_keys_agrees_with_the_model(seed: int) -> None:
+    play(seed)
+
+
+def test_a_fresh_run_with_keys_agrees_with_the_model() -> None:
+    play(int(os.environ.get("BCACHED_MODEL_SEED", str(Random().randrange(10**9)))))
+
+
+def test_runs_with_keys_do_what_they_are_for() -> None:
+    did: Counter[str] = Counter()
+    for seed in (1, 2, 3):
+        did += play(seed).did
+    print(did)
+    for what in ("commit", "drop", "pin", "retired", "metadata", "kept for data", "kept back"):
+        assert did[what] > 5, what
