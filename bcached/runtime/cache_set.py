@@ -15,6 +15,7 @@ from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.format.superblock import Replacement
 from bcached.keys import POINTERS_MAX, Key
 from bcached.runtime.conditions import Fact
+from bcached.runtime.index import Index
 from bcached.runtime.quarantine import Quarantine
 from bcached.runtime.services import Services
 from bcached.runtime.snapshot import take_snapshot
@@ -24,7 +25,7 @@ from bcached.state.bucket_table import State
 from bcached.state.explanation import explain
 from bcached.state.gathering import Extents, WholeBuckets, Work
 from bcached.state.geometry import Geometry
-from bcached.state.invariants import violations
+from bcached.state.invariants import content, violations
 from bcached.state.open_buckets import Extent
 from bcached.state.reservations import ExtentRequest, Holder
 from bcached.state.reserves import Reserve
@@ -58,6 +59,7 @@ class CacheSet:
         journal: Journal,
         volumes: Volumes,
         sectors: SectorAllocator,
+        index: Index,
         holders: set[Holder],
         services: Services,
         tasks: Tasks,
@@ -68,6 +70,7 @@ class CacheSet:
         self.journal = journal
         self.services = services
         self.sectors = sectors
+        self.index = index
         self.tasks = tasks
         self.lease_path = lease_path
         self.holders = holders
@@ -102,7 +105,13 @@ class CacheSet:
 
     def new_holder(self, name: str) -> Holder:
         """Somebody who may hold reservations; `name` is for people."""
-        holder = Holder(name, self.services.options.reservations_per_connection, self.geometry.bucket_sectors)
+        options = self.services.options
+        holder = Holder(
+            name,
+            options.reservations_per_connection,
+            self.geometry.bucket_sectors,
+            reads_limit=options.pins_per_connection,
+        )
         self.holders.add(holder)
         return holder
 
@@ -180,6 +189,7 @@ class CacheSet:
         """A connection is gone: its reservations end once no write of process `pid` can come any more."""
         self._queue.end_holder(holder)  # first, while what it gathered can still be told from what it got
         self.holders.discard(holder)
+        self.sectors.end_reads(holder)
         self.quarantine.admit(holder, pid, self.services.options.restart_grace_s)
 
     def _check_replicas(self, replicas: int) -> None:
@@ -264,10 +274,13 @@ class CacheSet:
         self.services.check_changeable()
         return await self._volumes.create(label, sectors, uuid)
 
-    async def delete_volume(self, inode: int) -> None:
-        """Take a volume away, durably, and end the reservations made for it."""
+    async def delete_volume(self, inode: int, *, force: bool = False) -> None:
+        """Take a volume and its keys away, durably, and end the reservations made for it.
+
+        VolumeInUse if some of it is dirty, unless by force.
+        """
         self.services.check_changeable()
-        await self._volumes.delete(inode, self._end_reservations)
+        await self._volumes.delete(inode, self._end_reservations, force=force)
 
     def _end_reservations(self, inode: int) -> None:
         self._queue.end_volume(inode)
@@ -284,6 +297,7 @@ class CacheSet:
             self.members,
             self.journal,
             self.sectors,
+            self.index,
             self.services,
             self.tasks,
             holders=len(self.holders),
@@ -305,10 +319,15 @@ class CacheSet:
             {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
             for member in self.members
         ]
-        for state, places in self._volumes.metadata().items():
-            for device, bucket in places:
+        places = {State.UUID: self._volumes.table_places(), State.BTREE: self.index.buckets.places}
+        for state, taken in places.items():
+            for device, bucket in taken:
                 metadata[device][state].add(bucket)
-        return violations(self.sectors, [*self.holders, *self.quarantine.holders()], metadata)
+        found = violations(self.sectors, [*self.holders, *self.quarantine.holders()], metadata)
+        counted = self.index.counted()
+        for member, counts in zip(self.members, counted or (), strict=counted is not None):
+            found += content(member.cache, *counts)
+        return found
 
     def explain(self) -> list[str]:
         """Why allocations wait or failed, in sentences."""

@@ -19,6 +19,7 @@ class Fact(Enum):
     GENS_DURABLE = auto()  # a prio write ended
     COLLECTION_WANTED = auto()
     MARKS_VALID = auto()  # a garbage collection ended
+    LEAVES_WANTED = auto()  # leaves of the index are to be written out
 
 
 class Conditions:

@@ -1,21 +1,35 @@
-"""The garbage collector: finds the oldest gen anything names, so that gens may go on rising.
+"""The garbage collector: finds the oldest gen anything names, so that gens may go on rising, and tidies the index.
 
-It marks in slices while buckets are given out, and changes nothing before it is through. Until there is
-an index, what it marks is metadata and what connections hold.
+It marks in slices while buckets are given out and keys come and go, in columns of its own, and changes nothing
+of the table before it is through. Before its marks count, every leaf that had unwritten changes when it began
+is written, and an entry is durable that lets go of those before: what was cut in memory by then stands nowhere
+any more. What is cut while it marks is marked, too (state/live_sectors.py).
 """
 
+import asyncio
 from collections.abc import Callable, Generator, Iterable
 
+import numpy as np
+
+from bcached.errors import RequestError
+from bcached.keys import Key
 from bcached.runtime.conditions import Fact
+from bcached.runtime.index import Index
+from bcached.runtime.moving_collector import MovingCollector
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
+from bcached.state.btree_node import Leaf, key_of, position_at
+from bcached.state.census import GEN_HALF, GEN_MASK
+from bcached.state.key_rows import KeyRows
 from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
+from bcached.store.btree import Btree
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 
 HOLDINGS_A_SLICE = 1024
+STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 
 
 class GarbageCollector:
@@ -28,16 +42,25 @@ class GarbageCollector:
         self,
         members: list[Member],
         journal: Journal,
+        index: Index,
+        mover: MovingCollector,
         holders: Iterable[Holder],
         services: Services,
         before_gens_count: Callable[[], None],
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
+        self.leaves_marked = 0
+        self.leaves_rewritten = 0
         self._members = members
         self._journal = journal
+        self._index = index
+        self._btree: Btree = index.btree
+        self.mover = mover
         self._holders = holders
         self._services = services
         self._before_gens_count = before_gens_count
+        self._slice_begun = 0.0
+        services.node_writers.add(self)
 
     async def run(self) -> None:
         """Work until the set stops."""
@@ -48,8 +71,17 @@ class GarbageCollector:
             if self._services.stopping:
                 return
             self._services.begin_step(self)
-            await self.collect()
-            self._services.end_step(self)
+            try:
+                await self.collect()
+                await self._tidy()
+                if self._services.options.moving_gc and self._services.refusal is None:
+                    await self.mover.move()
+            except RequestError:
+                if self._services.refusal is None:
+                    raise
+                return  # nobody gets a bucket any more
+            finally:
+                self._services.end_step(self)
 
     def _is_wanted(self) -> bool:
         return self._services.stopping or self._services.collection_wanted is not None
@@ -61,8 +93,11 @@ class GarbageCollector:
         services.collection_wanted = None
         services.collecting = True
         begun = services.clock()
-        await run_sliced(self._mark(), services.options.gc_slice_s, services.clock, services.slices)
-        services.collecting = False
+        try:
+            await self._mark_all()
+        finally:
+            self._index.live.marking = None
+            services.collecting = False
         services.collection_ended()
         services.runs[trigger] += 1
         self.durations.observe(services.clock() - begun)
@@ -70,20 +105,78 @@ class GarbageCollector:
             services.conditions[Fact.MARKS_VALID].notify_all()
             services.conditions[Fact.BUCKETS_MOVED].notify_all()
 
-    def _mark(self) -> Generator[None, None, None]:
+    async def _mark_all(self) -> None:
         markings = [Marking(member.cache) for member in self._members]
-        for marking in markings:
-            yield from marking.begin()
+        await self._in_slices(_begin(markings))
+        # From here on whatever goes is marked as it goes, so it does not matter when it is looked at.
+        self._index.live.marking = lambda device, bucket, gen: markings[device].mark_pointer(bucket, gen)
+        through = self._index.last_change_seq
+        await self._mark_leaves(markings)
+        await self._in_slices(self._mark_others(markings))
+        await self._btree.write_through(through)
+        if self._journal.durable_last_seq <= through:
+            await self._journal.commit()
+        self._before_gens_count()
+        self._index.live.marking = None
+        await self._in_slices(_finish(markings))
+
+    async def _in_slices(self, work: Generator[None, None, None]) -> None:
+        services = self._services
+        await run_sliced(work, services.options.gc_slice_s, services.clock, services.slices)
+
+    # Marking
+
+    async def _mark_leaves(self, markings: list[Marking]) -> None:
+        """Mark what leaves name, and write anew those that name too much that is stale."""
+        self._slice_begun = self._services.clock()
+        async for leaf in self._btree.leaves():
+            self.leaves_marked += 1
+            if self._mark_leaf(leaf, markings):
+                await self._rewrite(leaf)
+            await self._breathe()
+
+    def _mark_leaf(self, leaf: Leaf, markings: list[Marking]) -> bool:
+        """Mark what a leaf names; whether it should be written anew without what is stale."""
+        rows = KeyRows()
+        rows.add(leaf.live)
+        pointers = stale = oldest = 0
+        for chunk in rows.chunks():
+            pointers += len(chunk)
+            for device, (member, marking) in enumerate(zip(self._members, markings, strict=True)):
+                of_member = chunk if len(markings) == 1 else chunk.where(chunk.devices == device)
+                buckets = of_member.places // member.cache.geometry.bucket_sectors
+                marking.mark_pointers(buckets, of_member.gens)
+                behind = (member.cache.table.gens_array[buckets] - of_member.gens) & GEN_MASK
+                behind[behind > GEN_HALF] = 0
+                stale += int(np.count_nonzero(behind))
+                oldest = max(oldest, int(behind.max(initial=0)))
+        return oldest > STALE_GENS_MAX or stale * 2 > pointers
+
+    async def _rewrite(self, leaf: Leaf) -> None:
+        """Write a leaf anew without its stale keys: what they name then stands nowhere on the device."""
+        tree = self._btree.tree
+        buckets = self._index.buckets
+        for key in [key for key in leaf.live if all(map(buckets.staleness, key.pointers))]:
+            tree.drop(leaf, key)
+        self.leaves_rewritten += 1
+        await self._btree.rewrite(leaf)
+
+    def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
+        """Mark metadata and what connections hold."""
+        for interior in list(self._btree.tree.interiors()):
+            for key in (*map(key_of, interior.children), *interior.replaced):
+                self._mark_key(key, markings)
+            yield
         for key in (self._journal.uuid_bucket, self._journal.root):
-            for pointer in key.pointers:
-                bucket = self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
-                markings[pointer.device].mark_pointer(bucket, pointer.gen)
+            self._mark_key(key, markings)
         yield
         for holder in list(self._holders):
             yield from self._mark_holder(holder, markings)
-        self._before_gens_count()
-        for marking in markings:
-            yield from marking.finish()
+
+    def _mark_key(self, key: Key, markings: list[Marking]) -> None:
+        for pointer in key.pointers:
+            bucket = self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
+            markings[pointer.device].mark_pointer(bucket, pointer.gen)
 
     def _mark_holder(self, holder: Holder, markings: list[Marking]) -> Generator[None, None, None]:
         """What a connection holds has its bucket's gen of now: a pinned bucket is never invalidated."""
@@ -91,3 +184,39 @@ class GarbageCollector:
             markings[device].mark_pointer(bucket, self._members[device].cache.table.gens[bucket])
             if count % HOLDINGS_A_SLICE == 0:
                 yield
+
+    # Tidying
+
+    async def _tidy(self) -> None:
+        """Make neighbours one that fill less than two nodes, level by level, and the tree lower if it can be."""
+        btree = self._btree
+        tree = btree.tree
+        self._slice_begun = self._services.clock()
+        for level in range(tree.root.level):
+            bound = 0
+            while level < tree.root.level and bound != tree.last_bound:
+                self._services.check_changeable()
+                bound = await btree.coalesce(level, *position_at(bound))
+                await self._breathe()
+        while await btree.shrink():
+            pass
+
+    async def _breathe(self) -> None:
+        """Let the loop go when a slice's time is up."""
+        services = self._services
+        now = services.clock()
+        if now - self._slice_begun >= services.options.gc_slice_s:
+            services.slices.observe(now - self._slice_begun)
+            services.begin_step(self)  # a large index takes its time; that is no hang
+            await asyncio.sleep(0)
+            self._slice_begun = services.clock()
+
+
+def _begin(markings: list[Marking]) -> Generator[None, None, None]:
+    for marking in markings:
+        yield from marking.begin()
+
+
+def _finish(markings: list[Marking]) -> Generator[None, None, None]:
+    for marking in markings:
+        yield from marking.finish()

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from random import SystemRandom
 from typing import Any, TypeAlias, TypeVar
 
 from bcached.device.block_device import BlockDevice
@@ -22,6 +23,12 @@ from bcached.runtime.allocator import Allocator
 from bcached.runtime.cache_set import CacheSet, MappedGens
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.garbage_collector import GarbageCollector
+from bcached.runtime.index import Index
+from bcached.runtime.journal_writer import NAME as JOURNAL_WRITER
+from bcached.runtime.journal_writer import JournalWriter
+from bcached.runtime.leaf_writer import LeafWriter
+from bcached.runtime.moving_collector import MovingCollector
+from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.options import SetOptions
 from bcached.runtime.prio_writer import PrioWriter
 from bcached.runtime.services import Services
@@ -31,6 +38,7 @@ from bcached.state.cache import Cache
 from bcached.state.geometry import Geometry
 from bcached.state.reservations import Holder
 from bcached.state.sector_allocator import SectorAllocator
+from bcached.store.btree import Btree
 from bcached.store.recovery import OpenedSet, first_run, recover
 from bcached.store.set_reader import SetFound, read_set
 from bcached.wire.gen_map import GenMap, file_bytes
@@ -119,11 +127,11 @@ class Life:
         for lease in old:
             lease.remove()
         progress("first run" if fresh else "recovering")
-        opened = await self._open(found, name)
+        opened = await self._open(found, name, progress)
         self._set = self._put_together(opened, lease_path)
         return self._set
 
-    async def _open(self, found: SetFound, name: str) -> OpenedSet:
+    async def _open(self, found: SetFound, name: str, progress: Callable[[str], None]) -> OpenedSet:
         clock = asyncio.get_running_loop().time
 
         def make_cache(geometry: Geometry, device: int) -> Cache:
@@ -138,7 +146,9 @@ class Life:
 
         if found.contents is None:
             return await first_run(found, make_cache, clock, synchronous=self.options.synchronous)
-        return await recover(found, make_cache, clock)
+        return await recover(
+            found, make_cache, clock, index_bytes=self.options.index_bytes, progress=progress
+        )
 
     def _map_gens(self, name: str, geometry: Geometry, device: int) -> memoryview:
         path = os.path.join(self.options.gen_directory, f"{name}.{device}.gens")
@@ -152,14 +162,25 @@ class Life:
         sectors = SectorAllocator([member.cache for member in members])
         services = Services(self.options, sectors, asyncio.get_running_loop().time, self._after_step)
         holders: set[Holder] = set()
+        index = self._index(opened, sectors, services)
+        mover = MovingCollector(members, sectors, index, services)
         tasks = Tasks(
             [Allocator(member, services) for member in members],
             PrioWriter(members, journal, services),
-            GarbageCollector(members, journal, holders, services, self._before_gens_count),
+            JournalWriter(journal, services),
+            LeafWriter(index.btree, journal, services),
+            GarbageCollector(members, journal, index, mover, holders, services, self._before_gens_count),
         )
-        volumes = Volumes(members, journal, opened.uuid_table, sectors, services, self._spawn)
-        maps = [MappedGens(index, file.path, file.size_bytes) for index, file in enumerate(self._files)]
-        return CacheSet(members, journal, volumes, sectors, holders, services, tasks, maps, lease_path)
+        volumes = Volumes(members, journal, opened.uuid_table, sectors, index, services, self._spawn)
+        maps = [MappedGens(number, file.path, file.size_bytes) for number, file in enumerate(self._files)]
+        return CacheSet(members, journal, volumes, sectors, index, holders, services, tasks, maps, lease_path)
+
+    def _index(self, opened: OpenedSet, sectors: SectorAllocator, services: Services) -> Index:
+        tree, journal = opened.index.tree, opened.journal
+        buckets = NodeBuckets(sectors, services, tree.node_keys())
+        # Never from options.seed: a bset of an earlier life with the same seq would be taken for one of this.
+        btree = Btree(tree, opened.index.io, buckets, journal, SystemRandom(), self.options.index_bytes)
+        return Index(btree, journal, sectors, opened.index.live, buckets, services)
 
     def run_tasks(self, group: asyncio.TaskGroup) -> None:
         """Bring the set to life."""
@@ -198,8 +219,12 @@ class Life:
         services.refuse(ShuttingDown())
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):
+                await self._set.index.write_out()
                 await self._set.write_last_priorities()
                 services.stop()
+                writer = self._set.tasks.journal_writer  # the others need entries to come to their ends
+                await asyncio.wait([task for task in self._tasks if task.get_name() != JOURNAL_WRITER])
+                writer.end()
                 await asyncio.wait(self._tasks)
         except TimeoutError:  # as good as a power cut, which any moment may be: nothing is lost by it
             progress(f"not done after {STOP_SECONDS_MAX:g} s: the rest is left to recovery")

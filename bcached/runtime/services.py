@@ -43,6 +43,7 @@ class Services:
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queue = WaitQueue(options.waiters, self._queue_changed, self.guarded)
         self.refusal: RequestError | None = None  # why nothing may change any more
+        self.on_refusal: list[Callable[[], None]] = []  # called when that is so
         self.aging = Aging(volume_sectors)
         self.slices = Histogram(SLICE_BOUNDS_S)
         self.stopping = False
@@ -50,6 +51,8 @@ class Services:
         self._sectors = sectors
         self._counted_sectors = 0
         self._busy_since: dict[object, float] = {}
+        self.node_writers: set[object] = set()  # the tasks that write nodes of the index
+        self.waiting_for_nodes = 0  # how many wait for buckets in the middle of that
         # Prio writer
         self.prios_wanted_for: set[Member] = set()
         self.prios_writing: set[Member] = set()
@@ -72,6 +75,8 @@ class Services:
         if self.refusal is None:
             self.refusal = reason
             self.queue.refuse(reason)
+            for tell in self.on_refusal:
+                tell()
             self.conditions.announce(*Fact)
 
     def stop(self) -> None:
@@ -102,9 +107,15 @@ class Services:
         self._after_step()
 
     def busy_s(self) -> float:
-        """How long the task that has been longest at one step has been at it, in seconds."""
+        """How long the task that has been longest at one step has been at it, in seconds.
+
+        Those who write nodes are not counted while a bucket for one is waited for: that may take any time.
+        """
         now = self.clock()
-        return max((now - since for since in self._busy_since.values()), default=0.0)
+        excused = self.node_writers if self.waiting_for_nodes else frozenset()
+        return max(
+            (now - since for task, since in self._busy_since.items() if task not in excused), default=0.0
+        )
 
     # Allocation
 
@@ -119,6 +130,15 @@ class Services:
     def buckets_moved(self) -> None:
         """Have the allocators look again."""
         self.conditions.announce(Fact.BUCKETS_MOVED)
+
+    def leaves_wanted(self) -> None:
+        """Have leaves of the index written out, if that is worth it."""
+        self.conditions.announce(Fact.LEAVES_WANTED)
+
+    def count_reads(self, sectors: int) -> None:
+        """Count what was looked up and found: prios age by that, too."""
+        if self.aging.traffic(sectors):
+            self.conditions.announce(Fact.PRIOS_WANTED)
 
     def count_traffic(self) -> None:
         """Count what was given out since the last time: prios age by it, and garbage is collected by it."""

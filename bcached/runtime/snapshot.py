@@ -1,5 +1,6 @@
 """The statistics of a set, gathered at one instant from where they are counted."""
 
+from bcached.runtime.index import Index
 from bcached.runtime.services import Services
 from bcached.runtime.tasks import Tasks
 from bcached.state.bucket_table import State
@@ -14,6 +15,7 @@ def take_snapshot(
     members: list[Member],
     journal: Journal,
     sectors: SectorAllocator,
+    index: Index,
     services: Services,
     tasks: Tasks,
     *,
@@ -44,8 +46,8 @@ def take_snapshot(
         sectors_to_gc=services.sectors_to_gc,
         min_prio=services.min_prio,
         journal_seq=journal.seq,
-        lookups=0,
-        lookup_hits=0,
+        lookups=index.lookups,
+        lookup_hits=index.lookup_hits,
         checksum_errors={},
         wait=services.queue.waits.copy(),
         prio_write=tasks.prio_writer.durations.copy(),
@@ -65,12 +67,12 @@ def _member(member: Member, journal: Journal) -> MemberStatistics:
         bucket_count=cache.geometry.bucket_count,
         bucket_bytes=cache.geometry.bucket_bytes,
         buckets={state.name.lower(): table.counts[state] for state in State},
-        freelist={reserve.name.lower(): len(reserves.lists[reserve]) for reserve in Reserve},
+        freelist={reserve.name.lower(): reserves.count(reserve) for reserve in Reserve},
         freelist_capacity={reserve.name.lower(): reserves.capacities[reserve] for reserve in Reserve},
         freelist_empty_s={reserve.name.lower(): reserves.empty_seconds(reserve) for reserve in Reserve},
         free_inc=len(cache.free_inc),
         free_inc_capacity=cache.geometry.free_inc_capacity,
-        unused=len(cache.unused),
+        unused=cache.unused_count,
         unused_capacity=cache.geometry.unused_capacity,
         allocations={reserve.name.lower(): reserves.taken[reserve] for reserve in Reserve},
         invalidations={policy.name.lower(): count for policy, count in cache.invalidated.items()},

@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 from bcached.runtime.allocator import Allocator
 from bcached.runtime.garbage_collector import GarbageCollector
+from bcached.runtime.journal_writer import NAME as JOURNAL_WRITER
+from bcached.runtime.journal_writer import JournalWriter
+from bcached.runtime.leaf_writer import LeafWriter
 from bcached.runtime.prio_writer import PrioWriter
 
 
@@ -18,10 +21,12 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """One allocator a member, one prio writer, one garbage collector."""
+    """One allocator a member, and one each of the others."""
 
     allocators: list[Allocator]
     prio_writer: PrioWriter
+    journal_writer: JournalWriter
+    leaf_writer: LeafWriter
     garbage_collector: GarbageCollector
 
     def named(self) -> Iterator[tuple[str, Task]]:
@@ -29,4 +34,6 @@ class Tasks:
         for allocator in self.allocators:
             yield f"allocator {allocator.member.device}", allocator
         yield "prio writer", self.prio_writer
+        yield JOURNAL_WRITER, self.journal_writer
+        yield "leaf writer", self.leaf_writer
         yield "garbage collector", self.garbage_collector

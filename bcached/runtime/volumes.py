@@ -9,9 +9,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
-from bcached.errors import RequestError
+from bcached.errors import RequestError, VolumeInUse
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
+from bcached.runtime.index import Index
 from bcached.runtime.services import Services
 from bcached.state.bucket_table import State
 from bcached.state.gathering import MetadataBucket
@@ -36,6 +37,7 @@ class Volumes:
         journal: Journal,
         table: UuidTable,
         sectors: SectorAllocator,
+        index: Index,
         services: Services,
         spawn: Spawn,
     ) -> None:
@@ -43,6 +45,7 @@ class Volumes:
         self._journal = journal
         self._table = table
         self._sectors = sectors
+        self._index = index
         self._services = services
         self._spawn = spawn
         self._turn = asyncio.Lock()
@@ -54,14 +57,11 @@ class Volumes:
         """The volumes there are, by inode."""
         return list(self._table.volumes())
 
-    def metadata(self) -> dict[State, set[tuple[int, int]]]:
-        """(device, bucket) of those in use for the uuid table and for the root of the tree."""
+    def table_places(self) -> set[tuple[int, int]]:
+        """(device, bucket) of those in use for the uuid table."""
         fresh = None if self._place is None else self._place.taken
         tables = (self._place_of(self._journal.uuid_bucket), fresh, self._old)
-        return {
-            State.UUID: {place for place in tables if place is not None},
-            State.BTREE: {self._place_of(self._journal.root)},
-        }
+        return {place for place in tables if place is not None}
 
     async def create(self, label: str, sectors: int, uuid: UUID | None) -> int:
         """A new volume's inode, durable."""
@@ -75,13 +75,20 @@ class Volumes:
         inode: int = await self._run(change)
         return inode
 
-    async def delete(self, inode: int, end_reservations: Callable[[int], None]) -> None:
-        """Take a volume away, durable; nothing new is reserved for it from the first moment on."""
+    async def delete(self, inode: int, end_reservations: Callable[[int], None], *, force: bool) -> None:
+        """Take a volume away, durable; nothing new is reserved for it from the first moment on.
+
+        Its keys go first, durably: whoever gets the slot next must find none of them.
+        """
 
         async def change() -> None:
             entries = self._table.without_volume(inode)
             self._sectors.inodes.discard(inode)
             try:
+                dirty_sectors = 0 if force else await self._index.dirty_sectors(inode)
+                if dirty_sectors:
+                    raise VolumeInUse(inode, dirty_sectors)
+                await self._index.drop_volume(inode)
                 await self._write(entries)
                 end_reservations(inode)
             finally:

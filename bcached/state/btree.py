@@ -141,6 +141,13 @@ class Tree:
         if written.oldest_seq:
             self.pins.unpin(written.oldest_seq)
 
+    def drop(self, leaf: Leaf, key: Key) -> bool:
+        """Forget a stale key of a leaf if it still stands as it is; on the device it does until a rewrite."""
+        words = leaf.live.word_count
+        dropped = leaf.drop(key)
+        self.cached_words += leaf.live.word_count - words
+        return dropped
+
     # Nodes come and go
 
     def adopt(self, leaf: Leaf) -> None:

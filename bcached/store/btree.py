@@ -17,6 +17,7 @@ from random import Random
 from weakref import WeakKeyDictionary
 
 from bcached.device.together import together
+from bcached.format.bkey import WORD_BYTES
 from bcached.keys import Key
 from bcached.state.btree import Missing, Tree
 from bcached.state.btree_node import Interior, Leaf, Node, bound_of, key_of, position_at
@@ -28,7 +29,7 @@ from bcached.store.btree_needs import NodeBuckets, NodeJournal
 from bcached.store.btree_shape import TreeShape, pinned_leaves
 
 COALESCED_MAX = 4  # kernel: GC_MERGE_NODES
-TRIMMED_LEAVES = 16  # written out at once when none of those used longest ago is clean
+EVICTED_LEAVES = 16  # at once; written out before when none of those used longest ago is clean
 
 
 class Btree:
@@ -51,6 +52,7 @@ class Btree:
         self._shape = TreeShape(tree, io, buckets, journal, rng)
         self._turns: WeakKeyDictionary[Leaf, asyncio.Lock] = WeakKeyDictionary()
         self._loading: dict[Key, asyncio.Event] = {}
+        self._space: asyncio.Future[None] | None = None
 
     @classmethod
     async def open(
@@ -103,7 +105,7 @@ class Btree:
             return
         ended = self._loading[missing.key] = asyncio.Event()
         try:
-            await self.trim()
+            self.evict()
             low = self.tree.low_of(missing.key)
             node = await self._io.read(missing.key, missing.level, low, self._buckets)
             self.tree.attach(missing, node)
@@ -111,18 +113,55 @@ class Btree:
             del self._loading[missing.key]
             ended.set()
 
-    async def trim(self) -> None:
-        """Let go of the leaves used longest ago until the rest is within the bound, and write them before."""
+    def evict(self) -> bool:
+        """Let go of clean leaves, those used longest ago, while there are too many; whether there are no more."""
         while self.tree.cached_bytes > self.cache_bytes:
-            oldest = list(islice(self.tree.evictable(), TRIMMED_LEAVES))
-            if not oldest:
-                return
-            if not any(leaf.is_clean for leaf in oldest):
-                await self.write_leaves(oldest)
-                continue
-            for leaf in oldest:
-                if leaf.is_clean and self.tree.cached_bytes > self.cache_bytes:
+            clean = [leaf for leaf in islice(self.tree.evictable(), EVICTED_LEAVES) if leaf.is_clean]
+            for leaf in clean:
+                if self.tree.cached_bytes > self.cache_bytes:
                     self.tree.evict(leaf)
+            if not clean:
+                return False
+        return True
+
+    async def trim(self) -> None:
+        """Have no more leaves in memory than the bound allows, and write out what must be gone for that."""
+        while not self.evict():
+            oldest = list(islice(self.tree.evictable(), EVICTED_LEAVES))
+            if not oldest:
+                break
+            await self.write_leaves(oldest)
+        self._give_space()
+
+    async def relieve(self) -> None:
+        """Write out leaves, those used longest ago first, while too much is unwritten."""
+        tree = self.tree
+        while tree.unwritten_words * WORD_BYTES > self.cache_bytes // 4:
+            dirty = list(islice((leaf for leaf in tree.leaves if not leaf.is_clean), EVICTED_LEAVES))
+            await self.write_leaves(dirty)
+        await self.trim()
+
+    def give_up_waiting(self) -> None:
+        """Let go of those who wait for space; they ask again whether anything may change at all."""
+        if self._space is not None:
+            self._space.set_result(None)
+            self._space = None
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so much is unwritten, or in memory, that it must be written before there is more."""
+        tree, bound = self.tree, self.cache_bytes
+        return tree.unwritten_words * WORD_BYTES > bound // 2 or tree.cached_bytes > bound + bound // 4
+
+    async def wait_for_space(self) -> None:
+        """Return when it is not crowded any more, perhaps; whoever writes leaves says so."""
+        if self._space is None:
+            self._space = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._space)
+
+    def _give_space(self) -> None:
+        if not self.is_crowded:
+            self.give_up_waiting()
 
     async def leaf_at(self, inode: int, sector: int) -> Leaf:
         """The leaf that holds a sector, loaded at least until the caller's next await."""

@@ -18,10 +18,22 @@ from bcached.format.sizes import node_sectors, uuid_slots
 from bcached.format.superblock import VERSION_IN_USE
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key, Pointer
+from bcached.state.btree import Tree
+from bcached.state.btree_node import Leaf
 from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
+from bcached.state.extents import Extents
 from bcached.state.geometry import INITIAL_PRIO, Geometry
 from bcached.state.reserves import Reserve
+from bcached.store.index_recovery import (
+    Progress,
+    RecoveredIndex,
+    live_sectors,
+    node_io,
+    place_metadata,
+    recover_index,
+    shape_of,
+)
 from bcached.store.journal import Journal
 from bcached.store.journal_ring import JournalRing
 from bcached.store.member import Member, geometry_of
@@ -35,6 +47,7 @@ CacheFactory = Callable[[Geometry, int], Cache]
 Clock = Callable[[], float]
 
 SEEDED = (Reserve.PRIO, Reserve.BTREE)
+INDEX_BYTES = 256 << 20  # of leaves in memory
 
 
 @dataclass(slots=True)
@@ -44,9 +57,21 @@ class OpenedSet:
     members: list[Member]
     journal: Journal
     uuid_table: UuidTable
+    index: RecoveredIndex
 
 
-async def recover(found: SetFound, make_cache: CacheFactory, clock: Clock) -> OpenedSet:
+def _say_nothing(_: str) -> None:
+    """Progress that nobody wants to hear of."""
+
+
+async def recover(
+    found: SetFound,
+    make_cache: CacheFactory,
+    clock: Clock,
+    *,
+    index_bytes: int = INDEX_BYTES,
+    progress: Progress = _say_nothing,
+) -> OpenedSet:
     """Open a set that was in use: in memory only, save for a superblock that is damaged."""
     assert found.contents is not None
     contents = found.contents
@@ -68,15 +93,18 @@ async def recover(found: SetFound, make_cache: CacheFactory, clock: Clock) -> Op
         durable_last_seq=newest.last_seq,
         uuid_bucket=newest.uuid_bucket,
         root=newest.root,
+        level=newest.level,
         clock=clock,
+        entries=contents.journal.entries,
     )
     journal.prio_heads = list(newest.prio_heads)
-    _place_metadata(members, newest.uuid_bucket, State.UUID)
-    _place_metadata(members, newest.root, State.BTREE)
+    place_metadata(members, newest.uuid_bucket, State.UUID)
+    index = await recover_index(members, contents.journal.entries, index_bytes, progress)
+    journal.oldest_needed = lambda: index.tree.pins.oldest
     for opened in members:
         opened.cache.seed_reserves(SEEDED)
         await mend_superblock(opened.block_device, opened.superblock)
-    return OpenedSet(members, journal, UuidTable(members[0].cache.geometry, contents.uuids))
+    return OpenedSet(members, journal, UuidTable(members[0].cache.geometry, contents.uuids), index)
 
 
 def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
@@ -92,16 +120,6 @@ def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
     cache.prio_chain = list(chain.buckets)
     for bucket in chain.buckets:
         table.become_metadata(bucket, State.PRIO)
-
-
-def _place_metadata(members: list[Member], key: Key, state: State) -> None:
-    """Give a metadata bucket its state, and the gen of its pointer, which may be ahead of the one on disk."""
-    pointer = key.pointers[0]
-    cache = members[pointer.device].cache
-    bucket = cache.geometry.bucket_of(pointer.sector)
-    assert cache.table.states[bucket] == State.EMPTY, "the reader makes sure that it is nobody else's"
-    cache.table.raise_gen(bucket, pointer.gen)
-    cache.table.become_metadata(bucket, state)
 
 
 async def first_run(
@@ -124,7 +142,8 @@ async def first_run(
         for member in members:
             await write_first_prios(member, journal)
     journal.uuid_bucket = await write_uuids(members[0], uuid_table, uuid_table.entries)
-    journal.root = await _write_root(members[0])
+    root = await _write_root(members[0])
+    journal.root = root.key
     if synchronous:
         await journal.commit()
         for member in members:
@@ -133,7 +152,10 @@ async def first_run(
     for member in members:
         # What the first run took is made up for now: the next prio write could not wait for its buckets.
         member.cache.seed_reserves(SEEDED)
-    return OpenedSet(members, journal, uuid_table)
+    tree = Tree(root, shape_of(members))
+    journal.oldest_needed = lambda: tree.pins.oldest
+    index = RecoveredIndex(tree, node_io(members), live_sectors(members))
+    return OpenedSet(members, journal, uuid_table, index)
 
 
 def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> Member:
@@ -177,7 +199,7 @@ async def write_uuids(member: Member, table: UuidTable, entries: list[UuidEntry 
     return table.key_at(member.device, bucket, member.cache.table.gens[bucket])
 
 
-async def _write_root(member: Member) -> Key:
+async def _write_root(member: Member) -> Leaf:
     """An empty leaf as the whole tree."""
     geometry = member.cache.geometry
     bucket = member.cache.take_metadata(State.BTREE)
@@ -188,4 +210,4 @@ async def _write_root(member: Member) -> Key:
     seq = secrets.randbits(64) | 1
     raw = pack_bset(Bset(seq, ()), root, member.superblock.set_magic, geometry.block_bytes)
     await member.block_device.write(geometry.byte_of(bucket), raw, durable=True)
-    return root
+    return Leaf(root, seq, len(raw) // geometry.block_bytes, Extents(merge_within=geometry.bucket_sectors))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BadField, SetRefused
-from bcached.format.bset import parse_node
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import uuid_slots
 from bcached.format.uuid_entry import OLD_LAYOUT, UuidEntry, parse_table
@@ -58,7 +57,6 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
         await member.block_device.flush()
     newest, superblocks = journal.newest, [member.superblock for member in members]
     where = f"{members[0].path} journal entry {newest.seq}"
-    _refuse_keys(members, journal)
     check_places(superblocks, newest, where)
     chains = [
         await read_chain(
@@ -70,7 +68,6 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
         for index, member in enumerate(members)
     ]
     check_gens(superblocks, newest, chains, where)
-    await _refuse_tree_with_keys(members, newest)
     return SetFound(members, Contents(journal, chains, await _read_uuids(members, newest)))
 
 
@@ -93,34 +90,10 @@ async def _was_in_use(members: list[MemberFound]) -> bool:
     return False
 
 
-def _refuse_keys(members: list[MemberFound], journal: JournalFound) -> None:
-    keys = sum(len(entry.keys) for entry in journal.entries)
-    if keys:
-        raise SetRefused(
-            f"{members[0].block_device.path}: the journal holds {keys} keys in entries "
-            f"{journal.entries[0].seq} to {journal.newest.seq}; this version serves sets without keys only, "
-            "and has changed nothing"
-        )
-
-
 async def _read_at(members: list[MemberFound], key: Key) -> bytes:
     pointer = key.pointers[0]
     device = members[pointer.device].block_device
     return await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
-
-
-async def _refuse_tree_with_keys(members: list[MemberFound], newest: JournalEntry) -> None:
-    superblock = members[0].superblock
-    path = members[newest.root.pointers[0].device].block_device.path
-    raw = await _read_at(members, newest.root)
-    where = f"{path} root node at sector {newest.root.pointers[0].sector}"
-    bsets = parse_node(raw, newest.root, superblock.set_magic, superblock.block_sectors * SECTOR_BYTES, where)
-    keys = sum(len(bset.keys) for bset in bsets)
-    if newest.level or keys:
-        raise SetRefused(
-            f"{path}: the btree has {newest.level + 1} levels and {keys} keys in its root; this version "
-            "serves sets without keys only, and has changed nothing"
-        )
 
 
 async def _read_uuids(members: list[MemberFound], newest: JournalEntry) -> list[UuidEntry | None]:

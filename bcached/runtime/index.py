@@ -1,0 +1,452 @@
+"""The keys of a set, as requests see them: committed, looked up, made clean, invalidated.
+
+A change is accepted in one go, with no await in it: its journal entry, the tree, the live sectors and the
+reservation change together, and that order is the one in which they are replayed. All that may have to be
+waited for comes before: nodes that must be read, room in the journal, buckets for the nodes to come. Then
+everything is asked again, for no answer outlives an await. Whoever wants it durable waits for the entry.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.errors import InvalidParameter, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
+from bcached.format.bkey import HEAD_WORDS, SECTORS_MAX
+from bcached.keys import OFFSET_MAX, Key, Pointer
+from bcached.runtime.node_buckets import NodeBuckets
+from bcached.runtime.services import Services
+from bcached.state.btree import Missing, cut_at
+from bcached.state.key_rows import KeyRows
+from bcached.state.live_sectors import LiveSectors
+from bcached.state.reservations import Holder
+from bcached.state.sector_allocator import SectorAllocator
+from bcached.store.btree import Btree
+from bcached.store.journal import Journal
+
+FOREVER_S = 1e6
+LIMIT = 1000  # keys a look-up gives unless it is asked for fewer
+DROPPED_KEYS = 256  # at once: an invalidation holds the loop meanwhile
+Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
+Span = tuple[int, int, int]  # inode, first sector, first sector behind
+
+
+class Found(NamedTuple):
+    """Keys in order, cut to the range; next is where to go on if the limit was reached before its end."""
+
+    keys: list[Key]
+    next: int | None
+
+
+class Index:
+    """What can be asked of the keys. Everything here may be cancelled at any await: nothing is half done."""
+
+    def __init__(
+        self,
+        btree: Btree,
+        journal: Journal,
+        sectors: SectorAllocator,
+        live: LiveSectors,
+        buckets: NodeBuckets,
+        services: Services,
+    ) -> None:
+        self.btree = btree
+        self.live = live
+        self.buckets = buckets
+        self.last_change_seq = journal.seq  # the newest entry that may hold keys
+        self.lookups = 0
+        self.lookup_hits = 0
+        self._tree = btree.tree
+        self._journal = journal
+        self._sectors = sectors
+        self._services = services
+        block_sectors = sectors.caches[0].geometry.block_sectors
+        self._deletion_sectors = SECTORS_MAX // block_sectors * block_sectors
+        services.on_refusal.append(btree.give_up_waiting)
+        journal.on_durable.append(self._emptied)
+        # A key in the way may take two to delete.
+        self._dropped_at_once = min(DROPPED_KEYS, journal.commit_words // (2 * HEAD_WORDS))
+        self._deletion_words = self._dropped_at_once * 2 * HEAD_WORDS
+
+    # Committing
+
+    def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
+        """Accept keys now; the seq of their entry, or None if that has to wait for something."""
+        self._check_commit(holder, keys)
+        if not self._is_ready(_spans(keys), _words(keys)) or not self._may_grow():
+            return None
+        return self._commit(holder, keys)
+
+    async def commit(self, holder: Holder, keys: Sequence[Key], timeout_s: float) -> int:
+        """Accept keys, all of them in one entry; its seq. NoFreeBuckets if the index may not grow in time."""
+        spans, words, clock = _spans(keys), _words(keys), self._services.clock
+        deadline = clock() + timeout_s
+        while True:
+            self._check_commit(holder, keys)
+            if not self._may_grow():
+                await self._wait_to_grow(deadline - clock())
+            elif not await self._made_ready(spans, words, deadline - clock()):
+                return self._commit(holder, keys)
+
+    def _check_commit(self, holder: Holder, keys: Sequence[Key]) -> None:
+        self._services.check_changeable()
+        if _words(keys) > self._journal.commit_words:
+            raise LimitExceeded("commit_words", _words(keys))
+        sectors, synchronous = self._sectors, self._services.options.synchronous
+        for key in keys:
+            if key.inode not in sectors.inodes:
+                raise NoSuchVolume(key.inode)
+            if not key.dirty and key.inode in sectors.always_dirty:
+                raise InvalidParameter("keys", f"volume {key.inode} is flash-only: its data is dirty, always")
+            if key.dirty and not synchronous:
+                raise InvalidParameter("keys", "the set is not synchronous, and can keep nothing dirty")
+        sectors.check_commit(holder, keys)
+
+    def _commit(self, holder: Holder, keys: Sequence[Key]) -> int:
+        seq = self._put(keys)
+        self._sectors.commit(holder, keys)
+        return seq
+
+    # Cleaning
+
+    async def mark_clean(self, keys: Sequence[Key], timeout_s: float) -> tuple[list[bool], int]:
+        """Make dirty keys clean whose pointers are still the same; of each whether all of it was, and the seq."""
+        spans, deadline = _spans(keys), self._services.clock() + timeout_s
+        words = 0
+        while True:
+            self._services.check_changeable()
+            if await self._made_ready(spans, words, deadline - self._services.clock()):
+                continue
+            pieces, cleaned = self._cleanable(keys)
+            needed = _words(pieces)
+            if needed <= words or not pieces:
+                return cleaned, self._put(pieces) if pieces else self._journal.accepted_seq
+            if needed > self._journal.commit_words:
+                raise LimitExceeded("commit_words", needed)
+            words = needed
+
+    def _cleanable(self, keys: Sequence[Key]) -> tuple[list[Key], list[bool]]:
+        """The pieces that can be made clean, as clean keys; and of each key whether that is all of it."""
+        pieces: list[Key] = []
+        cleaned = []
+        for key in keys:
+            whole = key.offset
+            if key.inode not in self._sectors.always_dirty:
+                for found in self._loaded(key.inode, key.offset, key.end):
+                    if found.pointers != cut_to(key, found).pointers:
+                        continue
+                    if found.offset == whole:
+                        whole = found.end
+                    if found.dirty:
+                        pieces.append(Key(found.inode, found.offset, found.sectors, False, found.pointers))
+            cleaned.append(whole == key.end)
+        return pieces, cleaned
+
+    # Invalidating
+
+    async def invalidate(self, inode: int, offset: int, sectors: int, timeout_s: float) -> tuple[int, int]:
+        """Drop what lies in a range, dirty or not: the sectors that were live, and the seq of the last entry."""
+        if inode not in self._sectors.inodes:
+            raise NoSuchVolume(inode)
+        dropped, seq = 0, self._journal.accepted_seq
+        deadline = self._services.clock() + timeout_s
+        start, end = offset, offset + sectors
+        while start < end:
+            self._services.check_changeable()
+            left_s = deadline - self._services.clock()
+            if not self._may_grow():
+                await self._wait_to_grow(left_s)
+            elif not await self._made_ready([(inode, start, start + 1)], self._deletion_words, left_s):
+                deletions, start = self._deletions(inode, start, end)
+                if deletions:
+                    dropped += self._live_sectors(inode, deletions)
+                    seq = self._put(deletions)
+        return dropped, seq
+
+    async def dirty_sectors(self, inode: int) -> int:
+        """Sectors of a volume that exist nowhere else."""
+        start, count = 0, 0
+        while start < OFFSET_MAX:
+            leaf = await self.btree.leaf_at(inode, start)
+            until = min(leaf.end_within(inode), OFFSET_MAX)
+            count += sum(key.sectors for key in leaf.live.lookup(inode, start, until) if key.dirty)
+            start = until
+        return count
+
+    async def drop_volume(self, inode: int) -> None:
+        """Drop all keys of a volume, durably; nobody adds to them any more."""
+        start = 0
+        while start < OFFSET_MAX:
+            self._services.check_changeable()
+            if not self._may_grow():
+                await self._wait_to_grow(FOREVER_S)
+            elif not await self._made_ready([(inode, start, start + 1)], self._deletion_words, FOREVER_S):
+                deletions, start = self._deletions(inode, start, OFFSET_MAX)
+                if deletions:
+                    self._put(deletions)
+        await self.flush()
+
+    def _deletions(self, inode: int, start: int, end: int) -> tuple[list[Key], int]:
+        """Keys that delete what the leaf at start holds before end, and where the rest of the range begins."""
+        leaf = self._tree.find(inode, start)
+        assert not isinstance(leaf, Missing)
+        until = min(leaf.end_within(inode), end)
+        found = leaf.live.lookup(inode, start, until, self._dropped_at_once + 1)
+        if len(found) > self._dropped_at_once:
+            until = found.pop().offset
+        deletions: list[Key] = []
+        for key in found:
+            begin = key.offset
+            while begin < key.end:
+                last = deletions[-1] if deletions else None
+                if last is not None and key.end - last.offset <= self._deletion_sectors:
+                    deletions[-1] = Key(inode, last.offset, key.end - last.offset, False, ())
+                    break
+                size = min(key.end - begin, self._deletion_sectors)
+                deletions.append(Key(inode, begin, size, False, ()))
+                begin += size
+        return deletions, until
+
+    def _live_sectors(self, inode: int, deletions: Sequence[Key]) -> int:
+        return sum(
+            key.sectors
+            for deletion in deletions
+            for key in self._loaded(inode, deletion.offset, deletion.end)
+            if self.current(key) is not None
+        )
+
+    # Looking up
+
+    def try_lookup(
+        self,
+        inode: int,
+        offset: int,
+        sectors: int,
+        *,
+        limit: int = LIMIT,
+        pin: Holder | None = None,
+        touch: bool = True,
+    ) -> Found | None:
+        """What is live in a range, now; None if a node has to be read first."""
+        allocator = self._sectors
+        if inode not in allocator.inodes:
+            raise NoSuchVolume(inode)
+        end = offset + sectors
+        found = self._tree.lookup(inode, offset, end, limit)
+        if isinstance(found, Missing):
+            return None
+        following = found[-1].end if len(found) == limit and found[-1].end < end else None
+        keys = [key for key in map(self.current, found) if key is not None]
+        if pin is not None and keys:
+            allocator.pin(pin, keys)
+        self.lookups += 1
+        if keys:
+            self.lookup_hits += 1
+            if touch:
+                allocator.touch(keys)
+                self._services.count_reads(sum([key.sectors for key in keys]))
+        return Found(keys, following)
+
+    async def lookup(
+        self,
+        inode: int,
+        offset: int,
+        sectors: int,
+        *,
+        limit: int = LIMIT,
+        pin: Holder | None = None,
+        touch: bool = True,
+    ) -> Found:
+        """What is live in a range; it ends early, with `next`, where the nodes do not fit into memory at once."""
+        if inode not in self._sectors.inodes:
+            raise NoSuchVolume(inode)
+        end = offset + sectors
+        while True:
+            leaf = await self.btree.leaf_at(inode, offset)
+            # As far as is in memory, but at least this leaf.
+            until = min(leaf.end_within(inode), end)
+            while until < end:
+                following = self._tree.find(inode, until)
+                if isinstance(following, Missing):
+                    break
+                until = min(following.end_within(inode), end)
+            found = self.try_lookup(inode, offset, until - offset, limit=limit, pin=pin, touch=touch)
+            if found is None:
+                continue
+            if found.next is None and until < end:
+                if found.keys:
+                    return Found(found.keys, until)
+                offset = until
+                continue
+            return found
+
+    def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """End reads that were pinned."""
+        self._sectors.unpin(holder, keys)
+        self._services.buckets_moved()
+
+    def current(self, key: Key) -> Key | None:
+        """The key with those of its pointers that are not stale; None if none is. A dirty key holds all."""
+        if len(key.pointers) == 1:
+            return key if self.is_current(key.pointers[0]) else None
+        pointers = tuple(filter(self.is_current, key.pointers))
+        if len(pointers) == len(key.pointers):
+            return key
+        return Key(key.inode, key.offset, key.sectors, key.dirty, pointers) if pointers else None
+
+    def is_current(self, pointer: Pointer) -> bool:
+        return self._sectors.gen_of(pointer) == pointer.gen
+
+    # Durability
+
+    @property
+    def durable_seq(self) -> int:
+        """The newest journal entry that is durable."""
+        return self._journal.durable_seq
+
+    async def durable(self, seq: int) -> None:
+        """Return when an entry is durable."""
+        await self._journal.durable(seq)
+
+    async def flush(self) -> int:
+        """Return when all that was accepted before is durable; the seq."""
+        seq = self._journal.accepted_seq
+        await self._journal.durable(seq)
+        return seq
+
+    async def write_out(self) -> None:
+        """Leave nothing to replay: write out all leaves, and an entry that needs none before it."""
+        try:
+            await self.btree.write_all()
+        except RequestError:
+            if self._services.refusal is None:
+                raise  # else: there were no buckets for it, and the journal has what is left
+        await self._journal.commit()
+
+    # How a change comes about
+
+    def _put(self, keys: Sequence[Key]) -> int:
+        """Keys that take the place of others; their ranges are loaded, and the journal has room."""
+        seq = self._journal.append(keys)
+        for key in keys:
+            self._went(self.btree.insert(key, seq), seq)
+            self.live.came(key)
+        self._changed(seq)
+        return seq
+
+    # What moving garbage collection needs
+
+    def is_ready_for(self, old: Key, new: Key) -> bool:
+        """Whether `replace` could do its work now."""
+        return self._is_ready([(old.inode, old.offset, old.end)], _words([new])) and self._may_grow()
+
+    async def make_ready_for(self, old: Key, new: Key) -> None:
+        """Wait for what `replace` still lacks, or for some of it."""
+        self._services.check_changeable()
+        if not self._may_grow():
+            await self._wait_to_grow(FOREVER_S)
+        await self._made_ready([(old.inode, old.offset, old.end)], _words([new]), FOREVER_S)
+
+    def replace(self, holder: Holder, old: Key, new: Key) -> bool:
+        """Put a reserved copy in the place of the key it was made from, if that still stands as it was."""
+        if self._loaded(old.inode, old.offset, old.end) != [old]:
+            return False
+        self._commit(holder, [new])
+        return True
+
+    def _emptied(self, seq: int) -> None:
+        """Buckets whose last keys went by this entry can be used again: nothing brings those back."""
+        for cache in self._sectors.caches:
+            cache.emptying_durable(seq)
+        self._services.buckets_moved()
+
+    def counted(self) -> list[Counts] | None:
+        """Live and dirty sectors of each bucket as the keys have it, by member; None if not all is in memory."""
+        tree = self._tree
+        if any(isinstance(child, Key) for node in tree.interiors() for child in node.children):
+            return None
+        rows = KeyRows()
+        for leaf in tree.leaves:
+            rows.add(leaf.live)
+        counts = []
+        for device, cache in enumerate(self._sectors.caches):
+            sectors = np.zeros(cache.geometry.bucket_count, np.int64)
+            dirty_sectors = sectors.copy()
+            for chunk in rows.chunks():
+                buckets = chunk.places // cache.geometry.bucket_sectors
+                chosen = chunk.devices == device
+                chosen[chosen] = cache.table.gens_array[buckets[chosen]] == chunk.gens[chosen]
+                np.add.at(sectors, buckets[chosen], chunk.sectors[chosen])
+                chosen &= chunk.dirty
+                np.add.at(dirty_sectors, buckets[chosen], chunk.sectors[chosen])
+            counts.append((sectors, dirty_sectors))
+        return counts
+
+    def _went(self, removed: Sequence[Key], seq: int) -> None:
+        if removed:
+            self.live.went(removed, seq)
+
+    def _changed(self, seq: int) -> None:
+        self.last_change_seq = seq
+        if self._tree.wanted:
+            self._services.leaves_wanted()
+        self._services.buckets_moved()
+
+    def _loaded(self, inode: int, start: int, end: int) -> list[Key]:
+        found = self._tree.lookup(inode, start, end)
+        assert not isinstance(found, Missing), "the caller has the range loaded"
+        return found
+
+    def _is_ready(self, spans: Iterable[Span], words: int) -> bool:
+        tree = self._tree
+        return (
+            self._journal.has_room(words)
+            and not self.btree.is_crowded
+            and all(tree.missing(*span) is None for span in spans)
+        )
+
+    async def _made_ready(self, spans: Sequence[Span], words: int, left_s: float) -> bool:
+        """Wait for what a change still lacks, and say so; False if it lacks nothing."""
+        if self._is_ready(spans, words):
+            return False
+        lacks = "btree"
+        try:
+            async with asyncio.timeout(max(left_s, 0)):
+                if not self._journal.has_room(words):
+                    lacks = "journal"
+                    await self._journal.wait_for_room(words)
+                elif self.btree.is_crowded:
+                    self._services.leaves_wanted()
+                    await self.btree.wait_for_space()
+                else:
+                    await self.btree.load(spans)
+        except TimeoutError:
+            raise NoFreeBuckets(lacks, int(max(left_s, 0) * 1000)) from None
+        return True
+
+    def _may_grow(self) -> bool:
+        buckets = self.buckets
+        buckets.root_level = self._tree.root.level
+        return buckets.suffices(buckets.for_a_split, 1)
+
+    async def _wait_to_grow(self, left_s: float) -> None:
+        await self.buckets.wait_for_split(left_s)
+
+
+def _spans(keys: Iterable[Key]) -> list[Span]:
+    return [(key.inode, key.offset, key.end) for key in keys]
+
+
+def _words(keys: Sequence[Key]) -> int:
+    return sum([HEAD_WORDS + len(key.pointers) for key in keys])
+
+
+def cut_to(key: Key, piece: Key) -> Key:
+    """The part of a key that a piece of its range covers."""
+    if piece.offset > key.offset:
+        _, behind = cut_at(key, piece.offset)
+        assert behind is not None
+        key = behind
+    return cut_at(key, piece.end)[0]

@@ -1,0 +1,75 @@
+"""The leaf writer: keeps the index on the device close enough to the one in memory.
+
+It writes leaves that have a block's worth of new keys, those that need the journal's oldest entries when the
+journal runs short, and whatever has to be written before it can leave the memory.
+"""
+
+import asyncio
+
+from bcached.errors import RequestError
+from bcached.runtime.conditions import Fact
+from bcached.runtime.services import Services
+from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
+from bcached.store.btree import Btree
+from bcached.store.journal import Journal
+
+
+class LeafWriter:
+    """Writes nodes of the index (kernel: journal_reclaim's btree_flush_write, and each leaf's own delay)."""
+
+    def __init__(self, btree: Btree, journal: Journal, services: Services) -> None:
+        self.durations = Histogram(WRITE_BOUNDS_S)
+        self._btree = btree
+        self._journal = journal
+        self._services = services
+        services.node_writers.add(self)
+        journal.on_durable.append(self._journal_moved)
+        journal.on_pressure.append(services.leaves_wanted)
+
+    async def run(self) -> None:
+        """Work until the set stops; a DeviceError ends it, and the daemon with it."""
+        services = self._services
+        while True:
+            async with services.conditions.bucket_lock:
+                await services.conditions[Fact.LEAVES_WANTED].wait_for(self._has_work)
+            if services.stopping:
+                return
+            services.begin_step(self)
+            begun = services.clock()
+            try:
+                await self._write()
+            except RequestError:
+                if services.refusal is None:
+                    raise
+                return  # nobody gets a bucket any more; the journal has what is left
+            finally:
+                services.end_step(self)
+            self.durations.observe(services.clock() - begun)
+            await asyncio.sleep(0)
+
+    def _has_work(self) -> bool:
+        btree = self._btree
+        return bool(
+            self._services.stopping
+            or btree.tree.wanted
+            or btree.tree.cached_bytes > btree.cache_bytes
+            or btree.is_crowded
+            or self._pressing() is not None
+        )
+
+    async def _write(self) -> None:
+        pressing = self._pressing()
+        if pressing is not None:
+            await self._btree.write_through(pressing)
+        if self._btree.is_crowded:
+            await self._btree.relieve()
+        await self._btree.write_wanted()
+
+    def _pressing(self) -> int | None:
+        """Through which entry leaves must be written so that the journal can let go of it, if there are any."""
+        seq, oldest = self._journal.pressure(), self._btree.tree.pins.oldest
+        return seq if seq is not None and oldest is not None and oldest <= seq else None
+
+    def _journal_moved(self, _: int) -> None:
+        if self._pressing() is not None:
+            self._services.leaves_wanted()

@@ -1,0 +1,145 @@
+"""Buckets for the nodes of the index, out of the btree reserves of all members.
+
+The last few are only for rewriting: a node that is written anew takes one and frees one, so with a handful
+of buckets the index can always be written out. What makes it grow leaves these alone.
+"""
+
+from collections.abc import Iterable
+
+from bcached.keys import Key, Pointer
+from bcached.runtime.conditions import Fact
+from bcached.runtime.services import Services
+from bcached.state.bucket_table import State
+from bcached.state.census import stale_by
+from bcached.state.reservations import Holder, Place
+from bcached.state.reserves import Reserve
+from bcached.state.sector_allocator import SectorAllocator
+
+FOREVER_S = 1e6
+
+
+class NodeBuckets:
+    """Takes and frees buckets for nodes (store/btree_needs.py); places are those in use.
+
+    height tells the root's level, which says how many buckets one change may take.
+    """
+
+    def __init__(self, sectors: SectorAllocator, services: Services, keys: Iterable[Key]) -> None:
+        self._sectors = sectors
+        self._services = services
+        self.root_level = 0
+        self.places: set[Place] = {self._place(key.pointers[0]) for key in keys}
+
+    @property
+    def kept_back(self) -> int:
+        """Buckets that only rewriting may take: a path of the tree, twice, and a little."""
+        return 2 * self.root_level + 3
+
+    @property
+    def for_a_split(self) -> int:
+        """The most buckets that one change takes: every level split, and a new root."""
+        return 2 * (self.root_level + 1) + 1
+
+    def available(self) -> int:
+        """How many buckets could be taken now."""
+        return sum(cache.reserves.available(Reserve.BTREE) for cache in self._sectors.caches)
+
+    def suffices(self, count: int, growth: int) -> bool:
+        """Whether so many could be taken now, for a tree that will have `growth` more nodes."""
+        return self.available() >= count + (self.kept_back if growth > 0 else 0)
+
+    def take(self, count: int, growth: int) -> list[Pointer] | None:
+        """Buckets for new nodes, all or none."""
+        if not self.suffices(count, growth):
+            return None
+        taken: list[Place] = []
+        for _ in range(count):
+            place = self._sectors.take_metadata(State.BTREE)
+            if place is None:  # what there is may not be used for metadata yet
+                self._give_back(taken)
+                return None
+            taken.append(place)
+        self.places.update(taken)
+        self._services.count_traffic()
+        self._services.buckets_moved()
+        return [self._pointer(place) for place in taken]
+
+    async def wait_for(self, count: int, growth: int) -> None:
+        """Return when so many can be had, perhaps."""
+        self._services.waiting_for_nodes += 1
+        try:
+            await self._services.queue.submit(_Enough(self, count, growth), FOREVER_S)
+        finally:
+            self._services.waiting_for_nodes -= 1
+
+    async def wait_for_split(self, timeout_s: float) -> None:
+        """Return when the index may grow; NoFreeBuckets after timeout_s."""
+        await self._services.queue.submit(_Enough(self, self.for_a_split, 1), timeout_s)
+
+    def may_bump(self, pointer: Pointer) -> bool:
+        """Whether the gen of the pointer's bucket can go up."""
+        device, bucket = self._place(pointer)
+        return self._sectors.caches[device].table.may_bump(bucket)
+
+    def bump(self, pointer: Pointer) -> int:
+        """Make the pointer stale; prios are not written until a node on the device says so too."""
+        device, bucket = self._place(pointer)
+        self._services.prio_blocked += 1
+        return self._sectors.caches[device].table.bump(bucket)
+
+    def bumps_durable(self, count: int) -> None:
+        """So many bumps are told by a node on the device: the gens may go there."""
+        services = self._services
+        services.prio_blocked -= count
+        assert services.prio_blocked >= 0
+        if not services.prio_blocked:
+            services.conditions.announce(Fact.PRIOS_WANTED)
+
+    def free(self, pointer: Pointer) -> None:
+        """Nothing names the node in the pointer's bucket any more."""
+        place = self._place(pointer)
+        self.places.remove(place)
+        self._give_back([place])
+
+    def raise_gen(self, pointer: Pointer) -> None:
+        """Nodes that are read now were read when the set was opened, or written since: nothing is ahead."""
+        device, bucket = self._place(pointer)
+        self._sectors.caches[device].table.raise_gen(bucket, pointer.gen)
+
+    def staleness(self, pointer: Pointer) -> int:
+        """How many gens the pointer is behind its bucket."""
+        device, bucket = self._place(pointer)
+        return stale_by(self._sectors.caches[device].table.gens[bucket], pointer.gen)
+
+    def _place(self, pointer: Pointer) -> Place:
+        return pointer.device, self._sectors.caches[pointer.device].geometry.bucket_of(pointer.sector)
+
+    def _pointer(self, place: Place) -> Pointer:
+        device, bucket = place
+        cache = self._sectors.caches[device]
+        return Pointer(device, cache.geometry.sector_of(bucket), cache.table.gens[bucket])
+
+    def _give_back(self, places: Iterable[Place]) -> None:
+        for device, bucket in places:
+            self._sectors.caches[device].free_metadata([bucket])
+        self._services.buckets_moved()
+
+
+class _Enough:
+    """Waits until there are buckets for a change of the tree, and takes none of them."""
+
+    reserve = Reserve.BTREE
+    holder: Holder | None = None
+    inodes: frozenset[int] = frozenset()
+
+    def __init__(self, buckets: NodeBuckets, count: int, growth: int) -> None:
+        self._buckets = buckets
+        self._count = count
+        self._growth = growth
+
+    def advance(self) -> bool | None:
+        """True once there are as many."""
+        return True if self._buckets.suffices(self._count, self._growth) else None
+
+    def undo(self) -> None:
+        """Nothing was gathered."""

@@ -1,0 +1,68 @@
+"""Every bucket's gen and live sectors, counted from the keys of an index that is being opened.
+
+Gens on disk lag behind the pointers that were made since: the newest pointer into a bucket tells its gen, and
+only pointers with that gen are live. One pass is enough for both. A pointer with a newer gen takes its bucket
+over, and what was counted for the older ones falls away.
+
+Kernel: walks the tree twice (bch_initial_mark_key, then gc). Order does not matter here either.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.state.bucket_table import BucketTable
+from bcached.state.key_rows import Rows
+
+Numbers = NDArray[np.int64]
+GEN_MASK, GEN_HALF = 255, 128
+
+
+class Recount:
+    """The counts of one member; gens rise in its table, which holds those on disk at the beginning."""
+
+    def __init__(self, table: BucketTable) -> None:
+        count = table.bucket_count
+        self.table = table
+        self.sectors = np.zeros(count, np.int64)
+        self.dirty_sectors = np.zeros(count, np.int64)
+        # Whether some node or entry on disk names the bucket with its gen on disk, or one ahead of that.
+        self.is_named = np.zeros(count, bool)
+        self._base = table.gens_on_disk_array.copy()
+        self._furthest_behind = np.zeros(count, np.uint8)  # of the pointers into a bucket, seen from its base
+
+    @property
+    def oldest(self) -> NDArray[np.uint8]:
+        """The oldest gen that anything names, of each bucket; its gen on disk if nothing is older."""
+        return self._base - self._furthest_behind
+
+    def add(self, buckets: Numbers, gens: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
+        """Count some pointers in."""
+        self.name(buckets, gens)
+        live = self.table.gens_array[buckets] == gens
+        buckets, sectors, dirty = buckets[live], sectors[live], dirty[live]
+        np.add.at(self.sectors, buckets, sectors)
+        np.add.at(self.dirty_sectors, buckets[dirty], sectors[dirty])
+
+    def add_rows(self, rows: Rows, bucket_sectors: int) -> None:
+        """Count in the rows of keys of one member."""
+        self.add(rows.places // bucket_sectors, rows.gens, rows.sectors, rows.dirty)
+
+    def name(self, buckets: Numbers, gens: Numbers) -> None:
+        """Take note of gens that pointers name, without anything being counted live for them."""
+        behind = (self._base[buckets] - gens) & GEN_MASK
+        is_behind = (behind > 0) & (behind <= GEN_HALF)
+        np.maximum.at(self._furthest_behind, buckets[is_behind], behind[is_behind].astype(np.uint8))
+        self.is_named[buckets[~is_behind]] = True
+        self._raise(buckets, gens)
+
+    def _raise(self, buckets: Numbers, gens: Numbers) -> None:
+        table = self.table
+        ahead = (gens - table.gens_array[buckets]) & GEN_MASK
+        newer = (ahead > 0) & (ahead < GEN_HALF)
+        if not newer.any():
+            return
+        order = np.argsort(ahead[newer], kind="stable")  # the last one of a bucket is the newest
+        raised = buckets[newer][order]
+        table.gens_array[raised] = gens[newer][order].astype(np.uint8)
+        self.sectors[raised] = 0
+        self.dirty_sectors[raised] = 0

@@ -1,0 +1,211 @@
+"""Keys of a living set against a model that knows every sector, through lives that end well or do not."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bcached.device.memory_device import MemoryDevice
+from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, NotReserved, VolumeInUse
+from bcached.keys import Key, Pointer
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lifetime import running
+from bcached.state.reservations import Holder
+from bcached.units import SECTOR_BYTES
+from instruments.living_set import extent, fresh_members, reopened, set_options
+from instruments.virtual_time import in_virtual_time
+
+SECTORS = 4000
+Place = tuple[int, int]  # inode, sector
+
+
+def data_of(token: int, key: Key) -> bytes:
+    """What a client writes: each sector says when it was written, and where it belongs."""
+    sectors = (b"%d %d %d\n" % (token, key.inode, key.offset + step) for step in range(key.sectors))
+    return b"".join(sector.ljust(SECTOR_BYTES, b".") for sector in sectors)
+
+
+@dataclass
+class Story:
+    """Clients' doings on a set, and the model of what they know to be there: dirty, and when it was written."""
+
+    cache_set: CacheSet
+    random: Random
+    model: dict[Place, tuple[bool, int]] = field(default_factory=dict)
+    newest: int = 0
+    tokens: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def __post_init__(self) -> None:
+        self.holder: Holder = self.cache_set.new_holder("test")
+
+    async def write(
+        self, inode: int, offset: int, sectors: int, *, dirty: bool, replicas: int = 1
+    ) -> list[Key]:
+        """Allocate, write and commit, lazily."""
+        wanted = extent(sectors, inode=inode, offset=offset, replicas=replicas, whole=True)
+        (keys,) = await self.cache_set.allocate(self.holder, [wanted], 10.0)
+        committed = [Key(k.inode, k.offset, k.sectors, dirty, k.pointers) for k in keys]
+        token = next(self.tokens)
+        for key in committed:
+            for pointer in key.pointers:
+                device = self.cache_set.members[pointer.device].block_device
+                await device.write(pointer.sector * SECTOR_BYTES, data_of(token, key))
+        self.newest = await self.cache_set.index.commit(self.holder, committed, 10.0)
+        for sector in range(offset, offset + sectors):
+            self.model[inode, sector] = dirty, token
+        return committed
+
+    async def drop(self, inode: int, offset: int, sectors: int) -> None:
+        _, self.newest = await self.cache_set.index.invalidate(inode, offset, sectors, 10.0)
+        for sector in range(offset, offset + sectors):
+            self.model.pop((inode, sector), None)
+
+    async def clean(self, inode: int, offset: int, sectors: int) -> None:
+        """Make clean what a look-up finds; what moved meanwhile stays dirty."""
+        keys, _ = await self.cache_set.index.lookup(inode, offset, sectors)
+        cleaned, self.newest = await self.cache_set.index.mark_clean(keys, 10.0)
+        for key, is_clean in zip(keys, cleaned, strict=True):
+            for sector in range(key.offset, key.end) if is_clean else ():
+                self.model[inode, sector] = False, self.model[inode, sector][1]
+
+    async def check(self) -> None:
+        """All dirty data is there, and whatever is there is what was put there last."""
+        found: dict[Place, tuple[bool, bytes]] = {}
+        for inode in sorted(self.cache_set.sectors.inodes):
+            start: int | None = 0
+            while start is not None:
+                keys, start = await self.cache_set.index.lookup(inode, start, SECTORS * 2 - start, limit=50)
+                for key in keys:
+                    for pointer in key.pointers:
+                        device = self.cache_set.members[pointer.device].block_device
+                        raw = bytes(
+                            await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
+                        )
+                        for step in range(key.sectors):
+                            data = raw[step * SECTOR_BYTES : (step + 1) * SECTOR_BYTES]
+                            place = inode, key.offset + step
+                            assert found.setdefault(place, (key.dirty, data)) == (key.dirty, data)
+        for (inode, sector), (dirty, data) in found.items():
+            assert (inode, sector) in self.model, f"{inode}:{sector} came back"
+            was_dirty, token = self.model[inode, sector]
+            assert data == data_of(token, Key(inode, sector, 1, False, ()))
+            assert dirty == was_dirty
+        lost = [place for place, (dirty, _) in self.model.items() if dirty and place not in found]
+        assert not lost, f"dirty sectors are lost: {lost[:5]}"
+
+
+@asynccontextmanager
+async def story_on(
+    folder: Path, devices: list[MemoryDevice], seed: int, **options: object
+) -> AsyncIterator[Story]:
+    async with running(devices, set_options(folder, **options)) as cache_set:
+        if not cache_set.volumes():
+            await cache_set.create_volume("plain")
+            await cache_set.create_volume("flash", SECTORS * 2)
+        yield Story(cache_set, Random(seed))
+
+
+@in_virtual_time
+async def test_what_was_committed_is_found_until_it_is_dropped(tmp_path: Path) -> None:
+    async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
+        index = story.cache_set.index
+        (key,) = await story.write(0, 8, 16, dirty=True)
+        assert (await index.lookup(0, 0, 100)).keys == [key]
+        (pointer,) = key.pointers
+        part = Key(0, 10, 2, True, (Pointer(0, pointer.sector + 2, pointer.gen),))
+        assert index.try_lookup(0, 10, 2) == ([part], None)
+        await story.write(0, 12, 4, dirty=False)
+        await story.check()
+        await story.drop(0, 0, 14)
+        await story.check()
+        await index.flush()
+        assert index.durable_seq >= story.newest
+        assert story.cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_keys_outlive_an_orderly_end_and_nothing_is_left_to_replay(tmp_path: Path) -> None:
+    devices = await fresh_members([1024])
+    async with story_on(tmp_path, devices, 1) as story:
+        for number in range(200):
+            await story.write(number % 2, number * 8, 8, dirty=True)
+        model = story.model
+    async with story_on(tmp_path, reopened(devices), 2) as story:
+        story.model = model
+        assert story.cache_set.index.btree.tree.pins.oldest is None
+        await story.check()
+        assert story.cache_set.verify() == []
+
+
+async def anything(story: Story) -> None:
+    """One thing that clients do."""
+    random, inode = story.random, story.random.randrange(2)
+    offset, sectors = random.randrange(SECTORS), random.randint(1, 60)
+    what = random.randrange(10)
+    if what < 6:
+        await story.write(inode, offset, sectors, dirty=inode == 1 or random.random() < 0.3)
+    elif what < 8:
+        await story.drop(inode, offset, random.randint(1, 300))
+    else:
+        await story.clean(0, offset, sectors)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("members", [[1024], [700, 900]], ids=["one", "two"])
+@in_virtual_time
+async def test_a_crowded_set_keeps_its_promises_through_many_lives(
+    tmp_path: Path, seed: int, members: list[int]
+) -> None:
+    devices = await fresh_members(members, 16 << 10)
+    model: dict[Place, tuple[bool, int]] = {}
+    tokens = count(1)
+    for life in range(4):
+        async with story_on(tmp_path, reopened(devices) if life else devices, seed * 10 + life) as story:
+            story.model, story.tokens = model, tokens
+            await story.check()
+            for number in range(250):
+                await anything(story)
+                if number % 60 == 0:
+                    await story.cache_set.collect_garbage()
+            await story.check()
+            assert story.cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_what_cannot_be_committed_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
+        index, holder = story.cache_set.index, story.holder
+        ((key,),) = await story.cache_set.allocate(holder, [extent(8)], 1.0)
+        stranger = story.cache_set.new_holder("stranger")
+        with pytest.raises(NotReserved):
+            index.try_commit(stranger, [key])
+        with pytest.raises(NoSuchVolume):
+            index.try_commit(holder, [Key(7, 0, 8, True, key.pointers)])
+        with pytest.raises(InvalidParameter):
+            index.try_commit(holder, [Key(1, 0, 8, False, key.pointers)])
+        with pytest.raises(LimitExceeded):
+            index.try_commit(holder, [key] * 100_000)
+        assert index.try_commit(holder, [key]) is not None
+        with pytest.raises(NotReserved):
+            index.try_commit(holder, [key])
+        assert story.cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_a_volume_goes_with_its_keys(tmp_path: Path) -> None:
+    devices = await fresh_members([1024])
+    async with story_on(tmp_path, devices, 1) as story:
+        for number in range(100):
+            await story.write(0, number * 16, 8, dirty=True)
+        with pytest.raises(VolumeInUse):
+            await story.cache_set.delete_volume(0)
+        await story.cache_set.delete_volume(0, force=True)
+        with pytest.raises(NoSuchVolume):
+            await story.cache_set.index.lookup(0, 0, 8)
+        assert await story.cache_set.create_volume("again") == 0
+        assert (await story.cache_set.index.lookup(0, 0, SECTORS)).keys == []
+        assert story.cache_set.verify() == []
