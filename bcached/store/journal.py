@@ -96,7 +96,7 @@ class Journal:
 
     def has_room(self, words: int) -> bool:
         """Whether keys of so many words may be accepted now."""
-        return self._fits_open_entry(words) and self._ring_takes(words)
+        return self._fits_open_entry(words) and self._ring_takes(words, self._free)
 
     def append(self, keys: Sequence[Key]) -> int:
         """Accept keys, for which there is room; the seq of the entry that they will all be in."""
@@ -187,8 +187,8 @@ class Journal:
     def _fits_open_entry(self, words: int) -> bool:
         return not self._carrying and self._open_words + words <= self.commit_words
 
-    def _ring_takes(self, words: int) -> bool:
-        """Whether so many words more may be needed at once: see journal_room.py."""
+    def _ring_takes(self, words: int, free: int) -> bool:
+        """Whether so many words more may be needed while so many buckets are free: see journal_room.py."""
         needed = self._needed
         if needed.words + self._open_words + words > self.commit_words:
             self._release()
@@ -196,9 +196,8 @@ class Journal:
         total, laid_over = self._weight(words, words // 2)
         if total <= self.commit_words:
             return True
-        return self._room.may_need(total, laid_over) and self._free > self._room.carriage_buckets(
-            total, laid_over
-        )
+        buckets = self._room.carriage_buckets(total, laid_over)
+        return free > buckets and self._room.may_need(total, laid_over)
 
     def _weight(self, words: int = 0, keys: int = 0) -> tuple[int, int]:
         """The words that are needed, if so many come, and what they might come to laid over each other."""
@@ -208,7 +207,7 @@ class Journal:
     def _is_short(self, free: int) -> bool:
         """Whether leaves should be written out if so many buckets are free."""
         waiting = self._room_waiters.most
-        if waiting and not self._ring_takes(waiting):
+        if waiting and not self._ring_takes(waiting, free):
             return True
         words, laid_over = self._weight()
         return 2 * words > self.commit_words and (

@@ -9,9 +9,6 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
-    def __bool__(self) -> bool:
-        return any(not future.done() for _, future in self._waiting)
-
     @property
     def most(self) -> int:
         """The largest number anybody waits with; 0 if nobody waits."""

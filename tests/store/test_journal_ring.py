@@ -4,7 +4,7 @@ from copy import deepcopy
 from random import Random
 
 from bcached.state.geometry import Geometry
-from bcached.store.journal_ring import JournalRing
+from bcached.store.journal_ring import JournalRing, Room
 
 GEOMETRY = Geometry(
     bucket_count=530, first_bucket=3, bucket_sectors=8, block_sectors=1, journal_bucket_count=4
@@ -111,3 +111,45 @@ def test_no_entry_that_is_needed_is_ever_overwritten() -> None:
             there[seq] = (begin, begin + size)
             if random.random() < 0.5:
                 durable_last_seq = random.randint(max(durable_last_seq, 1), seq)
+
+
+def test_what_is_left_behind_an_entry_is_known_before_it_is_placed() -> None:
+    here = ring()
+    assert here.room_after(3 * BLOCK, 0, 1) == Room(3, 5 * BLOCK), (
+        "all others, once it is the only one needed"
+    )
+    here.place(3 * BLOCK, 1, 0)
+    assert here.room_after(5 * BLOCK, 1, 1) == Room(3, 0)
+    assert here.room_after(6 * BLOCK, 1, 1) == Room(2, 2 * BLOCK), "entry 1 is needed, and stays where it is"
+    assert here.room_after(6 * BLOCK, 1, 2) == Room(3, 2 * BLOCK)
+
+
+def test_a_full_ring_has_no_room_for_an_entry_that_would_free_all_of_it() -> None:
+    here = ring(2)
+    for seq in (1, 2):
+        here.place(BUCKET, seq, 0)
+    assert here.room_after(BLOCK, 1, 3) is None
+
+
+def test_the_bucket_of_an_entry_tells_the_newest_with_it() -> None:
+    here = ring()
+    here.newest_seqs = [9, 12, 0, 5]
+    assert [here.newest_with(seq) for seq in (3, 5, 6, 9, 10, 13)] == [5, 5, 9, 9, 12, 13]
+
+
+def test_what_is_left_is_what_is_found_afterwards() -> None:
+    for seed in range(100):
+        random = Random(seed)
+        here = ring(random.randint(2, 6))
+        durable_last_seq = 0
+        for seq in range(1, 60):
+            size, last_seq = random.randint(1, 8) * BLOCK, random.randint(max(durable_last_seq, 1), seq)
+            room = here.room_after(size, durable_last_seq, last_seq)
+            if room is None:
+                assert here.place(size, seq, durable_last_seq) is None
+                durable_last_seq = seq
+                continue
+            byte = here.place(size, seq, durable_last_seq)
+            assert byte is not None
+            durable_last_seq = last_seq
+            assert room == Room(here.free_buckets(last_seq), BUCKET - byte % BUCKET - size), (seed, seq)
