@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from bcached.format.superblock import Replacement
-from bcached.state.bucket_table import State
+from bcached.state.bucket_table import Mark, State
 from bcached.state.cache import FREED_BUCKETS, INVALIDATED_BUCKETS, Cache
 from bcached.state.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO, Geometry
 from bcached.state.invariants import violations
@@ -407,3 +408,287 @@ def test_between_two_steps_of_freeing_a_long_chain_every_bucket_is_on_its_list()
         assert wrong(cache) == []
     assert steps >= 2
     assert cache.prio_chain_before == []
+
+
+# Live data
+
+
+def states(cache: Cache, bucket: int) -> tuple[State, int]:
+    return State(cache.table.states[bucket]), cache.reclaims
+
+
+def test_a_bucket_is_named_for_its_live_data() -> None:
+    cache = a_cache()
+    reclaims = cache.reclaims
+    cache.count_in(100, 4, False)
+    assert states(cache, 100) == (State.CLEAN, reclaims)
+    cache.count_in(100, 2, True)
+    assert states(cache, 100) == (State.DIRTY, reclaims)
+    cache.count_out(100, 1, True, 1)
+    assert states(cache, 100) == (State.DIRTY, reclaims)
+    cache.count_out(100, 1, True, 1)
+    assert states(cache, 100) == (State.CLEAN, reclaims + 1)
+    cache.count_out(100, 4, False, 2)
+    assert states(cache, 100) == (State.EMPTY, reclaims + 2)
+    assert wrong(cache) == []
+
+
+@pytest.mark.parametrize("state", [State.OPEN, State.HELD, State.QUARANTINE])
+def test_a_bucket_that_is_held_stays_where_it_is_whatever_comes_and_goes(state: State) -> None:
+    cache = a_cache()
+    cache.table.move(100, state)
+    cache.count_in(100, 4, True)
+    assert cache.table.mark(100) == Mark.DIRTY
+    cache.count_out(100, 4, True, 9)
+    assert cache.table.states[100] == state
+    assert cache.emptied == {100: 9}
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_bucket_settles_as_what_it_holds(dirty: bool) -> None:
+    cache = a_cache()
+    before = cache.reclaims
+    cache.table.move(100, State.HELD)
+    cache.count_in(100, 4, dirty)
+    cache.settle(100)
+    assert cache.table.states[100] == (State.DIRTY if dirty else State.CLEAN)
+    assert cache.reclaims == before + (not dirty)
+
+
+def test_dirty_data_does_not_go_as_clean() -> None:
+    cache = a_cache()
+    cache.count_in(100, 4, True)
+    with pytest.raises(AssertionError, match="went as clean"):
+        cache.count_out(100, 4, False, 1)
+
+
+def test_a_bucket_retires_when_its_emptying_is_durable_and_not_before() -> None:
+    cache = a_cache()
+    for bucket, seq in ((100, 5), (101, 6)):
+        cache.count_in(bucket, 4, False)
+        cache.count_out(bucket, 4, False, seq)
+    assert cache.emptying_durable(4) == 0
+    assert not cache.retire(100)
+    assert cache.table.gens[100] == 0
+    assert cache.emptying_durable(5) == 1
+    assert list(cache.unused_for_data) == [100]
+    assert cache.emptied == {101: 6}
+    assert wrong(cache) == []
+
+
+def test_a_held_bucket_whose_emptying_is_durable_retires_when_it_is_let_go() -> None:
+    for durable, expected in ((5, State.UNUSED), (4, State.EMPTY)):
+        cache = a_cache()
+        cache.table.move(100, State.HELD)
+        cache.count_in(100, 4, False)
+        cache.count_out(100, 4, False, 5)
+        assert cache.emptying_durable(durable) == 0
+        cache.settle(100)
+        assert cache.table.states[100] == expected
+
+
+def test_durable_entries_do_not_become_less() -> None:
+    cache = a_cache()
+    cache.emptying_durable(9)
+    cache.emptying_durable(3)
+    cache.count_in(100, 4, False)
+    cache.count_out(100, 4, False, 8)
+    assert cache.retire(100)
+
+
+def test_a_bucket_that_fills_again_is_not_empty_any_more() -> None:
+    cache = a_cache()
+    cache.count_in(100, 4, False)
+    cache.count_out(100, 4, False, 5)
+    cache.count_in(100, 2, True)
+    assert cache.emptying_durable(5) == 0
+    assert cache.table.states[100] == State.DIRTY
+    cache.count_out(100, 2, True, 6)
+    assert cache.emptied == {100: 6}
+
+
+def test_an_emptied_bucket_may_be_invalidated_at_once() -> None:
+    """The journal entry of the prio write carries whatever emptied it."""
+    cache = a_cache()
+    for bucket in list(cache.table.in_state(State.EMPTY)):
+        cache.count_in(bucket, 4, True)
+    cache.count_out(100, 4, True, 5)
+    assert invalidate(cache) == 1
+    assert cache.emptied == {}
+    assert cache.emptying_durable(5) == 0
+    write_prios(cache)
+    push(cache)
+    assert wrong(cache) == []
+
+
+def test_a_great_many_emptied_buckets_are_not_retired_all_at_once() -> None:
+    cache = a_cache(Geometry(1 << 20, 1, 16, 8, 4))
+    buckets = list(cache.table.in_state(State.EMPTY))[: FREED_BUCKETS + 10]
+    for bucket in buckets:
+        cache.count_in(bucket, 4, False)
+        cache.count_out(bucket, 4, False, 5)
+    assert cache.emptying_durable(5) == FREED_BUCKETS
+    assert cache.emptying_durable(5) == 10
+
+
+def test_in_a_set_that_is_not_synchronous_nothing_is_remembered() -> None:
+    cache = a_cache(synchronous=False)
+    cache.count_in(100, 4, False)
+    cache.count_out(100, 4, False, 5)
+    assert not cache.emptied
+    assert cache.retire(100)
+    assert cache.unused[-1] == 100
+    assert wrong(cache) == []
+
+
+def test_counts_taken_over_say_where_every_bucket_stands() -> None:
+    cache = a_cache()
+    count = cache.geometry.bucket_count
+    sectors, dirty, named = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool)
+    sectors[100:102], dirty[101], named[100:103] = 9, 3, True
+    cache.take_over(sectors, dirty, named)
+    assert [State(state) for state in cache.table.states[100:104]] == [
+        State.CLEAN,
+        State.DIRTY,
+        State.EMPTY,
+        State.EMPTY,
+    ]
+    assert (cache.table.sectors[101], cache.table.dirty_sectors[101]) == (9, 3)
+    assert list(cache.table.tainted[99:104]) == [0, 1, 1, 1, 0]
+    assert wrong(cache) == []
+
+
+def test_counts_where_metadata_lies_are_not_taken_over() -> None:
+    cache = a_cache()
+    sectors = np.zeros(cache.geometry.bucket_count, np.int64)
+    sectors[cache.prio_chain[0]] = 1
+    with pytest.raises(AssertionError, match="something else"):
+        cache.take_over(sectors, sectors * 0, sectors > 0)
+
+
+# What keys on disk may name
+
+
+def tainted(cache: Cache, *buckets: int) -> None:
+    """Unused buckets that keys came into and went from."""
+    for bucket in buckets:
+        cache.count_in(bucket, 4, False)
+        cache.count_out(bucket, 4, False, 1)
+    cache.emptying_durable(1)
+    assert list(cache.unused_for_data)[-len(buckets) :] == list(buckets)
+
+
+def drained(cache: Cache) -> Cache:
+    """Without a bucket on any reserve or list but for a prio chain."""
+    for bucket in [*cache.unused, *(it for buckets in cache.reserves.lists[:1] for it in buckets)]:
+        cache.table.move(bucket, State.EMPTY)
+        cache.count_in(bucket, 1, True)
+    cache.unused.clear()
+    cache.reserves.lists[Reserve.BTREE].clear()
+    return cache
+
+
+def test_tainted_buckets_go_to_the_reserves_of_data_only() -> None:
+    cache = drained(a_cache())
+    tainted(cache, 100, 101, 102)
+    assert cache.ready == 2
+    assert push(cache) == 2
+    assert list(cache.reserves.lists[Reserve.MOVINGGC]) == [100]
+    assert list(cache.reserves.for_data) == [101]
+    assert (cache.ready, list(cache.unused_for_data)) == (0, [102])
+    assert cache.reserves.room() == 7
+    assert wrong(cache) == []
+
+
+def test_untainted_buckets_pass_tainted_ones_by() -> None:
+    cache = drained(a_cache())
+    tainted(cache, 100, 101, 102)
+    push(cache)
+    cache.retire(200)
+    assert (cache.ready, cache.next_batch(9)) == (1, [200])
+    assert push(cache) == 1
+    assert list(cache.reserves.lists[Reserve.BTREE]) == [200]
+
+
+def test_no_metadata_is_put_into_a_tainted_bucket_even_if_it_is_all_there_is() -> None:
+    cache = drained(a_cache())
+    tainted(cache, 100, 101)
+    push(cache)
+    assert cache.take_metadata(State.BTREE) is None
+    assert cache.reserves.available(Reserve.PRIO) == 1
+    assert cache.take_data(Reserve.NONE) == 101
+
+
+def test_a_prio_write_lifts_the_taint_wherever_a_bucket_waits() -> None:
+    cache = drained(a_cache())
+    tainted(cache, 100, 101, 102)
+    push(cache)
+    write_prios(cache)
+    assert list(cache.reserves.lists[Reserve.NONE]) == [101]
+    assert cache.for_data_waiting == 0
+    push(cache)
+    assert 102 in cache.reserves.lists[Reserve.BTREE]
+    assert wrong(cache) == []
+    assert cache.take_metadata(State.BTREE) == 101
+
+
+def test_a_prio_write_lifts_nothing_that_was_retired_after_its_snapshot() -> None:
+    cache = drained(a_cache())
+    tainted(cache, 100, 101)
+    push(cache)
+    cache.take_prio_chain()
+    snapshot = cache.snapshot_gens()
+    assert cache.take_data(Reserve.NONE) == 101
+    tainted(cache, 102, 103)
+    assert push(cache) == 1
+    run(cache.gens_became_durable(*snapshot))
+    assert list(cache.reserves.for_data) == [102]
+    assert cache.for_data_waiting == 1
+    cache.table.pins[101] = 0
+    cache.settle(101)
+    assert wrong(cache) == []
+
+
+def test_a_batch_that_was_decided_on_survives_a_prio_write_meanwhile() -> None:
+    cache = drained(a_cache())
+    tainted(cache, 100, 101, 102)
+    batch = cache.next_batch(100)
+    assert batch == [100, 101]
+    cache.retire(300)
+    write_prios(cache)  # while the batch is being discarded
+    assert cache.push(batch) == 2
+    assert 100 in cache.reserves.lists[Reserve.PRIO]
+    assert wrong(cache) == []
+
+
+def test_a_bucket_that_is_opened_keeps_its_taint_until_its_gen_is_durable() -> None:
+    for is_durable in (False, True):
+        cache = drained(a_cache())
+        tainted(cache, 100)
+        push(cache)
+        if is_durable:
+            write_prios(cache)
+        assert cache.take_data(Reserve.MOVINGGC) == 100
+        cache.table.pins[100] = 0
+        cache.settle(100)  # given back without a key
+        assert (100 in cache.unused) == is_durable
+        assert (100 in cache.unused_for_data) == (not is_durable)
+
+
+def test_tainted_buckets_leave_the_unused_list_to_those_that_prios_need() -> None:
+    cache = a_cache()
+    cache.unused.clear()
+    for bucket in range(100, 110):
+        cache.count_in(bucket, 4, False)
+        cache.count_out(bucket, 4, False, 1)
+    cache.emptying_durable(1)
+    assert len(cache.unused_for_data) == cache.geometry.unused_capacity
+    assert cache.retire(200)
+    assert cache.unused_count == cache.geometry.unused_capacity + 1
+
+
+def test_seeding_leaves_out_what_keys_on_disk_may_name() -> None:
+    cache = Cache(GEOMETRY, 0)
+    cache.table.tainted[1] = cache.table.tainted[4] = True
+    cache.emptied[2] = 3
+    assert cache.seed_reserves((Reserve.PRIO, Reserve.BTREE))[:3] == [3, 5, 6]

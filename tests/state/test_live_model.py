@@ -29,7 +29,7 @@ from instruments.allocator_by_hand import AllocatorByHand
 from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
 
 STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "600"))
-VOLUME_SECTORS = 400
+VOLUME_SECTORS = 100
 
 
 class Cell(NamedTuple):
@@ -70,7 +70,7 @@ class Run:
         self.did: Counter[str] = Counter()
         self.moods: list[float] = []  # how often this run does each thing, against the usual
         for cache in self.caches:  # nearly full, so that it is scarce; what is in it is nobody's here
-            self.fill(cache, rng.choice([8, 30, 100]))
+            self.fill(cache, rng.choice([20, 40, 100]))
 
     def fill(self, cache: object, spare: int) -> None:
         use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])  # type: ignore[attr-defined]
@@ -79,13 +79,13 @@ class Run:
     def step(self) -> None:
         actions = {
             self.carve: 30, self.commit: 30, self.commit_wrongly: 2, self.release: 5, self.mark_clean: 8,
-            self.drop: 6, self.release_all: 3, self.make_durable: 5, self.rewrite_leaves: 1, self.pin: 4,
+            self.drop: 10, self.release_all: 3, self.make_durable: 5, self.rewrite_leaves: 1, self.pin: 4,
             self.unpin: 5,
-            self.end_reads: 0.5, self.touch: 1, self.take_metadata: 5, self.free_metadata: 5, self.work: 60,
-            self.end_prios: 5, self.end_collection: 3, self.break_connection: 0.5,
+            self.end_reads: 0.5, self.touch: 1, self.take_metadata: 5, self.free_metadata: 5, self.work: 90,
+            self.end_prios: 15, self.end_collection: 8, self.break_connection: 0.5,
         }  # fmt: skip
         if not self.moods:
-            self.moods = [self.rng.choice([0.1, 1, 1, 4]) for _ in actions]
+            self.moods = [self.rng.choice([0.2, 1, 1, 3]) for _ in actions]
         weights = [weight * mood for weight, mood in zip(actions.values(), self.moods, strict=True)]
         action = self.rng.choices(list(actions), weights)[0]
         action()
@@ -140,7 +140,7 @@ class Run:
         if sectors < key.sectors:
             rest = tuple(Pointer(it.device, it.sector + sectors, it.gen) for it in key.pointers)
             self.given[holder].append(Key(key.inode, key.offset, key.sectors - sectors, False, rest))
-        dirty = key.inode == 3 or rng.random() < 0.3
+        dirty = key.inode == 3 or rng.random() < 0.2
         return Key(key.inode, rng.randrange(VOLUME_SECTORS - sectors), sectors, dirty, key.pointers)
 
     def commit_wrongly(self) -> None:
@@ -413,7 +413,7 @@ def play(seed: int, steps: int = STEPS) -> Run:
     return the_run
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_random_run_with_keys_agrees_with_the_model(seed: int) -> None:
     play(seed)
 
@@ -424,8 +424,7 @@ def test_a_fresh_run_with_keys_agrees_with_the_model() -> None:
 
 def test_runs_with_keys_do_what_they_are_for() -> None:
     did: Counter[str] = Counter()
-    for seed in (1, 2, 3):
+    for seed in range(4, 10):
         did += play(seed).did
-    print(did)
     for what in ("commit", "drop", "pin", "retired", "metadata", "kept for data", "kept back"):
-        assert did[what] > 5, what
+        assert did[what] > 5, did

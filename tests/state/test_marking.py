@@ -1,3 +1,5 @@
+import numpy as np
+
 from bcached.state.bucket_table import COUNT_BUCKETS, State
 from bcached.state.geometry import GEN_DISTANCE_MAX, Geometry
 from bcached.state.marking import RETIRED_BUCKETS, Marking
@@ -102,3 +104,32 @@ def test_no_step_retires_more_than_a_millisecond_takes() -> None:
     sizes = [len(cache.unused) for _ in begun(cache).finish()]
     steps = [after - first for first, after in zip([before, *sizes], sizes, strict=False)]
     assert 0 < max(steps) <= RETIRED_BUCKETS
+
+
+def test_many_pointers_at_once_say_what_they_say_one_by_one() -> None:
+    rng = np.random.default_rng(1)
+    caches = [a_cache(), a_cache()]
+    gens = rng.integers(0, 256, len(caches[0].table.gens), dtype=np.uint8)
+    for cache in caches:
+        cache.table.gens_array[:] = gens
+    one_by_one, at_once = map(begun, caches)
+    buckets = rng.integers(0, 100, 1000)
+    named = (gens[buckets] - rng.integers(0, 100, 1000)) & 255
+    named[:20] = (gens[buckets[:20]] + 5) & 255  # ahead
+    for bucket, gen in zip(buckets.tolist(), named.tolist(), strict=True):
+        one_by_one.mark_pointer(bucket, gen)
+    for part in np.array_split(np.arange(1000), 7):
+        at_once.mark_pointers(buckets[part], named[part])
+    at_once.mark_pointers(buckets[:0], named[:0])
+    for marking in (one_by_one, at_once):
+        run(marking.finish())
+    assert bytes(caches[0].table.last_gc) == bytes(caches[1].table.last_gc) != bytes(caches[0].table.gens)
+
+
+def test_many_pointers_half_way_round_are_told_as_one_is() -> None:
+    cache = a_cache()
+    cache.table.gens[100] = cache.table.gens[101] = 5
+    marking = begun(cache)
+    marking.mark_pointers(np.array([100, 101]), np.array([5 + 128, 5 + 127]))
+    run(marking.finish())
+    assert (cache.table.last_gc[100], cache.table.last_gc[101]) == (133, 5)

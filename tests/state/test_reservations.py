@@ -202,3 +202,63 @@ def test_any_releases_agree_with_a_set_of_sectors(
         }
         assert here == set(model.sectors)
         assert holder.sectors == len(here)
+
+
+# Asking first
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [key(0)],
+        [key(4, size=4)],
+        [key(64), key(76, size=4)],
+        [key(16)],
+        [key(8), key(8)],
+        [key(0, 0)],
+        [key(68, size=4)],
+        [key(0), key(68, size=4)],
+    ],
+)
+@pytest.mark.parametrize("limit", [4, 100])
+def test_asking_tells_what_removing_would_and_changes_nothing(keys: list[Key], limit: int) -> None:
+    def outcome(action: object) -> str:
+        try:
+            action(keys)  # type: ignore[operator]
+        except RequestError as error:
+            return str(error)
+        return "done"
+
+    holder = a_holder((0, 0, 8), (0, 8, 16), (1, 32, 40), (0, 64, 80), limit=limit)
+    before = held(holder), holder.total
+    asked = outcome(holder.check)
+    assert (held(holder), holder.total) == before
+    assert outcome(holder.remove) == asked
+
+
+# Readers
+
+
+def test_reader_pins_are_counted_by_bucket() -> None:
+    holder = a_holder()
+    for bucket in (5, 5, 6):
+        holder.read((0, bucket))
+    assert holder.reads == {(0, 5): 2, (0, 6): 1}
+    assert holder.end_read((0, 5))
+    assert holder.end_read((0, 6))
+    assert not holder.end_read((0, 6))
+    assert not holder.end_read((1, 5))
+    assert (holder.reads, holder.reads_total) == ({(0, 5): 1}, 1)
+    holder.read((0, 5))
+    assert holder.forget_reads((0, 5)) == 2
+    assert (holder.reads, holder.reads_total) == ({}, 0)
+
+
+def test_reader_pins_have_a_limit_of_their_own() -> None:
+    holder = Holder("somebody", 1, BUCKET_SECTORS, reads_limit=3)
+    holder.check_reads(3)
+    holder.read((0, 5))
+    holder.check_reads(2)
+    with pytest.raises(LimitExceeded) as refused:
+        holder.check_reads(3)
+    assert refused.value.fields == {"limit": "pins_per_connection", "value": 4}

@@ -123,3 +123,66 @@ def test_a_chain_of_several_buckets_has_a_reserve_of_that_length() -> None:
     reserves = Reserves(Geometry(2000, 1, 8, 8, 15), Clock())
     first = Counter(reserves.push(bucket) for bucket in range(3))
     assert first == {Reserve.PRIO: 2, Reserve.BTREE: 1}
+
+
+# What only data may use
+
+
+def test_what_is_for_data_goes_to_the_reserves_of_data() -> None:
+    reserves = empty_reserves()
+    assert reserves.data_room == 2
+    assert [reserves.push(bucket, for_data=True) for bucket in (10, 11)] == [Reserve.MOVINGGC, Reserve.NONE]
+    assert (reserves.data_room, reserves.room(), reserves.room_in(Reserve.NONE)) == (0, 8, 0)
+    assert (reserves.count(Reserve.NONE), list(reserves.for_data)) == (1, [11])
+    with pytest.raises(AssertionError, match="no reserve"):
+        reserves.push(12, for_data=True)
+    with pytest.raises(AssertionError, match="for metadata"):
+        reserves.push_to(Reserve.BTREE, 12, for_data=True)
+
+
+@pytest.mark.parametrize("reserve", [Reserve.BTREE, Reserve.PRIO], ids=lambda reserve: reserve.name)
+def test_metadata_neither_sees_nor_gets_what_is_for_data(reserve: Reserve) -> None:
+    reserves = empty_reserves()
+    reserves.push_to(Reserve.NONE, 10, for_data=True)
+    assert not reserves.has(reserve)
+    assert reserves.available(reserve) == 0
+    assert reserves.take(reserve) is None
+    assert reserves.count(Reserve.NONE) == 1
+
+
+@pytest.mark.parametrize("reserve", [Reserve.MOVINGGC, Reserve.NONE], ids=lambda reserve: reserve.name)
+def test_data_gets_what_is_for_data_before_anything_else(reserve: Reserve) -> None:
+    reserves = empty_reserves()
+    reserves.capacities[Reserve.NONE] = 3
+    reserves.push_to(Reserve.NONE, 10)
+    reserves.push_to(Reserve.NONE, 11, for_data=True)
+    reserves.push_to(Reserve.NONE, 12, for_data=True)
+    assert reserves.has(reserve)
+    assert reserves.available(reserve) == 3
+    assert [reserves.take(reserve) for _ in range(4)] == [11, 12, 10, None]
+
+
+def test_the_reserve_for_everybody_is_empty_when_neither_kind_is_left() -> None:
+    clock = Clock()
+    reserves = empty_reserves(clock)
+    reserves.capacities[Reserve.NONE] = 2
+    clock.now_s += 5
+    reserves.push_to(Reserve.NONE, 10)
+    reserves.push_to(Reserve.NONE, 11, for_data=True)
+    clock.now_s += 10
+    assert reserves.take(Reserve.NONE) == 11
+    clock.now_s += 10
+    assert reserves.empty_seconds(Reserve.NONE) == 5
+    assert reserves.take(Reserve.NONE) == 10
+    clock.now_s += 1
+    assert reserves.empty_seconds(Reserve.NONE) == 6
+
+
+def test_what_need_not_be_kept_for_data_any_more_is_for_everybody() -> None:
+    reserves = empty_reserves()
+    reserves.capacities[Reserve.NONE] = 4
+    for bucket in (10, 11, 12):
+        reserves.push_to(Reserve.NONE, bucket, for_data=True)
+    reserves.lift(lambda bucket: bucket == 12)
+    assert (list(reserves.lists[Reserve.NONE]), list(reserves.for_data)) == ([10, 11], [12])
+    assert reserves.take(Reserve.BTREE) == 10

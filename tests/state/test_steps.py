@@ -330,3 +330,54 @@ def served(hand: AllocatorByHand, reserve: Reserve) -> bool:
     lacking = sum(cache.reserves.room_in(it) for it in PUSH[: PUSH.index(reserve)])
     there = cache.table.reclaimable_count + len(cache.free_inc) + len(cache.unused)
     return cache.reserves.has(reserve) or there <= lacking
+
+
+# Buckets that only data may use
+
+
+def with_only_tainted(count: int) -> Cache:
+    """Nothing is left but a prio chain, and so many buckets that keys on disk may name."""
+    cache = with_empty(count)
+    drain(cache, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
+    for bucket in list(cache.table.in_state(State.EMPTY)):
+        cache.count_in(bucket, 4, False)
+        cache.count_out(bucket, 4, False, 1)
+    cache.emptying_durable(1)
+    assert cache.for_data_waiting == count
+    return cache
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("delayed", [False, True], ids=["at once", "delayed"])
+def test_prios_are_written_for_a_node_that_waits_for_buckets_only_data_may_use(
+    count: int, delayed: bool
+) -> None:
+    cache = with_only_tainted(count)
+    hand = by_hand(cache, Reserve.BTREE)
+    steps = hand.settle(delayed=delayed)
+    if count == 1:  # it is in the reserve of the moving collector, and the chain before makes up for no more
+        assert Step.WRITE_PRIOS not in steps
+        return
+    assert steps.count(Step.WRITE_PRIOS) == 1
+    assert cache.reserves.has(Reserve.BTREE)
+    assert wrong(cache) == []
+
+
+def test_prios_are_not_written_for_data_that_only_data_may_use() -> None:
+    cache = with_only_tainted(4)
+    hand = by_hand(cache, Reserve.NONE)
+    assert Step.WRITE_PRIOS not in hand.settle()
+    assert cache.reserves.has(Reserve.NONE)
+    assert cache.for_data_waiting == 2
+    assert cache.reserves.room()
+
+
+def test_where_prios_need_not_be_durable_everything_is_for_everybody() -> None:
+    cache = with_empty(2, synchronous=False)
+    drain(cache, Reserve.BTREE)
+    for bucket in list(cache.table.in_state(State.EMPTY)):
+        cache.count_in(bucket, 4, False)
+        cache.count_out(bucket, 4, False, 1)
+        cache.retire(bucket)
+    by_hand(cache, Reserve.BTREE).settle()
+    assert cache.reserves.count(Reserve.BTREE) == 2
