@@ -46,6 +46,7 @@ class BusySet:
         self.fill()
         assert self.waiting.advance() is None
         self.cache = self.caches[0]
+        self.bucket = 0  # the one a test is about
         self._prepare_lists(self.cache)
 
     def _furnish(self, cache: Cache) -> None:

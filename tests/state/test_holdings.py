@@ -114,6 +114,18 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         lambda busy: busy.cache.table.gens.__setitem__(busy.open_bucket, 2),
         ["member 0: bucket 16 is open with gen 1, but has gen 2"],
     ),
+    "a reader that counts wrong": (
+        lambda busy: setattr(busy.second, "reads_total", 7),
+        ["holder second has 0 reader pins, but counts 7"],
+    ),
+    "a reader's pin that pins nothing": (
+        lambda busy: busy.second.read((0, busy.held_bucket)),
+        ["member 0: bucket 17 has 1 pins, but 2 are known"],
+    ),
+    "a reader's bucket that counts as unheld": (
+        lambda busy: busy.second.read((0, 300)) or pins(busy, 300, 1),
+        ["member 0: bucket 300 is CLEAN, but should be HELD"],
+    ),
     "a holder that counts wrong": (
         lambda busy: setattr(busy.second, "total", 7),
         ["holder second has 1 pieces, but counts 7"],

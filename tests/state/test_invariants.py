@@ -3,10 +3,11 @@
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from bcached.state.bucket_table import State
-from bcached.state.invariants import violations
+from bcached.state.invariants import content, violations
 from bcached.state.reserves import Reserve
 from instruments.busy_set import BusySet
 
@@ -29,6 +30,37 @@ def an_unused_list_too_long(busy: BusySet) -> None:
     for bucket in list(busy.cache.table.in_state(State.EMPTY))[:3]:
         put(busy, bucket, State.UNUSED)
         busy.cache.unused.append(bucket)
+
+
+def taint(busy: BusySet, bucket: int) -> None:
+    busy.cache.table.tainted[bucket] = True
+    busy.cache.table.gens_on_disk[bucket] = busy.cache.table.gens[bucket] - 1 & 255
+    busy.bucket = bucket
+
+
+def a_tainted_bucket_for_everybody(busy: BusySet) -> None:
+    bucket = busy.cache.unused.popleft()
+    put(busy, bucket, State.FREE)
+    busy.cache.reserves.push_to(Reserve.NONE, bucket)
+    taint(busy, bucket)
+
+
+def retired_tainted(busy: BusySet, *buckets: int) -> None:
+    for bucket in buckets:
+        busy.cache.table.tainted[bucket] = True
+        assert busy.cache.retire(bucket)
+
+
+def a_bucket_lifted_too_early(busy: BusySet) -> None:
+    retired_tainted(busy, 450)
+    assert busy.violations() == []
+    busy.cache._lifted = 1
+
+
+def an_unused_list_for_data_too_long(busy: BusySet) -> None:
+    retired_tainted(busy, 450, 451, 452, 453)
+    put(busy, 454, State.UNUSED)
+    busy.cache.unused_for_data.append(454)
 
 
 def a_reserve_too_long(busy: BusySet) -> None:
@@ -137,6 +169,66 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         lambda busy: live(busy, 300, 0),
         ["member 0: bucket 300 is CLEAN, but going by its sectors should be EMPTY"],
     ),
+    "dirty data in a clean bucket": (
+        lambda busy: live(busy, 300, 5, 2),
+        ["member 0: bucket 300 is CLEAN, but going by its sectors should be DIRTY"],
+    ),
+    "a dirty bucket whose data is clean": (
+        lambda busy: live(busy, 301, 3, 0),
+        ["member 0: bucket 301 is DIRTY, but going by its sectors should be CLEAN"],
+    ),
+    "more data than a bucket holds": (
+        lambda busy: live(busy, 300, 17),
+        ["member 0: bucket 300 has 17 sectors, 0 of them dirty"],
+    ),
+    "more dirty data than data": (
+        lambda busy: live(busy, busy.open_bucket, 3, 4),
+        ["member 0: bucket 16 has 3 sectors, 4 of them dirty"],
+    ),
+    "data in a bucket that counts as untainted": (
+        lambda busy: busy.cache.table.tainted.__setitem__(300, 0),
+        ["member 0: bucket 300 has 5 sectors, but is not tainted"],
+    ),
+    "a tainted prio bucket": (
+        lambda busy: busy.cache.table.tainted.__setitem__(busy.cache.prio_chain[0], 1),
+        ["member 0: bucket 20 is PRIO, but tainted"],
+    ),
+    "a tainted bucket for a node": (
+        lambda busy: taint(busy, busy.cache.reserves.lists[Reserve.BTREE][0]),
+        ["member 0: bucket {bucket} is tainted, but on reserve BTREE"],
+    ),
+    "a tainted bucket for prios": (
+        lambda busy: taint(busy, busy.cache.reserves.lists[Reserve.PRIO][0]),
+        ["member 0: bucket {bucket} is tainted, but on reserve PRIO"],
+    ),
+    "a tainted bucket for everybody": (
+        a_tainted_bucket_for_everybody,
+        ["member 0: bucket {bucket} is tainted, but on reserve NONE"],
+    ),
+    "a tainted bucket among the unused": (
+        lambda busy: taint(busy, busy.cache.unused[0]),
+        ["member 0: bucket {bucket} is tainted, but on the unused list"],
+    ),
+    "a tainted bucket that counts as lifted": (
+        a_bucket_lifted_too_early,
+        ["member 0: bucket 450 is tainted, but on the unused list"],
+    ),
+    "a full unused list for data and one more": (
+        an_unused_list_for_data_too_long,
+        ["member 0: the unused list for data holds 5 buckets, more than its 4"],
+    ),
+    "an emptied bucket that is free": (
+        lambda busy: busy.cache.emptied.__setitem__(busy.cache.unused[0], 3),
+        ["member 0: bucket {unused} was emptied, but is UNUSED with 0 sectors"],
+    ),
+    "an emptied bucket that holds something": (
+        lambda busy: busy.cache.emptied.__setitem__(300, 3),
+        ["member 0: bucket 300 was emptied, but is CLEAN with 5 sectors"],
+    ),
+    "emptied buckets out of order": (
+        lambda busy: busy.cache.emptied.update({450: 4, 451: 3}),
+        ["member 0: bucket 451 was emptied by entry 3, which is told of after entry 4"],
+    ),
     "metadata with the prio of data": (
         lambda busy: busy.cache.table.prios.__setitem__(busy.cache.prio_chain[0], 32768),
         ["member 0: bucket 20 is PRIO, but has the prio of data"],
@@ -164,8 +256,9 @@ def test_a_busy_set_breaks_nothing() -> None:
 def test_each_breach_is_found_and_nothing_else(name: str) -> None:
     busy = BusySet()
     breach, sentences = BREACHES[name]
+    unused = busy.cache.unused[0]
     breach(busy)
-    assert busy.violations() == sentences
+    assert busy.violations() == [text.format(bucket=busy.bucket, unused=unused) for text in sentences]
 
 
 def test_part_of_a_prio_chain_is_found() -> None:
@@ -186,6 +279,29 @@ def test_what_is_not_synchronous_needs_no_durable_gens() -> None:
     busy.cache.synchronous = False
     busy.cache.need_no_prios()
     assert busy.violations() == []
+
+
+def test_what_is_not_synchronous_knows_no_taint() -> None:
+    busy = BusySet()
+    busy.cache.synchronous = False
+    busy.cache.need_no_prios()
+    taint(busy, busy.cache.unused[0])
+    assert busy.violations() == []
+
+
+def test_counts_that_are_not_the_indexes_are_found() -> None:
+    busy = BusySet()
+    sectors, dirty = (
+        column.astype(np.int64)
+        for column in (busy.cache.table.sectors_array, busy.cache.table.dirty_sectors_array)
+    )
+    assert list(content(busy.cache, sectors, dirty)) == []
+    sectors[300] -= 1
+    dirty[301] += 1
+    assert list(content(busy.cache, sectors, dirty)) == [
+        "member 0: bucket 300: 4 live sectors are in the index, but 5 are counted",
+        "member 0: bucket 301: 4 live dirty sectors are in the index, but 3 are counted",
+    ]
 
 
 def test_several_breaches_are_all_told() -> None:

@@ -25,8 +25,8 @@ def reclaimable(table: BucketTable, bucket: int) -> bool:
 
 
 def weight(table: BucketTable, bucket: int, min_prio: int) -> int:
-    """The seed's bucket_prio; a prio below the smallest counts as the smallest."""
-    scaled = max(table.prios[bucket], min_prio) - min_prio + (INITIAL_PRIO - min_prio) // 8
+    """The seed's bucket_prio; but below the smallest prio is the smallest, and live data is never nothing."""
+    scaled = max(table.prios[bucket], min_prio) - min_prio + max((INITIAL_PRIO - min_prio) // 8, 1)
     return scaled * table.sectors[bucket]
 
 
@@ -113,6 +113,17 @@ def test_an_empty_bucket_is_lighter_than_any_other() -> None:
         table.sectors[bucket] = 1
     table.prios[9] = INITIAL_PRIO
     assert run(lru(table, search())).buckets[0] == 9
+
+
+@pytest.mark.parametrize("aged", range(10))
+def test_no_live_data_is_dropped_for_a_bucket_while_others_are_empty(aged: int) -> None:
+    table = BucketTable(100, 3)
+    for bucket in range(3, 50):
+        table.sectors[bucket] = 8
+        table.move(bucket, State.CLEAN)
+    table.prios_array[3:] = INITIAL_PRIO - aged  # a set so young that nothing is older than the rest
+    found = run(lru(table, search(heap_size=50, min_prio=INITIAL_PRIO - aged)))
+    assert found.buckets.tolist() == [*range(50, 100)]
 
 
 def test_lru_in_an_exhausted_set_finds_nothing() -> None:
@@ -235,3 +246,17 @@ def test_a_search_changes_nothing(policy: object) -> None:
     found = run(policy(table, search()))  # type: ignore[operator]
     assert isinstance(found, Candidates)
     assert (bytes(table.states), bytes(table.gens), bytes(table.prios), table.counts) == before
+
+
+def test_the_largest_buckets_are_weighed_without_running_over() -> None:
+    """Counts of more than 16 bits weigh as much as the largest of 16 bits; weights stay within 32."""
+    table = BucketTable(50, 1, bucket_sectors=1 << 20)
+    table.counts[State.EMPTY], table.counts[State.CLEAN] = 0, 49
+    table.states_array[1:] = State.CLEAN
+    table.prios_array[:] = INITIAL_PRIO
+    table.sectors_array[:] = 1 << 20
+    table.sectors[7], table.sectors[9] = 1 << 15, 1 << 14
+    found = run(lru(table, Search(3, 3, 0, 1, np.random.default_rng(1))))
+    assert found.buckets.tolist()[:2] == [9, 7]
+    light = run(lru(table, Search(49, 49, 0, 1, np.random.default_rng(1))))
+    assert len(light.buckets) == 49
