@@ -32,7 +32,13 @@ VERBS = {
     "top": Verb("top", "top", "The same, live."),
     "explain": Verb("explain", "explain", "Why an allocation waits or failed."),
     "verify": Verb("verify", "verify", "Check every invariant of the allocator."),
+    "write": Verb("write", "write", "Allocate, write and commit what comes from standard input."),
+    "read": Verb("read", "read", "Look up, read and check, to standard output."),
     "allocate": Verb("allocate", "allocate", "Reserve sectors for as long as the command runs."),
+    "lookup": Verb("lookup", "lookup", "Which sectors of a volume are there, and where."),
+    "invalidate": Verb("invalidate", "invalidate", "Drop sectors of a volume."),
+    "mark-clean": Verb("mark_clean", "mark_clean", "Let dirty sectors go when room is needed."),
+    "flush": Verb("flush", "flush", "Make durable what was committed so far."),
     "volume": Verb("volume", "volume", "List, create and delete volumes."),
     "set": Verb("set_policy", "set_policy", "Choose the replacement policy, or turn discards on or off."),
     "gc": Verb("gc", "gc", "Collect garbage now."),
@@ -94,7 +100,8 @@ def _fail(message: str) -> NoReturn:
         "bcachectl make --size 1G cache.img     an image file to try things on",
         "bcachectl status                       how the daemon's set stands",
         "bcachectl --json status | jq .         the same for programs",
-        "bcachectl allocate 0 0 1M --hold       reserve sectors until Ctrl-C",
+        "bcachectl write 0 0 < picture.jpg      put something into volume 0",
+        "bcachectl read 0 0 64k > picture.jpg   and get it back",
     )
     + "\n\nExit status: 0 done, 1 failed (one line on stderr says why), 2 usage. "
     "Sizes take k, M, G and T; a sector has 512 bytes.",

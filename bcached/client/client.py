@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -16,14 +16,24 @@ from bcached.client.lease import Lease
 from bcached.client.state_view import StateView
 from bcached.errors import ConnectionLost, StaleKey
 from bcached.keys import Key, Pointer
+from bcached.units import SECTOR_BYTES
 from bcached.wire import messages
-from bcached.wire.messages import Extent, Policy, State, Volume
+from bcached.wire.messages import Extent, Found, Lookup, Policy, State, Volume
 from bcached.wire.methods import ADMIN, ALLOCATOR, METHODS, MONITOR, Request
 
 SOCKET_PATH = "/run/bcached/io.bcached"
 WRITERS = 4  # writes under way at once; more gain nothing on one device
 
+FETCH_TRIES = 16  # reads in a row that come too late: the set is turned over faster than it is read
+
 R = TypeVar("R", bound=messages.Results)
+
+
+class Piece(NamedTuple):
+    """Sectors of a volume that were found, and from which sector on they are."""
+
+    offset: int
+    data: bytes
 
 
 class Client:
@@ -130,7 +140,143 @@ class Client:
         """End reservations; no write to them may be under way."""
         await self._call(ALLOCATOR, "Release", messages.Release(tuple(keys)), messages.Done)
 
+    async def commit(
+        self, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
+    ) -> int:
+        """Put keys into the index whose data is written, all at once; the number of their journal entry."""
+        asked = messages.Commit(tuple(keys), durable, timeout_ms)
+        return (await self._call(ALLOCATOR, "Commit", asked, messages.Committed)).sequence
+
+    async def mark_clean(
+        self, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
+    ) -> tuple[bool, ...]:
+        """Make dirty keys clean; of each, whether it still was what the index held."""
+        asked = messages.MarkClean(tuple(keys), durable, timeout_ms)
+        return (await self._call(ALLOCATOR, "MarkClean", asked, messages.MarkedClean)).cleaned
+
+    async def lookup(
+        self,
+        inode: int,
+        offset: int,
+        sectors: int,
+        *,
+        limit: int | None = None,
+        pin: bool | None = None,
+        touch: bool | None = None,
+    ) -> Found:
+        """The keys of a range, and where to go on if there are more than the limit."""
+        asked = Lookup(inode, offset, sectors, limit, pin, touch)
+        orphaned = partial(self._unpin_orphan, messages.Found, lambda it: it.keys) if pin else None
+        return await self._call(ALLOCATOR, "Lookup", asked, messages.Found, orphaned)
+
+    async def lookup_many(self, requests: Iterable[Lookup]) -> tuple[Found, ...]:
+        """The keys of several ranges, 1,000 in all: one Found for each."""
+        asked = messages.LookupMany(tuple(requests))
+        pinned = [one.pin for one in asked.requests]
+        orphaned = partial(
+            self._unpin_orphan,
+            messages.FoundMany,
+            lambda it: sum((keys for keys, pin in zip(it.keys, pinned, strict=True) if pin), ()),
+        )
+        many = await self._call(ALLOCATOR, "LookupMany", asked, messages.FoundMany, orphaned)
+        return tuple(map(Found, many.keys, many.next))
+
+    async def unpin(self, keys: Sequence[Key]) -> None:
+        """Let go what was looked up with a pin."""
+        await self._call(ALLOCATOR, "Unpin", messages.Unpin(tuple(keys)), messages.Done)
+
+    async def invalidate(
+        self,
+        inode: int,
+        offset: int,
+        sectors: int,
+        *,
+        durable: bool | None = None,
+        timeout_ms: int | None = None,
+    ) -> int:
+        """Drop the keys of a range, dirty ones too; how many sectors they covered."""
+        asked = messages.Invalidate(inode, offset, sectors, durable, timeout_ms)
+        return (await self._call(ALLOCATOR, "Invalidate", asked, messages.Invalidated)).sectors
+
+    async def flush(self) -> int:
+        """Make durable all that anybody committed so far; the number of the newest journal entry."""
+        return (await self._call(ALLOCATOR, "Flush", messages.Nothing(), messages.Committed)).sequence
+
     # The data
+
+    async def store(
+        self,
+        inode: int,
+        offset: int,
+        data: "bytes | bytearray | memoryview",
+        *,
+        dirty: bool | None = None,
+        durable: bool | None = None,
+        write_point: int | None = None,
+        replicas: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> int:
+        """Reserve, write and commit whole blocks: all of them or none. The journal entry's number.
+
+        dirty: they are nowhere else, so they stay until they are marked clean; a flash-only volume's always
+        are, and need not be called so.
+        """
+        view = memoryview(data).cast("B")
+        block_bytes = self._description.devices[0].block_sectors * SECTOR_BYTES
+        if not view.nbytes or view.nbytes % block_bytes:
+            raise ValueError(f"the set's blocks have {block_bytes} bytes, the data {view.nbytes}")
+        sectors = view.nbytes // SECTOR_BYTES
+        keys = await self.allocate(
+            inode,
+            offset,
+            sectors,
+            write_point=write_point,
+            replicas=replicas,
+            timeout_ms=timeout_ms,
+            whole=True,
+        )
+        writing = asyncio.gather(
+            *(self.write(key, _part(view, key.offset - offset, key.sectors)) for key in keys),
+            return_exceptions=True,
+        )
+        try:
+            for outcome in await asyncio.shield(writing):
+                if outcome is not None:
+                    raise outcome
+            if dirty is not None:
+                keys = tuple(msgspec.structs.replace(key, dirty=dirty) for key in keys)
+            return await self.commit(keys, durable=durable, timeout_ms=timeout_ms)
+        except BaseException:
+            # If the commit is under way it comes first, and there is nothing left to release.
+            writing.add_done_callback(lambda _: self._tell_release(keys))
+            raise
+
+    async def fetch(
+        self, inode: int, offset: int, sectors: int, *, touch: bool | None = None
+    ) -> tuple[Piece, ...]:
+        """Look up and read what is there of a range, in order, and as its owner wrote it.
+
+        What proves after reading to have been used again meanwhile is looked up anew.
+        """
+        pieces: list[Piece] = []
+        ranges = [(offset, sectors)]
+        in_vain = 0
+        while ranges:
+            start, length = ranges.pop()
+            since = await self.now()
+            found = await self.lookup(inode, start, length, touch=touch)
+            if found.next is not None:
+                ranges.append((found.next, start + length - found.next))
+            for key in found.keys:
+                try:
+                    pieces.append(Piece(key.offset, await self.read(key, since)))
+                    in_vain = 0
+                except StaleKey:
+                    in_vain += 1
+                    if in_vain == FETCH_TRIES:
+                        raise
+                    ranges.append((key.offset, key.sectors))
+        return tuple(sorted(pieces))
 
     async def write(self, key: Key, data: "bytes | bytearray | memoryview") -> None:
         """Write an extent we hold, to all its places. Even if you stop waiting, the write goes on."""
@@ -253,7 +399,16 @@ class Client:
 
     def _release_orphan(self, results: type[R], keys: Callable[[R], tuple[Key, ...]], raw: bytes) -> None:
         """Give back what came for a caller who had stopped waiting."""
-        asked = messages.Release(keys(self._decode(results, raw)))
+        self._tell_release(keys(self._decode(results, raw)))
+
+    def _unpin_orphan(self, results: type[R], keys: Callable[[R], tuple[Key, ...]], raw: bytes) -> None:
+        """Let go what was pinned for a caller who had stopped waiting."""
+        if pinned := keys(self._decode(results, raw)):
+            asked = messages.Unpin(pinned)
+            self._channel.tell(METHODS[f"{ALLOCATOR}.Unpin"].request(parameters=asked, oneway=True))
+
+    def _tell_release(self, keys: tuple[Key, ...]) -> None:
+        asked = messages.Release(keys)
         self._channel.tell(METHODS[f"{ALLOCATOR}.Release"].request(parameters=asked, oneway=True))
 
     async def _mapped(self) -> Gens:
@@ -271,3 +426,8 @@ class Client:
         """Let the lease go as soon as the connection is gone and no write is under way."""
         if self._lease is not None and not self._channel.stands and not self._writes:
             self._lease.let_go()
+
+
+def _part(view: memoryview, offset: int, sectors: int) -> memoryview:
+    """The bytes of some sectors."""
+    return view[offset * SECTOR_BYTES : (offset + sectors) * SECTOR_BYTES]

@@ -8,6 +8,7 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.access import Role
 from bcached.service.allocation import DONE, Allocation
+from bcached.service.index_operations import IndexOperations
 from bcached.service.interfaces import Interfaces
 from bcached.service.operation import Later, Operation, Operations, Outcome, Run, Session, Stream
 from bcached.service.peer import Peer
@@ -97,8 +98,8 @@ class Administration:
         return Later(self._set.create_volume(asked.label, asked.sectors or 0, uuid), messages.NewVolume)
 
     def delete_volume(self, _session: Session, asked: messages.DeleteVolume) -> Outcome:
-        """A volume's end. Without an index no key is ever dirty, so nothing needs force yet."""
-        return Later(self._set.delete_volume(asked.inode), _done)
+        """A volume's end, and that of its keys."""
+        return Later(self._set.delete_volume(asked.inode, force=bool(asked.force)), _done)
 
     def watch(self, _session: Session, asked: messages.Watch) -> Outcome:
         """The state, and then its changes."""
@@ -114,6 +115,7 @@ class CacheService:
         self.operations: Operations = {
             **Interfaces().operations,
             **Allocation(cache_set).operations,
+            **IndexOperations(cache_set).operations,
             **Administration(cache_set).operations,
         }
 

@@ -14,9 +14,13 @@ INT64_MAX = (1 << 63) - 1
 ASK_SECTORS_MAX = 1 << 40  # with whole; what the set cannot hold is refused there, with its own number
 MANY_MAX = 1000
 TIMEOUT_MS, TIMEOUT_MS_MAX = 30_000, 300_000
+FOUND_MAX = 1000  # keys that one answer holds
+RANGE_SECTORS_MAX = OFFSET_MAX - 1  # so that no range reaches beyond the last key's end
 INTERVAL_MS, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 3_600_000
 
 AskedSectors = Annotated[int, Meta(ge=1, le=ASK_SECTORS_MAX)]
+RangeSectors = Annotated[int, Meta(ge=1, le=RANGE_SECTORS_MAX)]
+Limit = Annotated[int, Meta(ge=1, le=FOUND_MAX)]
 WritePoint = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 WritePrio = Annotated[int, Meta(ge=0, le=KEY_SECTORS_MAX)]
 Replicas = Annotated[int, Meta(ge=1, le=POINTERS_MAX)]
@@ -138,6 +142,87 @@ class Release(Parameters, frozen=True):
     """Reservations to end."""
 
     keys: Keys
+
+
+class Commit(Parameters, frozen=True):
+    """Keys whose data is written: they come into the index all at once."""
+
+    keys: Keys
+    durable: bool | None = None
+    timeout_ms: TimeoutMs | None = None
+
+
+class Committed(Results):
+    """Commit's answer."""
+
+    sequence: int
+
+
+class MarkClean(Parameters, frozen=True):
+    """Dirty keys whose data is elsewhere too by now."""
+
+    keys: Keys
+    durable: bool | None = None
+    timeout_ms: TimeoutMs | None = None
+
+
+class MarkedClean(Results):
+    """MarkClean's answer: cleaned[i] is about keys[i]."""
+
+    cleaned: tuple[bool, ...]
+
+
+class Lookup(Parameters, frozen=True):
+    """A range whose keys are wanted; also one request of a LookupMany."""
+
+    inode: Inode
+    offset: SectorOffset
+    sectors: RangeSectors
+    limit: Limit | None = None
+    pin: bool | None = None
+    touch: bool | None = None
+
+
+class Found(Results, omit_defaults=True):
+    """Lookup's answer: next is where to go on, if the limit cut it short."""
+
+    keys: Keys
+    next: int | None = None
+
+
+class LookupMany(Parameters, frozen=True):
+    """Several ranges whose keys are wanted."""
+
+    requests: Annotated[tuple[Lookup, ...], Meta(max_length=MANY_MAX)]
+
+
+class FoundMany(Results):
+    """LookupMany's answer: keys[i] and next[i] are for requests[i]."""
+
+    keys: tuple[Keys, ...]
+    next: tuple[int | None, ...]
+
+
+class Unpin(Parameters, frozen=True):
+    """Keys that were pinned and are read."""
+
+    keys: Keys
+
+
+class Invalidate(Parameters, frozen=True):
+    """A range whose keys are to go."""
+
+    inode: Inode
+    offset: SectorOffset
+    sectors: RangeSectors
+    durable: bool | None = None
+    timeout_ms: TimeoutMs | None = None
+
+
+class Invalidated(Results):
+    """Invalidate's answer: how many sectors keys covered."""
+
+    sectors: int
 
 
 class GenMapFile(Struct, gc=False):

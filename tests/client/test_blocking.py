@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bcached.client import BlockingClient, Client
+from bcached.client import BlockingClient, Client, Piece
 from bcached.errors import ConnectionLost, InvalidParameter
 from instruments.served_set import served
 
@@ -24,6 +24,10 @@ def session(path: str) -> dict[str, Any]:
         except InvalidParameter as error:
             found["error"] = error.fields["parameter"]
         client.release([key])
+        client.store(0, 640, b"stored" * 2048, dirty=True)
+        found["fetched"] = client.fetch(0, 0, 1024)
+        found["dirty"] = [key.dirty for key in client.lookup(0, 640, 24).keys]
+        found["dropped"] = client.invalidate(0, 0, 1024)
         found["state"] = client.status().reserved_sectors
         for state in client.watch(100):
             found["watched"] = state.set_uuid
@@ -39,6 +43,8 @@ async def test_the_same_calls_without_a_loop(tmp_path: Path):
     assert found["read"] == b"blocking" * 1024
     assert (found["role"], found["current"], found["error"]) == ("admin", True, "offset")
     assert (found["state"], found["connected"]) == (0, True)
+    assert found["fetched"] == (Piece(640, b"stored" * 2048),)
+    assert (found["dirty"], found["dropped"]) == ([True], 24)
 
 
 def test_every_method_of_the_one_is_one_of_the_other():

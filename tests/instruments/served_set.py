@@ -42,6 +42,8 @@ async def served(
     block_bytes: int = 4096,
     size_bytes: int = SET_BYTES,
     reservations: int = 65536,
+    pins: int = 65536,
+    synchronous: bool = True,
     mode: int = 0o600,
 ) -> AsyncIterator[Served]:
     """A fresh set with one volume (inode 0), served at folder/s; its end is checked for broken invariants."""
@@ -61,6 +63,8 @@ async def served(
         restart_grace_s=0,
         seed=1,
         reservations_per_connection=reservations,
+        pins_per_connection=pins,
+        synchronous=synchronous,
     )
     async with running(devices, options) as cache_set:
         assert await cache_set.create_volume("first", 0, None) == 0

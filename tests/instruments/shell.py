@@ -25,23 +25,29 @@ class Shell:
     def command(self) -> list[str]:
         return [str(Path(sys.executable).with_name("bcachectl")), "--socket", str(self.socket)]
 
-    def run(self, *arguments: str) -> Result:
-        """A verb, within this process."""
-        return CliRunner().invoke(bcachectl, ["--socket", str(self.socket), *arguments])
+    def run(self, *arguments: str, given: bytes = b"") -> Result:
+        """A verb, within this process, with these bytes on its standard input."""
+        return CliRunner().invoke(bcachectl, ["--socket", str(self.socket), *arguments], input=given)
 
-    def told(self, *arguments: str) -> str:
+    def told(self, *arguments: str, given: bytes = b"") -> str:
         """What a verb that works prints for people."""
-        done = self.run(*arguments)
+        done = self.run(*arguments, given=given)
         assert (done.exit_code, done.stderr) == (0, ""), done.output
         return done.stdout
 
-    def document(self, *arguments: str) -> Any:
-        """The one JSON document of a verb that works."""
-        return json.loads(self.told("--json", *arguments))
-
-    def refused(self, *arguments: str) -> str:
-        """The one line of a verb that fails."""
+    def gave(self, *arguments: str) -> bytes:
+        """The bytes that a verb that works writes."""
         done = self.run(*arguments)
+        assert (done.exit_code, done.stderr) == (0, ""), done.output
+        return done.stdout_bytes
+
+    def document(self, *arguments: str, given: bytes = b"") -> Any:
+        """The one JSON document of a verb that works."""
+        return json.loads(self.told("--json", *arguments, given=given))
+
+    def refused(self, *arguments: str, given: bytes = b"") -> str:
+        """The one line of a verb that fails."""
+        done = self.run(*arguments, given=given)
         assert (done.exit_code, done.stdout) == (1, "")
         (line,) = done.stderr.splitlines()
         return line

@@ -1,4 +1,8 @@
-"""A service of a few lines behind the real socket server: sectors from a counter, waiting on demand."""
+"""A service of a few lines behind the real socket server: sectors from a counter, waiting on demand.
+
+A Commit is made at once, or with WAITS when `may_commit` lets one through, and then durable when one of
+`journal` is done; a Lookup gives as many keys as it has sectors, at the offset WAITS in its turn too.
+"""
 
 import asyncio
 from typing import Any
@@ -6,7 +10,7 @@ from typing import Any
 from bcached.errors import NoFreeBuckets, NotReserved
 from bcached.keys import Key, Pointer
 from bcached.service.access import Role
-from bcached.service.operation import Later, Operation, Outcome, Session, Stream
+from bcached.service.operation import Later, Long, Operation, Outcome, Session, Stream
 from bcached.service.peer import Peer
 from bcached.wire import messages
 from bcached.wire.methods import METHODS
@@ -25,12 +29,18 @@ class ToyService:
         self.waiting: list[asyncio.Future[Key]] = []
         self.news: list[messages.News] = []
         self.gone: list[Session] = []
+        self.may_commit = asyncio.Semaphore(0)
+        self.journal: list[asyncio.Future[None]] = []
         self.collections = 0
         self.may_collect = asyncio.Event()
         self._next = 0
         table = {
             "io.bcached.Allocator.Allocate": Operation(Role.ALLOCATOR, self.allocate, True, True),
             "io.bcached.Allocator.Release": Operation(Role.ALLOCATOR, self.release, True, True),
+            "io.bcached.Allocator.Commit": Operation(
+                Role.ALLOCATOR, self.commit, brief=True, changes=True, in_order=True
+            ),
+            "io.bcached.Allocator.Lookup": Operation(Role.READER, self.lookup, brief=True, in_order=True),
             "io.bcached.Allocator.Describe": Operation(Role.READER, self.describe),
             "io.bcached.Admin.Explain": Operation(Role.ADMIN, self.explain),
             "io.bcached.Admin.ListVolumes": Operation(Role.ADMIN, self.endless),
@@ -69,6 +79,34 @@ class ToyService:
                 waiter.set_result(self.key(0, 8))
         self.waiting.clear()
         return messages.Done()
+
+    def commit(self, session: Session, asked: messages.Commit) -> Outcome:
+        (key,) = asked.keys
+        if key.inode == FAILS:
+            raise NotReserved(key)
+        if key.inode != WAITS:
+            return self.committed(key, asked)
+        return Later(self._commit(key), lambda _: self.committed(key, asked), for_asker=True)
+
+    async def _commit(self, key: Key) -> None:
+        await self.may_commit.acquire()
+        if key.offset == 0:
+            raise NotReserved(key)
+
+    def committed(self, key: Key, asked: messages.Commit) -> messages.Results | Later:
+        self.log.append(f"commit {key.offset}")
+        results = messages.Committed(key.offset)
+        if asked.durable is False:
+            return results
+        self.journal.append(asyncio.get_running_loop().create_future())
+        return Later(self.journal[-1], lambda _: results, is_decided=True)
+
+    def lookup(self, session: Session, asked: messages.Lookup) -> Outcome:
+        self.log.append(f"lookup {asked.offset}")
+        found = messages.Found((self.key(asked.offset, 1),) * asked.sectors)
+        if asked.offset == WAITS:
+            return Later(self.may_commit.acquire(), lambda _: found, for_asker=True)
+        return found if asked.sectors < 16 else Long(found)
 
     def describe(self, session: Session, _: Any) -> Outcome:
         self.log.append("describe")

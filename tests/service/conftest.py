@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-ON_BOTH_LOOPS = ("test_socket", "test_conversation", "test_cache_service")
+ON_BOTH_LOOPS = ("test_socket", "test_conversation", "test_cache_service", "test_index_operations")
 
 
 def pytest_asyncio_loop_factories(

@@ -198,6 +198,144 @@ async def test_a_task_runs_on_when_its_asker_goes_away(path: str, service: ToySe
     await until(lambda: service.collections == 1)
 
 
+# In order
+
+
+def commit(offset: int, inode: int = 1, durable: bool = True) -> bytes:
+    key = {"inode": inode, "offset": offset, "sectors": 8, "dirty": False}
+    pointers = [{"device": 0, "sector": 0, "gen": 0}]
+    return call("Commit", {"keys": [{**key, "pointers": pointers}], "durable": durable})
+
+
+def lookup(offset: int, sectors: int = 1) -> bytes:
+    return call("Lookup", {"inode": 1, "offset": offset, "sectors": sectors})
+
+
+async def test_a_change_that_cannot_be_made_yet_puts_off_what_is_in_order_and_nothing_else(
+    talker: Talker, service: ToyService
+):
+    talker.say(commit(8, WAITS), lookup(1), commit(16, durable=False), DESCRIBE, lookup(2), allocate(3))
+    await until(lambda: len(service.log) == 2)
+    assert await talker.hears_nothing_for(0.02)
+    assert service.log == ["describe", "allocate 3"]
+    service.may_commit.release()
+    await until(lambda: len(service.log) == 6)
+    assert service.log[2:] == ["commit 8", "lookup 1", "commit 16", "lookup 2"]
+    assert await talker.hears_nothing_for(0.02)  # the first one is not durable yet
+    service.journal[0].set_result(None)
+    replies = [await talker.hear() for _ in range(6)]
+    assert [outcome(reply) for reply in replies] == ["ok"] * 6
+    assert [replies[0]["parameters"], replies[2]["parameters"]] == [{"sequence": 8}, {"sequence": 16}]
+    assert replies[4]["parameters"]["keys"][0]["offset"] == 2
+
+
+async def test_a_change_waits_for_the_questions_before_it_and_questions_do_not_wait_for_each_other(
+    talker: Talker, service: ToyService
+):
+    talker.say(lookup(WAITS), lookup(WAITS), lookup(1), commit(8, durable=False), lookup(2), DESCRIBE)
+    await until(lambda: len(service.log) == 4)
+    assert await talker.hears_nothing_for(0.02)
+    assert service.log == [f"lookup {WAITS}", f"lookup {WAITS}", "lookup 1", "describe"]
+    for _ in range(2):
+        assert "commit 8" not in service.log
+        service.may_commit.release()
+        assert outcome(await talker.hear()) == "ok"
+    assert [outcome(await talker.hear()) for _ in range(4)] == ["ok"] * 4
+    assert service.log[4:] == ["commit 8", "lookup 2"]
+
+
+async def test_changes_are_made_one_by_one_and_wait_for_durability_together(
+    talker: Talker, service: ToyService
+):
+    talker.say(*(commit(8 * index, WAITS if index % 3 == 1 else 1) for index in range(1, 10)))
+    for made in (3, 6, 9):
+        service.may_commit.release()
+        await until(lambda made=made: len(service.log) >= made)
+        assert await talker.hears_nothing_for(0.02)
+    assert service.log == [f"commit {8 * index}" for index in range(1, 10)]
+    for future in reversed(service.journal):
+        future.set_result(None)
+    assert [(await talker.hear())["parameters"]["sequence"] for _ in range(9)] == [
+        8 * index for index in range(1, 10)
+    ]
+
+
+async def test_a_change_that_is_refused_in_the_end_lets_the_next_one_be_made(
+    talker: Talker, service: ToyService
+):
+    talker.say(commit(0, WAITS), commit(8, FAILS), commit(16, WAITS), commit(24, durable=False), lookup(1))
+    await asyncio.sleep(0.02)
+    assert service.log == []
+    service.may_commit.release()
+    assert [outcome(await talker.hear()) for _ in range(2)] == ["NotReserved"] * 2
+    service.may_commit.release()
+    await until(lambda: len(service.log) == 3)
+    service.journal[0].set_result(None)
+    assert [outcome(await talker.hear()) for _ in range(3)] == ["ok"] * 3
+    assert service.log == ["commit 16", "commit 24", "lookup 1"]
+
+
+async def test_others_commit_while_one_connection_waits_to(talker: Talker, path: str, service: ToyService):
+    talker.say(commit(8, WAITS))
+    async with Talker(path) as other:
+        assert outcome(await other.ask(commit(16, durable=False))) == "ok"
+    assert service.log == ["commit 16"]
+
+
+async def test_of_one_whose_client_goes_away_nothing_more_is_made(path: str, service: ToyService):
+    async with Talker(path) as talker:
+        talker.say(commit(8, WAITS), commit(16), lookup(1))
+        await asyncio.sleep(0.02)
+        # It could go on from here, at the same moment at which its connection is found to be gone.
+        service.may_commit.release()
+        talker.hang_up()
+        await until(lambda: service.gone)
+    async with Talker(path) as other:
+        other.say(commit(24, WAITS))
+        service.may_commit.release()
+        await until(lambda: "commit 24" in service.log)
+        # Either it was made before the end, with all behind it, or none of it.
+        assert service.log in (["commit 24"], ["commit 8", "commit 16", "lookup 1", "commit 24"])
+        service.journal[-1].set_result(None)
+        assert outcome(await other.hear()) == "ok"
+
+
+async def test_one_that_goes_before_its_change_has_begun_leaves_no_trace(path: str, service: ToyService):
+    for _ in range(20):
+        async with Talker(path) as talker:
+            talker.say(commit(8, WAITS))
+            talker.hang_up()
+    await until(lambda: len(service.gone) == 20)
+    assert service.log == []
+
+
+async def test_what_is_made_is_told_when_the_server_stops_and_what_is_not_is_refused(
+    talker: Talker, server: SocketServer, service: ToyService
+):
+    talker.say(commit(8), commit(16, WAITS), commit(24), lookup(1))
+    await until(lambda: service.journal)
+    server.drain()
+    assert await talker.hears_nothing_for(0.02)
+    service.journal[0].set_result(None)
+    assert [outcome(await talker.hear()) for _ in range(4)] == ["ok"] + ["ShuttingDown"] * 3
+    assert service.log == ["commit 8"]
+    assert outcome(await talker.ask(commit(8))) == "ShuttingDown"
+    assert outcome(await talker.ask(lookup(8))) == "ok"
+
+
+async def test_long_answers_stop_when_nobody_reads_them(path: str, service: ToyService):
+    async with Talker(path) as talker:
+        talker.reader._transport.pause_reading()
+        talker.say(*(lookup(index, 1000) for index in range(200)))  # 100 kB each
+        await until(lambda: service.log)
+        await asyncio.sleep(0.05)
+        assert len(service.log) < 50
+        talker.reader._transport.resume_reading()
+        for index in range(200):
+            keys = (await talker.hear())["parameters"]["keys"]
+            assert (len(keys), keys[0]["offset"]) == (1000, index)
+
+
 # Oneway, more, upgrade
 
 

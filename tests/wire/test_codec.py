@@ -125,6 +125,13 @@ def test_replies_read_as_the_words_of_varlink():
     ]
 
 
+def test_next_is_told_only_where_there_is_more():
+    whole, cut = messages.Found((KEY,)), messages.Found((), next=0)
+    first, second, _ = encode_replies([Reply(whole), Reply(cut)]).split(b"\0")
+    assert list(msgspec.json.decode(first)["parameters"]) == ["keys"]
+    assert msgspec.json.decode(second) == {"parameters": {"keys": [], "next": 0}}
+
+
 def test_newlines_and_nuls_in_strings_stay_inside_their_reply():
     written = encode_replies([Reply(messages.Lines(("a\nb\0c",)))] * 2)
     assert written.count(b"\0") == 2
@@ -148,6 +155,8 @@ def test_what_a_client_encodes_the_daemon_decodes(name: str):
         "interface": "a.b",
     }
     method = METHODS[name]
+    if name.endswith(".LookupMany"):
+        samples["requests"] = (messages.Lookup(1, 8, 16, limit=1, pin=True, touch=False),)
     fields = [field.name for field in msgspec.structs.fields(method.parameters) if field.required]
     request = method.request(parameters=method.parameters(**{field: samples[field] for field in fields}))
     assert decode_requests(codec.encode_request(request)) == [request]

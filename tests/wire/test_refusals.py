@@ -66,6 +66,22 @@ def allocator(method: str, parameters: object, **envelope: object) -> bytes:
             "keys",
         ),
         (allocator("Release", {"keys": [{**KEY, "x": 1}]}), "keys"),
+        (allocator("Commit", {"keys": [{**KEY, "sectors": 0}]}), "keys"),
+        (allocator("Commit", {"keys": KEY}), "keys"),
+        (allocator("Commit", {"keys": [], "durable": "yes"}), "durable"),
+        (allocator("Commit", {"keys": [], "timeout_ms": -1}), "timeout_ms"),
+        (allocator("Commit", {}), "keys"),
+        (allocator("MarkClean", {"keys": [{**KEY, "dirty": 1}]}), "keys"),
+        (allocator("Lookup", {**EXTENT, "limit": 0}), "limit"),
+        (allocator("Lookup", {**EXTENT, "limit": 1001}), "limit"),
+        (allocator("Lookup", {**EXTENT, "sectors": 1 << 62}), "sectors"),
+        (allocator("Lookup", {**EXTENT, "offset": (1 << 62) + 1}), "offset"),
+        (allocator("Lookup", {**EXTENT, "whole": True}), "whole"),
+        (allocator("LookupMany", {"requests": [EXTENT] * 1001}), "requests"),
+        (allocator("LookupMany", {"requests": [{**EXTENT, "limit": 1001}]}), "requests"),
+        (allocator("Unpin", {"keys": [None]}), "keys"),
+        (allocator("Invalidate", {**EXTENT, "sectors": 0}), "sectors"),
+        (allocator("Flush", {"durable": True}), "durable"),
         (allocator("FreeBucket", {"key": {**KEY, "inode": 1 << 70}}), "key"),
         (allocator("Describe", {"x": 1}), "x"),
         (allocator("Describe", {}, colour=1), "colour"),
@@ -126,7 +142,7 @@ def test_an_unknown_interface_is_named(method: str, interface: str):
 
 
 @pytest.mark.parametrize(
-    "method", ["io.bcached.Allocator.Commit", "org.varlink.service.Get", "io.bcached.Admin."]
+    "method", ["io.bcached.Allocator.Comit", "org.varlink.service.Get", "io.bcached.Admin."]
 )
 def test_an_unknown_method_of_a_known_interface_is_named(method: str):
     error = refusal(call(method, {"anything": [1, 2]}))

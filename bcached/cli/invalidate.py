@@ -1,0 +1,25 @@
+"""`bcachectl invalidate`: what is cached of a range goes."""
+
+import click
+
+from bcached.cli.amounts import SECTORS
+from bcached.cli.answer import answer
+from bcached.cli.daemon import connected
+from bcached.cli.examples import examples
+from bcached.cli.session import Session, pass_session
+
+
+@click.command(epilog=examples("bcachectl invalidate 0 0 1G"))
+@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("offset", type=SECTORS)
+@click.argument("sectors", type=SECTORS)
+@click.option("--lazy", is_flag=True, help="Do not wait until it would survive a crash.")
+@pass_session
+def invalidate(session: Session, inode: int, offset: int, sectors: int, lazy: bool) -> None:
+    """Drop SECTORS of volume INODE from sector OFFSET on, dirty data too, which is then lost.
+
+    OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same.
+    """
+    with connected(session) as client:
+        dropped = client.invalidate(inode, offset, sectors, durable=not lazy)
+    answer(session, {"sectors": dropped}, lambda: f"{dropped} sectors dropped")

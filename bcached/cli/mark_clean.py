@@ -1,0 +1,37 @@
+"""`bcachectl mark-clean`: dirty data of a range is elsewhere too by now, and may go when room is needed."""
+
+import click
+
+from bcached.cli.amounts import SECTORS
+from bcached.cli.answer import answer
+from bcached.cli.daemon import connected
+from bcached.cli.examples import examples
+from bcached.cli.session import Session, pass_session
+
+
+@click.command("mark-clean", epilog=examples("bcachectl mark-clean 0 0 1G"))
+@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("offset", type=SECTORS)
+@click.argument("sectors", type=SECTORS)
+@click.option("--lazy", is_flag=True, help="Do not wait until it would survive a crash.")
+@pass_session
+def mark_clean(session: Session, inode: int, offset: int, sectors: int, lazy: bool) -> None:
+    """Call what is dirty now of SECTORS of volume INODE from sector OFFSET on clean.
+
+    OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. What is
+    overwritten meanwhile stays dirty.
+    """
+    count, changed = 0, 0
+    at: int | None = offset
+    with connected(session) as client:
+        while at is not None:
+            found = client.lookup(inode, at, offset + sectors - at, touch=False)
+            dirty = [key for key in found.keys if key.dirty]
+            cleaned = client.mark_clean(dirty, durable=not lazy) if dirty else ()
+            count += sum(key.sectors for key, is_clean in zip(dirty, cleaned, strict=True) if is_clean)
+            changed += cleaned.count(False)
+            at = found.next
+    told = f"{count} sectors marked clean" + (
+        f", {changed} extents have changed meanwhile" if changed else ""
+    )
+    answer(session, {"sectors": count, "changed": changed}, lambda: told)

@@ -1,0 +1,78 @@
+"""`bcachectl write`: bytes from standard input into a volume: allocate, write, commit."""
+
+import sys
+
+import click
+
+from bcached.cli.amounts import SECTORS
+from bcached.cli.answer import answer
+from bcached.cli.daemon import connected
+from bcached.cli.examples import examples
+from bcached.cli.session import Session, pass_session
+from bcached.keys import POINTERS_MAX
+from bcached.units import SECTOR_BYTES
+from bcached.wire.messages import Description
+
+CHUNK_BYTES = 8 << 20
+CHUNK_BUCKETS = 64
+HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
+
+
+@click.command(
+    epilog=examples("bcachectl write 0 0 < thumbnail.jpg", "bcachectl write 0 1G --dirty < notes.txt")
+)
+@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("offset", type=SECTORS)
+@click.option(
+    "--dirty/--clean",
+    default=None,
+    help="Whether this is the only copy, which must stay until it is marked clean. "
+    "Default: clean, but dirty in a flash-only volume.",
+)
+@click.option("--lazy", is_flag=True, help="Do not wait until it would survive a crash.")
+@click.option("--replicas", type=click.IntRange(1, POINTERS_MAX), help="Copies, on as many devices.")
+@click.option("--write-point", type=click.IntRange(min=0), help="What is written together; else the process.")
+@pass_session
+def write(
+    session: Session,
+    inode: int,
+    offset: int,
+    dirty: bool | None,
+    lazy: bool,
+    replicas: int | None,
+    write_point: int | None,
+) -> None:
+    """Write standard input to volume INODE from sector OFFSET on; what was there before goes.
+
+    OFFSET is sectors of 512 bytes, or a size with a suffix: 8 and 4k are the same. The last block is filled
+    up with zeros. At most 8 MiB at a time are there all at once or, should something fail, not at all.
+    """
+    with connected(session) as client:
+        block_bytes = client.description.devices[0].block_sectors * SECTOR_BYTES
+        at, byte_count = offset, 0
+        chunk_bytes = commit_bytes(client.description, replicas or 1)
+        chunk = sys.stdin.buffer.read(chunk_bytes)
+        while chunk:
+            following = sys.stdin.buffer.read(chunk_bytes)
+            data = chunk + bytes(-len(chunk) % block_bytes)
+            client.store(
+                inode,
+                at,
+                data,
+                dirty=dirty,
+                durable=not lazy and not following,  # an entry cannot be durable before those before it
+                replicas=replicas,
+                write_point=write_point,
+            )
+            at += len(data) // SECTOR_BYTES
+            byte_count += len(chunk)
+            chunk = following
+    written = {"inode": inode, "offset": offset, "sectors": at - offset, "bytes": byte_count}
+    answer(session, written, lambda: f"{byte_count} bytes written to {at - offset} sectors from {offset} on")
+
+
+def commit_bytes(description: Description, replicas: int) -> int:
+    """How much to write at a time: its keys fit one commit, however they fall into buckets."""
+    bucket_bytes = description.devices[0].bucket_sectors * SECTOR_BYTES
+    keys = description.commit_words // (HEAD_WORDS + replicas) - 2  # the first and the last bucket in part
+    return min(CHUNK_BYTES, min(CHUNK_BUCKETS, keys) * bucket_bytes)
