@@ -48,7 +48,10 @@ def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]
     """The buckets worth least: little live data, long not used (seed: invalidate_buckets_lru).
 
     The weight is (prio scaled so that the smallest is worth an eighth of a fresh one) times sectors in
-    use. A slice in which nothing can be light enough any more, going by its smallest prio and its smallest
+    use. Seed: as long as hardly anything has aged that eighth comes to 0, and live data weighs as little as
+    an empty bucket; here it is at least 1, or a young set would drop data while most of it is empty.
+
+    A slice in which nothing can be light enough any more, going by its smallest prio and its smallest
     number of sectors, is passed over: on a device full of equal weights that is nearly all of them. Once
     there are enough, only what is light is asked whether it may go, and counted if its gen forbids it:
     nobody asks how many were held back when free_inc could be filled.
@@ -81,8 +84,13 @@ def _invalidatable(table: BucketTable, buckets: slice | Buckets) -> tuple[Bools,
 
 def _least_weight(table: BucketTable, start: int, stop: int, floor: int) -> int:
     """No bucket of [start, stop) weighs less than this."""
-    prio = max(int(table.prios_array[start:stop].min()), floor) - floor + (INITIAL_PRIO - floor) // 8
+    prio = max(int(table.prios_array[start:stop].min()), floor) - floor + _smallest_worth(floor)
     return prio * min(int(table.sectors_array[start:stop].min()), SECTORS_WEIGHED_MAX)
+
+
+def _smallest_worth(floor: int) -> int:
+    """What the smallest prio is worth."""
+    return max((INITIAL_PRIO - floor) // 8, 1)
 
 
 def _weights(table: BucketTable, start: int, stop: int, floor: int) -> npt.NDArray[np.uint32]:
@@ -91,7 +99,7 @@ def _weights(table: BucketTable, start: int, stop: int, floor: int) -> npt.NDArr
     # weighs least.
     scaled = np.maximum(table.prios_array[start:stop], np.uint16(floor))
     # In 16 bits and around zero if need be: what comes out is below 65536 for every prio that data has.
-    scaled += np.uint16(((INITIAL_PRIO - floor) // 8 - floor) & 0xFFFF)
+    scaled += np.uint16((_smallest_worth(floor) - floor) & 0xFFFF)
     weights = scaled.astype(np.uint32)
     sectors = table.sectors_array[start:stop]
     weights *= sectors if table.sectors.itemsize == 2 else np.minimum(sectors, np.uint32(SECTORS_WEIGHED_MAX))
