@@ -31,16 +31,20 @@ class JournalRing:
         # The current bucket counts as full at first: the kernel, too, advances before its first entry.
         self._next_byte = self._bucket_bytes
         self._behind_newest = self._bucket_bytes
+        self._counted = (0, 0, 0)  # bucket, last_seq and the free buckets behind it; only ever more come free
 
     def resume(self, index: int, behind_byte: int) -> None:
         """Go on in the bucket after the one that holds the newest entry; behind the entry if none is free."""
         self.index = index
         self._next_byte = self._bucket_bytes
         self._behind_newest = behind_byte
+        self._counted = (index, 0, 0)
 
     def free_buckets(self, durable_last_seq: int) -> int:
         """How many buckets could be begun, one after the other, without losing an entry that is needed."""
-        return self._free_behind(self.index, durable_last_seq)
+        count = self._free_behind(self.index, durable_last_seq)
+        self._counted = (self.index, durable_last_seq, count)
+        return count
 
     def room_after(self, size_bytes: int, durable_last_seq: int, last_seq: int) -> Room | None:
         """What is left once the next entry, which has this last_seq, is durable; None if the ring is full."""
@@ -55,7 +59,11 @@ class JournalRing:
         found = self._find(size_bytes, durable_last_seq)
         if found is None:
             return None
-        self.index, byte = found
+        index, byte = found
+        if index != self.index:
+            _, last_seq, count = self._counted
+            self._counted = (index, last_seq, max(count - 1, 0))
+        self.index = index
         self._behind_newest = self._bucket_bytes
         self._next_byte = byte + size_bytes
         self.newest_seqs[self.index] = seq
@@ -77,7 +85,9 @@ class JournalRing:
         return None
 
     def _free_behind(self, index: int, last_seq: int) -> int:
-        count = 0
+        known_index, known_seq, count = self._counted
+        ahead = (index - known_index) % len(self.buckets)
+        count = max(count - ahead, 0) if last_seq >= known_seq else 0
         while count < len(self.buckets) - 1 and self._is_free(index + 1 + count, last_seq):
             count += 1
         return count

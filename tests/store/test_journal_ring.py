@@ -153,3 +153,23 @@ def test_what_is_left_is_what_is_found_afterwards() -> None:
             assert byte is not None
             durable_last_seq = last_seq
             assert room == Room(here.free_buckets(last_seq), BUCKET - byte % BUCKET - size), (seed, seq)
+
+
+def test_free_buckets_are_counted_on_from_what_was_counted_before() -> None:
+    for seed in range(100):
+        random = Random(seed)
+        here = ring(random.randint(2, 7))
+        durable_last_seq = 0
+        for seq in range(1, 80):
+            if here.place(random.randint(1, 8) * BLOCK, seq, durable_last_seq) is None:
+                durable_last_seq = seq - 1
+            if random.random() < 0.5:
+                durable_last_seq = random.randint(max(durable_last_seq, 1), seq)
+            if random.random() < 0.5:
+                continue
+            afresh = ring(len(here.buckets))
+            afresh.newest_seqs = list(here.newest_seqs)
+            afresh.resume(here.index, 0)
+            for last_seq in random.sample([durable_last_seq, random.randint(0, seq)], 2):
+                assert here.free_buckets(last_seq) == afresh.free_buckets(last_seq), (seed, seq)
+                afresh.resume(here.index, 0)
