@@ -19,19 +19,23 @@ UNKNOWN = "unknown"  # requests that are of no method
 class MethodCounts:
     """One method's figures."""
 
-    __slots__ = ("durations", "errors", "requests", "sum_ns")
+    __slots__ = ("durations", "errors", "sum_ns")
 
     def __init__(self) -> None:
-        self.requests = 0
         self.errors = 0
         self.sum_ns = 0
         self.durations = [0] * (BOUNDS + 1)
 
     def observe(self, count: int, elapsed_ns: int) -> None:
         """Count so many requests, each answered after this long."""
-        self.requests += count
         self.sum_ns += count * elapsed_ns
-        self.durations[min((elapsed_ns >> 10).bit_length(), BOUNDS)] += count
+        index = (elapsed_ns >> 10).bit_length()
+        self.durations[min(index, BOUNDS)] += count
+
+    @property
+    def requests(self) -> int:
+        """How many were answered."""
+        return sum(self.durations)
 
     def histogram(self) -> Histogram:
         """The durations so far."""
@@ -56,8 +60,7 @@ class RequestCounts:
     def observe(self, requests: Sequence[object], elapsed_ns: int) -> None:
         """Count requests that were answered together."""
         if len(requests) == 1:
-            (request,) = requests
-            self._by_kind.get(type(request), self._unknown).observe(1, elapsed_ns)
+            self.of(type(requests[0])).observe(1, elapsed_ns)
         else:
             for kind, count in Counter(map(type, requests)).items():
                 self.of(kind).observe(count, elapsed_ns)

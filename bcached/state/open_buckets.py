@@ -67,7 +67,8 @@ class OpenBuckets:
         self._bucket_sectors = bucket_sectors
         self._block_sectors = block_sectors
         self._by_use = OrderedDict.fromkeys(Slot() for _ in range(OPEN_BUCKETS_MAX))
-        self._by_stream: dict[tuple[int, int, int], list[Slot]] = {}  # newest last
+        self._newest = next(reversed(self._by_use))  # as long as a stream goes on, nothing else changes
+        self._by_stream: dict[tuple[int, int, int], list[Slot]] = {}  # newest last; all but the newest slot's
         self._by_writer: dict[tuple[int, int], dict[Slot, None]] = {}  # oldest first
 
     def __iter__(self) -> Iterator[Slot]:
@@ -81,7 +82,10 @@ class OpenBuckets:
 
     def choose(self, kind: int, inode: int, offset: int, write_point: int) -> Slot:
         """The slot for an extent of a volume at offset; it may have to be refilled first."""
-        same_stream = self._by_stream.get((kind, inode, offset))
+        stream = (kind, inode, offset)
+        if self._newest.stream == stream:
+            return self._newest
+        same_stream = self._by_stream.get(stream)
         if same_stream:
             return same_stream[-1]
         same_writer = self._by_writer.get((kind, write_point))
@@ -113,9 +117,10 @@ class OpenBuckets:
         free = slot.sectors_free
         given = min(sectors, free)
         assert given > 0, "the slot has nothing left"
+        pointers: tuple[Pointer, ...]
         if len(slot.sectors) == 1:
-            sector = slot.sectors[0]
-            pointers: tuple[Pointer, ...] = (Pointer(slot.places[0][0], sector, slot.gens[0]),)
+            ((device, _),), (sector,), (gen,) = slot.places, slot.sectors, slot.gens
+            pointers = (Pointer(device, sector, gen),)
             slot.sectors = (sector + given,)
         else:
             devices = (device for device, _ in slot.places)
@@ -129,7 +134,7 @@ class OpenBuckets:
     @property
     def newest(self) -> Slot:
         """The slot that was used last."""
-        return next(reversed(self._by_use))
+        return self._newest
 
     def carve_on(
         self, slot: Slot, inode: int, extents: Iterable[Extent], write_point: int
@@ -174,29 +179,28 @@ class OpenBuckets:
 
     def _remember(self, slot: Slot, inode: int, end: int, write_point: int) -> None:
         """Make a slot the newest, known by its stream and writer; look-ups count, for each request does."""
-        self._by_use.move_to_end(slot)
-        kind = slot.kind
-
-        by_stream = self._by_stream
-        slots = [slot]
-        if slot.stream is not None:
-            slots = by_stream.pop(slot.stream)
-            if len(slots) > 1:
-                slots.remove(slot)
-                by_stream[slot.stream] = slots
-                slots = [slot]
-        slot.stream = stream = (kind, inode, end)
-        others = by_stream.setdefault(stream, slots)
-        if others is not slots:
-            others.append(slot)
-
-        writer = (kind, write_point)
+        writer = (slot.kind, write_point)
+        if slot is not self._newest:
+            self._overtake(slot)
         if slot.writer != writer:
             self._forget_writer(slot)
             slot.writer = writer
             slot.of_writer = self._by_writer.setdefault(writer, {})
             slot.of_writer[slot] = None
-        elif len(slot.of_writer) > 1:
+        slot.stream = (slot.kind, inode, end)
+
+    def _overtake(self, slot: Slot) -> None:
+        """Make another slot the newest."""
+        before, self._newest = self._newest, slot
+        self._by_use.move_to_end(slot)
+        if before.stream is not None:
+            self._by_stream.setdefault(before.stream, []).append(before)
+        if slot.stream is not None:
+            slots = self._by_stream[slot.stream]
+            slots.remove(slot)
+            if not slots:
+                del self._by_stream[slot.stream]
+        if len(slot.of_writer) > 1:
             del slot.of_writer[slot]
             slot.of_writer[slot] = None
 

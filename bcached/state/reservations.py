@@ -83,11 +83,16 @@ class Holder:
 
     def add(self, place: Place, start: int, end: int, inode: int) -> None:
         """Note a piece, sectors [start, end) of a bucket; its pin was taken by the caller."""
+        self.total += 1
         pieces = self.pieces.get(place)
         if pieces is None:
             pieces = self.pieces[place] = Pieces()
+        elif start >= pieces.ends[-1]:  # as nearly always
+            pieces.starts.append(start)
+            pieces.ends.append(end)
+            pieces.inodes.append(inode)
+            return
         pieces.add(start, end, inode)
-        self.total += 1
 
     def add_row(self, place: Place, bounds: list[int], inode: int) -> None:
         """Note pieces in a row, each from one bound to the next, of a bucket it has some of already."""

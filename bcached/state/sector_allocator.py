@@ -61,7 +61,8 @@ class SectorAllocator:
         """
         if inode not in self.inodes:
             raise NoSuchVolume(inode)
-        holder.check_room(replicas)
+        if holder.total + replicas > holder.limit or holder.owner is not None:
+            holder.check_room(replicas)
         kind = replicas * 2 + (inode in self.always_dirty)
         slot = self.open_buckets.choose(kind, inode, offset, write_point)
         if slot.sectors_free == 0 or slot.kind != kind:
