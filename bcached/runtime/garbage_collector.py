@@ -1,9 +1,9 @@
-"""The garbage collector: finds the oldest gen anything names, so that gens may go on rising, and tidies the index.
+"""The garbage collector: finds the oldest gen anything names, so that gens may rise; tidies the index.
 
-It marks in slices while buckets are given out and keys come and go, in columns of its own, and changes nothing
-of the table before it is through. Before its marks count, every leaf that had unwritten changes when it began
-is written, and an entry is durable that lets go of those before: what was cut in memory by then stands nowhere
-any more. What is cut while it marks is marked, too (state/live_sectors.py).
+It marks in slices while buckets are given out and keys come and go, in columns of its own, and changes
+nothing of the table before it is through. Before its marks count, every leaf that had unwritten changes when
+it began is written, and an entry is durable that lets go of those before: what was cut in memory by then
+stands nowhere any more. What is cut while it marks is marked, too (state/live_sectors.py).
 """
 
 import asyncio
@@ -188,7 +188,7 @@ class GarbageCollector:
     # Tidying
 
     async def _tidy(self) -> None:
-        """Make neighbours one that fill less than two nodes, level by level, and the tree lower if it can be."""
+        """Make neighbours one that together fill less, level by level, and the tree lower if it can be."""
         btree = self._btree
         tree = btree.tree
         self._slice_begun = self._services.clock()

@@ -112,7 +112,10 @@ class Index:
     # Cleaning
 
     async def mark_clean(self, keys: Sequence[Key], timeout_s: float) -> tuple[list[bool], int]:
-        """Make dirty keys clean whose pointers are still the same; of each whether all of it was, and the seq."""
+        """Make dirty keys clean whose pointers are still the same.
+
+        Of each whether all of it is clean now, and the seq of the entry.
+        """
         spans, deadline = _spans(keys), self._services.clock() + timeout_s
         words = 0
         while True:
@@ -147,7 +150,7 @@ class Index:
     # Invalidating
 
     async def invalidate(self, inode: int, offset: int, sectors: int, timeout_s: float) -> tuple[int, int]:
-        """Drop what lies in a range, dirty or not: the sectors that were live, and the seq of the last entry."""
+        """Drop what lies in a range, dirty or not: sectors that were live, and the seq of the last entry."""
         if inode not in self._sectors.inodes:
             raise NoSuchVolume(inode)
         dropped, seq = 0, self._journal.accepted_seq
@@ -189,7 +192,7 @@ class Index:
         await self.flush()
 
     def _deletions(self, inode: int, start: int, end: int) -> tuple[list[Key], int]:
-        """Keys that delete what the leaf at start holds before end, and where the rest of the range begins."""
+        """Keys that delete what the leaf at start holds before end, and where the rest begins."""
         leaf = self._tree.find(inode, start)
         assert not isinstance(leaf, Missing)
         until = min(leaf.end_within(inode), end)
@@ -259,7 +262,7 @@ class Index:
         pin: Holder | None = None,
         touch: bool = True,
     ) -> Found:
-        """What is live in a range; it ends early, with `next`, where the nodes do not fit into memory at once."""
+        """What is live in a range; it ends early, with `next`, where a node is not in memory."""
         if inode not in self._sectors.inodes:
             raise NoSuchVolume(inode)
         end = offset + sectors
@@ -297,6 +300,7 @@ class Index:
         return Key(key.inode, key.offset, key.sectors, key.dirty, pointers) if pointers else None
 
     def is_current(self, pointer: Pointer) -> bool:
+        """Whether a pointer has its bucket's gen."""
         return self._sectors.gen_of(pointer) == pointer.gen
 
     # Durability
@@ -363,7 +367,7 @@ class Index:
         self._services.buckets_moved()
 
     def counted(self) -> list[Counts] | None:
-        """Live and dirty sectors of each bucket as the keys have it, by member; None if not all is in memory."""
+        """Live and dirty sectors of each bucket by its keys, by member; None if not all is in memory."""
         tree = self._tree
         if any(isinstance(child, Key) for node in tree.interiors() for child in node.children):
             return None

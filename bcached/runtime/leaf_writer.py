@@ -66,7 +66,7 @@ class LeafWriter:
         await self._btree.write_wanted()
 
     def _pressing(self) -> int | None:
-        """Through which entry leaves must be written so that the journal can let go of it, if there are any."""
+        """Through which entry leaves must be written for the journal to let go of it, if there are any."""
         seq, oldest = self._journal.pressure(), self._btree.tree.pins.oldest
         return seq if seq is not None and oldest is not None and oldest <= seq else None
 

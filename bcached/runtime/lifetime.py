@@ -123,11 +123,11 @@ class Life:
         old = old_leases(directory, name)
         if not fresh:
             await wait_for_old_writers(old, self.options.restart_grace_s, progress)
+        progress("first run" if fresh else "recovering")
+        opened = await self._open(found, name, progress)
         lease_path = create_lease(directory, name, self.number, boot_id(), self.options.gid)
         for lease in old:
             lease.remove()
-        progress("first run" if fresh else "recovering")
-        opened = await self._open(found, name, progress)
         self._set = self._put_together(opened, lease_path)
         return self._set
 

@@ -1,4 +1,4 @@
-"""Moving garbage collection: what little is live in nearly empty buckets is copied together, to free them whole.
+"""Moving garbage collection: the little that is live in nearly empty buckets is copied, to free them whole.
 
 It draws on a reserve of its own, so it works when nothing else is free. A key that is overwritten while its
 data is copied wins: the copy is given back. Dirty stays dirty. (kernel: bch_moving_gc)

@@ -114,7 +114,7 @@ class Btree:
             ended.set()
 
     def evict(self) -> bool:
-        """Let go of clean leaves, those used longest ago, while there are too many; whether there are no more."""
+        """Let go of clean leaves, those used longest ago, while there are too many; whether that sufficed."""
         while self.tree.cached_bytes > self.cache_bytes:
             clean = [leaf for leaf in islice(self.tree.evictable(), EVICTED_LEAVES) if leaf.is_clean]
             for leaf in clean:

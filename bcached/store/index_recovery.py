@@ -223,7 +223,7 @@ def place_metadata(members: Sequence[Member], key: Key, state: State) -> None:
 
 
 def _fill_counts(member: Member, recount: Recount) -> None:
-    """What was counted becomes the table's: live sectors, the oldest gens, and who may not be metadata yet."""
+    """What was counted becomes the table's: live sectors, oldest gens, and who may not be metadata yet."""
     cache, table = member.cache, member.cache.table
     too_many = np.flatnonzero(recount.sectors > cache.geometry.bucket_sectors)
     if len(too_many):
@@ -235,9 +235,8 @@ def _fill_counts(member: Member, recount: Recount) -> None:
     used = (recount.sectors > 0) & (table.states_array != State.EMPTY)
     if used.any():
         bucket = int(np.flatnonzero(used)[0])
-        raise SetRefused(
-            f"{member.path} bucket {bucket}: keys for data lie in it, and it is {State(table.states[bucket]).name}"
-        )
+        use = State(table.states[bucket]).name
+        raise SetRefused(f"{member.path} bucket {bucket}: keys for data lie in it, and it is {use}")
     table.last_gc_array[:] = recount.oldest
     cache.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
 

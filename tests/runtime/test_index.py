@@ -31,7 +31,7 @@ def data_of(token: int, key: Key) -> bytes:
 
 @dataclass
 class Story:
-    """Clients' doings on a set, and the model of what they know to be there: dirty, and when it was written."""
+    """Clients' doings on a set, and the model of what is there: whether dirty, and when it was written."""
 
     cache_set: CacheSet
     random: Random

@@ -153,8 +153,8 @@ async def test_few_leaves_in_memory_hold_as_much(seed: int) -> None:
     await story.btree.trim()
     assert story.btree.tree.cached_bytes <= bound
     assert len(story.buckets.in_use) > 2 * len(story.btree.tree.leaves)
-    assert story.btree._io.nodes_read > 50
     await story.check_memory()
+    assert story.btree._io.nodes_read > 20
     await story.check_device()
 
 

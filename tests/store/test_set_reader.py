@@ -8,7 +8,7 @@ from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
 from bcached.store.set_reader import read_set
 from bcached.store.superblock_slot import read_superblock
-from instruments.format_samples import EXTENT, sealed, with_field
+from instruments.format_samples import sealed, with_field
 from instruments.recording_device import RecordingDevice
 from instruments.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices, used_devices
 
@@ -57,30 +57,6 @@ async def test_a_set_in_use_is_not_made_fresh_by_one_member_that_is() -> None:
     spoil(devices[1], 104, "Q", 0)
     with pytest.raises(SetRefused, match=r"d1: is freshly made, .* are in use \(journal entry 2\)"):
         await read_set(devices)
-
-
-async def test_keys_in_the_journal_are_refused_also_in_older_entries_that_are_needed() -> None:
-    image = await Image.used()
-    image.write_entry(keys=(EXTENT, EXTENT))
-    with pytest.raises(SetRefused, match="the journal holds 2 keys in entries 3 to 3"):
-        await read_set([image.device()])
-    behind = await Image.used()
-    behind.newest_at -= 512
-    behind.write_entry(seq=2, last_seq=2, keys=(EXTENT,))
-    assert (await read_set([behind.device()])).contents is not None, "entry 3 says that 2 is not needed"
-    behind.newest_at += 512
-    behind.write_entry(last_seq=2)
-    with pytest.raises(SetRefused, match="the journal holds 1 keys in entries 2 to 3"):
-        await read_set([behind.device()])
-
-
-async def test_keys_in_the_tree_are_refused_deletions_too() -> None:
-    deletion = Key(0, 0, 8, False, ())
-    for key in (EXTENT, deletion):
-        image = await Image.used()
-        image.write_root(key)
-        with pytest.raises(SetRefused, match="the btree has 1 levels and 1 keys in its root"):
-            await read_set([image.device()])
 
 
 async def test_a_table_of_the_old_form_is_read() -> None:
