@@ -128,7 +128,7 @@ class Run:
             assert holder.total + asked.replicas > holder.limit
             return
         if key is not None:
-            assert (key.inode, key.offset, key.dirty) == (asked.inode, asked.offset, False)
+            assert (key.inode, key.offset, key.dirty) == (asked.inode, asked.offset, asked.inode == 3)
             assert 0 < key.sectors <= asked.sectors
             assert len(key.pointers) == asked.replicas == len({it.device for it in key.pointers})
             self.take_note(holder, [key])
