@@ -97,6 +97,62 @@ async def test_the_write_point_is_the_peers_pid_unless_it_says_another(tmp_path:
         assert buckets[0] == buckets[1] != buckets[2]
 
 
+def a_batch(seed: int) -> list[bytes]:
+    """Allocates that go on or jump, for a few writers and volumes, some of which cannot be served."""
+    rng = random.Random(seed)
+    end, batch = 0, []
+    for _ in range(60):
+        offset = end if rng.random() < 0.8 else 8 * rng.randrange(100)
+        sectors = rng.choice([8, 8, 16, 40])
+        end = offset + sectors
+        odd = [{"inode": 1}, {"offset": 4}, {"sectors": 4}, {"replicas": 2}, {"replicas": 1}, {"whole": True}]
+        more = rng.choice(odd) if rng.random() < 0.1 else {}
+        if rng.random() < 0.1:
+            more["write_point"] = rng.randrange(2)
+        batch.append(allocate(**{"offset": offset, "sectors": sectors} | more))
+    return batch
+
+
+def whichever_buckets(replies: list[Any]) -> list[Any]:
+    """The same with its buckets numbered as they come, and without gens."""
+    buckets: dict[int, int] = {}
+    for reply in replies:
+        for key in reply["parameters"].get("keys", []):
+            for pointer in key["pointers"]:
+                bucket, sector = divmod(pointer.pop("sector"), BUCKET_SECTORS)
+                pointer["at"] = (buckets.setdefault(bucket, len(buckets)), sector)
+                del pointer["gen"]
+    return replies
+
+
+@pytest.mark.parametrize("reservations", [1000, 40])
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_batch_is_answered_as_its_requests_are_one_by_one(
+    tmp_path: Path, seed: int, reservations: int
+):
+    replies: list[list[Any]] = []
+    for name in ("together", "apart"):
+        (tmp_path / name).mkdir()
+        async with (
+            served(tmp_path / name, reservations=reservations) as it,
+            Talker(it.path) as talker,
+        ):
+            batch = a_batch(seed)
+            if name == "together":
+                talker.say(*batch)
+                replies.append([await talker.hear() for _ in batch])
+            else:
+                replies.append([await talker.ask(message) for message in batch])
+                last = await talker.ask(allocate(0, 8))
+                assert outcome(last) == ("ok" if reservations > len(batch) else "LimitExceeded")
+            counted = it.server.statistics().requests["io.bcached.Allocator.Allocate"]
+            assert counted == len(batch) + (name == "apart")
+    assert whichever_buckets(replies[0]) == whichever_buckets(replies[1])
+    told = {outcome(reply) for reply in replies[0]}
+    assert "ok" in told
+    assert len(told) > 1, "none was refused"
+
+
 @pytest.mark.parametrize(
     ("message", "parameter"),
     [
