@@ -132,7 +132,15 @@ def parse_padded_key(raw: Buffer, offset: int, where: str) -> Key:
 
 def pack_keys(keys: tuple[Key, ...]) -> bytes:
     """Keys one behind the other, as in bsets and journal entries."""
-    return b"".join(map(pack_key, keys))
+    words: list[int] = []
+    for key in keys:
+        pointers = key.pointers
+        assert len(pointers) <= POINTERS_MAX
+        end = key.end
+        assert 0 <= end <= OFFSET_MAX
+        words += (head_word(key.inode, key.sectors, key.dirty, len(pointers)), end)
+        words += map(pointer_word, pointers)
+    return struct.pack(f"<{len(words)}Q", *words)
 
 
 def parse_keys(raw: Buffer, where: str) -> tuple[Key, ...]:

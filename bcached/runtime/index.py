@@ -102,12 +102,10 @@ class Index:
                 raise InvalidParameter("keys", f"volume {key.inode} is flash-only: its data is dirty, always")
             if key.dirty and not synchronous:
                 raise InvalidParameter("keys", "the set is not synchronous, and can keep nothing dirty")
-        sectors.check_commit(holder, keys)
+        return words
 
     def _commit(self, holder: Holder, keys: Sequence[Key]) -> int:
-        seq = self._put(keys)
-        self._sectors.commit(holder, keys)
-        return seq
+        return self._sectors.commit(holder, keys, self._put)
 
     # Cleaning
 

@@ -74,10 +74,14 @@ class Pieces:
 
     def cut(self, start: int, end: int) -> Cut | None:
         """Take [start, end) out of the piece that holds all of it; None if none does."""
-        index = self.find(start, end)
-        if index is None:
+        starts, ends, inodes = self.starts, self.ends, self.inodes
+        index = bisect_right(starts, start) - 1
+        if index < 0 or end > ends[index]:
             return None
-        first, last, inode = self.starts[index], self.ends[index], self.inodes[index]
+        first, last, inode = starts[index], ends[index], inodes[index]
+        if first == start and last == end:  # as nearly always
+            del starts[index], ends[index], inodes[index]
+            return Cut(index, start, end, inode, 0)
         left = [(a, b) for a, b in ((first, start), (end, last)) if a < b]
         self._replace(index, 1, left, inode)
         return Cut(index, first, last, inode, len(left))

@@ -6,8 +6,10 @@ data is in it. Readers pin buckets too, for as long as what they were told is to
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import TypeVar
 
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
@@ -19,6 +21,7 @@ from bcached.state.placement import members_with, take_data_buckets
 from bcached.state.reservations import WHOLE_BUCKET_INODE, Holder, Place
 from bcached.state.reserves import Reserve
 
+T = TypeVar("T")
 PLACES_A_STEP = 256  # buckets: a millisecond
 
 
@@ -151,13 +154,7 @@ class SectorAllocator:
 
     def release(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End the reservations of all these keys, or of none if one is stale or not held."""
-        for key in keys:
-            self.check_current(key)
-        dropped = holder.remove(keys)
-        for key in keys:
-            self.reserved_sectors -= key.sectors * len(key.pointers)
-        for place, pins in dropped:
-            self._drop_pins(place, pins)
+        self.commit(holder, keys, _nothing)
 
     def check_commit(self, holder: Holder, keys: Sequence[Key]) -> None:
         """Raise what keeps the holder from committing these keys: StaleKey, NotReserved, LimitExceeded."""
@@ -165,13 +162,21 @@ class SectorAllocator:
             self.check_current(key)
         holder.check(keys)
 
-    def commit(self, holder: Holder, keys: Sequence[Key]) -> None:
-        """End the reservations of keys that stand in the index now, all or none.
+    def commit(self, holder: Holder, keys: Sequence[Key], put: Callable[[Sequence[Key]], T]) -> T:
+        """End the reservations of these keys and put them into the index, or raise what check_commit does.
 
-        Their sectors have been counted as live (live_sectors.py): a bucket whose last pin goes here would
-        else be taken for empty.
+        What put says comes back. It counts their sectors as live (live_sectors.py), so the pins go after it:
+        a bucket whose last pin goes would else be taken for empty.
         """
-        self.release(holder, keys)
+        for key in keys:
+            self.check_current(key)
+        dropped = holder.remove(keys)
+        done = put(keys)
+        for key in keys:
+            self.reserved_sectors -= key.sectors * len(key.pointers)
+        for place, pieces in groupby(dropped, _place_of):
+            self._drop_pins(place, sum([pins for _, pins in pieces]))
+        return done
 
     def free_buckets(self, holder: Holder, key: Key) -> None:
         """End the reservation of whole buckets of which nothing was given back or used so far."""
@@ -324,3 +329,10 @@ class SectorAllocator:
             cache.table.move(bucket, State.QUARANTINE)
         else:
             cache.settle(bucket)
+
+
+_place_of = itemgetter(0)
+
+
+def _nothing(_: Sequence[Key]) -> None:
+    """What is done with sectors that are given back unused."""

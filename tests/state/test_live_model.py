@@ -8,6 +8,7 @@ owner's data; and no bucket that a leaf on disk names, not stale by the gen on d
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -129,8 +130,7 @@ class Run:
             keys.append(self.given[holder].pop())
         keys = [self.part_of(key, holder) for key in keys]
         self.allocator.check_commit(holder, keys)
-        self.put(keys)
-        self.allocator.commit(holder, keys)
+        self.allocator.commit(holder, keys, self.put)
         self.did["commit"] += 1
 
     def part_of(self, key: Key, holder: Holder) -> Key:
@@ -159,9 +159,9 @@ class Run:
             with pytest.raises(RequestError):
                 self.allocator.check_commit(who, keys)
             with pytest.raises(RequestError):
-                self.allocator.commit(who, keys)
+                self.allocator.commit(who, keys, self.put)
 
-    def put(self, keys: list[Key]) -> None:
+    def put(self, keys: Sequence[Key]) -> None:
         """Accepted for the open journal entry, or for the next."""
         self.seq += self.rng.random() < 0.5
         change: Change = {}
