@@ -74,26 +74,30 @@ class Index:
 
     def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
         """Accept keys now; the seq of their entry, or None if that has to wait for something."""
-        self._check_commit(holder, keys)
-        if not self._is_ready(_spans(keys), _words(keys)) or not self._may_grow():
+        words = self._check_keys(keys)
+        if not self._is_ready(_spans(keys), words) or not self._may_grow():
+            self._sectors.check_commit(holder, keys)
             return None
         return self._commit(holder, keys)
 
     async def commit(self, holder: Holder, keys: Sequence[Key], timeout_s: float) -> int:
         """Accept keys, all of them in one entry; its seq. NoFreeBuckets if the index may not grow in time."""
-        spans, words, clock = _spans(keys), _words(keys), self._services.clock
+        spans, clock = _spans(keys), self._services.clock
         deadline = clock() + timeout_s
         while True:
-            self._check_commit(holder, keys)
+            words = self._check_keys(keys)
+            self._sectors.check_commit(holder, keys)
             if not self._may_grow():
                 await self._wait_to_grow(deadline - clock())
             elif not await self._made_ready(spans, words, deadline - clock()):
                 return self._commit(holder, keys)
 
-    def _check_commit(self, holder: Holder, keys: Sequence[Key]) -> None:
+    def _check_keys(self, keys: Sequence[Key]) -> int:
+        """Refuse what cannot be committed, whoever holds it; the words of the keys."""
         self._services.check_changeable()
-        if _words(keys) > self._journal.commit_words:
-            raise LimitExceeded("commit_words", _words(keys))
+        words = _words(keys)
+        if words > self._journal.commit_words:
+            raise LimitExceeded("commit_words", words)
         sectors, synchronous = self._sectors, self._services.options.synchronous
         for key in keys:
             if key.inode not in sectors.inodes:
