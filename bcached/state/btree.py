@@ -96,28 +96,30 @@ class Tree:
 
     # Changing
 
-    def insert(self, key: Key, seq: int) -> list[Key]:
+    def insert(self, key: Key, seq: int) -> Sequence[Key]:
         """Take in a key of a journal entry; what it cut out of older keys. Its range must be loaded."""
-        removed: list[Key] = []
-        rest: Key | None = key
-        while rest is not None:
-            leaf = self.find(rest.inode, rest.offset)
-            assert isinstance(leaf, Leaf), "the caller has the range loaded"
-            here, rest = cut_at(rest, leaf.end_within(rest.inode))
-            removed += self._insert(leaf, here, seq)
-        return removed
+        leaf = self.find(key.inode, key.offset)
+        assert isinstance(leaf, Leaf), "the caller has the range loaded"
+        end = leaf.end_within(key.inode)
+        if key.offset + key.sectors <= end:  # as nearly always
+            return self._insert(leaf, key, seq)
+        here, rest = cut_at(key, end)
+        assert rest is not None
+        return [*self._insert(leaf, here, seq), *self.insert(rest, seq)]
 
-    def _insert(self, leaf: Leaf, key: Key, seq: int) -> list[Key]:
-        live, unwritten = leaf.live.word_count, leaf.unwritten.extents.word_count
-        if not leaf.unwritten.oldest_seq:
+    def _insert(self, leaf: Leaf, key: Key, seq: int) -> Sequence[Key]:
+        live, unwritten = leaf.live, leaf.unwritten
+        extents = unwritten.extents
+        live_words, unwritten_words = live.word_count, extents.word_count
+        if not unwritten.oldest_seq:
             self.pins.pin(seq)
         removed = leaf.insert(key, seq)
-        more = leaf.unwritten.extents.word_count
-        self.unwritten_words += more - unwritten
-        self.cached_words += leaf.live.word_count - live + more - unwritten
+        more = extents.word_count
+        self.unwritten_words += more - unwritten_words
+        self.cached_words += live.word_count - live_words + more - unwritten_words
         if more > self._write_at_words:
             self.wanted[leaf] = None
-        return list(removed)
+        return removed
 
     # Writing leaves
 

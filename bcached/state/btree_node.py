@@ -11,8 +11,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from bcached.format.bkey import head_word
 from bcached.keys import Key
-from bcached.state.extents import INODE_SHIFT, NO_LIMIT, Extents
+from bcached.state.extents import INODE_SHIFT, NO_LIMIT, Extents, data_words
 
 Child: TypeAlias = "Leaf | Interior | Key"
 Node: TypeAlias = "Leaf | Interior"
@@ -104,9 +105,11 @@ class Leaf:
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
         """Take in a key of the leaf's range, with its journal entry; the pieces of extents it cut out."""
-        removed = self.live.insert(key)
+        sectors, words = key.sectors, data_words(key)
+        head = head_word(key.inode, sectors, key.dirty, len(words))
+        removed = self.live.insert_words(key.inode, key.offset, sectors, head, words)
         unwritten = self.unwritten
-        unwritten.extents.insert(key)
+        unwritten.extents.insert_words(key.inode, key.offset, sectors, head, words)
         if removed:
             rest = self._rest_behind(key, removed[-1])
             if rest is not None:

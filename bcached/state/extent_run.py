@@ -73,7 +73,7 @@ class Run:
         self.ends.insert(place, end)
         self.heads.insert(place, head)
         self.word_count += HEAD_WORDS + len(words)
-        if len(self.pointers) == len(words) == 1:
+        if len(words) == 1 == len(self.pointers):
             self.pointers[0].insert(place, words[0])
             return
         while len(self.pointers) < len(words):

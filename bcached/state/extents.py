@@ -68,21 +68,28 @@ class Extents:
 
     def insert(self, key: Key) -> Sequence[Key]:
         """Put a key in; what it cut out of older extents comes back, as the pieces that are gone."""
-        inode, start, sectors = key.inode, key.offset, key.sectors
+        sectors = key.sectors
         if sectors == 0:
             return NOTHING
+        words = data_words(key)
+        head = head_word(key.inode, sectors, key.dirty, len(words))
+        return self.insert_words(key.inode, key.offset, sectors, head, words)
+
+    def insert_words(
+        self, inode: int, start: int, sectors: int, head: int, words: tuple[int, ...]
+    ) -> Sequence[Key]:
+        """The same with the words that stand for the key: its head, and the pointers to its data."""
         assert start >= 0
         end, position, runs = start + sectors, inode << INODE_SHIFT | start, self._runs
         index = bisect_right(self._lasts, position)
         place, removed = -1, NOTHING
         if index < len(runs) and runs[index].inode == inode:
-            place = bisect_right(runs[index].ends, start)
-            if runs[index].start(place) < end:
+            run = runs[index]
+            place = bisect_right(run.ends, start)
+            if run.ends[place] - (run.heads[place] >> SIZE_SHIFT & SIZE_LIMIT) < end:
                 removed = self._cut(index, place, start, end)
                 index, place = bisect_right(self._lasts, position), -1
-        words = _data_words(key)
         if words or self._keep_deletions:
-            head = head_word(inode, sectors, key.dirty, len(words))
             self._place(index, place, inode, start, end, head, words)
         return removed
 
@@ -223,14 +230,18 @@ class Extents:
             self.key_count += 1
             self.word_count += HEAD_WORDS + len(words)
         behind = place + 1
-        if within and behind < len(ends) and run.start(behind) == end and run.merge(behind, within):
+        if behind < len(ends) and (
+            within
+            and ends[behind] - (run.heads[behind] >> SIZE_SHIFT & SIZE_LIMIT) == end
+            and run.merge(behind, within)
+        ):
             self.key_count -= 1
             self.word_count -= HEAD_WORDS + len(words)
-        if len(run.ends) > RUN_KEYS_MAX:
+        if len(ends) > RUN_KEYS_MAX:
             self._settle(index)
 
 
-def _data_words(key: Key) -> tuple[int, ...]:
+def data_words(key: Key) -> tuple[int, ...]:
     """The key's pointer words; none if it holds no data: a deletion, or a placeholder for a miss in work."""
     pointers = key.pointers
     if len(pointers) == 1:

@@ -180,7 +180,7 @@ class Btree:
 
     # Keys
 
-    def insert(self, key: Key, seq: int) -> list[Key]:
+    def insert(self, key: Key, seq: int) -> Sequence[Key]:
         """Take in a key of a journal entry, in order; what it cut out of older ones. Its range is loaded."""
         return self.tree.insert(key, seq)
 
