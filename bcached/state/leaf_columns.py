@@ -27,7 +27,7 @@ from bcached.format.bkey import (
 )
 from bcached.format.checksum import Buffer
 from bcached.state.children import Position
-from bcached.state.extent_run import Run
+from bcached.state.extent_run import ALIKE, Run
 from bcached.state.extents import RUN_KEYS_MAX, Extents
 
 Words = NDArray[np.uint64]
@@ -70,7 +70,7 @@ def lay_over(
     inodes = KEY_INODE.of_column(columns.heads)
     runs: list[Run] = []
     for inode in np.unique(inodes).tolist():
-        runs += _runs_of(inode, _settled(columns.where(inodes == inode)))
+        runs += _runs_of(inode, _joined(_settled(columns.where(inodes == inode)), merge_within))
     extents = Extents(merge_within=merge_within)
     extents.take_runs(runs)
     return extents
@@ -169,6 +169,25 @@ def _merged(left: Columns, right: Columns) -> Columns:
         np.concatenate([left.heads, right.heads]), ends, np.concatenate([left.pointers, right.pointers])
     )
     return both.where(np.argsort(ends))
+
+
+def _joined(columns: Columns, bucket_sectors: int) -> Columns:
+    """The same with neighbours made one that continue each other on the device (Run.extend)."""
+    ends, sizes = columns.ends.astype(np.int64), KEY_SIZE.of_column(columns.heads)
+    places = PTR_OFFSET.of_column(columns.pointers)
+    joins = ends[:-1] + sizes[1:] == ends[1:]
+    joins &= (columns.heads[:-1] ^ columns.heads[1:]) & np.uint64(ALIKE) == 0
+    joins &= (
+        columns.pointers[:-1] + (sizes[:-1] << PTR_OFFSET.shift).astype(np.uint64) == columns.pointers[1:]
+    )
+    joins &= places[1:] % bucket_sectors != 0
+    if not joins.any():
+        return columns
+    firsts = np.flatnonzero(np.append(True, ~joins))
+    lasts = np.append(firsts[1:], len(ends)) - 1
+    more = np.add.reduceat(sizes, firsts) - sizes[firsts]
+    heads = columns.heads[firsts] + (more << KEY_SIZE.shift).astype(np.uint64)
+    return Columns(heads, columns.ends[lasts], columns.pointers[firsts])
 
 
 def _runs_of(inode: int, columns: Columns) -> list[Run]:

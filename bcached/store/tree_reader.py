@@ -141,7 +141,7 @@ class TreeReader:
 
     def _extents(self, node: NodeFound) -> Extents:
         """What a leaf holds, the journal's keys included; of a node that could not be read, those alone."""
-        extents = Extents()
+        extents = Extents(merge_within=self._bounds.bucket_sectors)
         if node.level == 0:
             for placed in node.bsets:
                 for key in self._in_order(node, placed.offset_bytes, placed.bset.keys):

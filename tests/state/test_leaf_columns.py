@@ -24,13 +24,16 @@ def some_bset(
         size = rng.choice([4, 4, 4, rng.randint(1, 20)])
         start = rng.randrange(sectors) * 4 if size == 4 else rng.randrange(sectors * 4)
         pointer = Pointer(rng.randrange(2), rng.randrange(4, 1000) * BUCKET, rng.randrange(3))
+        if rng.randrange(2):  # as if written in order, so that neighbours continue each other
+            start = start // BUCKET * BUCKET + min(start % BUCKET, BUCKET - size)
+            pointer = Pointer(0, 4 * BUCKET + start % (900 * BUCKET), 0)
         pointers = () if deletions and not rng.randrange(4) else (pointer,)
         extents.insert(Key(rng.choice(inodes), start, size, rng.random() < 0.5, pointers))
     return list(extents)
 
 
 def key_by_key(bsets: list[Bset]) -> list[Key]:
-    extents = Extents()
+    extents = Extents(merge_within=BUCKET)
     for bset in bsets:
         for key in bset:
             extents.insert(key)
@@ -69,6 +72,28 @@ def test_a_leaf_of_thousands_of_keys_can_be_changed_afterwards() -> None:
         new = Key(0, start, rng.randint(1, 30), True, (Pointer(1, 5 * BUCKET, 1),))
         assert found.insert(new) == same.insert(new)
     assert list(found) == list(same)
+
+
+def test_keys_of_several_bsets_that_continue_each_other_are_one() -> None:
+    place = 4 * BUCKET
+    first, second, third = (Key(0, at, 4, True, (Pointer(0, place + at, 0),)) for at in (0, 4, 8))
+    found = laid_over([[second], [first, third]])
+    assert found is not None
+    assert list(found) == [Key(0, 0, 12, True, first.pointers)]
+    for stranger in (
+        Key(0, 4, 4, False, second.pointers),
+        Key(0, 4, 4, True, (Pointer(0, place + 4, 1),)),
+        Key(0, 4, 4, True, (Pointer(1, place + 4, 0),)),
+        Key(0, 4, 4, True, (Pointer(0, place + 5, 0),)),
+    ):
+        apart = laid_over([[first, stranger, third]])
+        assert apart is not None
+        assert list(apart) == [first, stranger, third]
+    edge = BUCKET - 4
+    behind = [Key(0, at, 4, True, (Pointer(0, place + at, 0),)) for at in (edge, BUCKET)]
+    of_two_buckets = laid_over([behind])
+    assert of_two_buckets is not None
+    assert list(of_two_buckets) == behind
 
 
 def test_an_empty_leaf_is_one() -> None:
