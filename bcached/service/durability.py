@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+from bcached.errors import DeviceError, DeviceFailed
 from bcached.runtime.index import Index
 
 
@@ -32,13 +33,20 @@ class Durability:
         waiting.append(future)
         return future
 
+    async def flushed(self) -> int:
+        """The newest entry, once all that was accepted before is durable."""
+        try:
+            return await self._index.flush()
+        except DeviceError as error:
+            raise DeviceFailed(str(error)) from None
+
     async def _wait(self, seq: int) -> None:
         failure: Exception | None = None
         try:
             await self._index.durable(seq)
-        except Exception as error:
-            failure = error
-            raise
+        except DeviceError as error:  # it ends whoever writes the journal, and the daemon with that
+            failure = DeviceFailed(str(error))
+            raise failure from None
         finally:
             for future in self._waiting.pop(seq):
                 _tell(future, failure)

@@ -90,7 +90,7 @@ class IndexOperations:
 
     def flush(self, _session: Session, _asked: Any) -> Outcome:
         """All changes so far become durable."""
-        return Later(self._index.flush(), messages.Committed, is_decided=True)
+        return Later(self._durability.flushed(), messages.Committed, is_decided=True)
 
     def _check_durable(self, durable: bool | None) -> None:
         if durable is not False and not self._set.services.options.synchronous:

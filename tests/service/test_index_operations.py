@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bcached.errors import DeviceFailed
+from bcached.device.memory_device import MemoryDevice
+from bcached.errors import DeviceFailed, FlushFailed
 from bcached.service.access import Access, Role
 from bcached.state.bucket_table import State
 from bcached.wire.messages import FOUND_MAX
@@ -400,6 +401,38 @@ async def test_a_failed_set_takes_no_changes_of_its_index(tmp_path: Path):
             reply = await talker.ask(message)
             assert reply["error"] == "io.bcached.Allocator.DeviceFailed", (message, reply)
         assert await found(talker, 0, 16) == [key]
+
+
+async def test_who_waits_for_a_journal_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def fail(device: MemoryDevice) -> None:
+        raise FlushFailed(device.path, "cannot flush: Input/output error")
+
+    async def told_to(talker: Talker, *messages: bytes) -> list[Any]:
+        talker.say(*messages)
+        return [await talker.hear() for _ in messages]
+
+    listening: list[asyncio.Task[list[Any]]] = []
+
+    async def commit_to_a_failing_device(talker: Talker, other: Talker) -> None:
+        async with served(tmp_path):
+            await talker.__aenter__()
+            await other.__aenter__()
+            keys = [await reserved(talker, 8 * index) for index in range(3)]
+            monkeypatch.setattr(MemoryDevice, "flush", fail)
+            listening.append(asyncio.create_task(told_to(talker, *map(commit, keys))))
+            listening.append(asyncio.create_task(told_to(other, call("Flush"))))
+            await asyncio.sleep(20)  # cut short by its end
+
+    talkers = [Talker(str(tmp_path / "s")) for _ in range(2)]
+    with pytest.raises(FlushFailed):
+        await commit_to_a_failing_device(*talkers)
+    replies = [reply for heard in listening for reply in await heard]
+    for talker in talkers:
+        await talker.__aexit__()
+    assert [reply["error"] for reply in replies] == ["io.bcached.Allocator.DeviceFailed"] * 4
+    assert all("the journal broke off" in reply["parameters"]["reason"] for reply in replies)
 
 
 async def test_nonsense_between_changes_is_refused_by_itself(tmp_path: Path):
