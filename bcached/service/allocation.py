@@ -1,7 +1,7 @@
 """io.bcached.Allocator on a cache set: what a request means, and what has to hold before it counts.
 
 The ready path of Allocate is `allocate` down to the carve: it makes nothing but the reply. Several that came
-together, and the extents of an AllocateMany, are carved in rows: what is one writer's goes to one bucket anyway.
+together, and the extents of an AllocateMany, are carved in rows: one writer's go to one bucket anyway.
 """
 
 from asyncio import Future
