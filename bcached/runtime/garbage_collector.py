@@ -113,8 +113,8 @@ class GarbageCollector:
         through = self._index.last_change_seq
         await self._mark_leaves(markings)
         await self._in_slices(self._mark_others(markings))
-        await self._btree.write_through(through)
-        if self._journal.durable_last_seq <= through:
+        while self._journal.oldest_kept_seq <= through:
+            await self._btree.write_through(self._journal.accepted_seq)
             await self._journal.commit()
         self._before_gens_count()
         self._index.live.marking = None

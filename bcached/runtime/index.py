@@ -64,7 +64,7 @@ class Index:
         self._services = services
         block_sectors = sectors.caches[0].geometry.block_sectors
         self._deletion_sectors = SECTORS_MAX // block_sectors * block_sectors
-        services.on_refusal.append(btree.give_up_waiting)
+        services.on_refusal.append(btree.give_space)
         journal.on_durable.append(self._emptied)
         # A key in the way may take two to delete.
         self._dropped_at_once = min(DROPPED_KEYS, journal.commit_words // (2 * HEAD_WORDS))
@@ -84,13 +84,15 @@ class Index:
         """Accept keys, all of them in one entry; its seq. NoFreeBuckets if the index may not grow in time."""
         spans, clock = _spans(keys), self._services.clock
         deadline = clock() + timeout_s
+        words = self._check_keys(keys)
+        self._sectors.check_commit(holder, keys)
         while True:
-            words = self._check_keys(keys)
-            self._sectors.check_commit(holder, keys)
-            if not self._may_grow():
-                await self._wait_to_grow(deadline - clock())
-            elif not await self._made_ready(spans, words, deadline - clock()):
+            await self._make_ready(spans, words, deadline - clock())
+            self._check_keys(keys)
+            if self._may_grow():
                 return self._commit(holder, keys)
+            self._sectors.check_commit(holder, keys)
+            await self._wait_to_grow(deadline - clock())
 
     def _check_keys(self, keys: Sequence[Key]) -> int:
         """Refuse what cannot be committed, whoever holds it; the words of the keys."""
@@ -121,9 +123,7 @@ class Index:
         spans, deadline = _spans(keys), self._services.clock() + timeout_s
         words = 0
         while True:
-            self._services.check_changeable()
-            if await self._made_ready(spans, words, deadline - self._services.clock()):
-                continue
+            await self._make_ready(spans, words, deadline - self._services.clock())
             pieces, cleaned = self._cleanable(keys)
             needed = _words(pieces)
             if needed <= words or not pieces:
@@ -159,15 +159,15 @@ class Index:
         deadline = self._services.clock() + timeout_s
         start, end = offset, offset + sectors
         while start < end:
-            self._services.check_changeable()
             left_s = deadline - self._services.clock()
+            await self._make_ready([(inode, start, start + 1)], self._deletion_words, left_s)
             if not self._may_grow():
                 await self._wait_to_grow(left_s)
-            elif not await self._made_ready([(inode, start, start + 1)], self._deletion_words, left_s):
-                deletions, start = self._deletions(inode, start, end)
-                if deletions:
-                    dropped += self._live_sectors(inode, deletions)
-                    seq = self._put(deletions)
+                continue
+            deletions, start = self._deletions(inode, start, end)
+            if deletions:
+                dropped += self._live_sectors(inode, deletions)
+                seq = self._put(deletions)
         return dropped, seq
 
     async def dirty_sectors(self, inode: int) -> int:
@@ -180,17 +180,20 @@ class Index:
             start = until
         return count
 
-    async def drop_volume(self, inode: int) -> None:
-        """Drop all keys of a volume, durably; nobody adds to them any more."""
+    async def drop_volume(self, inode: int, timeout_s: float) -> None:
+        """Drop all keys of a volume, durably; nobody adds to them any more.
+
+        NoFreeBuckets if it comes to a standstill for timeout_s; then some are gone.
+        """
         start = 0
         while start < OFFSET_MAX:
-            self._services.check_changeable()
+            await self._make_ready([(inode, start, start + 1)], self._deletion_words, timeout_s)
             if not self._may_grow():
-                await self._wait_to_grow(FOREVER_S)
-            elif not await self._made_ready([(inode, start, start + 1)], self._deletion_words, FOREVER_S):
-                deletions, start = self._deletions(inode, start, OFFSET_MAX)
-                if deletions:
-                    self._put(deletions)
+                await self._wait_to_grow(timeout_s)
+                continue
+            deletions, start = self._deletions(inode, start, OFFSET_MAX)
+            if deletions:
+                self._put(deletions)
         await self.flush()
 
     def _deletions(self, inode: int, start: int, end: int) -> tuple[list[Key], int]:
@@ -350,10 +353,9 @@ class Index:
 
     async def make_ready_for(self, old: Key, new: Key) -> None:
         """Wait for what `replace` still lacks, or for some of it."""
-        self._services.check_changeable()
         if not self._may_grow():
             await self._wait_to_grow(FOREVER_S)
-        await self._made_ready([(old.inode, old.offset, old.end)], _words([new]), FOREVER_S)
+        await self._make_ready([(old.inode, old.offset, old.end)], _words([new]), FOREVER_S)
 
     def replace(self, holder: Holder, old: Key, new: Key) -> bool:
         """Put a reserved copy in the place of the key it was made from, if that still stands as it was."""
@@ -413,29 +415,36 @@ class Index:
             and all(tree.missing(*span) is None for span in spans)
         )
 
-    async def _made_ready(self, spans: Sequence[Span], words: int, left_s: float) -> bool:
-        """Wait for what a change still lacks, and say so; False if it lacks nothing."""
+    async def _make_ready(self, spans: Sequence[Span], words: int, left_s: float) -> None:
+        """Wait for whatever a change still lacks; it lacks nothing until the caller's next await.
+
+        Whether memory is crowded is asked before the nodes are loaded, not after: they may be all it holds.
+        """
+        services, journal, btree = self._services, self._journal, self.btree
+        services.check_changeable()
         if self._is_ready(spans, words):
-            return False
+            return
         lacks = "btree"
         try:
             async with asyncio.timeout(max(left_s, 0)):
-                if not self._journal.has_room(words):
+                while btree.is_crowded:
+                    services.leaves_wanted()
+                    await btree.wait_for_space()
+                    services.check_changeable()
+                while True:
+                    await btree.load(spans)
+                    if journal.has_room(words):
+                        break
                     lacks = "journal"
-                    await self._journal.wait_for_room(words)
-                elif self.btree.is_crowded:
-                    self._services.leaves_wanted()
-                    await self.btree.wait_for_space()
-                else:
-                    await self.btree.load(spans)
+                    await journal.wait_for_room(words)
+                    services.check_changeable()
+                    lacks = "btree"
         except TimeoutError:
             raise NoFreeBuckets(lacks, int(max(left_s, 0) * 1000)) from None
-        return True
+        services.check_changeable()
 
     def _may_grow(self) -> bool:
-        buckets = self.buckets
-        buckets.root_level = self._tree.root.level
-        return buckets.suffices(buckets.for_a_split, 1)
+        return self.buckets.may_grow(self._tree.root.level)
 
     async def _wait_to_grow(self, left_s: float) -> None:
         await self.buckets.wait_for_split(left_s)

@@ -52,7 +52,10 @@ class LeafWriter:
         return bool(
             self._services.stopping
             or btree.tree.wanted
-            or btree.tree.cached_bytes > btree.cache_bytes
+            or (
+                btree.tree.cached_bytes > btree.cache_bytes and next(btree.tree.evictable(), None) is not None
+            )
+            or btree.is_waited_for
             or btree.is_crowded
             or self._pressing() is not None
         )

@@ -12,33 +12,33 @@ from bcached.runtime.services import Services
 from bcached.state.bucket_table import State
 from bcached.state.census import stale_by
 from bcached.state.reservations import Holder, Place
-from bcached.state.reserves import Reserve
+from bcached.state.reserves import Reserve, kept_for_rewriting, needed_for_a_split
 from bcached.state.sector_allocator import SectorAllocator
 
 FOREVER_S = 1e6
 
 
 class NodeBuckets:
-    """Takes and frees buckets for nodes (store/btree_needs.py); places are those in use.
-
-    height tells the root's level, which says how many buckets one change may take.
-    """
+    """Takes and frees buckets for nodes (store/btree_needs.py); places are those in use."""
 
     def __init__(self, sectors: SectorAllocator, services: Services, keys: Iterable[Key]) -> None:
         self._sectors = sectors
         self._services = services
-        self.root_level = 0
+        self._root_level = 0
         self.places: set[Place] = {self._place(key.pointers[0]) for key in keys}
 
-    @property
-    def kept_back(self) -> int:
-        """Buckets that only rewriting may take: a path of the tree, twice, and a little."""
-        return 2 * self.root_level + 3
+    def fit(self, root_level: int) -> None:
+        """Keep back, and have the reserves hold, what a tree of this height may need."""
+        self._root_level = root_level
+        for cache in self._sectors.caches:
+            cache.reserves.fit_tree(root_level)
+        self._services.buckets_moved()
 
-    @property
-    def for_a_split(self) -> int:
-        """The most buckets that one change takes: every level split, and a new root."""
-        return 2 * (self.root_level + 1) + 1
+    def may_grow(self, root_level: int) -> bool:
+        """Whether there are buckets for whatever a change of the tree may need."""
+        if root_level != self._root_level:
+            self.fit(root_level)
+        return self.suffices(needed_for_a_split(root_level), 1)
 
     def available(self) -> int:
         """How many buckets could be taken now."""
@@ -46,7 +46,7 @@ class NodeBuckets:
 
     def suffices(self, count: int, growth: int) -> bool:
         """Whether so many could be taken now, for a tree that will have `growth` more nodes."""
-        return self.available() >= count + (self.kept_back if growth > 0 else 0)
+        return self.available() >= count + (kept_for_rewriting(self._root_level) if growth > 0 else 0)
 
     def take(self, count: int, growth: int) -> list[Pointer] | None:
         """Buckets for new nodes, all or none."""
@@ -74,7 +74,7 @@ class NodeBuckets:
 
     async def wait_for_split(self, timeout_s: float) -> None:
         """Return when the index may grow; NoFreeBuckets after timeout_s."""
-        await self._services.queue.submit(_Enough(self, self.for_a_split, 1), timeout_s)
+        await self._services.queue.submit(_Enough(self, needed_for_a_split(self._root_level), 1), timeout_s)
 
     def may_bump(self, pointer: Pointer) -> bool:
         """Whether the gen of the pointer's bucket can go up."""

@@ -88,7 +88,7 @@ class Volumes:
                 dirty_sectors = 0 if force else await self._index.dirty_sectors(inode)
                 if dirty_sectors:
                     raise VolumeInUse(inode, dirty_sectors)
-                await self._index.drop_volume(inode)
+                await self._index.drop_volume(inode, BUCKET_TIMEOUT_S)
                 await self._write(entries)
                 end_reservations(inode)
             finally:

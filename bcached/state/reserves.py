@@ -27,6 +27,16 @@ DATA = (Reserve.MOVINGGC, Reserve.NONE)
 PUSH = (Reserve.PRIO, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
 
 
+def kept_for_rewriting(root_level: int) -> int:
+    """Buckets that may not go to a tree that grows: its path twice, and a little, to write it out with."""
+    return 2 * root_level + 3
+
+
+def needed_for_a_split(root_level: int) -> int:
+    """The most buckets that one change of a tree takes: every level split, and a new root."""
+    return 2 * (root_level + 1) + 1
+
+
 class Reserves:
     """Four fifos of free buckets of one device, and how long each stood empty.
 
@@ -42,6 +52,14 @@ class Reserves:
         self._clock = clock
         self._empty_s = [0.0] * len(Reserve)
         self._empty_since: list[float | None] = [clock() if size else None for size in self.capacities]
+
+    def fit_tree(self, root_level: int) -> None:
+        """Have the btree reserve hold twice what a tree of this height keeps back, and a split.
+
+        Kernel: eight buckets, whatever the height, and a wait in mid-split when they are gone.
+        """
+        needed = 2 * kept_for_rewriting(root_level) + needed_for_a_split(root_level)
+        self.capacities[Reserve.BTREE] = max(self.capacities[Reserve.BTREE], needed)
 
     def room(self) -> int:
         """How many buckets all reserves together still take."""

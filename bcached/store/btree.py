@@ -131,7 +131,7 @@ class Btree:
             if not oldest:
                 break
             await self.write_leaves(oldest)
-        self._give_space()
+        self.give_space()
 
     async def relieve(self) -> None:
         """Write out leaves, those used longest ago first, while too much is unwritten."""
@@ -141,11 +141,16 @@ class Btree:
             await self.write_leaves(dirty)
         await self.trim()
 
-    def give_up_waiting(self) -> None:
-        """Let go of those who wait for space; they ask again whether anything may change at all."""
+    def give_space(self) -> None:
+        """Let go of those who wait for space; each looks again whether there is enough, and who else came."""
         if self._space is not None:
             self._space.set_result(None)
             self._space = None
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for space."""
+        return self._space is not None
 
     @property
     def is_crowded(self) -> bool:
@@ -154,14 +159,10 @@ class Btree:
         return tree.unwritten_words * WORD_BYTES > bound // 2 or tree.cached_bytes > bound + bound // 4
 
     async def wait_for_space(self) -> None:
-        """Return when it is not crowded any more, perhaps; whoever writes leaves says so."""
+        """Return when it is not crowded any more, perhaps; whoever trims says so, and must be asked to."""
         if self._space is None:
             self._space = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._space)
-
-    def _give_space(self) -> None:
-        if not self.is_crowded:
-            self.give_up_waiting()
 
     async def leaf_at(self, inode: int, sector: int) -> Leaf:
         """The leaf that holds a sector, loaded at least until the caller's next await."""

@@ -102,6 +102,7 @@ async def recover(
     index = await recover_index(members, contents.journal.entries, index_bytes, progress)
     journal.oldest_needed = lambda: index.tree.pins.oldest
     for opened in members:
+        opened.cache.reserves.fit_tree(newest.level)
         opened.cache.seed_reserves(SEEDED)
         await mend_superblock(opened.block_device, opened.superblock)
     return OpenedSet(members, journal, UuidTable(members[0].cache.geometry, contents.uuids), index)

@@ -8,21 +8,25 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bcached.device.block_device import BlockDevice
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import NoFreeBuckets, RequestError
 from bcached.format.superblock import Replacement
+from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.bucket_table import State
 from instruments.await_points import AwaitPoints
 from instruments.failing_device import FailingDevice, Fault
+from instruments.keeping_client import KeepingClient, Kept, check_kept
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
 
 BUCKET_BYTES = 4 << 10
 BUCKET_COUNT = 513
+INDEX_BYTES = 12_000  # a leaf or two
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Promises:
     volumes: dict[int, str] = field(default_factory=dict)
     deleting: set[int] = field(default_factory=set)
     policies: set[Replacement] = field(default_factory=set)  # the last one, and those asked for since
+    kept: Kept = field(default_factory=Kept)
     matters: bool = True  # false while a story only prepares what it is about
 
 
@@ -135,6 +140,64 @@ async def copies(cache_set: CacheSet, promises: Promises) -> None:
     cache_set.drop_holder(holder, None)
 
 
+async def keeping(cache_set: CacheSet, promises: Promises) -> None:
+    """Keys come and go, in a tree of two levels that does not fit into memory, while garbage is collected."""
+    plain = await cache_set.create_volume("plain")
+    flash = await cache_set.create_volume("flash", 4096)
+    promises.volumes |= {plain: "plain", flash: "flash"}
+    copies = len(cache_set.members)
+    one, other = KeepingClient(cache_set, promises.kept), KeepingClient(cache_set, promises.kept)
+
+    async def write_many(client: KeepingClient, inode: int, first: int) -> list[Key]:
+        promises.matters = False
+        keys = []
+        for at in range(first, first + 3200, 16):
+            keys += await client.write(inode, at, 2, replicas=1 + at % copies)
+        promises.matters = True
+        return keys
+
+    keys = await write_many(one, plain, 0)
+    await write_many(other, flash, 0)
+    await asyncio.gather(one.clean(keys[::2]), other.write(flash, 3, 40), cache_set.collect_garbage())
+    await asyncio.sleep(0.05)  # it tidies and moves
+    await asyncio.gather(one.drop(plain, 100, 2000), other.drop(flash, 0, 1500), cache_set.write_priorities())
+    await asyncio.gather(cache_set.collect_garbage(), other.write(flash, 20, 5), cache_set.index.flush())
+    await asyncio.sleep(0.05)
+    await write_many(one, plain, 8)
+    found = await cache_set.index.lookup(plain, 0, 4000, pin=one.holder)
+    await asyncio.gather(one.drop(plain, 0, 3000), other.write(flash, 2000, 100))
+    cache_set.index.unpin(one.holder, found.keys)
+    await cache_set.collect_garbage()
+    await grow_when_there_are_no_buckets(cache_set, one, plain)
+    await write_many(one, plain, 4)
+    promises.deleting.add(plain)
+    promises.kept.forgotten.add(plain)
+    await asyncio.gather(cache_set.delete_volume(plain), other.write(flash, 3000, 10), return_exceptions=True)
+    await asyncio.gather(
+        cache_set.delete_volume(plain, force=True), other.drop(flash, 0, 10), return_exceptions=True
+    )
+    for client in (one, other):
+        cache_set.drop_holder(client.holder, None)
+
+
+async def grow_when_there_are_no_buckets(cache_set: CacheSet, client: KeepingClient, inode: int) -> None:
+    """Changes that the tree may have to grow for wait while every bucket for nodes is taken."""
+    await client.write(inode, 0, 8)
+    taken = [
+        (member.cache, bucket)
+        for member in cache_set.members
+        for bucket in iter(partial(member.cache.take_metadata, State.UUID), None)
+    ]
+    try:
+        waiting = asyncio.gather(client.write(inode, 100, 8), client.drop(inode, 0, 8))
+        await asyncio.sleep(0.001)
+    finally:
+        for cache, bucket in taken:
+            cache.free_metadata([bucket])
+        cache_set.services.buckets_moved()
+    await waiting
+
+
 @dataclass(frozen=True)
 class Story:
     """A play, and the stage: the members' sizes, and whether the set was in use before."""
@@ -164,6 +227,8 @@ STORIES = {
     "later run, ordinary day": Story(ordinary_day, in_use=True, discard=True),
     "crowded day": Story(crowded_day, in_use=True, discard=True, policy=Replacement.RANDOM, long=True),
     "busy administrator": Story(busy_administrator, in_use=True),
+    "keeping keys": Story(keeping, in_use=True, discard=True, long=True),
+    "keeping copies": Story(keeping, (700, 600), policy=Replacement.FIFO, long=True),
     "two members": Story(copies, (513, 600), discard=True, long=True),
 }
 
@@ -186,7 +251,8 @@ async def live(
     client: asyncio.Task[None] | None = None
     stopping = asyncio.ensure_future(told_to_stop.wait())
     try:
-        async with running(devices, set_options(folder, restart_grace_s=0.05, verify=False)) as cache_set:
+        options = set_options(folder, restart_grace_s=0.05, verify=False, index_bytes=INDEX_BYTES)
+        async with running(devices, options) as cache_set:
             client = asyncio.ensure_future(play(cache_set, promises))  # type: ignore[arg-type]
             client_is(client)
             await asyncio.wait([client, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -232,6 +298,7 @@ async def check_promises(devices: Sequence[BlockDevice], folder: Path, promises:
         found = {volume.inode: volume.label for volume in cache_set.volumes()}
         for inode, label in promises.volumes.items():
             assert inode in promises.deleting or found.get(inode) == label, (found, promises)
+        await check_kept(cache_set, promises.kept)
         policies = {member.superblock.replacement for member in cache_set.members}
         assert not promises.policies or policies <= promises.policies
         holder = cache_set.new_holder("later")

@@ -211,8 +211,8 @@ def fills_the_ring_out_of_order(patch: pytest.MonkeyPatch) -> None:
 def uses_a_seq_again_after_an_opening(patch: pytest.MonkeyPatch) -> None:
     recover = lifetime.recover
 
-    async def forgetful(*args: Any) -> recovery.OpenedSet:
-        opened = await recover(*args)
+    async def forgetful(*args: Any, **keywords: Any) -> recovery.OpenedSet:
+        opened = await recover(*args, **keywords)
         opened.journal.seq -= 1
         return opened
 
