@@ -38,6 +38,10 @@ def session(path: str) -> dict[str, Any]:
                 allocator.Release(keys=keys)
             found["error"] = refused.value.error()
             found["fields"] = refused.value.parameters()
+            (key,) = allocator.Allocate(inode=0, offset=64, sectors=8)["keys"]
+            found["sequence"] = allocator.Commit(keys=[key])["sequence"]
+            found["same"] = allocator.Lookup(inode=0, offset=0, sectors=128)["keys"] == [key]
+            found["next"] = allocator.LookupMany(requests=[{"inode": 0, "offset": 0, "sectors": 8}])["next"]
             with pytest.raises(varlink.InvalidParameter) as invalid:
                 allocator.Allocate(inode=-1, offset=0, sectors=16)
             found["invalid"] = invalid.value.parameters()["parameter"]
@@ -59,6 +63,8 @@ async def test_its_client_finds_its_way_by_the_descriptions_alone(tmp_path: Path
     assert found["interfaces"] == list(INTERFACES)
     assert (found["role"], found["sectors"], found["released"]) == ("admin", 16, {})
     assert found["many"]["keys"][0][0]["offset"] == 800
+    assert found["sequence"] > 0
+    assert (found["same"], found["next"]) == (True, [None])
     assert found["error"] == f"{ALLOCATOR}.NotReserved"
     assert found["fields"]["key"]["sectors"] == 16
     assert (found["invalid"], found["replacement"], found["inode"]) == ("inode", "lru", 1)
@@ -89,5 +95,7 @@ async def test_its_command_line_calls(tmp_path: Path):
         assert json.loads(told.stdout)["keys"][0]["sectors"] == 64
         told = await command_line("call", f"unix:{it.path}/{ALLOCATOR}.MapGens")
         assert json.loads(told.stdout)["maps"][0]["device"] == 0
-        told = await command_line("call", f"unix:{it.path}/{ALLOCATOR}.Commit")
+        told = await command_line("call", f"unix:{it.path}/{ALLOCATOR}.Lookup", asked)
+        assert json.loads(told.stdout) == {"keys": []}
+        told = await command_line("call", f"unix:{it.path}/{ALLOCATOR}.Forget")
         assert "MethodNotFound" in told.stderr
