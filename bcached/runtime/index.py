@@ -7,18 +7,29 @@ everything is asked again, for no answer outlives an await. Whoever wants it dur
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bcached.errors import InvalidParameter, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
+from bcached.errors import (
+    DeviceError,
+    DeviceFailed,
+    FormatError,
+    InvalidParameter,
+    LimitExceeded,
+    NoFreeBuckets,
+    NoSuchVolume,
+    RequestError,
+)
 from bcached.format.bkey import HEAD_WORDS, SECTORS_MAX
 from bcached.keys import OFFSET_MAX, Key, Pointer
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.services import Services
 from bcached.state.btree import Missing, cut_at
+from bcached.state.btree_node import Leaf
 from bcached.state.key_rows import KeyRows
 from bcached.state.live_sectors import LiveSectors
 from bcached.state.reservations import Holder
@@ -174,7 +185,7 @@ class Index:
         """Sectors of a volume that exist nowhere else."""
         start, count = 0, 0
         while start < OFFSET_MAX:
-            leaf = await self.btree.leaf_at(inode, start)
+            leaf = await self._leaf_at(inode, start)
             until = min(leaf.end_within(inode), OFFSET_MAX)
             count += sum(key.sectors for key in leaf.live.lookup(inode, start, until) if key.dirty)
             start = until
@@ -272,7 +283,7 @@ class Index:
             raise NoSuchVolume(inode)
         end = offset + sectors
         while True:
-            leaf = await self.btree.leaf_at(inode, offset)
+            leaf = await self._leaf_at(inode, offset)
             # As far as is in memory, but at least this leaf.
             until = min(leaf.end_within(inode), end)
             while until < end:
@@ -317,12 +328,13 @@ class Index:
 
     async def durable(self, seq: int) -> None:
         """Return when an entry is durable."""
-        await self._journal.durable(seq)
+        with as_device_failed():
+            await self._journal.durable(seq)
 
     async def flush(self) -> int:
         """Return when all that was accepted before is durable; the seq."""
         seq = self._journal.accepted_seq
-        await self._journal.durable(seq)
+        await self.durable(seq)
         return seq
 
     async def write_out(self) -> None:
@@ -432,22 +444,40 @@ class Index:
                     await btree.wait_for_space()
                     services.check_changeable()
                 while True:
-                    await btree.load(spans)
+                    await self._load(spans)
                     if journal.has_room(words):
                         break
                     lacks = "journal"
-                    await journal.wait_for_room(words)
+                    with as_device_failed():
+                        await journal.wait_for_room(words)
                     services.check_changeable()
                     lacks = "btree"
         except TimeoutError:
             raise NoFreeBuckets(lacks, int(max(left_s, 0) * 1000)) from None
         services.check_changeable()
 
+    async def _load(self, spans: Sequence[Span]) -> None:
+        with as_device_failed():
+            await self.btree.load(spans)
+
+    async def _leaf_at(self, inode: int, sector: int) -> Leaf:
+        with as_device_failed():
+            return await self.btree.leaf_at(inode, sector)
+
     def _may_grow(self) -> bool:
         return self.buckets.may_grow(self._tree.root.level)
 
     async def _wait_to_grow(self, left_s: float) -> None:
         await self.buckets.wait_for_split(left_s)
+
+
+@contextmanager
+def as_device_failed() -> Iterator[None]:
+    """Tell the caller, in his own words, that a device or what is on it is in the way."""
+    try:
+        yield
+    except (DeviceError, FormatError) as error:
+        raise DeviceFailed(str(error)) from None
 
 
 def _spans(keys: Iterable[Key]) -> list[Span]:

@@ -6,6 +6,7 @@ from itertools import count
 
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index import as_device_failed
 from bcached.state.reservations import Holder
 from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent
@@ -54,10 +55,11 @@ class KeepingClient:
         (keys,) = await self.cache_set.allocate(self.holder, [wanted], 20)
         dirty = [Key(key.inode, key.offset, key.sectors, True, key.pointers) for key in keys]
         self.kept.begin(inode, offset, offset + sectors, token)
-        for key in dirty:
-            for pointer in key.pointers:
-                device = self.cache_set.members[pointer.device].block_device
-                await device.write(pointer.sector * SECTOR_BYTES, data_of(token, key))
+        with as_device_failed():
+            for key in dirty:
+                for pointer in key.pointers:
+                    device = self.cache_set.members[pointer.device].block_device
+                    await device.write(pointer.sector * SECTOR_BYTES, data_of(token, key))
         index = self.cache_set.index
         await index.durable(await index.commit(self.holder, dirty, 20))
         self.kept.done(inode, offset, offset + sectors, token)
