@@ -13,7 +13,7 @@ from functools import partial
 from bcached.device.together import together
 from bcached.errors import DeviceError, SetRefused
 from bcached.format.bkey import WORD_BYTES, pack_keys
-from bcached.format.jset import JournalEntry
+from bcached.format.jset import VERSION, VERSION_OLD_UUIDS, JournalEntry
 from bcached.format.sizes import MEMBERS_MAX
 from bcached.keys import Key
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
@@ -46,6 +46,8 @@ class Journal:
         self.durable_seq = seq
         self.durable_last_seq = durable_last_seq
         self.uuid_bucket = uuid_bucket
+        # A table with entries of 64 bytes, which the entries of the journal must say as long as it counts.
+        self._old_table = uuid_bucket if entries and entries[-1].version == VERSION_OLD_UUIDS else None
         self.root = root
         self.level = level
         # Heads of the prio chains; set once a chain is written whole, so no entry names one that is not.
@@ -317,7 +319,13 @@ class Journal:
         self.seq += 1
         self._release_wanted = False
         entry = JournalEntry(
-            self.seq, last_seq, self.uuid_bucket, self.root, self.level, tuple(self.prio_heads)
+            self.seq,
+            last_seq,
+            self.uuid_bucket,
+            self.root,
+            self.level,
+            tuple(self.prio_heads),
+            version=VERSION_OLD_UUIDS if self.uuid_bucket == self._old_table else VERSION,
         )
         superblock, block_bytes = self._members[0].superblock, self._members[0].cache.geometry.block_bytes
         raw = entry.pack(superblock.set_magic, block_bytes, packed)
