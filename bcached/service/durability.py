@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from bcached.errors import DeviceError, DeviceFailed
 from bcached.runtime.index import Index
 
 
@@ -35,27 +34,26 @@ class Durability:
 
     async def flushed(self) -> int:
         """The newest entry, once all that was accepted before is durable."""
-        try:
-            return await self._index.flush()
-        except DeviceError as error:
-            raise DeviceFailed(str(error)) from None
+        return await self._index.flush()
 
     async def _wait(self, seq: int) -> None:
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             await self._index.durable(seq)
-        except DeviceError as error:  # it ends whoever writes the journal, and the daemon with that
-            failure = DeviceFailed(str(error))
-            raise failure from None
+        except BaseException as error:  # DeviceFailed: it ends whoever writes the journal, and the daemon
+            failure = error
+            raise
         finally:
             for future in self._waiting.pop(seq):
                 _tell(future, failure)
 
 
-def _tell(future: "asyncio.Future[None]", failure: Exception | None) -> None:
+def _tell(future: "asyncio.Future[None]", failure: BaseException | None) -> None:
     if future.done():  # its connection is gone
         return
     if failure is None:
         future.set_result(None)
+    elif isinstance(failure, asyncio.CancelledError):
+        future.cancel()
     else:
         future.set_exception(failure)
