@@ -1,6 +1,6 @@
 """`make bench`: everything in one run; what can be compared is compared as ratios within the run.
 
-python -m bench [invalidation] [opening] [sockets]      without a name: all of them
+python -m bench [commits] [invalidation] [lookups] [opening] [sockets]      without a name: all of them
 """
 
 import os
@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import invalidation, opening, sockets
+from bench import commits, invalidation, lookups, opening, sockets
 from bench.table import Report, interpreter
 
 VAR = Path(__file__).parent.parent / "var"
-PARTS = ("sockets", "opening", "invalidation")
+PARTS = ("sockets", "commits", "lookups", "opening", "invalidation")
 
 
 def main() -> int:
@@ -31,6 +31,10 @@ def main() -> int:
     try:
         if "sockets" in parts:
             sockets.run(report, folder)
+        if "commits" in parts:
+            commits.run(report, folder)
+        if "lookups" in parts:
+            lookups.run(report, folder)
         if "opening" in parts:
             opening.run(report, folder)
         if "invalidation" in parts:

@@ -5,6 +5,9 @@ connections, and counts the replies by their terminator (NUL for varlink, CRLF f
 for all peers, and little: one recv, one count and one send for as many replies as came together. What the
 replies said is looked at when the clock has stopped: a peer that answers quickly with errors is no peer.
 
+Commits name what was allocated, so a load of them allocates it all before the clock starts, each connection
+its own; that is all of our protocol that is known here.
+
     python -m bench.load < specification.json      prints {"replies": ..., "elapsed_s": ...}
 """
 
@@ -15,9 +18,14 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from itertools import accumulate
+from random import Random
 from time import perf_counter
 
+from bench.requests import EXTENT_SECTORS
+
 RECEIVE_BYTES = 1 << 16
+ALLOCATED_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Load:
     first: int = 10_000_000
     numbered: bool = True
     inodes: tuple[int, ...] = tuple(range(10, 74))
+    shuffled: bool = False  # the numbers in no order, the same each time
+    commits: bool = False  # a request is a commit of the extent at its number
 
 
 @dataclass(frozen=True)
@@ -63,16 +73,21 @@ class Connection:
 
     def __init__(self, load: Load, number: int) -> None:
         self.requests = load.requests // load.connections
-        prefix = load.prefix.replace("{inode}", str(load.inodes[number]))
-        numbers = (load.first + load.step * index for index in range(self.requests))
-        texts = [f"{prefix}{it if load.numbered else ''}{load.suffix}".encode() for it in numbers]
-        self.request_bytes = len(texts[0])
-        assert all(len(text) == self.request_bytes for text in texts)
-        self.buffer = memoryview(b"".join(texts))
-        self.terminator = load.terminator.encode()
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(load.limit_s * 4 + 10)
         self.socket.connect(load.path)
+        inode = load.inodes[number % len(load.inodes)]
+        numbers = [load.first + load.step * index for index in range(self.requests)]
+        if load.shuffled:
+            Random(number).shuffle(numbers)
+        if load.commits:
+            texts = self._commits(inode, numbers)
+        else:
+            prefix = load.prefix.replace("{inode}", str(inode))
+            texts = [f"{prefix}{it if load.numbered else ''}{load.suffix}".encode() for it in numbers]
+        self.bounds = list(accumulate(map(len, texts), initial=0))
+        self.buffer = memoryview(b"".join(texts))
+        self.terminator = load.terminator.encode()
         self.sent = self.answered = 0
         self.received: list[bytes] = []
         self.half = b""
@@ -80,8 +95,26 @@ class Connection:
     def send(self, count: int) -> None:
         """Send the next requests, at most `count`."""
         until = min(self.sent + count, self.requests)
-        self.socket.sendall(self.buffer[self.sent * self.request_bytes : until * self.request_bytes])
+        self.socket.sendall(self.buffer[self.bounds[self.sent] : self.bounds[until]])
         self.sent = until
+
+    def _commits(self, inode: int, offsets: list[int]) -> list[bytes]:
+        """Allocate an extent at each offset; the commits of them."""
+        texts = []
+        for begin in range(0, len(offsets), ALLOCATED_AT_ONCE):
+            asked = [
+                {"inode": inode, "offset": offset, "sectors": EXTENT_SECTORS}
+                for offset in offsets[begin : begin + ALLOCATED_AT_ONCE]
+            ]
+            call = {"method": "io.bcached.Allocator.AllocateMany", "parameters": {"requests": asked}}
+            self.socket.sendall(json.dumps(call).encode() + b"\0")
+            reply = b""
+            while not reply.endswith(b"\0"):
+                reply += self.socket.recv(RECEIVE_BYTES)
+            for keys in json.loads(reply[:-1])["parameters"]["keys"]:
+                commit = {"method": "io.bcached.Allocator.Commit", "parameters": {"keys": keys}}
+                texts.append(json.dumps(commit, separators=(",", ":")).encode() + b"\0")
+        return texts
 
     def receive(self) -> int:
         """Take what has come; how many replies ended in it."""
@@ -89,11 +122,12 @@ class Connection:
         if not data:
             raise ConnectionError("the peer closed the connection")
         self.received.append(data)
-        count = data.count(self.terminator)
-        # A terminator of two bytes may be cut in two.
-        if len(self.terminator) == 2 and self.half == b"\r" and data[:1] == b"\n":
-            count += 1
-        self.half = data[-1:]
+        if (cut := len(self.terminator) - 1) == 0:
+            count = data.count(self.terminator)
+        else:  # which may have come in parts
+            data = self.half + data
+            count = data.count(self.terminator)
+            self.half = data[-cut:]
         self.answered += count
         return count
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bench.daemon import call, daemon, make_image
-from bench.requests import BUCKET_SECTORS, Request, allocate, incrby, lua
+from bench.daemon import call, daemon, fill_holes, make_image
+from bench.requests import BUCKET_SECTORS, VALUE_BYTES, Request, allocate, get, incrby, lua, set_value
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, CLIENT_CORE = CORES[0], CORES[-1]
@@ -90,14 +90,44 @@ def redis(folder: Path) -> Iterator[tuple[Peer, Peer]]:
 
 
 @contextmanager
-def bcached(folder: Path) -> Iterator[Peer]:
+def redis_that_keeps(folder: Path) -> Iterator[Peer]:
+    """Redis, with every answer durable; it has one write and one fsync for all who wait."""
+    path = folder / "redis-durable.sock"
+    settings = ["--port", "0", "--unixsocket", str(path), "--save", ""]
+    settings += ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
+    with running(["redis-server", *settings, "--dir", str(folder)], path):
+        yield Peer("redis appendfsync always", str(path), set_value())
+
+
+@contextmanager
+def redis_with_values(folder: Path, first: int, step: int, count: int) -> Iterator[Peer]:
+    """Redis, with a value at each number."""
+    path = folder / "redis-values.sock"
+    settings = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no"]
+    with running(["redis-server", *settings, "--dir", str(folder)], path):
+        value = "v" * VALUE_BYTES
+        name = f"string.format('%d', {first} + n * {step})"
+        fill = f"for n = 0, {count - 1} do redis.call('SET', {name}, '{value}') end"
+        _redis_cli(path, "EVAL", fill, "0")
+        yield Peer("redis GET", str(path), get())
+
+
+@contextmanager
+def bcached(
+    folder: Path,
+    volumes: int = CONNECTIONS_MAX,
+    bucket_count: int = BUCKET_COUNT,
+    without_holes: bool = False,
+) -> Iterator[Peer]:
     """The daemon, with a volume for each connection."""
-    make_image(folder, "512k", BUCKET_COUNT * BUCKET_SECTORS * 512)
+    make_image(folder, "512k", bucket_count * BUCKET_SECTORS * 512)
+    if without_holes:
+        fill_holes(folder / "cache.img")
     with daemon(folder) as server:
         for task in Path(f"/proc/{server.process.pid}/task").iterdir():
             os.sched_setaffinity(int(task.name), {SERVER_CORE})
         create = "io.bcached.Admin.CreateVolume"
-        labels = [f"bench {number}" for number in range(CONNECTIONS_MAX)]
+        labels = [f"bench {number}" for number in range(volumes)]
         inodes = tuple(call(server.path, create, label=label)["inode"] for label in labels)
         yield Peer(
             "Allocate", server.path, allocate(), inodes, partial(_until_nothing_is_reserved, server.path)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 EXTENT_SECTORS = 8  # 4 KiB: the smallest extent is where an allocator is asked most often
 BUCKET_SECTORS = 1024  # 512k, the default of make
+VALUE_BYTES = 24  # two words and one pointer
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Request:
     bad: str
     numbered: bool = True
     extents: int = 1
+    shuffled: bool = False
+    commits: bool = False
 
 
 def allocate() -> Request:
@@ -39,6 +42,39 @@ def allocate_many(extents: int) -> Request:
         bad='"error"',
         numbered=False,
         extents=extents,
+    )
+
+
+def commit() -> Request:
+    """A durable commit of one extent that was allocated before."""
+    return Request(prefix="", suffix="", terminator="\0", bad='"error"', commits=True)
+
+
+def lookup() -> Request:
+    """The key of one extent, anywhere among those there are."""
+    return Request(
+        prefix='{"method":"io.bcached.Allocator.Lookup","parameters":{"inode":{inode},"offset":',
+        suffix=f',"sectors":{EXTENT_SECTORS}' + "}}\0",
+        terminator="\0",
+        bad='"error"',
+        shuffled=True,
+    )
+
+
+def get() -> Request:
+    """The value of one key, anywhere among those there are: see bench.stores."""
+    return Request(
+        prefix="*2\r\n$3\r\nGET\r\n$8\r\n", suffix="\r\n", terminator="v\r\n", bad="-", shuffled=True
+    )
+
+
+def set_value() -> Request:
+    """A value as long as a key of ours on the device, under its number; `{inode}` keeps connections apart."""
+    return Request(
+        prefix="*3\r\n$3\r\nSET\r\n$11\r\n{inode}:",
+        suffix=f"\r\n${VALUE_BYTES}\r\n{'v' * VALUE_BYTES}\r\n",
+        terminator="\r\n",
+        bad="-",
     )
 
 

@@ -62,7 +62,8 @@ class Rates:
         return median(self.by_peer[peer])
 
 
-def load_once(peer: Peer, scenario: Scenario) -> Measured:
+def load_once(peer: Peer, scenario: Scenario, requests: int = RESERVATIONS) -> Measured:
+    """One load of one peer; requests are those of one connection, or of four and more."""
     request = peer.request
     measured = measure(
         Load(
@@ -75,9 +76,11 @@ def load_once(peer: Peer, scenario: Scenario) -> Measured:
             inodes=peer.inodes,
             connections=scenario.connections,
             depth=scenario.depth,
-            requests=RESERVATIONS * min(scenario.connections, 4) // request.extents,
+            requests=requests * min(scenario.connections, 4) // request.extents,
             limit_s=1.0,
             core=scenario.client_core,
+            shuffled=request.shuffled,
+            commits=request.commits,
         )
     )
     peer.settle()
@@ -85,12 +88,12 @@ def load_once(peer: Peer, scenario: Scenario) -> Measured:
     return measured
 
 
-def in_turn(peers: Sequence[Peer], scenario: Scenario) -> Rates:
+def in_turn(peers: Sequence[Peer], scenario: Scenario, requests: int = RESERVATIONS) -> Rates:
     """All peers in each round, there and back again, so that a slow minute hits all of them."""
     rates: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for number in range(ROUNDS):
         for peer in peers if number % 2 == 0 else reversed(peers):
-            rates[peer.name].append(load_once(peer, scenario).rate * peer.request.extents)
+            rates[peer.name].append(load_once(peer, scenario, requests).rate * peer.request.extents)
     return Rates(scenario.name, rates)
 
 
