@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bcached.units import SECTOR_BYTES, format_size
-from bcached.wire.messages import Member, State
+from bcached.wire.messages import IndexState, Member, State
 
 BAR_WIDTH = 12
 LOW_SHARE = 0.25  # a list emptier than this is worth a look
@@ -46,10 +46,19 @@ def facts(state: State, rates: dict[str, float]) -> Table:
         "failures": counted(state.allocation_failures),
         "gc": f"{collections} ({counted(state.gc_runs)})" + (", running now" if state.gc_running else ""),
         "journal": f"entry {state.journal_seq}, smallest prio {state.min_prio}",
+        "index": index_in_words(state.index),
+        "look-ups": f"{state.lookups:,}, {state.lookup_hits:,} of them hits",
     }
     if rates:
         lines["per second"] = counted(rates)
     return pairs(lines.items())
+
+
+def index_in_words(index: IndexState) -> str:
+    """How high the btree is, and what of it is in memory."""
+    memory = f"{format_size(index.memory_bytes)} of {format_size(index.memory_bytes_max)}"
+    unwritten = f", {format_size(index.unwritten_bytes)} of keys unwritten" if index.unwritten_bytes else ""
+    return f"levels {index.levels}, leaves in memory {index.leaves:,} ({memory}){unwritten}"
 
 
 def counted(numbers: dict[str, int] | dict[str, float]) -> str:

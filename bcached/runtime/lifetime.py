@@ -129,6 +129,9 @@ class Life:
         for lease in old:
             lease.remove()
         self._set = self._put_together(opened, lease_path)
+        if not fresh:
+            index = opened.index
+            progress(f"recovered: {index.io.nodes_read} nodes read, {index.keys_replayed} keys replayed")
         return self._set
 
     async def _open(self, found: SetFound, name: str, progress: Callable[[str], None]) -> OpenedSet:

@@ -1,12 +1,13 @@
 """The statistics of a set, gathered at one instant from where they are counted."""
 
+from bcached.format.bkey import WORD_BYTES
 from bcached.runtime.index import Index
 from bcached.runtime.services import Services
 from bcached.runtime.tasks import Tasks
 from bcached.state.bucket_table import State
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
-from bcached.state.statistics import MemberStatistics, SetStatistics
+from bcached.state.statistics import IndexStatistics, MemberStatistics, SetStatistics
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 
@@ -46,6 +47,7 @@ def take_snapshot(
         sectors_to_gc=services.sectors_to_gc,
         min_prio=services.min_prio,
         journal_seq=journal.seq,
+        index=_index(index, tasks),
         lookups=index.lookups,
         lookup_hits=index.lookup_hits,
         checksum_errors={},
@@ -54,6 +56,22 @@ def take_snapshot(
         gc=tasks.garbage_collector.durations.copy(),
         gc_slice=services.slices.copy(),
         journal_write=journal.durations.copy(),
+    )
+
+
+def _index(index: Index, tasks: Tasks) -> IndexStatistics:
+    btree = index.btree
+    tree, io = btree.tree, btree.io
+    return IndexStatistics(
+        levels=tree.root.level + 1,
+        leaves=len(tree.leaves),
+        memory_bytes=tree.cached_bytes,
+        memory_bytes_max=btree.cache_bytes,
+        unwritten_bytes=tree.unwritten_words * WORD_BYTES,
+        nodes_read=io.nodes_read,
+        nodes_written=io.nodes_written,
+        blocks_appended=io.blocks_appended,
+        moved_sectors=tasks.garbage_collector.mover.moved_sectors,
     )
 
 

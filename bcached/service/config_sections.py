@@ -93,6 +93,12 @@ class JournalSection(Section):
     delay_ms: Annotated[int, Field(ge=1, le=10_000)] = 100
 
 
+class IndexSection(Section):
+    """The keys."""
+
+    memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 256 << 20
+
+
 class LimitsSection(Section):
     """What one client, and all of them together, may take."""
 
@@ -141,6 +147,7 @@ class Tables(Section):
     set: SetSection = Field(default_factory=SetSection)
     gc: GcSection = GcSection()
     journal: JournalSection = JournalSection()
+    index: IndexSection = IndexSection()
     limits: LimitsSection = LimitsSection()
     socket: SocketSection = SocketSection()
     access: AccessSection = AccessSection()

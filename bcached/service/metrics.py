@@ -39,6 +39,7 @@ class SnapshotCollector(Collector):
         snapshot = self._snapshot()
         yield from member_metrics(snapshot)
         yield from set_metrics(snapshot)
+        yield from index_metrics(snapshot)
         yield from activity_metrics(snapshot)
         yield from server_metrics(snapshot)
         yield from process_metrics(snapshot)
@@ -99,6 +100,26 @@ def set_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield counter("bcached_allocated_bytes", "Bytes handed out.", uuid, it.allocated_sectors * SECTOR_BYTES)
     yield counter("bcached_lookups", "Lookups.", uuid, it.lookups)
     yield counter("bcached_lookup_hits", "Lookups that found a key.", uuid, it.lookup_hits)
+
+
+def index_metrics(snapshot: Snapshot) -> Iterator[Metric]:
+    """The keys' nodes."""
+    it, uuid = snapshot.cache_set.index, snapshot.cache_set.set_uuid
+    yield gauge("bcached_index_levels", "Levels of the btree.", uuid, it.levels)
+    yield gauge("bcached_index_memory_bytes", "Memory that leaves take.", uuid, it.memory_bytes)
+    yield gauge("bcached_index_memory_max_bytes", "What they may take.", uuid, it.memory_bytes_max)
+    yield gauge(
+        "bcached_index_unwritten_bytes", "Keys in the journal and in no node yet.", uuid, it.unwritten_bytes
+    )
+    yield counter("bcached_index_nodes_read", "Nodes read.", uuid, it.nodes_read)
+    yield counter("bcached_index_nodes_written", "Nodes written whole.", uuid, it.nodes_written)
+    yield counter("bcached_index_blocks_appended", "Blocks appended to nodes.", uuid, it.blocks_appended)
+    yield counter(
+        "bcached_moved_bytes",
+        "Data copied out of nearly empty buckets.",
+        uuid,
+        it.moved_sectors * SECTOR_BYTES,
+    )
 
 
 def activity_metrics(snapshot: Snapshot) -> Iterator[Metric]:

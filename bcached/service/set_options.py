@@ -27,7 +27,9 @@ def set_options(settings: Settings) -> SetOptions:
         moving_gc=settings.gc.moving,
         waiters=limits.waiters,
         reservations_per_connection=limits.reservations_per_connection,
+        pins_per_connection=limits.pins_per_connection,
         restart_grace_s=limits.restart_grace_s,
+        index_bytes=settings.index.memory_bytes,
         journal_delay_s=settings.journal.delay_ms / 1e3,
     )
 
@@ -40,8 +42,8 @@ def retune(cache_set: CacheSet, settings: Settings) -> None:
         "moving_gc",
         "waiters",
         "reservations_per_connection",
+        "pins_per_connection",
         "restart_grace_s",
-        "journal_delay_s",
     ):
         setattr(options, name, getattr(wanted, name))
     cache_set.services.queue.limit = wanted.waiters

@@ -81,6 +81,21 @@ class MemberStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexStatistics:
+    """The set's keys and the nodes they are kept in."""
+
+    levels: int
+    leaves: int  # in memory
+    memory_bytes: int
+    memory_bytes_max: int
+    unwritten_bytes: int  # of keys that are in the journal and in no node
+    nodes_read: int
+    nodes_written: int  # whole
+    blocks_appended: int
+    moved_sectors: int  # by moving garbage collection
+
+
+@dataclass(frozen=True, slots=True)
 class SetStatistics:
     """The whole set at one instant."""
 
@@ -104,6 +119,7 @@ class SetStatistics:
     sectors_to_gc: int
     min_prio: int
     journal_seq: int
+    index: IndexStatistics
     lookups: int
     lookup_hits: int
     checksum_errors: dict[str, int]  # by structure

@@ -46,7 +46,7 @@ class Btree:
     ) -> None:
         self.tree = tree
         self.cache_bytes = cache_bytes
-        self._io = io
+        self.io = io
         self._buckets = buckets
         self._journal = journal
         self._shape = TreeShape(tree, io, buckets, journal, rng)
@@ -107,7 +107,7 @@ class Btree:
         try:
             self.evict()
             low = self.tree.low_of(missing.key)
-            node = await self._io.read(missing.key, missing.level, low, self._buckets)
+            node = await self.io.read(missing.key, missing.level, low, self._buckets)
             self.tree.attach(missing, node)
         finally:
             del self._loading[missing.key]
@@ -226,8 +226,8 @@ class Btree:
         async with self._turns_of([leaf]):
             if leaf.is_gone or leaf.is_clean:
                 return
-            parts = PackedKeys([leaf.unwritten.extents]).filled(self._io.shape.block_words)
-            room = self._io.shape.blocks_of(leaf.key.sectors) - leaf.blocks_used
+            parts = PackedKeys([leaf.unwritten.extents]).filled(self.io.shape.block_words)
+            room = self.io.shape.blocks_of(leaf.key.sectors) - leaf.blocks_used
             if len(parts) <= room and not leaf.is_torn:
                 await self._append(leaf, parts)
             else:
@@ -254,7 +254,7 @@ class Btree:
         self.tree.begin_write(leaf)
         with self._shape.no_way_back(f"writing a leaf, {leaf.key}"):
             await self._journal.durable(newest)
-            await self._io.append(leaf, parts)
+            await self.io.append(leaf, parts)
         self.tree.end_write(leaf, len(parts))
 
     # The shape
@@ -285,7 +285,7 @@ class Btree:
         found = [self.tree.find(inode, sector) for inode, sector in places]
         leaves = [leaf for leaf in dict.fromkeys(found) if isinstance(leaf, Leaf)]
         words = sum(leaf.live.word_count for leaf in leaves)
-        if self._io.shape.coalescence(words, len(leaves)) is None:
+        if self.io.shape.coalescence(words, len(leaves)) is None:
             return
         with pinned_leaves(leaves):
             async with self._turns_of(leaves):

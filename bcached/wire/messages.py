@@ -271,6 +271,20 @@ class Member(Struct, gc=False):
     io_errors: int
 
 
+class IndexState(Struct, gc=False):
+    """The keys and their nodes, in numbers."""
+
+    levels: int
+    leaves: int
+    memory_bytes: int
+    memory_bytes_max: int
+    unwritten_bytes: int
+    nodes_read: int
+    nodes_written: int
+    blocks_appended: int
+    moved_sectors: int
+
+
 class State(Struct, gc=False):
     """The set at one instant, in numbers."""
 
@@ -294,6 +308,7 @@ class State(Struct, gc=False):
     sectors_to_gc: int
     min_prio: int
     journal_seq: int
+    index: IndexState
     lookups: int
     lookup_hits: int
     checksum_errors: dict[str, int]

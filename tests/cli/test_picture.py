@@ -8,7 +8,7 @@ from rich.console import Console
 from bcached.cli.picture import BAR_WIDTH, bar, counted, picture
 from bcached.cli.top import rates
 from bcached.state.statistics import BUCKET_STATES, RESERVES
-from bcached.wire.messages import Member, State
+from bcached.wire.messages import IndexState, Member, State
 
 
 def member(**changes: object) -> Member:
@@ -63,6 +63,7 @@ def state(*members: Member, **changes: object) -> State:
         sectors_to_gc=0,
         min_prio=32000,
         journal_seq=9,
+        index=IndexState(2, 7, 60_000, 1 << 20, 512, 9, 3, 40, 16),
         lookups=0,
         lookup_hits=0,
         checksum_errors={},
@@ -81,6 +82,7 @@ def test_a_sound_set_shows_its_lists_states_and_policy() -> None:
     told = drawn(state())
     for words in ("working", "lru, discards on", "8k, 2 connected", "3/31", "7/15", "97.7 %", "3 (asked 3)"):
         assert words in told
+    assert "levels 2, leaves in memory 7 (58.6k of 1M), 512 of keys unwritten" in told
     assert "quarantine" not in told
     assert "FAILED" not in told
     assert "dirty" not in told, "states that no bucket is in are left out"

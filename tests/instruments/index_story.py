@@ -338,7 +338,7 @@ class IndexStory:
         return self.superblock.block_sectors * SECTOR
 
     def log_device(self) -> MemoryDevice:
-        device = self.btree._io._members[0].block_device
+        device = self.btree.io._members[0].block_device
         assert isinstance(device, RecordingDevice)
         assert isinstance(device.inner, MemoryDevice)
         return device.inner

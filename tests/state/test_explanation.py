@@ -8,6 +8,7 @@ from bcached.state.statistics import (
     RESERVES,
     WAIT_BOUNDS_S,
     Histogram,
+    IndexStatistics,
     MemberStatistics,
     SetStatistics,
 )
@@ -68,6 +69,7 @@ def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
         sectors_to_gc=0,
         min_prio=0,
         journal_seq=1,
+        index=IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16),
         lookups=0,
         lookup_hits=0,
         checksum_errors={},

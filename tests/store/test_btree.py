@@ -154,7 +154,7 @@ async def test_few_leaves_in_memory_hold_as_much(seed: int) -> None:
     assert story.btree.tree.cached_bytes <= bound
     assert len(story.buckets.in_use) > 2 * len(story.btree.tree.leaves)
     await story.check_memory()
-    assert story.btree._io.nodes_read > 20
+    assert story.btree.io.nodes_read > 20
     await story.check_device()
 
 
@@ -171,7 +171,7 @@ async def test_a_leaf_that_others_are_about_to_use_stays() -> None:
 async def test_no_leaf_is_written_before_the_entry_of_its_newest_key() -> None:
     story = await IndexStory.begin(3, sectors=2)
     written_ahead = []
-    real = story.btree._io.append
+    real = story.btree.io.append
 
     async def append(node: Leaf | Interior, parts: list[bytes]) -> None:
         if isinstance(node, Leaf):
@@ -179,7 +179,7 @@ async def test_no_leaf_is_written_before_the_entry_of_its_newest_key() -> None:
             written_ahead.append(node.writing.newest_seq <= story.journal.durable_seq)
         await real(node, parts)
 
-    story.btree._io.append = append  # type: ignore[method-assign]
+    story.btree.io.append = append  # type: ignore[method-assign]
     async with company(story):
         for _ in range(400):
             await story.insert(story.some_key(sectors=SECTORS))
@@ -211,14 +211,14 @@ async def test_a_gen_that_cannot_go_up_has_the_parent_rewritten_instead() -> Non
 async def test_freed_gens_wait_for_the_parents_write() -> None:
     story = await IndexStory.begin(7, sectors=2)
     seen = []
-    real = story.btree._io.append
+    real = story.btree.io.append
 
     async def append(node: Leaf | Interior, parts: list[bytes]) -> None:
         if isinstance(node, Interior):
             seen.append(story.buckets.blocked)
         await real(node, parts)
 
-    story.btree._io.append = append  # type: ignore[method-assign]
+    story.btree.io.append = append  # type: ignore[method-assign]
     await live(story, 600)
     assert seen
     assert min(seen) > 0
@@ -243,15 +243,15 @@ async def test_a_torn_leaf_that_the_journal_knows_nothing_of_is_damage() -> None
 async def test_after_a_failed_write_nothing_is_written_any_more() -> None:
     story = await IndexStory.begin(9, sectors=2)
     await live(story, 100)
-    real = story.btree._io.append
+    real = story.btree.io.append
 
     async def fail(node: Leaf | Interior, parts: list[bytes]) -> None:
         raise DeviceError("memory", "no")
 
-    story.btree._io.append = fail  # type: ignore[method-assign]
+    story.btree.io.append = fail  # type: ignore[method-assign]
     with pytest.raises(DeviceError, match="no"):
         await live(story, 100)
-    story.btree._io.append = real  # type: ignore[method-assign]
+    story.btree.io.append = real  # type: ignore[method-assign]
     writes = len(story.log.entries)
     with pytest.raises(DeviceError, match="broke off"):
         await story.btree.write_all()
