@@ -21,6 +21,10 @@ class Fact(Enum):
     MARKS_VALID = auto()  # a garbage collection ended
     LEAVES_WANTED = auto()  # leaves of the index are to be written out
 
+    __hash__ = (
+        object.__hash__
+    )  # Enum's own hashes the name, which costs as much as all the rest of announcing
+
 
 class Conditions:
     """One lock, one condition a fact."""

@@ -78,6 +78,7 @@ class Index:
         services.on_refusal.append(btree.give_space)
         journal.on_durable.append(self._emptied)
         # A key in the way may take two to delete.
+        self._reclaims = 0  # what the members counted when the allocators looked last
         self._dropped_at_once = min(DROPPED_KEYS, journal.commit_words // (2 * HEAD_WORDS))
         self._deletion_words = self._dropped_at_once * 2 * HEAD_WORDS
 
@@ -122,7 +123,9 @@ class Index:
         return words
 
     def _commit(self, holder: Holder, keys: Sequence[Key]) -> int:
-        return self._sectors.commit(holder, keys, self._put)
+        seq = self._sectors.commit(holder, keys, self._put)
+        self._settled()
+        return seq
 
     # Cleaning
 
@@ -412,7 +415,14 @@ class Index:
         self.last_change_seq = seq
         if self._tree.wanted:
             self._services.leaves_wanted()
-        self._services.buckets_moved()
+        self._settled()
+
+    def _settled(self) -> None:
+        """Have the allocators look again if there is anything in it for them."""
+        reclaims = sum([cache.reclaims for cache in self._sectors.caches])
+        if reclaims != self._reclaims:
+            self._reclaims = reclaims
+            self._services.buckets_moved()
 
     def _loaded(self, inode: int, start: int, end: int) -> list[Key]:
         found = self._tree.lookup(inode, start, end)
@@ -420,12 +430,13 @@ class Index:
         return found
 
     def _is_ready(self, spans: Iterable[Span], words: int) -> bool:
-        tree = self._tree
-        return (
-            self._journal.has_room(words)
-            and not self.btree.is_crowded
-            and all(tree.missing(*span) is None for span in spans)
-        )
+        if not self._journal.has_room(words) or self.btree.is_crowded:
+            return False
+        missing = self._tree.missing
+        for inode, start, end in spans:  # noqa: SIM110 (a commit of one key is what there is most of)
+            if missing(inode, start, end) is not None:
+                return False
+        return True
 
     async def _make_ready(self, spans: Sequence[Span], words: int, left_s: float) -> None:
         """Wait for whatever a change still lacks; it lacks nothing until the caller's next await.

@@ -4,6 +4,7 @@ No question waits for a node here. Whoever asks for a range first asks what is `
 read, and asks again, since a look at the tree is only good until the next await.
 """
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from itertools import zip_longest
 
 from bcached.keys import Key, Pointer
 from bcached.state.btree_node import Child, Interior, Leaf, Node, bound_of, key_of, position_at
-from bcached.state.extents import NO_LIMIT
+from bcached.state.extents import INODE_SHIFT, NO_LIMIT
 from bcached.state.node_shape import KEY_WORDS_MAX, NodeShape
 from bcached.state.seq_pins import SeqPins
 
@@ -64,8 +65,9 @@ class Tree:
     def find(self, inode: int, sector: int) -> Leaf | Missing:
         """The leaf that holds a sector, or the node that has to be read first."""
         node = self.root
+        position = inode << INODE_SHIFT | sector
         while not isinstance(node, Leaf):
-            child = node.children[node.index_of(inode, sector)]
+            child = node.children[bisect_right(node.bounds, position)]
             if isinstance(child, Key):
                 return Missing(node, child)
             node = child

@@ -54,6 +54,8 @@ class Leaf:
 
     __slots__ = (
         "__weakref__",
+        "_end",
+        "_last_inode",
         "blocks_used",
         "bound",
         "is_gone",
@@ -71,6 +73,7 @@ class Leaf:
     def __init__(self, key: Key, seq: int, blocks_used: int, live: Extents) -> None:
         self.key = key
         self.bound = bound_of(key)
+        self._last_inode, self._end = position_at(self.bound)
         self.seq = seq
         self.blocks_used = blocks_used
         self.live = live
@@ -97,7 +100,7 @@ class Leaf:
 
     def end_within(self, inode: int) -> int:
         """Where the leaf ends as far as an inode is concerned."""
-        return self.bound & OFFSET_MASK if self.bound >> INODE_SHIFT == inode else NO_LIMIT
+        return self._end if self._last_inode == inode else NO_LIMIT
 
     def changes(self) -> list[Unwritten]:
         """What is in no written bset, or not for certain."""
@@ -110,7 +113,7 @@ class Leaf:
         removed = self.live.insert_words(key.inode, key.offset, sectors, head, words)
         unwritten = self.unwritten
         unwritten.extents.insert_words(key.inode, key.offset, sectors, head, words)
-        if removed:
+        if removed and self.live.was_divided:
             rest = self._rest_behind(key, removed[-1])
             if rest is not None:
                 unwritten.extents.insert(rest)

@@ -39,7 +39,15 @@ class Extents:
     neighbours that continue each other on the device become one, as bcache allows.
     """
 
-    __slots__ = ("_keep_deletions", "_lasts", "_merge_within", "_runs", "key_count", "word_count")
+    __slots__ = (
+        "_keep_deletions",
+        "_lasts",
+        "_merge_within",
+        "_runs",
+        "key_count",
+        "was_divided",
+        "word_count",
+    )
 
     def __init__(self, *, keep_deletions: bool = False, merge_within: int = 0) -> None:
         self._keep_deletions = keep_deletions
@@ -48,6 +56,7 @@ class Extents:
         self._lasts: list[int] = []  # the position of each run's last end
         self.key_count = 0
         self.word_count = 0  # that the keys take on disk
+        self.was_divided = False  # whether what was cut last was the middle of an extent
 
     def __len__(self) -> int:
         return self.key_count
@@ -170,6 +179,7 @@ class Extents:
     def _cut(self, index: int, place: int, start: int, end: int) -> list[Key]:
         """Cut [start, end) out, from the extent at place on; those before it do not reach there."""
         removed: list[Key] = []
+        self.was_divided = False
         inode = self._runs[index].inode
         while index < len(self._runs) and self._runs[index].inode == inode:
             run = self._runs[index]
@@ -177,7 +187,9 @@ class Extents:
             words_before, keys_before = run.word_count, len(run)
             removed += run.cut(place, start, end)
             self.word_count += run.word_count - words_before
-            self.key_count += len(run) - keys_before
+            more = len(run) - keys_before
+            self.key_count += more
+            self.was_divided = more > 0
             index = self._settle(index)
             if not goes_on:
                 break

@@ -7,8 +7,7 @@ data is in it. Readers pin buckets too, for as long as what they were told is to
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 from typing import TypeVar
 
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
@@ -172,10 +171,17 @@ class SectorAllocator:
             self.check_current(key)
         dropped = holder.remove(keys)
         done = put(keys)
+        if not dropped:
+            return done
         for key in keys:
             self.reserved_sectors -= key.sectors * len(key.pointers)
-        for place, pieces in groupby(dropped, _place_of):
-            self._drop_pins(place, sum([pins for _, pins in pieces]))
+        last, count = dropped[0][0], 0
+        for place, pins in dropped:
+            if place != last:
+                self._drop_pins(last, count)
+                last, count = place, 0
+            count += pins
+        self._drop_pins(last, count)
         return done
 
     def free_buckets(self, holder: Holder, key: Key) -> None:
@@ -329,9 +335,6 @@ class SectorAllocator:
             cache.table.move(bucket, State.QUARANTINE)
         else:
             cache.settle(bucket)
-
-
-_place_of = itemgetter(0)
 
 
 def _nothing(_: Sequence[Key]) -> None:
