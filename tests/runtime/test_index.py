@@ -1,5 +1,6 @@
 """Keys of a living set against a model that knows every sector, through lives that end well or do not."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,13 +11,21 @@ from random import Random
 import pytest
 
 from bcached.device.memory_device import MemoryDevice
-from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, NotReserved, VolumeInUse
+from bcached.errors import (
+    InvalidParameter,
+    LimitExceeded,
+    NoFreeBuckets,
+    NoSuchVolume,
+    NotReserved,
+    VolumeInUse,
+)
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.state.bucket_table import State
 from bcached.state.reservations import Holder
 from bcached.units import SECTOR_BYTES
-from instruments.living_set import extent, fresh_members, reopened, set_options
+from instruments.living_set import extent, fresh_members, reopened, set_options, take_buckets
 from instruments.virtual_time import in_virtual_time
 
 SECTORS = 4000
@@ -209,3 +218,75 @@ async def test_a_volume_goes_with_its_keys(tmp_path: Path) -> None:
         assert await story.cache_set.create_volume("again") == 0
         assert (await story.cache_set.index.lookup(0, 0, SECTORS)).keys == []
         assert story.cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_deadline(
+    tmp_path: Path,
+) -> None:
+    async with story_on(tmp_path, await fresh_members([1024]), 1, verify=False) as story:
+        index, (member,) = story.cache_set.index, story.cache_set.members
+        ((key,),) = await story.cache_set.allocate(story.holder, [extent(8)], 1.0)
+        await take_buckets(story.cache_set, story.cache_set.new_holder("greedy"), patience_s=0.1)
+        taken = list(iter(lambda: member.cache.take_metadata(State.UUID), None))
+        assert index.try_commit(story.holder, [key]) is None
+        with pytest.raises(NoFreeBuckets) as refused:
+            await index.commit(story.holder, [key], 0.5)
+        assert refused.value.fields == {"reserve": "btree", "waited_ms": 500}
+        with pytest.raises(NoFreeBuckets):
+            await index.invalidate(0, 0, 8, 0.5)
+        committing = asyncio.ensure_future(index.commit(story.holder, [key], 10))
+        await asyncio.sleep(0.1)
+        assert not committing.done()
+        member.cache.free_metadata(taken)
+        story.cache_set.services.buckets_moved()
+        await index.durable(await committing)
+        assert story.cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_a_collection_writes_leaves_without_the_keys_that_became_stale(tmp_path: Path) -> None:
+    devices = await fresh_members([700], 4 << 10)
+    async with story_on(tmp_path, devices, 1, moving_gc=False) as story:
+        cache_set, tree = story.cache_set, story.cache_set.index.btree.tree
+        for offset in range(0, 8 * 600, 16):
+            await story.write(0, offset, 8, dirty=False)
+        keys = sum(len(leaf.live) for leaf in tree.leaves)
+        holder = cache_set.new_holder("greedy")
+        assert await take_buckets(cache_set, holder, 500), "clean data makes way for it"
+        await cache_set.collect_garbage()
+        assert cache_set.tasks.garbage_collector.leaves_rewritten
+        assert sum(len(leaf.live) for leaf in tree.leaves) < keys
+        assert story.cache_set.verify() == []
+        await story.check()
+
+
+@in_virtual_time
+async def test_a_set_that_is_not_synchronous_keeps_clean_keys_for_as_long_as_it_lives(tmp_path: Path) -> None:
+    devices = await fresh_members([1024])
+    options = set_options(tmp_path, synchronous=False)
+    async with running(devices, options) as cache_set:
+        inode = await cache_set.create_volume("scratch")
+        holder, index = cache_set.new_holder("client"), cache_set.index
+        ((key,),) = await cache_set.allocate(holder, [extent(8, inode=inode)], 1.0)
+        with pytest.raises(InvalidParameter, match="not synchronous"):
+            index.try_commit(holder, [Key(key.inode, key.offset, key.sectors, True, key.pointers)])
+        assert index.try_commit(holder, [key]) is not None
+        assert (await index.lookup(inode, 0, 100)).keys == [key]
+        assert cache_set.verify() == []
+    async with running(reopened(devices), options) as cache_set:
+        assert cache_set.volumes() == []
+
+
+@in_virtual_time
+async def test_a_key_of_two_copies_is_good_while_one_is(tmp_path: Path) -> None:
+    async with story_on(tmp_path, await fresh_members([700, 700]), 1, verify=False) as story:
+        (key,) = await story.write(0, 0, 8, dirty=False, replicas=2)
+        assert {pointer.device for pointer in key.pointers} == {0, 1}
+        index = story.cache_set.index
+        assert (await index.lookup(0, 0, 8)).keys == [key]
+        tables = [member.cache.table for member in story.cache_set.members]
+        tables[key.pointers[0].device].bump(key.pointers[0].sector // 128)
+        assert [found.pointers for found in (await index.lookup(0, 0, 8)).keys] == [key.pointers[1:]]
+        tables[key.pointers[1].device].bump(key.pointers[1].sector // 128)
+        assert (await index.lookup(0, 0, 8)).keys == []
