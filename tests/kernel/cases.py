@@ -2,7 +2,8 @@
 
 from .breaches import BREACHES
 from .control import CONTROLS
+from .keys import KEYS
 from .lab import Case
 from .ours import OURS
 
-CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS)
+CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS)

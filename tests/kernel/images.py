@@ -16,6 +16,7 @@ JOURNAL_MAGIC = 0x245235C1A3625032
 SECTOR = 512
 FLAG_SYNC = 1
 JOURNAL_BUCKETS_AT = 208  # offset in the superblock of the first journal bucket's number
+DATA_OFFSET = 16  # sectors of a backing device in front of its data, which keys count too
 ENTRY_HEADER = 240  # bytes of a journal entry in front of its keys
 
 
@@ -85,6 +86,24 @@ def make_bcache(tool: Path, path: Path, size_bytes: int, bucket_bytes: int, bloc
     create(path, size_bytes)
     command = [str(tool), "-C", "-b", str(bucket_bytes), "-w", str(block_bytes), str(path)]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def make_backing(path: Path, data: bytes, uuid: bytes, cache: Path, *, dirty: bool) -> Path:
+    """A backing device with this data, attached as the volume of that uuid to the set of the cache device."""
+    raw, of_cache = bytearray(4096), read_at(cache, SUPERBLOCK, 4096)
+    state = 2 if dirty else 1
+    fields = {8: 8, 16: 4, 104: state << 61 | 1, 184: DATA_OFFSET}  # where it is, version, writeback
+    for offset, value in fields.items():
+        raw[offset : offset + 8] = value.to_bytes(8, "little")
+    raw[24:40], raw[56:72] = of_cache[24:40], of_cache[56:72]  # the magic, and the set
+    raw[40:56] = uuid
+    raw[192:196] = of_cache[192:196]  # sizes of block and bucket
+    raw[196] = 1  # devices in the set
+    raw[:8] = crc64.we(bytes(raw[8:JOURNAL_BUCKETS_AT])).to_bytes(8, "little")
+    create(path, DATA_OFFSET * SECTOR + len(data))
+    write_at(path, SUPERBLOCK, bytes(raw))
+    write_at(path, DATA_OFFSET * SECTOR, data)
+    return path
 
 
 def create(path: Path, size_bytes: int) -> None:

@@ -1,7 +1,7 @@
 """One image before the kernel: boot, verdict, and what is worth telling of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import dmesg, images
@@ -19,6 +19,7 @@ class Verdict:
     facts: Mapping[str, str]
     wall_s: float
     log: str  # for a person to read when there is a complaint
+    given: Mapping[str, bytes] = field(default_factory=dict)  # what block devices held, by name
 
     @property
     def accepted(self) -> bool:
@@ -31,6 +32,8 @@ def judge(
     image: Path,
     *,
     volumes: Sequence[Volume] = (),
+    backing: Path | None = None,
+    give: bool = False,
     fill: bytes = b"",
     cut: bool = False,
     keep_writes: bool = False,
@@ -38,17 +41,23 @@ def judge(
 ) -> Verdict:
     """Let the kernel use the image; with keep_writes, what it did stays in the file.
 
-    fill is written to the start of each volume; cut ends the guest without stopping the set.
+    backing is a device that belongs to it, and comes behind the volumes; give asks for what they all hold.
+    fill is written to the start of each of them; cut ends the guest without stopping the set.
     """
     expected, silent = images.journal(image), silent_faults(image)
-    disk = Disk("cache", image, keep_writes, images.superblock(image).block_bytes)
-    scenario = use(volumes, fill=bool(fill), cut=cut)
-    handover = machine.boot(scenario, [disk], {"fill": fill} if fill else {})
+    block_bytes = images.superblock(image).block_bytes
+    disks = [Disk("cache", image, keep_writes, block_bytes)]
+    attached = f"bcache{len(volumes)}" if backing else ""
+    if backing:
+        disks.append(Disk("backing", backing, keep_writes, block_bytes))
+    scenario = use(volumes, backing=attached, give=give, fill=bool(fill), cut=cut)
+    handover = machine.boot(scenario, disks, {"fill": fill} if fill else {})
     return Verdict(
         (*silent, *complaints_of(handover, expected, may_be_fresh)),
         facts_of(handover),
         handover.wall_s,
         relevant_log(handover),
+        {name: data for name, data in handover.files.items() if name.startswith("bcache")},
     )
 
 

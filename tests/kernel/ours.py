@@ -102,25 +102,6 @@ def to_and_fro(lab: Lab, cut: bool) -> Outcome:
     return Outcome.of(first, second, judge(lab.machine, path))
 
 
-def keys_refused(lab: Lab) -> Outcome:
-    """A set in which the kernel has put keys is refused, in one line, with not a byte changed."""
-    path = made(lab, "keys")
-    with serving(path) as daemon, daemon.client() as client:
-        client.create_volume("flash", sectors=2048)
-        daemon.stop()
-    filled = judge(
-        lab.machine, path, volumes=[Volume("bcache0", 1 << 20)], fill=b"bcached!" * 8192, keep_writes=True
-    )
-    before = digest(path)
-    try:
-        with serving(path):
-            return Outcome(("the daemon opened a set with keys",), filled.facts, filled.log)
-    except DaemonFailed as error:
-        refusal = str(error).splitlines()
-    changed = () if digest(path) == before else ("the refused image was changed",)
-    return Outcome(filled.complaints + changed, {"said": refusal[-1]}, filled.log)
-
-
 def open_again(path: Path) -> None:
     """bcached opens the image, finds nothing wrong in it, works on it and stops."""
     with serving(path) as daemon:
@@ -149,12 +130,6 @@ def tools_complain(lab: Lab, path: Path) -> tuple[str, ...]:
     return tuple(complaints)
 
 
-def digest(path: Path) -> str:
-    """The hash of an image."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 FRESH = "the kernel accepts an image that bcachectl made"
 FIRST = "the kernel accepts an image after the daemon's first run"
 WORKED = "the kernel accepts an image after {:,} allocations by {} and kill -9, and so do both again"
@@ -169,5 +144,4 @@ OURS = (
     Case("volumes", "flash-only volumes appear in the kernel with their size", volumes),
     Case("turns stopped", "kernel and daemon open each other's images", partial(to_and_fro, cut=False)),
     Case("turns cut", "they do so when the kernel was cut off", partial(to_and_fro, cut=True)),
-    Case("keys", "an image with the kernel's keys is refused and left as it was", keys_refused),
 )

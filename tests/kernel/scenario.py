@@ -12,12 +12,29 @@ class Volume:
     size_bytes: int
 
 
-def use(volumes: Sequence[Volume] = (), *, fill: bool = False, cut: bool = False) -> str:
-    """Register the disk named cache, look at it, use it, collect garbage, stop it (or cut it off)."""
+def use(
+    volumes: Sequence[Volume] = (),
+    *,
+    backing: str = "",
+    give: bool = False,
+    fill: bool = False,
+    cut: bool = False,
+) -> str:
+    """Register the disk named cache, look at it, use it, collect garbage, stop it (or cut it off).
+
+    backing: the device that the disk named backing becomes, beside the volumes. give: hand over what all of
+    them hold, before anything is written to them.
+    """
     lines = ["register cache || return 0", "note_set"]
     lines += [f"volume {volume.device} {volume.size_bytes}" for volume in volumes]
+    devices = [volume.device for volume in volumes]
+    if backing:
+        lines += [f"attach backing {backing}"]
+        devices += [backing]
+    if give:
+        lines += [f"give {device}" for device in devices]
     if fill:
-        lines += [f"fill {volume.device} /fill" for volume in volumes]
+        lines += [f"fill {device} /fill" for device in devices]
     lines += ["collect_garbage"]
     lines += ["has_set || fail 'the cache set is gone'" if cut else "stop_set"]
     return "\n".join(lines) + "\n"
