@@ -1,29 +1,32 @@
 """`make bench`: everything in one run; what can be compared is compared as ratios within the run.
 
-python -m bench [commits] [invalidation] [lookups] [opening] [sockets]      without a name: all of them
+python -m bench [--keys N] [commits] [invalidation] [keys] [lookups] [opening] [sockets]
+
+Without a name: all of them. N is how many keys `keys` inserts: ten million take minutes.
 """
 
 import os
 import shutil
 import sys
 import tempfile
+from argparse import ArgumentParser
 from pathlib import Path
 
-from bench import commits, invalidation, lookups, opening, sockets
+from bench import commits, invalidation, keys, lookups, opening, sockets
 from bench.table import Report, interpreter
 
 VAR = Path(__file__).parent.parent / "var"
-PARTS = ("sockets", "commits", "lookups", "opening", "invalidation")
+PARTS = ("sockets", "commits", "lookups", "opening", "invalidation", "keys")
 
 
 def main() -> int:
-    parts = sys.argv[1:] or PARTS
+    parser = ArgumentParser(prog="python -m bench")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; without: all")
+    parser.add_argument("--keys", type=int, default=keys.COUNT, help="how many keys `keys` inserts")
+    asked = parser.parse_args()
+    parts = asked.parts or PARTS
     if unknown := set(parts) - set(PARTS):
-        print(
-            f"no such part: {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}",
-            file=sys.stderr,
-        )
-        return 2
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}")
     report = Report()
     report.note(f"{interpreter()}; cores {sorted(os.sched_getaffinity(0))}, load {os.getloadavg()[0]:.1f}")
     VAR.mkdir(exist_ok=True)
@@ -39,6 +42,8 @@ def main() -> int:
             opening.run(report, folder)
         if "invalidation" in parts:
             invalidation.run(report)
+        if "keys" in parts:
+            keys.run(report, folder, asked.keys)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report.finish(VAR / "bench.json")

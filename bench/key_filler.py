@@ -45,7 +45,7 @@ async def fill(folder: Path, order: str, count: int) -> dict[str, Any]:
         await cache_set.index.flush()
         await cache_set.index.write_out()
         loop_s = thread_time() - on_loop
-        tree, io = cache_set.index.btree.tree, cache_set.index.btree._io
+        tree, io = cache_set.index.btree.tree, cache_set.index.btree.io
         keys = list(tree.node_keys())
         return {
             "order": order,
