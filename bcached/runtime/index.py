@@ -37,7 +37,6 @@ from bcached.state.sector_allocator import SectorAllocator
 from bcached.store.btree import Btree
 from bcached.store.journal import Journal
 
-FOREVER_S = 1e6
 LIMIT = 1000  # keys a look-up gives unless it is asked for fewer
 DROPPED_KEYS = 256  # at once: an invalidation holds the loop meanwhile
 Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -366,11 +365,11 @@ class Index:
         """Whether `replace` could do its work now."""
         return self._is_ready([(old.inode, old.offset, old.end)], _words([new])) and self._may_grow()
 
-    async def make_ready_for(self, old: Key, new: Key) -> None:
-        """Wait for what `replace` still lacks, or for some of it."""
+    async def make_ready_for(self, old: Key, new: Key, timeout_s: float) -> None:
+        """Wait for what `replace` still lacks, or for some of it; NoFreeBuckets after timeout_s."""
         if not self._may_grow():
-            await self._wait_to_grow(FOREVER_S)
-        await self._make_ready([(old.inode, old.offset, old.end)], _words([new]), FOREVER_S)
+            await self._wait_to_grow(timeout_s)
+        await self._make_ready([(old.inode, old.offset, old.end)], _words([new]), timeout_s)
 
     def replace(self, holder: Holder, old: Key, new: Key) -> bool:
         """Put a reserved copy in the place of the key it was made from, if that still stands as it was."""

@@ -31,6 +31,13 @@ class JournalWriter:
 
     async def run(self) -> None:
         """Work until the end; a DeviceError ends it, and the daemon with it."""
+        try:
+            await self._write_what_is_due()
+        except BaseException:
+            self._journal.break_off()  # nobody else writes for those who wait
+            raise
+
+    async def _write_what_is_due(self) -> None:
         journal = self._journal
         while True:
             self._look.clear()

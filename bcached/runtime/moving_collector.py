@@ -4,19 +4,21 @@ It draws on a reserve of its own, so it works when nothing else is free. A key t
 data is copied wins: the copy is given back. Dirty stays dirty. (kernel: bch_moving_gc)
 """
 
+import asyncio
+from collections.abc import Generator
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bcached.device.together import together
-from bcached.errors import RequestError
+from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.index import Index, cut_to
 from bcached.runtime.services import Services
+from bcached.runtime.slices import run_sliced
 from bcached.state.btree_node import Leaf
-from bcached.state.bucket_table import State
+from bcached.state.bucket_table import COUNT_BUCKETS, Bools, State
 from bcached.state.cache import Cache
 from bcached.state.key_rows import KeyRows
 from bcached.state.reservations import Holder
@@ -27,6 +29,8 @@ from bcached.units import SECTOR_BYTES
 
 MOVES_AT_ONCE = 16  # kernel: 64 in flight
 WRITE_POINT = -1  # no process has it, so what is moved lies together
+PATIENCE_S = 1.0  # for the index to be ready for a copy
+CANDIDATES_MAX = 65_536  # buckets that are looked at more closely
 FULL_PART = 2  # a bucket with more than this part of its sectors live is left alone
 
 
@@ -54,43 +58,38 @@ class MovingCollector:
 
     async def move(self) -> None:
         """One pass over the index, for the buckets that are worth it now."""
-        chosen = [self._choose(member.cache) for member in self._members]
-        if not any(buckets.any() for buckets in chosen):
-            return
-        self._services.begin_step(self)
+        services = self._services
+        services.begin_step(self)
         holder = Holder("moving garbage collection", 1 << 20, self._members[0].cache.geometry.bucket_sectors)
         self._sectors.gathering.add(holder)
         try:
-            async for leaf in self._index.btree.leaves():
-                keys = self._keys_in(leaf, chosen)
-                for start in range(0, len(keys), MOVES_AT_ONCE):
-                    self._services.check_changeable()
-                    if not await self._move(holder, keys[start : start + MOVES_AT_ONCE]):
-                        return
-                    self._services.begin_step(self)
+            chosen = [
+                await run_sliced(
+                    _choose(member.cache), services.options.gc_slice_s, services.clock, services.slices
+                )
+                for member in self._members
+            ]
+            if any(buckets.any() for buckets in chosen):
+                await self._move_out_of(chosen, holder)
         finally:
             self._sectors.end_reads(holder)
             self._sectors.end(holder)
             self._sectors.gathering.discard(holder)
-            self._services.end_step(self)
-            self._services.buckets_moved()
+            services.end_step(self)
+            services.buckets_moved()
 
-    def _choose(self, cache: Cache) -> NDArray[np.bool_]:
-        """The emptiest buckets, as many as fit into the reserve, if that makes fewer of them."""
-        table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
-        chosen = np.zeros(table.bucket_count, bool)
-        live = np.isin(table.states_array, (State.CLEAN, State.DIRTY))
-        live &= table.sectors_array <= bucket_sectors // FULL_PART
-        candidates = np.flatnonzero(live)
-        candidates = candidates[np.argsort(table.sectors_array[candidates], kind="stable")]
-        room = len(cache.reserves.lists[Reserve.MOVINGGC]) * bucket_sectors
-        sums = np.cumsum(table.sectors_array[candidates], dtype=np.int64)
-        count = int(np.searchsorted(sums, room, side="right"))
-        if count and count > -(-int(sums[count - 1]) // bucket_sectors):
-            chosen[candidates[:count]] = True
-        return chosen
+    async def _move_out_of(self, chosen: list[Bools], holder: Holder) -> None:
+        """Look for keys that lie in the chosen buckets, and copy them while there is room."""
+        async for leaf in self._index.btree.leaves():
+            keys = self._keys_in(leaf, chosen)
+            for start in range(0, len(keys), MOVES_AT_ONCE):
+                self._services.check_changeable()
+                if not await self._move(holder, keys[start : start + MOVES_AT_ONCE]):
+                    return
+            self._services.begin_step(self)
+            await asyncio.sleep(0)
 
-    def _keys_in(self, leaf: Leaf, chosen: list[NDArray[np.bool_]]) -> list[Key]:
+    def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:
         """The keys of a leaf that lie, with any copy, in one of the chosen buckets."""
         rows = KeyRows()
         rows.add(leaf.live)
@@ -107,34 +106,42 @@ class MovingCollector:
 
     async def _move(self, holder: Holder, keys: list[Key]) -> bool:
         """Copy some keys; False if there is no room for more."""
-        moves = [move for move in map(partial(self._prepare, holder), keys) if move is not None]
-        if not moves:
-            return False
+        moves: list[Move] = []
+        for key in filter(self._is_movable, keys):
+            move = self._prepare(holder, key)
+            if move is None:
+                break
+            moves.append(move)
+        else:
+            if not moves:
+                return True
         await together(partial(self._copy, move) for move in moves)
         for move in moves:
             self._sectors.unpin(holder, [move.old])
-            while not self._index.is_ready_for(move.old, move.new):
-                await self._index.make_ready_for(move.old, move.new)
+            try:
+                while not self._index.is_ready_for(move.old, move.new):
+                    await self._index.make_ready_for(move.old, move.new, PATIENCE_S)
+            except NoFreeBuckets:
+                return False  # the index has worse to do than to move; what was copied is given back
             if self._index.replace(holder, move.old, move.new):
                 self.moved_keys += 1
                 self.moved_sectors += move.new.sectors
             else:
                 self.overtaken += 1
                 self._sectors.release(holder, [move.new])
-        return True
+        return bool(moves)
+
+    def _is_movable(self, key: Key) -> bool:
+        """Whether all copies are good, and whole blocks of a volume that is still there."""
+        index = self._index
+        whole = (key.offset | key.sectors) % self._members[0].cache.geometry.block_sectors == 0
+        return whole and key.inode in self._sectors.inodes and all(map(index.is_current, key.pointers))
 
     def _prepare(self, holder: Holder, key: Key) -> Move | None:
-        """Sectors for a copy, as many as one bucket gives; the old ones are pinned meanwhile."""
-        current = self._index.current(key)
-        if current is None or key.inode not in self._sectors.inodes:
-            return None
-        copies = len(key.pointers)
-        try:
-            new = self._sectors.carve(
-                holder, key.inode, key.offset, key.sectors, WRITE_POINT, copies, moving=True
-            )
-        except RequestError:
-            return None
+        """Sectors for a copy, as many as one bucket gives, the old ones pinned meanwhile; None: no room."""
+        new = self._sectors.carve(
+            holder, key.inode, key.offset, key.sectors, WRITE_POINT, len(key.pointers), moving=True
+        )
         if new is None:
             return None
         old = cut_to(key, new)
@@ -148,3 +155,25 @@ class MovingCollector:
         data = await device.read(source.sector * SECTOR_BYTES, length)
         for pointer in move.new.pointers:
             await self._members[pointer.device].block_device.write(pointer.sector * SECTOR_BYTES, data)
+
+
+def _choose(cache: Cache) -> Generator[None, None, Bools]:
+    """The emptiest buckets, as many as fit into the reserve, if that makes fewer of them."""
+    table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
+    reserve = len(cache.reserves.lists[Reserve.MOVINGGC])
+    found = np.zeros(0, np.int64)
+    for start in range(0, table.bucket_count, COUNT_BUCKETS):
+        chunk = slice(start, start + COUNT_BUCKETS)
+        live = table.sectors_array[chunk] <= bucket_sectors // FULL_PART
+        live &= (table.states_array[chunk] == State.CLEAN) | (table.states_array[chunk] == State.DIRTY)
+        found = np.concatenate([found, start + np.flatnonzero(live)])
+        if len(found) > CANDIDATES_MAX:
+            found = found[np.argpartition(table.sectors_array[found], CANDIDATES_MAX)[:CANDIDATES_MAX]]
+        yield
+    found = found[np.argsort(table.sectors_array[found], kind="stable")]
+    sums = np.cumsum(table.sectors_array[found], dtype=np.int64)
+    count = int(np.searchsorted(sums, reserve * bucket_sectors, side="right"))
+    chosen = np.zeros(table.bucket_count, bool)
+    if count and count > -(-int(sums[count - 1]) // bucket_sectors):
+        chosen[found[:count]] = True
+    return chosen

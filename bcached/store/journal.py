@@ -243,10 +243,14 @@ class Journal:
         try:
             await self._write_next()
         except BaseException:
-            self._broke_off_at = self.durable_seq + 1
-            self._durable_waiters.wake_all()
-            self._room_waiters.wake_all()
+            self.break_off()
             raise
+
+    def break_off(self) -> None:
+        """Let no entry be written any more, and tell those who wait for one."""
+        self._broke_off_at = self._broke_off_at or self.durable_seq + 1
+        self._durable_waiters.wake_all()
+        self._room_waiters.wake_all()
 
     def _refuse_if_broken_off(self) -> None:
         if self._broke_off_at:

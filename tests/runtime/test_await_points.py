@@ -76,7 +76,7 @@ NOT_PASSED = {
     "await self._rewrite(leaf)": "test_index.py has clean keys become stale",
     "await self._btree.rewrite(leaf)": "the same",
     "await self._wait_to_grow(": "in three places, of which the stories pass one or two",
-    "_words([new]), FOREVER_S)": "moving finds its leaf loaded and the journal ready, nearly always",
+    "_words([new]), timeout_s)": "moving finds its leaf loaded and the journal ready, nearly always",
     "await self._services.queue.submit(_Enough(self, count, growth), FOREVER_S)": "test_index.py",
     "device, bucket = await": "test_volumes.py takes all buckets for metadata away",
 }
