@@ -74,7 +74,7 @@ class KeyRows:
             numbers = range(self.key_count, self.key_count + len(run))
             self.key_count += len(run)
             if len(run.pointers) == 1:
-                self._keys.extend(numbers)
+                self._keys.frombytes(np.arange(numbers.start, numbers.stop, dtype=np.uint32).tobytes())
                 self._heads += run.heads
                 self._ends += run.ends
                 self._pointers += run.pointers[0]

@@ -5,7 +5,7 @@ and all that is wrong.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from bcached.format.bkey import (
     OFFSET_MAX,
     PTR_DEV,
     PTR_OFFSET,
+    WORD_BYTES,
     Bounds,
     key_of_words,
 )
@@ -53,10 +54,42 @@ def lay_over(
     bsets: Sequence[Buffer], low: Position, high: Position, bounds: Bounds, merge_within: int
 ) -> Extents | None:
     """The extents of a leaf from the keys of its bsets, oldest first; None if that takes a closer look."""
+    laid_out = _all_alike(bsets) or _one_by_one(bsets)
+    if laid_out is None:
+        return None
+    columns, ends_of_bsets = laid_out
+    if not _is_in_order(columns, ends_of_bsets, low, high) or not _is_plain(columns, bounds):
+        return None
+    sizes = KEY_SIZE.of_column(columns.heads)
+    if not sizes.all():
+        columns = columns.where(sizes > 0)
+    runs: list[Run] = []
+    for inode, part in _by_inode(columns):
+        runs += _runs_of(inode, _joined(_settled(part), merge_within))
+    extents = Extents(merge_within=merge_within)
+    extents.take_runs(runs)
+    return extents
+
+
+def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
+    """The keys of all bsets, and where each bset ends; None if not all keys have one pointer."""
+    sizes = [len(memoryview(bset)) for bset in bsets]
+    if any(size % (WORDS_WITH_POINTER * WORD_BYTES) for size in sizes):
+        return None
+    words: Words = np.frombuffer(b"".join(bsets), "<u8")
+    # If the first has one pointer, the second begins three words behind it, and so on.
+    heads, ends, pointers = (np.ascontiguousarray(column) for column in words.reshape(-1, 3).T)
+    if not bool(((heads & np.uint64(KEY_PTRS.mask)) == KEY_PTRS.put(0, 1)).all()):
+        return None
+    return Columns(heads, ends, pointers), np.cumsum(sizes) // (WORDS_WITH_POINTER * WORD_BYTES)
+
+
+def _one_by_one(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
+    """The same of any keys with one pointer or none; None if the last one of a bset is cut off."""
     parts = []
     for bset in bsets:
         part = _columns_of(bset)
-        if part is None or not _is_in_order(part, low, high):
+        if part is None:
             return None
         parts.append(part)
     columns = Columns(
@@ -64,24 +97,21 @@ def lay_over(
         np.concatenate([part.ends for part in parts]),
         np.concatenate([part.pointers for part in parts]),
     )
-    if not _is_plain(columns, bounds):
-        return None
-    columns = columns.where(KEY_SIZE.of_column(columns.heads) > 0)
+    return columns, np.cumsum([len(part.heads) for part in parts])
+
+
+def _by_inode(columns: Columns) -> Iterator[tuple[int, Columns]]:
     inodes = KEY_INODE.of_column(columns.heads)
-    runs: list[Run] = []
+    if len(inodes) and bool((inodes == inodes[0]).all()):
+        yield int(inodes[0]), columns
+        return
     for inode in np.unique(inodes).tolist():
-        runs += _runs_of(inode, _joined(_settled(columns.where(inodes == inode)), merge_within))
-    extents = Extents(merge_within=merge_within)
-    extents.take_runs(runs)
-    return extents
+        yield inode, columns.where(inodes == inode)
 
 
 def _columns_of(bset: Buffer) -> Columns | None:
     """A bset's keys; None if the last one is cut off."""
     words: Words = np.frombuffer(bset, "<u8")
-    counts = KEY_PTRS.of_column(words[::WORDS_WITH_POINTER])
-    if len(words) % WORDS_WITH_POINTER == 0 and bool((counts == 1).all()):
-        return Columns(*(words[field::WORDS_WITH_POINTER] for field in range(WORDS_WITH_POINTER)))
     places, place, high_words = [], 0, words.tolist()
     while place < len(high_words):
         places.append(place)
@@ -96,17 +126,16 @@ def _columns_of(bset: Buffer) -> Columns | None:
     return Columns(heads, words[firsts + 1], pointers)
 
 
-def _is_in_order(part: Columns, low: Position, high: Position) -> bool:
-    """Whether the keys of one bset ascend and are within the leaf."""
-    if not len(part.heads):
-        return True
-    inodes = KEY_INODE.of_column(part.heads)
-    starts = part.ends.astype(np.int64) - KEY_SIZE.of_column(part.heads)
-    ascend = (inodes[1:] > inodes[:-1]) | (
-        (inodes[1:] == inodes[:-1]) & (starts[1:] >= part.ends[:-1].astype(np.int64))
-    )
-    first, last = (int(inodes[0]), int(starts[0])), (int(inodes[-1]), int(part.ends[-1]))
-    return bool(ascend.all()) and low <= first and last <= high
+def _is_in_order(columns: Columns, ends_of_bsets: Numbers, low: Position, high: Position) -> bool:
+    """Whether the keys of each bset ascend, and all are within the leaf."""
+    count = len(columns.heads)
+    inodes, ends = KEY_INODE.of_column(columns.heads), columns.ends.astype(np.int64)
+    starts = ends - KEY_SIZE.of_column(columns.heads)
+    ascend = (inodes[1:] > inodes[:-1]) | ((inodes[1:] == inodes[:-1]) & (starts[1:] >= ends[:-1]))
+    ascend[ends_of_bsets[(ends_of_bsets > 0) & (ends_of_bsets < count)] - 1] = True  # the next is another's
+    is_behind_low = (inodes > low[0]) | ((inodes == low[0]) & (starts >= low[1]))
+    is_before_high = (inodes < high[0]) | ((inodes == high[0]) & (ends <= high[1]))
+    return bool(ascend.all() and is_behind_low.all() and is_before_high.all())
 
 
 def _is_plain(columns: Columns, bounds: Bounds) -> bool:
