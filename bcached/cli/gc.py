@@ -14,4 +14,22 @@ def gc(session: Session, no_wait: bool) -> None:
     """Collect garbage now: find out anew what is in use, and which gens the index still holds."""
     with connected(session) as client:
         client.collect_garbage(wait=not no_wait)
-    answer(session, {}, lambda: "garbage collection asked for" if no_wait else "garbage collected")
+        found = {} if no_wait else client.status().gc_found
+    answer(session, found, lambda: "garbage collection asked for" if no_wait else in_words(found))
+
+
+def in_words(found: dict[str, int]) -> str:
+    """What a collection found and did."""
+    counted = {name: found.get(name, 0) for name in FOUND}
+    return "garbage collected: " + ", ".join(f"{FOUND[name]} {count:,}" for name, count in counted.items())
+
+
+FOUND = {
+    "leaves": "leaves",
+    "pointers": "pointers",
+    "stale_pointers": "of them stale",
+    "leaves_rewritten": "leaves rewritten",
+    "nodes_saved": "nodes saved",
+    "sectors_moved": "sectors moved",
+    "milliseconds": "milliseconds",
+}

@@ -218,11 +218,11 @@ class CacheSet:
     # What administrators ask for
 
     async def collect_garbage(self) -> None:
-        """One whole collection, begun after this call."""
+        """One whole collection, begun after this call: marks, nodes, and what was worth moving."""
         services = self.services
         async with services.conditions.bucket_lock:
-            goal = services.collections + (2 if services.collecting else 1)
-            while services.collections < goal:
+            goal = services.gc_rounds + (2 if services.in_gc_round else 1)
+            while services.gc_rounds < goal:
                 services.check_changeable()  # nobody says so again to who comes to wait after a refusal
                 services.ask_for_collection("asked")
                 await services.conditions[Fact.MARKS_VALID].wait()

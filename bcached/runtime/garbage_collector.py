@@ -25,10 +25,12 @@ from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
 from bcached.store.btree import Btree
+from bcached.store.btree_shape import pinned_leaves
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 
 HOLDINGS_A_SLICE = 1024
+DROPPED_KEYS = 64  # at once: half a millisecond
 STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 
 
@@ -49,7 +51,7 @@ class GarbageCollector:
         before_gens_count: Callable[[], None],
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
-        self.leaves_marked = 0
+        self.found: dict[str, int] = {}  # by the last round
         self.leaves_rewritten = 0
         self._members = members
         self._journal = journal
@@ -72,10 +74,7 @@ class GarbageCollector:
                 return
             self._services.begin_step(self)
             try:
-                await self.collect()
-                await self._tidy()
-                if self._services.options.moving_gc and self._services.refusal is None:
-                    await self.mover.move()
+                await self._round()
             except RequestError:
                 if self._services.refusal is None:
                     raise
@@ -86,8 +85,33 @@ class GarbageCollector:
     def _is_wanted(self) -> bool:
         return self._services.stopping or self._services.collection_wanted is not None
 
+    async def _round(self) -> None:
+        """A collection, and what it makes possible."""
+        services = self._services
+        services.in_gc_round = True
+        nodes, moved, rewritten = (
+            len(self._index.buckets.places),
+            self.mover.moved_sectors,
+            self.leaves_rewritten,
+        )
+        begun = services.clock()
+        await self.collect()
+        await self._tidy()
+        if services.options.moving_gc and services.refusal is None:
+            await self.mover.move()
+        self.found |= {
+            "leaves_rewritten": self.leaves_rewritten - rewritten,
+            "nodes_saved": max(nodes - len(self._index.buckets.places), 0),
+            "sectors_moved": self.mover.moved_sectors - moved,
+            "milliseconds": int((services.clock() - begun) * 1000),
+        }
+        services.in_gc_round = False
+        services.gc_rounds += 1
+        async with services.conditions.bucket_lock:
+            services.conditions[Fact.MARKS_VALID].notify_all()
+
     async def collect(self) -> None:
-        """One collection from its beginning to its end."""
+        """Mark everything, from the beginning to the end."""
         services = self._services
         trigger = services.collection_wanted or "asked"
         services.collection_wanted = None
@@ -129,8 +153,9 @@ class GarbageCollector:
     async def _mark_leaves(self, markings: list[Marking]) -> None:
         """Mark what leaves name, and write anew those that name too much that is stale."""
         self._slice_begun = self._services.clock()
+        self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         async for leaf in self._btree.leaves():
-            self.leaves_marked += 1
+            self.found["leaves"] += 1
             if self._mark_leaf(leaf, markings):
                 await self._rewrite(leaf)
             await self._breathe()
@@ -150,16 +175,36 @@ class GarbageCollector:
                 behind[behind > GEN_HALF] = 0
                 stale += int(np.count_nonzero(behind))
                 oldest = max(oldest, int(behind.max(initial=0)))
+        self.found["pointers"] += pointers
+        self.found["stale_pointers"] += stale
         return oldest > STALE_GENS_MAX or stale * 2 > pointers
 
     async def _rewrite(self, leaf: Leaf) -> None:
         """Write a leaf anew without its stale keys: what they name then stands nowhere on the device."""
         tree = self._btree.tree
-        buckets = self._index.buckets
-        for key in [key for key in leaf.live if all(map(buckets.staleness, key.pointers))]:
-            tree.drop(leaf, key)
-        self.leaves_rewritten += 1
-        await self._btree.rewrite(leaf)
+        with pinned_leaves([leaf]):
+            stale = self._stale_keys(leaf)
+            for start in range(0, len(stale), DROPPED_KEYS):
+                for key in stale[start : start + DROPPED_KEYS]:
+                    tree.drop(leaf, key)
+                await self._breathe()
+                if leaf.is_gone:
+                    break  # what is in its place was written without those dropped, and its turn comes again
+            self.leaves_rewritten += 1
+            await self._btree.rewrite(leaf)
+
+    def _stale_keys(self, leaf: Leaf) -> list[Key]:
+        """The keys of a leaf none of whose pointers is good any more."""
+        rows = KeyRows()
+        rows.add(leaf.live)
+        good = np.zeros(rows.key_count, bool)
+        for chunk in rows.chunks():
+            for device, member in enumerate(self._members):
+                of_member = chunk.where(chunk.devices == device)
+                buckets = of_member.places // member.cache.geometry.bucket_sectors
+                current = member.cache.table.gens_array[buckets] == of_member.gens
+                good[of_member.keys[current]] = True
+        return list(leaf.live.keys_at(np.flatnonzero(~good).tolist()))
 
     def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
         """Mark metadata and what connections hold."""

@@ -58,7 +58,9 @@ class Services:
         self.prios_writing: set[Member] = set()
         self.prio_blocked = 0  # gens that must not reach the disk yet, kernel: prio_blocked
         # Garbage collector
-        self.collections = 0
+        self.collections = 0  # marked to the end
+        self.gc_rounds = 0  # with all that followed
+        self.in_gc_round = False
         self.collecting = False
         self.collection_wanted: str | None = None  # the trigger
         self.runs = dict.fromkeys(GC_TRIGGERS, 0)

@@ -43,6 +43,7 @@ def take_snapshot(
         reserved_sectors=sectors.reserved_sectors,
         gc_runs=dict(services.runs),
         gc_running=services.collecting,
+        gc_found=dict(tasks.garbage_collector.found),
         gc_marks_valid=True,
         sectors_to_gc=services.sectors_to_gc,
         min_prio=services.min_prio,

@@ -24,6 +24,12 @@ def _set(statistics: SetStatistics) -> Iterator[str]:
             yield f"{count} {who} for a bucket of reserve {reserve}, the oldest {oldest_s:.1f} s"
     if statistics.gc_running:
         yield "garbage is being collected"
+    index = statistics.index
+    if index.unwritten_bytes * 2 > index.memory_bytes_max:
+        yield f"changes of the index wait until some of {index.unwritten_bytes} bytes of keys are written out"
+    if any(member.invalidate_needs_gc for member in statistics.members) and statistics.gc_found:
+        found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in statistics.gc_found.items())
+        yield f"the last garbage collection found: {found}"
     for reason, count in statistics.allocation_failures.items():
         if count:
             what = "allocation" if count == 1 else "allocations"

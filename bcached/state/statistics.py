@@ -115,6 +115,7 @@ class SetStatistics:
     reserved_sectors: int
     gc_runs: dict[str, int]  # by trigger: dry, traffic, asked
     gc_running: bool
+    gc_found: dict[str, int]  # by the last one, what it counted and did
     gc_marks_valid: bool
     sectors_to_gc: int
     min_prio: int

@@ -304,6 +304,7 @@ class State(Struct, gc=False):
     reserved_sectors: int
     gc_runs: dict[str, int]
     gc_running: bool
+    gc_found: dict[str, int]
     gc_marks_valid: bool
     sectors_to_gc: int
     min_prio: int

@@ -59,6 +59,7 @@ def state(*members: Member, **changes: object) -> State:
         reserved_sectors=16,
         gc_runs={"dry": 0, "asked": 3},
         gc_running=False,
+        gc_found={"leaves": 3},
         gc_marks_valid=True,
         sectors_to_gc=0,
         min_prio=32000,

@@ -133,6 +133,7 @@ def snapshot() -> Snapshot:
         reserved_sectors=16,
         gc_runs={"dry": 1},
         gc_running=False,
+        gc_found={"leaves": 3},
         gc_marks_valid=True,
         sectors_to_gc=10,
         min_prio=0,

@@ -65,6 +65,7 @@ def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
         reserved_sectors=0,
         gc_runs={},
         gc_running=False,
+        gc_found={},
         gc_marks_valid=True,
         sectors_to_gc=0,
         min_prio=0,
@@ -80,6 +81,16 @@ def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
         journal_write=Histogram(WAIT_BOUNDS_S),
     )
     return replace(statistics, **changes)  # type: ignore[arg-type]
+
+
+def test_a_dry_member_is_told_beside_what_the_last_collection_found() -> None:
+    told = explain(a_set(a_member(invalidate_needs_gc=True), gc_found={"stale_pointers": 3, "leaves": 2}))
+    assert "the last garbage collection found: stale pointers 3, leaves 2" in told
+
+
+def test_too_much_that_is_unwritten_is_told() -> None:
+    index = IndexStatistics(2, 7, 60_000, 100_000, 60_000, 9, 3, 40, 16)
+    assert explain(a_set(index=index))[0].startswith("changes of the index wait until some of 60000 bytes")
 
 
 def test_a_set_at_ease_says_so() -> None:
