@@ -100,9 +100,7 @@ class MovingCollector:
                 places = of_member.places // member.cache.geometry.bucket_sectors
                 current = member.cache.table.gens_array[places] == of_member.gens
                 numbers.update(of_member.keys[buckets[places] & current].tolist())
-        if not numbers:
-            return []
-        return [key for number, key in enumerate(leaf.live) if number in numbers]
+        return list(leaf.live.keys_at(sorted(numbers)))
 
     async def _move(self, holder: Holder, keys: list[Key]) -> bool:
         """Copy some keys; False if there is no room for more."""

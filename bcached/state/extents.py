@@ -7,7 +7,7 @@ that the older one is gone.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from bcached.format.bkey import (
@@ -64,6 +64,17 @@ class Extents:
     def __iter__(self) -> Iterator[Key]:
         """All extents in order, as keys."""
         return chain.from_iterable(run.keys() for run in self._runs)
+
+    def keys_at(self, numbers: Iterable[int]) -> Iterator[Key]:
+        """The extents with these numbers, counted from 0, which ascend."""
+        runs = iter(self._runs)
+        run, first, behind = Run(0), 0, 0
+        for number in numbers:
+            while number >= behind:
+                run = next(runs)
+                first, behind = behind, behind + len(run)
+            place = number - first
+            yield key_of_words(run.heads[place], run.ends[place], run.words(place))
 
     @property
     def merge_within(self) -> int:
