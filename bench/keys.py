@@ -18,6 +18,7 @@ from typing import Any
 from bench.daemon import Daemon, daemon, make_image
 from bench.daemon import call as call_once
 from bench.latency import Caller
+from bench.peers import pin
 from bench.table import Report
 
 COUNT = 1_000_000
@@ -62,6 +63,7 @@ def empty(folder: Path) -> tuple[float, int]:
 
 def collected(server: Daemon) -> list[tuple[Latencies, Latencies]]:
     """Rounds of latencies without a collection and with one, side by side."""
+    pin(server)
     inode = call_once(server.path, "io.bcached.Admin.CreateVolume", label="latency")["inode"]
     rounds = []
     for _ in range(ROUNDS):

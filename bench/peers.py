@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from bench.daemon import call, daemon, fill_holes, make_image
+from bench.daemon import Daemon, call, daemon, fill_holes, make_image
 from bench.requests import BUCKET_SECTORS, VALUE_BYTES, Request, allocate, get, incrby, lua, set_value
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -112,6 +112,12 @@ def redis_with_values(folder: Path, first: int, step: int, count: int) -> Iterat
         yield Peer("redis GET", str(path), get())
 
 
+def pin(server: Daemon) -> None:
+    """Have all threads of a daemon on the servers' core."""
+    for task in Path(f"/proc/{server.process.pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {SERVER_CORE})
+
+
 @contextmanager
 def bcached(
     folder: Path,
@@ -124,8 +130,7 @@ def bcached(
     if without_holes:
         fill_holes(folder / "cache.img")
     with daemon(folder) as server:
-        for task in Path(f"/proc/{server.process.pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {SERVER_CORE})
+        pin(server)
         create = "io.bcached.Admin.CreateVolume"
         labels = [f"bench {number}" for number in range(volumes)]
         inodes = tuple(call(server.path, create, label=label)["inode"] for label in labels)
