@@ -259,14 +259,15 @@ class Index:
         if isinstance(found, Missing):
             return None
         following = found[-1].end if len(found) == limit and found[-1].end < end else None
-        keys = [key for key in map(self.current, found) if key is not None]
-        if pin is not None and keys:
-            allocator.pin(pin, keys)
+        keys = allocator.current(found, touch=touch and pin is None)
         self.lookups += 1
         if keys:
+            if pin is not None:
+                allocator.pin(pin, keys)
+                if touch:
+                    allocator.touch(keys)
             self.lookup_hits += 1
             if touch:
-                allocator.touch(keys)
                 self._services.count_reads(sum([key.sectors for key in keys]))
         return Found(keys, following)
 

@@ -4,9 +4,11 @@ What can be done at once is: a look-up whose nodes are in memory and a lazy comm
 they came in. A durable change is made at once too, and only its answer waits for the journal.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from bcached.errors import InvalidParameter
+from bcached.errors import InvalidParameter, RequestError
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.access import Role
 from bcached.service.alignment import check_blocks, refuse_unaligned
@@ -41,7 +43,9 @@ class IndexOperations:
             for name, run in changing.items()
         }
         table["Flush"] = Operation(Role.ALLOCATOR, self.flush, in_order=True)
-        table["Lookup"] = Operation(Role.READER, self.lookup, brief=True, in_order=True)
+        table["Lookup"] = Operation(
+            Role.READER, self.lookup, brief=True, in_order=True, run_several=self.lookup_several
+        )
         table["LookupMany"] = Operation(Role.READER, self.lookup_many, in_order=True)
         table["Unpin"] = Operation(Role.READER, self.unpin, brief=True)
         self.operations = {METHODS[f"{ALLOCATOR}.{name}"].request: each for name, each in table.items()}
@@ -119,6 +123,31 @@ class IndexOperations:
             return Later(looking, lambda found: messages.Found(tuple(found.keys), found.next), for_asker=True)
         results = messages.Found(tuple(found.keys), found.next)
         return results if len(results.keys) <= BRIEF_KEYS_MAX else Long(results)
+
+    def lookup_several(
+        self, session: Session, asked: Sequence[messages.Lookup]
+    ) -> Sequence[messages.Results]:
+        """The keys of the first of several ranges, as far as their nodes are in memory."""
+        try_lookup, block_mask = self._try_lookup, self._block_mask
+        results: list[messages.Results] = []
+        with suppress(RequestError):  # the one it concerns is run alone next, and told
+            for one in asked:
+                if (one.offset | one.sectors) & block_mask:
+                    break
+                found = try_lookup(
+                    one.inode,
+                    one.offset,
+                    one.sectors,
+                    limit=one.limit or messages.FOUND_MAX,
+                    pin=session.holder if one.pin else None,
+                    touch=one.touch is not False,
+                )
+                if found is None:
+                    break
+                results.append(messages.Found(tuple(found.keys), found.next))
+                if len(found.keys) > BRIEF_KEYS_MAX:
+                    break  # others do not pile up on it
+        return results
 
     def lookup_many(self, session: Session, asked: messages.LookupMany) -> Outcome:
         """The keys of several ranges."""

@@ -129,6 +129,16 @@ class Extents:
         """What lies in [start, end), cut to it, in order; at most limit of them."""
         found: list[Key] = []
         index = bisect_right(self._lasts, inode << INODE_SHIFT | start)
+        if index < len(self._runs) and (run := self._runs[index]).inode == inode:
+            place = bisect_right(run.ends, start)
+            if run.ends[place] >= end:  # nothing behind it is asked for
+                head, last = run.heads[place], run.ends[place]
+                first = last - (head >> SIZE_SHIFT & SIZE_LIMIT)
+                if first >= end:
+                    return found
+                if first >= start and last == end and head >> COUNT_SHIFT & COUNT_LIMIT == 1:
+                    return [key_of_words(head, last, (run.pointers[0][place],))]
+                return [run.piece(place, start, end)]
         while index < len(self._runs) and self._runs[index].inode == inode:
             run = self._runs[index]
             ends, heads = run.ends, run.heads

@@ -22,6 +22,7 @@ from bcached.state.reserves import Reserve
 
 T = TypeVar("T")
 PLACES_A_STEP = 256  # buckets: a millisecond
+OPEN = int(State.OPEN)
 
 
 class SectorAllocator:
@@ -208,6 +209,28 @@ class SectorAllocator:
         return table.gens[bucket] if table.first_bucket <= bucket < table.bucket_count else None
 
     # Readers
+
+    def current(self, keys: Iterable[Key], *, touch: bool) -> list[Key]:
+        """The keys with those of their pointers that are not stale, if any; touch: their buckets are used."""
+        caches, bucket_sectors = self.caches, self._bucket_sectors
+        found: list[Key] = []
+        for key in keys:
+            if len(key.pointers) != 1:
+                pointers = tuple([it for it in key.pointers if self.gen_of(it) == it.gen])
+                if pointers:
+                    found.append(Key(key.inode, key.offset, key.sectors, key.dirty, pointers))
+                    if touch:
+                        self.touch(found[-1:])
+                continue
+            (pointer,) = key.pointers
+            if pointer.device < len(caches):
+                table = caches[pointer.device].table
+                bucket = pointer.sector // bucket_sectors
+                if bucket < table.bucket_count and table.gens[bucket] == pointer.gen:
+                    found.append(key)
+                    if touch and table.states[bucket] >= OPEN:
+                        table.prios[bucket] = INITIAL_PRIO
+        return found
 
     def touch(self, keys: Iterable[Key]) -> None:
         """The buckets of these keys were used: as far as they still are the keys', they are worth most."""
