@@ -1,0 +1,1 @@
+"""The daemon as a process, killed or cut off again and again: nothing that it promised may be lost."""
