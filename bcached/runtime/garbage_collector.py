@@ -25,7 +25,6 @@ from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
 from bcached.store.btree import Btree
-from bcached.store.btree_shape import pinned_leaves
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 
@@ -181,17 +180,16 @@ class GarbageCollector:
 
     async def _rewrite(self, leaf: Leaf) -> None:
         """Write a leaf anew without its stale keys: what they name then stands nowhere on the device."""
-        tree = self._btree.tree
-        with pinned_leaves([leaf]):
+
+        async def drop_stale() -> None:
             stale = self._stale_keys(leaf)
             for start in range(0, len(stale), DROPPED_KEYS):
                 for key in stale[start : start + DROPPED_KEYS]:
-                    tree.drop(leaf, key)
+                    self._btree.tree.drop(leaf, key)
                 await self._breathe()
-                if leaf.is_gone:
-                    break  # what is in its place was written without those dropped, and its turn comes again
-            self.leaves_rewritten += 1
-            await self._btree.rewrite(leaf)
+
+        self.leaves_rewritten += 1
+        await self._btree.rewrite(leaf, drop_stale)
 
     def _stale_keys(self, leaf: Leaf) -> list[Key]:
         """The keys of a leaf none of whose pointers is good any more."""

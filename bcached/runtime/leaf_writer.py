@@ -22,6 +22,7 @@ class LeafWriter:
         self._btree = btree
         self._journal = journal
         self._services = services
+        self._is_mended = False
         services.node_writers.add(self)
         journal.on_durable.append(self._journal_moved)
         journal.on_pressure.append(services.leaves_wanted)
@@ -51,6 +52,7 @@ class LeafWriter:
         btree = self._btree
         return bool(
             self._services.stopping
+            or not self._is_mended
             or btree.tree.wanted
             or (
                 btree.tree.cached_bytes > btree.cache_bytes and next(btree.tree.evictable(), None) is not None
@@ -61,6 +63,9 @@ class LeafWriter:
         )
 
     async def _write(self) -> None:
+        if not self._is_mended:  # first of all: nobody else could read what is torn
+            await self._btree.mend()
+            self._is_mended = True
         pressing = self._pressing()
         if pressing is not None:
             await self._btree.write_through(pressing)

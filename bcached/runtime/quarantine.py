@@ -45,21 +45,25 @@ class Quarantine:
         return [ward.holder for ward in self._wards]
 
     def admit(self, holder: Holder, pid: int | None, grace_s: float) -> None:
-        """Take in a holder; pid is the process whose writes are to be waited for, if it is known."""
-        if not holder.pieces:
+        """Take in a holder; pid is the process whose writes are to be waited for, if it is known.
+
+        One that only reads is not waited for, and is here as long as it takes to end its pins.
+        """
+        if not holder.pieces and not holder.reads:
             return
+        ended = not holder.pieces
         try:
-            pidfd = os.pidfd_open(pid) if pid else None
+            pidfd = os.pidfd_open(pid) if pid and not ended else None
         except ProcessLookupError:  # ended already, and all its writes with it
-            ward = Ward(holder, None)
-            self._wards.add(ward)
-            self._in_steps(ward, self._allocator.ending(holder), self._let_go)
-            return
+            pidfd, ended = None, True
         except OSError:
             pidfd = None
         ward = Ward(holder, pidfd)
         self._wards.add(ward)
-        self._in_steps(ward, self._allocator.quarantine(holder), partial(self._watch, grace_s))
+        if ended:
+            self._in_steps(ward, self._allocator.ending(holder), self._let_go)
+        else:
+            self._in_steps(ward, self._allocator.quarantine(holder), partial(self._watch, grace_s))
 
     def close(self) -> None:
         """Let everything go: the daemon ends, and its lease file takes over."""

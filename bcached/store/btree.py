@@ -9,7 +9,7 @@ Order of locks: a leaf's turn (those of neighbours from left to right), then the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ from random import Random
 from weakref import WeakKeyDictionary
 
 from bcached.device.together import together
+from bcached.errors import RequestError
 from bcached.format.bkey import WORD_BYTES
 from bcached.keys import Key
 from bcached.state.btree import Missing, Tree
@@ -27,6 +28,8 @@ from bcached.state.packed_keys import PackedKeys
 from bcached.store.btree_io import NodeIo
 from bcached.store.btree_needs import NodeBuckets, NodeJournal
 from bcached.store.btree_shape import TreeShape, pinned_leaves
+
+Prepare = Callable[[], Awaitable[None]]
 
 COALESCED_MAX = 4  # kernel: GC_MERGE_NODES
 EVICTED_LEAVES = 16  # at once; written out before when none of those used longest ago is clean
@@ -215,11 +218,24 @@ class Btree:
             await self.write_leaves(leaves)
 
     async def write_leaves(self, leaves: Sequence[Leaf]) -> None:
-        """Write out some leaves, those that are appended to at the same time."""
+        """Write out some leaves, those that are appended to at the same time.
+
+        There may be no bucket for one of them any more. That must not cut off the others in mid-write.
+        """
         if len(leaves) == 1:
             await self.write_out(leaves[0])
-        elif leaves:
-            await together(partial(self.write_out, leaf) for leaf in leaves)
+            return
+        refusals: list[RequestError] = []
+
+        async def write(leaf: Leaf) -> None:
+            try:
+                await self.write_out(leaf)
+            except RequestError as refusal:
+                refusals.append(refusal)
+
+        await together(partial(write, leaf) for leaf in leaves)
+        if refusals:
+            raise refusals[0]
 
     async def write_out(self, leaf: Leaf) -> None:
         """Write out what a leaf holds unwritten; if others took its place, that is theirs now."""
@@ -233,13 +249,19 @@ class Btree:
             else:
                 await self._shape.replace_leaves([leaf])
 
-    async def rewrite(self, node: Node) -> None:
-        """Write a node anew, unless it is gone: without keys that are stale, or without a torn bset."""
+    async def rewrite(self, node: Node, prepare: Prepare | None = None) -> None:
+        """Write a node anew, unless it is gone: without keys that are stale, or without a torn bset.
+
+        prepare may change a leaf first, when nobody is at writing it: what it takes away in memory is in no
+        node that is under way.
+        """
         if isinstance(node, Interior):
             await self._shape.replace_interiors([node])
             return
         with pinned_leaves([node]):
             async with self._turns_of([node]):
+                if prepare is not None and not node.is_gone:
+                    await prepare()
                 await self._shape.replace_leaves([node])
 
     async def mend(self) -> None:
@@ -251,8 +273,8 @@ class Btree:
 
     async def _append(self, leaf: Leaf, parts: list[bytes]) -> None:
         newest = leaf.unwritten.newest_seq
-        self.tree.begin_write(leaf)
         with self._shape.no_way_back(f"writing a leaf, {leaf.key}"):
+            self.tree.begin_write(leaf)
             await self._journal.durable(newest)
             await self.io.append(leaf, parts)
         self.tree.end_write(leaf, len(parts))

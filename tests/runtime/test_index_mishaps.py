@@ -1,0 +1,131 @@
+"""What seldom comes together: two who write the same leaf, an end without buckets, a torn node, many pins."""
+
+import asyncio
+from pathlib import Path
+from random import Random
+
+from bcached.device.memory_device import MemoryDevice
+from bcached.keys import Key
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lifetime import running
+from bcached.state.btree_node import Interior
+from bcached.state.bucket_table import State
+from bcached.units import SECTOR_BYTES
+from instruments.living_set import extent, fresh_members, reopened, set_options
+from instruments.virtual_time import in_virtual_time
+
+
+async def fill(cache_set: CacheSet, count: int) -> None:
+    """Clean keys of one sector each, none beside another, in no order."""
+    if not cache_set.volumes():
+        await cache_set.create_volume("plain")
+    holder, offsets = cache_set.new_holder("client"), [number * 8 for number in range(count)]
+    Random(1).shuffle(offsets)
+    for offset in offsets:
+        ((key,),) = await cache_set.allocate(holder, [extent(1, offset=offset)], 10.0)
+        await cache_set.index.commit(holder, [key], 20.0)
+
+
+async def keys_found(cache_set: CacheSet) -> int:
+    found = 0
+    start: int | None = 0
+    while start is not None:
+        keys, start = await cache_set.index.lookup(0, start, (1 << 40) - start)
+        found += len(keys)
+    return found
+
+
+@in_virtual_time
+async def test_an_end_without_buckets_for_the_leaves_is_orderly_and_loses_nothing(tmp_path: Path) -> None:
+    devices = await fresh_members([1500], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await fill(cache_set, 20_000)
+        assert len(cache_set.index.btree.tree.unwritten_leaves()) > 10
+        while cache_set.sectors.take_metadata(State.BTREE) is not None:
+            pass
+    async with running(reopened(devices), set_options(tmp_path, verify=False)) as cache_set:
+        assert await keys_found(cache_set) == 20_000
+
+
+@in_virtual_time
+async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_written(
+    tmp_path: Path,
+) -> None:
+    async with running(
+        await fresh_members([1100], 16 << 10), set_options(tmp_path, verify=False)
+    ) as cache_set:
+        btree = cache_set.index.btree
+        await fill(cache_set, 200)
+        await btree.write_all()
+        cache = cache_set.members[0].cache
+        clean = list(cache.table.in_state(State.CLEAN))
+        assert clean
+        for bucket in clean:
+            cache.table.bump(bucket)
+        leaf = await btree.leaf_at(0, 0)
+        keys = len(leaf.live)
+        rewriting = asyncio.ensure_future(btree.rewrite(leaf))
+        while leaf.writing is None:
+            await asyncio.sleep(0)
+        await cache_set.collect_garbage()
+        await rewriting
+        await asyncio.sleep(1)  # until nothing is under way
+        leaf = await btree.leaf_at(0, 0)
+        written = await btree.io.read(leaf.key, 0, (0, 0), cache_set.index.buckets)
+        assert list(leaf.live) == list(written.live)
+        assert len(leaf.live) < keys
+
+
+def tear_the_root(device: MemoryDevice, root: Interior, block_bytes: int) -> None:
+    """As a power cut leaves a bset that was being appended."""
+    contents = device.disk.contents
+    first = root.key.pointers[0].sector * SECTOR_BYTES
+    torn = bytearray(contents[first : first + block_bytes])
+    torn[0] ^= 1
+    torn[28:32] = (3).to_bytes(4, "little")
+    place = first + root.blocks_used * block_bytes
+    contents[place : place + block_bytes] = torn
+
+
+@in_virtual_time
+async def test_an_interior_node_that_was_torn_is_written_anew(tmp_path: Path) -> None:
+    (device,) = devices = await fresh_members([1500], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await fill(cache_set, 5_000)
+        root = cache_set.index.btree.tree.root
+    assert isinstance(root, Interior)
+    tear_the_root(device, root, cache_set.geometry.block_bytes)
+    async with running(reopened(devices), set_options(tmp_path)) as cache_set:
+        assert cache_set.index.btree.tree.root.is_torn
+        await asyncio.sleep(1)
+        assert not cache_set.index.btree.tree.root.is_torn
+        assert await keys_found(cache_set) == 5_000
+
+
+@in_virtual_time
+async def test_very_many_pins_of_a_reader_that_is_gone_end_in_steps(tmp_path: Path) -> None:
+    async with running(
+        await fresh_members([4096], 4 << 10), set_options(tmp_path, verify=False)
+    ) as cache_set:
+        await cache_set.create_volume("plain")
+        holder = cache_set.new_holder("client")
+        keys = [await cache_set.allocate_bucket(holder, 1, 10.0) for _ in range(1000)]
+        reader = cache_set.new_holder("reader")
+        for number in range(0, len(keys), 100):
+            some = keys[number : number + 100]
+            await cache_set.index.commit(
+                holder,
+                [Key(0, (number + place) * 8, 8, False, key.pointers) for place, key in enumerate(some)],
+                10.0,
+            )
+        start: int | None = 0
+        while start is not None:
+            _, start = await cache_set.index.lookup(0, start, 8000 - start, pin=reader)
+        assert reader.reads_total == 1000
+        cache_set.drop_holder(reader, None)
+        assert 0 < reader.reads_total < 1000
+        assert cache_set.verify() == []
+        await asyncio.sleep(1)
+        assert reader.reads_total == 0
+        assert len(cache_set.quarantine) == 0
+        assert cache_set.verify() == []
