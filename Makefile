@@ -13,7 +13,7 @@ UDEVDIR  ?= /etc/udev/rules.d
 USERSDIR ?= /etc/sysusers.d
 CONFDIR  ?= /etc/bcached
 
-.PHONY: run test lint demo bench kernel-test install clean
+.PHONY: run test lint demo bench torture kernel-test install clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +42,11 @@ demo: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+
+# Power cuts without end, in stories by chance; ctrl-c ends it. A case that fails is told again by its name:
+# make torture TORTURE="chance:17". Or for a while: TORTURE="--seconds 3600".
+torture: $(STAMP)
+	$(BIN)/python -m tests.torture $(TORTURE)
 
 # The real kernel under qemu: needs qemu-system-x86_64 and, once, Debian's kernel package from a mirror.
 kernel-test: $(STAMP)

@@ -203,6 +203,6 @@ def _report_mirrors(scan: JournalScan, members: Sequence[MemberFound], report: R
             if entry.seq in seqs:
                 continue
             problem = f"entry {entry.seq} is missing here, and there on another member"
-            severity = Severity.NOTE if entry is scan.newest else Severity.DAMAGE
+            severity = Severity.NOTE if entry is scan.newest else Severity.TORN
             lost = "nothing, as long as that member is good"
             report(Finding("journal-mirror", severity, STRUCTURE, f"{member.path} journal", problem, lost))

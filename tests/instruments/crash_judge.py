@@ -98,7 +98,9 @@ class Judge:
             self.fresh += 1
             return None if FRESH in volumes else "it is fresh again"
         fields = [possible(changes, first, last) for changes in ledger.fields]
-        wrong = _fields(found, fields) or _gens(found.contents, ledger, last) or _kernel(devices, found)
+        wrong = (
+            _fields(found, fields) or _gens(found.contents, ledger, last) or kernel_complaint(devices, found)
+        )
         if wrong:
             return wrong
         print_of_it = _fingerprint(found, found.contents)
@@ -187,7 +189,7 @@ def _buckets(opened: OpenedSet, contents: Contents) -> str | None:
     return wrong[0] if wrong else None
 
 
-def _kernel(devices: list[StateDevice], found: SetFound) -> str | None:
+def kernel_complaint(devices: Sequence[StateDevice], found: SetFound) -> str | None:
     """The kernel, which never sees a set of several, must find the same newest entry by its search."""
     if len(devices) > 1 or found.contents is None:
         return None

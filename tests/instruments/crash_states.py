@@ -55,6 +55,9 @@ class Walk:
         self.certain = bytearray(log.base)
         self.uncertain: dict[int, tuple[Content, ...]] = {}  # oldest first, two or more
         self.undefined: set[int] = set()  # discarded, durably
+        self.print = 0  # of the certain bytes, as changed since the beginning
+        self.version = 0  # another one whenever certain or undefined may have changed
+        self._print_without = (-1, 0)
         self._pending: dict[int, list[Entry]] = {}
         self._may_be_as_before: dict[int, bool] = {}
         self._written: list[Entry] = []  # ended, and not durable yet
@@ -67,6 +70,7 @@ class Walk:
 
     def advance(self, position: int) -> None:
         """Go on to the state just before this position."""
+        self.version += 1
         while self._next < len(self._events) and self._events[self._next][0] < position:
             at, entry = self._events[self._next]
             self._next += 1
@@ -86,6 +90,15 @@ class Walk:
             if entry.kind != "flush" and (begins or entry.durable):
                 return True
         return False
+
+    def print_without_uncertain(self) -> int:
+        """The print of all sectors of which it is known what they hold."""
+        if self._print_without[0] != self.version:
+            found = self.print
+            for sector in self.uncertain:
+                found ^= hash((sector, bytes(self.certain[sector : sector + SECTOR_BYTES])))
+            self._print_without = (self.version, found)
+        return self._print_without[1]
 
     def landed(self) -> list[Entry]:
         """The changes that are there or not."""
@@ -140,6 +153,8 @@ class Walk:
             self.undefined.add(sector)
         else:
             self.undefined.discard(sector)
+            self.print ^= hash((sector, bytes(self.certain[sector : sector + SECTOR_BYTES])))
+            self.print ^= hash((sector, content))
             self.certain[sector : sector + SECTOR_BYTES] = content
         if not self._may_be_as_before[sector] and len(self._pending[sector]) == 1:
             del self._pending[sector], self._may_be_as_before[sector]
@@ -153,6 +168,7 @@ class State:
     drawn: dict[int, bytes]
     undefined: set[int]
     fill: bytes | None  # of undefined sectors; None: as they were
+    walk: Walk | None = None
 
     def image(self) -> bytearray:
         """All bytes of it, to keep."""
@@ -178,7 +194,7 @@ def draw_states(walks: list[Walk], random: Random, count: int) -> Iterator[list[
             continue
         seen.add(picked)
         fill = fills[number % 3]
-        states = [State(walk.certain, {}, walk.undefined, fill) for walk in walks]
+        states = [State(walk.certain, {}, walk.undefined, fill, walk) for walk in walks]
         for (index, sector), content in zip(sectors, picked, strict=True):
             states[index].drawn[sector] = random.randbytes(SECTOR_BYTES) if content is None else content
         yield states

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from bcached.state.cache import Cache
 from bcached.store.make import lay_out, plan_set
 from instruments.crash_states import Clock, ClockedLog
 from instruments.failing_device import FailingDevice, Fault
+from instruments.latent_device import StragglingDevice
 from instruments.recording_device import RecordingDevice
 
 BUCKET_BYTES = 4096
@@ -77,9 +78,10 @@ class Story:
         self.folder = folder
         self.disks = [MemoryDevice.holding(image) for image in images]
         self.cache_set: CacheSet | None = None
+        self.latency: Random | None = None  # what takes how long, if the devices are to be slow
 
     @classmethod
-    def on(cls, images: Sequence[bytes | bytearray], ledger: Ledger, folder: Path) -> "Story":
+    def on(cls, images: Sequence[bytes | bytearray], ledger: Ledger, folder: Path) -> Self:
         """On devices that hold these bytes, durably."""
         clock, contents = Clock(), [bytes(image) for image in images]
         return cls([ClockedLog(image, clock) for image in contents], contents, ledger, folder)
@@ -87,7 +89,7 @@ class Story:
     @classmethod
     async def fresh(
         cls, folder: Path, *bucket_counts: int, block_bytes: int = 512, discard: bool = False
-    ) -> "Story":
+    ) -> Self:
         """On devices that were just laid out."""
         devices = [MemoryDevice(count * BUCKET_BYTES, path=f"d{n}") for n, count in enumerate(bucket_counts)]
         layout = plan_set(devices, bucket_bytes=BUCKET_BYTES, block_bytes=block_bytes, discard=discard)
@@ -98,7 +100,7 @@ class Story:
             folder,
         )
 
-    def killed_at(self, moment: int, random: Random) -> "Story":
+    def killed_at(self, moment: int, random: Random) -> Self:
         """The same devices after the daemon was killed, not the power cut.
 
         What was written stays readable, flushed or not; of what was under way, each change is there or not.
@@ -127,7 +129,7 @@ class Story:
         ledger = Ledger.of({}, [])
         ledger.gens = [(0, gens) for kept, gens in self.ledger.gens if kept <= moment]
         ledger.handed_out = [(0, *promise[1:]) for promise in self.ledger.handed_out if promise[0] <= moment]
-        return Story(logs, images, ledger, self.folder)
+        return type(self)(logs, images, ledger, self.folder)
 
     def see(self, cache_set: CacheSet) -> None:
         """Take what a set opened after a kill holds as a promise: what was seen must stay."""
@@ -141,6 +143,8 @@ class Story:
         """One life of the daemon with the set; faults are the last member's."""
         disks: list[BlockDevice] = [disk if disk.disk.is_open else disk.reopen() for disk in self.disks]
         disks[-1] = FailingDevice(disks[-1], *faults)
+        if self.latency:
+            disks = [StragglingDevice(disk, self.latency) for disk in disks]
         devices = [RecordingDevice(disk, log) for disk, log in zip(disks, self.logs, strict=True)]
         if self.ledger.volumes[-1].value is FRESH:
             self.ledger.volumes.append(Change({}, self.clock.now))
@@ -213,15 +217,17 @@ class Story:
         assert self.cache_set is not None
         holder = self.cache_set.new_holder("turnover")
         held = []
-        for _ in range(buckets):
-            held.append(await self.cache_set.allocate_bucket(holder, 1, 20))
-            if len(held) == at_once:
-                for key in held:
-                    self.cache_set.free_bucket(holder, key)
-                held = []
-        for key in held:
-            self.cache_set.free_bucket(holder, key)
-        self.cache_set.drop_holder(holder, None)
+        try:
+            for _ in range(buckets):
+                held.append(await self.cache_set.allocate_bucket(holder, 1, 20))
+                if len(held) == at_once:
+                    for key in held:
+                        self.cache_set.free_bucket(holder, key)
+                    held = []
+            for key in held:
+                self.cache_set.free_bucket(holder, key)
+        finally:
+            self.cache_set.drop_holder(holder, None)
 
     def _begin(self, changes: list[Change], value: Any) -> Change:
         changes.append(Change(value, self.clock.now))

@@ -57,3 +57,12 @@ class LatentDevice:
 
     async def _pass(self) -> None:
         await asyncio.sleep(self.latency_s * self._random.random() ** 3)
+
+
+class StragglingDevice(LatentDevice):
+    """A device of which some operations take very much longer than the others."""
+
+    async def _pass(self) -> None:
+        await super()._pass()
+        if self._random.random() < 0.05:
+            await asyncio.sleep(self.latency_s * 20 * self._random.random())

@@ -330,7 +330,7 @@ async def test_an_entry_that_one_member_lacks() -> None:
     last = builder.write_entry(builder.entry(4), journal_byte(builder, 2), members=[0])
     await assert_found(builder, ("journal-mirror", NOTE))
     builder.write_entry(builder.entry(5), last)
-    await assert_found(builder, ("journal-mirror", DAMAGE), ("journal-mirror", NOTE))
+    await assert_found(builder, ("journal-mirror", TORN), ("journal-mirror", NOTE))
 
 
 # Prios.
