@@ -61,6 +61,7 @@ class GarbageCollector:
         self._services = services
         self._before_gens_count = before_gens_count
         self._slice_begun = 0.0
+        self._looked = 0.0  # at the clock
         services.node_writers.add(self)
 
     async def run(self) -> None:
@@ -151,7 +152,7 @@ class GarbageCollector:
 
     async def _mark_leaves(self, markings: list[Marking]) -> None:
         """Mark what leaves name, and write anew those that name too much that is stale."""
-        self._slice_begun = self._services.clock()
+        self._slice_begun = self._looked = self._services.clock()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         async for leaf in self._btree.leaves():
             self.found["leaves"] += 1
@@ -234,7 +235,7 @@ class GarbageCollector:
         """Make neighbours one that together fill less, level by level, and the tree lower if it can be."""
         btree = self._btree
         tree = btree.tree
-        self._slice_begun = self._services.clock()
+        self._slice_begun = self._looked = self._services.clock()
         for level in range(tree.root.level):
             bound = 0
             while level < tree.root.level and bound != tree.last_bound:
@@ -245,14 +246,15 @@ class GarbageCollector:
             pass
 
     async def _breathe(self) -> None:
-        """Let the loop go when a slice's time is up."""
+        """Let the loop go when a slice's time is up, or would be after one more piece like the last."""
         services = self._services
         now = services.clock()
-        if now - self._slice_begun >= services.options.gc_slice_s:
+        if 2 * now - self._looked - self._slice_begun >= services.options.gc_slice_s:
             services.slices.observe(now - self._slice_begun)
             services.begin_step(self)  # a large index takes its time; that is no hang
             await asyncio.sleep(0)
-            self._slice_begun = services.clock()
+            now = self._slice_begun = services.clock()
+        self._looked = now
 
 
 def _begin(markings: list[Marking]) -> Generator[None, None, None]:

@@ -32,6 +32,7 @@ from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.options import SetOptions
 from bcached.runtime.prio_writer import PrioWriter
 from bcached.runtime.services import Services
+from bcached.runtime.slices import precise_clock
 from bcached.runtime.tasks import Tasks
 from bcached.runtime.volumes import Volumes
 from bcached.state.cache import Cache
@@ -135,7 +136,7 @@ class Life:
         return self._set
 
     async def _open(self, found: SetFound, name: str, progress: Callable[[str], None]) -> OpenedSet:
-        clock = asyncio.get_running_loop().time
+        clock = precise_clock()
 
         def make_cache(geometry: Geometry, device: int) -> Cache:
             return Cache(
@@ -163,7 +164,7 @@ class Life:
     def _put_together(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
         sectors = SectorAllocator([member.cache for member in members])
-        services = Services(self.options, sectors, asyncio.get_running_loop().time, self._after_step)
+        services = Services(self.options, sectors, precise_clock(), self._after_step)
         holders: set[Holder] = set()
         index = self._index(opened, sectors, services)
         mover = MovingCollector(members, sectors, index, services)
