@@ -174,7 +174,9 @@ class Index:
         while start < end:
             left_s = deadline - self._services.clock()
             await self._make_ready([(inode, start, start + 1)], self._deletion_words, left_s)
-            if not self._may_grow():
+            if inode not in self._sectors.inodes:
+                raise NoSuchVolume(inode)
+            if self._divides(inode, start, end) and not self._may_grow():
                 await self._wait_to_grow(left_s)
                 continue
             deletions, start = self._deletions(inode, start, end)
@@ -201,13 +203,21 @@ class Index:
         start = 0
         while start < OFFSET_MAX:
             await self._make_ready([(inode, start, start + 1)], self._deletion_words, timeout_s)
-            if not self._may_grow():
-                await self._wait_to_grow(timeout_s)
-                continue
             deletions, start = self._deletions(inode, start, OFFSET_MAX)
             if deletions:
                 self._put(deletions)
         await self.flush()
+
+    def _divides(self, inode: int, start: int, end: int) -> bool:
+        """Whether a range lies within one key, which would become two.
+
+        Nothing else that is dropped makes a leaf fuller. So a set that is full, with no bucket left for its
+        index to grow, can be emptied all the same.
+        """
+        leaf = self._tree.find(inode, start)
+        assert not isinstance(leaf, Missing)
+        found = leaf.live.lookup(inode, max(start - 1, 0), end + 1, 1)
+        return bool(found) and found[0].offset < start and found[0].end > end
 
     def _deletions(self, inode: int, start: int, end: int) -> tuple[list[Key], int]:
         """Keys that delete what the leaf at start holds before end, and where the rest begins."""

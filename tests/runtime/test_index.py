@@ -226,6 +226,7 @@ async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_de
 ) -> None:
     async with story_on(tmp_path, await fresh_members([1024]), 1, verify=False) as story:
         index, (member,) = story.cache_set.index, story.cache_set.members
+        await story.write(0, 100, 8, dirty=True)
         ((key,),) = await story.cache_set.allocate(story.holder, [extent(8)], 1.0)
         await take_buckets(story.cache_set, story.cache_set.new_holder("greedy"), patience_s=0.1)
         taken = list(iter(lambda: member.cache.take_metadata(State.UUID), None))
@@ -234,7 +235,8 @@ async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_de
             await index.commit(story.holder, [key], 0.5)
         assert refused.value.fields == {"reserve": "btree", "waited_ms": 500}
         with pytest.raises(NoFreeBuckets):
-            await index.invalidate(0, 0, 8, 0.5)
+            await index.invalidate(0, 102, 2, 0.5)
+        assert (await index.invalidate(0, 102, 100, 0.5))[0] == 6, "what goes needs no buckets"
         committing = asyncio.ensure_future(index.commit(story.holder, [key], 10))
         await asyncio.sleep(0.1)
         assert not committing.done()

@@ -1,10 +1,12 @@
 """What seldom comes together: two who write the same leaf, an end without buckets, a torn node, many pins."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 from bcached.device.memory_device import MemoryDevice
+from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
@@ -128,4 +130,37 @@ async def test_very_many_pins_of_a_reader_that_is_gone_end_in_steps(tmp_path: Pa
         await asyncio.sleep(1)
         assert reader.reads_total == 0
         assert len(cache_set.quarantine) == 0
+        assert cache_set.verify() == []
+
+
+async def fill_up(cache_set: CacheSet) -> None:
+    """Take all there is, and commit a sector of each bucket, and of more, till the index cannot grow."""
+    holder, keys = cache_set.new_holder("client"), []
+    with suppress(NoFreeBuckets):
+        while True:
+            wanted = extent(1, inode=len(keys) % 32 % 2, offset=len(keys) * 8)
+            ((key,),) = await cache_set.allocate(holder, [wanted], 5.0)
+            keys.append(key)
+    committed = 0
+    with suppress(NoFreeBuckets):
+        for key in (key for step in range(32) for key in keys[step::32]):
+            await cache_set.index.commit(holder, [key], 5.0)
+            committed += 1
+    assert committed < len(keys)
+    cache_set.drop_holder(holder, None)
+
+
+@in_virtual_time
+async def test_a_set_full_of_dirty_data_without_a_bucket_for_its_index_can_be_emptied(tmp_path: Path) -> None:
+    devices = await fresh_members([600], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        for label in ("kept", "dropped"):
+            await cache_set.create_volume(label, 1 << 20)
+        await fill_up(cache_set)
+        await asyncio.sleep(1)
+        assert not cache_set.members[0].cache.table.reclaimable_count
+        assert await cache_set.index.invalidate(0, 0, 1 << 20, 5.0) > (0, 0)
+        await cache_set.delete_volume(1, force=True)
+        assert await cache_set.index.lookup(0, 0, 1 << 20) == ([], None)
+        await fill(cache_set, 100)
         assert cache_set.verify() == []
