@@ -13,7 +13,7 @@ UDEVDIR  ?= /etc/udev/rules.d
 USERSDIR ?= /etc/sysusers.d
 CONFDIR  ?= /etc/bcached
 
-.PHONY: run test lint demo bench torture kernel-test install clean
+.PHONY: run test lint demo bench torture kill-test kernel-test install clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,11 @@ bench: $(STAMP)
 # make torture TORTURE="chance:17". Or for a while: TORTURE="--seconds 3600".
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture $(TORTURE)
+
+# A thousand kills of the daemon under load, and two hundred power cuts on a recorded block device: the latter
+# need root and qemu-storage-daemon.
+kill-test: $(STAMP)
+	$(BIN)/python -m tests.kill
 
 # The real kernel under qemu: needs qemu-system-x86_64 and, once, Debian's kernel package from a mirror.
 kernel-test: $(STAMP)

@@ -82,6 +82,7 @@ class Lives:
         self._begin(end)
         if end.kind == "start":
             await asyncio.sleep(end.after_s)
+            outlived = True
         elif await asyncio.to_thread(self.daemon.wait_until_ready_or_dead):
             if await self.inspect():
                 outlived = await self._be_busy(end)
@@ -119,8 +120,7 @@ class Lives:
             how = "stopped"
             assert status == 0, self.daemon.log_text()
         else:
-            outlived = outlived or self.daemon.is_alive()
-            status = await asyncio.to_thread(self.daemon.kill)
+            status = await asyncio.to_thread(self.daemon.kill if outlived else lambda: self.daemon.end(None))
             how = {"load": "killed under load", "start": "killed while it started"}.get(
                 end.kind, "killed as it did not come to that" if outlived else f"killed at a {end.kind}"
             )
