@@ -68,7 +68,8 @@ class NodeBuckets:
         """Return when so many can be had, perhaps."""
         self._services.waiting_for_nodes += 1
         try:
-            await self._services.queue.submit(_Enough(self, count, growth), FOREVER_S)
+            work = _Enough(self, count, growth)
+            await self._services.queue.submit(work, FOREVER_S, limited=False)
         finally:
             self._services.waiting_for_nodes -= 1
 

@@ -54,10 +54,10 @@ class WaitQueue:
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, work: Work[T], timeout_s: float) -> "asyncio.Future[T]":
+    def submit(self, work: Work[T], timeout_s: float, *, limited: bool = True) -> "asyncio.Future[T]":
         """Have work done as soon as it is its turn and there are buckets; NoFreeBuckets after timeout_s.
 
-        With a timeout of 0 or less it is now or never.
+        With a timeout of 0 or less it is now or never. limited: as many as may wait are too many for it.
         """
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)
@@ -75,7 +75,7 @@ class WaitQueue:
             self._turned_away.add(work.reserve)
             self._on_change()
             raise NoFreeBuckets(name, 0)
-        if self.total >= self.limit:
+        if limited and self.total >= self.limit:
             work.undo()
             self.failures["limit"] += 1
             raise LimitExceeded("waiters", self.total + 1)

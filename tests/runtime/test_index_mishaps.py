@@ -164,3 +164,29 @@ async def test_a_set_full_of_dirty_data_without_a_bucket_for_its_index_can_be_em
         assert await cache_set.index.lookup(0, 0, 1 << 20) == ([], None)
         await fill(cache_set, 100)
         assert cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_clients_that_fill_the_queue_do_not_keep_nodes_from_waiting_for_buckets(tmp_path: Path) -> None:
+    devices = await fresh_members([600], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False, waiters=3)) as cache_set:
+        await fill(cache_set, 3000)
+        holder = cache_set.new_holder("greedy")
+        waiting = []
+        while True:
+            bucket = cache_set.allocate_bucket(holder, 1, 60.0)
+            await asyncio.sleep(2)
+            if not bucket.done():
+                waiting.append(bucket)
+            if len(waiting) == 3:
+                break
+        taken = []
+        while (place := cache_set.sectors.take_metadata(State.UUID)) is not None:
+            taken.append(place)
+        leaf = await cache_set.index.btree.leaf_at(0, 0)
+        rewriting = asyncio.ensure_future(cache_set.index.btree.rewrite(leaf))
+        await asyncio.sleep(1)
+        assert not rewriting.done()
+        cache_set.members[0].cache.free_metadata([bucket for _, bucket in taken])
+        cache_set.services.buckets_moved()
+        await rewriting
