@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from bcached.keys import Key
+from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.index import as_device_failed
 from bcached.state.reservations import Holder
@@ -64,6 +64,22 @@ class KeepingClient:
         await index.durable(await index.commit(self.holder, dirty, 20))
         self.kept.done(inode, offset, offset + sectors, token)
         return dirty
+
+    async def scatter(self, inode: int, offset: int, step: int) -> None:
+        """A bucket full of dirty sectors, a step apart: as many keys in one commit, not yet durable."""
+        token = next(self._tokens)
+        bucket = await self.cache_set.allocate_bucket(self.holder, 1, 20)
+        (pointer,) = bucket.pointers
+        keys = []
+        for at in range(bucket.sectors):
+            place = Pointer(pointer.device, pointer.sector + at, pointer.gen)
+            keys.append(Key(inode, offset + at * step, 1, True, (place,)))
+            self.kept.begin(inode, keys[-1].offset, keys[-1].end, token)
+        with as_device_failed():
+            device = self.cache_set.members[pointer.device].block_device
+            data = b"".join(data_of(token, key) for key in keys)
+            await device.write(pointer.sector * SECTOR_BYTES, data)
+        await self.cache_set.index.commit(self.holder, keys, 20)
 
     async def drop(self, inode: int, offset: int, sectors: int) -> None:
         """Nothing there any more, durably."""

@@ -19,6 +19,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.bucket_table import State
+from bcached.store.checker import check_set
 from instruments.await_points import AwaitPoints
 from instruments.failing_device import FailingDevice, Fault
 from instruments.keeping_client import KeepingClient, Kept, check_kept
@@ -180,6 +181,31 @@ async def keeping(cache_set: CacheSet, promises: Promises) -> None:
         cache_set.drop_holder(client.holder, None)
 
 
+async def keeping_a_little(cache_set: CacheSet, promises: Promises) -> None:
+    """Keys come and go in a tree that splits, in so few calls that each of them can be the one that fails."""
+    plain = await cache_set.create_volume("plain")
+    flash = await cache_set.create_volume("flash", 2048)
+    promises.volumes |= {plain: "plain", flash: "flash"}
+    one, other = KeepingClient(cache_set, promises.kept), KeepingClient(cache_set, promises.kept)
+    keys = await one.write(plain, 0, 20)
+    for offset in range(0, 2000, 100):
+        await one.scatter(plain, 40 + offset, 7)
+    await cache_set.index.flush()
+    await asyncio.gather(one.write(plain, 500, 9), other.write(flash, 3, 30))
+    await asyncio.gather(one.clean(keys[:2]), other.drop(flash, 10, 5), cache_set.collect_garbage())
+    await asyncio.gather(one.drop(plain, 700, 900), other.write(flash, 11, 2), cache_set.write_priorities())
+    await asyncio.sleep(0.2)  # it tidies, moves and writes leaves out
+    found = await cache_set.index.lookup(plain, 0, 400, pin=one.holder)
+    await one.write(plain, 20, 300)
+    cache_set.index.unpin(one.holder, found.keys)
+    promises.deleting.add(plain)
+    promises.kept.forgotten.add(plain)
+    await cache_set.delete_volume(plain, force=True)
+    await cache_set.collect_garbage()
+    for client in (one, other):
+        cache_set.drop_holder(client.holder, None)
+
+
 async def grow_when_there_are_no_buckets(cache_set: CacheSet, client: KeepingClient, inode: int) -> None:
     """Changes that the tree may have to grow for wait while every bucket for nodes is taken."""
     await client.write(inode, 0, 8)
@@ -228,6 +254,7 @@ STORIES = {
     "crowded day": Story(crowded_day, in_use=True, discard=True, policy=Replacement.RANDOM, long=True),
     "busy administrator": Story(busy_administrator, in_use=True),
     "keeping keys": Story(keeping, in_use=True, discard=True, long=True),
+    "keeping a little": Story(keeping_a_little, in_use=True, discard=True, long=True),
     "keeping copies": Story(keeping, (700, 600), policy=Replacement.FIFO, long=True),
     "two members": Story(copies, (513, 600), discard=True, long=True),
 }
@@ -289,6 +316,14 @@ async def nothing_leaks(cache_set: CacheSet) -> None:
     assert await take_buckets(cache_set, holder, 10)
     cache_set.drop_holder(holder, None)
     assert cache_set.verify() == []
+
+
+async def check_soundness(devices: Sequence[BlockDevice]) -> None:
+    """Nothing is wrong with what lies on the devices."""
+    findings = (await check_set(devices)).findings
+    for device in devices:
+        await device.close()
+    assert findings.sound, [str(finding) for finding in findings.listed]
 
 
 async def check_promises(devices: Sequence[BlockDevice], folder: Path, promises: Promises) -> None:
@@ -356,6 +391,10 @@ class Life:
             assert not device.inner.disk.is_open, "a device is not closed"  # type: ignore[attr-defined]
 
     async def check(self, folder: Path) -> None:
-        """A later life, on devices without faults, finds all that was acknowledged."""
-        again = [device.inner.reopen() for device in self.devices]  # type: ignore[attr-defined]
-        await check_promises(again, folder, self.promises)
+        """What is left is sound, and a later life, on devices without faults, finds all that was promised."""
+        await check_soundness(self._reopened())
+        await check_promises(self._reopened(), folder, self.promises)
+        await check_soundness(self._reopened())
+
+    def _reopened(self) -> list[MemoryDevice]:
+        return [device.inner.reopen() for device in self.devices]  # type: ignore[attr-defined]
