@@ -159,6 +159,7 @@ class GarbageCollector:
             if self._mark_leaf(leaf, markings):
                 await self._rewrite(leaf)
             await self._breathe()
+            self._services.check_changeable()  # a stop does not wait for a large index
 
     def _mark_leaf(self, leaf: Leaf, markings: list[Marking]) -> bool:
         """Mark what a leaf names; whether it should be written anew without what is stale."""

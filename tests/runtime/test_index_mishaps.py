@@ -190,3 +190,17 @@ async def test_clients_that_fill_the_queue_do_not_keep_nodes_from_waiting_for_bu
         cache_set.members[0].cache.free_metadata([bucket for _, bucket in taken])
         cache_set.services.buckets_moved()
         await rewriting
+
+
+@in_virtual_time
+async def test_a_stop_does_not_wait_until_a_collection_has_seen_all_leaves(tmp_path: Path) -> None:
+    devices = await fresh_members([1500], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await fill(cache_set, 5_000)
+        collector, leaves = cache_set.tasks.garbage_collector, cache_set.index.btree.tree.leaves
+        await cache_set.collect_garbage()
+        assert collector.found["leaves"] == len(leaves)
+        cache_set.services.ask_for_collection("asked")
+        while not 0 < collector.found["leaves"] < 4:
+            await asyncio.sleep(0)
+    assert collector.found["leaves"] < len(leaves)
