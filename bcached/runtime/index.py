@@ -140,7 +140,7 @@ class Index:
             pieces, cleaned = self._cleanable(keys)
             needed = _words(pieces)
             if needed <= words or not pieces:
-                return cleaned, self._put(pieces) if pieces else self._journal.accepted_seq
+                return cleaned, self._change(pieces) if pieces else self._journal.accepted_seq
             if needed > self._journal.commit_words:
                 raise LimitExceeded("commit_words", needed)
             words = needed
@@ -182,7 +182,7 @@ class Index:
             deletions, start = self._deletions(inode, start, end)
             if deletions:
                 dropped += self._live_sectors(inode, deletions)
-                seq = self._put(deletions)
+                seq = self._change(deletions)
         return dropped, seq
 
     async def dirty_sectors(self, inode: int) -> int:
@@ -205,7 +205,7 @@ class Index:
             await self._make_ready([(inode, start, start + 1)], self._deletion_words, timeout_s)
             deletions, start = self._deletions(inode, start, OFFSET_MAX)
             if deletions:
-                self._put(deletions)
+                self._change(deletions)
         await self.flush()
 
     def _divides(self, inode: int, start: int, end: int) -> bool:
@@ -361,6 +361,12 @@ class Index:
 
     # How a change comes about
 
+    def _change(self, keys: Sequence[Key]) -> int:
+        """Keys that nobody reserved take the place of others."""
+        seq = self._put(keys)
+        self._settled()
+        return seq
+
     def _put(self, keys: Sequence[Key]) -> int:
         """Keys that take the place of others; their ranges are loaded, and the journal has room."""
         seq = self._journal.append(keys)
@@ -425,11 +431,12 @@ class Index:
         self.last_change_seq = seq
         if self._tree.wanted:
             self._services.leaves_wanted()
-        self._settled()
 
     def _settled(self) -> None:
         """Have the allocators look again if there is anything in it for them."""
-        reclaims = sum([cache.reclaims for cache in self._sectors.caches])
+        reclaims = 0
+        for cache in self._sectors.caches:
+            reclaims += cache.reclaims
         if reclaims != self._reclaims:
             self._reclaims = reclaims
             self._services.buckets_moved()

@@ -42,7 +42,10 @@ class NodeBuckets:
 
     def available(self) -> int:
         """How many buckets could be taken now."""
-        return sum(cache.reserves.available(Reserve.BTREE) for cache in self._sectors.caches)
+        count = 0
+        for cache in self._sectors.caches:
+            count += cache.reserves.available(Reserve.BTREE)
+        return count
 
     def suffices(self, count: int, growth: int) -> bool:
         """Whether so many could be taken now, for a tree that will have `growth` more nodes."""

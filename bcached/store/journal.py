@@ -23,6 +23,8 @@ from bcached.store.journal_waiters import Waiters
 from bcached.store.member import Member
 from bcached.store.needed_keys import NeededKeys, Record
 
+GRANTED_WORDS = 1024  # asked for at once, so that not every key has to ask
+
 
 class Journal:
     """Takes in keys and writes entries; holds the places of all metadata as the next entry will tell them.
@@ -78,6 +80,7 @@ class Journal:
         # No entry that is needed holds a key that was accepted before this one was sealed.
         self.oldest_kept_seq = self._oldest_kept()
         self._carrying = False
+        self._granted = 0  # words for which the ring has room for certain
         self._release_wanted = False
         self._wanted_seq = 0  # somebody waits for this entry to be durable, or has
         self._durable_waiters = Waiters()
@@ -98,19 +101,27 @@ class Journal:
 
     def has_room(self, words: int) -> bool:
         """Whether keys of so many words may be accepted now."""
-        return self._fits_open_entry(words) and self._ring_takes(words, self._free)
+        if self._carrying or self._open_words + words > self._room.entry_words:
+            return False
+        if words <= self._granted:
+            return True
+        if self._ring_takes(words + GRANTED_WORDS, self._free):
+            self._granted = words + GRANTED_WORDS
+            return True
+        return self._ring_takes(words, self._free)
 
     def append(self, keys: Sequence[Key]) -> int:
         """Accept keys, for which there is room; the seq of the entry that they will all be in."""
         packed = pack_keys(tuple(keys))
         words = len(packed) // WORD_BYTES
         assert words
-        assert self._open_words + words <= self.commit_words, "nobody asked whether there is room"
+        assert self._open_words + words <= self._room.entry_words, "nobody asked whether there is room"
         if not self._open:
             self.opened_at = self._clock()
             self.on_wanted()
         self._open.append(packed)
         self._open_words += words
+        self._granted -= words
         self._open_keys += len(keys)
         return self.seq + 1
 
@@ -227,6 +238,7 @@ class Journal:
     def _count_free(self) -> None:
         """Count the free buckets of the member that has the fewest."""
         self._free = min(self.free_buckets(member) for member in self._members)
+        self._granted = 0
 
     def _tell_pressure(self) -> None:
         for tell in self.on_pressure:
