@@ -183,6 +183,7 @@ class Index:
             if deletions:
                 dropped += self._live_sectors(inode, deletions)
                 seq = self._change(deletions)
+            await asyncio.sleep(0)
         return dropped, seq
 
     async def dirty_sectors(self, inode: int) -> int:
@@ -190,9 +191,9 @@ class Index:
         start, count = 0, 0
         while start < OFFSET_MAX:
             leaf = await self._leaf_at(inode, start)
-            until = min(leaf.end_within(inode), OFFSET_MAX)
-            count += sum(key.sectors for key in leaf.live.lookup(inode, start, until) if key.dirty)
-            start = until
+            count += _dirty_sectors(leaf, inode)
+            start = min(leaf.end_within(inode), OFFSET_MAX)
+            await asyncio.sleep(0)  # all may be in memory, and nothing wait
         return count
 
     async def drop_volume(self, inode: int, timeout_s: float) -> None:
@@ -206,6 +207,7 @@ class Index:
             deletions, start = self._deletions(inode, start, OFFSET_MAX)
             if deletions:
                 self._change(deletions)
+            await asyncio.sleep(0)
         await self.flush()
 
     def _divides(self, inode: int, start: int, end: int) -> bool:
@@ -506,6 +508,18 @@ def as_device_failed() -> Iterator[None]:
         yield
     except (DeviceError, FormatError) as error:
         raise DeviceFailed(str(error)) from None
+
+
+def _dirty_sectors(leaf: Leaf, inode: int) -> int:
+    """The dirty sectors of an inode in a leaf; a key is counted once, however many copies it has."""
+    rows = KeyRows()
+    rows.add(leaf.live)
+    count = 0
+    for chunk in rows.chunks():
+        chosen = chunk.where(chunk.dirty & (chunk.inodes == inode))
+        _, firsts = np.unique(chosen.keys, return_index=True)
+        count += int(chosen.sectors[firsts].sum())
+    return count
 
 
 def _spans(keys: Iterable[Key]) -> list[Span]:

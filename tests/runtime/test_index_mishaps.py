@@ -204,3 +204,29 @@ async def test_a_stop_does_not_wait_until_a_collection_has_seen_all_leaves(tmp_p
         while not 0 < collector.found["leaves"] < 4:
             await asyncio.sleep(0)
     assert collector.found["leaves"] < len(leaves)
+
+
+@in_virtual_time
+async def test_what_goes_through_all_of_a_volume_in_memory_lets_the_loop_turn(tmp_path: Path) -> None:
+    devices = await fresh_members([1500], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await cache_set.create_volume("flash", 1 << 20)
+        await fill(cache_set, 3_000)
+        index, turns = cache_set.index, 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        turning = asyncio.ensure_future(turn())
+        await asyncio.sleep(0)
+        leaves, turns = len(index.btree.tree.leaves), 0
+        assert leaves > 4
+        assert await index.dirty_sectors(0) == 3_000
+        assert turns >= leaves
+        turns = 0
+        assert (await index.invalidate(0, 0, 1 << 20, 10.0))[0] == 3_000
+        assert turns >= 3_000 // 256
+        turning.cancel()
