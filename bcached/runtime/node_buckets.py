@@ -72,7 +72,7 @@ class NodeBuckets:
         self._services.waiting_for_nodes += 1
         try:
             work = _Enough(self, count, growth)
-            await self._services.queue.submit(work, FOREVER_S, limited=False)
+            await self._services.queue.submit(work, FOREVER_S, first=True)
         finally:
             self._services.waiting_for_nodes -= 1
 

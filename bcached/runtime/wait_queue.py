@@ -8,6 +8,8 @@ deadline or because its client did, gives back what it gathered and passes the t
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from bcached.errors import BcachedError, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
@@ -24,12 +26,13 @@ Guard = Callable[[Callable[..., None]], Callable[..., None]]
 class Waiter:
     """One place in a queue."""
 
-    __slots__ = ("deadline", "future", "in_queue", "since", "work")
+    __slots__ = ("deadline", "first", "future", "in_queue", "since", "work")
 
-    def __init__(self, work: Work[Any], future: "asyncio.Future[Any]", since: float) -> None:
+    def __init__(self, work: Work[Any], future: "asyncio.Future[Any]", since: float, first: bool) -> None:
         self.work = work
         self.future = future
         self.since = since
+        self.first = first
         self.in_queue = True
         self.deadline: asyncio.TimerHandle | None = None
 
@@ -54,16 +57,17 @@ class WaitQueue:
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, work: Work[T], timeout_s: float, *, limited: bool = True) -> "asyncio.Future[T]":
+    def submit(self, work: Work[T], timeout_s: float, *, first: bool = False) -> "asyncio.Future[T]":
         """Have work done as soon as it is its turn and there are buckets; NoFreeBuckets after timeout_s.
 
-        With a timeout of 0 or less it is now or never. limited: as many as may wait are too many for it.
+        With a timeout of 0 or less it is now or never. first: what everybody depends on, and what takes
+        nothing itself, waits however many others do, and behind none of them.
         """
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)
         queue = self._queues[work.reserve]
         future: asyncio.Future[T] = self._loop.create_future()
-        if not queue:
+        if first or not queue:
             result = self._advance(work)
             if result is not None:
                 future.set_result(result)
@@ -75,13 +79,16 @@ class WaitQueue:
             self._turned_away.add(work.reserve)
             self._on_change()
             raise NoFreeBuckets(name, 0)
-        if limited and self.total >= self.limit:
+        if not first and self.total >= self.limit:
             work.undo()
             self.failures["limit"] += 1
             raise LimitExceeded("waiters", self.total + 1)
-        waiter = Waiter(work, future, self._loop.time())
+        waiter = Waiter(work, future, self._loop.time(), first)
         waiter.deadline = self._loop.call_later(timeout_s, self._expire_guarded, waiter)
-        queue.append(waiter)
+        if first:
+            queue.appendleft(waiter)
+        else:
+            queue.append(waiter)
         self.total += 1
         if work.holder is not None:
             self._of_holder.setdefault(work.holder, {})[waiter] = None
@@ -95,6 +102,8 @@ class WaitQueue:
         if not self.total:
             return
         for queue in self._queues.values():
+            for waiter in list(takewhile(attrgetter("first"), queue)):
+                self._serve_head(waiter)
             while queue and self._serve_head(queue[0]):
                 pass
         self._on_change()  # whoever takes from a reserve leaves room in it, on whatever member

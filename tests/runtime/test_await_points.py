@@ -79,7 +79,7 @@ NOT_PASSED = {
     "make_ready_for(": "moving finds its leaf loaded and the journal ready, nearly always",
     "await self._wait_to_grow(": "in three places, of which the stories pass one or two",
     "_words([new]), timeout_s)": "moving finds its leaf loaded and the journal ready, nearly always",
-    "await self._services.queue.submit(work, FOREVER_S, limited=False)": "test_index.py",
+    "await self._services.queue.submit(work, FOREVER_S, first=True)": "test_index.py",
     "device, bucket = await": "test_volumes.py takes all buckets for metadata away",
 }
 

@@ -230,3 +230,30 @@ async def test_what_goes_through_all_of_a_volume_in_memory_lets_the_loop_turn(tm
         assert (await index.invalidate(0, 0, 1 << 20, 10.0))[0] == 3_000
         assert turns >= 3_000 // 256
         turning.cancel()
+
+
+@in_virtual_time
+async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_many(tmp_path: Path) -> None:
+    devices = await fresh_members([600], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await fill(cache_set, 3000)
+        holder, index, cache = cache_set.new_holder("client"), cache_set.index, cache_set.members[0].cache
+        ((key,),) = await cache_set.allocate(holder, [extent(1, offset=5)], 1.0)
+        taken = []
+        with suppress(NoFreeBuckets):
+            while True:
+                await cache_set.allocate_bucket(holder, 1, 1.0)
+        while (place := cache_set.sectors.take_metadata(State.UUID)) is not None:
+            taken.append(place[1])
+        committing = asyncio.ensure_future(index.commit(holder, [key], 1000.0))
+        await asyncio.sleep(1)
+        rewriting = asyncio.ensure_future(index.btree.rewrite(await index.btree.leaf_at(0, 0)))
+        await asyncio.sleep(1)
+        cache.free_metadata(taken[:1])
+        cache_set.services.buckets_moved()
+        await asyncio.sleep(1)
+        assert rewriting.done()
+        assert not committing.done()
+        cache.free_metadata(taken[1:])
+        cache_set.services.buckets_moved()
+        await committing
