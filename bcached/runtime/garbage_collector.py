@@ -29,6 +29,7 @@ from bcached.store.journal import Journal
 from bcached.store.member import Member
 
 HOLDINGS_A_SLICE = 1024
+NODES_A_SLICE = 128  # an interior node may have ten thousand children
 DROPPED_KEYS = 64  # at once: half a millisecond
 STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 
@@ -146,13 +147,14 @@ class GarbageCollector:
 
     async def _in_slices(self, work: Generator[None, None, None]) -> None:
         services = self._services
+        await asyncio.sleep(0)
         await run_sliced(work, services.options.gc_slice_s, services.clock, services.slices)
 
     # Marking
 
     async def _mark_leaves(self, markings: list[Marking]) -> None:
         """Mark what leaves name, and write anew those that name too much that is stale."""
-        self._slice_begun = self._looked = self._services.clock()
+        await self._begin_slice()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         async for leaf in self._btree.leaves():
             self.found["leaves"] += 1
@@ -209,9 +211,11 @@ class GarbageCollector:
     def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
         """Mark metadata and what connections hold."""
         for interior in list(self._btree.tree.interiors()):
-            for key in (*map(key_of, interior.children), *interior.replaced):
-                self._mark_key(key, markings)
-            yield
+            keys = [*map(key_of, interior.children), *interior.replaced]
+            for start in range(0, len(keys), NODES_A_SLICE):
+                for key in keys[start : start + NODES_A_SLICE]:
+                    self._mark_key(key, markings)
+                yield
         for key in (self._journal.uuid_bucket, self._journal.root):
             self._mark_key(key, markings)
         yield
@@ -236,7 +240,7 @@ class GarbageCollector:
         """Make neighbours one that together fill less, level by level, and the tree lower if it can be."""
         btree = self._btree
         tree = btree.tree
-        self._slice_begun = self._looked = self._services.clock()
+        await self._begin_slice()
         for level in range(tree.root.level):
             bound = 0
             while level < tree.root.level and bound != tree.last_bound:
@@ -245,6 +249,11 @@ class GarbageCollector:
                 await self._breathe()
         while await btree.shrink():
             pass
+
+    async def _begin_slice(self) -> None:
+        """Let the loop go, so that what is done next does not add to what was done last."""
+        await asyncio.sleep(0)
+        self._slice_begun = self._looked = self._services.clock()
 
     async def _breathe(self) -> None:
         """Let the loop go when a slice's time is up, or would be after one more piece like the last."""
