@@ -15,6 +15,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from bench import holds
 from bench.daemon import Daemon, daemon, make_image
 from bench.daemon import call as call_once
 from bench.latency import Caller
@@ -28,6 +29,7 @@ MORE_BYTES = 4 << 30  # of the image, for nodes and so that nothing is ever shor
 ROUNDS = 5
 QUIET_S = 2.0
 SLICE_MS = 1.0
+COLLECTIONS = 20
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def run(report: Report, folder: Path, count: int) -> None:
             opened_s = server.ready_s - empty_s
             peak = server.memory("VmHWM") - empty_bytes
             rounds = collected(server) if order == "random" else []
+        held = holds.measure(folder, COLLECTIONS)
         kept.append({**filled, "replayed_s": replayed_s, "opened_s": opened_s, "peak_bytes": peak})
         rows.append(
             (
@@ -154,6 +157,7 @@ def run(report: Report, folder: Path, count: int) -> None:
     )
     report.keep("keys", kept)
     _tell(report, rounds)
+    _tell_holds(report, held)
     report.keep("collection", [[asdict(it) for it in pair] for pair in rounds])
 
 
@@ -175,3 +179,17 @@ def _tell(report: Report, rounds: list[tuple[Latencies, Latencies]]) -> None:
     )
     more = median(during.p999_ms - before.p999_ms for before, during in rounds)
     report.target("99.9th percentile of Allocate", "ms more with a collection", more, at_most=SLICE_MS)
+
+
+def _tell_holds(report: Report, held: dict[str, dict[str, float]]) -> None:
+    report.heading("Holds of the loop, in processor time of its thread (ms)")
+    report.table(
+        ("", "99th percentile", "longest", "holds"),
+        [
+            (f"{name} collections", f"{it['p99_ms']:.2f}", f"{it['longest_ms']:.2f}", f"{it['holds']}")
+            for name, it in held.items()
+        ],
+    )
+    more = held["with"]["p99_ms"] - held["without"]["p99_ms"]
+    report.target("99th percentile of holds", "ms more with a collection", more, at_most=SLICE_MS)
+    report.keep("holds", held)
