@@ -20,6 +20,7 @@ class Fact(Enum):
     COLLECTION_WANTED = auto()
     MARKS_VALID = auto()  # a garbage collection ended
     LEAVES_WANTED = auto()  # leaves of the index are to be written out
+    LEAVES_WRITTEN = auto()  # they are, as somebody asked, or have to wait for buckets
 
     __hash__ = (
         object.__hash__

@@ -398,7 +398,13 @@ class Index:
         return True
 
     def _emptied(self, seq: int) -> None:
-        """Buckets whose last keys went by this entry can be used again: nothing brings those back."""
+        """Buckets whose last keys went by this entry can be used again: nothing brings those back.
+
+        Where dirty data went, not before that stands in no leaf and no needed entry any more: a dirty key
+        that is stale makes the kernel complain, though it is overwritten further on.
+        """
+        if self.live.cleaned_seq >= self._journal.oldest_kept_seq:
+            seq = self._journal.oldest_kept_seq - 1
         for cache in self._sectors.caches:
             cache.emptying_durable(seq)
         self._services.buckets_moved()

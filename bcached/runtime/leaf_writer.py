@@ -1,7 +1,8 @@
 """The leaf writer: keeps the index on the device close enough to the one in memory.
 
 It writes leaves that have a block's worth of new keys, those that need the journal's oldest entries when the
-journal runs short, and whatever has to be written before it can leave the memory.
+journal runs short, and whatever has to be written before it can leave the memory. And before gens become
+durable, those that still name dirty data that is gone: such keys are to be gone before they become stale.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import asyncio
 from bcached.errors import RequestError
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
+from bcached.state.live_sectors import LiveSectors
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
 from bcached.store.btree import Btree
 from bcached.store.journal import Journal
@@ -17,10 +19,13 @@ from bcached.store.journal import Journal
 class LeafWriter:
     """Writes nodes of the index (kernel: journal_reclaim's btree_flush_write, and each leaf's own delay)."""
 
-    def __init__(self, btree: Btree, journal: Journal, services: Services) -> None:
+    def __init__(self, btree: Btree, journal: Journal, live: LiveSectors, services: Services) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self._btree = btree
         self._journal = journal
+        self._live = live
+        self._through = -1  # the entry that somebody wants leaves and journal to be beyond
+        self._awaited = False  # whether he still waits
         self._services = services
         self._is_mended = False
         services.node_writers.add(self)
@@ -48,6 +53,31 @@ class LeafWriter:
             self.durations.observe(services.clock() - begun)
             await asyncio.sleep(0)
 
+    async def catch_up(self) -> None:
+        """Return when no leaf on a device, and no needed entry, names dirty data that is gone by now.
+
+        Not if that takes buckets for nodes that there are none of: those may come with a prio write only.
+        """
+        services, seq = self._services, self._live.cleaned_seq
+        if not seq or self._journal.oldest_kept_seq > seq:
+            return
+        self._through = max(self._through, seq)
+        self._awaited = True
+        services.leaves_wanted()
+        async with services.conditions.bucket_lock:
+            await services.conditions[Fact.LEAVES_WRITTEN].wait_for(
+                lambda: (
+                    self._journal.oldest_kept_seq > seq
+                    or services.waiting_for_nodes
+                    or services.refusal is not None
+                )
+            )
+        self._awaited = False
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._journal.oldest_kept_seq <= self._through
+
     def _has_work(self) -> bool:
         btree = self._btree
         return bool(
@@ -60,6 +90,7 @@ class LeafWriter:
             or btree.is_waited_for
             or btree.is_crowded
             or self._pressing() is not None
+            or self._is_behind
         )
 
     async def _write(self) -> None:
@@ -72,6 +103,9 @@ class LeafWriter:
         if self._btree.is_crowded:
             await self._btree.relieve()
         await self._btree.write_wanted()
+        while self._is_behind:
+            await self._btree.write_through(self._journal.accepted_seq)
+            await self._journal.commit()
 
     def _pressing(self) -> int | None:
         """Through which entry leaves must be written for the journal to let go of it, if there are any."""
@@ -81,3 +115,5 @@ class LeafWriter:
     def _journal_moved(self, _: int) -> None:
         if self._pressing() is not None:
             self._services.leaves_wanted()
+        if self._awaited and not self._is_behind:
+            self._services.conditions.announce(Fact.LEAVES_WRITTEN)

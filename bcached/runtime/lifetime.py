@@ -168,11 +168,12 @@ class Life:
         holders: set[Holder] = set()
         index = self._index(opened, sectors, services)
         mover = MovingCollector(members, sectors, index, services)
+        leaf_writer = LeafWriter(index.btree, journal, index.live, services)
         tasks = Tasks(
             [Allocator(member, services) for member in members],
-            PrioWriter(members, journal, services),
+            PrioWriter(members, journal, leaf_writer, services),
             JournalWriter(journal, services),
-            LeafWriter(index.btree, journal, services),
+            leaf_writer,
             GarbageCollector(members, journal, index, mover, holders, services, self._before_gens_count),
         )
         volumes = Volumes(members, journal, opened.uuid_table, sectors, index, services, self._spawn)

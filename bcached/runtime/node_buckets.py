@@ -70,6 +70,7 @@ class NodeBuckets:
     async def wait_for(self, count: int, growth: int) -> None:
         """Return when so many can be had, perhaps."""
         self._services.waiting_for_nodes += 1
+        self._services.conditions.announce(Fact.LEAVES_WRITTEN)
         try:
             work = _Enough(self, count, growth)
             await self._services.queue.submit(work, FOREVER_S, first=True)

@@ -8,6 +8,7 @@ from functools import partial
 
 from bcached.device.together import together
 from bcached.runtime.conditions import Fact
+from bcached.runtime.leaf_writer import LeafWriter
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
 from bcached.state.priorities import age
@@ -19,10 +20,13 @@ from bcached.store.member import Member
 class PrioWriter:
     """Writes the chains of those members that ask for it (seed: bch_prio_write)."""
 
-    def __init__(self, members: list[Member], journal: Journal, services: Services) -> None:
+    def __init__(
+        self, members: list[Member], journal: Journal, leaf_writer: LeafWriter, services: Services
+    ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self._members = members
         self._journal = journal
+        self._leaf_writer = leaf_writer
         self._services = services
 
     async def run(self) -> None:
@@ -62,6 +66,7 @@ class PrioWriter:
             member.cache.take_prio_chain()
             snapshots.append(member.cache.snapshot_gens())
         services.buckets_moved()
+        await self._leaf_writer.catch_up()
         await together(
             partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
         )

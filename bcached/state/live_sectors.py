@@ -20,6 +20,7 @@ class LiveSectors:
 
     def __init__(self, caches: Sequence[Cache], bucket_sectors: int) -> None:
         self.marking: Callable[[int, int, int], None] | None = None
+        self.cleaned_seq = 0  # the newest entry by which dirty data went, or became clean
         self._caches = caches
         self._bucket_sectors = bucket_sectors
 
@@ -38,6 +39,8 @@ class LiveSectors:
         caches = self._caches
         marking = self.marking
         for key in keys:
+            if key.dirty:
+                self.cleaned_seq = seq
             for pointer in key.pointers:
                 if pointer.device < len(caches):
                     cache = caches[pointer.device]

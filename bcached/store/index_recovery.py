@@ -156,7 +156,8 @@ async def recover_index(
     index = RecoveredIndex(reader.tree, io, live_sectors(members))
     await _replay(index, reader, entries)
     for member in members:
-        member.cache.emptying_durable(entries[-1].seq)
+        if not index.live.cleaned_seq:  # else leaves on the device still name what was dirty
+            member.cache.emptying_durable(entries[-1].seq)
         for _ in member.cache.table.recount_distances():
             pass
     return index

@@ -118,15 +118,17 @@ async def test_keys_that_hold_nothing_only_cut(tmp_path: Path, in_journal: bool)
 
 
 @in_virtual_time
-async def test_extents_that_are_no_whole_blocks_are_moved_and_kept(tmp_path: Path) -> None:
+async def test_extents_that_are_no_whole_blocks_are_kept_among_others_that_are_moved(tmp_path: Path) -> None:
     image = ImageBuilder(block_sectors=8)
     keys = []
     for number in range(200):
-        key = image.extent(0, 100 * number + number % 7, 1 + number % 11, dirty=True)
+        odd = number % 2
+        key = image.extent(0, 104 * number + odd * (number % 7), 9 + number % 11 if odd else 8, dirty=True)
         (pointer,) = key.pointers
-        keys.append(Key(0, key.offset, key.sectors, True, (Pointer(0, pointer.sector + number % 5, 0),)))
+        shift = odd * (number % 5)
+        keys.append(Key(0, key.offset, key.sectors, True, (Pointer(0, pointer.sector + shift, 0),)))
         data = b"".join(b"%511d\n" % (key.offset + step) for step in range(key.sectors))
-        image.write((pointer.sector + number % 5) * SECTOR_BYTES, data)
+        image.write((pointer.sector + shift) * SECTOR_BYTES, data)
     image.finish(image.node(keys))
     devices = image.devices()
     async with running(devices, set_options(tmp_path)) as cache_set:
