@@ -1,4 +1,4 @@
-"""The claims about keys: what clients of the daemon stored is there for the kernel, and the other way round."""
+"""The claims about keys: what one of daemon and kernel stored is there for the other."""
 
 import random
 from dataclasses import dataclass, field, replace
@@ -14,50 +14,70 @@ from .filler import Filler, churn_and_kill
 from .images import DATA_OFFSET, SECTOR
 from .judge import Verdict, judge
 from .lab import Case, Lab, Outcome
+from .machine import Machine
 from .model import Model, token
 from .ours import made
 from .scenario import Volume
 
-FLASH_SECTORS, PLAIN_SECTORS, CHURNED_SECTORS = 20480, 6144, 2048
+PLAIN_SECTORS, CHURNED_SECTORS = 6144, 2048
 FILL_SECTORS = 512
 FRONT = bytes(DATA_OFFSET * SECTOR)  # of a backing device: its keys count these sectors, its readers do not
 
-# Bytes of bucket and block, an image's size, and how many extents are written to the flash-only volume.
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An image, and how it is filled."""
+
+    bucket_bytes: int
+    block_bytes: int
+    size_bytes: int
+    flash_sectors: int
+    writes: int
+    blocks_max: int = 3  # of one write
+    depth: int = 0  # the levels above the leaves that this must come to
+
+    @property
+    def block_sectors(self) -> int:
+        """A block, in sectors."""
+        return self.block_bytes // SECTOR
+
+
 SHAPES = {
-    "4k 512": (4 << 10, 512, 32 << 20, 16000),  # three levels, seven prio buckets
-    "64k 512": (64 << 10, 512, 64 << 20, 6000),
-    "16k 4k": (16 << 10, 4096, 32 << 20, 3000),
-    "512k 4k": (512 << 10, 4096, 512 << 20, 2000),
+    "4k 512": Shape(4 << 10, 512, 32 << 20, 40960, 24000, blocks_max=1, depth=2),  # seven prio buckets
+    "64k 512": Shape(64 << 10, 512, 64 << 20, 20480, 6000),
+    "16k 4k": Shape(16 << 10, 4096, 32 << 20, 20480, 3000, depth=1),
+    "512k 4k": Shape(512 << 10, 4096, 512 << 20, 20480, 2000),
 }
+DEBUGGED = ("4k 512", "16k 4k")
 
 
 @dataclass
 class Trial:
     """An image on its way between daemon and kernel, and what its volumes must hold."""
 
-    lab: Lab
+    machine: Machine
     path: Path
-    block_sectors: int
+    shape: Shape
     rng: random.Random
     complaints: list[str] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     writes: int = 0
 
-    def begin(self, writes: int, *, killed: bool) -> None:
+    def begin(self, *, killed: bool) -> None:
         """The daemon's clients fill three volumes and take one away; then it stops, or is killed at work."""
         with serving(self.path) as daemon:
             with daemon.client() as client:
-                flash = client.create_volume("flash", sectors=FLASH_SECTORS)
-                self.flash = Model(flash, bytes(FLASH_SECTORS * SECTOR), churned=CHURNED_SECTORS)
+                flash = client.create_volume("flash", sectors=self.shape.flash_sectors)
+                self.flash = Model(flash, bytes(self.shape.flash_sectors * SECTOR), churned=CHURNED_SECTORS)
                 plain = client.create_volume("plain")
                 below = b"".join(token(99, sector, 0) for sector in range(PLAIN_SECTORS))
                 self.plain = Model(plain, FRONT + below, first=DATA_OFFSET)
                 (volume,) = (volume for volume in client.list_volumes() if volume.inode == plain)
-                self.work(client, writes)
+                self.work(client, self.shape.writes)
                 self.remove_another(client)
                 client.flush()
             if killed:
-                churn_and_kill(daemon, self.flash, self.block_sectors, seed=writes)
+                churn_and_kill(daemon, self.flash, self.shape.block_sectors, seed=self.shape.writes)
             else:
                 daemon.stop()
         self.backing = images.make_backing(
@@ -66,7 +86,8 @@ class Trial:
 
     def work(self, client: BlockingClient, writes: int) -> None:
         """Write, overwrite and drop, with collections and prio writes in between."""
-        filler = Filler(client, self.rng, self.block_sectors, number=self.writes)
+        shape = self.shape
+        filler = Filler(client, self.rng, shape.block_sectors, shape.blocks_max, self.writes)
         for part in range(4):
             filler.write(self.flash, writes // 4)
             filler.drop(self.flash, writes // 100)
@@ -82,16 +103,16 @@ class Trial:
     def remove_another(self, client: BlockingClient) -> None:
         """A volume with keys that goes again."""
         gone = Model(client.create_volume("gone"), bytes(2048 * SECTOR))
-        Filler(client, self.rng, self.block_sectors).write(gone, 200)
+        Filler(client, self.rng, self.shape.block_sectors).write(gone, 200)
         client.delete_volume(gone.inode, force=True)
 
     def before_the_kernel(self, *, fill: bool = False, cut: bool = False) -> None:
         """The kernel reads it all, writes to the beginning of both volumes, collects garbage and stops."""
         data = b"".join(token(77, sector, len(self.verdicts)) for sector in range(FILL_SECTORS))
         verdict = judge(
-            self.lab.machine,
+            self.machine,
             self.path,
-            volumes=[Volume("bcache0", FLASH_SECTORS * SECTOR)],
+            volumes=[Volume("bcache0", self.shape.flash_sectors * SECTOR)],
             backing=self.backing,
             give=True,
             fill=data if fill else b"",
@@ -126,7 +147,9 @@ class Trial:
     def outcome(self) -> Outcome:
         """What it came to."""
         outcome = Outcome.of(*self.verdicts)
-        depth = self.verdicts[0].facts.get("tree_depth", "?")
+        depth = int(self.verdicts[0].facts.get("tree_depth", "0"))
+        if depth < self.shape.depth:
+            self.complaints.append(f"the tree's depth is {depth}, so this shows less than it should")
         note = f"{self.writes} writes, tree depth {depth}"
         return replace(
             outcome,
@@ -143,14 +166,15 @@ def fetched(client: BlockingClient, model: Model) -> bytes:
     return bytes(held)
 
 
-def filled(lab: Lab, shape: str, killed: bool) -> Outcome:
+def filled(lab: Lab, name: str, killed: bool, debug: bool = False) -> Outcome:
     """Daemon, kernel, daemon, kernel, with one image."""
-    bucket_bytes, block_bytes, size_bytes, writes = SHAPES[shape]
-    path = made(lab, f"keys-{shape}", (bucket_bytes, block_bytes, size_bytes))
-    trial = Trial(lab, path, block_bytes // SECTOR, random.Random(writes + killed))
-    trial.begin(writes, killed=killed)
+    shape = SHAPES[name]
+    machine = lab.debug_machine if debug else lab.machine
+    path = made(lab, f"keys-{name}", (shape.bucket_bytes, shape.block_bytes, shape.size_bytes))
+    trial = Trial(machine, path, shape, random.Random(shape.writes + killed))
+    trial.begin(killed=killed)
     trial.before_the_kernel(fill=True, cut=killed)
-    trial.before_the_daemon(writes // 4)
+    trial.before_the_daemon(shape.writes // 4)
     trial.before_the_kernel()
     return trial.outcome()
 
@@ -181,8 +205,17 @@ CLAIM = "kernel and daemon read, write and collect what the other stored, the da
 KEYS = (
     Case("keys opened", "an image with the kernel's keys is opened, and its data is there", opened),
     *(
-        Case(f"keys {shape} {end}", CLAIM.format(end), partial(filled, shape=shape, killed=end == "killed"))
-        for shape in SHAPES
+        Case(f"keys {name} {end}", CLAIM.format(end), partial(filled, name=name, killed=end == "killed"))
+        for name in SHAPES
+        for end in ("stopped", "killed")
+    ),
+    *(
+        Case(
+            f"debug {name} {end}",
+            f"so it is with a bcache that checks all it can, the daemon {end}",
+            partial(filled, name=name, killed=end == "killed", debug=True),
+        )
+        for name in DEBUGGED
         for end in ("stopped", "killed")
     ),
 )

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from . import images
+from .errors import CannotRun
 from .judge import Verdict, judge
 from .machine import Machine
 from .packages import cache_folder
@@ -50,6 +51,14 @@ class Lab:
     def path(self, name: str) -> Path:
         """A place for an image."""
         return self.folder / f"{name}.img"
+
+    @cached_property
+    def debug_machine(self) -> Machine:
+        """The machine whose bcache checks itself and what it is given; Skipped where it cannot be built."""
+        try:
+            return Machine.prepare(debug=True)
+        except CannotRun as error:
+            raise Skipped(str(error)) from None
 
     @property
     def make_bcache_tool(self) -> Path:

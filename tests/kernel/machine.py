@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import dmesg
+from .debug_build import debug_module
 from .errors import HarnessFailed
 from .initramfs import File, archive
 from .modules import load_order
@@ -45,8 +46,11 @@ class Machine:
     initramfs: Path
 
     @classmethod
-    def prepare(cls) -> "Machine":
-        """Download, unpack and build what is not in the cache folder yet."""
+    def prepare(cls, *, debug: bool = False) -> "Machine":
+        """Download, unpack and build what is not in the cache folder yet.
+
+        debug: with a bcache.ko that checks itself and what it is given.
+        """
         ensure_tools()
         folder = cache_folder()
         with locked(folder):
@@ -54,9 +58,10 @@ class Machine:
             kernel = folder / "vmlinux"
             if not kernel.exists():
                 publish(kernel, unpack_vmlinux(next(root.glob("boot/vmlinuz-*")).read_bytes()))
-            initramfs = folder / f"initramfs-{fingerprint()}"
+            module = debug_module(root, folder) if debug else None
+            initramfs = folder / f"initramfs-{'debug-' if debug else ''}{fingerprint()}"
             if not initramfs.exists():
-                publish(initramfs, base_archive(root))
+                publish(initramfs, base_archive(root, module))
         return cls(kernel, initramfs)
 
     def boot(
@@ -96,13 +101,20 @@ class Machine:
         return Handover(handed, console, time.monotonic() - started, trouble, facts)
 
 
-def base_archive(root: Path) -> bytes:
-    """The archive with init, busybox and the modules, named in the order of their loading."""
+def base_archive(root: Path, debug_bcache: Path | None = None) -> bytes:
+    """The archive with init, busybox and the modules, named in the order of their loading.
+
+    A file "debug" tells init to turn on what bcache can check.
+    """
     files = {
         "init": File(INIT.read_bytes(), 0o755),
         "bin/busybox": File((root / "bin/busybox").read_bytes(), 0o755),
     }
-    for place, (name, data) in enumerate(load_order(root).items()):
+    modules = load_order(root)
+    if debug_bcache is not None:
+        modules["bcache"] = debug_bcache.read_bytes()
+        files["debug"] = File(b"")
+    for place, (name, data) in enumerate(modules.items()):
         files[f"modules/{place:02}-{name}.ko"] = File(data)
     if not any(path.endswith("-bcache.ko") for path in files):
         raise HarnessFailed("the kernel package holds no bcache.ko")
