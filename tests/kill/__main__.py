@@ -8,6 +8,8 @@ import time
 import traceback
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from .lives import Lives, run_lives
 from .power import PowerCuts, run_cuts
 from .recorder import why_not
