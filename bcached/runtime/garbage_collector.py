@@ -8,10 +8,11 @@ stands nowhere any more. What is cut while it marks is marked, too (state/live_s
 
 import asyncio
 from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
 
 import numpy as np
 
-from bcached.errors import RequestError
+from bcached.errors import NoFreeBuckets, RequestError
 from bcached.keys import Key
 from bcached.runtime.conditions import Fact
 from bcached.runtime.index import Index
@@ -20,7 +21,7 @@ from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
 from bcached.state.btree_node import Leaf, key_of, position_at
 from bcached.state.census import GEN_HALF, GEN_MASK
-from bcached.state.key_rows import KeyRows
+from bcached.state.key_rows import KeyRows, Numbers
 from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
@@ -31,6 +32,7 @@ from bcached.store.member import Member
 HOLDINGS_A_SLICE = 1024
 NODES_A_SLICE = 128  # an interior node may have ten thousand children
 DROPPED_KEYS = 64  # at once: half a millisecond
+PATIENCE_S = 1.0  # for the index to take in keys with fewer copies
 STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 
 
@@ -192,21 +194,39 @@ class GarbageCollector:
                     self._btree.tree.drop(leaf, key)
                 await self._breathe()
 
+        if len(self._members) > 1:
+            await self._forget_copies(leaf)
         self.leaves_rewritten += 1
         await self._btree.rewrite(leaf, drop_stale)
 
-    def _stale_keys(self, leaf: Leaf) -> list[Key]:
-        """The keys of a leaf none of whose pointers is good any more."""
+    async def _forget_copies(self, leaf: Leaf) -> None:
+        """Take the stale ones out of keys that have a good copy, too: a bucket would be kept back by them."""
+        total, good = self._copies(leaf)
+        some = np.flatnonzero((good > 0) & (good < total)).tolist()
+        keys = list(leaf.live.keys_at(some))
+        with suppress(NoFreeBuckets):
+            for start in range(0, len(keys), DROPPED_KEYS):
+                await self._index.forget_copies(keys[start : start + DROPPED_KEYS], PATIENCE_S)
+                await self._breathe()
+
+    def _copies(self, leaf: Leaf) -> tuple[Numbers, Numbers]:
+        """How many copies each key of a leaf has, and how many of them are good."""
         rows = KeyRows()
         rows.add(leaf.live)
-        good = np.zeros(rows.key_count, bool)
+        total, good = np.zeros(rows.key_count, np.int64), np.zeros(rows.key_count, np.int64)
         for chunk in rows.chunks():
+            np.add.at(total, chunk.keys, 1)
             for device, member in enumerate(self._members):
                 of_member = chunk.where(chunk.devices == device)
                 buckets = of_member.places // member.cache.geometry.bucket_sectors
                 current = member.cache.table.gens_array[buckets] == of_member.gens
-                good[of_member.keys[current]] = True
-        return list(leaf.live.keys_at(np.flatnonzero(~good).tolist()))
+                np.add.at(good, of_member.keys[current], 1)
+        return total, good
+
+    def _stale_keys(self, leaf: Leaf) -> list[Key]:
+        """The keys of a leaf none of whose pointers is good any more."""
+        _, good = self._copies(leaf)
+        return list(leaf.live.keys_at(np.flatnonzero(good == 0).tolist()))
 
     def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
         """Mark metadata and what connections hold."""

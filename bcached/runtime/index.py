@@ -162,6 +162,19 @@ class Index:
             cleaned.append(whole == key.end)
         return pieces, cleaned
 
+    async def forget_copies(self, keys: Sequence[Key], timeout_s: float) -> None:
+        """Have clean keys that stand as they are name only the copies that are good: the gens of others rise.
+
+        NoFreeBuckets if there is no room for that in time.
+        """
+        await self._make_ready(_spans(keys), _words(keys), timeout_s)
+        found = [
+            key for key in keys if not key.dirty and self._loaded(key.inode, key.offset, key.end) == [key]
+        ]
+        good = [now for key in found if (now := self.current(key)) is not None and now is not key]
+        if good:
+            self._change(good)
+
     # Invalidating
 
     async def invalidate(self, inode: int, offset: int, sectors: int, timeout_s: float) -> tuple[int, int]:

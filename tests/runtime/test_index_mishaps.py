@@ -257,3 +257,25 @@ async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_ma
         cache.free_metadata(taken[1:])
         cache_set.services.buckets_moved()
         await committing
+
+
+@in_virtual_time
+async def test_a_stale_copy_of_a_good_key_does_not_keep_its_bucket_back(tmp_path: Path) -> None:
+    devices = await fresh_members([700, 700], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await cache_set.create_volume("plain")
+        holder, index = cache_set.new_holder("client"), cache_set.index
+        ((key,),) = await cache_set.allocate(holder, [extent(32, replicas=2)], 10.0)
+        await index.commit(holder, [key], 10.0)
+        stale, good = key.pointers
+        cache = cache_set.members[stale.device].cache
+        bucket = cache.geometry.bucket_of(stale.sector)
+        for _ in range(3):
+            while cache.table.may_bump(bucket):
+                cache.table.bump(bucket)
+                cache.table.sectors[bucket] = 0
+            await cache_set.write_priorities()
+            await cache_set.collect_garbage()
+            await cache_set.collect_garbage()
+            assert cache.table.may_bump(bucket), "as often as it is used again"
+        assert await index.lookup(0, 0, 32) == ([Key(0, 0, 32, False, (good,))], None)
