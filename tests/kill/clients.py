@@ -1,8 +1,8 @@
 """Clients that keep a set busy until it goes, and write down what they were told."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import Any
 
@@ -48,6 +48,15 @@ class Load:
         self.random = random
         self.copies = copies
         self.position = position
+        self.endings: list[Exception] = []
+
+    @contextmanager
+    def until_the_end(self) -> Iterator[None]:
+        """Whatever a client does until the daemon is gone; how it heard of that is kept."""
+        try:
+            yield
+        except ENDED as error:
+            self.endings.append(error)
 
     async def run(self) -> None:
         """Until the daemon is gone, and every connection with it."""
@@ -60,14 +69,14 @@ class Load:
     async def _client(self, inode: int | None, always_dirty: bool) -> None:
         assert inode is not None
         part = VOLUME_SECTORS // WORKERS
-        with suppress(*ENDED):
+        with self.until_the_end():
             async with Client(self.path) as client, asyncio.TaskGroup() as workers:
                 for index in range(WORKERS):
                     worker = Worker(self, client, inode, index * part, (index + 1) * part, always_dirty)
                     workers.create_task(worker.run())
 
     async def _administrator(self) -> None:
-        with suppress(*ENDED):
+        with self.until_the_end():
             async with Client(self.path) as client:
                 await Administrator(self, client).run()
 
@@ -100,7 +109,7 @@ class Worker:
             self.flush: 4,
             self.look: 4,
         }
-        with suppress(*ENDED):
+        with self.load.until_the_end():
             while True:
                 (deed,) = self.random.choices([*deeds], [*deeds.values()])
                 try:
@@ -252,7 +261,7 @@ class Administrator:
             self.verify,
             self.policy,
         ]
-        with suppress(*ENDED):
+        with self.load.until_the_end():
             while True:
                 await self.random.choice(deeds)()
                 await asyncio.sleep(self.random.random() * 0.02)

@@ -88,7 +88,7 @@ class MortalDaemon(DaemonProcess):
 
     def start(self, fatal: dict[str, Any] | None = None) -> None:
         """Begin a life that ends by itself at the fatal call, if one is named."""
-        self.told = []
+        self._forget_what_was_told()
         asked = {
             "arguments": ["--config", str(self.config)],
             "environment": {"NOTIFY_SOCKET": str(self.folder / "notify")},
@@ -101,13 +101,19 @@ class MortalDaemon(DaemonProcess):
 
     def start_traced(self, call: str, count: int) -> None:
         """Begin a life as a program of its own; strace ends it at a thread's count-th such call."""
-        self.told = []
+        self._forget_what_was_told()
         inject = f"inject={call}:signal=KILL:when={count}"
         command = ["strace", "-f", "--seccomp-bpf", "-qqq", "-e", f"trace={call}", "-e", inject]
         command += ["-o", os.devnull, str(BIN / "bcached"), "--config", str(self.config)]
         environment = {**os.environ, "NOTIFY_SOCKET": str(self.folder / "notify")}
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, stderr=log)
+
+    def _forget_what_was_told(self) -> None:
+        """A former life may have been killed before anybody listened."""
+        self.told = []
+        while select.select([self._manager], [], [], 0)[0]:
+            self._manager.recv(65536)
 
     def is_alive(self) -> bool:
         assert self.process is not None

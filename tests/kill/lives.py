@@ -4,7 +4,6 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 
@@ -113,7 +112,17 @@ class Lives:
             else:
                 await asyncio.to_thread(self.daemon.kill)
         await busy
+        if not outlived:
+            await self._must_be_dying(load.endings)
         return outlived
+
+    async def _must_be_dying(self, endings: Sequence[Exception]) -> None:
+        """Nobody's connection ends while the daemon lives."""
+        for _ in range(100):
+            if not self.daemon.is_alive():
+                return
+            await asyncio.sleep(0.05)
+        raise LostError(f"the daemon lives, and its clients were cut off: {endings}")
 
     async def _end(self, end: End, outlived: bool) -> None:
         if end.kind == "stop":
@@ -130,22 +139,24 @@ class Lives:
 
     async def inspect(self) -> bool:
         """Whether it lived long enough to be asked for everything; and it is all there."""
-        with suppress(*ENDED):
+        try:
             seen = await look(str(self.daemon.socket_path))
-            self.grants.begin_life()
-            for key in seen.keys:
-                self.grants.see(key)
-            self.ledger.judge_volumes(seen.listed)
-            self.ledger.judge(seen.found, seen.listed.values())
-            self.ledger.settle_volumes(seen.listed)
-            self.ledger.settle(seen.found)
-            self.recovered += 1
-            self.sectors_found += len(seen.found)
-            steps = [told["STATUS"] for told in self.daemon.told if "STATUS" in told]
-            for expected in STEPS:
-                assert any(step.startswith(expected) for step in steps), steps
-            return True
-        return False
+        except ENDED as error:
+            await self._must_be_dying([error])
+            return False
+        self.grants.begin_life()
+        for key in seen.keys:
+            self.grants.see(key)
+        self.ledger.judge_volumes(seen.listed)
+        self.ledger.judge(seen.found, seen.listed.values())
+        self.ledger.settle_volumes(seen.listed)
+        self.ledger.settle(seen.found)
+        self.recovered += 1
+        self.sectors_found += len(seen.found)
+        steps = [told["STATUS"] for told in self.daemon.told if "STATUS" in told]
+        for expected in STEPS:
+            assert any(step.startswith(expected) for step in steps), steps
+        return True
 
     async def check(self) -> None:
         """What lies on the devices is sound."""

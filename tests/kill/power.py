@@ -17,8 +17,8 @@ from .ledger import Ledger, LostError, data_of
 from .lives import BUCKET_SECTORS, MAKE, End, Lives, Seen, check_offline, look
 from .recorder import Cut, Logged, RecordedDevice, cuts
 
-SIZE_BYTES = 16 << 20
-SESSION_S = 0.8
+SIZE_BYTES = 6 << 20  # small, so that buckets are used again
+SESSION_S = 1.5
 
 
 @dataclass
