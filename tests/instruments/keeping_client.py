@@ -1,18 +1,32 @@
 """A client that keeps data in a set, and remembers of every sector what it may find there after any end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
+from bcached.errors import DeviceError, DeviceFailed
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.index import as_device_failed
 from bcached.state.reservations import Holder
 from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent
 
 Place = tuple[int, int]  # inode, sector
 NOTHING = 0
+
+
+class OwnWriteFailed(DeviceFailed):
+    """The client's own write failed: it knows, and the set need not."""
+
+
+@contextmanager
+def own_write() -> Iterator[None]:
+    """Writing data where a reservation says."""
+    try:
+        yield
+    except DeviceError as error:
+        raise OwnWriteFailed(str(error)) from None
 
 
 @dataclass
@@ -55,7 +69,7 @@ class KeepingClient:
         (keys,) = await self.cache_set.allocate(self.holder, [wanted], 20)
         dirty = [Key(key.inode, key.offset, key.sectors, True, key.pointers) for key in keys]
         self.kept.begin(inode, offset, offset + sectors, token)
-        with as_device_failed():
+        with own_write():
             for key in dirty:
                 for pointer in key.pointers:
                     device = self.cache_set.members[pointer.device].block_device
@@ -75,7 +89,7 @@ class KeepingClient:
             place = Pointer(pointer.device, pointer.sector + at, pointer.gen)
             keys.append(Key(inode, offset + at * step, 1, True, (place,)))
             self.kept.begin(inode, keys[-1].offset, keys[-1].end, token)
-        with as_device_failed():
+        with own_write():
             device = self.cache_set.members[pointer.device].block_device
             data = b"".join(data_of(token, key) for key in keys)
             await device.write(pointer.sector * SECTOR_BYTES, data)
