@@ -95,6 +95,43 @@ def test_a_terminator_of_two_bytes_is_counted_when_it_comes_in_two_reads(tmp_pat
     assert json.loads(done.stdout)["replies"] == 100
 
 
+def test_a_longer_terminator_is_counted_wherever_it_is_cut_and_not_within_a_reply(tmp_path: Path) -> None:
+    def parts(data: bytes) -> list[bytes]:
+        return [b"$2\r\nv", b"v\r", b"\n"] * data.count(b"\0")
+
+    with serving(tmp_path / "s", parts):
+        done = load(tmp_path / "s", terminator="v\r\n", numbered=False)
+    assert json.loads(done.stdout)["replies"] == 100
+
+
+def test_shuffled_requests_are_the_same_ones(tmp_path: Path) -> None:
+    with serving(tmp_path / "s", lambda data: [b"x\0" * data.count(b"\0")]) as heard:
+        load(tmp_path / "s", depth=4, first=1000, step=2, shuffled=True)
+    numbers = [int(message[4:-1]) for message in b"".join(heard).split(b"\0")[:-1]]
+    assert numbers != sorted(numbers)
+    assert sorted(numbers) == list(range(1000, 1200, 2))
+
+
+def test_commits_name_what_was_allocated_before(tmp_path: Path) -> None:
+    def answer(data: bytes) -> list[bytes]:
+        replies = []
+        for message in data.split(b"\0")[:-1]:
+            call = json.loads(message)
+            asked = call["parameters"].get("requests")
+            found = (
+                {"sequence": 1} if asked is None else {"keys": [[{"offset": it["offset"]}] for it in asked]}
+            )
+            replies.append(json.dumps({"parameters": found}).encode() + b"\0")
+        return replies
+
+    with serving(tmp_path / "s", answer) as heard:
+        done = load(tmp_path / "s", commits=True, requests=10, first=1000, step=8)
+    assert json.loads(done.stdout)["replies"] == 10
+    calls = [json.loads(message) for message in b"".join(heard).split(b"\0")[:-1]]
+    assert [call["method"].rpartition(".")[2] for call in calls] == ["AllocateMany", *["Commit"] * 10]
+    assert [call["parameters"]["keys"][0]["offset"] for call in calls[1:]] == list(range(1000, 1080, 8))
+
+
 def test_a_reply_that_is_an_error_is_no_reply(tmp_path: Path) -> None:
     with serving(tmp_path / "s", lambda data: [b"ERR no\0" * data.count(b"\0")]):
         done = load(tmp_path / "s", numbered=False)
