@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from . import packages
+from . import debug_build, packages
 from .__main__ import choose, report
 from .errors import CannotRun, HarnessFailed
 from .lab import Case, Lab, Outcome, Skipped
@@ -91,6 +91,17 @@ def test_what_is_missing_is_named_with_its_package(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRun, match="apt-get install qemu-system-x86 apt dpkg"):
         packages.ensure_tools()
+
+
+def test_a_debug_build_that_cannot_be_had_is_a_skip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotRun, match="CONFIG_BCACHE_DEBUG: apt-get install gcc-12 make binutils xz-utils"):
+        debug_build.ensure_tools()
+    debug = next(case for case in choose(["debug"]))
+    assert status(tmp_path, HOLDS, debug) == 0
+    assert "SKIP debug" in capsys.readouterr().out
 
 
 def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
