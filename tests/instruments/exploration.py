@@ -23,6 +23,7 @@ from instruments.key_story import KeyStory
 from instruments.virtual_time import run_in_virtual_time
 from instruments.workloads import (
     OPERATIONS,
+    Base,
     Operation,
     after_a_cut,
     after_a_kill,
@@ -46,6 +47,7 @@ class Tally:
     states: int = 0
     distinct: int = 0
     openings: int = 0
+    check_every: int = 1  # of the openings
     complaints: list[tuple[str, Complaint]] = field(default_factory=list)  # where, what
 
     def add(self, other: "Tally") -> None:
@@ -58,7 +60,7 @@ class Tally:
 
     def judge(self, story: KeyStory, where: str, seed: int, states: int, from_moment: int = 0) -> bool:
         """Judge a story's states, until one must not be; whether none is."""
-        judge = KeyJudge(story, Random(seed), states)
+        judge = KeyJudge(story, Random(seed), states, self.check_every)
         wrong = next(judge.complaints(from_moment), None)
         self.stories += 1
         self.moments += judge.moments
@@ -111,9 +113,16 @@ def told(coroutine: Coroutine[Any, Any, T]) -> T:
     return result
 
 
-def explore(seed: int, *, states: int, again: int = 0, only: Sequence[Operation] = OPERATIONS) -> Tally:
+def explore(
+    seed: int,
+    *,
+    states: int,
+    again: int = 0,
+    check_every: int = 1,
+    only: Sequence[Operation] = OPERATIONS,
+) -> Tally:
     """A story by chance, and `again` lives after cuts and after kills."""
-    tally = Tally()
+    tally = Tally(check_every=check_every)
     with determined(seed), TemporaryDirectory() as folder:
         story = tally.life(f"seed {seed}", by_chance(seed, Path(folder), only))
         if story is None or not tally.judge(story, f"seed {seed}", seed, states):
@@ -143,25 +152,27 @@ def images_after_cuts(story: KeyStory, random: Random, wanted: int) -> Iterator[
             yield [state.image() for state in random.choice(drawn)]
 
 
-def explore_workload(workload: Sequence[str], base: Sequence[bytes], seed: int, *, states: int) -> Tally:
+def explore_workload(
+    workload: Sequence[str], base: Base, seed: int, *, states: int, check_every: int = 1
+) -> Tally:
     """The states that cuts leave of the last operation of a workload."""
-    tally = Tally()
+    tally = Tally(check_every=check_every)
     with determined(seed), TemporaryDirectory() as folder:
         story, since = told(play(base, workload, seed, Path(folder)))
         tally.judge(story, f"{' '.join(workload)}, seed {seed}", seed, states, since)
     return tally
 
 
-def base_of(seed: int, *counts: int) -> list[bytes]:
+def base_of(seed: int, *counts: int) -> Base:
     """A set for workloads to begin with."""
 
-    async def furnished(folder: Path) -> list[bytes]:
+    async def furnished(folder: Path) -> Base:
         story = await KeyStory.fresh(folder, *counts)
         await furnish(story, Random(seed))
-        return [disk.image() for disk in story.disks]
+        return Base.of([disk.image() for disk in story.disks])
 
     with determined(seed), TemporaryDirectory() as folder:
         return told(furnished(Path(folder)))
 
 
-__all__ = ["Tally", "all_workloads", "base_of", "explore", "explore_workload"]
+__all__ = ["Base", "Tally", "all_workloads", "base_of", "explore", "explore_workload"]

@@ -86,8 +86,9 @@ class Verdict:
 class KeyJudge:
     """Judges the states of one story."""
 
-    def __init__(self, story: KeyStory, random: Random, states_a_moment: int) -> None:
+    def __init__(self, story: KeyStory, random: Random, states_a_moment: int, check_every: int = 1) -> None:
         self.story = story
+        self.check_every = check_every  # of what is opened, the first of so many is checked offline, too
         self.random = random
         self.states_a_moment = states_a_moment
         self.states = 0
@@ -125,9 +126,11 @@ class KeyJudge:
         verdict = self.memo.find(devices)
         if verdict is None:
             verdict = open_state(devices)
+            self.memo.learn(reads, verdict)
             if not verdict.wrong and not verdict.fresh:
                 expect(verdict, self.story.keys)
-            self.memo.learn(reads, verdict)
+                if self.memo.results % self.check_every == 0:
+                    verdict.wrong = verdict.wrong or _worst_finding(devices)
         return (
             verdict.wrong or self._against_ledger(verdict, first, last) or self._data(verdict, drawn, version)
         )
@@ -221,22 +224,20 @@ def open_state(devices: Sequence[StateDevice]) -> Verdict:
     verdict.fields = [(one.superblock.replacement, one.superblock.discard) for one in found.members]
     verdict.volumes = {inode: entry.label for inode, entry in enumerate(contents.uuids) if entry}
     try:
-        checked = without_loop(check_set(devices))
-        # A superblock is whole here or in its copy, or reading would have ended.
-        worse = [
-            it
-            for it in checked.findings.listed
-            if it.severity > Severity.TORN and it.structure != "superblock"
-        ]
-        if worse:
-            verdict.wrong = f"check: {worse[0]}"
-            return verdict
         opened = without_loop(recover(found, _make_cache, lambda: 0.0))
     except (BcachedError, AssertionError) as error:
         verdict.wrong = f"not opened: {error!r}"
         return verdict
     verdict.wrong = kernel_complaint(devices, found) or _take_keys(verdict, opened)
     return verdict
+
+
+def _worst_finding(devices: Sequence[StateDevice]) -> str | None:
+    """What a check finds that no cut may leave."""
+    findings = without_loop(check_set(devices)).findings.listed
+    # A superblock is whole here or in its copy, or reading would have ended.
+    worse = [it for it in findings if it.severity > Severity.TORN and it.structure != "superblock"]
+    return f"check: {worse[0]}" if worse else None
 
 
 def _make_cache(geometry: Geometry, device: int) -> Cache:
@@ -247,7 +248,7 @@ def _take_keys(verdict: Verdict, opened: OpenedSet) -> str | None:
     """What is live, in memory; and what is wrong with it, and with the buckets."""
     caches = [member.cache for member in opened.members]
     bucket_sectors = caches[0].geometry.bucket_sectors
-    counts = [np.zeros((2, cache.geometry.bucket_count), np.int64) for cache in caches]
+    counts = [([0] * count, [0] * count) for count in (cache.geometry.bucket_count for cache in caches)]
     owners: dict[tuple[int, int], Place] = {}
     for leaf in opened.index.tree.leaves:
         for key in leaf.live:
@@ -256,7 +257,8 @@ def _take_keys(verdict: Verdict, opened: OpenedSet) -> str | None:
                 bucket = pointer.sector // bucket_sectors
                 if caches[pointer.device].table.gens[bucket] == pointer.gen:
                     current.append(pointer)
-                    counts[pointer.device][:, bucket] += (key.sectors, key.sectors * key.dirty)
+                    counts[pointer.device][0][bucket] += key.sectors
+                    counts[pointer.device][1][bucket] += key.sectors * key.dirty
             if key.dirty and len(current) < len(key.pointers):
                 return f"{key} is dirty and stale"
             wrong = _take_key(verdict, key, current, owners)
@@ -290,7 +292,7 @@ def _buckets(opened: OpenedSet, counts: Sequence[Any]) -> str | None:
         metadata.append({BucketState.JOURNAL: journal, BucketState.UUID: set(), BucketState.BTREE: set()})
         if not opened.journal.free_buckets(member):
             return f"{member.device}: the journal is used up"
-        for wrong in content(cache, sectors, dirty_sectors):
+        for wrong in content(cache, np.array(sectors), np.array(dirty_sectors)):
             return wrong
         if len(cache.reserves.lists[Reserve.PRIO]) < cache.geometry.prio_bucket_count:
             return f"{member.device}: no buckets for a prio write"

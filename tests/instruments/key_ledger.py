@@ -53,6 +53,11 @@ class KeyLedger:
         """A ledger that begins with what is there."""
         return cls({place: [Version(0, 0, value)] for place, value in values.items()}, [(-1, seq)])
 
+    def copy(self) -> "KeyLedger":
+        """Another one that begins like this."""
+        versions = {place: list(known) for place, known in self.versions.items()}
+        return KeyLedger(versions, list(self.promised), dict(self.reclaimed))
+
     def now(self, place: Place) -> Value:
         versions = self.versions.get(place)
         return versions[-1].value if versions else None

@@ -194,6 +194,7 @@ class KeyStory(Story):
     def opened(self, cache_set: CacheSet) -> None:
         """A life has begun: what was found is on the devices, and its entries too."""
         self.newest_seq = cache_set.journal.seq
+        self._holder, self.pending = None, []
         self.opened_at = self.clock.now
 
     def some_place(self, random: Random, inode: int) -> Place:

@@ -6,6 +6,7 @@ Every workload follows from a seed or from the operations' names, so one that we
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import count, product
 from pathlib import Path
 from random import Random
@@ -13,7 +14,9 @@ from typing import Any
 
 from bcached.errors import NoFreeBuckets
 from bcached.state.bucket_table import State
+from instruments.crash_story import Ledger
 from instruments.key_judge import begin_from
+from instruments.key_ledger import KeyLedger
 from instruments.key_story import FLASH, PLAIN, VOLUME_SECTORS, KeyStory
 
 Operation = Callable[[KeyStory, Random], Awaitable[None]]
@@ -117,14 +120,14 @@ async def together(story: KeyStory, random: Random) -> None:
 
 
 async def outdate(story: KeyStory, random: Random) -> None:
-    """Put clean data over parts of dirty extents, and have buckets change hands until it is reclaimed."""
+    """Put data over parts of older extents, and have buckets change hands until the newer is reclaimed."""
     start = random.randrange(RANGE)
-    await story.write(PLAIN, start, 8, dirty=True)
+    await story.write(PLAIN, start, 8, dirty=False)
     await story.commit(durable=True)
-    await story.write(PLAIN, start + 2, 4, dirty=False)
-    await story.write(FLASH, start, 8)
-    await story.write(PLAIN, RANGE + start, 12, dirty=False)
+    await story.write(PLAIN, start + 2, 1, dirty=False)
+    await story.write(PLAIN, RANGE + start, 15, dirty=False)
     await story.commit(durable=True)
+    await story.drop(PLAIN, RANGE + start, 15, durable=False)
     for _ in range(2):
         await turn_over(story, random)
         await story.write_prios()
@@ -188,15 +191,16 @@ async def by_chance(seed: int, folder: Path, only: Sequence[Operation] = OPERATI
     story = await KeyStory.fresh(folder, *counts, block_bytes=block_bytes, discard=random.random() < 0.5)
     if random.random() < 0.8:
         await furnish(story, random)
-        story = begun_on([disk.image() for disk in story.disks], folder)
+        story = Base.of([disk.image() for disk in story.disks]).story(folder)
     story.latency = random.choice([None, Random(seed), Random(seed)])
     for _ in range(random.randint(1, 2)):
-        verify = random.random() < 0.1
+        is_crowded = random.random() < 0.6
+        verify = not is_crowded and random.random() < 0.3  # with so many held, it takes its time
         async with alive(story, verify=verify, is_killed=random.random() < 0.3):
             if not story.ledger.volumes[-1].value:
                 await story.create("plain")
                 await story.create("flash", VOLUME_SECTORS)
-            if random.random() < 0.6:
+            if is_crowded:
                 await crowd(story, random.choice([4, 20, 60]))
             for _ in range(random.randint(1, 10)):
                 await random.choice(only)(story, random)
@@ -205,13 +209,26 @@ async def by_chance(seed: int, folder: Path, only: Sequence[Operation] = OPERATI
     return story
 
 
-def begun_on(images: Sequence[bytes | bytearray], folder: Path) -> KeyStory:
-    """A story that begins with what is on these devices, durably."""
-    ledger, keys = begin_from(images)
-    story = KeyStory.on(images, ledger, folder)
-    story.keys = keys
-    story.tokens = count(1 + max((value[1] for _, value in keys.there() if value), default=0))
-    return story
+@dataclass(frozen=True)
+class Base:
+    """What stories begin with: the bytes of devices, and what they hold."""
+
+    images: Sequence[bytes | bytearray]
+    ledger: Ledger
+    keys: KeyLedger
+
+    @classmethod
+    def of(cls, images: Sequence[bytes | bytearray]) -> "Base":
+        return cls(images, *begin_from(images))
+
+    def story(self, folder: Path) -> KeyStory:
+        """A story that begins with this, durably."""
+        ledger = Ledger.of(self.ledger.volumes[0].value, [each[0].value for each in self.ledger.fields])
+        ledger.gens += self.ledger.gens
+        story = KeyStory.on(self.images, ledger, folder)
+        story.keys = self.keys.copy()
+        story.tokens = count(1 + max((value[1] for _, value in self.keys.there() if value), default=0))
+        return story
 
 
 async def furnish(story: KeyStory, random: Random) -> None:
@@ -243,7 +260,7 @@ async def alive(story: KeyStory, *, is_killed: bool = False, **options: Any) -> 
 async def after_a_cut(images: Sequence[bytes | bytearray], seed: int, folder: Path) -> KeyStory:
     """A set on what a cut left is opened and used: what it says then must be true after another cut, too."""
     random = Random(seed)
-    story = begun_on(images, folder)
+    story = Base.of(images).story(folder)
     story.latency = random.choice([None, Random(seed)])
     return await _go_on(story, random)
 
@@ -308,14 +325,12 @@ def all_workloads(longest: int) -> list[tuple[str, ...]]:
     return [names_of for length in range(1, longest + 1) for names_of in product(names, repeat=length)]
 
 
-async def play(
-    images: Sequence[bytes], workload: Sequence[str], seed: int, folder: Path
-) -> tuple[KeyStory, int]:
+async def play(base: Base, workload: Sequence[str], seed: int, folder: Path) -> tuple[KeyStory, int]:
     """A workload on a furnished set, and the moment at which its last operation began.
 
     What came before is that of a shorter workload. Writing first: there is always something to commit.
     """
-    story = begun_on(images, folder)
+    story = base.story(folder)
     random = Random(seed)
     story.latency = Random(seed)
     since, left = 0, list(workload)

@@ -15,7 +15,7 @@ from queue import Empty
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from instruments.exploration import Tally, all_workloads, base_of, explore, explore_workload
+from instruments.exploration import Base, Tally, all_workloads, base_of, explore, explore_workload
 
 STATES = 24  # at a moment
 AGAIN = 3  # lives after cuts, and after kills
@@ -102,7 +102,7 @@ def run_case(item: tuple[str, int]) -> Outcome:
 
 
 @cache
-def base(number: int) -> list[bytes]:
+def base(number: int) -> Base:
     """One of a few sets that workloads begin with."""
     return base_of(number, *((530,) if number else (530, 560)))
 

@@ -1,0 +1,391 @@
+"""The explorer of crash states is judged itself: each bug planted here in the index, or in what it stands on,
+must be found, in a story that is known to bring it out. Without it, the same story must pass.
+
+tests/store/test_planted_bugs.py does the same for sets without keys.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from bcached.device.together import Operation as DeviceOperation
+from bcached.device.together import together
+from bcached.keys import Key
+from bcached.runtime.index import Index
+from bcached.runtime.moving_collector import Move, MovingCollector
+from bcached.runtime.node_buckets import NodeBuckets
+from bcached.runtime.prio_writer import PrioWriter
+from bcached.state.bucket_table import BucketTable, State
+from bcached.state.cache import Cache
+from bcached.state.live_sectors import LiveSectors
+from bcached.state.recount import Recount
+from bcached.state.seq_pins import SeqPins
+from bcached.store import index_recovery
+from bcached.store import journal as journal_module
+from bcached.store.btree import Btree
+from bcached.store.btree_io import NodeIo
+from bcached.store.journal import Journal
+from bcached.store.journal_ring import JournalRing
+from bcached.store.membership import MemberFound
+from instruments.exploration import Tally, explore
+from instruments.workloads import (
+    OPERATIONS,
+    Operation,
+    split_while_gens_are_written,
+    volumes,
+)
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+STATES_A_MOMENT = 8
+
+
+# The journal
+
+
+def entries_without_a_flush_before(patch: pytest.MonkeyPatch) -> None:
+    async def changed(operations: Any, *_: Any) -> None:
+        await together([operation for operation in operations if not is_flush(operation)])
+
+    patch.setattr(journal_module, "together", changed)
+
+
+def is_flush(operation: DeviceOperation) -> bool:
+    return getattr(operation, "__name__", "") == "flush"
+
+
+def entries_that_are_not_durable_themselves(patch: pytest.MonkeyPatch) -> None:
+    async def changed(operations: Any, *_: Any) -> None:
+        operations = list(operations)
+        for operation in operations:
+            getattr(operation, "keywords", {}).pop("durable", None)
+        await together(operations)
+
+    patch.setattr(journal_module, "together", changed)
+
+
+def seals_an_entry_when_its_flush_is_over(patch: pytest.MonkeyPatch) -> None:
+    write = Journal._write_next
+
+    async def flushed_first(self: Journal) -> None:
+        await together(member.block_device.flush for member in self._members)
+        await write(self)
+
+    entries_without_a_flush_before(patch)
+    patch.setattr(Journal, "_write_next", flushed_first)
+
+
+def takes_keys_for_part_of_the_entry_under_way(patch: pytest.MonkeyPatch) -> None:
+    append = Journal.append
+
+    def joined(self: Journal, keys: Sequence[Key]) -> int:
+        seq = append(self, keys)
+        return seq - 1 if self._turn.locked() else seq
+
+    patch.setattr(Journal, "append", joined)
+
+
+def lets_go_of_entries_whose_leaves_are_not_written(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SeqPins, "oldest", property(lambda self: next(reversed(self._pins), None)))
+
+
+def lets_go_of_all_entries_when_opened(patch: pytest.MonkeyPatch) -> None:
+    insert = Btree.insert
+
+    def unpinned(self: Btree, key: Key, seq: int) -> Any:
+        removed = insert(self, key, seq)
+        leaf = self.tree.find(key.inode, key.offset)
+        if not isinstance(self._journal, Journal) and leaf.unwritten.oldest_seq:  # type: ignore[union-attr]
+            self.tree.pins.unpin(leaf.unwritten.oldest_seq)  # type: ignore[union-attr]
+            leaf.unwritten.oldest_seq = 0  # type: ignore[union-attr]
+        return removed
+
+    patch.setattr(Btree, "insert", unpinned)
+
+
+def reuses_journal_buckets_before_their_release_is_durable(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(JournalRing, "_is_free", lambda self, *_: True)
+
+
+def replays_entries_last_first(patch: pytest.MonkeyPatch) -> None:
+    replay = index_recovery._replay
+
+    async def backwards(index: Any, reader: Any, entries: Sequence[Any]) -> None:
+        await replay(index, reader, [*entries[1:], *entries[:1]])
+
+    patch.setattr(index_recovery, "_replay", backwards)
+    patch.setattr(SeqPins, "pin", lambda self, seq: self._pins.update({seq: self._pins.get(seq, 0) + 1}))
+
+
+# Nodes
+
+
+class Hasty:
+    """A journal of which nobody waits for an entry."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    async def durable(self, _: int) -> None:
+        await asyncio.sleep(0)
+
+    async def set_root(self, key: Key, level: int) -> None:
+        await self._journal.set_root(key, level)
+
+
+def writes_leaves_before_their_entries(patch: pytest.MonkeyPatch) -> None:
+    begin = Btree.__init__
+
+    def hasty(self: Btree, tree: Any, io: Any, buckets: Any, journal: Any, *rest: Any) -> None:
+        begin(self, tree, io, buckets, Hasty(journal) if isinstance(journal, Journal) else journal, *rest)
+
+    patch.setattr(Btree, "__init__", hasty)
+
+
+def names_a_root_before_it_counts(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(self: Journal, key: Key, level: int) -> None:
+        self.root, self.level = key, level
+
+    patch.setattr(Journal, "set_root", at_once)
+
+
+class Weak:
+    """A device whose durable writes are not."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def write(self, offset: int, data: Any, *, durable: bool = False) -> None:
+        await self._inner.write(offset, data)
+
+
+def writes_nodes_without_making_them_durable(patch: pytest.MonkeyPatch) -> None:
+    begin = NodeIo.__init__
+
+    def weakened(self: NodeIo, members: Sequence[MemberFound], *rest: Any) -> None:
+        weak = [MemberFound(Weak(member.block_device), member.superblock) for member in members]
+        begin(self, weak, *rest)
+
+    patch.setattr(NodeIo, "__init__", weakened)
+
+
+def does_not_wait_for_new_nodes(patch: pytest.MonkeyPatch) -> None:
+    write = NodeIo.write_whole
+    running = set()
+
+    async def at_once(self: NodeIo, pieces: Any) -> None:
+        running.add(asyncio.ensure_future(write(self, pieces)))
+
+    patch.setattr(NodeIo, "write_whole", at_once)
+
+
+def frees_a_node_before_its_parent_is_written(patch: pytest.MonkeyPatch) -> None:
+    bump, free = NodeBuckets.bump, NodeBuckets.free
+
+    def freeing(self: NodeBuckets, pointer: Any) -> int:
+        gen = bump(self, pointer)
+        free(self, pointer)
+        return gen
+
+    def once(self: NodeBuckets, pointer: Any) -> None:
+        if self._place(pointer) in self.places:
+            free(self, pointer)
+
+    patch.setattr(NodeBuckets, "bump", freeing)
+    patch.setattr(NodeBuckets, "free", once)
+
+
+def frees_nodes_without_a_gen(patch: pytest.MonkeyPatch) -> None:
+    def unchanged(self: NodeBuckets, pointer: Any) -> int:
+        self._services.prio_blocked += 1
+        return int(pointer.gen)
+
+    patch.setattr(NodeBuckets, "bump", unchanged)
+
+
+def writes_gens_that_are_blocked(patch: pytest.MonkeyPatch) -> None:
+    def all_of_them(self: PrioWriter) -> Any:
+        return [member for member in self._services.prios_wanted_for if member.cache.has_prio_chain]
+
+    append = NodeIo.append
+
+    async def slowly(self: NodeIo, node: Any, parts: Any) -> None:
+        await asyncio.sleep(0.01 * node.level)
+        await append(self, node, parts)
+
+    patch.setattr(PrioWriter, "_writable", all_of_them)
+    patch.setattr(NodeIo, "append", slowly)
+
+
+# Buckets
+
+
+def invalidates_without_a_gen(patch: pytest.MonkeyPatch) -> None:
+    invalidate = BucketTable.invalidate
+
+    def unchanged(self: BucketTable, buckets: Any) -> None:
+        invalidate(self, buckets)
+        self.gens_array[buckets] -= 1
+
+    patch.setattr(BucketTable, "invalidate", unchanged)
+
+
+def hands_buckets_out_before_their_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cache, "free_inc_ready", property(lambda self: len(self.free_inc)))
+
+
+def discards_before_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
+    write = PrioWriter.write
+
+    async def discarding(self: PrioWriter, members: Any) -> None:
+        for member in members:
+            geometry = member.cache.geometry
+            for bucket in list(member.cache.free_inc):
+                await member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
+        await write(self, members)
+
+    patch.setattr(PrioWriter, "write", discarding)
+
+
+def reuses_what_was_emptied_before_that_is_durable(patch: pytest.MonkeyPatch) -> None:
+    count_out = Cache.count_out
+
+    def at_once(self: Cache, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
+        count_out(self, bucket, sectors, dirty, seq)
+        self.emptied.pop(bucket, None)
+        if self.table.states[bucket] == State.EMPTY:
+            self.retire(bucket)
+
+    patch.setattr(Cache, "count_out", at_once)
+
+
+def forgets_which_buckets_keys_on_disk_may_name(patch: pytest.MonkeyPatch) -> None:
+    count_in = Cache.count_in
+
+    def untainted(self: Cache, bucket: int, sectors: int, dirty: bool) -> None:
+        count_in(self, bucket, sectors, dirty)
+        self.table.tainted[bucket] = False
+
+    patch.setattr(Cache, "count_in", untainted)
+
+
+def takes_dirty_data_for_clean(patch: pytest.MonkeyPatch) -> None:
+    def clean(self: BucketTable, bucket: int) -> State:
+        return State.CLEAN if self.sectors[bucket] else State.EMPTY
+
+    patch.setattr(BucketTable, "content", clean)
+    patch.setattr(BucketTable, "is_reclaimable", reclaimable_if_not_held)
+
+
+def reclaimable_if_not_held(self: BucketTable, buckets: Any) -> Any:
+    states = self.states_array[buckets]
+    return (states == State.CLEAN) | (states == State.EMPTY) | (states == State.DIRTY)
+
+
+def does_not_raise_gens_at_recovery(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Recount, "_raise", lambda *_: None)
+
+
+def counts_nothing_at_recovery(patch: pytest.MonkeyPatch) -> None:
+    def nothing(self: Recount, buckets: Any, gens: Any, *_: Any) -> None:
+        self.name(buckets, gens)
+
+    patch.setattr(Recount, "add", nothing)
+
+
+def forgets_what_goes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LiveSectors, "went", lambda *_: None)
+
+
+# Moving, and dropping
+
+
+def moves_keys_before_their_data(patch: pytest.MonkeyPatch) -> None:
+    copy = MovingCollector._copy
+    running = set()
+
+    async def later(self: MovingCollector, move: Move) -> None:
+        async def after_a_while() -> None:
+            await asyncio.sleep(0.5)
+            await copy(self, move)
+
+        running.add(asyncio.ensure_future(after_a_while()))
+
+    patch.setattr(MovingCollector, "_copy", later)
+
+
+def leaves_the_keys_of_a_deleted_volume(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: Any) -> None:
+        pass
+
+    patch.setattr(Index, "drop_volume", nothing)
+
+
+@dataclass(frozen=True)
+class Told:
+    """The seed of a story that brings a bug out, the lives after cuts and kills that takes, and its stuff."""
+
+    seed: int
+    again: int = 0
+    only: Sequence[Operation] = OPERATIONS
+
+    def explore(self) -> Tally:
+        return explore(self.seed, states=STATES_A_MOMENT, again=self.again, only=self.only)
+
+
+ANY, GROWN, SPLIT = Told(0), Told(1), Told(3)
+ANY_AND_AFTER, GROWN_AND_AFTER = Told(0, 2), Told(1, 2)
+GENS_WRITTEN = Told(1, only=(split_while_gens_are_written,))
+VOLUMES = Told(4, only=(volumes,))
+STORIES = [ANY_AND_AFTER, GROWN, SPLIT, GENS_WRITTEN, VOLUMES]
+
+BUGS: list[tuple[Plant, Told]] = [
+    (entries_without_a_flush_before, ANY),
+    (entries_that_are_not_durable_themselves, ANY),
+    (seals_an_entry_when_its_flush_is_over, ANY),
+    (takes_keys_for_part_of_the_entry_under_way, GROWN_AND_AFTER),
+    (lets_go_of_entries_whose_leaves_are_not_written, GROWN),
+    (lets_go_of_all_entries_when_opened, ANY_AND_AFTER),
+    (reuses_journal_buckets_before_their_release_is_durable, ANY),
+    (replays_entries_last_first, ANY_AND_AFTER),
+    (writes_leaves_before_their_entries, GROWN),
+    (names_a_root_before_it_counts, ANY),
+    (writes_nodes_without_making_them_durable, GROWN),
+    (does_not_wait_for_new_nodes, ANY),
+    (frees_a_node_before_its_parent_is_written, SPLIT),
+    (frees_nodes_without_a_gen, GROWN),
+    (writes_gens_that_are_blocked, GENS_WRITTEN),
+    (invalidates_without_a_gen, SPLIT),
+    (hands_buckets_out_before_their_gens_are_durable, ANY),
+    (discards_before_gens_are_durable, ANY),
+    (reuses_what_was_emptied_before_that_is_durable, ANY),
+    (forgets_which_buckets_keys_on_disk_may_name, ANY),
+    (takes_dirty_data_for_clean, ANY),
+    (does_not_raise_gens_at_recovery, ANY),
+    (counts_nothing_at_recovery, ANY),
+    (forgets_what_goes, ANY),
+    (moves_keys_before_their_data, GROWN_AND_AFTER),
+    (leaves_the_keys_of_a_deleted_volume, VOLUMES),
+]
+
+
+@pytest.mark.parametrize("told", STORIES, ids=range(len(STORIES)))
+def test_without_a_bug_nothing_is_found(told: Told) -> None:
+    assert told.explore().told() == ""
+
+
+@pytest.mark.parametrize(("plant", "told"), BUGS)
+def test_a_planted_bug_is_found(monkeypatch: pytest.MonkeyPatch, plant: Plant, told: Told) -> None:
+    plant(monkeypatch)
+    # What a seed tells changes with the code; there are others.
+    for each in (told, ANY_AND_AFTER, GROWN_AND_AFTER, Told(3, 2)):
+        tally = each.explore()
+        if tally.complaints:
+            print(tally.told())
+            return
+    pytest.fail("nothing is found")
