@@ -83,11 +83,12 @@ class Volumes:
 
         async def change() -> None:
             entries = self._table.without_volume(inode)
+            if not force:
+                await self._refuse_if_dirty(inode)  # a volume that stays is there for its clients meanwhile
             self._sectors.inodes.discard(inode)
             try:
-                dirty_sectors = 0 if force else await self._index.dirty_sectors(inode)
-                if dirty_sectors:
-                    raise VolumeInUse(inode, dirty_sectors)
+                if not force:
+                    await self._refuse_if_dirty(inode)  # what came in while it was looked at before
                 await self._index.drop_volume(inode, BUCKET_TIMEOUT_S)
                 await self._write(entries)
                 end_reservations(inode)
@@ -95,6 +96,11 @@ class Volumes:
                 self._tell_inodes()
 
         await self._run(change)
+
+    async def _refuse_if_dirty(self, inode: int) -> None:
+        dirty_sectors = await self._index.dirty_sectors(inode)
+        if dirty_sectors:
+            raise VolumeInUse(inode, dirty_sectors)
 
     async def change_superblocks(self, **fields: object) -> None:
         """Write other fields to every member's superblock, where they differ."""

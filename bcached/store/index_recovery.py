@@ -7,6 +7,7 @@ one after the other, by the insert that every other key takes, too. A stale key 
 it did when it was new.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import SystemRandom
@@ -34,7 +35,8 @@ from bcached.store.node_reader import NodeFound
 from bcached.units import SECTOR_BYTES
 
 Progress = Callable[[str], None]
-LEAVES_A_REPORT = 4096
+LEAVES_A_REPORT = 1024
+KEYS_A_REPORT = 65_536
 
 
 @dataclass(slots=True)
@@ -154,7 +156,7 @@ async def recover_index(
     for member, recount in zip(members, recounts, strict=True):
         _fill_counts(member, recount)
     index = RecoveredIndex(reader.tree, io, live_sectors(members))
-    await _replay(index, reader, entries)
+    await _replay(index, reader, entries, progress)
     for member in members:
         if not index.live.cleaned_seq:  # else leaves on the device still name what was dirty
             member.cache.emptying_durable(entries[-1].seq)
@@ -199,6 +201,7 @@ async def _count_leaves(
         leaves += 1
         if leaves % LEAVES_A_REPORT == 0:
             progress(f"recovering: {leaves} leaves of the index read")
+            await asyncio.sleep(0)
 
 
 def _place_nodes(members: Sequence[Member], tree: Tree) -> None:
@@ -242,7 +245,9 @@ def _fill_counts(member: Member, recount: Recount) -> None:
     cache.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
 
 
-async def _replay(index: RecoveredIndex, reader: Btree, entries: Sequence[JournalEntry]) -> None:
+async def _replay(
+    index: RecoveredIndex, reader: Btree, entries: Sequence[JournalEntry], progress: Progress
+) -> None:
     """Take in the journal's keys in their order."""
     for entry in entries:
         for key in entry.keys:
@@ -253,3 +258,6 @@ async def _replay(index: RecoveredIndex, reader: Btree, entries: Sequence[Journa
             index.live.went(removed, entry.seq)
             index.live.came(key)
             index.keys_replayed += 1
+            if index.keys_replayed % KEYS_A_REPORT == 0:
+                progress(f"recovering: {index.keys_replayed} keys of the journal replayed")
+                await asyncio.sleep(0)
