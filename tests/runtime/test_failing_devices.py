@@ -25,6 +25,8 @@ FAULTS = {
     "short": Fault("read", 0, short_bytes=512),
     "EIO for ever": Fault("read", 0, errno.EIO, lasting=True),
 }
+# A client that cannot write its data knows; one whose keys cannot be read is told, and the set lives on.
+OTHERWISE: dict[str, type[BcachedError]] = {"read": DeviceFailed, "write": OwnWriteFailed}
 VERBS: list[Verb] = ["read", "write", "flush", "discard"]
 every_story = pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())
 
