@@ -223,7 +223,8 @@ class CacheSet:
             goal = services.gc_rounds + (2 if services.in_gc_round else 1)
             while services.gc_rounds < goal:
                 services.check_changeable()  # nobody says so again to who comes to wait after a refusal
-                services.ask_for_collection("asked")
+                if services.gc_rounds + services.in_gc_round < goal:
+                    services.ask_for_collection("asked")
                 await services.conditions[Fact.MARKS_VALID].wait()
 
     async def write_priorities(self) -> None:
