@@ -21,7 +21,7 @@ from bcached.device.file_device import FileDevice
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.service import config
+from bcached.service import config, memory
 from bcached.service.command_line import allow_descriptors, parse_arguments
 from bcached.service.config import Settings
 from bcached.service.failures import tell
@@ -104,6 +104,7 @@ class Daemon:
                 helpers = [tasks.create_task(feeding), tasks.create_task(reloading)]
                 self._is_serving = True
                 gc.collect()
+                memory.give_back()
                 gc.freeze()  # what is here now stays: no collection of Python's need look at it again
                 # What requests leave behind is no garbage; looking among every 700 costs a twentieth.
                 gc.set_threshold(YOUNG_OBJECTS)

@@ -12,6 +12,7 @@ checked. The kernel's mark is a function of it (see `mark`).
 
 from collections.abc import Generator, Iterator
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ U32 = npt.NDArray[np.uint32]
 Sectors = npt.NDArray[np.unsignedinteger]  # 16 bits, or 32 where buckets are that large
 Bools = npt.NDArray[np.bool_]
 Buckets = npt.NDArray[np.int64]
-Counts = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.integer[Any]]
 
 
 class State(IntEnum):

@@ -23,11 +23,12 @@ class Recount:
     def __init__(self, table: BucketTable) -> None:
         count = table.bucket_count
         self.table = table
-        self.sectors = np.zeros(count, np.int64)
-        self.dirty_sectors = np.zeros(count, np.int64)
+        self.sectors = np.zeros(count, np.uint32)
+        self.dirty_sectors = np.zeros(count, np.uint32)
         # Whether some node or entry on disk names the bucket with its gen on disk, or one ahead of that.
-        self.is_named = np.zeros(count, bool)
-        self._base = table.gens_on_disk_array.copy()
+        self.is_named = np.zeros(count, np.bool_)
+        # Those on disk before anything raises them; prios are not written while a set is opened.
+        self._base = table.gens_on_disk_array
         self._furthest_behind = np.zeros(count, np.uint8)  # of the pointers into a bucket, seen from its base
 
     @property
