@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from bcached.device.shared_flush import SharedFlush
 from bcached.device.together import together
 from bcached.errors import BadField, FormatError
 from bcached.format.bkey import Bounds, check_extent, check_node_key
@@ -44,6 +45,7 @@ class NodeIo:
         self.written_bytes = 0
         self.path = members[0].path
         self._members = members
+        self._flushes = [SharedFlush(member.block_device) for member in members]
         self._bounds = bounds
         self._set_magic = members[0].superblock.set_magic
 
@@ -87,20 +89,22 @@ class NodeIo:
         return Leaf(key, last.seq, last.offset_bytes // block_bytes + last.blocks, live)
 
     async def append(self, node: Node, parts: Sequence[bytes]) -> None:
-        """Write bsets of one block each behind those that a node has, one after the other, durably."""
+        """Write bsets of one block each behind those that a node has, durably, one after the other.
+
+        Each is durable before the next is begun: behind one that is missing, a later one would come to light
+        again as soon as the gap is filled.
+        """
         block_bytes = self.shape.block_bytes
         pointer = node.key.pointers[0]
-        device = self._members[pointer.device].block_device
         place = pointer.sector * SECTOR_BYTES + node.blocks_used * block_bytes
         end = (pointer.sector + node.key.sectors) * SECTOR_BYTES
         for keys in parts:
             raw = pack_words(node.seq, keys, node.key, self._set_magic, block_bytes)
             assert len(raw) == block_bytes, "an appended bset is one block, so that it is there or not"
             assert place + block_bytes <= end, "the node is full"
-            await device.write(place, raw, durable=True)
+            await self._write(pointer.device, place, raw)
             place += block_bytes
             self.blocks_appended += 1
-            self.written_bytes += block_bytes
 
     async def write_whole(self, pieces: Sequence[Piece]) -> None:
         """Write new nodes, durably; nothing names them yet."""
@@ -108,12 +112,15 @@ class NodeIo:
 
     async def _write_piece(self, piece: Piece) -> None:
         pointer = piece.key.pointers[0]
-        block_bytes = self.shape.block_bytes
-        raw = pack_words(piece.seq, piece.packed(), piece.key, self._set_magic, block_bytes)
+        raw = pack_words(piece.seq, piece.packed(), piece.key, self._set_magic, self.shape.block_bytes)
         assert len(raw) <= piece.key.sectors * SECTOR_BYTES
-        device = self._members[pointer.device].block_device
-        await device.write(pointer.sector * SECTOR_BYTES, raw, durable=True)
+        await self._write(pointer.device, pointer.sector * SECTOR_BYTES, raw)
         self.nodes_written += 1
+
+    async def _write(self, member: int, place: int, raw: bytes) -> None:
+        """Write to a member, durably; nodes that are written at the same time share a flush."""
+        await self._members[member].block_device.write(place, raw)
+        await self._flushes[member].flush()
         self.written_bytes += len(raw)
 
     def _leaf(self, found: NodeFound, seq: int, blocks_used: int) -> Leaf:
