@@ -1,13 +1,29 @@
-"""What all tests share: a closing line that says what was skipped, and why."""
+"""What all tests share: closing lines that say how many crash states were judged, and what was skipped."""
 
 from collections import Counter
 
 import pytest
 from hypothesis import settings
 
+from instruments.state_share import share_of
+
 # A busy machine is no failure: how long an example may take is the business of benchmarks.
 settings.register_profile("bcached", deadline=None)
 settings.load_profile("bcached")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Too few crash states in a whole run of the tests that judge them are a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    line, suffices = share_of(reporter.stats.get("passed", []))
+    if line:
+        reporter.ensure_newline()
+        reporter.write_line(line, bold=True, red=not suffices)
+    if not suffices:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -49,8 +49,14 @@ class Tally:
     openings: int = 0
     check_every: int = 1  # of the openings
     complaints: list[tuple[str, Complaint]] = field(default_factory=list)  # where, what
+    prints: set[int] = field(default_factory=set)  # of the states judged here: each counts once
+
+    def __getstate__(self) -> dict[str, object]:
+        """What another process wants to know."""
+        return vars(self) | {"prints": set()}
 
     def add(self, other: "Tally") -> None:
+        """Add what was looked at in another case: its states are none of these."""
         self.stories += other.stories
         self.moments += other.moments
         self.states += other.states
@@ -65,7 +71,8 @@ class Tally:
         self.stories += 1
         self.moments += judge.moments
         self.states += judge.states
-        self.distinct += judge.distinct
+        self.distinct += len(judge.prints - self.prints)
+        self.prints |= judge.prints
         self.openings += judge.memo.results
         if wrong is not None:
             self.complaints.append((where, wrong))
@@ -153,10 +160,10 @@ def images_after_cuts(story: KeyStory, random: Random, wanted: int) -> Iterator[
 
 
 def explore_workload(
-    workload: Sequence[str], base: Base, seed: int, *, states: int, check_every: int = 1
+    workload: Sequence[str], base: Base, seed: int, *, states: int, tally: Tally | None = None
 ) -> Tally:
-    """The states that cuts leave of the last operation of a workload."""
-    tally = Tally(check_every=check_every)
+    """The states that cuts leave of the last operation of a workload; one of several in a tally, if given."""
+    tally = tally or Tally()
     with determined(seed), TemporaryDirectory() as folder:
         story, since = told(play(base, workload, seed, Path(folder)))
         tally.judge(story, f"{' '.join(workload)}, seed {seed}", seed, states, since)

@@ -93,14 +93,10 @@ class KeyJudge:
         self.states_a_moment = states_a_moment
         self.states = 0
         self.moments = 0
-        self.prints: set[int] = set()  # of the states so far
+        self.prints: set[int] = set()  # of the states so far: other bytes, or another promise
+        self._base = hash(tuple(bytes(log.base) for log in story.logs))
         self.memo: ReadMemo[Verdict] = ReadMemo()
         self._certain: tuple[object, dict[Read, int]] = (None, {})
-
-    @property
-    def distinct(self) -> int:
-        """How many different states there were: other bytes, or another promise."""
-        return len(self.prints)
 
     def complaints(self, from_moment: int = 0) -> Iterator[Complaint]:
         """Draw states at all moments, and tell which must not be."""
@@ -111,7 +107,7 @@ class KeyJudge:
             promised = self.story.keys.promised_at(last)
             for number, drawn in enumerate(draw_states(walks, self.random, self.states_a_moment)):
                 self.states += 1
-                self.prints.add(hash((promised, *map(print_of, drawn))))
+                self.prints.add(hash((self._base, promised, *map(print_of, drawn))))
                 found = self.complaint(drawn, first, last)
                 if found:
                     yield Complaint(last, number, found, [state.image() for state in drawn])
