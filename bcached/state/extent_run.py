@@ -83,45 +83,46 @@ class Run:
 
     def cut(self, place: int, start: int, end: int) -> list[Key]:
         """Remove [start, end) from the extent at place, which ends behind start, on; what is gone."""
-        removed = []
-        if self.start(place) < start and self.start(place) < end:
+        ends, removed = self.ends, []
+        if self.start(place) < start:
             removed.append(self.piece(place, start, end))
-            if self.ends[place] > end:  # out of the middle: two are left
-                self.insert(place, self.ends[place], self.heads[place], self.words(place))
+            if ends[place] > end:  # out of the middle: two are left
+                self.insert(place, ends[place], self.heads[place], self.words(place))
                 self._cut_front(place + 1, end)
             self._cut_back(place, start)
             place += 1
-        whole = bisect_right(self.ends, end, place)
-        removed += [self.piece(gone, start, end) for gone in range(place, whole)]
-        self._delete(place, whole)
-        if place < len(self.ends) and self.start(place) < end:
+        if place < len(ends) and ends[place] <= end:
+            whole = bisect_right(ends, end, place)
+            removed += [self.piece(gone, start, end) for gone in range(place, whole)]
+            self._delete(place, whole)
+        if place < len(ends) and self.start(place) < end:
             removed.append(self.piece(place, start, end))
             self._cut_front(place, end)
         return removed
 
     def merge(self, place: int, bucket_sectors: int) -> bool:
-        """Make the extent at place and the one before it one, if they continue each other everywhere."""
-        if not self.extend(
-            place - 1, self.start(place), self.heads[place], self.words(place), bucket_sectors
-        ):
+        """Make the extent at place and the one before it, which ends where it begins, one, if they may be."""
+        if not self.extend(place - 1, self.heads[place], self.words(place), bucket_sectors):
             return False
         self._delete(place, place + 1)
         return True
 
-    def extend(self, place: int, start: int, head: int, words: tuple[int, ...], bucket_sectors: int) -> bool:
-        """Make the extent at place longer by one that begins at start, if that continues it everywhere."""
+    def extend(self, place: int, head: int, words: tuple[int, ...], bucket_sectors: int) -> bool:
+        """Make the extent at place longer by one that begins at its end, if that continues it everywhere."""
         ours = self.heads[place]
-        sectors = ours >> SIZE_SHIFT & SIZE_LIMIT
-        more = head >> SIZE_SHIFT & SIZE_LIMIT
-        if self.ends[place] != start or (ours ^ head) & ALIKE or sectors + more > SECTORS_MAX:
+        if (ours ^ head) & ALIKE:
             return False
+        sectors = ours >> SIZE_SHIFT & SIZE_LIMIT
         step = sectors << SECTOR_SHIFT
-        for mine, other in zip(self.words(place), words, strict=True):
+        for column, word in zip(self.pointers, words):  # noqa: B905 (others of the run may have more copies)
             # An extent never crosses a bucket, so no two are merged across a boundary.
-            if mine + step != other or (other >> SECTOR_SHIFT & SECTOR_LIMIT) % bucket_sectors == 0:
+            if column[place] + step != word or (word >> SECTOR_SHIFT & SECTOR_LIMIT) % bucket_sectors == 0:
                 return False
+        more = head >> SIZE_SHIFT & SIZE_LIMIT
+        if sectors + more > SECTORS_MAX:
+            return False
         self.heads[place] = ours + (more << SIZE_SHIFT)
-        self.ends[place] = start + more
+        self.ends[place] += more
         return True
 
     def divide(self, sector: int) -> int:

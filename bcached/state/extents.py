@@ -201,18 +201,19 @@ class Extents:
         """Cut [start, end) out, from the extent at place on; those before it do not reach there."""
         removed: list[Key] = []
         self.was_divided = False
-        inode = self._runs[index].inode
-        while index < len(self._runs) and self._runs[index].inode == inode:
-            run = self._runs[index]
-            goes_on = run.ends[-1] < end
-            words_before, keys_before = run.word_count, len(run)
+        runs, inode = self._runs, self._runs[index].inode
+        while index < len(runs) and runs[index].inode == inode:
+            run = runs[index]
+            ends = run.ends
+            last, keys_before, words_before = ends[-1], len(ends), run.word_count
             removed += run.cut(place, start, end)
-            self.word_count += run.word_count - words_before
-            more = len(run) - keys_before
-            self.key_count += more
+            more = len(ends) - keys_before
+            if more or ends[-1] != last:
+                self.word_count += run.word_count - words_before
+                self.key_count += more
+                index = self._settle(index)
             self.was_divided = more > 0
-            index = self._settle(index)
-            if not goes_on:
+            if last >= end:
                 break
             place = 0
         return removed
@@ -224,7 +225,7 @@ class Extents:
             del self._runs[index], self._lasts[index]
             return index
         self._lasts[index] = run.inode << INODE_SHIFT | run.ends[-1]
-        if len(run) <= RUN_KEYS_MAX:
+        if len(run.ends) <= RUN_KEYS_MAX:
             return index + 1
         upper = run.split()
         self._runs.insert(index + 1, upper)
@@ -251,12 +252,7 @@ class Extents:
             runs.insert(index, run)
             self._lasts.insert(index, inode << INODE_SHIFT | end)
         ends, within = run.ends, self._merge_within
-        if (
-            within
-            and place
-            and ends[place - 1] == start
-            and run.extend(place - 1, start, head, words, within)
-        ):
+        if within and place and ends[place - 1] == start and run.extend(place - 1, head, words, within):
             place -= 1
         else:
             run.insert(place, end, head, words)
