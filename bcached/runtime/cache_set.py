@@ -16,6 +16,7 @@ from bcached.format.superblock import Replacement
 from bcached.keys import POINTERS_MAX, Key
 from bcached.runtime.conditions import Fact
 from bcached.runtime.index import Index
+from bcached.runtime.lookups import Lookups
 from bcached.runtime.quarantine import Quarantine
 from bcached.runtime.services import Services
 from bcached.runtime.snapshot import take_snapshot
@@ -26,6 +27,7 @@ from bcached.state.explanation import explain
 from bcached.state.gathering import Extents, WholeBuckets, Work
 from bcached.state.geometry import Geometry
 from bcached.state.invariants import content, violations
+from bcached.state.leaf_pointers import live_counts
 from bcached.state.open_buckets import Extent
 from bcached.state.reservations import ExtentRequest, Holder
 from bcached.state.reserves import Reserve
@@ -71,6 +73,7 @@ class CacheSet:
         self.services = services
         self.sectors = sectors
         self.index = index
+        self.lookups = Lookups(index.btree, sectors, services)
         self.tasks = tasks
         self.lease_path = lease_path
         self.holders = holders
@@ -297,7 +300,8 @@ class CacheSet:
             self.members,
             self.journal,
             self.sectors,
-            self.index,
+            self.index.btree,
+            self.lookups,
             self.services,
             self.tasks,
             holders=len(self.holders),
@@ -319,14 +323,16 @@ class CacheSet:
             {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
             for member in self.members
         ]
-        places = {State.UUID: self._volumes.table_places(), State.BTREE: self.index.buckets.places}
+        places = {State.UUID: self._volumes.table_places(), State.BTREE: self.index.changes.buckets.places}
         for state, taken in places.items():
             for device, bucket in taken:
                 metadata[device][state].add(bucket)
         found = violations(self.sectors, [*self.holders, *self.quarantine.holders()], metadata)
-        counted = self.index.counted()
-        for member, counts in zip(self.members, counted or (), strict=counted is not None):
-            found += content(member.cache, *counts)
+        tree = self.index.btree.tree
+        if tree.is_whole:  # else it would take reading the rest
+            caches = self.sectors.caches
+            for cache, counts in zip(caches, live_counts(tree.leaves, caches), strict=True):
+                found += content(cache, *counts)
         return found
 
     def explain(self) -> list[str]:

@@ -19,9 +19,8 @@ from bcached.runtime.index import Index
 from bcached.runtime.moving_collector import MovingCollector
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
-from bcached.state.btree_node import Leaf, key_of, position_at
-from bcached.state.census import GEN_HALF, GEN_MASK
-from bcached.state.key_rows import KeyRows, Numbers
+from bcached.state.btree_node import Interior, Leaf, key_of, position_at
+from bcached.state.leaf_pointers import copies, leaf_pointers
 from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
@@ -53,16 +52,19 @@ class GarbageCollector:
         before_gens_count: Callable[[], None],
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
+        self.mover = mover
         self.found: dict[str, int] = {}  # by the last round
         self.leaves_rewritten = 0
         self._members = members
+        self._caches = [member.cache for member in members]
         self._journal = journal
         self._index = index
+        self._changes = index.changes
         self._btree: Btree = index.btree
-        self.mover = mover
         self._holders = holders
         self._services = services
         self._before_gens_count = before_gens_count
+        self._outdated: list[Interior] = []  # nodes that name buckets which have long been used again
         self._slice_begun = 0.0
         self._looked = 0.0  # at the clock
         services.node_writers.add(self)
@@ -93,18 +95,19 @@ class GarbageCollector:
         services = self._services
         services.in_gc_round = True
         nodes, moved, rewritten = (
-            len(self._index.buckets.places),
+            len(self._changes.buckets.places),
             self.mover.moved_sectors,
             self.leaves_rewritten,
         )
         begun = services.clock()
         await self.collect()
+        await self._rewrite_outdated()
         await self._tidy()
         if services.options.moving_gc and services.refusal is None:
             await self.mover.move()
         self.found |= {
             "leaves_rewritten": self.leaves_rewritten - rewritten,
-            "nodes_saved": max(nodes - len(self._index.buckets.places), 0),
+            "nodes_saved": max(nodes - len(self._changes.buckets.places), 0),
             "sectors_moved": self.mover.moved_sectors - moved,
             "milliseconds": int((services.clock() - begun) * 1000),
         }
@@ -123,7 +126,7 @@ class GarbageCollector:
         try:
             await self._mark_all()
         finally:
-            self._index.live.marking = None
+            self._changes.live.marking = None
             services.collecting = False
         services.collection_ended()
         services.runs[trigger] += 1
@@ -136,15 +139,15 @@ class GarbageCollector:
         markings = [Marking(member.cache) for member in self._members]
         await self._in_slices(_begin(markings))
         # From here on whatever goes is marked as it goes, so it does not matter when it is looked at.
-        self._index.live.marking = lambda device, bucket, gen: markings[device].mark_pointer(bucket, gen)
-        through = self._index.last_change_seq
+        self._changes.live.marking = lambda device, bucket, gen: markings[device].mark_pointer(bucket, gen)
+        through = self._changes.newest_seq
         await self._mark_leaves(markings)
         await self._in_slices(self._mark_others(markings))
         while self._journal.oldest_kept_seq <= through:
             await self._btree.write_through(self._journal.accepted_seq)
             await self._journal.commit()
         self._before_gens_count()
-        self._index.live.marking = None
+        self._changes.live.marking = None
         await self._in_slices(_finish(markings))
 
     async def _in_slices(self, work: Generator[None, None, None]) -> None:
@@ -167,19 +170,12 @@ class GarbageCollector:
 
     def _mark_leaf(self, leaf: Leaf, markings: list[Marking]) -> bool:
         """Mark what a leaf names; whether it should be written anew without what is stale."""
-        rows = KeyRows()
-        rows.add(leaf.live)
         pointers = stale = oldest = 0
-        for chunk in rows.chunks():
-            pointers += len(chunk)
-            for device, (member, marking) in enumerate(zip(self._members, markings, strict=True)):
-                of_member = chunk if len(markings) == 1 else chunk.where(chunk.devices == device)
-                buckets = of_member.places // member.cache.geometry.bucket_sectors
-                marking.mark_pointers(buckets, of_member.gens)
-                behind = (member.cache.table.gens_array[buckets] - of_member.gens) & GEN_MASK
-                behind[behind > GEN_HALF] = 0
-                stale += int(np.count_nonzero(behind))
-                oldest = max(oldest, int(behind.max(initial=0)))
+        for part in leaf_pointers([leaf], self._caches):
+            markings[part.device].mark_pointers(part.buckets, part.rows.gens)
+            pointers += len(part.rows)
+            stale += int(np.count_nonzero(part.behind))
+            oldest = max(oldest, int(part.behind.max(initial=0)))
         self.found["pointers"] += pointers
         self.found["stale_pointers"] += stale
         return oldest > STALE_GENS_MAX or stale * 2 > pointers
@@ -201,7 +197,7 @@ class GarbageCollector:
 
     async def _forget_copies(self, leaf: Leaf) -> None:
         """Take the stale ones out of keys that have a good copy, too: a bucket would be kept back by them."""
-        total, good = self._copies(leaf)
+        total, good = copies(leaf, self._caches)
         some = np.flatnonzero((good > 0) & (good < total)).tolist()
         keys = list(leaf.live.keys_at(some))
         with suppress(NoFreeBuckets):
@@ -209,33 +205,23 @@ class GarbageCollector:
                 await self._index.forget_copies(keys[start : start + DROPPED_KEYS], PATIENCE_S)
                 await self._breathe()
 
-    def _copies(self, leaf: Leaf) -> tuple[Numbers, Numbers]:
-        """How many copies each key of a leaf has, and how many of them are good."""
-        rows = KeyRows()
-        rows.add(leaf.live)
-        total, good = np.zeros(rows.key_count, np.int64), np.zeros(rows.key_count, np.int64)
-        for chunk in rows.chunks():
-            np.add.at(total, chunk.keys, 1)
-            for device, member in enumerate(self._members):
-                of_member = chunk.where(chunk.devices == device)
-                buckets = of_member.places // member.cache.geometry.bucket_sectors
-                current = member.cache.table.gens_array[buckets] == of_member.gens
-                np.add.at(good, of_member.keys[current], 1)
-        return total, good
-
     def _stale_keys(self, leaf: Leaf) -> list[Key]:
         """The keys of a leaf none of whose pointers is good any more."""
-        _, good = self._copies(leaf)
+        _, good = copies(leaf, self._caches)
         return list(leaf.live.keys_at(np.flatnonzero(good == 0).tolist()))
 
     def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
         """Mark metadata and what connections hold."""
+        staleness, outdated = self._changes.buckets.staleness, dict[Interior, None]()
         for interior in list(self._btree.tree.interiors()):
             keys = [*map(key_of, interior.children), *interior.replaced]
             for start in range(0, len(keys), NODES_A_SLICE):
                 for key in keys[start : start + NODES_A_SLICE]:
                     self._mark_key(key, markings)
+                    if staleness(key.pointers[0]) > STALE_GENS_MAX:
+                        outdated[interior] = None
                 yield
+        self._outdated = list(outdated)
         for key in (self._journal.uuid_bucket, self._journal.root):
             self._mark_key(key, markings)
         yield
@@ -255,6 +241,13 @@ class GarbageCollector:
                 yield
 
     # Tidying
+
+    async def _rewrite_outdated(self) -> None:
+        """Write interior nodes anew without the nodes they replaced: those keep back the gens of buckets."""
+        for interior in self._outdated:
+            await self._btree.rewrite(interior)
+            await self._breathe()
+        self._outdated = []
 
     async def _tidy(self) -> None:
         """Make neighbours one that together fill less, level by level, and the tree lower if it can be."""

@@ -26,6 +26,7 @@ from bcached.runtime.garbage_collector import GarbageCollector
 from bcached.runtime.index import Index
 from bcached.runtime.journal_writer import NAME as JOURNAL_WRITER
 from bcached.runtime.journal_writer import JournalWriter
+from bcached.runtime.key_changes import KeyChanges
 from bcached.runtime.leaf_writer import LeafWriter
 from bcached.runtime.moving_collector import MovingCollector
 from bcached.runtime.node_buckets import NodeBuckets
@@ -166,9 +167,10 @@ class Life:
         sectors = SectorAllocator([member.cache for member in members])
         services = Services(self.options, sectors, precise_clock(), self._after_step)
         holders: set[Holder] = set()
-        index = self._index(opened, sectors, services)
+        changes = self._key_changes(opened, sectors, services)
+        index = Index(changes, sectors, services)
         mover = MovingCollector(members, sectors, index, services)
-        leaf_writer = LeafWriter(index.btree, journal, index.live, services)
+        leaf_writer = LeafWriter(index.btree, journal, changes.live, services)
         tasks = Tasks(
             [Allocator(member, services) for member in members],
             PrioWriter(members, journal, leaf_writer, services),
@@ -180,12 +182,12 @@ class Life:
         maps = [MappedGens(number, file.path, file.size_bytes) for number, file in enumerate(self._files)]
         return CacheSet(members, journal, volumes, sectors, index, holders, services, tasks, maps, lease_path)
 
-    def _index(self, opened: OpenedSet, sectors: SectorAllocator, services: Services) -> Index:
+    def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, services: Services) -> KeyChanges:
         tree, journal = opened.index.tree, opened.journal
         buckets = NodeBuckets(sectors, services, tree.node_keys())
         # Never from options.seed: a bset of an earlier life with the same seq would be taken for one of this.
         btree = Btree(tree, opened.index.io, buckets, journal, SystemRandom(), self.options.index_bytes)
-        return Index(btree, journal, sectors, opened.index.live, buckets, services)
+        return KeyChanges(btree, journal, sectors, opened.index.live, buckets, services)
 
     def run_tasks(self, group: asyncio.TaskGroup) -> None:
         """Bring the set to life."""

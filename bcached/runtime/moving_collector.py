@@ -20,7 +20,7 @@ from bcached.runtime.slices import run_sliced
 from bcached.state.btree_node import Leaf
 from bcached.state.bucket_table import COUNT_BUCKETS, Bools, State
 from bcached.state.cache import Cache
-from bcached.state.key_rows import KeyRows
+from bcached.state.leaf_pointers import leaf_pointers
 from bcached.state.reservations import Holder
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
@@ -48,8 +48,6 @@ class MovingCollector:
         self, members: list[Member], sectors: SectorAllocator, index: Index, services: Services
     ) -> None:
         self.moved_sectors = 0
-        self.moved_keys = 0
-        self.overtaken = 0  # keys that were overwritten while they were copied
         self._members = members
         self._sectors = sectors
         self._index = index
@@ -91,15 +89,10 @@ class MovingCollector:
 
     def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:
         """The keys of a leaf that lie, with any copy, in one of the chosen buckets."""
-        rows = KeyRows()
-        rows.add(leaf.live)
         numbers: set[int] = set()
-        for chunk in rows.chunks():
-            for device, (member, buckets) in enumerate(zip(self._members, chosen, strict=True)):
-                of_member = chunk.where(chunk.devices == device)
-                places = of_member.places // member.cache.geometry.bucket_sectors
-                current = member.cache.table.gens_array[places] == of_member.gens
-                numbers.update(of_member.keys[buckets[places] & current].tolist())
+        for part in leaf_pointers([leaf], self._sectors.caches):
+            is_in = chosen[part.device][part.buckets] & part.is_current
+            numbers.update(part.rows.keys[is_in].tolist())
         return list(leaf.live.keys_at(sorted(numbers)))
 
     async def _move(self, holder: Holder, keys: list[Key]) -> bool:
@@ -122,18 +115,17 @@ class MovingCollector:
             except NoFreeBuckets:
                 return False  # the index has worse to do than to move; what was copied is given back
             if self._index.replace(holder, move.old, move.new):
-                self.moved_keys += 1
                 self.moved_sectors += move.new.sectors
-            else:
-                self.overtaken += 1
+            else:  # it was overwritten while it was copied
                 self._sectors.release(holder, [move.new])
         return bool(moves)
 
     def _is_movable(self, key: Key) -> bool:
         """Whether all copies are good, and whole blocks of a volume that is still there."""
-        index = self._index
         whole = (key.offset | key.sectors) % self._members[0].cache.geometry.block_sectors == 0
-        return whole and key.inode in self._sectors.inodes and all(map(index.is_current, key.pointers))
+        return (
+            whole and key.inode in self._sectors.inodes and all(map(self._sectors.is_current, key.pointers))
+        )
 
     def _prepare(self, holder: Holder, key: Key) -> Move | None:
         """Sectors for a copy, as many as one bucket gives, the old ones pinned meanwhile; None: no room."""
@@ -147,7 +139,7 @@ class MovingCollector:
         return Move(old, Key(new.inode, new.offset, new.sectors, key.dirty, new.pointers))
 
     async def _copy(self, move: Move) -> None:
-        source = next(pointer for pointer in move.old.pointers if self._index.is_current(pointer))
+        source = next(pointer for pointer in move.old.pointers if self._sectors.is_current(pointer))
         length = move.old.sectors * SECTOR_BYTES
         device = self._members[source.device].block_device
         data = await device.read(source.sector * SECTOR_BYTES, length)

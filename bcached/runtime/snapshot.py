@@ -1,13 +1,14 @@
 """The statistics of a set, gathered at one instant from where they are counted."""
 
 from bcached.format.bkey import WORD_BYTES
-from bcached.runtime.index import Index
+from bcached.runtime.lookups import Lookups
 from bcached.runtime.services import Services
 from bcached.runtime.tasks import Tasks
 from bcached.state.bucket_table import State
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
 from bcached.state.statistics import IndexStatistics, MemberStatistics, SetStatistics
+from bcached.store.btree import Btree
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 
@@ -16,7 +17,8 @@ def take_snapshot(
     members: list[Member],
     journal: Journal,
     sectors: SectorAllocator,
-    index: Index,
+    btree: Btree,
+    lookups: Lookups,
     services: Services,
     tasks: Tasks,
     *,
@@ -48,9 +50,9 @@ def take_snapshot(
         sectors_to_gc=services.sectors_to_gc,
         min_prio=services.min_prio,
         journal_seq=journal.seq,
-        index=_index(index, tasks),
-        lookups=index.lookups,
-        lookup_hits=index.lookup_hits,
+        index=_index(btree, tasks),
+        lookups=lookups.count,
+        lookup_hits=lookups.hits,
         checksum_errors={},
         wait=services.queue.waits.copy(),
         prio_write=tasks.prio_writer.durations.copy(),
@@ -60,8 +62,7 @@ def take_snapshot(
     )
 
 
-def _index(index: Index, tasks: Tasks) -> IndexStatistics:
-    btree = index.btree
+def _index(btree: Btree, tasks: Tasks) -> IndexStatistics:
     tree, io = btree.tree, btree.io
     return IndexStatistics(
         levels=tree.root.level + 1,

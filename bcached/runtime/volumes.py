@@ -85,7 +85,7 @@ class Volumes:
             entries = self._table.without_volume(inode)
             if not force:
                 await self._refuse_if_dirty(inode)  # a volume that stays is there for its clients meanwhile
-            self._sectors.inodes.discard(inode)
+            self._sectors.inodes.pop(inode, None)
             try:
                 if not force:
                     await self._refuse_if_dirty(inode)  # what came in while it was looked at before
@@ -163,5 +163,7 @@ class Volumes:
 
     def _tell_inodes(self) -> None:
         volumes = self.volumes()
-        self._sectors.inodes = {volume.inode for volume in volumes}
-        self._sectors.always_dirty = {volume.inode for volume in volumes if volume.flash_only}
+        self._sectors.inodes = {volume.inode: volume.uuid for volume in volumes}
+        self._sectors.flash_sectors = {
+            volume.inode: volume.sectors for volume in volumes if volume.flash_only
+        }

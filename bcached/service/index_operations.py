@@ -30,7 +30,8 @@ class IndexOperations:
     def __init__(self, cache_set: CacheSet) -> None:
         self._set = cache_set
         self._index = cache_set.index
-        self._try_lookup = cache_set.index.try_lookup
+        self._lookups = cache_set.lookups
+        self._try_lookup = cache_set.lookups.try_lookup
         self._durability = Durability(cache_set.index)
         self._block_mask = cache_set.geometry.block_sectors - 1  # a block is a power of two
         changing: dict[str, Run] = {
@@ -117,7 +118,7 @@ class IndexOperations:
         touch = asked.touch is not False
         found = self._try_lookup(asked.inode, asked.offset, asked.sectors, limit=limit, pin=pin, touch=touch)
         if found is None:
-            looking = self._index.lookup(
+            looking = self._lookups.lookup(
                 asked.inode, asked.offset, asked.sectors, limit=limit, pin=pin, touch=touch
             )
             return Later(looking, lambda found: messages.Found(tuple(found.keys), found.next), for_asker=True)
@@ -154,7 +155,7 @@ class IndexOperations:
         for one in asked.requests:
             if (one.offset | one.sectors) & self._block_mask:
                 refuse_unaligned(one, self._block_mask)
-        lookups = ManyLookups(self._index, session.holder, asked.requests)
+        lookups = ManyLookups(self._lookups, session.holder, asked.requests)
         lookups.begin()
         if lookups.are_done:
             return lookups.results()
@@ -162,7 +163,7 @@ class IndexOperations:
 
     def unpin(self, session: Session, asked: messages.Unpin) -> Outcome:
         """Keys that were pinned are read."""
-        self._index.unpin(session.holder, asked.keys)
+        self._lookups.unpin(session.holder, asked.keys)
         return DONE
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bcached.errors import RequestError
 from bcached.keys import Key
-from bcached.runtime.index import Found, Index
+from bcached.runtime.lookups import Found, Lookups
 from bcached.state.reservations import Holder
 from bcached.wire import messages
 
@@ -18,8 +18,8 @@ class ManyLookups:
     If one is refused, all are, and nothing stays pinned.
     """
 
-    def __init__(self, index: Index, holder: Holder, requests: Sequence[messages.Lookup]) -> None:
-        self._index = index
+    def __init__(self, lookups: Lookups, holder: Holder, requests: Sequence[messages.Lookup]) -> None:
+        self._lookups = lookups
         self._holder = holder
         self._requests = requests
         self._keys: list[tuple[Key, ...]] = []
@@ -68,7 +68,7 @@ class ManyLookups:
     def _try(self, asked: messages.Lookup) -> Found | None:
         if not self._left:
             return Found([], asked.offset)
-        return self._index.try_lookup(
+        return self._lookups.try_lookup(
             asked.inode,
             asked.offset,
             asked.sectors,
@@ -78,7 +78,7 @@ class ManyLookups:
         )
 
     async def _wait_for(self, asked: messages.Lookup) -> Found:
-        return await self._index.lookup(
+        return await self._lookups.lookup(
             asked.inode,
             asked.offset,
             asked.sectors,
@@ -96,4 +96,4 @@ class ManyLookups:
 
     def _unpin(self) -> None:
         if self._pinned:
-            self._index.unpin(self._holder, self._pinned)
+            self._lookups.unpin(self._holder, self._pinned)

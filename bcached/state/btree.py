@@ -60,6 +60,11 @@ class Tree:
         """Where the last leaf ends."""
         return bound_of(self.root.key)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is in memory."""
+        return not any(isinstance(child, Key) for node in self.interiors() for child in node.children)
+
     # Looking
 
     def find(self, inode: int, sector: int) -> Leaf | Missing:

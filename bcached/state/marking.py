@@ -3,8 +3,6 @@
 It works in columns of its own while buckets are given out and taken back, and changes nothing before
 `finish`; one that is broken off leaves no trace. A gen noted here can only be too old, never too new:
 a pointer made meanwhile carries its bucket's gen of now, which is at least the one noted at the start.
-
-Until there is an index, the pointers are those of metadata and those that connections hold.
 """
 
 from collections.abc import Generator

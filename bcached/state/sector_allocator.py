@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
 from typing import TypeVar
+from uuid import UUID
 
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
@@ -28,15 +29,15 @@ OPEN = int(State.OPEN)
 class SectorAllocator:
     """The open buckets of a set, and what connections hold of them.
 
-    inodes names the volumes there are, always_dirty those whose data is never clean (flash-only ones).
+    inodes has the uuid of each volume, flash_sectors the size of those that are flash-only: never clean.
     """
 
     def __init__(self, caches: Sequence[Cache]) -> None:
         geometry = caches[0].geometry
         self.caches = caches
         self.open_buckets = OpenBuckets(geometry.bucket_sectors, geometry.block_sectors)
-        self.inodes: set[int] = set()
-        self.always_dirty: set[int] = set()
+        self.inodes: dict[int, UUID] = {}
+        self.flash_sectors: dict[int, int] = {}
         self.gathering: set[Holder] = set()  # of requests that wait for more
         self.allocated_sectors = 0
         self.reserved_sectors = 0  # each copy counted
@@ -66,7 +67,7 @@ class SectorAllocator:
             raise NoSuchVolume(inode)
         if holder.total + replicas > holder.limit or holder.owner is not None:
             holder.check_room(replicas)
-        kind = replicas * 2 + (inode in self.always_dirty)
+        kind = replicas * 2 + (inode in self.flash_sectors)
         slot = self.open_buckets.choose(kind, inode, offset, write_point)
         if slot.sectors_free == 0 or slot.kind != kind:
             reserve = Reserve.MOVINGGC if moving else Reserve.NONE
@@ -200,6 +201,10 @@ class SectorAllocator:
             if gen != pointer.gen:
                 raise StaleKey(key, -1 if gen is None else gen)
 
+    def is_current(self, pointer: Pointer) -> bool:
+        """Whether a pointer has its bucket's gen of now."""
+        return self.gen_of(pointer) == pointer.gen
+
     def gen_of(self, pointer: Pointer) -> int | None:
         """The gen of a pointer's bucket now; None where there is no such bucket."""
         if not 0 <= pointer.device < len(self.caches):
@@ -216,7 +221,7 @@ class SectorAllocator:
         found: list[Key] = []
         for key in keys:
             if len(key.pointers) != 1:
-                pointers = tuple([it for it in key.pointers if self.gen_of(it) == it.gen])
+                pointers = tuple(filter(self.is_current, key.pointers))
                 if pointers:
                     found.append(Key(key.inode, key.offset, key.sectors, key.dirty, pointers))
                     if touch:
@@ -236,7 +241,7 @@ class SectorAllocator:
         """The buckets of these keys were used: as far as they still are the keys', they are worth most."""
         for key in keys:
             for pointer in key.pointers:
-                if self.gen_of(pointer) == pointer.gen:
+                if self.is_current(pointer):
                     table = self.caches[pointer.device].table
                     bucket = pointer.sector // self._bucket_sectors
                     if table.states[bucket] >= State.OPEN:
@@ -257,7 +262,7 @@ class SectorAllocator:
         ended: list[Place] = []
         for key in keys:
             for pointer, place in zip(key.pointers, self._places(key), strict=True):
-                if self.gen_of(pointer) != pointer.gen or not holder.end_read(place):
+                if not self.is_current(pointer) or not holder.end_read(place):
                     for again in ended:
                         holder.read(again)
                     raise NotReserved(key)

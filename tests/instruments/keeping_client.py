@@ -115,10 +115,10 @@ class KeepingClient:
 async def check_kept(cache_set: CacheSet, kept: Kept) -> None:
     """Every sector holds what it may hold, and none that was never written holds anything."""
     found: dict[Place, bytes] = {}
-    for inode in {inode for inode, _ in kept.tokens} & cache_set.sectors.inodes - kept.forgotten:
+    for inode in {inode for inode, _ in kept.tokens} & cache_set.sectors.inodes.keys() - kept.forgotten:
         start: int | None = 0
         while start is not None:
-            keys, start = await cache_set.index.lookup(inode, start, (1 << 20) - start, limit=40)
+            keys, start = await cache_set.lookups.lookup(inode, start, (1 << 20) - start, limit=40)
             for key in keys:
                 pointer = key.pointers[0]
                 device = cache_set.members[pointer.device].block_device

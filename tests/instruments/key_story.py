@@ -17,6 +17,7 @@ from bcached.units import SECTOR_BYTES
 from instruments.crash_states import ClockedLog
 from instruments.crash_story import Ledger, Story
 from instruments.key_ledger import KeyLedger, Place, data_of
+from instruments.leaves_away import LeavesAway, TreeFigures
 
 PLAIN, FLASH = 0, 1  # the volumes of most stories
 VOLUME_SECTORS = 1 << 12
@@ -37,7 +38,9 @@ class KeyStory(Story):
         self.was_killed = False
         self.opened_at = 0  # the moment at which the last life was open
         self.skipped: list[range] = []  # moments that are of no interest
+        self.tree = TreeFigures()
         self._holder: Holder | None = None
+        self._leaves: LeavesAway | None = None
 
     @property
     def holder(self) -> Holder:
@@ -113,7 +116,7 @@ class KeyStory(Story):
         """Make clean what a look-up finds."""
         assert self.cache_set is not None
         index = self.cache_set.index
-        found = (await index.lookup(inode, offset, sectors)).keys
+        found = (await self.cache_set.lookups.lookup(inode, offset, sectors)).keys
         if not found:
             return
         low = self.cache_set.journal.seq + 1
@@ -185,7 +188,7 @@ class KeyStory(Story):
         bucket_sectors = cache_set.geometry.bucket_sectors
         for leaf in cache_set.index.btree.tree.leaves:
             for key in leaf.live:
-                if key.dirty or cache_set.index.current(key) is not None:
+                if key.dirty or any(map(cache_set.sectors.is_current, key.pointers)):
                     continue
                 if any((p.device, p.sector // bucket_sectors) in given_up for p in key.pointers):
                     for place in _places(key):
@@ -195,6 +198,7 @@ class KeyStory(Story):
         """A life has begun: what was found is on the devices, and its entries too."""
         self.newest_seq = cache_set.journal.seq
         self._holder, self.pending = None, []
+        self._leaves = LeavesAway(cache_set, self.disks, self.tree)
         self.opened_at = self.clock.now
 
     def some_place(self, random: Random, inode: int) -> Place:

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator
 from typing import TypeVar
+from uuid import UUID
 
 from bcached.format.superblock import Replacement
 from bcached.state.bucket_table import State
@@ -41,7 +42,8 @@ def a_cache(geometry: Geometry = GEOMETRY, device: int = 0, **options: object) -
 def an_allocator(*caches: Cache) -> SectorAllocator:
     """A sector allocator over caches, with volumes 0 to 3, of which 3 is flash-only."""
     sectors = SectorAllocator(caches or [a_cache()])
-    sectors.inodes, sectors.always_dirty = {0, 1, 2, 3}, {3}
+    sectors.inodes = {inode: UUID(int=inode) for inode in range(4)}
+    sectors.flash_sectors = {3: 1 << 40}
     return sectors
 
 

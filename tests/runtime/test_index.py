@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
+from uuid import UUID
 
 import pytest
 
@@ -21,6 +22,7 @@ from bcached.errors import (
 )
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.garbage_collector import STALE_GENS_MAX
 from bcached.runtime.lifetime import running
 from bcached.state.bucket_table import State
 from bcached.state.reservations import Holder
@@ -75,7 +77,7 @@ class Story:
 
     async def clean(self, inode: int, offset: int, sectors: int) -> None:
         """Make clean what a look-up finds; what moved meanwhile stays dirty."""
-        keys, _ = await self.cache_set.index.lookup(inode, offset, sectors)
+        keys, _ = await self.cache_set.lookups.lookup(inode, offset, sectors)
         cleaned, self.newest = await self.cache_set.index.mark_clean(keys, 10.0)
         for key, is_clean in zip(keys, cleaned, strict=True):
             for sector in range(key.offset, key.end) if is_clean else ():
@@ -87,7 +89,7 @@ class Story:
         for inode in sorted(self.cache_set.sectors.inodes):
             start: int | None = 0
             while start is not None:
-                keys, start = await self.cache_set.index.lookup(inode, start, SECTORS * 2 - start, limit=50)
+                keys, start = await self.cache_set.lookups.lookup(inode, start, SECTORS * 2 - start, limit=50)
                 for key in keys:
                     for pointer in key.pointers:
                         device = self.cache_set.members[pointer.device].block_device
@@ -121,12 +123,12 @@ async def story_on(
 @in_virtual_time
 async def test_what_was_committed_is_found_until_it_is_dropped(tmp_path: Path) -> None:
     async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
-        index = story.cache_set.index
+        lookups, index = story.cache_set.lookups, story.cache_set.index
         (key,) = await story.write(0, 8, 16, dirty=True)
-        assert (await index.lookup(0, 0, 100)).keys == [key]
+        assert (await lookups.lookup(0, 0, 100)).keys == [key]
         (pointer,) = key.pointers
         part = Key(0, 10, 2, True, (Pointer(0, pointer.sector + 2, pointer.gen),))
-        assert index.try_lookup(0, 10, 2) == ([part], None)
+        assert lookups.try_lookup(0, 10, 2) == ([part], None)
         await story.write(0, 12, 4, dirty=False)
         await story.check()
         await story.drop(0, 0, 14)
@@ -214,9 +216,9 @@ async def test_a_volume_goes_with_its_keys(tmp_path: Path) -> None:
             await story.cache_set.delete_volume(0)
         await story.cache_set.delete_volume(0, force=True)
         with pytest.raises(NoSuchVolume):
-            await story.cache_set.index.lookup(0, 0, 8)
+            await story.cache_set.lookups.lookup(0, 0, 8)
         assert await story.cache_set.create_volume("again") == 0
-        assert (await story.cache_set.index.lookup(0, 0, SECTORS)).keys == []
+        assert (await story.cache_set.lookups.lookup(0, 0, SECTORS)).keys == []
         assert story.cache_set.verify() == []
 
 
@@ -264,17 +266,65 @@ async def test_a_collection_writes_leaves_without_the_keys_that_became_stale(tmp
 
 
 @in_virtual_time
+async def test_a_collection_writes_nodes_without_the_buckets_they_freed_long_ago(tmp_path: Path) -> None:
+    devices = await fresh_members([700], 4 << 10)
+    async with story_on(tmp_path, devices, 1, verify=False) as story:
+        cache_set, tree = story.cache_set, story.cache_set.index.btree.tree
+        for offset in range(0, 8 * 600, 16):
+            await story.write(0, offset, 8, dirty=False)
+        await cache_set.collect_garbage()
+        (root,) = tree.interiors()
+        table = cache_set.members[0].cache.table
+        bucket = next(key.pointers[0].sector // 8 for key in root.replaced)
+        assert table.states[bucket] == State.FREE
+        for _ in range(STALE_GENS_MAX + 1):
+            table.bump(bucket)
+        await cache_set.collect_garbage()
+        await cache_set.collect_garbage()
+        (root,) = tree.interiors()
+        assert bucket not in [key.pointers[0].sector // 8 for key in root.replaced]
+        assert table.last_gc_array[bucket] == table.gens[bucket], "nothing keeps it back"
+        assert story.cache_set.verify() == []
+        await story.check()
+
+
+@in_virtual_time
+async def test_a_key_beyond_the_end_of_a_flash_only_volume_is_refused(tmp_path: Path) -> None:
+    async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
+        end = SECTORS * 2
+        with pytest.raises(InvalidParameter, match=f"ends at sector {end}, and a key at {end + 8}"):
+            await story.write(1, end, 8, dirty=True)
+        await story.write(1, end - 8, 8, dirty=True)
+        await story.write(0, end, 8, dirty=True)
+
+
+@in_virtual_time
+async def test_an_invalidation_ends_with_its_volume_though_another_takes_its_place(tmp_path: Path) -> None:
+    async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
+        cache_set = story.cache_set
+        for offset in range(0, 16 * 600, 16):
+            await story.write(0, offset, 8, dirty=False)
+        dropping = asyncio.ensure_future(cache_set.index.invalidate(0, 0, 16 * 600, 10.0))
+        await asyncio.sleep(0)  # it is after its first step
+        cache_set.sectors.inodes[0] = UUID(int=1)
+        with pytest.raises(NoSuchVolume):
+            await dropping
+        left = (await cache_set.lookups.lookup(0, 0, 16 * 600)).keys
+        assert 0 < len(left) < 600
+
+
+@in_virtual_time
 async def test_a_set_that_is_not_synchronous_keeps_clean_keys_for_as_long_as_it_lives(tmp_path: Path) -> None:
     devices = await fresh_members([1024])
     options = set_options(tmp_path, synchronous=False)
     async with running(devices, options) as cache_set:
         inode = await cache_set.create_volume("scratch")
-        holder, index = cache_set.new_holder("client"), cache_set.index
+        holder, index, lookups = cache_set.new_holder("client"), cache_set.index, cache_set.lookups
         ((key,),) = await cache_set.allocate(holder, [extent(8, inode=inode)], 1.0)
         with pytest.raises(InvalidParameter, match="not synchronous"):
             index.try_commit(holder, [Key(key.inode, key.offset, key.sectors, True, key.pointers)])
         assert index.try_commit(holder, [key]) is not None
-        assert (await index.lookup(inode, 0, 100)).keys == [key]
+        assert (await lookups.lookup(inode, 0, 100)).keys == [key]
         assert cache_set.verify() == []
     async with running(reopened(devices), options) as cache_set:
         assert cache_set.volumes() == []
@@ -285,10 +335,10 @@ async def test_a_key_of_two_copies_is_good_while_one_is(tmp_path: Path) -> None:
     async with story_on(tmp_path, await fresh_members([700, 700]), 1, verify=False) as story:
         (key,) = await story.write(0, 0, 8, dirty=False, replicas=2)
         assert {pointer.device for pointer in key.pointers} == {0, 1}
-        index = story.cache_set.index
-        assert (await index.lookup(0, 0, 8)).keys == [key]
+        lookups = story.cache_set.lookups
+        assert (await lookups.lookup(0, 0, 8)).keys == [key]
         tables = [member.cache.table for member in story.cache_set.members]
         tables[key.pointers[0].device].bump(key.pointers[0].sector // 128)
-        assert [found.pointers for found in (await index.lookup(0, 0, 8)).keys] == [key.pointers[1:]]
+        assert [found.pointers for found in (await lookups.lookup(0, 0, 8)).keys] == [key.pointers[1:]]
         tables[key.pointers[1].device].bump(key.pointers[1].sector // 128)
-        assert (await index.lookup(0, 0, 8)).keys == []
+        assert (await lookups.lookup(0, 0, 8)).keys == []

@@ -32,7 +32,7 @@ async def keys_found(cache_set: CacheSet) -> int:
     found = 0
     start: int | None = 0
     while start is not None:
-        keys, start = await cache_set.index.lookup(0, start, (1 << 40) - start)
+        keys, start = await cache_set.lookups.lookup(0, start, (1 << 40) - start)
         found += len(keys)
     return found
 
@@ -74,7 +74,7 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
         await cache_set.collect_garbage()  # the one before may have found that others took the leaf's place
         await asyncio.sleep(1)  # until nothing is under way
         leaf = await btree.leaf_at(0, 0)
-        written = await btree.io.read(leaf.key, 0, (0, 0), cache_set.index.buckets)
+        written = await btree.io.read(leaf.key, 0, (0, 0), cache_set.index.changes.buckets)
         assert list(leaf.live) == list(written.live)
         assert len(leaf.live) < keys
 
@@ -123,7 +123,7 @@ async def test_very_many_pins_of_a_reader_that_is_gone_end_in_steps(tmp_path: Pa
             )
         start: int | None = 0
         while start is not None:
-            _, start = await cache_set.index.lookup(0, start, 8000 - start, pin=reader)
+            _, start = await cache_set.lookups.lookup(0, start, 8000 - start, pin=reader)
         assert reader.reads_total == 1000
         cache_set.drop_holder(reader, None)
         assert 0 < reader.reads_total < 1000
@@ -162,7 +162,7 @@ async def test_a_set_full_of_dirty_data_without_a_bucket_for_its_index_can_be_em
         assert not cache_set.members[0].cache.table.reclaimable_count
         assert await cache_set.index.invalidate(0, 0, 1 << 20, 5.0) > (0, 0)
         await cache_set.delete_volume(1, force=True)
-        assert await cache_set.index.lookup(0, 0, 1 << 20) == ([], None)
+        assert await cache_set.lookups.lookup(0, 0, 1 << 20) == ([], None)
         await fill(cache_set, 100)
         assert cache_set.verify() == []
 
@@ -279,4 +279,4 @@ async def test_a_stale_copy_of_a_good_key_does_not_keep_its_bucket_back(tmp_path
             await cache_set.collect_garbage()
             await cache_set.collect_garbage()
             assert cache.table.may_bump(bucket), "as often as it is used again"
-        assert await index.lookup(0, 0, 32) == ([Key(0, 0, 32, False, (good,))], None)
+        assert await cache_set.lookups.lookup(0, 0, 32) == ([Key(0, 0, 32, False, (good,))], None)

@@ -37,7 +37,7 @@ async def live_keys(cache_set: CacheSet) -> list[Key]:
         key
         async for leaf in index.btree.leaves()
         for key in leaf.live
-        if all(map(index.is_current, key.pointers))
+        if all(map(cache_set.sectors.is_current, key.pointers))
     ]
 
 
@@ -47,7 +47,7 @@ async def dirty_data(cache_set: CacheSet) -> dict[Place, bytes]:
     for volume in cache_set.volumes():
         start: int | None = 0
         while start is not None:
-            keys, start = await cache_set.index.lookup(volume.inode, start, 1 << 40)
+            keys, start = await cache_set.lookups.lookup(volume.inode, start, 1 << 40)
             for key in filter(lambda key: key.dirty, keys):
                 (pointer,) = key.pointers
                 device = cache_set.members[0].block_device
@@ -132,7 +132,7 @@ async def test_dirty_data_outlives_moving_a_stop_and_a_power_cut(tmp_path: Path,
         before = await dirty_data(cache_set)
         for _ in range(5):
             await cache_set.collect_garbage()
-        moved = cache_set.tasks.garbage_collector.mover.moved_keys
+        moved = cache_set.tasks.garbage_collector.mover.moved_sectors
         assert moved > 0
         assert await dirty_data(cache_set) == before
         assert cache_set.verify() == []

@@ -24,7 +24,7 @@ NOWHERE = (Pointer(CHECK_DEVICE, 0, 0),)
 
 
 async def contents(cache_set: CacheSet, inode: int = 0) -> list[Key]:
-    return (await cache_set.index.lookup(inode, 0, END)).keys
+    return (await cache_set.lookups.lookup(inode, 0, END)).keys
 
 
 def without_places(keys: list[Key]) -> list[tuple[int, int, bool]]:
@@ -134,7 +134,7 @@ async def test_extents_that_are_no_whole_blocks_are_kept_among_others_that_are_m
     async with running(devices, set_options(tmp_path)) as cache_set:
         for _ in range(30):
             await cache_set.collect_garbage()
-        assert cache_set.tasks.garbage_collector.mover.moved_keys > 50
+        assert cache_set.tasks.garbage_collector.mover.moved_sectors > 50
         await check_data(cache_set, keys)
     async with running(devices_again(devices), set_options(tmp_path)) as cache_set:
         await check_data(cache_set, keys)

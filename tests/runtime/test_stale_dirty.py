@@ -45,7 +45,7 @@ async def change(cache_set: CacheSet, holder: Holder, random: Random) -> None:
     elif what < 9:
         await cache_set.index.invalidate(0, offset, 4 * sectors, 20.0)
     else:
-        await cache_set.index.mark_clean((await cache_set.index.lookup(0, offset, sectors)).keys, 20.0)
+        await cache_set.index.mark_clean((await cache_set.lookups.lookup(0, offset, sectors)).keys, 20.0)
 
 
 @pytest.mark.parametrize("seed", range(4))
