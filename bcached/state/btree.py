@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from bcached.keys import Key, Pointer
-from bcached.state.btree_node import Child, Interior, Leaf, Node, bound_of, key_of, position_at
+from bcached.state.btree_node import Child, Interior, Leaf, Node, Unwritten, bound_of, key_of, position_at
 from bcached.state.extents import INODE_SHIFT, NO_LIMIT
 from bcached.state.node_shape import KEY_WORDS_MAX, NodeShape
 from bcached.state.seq_pins import SeqPins
@@ -44,6 +44,7 @@ class Tree:
         self.pins = SeqPins()
         self.leaves: OrderedDict[Leaf, None] = OrderedDict()  # those loaded, used last at the end
         self.wanted: OrderedDict[Leaf, None] = OrderedDict()  # those worth writing out
+        self.owed: dict[int, Unwritten] = {}  # by bound: changes of leaves that are not in memory
         self.unwritten_words = 0
         self.cached_words = 0  # in leaves, those that are unwritten twice
         self._write_at_words = shape.block_words - KEY_WORDS_MAX
@@ -101,6 +102,16 @@ class Tree:
             start = leaf.end_within(inode)
         return keys
 
+    def parts_of(self, key: Key) -> Iterator[tuple[int, Key]]:
+        """A key cut at the bounds of the leaves it belongs to, each part with its leaf's bound."""
+        rest: Key | None = key
+        while rest is not None:
+            found = self.find(rest.inode, rest.offset)
+            bound = bound_of(found.key)
+            inode, end = position_at(bound)
+            part, rest = cut_at(rest, end if inode == key.inode else NO_LIMIT)
+            yield bound, part
+
     # Changing
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
@@ -128,6 +139,21 @@ class Tree:
             self.wanted[leaf] = None
         return removed
 
+    def lay_over(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
+        """Have a leaf that is clean hold changes, whose oldest entry is pinned; what they cut out of it."""
+        assert not leaf.unwritten.oldest_seq
+        words = leaf.word_count
+        removed: list[Key] = []
+        for key in changes.extents:
+            removed += leaf.insert(key, changes.newest_seq)
+        leaf.unwritten.oldest_seq = changes.oldest_seq
+        unwritten_words = leaf.unwritten.extents.word_count
+        self.cached_words += leaf.word_count - words
+        self.unwritten_words += unwritten_words
+        if unwritten_words > self._write_at_words:
+            self.wanted[leaf] = None
+        return removed
+
     # Writing leaves
 
     def unwritten_leaves(self, through_seq: int | None = None) -> list[Leaf]:
@@ -135,6 +161,12 @@ class Tree:
         if through_seq is None:
             return [leaf for leaf in self.leaves if not leaf.is_clean]
         return [leaf for leaf in self.leaves if 0 < leaf.oldest_seq <= through_seq]
+
+    def owed_bounds(self, through_seq: int | None = None) -> list[int]:
+        """The bounds of leaves that would not be clean if they were in memory; through_seq as above."""
+        if through_seq is None:
+            return list(self.owed)
+        return [bound for bound, changes in self.owed.items() if changes.oldest_seq <= through_seq]
 
     def begin_write(self, leaf: Leaf) -> None:
         """Keep apart what is unwritten of a leaf, to write it."""
@@ -194,6 +226,9 @@ class Tree:
         parent.children[index] = node
         if isinstance(node, Leaf):
             self.adopt(node)
+            changes = self.owed.pop(node.bound, None)
+            if changes is not None:
+                self.lay_over(node, changes)
         return True
 
     def evictable(self) -> Iterator[Leaf]:
@@ -203,6 +238,17 @@ class Tree:
     def evict(self, leaf: Leaf) -> None:
         """Let go of a clean leaf: only its key stays."""
         assert leaf.is_clean
+        self._let_go(leaf)
+
+    def set_aside(self, leaf: Leaf) -> None:
+        """Let go of a leaf that is not clean; what is unwritten of it stays, for when it is read again."""
+        assert leaf.writing is None
+        assert not leaf.is_torn
+        self._let_go(leaf)
+        if leaf.unwritten.oldest_seq:
+            self.owed[leaf.bound] = leaf.unwritten
+
+    def _let_go(self, leaf: Leaf) -> None:
         assert not leaf.pins
         parent, index = self.path_to(leaf)[-1]
         assert parent.children[index] is leaf

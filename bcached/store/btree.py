@@ -207,15 +207,19 @@ class Btree:
         await self.write_leaves(list(self.tree.wanted))
         await self.trim()
 
-    async def write_through(self, seq: int) -> None:
+    async def write_through(self, seq: int | None) -> None:
         """Write out the leaves that need an entry as old as seq, so that the journal can let go of it."""
-        while leaves := self.tree.unwritten_leaves(seq):
+        while leaves := self.tree.unwritten_leaves(seq) or await self._owed_leaves(seq):
             await self.write_leaves(leaves)
 
     async def write_all(self) -> None:
         """Write out the leaves until all are clean; nothing is being inserted any more."""
-        while leaves := self.tree.unwritten_leaves():
-            await self.write_leaves(leaves)
+        await self.write_through(None)
+
+    async def _owed_leaves(self, seq: int | None) -> list[Leaf]:
+        """Read some of the leaves that are not clean and not in memory."""
+        bounds = self.tree.owed_bounds(seq)[:EVICTED_LEAVES]
+        return [await self.leaf_at(*position_at(bound - 1)) for bound in bounds]
 
     async def write_leaves(self, leaves: Sequence[Leaf]) -> None:
         """Write out some leaves, those that are appended to at the same time.

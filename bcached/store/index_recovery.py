@@ -2,9 +2,10 @@
 
 Nothing is written. What the journal still holds stays needed until the leaves it belongs to are written out,
 which is done when the set is alive. Order: the gens that the journal's keys name; every node, with what its
-keys say of gens and live sectors; where the nodes lie; and only then, with all gens known, the journal's keys
-one after the other, by the insert that every other key takes, too. A stale key cuts what it overlaps here as
-it did when it was new.
+keys say of gens and live sectors; where the nodes lie; and only then, with all gens known, the journal's
+keys: one after the other they are laid over each other, and the result over the leaves. A stale key cuts what
+it overlaps here as it did when it was new. Keys of the journal are few, but each may have a leaf of its own:
+where memory does not suffice for the leaves, only their changes stay.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from bcached.format.jset import JournalEntry
 from bcached.format.sizes import node_sectors
 from bcached.keys import Key, Pointer
 from bcached.state.btree import Tree
+from bcached.state.btree_node import Unwritten, position_at
 from bcached.state.bucket_table import State
 from bcached.state.census import stale_by
 from bcached.state.extents import Extents
@@ -248,16 +250,35 @@ def _fill_counts(member: Member, recount: Recount) -> None:
 async def _replay(
     index: RecoveredIndex, reader: Btree, entries: Sequence[JournalEntry], progress: Progress
 ) -> None:
-    """Take in the journal's keys in their order."""
+    """Lay the journal's keys over the leaves, of which no more stay than there is memory for."""
+    tree, newest_seq = index.tree, entries[-1].seq
+    changes = await _by_leaf(index, entries, progress)
+    for bound in sorted(changes):
+        leaf = await reader.leaf_at(*position_at(bound - 1))
+        index.live.went(tree.lay_over(leaf, changes.pop(bound)), newest_seq)
+        if not reader.evict() and leaf is not tree.root and not leaf.is_torn:
+            tree.set_aside(leaf)
+
+
+async def _by_leaf(
+    index: RecoveredIndex, entries: Sequence[JournalEntry], progress: Progress
+) -> dict[int, Unwritten]:
+    """The journal's keys, laid over each other in their order and counted, by the bound of their leaf."""
+    tree, live = index.tree, index.live
+    changes: dict[int, Unwritten] = {}
     for entry in entries:
         for key in entry.keys:
             if not key.sectors:
                 continue
-            await reader.load([(key.inode, key.offset, key.end)])
-            removed = reader.insert(key, entry.seq)
-            index.live.went(removed, entry.seq)
-            index.live.came(key)
+            for bound, part in tree.parts_of(key):
+                if bound not in changes:
+                    changes[bound] = Unwritten(Extents(keep_deletions=True), entry.seq)
+                    tree.pins.pin(entry.seq)
+                changes[bound].newest_seq = entry.seq
+                live.went(changes[bound].extents.insert(part), entry.seq)
+                live.came(part)
             index.keys_replayed += 1
             if index.keys_replayed % KEYS_A_REPORT == 0:
                 progress(f"recovering: {index.keys_replayed} keys of the journal replayed")
                 await asyncio.sleep(0)
+    return changes

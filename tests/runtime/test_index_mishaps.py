@@ -79,6 +79,37 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
         assert len(leaf.live) < keys
 
 
+@in_virtual_time
+async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) -> None:
+    (device,) = devices = await fresh_members([1500], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await fill(cache_set, 20_000)
+        await cache_set.index.btree.write_all()
+        for offset in range(0, 8 * 20_000, 8 * 100):  # some of every leaf
+            await cache_set.index.invalidate(0, offset + 2, 8, 10.0)
+        await cache_set.index.flush()
+        live = [cache_set.members[0].cache.table.content(bucket) for bucket in range(1500)]
+        cut_off = device.image()
+    bound = 100_000
+    for life in range(2):
+        options = set_options(tmp_path, verify=False, index_bytes=bound)
+        async with running([MemoryDevice.holding(cut_off)], options) as cache_set:
+            tree = cache_set.index.btree.tree
+            owed = len(tree.owed)
+            assert owed > 20
+            assert tree.cached_bytes < bound + 30_000, "a leaf more"
+            assert [cache_set.members[0].cache.table.content(bucket) for bucket in range(1500)] == live
+            if life == 0:
+                await cache_set.index.btree.write_through(tree.pins.oldest)
+                assert not tree.owed
+                assert tree.pins.oldest is None
+            assert await keys_found(cache_set) == 20_000 - 200
+            assert len(tree.owed) < owed, "what was read holds its changes again"
+        async with running([MemoryDevice.holding(cut_off)], set_options(tmp_path)) as cache_set:
+            assert cache_set.verify() == []
+            assert not cache_set.index.btree.tree.owed
+
+
 def tear_the_root(device: MemoryDevice, root: Interior, block_bytes: int) -> None:
     """As a power cut leaves a bset that was being appended."""
     contents = device.disk.contents

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bcached.device.shared_flush import SharedFlush
 from bcached.device.together import Operation as DeviceOperation
 from bcached.device.together import together
 from bcached.keys import Key
@@ -18,6 +19,8 @@ from bcached.runtime.index import Index
 from bcached.runtime.moving_collector import Move, MovingCollector
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.prio_writer import PrioWriter
+from bcached.state.btree import Tree
+from bcached.state.btree_node import Leaf, Unwritten
 from bcached.state.bucket_table import BucketTable, State
 from bcached.state.cache import Cache
 from bcached.state.live_sectors import LiveSectors
@@ -29,7 +32,6 @@ from bcached.store.btree import Btree
 from bcached.store.btree_io import NodeIo
 from bcached.store.journal import Journal
 from bcached.store.journal_ring import JournalRing
-from bcached.store.membership import MemberFound
 from instruments.exploration import Tally, explore
 from instruments.workloads import (
     OPERATIONS,
@@ -92,17 +94,15 @@ def lets_go_of_entries_whose_leaves_are_not_written(patch: pytest.MonkeyPatch) -
 
 
 def lets_go_of_all_entries_when_opened(patch: pytest.MonkeyPatch) -> None:
-    insert = Btree.insert
+    lay_over = Tree.lay_over
 
-    def unpinned(self: Btree, key: Key, seq: int) -> Any:
-        removed = insert(self, key, seq)
-        leaf = self.tree.find(key.inode, key.offset)
-        if not isinstance(self._journal, Journal) and leaf.unwritten.oldest_seq:  # type: ignore[union-attr]
-            self.tree.pins.unpin(leaf.unwritten.oldest_seq)  # type: ignore[union-attr]
-            leaf.unwritten.oldest_seq = 0  # type: ignore[union-attr]
+    def unpinned(self: Tree, leaf: Leaf, changes: Unwritten) -> list[Key]:
+        removed = lay_over(self, leaf, changes)
+        self.pins.unpin(changes.oldest_seq)
+        leaf.unwritten.oldest_seq = 0
         return removed
 
-    patch.setattr(Btree, "insert", unpinned)
+    patch.setattr(Tree, "lay_over", unpinned)
 
 
 def reuses_journal_buckets_before_their_release_is_durable(patch: pytest.MonkeyPatch) -> None:
@@ -151,27 +151,11 @@ def names_a_root_before_it_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Journal, "set_root", at_once)
 
 
-class Weak:
-    """A device whose durable writes are not."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def write(self, offset: int, data: Any, *, durable: bool = False) -> None:
-        await self._inner.write(offset, data)
-
-
 def writes_nodes_without_making_them_durable(patch: pytest.MonkeyPatch) -> None:
-    begin = NodeIo.__init__
+    async def nothing(self: SharedFlush) -> None:
+        pass
 
-    def weakened(self: NodeIo, members: Sequence[MemberFound], *rest: Any) -> None:
-        weak = [MemberFound(Weak(member.block_device), member.superblock) for member in members]
-        begin(self, weak, *rest)
-
-    patch.setattr(NodeIo, "__init__", weakened)
+    patch.setattr(SharedFlush, "flush", nothing)
 
 
 def does_not_wait_for_new_nodes(patch: pytest.MonkeyPatch) -> None:
