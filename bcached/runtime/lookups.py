@@ -39,7 +39,6 @@ class Lookups:
         inode: int,
         offset: int,
         sectors: int,
-        *,
         limit: int = LIMIT,
         pin: Holder | None = None,
         touch: bool = True,
@@ -53,7 +52,7 @@ class Lookups:
         if isinstance(found, Missing):
             return None
         following = found[-1].end if len(found) == limit and found[-1].end < end else None
-        keys = allocator.current(found, touch=touch and pin is None)
+        keys = allocator.current(found, touch and pin is None)
         self.count += 1
         if keys:
             if pin is not None:
@@ -62,7 +61,7 @@ class Lookups:
                     allocator.touch(keys)
             self.hits += 1
             if touch:
-                self._services.count_reads(sum([key.sectors for key in keys]))
+                self._count_reads(keys)
         return Found(keys, following)
 
     async def lookup(
@@ -102,6 +101,12 @@ class Lookups:
         """End reads that were pinned."""
         self._sectors.unpin(holder, keys)
         self._services.buckets_moved()
+
+    def _count_reads(self, keys: Sequence[Key]) -> None:
+        sectors = 0
+        for key in keys:
+            sectors += key.sectors
+        self._services.count_reads(sectors)
 
     async def _leaf_at(self, inode: int, sector: int) -> Leaf:
         with as_device_failed():

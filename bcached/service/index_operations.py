@@ -139,9 +139,9 @@ class IndexOperations:
                     one.inode,
                     one.offset,
                     one.sectors,
-                    limit=one.limit or messages.FOUND_MAX,
-                    pin=session.holder if one.pin else None,
-                    touch=one.touch is not False,
+                    one.limit or messages.FOUND_MAX,
+                    session.holder if one.pin else None,
+                    one.touch is not False,
                 )
                 if found is None:
                     break

@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from bcached.service.access import Role
 from bcached.service.peer import Peer
 from bcached.wire.messages import Results
@@ -25,7 +27,7 @@ class Session:
         self.write_point = peer.pid or 0
 
 
-class Later(NamedTuple):
+class Later(Struct, frozen=True):
     """Results that are still to come; what comes first may be another Later.
 
     A future is cancelled when its connection goes or the server stops, unless is_decided: then what was

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-import msgspec
+from msgspec import Raw, Struct
 
 from bcached.service.operation import Stream
 
@@ -11,21 +11,16 @@ REQUESTS_BEHIND_MAX = 1024
 REPLY_BYTES_BEHIND_MAX = 1 << 20
 
 
-class Slot:
+class Slot(Struct, eq=False):
     """The place of one reply in the order of a connection's replies; reply is None until it is there."""
 
-    __slots__ = ("future", "is_decided", "kind", "reply", "silent", "started_ns", "stream")
-
-    def __init__(
-        self, kind: type, started_ns: int, *, silent: bool = False, reply: msgspec.Raw | None = None
-    ) -> None:
-        self.kind = kind
-        self.started_ns = started_ns
-        self.silent = silent
-        self.reply = reply
-        self.future: asyncio.Future[object] | None = None
-        self.is_decided = False
-        self.stream: Stream | None = None
+    kind: type
+    started_ns: int
+    silent: bool = False
+    reply: Raw | None = None
+    future: asyncio.Future[object] | None = None
+    is_decided: bool = False
+    stream: Stream | None = None
 
 
 class ReplyQueue:
@@ -53,7 +48,7 @@ class ReplyQueue:
         if slot.reply is not None:
             self.reply_bytes += len(slot.reply)
 
-    def fill(self, slot: Slot, reply: msgspec.Raw) -> list[msgspec.Raw]:
+    def fill(self, slot: Slot, reply: Raw) -> list[Raw]:
         """The reply for a slot has come; all replies that can go out now, silent ones left out."""
         slot.reply = reply
         self.reply_bytes += len(reply)

@@ -215,7 +215,7 @@ class SectorAllocator:
 
     # Readers
 
-    def current(self, keys: Iterable[Key], *, touch: bool) -> list[Key]:
+    def current(self, keys: Iterable[Key], touch: bool) -> list[Key]:
         """The keys with those of their pointers that are not stale, if any; touch: their buckets are used."""
         caches, bucket_sectors = self.caches, self._bucket_sectors
         found: list[Key] = []
