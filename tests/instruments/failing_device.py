@@ -5,8 +5,9 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from bcached.device.block_device import BlockDevice, BytesLike, DeviceStatistics
+from bcached.device.block_device import BlockDevice, BytesLike
 from bcached.errors import DeviceError, FlushFailed
+from instruments.passing_device import PassingDevice
 
 Verb = Literal["read", "write", "flush", "discard"]
 
@@ -26,34 +27,18 @@ class Fault:
     lasting: bool = False
 
 
-class FailingDevice:
+class FailingDevice(PassingDevice):
     """A device that passes everything on, save what its faults forbid.
 
     It keeps a real device's promise: after a failed flush or durable write, nothing is written any more.
     """
 
     def __init__(self, inner: BlockDevice, *faults: Fault) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.faults = list(faults)
         self.calls: dict[Verb, int] = {"read": 0, "write": 0, "flush": 0, "discard": 0}
         self.fired: list[Fault] = []
         self._failure: str | None = None
-
-    @property
-    def path(self) -> str:
-        return self.inner.path
-
-    @property
-    def size_bytes(self) -> int:
-        return self.inner.size_bytes
-
-    @property
-    def logical_block_bytes(self) -> int:
-        return self.inner.logical_block_bytes
-
-    @property
-    def discards(self) -> bool:
-        return self.inner.discards
 
     async def read(self, offset: int, length: int) -> bytes:
         if fault := self._due("read"):
@@ -85,12 +70,6 @@ class FailingDevice:
         if fault := self._due("discard"):
             raise self._error(fault, f"discard {length} bytes at {offset}", length)
         await self.inner.discard(offset, length)
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-    def statistics(self) -> DeviceStatistics:
-        return self.inner.statistics()
 
     def _due(self, verb: Verb) -> Fault | None:
         """The fault that this call of the verb meets, if any; counts the call."""

@@ -3,36 +3,17 @@
 import asyncio
 from random import Random
 
-from bcached.device import BlockDevice, BytesLike, DeviceStatistics
+from bcached.device import BlockDevice, BytesLike
+from instruments.passing_device import PassingDevice
 
 
-class LatentDevice:
+class LatentDevice(PassingDevice):
     """A device whose operations begin and end late by chance, so that they overlap in every way."""
 
     def __init__(self, inner: BlockDevice, random: Random, latency_s: float = 0.001) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.latency_s = latency_s
-        self.in_flight = 0
         self._random = random
-
-    @property
-    def path(self) -> str:
-        return self.inner.path
-
-    @property
-    def size_bytes(self) -> int:
-        return self.inner.size_bytes
-
-    @property
-    def logical_block_bytes(self) -> int:
-        return self.inner.logical_block_bytes
-
-    @property
-    def discards(self) -> bool:
-        return self.inner.discards
-
-    async def read(self, offset: int, length: int) -> bytes:
-        return await self.inner.read(offset, length)
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
         await self._pass()
@@ -48,12 +29,6 @@ class LatentDevice:
         await self._pass()
         await self.inner.discard(offset, length)
         await self._pass()
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-    def statistics(self) -> DeviceStatistics:
-        return self.inner.statistics()
 
     async def _pass(self) -> None:
         await asyncio.sleep(self.latency_s * self._random.random() ** 3)

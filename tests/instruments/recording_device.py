@@ -3,42 +3,24 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bcached.device import BlockDevice, BytesLike, DeviceStatistics
+from bcached.device import BlockDevice, BytesLike
 from instruments.durability_log import DurabilityLog, Entry
+from instruments.passing_device import PassingDevice
 
 __all__ = ["DurabilityLog", "Entry", "RecordingDevice"]
 
 
-class RecordingDevice:
+class RecordingDevice(PassingDevice):
     """A device that passes everything on and keeps a log of its writes, flushes and discards."""
 
     def __init__(self, inner: BlockDevice, log: DurabilityLog) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.log = log
 
     @classmethod
     async def over(cls, inner: BlockDevice) -> "RecordingDevice":
         """Record a device from now on; all the bytes it holds count as durable."""
         return cls(inner, DurabilityLog(await inner.read(0, inner.size_bytes)))
-
-    @property
-    def path(self) -> str:
-        return self.inner.path
-
-    @property
-    def size_bytes(self) -> int:
-        return self.inner.size_bytes
-
-    @property
-    def logical_block_bytes(self) -> int:
-        return self.inner.logical_block_bytes
-
-    @property
-    def discards(self) -> bool:
-        return self.inner.discards
-
-    async def read(self, offset: int, length: int) -> bytes:
-        return await self.inner.read(offset, length)
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
         content = bytes(data)
@@ -52,12 +34,6 @@ class RecordingDevice:
     async def discard(self, offset: int, length: int) -> None:
         with self._outcome(self.log.issue("discard", offset, length)):
             await self.inner.discard(offset, length)
-
-    async def close(self) -> None:
-        await self.inner.close()
-
-    def statistics(self) -> DeviceStatistics:
-        return self.inner.statistics()
 
     @contextmanager
     def _outcome(self, entry: Entry) -> Iterator[None]:
