@@ -22,9 +22,8 @@ class Fact(Enum):
     LEAVES_WANTED = auto()  # leaves of the index are to be written out
     LEAVES_WRITTEN = auto()  # they are, as somebody asked, or have to wait for buckets
 
-    __hash__ = (
-        object.__hash__
-    )  # Enum's own hashes the name, which costs as much as all the rest of announcing
+    # Enum's own hashes the name, which costs as much as all the rest of announcing.
+    __hash__ = object.__hash__
 
 
 class Conditions:
