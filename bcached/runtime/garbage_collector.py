@@ -7,7 +7,7 @@ stands nowhere any more. What is cut while it marks is marked, too (state/live_s
 """
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -24,7 +24,7 @@ from bcached.state.leaf_pointers import copies, leaf_pointers
 from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
-from bcached.store.btree import Btree
+from bcached.store.btree import COALESCED_MAX, Btree
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 
@@ -65,6 +65,7 @@ class GarbageCollector:
         self._services = services
         self._before_gens_count = before_gens_count
         self._outdated: list[Interior] = []  # nodes that name buckets which have long been used again
+        self._fills: list[tuple[int, int]] = []  # of all leaves: where one ends, and its words
         self._slice_begun = 0.0
         self._looked = 0.0  # at the clock
         services.node_writers.add(self)
@@ -161,10 +162,12 @@ class GarbageCollector:
         """Mark what leaves name, and write anew those that name too much that is stale."""
         await self._begin_slice()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
+        self._fills = []
         async for leaf in self._btree.leaves():
             self.found["leaves"] += 1
             if self._mark_leaf(leaf, markings):
                 await self._rewrite(leaf)
+            self._fills.append((leaf.bound, leaf.live.word_count))
             await self._breathe()
             self._services.check_changeable()  # a stop does not wait for a large index
 
@@ -254,7 +257,11 @@ class GarbageCollector:
         btree = self._btree
         tree = btree.tree
         await self._begin_slice()
-        for level in range(tree.root.level):
+        for bound in self._half_empty():
+            self._services.check_changeable()
+            await btree.coalesce(0, *position_at(bound))
+            await self._breathe()
+        for level in range(1, tree.root.level):
             bound = 0
             while level < tree.root.level and bound != tree.last_bound:
                 self._services.check_changeable()
@@ -262,6 +269,21 @@ class GarbageCollector:
                 await self._breathe()
         while await btree.shrink():
             pass
+
+    def _half_empty(self) -> Iterator[int]:
+        """Where leaves begin that could be fewer with the next few, as they were when they were marked.
+
+        Only those are read once more.
+        """
+        shape, begin = self._btree.io.shape, 0
+        for number, (bound, _) in enumerate(self._fills):
+            together = 0
+            for count, (_, words) in enumerate(self._fills[number : number + COALESCED_MAX], 1):
+                together += words
+                if shape.coalescence(together, count) is not None:
+                    yield begin
+                    break
+            begin = bound
 
     async def _begin_slice(self) -> None:
         """Let the loop go, so that what is done next does not add to what was done last."""
