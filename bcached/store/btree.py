@@ -108,7 +108,7 @@ class Btree:
             return
         ended = self._loading[missing.key] = asyncio.Event()
         try:
-            self.evict()
+            self._make_room()
             low = self.tree.low_of(missing.key)
             node = await self.io.read(missing.key, missing.level, low, self._buckets)
             self.tree.attach(missing, node)
@@ -126,6 +126,16 @@ class Btree:
             if not clean:
                 return False
         return True
+
+    def _make_room(self) -> None:
+        """Let go of leaves before one more is read, also of some that are not clean if they are far too many.
+
+        Whoever changes keys waits while they are written out; a look-up or a collection does not.
+        """
+        if not self.evict() and self._is_overfull:
+            for leaf in list(islice(self.tree.evictable(), EVICTED_LEAVES)):
+                if leaf.writing is None and not leaf.is_torn:
+                    self.tree.set_aside(leaf)
 
     async def trim(self) -> None:
         """Have no more leaves in memory than the bound allows, and write out what must be gone for that."""
@@ -158,8 +168,11 @@ class Btree:
     @property
     def is_crowded(self) -> bool:
         """Whether so much is unwritten, or in memory, that it must be written before there is more."""
-        tree, bound = self.tree, self.cache_bytes
-        return tree.unwritten_words * WORD_BYTES > bound // 2 or tree.cached_bytes > bound + bound // 4
+        return self.tree.unwritten_words * WORD_BYTES > self.cache_bytes // 2 or self._is_overfull
+
+    @property
+    def _is_overfull(self) -> bool:
+        return self.tree.cached_bytes > self.cache_bytes + self.cache_bytes // 4
 
     async def wait_for_space(self) -> None:
         """Return when it is not crowded any more, perhaps; whoever trims says so, and must be asked to."""
