@@ -125,14 +125,14 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
 @in_virtual_time
 async def test_a_collection_reads_an_index_that_is_larger_than_memory_once(tmp_path: Path) -> None:
     devices = await fresh_members([1500], 16 << 10)
-    options = set_options(tmp_path, verify=False, index_bytes=100_000, moving_gc=False)
+    options = set_options(tmp_path, verify=False, index_bytes=60_000, moving_gc=False)
     async with running(devices, options) as cache_set:
-        await fill(cache_set, 20_000)
+        await fill(cache_set, 8_000)
         btree = cache_set.index.btree
         await btree.write_all()
         await cache_set.collect_garbage()  # which tidies up
         leaves = len(list(btree.tree.node_keys())) - 1
-        assert leaves > 30
+        assert leaves > 12
         before = btree.io.nodes_read
         await cache_set.collect_garbage()
         assert btree.io.nodes_read - before <= leaves
