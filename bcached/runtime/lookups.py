@@ -33,6 +33,8 @@ class Lookups:
         self._tree = btree.tree
         self._sectors = sectors
         self._services = services
+        self._bucket_sectors = sectors.caches[0].geometry.bucket_sectors
+        self._read_sectors = 0  # that are not counted as traffic yet
 
     def try_lookup(
         self,
@@ -61,7 +63,10 @@ class Lookups:
                     allocator.touch(keys)
             self.hits += 1
             if touch:
-                self._count_reads(keys)
+                for key in keys:
+                    self._read_sectors += key.sectors
+                if self._read_sectors >= self._bucket_sectors:
+                    self._count_reads()
         return Found(keys, following)
 
     async def lookup(
@@ -102,11 +107,10 @@ class Lookups:
         self._sectors.unpin(holder, keys)
         self._services.buckets_moved()
 
-    def _count_reads(self, keys: Sequence[Key]) -> None:
-        sectors = 0
-        for key in keys:
-            sectors += key.sectors
-        self._services.count_reads(sectors)
+    def _count_reads(self) -> None:
+        """Count traffic with every bucket's worth, not every request: prios age in no smaller steps."""
+        self._services.count_reads(self._read_sectors)
+        self._read_sectors = 0
 
     async def _leaf_at(self, inode: int, sector: int) -> Leaf:
         with as_device_failed():

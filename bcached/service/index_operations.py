@@ -145,8 +145,9 @@ class IndexOperations:
                 )
                 if found is None:
                     break
-                results.append(messages.Found(tuple(found.keys), found.next))
-                if len(found.keys) > BRIEF_KEYS_MAX:
+                keys, following = found
+                results.append(messages.Found(tuple(keys), following))
+                if len(keys) > BRIEF_KEYS_MAX:
                     break  # others do not pile up on it
         return results
 

@@ -96,7 +96,7 @@ class Tree:
             leaf = self.find(inode, start)
             if isinstance(leaf, Missing):
                 return leaf
-            if not keys and end <= leaf.end_within(inode):
+            if not keys and inode << INODE_SHIFT | end <= leaf.bound:
                 return leaf.live.lookup(inode, start, end, limit)
             keys += leaf.live.lookup(inode, start, end, limit - len(keys))
             start = leaf.end_within(inode)

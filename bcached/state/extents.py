@@ -131,8 +131,9 @@ class Extents:
         index = bisect_right(self._lasts, inode << INODE_SHIFT | start)
         if index < len(self._runs) and (run := self._runs[index]).inode == inode:
             place = bisect_right(run.ends, start)
-            if run.ends[place] >= end:  # nothing behind it is asked for
-                head, last = run.heads[place], run.ends[place]
+            last = run.ends[place]
+            if last >= end:  # nothing behind it is asked for
+                head = run.heads[place]
                 first = last - (head >> SIZE_SHIFT & SIZE_LIMIT)
                 if first >= end:
                     return found

@@ -304,6 +304,7 @@ class IndexStory:
         )
         assert tree.cached_words == tree.unwritten_words + sum(leaf.live.word_count for leaf in leaves)
         seqs = [part.oldest_seq for leaf in leaves for part in leaf.changes() if part.oldest_seq]
+        seqs += [changes.oldest_seq for changes in tree.owed.values()]
         assert tree.pins.oldest == min(seqs, default=None)
         named = {key.pointers[0].sector // self.superblock.bucket_sectors for key in tree.node_keys()}
         assert named <= self.buckets.in_use
