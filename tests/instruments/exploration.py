@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -20,20 +21,25 @@ from instruments.crash_judge import Complaint, cuts
 from instruments.crash_states import draw_states
 from instruments.key_judge import KeyJudge
 from instruments.key_story import KeyStory
+from instruments.leaves_away import TreeFigures
 from instruments.virtual_time import run_in_virtual_time
 from instruments.workloads import (
     OPERATIONS,
+    TALL_BUCKETS,
     Base,
+    Kind,
     Operation,
     after_a_cut,
     after_a_kill,
     all_workloads,
     by_chance,
     furnish,
+    furnish_tall,
     play,
 )
 
 T = TypeVar("T")
+LITTLE_MEMORY_BYTES = 12_000  # of an index: two leaves or three
 RANDOM_OF_BCACHED = ("bcached.runtime.lifetime.SystemRandom", "bcached.store.index_recovery.SystemRandom")
 UUIDS_OF_BCACHED = ("bcached.store.make.uuid4", "bcached.runtime.volumes.uuid4")
 
@@ -49,6 +55,7 @@ class Tally:
     openings: int = 0
     check_every: int = 1  # of the openings
     complaints: list[tuple[str, Complaint]] = field(default_factory=list)  # where, what
+    trees: TreeFigures = field(default_factory=TreeFigures)
     prints: set[int] = field(default_factory=set)  # of the states judged here: each counts once
 
     def __getstate__(self) -> dict[str, object]:
@@ -62,6 +69,7 @@ class Tally:
         self.states += other.states
         self.distinct += other.distinct
         self.openings += other.openings
+        self.trees.add(other.trees)
         self.complaints += other.complaints
 
     def judge(self, story: KeyStory, where: str, seed: int, states: int, from_moment: int = 0) -> bool:
@@ -69,6 +77,7 @@ class Tally:
         judge = KeyJudge(story, Random(seed), states, self.check_every)
         wrong = next(judge.complaints(from_moment), None)
         self.stories += 1
+        self.trees.add(story.tree)
         self.moments += judge.moments
         self.states += judge.states
         self.distinct += len(judge.prints - self.prints)
@@ -129,15 +138,15 @@ def explore(
     only: Sequence[Operation] = OPERATIONS,
 ) -> Tally:
     """A story by chance, and `again` lives after cuts and after kills."""
-    tally = Tally(check_every=check_every)
+    tally, kind = Tally(check_every=check_every), kind_of(seed)
     with determined(seed), TemporaryDirectory() as folder:
-        story = tally.life(f"seed {seed}", by_chance(seed, Path(folder), only))
+        story = tally.life(f"seed {seed}", by_chance(seed, Path(folder), only, kind))
         if story is None or not tally.judge(story, f"seed {seed}", seed, states):
             return tally
         random = Random(f"again {seed}")
         for number, images in enumerate(images_after_cuts(story, random, again)):
             where = f"seed {seed}, life {number} after a cut"
-            after = tally.life(where, after_a_cut(images, seed * 100 + number, Path(folder)), images)
+            after = tally.life(where, after_a_cut(images, seed * 100 + number, Path(folder), kind), images)
             if after:
                 tally.judge(after, where, seed, states)
         for number in range(again):
@@ -147,6 +156,27 @@ def explore(
             if killed:
                 tally.judge(killed[0], where, seed, states, killed[1])
     return tally
+
+
+def kind_of(seed: int) -> Kind:
+    """Of eight stories one is of a tree of three levels, or soon of three, and one has too little memory."""
+    which = seed % 8
+    if which == 5:
+        return Kind(tall_base(three_levels=seed // 8 % 2 > 0))
+    return Kind(options={"index_bytes": LITTLE_MEMORY_BYTES} if which == 6 else {})
+
+
+@cache
+def tall_base(*, three_levels: bool) -> Base:
+    """A set with a tree of many leaves."""
+
+    async def furnished(folder: Path) -> Base:
+        story = await KeyStory.fresh(folder, TALL_BUCKETS)
+        await furnish_tall(story, three_levels=three_levels)
+        return Base.of([disk.image() for disk in story.disks])
+
+    with determined(0), TemporaryDirectory() as folder:
+        return told(furnished(Path(folder)))
 
 
 def images_after_cuts(story: KeyStory, random: Random, wanted: int) -> Iterator[list[bytearray]]:

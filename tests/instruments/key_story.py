@@ -39,6 +39,7 @@ class KeyStory(Story):
         self.opened_at = 0  # the moment at which the last life was open
         self.skipped: list[range] = []  # moments that are of no interest
         self.tree = TreeFigures()
+        self.options: dict[str, Any] = {}  # of all lives
         self._holder: Holder | None = None
         self._leaves: LeavesAway | None = None
 
@@ -169,6 +170,23 @@ class KeyStory(Story):
         self.keys.put(there, None, low, seq)
         self.keys.promise(self.clock.now, seq)
 
+    async def sow(self, inode: int, start: int, count: int) -> None:
+        """Commit so many keys of a sector, two sectors apart; only every 32nd has data, and may stay."""
+        assert self.cache_set is not None
+        wanted = [ExtentRequest(inode, start + 2 * number, 1, 1, whole=True) for number in range(count)]
+        granted = await self.cache_set.allocate(self.holder, wanted, PATIENCE_S)
+        keys = [key for keys in granted for key in keys]
+        seq = await self.cache_set.index.commit(self.holder, keys, PATIENCE_S)
+        for key in keys[::32]:
+            token = next(self.tokens)
+            await self._write_data(key, token)
+            self.keys.put(_places(key), (False, token), seq, seq)
+
+    async def thin(self, inode: int, start: int, count: int) -> None:
+        """Drop what was sown and has no data."""
+        for offset in range(start, start + 2 * count, 64):
+            await self.drop(inode, offset + 1, 63, durable=False)
+
     # What the ledger hears of
 
     def _watch(self, device: int, cache: Cache) -> None:
@@ -185,14 +203,15 @@ class KeyStory(Story):
         """Clean data in these buckets goes, unless it has another copy."""
         cache_set = self.cache_set
         assert cache_set is not None
+        if self._leaves is None or self._leaves.cache_set is not cache_set:
+            self._leaves = LeavesAway(cache_set, self.disks, self.tree)
         bucket_sectors = cache_set.geometry.bucket_sectors
-        for leaf in cache_set.index.btree.tree.leaves:
-            for key in leaf.live:
-                if key.dirty or any(map(cache_set.sectors.is_current, key.pointers)):
-                    continue
-                if any((p.device, p.sector // bucket_sectors) in given_up for p in key.pointers):
-                    for place in _places(key):
-                        self.keys.reclaim(place, self.clock.now)
+        for key in self._leaves.all_keys():
+            if key.dirty or not any((p.device, p.sector // bucket_sectors) in given_up for p in key.pointers):
+                continue
+            if not any(map(cache_set.sectors.is_current, key.pointers)):
+                for place in _places(key):
+                    self.keys.reclaim(place, self.clock.now)
 
     def opened(self, cache_set: CacheSet) -> None:
         """A life has begun: what was found is on the devices, and its entries too."""

@@ -1,4 +1,4 @@
-"""What the leaves of a tree hold, also those that are not in memory: a ledger may look where its set may not."""
+"""What the leaves of a tree hold, also those that are not in memory: a ledger looks where its set may not."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.btree_node import Leaf, Node
+from bcached.state.btree_node import Leaf, Node, bound_of
 from bcached.state.extents import Extents
 from bcached.state.tree_change import Change, Piece
 from bcached.store.membership import MemberFound
@@ -49,18 +49,18 @@ class LeavesAway:
 
     def __post_init__(self) -> None:
         tree, figures = self.cache_set.index.btree.tree, self.figures
-        evict, attach = tree.evict, tree.attach
+        let_go, attach = tree._let_go, tree.attach
 
-        def evicting(leaf: Leaf) -> None:
+        def letting_go(leaf: Leaf) -> None:
             self._held[leaf.key] = list(leaf.live)
             figures.evicted += 1
-            evict(leaf)
+            let_go(leaf)
 
         def attaching(missing: object, node: Node) -> bool:
             figures.read_again += self._held.pop(node.key, None) is not None
             return attach(missing, node)  # type: ignore[arg-type]
 
-        tree.evict, tree.attach = evicting, attaching  # type: ignore[method-assign,assignment]
+        tree._let_go, tree.attach = letting_go, attaching  # type: ignore[method-assign,assignment]
         self._watch_shape()
 
     def _watch_shape(self) -> None:
@@ -77,7 +77,7 @@ class LeavesAway:
         shape._carry_out = carrying_out  # type: ignore[method-assign]
         figures.levels = max(figures.levels, tree.root.level + 1)
 
-    def keys(self) -> Iterator[Key]:
+    def all_keys(self) -> Iterator[Key]:
         """All keys, stale or not."""
         tree = self.cache_set.index.btree.tree
         for leaf in tree.leaves:
@@ -88,7 +88,7 @@ class LeavesAway:
                     yield from self._of(child)
 
     def _of(self, leaf: Key) -> list[Key]:
-        """What an evicted leaf holds; one that was away from the beginning is what lies on the device."""
+        """What an evicted leaf holds; one that was away at first is what lies on the device."""
         if leaf not in self._held:
             members = [
                 MemberFound(StateDevice(State(disk.disk.contents, {}, set(), None)), member.superblock)
@@ -96,6 +96,9 @@ class LeavesAway:
             ]
             live = Extents()
             for key in without_loop(read_node(members, leaf, 0)).all_keys():
+                live.insert(key)
+            owed = self.cache_set.index.btree.tree.owed.get(bound_of(leaf))
+            for key in owed.extents if owed else ():
                 live.insert(key)
             self._held[leaf] = list(live)
         return self._held[leaf]

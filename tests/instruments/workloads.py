@@ -6,13 +6,16 @@ Every workload follows from a seed or from the operations' names, so one that we
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, product
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from bcached.errors import NoFreeBuckets
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.garbage_collector import GarbageCollector
 from bcached.state.bucket_table import State
 from instruments.crash_story import Ledger
 from instruments.key_judge import begin_from
@@ -170,7 +173,7 @@ async def crowd(story: KeyStory, empty: int) -> None:
     holder, begun = cache_set.new_holder("hoarder"), story.clock.now
     tables = [member.cache.table for member in cache_set.members]
     with suppress(NoFreeBuckets):
-        for _ in range(len(tables) * BUCKET_COUNT):
+        for _ in range(sum(table.bucket_count for table in tables)):
             if sum(table.counts[State.EMPTY] for table in tables) <= empty * len(tables):
                 break
             await cache_set.allocate_bucket(holder, 1, 0.1)
@@ -180,18 +183,23 @@ async def crowd(story: KeyStory, empty: int) -> None:
 # Whole stories
 
 
-async def by_chance(seed: int, folder: Path, only: Sequence[Operation] = OPERATIONS) -> KeyStory:
+async def by_chance(
+    seed: int, folder: Path, only: Sequence[Operation] = OPERATIONS, kind: "Kind | None" = None
+) -> KeyStory:
     """A story of some lives, each with some operations, on a set of some kind; the last may be killed.
 
     Most begin with a set that is in use, and in most something is scarce.
     """
+    kind = kind or Kind()
     random = Random(seed)
     counts = random.choice([(BUCKET_COUNT,), (BUCKET_COUNT,), (530, 560)])
     block_bytes = random.choice([512, 512, 1024, 4096])
     story = await KeyStory.fresh(folder, *counts, block_bytes=block_bytes, discard=random.random() < 0.5)
-    if random.random() < 0.8:
+    if random.random() < 0.8 and kind.base is None:
         await furnish(story, random)
         story = Base.of([disk.image() for disk in story.disks]).story(folder)
+    story = kind.base.story(folder) if kind.base else story
+    story.options = kind.options
     story.latency = random.choice([None, Random(seed), Random(seed)])
     for _ in range(random.randint(1, 2)):
         is_crowded = random.random() < 0.6
@@ -231,6 +239,14 @@ class Base:
         return story
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What is special about a story by chance: the set it begins with, and options of its lives."""
+
+    base: Base | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 async def furnish(story: KeyStory, random: Random) -> None:
     """Two volumes, some data, and a tree of several leaves; stopped in order."""
     async with alive(story):
@@ -243,13 +259,41 @@ async def furnish(story: KeyStory, random: Random) -> None:
                 await story.commit(durable=False)
 
 
+TALL_BUCKETS = 800
+NEARLY_TALL_LEAVES = 118  # the root is nearly full of them
+
+
+async def furnish_tall(story: KeyStory, *, three_levels: bool) -> None:
+    """A volume with a tree of three levels, or soon of three, in which leaves hold hardly anything.
+
+    No collection has come so far as to make them fewer. Only what stays is written: it would be too much.
+    """
+
+    async def nothing(_: GarbageCollector) -> None:
+        pass
+
+    with patch.object(GarbageCollector, "_tidy", nothing):
+        async with alive(story) as cache_set:
+            await story.create("plain")
+            await story.create("flash", VOLUME_SECTORS)
+            tree, start = cache_set.index.btree.tree, 0
+            while tree.root.level < 2 if three_levels else len(tree.leaves) < NEARLY_TALL_LEAVES:
+                await story.sow(PLAIN, start, 64)
+                start += 128
+                await asyncio.sleep(0.01)  # leaves are written
+                if start >= 512:
+                    await story.thin(PLAIN, start - 512, 64)
+            for left in range(start - 384, start, 128):
+                await story.thin(PLAIN, left, 64)
+
+
 @asynccontextmanager
-async def alive(story: KeyStory, *, is_killed: bool = False, **options: Any) -> AsyncIterator[None]:
+async def alive(story: KeyStory, *, is_killed: bool = False, **options: Any) -> AsyncIterator[CacheSet]:
     """One life of the set; a daemon that is killed stops nothing in order."""
     try:
-        async with story.life(**options) as cache_set:
+        async with story.life(**story.options, **options) as cache_set:
             story.opened(cache_set)
-            yield
+            yield cache_set
             if is_killed:
                 story.was_killed = True
                 raise KilledError
@@ -257,10 +301,13 @@ async def alive(story: KeyStory, *, is_killed: bool = False, **options: Any) -> 
         pass
 
 
-async def after_a_cut(images: Sequence[bytes | bytearray], seed: int, folder: Path) -> KeyStory:
+async def after_a_cut(
+    images: Sequence[bytes | bytearray], seed: int, folder: Path, kind: Kind | None = None
+) -> KeyStory:
     """A set on what a cut left is opened and used: what it says then must be true after another cut, too."""
     random = Random(seed)
     story = Base.of(images).story(folder)
+    story.options = kind.options if kind else {}
     story.latency = random.choice([None, Random(seed)])
     return await _go_on(story, random)
 
@@ -293,6 +340,7 @@ async def after_a_kill(story: KeyStory, moment: int, seed: int) -> tuple[KeyStor
     again.ledger.gens += gens
     again.ledger.handed_out = handed_out
     again.tokens = count(next(story.tokens))
+    again.options = story.options
     since = 0
 
     async with alive(again, is_killed=True):

@@ -51,6 +51,20 @@ def test_lives_after_cuts_and_after_kills_survive_a_cut_at_any_moment(
     record_property(*property_of(tally.distinct, COUNTED))
 
 
+def test_stories_with_little_memory_read_leaves_again_and_survive_a_cut_at_any_moment() -> None:
+    tally = explore(14, states=8, check_every=CHECK_EVERY)
+    assert tally.told() == ""
+    assert tally.trees.read_again > 5
+
+
+@pytest.mark.parametrize("seed", [13, 61])
+def test_stories_of_a_tree_of_three_levels_survive_a_cut_at_any_moment(seed: int) -> None:
+    tally = explore(seed, states=8, check_every=CHECK_EVERY)
+    assert tally.told() == ""
+    assert tally.trees.levels == 3
+    assert tally.trees.interiors_coalesced
+
+
 def test_a_case_is_the_same_every_time() -> None:
     one, other = (explore(2, states=4) for _ in range(2))
     assert (one.states, one.distinct, one.openings) == (other.states, other.distinct, other.openings)
