@@ -142,9 +142,8 @@ class KeyChanges:
         """
         if self.live.cleaned_seq >= self.journal.oldest_kept_seq:
             seq = self.journal.oldest_kept_seq - 1
-        for cache in self._caches:
-            cache.emptying_durable(seq)
-        self._services.buckets_moved()
+        if sum([cache.emptying_durable(seq) for cache in self._caches]):
+            self._services.buckets_moved()
 
 
 @contextmanager
