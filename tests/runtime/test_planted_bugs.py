@@ -36,6 +36,7 @@ from instruments.exploration import Tally, explore
 from instruments.workloads import (
     OPERATIONS,
     Operation,
+    race,
     split_while_gens_are_written,
     volumes,
 )
@@ -303,6 +304,21 @@ def moves_keys_before_their_data(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MovingCollector, "_copy", later)
 
 
+def puts_copies_over_what_was_overwritten(patch: pytest.MonkeyPatch) -> None:
+    def unchecked(self: Index, holder: Any, _: Key, new: Key) -> bool:
+        self._commit(holder, [new])
+        return True
+
+    copy = MovingCollector._copy
+
+    async def slowly(self: MovingCollector, move: Move) -> None:
+        await asyncio.sleep(0.05)  # so that somebody comes in between
+        await copy(self, move)
+
+    patch.setattr(Index, "replace", unchecked)
+    patch.setattr(MovingCollector, "_copy", slowly)
+
+
 def leaves_the_keys_of_a_deleted_volume(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
@@ -354,6 +370,7 @@ BUGS: list[tuple[Plant, Told]] = [
     (counts_nothing_at_recovery, ANY),
     (forgets_what_goes, ANY),
     (moves_keys_before_their_data, GROWN_AND_AFTER),
+    (puts_copies_over_what_was_overwritten, Told(7, only=(race,))),
     (leaves_the_keys_of_a_deleted_volume, VOLUMES),
 ]
 
