@@ -15,6 +15,8 @@ from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
 from bcached.store.btree import Btree
 from bcached.store.journal import Journal
 
+PAUSE_S = 0.001
+
 
 class LeafWriter:
     """Writes nodes of the index (kernel: journal_reclaim's btree_flush_write, and each leaf's own delay)."""
@@ -51,7 +53,8 @@ class LeafWriter:
             finally:
                 services.end_step(self)
             self.durations.observe(services.clock() - begun)
-            await asyncio.sleep(0)
+            # Leaves that others are about to use cannot go, and nobody tells when they can.
+            await asyncio.sleep(PAUSE_S if self._btree.is_crowded else 0)
 
     async def catch_up(self) -> None:
         """Return when no leaf on a device, and no needed entry, names dirty data that is gone by now.

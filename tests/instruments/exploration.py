@@ -159,11 +159,12 @@ def explore(
 
 
 def kind_of(seed: int) -> Kind:
-    """Of eight stories one is of a tree of three levels, or soon of three, and one has too little memory."""
-    which = seed % 8
+    """Of eight stories one is of a tree of three levels, or soon of three; one or two have too little memory."""
+    number, which = divmod(seed, 8)
+    options = {"index_bytes": LITTLE_MEMORY_BYTES}
     if which == 5:
-        return Kind(tall_base(three_levels=seed // 8 % 2 > 0))
-    return Kind(options={"index_bytes": LITTLE_MEMORY_BYTES} if which == 6 else {})
+        return Kind(tall_base(three_levels=number % 2 > 0), options if number // 2 % 2 else {})
+    return Kind(options=options if which == 6 else {})
 
 
 @cache
