@@ -159,7 +159,7 @@ def explore(
 
 
 def kind_of(seed: int) -> Kind:
-    """Of eight stories one is of a tree of three levels, or soon of three; one or two have too little memory."""
+    """Of eight stories one is of a tree of three levels, or soon of three; one or two lack memory."""
     number, which = divmod(seed, 8)
     options = {"index_bytes": LITTLE_MEMORY_BYTES}
     if which == 5:

@@ -12,7 +12,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.btree import Tree
-from bcached.state.btree_node import Interior
+from bcached.state.btree_node import Interior, Node
 from bcached.state.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent, fresh_members, reopened, set_options
@@ -138,7 +138,7 @@ async def test_a_collection_reads_an_index_that_is_larger_than_memory_once(tmp_p
         assert btree.io.nodes_read - before <= leaves
 
 
-def tear_the_root(device: MemoryDevice, root: Interior, block_bytes: int) -> None:
+def tear_the_root(device: MemoryDevice, root: Node, block_bytes: int) -> None:
     """As a power cut leaves a bset that was being appended."""
     contents = device.disk.contents
     first = root.key.pointers[0].sector * SECTOR_BYTES
@@ -162,6 +162,28 @@ async def test_an_interior_node_that_was_torn_is_written_anew(tmp_path: Path) ->
         await asyncio.sleep(1)
         assert not cache_set.index.btree.tree.root.is_torn
         assert await keys_found(cache_set) == 5_000
+
+
+@in_virtual_time
+async def test_behind_a_bset_that_was_torn_nothing_is_appended(tmp_path: Path) -> None:
+    (device,) = devices = await fresh_members([1500], 16 << 10)
+    options = set_options(tmp_path, verify=False)
+    async with running(devices, options) as cache_set:
+        await fill(cache_set, 20)
+        await cache_set.index.btree.write_all()
+        await cache_set.index.invalidate(0, 0, 8, 1.0)
+        await cache_set.index.flush()
+        cut_off = MemoryDevice.holding(device.image())
+        tear_the_root(cut_off, cache_set.index.btree.tree.root, cache_set.geometry.block_bytes)
+    async with running([cut_off], options) as cache_set:
+        assert cache_set.index.btree.tree.root.is_torn
+        await cache_set.index.invalidate(0, 8, 8, 1.0)
+        await cache_set.index.btree.write_all()
+        await cache_set.index.flush()
+        assert not cache_set.index.btree.tree.root.is_torn
+        again = cut_off.image()
+    async with running([MemoryDevice.holding(again)], options) as cache_set:
+        assert await keys_found(cache_set) == 18
 
 
 @in_virtual_time

@@ -118,6 +118,19 @@ async def test_keys_that_hold_nothing_only_cut(tmp_path: Path, in_journal: bool)
 
 
 @in_virtual_time
+async def test_a_stale_key_of_the_journal_still_cuts_what_it_overlaps(tmp_path: Path) -> None:
+    image = ImageBuilder()
+    old, new = image.extent(0, 0, 24, dirty=True), image.extent(0, 8, 8)
+    image.gens[0][new.pointers[0].sector // 64] = 1
+    image.finish(image.node([old]), journal=[[new]])
+    devices = image.devices()
+    for life in range(3):
+        async with running(devices_again(devices) if life else devices, set_options(tmp_path)) as cache_set:
+            assert without_places(await contents(cache_set)) == [(0, 8, True), (16, 8, True)]
+            assert cache_set.verify() == []
+
+
+@in_virtual_time
 async def test_extents_that_are_no_whole_blocks_are_kept_among_others_that_are_moved(tmp_path: Path) -> None:
     image = ImageBuilder(block_sectors=8)
     keys = []
