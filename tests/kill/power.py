@@ -66,7 +66,7 @@ async def _session(folder: Path, random: Random, result: PowerCuts) -> tuple[byt
         with MortalDaemon(devices=[device.path]) as daemon:
             lives = Lives(daemon, random, ledger=result.ledger)
             if not result.sessions:
-                daemon.make(*MAKE)
+                daemon.make(*MAKE, "--discard")
                 await lives.prepare()
             made = device.position()
             lives.position = device.position

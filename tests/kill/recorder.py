@@ -64,9 +64,9 @@ class RecordedDevice:
         self._log.write_bytes(bytes(SUPERBLOCK_BYTES))
         self._export.touch()
         drivers = [
-            f"driver=file,node-name=disk0,filename={self.disk}",
+            f"driver=file,node-name=disk0,discard=unmap,filename={self.disk}",
             f"driver=file,node-name=log0,filename={self._log}",
-            f"driver=blklogwrites,node-name=rec,file=disk0,log=log0,log-sector-size={SECTOR_BYTES}",
+            f"driver=blklogwrites,node-name=rec,discard=unmap,file=disk0,log=log0,log-sector-size={SECTOR_BYTES}",
         ]
         command = [PROGRAM, *(word for driver in drivers for word in ("--blockdev", driver))]
         command += ["--export", f"type=fuse,id=fuse0,node-name=rec,mountpoint={self._export},writable=on"]
