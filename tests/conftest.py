@@ -1,11 +1,15 @@
 """What all tests share: closing lines that say how many crash states were judged, and what was skipped."""
 
+import signal
 from collections import Counter
 
 import pytest
 from hypothesis import settings
 
 from instruments.state_share import share_of
+
+# What is started in the background of a script ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure: how long an example may take is the business of benchmarks.
 settings.register_profile("bcached", deadline=None)

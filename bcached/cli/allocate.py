@@ -90,6 +90,8 @@ def table(keys: Iterable[Key]) -> Table:
 @contextmanager
 def until_interrupted() -> Iterator[None]:
     """Ctrl-C, SIGTERM or SIGHUP end the block, and nothing is wrong with that."""
+    # What a script starts in the background ignores Ctrl-C, and would never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
     with suppress(KeyboardInterrupt):

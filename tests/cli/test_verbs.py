@@ -5,6 +5,9 @@ import os
 import pty
 import signal
 import subprocess
+from typing import Any
+
+import pytest
 
 from instruments.daemon_process import DaemonProcess
 from instruments.shell import Shell, wait_until
@@ -60,8 +63,15 @@ def test_a_held_reservation_lives_exactly_as_long_as_the_command(shell: Shell) -
     wait_until(lambda: reserved() == 0)
 
 
-def test_sigterm_ends_a_held_reservation_in_order_too(shell: Shell) -> None:
-    with shell.start("allocate", "0", "0", "4k", "--hold") as holding:
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_ends_a_held_reservation_in_order_too(shell: Shell, handler: Any) -> None:
+    """Also that of a job which a script has put in the background: that ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        holding = shell.start("allocate", "0", "0", "4k", "--hold")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with holding:
         assert holding.stderr is not None
         assert holding.stderr.readline() == "held until Ctrl-C\n"
         holding.terminate()
