@@ -1,8 +1,7 @@
 """`bcachectl allocate`: reserve sectors from a shell, for as long as the command runs."""
 
-import signal
-from collections.abc import Iterable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
 
 import click
 from rich.table import Table
@@ -11,6 +10,7 @@ from bcached.cli.amounts import SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
+from bcached.cli.interruption import until_interrupted
 from bcached.cli.session import Session, pass_session
 from bcached.client.client import Client
 from bcached.keys import POINTERS_MAX, Key
@@ -63,14 +63,16 @@ def allocate(
             wait=not no_wait,
             timeout_ms=None if timeout is None else round(timeout * 1000),
         )
-        if not hold:
+
+        def tell() -> None:
             answer(session, {"keys": keys}, lambda: table(keys))
-            return
-        with until_interrupted():
-            answer(session, {"keys": keys}, lambda: table(keys))
-            if not session.as_json:
+            if hold and not session.as_json:
                 click.echo("held until Ctrl-C", err=True)
-            client.runner.run(stay(client.client))
+
+        if hold:
+            client.runner.run(until_interrupted(hold_on(client.client, tell)))
+        else:
+            tell()
 
 
 def table(keys: Iterable[Key]) -> Table:
@@ -87,19 +89,9 @@ def table(keys: Iterable[Key]) -> Table:
     return drawn
 
 
-@contextmanager
-def until_interrupted() -> Iterator[None]:
-    """Ctrl-C, SIGTERM or SIGHUP end the block, and nothing is wrong with that."""
-    # What a script starts in the background ignores Ctrl-C, and would never end.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for end in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, lambda *_: signal.raise_signal(signal.SIGINT))
-    with suppress(KeyboardInterrupt):
-        yield
-
-
-async def stay(client: Client) -> None:
-    """Do nothing for as long as the daemon is there; ConnectionLost when it goes."""
+async def hold_on(client: Client, tell: Callable[[], None]) -> None:
+    """Tell, and do nothing for as long as the daemon is there; ConnectionLost when it goes."""
+    tell()
     # Watching ends only with the daemon; what it tells in between is of no interest.
     async with aclosing(client.watch(INTERVAL_MS_MAX)) as states:
         async for _ in states:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bcached.cli.daemon import connected
+from bcached.cli.interruption import until_interrupted
 from bcached.cli.picture import picture
 from bcached.cli.session import Session, pass_session
 from bcached.client.client import Client
@@ -37,11 +38,11 @@ def top(session: Session, interval: float) -> None:
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
         # All in one run of the loop: between two, Ctrl-C would hit it where it cannot tidy up.
-        client.runner.run(draw(client.client, live, round(interval * 1000)))
+        client.runner.run(until_interrupted(draw(client.client, live, round(interval * 1000))))
 
 
 async def draw(client: Client, live: Live, interval_ms: int) -> None:
-    """Draw every state there is news of, until the daemon goes or Ctrl-C cancels it."""
+    """Draw every state there is news of, until the daemon goes or a signal cancels it."""
     before: tuple[State, float] | None = None
     async with aclosing(client.watch(interval_ms)) as states:
         async for state in states:
