@@ -11,7 +11,6 @@ from typing import TypeVar
 from uuid import UUID
 
 from bcached.errors import LimitExceeded, RequestError
-from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.format.superblock import Replacement
 from bcached.keys import POINTERS_MAX, Key
 from bcached.runtime.conditions import Fact
@@ -98,7 +97,7 @@ class CacheSet:
     @property
     def commit_words(self) -> int:
         """The most words of keys that one journal entry holds."""
-        return (min(self.geometry.bucket_bytes, JSET_BYTES_MAX) - JSET_BYTES) // 8
+        return self.journal.commit_words
 
     def gen_maps(self) -> list[MappedGens]:
         """The files to map for the gens, one a member."""

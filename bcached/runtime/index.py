@@ -148,15 +148,17 @@ class Index:
         if volume is None:
             raise NoSuchVolume(inode)
         dropped, seq = 0, self._journal.accepted_seq
-        deadline = self._services.clock() + timeout_s
+        clock = self._services.clock
+        deadline = clock() + timeout_s
         start, end = offset, offset + sectors
         while start < end:
-            left_s = deadline - self._services.clock()
-            await self.changes.make_ready([(inode, start, start + 1)], self._deletion_words, left_s)
+            await self.changes.make_ready(
+                [(inode, start, start + 1)], self._deletion_words, deadline - clock()
+            )
             if self._sectors.inodes.get(inode) != volume:  # another may be in its place
                 raise NoSuchVolume(inode)
             if self._divides(inode, start, end) and not self.changes.may_grow():
-                await self.changes.wait_to_grow(left_s)
+                await self.changes.wait_to_grow(deadline - clock())
                 continue
             deletions, start = self._deletions(inode, start, end)
             if deletions:
