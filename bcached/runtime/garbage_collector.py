@@ -6,7 +6,6 @@ it began is written, and an entry is durable that lets go of those before: what 
 stands nowhere any more. What is cut while it marks is marked, too (state/live_sectors.py).
 """
 
-import asyncio
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 
@@ -18,7 +17,7 @@ from bcached.runtime.conditions import Fact
 from bcached.runtime.index import Index
 from bcached.runtime.moving_collector import MovingCollector
 from bcached.runtime.services import Services
-from bcached.runtime.slices import run_sliced
+from bcached.runtime.turns import Turns
 from bcached.state.btree_node import Interior, Leaf, key_of, position_at
 from bcached.state.leaf_pointers import copies, leaf_pointers
 from bcached.state.marking import Marking
@@ -66,8 +65,7 @@ class GarbageCollector:
         self._before_gens_count = before_gens_count
         self._outdated: list[Interior] = []  # nodes that name buckets which have long been used again
         self._fills: list[tuple[int, int]] = []  # of all leaves: where one ends, and its words
-        self._slice_begun = 0.0
-        self._looked = 0.0  # at the clock
+        self._turns = Turns(self, services)
         services.node_writers.add(self)
 
     async def run(self) -> None:
@@ -152,15 +150,15 @@ class GarbageCollector:
         await self._in_slices(_finish(markings))
 
     async def _in_slices(self, work: Generator[None, None, None]) -> None:
-        services = self._services
-        await asyncio.sleep(0)
-        await run_sliced(work, services.options.gc_slice_s, services.clock, services.slices)
+        await self._turns.begin()
+        for _ in work:
+            await self._turns.breathe()
 
     # Marking
 
     async def _mark_leaves(self, markings: list[Marking]) -> None:
         """Mark what leaves name, and write anew those that name too much that is stale."""
-        await self._begin_slice()
+        await self._turns.begin()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         self._fills = []
         async for leaf in self._btree.leaves():
@@ -168,7 +166,7 @@ class GarbageCollector:
             if self._mark_leaf(leaf, markings):
                 await self._rewrite(leaf)
             self._fills.append((leaf.bound, leaf.live.word_count))
-            await self._breathe()
+            await self._turns.breathe()
             self._services.check_changeable()  # a stop does not wait for a large index
 
     def _mark_leaf(self, leaf: Leaf, markings: list[Marking]) -> bool:
@@ -191,7 +189,7 @@ class GarbageCollector:
             for start in range(0, len(stale), DROPPED_KEYS):
                 for key in stale[start : start + DROPPED_KEYS]:
                     self._btree.tree.drop(leaf, key)
-                await self._breathe()
+                await self._turns.breathe()
 
         if len(self._members) > 1:
             await self._forget_copies(leaf)
@@ -206,7 +204,7 @@ class GarbageCollector:
         with suppress(NoFreeBuckets):
             for start in range(0, len(keys), DROPPED_KEYS):
                 await self._index.forget_copies(keys[start : start + DROPPED_KEYS], PATIENCE_S)
-                await self._breathe()
+                await self._turns.breathe()
 
     def _stale_keys(self, leaf: Leaf) -> list[Key]:
         """The keys of a leaf none of whose pointers is good any more."""
@@ -249,24 +247,24 @@ class GarbageCollector:
         """Write interior nodes anew without the nodes they replaced: those keep back the gens of buckets."""
         for interior in self._outdated:
             await self._btree.rewrite(interior)
-            await self._breathe()
+            await self._turns.breathe()
         self._outdated = []
 
     async def _tidy(self) -> None:
         """Make neighbours one that together fill less, level by level, and the tree lower if it can be."""
         btree = self._btree
         tree = btree.tree
-        await self._begin_slice()
+        await self._turns.begin()
         for bound in self._half_empty():
             self._services.check_changeable()
             await btree.coalesce(0, *position_at(bound))
-            await self._breathe()
+            await self._turns.breathe()
         for level in range(1, tree.root.level):
             bound = 0
             while level < tree.root.level and bound != tree.last_bound:
                 self._services.check_changeable()
                 bound = await btree.coalesce(level, *position_at(bound))
-                await self._breathe()
+                await self._turns.breathe()
         while await btree.shrink():
             pass
 
@@ -284,22 +282,6 @@ class GarbageCollector:
                     yield begin
                     break
             begin = bound
-
-    async def _begin_slice(self) -> None:
-        """Let the loop go, so that what is done next does not add to what was done last."""
-        await asyncio.sleep(0)
-        self._slice_begun = self._looked = self._services.clock()
-
-    async def _breathe(self) -> None:
-        """Let the loop go when a slice's time is up, or would be after one more piece like the last."""
-        services = self._services
-        now = services.clock()
-        if 2 * now - self._looked - self._slice_begun >= services.options.gc_slice_s:
-            services.slices.observe(now - self._slice_begun)
-            services.begin_step(self)  # a large index takes its time; that is no hang
-            await asyncio.sleep(0)
-            now = self._slice_begun = services.clock()
-        self._looked = now
 
 
 def _begin(markings: list[Marking]) -> Generator[None, None, None]:

@@ -4,7 +4,6 @@ It draws on a reserve of its own, so it works when nothing else is free. A key t
 data is copied wins: the copy is given back. Dirty stays dirty. (kernel: bch_moving_gc)
 """
 
-import asyncio
 from collections.abc import Generator
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from bcached.keys import Key
 from bcached.runtime.index import Index, cut_to
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
+from bcached.runtime.turns import Turns
 from bcached.state.btree_node import Leaf
 from bcached.state.bucket_table import COUNT_BUCKETS, Bools, State
 from bcached.state.cache import Cache
@@ -78,14 +78,15 @@ class MovingCollector:
 
     async def _move_out_of(self, chosen: list[Bools], holder: Holder) -> None:
         """Look for keys that lie in the chosen buckets, and copy them while there is room."""
+        turns = Turns(self, self._services)
+        await turns.begin()
         async for leaf in self._index.btree.leaves():
             keys = self._keys_in(leaf, chosen)
             for start in range(0, len(keys), MOVES_AT_ONCE):
                 self._services.check_changeable()
                 if not await self._move(holder, keys[start : start + MOVES_AT_ONCE]):
                     return
-            self._services.begin_step(self)
-            await asyncio.sleep(0)
+            await turns.breathe()
 
     def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:
         """The keys of a leaf that lie, with any copy, in one of the chosen buckets."""

@@ -125,6 +125,11 @@ class Services:
         """The reserves somebody waits for."""
         return self.queue.waiting()
 
+    @property
+    def is_short(self) -> bool:
+        """Whether somebody waits for buckets, for data or for a node."""
+        return bool(self.waiting_for_nodes or self.waiting())
+
     def serve(self) -> None:
         """Buckets came: let those who wait take them."""
         self.queue.serve()

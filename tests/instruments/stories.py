@@ -169,6 +169,8 @@ async def keeping(cache_set: CacheSet, promises: Promises) -> None:
     found = await cache_set.lookups.lookup(plain, 0, 4000, pin=one.holder)
     await asyncio.gather(one.drop(plain, 0, 3000), other.write(flash, 2000, 100))
     cache_set.lookups.unpin(one.holder, found.keys)
+    for at in range(0, 2400, 60):  # more at once than may be unwritten
+        await one.scatter(plain, 4000 + at, 7)
     await cache_set.collect_garbage()
     await grow_when_there_are_no_buckets(cache_set, one, plain)
     await write_many(one, plain, 4)
