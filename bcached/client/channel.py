@@ -80,23 +80,24 @@ class Channel(asyncio.Protocol):
         self, request: Request, continued: Answered | None = None, orphaned: Answered | None = None
     ) -> "asyncio.Future[bytes]":
         """Send a request; a future of the answer's parameters."""
+        message = encode_request(request)  # first: for what cannot be said no answer will come
         future: asyncio.Future[bytes] = self._loop.create_future()
         if self._transport is None:
             future.set_exception(ConnectionLost(self.path, self._reason))
             return future
         self._calls.append(Call(future, continued, orphaned))
-        self._write_soon(request)
+        self._write_soon(message)
         return future
 
     def tell(self, request: Request) -> None:
         """Send a request that is not answered (oneway); without a connection there is nobody to tell."""
         if self._transport is not None:
-            self._write_soon(request)
+            self._write_soon(encode_request(request))
 
-    def _write_soon(self, request: Request) -> None:
+    def _write_soon(self, message: bytes) -> None:
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(encode_request(request))
+        self._outgoing.append(message)
 
     async def close(self) -> None:
         """End the connection; over when it is gone."""

@@ -3,6 +3,7 @@ import fcntl
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bcached.client import Client
@@ -140,6 +141,20 @@ async def test_numbers_of_limits_come_along(folder: Path):
         with pytest.raises(NoFreeBuckets) as refused:
             await client.allocate(0, 0, 8, wait=False)
         assert refused.value.fields == {"reserve": "none", "waited_ms": 0}
+
+
+async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_can(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        before = asyncio.ensure_future(client.allocate(0, 0, 64))
+        await asyncio.sleep(0)
+        with pytest.raises(TypeError, match="numpy"):
+            await client.lookup(0, np.int64(8), 8)  # type: ignore[arg-type]
+        with pytest.raises(UnicodeEncodeError):
+            await client.create_volume("\udcff")
+        async with asyncio.timeout(10):
+            (key,) = await before
+            assert (key.offset, key.sectors) == (0, 64)
+            assert not (await client.lookup(0, 0, 64)).keys
 
 
 async def test_what_is_granted_to_one_who_stopped_waiting_is_given_back(folder: Path):
