@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MEMBERS_MAX = 8
+SOCKET_PATH_BYTES_MAX = 107
+NAME = r"[\w.][\w.-]{0,63}\$?"  # a user's or a group's
 
 
 def printable(text: str) -> str:
@@ -33,6 +35,27 @@ def parse_members(devices: tuple[str, ...]) -> tuple[str, ...]:
     return devices
 
 
+def parse_socket_path(path: str) -> str:
+    """Check that a socket can be bound there."""
+    if not 1 <= len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+        raise ValueError(f"Input should be a path of 1 to {SOCKET_PATH_BYTES_MAX} bytes")
+    return printable(path)
+
+
+def parse_mode(mode: str) -> str:
+    """Check that it is a mode, in the digits chmod takes."""
+    if not re.fullmatch("0[0-7]{3}", mode):
+        raise ValueError('Input should be four octal digits like "0660"')
+    return mode
+
+
+def parse_group(group: str) -> str:
+    """Check that it can be a group's name; "" is nobody's."""
+    if not re.fullmatch(f"({NAME})?", group):
+        raise ValueError('Input should be a group name or ""')
+    return group
+
+
 def parse_listen(listen: str) -> str:
     """Check that metrics can listen there: "", unix:/path, host:port or [ipv6]:port."""
     if listen.startswith("unix:"):
@@ -46,7 +69,7 @@ def parse_listen(listen: str) -> str:
 
 def parse_name(name: str) -> str:
     """Check that it can be a user's name, or with an @ before it a group's."""
-    if not re.fullmatch(r"@?[\w.][\w.-]{0,63}\$?", name):
+    if not re.fullmatch(f"@?{NAME}", name):
         raise ValueError('Input should be a user name or "@group"')
     return name
 
@@ -113,11 +136,9 @@ class LimitsSection(Section):
 class SocketSection(Section):
     """Where clients connect, when systemd does not pass the socket."""
 
-    path: Annotated[str, Field(min_length=1, max_length=107), AfterValidator(printable)] = (
-        "/run/bcached/io.bcached"
-    )
-    mode: Annotated[str, Field(pattern="^0[0-7]{3}$")] = "0660"
-    group: Annotated[str, Field(pattern=r"^([\w.][\w.-]{0,63}\$?)?$")] = "bcached"
+    path: Annotated[str, AfterValidator(parse_socket_path)] = "/run/bcached/io.bcached"
+    mode: Annotated[str, AfterValidator(parse_mode)] = "0660"
+    group: Annotated[str, AfterValidator(parse_group)] = "bcached"
 
 
 class AccessSection(Section):
