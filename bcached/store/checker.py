@@ -115,12 +115,12 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
 
 def _are_one_set(checked: CheckedSet) -> bool:
     members, report = checked.members, checked.findings.report
-    wanted = {member.superblock.members for member in members}
-    if wanted != {len(members)}:
-        raise SetRefused(
-            f"{members[0].path}: its set has {max(wanted)} members, and {len(members)} were given: "
-            "only all of them together can be checked"
-        )
+    for member in members:
+        if member.superblock.members != len(members):
+            raise SetRefused(
+                f"{member.path}: its set has {member.superblock.members} members, and {len(members)} were "
+                "given: only all of them together can be checked"
+            )
     try:
         check_members(members)
     except GeometryRefused as error:

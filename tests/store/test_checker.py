@@ -92,6 +92,10 @@ async def test_of_a_set_all_members_are_wanted() -> None:
     first, second = sound(ImageBuilder(members=2)).devices()
     with pytest.raises(SetRefused, match=r"disk0: its set has 2 members, and 1 were given"):
         await check_set([first])
+    (other,) = sound().devices()
+    other.path = "other"
+    with pytest.raises(SetRefused, match=r"other: its set has 1 members, and 2 were given"):
+        await check_set([second, other])
     found = await check_set([second, first])
     assert found.findings.listed == []
     assert [member.path for member in found.members] == ["disk0", "disk1"]
