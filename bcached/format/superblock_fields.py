@@ -113,6 +113,8 @@ class RawSuperblock:
 
     def _check_identity(self, raw: bytes, where: str) -> None:
         """It is a superblock at all, and whole."""
+        if self.offset != SUPERBLOCK_SECTOR and self.magic != SUPERBLOCK_MAGIC:
+            raise NotWhole(NAME, where, "bcache's", "neither its offset nor its magic")
         if self.offset != SUPERBLOCK_SECTOR:
             raise NotWhole(NAME, f"{where}, offset", SUPERBLOCK_SECTOR, self.offset)
         if self.magic != SUPERBLOCK_MAGIC:

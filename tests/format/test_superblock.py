@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
-from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, NotWhole, Replacement, Superblock
 from instruments.format_samples import (
     GIB,
     SUPERBLOCK,
@@ -153,6 +153,12 @@ def test_each_field_that_cannot_be_is_named(
 def test_another_offset_is_another_structure() -> None:
     with pytest.raises(BadField, match="offset: expected 8, found 16"):
         parse(sealed(with_field(IN_USE.pack(), 8, "Q", 16), USED_BYTES))
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\xa5"])
+def test_what_was_never_a_superblock_is_not_called_one_with_a_wrong_offset(byte: bytes) -> None:
+    with pytest.raises(NotWhole, match="at here: expected bcache's, found neither its offset nor its magic"):
+        parse(byte * 4096)
 
 
 def test_another_magic_is_named_before_the_checksum_is_looked_at() -> None:
