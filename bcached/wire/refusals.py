@@ -57,4 +57,6 @@ def _invalid_parameter(method: str, words: str) -> InvalidParameter:
     else:
         named = _PARAMETER.match(place)
         parameter = named[1] if named else "message"
+        if named and named.end() < len(place):  # somewhere within the parameter
+            what = f"{what} at {parameter}{place[named.end() :]}"
     return InvalidParameter(parameter[:ECHO_CHARACTERS], what[:ECHO_CHARACTERS])

@@ -115,6 +115,27 @@ def test_a_bad_message_is_told_which_parameter_is_wrong(message: bytes, paramete
 
 
 @pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            allocator(
+                "Commit", {"keys": [KEY, {**KEY, "pointers": [{"device": 0, "sector": 8, "gen": 256}]}]}
+            ),
+            "Expected `int` <= 255 at keys[1].pointers[0].gen",
+        ),
+        (
+            allocator("AllocateMany", {"requests": [{"inode": 1, "offset": 8}]}),
+            "Object missing required field `sectors` at requests[0]",
+        ),
+        (allocator("Release", {"keys": [7]}), "Expected `object`, got `int` at keys[0]"),
+        (allocator("Allocate", {**EXTENT, "offset": "8"}), "Expected `int`, got `str`"),
+    ],
+)
+def test_the_reason_says_where_in_the_parameter(message: bytes, reason: str):
+    assert refusal(message).fields["reason"] == reason
+
+
+@pytest.mark.parametrize(
     "message",
     [
         b'{"method":"io.bcached.Allocator.Release","parameters":{"keys":'
