@@ -5,6 +5,7 @@ from uuid import UUID
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
@@ -38,7 +39,7 @@ def table(volumes: Iterable[Volume]) -> Table:
     for one in volumes:
         size = format_size(one.sectors * SECTOR_BYTES) if one.sectors else ""
         kind = "flash-only" if one.flash_only else "cached"
-        drawn.add_row(str(one.inode), one.label, kind, size, one.uuid)
+        drawn.add_row(str(one.inode), Text(one.label), kind, size, one.uuid)
     return drawn
 
 

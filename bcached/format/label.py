@@ -1,6 +1,10 @@
 """Labels: 32 bytes of text, padded with zeros, that nobody ever checked."""
 
+import re
+
 LABEL_BYTES = 32
+
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
 
 def parse_label(raw: bytes) -> str:
@@ -26,5 +30,5 @@ def pack_label(label: str) -> bytes:
 
 
 def printable_label(label: str) -> str:
-    """The label fit for JSON and terminals: what is not UTF-8 shows as a replacement character."""
-    return label_bytes(label).decode("utf-8", "replace")
+    """The label fit for JSON and terminals: what is no text there shows as a replacement character."""
+    return _CONTROL.sub("\ufffd", label_bytes(label).decode("utf-8", "replace"))

@@ -46,6 +46,13 @@ def test_what_the_daemon_refuses_is_one_line_with_the_numbers(shell: Shell) -> N
     assert "no volume has inode 500" in shell.refused("volume", "delete", "500")
 
 
+def test_a_label_may_hold_what_looks_like_markup(shell: Shell) -> None:
+    inode = shell.told("volume", "create", "[/b] [red]").strip()
+    (line,) = (line for line in shell.told("volume", "list").splitlines() if line.split()[0] == inode)
+    assert "[/b] [red]" in line
+    shell.told("volume", "delete", inode)
+
+
 def test_a_held_reservation_lives_exactly_as_long_as_the_command(shell: Shell) -> None:
     def reserved() -> int:
         return int(shell.document("status")["state"]["reserved_sectors"])

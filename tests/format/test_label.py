@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,11 +15,17 @@ def test_a_label_goes_back_as_it_was_up_to_its_first_zero(raw: bytes) -> None:
 
 @given(st.binary(min_size=LABEL_BYTES, max_size=LABEL_BYTES))
 def test_every_label_can_be_printed(raw: bytes) -> None:
-    printable_label(parse_label(raw)).encode()
+    printed = printable_label(parse_label(raw))
+    printed.encode()
+    assert not any(unicodedata.category(character) == "Cc" for character in printed)
 
 
 def test_text_stays_text() -> None:
     assert parse_label(pack_label("Größe")) == printable_label("Größe") == "Größe"
+
+
+def test_what_would_steer_a_terminal_is_not_printed() -> None:
+    assert printable_label("\x1b]0;a\x07 \x9bb\n") == "�]0;a� �b�"
 
 
 @pytest.mark.parametrize("label", ["x" * 33, "ü" * 17, "a\0b"])
