@@ -25,6 +25,7 @@ SOCKET_PATH = "/run/bcached/io.bcached"
 WRITERS = 4  # writes under way at once; more gain nothing on one device
 
 FETCH_TRIES = 16  # reads in a row that come too late: the set is turned over faster than it is read
+NOT_ENTERED = "it is made by `with` or `async with`"
 
 R = TypeVar("R", bound=messages.Results)
 
@@ -45,8 +46,8 @@ class Client:
 
     def __init__(self, path: str = SOCKET_PATH) -> None:
         self.path = path
-        self._channel: Channel
-        self._description: messages.Description
+        self._entered: Channel | None = None
+        self._described: messages.Description | None = None
         self._data: DataPaths
         self._lease: Lease | None = None
         self._gens: Gens | None = None
@@ -56,14 +57,14 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Connect, and take the lease."""
-        self._channel = await Channel.open(self.path)
+        self._entered = await Channel.open(self.path)
         try:
-            self._description = await self._call(
+            self._described = await self._call(
                 ALLOCATOR, "Describe", messages.Nothing(), messages.Description
             )
-            self._data = DataPaths(self._description.devices)
-            if self._description.role in ("allocator", "admin"):
-                self._lease = Lease(self._description.lease_path)
+            self._data = DataPaths(self.description.devices)
+            if self.description.role in ("allocator", "admin"):
+                self._lease = Lease(self.description.lease_path)
             self._channel.lost.add_done_callback(lambda _: self._let_go_when_idle())
         except BaseException:
             self._channel.abort()
@@ -87,12 +88,14 @@ class Client:
     @property
     def description(self) -> messages.Description:
         """The set and its devices, and our role."""
-        return self._description
+        if self._described is None:
+            raise ConnectionLost(self.path, NOT_ENTERED)
+        return self._described
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection stands; without it nothing we hold or know is worth anything."""
-        return self._channel.stands
+        return self._entered is not None and self._entered.stands
 
     # io.bcached.Allocator
 
@@ -222,7 +225,7 @@ class Client:
         are, and need not be called so.
         """
         view = memoryview(data).cast("B")
-        block_bytes = self._description.devices[0].block_sectors * SECTOR_BYTES
+        block_bytes = self.description.devices[0].block_sectors * SECTOR_BYTES
         if not view.nbytes or view.nbytes % block_bytes:
             raise ValueError(f"the set's blocks have {block_bytes} bytes, the data {view.nbytes}")
         sectors = view.nbytes // SECTOR_BYTES
@@ -280,7 +283,7 @@ class Client:
 
     async def write(self, key: Key, data: "bytes | bytearray | memoryview") -> None:
         """Write an extent we hold, to all its places. Even if you stop waiting, the write goes on."""
-        if not self._channel.stands or self._lease is None or not self._lease.is_held:
+        if not self.is_connected or self._lease is None or not self._lease.is_held:
             raise ConnectionLost(self.path, "nothing may be written without the connection and its lease")
         self._writes += 1
         loop = asyncio.get_running_loop()
@@ -379,6 +382,12 @@ class Client:
 
     # Inside
 
+    @property
+    def _channel(self) -> Channel:
+        if self._entered is None:
+            raise ConnectionLost(self.path, NOT_ENTERED)
+        return self._entered
+
     async def _call(
         self,
         interface: str,
@@ -415,7 +424,7 @@ class Client:
         if self._gens is None:
             files = await self._call(ALLOCATOR, "MapGens", messages.Nothing(), messages.GenMaps)
             if self._gens is None:
-                self._gens = Gens(files.maps, self._description.devices)
+                self._gens = Gens(files.maps, self.description.devices)
         return self._gens
 
     def _write_returned(self, _: "asyncio.Future[None]") -> None:

@@ -456,6 +456,17 @@ async def test_nobody_there_is_said_in_one_line(folder: Path):
             pass
 
 
+async def test_a_client_that_was_not_entered_says_what_makes_the_connection(folder: Path):
+    async with served(folder) as it:
+        client = Client(it.path)
+        assert not client.is_connected
+        for call in (client.status(), client.store(0, 0, bytes(4096)), client.fetch(0, 0, 8)):
+            with pytest.raises(ConnectionLost, match="s: no connection to the daemon: it is made by `with`"):
+                await call
+        with pytest.raises(ConnectionLost):
+            _ = client.description
+
+
 async def test_a_daemon_that_is_full_says_so(folder: Path):
     async with served(folder, limits=SocketLimits(connections=1)) as it, Client(it.path):
         with pytest.raises((LimitExceeded, ConnectionLost), match="connections"):
