@@ -1,10 +1,9 @@
 """Making an image file: a sparse file of a given size, all zeros."""
 
-import fcntl
 import os
 import stat
 
-from bcached.device.occupancy import refuse_under_loop
+from bcached.device.occupancy import lock, refuse_under_loop
 from bcached.errors import DeviceError, DeviceRefused
 
 IMAGE_MODE = 0o600  # what is cached may be anybody's secret
@@ -33,10 +32,7 @@ def _empty(path: str, descriptor: int, size_bytes: int) -> None:
     """Turn the file to zeros under the lock of whoever uses an image."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise DeviceRefused(path, "expected an image file or nothing, found something else")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DeviceRefused(path, "in use: another process has locked it") from None
+    lock(path, descriptor)
     refuse_under_loop(path, descriptor)
     os.ftruncate(descriptor, 0)
     os.ftruncate(descriptor, size_bytes)

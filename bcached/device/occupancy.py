@@ -60,13 +60,26 @@ def user_of(path: str) -> str | None:
         found = os.stat(path)
         if stat.S_ISBLK(found.st_mode) and os.path.lexists(f"{sysfs.directory(found.st_rdev)}/bcache"):
             return "the kernel's bcache"
-        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-        with open("/proc/locks", encoding="ascii") as locks:
-            for fields in map(str.split, locks):
-                if fields[1:4] == ["FLOCK", "ADVISORY", "WRITE"] and fields[5] == place:
-                    return f"process {fields[4]}"
+        return _locker_of(found, "WRITE")
     except OSError:
-        pass
+        return None
+
+
+def locked(path: str, descriptor: int) -> DeviceRefused:
+    """The refusal of a device that another process has locked, and which one as far as the kernel tells."""
+    who = None
+    with suppress(OSError):
+        who = _locker_of(os.fstat(descriptor), "WRITE", "READ")
+    return DeviceRefused(path, f"in use: {who or 'another process'} has locked it")
+
+
+def _locker_of(file: os.stat_result, *kinds: str) -> str | None:
+    """Who holds a lock of these kinds on a file; a process of another namespace has no number here."""
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    with open("/proc/locks", encoding="ascii") as locks:
+        for fields in map(str.split, locks):
+            if fields[1:3] == ["FLOCK", "ADVISORY"] and fields[3] in kinds and fields[5] == place:
+                return f"process {fields[4]}" if int(fields[4]) > 0 else "another process"
     return None
 
 
@@ -81,7 +94,7 @@ def lock(path: str, descriptor: int) -> None:
             if error.errno != errno.EWOULDBLOCK:
                 raise
             if time.monotonic() >= deadline:
-                raise DeviceRefused(path, "in use: another process has locked it") from None
+                raise locked(path, descriptor) from None
         time.sleep(LOCK_RETRY_S)
 
 

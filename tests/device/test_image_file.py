@@ -39,7 +39,7 @@ def test_an_image_in_use_is_never_replaced(tmp_path: Path) -> None:
     path.write_bytes(b"in use")
     with path.open("rb") as user:
         fcntl.flock(user, fcntl.LOCK_SH)
-        with pytest.raises(DeviceRefused, match="in use: another process has locked it"):
+        with pytest.raises(DeviceRefused, match=r"in use: .*process.* has locked it"):
             create_image(str(path), 4096, replace=True)
     assert path.read_bytes() == b"in use"
 

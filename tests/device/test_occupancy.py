@@ -30,7 +30,7 @@ def test_what_the_kernel_put_on_top_of_a_device_is_named(
 
 
 @pytest.mark.skipif(not os.access("/proc/locks", os.R_OK), reason="/proc/locks cannot be read")
-def test_who_has_locked_a_device_is_seen_without_touching_the_lock(tmp_path: Path) -> None:
+def test_who_has_locked_a_device_is_named_and_seen_without_touching_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(bytes(512))
     assert occupancy.user_of(str(path)) is None
@@ -38,6 +38,11 @@ def test_who_has_locked_a_device_is_seen_without_touching_the_lock(tmp_path: Pat
     try:
         occupancy.lock(str(path), descriptor)
         assert occupancy.user_of(str(path)) == f"process {os.getpid()}"
+        with (
+            path.open("rb") as another,
+            pytest.raises(DeviceRefused, match=f"in use: process {os.getpid()} has locked it"),
+        ):
+            occupancy.lock(str(path), another.fileno())
     finally:
         os.close(descriptor)
     assert occupancy.user_of(str(path)) is None
