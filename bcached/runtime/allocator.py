@@ -55,6 +55,7 @@ class Allocator:
             collecting=services.collecting,
             waiting=services.waiting(),
             prios_asked=services.prios_asked(self.member),
+            nodes_wait=bool(services.waiting_for_nodes),
         )
         if services.refusal is not None and step is not Step.PUSH:
             return Step.WAIT  # gens that go up now would not be durable when the set has stopped

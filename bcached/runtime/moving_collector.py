@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcached.device.together import together
-from bcached.errors import NoFreeBuckets
+from bcached.errors import LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.index import Index, cut_to
 from bcached.runtime.services import Services
@@ -113,7 +113,7 @@ class MovingCollector:
             try:
                 while not self._index.is_ready_for(move.old, move.new):
                     await self._index.make_ready_for(move.old, move.new, PATIENCE_S)
-            except NoFreeBuckets:
+            except (NoFreeBuckets, LimitExceeded):  # or as many wait already as may
                 return False  # the index has worse to do than to move; what was copied is given back
             if self._index.replace(holder, move.old, move.new):
                 self.moved_sectors += move.new.sectors

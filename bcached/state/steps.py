@@ -55,10 +55,12 @@ def next_step(
     collecting: bool,
     waiting: frozenset[Reserve],
     prios_asked: bool = False,
+    nodes_wait: bool = False,
 ) -> Step:
     """The next step for a member; waiting names the reserves that somebody waits for a bucket of.
 
-    prios_asked: a prio write is under way or asked for, so that there is no need to ask again.
+    prios_asked: a prio write is under way or asked for, so that there is no need to ask again. nodes_wait:
+    a node of the index cannot be written before there is a bucket for it, nor may a collection end before.
     """
     may_write = synchronous and not prios_asked
     if cache.reserves.room() and cache.ready:
@@ -68,19 +70,28 @@ def next_step(
     if not cache.ready and cache.free_inc_room and _pass_may_find(cache, tried, collections, waiting):
         return Step.INVALIDATE
     if cache.dry and not cache.ready and cache.reserves.room():
-        step = _when_short(cache, tried, may_write, collecting, waiting)
+        step = _when_short(cache, tried, may_write, collecting, waiting, nodes_wait=nodes_wait)
         if step is not None:
             return step
     return _guard(cache, tried, may_write, collecting)
 
 
 def _when_short(
-    cache: Cache, tried: Tried, may_write: bool, collecting: bool, waiting: frozenset[Reserve]
+    cache: Cache,
+    tried: Tried,
+    may_write: bool,
+    collecting: bool,
+    waiting: frozenset[Reserve],
+    *,
+    nodes_wait: bool,
 ) -> Step | None:
-    """Too few buckets were found: first see whether a collection helps, then make do with those."""
-    if collecting:
+    """Too few buckets were found: first see whether a collection helps, then make do with those.
+
+    One that may itself have to wait for a bucket is not waited for.
+    """
+    if collecting and not nodes_wait:
         return Step.WAIT
-    if (waiting or cache.held_back) and _collection_may_help(cache, tried):
+    if not collecting and (waiting or cache.held_back) and _collection_may_help(cache, tried):
         return Step.COLLECT
     if may_write and _reaches_a_waiter(cache, waiting):
         return Step.WRITE_PRIOS

@@ -1,0 +1,69 @@
+"""A collection while there is hardly a bucket: what it waits for, and what it must not wait for."""
+
+import asyncio
+from pathlib import Path
+
+from bcached.keys import Key, Pointer
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lifetime import running
+from bcached.state.bucket_table import State
+from instruments.living_set import extent, fresh_members, set_options, take_buckets
+from instruments.virtual_time import in_virtual_time
+
+
+def take_those_for_nodes(cache_set: CacheSet) -> list[int]:
+    """Leave no bucket for a node of the index."""
+    taken = []
+    while (place := cache_set.sectors.take_metadata(State.UUID)) is not None:
+        taken.append(place[1])
+    return taken
+
+
+@in_virtual_time
+async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_node(tmp_path: Path) -> None:
+    devices = await fresh_members([600], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await cache_set.create_volume("plain")
+        holder, index = cache_set.new_holder("client"), cache_set.index
+        held = []
+        for number, key in enumerate((await take_buckets(cache_set, holder))[:3]):
+            (pointer,) = key.pointers
+            await index.commit(holder, [Key(0, number * 32, 8, False, key.pointers)], 10.0)
+            held.append(Key(0, 0, 24, False, (Pointer(0, pointer.sector + 8, pointer.gen),)))
+        await asyncio.sleep(1)
+        take_those_for_nodes(cache_set)
+        rewriting = asyncio.ensure_future(index.btree.rewrite(await index.btree.leaf_at(0, 0)))
+        cache_set.services.ask_for_collection("asked")
+        await asyncio.sleep(1)
+        assert cache_set.services.collecting
+        assert cache_set.members[0].cache.free_inc_room > len(held)
+        cache_set.release(holder, held)
+        await asyncio.sleep(10)
+        assert rewriting.done()
+        assert not cache_set.services.collecting
+
+
+@in_virtual_time
+async def test_a_full_queue_keeps_data_from_being_moved_and_does_nothing_worse(tmp_path: Path) -> None:
+    devices = await fresh_members([600], 16 << 10)
+    options = set_options(tmp_path, verify=False, waiters=3, moving_gc=False)
+    async with running(devices, options) as cache_set:
+        await cache_set.create_volume("flash", 1 << 20)
+        holder, index, cache = cache_set.new_holder("client"), cache_set.index, cache_set.members[0].cache
+        for offset in range(0, 40 * 32, 32):
+            (keys,) = await cache_set.allocate(holder, [extent(32, offset=offset, whole=True)], 10.0)
+            await index.commit(holder, keys, 10.0)
+        for offset in range(0, 40 * 32, 32):
+            await index.invalidate(0, offset, 24, 10.0)
+        held = await take_buckets(cache_set, holder)
+        waiting = [cache_set.allocate_bucket(holder, 1, 1000.0) for _ in range(options.waiters)]
+        taken, mover = take_those_for_nodes(cache_set), cache_set.tasks.garbage_collector.mover
+        options.moving_gc = True
+        await cache_set.collect_garbage()
+        assert mover.moved_sectors == 0
+        cache.free_metadata(taken)
+        for key in held[:20]:
+            cache_set.free_bucket(holder, key)
+        await asyncio.gather(*waiting)
+        await cache_set.collect_garbage()
+        assert mover.moved_sectors > 0
