@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 
 from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, RequestError
+from bcached.format import bkey
 from bcached.format.bkey import HEAD_WORDS, SECTORS_MAX
 from bcached.keys import OFFSET_MAX, Key
 from bcached.runtime.key_changes import KeyChanges, as_device_failed, spans_of, words_of
@@ -70,6 +71,8 @@ class Index:
         for key in keys:
             if key.inode not in sectors.inodes:
                 raise NoSuchVolume(key.inode)
+            if key.offset + key.sectors > OFFSET_MAX:  # what is left of it after a cut could not be told
+                raise InvalidParameter("keys", f"expected an end of at most {OFFSET_MAX}, found {key}")
             if key.inode in sectors.flash_sectors:
                 self._check_flash_only(key)
             if key.dirty and not synchronous:
@@ -170,11 +173,11 @@ class Index:
     async def dirty_sectors(self, inode: int) -> int:
         """Sectors of a volume that exist nowhere else."""
         start, count = 0, 0
-        while start < OFFSET_MAX:
+        while start < bkey.OFFSET_MAX:
             with as_device_failed():
                 leaf = await self.btree.leaf_at(inode, start)
             count += dirty_sectors(leaf, inode)
-            start = min(leaf.end_within(inode), OFFSET_MAX)
+            start = min(leaf.end_within(inode), bkey.OFFSET_MAX)
             await asyncio.sleep(0)  # all may be in memory, and nothing wait
         return count
 
@@ -184,9 +187,9 @@ class Index:
         NoFreeBuckets if it comes to a standstill for timeout_s; then some are gone.
         """
         start = 0
-        while start < OFFSET_MAX:
+        while start < bkey.OFFSET_MAX:
             await self.changes.make_ready([(inode, start, start + 1)], self._deletion_words, timeout_s)
-            deletions, start = self._deletions(inode, start, OFFSET_MAX)
+            deletions, start = self._deletions(inode, start, bkey.OFFSET_MAX)
             if deletions:
                 self.changes.change(deletions)
             await asyncio.sleep(0)

@@ -18,6 +18,7 @@ FOUND_MAX = 1000  # keys that one answer holds
 RANGE_SECTORS_MAX = OFFSET_MAX - 1  # so that no range reaches beyond the last key's end
 INTERVAL_MS, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 3_600_000
 
+AskedOffset = Annotated[int, Meta(ge=0, le=OFFSET_MAX - ASK_SECTORS_MAX)]  # its keys can be committed
 AskedSectors = Annotated[int, Meta(ge=1, le=ASK_SECTORS_MAX)]
 RangeSectors = Annotated[int, Meta(ge=1, le=RANGE_SECTORS_MAX)]
 Limit = Annotated[int, Meta(ge=1, le=FOUND_MAX)]
@@ -76,7 +77,7 @@ class Extent(Parameters, frozen=True):
     """One request of an AllocateMany."""
 
     inode: Inode
-    offset: SectorOffset
+    offset: AskedOffset
     sectors: AskedSectors
     write_point: WritePoint | None = None
     write_prio: WritePrio | None = None
@@ -88,7 +89,7 @@ class Allocate(Parameters, frozen=True):
     """Sectors for one extent."""
 
     inode: Inode
-    offset: SectorOffset
+    offset: AskedOffset
     sectors: AskedSectors
     write_point: WritePoint | None = None
     write_prio: WritePrio | None = None

@@ -20,7 +20,8 @@ from bcached.errors import (
     NotReserved,
     VolumeInUse,
 )
-from bcached.keys import Key, Pointer
+from bcached.format import bkey
+from bcached.keys import OFFSET_MAX, Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.garbage_collector import STALE_GENS_MAX
 from bcached.runtime.lifetime import running
@@ -198,6 +199,8 @@ async def test_what_cannot_be_committed_is_refused_and_changes_nothing(tmp_path:
             index.try_commit(holder, [Key(7, 0, 8, True, key.pointers)])
         with pytest.raises(InvalidParameter):
             index.try_commit(holder, [Key(1, 0, 8, False, key.pointers)])
+        with pytest.raises(InvalidParameter, match="an end of at most 4611686018427387904, found"):
+            index.try_commit(holder, [Key(0, OFFSET_MAX - 4, 8, False, key.pointers)])
         with pytest.raises(LimitExceeded):
             index.try_commit(holder, [key] * 100_000)
         assert index.try_commit(holder, [key]) is not None
@@ -214,12 +217,26 @@ async def test_a_volume_goes_with_its_keys(tmp_path: Path) -> None:
             await story.write(0, number * 16, 8, dirty=True)
         with pytest.raises(VolumeInUse):
             await story.cache_set.delete_volume(0)
+        await story.write(0, OFFSET_MAX - 8, 8, dirty=False)
         await story.cache_set.delete_volume(0, force=True)
         with pytest.raises(NoSuchVolume):
             await story.cache_set.lookups.lookup(0, 0, 8)
         assert await story.cache_set.create_volume("again") == 0
-        assert (await story.cache_set.lookups.lookup(0, 0, SECTORS)).keys == []
+        assert (await story.cache_set.lookups.lookup(0, 0, OFFSET_MAX)).keys == []
         assert story.cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_a_volume_s_keys_go_that_lie_beyond_what_clients_may_name(tmp_path: Path) -> None:
+    async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
+        index = story.cache_set.index
+        for offset in (OFFSET_MAX, bkey.OFFSET_MAX - 8):
+            ((key,),) = await story.cache_set.allocate(story.holder, [extent(8)], 1.0)
+            index._commit(story.holder, [Key(0, offset, 8, True, key.pointers)])
+        assert await index.dirty_sectors(0) == 16
+        await story.cache_set.delete_volume(0, force=True)
+        assert await story.cache_set.create_volume("again") == 0
+        assert (await story.cache_set.lookups.lookup(0, 0, bkey.OFFSET_MAX)).keys == []
 
 
 @in_virtual_time

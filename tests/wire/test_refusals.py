@@ -41,6 +41,7 @@ def allocator(method: str, parameters: object, **envelope: object) -> bytes:
         (allocator("Allocate", {**EXTENT, "inode": -1}), "inode"),
         (allocator("Allocate", {**EXTENT, "inode": 1 << 20}), "inode"),
         (allocator("Allocate", {**EXTENT, "offset": 1 << 63}), "offset"),
+        (allocator("Allocate", {**EXTENT, "offset": (1 << 62) - (1 << 40) + 1}), "offset"),
         (allocator("Allocate", {**EXTENT, "offset": -(1 << 63) - 1}), "offset"),
         (allocator("Allocate", {**EXTENT, "offset": 10**400}), "offset"),
         (allocator("Allocate", {**EXTENT, "write_point": 1 << 63}), "write_point"),
