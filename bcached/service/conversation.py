@@ -1,7 +1,8 @@
 """Requests run in the order sent, replies given in the same order, whatever has to wait in between.
 
 Brief requests that can be answered at once are run in batches: one after the other without a suspension,
-their replies written by one call. All else goes one by one. A request that has to wait takes a slot in the
+their replies written by one call; where there are many, the first few go out ahead, so that the peer works on
+them while we work on the others. All else goes one by one. A request that has to wait takes a slot in the
 reply queue; what follows it still runs, and its reply queues up behind that slot. Only what has to run in
 order is put off: a change while anything before it is still to be made or found, a question while a change
 is. The reply of a change that is made may come later still.
@@ -40,6 +41,7 @@ from bcached.wire.codec import (
 from bcached.wire.messages import Results
 from bcached.wire.methods import ALLOCATOR, METHODS, Request
 
+EARLY_REPLIES = 8  # that go out ahead of twice as many or more
 BATCH_REQUESTS = 256  # requests answered by one write; whether the peer reads is asked between batches
 
 INTERFACES = {method.request: method.interface for method in METHODS.values()}
@@ -70,7 +72,7 @@ class Conversation:
     """What one connection asked and has not been told yet.
 
     on_progress is called when something that waited has been answered. For the owner to set: write, which
-    sends bytes, once there is somebody to send them to; is_stuck while the peer does not read.
+    sends bytes at once, when there is somebody to send them to; is_stuck while the peer does not read.
     """
 
     def __init__(
@@ -130,7 +132,9 @@ class Conversation:
 
     def _answer_brief(self, requests: Sequence[Asked], at: int, started_ns: int) -> int:
         """Run a batch of brief requests and write their replies; how many were run."""
-        batch = requests[at : at + BATCH_REQUESTS] if at or len(requests) > BATCH_REQUESTS else requests
+        early = at == 0 and len(requests) >= 2 * EARLY_REPLIES
+        end = EARLY_REPLIES if early else at + BATCH_REQUESTS
+        batch = requests[at:end] if at or len(requests) > end else requests
         alike = self._answer_alike(batch, started_ns) if len(batch) > 1 else 0
         return alike or self._answer_batch(batch, started_ns)
 

@@ -5,6 +5,7 @@ A Commit is made at once, or with WAITS when `may_commit` lets one through, and 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from bcached.errors import NoFreeBuckets, NotReserved
@@ -26,6 +27,7 @@ class ToyService:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.on_allocate: Callable[[], object] = lambda: None
         self.waiting: list[asyncio.Future[Key]] = []
         self.news: list[messages.News] = []
         self.gone: list[Session] = []
@@ -57,6 +59,7 @@ class ToyService:
 
     def allocate(self, session: Session, asked: messages.Allocate) -> Outcome:
         self.log.append(f"allocate {asked.offset}")
+        self.on_allocate()
         if asked.inode == FAILS:
             raise NoFreeBuckets("none", 0)
         assert asked.inode != BUG, "a bug"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bcached.service.access import Access
+from bcached.service.conversation import EARLY_REPLIES
 from bcached.service.listening import bind_unix
 from bcached.service.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket_server import SocketLimits, SocketServer
@@ -69,6 +70,33 @@ async def until(question: Any) -> None:
 
 
 # Order
+
+
+@pytest.mark.parametrize(
+    ("count", "ahead"), [(2 * EARLY_REPLIES - 1, 0), (2 * EARLY_REPLIES, EARLY_REPLIES), (100, EARLY_REPLIES)]
+)
+async def test_of_many_requests_the_first_are_answered_while_the_others_run(
+    path: str, service: ToyService, count: int, ahead: int
+):
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(path)
+        peer.setblocking(False)
+        there: list[int] = []
+
+        def look() -> None:
+            with contextlib.suppress(BlockingIOError):
+                there.append(peer.recv(1 << 20, socket.MSG_PEEK).count(0))
+
+        service.on_allocate = look
+        peer.send(b"".join(allocate(offset=8 * number) for number in range(count)))
+        await until(lambda: len(service.log) == count)
+        assert there == [ahead] * (count - ahead if ahead else 0)
+        replies = b""
+        while replies.count(0) < count:
+            replies += await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
+        assert [
+            json.loads(reply)["parameters"]["keys"][0]["offset"] for reply in replies.split(b"\0")[:-1]
+        ] == [8 * number for number in range(count)]
 
 
 async def test_a_request_is_answered(talker: Talker):
