@@ -3,13 +3,17 @@
 Each bucket's beginning is read first, since an entry whose bucket does not begin with one is never looked
 for; then, whole, the buckets that can hold an entry that matters. Members may differ by the entries that
 were being written when the power went: the union counts.
+
+The kernel discards a journal bucket as soon as nothing in it is needed any more, and before the entry that
+says so is written: on a device that discards, the oldest entries that the newest asks for may be gone without
+a trace, and nothing is lost by it.
 """
 
 from dataclasses import dataclass
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import SetRefused
-from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, parse_journal_bucket
+from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, parse_journal_bucket, trace_entries
 from bcached.format.superblock import Superblock
 from bcached.units import SECTOR_BYTES
 
@@ -53,13 +57,31 @@ async def read_journal(members: list[tuple[BlockDevice, Superblock]]) -> Journal
             f"{path}: journal entry {newest.seq} is beyond {SEQ_MAX}, and there must be a next one"
         )
     needed = [entries[seq] for seq in sorted(entries) if seq >= newest.last_seq]
-    _refuse_gaps(path, newest, needed)
+    in_front = range(newest.last_seq, needed[0].seq)
+    discarded = bool(in_front) and await _are_discarded(members, in_front)
+    _refuse_gaps(path, newest, needed, needed[0].seq if discarded else newest.last_seq)
     return JournalFound(needed, rings)
 
 
-def _refuse_gaps(path: str, newest: JournalEntry, needed: list[JournalEntry]) -> None:
-    """What the newest entry says is needed may be any number: go by the entries there are."""
-    expected = newest.last_seq
+async def _are_discarded(members: list[tuple[BlockDevice, Superblock]], seqs: range) -> bool:
+    """Whether entries that are missing may have been discarded: one that is damaged leaves a trace."""
+    for device, superblock in members:
+        if not superblock.discard:
+            return False
+        bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
+        block_bytes = superblock.block_sectors * SECTOR_BYTES
+        for bucket in superblock.journal_buckets:
+            raw = await device.read(bucket * bucket_bytes, bucket_bytes)
+            if any(seq in seqs for _, seq in trace_entries(raw, superblock.set_magic, block_bytes)):
+                return False
+    return True
+
+
+def _refuse_gaps(path: str, newest: JournalEntry, needed: list[JournalEntry], expected: int) -> None:
+    """Refuse what is not all of the entries from the expected one on.
+
+    What the newest entry says is needed may be any number: go by the entries there are.
+    """
     for entry in needed:
         if entry.seq != expected:
             raise SetRefused(

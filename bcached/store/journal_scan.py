@@ -123,11 +123,12 @@ def _report_gaps(scan: JournalScan, members: Sequence[MemberFound], report: Repo
         if entry.seq != expected:
             missing = range(expected, entry.seq)
             at_front = expected == scan.newest.last_seq
-            _report_gap(scan, missing, at_front and members[0].superblock.discard, report)
+            discards = all(member.superblock.discard for member in members)
+            _report_gap(scan, missing, at_front and discards, report)
         expected = entry.seq + 1
 
 
-def _report_gap(scan: JournalScan, missing: range, discarded: bool, report: Report) -> None:
+def _report_gap(scan: JournalScan, missing: range, may_be_discarded: bool, report: Report) -> None:
     newest = scan.newest
     names = f"{missing[0]}" if len(missing) == 1 else f"{missing[0]} to {missing[-1]}"
     problem = f"entries {names} are missing of {newest.last_seq} to {newest.seq}"
@@ -140,7 +141,7 @@ def _report_gap(scan: JournalScan, missing: range, discarded: bool, report: Repo
     where = places[0] if places else scan.buckets[0].where.split(" journal bucket")[0]
     if places:
         problem += "; what was one of them is damaged, or stands behind one that is"
-    if discarded:
+    if may_be_discarded and not places:
         # Kernel: discards a bucket before the entry that releases it is durable, and so forgives this.
         severity, lost = Severity.NOTE, ""
         problem += ", which the kernel forgives on a device that discards"

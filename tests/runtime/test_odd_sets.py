@@ -87,6 +87,26 @@ async def test_leaves_with_a_checksum_of_the_old_form_are_read_and_written_on(tm
         assert len(found) == 11
 
 
+@in_virtual_time
+async def test_a_journal_whose_oldest_entries_were_discarded_is_gone_on_with(tmp_path: Path) -> None:
+    """The kernel discards a bucket of the journal before the entry that no longer needs it is written."""
+    image = ImageBuilder()
+    keys = [image.extent(0, 100 * number, 8, dirty=True) for number in range(3)]
+    image.finish(image.node(keys[:1]), journal=[keys[:1], keys[1:2]])
+    journal = [image.geometry.byte_of(bucket) for bucket in image.superblocks[0].journal_buckets]
+    image.write(journal[1], bytes(image.geometry.bucket_bytes))
+    image.write_entry(image.entry(3, 1, keys[1:2]), journal[2])
+    image.write_entry(image.entry(4, 1, keys[2:]), journal[3])
+    image.write_superblock(replace(image.superblocks[0], discard=True))
+    devices = image.devices()
+    async with running(devices, set_options(tmp_path)) as cache_set:
+        assert await contents(cache_set) == keys
+        await work(cache_set, 300, 50_000)
+        assert cache_set.verify() == []
+    async with running(devices_again(devices), set_options(tmp_path)) as cache_set:
+        assert without_places((await contents(cache_set))[:3]) == without_places(keys)
+
+
 @pytest.mark.parametrize("in_journal", [True, False])
 @in_virtual_time
 async def test_keys_that_hold_nothing_only_cut(tmp_path: Path, in_journal: bool) -> None:

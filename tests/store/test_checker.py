@@ -264,6 +264,9 @@ async def test_a_gap_at_the_front_is_forgiven_on_a_device_that_discards() -> Non
     builder.write(journal_byte(builder, 1), bytes(builder.geometry.bucket_bytes))
     builder.write_entry(builder.entry(5, 4), journal_byte(builder, 2))
     await assert_found(builder, ("journal-gap", NOTE))
+    byte = builder.write_entry(builder.entry(4), journal_byte(builder, 1))
+    builder.flip(byte - builder.geometry.block_bytes + 32)  # what is damaged was not discarded
+    await assert_found(builder, ("journal-gap", FATAL))
 
 
 @pytest.mark.parametrize("offset", [0, 8, 24, 32, 110, 200, 241])

@@ -25,7 +25,7 @@ def entry(seq: int, last_seq: int | None = None) -> JournalEntry:
     return replace(ENTRY, seq=seq, last_seq=seq if last_seq is None else last_seq)
 
 
-def device(ring: Ring) -> tuple[MemoryDevice, Superblock]:
+def device(ring: Ring, discard: bool = False) -> tuple[MemoryDevice, Superblock]:
     """A member whose journal holds this."""
     member = MemoryDevice(64 * BUCKET)
     for index, contents in ring.items():
@@ -34,11 +34,11 @@ def device(ring: Ring) -> tuple[MemoryDevice, Superblock]:
             raw = content if isinstance(content, bytes) else content.pack(MEMBER.set_magic, BLOCK)
             member.disk.contents[offset : offset + len(raw)] = raw
             offset += len(raw)
-    return member, MEMBER
+    return member, replace(MEMBER, discard=discard)
 
 
-async def read(*rings: Ring) -> JournalFound:
-    return await read_journal([device(ring) for ring in rings])
+async def read(*rings: Ring, discard: bool = False) -> JournalFound:
+    return await read_journal([device(ring, discard) for ring in rings])
 
 
 def seqs(found: JournalFound) -> list[int]:
@@ -105,6 +105,21 @@ async def test_a_gap_among_the_entries_needed_is_refused() -> None:
 
 async def test_a_gap_before_the_entries_needed_is_nobody_s_business() -> None:
     assert seqs(await read({1: [entry(1), entry(2)], 2: [entry(5), entry(6, 5)]})) == [5, 6]
+
+
+async def test_the_oldest_entries_needed_may_be_gone_from_a_device_that_discards() -> None:
+    found = await read({3: [entry(5, 2), entry(6, 2)], 4: [entry(7, 2)]}, discard=True)
+    assert seqs(found) == [5, 6, 7]
+    assert found.rings[0].newest_seqs == [0, 0, 0, 6, 7, 0, 0, 0]
+    with pytest.raises(SetRefused, match="entries 6 to 7 are missing of 2 to 8"):
+        await read({3: [entry(5, 2)], 5: [entry(8, 2)]}, discard=True)
+
+
+async def test_entries_that_are_there_and_damaged_were_not_discarded() -> None:
+    damaged = bytes(with_field(entry(3).pack(MEMBER.set_magic, BLOCK), 32, "Q", 1))
+    for ring in ([entry(2), damaged, entry(4)], [damaged]):
+        with pytest.raises(SetRefused, match="entries 3 to 4 are missing of 3 to 5"):
+            await read({2: ring, 3: [entry(5, 3)]}, discard=True)
 
 
 async def test_two_entries_of_one_seq_are_refused() -> None:
