@@ -12,7 +12,7 @@ import click
 from bcached import __version__
 from bcached.cli.examples import examples
 from bcached.cli.session import DEFAULT_SOCKET, SOCKET_VARIABLE, Session
-from bcached.errors import BcachedError
+from bcached.errors import BcachedError, NoFreeBuckets
 
 
 class Verb(NamedTuple):
@@ -83,6 +83,8 @@ class Verbs(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except NoFreeBuckets as error:
+            _fail(f"{error}; bcachectl explain says why")
         except (BcachedError, OSError) as error:
             _fail(str(error))
         except Exception as error:  # never a traceback: a person at a shell cannot use one

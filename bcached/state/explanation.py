@@ -47,16 +47,17 @@ FAILURES = {
 def _member(member: MemberStatistics) -> Iterator[str]:
     buckets = member.buckets
     reclaimable = buckets["clean"] + buckets["empty"]
-    free = buckets["free"] + buckets["free_inc"] + buckets["unused"]
+    coming = buckets["free_inc"] + buckets["unused"]
     if not member.freelist["none"]:
         yield (
-            f"no bucket is ready for data: {free} are on their way to the reserves, "
+            f"no bucket is ready for data: {coming} are on their way to the reserves, "
             f"{reclaimable} could be invalidated"
         )
-        if not reclaimable and not free:
+        if not reclaimable and not coming:
             yield (
                 f"all buckets are in use: {buckets['open']} open, {buckets['held']} held by connections, "
-                f"{buckets['quarantine']} in quarantine after a connection broke, {buckets['dirty']} dirty"
+                f"{buckets['quarantine']} in quarantine after a connection broke, {buckets['dirty']} dirty "
+                f"until marked clean or invalidated, {buckets['free']} in other reserves"
             )
     if member.invalidate_needs_gc:
         yield f"the last search for buckets to invalidate found too few ({reclaimable} are left)"

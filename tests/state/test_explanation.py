@@ -129,7 +129,7 @@ def test_every_reason_for_a_failure_has_words(reason: str) -> None:
             {"freelist": dict.fromkeys(RESERVES, 0)},
             [
                 (
-                    "/dev/x: no bucket is ready for data: 124 are on their way to the reserves, "
+                    "/dev/x: no bucket is ready for data: 24 are on their way to the reserves, "
                     "900 could be invalidated"
                 )
             ],
@@ -138,7 +138,7 @@ def test_every_reason_for_a_failure_has_words(reason: str) -> None:
             {
                 "freelist": dict.fromkeys(RESERVES, 0),
                 "buckets": dict.fromkeys(BUCKET_STATES, 0)
-                | {"open": 1, "held": 2, "quarantine": 3, "dirty": 4},
+                | {"open": 1, "held": 2, "quarantine": 3, "dirty": 4, "free": 5},
             },
             [
                 (
@@ -147,7 +147,8 @@ def test_every_reason_for_a_failure_has_words(reason: str) -> None:
                 ),
                 (
                     "/dev/x: all buckets are in use: 1 open, 2 held by connections, "
-                    "3 in quarantine after a connection broke, 4 dirty"
+                    "3 in quarantine after a connection broke, 4 dirty "
+                    "until marked clean or invalidated, 5 in other reserves"
                 ),
             ],
         ),
