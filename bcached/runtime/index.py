@@ -106,12 +106,31 @@ class Index:
         while True:
             await self.changes.make_ready(spans, words, deadline - self._services.clock())
             pieces, cleaned = self._cleanable(keys)
+            if not pieces:
+                return cleaned, self._journal.accepted_seq
             needed = words_of(pieces)
-            if needed <= words or not pieces:
-                return cleaned, self.changes.change(pieces) if pieces else self._journal.accepted_seq
             if needed > self._journal.commit_words:
                 raise LimitExceeded("commit_words", needed)
-            words = needed
+            if needed > words:
+                words = needed
+            elif self.changes.may_grow() or self._may_take(pieces):
+                return cleaned, self.changes.change(pieces)
+            else:
+                await self.changes.wait_to_grow(deadline - self._services.clock())
+
+    def _may_take(self, pieces: Sequence[Key]) -> bool:
+        """Whether clean pieces of dirty keys take no node more: what is left around each are keys, too.
+
+        So a set that is full of dirty data can be cleaned all the same, if not in ever smaller pieces.
+        """
+        words = 0
+        for piece in pieces:
+            leaf = self._tree.find(piece.inode, piece.offset)
+            assert not isinstance(leaf, Missing)
+            for key in leaf.live.lookup(piece.inode, max(piece.offset - 1, 0), piece.end + 1):
+                rests = (key.offset < piece.offset < key.end) + (key.offset < piece.end < key.end)
+                words += rests * (HEAD_WORDS + len(key.pointers))
+        return all(self._tree.takes(*span, words) for span in spans_of(pieces))
 
     def _cleanable(self, keys: Sequence[Key]) -> tuple[list[Key], list[bool]]:
         """The pieces that can be made clean, as clean keys; and of each key whether that is all of it."""

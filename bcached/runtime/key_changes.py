@@ -92,11 +92,11 @@ class KeyChanges:
 
     def may_grow(self) -> bool:
         """Whether there are buckets for the nodes that new keys may need."""
-        return self.buckets.may_grow(self._tree.root.level)
+        return self.buckets.may_grow(self._tree)
 
     async def wait_to_grow(self, left_s: float) -> None:
         """Return when there are, perhaps; NoFreeBuckets after left_s."""
-        await self.buckets.wait_for_split(left_s)
+        await self.buckets.wait_to_grow(self._tree, left_s)
 
     # Making it
 

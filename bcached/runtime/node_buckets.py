@@ -4,11 +4,13 @@ The last few are only for rewriting: a node that is written anew takes one and f
 of buckets the index can always be written out. What makes it grow leaves these alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from bcached.keys import Key, Pointer
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
+from bcached.state.btree import Tree
 from bcached.state.bucket_table import State
 from bcached.state.census import stale_by
 from bcached.state.reservations import Holder, Place
@@ -34,11 +36,12 @@ class NodeBuckets:
             cache.reserves.fit_tree(root_level)
         self._services.buckets_moved()
 
-    def may_grow(self, root_level: int) -> bool:
-        """Whether there are buckets for whatever a change of the tree may need."""
+    def may_grow(self, tree: Tree) -> bool:
+        """Whether there are buckets for whatever a change may need, and for the leaves that must be split."""
+        root_level = tree.root.level
         if root_level != self._root_level:
             self.fit(root_level)
-        return self.suffices(needed_for_a_split(root_level), 1)
+        return self.suffices((1 + len(tree.overfull)) * needed_for_a_split(root_level), 1)
 
     def available(self) -> int:
         """How many buckets could be taken now."""
@@ -72,14 +75,14 @@ class NodeBuckets:
         self._services.waiting_for_nodes += 1
         self._services.conditions.announce(Fact.LEAVES_WRITTEN)
         try:
-            work = _Enough(self, count, growth)
+            work = _Enough(partial(self.suffices, count, growth))
             await self._services.queue.submit(work, FOREVER_S, first=True)
         finally:
             self._services.waiting_for_nodes -= 1
 
-    async def wait_for_split(self, timeout_s: float) -> None:
-        """Return when the index may grow; NoFreeBuckets after timeout_s."""
-        await self._services.queue.submit(_Enough(self, needed_for_a_split(self._root_level), 1), timeout_s)
+    async def wait_to_grow(self, tree: Tree, timeout_s: float) -> None:
+        """Return when the tree may grow; NoFreeBuckets after timeout_s."""
+        await self._services.queue.submit(_Enough(partial(self.may_grow, tree)), timeout_s)
 
     def may_bump(self, pointer: Pointer) -> bool:
         """Whether the gen of the pointer's bucket can go up."""
@@ -137,14 +140,12 @@ class _Enough:
     holder: Holder | None = None
     inodes: frozenset[int] = frozenset()
 
-    def __init__(self, buckets: NodeBuckets, count: int, growth: int) -> None:
-        self._buckets = buckets
-        self._count = count
-        self._growth = growth
+    def __init__(self, suffices: Callable[[], bool]) -> None:
+        self._suffices = suffices
 
     def advance(self) -> bool | None:
         """True once there are as many."""
-        return True if self._buckets.suffices(self._count, self._growth) else None
+        return True if self._suffices() else None
 
     def undo(self) -> None:
         """Nothing was gathered."""

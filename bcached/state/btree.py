@@ -44,10 +44,12 @@ class Tree:
         self.pins = SeqPins()
         self.leaves: OrderedDict[Leaf, None] = OrderedDict()  # those loaded, used last at the end
         self.wanted: OrderedDict[Leaf, None] = OrderedDict()  # those worth writing out
+        self.overfull: set[Leaf] = set()  # those that hold more than one node; each is wanted, too
         self.owed: dict[int, Unwritten] = {}  # by bound: changes of leaves that are not in memory
         self.unwritten_words = 0
         self.cached_words = 0  # in leaves, those that are unwritten twice
         self._write_at_words = shape.block_words - KEY_WORDS_MAX
+        self._node_words = shape.node_words
         if isinstance(root, Leaf):
             self.adopt(root)
 
@@ -134,10 +136,32 @@ class Tree:
         removed = leaf.insert(key, seq)
         more = extents.word_count
         self.unwritten_words += more - unwritten_words
-        self.cached_words += live.word_count - live_words + more - unwritten_words
+        words = live.word_count
+        self.cached_words += words - live_words + more - unwritten_words
         if more > self._write_at_words:
             self.wanted[leaf] = None
+        if words > self._node_words or self.overfull:
+            self._note_fill(leaf)
         return removed
+
+    def _note_fill(self, leaf: Leaf) -> None:
+        """See to it that a leaf which one node cannot take is written soon: it needs a bucket more."""
+        found_words = self.shape.words_in(self.shape.blocks_of(leaf.key.sectors))
+        if leaf.live.word_count > max(self._node_words, found_words):
+            self.overfull.add(leaf)
+            self.wanted[leaf] = None
+        else:
+            self.overfull.discard(leaf)
+
+    def takes(self, inode: int, start: int, end: int, words: int) -> bool:
+        """Whether the leaves of a range, all of them loaded, take so many words more without a node more."""
+        while start < end:
+            leaf = self.find(inode, start)
+            assert isinstance(leaf, Leaf), "the caller has the range loaded"
+            if leaf.live.word_count + words > self._node_words:
+                return False
+            start = leaf.end_within(inode)
+        return True
 
     def lay_over(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
         """Have a leaf that is clean hold changes, whose oldest entry is pinned; what they cut out of it."""
@@ -152,6 +176,7 @@ class Tree:
         self.unwritten_words += unwritten_words
         if unwritten_words > self._write_at_words:
             self.wanted[leaf] = None
+        self._note_fill(leaf)
         return removed
 
     # Writing leaves
@@ -187,6 +212,7 @@ class Tree:
         words = leaf.live.word_count
         dropped = leaf.drop(key)
         self.cached_words += leaf.live.word_count - words
+        self._note_fill(leaf)
         return dropped
 
     # Nodes come and go
@@ -201,11 +227,13 @@ class Tree:
             self.pins.pin(unwritten.oldest_seq)
         if unwritten.extents.word_count > self._write_at_words or leaf.is_torn:
             self.wanted[leaf] = None
+        self._note_fill(leaf)
 
     def abandon(self, leaf: Leaf) -> None:
         """Count a leaf no longer."""
         del self.leaves[leaf]
         self.wanted.pop(leaf, None)
+        self.overfull.discard(leaf)
         self.cached_words -= leaf.live.word_count
         for part in leaf.changes():
             self.cached_words -= part.extents.word_count

@@ -45,11 +45,20 @@ class NodeShape:
         """Blocks that a bset with so many words of keys takes."""
         return -(-(HEADER.size + words * WORD_BYTES) // self.block_bytes)
 
-    def division(self, words: int) -> list[int]:
+    @property
+    def node_words(self) -> int:
+        """Words of keys that a node holds if it is written whole."""
+        return self.words_in(self.blocks)
+
+    def division(self, words: int, *, tight: bool = False) -> list[int]:
         """Where to cut so many words into nodes: none if they fit in one, else the last word of each but one.
 
-        Cuts move up to the next end of a key, so each node has room for one key more.
+        Cuts move up to the next end of a key, so each node has room for one key more. tight: into as few as
+        can be, with no room for later.
         """
+        if tight:
+            fitting = words <= self.node_words
+            return [] if fitting else _even(words, -(-words // (self.node_words - KEY_WORDS_MAX)))
         # Kernel: with a node of one block every rewrite would be a split.
         whole = self.words_in(max(self.blocks * 4 // 5, 1))
         if words <= whole:
@@ -58,11 +67,11 @@ class NodeShape:
         if lower + KEY_WORDS_MAX <= whole:
             return [lower]
         # Kernel: never has more than two. Here keys come in while a node is being written.
-        return _even(words, -(-words // (self.words_in(self.blocks) * 3 // 5)))
+        return _even(words, -(-words // (self.node_words * 3 // 5)))
 
     def coalescence(self, words: int, nodes: int) -> list[int] | None:
         """Where to cut the words of neighbours into fewer nodes; None if it is not worth it."""
-        count = max(-(-words // (self.words_in(self.blocks) * 2 // 3)), 1)
+        count = max(-(-words // (self.node_words * 2 // 3)), 1)
         return _even(words, count) if count < nodes else None
 
 

@@ -98,15 +98,20 @@ class Change:
 
 
 def replace_leaves(
-    tree: Tree, leaves: Sequence[Leaf], may_free: Callable[[Key], bool], *, coalesce: bool = False
+    tree: Tree,
+    leaves: Sequence[Leaf],
+    may_free: Callable[[Key], bool],
+    *,
+    coalesce: bool = False,
+    tight: bool = False,
 ) -> Change | None:
     """Write leaves that are neighbours anew, as many as it takes; None if they would not become fewer.
 
-    Their unwritten keys are kept apart from now on: begin_write.
+    Their unwritten keys are kept apart from now on: begin_write. tight: as few nodes as can be.
     """
     shape = tree.shape
     packed = PackedKeys([leaf.live for leaf in leaves])
-    cuts = _cuts(packed.word_count, len(leaves), shape, coalesce=coalesce)
+    cuts = _cuts(packed.word_count, len(leaves), shape, coalesce=coalesce, tight=tight)
     if cuts is None:
         return None
     pieces, begin = [], 0
@@ -120,25 +125,33 @@ def replace_leaves(
         begin = end
         if last:
             break
-    return _climb(tree, list(leaves), pieces, may_free)
+    return _climb(tree, list(leaves), pieces, may_free, tight=tight)
 
 
 def replace_interiors(
-    tree: Tree, nodes: Sequence[Interior], may_free: Callable[[Key], bool], *, coalesce: bool = False
+    tree: Tree,
+    nodes: Sequence[Interior],
+    may_free: Callable[[Key], bool],
+    *,
+    coalesce: bool = False,
+    tight: bool = False,
 ) -> Change | None:
     """Write interior nodes that are neighbours anew; None if they would not become fewer."""
     children: list[Source] = [(node, index) for node in nodes for index in range(len(node.children))]
-    cuts = _cuts(len(children) * CHILD_WORDS, len(nodes), tree.shape, coalesce=coalesce)
+    cuts = _cuts(len(children) * CHILD_WORDS, len(nodes), tree.shape, coalesce=coalesce, tight=tight)
     if cuts is None:
         return None
-    return _climb(tree, list(nodes), _interior_pieces(nodes[0].level, children, cuts), may_free)
+    pieces = _interior_pieces(nodes[0].level, children, cuts)
+    return _climb(tree, list(nodes), pieces, may_free, tight=tight)
 
 
-def _cuts(words: int, count: int, shape: NodeShape, *, coalesce: bool) -> list[int] | None:
-    return shape.coalescence(words, count) if coalesce else shape.division(words)
+def _cuts(words: int, count: int, shape: NodeShape, *, coalesce: bool, tight: bool) -> list[int] | None:
+    return shape.coalescence(words, count) if coalesce else shape.division(words, tight=tight)
 
 
-def _climb(tree: Tree, replaced: list[Node], pieces: list[Piece], may_free: Callable[[Key], bool]) -> Change:
+def _climb(
+    tree: Tree, replaced: list[Node], pieces: list[Piece], may_free: Callable[[Key], bool], *, tight: bool
+) -> Change:
     """Find out how far up the tree a change goes."""
     change = Change(replaced, list(pieces))
     path: Path = tree.path_to(replaced[0])
@@ -154,12 +167,14 @@ def _climb(tree: Tree, replaced: list[Node], pieces: list[Piece], may_free: Call
         change.gone.append(parent)
         children: list[Source] = [(parent, place) for place in range(len(parent.children))]
         children[index : index + count] = pieces
-        pieces = _interior_pieces(parent.level, children, tree.shape.division(len(children) * CHILD_WORDS))
+        cuts = tree.shape.division(len(children) * CHILD_WORDS, tight=tight)
+        pieces = _interior_pieces(parent.level, children, cuts)
         change.pieces += pieces
         count = 1
     while len(pieces) > 1:
         above: list[Source] = list(pieces)
-        pieces = _interior_pieces(pieces[0].level + 1, above, tree.shape.division(len(above) * CHILD_WORDS))
+        cuts = tree.shape.division(len(above) * CHILD_WORDS, tight=tight)
+        pieces = _interior_pieces(pieces[0].level + 1, above, cuts)
         change.pieces += pieces
     assert pieces[0].position == MAX_POSITION
     change.root = pieces[0]

@@ -134,7 +134,7 @@ class Btree:
         """
         if not self.evict() and self._is_overfull:
             for leaf in list(islice(self.tree.evictable(), EVICTED_LEAVES)):
-                if leaf.writing is None and not leaf.is_torn:
+                if leaf.writing is None and not leaf.is_torn and leaf not in self.tree.overfull:
                     self.tree.set_aside(leaf)
 
     async def trim(self) -> None:

@@ -19,6 +19,8 @@ from bcached.state.tree_change import Change, install, replace_interiors, replac
 from bcached.store.btree_io import NodeIo
 from bcached.store.btree_needs import NodeBuckets, NodeJournal
 
+Plan = Callable[[bool], Change | None]  # whether into as few nodes as can be
+
 
 class TreeShape:
     """Carries out changes of one tree. Random is for the nodes' seqs."""
@@ -42,31 +44,38 @@ class TreeShape:
     async def replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
         """Write leaves that are neighbours anew, in their turns; not if some are gone by then."""
 
-        def plan() -> Change | None:
+        def plan(tight: bool) -> Change | None:
             if any(leaf.is_gone for leaf in leaves) or not self.tree.are_siblings(leaves):
                 return None
-            return replace_leaves(self.tree, leaves, self._may_free, coalesce=coalesce)
+            return replace_leaves(self.tree, leaves, self._may_free, coalesce=coalesce, tight=tight)
 
         await self._change(plan)
 
     async def replace_interiors(self, nodes: list[Interior], *, coalesce: bool = False) -> None:
         """Write interior nodes that are neighbours anew; not if some are gone by then."""
 
-        def plan() -> Change | None:
+        def plan(tight: bool) -> Change | None:
             if any(node.is_gone for node in nodes) or not self.tree.are_siblings(nodes):
                 return None
-            return replace_interiors(self.tree, nodes, self._may_free, coalesce=coalesce)
+            return replace_interiors(self.tree, nodes, self._may_free, coalesce=coalesce, tight=tight)
 
         await self._change(plan)
 
-    async def _change(self, plan: Callable[[], Change | None]) -> None:
-        """Plan a change and carry it out, when there are buckets for it."""
+    async def _change(self, plan: Plan) -> None:
+        """Plan a change and carry it out, when there are buckets for it.
+
+        Where the tree may not grow, nodes get full rather than more: what it takes in depends on that.
+        """
         while True:
             async with self._lock:
-                change = plan()
+                change = plan(False)
                 if change is None:
                     return
                 pointers = self._buckets.take(len(change.pieces), change.growth)
+                if pointers is None and change.growth > 0:
+                    change = plan(True)
+                    assert change is not None
+                    pointers = self._buckets.take(len(change.pieces), change.growth)
                 if pointers is not None:
                     change.place(pointers, self._io.shape, self._seqs())
                     with self.no_way_back("changing the shape of the tree"):

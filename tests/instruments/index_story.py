@@ -303,6 +303,7 @@ class IndexStory:
             part.extents.word_count for leaf in leaves for part in leaf.changes()
         )
         assert tree.cached_words == tree.unwritten_words + sum(leaf.live.word_count for leaf in leaves)
+        assert tree.overfull == {leaf for leaf in leaves if leaf.live.word_count > tree.shape.node_words}
         seqs = [part.oldest_seq for leaf in leaves for part in leaf.changes() if part.oldest_seq]
         seqs += [changes.oldest_seq for changes in tree.owed.values()]
         assert tree.pins.oldest == min(seqs, default=None)

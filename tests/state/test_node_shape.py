@@ -25,9 +25,17 @@ def nodes_of(words: int, cuts: list[int]) -> list[int]:
 @every_shape
 def test_every_node_of_a_division_fits(shape: NodeShape) -> None:
     for words in range(0, shape.words_in(shape.blocks) * 4, 7):
-        cuts = shape.division(words)
-        assert cuts == sorted(cuts)
-        assert all(0 <= part <= shape.words_in(shape.blocks) for part in nodes_of(words, cuts))
+        for cuts in (shape.division(words), shape.division(words, tight=True)):
+            assert cuts == sorted(cuts)
+            assert all(0 <= part <= shape.words_in(shape.blocks) for part in nodes_of(words, cuts))
+
+
+@every_shape
+def test_a_tight_division_leaves_what_one_node_takes_in_one(shape: NodeShape) -> None:
+    assert shape.division(shape.node_words, tight=True) == []
+    assert len(shape.division(shape.node_words + 1, tight=True)) == 1
+    for words in range(0, shape.node_words * 4, 7):
+        assert len(shape.division(words, tight=True)) <= len(shape.division(words))
 
 
 @every_shape

@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bcached.errors import BadChecksum, DeviceError
-from bcached.keys import Key
+from bcached.keys import Key, Pointer
 from bcached.state.btree_node import Interior, Leaf
+from bcached.state.node_shape import KEY_WORDS_MAX
 from instruments.index_story import IndexStory, lay, model_of
 
 SECTORS = 20_000
@@ -324,5 +325,37 @@ async def test_a_change_waits_for_buckets_while_others_go_on() -> None:
     assert asked[0][1] == 0, "one for one, be it with its parent"
     assert seen[0]
     assert leaf.is_gone
+    await story.check_memory()
+    await story.check_device()
+
+
+async def test_where_the_tree_may_not_grow_a_leaf_gets_full_and_one_too_full_waits() -> None:
+    story = await IndexStory.begin(15)
+    tree, take = story.btree.tree, story.buckets.take
+
+    def take_for_no_growth(count: int, growth: int) -> list[Pointer] | None:
+        return None if growth > 0 else take(count, growth)
+
+    story.buckets.take = take_for_no_growth  # type: ignore[method-assign]
+    assert isinstance(tree.root, Leaf)
+    while tree.root.live.word_count + 2 * KEY_WORDS_MAX < tree.shape.node_words:
+        await story.insert(story.some_key(sectors=SECTORS, size_max=2))
+    assert tree.shape.division(tree.root.live.word_count), "it would be split"
+    await story.btree.write_all()
+    assert isinstance(tree.root, Leaf)
+    assert tree.root.is_clean
+    assert not tree.overfull
+    while not tree.overfull:
+        await story.insert(story.some_key(sectors=SECTORS, size_max=2))
+    assert tree.root in tree.wanted
+
+    async def wait_for(count: int, growth: int) -> None:
+        assert growth > 0
+        story.buckets.take = take  # type: ignore[method-assign]
+
+    story.buckets.wait_for = wait_for  # type: ignore[method-assign]
+    await story.btree.write_wanted()
+    assert tree.root.level == 1
+    assert not tree.overfull
     await story.check_memory()
     await story.check_device()
