@@ -36,6 +36,10 @@ class BlockDevice(Protocol):
         """What the device is called in messages."""
 
     @property
+    def data_path(self) -> str:
+        """Where a client opens the same device: behind links, which may lead elsewhere by then."""
+
+    @property
     def size_bytes(self) -> int:
         """The size when it was opened: a device does not grow, and one that shrinks gives errors."""
 

@@ -36,6 +36,7 @@ class FileDevice:
 
     def __init__(self, path: str, file: OpenFile) -> None:
         self.path = path
+        self.data_path = file.target
         self.size_bytes = file.size_bytes
         self.logical_block_bytes = file.logical_block_bytes
         self.direct = file.direct

@@ -60,6 +60,11 @@ class MemoryDevice:
         device.disk.contents[:] = image
         return device
 
+    @property
+    def data_path(self) -> str:
+        """Where clients would find it."""
+        return self.path
+
     def reopen(self) -> "MemoryDevice":
         """The same bytes, opened anew; refused while this device is still open."""
         return MemoryDevice(self.size_bytes, self.logical_block_bytes, path=self.path, disk=self.disk)

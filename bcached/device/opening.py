@@ -23,6 +23,7 @@ class OpenFile:
     """A device that is ours now, and what it is like."""
 
     descriptor: int
+    target: str  # its path, behind links
     backing: int | None  # the locked file below a loop device
     is_block: bool
     writable: bool
@@ -61,7 +62,7 @@ def _open_file(path: str, writable: bool, exclusive: bool, direct: bool) -> Open
             raise DeviceRefused(path, "it was replaced while it was being opened")
         if exclusive:
             backing = _claim(path, descriptor, is_block)
-        return _measure(path, descriptor, backing, is_block, writable)
+        return _measure(path, target, descriptor, backing, is_block, writable)
     except BaseException:
         os.close(descriptor)
         if backing is not None:
@@ -123,7 +124,9 @@ def _claim(path: str, descriptor: int, is_block: bool) -> int | None:
     return None
 
 
-def _measure(path: str, descriptor: int, backing: int | None, is_block: bool, writable: bool) -> OpenFile:
+def _measure(
+    path: str, target: str, descriptor: int, backing: int | None, is_block: bool, writable: bool
+) -> OpenFile:
     block_bytes = kernel_calls.logical_block_bytes(descriptor) if is_block else SECTOR_BYTES
     # A block device has no size in its inode, but its end can be sought like a file's.
     end = os.lseek(descriptor, 0, os.SEEK_END)
@@ -134,7 +137,7 @@ def _measure(path: str, descriptor: int, backing: int | None, is_block: bool, wr
     if direct and not is_block and not _takes_sectors(descriptor):
         kernel_calls.clear_direct(descriptor)
         direct = False
-    return OpenFile(descriptor, backing, is_block, writable, direct, size_bytes, block_bytes)
+    return OpenFile(descriptor, target, backing, is_block, writable, direct, size_bytes, block_bytes)
 
 
 def _takes_sectors(descriptor: int) -> bool:

@@ -187,17 +187,16 @@ class Allocation:
         devices = []
         for member in cache_set.members:
             geometry = member.cache.geometry
-            path = member.path
             devices.append(
                 messages.Device(
                     device=member.device,
-                    path=path,
+                    path=member.path,
                     uuid=member.uuid,
                     bucket_sectors=geometry.bucket_sectors,
                     block_sectors=geometry.block_sectors,
                     bucket_count=geometry.bucket_count,
                     first_bucket=geometry.first_bucket,
-                    data_path=path,
+                    data_path=member.block_device.data_path,
                 )
             )
         return messages.Description(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcached.client import Client
+from bcached.client import Client, Piece
 from bcached.client.refusals import refusal_from
 from bcached.errors import (
     BadMagic,
@@ -26,7 +26,8 @@ from bcached.keys import Key, Pointer
 from bcached.service.access import Access, Role
 from bcached.service.socket_server import SocketLimits
 from bcached.wire.messages import Extent
-from instruments.served_set import BUCKET_SECTORS, served
+from instruments.loop_device import loop_device
+from instruments.served_set import BUCKET_SECTORS, SET_BYTES, served
 
 
 @pytest.fixture
@@ -270,6 +271,23 @@ async def test_a_key_of_no_device_is_an_error_not_a_write(folder: Path):
         beyond = Key(0, 0, 8, False, (Pointer(0, 1 << 40, 0),))
         with pytest.raises(DeviceError, match="cannot read at sector"):
             await client.read(beyond)
+
+
+@pytest.mark.root
+async def test_what_is_stored_on_a_device_named_by_a_link_is_fetched(folder: Path):
+    image = folder / "disk"
+    image.write_bytes(b"")
+    os.truncate(image, SET_BYTES)
+    link = Path("/dev") / f"bcached-by-id-{os.getpid()}"
+    with loop_device(image) as path:
+        link.symlink_to(path)
+        try:
+            async with served(folder, paths=[str(link)]) as it, Client(it.path) as client:
+                assert client.description.devices[0].path == str(link)
+                await client.store(0, 64, b"by-id..." * 1024)
+                assert await client.fetch(0, 0, 1024) == (Piece(64, b"by-id..." * 1024),)
+        finally:
+            link.unlink()
 
 
 async def test_a_small_block_needs_direct_io_or_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):

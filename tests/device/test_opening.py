@@ -105,7 +105,7 @@ async def test_a_link_under_dev_is_followed_to_a_device_and_not_out_of_dev(image
         link.symlink_to(path)
         try:
             async with opened(link) as device:
-                assert device.path == str(link)
+                assert (device.path, device.data_path) == (str(link), path)
                 assert stat.S_ISBLK(os.stat(path).st_mode)
                 assert "in use" in await refusal(path)
             link.unlink()

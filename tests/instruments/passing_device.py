@@ -14,6 +14,10 @@ class PassingDevice:
         return self.inner.path
 
     @property
+    def data_path(self) -> str:
+        return self.inner.data_path
+
+    @property
     def size_bytes(self) -> int:
         return self.inner.size_bytes
 

@@ -1,7 +1,7 @@
 """A real set on a memory device or an image, behind a real socket, in this process."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ async def served(
     *,
     members: int = 1,
     image: bool = False,
+    paths: Sequence[str] = (),
     access: Access | None = None,
     limits: SocketLimits | None = None,
     block_bytes: int = 4096,
@@ -47,13 +48,13 @@ async def served(
     mode: int = 0o600,
 ) -> AsyncIterator[Served]:
     """A fresh set with one volume (inode 0), served at folder/s; its end is checked for broken invariants."""
-    devices: list[BlockDevice] = []
-    for number in range(members):
+    devices: list[BlockDevice] = [await FileDevice.open(path) for path in paths]
+    for number in range(0 if paths else members):
         if image:
-            path = folder / f"image{number}"
-            with path.open("wb") as file:
+            file_path = folder / f"image{number}"
+            with file_path.open("wb") as file:
                 file.truncate(size_bytes)
-            devices.append(await FileDevice.open(str(path)))
+            devices.append(await FileDevice.open(str(file_path)))
         else:
             devices.append(MemoryDevice(size_bytes, path=f"memory{number}"))
     await lay_out(plan_set(devices, bucket_bytes=BUCKET_BYTES, block_bytes=block_bytes), devices)
