@@ -113,7 +113,8 @@ class Channel(asyncio.Protocol):
             self._transport.abort()
 
     def _flush(self) -> None:
-        if self._outgoing and self._transport is not None:
+        # To one who has gone nothing is written: that would end us before we have read what it said last.
+        if self._outgoing and self._transport is not None and self.stands:
             self._transport.write(b"".join(self._outgoing))
         self._outgoing.clear()
 
@@ -150,7 +151,7 @@ class Channel(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who still waits."""
         if exc is not None:
-            self._reason = str(exc)
+            self._reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
         self._transport = None
         self.resume_writing()
         for call in self._calls:

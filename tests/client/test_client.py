@@ -1,12 +1,14 @@
 import asyncio
 import fcntl
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bcached.client import Client, Piece
+from bcached.client.channel import Channel
 from bcached.client.refusals import refusal_from
 from bcached.errors import (
     BadMagic,
@@ -25,7 +27,9 @@ from bcached.errors import (
 from bcached.keys import Key, Pointer
 from bcached.service.access import Access, Role
 from bcached.service.socket_server import SocketLimits
-from bcached.wire.messages import Extent
+from bcached.wire.codec import Refusal, encode_replies
+from bcached.wire.messages import Extent, Nothing
+from bcached.wire.methods import METHODS
 from instruments.loop_device import loop_device
 from instruments.served_set import BUCKET_SECTORS, SET_BYTES, served
 
@@ -490,6 +494,23 @@ async def test_a_daemon_that_is_full_says_so(folder: Path):
         with pytest.raises((LimitExceeded, ConnectionLost), match="connections"):
             async with Client(it.path):
                 pass
+
+
+async def test_what_the_daemon_said_before_it_went_is_heard_first(folder: Path):
+    request = METHODS["io.bcached.Allocator.Describe"].request(parameters=Nothing())
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "s"))
+        listener.listen()
+        channel = await Channel.open(str(folder / "s"))
+        daemon, _ = listener.accept()
+        refusal = LimitExceeded("connections", 6)
+        daemon.send(encode_replies([Refusal(refusal.NAME, refusal.fields)]))
+        daemon.close()
+        with pytest.raises(LimitExceeded, match="6 is beyond the limit: connections"):
+            await channel.ask(request)
+        await channel.lost
+        with pytest.raises(ConnectionLost, match="closed by the daemon"):
+            await channel.ask(request)
 
 
 async def test_one_that_is_no_daemon_is_noticed(folder: Path):
