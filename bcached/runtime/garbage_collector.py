@@ -30,6 +30,7 @@ from bcached.store.member import Member
 HOLDINGS_A_SLICE = 1024
 NODES_A_SLICE = 128  # an interior node may have ten thousand children
 DROPPED_KEYS = 64  # at once: half a millisecond
+FILLS_A_PIECE = 64  # leaves whose fill is looked at: a quarter of a millisecond
 PATIENCE_S = 1.0  # for the index to take in keys with fewer copies
 STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 
@@ -103,7 +104,7 @@ class GarbageCollector:
         await self._rewrite_outdated()
         await self._tidy()
         if services.options.moving_gc and services.refusal is None:
-            await self.mover.move()
+            await self.mover.move(self._turns)
         self.found |= {
             "leaves_rewritten": self.leaves_rewritten - rewritten,
             "nodes_saved": max(nodes - len(self._changes.buckets.places), 0),
@@ -256,8 +257,9 @@ class GarbageCollector:
         tree = btree.tree
         await self._turns.begin()
         for bound in self._half_empty():
-            self._services.check_changeable()
-            await btree.coalesce(0, *position_at(bound))
+            if bound is not None:
+                self._services.check_changeable()
+                await btree.coalesce(0, *position_at(bound))
             await self._turns.breathe()
         for level in range(1, tree.root.level):
             bound = 0
@@ -268,13 +270,15 @@ class GarbageCollector:
         while await btree.shrink():
             pass
 
-    def _half_empty(self) -> Iterator[int]:
+    def _half_empty(self) -> Iterator[int | None]:
         """Where leaves begin that could be fewer with the next few, as they were when they were marked.
 
-        Only those are read once more.
+        Only those are read once more. None is to let others have their turn: there may be very many leaves.
         """
         shape, begin = self._btree.io.shape, 0
         for number, (bound, _) in enumerate(self._fills):
+            if number % FILLS_A_PIECE == 0:
+                yield None
             together = 0
             for count, (_, words) in enumerate(self._fills[number : number + COALESCED_MAX], 1):
                 together += words

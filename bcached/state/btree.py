@@ -6,7 +6,7 @@ read, and asks again, since a look at the tree is only good until the next await
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -181,11 +181,19 @@ class Tree:
 
     # Writing leaves
 
-    def unwritten_leaves(self, through_seq: int | None = None) -> list[Leaf]:
+    def needs(self, through_seq: int | None = None) -> bool:
+        """Whether any leaf, in memory or not, needs an entry as old as through_seq, or any entry."""
+        oldest = self.pins.oldest
+        return oldest is not None and (through_seq is None or oldest <= through_seq)
+
+    def unwritten_leaves(
+        self, through_seq: int | None = None, among: Iterable[Leaf] | None = None
+    ) -> list[Leaf]:
         """The leaves that are not clean; those only that need an entry as old as through_seq, if given."""
+        leaves = self.leaves if among is None else among
         if through_seq is None:
-            return [leaf for leaf in self.leaves if not leaf.is_clean]
-        return [leaf for leaf in self.leaves if 0 < leaf.oldest_seq <= through_seq]
+            return [leaf for leaf in leaves if not leaf.is_clean]
+        return [leaf for leaf in leaves if 0 < leaf.oldest_seq <= through_seq]
 
     def owed_bounds(self, through_seq: int | None = None) -> list[int]:
         """The bounds of leaves that would not be clean if they were in memory; through_seq as above."""

@@ -23,6 +23,7 @@ from bcached.state.extents import Extents
 from bcached.state.node_shape import CHILD_WORDS, NodeShape
 from bcached.state.packed_keys import PackedKeys
 
+CHILDREN_A_PART = 256  # to be packed: a millisecond
 MAX_POSITION = (INODE_MAX, OFFSET_MAX)
 
 
@@ -44,9 +45,13 @@ class Piece:
         assert self.node_key is not None
         return self.node_key
 
-    def packed(self) -> bytes:
-        """Its keys as its bset holds them."""
-        return b"".join(pack_key(_source_key(child)) for child in self.children) if self.level else self.keys
+    def packed(self) -> Iterator[bytes]:
+        """Its keys as its bset holds them, in parts: an interior node may have ten thousand."""
+        if not self.level:
+            yield self.keys
+        for start in range(0, len(self.children), CHILDREN_A_PART):
+            part = self.children[start : start + CHILDREN_A_PART]
+            yield b"".join([pack_key(_source_key(child)) for child in part])
 
 
 Source: TypeAlias = Piece | tuple[Interior, int]  # where a child comes from

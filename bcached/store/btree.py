@@ -32,6 +32,8 @@ from bcached.store.btree_shape import TreeShape, pinned_leaves
 Prepare = Callable[[], Awaitable[None]]
 
 COALESCED_MAX = 4  # kernel: GC_MERGE_NODES
+WRITTEN_LEAVES = 128  # at once: beginning takes one of them ten microseconds
+LEAVES_A_LOOK = 512  # a millisecond
 EVICTED_LEAVES = 16  # at once; written out before when none of those used longest ago is clean
 
 
@@ -222,12 +224,24 @@ class Btree:
 
     async def write_through(self, seq: int | None) -> None:
         """Write out the leaves that need an entry as old as seq, so that the journal can let go of it."""
-        while leaves := self.tree.unwritten_leaves(seq) or await self._owed_leaves(seq):
+        while self.tree.needs(seq):
+            leaves = await self._unwritten_leaves(seq) or await self._owed_leaves(seq)
             await self.write_leaves(leaves)
 
     async def write_all(self) -> None:
         """Write out the leaves until all are clean; nothing is being inserted any more."""
+        await self.mend()
         await self.write_through(None)
+
+    async def _unwritten_leaves(self, seq: int | None) -> list[Leaf]:
+        """Look through the leaves that are in memory, some at a time; who comes meanwhile may be missed."""
+        found: list[Leaf] = []
+        leaves = list(self.tree.leaves)
+        for start in range(0, len(leaves), LEAVES_A_LOOK):
+            if start:
+                await asyncio.sleep(0)
+            found += self.tree.unwritten_leaves(seq, leaves[start : start + LEAVES_A_LOOK])
+        return found
 
     async def _owed_leaves(self, seq: int | None) -> list[Leaf]:
         """Read some of the leaves that are not clean and not in memory."""
@@ -250,7 +264,8 @@ class Btree:
             except RequestError as refusal:
                 refusals.append(refusal)
 
-        await together(partial(write, leaf) for leaf in leaves)
+        for start in range(0, len(leaves), WRITTEN_LEAVES):
+            await together(partial(write, leaf) for leaf in leaves[start : start + WRITTEN_LEAVES])
         if refusals:
             raise refusals[0]
 

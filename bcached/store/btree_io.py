@@ -1,5 +1,6 @@
 """Nodes between memory and the devices: read one, append to one, write new ones whole."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -112,7 +113,12 @@ class NodeIo:
 
     async def _write_piece(self, piece: Piece) -> None:
         pointer = piece.key.pointers[0]
-        raw = pack_words(piece.seq, piece.packed(), piece.key, self._set_magic, self.shape.block_bytes)
+        parts: list[bytes] = []
+        for part in piece.packed():
+            if parts:
+                await asyncio.sleep(0)
+            parts.append(part)
+        raw = pack_words(piece.seq, b"".join(parts), piece.key, self._set_magic, self.shape.block_bytes)
         assert len(raw) <= piece.key.sectors * SECTOR_BYTES
         await self._write(pointer.device, pointer.sector * SECTOR_BYTES, raw)
         self.nodes_written += 1

@@ -4,14 +4,21 @@ from itertools import count
 
 import pytest
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, parse_keys
+from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_keys, parse_keys
 from bcached.keys import Key, Pointer
 from bcached.state.btree import Tree
 from bcached.state.btree_node import Interior, Leaf, key_of
 from bcached.state.children import is_freeing
 from bcached.state.extents import Extents
 from bcached.state.node_shape import NodeShape
-from bcached.state.tree_change import Change, install, replace_interiors, replace_leaves
+from bcached.state.tree_change import (
+    CHILDREN_A_PART,
+    Change,
+    Piece,
+    install,
+    replace_interiors,
+    replace_leaves,
+)
 
 BUCKET = 64
 SHAPE = NodeShape(node_sectors=4, block_bytes=512, bucket_sectors=BUCKET)  # 188 words in three blocks
@@ -185,3 +192,12 @@ def test_every_piece_fits_its_node(keys: int) -> None:
     carry_out(tree, change)
     assert tree.root.level == (0 if keys <= 62 else 1 if keys <= 1000 else 2)
     assert [key.offset for key in tree.lookup(0, 0, 1 << 20)] == list(range(0, keys * 2, 2))
+
+
+def test_an_interior_node_with_very_many_children_is_packed_in_parts() -> None:
+    keys = [node_key(0, 1000 * number, number) for number in range(1, 1000)] + [node_key(*LAST, 1)]
+    interior = Interior(node_key(*LAST, 10), 1, 1, 1, list(keys))
+    piece = Piece(1, LAST, 3 * len(keys), children=[(interior, index) for index in range(len(keys))])
+    parts = list(piece.packed())
+    assert b"".join(parts) == pack_keys(tuple(keys))
+    assert len(parts) == -(-len(keys) // CHILDREN_A_PART)

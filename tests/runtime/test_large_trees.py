@@ -1,0 +1,100 @@
+"""However many leaves there are, nobody goes through all of them without letting others have their turn."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.garbage_collector import FILLS_A_PIECE
+from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LEAVES_AT_ONCE
+from bcached.store.btree import WRITTEN_LEAVES
+from instruments.living_set import extent, fresh_members, set_options
+from instruments.virtual_time import in_virtual_time
+
+KEYS = 24_000
+END = 8 * KEYS
+
+
+@asynccontextmanager
+async def a_set_with_many_leaves(folder: Path) -> AsyncIterator[CacheSet]:
+    devices = await fresh_members([8192], 4 << 10)
+    async with running(devices, set_options(folder, verify=False, moving_gc=False)) as cache_set:
+        await cache_set.create_volume("plain")
+        holder, offsets = cache_set.new_holder("client"), [number * 8 for number in range(KEYS)]
+        Random(1).shuffle(offsets)
+        for start in range(0, KEYS, 100):
+            wanted = [extent(1, offset=offset) for offset in offsets[start : start + 100]]
+            keys = [key for keys in await cache_set.allocate(holder, wanted, 10.0) for key in keys]
+            await cache_set.index.commit(holder, keys, 20.0)
+        yield cache_set
+
+
+@asynccontextmanager
+async def turns_counted() -> AsyncIterator[list[int]]:
+    """How often the loop turned, and the most tasks there were."""
+    seen = [0, 0]
+
+    async def turn() -> None:
+        while True:
+            seen[0] += 1
+            seen[1] = max(seen[1], len(asyncio.all_tasks()))
+            await asyncio.sleep(0)
+
+    turning = asyncio.ensure_future(turn())
+    await asyncio.sleep(0)
+    seen[:] = [0, 0]
+    yield seen
+    turning.cancel()
+
+
+@in_virtual_time
+async def test_no_question_goes_through_all_leaves_at_once(tmp_path: Path) -> None:
+    async with a_set_with_many_leaves(tmp_path) as cache_set:
+        index, lookups = cache_set.index, cache_set.lookups
+        btree = index.btree
+        tree = btree.tree
+        await btree.write_all()
+        leaves = len(tree.leaves)
+        assert leaves > 2 * LEAVES_AT_ONCE
+        tree.evict(await btree.leaf_at(0, 0))
+        found = await lookups.lookup(0, 0, END, limit=KEYS)
+        assert 0 < len(found.keys) < KEYS
+        assert found.next is not None
+        assert lookups.try_lookup(0, 0, END, limit=KEYS) is None, "too many, though all are in memory"
+        keys, start = found
+        while start is not None:
+            more, start = await lookups.lookup(0, start, END - start, limit=KEYS)
+            keys += more
+        assert len(keys) == KEYS
+
+
+@in_virtual_time
+async def test_leaves_that_are_written_at_a_time_are_not_too_many(tmp_path: Path) -> None:
+    async with a_set_with_many_leaves(tmp_path) as cache_set:
+        index, tree = cache_set.index, cache_set.index.btree.tree
+        await index.btree.write_all()
+        assert len(tree.leaves) > 2 * WRITTEN_LEAVES
+        async with turns_counted() as seen:
+            await index.btree.write_leaves(list(tree.leaves))
+        assert seen[1] < WRITTEN_LEAVES + 30
+
+
+@in_virtual_time
+async def test_leaves_of_which_none_could_be_fewer_are_not_compared_at_once(tmp_path: Path) -> None:
+    async with a_set_with_many_leaves(tmp_path) as cache_set:
+        collector = cache_set.tasks.garbage_collector
+        for _ in range(3):
+            await cache_set.collect_garbage()
+        assert collector.found["nodes_saved"] == 0
+        turns = []
+        cache_set.services.begin_step(collector)
+        for fills in ([], collector._fills):
+            collector._fills = fills
+            async with turns_counted() as seen:
+                await collector._tidy()
+            turns.append(seen[0])
+        cache_set.services.end_step(collector)
+        assert turns[1] - turns[0] >= collector.found["leaves"] // FILLS_A_PIECE
