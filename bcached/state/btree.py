@@ -31,6 +31,11 @@ class Missing:
         """The node's level."""
         return self.parent.level - 1
 
+    @property
+    def below(self) -> list[Key]:
+        """The nodes that it lies over."""
+        return self.parent.below(self.parent.place_of(self.key))
+
 
 Path = list[tuple[Interior, int]]  # from the root down: a node, and the index of the child to go on with
 
@@ -66,7 +71,11 @@ class Tree:
     @property
     def is_whole(self) -> bool:
         """Whether all of it is in memory."""
-        return not any(isinstance(child, Key) for node in self.interiors() for child in node.children)
+        return not any(
+            isinstance(child, Key) and node.place_of(child) == index
+            for node in self.interiors()
+            for index, child in enumerate(node.children)
+        )
 
     # Looking
 

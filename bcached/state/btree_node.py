@@ -169,7 +169,11 @@ class Leaf:
 
 
 class Interior:
-    """An interior node. Child i holds what lies behind bounds[i - 1] up to bounds[i]."""
+    """An interior node. Child i holds what lies behind bounds[i - 1] up to bounds[i].
+
+    A leaf whose bound is that of the one before it is below that one, which holds all of both: it is never
+    loaded by itself, and goes when that one is written anew (state/children.py).
+    """
 
     __slots__ = ("blocks_used", "bounds", "children", "is_gone", "is_torn", "key", "level", "replaced", "seq")
 
@@ -195,6 +199,14 @@ class Interior:
     def place_of(self, key: Key) -> int:
         """The child in whose range a node with that key ends."""
         return bisect_left(self.bounds, bound_of(key))
+
+    def count_below(self, index: int) -> int:
+        """How many children behind this one are below it."""
+        return bisect_right(self.bounds, self.bounds[index]) - index - 1
+
+    def below(self, index: int) -> list[Key]:
+        """The keys of those children, the newest first."""
+        return [key_of(child) for child in self.children[index + 1 : index + 1 + self.count_below(index)]]
 
     def replace(self, index: int, count: int, nodes: Sequence[Node]) -> None:
         """Put nodes in the place of some children, of the same range together."""

@@ -19,6 +19,7 @@ from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_key
 from bcached.keys import Key, Pointer
 from bcached.state.btree import Path, Tree
 from bcached.state.btree_node import Interior, Leaf, Node, Unwritten, key_of
+from bcached.state.children import position_of
 from bcached.state.extents import Extents
 from bcached.state.node_shape import CHILD_WORDS, NodeShape
 from bcached.state.packed_keys import PackedKeys
@@ -81,6 +82,7 @@ class Change:
 
     replaced: list[Node]  # the nodes it begins with
     pieces: list[Piece]  # all new nodes, children before their parents
+    below: list[Key] = field(default_factory=list)  # the nodes below the last of those it begins with
     gone: list[Interior] = field(default_factory=list)  # parents that are replaced too
     append: Append | None = None
     root: Piece | None = None  # either this or an append
@@ -92,7 +94,7 @@ class Change:
 
     def freed(self) -> list[Key]:
         """The keys of the nodes whose buckets are free when it is done."""
-        return [node.key for node in self.replaced] + [node.key for node in self.gone]
+        return [*(node.key for node in [*self.replaced, *self.gone]), *self.below]
 
     def place(self, pointers: Sequence[Pointer], shape: NodeShape, seqs: Iterator[int]) -> None:
         """Give each new node its bucket and its seq."""
@@ -163,6 +165,8 @@ def _climb(
     count = len(replaced)
     while path:
         parent, index = path.pop()
+        change.below += parent.below(index + count - 1)
+        count += parent.count_below(index + count - 1)
         old = [key_of(child) for child in parent.children[index : index + count]]
         words = CHILD_WORDS * (len(pieces) + count)
         room = parent.blocks_used < tree.shape.blocks_of(parent.key.sectors)
@@ -190,16 +194,17 @@ def _interior_pieces(level: int, children: list[Source], cuts: list[int]) -> lis
     pieces, begin = [], 0
     for cut in [*cuts, len(children) * CHILD_WORDS]:
         end = -(-cut // CHILD_WORDS)
+        while end < len(children) and _position(children[end]) == _position(children[end - 1]):
+            end += 1  # what is below a leaf stays with it
         part = children[begin:end]
-        last = part[-1]
-        if isinstance(last, Piece):
-            position = last.position
-        else:
-            key = _source_key(last)
-            position = (key.inode, key.end)
-        pieces.append(Piece(level, position, len(part) * CHILD_WORDS, children=part))
+        if part:
+            pieces.append(Piece(level, _position(part[-1]), len(part) * CHILD_WORDS, children=part))
         begin = end
     return pieces
+
+
+def _position(source: Source) -> tuple[int, int]:
+    return source.position if isinstance(source, Piece) else position_of(_source_key(source))
 
 
 def _source_key(source: Source) -> Key:

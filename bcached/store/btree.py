@@ -112,7 +112,7 @@ class Btree:
         try:
             self._make_room()
             low = self.tree.low_of(missing.key)
-            node = await self.io.read(missing.key, missing.level, low, self._buckets)
+            node = await self.io.read(missing.key, missing.level, low, self._buckets, missing.below)
             self.tree.attach(missing, node)
         finally:
             del self._loading[missing.key]

@@ -50,11 +50,13 @@ class NodeIo:
         self._bounds = bounds
         self._set_magic = members[0].superblock.set_magic
 
-    async def read(self, key: Key, level: int, low: Position, buckets: NodeBuckets) -> Node:
-        """The node that a key names."""
+    async def read(
+        self, key: Key, level: int, low: Position, buckets: NodeBuckets, below: Sequence[Key] = ()
+    ) -> Node:
+        """The node that a key names; a leaf lies over the older ones below it, the newest of them first."""
         check_node_key(key, self._bounds, f"btree, level {level}")
         self.nodes_read += 1
-        if level == 0:
+        if level == 0 and not below:
             leaf = await self._read_plain_leaf(key, low)
             if leaf is not None:
                 return leaf
@@ -67,11 +69,22 @@ class NodeIo:
         # Behind a torn bset nothing can be appended.
         blocks_used = self.shape.blocks_of(key.sectors) if is_torn else used
         seq = last.bset.seq
-        node = (
-            self._interior(found, seq, blocks_used, buckets) if level else self._leaf(found, seq, blocks_used)
-        )
-        node.is_torn = is_torn
+        node: Node
+        if level:
+            node = self._interior(found, seq, blocks_used, buckets)
+            node.is_torn = is_torn
+        else:
+            older = [await self._read_sound(shadowed, low) for shadowed in reversed(below)]
+            node = self._leaf([*older, found], seq, blocks_used)
+            node.is_torn = is_torn or bool(below)
         return node
+
+    async def _read_sound(self, key: Key, low: Position) -> NodeFound:
+        """A leaf that another lies over."""
+        found = await read_node(self._members, key, 0, low)
+        if found.damage is not None:
+            raise found.damage
+        return found
 
     async def _read_plain_leaf(self, key: Key, low: Position) -> Leaf | None:
         """A leaf that nothing is wrong with; None if it has to be read key by key."""
@@ -129,15 +142,18 @@ class NodeIo:
         await self._flushes[member].flush()
         self.written_bytes += len(raw)
 
-    def _leaf(self, found: NodeFound, seq: int, blocks_used: int) -> Leaf:
+    def _leaf(self, layers: Sequence[NodeFound], seq: int, blocks_used: int) -> Leaf:
+        """A leaf, the last of these, over older ones."""
         live = Extents(merge_within=self.shape.bucket_sectors)
-        low = found.low
-        for key in found.all_keys():
-            check_extent(key, self._bounds, found.where)
-            if key.sectors and (key.inode, key.offset) < low:
-                raise BadField("extent", f"{found.where}, start", f"at least {low}", (key.inode, key.offset))
-            live.insert(key)
-        return Leaf(found.key, seq, blocks_used, live)
+        for found in layers:
+            low = found.low
+            for key in found.all_keys():
+                check_extent(key, self._bounds, found.where)
+                if key.sectors and (key.inode, key.offset) < low:
+                    start = (key.inode, key.offset)
+                    raise BadField("extent", f"{found.where}, start", f"at least {low}", start)
+                live.insert(key)
+        return Leaf(layers[-1].key, seq, blocks_used, live)
 
     def _interior(self, found: NodeFound, seq: int, blocks_used: int, buckets: NodeBuckets) -> Interior:
         """An interior node: which children live is known once all keys have raised their buckets' gens."""
@@ -146,13 +162,13 @@ class NodeIo:
             check_node_key(key, self._bounds, found.where)
             for pointer in key.pointers:
                 buckets.raise_gen(pointer)
-        children = sort_out(keys, buckets.staleness)
-        if children.doubled:
+        children = sort_out(found.keys_of_newest_first(), buckets.staleness)
+        if children.doubled and found.level > 1:
             raise BadField("node", f"{found.where}, children", "one at a position", children.doubled[0])
         last = position_of(children.live[-1]) if children.live else None
         if last != found.high:
             raise BadField("node", f"{found.where}, last child", found.high, last)
-        node = Interior(found.key, found.level, seq, blocks_used, list(children.live))
-        live = set(children.live)
+        node = Interior(found.key, found.level, seq, blocks_used, list(children.all_live))
+        live = set(children.all_live)
         node.replaced = [key for key in keys if key not in live]
         return node

@@ -42,6 +42,10 @@ class NodeFound:
         """The keys of all sound bsets, oldest first."""
         return [key for placed in self.bsets for key in placed.bset.keys]
 
+    def keys_of_newest_first(self) -> list[Key]:
+        """The same, those of the newest bset first."""
+        return [key for placed in reversed(self.bsets) for key in placed.bset.keys]
+
 
 async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: Position = START) -> NodeFound:
     """The node that a (checked) key names; what is wrong with it is told, not raised."""

@@ -2,7 +2,8 @@
 
 The order is the kernel's. A node's keys raise the gens of the buckets they point to before its children are
 judged; the children that are not stale are read, left to right. A leaf's bsets are laid over each other, the
-later ones on top, and on them what the journal says of the leaf's range. Whether a key is stale is asked only
+later ones on top, and on them what the journal says of the leaf's range; of leaves at one position
+(state/children.py) the newest is on top. Whether a key is stale is asked only
 when all of that is done (key_check.py).
 
 Damage is reported and what lies below it left out; the journal's keys count nevertheless.
@@ -56,21 +57,24 @@ class TreeReader:
 
     async def nodes(self, root: Key, level: int) -> AsyncIterator[NodeFound]:
         """Every node that can be reached, a parent before its children, and these from left to right."""
-        waiting: list[tuple[Key, int, Position]] = [(root, level, START)]
+        waiting: list[tuple[list[Key], int, Position]] = [([root], level, START)]
         while waiting:
-            key, level, low = waiting.pop()
-            node = NodeFound(key, level, low)
-            children: list[Key] = []
-            if self._claim(node):
-                node = await read_node(self._members, key, level, low)
-                self.places.append((key.pointers[0], node.where))
-                self.nodes_by_level[level] += 1
-                self._report_damage(node)
-                yield node
-                children = self._children(node) if level else []
+            keys, level, low = waiting.pop()
+            layers: list[NodeFound] = []
+            children: list[list[Key]] = []
+            for key in reversed(keys):
+                node = NodeFound(key, level, low)
+                if self._claim(node):
+                    node = await read_node(self._members, key, level, low)
+                    self.places.append((key.pointers[0], node.where))
+                    self.nodes_by_level[level] += 1
+                    self._report_damage(node)
+                    yield node
+                    children = self._children(node) if level else []
+                layers.append(node)
             if not children:
-                self.rows.add(self._extents(node))
-            lows = [low, *map(position_of, children)]
+                self.rows.add(self._extents(layers))
+            lows = [low, *(position_of(child) for child, *_ in children)]
             below = [(child, level - 1, lows[number]) for number, child in enumerate(children)]
             waiting += reversed(below)
 
@@ -104,9 +108,9 @@ class TreeReader:
             lost = f"{len(node.claimed)} keys of {sectors} sectors, {dirty} of them dirty, from {node.range}"
         self._report(finding_of(node.damage, "node-damaged", Severity.FATAL, lost))
 
-    def _children(self, node: NodeFound) -> list[Key]:
-        """The live children of an interior node, which have raised the gens of their buckets."""
-        keys = [key for key in node.all_keys() if self._is_node_key(key, node)]
+    def _children(self, node: NodeFound) -> list[list[Key]]:
+        """The live children of an interior node, each with those below it; all have raised their gens."""
+        keys = [key for key in node.keys_of_newest_first() if self._is_node_key(key, node)]
         for key in keys:
             for pointer in key.pointers:
                 census = self._censuses[pointer.device]
@@ -116,7 +120,12 @@ class TreeReader:
         children = sort_out(keys, self._staleness)
         for key in children.doubled:
             problem = f"two live children at position {key.inode}:{key.end}"
-            self._report(Finding("node-doubled", Severity.FATAL, NODE, node.where, problem, "one of them"))
+            severity, lost = Severity.FATAL, "one of them"
+            if node.level == 1:
+                # Kernel: leaves this behind where a deletion was inserted into a full leaf.
+                severity, lost = Severity.NOTE, ""
+                problem += ", the newer over the older; the kernel may miss what is in the older"
+            self._report(Finding("node-doubled", severity, NODE, node.where, problem, lost))
         for key in children.vanished:
             self._report_vanished(node, key, children.live)
         if node.damage is None and (not children.live or position_of(children.live[-1]) != node.high):
@@ -124,7 +133,7 @@ class TreeReader:
             problem = f"expected the last child at {node.high}, found {found}"
             lost = f"keys up to inode {node.high[0]} sector {node.high[1]}"
             self._report(Finding("node-last-child", Severity.FATAL, NODE, node.where, problem, lost))
-        return children.live
+        return [[key, *(children.below(key) if node.level == 1 else ())] for key in children.live]
 
     def _report_vanished(self, node: NodeFound, key: Key, live: Sequence[Key]) -> None:
         pointer = key.pointers[0]
@@ -139,14 +148,17 @@ class TreeReader:
         lost = f"the keys from inode {low[0]} sector {low[1]} to inode {key.inode} sector {key.end}"
         self._report(Finding("node-vanished", Severity.DAMAGE, NODE, node.where, problem, lost))
 
-    def _extents(self, node: NodeFound) -> Extents:
-        """What a leaf holds, the journal's keys included; of a node that could not be read, those alone."""
+    def _extents(self, layers: Sequence[NodeFound]) -> Extents:
+        """What a leaf holds, over those below it, with the journal's keys on top.
+
+        Of a node that could not be read these are all there is.
+        """
         extents = Extents(merge_within=self._bounds.bucket_sectors)
-        if node.level == 0:
-            for placed in node.bsets:
+        for node in layers:
+            for placed in node.bsets if node.level == 0 else ():
                 for key in self._in_order(node, placed.offset_bytes, placed.bset.keys):
                     extents.insert(key)
-        for key in self._replayed.between(node.low, node.high):
+        for key in self._replayed.between(layers[-1].low, layers[-1].high):
             self.bygone += extents.insert(key)
         return extents
 

@@ -14,6 +14,7 @@ from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.bucket_table import State
+from bcached.store.checker import check_set
 from bcached.units import SECTOR_BYTES
 from instruments.image_builder import PLAIN, ImageBuilder
 from instruments.living_set import extent, set_options
@@ -105,6 +106,36 @@ async def test_a_journal_whose_oldest_entries_were_discarded_is_gone_on_with(tmp
         assert cache_set.verify() == []
     async with running(devices_again(devices), set_options(tmp_path)) as cache_set:
         assert without_places((await contents(cache_set))[:3]) == without_places(keys)
+
+
+@pytest.mark.parametrize("appended", [False, True])
+@pytest.mark.parametrize("block_sectors", [1, 4])
+@in_virtual_time
+async def test_leaves_at_one_position_become_one(tmp_path: Path, block_sectors: int, appended: bool) -> None:
+    """The kernel leaves two where it inserted a deletion into a leaf that it had to split."""
+    image = ImageBuilder(bucket_sectors=8, block_sectors=block_sectors)
+    older, newer, expected = [], [], []
+    for begin in range(0, 6000, 1000):
+        held = [image.extent(0, begin + sector, 8, dirty=True) for sector in (0, 16, 32, 48)]
+        over = [Key(0, begin + 16, 8, False, ()), image.extent(0, begin + 32, 4, dirty=True)]
+        expected += [(begin, 8, True), (begin + 32, 4, True), (begin + 36, 4, True), (begin + 48, 8, True)]
+        older.append(image.node(held[:2], held[2:], position=(0, begin + 100)))
+        newer.append(image.node([], over, position=(0, begin + 100)))
+    last = image.node([])
+    pairs = [leaf for pair in zip(newer, older, strict=True) for leaf in pair]
+    root = image.node([*older, last], newer) if appended else image.node([*pairs, last])
+    image.finish(root, 1)
+    devices, options = image.devices(), set_options(tmp_path, moving_gc=False)
+    for life in range(3):
+        async with running(devices_again(devices) if life else devices, options) as cache_set:
+            assert without_places(await contents(cache_set))[: len(expected)] == expected
+            assert cache_set.verify() == []
+            await work(cache_set, 20, 50_000)
+            assert without_places(await contents(cache_set))[: len(expected)] == expected
+            assert cache_set.verify() == []
+        (device,) = devices_again(devices)
+        assert (await check_set([device])).findings.listed == []
+        await device.close()
 
 
 @pytest.mark.parametrize("in_journal", [True, False])

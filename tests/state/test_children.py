@@ -31,10 +31,14 @@ def test_a_freeing_key_is_no_child() -> None:
     assert sort_out([freeing], staleness(b1=1)).live == []
 
 
-def test_two_that_are_both_live_are_told() -> None:
-    keys = [child(10, 1), child(10, 2)]
-    children = sort_out(keys, staleness())
-    assert (children.live, children.doubled) == ([keys[0]], [keys[1]])
+def test_of_several_that_are_live_at_one_position_the_newest_comes_first() -> None:
+    newest, newer, old = (child(10, bucket) for bucket in (3, 1, 2))
+    others = [child(5, 4), child(20, 5)]
+    children = sort_out([others[1], newest, newer, others[0], old], staleness())
+    assert (children.live, children.doubled) == ([others[0], newest, others[1]], [newer, old])
+    assert children.below(newest) == [newer, old]
+    assert children.below(others[0]) == []
+    assert children.all_live == [others[0], newest, newer, old, others[1]]
 
 
 def test_a_stale_one_that_nothing_replaced_has_vanished() -> None:

@@ -110,11 +110,20 @@ async def test_a_child_that_was_freed_is_none() -> None:
     assert sorted(node.replaced, key=lambda key: key.end) == [freeing, old]
 
 
-async def test_two_live_children_at_one_position_are_refused() -> None:
+async def test_of_two_live_leaves_at_one_position_the_newer_comes_first() -> None:
+    old, new, last = node_key((0, 100), 20), node_key((0, 100), 21), node_key(LAST, 22)
+    for bsets in ([old, last], [new]), ([new, old, last],):
+        node = await read(node_key(LAST, 9), 1, *bsets)
+        assert isinstance(node, Interior)
+        assert node.children == [new, old, last]
+        assert (node.place_of(old), node.below(0), node.below(1), node.below(2)) == (0, [old], [], [])
+        assert node.replaced == []
+
+
+async def test_two_live_interior_nodes_at_one_position_are_refused() -> None:
+    keys = [node_key((0, 100), 20), node_key(LAST, 22)], [node_key((0, 100), 21)]
     with pytest.raises(BadField, match="one at a position"):
-        await read(
-            node_key(LAST, 9), 1, [node_key((0, 100), 20), node_key(LAST, 22)], [node_key((0, 100), 21)]
-        )
+        await read(node_key(LAST, 9), 2, *keys)
 
 
 async def test_an_interior_that_ends_before_its_range_does_is_refused() -> None:

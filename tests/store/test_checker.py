@@ -699,10 +699,20 @@ async def test_an_interior_node_without_children() -> None:
     await assert_found(builder.finish(builder.node([]), 1), ("node-last-child", FATAL))
 
 
-async def test_two_live_children_at_one_position() -> None:
+async def test_two_live_leaves_at_one_position_are_one_over_the_other() -> None:
+    for appended in (False, True):
+        builder = ImageBuilder()
+        older = builder.node([builder.extent(0, 0, 8), builder.extent(0, 100, 8, dirty=True)])
+        newer = builder.node([builder.extent(0, 4, 8), Key(0, 100, 6, False, ())])
+        root = builder.node([older], [newer]) if appended else builder.node([newer, older])
+        found = await assert_found(builder.finish(root, 1), ("node-doubled", NOTE))
+        assert (found.totals.live_keys, found.totals.clean_sectors, found.totals.dirty_sectors) == (3, 12, 2)
+
+
+async def test_two_live_interior_nodes_at_one_position() -> None:
     builder = ImageBuilder()
-    children = [builder.node([builder.extent(0, 0, 8)]) for _ in range(2)]
-    await assert_found(builder.finish(builder.node(children), 1), ("node-doubled", FATAL))
+    children = [builder.node([builder.node([builder.extent(0, 0, 8)])]) for _ in range(2)]
+    await assert_found(builder.finish(builder.node(children), 2), ("node-doubled", FATAL))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
