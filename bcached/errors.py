@@ -98,14 +98,13 @@ class NoFreeBuckets(RequestError):
 
 
 class StaleKey(RequestError):
-    """The key's pointer names a gen the bucket no longer has."""
+    """The key's pointer names a gen the bucket no longer has; -1 where no such bucket is known."""
 
     NAME = "io.bcached.Allocator.StaleKey"
 
     def __init__(self, key: object, bucket_gen: int) -> None:
-        super().__init__(
-            f"key is stale, the bucket's gen is {bucket_gen}: {key}", key=key, bucket_gen=bucket_gen
-        )
+        why = "or of no bucket" if bucket_gen < 0 else f"the bucket's gen is {bucket_gen}"
+        super().__init__(f"key is stale, {why}: {key}", key=key, bucket_gen=bucket_gen)
 
 
 class NotReserved(RequestError):

@@ -374,7 +374,7 @@ async def test_a_read_that_proves_stale_is_an_error(folder: Path):
         assert await client.read(key, since) == bytes_of(key)
         table = it.cache_set.members[0].cache.table
         table.gens[key.pointers[0].sector // BUCKET_SECTORS] += 1
-        with pytest.raises(StaleKey):
+        with pytest.raises(StaleKey, match=r"key is stale, or of no bucket: Key\("):
             await client.read(key, since)
         table.gens[key.pointers[0].sector // BUCKET_SECTORS] -= 1
 
