@@ -81,6 +81,7 @@ class CacheSet:
         self._gen_maps = gen_maps
         self._queue = services.queue
         self._seen_taken = 0
+        self._nodes_seen = 0
 
     # Who it is
 
@@ -309,8 +310,13 @@ class CacheSet:
         )
 
     def is_healthy(self) -> bool:
-        """Whether no task has been at the same step for longer than any step should take."""
-        return self.services.busy_s() < STEP_SECONDS_MAX
+        """Whether no task has been at the same step for longer than any step should take.
+
+        To be asked every few seconds: who writes nodes is well if some were written since the last time.
+        """
+        io = self.index.btree.io
+        before, self._nodes_seen = self._nodes_seen, io.nodes_written + io.blocks_appended
+        return self.services.busy_s(nodes_come_on=self._nodes_seen != before) < STEP_SECONDS_MAX
 
     def refuse(self, reason: RequestError) -> None:
         """Let nothing change from here on, and tell those who wait; the first reason stays."""

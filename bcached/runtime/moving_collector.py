@@ -52,12 +52,10 @@ class MovingCollector:
         self._sectors = sectors
         self._index = index
         self._services = services
-        services.node_writers.add(self)
 
-    async def move(self) -> None:
-        """One pass over the index, for the buckets that are worth it now."""
+    async def move(self, turns: Turns) -> None:
+        """One pass over the index, for the buckets that are worth it now; turns are the collection's."""
         services = self._services
-        services.begin_step(self)
         holder = Holder("moving garbage collection", 1 << 20, self._members[0].cache.geometry.bucket_sectors)
         self._sectors.gathering.add(holder)
         try:
@@ -68,17 +66,15 @@ class MovingCollector:
                 for member in self._members
             ]
             if any(buckets.any() for buckets in chosen):
-                await self._move_out_of(chosen, holder)
+                await self._move_out_of(chosen, holder, turns)
         finally:
             self._sectors.end_reads(holder)
             self._sectors.end(holder)
             self._sectors.gathering.discard(holder)
-            services.end_step(self)
             services.buckets_moved()
 
-    async def _move_out_of(self, chosen: list[Bools], holder: Holder) -> None:
+    async def _move_out_of(self, chosen: list[Bools], holder: Holder, turns: Turns) -> None:
         """Look for keys that lie in the chosen buckets, and copy them while there is room."""
-        turns = Turns(self, self._services)
         await turns.begin()
         async for leaf in self._index.btree.leaves():
             keys = self._keys_in(leaf, chosen)
@@ -86,6 +82,7 @@ class MovingCollector:
                 self._services.check_changeable()
                 if not await self._move(holder, keys[start : start + MOVES_AT_ONCE]):
                     return
+                await turns.begin()
             await turns.breathe()
 
     def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:

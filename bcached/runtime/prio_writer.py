@@ -66,7 +66,9 @@ class PrioWriter:
             member.cache.take_prio_chain()
             snapshots.append(member.cache.snapshot_gens())
         services.buckets_moved()
+        services.end_step(self)  # until the leaf writer is through with its own
         await self._leaf_writer.catch_up()
+        services.begin_step(self)
         await together(
             partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
         )

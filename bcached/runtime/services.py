@@ -108,13 +108,14 @@ class Services:
         del self._busy_since[task]
         self._after_step()
 
-    def busy_s(self) -> float:
+    def busy_s(self, *, nodes_come_on: bool = False) -> float:
         """How long the task that has been longest at one step has been at it, in seconds.
 
-        Those who write nodes are not counted while a bucket for one is waited for: that may take any time.
+        Those who write nodes are not counted while a bucket for one is waited for, which may take any time,
+        nor while nodes_come_on: there may be very many to write.
         """
         now = self.clock()
-        excused = self.node_writers if self.waiting_for_nodes else frozenset()
+        excused = self.node_writers if self.waiting_for_nodes or nodes_come_on else frozenset()
         return max(
             (now - since for task, since in self._busy_since.items() if task not in excused), default=0.0
         )

@@ -24,7 +24,8 @@ class Turns:
         self._looked = 0.0
 
     async def begin(self) -> None:
-        """Let the loop go, so that what is done next does not add to what was done last."""
+        """Let the loop go, so that what is done next does not add to what was done or waited for last."""
+        self._services.begin_step(self._task)
         await asyncio.sleep(0)
         self._begun = self._looked = self._services.clock()
 
