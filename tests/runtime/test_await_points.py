@@ -87,6 +87,7 @@ NOT_PASSED = {
     "wait_to_grow(": "in three places, of which the stories pass one or two",
     "words_of([new]), timeout_s)": "moving finds its leaf loaded and the journal ready, nearly always",
     "await self._services.queue.submit(work, FOREVER_S, first=True)": "test_index.py",
+    "await asyncio.sleep(0)  # all of it may": "test_large_trees.py looks through leaves that hold nothing",
     "device, bucket = await": "test_volumes.py takes all buckets for metadata away",
 }
 

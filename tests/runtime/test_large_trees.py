@@ -72,6 +72,18 @@ async def test_no_question_goes_through_all_leaves_at_once(tmp_path: Path) -> No
 
 
 @in_virtual_time
+async def test_leaves_that_hold_nothing_are_looked_through_in_turns(tmp_path: Path) -> None:
+    async with a_set_with_many_leaves(tmp_path) as cache_set:
+        index, tree = cache_set.index, cache_set.index.btree.tree
+        await index.invalidate(0, 0, END // 2, 20.0)
+        await index.btree.write_all()
+        for leaf in list(tree.evictable()):
+            tree.evict(leaf)
+        found = await cache_set.lookups.lookup(0, 0, END, limit=1)
+        assert found.keys[0].offset == END // 2
+
+
+@in_virtual_time
 async def test_leaves_that_are_written_at_a_time_are_not_too_many(tmp_path: Path) -> None:
     async with a_set_with_many_leaves(tmp_path) as cache_set:
         index, tree = cache_set.index, cache_set.index.btree.tree
