@@ -17,7 +17,7 @@ from bcached.state.reservations import Holder, Place
 from bcached.state.reserves import Reserve, kept_for_rewriting, needed_for_a_split
 from bcached.state.sector_allocator import SectorAllocator
 
-FOREVER_S = 1e6
+FOREVER_S = 1e9  # thirty years
 
 
 class NodeBuckets:

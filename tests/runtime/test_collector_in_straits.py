@@ -10,6 +10,8 @@ from bcached.state.bucket_table import State
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.virtual_time import in_virtual_time
 
+DAY_S = 24 * 3600.0
+
 
 def take_those_for_nodes(cache_set: CacheSet) -> list[int]:
     """Leave no bucket for a node of the index."""
@@ -40,6 +42,27 @@ async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_
         cache_set.release(holder, held)
         await asyncio.sleep(10)
         assert rewriting.done()
+        assert not cache_set.services.collecting
+
+
+@in_virtual_time
+async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Path) -> None:
+    devices = await fresh_members([600], 16 << 10)
+    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+        await cache_set.create_volume("plain")
+        holder, index, cache = cache_set.new_holder("client"), cache_set.index, cache_set.members[0].cache
+        held = await take_buckets(cache_set, holder)
+        await index.commit(holder, [Key(0, 0, 8, True, held[0].pointers)], 10.0)
+        leaf = await index.btree.leaf_at(0, 0)
+        leaf.blocks_used = index.btree.io.shape.blocks  # nothing can be appended
+        taken = take_those_for_nodes(cache_set)
+        cache_set.services.ask_for_collection("asked")
+        await asyncio.sleep(50 * DAY_S)
+        assert cache_set.services.waiting_for_nodes
+        cache.free_metadata(taken)
+        cache_set.services.buckets_moved()
+        await asyncio.sleep(1)
+        assert leaf.is_gone
         assert not cache_set.services.collecting
 
 
