@@ -12,7 +12,13 @@ import click
 from bcached import __version__
 from bcached.cli.examples import examples
 from bcached.cli.session import DEFAULT_SOCKET, SOCKET_VARIABLE, Session
-from bcached.errors import BcachedError, NoFreeBuckets
+from bcached.errors import BcachedError, NoFreeBuckets, VolumeInUse
+
+
+HINTS: dict[type[Exception], str] = {
+    NoFreeBuckets: "bcachectl explain says why",
+    VolumeInUse: "--force drops them, too",
+}
 
 
 class Verb(NamedTuple):
@@ -83,10 +89,9 @@ class Verbs(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
-        except NoFreeBuckets as error:
-            _fail(f"{error}; bcachectl explain says why")
         except (BcachedError, OSError) as error:
-            _fail(str(error))
+            hint = HINTS.get(type(error))
+            _fail(f"{error}; {hint}" if hint else str(error))
         except Exception as error:  # never a traceback: a person at a shell cannot use one
             _fail(f"a bug in bcachectl, please report it: {type(error).__name__}: {error}")
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import VERBS, Verbs, bcachectl
-from bcached.errors import BcachedError, NoFreeBuckets
+from bcached.errors import BcachedError, NoFreeBuckets, VolumeInUse
 
 
 def run(*arguments: str, **options: object) -> Result:
@@ -106,6 +106,7 @@ def test_the_environment_names_the_socket_and_the_option_wins(tmp_path: Path) ->
     ("error", "told"),
     [
         (BcachedError("one\ntwo"), "bcachectl: one two"),
+        (VolumeInUse(3, 8), "volume 3 holds 8 dirty sectors; --force drops them, too"),
         (NoFreeBuckets("none", 7), "no free bucket in reserve none after 7 ms; bcachectl explain says why"),
         (FileNotFoundError(2, "No such file or directory", "/x"), "No such file or directory: '/x'"),
         (AssertionError("odd"), "a bug in bcachectl, please report it: AssertionError: odd"),
