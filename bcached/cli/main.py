@@ -14,7 +14,6 @@ from bcached.cli.examples import examples
 from bcached.cli.session import DEFAULT_SOCKET, SOCKET_VARIABLE, Session
 from bcached.errors import BcachedError, NoFreeBuckets, VolumeInUse
 
-
 HINTS: dict[type[Exception], str] = {
     NoFreeBuckets: "bcachectl explain says why",
     VolumeInUse: "--force drops them, too",
