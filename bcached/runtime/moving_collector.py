@@ -1,17 +1,19 @@
 """Moving garbage collection: the little that is live in nearly empty buckets is copied, to free them whole.
 
 It draws on a reserve of its own, so it works when nothing else is free. A key that is overwritten while its
-data is copied wins: the copy is given back. Dirty stays dirty. (kernel: bch_moving_gc)
+data is copied wins: the copy is given back. Dirty stays dirty. What cannot be read stays where it is: whoever
+asks for it is told by the device. (kernel: bch_moving_gc)
 """
 
 from collections.abc import Generator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from bcached.device.together import together
-from bcached.errors import LimitExceeded, NoFreeBuckets
+from bcached.errors import DeviceError, LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.index import Index, cut_to
 from bcached.runtime.services import Services
@@ -104,9 +106,13 @@ class MovingCollector:
         else:
             if not moves:
                 return True
-        await together(partial(self._copy, move) for move in moves)
+        copied: set[Move] = set()
+        await together(partial(self._copy, move, copied) for move in moves)
         for move in moves:
             self._sectors.unpin(holder, [move.old])
+            if move not in copied:
+                self._sectors.release(holder, [move.new])
+                continue
             try:
                 while not self._index.is_ready_for(move.old, move.new):
                     await self._index.make_ready_for(move.old, move.new, PATIENCE_S)
@@ -136,13 +142,21 @@ class MovingCollector:
         self._sectors.pin(holder, [old])
         return Move(old, Key(new.inode, new.offset, new.sectors, key.dirty, new.pointers))
 
-    async def _copy(self, move: Move) -> None:
-        source = next(pointer for pointer in move.old.pointers if self._sectors.is_current(pointer))
-        length = move.old.sectors * SECTOR_BYTES
-        device = self._members[source.device].block_device
-        data = await device.read(source.sector * SECTOR_BYTES, length)
+    async def _copy(self, move: Move, copied: set[Move]) -> None:
+        data = await self._read(move.old)
+        if data is None:
+            return
         for pointer in move.new.pointers:
             await self._members[pointer.device].block_device.write(pointer.sector * SECTOR_BYTES, data)
+        copied.add(move)
+
+    async def _read(self, key: Key) -> bytes | None:
+        """The data of a pinned key, from the first copy that can be read; None if none can."""
+        for source in key.pointers:
+            device = self._members[source.device].block_device
+            with suppress(DeviceError):
+                return await device.read(source.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
+        return None
 
 
 def _choose(cache: Cache) -> Generator[None, None, Bools]:

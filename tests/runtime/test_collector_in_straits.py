@@ -3,11 +3,14 @@
 import asyncio
 from pathlib import Path
 
+from bcached.errors import DeviceError
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.bucket_table import State
+from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
+from instruments.passing_device import PassingDevice
 from instruments.virtual_time import in_virtual_time
 
 DAY_S = 24 * 3600.0
@@ -64,6 +67,39 @@ async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Pat
         await asyncio.sleep(1)
         assert leaf.is_gone
         assert not cache_set.services.collecting
+
+
+class WithBadSectors(PassingDevice):
+    """Some bytes cannot be read."""
+
+    bad: range = range(0)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        if offset < self.bad.stop and self.bad.start < offset + length:
+            raise DeviceError(self.path, f"cannot read {length} bytes at {offset}: Input/output error")
+        return await super().read(offset, length)
+
+
+@in_virtual_time
+async def test_data_that_cannot_be_read_stays_where_it_is_and_the_set_alive(tmp_path: Path) -> None:
+    (member,) = await fresh_members([600], 16 << 10)
+    device, options = WithBadSectors(member), set_options(tmp_path, moving_gc=False)
+    async with running([device], options) as cache_set:
+        await cache_set.create_volume("flash", 1 << 20)
+        holder, index = cache_set.new_holder("client"), cache_set.index
+        for offset in range(0, 4 * 32, 32):
+            (keys,) = await cache_set.allocate(holder, [extent(32, offset=offset, whole=True)], 10.0)
+            await index.commit(holder, keys, 10.0)
+            await index.invalidate(0, offset, 24, 10.0)
+        before, _ = await cache_set.lookups.lookup(0, 0, 4 * 32)
+        (bad,) = before[1].pointers
+        device.bad = range(bad.sector * SECTOR_BYTES, (bad.sector + 1) * SECTOR_BYTES)
+        options.moving_gc = True
+        await cache_set.collect_garbage()
+        after, _ = await cache_set.lookups.lookup(0, 0, 4 * 32)
+        assert [key in before for key in after] == [False, True, False, False]
+        assert cache_set.sectors.reserved_sectors == 0
+        assert not cache_set.members[0].cache.table.pins[bad.sector // 32]
 
 
 @in_virtual_time
