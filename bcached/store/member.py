@@ -12,6 +12,8 @@ from bcached.store.journal_ring import JournalRing
 from bcached.store.prio_chain import write_chain
 from bcached.store.superblock_slot import write_superblock
 
+SEQ_MASK = (1 << 64) - 1  # both only count writes, and may begin anew
+
 
 def geometry_of(superblock: Superblock) -> Geometry:
     """The layout a superblock describes."""
@@ -47,7 +49,7 @@ class Member:
 
     async def write_prios(self, gens: bytearray) -> None:
         """Write the chain of buckets the cache set aside; durable with the next journal entry."""
-        self.prio_seq += 1
+        self.prio_seq = (self.prio_seq + 1) & SEQ_MASK
         await write_chain(
             self.block_device,
             self.cache.geometry,
@@ -60,6 +62,7 @@ class Member:
 
     async def change_superblock(self, **fields: object) -> None:
         """Write a superblock with other fields, and take it as the member's."""
-        changed = replace(self.superblock, seq=self.superblock.seq + 1, **fields)  # type: ignore[arg-type]
+        seq = (self.superblock.seq + 1) & SEQ_MASK
+        changed = replace(self.superblock, seq=seq, **fields)  # type: ignore[arg-type]
         await write_superblock(self.block_device, changed)
         self.superblock = changed

@@ -7,7 +7,7 @@ from bcached.store.prio_chain import read_chain
 from bcached.store.recovery import SEEDED
 from bcached.store.superblock_slot import read_superblock
 from instruments.failing_device import FailingDevice, Fault
-from instruments.used_set import open_set, used_devices
+from instruments.used_set import Image, open_set, used_devices
 
 
 async def test_prios_are_written_where_the_cache_set_buckets_aside_with_the_next_seq() -> None:
@@ -31,6 +31,21 @@ async def test_a_change_of_the_superblock_raises_its_seq_and_is_on_the_device() 
     await member.change_superblock(discard=True)
     assert member.superblock == await read_superblock(devices[0])
     assert (member.superblock.discard, member.superblock.seq) == (True, before.seq + 1)
+
+
+async def test_seqs_that_are_at_their_end_begin_anew() -> None:
+    image = await Image.used()
+    image.spoil_prios(16, "Q", (1 << 64) - 1)
+    image.spoil_superblock(112, "Q", (1 << 64) - 1)
+    device = image.device()
+    (member,) = (await open_set([device])).members
+    await member.change_superblock(discard=True)
+    assert (await read_superblock(device)).seq == 0
+    head = member.cache.take_prio_chain()[0]
+    gens, _ = member.cache.snapshot_gens()
+    await member.write_prios(gens)
+    chain = await read_chain(device, member.cache.geometry, head, member.superblock.set_magic)
+    assert chain.seq == 0
 
 
 async def test_a_change_that_fails_is_not_taken_for_made() -> None:
