@@ -106,6 +106,8 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
     keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
     for key in (*checked.bygone, *checked.tree.bygone):
         keys.add_bygone(key)
+    for key in checked.tree.node_keys:
+        keys.add_node_key(key)
     keys.raise_gens()
     keys.check_places([*checked.uuid_places, *checked.tree.places])
     checked.totals = keys.judge()

@@ -15,7 +15,7 @@ from random import SystemRandom
 
 import numpy as np
 
-from bcached.errors import BadField, SetRefused
+from bcached.errors import BadField
 from bcached.format.bkey import Bounds, check_extent
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import node_sectors
@@ -31,6 +31,7 @@ from bcached.state.node_shape import NodeShape
 from bcached.state.recount import Recount
 from bcached.store.btree import Btree
 from bcached.store.btree_io import NodeIo
+from bcached.store.bucket_contents import check_arrival, check_live_sectors, check_recount
 from bcached.store.member import Member
 from bcached.store.membership import MemberFound
 from bcached.store.node_reader import NodeFound
@@ -156,10 +157,12 @@ async def recover_index(
     io.may_be_torn = lambda _: False
     _place_nodes(members, reader.tree)
     for member, recount in zip(members, recounts, strict=True):
+        check_recount(member, recount)
         _fill_counts(member, recount)
     index = RecoveredIndex(reader.tree, io, live_sectors(members))
-    await _replay(index, reader, entries, progress)
+    await _replay(index, reader, members, entries, progress)
     for member in members:
+        check_live_sectors(member)
         if not index.live.cleaned_seq:  # else leaves on the device still name what was dirty
             member.cache.emptying_durable(entries[-1].seq)
         for _ in member.cache.table.recount_distances():
@@ -231,28 +234,20 @@ def place_metadata(members: Sequence[Member], key: Key, state: State) -> None:
 def _fill_counts(member: Member, recount: Recount) -> None:
     """What was counted becomes the table's: live sectors, oldest gens, and who may not be metadata yet."""
     cache, table = member.cache, member.cache.table
-    too_many = np.flatnonzero(recount.sectors > cache.geometry.bucket_sectors)
-    if len(too_many):
-        bucket = int(too_many[0])
-        raise SetRefused(
-            f"{member.path} bucket {bucket}: keys for {recount.sectors[bucket]} sectors lie in its "
-            f"{cache.geometry.bucket_sectors}: some overlap, and the index cannot be right"
-        )
-    used = (recount.sectors > 0) & (table.states_array != State.EMPTY)
-    if used.any():
-        bucket = int(np.flatnonzero(used)[0])
-        use = State(table.states[bucket]).name
-        raise SetRefused(f"{member.path} bucket {bucket}: keys for data lie in it, and it is {use}")
     table.last_gc_array[:] = recount.oldest
     cache.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
 
 
 async def _replay(
-    index: RecoveredIndex, reader: Btree, entries: Sequence[JournalEntry], progress: Progress
+    index: RecoveredIndex,
+    reader: Btree,
+    members: Sequence[Member],
+    entries: Sequence[JournalEntry],
+    progress: Progress,
 ) -> None:
     """Lay the journal's keys over the leaves, of which no more stay than there is memory for."""
     tree, newest_seq = index.tree, entries[-1].seq
-    changes = await _by_leaf(index, entries, progress)
+    changes = await _by_leaf(index, members, entries, progress)
     for bound in sorted(changes):
         leaf = await reader.leaf_at(*position_at(bound - 1))
         index.live.went(tree.lay_over(leaf, changes.pop(bound)), newest_seq)
@@ -261,7 +256,7 @@ async def _replay(
 
 
 async def _by_leaf(
-    index: RecoveredIndex, entries: Sequence[JournalEntry], progress: Progress
+    index: RecoveredIndex, members: Sequence[Member], entries: Sequence[JournalEntry], progress: Progress
 ) -> dict[int, Unwritten]:
     """The journal's keys, laid over each other in their order and counted, by the bound of their leaf."""
     tree, live = index.tree, index.live
@@ -276,6 +271,7 @@ async def _by_leaf(
                     tree.pins.pin(entry.seq)
                 changes[bound].newest_seq = entry.seq
                 live.went(changes[bound].extents.insert(part), entry.seq)
+                check_arrival(members, part)
                 live.came(part)
             index.keys_replayed += 1
             if index.keys_replayed % KEYS_A_REPORT == 0:

@@ -18,6 +18,7 @@ from bcached.format.jset import (
     trace_entries,
 )
 from bcached.store.finding import Finding, Report, Severity, finding_of
+from bcached.store.journal_reader import SEQ_MAX
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
 
@@ -82,6 +83,7 @@ async def scan_journal(members: Sequence[MemberFound], report: Report) -> Journa
     oldest_needed = known[max(known)].last_seq
     scan.entries = [known[seq] for seq in sorted(known) if seq >= oldest_needed]
     _report_nonsense(scan, report)
+    _report_seq(scan, members[0].path, report)
     _report_gaps(scan, members, report)
     _report_torn(scan, report)
     for number, member in enumerate(members):
@@ -116,6 +118,13 @@ def _report_nonsense(scan: JournalScan, report: Report) -> None:
             report(finding_of(bucket.end, "journal-entry", Severity.FATAL, "the keys in it and behind it"))
 
 
+def _report_seq(scan: JournalScan, path: str, report: Report) -> None:
+    """There must be a next entry, and one after that."""
+    if scan.newest.seq > SEQ_MAX:
+        where, problem = f"{path} journal entry {scan.newest.seq}", f"expected a seq of at most {SEQ_MAX}"
+        report(Finding("journal-seq", Severity.FATAL, STRUCTURE, where, problem))
+
+
 def _report_gaps(scan: JournalScan, members: Sequence[MemberFound], report: Report) -> None:
     """Every entry from the newest's last_seq on must be there."""
     expected = scan.newest.last_seq
@@ -130,7 +139,8 @@ def _report_gaps(scan: JournalScan, members: Sequence[MemberFound], report: Repo
 
 def _report_gap(scan: JournalScan, missing: range, may_be_discarded: bool, report: Report) -> None:
     newest = scan.newest
-    names = f"{missing[0]}" if len(missing) == 1 else f"{missing[0]} to {missing[-1]}"
+    first, last = missing.start, missing.stop - 1  # more may be missing than len can tell
+    names = f"{first}" if first == last else f"{first} to {last}"
     problem = f"entries {names} are missing of {newest.last_seq} to {newest.seq}"
     places = [
         f"{bucket.where}, byte {byte}"

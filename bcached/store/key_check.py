@@ -60,18 +60,24 @@ class KeyCheck:
         self._censuses = censuses
         self._rows = rows
         self._bygone = KeyRows()
+        self._node_keys = KeyRows()
         self._report = report
 
     def add_bygone(self, key: Key) -> None:
-        """A key that stands on disk and counts no more: below one of the journal's, or of an interior node.
+        """A key that stands on disk and counts no more, since it is below one of the journal's.
 
-        It holds nothing, but its gen is one that its bucket has had, and may not have again.
+        It holds nothing, but its gen is one that its bucket has had, and may not have again. With that gen
+        the bucket is one for data (kernel: marks the key before the journal's is laid over it).
         """
         self._bygone.add_key(key)
 
+    def add_node_key(self, key: Key) -> None:
+        """A key of an interior node, which tells no more than a gen."""
+        self._node_keys.add_key(key)
+
     def raise_gens(self) -> None:
         """Let every pointer raise its bucket's gen; afterwards staleness can be judged."""
-        for rows in chain(self._rows.chunks(), self._bygone.chunks()):
+        for rows in chain(self._rows.chunks(), self._bygone.chunks(), self._node_keys.chunks()):
             for census, _, of_member in self._by_member(rows):
                 census.raise_gens(_buckets(census, of_member), of_member.gens)
         for census, member in zip(self._censuses, self._members, strict=True):
@@ -81,7 +87,7 @@ class KeyCheck:
                     f"a pointer has gen {gen}, more than {GEN_DISTANCE_MAX} ahead of the {on_disk} on disk"
                 )
                 where = f"{member.path} bucket {bucket}"
-                self._report(Finding("gen-ahead", Severity.DAMAGE, "bucket", where, problem))
+                self._report(Finding("gen-ahead", Severity.FATAL, "bucket", where, problem))
 
     def check_places(self, places: Sequence[tuple[Pointer, str]]) -> None:
         """No metadata may lie in a bucket whose gen has moved on."""
@@ -94,7 +100,7 @@ class KeyCheck:
                     f"its pointer has gen {pointer.gen}, and bucket {bucket} has gen {census.gens[bucket]}"
                 )
                 lost = "what is in it, once the bucket is used again"
-                self._report(Finding("pointer-stale", Severity.DAMAGE, "node key", where, problem, lost))
+                self._report(Finding("pointer-stale", Severity.FATAL, "node key", where, problem, lost))
 
     def judge(self) -> KeyTotals:
         """Count everything, and report the keys that cannot be."""
@@ -112,13 +118,22 @@ class KeyCheck:
                 device = int(of_member.devices[0])
                 extents[device].append(_packed_extents(of_member.where(behind == 0)))
             _add_up(totals, rows.where(live))
-        for rows in self._bygone.chunks():
-            for census, _, of_member in self._by_member(rows):
-                buckets = _buckets(census, of_member)
-                census.remember(buckets, census.stale_by(buckets, of_member.gens))
+        self._judge_bygone()
         for device, packed in enumerate(extents):
             self._report_overlaps(device, packed)
+            self._report_crowded(device)
         return totals
+
+    def _judge_bygone(self) -> None:
+        for keys in (self._bygone, self._node_keys):
+            for rows in keys.chunks():
+                for census, _, of_member in self._by_member(rows):
+                    buckets = _buckets(census, of_member)
+                    behind = census.stale_by(buckets, of_member.gens)
+                    census.remember(buckets, behind)
+                    self._report_too_stale(of_member, behind)
+                    if keys is self._bygone:
+                        self._report_metadata(census, of_member, buckets, behind == 0)
 
     def _by_member(self, rows: Rows) -> Iterator[tuple[Census, NDArray[np.bool_], Rows]]:
         """The rows that point to each member; placeholders point to none."""
@@ -134,23 +149,31 @@ class KeyCheck:
             self._report(
                 Finding("key-stale-dirty", Severity.DAMAGE, STRUCTURE, self._where(key), problem, lost)
             )
+        self._report_too_stale(rows, behind)
+
+    def _report_too_stale(self, rows: Rows, behind: NDArray[np.int64]) -> None:
         too_stale = behind > GEN_DISTANCE_MAX
         for key, gens in zip(rows.where(too_stale), behind[too_stale].tolist(), strict=True):
             problem = f"the key is {gens} gens behind its bucket: expected at most {GEN_DISTANCE_MAX}"
-            self._report(Finding("key-too-stale", Severity.DAMAGE, STRUCTURE, self._where(key), problem))
+            self._report(Finding("key-too-stale", Severity.FATAL, STRUCTURE, self._where(key), problem))
 
     def _report_classes(
         self, census: Census, rows: Rows, buckets: NDArray[np.int64], live: NDArray[np.bool_]
     ) -> None:
-        """No live data in a bucket of metadata."""
+        """No live data in a bucket of metadata; what it is in is used for data."""
+        self._report_metadata(census, rows, buckets, live)
+        free = buckets[live & (census.uses[buckets] == Use.FREE)]
+        census.uses[free] = Use.DATA
+
+    def _report_metadata(
+        self, census: Census, rows: Rows, buckets: NDArray[np.int64], live: NDArray[np.bool_]
+    ) -> None:
         uses = census.uses[buckets]
         taken = live & (uses != Use.FREE) & (uses != Use.DATA)
         for key, use in zip(rows.where(taken), uses[taken].tolist(), strict=True):
             problem = f"expected a bucket of data, found one used for {Use(use).name.lower()}"
             lost = f"{key.sectors} sectors"
             self._report(Finding("bucket-shared", Severity.FATAL, STRUCTURE, self._where(key), problem, lost))
-        free = buckets[live & (uses == Use.FREE)]
-        census.uses[free] = Use.DATA
 
     def _report_overlaps(self, device: int, packed: list[NDArray[np.int64]]) -> None:
         """No two live keys may share a sector of the device."""
@@ -171,8 +194,17 @@ class KeyCheck:
             told = " and ".join(f"{key.inode}:{key.offset} ({_kind(key)})" for key in keys[:3])
             lost = f"{min(key.sectors for key in keys)} sectors of one of them" if keys else ""
             problem = f"more than one live key has these sectors: {told}"
-            severity = Severity.FATAL if any(key.dirty for key in keys) else Severity.DAMAGE
-            self._report(Finding("key-overlap", severity, STRUCTURE, f"{path} sector {place}", problem, lost))
+            where = f"{path} sector {place}"
+            self._report(Finding("key-overlap", Severity.DAMAGE, STRUCTURE, where, problem, lost))
+
+    def _report_crowded(self, device: int) -> None:
+        """More in a bucket than fits: an overlap that the counts alone show, and an opening refuses."""
+        census = self._censuses[device]
+        most = census.geometry.bucket_sectors
+        for bucket in np.flatnonzero((census.uses == Use.DATA) & (census.sectors > most)).tolist():
+            problem = f"expected keys for at most {most} sectors, found some for {census.sectors[bucket]}"
+            where = f"{self._members[device].path} bucket {bucket}"
+            self._report(Finding("bucket-crowded", Severity.FATAL, "bucket", where, problem))
 
     def _keys_at(self, device: int, place: int) -> Iterator[Key]:
         for rows in self._rows.chunks():

@@ -51,12 +51,14 @@ class TreeReader:
         self.rows = KeyRows()  # of all leaves read so far
         # What names gens and holds nothing: leaves' keys below the journal's, and all keys of interior nodes.
         self.bygone: list[Key] = []
+        self.node_keys: list[Key] = []
         self.places: list[tuple[Pointer, str]] = []  # of all nodes read so far
         self.nodes_by_level: Counter[int] = Counter()
         self.torn_nodes = 0
 
     async def nodes(self, root: Key, level: int) -> AsyncIterator[NodeFound]:
         """Every node that can be reached, a parent before its children, and these from left to right."""
+        self._raise_gens(root)
         waiting: list[tuple[list[Key], int, Position]] = [([root], level, START)]
         while waiting:
             keys, level, low = waiting.pop()
@@ -112,11 +114,8 @@ class TreeReader:
         """The live children of an interior node, each with those below it; all have raised their gens."""
         keys = [key for key in node.keys_of_newest_first() if self._is_node_key(key, node)]
         for key in keys:
-            for pointer in key.pointers:
-                census = self._censuses[pointer.device]
-                bucket = census.geometry.bucket_of(pointer.sector)
-                census.raise_gens(np.array([bucket]), np.array([pointer.gen]))
-        self.bygone += keys
+            self._raise_gens(key)
+        self.node_keys += keys
         children = sort_out(keys, self._staleness)
         for key in children.doubled:
             problem = f"two live children at position {key.inode}:{key.end}"
@@ -128,12 +127,19 @@ class TreeReader:
             self._report(Finding("node-doubled", severity, NODE, node.where, problem, lost))
         for key in children.vanished:
             self._report_vanished(node, key, children.live)
-        if node.damage is None and (not children.live or position_of(children.live[-1]) != node.high):
+        is_whole = node.damage is None or node.is_torn
+        if is_whole and (not children.live or position_of(children.live[-1]) != node.high):
             found = position_of(children.live[-1]) if children.live else "no child"
             problem = f"expected the last child at {node.high}, found {found}"
             lost = f"keys up to inode {node.high[0]} sector {node.high[1]}"
             self._report(Finding("node-last-child", Severity.FATAL, NODE, node.where, problem, lost))
         return [[key, *(children.below(key) if node.level == 1 else ())] for key in children.live]
+
+    def _raise_gens(self, key: Key) -> None:
+        for pointer in key.pointers:
+            census = self._censuses[pointer.device]
+            bucket = census.geometry.bucket_of(pointer.sector)
+            census.raise_gens(np.array([bucket]), np.array([pointer.gen]))
 
     def _report_vanished(self, node: NodeFound, key: Key, live: Sequence[Key]) -> None:
         pointer = key.pointers[0]
@@ -175,7 +181,7 @@ class TreeReader:
                     f"expected keys from {node.range}, found one that begins at {key.inode}:{key.offset}"
                 )
                 lost = f"{key.sectors} sectors: nobody looks for them here"
-                self._report(Finding("key-misplaced", Severity.DAMAGE, "extent", where, problem, lost))
+                self._report(Finding("key-misplaced", Severity.FATAL, "extent", where, problem, lost))
                 continue
             if begin < behind:
                 problem = f"it begins at {key.inode}:{key.offset}, before the end of the one before, {behind}"

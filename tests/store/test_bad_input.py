@@ -248,6 +248,79 @@ ROOT: list[Case] = [
     ),
 ]
 
+BUCKET = 400  # nobody has used it
+
+
+def data(bucket: int, *, offset: int = 0, sectors: int = 8, gen: int = 0) -> Key:
+    """A key for data in a bucket."""
+    return Key(0, offset, sectors, False, (Pointer(0, bucket * NODE, gen),))
+
+
+def in_journal(*keys: Key) -> Spoil:
+    """The newest entry with these keys."""
+    return lambda image: image.write_entry(keys=keys)
+
+
+def in_leaf(*keys: Key) -> Spoil:
+    """The root with these keys."""
+    return lambda image: image.write_root(*keys)
+
+
+CONTENTS: list[Case] = [
+    *[
+        (
+            f"a key of {of} for data in {used_for}",
+            spoil,
+            f"bucket {bucket}: keys for data lie in it, and it is {used_for}",
+        )
+        for bucket, gen, used_for in ((4, 0, "JOURNAL"), (7, 1, "PRIO"), (8, 1, "UUID"), (9, 1, "BTREE"))
+        for of, spoil in (
+            ("the journal", in_journal(data(bucket, gen=gen))),
+            ("a leaf", in_leaf(data(bucket, gen=gen))),
+        )
+    ],
+    (
+        "a leaf with too much for a bucket",
+        in_leaf(data(BUCKET), data(BUCKET, offset=20, sectors=1)),
+        "bucket 400: keys for 9 sectors lie in its 8: some overlap",
+    ),
+    (
+        "a journal with too much for a bucket",
+        in_journal(data(BUCKET), data(BUCKET, offset=20, sectors=1)),
+        "bucket 400: keys for 9 sectors lie in its 8: some overlap",
+    ),
+    (
+        "a leaf and a journal with too much for a bucket",
+        lambda image: (
+            image.write_root(data(BUCKET)),
+            image.write_entry(keys=(data(BUCKET, offset=20, sectors=1),)),
+        ),
+        "bucket 400: keys for 9 sectors lie in its 8: some overlap",
+    ),
+    (
+        "a leaf with more than can be counted",
+        in_leaf(*(data(BUCKET, offset=20 * n) for n in range(3))),
+        "bucket 400: keys for 24 sectors lie in its 8: some overlap",
+    ),
+    (
+        "a journal with more than can be counted",
+        in_journal(*(data(BUCKET, offset=20 * n) for n in range(10))),
+        "bucket 400: keys for 32 sectors lie in its 8: some overlap",
+    ),
+    *[
+        (
+            f"a gen 97 {side} in {of}",
+            spoil,
+            f"bucket 400: expected gens at most 96 apart, found {found}",
+        )
+        for side, gen, found in (("ahead", 97, "0 to 97"), ("behind", 159, "159 to 0"))
+        for of, spoil in (
+            ("the journal", in_journal(data(BUCKET, gen=gen))),
+            ("a leaf", in_leaf(data(BUCKET, gen=gen))),
+        )
+    ],
+]
+
 PRIOS: list[Case] = [
     ("wrong magic", lambda image: image.spoil_prios(8, "Q", 1), "prio set at .* expected 0x.*, found 0x0+1"),
     (
@@ -282,7 +355,7 @@ def parameters(cases: list[Case]) -> Any:
     return pytest.mark.parametrize(("spoil", "says"), [pytest.param(*case[1:], id=case[0]) for case in cases])
 
 
-@parameters(SUPERBLOCK + ENTRY + ROOT)
+@parameters(SUPERBLOCK + ENTRY + ROOT + CONTENTS)
 async def test_a_wrong_field_is_told_in_one_line_and_nothing_is_written(
     tmp_path: Path, spoil: Spoil, says: str
 ) -> None:
@@ -298,6 +371,16 @@ async def test_a_wrong_prio_chain_is_told_in_one_line_and_nothing_is_written(
     image = await Image.used(1400)
     spoil(image)
     assert re.search(says, text := await refusal([image.device()], tmp_path)), text
+
+
+async def test_what_a_leaf_holds_too_much_of_may_be_cut_by_the_journal(tmp_path: Path) -> None:
+    image = await Image.used()
+    image.write_root(data(BUCKET), data(BUCKET, offset=20))
+    image.write_entry(keys=(data(BUCKET + 1, offset=20),))
+    async with running(
+        [image.device()], SetOptions(str(tmp_path), str(tmp_path), restart_grace_s=0)
+    ) as opened:
+        assert opened.verify() == []
 
 
 async def test_the_image_that_is_spoilt_here_is_else_a_good_one(tmp_path: Path) -> None:

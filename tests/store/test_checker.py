@@ -269,6 +269,17 @@ async def test_a_gap_at_the_front_is_forgiven_on_a_device_that_discards() -> Non
     await assert_found(builder, ("journal-gap", FATAL))
 
 
+@pytest.mark.parametrize("discard", [False, True])
+async def test_an_entry_that_has_no_next_one(discard: bool) -> None:
+    builder = sound(journal=[[], [], []])
+    builder.write_superblock(replace(builder.superblocks[0], discard=discard))
+    builder.write_entry(builder.entry((1 << 64) - 1), journal_byte(builder, 2))
+    found = await assert_found(builder, ("journal-seq", FATAL), ("journal-gap", FATAL))
+    assert f"entries 4 to {(1 << 64) - 2} are missing of 1 to {(1 << 64) - 1}" in str(
+        found.findings.listed[1]
+    )
+
+
 @pytest.mark.parametrize("offset", [0, 8, 24, 32, 110, 200, 241])
 async def test_a_newest_entry_that_is_not_whole(offset: int) -> None:
     builder = sound()
@@ -503,7 +514,7 @@ async def test_a_uuid_table_and_a_root_that_are_stale() -> None:
     for key in (builder.uuid_key, builder.root):
         builder.gens[0][key.pointers[0].sector // 64] = 1
     builder.write_prios(0)
-    await assert_found(builder, ("pointer-stale", DAMAGE), ("pointer-stale", DAMAGE))
+    await assert_found(builder, ("pointer-stale", FATAL), ("pointer-stale", FATAL))
 
 
 # Nodes.
@@ -588,7 +599,7 @@ async def test_a_key_before_its_node() -> None:
     builder = ImageBuilder()
     first = builder.node([builder.extent(0, 0, 8)], position=(0, 1000))
     second = builder.node([builder.extent(0, 996, 8), builder.extent(0, 2000, 8)])
-    found = await assert_found(builder.finish(builder.node([first, second]), 1), ("key-misplaced", DAMAGE))
+    found = await assert_found(builder.finish(builder.node([first, second]), 1), ("key-misplaced", FATAL))
     assert found.totals.live_keys == 2
 
 
@@ -633,6 +644,14 @@ async def test_nor_was_the_first_bset_of_a_node() -> None:
     root = builder.node([kept])
     torn(builder.finish(root, 0, [[kept]]), root, offset=40)
     await assert_found(builder, ("node-damaged", FATAL))
+
+
+async def test_a_torn_append_of_an_interior_node_without_which_children_are_missing() -> None:
+    builder = ImageBuilder()
+    first, last = builder.node([], position=(0, 1000)), builder.node([])
+    root = builder.node([first], [last])
+    torn(builder.finish(root, 1), root)
+    await assert_found(builder, ("node-torn", TORN), ("node-last-child", FATAL))
 
 
 async def test_a_torn_append_of_an_interior_node_has_not_taken_effect() -> None:
@@ -819,7 +838,7 @@ async def test_a_stale_dirty_key_that_a_later_one_covers_is_nothing() -> None:
     await assert_found(builder.finish(builder.node([key]), 0, [[later]]))
 
 
-@pytest.mark.parametrize(("gen", "expected"), [(96, []), (97, [("key-too-stale", DAMAGE)])])
+@pytest.mark.parametrize(("gen", "expected"), [(96, []), (97, [("key-too-stale", FATAL)])])
 async def test_a_key_that_is_too_stale(gen: int, expected: list[tuple[str, Severity]]) -> None:
     builder = ImageBuilder()
     key = builder.extent(0, 40, 8)
@@ -827,22 +846,38 @@ async def test_a_key_that_is_too_stale(gen: int, expected: list[tuple[str, Sever
     await assert_found(builder.finish(builder.node([key])), *expected)
 
 
-@pytest.mark.parametrize(("gen", "expected"), [(96, []), (97, [("gen-ahead", DAMAGE)])])
+@pytest.mark.parametrize(("gen", "expected"), [(96, []), (97, [("gen-ahead", FATAL)])])
 async def test_a_key_too_far_ahead_of_the_gen_on_disk(gen: int, expected: list[tuple[str, Severity]]) -> None:
     builder = ImageBuilder()
     found = await assert_found(builder.finish(builder.node([builder.extent(0, 0, 8, gen=gen)])), *expected)
     assert found.totals.live_keys == 1
 
 
+async def test_a_key_below_one_of_the_journal_s_that_is_too_stale() -> None:
+    builder = ImageBuilder()
+    key = builder.extent(0, 40, 8)
+    builder.gens[0][key.pointers[0].sector // 64] = 97
+    later = builder.extent(0, 0, 64)
+    await assert_found(builder.finish(builder.node([key]), 0, [[later]]), ("key-too-stale", FATAL))
+
+
+@pytest.mark.parametrize(("gen", "expected"), [(96, []), (97, [("gen-ahead", FATAL)])])
+async def test_a_root_too_far_ahead_of_the_gen_on_disk(
+    gen: int, expected: list[tuple[str, Severity]]
+) -> None:
+    builder = ImageBuilder()
+    await assert_found(builder.finish(builder.node((), gen=gen)), *expected)
+
+
 async def test_live_keys_that_share_sectors() -> None:
-    for dirty, severity in ((False, DAMAGE), (True, FATAL)):
+    for dirty in (False, True):
         builder = ImageBuilder()
         key = builder.extent(0, 0, 8, dirty=dirty)
         sector = key.pointers[0].sector
         other = Key(0, 100, 8, False, (Pointer(0, sector + 4, 0),))
         beside = Key(0, 200, 8, False, (Pointer(0, sector + 12, 0),))
         builder.finish(builder.node([key, other, beside]))
-        found = await assert_found(builder, ("key-overlap", severity))
+        found = await assert_found(builder, ("key-overlap", DAMAGE))
         assert f"sector {sector + 4}" in found.findings.listed[0].where
         assert "0:0" in found.findings.listed[0].problem
         assert "0:100" in found.findings.listed[0].problem
@@ -853,7 +888,18 @@ async def test_a_long_extent_over_several_short_ones() -> None:
     key = builder.extent(0, 0, 64)
     sector = key.pointers[0].sector
     others = [Key(0, 100 * n, 2, False, (Pointer(0, sector + 10 * n, 0),)) for n in (1, 2, 3)]
-    await assert_found(builder.finish(builder.node([key, *others])), *[("key-overlap", DAMAGE)] * 3)
+    found = await check(builder.finish(builder.node([key, *others])))
+    assert told(found) == [*[("key-overlap", DAMAGE)] * 3, ("bucket-crowded", FATAL)]
+
+
+@pytest.mark.parametrize("in_journal", [False, True])
+async def test_more_in_a_bucket_than_it_holds(in_journal: bool) -> None:
+    builder = ImageBuilder()
+    key = builder.extent(0, 0, 64)
+    other = Key(0, 100, 8, False, key.pointers)
+    builder.finish(builder.node([key] if in_journal else [key, other]), 0, [[other] if in_journal else []])
+    found = await assert_found(builder, ("key-overlap", DAMAGE), ("bucket-crowded", FATAL))
+    assert found.findings.listed[1].problem == "expected keys for at most 64 sectors, found some for 72"
 
 
 async def test_a_stale_key_shares_with_nobody() -> None:
@@ -876,12 +922,23 @@ async def test_data_in_a_bucket_of_metadata(use: str) -> None:
     assert f"used for {use}" in found.findings.listed[0].problem
 
 
+@pytest.mark.parametrize("in_leaf", [False, True])
+async def test_a_key_for_a_bucket_of_metadata_that_a_later_one_covers(in_leaf: bool) -> None:
+    builder = ImageBuilder()
+    root = builder.node_key()
+    key = Key(0, 0, 8, False, (Pointer(0, root.pointers[0].sector, 0),))
+    later = builder.extent(0, 0, 8)
+    builder.write_node(root, [key] if in_leaf else [])
+    builder.finish(root, 0, [[later] if in_leaf else [key, later]])
+    await assert_found(builder, ("bucket-shared", FATAL))
+
+
 async def test_a_node_whose_bucket_s_gen_has_moved_on() -> None:
     builder = ImageBuilder()
     root, leaves = two_levels(builder)
     key = Key(0, 5000, 8, False, (Pointer(0, leaves[0].pointers[0].sector, 1),))
     builder.finish(root, 1, [[key]])
-    await assert_found(builder, ("pointer-stale", DAMAGE), ("bucket-shared", FATAL))
+    await assert_found(builder, ("pointer-stale", FATAL), ("bucket-shared", FATAL))
 
 
 async def test_copies_on_several_members() -> None:
