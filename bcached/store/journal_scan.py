@@ -24,6 +24,7 @@ from bcached.units import SECTOR_BYTES
 
 STRUCTURE = "journal"
 NOT_AN_ENTRY = (BadMagic, BadChecksum, TooLong)
+GOLDEN_RATIO = 2_654_435_769  # kernel: spreads the buckets it tries first
 
 
 @dataclass(slots=True)
@@ -189,19 +190,63 @@ def _report_torn(scan: JournalScan, report: Report) -> None:
 
 def _report_ring(scan: JournalScan, number: int, member: MemberFound, report: Report) -> None:
     """The kernel finds the newest entry by bisection, which needs the buckets in the order of the ring."""
-    seqs = [
-        bucket.entries[0].entry.seq if bucket.entries else 0
-        for bucket in scan.buckets
-        if bucket.member == number
+    buckets = [
+        [placed.entry for placed in bucket.entries] for bucket in scan.buckets if bucket.member == number
     ]
+    seqs = [entries[0].seq if entries else 0 for entries in buckets]
     if not any(seqs):
         return
+    last = max(entry.seq for entries in buckets for entry in entries)
+    bisected = newest_by_bisection(buckets)
     newest = seqs.index(max(seqs))
     lap = [seq for seq in seqs[newest + 1 :] + seqs[: newest + 1] if seq]
     if any(after <= before for before, after in pairwise(lap)):
         problem = f"the buckets are not in the order of a ring: they begin with entries {seqs}"
         lost = "nothing here; the kernel may miss the newest entries"
-        report(Finding("journal-ring", Severity.DAMAGE, STRUCTURE, f"{member.path} journal", problem, lost))
+    elif bisected != last:
+        problem = f"the kernel's bisection ends at entry {bisected} of {last}: the buckets begin with {seqs}"
+        lost = f"nothing here; the kernel misses all that was done since entry {bisected}"
+    else:
+        return
+    report(Finding("journal-ring", Severity.DAMAGE, STRUCTURE, f"{member.path} journal", problem, lost))
+
+
+def newest_by_bisection(buckets: Sequence[Sequence[JournalEntry]]) -> int:
+    """The seq of the entry that the kernel takes for the newest; there is one.
+
+    It tries buckets here and there until one holds entries, bisects from there up to the next one it has
+    tried, and goes back from where that ended as long as there is something new. So it can stop before a
+    bucket that is empty, because it was discarded, though there are newer entries behind it.
+    """
+    found: dict[int, int] = {}  # seq: its last_seq
+    tried: list[int] = []
+
+    def has_news(index: int) -> bool:
+        tried.append(index)
+        news = False
+        for entry in buckets[index]:
+            for seq in [seq for seq in found if seq < entry.last_seq]:
+                del found[seq]
+            expired = any(seq > entry.seq and last_seq > entry.seq for seq, last_seq in found.items())
+            if entry.seq not in found and not expired:
+                found[entry.seq] = entry.last_seq
+                news = True
+        return news
+
+    count = len(buckets)
+    hashed = [number * GOLDEN_RATIO % (1 << 32) % count for number in range(count)]
+    begun = next((number for number in range(count) if hashed[number] in hashed[:number]), count)
+    low = next(index for index in dict.fromkeys([*hashed[:begun], *range(count)]) if has_news(index))
+    high = min((index for index in tried if index > low), default=count)
+    middle = low
+    while low + 1 < high:
+        middle, newest = (low + high) // 2, max(found)
+        has_news(middle)
+        low, high = (middle, high) if max(found) != newest else (low, middle)
+    for index in [*range(middle - 1, -1, -1), *range(count - 1, middle, -1)]:
+        if index not in tried and not has_news(index):
+            break
+    return max(found)
 
 
 def _report_mirrors(scan: JournalScan, members: Sequence[MemberFound], report: Report) -> None:

@@ -334,6 +334,15 @@ async def test_buckets_out_of_the_ring_s_order() -> None:
     await assert_found(builder, ("journal-ring", DAMAGE))
 
 
+async def test_a_hole_in_the_ring_that_the_kernel_does_not_look_behind() -> None:
+    builder = ImageBuilder(bucket_count=1024).finish(journal=[[], [], []])  # in the ring's bucket 1
+    builder.write_entry(builder.entry(9, 9), journal_byte(builder, 3))
+    found = await assert_found(builder, ("journal-ring", DAMAGE))
+    assert "bisection ends at entry 3 of 9" in found.findings.listed[0].problem
+    builder.write(journal_byte(builder, 1), bytes(builder.geometry.bucket_bytes))
+    await assert_found(builder)  # it finds a bucket that is the only one
+
+
 async def test_a_ring_may_have_turned() -> None:
     builder = ImageBuilder(bucket_count=1024)
     builder = builder.finish()
