@@ -40,6 +40,7 @@ T = TypeVar("T")
 
 # A step is a few writes, or a batch of discards; a device that takes longer hangs.
 STEP_SECONDS_MAX = 20.0
+PLACES_A_STEP = 32  # buckets with a hundred reservations each: a few milliseconds at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +286,18 @@ class CacheSet:
         self.services.check_changeable()
         await self._volumes.delete(inode, self._end_reservations, force=force)
 
-    def _end_reservations(self, inode: int) -> None:
+    async def _end_reservations(self, inode: int) -> None:
+        """Set apart what was reserved for a volume that is gone, some buckets at a time: it may be a lot."""
         self._queue.end_volume(inode)
-        for holder in self.holders:
-            # Its owner may be writing to it: the whole grace, since its process goes on living.
-            self.quarantine.admit(holder.split_off(inode), None, self.services.options.restart_grace_s)
+        for holder in list(self.holders):
+            places = list(holder.pieces)
+            for start in range(0, len(places), PLACES_A_STEP):
+                if holder not in self.holders:
+                    break  # its connection is gone, and all of it is set apart
+                # Its owner may be writing to it: the whole grace, since its process goes on living.
+                part = holder.split_off(inode, places[start : start + PLACES_A_STEP])
+                self.quarantine.admit(part, None, self.services.options.restart_grace_s)
+                await asyncio.sleep(0)
         self.services.buckets_moved()
 
     # How it stands

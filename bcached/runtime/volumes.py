@@ -5,7 +5,7 @@ one is worse than either end.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -75,7 +75,9 @@ class Volumes:
         inode: int = await self._run(change)
         return inode
 
-    async def delete(self, inode: int, end_reservations: Callable[[int], None], *, force: bool) -> None:
+    async def delete(
+        self, inode: int, end_reservations: Callable[[int], Awaitable[None]], *, force: bool
+    ) -> None:
         """Take a volume away, durable; nothing new is reserved for it from the first moment on.
 
         Its keys go first, durably: whoever gets the slot next must find none of them.
@@ -91,7 +93,7 @@ class Volumes:
                     await self._refuse_if_dirty(inode)  # what came in while it was looked at before
                 await self._index.drop_volume(inode, BUCKET_TIMEOUT_S)
                 await self._write(entries)
-                end_reservations(inode)
+                await end_reservations(inode)
             finally:
                 self._tell_inodes()
 

@@ -194,10 +194,12 @@ class Holder:
         self.total += other.total
         other.pieces, other.total = {}, 0
 
-    def split_off(self, inode: int) -> "Holder":
-        """Move what was reserved for a volume to a holder of its own."""
+    def split_off(self, inode: int, places: Sequence[Place]) -> "Holder":
+        """Move what was reserved for a volume, in these places, to a holder of its own."""
         other = Holder(f"{self.name}, volume {inode}", self.limit, self.bucket_sectors)
-        for place in [place for place, pieces in self.pieces.items() if inode in pieces.inodes]:
+        for place in places:
+            if place not in self.pieces or inode not in self.pieces[place].inodes:
+                continue
             for start, end, owner in self.forget(place):
                 (other if owner == inode else self).add(place, start, end, owner)
         return other

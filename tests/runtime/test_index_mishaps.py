@@ -215,6 +215,33 @@ async def test_very_many_pins_of_a_reader_that_is_gone_end_in_steps(tmp_path: Pa
         assert cache_set.verify() == []
 
 
+@in_virtual_time
+async def test_very_many_reservations_for_a_volume_that_is_gone_end_in_steps(tmp_path: Path) -> None:
+    async with running(
+        await fresh_members([4096], 4 << 10), set_options(tmp_path, verify=False)
+    ) as cache_set:
+        for label in ("going", "staying"):
+            await cache_set.create_volume(label)
+        holders = [cache_set.new_holder(name) for name in ("one", "another")]
+        for holder in holders:
+            wanted = [extent(8, inode=number % 2, offset=8 * number) for number in range(1000)]
+            await cache_set.allocate(holder, wanted, 10.0)
+        deleting = asyncio.ensure_future(cache_set.delete_volume(0))
+        while all(holder.total == 1000 for holder in holders):
+            await asyncio.sleep(0)
+        gone, stays = sorted(holders, key=lambda holder: holder.total)
+        assert 500 < gone.total < 1000
+        assert cache_set.verify() == []
+        cache_set.drop_holder(gone, None)
+        await deleting
+        assert 500 < gone.total < 1000, "all of it set apart"
+        assert stays.total == 500
+        await asyncio.sleep(60)
+        assert len(cache_set.quarantine) == 0
+        assert cache_set.sectors.reserved_sectors == 8 * 500
+        assert cache_set.verify() == []
+
+
 async def fill_up(cache_set: CacheSet) -> None:
     """Take all there is, and commit a sector of each bucket, and of more, till the index cannot grow."""
     holder, keys = cache_set.new_holder("client"), []

@@ -124,11 +124,11 @@ def test_the_pieces_of_one_volume_split_off() -> None:
     holder = a_holder((0, 0, 8), inode=1)
     holder.add((0, 0), 8, 16, 2)
     holder.add((0, 1), 16, 24, 2)
-    other = holder.split_off(2)
+    other = holder.split_off(2, list(holder.pieces))
     assert held(holder) == {(0, 0): [(0, 8, 1)]}
     assert held(other) == {(0, 0): [(8, 16, 2)], (0, 1): [(16, 24, 2)]}
     assert (holder.total, other.total) == (1, 2)
-    assert held(holder.split_off(9)) == {}
+    assert held(holder.split_off(9, list(holder.pieces))) == {}
 
 
 def test_forgetting_a_bucket_tells_what_was_held_of_it() -> None:
