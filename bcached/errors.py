@@ -75,9 +75,13 @@ class ConnectionLost(BcachedError):
 
 
 class RequestError(BcachedError):
-    """A request that cannot be served; NAME is the varlink error, fields are its parameters."""
+    """A request that cannot be served; NAME is the varlink error, fields are its parameters.
+
+    oneway: it is one that could not be read, of somebody who wants no answer.
+    """
 
     NAME: ClassVar[str]
+    oneway = False
 
     def __init__(self, message: str, **fields: Any) -> None:
         super().__init__(message)

@@ -100,10 +100,10 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def sweep(self, patience: int) -> None:
-        """Look, now and then, whether a half-closed connection's peer died, or half a message is stuck."""
+        """Look, now and then, whether a peer died that is not read any more, or half a message is stuck."""
+        if (self._ending or self._reading_paused) and self._peer_is_gone():
+            self.abort()
         if self._ending:
-            if self._peer_is_gone():
-                self.abort()
             return
         if not self._frames.partial or self._reading_paused or self._frames.partial is not self._partial:
             self._partial, self._partial_sweeps = self._frames.partial, 0

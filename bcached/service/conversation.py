@@ -159,7 +159,7 @@ class Conversation:
                     break
                 reply = Reply(outcome)
             answered += 1
-            if not request.oneway:  # type: ignore[union-attr]
+            if not request.oneway:
                 replies.append(reply)
         if replies:
             self.write(encode_replies(replies))
@@ -210,7 +210,7 @@ class Conversation:
         """Send a reply, or queue it up behind those still to come."""
         kind = type(request)
         self._server.counts.of(kind).observe(1, time.perf_counter_ns() - started_ns)
-        if getattr(request, "oneway", False):
+        if request.oneway:
             return
         if self._queue.slots:
             self._queue.append(Slot(kind, started_ns, reply=reply))
@@ -254,7 +254,7 @@ class Conversation:
                 slot.future.cancel()
 
     def _new_slot(self, request: Asked, started_ns: int) -> Slot:
-        slot = Slot(type(request), started_ns, silent=bool(getattr(request, "oneway", False)))
+        slot = Slot(type(request), started_ns, silent=bool(request.oneway))
         self._queue.append(slot)
         return slot
 

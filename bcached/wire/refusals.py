@@ -4,6 +4,7 @@ This is the slow way, taken only after the fast decode has failed.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
@@ -22,19 +23,26 @@ _PARAMETER = re.compile(r"^\$\.(?:parameters\.)?([^.\[]+)")
 
 class _Head(msgspec.Struct):
     method: str
+    oneway: Any = None
 
 
 _head = msgspec.json.Decoder(_Head)
 
 
 def refusal_of(message: bytes, error: Exception) -> RequestError:
-    """The error to answer this message with, given what its decoding raised."""
+    """The error to answer this message with, if it is answered, given what its decoding raised."""
     try:
-        name = _head.decode(message).method
+        head = _head.decode(message)
     except msgspec.ValidationError:
         return InvalidParameter("method", "a request is an object whose method is a string")
     except UNREADABLE as unreadable:
         return InvalidParameter("message", f"not JSON: {str(unreadable)[:ECHO_CHARACTERS]}")
+    refusal = _refusal_of(head.method, error)
+    refusal.oneway = head.oneway is True
+    return refusal
+
+
+def _refusal_of(name: str, error: Exception) -> RequestError:
     if name not in METHODS:
         interface = name.rpartition(".")[0]
         if interface in INTERFACES:

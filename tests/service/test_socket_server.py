@@ -372,12 +372,29 @@ async def test_oneway_requests_run_and_are_not_answered(talker: Talker, service:
         allocate(1, oneway=True),
         call("Describe", oneway=True),
         allocate(2, inode=FAILS, oneway=True),
-        call("Nothing", oneway=True),
         allocate(3),
     )
-    replies = [await talker.hear(), await talker.hear()]
-    assert [outcome(reply) for reply in replies] == ["MethodNotFound", "ok"]
+    assert (await talker.hear())["parameters"]["keys"][0]["offset"] == 3
     assert service.log == ["allocate 1", "describe", "allocate 2", "allocate 3"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        call("Nothing", oneway=True),
+        call("io.nobody.Has", oneway=True),
+        call("Allocate", {"inode": "one"}, oneway=True),
+        call("Describe", {"unknown": 1}, oneway=True),
+        call("Describe", unknown=1, oneway=True),
+    ],
+)
+async def test_a_oneway_request_that_cannot_be_read_is_not_answered_either(
+    talker: Talker, server: SocketServer, message: bytes
+):
+    talker.say(allocate(1), message, allocate(2))
+    assert [(await talker.hear())["parameters"]["keys"][0]["offset"] for _ in range(2)] == [1, 2]
+    assert sum(server.statistics().errors.values()) == 1
+    assert outcome(await talker.ask(message.replace(b"true", b"false"))) != "ok"
 
 
 async def test_a_oneway_request_that_waits_is_not_answered_either(talker: Talker):
@@ -566,6 +583,24 @@ async def test_a_half_closed_connection_whose_peer_dies_ends(path: str, monkeypa
             await until(lambda: service.waiting)
             await asyncio.sleep(0.05)
             assert not service.gone
+        await until(lambda: service.gone)
+        assert service.waiting[0].cancelled()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_peer_that_dies_while_it_is_not_read_gives_its_turn_up(
+    path: str, monkeypatch: pytest.MonkeyPatch, reads: bool
+):
+    monkeypatch.setattr("bcached.service.socket_server.SWEEP_S", 0.02)
+    async with serving(path) as (_, service):
+        async with Talker(path) as talker:
+            talker.say(allocate(inode=WAITS), *[DESCRIBE] * (2 * REQUESTS_BEHIND_MAX))
+            await until(lambda: len(service.log) > REQUESTS_BEHIND_MAX)
+            if not reads:
+                talker.say(*[DESCRIBE] * 20_000)
+            await asyncio.sleep(0.05)
+            assert not service.gone
+            talker.hang_up()
         await until(lambda: service.gone)
         assert service.waiting[0].cancelled()
 
