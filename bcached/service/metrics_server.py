@@ -122,6 +122,10 @@ class Scrape(asyncio.Protocol):
             self._answering = True
             self._reply(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
+    def eof_received(self) -> bool:
+        """Whether to stay, for it may have asked already and listen still."""
+        return self._answering
+
     def _answer(self, head: str) -> None:
         first, *lines = head.splitlines()
         words = first.split()

@@ -299,6 +299,27 @@ async def test_a_scrape_is_answered(server: MetricsServer) -> None:
     assert samples(body.decode())["bcached_device_buckets"] == {("cache0", UUID): 1000}
 
 
+async def test_a_client_that_says_no_more_is_still_answered(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bcached.service.metrics_server.SLICE_S", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+    writer.write_eof()
+    answer = await what_comes(reader)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"bcached_device_buckets" in answer
+
+
+async def test_half_a_request_at_the_end_is_dropped(server: MetricsServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(b"GET /metrics")
+    writer.write_eof()
+    assert await what_comes(reader) == b""
+    writer.close()
+
+
 async def test_openmetrics_is_spoken_when_asked_for(server: MetricsServer) -> None:
     accept = b"Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
     _, headers, body = await ask(server, b"GET /metrics?x=1 HTTP/1.1\r\n" + accept + b"\r\n\r\n")
