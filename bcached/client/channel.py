@@ -18,6 +18,8 @@ from bcached.wire.codec import REPLY_BYTES_MAX, decode_answer, encode_request
 from bcached.wire.framing import Frames
 from bcached.wire.methods import Request
 
+CLOSING_S = 1.0  # how long a daemon may take to read what it was told last
+
 Answered = Callable[[bytes], None]
 
 
@@ -47,6 +49,7 @@ class Channel(asyncio.Protocol):
         self._calls: deque[Call] = deque()
         self._outgoing: list[bytes] = []
         self._writable: asyncio.Future[None] | None = None
+        self._turn = asyncio.Lock()  # of those who wait for that
         self._poll = select.poll()
 
     @classmethod
@@ -72,9 +75,19 @@ class Channel(asyncio.Protocol):
         continued hears the parameters of every answer before the last. orphaned hears of the answer if the
         caller stopped waiting for it: what it grants is not to be lost.
         """
-        while self._writable is not None:
-            await asyncio.shield(self._writable)
-        return await self.send(request, continued, orphaned)
+        if self._writable is not None or self._turn.locked():
+            async with self._turn:  # or who asks when there is room again would overtake those who wait
+                while self._writable is not None:
+                    await asyncio.shield(self._writable)
+                answer = self.send(request, continued, orphaned)
+        else:
+            answer = self.send(request, continued, orphaned)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if orphaned is not None and not answer.cancelled() and answer.exception() is None:
+                orphaned(answer.result())  # it came in the moment its caller stopped waiting
+            raise
 
     def send(
         self, request: Request, continued: Answered | None = None, orphaned: Answered | None = None
@@ -100,12 +113,14 @@ class Channel(asyncio.Protocol):
         self._outgoing.append(message)
 
     async def close(self) -> None:
-        """End the connection; over when it is gone."""
+        """End the connection; over when it is gone. What cannot be sent soon is not."""
         if self._transport is not None:
             self._reason = "closed by us"
             self._flush()
             self._transport.close()
-        await self.lost
+        await asyncio.wait([self.lost], timeout=CLOSING_S)
+        self.abort()
+        await asyncio.shield(self.lost)
 
     def abort(self) -> None:
         """End the connection at once."""

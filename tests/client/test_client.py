@@ -178,6 +178,47 @@ async def test_what_is_granted_to_one_who_stopped_waiting_is_given_back(folder: 
         assert key.sectors == 8
 
 
+async def test_what_came_in_the_moment_its_caller_was_cancelled_is_given_back(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+
+        async def cancel_the_other() -> None:
+            await client.allocate(0, 0, 8)
+            waiting.cancel()
+
+        first = asyncio.create_task(cancel_the_other())  # both answers come in one read
+        waiting = asyncio.create_task(client.allocate(0, 8, 16))
+        await asyncio.wait([first, waiting])
+        assert waiting.cancelled()
+        await until(lambda: it.cache_set.statistics().reserved_sectors == 8)
+
+
+async def test_who_had_to_wait_before_he_could_ask_is_not_overtaken(folder: Path):
+    async with served(folder) as it, Client(it.path) as client:
+        channel = client._channel
+        channel.pause_writing()
+        asked = [asyncio.create_task(client.allocate(0, 8 * number, 8)) for number in range(3)]
+        await asyncio.sleep(0.01)
+        asyncio.get_running_loop().call_soon(channel.resume_writing)
+        asked.append(asyncio.create_task(client.allocate(0, 24, 8)))
+        sectors = [key.pointers[0].sector for (key,) in await asyncio.gather(*asked)]
+        assert sectors == sorted(sectors)
+
+
+async def test_leaving_does_not_wait_for_a_daemon_that_does_not_read(folder: Path):
+    request = METHODS["io.bcached.Allocator.Describe"].request(parameters=Nothing())
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "s"))
+        listener.listen()
+        channel = await Channel.open(str(folder / "s"))
+        calls = [channel.send(request) for _ in range(20_000)]
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            await channel.close()
+        for call in calls:
+            with pytest.raises(ConnectionLost, match="closed by us"):
+                await call
+
+
 # Administration
 
 
