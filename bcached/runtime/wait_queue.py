@@ -168,7 +168,7 @@ class WaitQueue:
     def oldest_wait_s(self) -> float:
         """How long the one that waits longest has waited, in seconds."""
         now = self._loop.time()
-        return max((now - queue[0].since for queue in self._queues.values() if queue), default=0.0)
+        return max((now - _oldest_since(queue) for queue in self._queues.values() if queue), default=0.0)
 
     def _advance(self, work: Work[T]) -> T | None:
         try:
@@ -213,3 +213,13 @@ class WaitQueue:
         if waiter.deadline is not None:
             waiter.deadline.cancel()
         self.waits.observe(self._loop.time() - waiter.since)
+
+
+def _oldest_since(queue: deque[Waiter]) -> float:
+    """Since when the oldest of a queue waits: one of those who came before all others, or the next behind."""
+    since = queue[0].since
+    for waiter in queue:
+        since = min(since, waiter.since)
+        if not waiter.first:
+            break
+    return since

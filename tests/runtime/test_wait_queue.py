@@ -212,6 +212,21 @@ async def test_there_is_a_limit_to_how_many_wait() -> None:
 
 
 @in_virtual_time
+async def test_the_oldest_is_told_of_also_behind_others_that_came_later_and_go_first() -> None:
+    queue, pot, _ = queue_of()
+    waits = []
+    for name, first in (("a", False), ("b", True), ("c", True), ("d", False)):
+        waits.append(queue.submit(Draw(pot, name), 1000, first=first))
+        await asyncio.sleep(10)
+    assert queue.oldest_wait_s() == 40
+    waits[0].cancel()
+    await asyncio.sleep(0)
+    assert queue.oldest_wait_s() == 30
+    put(queue, pot, 3)
+    assert queue.oldest_wait_s() == 0
+
+
+@in_virtual_time
 async def test_now_or_never_takes_nothing_along() -> None:
     queue, pot, _ = queue_of()
     pot.tokens = 2
