@@ -8,6 +8,7 @@ import asyncio
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
 from bcached.service import config
+from bcached.service.command_line import allow_descriptors
 from bcached.service.config import RELOADABLE, Settings
 from bcached.service.log import LogHandler, get_logger
 from bcached.service.notify import Notifier
@@ -59,6 +60,7 @@ class Reloader:
         taken = [key for key in changed if key.partition(".")[0] in RELOADABLE]
         self.settings = self.settings.model_copy(update={name: getattr(new, name) for name in RELOADABLE})
         self._logs.apply(self.settings.log.level, self.settings.log.format)
+        allow_descriptors(self.settings.limits.connections)
         retune(cache_set, self.settings)
         server.reload(access(self.settings), socket_limits(self.settings))
         log.info("configuration reloaded", taken=taken)

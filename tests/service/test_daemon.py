@@ -127,6 +127,22 @@ def test_reloading_takes_what_it_can_and_names_the_rest() -> None:
         assert left["keys"] == ["socket.mode"]
 
 
+def test_more_connections_come_with_the_files_they_take() -> None:
+    with DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        assert daemon.process is not None
+        pid, files = daemon.process.pid, resource.RLIMIT_NOFILE
+        _, hard = resource.prlimit(pid, files)
+        resource.prlimit(pid, files, (500, hard))
+        grace = "restart_grace_s = 0"
+        daemon.config.write_text(daemon.config.read_text().replace(grace, f"{grace}\nconnections = 600"))
+        daemon.send(signal.SIGHUP)
+        daemon.wait_until_told("RELOADING", "1")
+        daemon.wait_until_ready()
+        assert resource.prlimit(pid, files)[0] > 600
+        assert daemon.end() == 0
+
+
 def test_a_wrong_configuration_changes_nothing() -> None:
     with DaemonProcess() as daemon:
         daemon.wait_until_ready()
