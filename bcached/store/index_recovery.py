@@ -1,8 +1,8 @@
 """The index of a set that is being opened: read once, counted, and the journal's keys laid over it.
 
 Nothing is written. What the journal still holds stays needed until the leaves it belongs to are written out,
-which is done when the set is alive. Order: the gens that the journal's keys name; every node, with what its
-keys say of gens and live sectors; where the nodes lie; and only then, with all gens known, the journal's
+which is done when the set is alive. Order: every node, with what its keys say of gens and live sectors; the
+gens that the journal's keys name; where the nodes lie; and only then, with all gens known, the journal's
 keys: one after the other they are laid over each other, and the result over the leaves. A stale key cuts what
 it overlaps here as it did when it was new. Keys of the journal are few, but each may have a leaf of its own:
 where memory does not suffice for the leaves, only their changes stay.
@@ -143,7 +143,7 @@ async def recover_index(
     root, level = entries[-1].root, entries[-1].level
     bounds = bounds_of(members)
     recounts = [Recount(member.cache.table) for member in members]
-    replayed = _name_journal_keys(members, entries, bounds, recounts)
+    replayed = _laid_over(members[0].path, entries, bounds)
 
     def may_be_torn(node: NodeFound) -> bool:
         # An interior append that was cut off has not taken effect: the old nodes still count.
@@ -155,6 +155,7 @@ async def recover_index(
     reader = await Btree.open(root, level, io, nobody, nobody, SystemRandom(), cache_bytes)
     await _count_leaves(reader, recounts, members[0].cache.geometry.bucket_sectors, progress)
     io.may_be_torn = lambda _: False
+    _name_journal_keys(entries, bounds, recounts)
     _place_nodes(members, reader.tree)
     for member, recount in zip(members, recounts, strict=True):
         check_recount(member, recount)
@@ -170,26 +171,31 @@ async def recover_index(
     return index
 
 
-def _name_journal_keys(
-    members: Sequence[Member],
-    entries: Sequence[JournalEntry],
-    bounds: Bounds,
-    recounts: Sequence[Recount],
-) -> Extents:
-    """Check the keys of the journal and let their gens count; where they lie, laid over each other."""
+def _laid_over(path: str, entries: Sequence[JournalEntry], bounds: Bounds) -> Extents:
+    """Check the keys of the journal; where they lie, laid over each other."""
     replayed = Extents(keep_deletions=True)
-    rows = KeyRows()
     for entry in entries:
         for number, key in enumerate(entry.keys):
-            check_extent(key, bounds, f"{members[0].path} journal entry {entry.seq}, key {number}")
+            check_extent(key, bounds, f"{path} journal entry {entry.seq}, key {number}")
             replayed.insert(key)
+    return replayed
+
+
+def _name_journal_keys(entries: Sequence[JournalEntry], bounds: Bounds, recounts: Sequence[Recount]) -> None:
+    """Let the gens of the journal's keys count.
+
+    Not before all nodes are read (kernel: bch_journal_mark): a child that only such a key makes stale was not
+    replaced, and must not be passed over.
+    """
+    rows = KeyRows()
+    for entry in entries:
+        for key in entry.keys:
             if key.sectors and key.pointers:
                 rows.add_key(key)
     for chunk in rows.chunks():
         for device, recount in enumerate(recounts):
             of_member = chunk.where(chunk.devices == device)
             recount.name(of_member.places // bounds.bucket_sectors, of_member.gens)
-    return replayed
 
 
 async def _count_leaves(

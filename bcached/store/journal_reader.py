@@ -45,9 +45,10 @@ class JournalFound:
 async def read_journal(members: list[tuple[BlockDevice, Superblock]]) -> JournalFound:
     """All that the members' journals hold; SetRefused if there is nothing, or an entry is missing."""
     entries: dict[int, JournalEntry] = {}
+    contradicted: dict[int, str] = {}  # by seq: where there is another entry of that number
     rings = []
     for device, superblock in members:
-        rings.append(await _read_ring(device, superblock, entries))
+        rings.append(await _read_ring(device, superblock, entries, contradicted))
     path = members[0][0].path
     if not entries:
         raise SetRefused(f"{path}: no journal entries found, though the superblock says there is a journal")
@@ -56,6 +57,10 @@ async def read_journal(members: list[tuple[BlockDevice, Superblock]]) -> Journal
         raise SetRefused(
             f"{path}: journal entry {newest.seq} is beyond {SEQ_MAX}, and there must be a next one"
         )
+    for seq in sorted(contradicted):
+        if seq >= newest.last_seq:
+            where = contradicted[seq]
+            raise SetRefused(f"{where}: entry {seq} is not the one on another member, or in another bucket")
     needed = [entries[seq] for seq in sorted(entries) if seq >= newest.last_seq]
     in_front = range(newest.last_seq, needed[0].seq)
     discarded = bool(in_front) and await _are_discarded(members, in_front)
@@ -92,7 +97,10 @@ def _refuse_gaps(path: str, newest: JournalEntry, needed: list[JournalEntry], ex
 
 
 async def _read_ring(
-    device: BlockDevice, superblock: Superblock, entries: dict[int, JournalEntry]
+    device: BlockDevice,
+    superblock: Superblock,
+    entries: dict[int, JournalEntry],
+    contradicted: dict[int, str],
 ) -> RingFound:
     bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
     block_bytes = superblock.block_sectors * SECTOR_BYTES
@@ -103,12 +111,14 @@ async def _read_ring(
         found = parse_journal_bucket(raw, superblock.set_magic, block_bytes, where)
         first_seqs.append(found[0].entry.seq if found else 0)
     ring = RingFound(list(first_seqs))
-    newest = oldest_needed = 0
+    newest = oldest_needed = complete_from = 0
     # Newest bucket first: what it says is needed tells how far back to read.
     for index in sorted(range(len(first_seqs)), key=lambda index: -first_seqs[index]):
         first = first_seqs[index]
         if not first:
             continue
+        if first < complete_from:
+            break
         bucket = superblock.journal_buckets[index]
         where = f"{device.path} journal bucket {bucket}"
         raw = await device.read(bucket * bucket_bytes, bucket_bytes)
@@ -118,13 +128,11 @@ async def _read_ring(
                 break  # left over from the ring's round before
             previous = placed.entry.seq
             if entries.setdefault(previous, placed.entry) != placed.entry:
-                raise SetRefused(
-                    f"{where}: entry {previous} is not the one on another member, or in another bucket"
-                )
+                contradicted.setdefault(previous, where)
             ring.newest_seqs[index] = previous
             if previous > newest:
                 newest, oldest_needed = previous, placed.entry.last_seq
                 ring.index, ring.behind_byte = index, placed.offset_bytes + placed.blocks * block_bytes
         if first <= oldest_needed:
-            break
+            complete_from = first  # only a bucket that begins alike, which is wrong, is still to be looked at
     return ring

@@ -71,11 +71,11 @@ async def scan_journal(members: Sequence[MemberFound], report: Report) -> Journa
                 lost = "the journal entries in it"
                 report(finding_of(error, "journal-unreadable", Severity.DAMAGE, lost))
     known: dict[int, JournalEntry] = {}
-    for found, placed in scan.placed():
-        if known.setdefault(placed.entry.seq, placed.entry) != placed.entry:
-            where = f"{found.where}, byte {placed.offset_bytes}"
-            problem = f"entry {placed.entry.seq} is not the one found before it"
-            report(Finding("journal-contradiction", Severity.FATAL, STRUCTURE, where, problem))
+    contradicting = [
+        (found, placed)
+        for found, placed in scan.placed()
+        if known.setdefault(placed.entry.seq, placed.entry) != placed.entry
+    ]
     if not known:
         lost = "everything: only the journal tells where the index and the volumes are"
         problem = "no journal entries found, though the superblock says there is a journal"
@@ -83,6 +83,11 @@ async def scan_journal(members: Sequence[MemberFound], report: Report) -> Journa
         return scan
     oldest_needed = known[max(known)].last_seq
     scan.entries = [known[seq] for seq in sorted(known) if seq >= oldest_needed]
+    for found, placed in contradicting:
+        where, seq = f"{found.where}, byte {placed.offset_bytes}", placed.entry.seq
+        severity = Severity.FATAL if seq >= oldest_needed else Severity.DAMAGE
+        problem = f"entry {seq} is not the one found before it"
+        report(Finding("journal-contradiction", severity, STRUCTURE, where, problem))
     _report_nonsense(scan, report)
     _report_seq(scan, members[0].path, report)
     _report_gaps(scan, members, report)

@@ -20,6 +20,7 @@ from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.store.set_reader import read_set
 from instruments.format_samples import EXTENT, sealed, with_field
+from instruments.image_builder import ImageBuilder, two_levels
 from instruments.recording_device import RecordingDevice
 from instruments.used_set import BUCKET_BYTES, COPY_AT, SUPERBLOCK_AT, Image, fresh_devices, used_devices
 
@@ -371,6 +372,15 @@ async def test_a_wrong_prio_chain_is_told_in_one_line_and_nothing_is_written(
     image = await Image.used(1400)
     spoil(image)
     assert re.search(says, text := await refusal([image.device()], tmp_path)), text
+
+
+async def test_a_leaf_that_the_journal_says_was_replaced_is_not_passed_over(tmp_path: Path) -> None:
+    builder = ImageBuilder()
+    root, leaves = two_levels(builder)
+    key = Key(0, 5000, 8, False, (Pointer(0, leaves[0].pointers[0].sector, 1),))
+    builder.finish(root, 1, [[key]])
+    text = await refusal(builder.devices(), tmp_path)
+    assert "expected a pointer with the bucket's gen 1, found 0" in text
 
 
 async def test_what_a_leaf_holds_too_much_of_may_be_cut_by_the_journal(tmp_path: Path) -> None:

@@ -325,6 +325,9 @@ async def test_two_entries_of_one_number() -> None:
     builder.write_entry(other, journal_byte(builder, 3))
     found = await check(builder)
     assert ("journal-contradiction", FATAL) in told(found)
+    builder.write_entry(builder.entry(4, 4), journal_byte(builder, 4))
+    found = await check(builder)
+    assert ("journal-contradiction", DAMAGE) in told(found)
 
 
 async def test_buckets_out_of_the_ring_s_order() -> None:

@@ -126,6 +126,10 @@ async def test_two_entries_of_one_seq_are_refused() -> None:
     other = replace(entry(2), prio_heads=(7,) * 8)
     with pytest.raises(SetRefused, match="entry 2 is not the one on another member, or in another bucket"):
         await read({1: [entry(1), entry(2)]}, {1: [entry(1), other]})
+    with pytest.raises(SetRefused, match="entry 2 is not the one on another member, or in another bucket"):
+        await read({1: [entry(2)], 2: [entry(3, 2)], 3: [other]})
+    newest = entry(3, 3)  # they are needed no more
+    assert seqs(await read({1: [entry(1), entry(2), newest]}, {1: [entry(1), other, newest]})) == [3]
 
 
 async def test_an_empty_journal_is_refused() -> None:
