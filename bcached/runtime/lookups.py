@@ -47,8 +47,13 @@ class Lookups:
         limit: int = LIMIT,
         pin: Holder | None = None,
         touch: bool = True,
+        *,
+        counts: bool = True,
     ) -> Found | None:
-        """What is live in a range, now; None if a node has to be read first, or very many looked through."""
+        """What is live in a range, now; None if a node has to be read first, or very many looked through.
+
+        counts: as a look-up; false for a part of one that is counted when it ends.
+        """
         allocator = self._sectors
         if inode not in allocator.inodes:
             raise NoSuchVolume(inode)
@@ -58,7 +63,8 @@ class Lookups:
             return None
         following = found[-1].end if len(found) == limit and found[-1].end < end else None
         keys = allocator.current(found, touch and pin is None)
-        self.count += 1
+        if counts:
+            self.count += 1
         if keys:
             if pin is not None:
                 allocator.pin(pin, keys)
@@ -98,16 +104,15 @@ class Lookups:
                 if not isinstance(following, Leaf):
                     break
                 until = min(following.end_within(inode), end)
-            found = self.try_lookup(inode, offset, until - offset, limit=limit, pin=pin, touch=touch)
+            found = self.try_lookup(inode, offset, until - offset, limit, pin, touch, counts=False)
             if found is None:
                 continue
-            if found.next is None and until < end:
-                if found.keys:
-                    return Found(found.keys, until)
+            if found.next is None and until < end and not found.keys:
                 offset = until
                 await asyncio.sleep(0)  # all of it may be in memory, and nothing wait
                 continue
-            return found
+            self.count += 1
+            return found if found.next is not None or until == end else Found(found.keys, until)
 
     def _keys(self, inode: int, start: int, end: int, limit: int) -> list[Key] | None:
         """What lies in a range, stale or not; None as above."""

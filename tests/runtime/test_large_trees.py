@@ -84,6 +84,23 @@ async def test_leaves_that_hold_nothing_are_looked_through_in_turns(tmp_path: Pa
 
 
 @in_virtual_time
+async def test_a_question_counts_once_however_many_leaves_it_takes(tmp_path: Path) -> None:
+    async with a_set_with_many_leaves(tmp_path) as cache_set:
+        index, lookups = cache_set.index, cache_set.lookups
+        tree = index.btree.tree
+        await index.invalidate(0, 0, END // 2, 10.0)
+        await index.btree.write_all()
+        for leaf in list(tree.leaves):
+            tree.evict(leaf)
+        before, hits = lookups.count, lookups.hits
+        assert (await lookups.lookup(0, 0, END)).keys
+        assert len(tree.leaves) > 2
+        assert (lookups.count, lookups.hits) == (before + 1, hits + 1)
+        assert (await lookups.lookup(0, END, 8)).keys == []
+        assert (lookups.count, lookups.hits) == (before + 2, hits + 1)
+
+
+@in_virtual_time
 async def test_leaves_that_are_written_at_a_time_are_not_too_many(tmp_path: Path) -> None:
     async with a_set_with_many_leaves(tmp_path) as cache_set:
         index, tree = cache_set.index, cache_set.index.btree.tree
