@@ -226,7 +226,7 @@ class Conversation:
             raise PermissionDenied(operation.role.label)
         if request.upgrade:
             raise InvalidParameter("upgrade", "no method of this service upgrades a connection")
-        if operation.streams and not request.more:
+        if operation.streams and (request.oneway or not request.more):  # a stream for nobody would never end
             raise ExpectedMore
         if self._server.draining and (operation.changes or operation.streams):
             raise ShuttingDown

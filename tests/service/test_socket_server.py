@@ -397,6 +397,11 @@ async def test_a_oneway_request_that_cannot_be_read_is_not_answered_either(
     assert outcome(await talker.ask(message.replace(b"true", b"false"))) != "ok"
 
 
+async def test_a_stream_for_nobody_keeps_no_reply_back(talker: Talker):
+    talker.say(call("io.bcached.Monitor.Watch", oneway=True, more=True), DESCRIBE)
+    assert outcome(await talker.hear()) == "ok"
+
+
 async def test_a_oneway_request_that_waits_is_not_answered_either(talker: Talker):
     talker.say(allocate(inode=WAITS, oneway=True), RELEASE, allocate(8))
     assert (await talker.hear())["parameters"] == {}
