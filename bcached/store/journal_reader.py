@@ -9,7 +9,9 @@ says so is written: on a device that discards, the oldest entries that the newes
 a trace, and nothing is lost by it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import SetRefused
@@ -61,6 +63,12 @@ async def read_journal(members: list[tuple[BlockDevice, Superblock]]) -> Journal
         if seq >= newest.last_seq:
             where = contradicted[seq]
             raise SetRefused(f"{where}: entry {seq} is not the one on another member, or in another bucket")
+    for (device, _), ring in zip(members, rings, strict=True):
+        if not is_in_ring_order(ring.newest_seqs, newest.last_seq):
+            raise SetRefused(
+                f"{device.path} journal: expected its buckets in the order of a ring, "
+                f"found them to end with entries {ring.newest_seqs}"
+            )
     needed = [entries[seq] for seq in sorted(entries) if seq >= newest.last_seq]
     in_front = range(newest.last_seq, needed[0].seq)
     discarded = bool(in_front) and await _are_discarded(members, in_front)
@@ -80,6 +88,17 @@ async def _are_discarded(members: list[tuple[BlockDevice, Superblock]], seqs: ra
             if any(seq in seqs for _, seq in trace_entries(raw, superblock.set_magic, block_bytes)):
                 return False
     return True
+
+
+def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
+    """Whether the buckets that are still needed were filled one after the other, round the ring.
+
+    Else one of them may stand right behind the newest, and there is no room for the entry that would free it.
+    """
+    behind = newest_seqs.index(max(newest_seqs)) + 1
+    lap = [*newest_seqs[behind:], *newest_seqs[:behind]]
+    needed = [seq for seq in lap if seq >= oldest_needed]
+    return all(before < after for before, after in pairwise(needed))
 
 
 def _refuse_gaps(path: str, newest: JournalEntry, needed: list[JournalEntry], expected: int) -> None:

@@ -18,7 +18,7 @@ from bcached.format.jset import (
     trace_entries,
 )
 from bcached.store.finding import Finding, Report, Severity, finding_of
-from bcached.store.journal_reader import SEQ_MAX
+from bcached.store.journal_reader import SEQ_MAX, is_in_ring_order
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
 
@@ -205,7 +205,13 @@ def _report_ring(scan: JournalScan, number: int, member: MemberFound, report: Re
     bisected = newest_by_bisection(buckets)
     newest = seqs.index(max(seqs))
     lap = [seq for seq in seqs[newest + 1 :] + seqs[: newest + 1] if seq]
-    if any(after <= before for before, after in pairwise(lap)):
+    severity = Severity.DAMAGE
+    ends = [entries[-1].seq if entries else 0 for entries in buckets]
+    if not is_in_ring_order(ends, scan.newest.last_seq):
+        severity = Severity.FATAL
+        problem = f"the buckets that are needed are not in the order of a ring: they end with entries {ends}"
+        lost = "nothing: all entries are there"
+    elif any(after <= before for before, after in pairwise(lap)):
         problem = f"the buckets are not in the order of a ring: they begin with entries {seqs}"
         lost = "nothing here; the kernel may miss the newest entries"
     elif bisected != last:
@@ -213,7 +219,7 @@ def _report_ring(scan: JournalScan, number: int, member: MemberFound, report: Re
         lost = f"nothing here; the kernel misses all that was done since entry {bisected}"
     else:
         return
-    report(Finding("journal-ring", Severity.DAMAGE, STRUCTURE, f"{member.path} journal", problem, lost))
+    report(Finding("journal-ring", severity, STRUCTURE, f"{member.path} journal", problem, lost))
 
 
 def newest_by_bisection(buckets: Sequence[Sequence[JournalEntry]]) -> int:

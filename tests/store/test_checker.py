@@ -337,6 +337,14 @@ async def test_buckets_out_of_the_ring_s_order() -> None:
     await assert_found(builder, ("journal-ring", DAMAGE))
 
 
+async def test_needed_buckets_out_of_the_ring_s_order() -> None:
+    builder = ImageBuilder(bucket_count=1024).finish()  # one entry, in the ring's bucket 1
+    builder.write_entry(builder.entry(3), journal_byte(builder, 2))
+    builder.write_entry(builder.entry(2), journal_byte(builder, 3))
+    found = await assert_found(builder, ("journal-ring", FATAL))
+    assert "they end with entries [0, 1, 3, 2, 0, 0, 0, 0]" in found.findings.listed[0].problem
+
+
 async def test_a_hole_in_the_ring_that_the_kernel_does_not_look_behind() -> None:
     builder = ImageBuilder(bucket_count=1024).finish(journal=[[], [], []])  # in the ring's bucket 1
     builder.write_entry(builder.entry(9, 9), journal_byte(builder, 3))

@@ -132,6 +132,13 @@ async def test_two_entries_of_one_seq_are_refused() -> None:
     assert seqs(await read({1: [entry(1), entry(2), newest]}, {1: [entry(1), other, newest]})) == [3]
 
 
+async def test_needed_buckets_out_of_the_ring_s_order_are_refused() -> None:
+    with pytest.raises(SetRefused, match=r"order of a ring, found them to end with entries \[0, 2, 4, 3"):
+        await read({1: [entry(2)], 2: [entry(4, 2)], 3: [entry(3, 2)]})
+    assert seqs(await read({1: [entry(2)], 2: [entry(4, 4)], 3: [entry(3, 2)]})) == [4]
+    assert seqs(await read({6: [entry(2)], 7: [entry(3)], 1: [entry(4, 2)]})) == [2, 3, 4]
+
+
 async def test_an_empty_journal_is_refused() -> None:
     with pytest.raises(SetRefused, match="no journal entries found"):
         await read({}, {})
