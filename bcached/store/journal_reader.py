@@ -97,7 +97,7 @@ def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
     """
     behind = newest_seqs.index(max(newest_seqs)) + 1
     lap = [*newest_seqs[behind:], *newest_seqs[:behind]]
-    needed = [seq for seq in lap if seq >= oldest_needed]
+    needed = [seq for seq in lap if seq and seq >= oldest_needed]
     return all(before < after for before, after in pairwise(needed))
 
 
