@@ -14,6 +14,7 @@ import pytest
 from bcached.device.shared_flush import SharedFlush
 from bcached.device.together import Operation as DeviceOperation
 from bcached.device.together import together
+from bcached.format.jset import JournalEntry
 from bcached.keys import Key
 from bcached.runtime.index import Index
 from bcached.runtime.moving_collector import Move, MovingCollector
@@ -113,8 +114,10 @@ def reuses_journal_buckets_before_their_release_is_durable(patch: pytest.MonkeyP
 def replays_entries_last_first(patch: pytest.MonkeyPatch) -> None:
     replay = index_recovery._replay
 
-    async def backwards(index: Any, reader: Any, entries: Sequence[Any], *more: Any) -> None:
-        await replay(index, reader, [*entries[1:], *entries[:1]], *more)
+    async def backwards(
+        index: Any, reader: Any, members: Any, entries: Sequence[JournalEntry], progress: Any
+    ) -> None:
+        await replay(index, reader, members, [*entries[1:], *entries[:1]], progress)
 
     patch.setattr(index_recovery, "_replay", backwards)
     patch.setattr(SeqPins, "pin", lambda self, seq: self._pins.update({seq: self._pins.get(seq, 0) + 1}))
@@ -294,11 +297,12 @@ def moves_keys_before_their_data(patch: pytest.MonkeyPatch) -> None:
     copy = MovingCollector._copy
     running = set()
 
-    async def later(self: MovingCollector, move: Move) -> None:
+    async def later(self: MovingCollector, move: Move, copied: set[Move]) -> None:
         async def after_a_while() -> None:
             await asyncio.sleep(0.5)
-            await copy(self, move)
+            await copy(self, move, copied)
 
+        copied.add(move)
         running.add(asyncio.ensure_future(after_a_while()))
 
     patch.setattr(MovingCollector, "_copy", later)
@@ -311,9 +315,9 @@ def puts_copies_over_what_was_overwritten(patch: pytest.MonkeyPatch) -> None:
 
     copy = MovingCollector._copy
 
-    async def slowly(self: MovingCollector, move: Move) -> None:
+    async def slowly(self: MovingCollector, move: Move, copied: set[Move]) -> None:
         await asyncio.sleep(0.05)  # so that somebody comes in between
-        await copy(self, move)
+        await copy(self, move, copied)
 
     patch.setattr(Index, "replace", unchecked)
     patch.setattr(MovingCollector, "_copy", slowly)
