@@ -59,9 +59,11 @@ torture: $(STAMP)
 kill-test: $(STAMP)
 	$(BIN)/python -m tests.kill
 
-# The real kernel under qemu: needs qemu-system-x86_64 and, once, Debian's kernel package from a mirror.
+# The real kernel under qemu: needs qemu-system-x86_64 and, once, Debian's kernel package from a mirror. The newer
+# of its kernels: make kernel-test KERNEL=6.12
+KERNEL   ?= 6.1
 kernel-test: $(STAMP)
-	$(BIN)/python -m tests.kernel
+	$(BIN)/python -m tests.kernel --kernel $(KERNEL)
 
 # A venv under PREFIX, units, udev rule, user and configuration. An existing configuration is left as it is.
 install:

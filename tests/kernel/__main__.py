@@ -13,7 +13,7 @@ from .errors import CannotRun, HarnessFailed
 from .judge import judge
 from .lab import Case, Lab, Outcome, Skipped
 from .machine import Machine
-from .packages import FOLDER_VARIABLE, cache_folder
+from .packages import FOLDER_VARIABLE, SERIES, USUAL, cache_folder
 
 TOLD = ("journal", "nbuckets", "bucket_size", "block_size", "cache_available_percent", "said", "note")
 
@@ -30,7 +30,7 @@ def main() -> int:
         return 2
     try:
         started = time.monotonic()
-        machine = Machine.prepare()
+        machine = Machine.prepare(options.kernel)
         if options.judge:
             return judge_one(machine, options.judge, options.fresh)
         with tempfile.TemporaryDirectory(prefix="bcached-kernel-test-") as folder:
@@ -47,9 +47,16 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.kernel",
-        description=f"{__doc__} Downloads are kept in {cache_folder()} (or ${FOLDER_VARIABLE}).",
+        description=f"{__doc__} Downloads are kept in {cache_folder(USUAL).parent} (or ${FOLDER_VARIABLE}).",
     )
     parser.add_argument("case", nargs="*", help="names or families of cases; all without any")
+    parser.add_argument(
+        "--kernel",
+        metavar="SERIES",
+        choices=SERIES,
+        default=USUAL,
+        help=f"{' or '.join(SERIES)}; else {USUAL}",
+    )
     parser.add_argument("--list", action="store_true", help="print the cases and what they claim")
     parser.add_argument("--keep", metavar="FOLDER", help="make the images in this folder and leave them")
     parser.add_argument("--judge", metavar="IMAGE", type=Path, help="judge just this image, untouched")

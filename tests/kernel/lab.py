@@ -56,19 +56,19 @@ class Lab:
     def debug_machine(self) -> Machine:
         """The machine whose bcache checks itself and what it is given; Skipped where it cannot be built."""
         try:
-            return Machine.prepare(debug=True)
+            return Machine.prepare(self.machine.series, debug=True)
         except CannotRun as error:
             raise Skipped(str(error)) from None
 
     @property
     def make_bcache_tool(self) -> Path:
         """bcache's own tool, out of its package."""
-        return cache_folder() / "root/usr/sbin/make-bcache"
+        return cache_folder(self.machine.series) / "root/usr/sbin/make-bcache"
 
     @property
     def super_show_tool(self) -> Path:
         """The tool that prints a superblock, out of the same package."""
-        return cache_folder() / "root/usr/sbin/bcache-super-show"
+        return cache_folder(self.machine.series) / "root/usr/sbin/bcache-super-show"
 
     @cached_property
     def kernel_image(self) -> Path:

@@ -14,7 +14,8 @@ from .debug_build import debug_module
 from .errors import HarnessFailed
 from .initramfs import File, archive
 from .modules import load_order
-from .packages import cache_folder, ensure_tools, locked, unpacked
+from .packages import TOOLS, cache_folder, locked, placed, unpacked
+from .process import need
 from .qemu import Disk, qemu_command, read_console, run_qemu
 from .vmlinux import unpack_vmlinux
 
@@ -42,27 +43,28 @@ class Handover:
 class Machine:
     """A kernel and the part of its initramfs that is the same at each boot."""
 
+    series: str
     kernel: Path
     initramfs: Path
 
     @classmethod
-    def prepare(cls, *, debug: bool = False) -> "Machine":
-        """Download, unpack and build what is not in the cache folder yet.
+    def prepare(cls, series: str, *, debug: bool = False) -> "Machine":
+        """Download, unpack and build what is not in the series' cache folder yet.
 
         debug: with a bcache.ko that checks itself and what it is given.
         """
-        ensure_tools()
-        folder = cache_folder()
+        need(TOOLS)
+        folder = cache_folder(series)
         with locked(folder):
-            root = unpacked(folder)
+            root = unpacked(folder, series)
             kernel = folder / "vmlinux"
             if not kernel.exists():
                 publish(kernel, unpack_vmlinux(next(root.glob("boot/vmlinuz-*")).read_bytes()))
-            module = debug_module(root, folder) if debug else None
+            module = debug_module(root, folder, series) if debug else None
             initramfs = folder / f"initramfs-{'debug-' if debug else ''}{fingerprint()}"
             if not initramfs.exists():
                 publish(initramfs, base_archive(root, module))
-        return cls(kernel, initramfs)
+        return cls(series, kernel, initramfs)
 
     def boot(
         self,
@@ -108,7 +110,7 @@ def base_archive(root: Path, debug_bcache: Path | None = None) -> bytes:
     """
     files = {
         "init": File(INIT.read_bytes(), 0o755),
-        "bin/busybox": File((root / "bin/busybox").read_bytes(), 0o755),
+        "bin/busybox": File(placed(root, "bin/busybox").read_bytes(), 0o755),
     }
     modules = load_order(root)
     if debug_bcache is not None:
@@ -124,7 +126,7 @@ def base_archive(root: Path, debug_bcache: Path | None = None) -> bytes:
 def fingerprint() -> str:
     """Changes with the sources that the archive is built from."""
     here = Path(__file__).parent
-    sources = [INIT, here / "machine.py", here / "modules.py", here / "initramfs.py"]
+    sources = [INIT, *(here / name for name in ("machine.py", "modules.py", "packed.py", "initramfs.py"))]
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 

@@ -4,23 +4,25 @@ A module names what it depends on in its own .modinfo section, so no depmod is n
 there is no file is built into this kernel.
 """
 
-import lzma
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from .packages import placed
+from .packed import unpack
 
 WANTED = ("virtio_mmio", "virtio_blk", "bcache")
 
 
 def load_order(root: Path, wanted: Sequence[str] = WANTED) -> dict[str, bytes]:
     """Modules by name, with their bytes, dependencies first."""
-    files = {module_name(path): path for path in root.glob("lib/modules/*/kernel/**/*.ko*")}
+    files = {module_name(path): path for path in placed(root, "lib/modules").glob("*/kernel/**/*.ko*")}
     ordered: dict[str, bytes] = {}
 
     def add(name: str) -> None:
         if name in ordered or name not in files:
             return
-        data = read_module(files[name])
+        data = unpack(files[name].read_bytes())
         for needed in dependencies(data):
             add(needed)
         ordered[name] = data
@@ -33,12 +35,6 @@ def load_order(root: Path, wanted: Sequence[str] = WANTED) -> dict[str, bytes]:
 def module_name(path: Path) -> str:
     """virtio_blk for .../virtio_blk.ko.xz; dashes count as underscores, as in modinfo."""
     return path.name.split(".ko")[0].replace("-", "_")
-
-
-def read_module(path: Path) -> bytes:
-    """The module's ELF bytes."""
-    data = path.read_bytes()
-    return lzma.decompress(data) if path.suffix == ".xz" else data
 
 
 def dependencies(module: bytes) -> list[str]:

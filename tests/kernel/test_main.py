@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from . import debug_build, packages
-from .__main__ import choose, report
+from .__main__ import choose, main, report
 from .errors import CannotRun, HarnessFailed
 from .lab import Case, Lab, Outcome, Skipped
 from .machine import Machine
+from .process import need
 
 
 def holds(lab: Lab) -> Outcome:
@@ -33,7 +34,7 @@ def harness_fails(lab: Lab) -> Outcome:
 
 
 def status(tmp_path: Path, *cases: Case) -> int:
-    lab = Lab(Machine(tmp_path / "kernel", tmp_path / "initramfs"), tmp_path)
+    lab = Lab(Machine("6.1", tmp_path / "kernel", tmp_path / "initramfs"), tmp_path)
     return report(lab, cases, started=0)
 
 
@@ -90,7 +91,7 @@ def test_cases_are_chosen_by_name_or_family() -> None:
 def test_what_is_missing_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRun, match="apt-get install qemu-system-x86 apt dpkg"):
-        packages.ensure_tools()
+        need(packages.TOOLS)
 
 
 def test_a_debug_build_that_cannot_be_had_is_a_skip(
@@ -98,18 +99,35 @@ def test_a_debug_build_that_cannot_be_had_is_a_skip(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotRun, match="CONFIG_BCACHE_DEBUG: apt-get install gcc-12 make binutils xz-utils"):
-        debug_build.ensure_tools()
+        debug_build.ensure_tools("gcc-12")
     debug = next(case for case in choose(["debug"]))
     assert status(tmp_path, HOLDS, debug) == 0
     assert "SKIP debug" in capsys.readouterr().out
 
 
+def test_an_unknown_series_is_refused_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tests.kernel", "--kernel", "6.13"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "invalid choice: '6.13' (choose from '6.1', '6.12')" in capsys.readouterr().err
+
+
+def test_the_compiler_is_the_one_that_the_kernel_was_built_with() -> None:
+    for compiler in ("gcc-12 (Debian 12.2.0-14) 12.2.0", "x86_64-linux-gnu-gcc-12 (Debian) 12.2.0"):
+        assert debug_build.compiler_of(f'CONFIG_X=y\nCONFIG_CC_VERSION_TEXT="{compiler}"\n') == "gcc-12"
+    with pytest.raises(CannotRun, match="names no gcc"):
+        debug_build.compiler_of('CONFIG_CC_VERSION_TEXT="clang version 19"\n')
+
+
 def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
     monkeypatch.delenv(packages.FOLDER_VARIABLE, raising=False)
-    assert packages.cache_folder() == Path("/some/where/bcached-kernel")
+    assert packages.cache_folder("6.1") == Path("/some/where/bcached-kernel/6.1")
     monkeypatch.setenv(packages.FOLDER_VARIABLE, "/else/where")
-    assert packages.cache_folder() == Path("/else/where")
+    assert packages.cache_folder("6.12") == Path("/else/where/6.12")
 
 
 def test_the_guests_script_is_valid_shell() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from .errors import HarnessFailed
+from .test_packed import needs_zstd, zstd
 from .vmlinux import unpack_vmlinux
 
 KERNEL = b"\x7fELF" + b"kernel" * 1000
@@ -22,12 +23,24 @@ def bzimage(payload: bytes) -> bytes:
     return bytes(image) + payload + b"what comes behind it"
 
 
+def with_size(data: bytes, packed: bytes) -> bytes:
+    # The kernel's build puts the unpacked size behind the packed bytes.
+    return packed + len(data).to_bytes(4, "little")
+
+
 def xz(data: bytes) -> bytes:
-    # The kernel puts the unpacked size behind the packed bytes.
-    return lzma.compress(data) + len(data).to_bytes(4, "little")
+    return with_size(data, lzma.compress(data))
 
 
-@pytest.mark.parametrize("pack", [xz, gzip.compress, lambda data: lzma.compress(data, lzma.FORMAT_ALONE)])
+@pytest.mark.parametrize(
+    "pack",
+    [
+        xz,
+        gzip.compress,
+        lambda data: with_size(data, lzma.compress(data, lzma.FORMAT_ALONE)),
+        pytest.param(lambda data: with_size(data, zstd(data)), marks=needs_zstd),
+    ],
+)
 def test_a_packed_kernel_comes_out_whole(pack: Callable[[bytes], bytes]) -> None:
     assert unpack_vmlinux(bzimage(pack(KERNEL))) == KERNEL
 
@@ -38,6 +51,7 @@ def test_a_packed_kernel_comes_out_whole(pack: Callable[[bytes], bytes]) -> None
         (bytes(4096), "no bzImage"),
         (bzimage(b"BZh91AY"), "packed in a way unknown"),
         (bzimage(xz(b"not a kernel")), "no ELF"),
+        (bzimage(b""), "packed in a way unknown"),
     ],
 )
 def test_anything_else_is_told(image: bytes, told: str) -> None:

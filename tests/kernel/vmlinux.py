@@ -4,23 +4,15 @@ qemu starts an ELF kernel through its PVH entry; the emulated processor then nee
 itself at each boot, which takes longer than all the rest of the boot.
 """
 
-import lzma
-import zlib
-from collections.abc import Callable
-
 from .errors import HarnessFailed
+from .packed import GZIP, unpack
 
 # Offsets in the boot header (Linux: Documentation/arch/x86/boot.rst).
 SETUP_SECTORS = 0x1F1
 SIGNATURE = 0x202
 PAYLOAD_OFFSET = 0x248
 PAYLOAD_LENGTH = 0x24C
-
-UNPACKERS: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\xfd7zXZ": lambda packed: lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(packed),
-    b"\x5d\0\0": lambda packed: lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(packed),
-    b"\x1f\x8b": lambda packed: zlib.decompressobj(wbits=31).decompress(packed),
-}
+SIZE_BYTES = 4  # the unpacked size, which the build puts behind all but gzip, where it is part of the format
 
 
 def unpack_vmlinux(image: bytes) -> bytes:
@@ -28,11 +20,8 @@ def unpack_vmlinux(image: bytes) -> bytes:
     if image[SIGNATURE : SIGNATURE + 4] != b"HdrS":
         raise HarnessFailed("the kernel package's vmlinuz is no bzImage")
     start = (image[SETUP_SECTORS] + 1) * 512 + number(image, PAYLOAD_OFFSET)
-    packed = image[start : start + number(image, PAYLOAD_LENGTH)]
-    for magic, unpack in UNPACKERS.items():
-        if packed.startswith(magic):
-            return elf(unpack(packed))
-    raise HarnessFailed(f"the kernel is packed in a way unknown here: it begins {packed[:6].hex()}")
+    payload = image[start : start + number(image, PAYLOAD_LENGTH)]
+    return elf(unpack(payload if payload.startswith(GZIP) else payload[:-SIZE_BYTES]))
 
 
 def number(image: bytes, offset: int) -> int:
