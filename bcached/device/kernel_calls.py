@@ -41,3 +41,8 @@ def clear_direct(descriptor: int) -> None:
     """Go back to buffered I/O on a descriptor that was opened with O_DIRECT."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+
+
+def reopened(descriptor: int, flags: int) -> int:
+    """A second way to the same pipe, terminal or file, with flags of its own; OSError where there is none."""
+    return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC | os.O_NOCTTY)

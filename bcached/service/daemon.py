@@ -26,8 +26,10 @@ from bcached.service.command_line import allow_descriptors, parse_arguments
 from bcached.service.config import Settings
 from bcached.service.failures import tell
 from bcached.service.listening import bind_unix
-from bcached.service.log import LogHandler, get_logger
+from bcached.service.log import LogHandler, get_logger, log_what_is_not_caught, take_stderr
+from bcached.service.log import finish as finish_logging
 from bcached.service.log import start as start_logging
+from bcached.service.log_stream import for_last_words
 from bcached.service.loop_lag import LoopLag
 from bcached.service.metrics import registry
 from bcached.service.metrics_server import MetricsServer
@@ -68,11 +70,13 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 measuring = tasks.create_task(self._lag.measure())
+                telling = tasks.create_task(self._logs.look_after())
                 patience = tasks.create_task(self._ask_for_time())
                 async with self._set() as cache_set:
                     patience.cancel()
                     await self._serve(cache_set, tasks)
                 measuring.cancel()
+                telling.cancel()
         finally:
             self._ignore_signals()
             if self._last_resort is not None:
@@ -108,6 +112,7 @@ class Daemon:
                 gc.freeze()  # what is here now stays: no collection of Python's need look at it again
                 # What requests leave behind is no garbage; looking among every 700 costs a twentieth.
                 gc.set_threshold(YOUNG_OBJECTS)
+                await self._logs.settle()
                 self._notifier.ready(status)
                 await self._stopping.wait()
             finally:
@@ -146,7 +151,12 @@ class Daemon:
 
     def _snapshot(self, cache_set: CacheSet, server: SocketServer) -> Snapshot:
         return Snapshot(
-            cache_set.statistics(), server.statistics(), self._lag.worst_s, dict(self._logs.counts)
+            cache_set.statistics(),
+            server.statistics(),
+            self._lag.worst_s,
+            dict(self._logs.counts),
+            self._logs.limits.held_back,
+            self._logs.dropped,
         )
 
     def _tell_progress(self, step: str) -> None:
@@ -200,12 +210,14 @@ class Daemon:
 def leave_at_once() -> None:
     """End the process with work undone: the device is then as after a crash, which recovery is for."""
     log.critical("stopping took too long: leaving the rest to recovery", limit_s=STOP_LIMIT_S)
+    finish_logging()
     os._exit(1)
 
 
 def main() -> int:
     """The command bcached."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is heeded: no trace for an early Ctrl-C
+    stream = take_stderr()
     arguments = parse_arguments()
     if not __debug__:
         sys.stderr.write("bcached: cannot run without assertions: leave out python -O\n")
@@ -216,13 +228,27 @@ def main() -> int:
         sys.stderr.writelines(f"bcached: {line}\n" for line in str(error).splitlines())
         return 1
     if arguments.check_config:
-        sys.stdout.write(settings.as_toml())
-        return 0
-    faulthandler.enable()
+        return tell_config(settings)
     allow_descriptors(settings.limits.connections)
+    faulthandler.enable(for_last_words(stream.fileno()))
+    sys.stdout = sys.stderr  # what a library prints is not to be waited for either
     logs = start_logging()
+    log_what_is_not_caught()
     logs.apply(settings.log.level, settings.log.format)
-    return run(settings, arguments.config, logs)
+    status = run(settings, arguments.config, logs)
+    logs.finish()
+    return status
+
+
+def tell_config(settings: Settings) -> int:
+    """Print what is in effect; the exit status."""
+    try:
+        print(settings.as_toml(), end="", flush=True)  # noqa: T201
+    except OSError as error:
+        sys.stderr.write(f"bcached: standard output: {error.strerror}\n")
+        sys.stdout = None  # Python's own attempt at the end would fail, too
+        return 1
+    return 0
 
 
 def run(settings: Settings, path: str, logs: LogHandler) -> int:

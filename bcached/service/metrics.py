@@ -179,6 +179,16 @@ def process_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     for level, count in snapshot.log_messages.items():
         messages.add_metric([level], count)
     yield messages
+    uuid = snapshot.cache_set.set_uuid
+    yield counter(
+        "bcached_log_dropped", "Log lines that stderr did not take.", uuid, snapshot.log_lines_dropped
+    )
+    yield counter(
+        "bcached_log_held_back",
+        "Messages left out, since there were many alike.",
+        uuid,
+        snapshot.log_lines_held_back,
+    )
     build = GaugeMetricFamily("bcached_build_info", "1, and what runs.", labels=["version", "python"])
     build.add_metric([bcached.__version__, platform.python_version()], 1)
     yield build

@@ -53,6 +53,7 @@ class Reloader:
                 self._take(await asyncio.to_thread(config.load, self._path), cache_set, server)
             except ConfigError as error:
                 log.warning("configuration not reloaded", reasons=str(error).splitlines())
+            await self._logs.settle()
             self._notifier.ready(status)
 
     def _take(self, new: Settings, cache_set: CacheSet, server: SocketServer) -> None:

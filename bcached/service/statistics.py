@@ -24,3 +24,5 @@ class Snapshot:
     server: ServerStatistics
     loop_lag_s: float
     log_messages: Mapping[str, int]
+    log_lines_held_back: int = 0
+    log_lines_dropped: int = 0

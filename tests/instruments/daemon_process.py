@@ -61,6 +61,7 @@ class DaemonProcess:
         environment: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         passed: Mapping[str, socket.socket] | None = None,
+        stderr: int | None = None,  # a descriptor, in place of the log
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bcached-"))  # a short path: sockets' paths are bounded
         self.config = self.folder / "bcached.toml"
@@ -73,6 +74,7 @@ class DaemonProcess:
         self._passed = dict(passed or {})
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind(str(self.folder / "notify"))
+        self._stderr = stderr
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -99,7 +101,9 @@ class DaemonProcess:
             command = ["bash", "-c", f'export LISTEN_PID=$$; exec "$0" "$@" {moves}', *command]
             environment |= {"LISTEN_FDS": str(len(descriptors)), "LISTEN_FDNAMES": ":".join(self._passed)}
         with (self.folder / "log").open("wb") as log:
-            self.process = subprocess.Popen(command, env=environment, stderr=log, pass_fds=descriptors)
+            self.process = subprocess.Popen(
+                command, env=environment, stderr=self._stderr or log, pass_fds=descriptors
+            )
         for descriptor in descriptors:
             os.close(descriptor)
 

@@ -1,10 +1,14 @@
 """The daemon as a process: how it starts, serves, reloads, is watched, stops, and refuses."""
 
+import fcntl
+import json
+import os
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,6 +34,76 @@ def told_by(daemon: DaemonProcess) -> str:
     assert "Traceback" not in daemon.log_text()
     (line,) = (line for line in daemon.logs if line["level"] == "critical")
     return str(line["message"])
+
+
+# stderr
+
+
+def full_pipe() -> tuple[int, int]:
+    """Both ends of a pipe that takes no more."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(write_end, bytes(4096))
+    return read_end, write_end
+
+
+def test_a_stderr_that_is_not_drained_holds_up_neither_requests_nor_the_end() -> None:
+    read_end, write_end = full_pipe()
+    with DaemonProcess(stderr=write_end) as daemon, open(read_end, "rb") as reader:
+        os.close(write_end)
+        daemon.wait_until_ready()
+        assert "parameters" in daemon.ask("Allocator.Describe")
+        for _ in range(5):
+            daemon.send(signal.SIGHUP)
+            daemon.wait_until_told("RELOADING", "1")
+            daemon.wait_until_told("READY", "1")
+        assert daemon.end(signal.SIGTERM) == 0
+        assert reader.read() == bytes(4096)
+
+
+def test_what_was_logged_meanwhile_comes_when_stderr_is_drained_again() -> None:
+    read_end, write_end = full_pipe()
+    with DaemonProcess(stderr=write_end) as daemon, open(read_end, "rb") as reader:
+        os.close(write_end)
+        daemon.wait_until_ready()
+        assert reader.read(4096) == bytes(4096)
+        assert daemon.end(signal.SIGTERM) == 0
+        said = [json.loads(line)["message"] for line in reader]
+        assert (said[0], said[-1]) == ("starting", "stopped")
+
+
+@pytest.mark.parametrize("way", ["/dev/full", "closed pipe"])
+def test_a_stderr_that_takes_nothing_costs_lines_and_nothing_else(way: str) -> None:
+    if way == "closed pipe":
+        read_end, descriptor = os.pipe()
+        os.close(read_end)
+    else:
+        descriptor = os.open(way, os.O_WRONLY)
+    folder = tempfile.mkdtemp(prefix="bcached-")
+    metrics = f"{folder}/metrics"
+    with DaemonProcess({"BCACHED__METRICS__LISTEN": f"unix:{metrics}"}, stderr=descriptor) as daemon:
+        os.close(descriptor)
+        daemon.wait_until_ready()
+        with socket.socket(socket.AF_UNIX) as scraper:
+            scraper.connect(metrics)
+            scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            with scraper.makefile() as answer:
+                (line,) = (line for line in answer if line.startswith("bcached_log_dropped_total"))
+        assert float(line.split()[-1]) > 0
+        assert daemon.end(signal.SIGTERM) == 0
+    os.rmdir(folder)
+
+
+def test_the_configuration_in_effect_is_told_or_it_is_said_why_not() -> None:
+    with open("/dev/full", "w") as full, DaemonProcess() as daemon:
+        daemon.wait_until_ready()
+        told = subprocess.run(
+            [str(BIN / "bcached"), "--config", str(daemon.config), "--check-config"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (told.returncode, told.stderr) == (1, "bcached: standard output: No space left on device\n")
 
 
 # Serving

@@ -12,6 +12,8 @@ import pytest
 import structlog
 
 from bcached.service.log import LogHandler, get_logger, start
+from bcached.service.log_limits import BURST
+from bcached.service.log_stream import LogStream
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +104,19 @@ def test_a_name_with_a_line_break_forges_no_line(handler: LogHandler, stream: io
     assert "\x1b" not in stream.getvalue()
 
 
+def test_a_flood_is_cut_short_and_counted(handler: LogHandler, stream: io.StringIO) -> None:
+    log = get_logger("bcached.test")
+    for number in range(BURST + 812):
+        log.warning("peer is odd", number=number)
+    log.error("something else")
+    assert [line["message"] for line in lines(stream)] == ["peer is odd"] * BURST + ["something else"]
+    handler.tell_of_the_rest(at_once=True)
+    last = lines(stream)[-1]
+    assert (last["message"], last["said"]) == ("812 more like this in the last 1 s", "peer is odd")
+    assert (last["level"], last["logger"]) == ("warning", "bcached.test")
+    assert handler.counts["warning"] == BURST + 812
+
+
 def test_an_exception_is_told_with_its_trace(handler: LogHandler, stream: io.StringIO) -> None:
     try:
         raise ZeroDivisionError("ours")
@@ -151,6 +166,49 @@ def test_auto_is_console_on_a_terminal_only() -> None:
     os.close(controller)
     assert b"ready" in shown
     assert not shown.startswith(b"{")
+
+
+def test_lost_lines_are_told_of_when_lines_are_taken_again() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as writer:
+        stream = LogStream(writer, room_bytes=300)
+        handler = start(stream)
+        while not stream.dropped:  # sooner or later the thread is behind
+            stream.write("x" * 299 + "\n")
+        lost = stream.dropped
+        handler.finish(10)
+        assert stream.untold == 0
+        *_, last = reader.peek().splitlines()
+        assert json.loads(last)["message"] == f"{lost} log lines were lost: stderr did not take them"
+        assert (json.loads(last)["lost"], json.loads(last)["level"]) == (lost, "warning")
+
+
+LAST_WORDS = """
+import sys, threading
+from bcached.service.log import finish, get_logger, log_what_is_not_caught, start, take_stderr
+take_stderr()
+start()
+log_what_is_not_caught()
+class Finalized:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+Finalized()
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+print("printed to stderr", file=sys.stderr)
+raise LookupError("not caught")
+"""
+
+
+def test_what_nothing_catches_is_logged_like_everything_else() -> None:
+    ended = subprocess.run([sys.executable, "-c", LAST_WORDS], capture_output=True, text=True)
+    assert ended.returncode == 1
+    told = [json.loads(line) for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert [line["level"] for line in told] == ["error", "error", "critical"]
+    for line, error in zip(told, ("ValueError", "ZeroDivisionError", "LookupError"), strict=True):
+        assert error in line["exception"]
+    assert "printed to stderr\n" in ended.stderr
 
 
 def test_a_closed_stderr_is_survived() -> None:

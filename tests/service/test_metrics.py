@@ -78,6 +78,8 @@ CONTRACT = {
     "bcached_device_info": {"device", "device_uuid"},
     "bcached_build_info": {"version", "python"},
     "bcached_log_messages_total": {"level"},
+    "bcached_log_dropped_total": set(),
+    "bcached_log_held_back_total": set(),
     "process_resident_memory_bytes": set(),
     "process_open_fds": set(),
 }

@@ -1,0 +1,57 @@
+"""How many messages of one kind go out: the first few of a while, and then how many more there were.
+
+What a peer can make the daemon say, it can make it say ten thousand times a second. A kind is a place in the
+code that logs, so there are only so many, whatever a message says.
+"""
+
+import logging
+from dataclasses import dataclass
+
+BURST = 20
+WINDOW_S = 10.0
+
+Kind = tuple[str, int, str, int]
+
+
+@dataclass(slots=True)
+class Window:
+    """What came of one kind since the window began; of those held back, the last."""
+
+    began_s: float
+    admitted: int = 0
+    held_back: int = 0
+    last: logging.LogRecord | None = None
+
+
+class LogLimits:
+    """Decides about each message whether it goes out."""
+
+    def __init__(self) -> None:
+        self.held_back = 0
+        self._windows: dict[Kind, Window] = {}
+
+    def admits(self, record: logging.LogRecord, now_s: float) -> bool:
+        """Whether the message may go out; what ends the daemon always does."""
+        if record.levelno >= logging.CRITICAL:
+            return True
+        kind = (record.name, record.levelno, record.pathname, record.lineno)
+        window = self._windows.setdefault(kind, Window(now_s))
+        if not window.held_back and now_s - window.began_s >= WINDOW_S:
+            window.began_s, window.admitted = now_s, 0
+        if window.admitted < BURST:
+            window.admitted += 1
+            return True
+        window.held_back += 1
+        window.last = record
+        self.held_back += 1
+        return False
+
+    def ended(self, now_s: float, at_once: bool = False) -> list[tuple[logging.LogRecord, int, float]]:
+        """Of each kind whose window is over (at_once: of every kind): the last message, how many, seconds."""
+        told = []
+        for window in self._windows.values():
+            age_s = now_s - window.began_s
+            if window.last is not None and (at_once or age_s >= WINDOW_S):
+                told.append((window.last, window.held_back, age_s))
+                window.began_s, window.admitted, window.held_back, window.last = now_s, 0, 0, None
+        return told
