@@ -7,6 +7,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -168,19 +169,18 @@ def test_auto_is_console_on_a_terminal_only() -> None:
     assert not shown.startswith(b"{")
 
 
-def test_lost_lines_are_told_of_when_lines_are_taken_again() -> None:
-    read, write = os.pipe()
-    with os.fdopen(read, "rb") as reader, os.fdopen(write, "w") as writer:
-        stream = LogStream(writer, room_bytes=300)
+def test_lost_lines_are_told_of_when_lines_are_taken_again(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        stream = LogStream(file, room_bytes=300)
         handler = start(stream)
         while not stream.dropped:  # sooner or later the thread is behind
             stream.write("x" * 299 + "\n")
         lost = stream.dropped
         handler.finish(10)
         assert stream.untold == 0
-        *_, last = reader.peek().splitlines()
-        assert json.loads(last)["message"] == f"{lost} log lines were lost: stderr did not take them"
-        assert (json.loads(last)["lost"], json.loads(last)["level"]) == (lost, "warning")
+    last = json.loads((tmp_path / "log").read_text().splitlines()[-1])
+    assert last["message"] == f"{lost} log lines were lost: stderr did not take them"
+    assert (last["lost"], last["level"]) == (lost, "warning")
 
 
 LAST_WORDS = """
