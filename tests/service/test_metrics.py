@@ -14,10 +14,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from bcached.errors import ConfigError
-from bcached.service import metrics_server
+from bcached.service import metrics_server, scrape
 from bcached.service.metric_families import coarser
 from bcached.service.metrics import registry
-from bcached.service.metrics_server import MetricsServer, Rendering
+from bcached.service.metrics_server import MetricsServer
+from bcached.service.scrape import Rendering
 from bcached.service.statistics import ServerStatistics, Snapshot
 from bcached.state.statistics import (
     BUCKET_STATES,
@@ -347,11 +348,19 @@ async def test_head_is_answered_without_a_body(server: MetricsServer) -> None:
         (b"\r\n\r\n", "HTTP/1.1 400 Bad Request"),
         (b"GET /metrics\r\n\r\n", "HTTP/1.1 400 Bad Request"),
         (b"x" * 9000, "HTTP/1.1 431 Request Header Fields Too Large"),
+        (b"GET /metrics\r\n", "HTTP/1.1 400 Bad Request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", "HTTP/1.1 400 Bad Request"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1 505 HTTP Version Not Supported"),
+        (b"GET /metrics HTTP/1.1\r\nAccept: text/plain;version=x\r\n\r\n" * 3, "HTTP/1.1 200 OK"),
     ],
 )
-async def test_what_is_no_scrape_is_refused(server: MetricsServer, request_bytes: bytes, status: str) -> None:
+async def test_whatever_is_asked_is_answered_and_never_logged(
+    server: MetricsServer, request_bytes: bytes, status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     assert (await ask(server, request_bytes))[0] == status
     assert (await ask(server, b"GET /metrics HTTP/1.1\r\n\r\n"))[0] == "HTTP/1.1 200 OK"
+    assert caplog.records == []
 
 
 async def test_a_request_may_come_byte_by_byte(server: MetricsServer) -> None:
@@ -367,25 +376,82 @@ async def test_a_request_may_come_byte_by_byte(server: MetricsServer) -> None:
 async def test_a_client_that_says_nothing_is_dropped(
     server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_server, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(scrape, "TIMEOUT_S", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
     writer.write(b"GET /met")
     assert await what_comes(reader) == b""
     writer.close()
 
 
-async def test_connections_are_bounded(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_server, "CONNECTIONS_MAX", 2)
-    held = [await asyncio.open_connection("127.0.0.1", port_of(server)) for _ in range(2)]
-    await asyncio.sleep(0.05)
-    reader, third = await asyncio.open_connection("127.0.0.1", port_of(server))
-    assert await what_comes(reader) == b""
-    third.close()
+async def scrapes(server: MetricsServer) -> bool:
+    return (await ask(server, b"GET /metrics HTTP/1.1\r\n\r\n"))[0] == "HTTP/1.1 200 OK"
+
+
+async def test_connections_are_bounded_and_the_idlest_gives_way(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_server, "CONNECTIONS_MAX", 3)
+    held = []
+    for _ in range(3):
+        held.append(await asyncio.open_connection("127.0.0.1", port_of(server)))
+        held[-1][1].write(b"GET /met")
+        await asyncio.sleep(0.02)
+    held[0][1].write(b"ri")  # so the second is idle longest
+    await asyncio.sleep(0.02)
+    assert await scrapes(server)
+    assert (await what_comes(held[1][0])).startswith(b"HTTP/1.1 503 Service Unavailable")
+    held[0][1].write(b"cs HTTP/1.1\r\n\r\n")
+    assert (await held[0][0].read()).startswith(b"HTTP/1.1 200 OK")
     for _, writer in held:
         writer.close()
-        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nAccept: "])
+async def test_peers_that_end_no_request_shut_no_scrape_out(server: MetricsServer, said: bytes) -> None:
+    held = [
+        await asyncio.open_connection("127.0.0.1", port_of(server))
+        for _ in range(2 * metrics_server.CONNECTIONS_MAX)
+    ]
+    for _, writer in held:
+        writer.write(said)
+    assert all([await scrapes(server) for _ in range(5)])
+    assert len(server._connections) <= metrics_server.CONNECTIONS_MAX
+    for _, writer in held:
+        writer.close()
+
+
+async def test_many_scrapes_at_once_are_all_answered(server: MetricsServer) -> None:
+    asked = [scrapes(server) for _ in range(metrics_server.CONNECTIONS_MAX)]
+    assert all(await asyncio.gather(*asked))
+
+
+async def test_what_comes_after_the_request_costs_no_one_the_answer(server: MetricsServer) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(b"POST /metrics HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b"x" * 30_000)
     await asyncio.sleep(0.05)
-    assert (await ask(server, b"GET /metrics HTTP/1.1\r\n\r\n"))[0] == "HTTP/1.1 200 OK"
+    writer.write(b"x" * 30_000)
+    assert (await reader.read()).startswith(b"HTTP/1.1 405 Method Not Allowed")
+    writer.close()
+
+
+async def test_a_peer_that_never_stops_sending_is_dropped(server: MetricsServer) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(b"GET /metrics\r\n" + b"x" * (64 << 20))
+    with pytest.raises(OSError):  # noqa: PT011
+        await writer.drain()
+    writer.close()
+
+
+async def test_a_collector_that_fails_is_told_of_and_hangs_nobody() -> None:
+    def broken() -> Snapshot:
+        raise ZeroDivisionError
+
+    serving = MetricsServer(registry(broken))
+    await serving.listen("127.0.0.1:0", [])
+    status, _, body = await ask(serving, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert status == "HTTP/1.1 500 Internal Server Error"
+    assert b"ZeroDivisionError" in body
+    await serving.close()
 
 
 async def test_closing_drops_who_is_connected() -> None:

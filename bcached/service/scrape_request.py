@@ -1,0 +1,104 @@
+"""What a peer of the metrics port wants, out of the first bytes it sent: as much HTTP as a scrape needs.
+
+Any bytes at all have an answer. What is no HTTP/1 is refused as soon as that can be seen, for who speaks TLS
+or HTTP/2 never sends the empty line that a request ends with.
+"""
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from prometheus_client.exposition import choose_encoder
+
+HEAD_BYTES_MAX = 8192
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # what a method is made of
+VERSION = re.compile(rb"HTTP/\d\.\d")
+ORIGIN = re.compile(rb"(?i)https?://[^/?#]*")
+SPACE = b" \t\r"
+
+
+class Wanted(NamedTuple):
+    """The metrics, in this encoding."""
+
+    encode: Callable[[Any], bytes]
+    kind: str
+    head_only: bool
+
+
+class Refused(NamedTuple):
+    """Why there are none."""
+
+    status: HTTPStatus
+    body: bytes = b""
+    header: str | None = None
+
+
+def parse(received: bytes) -> Wanted | Refused | None:
+    """What is wanted; None while more has to come before that can be said."""
+    start = 2 if received.startswith(b"\r\n") else 0  # one empty line before a request is not to be minded
+    head, is_whole = head_of(received[start:])
+    if not is_whole and len(head) <= HEAD_BYTES_MAX:
+        return refusal_before_the_end(head)
+    if len(head) > HEAD_BYTES_MAX:
+        return refusal_before_the_end(head) or Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    first, *fields = head.split(b"\n")
+    return refusal_of_line(first) or refusal_of_target(first) or wanted(first, fields)
+
+
+def head_of(received: bytes) -> tuple[bytes, bool]:
+    """All up to the empty line, and whether there is one."""
+    ends = [end for end in (received.find(b"\n\r\n"), received.find(b"\n\n")) if end >= 0]
+    return (received[: min(ends)], True) if ends else (received, False)
+
+
+def refusal_before_the_end(head: bytes) -> Refused | None:
+    """Why what was sent so far is the beginning of no request, if it is not."""
+    first, newline, _ = head.partition(b"\n")
+    if newline:
+        return refusal_of_line(first)
+    method, _, _ = first.partition(b" ")
+    return None if not method.strip(SPACE) or TOKEN.fullmatch(method.strip(SPACE)) else bad_request()
+
+
+def refusal_of_line(line: bytes) -> Refused | None:
+    """Why this is no request line of HTTP/1, if it is not."""
+    words = line.split()
+    if len(words) != 3 or not TOKEN.fullmatch(words[0]) or not VERSION.fullmatch(words[2]):
+        return bad_request()
+    if not words[2].startswith(b"HTTP/1."):
+        return Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, b"this is HTTP/1.1\n")
+    return None
+
+
+def refusal_of_target(line: bytes) -> Refused | None:
+    """Why there is nothing to be had there, or not by that method, if so."""
+    method, target, _ = line.split()
+    path = re.split(rb"[?#]", ORIGIN.sub(b"", target), maxsplit=1)[0]
+    if path != b"/metrics":
+        return Refused(HTTPStatus.NOT_FOUND, b"the metrics are at /metrics\n")
+    if method not in (b"GET", b"HEAD"):
+        return Refused(HTTPStatus.METHOD_NOT_ALLOWED, b"", "Allow: GET, HEAD")
+    return None
+
+
+def wanted(line: bytes, fields: list[bytes]) -> Wanted:
+    """The encoding that the fields ask for, or the usual one."""
+    split = [field.partition(b":") for field in fields]
+    accepted = [value for name, _, value in split if name.strip().lower() == b"accept"]
+    encode, kind = encoder(b",".join(accepted).decode("latin-1"))
+    return Wanted(encode, kind, line.split()[0] == b"HEAD")
+
+
+def encoder(accept: str) -> tuple[Callable[[Any], bytes], str]:
+    """What the library chooses; for what it cannot read, what it chooses where nothing is asked for."""
+    try:
+        encode, kind = choose_encoder(accept)
+    except Exception:  # it parses versions with whatever comes to hand, and lets all of that raise
+        return choose_encoder("")
+    return (encode, kind) if kind.isascii() and kind.isprintable() else choose_encoder("")
+
+
+def bad_request() -> Refused:
+    """What is told to a peer that does not speak HTTP."""
+    return Refused(HTTPStatus.BAD_REQUEST, b"expected GET /metrics HTTP/1.1\n")
