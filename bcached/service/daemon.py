@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import uvloop
 
@@ -24,8 +24,8 @@ from bcached.runtime.lifetime import running
 from bcached.service import config, memory
 from bcached.service.command_line import allow_descriptors, parse_arguments
 from bcached.service.config import Settings
+from bcached.service.doors import Doors
 from bcached.service.failures import tell
-from bcached.service.listening import bind_unix
 from bcached.service.log import LogHandler, get_logger, log_what_is_not_caught, take_stderr
 from bcached.service.log import finish as finish_logging
 from bcached.service.log import start as start_logging
@@ -33,7 +33,7 @@ from bcached.service.log_stream import for_last_words
 from bcached.service.loop_lag import LoopLag
 from bcached.service.metrics import registry
 from bcached.service.metrics_server import MetricsServer
-from bcached.service.notify import Notifier, inherited_sockets
+from bcached.service.notify import Notifier
 from bcached.service.operations import CacheService
 from bcached.service.reload import Reloader
 from bcached.service.set_options import access, prepare_directories, set_options, socket_limits
@@ -61,7 +61,6 @@ class Daemon:
         self._reloader = Reloader(settings, path, logs, self._notifier)
         self._stopping = asyncio.Event()
         self._is_serving = False
-        self._own_path: str | None = None
         self._last_resort: threading.Timer | None = None
 
     async def run(self) -> None:
@@ -72,9 +71,11 @@ class Daemon:
                 measuring = tasks.create_task(self._lag.measure())
                 telling = tasks.create_task(self._logs.look_after())
                 patience = tasks.create_task(self._ask_for_time())
-                async with self._set() as cache_set:
-                    patience.cancel()
-                    await self._serve(cache_set, tasks)
+                prepare_directories(self.settings)
+                with closing(Doors.open(self.settings)) as doors:
+                    async with self._set() as cache_set:
+                        patience.cancel()
+                        await self._serve(cache_set, doors, tasks)
                 measuring.cancel()
                 telling.cancel()
         finally:
@@ -85,7 +86,6 @@ class Daemon:
     @asynccontextmanager
     async def _set(self) -> AsyncIterator[CacheSet]:
         """The devices, and the set on them."""
-        prepare_directories(self.settings)
         async with AsyncExitStack() as stack:
             devices = []
             for path in self.settings.set.devices:
@@ -95,14 +95,14 @@ class Daemon:
             options = set_options(self.settings)
             yield await stack.enter_async_context(running(devices, options, self._tell_progress))
 
-    async def _serve(self, cache_set: CacheSet, tasks: asyncio.TaskGroup) -> None:
+    async def _serve(self, cache_set: CacheSet, doors: Doors, tasks: asyncio.TaskGroup) -> None:
         """The socket and the metrics, until it is time to stop."""
         service = CacheService(cache_set)
         async with SocketServer(service, access(self.settings), socket_limits(self.settings)) as server:
             metrics = MetricsServer(registry(lambda: self._snapshot(cache_set, server)))
             helpers: list[asyncio.Task[None]] = []
             try:
-                status = await self._listen(cache_set, server, metrics)
+                status = await self._let_in(cache_set, doors, server, metrics)
                 feeding = feed_watchdog(self._notifier, self._lag, cache_set.is_healthy, cache_set.explain)
                 reloading = self._reloader.run(cache_set, server, status)
                 helpers = [tasks.create_task(feeding), tasks.create_task(reloading)]
@@ -119,32 +119,22 @@ class Daemon:
                 self._begin_stop()
                 for helper in helpers:
                     helper.cancel()
-                if (
-                    self._own_path is not None
-                ):  # while it is ours: another daemon may bind it right afterwards
-                    with suppress(OSError):
-                        os.unlink(self._own_path)
+                doors.remove_paths()
                 server.drain()
                 await metrics.close()
 
-    async def _listen(self, cache_set: CacheSet, server: SocketServer, metrics: MetricsServer) -> str:
-        """Open the doors, and say where they are: in the log, and in a line for the service manager."""
-        passed = inherited_sockets()
-        if unknown := sorted(passed.keys() - {"varlink", "metrics"}):
-            raise ConfigError(f"LISTEN_FDNAMES: expected varlink and metrics, found {', '.join(unknown)}")
-        it = self.settings.socket
-        listeners = passed.get("varlink", [])
-        if not listeners:
-            listeners = [bind_unix(it.path, int(it.mode, 8), it.group)]
-            self._own_path = it.path
-        for listener in listeners:
+    async def _let_in(
+        self, cache_set: CacheSet, doors: Doors, server: SocketServer, metrics: MetricsServer
+    ) -> str:
+        """Serve those who come, and say where: in the log, and in a line for the service manager."""
+        for listener in doors.clients:
             server.listen(listener)
-        await metrics.listen(self.settings.metrics.listen, passed.get("metrics", []))
+        await metrics.serve(doors.metrics)
         log.info(
             "serving",
             set=str(cache_set.set_uuid),
             devices=list(self.settings.set.devices),
-            sockets=[listener.getsockname() for listener in listeners],
+            sockets=[listener.getsockname() for listener in doors.clients],
             metrics=metrics.addresses,
         )
         return f"serving set {cache_set.set_uuid}"

@@ -1,15 +1,17 @@
-"""Binding Unix sockets: nothing of anybody else's is replaced, and nobody slips in before the mode is set."""
+"""Binding sockets: nothing of another's is replaced, and none slips in before a Unix socket's mode is set."""
 
 import errno
 import grp
 import os
 import socket
 import stat
+from typing import Any
 
 from bcached.errors import ConfigError
 from bcached.service.log import get_logger
 
-BACKLOG = 1024
+BACKLOG = 4096  # at most; the kernel cuts it to net.core.somaxconn
+METRICS_MODE = 0o660
 
 log = get_logger(__name__)
 
@@ -31,6 +33,35 @@ def bind_unix(path: str, mode: int, group: str = "") -> socket.socket:
         os.umask(mask)
     bound.setblocking(False)
     return bound
+
+
+def bind_metrics(where: str) -> list[socket.socket]:
+    """Listening sockets at "host:port", one for each address of the host, or "unix:/path"; "" is nowhere."""
+    if where.startswith("unix:"):
+        return [bind_unix(where.removeprefix("unix:"), METRICS_MODE)]
+    if not where:
+        return []
+    host, _, port = where.rpartition(":")
+    bound: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        for family, _, _, _, address in dict.fromkeys(found):
+            bound.append(bind_tcp(family, address))
+    except OSError as error:
+        for listener in bound:
+            listener.close()
+        # create_server adds the address to strerror; what a name service says has numbers of its own.
+        is_named = isinstance(error, socket.gaierror) or not error.errno
+        reason = error.strerror or error if is_named else os.strerror(error.errno or 0)
+        raise ConfigError(f"metrics.listen: cannot listen on {where}: {reason}") from None
+    return bound
+
+
+def bind_tcp(family: int, address: Any) -> socket.socket:
+    """A listening socket at one address."""
+    listener = socket.create_server(address, family=family, backlog=BACKLOG)
+    listener.setblocking(False)
+    return listener
 
 
 def remove_dead_socket(path: str) -> None:

@@ -6,15 +6,12 @@ are. Every connection is bounded: in what it may send, in how long it may take, 
 """
 
 import asyncio
-import os
 import socket
 from collections import deque
-from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
-from bcached.errors import ConfigError
-from bcached.service.listening import bind_unix
+from bcached.service.listening import BACKLOG
 from bcached.service.scrape import Scrape, Stage
 
 CONNECTIONS_MAX = 32
@@ -22,42 +19,26 @@ SLICE_S = 0.001
 
 
 class MetricsServer:
-    """Listens where it is told; addresses says where that is."""
+    """Serves listening sockets; addresses says where they are."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self.addresses: list[str] = []
         self._servers: list[asyncio.Server] = []
-        self._own_path: str | None = None
         self._connections: set[Scrape] = set()
         self._to_render: deque[Scrape] = deque()
 
-    async def listen(self, where: str, inherited: list[socket.socket]) -> None:
-        """Listen on the sockets systemd passed, else on "host:port" or "unix:/path"; "" is nowhere."""
+    async def serve(self, listeners: list[socket.socket]) -> None:
+        """Serve these, which listen already; they are the server's from here on."""
         loop = asyncio.get_running_loop()
-        if inherited:
-            for passed in inherited:
-                self._add(await loop.create_server(self._connected, sock=passed))
-        elif where.startswith("unix:"):
-            self._own_path = where.removeprefix("unix:")
-            bound = bind_unix(self._own_path, 0o660)
-            self._add(await loop.create_unix_server(self._connected, sock=bound))
-        elif where:
-            host, _, port = where.rpartition(":")
-            try:
-                self._add(await loop.create_server(self._connected, host.strip("[]"), int(port)))
-            except OSError as error:
-                raise ConfigError(
-                    f"metrics.listen: cannot listen on {where}: {error.strerror or error}"
-                ) from None
+        for listener in listeners:
+            create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+            self._add(await create(self._connected, sock=listener, backlog=BACKLOG))
 
     async def close(self) -> None:
         """Stop listening and drop whoever is connected."""
         for connection in [*self._connections]:
             connection.abort()
-        if self._own_path is not None and self._servers:
-            with suppress(OSError):
-                os.unlink(self._own_path)
         for server in self._servers:
             server.close()
             await server.wait_closed()

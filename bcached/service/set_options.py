@@ -72,9 +72,14 @@ def group_of(name: str) -> int | None:
 
 
 def prepare_directories(settings: Settings) -> None:
-    """Make what systemd would have made. Clients pass through both to files that have modes of their own."""
+    """Make what systemd would have made. Clients pass through both to files that have modes of their own.
+
+    That nothing can be put there is better noticed before a device is touched.
+    """
     for directory in (settings.set.state_directory, settings.set.runtime_directory):
         try:
             os.makedirs(directory, mode=0o755, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"{directory}: cannot be made: {error.strerror}") from None
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ConfigError(f"{directory}: expected a directory that uid {os.geteuid()} may write to")

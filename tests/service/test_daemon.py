@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from instruments.daemon_process import BIN, DaemonProcess, ask
+from instruments.daemon_process import BIN, DaemonProcess, ask, made_image
 
 ONE_LINE_S = 20.0
 
@@ -134,6 +134,66 @@ def test_it_says_where_it_serves() -> None:
         assert serving["sockets"] == [str(daemon.socket_path)]
         assert serving["devices"] == [str(daemon.folder / "cache.img")]
         assert serving["metrics"][0].startswith("http://127.0.0.1:")
+
+
+def test_a_metrics_port_in_use_is_noticed_before_the_image_is_touched() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        with DaemonProcess({"BCACHED__METRICS__LISTEN": where}) as daemon:
+            assert daemon.end(None) == 1
+            assert told_by(daemon) == f"metrics.listen: cannot listen on {where}: Address already in use"
+            assert (daemon.folder / "cache.img").read_bytes() == made_image().read_bytes()
+            assert not daemon.socket_path.exists()
+
+
+@pytest.mark.parametrize("occupied", ["io.bcached", "metrics"])
+def test_a_path_that_is_taken_is_noticed_before_the_image_is_touched(occupied: str) -> None:
+    daemon = DaemonProcess()
+    (daemon.folder / occupied).touch()
+    text = daemon.config.read_text().replace("127.0.0.1:0", f"unix:{daemon.folder}/metrics")
+    daemon.config.write_text(text)
+    with daemon:
+        assert daemon.end(None) == 1
+        assert "expected a socket or nothing, found something else" in told_by(daemon)
+        assert (daemon.folder / "cache.img").read_bytes() == made_image().read_bytes()
+        others = {"io.bcached", "metrics"} - {occupied}
+        assert not any((daemon.folder / other).exists() for other in others)
+        assert (daemon.folder / occupied).exists()
+
+
+@pytest.mark.parametrize("directory", ["state", "run"])
+def test_a_directory_that_cannot_be_written_is_noticed_before_the_image_is_touched(directory: str) -> None:
+    daemon = DaemonProcess()
+    (daemon.folder / directory).touch()
+    with daemon:
+        assert daemon.end(None) == 1
+        assert f"{daemon.folder / directory}: cannot be made" in told_by(daemon)
+        assert (daemon.folder / "cache.img").read_bytes() == made_image().read_bytes()
+
+
+def test_who_connects_while_the_set_is_opened_waits_and_is_served() -> None:
+    with DaemonProcess() as daemon:
+        deadline = time.monotonic() + ONE_LINE_S
+        while not daemon.socket_path.exists():
+            assert time.monotonic() < deadline
+        with socket.socket(socket.AF_UNIX) as early:
+            early.settimeout(20)
+            while early.connect_ex(str(daemon.socket_path)) != 0:
+                assert time.monotonic() < deadline  # bound, and about to listen
+            assert "set_uuid" in ask(early, "Allocator.Describe")["parameters"]
+        assert daemon.wait_until_ready().end() == 0
+
+
+def test_a_set_that_cannot_be_opened_leaves_no_socket_behind() -> None:
+    with DaemonProcess() as first:
+        first.wait_until_ready()
+        second = DaemonProcess()
+        os.link(first.folder / "cache.img", second.folder / "cache.img")
+        with second:
+            assert second.end(None) == 1
+            assert "in use" in told_by(second)
+            assert not second.socket_path.exists()
+        assert first.end() == 0
 
 
 def test_sockets_from_the_service_manager_are_served_and_kept() -> None:

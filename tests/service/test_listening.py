@@ -7,7 +7,7 @@ import pytest
 
 from bcached.errors import ConfigError
 from bcached.service import listening
-from bcached.service.listening import bind_unix
+from bcached.service.listening import bind_metrics, bind_unix
 
 
 def test_a_socket_gets_its_mode_and_listens(tmp_path: Path) -> None:
@@ -62,3 +62,31 @@ def test_a_place_that_cannot_be_is_told_in_one_line(path: str) -> None:
     with pytest.raises(ConfigError, match="cannot listen") as caught:
         bind_unix(path, 0o660)
     assert "\n" not in str(caught.value)
+
+
+def test_metrics_may_listen_on_every_address_of_a_name() -> None:
+    bound = bind_metrics("localhost:0")
+    assert bound
+    for listener in bound:
+        host, port, *_ = listener.getsockname()
+        socket.create_connection((host, port), timeout=5).close()
+        listener.close()
+
+
+def test_of_several_addresses_none_is_kept_if_one_cannot_be_had() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"metrics.listen: cannot listen on localhost:{port}: "):
+            bind_metrics(f"localhost:{port}")
+
+
+def test_a_host_that_is_not_known_is_told_in_one_line() -> None:
+    with pytest.raises(
+        ConfigError, match=r"metrics.listen: cannot listen on no-such-host.invalid:1: "
+    ) as caught:
+        bind_metrics("no-such-host.invalid:1")
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_may_be_nowhere() -> None:
+    assert bind_metrics("") == []

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from bcached.errors import ConfigError
 from bcached.service import metrics_server, scrape
+from bcached.service.listening import bind_metrics
 from bcached.service.metric_families import coarser
 from bcached.service.metrics import registry
 from bcached.service.metrics_server import MetricsServer
@@ -253,7 +254,7 @@ def test_promtool_finds_nothing_to_say(text: str) -> None:
 @pytest.fixture
 async def server() -> AsyncIterator[MetricsServer]:
     serving = MetricsServer(registry(snapshot))
-    await serving.listen("127.0.0.1:0", [])
+    await serving.serve(bind_metrics("127.0.0.1:0"))
     yield serving
     await serving.close()
 
@@ -447,7 +448,7 @@ async def test_a_collector_that_fails_is_told_of_and_hangs_nobody() -> None:
         raise ZeroDivisionError
 
     serving = MetricsServer(registry(broken))
-    await serving.listen("127.0.0.1:0", [])
+    await serving.serve(bind_metrics("127.0.0.1:0"))
     status, _, body = await ask(serving, b"GET /metrics HTTP/1.1\r\n\r\n")
     assert status == "HTTP/1.1 500 Internal Server Error"
     assert b"ZeroDivisionError" in body
@@ -456,7 +457,7 @@ async def test_a_collector_that_fails_is_told_of_and_hangs_nobody() -> None:
 
 async def test_closing_drops_who_is_connected() -> None:
     serving = MetricsServer(registry(snapshot))
-    await serving.listen("127.0.0.1:0", [])
+    await serving.serve(bind_metrics("127.0.0.1:0"))
     reader, writer = await asyncio.open_connection("127.0.0.1", port_of(serving))
     await asyncio.sleep(0.05)
     await asyncio.wait_for(serving.close(), 5)
@@ -476,12 +477,11 @@ async def unix_scrape(path: Path) -> bytes:
 async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
     serving = MetricsServer(registry(snapshot))
     path = tmp_path / "metrics"
-    await serving.listen(f"unix:{path}", [])
+    await serving.serve(bind_metrics(f"unix:{path}"))
     assert serving.addresses == [f"unix:{path}"]
     assert (path.stat().st_mode & 0o777) == 0o660
     assert b"200 OK" in await unix_scrape(path)
     await serving.close()
-    assert not path.exists()
 
 
 async def test_a_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
@@ -489,9 +489,9 @@ async def test_a_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     serving, second = MetricsServer(registry(snapshot)), MetricsServer(registry(snapshot))
-    await serving.listen(f"unix:{path}", [])
+    await serving.serve(bind_metrics(f"unix:{path}"))
     with pytest.raises(ConfigError, match="another process does"):
-        await second.listen(f"unix:{path}", [])
+        await second.serve(bind_metrics(f"unix:{path}"))
     assert b"200 OK" in await unix_scrape(path)
     await serving.close()
 
@@ -502,15 +502,15 @@ async def test_what_is_no_socket_is_never_replaced(tmp_path: Path, occupy: Calla
     occupy(path)
     before = path.lstat()
     with pytest.raises(ConfigError, match="expected a socket or nothing"):
-        await MetricsServer(registry(snapshot)).listen(f"unix:{path}", [])
+        await MetricsServer(registry(snapshot)).serve(bind_metrics(f"unix:{path}"))
     assert path.lstat() == before
 
 
-async def test_an_inherited_socket_is_served_in_place_of_the_configured_one() -> None:
+async def test_an_inherited_socket_is_served() -> None:
     with socket.create_server(("127.0.0.1", 0)) as passed:
         passed.setblocking(False)
         serving = MetricsServer(registry(snapshot))
-        await serving.listen("127.0.0.1:1", [passed.dup()])
+        await serving.serve([passed.dup()])
         assert serving.addresses == [f"http://127.0.0.1:{passed.getsockname()[1]}/metrics"]
         assert (await ask(serving, b"GET /metrics HTTP/1.1\r\n\r\n"))[0] == "HTTP/1.1 200 OK"
         await serving.close()
@@ -518,7 +518,7 @@ async def test_an_inherited_socket_is_served_in_place_of_the_configured_one() ->
 
 async def test_off_is_off() -> None:
     serving = MetricsServer(registry(snapshot))
-    await serving.listen("", [])
+    await serving.serve(bind_metrics(""))
     assert serving.addresses == []
     await serving.close()
 
@@ -526,7 +526,7 @@ async def test_off_is_off() -> None:
 async def test_an_address_in_use_is_told_in_one_line(server: MetricsServer) -> None:
     second = MetricsServer(registry(snapshot))
     with pytest.raises(ConfigError, match=r"metrics.listen: cannot listen on 127.0.0.1:\d+: "):
-        await second.listen(f"127.0.0.1:{port_of(server)}", [])
+        await second.serve(bind_metrics(f"127.0.0.1:{port_of(server)}"))
 
 
 def test_rendering_goes_in_slices_and_loses_nothing() -> None:
