@@ -30,9 +30,9 @@ def _blocking(
 class BlockingClient:
     """A connection to the daemon, with all that it holds; see Client for what each method does."""
 
-    def __init__(self, path: str = SOCKET_PATH) -> None:
+    def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0) -> None:
         self.runner = asyncio.Runner()
-        self.client = Client(path)
+        self.client = Client(path, patience_s=patience_s)
 
     def __enter__(self) -> Self:
         """Connect, and take the lease."""

@@ -12,6 +12,7 @@ from typing import cast
 
 import msgspec
 
+from bcached.client.connecting import connect
 from bcached.client.refusals import refusal_from
 from bcached.errors import ConnectionLost, RequestError
 from bcached.wire.codec import REPLY_BYTES_MAX, decode_answer, encode_request
@@ -53,12 +54,14 @@ class Channel(asyncio.Protocol):
         self._poll = select.poll()
 
     @classmethod
-    async def open(cls, path: str) -> "Channel":
-        """Connect; ConnectionLost if nobody is there."""
+    async def open(cls, path: str, patience_s: float = 0.0) -> "Channel":
+        """Connect; ConnectionLost if no daemon is there, nor comes in so long."""
+        connected = await connect(path, patience_s)
         channel = cls(path)
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: channel, path)
+            await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=connected)
         except OSError as error:
+            connected.close()
             raise ConnectionLost(path, error.strerror or str(error)) from None
         return channel
 

@@ -42,10 +42,12 @@ class Client:
 
     Calls may be made concurrently: they are pipelined, and start in the order they were made. Whoever is
     not at least an allocator takes no lease and cannot write.
+    patience_s is how long to wait for a daemon that is away, as during a restart.
     """
 
-    def __init__(self, path: str = SOCKET_PATH) -> None:
+    def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0) -> None:
         self.path = path
+        self._patience_s = patience_s
         self._entered: Channel | None = None
         self._described: messages.Description | None = None
         self._data: DataPaths
@@ -57,7 +59,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         """Connect, and take the lease."""
-        self._entered = await Channel.open(self.path)
+        self._entered = await Channel.open(self.path, self._patience_s)
         try:
             self._described = await self._call(
                 ALLOCATOR, "Describe", messages.Nothing(), messages.Description
@@ -364,7 +366,7 @@ class Client:
 
     async def watch(self, interval_ms: int | None = None) -> AsyncGenerator[State, None]:
         """The state, and again whenever it has changed; over a connection of its own."""
-        channel = await Channel.open(self.path)
+        channel = await Channel.open(self.path, self._patience_s)
         news: asyncio.Queue[bytes | None] = asyncio.Queue()
         asked = messages.Watch(interval_ms)
         request = METHODS[f"{MONITOR}.Watch"].request(parameters=asked, more=True)
