@@ -4,6 +4,7 @@ import fcntl
 import os
 
 from bcached.errors import DeviceError
+from bcached.wire.lease_lock import whole_file
 
 
 class Lease:
@@ -15,10 +16,10 @@ class Lease:
         except OSError as error:
             raise DeviceError(path, f"cannot open the lease: {error.strerror}") from None
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # Not flock: any reader of the file could hold that exclusively, and keep all others out.
+            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, whole_file(fcntl.F_RDLCK))
         except OSError as error:
             self.let_go()
-            # Only a later life of the daemon locks it for itself alone: ours is over.
             raise DeviceError(path, f"cannot lock the lease: {error.strerror}") from None
 
     @property

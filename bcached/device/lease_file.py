@@ -1,8 +1,11 @@
 """Lease files: how a new life of the daemon knows that writers of a former one have stopped.
 
-Each life makes one. Whoever writes to the device holds a shared lock on it while it may; who can lock it
-exclusively knows that nobody does any more. The file tells in which boot it was made, since no writer
-outlives that.
+Each life makes one. A client holds a read lock on it while it may write to the device; when the kernel knows
+of no lock, no client may any more. The file tells in which boot it was made, since no writer outlives that.
+
+Clients may only read the file, and with that take only locks that keep no other client out. The daemon takes
+none, it asks: a client gets its lease before it can get sectors, so once a life is over no lease that is
+taken later has any to be written.
 """
 
 import contextlib
@@ -10,7 +13,9 @@ import fcntl
 import glob
 import os
 
+from bcached.device.lock_holders import Process, flock_holders, record_lock_holders
 from bcached.errors import DeviceError
+from bcached.wire.lease_lock import kind_of, whole_file
 
 MODE = 0o440
 SUFFIX = ".lease"
@@ -48,25 +53,52 @@ class OldLease:
         self.boot = boot
 
     def is_let_go(self) -> bool:
-        """Whether nobody holds it any more."""
+        """Whether no client holds it any more, be it by a record lock or by flock."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = self._open()
         except FileNotFoundError:
             return True
+        except PermissionError:  # a daemon of another user made it: what is left is to wait the grace
+            return False
         except OSError as error:
             raise DeviceError(self.path, f"cannot open the lease file: {error.strerror}") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+            return not _is_locked(descriptor)
+        except OSError as error:
+            raise DeviceError(self.path, f"cannot look at the lease's locks: {error.strerror}") from None
         finally:
             os.close(descriptor)
-        return True
+
+    def holders(self) -> list[Process]:
+        """The processes that hold it, where that shows."""
+        try:
+            descriptor = self._open()
+        except OSError:
+            return []
+        try:
+            holders = {holder.process for holder in flock_holders(descriptor)}
+            return sorted(holders.union(record_lock_holders(descriptor)), key=lambda process: process.pid)
+        finally:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def remove(self) -> None:
         """Nobody needs it any more."""
         with contextlib.suppress(OSError):
             os.unlink(self.path)
+
+
+def _is_locked(descriptor: int) -> bool:
+    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
+    if kind_of(answer) != fcntl.F_UNLCK:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def old_leases(directory: str, name: str) -> list[OldLease]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from bcached.device.lease_file import OldLease, boot_id
 
-LOOK_INTERVAL_S = 0.05  # flock has no way to tell when a lock is let go, short of a thread that hangs on it
+LOOK_INTERVAL_S = 0.05  # nothing tells when a lock is let go, short of a thread that hangs on it
 
 
 async def wait_for_old_writers(
@@ -31,4 +31,13 @@ async def wait_for_old_writers(
         if not told:
             progress(f"waiting up to {grace_s:g} s for writers of a former life")
             told = True
+            for lease in of_this_boot:
+                await _name_holders(lease, progress)
         await asyncio.sleep(min(LOOK_INTERVAL_S, max(deadline - loop.time(), 0)))
+
+
+async def _name_holders(lease: OldLease, progress: Callable[[str], None]) -> None:
+    """Say which processes hold a lease, so that one that hangs can be found."""
+    holders = await asyncio.to_thread(lease.holders)
+    if holders:
+        progress(f"the lease {lease.path} is held by {', '.join(map(str, holders))}")

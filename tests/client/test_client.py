@@ -1,5 +1,4 @@
 import asyncio
-import fcntl
 import os
 import socket
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from bcached.client import Client, Piece
 from bcached.client.channel import Channel
 from bcached.client.refusals import refusal_from
+from bcached.device.lease_file import OldLease
 from bcached.errors import (
     BadMagic,
     BcachedError,
@@ -32,6 +32,7 @@ from bcached.wire.messages import Extent, Nothing
 from bcached.wire.methods import METHODS
 from instruments.loop_device import loop_device
 from instruments.served_set import BUCKET_SECTORS, SET_BYTES, served
+from instruments.stranger import stranger
 
 
 @pytest.fixture
@@ -44,16 +45,8 @@ def bytes_of(key: Key, seed: int = 1) -> bytes:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody shares the lease."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
+    """Whether a client holds the lease."""
+    return not OldLease(path, "").is_let_go()
 
 
 async def exhaust(client: Client) -> list[Key]:
@@ -432,20 +425,35 @@ async def test_the_lease_is_held_while_connected_and_no_longer(folder: Path):
         assert not is_locked(it.cache_set.lease_path)
 
 
-async def test_a_lease_that_is_gone_or_taken_keeps_the_client_out(folder: Path):
+async def test_a_lease_that_is_gone_keeps_the_client_out(folder: Path):
     async with served(folder) as it:
         lease = Path(it.cache_set.lease_path)
-        with lease.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            with pytest.raises(DeviceError, match="cannot lock the lease"):
-                async with Client(it.path):
-                    pass
         lease.rename(folder / "elsewhere")
         with pytest.raises(DeviceError, match="cannot open the lease"):
             async with Client(it.path):
                 pass
         await until(lambda: it.server.statistics().connections == 0)
         (folder / "elsewhere").rename(lease)
+
+
+@pytest.mark.parametrize("how", ["LOCK_EX", "LOCK_SH", "F_RDLCK"])
+async def test_no_lock_that_another_client_can_take_keeps_a_client_out(folder: Path, how: str):
+    async with served(folder, image=True) as it:
+        lease = it.cache_set.lease_path
+        with stranger(lease, how):
+            async with Client(it.path) as client:
+                (key,) = await client.allocate(0, 0, 8)
+                await client.write(key, bytes(4096))
+            assert is_locked(lease), "the other client's lock stays"
+        await until(lambda: not is_locked(lease))
+
+
+async def test_no_client_can_take_the_lease_for_itself(folder: Path):
+    async with served(folder) as it:
+        lease = it.cache_set.lease_path
+        assert Path(lease).stat().st_mode & 0o777 == 0o440, "clients read it and no more"
+        with pytest.raises(OSError, match="Bad file descriptor"), stranger(lease, "F_WRLCK"):
+            pass
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 8, bytes(8192)])

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bcached.device.lease_file import boot_id, create_lease, old_leases
+from bcached.client.lease import Lease
+from bcached.device.lease_file import OldLease, boot_id, create_lease, old_leases
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.lifetime import running
 from instruments.living_set import fresh_members, reopened, set_options
+from instruments.stranger import stranger
 from instruments.virtual_time import in_virtual_time
 
 NAME = "set"
@@ -55,6 +57,37 @@ async def test_one_that_is_held_is_waited_for(tmp_path: Path) -> None:
     descriptor = hold(lease(tmp_path, 2))
     asyncio.get_running_loop().call_later(3, os.close, descriptor)
     assert await waited_s(tmp_path) == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize("how", ["LOCK_SH", "LOCK_EX", "F_RDLCK"])
+def test_a_lock_of_either_kind_holds_a_lease(tmp_path: Path, how: str) -> None:
+    old = OldLease(lease(tmp_path), boot_id())
+    with stranger(old.path, how, name="writer") as holder:
+        assert not old.is_let_go()
+        if how != "F_RDLCK" or os.geteuid() == 0:  # a record lock shows only among what we may look at
+            assert [(it.pid, it.command) for it in old.holders()] == [(holder.pid, "writer")]
+    assert old.is_let_go()
+    assert old.holders() == []
+
+
+@in_virtual_time
+async def test_the_librarys_lease_is_waited_for(tmp_path: Path) -> None:
+    held = Lease(lease(tmp_path))
+    asyncio.get_running_loop().call_later(3, held.let_go)
+    assert await waited_s(tmp_path) == pytest.approx(3, abs=0.1)
+
+
+def test_looking_at_a_lease_keeps_no_client_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, flock, seen = OldLease(lease(tmp_path), boot_id()), fcntl.flock, []
+
+    def meanwhile(descriptor: int, how: int) -> None:
+        flock(descriptor, how)
+        Lease(old.path).let_go()
+        seen.append(how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    assert old.is_let_go()
+    assert seen
 
 
 @in_virtual_time
@@ -156,6 +189,7 @@ async def test_a_set_opens_when_its_writers_are_gone(tmp_path: Path) -> None:
     asyncio.get_running_loop().call_later(4, os.close, descriptor)
     assert await opening_s([again], tmp_path, told) == pytest.approx(4, abs=0.1)
     assert "waiting up to 10 s for writers of a former life" in told
+    assert f"the lease {path} is held by process {os.getpid()}" in "".join(told)
     (newer,) = tmp_path.glob("*.lease")
     assert newer != path, "every life has its own, and the old ones are gone"
 

@@ -1,0 +1,171 @@
+"""Which processes hold a lock on a file or have it open, as far as the kernel tells.
+
+/proc/locks names the process that *took* a flock, and none for a lock of an open file description. Which
+processes have such a lock, or a flock whose taker has ended, is told by what they have open, where we may
+look at that: root at all processes, others at those of their own user.
+"""
+
+import os
+import pwd
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+FLOCK, RECORD_LOCKS = ("FLOCK",), ("OFDLCK", "POSIX")
+READ, WRITE = "READ", "WRITE"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process, in words for a message: pid 0 if it is not to be seen from here.
+
+    uid is the real one: a program with the set-user-id bit runs for the user who started it. It is None
+    where it is hidden from us. has_ended: it has left the lock to a process that we cannot find.
+    """
+
+    pid: int
+    command: str = ""
+    uid: int | None = None
+    has_ended: bool = False
+
+    def __str__(self) -> str:
+        if self.pid <= 0:
+            return "another process"
+        if self.has_ended:
+            return f"what process {self.pid} has left running"
+        known = [self.command] if self.command else []
+        known += [f"user {_user_name(self.uid)}"] if self.uid is not None else []
+        return f"process {self.pid}" + (f" ({', '.join(known)})" if known else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A lock on a file, READ or WRITE, and the process that holds it."""
+
+    kind: str
+    process: Process
+
+
+def flock_holders(descriptor: int) -> list[Holder]:
+    """Every flock on the file; none of a process of another container, which does not show here."""
+    place = _place(descriptor)
+    found = []
+    for kind, pid in _listed_flocks(place):
+        if _exists(pid) and _has_lock(pid, place, FLOCK, pid) is not False:
+            found.append(Holder(kind, process(pid)))
+        else:
+            heirs = [Holder(kind, process(heir)) for heir in _pids_with_lock(place, FLOCK, pid)]
+            found += heirs or [Holder(kind, Process(pid, has_ended=True))]
+    return found
+
+
+def record_lock_holders(descriptor: int) -> list[Process]:
+    """The processes that hold a POSIX or open-file-description lock on the file, where that shows."""
+    return [process(pid) for pid in _pids_with_lock(_place(descriptor), RECORD_LOCKS)]
+
+
+def openers(file: os.stat_result) -> Iterator[Process]:
+    """The processes that have the file or block device open, by whatever name, where that shows."""
+    for pid in _pids():
+        with suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    if _is_same(file, os.stat(f"/proc/{pid}/fd/{name}")):
+                        yield process(pid)
+                        break
+
+
+def process(pid: int) -> Process:
+    """What is to be seen of a process."""
+    fields = {}
+    with suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+        fields = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
+    uids = fields.get("Uid", "").split()
+    command = "".join(letter if letter.isprintable() else "?" for letter in fields.get("Name", ""))
+    return Process(pid, command, int(uids[0]) if uids else None)
+
+
+def _is_same(file: os.stat_result, other: os.stat_result) -> bool:
+    """Whether they are the same bytes; a block device may have several nodes."""
+    if stat.S_ISBLK(file.st_mode):
+        return stat.S_ISBLK(other.st_mode) and file.st_rdev == other.st_rdev
+    return os.path.samestat(file, other)
+
+
+def _place(descriptor: int) -> str:
+    """Where /proc/locks says the file is. Some file systems have fstat tell another device."""
+    file = os.fstat(descriptor)
+    major, minor, inode = os.major(file.st_dev), os.minor(file.st_dev), file.st_ino
+    with suppress(OSError, ValueError):
+        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as info:
+            fields = dict(line.split(":", 1) for line in info if ":" in line)
+        inode = int(fields.get("ino", inode))
+        mount = fields["mnt_id"].strip()
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            numbers = next(line.split()[2] for line in mounts if line.split(" ", 1)[0] == mount)
+        major, minor = map(int, numbers.split(":"))
+    return f"{major:02x}:{minor:02x}:{inode}"
+
+
+def _listed_flocks(place: str) -> list[tuple[str, int]]:
+    """The kind and the taker of each flock on the file."""
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            return [(fields[3], int(fields[4])) for fields in _locks_at(place, locks, FLOCK)]
+    except OSError:
+        return []
+
+
+def _locks_at(place: str, lines: Iterable[str], types: tuple[str, ...]) -> Iterator[list[str]]:
+    """The fields of the lines about locks of these types on the file, and of none that is only waited for."""
+    for line in lines:
+        fields = line.removeprefix("lock:").split()
+        if len(fields) > 5 and fields[1] in types and fields[5] == place:
+            yield fields
+
+
+def _exists(pid: int) -> bool:
+    """Whether the process still runs; pid 0 is one whose number does not show here."""
+    if pid <= 0:
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _pids_with_lock(place: str, types: tuple[str, ...], taker: int | None = None) -> list[int]:
+    """The processes that have such a lock, and of those that one process took, wherever it came to since."""
+    return [pid for pid in _pids() if _has_lock(pid, place, types, taker)]
+
+
+def _has_lock(pid: int, place: str, types: tuple[str, ...], taker: int | None = None) -> bool | None:
+    """Whether a process has such a lock; None if we may not know."""
+    try:
+        names = os.listdir(f"/proc/{pid}/fdinfo")
+    except OSError:
+        return None
+    for name in names:
+        with (
+            suppress(OSError),
+            open(f"/proc/{pid}/fdinfo/{name}", encoding="ascii", errors="replace") as info,
+        ):
+            locks = _locks_at(place, (line for line in info if line.startswith("lock:")), types)
+            if any(taker is None or int(fields[4]) == taker for fields in locks):
+                return True
+    return False
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
