@@ -39,6 +39,7 @@ from bcached.service.reload import Reloader
 from bcached.service.set_options import access, prepare_directories, set_options, socket_limits
 from bcached.service.socket_server import SocketServer
 from bcached.service.statistics import Snapshot
+from bcached.service.terminal import Terminal
 from bcached.service.watchdog import feed_watchdog
 
 STOP_LIMIT_S = 4.5
@@ -58,6 +59,7 @@ class Daemon:
         self._logs = logs
         self._notifier = Notifier()
         self._lag = LoopLag()
+        self._terminal = Terminal()
         self._reloader = Reloader(settings, path, logs, self._notifier)
         self._stopping = asyncio.Event()
         self._is_serving = False
@@ -166,7 +168,7 @@ class Daemon:
         assert task is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number, task.cancel)
-        loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up, task.cancel)
 
     @staticmethod
     def _ignore_signals() -> None:
@@ -174,6 +176,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
+
+    def _hang_up(self, break_off: Callable[[], object]) -> None:
+        """Reload, unless it is the terminal that has hung up."""
+        if self._terminal.is_gone:
+            self._stop(signal.SIGHUP, break_off)
+        else:
+            self._reloader.ask()
 
     def _stop(self, number: signal.Signals, break_off: Callable[[], object]) -> None:
         """Stop, once: whoever asks again is told that it is under way."""
