@@ -5,11 +5,36 @@ The caller's (RequestError and its leaves: what a socket client is told, with nu
 ours (plain AssertionError: a bug, and the daemon stops).
 """
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+T = TypeVar("T")
 
 
 class BcachedError(Exception):
     """Root of all errors that bcached raises on purpose; str() is one line for a person."""
+
+
+# The operating system's, on their way to become ours.
+
+
+def calling(call: Callable[..., T], *args: Any, **how: Any) -> T:
+    """Returns what a call of the operating system returns; an OSError it raises bears the call's name.
+
+    For what takes several calls: "cannot open it" may be any of ten, and only the name tells a wrong mode
+    from a sandbox that forbids the call as such.
+    """
+    try:
+        return call(*args, **how)
+    except OSError as error:
+        error.add_note(call.__name__)
+        raise
+
+
+def reason(error: Exception) -> str:
+    """Returns why something failed: the call's name where it is noted, and the kernel's words."""
+    words = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return ": ".join((*getattr(error, "__notes__", ()), words))
 
 
 # The world's: devices, bytes from disk, configuration.

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bcached.errors import BadField, DeviceError, FormatError
+from bcached.errors import BadField, DeviceError, FormatError, calling, reason
 from bcached.keys import Key, Pointer
 from bcached.wire.gen_map import GenMap
 from bcached.wire.messages import Device, GenMapFile
@@ -63,13 +63,15 @@ class Gens:
 
     def _map(self, file: GenMapFile, bucket_count: int) -> GenMap:
         try:
-            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor: int = calling(os.open, file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                mapping = mmap.mmap(descriptor, file.bytes, mmap.MAP_SHARED, mmap.PROT_READ)
+                mapping: mmap.mmap = calling(
+                    mmap.mmap, descriptor, file.bytes, mmap.MAP_SHARED, mmap.PROT_READ
+                )
             finally:
                 os.close(descriptor)
         except (OSError, ValueError) as error:
-            raise DeviceError(file.path, f"cannot map the gens: {error}") from None
+            raise DeviceError(file.path, f"cannot map the gens: {reason(error)}") from None
         self._mappings.append(mapping)
         view = memoryview(mapping)
         try:

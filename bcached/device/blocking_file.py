@@ -7,7 +7,7 @@ from bcached.device import kernel_calls
 from bcached.device.block_device import BytesLike
 from bcached.device.opening import OpenFile
 from bcached.device.transfer import ShortTransferError, read_extent, write_extent
-from bcached.errors import FlushFailed
+from bcached.errors import FlushFailed, calling, reason
 
 NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
@@ -86,11 +86,6 @@ class BlockingFile:
         """A file that was cut short would silently grow again; a block device says so by itself."""
         if self._file.is_block:
             return
-        found = os.fstat(self._file.descriptor).st_size
+        found = calling(os.fstat, self._file.descriptor).st_size
         if found < self._file.size_bytes:
             raise OSError(errno.EIO, f"expected a file of {self._file.size_bytes} bytes, found {found}")
-
-
-def reason(error: Exception) -> str:
-    """Why a call failed, without the number that Python puts before it."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -14,12 +14,12 @@ from typing import TypeVar
 from aiofiles.os import wrap
 
 from bcached.device.block_device import BytesLike, DeviceStatistics, check_extent
-from bcached.device.blocking_file import BlockingFile, reason
+from bcached.device.blocking_file import BlockingFile
 from bcached.device.counters import Counters
 from bcached.device.lane import Lane, ended
 from bcached.device.opening import OpenFile, open_file
 from bcached.device.transfer import ShortTransferError
-from bcached.errors import DeviceError, FlushFailed
+from bcached.errors import DeviceError, FlushFailed, reason
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ import os
 import stat
 
 from bcached.device.occupancy import lock, refuse_under_loop
-from bcached.errors import DeviceError, DeviceRefused
+from bcached.errors import DeviceError, DeviceRefused, calling, reason
 
 IMAGE_MODE = 0o600  # what is cached may be anybody's secret
 
@@ -17,23 +17,23 @@ def create_image(path: str, size_bytes: int, *, replace: bool = False) -> None:
     except FileExistsError:
         raise DeviceRefused(path, "it exists already") from None
     except OSError as error:
-        raise DeviceError(path, f"cannot create it: {error.strerror}") from None
+        raise DeviceError(path, f"cannot create it: {reason(error)}") from None
     try:
         _empty(path, descriptor, size_bytes)
     except OSError as error:
         if not replace:
             os.unlink(path)
-        raise DeviceError(path, f"cannot make it {size_bytes} bytes long: {error.strerror}") from None
+        raise DeviceError(path, f"cannot make it {size_bytes} bytes long: {reason(error)}") from None
     finally:
         os.close(descriptor)
 
 
 def _empty(path: str, descriptor: int, size_bytes: int) -> None:
     """Turn the file to zeros under the lock of whoever uses an image."""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not stat.S_ISREG(calling(os.fstat, descriptor).st_mode):
         raise DeviceRefused(path, "expected an image file or nothing, found something else")
     lock(path, descriptor)
     refuse_under_loop(path, descriptor)
     os.ftruncate(descriptor, 0)
     os.ftruncate(descriptor, size_bytes)
-    os.fsync(descriptor)
+    calling(os.fsync, descriptor)

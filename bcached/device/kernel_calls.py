@@ -5,6 +5,9 @@ import fcntl
 import os
 import sys
 from array import array
+from typing import Any
+
+from bcached.errors import calling
 
 # <linux/fs.h>, on the architectures where _IO() has no direction bit (all but alpha, mips, powerpc, sparc).
 BLKSSZGET = 0x1268
@@ -21,7 +24,7 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 def logical_block_bytes(descriptor: int) -> int:
     """The unit in which a block device takes writes."""
-    answer = fcntl.ioctl(descriptor, BLKSSZGET, bytes(4))
+    answer: Any = calling(fcntl.ioctl, descriptor, BLKSSZGET, bytes(4))
     return int.from_bytes(answer, sys.byteorder)
 
 
@@ -39,8 +42,8 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
 
 def clear_direct(descriptor: int) -> None:
     """Go back to buffered I/O on a descriptor that was opened with O_DIRECT."""
-    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+    flags: int = calling(fcntl.fcntl, descriptor, fcntl.F_GETFL)
+    calling(fcntl.fcntl, descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
 
 
 def reopened(descriptor: int, flags: int) -> int:

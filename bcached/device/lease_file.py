@@ -8,40 +8,44 @@ none, it asks: a client gets its lease before it can get sectors, so once a life
 taken later has any to be written.
 """
 
-import contextlib
 import fcntl
 import glob
 import os
+from typing import Any
 
+from bcached.device.group_file import create_group_file, remove_quietly
 from bcached.device.lock_holders import Process, flock_holders, record_lock_holders
-from bcached.errors import DeviceError
+from bcached.errors import DeviceError, calling, reason
 from bcached.wire.lease_lock import kind_of, whole_file
 
-MODE = 0o440
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 SUFFIX = ".lease"
 
 
 def boot_id() -> str:
     """Which boot of the machine this is."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    try:
+        with open(BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError as error:
+        raise DeviceError(BOOT_ID, f"cannot read it: {reason(error)}") from None
 
 
 def create_lease(directory: str, name: str, life: int, boot: str, gid: int | None = None) -> str:
     """Make the lease file of a life; its path."""
     path = os.path.join(directory, f"{name}.{life:016x}{SUFFIX}")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
+        descriptor = create_group_file(path, os.O_WRONLY, gid)
         try:
-            os.fchmod(descriptor, MODE)
-            if gid is not None:
-                os.fchown(descriptor, -1, gid)
-            os.write(descriptor, f"{boot}\n".encode())
-            os.fsync(descriptor)
+            calling(os.write, descriptor, f"{boot}\n".encode())
+            calling(os.fsync, descriptor)
+        except BaseException:
+            remove_quietly(path)
+            raise
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise DeviceError(path, f"cannot make the lease file: {error.strerror}") from None
+        raise DeviceError(path, f"cannot make the lease file: {reason(error)}") from None
     return path
 
 
@@ -61,11 +65,11 @@ class OldLease:
         except PermissionError:  # a daemon of another user made it: what is left is to wait the grace
             return False
         except OSError as error:
-            raise DeviceError(self.path, f"cannot open the lease file: {error.strerror}") from None
+            raise DeviceError(self.path, f"cannot open the lease file: {reason(error)}") from None
         try:
             return not _is_locked(descriptor)
         except OSError as error:
-            raise DeviceError(self.path, f"cannot look at the lease's locks: {error.strerror}") from None
+            raise DeviceError(self.path, f"cannot look at the lease's locks: {reason(error)}") from None
         finally:
             os.close(descriptor)
 
@@ -86,16 +90,15 @@ class OldLease:
 
     def remove(self) -> None:
         """Nobody needs it any more."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
+        remove_quietly(self.path)
 
 
 def _is_locked(descriptor: int) -> bool:
-    answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
+    answer: Any = calling(fcntl.fcntl, descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
     if kind_of(answer) != fcntl.F_UNLCK:
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        calling(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     return False

@@ -1,13 +1,11 @@
 """A file of our own that is mapped into memory, for others to map read-only."""
 
-import contextlib
 import mmap
 import os
 import secrets
 
-from bcached.errors import DeviceError
-
-MODE = 0o440
+from bcached.device.group_file import create_group_file, remove_quietly
+from bcached.errors import DeviceError, calling, reason
 
 
 class MappedFile:
@@ -18,27 +16,21 @@ class MappedFile:
         self.size_bytes = size_bytes
         temporary = f"{path}.{secrets.token_hex(4)}"
         try:
-            descriptor = os.open(
-                temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, MODE
-            )
+            descriptor = create_group_file(temporary, os.O_RDWR, gid)
             try:
-                os.fchmod(descriptor, MODE)
-                if gid is not None:
-                    os.fchown(descriptor, -1, gid)
-                os.posix_fallocate(descriptor, 0, size_bytes)  # or a full tmpfs would kill us at some store
-                self._map = mmap.mmap(descriptor, size_bytes)
-                os.rename(temporary, path)
+                # Or a full tmpfs would kill us at some store.
+                calling(os.posix_fallocate, descriptor, 0, size_bytes)
+                self._map = calling(mmap.mmap, descriptor, size_bytes)
+                calling(os.rename, temporary, path)
             except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
+                remove_quietly(temporary)
                 raise
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise DeviceError(path, f"cannot map it: {error.strerror}") from None
+            raise DeviceError(path, f"cannot map it: {reason(error)}") from None
         self.memory = memoryview(self._map)
 
     def remove(self) -> None:
         """Take the name away; who has it mapped keeps the memory."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
+        remove_quietly(self.path)

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 
 from bcached.device import sysfs
-from bcached.errors import DeviceRefused
+from bcached.errors import DeviceRefused, calling
 
 # udev holds a shared lock for moments while it looks at a device that has just changed.
 LOCK_PATIENCE_S = 1.0
@@ -89,7 +89,7 @@ def lock(path: str, descriptor: int) -> None:
     deadline = time.monotonic() + (LOCK_PATIENCE_S if is_block else 0)
     while True:
         try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return calling(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno != errno.EWOULDBLOCK:
                 raise

@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 
 from bcached.device import kernel_calls, occupancy, sysfs
-from bcached.errors import DeviceError, DeviceRefused
+from bcached.errors import DeviceError, DeviceRefused, calling, reason
 from bcached.units import SECTOR_BYTES
 
 # Directories under /dev in which everybody may make links.
@@ -43,7 +43,7 @@ def open_file(path: str, writable: bool, exclusive: bool, direct: bool) -> OpenF
     try:
         return _open_file(path, writable, exclusive, direct)
     except OSError as error:
-        raise DeviceError(path, f"cannot open it: {error.strerror}") from None
+        raise DeviceError(path, f"cannot open it: {reason(error)}") from None
 
 
 def _open_file(path: str, writable: bool, exclusive: bool, direct: bool) -> OpenFile:
@@ -58,7 +58,7 @@ def _open_file(path: str, writable: bool, exclusive: bool, direct: bool) -> Open
     descriptor = _open(path, target, flags, direct)
     backing = None
     try:
-        if not os.path.samestat(expected, os.fstat(descriptor)):
+        if not os.path.samestat(expected, calling(os.fstat, descriptor)):
             raise DeviceRefused(path, "it was replaced while it was being opened")
         if exclusive:
             backing = _claim(path, descriptor, is_block)
@@ -129,11 +129,11 @@ def _measure(
 ) -> OpenFile:
     block_bytes = kernel_calls.logical_block_bytes(descriptor) if is_block else SECTOR_BYTES
     # A block device has no size in its inode, but its end can be sought like a file's.
-    end = os.lseek(descriptor, 0, os.SEEK_END)
+    end: int = calling(os.lseek, descriptor, 0, os.SEEK_END)
     size_bytes = end - end % block_bytes
     if size_bytes == 0:
         raise DeviceError(path, f"expected at least one block of {block_bytes} bytes, found {end} bytes")
-    direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+    direct = bool(calling(fcntl.fcntl, descriptor, fcntl.F_GETFL) & os.O_DIRECT)
     if direct and not is_block and not _takes_sectors(descriptor):
         kernel_calls.clear_direct(descriptor)
         direct = False

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bcached.errors import DeviceError, DeviceRefused
+from bcached.errors import DeviceError, DeviceRefused, reason
 
 LIBRARY = "libblkid.so.1"
 PROGRAM = "blkid"
@@ -117,7 +117,7 @@ def _ask_program(path: str) -> tuple[Signature, ...]:
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))  # blkid says "nothing" of what it cannot read
     except OSError as error:
-        raise DeviceError(path, f"cannot look for signatures: {error.strerror}") from None
+        raise DeviceError(path, f"cannot look for signatures: {reason(error)}") from None
     command = [program, "-p", "-o", "export", path]
     # The path was given by whoever runs this, and goes to the program as it is, past any shell.
     done = subprocess.run(  # noqa: S603

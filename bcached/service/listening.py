@@ -7,7 +7,7 @@ import socket
 import stat
 from typing import Any
 
-from bcached.errors import ConfigError
+from bcached.errors import ConfigError, calling, reason
 from bcached.service.log import get_logger
 
 BACKLOG = 4096  # at most; the kernel cuts it to net.core.somaxconn
@@ -22,13 +22,13 @@ def bind_unix(path: str, mode: int, group: str = "") -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
-        bound.bind(path)
+        calling(bound.bind, path)
         give_to_group(path, group)
-        os.chmod(path, mode)
-        bound.listen(BACKLOG)
+        calling(os.chmod, path, mode)
+        calling(bound.listen, BACKLOG)
     except OSError as error:
         bound.close()
-        raise ConfigError(f"{path}: cannot listen: {error.strerror or error}") from None
+        raise ConfigError(f"{path}: cannot listen: {reason(error)}") from None
     finally:
         os.umask(mask)
     bound.setblocking(False)
@@ -67,18 +67,21 @@ def bind_tcp(family: int, address: Any) -> socket.socket:
 def remove_dead_socket(path: str) -> None:
     """Make room at path: for what a daemon left that did not stop cleanly, and for nothing else."""
     try:
-        status = os.lstat(path)
+        status = calling(os.lstat, path)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise ConfigError(f"{path}: cannot listen: {error.strerror}") from None
+        raise ConfigError(f"{path}: cannot listen: {reason(error)}") from None
     if not stat.S_ISSOCK(status.st_mode):
         raise ConfigError(f"{path}: cannot listen: expected a socket or nothing, found something else")
     if status.st_uid != os.geteuid():
         raise ConfigError(f"{path}: cannot listen: the socket there belongs to uid {status.st_uid}")
     if is_alive(path):
         raise ConfigError(f"{path}: cannot listen: another process does")
-    os.unlink(path)
+    try:
+        calling(os.unlink, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot listen: {reason(error)}") from None
 
 
 def is_alive(path: str) -> bool:
@@ -93,7 +96,9 @@ def give_to_group(path: str, group: str) -> None:
     if not group:
         return
     try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+        gid = grp.getgrnam(group).gr_gid
+        if calling(os.lstat, path).st_gid != gid:
+            calling(os.chown, path, -1, gid, follow_symlinks=False)
     except KeyError:
         log.warning("socket keeps the daemon's group: no such group on this host", path=path, group=group)
     except PermissionError:

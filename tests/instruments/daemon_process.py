@@ -62,6 +62,7 @@ class DaemonProcess:
         arguments: tuple[str, ...] = (),
         passed: Mapping[str, socket.socket] | None = None,
         stderr: int | None = None,  # a descriptor, in place of the log
+        launcher: tuple[str, ...] = (),
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="bcached-"))  # a short path: sockets' paths are bounded
         self.config = self.folder / "bcached.toml"
@@ -71,6 +72,7 @@ class DaemonProcess:
         self.told: list[dict[str, str]] = []
         self._environment = dict(environment or {})
         self._arguments = arguments
+        self._launcher = launcher  # what to put before the command
         self._passed = dict(passed or {})
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._manager.bind(str(self.folder / "notify"))
@@ -94,7 +96,7 @@ class DaemonProcess:
         """Begin a life of the daemon; it need not become ready."""
         self.told = []
         environment = {**os.environ, **self._environment, "NOTIFY_SOCKET": str(self.folder / "notify")}
-        command = [str(BIN / "bcached"), "--config", str(self.config), *self._arguments]
+        command = [*self._launcher, str(BIN / "bcached"), "--config", str(self.config), *self._arguments]
         descriptors = [os.dup2(passed.fileno(), 60 + n) for n, passed in enumerate(self._passed.values())]
         if descriptors:
             moves = " ".join(f"{3 + n}<&{descriptor}" for n, descriptor in enumerate(descriptors))

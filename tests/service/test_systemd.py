@@ -1,14 +1,19 @@
 """The files for systemd and udev, judged by systemd's and udev's own tools."""
 
+import grp
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+
+from instruments import seccomp
+from instruments.daemon_process import BIN, DaemonProcess
 
 FILES = Path(__file__).parents[2] / "systemd"
 UNITS = sorted([*FILES.glob("*.service"), *FILES.glob("*.socket")])
@@ -98,10 +103,13 @@ def test_sockets_bear_the_names_the_daemon_looks_for() -> None:
 
 
 def test_the_template_differs_from_the_service_in_its_places_only() -> None:
-    places = {"ExecStart", "StateDirectory", "RuntimeDirectory"}
-    plain, template = directives("bcached.service", "Service"), directives("bcached@.service", "Service")
-    assert [one for one in plain if one[0] not in places] == [one for one in template if one[0] not in places]
-    assert all("%i" in value for name, value in template if name in places)
+    own = (("/%i.toml", "/bcached.toml"), ("bcached/%i", "bcached"), ("bcached-%i", "bcached"))
+    template = []
+    for name, value in directives("bcached@.service", "Service"):
+        for of_template, of_service in own:
+            value = value.replace(of_template, of_service)  # noqa: PLW2901
+        template.append((name, value))
+    assert template == directives("bcached.service", "Service")
 
 
 def test_the_users_file_makes_the_user_the_units_name(tmp_path: Path) -> None:
@@ -168,3 +176,81 @@ def test_the_kernel_is_kept_from_grabbing_our_devices(bcache_device: str) -> Non
     assert "bcache-register" not in would
     assert "ID_FS_TYPE=bcached" in would
     assert "SYSTEMD_READY=0" not in would, "units must be able to wait for the device"
+
+
+# The system calls: what the unit forbids, the daemon must be able to live without.
+
+# OpenBLAS, as numpy loads it, would like to say where its memory lies, and does without.
+DONE_WITHOUT = {"mbind"}
+
+
+def allowed() -> set[str]:
+    if missing := seccomp.why_not():
+        pytest.skip(missing)
+    lines = directives("bcached.service", "Service")
+    return seccomp.allowed_by(value for name, value in lines if name == "SystemCallFilter")
+
+
+def whole_life(daemon: DaemonProcess) -> None:
+    """Whatever the daemon does but for a reason of the device's: data, discards, a reload, a lost client."""
+    daemon.wait_until_ready()
+    inode = daemon.ask("Admin.CreateVolume", label="all")["parameters"]["inode"]
+    holding = [
+        BIN / "bcachectl",
+        "--socket",
+        daemon.socket_path,
+        "allocate",
+        "--hold",
+        str(inode),
+        "0",
+        "64k",
+    ]
+    with subprocess.Popen(holding, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline(), "it holds something"
+        client.kill()
+    daemon.ask("Admin.SetDiscard", discard=True)
+    for verb in (["write", str(inode), "0"], ["read", str(inode), "0", "1M"]):
+        done = subprocess.run(
+            [BIN / "bcachectl", "--socket", daemon.socket_path, *verb],
+            input=bytes(1 << 20),
+            capture_output=True,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+    daemon.ask("Allocator.Invalidate", inode=inode, offset=0, sectors=2048)
+    assert daemon.ask("Admin.CollectGarbage", wait=True) == {"parameters": {}}
+    assert daemon.ask("Admin.WritePriorities") == {"parameters": {}}
+    daemon.send(signal.SIGHUP)
+    daemon.wait_until_told("RELOADING", "1")
+    daemon.wait_until_told("READY", "1")
+    assert daemon.end() == 0
+    assert [line for line in daemon.logs if line["level"] not in ("debug", "info")] == []
+
+
+def behind_filter(calls: set[str], folder: Path) -> DaemonProcess:
+    """A daemon that dies of a call that is not among these; its files are for its own group, as shipped."""
+    launcher = seccomp.behind(calls | DONE_WITHOUT, folder, seccomp.KILL_PROCESS)
+    daemon = DaemonProcess({"COVERAGE_PROCESS_CONFIG": "", "WATCHDOG_USEC": "1000000"}, launcher=(*launcher,))
+    group = grp.getgrgid(os.getegid()).gr_name
+    daemon.config.write_text(daemon.config.read_text().replace('group = ""', f'group = "{group}"'))
+    return daemon
+
+
+def test_the_daemon_makes_no_call_that_its_unit_forbids(tmp_path: Path) -> None:
+    # Nor one that only another group would need, which a sandbox of the operator's own may forbid.
+    with behind_filter(allowed() - seccomp.expanded(["@chown"]), tmp_path) as daemon:
+        whole_life(daemon)
+
+
+def test_a_call_that_the_filter_forbids_would_be_noticed(tmp_path: Path) -> None:
+    with (
+        behind_filter(allowed() - {"pidfd_open"}, tmp_path) as daemon,
+        pytest.raises((OSError, AssertionError)),
+    ):
+        whole_life(daemon)
+    assert daemon.process is not None
+    assert daemon.process.returncode == -signal.SIGSYS
+
+
+def test_the_unit_lets_the_daemon_give_its_files_to_another_group() -> None:
+    assert allowed() & seccomp.expanded(["@chown"]) == {"fchown"}, "and no more than that"
