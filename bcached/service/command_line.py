@@ -1,4 +1,4 @@
-"""The command line of the daemon: three options, and what is checked before anything is opened."""
+"""The command line of the daemon: a few options, and what is checked before anything is opened."""
 
 import argparse
 import resource
@@ -15,6 +15,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bcached", description=bcached.__doc__)
     parser.add_argument("--config", metavar="FILE", default=DEFAULT_PATH, help="default: %(default)s")
     parser.add_argument("--check-config", action="store_true", help="print what is in effect, and exit")
+    parser.add_argument("--quiet", action="store_true", help="with --check-config: print only what is wrong")
     parser.add_argument("--version", action="version", version=f"bcached {bcached.__version__}")
     return parser.parse_args()
 

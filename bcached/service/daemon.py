@@ -2,7 +2,8 @@
 
 Lifetimes nest: devices, the set with its tasks, the socket, the metrics. Whatever breaks in there unwinds all
 of it, and main() turns it into one line and an exit status: 1 for the world's errors and for ours, 2 for
-wrong usage. A stop takes at most five seconds; what is not done by then is left to recovery.
+wrong usage, and for a configuration that the next start could not use either. A stop takes at most five
+seconds; what is not done by then is left to recovery.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from bcached.service import config, memory
 from bcached.service.command_line import allow_descriptors, parse_arguments
 from bcached.service.config import Settings
 from bcached.service.doors import Doors
-from bcached.service.failures import tell
+from bcached.service.failures import tell, tell_unusable
 from bcached.service.log import LogHandler, get_logger, log_what_is_not_caught, take_stderr
 from bcached.service.log import finish as finish_logging
 from bcached.service.log import start as start_logging
@@ -224,10 +225,10 @@ def main() -> int:
     try:
         settings = config.load(arguments.config)
     except ConfigError as error:
-        sys.stderr.writelines(f"bcached: {line}\n" for line in str(error).splitlines())
-        return 1
+        tell_unusable(error, starting=not arguments.check_config)
+        return 2
     if arguments.check_config:
-        return tell_config(settings)
+        return 0 if arguments.quiet else tell_config(settings)
     allow_descriptors(settings.limits.connections)
     faulthandler.enable(for_last_words(stream.fileno()))
     sys.stdout = sys.stderr  # what a library prints is not to be waited for either

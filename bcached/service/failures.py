@@ -1,9 +1,11 @@
 """What ended the daemon, told once: the world's errors in a line each, our own with all there is to know."""
 
+import os
+import sys
 from collections.abc import Iterator
 
-from bcached.errors import BcachedError
-from bcached.service.log import get_logger
+from bcached.errors import BcachedError, ConfigError
+from bcached.service.log import get_logger, is_journal
 from bcached.service.notify import Notifier
 
 log = get_logger(__name__)
@@ -20,6 +22,18 @@ def tell(error: BaseException) -> None:
             log.critical("a bug in bcached", exc_info=leaf)
             notifier.failed(f"a bug in bcached: {leaf!r}")
     notifier.close()
+
+
+def tell_unusable(error: ConfigError, *, starting: bool) -> None:
+    """Say why the configuration cannot be used, before there is one that says how to log."""
+    # Not at a reload: the service manager would take it for the state of the daemon.
+    if starting:
+        notifier = Notifier()
+        notifier.failed(str(error))
+        notifier.close()
+    priority = "<3>" if is_journal(sys.stderr, os.environ.get("JOURNAL_STREAM", "")) else ""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"{priority}bcached: {line}\n")
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -469,10 +469,33 @@ def test_a_wrong_configuration_is_told_before_anything_is_opened(tmp_path: Path)
     config.write_text("[gc]\nslice = 1\n[nonsense]\nx = 1\n")
     config.chmod(0o600)
     result = run("--config", str(config))
-    assert result.returncode == 1
+    assert result.returncode == 2
     first, second = result.stderr.splitlines()
     assert first == f"bcached: {config}: gc.slice: unknown key, expected one of slice_ms, moving"
     assert second.startswith(f"bcached: {config}: nonsense: unknown key, expected one of set, gc, journal")
+
+
+def test_a_wrong_configuration_ends_with_two_so_that_no_manager_tries_again() -> None:
+    with DaemonProcess() as daemon:
+        daemon.end(signal.SIGKILL)
+        daemon.config.write_text("[gc]\nslice = 1\n")
+        daemon.start()
+        assert daemon.end(None) == 2
+        daemon.wait_until_told(
+            "STATUS", f"{daemon.config}: gc.slice: unknown key, expected one of slice_ms, moving"
+        )
+
+
+def test_a_wrong_configuration_stands_in_the_journal_as_an_error(tmp_path: Path) -> None:
+    config = tmp_path / "bcached.toml"
+    config.write_text("[gc]\nslice = 1\n")
+    with (tmp_path / "journal").open("w") as journal:
+        found = os.fstat(journal.fileno())
+        command = [BIN / "bcached", "--config", config, "--check-config", "--quiet"]
+        environment = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        checked = subprocess.run(command, stderr=journal, stdout=subprocess.PIPE, env=environment)
+    assert (checked.returncode, checked.stdout) == (2, b"")
+    assert (tmp_path / "journal").read_text().startswith(f"<3>bcached: {config}: gc.slice: unknown key")
 
 
 # The command line
@@ -486,6 +509,8 @@ def test_the_configuration_can_be_checked_and_shown(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "slice_ms = 7\n" in result.stdout
     assert "[journal]\ndelay_ms = 100\n" in result.stdout
+    quiet = run("--config", str(config), "--check-config", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
 
 def test_wrong_usage_ends_with_two() -> None:
