@@ -52,6 +52,10 @@ class DeviceRefused(DeviceError):
     """A device that must not be touched: in use, of the wrong kind, or somebody else's."""
 
 
+class DeviceBusy(DeviceRefused):
+    """A device in use by a process that may let go of it: waiting may help."""
+
+
 class FlushFailed(DeviceError):
     """A flush failed. What was written since the last one may be lost; it is never tried again."""
 

@@ -9,6 +9,7 @@ one runs at a time; and discards, which may take seconds.
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from aiofiles.os import wrap
@@ -17,7 +18,8 @@ from bcached.device.block_device import BytesLike, DeviceStatistics, check_exten
 from bcached.device.blocking_file import BlockingFile
 from bcached.device.counters import Counters
 from bcached.device.lane import Lane, ended
-from bcached.device.opening import OpenFile, open_file
+from bcached.device.opening import OpenFile, Opening
+from bcached.device.patience import BRIEF, Patience
 from bcached.device.transfer import ShortTransferError
 from bcached.errors import DeviceError, FlushFailed, reason
 
@@ -54,30 +56,31 @@ class FileDevice:
 
     @classmethod
     async def open(
-        cls, path: str, *, writable: bool = True, exclusive: bool = True, direct: bool = True
+        cls,
+        path: str,
+        *,
+        writable: bool = True,
+        exclusive: bool = True,
+        direct: bool = True,
+        patience: Patience = BRIEF,
     ) -> "FileDevice":
         """Open what is there; nothing is created, and nothing on it is changed.
 
-        Exclusive is for whoever runs or lays out a set: locked, and refused while anybody else has it.
-        Without it no lock is taken, which is how a device is looked at while its daemon runs.
+        Exclusive is for whoever runs or lays out a set: locked, and refused while anybody else has it, if
+        patience does not see the end of that. Without it no lock is taken, which is how a device is looked
+        at while its daemon runs.
         """
         lane = Lane("device-open", 1)
-        opened: list[OpenFile] = []
-
-        def open_now() -> None:
-            opened.append(open_file(path, writable, exclusive, direct))
-
-        def let_go() -> None:
-            for file in opened:
-                file.close()
-
+        opening = Opening(path, writable=writable, exclusive=exclusive, direct=direct)
         try:
-            await lane.run(wrap(open_now))
+            file = await patience.see_through(path, partial(lane.run, wrap(opening.attempt)))
+            if opening.ignored:
+                patience.report(f"{path}: ignoring the lock of {', '.join(map(str, opening.ignored))}")
         except BaseException:
-            await ended(lane.last(let_go))
+            await ended(lane.last(opening.close))
             raise
         lane.last(lambda: None)
-        return cls(path, opened[0])
+        return cls(path, file)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Exactly length bytes at offset; also after a failed flush."""

@@ -37,5 +37,8 @@ def _give_to_group(descriptor: int, gid: int) -> None:
     try:
         calling(os.fchown, descriptor, -1, gid)
     except PermissionError as error:
-        error.strerror = f"{error.strerror}; the daemon's user must be a member of group {gid} (socket.group)"
+        error.strerror = (
+            f"{error.strerror}; the daemon's user must be a member of group {gid} (socket.group), "
+            "and its sandbox allow the call"
+        )
         raise

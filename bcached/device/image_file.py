@@ -3,7 +3,8 @@
 import os
 import stat
 
-from bcached.device.occupancy import lock, refuse_under_loop
+from bcached.device.claim import claim
+from bcached.device.occupancy import refuse_under_loop
 from bcached.errors import DeviceError, DeviceRefused, calling, reason
 
 IMAGE_MODE = 0o600  # what is cached may be anybody's secret
@@ -32,7 +33,7 @@ def _empty(path: str, descriptor: int, size_bytes: int) -> None:
     """Turn the file to zeros under the lock of whoever uses an image."""
     if not stat.S_ISREG(calling(os.fstat, descriptor).st_mode):
         raise DeviceRefused(path, "expected an image file or nothing, found something else")
-    lock(path, descriptor)
+    claim(path, descriptor)
     refuse_under_loop(path, descriptor)
     os.ftruncate(descriptor, 0)
     os.ftruncate(descriptor, size_bytes)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from bcached.errors import calling
+
 FLOCK, RECORD_LOCKS = ("FLOCK",), ("OFDLCK", "POSIX")
 READ, WRITE = "READ", "WRITE"
 
@@ -95,7 +97,7 @@ def _is_same(file: os.stat_result, other: os.stat_result) -> bool:
 
 def _place(descriptor: int) -> str:
     """Where /proc/locks says the file is. Some file systems have fstat tell another device."""
-    file = os.fstat(descriptor)
+    file = calling(os.fstat, descriptor)
     major, minor, inode = os.major(file.st_dev), os.minor(file.st_dev), file.st_ino
     with suppress(OSError, ValueError):
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as info:

@@ -11,6 +11,8 @@ import stat
 from dataclasses import dataclass
 
 from bcached.device import kernel_calls, occupancy, sysfs
+from bcached.device.claim import claim, claim_backing_file, claimed_elsewhere
+from bcached.device.lock_holders import Process
 from bcached.errors import DeviceError, DeviceRefused, calling, reason
 from bcached.units import SECTOR_BYTES
 
@@ -38,36 +40,94 @@ class OpenFile:
             os.close(self.backing)
 
 
-def open_file(path: str, writable: bool, exclusive: bool, direct: bool) -> OpenFile:
-    """Open the device, or raise with the reason; nothing is changed on it and nothing is created."""
-    try:
-        return _open_file(path, writable, exclusive, direct)
-    except OSError as error:
-        raise DeviceError(path, f"cannot open it: {reason(error)}") from None
+class Opening:
+    """A device on its way to being ours: opened, claimed, measured.
 
+    What it has opened stays open between attempts: to close a block device would have udev look at it again.
+    """
 
-def _open_file(path: str, writable: bool, exclusive: bool, direct: bool) -> OpenFile:
-    target = _resolve(path)
-    expected = _refuse_other_kinds(path, target)
-    is_block = stat.S_ISBLK(expected.st_mode)
-    if exclusive and is_block:
-        occupancy.refuse_held_by_bcache(path, expected.st_rdev)
-    flags = os.O_RDWR if writable else os.O_RDONLY
-    if exclusive and is_block:
-        flags |= os.O_EXCL  # the kernel's own claim: mounts, md, dm and bcache respect it
-    descriptor = _open(path, target, flags, direct)
-    backing = None
-    try:
+    def __init__(self, path: str, *, writable: bool, exclusive: bool, direct: bool) -> None:
+        self.path = path
+        self.ignored: list[Process] = []  # have locked it, and may not own it
+        self._writable, self._exclusive, self._direct = writable, exclusive, direct
+        self._target = path
+        self._is_block = False
+        self._descriptor: int | None = None
+        self._backing: int | None = None
+
+    def attempt(self) -> OpenFile:
+        """Open the device, or raise with the reason; after DeviceBusy the next attempt may succeed.
+
+        Nothing is changed on it and nothing is created.
+        """
+        try:
+            if self._descriptor is None:
+                self._descriptor = self._open()
+            if self._exclusive:
+                self._claim(self._descriptor)
+            return self._measure(self._descriptor)
+        except OSError as error:
+            raise DeviceError(self.path, f"cannot open it: {reason(error)}") from None
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        for descriptor in (self._descriptor, self._backing):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._backing = None
+
+    def _open(self) -> int:
+        self._target = _resolve(self.path)
+        expected = _refuse_other_kinds(self.path, self._target)
+        self._is_block = stat.S_ISBLK(expected.st_mode)
+        flags = os.O_RDWR if self._writable else os.O_RDONLY
+        if self._exclusive and self._is_block:
+            occupancy.refuse_held_by_bcache(self.path, expected.st_rdev)
+            flags |= os.O_EXCL  # the kernel's own claim: mounts, md, dm and bcache respect it
+        descriptor = _open(self.path, self._target, flags, self._direct)
         if not os.path.samestat(expected, calling(os.fstat, descriptor)):
-            raise DeviceRefused(path, "it was replaced while it was being opened")
-        if exclusive:
-            backing = _claim(path, descriptor, is_block)
-        return _measure(path, target, descriptor, backing, is_block, writable)
-    except BaseException:
-        os.close(descriptor)
-        if backing is not None:
-            os.close(backing)
-        raise
+            os.close(descriptor)
+            raise DeviceRefused(self.path, "it was replaced while it was being opened")
+        return descriptor
+
+    def _claim(self, descriptor: int) -> None:
+        """Lock it against every other user of the same bytes, also of those below a loop device."""
+        self.ignored = claim(self.path, descriptor)
+        if self._is_block:
+            if self._backing is None:
+                self._backing = claim_backing_file(self.path, descriptor)
+        else:
+            occupancy.refuse_under_loop(self.path, descriptor)
+        if not os.path.samestat(os.lstat(self._target), calling(os.fstat, descriptor)):
+            raise DeviceRefused(self.path, "it was replaced while its lock was waited for")
+
+    def _measure(self, descriptor: int) -> OpenFile:
+        block_bytes = kernel_calls.logical_block_bytes(descriptor) if self._is_block else SECTOR_BYTES
+        # A block device has no size in its inode, but its end can be sought like a file's.
+        end: int = calling(os.lseek, descriptor, 0, os.SEEK_END)
+        size_bytes = end - end % block_bytes
+        if size_bytes == 0:
+            raise DeviceError(
+                self.path, f"expected at least one block of {block_bytes} bytes, found {end} bytes"
+            )
+        return OpenFile(
+            descriptor,
+            self._target,
+            self._backing,
+            self._is_block,
+            self._writable,
+            self._is_direct(descriptor),
+            size_bytes,
+            block_bytes,
+        )
+
+    def _is_direct(self, descriptor: int) -> bool:
+        """Whether I/O goes past the page cache; where that cannot be at any sector, it no longer does."""
+        direct = bool(calling(fcntl.fcntl, descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+        if direct and not self._is_block and not _takes_sectors(descriptor):
+            kernel_calls.clear_direct(descriptor)
+            return False
+        return direct
 
 
 def _resolve(path: str) -> str:
@@ -109,35 +169,10 @@ def _open(path: str, target: str, flags: int, direct: bool) -> int:
         return os.open(target, flags)
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise DeviceRefused(path, f"in use: {occupancy.holder_of(os.stat(target).st_rdev)}") from None
+            raise claimed_elsewhere(path, os.stat(target)) from None
         if error.errno == errno.ELOOP:
             raise DeviceRefused(path, "it became a symbolic link while it was being opened") from None
         raise
-
-
-def _claim(path: str, descriptor: int, is_block: bool) -> int | None:
-    """Lock it against every other user of the same bytes; gives the locked file below a loop device."""
-    occupancy.lock(path, descriptor)
-    if is_block:
-        return occupancy.lock_backing_file(path, descriptor)
-    occupancy.refuse_under_loop(path, descriptor)
-    return None
-
-
-def _measure(
-    path: str, target: str, descriptor: int, backing: int | None, is_block: bool, writable: bool
-) -> OpenFile:
-    block_bytes = kernel_calls.logical_block_bytes(descriptor) if is_block else SECTOR_BYTES
-    # A block device has no size in its inode, but its end can be sought like a file's.
-    end: int = calling(os.lseek, descriptor, 0, os.SEEK_END)
-    size_bytes = end - end % block_bytes
-    if size_bytes == 0:
-        raise DeviceError(path, f"expected at least one block of {block_bytes} bytes, found {end} bytes")
-    direct = bool(calling(fcntl.fcntl, descriptor, fcntl.F_GETFL) & os.O_DIRECT)
-    if direct and not is_block and not _takes_sectors(descriptor):
-        kernel_calls.clear_direct(descriptor)
-        direct = False
-    return OpenFile(descriptor, target, backing, is_block, writable, direct, size_bytes, block_bytes)
 
 
 def _takes_sectors(descriptor: int) -> bool:
@@ -147,5 +182,5 @@ def _takes_sectors(descriptor: int) -> bool:
     the page cache, and so is one of which we cannot tell. (Trying it out does not tell: a read of a hole
     succeeds at any sector.)
     """
-    block = sysfs.attribute(os.fstat(descriptor).st_dev, "queue/logical_block_size")
+    block = sysfs.attribute(calling(os.fstat, descriptor).st_dev, "queue/logical_block_size")
     return block is not None and int(block) <= SECTOR_BYTES

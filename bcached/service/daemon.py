@@ -9,6 +9,7 @@ seconds; what is not done by then is left to recovery.
 import asyncio
 import faulthandler
 import gc
+import math
 import os
 import signal
 import sys
@@ -18,7 +19,9 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import uvloop
 
+from bcached.device.claim import be_known_as_daemon
 from bcached.device.file_device import FileDevice
+from bcached.device.patience import Patience
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
@@ -91,9 +94,11 @@ class Daemon:
         """The devices, and the set on them."""
         async with AsyncExitStack() as stack:
             devices = []
+            # To give up would change nothing, and use up the starts that the service manager grants.
+            patience = Patience(math.inf, self._tell_wait)
             for path in self.settings.set.devices:
                 self._tell_progress(f"opening {path}")
-                devices.append(await FileDevice.open(path))
+                devices.append(await FileDevice.open(path, patience=patience))
                 stack.push_async_callback(devices[-1].close)
             options = set_options(self.settings)
             yield await stack.enter_async_context(running(devices, options, self._tell_progress))
@@ -155,6 +160,10 @@ class Daemon:
     def _tell_progress(self, step: str) -> None:
         self._notifier.status(step)
         log.info("starting", step=step)
+
+    def _tell_wait(self, reason: str) -> None:
+        self._notifier.status(reason)
+        log.warning(reason)
 
     async def _ask_for_time(self) -> None:
         """While the set is opened; it may have to wait for writers of a former life."""
@@ -232,6 +241,7 @@ def main() -> int:
     allow_descriptors(settings.limits.connections)
     faulthandler.enable(for_last_words(stream.fileno()))
     sys.stdout = sys.stderr  # what a library prints is not to be waited for either
+    be_known_as_daemon()
     logs = start_logging()
     log_what_is_not_caught()
     logs.apply(settings.log.level, settings.log.format)

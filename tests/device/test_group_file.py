@@ -46,7 +46,10 @@ MAKE_THE_LEASE = (
     "from bcached.device.lease_file import create_lease; create_lease(path, 'set', 1, 'boot', gid)"
 )
 MAKE_THE_IMAGE = "from bcached.device.image_file import create_image; create_image(path, 1 << 20)"
-OPEN_THE_IMAGE = "from bcached.device.opening import open_file; open_file(path, True, True, True)"
+OPEN_THE_IMAGE = (
+    "from bcached.device.opening import Opening;"
+    "Opening(path, writable=True, exclusive=True, direct=True).attempt()"
+)
 LISTEN = "from bcached.service.listening import bind_unix; bind_unix(path, 0o660, '')"
 
 

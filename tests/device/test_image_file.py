@@ -1,4 +1,3 @@
-import fcntl
 import os
 import resource
 from pathlib import Path
@@ -8,6 +7,7 @@ import pytest
 from bcached.device.image_file import create_image
 from bcached.errors import DeviceError, DeviceRefused
 from instruments.loop_device import loop_device
+from instruments.stranger import stranger
 
 
 def test_an_image_is_sparse_of_the_given_size_and_for_its_owner_alone(tmp_path: Path) -> None:
@@ -37,10 +37,12 @@ def test_what_exists_is_replaced_when_asked(tmp_path: Path) -> None:
 def test_an_image_in_use_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"in use")
-    with path.open("rb") as user:
-        fcntl.flock(user, fcntl.LOCK_SH)
-        with pytest.raises(DeviceRefused, match=r"in use: .*process.* has locked it"):
-            create_image(str(path), 4096, replace=True)
+    ours = os.geteuid()
+    with (
+        stranger(path, "LOCK_SH", user=ours),
+        pytest.raises(DeviceRefused, match=r"in use: process \d+ \(stray, user .*\) has locked it"),
+    ):
+        create_image(str(path), 4096, replace=True)
     assert path.read_bytes() == b"in use"
 
 

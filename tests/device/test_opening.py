@@ -11,16 +11,22 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bcached.device import FileDevice, occupancy
+from bcached.device import FileDevice
+from bcached.device.claim import OPEN_HERE
+from bcached.device.patience import Patience
 from bcached.errors import DeviceError, DeviceRefused
 from instruments.loop_device import loop_device, mounted
+from instruments.stranger import stranger
+
+SHORT = Patience(0.05)
 
 
 @asynccontextmanager
-async def opened(path: object, **how: bool) -> AsyncIterator[FileDevice]:
+async def opened(path: object, **how: Any) -> AsyncIterator[FileDevice]:
     device = await FileDevice.open(str(path), **how)
     try:
         yield device
@@ -34,7 +40,7 @@ def open_descriptors() -> set[str]:
     return {f"{name} {os.readlink(name)}" for name in names if os.path.lexists(name)}
 
 
-async def refusal(path: object, **how: bool) -> str:
+async def refusal(path: object, **how: Any) -> str:
     """Why it is refused; an open that fails leaves no descriptor behind."""
     before = open_descriptors()
     with pytest.raises(DeviceRefused) as refused:
@@ -45,7 +51,7 @@ async def refusal(path: object, **how: bool) -> str:
 
 
 def is_locked(reason: str) -> bool:
-    return re.fullmatch(r"in use: (process \d+|another process) has locked it", reason) is not None
+    return re.fullmatch(r"in use: process \d+ \(\w+, user \w+\) has locked it", reason) is not None
 
 
 async def test_an_image_is_as_large_as_its_whole_sectors(image: Path) -> None:
@@ -117,15 +123,14 @@ async def test_a_link_under_dev_is_followed_to_a_device_and_not_out_of_dev(image
 
 async def test_a_second_open_is_refused_until_the_first_is_closed(image: Path) -> None:
     async with opened(image):
-        assert is_locked(await refusal(image))
+        assert await refusal(image) == OPEN_HERE
     async with opened(image):
         pass
 
 
-async def test_a_lock_of_another_program_counts(image: Path) -> None:
-    with image.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        assert is_locked(await refusal(image))
+async def test_a_lock_of_another_program_of_ours_counts(image: Path) -> None:
+    with stranger(image, "LOCK_SH", user=os.geteuid()):
+        assert is_locked(await refusal(image, patience=SHORT))
 
 
 async def test_a_device_can_be_looked_at_while_another_has_it(image: Path) -> None:
@@ -173,7 +178,7 @@ async def test_a_block_device_tells_its_size_and_block(image: Path, sector_bytes
 async def test_a_block_device_is_opened_once(image: Path) -> None:
     with loop_device(image) as path:
         async with opened(path):
-            assert (await refusal(path)).startswith("in use: another process or the kernel")
+            assert await refusal(path) == OPEN_HERE
             async with opened(path, writable=False, exclusive=False):
                 pass
         async with opened(path):
@@ -185,10 +190,10 @@ async def test_an_image_and_the_loop_device_on_it_are_one(image: Path) -> None:
     with loop_device(image) as path:
         assert await refusal(image) == f"in use through {path}"
         async with opened(path), opened(image, writable=False, exclusive=False):
-            assert is_locked(await refusal(image))
+            assert await refusal(image) == OPEN_HERE
     async with opened(image):
         with loop_device(image) as path:
-            assert await refusal(path) == f"in use: its backing file {image} is locked"
+            assert await refusal(path) == f"its backing file {image} is {OPEN_HERE}"
     async with opened(image):
         pass
 
@@ -197,7 +202,7 @@ async def test_an_image_and_the_loop_device_on_it_are_one(image: Path) -> None:
 async def test_two_loop_devices_on_one_image_are_one(image: Path) -> None:
     with loop_device(image) as first, loop_device(image) as second:
         async with opened(first):
-            assert "is locked" in await refusal(second)
+            assert await refusal(second) == f"its backing file {image} is {OPEN_HERE}"
         async with opened(second):
             pass
 
@@ -252,9 +257,7 @@ async def test_a_file_system_without_direct_io_is_used_all_the_same(tmp_path: Pa
 
 
 @pytest.mark.root
-async def test_a_glance_of_udev_is_waited_out_and_a_lasting_lock_is_not(
-    image: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_glance_of_udev_is_waited_out_and_a_lasting_lock_is_not(image: Path) -> None:
     with loop_device(image) as path, open(path, "rb") as onlooker:
         fcntl.flock(onlooker, fcntl.LOCK_SH)
         opening = asyncio.ensure_future(FileDevice.open(path))
@@ -263,8 +266,7 @@ async def test_a_glance_of_udev_is_waited_out_and_a_lasting_lock_is_not(
         fcntl.flock(onlooker, fcntl.LOCK_UN)
         await (await opening).close()
         fcntl.flock(onlooker, fcntl.LOCK_SH)
-        monkeypatch.setattr(occupancy, "LOCK_PATIENCE_S", 0.05)
-        assert is_locked(await refusal(path))
+        assert is_locked(await refusal(path, patience=SHORT))
 
 
 @pytest.mark.root

@@ -12,12 +12,12 @@ NOBODY = 65534
 PROGRAM = """if True:
     import fcntl, os, sys, time
     from array import array
-    descriptor, how, name, user, leaves = sys.argv[1:]
+    descriptor, how, name, user, effective, leaves = sys.argv[1:]
     open("/proc/self/comm", "w").write(name)
     if int(user) != os.geteuid():
         os.setgroups([])
         os.setresgid(int(user), int(user), int(user))
-        os.setresuid(int(user), int(user), int(user))
+        os.setresuid(int(user), int(effective), int(effective))
     if how.startswith("LOCK_"):
         fcntl.flock(int(descriptor), getattr(fcntl, how))
     elif how:
@@ -35,8 +35,9 @@ def stranger(
     path: str | Path,
     how: str,
     *,
-    writes: bool = False,
+    flags: int = os.O_RDONLY,
     user: int | None = None,
+    effective: int | None = None,
     name: str = "stray",
     leaves: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
@@ -47,9 +48,10 @@ def stranger(
     """
     if user is None:
         user = NOBODY if os.geteuid() == 0 else os.geteuid()
-    descriptor = os.open(path, os.O_RDWR if writes else os.O_RDONLY)
+    users = [str(user), str(user if effective is None else effective)]
+    descriptor = os.open(path, flags)
     process = subprocess.Popen(
-        [sys.executable, "-ISc", PROGRAM, str(descriptor), how, name, str(user), "leaves" * leaves],
+        [sys.executable, "-ISc", PROGRAM, str(descriptor), how, name, *users, "leaves" * leaves],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=[descriptor],

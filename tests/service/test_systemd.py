@@ -252,5 +252,8 @@ def test_a_call_that_the_filter_forbids_would_be_noticed(tmp_path: Path) -> None
     assert daemon.process.returncode == -signal.SIGSYS
 
 
-def test_the_unit_lets_the_daemon_give_its_files_to_another_group() -> None:
-    assert allowed() & seccomp.expanded(["@chown"]) == {"fchown"}, "and no more than that"
+def test_what_the_configuration_says_of_another_group_lets_the_daemon_give_it_files() -> None:
+    assert "SystemCallFilter=fchown" in (FILES.parent / "config" / "bcached.toml").read_text()
+    lines = [value for name, value in directives("bcached.service", "Service") if name == "SystemCallFilter"]
+    assert allowed() & seccomp.expanded(["@chown"]) == set()
+    assert seccomp.allowed_by([*lines, "fchown"]) & seccomp.expanded(["@chown"]) == {"fchown"}
