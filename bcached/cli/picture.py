@@ -49,6 +49,8 @@ def facts(state: State, rates: dict[str, float]) -> Table:
         "index": index_in_words(state.index),
         "look-ups": f"{state.lookups:,}, {state.lookup_hits:,} of them hits",
     }
+    if lost := lost_in_words(state.index):
+        lines["not found"] = lost
     if rates:
         lines["per second"] = counted(rates)
     return pairs(lines.items())
@@ -59,6 +61,18 @@ def index_in_words(index: IndexState) -> str:
     memory = f"{format_size(index.memory_bytes)} of {format_size(index.memory_bytes_max)}"
     unwritten = f", {format_size(index.unwritten_bytes)} of keys unwritten" if index.unwritten_bytes else ""
     return f"levels {index.levels}, leaves in memory {index.leaves:,} ({memory}){unwritten}"
+
+
+def lost_in_words(index: IndexState) -> str:
+    """What no look-up finds; nothing in a set that is well."""
+    orphaned = format_size(index.orphaned_dirty_sectors * SECTOR_BYTES)
+    parts = {
+        f"{index.orphaned_keys:,} keys without a volume ({orphaned} dirty)": index.orphaned_keys,
+        f"{index.stale_dirty_keys:,} stale dirty keys": index.stale_dirty_keys,
+        f"{index.vanished_nodes:,} nodes of the index vanished": index.vanished_nodes,
+    }
+    told = [words for words, count in parts.items() if count]
+    return f"{', '.join(told)}: see bcachectl explain" if told else ""
 
 
 def counted(numbers: dict[str, int] | dict[str, float]) -> str:

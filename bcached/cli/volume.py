@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 import click
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +14,7 @@ from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
 from bcached.cli.session import Session, pass_session
 from bcached.units import SECTOR_BYTES, format_size
-from bcached.wire.messages import Volume
+from bcached.wire.messages import Orphan, Volume
 
 
 @click.group
@@ -24,10 +25,17 @@ def volume() -> None:
 @volume.command("list")
 @pass_session
 def list_volumes(session: Session) -> None:
-    """All volumes of the set."""
+    """All volumes of the set, and the inodes without a volume that keys are left of."""
     with connected(session) as client:
-        volumes = client.list_volumes()
-    answer(session, {"volumes": volumes}, lambda: table(volumes) if volumes else "no volumes")
+        volumes, orphans = client.list_volumes(), client.list_orphans()
+
+    def drawn() -> RenderableType:
+        parts: list[RenderableType] = [table(volumes) if volumes else "no volumes"]
+        if orphans:
+            parts += ["", "keys under inodes without a volume:", orphan_table(orphans)]
+        return Group(*parts)
+
+    answer(session, {"volumes": volumes, "orphans": orphans}, drawn)
 
 
 def table(volumes: Iterable[Volume]) -> Table:
@@ -40,6 +48,17 @@ def table(volumes: Iterable[Volume]) -> Table:
         size = format_size(one.sectors * SECTOR_BYTES) if one.sectors else ""
         kind = "flash-only" if one.flash_only else "cached"
         drawn.add_row(str(one.inode), Text(one.label), kind, size, one.uuid)
+    return drawn
+
+
+def orphan_table(orphans: Iterable[Orphan]) -> Table:
+    """What is left under inodes without a volume, one a line."""
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("inode", "keys", "dirty", "clean"):
+        drawn.add_column(column, justify="right")
+    for one in orphans:
+        sizes = (format_size(sectors * SECTOR_BYTES) for sectors in (one.dirty_sectors, one.clean_sectors))
+        drawn.add_row(str(one.inode), f"{one.keys:,}", *sizes)
     return drawn
 
 
@@ -67,7 +86,10 @@ def create(session: Session, label: str, size: int | None, uuid: UUID | None) ->
 @click.option("--force", is_flag=True, help="Even if it holds dirty data, which is then lost.")
 @pass_session
 def delete(session: Session, inode: int, force: bool) -> None:
-    """Delete a volume: its reservations end, its keys go, its inode is free."""
+    """Delete a volume: its reservations end, its keys go, its inode is free.
+
+    Also what is left under an inode without a volume (`volume list` shows it).
+    """
     with connected(session) as client:
         client.delete_volume(inode, force=force)
     answer(session, {}, lambda: f"volume {inode} deleted")

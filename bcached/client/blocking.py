@@ -89,6 +89,7 @@ class BlockingClient:
     set_replacement = _blocking(Client.set_replacement)
     set_discard = _blocking(Client.set_discard)
     list_volumes = _blocking(Client.list_volumes)
+    list_orphans = _blocking(Client.list_orphans)
     create_volume = _blocking(Client.create_volume)
     delete_volume = _blocking(Client.delete_volume)
 

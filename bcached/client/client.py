@@ -18,7 +18,7 @@ from bcached.errors import ConnectionLost, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
 from bcached.wire import messages
-from bcached.wire.messages import Extent, Found, Lookup, Policy, State, Volume
+from bcached.wire.messages import Extent, Found, Lookup, Orphan, Policy, State, Volume
 from bcached.wire.methods import ADMIN, ALLOCATOR, METHODS, MONITOR, Request
 
 SOCKET_PATH = "/run/bcached/io.bcached"
@@ -353,13 +353,17 @@ class Client:
         """All volumes."""
         return (await self._call(ADMIN, "ListVolumes", messages.Nothing(), messages.Volumes)).volumes
 
+    async def list_orphans(self) -> tuple[Orphan, ...]:
+        """The inodes without a volume that keys are left of, those with the most dirty sectors first."""
+        return (await self._call(ADMIN, "ListVolumes", messages.Nothing(), messages.Volumes)).orphans
+
     async def create_volume(self, label: str, *, sectors: int | None = None, uuid: str | None = None) -> int:
         """Make a volume; its inode."""
         asked = messages.CreateVolume(label, sectors, uuid)
         return (await self._call(ADMIN, "CreateVolume", asked, messages.NewVolume)).inode
 
     async def delete_volume(self, inode: int, *, force: bool | None = None) -> None:
-        """Remove a volume."""
+        """Remove a volume, or the keys that are left under an inode without one."""
         await self._call(ADMIN, "DeleteVolume", messages.DeleteVolume(inode, force), messages.Done)
 
     # io.bcached.Monitor

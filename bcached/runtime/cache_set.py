@@ -18,11 +18,11 @@ from bcached.runtime.index import Index
 from bcached.runtime.lookups import Lookups
 from bcached.runtime.quarantine import Quarantine
 from bcached.runtime.services import Services
-from bcached.runtime.snapshot import take_snapshot
+from bcached.runtime.snapshot import orphans_of, take_snapshot
 from bcached.runtime.tasks import Tasks
 from bcached.runtime.volumes import Volumes
 from bcached.state.bucket_table import State
-from bcached.state.explanation import explain
+from bcached.state.explanation import explain, explain_index
 from bcached.state.gathering import Extents, WholeBuckets, Work
 from bcached.state.geometry import Geometry
 from bcached.state.invariants import content, violations
@@ -31,7 +31,7 @@ from bcached.state.open_buckets import Extent
 from bcached.state.reservations import ExtentRequest, Holder
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
-from bcached.state.statistics import SetStatistics
+from bcached.state.statistics import OrphanStatistics, SetStatistics
 from bcached.store.journal import Journal
 from bcached.store.member import Member
 from bcached.store.uuid_table import Volume
@@ -273,6 +273,10 @@ class CacheSet:
         """The volumes there are, by inode."""
         return self._volumes.volumes()
 
+    def orphans(self) -> tuple[OrphanStatistics, ...]:
+        """The inodes without a volume that keys are left of, as they were counted last."""
+        return orphans_of(self.index.health)
+
     async def create_volume(self, label: str, sectors: int = 0, uuid: UUID | None = None) -> int:
         """A new volume's inode; durable before the answer. sectors > 0 makes it flash-only."""
         self.services.check_changeable()
@@ -308,7 +312,7 @@ class CacheSet:
             self.members,
             self.journal,
             self.sectors,
-            self.index.btree,
+            self.index,
             self.lookups,
             self.services,
             self.tasks,
@@ -347,6 +351,10 @@ class CacheSet:
             for cache, counts in zip(caches, live_counts(tree.leaves, caches), strict=True):
                 found += content(cache, *counts)
         return found
+
+    def explain_index(self) -> list[str]:
+        """What in the index is out of order, in sentences."""
+        return list(explain_index(self.statistics()))
 
     def explain(self) -> list[str]:
         """Why allocations wait or failed, in sentences."""

@@ -19,6 +19,7 @@ from bcached.runtime.moving_collector import MovingCollector
 from bcached.runtime.services import Services
 from bcached.runtime.turns import Turns
 from bcached.state.btree_node import Interior, Leaf, key_of, position_at
+from bcached.state.index_health import Tally
 from bcached.state.leaf_pointers import copies, leaf_pointers
 from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
@@ -59,6 +60,7 @@ class GarbageCollector:
         self._caches = [member.cache for member in members]
         self._journal = journal
         self._index = index
+        self._health = index.health
         self._changes = index.changes
         self._btree: Btree = index.btree
         self._holders = holders
@@ -100,9 +102,11 @@ class GarbageCollector:
             self.leaves_rewritten,
         )
         begun = services.clock()
+        dropped, vanished = self._health.dropped_keys, self._health.vanished_nodes
         await self.collect()
         await self._rewrite_outdated()
         await self._tidy()
+        self._tell_losses(dropped, vanished)
         if services.options.moving_gc and services.refusal is None:
             await self.mover.move(self._turns)
         self.found |= {
@@ -116,6 +120,21 @@ class GarbageCollector:
         async with services.conditions.bucket_lock:
             services.conditions[Fact.MARKS_VALID].notify_all()
 
+    def _tell_losses(self, dropped_before: int, vanished_before: int) -> None:
+        """Say what a collection left no trace of."""
+        dropped = self._health.dropped_keys - dropped_before
+        if dropped:
+            self._services.warn(
+                f"garbage collection dropped {dropped} stale dirty keys: their buckets were used again more "
+                f"than {STALE_GENS_MAX} times, and their data is lost"
+            )
+        forgotten = vanished_before - self._health.vanished_nodes
+        if forgotten:
+            self._services.warn(
+                "garbage collection wrote the index anew, and nothing tells any more of "
+                f"{forgotten} nodes that had vanished"
+            )
+
     async def collect(self) -> None:
         """Mark everything, from the beginning to the end."""
         services = self._services
@@ -127,6 +146,7 @@ class GarbageCollector:
             await self._mark_all()
         finally:
             self._changes.live.marking = None
+            self._health.break_off()
             services.collecting = False
         services.collection_ended()
         services.runs[trigger] += 1
@@ -162,25 +182,33 @@ class GarbageCollector:
         await self._turns.begin()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         self._fills = []
+        tally = self._health.begin()
         async for leaf in self._btree.leaves():
             self.found["leaves"] += 1
-            if self._mark_leaf(leaf, markings):
+            is_worth_it = self._mark_leaf(leaf, markings, tally)
+            tally.through = leaf.bound
+            if is_worth_it:
                 await self._rewrite(leaf)
             self._fills.append((leaf.bound, leaf.live.word_count))
             await self._turns.breathe()
             self._services.check_changeable()  # a stop does not wait for a large index
+        self._health.end()
 
-    def _mark_leaf(self, leaf: Leaf, markings: list[Marking]) -> bool:
-        """Mark what a leaf names; whether it should be written anew without what is stale."""
-        pointers = stale = oldest = 0
+    def _mark_leaf(self, leaf: Leaf, markings: list[Marking], tally: Tally) -> bool:
+        """Mark and count what a leaf names; whether it should be written anew without what is stale."""
+        pointers = stale = stale_dirty = oldest = 0
         for part in leaf_pointers([leaf], self._caches):
             markings[part.device].mark_pointers(part.buckets, part.rows.gens)
             pointers += len(part.rows)
             stale += int(np.count_nonzero(part.behind))
+            stale_dirty += int(np.count_nonzero(part.rows.dirty & (part.behind > 0)))
             oldest = max(oldest, int(part.behind.max(initial=0)))
         self.found["pointers"] += pointers
         self.found["stale_pointers"] += stale
-        return oldest > STALE_GENS_MAX or stale * 2 > pointers
+        inodes = self._index.volumes
+        if stale_dirty or any(run.inode not in inodes for run in leaf.live.runs):
+            tally.add(leaf, self._caches, inodes)
+        return oldest > STALE_GENS_MAX or (stale - stale_dirty) * 2 > pointers
 
     async def _rewrite(self, leaf: Leaf) -> None:
         """Write a leaf anew without its stale keys: what they name then stands nowhere on the device."""
@@ -189,7 +217,8 @@ class GarbageCollector:
             stale = self._stale_keys(leaf)
             for start in range(0, len(stale), DROPPED_KEYS):
                 for key in stale[start : start + DROPPED_KEYS]:
-                    self._btree.tree.drop(leaf, key)
+                    if self._btree.tree.drop(leaf, key) and key.dirty:
+                        self._health.stale_dirty_dropped(key)
                 await self._turns.breathe()
 
         if len(self._members) > 1:
@@ -208,9 +237,18 @@ class GarbageCollector:
                 await self._turns.breathe()
 
     def _stale_keys(self, leaf: Leaf) -> list[Key]:
-        """The keys of a leaf none of whose pointers is good any more."""
+        """The keys of a leaf none of whose pointers is good any more.
+
+        Not the dirty ones of which some copy may be there still: those tell an owner where his data was.
+        """
         _, good = copies(leaf, self._caches)
-        return list(leaf.live.keys_at(np.flatnonzero(good == 0).tolist()))
+        stale = leaf.live.keys_at(np.flatnonzero(good == 0).tolist())
+        return [key for key in stale if not key.dirty or self._is_long_gone(key)]
+
+    def _is_long_gone(self, key: Key) -> bool:
+        """Whether the buckets of all copies were used again many times."""
+        staleness = self._changes.buckets.staleness
+        return all(staleness(pointer) > STALE_GENS_MAX for pointer in key.pointers)
 
     def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
         """Mark metadata and what connections hold."""

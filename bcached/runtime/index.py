@@ -5,7 +5,7 @@ waits for its journal entry.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 
 from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, RequestError
 from bcached.format import bkey
@@ -14,6 +14,9 @@ from bcached.keys import OFFSET_MAX, Key
 from bcached.runtime.key_changes import KeyChanges, as_device_failed, spans_of, words_of
 from bcached.runtime.services import Services
 from bcached.state.btree import Missing, cut_at
+from bcached.state.btree_node import Leaf
+from bcached.state.extents import NO_LIMIT
+from bcached.state.index_health import IndexHealth, names_data
 from bcached.state.leaf_pointers import dirty_sectors
 from bcached.state.reservations import Holder
 from bcached.state.sector_allocator import SectorAllocator
@@ -24,8 +27,11 @@ DROPPED_KEYS = 256  # at once: an invalidation holds the loop meanwhile
 class Index:
     """Changes of the keys. Everything here may be cancelled at any await: nothing is half done."""
 
-    def __init__(self, changes: KeyChanges, sectors: SectorAllocator, services: Services) -> None:
+    def __init__(
+        self, changes: KeyChanges, health: IndexHealth, sectors: SectorAllocator, services: Services
+    ) -> None:
         self.changes = changes
+        self.health = health
         self.btree = changes.btree
         self._tree = changes.btree.tree
         self._journal = changes.journal
@@ -36,6 +42,12 @@ class Index:
         # A key in the way may take two to delete.
         self._dropped_at_once = min(DROPPED_KEYS, self._journal.commit_words // (2 * HEAD_WORDS))
         self._deletion_words = self._dropped_at_once * 2 * HEAD_WORDS
+        changes.live.on_stale_dirty = health.stale_dirty_went
+
+    @property
+    def volumes(self) -> Container[int]:
+        """The inodes of the volumes there are."""
+        return self._sectors.inodes
 
     # Committing
 
@@ -104,7 +116,9 @@ class Index:
         spans, deadline = spans_of(keys), self._services.clock() + timeout_s
         words = 0
         while True:
+            self._check_volumes(keys)
             await self.changes.make_ready(spans, words, deadline - self._services.clock())
+            self._check_volumes(keys)  # one may have been deleted, and what is left of it is nobody's
             pieces, cleaned = self._cleanable(keys)
             if not pieces:
                 return cleaned, self._journal.accepted_seq
@@ -117,6 +131,11 @@ class Index:
                 return cleaned, self.changes.change(pieces)
             else:
                 await self.changes.wait_to_grow(deadline - self._services.clock())
+
+    def _check_volumes(self, keys: Sequence[Key]) -> None:
+        for key in keys:
+            if key.inode not in self._sectors.inodes:
+                raise NoSuchVolume(key.inode)
 
     def _may_take(self, pieces: Sequence[Key]) -> bool:
         """Whether clean pieces of dirty keys take no node more: what is left around each are keys, too.
@@ -191,14 +210,34 @@ class Index:
 
     async def dirty_sectors(self, inode: int) -> int:
         """Sectors of a volume that exist nowhere else."""
-        start, count = 0, 0
+        count = 0
+        async for leaf in self._leaves_of(inode):
+            count += dirty_sectors(leaf, inode)
+        return count
+
+    async def names_data(self, inode: int) -> bool:
+        """Whether there are keys under an inode that are live, or dirty."""
+        async for leaf in self._leaves_of(inode):
+            if names_data(leaf, inode, self._sectors.caches):
+                return True
+        return False
+
+    async def has_keys(self, inode: int) -> bool:
+        """Whether there are any keys under an inode, stale ones too."""
+        async for leaf in self._leaves_of(inode):
+            if leaf.live.lookup(inode, 0, NO_LIMIT, 1):
+                return True
+        return False
+
+    async def _leaves_of(self, inode: int) -> AsyncIterator[Leaf]:
+        """The leaves that may hold keys of an inode, in order, each good until the next await."""
+        start = 0
         while start < bkey.OFFSET_MAX:
             with as_device_failed():
                 leaf = await self.btree.leaf_at(inode, start)
-            count += dirty_sectors(leaf, inode)
+            yield leaf
             start = min(leaf.end_within(inode), bkey.OFFSET_MAX)
             await asyncio.sleep(0)  # all may be in memory, and nothing wait
-        return count
 
     async def drop_volume(self, inode: int, timeout_s: float) -> None:
         """Drop all keys of a volume, durably; nobody adds to them any more.

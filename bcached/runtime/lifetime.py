@@ -58,7 +58,7 @@ class ViolationError(BcachedError):
 
 
 def _say_nothing(_: str) -> None:
-    """Progress that nobody wants to hear of."""
+    """Progress and warnings that nobody wants to hear of."""
 
 
 @asynccontextmanager
@@ -66,19 +66,23 @@ async def running(
     devices: Sequence[BlockDevice],
     options: SetOptions,
     progress: Callable[[str], None] = _say_nothing,
+    warn: Callable[[str], None] = _say_nothing,
 ) -> AsyncIterator[CacheSet]:
     """The set on these devices, open and alive. The devices are closed at the end, whatever happens.
 
+    warn hears of what is wrong with the index: what the opening found, and what is given up later.
     Whatever fails first in a task ends the block, and is what the block raises; the set refuses every
     change from that moment on.
     """
     async with AsyncExitStack() as stack:
         for device in devices:
             stack.push_async_callback(device.close)
-        life = Life(options)
+        life = Life(options, warn)
         stack.callback(life.end)
         progress("reading the set")
         cache_set = await life.begin(await read_set(devices), progress)
+        for sentence in cache_set.explain_index():
+            warn(sentence)
         # Whoever still waits for a fact when all is over is told so.
         stack.push_async_callback(cache_set.services.conditions.pass_on)
         try:
@@ -102,8 +106,9 @@ async def _hear_of(broken: "asyncio.Future[None]") -> None:
 class Life:
     """One life of the daemon with a set: its lease, its mapped gens, and what it made of the set."""
 
-    def __init__(self, options: SetOptions) -> None:
+    def __init__(self, options: SetOptions, warn: Callable[[str], None]) -> None:
         self.options = options
+        self._warn = warn
         self.number = secrets.randbits(63) | 1
         self._set: CacheSet | None = None
         self._group: asyncio.TaskGroup | None = None
@@ -165,10 +170,10 @@ class Life:
     def _put_together(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
         sectors = SectorAllocator([member.cache for member in members])
-        services = Services(self.options, sectors, precise_clock(), self._after_step)
+        services = Services(self.options, sectors, precise_clock(), self._after_step, self._warn)
         holders: set[Holder] = set()
         changes = self._key_changes(opened, sectors, services)
-        index = Index(changes, sectors, services)
+        index = Index(changes, opened.index.health, sectors, services)
         mover = MovingCollector(members, sectors, index, services)
         leaf_writer = LeafWriter(index.btree, journal, changes.live, services)
         tasks = Tasks(

@@ -24,7 +24,7 @@ class Services:
     """Shared by the tasks of one set.
 
     after_step is called after every step of every task. broken gets the first error of ours in something
-    that no task runs.
+    that no task runs. warn takes what an operator should read, in a sentence.
     """
 
     def __init__(
@@ -33,12 +33,14 @@ class Services:
         sectors: SectorAllocator,
         clock: Callable[[], float],
         after_step: Callable[[], None],
+        warn: Callable[[str], None],
     ) -> None:
         volume_sectors = sum(
             cache.geometry.bucket_count * cache.geometry.bucket_sectors for cache in sectors.caches
         )
         self.options = options
         self.clock = clock
+        self.warn = warn
         self.conditions = Conditions()
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queue = WaitQueue(options.waiters, self._queue_changed, self.guarded)

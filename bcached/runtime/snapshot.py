@@ -1,23 +1,26 @@
 """The statistics of a set, gathered at one instant from where they are counted."""
 
 from bcached.format.bkey import WORD_BYTES
+from bcached.runtime.index import Index
 from bcached.runtime.lookups import Lookups
 from bcached.runtime.services import Services
 from bcached.runtime.tasks import Tasks
 from bcached.state.bucket_table import State
+from bcached.state.index_health import IndexHealth
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
-from bcached.state.statistics import IndexStatistics, MemberStatistics, SetStatistics
-from bcached.store.btree import Btree
+from bcached.state.statistics import IndexStatistics, MemberStatistics, OrphanStatistics, SetStatistics
 from bcached.store.journal import Journal
 from bcached.store.member import Member
+
+ORPHANS_TOLD = 8  # each in a sentence of its own
 
 
 def take_snapshot(
     members: list[Member],
     journal: Journal,
     sectors: SectorAllocator,
-    btree: Btree,
+    index: Index,
     lookups: Lookups,
     services: Services,
     tasks: Tasks,
@@ -50,7 +53,7 @@ def take_snapshot(
         sectors_to_gc=services.sectors_to_gc,
         min_prio=services.min_prio,
         journal_seq=journal.seq,
-        index=_index(btree, tasks),
+        index=_index(index, tasks),
         lookups=lookups.count,
         lookup_hits=lookups.hits,
         checksum_errors={},
@@ -59,11 +62,23 @@ def take_snapshot(
         gc=tasks.garbage_collector.durations.copy(),
         gc_slice=services.slices.copy(),
         journal_write=journal.durations.copy(),
+        orphans=orphans_of(index.health)[:ORPHANS_TOLD],
     )
 
 
-def _index(btree: Btree, tasks: Tasks) -> IndexStatistics:
-    tree, io = btree.tree, btree.io
+def orphans_of(health: IndexHealth) -> tuple[OrphanStatistics, ...]:
+    """The orphans, those with the most dirty sectors first."""
+    orphans = [
+        OrphanStatistics(inode, orphan.keys, orphan.dirty_sectors, orphan.clean_sectors)
+        for inode, orphan in health.tally.orphans.items()
+    ]
+    return tuple(sorted(orphans, key=lambda orphan: (-orphan.dirty_sectors, -orphan.keys, orphan.inode)))
+
+
+def _index(index: Index, tasks: Tasks) -> IndexStatistics:
+    btree, health = index.btree, index.health
+    tree, io, tally = btree.tree, btree.io, health.tally
+    orphaned = tally.orphaned
     return IndexStatistics(
         levels=tree.root.level + 1,
         leaves=len(tree.leaves),
@@ -74,6 +89,14 @@ def _index(btree: Btree, tasks: Tasks) -> IndexStatistics:
         nodes_written=io.nodes_written,
         blocks_appended=io.blocks_appended,
         moved_sectors=tasks.garbage_collector.mover.moved_sectors,
+        stale_dirty_keys=tally.stale_dirty_keys,
+        stale_dirty_sectors=tally.stale_dirty_sectors,
+        stale_dirty_keys_dropped=health.dropped_keys,
+        orphaned_inodes=tally.orphaned_inodes,
+        orphaned_keys=orphaned.keys,
+        orphaned_dirty_sectors=orphaned.dirty_sectors,
+        orphaned_clean_sectors=orphaned.clean_sectors,
+        vanished_nodes=health.vanished_nodes,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
-from bcached.errors import RequestError, VolumeInUse
+from bcached.errors import LimitExceeded, NoSuchVolume, RequestError, VolumeInUse
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
 from bcached.runtime.index import Index
@@ -67,24 +67,39 @@ class Volumes:
         """A new volume's inode, durable."""
 
         async def change() -> int:
-            inode, entries = self._table.with_volume(label, sectors, uuid or uuid4())
-            await self._write(entries)
+            chosen = uuid or uuid4()
+            self._table.check_new(label, sectors, chosen)
+            inode = await self._find_inode()
+            await self._write(self._table.with_volume(inode, label, sectors, chosen))
             self._tell_inodes()
             return inode
 
         inode: int = await self._run(change)
         return inode
 
+    async def _find_inode(self) -> int:
+        """The first inode that is free, and that no key still names data under: its data is another's.
+
+        Nothing adds keys under an inode without a volume, so the answer stays good.
+        """
+        for inode in self._table.free_inodes():
+            if not await self._index.names_data(inode):
+                return inode
+        raise LimitExceeded("volumes", len(self._table.entries) + 1)
+
     async def delete(
         self, inode: int, end_reservations: Callable[[int], Awaitable[None]], *, force: bool
     ) -> None:
         """Take a volume away, durable; nothing new is reserved for it from the first moment on.
 
-        Its keys go first, durably: whoever gets the slot next must find none of them.
+        Its keys go first, durably: whoever gets the slot next must find none of them. So are those dropped
+        that stand under an inode without a volume.
         """
 
         async def change() -> None:
-            entries = self._table.without_volume(inode)
+            has_slot = self._table.is_taken(inode)
+            if not has_slot and not await self._index.has_keys(inode):
+                raise NoSuchVolume(inode)
             if not force:
                 await self._refuse_if_dirty(inode)  # a volume that stays is there for its clients meanwhile
             self._sectors.inodes.pop(inode, None)
@@ -92,7 +107,9 @@ class Volumes:
                 if not force:
                     await self._refuse_if_dirty(inode)  # what came in while it was looked at before
                 await self._index.drop_volume(inode, BUCKET_TIMEOUT_S)
-                await self._write(entries)
+                if has_slot:
+                    await self._write(self._table.without_volume(inode))
+                self._index.health.forget(inode)
                 await end_reservations(inode)
             finally:
                 self._tell_inodes()

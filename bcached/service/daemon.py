@@ -101,7 +101,7 @@ class Daemon:
                 devices.append(await FileDevice.open(path, patience=patience))
                 stack.push_async_callback(devices[-1].close)
             options = set_options(self.settings)
-            yield await stack.enter_async_context(running(devices, options, self._tell_progress))
+            yield await stack.enter_async_context(running(devices, options, self._tell_progress, log.warning))
 
     async def _serve(self, cache_set: CacheSet, doors: Doors, tasks: asyncio.TaskGroup) -> None:
         """The socket and the metrics, until it is time to stop."""

@@ -16,7 +16,7 @@ import bcached
 from bcached.service.member_metrics import member_metrics
 from bcached.service.metric_families import add_histogram, by_label, coarser, counter, gauge, with_zeros
 from bcached.service.statistics import Snapshot
-from bcached.state.statistics import RESERVES
+from bcached.state.statistics import RESERVES, IndexStatistics
 from bcached.units import SECTOR_BYTES
 
 FAILURE_REASONS = ("timeout", "no_wait", "limit", "cancelled")
@@ -111,6 +111,7 @@ def index_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield gauge(
         "bcached_index_unwritten_bytes", "Keys in the journal and in no node yet.", uuid, it.unwritten_bytes
     )
+    yield from health_metrics(it, uuid)
     yield counter("bcached_index_nodes_read", "Nodes read.", uuid, it.nodes_read)
     yield counter("bcached_index_nodes_written", "Nodes written whole.", uuid, it.nodes_written)
     yield counter("bcached_index_blocks_appended", "Blocks appended to nodes.", uuid, it.blocks_appended)
@@ -119,6 +120,37 @@ def index_metrics(snapshot: Snapshot) -> Iterator[Metric]:
         "Data copied out of nearly empty buckets.",
         uuid,
         it.moved_sectors * SECTOR_BYTES,
+    )
+
+
+def health_metrics(it: IndexStatistics, uuid: str) -> Iterator[Metric]:
+    """What no look-up finds, though its data may be there still; all 0 in a set that is well."""
+    yield gauge(
+        "bcached_stale_dirty_keys",
+        "Dirty keys whose bucket's gen has gone ahead.",
+        uuid,
+        it.stale_dirty_keys,
+    )
+    yield gauge("bcached_stale_dirty_bytes", "What those name.", uuid, it.stale_dirty_sectors * SECTOR_BYTES)
+    yield counter(
+        "bcached_stale_dirty_keys_dropped",
+        "Such keys that garbage collections dropped.",
+        uuid,
+        it.stale_dirty_keys_dropped,
+    )
+    yield gauge("bcached_orphaned_keys", "Keys under inodes without a volume.", uuid, it.orphaned_keys)
+    yield gauge("bcached_orphaned_inodes", "Such inodes.", uuid, it.orphaned_inodes)
+    yield gauge(
+        "bcached_orphaned_dirty_bytes",
+        "Dirty data under inodes without a volume.",
+        uuid,
+        it.orphaned_dirty_sectors * SECTOR_BYTES,
+    )
+    yield gauge(
+        "bcached_vanished_nodes",
+        "Nodes of the btree that are gone, and were not replaced.",
+        uuid,
+        it.vanished_nodes,
     )
 
 

@@ -81,13 +81,16 @@ class Administration:
         return Later(self._set.set_discard(asked.discard), _done)
 
     def list_volumes(self, _session: Session, _asked: Any) -> Outcome:
-        """All volumes."""
-        return messages.Volumes(
-            tuple(
-                messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only)
-                for one in self._set.volumes()
-            )
+        """All volumes, and the inodes without one that keys are left of."""
+        volumes = tuple(
+            messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only)
+            for one in self._set.volumes()
         )
+        orphans = tuple(
+            messages.Orphan(one.inode, one.keys, one.dirty_sectors, one.clean_sectors)
+            for one in self._set.orphans()
+        )
+        return messages.Volumes(volumes, orphans)
 
     def create_volume(self, _session: Session, asked: messages.CreateVolume) -> Outcome:
         """A new volume."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from bcached.state.geometry import GEN_DISTANCE_MAX
 from bcached.state.statistics import MemberStatistics, SetStatistics
+from bcached.units import SECTOR_BYTES, format_size
 
 
 def explain(set_statistics: SetStatistics) -> list[str]:
@@ -14,9 +15,52 @@ def explain(set_statistics: SetStatistics) -> list[str]:
     return sentences or ["nothing waits, and buckets are ready to be used"]
 
 
+def explain_index(statistics: SetStatistics) -> Iterator[str]:
+    """What of the data in the index no look-up finds, and why."""
+    index = statistics.index
+    if index.vanished_nodes:
+        nodes = _counted(index.vanished_nodes, "node")
+        yield (
+            f"{nodes} of the index vanished: their buckets' gens are ahead of what names them, and nothing "
+            "replaced them; the keys in them are lost: `bcachectl check` says of which ranges"
+        )
+    if index.stale_dirty_keys:
+        keys, size = _counted(index.stale_dirty_keys, "dirty key"), _size(index.stale_dirty_sectors)
+        yield (
+            f"{keys} of {size} are stale: the gens of their buckets have gone ahead, and the data is lost "
+            "when these are used again; `bcachectl check` lists them"
+        )
+    if index.orphaned_keys:
+        keys = _counted(index.orphaned_keys, "key")
+        data = f"{_size(index.orphaned_dirty_sectors)} dirty, {_size(index.orphaned_clean_sectors)} clean"
+        yield (
+            f"{keys} ({data}) stand under inodes without a volume: {_inodes(statistics)}; no new volume gets "
+            "such an inode; `bcachectl volume list` shows them, `bcachectl volume delete --force` drops them"
+        )
+
+
+def _inodes(statistics: SetStatistics) -> str:
+    """The inodes without a volume that hold the most."""
+    told = [
+        f"{orphan.inode} ({_counted(orphan.keys, 'key')}, {_size(orphan.dirty_sectors)} dirty)"
+        for orphan in statistics.orphans
+    ]
+    more = statistics.index.orphaned_inodes - len(told)
+    return ", ".join(told) + (f" and {more:,} more" if more else "")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _size(sectors: int) -> str:
+    return format_size(sectors * SECTOR_BYTES)
+
+
 def _set(statistics: SetStatistics) -> Iterator[str]:
     if statistics.failed:
         yield f"nothing can change any more: {statistics.failed}"
+    yield from explain_index(statistics)
     for reserve, count in statistics.waiters.items():
         if count:
             oldest_s = statistics.oldest_wait_s

@@ -16,10 +16,12 @@ class LiveSectors:
 
     marking, while a collection runs, hears of every pointer that goes, stale or not (device, bucket, gen):
     the node it stood in may not have been written yet, and the collection may not have come by before.
+    on_stale_dirty is told of dirty keys that go, or parts of them, of which a copy was stale.
     """
 
     def __init__(self, caches: Sequence[Cache], bucket_sectors: int) -> None:
         self.marking: Callable[[int, int, int], None] | None = None
+        self.on_stale_dirty: Callable[[Key], None] = lambda _: None
         self.cleaned_seq = 0  # the newest entry by which dirty data went, or became clean
         self._caches = caches
         self._bucket_sectors = bucket_sectors
@@ -39,6 +41,7 @@ class LiveSectors:
         caches = self._caches
         marking = self.marking
         for key in keys:
+            is_stale = False
             if key.dirty:
                 self.cleaned_seq = seq
             for pointer in key.pointers:
@@ -49,3 +52,7 @@ class LiveSectors:
                         marking(pointer.device, bucket, pointer.gen)
                     if cache.table.gens[bucket] == pointer.gen:
                         cache.count_out(bucket, key.sectors, key.dirty, seq)
+                    else:
+                        is_stale = True
+            if is_stale and key.dirty:
+                self.on_stale_dirty(key)

@@ -30,23 +30,26 @@ class Recount:
         # Those on disk before anything raises them; prios are not written while a set is opened.
         self._base = table.gens_on_disk_array
         self._furthest_behind = np.zeros(count, np.uint8)  # of the pointers into a bucket, seen from its base
+        self.overtook_dirty = False  # whether dirty keys that were counted in have become stale since
 
     @property
     def oldest(self) -> NDArray[np.uint8]:
         """The oldest gen that anything names, of each bucket; its gen on disk if nothing is older."""
         return self._base - self._furthest_behind
 
-    def add(self, buckets: Numbers, gens: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
-        """Count some pointers in."""
+    def add(self, buckets: Numbers, gens: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> bool:
+        """Count some pointers in; whether any of them is dirty and stale already."""
         self.name(buckets, gens)
         live = self.table.gens_array[buckets] == gens
+        any_stale_dirty = bool((dirty & ~live).any())
         buckets, sectors, dirty = buckets[live], sectors[live], dirty[live]
         np.add.at(self.sectors, buckets, sectors)
         np.add.at(self.dirty_sectors, buckets[dirty], sectors[dirty])
+        return any_stale_dirty
 
-    def add_rows(self, rows: Rows, bucket_sectors: int) -> None:
-        """Count in the rows of keys of one member."""
-        self.add(rows.places // bucket_sectors, rows.gens, rows.sectors, rows.dirty)
+    def add_rows(self, rows: Rows, bucket_sectors: int) -> bool:
+        """Count in the rows of keys of one member; as `add`."""
+        return self.add(rows.places // bucket_sectors, rows.gens, rows.sectors, rows.dirty)
 
     def name(self, buckets: Numbers, gens: Numbers) -> None:
         """Take note of gens that pointers name, without anything being counted live for them."""
@@ -65,5 +68,6 @@ class Recount:
         order = np.argsort(ahead[newer], kind="stable")  # the last one of a bucket is the newest
         raised = buckets[newer][order]
         table.gens_array[raised] = gens[newer][order].astype(np.uint8)
+        self.overtook_dirty |= bool(self.dirty_sectors[raised].any())
         self.sectors[raised] = 0
         self.dirty_sectors[raised] = 0

@@ -93,6 +93,25 @@ class IndexStatistics:
     nodes_written: int  # whole
     blocks_appended: int
     moved_sectors: int  # by moving garbage collection
+    # What no look-up finds, as the opening or the last collection counted it: see state/index_health.py.
+    stale_dirty_keys: int = 0
+    stale_dirty_sectors: int = 0
+    stale_dirty_keys_dropped: int = 0  # by collections of this life
+    orphaned_inodes: int = 0
+    orphaned_keys: int = 0
+    orphaned_dirty_sectors: int = 0
+    orphaned_clean_sectors: int = 0
+    vanished_nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanStatistics:
+    """Keys under an inode without a volume."""
+
+    inode: int
+    keys: int
+    dirty_sectors: int
+    clean_sectors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +148,4 @@ class SetStatistics:
     gc: Histogram
     gc_slice: Histogram
     journal_write: Histogram
+    orphans: tuple[OrphanStatistics, ...] = ()  # those with the most dirty sectors, those first

@@ -44,6 +44,7 @@ class NodeIo:
         self.nodes_written = 0
         self.blocks_appended = 0
         self.written_bytes = 0
+        self.vanished: list[tuple[Interior, int]] = []  # nodes read, and how many of their children are gone
         self.path = members[0].path
         self._members = members
         self._flushes = [SharedFlush(member.block_device) for member in members]
@@ -169,6 +170,8 @@ class NodeIo:
         if last != found.high:
             raise BadField("node", f"{found.where}, last child", found.high, last)
         node = Interior(found.key, found.level, seq, blocks_used, list(children.all_live))
+        if children.vanished:
+            self.vanished.append((node, len(children.vanished)))
         live = set(children.all_live)
         node.replaced = [key for key in keys if key not in live]
         return node

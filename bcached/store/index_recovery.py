@@ -9,7 +9,7 @@ where memory does not suffice for the leaves, only their changes stay.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from random import SystemRandom
 
@@ -25,6 +25,7 @@ from bcached.state.btree_node import Unwritten, position_at
 from bcached.state.bucket_table import State
 from bcached.state.census import stale_by
 from bcached.state.extents import Extents
+from bcached.state.index_health import IndexHealth
 from bcached.state.key_rows import KeyRows
 from bcached.state.live_sectors import LiveSectors
 from bcached.state.node_shape import NodeShape
@@ -32,6 +33,7 @@ from bcached.state.recount import Recount
 from bcached.store.btree import Btree
 from bcached.store.btree_io import NodeIo
 from bcached.store.bucket_contents import check_arrival, check_live_sectors, check_recount
+from bcached.store.doubtful_leaves import DoubtfulLeaves
 from bcached.store.member import Member
 from bcached.store.membership import MemberFound
 from bcached.store.node_reader import NodeFound
@@ -49,6 +51,7 @@ class RecoveredIndex:
     tree: Tree
     io: NodeIo
     live: LiveSectors
+    health: IndexHealth
     keys_replayed: int = 0
 
 
@@ -135,12 +138,15 @@ async def recover_index(
     entries: Sequence[JournalEntry],
     cache_bytes: int,
     progress: Progress,
+    volumes: Container[int],
 ) -> RecoveredIndex:
     """The index that the newest entry names, with the keys of all these entries in it.
 
     The members' tables hold what prios, journal and uuid table say; afterwards also nodes and live data.
+    volumes are the inodes of those there are.
     """
     root, level = entries[-1].root, entries[-1].level
+    doubtful = DoubtfulLeaves([member.cache for member in members], volumes)
     bounds = bounds_of(members)
     recounts = [Recount(member.cache.table) for member in members]
     replayed = _laid_over(members[0].path, entries, bounds)
@@ -153,15 +159,17 @@ async def recover_index(
     io.may_be_torn = may_be_torn
     nobody = _GensOnly(members, recounts)
     reader = await Btree.open(root, level, io, nobody, nobody, SystemRandom(), cache_bytes)
-    await _count_leaves(reader, recounts, members[0].cache.geometry.bucket_sectors, progress)
+    await _count_leaves(reader, recounts, doubtful, members[0].cache.geometry.bucket_sectors, progress)
     io.may_be_torn = lambda _: False
     _name_journal_keys(entries, bounds, recounts)
     _place_nodes(members, reader.tree)
     for member, recount in zip(members, recounts, strict=True):
         check_recount(member, recount)
         _fill_counts(member, recount)
-    index = RecoveredIndex(reader.tree, io, live_sectors(members))
-    await _replay(index, reader, members, entries, progress)
+    index = RecoveredIndex(reader.tree, io, live_sectors(members), IndexHealth())
+    await _replay(index, reader, members, entries, doubtful, progress)
+    doubtful.are_all |= any(recount.overtook_dirty for recount in recounts)
+    index.health = IndexHealth(await doubtful.count(reader), io.vanished)
     for member in members:
         check_live_sectors(member)
         if not index.live.cleaned_seq:  # else leaves on the device still name what was dirty
@@ -199,16 +207,22 @@ def _name_journal_keys(entries: Sequence[JournalEntry], bounds: Bounds, recounts
 
 
 async def _count_leaves(
-    reader: Btree, recounts: Sequence[Recount], bucket_sectors: int, progress: Progress
+    reader: Btree,
+    recounts: Sequence[Recount],
+    doubtful: DoubtfulLeaves,
+    bucket_sectors: int,
+    progress: Progress,
 ) -> None:
     leaves = 0
     async for leaf in reader.leaves():
+        doubtful.see_inodes(leaf)
         rows = KeyRows()
         rows.add(leaf.live)
         for chunk in rows.chunks():
             for device, recount in enumerate(recounts):
                 of_member = chunk if len(recounts) == 1 else chunk.where(chunk.devices == device)
-                recount.add_rows(of_member, bucket_sectors)
+                if recount.add_rows(of_member, bucket_sectors):
+                    doubtful.bounds.add(leaf.bound)
         leaves += 1
         if leaves % LEAVES_A_REPORT == 0:
             progress(f"recovering: {leaves} leaves of the index read")
@@ -249,11 +263,12 @@ async def _replay(
     reader: Btree,
     members: Sequence[Member],
     entries: Sequence[JournalEntry],
+    doubtful: DoubtfulLeaves,
     progress: Progress,
 ) -> None:
     """Lay the journal's keys over the leaves, of which no more stay than there is memory for."""
     tree, newest_seq = index.tree, entries[-1].seq
-    changes = await _by_leaf(index, members, entries, progress)
+    changes = await _by_leaf(index, members, entries, doubtful, progress)
     for bound in sorted(changes):
         leaf = await reader.leaf_at(*position_at(bound - 1))
         index.live.went(tree.lay_over(leaf, changes.pop(bound)), newest_seq)
@@ -262,7 +277,11 @@ async def _replay(
 
 
 async def _by_leaf(
-    index: RecoveredIndex, members: Sequence[Member], entries: Sequence[JournalEntry], progress: Progress
+    index: RecoveredIndex,
+    members: Sequence[Member],
+    entries: Sequence[JournalEntry],
+    doubtful: DoubtfulLeaves,
+    progress: Progress,
 ) -> dict[int, Unwritten]:
     """The journal's keys, laid over each other in their order and counted, by the bound of their leaf."""
     tree, live = index.tree, index.live
@@ -278,6 +297,7 @@ async def _by_leaf(
                 changes[bound].newest_seq = entry.seq
                 live.went(changes[bound].extents.insert(part), entry.seq)
                 check_arrival(members, part)
+                doubtful.see_key(bound, part)
                 live.came(part)
             index.keys_replayed += 1
             if index.keys_replayed % KEYS_A_REPORT == 0:

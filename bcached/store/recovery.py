@@ -24,6 +24,7 @@ from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
 from bcached.state.extents import Extents
 from bcached.state.geometry import INITIAL_PRIO, Geometry
+from bcached.state.index_health import IndexHealth
 from bcached.state.reserves import Reserve
 from bcached.store.index_recovery import (
     Progress,
@@ -99,13 +100,15 @@ async def recover(
     )
     journal.prio_heads = list(newest.prio_heads)
     place_metadata(members, newest.uuid_bucket, State.UUID)
-    index = await recover_index(members, contents.journal.entries, index_bytes, progress)
+    uuid_table = UuidTable(members[0].cache.geometry, contents.uuids)
+    volumes = {volume.inode for volume in uuid_table.volumes()}
+    index = await recover_index(members, contents.journal.entries, index_bytes, progress, volumes)
     journal.oldest_needed = lambda: index.tree.pins.oldest
     for opened in members:
         opened.cache.reserves.fit_tree(newest.level)
         opened.cache.seed_reserves(SEEDED)
         await mend_superblock(opened.block_device, opened.superblock)
-    return OpenedSet(members, journal, UuidTable(members[0].cache.geometry, contents.uuids), index)
+    return OpenedSet(members, journal, uuid_table, index)
 
 
 def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
@@ -155,7 +158,7 @@ async def first_run(
         member.cache.seed_reserves(SEEDED)
     tree = Tree(root, shape_of(members))
     journal.oldest_needed = lambda: tree.pins.oldest
-    index = RecoveredIndex(tree, node_io(members), live_sectors(members))
+    index = RecoveredIndex(tree, node_io(members), live_sectors(members), IndexHealth())
     return OpenedSet(members, journal, uuid_table, index)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume
+from bcached.errors import InvalidParameter, LimitExceeded
 from bcached.format.label import printable_label
 from bcached.format.uuid_entry import BURNT_UUID, FREE_UUID, UuidEntry, pack_table
 from bcached.keys import Key, Pointer
@@ -45,8 +45,8 @@ class UuidTable:
                 label = printable_label(entry.label)  # the kernel cuts in mid-character
                 yield Volume(inode, entry.uuid, label, entry.sectors, entry.flash_only)
 
-    def with_volume(self, label: str, sectors: int, uuid: UUID) -> tuple[int, list[UuidEntry | None]]:
-        """The first free slot, and the table with a new volume in it."""
+    def check_new(self, label: str, sectors: int, uuid: UUID) -> None:
+        """Refuse a volume that cannot be made."""
         if len(label.encode()) > LABEL_BYTES or "\0" in label:
             raise InvalidParameter("label", f"at most {LABEL_BYTES} bytes, none of them zero")
         if not 0 <= sectors <= VOLUME_SECTORS_MAX:
@@ -57,15 +57,25 @@ class UuidTable:
             raise InvalidParameter("uuid", f"{uuid} is a volume already")
         if None not in self.entries:
             raise LimitExceeded("volumes", len(self.entries) + 1)
-        inode = self.entries.index(None)
+
+    def free_inodes(self) -> list[int]:
+        """The inodes of free slots."""
+        return [inode for inode, entry in enumerate(self.entries) if entry is None]
+
+    def with_volume(self, inode: int, label: str, sectors: int, uuid: UUID) -> list[UuidEntry | None]:
+        """The table with a new volume in a free slot."""
+        assert self.entries[inode] is None
         now = int(time.time())
         entry = UuidEntry(uuid, label, now, now, 0, flash_only=sectors > 0, sectors=sectors)
-        return inode, [*self.entries[:inode], entry, *self.entries[inode + 1 :]]
+        return [*self.entries[:inode], entry, *self.entries[inode + 1 :]]
+
+    def is_taken(self, inode: int) -> bool:
+        """Whether an inode's slot is a volume's, or was one's and never freed."""
+        return inode < len(self.entries) and self.entries[inode] is not None
 
     def without_volume(self, inode: int) -> list[UuidEntry | None]:
-        """The table with a volume's slot free again."""
-        if all(volume.inode != inode for volume in self.volumes()):
-            raise NoSuchVolume(inode)
+        """The table with a slot free again."""
+        assert self.is_taken(inode)
         return [*self.entries[:inode], None, *self.entries[inode + 1 :]]
 
     def pack(self, entries: list[UuidEntry | None]) -> bytes:

@@ -284,6 +284,14 @@ class IndexState(Struct, gc=False):
     nodes_written: int
     blocks_appended: int
     moved_sectors: int
+    stale_dirty_keys: int = 0
+    stale_dirty_sectors: int = 0
+    stale_dirty_keys_dropped: int = 0
+    orphaned_inodes: int = 0
+    orphaned_keys: int = 0
+    orphaned_dirty_sectors: int = 0
+    orphaned_clean_sectors: int = 0
+    vanished_nodes: int = 0
 
 
 class State(Struct, gc=False):
@@ -362,10 +370,20 @@ class Volume(Struct, gc=False):
     flash_only: bool
 
 
+class Orphan(Struct, gc=False):
+    """Keys under an inode without a volume."""
+
+    inode: int
+    keys: int
+    dirty_sectors: int
+    clean_sectors: int
+
+
 class Volumes(Results):
     """ListVolumes' answer."""
 
     volumes: tuple[Volume, ...]
+    orphans: tuple[Orphan, ...] = ()
 
 
 class CreateVolume(Parameters, frozen=True):

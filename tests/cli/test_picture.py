@@ -105,6 +105,14 @@ def test_what_is_wrong_stands_out() -> None:
         assert words in told
 
 
+def test_what_no_look_up_finds_is_shown_if_there_is_any() -> None:
+    assert "not found" not in drawn(state())
+    index = IndexState(2, 7, 0, 1 << 20, 0, 9, 3, 40, 16, stale_dirty_keys=1234, vanished_nodes=2)
+    told = drawn(state(index=index))
+    assert "1,234 stale dirty keys, 2 nodes of the index vanished: see bcachectl explain" in told
+    assert "without a volume" not in told
+
+
 def test_every_member_is_shown() -> None:
     told = drawn(state(member(), member(device=1, path="/dev/other")))
     assert "device 0" in told

@@ -69,6 +69,13 @@ CONTRACT = {
     "bcached_index_nodes_written_total": set(),
     "bcached_index_blocks_appended_total": set(),
     "bcached_moved_bytes_total": set(),
+    "bcached_stale_dirty_keys": set(),
+    "bcached_stale_dirty_bytes": set(),
+    "bcached_stale_dirty_keys_dropped_total": set(),
+    "bcached_orphaned_keys": set(),
+    "bcached_orphaned_inodes": set(),
+    "bcached_orphaned_dirty_bytes": set(),
+    "bcached_vanished_nodes": set(),
     "bcached_lookup_hits_total": set(),
     "bcached_rpc_requests_total": {"method"},
     "bcached_rpc_errors_total": {"method"},
@@ -221,6 +228,29 @@ def test_histograms_are_cumulated_and_end_with_all(text: str) -> None:
     assert (by_bound[("30.0", UUID)], by_bound[("+Inf", UUID)]) == (3, 4)
     assert samples(text)["bcached_allocation_wait_seconds_count"] == {(UUID,): 4}
     assert samples(text)["bcached_allocation_wait_seconds_sum"][(UUID,)] == pytest.approx(31.00405)
+
+
+def test_what_no_look_up_finds_is_told_as_it_was_counted() -> None:
+    index = replace(
+        snapshot().cache_set.index,
+        stale_dirty_keys=1,
+        stale_dirty_sectors=2,
+        stale_dirty_keys_dropped=3,
+        orphaned_inodes=4,
+        orphaned_keys=5,
+        orphaned_dirty_sectors=6,
+        vanished_nodes=7,
+    )
+    damaged = replace(snapshot(), cache_set=replace(snapshot().cache_set, index=index))
+    found = samples(generate_latest(registry(lambda: damaged)).decode())
+    told = {name: values[(UUID,)] for name, values in found.items() if name.startswith("bcached_stale")}
+    assert told["bcached_stale_dirty_keys"] == 1
+    assert told["bcached_stale_dirty_bytes"] == 1024
+    assert told["bcached_stale_dirty_keys_dropped_total"] == 3
+    assert found["bcached_orphaned_inodes"] == {(UUID,): 4}
+    assert found["bcached_orphaned_keys"] == {(UUID,): 5}
+    assert found["bcached_orphaned_dirty_bytes"] == {(UUID,): 3072}
+    assert found["bcached_vanished_nodes"] == {(UUID,): 7}
 
 
 def test_names_are_escaped(text: str) -> None:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from bcached.state.explanation import FAILURES, explain
+from bcached.state.explanation import FAILURES, explain, explain_index
 from bcached.state.statistics import (
     BUCKET_STATES,
     RESERVES,
@@ -10,6 +10,7 @@ from bcached.state.statistics import (
     Histogram,
     IndexStatistics,
     MemberStatistics,
+    OrphanStatistics,
     SetStatistics,
 )
 
@@ -91,6 +92,34 @@ def test_a_dry_member_is_told_beside_what_the_last_collection_found() -> None:
 def test_too_much_that_is_unwritten_is_told() -> None:
     index = IndexStatistics(2, 7, 60_000, 100_000, 60_000, 9, 3, 40, 16)
     assert explain(a_set(index=index))[0].startswith("changes of the index wait until some of 60000 bytes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"vanished_nodes": 1}, "1 node of the index vanished: "),
+        ({"stale_dirty_keys": 2000, "stale_dirty_sectors": 4096}, "2,000 dirty keys of 2M are stale: "),
+        (
+            {
+                "orphaned_keys": 12,
+                "orphaned_inodes": 5,
+                "orphaned_dirty_sectors": 2048,
+                "orphaned_clean_sectors": 8,
+            },
+            (
+                "12 keys (1M dirty, 4k clean) stand under inodes without a volume: "
+                "3 (10 keys, 512k dirty), 0 (1 key, 0 dirty) and 3 more; "
+            ),
+        ),
+    ],
+)
+def test_what_no_look_up_finds_is_told(changes: dict[str, int], sentence: str) -> None:
+    index = replace(a_set().index, **changes)
+    orphans = (OrphanStatistics(3, 10, 1024, 8), OrphanStatistics(0, 1, 0, 8))
+    damaged = a_set(index=index, orphans=orphans)
+    (told,) = explain(damaged)
+    assert told.startswith(sentence)
+    assert list(explain_index(damaged)) == [told]
 
 
 def test_a_set_at_ease_says_so() -> None:
