@@ -10,6 +10,7 @@ from typing import Any
 from bcached.errors import calling
 
 # <linux/fs.h>, on the architectures where _IO() has no direction bit (all but alpha, mips, powerpc, sparc).
+BLKROGET = 0x125E
 BLKSSZGET = 0x1268
 BLKDISCARD = 0x1277
 
@@ -26,6 +27,11 @@ def logical_block_bytes(descriptor: int) -> int:
     """The unit in which a block device takes writes."""
     answer: Any = calling(fcntl.ioctl, descriptor, BLKSSZGET, bytes(4))
     return int.from_bytes(answer, sys.byteorder)
+
+
+def is_read_only(descriptor: int) -> bool:
+    """Whether a block device refuses writes, also one that lets itself be opened for them."""
+    return any(fcntl.ioctl(descriptor, BLKROGET, bytes(4)))
 
 
 def discard_blocks(descriptor: int, offset: int, length: int) -> None:

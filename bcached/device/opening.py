@@ -19,6 +19,14 @@ from bcached.units import SECTOR_BYTES
 # Directories under /dev in which everybody may make links.
 OPEN_TO_ALL = ("/dev/shm/", "/dev/mqueue/")  # noqa: S108
 
+# Why the kernel does not let a file be opened for writing, and what would change that.
+NOT_WRITABLE = {
+    errno.EROFS: "its file system is mounted read-only: mount it read-write",
+    errno.EPERM: "it may be immutable or append-only: `lsattr` tells, `chattr -i -a` lifts that",
+    errno.EACCES: "the user with id {user} needs permission to read and write it, and to reach it; "
+    "a block device may also be read-only itself (`blockdev --getro` tells)",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
@@ -67,6 +75,8 @@ class Opening:
                 self._claim(self._descriptor)
             return self._measure(self._descriptor)
         except OSError as error:
+            if self._writable and error.errno in NOT_WRITABLE:
+                raise DeviceRefused(self.path, _read_only(f"{reason(error)}; {_remedy(error)}")) from None
             raise DeviceError(self.path, f"cannot open it: {reason(error)}") from None
 
     def close(self) -> None:
@@ -88,6 +98,10 @@ class Opening:
         if not os.path.samestat(expected, calling(os.fstat, descriptor)):
             os.close(descriptor)
             raise DeviceRefused(self.path, "it was replaced while it was being opened")
+        if self._writable and self._is_block and kernel_calls.is_read_only(descriptor):
+            os.close(descriptor)
+            remedy = "`blockdev --setrw` lifts that, where the device or the one below it is not so itself"
+            raise DeviceRefused(self.path, _read_only(f"the block device is read-only; {remedy}"))
         return descriptor
 
     def _claim(self, descriptor: int) -> None:
@@ -128,6 +142,16 @@ class Opening:
             kernel_calls.clear_direct(descriptor)
             return False
         return direct
+
+
+def _read_only(why: str) -> str:
+    """The refusal of what must be written and cannot be."""
+    return f"cannot open it for writing: {why}. As it is, `bcachectl check`, `dump` and `show` read it"
+
+
+def _remedy(error: OSError) -> str:
+    """What would let a file or device be written whose opening failed with one of NOT_WRITABLE."""
+    return NOT_WRITABLE[error.errno or 0].format(user=os.geteuid())
 
 
 def _resolve(path: str) -> str:

@@ -20,7 +20,7 @@ from bcached.device.claim import OPEN_HERE
 from bcached.device.patience import Patience
 from bcached.errors import DeviceError, DeviceRefused
 from instruments.loop_device import loop_device, mounted
-from instruments.stranger import stranger
+from instruments.stranger import NOBODY, stranger
 
 SHORT = Patience(0.05)
 
@@ -301,3 +301,74 @@ async def test_a_path_that_changes_while_it_is_opened_is_refused(
 
     monkeypatch.setattr(os, "open", open_late)
     assert await refusal(image) == reason
+
+
+READ_BY = "As it is, `bcachectl check`, `dump` and `show` read it"
+
+
+async def is_read(path: object) -> None:
+    async with opened(path, writable=False, exclusive=False) as device:
+        assert len(await device.read(0, 512)) == 512
+
+
+@pytest.mark.root
+async def test_a_read_only_block_device_is_refused_before_anything_is_written_and_can_be_read(
+    image: Path,
+) -> None:
+    with loop_device(image) as path:
+        subprocess.run(["blockdev", "--setro", path], check=True)
+        reason = await refusal(path)
+        assert reason.startswith(
+            "cannot open it for writing: the block device is read-only; `blockdev --setrw`"
+        )
+        assert reason.endswith(READ_BY)
+        await is_read(path)
+        subprocess.run(["blockdev", "--setrw", path], check=True)
+        async with opened(path) as device:
+            await device.write(0, bytes(512))
+
+
+@pytest.mark.root
+async def test_a_loop_device_made_read_only_is_refused(image: Path) -> None:
+    with loop_device(image, read_only=True) as path:
+        assert (await refusal(path)).startswith("cannot open it for writing: ")
+        await is_read(path)
+
+
+@pytest.mark.root
+async def test_an_image_on_a_read_only_file_system_is_refused_and_can_be_read(tmp_path: Path) -> None:
+    with mounted("tmpfs", tmp_path) as folder:
+        image = folder / "image"
+        image.write_bytes(bytes(4096))
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        reason = await refusal(image)
+        assert "Read-only file system; its file system is mounted read-only: mount it read-write" in reason
+        assert reason.endswith(READ_BY)
+        await is_read(image)
+
+
+@pytest.mark.root
+async def test_an_immutable_image_is_refused_and_can_be_read(image: Path) -> None:
+    if subprocess.run(["chattr", "+i", image], capture_output=True).returncode:
+        pytest.skip("no immutable files here: nothing is said about them")
+    try:
+        reason = await refusal(image)
+        assert "Operation not permitted; it may be immutable or append-only" in reason
+        await is_read(image)
+    finally:
+        subprocess.run(["chattr", "-i", image], check=True)
+
+
+async def test_an_image_that_may_only_be_read_is_refused_and_can_be_read(image: Path) -> None:
+    image.chmod(0o444)
+    user = os.geteuid()
+    if user == 0:  # who may write everything
+        for folder in (image.parent, image.parent.parent):
+            folder.chmod(0o755)
+        os.seteuid(NOBODY)
+    try:
+        reason = await refusal(image)
+        assert f"Permission denied; the user with id {os.geteuid()} needs permission" in reason
+    finally:
+        os.seteuid(user)
+    await is_read(image)

@@ -17,10 +17,11 @@ def require_root() -> None:
 
 
 @contextmanager
-def loop_device(backing: Path, sector_bytes: int = 512) -> Iterator[str]:
+def loop_device(backing: Path, sector_bytes: int = 512, *, read_only: bool = False) -> Iterator[str]:
     """The path of a loop device over the file, while the block lasts."""
     require_root()
     command = ["losetup", "--find", "--show", "--sector-size", str(sector_bytes), str(backing)]
+    command += ["--read-only"] * read_only
     made = subprocess.run(command, check=False, capture_output=True, text=True)
     if made.returncode != 0:
         pytest.skip(f"no loop device to be had: {made.stderr.strip()}")
