@@ -46,6 +46,7 @@ SHAPES = {
     "4k 512": Shape(4 << 10, 512, 32 << 20, 40960, 24000, blocks_max=1, depth=2),  # seven prio buckets
     "64k 512": Shape(64 << 10, 512, 64 << 20, 20480, 6000),
     "16k 4k": Shape(16 << 10, 4096, 32 << 20, 20480, 3000, depth=1),
+    "8k 4k": Shape(8 << 10, 4096, 64 << 20, 20480, 3000, depth=1),  # the kernel crashes on nodes of one block
     "512k 4k": Shape(512 << 10, 4096, 512 << 20, 20480, 2000),
 }
 DEBUGGED = ("4k 512", "16k 4k")
