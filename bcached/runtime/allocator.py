@@ -56,6 +56,8 @@ class Allocator:
             waiting=services.waiting(),
             prios_asked=services.prios_asked(self.member),
             nodes_wait=bool(services.waiting_for_nodes),
+            may_evacuate=services.options.moving_gc,
+            evacuating=services.evacuation_asked(self.member),
         )
         if services.refusal is not None and step is not Step.PUSH:
             return Step.WAIT  # gens that go up now would not be durable when the set has stopped
@@ -71,6 +73,8 @@ class Allocator:
             await self._invalidate()
         elif step is Step.WRITE_PRIOS:
             self._services.ask_for_prios(self.member)
+        elif step is Step.EVACUATE:
+            self._services.ask_for_evacuation(self.member)
         elif step is Step.COLLECT:
             self._tried.collection_is_asked_for(self._cache)
             self._services.ask_for_collection("dry" if self._cache.dry else "gens")

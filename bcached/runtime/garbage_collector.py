@@ -6,6 +6,7 @@ it began is written, and an entry is durable that lets go of those before: what 
 stands nowhere any more. What is cut while it marks is marked, too (state/live_sectors.py).
 """
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 
@@ -14,13 +15,15 @@ import numpy as np
 from bcached.errors import NoFreeBuckets, RequestError
 from bcached.keys import Key
 from bcached.runtime.conditions import Fact
+from bcached.runtime.evacuator import Evacuator
 from bcached.runtime.index import Index
+from bcached.runtime.mover import Mover
 from bcached.runtime.moving_collector import MovingCollector
 from bcached.runtime.services import Services
 from bcached.runtime.turns import Turns
 from bcached.state.btree_node import Interior, Leaf, key_of, position_at
 from bcached.state.index_health import Tally
-from bcached.state.leaf_pointers import copies, leaf_pointers
+from bcached.state.leaf_pointers import copies, dirty_by_inode, leaf_pointers
 from bcached.state.marking import Marking
 from bcached.state.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
@@ -47,7 +50,9 @@ class GarbageCollector:
         members: list[Member],
         journal: Journal,
         index: Index,
-        mover: MovingCollector,
+        moving: MovingCollector,
+        evacuator: Evacuator,
+        mover: Mover,
         holders: Iterable[Holder],
         services: Services,
         before_gens_count: Callable[[], None],
@@ -55,7 +60,11 @@ class GarbageCollector:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self.mover = mover
         self.found: dict[str, int] = {}  # by the last round
+        self.dirty_sectors: Counter[int] = Counter()  # of each volume, by the last one that marked all
+        self._dirty_so_far: Counter[int] = Counter()
         self.leaves_rewritten = 0
+        self._moving = moving
+        self.evacuator = evacuator
         self._members = members
         self._caches = [member.cache for member in members]
         self._journal = journal
@@ -81,7 +90,7 @@ class GarbageCollector:
                 return
             self._services.begin_step(self)
             try:
-                await self._round()
+                await self._work()
             except RequestError:
                 if self._services.refusal is None:
                     raise
@@ -90,7 +99,14 @@ class GarbageCollector:
                 self._services.end_step(self)
 
     def _is_wanted(self) -> bool:
-        return self._services.stopping or self._services.collection_wanted is not None
+        services = self._services
+        return bool(services.stopping or services.collection_wanted is not None or services.evacuation_wanted)
+
+    async def _work(self) -> None:
+        if self._services.collection_wanted is not None:
+            await self._round()
+        else:
+            await self.evacuator.run(self._turns)
 
     async def _round(self) -> None:
         """A collection, and what it makes possible."""
@@ -108,7 +124,7 @@ class GarbageCollector:
         await self._tidy()
         self._tell_losses(dropped, vanished)
         if services.options.moving_gc and services.refusal is None:
-            await self.mover.move(self._turns)
+            await self._moving.move(self._turns)
         self.found |= {
             "leaves_rewritten": self.leaves_rewritten - rewritten,
             "nodes_saved": max(nodes - len(self._changes.buckets.places), 0),
@@ -181,7 +197,7 @@ class GarbageCollector:
         """Mark what leaves name, and write anew those that name too much that is stale."""
         await self._turns.begin()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
-        self._fills = []
+        self._fills, self._dirty_so_far = [], Counter()
         tally = self._health.begin()
         async for leaf in self._btree.leaves():
             self.found["leaves"] += 1
@@ -193,6 +209,7 @@ class GarbageCollector:
             await self._turns.breathe()
             self._services.check_changeable()  # a stop does not wait for a large index
         self._health.end()
+        self.dirty_sectors = self._dirty_so_far
 
     def _mark_leaf(self, leaf: Leaf, markings: list[Marking], tally: Tally) -> bool:
         """Mark and count what a leaf names; whether it should be written anew without what is stale."""
@@ -203,6 +220,7 @@ class GarbageCollector:
             stale += int(np.count_nonzero(part.behind))
             stale_dirty += int(np.count_nonzero(part.rows.dirty & (part.behind > 0)))
             oldest = max(oldest, int(part.behind.max(initial=0)))
+            self._dirty_so_far.update(dirty_by_inode(part))
         self.found["pointers"] += pointers
         self.found["stale_pointers"] += stale
         inodes = self._index.volumes

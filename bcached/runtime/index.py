@@ -323,14 +323,20 @@ class Index:
 
     def is_ready_for(self, old: Key, new: Key) -> bool:
         """Whether `replace` could do its work now."""
-        changes = self.changes
-        return changes.is_ready(spans_of([old]), words_of([new])) and changes.may_grow()
+        return self.changes.is_ready(spans_of([old]), words_of([new])) and self._may_put(new)
 
     async def make_ready_for(self, old: Key, new: Key, timeout_s: float) -> None:
         """Wait for what `replace` still lacks, or for some of it; NoFreeBuckets after timeout_s."""
-        if not self.changes.may_grow():
-            await self.changes.wait_to_grow(timeout_s)
         await self.changes.make_ready(spans_of([old]), words_of([new]), timeout_s)
+        if not self._may_put(new):
+            await self.changes.wait_to_grow(timeout_s)
+
+    def _may_put(self, new: Key) -> bool:
+        """Whether there are buckets for a copy's key; it takes no room if it covers all of the old one.
+
+        So data can be moved, and buckets be gained for the index to grow, when it cannot grow any more.
+        """
+        return self.changes.may_grow() or self._may_take([new])
 
     def replace(self, holder: Holder, old: Key, new: Key) -> bool:
         """Put a reserved copy in the place of the key it was made from, if that still stands as it was."""

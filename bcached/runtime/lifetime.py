@@ -21,6 +21,7 @@ from bcached.device.mapped_file import MappedFile
 from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
 from bcached.runtime.allocator import Allocator
 from bcached.runtime.cache_set import CacheSet, MappedGens
+from bcached.runtime.evacuator import Evacuator
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.garbage_collector import GarbageCollector
 from bcached.runtime.index import Index
@@ -28,6 +29,7 @@ from bcached.runtime.journal_writer import NAME as JOURNAL_WRITER
 from bcached.runtime.journal_writer import JournalWriter
 from bcached.runtime.key_changes import KeyChanges
 from bcached.runtime.leaf_writer import LeafWriter
+from bcached.runtime.mover import Mover
 from bcached.runtime.moving_collector import MovingCollector
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.options import SetOptions
@@ -174,14 +176,26 @@ class Life:
         holders: set[Holder] = set()
         changes = self._key_changes(opened, sectors, services)
         index = Index(changes, opened.index.health, sectors, services)
-        mover = MovingCollector(members, sectors, index, services)
+        mover = Mover(members, sectors, index, services)
+        moving = MovingCollector(sectors, index.btree, mover, services)
+        evacuator = Evacuator(members, sectors, index.btree, mover, services)
         leaf_writer = LeafWriter(index.btree, journal, changes.live, services)
         tasks = Tasks(
             [Allocator(member, services) for member in members],
             PrioWriter(members, journal, leaf_writer, services),
             JournalWriter(journal, services),
             leaf_writer,
-            GarbageCollector(members, journal, index, mover, holders, services, self._before_gens_count),
+            GarbageCollector(
+                members,
+                journal,
+                index,
+                moving,
+                evacuator,
+                mover,
+                holders,
+                services,
+                self._before_gens_count,
+            ),
         )
         volumes = Volumes(members, journal, opened.uuid_table, sectors, index, services, self._spawn)
         maps = [MappedGens(number, file.path, file.size_bytes) for number, file in enumerate(self._files)]

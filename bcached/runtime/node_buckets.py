@@ -4,7 +4,7 @@ The last few are only for rewriting: a node that is written anew takes one and f
 of buckets the index can always be written out. What makes it grow leaves these alone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 from bcached.keys import Key, Pointer
@@ -13,7 +13,8 @@ from bcached.runtime.services import Services
 from bcached.state.btree import Tree
 from bcached.state.bucket_table import State
 from bcached.state.census import stale_by
-from bcached.state.reservations import Holder, Place
+from bcached.state.gathering import Enough
+from bcached.state.reservations import Place
 from bcached.state.reserves import Reserve, kept_for_rewriting, needed_for_a_split
 from bcached.state.sector_allocator import SectorAllocator
 
@@ -75,14 +76,14 @@ class NodeBuckets:
         self._services.waiting_for_nodes += 1
         self._services.conditions.announce(Fact.LEAVES_WRITTEN)
         try:
-            work = _Enough(partial(self.suffices, count, growth))
+            work = Enough(Reserve.BTREE, partial(self.suffices, count, growth))
             await self._services.queue.submit(work, FOREVER_S, first=True)
         finally:
             self._services.waiting_for_nodes -= 1
 
     async def wait_to_grow(self, tree: Tree, timeout_s: float) -> None:
         """Return when the tree may grow; NoFreeBuckets after timeout_s."""
-        await self._services.queue.submit(_Enough(partial(self.may_grow, tree)), timeout_s)
+        await self._services.queue.submit(Enough(Reserve.BTREE, partial(self.may_grow, tree)), timeout_s)
 
     def may_bump(self, pointer: Pointer) -> bool:
         """Whether the gen of the pointer's bucket can go up."""
@@ -131,21 +132,3 @@ class NodeBuckets:
         for device, bucket in places:
             self._sectors.caches[device].free_metadata([bucket])
         self._services.buckets_moved()
-
-
-class _Enough:
-    """Waits until there are buckets for a change of the tree, and takes none of them."""
-
-    reserve = Reserve.BTREE
-    holder: Holder | None = None
-    inodes: frozenset[int] = frozenset()
-
-    def __init__(self, suffices: Callable[[], bool]) -> None:
-        self._suffices = suffices
-
-    def advance(self) -> bool | None:
-        """True once there are as many."""
-        return True if self._suffices() else None
-
-    def undo(self) -> None:
-        """Nothing was gathered."""

@@ -66,6 +66,8 @@ class Services:
         self.collecting = False
         self.collection_wanted: str | None = None  # the trigger
         self.runs = dict.fromkeys(GC_TRIGGERS, 0)
+        self.evacuation_wanted: set[Member] = set()
+        self.evacuating: Member | None = None
         # Every sixteenth of the set's volume in new data is reason enough for a collection.
         self.sectors_to_gc = self._gc_interval = max(volume_sectors // 16, 1)
 
@@ -194,6 +196,15 @@ class Services:
             return
         self.collection_wanted = trigger
         self.conditions.announce(Fact.COLLECTION_WANTED)
+
+    def ask_for_evacuation(self, member: Member) -> None:
+        """Have a member's dirty data moved together."""
+        self.evacuation_wanted.add(member)
+        self.conditions.announce(Fact.COLLECTION_WANTED)
+
+    def evacuation_asked(self, member: Member) -> bool:
+        """Whether a member's dirty data is being moved, or that is asked for."""
+        return member is self.evacuating or member in self.evacuation_wanted
 
     def collection_ended(self) -> None:
         """Count a collection, and begin counting traffic anew."""

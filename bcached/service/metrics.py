@@ -117,9 +117,18 @@ def index_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield counter("bcached_index_blocks_appended", "Blocks appended to nodes.", uuid, it.blocks_appended)
     yield counter(
         "bcached_moved_bytes",
-        "Data copied out of nearly empty buckets.",
+        "Data copied out of nearly empty buckets, and dirty data moved together.",
         uuid,
         it.moved_sectors * SECTOR_BYTES,
+    )
+    yield counter(
+        "bcached_evacuations",
+        "Rounds of moving dirty data together, for want of buckets.",
+        uuid,
+        it.evacuations,
+    )
+    yield counter(
+        "bcached_evacuated_buckets", "Buckets that this left without dirty data.", uuid, it.evacuated_buckets
     )
 
 

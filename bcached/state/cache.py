@@ -70,6 +70,8 @@ class Cache:
         self.dry = False
         self.held_back = 0
         self.reclaims = 0  # counts whatever may let a later pass find more: pins and keys dropped
+        self.dirty_gone = 0  # sectors that were dirty data once
+        self._fruitless: tuple[int, int] | None = None  # what an evacuation found when it gained nothing
         self.invalidated = dict.fromkeys(Replacement, 0)
         self.discarded = 0
         self.prio_writes = 0
@@ -175,6 +177,7 @@ class Cache:
         assert left >= 0, f"more went from bucket {bucket} than there was"
         if dirty:
             table.dirty_sectors[bucket] -= sectors
+            self.dirty_gone += sectors
         assert left >= table.dirty_sectors[bucket], f"dirty data of bucket {bucket} went as clean"
         table.sectors[bucket] = left
         if not left and self.synchronous:
@@ -202,6 +205,21 @@ class Cache:
             if states[bucket] == State.EMPTY:
                 retired += self.retire(bucket)
         return retired
+
+    # Dirty data moved together (evacuation.py)
+
+    @property
+    def may_be_evacuated(self) -> bool:
+        """Whether there is dirty data, and something changed since moving it together gained nothing."""
+        return self.table.counts[State.DIRTY] > 0 and self._fruitless != self.evacuation_finds()
+
+    def evacuation_finds(self) -> tuple[int, int]:
+        """What an evacuation depends on: what was given back, and dirty data that went."""
+        return self.reclaims, self.dirty_gone
+
+    def evacuation_was_fruitless(self, found: tuple[int, int]) -> None:
+        """Have none asked for before that is different."""
+        self._fruitless = found
 
     def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
         """Take live sectors that were counted from an index when the set is opened."""

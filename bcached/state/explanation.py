@@ -74,12 +74,29 @@ def _set(statistics: SetStatistics) -> Iterator[str]:
     if any(member.invalidate_needs_gc for member in statistics.members) and statistics.gc_found:
         found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in statistics.gc_found.items())
         yield f"the last garbage collection found: {found}"
+    if any(member.invalidate_needs_gc for member in statistics.members):
+        yield from _dirty(statistics)
     for reason, count in statistics.allocation_failures.items():
         if count:
             what = "allocation" if count == 1 else "allocations"
             yield f"{count} {what} failed so far: {FAILURES[reason]}"
 
 
+def _dirty(statistics: SetStatistics) -> Iterator[str]:
+    """Whose dirty data it is that takes the buckets, and what was done about it."""
+    volumes = sorted(statistics.dirty_sectors.items(), key=lambda volume: -volume[1])[:VOLUMES_NAMED]
+    if volumes:
+        named = ", ".join(f"{sectors} sectors of volume {inode}" for inode, sectors in volumes)
+        yield f"most of what is dirty, until marked clean or invalidated: {named}"
+    index = statistics.index
+    if index.evacuations:
+        yield (
+            f"dirty data was moved together {index.evacuations} times so far, which emptied "
+            f"{index.evacuated_buckets} buckets; nothing more is gained where all is dirty or held"
+        )
+
+
+VOLUMES_NAMED = 3
 FAILURES = {
     "timeout": "no bucket came free before their deadline",
     "no_wait": "no bucket was ready, and they did not want to wait",

@@ -4,7 +4,7 @@ Only the head of a queue is ever taken up, so only one request at a time gathers
 everything back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from bcached.keys import Key
@@ -136,6 +136,24 @@ class MetadataBucket:
         """(device, bucket)."""
         self.taken = self._allocator.take_metadata(self._state)
         return self.taken
+
+    def undo(self) -> None:
+        """Nothing was gathered."""
+
+
+class Enough:
+    """Waits until there are buckets for what its asker does next, and takes none of them."""
+
+    holder: Holder | None = None
+    inodes: frozenset[int] = frozenset()
+
+    def __init__(self, reserve: Reserve, suffices: Callable[[], bool]) -> None:
+        self.reserve = reserve
+        self._suffices = suffices
+
+    def advance(self) -> bool | None:
+        """True once there are as many."""
+        return True if self._suffices() else None
 
     def undo(self) -> None:
         """Nothing was gathered."""

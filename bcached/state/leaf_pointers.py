@@ -51,6 +51,16 @@ def live_counts(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> list[Counts]
     return counts
 
 
+def dirty_by_inode(part: LeafPointers) -> dict[int, int]:
+    """The dirty sectors of each volume, as far as they are live."""
+    dirty = part.is_current & part.rows.dirty
+    if not dirty.any():
+        return {}
+    inodes, places = np.unique(part.rows.inodes[dirty], return_inverse=True)
+    counts = np.bincount(places, part.rows.sectors[dirty])
+    return dict(zip(inodes.tolist(), counts.astype(np.int64).tolist(), strict=True))
+
+
 def dirty_sectors(leaf: Leaf, inode: int) -> int:
     """The dirty sectors of a volume in a leaf; a key is counted once, however many copies it has."""
     keys = KeyRows()

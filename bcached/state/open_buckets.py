@@ -21,6 +21,7 @@ from typing import Protocol
 from bcached.keys import Key, Pointer
 
 OPEN_BUCKETS_MAX = 128
+MOVERS_WRITE_POINT = -1  # no process has it, so what is moved lies together
 KIND_SLOTS_MIN = 8  # so many slots a kind may take from others; of all twelve kinds, fewer than there are
 
 
@@ -79,6 +80,14 @@ class OpenBuckets:
     def open_count(self) -> int:
         """How many slots have sectors left."""
         return sum(1 for slot in self._by_use if slot.sectors_free)
+
+    def left_to(self, write_point: int) -> int:
+        """Sectors left in the slots that a write point used last, of whatever kind."""
+        return sum(
+            slot.sectors_free
+            for slot in self._by_use
+            if slot.writer is not None and slot.writer[1] == write_point
+        )
 
     def choose(self, kind: int, inode: int, offset: int, write_point: int) -> Slot:
         """The slot for an extent of a volume at offset; it may have to be refilled first."""

@@ -3,10 +3,11 @@
 Nothing has to be written or waited for before a bucket from here is used. The allocator task fills them
 in PUSH order; whoever allocates takes from `none` first and then from its own reserve, so the other
 three are left alone as long as ordinary buckets are at hand (seed: bch_allocator_push, bch_bucket_alloc).
+One thing differs from the seed: the first bucket that data can be moved to comes before those for nodes.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 from bcached.state.geometry import Geometry
@@ -73,6 +74,19 @@ class Reserves:
         """How many buckets one reserve still takes."""
         return self.capacities[reserve] - self.count(reserve)
 
+    def lacking(self) -> Iterator[tuple[Reserve, int]]:
+        """What each reserve lacks, in the order in which buckets come to them.
+
+        One bucket that data can be moved to goes before those for nodes: with it others can be emptied.
+        """
+        room = {reserve: self.room_in(reserve) for reserve in PUSH}
+        first = int(room[Reserve.MOVINGGC] > 0 and not self.lists[Reserve.MOVINGGC])
+        room[Reserve.MOVINGGC] -= first
+        yield Reserve.PRIO, room[Reserve.PRIO]
+        yield Reserve.MOVINGGC, first
+        for reserve in PUSH[1:]:
+            yield reserve, room[reserve]
+
     @property
     def data_room(self) -> int:
         """How many buckets the reserves of data still take."""
@@ -83,8 +97,8 @@ class Reserves:
 
         for_data: it may not become metadata, from whatever reserve.
         """
-        for reserve in DATA if for_data else PUSH:
-            if self.room_in(reserve) > 0:
+        for reserve, room in self.lacking():
+            if room > 0 and (reserve in DATA or not for_data):
                 self.push_to(reserve, bucket, for_data=for_data)
                 return reserve
         raise AssertionError("no reserve has room")

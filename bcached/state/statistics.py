@@ -92,7 +92,9 @@ class IndexStatistics:
     nodes_read: int
     nodes_written: int  # whole
     blocks_appended: int
-    moved_sectors: int  # by moving garbage collection
+    moved_sectors: int  # by moving garbage collection, and by evacuations
+    evacuations: int
+    evacuated_buckets: int
     # What no look-up finds, as the opening or the last collection counted it: see state/index_health.py.
     stale_dirty_keys: int = 0
     stale_dirty_sectors: int = 0
@@ -135,6 +137,7 @@ class SetStatistics:
     gc_runs: dict[str, int]  # by trigger: dry, traffic, asked
     gc_running: bool
     gc_found: dict[str, int]  # by the last one, what it counted and did
+    dirty_sectors: dict[str, int]  # by inode, on the devices, as the last one found them
     gc_marks_valid: bool
     sectors_to_gc: int
     min_prio: int

@@ -11,7 +11,7 @@ from enum import Enum
 
 from bcached.state.cache import Cache
 from bcached.state.geometry import GEN_DISTANCE_MAX
-from bcached.state.reserves import PUSH, Reserve
+from bcached.state.reserves import Reserve
 
 # Before a bucket has to be held back for its gen, prios are written, and garbage is collected.
 WRITE_DISTANCE = GEN_DISTANCE_MAX // 2
@@ -24,6 +24,7 @@ class Step(Enum):
     PUSH = "move ready buckets to the reserves"
     INVALIDATE = "look for buckets to invalidate"
     WRITE_PRIOS = "make gens durable"
+    EVACUATE = "have dirty data moved together, so that clean data can go"
     COLLECT = "let the garbage collector find more, or older gens go"
     WAIT = "nothing to do until something changes"
 
@@ -56,11 +57,14 @@ def next_step(
     waiting: frozenset[Reserve],
     prios_asked: bool = False,
     nodes_wait: bool = False,
+    may_evacuate: bool = False,
+    evacuating: bool = False,
 ) -> Step:
     """The next step for a member; waiting names the reserves that somebody waits for a bucket of.
 
     prios_asked: a prio write is under way or asked for, so that there is no need to ask again. nodes_wait:
     a node of the index cannot be written before there is a bucket for it, nor may a collection end before.
+    may_evacuate: dirty data may be moved; evacuating: it is being moved, or that is asked for.
     """
     may_write = synchronous and not prios_asked
     if cache.reserves.room() and cache.ready:
@@ -70,7 +74,16 @@ def next_step(
     if not cache.ready and cache.free_inc_room and _pass_may_find(cache, tried, collections, waiting):
         return Step.INVALIDATE
     if cache.dry and not cache.ready and cache.reserves.room():
-        step = _when_short(cache, tried, may_write, collecting, waiting, nodes_wait=nodes_wait)
+        step = _when_short(
+            cache,
+            tried,
+            may_write,
+            collecting,
+            waiting,
+            nodes_wait=nodes_wait,
+            may_evacuate=may_evacuate,
+            evacuating=evacuating,
+        )
         if step is not None:
             return step
     return _guard(cache, tried, may_write, collecting)
@@ -84,18 +97,23 @@ def _when_short(
     waiting: frozenset[Reserve],
     *,
     nodes_wait: bool,
+    may_evacuate: bool,
+    evacuating: bool,
 ) -> Step | None:
     """Too few buckets were found: first see whether a collection helps, then make do with those.
 
-    One that may itself have to wait for a bucket is not waited for.
+    One that may itself have to wait for a bucket is not waited for. Moving data helps more than a collection
+    does, as long as there is any to move and no gen holds a bucket back.
     """
     if collecting and not nodes_wait:
         return Step.WAIT
-    if not collecting and (waiting or cache.held_back) and _collection_may_help(cache, tried):
+    evacuable = may_evacuate and bool(waiting) and cache.may_be_evacuated
+    moving = evacuating or (evacuable and not cache.held_back)
+    if not (collecting or moving) and (waiting or cache.held_back) and _collection_may_help(cache, tried):
         return Step.COLLECT
-    if may_write and _reaches_a_waiter(cache, waiting):
-        return Step.WRITE_PRIOS
-    return None
+    if _reaches_a_waiter(cache, waiting):
+        return Step.WRITE_PRIOS if may_write else None
+    return Step.EVACUATE if evacuable and not evacuating else None
 
 
 def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozenset[Reserve]) -> bool:
@@ -127,8 +145,7 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
     if cache.reserves.for_data and Reserve.BTREE in waiting:
         return True
     buckets = cache.awaiting_prios + cache.for_data_waiting
-    for reserve in PUSH:
-        room = cache.reserves.room_in(reserve)
+    for reserve, room in cache.reserves.lacking():
         if reserve in waiting and room > 0 and buckets > 0:
             return True
         buckets -= room

@@ -284,6 +284,8 @@ class IndexState(Struct, gc=False):
     nodes_written: int
     blocks_appended: int
     moved_sectors: int
+    evacuations: int
+    evacuated_buckets: int
     stale_dirty_keys: int = 0
     stale_dirty_sectors: int = 0
     stale_dirty_keys_dropped: int = 0
@@ -314,6 +316,7 @@ class State(Struct, gc=False):
     gc_runs: dict[str, int]
     gc_running: bool
     gc_found: dict[str, int]
+    dirty_sectors: dict[str, int]
     gc_marks_valid: bool
     sectors_to_gc: int
     min_prio: int

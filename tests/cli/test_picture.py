@@ -60,11 +60,12 @@ def state(*members: Member, **changes: object) -> State:
         gc_runs={"dry": 0, "asked": 3},
         gc_running=False,
         gc_found={"leaves": 3},
+        dirty_sectors={"0": 8},
         gc_marks_valid=True,
         sectors_to_gc=0,
         min_prio=32000,
         journal_seq=9,
-        index=IndexState(2, 7, 60_000, 1 << 20, 512, 9, 3, 40, 16),
+        index=IndexState(2, 7, 60_000, 1 << 20, 512, 9, 3, 40, 16, 0, 0),
         lookups=0,
         lookup_hits=0,
         checksum_errors={},
@@ -107,7 +108,7 @@ def test_what_is_wrong_stands_out() -> None:
 
 def test_what_no_look_up_finds_is_shown_if_there_is_any() -> None:
     assert "not found" not in drawn(state())
-    index = IndexState(2, 7, 0, 1 << 20, 0, 9, 3, 40, 16, stale_dirty_keys=1234, vanished_nodes=2)
+    index = IndexState(2, 7, 0, 1 << 20, 0, 9, 3, 40, 16, 0, 0, stale_dirty_keys=1234, vanished_nodes=2)
     told = drawn(state(index=index))
     assert "1,234 stale dirty keys, 2 nodes of the index vanished: see bcachectl explain" in told
     assert "without a volume" not in told

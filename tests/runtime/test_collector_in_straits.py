@@ -103,7 +103,7 @@ async def test_data_that_cannot_be_read_stays_where_it_is_and_the_set_alive(tmp_
 
 
 @in_virtual_time
-async def test_a_full_queue_keeps_data_from_being_moved_and_does_nothing_worse(tmp_path: Path) -> None:
+async def test_a_full_queue_keeps_no_more_from_being_moved_than_takes_a_node(tmp_path: Path) -> None:
     devices = await fresh_members([600], 16 << 10)
     options = set_options(tmp_path, verify=False, waiters=3, moving_gc=False)
     async with running(devices, options) as cache_set:
@@ -119,7 +119,7 @@ async def test_a_full_queue_keeps_data_from_being_moved_and_does_nothing_worse(t
         taken, mover = take_those_for_nodes(cache_set), cache_set.tasks.garbage_collector.mover
         options.moving_gc = True
         await cache_set.collect_garbage()
-        assert mover.moved_sectors == 0
+        assert mover.moved_sectors == 32  # all that the mover's own bucket takes
         cache.free_metadata(taken)
         for key in held[:20]:
             cache_set.free_bucket(holder, key)

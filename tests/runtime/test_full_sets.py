@@ -49,7 +49,8 @@ async def test_a_set_full_of_dirty_data_is_not_cleaned_in_pieces_that_its_index_
     tmp_path: Path,
 ) -> None:
     (device,) = devices = await fresh_members([600], 16 << 10)
-    async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
+    options = set_options(tmp_path, verify=False, moving_gc=False)  # which would make room for the index
+    async with running(devices, options) as cache_set:
         keys = await fill_with_dirty_data(cache_set)
         with pytest.raises(NoFreeBuckets) as refused:
             await clean_sector_by_sector(cache_set, keys)

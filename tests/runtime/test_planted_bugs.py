@@ -17,7 +17,7 @@ from bcached.device.together import together
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key
 from bcached.runtime.index import Index
-from bcached.runtime.moving_collector import Move, MovingCollector
+from bcached.runtime.mover import Move, Mover
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.prio_writer import PrioWriter
 from bcached.state.btree import Tree
@@ -294,10 +294,10 @@ def forgets_what_goes(patch: pytest.MonkeyPatch) -> None:
 
 
 def moves_keys_before_their_data(patch: pytest.MonkeyPatch) -> None:
-    copy = MovingCollector._copy
+    copy = Mover._copy
     running = set()
 
-    async def later(self: MovingCollector, move: Move, copied: set[Move]) -> None:
+    async def later(self: Mover, move: Move, copied: set[Move]) -> None:
         async def after_a_while() -> None:
             await asyncio.sleep(0.5)
             await copy(self, move, copied)
@@ -305,7 +305,7 @@ def moves_keys_before_their_data(patch: pytest.MonkeyPatch) -> None:
         copied.add(move)
         running.add(asyncio.ensure_future(after_a_while()))
 
-    patch.setattr(MovingCollector, "_copy", later)
+    patch.setattr(Mover, "_copy", later)
 
 
 def puts_copies_over_what_was_overwritten(patch: pytest.MonkeyPatch) -> None:
@@ -313,14 +313,14 @@ def puts_copies_over_what_was_overwritten(patch: pytest.MonkeyPatch) -> None:
         self._commit(holder, [new])
         return True
 
-    copy = MovingCollector._copy
+    copy = Mover._copy
 
-    async def slowly(self: MovingCollector, move: Move, copied: set[Move]) -> None:
+    async def slowly(self: Mover, move: Move, copied: set[Move]) -> None:
         await asyncio.sleep(0.05)  # so that somebody comes in between
         await copy(self, move, copied)
 
     patch.setattr(Index, "replace", unchecked)
-    patch.setattr(MovingCollector, "_copy", slowly)
+    patch.setattr(Mover, "_copy", slowly)
 
 
 def leaves_the_keys_of_a_deleted_volume(patch: pytest.MonkeyPatch) -> None:

@@ -67,11 +67,12 @@ def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
         gc_runs={},
         gc_running=False,
         gc_found={},
+        dirty_sectors={},
         gc_marks_valid=True,
         sectors_to_gc=0,
         min_prio=0,
         journal_seq=1,
-        index=IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16),
+        index=IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 0, 0),
         lookups=0,
         lookup_hits=0,
         checksum_errors={},
@@ -89,8 +90,18 @@ def test_a_dry_member_is_told_beside_what_the_last_collection_found() -> None:
     assert "the last garbage collection found: stale pointers 3, leaves 2" in told
 
 
+def test_a_dry_member_is_told_beside_whose_dirty_data_there_is() -> None:
+    dirty = {"0": 10, "7": 900, "3": 20, "5": 1}
+    index = IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 4, 60)
+    told = explain(a_set(a_member(invalidate_needs_gc=True), dirty_sectors=dirty, index=index))
+    most = "900 sectors of volume 7, 20 sectors of volume 3, 10 sectors of volume 0"
+    assert f"most of what is dirty, until marked clean or invalidated: {most}" in told
+    assert any("moved together 4 times so far, which emptied 60 buckets" in line for line in told)
+    assert explain(a_set(dirty_sectors=dirty, index=index)) == ALL_IS_WELL
+
+
 def test_too_much_that_is_unwritten_is_told() -> None:
-    index = IndexStatistics(2, 7, 60_000, 100_000, 60_000, 9, 3, 40, 16)
+    index = IndexStatistics(2, 7, 60_000, 100_000, 60_000, 9, 3, 40, 16, 0, 0)
     assert explain(a_set(index=index))[0].startswith("changes of the index wait until some of 60000 bytes")
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from bcached.state.geometry import Geometry
-from bcached.state.reserves import PUSH, Reserve, Reserves
+from bcached.state.reserves import Reserve, Reserves
 from instruments.small_cache import GEOMETRY
 
 SIZES = {Reserve.PRIO: 1, Reserve.BTREE: 7, Reserve.MOVINGGC: 1, Reserve.NONE: 1}
@@ -33,10 +33,11 @@ def contents(reserves: Reserves) -> dict[Reserve, list[int]]:
     return {reserve: list(reserves.lists[reserve]) for reserve in Reserve}
 
 
-def test_prios_come_first_then_nodes_then_moving_then_everybody() -> None:
+def test_prios_come_first_then_one_for_moving_then_nodes_then_everybody() -> None:
     reserves = empty_reserves()
     order = [reserves.push(bucket) for bucket in range(reserves.room())]
-    assert order == [reserve for reserve in PUSH for _ in range(SIZES[reserve])]
+    expected = (Reserve.PRIO, Reserve.MOVINGGC, Reserve.BTREE, Reserve.NONE)
+    assert order == [reserve for reserve in expected for _ in range(SIZES[reserve])]
 
 
 def test_a_push_goes_to_the_first_reserve_that_lacks_one() -> None:
@@ -122,7 +123,7 @@ def test_a_reserve_that_is_not_empty_counts_no_time() -> None:
 def test_a_chain_of_several_buckets_has_a_reserve_of_that_length() -> None:
     reserves = Reserves(Geometry(2000, 1, 8, 8, 15), Clock())
     first = Counter(reserves.push(bucket) for bucket in range(3))
-    assert first == {Reserve.PRIO: 2, Reserve.BTREE: 1}
+    assert first == {Reserve.PRIO: 2, Reserve.MOVINGGC: 1}
 
 
 # What only data may use
@@ -186,3 +187,20 @@ def test_what_need_not_be_kept_for_data_any_more_is_for_everybody() -> None:
     reserves.lift(lambda bucket: bucket == 12)
     assert (list(reserves.lists[Reserve.NONE]), list(reserves.for_data)) == ([10, 11], [12])
     assert reserves.take(Reserve.BTREE) == 10
+
+
+def test_one_bucket_to_move_data_to_comes_before_those_for_nodes() -> None:
+    reserves = Reserves(Geometry(2048, 1, 16, 8, 4), lambda: 0.0)
+    reserves.capacities[Reserve.MOVINGGC] = 3
+    prio, nodes = reserves.capacities[Reserve.PRIO], reserves.capacities[Reserve.BTREE]
+    lacking = [(Reserve.PRIO, prio), (Reserve.MOVINGGC, 1), (Reserve.BTREE, nodes), (Reserve.MOVINGGC, 2)]
+    assert list(reserves.lacking())[:4] == lacking
+    came = [reserves.push(bucket) for bucket in range(prio + nodes + 3)]
+    order = [reserve for reserve, count in lacking for _ in range(count)]
+    assert came == order
+    assert list(reserves.lacking())[:4] == [
+        (Reserve.PRIO, 0),
+        (Reserve.MOVINGGC, 0),
+        (Reserve.BTREE, 0),
+        (Reserve.MOVINGGC, 0),
+    ]

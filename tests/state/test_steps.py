@@ -1,5 +1,5 @@
 from collections import Counter
-from itertools import product
+from itertools import product, takewhile
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from bcached.state.bucket_table import State
 from bcached.state.cache import Cache
 from bcached.state.geometry import GEN_DISTANCE_MAX
 from bcached.state.invariants import violations
-from bcached.state.reserves import PUSH, Reserve
+from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
-from bcached.state.steps import COLLECT_DISTANCE, WRITE_DISTANCE, Step
+from bcached.state.steps import COLLECT_DISTANCE, WRITE_DISTANCE, Step, next_step
 from instruments.allocator_by_hand import AllocatorByHand
 from instruments.small_cache import a_cache, fill_reserves, invalidate, metadata_of, use, write_prios
 
@@ -327,7 +327,8 @@ def finish(hand: AllocatorByHand) -> None:
 def served(hand: AllocatorByHand, reserve: Reserve) -> bool:
     """Whether somebody who waits has a bucket, or there are none beyond what other reserves lack."""
     cache = hand.cache
-    lacking = sum(cache.reserves.room_in(it) for it in PUSH[: PUSH.index(reserve)])
+    before = takewhile(lambda lack: lack[0] is not reserve, cache.reserves.lacking())
+    lacking = sum(count for _, count in before)
     there = cache.table.reclaimable_count + len(cache.free_inc) + len(cache.unused)
     return cache.reserves.has(reserve) or there <= lacking
 
@@ -381,3 +382,73 @@ def test_where_prios_need_not_be_durable_everything_is_for_everybody() -> None:
         cache.retire(bucket)
     by_hand(cache, Reserve.BTREE).settle()
     assert cache.reserves.count(Reserve.BTREE) == 2
+
+
+# Dirty data moved together
+
+
+def next_of(
+    cache: Cache, hand: AllocatorByHand, *, collecting: bool = False, evacuating: bool = False
+) -> Step:
+    return next_step(
+        cache,
+        hand.tried,
+        synchronous=True,
+        collections=0,
+        collecting=collecting,
+        waiting=frozenset(hand.waiting),
+        may_evacuate=True,
+        evacuating=evacuating,
+    )
+
+
+def dry(*waiting: Reserve) -> tuple[Cache, AllocatorByHand]:
+    """A cache in which all buckets hold dirty data, and a pass found none."""
+    cache = with_empty(0)
+    drain(cache, Reserve.NONE)
+    hand = by_hand(cache, *waiting)
+    hand.do(Step.INVALIDATE)
+    return cache, hand
+
+
+def test_dirty_data_is_moved_when_a_pass_found_too_little_and_somebody_waits() -> None:
+    cache, hand = dry()
+    assert next_of(cache, hand) is Step.WAIT
+    hand.waiting = {Reserve.NONE}
+    assert next_of(cache, hand) is Step.EVACUATE
+    assert next_of(cache, hand, collecting=True) is Step.WAIT
+    assert hand.next_step() is Step.COLLECT, "it may not be moved"
+
+
+def test_while_it_is_moved_no_collection_is_asked_for() -> None:
+    cache, hand = dry(Reserve.NONE)
+    assert next_of(cache, hand, evacuating=True) is Step.WAIT
+
+
+def test_an_evacuation_that_gained_nothing_is_repeated_only_after_a_change() -> None:
+    cache, hand = dry(Reserve.NONE)
+    cache.evacuation_was_fruitless(cache.evacuation_finds())
+    assert next_of(cache, hand) is Step.COLLECT
+    hand.tried.collection_is_asked_for(cache)
+    assert next_of(cache, hand) is Step.WAIT
+    bucket = next(cache.table.in_state(State.DIRTY))
+    cache.count_in(bucket, 1, dirty=True)
+    assert next_of(cache, hand) is Step.WAIT
+    cache.count_out(bucket, 1, dirty=True, seq=1)
+    assert next_of(cache, hand) is Step.EVACUATE
+
+
+def test_buckets_that_are_on_their_way_to_somebody_come_first() -> None:
+    cache, hand = dry(Reserve.NONE)
+    bucket = next(cache.table.in_state(State.DIRTY))
+    cache.count_out(bucket, 1, dirty=True, seq=1)
+    hand.do(Step.INVALIDATE)
+    assert next_of(cache, hand) is Step.WRITE_PRIOS
+
+
+def test_gens_that_hold_buckets_back_are_seen_to_first() -> None:
+    cache, hand = dry(Reserve.NONE)
+    cache.held_back = 1
+    assert next_of(cache, hand) is Step.COLLECT
+    hand.tried.collection_is_asked_for(cache)
+    assert next_of(cache, hand) is Step.EVACUATE
