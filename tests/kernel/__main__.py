@@ -50,13 +50,8 @@ def parse_arguments() -> argparse.Namespace:
         description=f"{__doc__} Downloads are kept in {cache_folder(USUAL).parent} (or ${FOLDER_VARIABLE}).",
     )
     parser.add_argument("case", nargs="*", help="names or families of cases; all without any")
-    parser.add_argument(
-        "--kernel",
-        metavar="SERIES",
-        choices=SERIES,
-        default=USUAL,
-        help=f"{' or '.join(SERIES)}; else {USUAL}",
-    )
+    known = f"which of Debian's kernels: {' or '.join(SERIES)} (default: {USUAL})"
+    parser.add_argument("--kernel", metavar="SERIES", choices=SERIES, default=USUAL, help=known)
     parser.add_argument("--list", action="store_true", help="print the cases and what they claim")
     parser.add_argument("--keep", metavar="FOLDER", help="make the images in this folder and leave them")
     parser.add_argument("--judge", metavar="IMAGE", type=Path, help="judge just this image, untouched")

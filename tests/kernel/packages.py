@@ -69,7 +69,7 @@ def source_of(series: str, folder: Path) -> Apt:
     elsewhere = here.of_release(SERIES[series], folder / "apt")
     if kernel_package(elsewhere, series):
         return elsewhere
-    raise CannotRun(f"apt finds no kernel {series} in Debian {SERIES[series]}; has it moved to the archives?")
+    raise CannotRun(f"apt finds no kernel {series} for amd64 in Debian {SERIES[series]}")
 
 
 def kernel_package(source: Apt, series: str) -> str:
