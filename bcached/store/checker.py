@@ -21,9 +21,10 @@ from bcached.store.finding import Finding, Findings, Severity, finding_of
 from bcached.store.journal_scan import JournalScan, scan_journal
 from bcached.store.key_check import KeyCheck, KeyTotals, report_homeless
 from bcached.store.member import geometry_of
-from bcached.store.membership import MemberFound, check_members
+from bcached.store.membership import MemberFound, check_members, refuse_older_copies
 from bcached.store.node_reader import NodeFound
 from bcached.store.prio_chain import follow_chain
+from bcached.store.set_reader import refuse_doubles
 from bcached.store.superblock_check import find_superblock
 from bcached.store.tree_reader import TreeReader
 from bcached.store.volume_check import read_volumes
@@ -73,11 +74,14 @@ async def read_metadata(devices: Sequence[BlockDevice]) -> CheckedSet:
         if superblock is not None:
             checked.members.append(MemberFound(device, superblock))
     checked.members.sort(key=lambda member: member.superblock.member)
-    if len(checked.members) < len(devices) or not _are_one_set(checked) or not await _is_in_use(checked):
+    if len(checked.members) < len(devices) or not await _are_one_set(checked):
+        return checked
+    if not await _is_in_use(checked):
         return checked
     checked.journal = await scan_journal(checked.members, report)
     if not checked.journal.entries:
         return checked
+    _check_age(checked)
     await _read_prios(checked)
     _replay(checked)
     if _place(checked, "uuid_bucket", checked.journal.newest.uuid_bucket):
@@ -115,8 +119,13 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
         report_homeless(checked.totals, checked.volumes, checked.members[0].path, report)
 
 
-def _are_one_set(checked: CheckedSet) -> bool:
+async def _are_one_set(checked: CheckedSet) -> bool:
     members, report = checked.members, checked.findings.report
+    try:
+        await refuse_doubles(members)
+    except SetRefused as error:
+        report(finding_of(error, "set-members", Severity.FATAL, "nothing, once the right one is given"))
+        return False
     for member in members:
         if member.superblock.members != len(members):
             raise SetRefused(
@@ -133,6 +142,19 @@ def _are_one_set(checked: CheckedSet) -> bool:
     return True
 
 
+def _check_age(checked: CheckedSet) -> None:
+    """Report a member that is an older copy of itself."""
+    assert checked.journal is not None
+    newest_seqs = [0] * len(checked.members)
+    for bucket, placed in checked.journal.placed():
+        newest_seqs[bucket.member] = max(newest_seqs[bucket.member], placed.entry.seq)
+    try:
+        refuse_older_copies(checked.members, newest_seqs)
+    except SetRefused as error:
+        lost = "what was written to the set since, until the right one is given"
+        checked.findings.report(finding_of(error, "member-older", Severity.FATAL, lost))
+
+
 async def _is_in_use(checked: CheckedSet) -> bool:
     """Whether there is a journal to be trusted; the first run turns the members synchronous one by one."""
     members = checked.members
@@ -143,7 +165,10 @@ async def _is_in_use(checked: CheckedSet) -> bool:
     scan = await scan_journal(in_use, checked.findings.report)
     if scan.entries and (scan.newest.seq > 1 or scan.newest.keys):
         fresh = next(member for member in members if not member.superblock.synchronous)
-        problem = f"it is freshly made, and the others are in use (journal entry {scan.newest.seq})"
+        problem = (
+            "it is freshly made, or an older copy of before the first run, and the others are in use "
+            f"(journal entry {scan.newest.seq})"
+        )
         lost = "everything, until it is the right one"
         checked.findings.report(Finding("set-members", Severity.FATAL, "set", fresh.path, problem, lost))
     return False

@@ -63,6 +63,11 @@ class Journal:
         self.on_wanted: Callable[[], None] = lambda: None  # told when somebody must look at `is_wanted`
         self.opened_at: float | None = None  # when the first key came to the open entry
         self._members = members
+        # Members whose journals do not go equally far take the first entry one after the other, the one that
+        # lacks the most first: with the power cut time and again, one might else come to lack any number.
+        reached = [max(member.ring.newest_seqs, default=0) for member in members]
+        behind_first = sorted(range(len(members)), key=reached.__getitem__)
+        self._one_by_one = behind_first if len(set(reached)) > 1 else []
         self._sealed = 0
         self._broke_off_at = 0
         self._turn = asyncio.Lock()
@@ -350,10 +355,15 @@ class Journal:
         self._count_free()
         self._room_waiters.wake_all()  # there is a new entry to be filled
         await together(member.block_device.flush for member in self._members)
-        await together(
+        writes = [
             partial(member.block_device.write, place, raw, durable=True)
             for member, place in zip(self._members, places, strict=True)
-        )
+        ]
+        for number in self._one_by_one:
+            await writes[number]()
+        if not self._one_by_one:
+            await together(writes)
+        self._one_by_one = []
         self.durable_seq, self.durable_last_seq = entry.seq, last_seq
         self.oldest_kept_seq = oldest_kept_seq
         self.durations.observe(self._clock() - begun)

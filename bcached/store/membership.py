@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import GeometryRefused, SetRefused
@@ -51,6 +52,49 @@ def check_members(members: Sequence[MemberFound]) -> None:
                 raise SetRefused(f"{path}: {field} is {here}, but {there} on {first.path}")
         _check_features(path, found)
         _check_room(path, found if found.synchronous else with_new_journal(found))
+
+
+def refuse_copies(members: Sequence[MemberFound], newest_seqs: Sequence[int | None]) -> None:
+    """Refuse two devices that are one member: the same device under two names, or a copy of it.
+
+    newest_seqs are those of their journals, None where none can be read.
+    """
+    seen: dict[UUID, int] = {}
+    for number, member in enumerate(members):
+        first = seen.setdefault(member.superblock.uuid, number)
+        if first == number:
+            continue
+        one, here, there = members[first], newest_seqs[number], newest_seqs[first]
+        which = "one of them is a copy of the other, or they are one device under two names"
+        if here is not None and there is not None and here != there:
+            older, newer = (one, member) if there < here else (member, one)
+            low, high = sorted((here, there))
+            which = (
+                f"{older.path} is an older copy: its newest journal entry is {low}, and {high} on "
+                f"{newer.path}, {high - low} later"
+            )
+        raise SetRefused(
+            f"{member.path} and {one.path}: both are member {member.superblock.member} of set "
+            f"{member.superblock.set_uuid} (device uuid {member.superblock.uuid}); {which}. Give one of them"
+        )
+
+
+def refuse_older_copies(members: Sequence[MemberFound], newest_seqs: Sequence[int]) -> None:
+    """Refuse a member that lacks what was written to the set since it was copied.
+
+    Every entry goes to all members before the next is begun, and the first one of a life to those first that
+    lack the most. So however often the power fails, none is behind by as many entries as there are members.
+    """
+    newest = max(newest_seqs)
+    ahead = members[newest_seqs.index(newest)]
+    for member, seq in zip(members, newest_seqs, strict=True):
+        if newest - seq >= len(members):
+            holds = f"its newest journal entry is {seq}" if seq else "its journal holds no entry"
+            raise SetRefused(
+                f"{member.path}: is an older copy of member {member.superblock.member}: {holds}, and "
+                f"{newest} on {ahead.path}, {newest - seq} later; what was written since is not on "
+                "it. Give the device that was in use last, or copies of all members of one moment"
+            )
 
 
 def with_new_journal(superblock: Superblock) -> Superblock:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import BadField, SetRefused
+from bcached.errors import BadField, BcachedError, SetRefused
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import uuid_slots
 from bcached.format.uuid_entry import OLD_LAYOUT, UuidEntry, parse_table
 from bcached.keys import Key
 from bcached.store.journal_reader import JournalFound, read_journal
 from bcached.store.member import geometry_of
-from bcached.store.membership import MemberFound, check_members
+from bcached.store.membership import MemberFound, check_members, refuse_copies, refuse_older_copies
 from bcached.store.metadata_places import check_gens, check_places
 from bcached.store.prio_chain import PrioChain, read_chain
 from bcached.store.superblock_slot import read_superblock
@@ -48,10 +48,12 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
     """Read and check a set; FormatError or SetRefused say what is wrong, and nothing was changed."""
     members = [MemberFound(device, await read_superblock(device)) for device in devices]
     members.sort(key=lambda member: member.superblock.member)
+    await refuse_doubles(members)
     check_members(members)
     if not await _was_in_use(members):
         return SetFound(members, None)
     journal = await read_journal([(member.block_device, member.superblock) for member in members])
+    refuse_older_copies(members, [max(ring.newest_seqs) for ring in journal.rings])
     # What was read may still be in the drive's cache only: a power cut now must not take it back later.
     for member in members:
         await member.block_device.flush()
@@ -71,6 +73,22 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
     return SetFound(members, Contents(journal, chains, await _read_uuids(members, newest)))
 
 
+async def refuse_doubles(members: Sequence[MemberFound]) -> None:
+    """Refuse two devices that are one member, and tell which is the older one."""
+    uuids = [member.superblock.uuid for member in members]
+    if len(set(uuids)) == len(uuids):
+        return
+    newest_seqs: list[int | None] = []
+    for member in members:
+        try:
+            journal = await read_journal([(member.block_device, member.superblock)])
+        except BcachedError:
+            newest_seqs.append(None)
+        else:
+            newest_seqs.append(journal.newest.seq)
+    refuse_copies(members, newest_seqs)
+
+
 async def _was_in_use(members: list[MemberFound]) -> bool:
     """Whether the journal is to be trusted. It may be so on some members only if the first run broke off.
 
@@ -84,8 +102,8 @@ async def _was_in_use(members: list[MemberFound]) -> bool:
     if journal.newest.seq > 1 or journal.newest.keys:
         fresh = next(member for member in members if not member.superblock.synchronous)
         raise SetRefused(
-            f"{fresh.block_device.path}: is freshly made, but the other members of its set are in use "
-            f"(journal entry {journal.newest.seq})"
+            f"{fresh.block_device.path}: is freshly made, or an older copy of before the first run, but the "
+            f"other members of its set are in use (journal entry {journal.newest.seq})"
         )
     return False
 
