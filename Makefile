@@ -13,7 +13,7 @@ UDEVDIR  ?= /etc/udev/rules.d
 USERSDIR ?= /etc/sysusers.d
 CONFDIR  ?= /etc/bcached
 
-.PHONY: run test lint demo bench torture kill-test kernel-test install clean
+.PHONY: run test lint demo bench torture kill-test kernel-test systemd-test install clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -64,6 +64,11 @@ kill-test: $(STAMP)
 KERNEL   ?= 6.1
 kernel-test: $(STAMP)
 	$(BIN)/python -m tests.kernel --kernel $(KERNEL)
+
+# A real systemd in a container without a network, in which README's "As a service" is done word by word: needs root,
+# systemd-nspawn and, once, debootstrap and a mirror.
+systemd-test: $(STAMP)
+	$(BIN)/python -m tests.systemd
 
 # A venv under PREFIX, units, udev rule, user and configuration. An existing configuration is left as it is.
 install:

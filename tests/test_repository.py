@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-@pytest.mark.parametrize("target", ["run", "test", "demo", "bench", "kernel-test", "install", "clean"])
+@pytest.mark.parametrize(
+    "target", ["run", "test", "demo", "bench", "kernel-test", "systemd-test", "install", "clean"]
+)
 def test_make_knows_what_users_are_promised(target: str) -> None:
     planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert (planned.returncode, planned.stdout == "") == (0, False), planned.stderr

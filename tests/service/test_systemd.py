@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bcached.device.file_device import TRANSFER_THREADS
+from bcached.service.command_line import DESCRIPTORS_BESIDE_CLIENTS
+from bcached.service.config_sections import MEMBERS_MAX, IndexSection, LimitsSection
 from instruments import seccomp
 from instruments.daemon_process import BIN, DaemonProcess
 
@@ -85,11 +88,35 @@ def test_the_service_speaks_the_daemons_protocol(unit: str) -> None:
     service = dict(directives(unit, "Service"))
     assert service["Type"] == "notify"
     assert service["ExecReload"].endswith("-HUP $MAINPID")
+    reloading = [value for name, value in directives(unit, "Service") if name == "ExecReload"]
+    program, _, of_daemon = service["ExecStart"].partition(" ")
+    assert reloading[0] == f"{program} --check-config --quiet {of_daemon}", (
+        "a wrong file must fail the reload"
+    )
     assert int(service["WatchdogSec"].removesuffix("s")) >= 10
     assert int(service["TimeoutStopSec"].removesuffix("s")) > 5
     assert service["RuntimeDirectoryPreserve"] == "yes", "the socket's path must outlive the daemon"
     assert "PrivateUsers" not in service, "peers are known by their uid"
     assert "ProcSubset" not in service, "it takes process_* away"
+
+
+def test_a_failure_that_passes_never_uses_up_the_starts() -> None:
+    unit, service = (
+        dict(directives("bcached.service", "Unit")),
+        dict(directives("bcached.service", "Service")),
+    )
+    starts_by_restart = int(unit["StartLimitIntervalSec"]) / int(service["RestartSec"].removesuffix("s"))
+    assert service["Restart"] == "on-failure"
+    assert starts_by_restart < int(unit["StartLimitBurst"])
+    assert service["RestartPreventExitStatus"] == "2", "a wrong configuration is not tried again"
+
+
+def test_the_bounds_leave_room_for_what_the_configuration_allows() -> None:
+    service = dict(directives("bcached.service", "Service"))
+    most = LimitsSection.model_json_schema()["properties"]["connections"]["maximum"]
+    assert int(service["LimitNOFILE"]) >= 2 * most + DESCRIPTORS_BESIDE_CLIENTS
+    assert int(service["TasksMax"]) > MEMBERS_MAX * (TRANSFER_THREADS + 2) + 16
+    assert int(service["MemoryMax"].removesuffix("G")) << 30 > 2 * IndexSection().memory_bytes + (256 << 20)
 
 
 def test_sockets_bear_the_names_the_daemon_looks_for() -> None:
@@ -103,7 +130,7 @@ def test_sockets_bear_the_names_the_daemon_looks_for() -> None:
 
 
 def test_the_template_differs_from_the_service_in_its_places_only() -> None:
-    own = (("/%i.toml", "/bcached.toml"), ("bcached/%i", "bcached"), ("bcached-%i", "bcached"))
+    own = (("/%i.toml", "/bcached.toml"), ("bcached/%i", "bcached"), ("bcached-%i", "bcached"), ("@%i", ""))
     template = []
     for name, value in directives("bcached@.service", "Service"):
         for of_template, of_service in own:

@@ -1,0 +1,64 @@
+"""Do README's "As a service" under a real systemd: exit 0 if all holds, 1 if not, 2 if nothing was judged."""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.kernel.errors import CannotRun, HarnessFailed
+
+from .cases import CASES
+from .container import Container
+from .root import CHECKOUT, FOLDER_VARIABLE, cache_folder, ensure_tools, made_root, made_wheels
+
+
+def main() -> int:
+    """The command."""
+    options = parse_arguments()
+    try:
+        ensure_tools()
+        root = made_root(cache_folder())
+        wheels = made_wheels(cache_folder(), root)
+        with (
+            tempfile.TemporaryDirectory(prefix="bcached-systemd-test-", dir="/var/tmp") as folder,
+            Container(root, wheels, CHECKOUT, Path(folder)) as machine,
+        ):
+            return report(machine, options.journal)
+    except CannotRun as error:
+        print(f"SKIPPED, nothing was judged: {error}", file=sys.stderr)
+    except HarnessFailed as error:
+        print(f"the harness failed, nothing was judged: {error}", file=sys.stderr)
+    return 2
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.systemd",
+        description=f"{__doc__} What is downloaded is kept in {cache_folder()} (or ${FOLDER_VARIABLE}).",
+    )
+    parser.add_argument("--journal", metavar="FILE", type=Path, help="write the services' journal there")
+    return parser.parse_args()
+
+
+def report(machine: Container, journal: Path | None) -> int:
+    """Carry all cases out, one line each; the first that fails ends it, for the others build on it."""
+    print(machine.run("systemctl --version").splitlines()[0], flush=True)
+    try:
+        for name, case in CASES.items():
+            began = time.monotonic()
+            case.run(machine)
+            print(f"holds  {name:20} {case.claim}  ({time.monotonic() - began:.0f} s)", flush=True)
+    except AssertionError as error:
+        print(f"FAILS  {name:20} {case.claim}: {error}\n{machine.journal('bcached*', '-n 60')}")
+        return 1
+    finally:
+        if journal is not None:
+            journal.write_text(machine.journal("bcached*"))
+    print(f"all {len(CASES)} cases hold")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

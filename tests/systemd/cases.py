@@ -1,0 +1,188 @@
+"""What must hold of the service, tried one after the other on one booted machine."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import readme
+from .container import OPERATOR, Container
+
+SERVICE, SOCKET, METRICS = "bcached.service", "bcached.socket", "bcached-metrics.socket"
+CONFIG = "/etc/bcached/bcached.toml"
+START_S = 60.0  # on a machine that does much else
+OLD_BURST = 5  # restarts after which systemd gives up by default
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A claim and the way to try it."""
+
+    claim: str
+    run: Callable[[Container], None]
+
+
+def install(machine: Container) -> None:
+    """README's first block, word by word, by a user who may use sudo, brings all of it up."""
+    for command in readme.blocks("As a service")[0]:
+        machine.run(command, user=OPERATOR, within_s=600)
+    for unit in (SERVICE, SOCKET, METRICS):
+        assert machine.property(unit, "ActiveState") == "active"
+    assert machine.property(SERVICE, "StatusText").startswith("serving set")
+    assert machine.journal(SERVICE, "-p warning", "-q") == ""
+    status = machine.run(f"cat /proc/{main_pid(machine)}/status")
+    assert re.search(r"(?m)^Seccomp:\s2$", status), "behind its filter"
+    assert re.search(r"(?m)^CapEff:\s0+$", status), "without a capability"
+
+
+def clients(machine: Container) -> None:
+    """A member reads back what it wrote and is no admin; who is no member is not let in."""
+    data = bytes(range(256)) * 400
+    machine.run("bcachectl write 0 0", user=OPERATOR, feed=data)
+    assert fetched(machine) == data
+    machine.run("bcachectl lookup 0 0 64k", user=OPERATOR)
+    assert "needs role admin" in machine.run("bcachectl status", user=OPERATOR, check=False)
+    assert "cache.img" in machine.run("sudo bcachectl status", user=OPERATOR)
+    machine.run("useradd stranger")
+    assert "Permission denied" in machine.run("bcachectl lookup 0 0 64k", user="stranger", check=False)
+    assert "bcached_device_buckets" in machine.run("curl -s http://127.0.0.1:9712/metrics")
+
+
+def reload(machine: Container) -> None:
+    """A change is taken; a wrong file fails the reload, changes nothing and is told in the journal."""
+    pid = main_pid(machine)
+    machine.run(f"cp {CONFIG} /root/good.toml && sed -i 's/^connections = .*/connections = 77/' {CONFIG}")
+    machine.run(f"systemctl reload {SERVICE}")
+    machine.until(f"journalctl -u {SERVICE} | grep -q 'limits.connections'", 10)
+    for wrong in ("nonsense = 1", "[log", "[gc]\nslice_ms = 0"):
+        machine.run(f"cp /root/good.toml {CONFIG} && printf '%s\\n' '{wrong}' >> {CONFIG}")
+        assert machine.ends(f"systemctl reload {SERVICE}").returncode != 0, wrong
+        assert f"bcached: {CONFIG}" in machine.journal(SERVICE, "-p err", "-n 3"), wrong
+        assert (main_pid(machine), machine.property(SERVICE, "ActiveState")) == (pid, "active")
+    machine.run(f"cp /root/good.toml {CONFIG} && systemctl reload {SERVICE}")
+    assert fetched(machine)
+
+
+def killed(machine: Container) -> None:
+    """kill -9: the service comes back by itself, with all that was committed."""
+    before, pid = fetched(machine), main_pid(machine)
+    machine.run(f"kill -9 {pid}")
+    comes_back(machine, pid)
+    assert fetched(machine) == before
+
+
+def watched(machine: Container) -> None:
+    """A daemon that hangs is found out by the watchdog, and replaced."""
+    drop_in(machine, "[Service]\nWatchdogSec=3s\nTimeoutAbortSec=1s\n")
+    machine.run(f"systemctl restart {SERVICE}")
+    pid = main_pid(machine)
+    time.sleep(4)
+    assert main_pid(machine) == pid, "one that works is left alone"
+    machine.run(f"kill -STOP {pid}")
+    comes_back(machine, pid)
+    assert "Watchdog timeout" in machine.journal(SERVICE)
+    assert fetched(machine)
+    drop_in(machine, "")
+
+
+def patient(machine: Container) -> None:
+    """What fails for a while, longer than any five starts, does not leave the service down."""
+    pid = main_pid(machine)
+    machine.run("mv /var/lib/bcached/cache.img /var/lib/bcached/away")
+    machine.run(f"kill -9 {pid}")
+    machine.until(f"test $(systemctl show --value -p NRestarts {SERVICE}) -gt {2 * OLD_BURST}", 180)
+    assert machine.property(SOCKET, "ActiveState") == "active", "clients may wait"
+    machine.run("mv /var/lib/bcached/away /var/lib/bcached/cache.img")
+    comes_back(machine, pid)
+    assert fetched(machine)
+
+
+def wrong_configuration(machine: Container) -> None:
+    """A start with a wrong file is not tried again, not even for clients; a good one starts all of it."""
+    machine.run(f"echo nonsense = 1 >> {CONFIG}")
+    assert machine.ends(f"systemctl restart {SERVICE}").returncode != 0
+    for _ in range(20):
+        machine.run("bcachectl lookup 0 0 64k", user=OPERATOR, check=False)
+    assert machine.property(SERVICE, "ActiveState") == "failed"
+    assert "unknown key" in machine.property(SERVICE, "StatusText")
+    tried = machine.journal(SERVICE).count("unknown key, expected one of level")
+    machine.run("sleep 5; bcachectl lookup 0 0 64k", user=OPERATOR, check=False)
+    assert machine.journal(SERVICE).count("unknown key, expected one of level") == tried
+    machine.run(f"cp /root/good.toml {CONFIG} && systemctl start {SERVICE}")
+    assert machine.property(METRICS, "ActiveState") == "active"
+    assert fetched(machine)
+
+
+def stop(machine: Container) -> None:
+    """A stop is clean and quick; a client starts the service again, unless the sockets are stopped, too."""
+    before = fetched(machine)
+    began = time.monotonic()
+    machine.run(f"systemctl stop {SERVICE}")
+    assert time.monotonic() - began < 15, "the time that systemd gives it"
+    assert machine.property(SERVICE, "Result") == "success"
+    assert fetched(machine) == before
+    machine.run(f"systemctl stop {SOCKET} {METRICS}")
+    assert machine.property(SERVICE, "ActiveState") == "inactive"
+    assert "is the daemon running?" in machine.run("bcachectl status", check=False)
+    machine.run(f"systemctl start {SERVICE}")
+    assert fetched(machine) == before
+
+
+def second_set(machine: Container) -> None:
+    """README's second block: another set beside the first, each with its own data."""
+    for command in readme.blocks("As a service")[1]:
+        machine.run(command, user=OPERATOR)
+    data = b"fast" * 1024
+    fast = "bcachectl --socket /run/bcached-fast/io.bcached"
+    machine.run(f"{fast} write 0 0", user=OPERATOR, feed=data)
+    pid = main_pid(machine, "bcached@fast.service")
+    machine.run("systemctl reload bcached@fast.service")
+    machine.run(f"kill -9 {pid}")
+    comes_back(machine, pid, "bcached@fast.service")
+    assert machine.ends(f"{fast} read 0 0 4k", user=OPERATOR).stdout == data
+    assert fetched(machine) != data
+    machine.run("echo nonsense = 1 >> /etc/bcached/fast.toml")
+    assert machine.ends("systemctl reload bcached@fast.service").returncode != 0
+    metrics = "curl -s --unix-socket /run/bcached-fast/metrics http://localhost/metrics"
+    assert "bcached_device_buckets" in machine.run(metrics)
+    assert machine.property(SERVICE, "ActiveState") == "active"
+
+
+CASES = {
+    "install": Case("README's commands bring it up", install),
+    "clients": Case("members work, strangers do not get in", clients),
+    "reload": Case("a reload with a wrong file fails and changes nothing", reload),
+    "killed": Case("kill -9 loses nothing, and it comes back", killed),
+    "watched": Case("a daemon that hangs is replaced", watched),
+    "patient": Case("a failure that passes leaves nothing down", patient),
+    "wrong-configuration": Case("a start with a wrong file is tried once", wrong_configuration),
+    "stop": Case("stop is clean; the sockets decide whether it lasts", stop),
+    "second-set": Case("the template serves another set", second_set),
+}
+
+
+def main_pid(machine: Container, unit: str = SERVICE) -> int:
+    """The daemon's pid, in the container's own count."""
+    return int(machine.property(unit, "MainPID"))
+
+
+def comes_back(machine: Container, pid: int, unit: str = SERVICE) -> None:
+    """Wait until another process serves in place of that one."""
+    machine.until(
+        f"systemctl is-active {unit} && test $(systemctl show --value -p MainPID {unit}) != {pid}", START_S
+    )
+
+
+def fetched(machine: Container) -> bytes:
+    """What a client finds of what was written first; the socket holds it until the daemon is there."""
+    done = machine.ends("bcachectl read 0 0 100k", user=OPERATOR)
+    assert done.returncode == 0, done.stdout[-500:]
+    return done.stdout
+
+
+def drop_in(machine: Container, text: str) -> None:
+    """Have a fragment of the operator's own, or none."""
+    folder = "/run/systemd/system/bcached.service.d"
+    machine.run(
+        f"mkdir -p {folder} && cat > {folder}/test.conf && systemctl daemon-reload", feed=text.encode()
+    )

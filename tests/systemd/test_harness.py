@@ -1,0 +1,64 @@
+"""What the harness reads and decides, without a container: README's commands, the mirror, what is missing."""
+
+import pytest
+
+from tests.kernel.errors import CannotRun
+
+from . import readme, root
+
+TARGETS = """\
+http://security.example/debian-security/ bookworm-security main
+http://mirror.example/debian/ bookworm-updates main
+http://mirror.example/debian/ bookworm contrib
+http://mirror.example/debian/ bookworm main
+"""
+
+
+def test_the_commands_are_those_of_readme_without_their_comments() -> None:
+    first, second = "```\nmake a   # why\n\ntee b < c\n```\n", "```\nlast\n```\n"
+    text = f"# x\n\n## As a service\n\n{first}and\n{second}\n## Next\n```\nno\n```\n"
+    assert readme.blocks("As a service", text) == [["make a", "tee b < c"], ["last"]]
+
+
+def test_readme_says_how_to_install_start_and_add_a_set() -> None:
+    first, second = readme.blocks("As a service")
+    assert first[0] == "sudo make install"
+    assert any(line.startswith("sudo systemctl enable --now") for line in first)
+    assert any("bcached@fast.service" in line for line in second)
+
+
+def test_a_missing_section_is_told() -> None:
+    with pytest.raises(AssertionError, match="README has no section Elsewhere"):
+        readme.blocks("Elsewhere")
+
+
+def test_the_mirror_is_that_of_the_release_itself() -> None:
+    assert root.mirror_of(TARGETS) == ("http://mirror.example/debian/", "bookworm")
+
+
+def test_without_a_mirror_it_says_what_to_do() -> None:
+    with pytest.raises(CannotRun, match="apt-get update"):
+        root.mirror_of("http://x.example/ nodistro main-of-another\n")
+
+
+def test_without_the_tools_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    with pytest.raises(CannotRun, match="apt-get install systemd-container debootstrap util-linux"):
+        root.ensure_tools()
+
+
+def test_an_ordinary_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(CannotRun, match="needs root"):
+        root.ensure_tools()
+
+
+def test_a_program_that_fails_is_told_in_its_own_words() -> None:
+    with pytest.raises(CannotRun, match="sh -c echo oh; exit 3 failed: oh"):
+        root.run(["sh", "-c", "echo oh; exit 3"], 10)
+
+
+def test_wheels_are_asked_for_all_that_an_install_needs() -> None:
+    wanted = root.requirements()
+    assert {one.split(">")[0] for one in wanted} >= {"setuptools", "numpy", "uvloop", "pydantic"}
