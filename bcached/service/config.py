@@ -17,7 +17,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bcached.errors import ConfigError
-from bcached.service.config_sections import Tables
+from bcached.service.config_sections import (
+    CONNECTION_BYTES,
+    MESSAGES_BUFFERED,
+    LimitsSection,
+    Tables,
+    buffers_needed,
+)
 
 DEFAULT_PATH = "/etc/bcached/bcached.toml"
 ENVIRONMENT_PREFIX = "BCACHED__"
@@ -67,9 +73,21 @@ def load(path: str = DEFAULT_PATH) -> Settings:
             merged[name] = {**merged.get(name, {}), **table}
     check_environment(os.environ)
     try:
-        return Settings(**merged)
+        settings = Settings(**merged)
     except ValidationError as error:
         raise ConfigError(told(error, path, os.environ)) from None
+    check_buffers(settings.limits, path)
+    return settings
+
+
+def check_buffers(limits: LimitsSection, path: str) -> None:
+    """Refuse a bound that is too small for a large request; here, for its keys may be in several files."""
+    needed = buffers_needed(limits.message_bytes, limits.connections)
+    if limits.buffer_bytes < needed:
+        raise ConfigError(
+            f"{path}: limits.buffer_bytes: expected at least {needed} ({MESSAGES_BUFFERED} times "
+            f"message_bytes, and {CONNECTION_BYTES} for each of connections), found {limits.buffer_bytes}"
+        )
 
 
 def drop_ins(path: str) -> list[str]:
@@ -154,6 +172,8 @@ def told(error: ValidationError, path: str, environment: Mapping[str, str]) -> s
         place = [str(part) for part in problem["loc"]]
         variable = ENVIRONMENT_PREFIX + "__".join(place[:2]).upper()
         where = variable if variable in environment else f"{path}: {'.'.join(place)}"
+        if problem["type"] == "default_factory_not_called":
+            continue  # what it is derived from is wrong, and has a line of its own
         if problem["type"] == "extra_forbidden":
             known = Tables if len(place) == 1 else type(getattr(Tables(), place[0]))
             lines.append(f"{where}: unknown key, expected one of {listed(known)}")

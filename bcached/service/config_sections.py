@@ -5,12 +5,15 @@ The file config/bcached.toml says what each one means; a test holds the two toge
 
 import os
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MEMBERS_MAX = 8
 SOCKET_PATH_BYTES_MAX = 107
+BUFFER_BYTES = 64 << 20
+MESSAGES_BUFFERED = 8  # one that is run takes four times its length, one behind it as much
+CONNECTION_BYTES = 1024
 NAME = r"[\w.][\w.-]{0,63}\$?"  # a user's or a group's
 
 
@@ -79,6 +82,17 @@ def own_directory(variable: str, otherwise: str) -> str:
     return os.environ.get(variable, "").split(":")[0] or otherwise
 
 
+def buffers_needed(message_bytes: int, connections: int) -> int:
+    """What clients must be able to take together: the largest requests of one, and a little for each."""
+    return max(MESSAGES_BUFFERED * message_bytes, CONNECTION_BYTES * connections)
+
+
+def enough_buffers(limits: dict[str, Any]) -> int:
+    """What they may take if nothing is said of it; more where other limits ask for more."""
+    needed = buffers_needed(limits.get("message_bytes", 0), limits.get("connections", 0))
+    return max(BUFFER_BYTES, needed)
+
+
 Path = Annotated[str, AfterValidator(absolute_path)]
 Name = Annotated[str, AfterValidator(parse_name)]
 
@@ -127,6 +141,7 @@ class LimitsSection(Section):
 
     connections: Annotated[int, Field(ge=1, le=65_536)] = 1024
     message_bytes: Annotated[int, Field(ge=4096, le=16 << 20)] = 1 << 20
+    buffer_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = Field(default_factory=enough_buffers)
     waiters: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     reservations_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536
     pins_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536

@@ -26,8 +26,9 @@ from bcached.errors import (
     ShuttingDown,
 )
 from bcached.service.access import Role
+from bcached.service.backlog import lengths
 from bcached.service.operation import Later, Long, Operation, Outcome, Run, RunSeveral, Session, Stream
-from bcached.service.reply_queue import ReplyQueue, Slot
+from bcached.service.reply_queue import REQUESTS_BEHIND_MAX, ReplyQueue, Slot
 from bcached.service.request_counts import RequestCounts
 from bcached.wire.codec import (
     REPLY_BYTES_MAX,
@@ -87,6 +88,7 @@ class Conversation:
         self.write: Callable[[bytes], None] = _to_nobody
         self._on_progress = on_progress
         self._queue = ReplyQueue()
+        self.slots = self._queue.slots  # of what waits
         self._changing: Slot | None = None  # of the change in order that is still to be made
         self._asking: set[Slot] = set()  # of the questions in order that are still to be answered
         self._put_off: deque[tuple[Slot, Request]] = deque()  # in order behind them
@@ -99,6 +101,16 @@ class Conversation:
     def is_idle(self) -> bool:
         """Whether nothing waits."""
         return not self._queue.slots
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory takes what waits."""
+        return self._queue.held_bytes
+
+    @property
+    def room(self) -> int:
+        """How many requests may run before the queue is full, if all of them have to wait."""
+        return max(1, REQUESTS_BEHIND_MAX + 1 - len(self._queue.slots))
 
     @property
     def is_held(self) -> bool:
@@ -116,29 +128,31 @@ class Conversation:
             if operation.run_several is not None
         }
 
-    def answer(self, requests: Sequence[Asked], started_ns: int) -> int:
-        """Run requests until all have run or the conversation is held; how many did."""
+    def answer(self, requests: Sequence[Asked], started_ns: int, block: bytes) -> int:
+        """Run requests, which came as that block, until all have run or we are held; how many did."""
         queue = self._queue
         at = 0
+        sizes: list[int] = []
         while at < len(requests) and not self.is_stuck:
-            if not queue.slots and (count := self._answer_brief(requests, at, started_ns)):
+            if not queue.slots and (count := self._answer_brief(requests, at, started_ns, block)):
                 at += count
             elif queue.is_full:
                 break
             else:
-                self._answer_one(requests[at], started_ns)
+                sizes = sizes or lengths(block)
+                self._answer_one(requests[at], started_ns, sizes[at])
                 at += 1
         return at
 
-    def _answer_brief(self, requests: Sequence[Asked], at: int, started_ns: int) -> int:
+    def _answer_brief(self, requests: Sequence[Asked], at: int, started_ns: int, block: bytes) -> int:
         """Run a batch of brief requests and write their replies; how many were run."""
         early = at == 0 and len(requests) >= 2 * EARLY_REPLIES
         end = EARLY_REPLIES if early else at + BATCH_REQUESTS
         batch = requests[at:end] if at or len(requests) > end else requests
         alike = self._answer_alike(batch, started_ns) if len(batch) > 1 else 0
-        return alike or self._answer_batch(batch, started_ns)
+        return alike or self._answer_batch(batch, started_ns, at, block)
 
-    def _answer_batch(self, batch: Sequence[Asked], started_ns: int) -> int:
+    def _answer_batch(self, batch: Sequence[Asked], started_ns: int, at: int, block: bytes) -> int:
         """Run requests up to one that is not brief, or is long or must wait (included); how many were run."""
         ready, session = self._ready, self.session
         replies: list[AnyReply] = []
@@ -168,7 +182,7 @@ class Conversation:
             self._server.counts.observe(done, time.perf_counter_ns() - started_ns)
         if last is None:
             return answered
-        self._take(batch[answered], last, started_ns)
+        self._take(batch[answered], last, started_ns, lengths(block)[at + answered])
         return answered + 1
 
     def _answer_alike(self, batch: Sequence[Any], started_ns: int) -> int:
@@ -186,23 +200,23 @@ class Conversation:
             self._server.counts.of(kind).observe(len(results), time.perf_counter_ns() - started_ns)
         return len(results)
 
-    def _answer_one(self, request: Asked, started_ns: int) -> None:
+    def _answer_one(self, request: Asked, started_ns: int, size: int) -> None:
         """Run one request, whatever it is; its reply goes out at once or queues up."""
         try:
             operation = self._permitted(request)
             if operation.in_order and (self._put_off or self._is_too_early(operation)):
-                self._put_off.append((self._new_slot(request, started_ns), request))  # type: ignore[arg-type]
+                self._put_off.append((self._new_slot(request, started_ns, size), request))  # type: ignore[arg-type]
                 return
             outcome = operation.run(self.session, request.parameters)  # type: ignore[union-attr]
         except RequestError as error:
             self._reply(request, encode_reply(self._refusal(type(request), error)), started_ns)
         else:
-            self._take(request, outcome, started_ns)
+            self._take(request, outcome, started_ns, size)
 
-    def _take(self, request: Asked, outcome: Outcome, started_ns: int) -> None:
+    def _take(self, request: Asked, outcome: Outcome, started_ns: int, size: int) -> None:
         """Go on with what running a request has come to."""
         if isinstance(outcome, Later | Stream):
-            self._await(self._new_slot(request, started_ns), outcome)
+            self._await(self._new_slot(request, started_ns, size), outcome)
         else:
             self._reply(request, self._encoded(type(request), outcome), started_ns)
 
@@ -253,8 +267,8 @@ class Conversation:
             if slot.future is not None:
                 slot.future.cancel()
 
-    def _new_slot(self, request: Asked, started_ns: int) -> Slot:
-        slot = Slot(type(request), started_ns, silent=bool(request.oneway))
+    def _new_slot(self, request: Asked, started_ns: int, size: int) -> Slot:
+        slot = Slot(type(request), started_ns, size, silent=bool(request.oneway))
         self._queue.append(slot)
         return slot
 

@@ -191,6 +191,16 @@ def server_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     """The socket and its methods. Durations come by powers of two: every second one is enough to scrape."""
     uuid, server = snapshot.cache_set.set_uuid, snapshot.server
     yield gauge("bcached_client_connections", "Clients connected.", uuid, server.connections)
+    yield gauge("bcached_client_buffer_bytes", "Half-sent, waiting and unread.", uuid, server.buffer_bytes)
+    yield gauge(
+        "bcached_client_buffer_limit_bytes",
+        "What all clients together may take of memory for that.",
+        uuid,
+        server.buffer_bytes_max,
+    )
+    yield counter(
+        "bcached_client_give_ways", "Clients that were cut off when that was too much.", uuid, server.gave_way
+    )
     yield by_label(CounterMetricFamily, "bcached_rpc_requests", "Requests.", uuid, "method", server.requests)
     yield by_label(
         CounterMetricFamily,

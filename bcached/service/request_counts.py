@@ -7,6 +7,7 @@ read and were answered by one write share theirs, so a read is counted at once.
 from collections import Counter
 from collections.abc import Sequence
 
+from bcached.service.buffers import Buffers
 from bcached.service.statistics import ServerStatistics
 from bcached.state.statistics import Histogram
 from bcached.wire.methods import METHODS
@@ -65,11 +66,14 @@ class RequestCounts:
             for kind, count in Counter(map(type, requests)).items():
                 self.of(kind).observe(count, elapsed_ns)
 
-    def statistics(self, connections: int) -> ServerStatistics:
+    def statistics(self, connections: int, buffers: Buffers) -> ServerStatistics:
         """All of it, as metrics read it."""
         return ServerStatistics(
             connections=connections,
             requests={name: counts.requests for name, counts in self._by_name.items()},
             errors={name: counts.errors for name, counts in self._by_name.items()},
             durations={name: counts.histogram() for name, counts in self._by_name.items()},
+            buffer_bytes=buffers.held_bytes,
+            buffer_bytes_max=buffers.limit_bytes,
+            gave_way=buffers.gave_way,
         )

@@ -60,7 +60,8 @@ def access(settings: Settings) -> Access:
 
 def socket_limits(settings: Settings) -> SocketLimits:
     """What clients may take of the socket."""
-    return SocketLimits(settings.limits.connections, settings.limits.message_bytes)
+    it = settings.limits
+    return SocketLimits(it.connections, it.message_bytes, it.buffer_bytes)
 
 
 def group_of(name: str) -> int | None:

@@ -1,6 +1,6 @@
 """The socket: connections, their limits and roles, and an orderly end.
 
-    server = SocketServer(service, Access(admin, allocator, reader), SocketLimits(connections, message_bytes))
+    server = SocketServer(service, Access(admin, allocator, reader), SocketLimits(connections, ...))
     async with server:              # must be entered in the task that is to hear of a bug
         server.listen(listener)     # from listening.bind_unix, or inherited; may be called several times
         ...
@@ -21,8 +21,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from bcached.errors import LimitExceeded, RequestError
+from bcached.service import memory
 from bcached.service.acceptor import Acceptor
 from bcached.service.access import Access, Role
+from bcached.service.buffers import Buffers
 from bcached.service.connection import Connection
 from bcached.service.operation import Operation, Service
 from bcached.service.peer import peer_of
@@ -33,7 +35,8 @@ from bcached.wire.methods import Request
 
 FAREWELL_S = 1.0  # how long the last replies may take to go out
 SWEEP_S = 1.0
-PARTIAL_PATIENCE_S = 30  # how long half a message may stay half
+TRIM_BYTES = 8 << 20
+TRIM_PAUSE_S = 10.0
 ADMIN_SHARE = 64  # one connection in so many is kept free for admins, who come when all others are stuck
 
 
@@ -43,6 +46,7 @@ class SocketLimits:
 
     connections: int = 1024
     message_bytes: int = 1 << 20
+    buffer_bytes: int = 64 << 20
 
 
 class Errand(asyncio.Future[Any]):
@@ -66,6 +70,7 @@ class SocketServer:
 
     def __init__(self, service: Service, access: Access, limits: SocketLimits) -> None:
         self.counts = RequestCounts()
+        self.buffers = Buffers(limits.buffer_bytes, limits.connections)
         self.draining = False
         self._service = service
         self._access = access
@@ -77,6 +82,7 @@ class SocketServer:
         self._broken: asyncio.Future[None] | None = None
         self._all_gone: asyncio.Future[None] | None = None
         self._sweeping: asyncio.TimerHandle | None = None
+        self._next_trim_s = 0.0
 
     async def __aenter__(self) -> Self:
         """Begin; nothing listens yet."""
@@ -120,10 +126,11 @@ class SocketServer:
         self._access, self._limits = access, limits
         for connection in self._connections:
             connection.take_role(access.role_of(connection.session.peer))
+        self.buffers.take_limits(limits.buffer_bytes, limits.connections)
 
     def statistics(self) -> ServerStatistics:
         """How many are connected, and all that was asked so far."""
-        return self.counts.statistics(len(self._connections))
+        return self.counts.statistics(len(self._connections), self.buffers)
 
     # What connections call
 
@@ -176,12 +183,21 @@ class SocketServer:
             return
         role = self._access.role_of(peer)
         count, limit = len(self._connections), self._limits.connections
-        if count >= (limit if role == Role.ADMIN else limit - limit // ADMIN_SHARE):
+        is_full = count >= (limit if role == Role.ADMIN else limit - limit // ADMIN_SHARE)
+        if is_full and not (role > Role.NONE and self._shows_a_stranger_out()):
             _refuse(connected, LimitExceeded("connections", count + 1))
             return
         connection = Connection(self, self._service.welcome(peer, role), self._limits.message_bytes)
         self._connections.add(connection)
         self._spawn(self._attach(connection, connected))
+
+    def _shows_a_stranger_out(self) -> bool:
+        """Make room by ending the connection of a peer that may do nothing, if there is one."""
+        stranger = next((it for it in self._connections if it.is_stranger), None)
+        if stranger is not None:
+            stranger.abort()
+            self.forget(stranger)
+        return stranger is not None
 
     async def _attach(self, connection: Connection, connected: socket.socket) -> None:
         try:
@@ -228,8 +244,17 @@ class SocketServer:
 
     def _sweep(self) -> None:
         for connection in list(self._connections):
-            connection.sweep(round(PARTIAL_PATIENCE_S / SWEEP_S))
+            connection.sweep()
+        self._give_memory_back()
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _give_memory_back(self) -> None:
+        """After buffers have come and gone; in a thread, for it takes milliseconds."""
+        now_s = asyncio.get_running_loop().time()
+        if self.buffers.peak_bytes - self.buffers.held_bytes > TRIM_BYTES and now_s > self._next_trim_s:
+            self._next_trim_s = now_s + TRIM_PAUSE_S
+            self.buffers.peak_bytes = self.buffers.held_bytes
+            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
 
 
 def _refuse(connected: socket.socket, error: RequestError) -> None:

@@ -14,6 +14,9 @@ class ServerStatistics:
     requests: Mapping[str, int]
     errors: Mapping[str, int]
     durations: Mapping[str, Histogram]
+    buffer_bytes: int = 0
+    buffer_bytes_max: int = 0
+    gave_way: int = 0
 
 
 @dataclass(frozen=True, slots=True)

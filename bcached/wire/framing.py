@@ -4,15 +4,17 @@
 class Frames:
     """The bytes of a connection that are not yet a whole message, and how long one may grow.
 
-    Reading stops for good at a message that is too long: overrun then holds the length seen.
+    Reading stops for good at a message that is too long: overrun then holds the length seen. begun counts the
+    messages that came in parts, so that one who looks now and then can tell one from the next.
     """
 
-    __slots__ = ("limit_bytes", "overrun", "partial")
+    __slots__ = ("begun", "limit_bytes", "overrun", "partial")
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.partial = bytearray()
         self.overrun = 0
+        self.begun = 0
 
     def feed(self, data: bytes) -> bytes:
         """The whole messages there are now, NULs included, as one block; the rest is kept."""
@@ -25,9 +27,14 @@ class Frames:
         else:
             block = bytes(self.partial) + data[:end]
             self.partial = bytearray(data[end:])
+            self.begun += 1
         if len(block) > self.limit_bytes or len(self.partial) > self.limit_bytes:
             return self._up_to_the_overrun(block)
         return block
+
+    def give_up(self) -> None:
+        """Forget the message that has begun."""
+        self.partial = bytearray()
 
     def _up_to_the_overrun(self, block: bytes) -> bytes:
         start = 0

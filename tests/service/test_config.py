@@ -237,3 +237,29 @@ def test_junk_is_refused_in_words(file: Path, junk: bytes) -> None:
         load(str(file))
     except ConfigError as error:
         assert str(error).startswith(str(file))  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("limits", "needed"),
+    [("message_bytes = 1048576", 8388608), ("connections = 65536", 67108864)],
+)
+def test_buffers_that_cannot_be_enough_are_refused(file: Path, limits: str, needed: int) -> None:
+    assert refusal(file, f"[limits]\n{limits}\nbuffer_bytes = {needed - 1}\n") == (
+        f"{file}: limits.buffer_bytes: expected at least {needed} "
+        f"(8 times message_bytes, and 1024 for each of connections), found {needed - 1}"
+    )
+    file.write_text(f"[limits]\n{limits}\nbuffer_bytes = {needed}\n")
+    assert load(str(file)).limits.buffer_bytes == needed
+
+
+def test_buffers_of_which_nothing_is_said_are_enough(file: Path) -> None:
+    assert load(str(file)).limits.buffer_bytes == 64 << 20
+    file.write_text("[limits]\nmessage_bytes = 16777216\n")
+    assert load(str(file)).limits.buffer_bytes == 128 << 20
+
+
+def test_limits_may_stand_in_several_files(file: Path) -> None:
+    file.write_text("[limits]\nbuffer_bytes = 1048576\n")
+    (file.parent / "conf.d").mkdir()
+    (file.parent / "conf.d" / "small.toml").write_text("[limits]\nmessage_bytes = 65536\n")
+    assert load(str(file)).limits.buffer_bytes == 1 << 20

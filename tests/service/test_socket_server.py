@@ -522,7 +522,7 @@ async def test_connections_beyond_the_limit_are_told_so(path: str):
 
 async def test_half_a_message_does_not_stay_half_for_ever(path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bcached.service.socket_server.SWEEP_S", 0.02)
-    monkeypatch.setattr("bcached.service.socket_server.PARTIAL_PATIENCE_S", 0.1)
+    monkeypatch.setattr("bcached.service.connection.PARTIAL_PATIENCE_S", 0.1)
     async with serving(path), Talker(path) as slow, Talker(path) as idle:
         slow.say(b'{"method":')
         reply = await slow.hear()
