@@ -12,6 +12,8 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
+from bcached.state.closing import LastResort
+from bcached.state.sector_allocator import SectorAllocator
 from bcached.state.steps import Step, Tried, next_step
 from bcached.store.member import Member
 
@@ -22,11 +24,15 @@ DISCARDS_IN_FLIGHT = 8
 class Allocator:
     """Fills the reserves of one member (seed: bch_allocator_thread)."""
 
-    def __init__(self, member: Member, services: Services) -> None:
+    def __init__(self, member: Member, sectors: SectorAllocator, services: Services) -> None:
+        self.closed = 0  # open buckets, for want of others
         self.member = member
         self.steps = dict.fromkeys(Step, 0)
         self._cache = member.cache
+        self._sectors = sectors
         self._services = services
+        self._open = LastResort(sectors, member.device)
+        self._timer: asyncio.TimerHandle | None = None
         self._tried = Tried()
 
     async def run(self) -> None:
@@ -47,21 +53,39 @@ class Allocator:
     def next_step(self) -> Step:
         """What is to be done now."""
         services = self._services
+        waiting = services.waiting()
         step = next_step(
             self._cache,
             self._tried,
             synchronous=services.options.synchronous,
             collections=services.collections,
             collecting=services.collecting,
-            waiting=services.waiting(),
+            waiting=waiting,
             prios_asked=services.prios_asked(self.member),
             nodes_wait=bool(services.waiting_for_nodes),
             may_evacuate=services.options.moving_gc,
             evacuating=services.evacuation_asked(self.member),
+            last_resort=self._last_resort,
         )
+        if step is Step.WAIT and self._cache.dry and waiting:
+            self._look_again()
         if services.refusal is not None and step is not Step.PUSH:
             return Step.WAIT  # gens that go up now would not be durable when the set has stopped
         return step
+
+    def _last_resort(self, with_dirty: bool) -> Step | None:
+        services = self._services
+        return self._open.step(services.waiting(), services.clock(), with_dirty=with_dirty)
+
+    def _look_again(self) -> None:
+        """See what there is once another open bucket counts as idle; nobody else tells of that."""
+        idle_in_s = self._open.idle_in_s(self._services.clock())
+        if idle_in_s is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(idle_in_s, self._it_is_time)
+
+    def _it_is_time(self) -> None:
+        self._timer = None
+        self._services.buckets_moved()
 
     def _has_work(self) -> bool:
         return self._services.stopping or self.next_step() is not Step.WAIT
@@ -73,11 +97,25 @@ class Allocator:
             await self._invalidate()
         elif step is Step.WRITE_PRIOS:
             self._services.ask_for_prios(self.member)
+        elif step is Step.CLOSE:
+            self._close()
+        elif step is Step.SHARE:
+            self._sectors.sharing = True
+            self._services.serve()
         elif step is Step.EVACUATE:
             self._services.ask_for_evacuation(self.member)
         elif step is Step.COLLECT:
             self._tried.collection_is_asked_for(self._cache)
             self._services.ask_for_collection("dry" if self._cache.dry else "gens")
+
+    def _close(self) -> None:
+        # The step says that there is one to close, perhaps only if it holds dirty data.
+        now = self._services.clock()
+        slots = self._open.closable(now, with_dirty=False) or self._open.closable(now, with_dirty=True)
+        for slot in slots:
+            self._sectors.close(slot)
+        self.closed += len(slots)
+        self._services.buckets_moved()
 
     async def _push(self) -> None:
         """Move ready buckets to the reserves, discarding them on the way if that is switched on."""
@@ -86,6 +124,7 @@ class Allocator:
         if discard:
             await together(partial(self._discard, bucket) for bucket in batch)
         self._cache.push(batch)
+        self._sectors.sharing = False
         self._services.serve()
         self._services.reserves_filled(self.member)
 

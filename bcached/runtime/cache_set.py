@@ -193,6 +193,7 @@ class CacheSet:
         """A connection is gone: its reservations end once no write of process `pid` can come any more."""
         self._queue.end_holder(holder)  # first, while what it gathered can still be told from what it got
         self.holders.discard(holder)
+        holder.is_gone = True
         self.quarantine.admit(holder, pid, self.services.options.restart_grace_s)
 
     def _check_replicas(self, replicas: int) -> None:

@@ -124,13 +124,13 @@ class Evacuator:
 
     async def _evacuate(self, member: Member, turns: Turns) -> None:
         cache, mover = member.cache, self._mover
-        reclaims, gone = cache.evacuation_finds()
+        found, own = cache.evacuation_finds(), mover.own_changes[member.device]
         spare = self._sectors.open_buckets.left_to(MOVERS_WRITE_POINT)
         work = plan(cache, self._stuck[member.device], self._services.waiting(), spare)
         services = self._services
         planned = await run_sliced(work, services.options.gc_slice_s, services.clock, services.slices)
         if not planned.gain:
-            cache.evacuation_was_fruitless((reclaims, gone))
+            cache.evacuation_was_fruitless(found)
             return
         this, taken, moved = Round(cache, planned), mover.buckets_taken[member.device], mover.moved_sectors
         with mover.at_work():
@@ -141,7 +141,8 @@ class Evacuator:
         self.totals.moved_sectors += moved
         self.totals.emptied_buckets += this.emptied
         if this.emptied <= taken:
-            cache.evacuation_was_fruitless((reclaims + this.emptied, gone + moved))
+            now = mover.own_changes[member.device]
+            cache.evacuation_was_fruitless((found[0] + now[0] - own[0], found[1] + now[1] - own[1]))
 
     async def _find(self, this: Round, turns: Turns) -> Spans:
         """Where the index names what is to be moved, bucket by bucket."""

@@ -171,7 +171,7 @@ class Life:
 
     def _put_together(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
-        sectors = SectorAllocator([member.cache for member in members])
+        sectors = SectorAllocator([member.cache for member in members], precise_clock())
         services = Services(self.options, sectors, precise_clock(), self._after_step, self._warn)
         holders: set[Holder] = set()
         changes = self._key_changes(opened, sectors, services)
@@ -181,7 +181,7 @@ class Life:
         evacuator = Evacuator(members, sectors, index.btree, mover, services)
         leaf_writer = LeafWriter(index.btree, journal, changes.live, services)
         tasks = Tasks(
-            [Allocator(member, services) for member in members],
+            [Allocator(member, sectors, services) for member in members],
             PrioWriter(members, journal, leaf_writer, services),
             JournalWriter(journal, services),
             leaf_writer,

@@ -52,6 +52,7 @@ class Mover:
     ) -> None:
         self.moved_sectors = 0
         self.buckets_taken: Counter[int] = Counter()  # by member
+        self.own_changes = [(0, 0) for _ in members]  # of what evacuations depend on
         self.copies_lacking = 1  # of the key there was no room for last
         self.holder = Holder("moving garbage collection", 1 << 20, sectors.caches[0].geometry.bucket_sectors)
         self._members = members
@@ -66,9 +67,20 @@ class Mover:
         try:
             yield
         finally:
-            self._give_back()
+            with self._own_changes():
+                self._give_back()
             self._sectors.gathering.discard(self.holder)
             self._services.buckets_moved()
+
+    @contextmanager
+    def _own_changes(self) -> Iterator[None]:
+        """What this does is no reason to look for more to be moved; nothing may be awaited meanwhile."""
+        before = [cache.evacuation_finds() for cache in self._sectors.caches]
+        yield
+        for cache, (reclaims, changes) in zip(self._sectors.caches, before, strict=True):
+            own = self.own_changes[cache.device]
+            now = cache.evacuation_finds()
+            self.own_changes[cache.device] = own[0] + now[0] - reclaims, own[1] + now[1] - changes
 
     def _give_back(self) -> None:
         self._sectors.end_reads(self.holder)
@@ -95,21 +107,29 @@ class Mover:
         copied: set[Move] = set()
         await together(partial(self._copy, move, copied) for move in moves)
         for move in moves:
-            self._sectors.unpin(self.holder, [move.old])
+            with self._own_changes():
+                self._sectors.unpin(self.holder, [move.old])
             if move not in copied:
-                self._sectors.release(self.holder, [move.new])
+                with self._own_changes():
+                    self._sectors.release(self.holder, [move.new])
                 continue
             try:
                 while not self._index.is_ready_for(move.old, move.new):
                     await self._index.make_ready_for(move.old, move.new, PATIENCE_S)
             except (NoFreeBuckets, LimitExceeded):  # or as many wait already as may
-                self._give_back()
+                with self._own_changes():
+                    self._give_back()
                 return False
+            self._replace(move)
+        return True
+
+    def _replace(self, move: Move) -> None:
+        """Put the copy in its place, unless what it was made from was overwritten meanwhile."""
+        with self._own_changes():
             if self._index.replace(self.holder, move.old, move.new):
                 self.moved_sectors += move.new.sectors
-            else:  # it was overwritten while it was copied
+            else:
                 self._sectors.release(self.holder, [move.new])
-        return True
 
     def _is_movable(self, key: Key) -> bool:
         """Whether all copies are good, and whole blocks of a volume that is still there."""

@@ -6,6 +6,7 @@ from bcached.runtime.lookups import Lookups
 from bcached.runtime.services import Services
 from bcached.runtime.tasks import Tasks
 from bcached.state.bucket_table import State
+from bcached.state.closing import gone, idle
 from bcached.state.index_health import IndexHealth
 from bcached.state.reserves import Reserve
 from bcached.state.sector_allocator import SectorAllocator
@@ -43,6 +44,8 @@ def take_snapshot(
         allocation_failures=dict(services.queue.failures),
         allocated_sectors=sectors.allocated_sectors,
         open_buckets=sectors.open_buckets.open_count,
+        open_buckets_gone=sum(1 for _ in gone(sectors)),
+        open_buckets_idle=sum(1 for _ in idle(sectors, services.clock())),
         holders=holders,
         quarantined_holders=quarantined,
         reserved_sectors=sectors.reserved_sectors,

@@ -86,6 +86,10 @@ def set_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     )
     yield gauge("bcached_open_buckets", "Buckets being filled.", uuid, it.open_buckets)
     yield gauge(
+        "bcached_open_buckets_gone", "Those whose writer's connection is closed.", uuid, it.open_buckets_gone
+    )
+    yield gauge("bcached_open_buckets_idle", "Others not used for a second.", uuid, it.open_buckets_idle)
+    yield gauge(
         "bcached_reserved_bytes", "Bytes reserved by clients.", uuid, it.reserved_sectors * SECTOR_BYTES
     )
     yield gauge(

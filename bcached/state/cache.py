@@ -70,7 +70,7 @@ class Cache:
         self.dry = False
         self.held_back = 0
         self.reclaims = 0  # counts whatever may let a later pass find more: pins and keys dropped
-        self.dirty_gone = 0  # sectors that were dirty data once
+        self.dirty_changes = 0  # counts whatever may let a later evacuation find more
         self._fruitless: tuple[int, int] | None = None  # what an evacuation found when it gained nothing
         self.invalidated = dict.fromkeys(Replacement, 0)
         self.discarded = 0
@@ -136,7 +136,9 @@ class Cache:
         state = self.table.settle(bucket)
         if state == State.HELD:
             return
-        if state != State.DIRTY:
+        if state == State.DIRTY:
+            self.dirty_changes += 1
+        else:
             self.reclaims += 1
         if state == State.EMPTY:
             self.retire(bucket)
@@ -177,7 +179,7 @@ class Cache:
         assert left >= 0, f"more went from bucket {bucket} than there was"
         if dirty:
             table.dirty_sectors[bucket] -= sectors
-            self.dirty_gone += sectors
+            self.dirty_changes += 1
         assert left >= table.dirty_sectors[bucket], f"dirty data of bucket {bucket} went as clean"
         table.sectors[bucket] = left
         if not left and self.synchronous:
@@ -214,8 +216,8 @@ class Cache:
         return self.table.counts[State.DIRTY] > 0 and self._fruitless != self.evacuation_finds()
 
     def evacuation_finds(self) -> tuple[int, int]:
-        """What an evacuation depends on: what was given back, and dirty data that went."""
-        return self.reclaims, self.dirty_gone
+        """What it depends on: what was given back, dirty data that went or that nobody holds any more."""
+        return self.reclaims, self.dirty_changes
 
     def evacuation_was_fruitless(self, found: tuple[int, int]) -> None:
         """Have none asked for before that is different."""

@@ -71,19 +71,19 @@ def _set(statistics: SetStatistics) -> Iterator[str]:
     index = statistics.index
     if index.unwritten_bytes * 2 > index.memory_bytes_max:
         yield f"changes of the index wait until some of {index.unwritten_bytes} bytes of keys are written out"
-    if any(member.invalidate_needs_gc for member in statistics.members) and statistics.gc_found:
-        found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in statistics.gc_found.items())
-        yield f"the last garbage collection found: {found}"
     if any(member.invalidate_needs_gc for member in statistics.members):
-        yield from _dirty(statistics)
+        yield from _dry(statistics)
     for reason, count in statistics.allocation_failures.items():
         if count:
             what = "allocation" if count == 1 else "allocations"
             yield f"{count} {what} failed so far: {FAILURES[reason]}"
 
 
-def _dirty(statistics: SetStatistics) -> Iterator[str]:
-    """Whose dirty data it is that takes the buckets, and what was done about it."""
+def _dry(statistics: SetStatistics) -> Iterator[str]:
+    """What takes the buckets, and what was done about it."""
+    if statistics.gc_found:
+        found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in statistics.gc_found.items())
+        yield f"the last garbage collection found: {found}"
     volumes = sorted(statistics.dirty_sectors.items(), key=lambda volume: -volume[1])[:VOLUMES_NAMED]
     if volumes:
         named = ", ".join(f"{sectors} sectors of volume {inode}" for inode, sectors in volumes)
@@ -93,6 +93,12 @@ def _dirty(statistics: SetStatistics) -> Iterator[str]:
         yield (
             f"dirty data was moved together {index.evacuations} times so far, which emptied "
             f"{index.evacuated_buckets} buckets; nothing more is gained where all is dirty or held"
+        )
+    if statistics.open_buckets:
+        gone, idle = statistics.open_buckets_gone, statistics.open_buckets_idle
+        yield (
+            f"{statistics.open_buckets} buckets are open: {gone} of writers that are gone, which are closed "
+            f"when somebody waits, and {idle} of idle ones, whose sectors others get then"
         )
 
 

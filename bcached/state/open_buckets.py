@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from bcached.keys import Key, Pointer
+from bcached.state.reservations import Holder
 
 OPEN_BUCKETS_MAX = 128
 MOVERS_WRITE_POINT = -1  # no process has it, so what is moved lies together
@@ -48,7 +49,18 @@ class Slot:
     sectors the device sectors of the next cut.
     """
 
-    __slots__ = ("gens", "kind", "of_writer", "places", "sectors", "sectors_free", "stream", "writer")
+    __slots__ = (
+        "gens",
+        "holder",
+        "kind",
+        "of_writer",
+        "places",
+        "sectors",
+        "sectors_free",
+        "stream",
+        "used_at",
+        "writer",
+    )
 
     def __init__(self) -> None:
         self.stream: tuple[int, int, int] | None = None  # kind, inode, end of the last extent
@@ -59,6 +71,13 @@ class Slot:
         self.places: tuple[tuple[int, int], ...] = ()
         self.sectors: tuple[int, ...] = ()
         self.gens: tuple[int, ...] = ()
+        self.holder: Holder | None = None  # who got sectors last, and when
+        self.used_at = 0.0
+
+    @property
+    def has_lost_its_writer(self) -> bool:
+        """Whether who used it last will not use it again."""
+        return self.holder is not None and self.holder.has_gone
 
 
 class OpenBuckets:
@@ -88,6 +107,13 @@ class OpenBuckets:
             for slot in self._by_use
             if slot.writer is not None and slot.writer[1] == write_point
         )
+
+    def shared(self, kind: int) -> Slot | None:
+        """The slot of a kind with sectors left that was used longest ago; not the mover's."""
+        for slot in self._by_use:
+            if slot.kind == kind and slot.sectors_free and slot.writer != (kind, MOVERS_WRITE_POINT):
+                return slot
+        return None
 
     def choose(self, kind: int, inode: int, offset: int, write_point: int) -> Slot:
         """The slot for an extent of a volume at offset; it may have to be refilled first."""

@@ -43,6 +43,7 @@ class Holder:
 
     __slots__ = (
         "bucket_sectors",
+        "is_gone",
         "limit",
         "name",
         "owner",
@@ -65,11 +66,17 @@ class Holder:
         self.limit = limit
         self.bucket_sectors = bucket_sectors
         self.owner = owner
+        self.is_gone = False  # its connection is closed
         self.pieces: dict[Place, Pieces] = {}
         self.total = 0
         self.reads_limit = reads_limit
         self.reads: Counter[Place] = Counter()
         self.reads_total = 0
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether it, or its owner, asks for nothing more."""
+        return self.is_gone if self.owner is None else self.owner.has_gone
 
     @property
     def room(self) -> int:

@@ -30,9 +30,10 @@ class SectorAllocator:
     """The open buckets of a set, and what connections hold of them.
 
     inodes has the uuid of each volume, flash_sectors the size of those that are flash-only: never clean.
+    clock gives seconds; only differences count.
     """
 
-    def __init__(self, caches: Sequence[Cache]) -> None:
+    def __init__(self, caches: Sequence[Cache], clock: Callable[[], float] = lambda: 0.0) -> None:
         geometry = caches[0].geometry
         self.caches = caches
         self.open_buckets = OpenBuckets(geometry.bucket_sectors, geometry.block_sectors)
@@ -43,6 +44,8 @@ class SectorAllocator:
         self.reserved_sectors = 0  # each copy counted
         self.buckets_taken = 0
         self.quarantined: Counter[Place] = Counter()
+        self.sharing = False  # who finds no bucket gets sectors of whatever is open (closing.py)
+        self._clock = clock
         self._pins = [cache.table.pins for cache in caches]
         self._bucket_sectors = geometry.bucket_sectors
 
@@ -72,8 +75,12 @@ class SectorAllocator:
         if slot.sectors_free == 0 or slot.kind != kind:
             reserve = Reserve.MOVINGGC if moving else Reserve.NONE
             if not may_refill or not self._refill(slot, kind, reserve, replicas):
-                return None
+                shared = self.open_buckets.shared(kind) if self.sharing and not moving else None
+                if shared is None:
+                    return None
+                slot = shared
         given, pointers = self.open_buckets.carve(slot, inode, offset, sectors, write_point)
+        slot.holder, slot.used_at = holder, self._clock()
         self.allocated_sectors += given
         self.reserved_sectors += given * replicas
         for pointer in pointers:
@@ -145,11 +152,15 @@ class SectorAllocator:
             return False
         self.buckets_taken += replicas
         if slot.sectors_free:
-            for device, bucket in self.open_buckets.close(slot):
-                self._pins[device][bucket] -= 1
-                self._settle((device, bucket))
+            self.close(slot)
         self.open_buckets.refill(slot, kind, pointers)
         return True
+
+    def close(self, slot: Slot) -> None:
+        """Give up what is left of a slot's buckets; each stands where its pins and its data say."""
+        for device, bucket in self.open_buckets.close(slot):
+            self._pins[device][bucket] -= 1
+            self._settle((device, bucket))
 
     # Giving back
 

@@ -131,6 +131,8 @@ class SetStatistics:
     allocation_failures: dict[str, int]  # by reason: timeout, no_wait, limit, cancelled
     allocated_sectors: int
     open_buckets: int
+    open_buckets_gone: int  # of writers whose connection is closed
+    open_buckets_idle: int  # of others that have not used them for a second
     holders: int
     quarantined_holders: int
     reserved_sectors: int

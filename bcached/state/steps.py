@@ -6,6 +6,7 @@ free_inc. Asking anew after every change has neither fault: each step below eith
 asks for something that has not been tried since things last changed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,6 +25,8 @@ class Step(Enum):
     PUSH = "move ready buckets to the reserves"
     INVALIDATE = "look for buckets to invalidate"
     WRITE_PRIOS = "make gens durable"
+    CLOSE = "close open buckets whose writers are gone or idle"
+    SHARE = "let those who wait have sectors of any open bucket"
     EVACUATE = "have dirty data moved together, so that clean data can go"
     COLLECT = "let the garbage collector find more, or older gens go"
     WAIT = "nothing to do until something changes"
@@ -59,12 +62,14 @@ def next_step(
     nodes_wait: bool = False,
     may_evacuate: bool = False,
     evacuating: bool = False,
+    last_resort: Callable[[bool], Step | None] = lambda _: None,
 ) -> Step:
     """The next step for a member; waiting names the reserves that somebody waits for a bucket of.
 
     prios_asked: a prio write is under way or asked for, so that there is no need to ask again. nodes_wait:
     a node of the index cannot be written before there is a bucket for it, nor may a collection end before.
-    may_evacuate: dirty data may be moved; evacuating: it is being moved, or that is asked for.
+    may_evacuate: dirty data may be moved; evacuating: it is being moved, or that is asked for. last_resort
+    says what open buckets could give (closing.py), those with dirty data among them if it is told so.
     """
     may_write = synchronous and not prios_asked
     if cache.reserves.room() and cache.ready:
@@ -83,6 +88,7 @@ def next_step(
             nodes_wait=nodes_wait,
             may_evacuate=may_evacuate,
             evacuating=evacuating,
+            last_resort=last_resort,
         )
         if step is not None:
             return step
@@ -99,21 +105,28 @@ def _when_short(
     nodes_wait: bool,
     may_evacuate: bool,
     evacuating: bool,
+    last_resort: Callable[[bool], Step | None],
 ) -> Step | None:
     """Too few buckets were found: first see whether a collection helps, then make do with those.
 
     One that may itself have to wait for a bucket is not waited for. Moving data helps more than a collection
-    does, as long as there is any to move and no gen holds a bucket back.
+    does, as long as there is any to move and no gen holds a bucket back. Before all that comes what open
+    buckets give: it costs nothing.
     """
+    reaches = _reaches_a_waiter(cache, waiting)
+    if waiting and not reaches and (step := last_resort(False)) is not None:
+        return step
     if collecting and not nodes_wait:
         return Step.WAIT
     evacuable = may_evacuate and bool(waiting) and cache.may_be_evacuated
     moving = evacuating or (evacuable and not cache.held_back)
     if not (collecting or moving) and (waiting or cache.held_back) and _collection_may_help(cache, tried):
         return Step.COLLECT
-    if _reaches_a_waiter(cache, waiting):
+    if reaches:
         return Step.WRITE_PRIOS if may_write else None
-    return Step.EVACUATE if evacuable and not evacuating else None
+    if evacuable or evacuating:
+        return None if evacuating else Step.EVACUATE
+    return last_resort(True) if waiting and may_evacuate else None
 
 
 def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozenset[Reserve]) -> bool:

@@ -310,6 +310,8 @@ class State(Struct, gc=False):
     allocation_failures: dict[str, int]
     allocated_sectors: int
     open_buckets: int
+    open_buckets_gone: int
+    open_buckets_idle: int
     holders: int
     quarantined_holders: int
     reserved_sectors: int

@@ -54,6 +54,8 @@ def state(*members: Member, **changes: object) -> State:
         allocation_failures={"timeout": 0},
         allocated_sectors=2048,
         open_buckets=1,
+        open_buckets_gone=0,
+        open_buckets_idle=0,
         holders=2,
         quarantined_holders=0,
         reserved_sectors=16,

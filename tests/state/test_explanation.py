@@ -61,6 +61,8 @@ def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
         allocation_failures=dict.fromkeys(FAILURES, 0),
         allocated_sectors=0,
         open_buckets=0,
+        open_buckets_gone=0,
+        open_buckets_idle=0,
         holders=0,
         quarantined_holders=0,
         reserved_sectors=0,
@@ -98,6 +100,13 @@ def test_a_dry_member_is_told_beside_whose_dirty_data_there_is() -> None:
     assert f"most of what is dirty, until marked clean or invalidated: {most}" in told
     assert any("moved together 4 times so far, which emptied 60 buckets" in line for line in told)
     assert explain(a_set(dirty_sectors=dirty, index=index)) == ALL_IS_WELL
+
+
+def test_a_dry_member_is_told_beside_what_is_open() -> None:
+    told = explain(
+        a_set(a_member(invalidate_needs_gc=True), open_buckets=9, open_buckets_gone=5, open_buckets_idle=3)
+    )
+    assert any(line.startswith("9 buckets are open: 5 of writers that are gone") for line in told)
 
 
 def test_too_much_that_is_unwritten_is_told() -> None:

@@ -373,7 +373,8 @@ def test_runs_do_what_they_are_for() -> None:
     """A run in which nothing is scarce, nothing waits and nothing is reused would prove nothing."""
     runs = [play(seed, 600) for seed in (1, 2, 3)]
     steps = {step for it in runs for hand in it.hands for step in hand.steps}
-    assert steps == set(Step) - {Step.WAIT, Step.EVACUATE}  # there are no keys here to be moved
+    # There are no keys here to be moved, and open buckets are looked at elsewhere.
+    assert steps == set(Step) - {Step.WAIT, Step.CLOSE, Step.SHARE, Step.EVACUATE}
     assert sum(it.handed_out for it in runs) > 50
     assert sum(hand.collections for it in runs for hand in it.hands) > 5
 
