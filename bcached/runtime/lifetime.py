@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 from bcached.device.block_device import BlockDevice
 from bcached.device.lease_file import boot_id, create_lease, old_leases
 from bcached.device.mapped_file import MappedFile
+from bcached.device.set_lock import SetLock
 from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
 from bcached.runtime.allocator import Allocator
 from bcached.runtime.cache_set import CacheSet, MappedGens
@@ -112,6 +113,7 @@ class Life:
         self.options = options
         self._warn = warn
         self.number = secrets.randbits(63) | 1
+        self._lock: SetLock | None = None
         self._set: CacheSet | None = None
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -129,6 +131,7 @@ class Life:
             )
         name = str(found.members[0].superblock.set_uuid)
         directory = self.options.state_directory
+        self._lock = SetLock(name, (directory, self.options.gen_directory))
         old = old_leases(directory, name)
         if not fresh:
             await wait_for_old_writers(old, self.options.restart_grace_s, progress)
@@ -279,3 +282,5 @@ class Life:
             gen_map.retire()
         for file in self._files:
             file.remove()
+        if self._lock is not None:
+            self._lock.release()

@@ -199,6 +199,18 @@ async def test_an_image_and_the_loop_device_on_it_are_one(image: Path) -> None:
 
 
 @pytest.mark.root
+async def test_an_image_and_its_bind_mount_are_one(image: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.touch()
+    subprocess.run(["mount", "--bind", str(image), str(other)], check=True)
+    try:
+        async with opened(image):
+            assert await refusal(other) == OPEN_HERE
+    finally:
+        subprocess.run(["umount", str(other)], check=True)
+
+
+@pytest.mark.root
 async def test_two_loop_devices_on_one_image_are_one(image: Path) -> None:
     with loop_device(image) as first, loop_device(image) as second:
         async with opened(first):
