@@ -60,6 +60,7 @@ class DataPaths:
                 while done < len(buffer):
                     with view[done:] as rest:
                         count = verb(descriptor, [rest], offset + done)
+                    count -= count % SECTOR_BYTES  # direct I/O can go on only where a sector begins
                     if count == 0:
                         raise OSError(errno.EIO, "the device ends before the extent does")
                     done += count

@@ -2,23 +2,30 @@
 
 Direct I/O wants memory that starts on a block. Each thread has one buffer that does and passes everything
 through it, piece by piece: memory is bounded by the number of threads, and nobody waits for a buffer.
+
+The kernel may transfer less than it is asked for and tell no reason. Then the rest is asked for: either that
+goes on, or it tells the reason (no space left, an error of the device).
 """
 
 import mmap
 import os
 import threading
+from collections.abc import Callable
 
 from bcached.device.block_device import BytesLike
+from bcached.units import SECTOR_BYTES
 
 # Beyond a mebibyte a single transfer gets no faster, and four threads then hold four of them.
 BUFFER_BYTES = 1 << 20
 
 
 class ShortTransferError(Exception):
-    """The device took or gave fewer bytes than there should be: it has shrunk, or is failing."""
+    """The device took or gave fewer bytes than there should be, and then none: it ends there."""
 
     def __init__(self, offset: int, expected: int, found: int) -> None:
-        super().__init__(f"expected {expected} bytes at {offset}, found {found}")
+        super().__init__(
+            f"expected {expected} bytes at {offset}, found {found}: the device ends at {offset + found} now"
+        )
 
 
 class _AlignedBuffer(threading.local):
@@ -36,9 +43,7 @@ def read_extent(descriptor: int, offset: int, length: int) -> bytes:
     pieces = []
     for begin in range(offset, offset + length, BUFFER_BYTES):
         piece = _buffer.view[: min(BUFFER_BYTES, offset + length - begin)]
-        found = os.preadv(descriptor, [piece], begin)
-        if found != piece.nbytes:
-            raise ShortTransferError(begin, piece.nbytes, found)
+        _transfer(lambda rest, at: os.preadv(descriptor, [rest], at), piece, begin)
         pieces.append(bytes(piece))
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -49,6 +54,15 @@ def write_extent(descriptor: int, offset: int, data: BytesLike, flags: int) -> N
     for begin in range(0, source.nbytes, BUFFER_BYTES):
         piece = _buffer.view[: min(BUFFER_BYTES, source.nbytes - begin)]
         piece[:] = source[begin : begin + piece.nbytes]
-        written = os.pwritev(descriptor, [piece], offset + begin, flags)
-        if written != piece.nbytes:
-            raise ShortTransferError(offset + begin, piece.nbytes, written)
+        _transfer(lambda rest, at: os.pwritev(descriptor, [rest], at, flags), piece, offset + begin)
+
+
+def _transfer(call: Callable[[memoryview, int], int], piece: memoryview, offset: int) -> None:
+    """Read or write all of a piece, in as many calls as it takes."""
+    done = 0
+    while done < piece.nbytes:
+        count = call(piece[done:], offset + done)
+        count -= count % SECTOR_BYTES  # direct I/O can go on only where a sector begins
+        if count == 0:
+            raise ShortTransferError(offset, piece.nbytes, done)
+        done += count
