@@ -36,7 +36,7 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
     type=SIZE_IN_SECTORS,
     default=BUCKET_BYTES_DEFAULT // SECTOR_BYTES,
     show_default="512k",
-    help="Size of a bucket: a power of two from 4k to 16M.",
+    help="Size of a bucket: a power of two from 8k to 16M; 4k with smaller blocks.",
 )
 @click.option(
     "-w",
@@ -64,7 +64,7 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
     callback=_not_zero,
     help="The uuid of the set; else a random one.",
 )
-@click.option("--wipe-bcache", is_flag=True, help="Overwrite a bcache device.")
+@click.option("--wipe-bcache", is_flag=True, help="Overwrite a bcache cache device that holds nothing dirty.")
 @click.option("--force", is_flag=True, help="Overwrite whatever is there, but never a device in use.")
 @click.option(
     "-n", "--dry-run", is_flag=True, help="Check everything, say what would be done, change nothing."
@@ -103,6 +103,8 @@ def make(  # noqa: PLR0917 - click passes all by name
         dry_run=dry_run,
     )
     outcome = asyncio.run(carry_out(request))
+    for warning in outcome.warnings:
+        click.echo(f"bcachectl: {warning}", err=True)
     answer(session, _document(outcome, dry_run), lambda: _tell(outcome, dry_run))
 
 
@@ -111,6 +113,7 @@ def _document(outcome: Outcome, dry_run: bool) -> dict[str, object]:
     return {
         "set_uuid": str(outcome.layout.members[0].superblock.set_uuid),
         "dry_run": dry_run,
+        "warnings": outcome.warnings,
         "devices": [_member_document(member, outcome) for member in outcome.layout.members],
     }
 
@@ -129,6 +132,7 @@ def _member_document(member: PlannedMember, outcome: Outcome) -> dict[str, objec
         "journal_bucket_count": member.geometry.journal_bucket_count,
         "replacement": superblock.replacement.name.lower(),
         "discard": superblock.discard,
+        "lost": outcome.lost.get(member.path),
         "erased": [str(signature) for signature in outcome.erased.get(member.path, ())],
     }
 
@@ -143,6 +147,8 @@ def _tell(outcome: Outcome, dry_run: bool) -> str:
         cut = f"{superblock.bucket_count} buckets of {bucket}, blocks of {block}"
         lines.append(f"{member.path}: {'would be laid out' if dry_run else 'laid out'} in {cut}")
         done = "would erase" if dry_run else "erased"
+        if member.path in outcome.lost:
+            lines.append(f"{member.path}: {'would lose' if dry_run else 'lost'}: {outcome.lost[member.path]}")
         lines += [f"{member.path}: {done} {found}" for found in outcome.erased.get(member.path, ())]
         lines += [
             f"UUID:\t\t\t{superblock.uuid}",

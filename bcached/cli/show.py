@@ -10,6 +10,7 @@ from bcached.cli.answer import answer
 from bcached.cli.session import Session, pass_session
 from bcached.device import FileDevice
 from bcached.errors import BadMagic, FormatError
+from bcached.format.backing_superblock import BackingSuperblock
 from bcached.format.label import label_bytes, printable_label
 from bcached.format.superblock import (
     COPY_SECTOR,
@@ -19,6 +20,7 @@ from bcached.format.superblock import (
     VERSION_FEATURES,
     Superblock,
 )
+from bcached.format.superblock_fields import BackingDevice
 from bcached.units import SECTOR_BYTES
 
 PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._")
@@ -39,11 +41,18 @@ class Shown:
 @click.argument("device")
 @pass_session
 def show(session: Session, device: str) -> None:
-    """The superblock of DEVICE, in bcache-super-show's words. Works while a daemon runs on it.
+    """The superblock of DEVICE, a cache device or a backing device, in bcache-super-show's words.
+
+    Works while a daemon runs on it.
 
     With --json all fields of it.
     """
-    shown = asyncio.run(_read(device))
+    try:
+        shown = asyncio.run(_read(device))
+    except BackingDevice as error:
+        backing, csum = BackingSuperblock.of(error.raw), error.raw.csum
+        answer(session, _backing_document(backing, csum), lambda: "\n".join(_backing_lines(backing, csum)))
+        return
     if shown.damage is not None:
         click.echo(f"bcachectl: {shown.damage}; this is its copy at sector {shown.sector}", err=True)
     answer(session, _document(shown), lambda: "\n".join(_lines(shown)))
@@ -53,8 +62,8 @@ async def _read(path: str) -> Shown:
     device = await FileDevice.open(path, writable=False, exclusive=False)
     try:
         return await _read_at(device, SUPERBLOCK_SECTOR)
-    except BadMagic:
-        raise  # it is not bcache, or not any more
+    except (BadMagic, BackingDevice):
+        raise  # it is not bcache, or not any more; or it is whole, and of another kind
     except FormatError as damage:
         try:
             shown = await _read_at(device, COPY_SECTOR)
@@ -106,6 +115,43 @@ def _lines(shown: Shown) -> Iterator[str]:
     yield f"dev.cache.replacement\t{superblock.replacement.value} [{superblock.replacement.name.lower()}]"
     yield ""
     yield f"cset.uuid\t\t{superblock.set_uuid}"
+
+
+def _backing_lines(backing: BackingSuperblock, csum: int) -> Iterator[str]:
+    """What bcache-super-show prints of a backing device."""
+    yield "sb.magic\t\tok"
+    yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
+    yield f"sb.csum\t\t\t{csum:X} [match]"
+    yield f"sb.version\t\t{backing.version} [backing device]"
+    yield ""
+    yield f"dev.label\t\t{_encoded(backing.label) or '(empty)'}"
+    yield f"dev.uuid\t\t{backing.uuid}"
+    yield f"dev.sectors_per_block\t{backing.block_sectors}"
+    yield f"dev.sectors_per_bucket\t{backing.bucket_sectors}"
+    yield f"dev.data.first_sector\t{backing.data_sector}"
+    mode = f" [{backing.cache_mode_name}]" if backing.cache_mode_name else ""
+    yield f"dev.data.cache_mode\t{backing.cache_mode}{mode}"
+    yield f"dev.data.cache_state\t{backing.state} [{backing.state_name}]"
+    yield ""
+    yield f"cset.uuid\t\t{backing.set_uuid}"
+
+
+def _backing_document(backing: BackingSuperblock, csum: int) -> dict[str, object]:
+    return {
+        "sector": SUPERBLOCK_SECTOR,
+        "csum": f"{csum:016x}",
+        "kind": "backing device",
+        "version": backing.version,
+        "uuid": str(backing.uuid),
+        "set_uuid": str(backing.set_uuid),
+        "label": printable_label(backing.label),
+        "seq": backing.seq,
+        "block_sectors": backing.block_sectors,
+        "bucket_sectors": backing.bucket_sectors,
+        "data_sector": backing.data_sector,
+        "cache_mode": backing.cache_mode_name or backing.cache_mode,
+        "state": backing.state_name,
+    }
 
 
 def _encoded(label: str) -> str:

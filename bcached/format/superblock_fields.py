@@ -15,6 +15,7 @@ backing devices.
 
 import struct
 from dataclasses import dataclass
+from uuid import UUID
 
 from bcached.errors import BadChecksum, BadField, BadMagic
 from bcached.format.bits import BitField
@@ -43,6 +44,10 @@ VERSION_IN_USE = 3  # BCACHE_SB_VERSION_CDEV_WITH_UUID
 VERSION_FEATURES = 5  # BCACHE_SB_VERSION_CDEV_WITH_FEATURES
 CACHE_VERSIONS = (VERSION_FRESH, VERSION_IN_USE, VERSION_FEATURES)
 BACKING_VERSIONS = (1, 4, 6)
+BACKING_CACHE_MODE = BitField(0, 4)  # BDEV_CACHE_MODE
+BACKING_CACHE_MODES = ("writethrough", "writeback", "writearound", "no caching")
+BACKING_STATE = BitField(61, 2)  # BDEV_STATE
+BACKING_STATES = ("detached", "clean", "dirty", "inconsistent")  # as bcache-super-show has them
 
 SYNC = BitField(0, 1)  # CACHE_SYNC
 DISCARD = BitField(1, 1)  # CACHE_DISCARD
@@ -61,6 +66,21 @@ NAME = "superblock"
 
 class NotWhole(BadField):
     """A field that says where the checksum is: torn or damaged, or no superblock at all."""
+
+
+class BackingDevice(BadField):
+    """A whole superblock, of a device that a cache set caches."""
+
+    def __init__(self, where: str, raw: "RawSuperblock") -> None:
+        super().__init__(
+            NAME, f"{where}, version", "a cache device's: 0, 3 or 5", f"{raw.version} (a backing device)"
+        )
+        self.raw = raw
+        self.what = f"a bcache backing device ({raw.backing_words})"
+        self._where = where
+
+    def __str__(self) -> str:
+        return f"{self._where}: is {self.what}, not a cache device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +112,14 @@ class RawSuperblock:
     def bucket_sectors(self) -> int:
         """Sectors of a bucket."""
         return 1 << self.bucket_size if self._bucket_size_is_logarithm else self.bucket_size
+
+    @property
+    def backing_words(self) -> str:
+        """Of a backing device: its state, its cache mode, and the set it is attached to."""
+        state, mode = BACKING_STATE.get(self.flags), BACKING_CACHE_MODE.get(self.flags)
+        mode_name = BACKING_CACHE_MODES[mode] if mode < len(BACKING_CACHE_MODES) else f"cache mode {mode}"
+        attached = f", of cache set {UUID(bytes=self.set_uuid)}" if state else ""
+        return f"{BACKING_STATES[state]}, {mode_name}{attached}"
 
     @property
     def _bucket_size_is_logarithm(self) -> bool:
@@ -130,8 +158,11 @@ class RawSuperblock:
 
     def _check_version(self, where: str) -> None:
         """We know what all the fields mean."""
-        found = f"{self.version} (a backing device)" if self.version in BACKING_VERSIONS else self.version
-        _require(self.version in CACHE_VERSIONS, where, "version", "a cache device's: 0, 3 or 5", found)
+        if self.version in BACKING_VERSIONS:
+            raise BackingDevice(where, self)
+        _require(
+            self.version in CACHE_VERSIONS, where, "version", "a cache device's: 0, 3 or 5", self.version
+        )
         if self.version != VERSION_FEATURES:
             return  # the feature words of older versions mean nothing
         compat, incompat, ro_compat = self.feature_compat, self.feature_incompat, self.feature_ro_compat

@@ -8,15 +8,16 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from bcached.device import FileDevice
 from bcached.device.image_file import create_image
 from bcached.device.signatures import Signature, find_signatures
-from bcached.errors import DeviceRefused
+from bcached.errors import DeviceError, DeviceRefused
 from bcached.format.sizes import PAGE_BYTES
 from bcached.format.superblock import Replacement
+from bcached.store.former_contents import losses
 from bcached.store.make import (
     BUCKET_BYTES_DEFAULT,
     Layout,
@@ -77,6 +78,17 @@ class Outcome:
 
     layout: Layout
     erased: dict[str, tuple[Signature, ...]]
+    lost: dict[str, str] = field(default_factory=dict)  # by path: what bcache had on it that may be missed
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with a layout that can be had."""
+        return [
+            f"{member.path}: its buckets are of one block: Linux hangs on such a set once a backing device "
+            "is attached; use smaller blocks (-w) or larger buckets (-b) if it is to use the set"
+            for member in self.layout.members
+            if member.superblock.bucket_sectors == member.superblock.block_sectors
+        ]
 
 
 async def carry_out(request: MakeRequest) -> Outcome:
@@ -84,6 +96,9 @@ async def carry_out(request: MakeRequest) -> Outcome:
     refuse_duplicates(request.paths)
     if request.image_bytes is None:
         return await _make_on(request)
+    for path in request.paths:
+        if not request.force:
+            await _refuse_losses(path)
     new = [path for path in request.paths if not _refuse_unless_replaceable(path, request.force)]
     layout = request.plan([NewImage(path, request.image_bytes) for path in request.paths])
     if request.dry_run:
@@ -112,6 +127,27 @@ def _refuse_unless_replaceable(path: str, force: bool) -> bool:
     return True
 
 
+async def _refuse_losses(path: str) -> None:
+    """Refuse an image file that is there and holds what may be missed."""
+    try:
+        device = await FileDevice.open(path, writable=False, exclusive=False)
+    except DeviceError:
+        return
+    try:
+        for words in (await losses([device])).values():
+            raise _loss(path, words)
+    finally:
+        await device.close()
+
+
+def _loss(path: str, words: str) -> DeviceRefused:
+    """The refusal of a device on which something may be missed. It names no option that goes on."""
+    remedy = (
+        "Have dirty data written back, or copy the device, before it is laid out anew; nothing was changed"
+    )
+    return DeviceRefused(path, f"{words}: that would be lost. {remedy}")
+
+
 async def _make_on(request: MakeRequest) -> Outcome:
     """Lay out what exists."""
     async with AsyncExitStack() as stack:
@@ -121,13 +157,16 @@ async def _make_on(request: MakeRequest) -> Outcome:
             device = await FileDevice.open(path, writable=not request.dry_run)
             stack.push_async_callback(device.close)
             devices.append(device)
-        layout = request.plan(devices)
+        lost = await losses(devices)
+        if lost and not request.force:
+            raise _loss(*next(iter(lost.items())))
         erased = {path: _signatures(path, request) for path in request.paths}
+        layout = request.plan(devices)
         if not request.dry_run:
             for device in devices:
                 await _erase_all(device, erased[device.path])
             await lay_out(layout, devices)
-        return Outcome(layout, erased)
+        return Outcome(layout, erased, lost)
 
 
 def _refuse_missing(path: str) -> None:

@@ -6,6 +6,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
 from bcached.format.magic import SUPERBLOCK_MAGIC
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock
+from bcached.format.superblock_fields import BackingDevice
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.superblock_slot import read_superblock
 from bcached.units import SECTOR_BYTES
@@ -18,6 +19,10 @@ async def find_superblock(device: BlockDevice, report: Report) -> Superblock | N
     """The superblock that opening the device would go by; None if there is none."""
     try:
         found = await read_superblock(device)
+    except BackingDevice as error:
+        problem = f"is {error.what}, not a cache device; its cache device is what can be checked"
+        report(Finding(RULE, Severity.FATAL, "device", device.path, problem))
+        return None
     except BcachedError as error:
         report(finding_of(error, RULE, Severity.FATAL, "everything on the device, until it is put right"))
         return None

@@ -45,6 +45,7 @@ def test_programs_get_one_document(tmp_path: Path) -> None:
     assert document == {
         "set_uuid": str(superblocks[0].set_uuid),
         "dry_run": False,
+        "warnings": [],
         "devices": [
             {
                 "device": number,
@@ -58,6 +59,7 @@ def test_programs_get_one_document(tmp_path: Path) -> None:
                 "journal_bucket_count": 8,
                 "replacement": "random",
                 "discard": False,
+                "lost": None,
                 "erased": [],
             }
             for number in (0, 1)

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
-from instruments.format_samples import SUPERBLOCK
+from instruments.format_samples import SUPERBLOCK, sealed, with_field
 
 SUPER_SHOW = shutil.which("bcache-super-show", path="/usr/sbin:/sbin:/usr/bin")
 SMALL = replace(SUPERBLOCK, bucket_sectors=8, first_bucket=3)
@@ -183,3 +183,37 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     done = run("show", tmp_path / "missing")
     assert done.exit_code == 1
     assert "cannot open it: No such file or directory" in done.stderr
+
+
+def backing_image(path: Path, version: int, flags: int) -> Path:
+    raw = with_field(with_field(SMALL.pack(), 16, "Q", version), 104, "Q", flags)
+    path.write_bytes((bytes(4096) + sealed(raw, 208)).ljust(1 << 20, b"\0"))
+    return path
+
+
+@pytest.mark.skipif(SUPER_SHOW is None, reason="bcache-super-show (bcache-tools) is not installed")
+@pytest.mark.parametrize("version", [1, 4])
+@pytest.mark.parametrize("flags", [state << 61 | state for state in range(4)])
+def test_a_backing_device_is_shown_as_bcache_super_show_shows_it(
+    tmp_path: Path, version: int, flags: int
+) -> None:
+    path = backing_image(tmp_path / "image", version, flags)
+    assert SUPER_SHOW is not None
+    theirs = subprocess.run([SUPER_SHOW, str(path)], capture_output=True, text=True, check=True).stdout
+    assert run("show", path).stdout == theirs
+
+
+def test_a_backing_device_is_told_apart_for_programs_and_by_every_verb(tmp_path: Path) -> None:
+    path = backing_image(tmp_path / "image", 1, 2 << 61 | 1)
+    document = json.loads(run("--json", "show", path).stdout)
+    assert (document["kind"], document["state"], document["cache_mode"]) == (
+        "backing device",
+        "dirty",
+        "writeback",
+    )
+    words = f"is a bcache backing device (dirty, writeback, of cache set {SMALL.set_uuid})"
+    for verb, status in (("check", 4), ("dump", 1)):
+        done = run(verb, path)
+        assert done.exit_code == status
+        assert words in done.output
+        assert "put right" not in done.output

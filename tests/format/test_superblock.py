@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
+from bcached.format.backing_superblock import BackingSuperblock
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, NotWhole, Replacement, Superblock
+from bcached.format.superblock_fields import BackingDevice
 from instruments.format_samples import (
     GIB,
     SUPERBLOCK,
@@ -98,10 +100,7 @@ def test_bits_behind_the_last_journal_bucket_mean_nothing() -> None:
 @pytest.mark.parametrize(
     ("offset", "layout", "value", "message"),
     [
-        (16, "Q", 1, "here, version: expected a cache device's: 0, 3 or 5, found 1 (a backing device)"),
         (16, "Q", 2, "here, version: expected a cache device's: 0, 3 or 5, found 2"),
-        (16, "Q", 4, "here, version: expected a cache device's: 0, 3 or 5, found 4 (a backing device)"),
-        (16, "Q", 6, "here, version: expected a cache device's: 0, 3 or 5, found 6 (a backing device)"),
         (16, "Q", 7, "here, version: expected a cache device's: 0, 3 or 5, found 7"),
         (40, "16s", bytes(16), "here, uuid: expected not zero, found zero"),
         (56, "16s", bytes(16), "here, set_uuid: expected not zero, found zero"),
@@ -251,3 +250,19 @@ def test_what_cannot_be_parsed_is_not_packed() -> None:
     for broken in (replace(IN_USE, version=1), replace(IN_USE, other_flags=1)):
         with pytest.raises(AssertionError):
             broken.pack()
+
+
+@pytest.mark.parametrize("version", [1, 4, 6])
+@pytest.mark.parametrize("state", range(4))
+@pytest.mark.parametrize("mode", [0, 1, 2, 3, 9])
+def test_a_backing_device_is_called_one_with_its_state(version: int, state: int, mode: int) -> None:
+    raw = sealed(with_field(IN_USE.pack(), 16, "Q", version), USED_BYTES)
+    raw = sealed(with_field(raw, 104, "Q", state << 61 | mode), USED_BYTES)
+    with pytest.raises(BackingDevice) as told:
+        parse(raw)
+    backing = BackingSuperblock.of(told.value.raw)
+    assert (backing.state, backing.cache_mode, backing.uuid) == (state, mode, IN_USE.uuid)
+    assert backing.data_sector == (16 if version == 1 else IN_USE.bucket_count)
+    words = f"{backing.state_name}, {backing.cache_mode_name or 'cache mode 9'}"
+    words += f", of cache set {IN_USE.set_uuid}" if state else ""
+    assert str(told.value) == f"here: is a bcache backing device ({words}), not a cache device"
