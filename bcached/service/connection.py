@@ -22,6 +22,8 @@ from bcached.service.operation import Session
 from bcached.wire.codec import Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 
+MESSAGES_DECODED = 1024  # at once, of one read; an empty message is a byte, and hundreds of them decoded
+TURN_NS = 2_000_000
 STRANGER_BYTES = 4096  # of a request, or of replies not read, of a peer that may do nothing
 SMALL_BYTES = 4096
 PARTIAL_PATIENCE_S = 30  # how long half a message may stay half
@@ -200,7 +202,7 @@ class Connection(asyncio.Protocol):
         """Run what was left and these; what cannot run now is left again."""
         backlog = self._backlog
         try:
-            if backlog.block:
+            if backlog.block or (len(block) > MESSAGES_DECODED and block.count(0) > MESSAGES_DECODED):
                 backlog.add(block)
             elif block:
                 requests = decode_requests(block)
@@ -226,6 +228,9 @@ class Connection(asyncio.Protocol):
         while backlog.block and not talk.is_held:
             some = backlog.first(min(BATCH_REQUESTS, talk.room))
             backlog.drop(talk.answer(decode_requests(some), started_ns, some))
+            if time.perf_counter_ns() - started_ns > TURN_NS and backlog.block:
+                asyncio.get_running_loop().call_soon(self._go_on)  # others have their turn
+                return
         words = self._last_words
         if words is not None and not backlog.block and talk.answer([words], started_ns, b""):
             self._last_words = None

@@ -261,6 +261,7 @@ class Conversation:
     def break_off(self) -> None:
         """The peer is gone: whatever waits gives its turn up."""
         self.write = _to_nobody
+        self._on_progress = _nothing  # no circle of references is left: idle, Python looks for none
         self._stop_ticking()
         self._put_off.clear()
         for slot in self._queue.clear():
@@ -390,6 +391,10 @@ class Conversation:
         if name.startswith(f"{ALLOCATOR}."):
             name = f"{INTERFACES.get(kind, ALLOCATOR)}.{name.rpartition('.')[2]}"
         return Refusal(name, error.fields)
+
+
+def _nothing() -> None:
+    """Take no note of progress."""
 
 
 def _to_nobody(_: bytes) -> None:

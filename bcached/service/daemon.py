@@ -47,6 +47,7 @@ from bcached.service.terminal import Terminal
 from bcached.service.watchdog import feed_watchdog
 
 STOP_LIMIT_S = 4.5
+LAST_WORDS_S = 0.3  # of the half second that is left then, for stderr
 YOUNG_OBJECTS = 10_000  # that make Python look for garbage among them: a third of a millisecond
 PATIENCE_S = 10.0  # while opening, so much more time is asked for, again and again
 LOOP_VARIABLE = "BCACHED_LOOP"  # "asyncio" runs without uvloop
@@ -219,7 +220,7 @@ class Daemon:
 def leave_at_once() -> None:
     """End the process with work undone: the device is then as after a crash, which recovery is for."""
     log.critical("stopping took too long: leaving the rest to recovery", limit_s=STOP_LIMIT_S)
-    finish_logging()
+    finish_logging(LAST_WORDS_S)
     os._exit(1)
 
 

@@ -115,11 +115,11 @@ def start(stream: TextIO | LogStream | None = None) -> LogHandler:
     return handler
 
 
-def finish() -> None:
+def finish(seconds: float) -> None:
     """Get out what was logged so far: the process is about to end without Python's help."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LogHandler):
-            handler.finish()
+            handler.finish(seconds)
 
 
 def take_stderr() -> LogStream:

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
+import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from bcached.service.listening import bind_unix
 from bcached.service.peer import Peer
 from bcached.service.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket_server import SocketLimits, SocketServer
+from bcached.wire.codec import decode_requests
 from instruments.talker import Talker, allocate, call, outcome
 from instruments.toy_service import WAITS, ToyService
 
@@ -155,6 +158,42 @@ async def test_what_cannot_run_yet_runs_in_its_order(path: str):
         assert outcome(await talker.hear()) == "ok"
         offsets = [(await talker.hear())["parameters"]["keys"][0]["offset"] for _ in range(count)]
         assert offsets == list(range(0, 8 * count, 8))
+
+
+async def test_a_read_full_of_empty_messages_is_decoded_a_few_at_a_time(
+    path: str, monkeypatch: pytest.MonkeyPatch
+):
+    decoded: list[int] = []
+
+    def decode(block: bytes) -> list[Any]:
+        decoded.append(block.count(0))
+        return decode_requests(block)
+
+    monkeypatch.setattr("bcached.service.connection.decode_requests", decode)
+    count = 20_000
+    async with serving(path), Talker(path) as talker, Talker(path) as honest:
+        talker.say(b"\0" * count)
+        assert outcome(await honest.ask(DESCRIBE)) == "ok"
+        assert {outcome(await talker.hear()) for _ in range(count)} == {"InvalidParameter"}
+        assert outcome(await talker.ask(DESCRIBE)) == "ok"
+    assert max(decoded) <= 1024
+    assert sum(decoded) < 1.2 * count
+
+
+async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collector(path: str):
+    async with serving(path) as (server, service), Talker(path) as talker:
+        talker.say(allocate(inode=WAITS), DESCRIBE)
+        await until(lambda: service.waiting)
+        (connection,) = server._connections
+        gone = weakref.ref(connection)
+        del connection
+        service.waiting.clear()
+        gc.disable()
+        try:
+            talker.hang_up()
+            await until(lambda: gone() is None)
+        finally:
+            gc.enable()
 
 
 async def test_memory_is_counted_while_it_is_held(path: str, monkeypatch: pytest.MonkeyPatch):
