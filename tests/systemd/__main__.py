@@ -1,9 +1,11 @@
 """Do README's "As a service" under a real systemd: exit 0 if all holds, 1 if not, 2 if nothing was judged."""
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from tests.kernel.errors import CannotRun, HarnessFailed
@@ -50,8 +52,10 @@ def report(machine: Container, journal: Path | None) -> int:
             began = time.monotonic()
             case.run(machine)
             print(f"holds  {name:20} {case.claim}  ({time.monotonic() - began:.0f} s)", flush=True)
-    except AssertionError as error:
-        print(f"FAILS  {name:20} {case.claim}: {error}\n{machine.journal('bcached*', '-n 60')}")
+    except (AssertionError, subprocess.TimeoutExpired):
+        print(
+            f"FAILS  {name:20} {case.claim}\n{machine.journal('bcached*', '-n 60')}{traceback.format_exc()}"
+        )
         return 1
     finally:
         if journal is not None:

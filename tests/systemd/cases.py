@@ -1,6 +1,7 @@
 """What must hold of the service, tried one after the other on one booted machine."""
 
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,9 +55,11 @@ def reload(machine: Container) -> None:
     machine.run(f"cp {CONFIG} /root/good.toml && sed -i 's/^connections = .*/connections = 77/' {CONFIG}")
     machine.run(f"systemctl reload {SERVICE}")
     machine.until(f"journalctl -u {SERVICE} | grep -q 'limits.connections'", 10)
-    for wrong in ("nonsense = 1", "[log", "[gc]\nslice_ms = 0"):
-        machine.run(f"cp /root/good.toml {CONFIG} && printf '%s\\n' '{wrong}' >> {CONFIG}")
+    taken = machine.journal(SERVICE).count("configuration reloaded")
+    for wrong in ("$a nonsense = 1", "$a [log", "s/^slice_ms = .*/slice_ms = 0/", "s/^level = .*/level = 3/"):
+        machine.run(f"sed '{wrong}' /root/good.toml > {CONFIG}")
         assert machine.ends(f"systemctl reload {SERVICE}").returncode != 0, wrong
+        assert machine.journal(SERVICE).count("configuration reloaded") == taken, wrong
         assert f"bcached: {CONFIG}" in machine.journal(SERVICE, "-p err", "-n 3"), wrong
         assert (main_pid(machine), machine.property(SERVICE, "ActiveState")) == (pid, "active")
     machine.run(f"cp /root/good.toml {CONFIG} && systemctl reload {SERVICE}")
@@ -95,6 +98,25 @@ def patient(machine: Container) -> None:
     machine.run("mv /var/lib/bcached/away /var/lib/bcached/cache.img")
     comes_back(machine, pid)
     assert fetched(machine)
+
+
+def locked(machine: Container) -> None:
+    """A start that waits for a lock goes on waiting, beyond the time a start has, and is no failure."""
+    drop_in(machine, "[Service]\nTimeoutStartSec=5s\n")
+    machine.run(f"systemctl stop {SERVICE}")
+    holding = subprocess.Popen(
+        machine.inside("exec flock /var/lib/bcached/cache.img sleep 25"), stdin=subprocess.DEVNULL
+    )
+    with holding:
+        machine.until("! flock -n /var/lib/bcached/cache.img true", 10)
+        machine.run(f"systemctl start --no-block {SERVICE}")
+        machine.until(f"systemctl show -p StatusText {SERVICE} | grep -q 'waiting for'", 15)
+        pid = main_pid(machine)
+        time.sleep(10)
+        assert machine.property(SERVICE, "ActiveState") == "activating"
+    machine.until(f"systemctl is-active {SERVICE}", START_S)
+    assert main_pid(machine) == pid, "one start, which waited"
+    drop_in(machine, "")
 
 
 def wrong_configuration(machine: Container) -> None:
@@ -155,6 +177,7 @@ CASES = {
     "killed": Case("kill -9 loses nothing, and it comes back", killed),
     "watched": Case("a daemon that hangs is replaced", watched),
     "patient": Case("a failure that passes leaves nothing down", patient),
+    "locked": Case("a start waits for a lock, however long", locked),
     "wrong-configuration": Case("a start with a wrong file is tried once", wrong_configuration),
     "stop": Case("stop is clean; the sockets decide whether it lasts", stop),
     "second-set": Case("the template serves another set", second_set),
