@@ -75,7 +75,8 @@ class Opening:
                 self._claim(self._descriptor)
             return self._measure(self._descriptor)
         except OSError as error:
-            if self._writable and error.errno in NOT_WRITABLE:
+            is_open = self._descriptor is not None  # then it can be written: another call was refused
+            if self._writable and not is_open and error.errno in NOT_WRITABLE:
                 raise DeviceRefused(self.path, _read_only(f"{reason(error)}; {_remedy(error)}")) from None
             raise DeviceError(self.path, f"cannot open it: {reason(error)}") from None
 
