@@ -100,6 +100,23 @@ class ConnectionLost(BcachedError):
         self.path, self.reason = path, reason
 
 
+class ClientClosed(ConnectionLost):
+    """The client was closed: it asks, reads and writes nothing any more."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, "the client is closed")
+
+
+class ForkedClient(ConnectionLost):
+    """The client belongs to the process that connected it, and this is a child of that one's."""
+
+    def __init__(self, path: str, owner: int, caller: int) -> None:
+        super().__init__(
+            path, f"the client belongs to process {owner}: process {caller} has to connect one of its own"
+        )
+        self.owner, self.caller = owner, caller
+
+
 # The caller's: a request that cannot be served. Names and fields are the socket's.
 
 

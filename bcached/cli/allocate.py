@@ -1,5 +1,6 @@
 """`bcachectl allocate`: reserve sectors from a shell, for as long as the command runs."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 
@@ -70,7 +71,7 @@ def allocate(
                 click.echo("held until Ctrl-C", err=True)
 
         if hold:
-            client.runner.run(until_interrupted(hold_on(client.client, tell)))
+            asyncio.run(until_interrupted(hold_on(client.path, tell)))
         else:
             tell()
 
@@ -89,10 +90,10 @@ def table(keys: Iterable[Key]) -> Table:
     return drawn
 
 
-async def hold_on(client: Client, tell: Callable[[], None]) -> None:
+async def hold_on(path: str, tell: Callable[[], None]) -> None:
     """Tell, and do nothing for as long as the daemon is there; ConnectionLost when it goes."""
     tell()
     # Watching ends only with the daemon; what it tells in between is of no interest.
-    async with aclosing(client.watch(INTERVAL_MS_MAX)) as states:
+    async with Client(path) as client, aclosing(client.watch(INTERVAL_MS_MAX)) as states:
         async for _ in states:
             pass

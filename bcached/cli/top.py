@@ -1,5 +1,6 @@
 """`bcachectl top`: how the set stands, live."""
 
+import asyncio
 import time
 from contextlib import aclosing, suppress
 
@@ -38,13 +39,13 @@ def top(session: Session, interval: float) -> None:
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
         # All in one run of the loop: between two, Ctrl-C would hit it where it cannot tidy up.
-        client.runner.run(until_interrupted(draw(client.client, live, round(interval * 1000))))
+        asyncio.run(until_interrupted(draw(client.path, live, round(interval * 1000))))
 
 
-async def draw(client: Client, live: Live, interval_ms: int) -> None:
+async def draw(path: str, live: Live, interval_ms: int) -> None:
     """Draw every state there is news of, until the daemon goes or a signal cancels it."""
     before: tuple[State, float] | None = None
-    async with aclosing(client.watch(interval_ms)) as states:
+    async with Client(path) as client, aclosing(client.watch(interval_ms)) as states:
         async for state in states:
             now = time.monotonic()
             live.update(picture(state, rates(before, state, now)), refresh=True)

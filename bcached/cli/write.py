@@ -11,11 +11,8 @@ from bcached.cli.examples import examples
 from bcached.cli.session import Session, pass_session
 from bcached.keys import POINTERS_MAX
 from bcached.units import SECTOR_BYTES
-from bcached.wire.messages import Description
 
-CHUNK_BYTES = 8 << 20
-CHUNK_BUCKETS = 64
-HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
+CHUNK_BYTES = 8 << 20  # in memory at a time
 
 
 @click.command(
@@ -50,7 +47,7 @@ def write(
     with connected(session) as client:
         block_bytes = client.description.devices[0].block_sectors * SECTOR_BYTES
         at, byte_count = offset, 0
-        chunk_bytes = commit_bytes(client.description, replicas or 1)
+        chunk_bytes = min(CHUNK_BYTES, client.atomic_bytes(replicas or 1))
         chunk = sys.stdin.buffer.read(chunk_bytes)
         while chunk:
             following = sys.stdin.buffer.read(chunk_bytes)
@@ -69,10 +66,3 @@ def write(
             chunk = following
     written = {"inode": inode, "offset": offset, "sectors": at - offset, "bytes": byte_count}
     answer(session, written, lambda: f"{byte_count} bytes written to {at - offset} sectors from {offset} on")
-
-
-def commit_bytes(description: Description, replicas: int) -> int:
-    """How much to write at a time: its keys fit one commit, however they fall into buckets."""
-    bucket_bytes = description.devices[0].bucket_sectors * SECTOR_BYTES
-    keys = description.commit_words // (HEAD_WORDS + replicas) - 2  # the first and the last bucket in part
-    return min(CHUNK_BYTES, min(CHUNK_BUCKETS, keys) * bucket_bytes)

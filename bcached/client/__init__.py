@@ -8,9 +8,25 @@
 The connection is everything: what was allocated, and what is known about gens, ends with it. While it stands
 the client holds the daemon's lease, and lets it go only once the connection is gone and its last write has
 returned, so a write can never land in a bucket that a later life of the daemon has given to somebody else.
+
+exchange      the protocol, without a socket or a loop: calls to bytes, bytes to answers
+verbs         a call for each of the socket's methods
+plans, fetching, storing   what takes several steps, without performing any
+attachment    what a connection holds; lease, gens, data_paths are parts of it
+client        the asyncio client, on channel        blocking   the blocking client, on socket_channel
 """
 
-from bcached.client.blocking import BlockingClient
-from bcached.client.client import Client, Piece
+from typing import TYPE_CHECKING
 
-__all__ = ["BlockingClient", "Client", "Piece"]
+from bcached.client.blocking import BlockingClient
+from bcached.client.fetching import Piece
+from bcached.client.on_demand import on_demand
+from bcached.errors import ClientClosed, ForkedClient
+
+if TYPE_CHECKING:
+    from bcached.client.client import Client
+
+# asyncio takes longer to import than all the rest.
+__getattr__ = on_demand(__name__, {"Client": "bcached.client.client"})
+
+__all__ = ["BlockingClient", "Client", "ClientClosed", "ForkedClient", "Piece"]

@@ -1,107 +1,208 @@
-"""The blocking client: the same methods for programs without an event loop.
+"""The blocking client: the same methods for programs without an event loop, on a plain socket."""
 
-It is the asyncio client with a loop of its own that runs only during a call; not to be used from a thread
-whose loop is running, nor from two threads at once.
-"""
-
-import asyncio
 import functools
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from bcached.client.client import SOCKET_PATH, Client
+from bcached.client import fetching, plans, storing, verbs
+from bcached.client.attachment import SOCKET_PATH, Attachment
+from bcached.client.exchange import Call
+from bcached.client.plans import Plan, Step
+from bcached.client.side_by_side import side_by_side
+from bcached.client.socket_channel import SocketChannel
+from bcached.client.state_view import StateView
+from bcached.client.transfers import Reads, Writes
+from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import Description, State
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+WORTH_THREADS_BYTES = 1 << 19  # less is done before threads have started
 
-def _blocking(
-    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+
+def _asked(
+    verb: Callable[Concatenate[Attachment, P], Call[T]],
 ) -> "Callable[Concatenate[BlockingClient, P], T]":
-    @functools.wraps(method)
-    def call(client: "BlockingClient", /, *arguments: P.args, **named: P.kwargs) -> T:
-        return client.runner.run(method(client.client, *arguments, **named))
+    @functools.wraps(verb)
+    def ask(client: "BlockingClient", /, *arguments: P.args, **named: P.kwargs) -> T:
+        return client._ask(verb(client._at, *arguments, **named))  # noqa: SLF001 - its own method
 
-    return call
+    return ask
+
+
+def _carried_out(
+    plan: Callable[Concatenate[Attachment, P], Plan[T]],
+) -> "Callable[Concatenate[BlockingClient, P], T]":
+    @functools.wraps(plan)
+    def carry_out(client: "BlockingClient", /, *arguments: P.args, **named: P.kwargs) -> T:
+        return client._carry_out(plan(client._at, *arguments, **named))  # noqa: SLF001 - its own method
+
+    return carry_out
 
 
 class BlockingClient:
-    """A connection to the daemon, with all that it holds; see Client for what each method does."""
+    """A connection to the daemon, with all that it holds; see Client for what each method does.
 
-    def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0) -> None:
-        self.runner = asyncio.Runner()
-        self.client = Client(path, patience_s=patience_s)
+    Several threads may use it: their requests are pipelined. An exception in the middle of a call (Ctrl-C,
+    the handler of a signal) leaves the client usable, or closed: no answer is taken for another call's.
+    """
+
+    def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True) -> None:
+        self.path = path
+        self._patience_s = patience_s
+        self._at = Attachment(path, direct=direct)
+        self._channel: SocketChannel
 
     def __enter__(self) -> Self:
         """Connect, and take the lease."""
-        try:
-            self.runner.run(self.client.__aenter__())
-        except BaseException:
-            self.runner.close()
-            raise
-        return self
+        return self.connect()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Disconnect, and let the lease go."""
+        self.close()
+
+    def connect(self) -> Self:
+        """Connect, and take the lease; a client that is connected stays so."""
+        self._at.check_new()
+        if self._at.is_open:
+            return self
+        channel = SocketChannel(self.path, self._patience_s)
         try:
-            self.runner.run(self.client.__aexit__(kind, error, trace))
-        finally:
-            self.runner.close()
+            self._at.begin(channel, channel.ask(verbs.describe()))
+        except BaseException:
+            channel.close()
+            raise
+        self._channel = channel
+        return self
+
+    def close(self) -> None:
+        """Disconnect; when the last write of any thread has returned, the lease is let go. Twice is fine."""
+        if self._at.is_foreign:  # all of it is the parent's
+            return
+        if self._at.close():
+            self._channel.close()
+            self._at.settle()
 
     @property
     def description(self) -> Description:
         """The set and its devices, and our role."""
-        return self.client.description
+        return self._at.description
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection stood when last looked at; only a call looks."""
-        return self.client.is_connected
+        """Whether the connection stands; without it nothing we hold or know is worth anything."""
+        return self._at.stands
 
-    allocate = _blocking(Client.allocate)
-    allocate_many = _blocking(Client.allocate_many)
-    allocate_bucket = _blocking(Client.allocate_bucket)
-    free_bucket = _blocking(Client.free_bucket)
-    release = _blocking(Client.release)
-    commit = _blocking(Client.commit)
-    mark_clean = _blocking(Client.mark_clean)
-    lookup = _blocking(Client.lookup)
-    lookup_many = _blocking(Client.lookup_many)
-    unpin = _blocking(Client.unpin)
-    invalidate = _blocking(Client.invalidate)
-    flush = _blocking(Client.flush)
-    store = _blocking(Client.store)
-    fetch = _blocking(Client.fetch)
-    write = _blocking(Client.write)
-    read = _blocking(Client.read)
-    now = _blocking(Client.now)
-    is_current = _blocking(Client.is_current)
-    current_pointers = _blocking(Client.current_pointers)
-    status = _blocking(Client.status)
-    explain = _blocking(Client.explain)
-    verify = _blocking(Client.verify)
-    collect_garbage = _blocking(Client.collect_garbage)
-    write_priorities = _blocking(Client.write_priorities)
-    set_replacement = _blocking(Client.set_replacement)
-    set_discard = _blocking(Client.set_discard)
-    list_volumes = _blocking(Client.list_volumes)
-    list_orphans = _blocking(Client.list_orphans)
-    create_volume = _blocking(Client.create_volume)
-    delete_volume = _blocking(Client.delete_volume)
+    def atomic_bytes(self, replicas: int = 1) -> int:
+        """How many bytes a store makes visible all at once, however they fall into buckets."""
+        return storing.atomic_bytes(self.description, replicas)
+
+    allocate = _asked(verbs.allocate)
+    allocate_many = _asked(verbs.allocate_many)
+    allocate_bucket = _asked(verbs.allocate_bucket)
+    free_bucket = _asked(verbs.free_bucket)
+    release = _asked(verbs.release)
+    commit = _asked(verbs.commit)
+    mark_clean = _asked(verbs.mark_clean)
+    lookup = _asked(verbs.lookup)
+    lookup_many = _asked(verbs.lookup_many)
+    unpin = _asked(verbs.unpin)
+    invalidate = _asked(verbs.invalidate)
+    flush = _asked(verbs.flush)
+
+    store = _carried_out(storing.store)
+    store_many = _carried_out(storing.store_many)
+    fetch = _carried_out(fetching.fetch)
+    fetch_many = _carried_out(fetching.fetch_many)
+    write = _carried_out(plans.write)
+    read = _carried_out(plans.read)
+    now = _carried_out(plans.now)
+    is_current = _carried_out(plans.is_current)
+    current_pointers = _carried_out(plans.current_pointers)
+
+    status = _asked(verbs.status)
+    explain = _asked(verbs.explain)
+    verify = _asked(verbs.verify)
+    collect_garbage = _asked(verbs.collect_garbage)
+    write_priorities = _asked(verbs.write_priorities)
+    set_replacement = _asked(verbs.set_replacement)
+    set_discard = _asked(verbs.set_discard)
+    list_volumes = _asked(verbs.list_volumes)
+    list_orphans = _asked(verbs.list_orphans)
+    create_volume = _asked(verbs.create_volume)
+    delete_volume = _asked(verbs.delete_volume)
 
     def watch(self, interval_ms: int | None = None) -> Iterator[State]:
-        """The state, and again whenever it has changed."""
-        states = self.client.watch(interval_ms)
-
-        async def following() -> State | None:
-            return await anext(states, None)
-
+        """The state, and again whenever it has changed; over a connection of its own."""
+        self._at.check()
+        channel = SocketChannel(self.path, self._patience_s)
         try:
-            while (state := self.runner.run(following())) is not None:
-                yield state
+            view, call = StateView(), verbs.watch(interval_ms)
+            channel.send(call)
+            while channel.news(call):
+                yield view.take(call.news.popleft())
+                self._at.check()
+            call.outcome()
         finally:
-            self.runner.run(states.aclose())
+            if not self._at.is_foreign:
+                channel.close()
+
+    # Inside
+
+    def _ask(self, call: Call[T]) -> T:
+        try:
+            return self._channel.ask(call)
+        finally:
+            if self._channel.has_ended:
+                self._at.settle()  # the lease goes with the connection
+
+    def _carry_out(self, plan: Plan[T]) -> T:
+        try:
+            step = next(plan)
+            while True:
+                try:
+                    done = self._perform(step)
+                except BaseException as error:
+                    step = plan.throw(error)
+                else:
+                    step = plan.send(done)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _perform(self, step: Step) -> Any:
+        if isinstance(step, Reads):
+            return self._read(step)
+        if isinstance(step, Writes):
+            return self._write(step)
+        return self._ask(step)
+
+    def _read(self, reads: Reads) -> Sequence[bytes]:
+        self._at.begin_read()
+        try:
+            read = self._at.data.read
+            if _is_worth_threads([sectors for _, sectors in reads.jobs]):
+                return reads.whole(side_by_side([functools.partial(read, *job) for job in reads.jobs]))
+            return reads.whole([read(pointer, sectors) for pointer, sectors in reads.jobs])
+        finally:
+            self._at.end_read()
+
+    def _write(self, writes: Writes) -> None:
+        self._at.begin_write()
+        try:
+            write = self._at.data.write
+            if _is_worth_threads([key.sectors for key, _ in writes.jobs]):
+                side_by_side([functools.partial(write, *job) for job in writes.jobs])
+            else:
+                for key, data in writes.jobs:
+                    write(key, data)
+        finally:
+            self._at.end_write()
+
+
+def _is_worth_threads(sectors: Sequence[int]) -> bool:
+    return len(sectors) > 1 and sum(sectors) * SECTOR_BYTES >= WORTH_THREADS_BYTES

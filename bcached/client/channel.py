@@ -1,40 +1,25 @@
-"""The connection under a client: requests go out, answers come back in their order.
+"""The connection under an asyncio client: an exchange on a transport.
 
 Requests made in the same turn of the loop go out in one write, so pipelining is nothing but asking several
 things before awaiting the first answer.
 """
 
 import asyncio
+import contextlib
+import os
 import select
-from collections import deque
-from collections.abc import Callable
-from typing import cast
+import socket
+from collections.abc import Iterable
+from typing import Any, TypeVar, cast
 
-import msgspec
+from bcached.client.connecting import connecting
+from bcached.client.exchange import CLOSED, Call, Exchange
+from bcached.client.forks import end_in_children
+from bcached.errors import ConnectionLost
 
-from bcached.client.connecting import connect
-from bcached.client.refusals import refusal_from
-from bcached.errors import ConnectionLost, RequestError
-from bcached.wire.codec import REPLY_BYTES_MAX, decode_answer, encode_request
-from bcached.wire.framing import Frames
-from bcached.wire.methods import Request
+T = TypeVar("T")
 
 CLOSING_S = 1.0  # how long a daemon may take to read what it was told last
-
-Answered = Callable[[bytes], None]
-
-
-class Call:
-    """A request that is waiting: its future, and who hears of further answers or of one nobody awaits."""
-
-    __slots__ = ("continued", "future", "orphaned")
-
-    def __init__(
-        self, future: "asyncio.Future[bytes]", continued: Answered | None, orphaned: Answered | None
-    ) -> None:
-        self.future = future
-        self.continued = continued
-        self.orphaned = orphaned
 
 
 class Channel(asyncio.Protocol):
@@ -42,13 +27,13 @@ class Channel(asyncio.Protocol):
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._exchange = Exchange(path)
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._reason = "closed by the daemon"
         self._transport: asyncio.Transport | None = None
-        self._frames = Frames(REPLY_BYTES_MAX)
-        self._calls: deque[Call] = deque()
-        self._outgoing: list[bytes] = []
+        self._descriptor = -1
+        self._is_flushing = False
         self._writable: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()  # of those who wait for that
         self._poll = select.poll()
@@ -60,9 +45,12 @@ class Channel(asyncio.Protocol):
         channel = cls(path)
         try:
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=connected)
-        except OSError as error:
+        except BaseException as error:
             connected.close()
-            raise ConnectionLost(path, error.strerror or str(error)) from None
+            if isinstance(error, OSError):
+                raise ConnectionLost(path, error.strerror or str(error)) from None
+            raise
+        end_in_children(channel)
         return channel
 
     @property
@@ -70,55 +58,48 @@ class Channel(asyncio.Protocol):
         """Whether the connection is there: the kernel knows, even if the loop has not run for a while."""
         return self._transport is not None and not self._poll.poll(0)
 
-    async def ask(
-        self, request: Request, continued: Answered | None = None, orphaned: Answered | None = None
-    ) -> bytes:
-        """The answer's parameters, or its error raised.
-
-        continued hears the parameters of every answer before the last. orphaned hears of the answer if the
-        caller stopped waiting for it: what it grants is not to be lost.
-        """
+    async def ask(self, call: Call[T]) -> T:
+        """What the answer gives, or its error raised. What comes after all for a cancelled task is undone."""
         if self._writable is not None or self._turn.locked():
             async with self._turn:  # or who asks when there is room again would overtake those who wait
                 while self._writable is not None:
                     await asyncio.shield(self._writable)
-                answer = self.send(request, continued, orphaned)
+                answered = self.send(call)
         else:
-            answer = self.send(request, continued, orphaned)
+            answered = self.send(call)
         try:
-            return await answer
+            await answered
         except asyncio.CancelledError:
-            if orphaned is not None and not answer.cancelled() and answer.exception() is None:
-                orphaned(answer.result())  # it came in the moment its caller stopped waiting
+            self.abandon(call)
             raise
+        return call.outcome()
 
-    def send(
-        self, request: Request, continued: Answered | None = None, orphaned: Answered | None = None
-    ) -> "asyncio.Future[bytes]":
-        """Send a request; a future of the answer's parameters."""
-        message = encode_request(request)  # first: for what cannot be said no answer will come
-        future: asyncio.Future[bytes] = self._loop.create_future()
-        if self._transport is None:
-            future.set_exception(ConnectionLost(self.path, self._reason))
-            return future
-        self._calls.append(Call(future, continued, orphaned))
-        self._write_soon(message)
-        return future
+    def send(self, call: Call[Any]) -> "asyncio.Future[None]":
+        """Ask; a future that is done when the call has got an answer."""
+        self._exchange.ask(call)
+        self._flush_soon()
+        return self._waiter_of(call)
 
-    def tell(self, request: Request) -> None:
-        """Send a request that is not answered (oneway); without a connection there is nobody to tell."""
-        if self._transport is not None:
-            self._write_soon(encode_request(request))
+    async def news(self, call: Call[Any]) -> bool:
+        """Wait for news of a call that was sent; whether there are any, or it has ended."""
+        if not call.news and not call.is_settled:
+            await self._waiter_of(call)
+        return bool(call.news)
 
-    def _write_soon(self, message: bytes) -> None:
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)
-        self._outgoing.append(message)
+    def abandon(self, call: Call[Any]) -> None:
+        """The caller does not wait any more."""
+        self._exchange.abandon(call)
+        self._flush_soon()
+
+    def tell(self, message: bytes) -> None:
+        """Send what is not answered; without a connection there is no daemon to tell."""
+        self._exchange.tell(message)
+        self._flush_soon()
 
     async def close(self) -> None:
         """End the connection; over when it is gone. What cannot be sent soon is not."""
         if self._transport is not None:
-            self._reason = "closed by us"
+            self._reason = CLOSED
             self._flush()
             self._transport.close()
         await asyncio.wait([self.lost], timeout=CLOSING_S)
@@ -130,30 +111,45 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def end_in_child(self) -> None:
+        """In a child of our process: put /dev/null in place of its copy, which the transport may close."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                os.dup2(nothing, self._descriptor, inheritable=False)
+                os.close(nothing)
+
+    def _waiter_of(self, call: Call[Any]) -> "asyncio.Future[None]":
+        call.waiter = self._loop.create_future()
+        return cast("asyncio.Future[None]", call.waiter)
+
+    def _flush_soon(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._is_flushing = False
+        data = self._exchange.to_send()
         # To one who has gone nothing is written: that would end us before we have read what it said last.
-        if self._outgoing and self._transport is not None and self.stands:
-            self._transport.write(b"".join(self._outgoing))
-        self._outgoing.clear()
+        if data and self._transport is not None and self.stands:
+            self._transport.write(data)
 
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
+        self._descriptor = transport.get_extra_info("socket").fileno()
         # No event asked for: what is always told is that both ends are shut.
-        self._poll.register(transport.get_extra_info("socket").fileno(), 0)
+        self._poll.register(self._descriptor, 0)
 
     def data_received(self, data: bytes) -> None:
         """Give every whole answer to the call it belongs to."""
-        try:
-            for message in self._frames.feed(data).split(b"\0")[:-1]:
-                self._take(message)
-            if self._frames.overrun:
-                self._reason = f"answer of more than {REPLY_BYTES_MAX} bytes"
-                self.abort()
-        except msgspec.DecodeError as error:
-            self._reason = f"answer is not varlink: {error}"
+        _wake(self._exchange.receive(data))
+        self._flush_soon()  # what was granted to those who are gone
+        if self._exchange.broken:
+            self._reason = self._exchange.broken
             self.abort()
 
     def pause_writing(self) -> None:
@@ -167,37 +163,30 @@ class Channel(asyncio.Protocol):
             self._writable = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell everybody who still waits."""
+        """Wake all who still wait."""
         if exc is not None:
             self._reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
         self._transport = None
+        self._descriptor = -1
         self.resume_writing()
-        for call in self._calls:
-            if not call.future.done():
-                call.future.set_exception(ConnectionLost(self.path, self._reason))
-        self._calls.clear()
+        _wake(self._exchange.end(self._reason))
         self.lost.set_result(None)
 
-    def _take(self, message: bytes) -> None:
-        answer = decode_answer(message)
-        error = refusal_from(answer.error, bytes(answer.parameters)) if answer.error else None
-        if not self._calls:  # the daemon speaks first only to say why it will not serve us
-            self._reason = str(error) if error else "answer to nothing"
-            self.abort()
-            return
-        call = self._calls[0]
-        if answer.continues:
-            if call.continued is not None:
-                call.continued(bytes(answer.parameters))
-            return
-        self._calls.popleft()
-        self._settle(call, bytes(answer.parameters), error)
 
-    def _settle(self, call: Call, parameters: bytes, error: RequestError | None) -> None:
-        if call.future.done():
-            if error is None and call.orphaned is not None:
-                call.orphaned(parameters)
-        elif error is not None:
-            call.future.set_exception(error)
-        else:
-            call.future.set_result(parameters)
+async def connect(path: str, patience_s: float = 0.0) -> socket.socket:
+    """A connected socket; patience_s is how long a daemon that is not there, or not yet, is waited for."""
+    attempts = connecting(path, patience_s)
+    try:
+        while True:  # noqa: ASYNC110 - no event says that another process has accepted
+            await asyncio.sleep(next(attempts))
+    except StopIteration as made:
+        connected: socket.socket = made.value
+        return connected
+    finally:
+        attempts.close()
+
+
+def _wake(calls: Iterable[Call[Any]]) -> None:
+    for call in calls:
+        if call.waiter is not None and not call.waiter.done():
+            call.waiter.set_result(None)

@@ -1,94 +1,151 @@
 """The client's own way to the data: reads and writes at the sectors a key names.
 
-Direct I/O through a page-aligned buffer. Where the file system has none, buffered I/O, for blocks of whole
-pages only: the page cache would otherwise write back a neighbour's old bytes with ours.
+Direct I/O through an aligned buffer, or through the page cache where the client wants that, or the file
+system has no direct I/O. The latter is for blocks of whole pages only: with smaller ones the page cache would
+write back a neighbour's old bytes with ours.
 """
 
 import errno
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from bcached.client.aligned_buffers import PART_BYTES, AlignedBuffers
 from bcached.errors import DeviceError
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import Device
 
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
+AT_ONCE_BYTES = 1 << 16  # copied from the page cache in a few microseconds
+NOT_IN_MEMORY = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)  # or the file system cannot tell
+
+
+class DataPath(NamedTuple):
+    """A data path that is open."""
+
+    descriptor: int
+    is_direct: bool
 
 
 class DataPaths:
     """The members' data paths, opened when first needed; safe to use from several threads."""
 
-    def __init__(self, devices: Sequence[Device]) -> None:
+    def __init__(self, devices: Sequence[Device], *, direct: bool = True) -> None:
         self._devices = {device.device: device for device in devices}
-        self._readers: dict[int, int] = {}
-        self._writers: dict[int, int] = {}
+        self._direct = direct
+        self._readers: dict[int, DataPath] = {}
+        self._writers: dict[int, DataPath] = {}
+        self._buffers = AlignedBuffers()
 
     def write(self, key: Key, data: "bytes | bytearray | memoryview") -> None:
         """Write an extent's bytes to every place the key names; over when all writes have returned."""
         view = memoryview(data).cast("B")
         if view.nbytes != key.sectors * SECTOR_BYTES:
             raise ValueError(f"the key has {key.sectors * SECTOR_BYTES} bytes, the data {view.nbytes}")
-        with mmap.mmap(-1, view.nbytes) as buffer:  # page-aligned, as direct I/O asks
-            buffer[:] = view
-            for pointer in key.pointers:
-                self._transfer(pointer, buffer, write=True)
+        for pointer in key.pointers:
+            path = self._path(pointer, write=True)
+            if path.is_direct:
+                self._write_aligned(path, pointer, view)
+            else:
+                self._transfer(os.pwritev, path, pointer, view, 0)
 
     def read(self, pointer: Pointer, sectors: int) -> bytes:
         """The bytes at one of a key's places, whatever they are by now."""
-        with mmap.mmap(-1, sectors * SECTOR_BYTES) as buffer:
-            self._transfer(pointer, buffer, write=False)
-            return buffer[:]
+        path = self._path(pointer, write=False)
+        end, parts = sectors * SECTOR_BYTES, []
+        buffer = self._buffers.take()
+        try:
+            for start in range(0, end, PART_BYTES):
+                with buffer[: min(PART_BYTES, end - start)] as part:
+                    self._transfer(os.preadv, path, pointer, part, start)
+                    parts.append(bytes(part))
+        finally:
+            self._buffers.give(buffer)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_at_once(self, pointer: Pointer, sectors: int) -> bytes | None:
+        """The same, but only what is in memory and quickly copied; else None. Never waits for a device."""
+        length = sectors * SECTOR_BYTES
+        path = self._readers.get(pointer.device)
+        if path is None or path.is_direct or length > AT_ONCE_BYTES:
+            return None
+        buffer = self._buffers.take()
+        try:
+            with buffer[:length] as part:
+                found = os.preadv(path.descriptor, [part], pointer.sector * SECTOR_BYTES, os.RWF_NOWAIT)
+                return bytes(part) if found == length else None
+        except OSError as error:
+            if error.errno in NOT_IN_MEMORY:
+                return None
+            raise self._failed("read", pointer, error) from None
+        finally:
+            self._buffers.give(buffer)
 
     def close(self) -> None:
         """Close what was opened."""
-        for descriptors in (self._readers, self._writers):
-            while descriptors:
-                os.close(descriptors.popitem()[1])
+        for paths in (self._readers, self._writers):
+            while paths:
+                os.close(paths.popitem()[1].descriptor)
 
-    def _transfer(self, pointer: Pointer, buffer: mmap.mmap, *, write: bool) -> None:
-        device = self._devices.get(pointer.device)
-        if device is None:
-            raise DeviceError(f"device {pointer.device}", "the set has no such member")
-        descriptor = self._descriptor(device, write=write)
-        offset = pointer.sector * SECTOR_BYTES
-        verb = os.pwritev if write else os.preadv
+    def _write_aligned(self, path: DataPath, pointer: Pointer, view: memoryview) -> None:
+        buffer = self._buffers.take()
+        try:
+            for start in range(0, view.nbytes, PART_BYTES):
+                with view[start : start + PART_BYTES] as source, buffer[: source.nbytes] as part:
+                    part[:] = source
+                    self._transfer(os.pwritev, path, pointer, part, start)
+        finally:
+            self._buffers.give(buffer)
+
+    def _transfer(
+        self, verb: Callable[..., int], path: DataPath, pointer: Pointer, view: memoryview, start: int
+    ) -> None:
+        """Read or write all of the view, from byte start of the extent on."""
+        offset = pointer.sector * SECTOR_BYTES + start
         done = 0
         try:
-            with memoryview(buffer) as view:
-                while done < len(buffer):
-                    with view[done:] as rest:
-                        count = verb(descriptor, [rest], offset + done)
-                    count -= count % SECTOR_BYTES  # direct I/O can go on only where a sector begins
-                    if count == 0:
-                        raise OSError(errno.EIO, "the device ends before the extent does")
-                    done += count
+            while done < view.nbytes:
+                with view[done:] as rest:
+                    count = verb(path.descriptor, [rest], offset + done)
+                count -= count % SECTOR_BYTES  # direct I/O can go on only where a sector begins
+                if count == 0:
+                    raise OSError(errno.EIO, "the device ends before the extent does")
+                done += count
         except OSError as error:
-            what = "write" if write else "read"
-            raise DeviceError(
-                device.data_path, f"cannot {what} at sector {pointer.sector}: {error.strerror}"
-            ) from None
+            raise self._failed("write" if verb is os.pwritev else "read", pointer, error) from None
 
-    def _descriptor(self, device: Device, *, write: bool) -> int:
-        descriptors = self._writers if write else self._readers
-        if device.device not in descriptors:
-            opened = _open(device, os.O_RDWR if write else os.O_RDONLY)
-            if descriptors.setdefault(device.device, opened) != opened:  # another thread was faster
-                os.close(opened)
-        return descriptors[device.device]
+    def _failed(self, what: str, pointer: Pointer, error: OSError) -> DeviceError:
+        path = self._devices[pointer.device].data_path
+        return DeviceError(path, f"cannot {what} at sector {pointer.sector}: {error.strerror}")
+
+    def _path(self, pointer: Pointer, *, write: bool) -> DataPath:
+        paths = self._writers if write else self._readers
+        path = paths.get(pointer.device)
+        if path is None:
+            device = self._devices.get(pointer.device)
+            if device is None:
+                raise DeviceError(f"device {pointer.device}", "the set has no such member")
+            opened = _open(device, os.O_RDWR if write else os.O_RDONLY, direct=self._direct)
+            path = paths.setdefault(pointer.device, opened)
+            if path is not opened:  # another thread was faster
+                os.close(opened.descriptor)
+        return path
 
 
-def _open(device: Device, access: int) -> int:
+def _open(device: Device, access: int, *, direct: bool) -> DataPath:
     path = device.data_path
-    try:
-        return os.open(path, access | FLAGS | os.O_DIRECT)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise DeviceError(path, f"cannot open: {error.strerror}") from None
+    if direct:
+        try:
+            return DataPath(os.open(path, access | FLAGS | os.O_DIRECT), is_direct=True)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise DeviceError(path, f"cannot open: {error.strerror}") from None
     if device.block_sectors * SECTOR_BYTES % mmap.PAGESIZE:
-        raise DeviceError(path, "no direct I/O here, and the set's blocks are smaller than a page")
+        why = "no direct I/O here" if direct else "the page cache is to be used"
+        raise DeviceError(path, f"{why}, and the set's blocks are smaller than a page")
     try:
-        return os.open(path, access | FLAGS)
+        return DataPath(os.open(path, access | FLAGS), is_direct=False)
     except OSError as error:
         raise DeviceError(path, f"cannot open: {error.strerror}") from None

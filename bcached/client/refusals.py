@@ -19,6 +19,10 @@ class UnknownRefusalError(RequestError):
 
     NAME = "unknown"
 
+    def __init__(self, message: str, fields: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.fields = fields  # not as keywords: they may have any name
+
 
 def refusal_from(name: str, parameters: bytes) -> RequestError:
     """The exception for an error's name and parameters."""
@@ -31,4 +35,4 @@ def refusal_from(name: str, parameters: bytes) -> RequestError:
             return leaf(**fields)
     except (TypeError, msgspec.ValidationError):  # fields of another version
         pass
-    return UnknownRefusalError(f"{name}: {fields}", **fields)
+    return UnknownRefusalError(f"{name}: {fields}", fields)

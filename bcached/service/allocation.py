@@ -22,8 +22,6 @@ from bcached.wire.methods import ALLOCATOR, METHODS
 
 AskedExtent = messages.Allocate | messages.Extent
 
-KEYS_IN_REPLY_MAX = 1024  # carved in one go, within the milliseconds a request may hold the loop
-
 
 class Allocation:
     """The Allocator's methods."""
@@ -160,7 +158,7 @@ class Allocation:
     ) -> Outcome:
         bucket_sectors = self._set.geometry.bucket_sectors
         keys_max = sum(1 if not one.whole else one.sectors // bucket_sectors + 2 for one in requests)
-        if keys_max > KEYS_IN_REPLY_MAX:
+        if keys_max > messages.KEYS_IN_REPLY_MAX:
             raise LimitExceeded("keys_in_a_reply", keys_max)
         return _settled(self._set.allocate(session.holder, requests, _timeout_s(asked)), results)
 

@@ -31,7 +31,6 @@ from bcached.service.operation import Later, Long, Operation, Outcome, Run, RunS
 from bcached.service.reply_queue import REQUESTS_BEHIND_MAX, ReplyQueue, Slot
 from bcached.service.request_counts import RequestCounts
 from bcached.wire.codec import (
-    REPLY_BYTES_MAX,
     AnyReply,
     Continued,
     Refusal,
@@ -39,7 +38,7 @@ from bcached.wire.codec import (
     encode_replies,
     encode_reply,
 )
-from bcached.wire.messages import Results
+from bcached.wire.messages import REPLY_BYTES_MAX, Results
 from bcached.wire.methods import ALLOCATOR, METHODS, Request
 
 EARLY_REPLIES = 8  # that go out ahead of twice as many or more

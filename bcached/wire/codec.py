@@ -1,4 +1,4 @@
-"""Requests and replies to bytes and back, a whole read at a time.
+"""Requests from bytes and replies to bytes, a whole read at a time: the daemon's half.
 
 The daemon decodes all messages of a read with one call and encodes their replies with another; that
 halves what a message costs. A read with anything wrong in it is taken apart and decoded message by
@@ -12,11 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from bcached.errors import RequestError
+from bcached.wire.client_codec import UNREADABLE
 from bcached.wire.messages import Results
 from bcached.wire.methods import METHODS, Request
-from bcached.wire.refusals import UNREADABLE, refusal_of
-
-REPLY_BYTES_MAX = 4 << 20  # no reply is longer
+from bcached.wire.refusals import refusal_of
 
 
 class Reply(Struct, gc=False):
@@ -39,20 +38,11 @@ class Refusal(Struct, gc=False):
     parameters: dict[str, Any]
 
 
-class Answer(Struct):
-    """A reply as the client meets it: parameters wait until their method is known."""
-
-    parameters: msgspec.Raw = msgspec.Raw(b"{}")
-    error: str | None = None
-    continues: bool | None = False
-
-
 AnyReply = Reply | Continued | Refusal | msgspec.Raw  # Raw: encoded already
 
 _requests: "msgspec.json.Decoder[Request | RequestError]" = msgspec.json.Decoder(
     Union[tuple(method.request for method in METHODS.values())]  # noqa: UP007
 )
-_answers = msgspec.json.Decoder(Answer)
 _encoder = msgspec.json.Encoder()
 
 
@@ -88,13 +78,3 @@ def encode_replies(replies: Sequence[AnyReply]) -> bytes:
 def encode_reply(reply: AnyReply) -> msgspec.Raw:
     """One reply, encoded early; its NUL comes with encode_replies."""
     return msgspec.Raw(_encoder.encode(reply))
-
-
-def encode_request(request: Request) -> bytes:
-    """A request with its NUL: the client's side."""
-    return _encoder.encode(request) + b"\0"
-
-
-def decode_answer(message: bytes) -> Answer:
-    """A reply without its NUL: the client's side. msgspec.DecodeError if it is none."""
-    return _answers.decode(message)

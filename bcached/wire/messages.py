@@ -13,6 +13,9 @@ from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, 
 INT64_MAX = (1 << 63) - 1
 ASK_SECTORS_MAX = 1 << 40  # with whole; what the set cannot hold is refused there, with its own number
 MANY_MAX = 1000
+KEYS_IN_REPLY_MAX = 1024  # of an allocation: carved in one go, within the milliseconds it may hold the loop
+REPLY_BYTES_MAX = 4 << 20  # no reply is longer
+REQUEST_BYTES_MAX = 1 << 20  # nor a request, unless the daemon is configured otherwise
 TIMEOUT_MS, TIMEOUT_MS_MAX = 30_000, 300_000
 FOUND_MAX = 1000  # keys that one answer holds
 RANGE_SECTORS_MAX = OFFSET_MAX - 1  # so that no range reaches beyond the last key's end

@@ -10,10 +10,9 @@ import msgspec
 from msgspec import Struct
 
 from bcached.wire import messages
+from bcached.wire.interfaces import ADMIN, ALLOCATOR, INTERFACES, MONITOR, SERVICE
 
-SERVICE = "org.varlink.service"
-ALLOCATOR, ADMIN, MONITOR = "io.bcached.Allocator", "io.bcached.Admin", "io.bcached.Monitor"
-INTERFACES = (SERVICE, ALLOCATOR, ADMIN, MONITOR)
+__all__ = ["ADMIN", "ALLOCATOR", "INTERFACES", "METHODS", "MONITOR", "SERVICE", "Method", "Request"]
 
 
 class Request(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from bcached.errors import InterfaceNotFound, InvalidParameter, MethodNotFound, RequestError
-from bcached.wire.methods import INTERFACES, METHODS
-
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # all that a decode of bytes raises
+from bcached.wire.client_codec import UNREADABLE
+from bcached.wire.interfaces import INTERFACES
+from bcached.wire.methods import METHODS
 
 ECHO_CHARACTERS = 200  # how much of a client's own words an error gives back
 

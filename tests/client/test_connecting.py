@@ -11,8 +11,7 @@ import pytest
 
 from bcached.client import connecting
 from bcached.client.blocking import BlockingClient
-from bcached.client.channel import Channel
-from bcached.client.connecting import connect
+from bcached.client.channel import Channel, connect
 from bcached.errors import ConnectionLost
 from instruments.daemon_process import DaemonProcess
 

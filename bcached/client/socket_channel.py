@@ -1,0 +1,259 @@
+"""The connection under a blocking client: an exchange on a plain socket, for any number of threads.
+
+A thread sends its request and then waits for its answer. One of those that wait leads: it alone reads the
+socket, takes in whatever comes, and wakes the threads whose answers are among it. When it has its own it
+hands the lead on. So requests of several threads are pipelined.
+
+An exception may be raised at any instruction of the main thread (Ctrl-C, the handler of a signal). Its call
+is then abandoned, and the answer, when it comes, is taken for no other's. Only within a step, that is, while
+bytes are taken from the socket or given to it, does it end the connection.
+"""
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable
+from threading import Lock, RLock, get_ident
+from typing import Any, ParamSpec, TypeVar
+
+from bcached.client.connecting import connecting
+from bcached.client.exchange import CLOSED, Call, Exchange
+from bcached.client.forks import end_in_children
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RECEIVE_BYTES = 1 << 16
+INTERRUPTED = "it was interrupted in the middle of a message"
+
+
+class SocketChannel:
+    """The client's end of one connection."""
+
+    def __init__(self, path: str, patience_s: float = 0.0) -> None:
+        self.path = path
+        self._socket = connect(path, patience_s)
+        self._exchange = Exchange(path)
+        self._mutex = RLock()  # of all that follows; reentrant, so that no handler of a signal waits for it
+        self._unsent = b""
+        self._lead: tuple[Call[Any], int] | None = None  # who reads: for which call, in which thread
+        self._queued: dict[Call[Any], Lock] = {}  # those that wait for an answer, or for the lead
+        self._in_step = 0  # the thread that is within a step
+        self._is_closed = False
+        self._readable = select.poll()  # the leader's
+        self._readable.register(self._socket, select.POLLIN)
+        self._hung_up = select.poll()
+        self._hung_up.register(self._socket, 0)  # no event asked for: what is always told is the end of both
+        end_in_children(self)
+
+    @property
+    def stands(self) -> bool:
+        """Whether the connection is there: the kernel knows."""
+        with self._mutex:
+            return not self._is_closed and not self._exchange.has_ended and not self._hung_up.poll(0)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be asked any more, as far as was noticed."""
+        return self._exchange.has_ended
+
+    def ask(self, call: Call[T]) -> T:
+        """What the answer gives, or its error raised."""
+        self._refuse_within_another()
+        try:
+            self._send(call)
+            self._wait(call)
+            return call.outcome()
+        except BaseException:
+            self._give_up(call)
+            raise
+
+    def send(self, call: Call[Any]) -> None:
+        """Ask, for `news` to wait for the answers."""
+        self._refuse_within_another()
+        try:
+            self._send(call)
+            with self._mutex:
+                self._hand_on(call)
+        except BaseException:
+            self._give_up(call)
+            raise
+
+    def news(self, call: Call[Any]) -> bool:
+        """Wait for news of a call that was sent; whether there are any, or it has ended."""
+        self._refuse_within_another()
+        try:
+            self._wait(call)
+        except BaseException:
+            self._give_up(call)
+            raise
+        return bool(call.news)
+
+    def tell(self, message: bytes) -> None:
+        """Send what is not answered; without a connection there is no daemon to tell."""
+        with self._mutex:
+            self._exchange.tell(message)
+            if not self._in_step:
+                self._step(self._push)
+
+    def close(self) -> None:
+        """End the connection; threads that wait for answers are told."""
+        with self._mutex:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if not self._in_step:  # else a handler of a signal does this, and what was sent is not known
+                self._step(self._push)
+            self._end(CLOSED)
+            if self._lead is None:  # else the leader closes it, once it does not look at it any more
+                self._socket.close()
+
+    def end_in_child(self) -> None:
+        """In a child of our process: close its copy of the socket."""
+        self._socket.close()
+
+    # Steps, which are made with the mutex
+
+    def _step(self, step: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
+        """Make a step to its end, or end the connection: what was sent or received would be in doubt."""
+        try:
+            self._in_step = get_ident()
+            step(*arguments, **named)
+        except BaseException:
+            self._end(INTERRUPTED)
+            raise
+        finally:
+            self._in_step = 0
+
+    def _ask(self, call: Call[Any]) -> None:
+        self._exchange.ask(call)
+        self._push()
+
+    def _push(self) -> None:
+        """Send what the socket takes; to one who has gone nothing, so that we read what it said last."""
+        data = self._unsent + self._exchange.to_send()
+        try:
+            while data:
+                data = data[self._socket.send(data, socket.MSG_NOSIGNAL) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            data = b""
+        self._unsent = data
+
+    def _receive(self) -> None:
+        """Take in what there is, and pass it on."""
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            self._push()
+            return
+        except OSError as error:
+            self._end(error.strerror or str(error))
+            return
+        if data:
+            self._wake(self._exchange.receive(data))
+        if self._exchange.broken or not data:
+            self._end(self._exchange.broken or "closed by the daemon")
+        self._push()  # also what gives back what came for those who are gone
+
+    def _end(self, reason: str) -> None:
+        self._unsent = b""
+        self._exchange.end(reason)
+        self._wake(list(self._queued))  # all: of some that were answered before, an interruption kept it
+        with contextlib.suppress(OSError):  # the other side was faster
+            self._socket.shutdown(socket.SHUT_RDWR)  # which wakes the leader, too
+
+    # A call
+
+    def _send(self, call: Call[Any]) -> None:
+        with self._mutex:
+            self._step(self._ask, call)
+            if self._lead is None:
+                self._lead = call, get_ident()
+        if self._unsent:
+            self._send_the_rest(call)
+
+    def _send_the_rest(self, call: Call[Any]) -> None:
+        """Go on until all is sent; the daemon may want its answers to be read before it reads on."""
+        poll = select.poll()
+        while True:
+            with self._mutex:
+                if not self._unsent:
+                    return
+                reads = self._lead is not None and self._lead[0] is call
+                poll.register(self._socket, select.POLLOUT | select.POLLIN if reads else select.POLLOUT)
+            poll.poll()
+            with self._mutex:
+                if self._unsent:
+                    self._step(self._receive if reads else self._push)
+
+    def _wait(self, call: Call[Any]) -> None:
+        """Wait until the call is settled, or has news."""
+        while not call.is_answered:
+            lead = self._lead
+            if lead is None or lead[0] is not call:
+                self._queue_or_lead(call)
+                continue
+            self._readable.poll()  # may be interrupted: nothing is taken from the socket here
+            with self._mutex:
+                self._step(self._receive)
+        with self._mutex:
+            self._hand_on(call)
+
+    def _queue_or_lead(self, call: Call[Any]) -> None:
+        """Take the lead, or wait until there is an answer or the lead to be had."""
+        with self._mutex:
+            if self._lead is None or call.is_answered:
+                self._lead = self._lead or (call, get_ident())
+                return
+            turn = self._queued[call] = Lock()
+            turn.acquire()
+        turn.acquire()  # released by _wake
+        self._queued.pop(call, None)
+
+    def _hand_on(self, call: Call[Any]) -> None:
+        """Leave the lead, if this call has it or none does, to another one that waits."""
+        if self._lead is not None and self._lead[0] is not call:
+            return
+        self._lead = None
+        if self._is_closed:
+            self._socket.close()
+        for turn in list(self._queued.values()):
+            if turn.locked():  # else its thread is awake already
+                turn.release()
+                return
+
+    def _wake(self, calls: Iterable[Call[Any]]) -> None:
+        for call in calls:
+            turn = self._queued.get(call)
+            if turn is not None and turn.locked():
+                turn.release()
+
+    def _give_up(self, call: Call[Any]) -> None:
+        """The call has raised: it was refused, or its thread interrupted."""
+        with self._mutex:
+            self._queued.pop(call, None)  # it takes no lead any more
+            self._exchange.abandon(call)
+            self._hand_on(call)
+            self._step(self._push)
+
+    def _refuse_within_another(self) -> None:
+        """A handler of a signal has no business in a client that its own thread is using."""
+        lead = self._lead
+        if self._in_step == get_ident() or (lead is not None and lead[1] == get_ident()):
+            raise RuntimeError(f"{self.path}: called while this thread is in the middle of another call")
+
+
+def connect(path: str, patience_s: float = 0.0) -> socket.socket:
+    """A connected socket; patience_s is how long a daemon that is not there, or not yet, is waited for."""
+    attempts = connecting(path, patience_s)
+    try:
+        while True:
+            time.sleep(next(attempts))
+    except StopIteration as made:
+        connected: socket.socket = made.value
+        return connected
+    finally:
+        attempts.close()

@@ -1,0 +1,79 @@
+"""Reads and writes that run side by side: what a plan asks its client to do with the data.
+
+A long extent is divided into parts, and each copy of an extent is a part of its own: a device takes several
+at a time.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from bcached.client.aligned_buffers import PART_BYTES
+from bcached.keys import Key, Pointer
+from bcached.units import SECTOR_BYTES
+
+PART_SECTORS = PART_BYTES // SECTOR_BYTES
+
+
+class Reads:
+    """The bytes at some places: so many sectors from each on. Performed, it gives them in that order."""
+
+    def __init__(self, wanted: Sequence[tuple[Pointer, int]]) -> None:
+        self.wanted = wanted
+        self.is_divided = any(sectors > PART_SECTORS for _, sectors in wanted)
+        self.jobs = list(self._parts()) if self.is_divided else wanted
+
+    def whole(self, parts: Sequence[bytes]) -> Sequence[bytes]:
+        """What was wanted, out of what the jobs gave."""
+        if not self.is_divided:
+            return parts
+        left = iter(parts)
+        return [b"".join([next(left) for _ in _steps(sectors)]) for _, sectors in self.wanted]
+
+    def _parts(self) -> Iterable[tuple[Pointer, int]]:
+        for pointer, sectors in self.wanted:
+            for at in _steps(sectors):
+                yield _moved(pointer, at), min(PART_SECTORS, sectors - at)
+
+
+class Writes:
+    """The data of some keys, to every place they name. Counts which of its jobs have not returned yet."""
+
+    def __init__(self, wanted: Iterable[tuple[Key, memoryview]]) -> None:
+        self.jobs = [part for key, data in wanted for part in _written_parts(key, data)]
+        self._under_way = 0
+        self._afterwards: list[Callable[[], None]] = []
+
+    def job_begins(self) -> None:
+        """A job was handed to a thread."""
+        self._under_way += 1
+
+    def job_returned(self) -> None:
+        """It has returned."""
+        self._under_way -= 1
+        while not self._under_way and self._afterwards:
+            self._afterwards.pop(0)()
+
+    def when_returned(self, call: Callable[[], None]) -> None:
+        """Call this as soon as no job is under way; none begins any more."""
+        if self._under_way:
+            self._afterwards.append(call)
+        else:
+            call()
+
+
+def _written_parts(key: Key, data: memoryview) -> Iterable[tuple[Key, memoryview]]:
+    if key.sectors <= PART_SECTORS and len(key.pointers) == 1:
+        yield key, data
+        return
+    for at in _steps(key.sectors):
+        sectors = min(PART_SECTORS, key.sectors - at)
+        part = data[at * SECTOR_BYTES : (at + sectors) * SECTOR_BYTES]
+        for pointer in key.pointers:
+            yield Key(key.inode, key.offset + at, sectors, key.dirty, (_moved(pointer, at),)), part
+
+
+def _steps(sectors: int) -> range:
+    return range(0, sectors, PART_SECTORS)
+
+
+def _moved(pointer: Pointer, sectors: int) -> Pointer:
+    return Pointer(pointer.device, pointer.sector + sectors, pointer.gen)

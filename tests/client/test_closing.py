@@ -1,0 +1,96 @@
+"""A client that was closed, or was not connected yet, says so at every call; closing twice is fine."""
+
+import asyncio
+import inspect
+from pathlib import Path
+
+import pytest
+
+from bcached.client import BlockingClient, Client, ClientClosed
+from bcached.errors import ConnectionLost
+from bcached.keys import Key, Pointer
+from instruments.served_set import served
+
+KEY = Key(0, 0, 8, False, (Pointer(0, 8000, 0),))
+ARGUMENTS = {
+    "inode": 0, "offset": 0, "sectors": 8, "requests": (), "keys": (), "key": KEY, "data": bytes(4096),
+    "since": None, "policy": "lru", "discard": True, "label": "x", "ranges": (), "items": (),
+}  # fmt: skip
+NOT_CALLS = {"connect", "close", "atomic_bytes"}
+
+
+def calls(client: Client | BlockingClient) -> list:
+    """Every method with arguments that would do."""
+    found = []
+    for name, _ in inspect.getmembers(type(client), inspect.isfunction):
+        if name.startswith("_") or name in NOT_CALLS:
+            continue
+        method = getattr(client, name)
+        needed = [
+            one.name
+            for one in inspect.signature(method).parameters.values()
+            if one.default is one.empty and one.name in ARGUMENTS
+        ]
+        found.append(lambda method=method, needed=needed: method(*[ARGUMENTS[one] for one in needed]))
+    assert len(found) > 30
+    return found
+
+
+async def outcome(asked) -> None:
+    if inspect.isasyncgen(asked):
+        await anext(asked)
+    elif inspect.isawaitable(asked):
+        await asked
+    elif inspect.isgenerator(asked):
+        next(asked)
+
+
+@pytest.mark.parametrize("kind", [Client, BlockingClient])
+async def test_every_call_says_so(tmp_path: Path, kind: type):
+    async with served(tmp_path, image=True) as it:
+        new = kind(it.path)
+        for call in calls(new):
+            with pytest.raises(ConnectionLost, match="it is made by `with`"):
+                await outcome(call())
+        closed = kind(it.path)
+        await _maybe(closed.connect)
+        await _maybe(closed.close)
+        for call in calls(closed):
+            with pytest.raises(ClientClosed):
+                await outcome(call())
+        with pytest.raises(ClientClosed):
+            await _maybe(closed.connect)
+        assert closed.description.role == "admin"
+        assert not closed.is_connected
+
+
+async def _maybe(method):
+    """Run it where it belongs."""
+    return await (method() if inspect.iscoroutinefunction(method) else asyncio.to_thread(method))
+
+
+@pytest.mark.parametrize("kind", [Client, BlockingClient])
+async def test_closing_and_connecting_twice_are_fine(tmp_path: Path, kind: type):
+    async with served(tmp_path) as it:
+        client = kind(it.path)
+        assert await _maybe(client.connect) is client
+        assert await _maybe(client.connect) is client
+        assert it.server.statistics().connections == 1
+        await _maybe(client.close)
+        await _maybe(client.close)
+        unused = kind(it.path)
+        await _maybe(unused.close)
+        with pytest.raises(ClientClosed):
+            await _maybe(unused.connect)
+
+
+async def test_a_client_can_be_connected_later_if_the_daemon_was_not_there(tmp_path: Path):
+    client, blocking = Client(str(tmp_path / "s")), BlockingClient(str(tmp_path / "s"))
+    for one in (client, blocking):
+        with pytest.raises(ConnectionLost, match="No such file"):
+            await _maybe(one.connect)
+    async with served(tmp_path):
+        for one in (client, blocking):
+            await _maybe(one.connect)
+            assert one.is_connected
+            await _maybe(one.close)

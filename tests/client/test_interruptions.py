@@ -1,0 +1,207 @@
+"""Exceptions that no call expects: wherever they come from, they leave the client usable or not connected."""
+
+import asyncio
+import opcode
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import bcached.client
+from bcached.client import BlockingClient, Client
+from bcached.errors import ConnectionLost, NoFreeBuckets
+from instruments.served_set import BUCKET_SECTORS, served
+
+FOLDER = os.path.dirname(bcached.client.__file__)
+PATIENCE_S = 60
+
+SCRIPT = """
+import signal, sys
+from bcached.client import BlockingClient
+
+def interrupt(*_):
+    raise TimeoutError
+
+signal.signal(signal.SIGALRM, interrupt)
+with BlockingClient(sys.argv[1]) as client:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        client.allocate(0, 0, 8)
+    except TimeoutError:
+        print("interrupted", flush=True)
+    sys.stdin.readline()
+    print(client.lookup(0, 0, 8).keys, client.status().set_uuid == client.description.set_uuid, flush=True)
+    sys.stdin.readline()
+"""
+
+
+class Interruption(BaseException):
+    """What the handler of a signal may raise."""
+
+
+def interrupted_at(number: int, call: Callable[[], object]) -> bool:
+    """Raise at the number-th place in the call where the interpreter looks for signals; whether there is one.
+
+    Such places are the start of a function, the end of a turn of a loop, and behind each call.
+    """
+    left = number
+    last: dict[FrameType, str] = {}
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(FOLDER):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            name = opcode.opname[frame.f_code.co_code[frame.f_lasti]]
+            left -= last.get(frame, "").startswith("CALL") or name in ("RESUME", "JUMP_BACKWARD")
+            last[frame] = name
+            if left < 0:
+                sys.settrace(None)
+                raise Interruption
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except Interruption:
+        return True
+    finally:
+        sys.settrace(None)
+    return left < 0
+
+
+def connected(path: str) -> BlockingClient:
+    client = BlockingClient(path).connect()
+    client.now()
+    return client
+
+
+def answers_are_right(client: BlockingClient) -> bool:
+    """Whether it is usable, with answers of its own; else it is to say that it is not connected."""
+    try:
+        assert [key.offset for key in client.lookup(0, 0, 1024).keys] == [0, 64]
+        assert client.fetch(0, 64, 8)[0].data == b"sixty-four......" * 256
+        assert client.status().set_uuid == client.description.set_uuid
+    except ConnectionLost:
+        assert not client.is_connected
+        return False
+    return True
+
+
+CALLS: dict[str, Callable[[BlockingClient], object]] = {
+    "lookup": lambda client: client.lookup(0, 0, 1024),
+    "allocate": lambda client: client.release(client.allocate(0, 640, 8)),
+    "fetch": lambda client: client.fetch(0, 0, 8),
+}
+
+
+def interrupt_everywhere(path: str, call: Callable[[BlockingClient], object]) -> tuple[int, int]:
+    """How many places there are, and after how many the client was usable still."""
+    client = connected(path)
+    usable = number = 0
+    while interrupted_at(number, lambda client=client: call(client)):
+        number += 1
+        if answers_are_right(client):
+            usable += 1
+        else:
+            client.close()
+            client = connected(path)
+    client.close()
+    return number, usable
+
+
+def in_time(work: Callable[[], Any]) -> Any:
+    """What the work gives, in a thread of its own, or an error if it hangs."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert found, "it hangs, or has failed"
+    return found[0]
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_an_interruption_anywhere_crosses_no_answers(tmp_path: Path, call: str):
+    async with served(tmp_path, image=True) as it:
+        async with Client(it.path) as client:
+            await client.store(0, 0, bytes(4096))
+            await client.store(0, 64, b"sixty-four......" * 256)
+        tried, usable = await asyncio.to_thread(in_time, lambda: interrupt_everywhere(it.path, CALLS[call]))
+        assert tried > 30
+        assert tried // 3 < usable < tried
+
+
+def interrupted_leader(path: str) -> tuple[int, int]:
+    """One thread is interrupted at every instruction while another waits for its own answers behind it."""
+    client = connected(path)
+    number, answered, goes_on = 0, 0, threading.Event()
+    goes_on.set()
+
+    def other() -> None:
+        nonlocal answered
+        while goes_on.is_set():
+            try:
+                assert client.lookup(0, 64, 8).keys[0].offset == 64
+                answered += 1
+            except ConnectionLost:
+                pass
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    try:
+        while interrupted_at(number, lambda client=client: client.lookup(0, 0, 8)):
+            number += 1
+            if not answers_are_right(client):
+                client.close()
+                client = connected(path)
+    finally:
+        goes_on.clear()
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    client.close()
+    return number, answered
+
+
+async def test_an_interrupted_thread_leaves_no_other_one_waiting(tmp_path: Path):
+    async with served(tmp_path, image=True) as it:
+        async with Client(it.path) as client:
+            await client.store(0, 0, bytes(4096))
+            await client.store(0, 64, b"sixty-four......" * 256)
+        tried, answered = await asyncio.to_thread(in_time, lambda: interrupted_leader(it.path))
+        assert tried > 30
+        assert answered
+
+
+async def test_what_an_interrupted_call_was_granted_is_given_back(tmp_path: Path):
+    async with served(tmp_path, image=True) as it, Client(it.path) as holder:
+        held = []
+        try:
+            while True:
+                held.append(await holder.allocate_bucket(timeout_ms=500))
+        except NoFreeBuckets:
+            pass
+        script = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SCRIPT, it.path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert script.stdin is not None
+        assert script.stdout is not None
+        async with asyncio.timeout(PATIENCE_S):
+            assert await script.stdout.readline() == b"interrupted\n"
+            for key in held[:8]:
+                await holder.free_bucket(key)
+            while it.cache_set.statistics().waiters["none"]:
+                await asyncio.sleep(0.001)
+            script.stdin.write(b"\n")
+            assert await script.stdout.readline() == b"() True\n"
+            left = (len(held) - 8) * BUCKET_SECTORS
+            while it.cache_set.statistics().reserved_sectors != left:
+                await asyncio.sleep(0.001)
+            script.stdin.write(b"\n")
+            assert await script.wait() == 0
