@@ -56,6 +56,7 @@ class Tally:
     check_every: int = 1  # of the openings
     complaints: list[tuple[str, Complaint]] = field(default_factory=list)  # where, what
     trees: TreeFigures = field(default_factory=TreeFigures)
+    evacuated: int = 0  # buckets
     prints: set[int] = field(default_factory=set)  # of the states judged here: each counts once
 
     def __getstate__(self) -> dict[str, object]:
@@ -70,6 +71,7 @@ class Tally:
         self.distinct += other.distinct
         self.openings += other.openings
         self.trees.add(other.trees)
+        self.evacuated += other.evacuated
         self.complaints += other.complaints
 
     def judge(self, story: KeyStory, where: str, seed: int, states: int, from_moment: int = 0) -> bool:
@@ -78,6 +80,7 @@ class Tally:
         wrong = next(judge.complaints(from_moment), None)
         self.stories += 1
         self.trees.add(story.tree)
+        self.evacuated += story.evacuated
         self.moments += judge.moments
         self.states += judge.states
         self.distinct += len(judge.prints - self.prints)

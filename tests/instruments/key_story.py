@@ -39,6 +39,7 @@ class KeyStory(Story):
         self.opened_at = 0  # the moment at which the last life was open
         self.skipped: list[range] = []  # moments that are of no interest
         self.tree = TreeFigures()
+        self.evacuated = 0  # buckets
         self.options: dict[str, Any] = {}  # of all lives
         self._holder: Holder | None = None
         self._leaves: LeavesAway | None = None

@@ -25,6 +25,7 @@ from instruments.key_story import FLASH, PLAIN, VOLUME_SECTORS, KeyStory
 Operation = Callable[[KeyStory, Random], Awaitable[None]]
 BUCKET_COUNT = 530
 RANGE = 400  # sectors of each volume that are used
+SCARCE_BUCKETS, MIXED_KEYS = 4, 90
 
 
 class KilledError(Exception):
@@ -157,6 +158,33 @@ async def race(story: KeyStory, random: Random) -> None:
 
     await invalidate(story, random)
     await asyncio.gather(client(), story.collect())
+
+
+async def evacuate(story: KeyStory, random: Random) -> None:
+    """Hardly a bucket is left, and one key in three is dirty: dirty data is moved together to make room.
+
+    Meanwhile some of it is written over, dropped, and made clean.
+    """
+    cache_set = story.cache_set
+    assert cache_set is not None
+    await crowd(story, SCARCE_BUCKETS)
+    emptied = cache_set.tasks.garbage_collector.evacuator.totals.emptied_buckets
+
+    async def fill_up() -> None:
+        for number in range(MIXED_KEYS):
+            await story.write(PLAIN, 4 * number, 2, dirty=number % 3 == 0)
+            if number % 8 == 7:
+                await story.commit(durable=random.random() < 0.3)
+        await story.commit(durable=True)
+
+    async def client() -> None:
+        for _ in range(6):
+            await asyncio.sleep(0.01 * random.random())
+            await random.choice((invalidate, clean))(story, random)
+
+    await asyncio.gather(fill_up(), client())
+    totals = cache_set.tasks.garbage_collector.evacuator.totals
+    story.evacuated += totals.emptied_buckets - emptied
 
 
 OPERATIONS: Sequence[Operation] = (

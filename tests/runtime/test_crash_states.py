@@ -9,6 +9,7 @@ import pytest
 
 from instruments.exploration import Tally, all_workloads, base_of, explore, explore_workload
 from instruments.state_share import property_of
+from instruments.workloads import evacuate
 
 PARTS = 16
 STATES_OF_A_WORKLOAD = 8
@@ -63,6 +64,12 @@ def test_stories_of_a_tree_of_three_levels_survive_a_cut_at_any_moment(seed: int
     assert tally.told() == ""
     assert tally.trees.levels == 3
     assert tally.trees.interiors_coalesced
+
+
+def test_stories_of_dirty_data_that_is_moved_together_survive_a_cut_at_any_moment() -> None:
+    tally = explore(1, states=8, again=1, check_every=CHECK_EVERY, only=(evacuate,))
+    assert tally.told() == ""
+    assert tally.evacuated
 
 
 def test_a_case_is_the_same_every_time() -> None:

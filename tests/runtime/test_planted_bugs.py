@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bcached.device.shared_flush import SharedFlush
@@ -26,6 +27,7 @@ from bcached.state.bucket_table import BucketTable, State
 from bcached.state.cache import Cache
 from bcached.state.live_sectors import LiveSectors
 from bcached.state.recount import Recount
+from bcached.state.reserves import Reserve
 from bcached.state.seq_pins import SeqPins
 from bcached.store import index_recovery
 from bcached.store import journal as journal_module
@@ -37,6 +39,7 @@ from instruments.exploration import Tally, explore
 from instruments.workloads import (
     OPERATIONS,
     Operation,
+    evacuate,
     race,
     split_while_gens_are_written,
     volumes,
@@ -323,6 +326,24 @@ def puts_copies_over_what_was_overwritten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Mover, "_copy", slowly)
 
 
+def reuses_what_data_was_moved_out_of_before_that_is_durable(patch: pytest.MonkeyPatch) -> None:
+    replace = Mover._replace
+
+    def at_once(self: Mover, move: Move) -> None:
+        replace(self, move)
+        for pointer in move.old.pointers:
+            cache = self._sectors.caches[pointer.device]
+            bucket, table = cache.geometry.bucket_of(pointer.sector), cache.table
+            if table.states[bucket] == State.CLEAN and cache.reserves.room_in(Reserve.NONE):
+                table.invalidate(np.array([bucket]))
+                table.tainted[bucket] = False
+                table.move(bucket, State.FREE)
+                cache.reserves.push_to(Reserve.NONE, bucket)
+        self._services.serve()
+
+    patch.setattr(Mover, "_replace", at_once)
+
+
 def leaves_the_keys_of_a_deleted_volume(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
@@ -346,7 +367,8 @@ ANY, GROWN, SPLIT = Told(0), Told(1), Told(3)
 ANY_AND_AFTER, GROWN_AND_AFTER = Told(0, 2), Told(1, 2)
 GENS_WRITTEN = Told(1, only=(split_while_gens_are_written,))
 VOLUMES = Told(4, only=(volumes,))
-STORIES = [ANY_AND_AFTER, GROWN, SPLIT, GENS_WRITTEN, VOLUMES]
+EVACUATED = Told(1, only=(evacuate,))
+STORIES = [ANY_AND_AFTER, GROWN, SPLIT, GENS_WRITTEN, VOLUMES, EVACUATED]
 
 BUGS: list[tuple[Plant, Told]] = [
     (entries_without_a_flush_before, ANY),
@@ -375,6 +397,7 @@ BUGS: list[tuple[Plant, Told]] = [
     (forgets_what_goes, ANY),
     (moves_keys_before_their_data, GROWN_AND_AFTER),
     (puts_copies_over_what_was_overwritten, Told(7, only=(race,))),
+    (reuses_what_data_was_moved_out_of_before_that_is_durable, EVACUATED),
     (leaves_the_keys_of_a_deleted_volume, VOLUMES),
 ]
 
