@@ -233,7 +233,7 @@ class Index:
         """The leaves that may hold keys of an inode, in order, each good until the next await."""
         start = 0
         while start < bkey.OFFSET_MAX:
-            with as_device_failed():
+            with as_device_failed(self._services):
                 leaf = await self.btree.leaf_at(inode, start)
             yield leaf
             start = min(leaf.end_within(inode), bkey.OFFSET_MAX)
@@ -301,7 +301,7 @@ class Index:
 
     async def durable(self, seq: int) -> None:
         """Return when an entry is durable."""
-        with as_device_failed():
+        with as_device_failed(self._services):
             await self._journal.durable(seq)
 
     async def flush(self) -> int:

@@ -33,8 +33,8 @@ class JournalWriter:
         """Work until the end; a DeviceError ends it, and the daemon with it."""
         try:
             await self._write_what_is_due()
-        except BaseException:
-            self._journal.break_off()  # nobody else writes for those who wait
+        except BaseException as error:
+            self._journal.break_off(error)  # nobody else writes for those who wait
             raise
 
     async def _write_what_is_due(self) -> None:

@@ -77,12 +77,12 @@ class KeyChanges:
                     await btree.wait_for_space()
                     services.check_changeable()
                 while True:
-                    with as_device_failed():
+                    with as_device_failed(services):
                         await btree.load(spans)
                     if journal.has_room(words):
                         break
                     lacks = "journal"
-                    with as_device_failed():
+                    with as_device_failed(services):
                         await journal.wait_for_room(words)
                     services.check_changeable()
                     lacks = "btree"
@@ -147,11 +147,16 @@ class KeyChanges:
 
 
 @contextmanager
-def as_device_failed() -> Iterator[None]:
-    """Tell the caller, in his own words, that a device or what is on it is in the way."""
+def as_device_failed(services: Services) -> Iterator[None]:
+    """Tell the caller that a device or what is on it is in the way: by what first went wrong.
+
+    What has failed already has the set refuse changes, and tasks end that others wait for.
+    """
     try:
         yield
     except (DeviceError, FormatError) as error:
+        if isinstance(services.refusal, DeviceFailed):
+            raise services.refusal.with_traceback(None) from None
         raise DeviceFailed(str(error)) from None
 
 

@@ -140,5 +140,5 @@ class Lookups:
         self._read_sectors = 0
 
     async def _leaf_at(self, inode: int, sector: int) -> Leaf:
-        with as_device_failed():
+        with as_device_failed(self._services):
             return await self._btree.leaf_at(inode, sector)

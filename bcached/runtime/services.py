@@ -33,7 +33,7 @@ class Services:
         sectors: SectorAllocator,
         clock: Callable[[], float],
         after_step: Callable[[], None],
-        warn: Callable[[str], None],
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         volume_sectors = sum(
             cache.geometry.bucket_count * cache.geometry.bucket_sectors for cache in sectors.caches

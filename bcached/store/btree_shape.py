@@ -35,6 +35,7 @@ class TreeShape:
         self._rng = rng
         self._lock = asyncio.Lock()
         self._broken_off = ""  # what was under way when a write failed
+        self._cause: DeviceError | None = None  # what broke it off, if it was a device
 
     @property
     def is_changing(self) -> bool:
@@ -137,12 +138,16 @@ class TreeShape:
     @contextmanager
     def no_way_back(self, what: str) -> Iterator[None]:
         """Write nothing any more after a write that did not end well: nobody knows what is on the device."""
+        if self._cause is not None:
+            raise self._cause.with_traceback(None)
         if self._broken_off:
             raise DeviceError(self._io.path, f"the index changes no more: {self._broken_off} broke off")
         try:
             yield
-        except BaseException:
-            self._broken_off = what
+        except BaseException as error:
+            if not self._broken_off:
+                self._broken_off = what
+                self._cause = error if isinstance(error, DeviceError) else None
             raise
 
 

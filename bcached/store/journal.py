@@ -70,6 +70,7 @@ class Journal:
         self._one_by_one = behind_first if len(set(reached)) > 1 else []
         self._sealed = 0
         self._broke_off_at = 0
+        self._cause: DeviceError | None = None
         self._turn = asyncio.Lock()
         self._clock = clock
         rings = [len(member.ring.buckets) for member in members]
@@ -259,17 +260,21 @@ class Journal:
         """
         try:
             await self._write_next()
-        except BaseException:
-            self.break_off()
+        except BaseException as error:
+            self.break_off(error)
             raise
 
-    def break_off(self) -> None:
-        """Let no entry be written any more, and tell those who wait for one."""
-        self._broke_off_at = self._broke_off_at or self.durable_seq + 1
+    def break_off(self, cause: BaseException) -> None:
+        """Let no entry be written any more, and tell those who wait for one what first went wrong."""
+        if not self._broke_off_at:
+            self._broke_off_at = self.durable_seq + 1
+            self._cause = cause if isinstance(cause, DeviceError) else None
         self._durable_waiters.wake_all()
         self._room_waiters.wake_all()
 
     def _refuse_if_broken_off(self) -> None:
+        if self._cause is not None:
+            raise self._cause.with_traceback(None)
         if self._broke_off_at:
             raise DeviceError(
                 self._members[0].path,

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from bcached.errors import DeviceError, FlushFailed
+from bcached.errors import FlushFailed
 from bcached.keys import Key
 from bcached.runtime.journal_writer import JournalWriter
 from bcached.runtime.options import SetOptions
@@ -111,7 +111,7 @@ async def test_a_device_that_fails_ends_it() -> None:
     story = JournalStory(Random(1), [6], 8, 1)
     story.members[0].block_device = FailingDevice(story.members[0].block_device, Fault("flush", 1))
     running = asyncio.create_task(writer_of(story).run())
-    with pytest.raises(DeviceError, match="broke off"):
+    with pytest.raises(FlushFailed, match="cannot flush: Input/output error"):
         await story.journal.durable(story.journal.append([key(1)]))
     with pytest.raises(FlushFailed):
         await running
