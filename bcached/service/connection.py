@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its ancestry
         if self.is_stranger:
             self._transport.set_write_buffer_limits(high=STRANGER_BYTES)
-        self._conversation.write = self._transport.write
+        self._conversation.write = self._write
 
     def data_received(self, data: bytes) -> None:
         """Answer all whole messages there are."""
@@ -92,7 +92,8 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The peer has read: go on where we stopped."""
         self._conversation.is_stuck = False
-        self._go_on()
+        # Not within this call: a write that fails here has asyncio end the connection twice.
+        asyncio.get_running_loop().call_soon(self._go_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End whatever waits and whatever is held."""
@@ -276,6 +277,11 @@ class Connection(asyncio.Protocol):
         self._server.buffers.forget(self)
 
     # The transport
+
+    def _write(self, data: bytes) -> None:
+        """Send it, unless the peer turned out to be gone: each further try would be a line in the log."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None and not self._transport.is_closing():

@@ -196,6 +196,24 @@ async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collecto
             gc.enable()
 
 
+async def test_peers_that_go_while_replies_are_on_their_way_cause_no_error(
+    path: str, caplog: pytest.LogCaptureFixture
+):
+    async with serving(path) as (_, service):
+        for number in range(60):
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.connect(path)
+                peer.sendall(EXPLAIN * 200)
+                peer.setblocking(False)
+                if number % 2:
+                    peer.shutdown(socket.SHUT_WR)
+                await asyncio.sleep(0.002 * (number % 5))
+                with contextlib.suppress(BlockingIOError):
+                    peer.recv((number % 7) * 100_000)
+        await until(lambda: len(service.gone) == 60)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 async def test_memory_is_counted_while_it_is_held(path: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bcached.service.socket_server.SWEEP_S", 0.02)
     async with serving(path) as (server, _), Talker(path) as talker:
