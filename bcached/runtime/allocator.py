@@ -78,7 +78,7 @@ class Allocator:
         return self._open.step(services.waiting(), services.clock(), with_dirty=with_dirty)
 
     def _look_again(self) -> None:
-        """See what there is once another open bucket counts as idle; nobody else tells of that."""
+        """See what there is once another open bucket counts as idle; no other task tells of that."""
         idle_in_s = self._open.idle_in_s(self._services.clock())
         if idle_in_s is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(idle_in_s, self._it_is_time)

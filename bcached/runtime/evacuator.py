@@ -47,6 +47,7 @@ class Round:
 
     def __init__(self, cache: Cache, planned: Evacuation) -> None:
         self.emptied = 0
+        self.stuck = 0  # found to be so
         self.device = cache.device
         self._cache = cache
         self._table = table = cache.table
@@ -106,18 +107,15 @@ class Evacuator:
         self._btree = btree
         self._mover = mover
         self._services = services
-        # Buckets out of which nothing could be moved, by member, and the dirty sectors they had.
-        self._stuck: list[dict[int, int]] = [{} for _ in members]
+        # By member and bucket the dirty sectors when nothing of them could be moved.
+        self._stuck = [np.zeros_like(cache.table.dirty_sectors_array) for cache in self._caches]
 
     async def run(self, turns: Turns) -> None:
-        """One round for each member that asked; turns are the collector's."""
+        """One round for one of the members that asked; turns are the collector's."""
         services = self._services
+        services.evacuating = member = services.evacuation_wanted.pop()
         try:
-            while services.evacuation_wanted:
-                member = min(services.evacuation_wanted, key=lambda member: member.device)
-                services.evacuation_wanted.discard(member)
-                services.evacuating = member
-                await self._evacuate(member, turns)
+            await self._evacuate(member, turns)
         finally:
             services.evacuating = None
             services.buckets_moved()
@@ -140,7 +138,7 @@ class Evacuator:
         self.totals.rounds += 1
         self.totals.moved_sectors += moved
         self.totals.emptied_buckets += this.emptied
-        if this.emptied <= taken:
+        if this.emptied <= taken and not this.stuck:
             now = mover.own_changes[member.device]
             cache.evacuation_was_fruitless((found[0] + now[0] - own[0], found[1] + now[1] - own[1]))
 
@@ -166,16 +164,18 @@ class Evacuator:
             for bucket in dict.fromkeys(bucket for bucket, *_ in batch):
                 if bucket != follows and (left := this.left_in(bucket)) and left >= this.had(bucket):
                     stuck[bucket] = left
+                    this.stuck += 1
             await turns.begin()
 
     async def _move(self, this: Round, spans: list[list[int]]) -> bool:
         """Move what these spans hold, waiting for room if there is none; False if going on is of no use."""
+        tried: set[Key] = set()
         while True:
             keys: list[Key] = []
             for bucket, inode, start, end in spans:
                 found = await self._btree.lookup(inode, start, end)
-                keys += (key for key in found if this.is_to_go(bucket, key))
-            outcome = await self._mover.move(keys)
+                keys += (key for key in found if key not in tried and this.is_to_go(bucket, key))
+            outcome = await self._mover.move(keys, tried)
             if outcome is not Outcome.NO_ROOM:
                 return outcome is Outcome.MOVED
             if not await self._room_comes():

@@ -1,8 +1,8 @@
 """Copying live data to another bucket, and putting the copy in its place.
 
 It draws on a reserve of its own, so it works when nothing else is free. A key that is overwritten while its
-data is copied wins: the copy is given back. Dirty stays dirty. What cannot be read stays where it is: whoever
-asks for it is told by the device. (kernel: bch_moving_gc)
+data is copied wins: the copy is given back. Dirty stays dirty. What cannot be read stays where it is: a
+client that asks for it is told by the device. (kernel: bch_moving_gc)
 """
 
 from collections import Counter
@@ -90,12 +90,18 @@ class Mover:
         """Whether there are buckets for the key that there was no room for last."""
         return members_with(self._sectors.caches, Reserve.MOVINGGC, self.copies_lacking) is not None
 
-    async def move(self, keys: Sequence[Key]) -> Outcome:
-        """Copy some keys that stand in the index now, as far as there is room."""
+    async def move(self, keys: Sequence[Key], tried: set[Key]) -> Outcome:
+        """Copy some keys that stand in the index now, as far as there is room.
+
+        Those it began with go to tried: one that stands as it was afterwards cannot be moved.
+        """
         moves: list[Move] = []
         outcome = Outcome.MOVED
         for key in filter(self._is_movable, keys):
+            begun = len(moves)
             outcome = self._prepare(key, moves)
+            if len(moves) > begun:
+                tried.add(key)
             if outcome is Outcome.NO_ROOM:
                 break
         if moves and not await self._carry_out(moves):

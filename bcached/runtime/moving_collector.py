@@ -51,7 +51,7 @@ class MovingCollector:
             keys = self._keys_in(leaf, chosen)
             for start in range(0, len(keys), MOVES_AT_ONCE):
                 self._services.check_changeable()
-                if await self._mover.move(keys[start : start + MOVES_AT_ONCE]) is not Outcome.MOVED:
+                if await self._mover.move(keys[start : start + MOVES_AT_ONCE], set()) is not Outcome.MOVED:
                     return
                 await turns.begin()
             await turns.breathe()

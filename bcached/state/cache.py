@@ -216,7 +216,7 @@ class Cache:
         return self.table.counts[State.DIRTY] > 0 and self._fruitless != self.evacuation_finds()
 
     def evacuation_finds(self) -> tuple[int, int]:
-        """What it depends on: what was given back, dirty data that went or that nobody holds any more."""
+        """What it depends on: what was given back, dirty data that went or is not held any more."""
         return self.reclaims, self.dirty_changes
 
     def evacuation_was_fruitless(self, found: tuple[int, int]) -> None:

@@ -1,12 +1,12 @@
 """What open buckets give when there is nothing else: those of writers that are gone, or have been idle.
 
 There may be 128 open buckets, each all but empty, and on a small set that is a large part of it. When buckets
-run dry and somebody waits, in this order:
+run dry and a request waits, in this order:
 
 1. Those whose last writer is gone are closed: what is left of them is given up, and what lies in them says
    what they are now.
 2. Those who wait for sectors get them out of any open bucket of their kind, the one used longest ago first.
-   Nobody loses by that more than the company of data of his own; the kernel's writers share, too, beyond 128.
+   A writer loses nothing by that but that its data lies together; the kernel's share, too, beyond 128.
 3. The one that has been idle for longest is closed, if nothing but its open bucket keeps it from being
    reclaimed; never one that was used a moment ago.
 4. The same if it holds dirty data, which can then be moved (evacuation.py).

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bcached.state.bucket_table import Buckets, Counts, State
+from bcached.state.bucket_table import Buckets, Counts, Sectors, State
 from bcached.state.cache import Cache
 from bcached.state.reserves import Reserve
 
@@ -35,12 +35,12 @@ NOTHING = Evacuation(np.zeros(0, np.int64), 0)
 
 
 def plan(
-    cache: Cache, stuck: dict[int, int], waiting: frozenset[Reserve], spare_sectors: int
+    cache: Cache, stuck: Sectors, waiting: frozenset[Reserve], spare_sectors: int
 ) -> Generator[None, None, Evacuation]:
     """The next round for a member; NOTHING if it would not get a bucket to a reserve that is waited for.
 
-    stuck are buckets of which nothing could be moved, with the dirty sectors they had then. spare_sectors
-    are left in the bucket that data was moved to last.
+    stuck has the dirty sectors of each bucket when nothing of them could be moved. spare_sectors are left in
+    the bucket that data was moved to last.
     """
     found = yield from _candidates(cache, stuck)
     geometry = cache.geometry
@@ -53,17 +53,15 @@ def plan(
     return Evacuation(found[:count], gain)
 
 
-def _candidates(cache: Cache, stuck: dict[int, int]) -> Generator[None, None, Buckets]:
+def _candidates(cache: Cache, stuck: Sectors) -> Generator[None, None, Buckets]:
     """Buckets that could be invalidated but for their dirty data; of equals those used longest ago first."""
     table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
-    held_fast = [bucket for bucket, sectors in stuck.items() if table.dirty_sectors[bucket] == sectors]
-    is_stuck = np.zeros(table.bucket_count, bool)
-    is_stuck[held_fast] = True
     found = np.zeros(0, np.int64)
     for start in range(0, table.bucket_count, SLICE_BUCKETS):
         chunk = slice(start, start + SLICE_BUCKETS)
-        mixed = (table.states_array[chunk] == State.DIRTY) & ~is_stuck[chunk]
-        mixed &= table.dirty_sectors_array[chunk] < bucket_sectors
+        dirty = table.dirty_sectors_array[chunk]
+        mixed = (table.states_array[chunk] == State.DIRTY) & (dirty < bucket_sectors)
+        mixed &= dirty != stuck[chunk]
         mixed &= table.may_bump_each(chunk)
         found = np.concatenate([found, start + np.flatnonzero(mixed)])
         if len(found) > CANDIDATES_MAX:

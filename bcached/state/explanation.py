@@ -98,7 +98,7 @@ def _dry(statistics: SetStatistics) -> Iterator[str]:
         gone, idle = statistics.open_buckets_gone, statistics.open_buckets_idle
         yield (
             f"{statistics.open_buckets} buckets are open: {gone} of writers that are gone, which are closed "
-            f"when somebody waits, and {idle} of idle ones, whose sectors others get then"
+            f"when a request waits, and {idle} of idle ones, whose sectors others get then"
         )
 
 

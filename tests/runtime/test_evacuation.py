@@ -219,6 +219,23 @@ async def test_data_that_cannot_be_read_is_not_tried_again_and_the_rest_moves(tm
 
 
 @in_virtual_time
+async def test_where_the_lightest_cannot_be_read_the_next_are_emptied(tmp_path: Path) -> None:
+    (member,) = await fresh_members([BUCKETS], BUCKET_BYTES)
+    device = WithBadBuckets(member)
+    async with running([device], set_options(tmp_path, verify=False)) as cache_set:
+        await cache_set.create_volume("plain")
+        writer = Writer(cache_set, 4)
+        await writer.fill(480)  # one of four keys in each bucket
+        writer.one_in = 2
+        found = cache_set.members[0].cache.table.in_state(State.DIRTY)
+        device.bad = frozenset(found)
+        await writer.fill(2800)
+        assert writer.count == 2800
+        device.bad = frozenset()
+        await check(cache_set, writer)
+
+
+@in_virtual_time
 async def test_an_index_that_may_not_grow_keeps_nothing_from_being_moved(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         writer = Writer(cache_set, 4)

@@ -1,4 +1,4 @@
-"""Open buckets of writers that are gone, or idle, keep nobody from getting the last sectors."""
+"""Open buckets of writers that are gone, or idle, keep no other from getting the last sectors."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

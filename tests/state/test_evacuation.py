@@ -5,7 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from bcached.state.bucket_table import State
+from bcached.state.bucket_table import Sectors, State
 from bcached.state.cache import Cache
 from bcached.state.evacuation import NOTHING, Evacuation, choose, least_gain, plan
 from bcached.state.geometry import GEN_DISTANCE_MAX
@@ -31,7 +31,13 @@ def mixed(*dirty: int, clean: int = 2) -> Cache:
 
 
 def planned(cache: Cache, stuck: dict[int, int] | None = None, spare: int = 0) -> Evacuation:
-    return run(plan(cache, stuck or {}, NONE_WAITS, spare))
+    return run(plan(cache, stuck_in(cache, stuck or {}), NONE_WAITS, spare))
+
+
+def stuck_in(cache: Cache, sectors: dict[int, int]) -> Sectors:
+    column = np.zeros_like(cache.table.dirty_sectors_array)
+    column[list(sectors)] = list(sectors.values())
+    return column
 
 
 def dirty_of(cache: Cache, found: Evacuation) -> list[int]:
@@ -94,7 +100,7 @@ def test_a_round_is_worth_it_only_if_somebody_gets_a_bucket(missing: int) -> Non
     cache.reserves.lists[Reserve.NONE].clear()
     assert least_gain(cache, NONE_WAITS) == 1 + missing
     assert planned(cache).gain == (4 if missing < 4 else 0)
-    assert run(plan(cache, {}, frozenset({Reserve.BTREE}), 0)).gain == 4
+    assert run(plan(cache, stuck_in(cache, {}), frozenset({Reserve.BTREE}), 0)).gain == 4
 
 
 def test_the_fewest_that_gain_enough_or_else_the_most() -> None:
