@@ -330,7 +330,7 @@ async def sightings(client: Client, inode: int, start: int, sectors: int) -> dic
             ranges.append((answer.next, at + length - answer.next))
         for key in answer.keys:
             good = await client.current_pointers(key, since)
-            copies = [(p, await asyncio.to_thread(client._data.read, p, key.sectors)) for p in good]
+            copies = [(p, await asyncio.to_thread(client._at.data.read, p, key.sectors)) for p in good]
             still = await client.current_pointers(key, since)
             copies = [(pointer, data) for pointer, data in copies if pointer in still]
             if not copies:
