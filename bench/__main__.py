@@ -1,6 +1,6 @@
 """`make bench`: everything in one run; what can be compared is compared as ratios within the run.
 
-python -m bench [--keys N] [commits] [invalidation] [keys] [lookups] [opening] [sockets]
+python -m bench [--keys N] [client] [commits] [invalidation] [keys] [lookups] [opening] [sockets]
 
 Without a name: all of them. N is how many keys `keys` inserts: ten million take minutes.
 """
@@ -12,11 +12,11 @@ import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
-from bench import commits, invalidation, keys, lookups, opening, sockets
+from bench import client, commits, invalidation, keys, lookups, opening, sockets
 from bench.table import Report, interpreter
 
 VAR = Path(__file__).parent.parent / "var"
-PARTS = ("sockets", "commits", "lookups", "opening", "invalidation", "keys")
+PARTS = ("sockets", "client", "commits", "lookups", "opening", "invalidation", "keys")
 
 
 def main() -> int:
@@ -34,6 +34,8 @@ def main() -> int:
     try:
         if "sockets" in parts:
             sockets.run(report, folder)
+        if "client" in parts:
+            client.run(report, folder)
         if "commits" in parts:
             commits.run(report, folder)
         if "lookups" in parts:

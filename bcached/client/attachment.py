@@ -87,7 +87,8 @@ class Attachment:
     @property
     def stands(self) -> bool:
         """Whether the connection is there, for us."""
-        return self._is_open and not self.is_foreign and self.connected is not None and self.connected.stands
+        mine = self._is_open and os.getpid() == self._pid
+        return mine and self.connected is not None and self.connected.stands
 
     # Beginning and end
 

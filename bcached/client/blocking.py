@@ -13,6 +13,7 @@ from bcached.client.side_by_side import side_by_side
 from bcached.client.socket_channel import SocketChannel
 from bcached.client.state_view import StateView
 from bcached.client.transfers import Reads, Writes
+from bcached.errors import ConnectionLost
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import Description, State
 
@@ -156,9 +157,9 @@ class BlockingClient:
     def _ask(self, call: Call[T]) -> T:
         try:
             return self._channel.ask(call)
-        finally:
-            if self._channel.has_ended:
-                self._at.settle()  # the lease goes with the connection
+        except ConnectionLost:
+            self._at.settle()  # the lease goes with the connection
+            raise
 
     def _carry_out(self, plan: Plan[T]) -> T:
         try:
@@ -185,6 +186,8 @@ class BlockingClient:
         self._at.begin_read()
         try:
             read = self._at.data.read
+            if len(reads.jobs) == 1:
+                return (read(*reads.jobs[0]),)
             if _is_worth_threads([sectors for _, sectors in reads.jobs]):
                 return reads.whole(side_by_side([functools.partial(read, *job) for job in reads.jobs]))
             return reads.whole([read(pointer, sectors) for pointer, sectors in reads.jobs])

@@ -55,6 +55,11 @@ class DataPaths:
         """The bytes at one of a key's places, whatever they are by now."""
         path = self._path(pointer, write=False)
         end, parts = sectors * SECTOR_BYTES, []
+        if not path.is_direct:  # nothing has to be aligned
+            data = bytearray(end)
+            with memoryview(data) as view:
+                self._transfer(os.preadv, path, pointer, view, 0)
+            return bytes(data)
         buffer = self._buffers.take()
         try:
             for start in range(0, end, PART_BYTES):

@@ -144,6 +144,11 @@ class Exchange:
             if call.is_settled:
                 self.tell(call.give_back())
 
+    @property
+    def has_outgoing(self) -> bool:
+        """Whether there is something to be sent."""
+        return bool(self._outgoing)
+
     def to_send(self) -> bytes:
         """The bytes to be sent, which count as sent from here on."""
         if not self._outgoing:
@@ -157,9 +162,9 @@ class Exchange:
         answered: list[Call[Any]] = []
         try:
             for message in self._frames.feed(data).split(b"\0")[:-1]:
+                self._take(message, answered)
                 if self.broken:
                     return answered
-                self._take(message, answered)
         except UNREADABLE as error:
             self.broken = f"answer is not varlink: {error}"
         if self._frames.overrun and not self.broken:

@@ -32,7 +32,15 @@ def fetch(
 
     What proves after reading to have been used again meanwhile is looked up again.
     """
-    (pieces,) = yield from _fetch(at, [Lookup(inode, offset, sectors, touch=touch)])
+    gens = at.gens or (yield from mapped_gens(at))
+    since = gens.now()
+    found: Found = yield verbs.lookup(at, inode, offset, sectors, touch=touch)
+    if len(found.keys) == 1 and found.next is None:  # as it mostly is
+        (key,) = found.keys
+        (data,) = yield Reads(((key.pointers[0], key.sectors),))
+        if key.pointers[0] in at.current(gens, key, since):
+            return (Piece(key.offset, data),)
+    (pieces,) = yield from _fetch(at, [Lookup(inode, offset, sectors, touch=touch)], found, since)
     return pieces
 
 
@@ -54,8 +62,13 @@ def _lookup_of(one: Range, touch: bool | None) -> Lookup:
     return Lookup(inode, offset, sectors, touch=touch)
 
 
-def _fetch(at: Attachment, wanted: Sequence[Lookup]) -> Plan[list[tuple[Piece, ...]]]:
-    """The pieces of each range. left holds what is still to be looked up, the next at its end."""
+def _fetch(
+    at: Attachment, wanted: Sequence[Lookup], first: Found | None = None, then: Instant | None = None
+) -> Plan[list[tuple[Piece, ...]]]:
+    """The pieces of each range; of a single one, what was found first may be known already, and since when.
+
+    left holds what is still to be looked up, the next at its end.
+    """
     pieces: list[list[Piece]] = [[] for _ in wanted]
     left = [(number, one) for number, one in enumerate(wanted)][::-1]
     tries = TRIES
@@ -63,8 +76,9 @@ def _fetch(at: Attachment, wanted: Sequence[Lookup]) -> Plan[list[tuple[Piece, .
     while left:
         batch = left[: -MANY_MAX - 1 : -1]
         del left[-MANY_MAX:]
-        since = gens.now()  # before the keys are asked for, since that is when they have to be good
-        found = yield from _look_up(at, batch)
+        since = then or gens.now()  # before the keys are asked for: that is when they have to be good
+        found = (first,) if first is not None else (yield from _look_up(at, batch))
+        first = then = None
         keys = []
         for (number, asked), answer in zip(batch, found, strict=True):
             keys += [(number, asked, key) for key in answer.keys]

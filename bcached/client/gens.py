@@ -45,12 +45,17 @@ class Gens:
         The connection has to stand as well; who holds it asks that.
         """
         # Gens before header: a gen read after the life ended proves nothing.
-        good = tuple(pointer for pointer in key.pointers if self._gen(pointer) == pointer.gen)
-        now = self.now()
-        if not now.life or now.life != since.life:
-            return ()
-        moved = (after - before for after, before in zip(now.gc_epochs, since.gc_epochs, strict=True))
-        return good if max(moved) <= GC_EPOCHS_MAX else ()
+        good = tuple([pointer for pointer in key.pointers if self._gen(pointer) == pointer.gen])
+        return good if good and self._may_judge(since) else ()
+
+    def _may_judge(self, since: Instant) -> bool:
+        """Whether gens that agree prove anything: the life is the same, and no gen can have come round."""
+        if not since.life:
+            return False
+        for one, gc_epoch in zip(self._maps.values(), since.gc_epochs, strict=True):
+            if one.life != since.life or one.gc_epoch - gc_epoch > GC_EPOCHS_MAX:
+                return False
+        return True
 
     def close(self) -> None:
         """Unmap everything; no key is good from here on."""

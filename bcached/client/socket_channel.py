@@ -53,11 +53,6 @@ class SocketChannel:
         with self._mutex:
             return not self._is_closed and not self._exchange.has_ended and not self._hung_up.poll(0)
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing can be asked any more, as far as was noticed."""
-        return self._exchange.has_ended
-
     def ask(self, call: Call[T]) -> T:
         """What the answer gives, or its error raised."""
         self._refuse_within_another()
@@ -132,7 +127,7 @@ class SocketChannel:
 
     def _push(self) -> None:
         """Send what the socket takes; to one who has gone nothing, so that we read what it said last."""
-        data = self._unsent + self._exchange.to_send()
+        data = self._unsent + self._exchange.to_send() if self._unsent else self._exchange.to_send()
         try:
             while data:
                 data = data[self._socket.send(data, socket.MSG_NOSIGNAL) :]
@@ -153,10 +148,13 @@ class SocketChannel:
             self._end(error.strerror or str(error))
             return
         if data:
-            self._wake(self._exchange.receive(data))
+            answered = self._exchange.receive(data)
+            if self._queued:
+                self._wake(answered)
         if self._exchange.broken or not data:
             self._end(self._exchange.broken or "closed by the daemon")
-        self._push()  # also what gives back what came for those who are gone
+        if self._unsent or self._exchange.has_outgoing:  # as what gives back what came for those who are gone
+            self._push()
 
     def _end(self, reason: str) -> None:
         self._unsent = b""
@@ -191,7 +189,7 @@ class SocketChannel:
 
     def _wait(self, call: Call[Any]) -> None:
         """Wait until the call is settled, or has news."""
-        while not call.is_answered:
+        while not call.is_settled and not call.news:
             lead = self._lead
             if lead is None or lead[0] is not call:
                 self._queue_or_lead(call)
@@ -241,8 +239,8 @@ class SocketChannel:
 
     def _refuse_within_another(self) -> None:
         """A handler of a signal has no business in a client that its own thread is using."""
-        lead = self._lead
-        if self._in_step == get_ident() or (lead is not None and lead[1] == get_ident()):
+        lead, this = self._lead, get_ident()
+        if self._in_step == this or (lead is not None and lead[1] == this):
             raise RuntimeError(f"{self.path}: called while this thread is in the middle of another call")
 
 

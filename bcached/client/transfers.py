@@ -18,7 +18,7 @@ class Reads:
 
     def __init__(self, wanted: Sequence[tuple[Pointer, int]]) -> None:
         self.wanted = wanted
-        self.is_divided = any(sectors > PART_SECTORS for _, sectors in wanted)
+        self.is_divided = max(sectors for _, sectors in wanted) > PART_SECTORS
         self.jobs = list(self._parts()) if self.is_divided else wanted
 
     def whole(self, parts: Sequence[bytes]) -> Sequence[bytes]:
