@@ -19,10 +19,9 @@ from bcached.service.buffers import Buffers
 from bcached.service.conversation import BATCH_REQUESTS, Conversation
 from bcached.service.log import get_logger
 from bcached.service.operation import Session
-from bcached.wire.codec import Refusal, decode_requests, encode_replies
+from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 
-MESSAGES_DECODED = 1024  # at once, of one read; an empty message is a byte, and hundreds of them decoded
 TURN_NS = 2_000_000
 STRANGER_BYTES = 4096  # of a request, or of replies not read, of a peer that may do nothing
 SMALL_BYTES = 4096
@@ -201,14 +200,14 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, block: bytes, started_ns: int) -> None:
         """Run what was left and these; what cannot run now is left again."""
-        backlog = self._backlog
+        backlog, talk = self._backlog, self._conversation
         try:
-            if backlog.block or (len(block) > MESSAGES_DECODED and block.count(0) > MESSAGES_DECODED):
+            if backlog.block:
                 backlog.add(block)
             elif block:
                 requests = decode_requests(block)
-                count = self._conversation.answer(requests, started_ns, block)
-                if count < len(requests):
+                count = talk.answer(requests, started_ns, block)
+                if count < len(requests) or count == DOUBTFUL_MAX:
                     backlog.add(block, count)
             if backlog.block or self._last_words is not None:
                 self._work_off(started_ns)
@@ -220,7 +219,8 @@ class Connection(asyncio.Protocol):
             self._pause_reading()
             if self._is_answered and self._transport is not None:
                 self._transport.close()
-        if self._is_noted or self._holds_much:
+        holds = self._slots or self._frames.partial or backlog.block or talk.is_stuck
+        if self._is_noted or (holds and self._holds_much):
             self._note()
 
     def _work_off(self, started_ns: int) -> None:
@@ -280,8 +280,9 @@ class Connection(asyncio.Protocol):
 
     def _write(self, data: bytes) -> None:
         """Send it, unless the peer turned out to be gone: each further try would be a line in the log."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None and not self._transport.is_closing():

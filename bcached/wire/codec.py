@@ -17,6 +17,8 @@ from bcached.wire.messages import Results
 from bcached.wire.methods import METHODS, Request
 from bcached.wire.refusals import refusal_of
 
+DOUBTFUL_MAX = 1024
+
 
 class Reply(Struct, gc=False):
     """The answer, or the last of several."""
@@ -47,7 +49,10 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode_requests(block: bytes) -> list[Request | RequestError]:
-    """What a block of whole messages (each with its NUL) asks for; in place of a bad one, its error."""
+    """What a block of whole messages (each with its NUL) asks for; in place of a bad one, its error.
+
+    Where there is a bad one, of the first DOUBTFUL_MAX only: an empty message is a byte, its error hundreds.
+    """
     try:
         if block.index(0) + 1 == len(block):
             return [_requests.decode(block[:-1])]
@@ -61,7 +66,7 @@ def decode_requests(block: bytes) -> list[Request | RequestError]:
 
 def _decode_one_by_one(block: bytes) -> list[Request | RequestError]:
     requests: list[Request | RequestError] = []
-    for message in block[:-1].split(b"\0"):
+    for message in block[:-1].split(b"\0", DOUBTFUL_MAX)[:DOUBTFUL_MAX]:
         try:
             requests.append(_requests.decode(message))
         except UNREADABLE as error:
