@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bcached"
 FLOORS = {
     "": 0,
+    "entry": 0,
     "errors": 0,
     "units": 0,
     "keys": 0,

@@ -12,6 +12,7 @@ import click
 from bcached import __version__
 from bcached.cli.examples import examples
 from bcached.cli.session import DEFAULT_SOCKET, SOCKET_VARIABLE, Session
+from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import BcachedError, NoFreeBuckets, VolumeInUse
 
 HINTS: dict[type[Exception], str] = {
@@ -92,6 +93,8 @@ class Verbs(click.Group):
             hint = HINTS.get(type(error))
             _fail(f"{error}; {hint}" if hint else str(error))
         except Exception as error:  # never a traceback: a person at a shell cannot use one
+            if is_out_of_memory(error):
+                _fail(OUT_OF_MEMORY)
             _fail(f"a bug in bcachectl, please report it: {type(error).__name__}: {error}")
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import BcachedError, ConfigError
 from bcached.service.log import get_logger, is_journal
 from bcached.service.notify import Notifier
@@ -18,6 +19,9 @@ def tell(error: BaseException) -> None:
         if isinstance(leaf, BcachedError):
             log.critical(str(leaf))
             notifier.failed(str(leaf))
+        elif is_out_of_memory(leaf):
+            log.critical(OUT_OF_MEMORY)
+            notifier.failed(OUT_OF_MEMORY)
         else:
             log.critical("a bug in bcached", exc_info=leaf)
             notifier.failed(f"a bug in bcached: {leaf!r}")
