@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from bcached.errors import BadField
 from bcached.format.bits import BitField
 from bcached.format.checksum import Buffer
-from bcached.format.sizes import MEMBERS_MAX
 from bcached.keys import Key, Pointer
 
 HIGH_BIT = BitField(63, 1)
@@ -206,7 +205,7 @@ def check_node_key(key: Key, bounds: Bounds, where: str) -> None:
 
 def is_available(pointer: Pointer) -> bool:
     """Whether the pointer names a device at all: a placeholder does not."""
-    return pointer.device < MEMBERS_MAX
+    return pointer.device != CHECK_DEVICE
 
 
 def _check_pointers(structure: str, key: Key, bounds: Bounds, where: str) -> None:

@@ -8,12 +8,14 @@ A block behind the last bset may hold leftovers of another node; only the seq te
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from bcached.errors import BadChecksum, BadField, BadMagic
+from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.bkey import WORD_BYTES, pack_keys, parse_keys, pointer_word
 from bcached.format.checksum import Buffer, crc64_seeded, crc64_we
 from bcached.format.magic import BSET
@@ -22,7 +24,7 @@ from bcached.keys import Key
 
 HEADER = struct.Struct("<QQQII")
 assert HEADER.size == 32
-SEQ_OFFSET = 16
+MAGIC_OFFSET, SEQ_OFFSET = 8, 16
 VERSION = 1  # BCACHE_BSET_VERSION
 NAME = "bset"
 
@@ -115,14 +117,48 @@ def read_frames(
         yield frame
         offset += frame.blocks * block_bytes
     _refuse_strays(view, offset, seq, block_bytes, where)
+    _refuse_changed_seqs(view, offset, seq, node_key, set_magic, block_bytes, where)
 
 
 def is_last_bset(raw: Buffer, offset: int, block_bytes: int) -> bool:
-    """Whether no bset follows the one at offset: if its checksum is wrong, it may be a torn append."""
+    """Whether no bset of the node follows the one at offset: if its checksum is wrong, it may be torn.
+
+    How long it says that it is does not count, for that may be what is wrong with it.
+    """
     view = memoryview(raw)
-    _, _, seq, _, words = HEADER.unpack_from(view, offset)
-    end = offset + _round_up(HEADER.size + words * WORD_BYTES, block_bytes)
-    return not any(_seq_at(view, here) == seq for here in range(end, len(view), block_bytes))
+    seq = _seq_at(view, offset)
+    return not any(_seq_at(view, here) == seq for here in range(offset + block_bytes, len(view), block_bytes))
+
+
+def bsets_behind(
+    raw: Buffer, offset: int, node_key: Key, set_magic: int, block_bytes: int
+) -> Iterator[PlacedBset]:
+    """The sound bsets of a node behind one at offset that is not: each begins at a block.
+
+    They have the node's seq. Where the first bset is damaged that may be wrong, too; then most of them tell.
+    """
+    view = memoryview(raw)
+    frames: list[Frame] = []
+    end = offset + block_bytes
+    for here in range(offset + block_bytes, len(view) - HEADER.size + 1, block_bytes):
+        if here < end:
+            continue  # inside of the last one
+        try:
+            frame = _parse_frame(view, here, node_key, set_magic, block_bytes, NAME)
+        except FormatError:
+            continue
+        frames.append(frame)
+        end = here + frame.blocks * block_bytes
+    seqs = Counter(frame.seq for frame in frames)
+    seq = _seq_at(view, 0)
+    if offset == 0 and frames and seq not in seqs:
+        ((seq, _),) = seqs.most_common(1)
+    for frame in frames:
+        if frame.seq == seq:
+            with suppress(BadField):
+                keys = parse_keys(frame.keys, NAME)
+                _check_order(keys, node_key, NAME)
+                yield PlacedBset(frame.offset_bytes, frame.blocks, Bset(seq, keys, frame.version))
 
 
 def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
@@ -176,6 +212,29 @@ def _refuse_strays(view: memoryview, offset: int, seq: int, block_bytes: int, wh
     if strays.size:
         stray = offset + int(strays[0]) * block_bytes
         raise BadField("node", f"{where}, byte {stray}", "no bset behind a gap", f"seq {seq:#x}")
+
+
+def _refuse_changed_seqs(
+    view: memoryview, offset: int, seq: int, node_key: Key, set_magic: int, block_bytes: int, where: str
+) -> None:
+    """A later block would be a bset of this node, too, if its checksum were right with this node's seq.
+
+    A former node's has a checksum of its own, and what a power cut tears has the right seq or is not there.
+    """
+    words = np.frombuffer(view[offset:], dtype="<u8")
+    bsets = np.flatnonzero(words[MAGIC_OFFSET // 8 :: block_bytes // 8] == BSET ^ set_magic)
+    for block in bsets.tolist():
+        here = offset + block * block_bytes
+        csum, _, found, version, count = HEADER.unpack_from(view, here)
+        size_bytes = HEADER.size + count * WORD_BYTES
+        if version > VERSION or here + size_bytes > len(view):
+            continue
+        used = bytearray(view[here + MAGIC_OFFSET : here + size_bytes])
+        used[SEQ_OFFSET - MAGIC_OFFSET : SEQ_OFFSET - MAGIC_OFFSET + 8] = seq.to_bytes(8, "little")
+        if _checksum(used, version, node_key) == csum:
+            raise BadField(
+                NAME, f"{where}, byte {here}, seq", f"{seq:#x}, which its checksum is for", f"{found:#x}"
+            )
 
 
 def _seq_at(view: memoryview, offset: int) -> int:

@@ -9,6 +9,7 @@ An entry takes whole blocks and stands in one bucket; entries follow each other 
 """
 
 import struct
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,13 +127,13 @@ def parse_journal_bucket(
 
 
 def scan_journal_bucket(
-    raw: Buffer, set_magic: int, block_bytes: int, where: str
+    raw: Buffer, set_magic: int, block_bytes: int, where: str, most: int = sys.maxsize
 ) -> tuple[list[PlacedEntry], FormatError | None]:
-    """The same, and what is wrong with what follows the last one; None if they fill the bucket."""
+    """The same, at most so many, and what is wrong with what follows the last one; None if they fill it."""
     view = memoryview(raw)
     placed: list[PlacedEntry] = []
     offset = 0
-    while offset < len(view):
+    while offset < len(view) and len(placed) < most:
         here = f"{where}, byte {offset}"
         try:
             size_bytes = _used_bytes(view[offset:], set_magic, here)

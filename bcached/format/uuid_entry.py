@@ -29,6 +29,7 @@ assert LAYOUT.size == UUID_ENTRY_BYTES
 assert OLD_LAYOUT.size == 64
 UUID_BYTES = 16
 USED_BYTES = 72
+OLD_USED_BYTES = 60
 
 FLASH_ONLY = BitField(0, 1)  # UUID_FLASH_ONLY
 FREE_UUID = UUID(int=0)
@@ -71,11 +72,12 @@ def parse_table(raw: Buffer, version: int = 1, where: str = "uuid table") -> lis
     return [_entry(*fields) for fields in layout.iter_unpack(raw)]
 
 
-def slots_with_leftovers(raw: Buffer) -> list[int]:
-    """The slots of a table in its present form with bytes where nobody writes any but zeros."""
-    slots = np.frombuffer(raw, dtype=np.uint8).reshape(-1, UUID_ENTRY_BYTES)
+def slots_with_leftovers(raw: Buffer, version: int = 1) -> list[int]:
+    """The slots of a table with bytes where nobody writes any but zeros."""
+    layout, used = (OLD_LAYOUT, OLD_USED_BYTES) if version == VERSION_OLD_UUIDS else (LAYOUT, USED_BYTES)
+    slots = np.frombuffer(raw, dtype=np.uint8).reshape(-1, layout.size)
     free = ~slots[:, :UUID_BYTES].any(axis=1)
-    stray = slots[:, USED_BYTES:].any(axis=1) | (free & slots.any(axis=1))
+    stray = slots[:, used:].any(axis=1) | (free & slots.any(axis=1))
     return [int(slot) for slot in np.flatnonzero(stray)]
 
 

@@ -62,6 +62,7 @@ class Census:
         self.uses[: geometry.first_bucket] = Use.RESERVED
         self.uses[geometry.first_bucket : geometry.journal_buckets.stop] = Use.JOURNAL
         self._furthest_behind = np.zeros(count, np.int64)  # of the pointers into a bucket
+        self.gens_known = np.ones(count, np.bool_) if gens_known is None else gens_known.copy()
         self._unknown = None if gens_known is None else ~gens_known
 
     @property
@@ -77,6 +78,12 @@ class Census:
         marks[(self.uses >= Use.JOURNAL) & (self.uses <= Use.BTREE)] = Mark.METADATA
         return marks
 
+    @property
+    def data_sectors(self) -> Numbers:
+        """The sectors of the keys that are not stale, of each bucket of data."""
+        held: Numbers = np.where(self.uses == Use.DATA, self.sectors, 0)
+        return held
+
     def claim(self, bucket: int, use: Use) -> Use:
         """Give a bucket its use; what it was used for before, and still is unless that was FREE."""
         before = Use(int(self.uses[bucket]))
@@ -88,8 +95,9 @@ class Census:
         """Take note of pointers' gens: those ahead raise their buckets' (kernel: bch_initial_mark_key)."""
         if self._unknown is not None:
             self._learn(buckets, gens)
-        ahead = (gens - self.gens[buckets]) & GEN_MASK
-        newer = (ahead > 0) & (ahead < GEN_HALF)
+        # Seen from the gen on disk, so that the order in which pointers are met does not matter.
+        ahead = (gens - self.gens_on_disk[buckets]) & GEN_MASK
+        newer = (ahead < GEN_HALF) & (ahead > (self.gens[buckets] - self.gens_on_disk[buckets]))
         # In the order of their gens the last one wins, which is the newest.
         order = np.argsort(ahead[newer], kind="stable")
         self.gens[buckets[newer][order]] = gens[newer][order].astype(np.uint8)

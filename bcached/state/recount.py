@@ -10,7 +10,6 @@ Kernel: walks the tree twice (bch_initial_mark_key, then gc). Order does not mat
 import numpy as np
 from numpy.typing import NDArray
 
-from bcached.state.bucket_table import BucketTable
 from bcached.state.key_rows import Rows
 
 Numbers = NDArray[np.int64]
@@ -18,17 +17,17 @@ GEN_MASK, GEN_HALF = 255, 128
 
 
 class Recount:
-    """The counts of one member; gens rise in its table, which holds those on disk at the beginning."""
+    """The counts of one member; gens, those on disk at the beginning, rise in the column it is given."""
 
-    def __init__(self, table: BucketTable) -> None:
-        count = table.bucket_count
-        self.table = table
+    def __init__(self, gens: NDArray[np.uint8], gens_on_disk: NDArray[np.uint8]) -> None:
+        count = len(gens)
+        self.gens = gens
         self.sectors = np.zeros(count, np.uint32)
         self.dirty_sectors = np.zeros(count, np.uint32)
         # Whether some node or entry on disk names the bucket with its gen on disk, or one ahead of that.
         self.is_named = np.zeros(count, np.bool_)
         # Those on disk before anything raises them; prios are not written while a set is opened.
-        self._base = table.gens_on_disk_array
+        self._base = gens_on_disk
         self._furthest_behind = np.zeros(count, np.uint8)  # of the pointers into a bucket, seen from its base
         self.overtook_dirty = False  # whether dirty keys that were counted in have become stale since
 
@@ -40,7 +39,7 @@ class Recount:
     def add(self, buckets: Numbers, gens: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> bool:
         """Count some pointers in; whether any of them is dirty and stale already."""
         self.name(buckets, gens)
-        live = self.table.gens_array[buckets] == gens
+        live = self.gens[buckets] == gens
         any_stale_dirty = bool((dirty & ~live).any())
         buckets, sectors, dirty = buckets[live], sectors[live], dirty[live]
         np.add.at(self.sectors, buckets, sectors)
@@ -60,14 +59,19 @@ class Recount:
         self._raise(buckets, gens)
 
     def _raise(self, buckets: Numbers, gens: Numbers) -> None:
-        table = self.table
-        ahead = (gens - table.gens_array[buckets]) & GEN_MASK
-        newer = (ahead > 0) & (ahead < GEN_HALF)
+        # Seen from the gen on disk, so that the order in which pointers are met does not matter.
+        ahead = (gens - self._base[buckets]) & GEN_MASK
+        newer = (ahead < GEN_HALF) & (ahead > (self.gens[buckets] - self._base[buckets]))
         if not newer.any():
             return
         order = np.argsort(ahead[newer], kind="stable")  # the last one of a bucket is the newest
         raised = buckets[newer][order]
-        table.gens_array[raised] = gens[newer][order].astype(np.uint8)
+        self.gens[raised] = gens[newer][order].astype(np.uint8)
         self.overtook_dirty |= bool(self.dirty_sectors[raised].any())
         self.sectors[raised] = 0
         self.dirty_sectors[raised] = 0
+
+    @property
+    def gens_on_disk(self) -> NDArray[np.uint8]:
+        """The gens before anything raised them."""
+        return self._base

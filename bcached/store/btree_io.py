@@ -6,29 +6,34 @@ from functools import partial
 
 from bcached.device.shared_flush import SharedFlush
 from bcached.device.together import together
-from bcached.errors import BadField, FormatError
-from bcached.format.bkey import Bounds, check_extent, check_node_key
+from bcached.errors import FormatError
+from bcached.format.bkey import Bounds, check_node_key
 from bcached.format.bset import pack_words, read_frames
 from bcached.keys import Key
 from bcached.state.btree_node import Interior, Leaf, Node
-from bcached.state.children import Position, position_of, sort_out
-from bcached.state.extents import Extents
+from bcached.state.children import Position, position_of
 from bcached.state.leaf_columns import lay_over
 from bcached.state.node_shape import NodeShape
 from bcached.state.tree_change import Piece
-from bcached.store.btree_needs import NodeBuckets
+from bcached.store.finding import refuse_fatal
 from bcached.store.membership import MemberFound
 from bcached.store.node_reader import NodeFound, read_node
+from bcached.store.node_rules import Gens, MayBeTorn, judge_children, judge_damage, leaf_extents
 from bcached.units import SECTOR_BYTES
 
-MayBeTorn = Callable[[NodeFound], bool]
+Claim = Callable[[NodeFound], object]
+
+
+def _never(_: NodeFound) -> bool:
+    return False
 
 
 class NodeIo:
     """Reads and writes the nodes of one set.
 
     may_be_torn says of a node whose last bset has a wrong checksum whether that can come from an append that
-    a crash cut off: while a set is recovered, if the journal has keys for the range. Else it is damage.
+    a crash cut off: while a set is recovered, if the journal has keys for the range. Else it is damage. claim
+    hears of each node before it is read, and may refuse it.
     """
 
     def __init__(
@@ -36,10 +41,11 @@ class NodeIo:
         members: Sequence[MemberFound],
         shape: NodeShape,
         bounds: Bounds,
-        may_be_torn: MayBeTorn = lambda _: False,
+        may_be_torn: MayBeTorn = _never,
     ) -> None:
         self.shape = shape
         self.may_be_torn = may_be_torn
+        self.claim: Claim = _never
         self.nodes_read = 0
         self.nodes_written = 0
         self.blocks_appended = 0
@@ -51,40 +57,36 @@ class NodeIo:
         self._bounds = bounds
         self._set_magic = members[0].superblock.set_magic
 
-    async def read(
-        self, key: Key, level: int, low: Position, buckets: NodeBuckets, below: Sequence[Key] = ()
-    ) -> Node:
+    async def read(self, key: Key, level: int, low: Position, gens: Gens, below: Sequence[Key] = ()) -> Node:
         """The node that a key names; a leaf lies over the older ones below it, the newest of them first."""
         check_node_key(key, self._bounds, f"btree, level {level}")
-        self.nodes_read += 1
+        layers = [NodeFound(layer, level, low) for layer in (*reversed(below), key)]
+        for layer in layers:
+            self.claim(layer)
+        self.nodes_read += len(layers)
         if level == 0 and not below:
             leaf = await self._read_plain_leaf(key, low)
             if leaf is not None:
                 return leaf
-        found = await read_node(self._members, key, level, low)
-        is_torn = found.is_torn and self.may_be_torn(found)
-        if found.damage is not None and not is_torn:
-            raise found.damage
+        layers = [await self._read_sound(layer) for layer in layers]
+        found = layers[-1]
         last = found.bsets[-1]
         used = last.offset_bytes // self.shape.block_bytes + last.blocks
         # Behind a torn bset nothing can be appended.
-        blocks_used = self.shape.blocks_of(key.sectors) if is_torn else used
+        blocks_used = self.shape.blocks_of(key.sectors) if found.is_torn else used
         seq = last.bset.seq
-        node: Node
         if level:
-            node = self._interior(found, seq, blocks_used, buckets)
-            node.is_torn = is_torn
-        else:
-            older = [await self._read_sound(shadowed, low) for shadowed in reversed(below)]
-            node = self._leaf([*older, found], seq, blocks_used)
-            node.is_torn = is_torn or bool(below)
-        return node
+            node = self._interior(found, seq, blocks_used, gens)
+            node.is_torn = found.is_torn
+            return node
+        leaf = Leaf(key, seq, blocks_used, leaf_extents(layers, self._bounds, refuse_fatal))
+        leaf.is_torn = found.is_torn or bool(below)
+        return leaf
 
-    async def _read_sound(self, key: Key, low: Position) -> NodeFound:
-        """A leaf that another lies over."""
-        found = await read_node(self._members, key, 0, low)
-        if found.damage is not None:
-            raise found.damage
+    async def _read_sound(self, layer: NodeFound) -> NodeFound:
+        """The same with what is on the device; refused if it is damaged."""
+        found = await read_node(self._members, layer.key, layer.level, layer.low)
+        judge_damage(found, self.may_be_torn, refuse_fatal)
         return found
 
     async def _read_plain_leaf(self, key: Key, low: Position) -> Leaf | None:
@@ -143,35 +145,12 @@ class NodeIo:
         await self._flushes[member].flush()
         self.written_bytes += len(raw)
 
-    def _leaf(self, layers: Sequence[NodeFound], seq: int, blocks_used: int) -> Leaf:
-        """A leaf, the last of these, over older ones."""
-        live = Extents(merge_within=self.shape.bucket_sectors)
-        for found in layers:
-            low = found.low
-            for key in found.all_keys():
-                check_extent(key, self._bounds, found.where)
-                if key.sectors and (key.inode, key.offset) < low:
-                    start = (key.inode, key.offset)
-                    raise BadField("extent", f"{found.where}, start", f"at least {low}", start)
-                live.insert(key)
-        return Leaf(layers[-1].key, seq, blocks_used, live)
-
-    def _interior(self, found: NodeFound, seq: int, blocks_used: int, buckets: NodeBuckets) -> Interior:
+    def _interior(self, found: NodeFound, seq: int, blocks_used: int, gens: Gens) -> Interior:
         """An interior node: which children live is known once all keys have raised their buckets' gens."""
-        keys = found.all_keys()
-        for key in keys:
-            check_node_key(key, self._bounds, found.where)
-            for pointer in key.pointers:
-                buckets.raise_gen(pointer)
-        children = sort_out(found.keys_of_newest_first(), buckets.staleness)
-        if children.doubled and found.level > 1:
-            raise BadField("node", f"{found.where}, children", "one at a position", children.doubled[0])
-        last = position_of(children.live[-1]) if children.live else None
-        if last != found.high:
-            raise BadField("node", f"{found.where}, last child", found.high, last)
+        _, children = judge_children(found, self._bounds, gens, refuse_fatal)
         node = Interior(found.key, found.level, seq, blocks_used, list(children.all_live))
         if children.vanished:
             self.vanished.append((node, len(children.vanished)))
         live = set(children.all_live)
-        node.replaced = [key for key in keys if key not in live]
+        node.replaced = [key for key in found.all_keys() if key not in live]
         return node

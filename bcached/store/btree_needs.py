@@ -3,9 +3,10 @@
 from typing import Protocol
 
 from bcached.keys import Key, Pointer
+from bcached.store.node_rules import Gens
 
 
-class NodeBuckets(Protocol):
+class NodeBuckets(Gens, Protocol):
     """Buckets for nodes. All but `wait_for` answer at once."""
 
     def take(self, count: int, growth: int) -> list[Pointer] | None:
@@ -29,12 +30,6 @@ class NodeBuckets(Protocol):
 
     def free(self, pointer: Pointer) -> None:
         """Nothing names the node in the pointer's bucket any more, nor will after any crash."""
-
-    def raise_gen(self, pointer: Pointer) -> None:
-        """Follow a pointer found in a node: it may be ahead of the gen that was on the device."""
-
-    def staleness(self, pointer: Pointer) -> int:
-        """How many gens the pointer is behind its bucket."""
 
 
 class NodeJournal(Protocol):

@@ -1,7 +1,8 @@
 """What is wrong with a device: one finding each, and the place where they are collected.
 
-Reading for a check never stops at damage: whoever reads hands what is wrong to a `Report` and goes on with
-what is left. Somebody who must not go on hands it to a report that raises.
+Reading never stops at damage: the reader hands what is wrong to a `Report` and goes on with what is left.
+A check collects all findings; an opening has a report that raises at the first fatal one (`refuse_fatal`). So
+the two agree: what is fatal to a check is what an opening refuses.
 """
 
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from bcached.errors import BcachedError, DeviceError, FormatError
+from bcached.errors import BcachedError, DeviceError, FormatError, SetRefused
 
 FINDINGS_OF_A_RULE_MAX = 100  # one damage can show in millions of places
 
@@ -33,23 +34,37 @@ class Finding:
     where: str
     problem: str
     lost: str = ""
+    advice: str = ""  # the command that leads on, if there is one
+    cause: BcachedError | None = field(default=None, compare=False)  # what the reader raised, if anything
 
     def __str__(self) -> str:
+        return f"{self.severity.name.lower()}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """All of it but the severity, in one line."""
         lost = f"; lost: {self.lost}" if self.lost else ""
-        return f"{self.severity.name.lower()}: {self.structure} at {self.where}: {self.problem}{lost}"
+        advice = f"; to go on without: {self.advice}" if self.advice else ""
+        return f"{self.structure} at {self.where}: {self.problem}{lost}{advice}"
 
 
 Report = Callable[[Finding], None]
+
+
+def refuse_fatal(finding: Finding) -> None:
+    """The report of an opening: a fatal finding is raised, the others do not keep a set from being opened."""
+    if finding.severity == Severity.FATAL:
+        raise finding.cause or SetRefused(finding.text)
 
 
 def finding_of(error: BcachedError, rule: str, severity: Severity, lost: str = "") -> Finding:
     """What a reader raised, as a finding."""
     if isinstance(error, FormatError):
         problem = f"expected {error.expected}, found {error.found}"
-        return Finding(rule, severity, error.structure, error.where, problem, lost)
+        return Finding(rule, severity, error.structure, error.where, problem, lost, cause=error)
     if isinstance(error, DeviceError):
-        return Finding(rule, severity, "device", error.path, error.reason, lost)
-    return Finding(rule, severity, "set", "its members", str(error), lost)
+        return Finding(rule, severity, "device", error.path, error.reason, lost, cause=error)
+    return Finding(rule, severity, "set", "its members", str(error), lost, cause=error)
 
 
 @dataclass(slots=True)

@@ -13,33 +13,35 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from random import SystemRandom
 
-import numpy as np
-
 from bcached.errors import BadField
-from bcached.format.bkey import Bounds, check_extent
 from bcached.format.jset import JournalEntry
 from bcached.format.sizes import node_sectors
 from bcached.keys import Key, Pointer
 from bcached.state.btree import Tree
 from bcached.state.btree_node import Unwritten, position_at
 from bcached.state.bucket_table import State
-from bcached.state.census import stale_by
+from bcached.state.census import Census
 from bcached.state.extents import Extents
 from bcached.state.index_health import IndexHealth
-from bcached.state.key_rows import KeyRows
 from bcached.state.live_sectors import LiveSectors
 from bcached.state.node_shape import NodeShape
 from bcached.state.recount import Recount
 from bcached.store.btree import Btree
 from bcached.store.btree_io import NodeIo
-from bcached.store.bucket_contents import check_arrival, check_live_sectors, check_recount
+from bcached.store.bucket_contents import BucketContents
 from bcached.store.doubtful_leaves import DoubtfulLeaves
+from bcached.store.finding import refuse_fatal
 from bcached.store.member import Member
 from bcached.store.membership import MemberFound
+from bcached.store.metadata_places import bounds_of
 from bcached.store.node_reader import NodeFound
+from bcached.store.node_rules import claim_bucket
+from bcached.store.replay import lay_over_each_other
+from bcached.store.tree_reader import NodeGens, may_be_torn
 from bcached.units import SECTOR_BYTES
 
 Progress = Callable[[str], None]
+Place = tuple[Pointer, str]  # of metadata, and where it is told
 LEAVES_A_REPORT = 1024
 KEYS_A_REPORT = 65_536
 
@@ -55,24 +57,8 @@ class RecoveredIndex:
     keys_replayed: int = 0
 
 
-class _GensOnly:
+class _GensOnly(NodeGens):
     """What reading nodes needs of buckets; nobody writes any yet."""
-
-    def __init__(self, members: Sequence[Member], recounts: Sequence[Recount]) -> None:
-        self._members = members
-        self._recounts = recounts
-
-    def raise_gen(self, pointer: Pointer) -> None:
-        """Follow a pointer, and remember the gen it names."""
-        self._recounts[pointer.device].name(np.array([self._bucket(pointer)]), np.array([pointer.gen]))
-
-    def staleness(self, pointer: Pointer) -> int:
-        """How many gens the pointer is behind its bucket."""
-        table = self._members[pointer.device].cache.table
-        return stale_by(table.gens[self._bucket(pointer)], pointer.gen)
-
-    def _bucket(self, pointer: Pointer) -> int:
-        return self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
 
     def take(self, count: int, growth: int) -> list[Pointer] | None:
         """Not while a set is opened."""
@@ -112,20 +98,11 @@ def shape_of(members: Sequence[Member]) -> NodeShape:
     return NodeShape(node_sectors(bucket_sectors), superblock.block_sectors * SECTOR_BYTES, bucket_sectors)
 
 
-def bounds_of(members: Sequence[Member]) -> Bounds:
-    """What pointers of a set must lie in."""
-    superblocks = [member.superblock for member in members]
-    return Bounds(
-        bucket_sectors=superblocks[0].bucket_sectors,
-        first_bucket=max(superblock.first_bucket for superblock in superblocks),
-        bucket_counts=tuple(superblock.bucket_count for superblock in superblocks),
-    )
-
-
 def node_io(members: Sequence[Member]) -> NodeIo:
     """What reads and writes the nodes of a set."""
     found = [MemberFound(member.block_device, member.superblock) for member in members]
-    return NodeIo(found, shape_of(members), bounds_of(members))
+    bounds = bounds_of([member.superblock for member in members])
+    return NodeIo(found, shape_of(members), bounds)
 
 
 def live_sectors(members: Sequence[Member]) -> LiveSectors:
@@ -135,43 +112,52 @@ def live_sectors(members: Sequence[Member]) -> LiveSectors:
 
 async def recover_index(
     members: Sequence[Member],
+    censuses: Sequence[Census],
     entries: Sequence[JournalEntry],
+    places: Sequence[Place],
     cache_bytes: int,
     progress: Progress,
     volumes: Container[int],
 ) -> RecoveredIndex:
     """The index that the newest entry names, with the keys of all these entries in it.
 
-    The members' tables hold what prios, journal and uuid table say; afterwards also nodes and live data.
-    volumes are the inodes of those there are.
+    The members' tables hold what prios, journal and uuid table say, which lies at these places; afterwards
+    also nodes and live data. volumes are the inodes of those there are.
     """
     root, level = entries[-1].root, entries[-1].level
     doubtful = DoubtfulLeaves([member.cache for member in members], volumes)
-    bounds = bounds_of(members)
-    recounts = [Recount(member.cache.table) for member in members]
-    replayed = _laid_over(members[0].path, entries, bounds)
-
-    def may_be_torn(node: NodeFound) -> bool:
-        # An interior append that was cut off has not taken effect: the old nodes still count.
-        return node.level > 0 or any(True for _ in replayed.between(node.low, node.high))
-
+    found = [MemberFound(member.block_device, member.superblock) for member in members]
+    recounts = [
+        Recount(member.cache.table.gens_array, member.cache.table.gens_on_disk_array) for member in members
+    ]
+    contents = BucketContents(found, censuses, recounts, refuse_fatal)
+    for pointer, _ in places:
+        contents.name_pointer(pointer)
+    bounds = bounds_of([member.superblock for member in members])
+    replayed = lay_over_each_other(members[0].path, entries, bounds, refuse_fatal)
     io = node_io(members)
-    io.may_be_torn = may_be_torn
-    nobody = _GensOnly(members, recounts)
+    io.may_be_torn = lambda node: may_be_torn(node, replayed.extents)
+    all_places = list(places)
+
+    def claim(node: NodeFound) -> None:
+        claim_bucket(found, censuses, node, refuse_fatal)
+        all_places.append((node.key.pointers[0], node.where))
+
+    io.claim = claim
+    nobody = _GensOnly(contents)
     reader = await Btree.open(root, level, io, nobody, nobody, SystemRandom(), cache_bytes)
-    await _count_leaves(reader, recounts, doubtful, members[0].cache.geometry.bucket_sectors, progress)
-    io.may_be_torn = lambda _: False
-    _name_journal_keys(entries, bounds, recounts)
+    await _count_leaves(reader, contents, doubtful, progress)
+    io.may_be_torn = io.claim = lambda _: False
+    contents.judge(replayed.keys, all_places)
     _place_nodes(members, reader.tree)
     for member, recount in zip(members, recounts, strict=True):
-        check_recount(member, recount)
         _fill_counts(member, recount)
     index = RecoveredIndex(reader.tree, io, live_sectors(members), IndexHealth())
-    await _replay(index, reader, members, entries, doubtful, progress)
+    await _replay(index, reader, entries, doubtful, progress)
     doubtful.are_all |= any(recount.overtook_dirty for recount in recounts)
     index.health = IndexHealth(await doubtful.count(reader), io.vanished)
-    for member in members:
-        check_live_sectors(member)
+    for device, member in enumerate(members):
+        contents.judge_sectors(device, member.cache.table.sectors_array)
         if not index.live.cleaned_seq:  # else leaves on the device still name what was dirty
             member.cache.emptying_durable(entries[-1].seq)
         for _ in member.cache.table.recount_distances():
@@ -179,50 +165,14 @@ async def recover_index(
     return index
 
 
-def _laid_over(path: str, entries: Sequence[JournalEntry], bounds: Bounds) -> Extents:
-    """Check the keys of the journal; where they lie, laid over each other."""
-    replayed = Extents(keep_deletions=True)
-    for entry in entries:
-        for number, key in enumerate(entry.keys):
-            check_extent(key, bounds, f"{path} journal entry {entry.seq}, key {number}")
-            replayed.insert(key)
-    return replayed
-
-
-def _name_journal_keys(entries: Sequence[JournalEntry], bounds: Bounds, recounts: Sequence[Recount]) -> None:
-    """Let the gens of the journal's keys count.
-
-    Not before all nodes are read (kernel: bch_journal_mark): a child that only such a key makes stale was not
-    replaced, and must not be passed over.
-    """
-    rows = KeyRows()
-    for entry in entries:
-        for key in entry.keys:
-            if key.sectors and key.pointers:
-                rows.add_key(key)
-    for chunk in rows.chunks():
-        for device, recount in enumerate(recounts):
-            of_member = chunk.where(chunk.devices == device)
-            recount.name(of_member.places // bounds.bucket_sectors, of_member.gens)
-
-
 async def _count_leaves(
-    reader: Btree,
-    recounts: Sequence[Recount],
-    doubtful: DoubtfulLeaves,
-    bucket_sectors: int,
-    progress: Progress,
+    reader: Btree, contents: BucketContents, doubtful: DoubtfulLeaves, progress: Progress
 ) -> None:
     leaves = 0
     async for leaf in reader.leaves():
         doubtful.see_inodes(leaf)
-        rows = KeyRows()
-        rows.add(leaf.live)
-        for chunk in rows.chunks():
-            for device, recount in enumerate(recounts):
-                of_member = chunk if len(recounts) == 1 else chunk.where(chunk.devices == device)
-                if recount.add_rows(of_member, bucket_sectors):
-                    doubtful.bounds.add(leaf.bound)
+        if contents.count_leaf(leaf.live):
+            doubtful.bounds.add(leaf.bound)
         leaves += 1
         if leaves % LEAVES_A_REPORT == 0:
             progress(f"recovering: {leaves} leaves of the index read")
@@ -261,14 +211,13 @@ def _fill_counts(member: Member, recount: Recount) -> None:
 async def _replay(
     index: RecoveredIndex,
     reader: Btree,
-    members: Sequence[Member],
     entries: Sequence[JournalEntry],
     doubtful: DoubtfulLeaves,
     progress: Progress,
 ) -> None:
     """Lay the journal's keys over the leaves, of which no more stay than there is memory for."""
     tree, newest_seq = index.tree, entries[-1].seq
-    changes = await _by_leaf(index, members, entries, doubtful, progress)
+    changes = await _by_leaf(index, entries, doubtful, progress)
     for bound in sorted(changes):
         leaf = await reader.leaf_at(*position_at(bound - 1))
         index.live.went(tree.lay_over(leaf, changes.pop(bound)), newest_seq)
@@ -277,11 +226,7 @@ async def _replay(
 
 
 async def _by_leaf(
-    index: RecoveredIndex,
-    members: Sequence[Member],
-    entries: Sequence[JournalEntry],
-    doubtful: DoubtfulLeaves,
-    progress: Progress,
+    index: RecoveredIndex, entries: Sequence[JournalEntry], doubtful: DoubtfulLeaves, progress: Progress
 ) -> dict[int, Unwritten]:
     """The journal's keys, laid over each other in their order and counted, by the bound of their leaf."""
     tree, live = index.tree, index.live
@@ -296,7 +241,6 @@ async def _by_leaf(
                     tree.pins.pin(entry.seq)
                 changes[bound].newest_seq = entry.seq
                 live.went(changes[bound].extents.insert(part), entry.seq)
-                check_arrival(members, part)
                 doubtful.see_key(bound, part)
                 live.came(part)
             index.keys_replayed += 1

@@ -1,25 +1,41 @@
-"""Reading the journal back: all members' rings, the newest entry, and those still needed with it.
+"""Reading the journal back: every member's ring, as far as it can hold an entry that matters.
 
 Each bucket's beginning is read first, since an entry whose bucket does not begin with one is never looked
-for; then, whole, the buckets that can hold an entry that matters. Members may differ by the entries that
-were being written when the power went: the union counts.
-
-The kernel discards a journal bucket as soon as nothing in it is needed any more, and before the entry that
-says so is written: on a device that discards, the oldest entries that the newest asks for may be gone without
-a trace, and nothing is lost by it.
+for; then, whole, the buckets that can hold an entry that is needed, and those that could hide one newer than
+the newest: where something stands that is no entry, and the bucket that comes next in the ring. An opening
+goes by these; a check reads the others, too, when it has its verdict from the same ones (journal_check.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import SetRefused
-from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, parse_journal_bucket, trace_entries
-from bcached.format.superblock import Superblock
+from bcached.errors import FormatError
+from bcached.format.jset import (
+    JSET_BYTES_MAX,
+    JournalEntry,
+    PlacedEntry,
+    claimed_seq,
+    scan_journal_bucket,
+    trace_entries,
+)
+from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
 
-SEQ_MAX = (1 << 63) - 1  # a thousand entries a second for three hundred million years
+
+@dataclass(frozen=True, slots=True)
+class BucketFound:
+    """One journal bucket of one member, read whole."""
+
+    member: int
+    index: int  # in the ring
+    bucket: int
+    where: str
+    entries: list[PlacedEntry]  # in one lap of the ring: what is left of the one before is not among them
+    traces: list[tuple[int, int]]  # (byte, seq) of all that looks like an entry
+    end: FormatError | None  # why there are no more
+    next_byte: int  # where the next entry would begin
+    next_seq: int  # what stands where its seq would
 
 
 @dataclass(slots=True)
@@ -33,125 +49,108 @@ class RingFound:
 
 @dataclass(slots=True)
 class JournalFound:
-    """The entries that count, oldest first, and each member's ring."""
+    """What was read of all members: their rings, the buckets that count, and the entries to be replayed."""
 
-    entries: list[JournalEntry]
-    rings: list[RingFound]
+    rings: list[RingFound] = field(default_factory=list)
+    buckets: list[BucketFound] = field(default_factory=list)
+    others: list[BucketFound] = field(default_factory=list)  # that hold nothing that counts
+    entries: list[JournalEntry] = field(default_factory=list)  # oldest first
 
     @property
     def newest(self) -> JournalEntry:
         """The entry that tells where all metadata is."""
         return self.entries[-1]
 
-
-async def read_journal(members: list[tuple[BlockDevice, Superblock]]) -> JournalFound:
-    """All that the members' journals hold; SetRefused if there is nothing, or an entry is missing."""
-    entries: dict[int, JournalEntry] = {}
-    contradicted: dict[int, str] = {}  # by seq: where there is another entry of that number
-    rings = []
-    for device, superblock in members:
-        rings.append(await _read_ring(device, superblock, entries, contradicted))
-    path = members[0][0].path
-    if not entries:
-        raise SetRefused(f"{path}: no journal entries found, though the superblock says there is a journal")
-    newest = entries[max(entries)]
-    if newest.seq > SEQ_MAX:
-        raise SetRefused(
-            f"{path}: journal entry {newest.seq} is beyond {SEQ_MAX}, and there must be a next one"
-        )
-    for seq in sorted(contradicted):
-        if seq >= newest.last_seq:
-            where = contradicted[seq]
-            raise SetRefused(f"{where}: entry {seq} is not the one on another member, or in another bucket")
-    for (device, _), ring in zip(members, rings, strict=True):
-        if not is_in_ring_order(ring.newest_seqs, newest.last_seq):
-            raise SetRefused(
-                f"{device.path} journal: expected its buckets in the order of a ring, "
-                f"found them to end with entries {ring.newest_seqs}"
-            )
-    needed = [entries[seq] for seq in sorted(entries) if seq >= newest.last_seq]
-    in_front = range(newest.last_seq, needed[0].seq)
-    discarded = bool(in_front) and await _are_discarded(members, in_front)
-    _refuse_gaps(path, newest, needed, needed[0].seq if discarded else newest.last_seq)
-    return JournalFound(needed, rings)
+    def placed(self) -> Iterator[tuple[BucketFound, PlacedEntry]]:
+        """Every entry of every member and where it is, in the order of the devices."""
+        for bucket in sorted([*self.buckets, *self.others], key=_place_of):
+            for placed in bucket.entries:
+                yield bucket, placed
 
 
-async def _are_discarded(members: list[tuple[BlockDevice, Superblock]], seqs: range) -> bool:
-    """Whether entries that are missing may have been discarded: one that is damaged leaves a trace."""
-    for device, superblock in members:
-        if not superblock.discard:
-            return False
-        bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
-        block_bytes = superblock.block_sectors * SECTOR_BYTES
-        for bucket in superblock.journal_buckets:
-            raw = await device.read(bucket * bucket_bytes, bucket_bytes)
-            if any(seq in seqs for _, seq in trace_entries(raw, superblock.set_magic, block_bytes)):
-                return False
-    return True
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The beginning of a bucket: the seq of its first entry, or whether anything else is there."""
+
+    first_seq: int
+    is_blank: bool
 
 
-def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
-    """Whether the buckets that are still needed were filled one after the other, round the ring.
-
-    Else one of them may stand right behind the newest, and there is no room for the entry that would free it.
-    """
-    behind = newest_seqs.index(max(newest_seqs)) + 1
-    lap = [*newest_seqs[behind:], *newest_seqs[:behind]]
-    needed = [seq for seq in lap if seq and seq >= oldest_needed]
-    return all(before < after for before, after in pairwise(needed))
-
-
-def _refuse_gaps(path: str, newest: JournalEntry, needed: list[JournalEntry], expected: int) -> None:
-    """Refuse what is not all of the entries from the expected one on.
-
-    What the newest entry says is needed may be any number: go by the entries there are.
-    """
-    for entry in needed:
-        if entry.seq != expected:
-            raise SetRefused(
-                f"{path}: journal entries {expected} to {entry.seq - 1} are missing "
-                f"of {newest.last_seq} to {newest.seq}"
-            )
-        expected += 1
+async def read_ring(member: MemberFound, number: int) -> tuple[RingFound, list[BucketFound]]:
+    """A member's ring and the buckets of it that count."""
+    count = len(member.superblock.journal_buckets)
+    starts = [await _read_start(member, index) for index in range(count)]
+    ring = RingFound([start.first_seq for start in starts])
+    found = await _read_needed(member, number, starts, ring)
+    # What is hidden here would be newer than the newest; behind a bucket that is blank there is no more.
+    upcoming = (ring.index + 1) % count
+    for index, start in enumerate(starts):
+        if not start.first_seq and (not start.is_blank or index == upcoming):
+            found.append(await read_bucket(member, number, index))
+    return ring, found
 
 
-async def _read_ring(
-    device: BlockDevice,
-    superblock: Superblock,
-    entries: dict[int, JournalEntry],
-    contradicted: dict[int, str],
-) -> RingFound:
-    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
-    first_seqs = []
-    for bucket in superblock.journal_buckets:
-        where = f"{device.path} journal bucket {bucket}"
-        raw = await device.read(bucket * bucket_bytes, min(bucket_bytes, JSET_BYTES_MAX))
-        found = parse_journal_bucket(raw, superblock.set_magic, block_bytes, where)
-        first_seqs.append(found[0].entry.seq if found else 0)
-    ring = RingFound(list(first_seqs))
+async def _read_needed(
+    member: MemberFound, number: int, starts: Sequence[_Start], ring: RingFound
+) -> list[BucketFound]:
+    """The buckets that can hold entries which the newest needs, and the newest itself."""
+    found = []
     newest = oldest_needed = complete_from = 0
     # Newest bucket first: what it says is needed tells how far back to read.
-    for index in sorted(range(len(first_seqs)), key=lambda index: -first_seqs[index]):
-        first = first_seqs[index]
-        if not first:
-            continue
-        if first < complete_from:
+    for index in sorted(range(len(starts)), key=lambda index: -starts[index].first_seq):
+        first = starts[index].first_seq
+        if not first or first < complete_from:
             break
-        bucket = superblock.journal_buckets[index]
-        where = f"{device.path} journal bucket {bucket}"
-        raw = await device.read(bucket * bucket_bytes, bucket_bytes)
-        previous = 0
-        for placed in parse_journal_bucket(raw, superblock.set_magic, block_bytes, where):
-            if placed.entry.seq <= previous:
-                break  # left over from the ring's round before
-            previous = placed.entry.seq
-            if entries.setdefault(previous, placed.entry) != placed.entry:
-                contradicted.setdefault(previous, where)
-            ring.newest_seqs[index] = previous
-            if previous > newest:
-                newest, oldest_needed = previous, placed.entry.last_seq
-                ring.index, ring.behind_byte = index, placed.offset_bytes + placed.blocks * block_bytes
+        bucket = await read_bucket(member, number, index)
+        found.append(bucket)
+        if not bucket.entries:
+            continue  # it changed since its beginning was read
+        last = bucket.entries[-1]
+        ring.newest_seqs[index] = last.entry.seq
+        if last.entry.seq > newest:
+            newest, oldest_needed = last.entry.seq, last.entry.last_seq
+            ring.index, ring.behind_byte = index, bucket.next_byte
         if first <= oldest_needed:
             complete_from = first  # only a bucket that begins alike, which is wrong, is still to be looked at
-    return ring
+    return found
+
+
+async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFound:
+    """A whole bucket."""
+    superblock, block_bytes = member.superblock, _block_bytes(member)
+    bucket = superblock.journal_buckets[index]
+    where = f"{member.path} journal bucket {bucket}"
+    raw = await _read(member.block_device, member, bucket, whole=True)
+    placed, end = scan_journal_bucket(raw, superblock.set_magic, block_bytes, where)
+    lap = 1
+    while lap < len(placed) and placed[lap].entry.seq > placed[lap - 1].entry.seq:
+        lap += 1
+    if lap < len(placed):
+        placed, end = placed[:lap], None
+    behind = placed[-1].offset_bytes + placed[-1].blocks * block_bytes if placed else 0
+    next_seq = claimed_seq(raw, behind) if behind < len(raw) else 0
+    traces = trace_entries(raw, superblock.set_magic, block_bytes)
+    return BucketFound(number, index, bucket, where, placed, traces, end, behind, next_seq)
+
+
+async def _read_start(member: MemberFound, index: int) -> _Start:
+    superblock = member.superblock
+    bucket = superblock.journal_buckets[index]
+    raw = await _read(member.block_device, member, bucket, whole=False)
+    where = f"{member.path} journal bucket {bucket}"
+    found, _ = scan_journal_bucket(raw, superblock.set_magic, _block_bytes(member), where, most=1)
+    return _Start(found[0].entry.seq if found else 0, not any(raw))
+
+
+async def _read(device: BlockDevice, member: MemberFound, bucket: int, *, whole: bool) -> bytes:
+    bucket_bytes = member.superblock.bucket_sectors * SECTOR_BYTES
+    length = bucket_bytes if whole else min(bucket_bytes, JSET_BYTES_MAX)
+    return await device.read(bucket * bucket_bytes, length)
+
+
+def _block_bytes(member: MemberFound) -> int:
+    return member.superblock.block_sectors * SECTOR_BYTES
+
+
+def _place_of(bucket: BucketFound) -> tuple[int, int]:
+    return bucket.member, bucket.index

@@ -1,7 +1,8 @@
-"""The keys of a whole index, once all have cut what they overlap: which are live, and what cannot be.
+"""The keys of a whole index, once all have cut what they overlap: which are live, and which are wrong.
 
-A pointer ahead of its bucket's gen on disk raises it, so all are looked at once for the gens and once more to
-be judged.
+What keeps a set from being opened is not judged here, but by the rules that an opening has, too
+(bucket_contents.py). A pointer ahead of its bucket's gen on disk raises it, so all are looked at once for the
+gens and once more to be judged.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.format.uuid_entry import UuidEntry
-from bcached.keys import Key, Pointer
+from bcached.keys import Key
 from bcached.state.census import Census, Use
-from bcached.state.geometry import GEN_DISTANCE_MAX
 from bcached.state.key_rows import KeyRows, Rows
 from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Finding, Report, Severity
 from bcached.store.membership import MemberFound
@@ -80,27 +80,6 @@ class KeyCheck:
         for rows in chain(self._rows.chunks(), self._bygone.chunks(), self._node_keys.chunks()):
             for census, _, of_member in self._by_member(rows):
                 census.raise_gens(_buckets(census, of_member), of_member.gens)
-        for census, member in zip(self._censuses, self._members, strict=True):
-            for bucket in np.flatnonzero(census.ahead_of_disk() > GEN_DISTANCE_MAX).tolist():
-                gen, on_disk = int(census.gens[bucket]), int(census.gens_on_disk[bucket])
-                problem = (
-                    f"a pointer has gen {gen}, more than {GEN_DISTANCE_MAX} ahead of the {on_disk} on disk"
-                )
-                where = f"{member.path} bucket {bucket}"
-                self._report(Finding("gen-ahead", Severity.FATAL, "bucket", where, problem))
-
-    def check_places(self, places: Sequence[tuple[Pointer, str]]) -> None:
-        """No metadata may lie in a bucket whose gen has moved on."""
-        for pointer, where in places:
-            census = self._censuses[pointer.device]
-            bucket = census.geometry.bucket_of(pointer.sector)
-            behind = int(census.stale_by(np.array([bucket]), np.array([pointer.gen]))[0])
-            if behind:
-                problem = (
-                    f"its pointer has gen {pointer.gen}, and bucket {bucket} has gen {census.gens[bucket]}"
-                )
-                lost = "what is in it, once the bucket is used again"
-                self._report(Finding("pointer-stale", Severity.FATAL, "node key", where, problem, lost))
 
     def judge(self) -> KeyTotals:
         """Count everything, and report the keys that cannot be."""
@@ -114,26 +93,23 @@ class KeyCheck:
                 census.count(buckets, behind, of_member.sectors, of_member.dirty)
                 live[chosen] = behind == 0
                 self._report_stale(of_member, behind)
-                self._report_classes(census, of_member, buckets, behind == 0)
+                free = buckets[(behind == 0) & (census.uses[buckets] == Use.FREE)]
+                census.uses[free] = Use.DATA
                 device = int(of_member.devices[0])
                 extents[device].append(_packed_extents(of_member.where(behind == 0)))
             _add_up(totals, rows.where(live))
-        self._judge_bygone()
+        self._remember_bygone()
         for device, packed in enumerate(extents):
             self._report_overlaps(device, packed)
-            self._report_crowded(device)
         return totals
 
-    def _judge_bygone(self) -> None:
+    def _remember_bygone(self) -> None:
         for keys in (self._bygone, self._node_keys):
             for rows in keys.chunks():
                 for census, _, of_member in self._by_member(rows):
                     buckets = _buckets(census, of_member)
                     behind = census.stale_by(buckets, of_member.gens)
                     census.remember(buckets, behind)
-                    self._report_too_stale(of_member, behind)
-                    if keys is self._bygone:
-                        self._report_metadata(census, of_member, buckets, behind == 0)
 
     def _by_member(self, rows: Rows) -> Iterator[tuple[Census, NDArray[np.bool_], Rows]]:
         """The rows that point to each member; placeholders point to none."""
@@ -149,31 +125,6 @@ class KeyCheck:
             self._report(
                 Finding("key-stale-dirty", Severity.DAMAGE, STRUCTURE, self._where(key), problem, lost)
             )
-        self._report_too_stale(rows, behind)
-
-    def _report_too_stale(self, rows: Rows, behind: NDArray[np.int64]) -> None:
-        too_stale = behind > GEN_DISTANCE_MAX
-        for key, gens in zip(rows.where(too_stale), behind[too_stale].tolist(), strict=True):
-            problem = f"the key is {gens} gens behind its bucket: expected at most {GEN_DISTANCE_MAX}"
-            self._report(Finding("key-too-stale", Severity.FATAL, STRUCTURE, self._where(key), problem))
-
-    def _report_classes(
-        self, census: Census, rows: Rows, buckets: NDArray[np.int64], live: NDArray[np.bool_]
-    ) -> None:
-        """No live data in a bucket of metadata; what it is in is used for data."""
-        self._report_metadata(census, rows, buckets, live)
-        free = buckets[live & (census.uses[buckets] == Use.FREE)]
-        census.uses[free] = Use.DATA
-
-    def _report_metadata(
-        self, census: Census, rows: Rows, buckets: NDArray[np.int64], live: NDArray[np.bool_]
-    ) -> None:
-        uses = census.uses[buckets]
-        taken = live & (uses != Use.FREE) & (uses != Use.DATA)
-        for key, use in zip(rows.where(taken), uses[taken].tolist(), strict=True):
-            problem = f"expected a bucket of data, found one used for {Use(use).name.lower()}"
-            lost = f"{key.sectors} sectors"
-            self._report(Finding("bucket-shared", Severity.FATAL, STRUCTURE, self._where(key), problem, lost))
 
     def _report_overlaps(self, device: int, packed: list[NDArray[np.int64]]) -> None:
         """No two live keys may share a sector of the device."""
@@ -196,15 +147,6 @@ class KeyCheck:
             problem = f"more than one live key has these sectors: {told}"
             where = f"{path} sector {place}"
             self._report(Finding("key-overlap", Severity.DAMAGE, STRUCTURE, where, problem, lost))
-
-    def _report_crowded(self, device: int) -> None:
-        """More in a bucket than fits: an overlap that the counts alone show, and an opening refuses."""
-        census = self._censuses[device]
-        most = census.geometry.bucket_sectors
-        for bucket in np.flatnonzero((census.uses == Use.DATA) & (census.sectors > most)).tolist():
-            problem = f"expected keys for at most {most} sectors, found some for {census.sectors[bucket]}"
-            where = f"{self._members[device].path} bucket {bucket}"
-            self._report(Finding("bucket-crowded", Severity.FATAL, "bucket", where, problem))
 
     def _keys_at(self, device: int, place: int) -> Iterator[Key]:
         for rows in self._rows.chunks():

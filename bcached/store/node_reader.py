@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bcached.errors import BadChecksum, BcachedError
-from bcached.format.bset import PlacedBset, claimed_keys, is_last_bset, read_bsets
+from bcached.format.bset import PlacedBset, bsets_behind, claimed_keys, is_last_bset, read_bsets
 from bcached.keys import Key
 from bcached.state.children import START, Position, position_of
 from bcached.store.membership import MemberFound
@@ -27,6 +27,7 @@ class NodeFound:
     damage: BcachedError | None = None
     is_torn: bool = False  # the damage is an append that may have been cut off
     claimed: tuple[Key, ...] = ()  # keys that the bset with the wrong checksum seems to hold
+    behind: list[PlacedBset] = field(default_factory=list)  # sound ones behind what is damaged
 
     @property
     def high(self) -> Position:
@@ -68,5 +69,7 @@ async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: P
         node.damage = error
         if isinstance(error, BadChecksum):
             node.is_torn = bool(node.bsets) and is_last_bset(raw, offset, block_bytes)
-            node.claimed = claimed_keys(raw, offset)
+        if not node.is_torn:
+            node.behind = list(bsets_behind(raw, offset, key, superblock.set_magic, block_bytes))
+        node.claimed = claimed_keys(raw, offset)
     return node

@@ -5,7 +5,7 @@ its head. The writes themselves need no flush: the journal's flush covers them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +31,16 @@ class PrioChain:
     prios: npt.NDArray[np.uint16]
     gens: npt.NDArray[np.uint8]
 
+    @classmethod
+    def of(cls, placed: Sequence[tuple[int, PrioSet]], bucket_count: int) -> "PrioChain":
+        """A whole chain, each set with its bucket."""
+        return cls(
+            [bucket for bucket, _ in placed],
+            placed[0][1].seq,
+            np.concatenate([prio_set.prios for _, prio_set in placed])[:bucket_count],
+            np.concatenate([prio_set.gens for _, prio_set in placed])[:bucket_count],
+        )
+
 
 async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_magic: int) -> PrioChain:
     """Follow a chain from its head, exactly as long as it must be; FormatError if any of it is not right.
@@ -38,13 +48,7 @@ async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_mag
     The last set's next_bucket means nothing (the kernel leaves the head of the chain before in it).
     """
     placed = [found async for found in follow_chain(device, geometry, head, set_magic)]
-    sets = [prio_set for _, prio_set in placed]
-    return PrioChain(
-        [bucket for bucket, _ in placed],
-        sets[0].seq,
-        np.concatenate([prios.prios for prios in sets])[: geometry.bucket_count],
-        np.concatenate([gens.gens for gens in sets])[: geometry.bucket_count],
-    )
+    return PrioChain.of(placed, geometry.bucket_count)
 
 
 async def follow_chain(

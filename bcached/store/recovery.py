@@ -102,7 +102,10 @@ async def recover(
     place_metadata(members, newest.uuid_bucket, State.UUID)
     uuid_table = UuidTable(members[0].cache.geometry, contents.uuids)
     volumes = {volume.inode for volume in uuid_table.volumes()}
-    index = await recover_index(members, contents.journal.entries, index_bytes, progress, volumes)
+    table = (newest.uuid_bucket.pointers[0], f"{members[0].path} journal entry {newest.seq}, uuid_bucket")
+    index = await recover_index(
+        members, contents.censuses, contents.journal.entries, [table], index_bytes, progress, volumes
+    )
     journal.oldest_needed = lambda: index.tree.pins.oldest
     for opened in members:
         opened.cache.reserves.fit_tree(newest.level)

@@ -15,17 +15,19 @@ RULE = "superblock"
 COPY_RULE = "superblock-copy"
 
 
-async def find_superblock(device: BlockDevice, report: Report) -> Superblock | None:
-    """The superblock that opening the device would go by; None if there is none."""
+async def find_superblock(device: BlockDevice, report: Report, *, thorough: bool = True) -> Superblock | None:
+    """The superblock that opening the device goes by; None if there is none. thorough: and its copy."""
     try:
         found = await read_superblock(device)
     except BackingDevice as error:
         problem = f"is {error.what}, not a cache device; its cache device is what can be checked"
-        report(Finding(RULE, Severity.FATAL, "device", device.path, problem))
+        report(Finding(RULE, Severity.FATAL, "device", device.path, problem, cause=error))
         return None
     except BcachedError as error:
         report(finding_of(error, RULE, Severity.FATAL, "everything on the device, until it is put right"))
         return None
+    if not thorough:
+        return found
     try:
         own = await _read_at(device, SUPERBLOCK_SECTOR)
     except BcachedError as error:

@@ -1,4 +1,8 @@
-"""The uuid table of a set that may be damaged. It has no checksum, so its form must tell."""
+"""The uuid table of a set. It has no checksum, so its form must tell whether it is one.
+
+Read strictly, since what is taken for it may be a client's bytes: the bucket that an older journal entry
+names may have been given to data since. What neither we nor the kernel ever write is refused.
+"""
 
 from collections.abc import Sequence
 
@@ -12,6 +16,7 @@ from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
 
 STRUCTURE = "uuid table"
+VOLUME_SECTORS_MAX = (1 << 63) - 1
 
 
 async def read_volumes(
@@ -35,10 +40,11 @@ async def read_volumes(
     if len(entries) != slots:
         problem = f"expected {slots} slots, found {len(entries)}"
         report(Finding("volume-table", Severity.FATAL, STRUCTURE, where, problem, "all volumes"))
-    if newest.version != VERSION_OLD_UUIDS:
-        for slot in slots_with_leftovers(raw):
-            problem = "bytes that are always zero are not: the slot is damaged"
-            report(Finding("volume-slot", Severity.DAMAGE, STRUCTURE, f"{where}, slot {slot}", problem))
+    for slot in slots_with_leftovers(raw, newest.version):
+        problem = (
+            "expected zeros where nothing else is ever written, found other bytes: this is no uuid table"
+        )
+        report(Finding("volume-slot", Severity.FATAL, STRUCTURE, f"{where}, slot {slot}", problem))
     _check_entries(entries, where, report)
     return entries
 
@@ -46,14 +52,35 @@ async def read_volumes(
 def _check_entries(entries: Sequence[UuidEntry | None], where: str, report: Report) -> None:
     seen: dict[object, int] = {}
     for slot, entry in enumerate(entries):
-        if entry is None or entry.is_burnt:
+        if entry is None:
             continue
         here = f"{where}, slot {slot} ({printable_label(entry.label) or entry.uuid})"
+        _check_fields(entry, here, report)
+        if entry.is_burnt:
+            continue
         if entry.uuid in seen:
             problem = f"its uuid {entry.uuid} is that of slot {seen[entry.uuid]} too"
-            report(Finding("volume-doubled", Severity.DAMAGE, STRUCTURE, here, problem))
+            report(Finding("volume-doubled", Severity.FATAL, STRUCTURE, here, problem))
         seen.setdefault(entry.uuid, slot)
-        if entry.flash_only != (entry.sectors > 0):
-            kind = "flash-only" if entry.flash_only else "not flash-only"
-            problem = f"the volume is {kind} and has {entry.sectors} sectors"
-            report(Finding("volume-size", Severity.DAMAGE, STRUCTURE, here, problem))
+
+
+def _check_fields(entry: UuidEntry, here: str, report: Report) -> None:
+    """What each field may be, given the others."""
+    if entry.other_flags:
+        problem = f"expected no flag but flash-only, found {entry.other_flags:#x} as well"
+        report(Finding("volume-flags", Severity.FATAL, STRUCTURE, here, problem))
+    if entry.is_burnt:
+        return  # kernel: leaves the size of a flash-only volume behind
+    if entry.invalidated:
+        # Kernel: sets it only together with the uuid that says the volume was given up.
+        problem = f"expected no time at which it was given up, found {entry.invalidated}"
+        report(Finding("volume-times", Severity.FATAL, STRUCTURE, here, problem))
+    if entry.sectors and not entry.flash_only:
+        problem = f"the volume is not flash-only and has {entry.sectors} sectors"
+        report(Finding("volume-size", Severity.FATAL, STRUCTURE, here, problem))
+    elif entry.flash_only and not entry.sectors:
+        problem = "the volume is flash-only and has no sectors"  # kernel: makes one when asked to
+        report(Finding("volume-size", Severity.NOTE, STRUCTURE, here, problem))
+    elif entry.sectors > VOLUME_SECTORS_MAX:
+        problem = f"expected at most {VOLUME_SECTORS_MAX} sectors, found {entry.sectors}"
+        report(Finding("volume-size", Severity.FATAL, STRUCTURE, here, problem))

@@ -23,8 +23,10 @@ from bcached.state.btree_node import Interior, Leaf
 from bcached.state.census import Census, stale_by
 from bcached.state.extents import Extents
 from bcached.state.node_shape import NodeShape
+from bcached.state.recount import Recount
 from bcached.store.btree import Btree
 from bcached.store.btree_io import MayBeTorn, NodeIo
+from bcached.store.bucket_contents import BucketContents
 from bcached.store.finding import Finding, Severity
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound
@@ -423,7 +425,9 @@ async def read_image(
     on_top = Extents(keep_deletions=True)
     for key in replayed:
         on_top.insert(key)
-    reader = TreeReader([member], [census], bounds_of(superblock), on_top, worse.append)
+    recount = Recount(moment.gens.copy(), moment.gens.copy())
+    contents = BucketContents([member], [census], [recount], worse.append)
+    reader = TreeReader(contents, bounds_of(superblock), on_top, worse.append)
     pointer = moment.root.pointers[0]
     census.raise_gens(np.array([pointer.sector // superblock.bucket_sectors]), np.array([pointer.gen]))
     async for _ in reader.nodes(moment.root, moment.level):
@@ -438,7 +442,7 @@ async def read_image(
                 assert numbers.setdefault(place, number) == number, f"{place} twice"
                 before = model[place][1] if place in model else ()
                 model[place] = (key.dirty, (*before, (pointer.device, pointer.sector + step, pointer.gen)))
-    return model, reader.torn_nodes
+    return model, sum(finding.rule == "node-torn" for finding in worse)
 
 
 def _bytes_of(image: bytes, key: Key) -> bytes:

@@ -18,10 +18,13 @@ from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
 from bcached.state.cache import Cache
 from bcached.state.seq_pins import SeqPins
+from bcached.store.finding import refuse_fatal
 from bcached.store.journal import Journal
-from bcached.store.journal_reader import JournalFound, read_journal
+from bcached.store.journal_check import read_journal
+from bcached.store.journal_reader import JournalFound
 from bcached.store.journal_ring import JournalRing
 from bcached.store.member import Member, geometry_of
+from bcached.store.membership import MemberFound
 from instruments.durability_log import DurabilityLog
 from instruments.format_samples import ENTRY, SUPERBLOCK
 from instruments.latent_device import LatentDevice
@@ -131,7 +134,7 @@ class JournalStory:
             self.random, rings, bucket_sectors, block_sectors, leaves=len(self.leaves), images=images
         )
         devices = [member.block_device for member in story.members]
-        found = await read_journal(list(zip(devices, self.superblocks, strict=True)))
+        found = await read_journal(list(map(MemberFound, devices, self.superblocks)), refuse_fatal)
         await self.check(found, cut.written, cut.acknowledged)
         for member, ring in zip(story.members, found.rings, strict=True):
             member.ring.newest_seqs = list(ring.newest_seqs)
@@ -352,7 +355,7 @@ class JournalStory:
 
     async def _check_images(self, images: list[bytes], written: int, acknowledged: int) -> None:
         devices = [MemoryDevice.holding(image) for image in images]
-        found = await read_journal(list(zip(devices, self.superblocks, strict=True)))
+        found = await read_journal(list(map(MemberFound, devices, self.superblocks)), refuse_fatal)
         await self.check(found, written, acknowledged)
 
 

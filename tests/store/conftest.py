@@ -12,5 +12,5 @@ from bcached.store import journal_reader
 def parse_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Most states that a power cut leaves share their journal's bytes, which need not be parsed again."""
     if request.module.__name__.endswith(("test_power_cuts", "test_planted_bugs")):
-        parse: Any = cache(journal_reader.parse_journal_bucket)
-        monkeypatch.setattr(journal_reader, "parse_journal_bucket", parse)
+        parse: Any = cache(journal_reader.scan_journal_bucket)
+        monkeypatch.setattr(journal_reader, "scan_journal_bucket", parse)

@@ -9,8 +9,10 @@ import pytest
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BadField, SetRefused
 from bcached.format.jset import JournalEntry
-from bcached.format.superblock import Superblock
-from bcached.store.journal_reader import JournalFound, read_journal
+from bcached.store.finding import refuse_fatal
+from bcached.store.journal_check import read_journal
+from bcached.store.journal_reader import JournalFound
+from bcached.store.membership import MemberFound
 from instruments.format_samples import ENTRY, SUPERBLOCK, sealed, with_field
 
 BUCKET, BLOCK = 4096, 512
@@ -25,7 +27,7 @@ def entry(seq: int, last_seq: int | None = None) -> JournalEntry:
     return replace(ENTRY, seq=seq, last_seq=seq if last_seq is None else last_seq)
 
 
-def device(ring: Ring, discard: bool = False) -> tuple[MemoryDevice, Superblock]:
+def device(ring: Ring, discard: bool = False) -> MemberFound:
     """A member whose journal holds this."""
     member = MemoryDevice(64 * BUCKET)
     for index, contents in ring.items():
@@ -34,11 +36,11 @@ def device(ring: Ring, discard: bool = False) -> tuple[MemoryDevice, Superblock]
             raw = content if isinstance(content, bytes) else content.pack(MEMBER.set_magic, BLOCK)
             member.disk.contents[offset : offset + len(raw)] = raw
             offset += len(raw)
-    return member, replace(MEMBER, discard=discard)
+    return MemberFound(member, replace(MEMBER, discard=discard))
 
 
 async def read(*rings: Ring, discard: bool = False) -> JournalFound:
-    return await read_journal([device(ring, discard) for ring in rings])
+    return await read_journal([device(ring, discard) for ring in rings], refuse_fatal)
 
 
 def seqs(found: JournalFound) -> list[int]:
