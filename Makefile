@@ -13,7 +13,7 @@ UDEVDIR  ?= /etc/udev/rules.d
 USERSDIR ?= /etc/sysusers.d
 CONFDIR  ?= /etc/bcached
 
-.PHONY: run test lint demo bench torture kill-test kernel-test systemd-test install clean
+.PHONY: run test lint demo bench torture fuzz kill-test kernel-test systemd-test install clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # What plays the same stories thousands of times is not measured: that would cost half as much again.
-PLAYED   := tests/kill tests/runtime/test_crash_states.py tests/runtime/test_planted_bugs.py \
+PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runtime/test_planted_bugs.py \
             tests/runtime/test_turnover.py tests/store/test_journal_keys.py \
             tests/store/test_planted_bugs.py tests/store/test_power_cuts.py
 
@@ -53,6 +53,11 @@ bench: $(STAMP)
 # make torture TORTURE="chance:17". Or for a while: TORTURE="--seconds 3600".
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture $(TORTURE)
+
+# Sets changed at random, structure by structure: the check and the opening must agree, and what opens must live.
+# make fuzz FUZZ="--cases 1000 --seed 7", or FUZZ="one:17" to play a case again.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 # A thousand kills of the daemon under load, and two hundred power cuts on a recorded block device: the latter
 # need root and qemu-storage-daemon.

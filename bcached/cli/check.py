@@ -102,6 +102,7 @@ def finding_document(finding: Finding) -> dict[str, object]:
         "where": finding.where,
         "problem": finding.problem,
         "lost": finding.lost,
+        "advice": finding.advice,
     }
 
 

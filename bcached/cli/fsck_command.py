@@ -1,4 +1,4 @@
-"""A verb that ends as fsck(8) does: its exit status says how the check went, and 1 would say "mended"."""
+"""A verb that ends as fsck(8) does: its exit status says how it went, and 1 says "mended"."""
 
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -13,6 +13,7 @@ class FsckStatus(IntEnum):
     """Exit statuses of fsck(8)."""
 
     SOUND = 0
+    CORRECTED = 1
     ERRORS_LEFT = 4
     OPERATIONAL = 8
     USAGE = 16
@@ -25,7 +26,7 @@ class WronglyUsed(click.UsageError):
 
 
 class NotChecked(Failed):
-    """The check could not be carried out: one line on stderr, and fsck's status for it."""
+    """It could not be carried out: one line on stderr, and fsck's status for it."""
 
     exit_code = FsckStatus.OPERATIONAL
 

@@ -34,6 +34,7 @@ VERBS = {
     "show": Verb("show", "show", "The superblock of a device, in bcache-super-show's words."),
     "dump": Verb("dump", "dump", "Every structure on a device, as JSON lines."),
     "check": Verb("check", "check", "Check everything on a device, and say what is wrong and what is lost."),
+    "repair": Verb("repair", "repair", "Mend a set that does not open, in steps that are asked for."),
     "status": Verb("status", "status", "How the set stands: buckets, free lists, waits, gens."),
     "top": Verb("top", "top", "The same, live."),
     "explain": Verb("explain", "explain", "Why an allocation waits or failed."),

@@ -1,4 +1,4 @@
-"""What the verbs that look at devices without a daemon share: opening them, and never writing."""
+"""What the verbs that look at devices without a daemon share: opening them."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,12 +10,15 @@ from bcached.device.claim import user_of
 
 
 @asynccontextmanager
-async def opened(paths: Sequence[str]) -> AsyncIterator[list[FileDevice]]:
-    """The devices, read-only and without a lock: they may be looked at while their daemon runs."""
+async def opened(paths: Sequence[str], *, to_change: bool = False) -> AsyncIterator[list[FileDevice]]:
+    """The devices, read-only and without a lock: they may be looked at while their daemon runs.
+
+    To be changed they are locked, and refused if a daemon has them.
+    """
     async with AsyncExitStack() as stack:
         devices = []
         for path in paths:
-            device = await FileDevice.open(path, writable=False, exclusive=False)
+            device = await FileDevice.open(path, writable=to_change, exclusive=to_change)
             stack.push_async_callback(device.close)
             devices.append(device)
         yield devices

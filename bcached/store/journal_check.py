@@ -9,6 +9,7 @@ says so is written: on a device that discards, the oldest entries that the newes
 a trace, and nothing is lost by it.
 """
 
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -198,7 +199,7 @@ def _report_unreadable(found: JournalFound, members: Sequence[MemberFound], repo
 
 def way_back(members: Sequence[MemberFound], seq: int) -> str:
     """The command by which the owner of a set gives up what came behind an entry."""
-    paths = " ".join(member.path for member in members)
+    paths = shlex.join(member.path for member in members)
     return f"bcachectl repair --clear-journal-behind {seq} {paths}"
 
 

@@ -95,7 +95,7 @@ def test_several_members_are_checked_together_and_not_one_alone(tmp_path: Path) 
     assert run("check", *paths).exit_code == 0
     done = run("check", paths[0])
     assert (done.exit_code, done.stdout) == (8, "")
-    assert "its set has 2 members, and 1 were given" in done.stderr
+    assert "its set has 2 members, but 1 were given" in done.stderr
 
 
 def test_what_cannot_be_opened_ends_with_eight(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""`bcachectl repair`: mend a set on its devices, in steps that the owner asks for by name."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import click
+
+from bcached.cli.answer import answer
+from bcached.cli.check import finding_document
+from bcached.cli.examples import examples
+from bcached.cli.fsck_command import FsckCommand, FsckStatus, WronglyUsed
+from bcached.cli.offline import opened
+from bcached.cli.session import Session, pass_session
+from bcached.store.checker import CheckedSet, check_set
+from bcached.store.finding import Severity
+from bcached.store.repair import Step, carry_out, check_patched, clear_journal_behind
+
+
+@dataclass(slots=True)
+class Repair:
+    """What was found, what is to be done about it, and what is found then."""
+
+    before: CheckedSet
+    steps: list[Step] = field(default_factory=list)
+    after: CheckedSet | None = None
+    is_done: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to write."""
+        return any(step.patches for step in self.steps)
+
+    @property
+    def status(self) -> FsckStatus:
+        """As fsck has it: whether errors were there, and whether they are gone."""
+        if self.is_done and self.after is not None and self.after.findings.sound:
+            return FsckStatus.CORRECTED
+        if not self.changes and self.before.findings.sound:
+            return FsckStatus.SOUND
+        return FsckStatus.ERRORS_LEFT
+
+
+@click.command(
+    cls=FsckCommand,
+    epilog=examples(
+        "bcachectl repair cache.img                                   what could be done",
+        "bcachectl repair -n --clear-journal-behind 6 cache.img       what would be given up",
+        "bcachectl repair --yes --clear-journal-behind 6 cache.img",
+    )
+    + "\n\nExit status, as fsck's: 0 sound, 1 mended, 4 something is wrong still, 8 it could not be done, "
+    "16 usage.",
+)
+@click.argument("devices", metavar="CACHE...", nargs=-1, required=True)
+@click.option(
+    "--clear-journal-behind",
+    "seq",
+    metavar="SEQ",
+    type=click.IntRange(min=1),
+    help="Go back to journal entry SEQ: nothing newer is left on any member.",
+)
+@click.option(
+    "-n", "--dry-run", is_flag=True, help="Say what each step would do and give up; change nothing."
+)
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@pass_session
+def repair(session: Session, devices: tuple[str, ...], seq: int | None, dry_run: bool, yes: bool) -> None:
+    """Mend the set on CACHE, a member or all of several, that no daemon uses.
+
+    Nothing is done but the steps that are asked for. Each says first what is given up by it.
+    """
+    done = asyncio.run(_repair(session, devices, seq, dry_run=dry_run, yes=yes))
+    answer(session, _document(done), lambda: "\n".join(_lines(done)))
+    click.get_current_context().exit(done.status)
+
+
+async def _repair(
+    session: Session, paths: Sequence[str], seq: int | None, *, dry_run: bool, yes: bool
+) -> Repair:
+    changes = seq is not None and not dry_run
+    async with opened(paths, to_change=changes) as devices:
+        done = Repair(await check_set(devices))
+        if seq is not None:
+            done.steps.append(await clear_journal_behind(done.before, seq))
+        if not done.changes:
+            return done
+        done.after = await check_patched(devices, done.before, done.steps)
+        if dry_run:
+            return done
+        _ask(session, done, yes=yes)
+        await carry_out(done.before.members, done.steps)
+        done.is_done = True
+        done.after = await check_set(devices)
+    return done
+
+
+def _ask(session: Session, done: Repair, *, yes: bool) -> None:
+    """Have the owner agree, on a terminal or beforehand."""
+    if yes:
+        return
+    if session.as_json or not sys.stdin.isatty():
+        raise WronglyUsed(
+            "it changes what is on the devices for good: say --yes, or -n to see what it would do"
+        )
+    click.echo("\n".join(_steps(done)), err=True)
+    click.confirm("Go on?", abort=True, err=True)
+
+
+def _steps(done: Repair) -> list[str]:
+    lines = []
+    for step in done.steps:
+        blocks = len(step.patches)
+        lines.append(f"{step.what}: {f'{blocks} blocks' if blocks else 'nothing to do'}")
+        lines += [f"  gives up: {what}" for what in step.gives_up]
+    return lines
+
+
+def _lines(done: Repair) -> list[str]:
+    """The steps, and what is found when they are done; without any, what could be done."""
+    lines = _steps(done)
+    found = done.after or done.before
+    lines += [str(finding) for finding in found.findings.listed if finding.severity > Severity.NOTE]
+    then = {(True, True): "sound now", (True, False): "NOT SOUND still"}
+    then |= {(False, True): "would be sound then", (False, False): "would NOT be sound then"}
+    if done.after is not None:
+        lines.append(then[done.is_done, found.findings.sound])
+    else:
+        lines.append("sound" if found.findings.sound else "NOT SOUND: nothing was done")
+    return lines
+
+
+def _document(done: Repair) -> dict[str, object]:
+    found = done.after or done.before
+    return {
+        "done": done.is_done,
+        "steps": [
+            {"what": step.what, "gives_up": step.gives_up, "blocks": len(step.patches)} for step in done.steps
+        ],
+        "sound_before": done.before.findings.sound,
+        "sound": found.findings.sound,
+        "findings": [finding_document(finding) for finding in found.findings.listed],
+    }
