@@ -102,6 +102,15 @@ class Census:
         order = np.argsort(ahead[newer], kind="stable")
         self.gens[buckets[newer][order]] = gens[newer][order].astype(np.uint8)
 
+    def raise_gen(self, bucket: int, gen: int) -> None:
+        """Take note of one pointer's gen."""
+        if self._unknown is not None:
+            self._learn(np.array([bucket]), np.array([gen]))
+        base = int(self.gens_on_disk[bucket])
+        ahead = gen - base & GEN_MASK
+        if GEN_HALF > ahead > int(self.gens[bucket]) - base & GEN_MASK:
+            self.gens[bucket] = gen
+
     def _learn(self, buckets: Numbers, gens: Numbers) -> None:
         assert self._unknown is not None
         new = self._unknown[buckets]

@@ -58,6 +58,17 @@ class Recount:
         self.is_named[buckets[~is_behind]] = True
         self._raise(buckets, gens)
 
+    def name_one(self, bucket: int, gen: int) -> None:
+        """Take note of the gen that a pointer to metadata names."""
+        base = int(self._base[bucket])
+        behind, ahead = base - gen & GEN_MASK, int(self.gens[bucket]) - base & GEN_MASK
+        if 0 < behind <= GEN_HALF:
+            self._furthest_behind[bucket] = max(int(self._furthest_behind[bucket]), behind)
+            return
+        self.is_named[bucket] = True
+        if gen - base & GEN_MASK > ahead:
+            self._raise(np.array([bucket]), np.array([gen]))
+
     def _raise(self, buckets: Numbers, gens: Numbers) -> None:
         # Seen from the gen on disk, so that the order in which pointers are met does not matter.
         ahead = (gens - self._base[buckets]) & GEN_MASK

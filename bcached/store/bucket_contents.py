@@ -52,8 +52,7 @@ class BucketContents:
 
     def name_pointer(self, pointer: Pointer) -> None:
         """Take note of the gen that a pointer to metadata tells."""
-        bucket = pointer.sector // self._bucket_sectors
-        self.recounts[pointer.device].name(np.array([bucket]), np.array([pointer.gen]))
+        self.recounts[pointer.device].name_one(pointer.sector // self._bucket_sectors, pointer.gen)
 
     def judge(self, keys: Sequence[Key], places: Sequence[tuple[Pointer, str]]) -> None:
         """All that can be said before the journal's keys are laid over the leaves.

@@ -139,7 +139,7 @@ async def _read_start(member: MemberFound, index: int) -> _Start:
     raw = await _read(member.block_device, member, bucket, whole=False)
     where = f"{member.path} journal bucket {bucket}"
     found, _ = scan_journal_bucket(raw, superblock.set_magic, _block_bytes(member), where, most=1)
-    return _Start(found[0].entry.seq if found else 0, not any(raw))
+    return _Start(found[0].entry.seq if found else 0, raw.count(0) == len(raw))
 
 
 async def _read(device: BlockDevice, member: MemberFound, bucket: int, *, whole: bool) -> bytes:

@@ -217,7 +217,7 @@ async def _read_places(found: Metadata, report: Report) -> None:
 def _claim_uuids(found: Metadata, pointer: Pointer, where: str, report: Report) -> None:
     census = found.censuses[pointer.device]
     bucket = census.geometry.bucket_of(pointer.sector)
-    census.raise_gens(np.array([bucket]), np.array([pointer.gen]))
+    census.raise_gen(bucket, pointer.gen)
     found.metadata_places.append((pointer, where))
     used_for = census.claim(bucket, Use.UUID)
     if used_for != Use.FREE:

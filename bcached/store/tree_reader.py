@@ -13,8 +13,6 @@ it left out; the journal's keys count nevertheless.
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
-import numpy as np
-
 from bcached.format.bkey import Bounds
 from bcached.keys import Key, Pointer
 from bcached.state.census import stale_by
@@ -36,9 +34,8 @@ class NodeGens:
     def raise_gen(self, pointer: Pointer) -> None:
         """Follow a pointer, and remember the gen it names."""
         census = self._contents.censuses[pointer.device]
-        buckets, gens = np.array([census.geometry.bucket_of(pointer.sector)]), np.array([pointer.gen])
-        census.raise_gens(buckets, gens)
-        self._contents.recounts[pointer.device].name(buckets, gens)
+        census.raise_gen(census.geometry.bucket_of(pointer.sector), pointer.gen)
+        self._contents.name_pointer(pointer)
 
     def staleness(self, pointer: Pointer) -> int:
         """How many gens the pointer is behind its bucket."""
