@@ -117,8 +117,8 @@ def reuses_journal_buckets_before_their_release_is_durable(patch: pytest.MonkeyP
 def replays_entries_last_first(patch: pytest.MonkeyPatch) -> None:
     replay = index_recovery._replay
 
-    async def backwards(index: Any, reader: Any, entries: Sequence[JournalEntry], progress: Any) -> None:
-        await replay(index, reader, [*entries[1:], *entries[:1]], progress)
+    async def backwards(index: Any, reader: Any, entries: Sequence[JournalEntry], *others: Any) -> None:
+        await replay(index, reader, [*entries[1:], *entries[:1]], *others)
 
     patch.setattr(index_recovery, "_replay", backwards)
     patch.setattr(SeqPins, "pin", lambda self, seq: self._pins.update({seq: self._pins.get(seq, 0) + 1}))
