@@ -11,9 +11,10 @@ from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.offline import opened, warn_if_used
 from bcached.cli.session import Session, pass_session
 from bcached.format.label import printable_label
-from bcached.store.checker import CheckedSet, check_set
+from bcached.store.checker import CheckedSet
 from bcached.store.finding import Finding, Severity
 from bcached.store.key_check import VolumeSectors
+from bcached.store.steady_check import SteadyCheck, check_steadily
 from bcached.units import SECTOR_BYTES, format_size
 
 
@@ -31,17 +32,25 @@ def check(session: Session, devices: tuple[str, ...]) -> None:
     """Check everything on DEVICE, also one that the kernel wrote, and change nothing.
 
     Of a set of several devices all are given. Says which structure is wrong, where, and what is lost by it.
+    A set that is in use is read again if anything is, and what stays counts.
     """
     warnings = warn_if_used(devices)
-    checked = asyncio.run(_check(devices))
+    steady = asyncio.run(_check(devices, in_use=bool(warnings)))
+    checked = steady.checked
+    if steady.passing:
+        warnings.append(
+            f"read {steady.readings} times: {steady.passing} findings were not there again, since the set is "
+            "being written"
+        )
+        click.echo(f"bcachectl: {warnings[-1]}", err=True)
     answer(session, _document(checked, warnings), lambda: "\n".join(_lines(checked)))
     status = FsckStatus.SOUND if checked.findings.sound else FsckStatus.ERRORS_LEFT
     click.get_current_context().exit(status)
 
 
-async def _check(paths: Sequence[str]) -> CheckedSet:
+async def _check(paths: Sequence[str], *, in_use: bool) -> SteadyCheck:
     async with opened(paths) as devices:
-        return await check_set(devices)
+        return await check_steadily(devices, in_use=in_use)
 
 
 def _lines(checked: CheckedSet) -> Iterator[str]:

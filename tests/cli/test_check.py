@@ -106,7 +106,7 @@ def test_what_cannot_be_opened_ends_with_eight(tmp_path: Path) -> None:
 
 
 def test_a_bug_of_ours_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bcached.cli.check.check_set", None)
+    monkeypatch.setattr("bcached.cli.check.check_steadily", None)
     (path,) = sound().files(tmp_path)
     done = run("check", path)
     assert done.exit_code == 8
