@@ -52,6 +52,6 @@ class DoubtfulLeaves:
         for number, bound in enumerate(sorted(self.bounds)):
             leaf = await reader.leaf_at(*position_at(bound - 1))
             tally.add(leaf, self._caches, self._volumes)
-            if number % LEAVES_A_TURN == 0:
+            if (number + 1) % LEAVES_A_TURN == 0:
                 await asyncio.sleep(0)
         return tally
