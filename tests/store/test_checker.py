@@ -17,7 +17,7 @@ from bcached.store.checker import CheckedSet, check_set
 from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Findings, Severity
 from instruments.failing_device import FailingDevice, Fault
 from instruments.format_samples import keys, sealed, with_field
-from instruments.image_builder import FLASH, MAX_POSITION, SECTOR, ImageBuilder, Keys, two_levels
+from instruments.image_builder import FLASH, MAX_POSITION, PLAIN, SECTOR, ImageBuilder, Keys, two_levels
 
 SUPERBLOCK = 4096
 NOTE, TORN, DAMAGE, FATAL = Severity
@@ -319,6 +319,15 @@ async def test_an_entry_that_is_whole_and_cannot_be() -> None:
     assert ("journal-entry", FATAL) in told(found)
 
 
+async def test_nonsense_of_the_lap_before_is_in_nobody_s_way() -> None:
+    builder = sound()
+    byte = builder.write_entry(builder.entry(9, 9), journal_byte(builder, 2))
+    entry = builder.entry(4, 1)
+    raw = sealed(with_field(entry.pack(builder.set_magic), 168, "H", 17), 240)
+    builder.write(byte, raw)
+    await assert_found(builder, ("journal-entry", DAMAGE))
+
+
 async def test_two_entries_of_one_number() -> None:
     builder = sound()
     other = replace(builder.entry(3), keys=(builder.extent(0, 1, 1),))
@@ -439,6 +448,31 @@ async def test_a_slot_with_bytes_that_nobody_writes(byte: int) -> None:
     builder.flip(uuid_byte(builder) + byte)
     found = await assert_found(builder, ("volume-slot", FATAL))
     assert found.findings.listed[0].where.endswith(f"slot {byte // 128}")
+
+
+@pytest.mark.parametrize(
+    ("field", "rule"),
+    [
+        ({"other_flags": 2}, "volume-flags"),
+        ({"other_flags": 1 << 31}, "volume-flags"),
+        ({"invalidated": 1}, "volume-times"),
+        ({"sectors": 1 << 63, "flash_only": True}, "volume-size"),
+        ({"sectors": 8}, "volume-size"),
+    ],
+)
+async def test_a_slot_that_nobody_writes_so(field: dict[str, int], rule: str) -> None:
+    builder = sound()
+    builder.volumes[0] = replace(PLAIN, **field)  # type: ignore[arg-type]
+    builder.write_volumes()
+    await assert_found(builder, (rule, FATAL))
+
+
+async def test_a_client_s_bytes_are_no_volumes() -> None:
+    builder = sound()
+    for data in (b"text of some client\n" * 2000, bytes(range(256)) * 200, b"\0" * 15 + b"x" * 20000):
+        builder.write(uuid_byte(builder), data[: builder.geometry.metadata_bytes])
+        found = await check(builder)
+        assert found.findings.worst == FATAL
 
 
 async def test_a_volume_twice() -> None:
@@ -605,6 +639,56 @@ async def test_what_another_node_left_behind_is_nothing() -> None:
     builder.write_node(key, [builder.extent(0, 16, 8)], seq=78)
     found = await assert_found(builder.finish(key))
     assert found.totals.live_keys == 1
+
+
+def appended(builder: ImageBuilder, *bsets: int) -> tuple[Key, list[int]]:
+    """A leaf of several bsets of so many keys each, and the bytes at which they begin."""
+    extents = [
+        [builder.extent(0, 1000 * n + 8 * i, 8, dirty=i == 0) for i in range(count)]
+        for n, count in enumerate(bsets)
+    ]
+    root = builder.node(*extents)
+    builder.finish(root)
+    return root, [builder.byte_of(root) + builder.geometry.block_bytes * n for n in range(len(bsets))]
+
+
+@pytest.mark.parametrize("bit", [0, 7, 31, 63])
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_bset_whose_seq_was_changed_is_no_former_node_s(number: int, bit: int) -> None:
+    builder = ImageBuilder()
+    _, bytes_of = appended(builder, 4, 3, 2)
+    builder.images[0][bytes_of[number] + 16 + bit // 8] ^= 1 << bit % 8
+    found = await assert_found(builder, ("node-damaged", FATAL))
+    keys = [4, 3, 2][number]
+    assert found.findings.listed[0].lost.startswith(
+        f"{keys} keys of {8 * keys} sectors, 8 of them dirty (1 keys)"
+    )
+    assert found.totals.live_keys == 9 - keys
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+@pytest.mark.parametrize("offset", [0, 8, 17, 24, 28, 30, 40])
+async def test_the_sound_bsets_behind_a_damaged_one_count(number: int, offset: int) -> None:
+    builder = ImageBuilder()
+    _, bytes_of = appended(builder, 4, 3, 2, 1, 6)
+    builder.flip(bytes_of[number] + offset)
+    found = await assert_found(builder, ("node-damaged", FATAL))
+    counts = [4, 3, 2, 1, 6]
+    behind = counts[number + 1 :]
+    assert found.totals.live_keys == 16 - counts[number]
+    words = f"not lost are {sum(behind)} keys of {8 * sum(behind)} sectors, {8 * len(behind)} of them dirty"
+    assert words in found.findings.listed[0].lost
+    assert f"in {len(behind)} sound bsets behind it" in found.findings.listed[0].lost
+
+
+async def test_a_bset_that_says_it_is_longer_than_it_is_hides_none_behind_it() -> None:
+    """The journal has keys of the leaf, so that a last bset with a wrong checksum would be a torn one."""
+    builder = ImageBuilder()
+    extents = [builder.extent(0, 8 * n, 8) for n in range(3)]
+    root = builder.node(*[[extent] for extent in extents])
+    builder.finish(root, 0, [extents])
+    builder.write(builder.byte_of(root) + 4096 + 28, (1000).to_bytes(4, "little"))
+    await assert_found(builder, ("node-damaged", FATAL))
 
 
 async def test_keys_that_are_not_in_order_or_beyond_the_node() -> None:
