@@ -48,9 +48,9 @@ class Attachment:
         self._is_closed = False
         self._description: Description | None = None
         self._lease: Lease | None = None
-        self._lock = threading.Lock()
-        self._writes = 0  # under way
-        self._reads = 0
+        self._lock = threading.RLock()  # reentrant, so that no handler of a signal waits for it
+        self._writes: set[object] = set()  # under way
+        self._reads: set[object] = set()
 
     # Whether the client may be used
 
@@ -139,33 +139,34 @@ class Attachment:
 
     # Transfers
 
-    def begin_write(self) -> None:
+    # Where an interruption may come between, end is called for what did not begin, too.
+
+    def begin_write(self, write: object) -> None:
         """A write is about to begin, if it may; end_write once it has returned."""
         self.check()
         with self._lock:
             may_write = self.stands and self._lease is not None and self._lease.is_held
-            self._writes += may_write
+            if may_write:
+                self._writes.add(write)
         if not may_write:
             self.settle()
             raise ConnectionLost(self.path, "nothing may be written without the connection and its lease")
 
-    def end_write(self) -> None:
+    def end_write(self, write: object) -> None:
         """It has returned."""
-        with self._lock:
-            self._writes -= 1
+        self._writes.discard(write)
         if not self._writes:
             self.settle()
 
-    def begin_read(self) -> None:
+    def begin_read(self, read: object) -> None:
         """A read is about to begin; end_read once it has returned."""
         with self._lock:
             self.check()  # in here, since close() is followed by the end of the data paths
-            self._reads += 1
+            self._reads.add(read)
 
-    def end_read(self) -> None:
+    def end_read(self, read: object) -> None:
         """It has returned."""
-        with self._lock:
-            self._reads -= 1
+        self._reads.discard(read)
         if self._is_closed and not self._reads:
             self.settle()
 

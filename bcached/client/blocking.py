@@ -183,8 +183,8 @@ class BlockingClient:
         return self._ask(step)
 
     def _read(self, reads: Reads) -> Sequence[bytes]:
-        self._at.begin_read()
         try:
+            self._at.begin_read(reads)
             read = self._at.data.read
             if len(reads.jobs) == 1:
                 return (read(*reads.jobs[0]),)
@@ -192,11 +192,11 @@ class BlockingClient:
                 return reads.whole(side_by_side([functools.partial(read, *job) for job in reads.jobs]))
             return reads.whole([read(pointer, sectors) for pointer, sectors in reads.jobs])
         finally:
-            self._at.end_read()
+            self._at.end_read(reads)
 
     def _write(self, writes: Writes) -> None:
-        self._at.begin_write()
         try:
+            self._at.begin_write(writes)
             write = self._at.data.write
             if _is_worth_threads([key.sectors for key, _ in writes.jobs]):
                 side_by_side([functools.partial(write, *job) for job in writes.jobs])
@@ -204,7 +204,7 @@ class BlockingClient:
                 for key, data in writes.jobs:
                     write(key, data)
         finally:
-            self._at.end_write()
+            self._at.end_write(writes)
 
 
 def _is_worth_threads(sectors: Sequence[int]) -> bool:

@@ -89,7 +89,8 @@ class Channel(asyncio.Protocol):
     def abandon(self, call: Call[Any]) -> None:
         """The caller does not wait any more."""
         self._exchange.abandon(call)
-        self._flush_soon()
+        if self._exchange.has_outgoing:
+            self._flush_soon()
 
     def tell(self, message: bytes) -> None:
         """Send what is not answered; without a connection there is no daemon to tell."""
@@ -147,7 +148,8 @@ class Channel(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Give every whole answer to the call it belongs to."""
         _wake(self._exchange.receive(data))
-        self._flush_soon()  # what was granted to those who are gone
+        if self._exchange.has_outgoing:  # what gives back what was granted to those who are gone
+            self._flush_soon()
         if self._exchange.broken:
             self._reason = self._exchange.broken
             self.abort()

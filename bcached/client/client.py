@@ -201,12 +201,12 @@ class Client:
         return reads.whole(parts)
 
     async def _write(self, writes: Writes) -> None:
-        self._at.begin_write()
+        self._at.begin_write(writes)
         writes.job_begins()  # one more than there are, so that it is not over before all have begun
         try:
             jobs = [self._begin_write(writes, key, data) for key, data in writes.jobs]
         finally:
-            writes.when_returned(self._at.end_write)
+            writes.when_returned(functools.partial(self._at.end_write, writes))
             writes.job_returned()
         for outcome in await asyncio.shield(asyncio.gather(*jobs, return_exceptions=True)):
             if outcome is not None:

@@ -364,6 +364,38 @@ async def test_buffered_io_serves_where_there_is_no_direct_io(folder: Path, monk
         assert await client.read(key) == bytes_of(key)
 
 
+async def test_what_is_in_memory_is_read_without_a_thread(folder: Path):
+    async with served(folder, image=True) as it, Client(it.path, direct=False) as client:
+        await client.store(0, 0, b"in-memory......." * 256)
+        (first,) = await client.fetch(0, 0, 8)
+        client._pool.shutdown()
+        assert await client.fetch(0, 0, 8) == (first,)
+        assert first.data == b"in-memory......." * 256
+
+
+async def test_the_page_cache_is_for_blocks_of_whole_pages(folder: Path):
+    async with served(folder, image=True, block_bytes=512) as it, Client(it.path, direct=False) as client:
+        (key,) = await client.allocate(0, 0, 1)
+        for transfer in (client.write(key, bytes(512)), client.read(key)):
+            with pytest.raises(
+                DeviceError, match="page cache is to be used, and the set's blocks are smaller"
+            ):
+                await transfer
+
+
+async def test_direct_and_cached_clients_see_the_same_bytes(folder: Path):
+    async with (
+        served(folder, image=True) as it,
+        Client(it.path) as direct,
+        Client(it.path, direct=False) as cached,
+    ):
+        for number in range(20):
+            data = b"%015d\n" % number * 1024
+            await (direct, cached)[number % 2].store(0, 0, data, durable=False)
+            for client in (cached, direct, cached):
+                assert b"".join(piece.data for piece in await client.fetch(0, 0, 32)) == data
+
+
 # Gens
 
 
