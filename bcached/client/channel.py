@@ -19,10 +19,11 @@ from bcached.errors import ConnectionLost
 
 T = TypeVar("T")
 
+RECEIVE_BYTES = 1 << 16
 CLOSING_S = 1.0  # how long a daemon may take to read what it was told last
 
 
-class Channel(asyncio.Protocol):
+class Channel(asyncio.BufferedProtocol):
     """The client's end of one connection; `lost` is done, with nothing in it, once it is gone."""
 
     def __init__(self, path: str) -> None:
@@ -34,6 +35,7 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
         self._is_flushing = False
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._writable: asyncio.Future[None] | None = None
         self._turn = asyncio.Lock()  # of those who wait for that
         self._poll = select.poll()
@@ -145,9 +147,13 @@ class Channel(asyncio.Protocol):
         # No event asked for: what is always told is that both ends are shut.
         self._poll.register(self._descriptor, 0)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to put what comes: a loop's own buffer would be made for each answer, and be a larger one."""
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Give every whole answer to the call it belongs to."""
-        _wake(self._exchange.receive(data))
+        _wake(self._exchange.receive(bytes(self._received[:nbytes])))
         if self._exchange.has_outgoing:  # what gives back what was granted to those who are gone
             self._flush_soon()
         if self._exchange.broken:

@@ -36,6 +36,7 @@ class SocketChannel:
         self._socket = connect(path, patience_s)
         self._exchange = Exchange(path)
         self._mutex = RLock()  # of all that follows; reentrant, so that no handler of a signal waits for it
+        self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent = b""
         self._lead: tuple[Call[Any], int] | None = None  # who reads: for which call, in which thread
         self._queued: dict[Call[Any], Lock] = {}  # those that wait for an answer, or for the lead
@@ -140,18 +141,18 @@ class SocketChannel:
     def _receive(self) -> None:
         """Take in what there is, and pass it on."""
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            length = self._socket.recv_into(self._received)
         except BlockingIOError:
             self._push()
             return
         except OSError as error:
             self._end(error.strerror or str(error))
             return
-        if data:
-            answered = self._exchange.receive(data)
+        if length:
+            answered = self._exchange.receive(bytes(self._received[:length]))
             if self._queued:
                 self._wake(answered)
-        if self._exchange.broken or not data:
+        if self._exchange.broken or not length:
             self._end(self._exchange.broken or "closed by the daemon")
         if self._unsent or self._exchange.has_outgoing:  # as what gives back what came for those who are gone
             self._push()
