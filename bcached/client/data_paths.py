@@ -39,6 +39,10 @@ class DataPaths:
         self._writers: dict[int, DataPath] = {}
         self._buffers = AlignedBuffers()
 
+    def __del__(self) -> None:
+        """Close those of a client that was not closed."""
+        self.close()
+
     def write(self, key: Key, data: "bytes | bytearray | memoryview") -> None:
         """Write an extent's bytes to every place the key names; over when all writes have returned."""
         view = memoryview(data).cast("B")

@@ -8,7 +8,9 @@ from bcached.wire.lease_lock import whole_file
 
 
 class Lease:
-    """Held from before the first write until `let_go`."""
+    """Held from before the first write until `let_go`, or until no client refers to it any more."""
+
+    _descriptor = -1
 
     def __init__(self, path: str) -> None:
         try:
@@ -21,6 +23,10 @@ class Lease:
         except OSError as error:
             self.let_go()
             raise DeviceError(path, f"cannot lock the lease: {error.strerror}") from None
+
+    def __del__(self) -> None:
+        """Let go of the lease of a client that was not closed: a write that is under way keeps the client."""
+        self.let_go()
 
     @property
     def is_held(self) -> bool:

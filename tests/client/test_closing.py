@@ -1,12 +1,15 @@
 """A client that was closed, or was not connected yet, says so at every call; closing twice is fine."""
 
 import asyncio
+import gc
 import inspect
+import warnings
 from pathlib import Path
 
 import pytest
 
 from bcached.client import BlockingClient, Client, ClientClosed
+from bcached.device.lease_file import OldLease
 from bcached.errors import ConnectionLost
 from bcached.keys import Key, Pointer
 from instruments.served_set import served
@@ -94,3 +97,23 @@ async def test_a_client_can_be_connected_later_if_the_daemon_was_not_there(tmp_p
             await _maybe(one.connect)
             assert one.is_connected
             await _maybe(one.close)
+
+
+async def test_a_client_that_is_dropped_holds_nothing_any_more(tmp_path: Path):
+    async with served(tmp_path, image=True) as it:
+
+        def story() -> None:
+            client = BlockingClient(it.path).connect()
+            client.store(0, 0, bytes(4096))
+            client.fetch(0, 0, 8)
+            assert not OldLease(it.cache_set.lease_path, "").is_let_go()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                del client
+                gc.collect()
+            assert OldLease(it.cache_set.lease_path, "").is_let_go()
+
+        await asyncio.to_thread(story)
+        async with asyncio.timeout(20):
+            while it.server.statistics().connections:
+                await asyncio.sleep(0.001)
