@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bcached.device.block_device import BlockDevice
 from bcached.device.memory_device import MemoryDevice
-from bcached.errors import NoFreeBuckets, RequestError
+from bcached.errors import NoFreeBuckets, NoSuchVolume, RequestError
 from bcached.format.superblock import Replacement
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
@@ -29,6 +29,7 @@ from instruments.living_set import extent, fresh_members, set_options, take_buck
 BUCKET_BYTES = 4 << 10
 BUCKET_COUNT = 513
 INDEX_BYTES = 12_000  # a leaf or two
+NO_VOLUME = 77
 
 
 @dataclass
@@ -117,6 +118,8 @@ async def busy_administrator(cache_set: CacheSet, promises: Promises) -> None:
         cache_set.delete_volume(inode), choose(Replacement.FIFO), waiting, return_exceptions=True
     )
     await asyncio.gather(choose(Replacement.RANDOM), churn(), create("three"))
+    with suppress(NoSuchVolume):
+        await cache_set.delete_volume(NO_VOLUME)
     cache_set.drop_holder(holder, None)
 
 

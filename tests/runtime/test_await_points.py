@@ -71,6 +71,8 @@ NOT_PASSED = {
     "asyncio.TaskGroup": "entering it does not wait; leaving it is seen as the end of its block",
     "await asyncio.sleep(min(LOOK_INTERVAL_S": "test_fence.py",
     "await wait_for_old_writers": "test_fence.py",
+    "await _name_holders(": "test_fence.py",
+    "asyncio.to_thread(lease.holders)": "test_fence.py",
     "await self.pass_on()": "waits for bucket_lock only",
     "runtime/moving_collector.py async for": "what is moved lies, nearly always, in a leaf just marked",
     "runtime/evacuator.py": "test_evacuation.py, and a story of test_crash_states.py",
