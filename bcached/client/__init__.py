@@ -7,7 +7,7 @@
 
 The connection is everything: what was allocated, and what is known about gens, ends with it. While it stands
 the client holds the daemon's lease, and lets it go only once the connection is gone and its last write has
-returned, so a write can never land in a bucket that a later life of the daemon has given to somebody else.
+returned, so a write can never land in a bucket that a later life of the daemon has given to another client.
 
 exchange      the protocol, without a socket or a loop: calls to bytes, bytes to answers
 verbs         a call for each of the socket's methods

@@ -161,7 +161,7 @@ class Channel(asyncio.BufferedProtocol):
             self.abort()
 
     def pause_writing(self) -> None:
-        """The daemon reads slower than we ask: whoever asks next waits."""
+        """The daemon reads slower than we ask: the next caller waits."""
         self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
