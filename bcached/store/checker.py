@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from bcached.device.block_device import BlockDevice
 from bcached.format.prio_set import PrioSet
 from bcached.format.uuid_entry import UuidEntry
-from bcached.keys import Pointer
+from bcached.keys import Key, Pointer
 from bcached.state.census import Census, stale_by
 from bcached.state.recount import Recount
 from bcached.store.bucket_contents import BucketContents
@@ -20,7 +20,7 @@ from bcached.store.key_check import KeyCheck, KeyTotals, report_homeless
 from bcached.store.membership import MemberFound
 from bcached.store.metadata_places import bounds_of
 from bcached.store.node_reader import NodeFound
-from bcached.store.replay import Replayed, lay_over_each_other
+from bcached.store.replay import lay_over_each_other
 from bcached.store.set_reader import Metadata
 from bcached.store.set_reader import read_metadata as read_all_metadata
 from bcached.store.tree_reader import TreeReader
@@ -34,6 +34,7 @@ class CheckedSet:
     metadata: Metadata = field(default_factory=Metadata)
     tree: TreeReader | None = None
     totals: KeyTotals = field(default_factory=KeyTotals)
+    bygone: list[Key] = field(default_factory=list)  # keys of the journal below later ones of it
 
     @property
     def members(self) -> list[MemberFound]:
@@ -100,6 +101,7 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
     contents = BucketContents(members, found.censuses, recounts, report)
     for pointer, _ in found.metadata_places:
         contents.name_pointer(pointer)
+    checked.bygone = replayed.bygone
     checked.tree = TreeReader(contents, bounds, replayed.extents, report)
     if found.places.root is not None:
         async for node in checked.tree.nodes(found.places.root, checked.journal.newest.level):
@@ -107,14 +109,14 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
     else:
         checked.tree.rows.add(replayed.extents)
     contents.judge(replayed.keys, [*found.metadata_places, *checked.tree.places])
-    _judge_keys(checked, contents, replayed)
+    _judge_keys(checked, contents)
 
 
-def _judge_keys(checked: CheckedSet, contents: BucketContents, replayed: Replayed) -> None:
+def _judge_keys(checked: CheckedSet, contents: BucketContents) -> None:
     assert checked.tree is not None
     report = checked.findings.report
     keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
-    for key in (*replayed.bygone, *checked.tree.bygone):
+    for key in (*checked.bygone, *checked.tree.bygone):
         keys.add_bygone(key)
     for key in checked.tree.node_keys:
         keys.add_node_key(key)
