@@ -89,7 +89,7 @@ def _lines(coroutine: Any) -> Iterator[tuple[str, int]]:
 def awaits_in(room: str) -> set[tuple[str, int, int, str]]:
     """All places in a room that may wait: file, first line, last line, and what it says there."""
     found = set()
-    for path in sorted((ROOT / room).glob("*.py")):
+    for path in sorted((ROOT / room).rglob("*.py")):
         source = path.read_text()
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Await):
