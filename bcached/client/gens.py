@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bcached.errors import BadField, DeviceError, FormatError, calling, reason
+from bcached.errors import BadField, DeviceError, calling, reason
 from bcached.keys import Key, Pointer
 from bcached.wire.gen_map import GenMap
 from bcached.wire.messages import Device, GenMapFile
@@ -21,19 +21,12 @@ class Instant(NamedTuple):
 
 
 class Gens:
-    """The mapped gens of a set's members."""
+    """The mapped gens of a set's members. What is mapped stays so as long as something refers to it."""
 
     def __init__(self, files: Sequence[GenMapFile], devices: Sequence[Device]) -> None:
         self._bucket_sectors = {device.device: device.bucket_sectors for device in devices}
-        self._mappings: list[mmap.mmap] = []
-        self._maps: dict[int, GenMap] = {}
         counts = {device.device: device.bucket_count for device in devices}
-        try:
-            for file in files:
-                self._maps[file.device] = self._map(file, counts[file.device])
-        except BaseException:
-            self.close()
-            raise
+        self._maps = {file.device: _map(file, counts[file.device]) for file in files}
 
     def now(self) -> Instant:
         """The moment: take it when you get a key, and judge the key by it later."""
@@ -57,39 +50,6 @@ class Gens:
                 return False
         return True
 
-    def close(self) -> None:
-        """Unmap everything; no key is good from here on."""
-        for one in self._maps.values():
-            one.release()
-        self._maps.clear()
-        for mapping in self._mappings:
-            mapping.close()
-        self._mappings.clear()
-
-    def _map(self, file: GenMapFile, bucket_count: int) -> GenMap:
-        try:
-            descriptor: int = calling(os.open, file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                mapping: mmap.mmap = calling(
-                    mmap.mmap, descriptor, file.bytes, mmap.MAP_SHARED, mmap.PROT_READ
-                )
-            finally:
-                os.close(descriptor)
-        except (OSError, ValueError) as error:
-            raise DeviceError(file.path, f"cannot map the gens: {reason(error)}") from None
-        self._mappings.append(mapping)
-        view = memoryview(mapping)
-        try:
-            gen_map = GenMap.parse(view, file.path)
-        except FormatError:
-            view.release()  # else the mapping could not be closed
-            raise
-        if gen_map.bucket_count != bucket_count:
-            gen_map.release()
-            view.release()
-            raise BadField("gen map", f"{file.path} bucket_count", bucket_count, gen_map.bucket_count)
-        return gen_map
-
     def _life(self) -> int:
         lives = {one.life for one in self._maps.values()}
         return lives.pop() if len(lives) == 1 else 0
@@ -98,3 +58,18 @@ class Gens:
         gen_map = self._maps.get(pointer.device)
         bucket = pointer.sector // self._bucket_sectors[pointer.device] if gen_map else 0
         return gen_map.gens[bucket] if gen_map and bucket < gen_map.bucket_count else None
+
+
+def _map(file: GenMapFile, bucket_count: int) -> GenMap:
+    try:
+        descriptor: int = calling(os.open, file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            mapping: mmap.mmap = calling(mmap.mmap, descriptor, file.bytes, mmap.MAP_SHARED, mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:
+        raise DeviceError(file.path, f"cannot map the gens: {reason(error)}") from None
+    gen_map = GenMap.parse(memoryview(mapping), file.path)
+    if gen_map.bucket_count != bucket_count:
+        raise BadField("gen map", f"{file.path} bucket_count", bucket_count, gen_map.bucket_count)
+    return gen_map

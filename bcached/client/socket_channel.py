@@ -12,9 +12,11 @@ bytes are taken from the socket or given to it, does it end the connection.
 import contextlib
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from threading import Lock, RLock, get_ident
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 from bcached.client.connecting import connecting
@@ -239,10 +241,32 @@ class SocketChannel:
             self._step(self._push)
 
     def _refuse_within_another(self) -> None:
-        """A handler of a signal has no business in a client that its own thread is using."""
+        """A handler of a signal has no business in a client that its own thread is using.
+
+        If this thread is within no other call, then an interruption came upon the end of an interrupted one,
+        and what that left is put in order here.
+        """
         lead, this = self._lead, get_ident()
-        if self._in_step == this or (lead is not None and lead[1] == this):
+        if self._in_step != this and (lead is None or lead[1] != this):
+            return
+        if self._is_within_a_call(sys._getframe(2)):  # noqa: SLF001 - this is what it is for
             raise RuntimeError(f"{self.path}: called while this thread is in the middle of another call")
+        with self._mutex:
+            if self._in_step == this:
+                self._end(INTERRUPTED)
+                self._in_step = 0
+            if lead is not None and lead[1] == this:
+                self._give_up(lead[0])
+
+    def _is_within_a_call(self, frame: FrameType | None) -> bool:
+        while frame is not None:
+            if frame.f_code in ENTRANCES and frame.f_locals.get("self") is self:
+                return True
+            frame = frame.f_back
+        return False
+
+
+ENTRANCES = {one.__code__ for one in (SocketChannel.ask, SocketChannel.send, SocketChannel.news)}
 
 
 def connect(path: str, patience_s: float = 0.0) -> socket.socket:
