@@ -111,7 +111,7 @@ def _report_contradictions(
             is_fatal = seq >= oldest_needed and (bucket.member, bucket.index) in counting
             where = f"{bucket.where}, byte {placed.offset_bytes}"
             problem = f"entry {seq} is not the one on another member, or in another bucket"
-            severity = Severity.FATAL if is_fatal else Severity.DAMAGE
+            severity = Severity.FATAL if is_fatal else Severity.NOTE
             report(Finding("journal-contradiction", severity, STRUCTURE, where, problem))
 
 
@@ -171,12 +171,20 @@ def _report_gap(
 def _report_unreadable(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
     """What would be newer entries if they could be read."""
     newest = found.newest.seq
+    # More entries than there are blocks cannot stand in a ring: such a number was never given to one.
+    most = newest + max(map(_blocks_of_ring, members))
     beyond: dict[int, str] = {}
     for bucket in found.buckets:
-        for byte, seq in bucket.traces:
-            if seq > newest:
-                beyond.setdefault(seq, f"{bucket.where}, byte {byte}")
         follows = not bucket.entries or bucket.entries[-1].entry.seq == newest
+        for byte, seq in bucket.traces:
+            where = f"{bucket.where}, byte {byte}"
+            if newest < seq <= most:
+                beyond.setdefault(seq, where)
+            elif seq > most and follows and byte == bucket.next_byte:
+                beyond.setdefault(newest + 1, where)  # its seq is damaged
+            elif seq > most:
+                problem = f"what looks like an entry has the number {seq}: it is none"
+                report(Finding("journal-stray", Severity.NOTE, STRUCTURE, where, problem))
         if follows and bucket.end is not None and bucket.next_seq == newest + 1:
             beyond.setdefault(newest + 1, f"{bucket.where}, byte {bucket.next_byte}")  # its magic is gone
     if not beyond:
@@ -195,6 +203,11 @@ def _report_unreadable(found: JournalFound, members: Sequence[MemberFound], repo
     problem = f"entry {newest + 1} is not whole, and the set falls back to entry {newest}"
     lost = "nothing if the power was cut while it was written; else the changes it held"
     report(Finding("journal-torn", Severity.TORN, STRUCTURE, where, problem, lost))
+
+
+def _blocks_of_ring(member: MemberFound) -> int:
+    superblock = member.superblock
+    return len(superblock.journal_buckets) * superblock.bucket_sectors // superblock.block_sectors
 
 
 def way_back(members: Sequence[MemberFound], seq: int) -> str:
