@@ -16,9 +16,9 @@ import uvloop
 
 from bcached.format.superblock import Replacement
 from bcached.runtime.slices import run_sliced
-from bcached.state.bucket_table import BucketTable, State
-from bcached.state.cache import Cache
-from bcached.state.geometry import INITIAL_PRIO, Geometry
+from bcached.state.buckets.bucket_table import BucketTable, State
+from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
+from bcached.state.buckets.member_buckets import Cache
 from bench.seed_heap import SeedHeap, compiler
 from bench.table import Report
 

@@ -22,7 +22,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
-from bcached.state.reservations import ExtentRequest, Holder
+from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bench.requests import EXTENT_SECTORS
 
 BATCH = 64

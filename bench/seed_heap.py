@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bcached.state.bucket_table import BucketTable, State
-from bcached.state.geometry import Geometry
+from bcached.state.buckets.bucket_table import BucketTable, State
+from bcached.state.buckets.geometry import Geometry
 
 SOURCE = Path(__file__).with_name("seed_heap.c")
 

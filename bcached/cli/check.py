@@ -11,10 +11,10 @@ from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.offline import opened, warn_if_used
 from bcached.cli.session import Session, pass_session
 from bcached.format.label import printable_label
-from bcached.store.checker import CheckedSet
+from bcached.store.check.checker import CheckedSet
+from bcached.store.check.key_check import VolumeSectors
+from bcached.store.check.steady_check import SteadyCheck, check_steadily
 from bcached.store.finding import Finding, Severity
-from bcached.store.key_check import VolumeSectors
-from bcached.store.steady_check import SteadyCheck, check_steadily
 from bcached.units import SECTOR_BYTES, format_size
 
 

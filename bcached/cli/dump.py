@@ -14,9 +14,9 @@ from bcached.cli.show import superblock_document
 from bcached.errors import SetRefused
 from bcached.format.label import printable_label
 from bcached.keys import Pointer
-from bcached.state.census import Mark, Use
-from bcached.store.checker import CheckedSet, read_metadata, read_tree
-from bcached.store.node_reader import NodeFound
+from bcached.state.accounting.check_counts import Mark, Use
+from bcached.store.btree.node_reader import NodeFound
+from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
 
 Document = dict[str, object]
 Emit = Callable[[str, Document], None]

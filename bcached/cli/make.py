@@ -10,8 +10,8 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.session import Session, pass_session
 from bcached.format.superblock import Replacement
-from bcached.store.make import BUCKET_BYTES_DEFAULT, PlannedMember
-from bcached.store.make_request import MakeRequest, Outcome, carry_out
+from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
+from bcached.store.make.request import MakeRequest, Outcome, carry_out
 from bcached.units import SECTOR_BYTES, format_size
 
 

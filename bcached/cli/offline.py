@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import click
 
 from bcached.device import FileDevice
-from bcached.device.claim import user_of
+from bcached.device.claims.claim import user_of
 
 
 @asynccontextmanager

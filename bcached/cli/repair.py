@@ -13,9 +13,9 @@ from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus, WronglyUsed
 from bcached.cli.offline import opened
 from bcached.cli.session import Session, pass_session
-from bcached.store.checker import CheckedSet, check_set
+from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
-from bcached.store.repair import Step, carry_out, check_patched, clear_journal_behind
+from bcached.store.repair.repair import Step, carry_out, check_patched, clear_journal_behind
 
 
 @dataclass(slots=True)

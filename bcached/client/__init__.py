@@ -9,9 +9,8 @@ The connection is everything: what was allocated, and what is known about gens, 
 the client holds the daemon's lease, and lets it go only once the connection is gone and its last write has
 returned, so a write can never land in a bucket that a later life of the daemon has given to another client.
 
-exchange      the protocol, without a socket or a loop: calls to bytes, bytes to answers
-verbs         a call for each of the socket's methods
-plans, fetching, storing   what takes several steps, without performing any
+protocol/     without a socket or a loop: calls to bytes, bytes to answers; a call for each of the socket's
+              methods; plans of what takes several steps, performing none
 attachment    what a connection holds; lease, gens, data_paths are parts of it
 client        the asyncio client, on channel        blocking   the blocking client, on socket_channel
 """
@@ -19,8 +18,8 @@ client        the asyncio client, on channel        blocking   the blocking clie
 from typing import TYPE_CHECKING
 
 from bcached.client.blocking import BlockingClient
-from bcached.client.fetching import Piece
 from bcached.client.on_demand import on_demand
+from bcached.client.protocol.fetching import Piece
 from bcached.errors import ClientClosed, ForkedClient
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from bcached.client import fetching, plans, storing, verbs
 from bcached.client.attachment import SOCKET_PATH, Attachment
-from bcached.client.exchange import Call
-from bcached.client.plans import Plan, Step
+from bcached.client.protocol import fetching, plans, storing, verbs
+from bcached.client.protocol.exchange import Call
+from bcached.client.protocol.plans import Plan, Step
+from bcached.client.protocol.transfers import Reads, Writes
 from bcached.client.side_by_side import side_by_side
 from bcached.client.socket_channel import SocketChannel
 from bcached.client.state_view import StateView
-from bcached.client.transfers import Reads, Writes
 from bcached.errors import ConnectionLost
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import Description, State

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 from bcached.client.connecting import connecting
-from bcached.client.exchange import CLOSED, Call, Exchange
 from bcached.client.forks import end_in_children
+from bcached.client.protocol.exchange import CLOSED, Call, Exchange
 from bcached.errors import ConnectionLost
 
 T = TypeVar("T")

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from bcached.client import fetching, plans, storing, verbs
 from bcached.client.attachment import SOCKET_PATH, Attachment
 from bcached.client.channel import Channel
-from bcached.client.exchange import Call
-from bcached.client.fetching import Piece
-from bcached.client.plans import Plan, Step
+from bcached.client.protocol import fetching, plans, storing, verbs
+from bcached.client.protocol.exchange import Call
+from bcached.client.protocol.fetching import Piece
+from bcached.client.protocol.plans import Plan, Step
+from bcached.client.protocol.transfers import Reads, Writes
 from bcached.client.side_by_side import THREADS
 from bcached.client.state_view import StateView
-from bcached.client.transfers import Reads, Writes
 from bcached.errors import ClientClosed
 from bcached.keys import Key
 from bcached.wire.messages import Description, State

@@ -20,8 +20,8 @@ from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 from bcached.client.connecting import connecting
-from bcached.client.exchange import CLOSED, Call, Exchange
 from bcached.client.forks import end_in_children
+from bcached.client.protocol.exchange import CLOSED, Call, Exchange
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,10 +16,10 @@ from aiofiles.os import wrap
 
 from bcached.device.block_device import BytesLike, DeviceStatistics, check_extent
 from bcached.device.blocking_file import BlockingFile
+from bcached.device.claims.patience import BRIEF, Patience
 from bcached.device.counters import Counters
 from bcached.device.lane import Lane, ended
 from bcached.device.opening import OpenFile, Opening
-from bcached.device.patience import BRIEF, Patience
 from bcached.device.transfer import ShortTransferError
 from bcached.errors import DeviceError, FlushFailed, reason
 

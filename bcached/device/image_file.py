@@ -3,8 +3,8 @@
 import os
 import stat
 
-from bcached.device.claim import claim
-from bcached.device.occupancy import refuse_under_loop
+from bcached.device.claims.claim import claim
+from bcached.device.claims.occupancy import refuse_under_loop
 from bcached.errors import DeviceError, DeviceRefused, calling, reason
 
 IMAGE_MODE = 0o600  # what is cached may be anybody's secret

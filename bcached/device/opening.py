@@ -10,9 +10,10 @@ import os
 import stat
 from dataclasses import dataclass
 
-from bcached.device import kernel_calls, occupancy, sysfs
-from bcached.device.claim import claim, claim_backing_file, claimed_elsewhere
-from bcached.device.lock_holders import Process
+from bcached.device import kernel_calls, sysfs
+from bcached.device.claims import occupancy
+from bcached.device.claims.claim import claim, claim_backing_file, claimed_elsewhere
+from bcached.device.claims.lock_holders import Process
 from bcached.errors import DeviceError, DeviceRefused, calling, reason
 from bcached.units import SECTOR_BYTES
 

@@ -1,7 +1,7 @@
 """A cache set that is open and alive: what requests can ask of it, and the parts that answer.
 
 The set owns the parts and passes on; each rule lives in a part. A request's ready path is one plain call
-down to state/sector_allocator.py: no lock, no task, no await.
+down to state/sectors/sector_allocator.py: no lock, no task, no await.
 """
 
 import asyncio
@@ -19,20 +19,20 @@ from bcached.runtime.lookups import Lookups
 from bcached.runtime.quarantine import Quarantine
 from bcached.runtime.services import Services
 from bcached.runtime.snapshot import orphans_of, take_snapshot
-from bcached.runtime.tasks import Tasks
+from bcached.runtime.tasks.task_set import Tasks
 from bcached.runtime.volumes import Volumes
-from bcached.state.bucket_table import State
+from bcached.state.accounting.invariants import content, violations
+from bcached.state.accounting.leaf_pointers import live_counts
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.reserves import Reserve
 from bcached.state.explanation import explain, explain_index
-from bcached.state.gathering import Extents, WholeBuckets, Work
-from bcached.state.geometry import Geometry
-from bcached.state.invariants import content, violations
-from bcached.state.leaf_pointers import live_counts
-from bcached.state.open_buckets import Extent
-from bcached.state.reservations import ExtentRequest, Holder
-from bcached.state.reserves import Reserve
-from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.sectors.open_buckets import Extent
+from bcached.state.sectors.pending_allocations import Extents, WholeBuckets, Work
+from bcached.state.sectors.reservations import ExtentRequest, Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import OrphanStatistics, SetStatistics
-from bcached.store.journal import Journal
+from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 from bcached.store.uuid_table import Volume
 

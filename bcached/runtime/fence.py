@@ -8,7 +8,7 @@ grace must have passed.
 import asyncio
 from collections.abc import Callable
 
-from bcached.device.lease_file import OldLease, boot_id
+from bcached.device.claims.lease_file import OldLease, boot_id
 
 LOOK_INTERVAL_S = 0.05  # nothing tells when a lock is let go, short of a thread that hangs on it
 

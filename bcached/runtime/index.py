@@ -11,15 +11,15 @@ from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, Reques
 from bcached.format import bkey
 from bcached.format.bkey import HEAD_WORDS, SECTORS_MAX
 from bcached.keys import OFFSET_MAX, Key
-from bcached.runtime.key_changes import KeyChanges, as_device_failed, spans_of, words_of
+from bcached.runtime.index_writer import KeyChanges, as_device_failed, spans_of, words_of
 from bcached.runtime.services import Services
-from bcached.state.btree import Missing, cut_at
-from bcached.state.btree_node import Leaf
-from bcached.state.extents import NO_LIMIT
-from bcached.state.index_health import IndexHealth, names_data
-from bcached.state.leaf_pointers import dirty_sectors
-from bcached.state.reservations import Holder
-from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.accounting.index_health import IndexHealth, names_data
+from bcached.state.accounting.leaf_pointers import dirty_sectors
+from bcached.state.index.extents import NO_LIMIT
+from bcached.state.index.node import Leaf
+from bcached.state.index.tree import Missing, cut_at
+from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
 
 DROPPED_KEYS = 256  # at once: an invalidation holds the loop meanwhile
 

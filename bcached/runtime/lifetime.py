@@ -16,36 +16,36 @@ from random import SystemRandom
 from typing import Any, TypeAlias, TypeVar
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.lease_file import boot_id, create_lease, old_leases
+from bcached.device.claims.lease_file import boot_id, create_lease, old_leases
+from bcached.device.claims.set_lock import SetLock
 from bcached.device.mapped_file import MappedFile
-from bcached.device.set_lock import SetLock
 from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
-from bcached.runtime.allocator import Allocator
 from bcached.runtime.cache_set import CacheSet, MappedGens
-from bcached.runtime.evacuator import Evacuator
 from bcached.runtime.fence import wait_for_old_writers
-from bcached.runtime.garbage_collector import GarbageCollector
 from bcached.runtime.index import Index
-from bcached.runtime.journal_writer import NAME as JOURNAL_WRITER
-from bcached.runtime.journal_writer import JournalWriter
-from bcached.runtime.key_changes import KeyChanges
-from bcached.runtime.leaf_writer import LeafWriter
-from bcached.runtime.mover import Mover
-from bcached.runtime.moving_collector import MovingCollector
+from bcached.runtime.index_writer import KeyChanges
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.options import SetOptions
-from bcached.runtime.prio_writer import PrioWriter
 from bcached.runtime.services import Services
 from bcached.runtime.slices import precise_clock
-from bcached.runtime.tasks import Tasks
+from bcached.runtime.tasks.allocator import Allocator
+from bcached.runtime.tasks.evacuator import Evacuator
+from bcached.runtime.tasks.garbage_collector import GarbageCollector
+from bcached.runtime.tasks.journal_writer import NAME as JOURNAL_WRITER
+from bcached.runtime.tasks.journal_writer import JournalWriter
+from bcached.runtime.tasks.leaf_writer import LeafWriter
+from bcached.runtime.tasks.mover import Mover
+from bcached.runtime.tasks.moving_collector import MovingCollector
+from bcached.runtime.tasks.prio_writer import PrioWriter
+from bcached.runtime.tasks.task_set import Tasks
 from bcached.runtime.volumes import Volumes
-from bcached.state.cache import Cache
-from bcached.state.geometry import Geometry
-from bcached.state.reservations import Holder
-from bcached.state.sector_allocator import SectorAllocator
-from bcached.store.btree import Btree
-from bcached.store.recovery import OpenedSet, first_run, recover
-from bcached.store.set_reader import SetFound, read_set
+from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.btree.btree import Btree
+from bcached.store.opening.recovery import OpenedSet, first_run, recover
+from bcached.store.reading.set_reader import SetFound, read_set
 from bcached.wire.gen_map import GenMap, file_bytes
 
 T = TypeVar("T")

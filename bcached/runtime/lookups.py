@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from bcached.errors import NoSuchVolume
 from bcached.keys import Key
-from bcached.runtime.key_changes import as_device_failed
+from bcached.runtime.index_writer import as_device_failed
 from bcached.runtime.services import Services
-from bcached.state.btree import Missing
-from bcached.state.btree_node import Leaf
-from bcached.state.extents import INODE_SHIFT
-from bcached.state.reservations import Holder
-from bcached.state.sector_allocator import SectorAllocator
-from bcached.store.btree import Btree
+from bcached.state.index.extents import INODE_SHIFT
+from bcached.state.index.node import Leaf
+from bcached.state.index.tree import Missing
+from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.btree.btree import Btree
 
 LIMIT = 1000  # keys a look-up gives unless it is asked for fewer
 LEAVES_AT_ONCE = 128  # that are looked through, if they hold next to nothing: half a millisecond

@@ -10,19 +10,19 @@ from functools import partial
 from bcached.keys import Key, Pointer
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
-from bcached.state.btree import Tree
-from bcached.state.bucket_table import State
-from bcached.state.census import stale_by
-from bcached.state.gathering import Enough
-from bcached.state.reservations import Place
-from bcached.state.reserves import Reserve, kept_for_rewriting, needed_for_a_split
-from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.accounting.check_counts import stale_by
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.reserves import Reserve, kept_for_rewriting, needed_for_a_split
+from bcached.state.index.tree import Tree
+from bcached.state.sectors.pending_allocations import Enough
+from bcached.state.sectors.reservations import Place
+from bcached.state.sectors.sector_allocator import SectorAllocator
 
 FOREVER_S = 1e9  # thirty years
 
 
 class NodeBuckets:
-    """Takes and frees buckets for nodes (store/btree_needs.py); places are those in use."""
+    """Takes and frees buckets for nodes (store/btree/interfaces.py); places are those in use."""
 
     def __init__(self, sectors: SectorAllocator, services: Services, keys: Iterable[Key]) -> None:
         self._sectors = sectors

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from bcached.runtime.wait_queue import Guard
-from bcached.state.reservations import Holder
-from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
 
 
 @dataclass(slots=True, eq=False)

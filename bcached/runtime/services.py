@@ -11,9 +11,9 @@ from bcached.errors import RequestError
 from bcached.runtime.conditions import Conditions, Fact
 from bcached.runtime.options import SetOptions
 from bcached.runtime.wait_queue import WaitQueue
-from bcached.state.priorities import Aging
-from bcached.state.reserves import Reserve
-from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.buckets.prio_aging import Aging
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
 from bcached.store.member import Member
 

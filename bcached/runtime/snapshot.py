@@ -4,14 +4,14 @@ from bcached.format.bkey import WORD_BYTES
 from bcached.runtime.index import Index
 from bcached.runtime.lookups import Lookups
 from bcached.runtime.services import Services
-from bcached.runtime.tasks import Tasks
-from bcached.state.bucket_table import State
-from bcached.state.closing import gone, idle
-from bcached.state.index_health import IndexHealth
-from bcached.state.reserves import Reserve
-from bcached.state.sector_allocator import SectorAllocator
+from bcached.runtime.tasks.task_set import Tasks
+from bcached.state.accounting.index_health import IndexHealth
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.closing import gone, idle
+from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import IndexStatistics, MemberStatistics, OrphanStatistics, SetStatistics
-from bcached.store.journal import Journal
+from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 
 ORPHANS_TOLD = 8  # each in a sentence of its own

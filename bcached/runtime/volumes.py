@@ -14,10 +14,10 @@ from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
 from bcached.runtime.index import Index
 from bcached.runtime.services import Services
-from bcached.state.bucket_table import State
-from bcached.state.gathering import MetadataBucket
-from bcached.state.sector_allocator import SectorAllocator
-from bcached.store.journal import Journal
+from bcached.state.buckets.bucket_table import State
+from bcached.state.sectors.pending_allocations import MetadataBucket
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 from bcached.store.uuid_table import UuidTable, Volume
 

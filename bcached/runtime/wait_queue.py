@@ -13,9 +13,9 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from bcached.errors import BcachedError, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
-from bcached.state.gathering import Work
-from bcached.state.reservations import Holder
-from bcached.state.reserves import Reserve
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.pending_allocations import Work
+from bcached.state.sectors.reservations import Holder
 from bcached.state.statistics import WAIT_BOUNDS_S, Histogram
 
 T = TypeVar("T")

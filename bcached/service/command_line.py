@@ -5,7 +5,7 @@ import resource
 from contextlib import suppress
 
 import bcached
-from bcached.service.config import DEFAULT_PATH
+from bcached.service.settings.config import DEFAULT_PATH
 
 DESCRIPTORS_BESIDE_CLIENTS = 256
 

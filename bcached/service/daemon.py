@@ -19,29 +19,30 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import uvloop
 
-from bcached.device.claim import be_known_as_daemon
+from bcached.device.claims.claim import be_known_as_daemon
+from bcached.device.claims.patience import Patience
 from bcached.device.file_device import FileDevice
-from bcached.device.patience import Patience
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.service import config, memory
+from bcached.service import memory
 from bcached.service.command_line import allow_descriptors, parse_arguments
-from bcached.service.config import Settings
 from bcached.service.doors import Doors
 from bcached.service.failures import tell, tell_unusable
-from bcached.service.log import LogHandler, get_logger, log_what_is_not_caught, take_stderr
-from bcached.service.log import finish as finish_logging
-from bcached.service.log import start as start_logging
-from bcached.service.log_stream import for_last_words
+from bcached.service.logs.log import LogHandler, get_logger, log_what_is_not_caught, take_stderr
+from bcached.service.logs.log import finish as finish_logging
+from bcached.service.logs.log import start as start_logging
+from bcached.service.logs.stream import for_last_words
 from bcached.service.loop_lag import LoopLag
-from bcached.service.metrics import registry
-from bcached.service.metrics_server import MetricsServer
+from bcached.service.methods.service import CacheService
+from bcached.service.metrics.server import MetricsServer
+from bcached.service.metrics.set_metrics import registry
 from bcached.service.notify import Notifier
-from bcached.service.operations import CacheService
 from bcached.service.reload import Reloader
-from bcached.service.set_options import access, prepare_directories, set_options, socket_limits
-from bcached.service.socket_server import SocketServer
+from bcached.service.settings import config
+from bcached.service.settings.config import Settings
+from bcached.service.settings.set_options import access, prepare_directories, set_options, socket_limits
+from bcached.service.socket.socket_server import SocketServer
 from bcached.service.statistics import Snapshot
 from bcached.service.terminal import Terminal
 from bcached.service.watchdog import feed_watchdog

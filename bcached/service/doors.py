@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Self
 
 from bcached.errors import ConfigError
-from bcached.service.config import Settings
 from bcached.service.listening import bind_metrics, bind_unix
 from bcached.service.notify import inherited_sockets
+from bcached.service.settings.config import Settings
 
 NAMES = {"varlink", "metrics"}
 

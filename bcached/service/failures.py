@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import BcachedError, ConfigError
-from bcached.service.log import get_logger, is_journal
+from bcached.service.logs.log import get_logger, is_journal
 from bcached.service.notify import Notifier
 
 log = get_logger(__name__)

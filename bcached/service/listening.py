@@ -8,7 +8,7 @@ import stat
 from typing import Any
 
 from bcached.errors import ConfigError, calling, reason
-from bcached.service.log import get_logger
+from bcached.service.logs.log import get_logger
 
 BACKLOG = 4096  # at most; the kernel cuts it to net.core.somaxconn
 METRICS_MODE = 0o660

@@ -7,13 +7,13 @@ import asyncio
 
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
-from bcached.service import config
 from bcached.service.command_line import allow_descriptors
-from bcached.service.config import RELOADABLE, Settings
-from bcached.service.log import LogHandler, get_logger
+from bcached.service.logs.log import LogHandler, get_logger
 from bcached.service.notify import Notifier
-from bcached.service.set_options import access, retune, socket_limits
-from bcached.service.socket_server import SocketServer
+from bcached.service.settings import config
+from bcached.service.settings.config import RELOADABLE, Settings
+from bcached.service.settings.set_options import access, retune, socket_limits
+from bcached.service.socket.socket_server import SocketServer
 
 log = get_logger(__name__)
 

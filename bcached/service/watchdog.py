@@ -6,7 +6,7 @@ A ping from a bare timer would prove nothing but that timers work.
 import asyncio
 from collections.abc import Callable
 
-from bcached.service.log import get_logger
+from bcached.service.logs.log import get_logger
 from bcached.service.loop_lag import LoopLag
 from bcached.service.notify import Notifier
 

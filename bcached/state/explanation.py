@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bcached.state.geometry import GEN_DISTANCE_MAX
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.statistics import MemberStatistics, SetStatistics
 from bcached.units import SECTOR_BYTES, format_size
 

@@ -95,7 +95,7 @@ class IndexStatistics:
     moved_sectors: int  # by moving garbage collection, and by evacuations
     evacuations: int
     evacuated_buckets: int
-    # What no look-up finds, as the opening or the last collection counted it: see state/index_health.py.
+    # What no look-up finds, as the opening or the last collection counted it: see index_health.py.
     stale_dirty_keys: int = 0
     stale_dirty_sectors: int = 0
     stale_dirty_keys_dropped: int = 0  # by collections of this life

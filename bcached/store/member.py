@@ -6,9 +6,9 @@ import numpy as np
 
 from bcached.device.block_device import BlockDevice
 from bcached.format.superblock import Superblock
-from bcached.state.cache import Cache
-from bcached.state.geometry import Geometry
-from bcached.store.journal_ring import JournalRing
+from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.store.journal.ring import JournalRing
 from bcached.store.prio_chain import write_chain
 from bcached.store.superblock_slot import write_superblock
 

@@ -13,7 +13,7 @@ from bcached.format.superblock import (
     Superblock,
     journal_bucket_count_for,
 )
-from bcached.store.fitting import buckets_needed
+from bcached.store.geometry_limits import buckets_needed
 from bcached.store.member import geometry_of
 
 JOURNAL_BUCKETS_MIN = 2  # the newest entry's, and the next

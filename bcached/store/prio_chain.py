@@ -16,7 +16,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.device.together import together
 from bcached.errors import BadField
 from bcached.format.prio_set import PrioSet
-from bcached.state.geometry import Geometry
+from bcached.state.buckets.geometry import Geometry
 
 WRITES_IN_FLIGHT = 4
 PACK_IN_THREAD_BYTES = 128 << 10  # above, packing and its checksum would hold the loop for too long

@@ -13,7 +13,7 @@ from bcached.errors import InvalidParameter, LimitExceeded
 from bcached.format.label import printable_label
 from bcached.format.uuid_entry import BURNT_UUID, FREE_UUID, UuidEntry, pack_table
 from bcached.keys import Key, Pointer
-from bcached.state.geometry import Geometry
+from bcached.state.buckets.geometry import Geometry
 from bcached.units import SECTOR_BYTES
 
 LABEL_BYTES = 32

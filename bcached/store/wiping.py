@@ -1,7 +1,7 @@
 """Zeroing buckets whole, so that nothing of a former life is ever read from them."""
 
 from bcached.device.block_device import BlockDevice
-from bcached.state.geometry import Geometry
+from bcached.state.buckets.geometry import Geometry
 
 CHUNK_BYTES = 1 << 20
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcached.state.bucket_table import State
+from bcached.state.buckets.bucket_table import State
 from bench.invalidation import MIN_PRIO, full_set, weights
 from bench.seed_heap import SeedHeap, compiler
 

@@ -8,9 +8,9 @@ import pytest
 
 from bcached.client import Client, Piece
 from bcached.client.channel import Channel
-from bcached.client.refusals import refusal_from
-from bcached.client.verbs import describe
-from bcached.device.lease_file import OldLease
+from bcached.client.protocol.refusals import refusal_from
+from bcached.client.protocol.verbs import describe
+from bcached.device.claims.lease_file import OldLease
 from bcached.errors import (
     BadMagic,
     BcachedError,
@@ -27,8 +27,8 @@ from bcached.errors import (
     StaleKey,
 )
 from bcached.keys import Key, Pointer
-from bcached.service.access import Access, Role
-from bcached.service.socket_server import SocketLimits
+from bcached.service.socket.access import Access, Role
+from bcached.service.socket.socket_server import SocketLimits
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.messages import Extent
 from instruments.loop_device import loop_device

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bcached.client import BlockingClient, Client, ClientClosed
-from bcached.device.lease_file import OldLease
+from bcached.device.claims.lease_file import OldLease
 from bcached.errors import ConnectionLost
 from bcached.keys import Key, Pointer
 from instruments.served_set import served

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bcached.client import BlockingClient, Client
-from bcached.device.lease_file import OldLease
+from bcached.device.claims.lease_file import OldLease
 from bcached.errors import ConnectionLost, ForkedClient
 from bcached.keys import Key, Pointer
 from instruments.served_set import Served, served

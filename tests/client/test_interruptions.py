@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import bcached.client
-import bcached.client.verbs
+import bcached.client.protocol.verbs
 from bcached.client import BlockingClient, Client
 from bcached.errors import ConnectionLost, NoFreeBuckets
 from instruments.served_set import BUCKET_SECTORS, served
@@ -257,7 +257,7 @@ async def test_what_an_interruption_of_an_interruption_leaves_is_put_in_order(tm
 
         def story() -> bool:
             with BlockingClient(it.path) as client:
-                call = bcached.client.verbs.explain(client._at)
+                call = bcached.client.protocol.verbs.explain(client._at)
                 client._channel._send(call)  # and there both came: the lead was never handed on
                 assert client._channel._lead is not None
                 assert client.lookup(0, 0, 8).keys == ()

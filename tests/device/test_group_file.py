@@ -43,7 +43,7 @@ def test_what_stands_there_is_refused_and_stays(tmp_path: Path) -> None:
 
 MAKE_THE_MAP = "from bcached.device.mapped_file import MappedFile; MappedFile(path, 4096, gid)"
 MAKE_THE_LEASE = (
-    "from bcached.device.lease_file import create_lease; create_lease(path, 'set', 1, 'boot', gid)"
+    "from bcached.device.claims.lease_file import create_lease; create_lease(path, 'set', 1, 'boot', gid)"
 )
 MAKE_THE_IMAGE = "from bcached.device.image_file import create_image; create_image(path, 1 << 20)"
 OPEN_THE_IMAGE = (

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from bcached.device import FileDevice
-from bcached.device.claim import OPEN_HERE
-from bcached.device.patience import Patience
+from bcached.device.claims.claim import OPEN_HERE
+from bcached.device.claims.patience import Patience
 from bcached.errors import DeviceError, DeviceRefused
 from instruments.loop_device import loop_device, mounted
 from instruments.stranger import NOBODY, stranger

@@ -17,8 +17,8 @@ from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Superblock
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.store.checker import check_set, read_metadata, read_tree
-from bcached.store.make import lay_out, plan_set
+from bcached.store.check.checker import check_set, read_metadata, read_tree
+from bcached.store.make.layout import lay_out, plan_set
 from bcached.units import SECTOR_BYTES
 from instruments.kernel_images import NAMES, image_bytes
 from instruments.living_set import extent, set_options

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from bcached.store.bucket_contents import BucketContents
 from bcached.store.finding import refuse_fatal
+from bcached.store.reading.bucket_checks import BucketContents
 from fuzz.bases import OURS, TURNS
 from fuzz.verdict import Tally, case_names, judge
 

@@ -16,7 +16,7 @@ from bcached.errors import BcachedError, RequestError, SetRefused
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.store.checker import CheckedSet, check_set
+from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 from fuzz.bases import TURNS, base
 from fuzz.surgery import Surgeon

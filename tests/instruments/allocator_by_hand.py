@@ -7,11 +7,11 @@ under way until there is nothing else to do.
 from collections.abc import Callable
 
 from bcached.format.superblock import Replacement
-from bcached.state.cache import Cache
-from bcached.state.geometry import Geometry
-from bcached.state.marking import Marking
-from bcached.state.reserves import Reserve
-from bcached.state.steps import Step, Tried, next_step
+from bcached.state.accounting.gc_marks import Marking
+from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.next_step import Step, Tried, next_step
+from bcached.state.buckets.reserves import Reserve
 from instruments.small_cache import run
 
 PUSH_BUCKETS_MAX = 1024

@@ -1,12 +1,12 @@
 """A set of two members in which everything happens at once: what the invariants have to look at."""
 
 from bcached.keys import Key
-from bcached.state.bucket_table import State
-from bcached.state.cache import Cache
-from bcached.state.gathering import Extents
-from bcached.state.invariants import violations
-from bcached.state.reservations import ExtentRequest, Holder
-from bcached.state.reserves import Reserve
+from bcached.state.accounting.invariants import violations
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.pending_allocations import Extents
+from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,

@@ -10,14 +10,14 @@ import numpy as np
 
 from bcached.errors import BcachedError
 from bcached.format.jset import JournalEntry, parse_journal_bucket
-from bcached.state.bucket_table import State as BucketState
-from bcached.state.cache import Cache
-from bcached.state.geometry import GEN_DISTANCE_MAX, Geometry
-from bcached.state.invariants import violations
-from bcached.state.reserves import Reserve
-from bcached.state.sector_allocator import SectorAllocator
-from bcached.store.recovery import OpenedSet, recover
-from bcached.store.set_reader import Contents, SetFound, read_set
+from bcached.state.accounting.invariants import violations
+from bcached.state.buckets.bucket_table import State as BucketState
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.opening.recovery import OpenedSet, recover
+from bcached.store.reading.set_reader import Contents, SetFound, read_set
 from instruments.crash_states import State, StateDevice, Walk, draw_states
 from instruments.crash_story import FRESH, Ledger, Story, possible
 from instruments.kernel_journal import KernelJournal

@@ -20,9 +20,9 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
-from bcached.state.bucket_table import State
-from bcached.state.cache import Cache
-from bcached.store.make import lay_out, plan_set
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.member_buckets import Cache
+from bcached.store.make.layout import lay_out, plan_set
 from instruments.crash_states import Clock, ClockedLog
 from instruments.failing_device import FailingDevice, Fault
 from instruments.latent_device import StragglingDevice

@@ -14,9 +14,9 @@ from bcached.errors import LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestEr
 from bcached.format.superblock import Replacement
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.bucket_table import State
-from bcached.state.reservations import ExtentRequest, Holder
-from bcached.state.reserves import Reserve
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.living_set import spare_buckets
 
 STARVED_S = 5.0  # so long nobody waits at the head of a queue while there is a bucket to be had

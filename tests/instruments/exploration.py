@@ -40,8 +40,11 @@ from instruments.workloads import (
 
 T = TypeVar("T")
 LITTLE_MEMORY_BYTES = 12_000  # of an index: two leaves or three
-RANDOM_OF_BCACHED = ("bcached.runtime.lifetime.SystemRandom", "bcached.store.index_recovery.SystemRandom")
-UUIDS_OF_BCACHED = ("bcached.store.make.uuid4", "bcached.runtime.volumes.uuid4")
+RANDOM_OF_BCACHED = (
+    "bcached.runtime.lifetime.SystemRandom",
+    "bcached.store.opening.index_recovery.SystemRandom",
+)
+UUIDS_OF_BCACHED = ("bcached.store.make.layout.uuid4", "bcached.runtime.volumes.uuid4")
 
 
 @dataclass

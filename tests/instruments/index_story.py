@@ -19,18 +19,18 @@ from bcached.format.bset import Bset, pack_bset, parse_node
 from bcached.format.sizes import node_sectors
 from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
-from bcached.state.btree_node import Interior, Leaf
-from bcached.state.census import Census, stale_by
-from bcached.state.extents import Extents
-from bcached.state.node_shape import NodeShape
-from bcached.state.recount import Recount
-from bcached.store.btree import Btree
-from bcached.store.btree_io import MayBeTorn, NodeIo
-from bcached.store.bucket_contents import BucketContents
+from bcached.state.accounting.check_counts import Census, stale_by
+from bcached.state.accounting.opening_counts import Recount
+from bcached.state.index.extents import Extents
+from bcached.state.index.node import Interior, Leaf
+from bcached.state.index.node_shape import NodeShape
+from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_io import MayBeTorn, NodeIo
 from bcached.store.finding import Finding, Severity
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound
-from bcached.store.tree_reader import TreeReader
+from bcached.store.reading.bucket_checks import BucketContents
+from bcached.store.reading.tree_reader import TreeReader
 from instruments.durability_log import DurabilityLog
 from instruments.recording_device import RecordingDevice
 

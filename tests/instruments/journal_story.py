@@ -16,15 +16,15 @@ from bcached.device import MemoryDevice
 from bcached.format.bkey import key_words
 from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
-from bcached.state.cache import Cache
-from bcached.state.seq_pins import SeqPins
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.index.journal_pins import SeqPins
 from bcached.store.finding import refuse_fatal
-from bcached.store.journal import Journal
-from bcached.store.journal_check import read_journal
-from bcached.store.journal_reader import JournalFound
-from bcached.store.journal_ring import JournalRing
+from bcached.store.journal.journal import Journal
+from bcached.store.journal.reader import JournalFound
+from bcached.store.journal.ring import JournalRing
 from bcached.store.member import Member, geometry_of
 from bcached.store.membership import MemberFound
+from bcached.store.reading.journal_check import read_journal
 from instruments.durability_log import DurabilityLog
 from instruments.format_samples import ENTRY, SUPERBLOCK
 from instruments.latent_device import LatentDevice

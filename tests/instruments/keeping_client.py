@@ -8,7 +8,7 @@ from itertools import count
 from bcached.errors import DeviceError, DeviceFailed
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.reservations import Holder
+from bcached.state.sectors.reservations import Holder
 from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent
 

@@ -13,16 +13,16 @@ import numpy as np
 
 from bcached.errors import BcachedError
 from bcached.keys import Key, Pointer
-from bcached.state.bucket_table import State as BucketState
-from bcached.state.cache import Cache
-from bcached.state.geometry import GEN_DISTANCE_MAX, Geometry
-from bcached.state.invariants import content, violations
-from bcached.state.reserves import Reserve
-from bcached.state.sector_allocator import SectorAllocator
-from bcached.store.checker import check_set
+from bcached.state.accounting.invariants import content, violations
+from bcached.state.buckets.bucket_table import State as BucketState
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.check.checker import check_set
 from bcached.store.finding import Severity
-from bcached.store.recovery import OpenedSet, recover
-from bcached.store.set_reader import read_set
+from bcached.store.opening.recovery import OpenedSet, recover
+from bcached.store.reading.set_reader import read_set
 from bcached.units import SECTOR_BYTES
 from instruments.crash_judge import Complaint, cuts, kernel_complaint, without_loop
 from instruments.crash_states import State, StateDevice, draw_states

@@ -11,8 +11,8 @@ import numpy as np
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.cache import Cache
-from bcached.state.reservations import ExtentRequest, Holder
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.units import SECTOR_BYTES
 from instruments.crash_states import ClockedLog
 from instruments.crash_story import Ledger, Story

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.btree_node import Leaf, Node, bound_of
-from bcached.state.extents import Extents
-from bcached.state.tree_change import Change, Piece
+from bcached.state.index.extents import Extents
+from bcached.state.index.node import Leaf, Node, bound_of
+from bcached.state.index.tree_change import Change, Piece
+from bcached.store.btree.node_reader import read_node
 from bcached.store.membership import MemberFound
-from bcached.store.node_reader import read_node
 from instruments.crash_judge import without_loop
 from instruments.crash_states import State, StateDevice
 

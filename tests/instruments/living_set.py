@@ -11,10 +11,10 @@ from bcached.format.superblock import Replacement
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.options import SetOptions
-from bcached.state.cache import Cache
-from bcached.state.reservations import ExtentRequest, Holder
-from bcached.state.reserves import Reserve
-from bcached.store.make import lay_out, plan_set
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.reservations import ExtentRequest, Holder
+from bcached.store.make.layout import lay_out, plan_set
 
 
 async def fresh_members(

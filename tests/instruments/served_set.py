@@ -11,11 +11,11 @@ from bcached.device.memory_device import MemoryDevice
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
-from bcached.service.access import Access
 from bcached.service.listening import bind_unix
-from bcached.service.operations import CacheService
-from bcached.service.socket_server import SocketLimits, SocketServer
-from bcached.store.make import lay_out, plan_set
+from bcached.service.methods.service import CacheService
+from bcached.service.socket.access import Access
+from bcached.service.socket.socket_server import SocketLimits, SocketServer
+from bcached.store.make.layout import lay_out, plan_set
 
 BUCKET_BYTES = 64 << 10
 BUCKET_SECTORS = BUCKET_BYTES // 512

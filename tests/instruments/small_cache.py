@@ -5,11 +5,11 @@ from typing import TypeVar
 from uuid import UUID
 
 from bcached.format.superblock import Replacement
-from bcached.state.bucket_table import State
-from bcached.state.cache import Cache
-from bcached.state.geometry import Geometry
-from bcached.state.reserves import Reserve
-from bcached.state.sector_allocator import SectorAllocator
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.sector_allocator import SectorAllocator
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from bcached.format.superblock import Replacement
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
-from bcached.store.checker import check_set
+from bcached.state.buckets.bucket_table import State
+from bcached.store.check.checker import check_set
 from bcached.store.finding import Severity
 from instruments.await_points import AwaitPoints
 from instruments.failing_device import FailingDevice, Fault

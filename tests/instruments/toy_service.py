@@ -10,9 +10,9 @@ from typing import Any
 
 from bcached.errors import NoFreeBuckets, NotReserved
 from bcached.keys import Key, Pointer
-from bcached.service.access import Role
-from bcached.service.operation import Later, Long, Operation, Outcome, Session, Stream
-from bcached.service.peer import Peer
+from bcached.service.socket.access import Role
+from bcached.service.socket.method import Later, Long, Operation, Outcome, Session, Stream
+from bcached.service.socket.peer import Peer
 from bcached.wire import messages
 from bcached.wire.methods import METHODS
 

@@ -17,7 +17,7 @@ from bcached.format.jset import JournalEntry
 from bcached.format.prio_set import PrioSet
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.bucket_table import State
+from bcached.state.buckets.bucket_table import State
 from bcached.store.member import Member
 from instruments.durability_log import DurabilityLog
 from instruments.living_set import extent

@@ -10,11 +10,11 @@ from bcached.format.bset import Bset, pack_bset
 from bcached.format.jset import JournalEntry
 from bcached.format.superblock import Superblock
 from bcached.keys import Key
-from bcached.state.cache import Cache
-from bcached.state.geometry import Geometry
-from bcached.store.make import lay_out, plan_set
-from bcached.store.recovery import OpenedSet, first_run, recover
-from bcached.store.set_reader import read_set
+from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.store.make.layout import lay_out, plan_set
+from bcached.store.opening.recovery import OpenedSet, first_run, recover
+from bcached.store.reading.set_reader import read_set
 from instruments.format_samples import sealed, with_field
 
 BUCKET_BYTES = 4096

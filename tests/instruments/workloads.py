@@ -15,8 +15,8 @@ from unittest.mock import patch
 
 from bcached.errors import NoFreeBuckets
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.garbage_collector import GarbageCollector
-from bcached.state.bucket_table import State
+from bcached.runtime.tasks.garbage_collector import GarbageCollector
+from bcached.state.buckets.bucket_table import State
 from instruments.crash_story import Ledger
 from instruments.key_judge import begin_from
 from instruments.key_ledger import KeyLedger

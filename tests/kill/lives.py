@@ -10,7 +10,7 @@ from random import Random
 from bcached.cli.offline import opened
 from bcached.client import Client
 from bcached.keys import Key
-from bcached.store.checker import CheckedSet, check_set
+from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 
 from .clients import ENDED, STEADY, VOLUME_SECTORS, Load, sightings

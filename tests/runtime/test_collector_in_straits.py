@@ -7,7 +7,7 @@ from bcached.errors import DeviceError
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
+from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.passing_device import PassingDevice

@@ -12,9 +12,9 @@ import pytest
 from bcached.errors import DeviceError, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.evacuator import Totals
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
+from bcached.runtime.tasks.evacuator import Totals
+from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.keeping_client import KeepingClient, Kept, check_kept, data_of
 from instruments.living_set import extent, fresh_members, reopened, set_options

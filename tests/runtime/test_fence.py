@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bcached.client.lease import Lease
-from bcached.device.lease_file import OldLease, boot_id, create_lease, old_leases
+from bcached.device.claims.lease_file import OldLease, boot_id, create_lease, old_leases
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError
 from bcached.runtime.fence import wait_for_old_writers

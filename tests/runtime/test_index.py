@@ -23,10 +23,10 @@ from bcached.errors import (
 from bcached.format import bkey
 from bcached.keys import OFFSET_MAX, Key, Pointer
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.garbage_collector import STALE_GENS_MAX
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
-from bcached.state.reservations import Holder
+from bcached.runtime.tasks.garbage_collector import STALE_GENS_MAX
+from bcached.state.buckets.bucket_table import State
+from bcached.state.sectors.reservations import Holder
 from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent, fresh_members, reopened, set_options, take_buckets
 from instruments.virtual_time import in_virtual_time

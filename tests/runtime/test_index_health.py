@@ -12,8 +12,8 @@ from bcached.format.uuid_entry import BURNT_UUID, UuidEntry
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
-from bcached.store.checker import check_set
+from bcached.state.buckets.bucket_table import State
+from bcached.store.check.checker import check_set
 from instruments.image_builder import MAX_POSITION, PLAIN, ImageBuilder, replace_gen, two_levels
 from instruments.living_set import set_options, take_buckets
 from instruments.virtual_time import in_virtual_time

@@ -11,9 +11,9 @@ from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.btree import Tree
-from bcached.state.btree_node import Interior, Node
-from bcached.state.bucket_table import State
+from bcached.state.buckets.bucket_table import State
+from bcached.state.index.node import Interior, Node
+from bcached.state.index.tree import Tree
 from bcached.units import SECTOR_BYTES
 from instruments.living_set import extent, fresh_members, reopened, set_options
 from instruments.virtual_time import in_virtual_time

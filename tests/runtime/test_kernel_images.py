@@ -12,7 +12,7 @@ from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
+from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.kernel_images import NAMES, KernelImage, kernel_image, keys_of
 from instruments.living_set import extent, set_options

@@ -7,10 +7,10 @@ from pathlib import Path
 from random import Random
 
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.garbage_collector import FILLS_A_PIECE
 from bcached.runtime.lifetime import running
 from bcached.runtime.lookups import LEAVES_AT_ONCE
-from bcached.store.btree import WRITTEN_LEAVES
+from bcached.runtime.tasks.garbage_collector import FILLS_A_PIECE
+from bcached.store.btree.btree import WRITTEN_LEAVES
 from instruments.living_set import extent, fresh_members, set_options
 from instruments.virtual_time import in_virtual_time
 

@@ -19,8 +19,8 @@ from bcached.errors import (
 from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import STOP_SECONDS_MAX, ViolationError, running
-from bcached.state.bucket_table import State
-from bcached.state.reserves import Reserve
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.reserves import Reserve
 from bcached.wire.gen_map import GenMap
 from instruments.failing_device import FailingDevice, Fault
 from instruments.latent_device import LatentDevice

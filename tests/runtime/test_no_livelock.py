@@ -17,8 +17,8 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
-from bcached.state.reservations import ExtentRequest, Holder
-from bcached.store.make import lay_out, plan_set
+from bcached.state.sectors.reservations import ExtentRequest, Holder
+from bcached.store.make.layout import lay_out, plan_set
 from instruments.virtual_time import in_virtual_time
 
 BUCKET_COUNT = 1024

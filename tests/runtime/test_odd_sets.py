@@ -13,8 +13,8 @@ from bcached.format.uuid_entry import BURNT_UUID, OLD_LAYOUT, UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
-from bcached.store.checker import check_set
+from bcached.state.buckets.bucket_table import State
+from bcached.store.check.checker import check_set
 from bcached.units import SECTOR_BYTES
 from instruments.image_builder import PLAIN, ImageBuilder
 from instruments.living_set import extent, set_options

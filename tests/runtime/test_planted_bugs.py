@@ -18,23 +18,23 @@ from bcached.device.together import together
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key
 from bcached.runtime.index import Index
-from bcached.runtime.mover import Move, Mover
 from bcached.runtime.node_buckets import NodeBuckets
-from bcached.runtime.prio_writer import PrioWriter
-from bcached.state.btree import Tree
-from bcached.state.btree_node import Leaf, Unwritten
-from bcached.state.bucket_table import BucketTable, State
-from bcached.state.cache import Cache
-from bcached.state.live_sectors import LiveSectors
-from bcached.state.recount import Recount
-from bcached.state.reserves import Reserve
-from bcached.state.seq_pins import SeqPins
-from bcached.store import index_recovery
-from bcached.store import journal as journal_module
-from bcached.store.btree import Btree
-from bcached.store.btree_io import NodeIo
-from bcached.store.journal import Journal
-from bcached.store.journal_ring import JournalRing
+from bcached.runtime.tasks.mover import Move, Mover
+from bcached.runtime.tasks.prio_writer import PrioWriter
+from bcached.state.accounting.live_sectors import LiveSectors
+from bcached.state.accounting.opening_counts import Recount
+from bcached.state.buckets.bucket_table import BucketTable, State
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.index.journal_pins import SeqPins
+from bcached.state.index.node import Leaf, Unwritten
+from bcached.state.index.tree import Tree
+from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_io import NodeIo
+from bcached.store.journal import journal as journal_module
+from bcached.store.journal.journal import Journal
+from bcached.store.journal.ring import JournalRing
+from bcached.store.opening import index_recovery
 from instruments.exploration import Tally, explore
 from instruments.workloads import (
     OPERATIONS,

@@ -13,8 +13,8 @@ import pytest
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
-from bcached.state.reservations import Holder
+from bcached.state.buckets.bucket_table import State
+from bcached.state.sectors.reservations import Holder
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.virtual_time import in_virtual_time
 

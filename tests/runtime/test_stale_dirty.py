@@ -13,8 +13,8 @@ from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.reservations import Holder
-from bcached.store.checker import check_set
+from bcached.state.sectors.reservations import Holder
+from bcached.store.check.checker import check_set
 from instruments.living_set import extent, fresh_members, set_options
 from instruments.virtual_time import in_virtual_time
 

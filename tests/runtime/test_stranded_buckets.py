@@ -12,10 +12,10 @@ from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
-from bcached.state.closing import IDLE_S
-from bcached.state.open_buckets import OPEN_BUCKETS_MAX
-from bcached.state.reservations import Holder
+from bcached.state.buckets.bucket_table import State
+from bcached.state.sectors.closing import IDLE_S
+from bcached.state.sectors.open_buckets import OPEN_BUCKETS_MAX
+from bcached.state.sectors.reservations import Holder
 from instruments.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.virtual_time import in_virtual_time
 

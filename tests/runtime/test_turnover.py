@@ -19,8 +19,8 @@ from bcached.device.image_file import create_image
 from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.geometry import GEN_DISTANCE_MAX
-from bcached.store.make import lay_out, plan_set
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
+from bcached.store.make.layout import lay_out, plan_set
 from instruments.latent_device import LatentDevice
 from instruments.living_set import fresh_members, set_options
 from instruments.turnover import Figures, Witness, turn_over

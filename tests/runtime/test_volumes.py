@@ -12,7 +12,7 @@ from bcached.errors import InvalidParameter, NoFreeBuckets, NoSuchVolume
 from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.state.bucket_table import State
+from bcached.state.buckets.bucket_table import State
 from instruments.latent_device import LatentDevice
 from instruments.living_set import fresh_members, reopened, set_options, take_buckets
 from instruments.virtual_time import in_virtual_time

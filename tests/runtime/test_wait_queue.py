@@ -8,8 +8,8 @@ import pytest
 
 from bcached.errors import LimitExceeded, NoFreeBuckets, NoSuchVolume, ShuttingDown
 from bcached.runtime.wait_queue import WaitQueue
-from bcached.state.reservations import Holder
-from bcached.state.reserves import Reserve
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.reservations import Holder
 from instruments.virtual_time import in_virtual_time
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bcached import __version__
 from bcached.errors import DeviceFailed
-from bcached.service.socket_server import SocketLimits
+from bcached.service.socket.socket_server import SocketLimits
 from bcached.wire.methods import METHODS
 from instruments.served_set import BUCKET_SECTORS, served
 from instruments.talker import Talker, call, outcome

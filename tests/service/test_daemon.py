@@ -382,7 +382,7 @@ def test_a_stop_that_takes_too_long_is_cut_off() -> None:
     program = """if True:
         import threading, time
         from bcached.service import daemon
-        from bcached.service.log import start
+        from bcached.service.logs.log import start
         start()
         daemon.STOP_LIMIT_S = 0.2
         timer = threading.Timer(daemon.STOP_LIMIT_S, daemon.leave_at_once)

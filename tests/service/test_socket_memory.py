@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from bcached.service.access import Access, Role
-from bcached.service.connection import STRANGER_BYTES
 from bcached.service.listening import bind_unix
-from bcached.service.peer import Peer
-from bcached.service.reply_queue import REQUESTS_BEHIND_MAX
-from bcached.service.socket_server import SocketLimits, SocketServer
+from bcached.service.socket.access import Access, Role
+from bcached.service.socket.connection import STRANGER_BYTES
+from bcached.service.socket.peer import Peer
+from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
+from bcached.service.socket.socket_server import SocketLimits, SocketServer
 from bcached.wire.codec import decode_requests
 from instruments.talker import Talker, allocate, call, outcome
 from instruments.toy_service import WAITS, ToyService
@@ -106,7 +106,7 @@ async def test_small_halves_are_left_in_peace(path: str):
 
 
 async def test_replies_that_are_not_read_are_bounded(path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bcached.service.socket_server.SWEEP_S", 0.02)
+    monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     async with serving(path) as (server, _), contextlib.AsyncExitStack() as stack:
         for _ in range(60):
             peer = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -170,7 +170,7 @@ async def test_a_read_full_of_empty_messages_is_decoded_a_few_at_a_time(
         decoded.append(len(requests))
         return requests
 
-    monkeypatch.setattr("bcached.service.connection.decode_requests", decode)
+    monkeypatch.setattr("bcached.service.socket.connection.decode_requests", decode)
     count = 20_000
     async with serving(path), Talker(path) as talker, Talker(path) as honest:
         talker.say(b"\0" * count)
@@ -216,7 +216,7 @@ async def test_peers_that_go_while_replies_are_on_their_way_cause_no_error(
 
 
 async def test_memory_is_counted_while_it_is_held(path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bcached.service.socket_server.SWEEP_S", 0.02)
+    monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     async with serving(path) as (server, _), Talker(path) as talker:
         talker.say(DESCRIBE[:-1])
         await until(lambda: server.buffers.held_bytes == len(DESCRIBE) - 1)
@@ -255,8 +255,8 @@ async def test_a_peer_without_a_role_may_be_large_no_more_than_others(path: str)
 async def test_half_a_message_of_a_peer_without_a_role_is_waited_for_less(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("bcached.service.socket_server.SWEEP_S", 0.02)
-    monkeypatch.setattr("bcached.service.connection.STRANGER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
+    monkeypatch.setattr("bcached.service.socket.connection.STRANGER_PATIENCE_S", 0.1)
     async with serving(path, Strangers(1)), Talker(path) as stranger, Talker(path) as member:
         stranger.say(b"{")
         member.say(DESCRIBE[:-1])
@@ -268,8 +268,8 @@ async def test_half_a_message_of_a_peer_without_a_role_is_waited_for_less(
 async def test_a_peer_without_a_role_that_does_not_read_is_cut_off(
     path: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("bcached.service.socket_server.SWEEP_S", 0.02)
-    monkeypatch.setattr("bcached.service.connection.STRANGER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
+    monkeypatch.setattr("bcached.service.socket.connection.STRANGER_PATIENCE_S", 0.1)
     async with serving(path, Strangers(1)) as (_, service):
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(path)

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bcached.service.access import Access, Role
-from bcached.service.peer import peer_of
-from bcached.service.socket_server import SocketLimits
+from bcached.service.socket.access import Access, Role
+from bcached.service.socket.peer import peer_of
+from bcached.service.socket.socket_server import SocketLimits
 from instruments.served_set import served
 from instruments.talker import Talker, call, outcome
 

@@ -15,7 +15,7 @@ import pytest
 
 from bcached.device.file_device import TRANSFER_THREADS
 from bcached.service.command_line import DESCRIPTORS_BESIDE_CLIENTS
-from bcached.service.config_sections import MEMBERS_MAX, IndexSection, LimitsSection
+from bcached.service.settings.sections import MEMBERS_MAX, IndexSection, LimitsSection
 from instruments import seccomp
 from instruments.daemon_process import BIN, DaemonProcess
 

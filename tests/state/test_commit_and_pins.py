@@ -6,12 +6,12 @@ import pytest
 
 from bcached.errors import LimitExceeded, NotReserved, RequestError, StaleKey
 from bcached.keys import Key, Pointer
-from bcached.state.bucket_table import State
-from bcached.state.geometry import INITIAL_PRIO, METADATA_PRIO
-from bcached.state.invariants import violations
-from bcached.state.live_sectors import LiveSectors
-from bcached.state.reservations import Holder
-from bcached.state.sector_allocator import PLACES_A_STEP
+from bcached.state.accounting.invariants import violations
+from bcached.state.accounting.live_sectors import LiveSectors
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
+from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.sector_allocator import PLACES_A_STEP
 from instruments.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,

@@ -18,14 +18,14 @@ import pytest
 from bcached.errors import RequestError
 from bcached.format.superblock import Replacement
 from bcached.keys import Key, Pointer
-from bcached.state.bucket_table import State
-from bcached.state.census import stale_by
-from bcached.state.geometry import Geometry
-from bcached.state.invariants import content, violations
-from bcached.state.live_sectors import LiveSectors
-from bcached.state.reservations import Holder, Place
-from bcached.state.reserves import Reserve
-from bcached.state.steps import Step
+from bcached.state.accounting.check_counts import stale_by
+from bcached.state.accounting.invariants import content, violations
+from bcached.state.accounting.live_sectors import LiveSectors
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.next_step import Step
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.reservations import Holder, Place
 from instruments.allocator_by_hand import AllocatorByHand
 from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
 

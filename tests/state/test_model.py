@@ -12,14 +12,14 @@ import pytest
 from bcached.errors import LimitExceeded, RequestError
 from bcached.format.superblock import Replacement
 from bcached.keys import Key
-from bcached.state.bucket_table import State
-from bcached.state.gathering import Extents, MetadataBucket, WholeBuckets
-from bcached.state.geometry import GEN_DISTANCE_MAX, Geometry
-from bcached.state.invariants import violations
-from bcached.state.priorities import Aging, age
-from bcached.state.reservations import ExtentRequest, Holder
-from bcached.state.reserves import Reserve
-from bcached.state.steps import Step
+from bcached.state.accounting.invariants import violations
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
+from bcached.state.buckets.next_step import Step
+from bcached.state.buckets.prio_aging import Aging, age
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.pending_allocations import Extents, MetadataBucket, WholeBuckets
+from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.allocator_by_hand import AllocatorByHand
 from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
 

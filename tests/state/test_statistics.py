@@ -1,7 +1,7 @@
 import pytest
 
-from bcached.state.bucket_table import State
-from bcached.state.reserves import Reserve
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.reserves import Reserve
 from bcached.state.statistics import BUCKET_STATES, RESERVES, Histogram
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bcached.store import journal_reader
+from bcached.store.journal import reader as journal_reader
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
 from bcached.keys import Key, Pointer
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
-from bcached.store.set_reader import read_set
+from bcached.store.reading.set_reader import read_set
 from instruments.format_samples import EXTENT, sealed, with_field
 from instruments.image_builder import ImageBuilder, two_levels
 from instruments.recording_device import RecordingDevice

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from bcached.format.bkey import key_words
-from bcached.state.seq_pins import SeqPins
+from bcached.state.index.journal_pins import SeqPins
 from instruments.journal_story import JournalStory
 from instruments.virtual_time import in_virtual_time
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bcached.keys import Key
-from bcached.store.checker import CheckedSet, check_set
+from bcached.store.check.checker import CheckedSet, check_set
 from instruments.kernel_images import NAMES, KernelImage, kernel_image, keys_of
 
 every_image = pytest.mark.parametrize("name", NAMES)

@@ -3,8 +3,8 @@
 import pytest
 
 from bcached.errors import DeviceError
+from bcached.store.opening.recovery import SEEDED
 from bcached.store.prio_chain import read_chain
-from bcached.store.recovery import SEEDED
 from bcached.store.superblock_slot import read_superblock
 from instruments.failing_device import FailingDevice, Fault
 from instruments.used_set import Image, open_set, used_devices

@@ -6,8 +6,8 @@ import pytest
 
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError, SetRefused
-from bcached.store.checker import check_set
-from bcached.store.set_reader import read_set
+from bcached.store.check.checker import check_set
+from bcached.store.reading.set_reader import read_set
 from instruments.failing_device import FailingDevice, Fault
 from instruments.used_set import fresh_devices, open_set
 

@@ -15,13 +15,13 @@ import pytest
 from bcached.device.together import Operation, together
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Replacement, Superblock
 from bcached.runtime import lifetime
-from bcached.state.cache import Cache
-from bcached.store import journal as journal_module
+from bcached.state.buckets.member_buckets import Cache
 from bcached.store import member as member_module
-from bcached.store import recovery
-from bcached.store.journal import Journal
-from bcached.store.journal_ring import JournalRing
+from bcached.store.journal import journal as journal_module
+from bcached.store.journal.journal import Journal
+from bcached.store.journal.ring import JournalRing
 from bcached.store.member import Member
+from bcached.store.opening import recovery
 from bcached.units import SECTOR_BYTES
 from instruments.crash_judge import Judge, cuts, ledger_of
 from instruments.crash_states import draw_states

@@ -16,7 +16,7 @@ from bcached.errors import BcachedError, NoFreeBuckets
 from bcached.format.superblock import Replacement, Superblock
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.reservations import Holder
+from bcached.state.sectors.reservations import Holder
 from instruments.crash_judge import Judge, cuts, ledger_of
 from instruments.crash_states import Walk, draw_states
 from instruments.crash_story import FRESH, Ledger, Story

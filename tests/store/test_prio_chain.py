@@ -6,7 +6,7 @@ import pytest
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BadField, DeviceError, FormatError
 from bcached.format.prio_set import PrioSet
-from bcached.state.geometry import Geometry
+from bcached.state.buckets.geometry import Geometry
 from bcached.store.prio_chain import PrioChain, read_chain, write_chain
 from instruments.failing_device import FailingDevice, Fault
 from instruments.recording_device import RecordingDevice

@@ -7,7 +7,7 @@ import pytest
 from bcached.errors import InvalidParameter, LimitExceeded
 from bcached.format.uuid_entry import BURNT_UUID, FREE_UUID, UuidEntry, pack_table, parse_table
 from bcached.keys import Pointer
-from bcached.store.fitting import geometry_for
+from bcached.store.geometry_limits import geometry_for
 from bcached.store.uuid_table import UuidTable
 
 GEOMETRY = geometry_for(4 << 20, bucket_sectors=8, block_sectors=8)

@@ -3,7 +3,7 @@
 import pytest
 
 from bcached.device.memory_device import MemoryDevice
-from bcached.state.geometry import Geometry
+from bcached.state.buckets.geometry import Geometry
 from bcached.store.wiping import wipe_buckets
 from instruments.recording_device import RecordingDevice
 

@@ -1,0 +1,117 @@
+"""Fetching: keys are looked up, read, and judged again after the read."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from bcached.client.attachment import Attachment
+from bcached.client.gens import Gens, Instant
+from bcached.client.protocol import verbs
+from bcached.client.protocol.plans import Plan, mapped_gens
+from bcached.client.protocol.transfers import Reads
+from bcached.errors import StaleKey
+from bcached.keys import Key, Pointer
+from bcached.wire.messages import MANY_MAX, Found, Lookup
+
+TRIES = 16  # reads in a row that come too late: the set is turned over faster than it is read
+
+
+class Piece(NamedTuple):
+    """Sectors of a volume that were found, and from which sector on they are."""
+
+    offset: int
+    data: bytes
+
+
+Range = Lookup | tuple[int, int, int]  # inode, offset, sectors
+
+
+def fetch(
+    at: Attachment, inode: int, offset: int, sectors: int, *, touch: bool | None = None
+) -> Plan[tuple[Piece, ...]]:
+    """Look up and read what is there of a range, in order, and as its owner wrote it.
+
+    What proves after reading to have been used again meanwhile is looked up again.
+    """
+    gens = at.gens or (yield from mapped_gens(at))
+    since = gens.now()
+    found: Found = yield verbs.lookup(at, inode, offset, sectors, touch=touch)
+    if len(found.keys) == 1 and found.next is None:  # as it mostly is
+        (key,) = found.keys
+        (data,) = yield Reads(((key.pointers[0], key.sectors),))
+        if key.pointers[0] in at.current(gens, key, since):
+            return (Piece(key.offset, data),)
+    (pieces,) = yield from _fetch(at, [Lookup(inode, offset, sectors, touch=touch)], found, since)
+    return pieces
+
+
+def fetch_many(
+    at: Attachment, ranges: Iterable[Range], *, touch: bool | None = None
+) -> Plan[tuple[tuple[Piece, ...], ...]]:
+    """Look up and read several ranges: of each the pieces that are there, as fetch gives them.
+
+    A range is (inode, offset, sectors). One round trip does for a thousand of them.
+    """
+    wanted = [_lookup_of(one, touch) for one in ranges]
+    return tuple((yield from _fetch(at, wanted)))
+
+
+def _lookup_of(one: Range, touch: bool | None) -> Lookup:
+    if isinstance(one, Lookup):
+        return Lookup(one.inode, one.offset, one.sectors, touch=touch if one.touch is None else one.touch)
+    inode, offset, sectors = one
+    return Lookup(inode, offset, sectors, touch=touch)
+
+
+def _fetch(
+    at: Attachment, wanted: Sequence[Lookup], first: Found | None = None, then: Instant | None = None
+) -> Plan[list[tuple[Piece, ...]]]:
+    """The pieces of each range; of a single one, what was found first may be known already, and since when.
+
+    left holds what is still to be looked up, the next at its end.
+    """
+    pieces: list[list[Piece]] = [[] for _ in wanted]
+    left = [(number, one) for number, one in enumerate(wanted)][::-1]
+    tries = TRIES
+    gens = yield from mapped_gens(at)
+    while left:
+        batch = left[: -MANY_MAX - 1 : -1]
+        del left[-MANY_MAX:]
+        since = then or gens.now()  # before the keys are asked for: that is when they have to be good
+        found = (first,) if first is not None else (yield from _look_up(at, batch))
+        first = then = None
+        keys = []
+        for (number, asked), answer in zip(batch, found, strict=True):
+            keys += [(number, asked, key) for key in answer.keys]
+            if answer.next is not None:
+                left.append((number, _rest(asked, answer.next, asked.offset + asked.sectors)))
+        pointers = [_best_pointer(at, gens, key, since) for _, _, key in keys]
+        reads = [(pointer, key.sectors) for pointer, (_, _, key) in zip(pointers, keys, strict=True)]
+        read = (yield Reads(reads)) if reads else ()
+        for (number, asked, key), pointer, data in zip(keys, pointers, read, strict=True):
+            if pointer in at.current(gens, key, since):
+                pieces[number].append(Piece(key.offset, data))
+                tries = TRIES
+                continue
+            tries -= 1
+            if not tries:
+                raise StaleKey(key, -1)
+            left.append((number, _rest(asked, key.offset, key.end)))
+    return [tuple(sorted(those)) for those in pieces]
+
+
+def _look_up(at: Attachment, batch: Sequence[tuple[int, Lookup]]) -> Plan[Sequence[Found]]:
+    if len(batch) == 1:
+        ((_, one),) = batch
+        return ((yield verbs.lookup(at, one.inode, one.offset, one.sectors, touch=one.touch)),)
+    found: Sequence[Found] = yield verbs.lookup_many(at, [one for _, one in batch])
+    return found
+
+
+def _best_pointer(at: Attachment, gens: Gens, key: Key, since: Instant) -> Pointer:
+    """One that is good now, if there is a choice."""
+    good = at.current(gens, key, since) if len(key.pointers) > 1 else ()
+    return good[0] if good else key.pointers[0]
+
+
+def _rest(asked: Lookup, start: int, end: int) -> Lookup:
+    return Lookup(asked.inode, start, end - start, touch=asked.touch)

@@ -1,0 +1,233 @@
+"""Storing: sectors are reserved, written, and committed, as many at once as one journal entry takes.
+
+What the parts of that may hold is known from Describe and the protocol, so it is settled before anything is
+reserved: an allocation gives KEYS_IN_REPLY_MAX keys, a commit holds commit_words words and fits a request.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from bcached.client.attachment import Attachment
+from bcached.client.protocol import verbs
+from bcached.client.protocol.plans import Plan
+from bcached.client.protocol.transfers import Writes
+from bcached.errors import BcachedError, LimitExceeded
+from bcached.keys import Key
+from bcached.units import SECTOR_BYTES
+from bcached.wire.messages import KEYS_IN_REPLY_MAX, MANY_MAX, REQUEST_BYTES_MAX, Description, Extent
+
+HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
+HEAD_BYTES, POINTER_BYTES = 96, 56  # of a key in a Commit, if all its numbers are as long as can be
+ENVELOPE_BYTES = 256
+MORE_KEYS = 2  # than the buckets an extent fills: the first and the last are shared with others
+
+Data = bytes | bytearray | memoryview
+Item = tuple[int, int, Data]  # inode, offset, data
+
+
+class Part(NamedTuple):
+    """What one allocation gives the sectors for."""
+
+    inode: int
+    offset: int
+    data: memoryview
+
+
+class Options(NamedTuple):
+    """How a store is made."""
+
+    dirty: bool | None
+    durable: bool | None
+    write_point: int | None
+    replicas: int | None
+    timeout_ms: int | None
+
+
+def store(
+    at: Attachment,
+    inode: int,
+    offset: int,
+    data: Data,
+    *,
+    dirty: bool | None = None,
+    durable: bool | None = None,
+    write_point: int | None = None,
+    replicas: int | None = None,
+    timeout_ms: int | None = None,
+) -> Plan[int]:
+    """Reserve, write and commit whole blocks. The journal entry's number.
+
+    All of them or none, up to the bytes that atomic_bytes tells; more than that in several commits, from the
+    first block on, each all or none. dirty: they are nowhere else, so they stay until they are marked clean;
+    a flash-only volume's always are, and need not be called so.
+    """
+    options = Options(dirty, durable, write_point, replicas, timeout_ms)
+    return (yield from _store(at, [(inode, offset, data)], options))
+
+
+def store_many(
+    at: Attachment,
+    items: Iterable[Item],
+    *,
+    dirty: bool | None = None,
+    durable: bool | None = None,
+    write_point: int | None = None,
+    replicas: int | None = None,
+    timeout_ms: int | None = None,
+) -> Plan[int]:
+    """Store several extents, each (inode, offset, data), with two round trips. The journal entry's number.
+
+    All of them or none, if their keys fit one journal entry; else in several commits, in order. An item that
+    fits one by itself is not divided. Of items that overlap, the last one counts.
+    """
+    options = Options(dirty, durable, write_point, replicas, timeout_ms)
+    return (yield from _store(at, items, options))
+
+
+def atomic_bytes(description: Description, replicas: int = 1) -> int:
+    """How many bytes a store makes visible all at once, however they fall into buckets."""
+    buckets = _keys_in_commit(description, replicas) - MORE_KEYS
+    return max(1, buckets) * description.devices[0].bucket_sectors * SECTOR_BYTES
+
+
+def _store(at: Attachment, items: Iterable[Item], options: Options) -> Plan[int]:
+    at.check()
+    parts = [_checked(at, *item) for item in items]
+    _check_possible(at.description, parts, options)
+    *before, last = _commits(at.description, parts, options.replicas or 1)
+    stored_bytes = 0
+    try:
+        for commit in before:  # an entry cannot be durable before those before it
+            yield from _store_at_once(at, commit, options._replace(durable=False))
+            stored_bytes += sum(part.data.nbytes for allocation in commit for part in allocation)
+        return (yield from _store_at_once(at, last, options))
+    except BcachedError as error:
+        if stored_bytes:
+            error.add_note(f"the first {stored_bytes} bytes are stored")
+        raise
+
+
+def _checked(at: Attachment, inode: int, offset: int, data: Data) -> Part:
+    view = memoryview(data).cast("B")
+    if not view.nbytes or view.nbytes % at.block_bytes:
+        raise ValueError(f"the set's blocks have {at.block_bytes} bytes, the data {view.nbytes}")
+    return Part(inode, offset, view)
+
+
+def _check_possible(description: Description, parts: Sequence[Part], options: Options) -> None:
+    """Refuse at once what the set could never hold: the daemon sees but a part of it at a time."""
+    wanted = sum(part.data.nbytes for part in parts) // SECTOR_BYTES * (options.replicas or 1)
+    buckets = ((one.bucket_count - one.first_bucket) * one.bucket_sectors for one in description.devices)
+    if wanted > sum(buckets):
+        raise LimitExceeded("sectors", wanted)
+
+
+# What goes together
+
+
+def _keys_in_commit(description: Description, replicas: int) -> int:
+    by_words = description.commit_words // (HEAD_WORDS + replicas)
+    by_bytes = (REQUEST_BYTES_MAX - ENVELOPE_BYTES) // (HEAD_BYTES + POINTER_BYTES * replicas)
+    return min(by_words, by_bytes)
+
+
+def _commits(description: Description, parts: Sequence[Part], replicas: int) -> Iterator[list[list[Part]]]:
+    """The parts of each commit, in the allocations made for it; one without any if there are none."""
+    bucket_bytes = description.devices[0].bucket_sectors * SECTOR_BYTES
+    most = atomic_bytes(description, replicas)
+    commit: list[Part] = []
+    keys = 0
+    for part in parts:
+        for piece in _divided(part, most):
+            more = piece.data.nbytes // bucket_bytes + MORE_KEYS
+            if commit and keys + more > _keys_in_commit(description, replicas):
+                yield list(_allocations(commit, bucket_bytes))
+                commit, keys = [], 0
+            commit.append(piece)
+            keys += more
+    yield list(_allocations(commit, bucket_bytes))
+
+
+def _allocations(parts: Sequence[Part], bucket_bytes: int) -> Iterator[list[Part]]:
+    allocation: list[Part] = []
+    keys = 0
+    for part in parts:
+        for piece in _divided(part, (KEYS_IN_REPLY_MAX - MORE_KEYS) * bucket_bytes):
+            more = piece.data.nbytes // bucket_bytes + MORE_KEYS
+            if allocation and (keys + more > KEYS_IN_REPLY_MAX or len(allocation) == MANY_MAX):
+                yield allocation
+                allocation, keys = [], 0
+            allocation.append(piece)
+            keys += more
+    if allocation:
+        yield allocation
+
+
+def _divided(part: Part, most: int) -> Iterator[Part]:
+    for start in range(0, part.data.nbytes, most):
+        yield Part(part.inode, part.offset + start // SECTOR_BYTES, part.data[start : start + most])
+
+
+# One commit
+
+
+def _store_at_once(at: Attachment, allocations: Sequence[Sequence[Part]], options: Options) -> Plan[int]:
+    keys: list[Key] = []
+    writes = Writes(())
+    try:
+        data: list[memoryview] = []
+        for allocation in allocations:
+            for part, those in zip(allocation, (yield from _allocate(at, allocation, options)), strict=True):
+                keys += those
+                data += [_data_of(key, part) for key in those]
+        writes = Writes(zip(keys, data, strict=True))
+        if writes.jobs:
+            yield writes
+        committed = keys if options.dirty is None else [replace(key, dirty=options.dirty) for key in keys]
+        sequence: int = yield verbs.commit(
+            at, committed, durable=options.durable, timeout_ms=options.timeout_ms
+        )
+    except BaseException:
+        # If the commit is under way it comes first, and there is nothing left to release.
+        writes.when_returned(lambda: at.tell(verbs.release_message(tuple(keys))))
+        raise
+    return sequence
+
+
+def _allocate(at: Attachment, parts: Sequence[Part], options: Options) -> Plan[Sequence[tuple[Key, ...]]]:
+    if len(parts) > 1:
+        extents = [
+            Extent(
+                part.inode,
+                part.offset,
+                part.data.nbytes // SECTOR_BYTES,
+                options.write_point,
+                None,
+                options.replicas,
+                True,
+            )
+            for part in parts
+        ]
+        many: Sequence[tuple[Key, ...]] = yield verbs.allocate_many(
+            at, extents, timeout_ms=options.timeout_ms
+        )
+        return many
+    ((inode, offset, data),) = parts
+    one: tuple[Key, ...] = yield verbs.allocate(
+        at,
+        inode,
+        offset,
+        data.nbytes // SECTOR_BYTES,
+        write_point=options.write_point,
+        replicas=options.replicas,
+        timeout_ms=options.timeout_ms,
+        whole=True,
+    )
+    return (one,)
+
+
+def _data_of(key: Key, part: Part) -> memoryview:
+    start = (key.offset - part.offset) * SECTOR_BYTES
+    return part.data[start : start + key.sectors * SECTOR_BYTES]

@@ -1,0 +1,287 @@
+"""The socket's methods, one function each: what a call takes, what it gives, and how it is undone.
+
+Both clients have them as methods; `at` is what the client's connection holds.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from bcached.client.attachment import Attachment
+from bcached.client.protocol.exchange import Call
+from bcached.keys import Key
+from bcached.wire import messages
+from bcached.wire.client_codec import Question, encode_question
+from bcached.wire.interfaces import ADMIN, ALLOCATOR, MONITOR
+from bcached.wire.messages import Extent, Found, Lookup, Orphan, Policy, State, Volume
+
+NOTHING = messages.Nothing()
+
+# io.bcached.Allocator
+
+
+def describe() -> Call[messages.Description]:
+    """The set and its devices, and our role: the first call of a connection."""
+    return Call(f"{ALLOCATOR}.Describe", NOTHING, messages.Description, lambda it: it)
+
+
+def map_gens(at: Attachment) -> Call[tuple[messages.GenMapFile, ...]]:
+    """Where the gens of the members can be mapped."""
+    at.check()
+    return Call(f"{ALLOCATOR}.MapGens", NOTHING, messages.GenMaps, lambda it: it.maps)
+
+
+def allocate(
+    at: Attachment,
+    inode: int,
+    offset: int,
+    sectors: int,
+    *,
+    write_point: int | None = None,
+    write_prio: int | None = None,
+    replicas: int | None = None,
+    wait: bool | None = None,
+    timeout_ms: int | None = None,
+    whole: bool | None = None,
+) -> Call[tuple[Key, ...]]:
+    """Reserve sectors: one key, perhaps a shorter one; with whole, as many as it takes for all."""
+    at.check()
+    asked = messages.Allocate(
+        inode, offset, sectors, write_point, write_prio, replicas, wait, timeout_ms, whole
+    )
+    return Call(
+        f"{ALLOCATOR}.Allocate",
+        asked,
+        messages.Allocated,
+        lambda it: it.keys,
+        lambda it: release_message(it.keys),
+    )
+
+
+def allocate_many(
+    at: Attachment,
+    requests: Iterable[Extent],
+    *,
+    wait: bool | None = None,
+    timeout_ms: int | None = None,
+) -> Call[tuple[tuple[Key, ...], ...]]:
+    """Reserve for all these extents, or for none."""
+    at.check()
+    return Call(
+        f"{ALLOCATOR}.AllocateMany",
+        messages.AllocateMany(tuple(requests), wait, timeout_ms),
+        messages.AllocatedMany,
+        lambda it: it.keys,
+        lambda it: release_message(tuple(chain.from_iterable(it.keys))),
+    )
+
+
+def allocate_bucket(
+    at: Attachment, *, replicas: int | None = None, wait: bool | None = None, timeout_ms: int | None = None
+) -> Call[Key]:
+    """Reserve a whole bucket."""
+    at.check()
+    return Call(
+        f"{ALLOCATOR}.AllocateBucket",
+        messages.AllocateBucket(replicas, wait, timeout_ms),
+        messages.OneKey,
+        lambda it: it.key,
+        lambda it: release_message((it.key,)),
+    )
+
+
+def free_bucket(at: Attachment, key: Key) -> Call[None]:
+    """Give a whole bucket back."""
+    at.check()
+    return Call(f"{ALLOCATOR}.FreeBucket", messages.FreeBucket(key), messages.Done, _nothing)
+
+
+def release(at: Attachment, keys: Sequence[Key]) -> Call[None]:
+    """End reservations; no write to them may be under way."""
+    at.check()
+    return Call(f"{ALLOCATOR}.Release", messages.Release(tuple(keys)), messages.Done, _nothing)
+
+
+def commit(
+    at: Attachment, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
+) -> Call[int]:
+    """Put keys into the index whose data is written, all at once; the number of their journal entry."""
+    at.check()
+    asked = messages.Commit(tuple(keys), durable, timeout_ms)
+    return Call(f"{ALLOCATOR}.Commit", asked, messages.Committed, lambda it: it.sequence)
+
+
+def mark_clean(
+    at: Attachment, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
+) -> Call[tuple[bool, ...]]:
+    """Make dirty keys clean; of each, whether it still was what the index held."""
+    at.check()
+    asked = messages.MarkClean(tuple(keys), durable, timeout_ms)
+    return Call(f"{ALLOCATOR}.MarkClean", asked, messages.MarkedClean, lambda it: it.cleaned)
+
+
+def lookup(
+    at: Attachment,
+    inode: int,
+    offset: int,
+    sectors: int,
+    *,
+    limit: int | None = None,
+    pin: bool | None = None,
+    touch: bool | None = None,
+) -> Call[Found]:
+    """The keys of a range, and where to go on if there are more than the limit."""
+    at.check()
+    asked = Lookup(inode, offset, sectors, limit, pin, touch)
+    undo = _unpin_found if pin else None
+    return Call(f"{ALLOCATOR}.Lookup", asked, messages.Found, lambda it: it, undo)
+
+
+def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found, ...]]:
+    """The keys of several ranges, 1,000 in all: one Found for each."""
+    at.check()
+    asked = messages.LookupMany(tuple(requests))
+    pinned = [one.pin for one in asked.requests]
+
+    def unpin_those(many: messages.FoundMany) -> bytes:
+        keys = (keys for keys, pin in zip(many.keys, pinned, strict=True) if pin)
+        return _unpin_message(tuple(chain.from_iterable(keys)))
+
+    return Call(
+        f"{ALLOCATOR}.LookupMany",
+        asked,
+        messages.FoundMany,
+        lambda many: tuple(map(Found, many.keys, many.next)),
+        unpin_those if any(pinned) else None,
+    )
+
+
+def unpin(at: Attachment, keys: Sequence[Key]) -> Call[None]:
+    """Let go what was looked up with a pin."""
+    at.check()
+    return Call(f"{ALLOCATOR}.Unpin", messages.Unpin(tuple(keys)), messages.Done, _nothing)
+
+
+def invalidate(
+    at: Attachment,
+    inode: int,
+    offset: int,
+    sectors: int,
+    *,
+    durable: bool | None = None,
+    timeout_ms: int | None = None,
+) -> Call[int]:
+    """Drop the keys of a range, dirty ones too; how many sectors they covered."""
+    at.check()
+    asked = messages.Invalidate(inode, offset, sectors, durable, timeout_ms)
+    return Call(f"{ALLOCATOR}.Invalidate", asked, messages.Invalidated, lambda it: it.sectors)
+
+
+def flush(at: Attachment) -> Call[int]:
+    """Make durable all that anybody committed so far; the number of the newest journal entry."""
+    at.check()
+    return Call(f"{ALLOCATOR}.Flush", NOTHING, messages.Committed, lambda it: it.sequence)
+
+
+# io.bcached.Admin
+
+
+def status(at: Attachment) -> Call[State]:
+    """How the set stands."""
+    at.check()
+    return Call(f"{ADMIN}.Status", NOTHING, messages.StatusNow, lambda it: it.state)
+
+
+def explain(at: Attachment) -> Call[tuple[str, ...]]:
+    """Why allocations wait or fail."""
+    at.check()
+    return Call(f"{ADMIN}.Explain", NOTHING, messages.Lines, lambda it: it.lines)
+
+
+def verify(at: Attachment) -> Call[tuple[str, ...]]:
+    """What is wrong with the set; nothing, let us hope."""
+    at.check()
+    return Call(f"{ADMIN}.Verify", NOTHING, messages.Violations, lambda it: it.violations)
+
+
+def collect_garbage(at: Attachment, *, wait: bool | None = None) -> Call[None]:
+    """Have garbage collected."""
+    at.check()
+    return Call(f"{ADMIN}.CollectGarbage", messages.CollectGarbage(wait), messages.Done, _nothing)
+
+
+def write_priorities(at: Attachment) -> Call[None]:
+    """Make prios and gens durable."""
+    at.check()
+    return Call(f"{ADMIN}.WritePriorities", NOTHING, messages.Done, _nothing)
+
+
+def set_replacement(at: Attachment, policy: Policy) -> Call[None]:
+    """Choose another replacement policy."""
+    at.check()
+    return Call(f"{ADMIN}.SetReplacement", messages.SetReplacement(policy), messages.Done, _nothing)
+
+
+def set_discard(at: Attachment, discard: bool) -> Call[None]:
+    """Turn discards on or off."""
+    at.check()
+    return Call(f"{ADMIN}.SetDiscard", messages.SetDiscard(discard), messages.Done, _nothing)
+
+
+def list_volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
+    """All volumes."""
+    at.check()
+    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.Volumes, lambda it: it.volumes)
+
+
+def list_orphans(at: Attachment) -> Call[tuple[Orphan, ...]]:
+    """The inodes without a volume that keys are left of, those with the most dirty sectors first."""
+    at.check()
+    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.Volumes, lambda it: it.orphans)
+
+
+def create_volume(
+    at: Attachment, label: str, *, sectors: int | None = None, uuid: str | None = None
+) -> Call[int]:
+    """Make a volume; its inode."""
+    at.check()
+    asked = messages.CreateVolume(label, sectors, uuid)
+    return Call(f"{ADMIN}.CreateVolume", asked, messages.NewVolume, lambda it: it.inode)
+
+
+def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> Call[None]:
+    """Remove a volume, or the keys that are left under an inode without one."""
+    at.check()
+    return Call(f"{ADMIN}.DeleteVolume", messages.DeleteVolume(inode, force), messages.Done, _nothing)
+
+
+# io.bcached.Monitor
+
+
+def watch(interval_ms: int | None) -> Call[None]:
+    """The state and then its changes, as news: a call that ends with its connection."""
+    asked = messages.Watch(interval_ms)
+    return Call(f"{MONITOR}.Watch", asked, messages.News, _nothing, more=True)
+
+
+# Messages that are not answered
+
+
+def release_message(keys: tuple[Key, ...]) -> bytes:
+    """A Release that is only told (oneway)."""
+    return _told("Release", messages.Release(keys)) if keys else b""
+
+
+def _unpin_message(keys: tuple[Key, ...]) -> bytes:
+    return _told("Unpin", messages.Unpin(keys)) if keys else b""
+
+
+def _unpin_found(found: Found) -> bytes:
+    return _unpin_message(found.keys)
+
+
+def _told(name: str, parameters: messages.Parameters) -> bytes:
+    return encode_question(Question(f"{ALLOCATOR}.{name}", parameters, oneway=True))
+
+
+def _nothing(_: object) -> None:
+    return None

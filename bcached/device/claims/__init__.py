@@ -1,0 +1,1 @@
+"""Who may use a device: locks, leases, the kernel's own claims, and waiting for them."""

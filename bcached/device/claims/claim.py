@@ -1,0 +1,129 @@
+"""Claiming a device against every program that may own it, and against none that may not.
+
+Clients open an image too, to read and write their data, and flock asks for no more than that. So a lock on
+it counts by the user who holds it: root, ours, and the file's owner could run a daemon on the image or lay
+it out, and theirs is respected; a lock of any other user keeps nobody from anything. Of those that count,
+one of a daemon is for good, and one of another program (udev that looks, a copy being made) will pass.
+
+A block device has the kernel's own claim besides (O_EXCL), which mounts, md, dm and bcache take, too.
+"""
+
+import fcntl
+import os
+import stat
+from contextlib import suppress
+
+from bcached.device import sysfs
+from bcached.device.claims.lock_holders import WRITE, Holder, Process, flock_holders, openers
+from bcached.device.claims.occupancy import kernel_use_of
+from bcached.errors import DeviceBusy, DeviceRefused, calling
+
+DAEMON = "bcached"  # the command of a process that serves a set
+OPEN_HERE = "in use: this process has it open already, under this name or another"
+
+
+def claim(path: str, descriptor: int) -> list[Process]:
+    """Lock the file; DeviceRefused or DeviceBusy if another holds it who may. Gives those who are ignored.
+
+    1. The lock is free, and now ours.
+    2. It is held by a process that counts, or by one that we cannot judge.
+    3. All who hold it are other users' processes. Their lock keeps ours out; so a daemon that went on in
+       spite of it, too, may have none, and is looked for among the processes that have the file open.
+    """
+    if _try_lock(descriptor, fcntl.LOCK_EX):
+        return []
+    file = calling(os.fstat, descriptor)
+    holders = flock_holders(descriptor)
+    for holder in holders:
+        if _may_own(holder.process, file):
+            raise _refusal(path, holder)
+    if not holders:  # of another container, or let go of by now
+        raise DeviceBusy(path, "in use: another process has locked it")
+    refuse_served(path, file)
+    _try_lock(descriptor, fcntl.LOCK_SH)
+    return [holder.process for holder in holders]
+
+
+def claim_backing_file(path: str, descriptor: int) -> int | None:
+    """A locked descriptor of the file below a loop device; None if it is none, or is out of our reach."""
+    backing_path = sysfs.attribute(calling(os.fstat, descriptor).st_rdev, "loop/backing_file")
+    if backing_path is None:
+        return None
+    try:
+        backing = os.open(backing_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        claim(path, backing)
+    except DeviceRefused as error:
+        os.close(backing)
+        raise type(error)(path, f"its backing file {backing_path} is {error.reason}") from None
+    return backing
+
+
+def claimed_elsewhere(path: str, node: os.stat_result) -> DeviceRefused:
+    """Why the kernel's claim on a block device is not to be had: for good, or as long as a process has it."""
+    use = kernel_use_of(node.st_rdev)
+    if use is not None:
+        return DeviceRefused(path, f"in use: {use}")
+    refuse_served(path, node)
+    users = list(openers(node))
+    if any(user.pid == os.getpid() for user in users):
+        return DeviceRefused(path, OPEN_HERE)
+    seen = f"; it is open in {', '.join(map(str, users))}" if users else ""
+    return DeviceBusy(path, f"in use: another process or the kernel has it open exclusively{seen}")
+
+
+def refuse_served(path: str, file: os.stat_result) -> None:
+    """Raise if another daemon has the device open, by whatever name."""
+    for user in openers(file):
+        if user.command == DAEMON and user.pid != os.getpid() and _may_own(user, file):
+            raise DeviceRefused(path, f"in use: {user} serves it")
+
+
+def be_known_as_daemon() -> None:
+    """Take the name by which other daemons know one, however this process was started."""
+    with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as command:
+        command.write(DAEMON)
+
+
+def user_of(path: str) -> Process | str | None:
+    """Which process, or what of the kernel, uses a device; None if none does, as far as can be seen.
+
+    Trying the lock would tell, too, and could keep a daemon from starting in just that moment.
+    """
+    with suppress(OSError):
+        file = os.stat(path)
+        if stat.S_ISBLK(file.st_mode) and os.path.lexists(f"{sysfs.directory(file.st_rdev)}/bcache"):
+            return "the kernel's bcache"
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            users = [holder.process for holder in flock_holders(descriptor) if holder.kind == WRITE]
+        finally:
+            os.close(descriptor)
+        users += [user for user in openers(file) if user.command == DAEMON]
+        return next(iter(users), None)
+    return None
+
+
+def _try_lock(descriptor: int, how: int) -> bool:
+    try:
+        calling(fcntl.flock, descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _may_own(process: Process, file: os.stat_result) -> bool:
+    """Whether the process may run a daemon on the file or lay it out; also if its user is hidden from us."""
+    if process.has_ended:  # a daemon, and each of our programs, holds its locks itself
+        return False
+    return process.uid is None or process.uid in {0, os.geteuid(), file.st_uid}
+
+
+def _refusal(path: str, holder: Holder) -> DeviceRefused:
+    process = holder.process
+    if process.pid == os.getpid() and holder.kind == WRITE:
+        return DeviceRefused(path, OPEN_HERE)
+    kind = DeviceRefused if process.command == DAEMON else DeviceBusy
+    return kind(path, f"in use: {process} has locked it")

@@ -1,0 +1,116 @@
+"""Lease files: how a new life of the daemon knows that writers of a former one have stopped.
+
+Each life makes one. A client holds a read lock on it while it may write to the device; when the kernel knows
+of no lock, no client may any more. The file tells in which boot it was made, since no writer outlives that.
+
+Clients may only read the file, and with that take only locks that keep no other client out. The daemon takes
+none, it asks: a client gets its lease before it can get sectors, so once a life is over no lease that is
+taken later has any to be written.
+"""
+
+import fcntl
+import glob
+import os
+from typing import Any
+
+from bcached.device.claims.lock_holders import Process, flock_holders, record_lock_holders
+from bcached.device.group_file import create_group_file, remove_quietly
+from bcached.errors import DeviceError, calling, reason
+from bcached.wire.lease_lock import kind_of, whole_file
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+SUFFIX = ".lease"
+
+
+def boot_id() -> str:
+    """Which boot of the machine this is."""
+    try:
+        with open(BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError as error:
+        raise DeviceError(BOOT_ID, f"cannot read it: {reason(error)}") from None
+
+
+def create_lease(directory: str, name: str, life: int, boot: str, gid: int | None = None) -> str:
+    """Make the lease file of a life; its path."""
+    path = os.path.join(directory, f"{name}.{life:016x}{SUFFIX}")
+    try:
+        descriptor = create_group_file(path, os.O_WRONLY, gid)
+        try:
+            calling(os.write, descriptor, f"{boot}\n".encode())
+            calling(os.fsync, descriptor)
+        except BaseException:
+            remove_quietly(path)
+            raise
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise DeviceError(path, f"cannot make the lease file: {reason(error)}") from None
+    return path
+
+
+class OldLease:
+    """The lease file of a former life."""
+
+    def __init__(self, path: str, boot: str) -> None:
+        self.path = path
+        self.boot = boot
+
+    def is_let_go(self) -> bool:
+        """Whether no client holds it any more, be it by a record lock or by flock."""
+        try:
+            descriptor = self._open()
+        except FileNotFoundError:
+            return True
+        except PermissionError:  # a daemon of another user made it: what is left is to wait the grace
+            return False
+        except OSError as error:
+            raise DeviceError(self.path, f"cannot open the lease file: {reason(error)}") from None
+        try:
+            return not _is_locked(descriptor)
+        except OSError as error:
+            raise DeviceError(self.path, f"cannot look at the lease's locks: {reason(error)}") from None
+        finally:
+            os.close(descriptor)
+
+    def holders(self) -> list[Process]:
+        """The processes that hold it, where that shows."""
+        try:
+            descriptor = self._open()
+        except OSError:
+            return []
+        try:
+            holders = {holder.process for holder in flock_holders(descriptor)}
+            return sorted(holders.union(record_lock_holders(descriptor)), key=lambda process: process.pid)
+        finally:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def remove(self) -> None:
+        """Nobody needs it any more."""
+        remove_quietly(self.path)
+
+
+def _is_locked(descriptor: int) -> bool:
+    answer: Any = calling(fcntl.fcntl, descriptor, fcntl.F_OFD_GETLK, whole_file(fcntl.F_WRLCK))
+    if kind_of(answer) != fcntl.F_UNLCK:
+        return True
+    try:
+        calling(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def old_leases(directory: str, name: str) -> list[OldLease]:
+    """The lease files of all former lives of a set."""
+    found = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(directory), f"{name}.*{SUFFIX}"))):
+        try:
+            with open(path, encoding="ascii") as file:
+                found.append(OldLease(path, file.read(64).strip()))
+        except (OSError, UnicodeDecodeError):
+            found.append(OldLease(path, ""))  # unreadable: of this boot, for all we know
+    return found

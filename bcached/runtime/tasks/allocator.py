@@ -1,0 +1,158 @@
+"""The allocator task of one member: keeps its reserves filled.
+
+It asks state/buckets/next_step.py what to do next, does it, and asks again; when there is nothing to do it
+waits until buckets move. No I/O is done with the bucket lock held.
+"""
+
+import asyncio
+from functools import partial
+
+from bcached.device.together import together
+from bcached.format.superblock import Replacement
+from bcached.runtime.conditions import Fact
+from bcached.runtime.services import Services
+from bcached.runtime.slices import run_sliced
+from bcached.state.buckets.next_step import Step, Tried, next_step
+from bcached.state.sectors.closing import LastResort
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.member import Member
+
+PUSH_BUCKETS_MAX = 1024  # a batch between two looks at everything else
+DISCARDS_IN_FLIGHT = 8
+
+
+class Allocator:
+    """Fills the reserves of one member (seed: bch_allocator_thread)."""
+
+    def __init__(self, member: Member, sectors: SectorAllocator, services: Services) -> None:
+        self.closed = 0  # open buckets, for want of others
+        self.member = member
+        self.steps = dict.fromkeys(Step, 0)
+        self._cache = member.cache
+        self._sectors = sectors
+        self._services = services
+        self._open = LastResort(sectors, member.device)
+        self._timer: asyncio.TimerHandle | None = None
+        self._tried = Tried()
+
+    async def run(self) -> None:
+        """Work until the set stops; a DeviceError ends it, and the daemon with it."""
+        conditions = self._services.conditions
+        while True:
+            async with conditions.bucket_lock:
+                await conditions[Fact.BUCKETS_MOVED].wait_for(self._has_work)
+                step = self.next_step()
+            if self._services.stopping:
+                return
+            self._services.begin_step(self)
+            self.steps[step] += 1
+            await self._do(step)
+            self._services.end_step(self)
+            await asyncio.sleep(0)  # however much there is to do, everybody else has his turn
+
+    def next_step(self) -> Step:
+        """What is to be done now."""
+        services = self._services
+        waiting = services.waiting()
+        step = next_step(
+            self._cache,
+            self._tried,
+            synchronous=services.options.synchronous,
+            collections=services.collections,
+            collecting=services.collecting,
+            waiting=waiting,
+            prios_asked=services.prios_asked(self.member),
+            nodes_wait=bool(services.waiting_for_nodes),
+            may_evacuate=services.options.moving_gc,
+            evacuating=services.evacuation_asked(self.member),
+            last_resort=self._last_resort,
+        )
+        if step is Step.WAIT and self._cache.dry and waiting:
+            self._look_again()
+        if services.refusal is not None and step is not Step.PUSH:
+            return Step.WAIT  # gens that go up now would not be durable when the set has stopped
+        return step
+
+    def _last_resort(self, with_dirty: bool) -> Step | None:
+        services = self._services
+        return self._open.step(services.waiting(), services.clock(), with_dirty=with_dirty)
+
+    def _look_again(self) -> None:
+        """See what there is once another open bucket counts as idle; no other task tells of that."""
+        idle_in_s = self._open.idle_in_s(self._services.clock())
+        if idle_in_s is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(idle_in_s, self._it_is_time)
+
+    def _it_is_time(self) -> None:
+        self._timer = None
+        self._services.buckets_moved()
+
+    def _has_work(self) -> bool:
+        return self._services.stopping or self.next_step() is not Step.WAIT
+
+    async def _do(self, step: Step) -> None:
+        if step is Step.PUSH:
+            await self._push()
+        elif step is Step.INVALIDATE:
+            await self._invalidate()
+        elif step is Step.WRITE_PRIOS:
+            self._services.ask_for_prios(self.member)
+        elif step is Step.CLOSE:
+            self._close()
+        elif step is Step.SHARE:
+            self._sectors.sharing = True
+            self._services.serve()
+        elif step is Step.EVACUATE:
+            self._services.ask_for_evacuation(self.member)
+        elif step is Step.COLLECT:
+            self._tried.collection_is_asked_for(self._cache)
+            self._services.ask_for_collection("dry" if self._cache.dry else "gens")
+
+    def _close(self) -> None:
+        # The step says that there is one to close, perhaps only if it holds dirty data.
+        now = self._services.clock()
+        slots = self._open.closable(now, with_dirty=False) or self._open.closable(now, with_dirty=True)
+        for slot in slots:
+            self._sectors.close(slot)
+        self.closed += len(slots)
+        self._services.buckets_moved()
+
+    async def _push(self) -> None:
+        """Move ready buckets to the reserves, discarding them on the way if that is switched on."""
+        discard = self.member.superblock.discard and self.member.block_device.discards
+        batch = self._cache.next_batch(DISCARDS_IN_FLIGHT if discard else PUSH_BUCKETS_MAX)
+        if discard:
+            await together(partial(self._discard, bucket) for bucket in batch)
+        self._cache.push(batch)
+        self._sectors.sharing = False
+        self._services.serve()
+        self._services.reserves_filled(self.member)
+
+    async def _discard(self, bucket: int) -> None:
+        """Nothing points into the bucket, whatever the crash: its gen is durable, or it is unused."""
+        geometry = self._cache.geometry
+        await self.member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
+        self._cache.discarded += 1
+        self._services.begin_step(self)  # each may take seconds; a batch of them is no sign of a hang
+
+    async def _invalidate(self) -> None:
+        """Look for victims and make stale all that points into them, in memory."""
+        cache, services = self._cache, self._services
+        policy = self.member.superblock.replacement
+        looks_at_all = policy is not Replacement.RANDOM
+        self._tried.pass_begins(cache, services.collections, looks_at_all=looks_at_all)
+        await self._pass(policy)
+        if cache.dry and policy is Replacement.RANDOM and services.waiting():
+            # Half as many draws as there are buckets miss many; with somebody waiting, look at all of them.
+            await self._pass(Replacement.FIFO)
+            self._tried.looked_at_all = True
+        if not services.options.synchronous:
+            cache.need_no_prios()
+
+    async def _pass(self, policy: Replacement) -> None:
+        services = self._services
+        slice_s = services.options.gc_slice_s
+        found = await run_sliced(
+            self._cache.search(policy, services.min_prio), slice_s, services.clock, services.slices
+        )
+        await run_sliced(self._cache.invalidate(policy, found), slice_s, services.clock, services.slices)

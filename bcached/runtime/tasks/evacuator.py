@@ -1,0 +1,199 @@
+"""Evacuation: moves dirty data together when buckets run dry, so that clean data beside it can be dropped.
+
+state/buckets/evacuation.py says out of which buckets, and in which order. One pass over the index finds the
+keys; then bucket after bucket is emptied. What that gives fills the mover's own reserve before it serves
+others. A round that gained nothing is not repeated until something changed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.errors import LimitExceeded, NoFreeBuckets
+from bcached.keys import Key
+from bcached.runtime.pacing import Turns
+from bcached.runtime.services import Services
+from bcached.runtime.slices import run_sliced
+from bcached.runtime.tasks.mover import MOVES_AT_ONCE, PATIENCE_S, Mover, Outcome
+from bcached.state.accounting.leaf_pointers import leaf_pointers
+from bcached.state.buckets.evacuation import Evacuation, plan
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.index.node import Leaf
+from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
+from bcached.state.sectors.pending_allocations import Enough
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.btree.btree import Btree
+from bcached.store.member import Member
+
+Spans = NDArray[np.int64]  # rows of: bucket, inode, first sector, first sector behind
+
+NO_SPANS: Spans = np.zeros((0, 4), np.int64)
+NOT_CHOSEN = (1 << 16) - 1
+
+
+@dataclass(slots=True)
+class Totals:
+    """What evacuations did so far."""
+
+    rounds: int = 0
+    emptied_buckets: int = 0
+    moved_sectors: int = 0
+
+
+class Round:
+    """One evacuation of a member: the buckets to be emptied, as they were when it was planned."""
+
+    def __init__(self, cache: Cache, planned: Evacuation) -> None:
+        self.emptied = 0
+        self.stuck = 0  # found to be so
+        self.device = cache.device
+        self._cache = cache
+        self._table = table = cache.table
+        self._gens = table.gens_array[planned.buckets]
+        self._dirty = table.dirty_sectors_array[planned.buckets]
+        self._places = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # in that order
+        self._places[planned.buckets] = np.arange(len(planned.buckets))
+
+    def spans_in(self, leaf: Leaf, caches: list[Cache]) -> Spans:
+        """Where a leaf names dirty data in these buckets."""
+        found = [NO_SPANS]
+        for part in leaf_pointers([leaf], caches):
+            if part.device == self.device:
+                chosen = self._places[part.buckets] != NOT_CHOSEN
+                chosen &= part.is_current & part.rows.dirty
+                rows = part.rows.where(chosen)
+                columns = (part.buckets[chosen], rows.inodes, rows.ends - rows.sectors, rows.ends)
+                found.append(np.column_stack(columns))
+        return np.concatenate(found)
+
+    def in_order(self, spans: Spans) -> Spans:
+        """Bucket by bucket, in the order of the plan."""
+        return spans[np.argsort(self._places[spans[:, 0]], kind="stable")]
+
+    def is_to_go(self, bucket: int, key: Key) -> bool:
+        """Whether a key's dirty data lies in a bucket as it was when this was planned."""
+        bucket_of, gen = self._cache.geometry.bucket_of, self._gens[self._places[bucket]]
+        return key.dirty and any(
+            pointer.device == self.device and pointer.gen == gen and bucket_of(pointer.sector) == bucket
+            for pointer in key.pointers
+        )
+
+    def left_in(self, bucket: int) -> int:
+        """Dirty sectors that are left in a bucket which all was moved out of that can be."""
+        place = self._places[bucket]
+        if self._table.gens[bucket] != self._gens[place]:
+            return 0
+        left = self._table.dirty_sectors[bucket]
+        self.emptied += not left
+        return left
+
+    def had(self, bucket: int) -> int:
+        """Dirty sectors that there were in a bucket."""
+        return int(self._dirty[self._places[bucket]])
+
+
+class Evacuator:
+    """Empties buckets of dirty data for the members that ask for it."""
+
+    def __init__(
+        self, members: list[Member], sectors: SectorAllocator, btree: Btree, mover: Mover, services: Services
+    ) -> None:
+        self.totals = Totals()
+        self._members = members
+        self._sectors = sectors
+        self._caches = [member.cache for member in members]
+        self._btree = btree
+        self._mover = mover
+        self._services = services
+        # By member and bucket the dirty sectors when nothing of them could be moved.
+        self._stuck = [np.zeros_like(cache.table.dirty_sectors_array) for cache in self._caches]
+
+    async def run(self, turns: Turns) -> None:
+        """One round for one of the members that asked; turns are the collector's."""
+        services = self._services
+        services.evacuating = member = services.evacuation_wanted.pop()
+        try:
+            await self._evacuate(member, turns)
+        finally:
+            services.evacuating = None
+            services.buckets_moved()
+
+    async def _evacuate(self, member: Member, turns: Turns) -> None:
+        cache, mover = member.cache, self._mover
+        found, own = cache.evacuation_finds(), mover.own_changes[member.device]
+        spare = self._sectors.open_buckets.left_to(MOVERS_WRITE_POINT)
+        work = plan(cache, self._stuck[member.device], self._services.waiting(), spare)
+        services = self._services
+        planned = await run_sliced(work, services.options.gc_slice_s, services.clock, services.slices)
+        if not planned.gain:
+            cache.evacuation_was_fruitless(found)
+            return
+        this, taken, moved = Round(cache, planned), mover.buckets_taken[member.device], mover.moved_sectors
+        with mover.at_work():
+            await self._empty(this, await self._find(this, turns), turns)
+        moved = mover.moved_sectors - moved
+        taken = mover.buckets_taken[member.device] - taken
+        self.totals.rounds += 1
+        self.totals.moved_sectors += moved
+        self.totals.emptied_buckets += this.emptied
+        if this.emptied <= taken and not this.stuck:
+            now = mover.own_changes[member.device]
+            cache.evacuation_was_fruitless((found[0] + now[0] - own[0], found[1] + now[1] - own[1]))
+
+    async def _find(self, this: Round, turns: Turns) -> Spans:
+        """Where the index names what is to be moved, bucket by bucket."""
+        found = [NO_SPANS]
+        await turns.begin()
+        async for leaf in self._btree.leaves():
+            found.append(this.spans_in(leaf, self._caches))
+            self._services.check_changeable()
+            await turns.breathe()
+        return this.in_order(np.concatenate(found))
+
+    async def _empty(self, this: Round, spans: Spans, turns: Turns) -> None:
+        """Move what lies in these spans, as long as there is room for it."""
+        stuck = self._stuck[this.device]
+        for start in range(0, len(spans), MOVES_AT_ONCE):
+            self._services.check_changeable()
+            batch = spans[start : start + MOVES_AT_ONCE].tolist()
+            if not await self._move(this, batch):
+                return
+            follows = spans[start + MOVES_AT_ONCE, 0] if start + MOVES_AT_ONCE < len(spans) else None
+            for bucket in dict.fromkeys(bucket for bucket, *_ in batch):
+                if bucket != follows and (left := this.left_in(bucket)) and left >= this.had(bucket):
+                    stuck[bucket] = left
+                    this.stuck += 1
+            await turns.begin()
+
+    async def _move(self, this: Round, spans: list[list[int]]) -> bool:
+        """Move what these spans hold, waiting for room if there is none; False if going on is of no use."""
+        tried: set[Key] = set()
+        while True:
+            keys: list[Key] = []
+            for bucket, inode, start, end in spans:
+                found = await self._btree.lookup(inode, start, end)
+                keys += (key for key in found if key not in tried and this.is_to_go(bucket, key))
+            outcome = await self._mover.move(keys, tried)
+            if outcome is not Outcome.NO_ROOM:
+                return outcome is Outcome.MOVED
+            if not await self._room_comes():
+                return False
+
+    async def _room_comes(self) -> bool:
+        """Wait for a bucket that data can be moved to, if one is on its way."""
+        if sum(map(_may_give, self._caches)) < self._mover.copies_lacking:
+            return False
+        work = Enough(Reserve.MOVINGGC, self._mover.has_room)
+        try:
+            await self._services.queue.submit(work, PATIENCE_S, first=True)
+        except (NoFreeBuckets, LimitExceeded):
+            return False
+        return True
+
+
+def _may_give(cache: Cache) -> bool:
+    """Whether there is a bucket to move data to, or one on its way."""
+    coming = cache.free_inc or cache.unused_count or cache.table.reclaimable_count
+    return bool(coming) or cache.reserves.has(Reserve.MOVINGGC)

@@ -1,0 +1,354 @@
+"""The garbage collector: finds the oldest gen anything names, so that gens may rise; tidies the index.
+
+It marks in slices while buckets are given out and keys come and go, in columns of its own, and changes
+nothing of the table before it is through. Before its marks count, every leaf that had unwritten changes when
+it began is written, and an entry is durable that lets go of those before: what was cut in memory by then
+stands nowhere any more. What is cut while it marks is marked, too (state/accounting/live_sectors.py).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+
+import numpy as np
+
+from bcached.errors import NoFreeBuckets, RequestError
+from bcached.keys import Key
+from bcached.runtime.conditions import Fact
+from bcached.runtime.index import Index
+from bcached.runtime.pacing import Turns
+from bcached.runtime.services import Services
+from bcached.runtime.tasks.evacuator import Evacuator
+from bcached.runtime.tasks.mover import Mover
+from bcached.runtime.tasks.moving_collector import MovingCollector
+from bcached.state.accounting.gc_marks import Marking
+from bcached.state.accounting.index_health import Tally
+from bcached.state.accounting.leaf_pointers import copies, dirty_by_inode, leaf_pointers
+from bcached.state.index.node import Interior, Leaf, key_of, position_at
+from bcached.state.sectors.reservations import Holder
+from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
+from bcached.store.btree.btree import COALESCED_MAX, Btree
+from bcached.store.journal.journal import Journal
+from bcached.store.member import Member
+
+HOLDINGS_A_SLICE = 1024
+NODES_A_SLICE = 128  # an interior node may have ten thousand children
+DROPPED_KEYS = 64  # at once: half a millisecond
+FILLS_A_PIECE = 64  # leaves whose fill is looked at: a quarter of a millisecond
+PATIENCE_S = 1.0  # for the index to take in keys with fewer copies
+STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
+
+
+class GarbageCollector:
+    """Collects when asked (kernel: bch_gc_thread).
+
+    before_gens_count is called when all is marked, before any gen may go further because of it.
+    """
+
+    def __init__(
+        self,
+        members: list[Member],
+        journal: Journal,
+        index: Index,
+        moving: MovingCollector,
+        evacuator: Evacuator,
+        mover: Mover,
+        holders: Iterable[Holder],
+        services: Services,
+        before_gens_count: Callable[[], None],
+    ) -> None:
+        self.durations = Histogram(WRITE_BOUNDS_S)
+        self.mover = mover
+        self.found: dict[str, int] = {}  # by the last round
+        self.dirty_sectors: Counter[int] = Counter()  # of each volume, by the last one that marked all
+        self._dirty_so_far: Counter[int] = Counter()
+        self.leaves_rewritten = 0
+        self._moving = moving
+        self.evacuator = evacuator
+        self._members = members
+        self._caches = [member.cache for member in members]
+        self._journal = journal
+        self._index = index
+        self._health = index.health
+        self._changes = index.changes
+        self._btree: Btree = index.btree
+        self._holders = holders
+        self._services = services
+        self._before_gens_count = before_gens_count
+        self._outdated: list[Interior] = []  # nodes that name buckets which have long been used again
+        self._fills: list[tuple[int, int]] = []  # of all leaves: where one ends, and its words
+        self._turns = Turns(self, services)
+        services.node_writers.add(self)
+
+    async def run(self) -> None:
+        """Work until the set stops."""
+        conditions = self._services.conditions
+        while True:
+            async with conditions.bucket_lock:
+                await conditions[Fact.COLLECTION_WANTED].wait_for(self._is_wanted)
+            if self._services.stopping:
+                return
+            self._services.begin_step(self)
+            try:
+                await self._work()
+            except RequestError:
+                if self._services.refusal is None:
+                    raise
+                return  # nobody gets a bucket any more
+            finally:
+                self._services.end_step(self)
+
+    def _is_wanted(self) -> bool:
+        services = self._services
+        return bool(services.stopping or services.collection_wanted is not None or services.evacuation_wanted)
+
+    async def _work(self) -> None:
+        if self._services.collection_wanted is not None:
+            await self._round()
+        else:
+            await self.evacuator.run(self._turns)
+
+    async def _round(self) -> None:
+        """A collection, and what it makes possible."""
+        services = self._services
+        services.in_gc_round = True
+        nodes, moved, rewritten = (
+            len(self._changes.buckets.places),
+            self.mover.moved_sectors,
+            self.leaves_rewritten,
+        )
+        begun = services.clock()
+        dropped, vanished = self._health.dropped_keys, self._health.vanished_nodes
+        await self.collect()
+        await self._rewrite_outdated()
+        await self._tidy()
+        self._tell_losses(dropped, vanished)
+        if services.options.moving_gc and services.refusal is None:
+            await self._moving.move(self._turns)
+        self.found |= {
+            "leaves_rewritten": self.leaves_rewritten - rewritten,
+            "nodes_saved": max(nodes - len(self._changes.buckets.places), 0),
+            "sectors_moved": self.mover.moved_sectors - moved,
+            "milliseconds": int((services.clock() - begun) * 1000),
+        }
+        services.in_gc_round = False
+        services.gc_rounds += 1
+        async with services.conditions.bucket_lock:
+            services.conditions[Fact.MARKS_VALID].notify_all()
+
+    def _tell_losses(self, dropped_before: int, vanished_before: int) -> None:
+        """Say what a collection left no trace of."""
+        dropped = self._health.dropped_keys - dropped_before
+        if dropped:
+            self._services.warn(
+                f"garbage collection dropped {dropped} stale dirty keys: their buckets were used again more "
+                f"than {STALE_GENS_MAX} times, and their data is lost"
+            )
+        forgotten = vanished_before - self._health.vanished_nodes
+        if forgotten:
+            self._services.warn(
+                "garbage collection wrote the index anew, and nothing tells any more of "
+                f"{forgotten} nodes that had vanished"
+            )
+
+    async def collect(self) -> None:
+        """Mark everything, from the beginning to the end."""
+        services = self._services
+        trigger = services.collection_wanted or "asked"
+        services.collection_wanted = None
+        services.collecting = True
+        begun = services.clock()
+        try:
+            await self._mark_all()
+        finally:
+            self._changes.live.marking = None
+            self._health.break_off()
+            services.collecting = False
+        services.collection_ended()
+        services.runs[trigger] += 1
+        self.durations.observe(services.clock() - begun)
+        async with services.conditions.bucket_lock:
+            services.conditions[Fact.MARKS_VALID].notify_all()
+            services.conditions[Fact.BUCKETS_MOVED].notify_all()
+
+    async def _mark_all(self) -> None:
+        markings = [Marking(member.cache) for member in self._members]
+        await self._in_slices(_begin(markings))
+        # From here on whatever goes is marked as it goes, so it does not matter when it is looked at.
+        self._changes.live.marking = lambda device, bucket, gen: markings[device].mark_pointer(bucket, gen)
+        through = self._changes.newest_seq
+        await self._mark_leaves(markings)
+        await self._in_slices(self._mark_others(markings))
+        while self._journal.oldest_kept_seq <= through:
+            await self._btree.write_through(self._journal.accepted_seq)
+            await self._journal.commit()
+        self._before_gens_count()
+        self._changes.live.marking = None
+        await self._in_slices(_finish(markings))
+
+    async def _in_slices(self, work: Generator[None, None, None]) -> None:
+        await self._turns.begin()
+        for _ in work:
+            await self._turns.breathe()
+
+    # Marking
+
+    async def _mark_leaves(self, markings: list[Marking]) -> None:
+        """Mark what leaves name, and write anew those that name too much that is stale."""
+        await self._turns.begin()
+        self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
+        self._fills, self._dirty_so_far = [], Counter()
+        tally = self._health.begin()
+        async for leaf in self._btree.leaves():
+            self.found["leaves"] += 1
+            is_worth_it = self._mark_leaf(leaf, markings, tally)
+            tally.through = leaf.bound
+            if is_worth_it:
+                await self._rewrite(leaf)
+            self._fills.append((leaf.bound, leaf.live.word_count))
+            await self._turns.breathe()
+            self._services.check_changeable()  # a stop does not wait for a large index
+        self._health.end()
+        self.dirty_sectors = self._dirty_so_far
+
+    def _mark_leaf(self, leaf: Leaf, markings: list[Marking], tally: Tally) -> bool:
+        """Mark and count what a leaf names; whether it should be written anew without what is stale."""
+        pointers = stale = stale_dirty = oldest = 0
+        for part in leaf_pointers([leaf], self._caches):
+            markings[part.device].mark_pointers(part.buckets, part.rows.gens)
+            pointers += len(part.rows)
+            stale += int(np.count_nonzero(part.behind))
+            stale_dirty += int(np.count_nonzero(part.rows.dirty & (part.behind > 0)))
+            oldest = max(oldest, int(part.behind.max(initial=0)))
+            self._dirty_so_far.update(dirty_by_inode(part))
+        self.found["pointers"] += pointers
+        self.found["stale_pointers"] += stale
+        inodes = self._index.volumes
+        if stale_dirty or any(run.inode not in inodes for run in leaf.live.runs):
+            tally.add(leaf, self._caches, inodes)
+        return oldest > STALE_GENS_MAX or (stale - stale_dirty) * 2 > pointers
+
+    async def _rewrite(self, leaf: Leaf) -> None:
+        """Write a leaf anew without its stale keys: what they name then stands nowhere on the device."""
+
+        async def drop_stale() -> None:
+            stale = self._stale_keys(leaf)
+            for start in range(0, len(stale), DROPPED_KEYS):
+                for key in stale[start : start + DROPPED_KEYS]:
+                    if self._btree.tree.drop(leaf, key) and key.dirty:
+                        self._health.stale_dirty_dropped(key)
+                await self._turns.breathe()
+
+        if len(self._members) > 1:
+            await self._forget_copies(leaf)
+        self.leaves_rewritten += 1
+        await self._btree.rewrite(leaf, drop_stale)
+
+    async def _forget_copies(self, leaf: Leaf) -> None:
+        """Take the stale ones out of keys that have a good copy, too: a bucket would be kept back by them."""
+        total, good = copies(leaf, self._caches)
+        some = np.flatnonzero((good > 0) & (good < total)).tolist()
+        keys = list(leaf.live.keys_at(some))
+        with suppress(NoFreeBuckets):
+            for start in range(0, len(keys), DROPPED_KEYS):
+                await self._index.forget_copies(keys[start : start + DROPPED_KEYS], PATIENCE_S)
+                await self._turns.breathe()
+
+    def _stale_keys(self, leaf: Leaf) -> list[Key]:
+        """The keys of a leaf none of whose pointers is good any more.
+
+        Not the dirty ones of which some copy may be there still: those tell an owner where his data was.
+        """
+        _, good = copies(leaf, self._caches)
+        stale = leaf.live.keys_at(np.flatnonzero(good == 0).tolist())
+        return [key for key in stale if not key.dirty or self._is_long_gone(key)]
+
+    def _is_long_gone(self, key: Key) -> bool:
+        """Whether the buckets of all copies were used again many times."""
+        staleness = self._changes.buckets.staleness
+        return all(staleness(pointer) > STALE_GENS_MAX for pointer in key.pointers)
+
+    def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
+        """Mark metadata and what connections hold."""
+        staleness, outdated = self._changes.buckets.staleness, dict[Interior, None]()
+        for interior in list(self._btree.tree.interiors()):
+            keys = [*map(key_of, interior.children), *interior.replaced]
+            for start in range(0, len(keys), NODES_A_SLICE):
+                for key in keys[start : start + NODES_A_SLICE]:
+                    self._mark_key(key, markings)
+                    if staleness(key.pointers[0]) > STALE_GENS_MAX:
+                        outdated[interior] = None
+                yield
+        self._outdated = list(outdated)
+        for key in (self._journal.uuid_bucket, self._journal.root):
+            self._mark_key(key, markings)
+        yield
+        for holder in list(self._holders):
+            yield from self._mark_holder(holder, markings)
+
+    def _mark_key(self, key: Key, markings: list[Marking]) -> None:
+        for pointer in key.pointers:
+            bucket = self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
+            markings[pointer.device].mark_pointer(bucket, pointer.gen)
+
+    def _mark_holder(self, holder: Holder, markings: list[Marking]) -> Generator[None, None, None]:
+        """What a connection holds has its bucket's gen of now: a pinned bucket is never invalidated."""
+        for count, (device, bucket) in enumerate(list(holder.pieces)):
+            markings[device].mark_pointer(bucket, self._members[device].cache.table.gens[bucket])
+            if count % HOLDINGS_A_SLICE == 0:
+                yield
+
+    # Tidying
+
+    async def _rewrite_outdated(self) -> None:
+        """Write interior nodes anew without the nodes they replaced: those keep back the gens of buckets."""
+        for interior in self._outdated:
+            await self._btree.rewrite(interior)
+            await self._turns.breathe()
+        self._outdated = []
+
+    async def _tidy(self) -> None:
+        """Make neighbours one that together fill less, level by level, and the tree lower if it can be."""
+        btree = self._btree
+        tree = btree.tree
+        await self._turns.begin()
+        for bound in self._half_empty():
+            if bound is not None:
+                self._services.check_changeable()
+                await btree.coalesce(0, *position_at(bound))
+            await self._turns.breathe()
+        for level in range(1, tree.root.level):
+            bound = 0
+            while level < tree.root.level and bound != tree.last_bound:
+                self._services.check_changeable()
+                bound = await btree.coalesce(level, *position_at(bound))
+                await self._turns.breathe()
+        while await btree.shrink():
+            pass
+
+    def _half_empty(self) -> Iterator[int | None]:
+        """Where leaves begin that could be fewer with the next few, as they were when they were marked.
+
+        Only those are read once more. None is to let others have their turn: there may be very many leaves.
+        """
+        shape, begin = self._btree.io.shape, 0
+        for number, (bound, _) in enumerate(self._fills):
+            if number % FILLS_A_PIECE == 0:
+                yield None
+            together = 0
+            for count, (_, words) in enumerate(self._fills[number : number + COALESCED_MAX], 1):
+                together += words
+                if shape.coalescence(together, count) is not None:
+                    yield begin
+                    break
+            begin = bound
+
+
+def _begin(markings: list[Marking]) -> Generator[None, None, None]:
+    for marking in markings:
+        yield from marking.begin()
+
+
+def _finish(markings: list[Marking]) -> Generator[None, None, None]:
+    for marking in markings:
+        yield from marking.finish()

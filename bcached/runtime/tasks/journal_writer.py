@@ -1,0 +1,72 @@
+"""The journal writer: writes entries for those who wait for one, and, a little later, for keys alone.
+
+Whoever awaits `Journal.durable` or room may be a client that goes away; the writes are this task's.
+"""
+
+import asyncio
+
+from bcached.runtime.services import Services
+from bcached.store.journal.journal import Journal
+
+NAME = "journal writer"
+
+
+class JournalWriter:
+    """Writes the entries that are wanted (kernel: bch_journal_next, and journal_write_work).
+
+    It outlasts the other tasks of a set, which need entries to come to their ends.
+    """
+
+    def __init__(self, journal: Journal, services: Services) -> None:
+        self._journal = journal
+        self._services = services
+        self._look = asyncio.Event()
+        self._ended = False
+        journal.on_wanted = self._look.set
+
+    def end(self) -> None:
+        """Have it write what was accepted, and return; to be called after the last leaf is written."""
+        self._ended = True
+        self._look.set()
+
+    async def run(self) -> None:
+        """Work until the end; a DeviceError ends it, and the daemon with it."""
+        try:
+            await self._write_what_is_due()
+        except BaseException as error:
+            self._journal.break_off(error)  # nobody else writes for those who wait
+            raise
+
+    async def _write_what_is_due(self) -> None:
+        journal = self._journal
+        while True:
+            self._look.clear()
+            due_s = self._due_s()
+            if due_s is None and self._ended:
+                return
+            if due_s is not None and (self._ended or due_s <= 0):
+                self._services.begin_step(self)
+                await journal.commit()
+                self._services.end_step(self)
+            else:
+                await self._sleep(due_s)
+
+    def _due_s(self) -> float | None:
+        """Seconds until an entry is due; None if nothing asks for one."""
+        journal = self._journal
+        if journal.is_wanted:
+            return 0.0
+        if journal.opened_at is None:
+            return None
+        return journal.opened_at + self._services.options.journal_delay_s - self._services.clock()
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until something has changed, or for so long."""
+        if seconds is None:
+            await self._look.wait()
+            return
+        timer = asyncio.get_running_loop().call_later(seconds, self._look.set)
+        try:
+            await self._look.wait()
+        finally:
+            timer.cancel()

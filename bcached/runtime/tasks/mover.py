@@ -1,0 +1,180 @@
+"""Copying live data to another bucket, and putting the copy in its place.
+
+It draws on a reserve of its own, so it works when nothing else is free. A key that is overwritten while its
+data is copied wins: the copy is given back. Dirty stays dirty. What cannot be read stays where it is: a
+client that asks for it is told by the device. (kernel: bch_moving_gc)
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
+from functools import partial
+from typing import NamedTuple
+
+from bcached.device.together import together
+from bcached.errors import DeviceError, LimitExceeded, NoFreeBuckets
+from bcached.keys import Key
+from bcached.runtime.index import Index, cut_to
+from bcached.runtime.services import Services
+from bcached.state.buckets.placement import members_with
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
+from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.member import Member
+from bcached.units import SECTOR_BYTES
+
+MOVES_AT_ONCE = 16  # kernel: 64 in flight
+PATIENCE_S = 1.0  # for the index to be ready for a copy
+
+
+class Move(NamedTuple):
+    """A key whose data is copied, and where to."""
+
+    old: Key
+    new: Key
+
+
+class Outcome(Enum):
+    """What became of some keys that were to be moved."""
+
+    MOVED = auto()  # or left alone for good reason
+    NO_ROOM = auto()  # there is no bucket for the copies
+    INDEX_BUSY = auto()  # it has worse to do than to move
+
+
+class Mover:
+    """Moves keys; holder has the copies until they are committed."""
+
+    def __init__(
+        self, members: list[Member], sectors: SectorAllocator, index: Index, services: Services
+    ) -> None:
+        self.moved_sectors = 0
+        self.buckets_taken: Counter[int] = Counter()  # by member
+        self.own_changes = [(0, 0) for _ in members]  # of what evacuations depend on
+        self.copies_lacking = 1  # of the key there was no room for last
+        self.holder = Holder("moving garbage collection", 1 << 20, sectors.caches[0].geometry.bucket_sectors)
+        self._members = members
+        self._sectors = sectors
+        self._index = index
+        self._services = services
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While this lasts, keys may be moved; what it leaves unfinished is given back."""
+        self._sectors.gathering.add(self.holder)
+        try:
+            yield
+        finally:
+            with self._own_changes():
+                self._give_back()
+            self._sectors.gathering.discard(self.holder)
+            self._services.buckets_moved()
+
+    @contextmanager
+    def _own_changes(self) -> Iterator[None]:
+        """What this does is no reason to look for more to be moved; nothing may be awaited meanwhile."""
+        before = [cache.evacuation_finds() for cache in self._sectors.caches]
+        yield
+        for cache, (reclaims, changes) in zip(self._sectors.caches, before, strict=True):
+            own = self.own_changes[cache.device]
+            now = cache.evacuation_finds()
+            self.own_changes[cache.device] = own[0] + now[0] - reclaims, own[1] + now[1] - changes
+
+    def _give_back(self) -> None:
+        self._sectors.end_reads(self.holder)
+        self._sectors.end(self.holder)
+
+    def has_room(self) -> bool:
+        """Whether there are buckets for the key that there was no room for last."""
+        return members_with(self._sectors.caches, Reserve.MOVINGGC, self.copies_lacking) is not None
+
+    async def move(self, keys: Sequence[Key], tried: set[Key]) -> Outcome:
+        """Copy some keys that stand in the index now, as far as there is room.
+
+        Those it began with go to tried: one that stands as it was afterwards cannot be moved.
+        """
+        moves: list[Move] = []
+        outcome = Outcome.MOVED
+        for key in filter(self._is_movable, keys):
+            begun = len(moves)
+            outcome = self._prepare(key, moves)
+            if len(moves) > begun:
+                tried.add(key)
+            if outcome is Outcome.NO_ROOM:
+                break
+        if moves and not await self._carry_out(moves):
+            return Outcome.INDEX_BUSY
+        return outcome
+
+    async def _carry_out(self, moves: list[Move]) -> bool:
+        """Copy, and put the copies in their places; False if the index takes none now."""
+        copied: set[Move] = set()
+        await together(partial(self._copy, move, copied) for move in moves)
+        for move in moves:
+            with self._own_changes():
+                self._sectors.unpin(self.holder, [move.old])
+            if move not in copied:
+                with self._own_changes():
+                    self._sectors.release(self.holder, [move.new])
+                continue
+            try:
+                while not self._index.is_ready_for(move.old, move.new):
+                    await self._index.make_ready_for(move.old, move.new, PATIENCE_S)
+            except (NoFreeBuckets, LimitExceeded):  # or as many wait already as may
+                with self._own_changes():
+                    self._give_back()
+                return False
+            self._replace(move)
+        return True
+
+    def _replace(self, move: Move) -> None:
+        """Put the copy in its place, unless what it was made from was overwritten meanwhile."""
+        with self._own_changes():
+            if self._index.replace(self.holder, move.old, move.new):
+                self.moved_sectors += move.new.sectors
+            else:
+                self._sectors.release(self.holder, [move.new])
+
+    def _is_movable(self, key: Key) -> bool:
+        """Whether all copies are good, and whole blocks of a volume that is still there."""
+        whole = (key.offset | key.sectors) % self._sectors.caches[0].geometry.block_sectors == 0
+        return (
+            whole and key.inode in self._sectors.inodes and all(map(self._sectors.is_current, key.pointers))
+        )
+
+    def _prepare(self, key: Key, moves: list[Move]) -> Outcome:
+        """Sectors for a copy, in as many buckets as that takes, the old ones pinned meanwhile."""
+        at = key.offset
+        while at < key.end:
+            before = self._sectors.buckets_taken
+            new = self._sectors.carve(
+                self.holder, key.inode, at, key.end - at, MOVERS_WRITE_POINT, len(key.pointers), moving=True
+            )
+            if new is None:
+                self.copies_lacking = len(key.pointers)
+                return Outcome.NO_ROOM
+            if self._sectors.buckets_taken != before:
+                self.buckets_taken.update(pointer.device for pointer in new.pointers)
+            old = cut_to(key, new)
+            self._sectors.pin(self.holder, [old])
+            moves.append(Move(old, Key(new.inode, new.offset, new.sectors, key.dirty, new.pointers)))
+            at = new.end
+        return Outcome.MOVED
+
+    async def _copy(self, move: Move, copied: set[Move]) -> None:
+        data = await self._read(move.old)
+        if data is None:
+            return
+        for pointer in move.new.pointers:
+            await self._members[pointer.device].block_device.write(pointer.sector * SECTOR_BYTES, data)
+        copied.add(move)
+
+    async def _read(self, key: Key) -> bytes | None:
+        """The data of a pinned key, from the first copy that can be read; None if none can."""
+        for source in key.pointers:
+            device = self._members[source.device].block_device
+            with suppress(DeviceError):
+                return await device.read(source.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
+        return None

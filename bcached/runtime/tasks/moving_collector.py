@@ -1,0 +1,87 @@
+"""Moving garbage collection: the little that is live in nearly empty buckets is copied, to free them whole.
+
+(kernel: bch_moving_gc)
+"""
+
+from collections.abc import Generator
+
+import numpy as np
+
+from bcached.keys import Key
+from bcached.runtime.pacing import Turns
+from bcached.runtime.services import Services
+from bcached.runtime.slices import run_sliced
+from bcached.runtime.tasks.mover import MOVES_AT_ONCE, Mover, Outcome
+from bcached.state.accounting.leaf_pointers import leaf_pointers
+from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Bools, State
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.index.node import Leaf
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.btree.btree import Btree
+
+CANDIDATES_MAX = 65_536  # buckets that are looked at more closely
+FULL_PART = 2  # a bucket with more than this part of its sectors live is left alone
+
+
+class MovingCollector:
+    """Chooses what the mover copies out of nearly empty buckets."""
+
+    def __init__(self, sectors: SectorAllocator, btree: Btree, mover: Mover, services: Services) -> None:
+        self._caches = sectors.caches
+        self._btree = btree
+        self._mover = mover
+        self._services = services
+
+    async def move(self, turns: Turns) -> None:
+        """One pass over the index, for the buckets that are worth it now; turns are the collection's."""
+        services = self._services
+        with self._mover.at_work():
+            chosen = [
+                await run_sliced(_choose(cache), services.options.gc_slice_s, services.clock, services.slices)
+                for cache in self._caches
+            ]
+            if any(buckets.any() for buckets in chosen):
+                await self._move_out_of(chosen, turns)
+
+    async def _move_out_of(self, chosen: list[Bools], turns: Turns) -> None:
+        """Look for keys that lie in the chosen buckets, and copy them while there is room."""
+        await turns.begin()
+        async for leaf in self._btree.leaves():
+            keys = self._keys_in(leaf, chosen)
+            for start in range(0, len(keys), MOVES_AT_ONCE):
+                self._services.check_changeable()
+                if await self._mover.move(keys[start : start + MOVES_AT_ONCE], set()) is not Outcome.MOVED:
+                    return
+                await turns.begin()
+            await turns.breathe()
+
+    def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:
+        """The keys of a leaf that lie, with any copy, in one of the chosen buckets."""
+        numbers: set[int] = set()
+        for part in leaf_pointers([leaf], self._caches):
+            is_in = chosen[part.device][part.buckets] & part.is_current
+            numbers.update(part.rows.keys[is_in].tolist())
+        return list(leaf.live.keys_at(sorted(numbers)))
+
+
+def _choose(cache: Cache) -> Generator[None, None, Bools]:
+    """The emptiest buckets, as many as fit into the reserve, if that makes fewer of them."""
+    table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
+    reserve = len(cache.reserves.lists[Reserve.MOVINGGC])
+    found = np.zeros(0, np.int64)
+    for start in range(0, table.bucket_count, COUNT_BUCKETS):
+        chunk = slice(start, start + COUNT_BUCKETS)
+        live = table.sectors_array[chunk] <= bucket_sectors // FULL_PART
+        live &= (table.states_array[chunk] == State.CLEAN) | (table.states_array[chunk] == State.DIRTY)
+        found = np.concatenate([found, start + np.flatnonzero(live)])
+        if len(found) > CANDIDATES_MAX:
+            found = found[np.argpartition(table.sectors_array[found], CANDIDATES_MAX)[:CANDIDATES_MAX]]
+        yield
+    found = found[np.argsort(table.sectors_array[found], kind="stable")]
+    sums = np.cumsum(table.sectors_array[found], dtype=np.int64)
+    count = int(np.searchsorted(sums, reserve * bucket_sectors, side="right"))
+    chosen = np.zeros(table.bucket_count, bool)
+    if count and count > -(-int(sums[count - 1]) // bucket_sectors):
+        chosen[found[:count]] = True
+    return chosen

@@ -1,0 +1,98 @@
+"""The prio writer: makes gens durable, so that invalidated buckets may be used; and lets prios age.
+
+It never waits for a bucket: the prio reserve holds a whole chain and is filled before all others. (The
+seed's prio write waits for buckets in the very thread that supplies them.)
+"""
+
+from functools import partial
+
+from bcached.device.together import together
+from bcached.runtime.conditions import Fact
+from bcached.runtime.services import Services
+from bcached.runtime.slices import run_sliced
+from bcached.runtime.tasks.leaf_writer import LeafWriter
+from bcached.state.buckets.prio_aging import age
+from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
+from bcached.store.journal.journal import Journal
+from bcached.store.member import Member
+
+
+class PrioWriter:
+    """Writes the chains of those members that ask for it (seed: bch_prio_write)."""
+
+    def __init__(
+        self, members: list[Member], journal: Journal, leaf_writer: LeafWriter, services: Services
+    ) -> None:
+        self.durations = Histogram(WRITE_BOUNDS_S)
+        self._members = members
+        self._journal = journal
+        self._leaf_writer = leaf_writer
+        self._services = services
+
+    async def run(self) -> None:
+        """Work until the set stops; a DeviceError ends it, and the daemon with it."""
+        conditions = self._services.conditions
+        while True:
+            async with conditions.bucket_lock:
+                await conditions[Fact.PRIOS_WANTED].wait_for(self._has_work)
+                members = self._writable()
+            if self._services.stopping:
+                return
+            self._services.begin_step(self)
+            if members:
+                await self.write(members)
+            if self._services.aging.steps_due:
+                await self._age()
+            self._services.end_step(self)
+
+    def _has_work(self) -> bool:
+        return bool(self._services.stopping or self._services.aging.steps_due or self._writable())
+
+    def _writable(self) -> list[Member]:
+        """Who asked, and whose reserve holds a chain; none while a gen must not reach the disk yet."""
+        if self._services.prio_blocked:
+            return []
+        return [member for member in self._services.prios_wanted_for if member.cache.has_prio_chain]
+
+    async def write(self, members: list[Member]) -> None:
+        """Write these members' chains, journal their heads, and let go of the chains before."""
+        services = self._services
+        begun = services.clock()
+        services.prios_wanted_for.difference_update(members)
+        services.prios_writing.update(members)
+        # One instant for all: nothing suspends from here to the last snapshot.
+        snapshots = []
+        for member in members:
+            member.cache.take_prio_chain()
+            snapshots.append(member.cache.snapshot_gens())
+        services.buckets_moved()
+        services.end_step(self)  # until the leaf writer is through with its own
+        await self._leaf_writer.catch_up()
+        services.begin_step(self)
+        await together(
+            partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
+        )
+        for member in members:
+            self._journal.prio_heads[member.device] = member.cache.prio_chain_writing[0]
+        await self._journal.commit()
+        for member, (gens, through) in zip(members, snapshots, strict=True):
+            durable = member.cache.gens_became_durable(gens, through)
+            await run_sliced(durable, services.options.gc_slice_s, services.clock, services.slices)
+        services.prios_writing.difference_update(members)
+        self.durations.observe(services.clock() - begun)
+        async with services.conditions.bucket_lock:
+            services.conditions[Fact.GENS_DURABLE].notify_all()
+            services.conditions[Fact.BUCKETS_MOVED].notify_all()
+
+    async def _age(self) -> None:
+        """Take the steps that are due from every prio that ages."""
+        services = self._services
+        steps, services.aging.steps_due = services.aging.steps_due, 0
+        smallest = []
+        for member in self._members:
+            aging = age([member.cache.table], steps)
+            member.cache.oldest_prio = await run_sliced(
+                aging, services.options.gc_slice_s, services.clock, services.slices
+            )
+            smallest.append(member.cache.oldest_prio)
+        services.aging.min_prio = min(smallest)

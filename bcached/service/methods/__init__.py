@@ -1,0 +1,1 @@
+"""The socket's methods: what each request means on a cache set."""

@@ -1,0 +1,235 @@
+"""io.bcached.Allocator on a cache set: what a request means, and what has to hold before it counts.
+
+The ready path of Allocate is `allocate` down to the carve: it makes nothing but the reply. Several that came
+together, and the extents of an AllocateMany, are carved in rows: one writer's go to one bucket anyway.
+"""
+
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from bcached import __version__
+from bcached.errors import LimitExceeded, PermissionDenied, RequestError
+from bcached.keys import Key
+from bcached.runtime.cache_set import CacheSet
+from bcached.service.methods.alignment import check_blocks, refuse_unaligned
+from bcached.service.socket.access import Role
+from bcached.service.socket.method import Later, Operation, Outcome, Run, Session
+from bcached.state.sectors.reservations import ExtentRequest
+from bcached.wire import messages
+from bcached.wire.methods import ALLOCATOR, METHODS
+
+AskedExtent = messages.Allocate | messages.Extent
+
+
+class Allocation:
+    """The Allocator's methods."""
+
+    def __init__(self, cache_set: CacheSet) -> None:
+        self._set = cache_set
+        self._carve = cache_set.carve
+        self._carve_run = cache_set.carve_run
+        self._block_mask = cache_set.geometry.block_sectors - 1  # a block is a power of two
+        self._member_count = len(cache_set.members)
+        changing: dict[str, Run] = {
+            "Allocate": self.allocate,
+            "AllocateBucket": self.allocate_bucket,
+            "FreeBucket": self.free_bucket,
+            "Release": self.release,
+        }
+        reading: dict[str, Run] = {"Describe": self.describe, "MapGens": self.map_gens}
+        table = {
+            name: Operation(Role.ALLOCATOR, run, brief=True, changes=True) for name, run in changing.items()
+        }
+        table["Allocate"] = table["Allocate"]._replace(run_several=self.allocate_several)
+        table["AllocateMany"] = Operation(Role.ALLOCATOR, self.allocate_many, changes=True)
+        table |= {name: Operation(Role.READER, run) for name, run in reading.items()}
+        self.operations = {METHODS[f"{ALLOCATOR}.{name}"].request: each for name, each in table.items()}
+
+    # Asking
+
+    def allocate(self, session: Session, asked: messages.Allocate) -> Outcome:
+        """Sectors for one extent."""
+        if (asked.offset | asked.sectors) & self._block_mask:
+            refuse_unaligned(asked, self._block_mask)
+        if asked.whole or asked.write_prio or asked.replicas is not None:
+            return self._submit(session, [self._request(session, asked)], asked, _first)
+        write_point = asked.write_point
+        key = self._carve(
+            session.holder,
+            asked.inode,
+            asked.offset,
+            asked.sectors,
+            session.write_point if write_point is None else write_point,
+        )
+        if key is None:
+            return self._submit(session, [self._request(session, asked)], asked, _first)
+        return messages.Allocated((key,))
+
+    def allocate_several(
+        self, session: Session, asked: Sequence[messages.Allocate]
+    ) -> Sequence[messages.Results]:
+        """Sectors for the first of several extents, as many as are ready."""
+        keys: list[Key] = []
+        with suppress(RequestError):  # the one it concerns is run alone next, and told
+            self._carve_rows(session, self._plain_rows(asked), keys)
+        return [messages.Allocated((key,)) for key in keys]
+
+    def allocate_many(self, session: Session, asked: messages.AllocateMany) -> Outcome:
+        """Sectors for several extents, all or nothing: at once if all are ready, else as one that waits."""
+        extents = asked.requests
+        rows = self._plain_rows(extents)
+        keys: list[Key] = []
+        if sum(len(row) for _, row in rows) == len(extents) > 0:
+            try:
+                self._carve_rows(session, rows, keys)
+            except RequestError:
+                self._give_back(session, keys)
+                raise
+            if len(keys) == len(extents):
+                return messages.AllocatedMany(tuple([(key,) for key in keys]))
+            self._give_back(session, keys)
+        for extent in extents:
+            if (extent.offset | extent.sectors) & self._block_mask:
+                refuse_unaligned(extent, self._block_mask)
+        return self._submit(session, [self._request(session, one) for one in extents], asked, _all)
+
+    def _plain_rows(self, extents: Sequence[AskedExtent]) -> list[tuple[int | None, list[AskedExtent]]]:
+        """The first extents up to one that asks for more than sectors, in rows of one write point each."""
+        rows: list[tuple[int | None, list[AskedExtent]]] = []
+        block_mask = self._block_mask
+        write_point: int | None = -1  # nobody's
+        for extent in extents:
+            if (extent.offset | extent.sectors) & block_mask:
+                break
+            if extent.whole or extent.write_prio or extent.replicas is not None:
+                break
+            if extent.write_point != write_point:
+                write_point = extent.write_point
+                rows.append((write_point, []))
+            rows[-1][1].append(extent)
+        return rows
+
+    def _carve_rows(
+        self, session: Session, rows: list[tuple[int | None, list[AskedExtent]]], keys: list[Key]
+    ) -> None:
+        """Add the keys of these extents up to one that has to wait."""
+        for write_point, row in rows:
+            count = 0
+            while count < len(row):
+                run = self._carve_run(
+                    session.holder, row, count, session.write_point if write_point is None else write_point
+                )
+                if not run:
+                    return
+                count += len(run)
+                keys += run
+
+    def _give_back(self, session: Session, keys: Sequence[Key]) -> None:
+        if keys:
+            self._set.release(session.holder, keys)
+
+    def allocate_bucket(self, session: Session, asked: messages.AllocateBucket) -> Outcome:
+        """A whole bucket."""
+        future = self._set.allocate_bucket(session.holder, asked.replicas or 1, _timeout_s(asked))
+        return _settled(future, messages.OneKey)
+
+    def _request(self, session: Session, asked: messages.Allocate | messages.Extent) -> ExtentRequest:
+        """The same request in the set's words, with the defaults filled in."""
+        if asked.write_prio and session.role < Role.ADMIN:
+            raise PermissionDenied(Role.ADMIN.label)
+        return ExtentRequest(
+            asked.inode,
+            asked.offset,
+            asked.sectors,
+            session.write_point if asked.write_point is None else asked.write_point,
+            asked.replicas or 1,
+            bool(asked.write_prio),
+            bool(asked.whole),
+        )
+
+    def _submit(
+        self,
+        session: Session,
+        requests: Sequence[ExtentRequest],
+        asked: messages.Allocate | messages.AllocateMany,
+        results: Callable[[list[list[Key]]], messages.Results],
+    ) -> Outcome:
+        bucket_sectors = self._set.geometry.bucket_sectors
+        keys_max = sum(1 if not one.whole else one.sectors // bucket_sectors + 2 for one in requests)
+        if keys_max > messages.KEYS_IN_REPLY_MAX:
+            raise LimitExceeded("keys_in_a_reply", keys_max)
+        return _settled(self._set.allocate(session.holder, requests, _timeout_s(asked)), results)
+
+    # Giving back
+
+    def release(self, session: Session, asked: messages.Release) -> Outcome:
+        """End reservations."""
+        for key in asked.keys:
+            check_blocks("keys", key, self._block_mask)
+        self._set.release(session.holder, asked.keys)
+        return DONE
+
+    def free_bucket(self, session: Session, asked: messages.FreeBucket) -> Outcome:
+        """Give a whole bucket back."""
+        check_blocks("key", asked.key, self._block_mask)
+        self._set.free_bucket(session.holder, asked.key)
+        return DONE
+
+    # Telling
+
+    def describe(self, session: Session, _asked: Any) -> Outcome:
+        """The set, as a client needs to know it."""
+        cache_set = self._set
+        devices = []
+        for member in cache_set.members:
+            geometry = member.cache.geometry
+            devices.append(
+                messages.Device(
+                    device=member.device,
+                    path=member.path,
+                    uuid=member.uuid,
+                    bucket_sectors=geometry.bucket_sectors,
+                    block_sectors=geometry.block_sectors,
+                    bucket_count=geometry.bucket_count,
+                    first_bucket=geometry.first_bucket,
+                    data_path=member.block_device.data_path,
+                )
+            )
+        return messages.Description(
+            set_uuid=str(cache_set.set_uuid),
+            devices=tuple(devices),
+            lease_path=cache_set.lease_path,
+            commit_words=cache_set.commit_words,
+            version=__version__,
+            role=session.role.label,
+        )
+
+    def map_gens(self, _session: Session, _asked: Any) -> Outcome:
+        """Where the gens can be mapped."""
+        maps = self._set.gen_maps()
+        return messages.GenMaps(tuple(messages.GenMapFile(one.device, one.path, one.bytes) for one in maps))
+
+
+DONE = messages.Done()
+
+
+def _first(keys: list[list[Key]]) -> messages.Results:
+    return messages.Allocated(tuple(keys[0]))
+
+
+def _all(keys: list[list[Key]]) -> messages.Results:
+    return messages.AllocatedMany(tuple(map(tuple, keys)))
+
+
+def _timeout_s(asked: messages.Allocate | messages.AllocateMany | messages.AllocateBucket) -> float:
+    """How long to wait: 0 for not at all."""
+    if asked.wait is False:
+        return 0.0
+    return (messages.TIMEOUT_MS if asked.timeout_ms is None else asked.timeout_ms) / 1000
+
+
+def _settled(future: "Future[Any]", results: Callable[[Any], messages.Results]) -> Outcome:
+    """What the future holds already, or that it comes later."""
+    return results(future.result()) if future.done() else Later(future, results)

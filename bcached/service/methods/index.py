@@ -1,0 +1,172 @@
+"""io.bcached.Allocator's keys on a cache set: committed, made clean, looked up, invalidated.
+
+What can be done at once is: a look-up whose nodes are in memory and a lazy commit are answered in the batch
+they came in. A durable change is made at once too, and only its answer waits for the journal.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from bcached.errors import InvalidParameter, RequestError
+from bcached.runtime.cache_set import CacheSet
+from bcached.service.methods.alignment import check_blocks, refuse_unaligned
+from bcached.service.methods.allocator import DONE
+from bcached.service.methods.durability import Durability
+from bcached.service.methods.many_lookups import ManyLookups
+from bcached.service.socket.access import Role
+from bcached.service.socket.method import Later, Long, Operation, Outcome, Run, Session
+from bcached.wire import messages
+from bcached.wire.methods import ALLOCATOR, METHODS
+
+BRIEF_KEYS_MAX = 16  # of a look-up: more make its answer a long one
+
+Told = messages.Results | Later
+
+
+class IndexOperations:
+    """The methods that change the index or ask it."""
+
+    def __init__(self, cache_set: CacheSet) -> None:
+        self._set = cache_set
+        self._index = cache_set.index
+        self._lookups = cache_set.lookups
+        self._try_lookup = cache_set.lookups.try_lookup
+        self._durability = Durability(cache_set.index)
+        self._block_mask = cache_set.geometry.block_sectors - 1  # a block is a power of two
+        changing: dict[str, Run] = {
+            "Commit": self.commit,
+            "MarkClean": self.mark_clean,
+            "Invalidate": self.invalidate,
+        }
+        table = {
+            name: Operation(Role.ALLOCATOR, run, brief=True, changes=True, in_order=True)
+            for name, run in changing.items()
+        }
+        table["Flush"] = Operation(Role.ALLOCATOR, self.flush, in_order=True)
+        table["Lookup"] = Operation(
+            Role.READER, self.lookup, brief=True, in_order=True, run_several=self.lookup_several
+        )
+        table["LookupMany"] = Operation(Role.READER, self.lookup_many, in_order=True)
+        table["Unpin"] = Operation(Role.READER, self.unpin, brief=True)
+        self.operations = {METHODS[f"{ALLOCATOR}.{name}"].request: each for name, each in table.items()}
+
+    # Changing
+
+    def commit(self, session: Session, asked: messages.Commit) -> Outcome:
+        """Keys come into the index, all at once."""
+        for key in asked.keys:
+            check_blocks("keys", key, self._block_mask)
+        self._check_durable(asked.durable)
+        if not asked.keys:
+            seq: int | None = self._set.journal.accepted_seq
+        else:
+            seq = self._index.try_commit(session.holder, asked.keys)
+        if seq is not None:
+            return self._once_durable(asked.durable, seq, messages.Committed(seq))
+        return Later(
+            self._index.commit(session.holder, asked.keys, _timeout_s(asked)),
+            lambda seq: self._once_durable(asked.durable, seq, messages.Committed(seq)),
+            for_asker=True,
+        )
+
+    def mark_clean(self, _session: Session, asked: messages.MarkClean) -> Outcome:
+        """Dirty keys become clean where they are still the same."""
+        for key in asked.keys:
+            check_blocks("keys", key, self._block_mask)
+
+        def marked(outcome: tuple[list[bool], int]) -> Told:
+            cleaned, seq = outcome
+            return self._once_durable(asked.durable, seq, messages.MarkedClean(tuple(cleaned)))
+
+        return Later(self._index.mark_clean(asked.keys, _timeout_s(asked)), marked, for_asker=True)
+
+    def invalidate(self, _session: Session, asked: messages.Invalidate) -> Outcome:
+        """The keys of a range go."""
+        if (asked.offset | asked.sectors) & self._block_mask:
+            refuse_unaligned(asked, self._block_mask)
+
+        def dropped(outcome: tuple[int, int]) -> Told:
+            sectors, seq = outcome
+            return self._once_durable(asked.durable, seq, messages.Invalidated(sectors))
+
+        invalidating = self._index.invalidate(asked.inode, asked.offset, asked.sectors, _timeout_s(asked))
+        return Later(invalidating, dropped, for_asker=True)
+
+    def flush(self, _session: Session, _asked: Any) -> Outcome:
+        """All changes so far become durable."""
+        return Later(self._durability.flushed(), messages.Committed, is_decided=True)
+
+    def _check_durable(self, durable: bool | None) -> None:
+        if durable is not False and not self._set.services.options.synchronous:
+            raise InvalidParameter("durable", "the set is not synchronous: nothing in it outlives the daemon")
+
+    def _once_durable(self, durable: bool | None, seq: int, results: messages.Results) -> Told:
+        """The answer to a change that is made: now, or when its entry cannot be lost any more."""
+        if durable is False or self._durability.is_reached(seq):
+            return results
+        return Later(self._durability.reached(seq), lambda _: results, is_decided=True)
+
+    # Asking
+
+    def lookup(self, session: Session, asked: messages.Lookup) -> Outcome:
+        """The keys of a range."""
+        if (asked.offset | asked.sectors) & self._block_mask:
+            refuse_unaligned(asked, self._block_mask)
+        limit = asked.limit or messages.FOUND_MAX
+        pin = session.holder if asked.pin else None
+        touch = asked.touch is not False
+        found = self._try_lookup(asked.inode, asked.offset, asked.sectors, limit=limit, pin=pin, touch=touch)
+        if found is None:
+            looking = self._lookups.lookup(
+                asked.inode, asked.offset, asked.sectors, limit=limit, pin=pin, touch=touch
+            )
+            return Later(looking, lambda found: messages.Found(tuple(found.keys), found.next), for_asker=True)
+        results = messages.Found(tuple(found.keys), found.next)
+        return results if len(results.keys) <= BRIEF_KEYS_MAX else Long(results)
+
+    def lookup_several(
+        self, session: Session, asked: Sequence[messages.Lookup]
+    ) -> Sequence[messages.Results]:
+        """The keys of the first of several ranges, as far as their nodes are in memory."""
+        try_lookup, block_mask = self._try_lookup, self._block_mask
+        results: list[messages.Results] = []
+        with suppress(RequestError):  # the one it concerns is run alone next, and told
+            for one in asked:
+                if (one.offset | one.sectors) & block_mask:
+                    break
+                found = try_lookup(
+                    one.inode,
+                    one.offset,
+                    one.sectors,
+                    one.limit or messages.FOUND_MAX,
+                    session.holder if one.pin else None,
+                    one.touch is not False,
+                )
+                if found is None:
+                    break
+                keys, following = found
+                results.append(messages.Found(tuple(keys), following))
+                if len(keys) > BRIEF_KEYS_MAX:
+                    break  # others do not pile up on it
+        return results
+
+    def lookup_many(self, session: Session, asked: messages.LookupMany) -> Outcome:
+        """The keys of several ranges."""
+        for one in asked.requests:
+            if (one.offset | one.sectors) & self._block_mask:
+                refuse_unaligned(one, self._block_mask)
+        lookups = ManyLookups(self._lookups, session.holder, asked.requests)
+        lookups.begin()
+        if lookups.are_done:
+            return lookups.results()
+        return Later(lookups.go_on(), lambda _: lookups.results(), for_asker=True)
+
+    def unpin(self, session: Session, asked: messages.Unpin) -> Outcome:
+        """Keys that were pinned are read."""
+        self._lookups.unpin(session.holder, asked.keys)
+        return DONE
+
+
+def _timeout_s(asked: messages.Commit | messages.MarkClean | messages.Invalidate) -> float:
+    return (messages.TIMEOUT_MS if asked.timeout_ms is None else asked.timeout_ms) / 1000

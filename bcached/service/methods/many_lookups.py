@@ -1,0 +1,99 @@
+"""Several look-ups for one answer: as many at once as may hold the loop, the rest in steps."""
+
+import asyncio
+from collections.abc import Sequence
+
+from bcached.errors import RequestError
+from bcached.keys import Key
+from bcached.runtime.lookups import Found, Lookups
+from bcached.state.sectors.reservations import Holder
+from bcached.wire import messages
+
+LOOKUPS_A_STEP = 64  # within the millisecond that a request may hold the loop
+
+
+class ManyLookups:
+    """The look-ups of one LookupMany, and what was found so far; they share the keys an answer may hold.
+
+    If one is refused, all are, and nothing stays pinned.
+    """
+
+    def __init__(self, lookups: Lookups, holder: Holder, requests: Sequence[messages.Lookup]) -> None:
+        self._lookups = lookups
+        self._holder = holder
+        self._requests = requests
+        self._keys: list[tuple[Key, ...]] = []
+        self._next: list[int | None] = []
+        self._left = messages.FOUND_MAX
+        self._pinned: list[Key] = []
+
+    @property
+    def are_done(self) -> bool:
+        """Whether each has its keys."""
+        return len(self._keys) == len(self._requests)
+
+    def results(self) -> messages.FoundMany:
+        """What was found."""
+        return messages.FoundMany(tuple(self._keys), tuple(self._next))
+
+    def begin(self) -> None:
+        """Answer the first ones, up to one that must wait."""
+        try:
+            self._step()
+        except RequestError:
+            self._unpin()
+            raise
+
+    async def go_on(self) -> None:
+        """Answer the rest."""
+        try:
+            while not self.are_done:
+                await asyncio.sleep(0)
+                if not self._step():
+                    self._take(await self._wait_for(self._requests[len(self._keys)]))
+        except RequestError:
+            self._unpin()
+            raise
+
+    def _step(self) -> bool:
+        """Answer some more; whether none of them had to wait."""
+        begin = len(self._keys)
+        for asked in self._requests[begin : begin + LOOKUPS_A_STEP]:
+            found = self._try(asked)
+            if found is None:
+                return False
+            self._take(found)
+        return True
+
+    def _try(self, asked: messages.Lookup) -> Found | None:
+        if not self._left:
+            return Found([], asked.offset)
+        return self._lookups.try_lookup(
+            asked.inode,
+            asked.offset,
+            asked.sectors,
+            limit=min(asked.limit or messages.FOUND_MAX, self._left),
+            pin=self._holder if asked.pin else None,
+            touch=asked.touch is not False,
+        )
+
+    async def _wait_for(self, asked: messages.Lookup) -> Found:
+        return await self._lookups.lookup(
+            asked.inode,
+            asked.offset,
+            asked.sectors,
+            limit=min(asked.limit or messages.FOUND_MAX, self._left),
+            pin=self._holder if asked.pin else None,
+            touch=asked.touch is not False,
+        )
+
+    def _take(self, found: Found) -> None:
+        if self._requests[len(self._keys)].pin:
+            self._pinned += found.keys
+        self._keys.append(tuple(found.keys))
+        self._next.append(found.next)
+        self._left -= len(found.keys)
+
+    def _unpin(self) -> None:
+        if self._pinned:
+            self._lookups.unpin(self._holder, self._pinned)

@@ -1,0 +1,135 @@
+"""Every method of the socket on a cache set: the one table of who may call what, and what runs then."""
+
+from typing import Any
+from uuid import UUID
+
+from bcached.errors import InvalidParameter
+from bcached.format.superblock import Replacement
+from bcached.runtime.cache_set import CacheSet
+from bcached.service.methods.allocator import DONE, Allocation
+from bcached.service.methods.index import IndexOperations
+from bcached.service.methods.state_changes import StateChanges, state_of
+from bcached.service.methods.varlink import Interfaces
+from bcached.service.socket.access import Role
+from bcached.service.socket.method import Later, Operation, Operations, Outcome, Run, Session, Stream
+from bcached.service.socket.peer import Peer
+from bcached.wire import messages
+from bcached.wire.methods import ADMIN, METHODS, MONITOR
+
+VIOLATIONS_MAX = 1000  # told one by one; a set so broken needs no longer list
+
+
+class Administration:
+    """io.bcached.Admin and io.bcached.Monitor."""
+
+    def __init__(self, cache_set: CacheSet) -> None:
+        self._set = cache_set
+        reading: dict[str, Run] = {
+            "Status": self.status,
+            "Explain": self.explain,
+            "Verify": self.verify,
+            "ListVolumes": self.list_volumes,
+        }
+        changing: dict[str, Run] = {
+            "CollectGarbage": self.collect_garbage,
+            "WritePriorities": self.write_priorities,
+            "SetReplacement": self.set_replacement,
+            "SetDiscard": self.set_discard,
+            "CreateVolume": self.create_volume,
+            "DeleteVolume": self.delete_volume,
+        }
+        table = {name: Operation(Role.ADMIN, run) for name, run in reading.items()}
+        table |= {name: Operation(Role.ADMIN, run, changes=True) for name, run in changing.items()}
+        self.operations = {METHODS[f"{ADMIN}.{name}"].request: each for name, each in table.items()}
+        self.operations[METHODS[f"{MONITOR}.Watch"].request] = Operation(
+            Role.READER, self.watch, streams=True
+        )
+
+    def status(self, _session: Session, _asked: Any) -> Outcome:
+        """How the set stands."""
+        return messages.StatusNow(state_of(self._set.statistics()))
+
+    def explain(self, _session: Session, _asked: Any) -> Outcome:
+        """Why allocations wait or fail."""
+        return messages.Lines(tuple(self._set.explain()))
+
+    def verify(self, _session: Session, _asked: Any) -> Outcome:
+        """What is wrong with the set."""
+        found = self._set.verify()
+        told = found[:VIOLATIONS_MAX]
+        if len(found) > len(told):
+            told.append(f"and {len(found) - len(told)} more")
+        return messages.Violations(tuple(told))
+
+    def collect_garbage(self, _session: Session, asked: messages.CollectGarbage) -> Outcome:
+        """Garbage collected, or asked to be."""
+        if asked.wait is False:
+            self._set.services.ask_for_collection("asked")
+            return DONE
+        return Later(self._set.collect_garbage(), _done)
+
+    def write_priorities(self, _session: Session, _asked: Any) -> Outcome:
+        """Prios and gens made durable."""
+        return Later(self._set.write_priorities(), _done)
+
+    def set_replacement(self, _session: Session, asked: messages.SetReplacement) -> Outcome:
+        """Another policy."""
+        return Later(self._set.set_replacement(Replacement[asked.policy.upper()]), _done)
+
+    def set_discard(self, _session: Session, asked: messages.SetDiscard) -> Outcome:
+        """Discards on or off."""
+        return Later(self._set.set_discard(asked.discard), _done)
+
+    def list_volumes(self, _session: Session, _asked: Any) -> Outcome:
+        """All volumes, and the inodes without one that keys are left of."""
+        volumes = tuple(
+            messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only)
+            for one in self._set.volumes()
+        )
+        orphans = tuple(
+            messages.Orphan(one.inode, one.keys, one.dirty_sectors, one.clean_sectors)
+            for one in self._set.orphans()
+        )
+        return messages.Volumes(volumes, orphans)
+
+    def create_volume(self, _session: Session, asked: messages.CreateVolume) -> Outcome:
+        """A new volume."""
+        try:
+            uuid = None if asked.uuid is None else UUID(asked.uuid)
+        except ValueError:
+            raise InvalidParameter("uuid", "expected a uuid") from None
+        return Later(self._set.create_volume(asked.label, asked.sectors or 0, uuid), messages.NewVolume)
+
+    def delete_volume(self, _session: Session, asked: messages.DeleteVolume) -> Outcome:
+        """A volume's end, and that of its keys."""
+        return Later(self._set.delete_volume(asked.inode, force=bool(asked.force)), _done)
+
+    def watch(self, _session: Session, asked: messages.Watch) -> Outcome:
+        """The state, and then its changes."""
+        interval_ms = messages.INTERVAL_MS if asked.interval_ms is None else asked.interval_ms
+        return Stream(StateChanges(self._set.statistics).following, interval_ms / 1000)
+
+
+class CacheService:
+    """The service behind the socket: a cache set and its methods."""
+
+    def __init__(self, cache_set: CacheSet) -> None:
+        self._set = cache_set
+        self.operations: Operations = {
+            **Interfaces().operations,
+            **Allocation(cache_set).operations,
+            **IndexOperations(cache_set).operations,
+            **Administration(cache_set).operations,
+        }
+
+    def welcome(self, peer: Peer, role: Role) -> Session:
+        """Give a new connection a holder for its reservations."""
+        return Session(peer, role, self._set.new_holder(f"pid {peer.pid} uid {peer.uid}"))
+
+    def farewell(self, session: Session) -> None:
+        """End its reservations, as soon as its process can write no more."""
+        self._set.drop_holder(session.holder, session.peer.pid)
+
+
+def _done(_: object) -> messages.Results:
+    return DONE

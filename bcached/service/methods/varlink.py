@@ -1,0 +1,36 @@
+"""What org.varlink.service tells about us: who we are, and the interfaces in their own words."""
+
+from importlib import resources
+from typing import Any
+
+from bcached import __version__
+from bcached.errors import InterfaceNotFound
+from bcached.service.socket.access import Role
+from bcached.service.socket.method import Operation, Outcome, Session
+from bcached.wire import messages
+from bcached.wire.methods import INTERFACES, METHODS, SERVICE
+
+
+class Interfaces:
+    """The interfaces' files, read once."""
+
+    def __init__(self) -> None:
+        folder = resources.files("bcached.wire")
+        self._words = {name: folder.joinpath(f"{name}.varlink").read_text("utf-8") for name in INTERFACES}
+        self.operations = {
+            METHODS[f"{SERVICE}.GetInfo"].request: Operation(Role.NONE, self.get_info),
+            METHODS[f"{SERVICE}.GetInterfaceDescription"].request: Operation(Role.NONE, self.get_description),
+        }
+
+    def get_info(self, _session: Session, _asked: Any) -> Outcome:
+        """Who answers here."""
+        return messages.Info(
+            "bcached", "bcached", __version__, "https://docs.kernel.org/admin-guide/bcache.html", INTERFACES
+        )
+
+    def get_description(self, _session: Session, asked: messages.Interface) -> Outcome:
+        """An interface, word for word."""
+        words = self._words.get(asked.interface)
+        if words is None:
+            raise InterfaceNotFound(asked.interface)
+        return messages.InterfaceDescription(words)

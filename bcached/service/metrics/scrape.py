@@ -1,0 +1,189 @@
+"""One connection to the metrics port: one request, one answer, and an orderly end.
+
+After the answer it is read on for a moment, though nothing more is heeded: to close while bytes are unread is
+to have the kernel reset the connection, and the peer may lose the answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+
+from bcached.service.logs.log import get_logger
+from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Refused, Wanted, parse
+
+TIMEOUT_S = 10.0  # for all of a connection: the request, the rendering, the reader at the other end
+LINGER_S = 2.0
+LINGER_BYTES_MAX = 1 << 16
+END_OF_OPENMETRICS = b"# EOF\n"
+
+log = get_logger(__name__)
+
+
+class Stage(IntEnum):
+    """How far a connection is."""
+
+    ASKING = 0
+    RENDERING = 1
+    ANSWERED = 2
+
+
+class Owner(Protocol):
+    """What a connection needs of the server it belongs to."""
+
+    registry: CollectorRegistry
+
+    def admit(self, scrape: "Scrape") -> None:
+        """Take note of a new connection; another one may have to give way."""
+
+    def forget(self, scrape: "Scrape") -> None:
+        """Note that a connection is gone."""
+
+    def render_soon(self, scrape: "Scrape") -> None:
+        """Call advance() of it, again and again, until that says that all is done."""
+
+
+class Scrape(asyncio.Protocol):
+    """The daemon's end of one connection."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._received = bytearray()
+        self._unheeded_bytes = 0
+        self._peer_has_ended = False
+        self._asked: Wanted | None = None
+        self._rendering: Rendering | None = None
+        self._lingering: asyncio.TimerHandle | None = None
+        self.stage = Stage.ASKING
+        self.last_active_s = time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, whoever has to give way for it."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.call_later(TIMEOUT_S, self.abort)
+        self._owner.admit(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._deadline.cancel()
+        if self._lingering is not None:
+            self._lingering.cancel()
+        self._rendering = None
+        self._owner.forget(self)
+
+    def abort(self) -> None:
+        """Drop it."""
+        self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Gather the request's head; what comes after it does not matter."""
+        self.last_active_s = time.monotonic()
+        if self.stage != Stage.ASKING:
+            self._unheeded_bytes += len(data)
+            if self._unheeded_bytes > LINGER_BYTES_MAX:
+                self.abort()
+            return
+        self._received += data[: HEAD_BYTES_MAX + 4 - len(self._received)]
+        asked = parse(bytes(self._received))
+        if isinstance(asked, Refused):
+            self._refuse(asked)
+        elif asked is not None:
+            self._asked = asked
+            self.stage = Stage.RENDERING
+            self._rendering = Rendering(self._owner.registry, asked.encode)
+            self._owner.render_soon(self)
+
+    def eof_received(self) -> bool:
+        """Whether to stay, for it may have asked already and listen still."""
+        self._peer_has_ended = True
+        return self.stage == Stage.RENDERING
+
+    def resume_writing(self) -> None:
+        """The peer reads."""
+        self.last_active_s = time.monotonic()
+
+    def give_way(self) -> None:
+        """End, for others wait for the place; a peer that has begun to ask is told so."""
+        if self.stage == Stage.ASKING and self._received:
+            self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, b"too many connections\n"))
+            self._transport.close()
+        else:
+            self.abort()
+
+    # Answering
+
+    def advance(self, seconds: float) -> bool:
+        """Render for so long, and answer when all is rendered; whether nothing is left to be done."""
+        if self._rendering is None or self._asked is None or self._transport.is_closing():
+            return True
+        it = self._asked
+        try:
+            if not self._rendering.advance(seconds):
+                return False
+        except Exception as error:  # a collector's bug, or an encoder's
+            log.exception("metrics cannot be rendered", encoding=it.kind)
+            self._refuse(Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"{error!r}\n".encode()))
+            return True
+        done = END_OF_OPENMETRICS if "openmetrics" in it.kind else b""
+        body = b"".join([*self._rendering.done, done])
+        self._rendering = None
+        self._reply(HTTPStatus.OK, body, f"Content-Type: {it.kind}", head_only=it.head_only)
+        return True
+
+    def _refuse(self, refusal: Refused) -> None:
+        self._reply(refusal.status, refusal.body, *([refusal.header] if refusal.header else []))
+
+    def _reply(self, status: HTTPStatus, body: bytes, *headers: str, head_only: bool = False) -> None:
+        head = "\r\n".join(
+            [
+                f"HTTP/1.1 {status.value} {status.phrase}",
+                *headers,
+                f"Content-Length: {len(body)}",
+                "Connection: close",
+                "",
+                "",
+            ]
+        )
+        self.stage = Stage.ANSWERED
+        self._received.clear()
+        self._transport.write(head.encode() + (b"" if head_only else body))
+        if self._peer_has_ended:
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+            self._lingering = self._loop.call_later(LINGER_S, self._transport.close)
+
+
+class Rendering:
+    """The families of one instant on their way to bytes, a few at a time."""
+
+    def __init__(self, registry: CollectorRegistry, encode: Callable[[Any], bytes]) -> None:
+        self.done: list[bytes] = []
+        self._families = iter(registry.collect())  # lazy: made from the snapshot one by one
+        self._encode = encode
+
+    def advance(self, seconds: float) -> bool:
+        """Render for so long; True once all is done."""
+        until = time.monotonic() + seconds
+        for family in self._families:
+            self.done.append(self._encode(OneFamily(family)).removesuffix(END_OF_OPENMETRICS))
+            if time.monotonic() > until:
+                return False
+        return True
+
+
+class OneFamily:
+    """What an encoder takes for a registry: something that can be collected."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        """The one family."""
+        yield self._family

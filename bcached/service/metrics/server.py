@@ -1,0 +1,88 @@
+"""Serves GET /metrics on the event loop: as much HTTP as a scrape needs, and no more.
+
+A scrape takes its snapshot in one go and renders it in slices between which the loop serves others, for the
+rendering of all metrics would hold it for several milliseconds; one slice a turn, however many scrapes there
+are. Every connection is bounded: in what it may send, in how long it may take, and in how many there may be.
+"""
+
+import asyncio
+import socket
+from collections import deque
+
+from prometheus_client import CollectorRegistry
+
+from bcached.service.listening import BACKLOG
+from bcached.service.metrics.scrape import Scrape, Stage
+
+CONNECTIONS_MAX = 32
+SLICE_S = 0.001
+
+
+class MetricsServer:
+    """Serves listening sockets; addresses says where they are."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.addresses: list[str] = []
+        self._servers: list[asyncio.Server] = []
+        self._connections: set[Scrape] = set()
+        self._to_render: deque[Scrape] = deque()
+
+    async def serve(self, listeners: list[socket.socket]) -> None:
+        """Serve these, which listen already; they are the server's from here on."""
+        loop = asyncio.get_running_loop()
+        for listener in listeners:
+            create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+            self._add(await create(self._connected, sock=listener, backlog=BACKLOG))
+
+    async def close(self) -> None:
+        """Stop listening and drop whoever is connected."""
+        for connection in [*self._connections]:
+            connection.abort()
+        for server in self._servers:
+            server.close()
+            await server.wait_closed()
+
+    # What connections call
+
+    def admit(self, scrape: Scrape) -> None:
+        """Take note of a new connection; beyond the bound the one that was idle longest gives way."""
+        if len(self._connections) >= CONNECTIONS_MAX:
+            idlest = min(self._connections, key=lambda it: (it.stage == Stage.RENDERING, it.last_active_s))
+            self._connections.remove(idlest)
+            idlest.give_way()
+        self._connections.add(scrape)
+
+    def forget(self, scrape: Scrape) -> None:
+        """Note that a connection is gone."""
+        self._connections.discard(scrape)
+
+    def render_soon(self, scrape: Scrape) -> None:
+        """Render it, in its turn."""
+        self._to_render.append(scrape)
+        if len(self._to_render) == 1:
+            asyncio.get_running_loop().call_soon(self._render)
+
+    def _render(self) -> None:
+        scrape = self._to_render[0]
+        if scrape.advance(SLICE_S):
+            self._to_render.popleft()
+        else:
+            self._to_render.rotate(-1)
+        if self._to_render:
+            asyncio.get_running_loop().call_soon(self._render)
+
+    def _connected(self) -> Scrape:
+        return Scrape(self)
+
+    def _add(self, server: asyncio.Server) -> None:
+        self._servers.append(server)
+        self.addresses += [told(bound.getsockname()) for bound in server.sockets]
+
+
+def told(address: object) -> str:
+    """An address as one would type it."""
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"
+    return f"unix:{address}"

@@ -1,0 +1,86 @@
+"""From configuration to what the set, the socket and the log take: plain numbers and names."""
+
+import grp
+import os
+
+from bcached.errors import ConfigError
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.options import SetOptions
+from bcached.service.logs.log import get_logger
+from bcached.service.settings.config import Settings
+from bcached.service.socket.access import Access
+from bcached.service.socket.socket_server import SocketLimits
+
+log = get_logger(__name__)
+
+
+def set_options(settings: Settings) -> SetOptions:
+    """What the set is run with."""
+    limits = settings.limits
+    return SetOptions(
+        gen_directory=settings.set.runtime_directory,
+        state_directory=settings.set.state_directory,
+        gid=group_of(settings.socket.group),
+        synchronous=settings.set.synchronous,
+        verify=settings.set.verify,
+        gc_slice_s=settings.gc.slice_ms / 1e3,
+        moving_gc=settings.gc.moving,
+        waiters=limits.waiters,
+        reservations_per_connection=limits.reservations_per_connection,
+        pins_per_connection=limits.pins_per_connection,
+        restart_grace_s=limits.restart_grace_s,
+        index_bytes=settings.index.memory_bytes,
+        journal_delay_s=settings.journal.delay_ms / 1e3,
+    )
+
+
+def retune(cache_set: CacheSet, settings: Settings) -> None:
+    """Have a running set take what may change while it runs; who is connected keeps its bounds."""
+    options, wanted = cache_set.services.options, set_options(settings)
+    for name in (
+        "gc_slice_s",
+        "moving_gc",
+        "waiters",
+        "reservations_per_connection",
+        "pins_per_connection",
+        "restart_grace_s",
+    ):
+        setattr(options, name, getattr(wanted, name))
+    cache_set.services.queue.limit = wanted.waiters
+
+
+def access(settings: Settings) -> Access:
+    """Who may do what; names this host does not know are told, and grant nothing."""
+    it = settings.access
+    granted = Access(it.admin, it.allocator, it.reader)
+    if granted.unknown:
+        log.warning("names in [access] that this host does not know", names=granted.unknown)
+    return granted
+
+
+def socket_limits(settings: Settings) -> SocketLimits:
+    """What clients may take of the socket."""
+    it = settings.limits
+    return SocketLimits(it.connections, it.message_bytes, it.buffer_bytes)
+
+
+def group_of(name: str) -> int | None:
+    """The group that may read gens and leases, as it may connect; None where the host has no such group."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def prepare_directories(settings: Settings) -> None:
+    """Make what systemd would have made. Clients pass through both to files that have modes of their own.
+
+    That nothing can be put there is better noticed before a device is touched.
+    """
+    for directory in (settings.set.state_directory, settings.set.runtime_directory):
+        try:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{directory}: cannot be made: {error.strerror}") from None
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise ConfigError(f"{directory}: expected a directory that uid {os.geteuid()} may write to")

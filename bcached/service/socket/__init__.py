@@ -1,0 +1,1 @@
+"""The client socket: connections, their requests and replies. Knows no method."""

@@ -1,0 +1,65 @@
+"""Roles: who may do what on the socket.
+
+Names are looked up once, when the lists are read, so that no connection waits for a name service. A group
+speaks for the peers that carry it and for the users the group file lists under it.
+"""
+
+import grp
+import os
+import pwd
+from collections.abc import Iterable
+from enum import IntEnum
+
+from bcached.service.socket.peer import Peer
+
+
+class Role(IntEnum):
+    """What a peer may do; each may do all that those below it may."""
+
+    NONE = 0
+    READER = 1
+    ALLOCATOR = 2
+    ADMIN = 3
+
+    @property
+    def label(self) -> str:
+        """Its name on the socket."""
+        return self.name.lower()
+
+
+class Access:
+    """The role of every peer; `unknown` holds the names that this host does not know."""
+
+    def __init__(self, admin: Iterable[str], allocator: Iterable[str], reader: Iterable[str]) -> None:
+        self.unknown: list[str] = []
+        self._uids: dict[int, Role] = {}
+        self._gids: dict[int, Role] = {}
+        for role, names in ((Role.READER, reader), (Role.ALLOCATOR, allocator), (Role.ADMIN, admin)):
+            for name in names:
+                self._grant(role, name)
+        self._uids[os.geteuid()] = Role.ADMIN
+
+    def role_of(self, peer: Peer) -> Role:
+        """The most that the peer's user or one of its groups is granted."""
+        by_group = (self._gids.get(group, Role.NONE) for group in peer.groups)
+        return max((self._uids.get(peer.uid, Role.NONE), *by_group))
+
+    def _grant(self, role: Role, name: str) -> None:
+        """Roles are granted from the least to the most, so the last one stands."""
+        if not name.startswith("@"):
+            self._grant_user(role, name, name)
+            return
+        try:
+            group = grp.getgrnam(name[1:])
+        except KeyError:
+            self.unknown.append(name)
+            return
+        self._gids[group.gr_gid] = role
+        for member in group.gr_mem:
+            self._grant_user(role, member, f"{member} in {name}")
+
+    def _grant_user(self, role: Role, user: str, called: str) -> None:
+        try:
+            self._uids[pwd.getpwnam(user).pw_uid] = role
+        except KeyError:
+            self.unknown.append(called)

@@ -1,0 +1,79 @@
+"""How often each method was asked, how often refused, and how long it took: integers, a few a read.
+
+A duration runs from the read that brought the request to the write of its reply. Requests that came in one
+read and were answered by one write share theirs, so a read is counted at once.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from bcached.service.socket.buffers import Buffers
+from bcached.service.statistics import ServerStatistics
+from bcached.state.statistics import Histogram
+from bcached.wire.methods import METHODS
+
+BOUNDS = 26  # 2^10 ns (about a microsecond) to 2^35 ns (about half a minute), each twice the one before
+BOUNDS_S = tuple((1 << (10 + index)) / 1e9 for index in range(BOUNDS))
+UNKNOWN = "unknown"  # requests that are of no method
+
+
+class MethodCounts:
+    """One method's figures."""
+
+    __slots__ = ("durations", "errors", "sum_ns")
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self.sum_ns = 0
+        self.durations = [0] * (BOUNDS + 1)
+
+    def observe(self, count: int, elapsed_ns: int) -> None:
+        """Count so many requests, each answered after this long."""
+        self.sum_ns += count * elapsed_ns
+        index = (elapsed_ns >> 10).bit_length()
+        self.durations[min(index, BOUNDS)] += count
+
+    @property
+    def requests(self) -> int:
+        """How many were answered."""
+        return sum(self.durations)
+
+    def histogram(self) -> Histogram:
+        """The durations so far."""
+        return Histogram(BOUNDS_S, list(self.durations), self.sum_ns / 1e9)
+
+
+class RequestCounts:
+    """The figures of all methods, by the class of their requests."""
+
+    def __init__(self) -> None:
+        self._unknown = MethodCounts()
+        self._by_kind: dict[type, MethodCounts] = {
+            method.request: MethodCounts() for method in METHODS.values()
+        }
+        self._by_name = {name: self._by_kind[method.request] for name, method in METHODS.items()}
+        self._by_name[UNKNOWN] = self._unknown
+
+    def of(self, kind: type) -> MethodCounts:
+        """The figures of one method; of those that are none, for a class that is no request's."""
+        return self._by_kind.get(kind, self._unknown)
+
+    def observe(self, requests: Sequence[object], elapsed_ns: int) -> None:
+        """Count requests that were answered together."""
+        if len(requests) == 1:
+            self.of(type(requests[0])).observe(1, elapsed_ns)
+        else:
+            for kind, count in Counter(map(type, requests)).items():
+                self.of(kind).observe(count, elapsed_ns)
+
+    def statistics(self, connections: int, buffers: Buffers) -> ServerStatistics:
+        """All of it, as metrics read it."""
+        return ServerStatistics(
+            connections=connections,
+            requests={name: counts.requests for name, counts in self._by_name.items()},
+            errors={name: counts.errors for name, counts in self._by_name.items()},
+            durations={name: counts.histogram() for name, counts in self._by_name.items()},
+            buffer_bytes=buffers.held_bytes,
+            buffer_bytes_max=buffers.limit_bytes,
+            gave_way=buffers.gave_way,
+        )

@@ -1,0 +1,267 @@
+"""The socket: connections, their limits and roles, and an orderly end.
+
+    server = SocketServer(service, Access(admin, allocator, reader), SocketLimits(connections, ...))
+    async with server:              # must be entered in the task that is to hear of a bug
+        server.listen(listener)     # from listening.bind_unix, or inherited; may be called several times
+        ...
+        server.statistics()         # ServerStatistics, for metrics
+        server.reload(access, limits)
+        server.drain()              # no new connections, no new changes; what waits is told ShuttingDown
+    # here all connections are gone
+
+`service` is operations.CacheService(cache_set, ...): what the methods do. A bug in a method breaks the
+`async with` off with that exception: the daemon does not go on with a set it is no longer sure of.
+"""
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from bcached.errors import LimitExceeded, RequestError
+from bcached.service import memory
+from bcached.service.socket.acceptor import Acceptor
+from bcached.service.socket.access import Access, Role
+from bcached.service.socket.buffers import Buffers
+from bcached.service.socket.connection import Connection
+from bcached.service.socket.method import Operation, Service
+from bcached.service.socket.peer import peer_of
+from bcached.service.socket.request_counts import RequestCounts
+from bcached.service.statistics import ServerStatistics
+from bcached.wire.codec import Refusal, encode_replies
+from bcached.wire.methods import Request
+
+FAREWELL_S = 1.0  # how long the last replies may take to go out
+SWEEP_S = 1.0
+TRIM_BYTES = 8 << 20
+TRIM_PAUSE_S = 10.0
+ADMIN_SHARE = 64  # one connection in so many is kept free for admins, who come when all others are stuck
+
+
+@dataclass(frozen=True, slots=True)
+class SocketLimits:
+    """What one client, and all of them together, may take."""
+
+    connections: int = 1024
+    message_bytes: int = 1 << 20
+    buffer_bytes: int = 64 << 20
+
+
+class Errand(asyncio.Future[Any]):
+    """What a coroutine gives to one who may go away: cancelled, it takes the coroutine along, at once.
+
+    From that call on the coroutine runs no further than to its end, even if it was just about to go on.
+    """
+
+    carried_out_by: "asyncio.Task[None] | None" = None
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Give it up."""
+        child, self.carried_out_by = self.carried_out_by, None
+        if child is not None and not self.done():
+            child.cancel()
+        return super().cancel(msg)
+
+
+class SocketServer:
+    """Everything that is connected; the connections are its children, and so are the tasks they start."""
+
+    def __init__(self, service: Service, access: Access, limits: SocketLimits) -> None:
+        self.counts = RequestCounts()
+        self.buffers = Buffers(limits.buffer_bytes, limits.connections)
+        self.draining = False
+        self._service = service
+        self._access = access
+        self._limits = limits
+        self._connections: set[Connection] = set()
+        self._acceptors: list[Acceptor] = []
+        self._tasks = asyncio.TaskGroup()
+        self._children: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] | None = None
+        self._all_gone: asyncio.Future[None] | None = None
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._next_trim_s = 0.0
+
+    async def __aenter__(self) -> Self:
+        """Begin; nothing listens yet."""
+        await self._tasks.__aenter__()
+        self._broken = asyncio.get_running_loop().create_future()
+        self._spawn(self._hear_of_bugs(self._broken))
+        self._sweep()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End: replies under way go out, then every connection is closed and every task over."""
+        self.drain()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        try:
+            await self._see_off()
+        finally:
+            for child in self._children:
+                child.cancel()
+            await self._tasks.__aexit__(kind, error, trace)
+
+    def listen(self, listener: socket.socket) -> None:
+        """Take connections from a socket that listens already; it is the server's from here on."""
+        self._acceptors.append(Acceptor(listener, self._welcome))
+
+    def drain(self) -> None:
+        """Take no more connections and no more changes; what waits is told so. Reading goes on."""
+        if self.draining:
+            return
+        self.draining = True
+        for acceptor in self._acceptors:
+            acceptor.close()
+        for connection in list(self._connections):
+            connection.take_role(connection.session.role)
+            connection.give_up_waiting()
+
+    def reload(self, access: Access, limits: SocketLimits) -> None:
+        """Take other rules: roles at once for everybody, limits for those who come."""
+        self._access, self._limits = access, limits
+        for connection in self._connections:
+            connection.take_role(access.role_of(connection.session.peer))
+        self.buffers.take_limits(limits.buffer_bytes, limits.connections)
+
+    def statistics(self) -> ServerStatistics:
+        """How many are connected, and all that was asked so far."""
+        return self.counts.statistics(len(self._connections), self.buffers)
+
+    # What connections call
+
+    def operation_of(self, kind: type[Request]) -> Operation:
+        """What a request of that class asks for."""
+        return self._service.operations[kind]
+
+    def ready_operations(self, role: Role) -> dict[type, Operation]:
+        """The brief operations that a role may run now; none while draining, so that each is asked about."""
+        if self.draining:
+            return {}
+        operations = self._service.operations.items()
+        return {
+            kind: operation for kind, operation in operations if operation.brief and role >= operation.role
+        }
+
+    def carry_out(self, coroutine: Coroutine[Any, Any, Any], for_asker: bool) -> "asyncio.Future[Any]":
+        """A future of what a coroutine gives; cancelling it cancels the coroutine just if for_asker."""
+        done = Errand() if for_asker else asyncio.get_running_loop().create_future()
+        child = self._spawn(self._finish(coroutine, done))
+        child.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before it began
+        if isinstance(done, Errand):
+            done.carried_out_by = child
+        return done
+
+    def forget(self, connection: Connection) -> None:
+        """Note that a connection is gone, and end what it held."""
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        try:
+            self._service.farewell(connection.session)
+        except Exception as error:
+            self.break_down(error)
+        if self._all_gone is not None and not self._connections and not self._all_gone.done():
+            self._all_gone.set_result(None)
+
+    def break_down(self, error: Exception) -> None:
+        """Note a bug: the first one ends the server."""
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_exception(error)
+
+    # Coming and going
+
+    def _welcome(self, connected: socket.socket) -> None:
+        try:
+            peer = peer_of(connected)
+        except OSError:
+            connected.close()
+            return
+        role = self._access.role_of(peer)
+        count, limit = len(self._connections), self._limits.connections
+        is_full = count >= (limit if role == Role.ADMIN else limit - limit // ADMIN_SHARE)
+        if is_full and not (role > Role.NONE and self._shows_a_stranger_out()):
+            _refuse(connected, LimitExceeded("connections", count + 1))
+            return
+        connection = Connection(self, self._service.welcome(peer, role), self._limits.message_bytes)
+        self._connections.add(connection)
+        self._spawn(self._attach(connection, connected))
+
+    def _shows_a_stranger_out(self) -> bool:
+        """Make room by ending the connection of a peer that may do nothing, if there is one."""
+        stranger = next((it for it in self._connections if it.is_stranger), None)
+        if stranger is not None:
+            stranger.abort()
+            self.forget(stranger)
+        return stranger is not None
+
+    async def _attach(self, connection: Connection, connected: socket.socket) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(lambda: connection, connected)
+        except OSError:  # it was gone before it was here
+            connected.close()
+            self.forget(connection)
+
+    async def _see_off(self) -> None:
+        """Close every connection; those whose peers do not read in time are cut off."""
+        for cut_off in (Connection.end, Connection.abort):
+            if not self._connections:
+                return
+            self._all_gone = asyncio.get_running_loop().create_future()
+            for connection in list(self._connections):
+                cut_off(connection)
+            await asyncio.wait([self._all_gone], timeout=FAREWELL_S)
+
+    # Tasks
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        child = self._tasks.create_task(coroutine)
+        self._children.add(child)
+        child.add_done_callback(self._children.discard)
+        return child
+
+    async def _finish(self, coroutine: Coroutine[Any, Any, Any], done: "asyncio.Future[Any]") -> None:
+        """Any error but the caller's is a bug or a failing device, and goes on to the task group."""
+        try:
+            result = await coroutine
+        except RequestError as error:
+            if not done.done():
+                done.set_exception(error)
+        except BaseException:
+            done.cancel()
+            raise
+        else:
+            if not done.done():
+                done.set_result(result)
+
+    async def _hear_of_bugs(self, broken: "asyncio.Future[None]") -> None:
+        await broken
+
+    def _sweep(self) -> None:
+        for connection in list(self._connections):
+            connection.sweep()
+        self._give_memory_back()
+        self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _give_memory_back(self) -> None:
+        """After buffers have come and gone; in a thread, for it takes milliseconds."""
+        now_s = asyncio.get_running_loop().time()
+        if self.buffers.peak_bytes - self.buffers.held_bytes > TRIM_BYTES and now_s > self._next_trim_s:
+            self._next_trim_s = now_s + TRIM_PAUSE_S
+            self.buffers.peak_bytes = self.buffers.held_bytes
+            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
+
+
+def _refuse(connected: socket.socket, error: RequestError) -> None:
+    """Tell a peer, before it has asked, why it is not served."""
+    try:
+        connected.send(encode_replies([Refusal(error.NAME, error.fields)]))
+    except OSError:
+        pass
+    finally:
+        connected.close()

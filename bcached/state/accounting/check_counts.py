@@ -1,0 +1,141 @@
+"""One member's buckets as the structures on disk show them: gens, uses, and how much live data lies in each.
+
+Gens on disk lag behind: a pointer newer than its bucket's gen raises it, and all pointers have to be seen
+before any can be called stale. So a census is taken in two passes, first `raise_gens`, then `count`.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.state.buckets.geometry import Geometry
+
+Numbers = NDArray[np.int64]
+GEN_MASK = 255
+GEN_HALF = 128
+
+
+class Use(IntEnum):
+    """What a bucket is for. Whoever comes second to a bucket with a use of its own is in the wrong."""
+
+    FREE = 0
+    RESERVED = 1  # the superblock's
+    JOURNAL = 2
+    PRIO = 3
+    UUID = 4
+    BTREE = 5
+    DATA = 6
+
+
+class Mark(IntEnum):
+    """The kernel's GC marks."""
+
+    NONE = 0
+    CLEAN = 1  # GC_MARK_RECLAIMABLE
+    DIRTY = 2
+    METADATA = 3
+
+
+def stale_by(bucket_gen: int, pointer_gen: int) -> int:
+    """How many gens a pointer is behind its bucket; 0 for a valid one, also for one that is ahead."""
+    behind = (bucket_gen - pointer_gen) & GEN_MASK
+    return behind if behind <= GEN_HALF else 0
+
+
+class Census:
+    """The columns of one member, a place for each bucket.
+
+    Where the prios on disk are damaged gens_known is false: such a bucket takes the first gen it is shown.
+    """
+
+    def __init__(
+        self, geometry: Geometry, gens_on_disk: NDArray[np.uint8], gens_known: NDArray[np.bool_] | None = None
+    ) -> None:
+        count = geometry.bucket_count
+        self.geometry = geometry
+        self.gens_on_disk = gens_on_disk.copy()
+        self.gens = gens_on_disk.copy()
+        self.uses = np.zeros(count, np.uint8)
+        self.sectors = np.zeros(count, np.int64)  # of keys that are not stale
+        self.dirty_sectors = np.zeros(count, np.int64)
+        self.uses[: geometry.first_bucket] = Use.RESERVED
+        self.uses[geometry.first_bucket : geometry.journal_buckets.stop] = Use.JOURNAL
+        self._furthest_behind = np.zeros(count, np.int64)  # of the pointers into a bucket
+        self.gens_known = np.ones(count, np.bool_) if gens_known is None else gens_known.copy()
+        self._unknown = None if gens_known is None else ~gens_known
+
+    @property
+    def oldest(self) -> NDArray[np.uint8]:
+        """The oldest gen that any pointer into each bucket names, stale ones included."""
+        return self.gens - self._furthest_behind.astype(np.uint8)
+
+    @property
+    def marks(self) -> NDArray[np.uint8]:
+        """What the kernel's GC would call each bucket."""
+        marks = np.where(self.sectors > 0, np.uint8(Mark.CLEAN), np.uint8(Mark.NONE))
+        marks[self.dirty_sectors > 0] = Mark.DIRTY
+        marks[(self.uses >= Use.JOURNAL) & (self.uses <= Use.BTREE)] = Mark.METADATA
+        return marks
+
+    @property
+    def data_sectors(self) -> Numbers:
+        """The sectors of the keys that are not stale, of each bucket of data."""
+        held: Numbers = np.where(self.uses == Use.DATA, self.sectors, 0)
+        return held
+
+    def claim(self, bucket: int, use: Use) -> Use:
+        """Give a bucket its use; what it was used for before, and still is unless that was FREE."""
+        before = Use(int(self.uses[bucket]))
+        if before == Use.FREE:
+            self.uses[bucket] = use
+        return before
+
+    def raise_gens(self, buckets: Numbers, gens: Numbers) -> None:
+        """Take note of pointers' gens: those ahead raise their buckets' (kernel: bch_initial_mark_key)."""
+        if self._unknown is not None:
+            self._learn(buckets, gens)
+        # Seen from the gen on disk, so that the order in which pointers are met does not matter.
+        ahead = (gens - self.gens_on_disk[buckets]) & GEN_MASK
+        newer = (ahead < GEN_HALF) & (ahead > (self.gens[buckets] - self.gens_on_disk[buckets]))
+        # In the order of their gens the last one wins, which is the newest.
+        order = np.argsort(ahead[newer], kind="stable")
+        self.gens[buckets[newer][order]] = gens[newer][order].astype(np.uint8)
+
+    def raise_gen(self, bucket: int, gen: int) -> None:
+        """Take note of one pointer's gen."""
+        if self._unknown is not None:
+            self._learn(np.array([bucket]), np.array([gen]))
+        base = int(self.gens_on_disk[bucket])
+        ahead = gen - base & GEN_MASK
+        if GEN_HALF > ahead > int(self.gens[bucket]) - base & GEN_MASK:
+            self.gens[bucket] = gen
+
+    def _learn(self, buckets: Numbers, gens: Numbers) -> None:
+        assert self._unknown is not None
+        new = self._unknown[buckets]
+        self.gens[buckets[new]] = gens[new].astype(np.uint8)
+        self.gens_on_disk[buckets[new]] = self.gens[buckets[new]]
+        self._unknown[buckets[new]] = False
+
+    def stale_by(self, buckets: Numbers, gens: Numbers) -> Numbers:
+        """How many gens each pointer is behind its bucket; 0 for valid ones."""
+        behind: Numbers = (self.gens[buckets].astype(np.int64) - gens) & GEN_MASK
+        behind[behind > GEN_HALF] = 0
+        return behind
+
+    def ahead_of_disk(self) -> Numbers:
+        """How far each bucket's gen is ahead of the one on disk."""
+        ahead: Numbers = (self.gens.astype(np.int64) - self.gens_on_disk) & GEN_MASK
+        return ahead
+
+    def remember(self, buckets: Numbers, behind: Numbers) -> None:
+        """Take note of how old the gens are that pointers name."""
+        np.maximum.at(self._furthest_behind, buckets, behind)
+
+    def count(self, buckets: Numbers, behind: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
+        """Count keys in; those that are stale are only remembered."""
+        self.remember(buckets, behind)
+        live = behind == 0
+        np.add.at(self.sectors, buckets[live], sectors[live])
+        np.add.at(self.dirty_sectors, buckets[live & dirty], sectors[live & dirty])

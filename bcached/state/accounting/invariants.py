@@ -1,0 +1,168 @@
+"""Everything that must always be true of a set's buckets, as one check over all of it.
+
+Run after every step in tests, on demand by the Verify method, and after every step of the daemon if the
+configuration says so. It reads the whole table at one instant, about 40 ms a million buckets.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+
+from bcached.state.accounting.ownership import Holdings
+from bcached.state.buckets.bucket_table import Counts, State
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, METADATA_PRIO
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
+
+
+def violations(
+    allocator: SectorAllocator, holders: Iterable[Holder], metadata: list[dict[State, set[int]]]
+) -> list[str]:
+    """What is wrong, one sentence each; empty if nothing is.
+
+    holders are all there are, those in quarantine too. metadata tells, for each member, which buckets
+    journal, uuid table and btree are known to use.
+    """
+    holdings = Holdings(allocator, [*holders, *allocator.gathering])
+    found = list(holdings.of_the_set())
+    for cache in allocator.caches:
+        name = f"member {cache.device}"
+        for check in (_counts, _lists, _durable, _gens, _contents, _emptied, _taint, holdings.of_a_member):
+            found += [f"{name}: {text}" for text in check(cache)]
+        known = metadata[cache.device] | {State.RESERVED: set(range(cache.geometry.first_bucket))}
+        found += [f"{name}: {text}" for text in _metadata(cache, known)]
+    return found
+
+
+def content(cache: Cache, sectors: Counts, dirty_sectors: Counts) -> Iterator[str]:
+    """What is wrong with the live sectors of a member; those given are counted from the keys of the index."""
+    table = cache.table
+    columns = (
+        ("sectors", table.sectors_array, sectors),
+        ("dirty sectors", table.dirty_sectors_array, dirty_sectors),
+    )
+    for name, column, counted in columns:
+        for bucket in np.flatnonzero(column != counted):
+            found = f"{counted[bucket]} live {name} are in the index, but {column[bucket]} are counted"
+            yield f"member {cache.device}: bucket {bucket}: {found}"
+
+
+def _in_state(cache: Cache, state: State) -> set[int]:
+    return set(np.flatnonzero(cache.table.states_array == state).tolist())
+
+
+def _counts(cache: Cache) -> Iterator[str]:
+    counted = np.bincount(cache.table.states_array, minlength=len(State)).tolist()
+    for state in State:
+        if counted[state] != cache.table.counts[state]:
+            yield f"{counted[state]} buckets are {state.name}, but {cache.table.counts[state]} are counted"
+
+
+def _lists(cache: Cache) -> Iterator[str]:
+    """Every bucket on a list is in the list's state, on one list, once; and the other way round."""
+    geometry, reserves = cache.geometry, cache.reserves
+    chain = cache.prio_chain + cache.prio_chain_writing
+    lists = {
+        State.FREE: [*reserves.for_data, *(bucket for buckets in reserves.lists for bucket in buckets)],
+        State.FREE_INC: list(cache.free_inc),
+        State.UNUSED: [*cache.unused, *cache.unused_for_data],
+        State.PRIO: chain + cache.prio_chain_before,
+    }
+    for state, buckets in lists.items():
+        if len(set(buckets)) != len(buckets):
+            yield f"a bucket is twice on the list of {state.name}"
+        if set(buckets) != _in_state(cache, state):
+            yield f"the list of {state.name} and the buckets in that state differ"
+    lengths = [(f"reserve {it.name}", reserves.count(it), reserves.capacities[it]) for it in Reserve]
+    lengths.append(("free_inc", len(cache.free_inc), geometry.free_inc_capacity))
+    lengths.append(("the unused list", len(cache.unused), geometry.unused_capacity))
+    lengths.append(("the unused list for data", len(cache.unused_for_data), geometry.unused_capacity))
+    for name, length, capacity in lengths:
+        if length > capacity:
+            yield f"{name} holds {length} buckets, more than its {capacity}"
+    if len(chain) % geometry.prio_bucket_count:
+        yield f"prio chains hold {len(chain)} buckets, no multiple of {geometry.prio_bucket_count}"
+
+
+def _durable(cache: Cache) -> Iterator[str]:
+    """What may leave free_inc carries a gen that is durable."""
+    if cache.awaiting_prios < 0:
+        yield "more of free_inc is ready than there is"
+    for index in range(min(cache.free_inc_ready, len(cache.free_inc))):
+        bucket = cache.free_inc[index]
+        if cache.synchronous and cache.table.gens[bucket] != cache.table.gens_on_disk[bucket]:
+            yield f"bucket {bucket} is ready in free_inc, but its gen is not durable"
+
+
+def _gens(cache: Cache) -> Iterator[str]:
+    table = cache.table
+    for name, against in (("index", table.last_gc_array), ("disk", table.gens_on_disk_array)):
+        farthest = int((table.gens_array - against).max())
+        if farthest > GEN_DISTANCE_MAX:
+            yield f"a gen is {farthest} ahead of the {name}'s"
+
+
+def _contents(cache: Cache) -> Iterator[str]:
+    """Live sectors lie only in data buckets, and those nobody holds are named for what they hold."""
+    table = cache.table
+    states, sectors, dirty = table.states_array, table.sectors_array, table.dirty_sectors_array
+    for bucket in np.flatnonzero((states < State.OPEN) & (sectors > 0)):
+        yield f"bucket {bucket} is {State(states[bucket]).name}, but has {sectors[bucket]} sectors"
+    for bucket in np.flatnonzero((sectors > cache.geometry.bucket_sectors) | (dirty > sectors)):
+        yield f"bucket {bucket} has {sectors[bucket]} sectors, {dirty[bucket]} of them dirty"
+    expected = np.full(len(states), State.EMPTY, np.uint8)
+    expected[sectors > 0] = State.CLEAN
+    expected[dirty > 0] = State.DIRTY
+    for bucket in np.flatnonzero((states >= State.DIRTY) & (states != expected)):
+        found, name = State(states[bucket]).name, State(expected[bucket]).name
+        yield f"bucket {bucket} is {found}, but going by its sectors should be {name}"
+    metadata = (states >= State.PRIO) & (states <= State.UUID)
+    for bucket in np.flatnonzero(metadata & (table.prios_array != METADATA_PRIO)):
+        yield f"bucket {bucket} is {State(states[bucket]).name}, but has the prio of data"
+
+
+def _emptied(cache: Cache) -> Iterator[str]:
+    """Whatever an entry emptied is empty still, and on no list."""
+    table = cache.table
+    newest = 0
+    for bucket, seq in cache.emptied.items():
+        state = State(table.states[bucket])
+        if state < State.OPEN or table.sectors[bucket]:
+            yield f"bucket {bucket} was emptied, but is {state.name} with {table.sectors[bucket]} sectors"
+        if seq < newest:
+            yield f"bucket {bucket} was emptied by entry {seq}, which is told of after entry {newest}"
+        newest = max(newest, seq)
+
+
+def _taint(cache: Cache) -> Iterator[str]:
+    """What keys on disk may name is not used for metadata, nor on its way there."""
+    if not cache.synchronous:
+        return
+    table, reserves = cache.table, cache.reserves
+    data = (table.states_array >= State.OPEN) & (table.sectors_array > 0)
+    for bucket in np.flatnonzero(data & (table.tainted_array == 0)):
+        yield f"bucket {bucket} has {table.sectors[bucket]} sectors, but is not tainted"
+    metadata = (table.states_array <= State.UUID) & (table.tainted_array != 0)
+    for bucket in np.flatnonzero(metadata):
+        yield f"bucket {bucket} is {State(table.states[bucket]).name}, but tainted"
+    lifted = len(cache.unused_for_data) - cache.for_data_waiting
+    lists = {
+        "reserve PRIO": reserves.lists[Reserve.PRIO],
+        "reserve BTREE": reserves.lists[Reserve.BTREE],
+        "reserve NONE": reserves.lists[Reserve.NONE],
+        "the unused list": [*cache.unused, *islice(cache.unused_for_data, lifted)],
+    }
+    for name, buckets in lists.items():
+        for listed in buckets:
+            if table.is_tainted(listed):
+                yield f"bucket {listed} is tainted, but on {name}"
+
+
+def _metadata(cache: Cache, known: dict[State, set[int]]) -> Iterator[str]:
+    for state, buckets in known.items():
+        there = _in_state(cache, state)
+        if there != buckets:
+            yield f"{state.name} buckets are {sorted(there)[:8]}, but {sorted(buckets)[:8]} are in use"

@@ -1,0 +1,82 @@
+"""Where the keys of leaves point, in columns: into which buckets of which member, and how stale."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.state.accounting.check_counts import GEN_HALF, GEN_MASK
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.index.key_rows import KeyRows, Numbers, Rows
+from bcached.state.index.node import Leaf
+
+Counts = tuple[Numbers, Numbers]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeafPointers:
+    """Pointers into one member, a row each."""
+
+    device: int
+    rows: Rows
+    buckets: Numbers
+    is_current: NDArray[np.bool_]  # with its bucket's gen of now
+    behind: Numbers  # by how many gens; 0 also for one that is ahead
+
+
+def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> Iterator[LeafPointers]:
+    """All pointers of some leaves; keys are numbered through the leaves, in order."""
+    keys = KeyRows()
+    for leaf in leaves:
+        keys.add(leaf.live)
+    for chunk in keys.chunks():
+        for device, cache in enumerate(caches):
+            rows = chunk if len(caches) == 1 else chunk.where(chunk.devices == device)
+            buckets = rows.places // cache.geometry.bucket_sectors
+            behind = (cache.table.gens_array[buckets] - rows.gens) & GEN_MASK
+            is_current = behind == 0
+            behind[behind > GEN_HALF] = 0
+            yield LeafPointers(device, rows, buckets, is_current, behind)
+
+
+def live_counts(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> list[Counts]:
+    """Live and dirty sectors of each bucket by the keys of leaves, by member."""
+    sizes = [cache.geometry.bucket_count for cache in caches]
+    counts = [(np.zeros(size, np.int64), np.zeros(size, np.int64)) for size in sizes]
+    for part in leaf_pointers(leaves, caches):
+        live, dirty = part.is_current, part.is_current & part.rows.dirty
+        for column, chosen in zip(counts[part.device], (live, dirty), strict=True):
+            np.add.at(column, part.buckets[chosen], part.rows.sectors[chosen])
+    return counts
+
+
+def dirty_by_inode(part: LeafPointers) -> dict[int, int]:
+    """The dirty sectors of each volume, as far as they are live."""
+    dirty = part.is_current & part.rows.dirty
+    if not dirty.any():
+        return {}
+    inodes, places = np.unique(part.rows.inodes[dirty], return_inverse=True)
+    counts = np.bincount(places, part.rows.sectors[dirty])
+    return dict(zip(inodes.tolist(), counts.astype(np.int64).tolist(), strict=True))
+
+
+def dirty_sectors(leaf: Leaf, inode: int) -> int:
+    """The dirty sectors of a volume in a leaf; a key is counted once, however many copies it has."""
+    keys = KeyRows()
+    keys.add(leaf.live)
+    count = 0
+    for chunk in keys.chunks():
+        rows = chunk.where(chunk.dirty & (chunk.inodes == inode))
+        _, firsts = np.unique(rows.keys, return_index=True)
+        count += int(rows.sectors[firsts].sum())
+    return count
+
+
+def copies(leaf: Leaf, caches: Sequence[Cache]) -> Counts:
+    """How many copies each key of a leaf has, and how many of them are not stale."""
+    total, good = np.zeros(leaf.live.key_count, np.int64), np.zeros(leaf.live.key_count, np.int64)
+    for part in leaf_pointers([leaf], caches):
+        np.add.at(total, part.rows.keys, 1)
+        np.add.at(good, part.rows.keys[part.is_current], 1)
+    return total, good

@@ -1,0 +1,109 @@
+"""Who holds what, added up: the open buckets', the holders' and the readers', beside what each bucket says.
+
+A part of the invariants: whatever is given out is given out once, and pinned for as long as that.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.sectors.reservations import Holder, Place
+from bcached.state.sectors.sector_allocator import SectorAllocator
+
+PINNED = (State.OPEN, State.HELD, State.QUARANTINE)
+
+
+class Holdings:
+    """Extents and pins of every bucket that somebody has, at one instant."""
+
+    def __init__(self, allocator: SectorAllocator, holders: Sequence[Holder]) -> None:
+        self._allocator = allocator
+        self._holders = holders
+        self._bucket_sectors = allocator.caches[0].geometry.bucket_sectors
+        self._slots: dict[Place, tuple[int, int, int]] = {}  # next sector, sectors free, gen
+        self._pins: Counter[Place] = Counter()
+        self._extents: dict[Place, list[tuple[int, int]]] = {}
+        for slot in allocator.open_buckets:
+            if slot.sectors_free:
+                for place, sector, gen in zip(slot.places, slot.sectors, slot.gens, strict=True):
+                    self._slots[place] = sector, slot.sectors_free, gen
+                    self._note(place, [(sector, sector + slot.sectors_free)])
+        for holder in holders:
+            for place, pieces in holder.pieces.items():
+                self._note(place, [(start, end) for start, end, _ in pieces])
+            self._pins.update(holder.reads)
+
+    def _note(self, place: Place, extents: list[tuple[int, int]]) -> None:
+        self._pins[place] += len(extents)
+        self._extents.setdefault(place, []).extend(extents)
+
+    def of_the_set(self) -> Iterator[str]:
+        """What does not add up over all members."""
+        for holder in self._holders:
+            pieces = sum(map(len, holder.pieces.values()))
+            if holder.total != pieces:
+                yield f"holder {holder.name} has {pieces} pieces, but counts {holder.total}"
+            reads = sum(holder.reads.values())
+            if holder.reads_total != reads or min(holder.reads.values(), default=1) < 1:
+                yield f"holder {holder.name} has {reads} reader pins, but counts {holder.reads_total}"
+        reserved = sum(holder.sectors for holder in self._holders)
+        if reserved != self._allocator.reserved_sectors:
+            yield f"{reserved} sectors are reserved, but {self._allocator.reserved_sectors} are counted"
+
+    def of_a_member(self, cache: Cache) -> Iterator[str]:
+        """What is wrong with the buckets of one member."""
+        yield from self._check_pins(cache)
+        yield from self._check_states(cache)
+        yield from self._check_extents(cache)
+
+    def _check_pins(self, cache: Cache) -> Iterator[str]:
+        table, device = cache.table, cache.device
+        pinned = set(np.flatnonzero(table.pins_array).tolist())
+        known = {bucket for member, bucket in self._pins if member == device}
+        for bucket in sorted(pinned | known):
+            pins = self._pins[device, bucket]
+            if table.pins[bucket] != pins:
+                yield f"bucket {bucket} has {table.pins[bucket]} pins, but {pins} are known"
+
+    def _check_states(self, cache: Cache) -> Iterator[str]:
+        """A bucket is open if a slot has it, else quarantined or held if a holder has it."""
+        table, device = cache.table, cache.device
+        stand = set(np.flatnonzero(np.isin(table.states_array, PINNED)).tolist())
+        known = {bucket for member, bucket in self._pins if member == device}
+        for bucket in sorted(stand | known):
+            expected = self._expected_state((device, bucket))
+            state = State(table.states[bucket])
+            if expected is None:
+                yield f"bucket {bucket} is {state.name}, but nobody holds it"
+            elif state != expected:
+                yield f"bucket {bucket} is {state.name}, but should be {expected.name}"
+
+    def _expected_state(self, place: Place) -> State | None:
+        if place in self._slots:
+            return State.OPEN
+        if not self._pins[place]:
+            return None
+        return State.QUARANTINE if place in self._allocator.quarantined else State.HELD
+
+    def _check_extents(self, cache: Cache) -> Iterator[str]:
+        for (device, bucket), extents in self._extents.items():
+            if device != cache.device:
+                continue
+            first = cache.geometry.sector_of(bucket)
+            extents.sort()
+            for (_, end), (start, _) in pairwise(extents):
+                if start < end:
+                    yield f"sectors of bucket {bucket} are given out twice at {start}"
+            if extents[0][0] < first or extents[-1][1] > first + self._bucket_sectors:
+                yield f"sectors outside of bucket {bucket} are counted to it"
+        for (device, bucket), (sector, sectors_free, gen) in self._slots.items():
+            if device != cache.device:
+                continue
+            if sector + sectors_free != cache.geometry.sector_of(bucket + 1):
+                yield f"bucket {bucket} is open at sector {sector}, but {sectors_free} sectors of it are left"
+            if gen != cache.table.gens[bucket]:
+                yield f"bucket {bucket} is open with gen {gen}, but has gen {cache.table.gens[bucket]}"

@@ -1,0 +1,1 @@
+"""Buckets of one member: states, reserves, replacement, the next step. Knows no sectors, no index."""

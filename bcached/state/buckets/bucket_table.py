@@ -1,0 +1,281 @@
+"""What is known of every bucket of one device, as columns.
+
+Rules of this file: each change of a bucket's state, gen or pins is made by a method of BucketTable, and
+nowhere else. Columns are bytearrays with two faces: a memoryview for single buckets (the request path)
+and a numpy view of the same memory for scans. The gen column may live in memory given from outside,
+since clients map it.
+
+Every bucket is in exactly one State. The kernel keeps a gc mark, a pin count and its lists apart, and a
+bucket's standing follows from all three together; here it is written down, so that it can be counted and
+checked. The kernel's mark is a function of it (see `mark`).
+"""
+
+from collections.abc import Generator, Iterator
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
+
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+Sectors = npt.NDArray[np.unsignedinteger]  # 16 bits, or 32 where buckets are that large
+Bools = npt.NDArray[np.bool_]
+Buckets = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.integer[Any]]
+
+
+class State(IntEnum):
+    """Where a bucket stands. The order matters: from CLEAN on, a bucket may be invalidated."""
+
+    RESERVED = 0  # in front of the first bucket: superblock
+    JOURNAL = 1
+    PRIO = 2
+    BTREE = 3
+    UUID = 4
+    FREE = 5  # on a reserve, ready to be used
+    FREE_INC = 6  # invalidated; waits for its gen to be durable
+    UNUSED = 7  # nothing ever points into it again; needs no prio write
+    OPEN = 8  # sectors are being cut from it
+    HELD = 9  # closed, and connections hold sectors of it
+    QUARANTINE = 10  # held by a connection that broke; its writes may still be under way
+    DIRTY = 11  # holds data that exists nowhere else
+    CLEAN = 12  # holds cached data only
+    EMPTY = 13  # holds nothing
+
+
+COUNT_BUCKETS = 1 << 20  # half a millisecond
+NARROW_SECTORS_MAX = (1 << 15) - 1  # a bucket's sectors, counted twice for a moment, fit 16 bits
+
+METADATA_STATES = (State.RESERVED, State.JOURNAL, State.PRIO, State.BTREE, State.UUID)
+
+
+class Mark(IntEnum):
+    """The kernel's gc mark (GC_MARK)."""
+
+    NONE = 0
+    RECLAIMABLE = 1
+    DIRTY = 2
+    METADATA = 3
+
+
+class BucketTable:
+    """The columns of one device's buckets: 15 bytes a bucket.
+
+    counts[state] is kept with every move, so that nobody ever has to count. sectors are those of live keys,
+    dirty_sectors those of them that are dirty. tainted: see `is_tainted`.
+    """
+
+    def __init__(
+        self,
+        bucket_count: int,
+        first_bucket: int,
+        gens: memoryview | None = None,
+        bucket_sectors: int = NARROW_SECTORS_MAX,
+    ) -> None:
+        self.bucket_count = bucket_count
+        self.first_bucket = first_bucket
+        self.states = memoryview(bytearray([State.EMPTY]) * bucket_count)
+        self.gens = memoryview(bytearray(bucket_count)) if gens is None else gens
+        self.gens_on_disk = memoryview(bytearray(bucket_count))
+        self.last_gc = memoryview(bytearray(bucket_count))
+        self.prios = memoryview(bytearray(bucket_count * 2)).cast("H")
+        narrow = bucket_sectors <= NARROW_SECTORS_MAX
+        sectors_bytes = bucket_count * (2 if narrow else 4)
+        self.sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
+        self.dirty_sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
+        self.tainted = memoryview(bytearray(bucket_count))
+        self.pins = memoryview(bytearray(bucket_count * 4)).cast("I")
+        assert len(self.gens) == bucket_count
+        self.states_array: U8 = np.frombuffer(self.states, np.uint8)
+        self.gens_array: U8 = np.frombuffer(self.gens, np.uint8)
+        self.gens_on_disk_array: U8 = np.frombuffer(self.gens_on_disk, np.uint8)
+        self.last_gc_array: U8 = np.frombuffer(self.last_gc, np.uint8)
+        self.prios_array: U16 = np.frombuffer(self.prios, np.uint16)
+        sectors_type = np.uint16 if narrow else np.uint32
+        self.sectors_array: Sectors = np.frombuffer(self.sectors, sectors_type)
+        self.dirty_sectors_array: Sectors = np.frombuffer(self.dirty_sectors, sectors_type)
+        self.tainted_array: U8 = np.frombuffer(self.tainted, np.uint8)
+        self.pins_array: U32 = np.frombuffer(self.pins, np.uint32)
+        self.counts = [0] * len(State)
+        self.counts[State.EMPTY] = bucket_count
+        self.distance_index = 0  # largest gen - last_gc (kernel: need_gc)
+        self.distance_disk = 0  # largest gen - gen on disk (old kernels: need_save_prio)
+        for bucket in range(first_bucket):
+            self.move(bucket, State.RESERVED)
+
+    # One bucket
+
+    def move(self, bucket: int, state: State) -> None:
+        """Put a bucket into a state: the only place where one changes."""
+        self.counts[self.states[bucket]] -= 1
+        self.counts[state] += 1
+        self.states[bucket] = state
+
+    def may_bump(self, bucket: int) -> bool:
+        """Whether the gen can go up without coming too far from the index's oldest, or from the disk's."""
+        gen = self.gens[bucket]
+        return (gen - self.last_gc[bucket]) & 255 < GEN_DISTANCE_MAX and (
+            gen - self.gens_on_disk[bucket]
+        ) & 255 < GEN_DISTANCE_MAX
+
+    def bump(self, bucket: int) -> int:
+        """Raise a gen by one, making every pointer into the bucket stale; the new gen (seed: bch_inc_gen)."""
+        assert self.may_bump(bucket), f"gen of bucket {bucket} would run away"
+        gen = (self.gens[bucket] + 1) & 255
+        self.gens[bucket] = gen
+        self.distance_index = max(self.distance_index, (gen - self.last_gc[bucket]) & 255)
+        self.distance_disk = max(self.distance_disk, (gen - self.gens_on_disk[bucket]) & 255)
+        return gen
+
+    def raise_gen(self, bucket: int, gen: int) -> bool:
+        """Follow a pointer that is ahead of the gen read from disk; False if it is not (stale or equal)."""
+        ahead = (gen - self.gens[bucket]) & 255
+        if not 0 < ahead < 128:
+            return False
+        self.gens[bucket] = gen
+        self.distance_index = max(self.distance_index, (gen - self.last_gc[bucket]) & 255)
+        self.distance_disk = max(self.distance_disk, (gen - self.gens_on_disk[bucket]) & 255)
+        return True
+
+    def become_metadata(self, bucket: int, state: State) -> None:
+        """Start the life of a metadata bucket just taken from a reserve."""
+        assert state in METADATA_STATES
+        self.prios[bucket] = METADATA_PRIO
+        self.tainted[bucket] = False
+        self.move(bucket, state)
+
+    def become_open(self, bucket: int) -> None:
+        """Start the life of a data bucket just taken from a reserve; whoever opens it holds one pin."""
+        assert self.pins[bucket] == 0, f"bucket {bucket} came from a reserve with pins"
+        self.prios[bucket] = INITIAL_PRIO
+        if not self.is_tainted(bucket):
+            self.tainted[bucket] = False
+        self.pins[bucket] = 1
+        self.move(bucket, State.OPEN)
+
+    def settle(self, bucket: int) -> State:
+        """Move a data bucket that is not open to where its pins and sectors say; the state it got."""
+        state = State.HELD if self.pins[bucket] else self.content(bucket)
+        self.move(bucket, state)
+        return state
+
+    def content(self, bucket: int) -> State:
+        """Where a bucket belongs by its live sectors alone: DIRTY, CLEAN or EMPTY."""
+        if self.dirty_sectors[bucket]:
+            return State.DIRTY
+        return State.CLEAN if self.sectors[bucket] else State.EMPTY
+
+    def is_tainted(self, bucket: int) -> bool:
+        """Whether a node on disk may name a freed bucket with a gen that is not stale by the one on disk.
+
+        So it is when a key came into the bucket (`tainted` tells) and the gen that went up when it was freed
+        is not on disk yet. Once a prio write has covered that gen, any pointer made before is stale after
+        every crash.
+        """
+        return bool(self.tainted[bucket]) and self.gens_on_disk[bucket] != self.gens[bucket]
+
+    def mark(self, bucket: int) -> Mark:
+        """The kernel's gc mark of a bucket."""
+        state = self.states[bucket]
+        if state <= State.UUID:
+            return Mark.METADATA
+        if self.dirty_sectors[bucket]:
+            return Mark.DIRTY
+        return Mark.RECLAIMABLE if self.sectors[bucket] else Mark.NONE
+
+    # Many buckets
+
+    @property
+    def reclaimable_count(self) -> int:
+        """Buckets that could be invalidated, gens aside."""
+        return self.counts[State.CLEAN] + self.counts[State.EMPTY]
+
+    def may_invalidate(self, buckets: slice | Buckets) -> Bools:
+        """Whether each of these buckets may be invalidated (seed: bch_can_invalidate_bucket)."""
+        may = self.is_reclaimable(buckets)
+        may &= self.may_bump_each(buckets)
+        return may
+
+    def is_reclaimable(self, buckets: slice | Buckets) -> Bools:
+        """Whether each of these buckets could be invalidated, gens aside."""
+        return self.states_array[buckets] >= State.CLEAN
+
+    def may_bump_each(self, buckets: slice | Buckets) -> Bools:
+        """Whether each of these buckets' gens can go up."""
+        gens = self.gens_array[buckets]
+        distances = gens - self.last_gc_array[buckets]
+        np.maximum(distances, gens - self.gens_on_disk_array[buckets], out=distances)
+        return distances < GEN_DISTANCE_MAX
+
+    def is_tainted_each(self, buckets: Buckets) -> Bools:
+        """Whether each of these freed buckets is tainted."""
+        tainted: Bools = self.tainted_array[buckets] != 0
+        tainted &= self.gens_on_disk_array[buckets] != self.gens_array[buckets]
+        return tainted
+
+    def in_state(self, state: State) -> Iterator[int]:
+        """The buckets in a state, looked for as far as they are asked for."""
+        for start in range(0, self.bucket_count, COUNT_BUCKETS):
+            found = np.flatnonzero(self.states_array[start : start + COUNT_BUCKETS] == state)
+            for bucket in found:
+                yield start + int(bucket)
+
+    def invalidate(self, buckets: Buckets) -> None:
+        """Make stale all that points into these (distinct) buckets; they belong to free_inc now."""
+        assert bool(self.may_invalidate(buckets).all()), "a bucket that may not be invalidated"
+        clean = int(np.count_nonzero(self.states_array[buckets] == State.CLEAN))
+        self.counts[State.CLEAN] -= clean
+        self.counts[State.EMPTY] -= len(buckets) - clean
+        self.counts[State.FREE_INC] += len(buckets)
+        self.states_array[buckets] = State.FREE_INC
+        self.gens_array[buckets] += 1
+        self.prios_array[buckets] = INITIAL_PRIO
+        self.sectors_array[buckets] = 0
+        gens = self.gens_array[buckets]
+        if len(buckets):
+            index = int((gens - self.last_gc_array[buckets]).max())
+            disk = int((gens - self.gens_on_disk_array[buckets]).max())
+            self.distance_index = max(self.distance_index, index)
+            self.distance_disk = max(self.distance_disk, disk)
+
+    def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
+        """Take live sectors counted elsewhere for all buckets, of which none but empty ones hold any so far.
+
+        named: which buckets keys on disk name with a gen that is not stale by the one on disk.
+        """
+        empty = self.states_array == State.EMPTY
+        assert not sectors[~empty].any(), "live data where something else is"
+        assert bool((dirty_sectors <= sectors).all())
+        self.sectors_array[:] = sectors
+        self.dirty_sectors_array[:] = dirty_sectors
+        self.tainted_array[:] = named & empty
+        dirty = dirty_sectors > 0
+        clean = (sectors > 0) & ~dirty
+        for state, buckets in ((State.DIRTY, dirty), (State.CLEAN, clean)):
+            count = int(np.count_nonzero(buckets))
+            self.states_array[buckets] = state
+            self.counts[state] += count
+            self.counts[State.EMPTY] -= count
+
+    def replace_gens_on_disk(self, gens: bytearray) -> bytearray:
+        """Take a snapshot of the gens as those that are on disk from now on; what it replaces."""
+        assert len(gens) == self.bucket_count
+        before = self.gens_on_disk.obj
+        assert isinstance(before, bytearray)
+        self.gens_on_disk = memoryview(gens)
+        self.gens_on_disk_array = np.frombuffer(gens, np.uint8)
+        return before
+
+    def recount_distances(self) -> Generator[None, None, None]:
+        """Find the largest gen distances anew, after the gens on disk or the index's oldest moved."""
+        self.distance_index = self.distance_disk = 0  # bumps during the count go in by themselves
+        for start in range(0, self.bucket_count, COUNT_BUCKETS):
+            chunk = slice(start, start + COUNT_BUCKETS)
+            gens = self.gens_array[chunk]
+            self.distance_index = max(self.distance_index, int((gens - self.last_gc_array[chunk]).max()))
+            self.distance_disk = max(self.distance_disk, int((gens - self.gens_on_disk_array[chunk]).max()))
+            yield

@@ -1,0 +1,403 @@
+"""One member device: its table, its lists, and every move of a bucket between them.
+
+The life of a bucket, each arrow one method here:
+
+    EMPTY, CLEAN --invalidate--> FREE_INC --prios durable--> (ready) --push--> FREE --take--> OPEN or metadata
+    EMPTY --retire--> UNUSED ----------------------------------------push--> FREE
+    OPEN --close--> HELD --last pin dropped--> DIRTY, CLEAN or EMPTY, which is retired at once if it may be
+    CLEAN, DIRTY --pinned by a reader--> HELD, and back
+    EMPTY --count_in--> CLEAN, DIRTY --count_out--> EMPTY, retired when that is durable
+    metadata --free_metadata--> EMPTY, likewise
+
+Rules of this file: a bucket's gen goes up once each time round, on the way to FREE_INC or to UNUSED. One
+that went through FREE_INC is pushed only after that gen is durable. One that went through UNUSED may be
+pushed at once: the removal of all that pointed into it is durable. But nodes on the device may still hold
+such pointers, each beside the journal's word that it is gone. That does no harm to data, while the kernel
+refuses a set where a bucket is named as a node and, in a leaf it has not merged with the journal yet, as
+data. So a tainted bucket (bucket_table.py) serves as data only until a prio write has covered its gen.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable
+from itertools import islice
+
+import numpy as np
+
+from bcached.format.superblock import Replacement
+from bcached.state.buckets.bucket_table import Bools, BucketTable, Counts, State
+from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
+from bcached.state.buckets.replacement import POLICIES, Candidates, Search
+from bcached.state.buckets.reserves import Reserve, Reserves
+
+INVALIDATED_BUCKETS = 2048  # at once, scattered: up to a millisecond
+FREED_BUCKETS = 512  # at once, one after the other: a millisecond
+
+
+class Cache:
+    """Buckets of one member and the lists they are on.
+
+    clock gives seconds; seed makes the random policy repeatable.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        device: int,
+        *,
+        gens: memoryview | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+        seed: int | None = None,
+        synchronous: bool = True,
+    ) -> None:
+        self.geometry = geometry
+        self.synchronous = synchronous
+        self.device = device
+        self.table = BucketTable(geometry.bucket_count, geometry.first_bucket, gens, geometry.bucket_sectors)
+        self.reserves = Reserves(geometry, clock)
+        self.free_inc: deque[int] = deque()
+        self._pushed = 0  # buckets that ever left free_inc
+        self._durable_through = 0  # which of all that ever entered it have durable gens
+        self.unused: deque[int] = deque()
+        self.unused_for_data: deque[int] = deque()  # those that were tainted when they were retired
+        self._lifted = 0  # so many of these, from its head on, are not tainted any more
+        self.emptied: OrderedDict[int, int] = OrderedDict()  # the entry that emptied a bucket, oldest first
+        self._emptying_durable = 0  # the newest durable entry
+        self.prio_chain: list[int] = []  # the chain the journal points to
+        self.prio_chain_writing: list[int] = []  # the one that is being written
+        self.prio_chain_before: list[int] = []  # what is left of the one before, which is being freed
+        self.oldest_prio = 0  # smallest prio of this member at the last aging
+        # Whether the last pass could not fill free_inc, and what the world looked like then.
+        self.dry = False
+        self.held_back = 0
+        self.reclaims = 0  # counts whatever may let a later pass find more: pins and keys dropped
+        self.dirty_changes = 0  # counts whatever may let a later evacuation find more
+        self._fruitless: tuple[int, int] | None = None  # what an evacuation found when it gained nothing
+        self.invalidated = dict.fromkeys(Replacement, 0)
+        self.discarded = 0
+        self.prio_writes = 0
+        self._cursor = geometry.first_bucket
+        self._rng = np.random.default_rng(seed)
+        # Where the next snapshot of the gens goes: memory that is there already is copied to twice as fast.
+        self._spare_gens: bytearray | None = bytearray(self.table.gens)
+
+    # From the data to the lists
+
+    def search(self, policy: Replacement, min_prio: int) -> Generator[None, None, Candidates]:
+        """Run a policy for as many buckets as free_inc has room for."""
+        return POLICIES[policy](
+            self.table,
+            Search(self.free_inc_room, self.geometry.heap_size, min_prio, self._cursor, self._rng),
+        )
+
+    def invalidate(self, policy: Replacement, found: Candidates) -> Generator[None, None, int]:
+        """Move what may still be invalidated to free_inc, and note whether that filled it; how many."""
+        self._cursor = found.cursor
+        room = missing = self.free_inc_room
+        for start in range(0, len(found.buckets), INVALIDATED_BUCKETS):
+            buckets = found.buckets[start : start + INVALIDATED_BUCKETS]
+            buckets = buckets[self.table.may_invalidate(buckets)][:missing]
+            self.table.invalidate(buckets)
+            self.free_inc.extend(buckets.tolist())
+            if self.emptied:  # the entry of the prio write will carry whatever emptied them
+                for bucket in buckets.tolist():
+                    self.emptied.pop(bucket, None)
+            missing -= len(buckets)
+            if not missing:
+                break
+            yield
+        self.invalidated[policy] += room - missing
+        self.dry = missing > 0
+        self.held_back = found.held_back
+        return room - missing
+
+    def retire(self, bucket: int) -> bool:
+        """Put an empty bucket on the unused list, if its emptying is durable, and its gen may go up.
+
+        There must be room, too, of which tainted buckets have their own: they could else keep out those
+        that the next prio write needs.
+        """
+        table = self.table
+        assert table.states[bucket] == State.EMPTY, f"bucket {bucket} is not empty"
+        unused = self.unused_for_data if self.synchronous and table.tainted[bucket] else self.unused
+        if len(unused) >= self.geometry.unused_capacity or not table.may_bump(bucket):
+            return False
+        if self.emptied:
+            if self.emptied.get(bucket, 0) > self._emptying_durable:
+                return False
+            self.emptied.pop(bucket, None)
+        table.bump(bucket)
+        table.prios[bucket] = INITIAL_PRIO
+        table.move(bucket, State.UNUSED)
+        unused.append(bucket)
+        return True
+
+    def settle(self, bucket: int) -> None:
+        """Say where a bucket stands that is not open (any more); retire it at once if it is empty."""
+        state = self.table.settle(bucket)
+        if state == State.HELD:
+            return
+        if state == State.DIRTY:
+            self.dirty_changes += 1
+        else:
+            self.reclaims += 1
+        if state == State.EMPTY:
+            self.retire(bucket)
+
+    def free_metadata(self, buckets: Iterable[int]) -> None:
+        """Let go of metadata buckets that nothing durable points to any more (seed: bch_bucket_free)."""
+        for bucket in buckets:
+            assert State.PRIO <= self.table.states[bucket] <= State.UUID
+            self.table.move(bucket, State.EMPTY)
+            self.settle(bucket)
+
+    # Live data
+
+    def count_in(self, bucket: int, sectors: int, dirty: bool) -> None:
+        """Live data came to a bucket, with a key of its gen."""
+        table = self.table
+        state = table.states[bucket]
+        assert state >= State.OPEN, f"live data for bucket {bucket}, which is {State(state).name}"
+        table.sectors[bucket] += sectors
+        if dirty:
+            table.dirty_sectors[bucket] += sectors
+        table.tainted[bucket] = True
+        if self.emptied:
+            self.emptied.pop(bucket, None)
+        if state >= State.DIRTY:
+            content = table.content(bucket)
+            if content != state:
+                table.move(bucket, content)
+
+    def count_out(self, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
+        """Live data went from a bucket with a journal entry.
+
+        An empty bucket is not retired before that entry is durable (`emptying_durable`): the same change may
+        also bring data back.
+        """
+        table = self.table
+        left = table.sectors[bucket] - sectors
+        assert left >= 0, f"more went from bucket {bucket} than there was"
+        if dirty:
+            table.dirty_sectors[bucket] -= sectors
+            self.dirty_changes += 1
+        assert left >= table.dirty_sectors[bucket], f"dirty data of bucket {bucket} went as clean"
+        table.sectors[bucket] = left
+        if not left and self.synchronous:
+            self.emptied[bucket] = seq  # at the end: it was taken out when data came last
+        state = table.states[bucket]
+        if state >= State.DIRTY:
+            content = table.content(bucket)
+            if content != state:
+                table.move(bucket, content)
+                self.reclaims += 1
+
+    def emptying_durable(self, seq: int) -> int:
+        """All entries through seq are durable: buckets they emptied are retired; how many were.
+
+        Not all at once if they are very many: what is left goes the next time, or is invalidated before.
+        """
+        self._emptying_durable = max(self._emptying_durable, seq)
+        emptied, states = self.emptied, self.table.states
+        retired = 0
+        for _ in range(min(len(emptied), FREED_BUCKETS)):
+            bucket, emptied_by = next(iter(emptied.items()))
+            if emptied_by > self._emptying_durable:
+                break
+            del emptied[bucket]
+            if states[bucket] == State.EMPTY:
+                retired += self.retire(bucket)
+        return retired
+
+    # Dirty data moved together (evacuation.py)
+
+    @property
+    def may_be_evacuated(self) -> bool:
+        """Whether there is dirty data, and something changed since moving it together gained nothing."""
+        return self.table.counts[State.DIRTY] > 0 and self._fruitless != self.evacuation_finds()
+
+    def evacuation_finds(self) -> tuple[int, int]:
+        """What it depends on: what was given back, dirty data that went or is not held any more."""
+        return self.reclaims, self.dirty_changes
+
+    def evacuation_was_fruitless(self, found: tuple[int, int]) -> None:
+        """Have none asked for before that is different."""
+        self._fruitless = found
+
+    def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
+        """Take live sectors that were counted from an index when the set is opened."""
+        self.table.take_over(sectors, dirty_sectors, named)
+
+    # From the lists to the reserves
+
+    @property
+    def free_inc_room(self) -> int:
+        """How many more buckets free_inc takes."""
+        return self.geometry.free_inc_capacity - len(self.free_inc)
+
+    @property
+    def free_inc_ready(self) -> int:
+        """Buckets at the head of free_inc whose gens are durable."""
+        return max(self._durable_through - self._pushed, 0)
+
+    def need_no_prios(self) -> None:
+        """Take all of free_inc as ready: in a set that is not synchronous nothing has to be durable."""
+        self._durable_through = self._pushed + len(self.free_inc)
+
+    @property
+    def awaiting_prios(self) -> int:
+        """Buckets of free_inc whose gens are not durable yet."""
+        return len(self.free_inc) - self.free_inc_ready
+
+    @property
+    def ready(self) -> int:
+        """Buckets that could go to the reserves now, if those have room."""
+        return len(self.unused) + self._ready_for_data + self.free_inc_ready
+
+    @property
+    def _ready_for_data(self) -> int:
+        """Buckets of unused_for_data that could: those that need not be kept for data, and as many as fit."""
+        lifted, unused = self._lifted, len(self.unused_for_data)
+        return unused if lifted == unused else lifted + min(unused - lifted, self.reserves.data_room)
+
+    @property
+    def unused_count(self) -> int:
+        """Buckets on the unused list, those only data may use among them."""
+        return len(self.unused) + len(self.unused_for_data)
+
+    @property
+    def for_data_waiting(self) -> int:
+        """Unused buckets that wait for a reserve of data to have room, or for a prio write."""
+        return len(self.unused_for_data) - self._lifted
+
+    def next_batch(self, limit: int) -> list[int]:
+        """The buckets that go to the reserves next, unused ones first; they stay on their lists for now."""
+        count = min(limit, self.reserves.room(), self.ready)
+        batch = list(islice(self.unused, count))
+        batch += islice(self.unused_for_data, min(count - len(batch), self._ready_for_data))
+        return batch + list(islice(self.free_inc, min(count - len(batch), self.free_inc_ready)))
+
+    def push(self, batch: list[int]) -> int:
+        """Move a batch from its lists to the reserves as far as there is room; how many."""
+        pushed = 0
+        for bucket in batch:
+            if not self.reserves.room():
+                break
+            for_data = False
+            if self.unused and self.unused[0] == bucket:
+                self.unused.popleft()
+            elif self.unused_for_data and self.unused_for_data[0] == bucket:
+                for_data = not self._lifted
+                if for_data and not self.reserves.data_room:
+                    break
+                self.unused_for_data.popleft()
+                self._lifted -= not for_data
+            else:
+                assert self.free_inc_ready > 0, "a bucket left free_inc before its gen was durable"
+                assert self.free_inc[0] == bucket
+                self.free_inc.popleft()
+                self._pushed += 1
+                self.table.tainted[bucket] = False
+            self.table.move(bucket, State.FREE)
+            self.reserves.push(bucket, for_data=for_data)
+            pushed += 1
+        return pushed
+
+    def seed_reserves(self, reserves: tuple[Reserve, ...]) -> list[int]:
+        """Fill reserves with the first empty buckets, as the kernel does after its first marking.
+
+        Safe without a prio write since nothing points into an empty bucket; the gen still goes up, so that
+        no pointer made from now on can be taken for an older one. Tainted ones are left to the allocator.
+        """
+        table = self.table
+        empty = table.in_state(State.EMPTY)
+        seeded: list[int] = []
+        for reserve in reserves:
+            missing = self.reserves.room_in(reserve)
+            while missing:
+                bucket = next(empty, None)
+                if bucket is None:
+                    return seeded
+                if (
+                    (self.synchronous and table.tainted[bucket])
+                    or bucket in self.emptied
+                    or not table.may_bump(bucket)
+                ):
+                    continue
+                table.bump(bucket)
+                table.prios[bucket] = INITIAL_PRIO
+                table.move(bucket, State.FREE)
+                self.reserves.push_to(reserve, bucket)
+                seeded.append(bucket)
+                missing -= 1
+        return seeded
+
+    # From the reserves to whoever needs one
+
+    def take_data(self, reserve: Reserve) -> int | None:
+        """A bucket for data, open and pinned once (seed: bch_bucket_alloc)."""
+        bucket = self.reserves.take(reserve)
+        if bucket is not None:
+            self.table.become_open(bucket)
+        return bucket
+
+    def take_metadata(self, state: State) -> int | None:
+        """A bucket for a btree node or the uuid table."""
+        bucket = self.reserves.take(Reserve.BTREE)
+        if bucket is not None:
+            self._become_metadata(bucket, state)
+        return bucket
+
+    @property
+    def has_prio_chain(self) -> bool:
+        """Whether the reserves hold a whole chain of buckets for a prio write."""
+        return self.reserves.available(Reserve.PRIO) >= self.geometry.prio_bucket_count
+
+    def take_prio_chain(self) -> list[int]:
+        """All buckets of the next prio write at once; the reserves must hold them.
+
+        Kernel: bch_prio_write allocates one by one, and waits in between for the thread it runs in.
+        """
+        assert self.has_prio_chain, "the prio writer never waits for a bucket"
+        assert not self.prio_chain_writing
+        for _ in range(self.geometry.prio_bucket_count):
+            bucket = self.reserves.take(Reserve.PRIO)
+            assert bucket is not None
+            self._become_metadata(bucket, State.PRIO)
+            self.prio_chain_writing.append(bucket)
+        return self.prio_chain_writing
+
+    def _become_metadata(self, bucket: int, state: State) -> None:
+        tainted = self.synchronous and self.table.is_tainted(bucket)
+        assert not tainted, f"keys on disk may name bucket {bucket}, which is to be metadata"
+        self.table.become_metadata(bucket, state)
+
+    # Prios written
+
+    def snapshot_gens(self) -> tuple[bytearray, int]:
+        """All gens at this instant, and how many buckets that ever entered free_inc they cover."""
+        gens, self._spare_gens = self._spare_gens, None
+        assert gens is not None, "a prio write is under way"
+        memoryview(gens)[:] = self.table.gens
+        return gens, self._pushed + len(self.free_inc)
+
+    def gens_became_durable(self, gens: bytearray, through: int) -> Generator[None, None, None]:
+        """Take note of a finished prio write: free_inc is ready that far, and the chain before is free."""
+        self._spare_gens = self.table.replace_gens_on_disk(gens)
+        self._durable_through = max(self._durable_through, through)
+        self.prio_chain_before, self.prio_chain = self.prio_chain, self.prio_chain_writing
+        self.prio_chain_writing = []
+        self.prio_writes += 1
+        self._lift()
+        while self.prio_chain_before:
+            freed = self.prio_chain_before[:FREED_BUCKETS]
+            del self.prio_chain_before[:FREED_BUCKETS]
+            self.free_metadata(freed)
+            yield
+        yield from self.table.recount_distances()
+
+    def _lift(self) -> None:
+        """See which of the tainted buckets are so no more; those that were retired first are lifted first."""
+        self.reserves.lift(self.table.is_tainted)
+        waiting = np.fromiter(self.unused_for_data, np.int64, len(self.unused_for_data))
+        tainted = np.flatnonzero(self.table.is_tainted_each(waiting))
+        self._lifted = int(tainted[0]) if len(tainted) else len(waiting)

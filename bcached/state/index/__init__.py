@@ -1,0 +1,1 @@
+"""The btree in memory. Knows no buckets and no sectors."""

@@ -1,0 +1,232 @@
+"""A leaf's bsets laid over each other, column by column: most of their keys overlap no other.
+
+What is out of the ordinary in any way is left to whoever goes key by key: several pointers, a placeholder,
+and all that is wrong.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.format.bkey import (
+    COUNT_LIMIT,
+    COUNT_SHIFT,
+    CSUM_MASK,
+    HEAD_WORDS,
+    KEY_INODE,
+    KEY_PTRS,
+    KEY_SIZE,
+    OFFSET_MAX,
+    PTR_DEV,
+    PTR_OFFSET,
+    WORD_BYTES,
+    Bounds,
+    key_of_words,
+)
+from bcached.format.checksum import Buffer
+from bcached.state.index.extent_run import ALIKE, Run
+from bcached.state.index.extents import RUN_KEYS_MAX, Extents
+from bcached.state.index.interior_keys import Position
+
+Words = NDArray[np.uint64]
+Numbers = NDArray[np.int64]
+RUN_KEYS = RUN_KEYS_MAX * 3 // 4  # so that a run has room for more
+WORDS_WITH_POINTER = HEAD_WORDS + 1
+
+
+@dataclass(slots=True, eq=False)
+class Columns:
+    """Keys in the order they came, oldest first; pointer 0 of those that have none."""
+
+    heads: Words
+    ends: Words
+    pointers: Words
+
+    def where(self, chosen: NDArray[np.bool_] | Numbers) -> "Columns":
+        """Some of them."""
+        return Columns(self.heads[chosen], self.ends[chosen], self.pointers[chosen])
+
+
+def lay_over(
+    bsets: Sequence[Buffer], low: Position, high: Position, bounds: Bounds, merge_within: int
+) -> Extents | None:
+    """The extents of a leaf from the keys of its bsets, oldest first; None if that takes a closer look."""
+    laid_out = _all_alike(bsets) or _one_by_one(bsets)
+    if laid_out is None:
+        return None
+    columns, ends_of_bsets = laid_out
+    if not _is_in_order(columns, ends_of_bsets, low, high) or not _is_plain(columns, bounds):
+        return None
+    sizes = KEY_SIZE.of_column(columns.heads)
+    if not sizes.all():
+        columns = columns.where(sizes > 0)
+    runs: list[Run] = []
+    for inode, part in _by_inode(columns):
+        runs += _runs_of(inode, _joined(_settled(part), merge_within))
+    extents = Extents(merge_within=merge_within)
+    extents.take_runs(runs)
+    return extents
+
+
+def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
+    """The keys of all bsets, and where each bset ends; None if not all keys have one pointer."""
+    sizes = [len(memoryview(bset)) for bset in bsets]
+    if any(size % (WORDS_WITH_POINTER * WORD_BYTES) for size in sizes):
+        return None
+    words: Words = np.frombuffer(b"".join(bsets), "<u8")
+    # If the first has one pointer, the second begins three words behind it, and so on.
+    heads, ends, pointers = (np.ascontiguousarray(column) for column in words.reshape(-1, 3).T)
+    if not bool(((heads & np.uint64(KEY_PTRS.mask)) == KEY_PTRS.put(0, 1)).all()):
+        return None
+    return Columns(heads, ends, pointers), np.cumsum(sizes) // (WORDS_WITH_POINTER * WORD_BYTES)
+
+
+def _one_by_one(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
+    """The same of any keys with one pointer or none; None if the last one of a bset is cut off."""
+    parts = []
+    for bset in bsets:
+        part = _columns_of(bset)
+        if part is None:
+            return None
+        parts.append(part)
+    columns = Columns(
+        np.concatenate([part.heads for part in parts]),
+        np.concatenate([part.ends for part in parts]),
+        np.concatenate([part.pointers for part in parts]),
+    )
+    return columns, np.cumsum([len(part.heads) for part in parts])
+
+
+def _by_inode(columns: Columns) -> Iterator[tuple[int, Columns]]:
+    inodes = KEY_INODE.of_column(columns.heads)
+    if len(inodes) and bool((inodes == inodes[0]).all()):
+        yield int(inodes[0]), columns
+        return
+    for inode in np.unique(inodes).tolist():
+        yield inode, columns.where(inodes == inode)
+
+
+def _columns_of(bset: Buffer) -> Columns | None:
+    """A bset's keys; None if the last one is cut off."""
+    words: Words = np.frombuffer(bset, "<u8")
+    places, place, high_words = [], 0, words.tolist()
+    while place < len(high_words):
+        places.append(place)
+        place += HEAD_WORDS + (high_words[place] >> COUNT_SHIFT & COUNT_LIMIT)
+    if place != len(high_words):
+        return None
+    firsts = np.array(places, np.int64)
+    heads = words[firsts]
+    has = KEY_PTRS.of_column(heads) > 0
+    pointers = np.zeros(len(heads), np.uint64)
+    pointers[has] = words[firsts[has] + HEAD_WORDS]
+    return Columns(heads, words[firsts + 1], pointers)
+
+
+def _is_in_order(columns: Columns, ends_of_bsets: Numbers, low: Position, high: Position) -> bool:
+    """Whether the keys of each bset ascend, and all are within the leaf."""
+    count = len(columns.heads)
+    inodes, ends = KEY_INODE.of_column(columns.heads), columns.ends.astype(np.int64)
+    starts = ends - KEY_SIZE.of_column(columns.heads)
+    ascend = (inodes[1:] > inodes[:-1]) | ((inodes[1:] == inodes[:-1]) & (starts[1:] >= ends[:-1]))
+    ascend[ends_of_bsets[(ends_of_bsets > 0) & (ends_of_bsets < count)] - 1] = True  # the next is another's
+    is_behind_low = (inodes > low[0]) | ((inodes == low[0]) & (starts >= low[1]))
+    is_before_high = (inodes < high[0]) | ((inodes == high[0]) & (ends <= high[1]))
+    return bool(ascend.all() and is_behind_low.all() and is_before_high.all())
+
+
+def _is_plain(columns: Columns, bounds: Bounds) -> bool:
+    """Whether all keys have one good pointer, or none."""
+    heads = columns.heads
+    counts, sizes = KEY_PTRS.of_column(heads), KEY_SIZE.of_column(heads)
+    if (counts > 1).any() or (heads & np.uint64(CSUM_MASK)).any() or (columns.ends > OFFSET_MAX).any():
+        return False
+    if (columns.ends.astype(np.int64) < sizes).any():
+        return False
+    has = counts == 1
+    devices, sectors = PTR_DEV.of_column(columns.pointers[has]), PTR_OFFSET.of_column(columns.pointers[has])
+    if (devices >= len(bounds.bucket_counts)).any():
+        return False
+    buckets, within = np.divmod(sectors, bounds.bucket_sectors)
+    return bool(
+        (within + sizes[has] <= bounds.bucket_sectors).all()
+        and (buckets >= bounds.first_bucket).all()
+        and (buckets < np.array(bounds.bucket_counts)[devices]).all()
+    )
+
+
+def _settled(columns: Columns) -> Columns:
+    """What is left of one inode's keys when the later ones have cut the earlier, in order."""
+    ends = columns.ends.astype(np.int64)
+    starts = ends - KEY_SIZE.of_column(columns.heads)
+    order = np.lexsort((ends, starts))  # of equal ones, the older first
+    same_as_next = (np.diff(starts[order]) == 0) & (np.diff(ends[order]) == 0)
+    order = order[np.append(~same_as_next, True)]  # an older key of the very same sectors is gone
+    starts, ends = starts[order], ends[order]
+    reach = np.maximum.accumulate(ends)
+    cluster = np.cumsum(np.append(True, starts[1:] >= reach[:-1]))  # of keys that overlap each other
+    is_alone = np.bincount(cluster)[cluster] == 1
+    alone = columns.where(order[is_alone])
+    alone = alone.where(KEY_PTRS.of_column(alone.heads) > 0)
+    if bool(is_alone.all()):
+        return alone
+    return _merged(alone, _cut_by_each_other(columns.where(np.sort(order[~is_alone]))))
+
+
+def _cut_by_each_other(columns: Columns) -> Columns:
+    """The same for keys that overlap, one by one."""
+    extents = Extents()
+    for head, end, pointer in zip(
+        columns.heads.tolist(), columns.ends.tolist(), columns.pointers.tolist(), strict=True
+    ):
+        words = [pointer] if head >> COUNT_SHIFT & COUNT_LIMIT else []
+        extents.insert(key_of_words(head, end, words))
+    runs = extents.runs
+    return Columns(
+        np.concatenate([np.array(run.heads, np.uint64) for run in runs] or [columns.heads[:0]]),
+        np.concatenate([np.array(run.ends, np.uint64) for run in runs] or [columns.ends[:0]]),
+        np.concatenate([np.array(run.pointers[0], np.uint64) for run in runs] or [columns.pointers[:0]]),
+    )
+
+
+def _merged(left: Columns, right: Columns) -> Columns:
+    ends = np.concatenate([left.ends, right.ends])
+    both = Columns(
+        np.concatenate([left.heads, right.heads]), ends, np.concatenate([left.pointers, right.pointers])
+    )
+    return both.where(np.argsort(ends))
+
+
+def _joined(columns: Columns, bucket_sectors: int) -> Columns:
+    """The same with neighbours made one that continue each other on the device (Run.extend)."""
+    ends, sizes = columns.ends.astype(np.int64), KEY_SIZE.of_column(columns.heads)
+    places = PTR_OFFSET.of_column(columns.pointers)
+    joins = ends[:-1] + sizes[1:] == ends[1:]
+    joins &= (columns.heads[:-1] ^ columns.heads[1:]) & np.uint64(ALIKE) == 0
+    joins &= (
+        columns.pointers[:-1] + (sizes[:-1] << PTR_OFFSET.shift).astype(np.uint64) == columns.pointers[1:]
+    )
+    joins &= places[1:] % bucket_sectors != 0
+    if not joins.any():
+        return columns
+    firsts = np.flatnonzero(np.append(True, ~joins))
+    lasts = np.append(firsts[1:], len(ends)) - 1
+    more = np.add.reduceat(sizes, firsts) - sizes[firsts]
+    heads = columns.heads[firsts] + (more << KEY_SIZE.shift).astype(np.uint64)
+    return Columns(heads, columns.ends[lasts], columns.pointers[firsts])
+
+
+def _runs_of(inode: int, columns: Columns) -> list[Run]:
+    runs = []
+    for begin in range(0, len(columns.heads), RUN_KEYS):
+        chosen = slice(begin, begin + RUN_KEYS)
+        run = Run(inode)
+        run.heads = array("Q", columns.heads[chosen].tobytes())
+        run.ends = array("Q", columns.ends[chosen].tobytes())
+        run.pointers = [array("Q", columns.pointers[chosen].tobytes())]
+        run.word_count = len(run.ends) * WORDS_WITH_POINTER
+        runs.append(run)
+    return runs

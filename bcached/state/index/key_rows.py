@@ -1,0 +1,120 @@
+"""The keys of a whole index in packed columns, a row for each pointer, for questions that concern all."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.format.bkey import (
+    KEY_DIRTY,
+    KEY_INODE,
+    KEY_SIZE,
+    PTR_DEV,
+    PTR_GEN,
+    PTR_OFFSET,
+    head_word,
+    pointer_word,
+)
+from bcached.keys import Key, Pointer
+from bcached.state.index.extents import Extents
+
+Numbers = NDArray[np.int64]
+CHUNK_ROWS = 1 << 19
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Some rows, field by field."""
+
+    keys: Numbers  # the number of the key that the row belongs to
+    inodes: Numbers
+    ends: Numbers
+    sectors: Numbers
+    dirty: NDArray[np.bool_]
+    devices: Numbers
+    places: Numbers  # the first sector on the device
+    gens: Numbers
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def where(self, chosen: NDArray[np.bool_]) -> "Rows":
+        """The chosen rows."""
+        return Rows(
+            self.keys[chosen],
+            self.inodes[chosen],
+            self.ends[chosen],
+            self.sectors[chosen],
+            self.dirty[chosen],
+            self.devices[chosen],
+            self.places[chosen],
+            self.gens[chosen],
+        )
+
+    def __iter__(self) -> Iterator[Key]:
+        """Each row as a key with the one pointer that the row stands for."""
+        for row in range(len(self)):
+            sectors, end = int(self.sectors[row]), int(self.ends[row])
+            pointer = Pointer(int(self.devices[row]), int(self.places[row]), int(self.gens[row]))
+            yield Key(int(self.inodes[row]), end - sectors, sectors, bool(self.dirty[row]), (pointer,))
+
+
+class KeyRows:
+    """The columns, as long as there are pointers."""
+
+    def __init__(self) -> None:
+        self.key_count = 0
+        self._keys, self._heads, self._ends, self._pointers = array("I"), array("Q"), array("Q"), array("Q")
+
+    def add(self, extents: Extents) -> None:
+        """Append the keys of a leaf."""
+        for run in extents.runs:
+            numbers = range(self.key_count, self.key_count + len(run))
+            self.key_count += len(run)
+            if len(run.pointers) == 1:
+                self._keys.frombytes(np.arange(numbers.start, numbers.stop, dtype=np.uint32).tobytes())
+                self._heads += run.heads
+                self._ends += run.ends
+                self._pointers += run.pointers[0]
+                continue
+            for place, number in enumerate(numbers):
+                self._append(number, run.heads[place], run.ends[place], run.words(place))
+
+    def add_key(self, key: Key) -> None:
+        """Append a key that is no leaf's."""
+        self._append(
+            self.key_count,
+            head_word(key.inode, key.sectors, key.dirty, len(key.pointers)),
+            key.end,
+            map(pointer_word, key.pointers),
+        )
+        self.key_count += 1
+
+    def _append(self, number: int, head: int, end: int, words: Iterable[int]) -> None:
+        for word in words:
+            self._keys.append(number)
+            self._heads.append(head)
+            self._ends.append(end)
+            self._pointers.append(word)
+
+    def chunks(self) -> Iterator[Rows]:
+        """All rows in order, some at a time: taken apart they need more room than packed."""
+        stop = 0
+        while stop < len(self._keys):
+            start, stop = stop, min(stop + CHUNK_ROWS, len(self._keys))
+            while stop < len(self._keys) and self._keys[stop] == self._keys[stop - 1]:
+                stop += 1  # a key's rows stay together
+            heads = np.array(self._heads[start:stop], np.uint64)
+            words = np.array(self._pointers[start:stop], np.uint64)
+            yield Rows(
+                keys=np.array(self._keys[start:stop], np.int64),
+                inodes=KEY_INODE.of_column(heads),
+                ends=np.array(self._ends[start:stop], np.int64),
+                sectors=KEY_SIZE.of_column(heads),
+                dirty=KEY_DIRTY.of_column(heads) != 0,
+                devices=PTR_DEV.of_column(words),
+                places=PTR_OFFSET.of_column(words),
+                gens=PTR_GEN.of_column(words),
+            )

@@ -1,0 +1,215 @@
+"""Nodes of the index in memory.
+
+A leaf holds its extents twice over: all of them, laid over each other (`live`), and those that stand in no
+written bset yet (`unwritten`). While a write is under way its keys are kept apart (`writing`), and what
+comes in meanwhile is collected anew, so nobody ever waits to insert.
+
+An interior node holds its children: nodes that are loaded, or the keys of those that are not.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from bcached.format.bkey import head_word
+from bcached.keys import Key
+from bcached.state.index.extents import INODE_SHIFT, NO_LIMIT, Extents, data_words
+
+Child: TypeAlias = "Leaf | Interior | Key"
+Node: TypeAlias = "Leaf | Interior"
+OFFSET_MASK = (1 << INODE_SHIFT) - 1
+
+
+def bound_of(key: Key) -> int:
+    """The position of a node's key as one number: all that the node holds ends there or before."""
+    return key.inode << INODE_SHIFT | key.end
+
+
+def position_at(bound: int) -> tuple[int, int]:
+    """The inode and the sector of a position."""
+    return bound >> INODE_SHIFT, bound & OFFSET_MASK
+
+
+def key_of(child: Child) -> Key:
+    """The key of a child, loaded or not."""
+    return child if isinstance(child, Key) else child.key
+
+
+class Unwritten:
+    """Changes of a leaf that are in no written bset, and the journal entries they came with."""
+
+    __slots__ = ("extents", "newest_seq", "oldest_seq")
+
+    def __init__(self, extents: Extents, oldest_seq: int = 0, newest_seq: int = 0) -> None:
+        self.extents = extents
+        self.oldest_seq = oldest_seq  # 0: none
+        self.newest_seq = newest_seq
+
+
+class Leaf:
+    """A leaf that is loaded.
+
+    seq and blocks_used tell where its next bset goes; one that must not be appended to counts as full.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_end",
+        "_last_inode",
+        "blocks_used",
+        "bound",
+        "is_gone",
+        "is_torn",
+        "key",
+        "live",
+        "pins",
+        "seq",
+        "unwritten",
+        "writing",
+    )
+
+    level = 0
+
+    def __init__(self, key: Key, seq: int, blocks_used: int, live: Extents) -> None:
+        self.key = key
+        self.bound = bound_of(key)
+        self._last_inode, self._end = position_at(self.bound)
+        self.seq = seq
+        self.blocks_used = blocks_used
+        self.live = live
+        self.unwritten = self._nothing()
+        self.writing: Unwritten | None = None
+        self.pins = 0  # of those who are about to use it
+        self.is_gone = False  # other nodes are in its place, or only its key
+        self.is_torn = False  # its last bset was lost in a crash
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all of it stands in written bsets."""
+        return self.writing is None and not self.unwritten.oldest_seq and not self.is_torn
+
+    @property
+    def oldest_seq(self) -> int:
+        """The oldest journal entry that it needs; 0 if none."""
+        return next((part.oldest_seq for part in self.changes() if part.oldest_seq), 0)
+
+    @property
+    def word_count(self) -> int:
+        """Words of keys that it holds in memory."""
+        return self.live.word_count + self.unwritten.extents.word_count
+
+    def end_within(self, inode: int) -> int:
+        """Where the leaf ends as far as an inode is concerned."""
+        return self._end if self._last_inode == inode else NO_LIMIT
+
+    def changes(self) -> list[Unwritten]:
+        """What is in no written bset, or not for certain."""
+        return [self.writing, self.unwritten] if self.writing else [self.unwritten]
+
+    def insert(self, key: Key, seq: int) -> Sequence[Key]:
+        """Take in a key of the leaf's range, with its journal entry; the pieces of extents it cut out."""
+        sectors, words = key.sectors, data_words(key)
+        head = head_word(key.inode, sectors, key.dirty, len(words))
+        removed = self.live.insert_words(key.inode, key.offset, sectors, head, words)
+        unwritten = self.unwritten
+        unwritten.extents.insert_words(key.inode, key.offset, sectors, head, words)
+        if removed and self.live.was_divided:
+            rest = self._rest_behind(key, removed[-1])
+            if rest is not None:
+                unwritten.extents.insert(rest)
+        if not unwritten.oldest_seq:
+            unwritten.oldest_seq = seq
+        unwritten.newest_seq = seq
+        return removed
+
+    def drop(self, key: Key) -> bool:
+        """Forget a stale key if it still stands as it is; nothing is written, for on disk it stays stale."""
+        if self.live.lookup(key.inode, key.offset, key.end) != [key]:
+            return False
+        if self.unwritten.extents.lookup(key.inode, key.offset, key.end, 1):
+            return False
+        self.live.remove(key.inode, key.offset, key.end)
+        return True
+
+    def begin_write(self) -> Unwritten:
+        """Keep apart what is unwritten, to write it."""
+        assert self.writing is None, "a leaf is written twice at once"
+        self.writing = self.unwritten
+        self.unwritten = self._nothing()
+        return self.writing
+
+    def end_write(self, blocks: int) -> Unwritten:
+        """Take note that what was kept apart is durable in so many more blocks."""
+        written, self.writing = self.writing, None
+        assert written is not None
+        self.blocks_used += blocks
+        return written
+
+    def _nothing(self) -> Unwritten:
+        return Unwritten(Extents(keep_deletions=True, merge_within=self.live.merge_within))
+
+    def _rest_behind(self, key: Key, removed: Key) -> Key | None:
+        """What is left behind key of an extent whose middle it cut out.
+
+        The kernel writes it again beside the new key, so that no bset has to be cut in two when it is read.
+        """
+        if (removed.offset, removed.end) != (key.offset, key.end):
+            return None
+        rest = self.live.lookup(key.inode, key.end, NO_LIMIT, 1)
+        if not rest or rest[0].offset != key.end or len(rest[0].pointers) != len(removed.pointers):
+            return None
+        for before, behind in zip(removed.pointers, rest[0].pointers, strict=True):
+            if (before.device, before.sector + removed.sectors, before.gen) != (
+                behind.device,
+                behind.sector,
+                behind.gen,
+            ):
+                return None
+        return rest[0]
+
+
+class Interior:
+    """An interior node. Child i holds what lies behind bounds[i - 1] up to bounds[i].
+
+    A leaf whose bound is that of the one before it is below that one, which holds all of both: it is never
+    loaded by itself, and goes when that one is written anew (state/index/interior_keys.py).
+    """
+
+    __slots__ = ("blocks_used", "bounds", "children", "is_gone", "is_torn", "key", "level", "replaced", "seq")
+
+    def __init__(self, key: Key, level: int, seq: int, blocks_used: int, children: list[Child]) -> None:
+        assert level > 0
+        self.key = key
+        self.level = level
+        self.seq = seq
+        self.blocks_used = blocks_used
+        self.children = children
+        self.bounds = [bound_of(key_of(child)) for child in children]
+        assert self.bounds[-1] == bound_of(key), "the last child ends where its parent does"
+        # Keys that still stand in its bsets: of children that were replaced, and those that freed them.
+        # The gens they name must not come round again.
+        self.replaced: list[Key] = []
+        self.is_gone = False
+        self.is_torn = False
+
+    def index_of(self, inode: int, sector: int) -> int:
+        """The child that holds a sector."""
+        return bisect_right(self.bounds, inode << INODE_SHIFT | sector)
+
+    def place_of(self, key: Key) -> int:
+        """The child in whose range a node with that key ends."""
+        return bisect_left(self.bounds, bound_of(key))
+
+    def count_below(self, index: int) -> int:
+        """How many children behind this one are below it."""
+        return bisect_right(self.bounds, self.bounds[index]) - index - 1
+
+    def below(self, index: int) -> list[Key]:
+        """The keys of those children, the newest first."""
+        return [key_of(child) for child in self.children[index + 1 : index + 1 + self.count_below(index)]]
+
+    def replace(self, index: int, count: int, nodes: Sequence[Node]) -> None:
+        """Put nodes in the place of some children, of the same range together."""
+        assert bound_of(nodes[-1].key) == self.bounds[index + count - 1]
+        self.children[index : index + count] = nodes
+        self.bounds[index : index + count] = [bound_of(node.key) for node in nodes]

@@ -1,0 +1,277 @@
+"""A change of the tree's shape: neighbours replaced by new nodes that hold the same.
+
+Splitting, rewriting and coalescing are one thing here: some children of a node, one after the other, give
+way to others. Their parent gets the new keys, and keys that free the old ones, in one bset of one block. If
+it has no room for that it is replaced itself, and so on up to the root. What replaces the root is named by
+the journal.
+
+All of it is decided before anything is written, so it is known how many buckets it takes, and nothing in
+memory changes before it is durable. Only one change is made at a time. But nodes are loaded and dropped, and
+keys inserted, while it is under way: new nodes get the children, and what came in since, when they are put
+in.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_key
+from bcached.keys import Key, Pointer
+from bcached.state.index.bset_packing import PackedKeys
+from bcached.state.index.extents import Extents
+from bcached.state.index.interior_keys import position_of
+from bcached.state.index.node import Interior, Leaf, Node, Unwritten, key_of
+from bcached.state.index.node_shape import CHILD_WORDS, NodeShape
+from bcached.state.index.tree import Path, Tree
+
+CHILDREN_A_PART = 256  # to be packed: a millisecond
+MAX_POSITION = (INODE_MAX, OFFSET_MAX)
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A new node, to be written whole. It has a key once it has a bucket."""
+
+    level: int
+    position: tuple[int, int]
+    word_count: int
+    keys: bytes = b""  # a leaf's
+    children: list["Source"] = field(default_factory=list)  # an interior node's
+    node_key: Key | None = None
+    seq: int = 0  # of its bset
+
+    @property
+    def key(self) -> Key:
+        """Its key, now that it has a bucket."""
+        assert self.node_key is not None
+        return self.node_key
+
+    def packed(self) -> Iterator[bytes]:
+        """Its keys as its bset holds them, in parts: an interior node may have ten thousand."""
+        if not self.level:
+            yield self.keys
+        for start in range(0, len(self.children), CHILDREN_A_PART):
+            part = self.children[start : start + CHILDREN_A_PART]
+            yield b"".join([pack_key(_source_key(child)) for child in part])
+
+
+Source: TypeAlias = Piece | tuple[Interior, int]  # where a child comes from
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """The bset that makes a change count, in a node that stays."""
+
+    parent: Interior
+    index: int
+    replaced: list[Key]
+    pieces: list[Piece]
+
+    def freeing(self, gens: Sequence[int]) -> list[Key]:
+        """The keys that free the old nodes: their pointers, with the gens their buckets have since."""
+        return [
+            Key(0, -key.sectors, key.sectors, False, (Pointer(old.device, old.sector, gen),))
+            for key, gen in zip(self.replaced, gens, strict=True)
+            for old in key.pointers[:1]
+        ]
+
+
+@dataclass(slots=True, eq=False)
+class Change:
+    """What is to be written, and what is gone then."""
+
+    replaced: list[Node]  # the nodes it begins with
+    pieces: list[Piece]  # all new nodes, children before their parents
+    below: list[Key] = field(default_factory=list)  # the nodes below the last of those it begins with
+    gone: list[Interior] = field(default_factory=list)  # parents that are replaced too
+    append: Append | None = None
+    root: Piece | None = None  # either this or an append
+
+    @property
+    def growth(self) -> int:
+        """How many nodes more there are after it."""
+        return len(self.pieces) - len(self.freed())
+
+    def freed(self) -> list[Key]:
+        """The keys of the nodes whose buckets are free when it is done."""
+        return [*(node.key for node in [*self.replaced, *self.gone]), *self.below]
+
+    def place(self, pointers: Sequence[Pointer], shape: NodeShape, seqs: Iterator[int]) -> None:
+        """Give each new node its bucket and its seq."""
+        for piece, pointer in zip(self.pieces, pointers, strict=True):
+            inode, end = piece.position
+            piece.node_key = Key(inode, end - shape.node_sectors, shape.node_sectors, False, (pointer,))
+            piece.seq = next(seqs)
+
+
+def replace_leaves(
+    tree: Tree,
+    leaves: Sequence[Leaf],
+    may_free: Callable[[Key], bool],
+    *,
+    coalesce: bool = False,
+    tight: bool = False,
+) -> Change | None:
+    """Write leaves that are neighbours anew, as many as it takes; None if they would not become fewer.
+
+    Their unwritten keys are kept apart from now on: begin_write. tight: as few nodes as can be.
+    """
+    shape = tree.shape
+    packed = PackedKeys([leaf.live for leaf in leaves])
+    cuts = _cuts(packed.word_count, len(leaves), shape, coalesce=coalesce, tight=tight)
+    if cuts is None:
+        return None
+    pieces, begin = [], 0
+    for cut in [*cuts, packed.word_count]:
+        end = packed.behind(cut)
+        last = end == len(packed)
+        key = leaves[-1].key
+        position = (key.inode, key.end) if last else packed.end_of(end - 1)
+        keys = packed.cut(begin, end)
+        pieces.append(Piece(0, position, len(keys) // 8, keys))
+        begin = end
+        if last:
+            break
+    return _climb(tree, list(leaves), pieces, may_free, tight=tight)
+
+
+def replace_interiors(
+    tree: Tree,
+    nodes: Sequence[Interior],
+    may_free: Callable[[Key], bool],
+    *,
+    coalesce: bool = False,
+    tight: bool = False,
+) -> Change | None:
+    """Write interior nodes that are neighbours anew; None if they would not become fewer."""
+    children: list[Source] = [(node, index) for node in nodes for index in range(len(node.children))]
+    cuts = _cuts(len(children) * CHILD_WORDS, len(nodes), tree.shape, coalesce=coalesce, tight=tight)
+    if cuts is None:
+        return None
+    pieces = _interior_pieces(nodes[0].level, children, cuts)
+    return _climb(tree, list(nodes), pieces, may_free, tight=tight)
+
+
+def _cuts(words: int, count: int, shape: NodeShape, *, coalesce: bool, tight: bool) -> list[int] | None:
+    return shape.coalescence(words, count) if coalesce else shape.division(words, tight=tight)
+
+
+def _climb(
+    tree: Tree, replaced: list[Node], pieces: list[Piece], may_free: Callable[[Key], bool], *, tight: bool
+) -> Change:
+    """Find out how far up the tree a change goes."""
+    change = Change(replaced, list(pieces))
+    path: Path = tree.path_to(replaced[0])
+    count = len(replaced)
+    while path:
+        parent, index = path.pop()
+        change.below += parent.below(index + count - 1)
+        count += parent.count_below(index + count - 1)
+        old = [key_of(child) for child in parent.children[index : index + count]]
+        words = CHILD_WORDS * (len(pieces) + count)
+        room = parent.blocks_used < tree.shape.blocks_of(parent.key.sectors)
+        if room and words <= tree.shape.block_words and all(map(may_free, old)):
+            change.append = Append(parent, index, old, pieces)
+            return change
+        change.gone.append(parent)
+        children: list[Source] = [(parent, place) for place in range(len(parent.children))]
+        children[index : index + count] = pieces
+        cuts = tree.shape.division(len(children) * CHILD_WORDS, tight=tight)
+        pieces = _interior_pieces(parent.level, children, cuts)
+        change.pieces += pieces
+        count = 1
+    while len(pieces) > 1:
+        above: list[Source] = list(pieces)
+        cuts = tree.shape.division(len(above) * CHILD_WORDS, tight=tight)
+        pieces = _interior_pieces(pieces[0].level + 1, above, cuts)
+        change.pieces += pieces
+    assert pieces[0].position == MAX_POSITION
+    change.root = pieces[0]
+    return change
+
+
+def _interior_pieces(level: int, children: list[Source], cuts: list[int]) -> list[Piece]:
+    pieces, begin = [], 0
+    for cut in [*cuts, len(children) * CHILD_WORDS]:
+        end = -(-cut // CHILD_WORDS)
+        while end < len(children) and _position(children[end]) == _position(children[end - 1]):
+            end += 1  # what is below a leaf stays with it
+        part = children[begin:end]
+        if part:
+            pieces.append(Piece(level, _position(part[-1]), len(part) * CHILD_WORDS, children=part))
+        begin = end
+    return pieces
+
+
+def _position(source: Source) -> tuple[int, int]:
+    return source.position if isinstance(source, Piece) else position_of(_source_key(source))
+
+
+def _source_key(source: Source) -> Key:
+    if isinstance(source, Piece):
+        return source.key
+    interior, index = source
+    return key_of(interior.children[index])
+
+
+# Putting it in
+
+
+def install(tree: Tree, change: Change, freed: Sequence[Key]) -> None:
+    """Put the new nodes in the place of the old ones, now that they are durable and named.
+
+    freed are the freeing keys that were written.
+    """
+    leaves = [node for node in change.replaced if isinstance(node, Leaf)]
+    for leaf in leaves:
+        tree.abandon(leaf)
+    nodes: dict[Piece, Node] = _new_leaves(tree.shape, leaves, change.pieces) if leaves else {}
+    for piece in change.pieces:
+        if piece.level:
+            children = [
+                nodes[child] if isinstance(child, Piece) else child[0].children[child[1]]
+                for child in piece.children
+            ]
+            blocks = tree.shape.blocks_for(piece.word_count)
+            nodes[piece] = Interior(piece.key, piece.level, piece.seq, blocks, children)
+    if change.append:
+        append = change.append
+        append.parent.replace(append.index, len(append.replaced), [nodes[piece] for piece in append.pieces])
+        append.parent.replaced += [*append.replaced, *freed]
+        append.parent.blocks_used += 1
+    else:
+        assert change.root is not None
+        tree.root = nodes[change.root]
+    for node in nodes.values():
+        if isinstance(node, Leaf):
+            tree.adopt(node)
+    for gone in [*change.replaced, *change.gone]:
+        gone.is_gone = True
+    for leaf in leaves:  # not before the new ones need the same entries
+        tree.unpin(leaf)
+
+
+def _new_leaves(shape: NodeShape, old: list[Leaf], pieces: list[Piece]) -> dict[Piece, Node]:
+    """The new leaves, with what was inserted since their writing began."""
+    live = _joined([leaf.live for leaf in old])
+    unwritten = _joined([leaf.unwritten.extents for leaf in old])
+    seqs = [leaf.unwritten for leaf in old if leaf.unwritten.oldest_seq]
+    nodes: dict[Piece, Node] = {}
+    for piece in [piece for piece in pieces if not piece.level]:
+        leaf = Leaf(piece.key, piece.seq, shape.blocks_for(piece.word_count), live)
+        upper, unwritten_upper = live.split_off(*piece.position), unwritten.split_off(*piece.position)
+        if unwritten.key_count:
+            oldest, newest = min(part.oldest_seq for part in seqs), max(part.newest_seq for part in seqs)
+            leaf.unwritten = Unwritten(unwritten, oldest, newest)
+        live, unwritten = upper, unwritten_upper
+        nodes[piece] = leaf
+    assert not live.key_count
+    assert not unwritten.key_count
+    return nodes
+
+
+def _joined(parts: list[Extents]) -> Extents:
+    """Parts that lie one behind the other as one; they are used up."""
+    for part in parts[1:]:
+        parts[0].join(part)
+    return parts[0]

@@ -1,0 +1,159 @@
+"""Work that may have to wait for buckets: it keeps what it has got so far, and can be taken up again.
+
+Only the head of a queue is ever taken up, so only one request at a time gathers; at its deadline it gives
+everything back.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from bcached.keys import Key
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.reservations import ExtentRequest, Holder
+from bcached.state.sectors.sector_allocator import SectorAllocator
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Work(Protocol[T_co]):
+    """Something that needs buckets of a reserve."""
+
+    @property
+    def reserve(self) -> Reserve:
+        """Whose buckets it waits for."""
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who is to have them."""
+
+    @property
+    def inodes(self) -> frozenset[int]:
+        """The volumes they are for."""
+
+    def advance(self) -> T_co | None:
+        """Take what there is; the result once that was enough."""
+
+    def undo(self) -> None:
+        """Give back what was gathered."""
+
+
+class Extents:
+    """The sectors of one or more requests, all or nothing.
+
+    What is gathered has a holder of its own until it is complete: who was not told of a key cannot give it
+    back, and who is gone has nothing to wait out.
+    """
+
+    def __init__(self, allocator: SectorAllocator, holder: Holder, requests: Sequence[ExtentRequest]) -> None:
+        self.reserve = Reserve.MOVINGGC if any(request.moving for request in requests) else Reserve.NONE
+        self.holder = holder
+        self._gathered = Holder(f"{holder.name}, waiting", holder.limit, holder.bucket_sectors, holder)
+        self._allocator = allocator
+        self._requests = requests
+        self._keys: list[list[Key]] = []
+        self._current: list[Key] = []
+
+    @property
+    def inodes(self) -> frozenset[int]:
+        """The volumes of the requests."""
+        return frozenset(request.inode for request in self._requests)
+
+    def advance(self) -> list[list[Key]] | None:
+        """The keys of every request."""
+        while len(self._keys) < len(self._requests):
+            if not self._advance_one(self._requests[len(self._keys)]):
+                self._allocator.gathering.add(self._gathered)
+                return None
+            self._keys.append(self._current)
+            self._current = []
+        self.holder.absorb(self._gathered)
+        self._allocator.gathering.discard(self._gathered)
+        return self._keys
+
+    def _advance_one(self, request: ExtentRequest) -> bool:
+        given = sum(key.sectors for key in self._current)
+        while given < request.sectors:
+            key = self._allocator.carve(
+                self._gathered,
+                request.inode,
+                request.offset + given,
+                request.sectors - given,
+                request.write_point,
+                request.replicas,
+                request.moving,
+            )
+            if key is None:
+                return False
+            self._current.append(key)
+            given += key.sectors
+            if not request.whole:
+                return True
+        return True
+
+    def undo(self) -> None:
+        """End the reservations of all keys gathered so far."""
+        self._keys, self._current = [], []
+        self._allocator.end(self._gathered)
+        self._allocator.gathering.discard(self._gathered)
+
+
+class WholeBuckets:
+    """One whole bucket, or one on each of several members."""
+
+    reserve = Reserve.NONE
+    inodes: frozenset[int] = frozenset()
+
+    def __init__(self, allocator: SectorAllocator, holder: Holder, replicas: int) -> None:
+        self.holder = holder
+        self._allocator = allocator
+        self._replicas = replicas
+
+    def advance(self) -> Key | None:
+        """The key of the buckets."""
+        return self._allocator.take_buckets(self.holder, self._replicas)
+
+    def undo(self) -> None:
+        """Nothing was gathered: buckets are taken all at once."""
+
+
+class MetadataBucket:
+    """A bucket of the btree reserve, on the member with most space.
+
+    taken is known from the moment it is taken, which whoever waits for it hears of a little later.
+    """
+
+    reserve = Reserve.BTREE
+    holder = None
+    inodes: frozenset[int] = frozenset()
+
+    def __init__(self, allocator: SectorAllocator, state: State) -> None:
+        self.taken: tuple[int, int] | None = None
+        self._allocator = allocator
+        self._state = state
+
+    def advance(self) -> tuple[int, int] | None:
+        """(device, bucket)."""
+        self.taken = self._allocator.take_metadata(self._state)
+        return self.taken
+
+    def undo(self) -> None:
+        """Nothing was gathered."""
+
+
+class Enough:
+    """Waits until there are buckets for what its asker does next, and takes none of them."""
+
+    holder: Holder | None = None
+    inodes: frozenset[int] = frozenset()
+
+    def __init__(self, reserve: Reserve, suffices: Callable[[], bool]) -> None:
+        self.reserve = reserve
+        self._suffices = suffices
+
+    def advance(self) -> bool | None:
+        """True once there are as many."""
+        return True if self._suffices() else None
+
+    def undo(self) -> None:
+        """Nothing was gathered."""

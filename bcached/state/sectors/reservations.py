@@ -1,0 +1,223 @@
+"""Who holds which sectors: what a connection was given and has neither committed nor released.
+
+Giving back part of a piece leaves the rest; giving back its middle leaves two. What a connection reads under
+a pin is counted beside it, by bucket.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from bcached.errors import LimitExceeded, NotReserved, RequestError
+from bcached.keys import Key, Pointer
+from bcached.state.sectors.held_ranges import Cut, Pieces
+
+WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
+
+Place = tuple[int, int]  # (device, bucket)
+READS_MAX = 65536
+
+
+class ExtentRequest(msgspec.Struct, frozen=True):
+    """Sectors somebody asks for: where they belong, how many, and how they are to be placed.
+
+    whole: all of them, as several keys if need be; otherwise one key, perhaps a shorter one. moving: for
+    the moving garbage collector, from its reserve.
+    """
+
+    inode: int
+    offset: int
+    sectors: int
+    write_point: int
+    replicas: int = 1
+    moving: bool = False
+    whole: bool = False
+
+
+class Holder:
+    """The reservations and reader pins of one connection; limits are the most pieces and pins it may hold.
+
+    owner is whoever gets the pieces in the end: they count towards its limit too.
+    """
+
+    __slots__ = (
+        "bucket_sectors",
+        "is_gone",
+        "limit",
+        "name",
+        "owner",
+        "pieces",
+        "reads",
+        "reads_limit",
+        "reads_total",
+        "total",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        limit: int,
+        bucket_sectors: int,
+        owner: "Holder | None" = None,
+        reads_limit: int = READS_MAX,
+    ) -> None:
+        self.name = name
+        self.limit = limit
+        self.bucket_sectors = bucket_sectors
+        self.owner = owner
+        self.is_gone = False  # its connection is closed
+        self.pieces: dict[Place, Pieces] = {}
+        self.total = 0
+        self.reads_limit = reads_limit
+        self.reads: Counter[Place] = Counter()
+        self.reads_total = 0
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether it, or its owner, asks for nothing more."""
+        return self.is_gone if self.owner is None else self.owner.has_gone
+
+    @property
+    def room(self) -> int:
+        """How many more pieces it may hold."""
+        return self.limit - self.total - (0 if self.owner is None else self.owner.total)
+
+    def check_room(self, pieces: int) -> None:
+        """LimitExceeded if so many more pieces are too many."""
+        if pieces > self.room:
+            raise LimitExceeded("reservations_per_connection", self.limit - self.room + pieces)
+
+    def add(self, place: Place, start: int, end: int, inode: int) -> None:
+        """Note a piece, sectors [start, end) of a bucket; its pin was taken by the caller."""
+        self.total += 1
+        pieces = self.pieces.get(place)
+        if pieces is None:
+            pieces = self.pieces[place] = Pieces()
+        elif start >= pieces.ends[-1]:  # as nearly always
+            pieces.starts.append(start)
+            pieces.ends.append(end)
+            pieces.inodes.append(inode)
+            return
+        pieces.add(start, end, inode)
+
+    def add_row(self, place: Place, bounds: list[int], inode: int) -> None:
+        """Note pieces in a row, each from one bound to the next, of a bucket it has some of already."""
+        self.pieces[place].add_row(bounds, inode)
+        self.total += len(bounds) - 1
+
+    def remove(self, keys: Sequence[Key]) -> list[tuple[Place, int]]:
+        """Give back the sectors of all these keys, or of none: NotReserved names the first not held.
+
+        Of each bucket, how many pins fewer it is to have: 1, 0, or -1 where one piece became two.
+        """
+        return [(place, 1 - cut.left) for place, cut in self._cut_all(keys)]
+
+    def check(self, keys: Sequence[Key]) -> None:
+        """Raise what `remove` would raise, and change nothing."""
+        if len(keys) == 1 and len(keys[0].pointers) == 1 and self.total < self.limit:
+            if not self.covers(keys[0]):
+                raise NotReserved(keys[0])
+            return
+        self._mend_all(self._cut_all(keys))
+
+    def _cut_all(self, keys: Sequence[Key]) -> list[tuple[Place, Cut]]:
+        done: list[tuple[Place, Cut]] = []
+        try:
+            for key in keys:
+                for pointer in key.pointers:
+                    done.append(self._cut(key, pointer))  # noqa: PERF401 (what was done has to be known)
+        except RequestError:
+            self._mend_all(done)
+            raise
+        return done
+
+    def _mend_all(self, done: list[tuple[Place, Cut]]) -> None:
+        for place, cut in reversed(done):
+            self._mend(place, cut)
+
+    def _cut(self, key: Key, pointer: Pointer) -> tuple[Place, Cut]:
+        place = (pointer.device, pointer.sector // self.bucket_sectors)
+        pieces = self.pieces.get(place)
+        cut = None if pieces is None else pieces.cut(pointer.sector, pointer.sector + key.sectors)
+        if pieces is None or cut is None:
+            raise NotReserved(key)
+        if not pieces:
+            del self.pieces[place]
+        self.total += cut.left - 1
+        if cut.left > 1 and self.total > self.limit:
+            self._mend(place, cut)
+            raise LimitExceeded("reservations_per_connection", self.limit + 1)
+        return place, cut
+
+    def _mend(self, place: Place, cut: Cut) -> None:
+        self.pieces.setdefault(place, Pieces()).mend(cut)
+        self.total -= cut.left - 1
+
+    def covers(self, key: Key) -> bool:
+        """Whether every sector of the key, on every device, is reserved here."""
+        for pointer in key.pointers:
+            pieces = self.pieces.get((pointer.device, pointer.sector // self.bucket_sectors))
+            if pieces is None or pieces.find(pointer.sector, pointer.sector + key.sectors) is None:
+                return False
+        return bool(key.pointers)
+
+    def check_reads(self, pins: int) -> None:
+        """LimitExceeded if so many more reader pins are too many."""
+        total = self.reads_total + pins
+        if total > self.reads_limit:
+            raise LimitExceeded("pins_per_connection", total)
+
+    def read(self, place: Place) -> None:
+        """Note a reader pin."""
+        self.reads[place] += 1
+        self.reads_total += 1
+
+    def end_read(self, place: Place) -> bool:
+        """Forget a reader pin; False if there is none."""
+        pins = self.reads.get(place, 0)
+        if not pins:
+            return False
+        if pins == 1:
+            del self.reads[place]
+        else:
+            self.reads[place] = pins - 1
+        self.reads_total -= 1
+        return True
+
+    def forget_reads(self, place: Place) -> int:
+        """Forget all reader pins of a bucket; how many there were."""
+        pins = self.reads.pop(place)
+        self.reads_total -= pins
+        return pins
+
+    def absorb(self, other: "Holder") -> None:
+        """Take over everything another one holds."""
+        for place, pieces in other.pieces.items():
+            ours = self.pieces.setdefault(place, pieces)
+            if ours is not pieces:
+                for piece in pieces:
+                    ours.add(*piece)
+        self.total += other.total
+        other.pieces, other.total = {}, 0
+
+    def split_off(self, inode: int, places: Sequence[Place]) -> "Holder":
+        """Move what was reserved for a volume, in these places, to a holder of its own."""
+        other = Holder(f"{self.name}, volume {inode}", self.limit, self.bucket_sectors)
+        for place in places:
+            if place not in self.pieces or inode not in self.pieces[place].inodes:
+                continue
+            for start, end, owner in self.forget(place):
+                (other if owner == inode else self).add(place, start, end, owner)
+        return other
+
+    def forget(self, place: Place) -> Pieces:
+        """Forget what is held of a bucket; what it was."""
+        pieces = self.pieces.pop(place)
+        self.total -= len(pieces)
+        return pieces
+
+    @property
+    def sectors(self) -> int:
+        """Sectors held, each copy counted."""
+        return sum(pieces.sectors for pieces in self.pieces.values())

@@ -1,0 +1,380 @@
+"""Cutting sectors for connections out of open buckets, and taking them back (seed: bch_alloc_sectors).
+
+Every piece that is cut pins its bucket. When a bucket's last sectors are cut, the open bucket's own pin
+passes to that piece; from then on the bucket lives as long as somebody holds something of it, or as live
+data is in it. Readers pin buckets too, for as long as what they were told is to stay true.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import islice
+from typing import TypeVar
+from uuid import UUID
+
+from bcached.errors import NoSuchVolume, NotReserved, StaleKey
+from bcached.keys import Key, Pointer
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import INITIAL_PRIO
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.placement import members_with, take_data_buckets
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.open_buckets import Extent, OpenBuckets, Slot
+from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder, Place
+
+T = TypeVar("T")
+PLACES_A_STEP = 256  # buckets: a millisecond
+OPEN = int(State.OPEN)
+
+
+class SectorAllocator:
+    """The open buckets of a set, and what connections hold of them.
+
+    inodes has the uuid of each volume, flash_sectors the size of those that are flash-only: never clean.
+    clock gives seconds; only differences count.
+    """
+
+    def __init__(self, caches: Sequence[Cache], clock: Callable[[], float] = lambda: 0.0) -> None:
+        geometry = caches[0].geometry
+        self.caches = caches
+        self.open_buckets = OpenBuckets(geometry.bucket_sectors, geometry.block_sectors)
+        self.inodes: dict[int, UUID] = {}
+        self.flash_sectors: dict[int, int] = {}
+        self.gathering: set[Holder] = set()  # of requests that wait for more
+        self.allocated_sectors = 0
+        self.reserved_sectors = 0  # each copy counted
+        self.buckets_taken = 0
+        self.quarantined: Counter[Place] = Counter()
+        self.sharing = False  # who finds no bucket gets sectors of whatever is open (closing.py)
+        self._clock = clock
+        self._pins = [cache.table.pins for cache in caches]
+        self._bucket_sectors = geometry.bucket_sectors
+
+    # Cutting
+
+    def carve(
+        self,
+        holder: Holder,
+        inode: int,
+        offset: int,
+        sectors: int,
+        write_point: int,
+        replicas: int = 1,
+        moving: bool = False,
+        may_refill: bool = True,
+    ) -> Key | None:
+        """One key for an extent, perhaps a shorter one; None if that takes a bucket and none is to be had.
+
+        may_refill false: no bucket is to be had, since others wait for one.
+        """
+        if inode not in self.inodes:
+            raise NoSuchVolume(inode)
+        if holder.total + replicas > holder.limit or holder.owner is not None:
+            holder.check_room(replicas)
+        kind = replicas * 2 + (inode in self.flash_sectors)
+        slot = self.open_buckets.choose(kind, inode, offset, write_point)
+        if slot.sectors_free == 0 or slot.kind != kind:
+            reserve = Reserve.MOVINGGC if moving else Reserve.NONE
+            if not may_refill or not self._refill(slot, kind, reserve, replicas):
+                shared = self.open_buckets.shared(kind) if self.sharing and not moving else None
+                if shared is None:
+                    return None
+                slot = shared
+        given, pointers = self.open_buckets.carve(slot, inode, offset, sectors, write_point)
+        slot.holder, slot.used_at = holder, self._clock()
+        self.allocated_sectors += given
+        self.reserved_sectors += given * replicas
+        for pointer in pointers:
+            device, sector = pointer.device, pointer.sector
+            bucket = sector // self._bucket_sectors
+            holder.add((device, bucket), sector, sector + given, inode)
+            if slot.sectors_free:
+                self._pins[device][bucket] += 1
+            else:  # the open bucket's own pin becomes that of this piece
+                self._settle((device, bucket))
+        return Key(inode, offset, given, kind % 2 == 1, pointers)
+
+    def carve_run(
+        self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int, may_refill: bool = True
+    ) -> list[Key]:
+        """The keys of extents[at] and of all behind it that go on in its bucket; none if it is not ready.
+
+        The same as carve for each, which it is for the first, at a third of the price for the others.
+        """
+        first = extents[at]
+        inode = first.inode
+        key = self.carve(holder, inode, first.offset, first.sectors, write_point, may_refill=may_refill)
+        if key is None:
+            return []
+        slot = self.open_buckets.newest
+        if not slot.sectors_free:
+            return [key]
+        following = islice(extents, at + 1, at + 1 + holder.room)
+        keys, bounds = self.open_buckets.carve_on(slot, inode, following, write_point)
+        if keys:
+            ((device, bucket),) = slot.places
+            holder.add_row((device, bucket), bounds, inode)
+            self._pins[device][bucket] += len(keys)
+            given = bounds[-1] - bounds[0]
+            self.allocated_sectors += given
+            self.reserved_sectors += given
+        return [key, *keys]
+
+    def take_buckets(self, holder: Holder, replicas: int) -> Key | None:
+        """Whole buckets, one a copy, as one key of no volume; None if they are not ready."""
+        holder.check_room(replicas)
+        pointers = take_data_buckets(self.caches, Reserve.NONE, replicas)
+        if pointers is None:
+            return None
+        self.buckets_taken += replicas
+        bucket_sectors = self._bucket_sectors
+        self.allocated_sectors += bucket_sectors
+        self.reserved_sectors += bucket_sectors * replicas
+        for pointer in pointers:
+            bucket = pointer.sector // bucket_sectors
+            end = pointer.sector + bucket_sectors
+            holder.add((pointer.device, bucket), pointer.sector, end, WHOLE_BUCKET_INODE)
+            self.caches[pointer.device].table.move(bucket, State.HELD)
+        return Key(0, 0, bucket_sectors, False, pointers)
+
+    def take_metadata(self, state: State) -> tuple[int, int] | None:
+        """(device, bucket) of a fresh metadata bucket, placed like data; None if none is ready."""
+        members = members_with(self.caches, Reserve.BTREE, 1)
+        if members is None:
+            return None
+        bucket = members[0].take_metadata(state)
+        assert bucket is not None
+        self.buckets_taken += 1
+        return members[0].device, bucket
+
+    def _refill(self, slot: Slot, kind: int, reserve: Reserve, replicas: int) -> bool:
+        pointers = take_data_buckets(self.caches, reserve, replicas)
+        if pointers is None:
+            return False
+        self.buckets_taken += replicas
+        if slot.sectors_free:
+            self.close(slot)
+        self.open_buckets.refill(slot, kind, pointers)
+        return True
+
+    def close(self, slot: Slot) -> None:
+        """Give up what is left of a slot's buckets; each stands where its pins and its data say."""
+        for device, bucket in self.open_buckets.close(slot):
+            self._pins[device][bucket] -= 1
+            self._settle((device, bucket))
+
+    # Giving back
+
+    def release(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """End the reservations of all these keys, or of none if one is stale or not held."""
+        self.commit(holder, keys, _nothing)
+
+    def check_commit(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """Raise what keeps the holder from committing these keys: StaleKey, NotReserved, LimitExceeded."""
+        for key in keys:
+            self.check_current(key)
+        holder.check(keys)
+
+    def commit(self, holder: Holder, keys: Sequence[Key], put: Callable[[Sequence[Key]], T]) -> T:
+        """End the reservations of these keys and put them into the index, or raise what check_commit does.
+
+        What put says comes back. It counts their sectors as live (live_sectors.py), so the pins go after it:
+        a bucket whose last pin goes would else be taken for empty.
+        """
+        for key in keys:
+            self.check_current(key)
+        dropped = holder.remove(keys)
+        done = put(keys)
+        if not dropped:
+            return done
+        for key in keys:
+            self.reserved_sectors -= key.sectors * len(key.pointers)
+        last, count = dropped[0][0], 0
+        for place, pins in dropped:
+            if place != last:
+                self._drop_pins(last, count)
+                last, count = place, 0
+            count += pins
+        self._drop_pins(last, count)
+        return done
+
+    def free_buckets(self, holder: Holder, key: Key) -> None:
+        """End the reservation of whole buckets of which nothing was given back or used so far."""
+        if key.sectors != self._bucket_sectors or not holder.covers(key):
+            raise NotReserved(key)
+        self.release(holder, [key])
+
+    def check_current(self, key: Key) -> None:
+        """StaleKey unless every pointer names a bucket of ours with the gen it has now."""
+        if not key.pointers:
+            raise NotReserved(key)
+        for pointer in key.pointers:
+            gen = self.gen_of(pointer)
+            if gen != pointer.gen:
+                raise StaleKey(key, -1 if gen is None else gen)
+
+    def is_current(self, pointer: Pointer) -> bool:
+        """Whether a pointer has its bucket's gen of now."""
+        return self.gen_of(pointer) == pointer.gen
+
+    def gen_of(self, pointer: Pointer) -> int | None:
+        """The gen of a pointer's bucket now; None where there is no such bucket."""
+        if not 0 <= pointer.device < len(self.caches):
+            return None
+        table = self.caches[pointer.device].table
+        bucket = pointer.sector // self._bucket_sectors
+        return table.gens[bucket] if table.first_bucket <= bucket < table.bucket_count else None
+
+    # Readers
+
+    def current(self, keys: Iterable[Key], touch: bool) -> list[Key]:
+        """The keys with those of their pointers that are not stale, if any; touch: their buckets are used."""
+        caches, bucket_sectors = self.caches, self._bucket_sectors
+        found: list[Key] = []
+        for key in keys:
+            if len(key.pointers) != 1:
+                pointers = tuple(filter(self.is_current, key.pointers))
+                if pointers:
+                    found.append(Key(key.inode, key.offset, key.sectors, key.dirty, pointers))
+                    if touch:
+                        self.touch(found[-1:])
+                continue
+            (pointer,) = key.pointers
+            if pointer.device < len(caches):
+                table = caches[pointer.device].table
+                bucket = pointer.sector // bucket_sectors
+                if bucket < table.bucket_count and table.gens[bucket] == pointer.gen:
+                    found.append(key)
+                    if touch and table.states[bucket] >= OPEN:
+                        table.prios[bucket] = INITIAL_PRIO
+        return found
+
+    def touch(self, keys: Iterable[Key]) -> None:
+        """The buckets of these keys were used: as far as they still are the keys', they are worth most."""
+        for key in keys:
+            for pointer in key.pointers:
+                if self.is_current(pointer):
+                    table = self.caches[pointer.device].table
+                    bucket = pointer.sector // self._bucket_sectors
+                    if table.states[bucket] >= State.OPEN:
+                        table.prios[bucket] = INITIAL_PRIO
+
+    def pin(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """Keep what keys that stand in the index point to as it is, until they are unpinned; all or none."""
+        holder.check_reads(sum(len(key.pointers) for key in keys))
+        for key in keys:
+            self.check_current(key)
+        for key in keys:
+            for place in self._places(key):
+                holder.read(place)
+                self._add_pin(place)
+
+    def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
+        """End one pin for each pointer of these keys, or none if one of them is not pinned."""
+        ended: list[Place] = []
+        for key in keys:
+            for pointer, place in zip(key.pointers, self._places(key), strict=True):
+                if not self.is_current(pointer) or not holder.end_read(place):
+                    for again in ended:
+                        holder.read(again)
+                    raise NotReserved(key)
+                ended.append(place)
+        for place in ended:
+            self._drop_pins(place, 1)
+
+    def end_reads(self, holder: Holder) -> None:
+        """End all pins of a reader."""
+        for _ in self.ending_reads(holder):
+            pass
+
+    def ending_reads(self, holder: Holder) -> Generator[None, None, None]:
+        """End all pins of a reader, in steps."""
+        for number, place in enumerate(list(holder.reads), 1):
+            self._drop_pins(place, holder.forget_reads(place))
+            if number % PLACES_A_STEP == 0:
+                yield
+
+    def _places(self, key: Key) -> list[Place]:
+        return [(pointer.device, pointer.sector // self._bucket_sectors) for pointer in key.pointers]
+
+    def _add_pin(self, place: Place) -> None:
+        """Pin a bucket that data lives in."""
+        device, bucket = place
+        table = self.caches[device].table
+        assert table.states[bucket] >= State.OPEN, f"a reader of bucket {bucket}, which holds no data"
+        table.pins[bucket] += 1
+        if table.states[bucket] >= State.DIRTY:
+            self._settle(place)
+
+    # Everything at once
+
+    def end(self, holder: Holder) -> None:
+        """End everything a holder has."""
+        for _ in self.ending(holder):
+            pass
+
+    def ending(self, holder: Holder) -> Generator[None, None, None]:
+        """End everything a holder has, which can be a great many buckets, in steps."""
+        yield from self.ending_reads(holder)
+        for number, place in enumerate(list(holder.pieces), 1):
+            self._end_in(place, holder)
+            if number % PLACES_A_STEP == 0:
+                yield
+
+    def _end_in(self, place: Place, holder: Holder) -> None:
+        pieces = holder.forget(place)
+        self.reserved_sectors -= pieces.sectors
+        self._drop_pins(place, len(pieces))
+
+    # Connections that broke
+
+    def quarantine(self, holder: Holder) -> Generator[None, None, None]:
+        """Set apart the buckets of a holder whose writes may still be under way, in steps.
+
+        What it reads harms nobody, and its pins end.
+        """
+        yield from self.ending_reads(holder)
+        for number, place in enumerate(list(holder.pieces), 1):
+            self.quarantined[place] += 1
+            if self._state(place) == State.HELD:
+                self._settle(place)
+            if number % PLACES_A_STEP == 0:
+                yield
+
+    def end_quarantine(self, holder: Holder) -> Generator[None, None, None]:
+        """End everything a quarantined holder has, in steps: its writes cannot come any more."""
+        for number, place in enumerate(list(holder.pieces), 1):
+            assert self.quarantined[place] > 0, "what a holder in quarantine has has changed"
+            self.quarantined[place] -= 1
+            if not self.quarantined[place]:
+                del self.quarantined[place]
+            self._end_in(place, holder)
+            if self._state(place) == State.QUARANTINE:  # held by others too
+                self._settle(place)
+            if number % PLACES_A_STEP == 0:
+                yield
+
+    def _state(self, place: Place) -> int:
+        device, bucket = place
+        return self.caches[device].table.states[bucket]
+
+    def _drop_pins(self, place: Place, count: int) -> None:
+        """Take pins away; a bucket that keeps some stays where it is, and one that is open keeps its own."""
+        device, bucket = place
+        pins = self._pins[device]
+        left = pins[bucket] - count
+        pins[bucket] = left
+        if not left:
+            self._settle(place)
+
+    def _settle(self, place: Place) -> None:
+        """Put a bucket that is not open, or not any more, where it belongs."""
+        device, bucket = place
+        cache = self.caches[device]
+        if place in self.quarantined and cache.table.pins[bucket]:
+            cache.table.move(bucket, State.QUARANTINE)
+        else:
+            cache.settle(bucket)
+
+
+def _nothing(_: Sequence[Key]) -> None:
+    """What is done with sectors that are given back unused."""

@@ -1,0 +1,1 @@
+"""The btree on its devices: nodes read, written out and replaced."""

@@ -1,0 +1,156 @@
+"""Nodes between memory and the devices: read one, append to one, write new ones whole."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from bcached.device.shared_flush import SharedFlush
+from bcached.device.together import together
+from bcached.errors import FormatError
+from bcached.format.bkey import Bounds, check_node_key
+from bcached.format.bset import pack_words, read_frames
+from bcached.keys import Key
+from bcached.state.index.bset_merge import lay_over
+from bcached.state.index.interior_keys import Position, position_of
+from bcached.state.index.node import Interior, Leaf, Node
+from bcached.state.index.node_shape import NodeShape
+from bcached.state.index.tree_change import Piece
+from bcached.store.btree.node_reader import NodeFound, read_node
+from bcached.store.btree.node_rules import Gens, MayBeTorn, judge_children, judge_damage, leaf_extents
+from bcached.store.finding import refuse_fatal
+from bcached.store.membership import MemberFound
+from bcached.units import SECTOR_BYTES
+
+Claim = Callable[[NodeFound], object]
+
+
+def _never(_: NodeFound) -> bool:
+    return False
+
+
+class NodeIo:
+    """Reads and writes the nodes of one set.
+
+    may_be_torn says of a node whose last bset has a wrong checksum whether that can come from an append that
+    a crash cut off: while a set is recovered, if the journal has keys for the range. Else it is damage. claim
+    hears of each node before it is read, and may refuse it.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[MemberFound],
+        shape: NodeShape,
+        bounds: Bounds,
+        may_be_torn: MayBeTorn = _never,
+    ) -> None:
+        self.shape = shape
+        self.may_be_torn = may_be_torn
+        self.claim: Claim = _never
+        self.nodes_read = 0
+        self.nodes_written = 0
+        self.blocks_appended = 0
+        self.written_bytes = 0
+        self.vanished: list[tuple[Interior, int]] = []  # nodes read, and how many of their children are gone
+        self.path = members[0].path
+        self._members = members
+        self._flushes = [SharedFlush(member.block_device) for member in members]
+        self._bounds = bounds
+        self._set_magic = members[0].superblock.set_magic
+
+    async def read(self, key: Key, level: int, low: Position, gens: Gens, below: Sequence[Key] = ()) -> Node:
+        """The node that a key names; a leaf lies over the older ones below it, the newest of them first."""
+        check_node_key(key, self._bounds, f"btree, level {level}")
+        layers = [NodeFound(layer, level, low) for layer in (*reversed(below), key)]
+        for layer in layers:
+            self.claim(layer)
+        self.nodes_read += len(layers)
+        if level == 0 and not below:
+            leaf = await self._read_plain_leaf(key, low)
+            if leaf is not None:
+                return leaf
+        layers = [await self._read_sound(layer) for layer in layers]
+        found = layers[-1]
+        last = found.bsets[-1]
+        used = last.offset_bytes // self.shape.block_bytes + last.blocks
+        # Behind a torn bset nothing can be appended.
+        blocks_used = self.shape.blocks_of(key.sectors) if found.is_torn else used
+        seq = last.bset.seq
+        if level:
+            node = self._interior(found, seq, blocks_used, gens)
+            node.is_torn = found.is_torn
+            return node
+        leaf = Leaf(key, seq, blocks_used, leaf_extents(layers, self._bounds, refuse_fatal))
+        leaf.is_torn = found.is_torn or bool(below)
+        return leaf
+
+    async def _read_sound(self, layer: NodeFound) -> NodeFound:
+        """The same with what is on the device; refused if it is damaged."""
+        found = await read_node(self._members, layer.key, layer.level, layer.low)
+        judge_damage(found, self.may_be_torn, refuse_fatal)
+        return found
+
+    async def _read_plain_leaf(self, key: Key, low: Position) -> Leaf | None:
+        """A leaf that nothing is wrong with; None if it has to be read key by key."""
+        pointer, block_bytes = key.pointers[0], self.shape.block_bytes
+        device = self._members[pointer.device].block_device
+        raw = await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
+        try:
+            frames = list(read_frames(raw, key, self._set_magic, block_bytes))
+        except FormatError:
+            return None
+        bsets = [frame.keys for frame in frames]
+        live = lay_over(bsets, low, position_of(key), self._bounds, self.shape.bucket_sectors)
+        if live is None:
+            return None
+        last = frames[-1]
+        return Leaf(key, last.seq, last.offset_bytes // block_bytes + last.blocks, live)
+
+    async def append(self, node: Node, parts: Sequence[bytes]) -> None:
+        """Write bsets of one block each behind those that a node has, durably, one after the other.
+
+        Each is durable before the next is begun: behind one that is missing, a later one would come to light
+        again as soon as the gap is filled.
+        """
+        block_bytes = self.shape.block_bytes
+        pointer = node.key.pointers[0]
+        place = pointer.sector * SECTOR_BYTES + node.blocks_used * block_bytes
+        end = (pointer.sector + node.key.sectors) * SECTOR_BYTES
+        for keys in parts:
+            raw = pack_words(node.seq, keys, node.key, self._set_magic, block_bytes)
+            assert len(raw) == block_bytes, "an appended bset is one block, so that it is there or not"
+            assert place + block_bytes <= end, "the node is full"
+            await self._write(pointer.device, place, raw)
+            place += block_bytes
+            self.blocks_appended += 1
+
+    async def write_whole(self, pieces: Sequence[Piece]) -> None:
+        """Write new nodes, durably; nothing names them yet."""
+        await together(partial(self._write_piece, piece) for piece in pieces)
+
+    async def _write_piece(self, piece: Piece) -> None:
+        pointer = piece.key.pointers[0]
+        parts: list[bytes] = []
+        for part in piece.packed():
+            if parts:
+                await asyncio.sleep(0)
+            parts.append(part)
+        raw = pack_words(piece.seq, b"".join(parts), piece.key, self._set_magic, self.shape.block_bytes)
+        assert len(raw) <= piece.key.sectors * SECTOR_BYTES
+        await self._write(pointer.device, pointer.sector * SECTOR_BYTES, raw)
+        self.nodes_written += 1
+
+    async def _write(self, member: int, place: int, raw: bytes) -> None:
+        """Write to a member, durably; nodes that are written at the same time share a flush."""
+        await self._members[member].block_device.write(place, raw)
+        await self._flushes[member].flush()
+        self.written_bytes += len(raw)
+
+    def _interior(self, found: NodeFound, seq: int, blocks_used: int, gens: Gens) -> Interior:
+        """An interior node: which children live is known once all keys have raised their buckets' gens."""
+        _, children = judge_children(found, self._bounds, gens, refuse_fatal)
+        node = Interior(found.key, found.level, seq, blocks_used, list(children.all_live))
+        if children.vanished:
+            self.vanished.append((node, len(children.vanished)))
+        live = set(children.all_live)
+        node.replaced = [key for key in found.all_keys() if key not in live]
+        return node

@@ -1,0 +1,163 @@
+"""Changing the shape of the tree on its devices, one change at a time.
+
+New nodes are written whole, each to a bucket of its own, before one bset of a parent, or the journal, names
+them; when that is durable the buckets of the old ones are free. Buckets are never waited for with the lock
+held.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+
+from bcached.errors import DeviceError
+from bcached.format.bkey import pack_keys
+from bcached.keys import Key
+from bcached.state.index.node import Interior, Leaf
+from bcached.state.index.tree import Tree
+from bcached.state.index.tree_change import Change, install, replace_interiors, replace_leaves
+from bcached.store.btree.interfaces import NodeBuckets, NodeJournal
+from bcached.store.btree.node_io import NodeIo
+
+Plan = Callable[[bool], Change | None]  # whether into as few nodes as can be
+
+
+class TreeShape:
+    """Carries out changes of one tree. Random is for the nodes' seqs."""
+
+    def __init__(
+        self, tree: Tree, io: NodeIo, buckets: NodeBuckets, journal: NodeJournal, rng: Random
+    ) -> None:
+        self.tree = tree
+        self._io = io
+        self._buckets = buckets
+        self._journal = journal
+        self._rng = rng
+        self._lock = asyncio.Lock()
+        self._broken_off = ""  # what was under way when a write failed
+        self._cause: DeviceError | None = None  # what broke it off, if it was a device
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change is under way."""
+        return self._lock.locked()
+
+    async def replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
+        """Write leaves that are neighbours anew, in their turns; not if some are gone by then."""
+
+        def plan(tight: bool) -> Change | None:
+            if any(leaf.is_gone for leaf in leaves) or not self.tree.are_siblings(leaves):
+                return None
+            return replace_leaves(self.tree, leaves, self._may_free, coalesce=coalesce, tight=tight)
+
+        await self._change(plan)
+
+    async def replace_interiors(self, nodes: list[Interior], *, coalesce: bool = False) -> None:
+        """Write interior nodes that are neighbours anew; not if some are gone by then."""
+
+        def plan(tight: bool) -> Change | None:
+            if any(node.is_gone for node in nodes) or not self.tree.are_siblings(nodes):
+                return None
+            return replace_interiors(self.tree, nodes, self._may_free, coalesce=coalesce, tight=tight)
+
+        await self._change(plan)
+
+    async def _change(self, plan: Plan) -> None:
+        """Plan a change and carry it out, when there are buckets for it.
+
+        Where the tree may not grow, nodes get full rather than more: what it takes in depends on that.
+        """
+        while True:
+            async with self._lock:
+                change = plan(False)
+                if change is None:
+                    return
+                pointers = self._buckets.take(len(change.pieces), change.growth)
+                if pointers is None and change.growth > 0:
+                    change = plan(True)
+                    assert change is not None
+                    pointers = self._buckets.take(len(change.pieces), change.growth)
+                if pointers is not None:
+                    change.place(pointers, self._io.shape, self._seqs())
+                    with self.no_way_back("changing the shape of the tree"):
+                        await self._carry_out(change)
+                    return
+            await self._buckets.wait_for(len(change.pieces), change.growth)
+
+    async def _carry_out(self, change: Change) -> None:
+        newest = 0
+        for leaf in change.replaced:
+            if isinstance(leaf, Leaf):
+                newest = max(newest, leaf.unwritten.newest_seq)
+                self.tree.begin_write(leaf)
+        if newest:
+            await self._journal.durable(newest)
+        await self._io.write_whole(change.pieces)
+        freeing: list[Key] = []
+        if change.append:
+            freeing = change.append.freeing(
+                [self._buckets.bump(key.pointers[0]) for key in change.append.replaced]
+            )
+            keys = freeing + [piece.key for piece in change.append.pieces]
+            await self._io.append(change.append.parent, [pack_keys(tuple(keys))])
+            self._buckets.bumps_durable(len(freeing))
+        else:
+            assert change.root is not None
+            await self._journal.set_root(change.root.key, change.root.level)
+        freed = change.freed()
+        install(self.tree, change, freeing)
+        for key in freed:
+            self._buckets.free(key.pointers[0])
+
+    def _may_free(self, key: Key) -> bool:
+        return self._buckets.may_bump(key.pointers[0])
+
+    def _seqs(self) -> Iterator[int]:
+        """Seqs of bsets: what a bucket held before must not be taken for a part of the new node."""
+        while True:
+            seq = self._rng.getrandbits(64)
+            if seq:
+                yield seq
+
+    async def lower_root(self) -> bool:
+        """Make the root's only child, if it is loaded, the root; False if it has several, or is a leaf."""
+        async with self._lock:
+            root = self.tree.root
+            if isinstance(root, Leaf) or len(root.children) > 1:
+                return False
+            child = root.children[0]
+            if isinstance(child, Key):
+                return False
+            with pinned_leaves([child] if isinstance(child, Leaf) else []):
+                with self.no_way_back("making the tree lower"):
+                    await self._journal.set_root(child.key, child.level)
+                self.tree.lower(root)
+            self._buckets.free(root.key.pointers[0])
+            return True
+
+    @contextmanager
+    def no_way_back(self, what: str) -> Iterator[None]:
+        """Write nothing any more after a write that did not end well: nobody knows what is on the device."""
+        if self._cause is not None:
+            raise self._cause.with_traceback(None)
+        if self._broken_off:
+            raise DeviceError(self._io.path, f"the index changes no more: {self._broken_off} broke off")
+        try:
+            yield
+        except BaseException as error:
+            if not self._broken_off:
+                self._broken_off = what
+                self._cause = error if isinstance(error, DeviceError) else None
+            raise
+
+
+@contextmanager
+def pinned_leaves(leaves: Sequence[Leaf]) -> Iterator[None]:
+    """Have leaves stay in memory."""
+    for leaf in leaves:
+        leaf.pins += 1
+    try:
+        yield
+    finally:
+        for leaf in leaves:
+            leaf.pins -= 1

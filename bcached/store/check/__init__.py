@@ -1,0 +1,1 @@
+"""The read-only check of a set that may be damaged."""

@@ -1,0 +1,128 @@
+"""Everything a set holds, read and checked, and nothing changed; damage is told and never stops it.
+
+The readers and the rules are those of an opening (set_reader.py, node_rules.py, bucket_contents.py); what is
+added here concerns no opening: which keys are lost, which lie over each other, what other readers would miss.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from bcached.device.block_device import BlockDevice
+from bcached.format.prio_set import PrioSet
+from bcached.format.uuid_entry import UuidEntry
+from bcached.keys import Key, Pointer
+from bcached.state.accounting.check_counts import Census, stale_by
+from bcached.state.accounting.opening_counts import Recount
+from bcached.store.btree.node_reader import NodeFound
+from bcached.store.check.key_check import KeyCheck, KeyTotals, report_homeless
+from bcached.store.finding import Findings
+from bcached.store.journal.reader import JournalFound
+from bcached.store.membership import MemberFound
+from bcached.store.reading.bucket_checks import BucketContents
+from bcached.store.reading.location_checks import bounds_of
+from bcached.store.reading.replay import lay_over_each_other
+from bcached.store.reading.set_reader import Metadata
+from bcached.store.reading.set_reader import read_metadata as read_all_metadata
+from bcached.store.reading.tree_reader import TreeReader
+
+
+@dataclass(slots=True)
+class CheckedSet:
+    """What was found. Of a fresh set, and of one whose journal is gone, the superblocks are all there is."""
+
+    findings: Findings = field(default_factory=Findings)
+    metadata: Metadata = field(default_factory=Metadata)
+    tree: TreeReader | None = None
+    totals: KeyTotals = field(default_factory=KeyTotals)
+    bygone: list[Key] = field(default_factory=list)  # keys of the journal below later ones of it
+
+    @property
+    def members(self) -> list[MemberFound]:
+        """The members, by their numbers."""
+        return self.metadata.members
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the set was never in use."""
+        return self.metadata.is_fresh
+
+    @property
+    def journal(self) -> JournalFound | None:
+        """The journal, if there is one to be trusted."""
+        return self.metadata.journal
+
+    @property
+    def chains(self) -> list[list[tuple[int, PrioSet]]]:
+        """By member: the buckets and sets of its prio chain."""
+        return self.metadata.chains
+
+    @property
+    def censuses(self) -> list[Census]:
+        """By member: what is known of its buckets."""
+        return self.metadata.censuses
+
+    @property
+    def volumes(self) -> list[UuidEntry | None]:
+        """The slots of the uuid table."""
+        return self.metadata.volumes
+
+    def staleness(self, pointer: Pointer) -> int | None:
+        """By how many gens a pointer is stale; None if it points to no member. To be asked after the tree."""
+        if pointer.device >= len(self.censuses):
+            return None
+        census = self.censuses[pointer.device]
+        return stale_by(int(census.gens[census.geometry.bucket_of(pointer.sector)]), pointer.gen)
+
+
+async def check_set(devices: Sequence[BlockDevice]) -> CheckedSet:
+    """Check everything; SetRefused if these are not all the members of their set."""
+    checked = await read_metadata(devices)
+    async for _ in read_tree(checked):
+        pass
+    return checked
+
+
+async def read_metadata(devices: Sequence[BlockDevice]) -> CheckedSet:
+    """All but the tree."""
+    checked = CheckedSet()
+    checked.metadata = await read_all_metadata(devices, checked.findings.report, thorough=True)
+    return checked
+
+
+async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
+    """The tree, node by node, and then the verdict on all its keys."""
+    if checked.journal is None or not checked.journal.entries:
+        return
+    found, report, entries = checked.metadata, checked.findings.report, checked.journal.entries
+    members, path = found.members, found.members[0].path
+    bounds = bounds_of([member.superblock for member in members])
+    replayed = lay_over_each_other(path, entries, bounds, report)
+    recounts = [Recount(census.gens_on_disk.copy(), census.gens_on_disk) for census in found.censuses]
+    contents = BucketContents(members, found.censuses, recounts, report)
+    for pointer, _ in found.metadata_places:
+        contents.name_pointer(pointer)
+    checked.bygone = replayed.bygone
+    checked.tree = TreeReader(contents, bounds, replayed.extents, report)
+    if found.places.root is not None:
+        async for node in checked.tree.nodes(found.places.root, checked.journal.newest.level):
+            yield node
+    else:
+        checked.tree.rows.add(replayed.extents)
+    contents.judge(replayed.keys, [*found.metadata_places, *checked.tree.places])
+    _judge_keys(checked, contents)
+
+
+def _judge_keys(checked: CheckedSet, contents: BucketContents) -> None:
+    assert checked.tree is not None
+    report = checked.findings.report
+    keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
+    for key in (*checked.bygone, *checked.tree.bygone):
+        keys.add_bygone(key)
+    for key in checked.tree.node_keys:
+        keys.add_node_key(key)
+    keys.raise_gens()
+    checked.totals = keys.judge()
+    for device, census in enumerate(checked.censuses):
+        contents.judge_sectors(device, census.data_sectors)
+    if checked.volumes:
+        report_homeless(checked.totals, checked.volumes, checked.members[0].path, report)

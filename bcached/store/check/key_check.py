@@ -1,0 +1,220 @@
+"""The keys of a whole index, once all have cut what they overlap: which are live, and which are wrong.
+
+What keeps a set from being opened is not judged here, but by the rules that an opening has, too
+(bucket_contents.py). A pointer ahead of its bucket's gen on disk raises it, so all are looked at once for the
+gens and once more to be judged.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.format.uuid_entry import UuidEntry
+from bcached.keys import Key
+from bcached.state.accounting.check_counts import Census, Use
+from bcached.state.index.key_rows import KeyRows, Rows
+from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Finding, Report, Severity
+from bcached.store.membership import MemberFound
+
+STRUCTURE = "key"
+
+
+@dataclass(slots=True)
+class VolumeSectors:
+    """What lives under one inode."""
+
+    keys: int = 0
+    dirty_sectors: int = 0
+    clean_sectors: int = 0
+
+
+@dataclass(slots=True)
+class KeyTotals:
+    """What the index holds in all."""
+
+    keys: int = 0
+    live_keys: int = 0
+    volumes: dict[int, VolumeSectors] = field(default_factory=dict)
+
+    @property
+    def dirty_sectors(self) -> int:
+        """Live sectors that are the only good copy of their data."""
+        return sum(volume.dirty_sectors for volume in self.volumes.values())
+
+    @property
+    def clean_sectors(self) -> int:
+        """Live sectors that could be read from elsewhere, too."""
+        return sum(volume.clean_sectors for volume in self.volumes.values())
+
+
+class KeyCheck:
+    """Judges all rows of an index."""
+
+    def __init__(
+        self, members: Sequence[MemberFound], censuses: Sequence[Census], rows: KeyRows, report: Report
+    ) -> None:
+        self._members = members
+        self._censuses = censuses
+        self._rows = rows
+        self._bygone = KeyRows()
+        self._node_keys = KeyRows()
+        self._report = report
+
+    def add_bygone(self, key: Key) -> None:
+        """A key that stands on disk and counts no more, since it is below one of the journal's.
+
+        It holds nothing, but its gen is one that its bucket has had, and may not have again. With that gen
+        the bucket is one for data (kernel: marks the key before the journal's is laid over it).
+        """
+        self._bygone.add_key(key)
+
+    def add_node_key(self, key: Key) -> None:
+        """A key of an interior node, which tells no more than a gen."""
+        self._node_keys.add_key(key)
+
+    def raise_gens(self) -> None:
+        """Let every pointer raise its bucket's gen; afterwards staleness can be judged."""
+        for rows in chain(self._rows.chunks(), self._bygone.chunks(), self._node_keys.chunks()):
+            for census, _, of_member in self._by_member(rows):
+                census.raise_gens(_buckets(census, of_member), of_member.gens)
+
+    def judge(self) -> KeyTotals:
+        """Count everything, and report the keys that cannot be."""
+        totals = KeyTotals(keys=self._rows.key_count)
+        extents: list[list[NDArray[np.int64]]] = [[] for _ in self._members]
+        for rows in self._rows.chunks():
+            live = np.zeros(len(rows), bool)
+            for census, chosen, of_member in self._by_member(rows):
+                buckets = _buckets(census, of_member)
+                behind = census.stale_by(buckets, of_member.gens)
+                census.count(buckets, behind, of_member.sectors, of_member.dirty)
+                live[chosen] = behind == 0
+                self._report_stale(of_member, behind)
+                free = buckets[(behind == 0) & (census.uses[buckets] == Use.FREE)]
+                census.uses[free] = Use.DATA
+                device = int(of_member.devices[0])
+                extents[device].append(_packed_extents(of_member.where(behind == 0)))
+            _add_up(totals, rows.where(live))
+        self._remember_bygone()
+        for device, packed in enumerate(extents):
+            self._report_overlaps(device, packed)
+        return totals
+
+    def _remember_bygone(self) -> None:
+        for keys in (self._bygone, self._node_keys):
+            for rows in keys.chunks():
+                for census, _, of_member in self._by_member(rows):
+                    buckets = _buckets(census, of_member)
+                    behind = census.stale_by(buckets, of_member.gens)
+                    census.remember(buckets, behind)
+
+    def _by_member(self, rows: Rows) -> Iterator[tuple[Census, NDArray[np.bool_], Rows]]:
+        """The rows that point to each member; placeholders point to none."""
+        for device, census in enumerate(self._censuses):
+            chosen = rows.devices == device
+            if chosen.any():
+                yield census, chosen, rows.where(chosen)
+
+    def _report_stale(self, rows: Rows, behind: NDArray[np.int64]) -> None:
+        for key in rows.where((behind > 0) & rows.dirty):
+            problem = "the key is dirty and stale: its bucket has been given to somebody else"
+            lost = f"{key.sectors} dirty sectors"
+            self._report(
+                Finding("key-stale-dirty", Severity.DAMAGE, STRUCTURE, self._where(key), problem, lost)
+            )
+
+    def _report_overlaps(self, device: int, packed: list[NDArray[np.int64]]) -> None:
+        """No two live keys may share a sector of the device."""
+        if not packed:
+            return
+        extents = np.concatenate(packed)
+        extents.sort()
+        places, ends = extents >> SIZE_BITS, (extents >> SIZE_BITS) + (extents & SIZE_MASK)
+        highest = np.maximum.accumulate(ends)
+        overlapping = np.flatnonzero(places[1:] < highest[:-1]) + 1
+        if not len(overlapping):
+            return
+        path = self._members[device].path
+        for place in places[overlapping[:FINDINGS_OF_A_RULE_MAX]].tolist():
+            keys = [
+                key for key in self._keys_at(device, place) if key.pointers[0].sector <= place < _end(key)
+            ]
+            told = " and ".join(f"{key.inode}:{key.offset} ({_kind(key)})" for key in keys[:3])
+            lost = f"{min(key.sectors for key in keys)} sectors of one of them" if keys else ""
+            problem = f"more than one live key has these sectors: {told}"
+            where = f"{path} sector {place}"
+            self._report(Finding("key-overlap", Severity.DAMAGE, STRUCTURE, where, problem, lost))
+
+    def _keys_at(self, device: int, place: int) -> Iterator[Key]:
+        for rows in self._rows.chunks():
+            covers = (rows.devices == device) & (rows.places <= place) & (rows.places + rows.sectors > place)
+            if covers.any():
+                chosen = rows.where(covers)
+                census = self._censuses[device]
+                yield from chosen.where(census.stale_by(_buckets(census, chosen), chosen.gens) == 0)
+
+    def _where(self, key: Key) -> str:
+        pointer = key.pointers[0]
+        path = self._members[pointer.device].path
+        return f"inode {key.inode} sector {key.offset}, {path} sector {pointer.sector}"
+
+
+def report_homeless(
+    totals: KeyTotals, volumes: Sequence[UuidEntry | None], where: str, report: Report
+) -> None:
+    """Keys under an inode that is no volume."""
+    for inode, held in sorted(totals.volumes.items()):
+        entry = volumes[inode] if inode < len(volumes) else None
+        what = f"{held.keys} live keys of {held.dirty_sectors + held.clean_sectors} sectors"
+        if entry is None:
+            problem = f"{what}, and no such volume"
+            lost = f"{held.dirty_sectors} dirty sectors, until the volume is there again"
+            report(
+                Finding(
+                    "volume-missing", Severity.DAMAGE, "uuid table", f"{where}, slot {inode}", problem, lost
+                )
+            )
+        elif entry.is_burnt:
+            problem = f"{what} of a volume that was given up"
+            report(Finding("volume-gone", Severity.NOTE, "uuid table", f"{where}, slot {inode}", problem))
+
+
+SIZE_BITS = 16
+SIZE_MASK = (1 << SIZE_BITS) - 1
+
+
+def _packed_extents(rows: Rows) -> NDArray[np.int64]:
+    """Place and length of each row in one number that sorts by the place."""
+    packed: NDArray[np.int64] = rows.places << SIZE_BITS | rows.sectors
+    return packed
+
+
+def _buckets(census: Census, rows: Rows) -> NDArray[np.int64]:
+    buckets: NDArray[np.int64] = rows.places // census.geometry.bucket_sectors
+    return buckets
+
+
+def _add_up(totals: KeyTotals, live: Rows) -> None:
+    """A key with several live pointers counts once."""
+    _, firsts = np.unique(live.keys, return_index=True)
+    totals.live_keys += len(firsts)
+    chosen = np.zeros(len(live), bool)
+    chosen[firsts] = True
+    once = live.where(chosen)
+    for inode in np.unique(once.inodes).tolist():
+        volume = totals.volumes.setdefault(inode, VolumeSectors())
+        of_inode = once.where(once.inodes == inode)
+        volume.keys += len(of_inode)
+        volume.dirty_sectors += int(of_inode.sectors[of_inode.dirty].sum())
+        volume.clean_sectors += int(of_inode.sectors[~of_inode.dirty].sum())
+
+
+def _end(key: Key) -> int:
+    return key.pointers[0].sector + key.sectors
+
+
+def _kind(key: Key) -> str:
+    return "dirty" if key.dirty else "clean"

@@ -1,0 +1,81 @@
+"""A check of a set that may be in use: only what stays is wrong.
+
+What a daemon writes while the set is read makes parts of several moments out of it, and nothing on the
+devices tells where one ends: leaves are written between journal entries. But what is seen so is elsewhere
+when it is read again, and damage is where it was. So if a reading finds anything wrong, and the set is in use
+or has moved meanwhile, it is read again, and what all readings found counts.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import BcachedError
+from bcached.store.check.checker import CheckedSet, check_set, read_metadata
+from bcached.store.finding import Finding, Findings, Severity
+
+READINGS_MAX = 5
+PAUSE_S = 0.2  # what was being written is written then
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyCheck:
+    """What the last reading found that all others had found as well."""
+
+    checked: CheckedSet
+    readings: int
+    passing: int  # findings that were not there again
+
+
+async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> SteadyCheck:
+    """Check a set, as often as it takes; an error counts if the last reading ends with it, too."""
+    stays: set[Place] | None = None
+    seen: set[Place] = set()
+    for reading in range(1, READINGS_MAX + 1):
+        try:
+            checked = await check_set(devices)
+        except BcachedError:
+            if not in_use or reading == READINGS_MAX:
+                raise
+            await asyncio.sleep(PAUSE_S)
+            continue
+        wrong = {_place(finding) for finding in checked.findings.listed if finding.severity > Severity.NOTE}
+        seen |= wrong
+        stays = wrong if stays is None else stays & wrong
+        if not stays or reading == READINGS_MAX or not (in_use or await _has_moved(devices, checked)):
+            break
+        in_use = True
+        await asyncio.sleep(PAUSE_S)
+    assert stays is not None, "the last reading ended with an error, or found something"
+    checked.findings = _only(checked.findings, stays)
+    return SteadyCheck(checked, reading, len(seen - stays))
+
+
+def _place(finding: Finding) -> Place:
+    return finding.rule, finding.where
+
+
+async def _has_moved(devices: Sequence[BlockDevice], checked: CheckedSet) -> bool:
+    """Whether a journal entry or a superblock was written since; locks do not tell of all who may."""
+    now = await read_metadata(devices)
+    return _mark(now) != _mark(checked)
+
+
+def _mark(checked: CheckedSet) -> tuple[object, ...]:
+    journal = checked.journal
+    seq = journal.newest.seq if journal is not None and journal.entries else 0
+    return seq, *(member.superblock for member in checked.members)
+
+
+def _only(findings: Findings, stays: set[Place]) -> Findings:
+    """Those at some places, and all notes."""
+    kept = Findings()
+    for finding in findings.listed:
+        if finding.severity == Severity.NOTE or _place(finding) in stays:
+            kept.report(finding)
+    more = Counter({rule: count for rule, count in findings.unlisted().items() if kept.counts[rule]})
+    kept.counts += more
+    return kept

@@ -1,0 +1,1 @@
+"""The journal on its devices: the rings, the entries written, the entries read back."""

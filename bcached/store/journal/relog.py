@@ -1,0 +1,78 @@
+"""The keys of the journal's entries that are still needed, in memory, to be journalled once more if need be.
+
+An entry is needed until the leaves that its keys went to are written. How long that takes, and how many
+entries without keys come meanwhile, nobody can say; so when a ring runs out, all that is still needed is
+carried to its front. In one entry, that is all keys as they came. It may take several: then each is to change
+nothing, should the power fail before the last, so they hold what the keys come to, laid over each other.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bcached.format.bkey import HEAD_WORDS, POINTERS_MAX, WORD_BYTES, parse_keys
+from bcached.state.index.bset_packing import PackedKeys
+from bcached.state.index.extents import Extents
+
+
+class Record(NamedTuple):
+    """The keys of one entry."""
+
+    seq: int
+    accepted_seq: int  # of the oldest key: older than the entry if it was carried there
+    packed: bytes
+    cuts: int  # keys that may yet divide an older one; those of one carriage divide each other no more
+
+
+class NeededKeys:
+    """Keys by the entry that holds them, oldest first."""
+
+    def __init__(self, member_count: int) -> None:
+        self.words = 0
+        self.cuts = 0
+        # A key that is divided is there once more. Its copies are on different members; one of the kernel's
+        # pointers may name no device.
+        self._words_of_key = HEAD_WORDS + min(member_count + 1, POINTERS_MAX)
+        self._records: deque[Record] = deque()
+
+    @property
+    def oldest(self) -> Record | None:
+        """The oldest entry that is needed."""
+        return self._records[0] if self._records else None
+
+    def add(self, record: Record) -> None:
+        """The newest entry."""
+        assert record.packed
+        self._records.append(record)
+        self.words += len(record.packed) // WORD_BYTES
+        self.cuts += record.cuts
+
+    def release(self, oldest_needed: int | None) -> None:
+        """Forget the entries before this one; None: all."""
+        while self._records and (oldest_needed is None or self._records[0].seq < oldest_needed):
+            record = self._records.popleft()
+            self.words -= len(record.packed) // WORD_BYTES
+            self.cuts -= record.cuts
+
+    def words_laid_over(self, words: int = 0, keys: int = 0) -> int:
+        """The most words it could come to if all are laid over each other, and these with them."""
+        return self.words + words + (self.cuts + keys) * self._words_of_key
+
+    def packed(self) -> bytes:
+        """All keys as they came."""
+        return b"".join(record.packed for record in self._records)
+
+    def laid_over(self, words_max: int) -> list[bytes]:
+        """What all keys come to, in parts of at most so many words."""
+        extents = Extents(keep_deletions=True)
+        for record in self._records:
+            for key in parse_keys(record.packed, f"journal entry {record.seq}"):
+                extents.insert(key)
+        return PackedKeys([extents]).filled(words_max)
+
+    def replace(self, records: Sequence[Record]) -> None:
+        """Have others in the place of all."""
+        self._records.clear()
+        self.words = self.cuts = 0
+        for record in records:
+            self.add(record)

@@ -1,0 +1,96 @@
+"""One member's journal buckets as a ring: where the next entry goes, and what may be overwritten.
+
+Rules: a bucket is used again only when a *durable* entry says that none of its entries is needed any more
+(the kernel goes by the entry in memory); and after an opening the first entry begins a new bucket, since
+nobody knows what a torn write left behind the last one.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bcached.state.buckets.geometry import Geometry
+
+
+class Room(NamedTuple):
+    """What a ring has left behind an entry: buckets that could be begun, and bytes of the entry's own."""
+
+    buckets: int
+    bytes: int
+
+
+class JournalRing:
+    """Positions in one member's journal; newest_seqs tells the newest entry each bucket holds, 0 for none."""
+
+    def __init__(self, geometry: Geometry, buckets: Sequence[int]) -> None:
+        assert buckets
+        self.buckets = tuple(buckets)
+        self.newest_seqs = [0] * len(buckets)
+        self.index = 0
+        self._bucket_bytes = geometry.bucket_bytes
+        self._block_bytes = geometry.block_bytes
+        # The current bucket counts as full at first: the kernel, too, advances before its first entry.
+        self._next_byte = self._bucket_bytes
+        self._behind_newest = self._bucket_bytes
+        self._counted = (0, 0, 0)  # bucket, last_seq and the free buckets behind it; only ever more come free
+
+    def resume(self, index: int, behind_byte: int) -> None:
+        """Go on in the bucket after the one that holds the newest entry; behind the entry if none is free."""
+        self.index = index
+        self._next_byte = self._bucket_bytes
+        self._behind_newest = behind_byte
+        self._counted = (index, 0, 0)
+
+    def free_buckets(self, durable_last_seq: int) -> int:
+        """How many buckets could be begun, one after the other, without losing an entry that is needed."""
+        count = self._free_behind(self.index, durable_last_seq)
+        self._counted = (self.index, durable_last_seq, count)
+        return count
+
+    def room_after(self, size_bytes: int, durable_last_seq: int, last_seq: int) -> Room | None:
+        """What is left once the next entry, which has this last_seq, is durable; None if the ring is full."""
+        found = self._find(size_bytes, durable_last_seq)
+        if found is None:
+            return None
+        index, byte = found
+        return Room(self._free_behind(index, last_seq), self._bucket_bytes - byte - size_bytes)
+
+    def place(self, size_bytes: int, seq: int, durable_last_seq: int) -> int | None:
+        """The byte of the device for the next entry; None if the ring is full."""
+        found = self._find(size_bytes, durable_last_seq)
+        if found is None:
+            return None
+        index, byte = found
+        if index != self.index:
+            _, last_seq, count = self._counted
+            self._counted = (index, last_seq, max(count - 1, 0))
+        self.index = index
+        self._behind_newest = self._bucket_bytes
+        self._next_byte = byte + size_bytes
+        self.newest_seqs[self.index] = seq
+        return self.buckets[self.index] * self._bucket_bytes + byte
+
+    def newest_with(self, seq: int) -> int:
+        """The newest entry in the bucket that holds an entry; seq itself if none does."""
+        return min((newest for newest in self.newest_seqs if newest >= seq), default=seq)
+
+    def _find(self, size_bytes: int, durable_last_seq: int) -> tuple[int, int] | None:
+        """The index of the bucket and the byte in it where the next entry goes."""
+        assert size_bytes % self._block_bytes == 0
+        if self._next_byte + size_bytes <= self._bucket_bytes:
+            return self.index, self._next_byte
+        if self._is_free(self.index + 1, durable_last_seq):
+            return (self.index + 1) % len(self.buckets), 0
+        if self._behind_newest + size_bytes <= self._bucket_bytes:
+            return self.index, self._behind_newest
+        return None
+
+    def _free_behind(self, index: int, last_seq: int) -> int:
+        known_index, known_seq, count = self._counted
+        ahead = (index - known_index) % len(self.buckets)
+        count = max(count - ahead, 0) if last_seq >= known_seq else 0
+        while count < len(self.buckets) - 1 and self._is_free(index + 1 + count, last_seq):
+            count += 1
+        return count
+
+    def _is_free(self, index: int, durable_last_seq: int) -> bool:
+        return self.newest_seqs[index % len(self.newest_seqs)] < max(durable_last_seq, 1)

@@ -1,0 +1,58 @@
+"""How much may be in the journal at once, so that an entry without keys finds room whatever happens.
+
+Entries without keys (a root, prios, the uuid table) cannot wait: writing out the leaves that would free the
+ring may take any number of them. So room is not kept for them but for the way out, which is to carry all keys
+that are needed to the front of the ring (needed_keys.py) and so to need nothing else:
+
+    Of every member's ring as many buckets are free, always, as it takes to carry all that is needed.
+
+One entry does if the keys fit in it; it takes one bucket, and when it is durable all others are free. So a
+ring of two buckets never gets stuck while no more than one entry's words are needed. To need more, a ring
+must be larger: each carriage takes at most a quarter of it. It leaves three times the room it took, so there
+is room for the next one, and for two more that a power cut breaks off.
+"""
+
+from collections.abc import Sequence
+
+from bcached.format.bkey import POINTERS_MAX, WORD_BYTES
+from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
+from bcached.state.buckets.geometry import Geometry
+
+# What is needed is in memory. It is enough for a block of new keys in each of 2000 leaves at 4 KiB.
+NEEDED_WORDS_MAX = (8 << 20) // WORD_BYTES
+LONGEST_KEY_WORDS = 2 + POINTERS_MAX
+
+
+class JournalRoom:
+    """The bounds for rings of these lengths."""
+
+    def __init__(self, geometry: Geometry, ring_lengths: Sequence[int]) -> None:
+        entry_bytes = min(geometry.bucket_bytes, JSET_BYTES_MAX)
+        self.entry_words = (entry_bytes - JSET_BYTES) // WORD_BYTES  # most words of keys in one entry
+        self.buckets = min(ring_lengths)
+        self._block_bytes = geometry.block_bytes
+        self._entries_a_bucket = geometry.bucket_bytes // self.entry_bytes(self.entry_words)
+
+    def entry_bytes(self, words: int) -> int:
+        """What an entry with so many words of keys takes on the device."""
+        used = JSET_BYTES + words * WORD_BYTES
+        return -(-used // self._block_bytes) * self._block_bytes
+
+    def carriage_buckets(self, words: int, words_laid_over: int) -> int:
+        """How many free buckets it takes to carry so many words."""
+        if words <= self.entry_words:
+            return 1
+        # Before the pieces comes what was accepted last. All but the last are full, to less than a key.
+        parts = -(-words_laid_over // (self.entry_words - LONGEST_KEY_WORDS))
+        return self.buckets_of(parts + 1)
+
+    def buckets_of(self, entries: int) -> int:
+        """How many buckets full entries take, wherever in a bucket the first begins."""
+        return 1 - (-entries // self._entries_a_bucket)
+
+    def may_need(self, words: int, words_laid_over: int) -> bool:
+        """Whether so many words may be needed at once, be the ring as empty as can be."""
+        if words <= self.entry_words:
+            return True
+        buckets = self.carriage_buckets(words, words_laid_over)
+        return words <= NEEDED_WORDS_MAX and 4 * buckets < self.buckets

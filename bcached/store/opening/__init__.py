@@ -1,0 +1,1 @@
+"""From devices to an open set: everything is read and checked before anything is written."""

@@ -1,0 +1,57 @@
+"""The leaves of a set that is being opened in which keys may be that no look-up finds.
+
+Whether a key is stale is certain only when all gens are known and the journal lies over the leaves. So a leaf
+that gave reason to doubt when it was counted is looked at once more then; of a set that is well, none is.
+"""
+
+import asyncio
+from collections.abc import Container, Sequence
+
+from bcached.keys import Key, Pointer
+from bcached.state.accounting.index_health import Tally
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.index.node import Leaf, position_at
+from bcached.store.btree.btree import Btree
+
+LEAVES_A_TURN = 64
+
+
+class DoubtfulLeaves:
+    """Their bounds; or that any leaf may be one."""
+
+    def __init__(self, caches: Sequence[Cache], volumes: Container[int]) -> None:
+        self.bounds: set[int] = set()
+        self.are_all = False
+        self._caches = caches
+        self._volumes = volumes
+
+    def see_inodes(self, leaf: Leaf) -> None:
+        """Doubt a leaf with keys of an inode that no volume has."""
+        if any(run.inode not in self._volumes for run in leaf.live.runs):
+            self.bounds.add(leaf.bound)
+
+    def see_key(self, bound: int, key: Key) -> None:
+        """Doubt the leaf that a key of the journal belongs to; all gens are known."""
+        is_orphan = bool(key.pointers) and key.inode not in self._volumes
+        if is_orphan or (key.dirty and any(map(self._is_stale, key.pointers))):
+            self.bounds.add(bound)
+
+    def _is_stale(self, pointer: Pointer) -> bool:
+        if pointer.device >= len(self._caches):
+            return False
+        cache = self._caches[pointer.device]
+        return cache.table.gens[cache.geometry.bucket_of(pointer.sector)] != pointer.gen
+
+    async def count(self, reader: Btree) -> Tally:
+        """Look at them, with all keys in place."""
+        tally = Tally()
+        if self.are_all:
+            async for leaf in reader.leaves():
+                tally.add(leaf, self._caches, self._volumes)
+            return tally
+        for number, bound in enumerate(sorted(self.bounds)):
+            leaf = await reader.leaf_at(*position_at(bound - 1))
+            tally.add(leaf, self._caches, self._volumes)
+            if (number + 1) % LEAVES_A_TURN == 0:
+                await asyncio.sleep(0)
+        return tally

@@ -1,0 +1,250 @@
+"""The index of a set that is being opened: read once, counted, and the journal's keys laid over it.
+
+Nothing is written. What the journal still holds stays needed until the leaves it belongs to are written out,
+which is done when the set is alive. Order: every node, with what its keys say of gens and live sectors; the
+gens that the journal's keys name; where the nodes lie; and only then, with all gens known, the journal's
+keys: one after the other they are laid over each other, and the result over the leaves. A stale key cuts what
+it overlaps here as it did when it was new. Keys of the journal are few, but each may have a leaf of its own:
+where memory does not suffice for the leaves, only their changes stay.
+"""
+
+import asyncio
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from random import SystemRandom
+
+from bcached.errors import BadField
+from bcached.format.jset import JournalEntry
+from bcached.format.sizes import node_sectors
+from bcached.keys import Key, Pointer
+from bcached.state.accounting.check_counts import Census
+from bcached.state.accounting.index_health import IndexHealth
+from bcached.state.accounting.live_sectors import LiveSectors
+from bcached.state.accounting.opening_counts import Recount
+from bcached.state.buckets.bucket_table import State
+from bcached.state.index.extents import Extents
+from bcached.state.index.node import Unwritten, position_at
+from bcached.state.index.node_shape import NodeShape
+from bcached.state.index.tree import Tree
+from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_io import NodeIo
+from bcached.store.btree.node_reader import NodeFound
+from bcached.store.btree.node_rules import claim_bucket
+from bcached.store.finding import refuse_fatal
+from bcached.store.member import Member
+from bcached.store.membership import MemberFound
+from bcached.store.opening.doubtful_leaves import DoubtfulLeaves
+from bcached.store.reading.bucket_checks import BucketContents
+from bcached.store.reading.location_checks import bounds_of
+from bcached.store.reading.replay import lay_over_each_other
+from bcached.store.reading.tree_reader import NodeGens, may_be_torn
+from bcached.units import SECTOR_BYTES
+
+Progress = Callable[[str], None]
+Place = tuple[Pointer, str]  # of metadata, and where it is told
+LEAVES_A_REPORT = 1024
+KEYS_A_REPORT = 65_536
+
+
+@dataclass(slots=True)
+class RecoveredIndex:
+    """The index in memory, what reads its nodes, and the counts of live sectors that go with it."""
+
+    tree: Tree
+    io: NodeIo
+    live: LiveSectors
+    health: IndexHealth
+    keys_replayed: int = 0
+
+
+class _GensOnly(NodeGens):
+    """What reading nodes needs of buckets; nobody writes any yet."""
+
+    def take(self, count: int, growth: int) -> list[Pointer] | None:
+        """Not while a set is opened."""
+        raise AssertionError("nothing is written while the index is recovered")
+
+    async def wait_for(self, count: int, growth: int) -> None:
+        """Not while a set is opened."""
+        raise AssertionError("nothing is written while the index is recovered")
+
+    async def durable(self, seq: int) -> None:
+        """Not while a set is opened."""
+        raise AssertionError("nothing is written while the index is recovered")
+
+    async def set_root(self, key: Key, level: int) -> None:
+        """Not while a set is opened."""
+        raise AssertionError("nothing is written while the index is recovered")
+
+    def may_bump(self, _pointer: Pointer) -> bool:
+        """Not while a set is opened."""
+        return False
+
+    def bump(self, _pointer: Pointer) -> int:
+        """Not while a set is opened."""
+        raise AssertionError("nothing is written while the index is recovered")
+
+    def bumps_durable(self, count: int) -> None:
+        """Not while a set is opened."""
+
+    def free(self, pointer: Pointer) -> None:
+        """Not while a set is opened."""
+
+
+def shape_of(members: Sequence[Member]) -> NodeShape:
+    """What the nodes of a set look like."""
+    superblock = members[0].superblock
+    bucket_sectors = superblock.bucket_sectors
+    return NodeShape(node_sectors(bucket_sectors), superblock.block_sectors * SECTOR_BYTES, bucket_sectors)
+
+
+def node_io(members: Sequence[Member]) -> NodeIo:
+    """What reads and writes the nodes of a set."""
+    found = [MemberFound(member.block_device, member.superblock) for member in members]
+    bounds = bounds_of([member.superblock for member in members])
+    return NodeIo(found, shape_of(members), bounds)
+
+
+def live_sectors(members: Sequence[Member]) -> LiveSectors:
+    """What keeps count of the live sectors of a set."""
+    return LiveSectors([member.cache for member in members], members[0].cache.geometry.bucket_sectors)
+
+
+async def recover_index(
+    members: Sequence[Member],
+    censuses: Sequence[Census],
+    entries: Sequence[JournalEntry],
+    places: Sequence[Place],
+    cache_bytes: int,
+    progress: Progress,
+    volumes: Container[int],
+) -> RecoveredIndex:
+    """The index that the newest entry names, with the keys of all these entries in it.
+
+    The members' tables hold what prios, journal and uuid table say, which lies at these places; afterwards
+    also nodes and live data. volumes are the inodes of those there are.
+    """
+    root, level = entries[-1].root, entries[-1].level
+    doubtful = DoubtfulLeaves([member.cache for member in members], volumes)
+    found = [MemberFound(member.block_device, member.superblock) for member in members]
+    recounts = [
+        Recount(member.cache.table.gens_array, member.cache.table.gens_on_disk_array) for member in members
+    ]
+    contents = BucketContents(found, censuses, recounts, refuse_fatal)
+    for pointer, _ in places:
+        contents.name_pointer(pointer)
+    bounds = bounds_of([member.superblock for member in members])
+    replayed = lay_over_each_other(members[0].path, entries, bounds, refuse_fatal)
+    io = node_io(members)
+    io.may_be_torn = lambda node: may_be_torn(node, replayed.extents)
+    all_places = list(places)
+
+    def claim(node: NodeFound) -> None:
+        claim_bucket(found, censuses, node, refuse_fatal)
+        all_places.append((node.key.pointers[0], node.where))
+
+    io.claim = claim
+    nobody = _GensOnly(contents)
+    reader = await Btree.open(root, level, io, nobody, nobody, SystemRandom(), cache_bytes)
+    await _count_leaves(reader, contents, doubtful, progress)
+    io.may_be_torn = io.claim = lambda _: False
+    contents.judge(replayed.keys, all_places)
+    _place_nodes(members, reader.tree)
+    for member, recount in zip(members, recounts, strict=True):
+        _fill_counts(member, recount)
+    index = RecoveredIndex(reader.tree, io, live_sectors(members), IndexHealth())
+    await _replay(index, reader, entries, doubtful, progress)
+    doubtful.are_all |= any(recount.overtook_dirty for recount in recounts)
+    index.health = IndexHealth(await doubtful.count(reader), io.vanished)
+    for device, member in enumerate(members):
+        contents.judge_sectors(device, member.cache.table.sectors_array)
+        if not index.live.cleaned_seq:  # else leaves on the device still name what was dirty
+            member.cache.emptying_durable(entries[-1].seq)
+        for _ in member.cache.table.recount_distances():
+            pass
+    return index
+
+
+async def _count_leaves(
+    reader: Btree, contents: BucketContents, doubtful: DoubtfulLeaves, progress: Progress
+) -> None:
+    leaves = 0
+    async for leaf in reader.leaves():
+        doubtful.see_inodes(leaf)
+        if contents.count_leaf(leaf.live):
+            doubtful.bounds.add(leaf.bound)
+        leaves += 1
+        if leaves % LEAVES_A_REPORT == 0:
+            progress(f"recovering: {leaves} leaves of the index read")
+            await asyncio.sleep(0)
+
+
+def _place_nodes(members: Sequence[Member], tree: Tree) -> None:
+    """Give the nodes' buckets their state; each must have one of its own."""
+    for key in tree.node_keys():
+        place_metadata(members, key, State.BTREE)
+
+
+def place_metadata(members: Sequence[Member], key: Key, state: State) -> None:
+    """Give a metadata bucket its state, and the gen of its pointer, which may be ahead of the one on disk."""
+    pointer = key.pointers[0]
+    cache = members[pointer.device].cache
+    bucket = cache.geometry.bucket_of(pointer.sector)
+    found = State(cache.table.states[bucket])
+    where = f"{members[pointer.device].path} bucket {bucket}"
+    if found != State.EMPTY:
+        raise BadField("node key", where, f"a bucket of its own for {state.name}", found.name)
+    cache.table.raise_gen(bucket, pointer.gen)
+    if cache.table.gens[bucket] != pointer.gen:
+        expected = f"a pointer with the bucket's gen {cache.table.gens[bucket]}"
+        raise BadField("node key", where, expected, pointer.gen)
+    cache.table.become_metadata(bucket, state)
+
+
+def _fill_counts(member: Member, recount: Recount) -> None:
+    """What was counted becomes the table's: live sectors, oldest gens, and who may not be metadata yet."""
+    cache, table = member.cache, member.cache.table
+    table.last_gc_array[:] = recount.oldest
+    cache.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
+
+
+async def _replay(
+    index: RecoveredIndex,
+    reader: Btree,
+    entries: Sequence[JournalEntry],
+    doubtful: DoubtfulLeaves,
+    progress: Progress,
+) -> None:
+    """Lay the journal's keys over the leaves, of which no more stay than there is memory for."""
+    tree, newest_seq = index.tree, entries[-1].seq
+    changes = await _by_leaf(index, entries, doubtful, progress)
+    for bound in sorted(changes):
+        leaf = await reader.leaf_at(*position_at(bound - 1))
+        index.live.went(tree.lay_over(leaf, changes.pop(bound)), newest_seq)
+        if not reader.evict() and leaf is not tree.root and not leaf.is_torn:
+            tree.set_aside(leaf)
+
+
+async def _by_leaf(
+    index: RecoveredIndex, entries: Sequence[JournalEntry], doubtful: DoubtfulLeaves, progress: Progress
+) -> dict[int, Unwritten]:
+    """The journal's keys, laid over each other in their order and counted, by the bound of their leaf."""
+    tree, live = index.tree, index.live
+    changes: dict[int, Unwritten] = {}
+    for entry in entries:
+        for key in entry.keys:
+            if not key.sectors:
+                continue
+            for bound, part in tree.parts_of(key):
+                if bound not in changes:
+                    changes[bound] = Unwritten(Extents(keep_deletions=True), entry.seq)
+                    tree.pins.pin(entry.seq)
+                changes[bound].newest_seq = entry.seq
+                live.went(changes[bound].extents.insert(part), entry.seq)
+                doubtful.see_key(bound, part)
+                live.came(part)
+            index.keys_replayed += 1
+            if index.keys_replayed % KEYS_A_REPORT == 0:
+                progress(f"recovering: {index.keys_replayed} keys of the journal replayed")
+                await asyncio.sleep(0)
+    return changes

@@ -1,0 +1,220 @@
+"""From a set that was read and found sound to one that is open: tables filled, reserves seeded.
+
+A fresh set gets its first run, in the kernel's order of writes: prios, uuid table, root, journal entry,
+and last the superblock that says the journal is to be trusted. Broken off at any point before that, the
+next opening starts over.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from bcached.format.bkey import INODE_MAX, OFFSET_MAX
+from bcached.format.bset import Bset, pack_bset
+from bcached.format.sizes import node_sectors, uuid_slots
+from bcached.format.superblock import VERSION_IN_USE
+from bcached.format.uuid_entry import UuidEntry
+from bcached.keys import Key, Pointer
+from bcached.state.accounting.index_health import IndexHealth
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.index.extents import Extents
+from bcached.state.index.node import Leaf
+from bcached.state.index.tree import Tree
+from bcached.store.journal.journal import Journal
+from bcached.store.journal.ring import JournalRing
+from bcached.store.member import Member, geometry_of
+from bcached.store.membership import MemberFound, with_new_journal
+from bcached.store.opening.index_recovery import (
+    Progress,
+    RecoveredIndex,
+    live_sectors,
+    node_io,
+    place_metadata,
+    recover_index,
+    shape_of,
+)
+from bcached.store.reading.set_reader import Contents, SetFound
+from bcached.store.superblock_slot import mend_superblock
+from bcached.store.uuid_table import UuidTable
+from bcached.store.wiping import wipe_buckets
+
+CacheFactory = Callable[[Geometry, int], Cache]
+Clock = Callable[[], float]
+
+SEEDED = (Reserve.PRIO, Reserve.BTREE)
+INDEX_BYTES = 256 << 20  # of leaves in memory
+
+
+@dataclass(slots=True)
+class OpenedSet:
+    """The parts of an open set."""
+
+    members: list[Member]
+    journal: Journal
+    uuid_table: UuidTable
+    index: RecoveredIndex
+
+
+def _say_nothing(_: str) -> None:
+    """Progress that nobody wants to hear of."""
+
+
+async def recover(
+    found: SetFound,
+    make_cache: CacheFactory,
+    clock: Clock,
+    *,
+    index_bytes: int = INDEX_BYTES,
+    progress: Progress = _say_nothing,
+) -> OpenedSet:
+    """Open a set that was in use: in memory only, save for a superblock that is damaged."""
+    assert found.contents is not None
+    contents = found.contents
+    newest = contents.newest
+    members = []
+    for number, member in enumerate(found.members):
+        geometry = geometry_of(member.superblock)
+        cache = make_cache(geometry, number)
+        _fill_table(cache, contents, number)
+        ring = JournalRing(geometry, member.superblock.journal_buckets)
+        ring_found = contents.journal.rings[number]
+        ring.newest_seqs = list(ring_found.newest_seqs)
+        ring.resume(ring_found.index, ring_found.behind_byte)
+        chain = contents.chains[number]
+        members.append(Member(number, member.block_device, member.superblock, cache, ring, chain.seq))
+    journal = Journal(
+        members,
+        seq=newest.seq,
+        durable_last_seq=newest.last_seq,
+        uuid_bucket=newest.uuid_bucket,
+        root=newest.root,
+        level=newest.level,
+        clock=clock,
+        entries=contents.journal.entries,
+    )
+    journal.prio_heads = list(newest.prio_heads)
+    place_metadata(members, newest.uuid_bucket, State.UUID)
+    uuid_table = UuidTable(members[0].cache.geometry, contents.uuids)
+    volumes = {volume.inode for volume in uuid_table.volumes()}
+    table = (newest.uuid_bucket.pointers[0], f"{members[0].path} journal entry {newest.seq}, uuid_bucket")
+    index = await recover_index(
+        members, contents.censuses, contents.journal.entries, [table], index_bytes, progress, volumes
+    )
+    journal.oldest_needed = lambda: index.tree.pins.oldest
+    for opened in members:
+        opened.cache.reserves.fit_tree(newest.level)
+        opened.cache.seed_reserves(SEEDED)
+        await mend_superblock(opened.block_device, opened.superblock)
+    return OpenedSet(members, journal, uuid_table, index)
+
+
+def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
+    """Prios and gens from the chain; each bucket's oldest gen is the one on disk until something is older."""
+    chain, table = contents.chains[number], cache.table
+    for column in (table.gens_array, table.gens_on_disk_array, table.last_gc_array):
+        column[:] = chain.gens
+    # No data has a prio beyond a fresh one's. Metadata's belong to what was metadata once; what is gets its
+    # own below.
+    np.minimum(chain.prios, INITIAL_PRIO, out=table.prios_array)
+    for bucket in cache.geometry.journal_buckets:
+        table.move(bucket, State.JOURNAL)
+    cache.prio_chain = list(chain.buckets)
+    for bucket in chain.buckets:
+        table.become_metadata(bucket, State.PRIO)
+
+
+async def first_run(
+    found: SetFound, make_cache: CacheFactory, clock: Clock, *, synchronous: bool
+) -> OpenedSet:
+    """Set up a set that holds nothing. Without `synchronous` the next opening finds it fresh again."""
+    members = [_fresh_member(number, member, make_cache) for number, member in enumerate(found.members)]
+    for member in members:
+        await _take_back(member)
+    if synchronous:
+        for member in members:
+            await wipe_buckets(
+                member.block_device, member.cache.geometry, member.cache.geometry.journal_buckets
+            )
+    geometry = members[0].cache.geometry
+    uuid_table = UuidTable(geometry, [None] * uuid_slots(geometry.bucket_sectors))
+    nowhere = Key(0, 0, 0, False, ())
+    journal = Journal(members, seq=0, durable_last_seq=0, uuid_bucket=nowhere, root=nowhere, clock=clock)
+    if synchronous:
+        for member in members:
+            await write_first_prios(member, journal)
+    journal.uuid_bucket = await write_uuids(members[0], uuid_table, uuid_table.entries)
+    root = await _write_root(members[0])
+    journal.root = root.key
+    if synchronous:
+        await journal.commit()
+        for member in members:
+            version = max(member.superblock.version, VERSION_IN_USE)
+            await member.change_superblock(version=version, synchronous=True, last_mount=int(time.time()))
+    for member in members:
+        # What the first run took is made up for now: the next prio write could not wait for its buckets.
+        member.cache.seed_reserves(SEEDED)
+    tree = Tree(root, shape_of(members))
+    journal.oldest_needed = lambda: tree.pins.oldest
+    index = RecoveredIndex(tree, node_io(members), live_sectors(members), IndexHealth())
+    return OpenedSet(members, journal, uuid_table, index)
+
+
+def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> Member:
+    superblock = with_new_journal(found.superblock)
+    geometry = geometry_of(superblock)
+    cache = make_cache(geometry, number)
+    for bucket in geometry.journal_buckets:
+        cache.table.move(bucket, State.JOURNAL)
+    cache.seed_reserves(SEEDED)
+    assert cache.has_prio_chain, "the reader makes sure of enough buckets"
+    ring = JournalRing(geometry, superblock.journal_buckets)
+    return Member(number, found.block_device, superblock, cache, ring)
+
+
+async def _take_back(member: Member) -> None:
+    """Have the journal of a first run that broke off trusted by nobody, before it is wiped.
+
+    Broken off again in the middle of the wiping, the set would else have a member in use without a journal.
+    """
+    await mend_superblock(member.block_device, member.superblock)
+    if member.superblock.synchronous:
+        await member.change_superblock(synchronous=False)
+
+
+async def write_first_prios(member: Member, journal: Journal) -> None:
+    """The first prio chain; it counts from the first journal entry on."""
+    cache = member.cache
+    cache.take_prio_chain()
+    gens, through = cache.snapshot_gens()
+    await member.write_prios(gens)
+    journal.prio_heads[member.device] = cache.prio_chain_writing[0]
+    for _ in cache.gens_became_durable(gens, through):
+        pass
+
+
+async def write_uuids(member: Member, table: UuidTable, entries: list[UuidEntry | None]) -> Key:
+    """Write the whole table to a fresh bucket of a member that has one; the key to find it by."""
+    bucket = member.cache.take_metadata(State.UUID)
+    assert bucket is not None, "the caller makes sure of a bucket"
+    await member.block_device.write(member.cache.geometry.byte_of(bucket), table.pack(entries))
+    return table.key_at(member.device, bucket, member.cache.table.gens[bucket])
+
+
+async def _write_root(member: Member) -> Leaf:
+    """An empty leaf as the whole tree."""
+    geometry = member.cache.geometry
+    bucket = member.cache.take_metadata(State.BTREE)
+    assert bucket is not None, "the reserve was seeded"
+    sectors = node_sectors(geometry.bucket_sectors)
+    pointer = Pointer(member.device, geometry.sector_of(bucket), member.cache.table.gens[bucket])
+    root = Key(INODE_MAX, OFFSET_MAX - sectors, sectors, False, (pointer,))
+    seq = secrets.randbits(64) | 1
+    raw = pack_bset(Bset(seq, ()), root, member.superblock.set_magic, geometry.block_bytes)
+    await member.block_device.write(geometry.byte_of(bucket), raw, durable=True)
+    return Leaf(root, seq, len(raw) // geometry.block_bytes, Extents(merge_within=geometry.bucket_sectors))

@@ -1,0 +1,1 @@
+"""A whole set read and judged by one list of rules: what an opening refuses and a check reports."""

@@ -1,0 +1,33 @@
+"""The journal's keys laid over each other, as they are laid over the tree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bcached.format.bkey import Bounds
+from bcached.format.jset import JournalEntry
+from bcached.keys import Key
+from bcached.state.index.extents import Extents
+from bcached.store.btree.node_rules import is_extent
+from bcached.store.finding import Report
+
+
+@dataclass(slots=True)
+class Replayed:
+    """The keys that can be, in their order; what they come to, deletions included; what later ones cut."""
+
+    keys: list[Key] = field(default_factory=list)
+    extents: Extents = field(default_factory=lambda: Extents(keep_deletions=True))
+    bygone: list[Key] = field(default_factory=list)
+
+
+def lay_over_each_other(
+    path: str, entries: Sequence[JournalEntry], bounds: Bounds, report: Report
+) -> Replayed:
+    """Check the keys of the journal, and lay them over each other."""
+    replayed = Replayed()
+    for entry in entries:
+        for number, key in enumerate(entry.keys):
+            if is_extent(key, bounds, f"{path} journal entry {entry.seq}, key {number}", report):
+                replayed.keys.append(key)
+                replayed.bygone += replayed.extents.insert(key)
+    return replayed

@@ -1,0 +1,113 @@
+"""The whole btree of a set, node by node, with the journal's keys on top: what the index holds.
+
+The order is the kernel's. A node's keys raise the gens of the buckets they point to before its children are
+judged; the children that are not stale are read, left to right. A leaf's bsets are laid over each other, the
+later ones on top, and on them what the journal says of the leaf's range; of leaves at one position
+(state/index/interior_keys.py) the newest is on top. Whether a key is stale is asked only
+when all of that is done (key_check.py).
+
+The rules are those of an opening (node_rules.py, bucket_contents.py). Damage is reported and what lies below
+it left out; the journal's keys count nevertheless.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+from bcached.format.bkey import Bounds
+from bcached.keys import Key, Pointer
+from bcached.state.accounting.check_counts import stale_by
+from bcached.state.index.extents import Extents
+from bcached.state.index.interior_keys import START, Position, position_of
+from bcached.state.index.key_rows import KeyRows
+from bcached.store.btree.node_reader import NodeFound, read_node
+from bcached.store.btree.node_rules import claim_bucket, judge_children, judge_damage, leaf_extents
+from bcached.store.finding import Report
+from bcached.store.reading.bucket_checks import BucketContents
+
+
+class NodeGens:
+    """The gens that nodes tell, in the censuses; contents takes note of them, too."""
+
+    def __init__(self, contents: BucketContents) -> None:
+        self._contents = contents
+
+    def raise_gen(self, pointer: Pointer) -> None:
+        """Follow a pointer, and remember the gen it names."""
+        census = self._contents.censuses[pointer.device]
+        census.raise_gen(census.geometry.bucket_of(pointer.sector), pointer.gen)
+        self._contents.name_pointer(pointer)
+
+    def staleness(self, pointer: Pointer) -> int:
+        """How many gens the pointer is behind its bucket."""
+        census = self._contents.censuses[pointer.device]
+        return stale_by(int(census.gens[census.geometry.bucket_of(pointer.sector)]), pointer.gen)
+
+
+class TreeReader:
+    """Reads one tree; replayed is what the journal lays over it, deletions included."""
+
+    def __init__(self, contents: BucketContents, bounds: Bounds, replayed: Extents, report: Report) -> None:
+        self._contents = contents
+        self._gens = NodeGens(contents)
+        self._bounds = bounds
+        self._replayed = replayed
+        self._report = report
+        self.rows = KeyRows()  # of all leaves read so far
+        # What names gens and holds nothing: leaves' keys below the journal's, and all keys of interior nodes.
+        self.bygone: list[Key] = []
+        self.node_keys: list[Key] = []
+        self.places: list[tuple[Pointer, str]] = []  # of all nodes read so far
+        self.nodes_by_level: Counter[int] = Counter()
+
+    async def nodes(self, root: Key, level: int) -> AsyncIterator[NodeFound]:
+        """Every node that can be reached, a parent before its children, and these from left to right."""
+        members, censuses = self._contents.members, self._contents.censuses
+        self._gens.raise_gen(root.pointers[0])
+        waiting: list[tuple[list[Key], int, Position]] = [([root], level, START)]
+        while waiting:
+            keys, level, low = waiting.pop()
+            layers: list[NodeFound] = []
+            children: list[list[Key]] = []
+            for key in reversed(keys):
+                node = NodeFound(key, level, low)
+                if claim_bucket(members, censuses, node, self._report):
+                    census = censuses[key.pointers[0].device]
+                    census.sectors[census.geometry.bucket_of(key.pointers[0].sector)] += key.sectors
+                    node = await read_node(members, key, level, low)
+                    self.places.append((key.pointers[0], node.where))
+                    self.nodes_by_level[level] += 1
+                    judge_damage(node, self._may_be_torn, self._report)
+                    node.bsets += node.behind  # what stands behind damage counts as far as it can be read
+                    yield node
+                    children = self._children(node) if level else []
+                layers.append(node)
+            if not children:
+                self._add(layers if level == 0 else [], layers[-1])
+            lows = [low, *(position_of(child) for child, *_ in children)]
+            below = [(child, level - 1, lows[number]) for number, child in enumerate(children)]
+            waiting += reversed(below)
+
+    def _may_be_torn(self, node: NodeFound) -> bool:
+        return may_be_torn(node, self._replayed)
+
+    def _children(self, node: NodeFound) -> list[list[Key]]:
+        """The live children of an interior node, each with those below it; all have raised their gens."""
+        keys, children = judge_children(node, self._bounds, self._gens, self._report)
+        self.node_keys += keys
+        return [[key, *(children.below(key) if node.level == 1 else ())] for key in children.live]
+
+    def _add(self, layers: Sequence[NodeFound], node: NodeFound) -> None:
+        """Take a leaf's keys, with the journal's on top; of a node that could not be read these are all."""
+        extents = leaf_extents(layers, self._bounds, self._report)
+        self._contents.count_leaf(extents)
+        for key in self._replayed.between(node.low, node.high):
+            self.bygone += extents.insert(key)
+        self.rows.add(extents)
+
+
+def may_be_torn(node: NodeFound, replayed: Extents) -> bool:
+    """Whether a last bset with a wrong checksum may be an append that a crash cut off.
+
+    An interior node's has not taken effect: the old nodes still count. A leaf's is in the journal.
+    """
+    return node.level > 0 or any(True for _ in replayed.between(node.low, node.high))

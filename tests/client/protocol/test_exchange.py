@@ -1,0 +1,235 @@
+"""The protocol core alone: bytes in, bytes out."""
+
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bcached.client.protocol.exchange import CLOSED, Call, Exchange
+from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume
+from bcached.wire.messages import REPLY_BYTES_MAX, Allocate, Change, Committed, News, Nothing, Watch
+
+
+def call(undo: bool = False, more: bool = False) -> Call[int]:
+    if more:
+        return Call("a.b.Watch", Watch(), News, lambda _: -1, more=True)
+    give_back = (lambda it: b"undo %d\0" % it.sequence) if undo else None
+    return Call("a.b.Get", Nothing(), Committed, lambda it: it.sequence, give_back)
+
+
+def answer(number: int) -> bytes:
+    return b'{"parameters":{"sequence":%d}}\0' % number
+
+
+def news(number: int) -> bytes:
+    return b'{"parameters":{"changes":[{"name":"x","value":%d}]},"continues":true}\0' % number
+
+
+REFUSAL = b'{"error":"io.bcached.Allocator.NoSuchVolume","parameters":{"inode":7}}\0'
+
+
+def asked(*calls: Call[int]) -> Exchange:
+    exchange = Exchange("s")
+    for one in calls:
+        exchange.ask(one)
+    assert exchange.to_send() == b"".join(one.message for one in calls)
+    return exchange
+
+
+def test_a_request_is_sent_once_and_its_answer_settles_it():
+    one = call()
+    exchange = asked(one)
+    assert one.message == b'{"method":"a.b.Get","parameters":{}}\0'
+    assert exchange.to_send() == b""
+    assert exchange.receive(answer(7)) == [one]
+    assert one.outcome() == 7
+
+
+def test_a_refusal_is_raised_and_the_next_answer_is_the_next_calls():
+    one, other = call(), call()
+    exchange = asked(one, other)
+    assert exchange.receive(REFUSAL + answer(2)) == [one, other]
+    with pytest.raises(NoSuchVolume):
+        one.outcome()
+    assert other.outcome() == 2
+
+
+def test_what_cannot_be_encoded_takes_no_place():
+    with pytest.raises(TypeError):
+        Call("a.b.Get", Allocate(0, object(), 8), Committed, lambda it: it.sequence)  # type: ignore[arg-type]
+
+
+def test_news_come_before_the_last_answer():
+    stream = call(more=True)
+    exchange = asked(stream)
+    assert b'"more":true' in stream.message
+    exchange.receive(news(1) + news(2))
+    assert (len(stream.news), stream.is_answered, stream.is_settled) == (2, True, False)
+    assert stream.news.popleft().changes == (Change("x", 1),)
+    exchange.receive(b'{"parameters":{}}\0')
+    assert stream.is_settled
+    assert stream.outcome() == -1
+
+
+def test_news_nobody_asked_for_are_dropped():
+    one = call()
+    exchange = asked(one)
+    exchange.receive(b'{"parameters":{"sequence":1},"continues":true}\0' + answer(2))
+    assert (one.outcome(), len(one.news)) == (2, 0)
+
+
+def test_what_is_granted_to_an_abandoned_call_is_given_back():
+    one, other = call(undo=True), call()
+    exchange = asked(one, other)
+    exchange.abandon(one)
+    assert exchange.to_send() == b""
+    assert exchange.receive(answer(5) + answer(6)) == [one, other]
+    assert exchange.to_send() == b"undo 5\0"
+    assert other.outcome() == 6
+
+
+def test_what_was_granted_just_before_is_given_back_too_and_once():
+    one = call(undo=True)
+    exchange = asked(one)
+    exchange.receive(answer(5))
+    exchange.abandon(one)
+    exchange.abandon(one)
+    assert exchange.to_send() == b"undo 5\0"
+
+
+@pytest.mark.parametrize("reply", [REFUSAL, answer(5)])
+def test_there_is_nothing_to_give_back_of_a_refusal_or_of_what_grants_nothing(reply: bytes):
+    one = call(undo=reply == REFUSAL)
+    exchange = asked(one)
+    exchange.abandon(one)
+    exchange.receive(reply)
+    assert exchange.to_send() == b""
+
+
+def test_what_is_told_takes_no_answer():
+    one = call()
+    exchange = asked(one)
+    exchange.tell(b"told\0")
+    assert exchange.to_send() == b"told\0"
+    exchange.receive(answer(1))
+    assert one.outcome() == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (answer(1) + answer(2), "answer to nothing"),
+        (b"HTTP/1.1 400 Bad Request\r\n\0", "not varlink"),
+        (b'{"parameters":{"sequence":"x"}}\0', "not varlink"),
+        (b'{"error":"a.b.C","parameters":7}\0', "not varlink"),
+        (b'"\xff"\0', "not varlink"),
+        (b"[" * 100_000 + b"\0", "not varlink"),
+        (b"x" * (REPLY_BYTES_MAX + 1), "more than 4194304 bytes"),
+    ],
+)
+def test_what_is_no_answer_breaks_the_exchange(data: bytes, words: str):
+    exchange = asked(call())
+    exchange.receive(data)
+    assert words in exchange.broken
+
+
+def test_why_the_daemon_will_not_serve_us_is_what_it_says_unasked():
+    exchange = Exchange("s")
+    exchange.receive(
+        b'{"error":"io.bcached.Allocator.LimitExceeded","parameters":{"limit":"connections","value":6}}\0'
+    )
+    assert exchange.broken == "6 is beyond the limit: connections"
+
+
+@pytest.mark.parametrize(("reason", "error"), [("gone", ConnectionLost), (CLOSED, ClientClosed)])
+def test_the_end_refuses_what_waits_and_all_that_comes_after(reason: str, error: type):
+    one, other = call(), call()
+    exchange = asked(one, other)
+    exchange.receive(answer(1))
+    assert exchange.end(reason) == [other]
+    assert one.outcome() == 1
+    with pytest.raises(error):
+        other.outcome()
+    with pytest.raises(error):
+        exchange.ask(call())
+    exchange.tell(b"told\0")
+    assert (exchange.to_send(), exchange.end("again")) == (b"", [])
+
+
+# However the bytes are cut
+
+
+@dataclass
+class Story:
+    """What is asked in turn, how each is answered, which callers stop waiting, and where reads end."""
+
+    kinds: list[str]
+    given_up: set[int]
+    cuts: list[int] = field(default_factory=list)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    kinds = draw(st.lists(st.sampled_from(["answer", "refusal", "news", "told"]), min_size=1, max_size=12))
+    given_up = draw(st.sets(st.integers(0, len(kinds) - 1)))
+    return Story(kinds, given_up, draw(st.lists(st.integers(0, 400), max_size=20)))
+
+
+def replies(kind: str, number: int) -> bytes:
+    match kind:
+        case "answer":
+            return answer(number)
+        case "refusal":
+            return REFUSAL
+        case "news":
+            return news(number) + news(number + 1) + b'{"parameters":{}}\0'
+        case _:
+            return b""
+
+
+@given(stories())
+def test_each_call_gets_its_own_answers_however_the_bytes_are_cut(story: Story):
+    exchange = Exchange("s")
+    calls: dict[int, Call[int]] = {}
+    for number, kind in enumerate(story.kinds):
+        if kind == "told":
+            exchange.tell(b"told %d\0" % number)
+        else:
+            calls[number] = call(undo=kind == "answer", more=kind == "news")
+            exchange.ask(calls[number])
+    sent = exchange.to_send().split(b"\0")[:-1]
+    assert len(sent) == len(story.kinds)
+    for number in story.given_up & calls.keys():
+        exchange.abandon(calls[number])
+    data = b"".join(replies(kind, number) for number, kind in enumerate(story.kinds))
+    ends = sorted({min(cut, len(data)) for cut in story.cuts} | {len(data)})
+    answered, start = [], 0
+    for end in ends:
+        answered += exchange.receive(data[start:end])
+        start = end
+    order = [number for one in answered for number, own in calls.items() if own is one]
+    assert order == sorted(order)
+    assert not exchange.broken
+    given_back = [b"undo %d" % number for number in sorted(story.given_up) if story.kinds[number] == "answer"]
+    assert exchange.to_send().split(b"\0")[:-1] == given_back
+    for number, one in calls.items():
+        assert one.is_settled
+        match story.kinds[number]:
+            case "answer" if number not in story.given_up:
+                assert one.outcome() == number
+            case "refusal":
+                with pytest.raises(NoSuchVolume):
+                    one.outcome()
+            case "news":
+                told = [each.changes[0].value for each in one.news]
+                assert told == ([] if number in story.given_up else [number, number + 1])
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_no_bytes_raise_whatever_they_are(data: bytes, cut: int):
+    exchange = asked(call(), call(more=True))
+    for part in (data[:cut], data[cut:] + b"\0"):
+        exchange.receive(part)
+    assert exchange.broken or msgspec.json.decode(data.split(b"\0")[0]) is not None

@@ -1,0 +1,104 @@
+import random
+import time
+
+from bcached.service.socket.buffers import Buffers
+
+LIMIT = 1 << 20
+CONNECTIONS = 16
+SPARED = LIMIT // (2 * CONNECTIONS)
+
+
+class Holder:
+    """As much of a connection as the account sees."""
+
+    def __init__(self, held_bytes: int = 0, age_s: float = 1.0, is_stranger: bool = False) -> None:
+        self.held_bytes = held_bytes
+        self.holds_since_ns = time.perf_counter_ns() - int(age_s * 1e9)
+        self.is_stranger = is_stranger
+        self.gave_way_with: int | None = None
+
+    def give_way(self, held_bytes: int) -> None:
+        self.gave_way_with = held_bytes
+        self.held_bytes = 0
+
+
+def account(holders: list[Holder]) -> Buffers:
+    buffers = Buffers(LIMIT, CONNECTIONS)
+    for holder in holders:
+        buffers.note(holder, holder.held_bytes)
+    return buffers
+
+
+def gone(holders: list[Holder]) -> list[int]:
+    return [number for number, holder in enumerate(holders) if holder.gave_way_with is not None]
+
+
+def test_what_is_held_is_summed_and_let_go() -> None:
+    holders = [Holder(100), Holder(200)]
+    buffers = account(holders)
+    assert buffers.held_bytes == 300
+    buffers.note(holders[0], 50)
+    buffers.forget(holders[1])
+    buffers.forget(holders[1])
+    assert (buffers.held_bytes, buffers.peak_bytes, buffers.gave_way) == (50, 300, 0)
+
+
+def test_those_that_held_most_for_longest_give_way() -> None:
+    old, large, young = Holder(300_000, 30), Holder(600_000, 20), Holder(300_000, 0.001)
+    buffers = account([old, large, young])
+    assert gone([old, large, young]) == [1]
+    assert (large.gave_way_with, buffers.gave_way, buffers.held_bytes) == (600_000, 1, 600_000)
+
+
+def test_a_large_request_that_has_just_come_goes_through_while_others_sit_on_theirs() -> None:
+    sitting = [Holder(60_000, 5) for _ in range(17)]
+    fresh = Holder(500_000, 0.001)
+    buffers = account([*sitting, fresh])
+    assert fresh.gave_way_with is None
+    assert buffers.held_bytes <= LIMIT
+
+
+def test_a_peer_that_may_do_nothing_gives_way_first() -> None:
+    stranger, member, other = Holder(SPARED + 1, 1, is_stranger=True), Holder(900_000, 30), Holder(140_000, 0)
+    account([member, stranger, other])
+    assert gone([member, stranger, other])[:2] == [0, 1]
+    stranger, member, other = Holder(200_000, 1, is_stranger=True), Holder(800_000, 30), Holder(50_000, 0)
+    account([member, stranger, other])
+    assert gone([member, stranger, other]) == [1]
+
+
+def test_those_that_hold_little_never_give_way() -> None:
+    small = [Holder(SPARED, 1000) for _ in range(CONNECTIONS)]
+    large = [Holder(SPARED + 1, 0.1) for _ in range(CONNECTIONS)]
+    buffers = account([*small, *large])
+    assert gone(small) == []
+    assert buffers.held_bytes <= LIMIT
+
+
+def test_the_bound_holds_whatever_comes() -> None:
+    draw = random.Random(3)
+    holders = [Holder(age_s=draw.random()) for _ in range(CONNECTIONS)]
+    buffers = Buffers(LIMIT, CONNECTIONS)
+    for _ in range(5000):
+        holder = draw.choice(holders)
+        holder.held_bytes = draw.choice((0, 10, SPARED, 2 * SPARED, LIMIT // 4, LIMIT))
+        buffers.note(holder, holder.held_bytes)
+        assert buffers.held_bytes == sum(it.held_bytes for it in holders) <= LIMIT
+    assert buffers.gave_way > 100
+
+
+def test_what_the_kernel_has_taken_meanwhile_is_not_held_against_anyone() -> None:
+    read_since, sitting = Holder(900_000, 30), Holder(200_000, 1)
+    buffers = account([read_since])
+    read_since.held_bytes = 0
+    buffers.note(sitting, sitting.held_bytes)
+    assert gone([read_since, sitting]) == []
+    assert buffers.held_bytes == 200_000
+
+
+def test_a_lower_limit_counts_at_once() -> None:
+    holders = [Holder(100_000, 1) for _ in range(10)]
+    buffers = account(holders)
+    buffers.take_limits(LIMIT // 2, CONNECTIONS)
+    assert buffers.held_bytes <= LIMIT // 2
+    assert 0 < buffers.gave_way < 10

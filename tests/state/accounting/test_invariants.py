@@ -1,0 +1,313 @@
+"""For each sentence a breach is planted, and exactly that sentence is found."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from bcached.state.accounting.invariants import content, violations
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.reserves import Reserve
+from instruments.busy_set import BusySet
+
+Breach = Callable[[BusySet], object]
+
+COUNTED = "member 0: 492 buckets are EMPTY, but 493 are counted"
+
+
+def put(busy: BusySet, bucket: int, state: State) -> None:
+    busy.cache.table.move(bucket, state)
+
+
+def a_free_inc_bucket_too_many(busy: BusySet) -> None:
+    bucket = next(busy.cache.table.in_state(State.EMPTY))
+    put(busy, bucket, State.FREE_INC)
+    busy.cache.free_inc.append(bucket)
+
+
+def an_unused_list_too_long(busy: BusySet) -> None:
+    for bucket in list(busy.cache.table.in_state(State.EMPTY))[:3]:
+        put(busy, bucket, State.UNUSED)
+        busy.cache.unused.append(bucket)
+
+
+def taint(busy: BusySet, bucket: int) -> None:
+    busy.cache.table.tainted[bucket] = True
+    busy.cache.table.gens_on_disk[bucket] = busy.cache.table.gens[bucket] - 1 & 255
+    busy.bucket = bucket
+
+
+def a_tainted_bucket_for_everybody(busy: BusySet) -> None:
+    bucket = busy.cache.unused.popleft()
+    put(busy, bucket, State.FREE)
+    busy.cache.reserves.push_to(Reserve.NONE, bucket)
+    taint(busy, bucket)
+
+
+def retired_tainted(busy: BusySet, *buckets: int) -> None:
+    for bucket in buckets:
+        busy.cache.table.tainted[bucket] = True
+        assert busy.cache.retire(bucket)
+
+
+def a_bucket_lifted_too_early(busy: BusySet) -> None:
+    retired_tainted(busy, 450)
+    assert busy.violations() == []
+    busy.cache._lifted = 1
+
+
+def an_unused_list_for_data_too_long(busy: BusySet) -> None:
+    retired_tainted(busy, 450, 451, 452, 453)
+    put(busy, 454, State.UNUSED)
+    busy.cache.unused_for_data.append(454)
+
+
+def a_reserve_too_long(busy: BusySet) -> None:
+    bucket = next(busy.cache.table.in_state(State.EMPTY))
+    put(busy, bucket, State.FREE)
+    busy.cache.reserves.lists[Reserve.PRIO].append(bucket)
+
+
+def a_chain_too_long(busy: BusySet) -> None:
+    # A chain of one bucket has no other multiples: the geometry is what changes.
+    busy.cache.geometry = type(busy.cache.geometry)(2000, 1, 8, 8, 4)
+
+
+def ready_beyond_the_end(busy: BusySet) -> None:
+    table = busy.cache.table
+    table.replace_gens_on_disk(bytearray(table.gens))
+    busy.cache.need_no_prios()
+    busy.cache._durable_through += 1
+
+
+def live(busy: BusySet, bucket: int, sectors: int, dirty_sectors: int = 0) -> None:
+    table = busy.cache.table
+    table.sectors[bucket], table.dirty_sectors[bucket] = sectors, dirty_sectors
+    table.tainted[bucket] = sectors > 0
+
+
+def gen(busy: BusySet, column: str, behind: int) -> None:
+    table = busy.cache.table
+    getattr(table, column)[301] = table.gens[301] - behind & 255
+
+
+BREACHES: dict[str, tuple[Breach, list[str]]] = {
+    "a wrong count": (
+        lambda busy: busy.cache.table.counts.__setitem__(State.EMPTY, 493),
+        [COUNTED],
+    ),
+    "a bucket that is nowhere": (
+        lambda busy: put(busy, busy.cache.unused.pop(), State.EMPTY) or put(busy, 400, State.UNUSED),
+        ["member 0: the list of UNUSED and the buckets in that state differ"],
+    ),
+    "a bucket that is in another state": (
+        lambda busy: put(busy, busy.cache.free_inc[3], State.EMPTY),
+        ["member 0: the list of FREE_INC and the buckets in that state differ"],
+    ),
+    "a bucket that is on a list twice": (
+        lambda busy: busy.cache.unused.append(400),
+        ["member 0: a bucket is twice on the list of UNUSED"],
+    ),
+    "a bucket that is on two reserves": (
+        lambda busy: busy.cache.reserves.lists[Reserve.NONE].append(
+            busy.cache.reserves.lists[Reserve.PRIO][0]
+        ),
+        ["member 0: a bucket is twice on the list of FREE"],
+    ),
+    "a prio bucket that no chain has": (
+        lambda busy: put(busy, 450, State.PRIO) or busy.cache.table.prios.__setitem__(450, 65535),
+        ["member 0: the list of PRIO and the buckets in that state differ"],
+    ),
+    "a full reserve and one more": (
+        a_reserve_too_long,
+        ["member 0: reserve PRIO holds 2 buckets, more than its 1"],
+    ),
+    "a full free_inc and one more": (
+        a_free_inc_bucket_too_many,
+        ["member 0: free_inc holds 5 buckets, more than its 4"],
+    ),
+    "a full unused list and one more": (
+        an_unused_list_too_long,
+        ["member 0: the unused list holds 5 buckets, more than its 4"],
+    ),
+    "a gen that is not durable": (
+        lambda busy: busy.cache.table.gens_on_disk.__setitem__(
+            busy.cache.free_inc[1], busy.cache.table.gens[busy.cache.free_inc[1]] - 1
+        ),
+        ["member 0: bucket 22 is ready in free_inc, but its gen is not durable"],
+    ),
+    "readiness that ran ahead": (
+        lambda busy: setattr(busy.cache, "_durable_through", busy.cache._durable_through + 1),
+        ["member 0: bucket 25 is ready in free_inc, but its gen is not durable"],
+    ),
+    "readiness of buckets that are not there": (
+        ready_beyond_the_end,
+        ["member 0: more of free_inc is ready than there is"],
+    ),
+    "a gen far from the index": (
+        lambda busy: gen(busy, "last_gc", 97),
+        ["member 0: a gen is 97 ahead of the index's"],
+    ),
+    "a gen behind the index's oldest": (
+        lambda busy: gen(busy, "last_gc", -1),
+        ["member 0: a gen is 255 ahead of the index's"],
+    ),
+    "a gen far from the disk's": (
+        lambda busy: gen(busy, "gens_on_disk", 97),
+        ["member 0: a gen is 97 ahead of the disk's"],
+    ),
+    "data in a free bucket": (
+        lambda busy: busy.cache.table.sectors.__setitem__(busy.cache.free_inc[0], 3),
+        ["member 0: bucket 21 is FREE_INC, but has 3 sectors"],
+    ),
+    "data in an empty bucket": (
+        lambda busy: live(busy, 450, 3),
+        ["member 0: bucket 450 is EMPTY, but going by its sectors should be CLEAN"],
+    ),
+    "a cached bucket without data": (
+        lambda busy: live(busy, 300, 0),
+        ["member 0: bucket 300 is CLEAN, but going by its sectors should be EMPTY"],
+    ),
+    "dirty data in a clean bucket": (
+        lambda busy: live(busy, 300, 5, 2),
+        ["member 0: bucket 300 is CLEAN, but going by its sectors should be DIRTY"],
+    ),
+    "a dirty bucket whose data is clean": (
+        lambda busy: live(busy, 301, 3, 0),
+        ["member 0: bucket 301 is DIRTY, but going by its sectors should be CLEAN"],
+    ),
+    "more data than a bucket holds": (
+        lambda busy: live(busy, 300, 17),
+        ["member 0: bucket 300 has 17 sectors, 0 of them dirty"],
+    ),
+    "more dirty data than data": (
+        lambda busy: live(busy, busy.open_bucket, 3, 4),
+        ["member 0: bucket 16 has 3 sectors, 4 of them dirty"],
+    ),
+    "data in a bucket that counts as untainted": (
+        lambda busy: busy.cache.table.tainted.__setitem__(300, 0),
+        ["member 0: bucket 300 has 5 sectors, but is not tainted"],
+    ),
+    "a tainted prio bucket": (
+        lambda busy: busy.cache.table.tainted.__setitem__(busy.cache.prio_chain[0], 1),
+        ["member 0: bucket 20 is PRIO, but tainted"],
+    ),
+    "a tainted bucket for a node": (
+        lambda busy: taint(busy, busy.cache.reserves.lists[Reserve.BTREE][0]),
+        ["member 0: bucket {bucket} is tainted, but on reserve BTREE"],
+    ),
+    "a tainted bucket for prios": (
+        lambda busy: taint(busy, busy.cache.reserves.lists[Reserve.PRIO][0]),
+        ["member 0: bucket {bucket} is tainted, but on reserve PRIO"],
+    ),
+    "a tainted bucket for everybody": (
+        a_tainted_bucket_for_everybody,
+        ["member 0: bucket {bucket} is tainted, but on reserve NONE"],
+    ),
+    "a tainted bucket among the unused": (
+        lambda busy: taint(busy, busy.cache.unused[0]),
+        ["member 0: bucket {bucket} is tainted, but on the unused list"],
+    ),
+    "a tainted bucket that counts as lifted": (
+        a_bucket_lifted_too_early,
+        ["member 0: bucket 450 is tainted, but on the unused list"],
+    ),
+    "a full unused list for data and one more": (
+        an_unused_list_for_data_too_long,
+        ["member 0: the unused list for data holds 5 buckets, more than its 4"],
+    ),
+    "an emptied bucket that is free": (
+        lambda busy: busy.cache.emptied.__setitem__(busy.cache.unused[0], 3),
+        ["member 0: bucket {unused} was emptied, but is UNUSED with 0 sectors"],
+    ),
+    "an emptied bucket that holds something": (
+        lambda busy: busy.cache.emptied.__setitem__(300, 3),
+        ["member 0: bucket 300 was emptied, but is CLEAN with 5 sectors"],
+    ),
+    "emptied buckets out of order": (
+        lambda busy: busy.cache.emptied.update({450: 4, 451: 3}),
+        ["member 0: bucket 451 was emptied by entry 3, which is told of after entry 4"],
+    ),
+    "metadata with the prio of data": (
+        lambda busy: busy.cache.table.prios.__setitem__(busy.cache.prio_chain[0], 32768),
+        ["member 0: bucket 20 is PRIO, but has the prio of data"],
+    ),
+    "a journal bucket that was given away": (
+        lambda busy: put(busy, 4, State.EMPTY),
+        ["member 0: JOURNAL buckets are [1, 2, 3], but [1, 2, 3, 4] are in use"],
+    ),
+    "a node that nothing uses": (
+        lambda busy: busy.cache.table.become_metadata(450, State.BTREE),
+        ["member 0: BTREE buckets are [450], but [] are in use"],
+    ),
+    "a superblock that was given away": (
+        lambda busy: put(busy, 0, State.EMPTY),
+        ["member 0: RESERVED buckets are [], but [0] are in use"],
+    ),
+}
+
+
+def test_a_busy_set_breaks_nothing() -> None:
+    assert BusySet().violations() == []
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_each_breach_is_found_and_nothing_else(name: str) -> None:
+    busy = BusySet()
+    breach, sentences = BREACHES[name]
+    unused = busy.cache.unused[0]
+    breach(busy)
+    assert busy.violations() == [text.format(bucket=busy.bucket, unused=unused) for text in sentences]
+
+
+def test_part_of_a_prio_chain_is_found() -> None:
+    busy = BusySet()
+    a_chain_too_long(busy)
+    found = [text for text in busy.violations() if "prio chains" in text]
+    assert found == ["member 0: prio chains hold 1 buckets, no multiple of 2"]
+
+
+def test_every_member_is_looked_at() -> None:
+    busy = BusySet()
+    busy.caches[1].table.sectors[2] = 3
+    assert busy.violations() == ["member 1: bucket 2 is JOURNAL, but has 3 sectors"]
+
+
+def test_what_is_not_synchronous_needs_no_durable_gens() -> None:
+    busy = BusySet()
+    busy.cache.synchronous = False
+    busy.cache.need_no_prios()
+    assert busy.violations() == []
+
+
+def test_what_is_not_synchronous_knows_no_taint() -> None:
+    busy = BusySet()
+    busy.cache.synchronous = False
+    busy.cache.need_no_prios()
+    taint(busy, busy.cache.unused[0])
+    assert busy.violations() == []
+
+
+def test_counts_that_are_not_the_indexes_are_found() -> None:
+    busy = BusySet()
+    sectors, dirty = (
+        column.astype(np.int64)
+        for column in (busy.cache.table.sectors_array, busy.cache.table.dirty_sectors_array)
+    )
+    assert list(content(busy.cache, sectors, dirty)) == []
+    sectors[300] -= 1
+    dirty[301] += 1
+    assert list(content(busy.cache, sectors, dirty)) == [
+        "member 0: bucket 300: 4 live sectors are in the index, but 5 are counted",
+        "member 0: bucket 301: 4 live dirty sectors are in the index, but 3 are counted",
+    ]
+
+
+def test_several_breaches_are_all_told() -> None:
+    busy = BusySet()
+    busy.cache.table.sectors[20] = 3
+    busy.caches[1].table.counts[State.EMPTY] += 1
+    found = violations(busy.allocator, [busy.first, busy.second, busy.broken], busy.metadata)
+    assert len(found) == 2
+    assert all(re.match(r"member [01]: ", text) for text in found)

@@ -1,0 +1,185 @@
+"""The journal read back: the union of all members, from as many entries as the newest one needs."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from bcached.device.memory_device import MemoryDevice
+from bcached.errors import BadField, SetRefused
+from bcached.format.jset import JournalEntry
+from bcached.store.finding import refuse_fatal
+from bcached.store.journal.reader import JournalFound
+from bcached.store.membership import MemberFound
+from bcached.store.reading.journal_check import read_journal
+from instruments.format_samples import ENTRY, SUPERBLOCK, sealed, with_field
+
+BUCKET, BLOCK = 4096, 512
+COUNT = 8
+MEMBER = replace(
+    SUPERBLOCK, bucket_sectors=8, block_sectors=1, first_bucket=3, journal_buckets=tuple(range(3, 3 + COUNT))
+)
+Ring = Mapping[int, list[JournalEntry | bytes]]  # what stands in a bucket, by its index
+
+
+def entry(seq: int, last_seq: int | None = None) -> JournalEntry:
+    return replace(ENTRY, seq=seq, last_seq=seq if last_seq is None else last_seq)
+
+
+def device(ring: Ring, discard: bool = False) -> MemberFound:
+    """A member whose journal holds this."""
+    member = MemoryDevice(64 * BUCKET)
+    for index, contents in ring.items():
+        offset = MEMBER.journal_buckets[index] * BUCKET
+        for content in contents:
+            raw = content if isinstance(content, bytes) else content.pack(MEMBER.set_magic, BLOCK)
+            member.disk.contents[offset : offset + len(raw)] = raw
+            offset += len(raw)
+    return MemberFound(member, replace(MEMBER, discard=discard))
+
+
+async def read(*rings: Ring, discard: bool = False) -> JournalFound:
+    return await read_journal([device(ring, discard) for ring in rings], refuse_fatal)
+
+
+def seqs(found: JournalFound) -> list[int]:
+    return [one.seq for one in found.entries]
+
+
+async def test_the_newest_entry_and_those_it_needs_are_found() -> None:
+    found = await read({1: [entry(1), entry(2), entry(3, 2)], 2: [entry(4, 2), entry(5, 3)]})
+    assert seqs(found) == [3, 4, 5]
+    assert found.newest.seq == 5
+    assert (found.rings[0].index, found.rings[0].behind_byte) == (2, 1024)
+    assert found.rings[0].newest_seqs[1:4] == [3, 5, 0]
+
+
+async def test_it_does_not_matter_where_the_ring_was_when_it_wrapped() -> None:
+    for start in range(COUNT):
+        found = await read({(start + n) % COUNT: [entry(10 + n, max(10, 7 + n))] for n in range(COUNT)})
+        assert seqs(found) == [14, 15, 16, 17]
+        assert found.rings[0].index == (start + COUNT - 1) % COUNT
+
+
+async def test_what_the_round_before_left_behind_newer_entries_is_not_taken() -> None:
+    found = await read({1: [entry(20), entry(21), entry(5), entry(6)], 2: [entry(7), entry(8)]})
+    assert seqs(found) == [21]
+    assert (found.rings[0].index, found.rings[0].behind_byte) == (1, 1024)
+
+
+async def test_a_torn_newest_entry_is_as_if_never_written() -> None:
+    torn = bytearray(entry(4).pack(MEMBER.set_magic, BLOCK))
+    torn[100] ^= 1
+    found = await read({1: [entry(3)], 2: [bytes(torn)]})
+    assert seqs(found) == [3]
+    found = await read({1: [entry(2), entry(3), bytes(torn)]})
+    assert seqs(found) == [3]
+    assert found.rings[0].behind_byte == 1024, "the torn one may be overwritten"
+
+
+async def test_an_entry_whose_bucket_does_not_begin_with_one_is_not_looked_for() -> None:
+    found = await read({1: [entry(3)], 2: [bytes(BLOCK), entry(4)]})
+    assert seqs(found) == [3]
+
+
+async def test_what_only_one_member_has_counts_for_all() -> None:
+    found = await read({1: [entry(1), entry(2), entry(3, 2)]}, {1: [entry(1), entry(2)]})
+    assert seqs(found) == [2, 3]
+    assert [ring.behind_byte for ring in found.rings] == [1536, 1024]
+    found = await read({1: [entry(1)]}, {1: [entry(1)], 2: [entry(2, 1)]}, {})
+    assert seqs(found) == [1, 2]
+    assert [ring.index for ring in found.rings] == [1, 2, 0]
+
+
+async def test_members_may_lack_different_entries() -> None:
+    # Entry 2 came to the first member only, before a cut; entry 3 to the second only, before the next.
+    found = await read({1: [entry(1)], 2: [entry(2, 1)]}, {1: [entry(1)], 2: [entry(3, 1)]})
+    assert seqs(found) == [1, 2, 3]
+
+
+async def test_a_gap_among_the_entries_needed_is_refused() -> None:
+    with pytest.raises(SetRefused, match="entries 3 to 4 are missing of 2 to 6"):
+        await read({1: [entry(1), entry(2)], 2: [entry(5), entry(6, 2)]})
+    with pytest.raises(SetRefused, match="entries 1 to 4 are missing of 1 to 6"):
+        await read({2: [entry(5), entry(6, 1)]})
+
+
+async def test_a_gap_before_the_entries_needed_is_nobody_s_business() -> None:
+    assert seqs(await read({1: [entry(1), entry(2)], 2: [entry(5), entry(6, 5)]})) == [5, 6]
+
+
+async def test_the_oldest_entries_needed_may_be_gone_from_a_device_that_discards() -> None:
+    found = await read({3: [entry(5, 2), entry(6, 2)], 4: [entry(7, 2)]}, discard=True)
+    assert seqs(found) == [5, 6, 7]
+    assert found.rings[0].newest_seqs == [0, 0, 0, 6, 7, 0, 0, 0]
+    with pytest.raises(SetRefused, match="entries 6 to 7 are missing of 2 to 8"):
+        await read({3: [entry(5, 2)], 5: [entry(8, 2)]}, discard=True)
+
+
+async def test_entries_that_are_there_and_damaged_were_not_discarded() -> None:
+    damaged = bytes(with_field(entry(3).pack(MEMBER.set_magic, BLOCK), 32, "Q", 1))
+    for ring in ([entry(2), damaged, entry(4)], [damaged]):
+        with pytest.raises(SetRefused, match="entries 3 to 4 are missing of 3 to 5"):
+            await read({2: ring, 3: [entry(5, 3)]}, discard=True)
+
+
+async def test_two_entries_of_one_seq_are_refused() -> None:
+    other = replace(entry(2), prio_heads=(7,) * 8)
+    with pytest.raises(SetRefused, match="entry 2 is not the one on another member, or in another bucket"):
+        await read({1: [entry(1), entry(2)]}, {1: [entry(1), other]})
+    with pytest.raises(SetRefused, match="entry 2 is not the one on another member, or in another bucket"):
+        await read({1: [entry(2)], 2: [entry(3, 2)], 3: [other]})
+    newest = entry(3, 3)  # they are needed no more
+    assert seqs(await read({1: [entry(1), entry(2), newest]}, {1: [entry(1), other, newest]})) == [3]
+
+
+async def test_needed_buckets_out_of_the_ring_s_order_are_refused() -> None:
+    with pytest.raises(SetRefused, match=r"order of a ring, found them to end with entries \[0, 2, 4, 3"):
+        await read({1: [entry(2)], 2: [entry(4, 2)], 3: [entry(3, 2)]})
+    assert seqs(await read({1: [entry(2)], 2: [entry(4, 4)], 3: [entry(3, 2)]})) == [4]
+    assert seqs(await read({6: [entry(2)], 7: [entry(3)], 1: [entry(4, 2)]})) == [2, 3, 4]
+
+
+async def test_an_empty_journal_is_refused() -> None:
+    with pytest.raises(SetRefused, match="no journal entries found"):
+        await read({}, {})
+
+
+async def test_a_seq_with_nothing_behind_it_is_refused() -> None:
+    with pytest.raises(SetRefused, match="and there must be a next one"):
+        await read({1: [entry((1 << 64) - 1)]})
+
+
+async def test_an_entry_that_is_whole_and_makes_no_sense_is_told() -> None:
+    raw = sealed(with_field(entry(3).pack(MEMBER.set_magic, BLOCK), 32, "Q", 9), 240)
+    with pytest.raises(BadField, match="last_seq"):
+        await read({1: [raw]})
+
+
+async def test_any_ring_written_in_order_is_read_as_it_was_written() -> None:
+    for seed in range(100):
+        random = Random(seed)
+        ring: dict[int, list[JournalEntry | bytes]] = {}
+        last_seq, index, seq = 1, 0, 0
+        for _ in range(random.randint(1, 3 * COUNT)):
+            index = (index + 1) % COUNT
+            ring[index] = []
+            for _ in range(random.randint(1, 8)):
+                seq += 1
+                # Never needed: what the next bucket, which is about to be used again, still holds.
+                oldest = min(
+                    (
+                        e.seq
+                        for i, es in ring.items()
+                        if i != (index + 1) % COUNT
+                        for e in es
+                        if isinstance(e, JournalEntry)
+                    ),
+                    default=seq,
+                )
+                last_seq = random.randint(max(last_seq, min(oldest, seq)), seq)
+                ring[index].append(entry(seq, last_seq))
+        found = await read(ring)
+        assert seqs(found) == list(range(last_seq, seq + 1)), seed
+        assert found.rings[0].index == index
