@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from instruments.daemon_process import DaemonProcess
-from instruments.shell import Shell
+from instruments.clients.daemon_process import DaemonProcess
+from instruments.clients.shell import Shell
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
-from instruments.image_builder import ImageBuilder, two_levels
-from instruments.kernel_images import image_bytes
+from instruments.samples.image_builder import ImageBuilder, two_levels
+from instruments.samples.kernel_images import image_bytes
 
 
 def run(*arguments: object) -> Result:

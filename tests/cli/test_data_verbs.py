@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from instruments.shell import Shell
+from instruments.clients.shell import Shell
 
 
 def noise(length: int, seed: int = 1) -> bytes:

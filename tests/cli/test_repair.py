@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 from bcached.cli.main import bcachectl
 from bcached.device.memory_device import MemoryDevice
 from bcached.runtime.lifetime import running
-from instruments.image_builder import ImageBuilder, two_levels
-from instruments.living_set import set_options
-from instruments.virtual_time import run_in_virtual_time
+from instruments.samples.image_builder import ImageBuilder, two_levels
+from instruments.samples.living_set import set_options
+from instruments.time.virtual_time import run_in_virtual_time
 
 MENDED, ERRORS_LEFT, OPERATIONAL, USAGE = 1, 4, 8, 16
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
-from instruments.format_samples import SUPERBLOCK, sealed, with_field
+from instruments.samples.format_samples import SUPERBLOCK, sealed, with_field
 
 SUPER_SHOW = shutil.which("bcache-super-show", path="/usr/sbin:/sbin:/usr/bin")
 SMALL = replace(SUPERBLOCK, bucket_sectors=8, first_bucket=3)

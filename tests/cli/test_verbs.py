@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from instruments.daemon_process import DaemonProcess
-from instruments.shell import Shell, wait_until
+from instruments.clients.daemon_process import DaemonProcess
+from instruments.clients.shell import Shell, wait_until
 
 
 def test_status_shows_every_list_and_state_for_people(shell: Shell) -> None:

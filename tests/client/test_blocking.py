@@ -7,7 +7,7 @@ import pytest
 
 from bcached.client import BlockingClient, Client, Piece
 from bcached.errors import ConnectionLost, InvalidParameter
-from instruments.served_set import served
+from instruments.clients.served_set import served
 
 
 def session(path: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from bcached.errors import (
 )
 from bcached.keys import Key, Pointer
 from bcached.wire.messages import Found, Lookup
-from instruments.served_set import BUCKET_SECTORS, Served, served
+from instruments.clients.served_set import BUCKET_SECTORS, Served, served
 
 
 def bytes_of(sectors: int, seed: int = 1) -> bytes:

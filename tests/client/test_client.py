@@ -31,9 +31,9 @@ from bcached.service.socket.access import Access, Role
 from bcached.service.socket.socket_server import SocketLimits
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.messages import Extent
-from instruments.loop_device import loop_device
-from instruments.served_set import BUCKET_SECTORS, SET_BYTES, served
-from instruments.stranger import stranger
+from instruments.clients.served_set import BUCKET_SECTORS, SET_BYTES, served
+from instruments.clients.stranger import stranger
+from instruments.devices.loop_device import loop_device
 
 
 @pytest.fixture

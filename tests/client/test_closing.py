@@ -12,7 +12,7 @@ from bcached.client import BlockingClient, Client, ClientClosed
 from bcached.device.claims.lease_file import OldLease
 from bcached.errors import ConnectionLost
 from bcached.keys import Key, Pointer
-from instruments.served_set import served
+from instruments.clients.served_set import served
 
 KEY = Key(0, 0, 8, False, (Pointer(0, 8000, 0),))
 ARGUMENTS = {

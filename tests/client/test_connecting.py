@@ -13,7 +13,7 @@ from bcached.client import connecting
 from bcached.client.blocking import BlockingClient
 from bcached.client.channel import Channel, connect
 from bcached.errors import ConnectionLost
-from instruments.daemon_process import DaemonProcess
+from instruments.clients.daemon_process import DaemonProcess
 
 
 @contextmanager

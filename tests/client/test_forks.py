@@ -11,7 +11,7 @@ from bcached.client import BlockingClient, Client
 from bcached.device.claims.lease_file import OldLease
 from bcached.errors import ConnectionLost, ForkedClient
 from bcached.keys import Key, Pointer
-from instruments.served_set import Served, served
+from instruments.clients.served_set import Served, served
 
 KEY = Key(0, 0, 8, False, (Pointer(0, 8000, 0),))
 

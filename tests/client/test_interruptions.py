@@ -17,7 +17,7 @@ import bcached.client
 import bcached.client.protocol.verbs
 from bcached.client import BlockingClient, Client
 from bcached.errors import ConnectionLost, NoFreeBuckets
-from instruments.served_set import BUCKET_SECTORS, served
+from instruments.clients.served_set import BUCKET_SECTORS, served
 
 FOLDER = os.path.dirname(bcached.client.__file__)
 PATIENCE_S = 60

@@ -11,7 +11,7 @@ import pytest
 from bcached.client import BlockingClient
 from bcached.client.side_by_side import THREADS, side_by_side
 from bcached.errors import ClientClosed, ConnectionLost, NoFreeBuckets
-from instruments.served_set import served
+from instruments.clients.served_set import served
 
 
 def block_of(number: int) -> bytes:

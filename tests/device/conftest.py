@@ -9,7 +9,7 @@ import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
 from bcached.device import BlockDevice, FileDevice, MemoryDevice
-from instruments.loop_device import loop_device
+from instruments.devices.loop_device import loop_device
 
 SIZE_BYTES = 4 << 20
 

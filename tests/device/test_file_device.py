@@ -13,7 +13,7 @@ from blockbuster import BlockingError
 
 from bcached.device import FileDevice, sysfs
 from bcached.errors import DeviceError, FlushFailed
-from instruments.loop_device import loop_device, small_tmpfs
+from instruments.devices.loop_device import loop_device, small_tmpfs
 
 KIB = 1024
 

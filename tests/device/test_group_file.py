@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bcached.device.group_file import MODE, create_group_file
-from instruments import seccomp
+from instruments.clients import seccomp
 
 ANOTHER_GROUP = 1  # daemon's, on every Linux
 

@@ -6,8 +6,8 @@ import pytest
 
 from bcached.device.image_file import create_image
 from bcached.errors import DeviceError, DeviceRefused
-from instruments.loop_device import loop_device
-from instruments.stranger import stranger
+from instruments.clients.stranger import stranger
+from instruments.devices.loop_device import loop_device
 
 
 def test_an_image_is_sparse_of_the_given_size_and_for_its_owner_alone(tmp_path: Path) -> None:

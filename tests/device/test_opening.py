@@ -19,8 +19,8 @@ from bcached.device import FileDevice
 from bcached.device.claims.claim import OPEN_HERE
 from bcached.device.claims.patience import Patience
 from bcached.errors import DeviceError, DeviceRefused
-from instruments.loop_device import loop_device, mounted
-from instruments.stranger import NOBODY, stranger
+from instruments.clients.stranger import NOBODY, stranger
+from instruments.devices.loop_device import loop_device, mounted
 
 SHORT = Patience(0.05)
 

@@ -8,10 +8,10 @@ import pytest
 from bcached.device import MemoryDevice
 from bcached.device.shared_flush import SharedFlush
 from bcached.errors import FlushFailed
-from instruments.durability_log import DurabilityLog
-from instruments.failing_device import FailingDevice, Fault
-from instruments.latent_device import LatentDevice
-from instruments.recording_device import RecordingDevice
+from instruments.devices.durability_log import DurabilityLog
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.latent_device import LatentDevice
+from instruments.devices.recording_device import RecordingDevice
 
 WRITERS, WRITES = 20, 30
 

@@ -10,7 +10,7 @@ import pytest
 from bcached.device import signatures
 from bcached.device.signatures import Signature, find_signatures
 from bcached.errors import DeviceError, DeviceRefused
-from instruments.format_samples import SUPERBLOCK
+from instruments.samples.format_samples import SUPERBLOCK
 
 TOOLS = "/usr/sbin:/sbin:/usr/bin:/bin"
 HAS_LIBRARY = ctypes.util.find_library("blkid") is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bcached.device import sysfs
-from instruments.loop_device import loop_device
+from instruments.devices.loop_device import loop_device
 
 
 def test_a_device_is_found_by_its_number() -> None:

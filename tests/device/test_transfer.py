@@ -16,7 +16,7 @@ from bcached.device.transfer import BUFFER_BYTES
 from bcached.errors import DeviceError, FlushFailed
 from bcached.keys import Key, Pointer
 from bcached.wire.messages import Device
-from instruments.loop_device import small_tmpfs
+from instruments.devices.loop_device import small_tmpfs
 
 DATA = Random(1).randbytes(BUFFER_BYTES * 2 + 12 * 4096)
 

@@ -25,7 +25,7 @@ from bcached.format.bkey import (
     pointer_word,
 )
 from bcached.keys import Key, Pointer
-from instruments.format_samples import EXTENT, ROOT_KEY, UUID_KEY, keys
+from instruments.samples.format_samples import EXTENT, ROOT_KEY, UUID_KEY, keys
 
 BOUNDS = Bounds(bucket_sectors=1024, first_bucket=1, bucket_counts=(600, 700))
 EXTENT_HEX = "0000800010000090 a81a020000000000 0180200000000000"

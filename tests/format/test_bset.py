@@ -11,7 +11,7 @@ from bcached.format.bset import Bset, claimed_keys, is_last_bset, pack_bset, par
 from bcached.format.checksum import crc64_we
 from bcached.format.magic import set_magic_of
 from bcached.keys import Key, Pointer
-from instruments.format_samples import EXTENT, ROOT_KEY, SET_MAGIC, flipped, keys, sealed, with_field
+from instruments.samples.format_samples import EXTENT, ROOT_KEY, SET_MAGIC, flipped, keys, sealed, with_field
 
 SEQ = 0x1111111111111111
 NODE_BYTES = 512 * 512

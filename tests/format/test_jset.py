@@ -20,7 +20,7 @@ from bcached.format.jset import (
 )
 from bcached.format.magic import set_magic_of
 from bcached.keys import Key, Pointer
-from instruments.format_samples import (
+from instruments.samples.format_samples import (
     ENTRY,
     ENTRY_WITH_KEY,
     EXTENT,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.magic import set_magic_of
 from bcached.format.prio_set import PrioSet, prios_per_bucket
-from instruments.format_samples import SET_MAGIC, flipped, sealed, with_field
+from instruments.samples.format_samples import SET_MAGIC, flipped, sealed, with_field
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZE_BYTES = 4096

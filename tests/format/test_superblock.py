@@ -10,7 +10,7 @@ from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.backing_superblock import BackingSuperblock
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, NotWhole, Replacement, Superblock
 from bcached.format.superblock_fields import BackingDevice
-from instruments.format_samples import (
+from instruments.samples.format_samples import (
     GIB,
     SUPERBLOCK,
     flipped,

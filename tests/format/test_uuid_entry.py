@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bcached.errors import BadField
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry, pack_table, parse_table, slots_with_leftovers
-from instruments.format_samples import uuid_entries
+from instruments.samples.format_samples import uuid_entries
 
 VOLUME = UuidEntry(UUID(bytes=bytes(range(16))), "vol", 1, 2, 3, flash_only=True, sectors=2048)
 

@@ -20,9 +20,9 @@ from bcached.runtime.lifetime import running
 from bcached.store.check.checker import check_set, read_metadata, read_tree
 from bcached.store.make.layout import lay_out, plan_set
 from bcached.units import SECTOR_BYTES
-from instruments.kernel_images import NAMES, image_bytes
-from instruments.living_set import extent, set_options
-from instruments.virtual_time import run_in_virtual_time
+from instruments.samples.kernel_images import NAMES, image_bytes
+from instruments.samples.living_set import extent, set_options
+from instruments.time.virtual_time import run_in_virtual_time
 
 Life = Callable[[CacheSet, Callable[[], None], Random], Coroutine[Any, Any, None]]
 BLOCK_BYTES = 4096  # of superblocks

@@ -20,8 +20,8 @@ from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 from fuzz.bases import TURNS, base
 from fuzz.surgery import Surgeon
-from instruments.living_set import extent, set_options
-from instruments.virtual_time import run_in_virtual_time
+from instruments.samples.living_set import extent, set_options
+from instruments.time.virtual_time import run_in_virtual_time
 
 SECONDS_MAX = 60  # a case takes a tenth of one
 INDEX_BYTES = 1 << 20

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
-from instruments.daemon_process import BIN, DaemonProcess
+from instruments.clients.daemon_process import BIN, DaemonProcess
 
 CALLS = ["pwritev", "fdatasync", "punch_hole", "discard_blocks"]
 SYSTEM_CALLS = ("pwritev2", "pwritev", "fdatasync", "fallocate")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bcached.errors import BcachedError, DeviceError
-from instruments.await_points import AwaitPoints, awaits_in
-from instruments.stories import STORIES, Life, Story
-from instruments.virtual_time import run_in_virtual_time
+from instruments.stories.stories import STORIES, Life, Story
+from instruments.time.await_points import AwaitPoints, awaits_in
+from instruments.time.virtual_time import run_in_virtual_time
 
 ALL = bool(os.environ.get("BCACHED_SWEEP"))
 every_story = pytest.mark.parametrize("story", STORIES.values(), ids=STORIES.keys())

@@ -9,9 +9,9 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
-from instruments.living_set import extent, fresh_members, set_options, take_buckets
-from instruments.passing_device import PassingDevice
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.passing_device import PassingDevice
+from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
+from instruments.time.virtual_time import in_virtual_time
 
 DAY_S = 24 * 3600.0
 

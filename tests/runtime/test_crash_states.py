@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from instruments.exploration import Tally, all_workloads, base_of, explore, explore_workload
-from instruments.state_share import property_of
-from instruments.workloads import evacuate
+from instruments.crash.exploration import Tally, all_workloads, base_of, explore, explore_workload
+from instruments.crash.state_share import property_of
+from instruments.stories.workloads import evacuate
 
 PARTS = 16
 STATES_OF_A_WORKLOAD = 8

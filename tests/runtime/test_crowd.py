@@ -10,10 +10,10 @@ import pytest
 
 from bcached.format.superblock import Replacement
 from bcached.runtime.lifetime import running
-from instruments.crowd import Crowd, Tally
-from instruments.latent_device import LatentDevice
-from instruments.living_set import fresh_members, reopened, set_options
-from instruments.virtual_time import run_in_virtual_time
+from instruments.devices.latent_device import LatentDevice
+from instruments.samples.living_set import fresh_members, reopened, set_options
+from instruments.stories.crowd import Crowd, Tally
+from instruments.time.virtual_time import run_in_virtual_time
 
 SOAK_S = float(os.environ.get("BCACHED_SOAK_S", "0"))
 SOAK_SEED = int(os.environ.get("BCACHED_SOAK_SEED", "0"))

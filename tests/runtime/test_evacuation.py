@@ -16,10 +16,10 @@ from bcached.runtime.lifetime import running
 from bcached.runtime.tasks.evacuator import Totals
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
-from instruments.keeping_client import KeepingClient, Kept, check_kept, data_of
-from instruments.living_set import extent, fresh_members, reopened, set_options
-from instruments.passing_device import PassingDevice
-from instruments.virtual_time import in_virtual_time
+from instruments.clients.keeping_client import KeepingClient, Kept, check_kept, data_of
+from instruments.devices.passing_device import PassingDevice
+from instruments.samples.living_set import extent, fresh_members, reopened, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 BUCKETS, BUCKET_BYTES, KEY_SECTORS = 520, 8 << 10, 4
 BUCKET_SECTORS = BUCKET_BYTES // SECTOR_BYTES

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from bcached.errors import BcachedError, DeviceError, DeviceFailed, FlushFailed
-from instruments.await_points import AwaitPoints
-from instruments.failing_device import Fault, Verb
-from instruments.keeping_client import OwnWriteFailed
-from instruments.stories import STORIES, Life, Story
-from instruments.virtual_time import run_in_virtual_time
+from instruments.clients.keeping_client import OwnWriteFailed
+from instruments.devices.failing_device import Fault, Verb
+from instruments.stories.stories import STORIES, Life, Story
+from instruments.time.await_points import AwaitPoints
+from instruments.time.virtual_time import run_in_virtual_time
 
 ALL = bool(os.environ.get("BCACHED_SWEEP"))
 SOME = (1, 2, 4, 9, 20, 45)

@@ -15,9 +15,9 @@ from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.lifetime import running
-from instruments.living_set import fresh_members, reopened, set_options
-from instruments.stranger import stranger
-from instruments.virtual_time import in_virtual_time
+from instruments.clients.stranger import stranger
+from instruments.samples.living_set import fresh_members, reopened, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 NAME = "set"
 OTHER_BOOT = "00000000-0000-0000-0000-000000000000"

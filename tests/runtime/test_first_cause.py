@@ -11,9 +11,9 @@ from bcached.errors import DeviceError, DeviceFailed, RequestError
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from instruments.failing_device import FailingDevice, Fault, Verb
-from instruments.living_set import extent, fresh_members, reopened, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.failing_device import FailingDevice, Fault, Verb
+from instruments.samples.living_set import extent, fresh_members, reopened, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 WORDS = {errno.EIO: "Input/output error", errno.ENOSPC: "No space left on device"}
 

@@ -10,8 +10,8 @@ from bcached.errors import NoFreeBuckets
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from instruments.living_set import extent, fresh_members, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.living_set import extent, fresh_members, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 
 async def fill_with_dirty_data(cache_set: CacheSet) -> list[Key]:

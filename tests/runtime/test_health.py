@@ -8,9 +8,9 @@ from pathlib import Path
 from bcached.device.block_device import BlockDevice, BytesLike
 from bcached.runtime.cache_set import STEP_SECONDS_MAX, CacheSet
 from bcached.runtime.lifetime import running
-from instruments.living_set import extent, fresh_members, set_options
-from instruments.passing_device import PassingDevice
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.passing_device import PassingDevice
+from instruments.samples.living_set import extent, fresh_members, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 LOOK_S = STEP_SECONDS_MAX / 2  # between two looks of the watchdog
 BUCKET_SECTORS = 128

@@ -28,8 +28,8 @@ from bcached.runtime.tasks.garbage_collector import STALE_GENS_MAX
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.reservations import Holder
 from bcached.units import SECTOR_BYTES
-from instruments.living_set import extent, fresh_members, reopened, set_options, take_buckets
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.living_set import extent, fresh_members, reopened, set_options, take_buckets
+from instruments.time.virtual_time import in_virtual_time
 
 SECTORS = 4000
 Place = tuple[int, int]  # inode, sector

@@ -14,9 +14,9 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
-from instruments.image_builder import MAX_POSITION, PLAIN, ImageBuilder, replace_gen, two_levels
-from instruments.living_set import set_options, take_buckets
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.image_builder import MAX_POSITION, PLAIN, ImageBuilder, replace_gen, two_levels
+from instruments.samples.living_set import set_options, take_buckets
+from instruments.time.virtual_time import in_virtual_time
 
 BURNT = UuidEntry(BURNT_UUID, "given up", invalidated=1)
 END = 1 << 40

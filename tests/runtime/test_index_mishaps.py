@@ -15,8 +15,8 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.index.node import Interior, Node
 from bcached.state.index.tree import Tree
 from bcached.units import SECTOR_BYTES
-from instruments.living_set import extent, fresh_members, reopened, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.living_set import extent, fresh_members, reopened, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 
 async def fill(cache_set: CacheSet, count: int) -> None:

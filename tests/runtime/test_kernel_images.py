@@ -14,9 +14,9 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
-from instruments.kernel_images import NAMES, KernelImage, kernel_image, keys_of
-from instruments.living_set import extent, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.kernel_images import NAMES, KernelImage, kernel_image, keys_of
+from instruments.samples.living_set import extent, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 every_image = pytest.mark.parametrize("name", NAMES)
 Place = tuple[int, int]  # inode, sector

@@ -11,8 +11,8 @@ from bcached.runtime.lifetime import running
 from bcached.runtime.lookups import LEAVES_AT_ONCE
 from bcached.runtime.tasks.garbage_collector import FILLS_A_PIECE
 from bcached.store.btree.btree import WRITTEN_LEAVES
-from instruments.living_set import extent, fresh_members, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.living_set import extent, fresh_members, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 KEYS = 24_000
 END = 8 * KEYS

@@ -22,10 +22,10 @@ from bcached.runtime.lifetime import STOP_SECONDS_MAX, ViolationError, running
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
 from bcached.wire.gen_map import GenMap
-from instruments.failing_device import FailingDevice, Fault
-from instruments.latent_device import LatentDevice
-from instruments.living_set import extent, fresh_members, reopened, set_options, take_buckets
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.latent_device import LatentDevice
+from instruments.samples.living_set import extent, fresh_members, reopened, set_options, take_buckets
+from instruments.time.virtual_time import in_virtual_time
 
 
 class SlowDevice(LatentDevice):

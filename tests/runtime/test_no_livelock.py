@@ -19,7 +19,7 @@ from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.store.make.layout import lay_out, plan_set
-from instruments.virtual_time import in_virtual_time
+from instruments.time.virtual_time import in_virtual_time
 
 BUCKET_COUNT = 1024
 LONG_S, MOMENT_S = 1.0, 0.05

@@ -16,9 +16,9 @@ from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
 from bcached.units import SECTOR_BYTES
-from instruments.image_builder import PLAIN, ImageBuilder
-from instruments.living_set import extent, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.image_builder import PLAIN, ImageBuilder
+from instruments.samples.living_set import extent, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 END = 1 << 30
 NOWHERE = (Pointer(CHECK_DEVICE, 0, 0),)

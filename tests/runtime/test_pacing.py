@@ -10,8 +10,8 @@ import pytest
 from bcached.runtime.lifetime import running
 from bcached.runtime.pacing import Turns
 from bcached.runtime.services import Services
-from instruments.living_set import fresh_members, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.living_set import fresh_members, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 SLICE_S = 0.5
 

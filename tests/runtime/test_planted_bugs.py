@@ -35,8 +35,8 @@ from bcached.store.journal import journal as journal_module
 from bcached.store.journal.journal import Journal
 from bcached.store.journal.ring import JournalRing
 from bcached.store.opening import index_recovery
-from instruments.exploration import Tally, explore
-from instruments.workloads import (
+from instruments.crash.exploration import Tally, explore
+from instruments.stories.workloads import (
     OPERATIONS,
     Operation,
     evacuate,

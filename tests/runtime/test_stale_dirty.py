@@ -15,8 +15,8 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.sectors.reservations import Holder
 from bcached.store.check.checker import check_set
-from instruments.living_set import extent, fresh_members, set_options
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.living_set import extent, fresh_members, set_options
+from instruments.time.virtual_time import in_virtual_time
 
 SECTORS = 3000
 

@@ -16,8 +16,8 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.closing import IDLE_S
 from bcached.state.sectors.open_buckets import OPEN_BUCKETS_MAX
 from bcached.state.sectors.reservations import Holder
-from instruments.living_set import extent, fresh_members, set_options, take_buckets
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
+from instruments.time.virtual_time import in_virtual_time
 
 BUCKET_SECTORS, PIECE = 16, 4
 PATIENCE_S = 3.0

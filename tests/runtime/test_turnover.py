@@ -21,10 +21,10 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.store.make.layout import lay_out, plan_set
-from instruments.latent_device import LatentDevice
-from instruments.living_set import fresh_members, set_options
-from instruments.turnover import Figures, Witness, turn_over
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.latent_device import LatentDevice
+from instruments.samples.living_set import fresh_members, set_options
+from instruments.stories.turnover import Figures, Witness, turn_over
+from instruments.time.virtual_time import in_virtual_time
 
 TIMES = int(os.environ.get("BCACHED_TURNOVER", "0"))
 BUCKET_BYTES = 64 << 10

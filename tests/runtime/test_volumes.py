@@ -13,9 +13,9 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
-from instruments.latent_device import LatentDevice
-from instruments.living_set import fresh_members, reopened, set_options, take_buckets
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.latent_device import LatentDevice
+from instruments.samples.living_set import fresh_members, reopened, set_options, take_buckets
+from instruments.time.virtual_time import in_virtual_time
 
 
 @asynccontextmanager

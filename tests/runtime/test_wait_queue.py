@@ -10,7 +10,7 @@ from bcached.errors import LimitExceeded, NoFreeBuckets, NoSuchVolume, ShuttingD
 from bcached.runtime.wait_queue import WaitQueue
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder
-from instruments.virtual_time import in_virtual_time
+from instruments.time.virtual_time import in_virtual_time
 
 
 class Pot:

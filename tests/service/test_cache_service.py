@@ -9,8 +9,8 @@ from bcached import __version__
 from bcached.errors import DeviceFailed
 from bcached.service.socket.socket_server import SocketLimits
 from bcached.wire.methods import METHODS
-from instruments.served_set import BUCKET_SECTORS, served
-from instruments.talker import Talker, call, outcome
+from instruments.clients.served_set import BUCKET_SECTORS, served
+from instruments.clients.talker import Talker, call, outcome
 
 ADMIN, MONITOR = "io.bcached.Admin", "io.bcached.Monitor"
 

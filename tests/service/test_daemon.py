@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from instruments.daemon_process import BIN, DaemonProcess, ask, made_image
+from instruments.clients.daemon_process import BIN, DaemonProcess, ask, made_image
 
 ONE_LINE_S = 20.0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from instruments.daemon_process import DaemonProcess, ask
+from instruments.clients.daemon_process import DaemonProcess, ask
 
 
 def committed(daemon: DaemonProcess, offset: int, **how: Any) -> dict[str, Any]:

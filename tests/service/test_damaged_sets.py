@@ -1,8 +1,8 @@
 """A set with damage that it opens with: the daemon says so at once, and as long as it lasts."""
 
-from instruments.daemon_process import DaemonProcess
-from instruments.image_builder import ImageBuilder, two_levels
-from instruments.shell import Shell
+from instruments.clients.daemon_process import DaemonProcess
+from instruments.clients.shell import Shell
+from instruments.samples.image_builder import ImageBuilder, two_levels
 
 
 def damaged() -> ImageBuilder:

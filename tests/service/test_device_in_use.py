@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from instruments.daemon_process import CONFIG, DaemonProcess, ask, made_image
-from instruments.loop_device import loop_device
-from instruments.stranger import stranger
+from instruments.clients.daemon_process import CONFIG, DaemonProcess, ask, made_image
+from instruments.clients.stranger import stranger
+from instruments.devices.loop_device import loop_device
 
 LATE_S = 60.0  # for what happens at once where the machine is not busy
 

@@ -19,8 +19,8 @@ from bcached.service.socket.peer import Peer
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.socket_server import SocketLimits, SocketServer
 from bcached.wire.codec import decode_requests
-from instruments.talker import Talker, allocate, call, outcome
-from instruments.toy_service import WAITS, ToyService
+from instruments.clients.talker import Talker, allocate, call, outcome
+from instruments.clients.toy_service import WAITS, ToyService
 
 LIMITS = SocketLimits(connections=64, message_bytes=1 << 20, buffer_bytes=4 << 20)
 DESCRIBE = call("Describe")

@@ -15,8 +15,8 @@ import pytest
 from bcached.service.socket.access import Access, Role
 from bcached.service.socket.peer import peer_of
 from bcached.service.socket.socket_server import SocketLimits
-from instruments.served_set import served
-from instruments.talker import Talker, call, outcome
+from instruments.clients.served_set import served
+from instruments.clients.talker import Talker, call, outcome
 
 ASK = """
 import socket, sys

@@ -13,7 +13,7 @@ import varlink
 import bcached.wire
 from bcached import __version__
 from bcached.wire.methods import INTERFACES
-from instruments.served_set import served
+from instruments.clients.served_set import served
 
 ALLOCATOR = "io.bcached.Allocator"
 

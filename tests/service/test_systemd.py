@@ -16,8 +16,8 @@ import pytest
 from bcached.device.file_device import TRANSFER_THREADS
 from bcached.service.command_line import DESCRIPTORS_BESIDE_CLIENTS
 from bcached.service.settings.sections import MEMBERS_MAX, IndexSection, LimitsSection
-from instruments import seccomp
-from instruments.daemon_process import BIN, DaemonProcess
+from instruments.clients import seccomp
+from instruments.clients.daemon_process import BIN, DaemonProcess
 
 FILES = Path(__file__).parents[2] / "systemd"
 PROGRAM_BYTES, BYTES_A_BUCKET = 80 << 20, 24  # as measured, and as the benchmark bounds it

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from instruments.daemon_process import BIN, DaemonProcess
+from instruments.clients.daemon_process import BIN, DaemonProcess
 
 # As `make run` has it: a shell leads the session, and the daemon is its child in the foreground. The first
 # terminal that a session's leader opens is the session's.

@@ -12,7 +12,7 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import PLACES_A_STEP
-from instruments.small_cache import (
+from instruments.samples.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,
     a_cache,

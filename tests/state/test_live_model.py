@@ -26,8 +26,8 @@ from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder, Place
-from instruments.allocator_by_hand import AllocatorByHand
-from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
+from instruments.samples.allocator_by_hand import AllocatorByHand
+from instruments.samples.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
 
 STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "600"))
 VOLUME_SECTORS = 100

@@ -20,8 +20,8 @@ from bcached.state.buckets.prio_aging import Aging, age
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import Extents, MetadataBucket, WholeBuckets
 from bcached.state.sectors.reservations import ExtentRequest, Holder
-from instruments.allocator_by_hand import AllocatorByHand
-from instruments.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
+from instruments.samples.allocator_by_hand import AllocatorByHand
+from instruments.samples.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
 
 SEEDS = [*range(5)]
 STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "800"))

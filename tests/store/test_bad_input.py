@@ -19,10 +19,17 @@ from bcached.keys import Key, Pointer
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.store.reading.set_reader import read_set
-from instruments.format_samples import EXTENT, sealed, with_field
-from instruments.image_builder import ImageBuilder, two_levels
-from instruments.recording_device import RecordingDevice
-from instruments.used_set import BUCKET_BYTES, COPY_AT, SUPERBLOCK_AT, Image, fresh_devices, used_devices
+from instruments.devices.recording_device import RecordingDevice
+from instruments.samples.format_samples import EXTENT, sealed, with_field
+from instruments.samples.image_builder import ImageBuilder, two_levels
+from instruments.samples.used_set import (
+    BUCKET_BYTES,
+    COPY_AT,
+    SUPERBLOCK_AT,
+    Image,
+    fresh_devices,
+    used_devices,
+)
 
 Spoil = Callable[[Image], object]
 Case = tuple[str, Spoil, str]

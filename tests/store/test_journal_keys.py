@@ -10,8 +10,8 @@ import pytest
 
 from bcached.format.bkey import key_words
 from bcached.state.index.journal_pins import SeqPins
-from instruments.journal_story import JournalStory
-from instruments.virtual_time import in_virtual_time
+from instruments.stories.journal_story import JournalStory
+from instruments.time.virtual_time import in_virtual_time
 
 SHAPES = [  # rings, sectors of a bucket, sectors of a block
     ([2], 8, 8),

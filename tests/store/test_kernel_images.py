@@ -7,7 +7,7 @@ import pytest
 
 from bcached.keys import Key
 from bcached.store.check.checker import CheckedSet, check_set
-from instruments.kernel_images import NAMES, KernelImage, kernel_image, keys_of
+from instruments.samples.kernel_images import NAMES, KernelImage, kernel_image, keys_of
 
 every_image = pytest.mark.parametrize("name", NAMES)
 

@@ -6,8 +6,8 @@ from bcached.errors import DeviceError
 from bcached.store.opening.recovery import SEEDED
 from bcached.store.prio_chain import read_chain
 from bcached.store.superblock_slot import read_superblock
-from instruments.failing_device import FailingDevice, Fault
-from instruments.used_set import Image, open_set, used_devices
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.samples.used_set import Image, open_set, used_devices
 
 
 async def test_prios_are_written_where_the_cache_set_buckets_aside_with_the_next_seq() -> None:

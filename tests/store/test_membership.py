@@ -13,7 +13,7 @@ from bcached.format.superblock import (
     Superblock,
 )
 from bcached.store.membership import MemberFound, check_members, with_new_journal
-from instruments.format_samples import SUPERBLOCK
+from instruments.samples.format_samples import SUPERBLOCK
 
 ONE = replace(SUPERBLOCK, synchronous=True, version=3, journal_buckets=tuple(range(1, 9)))
 TWO = [

@@ -8,8 +8,8 @@ from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError, SetRefused
 from bcached.store.check.checker import check_set
 from bcached.store.reading.set_reader import read_set
-from instruments.failing_device import FailingDevice, Fault
-from instruments.used_set import fresh_devices, open_set
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.samples.used_set import fresh_devices, open_set
 
 AGES = ["fresh", 1, 2, 40, 600]  # how many entries there were when the copy was made
 ENTRIES = 900  # more than the rings hold

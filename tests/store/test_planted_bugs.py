@@ -23,9 +23,9 @@ from bcached.store.journal.ring import JournalRing
 from bcached.store.member import Member
 from bcached.store.opening import recovery
 from bcached.units import SECTOR_BYTES
-from instruments.crash_judge import Judge, cuts, ledger_of
-from instruments.crash_states import draw_states
-from instruments.crash_story import FRESH, Ledger, Story
+from instruments.crash.crash_judge import Judge, cuts, ledger_of
+from instruments.crash.crash_states import draw_states
+from instruments.stories.crash_story import FRESH, Ledger, Story
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 Told = Callable[[Path], Awaitable["str | None"]]

@@ -17,10 +17,10 @@ from bcached.format.superblock import Replacement, Superblock
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.state.sectors.reservations import Holder
-from instruments.crash_judge import Judge, cuts, ledger_of
-from instruments.crash_states import Walk, draw_states
-from instruments.crash_story import FRESH, Ledger, Story
-from instruments.failing_device import Fault, Verb
+from instruments.crash.crash_judge import Judge, cuts, ledger_of
+from instruments.crash.crash_states import Walk, draw_states
+from instruments.devices.failing_device import Fault, Verb
+from instruments.stories.crash_story import FRESH, Ledger, Story
 
 STATES_A_MOMENT = int(os.environ.get("BCACHED_CRASH_STATES", "24"))
 LRU, FIFO, RANDOM = Replacement

@@ -8,8 +8,8 @@ from bcached.errors import BadField, DeviceError, FormatError
 from bcached.format.prio_set import PrioSet
 from bcached.state.buckets.geometry import Geometry
 from bcached.store.prio_chain import PrioChain, read_chain, write_chain
-from instruments.failing_device import FailingDevice, Fault
-from instruments.recording_device import RecordingDevice
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.recording_device import RecordingDevice
 
 COUNT, BUCKET, MAGIC = 3000, 4096, 0x1234
 GEOMETRY = Geometry(

@@ -8,9 +8,9 @@ from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.superblock import Superblock
 from bcached.store.superblock_slot import mend_superblock, read_superblock, write_superblock
-from instruments.format_samples import sealed, with_field
-from instruments.recording_device import RecordingDevice
-from instruments.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices
+from instruments.devices.recording_device import RecordingDevice
+from instruments.samples.format_samples import sealed, with_field
+from instruments.samples.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices
 
 MAIN, COPY = slice(SUPERBLOCK_AT, COPY_AT), slice(COPY_AT, COPY_AT + 4096)
 

@@ -5,7 +5,7 @@ import pytest
 from bcached.device.memory_device import MemoryDevice
 from bcached.state.buckets.geometry import Geometry
 from bcached.store.wiping import wipe_buckets
-from instruments.recording_device import RecordingDevice
+from instruments.devices.recording_device import RecordingDevice
 
 
 @pytest.mark.parametrize("bucket_sectors", [8, 128, 8192])

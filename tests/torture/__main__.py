@@ -15,7 +15,7 @@ from queue import Empty
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from instruments.exploration import Base, Tally, all_workloads, base_of, explore, explore_workload
+from instruments.crash.exploration import Base, Tally, all_workloads, base_of, explore, explore_workload
 
 STATES = 24  # at a moment
 AGAIN = 3  # lives after cuts, and after kills

@@ -13,7 +13,7 @@ from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume
 from bcached.keys import INODE_MAX, KEY_SECTORS_MAX, OFFSET_MAX, Key, Pointer
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.messages import KEYS_IN_REPLY_MAX, REQUEST_BYTES_MAX, Commit, Description, Device, Lookup
-from instruments.served_set import BUCKET_SECTORS, served
+from instruments.clients.served_set import BUCKET_SECTORS, served
 
 MIB = 1 << 20
 

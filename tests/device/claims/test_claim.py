@@ -10,8 +10,8 @@ from bcached.device import FileDevice
 from bcached.device.claims.claim import user_of
 from bcached.device.claims.patience import Patience
 from bcached.errors import DeviceBusy, DeviceRefused
-from instruments.loop_device import loop_device
-from instruments.stranger import NOBODY, stranger
+from instruments.clients.stranger import NOBODY, stranger
+from instruments.devices.loop_device import loop_device
 
 HOWS = ["LOCK_SH", "LOCK_EX"]
 

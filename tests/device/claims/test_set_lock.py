@@ -8,7 +8,7 @@ import pytest
 
 from bcached.device.claims.set_lock import SetLock
 from bcached.errors import DeviceError, SetRefused
-from instruments.stranger import NOBODY, stranger
+from instruments.clients.stranger import NOBODY, stranger
 
 UUID, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 

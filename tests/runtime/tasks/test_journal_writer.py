@@ -13,9 +13,9 @@ from bcached.runtime.options import SetOptions
 from bcached.runtime.services import Services
 from bcached.runtime.tasks.journal_writer import JournalWriter
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.failing_device import FailingDevice, Fault
-from instruments.journal_story import JournalStory
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.stories.journal_story import JournalStory
+from instruments.time.virtual_time import in_virtual_time
 
 DELAY_S = 0.25
 LATENCY_S = 0.001

@@ -18,9 +18,9 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
 from bcached.wire.gen_map import GenMap
-from instruments.latent_device import LatentDevice
-from instruments.living_set import extent, fresh_members, set_options, take_buckets
-from instruments.virtual_time import in_virtual_time
+from instruments.devices.latent_device import LatentDevice
+from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
+from instruments.time.virtual_time import in_virtual_time
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ from bcached.errors import DeviceFailed, FlushFailed
 from bcached.service.socket.access import Access, Role
 from bcached.state.buckets.bucket_table import State
 from bcached.wire.messages import FOUND_MAX
-from instruments.served_set import BUCKET_SECTORS, Served, served
-from instruments.talker import Talker, call, outcome
+from instruments.clients.served_set import BUCKET_SECTORS, Served, served
+from instruments.clients.talker import Talker, call, outcome
 
 ADMIN = "io.bcached.Admin"
 

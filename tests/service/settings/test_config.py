@@ -12,7 +12,7 @@ from bcached.errors import ConfigError
 from bcached.service.settings.config import Settings, load
 from bcached.service.settings.sections import Tables
 
-SHIPPED = Path(__file__).parents[2] / "config" / "bcached.toml"
+SHIPPED = Path(__file__).parents[3] / "config" / "bcached.toml"
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from bcached.service.socket.pipeline import EARLY_REPLIES
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.socket_server import SocketLimits, SocketServer
 from bcached.wire.messages import Change, News
-from instruments.talker import Talker, allocate, call, outcome
-from instruments.toy_service import BUG, FAILS, LONG_LINE, WAITS, ToyService
+from instruments.clients.talker import Talker, allocate, call, outcome
+from instruments.clients.toy_service import BUG, FAILS, LONG_LINE, WAITS, ToyService
 
 EVERYBODY = Access([], [], [])  # us, that is: the daemon's own user is always admin
 DEFAULTS = SocketLimits()

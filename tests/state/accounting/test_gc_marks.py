@@ -3,7 +3,7 @@ import numpy as np
 from bcached.state.accounting.gc_marks import RETIRED_BUCKETS, Marking
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
-from instruments.small_cache import a_cache, run
+from instruments.samples.small_cache import a_cache, run
 
 LARGE = Geometry(COUNT_BUCKETS + 100, 1, 16, 8, 4)
 

@@ -9,7 +9,7 @@ import pytest
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
-from instruments.busy_set import BusySet
+from instruments.samples.busy_set import BusySet
 
 Breach = Callable[[BusySet], object]
 

@@ -10,7 +10,7 @@ from bcached.state.accounting.leaf_pointers import copies, dirty_sectors, leaf_p
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Leaf
-from instruments.small_cache import BUCKET_SECTORS, BUCKETS, a_cache
+from instruments.samples.small_cache import BUCKET_SECTORS, BUCKETS, a_cache
 
 FIRST = 20
 

@@ -5,7 +5,7 @@ from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
-from instruments.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache
+from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache
 
 BUCKET = 300
 

@@ -7,8 +7,8 @@ import pytest
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.open_buckets import Slot
 from bcached.state.sectors.reservations import Holder
-from instruments.busy_set import BusySet
-from instruments.small_cache import BUCKET_SECTORS
+from instruments.samples.busy_set import BusySet
+from instruments.samples.small_cache import BUCKET_SECTORS
 
 Breach = Callable[[BusySet], object]
 

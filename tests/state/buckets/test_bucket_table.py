@@ -3,7 +3,7 @@ import pytest
 
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, BucketTable, Mark, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
-from instruments.small_cache import run
+from instruments.samples.small_cache import run
 
 every_state = pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
 

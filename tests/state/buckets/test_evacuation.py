@@ -10,7 +10,7 @@ from bcached.state.buckets.evacuation import NOTHING, Evacuation, choose, least_
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
-from instruments.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves, run, use
+from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves, run, use
 
 NONE_WAITS = frozenset({Reserve.NONE})
 

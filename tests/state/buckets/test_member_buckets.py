@@ -8,7 +8,7 @@ from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METAD
 from bcached.state.buckets.member_buckets import FREED_BUCKETS, INVALIDATED_BUCKETS, Cache
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.small_cache import (
+from instruments.samples.small_cache import (
     GEOMETRY,
     a_cache,
     fill_reserves,

@@ -12,8 +12,8 @@ from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.next_step import COLLECT_DISTANCE, WRITE_DISTANCE, Step, next_step
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.allocator_by_hand import AllocatorByHand
-from instruments.small_cache import a_cache, fill_reserves, invalidate, metadata_of, use, write_prios
+from instruments.samples.allocator_by_hand import AllocatorByHand
+from instruments.samples.small_cache import a_cache, fill_reserves, invalidate, metadata_of, use, write_prios
 
 every_policy = pytest.mark.parametrize("policy", list(Replacement), ids=lambda policy: policy.name.lower())
 

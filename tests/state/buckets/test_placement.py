@@ -5,7 +5,7 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.placement import members_with, space, take_data_buckets
 from bcached.state.buckets.reserves import Reserve
-from instruments.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves
+from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves
 
 
 def members(*ready: bool) -> list[Cache]:

@@ -8,7 +8,7 @@ import pytest
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
 from bcached.state.buckets.replacement import SLICE_BUCKETS, Candidates, Search, fifo, lru, random
-from instruments.small_cache import run
+from instruments.samples.small_cache import run
 
 SEEDS = range(12)
 

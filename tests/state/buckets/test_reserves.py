@@ -4,7 +4,7 @@ import pytest
 
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.reserves import Reserve, Reserves
-from instruments.small_cache import GEOMETRY
+from instruments.samples.small_cache import GEOMETRY
 
 SIZES = {Reserve.PRIO: 1, Reserve.BTREE: 7, Reserve.MOVINGGC: 1, Reserve.NONE: 1}
 

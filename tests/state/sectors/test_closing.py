@@ -12,7 +12,7 @@ from bcached.state.sectors.closing import IDLE_S, LastResort, gone, idle
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.small_cache import BUCKET_SECTORS, a_cache, fill_reserves
+from instruments.samples.small_cache import BUCKET_SECTORS, a_cache, fill_reserves
 
 NONE_WAITS = frozenset({Reserve.NONE})
 

@@ -7,7 +7,7 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import Extents, MetadataBucket, WholeBuckets
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.small_cache import (
+from instruments.samples.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,
     a_cache,

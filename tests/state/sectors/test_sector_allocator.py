@@ -13,7 +13,7 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors import sector_allocator
 from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.small_cache import (
+from instruments.samples.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,
     a_cache,

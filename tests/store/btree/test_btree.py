@@ -10,7 +10,7 @@ from bcached.errors import BadChecksum, DeviceError
 from bcached.keys import Key, Pointer
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import KEY_WORDS_MAX
-from instruments.index_story import IndexStory, lay, model_of
+from instruments.stories.index_story import IndexStory, lay, model_of
 
 SECTORS = 20_000
 

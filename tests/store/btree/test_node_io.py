@@ -19,8 +19,8 @@ from bcached.store.btree.btree import Btree
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.check.checker import check_set
 from bcached.store.membership import MemberFound
-from instruments.index_story import ToyBuckets, ToyJournal, bounds_of, model_of, superblock_of
-from instruments.kernel_images import NAMES, kernel_image
+from instruments.samples.kernel_images import NAMES, kernel_image
+from instruments.stories.index_story import ToyBuckets, ToyJournal, bounds_of, model_of, superblock_of
 
 SUPERBLOCK = superblock_of(8, 1)
 BOUNDS = bounds_of(SUPERBLOCK)

@@ -15,9 +15,17 @@ from bcached.format.uuid_entry import BURNT_UUID, UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Findings, Severity
-from instruments.failing_device import FailingDevice, Fault
-from instruments.format_samples import keys, sealed, with_field
-from instruments.image_builder import FLASH, MAX_POSITION, PLAIN, SECTOR, ImageBuilder, Keys, two_levels
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.samples.format_samples import keys, sealed, with_field
+from instruments.samples.image_builder import (
+    FLASH,
+    MAX_POSITION,
+    PLAIN,
+    SECTOR,
+    ImageBuilder,
+    Keys,
+    two_levels,
+)
 
 SUPERBLOCK = 4096
 NOTE, TORN, DAMAGE, FATAL = Severity

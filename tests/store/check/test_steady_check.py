@@ -8,8 +8,8 @@ from bcached.device.memory_device import MemoryDevice
 from bcached.errors import SetRefused
 from bcached.store.check import steady_check
 from bcached.store.check.steady_check import READINGS_MAX, SteadyCheck, check_steadily
-from instruments.image_builder import ImageBuilder, two_levels
-from instruments.virtual_time import in_virtual_time
+from instruments.samples.image_builder import ImageBuilder, two_levels
+from instruments.time.virtual_time import in_virtual_time
 
 
 class ChangingDevice(MemoryDevice):

@@ -15,12 +15,12 @@ from bcached.format.jset import JournalEntry, parse_journal_bucket
 from bcached.keys import Key, Pointer
 from bcached.store.journal.journal import Journal
 from bcached.store.opening.recovery import OpenedSet
-from instruments.durability_log import DurabilityLog, Entry
-from instruments.failing_device import FailingDevice, Fault
-from instruments.format_samples import ROOT_KEY
-from instruments.journal_story import JournalStory
-from instruments.recording_device import RecordingDevice
-from instruments.used_set import BUCKET_BYTES, open_set, used_devices
+from instruments.devices.durability_log import DurabilityLog, Entry
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.recording_device import RecordingDevice
+from instruments.samples.format_samples import ROOT_KEY
+from instruments.samples.used_set import BUCKET_BYTES, open_set, used_devices
+from instruments.stories.journal_story import JournalStory
 
 
 @dataclass

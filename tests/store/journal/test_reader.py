@@ -13,7 +13,7 @@ from bcached.store.finding import refuse_fatal
 from bcached.store.journal.reader import JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.journal_check import read_journal
-from instruments.format_samples import ENTRY, SUPERBLOCK, sealed, with_field
+from instruments.samples.format_samples import ENTRY, SUPERBLOCK, sealed, with_field
 
 BUCKET, BLOCK = 4096, 512
 COUNT = 8

@@ -7,8 +7,8 @@ import pytest
 
 from bcached.errors import DeviceRefused
 from bcached.store.make.request import MakeRequest, carry_out
-from instruments.format_samples import sealed, with_field
-from instruments.image_builder import SECTOR, ImageBuilder
+from instruments.samples.format_samples import sealed, with_field
+from instruments.samples.image_builder import SECTOR, ImageBuilder
 
 MAKERS = [{}, {"wipe_bcache": True}, {"dry_run": True, "wipe_bcache": True}, {"image_bytes": 32 << 20}]
 every_way = pytest.mark.parametrize("how", MAKERS, ids=["plain", "wipe", "dry run", "new image"])

@@ -19,13 +19,13 @@ from bcached.store.make.layout import (
     refuse_signatures,
 )
 from bcached.store.superblock_slot import read_superblock
-from instruments.failing_device import FailingDevice, Fault
-from instruments.recording_device import RecordingDevice
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.recording_device import RecordingDevice
 
 BUCKET = 4096
 MIB = 1 << 20
 SET_UUID = UUID(int=0xFEED)
-GOLDEN = Path(__file__).parent.parent / "format" / "golden"
+GOLDEN = Path(__file__).parents[2] / "format" / "golden"
 
 
 def device(size_bytes: int = 4 * MIB, path: str = "memory", logical_block_bytes: int = 512) -> MemoryDevice:

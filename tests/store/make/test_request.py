@@ -16,7 +16,7 @@ from bcached.errors import DeviceError, DeviceRefused, GeometryRefused
 from bcached.format.superblock import Replacement, Superblock
 from bcached.store.make.request import MakeRequest, carry_out
 from bcached.store.superblock_slot import read_superblock
-from instruments.loop_device import loop_device
+from instruments.devices.loop_device import loop_device
 
 MIB = 1 << 20
 TOOLS = "/usr/sbin:/sbin:/usr/bin:/bin"

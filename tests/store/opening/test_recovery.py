@@ -14,9 +14,9 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.store.opening.recovery import first_run, recover
 from bcached.store.reading.set_reader import read_set
 from bcached.store.superblock_slot import read_superblock
-from instruments.failing_device import FailingDevice, Fault
-from instruments.recording_device import RecordingDevice
-from instruments.used_set import (
+from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.recording_device import RecordingDevice
+from instruments.samples.used_set import (
     BUCKET_BYTES,
     COPY_AT,
     SUPERBLOCK_AT,

@@ -9,7 +9,7 @@ from bcached.format.jset import JournalEntry
 from bcached.keys import Key, Pointer
 from bcached.store.finding import Findings, refuse_fatal
 from bcached.store.reading.location_checks import Places, find_places
-from instruments.format_samples import ENTRY, SUPERBLOCK
+from instruments.samples.format_samples import ENTRY, SUPERBLOCK
 
 MEMBERS = [replace(SUPERBLOCK, journal_buckets=tuple(range(1, 9)))] * 2
 BUCKET = 1024  # sectors

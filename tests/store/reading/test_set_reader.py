@@ -8,9 +8,9 @@ from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
 from bcached.store.reading.set_reader import read_set
 from bcached.store.superblock_slot import read_superblock
-from instruments.format_samples import sealed, with_field
-from instruments.recording_device import RecordingDevice
-from instruments.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices, used_devices
+from instruments.devices.recording_device import RecordingDevice
+from instruments.samples.format_samples import sealed, with_field
+from instruments.samples.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices, used_devices
 
 
 def spoil(device: MemoryDevice, offset: int, layout: str, value: int) -> None:

@@ -9,7 +9,7 @@ from bcached.keys import Key, Pointer
 from bcached.state.index.interior_keys import position_of
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, check_set, read_metadata, read_tree
-from instruments.image_builder import MAX_POSITION, ImageBuilder, two_levels
+from instruments.samples.image_builder import MAX_POSITION, ImageBuilder, two_levels
 
 Held = tuple[bool, int, int]  # dirty, sector on the device, gen
 Model = dict[tuple[int, int], Held]

@@ -1,0 +1,1 @@
+"""Clients, and daemons for them to talk to."""

@@ -1,0 +1,1 @@
+"""Crash states: drawn from a log of writes, opened, and judged against the ledgers."""

@@ -1,0 +1,1 @@
+"""Devices that record, fail or delay what passes through them."""

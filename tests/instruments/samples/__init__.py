@@ -1,0 +1,1 @@
+"""Sets, images and values to begin a test with."""

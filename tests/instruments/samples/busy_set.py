@@ -1,0 +1,87 @@
+"""A set of two members in which everything happens at once: what the invariants have to look at."""
+
+from bcached.keys import Key
+from bcached.state.accounting.invariants import violations
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.pending_allocations import Extents
+from bcached.state.sectors.reservations import ExtentRequest, Holder
+from instruments.samples.small_cache import (
+    BUCKET_SECTORS,
+    GEOMETRY,
+    a_cache,
+    an_allocator,
+    fill_reserves,
+    invalidate,
+    metadata_of,
+    run,
+    use,
+    write_prios,
+)
+
+
+class BusySet:
+    """Open, held and quarantined buckets, a request that waits, lists with something on each of them.
+
+    On member 0: `open_bucket`, of which `first` and `second` hold a part each; `held_bucket`, all of it
+    first's; `quarantined_bucket`, all of it `broken`'s. Both members have uuids, cached and dirty data.
+    """
+
+    def __init__(self) -> None:
+        self.caches = [a_cache(GEOMETRY, 0), a_cache(GEOMETRY, 1)]
+        self.allocator = an_allocator(*self.caches)
+        self.first, self.second, self.broken = (
+            Holder(name, 100, BUCKET_SECTORS) for name in ("first", "second", "broken")
+        )
+        self.metadata = [metadata_of(cache) for cache in self.caches]
+        for cache in self.caches:
+            self._furnish(cache)
+        self.open_bucket = self._bucket(self.carve(self.first, 0, 4))
+        self.carve(self.second, 4, 4)
+        self.held_bucket = self._bucket(self.carve(self.first, 1000, 16, 6))
+        self.quarantined_bucket = self._bucket(self.carve(self.broken, 2000, 16, 7))
+        run(self.allocator.quarantine(self.broken))
+        self.waiting = Extents(self.allocator, self.first, [ExtentRequest(2, 0, 64, 8, whole=True)])
+        self.fill()
+        assert self.waiting.advance() is None
+        self.cache = self.caches[0]
+        self.bucket = 0  # the one a test is about
+        self._prepare_lists(self.cache)
+
+    def _furnish(self, cache: Cache) -> None:
+        use(cache, 300, sectors=5, dirty=False)
+        use(cache, 301, sectors=3)
+        uuids = cache.take_metadata(State.UUID)
+        self.metadata[cache.device][State.UUID].add(uuids)
+
+    def _prepare_lists(self, cache: Cache) -> None:
+        """Two ready and two that await their gens on free_inc, something unused, a prio write under way."""
+        fill_reserves(cache)
+        invalidate(cache)
+        while len(cache.free_inc) > 2:
+            cache.table.move(cache.free_inc.pop(), State.EMPTY)
+        write_prios(cache)
+        invalidate(cache)
+        cache.retire(400)
+
+    def fill(self) -> None:
+        for cache in self.caches:
+            fill_reserves(cache)
+
+    def carve(self, holder: Holder, offset: int, sectors: int, write_point: int = 5) -> Key:
+        """A key on member 0."""
+        self.fill()
+        device_1 = self.caches[1].reserves.lists[Reserve.NONE]
+        aside = list(device_1)
+        device_1.clear()
+        key = self.allocator.carve(holder, 0, offset, sectors, write_point)
+        device_1.extend(aside)
+        assert key is not None
+        return key
+
+    def _bucket(self, key: Key) -> int:
+        return GEOMETRY.bucket_of(key.pointers[0].sector)
+
+    def violations(self) -> list[str]:
+        return violations(self.allocator, [self.first, self.second, self.broken], self.metadata)

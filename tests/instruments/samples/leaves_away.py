@@ -1,0 +1,104 @@
+"""What the leaves of a tree hold, also those that are not in memory: a ledger looks where its set may not."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bcached.device.memory_device import MemoryDevice
+from bcached.keys import Key
+from bcached.runtime.cache_set import CacheSet
+from bcached.state.index.extents import Extents
+from bcached.state.index.node import Leaf, Node, bound_of
+from bcached.state.index.tree_change import Change, Piece
+from bcached.store.btree.node_reader import read_node
+from bcached.store.membership import MemberFound
+from instruments.crash.crash_judge import without_loop
+from instruments.crash.crash_states import State, StateDevice
+
+
+@dataclass
+class TreeFigures:
+    """What became of the trees of a story, in all of its lives."""
+
+    evicted: int = 0
+    read_again: int = 0
+    levels: int = 0  # the most there were
+    interiors_divided: int = 0  # parents of leaves
+    interiors_coalesced: int = 0
+
+    def add(self, other: "TreeFigures") -> None:
+        self.evicted += other.evicted
+        self.read_again += other.read_again
+        self.levels = max(self.levels, other.levels)
+        self.interiors_divided += other.interiors_divided
+        self.interiors_coalesced += other.interiors_coalesced
+
+
+def _lowest(nodes: "Sequence[Node | Piece]") -> int:
+    """How many of these are parents of leaves."""
+    return sum(node.level == 1 for node in nodes)
+
+
+@dataclass
+class LeavesAway:
+    """The leaves of a living set that are evicted, from the moment at which it is open."""
+
+    cache_set: CacheSet
+    disks: Sequence[MemoryDevice]  # that it lives on
+    figures: TreeFigures
+    _held: dict[Key, list[Key]] = field(default_factory=dict)  # by the leaf's key
+
+    def __post_init__(self) -> None:
+        tree, figures = self.cache_set.index.btree.tree, self.figures
+        let_go, attach = tree._let_go, tree.attach
+
+        def letting_go(leaf: Leaf) -> None:
+            self._held[leaf.key] = list(leaf.live)
+            figures.evicted += 1
+            let_go(leaf)
+
+        def attaching(missing: object, node: Node) -> bool:
+            figures.read_again += self._held.pop(node.key, None) is not None
+            return attach(missing, node)  # type: ignore[arg-type]
+
+        tree._let_go, tree.attach = letting_go, attaching  # type: ignore[method-assign,assignment]
+        self._watch_shape()
+
+    def _watch_shape(self) -> None:
+        shape, figures = self.cache_set.index.btree._shape, self.figures
+        carry_out, tree = shape._carry_out, self.cache_set.index.btree.tree
+
+        async def carrying_out(change: Change) -> None:
+            before, after = _lowest([*change.replaced, *change.gone]), _lowest(change.pieces)
+            await carry_out(change)
+            figures.interiors_divided += 0 < before < after
+            figures.interiors_coalesced += 0 < after < before
+            figures.levels = max(figures.levels, tree.root.level + 1)
+
+        shape._carry_out = carrying_out  # type: ignore[method-assign]
+        figures.levels = max(figures.levels, tree.root.level + 1)
+
+    def all_keys(self) -> Iterator[Key]:
+        """All keys, stale or not."""
+        tree = self.cache_set.index.btree.tree
+        for leaf in tree.leaves:
+            yield from leaf.live
+        for interior in tree.interiors():
+            for child in interior.children if interior.level == 1 else ():
+                if isinstance(child, Key):
+                    yield from self._of(child)
+
+    def _of(self, leaf: Key) -> list[Key]:
+        """What an evicted leaf holds; one that was away at first is what lies on the device."""
+        if leaf not in self._held:
+            members = [
+                MemberFound(StateDevice(State(disk.disk.contents, {}, set(), None)), member.superblock)
+                for disk, member in zip(self.disks, self.cache_set.members, strict=True)
+            ]
+            live = Extents()
+            for key in without_loop(read_node(members, leaf, 0)).all_keys():
+                live.insert(key)
+            owed = self.cache_set.index.btree.tree.owed.get(bound_of(leaf))
+            for key in owed.extents if owed else ():
+                live.insert(key)
+            self._held[leaf] = list(live)
+        return self._held[leaf]

@@ -1,0 +1,1 @@
+"""Workloads that play out one set's life, and the ledgers of what it promised."""

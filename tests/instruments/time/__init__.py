@@ -1,0 +1,1 @@
+"""Virtual time, and every point at which a task is resumed."""
