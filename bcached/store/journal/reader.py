@@ -79,6 +79,8 @@ class _Start:
 async def read_ring(member: MemberFound, number: int) -> tuple[RingFound, list[BucketFound]]:
     """A member's ring and the buckets of it that count."""
     count = len(member.superblock.journal_buckets)
+    if not count:  # before its first run, or of a geometry that is refused
+        return RingFound([]), []
     starts = [await _read_start(member, index) for index in range(count)]
     ring = RingFound([start.first_seq for start in starts])
     found = await _read_needed(member, number, starts, ring)

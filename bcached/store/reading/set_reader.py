@@ -148,7 +148,7 @@ def _check_age(found: Metadata, report: Report) -> None:
     """Report a member that is an older copy of itself."""
     assert found.journal is not None
     try:
-        refuse_older_copies(found.members, [max(ring.newest_seqs) for ring in found.journal.rings])
+        refuse_older_copies(found.members, [max(ring.newest_seqs, default=0) for ring in found.journal.rings])
     except SetRefused as error:
         lost = "what was written to the set since, until the right one is given"
         report(finding_of(error, "member-older", Severity.FATAL, lost))
