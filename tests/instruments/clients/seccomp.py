@@ -98,6 +98,7 @@ def behind(allowed: Collection[str], folder: Path, action: int = DENY) -> list[s
     names.write_text("\n".join(sorted(allowed)))
     return [
         "env",
+        "--unset=COVERAGE_PROCESS_CONFIG",  # what measures coverage makes calls of its own
         f"PYTHONPATH={TESTS}",
         sys.executable,
         "-m",
