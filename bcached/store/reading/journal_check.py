@@ -255,13 +255,20 @@ def _report_bisection(found: JournalFound, number: int, where: str, report: Repo
     seqs = [entries[0].seq if entries else 0 for entries in buckets]
     if not any(seqs):
         return
-    last = max(entry.seq for entries in buckets for entry in entries)
-    bisected = newest_by_bisection(buckets)
-    newest = seqs.index(max(seqs))
-    lap = [seq for seq in seqs[newest + 1 :] + seqs[: newest + 1] if seq]
-    if any(after <= before for before, after in pairwise(lap)):
-        problem = f"the buckets are not in the order of a ring: they begin with entries {seqs}"
+    bisected, last = newest_by_bisection(buckets), max(found.rings[number].newest_seqs)
+    behind = seqs.index(max(seqs)) + 1
+    # All entries, not only those that buckets begin with: the kernel goes by each one that it reads.
+    lap = [entry.seq for entries in buckets[behind:] + buckets[:behind] for entry in entries]
+    misplaced = next(((before, after) for before, after in pairwise(lap) if after <= before), None)
+    if misplaced:
+        before, after = misplaced
+        problem = (
+            f"the buckets are not in the order of a ring: entry {after} comes behind entry {before}, "
+            f"and they begin with entries {seqs}"
+        )
         lost = "nothing here; the kernel may miss the newest entries"
+        if (stray := max(lap)) > last:
+            lost = f"the changes in entry {stray}, which an opening does not look for there; the kernel may"
     elif bisected != last:
         problem = f"the kernel's bisection ends at entry {bisected} of {last}: the buckets begin with {seqs}"
         lost = f"nothing here; the kernel misses all that was done since entry {bisected}"

@@ -367,6 +367,20 @@ async def test_buckets_out_of_the_ring_s_order() -> None:
     await assert_found(builder, ("journal-ring", DAMAGE))
 
 
+@pytest.mark.parametrize(("seq", "lost"), [(7, "nothing here"), (10, "the changes in entry 10")])
+async def test_an_old_bucket_with_an_entry_that_does_not_belong_there(seq: int, lost: str) -> None:
+    builder = ImageBuilder(bucket_count=1024).finish()  # one entry, in the ring's bucket 1
+    behind = builder.write_entry(builder.entry(2, 2), journal_byte(builder, 2))
+    builder.write_entry(builder.entry(5, 5), journal_byte(builder, 3))
+    builder.write_entry(builder.entry(8, 8), journal_byte(builder, 4))
+    builder.write_entry(builder.entry(9, 9), journal_byte(builder, 5))
+    await assert_found(builder)
+    builder.write_entry(builder.entry(seq, 5), behind)
+    found = await assert_found(builder, ("journal-ring", DAMAGE))
+    assert f"entry 5 comes behind entry {seq}" in found.findings.listed[0].problem
+    assert found.findings.listed[0].lost.startswith(lost)
+
+
 async def test_needed_buckets_out_of_the_ring_s_order() -> None:
     builder = ImageBuilder(bucket_count=1024).finish()  # one entry, in the ring's bucket 1
     builder.write_entry(builder.entry(3), journal_byte(builder, 2))
