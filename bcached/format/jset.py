@@ -11,6 +11,7 @@ An entry takes whole blocks and stands in one bucket; entries follow each other 
 import struct
 import sys
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from bcached.format.sizes import MEMBERS_MAX
 from bcached.keys import Key
 
 HEADER = struct.Struct("<QQQIIQ")
-MAGIC_OFFSET, SEQ_OFFSET = 8, 16
+MAGIC_OFFSET, SEQ_OFFSET, LAST_SEQ_OFFSET = 8, 16, 32
 UUID_KEY_OFFSET = HEADER.size
 ROOT_KEY_OFFSET = UUID_KEY_OFFSET + PADDED_KEY_BYTES
 TAIL_OFFSET = ROOT_KEY_OFFSET + PADDED_KEY_BYTES
@@ -146,11 +147,20 @@ def scan_journal_bucket(
     return placed, None
 
 
-def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[tuple[int, int]]:
-    """(byte, seq) of every block of a journal bucket that carries the magic, sound or not, found or not."""
+class Trace(NamedTuple):
+    """A block that carries the magic of an entry, and what it says of itself; it may be damaged."""
+
+    byte: int  # of the journal bucket
+    seq: int
+    last_seq: int
+
+
+def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[Trace]:
+    """The traces of entries in a journal bucket, sound or not, found or not."""
     words = np.frombuffer(raw, dtype="<u8").reshape(-1, block_bytes // WORD_BYTES)
-    blocks = np.flatnonzero(words[:, MAGIC_OFFSET // WORD_BYTES] == JSET ^ set_magic).tolist()
-    return [(block * block_bytes, int(words[block, SEQ_OFFSET // WORD_BYTES])) for block in blocks]
+    blocks = np.flatnonzero(words[:, MAGIC_OFFSET // WORD_BYTES] == JSET ^ set_magic)
+    seqs, last_seqs = (words[blocks, offset // WORD_BYTES] for offset in (SEQ_OFFSET, LAST_SEQ_OFFSET))
+    return list(map(Trace, (blocks * block_bytes).tolist(), seqs.tolist(), last_seqs.tolist()))
 
 
 def claimed_seq(raw: Buffer, offset: int) -> int:

@@ -245,7 +245,7 @@ def test_what_looks_like_an_entry_is_traced_wherever_the_reading_ends() -> None:
     for byte, seq in ((512, 7), (4096, 8)):
         raw[byte : byte + 512] = numbered(seq).pack(SET_MAGIC, 512)
     raw[4096] ^= 1
-    assert trace_entries(raw, SET_MAGIC, 512) == [(512, 7), (4096, 8)]
-    assert trace_entries(raw, SET_MAGIC, 4096) == [(4096, 8)]
+    assert trace_entries(raw, SET_MAGIC, 512) == [(512, 7, 1), (4096, 8, 1)]
+    assert trace_entries(raw, SET_MAGIC, 4096) == [(4096, 8, 1)]
     assert trace_entries(raw, SET_MAGIC + 1, 512) == []
     assert claimed_seq(raw, 4096) == 8

@@ -15,6 +15,7 @@ from bcached.format.jset import (
     JSET_BYTES_MAX,
     JournalEntry,
     PlacedEntry,
+    Trace,
     claimed_seq,
     scan_journal_bucket,
     trace_entries,
@@ -31,8 +32,9 @@ class BucketFound:
     index: int  # in the ring
     bucket: int
     where: str
-    entries: list[PlacedEntry]  # in one lap of the ring: what is left of the one before is not among them
-    traces: list[tuple[int, int]]  # (byte, seq) of all that looks like an entry
+    entries: list[PlacedEntry]  # in one lap of the ring
+    leftovers: list[PlacedEntry]  # of the laps before, right behind them: the kernel reads on through these
+    traces: list[Trace]  # all that looks like an entry
     end: FormatError | None  # why there are no more
     next_byte: int  # where the next entry would begin
     next_seq: int  # what stands where its seq would
@@ -125,14 +127,25 @@ async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFou
     raw = await _read(member.block_device, member, bucket, whole=True)
     placed, end = scan_journal_bucket(raw, superblock.set_magic, block_bytes, where)
     lap = 1
-    while lap < len(placed) and placed[lap].entry.seq > placed[lap - 1].entry.seq:
+    while lap < len(placed) and _follows(placed[lap - 1].entry, placed[lap].entry):
         lap += 1
-    if lap < len(placed):
-        placed, end = placed[:lap], None
+    placed, leftovers = placed[:lap], placed[lap:]
+    if leftovers:
+        end = None
     behind = placed[-1].offset_bytes + placed[-1].blocks * block_bytes if placed else 0
     next_seq = claimed_seq(raw, behind) if behind < len(raw) else 0
     traces = trace_entries(raw, superblock.set_magic, block_bytes)
-    return BucketFound(number, index, bucket, where, placed, traces, end, behind, next_seq)
+    return BucketFound(number, index, bucket, where, placed, leftovers, traces, end, behind, next_seq)
+
+
+def _follows(before: JournalEntry, after: JournalEntry) -> bool:
+    """Whether two entries side by side are of one lap. What is needed is never more than it was before.
+
+    So a number that is too high does not make an old entry a newer one. The next number is taken at its word.
+    """
+    if after.seq == before.seq + 1:
+        return True
+    return after.seq > before.seq and after.last_seq >= before.last_seq
 
 
 async def _read_start(member: MemberFound, index: int) -> _Start:

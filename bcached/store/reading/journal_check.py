@@ -151,7 +151,7 @@ def _report_gap(
     places = [
         f"{bucket.where}, byte {byte}"
         for bucket in [*found.buckets, *found.others]
-        for byte, seq in bucket.traces
+        for byte, seq, _ in bucket.traces
         if seq in missing
     ]
     where = places[0] if places else members[0].path
@@ -176,13 +176,15 @@ def _report_unreadable(found: JournalFound, members: Sequence[MemberFound], repo
     beyond: dict[int, str] = {}
     for bucket in found.buckets:
         follows = not bucket.entries or bucket.entries[-1].entry.seq == newest
-        for byte, seq in bucket.traces:
+        for byte, seq, last_seq in bucket.traces:
             where = f"{bucket.where}, byte {byte}"
-            if newest < seq <= most:
+            # What is needed is never more than it was: such an entry is an old one, and its seq is damaged.
+            is_old = seq > newest + 1 and last_seq < found.newest.last_seq
+            if newest < seq <= most and not is_old:
                 beyond.setdefault(seq, where)
-            elif seq > most and follows and byte == bucket.next_byte:
+            elif seq > most and follows and byte == bucket.next_byte and not is_old:
                 beyond.setdefault(newest + 1, where)  # its seq is damaged
-            elif seq > most:
+            elif seq > newest:
                 problem = f"what looks like an entry has the number {seq}: it is none"
                 report(Finding("journal-stray", Severity.NOTE, STRUCTURE, where, problem))
         if follows and bucket.end is not None and bucket.next_seq == newest + 1:
@@ -249,13 +251,15 @@ def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
 def _report_bisection(found: JournalFound, number: int, where: str, report: Report) -> None:
     """The kernel finds the newest entry by bisection, which needs the buckets in the order of the ring."""
     buckets: list[list[JournalEntry]] = [[] for _ in found.rings[number].newest_seqs]
+    read = [list(bucket) for bucket in buckets]
     for bucket in [*found.buckets, *found.others]:
         if bucket.member == number:
             buckets[bucket.index] = [placed.entry for placed in bucket.entries]
+            read[bucket.index] = [placed.entry for placed in (*bucket.entries, *bucket.leftovers)]
     seqs = [entries[0].seq if entries else 0 for entries in buckets]
     if not any(seqs):
         return
-    bisected, last = newest_by_bisection(buckets), max(found.rings[number].newest_seqs)
+    bisected, last = newest_by_bisection(read), max(found.rings[number].newest_seqs)
     behind = seqs.index(max(seqs)) + 1
     # All entries, not only those that buckets begin with: the kernel goes by each one that it reads.
     lap = [entry.seq for entries in buckets[behind:] + buckets[:behind] for entry in entries]
@@ -269,7 +273,10 @@ def _report_bisection(found: JournalFound, number: int, where: str, report: Repo
         lost = "nothing here; the kernel may miss the newest entries"
         if (stray := max(lap)) > last:
             lost = f"the changes in entry {stray}, which an opening does not look for there; the kernel may"
-    elif bisected != last:
+    elif bisected > last:
+        problem = f"the kernel takes entry {bisected} for the newest, which is {last}: it is left over"
+        lost = "nothing here; the kernel may refuse the set"
+    elif bisected < last:
         problem = f"the kernel's bisection ends at entry {bisected} of {last}: the buckets begin with {seqs}"
         lost = f"nothing here; the kernel misses all that was done since entry {bisected}"
     else:

@@ -55,7 +55,7 @@ async def _newer(
     bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
     block_bytes = superblock.block_sectors * SECTOR_BYTES
     raw = await member.block_device.read(bucket.bucket * bucket_bytes, bucket_bytes)
-    found = {byte: newer for byte, newer in bucket.traces if newer > seq}
+    found = {byte: newer for byte, newer, _ in bucket.traces if newer > seq}
     if bucket.next_byte < bucket_bytes and bucket.next_seq == seq + 1:
         found.setdefault(bucket.next_byte, bucket.next_seq)  # the magic of it is gone
     patches = []

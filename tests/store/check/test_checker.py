@@ -321,6 +321,38 @@ async def test_a_number_that_no_entry_can_have_hides_none() -> None:
     await assert_found(builder, ("journal-stray", NOTE))
 
 
+@pytest.mark.parametrize("seq", [12, 40, 1 << 50])
+@pytest.mark.parametrize("gap", [0, 1])
+async def test_a_leftover_with_a_flipped_bit_in_its_number_is_no_newer_entry(gap: int, seq: int) -> None:
+    """Nothing in it was needed, so neither is the set refused nor does it fall back."""
+    builder = sound()
+    byte = builder.write_entry(builder.entry(9, 9), journal_byte(builder, 2))
+    byte = builder.write_entry(builder.entry(10, 9), byte)
+    raw = bytearray(builder.entry(4, 1).pack(builder.set_magic, builder.geometry.block_bytes))
+    raw[16:24] = seq.to_bytes(8, "little")
+    builder.write(byte + gap * builder.geometry.block_bytes, raw)
+    found = await assert_found(builder, ("journal-stray", NOTE))
+    assert found.journal is not None
+    assert found.journal.newest.seq == 10
+    builder.write_entry(builder.entry(seq, 1), byte)  # and with a good checksum
+    found = await assert_found(builder, *[("journal-stray", NOTE)] * (1 + gap), ("journal-ring", DAMAGE))
+    assert found.journal is not None
+    assert found.journal.newest.seq == 10
+    assert f"the kernel takes entry {seq} for the newest" in found.findings.listed[-1].problem
+
+
+async def test_an_unneeded_bucket_that_begins_with_a_flipped_bit_hides_no_newer_entry() -> None:
+    builder = sound()
+    builder.write_entry(builder.entry(9, 9), journal_byte(builder, 3))
+    raw = bytearray(builder.entry(3, 1).pack(builder.set_magic, builder.geometry.block_bytes))
+    raw[16] ^= 1 << 4
+    builder.write(journal_byte(builder, 2), raw)
+    builder.write(builder.entries[3][1], raw)
+    found = await check(builder)
+    assert ("journal-stray", NOTE) in told(found)
+    assert found.findings.worst < FATAL
+
+
 async def test_what_is_left_of_the_lap_before_is_nothing() -> None:
     builder = sound()
     byte = builder.write_entry(builder.entry(9, 9), journal_byte(builder, 2))
