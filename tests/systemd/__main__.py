@@ -8,7 +8,9 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.kernel.errors import CannotRun, HarnessFailed
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from kernel.errors import CannotRun, HarnessFailed
 
 from .cases import CASES
 from .container import Container

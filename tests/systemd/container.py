@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from tests.kernel.errors import HarnessFailed
+from kernel.errors import HarnessFailed
 
 BOOT_S, COMMAND_S, POWEROFF_S = 60.0, 120.0, 60.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

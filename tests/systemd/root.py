@@ -14,8 +14,8 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.kernel.errors import CannotRun
-from tests.kernel.packages import locked
+from kernel.errors import CannotRun
+from kernel.packages import locked
 
 FOLDER_VARIABLE = "BCACHED_SYSTEMD_CACHE"
 CHECKOUT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.kernel.errors import CannotRun
+from kernel.errors import CannotRun
 
 from . import readme, root
 
