@@ -36,7 +36,7 @@ def session(path: str) -> dict[str, Any]:
     return found
 
 
-async def test_the_same_calls_without_a_loop(tmp_path: Path):
+async def test_the_same_calls_without_a_loop(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it:
         found = await asyncio.to_thread(session, it.path)
         assert found["watched"] == str(it.cache_set.set_uuid)
@@ -47,7 +47,7 @@ async def test_the_same_calls_without_a_loop(tmp_path: Path):
     assert (found["dirty"], found["dropped"]) == ([True], 24)
 
 
-def test_every_method_of_the_one_is_one_of_the_other():
+def test_every_method_of_the_one_is_one_of_the_other() -> None:
     def methods(kind: type) -> set[str]:
         return {name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name))}
 
@@ -58,12 +58,12 @@ def test_every_method_of_the_one_is_one_of_the_other():
         )
 
 
-def test_nobody_there_is_an_error_and_leaves_nothing_open(tmp_path: Path):
+def test_nobody_there_is_an_error_and_leaves_nothing_open(tmp_path: Path) -> None:
     with pytest.raises(ConnectionLost), BlockingClient(str(tmp_path / "nothing")):
         pass
 
 
-async def test_a_daemon_gone_between_two_calls_is_noticed_before_a_write(tmp_path: Path):
+async def test_a_daemon_gone_between_two_calls_is_noticed_before_a_write(tmp_path: Path) -> None:
     client = BlockingClient(str(tmp_path / "s"))
     async with served(tmp_path, image=True) as it:
         await asyncio.to_thread(client.__enter__)

@@ -45,7 +45,7 @@ async def until(question) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_keys_are_committed_looked_up_and_dropped(tmp_path: Path):
+async def test_keys_are_committed_looked_up_and_dropped(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 64)
         dirty = replace(key, dirty=True)
@@ -58,7 +58,7 @@ async def test_keys_are_committed_looked_up_and_dropped(tmp_path: Path):
         assert await client.flush() > sequence
 
 
-async def test_lookups_of_many_ranges_are_one_call(tmp_path: Path):
+async def test_lookups_of_many_ranges_are_one_call(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         for offset in (0, 64, 640):
             await client.store(0, offset, bytes_of(8, offset))
@@ -70,7 +70,7 @@ async def test_lookups_of_many_ranges_are_one_call(tmp_path: Path):
         assert none == Found(())
 
 
-async def test_pins_are_taken_and_let_go(tmp_path: Path):
+async def test_pins_are_taken_and_let_go(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         await client.store(0, 0, bytes_of(64))
         found = await client.lookup(0, 0, 64, pin=True)
@@ -79,7 +79,7 @@ async def test_pins_are_taken_and_let_go(tmp_path: Path):
             await client.unpin(found.keys)
 
 
-async def test_what_was_pinned_for_one_who_stopped_waiting_is_let_go(tmp_path: Path):
+async def test_what_was_pinned_for_one_who_stopped_waiting_is_let_go(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         await client.store(0, 0, bytes_of(64))
         for asking in (
@@ -95,7 +95,7 @@ async def test_what_was_pinned_for_one_who_stopped_waiting_is_let_go(tmp_path: P
         await until(lambda: not holder.reads)
 
 
-async def test_what_is_stored_is_fetched(tmp_path: Path):
+async def test_what_is_stored_is_fetched(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         data = bytes_of(3 * BUCKET_SECTORS + 8)
         assert await client.store(0, 800, data) > 0
@@ -112,7 +112,7 @@ async def test_what_is_stored_is_fetched(tmp_path: Path):
         assert [key.dirty for key in (await client.lookup(0, 808, 24)).keys] == [False, True, False]
 
 
-async def test_every_copy_is_stored_and_one_good_one_is_enough(tmp_path: Path):
+async def test_every_copy_is_stored_and_one_good_one_is_enough(tmp_path: Path) -> None:
     async with served(tmp_path, image=True, members=2) as it, Client(it.path) as client:
         await client.store(0, 0, bytes_of(16), replicas=2)
         (key,) = (await client.lookup(0, 0, 16)).keys
@@ -126,7 +126,7 @@ async def test_every_copy_is_stored_and_one_good_one_is_enough(tmp_path: Path):
             mend(it, half)
 
 
-async def test_a_flash_only_volume_needs_no_word_about_dirty(tmp_path: Path):
+async def test_a_flash_only_volume_needs_no_word_about_dirty(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         inode = await client.create_volume("flash", sectors=8000)
         await client.store(inode, 0, bytes_of(16))
@@ -143,7 +143,7 @@ async def test_a_flash_only_volume_needs_no_word_about_dirty(tmp_path: Path):
             await client.fetch(inode, 0, 16)
 
 
-async def test_parts_of_blocks_are_refused_before_anything_is_reserved(tmp_path: Path):
+async def test_parts_of_blocks_are_refused_before_anything_is_reserved(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         for data in (b"", b"x", bytes(4095), bytes(8192 + 512)):
             with pytest.raises(ValueError, match="blocks have 4096 bytes"):
@@ -153,7 +153,7 @@ async def test_parts_of_blocks_are_refused_before_anything_is_reserved(tmp_path:
         assert it.cache_set.statistics().reserved_sectors == 0
 
 
-async def test_more_than_fits_is_refused(tmp_path: Path):
+async def test_more_than_fits_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         with pytest.raises(LimitExceeded):
             await client.store(0, 0, bytes(64 << 20))
@@ -161,7 +161,7 @@ async def test_more_than_fits_is_refused(tmp_path: Path):
 
 async def test_a_store_whose_write_fails_gives_its_sectors_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     def broken(_paths: DataPaths, key: Key, _data: memoryview) -> None:
         if key.offset:
             raise DeviceError("image0", "cannot write: Input/output error")
@@ -176,7 +176,7 @@ async def test_a_store_whose_write_fails_gives_its_sectors_back(
 
 async def test_a_store_that_is_given_up_keeps_its_sectors_until_its_writes_return(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     may_write, real, loop = asyncio.Event(), DataPaths.write, asyncio.get_running_loop()
 
     def slow(paths: DataPaths, key: Key, data: memoryview) -> None:
@@ -200,7 +200,7 @@ async def test_a_store_that_is_given_up_keeps_its_sectors_until_its_writes_retur
 
 async def test_what_was_used_again_while_it_was_read_is_looked_up_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     real, reads = DataPaths.read, []
 
     def read_while_it_changes(paths: DataPaths, pointer: Pointer, sectors: int) -> bytes:
@@ -224,7 +224,7 @@ async def test_what_was_used_again_while_it_was_read_is_looked_up_anew(
 
 async def test_a_range_that_is_always_read_too_late_is_an_error_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         await client.store(0, 0, bytes_of(16))
         monkeypatch.setattr(Gens, "current", lambda *_: ())
@@ -232,7 +232,7 @@ async def test_a_range_that_is_always_read_too_late_is_an_error_in_the_end(
             await client.fetch(0, 0, 16)
 
 
-async def test_nothing_is_fetched_from_a_daemon_that_is_gone(tmp_path: Path):
+async def test_nothing_is_fetched_from_a_daemon_that_is_gone(tmp_path: Path) -> None:
     client = Client(str(tmp_path / "s"))
     async with served(tmp_path, image=True) as it:
         await client.__aenter__()

@@ -74,7 +74,7 @@ class RoleForAll(Access):
 # Allocating
 
 
-async def test_reserving_and_releasing(folder: Path):
+async def test_reserving_and_releasing(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 64)
         assert isinstance(key, Key)
@@ -84,7 +84,7 @@ async def test_reserving_and_releasing(folder: Path):
         assert it.cache_set.statistics().reserved_sectors == 0
 
 
-async def test_all_kinds_of_allocating(folder: Path):
+async def test_all_kinds_of_allocating(folder: Path) -> None:
     async with served(folder, members=2) as it, Client(it.path) as client:
         keys = await client.allocate(0, 0, 5 * BUCKET_SECTORS, whole=True, replicas=2, write_point=9)
         assert sum(key.sectors for key in keys) == 5 * BUCKET_SECTORS
@@ -97,7 +97,7 @@ async def test_all_kinds_of_allocating(folder: Path):
         assert it.cache_set.statistics().reserved_sectors == 0
 
 
-async def test_calls_made_together_are_pipelined_in_their_order(folder: Path):
+async def test_calls_made_together_are_pipelined_in_their_order(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         calls = [client.allocate(0, 8 * index, 8) for index in range(300)]
         answers = await asyncio.gather(*calls)
@@ -114,7 +114,7 @@ async def test_calls_made_together_are_pipelined_in_their_order(folder: Path):
         ((7, 0, 8), NoSuchVolume, {"inode": 7}),
     ],
 )
-async def test_errors_are_those_of_the_daemon(folder: Path, wrong: tuple, error: type, fields: dict):
+async def test_errors_are_those_of_the_daemon(folder: Path, wrong: tuple, error: type, fields: dict) -> None:
     async with served(folder) as it, Client(it.path) as client:
         with pytest.raises(error) as refused:
             await client.allocate(*wrong)
@@ -122,7 +122,7 @@ async def test_errors_are_those_of_the_daemon(folder: Path, wrong: tuple, error:
         assert client.is_connected
 
 
-async def test_an_errors_key_is_a_key(folder: Path):
+async def test_an_errors_key_is_a_key(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 8)
         await client.release([key])
@@ -131,7 +131,7 @@ async def test_an_errors_key_is_a_key(folder: Path):
         assert refused.value.fields["key"] == key
 
 
-async def test_numbers_of_limits_come_along(folder: Path):
+async def test_numbers_of_limits_come_along(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         with pytest.raises(LimitExceeded) as refused:
             await client.allocate(0, 0, 8, replicas=2)
@@ -142,7 +142,7 @@ async def test_numbers_of_limits_come_along(folder: Path):
         assert refused.value.fields == {"reserve": "none", "waited_ms": 0}
 
 
-async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_can(folder: Path):
+async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_can(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         before = asyncio.ensure_future(client.allocate(0, 0, 64))
         await asyncio.sleep(0)
@@ -156,7 +156,7 @@ async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_c
             assert not (await client.lookup(0, 0, 64)).keys
 
 
-async def test_what_is_granted_to_one_who_stopped_waiting_is_given_back(folder: Path):
+async def test_what_is_granted_to_one_who_stopped_waiting_is_given_back(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as holder, Client(it.path) as client:
         keys = await exhaust(holder)
         waiting = asyncio.create_task(client.allocate(0, 0, 8))
@@ -172,7 +172,7 @@ async def test_what_is_granted_to_one_who_stopped_waiting_is_given_back(folder: 
         assert key.sectors == 8
 
 
-async def test_what_came_in_the_moment_its_caller_was_cancelled_is_given_back(folder: Path):
+async def test_what_came_in_the_moment_its_caller_was_cancelled_is_given_back(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
 
         async def cancel_the_other() -> None:
@@ -186,7 +186,7 @@ async def test_what_came_in_the_moment_its_caller_was_cancelled_is_given_back(fo
         await until(lambda: it.cache_set.statistics().reserved_sectors == 8)
 
 
-async def test_who_had_to_wait_before_he_could_ask_is_not_overtaken(folder: Path):
+async def test_who_had_to_wait_before_he_could_ask_is_not_overtaken(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         channel = client._channel
         channel.pause_writing()
@@ -198,7 +198,7 @@ async def test_who_had_to_wait_before_he_could_ask_is_not_overtaken(folder: Path
         assert sectors == sorted(sectors)
 
 
-async def test_leaving_does_not_wait_for_a_daemon_that_does_not_read(folder: Path):
+async def test_leaving_does_not_wait_for_a_daemon_that_does_not_read(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "s"))
         listener.listen()
@@ -217,7 +217,7 @@ async def test_leaving_does_not_wait_for_a_daemon_that_does_not_read(folder: Pat
 # Administration
 
 
-async def test_administration(folder: Path):
+async def test_administration(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         state = await client.status()
         assert state.set_uuid == client.description.set_uuid
@@ -239,7 +239,7 @@ async def test_administration(folder: Path):
         assert len(await client.list_volumes()) == 1
 
 
-async def test_a_watch_gives_the_state_whenever_it_changed(folder: Path):
+async def test_a_watch_gives_the_state_whenever_it_changed(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         seen = []
         async for state in client.watch(100):
@@ -252,7 +252,7 @@ async def test_a_watch_gives_the_state_whenever_it_changed(folder: Path):
         assert client.is_connected
 
 
-async def test_a_watch_ends_with_the_daemon(folder: Path):
+async def test_a_watch_ends_with_the_daemon(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         states = client.watch(100)
         assert (await anext(states)).allocated_sectors == 0
@@ -264,7 +264,7 @@ async def test_a_watch_ends_with_the_daemon(folder: Path):
 # Data
 
 
-async def test_what_is_written_is_read_and_lies_where_the_key_says(folder: Path):
+async def test_what_is_written_is_read_and_lies_where_the_key_says(folder: Path) -> None:
     async with served(folder, image=True) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 64)
         await client.write(key, bytes_of(key))
@@ -274,7 +274,7 @@ async def test_what_is_written_is_read_and_lies_where_the_key_says(folder: Path)
             assert image.read(key.sectors * 512) == bytes_of(key)
 
 
-async def test_every_copy_is_written_and_each_can_be_read(folder: Path):
+async def test_every_copy_is_written_and_each_can_be_read(folder: Path) -> None:
     async with served(folder, image=True, members=2) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 16, replicas=2)
         await client.write(key, bytes_of(key, 3))
@@ -282,7 +282,7 @@ async def test_every_copy_is_written_and_each_can_be_read(folder: Path):
             assert await client.read(Key(0, 0, 16, False, (pointer,))) == bytes_of(key, 3)
 
 
-async def test_data_of_another_length_than_the_key_is_refused_unwritten(folder: Path):
+async def test_data_of_another_length_than_the_key_is_refused_unwritten(folder: Path) -> None:
     async with served(folder, image=True) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 16)
         for data in (b"", bytes(16 * 512 - 1), bytes(17 * 512)):
@@ -291,7 +291,7 @@ async def test_data_of_another_length_than_the_key_is_refused_unwritten(folder: 
         assert await client.read(key) == bytes(16 * 512)
 
 
-async def test_any_buffer_will_do(folder: Path):
+async def test_any_buffer_will_do(folder: Path) -> None:
     async with served(folder, image=True) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 8)
         for data in (
@@ -303,7 +303,7 @@ async def test_any_buffer_will_do(folder: Path):
             assert await client.read(key) == bytes(data)
 
 
-async def test_a_key_of_no_device_is_an_error_not_a_write(folder: Path):
+async def test_a_key_of_no_device_is_an_error_not_a_write(folder: Path) -> None:
     async with served(folder, image=True) as it, Client(it.path) as client:
         key = Key(0, 0, 8, False, (Pointer(5, 8000, 0),))
         with pytest.raises(DeviceError, match="no such member"):
@@ -314,7 +314,7 @@ async def test_a_key_of_no_device_is_an_error_not_a_write(folder: Path):
 
 
 @pytest.mark.root
-async def test_what_is_stored_on_a_device_named_by_a_link_is_fetched(folder: Path):
+async def test_what_is_stored_on_a_device_named_by_a_link_is_fetched(folder: Path) -> None:
     image = folder / "disk"
     image.write_bytes(b"")
     os.truncate(image, SET_BYTES)
@@ -330,7 +330,9 @@ async def test_what_is_stored_on_a_device_named_by_a_link_is_fetched(folder: Pat
             link.unlink()
 
 
-async def test_a_small_block_needs_direct_io_or_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_a_small_block_needs_direct_io_or_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bcached.client.data_paths.os.O_DIRECT", 1 << 29)
     real_open = os.open
 
@@ -349,7 +351,9 @@ async def test_a_small_block_needs_direct_io_or_is_refused(folder: Path, monkeyp
         assert await client.read(key) == b"x" * 512
 
 
-async def test_buffered_io_serves_where_there_is_no_direct_io(folder: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_buffered_io_serves_where_there_is_no_direct_io(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real_open = os.open
 
     def open_without_direct_io(path, flags, *rest, **named):
@@ -364,7 +368,7 @@ async def test_buffered_io_serves_where_there_is_no_direct_io(folder: Path, monk
         assert await client.read(key) == bytes_of(key)
 
 
-async def test_what_is_in_memory_is_read_without_a_thread(folder: Path):
+async def test_what_is_in_memory_is_read_without_a_thread(folder: Path) -> None:
     async with served(folder, image=True) as it, Client(it.path, direct=False) as client:
         await client.store(0, 0, b"in-memory......." * 256)
         (first,) = await client.fetch(0, 0, 8)
@@ -373,7 +377,7 @@ async def test_what_is_in_memory_is_read_without_a_thread(folder: Path):
         assert first.data == b"in-memory......." * 256
 
 
-async def test_the_page_cache_is_for_blocks_of_whole_pages(folder: Path):
+async def test_the_page_cache_is_for_blocks_of_whole_pages(folder: Path) -> None:
     async with served(folder, image=True, block_bytes=512) as it, Client(it.path, direct=False) as client:
         (key,) = await client.allocate(0, 0, 1)
         for transfer in (client.write(key, bytes(512)), client.read(key)):
@@ -383,7 +387,7 @@ async def test_the_page_cache_is_for_blocks_of_whole_pages(folder: Path):
                 await transfer
 
 
-async def test_direct_and_cached_clients_see_the_same_bytes(folder: Path):
+async def test_direct_and_cached_clients_see_the_same_bytes(folder: Path) -> None:
     async with (
         served(folder, image=True) as it,
         Client(it.path) as direct,
@@ -399,7 +403,7 @@ async def test_direct_and_cached_clients_see_the_same_bytes(folder: Path):
 # Gens
 
 
-async def test_a_key_is_current_until_its_buckets_gen_moves(folder: Path):
+async def test_a_key_is_current_until_its_buckets_gen_moves(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         since = await client.now()
         (key,) = await client.allocate(0, 0, 8)
@@ -412,7 +416,7 @@ async def test_a_key_is_current_until_its_buckets_gen_moves(folder: Path):
         it.cache_set.members[0].cache.table.gens[pointer.sector // BUCKET_SECTORS] -= 1
 
 
-async def test_a_key_with_one_good_copy_is_current(folder: Path):
+async def test_a_key_with_one_good_copy_is_current(folder: Path) -> None:
     async with served(folder, members=2) as it, Client(it.path) as client:
         since = await client.now()
         (key,) = await client.allocate(0, 0, 8, replicas=2)
@@ -423,7 +427,7 @@ async def test_a_key_with_one_good_copy_is_current(folder: Path):
         assert not await client.is_current(outside, since)
 
 
-async def test_after_two_collections_nothing_old_is_current(folder: Path):
+async def test_after_two_collections_nothing_old_is_current(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as client:
         since = await client.now()
         (key,) = await client.allocate(0, 0, 8)
@@ -434,7 +438,7 @@ async def test_after_two_collections_nothing_old_is_current(folder: Path):
         assert await client.is_current(key, await client.now())
 
 
-async def test_a_read_that_proves_stale_is_an_error(folder: Path):
+async def test_a_read_that_proves_stale_is_an_error(folder: Path) -> None:
     async with served(folder, image=True) as it, Client(it.path) as client:
         since = await client.now()
         (key,) = await client.allocate(0, 0, 8)
@@ -450,7 +454,7 @@ async def test_a_read_that_proves_stale_is_an_error(folder: Path):
 # The lease and the end
 
 
-async def test_the_lease_is_held_while_connected_and_no_longer(folder: Path):
+async def test_the_lease_is_held_while_connected_and_no_longer(folder: Path) -> None:
     async with served(folder) as it:
         client = Client(it.path)
         assert not is_locked(it.cache_set.lease_path)
@@ -459,7 +463,7 @@ async def test_the_lease_is_held_while_connected_and_no_longer(folder: Path):
         assert not is_locked(it.cache_set.lease_path)
 
 
-async def test_a_lease_that_is_gone_keeps_the_client_out(folder: Path):
+async def test_a_lease_that_is_gone_keeps_the_client_out(folder: Path) -> None:
     async with served(folder) as it:
         lease = Path(it.cache_set.lease_path)
         lease.rename(folder / "elsewhere")
@@ -471,7 +475,7 @@ async def test_a_lease_that_is_gone_keeps_the_client_out(folder: Path):
 
 
 @pytest.mark.parametrize("how", ["LOCK_EX", "LOCK_SH", "F_RDLCK"])
-async def test_no_lock_that_another_client_can_take_keeps_a_client_out(folder: Path, how: str):
+async def test_no_lock_that_another_client_can_take_keeps_a_client_out(folder: Path, how: str) -> None:
     async with served(folder, image=True) as it:
         lease = it.cache_set.lease_path
         with stranger(lease, how):
@@ -482,7 +486,7 @@ async def test_no_lock_that_another_client_can_take_keeps_a_client_out(folder: P
         await until(lambda: not is_locked(lease))
 
 
-async def test_no_client_can_take_the_lease_for_itself(folder: Path):
+async def test_no_client_can_take_the_lease_for_itself(folder: Path) -> None:
     async with served(folder) as it:
         lease = it.cache_set.lease_path
         assert Path(lease).stat().st_mode & 0o777 == 0o440, "clients read it and no more"
@@ -491,7 +495,7 @@ async def test_no_client_can_take_the_lease_for_itself(folder: Path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 8, bytes(8192)])
-async def test_a_map_that_is_none_is_refused(folder: Path, damage: bytes):
+async def test_a_map_that_is_none_is_refused(folder: Path, damage: bytes) -> None:
     async with served(folder) as it, Client(it.path) as client:
         (gens,) = it.cache_set.gen_maps()
         Path(gens.path).rename(folder / "elsewhere")
@@ -502,7 +506,7 @@ async def test_a_map_that_is_none_is_refused(folder: Path, damage: bytes):
         assert (await client.now()).life
 
 
-async def test_a_reader_takes_no_lease_and_cannot_write(folder: Path):
+async def test_a_reader_takes_no_lease_and_cannot_write(folder: Path) -> None:
     async with served(folder, access=RoleForAll(Role.READER)) as it, Client(it.path) as client:
         assert not is_locked(it.cache_set.lease_path)
         with pytest.raises(PermissionDenied):
@@ -512,7 +516,7 @@ async def test_a_reader_takes_no_lease_and_cannot_write(folder: Path):
         assert await client.now()
 
 
-async def test_when_the_daemon_goes_all_is_void_and_the_lease_is_let_go(folder: Path):
+async def test_when_the_daemon_goes_all_is_void_and_the_lease_is_let_go(folder: Path) -> None:
     client = Client(str(folder / "s"))
     async with served(folder, image=True) as it:
         lease = it.cache_set.lease_path
@@ -532,7 +536,7 @@ async def test_when_the_daemon_goes_all_is_void_and_the_lease_is_let_go(folder: 
 
 async def test_the_lease_outlives_the_connection_until_the_last_write_returns(
     folder: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     may_write, real = asyncio.Event(), os.pwritev
     loop = asyncio.get_running_loop()
 
@@ -555,13 +559,13 @@ async def test_the_lease_outlives_the_connection_until_the_last_write_returns(
         await until(lambda: not is_locked(it.cache_set.lease_path))
 
 
-async def test_nobody_there_is_said_in_one_line(folder: Path):
+async def test_nobody_there_is_said_in_one_line(folder: Path) -> None:
     with pytest.raises(ConnectionLost, match="no connection to the daemon: "):
         async with Client(str(folder / "nothing")):
             pass
 
 
-async def test_a_client_that_was_not_entered_says_what_makes_the_connection(folder: Path):
+async def test_a_client_that_was_not_entered_says_what_makes_the_connection(folder: Path) -> None:
     async with served(folder) as it:
         client = Client(it.path)
         assert not client.is_connected
@@ -572,14 +576,14 @@ async def test_a_client_that_was_not_entered_says_what_makes_the_connection(fold
             _ = client.description
 
 
-async def test_a_daemon_that_is_full_says_so(folder: Path):
+async def test_a_daemon_that_is_full_says_so(folder: Path) -> None:
     async with served(folder, limits=SocketLimits(connections=1)) as it, Client(it.path):
         with pytest.raises((LimitExceeded, ConnectionLost), match="connections"):
             async with Client(it.path):
                 pass
 
 
-async def test_what_the_daemon_said_before_it_went_is_heard_first(folder: Path):
+async def test_what_the_daemon_said_before_it_went_is_heard_first(folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / "s"))
         listener.listen()
@@ -595,7 +599,7 @@ async def test_what_the_daemon_said_before_it_went_is_heard_first(folder: Path):
             await channel.ask(describe())
 
 
-async def test_one_that_is_no_daemon_is_noticed(folder: Path):
+async def test_one_that_is_no_daemon_is_noticed(folder: Path) -> None:
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\0")
@@ -609,7 +613,7 @@ async def test_one_that_is_no_daemon_is_noticed(folder: Path):
                 pass
 
 
-def test_an_error_of_a_newer_daemon_is_still_an_error():
+def test_an_error_of_a_newer_daemon_is_still_an_error() -> None:
     error = refusal_from("io.bcached.Allocator.OutOfPatience", b'{"since": 7}')
     assert isinstance(error, RequestError)
     assert str(error) == "io.bcached.Allocator.OutOfPatience: {'since': 7}"

@@ -49,7 +49,7 @@ async def outcome(asked) -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, BlockingClient])
-async def test_every_call_says_so(tmp_path: Path, kind: type):
+async def test_every_call_says_so(tmp_path: Path, kind: type) -> None:
     async with served(tmp_path, image=True) as it:
         new = kind(it.path)
         for call in calls(new):
@@ -73,7 +73,7 @@ async def _maybe(method):
 
 
 @pytest.mark.parametrize("kind", [Client, BlockingClient])
-async def test_closing_and_connecting_twice_are_fine(tmp_path: Path, kind: type):
+async def test_closing_and_connecting_twice_are_fine(tmp_path: Path, kind: type) -> None:
     async with served(tmp_path) as it:
         client = kind(it.path)
         assert await _maybe(client.connect) is client
@@ -87,7 +87,7 @@ async def test_closing_and_connecting_twice_are_fine(tmp_path: Path, kind: type)
             await _maybe(unused.connect)
 
 
-async def test_a_client_can_be_connected_later_if_the_daemon_was_not_there(tmp_path: Path):
+async def test_a_client_can_be_connected_later_if_the_daemon_was_not_there(tmp_path: Path) -> None:
     client, blocking = Client(str(tmp_path / "s")), BlockingClient(str(tmp_path / "s"))
     for one in (client, blocking):
         with pytest.raises(ConnectionLost, match="No such file"):
@@ -99,7 +99,7 @@ async def test_a_client_can_be_connected_later_if_the_daemon_was_not_there(tmp_p
             await _maybe(one.close)
 
 
-async def test_a_client_that_is_dropped_holds_nothing_any_more(tmp_path: Path):
+async def test_a_client_that_is_dropped_holds_nothing_any_more(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it:
 
         def story() -> None:

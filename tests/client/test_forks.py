@@ -87,7 +87,7 @@ def with_a_child(path: str, direct: bool) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("direct", [True, False])
-async def test_a_child_is_refused_and_takes_nothing_from_its_parent(tmp_path: Path, direct: bool):
+async def test_a_child_is_refused_and_takes_nothing_from_its_parent(tmp_path: Path, direct: bool) -> None:
     async with served(tmp_path, image=True) as it:
         found = await asyncio.to_thread(with_a_child, it.path, direct)
     assert found["said"] == " ".join(["True"] * 10)
@@ -95,7 +95,7 @@ async def test_a_child_is_refused_and_takes_nothing_from_its_parent(tmp_path: Pa
     assert (found["fetched"], found["kept"]) == ({b"parent's"}, b"written.")
 
 
-async def test_the_lease_is_the_parents_and_goes_with_it_though_the_child_lives_on(tmp_path: Path):
+async def test_the_lease_is_the_parents_and_goes_with_it_though_the_child_lives_on(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it:
 
         def story() -> tuple[bool, bool, bool]:
@@ -119,7 +119,7 @@ async def test_the_lease_is_the_parents_and_goes_with_it_though_the_child_lives_
         assert await asyncio.to_thread(story) == (True, False, False)
 
 
-async def test_the_daemon_notices_the_parents_end_though_the_child_lives_on(tmp_path: Path):
+async def test_the_daemon_notices_the_parents_end_though_the_child_lives_on(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path):
         reading, writing = os.pipe()
 
@@ -142,7 +142,7 @@ async def test_the_daemon_notices_the_parents_end_though_the_child_lives_on(tmp_
         os.waitpid(child, 0)
 
 
-async def test_an_asyncio_client_is_refused_in_a_child_and_ends_there_without_harm(tmp_path: Path):
+async def test_an_asyncio_client_is_refused_in_a_child_and_ends_there_without_harm(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         await client.store(0, 0, b"parent's" * 512)
 
@@ -176,7 +176,7 @@ async def test_an_asyncio_client_is_refused_in_a_child_and_ends_there_without_ha
         assert is_leased(it)
 
 
-async def test_a_client_that_was_not_connected_may_be_in_the_child(tmp_path: Path):
+async def test_a_client_that_was_not_connected_may_be_in_the_child(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it:
         client = BlockingClient(it.path)
 

@@ -26,17 +26,17 @@ def loaded_by(code: str) -> set[str]:
         "import bcached.wire.gen_map, bcached.keys, bcached.errors, bcached.units",
     ],
 )
-def test_nothing_that_only_the_daemon_needs_is_loaded(code: str):
+def test_nothing_that_only_the_daemon_needs_is_loaded(code: str) -> None:
     assert loaded_by(code).isdisjoint(DAEMONS)
 
 
-def test_asyncio_and_the_daemons_half_of_the_protocol_are_loaded_by_their_users_only():
+def test_asyncio_and_the_daemons_half_of_the_protocol_are_loaded_by_their_users_only() -> None:
     light = loaded_by("from bcached.client import BlockingClient")
     dear = {"asyncio", "concurrent.futures", "ssl", "logging", "bcached.wire.methods", "bcached.wire.codec"}
     assert light.isdisjoint(dear)
     assert "asyncio" in loaded_by("from bcached.client import Client")
 
 
-def test_a_name_the_library_does_not_have_is_an_import_error():
+def test_a_name_the_library_does_not_have_is_an_import_error() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         loaded_by("from bcached.client import Nothing")

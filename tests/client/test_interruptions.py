@@ -164,7 +164,7 @@ def in_time(work: Callable[[], Any]) -> Any:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_an_interruption_anywhere_crosses_no_answers(tmp_path: Path, call: str):
+async def test_an_interruption_anywhere_crosses_no_answers(tmp_path: Path, call: str) -> None:
     async with served(tmp_path, image=True) as it:
         async with Client(it.path) as client:
             await client.store(0, 0, bytes(4096))
@@ -205,7 +205,7 @@ def interrupted_leader(path: str) -> tuple[int, int]:
     return number, answered
 
 
-async def test_an_interrupted_thread_leaves_no_other_one_waiting(tmp_path: Path):
+async def test_an_interrupted_thread_leaves_no_other_one_waiting(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it:
         async with Client(it.path) as client:
             await client.store(0, 0, bytes(4096))
@@ -215,7 +215,7 @@ async def test_an_interrupted_thread_leaves_no_other_one_waiting(tmp_path: Path)
         assert answered
 
 
-async def test_what_an_interrupted_call_was_granted_is_given_back(tmp_path: Path):
+async def test_what_an_interrupted_call_was_granted_is_given_back(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as holder:
         held = []
         try:
@@ -243,7 +243,7 @@ async def test_what_an_interrupted_call_was_granted_is_given_back(tmp_path: Path
             assert await script.wait() == 0
 
 
-async def test_a_handler_that_calls_the_client_it_interrupts_is_refused(tmp_path: Path):
+async def test_a_handler_that_calls_the_client_it_interrupts_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         script = HANDLER.replace("PATH", repr(it.path))
         done = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=subprocess.PIPE)
@@ -252,7 +252,7 @@ async def test_a_handler_that_calls_the_client_it_interrupts_is_refused(tmp_path
         assert said.split() == [b"RuntimeError", b"1", b"1"]
 
 
-async def test_what_an_interruption_of_an_interruption_leaves_is_put_in_order(tmp_path: Path):
+async def test_what_an_interruption_of_an_interruption_leaves_is_put_in_order(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
 
         def story() -> bool:

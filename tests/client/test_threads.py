@@ -36,7 +36,7 @@ def mixed_work(client: BlockingClient, seed: int) -> int:
 
 
 @pytest.mark.parametrize("direct", [True, False])
-async def test_each_thread_gets_its_own_answers(tmp_path: Path, direct: bool):
+async def test_each_thread_gets_its_own_answers(tmp_path: Path, direct: bool) -> None:
     async with served(tmp_path, image=True) as it:
 
         def story() -> int:
@@ -46,7 +46,7 @@ async def test_each_thread_gets_its_own_answers(tmp_path: Path, direct: bool):
         assert await asyncio.to_thread(story) > 20
 
 
-async def test_a_thread_that_waits_keeps_no_other_one_from_asking(tmp_path: Path):
+async def test_a_thread_that_waits_keeps_no_other_one_from_asking(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
 
         def story() -> int:
@@ -67,7 +67,7 @@ async def test_a_thread_that_waits_keeps_no_other_one_from_asking(tmp_path: Path
         assert await asyncio.to_thread(story) == 16
 
 
-async def test_closing_ends_the_calls_of_all_threads(tmp_path: Path):
+async def test_closing_ends_the_calls_of_all_threads(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
 
         def story() -> list[type]:
@@ -99,7 +99,7 @@ async def test_closing_ends_the_calls_of_all_threads(tmp_path: Path):
         assert await asyncio.to_thread(story) == [ClientClosed] * 3
 
 
-async def test_more_than_the_socket_takes_at_once_is_sent_by_several_threads(tmp_path: Path):
+async def test_more_than_the_socket_takes_at_once_is_sent_by_several_threads(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it:
 
         def story() -> list[int]:
@@ -116,7 +116,7 @@ async def test_more_than_the_socket_takes_at_once_is_sent_by_several_threads(tmp
 # side_by_side itself
 
 
-def test_jobs_run_side_by_side_and_give_what_they_give_in_order():
+def test_jobs_run_side_by_side_and_give_what_they_give_in_order() -> None:
     together = threading.Barrier(THREADS)
 
     def job(number: int) -> int:
@@ -129,7 +129,7 @@ def test_jobs_run_side_by_side_and_give_what_they_give_in_order():
     assert side_by_side([]) == []
 
 
-def test_after_an_error_no_job_is_under_way_and_none_begins():
+def test_after_an_error_no_job_is_under_way_and_none_begins() -> None:
     begun, ended = [], []
 
     def job(number: int) -> None:

@@ -36,12 +36,12 @@ async def exhaust(talker: Talker) -> list[Any]:
         keys.append(reply["parameters"]["key"])
 
 
-async def test_every_method_of_the_interfaces_is_served(tmp_path: Path):
+async def test_every_method_of_the_interfaces_is_served(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         assert set(it.server._service.operations) == {method.request for method in METHODS.values()}
 
 
-async def test_describe_tells_what_a_client_needs(tmp_path: Path):
+async def test_describe_tells_what_a_client_needs(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         told = (await talker.ask(call("Describe")))["parameters"]
         assert told["set_uuid"] == str(it.cache_set.set_uuid)
@@ -64,7 +64,7 @@ async def test_describe_tells_what_a_client_needs(tmp_path: Path):
         ]
 
 
-async def test_allocations_of_a_stream_follow_each_other(tmp_path: Path):
+async def test_allocations_of_a_stream_follow_each_other(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         (first,) = await keys_of(talker, allocate(0, 8))
         (second,) = await keys_of(talker, allocate(8, 8))
@@ -78,7 +78,7 @@ async def test_allocations_of_a_stream_follow_each_other(tmp_path: Path):
         }
 
 
-async def test_one_key_may_be_shorter_and_whole_is_all(tmp_path: Path):
+async def test_one_key_may_be_shorter_and_whole_is_all(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         (key,) = await keys_of(talker, allocate(0, BUCKET_SECTORS * 3))
         assert key["sectors"] == BUCKET_SECTORS
@@ -88,7 +88,7 @@ async def test_one_key_may_be_shorter_and_whole_is_all(tmp_path: Path):
         assert [key["offset"] for key in keys] == [0, *ends[:-1]]
 
 
-async def test_the_write_point_is_the_peers_pid_unless_it_says_another(tmp_path: Path):
+async def test_the_write_point_is_the_peers_pid_unless_it_says_another(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as one, Talker(it.path) as other:
         (a,) = await keys_of(one, allocate(0))
         (b,) = await keys_of(other, allocate(8000))
@@ -130,7 +130,7 @@ def whichever_buckets(replies: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_batch_is_answered_as_its_requests_are_one_by_one(
     tmp_path: Path, seed: int, reservations: int
-):
+) -> None:
     replies: list[list[Any]] = []
     for name in ("together", "apart"):
         (tmp_path / name).mkdir()
@@ -168,7 +168,9 @@ async def test_a_batch_is_answered_as_its_requests_are_one_by_one(
         (call(f"{ADMIN}.CreateVolume", {"label": "x" * 33}), "label"),
     ],
 )
-async def test_what_the_set_cannot_take_is_refused_by_name(tmp_path: Path, message: bytes, parameter: str):
+async def test_what_the_set_cannot_take_is_refused_by_name(
+    tmp_path: Path, message: bytes, parameter: str
+) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         reply = await talker.ask(message)
         assert outcome(reply) == "InvalidParameter"
@@ -176,7 +178,7 @@ async def test_what_the_set_cannot_take_is_refused_by_name(tmp_path: Path, messa
         assert it.cache_set.statistics().reserved_sectors == 0
 
 
-async def test_part_of_a_reservation_can_be_released_part_of_a_block_cannot(tmp_path: Path):
+async def test_part_of_a_reservation_can_be_released_part_of_a_block_cannot(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         (key,) = await keys_of(talker, allocate(0, 32))
         place = key["pointers"][0]
@@ -189,7 +191,7 @@ async def test_part_of_a_reservation_can_be_released_part_of_a_block_cannot(tmp_
         assert it.cache_set.statistics().reserved_sectors == 16
 
 
-async def test_what_is_not_ours_cannot_be_released(tmp_path: Path):
+async def test_what_is_not_ours_cannot_be_released(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as owner, Talker(it.path) as thief:
         (key,) = await keys_of(owner, allocate())
         place = key["pointers"][0]
@@ -205,7 +207,7 @@ async def test_what_is_not_ours_cannot_be_released(tmp_path: Path):
         assert outcome(await owner.ask(call("Release", {"keys": [key]}))) == "ok"
 
 
-async def test_allocate_many_is_all_or_nothing(tmp_path: Path):
+async def test_allocate_many_is_all_or_nothing(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         extents = [{"inode": 0, "offset": 8 * index, "sectors": 8} for index in range(64)]
         keys = await keys_of(talker, call("AllocateMany", {"requests": extents}))
@@ -225,7 +227,7 @@ async def test_allocate_many_is_all_or_nothing(tmp_path: Path):
         assert [sum(key["sectors"] for key in each) for each in keys] == [3 * BUCKET_SECTORS, 8]
 
 
-async def test_allocate_many_that_cannot_have_all_keeps_none(tmp_path: Path):
+async def test_allocate_many_that_cannot_have_all_keeps_none(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as holder, Talker(it.path) as talker:
         buckets = await exhaust(holder)
         for key in buckets[:3]:
@@ -245,7 +247,7 @@ async def test_allocate_many_that_cannot_have_all_keeps_none(tmp_path: Path):
         ]
 
 
-async def test_a_bucket_is_whole_and_freed_whole(tmp_path: Path):
+async def test_a_bucket_is_whole_and_freed_whole(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = (await talker.ask(call("AllocateBucket")))["parameters"]["key"]
         assert key["sectors"] == BUCKET_SECTORS
@@ -256,7 +258,7 @@ async def test_a_bucket_is_whole_and_freed_whole(tmp_path: Path):
         assert outcome(await talker.ask(call("FreeBucket", {"key": key}))) != "ok"
 
 
-async def test_copies_lie_on_different_devices(tmp_path: Path):
+async def test_copies_lie_on_different_devices(tmp_path: Path) -> None:
     async with served(tmp_path, members=3) as it, Talker(it.path) as talker:
         (key,) = await keys_of(talker, allocate(replicas=3))
         assert sorted(pointer["device"] for pointer in key["pointers"]) == [0, 1, 2]
@@ -266,7 +268,7 @@ async def test_copies_lie_on_different_devices(tmp_path: Path):
         assert len({pointer["device"] for pointer in key["pointers"]}) == 2
 
 
-async def test_reserve_of_moving_gc_is_drawn_on_with_write_prio(tmp_path: Path):
+async def test_reserve_of_moving_gc_is_drawn_on_with_write_prio(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         before = it.cache_set.statistics().members[0].allocations["movinggc"]
         await keys_of(talker, allocate(write_prio=1))
@@ -274,7 +276,7 @@ async def test_reserve_of_moving_gc_is_drawn_on_with_write_prio(tmp_path: Path):
         assert taken["movinggc"] + taken["none"] > before
 
 
-async def test_limits_are_told_with_their_numbers(tmp_path: Path):
+async def test_limits_are_told_with_their_numbers(tmp_path: Path) -> None:
     async with served(tmp_path, reservations=10) as it, Talker(it.path) as talker:
         for index in range(10):
             await keys_of(talker, allocate(8 * index))
@@ -286,7 +288,7 @@ async def test_limits_are_told_with_their_numbers(tmp_path: Path):
         assert outcome(reply) == "LimitExceeded"
 
 
-async def test_an_inode_without_a_volume_is_no_such_volume(tmp_path: Path):
+async def test_an_inode_without_a_volume_is_no_such_volume(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         reply = await talker.ask(allocate(inode=5))
         assert reply == {"error": "io.bcached.Allocator.NoSuchVolume", "parameters": {"inode": 5}}
@@ -294,7 +296,7 @@ async def test_an_inode_without_a_volume_is_no_such_volume(tmp_path: Path):
         assert reply == {"error": "io.bcached.Admin.NoSuchVolume", "parameters": {"inode": 5}}
 
 
-async def test_near_exhaustion_a_waiting_one_is_served_once_something_is_released(tmp_path: Path):
+async def test_near_exhaustion_a_waiting_one_is_served_once_something_is_released(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as holder, Talker(it.path) as waiter:
         keys = await exhaust(holder)
         assert outcome(await waiter.ask(allocate(wait=False))) == "NoFreeBuckets"
@@ -308,14 +310,14 @@ async def test_near_exhaustion_a_waiting_one_is_served_once_something_is_release
         assert [outcome(await waiter.hear()) for _ in range(2)] == ["ok", "ok"]
 
 
-async def test_a_release_behind_a_waiting_allocate_of_the_same_connection_serves_it(tmp_path: Path):
+async def test_a_release_behind_a_waiting_allocate_of_the_same_connection_serves_it(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         keys = await exhaust(talker)
         talker.say(allocate(), call("Release", {"keys": keys[:8]}))
         assert [outcome(await talker.hear()) for _ in range(2)] == ["ok", "ok"]
 
 
-async def test_what_a_lost_connection_held_comes_back(tmp_path: Path):
+async def test_what_a_lost_connection_held_comes_back(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as other:
         async with Talker(it.path) as talker:
             await exhaust(talker)
@@ -326,7 +328,7 @@ async def test_what_a_lost_connection_held_comes_back(tmp_path: Path):
         assert it.cache_set.statistics().reserved_sectors == 8
 
 
-async def test_64_clients_some_dying_get_extents_that_never_overlap(tmp_path: Path):
+async def test_64_clients_some_dying_get_extents_that_never_overlap(tmp_path: Path) -> None:
     """Every extent given is recorded before its client may die; those of the living stay apart."""
     living: dict[int, tuple[int, int]] = {}
 
@@ -370,7 +372,7 @@ async def test_64_clients_some_dying_get_extents_that_never_overlap(tmp_path: Pa
         assert statistics.holders == 0
 
 
-async def test_administration(tmp_path: Path):
+async def test_administration(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
 
         async def admin(method: str, **parameters: Any) -> Any:
@@ -406,7 +408,7 @@ async def test_administration(tmp_path: Path):
         assert outcome(await talker.ask(allocate(inode=inode))) == "NoSuchVolume"
 
 
-async def test_a_watch_tells_the_state_and_then_what_changed(tmp_path: Path):
+async def test_a_watch_tells_the_state_and_then_what_changed(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as watcher, Talker(it.path) as talker:
         watcher.say(call(f"{MONITOR}.Watch", {"interval_ms": 100}, more=True))
         first = await watcher.hear()
@@ -421,7 +423,7 @@ async def test_a_watch_tells_the_state_and_then_what_changed(tmp_path: Path):
         assert seen["members.0.allocations.none"] == 1
 
 
-async def test_a_failed_set_refuses_changes_and_answers_questions(tmp_path: Path):
+async def test_a_failed_set_refuses_changes_and_answers_questions(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         it.cache_set.refuse(DeviceFailed("flush failed"))
         changes = [
@@ -443,7 +445,7 @@ async def test_a_failed_set_refuses_changes_and_answers_questions(tmp_path: Path
         assert "flush failed" in state["failed"]
 
 
-async def test_stopping_while_requests_wait_tells_them(tmp_path: Path):
+async def test_stopping_while_requests_wait_tells_them(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         talker = Talker(it.path)
         await talker.__aenter__()
@@ -454,7 +456,7 @@ async def test_stopping_while_requests_wait_tells_them(tmp_path: Path):
     await talker.__aexit__()
 
 
-async def test_a_message_of_every_kind_of_nonsense_leaves_others_served(tmp_path: Path):
+async def test_a_message_of_every_kind_of_nonsense_leaves_others_served(tmp_path: Path) -> None:
     async with served(tmp_path, limits=SocketLimits(message_bytes=100_000)) as it, Talker(it.path) as good:
         for nonsense in (b"\0" * 100, b"{}\0", b"[" * 50_000 + b"\0", b"\xff" * 1000 + b"\0", b"x" * 200_000):
             async with Talker(it.path) as bad:
@@ -464,7 +466,7 @@ async def test_a_message_of_every_kind_of_nonsense_leaves_others_served(tmp_path
             assert outcome(await good.ask(call("Release", {"keys": [key]}))) == "ok"
 
 
-async def test_gen_maps_are_told(tmp_path: Path):
+async def test_gen_maps_are_told(tmp_path: Path) -> None:
     async with served(tmp_path, members=2) as it, Talker(it.path) as talker:
         maps = (await talker.ask(call("MapGens")))["parameters"]["maps"]
         assert [one["device"] for one in maps] == [0, 1]

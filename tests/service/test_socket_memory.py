@@ -66,7 +66,7 @@ async def until(question: Callable[[], Any]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_half_sent_requests_are_bounded_and_the_longest_held_give_way(path: str):
+async def test_half_sent_requests_are_bounded_and_the_longest_held_give_way(path: str) -> None:
     async with serving(path) as (server, _), talkers(path, 40) as peers:
         for peer in peers:
             before = server.buffers.held_bytes, server.buffers.gave_way
@@ -81,7 +81,7 @@ async def test_half_sent_requests_are_bounded_and_the_longest_held_give_way(path
         assert await peers[0].hears_the_end()
 
 
-async def test_honest_requests_go_through_small_and_large_ones(path: str):
+async def test_honest_requests_go_through_small_and_large_ones(path: str) -> None:
     async with serving(path) as (server, _), talkers(path, 40) as peers, Talker(path) as honest:
         for peer in peers:
             peer.say(b"y" * 300_000)
@@ -93,7 +93,7 @@ async def test_honest_requests_go_through_small_and_large_ones(path: str):
         assert outcome(await honest.ask(b"\0")) == "ok"
 
 
-async def test_small_halves_are_left_in_peace(path: str):
+async def test_small_halves_are_left_in_peace(path: str) -> None:
     async with serving(path) as (server, _), talkers(path, 20) as small, talkers(path, 20) as large:
         for peer in small:
             peer.say(DESCRIBE[:-1] + b" " * 20_000)
@@ -105,7 +105,7 @@ async def test_small_halves_are_left_in_peace(path: str):
             assert outcome(await peer.ask(b"\0")) == "ok"
 
 
-async def test_replies_that_are_not_read_are_bounded(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_replies_that_are_not_read_are_bounded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     async with serving(path) as (server, _), contextlib.AsyncExitStack() as stack:
         for _ in range(60):
@@ -119,7 +119,7 @@ async def test_replies_that_are_not_read_are_bounded(path: str, monkeypatch: pyt
             assert outcome(await honest.ask(DESCRIBE)) == "ok"
 
 
-async def test_requests_that_wait_are_bounded_by_their_bytes(path: str):
+async def test_requests_that_wait_are_bounded_by_their_bytes(path: str) -> None:
     async with serving(path, limits=SocketLimits()) as (server, service), Talker(path) as talker:
         waiting = call("Allocate", {"inode": WAITS, "offset": 0, "sectors": 8})
         padded = waiting[:-1] + b" " * 100_000 + b"\0"
@@ -135,7 +135,7 @@ async def test_requests_that_wait_are_bounded_by_their_bytes(path: str):
         await until(lambda: server.buffers.held_bytes == 0)
 
 
-async def test_of_many_who_wait_with_much_some_give_way(path: str):
+async def test_of_many_who_wait_with_much_some_give_way(path: str) -> None:
     async with serving(path) as (server, service), talkers(path, 30) as peers:
         waiting = allocate(inode=WAITS)
         for peer in peers:
@@ -149,7 +149,7 @@ async def test_of_many_who_wait_with_much_some_give_way(path: str):
         assert outcome(await peers[-1].hear()) == "ok"
 
 
-async def test_what_cannot_run_yet_runs_in_its_order(path: str):
+async def test_what_cannot_run_yet_runs_in_its_order(path: str) -> None:
     count = 3 * REQUESTS_BEHIND_MAX
     async with serving(path) as (_, service), Talker(path) as talker:
         talker.say(allocate(inode=WAITS), *(allocate(offset=8 * number) for number in range(count)))
@@ -162,7 +162,7 @@ async def test_what_cannot_run_yet_runs_in_its_order(path: str):
 
 async def test_a_read_full_of_empty_messages_is_decoded_a_few_at_a_time(
     path: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     decoded: list[int] = []
 
     def decode(block: bytes) -> list[Any]:
@@ -181,7 +181,7 @@ async def test_a_read_full_of_empty_messages_is_decoded_a_few_at_a_time(
     assert sum(decoded) < 1.2 * count
 
 
-async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collector(path: str):
+async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collector(path: str) -> None:
     async with serving(path) as (server, service), Talker(path) as talker:
         talker.say(allocate(inode=WAITS), DESCRIBE)
         await until(lambda: service.waiting)
@@ -199,7 +199,7 @@ async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collecto
 
 async def test_peers_that_go_while_replies_are_on_their_way_cause_no_error(
     path: str, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     async with serving(path) as (_, service):
         for number in range(60):
             with socket.socket(socket.AF_UNIX) as peer:
@@ -215,7 +215,7 @@ async def test_peers_that_go_while_replies_are_on_their_way_cause_no_error(
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
-async def test_memory_is_counted_while_it_is_held(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_memory_is_counted_while_it_is_held(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     async with serving(path) as (server, _), Talker(path) as talker:
         talker.say(DESCRIBE[:-1])
@@ -233,7 +233,7 @@ async def test_memory_is_counted_while_it_is_held(path: str, monkeypatch: pytest
 # Peers without a role
 
 
-async def test_a_peer_without_a_role_is_told_so_and_holds_little(path: str):
+async def test_a_peer_without_a_role_is_told_so_and_holds_little(path: str) -> None:
     async with serving(path, Strangers(1)) as (server, _), Talker(path) as stranger:
         assert outcome(await stranger.ask(DESCRIBE)) == "PermissionDenied"
         stranger.say(b"x" * STRANGER_BYTES)
@@ -246,7 +246,7 @@ async def test_a_peer_without_a_role_is_told_so_and_holds_little(path: str):
         assert server.buffers.held_bytes == 0
 
 
-async def test_a_peer_without_a_role_may_be_large_no_more_than_others(path: str):
+async def test_a_peer_without_a_role_may_be_large_no_more_than_others(path: str) -> None:
     async with serving(path, Strangers(1)), Talker(path) as stranger:
         stranger.say(b"x" * (2 << 20))
         assert outcome(await stranger.hear()) in ("PermissionDenied", "LimitExceeded")
@@ -254,7 +254,7 @@ async def test_a_peer_without_a_role_may_be_large_no_more_than_others(path: str)
 
 async def test_half_a_message_of_a_peer_without_a_role_is_waited_for_less(
     path: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     monkeypatch.setattr("bcached.service.socket.connection.STRANGER_PATIENCE_S", 0.1)
     async with serving(path, Strangers(1)), Talker(path) as stranger, Talker(path) as member:
@@ -267,7 +267,7 @@ async def test_half_a_message_of_a_peer_without_a_role_is_waited_for_less(
 
 async def test_a_peer_without_a_role_that_does_not_read_is_cut_off(
     path: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     monkeypatch.setattr("bcached.service.socket.connection.STRANGER_PATIENCE_S", 0.1)
     async with serving(path, Strangers(1)) as (_, service):
@@ -281,7 +281,7 @@ async def test_a_peer_without_a_role_that_does_not_read_is_cut_off(
             await until(lambda: service.gone)
 
 
-async def test_a_peer_without_a_role_makes_room_for_one_that_has_one(path: str):
+async def test_a_peer_without_a_role_makes_room_for_one_that_has_one(path: str) -> None:
     limits = SocketLimits(connections=3)
     async with serving(path, Strangers(3), limits), talkers(path, 3) as strangers, Talker(path) as member:
         assert outcome(await member.ask(DESCRIBE)) == "ok"
@@ -292,7 +292,7 @@ async def test_a_peer_without_a_role_makes_room_for_one_that_has_one(path: str):
             end.cancel()
 
 
-async def test_a_role_taken_away_takes_the_room_away(path: str):
+async def test_a_role_taken_away_takes_the_room_away(path: str) -> None:
     async with serving(path) as (server, _), Talker(path) as talker:
         talker.say(b"x" * 10_000)
         await until(lambda: server.buffers.held_bytes)

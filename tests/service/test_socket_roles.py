@@ -81,7 +81,7 @@ class GrantedByNumber(Access):
 
 
 @pytest.mark.parametrize("role", ["admin", "allocator", "reader", "none"])
-async def test_each_role_may_do_its_own_and_no_more(tmp_path: Path, role: str):
+async def test_each_role_may_do_its_own_and_no_more(tmp_path: Path, role: str) -> None:
     access = GrantedByNumber({os.geteuid(): Role[role.upper()]}, {})
     async with served(tmp_path, access=access) as it, Talker(it.path) as talker:
         talker.say(*ONE_OF_EACH)
@@ -89,7 +89,7 @@ async def test_each_role_may_do_its_own_and_no_more(tmp_path: Path, role: str):
         assert [outcome(reply) for reply in replies] == EXPECTED[role]
 
 
-async def test_what_is_needed_is_told_in_the_interface_that_was_called(tmp_path: Path):
+async def test_what_is_needed_is_told_in_the_interface_that_was_called(tmp_path: Path) -> None:
     access = GrantedByNumber({os.geteuid(): Role.NONE}, {})
     async with served(tmp_path, access=access) as it, Talker(it.path) as talker:
         needs = {
@@ -104,7 +104,7 @@ async def test_what_is_needed_is_told_in_the_interface_that_was_called(tmp_path:
             assert reply == {"error": f"{interface}.PermissionDenied", "parameters": {"need": need}}
 
 
-async def test_a_role_taken_away_is_gone_at_once(tmp_path: Path):
+async def test_a_role_taken_away_is_gone_at_once(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         message = call("Allocate", {"inode": 0, "offset": 0, "sectors": 8})
         assert outcome(await talker.ask(message)) == "ok"
@@ -127,7 +127,7 @@ async def test_a_role_taken_away_is_gone_at_once(tmp_path: Path):
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be others")
 async def test_other_users_are_told_apart_by_user_group_and_further_groups(
     identity: tuple[str, ...], role: str
-):
+) -> None:
     access = GrantedByNumber({54323: Role.ADMIN}, {GID: Role.ALLOCATOR})
     with open_folder() as folder:
         async with served(folder, access=access, mode=0o666) as it:
@@ -137,14 +137,14 @@ async def test_other_users_are_told_apart_by_user_group_and_further_groups(
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be others")
-async def test_whom_the_sockets_mode_keeps_out_does_not_come_in():
+async def test_whom_the_sockets_mode_keeps_out_does_not_come_in() -> None:
     with open_folder() as folder:
         async with served(folder, mode=0o660) as it:
             with pytest.raises(AssertionError, match="PermissionError"):
                 await ask_as(it.path, "--reuid", str(UID), "--regid", str(GID), "--clear-groups")
 
 
-def test_a_peer_is_who_connected():
+def test_a_peer_is_who_connected() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         peer = peer_of(ours)

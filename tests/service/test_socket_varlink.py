@@ -56,7 +56,7 @@ def session(path: str) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # its client leaves sockets to the collector
-async def test_its_client_finds_its_way_by_the_descriptions_alone(tmp_path: Path):
+async def test_its_client_finds_its_way_by_the_descriptions_alone(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         found = await asyncio.to_thread(session, it.path)
         assert found["watched"] == str(it.cache_set.set_uuid)
@@ -70,7 +70,7 @@ async def test_its_client_finds_its_way_by_the_descriptions_alone(tmp_path: Path
     assert (found["invalid"], found["replacement"], found["inode"]) == ("inode", "lru", 1)
 
 
-async def test_its_command_line_shows_who_we_are(tmp_path: Path):
+async def test_its_command_line_shows_who_we_are(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         told = await command_line("info", f"unix:{it.path}")
     assert told.returncode == 0, told.stderr
@@ -79,7 +79,7 @@ async def test_its_command_line_shows_who_we_are(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", INTERFACES)
-async def test_its_command_line_shows_an_interface_word_for_word(tmp_path: Path, name: str):
+async def test_its_command_line_shows_an_interface_word_for_word(tmp_path: Path, name: str) -> None:
     async with served(tmp_path) as it:
         told = await command_line("help", f"unix:{it.path}/{name}")
     assert told.returncode == 0, told.stderr
@@ -87,7 +87,7 @@ async def test_its_command_line_shows_an_interface_word_for_word(tmp_path: Path,
     assert told.stdout.rstrip("\n") == words.rstrip("\n")
 
 
-async def test_its_command_line_calls(tmp_path: Path):
+async def test_its_command_line_calls(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         asked = json.dumps({"inode": 0, "offset": 0, "sectors": 64})
         told = await command_line("call", f"unix:{it.path}/{ALLOCATOR}.Allocate", asked)

@@ -8,14 +8,14 @@ from bcached.wire.messages import Done, Found, Lookup, News, Nothing
 KEY = Key(1, 8, 16, False, (Pointer(0, 1024, 3),))
 
 
-def test_what_is_left_out_is_not_sent():
+def test_what_is_left_out_is_not_sent() -> None:
     assert encode_question(Question("a.b.C", Nothing())) == b'{"method":"a.b.C","parameters":{}}\0'
     assert encode_question(Question("a.b.C", Lookup(1, 8, 16, pin=True), oneway=True)) == (
         b'{"method":"a.b.C","parameters":{"inode":1,"offset":8,"sectors":16,"pin":true},"oneway":true}\0'
     )
 
 
-def test_an_answer_is_decoded_as_its_methods_results():
+def test_an_answer_is_decoded_as_its_methods_results() -> None:
     raw = msgspec.json.encode({"parameters": {"keys": [KEY], "next": 24}, "later_extension": 1})
     answer = decode_answer(raw, Found)
     assert isinstance(answer, Answer)
@@ -25,7 +25,7 @@ def test_an_answer_is_decoded_as_its_methods_results():
     assert more.continues
 
 
-def test_empty_parameters_may_be_left_out():
+def test_empty_parameters_may_be_left_out() -> None:
     answer = decode_answer(b"{}", Done)
     assert isinstance(answer, Answer)
     assert isinstance(answer.parameters, Done)
@@ -34,7 +34,7 @@ def test_empty_parameters_may_be_left_out():
 @pytest.mark.parametrize(
     "results", [Found, Done, News]
 )  # a Done or News would take any parameters for its own
-def test_an_error_keeps_its_parameters_for_later(results: type):
+def test_an_error_keeps_its_parameters_for_later(results: type) -> None:
     answer = decode_answer(b'{"error":"a.b.NoSuchVolume","parameters":{"inode":7}}', results)
     assert isinstance(answer, RawAnswer)
     assert (bytes(answer.parameters), answer.error) == (b'{"inode":7}', "a.b.NoSuchVolume")
@@ -54,6 +54,6 @@ def test_an_error_keeps_its_parameters_for_later(results: type):
         b'"\xff"',
     ],
 )
-def test_what_is_neither_is_unreadable(message: bytes):
+def test_what_is_neither_is_unreadable(message: bytes) -> None:
     with pytest.raises(UNREADABLE):
         decode_answer(message, Found)

@@ -23,24 +23,24 @@ def kinds(*parts: bytes) -> list[str]:
     return [type(request).__name__ for request in decode_requests(block(*parts))]
 
 
-def test_a_request_is_the_struct_of_its_method():
+def test_a_request_is_the_struct_of_its_method() -> None:
     (request,) = decode_requests(block(ALLOCATE))
     assert request.parameters == messages.Allocate(inode=1, offset=8, sectors=16)
     assert (request.oneway, request.more, request.upgrade) == (False, False, False)
 
 
-def test_null_means_left_out():
+def test_null_means_left_out() -> None:
     (request,) = decode_requests(
         block(ALLOCATE.replace(b'"sectors":16', b'"sectors":16,"wait":null,"write_point":null'))
     )
     assert request.parameters == messages.Allocate(inode=1, offset=8, sectors=16)
 
 
-def test_a_read_of_many_gives_one_request_each_in_order():
+def test_a_read_of_many_gives_one_request_each_in_order() -> None:
     assert kinds(ALLOCATE, DESCRIBE, ALLOCATE) == ["Allocate", "Describe", "Allocate"]
 
 
-def test_a_bad_message_among_good_ones_gets_its_own_error():
+def test_a_bad_message_among_good_ones_gets_its_own_error() -> None:
     assert kinds(ALLOCATE, b"nonsense", DESCRIBE) == ["Allocate", "InvalidParameter", "Describe"]
     assert kinds(ALLOCATE, b"", DESCRIBE) == ["Allocate", "InvalidParameter", "Describe"]
 
@@ -62,7 +62,7 @@ def test_a_bad_message_among_good_ones_gets_its_own_error():
         (DESCRIBE[:-1] + b"\n", b"}", DESCRIBE + DESCRIBE),
     ],
 )
-def test_a_message_is_one_json_object_no_more_and_no_less(parts: tuple[bytes, ...]):
+def test_a_message_is_one_json_object_no_more_and_no_less(parts: tuple[bytes, ...]) -> None:
     strict = []
     for part in parts:
         try:
@@ -98,14 +98,14 @@ def test_a_message_is_one_json_object_no_more_and_no_less(parts: tuple[bytes, ..
     ).map(b"".join),
     st.integers(min_value=0, max_value=5),
 )
-def test_reading_a_block_at_once_never_differs_from_reading_each_message(text: bytes, cuts: int):
+def test_reading_a_block_at_once_never_differs_from_reading_each_message(text: bytes, cuts: int) -> None:
     step = max(1, len(text) // (cuts + 1))
     parts = [text[at : at + step] for at in range(0, len(text), step)] + [DESCRIBE]
     found = [repr(one) for one in decode_requests(block(*parts))]
     assert found == [repr(one) for one in codec._decode_one_by_one(block(*parts))]
 
 
-def test_replies_read_as_the_words_of_varlink():
+def test_replies_read_as_the_words_of_varlink() -> None:
     written = encode_replies(
         [
             Reply(messages.Allocated((KEY,))),
@@ -126,14 +126,14 @@ def test_replies_read_as_the_words_of_varlink():
     ]
 
 
-def test_next_is_told_only_where_there_is_more():
+def test_next_is_told_only_where_there_is_more() -> None:
     whole, cut = messages.Found((KEY,)), messages.Found((), next=0)
     first, second, _ = encode_replies([Reply(whole), Reply(cut)]).split(b"\0")
     assert list(msgspec.json.decode(first)["parameters"]) == ["keys"]
     assert msgspec.json.decode(second) == {"parameters": {"keys": [], "next": 0}}
 
 
-def test_newlines_and_nuls_in_strings_stay_inside_their_reply():
+def test_newlines_and_nuls_in_strings_stay_inside_their_reply() -> None:
     written = encode_replies([Reply(messages.Lines(("a\nb\0c",)))] * 2)
     assert written.count(b"\0") == 2
     assert b"\n" not in written
@@ -142,7 +142,7 @@ def test_newlines_and_nuls_in_strings_stay_inside_their_reply():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_a_client_encodes_the_daemon_decodes(name: str):
+def test_what_a_client_encodes_the_daemon_decodes(name: str) -> None:
     samples = {
         "inode": 1,
         "offset": 8,
@@ -164,7 +164,7 @@ def test_what_a_client_encodes_the_daemon_decodes(name: str):
     assert decode_requests(question) == [method.request(parameters=parameters)]
 
 
-def test_an_error_in_place_of_a_request_is_not_a_request():
+def test_an_error_in_place_of_a_request_is_not_a_request() -> None:
     (bad,) = decode_requests(b"{}\0")
     assert isinstance(bad, InvalidParameter)
     assert bad.fields["parameter"] == "method"

@@ -63,27 +63,27 @@ every_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda me
 
 
 @every_method
-def test_a_method_takes_what_its_interface_says(method: Method):
+def test_a_method_takes_what_its_interface_says(method: Method) -> None:
     interface = PARSED[method.interface]
     said = idl_words(interface, interface.get_method(method.name).in_type)
     assert struct_words(inspect.type_info(method.parameters)) == said
 
 
 @every_method
-def test_a_method_gives_what_its_interface_says(method: Method):
+def test_a_method_gives_what_its_interface_says(method: Method) -> None:
     interface = PARSED[method.interface]
     said = idl_words(interface, interface.get_method(method.name).out_type)
     assert struct_words(inspect.type_info(method.results)) == said
 
 
 @every_method
-def test_a_field_may_be_left_out_just_when_the_interface_says_so(method: Method):
+def test_a_field_may_be_left_out_just_when_the_interface_says_so(method: Method) -> None:
     for field in msgspec.structs.fields(method.parameters):
         optional = isinstance(inspect.type_info(field.type), inspect.UnionType)
         assert optional == (not field.required)
 
 
-def test_the_interfaces_name_every_method_and_no_other():
+def test_the_interfaces_name_every_method_and_no_other() -> None:
     said = {
         f"{name}.{member.name}"
         for name, interface in PARSED.items()
@@ -93,7 +93,7 @@ def test_the_interfaces_name_every_method_and_no_other():
     assert said == set(METHODS)
 
 
-def test_an_interface_names_itself_and_explains_its_members():
+def test_an_interface_names_itself_and_explains_its_members() -> None:
     for name, interface in PARSED.items():
         assert interface.name == name
         for member in interface.members.values():
@@ -104,7 +104,7 @@ def leaves() -> list[type[errors.RequestError]]:
     return [leaf for leaf in errors.RequestError.__subclasses__() if leaf.__module__ == errors.__name__]
 
 
-def test_every_error_of_ours_is_in_its_interface_with_its_fields():
+def test_every_error_of_ours_is_in_its_interface_with_its_fields() -> None:
     assert len(leaves()) > 10
     for leaf in leaves():
         name, _, tail = leaf.NAME.rpartition(".")
@@ -113,7 +113,7 @@ def test_every_error_of_ours_is_in_its_interface_with_its_fields():
         assert set(code.co_varnames[1 : code.co_argcount]) == set(fields), leaf
 
 
-def test_an_error_that_two_interfaces_have_is_the_same_in_both():
+def test_an_error_that_two_interfaces_have_is_the_same_in_both() -> None:
     seen: dict[str, Any] = {}
     for interface in PARSED.values():
         for member in interface.members.values():
@@ -122,7 +122,7 @@ def test_an_error_that_two_interfaces_have_is_the_same_in_both():
                 assert seen.setdefault(member.name, words) == words
 
 
-def test_no_name_of_an_interface_is_used_twice():
+def test_no_name_of_an_interface_is_used_twice() -> None:
     for interface in PARSED.values():
         lines = interface.description.splitlines()
         named = [line for line in lines if line.startswith(("type ", "method ", "error "))]

@@ -107,7 +107,7 @@ def allocator(method: str, parameters: object, **envelope: object) -> bytes:
         (b'{"a":' * 100_000, "message"),
     ],
 )
-def test_a_bad_message_is_told_which_parameter_is_wrong(message: bytes, parameter: str):
+def test_a_bad_message_is_told_which_parameter_is_wrong(message: bytes, parameter: str) -> None:
     error = refusal(message)
     assert isinstance(error, InvalidParameter)
     assert error.fields["parameter"] == parameter
@@ -132,7 +132,7 @@ def test_a_bad_message_is_told_which_parameter_is_wrong(message: bytes, paramete
         (allocator("Allocate", {**EXTENT, "offset": "8"}), "Expected `int`, got `str`"),
     ],
 )
-def test_the_reason_says_where_in_the_parameter(message: bytes, reason: str):
+def test_the_reason_says_where_in_the_parameter(message: bytes, reason: str) -> None:
     assert refusal(message).fields["reason"] == reason
 
 
@@ -149,7 +149,7 @@ def test_the_reason_says_where_in_the_parameter(message: bytes, reason: str):
         + b"}" * 100_002,
     ],
 )
-def test_deep_nesting_is_refused_like_any_other_nonsense(message: bytes):
+def test_deep_nesting_is_refused_like_any_other_nonsense(message: bytes) -> None:
     assert isinstance(refusal(message), InvalidParameter)
 
 
@@ -157,7 +157,7 @@ def test_deep_nesting_is_refused_like_any_other_nonsense(message: bytes):
     ("method", "interface"),
     [("io.bcached.Nothing.Allocate", "io.bcached.Nothing"), ("Allocate", ""), ("", ""), ("a.b", "a")],
 )
-def test_an_unknown_interface_is_named(method: str, interface: str):
+def test_an_unknown_interface_is_named(method: str, interface: str) -> None:
     error = refusal(call(method, {}))
     assert isinstance(error, InterfaceNotFound)
     assert error.fields == {"interface": interface}
@@ -166,25 +166,25 @@ def test_an_unknown_interface_is_named(method: str, interface: str):
 @pytest.mark.parametrize(
     "method", ["io.bcached.Allocator.Comit", "org.varlink.service.Get", "io.bcached.Admin."]
 )
-def test_an_unknown_method_of_a_known_interface_is_named(method: str):
+def test_an_unknown_method_of_a_known_interface_is_named(method: str) -> None:
     error = refusal(call(method, {"anything": [1, 2]}))
     assert isinstance(error, MethodNotFound)
     assert error.fields == {"method": method}
 
 
-def test_a_field_given_twice_means_the_last():
+def test_a_field_given_twice_means_the_last() -> None:
     (request,) = decode_requests(
         b'{"method":"io.bcached.Allocator.Allocate","parameters":{"inode":1,"offset":8,"sectors":8,"inode":2}}\0'
     )
     assert request.parameters.inode == 2
 
 
-def test_a_method_given_twice_is_refused():
+def test_a_method_given_twice_is_refused() -> None:
     error = refusal(b'{"method":"io.bcached.Allocator.Describe","method":"io.bcached.Allocator.MapGens"}')
     assert error.fields["parameter"] == "method"
 
 
-def test_an_error_echoes_no_more_than_a_line_of_what_was_sent():
+def test_an_error_echoes_no_more_than_a_line_of_what_was_sent() -> None:
     long = "x" * 500_000
     for message in (call(long, {}), call(f"io.bcached.Admin.{long}", {}), allocator("Describe", {long: 1})):
         assert all(len(str(value)) <= 200 for value in refusal(message).fields.values())

@@ -38,7 +38,7 @@ def asked(*calls: Call[int]) -> Exchange:
     return exchange
 
 
-def test_a_request_is_sent_once_and_its_answer_settles_it():
+def test_a_request_is_sent_once_and_its_answer_settles_it() -> None:
     one = call()
     exchange = asked(one)
     assert one.message == b'{"method":"a.b.Get","parameters":{}}\0'
@@ -47,7 +47,7 @@ def test_a_request_is_sent_once_and_its_answer_settles_it():
     assert one.outcome() == 7
 
 
-def test_a_refusal_is_raised_and_the_next_answer_is_the_next_calls():
+def test_a_refusal_is_raised_and_the_next_answer_is_the_next_calls() -> None:
     one, other = call(), call()
     exchange = asked(one, other)
     assert exchange.receive(REFUSAL + answer(2)) == [one, other]
@@ -56,12 +56,12 @@ def test_a_refusal_is_raised_and_the_next_answer_is_the_next_calls():
     assert other.outcome() == 2
 
 
-def test_what_cannot_be_encoded_takes_no_place():
+def test_what_cannot_be_encoded_takes_no_place() -> None:
     with pytest.raises(TypeError):
         Call("a.b.Get", Allocate(0, object(), 8), Committed, lambda it: it.sequence)  # type: ignore[arg-type]
 
 
-def test_news_come_before_the_last_answer():
+def test_news_come_before_the_last_answer() -> None:
     stream = call(more=True)
     exchange = asked(stream)
     assert b'"more":true' in stream.message
@@ -73,14 +73,14 @@ def test_news_come_before_the_last_answer():
     assert stream.outcome() == -1
 
 
-def test_news_nobody_asked_for_are_dropped():
+def test_news_nobody_asked_for_are_dropped() -> None:
     one = call()
     exchange = asked(one)
     exchange.receive(b'{"parameters":{"sequence":1},"continues":true}\0' + answer(2))
     assert (one.outcome(), len(one.news)) == (2, 0)
 
 
-def test_what_is_granted_to_an_abandoned_call_is_given_back():
+def test_what_is_granted_to_an_abandoned_call_is_given_back() -> None:
     one, other = call(undo=True), call()
     exchange = asked(one, other)
     exchange.abandon(one)
@@ -90,7 +90,7 @@ def test_what_is_granted_to_an_abandoned_call_is_given_back():
     assert other.outcome() == 6
 
 
-def test_what_was_granted_just_before_is_given_back_too_and_once():
+def test_what_was_granted_just_before_is_given_back_too_and_once() -> None:
     one = call(undo=True)
     exchange = asked(one)
     exchange.receive(answer(5))
@@ -100,7 +100,7 @@ def test_what_was_granted_just_before_is_given_back_too_and_once():
 
 
 @pytest.mark.parametrize("reply", [REFUSAL, answer(5)])
-def test_there_is_nothing_to_give_back_of_a_refusal_or_of_what_grants_nothing(reply: bytes):
+def test_there_is_nothing_to_give_back_of_a_refusal_or_of_what_grants_nothing(reply: bytes) -> None:
     one = call(undo=reply == REFUSAL)
     exchange = asked(one)
     exchange.abandon(one)
@@ -108,7 +108,7 @@ def test_there_is_nothing_to_give_back_of_a_refusal_or_of_what_grants_nothing(re
     assert exchange.to_send() == b""
 
 
-def test_what_is_told_takes_no_answer():
+def test_what_is_told_takes_no_answer() -> None:
     one = call()
     exchange = asked(one)
     exchange.tell(b"told\0")
@@ -129,13 +129,13 @@ def test_what_is_told_takes_no_answer():
         (b"x" * (REPLY_BYTES_MAX + 1), "more than 4194304 bytes"),
     ],
 )
-def test_what_is_no_answer_breaks_the_exchange(data: bytes, words: str):
+def test_what_is_no_answer_breaks_the_exchange(data: bytes, words: str) -> None:
     exchange = asked(call())
     exchange.receive(data)
     assert words in exchange.broken
 
 
-def test_why_the_daemon_will_not_serve_us_is_what_it_says_unasked():
+def test_why_the_daemon_will_not_serve_us_is_what_it_says_unasked() -> None:
     exchange = Exchange("s")
     exchange.receive(
         b'{"error":"io.bcached.Allocator.LimitExceeded","parameters":{"limit":"connections","value":6}}\0'
@@ -144,7 +144,7 @@ def test_why_the_daemon_will_not_serve_us_is_what_it_says_unasked():
 
 
 @pytest.mark.parametrize(("reason", "error"), [("gone", ConnectionLost), (CLOSED, ClientClosed)])
-def test_the_end_refuses_what_waits_and_all_that_comes_after(reason: str, error: type):
+def test_the_end_refuses_what_waits_and_all_that_comes_after(reason: str, error: type) -> None:
     one, other = call(), call()
     exchange = asked(one, other)
     exchange.receive(answer(1))
@@ -190,7 +190,7 @@ def replies(kind: str, number: int) -> bytes:
 
 
 @given(stories())
-def test_each_call_gets_its_own_answers_however_the_bytes_are_cut(story: Story):
+def test_each_call_gets_its_own_answers_however_the_bytes_are_cut(story: Story) -> None:
     exchange = Exchange("s")
     calls: dict[int, Call[int]] = {}
     for number, kind in enumerate(story.kinds):
@@ -228,7 +228,7 @@ def test_each_call_gets_its_own_answers_however_the_bytes_are_cut(story: Story):
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
-def test_no_bytes_raise_whatever_they_are(data: bytes, cut: int):
+def test_no_bytes_raise_whatever_they_are(data: bytes, cut: int) -> None:
     exchange = asked(call(), call(more=True))
     for part in (data[:cut], data[cut:] + b"\0"):
         exchange.receive(part)

@@ -29,7 +29,7 @@ async def contents(client: Client, offset: int, size_bytes: int) -> bytes:
 
 
 @pytest.mark.parametrize(("direct", "mebibytes"), [(True, 100), (False, 20)])
-async def test_a_hundred_mebibytes_are_one_call(tmp_path: Path, direct: bool, mebibytes: int):
+async def test_a_hundred_mebibytes_are_one_call(tmp_path: Path, direct: bool, mebibytes: int) -> None:
     async with (
         served(tmp_path, image=True, size_bytes=512 * MIB) as it,
         Client(it.path, direct=direct) as client,
@@ -40,7 +40,7 @@ async def test_a_hundred_mebibytes_are_one_call(tmp_path: Path, direct: bool, me
         assert await contents(client, 0, len(data)) == data
 
 
-async def test_a_blocking_client_does_the_same(tmp_path: Path):
+async def test_a_blocking_client_does_the_same(tmp_path: Path) -> None:
     async with served(tmp_path, image=True, size_bytes=256 * MIB) as it:
 
         def story() -> bool:
@@ -54,7 +54,7 @@ async def test_a_blocking_client_does_the_same(tmp_path: Path):
 
 async def test_what_one_entry_does_not_hold_is_committed_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         monkeypatch.setattr(client.description, "commit_words", 12)  # four keys, of which two may be in part
         assert client.atomic_bytes() == 2 * BUCKET_SECTORS * 512
@@ -74,14 +74,14 @@ async def test_what_one_entry_does_not_hold_is_committed_in_order(
         assert it.cache_set.statistics().reserved_sectors == 0
 
 
-async def test_what_the_set_could_never_hold_is_refused_at_once(tmp_path: Path):
+async def test_what_the_set_could_never_hold_is_refused_at_once(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         with pytest.raises(LimitExceeded, match="sectors"):
             await client.store(0, 0, bytes(200 * MIB))
         assert it.cache_set.statistics().allocated_sectors == 0
 
 
-async def test_many_items_are_two_round_trips(tmp_path: Path):
+async def test_many_items_are_two_round_trips(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         items = [(0, 16 * number, pattern(4096, number)) for number in range(300)]
         sequence = await client.store_many(items)
@@ -97,7 +97,7 @@ async def test_many_items_are_two_round_trips(tmp_path: Path):
         assert await client.store_many([]) >= sequence
 
 
-async def test_more_ranges_and_keys_than_one_answer_holds_are_fetched(tmp_path: Path):
+async def test_more_ranges_and_keys_than_one_answer_holds_are_fetched(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         await client.store_many([(0, 16 * number, pattern(4096, number)) for number in range(1200)])
         found = await client.fetch_many([(0, 0, 16 * 1200), (0, 16, 8), *[(0, 8, 8)] * 1500, (0, 32, 8)])
@@ -106,14 +106,14 @@ async def test_more_ranges_and_keys_than_one_answer_holds_are_fetched(tmp_path: 
         assert found[-1] == (Piece(32, pattern(4096, 2)),)
 
 
-async def test_of_items_that_overlap_the_last_one_counts(tmp_path: Path):
+async def test_of_items_that_overlap_the_last_one_counts(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         first, second = pattern(8192, 1), pattern(8192, 2)
         await client.store_many([(0, 0, first), (0, 8, second)])
         assert await contents(client, 0, 12288) == first[:4096] + second
 
 
-async def test_of_many_items_none_is_stored_if_one_is_refused(tmp_path: Path):
+async def test_of_many_items_none_is_stored_if_one_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
         with pytest.raises(NoSuchVolume):
             await client.store_many([(0, 0, bytes(4096)), (7, 0, bytes(4096))])
@@ -123,7 +123,7 @@ async def test_of_many_items_none_is_stored_if_one_is_refused(tmp_path: Path):
         assert it.cache_set.statistics().reserved_sectors == 0
 
 
-async def test_every_copy_of_a_long_item_is_written(tmp_path: Path):
+async def test_every_copy_of_a_long_item_is_written(tmp_path: Path) -> None:
     async with served(tmp_path, image=True, members=2) as it, Client(it.path) as client:
         data = pattern(3 * BUCKET_SECTORS * 512)
         await client.store_many([(0, 0, data), (0, 8000, data)], replicas=2)
@@ -153,7 +153,7 @@ def description(words: int, bucket_sectors: int) -> Description:
 )
 def test_no_commit_and_no_allocation_is_asked_to_hold_too_much(
     blocks: list[int], words: int, bucket_sectors: int, replicas: int
-):
+) -> None:
     it = description(max(words, 3 * (2 + replicas)), bucket_sectors)
     parts = [
         Part(0, 10**6 * number, memoryview(bytes(count * 512 * 8))) for number, count in enumerate(blocks)
@@ -179,7 +179,7 @@ def test_no_commit_and_no_allocation_is_asked_to_hold_too_much(
             assert len(inside) == 1
 
 
-def test_the_longest_keys_are_no_longer_than_assumed():
+def test_the_longest_keys_are_no_longer_than_assumed() -> None:
     pointer = Pointer((1 << 12) - 1, (1 << 43) - 1, 255)
     key = Key(INODE_MAX, OFFSET_MAX, KEY_SECTORS_MAX, False, (pointer,) * 6)
     counts = REQUEST_BYTES_MAX // (HEAD_BYTES + 6 * POINTER_BYTES)

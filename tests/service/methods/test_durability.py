@@ -12,7 +12,7 @@ from instruments.clients.talker import Talker, call
 
 async def test_nobody_is_told_that_an_entry_is_durable_when_the_first_who_waits_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     may_flush, real = asyncio.Event(), MemoryDevice.flush
 
     async def slow(device: MemoryDevice) -> None:

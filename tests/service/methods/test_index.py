@@ -112,7 +112,7 @@ async def no_split_possible(it: Served) -> AsyncIterator[None]:
 # Committing and looking up
 
 
-async def test_what_is_committed_is_found_cut_to_the_range(tmp_path: Path):
+async def test_what_is_committed_is_found_cut_to_the_range(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await reserved(talker, 64, 64)
         assert (await told(talker, commit(key)))["sequence"] > 0
@@ -127,7 +127,7 @@ async def test_what_is_committed_is_found_cut_to_the_range(tmp_path: Path):
         assert await found(talker, 0, (1 << 62) - 8) == [key]
 
 
-async def test_part_of_a_reservation_is_committed_and_the_rest_stays_reserved(tmp_path: Path):
+async def test_part_of_a_reservation_is_committed_and_the_rest_stays_reserved(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await reserved(talker, 0, 64)
         await told(talker, commit(part(key, 16, 16, dirty=True), part(key, 48, 8)))
@@ -139,7 +139,7 @@ async def test_part_of_a_reservation_is_committed_and_the_rest_stays_reserved(tm
         assert [one["offset"] for one in await found(talker, 32, 32)] == [48]
 
 
-async def test_a_bucket_of_ones_own_is_committed_under_any_inode(tmp_path: Path):
+async def test_a_bucket_of_ones_own_is_committed_under_any_inode(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         other = (await told(talker, call(f"{ADMIN}.CreateVolume", {"label": "other"})))["inode"]
         bucket = (await told(talker, call("AllocateBucket")))["key"]
@@ -151,14 +151,14 @@ async def test_a_bucket_of_ones_own_is_committed_under_any_inode(tmp_path: Path)
         assert outcome(await talker.ask(call("FreeBucket", {"key": bucket}))) == "NotReserved"
 
 
-async def test_a_commit_cuts_away_what_it_overlaps(tmp_path: Path):
+async def test_a_commit_cuts_away_what_it_overlaps(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         old = await committed(talker, 0, 64)
         new = await committed(talker, 16, 16)
         assert await found(talker, 0, 64) == [part(old, 0, 16), new, part(old, 32, 32)]
 
 
-async def test_a_commit_of_nothing_is_the_newest_entry(tmp_path: Path):
+async def test_a_commit_of_nothing_is_the_newest_entry(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         await committed(talker, 0)
         sequence = (await told(talker, commit()))["sequence"]
@@ -167,7 +167,7 @@ async def test_a_commit_of_nothing_is_the_newest_entry(tmp_path: Path):
         assert await told(talker, call("LookupMany", {"requests": []})) == {"keys": [], "next": []}
 
 
-async def test_a_durable_commit_is_durable_when_answered_and_a_lazy_one_after_a_flush(tmp_path: Path):
+async def test_a_durable_commit_is_durable_when_answered_and_a_lazy_one_after_a_flush(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         index = it.cache_set.index
         sequence = (await told(talker, commit(await reserved(talker, 0))))["sequence"]
@@ -181,7 +181,7 @@ async def test_a_durable_commit_is_durable_when_answered_and_a_lazy_one_after_a_
 # Order
 
 
-async def test_what_is_sent_in_one_go_takes_effect_in_its_order(tmp_path: Path):
+async def test_what_is_sent_in_one_go_takes_effect_in_its_order(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         first = await reserved(talker, 0, 16)
         # Where the next ones will lie is known: behind it, since they continue it.
@@ -215,7 +215,7 @@ async def test_what_is_sent_in_one_go_takes_effect_in_its_order(tmp_path: Path):
         assert seen[11] == []
 
 
-async def test_durable_commits_sent_in_one_go_share_entries(tmp_path: Path):
+async def test_durable_commits_sent_in_one_go_share_entries(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         keys = [await reserved(talker, 8 * index) for index in range(300)]
         before = it.cache_set.journal.seq
@@ -226,7 +226,7 @@ async def test_durable_commits_sent_in_one_go_share_entries(tmp_path: Path):
         assert len(await found(talker, 0, 2400, limit=1000)) >= 1
 
 
-async def test_durable_commits_of_many_clients_share_entries(tmp_path: Path):
+async def test_durable_commits_of_many_clients_share_entries(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, contextlib.AsyncExitStack() as stack:
         talkers = [await stack.enter_async_context(Talker(it.path)) for _ in range(64)]
         for round_number in range(4):
@@ -241,7 +241,9 @@ async def test_durable_commits_of_many_clients_share_entries(tmp_path: Path):
             assert it.cache_set.journal.seq - before <= 16
 
 
-async def test_a_commit_that_waits_puts_off_what_comes_behind_it_and_others_it_does_not(tmp_path: Path):
+async def test_a_commit_that_waits_puts_off_what_comes_behind_it_and_others_it_does_not(
+    tmp_path: Path,
+) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker, Talker(it.path) as other:
         first, second = await reserved(talker, 0), await reserved(talker, 8)
         async with no_split_possible(it):
@@ -255,7 +257,7 @@ async def test_a_commit_that_waits_puts_off_what_comes_behind_it_and_others_it_d
         assert outcome(await talker.hear()) == "ok"
 
 
-async def test_a_change_that_waits_in_vain_fails_at_its_deadline_and_changes_nothing(tmp_path: Path):
+async def test_a_change_that_waits_in_vain_fails_at_its_deadline_and_changes_nothing(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         old, key = await committed(talker, 8, dirty=True), await reserved(talker, 0)
         before = it.cache_set.statistics().reserved_sectors
@@ -273,7 +275,7 @@ async def test_a_change_that_waits_in_vain_fails_at_its_deadline_and_changes_not
         await told(talker, commit(key))
 
 
-async def test_a_client_that_goes_away_while_its_commit_waits_leaves_nothing_of_it(tmp_path: Path):
+async def test_a_client_that_goes_away_while_its_commit_waits_leaves_nothing_of_it(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as other:
         async with Talker(it.path) as talker:
             keys = [await reserved(talker, 8 * index) for index in range(3)]
@@ -288,7 +290,7 @@ async def test_a_client_that_goes_away_while_its_commit_waits_leaves_nothing_of_
                 await asyncio.sleep(0.01)
 
 
-async def test_clients_that_go_away_at_any_moment_of_a_commit_leave_a_sound_set(tmp_path: Path):
+async def test_clients_that_go_away_at_any_moment_of_a_commit_leave_a_sound_set(tmp_path: Path) -> None:
     async def one(number: int) -> None:
         async with Talker(it.path) as talker:
             keys = [await reserved(talker, 8 * (number * 100 + index)) for index in range(number % 7 + 1)]
@@ -311,7 +313,7 @@ async def test_clients_that_go_away_at_any_moment_of_a_commit_leave_a_sound_set(
 # Refusals
 
 
-async def test_what_is_not_reserved_by_the_connection_is_not_committed(tmp_path: Path):
+async def test_what_is_not_reserved_by_the_connection_is_not_committed(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as owner, Talker(it.path) as thief:
         key, fine = await reserved(owner, 0, 16), await reserved(thief, 800)
         reply = await thief.ask(commit(fine, key))
@@ -329,7 +331,7 @@ async def test_what_is_not_reserved_by_the_connection_is_not_committed(tmp_path:
         await told(thief, commit(fine))
 
 
-async def test_a_stale_key_is_refused_with_the_gen_there_is(tmp_path: Path):
+async def test_a_stale_key_is_refused_with_the_gen_there_is(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await reserved(talker, 0)
         (pointer,) = key["pointers"]
@@ -340,7 +342,7 @@ async def test_a_stale_key_is_refused_with_the_gen_there_is(tmp_path: Path):
         assert await found(talker, 0) == []
 
 
-async def test_without_a_volume_nothing_is_committed_found_or_dropped(tmp_path: Path):
+async def test_without_a_volume_nothing_is_committed_found_or_dropped(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = {**await reserved(talker, 0), "inode": 7}
         many = call("LookupMany", {"requests": [extent(0), extent(0, inode=7)]})
@@ -349,7 +351,7 @@ async def test_without_a_volume_nothing_is_committed_found_or_dropped(tmp_path: 
             assert reply == {"error": "io.bcached.Allocator.NoSuchVolume", "parameters": {"inode": 7}}
 
 
-async def test_a_commit_fits_one_journal_entry_or_is_refused(tmp_path: Path):
+async def test_a_commit_fits_one_journal_entry_or_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         words = (await told(talker, call("Describe")))["commit_words"]
         key = await reserved(talker, 0, BUCKET_SECTORS)
@@ -359,7 +361,7 @@ async def test_a_commit_fits_one_journal_entry_or_is_refused(tmp_path: Path):
         assert await found(talker, 0, BUCKET_SECTORS) == []
 
 
-async def test_part_of_a_block_is_refused_everywhere(tmp_path: Path):
+async def test_part_of_a_block_is_refused_everywhere(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await reserved(talker, 0, 16)
         askew = [part(key, 1, 8), part(key, 0, 7), {**key, "offset": 4}]
@@ -377,7 +379,7 @@ async def test_part_of_a_block_is_refused_everywhere(tmp_path: Path):
 
 
 @pytest.mark.parametrize("role", [Role.READER, Role.NONE])
-async def test_roles_bound_what_may_be_asked(tmp_path: Path, role: Role):
+async def test_roles_bound_what_may_be_asked(tmp_path: Path, role: Role) -> None:
     async with served(tmp_path, access=RoleForAll(role)) as it, Talker(it.path) as talker:
         key = {"inode": 0, "offset": 0, "sectors": 8, "dirty": False}
         key["pointers"] = [{"device": 0, "sector": 8000, "gen": 0}]
@@ -391,7 +393,7 @@ async def test_roles_bound_what_may_be_asked(tmp_path: Path, role: Role):
             assert outcome(reply) == ("PermissionDenied" if role == Role.NONE else "ok")
 
 
-async def test_a_failed_set_takes_no_changes_of_its_index(tmp_path: Path):
+async def test_a_failed_set_takes_no_changes_of_its_index(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await committed(talker, 0)
         fresh = await reserved(talker, 8)
@@ -405,7 +407,7 @@ async def test_a_failed_set_takes_no_changes_of_its_index(tmp_path: Path):
 
 async def test_who_waits_for_a_journal_that_cannot_be_written_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     async def fail(device: MemoryDevice) -> None:
         raise FlushFailed(device.path, "cannot flush: Input/output error")
 
@@ -437,7 +439,7 @@ async def test_who_waits_for_a_journal_that_cannot_be_written_is_told(
     assert not any("broke off" in reason for reason in reasons)
 
 
-async def test_nonsense_between_changes_is_refused_by_itself(tmp_path: Path):
+async def test_nonsense_between_changes_is_refused_by_itself(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         first, second = await reserved(talker, 0, 8), await reserved(talker, 800, 8)
         talker.say(
@@ -469,7 +471,7 @@ async def scattered(talker: Talker, count: int) -> list[Any]:
     return keys
 
 
-async def test_a_limit_cuts_a_lookup_short_and_next_goes_on(tmp_path: Path):
+async def test_a_limit_cuts_a_lookup_short_and_next_goes_on(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         keys = await scattered(talker, 40)
         seen, at = [], 0
@@ -483,7 +485,7 @@ async def test_a_limit_cuts_a_lookup_short_and_next_goes_on(tmp_path: Path):
         assert (await told(talker, lookup(8, 4096, limit=1)))["keys"] == [keys[1]]
 
 
-async def test_an_answer_holds_a_thousand_keys(tmp_path: Path):
+async def test_an_answer_holds_a_thousand_keys(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         keys = await scattered(talker, 1500)
         answer = await told(talker, lookup(0, 1 << 20))
@@ -492,7 +494,7 @@ async def test_an_answer_holds_a_thousand_keys(tmp_path: Path):
         assert rest == {"keys": keys[FOUND_MAX:]}
 
 
-async def test_many_lookups_share_a_thousand_keys(tmp_path: Path):
+async def test_many_lookups_share_a_thousand_keys(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         keys = await scattered(talker, 1500)
         requests = [extent(0, 16 * 600), extent(16 * 600, 16 * 600), extent(0, 16), extent(24_000, 1 << 20)]
@@ -505,7 +507,7 @@ async def test_many_lookups_share_a_thousand_keys(tmp_path: Path):
         assert await found(talker, on, 16 * 1200 - on) == keys[1000:1200]
 
 
-async def test_a_thousand_lookups_are_one_request(tmp_path: Path):
+async def test_a_thousand_lookups_are_one_request(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker, Talker(it.path) as other:
         keys = await scattered(talker, 1000)
         requests = [extent(16 * index, limit=1) for index in range(1000)]
@@ -521,7 +523,7 @@ async def test_a_thousand_lookups_are_one_request(tmp_path: Path):
 # Pins
 
 
-async def test_a_pin_holds_its_bucket_until_it_is_let_go(tmp_path: Path):
+async def test_a_pin_holds_its_bucket_until_it_is_let_go(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker, Talker(it.path) as other:
         key = await committed(talker, 0, BUCKET_SECTORS)
         assert state_of(it, key) == State.CLEAN
@@ -537,7 +539,7 @@ async def test_a_pin_holds_its_bucket_until_it_is_let_go(tmp_path: Path):
         assert reply == {"error": "io.bcached.Allocator.NotReserved", "parameters": {"key": half}}
 
 
-async def test_pins_end_with_their_connection(tmp_path: Path):
+async def test_pins_end_with_their_connection(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as other:
         async with Talker(it.path) as talker:
             key = await committed(talker, 0, BUCKET_SECTORS)
@@ -551,7 +553,7 @@ async def test_pins_end_with_their_connection(tmp_path: Path):
         assert await found(other, 0, BUCKET_SECTORS) == [key]
 
 
-async def test_pins_have_a_limit_and_one_too_many_pins_nothing(tmp_path: Path):
+async def test_pins_have_a_limit_and_one_too_many_pins_nothing(tmp_path: Path) -> None:
     async with served(tmp_path, pins=10) as it, Talker(it.path) as talker:
         keys = await scattered(talker, 12)
         reply = await talker.ask(lookup(0, 1024, pin=True))
@@ -568,7 +570,7 @@ async def test_pins_have_a_limit_and_one_too_many_pins_nothing(tmp_path: Path):
 # Dirty, clean, gone
 
 
-async def test_dirty_keys_are_marked_clean_where_they_are_still_the_same(tmp_path: Path):
+async def test_dirty_keys_are_marked_clean_where_they_are_still_the_same(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         old = await committed(talker, 0, BUCKET_SECTORS, dirty=True)
         other = await committed(talker, 800, 16, dirty=True)
@@ -583,7 +585,7 @@ async def test_dirty_keys_are_marked_clean_where_they_are_still_the_same(tmp_pat
         assert state_of(it, old) == State.CLEAN
 
 
-async def test_a_flash_only_volume_holds_nothing_clean(tmp_path: Path):
+async def test_a_flash_only_volume_holds_nothing_clean(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         made = await told(talker, call(f"{ADMIN}.CreateVolume", {"label": "flash", "sectors": 8000}))
         inode = made["inode"]
@@ -598,7 +600,7 @@ async def test_a_flash_only_volume_holds_nothing_clean(tmp_path: Path):
         assert await found(talker, 0, inode=inode) == [dirty]
 
 
-async def test_what_is_reserved_for_a_flash_only_volume_can_be_committed_as_it_is(tmp_path: Path):
+async def test_what_is_reserved_for_a_flash_only_volume_can_be_committed_as_it_is(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         made = await told(talker, call(f"{ADMIN}.CreateVolume", {"label": "flash", "sectors": 8000}))
         key = await reserved(talker, 0, inode=made["inode"])
@@ -607,7 +609,7 @@ async def test_what_is_reserved_for_a_flash_only_volume_can_be_committed_as_it_i
         assert not (await reserved(talker, 0))["dirty"]
 
 
-async def test_invalidating_drops_dirty_ones_too_and_cuts_what_reaches_out(tmp_path: Path):
+async def test_invalidating_drops_dirty_ones_too_and_cuts_what_reaches_out(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await committed(talker, 0, 64, dirty=True)
         assert await told(talker, invalidate(16, 16)) == {"sectors": 16}
@@ -617,7 +619,7 @@ async def test_invalidating_drops_dirty_ones_too_and_cuts_what_reaches_out(tmp_p
         assert await found(talker, 0, 64) == []
 
 
-async def test_a_volume_with_dirty_keys_goes_only_by_force(tmp_path: Path):
+async def test_a_volume_with_dirty_keys_goes_only_by_force(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         await committed(talker, 0, 64)
         await committed(talker, 800, 24, dirty=True)
@@ -631,14 +633,14 @@ async def test_a_volume_with_dirty_keys_goes_only_by_force(tmp_path: Path):
         assert await found(talker, 0, 1600) == []
 
 
-async def test_a_volume_without_dirty_keys_needs_no_force(tmp_path: Path):
+async def test_a_volume_without_dirty_keys_needs_no_force(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         await committed(talker, 0, 64)
         await told(talker, call(f"{ADMIN}.DeleteVolume", {"inode": 0}))
         assert outcome(await talker.ask(lookup(0))) == "NoSuchVolume"
 
 
-async def test_lookups_and_hits_are_counted(tmp_path: Path):
+async def test_lookups_and_hits_are_counted(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         await committed(talker, 0)
         for offset in (0, 0, 800):
@@ -648,7 +650,7 @@ async def test_lookups_and_hits_are_counted(tmp_path: Path):
         assert (statistics.lookups, statistics.lookup_hits) == (5, 3)
 
 
-async def test_a_hit_renews_its_bucket_unless_it_is_not_to(tmp_path: Path):
+async def test_a_hit_renews_its_bucket_unless_it_is_not_to(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await committed(talker, 0, BUCKET_SECTORS)
         table = it.cache_set.members[0].cache.table
@@ -660,7 +662,7 @@ async def test_a_hit_renews_its_bucket_unless_it_is_not_to(tmp_path: Path):
         assert table.prios[bucket] > 30_000
 
 
-async def test_a_set_that_keeps_nothing_refuses_to_promise(tmp_path: Path):
+async def test_a_set_that_keeps_nothing_refuses_to_promise(tmp_path: Path) -> None:
     async with served(tmp_path, synchronous=False) as it, Talker(it.path) as talker:
         key = await reserved(talker, 0)
         for message in (commit(key), commit({**key, "dirty": True}, durable=False)):

@@ -77,7 +77,7 @@ async def until(question: Any) -> None:
 )
 async def test_of_many_requests_the_first_are_answered_while_the_others_run(
     path: str, service: ToyService, count: int, ahead: int
-):
+) -> None:
     with socket.socket(socket.AF_UNIX) as peer:
         peer.connect(path)
         peer.setblocking(False)
@@ -99,7 +99,7 @@ async def test_of_many_requests_the_first_are_answered_while_the_others_run(
         ] == [8 * number for number in range(count)]
 
 
-async def test_a_request_is_answered(talker: Talker):
+async def test_a_request_is_answered(talker: Talker) -> None:
     reply = await talker.ask(allocate(offset=8))
     assert reply["parameters"]["keys"] == [
         {
@@ -113,13 +113,13 @@ async def test_a_request_is_answered(talker: Talker):
 
 
 @pytest.mark.parametrize("count", [2, 64, 256, 257, 1000, 5000])
-async def test_pipelined_requests_are_answered_in_their_order(talker: Talker, count: int):
+async def test_pipelined_requests_are_answered_in_their_order(talker: Talker, count: int) -> None:
     talker.say(*(allocate(offset=8 * index) for index in range(count)))
     replies = [await talker.hear() for _ in range(count)]
     assert [reply["parameters"]["keys"][0]["offset"] for reply in replies] == list(range(0, 8 * count, 8))
 
 
-async def test_requests_of_all_kinds_are_answered_in_their_order(talker: Talker):
+async def test_requests_of_all_kinds_are_answered_in_their_order(talker: Talker) -> None:
     talker.say(allocate(), DESCRIBE, b"nonsense\0", allocate(inode=FAILS), allocate(), call("No"), DESCRIBE)
     assert [outcome(await talker.hear()) for _ in range(7)] == [
         "ok",
@@ -132,7 +132,7 @@ async def test_requests_of_all_kinds_are_answered_in_their_order(talker: Talker)
     ]
 
 
-async def test_requests_cut_at_every_byte_are_answered(talker: Talker):
+async def test_requests_cut_at_every_byte_are_answered(talker: Talker) -> None:
     stream = allocate(offset=8) + DESCRIBE + allocate(offset=16)
     for cut in range(1, len(stream)):
         talker.say(stream[:cut])
@@ -141,7 +141,7 @@ async def test_requests_cut_at_every_byte_are_answered(talker: Talker):
         assert [outcome(await talker.hear()) for _ in range(3)] == ["ok"] * 3
 
 
-async def test_requests_sent_byte_by_byte_are_answered(talker: Talker):
+async def test_requests_sent_byte_by_byte_are_answered(talker: Talker) -> None:
     for byte in allocate(offset=8) + DESCRIBE:
         talker.say(bytes([byte]))
         await talker.writer.drain()
@@ -151,7 +151,7 @@ async def test_requests_sent_byte_by_byte_are_answered(talker: Talker):
 # Waiting
 
 
-async def test_one_that_waits_holds_back_replies_not_execution(talker: Talker, service: ToyService):
+async def test_one_that_waits_holds_back_replies_not_execution(talker: Talker, service: ToyService) -> None:
     talker.say(allocate(), allocate(8, inode=WAITS), DESCRIBE, allocate(16))
     assert outcome(await talker.hear()) == "ok"
     assert await talker.hears_nothing_for(0.05)
@@ -166,12 +166,12 @@ async def test_one_that_waits_holds_back_replies_not_execution(talker: Talker, s
     ]
 
 
-async def test_a_release_behind_a_waiting_allocate_runs(talker: Talker):
+async def test_a_release_behind_a_waiting_allocate_runs(talker: Talker) -> None:
     talker.say(allocate(inode=WAITS), RELEASE)
     assert [outcome(await talker.hear()) for _ in range(2)] == ["ok", "ok"]
 
 
-async def test_several_that_wait_are_answered_in_their_order(talker: Talker, service: ToyService):
+async def test_several_that_wait_are_answered_in_their_order(talker: Talker, service: ToyService) -> None:
     talker.say(*(allocate(inode=WAITS) for _ in range(3)), DESCRIBE)
     await until(lambda: len(service.waiting) == 3)
     for waiter, offset in ((2, 72), (0, 70), (1, 71)):
@@ -181,13 +181,13 @@ async def test_several_that_wait_are_answered_in_their_order(talker: Talker, ser
     assert [reply["parameters"]["keys"][0]["offset"] for reply in replies[:3]] == [70, 71, 72]
 
 
-async def test_others_are_served_while_one_waits(talker: Talker, path: str):
+async def test_others_are_served_while_one_waits(talker: Talker, path: str) -> None:
     talker.say(allocate(inode=WAITS))
     async with Talker(path) as other:
         assert outcome(await other.ask(DESCRIBE)) == "ok"
 
 
-async def test_no_more_than_the_limit_run_behind_one_that_waits(talker: Talker, service: ToyService):
+async def test_no_more_than_the_limit_run_behind_one_that_waits(talker: Talker, service: ToyService) -> None:
     talker.say(allocate(inode=WAITS), *(allocate(8) for _ in range(3 * REQUESTS_BEHIND_MAX)))
     await until(lambda: len(service.log) > REQUESTS_BEHIND_MAX)
     await asyncio.sleep(0.05)
@@ -198,7 +198,7 @@ async def test_no_more_than_the_limit_run_behind_one_that_waits(talker: Talker, 
     assert outcome(await talker.ask(DESCRIBE)) == "ok"
 
 
-async def test_no_more_bytes_of_replies_than_the_limit_queue_up(talker: Talker, service: ToyService):
+async def test_no_more_bytes_of_replies_than_the_limit_queue_up(talker: Talker, service: ToyService) -> None:
     explain = call("io.bcached.Admin.Explain")  # 100 kB each
     talker.say(allocate(inode=WAITS), explain * 50, DESCRIBE)
     await asyncio.sleep(0.1)
@@ -208,7 +208,7 @@ async def test_no_more_bytes_of_replies_than_the_limit_queue_up(talker: Talker, 
         assert outcome(await talker.hear()) == "ok"
 
 
-async def test_a_waiting_one_whose_client_goes_away_gives_its_turn_up(path: str, service: ToyService):
+async def test_a_waiting_one_whose_client_goes_away_gives_its_turn_up(path: str, service: ToyService) -> None:
     async with Talker(path) as talker:
         talker.say(allocate(inode=WAITS))
         await until(lambda: service.waiting)
@@ -217,7 +217,7 @@ async def test_a_waiting_one_whose_client_goes_away_gives_its_turn_up(path: str,
     assert len(service.gone) == 1
 
 
-async def test_a_task_runs_on_when_its_asker_goes_away(path: str, service: ToyService):
+async def test_a_task_runs_on_when_its_asker_goes_away(path: str, service: ToyService) -> None:
     async with Talker(path) as talker:
         talker.say(call("io.bcached.Admin.CollectGarbage"))
         await asyncio.sleep(0.02)
@@ -241,7 +241,7 @@ def lookup(offset: int, sectors: int = 1) -> bytes:
 
 async def test_a_change_that_cannot_be_made_yet_puts_off_what_is_in_order_and_nothing_else(
     talker: Talker, service: ToyService
-):
+) -> None:
     talker.say(commit(8, WAITS), lookup(1), commit(16, durable=False), DESCRIBE, lookup(2), allocate(3))
     await until(lambda: len(service.log) == 2)
     assert await talker.hears_nothing_for(0.02)
@@ -259,7 +259,7 @@ async def test_a_change_that_cannot_be_made_yet_puts_off_what_is_in_order_and_no
 
 async def test_a_change_waits_for_the_questions_before_it_and_questions_do_not_wait_for_each_other(
     talker: Talker, service: ToyService
-):
+) -> None:
     talker.say(lookup(WAITS), lookup(WAITS), lookup(1), commit(8, durable=False), lookup(2), DESCRIBE)
     await until(lambda: len(service.log) == 4)
     assert await talker.hears_nothing_for(0.02)
@@ -274,7 +274,7 @@ async def test_a_change_waits_for_the_questions_before_it_and_questions_do_not_w
 
 async def test_changes_are_made_one_by_one_and_wait_for_durability_together(
     talker: Talker, service: ToyService
-):
+) -> None:
     talker.say(*(commit(8 * index, WAITS if index % 3 == 1 else 1) for index in range(1, 10)))
     for made in (3, 6, 9):
         service.may_commit.release()
@@ -290,7 +290,7 @@ async def test_changes_are_made_one_by_one_and_wait_for_durability_together(
 
 async def test_a_change_that_is_refused_in_the_end_lets_the_next_one_be_made(
     talker: Talker, service: ToyService
-):
+) -> None:
     talker.say(commit(0, WAITS), commit(8, FAILS), commit(16, WAITS), commit(24, durable=False), lookup(1))
     await asyncio.sleep(0.02)
     assert service.log == []
@@ -303,14 +303,16 @@ async def test_a_change_that_is_refused_in_the_end_lets_the_next_one_be_made(
     assert service.log == ["commit 16", "commit 24", "lookup 1"]
 
 
-async def test_others_commit_while_one_connection_waits_to(talker: Talker, path: str, service: ToyService):
+async def test_others_commit_while_one_connection_waits_to(
+    talker: Talker, path: str, service: ToyService
+) -> None:
     talker.say(commit(8, WAITS))
     async with Talker(path) as other:
         assert outcome(await other.ask(commit(16, durable=False))) == "ok"
     assert service.log == ["commit 16"]
 
 
-async def test_of_one_whose_client_goes_away_nothing_more_is_made(path: str, service: ToyService):
+async def test_of_one_whose_client_goes_away_nothing_more_is_made(path: str, service: ToyService) -> None:
     async with Talker(path) as talker:
         talker.say(commit(8, WAITS), commit(16), lookup(1))
         await asyncio.sleep(0.02)
@@ -328,7 +330,9 @@ async def test_of_one_whose_client_goes_away_nothing_more_is_made(path: str, ser
         assert outcome(await other.hear()) == "ok"
 
 
-async def test_one_that_goes_before_its_change_has_begun_leaves_no_trace(path: str, service: ToyService):
+async def test_one_that_goes_before_its_change_has_begun_leaves_no_trace(
+    path: str, service: ToyService
+) -> None:
     for _ in range(20):
         async with Talker(path) as talker:
             talker.say(commit(8, WAITS))
@@ -339,7 +343,7 @@ async def test_one_that_goes_before_its_change_has_begun_leaves_no_trace(path: s
 
 async def test_what_is_made_is_told_when_the_server_stops_and_what_is_not_is_refused(
     talker: Talker, server: SocketServer, service: ToyService
-):
+) -> None:
     talker.say(commit(8), commit(16, WAITS), commit(24), lookup(1))
     await until(lambda: service.journal)
     server.drain()
@@ -351,7 +355,7 @@ async def test_what_is_made_is_told_when_the_server_stops_and_what_is_not_is_ref
     assert outcome(await talker.ask(lookup(8))) == "ok"
 
 
-async def test_long_answers_stop_when_nobody_reads_them(path: str, service: ToyService):
+async def test_long_answers_stop_when_nobody_reads_them(path: str, service: ToyService) -> None:
     async with Talker(path) as talker:
         talker.reader._transport.pause_reading()
         talker.say(*(lookup(index, 1000) for index in range(200)))  # 100 kB each
@@ -367,7 +371,7 @@ async def test_long_answers_stop_when_nobody_reads_them(path: str, service: ToyS
 # Oneway, more, upgrade
 
 
-async def test_oneway_requests_run_and_are_not_answered(talker: Talker, service: ToyService):
+async def test_oneway_requests_run_and_are_not_answered(talker: Talker, service: ToyService) -> None:
     talker.say(
         allocate(1, oneway=True),
         call("Describe", oneway=True),
@@ -390,29 +394,29 @@ async def test_oneway_requests_run_and_are_not_answered(talker: Talker, service:
 )
 async def test_a_oneway_request_that_cannot_be_read_is_not_answered_either(
     talker: Talker, server: SocketServer, message: bytes
-):
+) -> None:
     talker.say(allocate(1), message, allocate(2))
     assert [(await talker.hear())["parameters"]["keys"][0]["offset"] for _ in range(2)] == [1, 2]
     assert sum(server.statistics().errors.values()) == 1
     assert outcome(await talker.ask(message.replace(b"true", b"false"))) != "ok"
 
 
-async def test_a_stream_for_nobody_keeps_no_reply_back(talker: Talker):
+async def test_a_stream_for_nobody_keeps_no_reply_back(talker: Talker) -> None:
     talker.say(call("io.bcached.Monitor.Watch", oneway=True, more=True), DESCRIBE)
     assert outcome(await talker.hear()) == "ok"
 
 
-async def test_a_oneway_request_that_waits_is_not_answered_either(talker: Talker):
+async def test_a_oneway_request_that_waits_is_not_answered_either(talker: Talker) -> None:
     talker.say(allocate(inode=WAITS, oneway=True), RELEASE, allocate(8))
     assert (await talker.hear())["parameters"] == {}
     assert (await talker.hear())["parameters"]["keys"][0]["offset"] == 8
 
 
-async def test_more_changes_nothing_for_a_method_that_answers_once(talker: Talker):
+async def test_more_changes_nothing_for_a_method_that_answers_once(talker: Talker) -> None:
     assert "continues" not in await talker.ask(allocate(more=True))
 
 
-async def test_no_method_upgrades(talker: Talker):
+async def test_no_method_upgrades(talker: Talker) -> None:
     for message in (allocate(upgrade=True), call("Describe", upgrade=True)):
         reply = await talker.ask(message)
         assert reply["parameters"]["parameter"] == "upgrade"
@@ -422,7 +426,7 @@ async def test_no_method_upgrades(talker: Talker):
 WATCH = "io.bcached.Monitor.Watch"
 
 
-async def test_a_watch_continues(talker: Talker, service: ToyService):
+async def test_a_watch_continues(talker: Talker, service: ToyService) -> None:
     service.news = [News(changes=(Change("a", 1),)), News(changes=(Change("a", 2),))]
     talker.say(call(WATCH, {"interval_ms": 100}, more=True))
     replies = [await talker.hear(), await talker.hear()]
@@ -430,7 +434,7 @@ async def test_a_watch_continues(talker: Talker, service: ToyService):
     assert all(reply["continues"] for reply in replies)
 
 
-async def test_a_watch_behind_one_that_waits_begins_at_its_turn(talker: Talker, service: ToyService):
+async def test_a_watch_behind_one_that_waits_begins_at_its_turn(talker: Talker, service: ToyService) -> None:
     service.news = [News(changes=())]
     talker.say(allocate(inode=WAITS), call(WATCH, {"interval_ms": 100}, more=True))
     await asyncio.sleep(0.3)
@@ -440,12 +444,12 @@ async def test_a_watch_behind_one_that_waits_begins_at_its_turn(talker: Talker, 
     assert (await talker.hear())["continues"]
 
 
-async def test_a_watch_without_more_is_refused(talker: Talker):
+async def test_a_watch_without_more_is_refused(talker: Talker) -> None:
     reply = await talker.ask(call(WATCH))
     assert reply == {"error": "org.varlink.service.ExpectedMore", "parameters": {}}
 
 
-async def test_a_watch_does_not_pile_up_for_a_peer_that_does_not_read(path: str, service: ToyService):
+async def test_a_watch_does_not_pile_up_for_a_peer_that_does_not_read(path: str, service: ToyService) -> None:
     service.news = [News(changes=(Change("a", LONG_LINE * 500),)) for _ in range(50)]
     async with Talker(path) as talker:
         talker.reader._transport.pause_reading()
@@ -458,7 +462,7 @@ async def test_a_watch_does_not_pile_up_for_a_peer_that_does_not_read(path: str,
 # Limits
 
 
-async def test_a_peer_that_does_not_read_is_not_worked_for(path: str, service: ToyService):
+async def test_a_peer_that_does_not_read_is_not_worked_for(path: str, service: ToyService) -> None:
     explain = call("io.bcached.Admin.Explain")
     async with Talker(path) as talker:
         talker.reader._transport.pause_reading()
@@ -471,7 +475,7 @@ async def test_a_peer_that_does_not_read_is_not_worked_for(path: str, service: T
         assert outcome(await talker.hear()) == "ok"
 
 
-async def test_a_request_beyond_the_limit_gets_an_error_and_the_end(path: str):
+async def test_a_request_beyond_the_limit_gets_an_error_and_the_end(path: str) -> None:
     async with serving(path, SocketLimits(message_bytes=4096)), Talker(path) as talker:
         talker.say(DESCRIBE, b"x" * 5000)
         assert outcome(await talker.hear()) == "ok"
@@ -482,7 +486,7 @@ async def test_a_request_beyond_the_limit_gets_an_error_and_the_end(path: str):
         assert await talker.hears_the_end()
 
 
-async def test_a_request_beyond_the_limit_waits_for_its_turn_to_be_refused(path: str):
+async def test_a_request_beyond_the_limit_waits_for_its_turn_to_be_refused(path: str) -> None:
     async with serving(path, SocketLimits(message_bytes=4096)) as (_, service), Talker(path) as talker:
         talker.say(allocate(inode=WAITS), b"x" * 5000)
         await until(lambda: service.waiting)
@@ -492,19 +496,19 @@ async def test_a_request_beyond_the_limit_waits_for_its_turn_to_be_refused(path:
         assert await talker.hears_the_end()
 
 
-async def test_one_mebibyte_is_the_limit(talker: Talker):
+async def test_one_mebibyte_is_the_limit(talker: Talker) -> None:
     space = b" " * ((1 << 20) - len(DESCRIBE) + 1)
     assert outcome(await talker.ask(DESCRIBE[:-1] + space + b"\0")) == "ok"
     assert outcome(await talker.ask(DESCRIBE[:-1] + space + b" \0")) == "LimitExceeded"
 
 
-async def test_a_reply_beyond_four_mebibytes_is_refused(talker: Talker):
+async def test_a_reply_beyond_four_mebibytes_is_refused(talker: Talker) -> None:
     reply = await talker.ask(call("io.bcached.Admin.ListVolumes"))
     assert reply["error"] == "io.bcached.Admin.LimitExceeded"
     assert reply["parameters"]["limit"] == "reply_bytes"
 
 
-async def test_connections_beyond_the_limit_are_told_so(path: str):
+async def test_connections_beyond_the_limit_are_told_so(path: str) -> None:
     async with serving(path, SocketLimits(connections=2)), Talker(path) as first, Talker(path) as second:
         assert outcome(await first.ask(DESCRIBE)) == "ok"
         assert outcome(await second.ask(DESCRIBE)) == "ok"
@@ -520,7 +524,7 @@ async def test_connections_beyond_the_limit_are_told_so(path: str):
             assert outcome(await fourth.ask(DESCRIBE)) == "ok"
 
 
-async def test_half_a_message_does_not_stay_half_for_ever(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_half_a_message_does_not_stay_half_for_ever(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     monkeypatch.setattr("bcached.service.socket.connection.PARTIAL_PATIENCE_S", 0.1)
     async with serving(path), Talker(path) as slow, Talker(path) as idle:
@@ -536,7 +540,7 @@ async def test_running_out_of_descriptors_is_survived_quietly(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture,
-):
+) -> None:
     monkeypatch.setattr("bcached.service.socket.acceptor.PATIENCE_S", 0.1)
     async with serving(path), Talker(path) as before:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -561,7 +565,9 @@ async def test_running_out_of_descriptors_is_survived_quietly(
 # The end of a connection
 
 
-async def test_half_a_message_at_the_end_is_dropped_without_a_word(talker: Talker, service: ToyService):
+async def test_half_a_message_at_the_end_is_dropped_without_a_word(
+    talker: Talker, service: ToyService
+) -> None:
     talker.say(DESCRIBE, DESCRIBE[:20])
     talker.writer.write_eof()
     assert outcome(await talker.hear()) == "ok"
@@ -569,7 +575,7 @@ async def test_half_a_message_at_the_end_is_dropped_without_a_word(talker: Talke
     await until(lambda: len(service.gone) == 1)
 
 
-async def test_a_half_closed_connection_still_gets_its_replies(talker: Talker, service: ToyService):
+async def test_a_half_closed_connection_still_gets_its_replies(talker: Talker, service: ToyService) -> None:
     talker.say(allocate(inode=WAITS), DESCRIBE)
     talker.writer.write_eof()
     await until(lambda: service.waiting)
@@ -579,7 +585,9 @@ async def test_a_half_closed_connection_still_gets_its_replies(talker: Talker, s
     assert await talker.hears_the_end()
 
 
-async def test_a_half_closed_connection_whose_peer_dies_ends(path: str, monkeypatch: pytest.MonkeyPatch):
+async def test_a_half_closed_connection_whose_peer_dies_ends(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     async with serving(path) as (_, service):
         async with Talker(path) as talker:
@@ -595,7 +603,7 @@ async def test_a_half_closed_connection_whose_peer_dies_ends(path: str, monkeypa
 @pytest.mark.parametrize("reads", [True, False])
 async def test_a_peer_that_dies_while_it_is_not_read_gives_its_turn_up(
     path: str, monkeypatch: pytest.MonkeyPatch, reads: bool
-):
+) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
     async with serving(path) as (_, service):
         async with Talker(path) as talker:
@@ -610,7 +618,7 @@ async def test_a_peer_that_dies_while_it_is_not_read_gives_its_turn_up(
         assert service.waiting[0].cancelled()
 
 
-async def test_many_clients_dying_at_any_moment_leave_nothing(path: str):
+async def test_many_clients_dying_at_any_moment_leave_nothing(path: str) -> None:
     async def one(number: int) -> None:
         async with Talker(path) as talker:
             inode = WAITS if number % 4 == 0 else 1
@@ -633,7 +641,7 @@ async def test_many_clients_dying_at_any_moment_leave_nothing(path: str):
 # Bugs, draining, counting
 
 
-async def test_a_bug_in_a_method_ends_the_server(path: str):
+async def test_a_bug_in_a_method_ends_the_server(path: str) -> None:
     async def meet_a_bug() -> None:
         async with serving(path), Talker(path) as talker:
             talker.say(allocate(inode=BUG))
@@ -644,7 +652,7 @@ async def test_a_bug_in_a_method_ends_the_server(path: str):
     assert caught.group_contains(AssertionError, match="a bug")
 
 
-async def test_a_bug_in_a_task_of_a_method_ends_the_server(path: str):
+async def test_a_bug_in_a_task_of_a_method_ends_the_server(path: str) -> None:
     async def meet_a_bug() -> None:
         async with serving(path) as (_, service), Talker(path) as talker:
             service.collections = -1
@@ -657,7 +665,7 @@ async def test_a_bug_in_a_task_of_a_method_ends_the_server(path: str):
     assert caught.group_contains(AssertionError, match="a bug in a task")
 
 
-async def test_a_bug_in_what_waited_ends_the_server(path: str):
+async def test_a_bug_in_what_waited_ends_the_server(path: str) -> None:
     async def meet_a_bug() -> None:
         async with serving(path) as (_, service), Talker(path) as talker:
             talker.say(allocate(inode=WAITS))
@@ -672,7 +680,7 @@ async def test_a_bug_in_what_waited_ends_the_server(path: str):
 
 async def test_draining_refuses_changes_and_answers_what_waits(
     talker: Talker, server: SocketServer, path: str
-):
+) -> None:
     talker.say(allocate(inode=WAITS), DESCRIBE)
     await asyncio.sleep(0.02)
     server.drain()
@@ -687,7 +695,7 @@ async def test_draining_refuses_changes_and_answers_what_waits(
 
 async def test_draining_ends_a_watch_with_a_last_reply(
     talker: Talker, server: SocketServer, service: ToyService
-):
+) -> None:
     service.news = [News(changes=())]
     talker.say(call(WATCH, more=True))
     assert (await talker.hear())["continues"]
@@ -695,7 +703,7 @@ async def test_draining_ends_a_watch_with_a_last_reply(
     assert await talker.hear() == {"error": "io.bcached.Monitor.ShuttingDown", "parameters": {}}
 
 
-async def test_stopping_sends_what_is_written_and_closes(path: str):
+async def test_stopping_sends_what_is_written_and_closes(path: str) -> None:
     async with serving(path):
         talker = Talker(path)
         await talker.__aenter__()
@@ -708,7 +716,7 @@ async def test_stopping_sends_what_is_written_and_closes(path: str):
 
 async def test_stopping_does_not_wait_for_a_peer_that_does_not_read(
     path: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.FAREWELL_S", 0.1)
     async with asyncio.timeout(5), contextlib.AsyncExitStack() as stack:
         async with serving(path):
@@ -719,7 +727,9 @@ async def test_stopping_does_not_wait_for_a_peer_that_does_not_read(
         talker.hang_up()
 
 
-async def test_requests_errors_and_durations_are_counted_by_method(talker: Talker, server: SocketServer):
+async def test_requests_errors_and_durations_are_counted_by_method(
+    talker: Talker, server: SocketServer
+) -> None:
     talker.say(
         allocate(), allocate(), allocate(inode=FAILS), DESCRIBE, b"nonsense\0", allocate(inode=WAITS), RELEASE
     )
@@ -744,7 +754,7 @@ async def test_requests_errors_and_durations_are_counted_by_method(talker: Talke
     assert len(durations.counts) == len(durations.bounds_s) + 1
 
 
-async def test_an_error_is_named_in_the_interface_that_was_called(talker: Talker):
+async def test_an_error_is_named_in_the_interface_that_was_called(talker: Talker) -> None:
     reply = await talker.ask(allocate(inode=FAILS))
     assert reply == {
         "error": "io.bcached.Allocator.NoFreeBuckets",
@@ -752,7 +762,7 @@ async def test_an_error_is_named_in_the_interface_that_was_called(talker: Talker
     }
 
 
-async def test_an_inherited_listening_socket_serves(path: str):
+async def test_an_inherited_listening_socket_serves(path: str) -> None:
     inherited = socket.socket(socket.AF_UNIX)
     inherited.bind(path)
     inherited.listen()
@@ -765,7 +775,7 @@ async def test_an_inherited_listening_socket_serves(path: str):
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_whatever_is_asked_in_whatever_pieces_is_answered_in_order(path: str, seed: int):
+async def test_whatever_is_asked_in_whatever_pieces_is_answered_in_order(path: str, seed: int) -> None:
     """Each kind of message has the outcome it must have, while another client lets go those that wait."""
     kinds = [
         (allocate(), "ok"),
