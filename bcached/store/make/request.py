@@ -84,8 +84,9 @@ class Outcome:
     def warnings(self) -> list[str]:
         """What is wrong with a layout that can be had."""
         return [
-            f"{member.path}: its buckets are of one block: Linux hangs on such a set once a backing device "
-            "is attached; use smaller blocks (-w) or larger buckets (-b) if it is to use the set"
+            f"{member.path}: its buckets are of one block: the Linux kernel crashes at the first key that it "
+            "writes to such a set, as once a backing device is attached; use smaller blocks (-w) or "
+            "larger buckets (-b) if it is to use the set"
             for member in self.layout.members
             if member.superblock.bucket_sectors == member.superblock.block_sectors
         ]
