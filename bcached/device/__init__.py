@@ -1,9 +1,8 @@
-"""The only room that holds a file descriptor: image files, block devices and memory behind one interface.
+"""The only package that holds device descriptors: image files, block devices and memory, one interface.
 
-A write or discard says nothing about power: what returned is durable only once a flush that was issued
-after it has returned, or when it was written as durable itself. A read gives all it was asked for or
-raises. The first failed flush is the last one: what it should have covered may be gone, and a second
-attempt may lie about it.
+A write or discard that returned is not durable yet: it is once a flush issued after that has returned, or
+if the write was a durable one. A read returns all bytes asked for or raises. After the first failed flush
+none is tried: what it should have covered may be lost, and a second flush may falsely succeed.
 """
 
 from bcached.device.block_device import BlockDevice, BytesLike, DeviceStatistics

@@ -1,4 +1,4 @@
-"""What every device can do: a handful of verbs, and a frozen record of how often they were used."""
+"""The interface of every device, and a frozen record of its operation counts."""
 
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -11,7 +11,7 @@ BytesLike: TypeAlias = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class DeviceStatistics:
-    """How much a device has done since it was opened; only what succeeded counts, errors apart."""
+    """Counts since the device was opened: of operations that succeeded, and of errors."""
 
     reads: int = 0
     writes: int = 0
@@ -33,15 +33,15 @@ class BlockDevice(Protocol):
 
     @property
     def path(self) -> str:
-        """What the device is called in messages."""
+        """The device's name in messages."""
 
     @property
     def data_path(self) -> str:
-        """Where a client opens the same device: behind links, which may lead elsewhere by then."""
+        """The path at which a client opens the same device; links are resolved, as they may change."""
 
     @property
     def size_bytes(self) -> int:
-        """The size when it was opened: a device does not grow, and one that shrinks gives errors."""
+        """The size at opening: growth is ignored, and a device that shrinks gives errors."""
 
     @property
     def logical_block_bytes(self) -> int:
@@ -49,29 +49,29 @@ class BlockDevice(Protocol):
 
     @property
     def discards(self) -> bool:
-        """Whether discard does anything; false also from the moment the device says it cannot."""
+        """Whether discard has an effect; turns false when the device reports that it does not support it."""
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Exactly length bytes at offset."""
+        """Returns exactly length bytes at offset."""
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
-        """Write all of data at offset; with durable, return only when it would survive a power cut."""
+        """Write all of data at offset; with durable, return only once it would survive a power cut."""
 
     async def flush(self) -> None:
         """Make every write and discard that has returned before this call durable."""
 
     async def discard(self, offset: int, length: int) -> None:
-        """Tell the device that these bytes are not needed; what is read there afterwards is undefined."""
+        """Discard the extent; what is read there afterwards is undefined."""
 
     async def close(self) -> None:
-        """Wait for what is in flight and let go of the device; a second close does nothing."""
+        """Wait for operations in flight and release the device; a second close does nothing."""
 
     def statistics(self) -> DeviceStatistics:
-        """What has been done so far."""
+        """Returns the counts so far."""
 
 
 def check_extent(device: BlockDevice, verb: str, offset: int, length: int) -> None:
-    """Raise unless the extent lies on the device; one that is not made of sectors is our own bug."""
+    """Raises DeviceError unless the extent is within the device; asserts that it consists of sectors."""
     assert offset >= 0
     assert length > 0
     assert offset % SECTOR_BYTES == 0

@@ -1,4 +1,4 @@
-"""The verbs of a device as calls that block, and the one failure after which nothing is written any more."""
+"""The operations of a device as blocking calls, and the failure that ends all writing."""
 
 import errno
 import os
@@ -13,12 +13,11 @@ NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
 
 class BlockingFile:
-    """An open file as its threads see it.
+    """An open file, used from the threads of its lanes.
 
-    The kernel tells of a lost write once, to one caller: a second flush, or one that runs beside the first,
-    would succeed. So all that makes durable must run in one thread, where a failure is remembered before the
-    next such call starts. A durable write counts too: from its error nobody can say whether the write failed
-    or the flush behind it.
+    The kernel reports a lost write once, to one caller: a second flush, or a concurrent one, would succeed.
+    So flushes and durable writes must run in one thread, where a failure is recorded before the next such
+    call starts. A durable write counts because its error does not tell whether the write or the flush failed.
     """
 
     def __init__(self, path: str, file: OpenFile) -> None:
@@ -27,7 +26,7 @@ class BlockingFile:
         self._failure: str | None = None
 
     def read(self, offset: int, length: int) -> bytes:
-        """The bytes of the extent, read from block to block where the device knows nothing smaller."""
+        """Returns the bytes of the extent; reads whole logical blocks where these exceed a sector."""
         block_bytes = self._file.logical_block_bytes
         begin = offset - offset % block_bytes
         end = offset + length + -(offset + length) % block_bytes
@@ -41,7 +40,7 @@ class BlockingFile:
         write_extent(self._file.descriptor, offset, data, 0)
 
     def write_durably(self, offset: int, data: BytesLike) -> None:
-        """Write all of data and return when it is durable, or fail for good."""
+        """Write all of data and return when it is durable; a failure is permanent."""
         self.refuse_if_failed()
         try:
             self._refuse_if_shrunk()
@@ -50,7 +49,7 @@ class BlockingFile:
             self._fail(f"cannot write {len(data)} bytes durably at {offset}", error)
 
     def flush(self) -> None:
-        """Make durable what was written before, or fail for good."""
+        """Make durable what was written before; a failure is permanent."""
         self.refuse_if_failed()
         try:
             os.fdatasync(self._file.descriptor)
@@ -58,7 +57,7 @@ class BlockingFile:
             self._fail("cannot flush", error)
 
     def discard(self, offset: int, length: int) -> bool:
-        """Discard the extent; false if the device cannot."""
+        """Discard the extent; returns False if the device does not support it."""
         self.refuse_if_failed()
         discard = kernel_calls.discard_blocks if self._file.is_block else kernel_calls.punch_hole
         try:
@@ -70,11 +69,11 @@ class BlockingFile:
         return True
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the descriptors."""
         self._file.close()
 
     def refuse_if_failed(self) -> None:
-        """Raise FlushFailed if ever a flush or a durable write has failed."""
+        """Raises FlushFailed if a flush or a durable write has ever failed."""
         if self._failure is not None:
             raise FlushFailed(self._path, self._failure)
 
@@ -83,7 +82,7 @@ class BlockingFile:
         self.refuse_if_failed()
 
     def _refuse_if_shrunk(self) -> None:
-        """A file that was cut short would silently grow again; a block device says so by itself."""
+        """Raises OSError for a truncated file, which a write would extend; a block device fails by itself."""
         if self._file.is_block:
             return
         found = calling(os.fstat, self._file.descriptor).st_size

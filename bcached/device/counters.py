@@ -1,4 +1,4 @@
-"""The integers a device counts in, from which its statistics are taken."""
+"""The counters of a device, from which its statistics are taken."""
 
 from dataclasses import asdict, dataclass
 
@@ -7,7 +7,7 @@ from bcached.device.block_device import DeviceStatistics
 
 @dataclass(slots=True)
 class Counters:
-    """What a device has done; touched from the event loop only."""
+    """Counts of a device's operations; updated on the event loop only."""
 
     reads: int = 0
     writes: int = 0
@@ -19,20 +19,20 @@ class Counters:
     errors: int = 0
 
     def count_read(self, length: int) -> None:
-        """A read of length bytes succeeded."""
+        """Count a successful read."""
         self.reads += 1
         self.read_bytes += length
 
     def count_write(self, length: int) -> None:
-        """A write of length bytes succeeded."""
+        """Count a successful write."""
         self.writes += 1
         self.written_bytes += length
 
     def count_discard(self, length: int) -> None:
-        """A discard of length bytes succeeded."""
+        """Count a successful discard."""
         self.discards += 1
         self.discarded_bytes += length
 
     def snapshot(self) -> DeviceStatistics:
-        """The counts as they are now."""
+        """Returns the current counts."""
         return DeviceStatistics(**asdict(self))

@@ -1,9 +1,9 @@
-"""An image file or a block device, by the same verbs, without ever blocking the event loop.
+"""An image file or a block device behind one interface that never blocks the event loop.
 
-All I/O is direct where the file system lets it be: what a failed write left in the page cache would be read
-back as if it were on the device. Each operation is one hop to a thread. There are three lanes of threads,
-so that one kind of call does not hold up another: reads and writes; flushes and durable writes, of which
-one runs at a time; and discards, which may take seconds.
+All I/O is direct where the file system supports it: what a failed write left in the page cache would be read
+back as if it were on the device. Each operation is one hop to a thread. Three lanes of threads keep one kind
+of call from delaying another: reads and writes; flushes and durable writes, one at a time; and discards,
+which may take seconds.
 """
 
 from collections.abc import Awaitable, Callable
@@ -32,8 +32,8 @@ TRANSFER_THREADS = 4
 class FileDevice:
     """A device behind a file descriptor.
 
-    `direct` says whether I/O goes past the page cache, `discards` whether discarding does anything: it turns
-    false when the device says that it cannot, and discarding is then a no-op, never an error.
+    `direct`: whether I/O bypasses the page cache. `discards`: whether discard has an effect; it turns false
+    when the device reports that it does not support it, and discard is then a no-op, never an error.
     """
 
     def __init__(self, path: str, file: OpenFile) -> None:
@@ -64,11 +64,11 @@ class FileDevice:
         direct: bool = True,
         patience: Patience = BRIEF,
     ) -> "FileDevice":
-        """Open what is there; nothing is created, and nothing on it is changed.
+        """Open an existing file or device; nothing is created or changed.
 
-        Exclusive is for whoever runs or lays out a set: locked, and refused while anybody else has it, if
-        patience does not see the end of that. Without it no lock is taken, which is how a device is looked
-        at while its daemon runs.
+        exclusive is for programs that run or format a set: the device is locked, and refused if another
+        process still uses it when patience ends. Otherwise no lock is taken, which allows inspecting a
+        device while its daemon runs.
         """
         lane = Lane("device-open", 1)
         opening = Opening(path, writable=writable, exclusive=exclusive, direct=direct)
@@ -83,7 +83,7 @@ class FileDevice:
         return cls(path, file)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Exactly length bytes at offset; also after a failed flush."""
+        """Returns exactly length bytes at offset; works after a failed flush, too."""
         self._check("read", offset, length)
         found = await self._perform(
             f"read {length} bytes at {offset}", self._transfers, self._read, offset, length
@@ -108,7 +108,7 @@ class FileDevice:
         self._counters.flushes += 1
 
     async def discard(self, offset: int, length: int) -> None:
-        """Discard the extent; an image reads as zeros there, of a block device nothing is known."""
+        """Discard the extent; an image then reads as zeros there, a block device as anything."""
         self._check_change("discard", offset, length)
         if not self.discards:
             return
@@ -119,17 +119,17 @@ class FileDevice:
             self.discards = False
 
     async def close(self) -> None:
-        """Wait for what is in flight and let go of the device; a second close waits for the first."""
+        """Wait for operations in flight and release the device; a second close waits for the first."""
         if self._closing is None:
             self._closing = Lane("device-close", 1).last(self._close_now)
         await ended(self._closing)
 
     def statistics(self) -> DeviceStatistics:
-        """What has been done so far."""
+        """Returns the counts so far."""
         return self._counters.snapshot()
 
     async def _perform(self, what: str, lane: Lane, call: Callable[..., Awaitable[T]], *args: object) -> T:
-        """One hop; what goes wrong in the thread is told in our words, with the place."""
+        """Run one call in a lane; its OSError is raised as DeviceError with the operation and its offset."""
         try:
             return await lane.run(call, *args)
         except FlushFailed:
@@ -142,7 +142,7 @@ class FileDevice:
     def _close_now(self) -> None:
         for lane in (self._transfers, self._barriers, self._discardings):
             lane.drain()
-        with suppress(OSError):  # an error of what was never flushed, and so was never promised
+        with suppress(OSError):  # about data that was never flushed, so never reported as durable
             self._file.close()
 
     def _check_change(self, verb: str, offset: int, length: int) -> None:

@@ -9,10 +9,10 @@ MODE = 0o440
 
 
 def create_group_file(path: str, access: int, gid: int | None) -> int:
-    """Returns the descriptor of a new file at path, its mode whole whatever the umask.
+    """Returns the descriptor of a new file at path, its mode independent of the umask.
 
-    Raises OSError, and then no file is left. The group is changed only where it is another one: that of the
-    daemon needs no call that a sandbox might forbid.
+    Raises OSError and then leaves no file. The group is changed only if it differs: the daemon's own group
+    needs no chown, which a sandbox might forbid.
     """
     flags = access | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor: int = calling(os.open, path, flags, MODE)
@@ -28,7 +28,7 @@ def create_group_file(path: str, access: int, gid: int | None) -> int:
 
 
 def remove_quietly(path: str) -> None:
-    """Take the name away, if it is there and can be."""
+    """Unlink the path if it exists; errors are ignored."""
     with suppress(OSError):
         os.unlink(path)
 

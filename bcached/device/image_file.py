@@ -1,4 +1,4 @@
-"""Making an image file: a sparse file of a given size, all zeros."""
+"""Creating an image file: a sparse file of a given size, all zeros."""
 
 import os
 import stat
@@ -7,11 +7,11 @@ from bcached.device.claims.claim import claim
 from bcached.device.claims.occupancy import refuse_under_loop
 from bcached.errors import DeviceError, DeviceRefused, calling, reason
 
-IMAGE_MODE = 0o600  # what is cached may be anybody's secret
+IMAGE_MODE = 0o600  # cached data may be confidential
 
 
 def create_image(path: str, size_bytes: int, *, replace: bool = False) -> None:
-    """Create a sparse image; with replace, one that is there loses its contents, unless it is in use."""
+    """Create a sparse image; with replace, an existing one that is not in use is emptied."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if replace else os.O_EXCL)
     try:
         descriptor = os.open(path, flags, IMAGE_MODE)
@@ -30,9 +30,9 @@ def create_image(path: str, size_bytes: int, *, replace: bool = False) -> None:
 
 
 def _empty(path: str, descriptor: int, size_bytes: int) -> None:
-    """Turn the file to zeros under the lock of whoever uses an image."""
+    """Turn the file to zeros while holding the lock that users of an image hold."""
     if not stat.S_ISREG(calling(os.fstat, descriptor).st_mode):
-        raise DeviceRefused(path, "expected an image file or nothing, found something else")
+        raise DeviceRefused(path, "expected a regular file or no file, found a file of another kind")
     claim(path, descriptor)
     refuse_under_loop(path, descriptor)
     os.ftruncate(descriptor, 0)

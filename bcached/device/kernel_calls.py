@@ -1,4 +1,4 @@
-"""The few calls on a block device or image file for which Python has no words of its own."""
+"""The few calls on a block device or image file that Python does not wrap."""
 
 import ctypes
 import fcntl
@@ -24,13 +24,13 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def logical_block_bytes(descriptor: int) -> int:
-    """The unit in which a block device takes writes."""
+    """Returns the smallest unit that a block device can write (BLKSSZGET)."""
     answer: Any = calling(fcntl.ioctl, descriptor, BLKSSZGET, bytes(4))
     return int.from_bytes(answer, sys.byteorder)
 
 
 def is_read_only(descriptor: int) -> bool:
-    """Whether a block device refuses writes, also one that lets itself be opened for them."""
+    """Whether a block device refuses writes; it may still allow opening for writing (BLKROGET)."""
     return any(fcntl.ioctl(descriptor, BLKROGET, bytes(4)))
 
 
@@ -40,18 +40,18 @@ def discard_blocks(descriptor: int, offset: int, length: int) -> None:
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
-    """Give the range of a file back to its file system; it reads as zeros and the size stays."""
+    """Deallocate the range of a file; it then reads as zeros, and the size stays."""
     if _fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
 def clear_direct(descriptor: int) -> None:
-    """Go back to buffered I/O on a descriptor that was opened with O_DIRECT."""
+    """Switch a descriptor that was opened with O_DIRECT to buffered I/O."""
     flags: int = calling(fcntl.fcntl, descriptor, fcntl.F_GETFL)
     calling(fcntl.fcntl, descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
 
 
 def reopened(descriptor: int, flags: int) -> int:
-    """A second way to the same pipe, terminal or file, with flags of its own; OSError where there is none."""
+    """Returns a new descriptor of the same pipe, terminal or file, with its own flags; or raises OSError."""
     return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC | os.O_NOCTTY)

@@ -1,8 +1,8 @@
-"""Threads in which blocking calls run, one hop each, and none of them ever left behind.
+"""Threads in which blocking calls run, one hop each; no call outlives its caller's await.
 
-A thread cannot be stopped in the middle of a write: cancelling the coroutine that waits for it would only
-look away while the bytes still land. So a cancelled call is waited for first and raised afterwards, and
-whoever gives a bucket or a buffer back when the call has ended may be sure that it has.
+A thread cannot be stopped in the middle of a write: cancelling the coroutine that waits for it would leave
+the write in flight. So a cancelled call is waited for before CancelledError is raised, and a caller that
+releases a bucket or a buffer after the call can rely on its end.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ T = TypeVar("T")
 
 
 class Lane:
-    """A few threads for one kind of call; calls start in the order in which they came."""
+    """A few threads for one kind of call; calls start in order of submission."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def run(self, blocking: Callable[..., Awaitable[T]], *args: object) -> T:
-        """What the call gives; blocking is a function that aiofiles has wrapped.
+        """Returns the result of the call; blocking is a function that aiofiles has wrapped.
 
-        When cancelled, a call that has not started never does, and one that has is waited for.
+        On cancellation, a call that has not started is dropped, and a running one is waited for.
         """
         hop = _Hop(self._pool)
         try:
@@ -32,18 +32,18 @@ class Lane:
             raise
 
     def last(self, call: Callable[[], None]) -> Future[None]:
-        """Hand in a call that nothing can cancel or follow."""
+        """Submit the lane's last call, which nothing can cancel."""
         trip = self._pool.submit(call)
         self._pool.shutdown(wait=False)
         return trip
 
     def drain(self) -> None:
-        """Block until all that was handed in has run; nothing can be handed in any more."""
+        """Block until every submitted call has run; nothing can be submitted after that."""
         self._pool.shutdown(wait=True)
 
 
 class _Hop(Executor):
-    """An executor for a single call, which keeps hold of what aiofiles lets go on cancellation."""
+    """An executor for a single call; keeps the future that aiofiles drops on cancellation."""
 
     trip: Future[Any]
 
@@ -56,7 +56,7 @@ class _Hop(Executor):
 
 
 async def ended(trip: Future[Any]) -> None:
-    """Return once the thread is done with it; a cancellation in the meantime is raised only then."""
+    """Return once the thread has finished the call; a cancellation meanwhile is raised only then."""
     waiting = asyncio.wrap_future(trip)
     cancelled: asyncio.CancelledError | None = None
     while not waiting.done():
@@ -65,6 +65,6 @@ async def ended(trip: Future[Any]) -> None:
         except asyncio.CancelledError as cancellation:
             cancelled = cancellation
     if not waiting.cancelled():
-        waiting.exception()  # retrieved, or asyncio would complain about an error that nobody saw
+        waiting.exception()  # retrieved, or asyncio would log an exception that was never retrieved
     if cancelled is not None:
         raise cancelled

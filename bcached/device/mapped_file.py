@@ -1,4 +1,4 @@
-"""A file of our own that is mapped into memory, for others to map read-only."""
+"""A file of the daemon that it maps into memory, and that clients map read-only."""
 
 import mmap
 import os
@@ -9,7 +9,7 @@ from bcached.errors import DeviceError, calling, reason
 
 
 class MappedFile:
-    """Zeroed shared memory under a path. Whatever stood there before is replaced, never reused."""
+    """Zeroed shared memory under a path; an existing file is replaced, never reused."""
 
     def __init__(self, path: str, size_bytes: int, gid: int | None = None) -> None:
         self.path = path
@@ -18,7 +18,7 @@ class MappedFile:
         try:
             descriptor = create_group_file(temporary, os.O_RDWR, gid)
             try:
-                # Or a full tmpfs would kill us at some store.
+                # Otherwise a store would raise SIGBUS when the tmpfs is full.
                 calling(os.posix_fallocate, descriptor, 0, size_bytes)
                 self._map = calling(mmap.mmap, descriptor, size_bytes)
                 calling(os.rename, temporary, path)
@@ -32,5 +32,5 @@ class MappedFile:
         self.memory = memoryview(self._map)
 
     def remove(self) -> None:
-        """Take the name away; who has it mapped keeps the memory."""
+        """Unlink the file; processes that have it mapped keep the memory."""
         remove_quietly(self.path)

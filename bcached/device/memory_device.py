@@ -1,4 +1,4 @@
-"""A device in memory: the same verbs and promises as a real one, without a file or a thread."""
+"""A device in memory: the interface and guarantees of a real one, without a file or a thread."""
 
 import asyncio
 import mmap
@@ -14,7 +14,7 @@ ZEROS = memoryview(bytes(1 << 20))
 
 
 class MemoryDisk:
-    """The bytes of a memory device; they outlive its closing, as a disk outlives a daemon."""
+    """The bytes of a memory device; they persist when it is closed."""
 
     def __init__(self, size_bytes: int) -> None:
         assert size_bytes > 0
@@ -27,8 +27,8 @@ class MemoryDisk:
 class MemoryDevice:
     """A device whose bytes are memory.
 
-    Every verb lets the loop turn once, as a real device would, so that what may overlap does.
-    Closing leaves the bytes: `reopen()` gives a new device on them, which is how a restart is played.
+    Every operation yields to the loop once, as on a real device, so that operations that may overlap do.
+    Closing keeps the bytes: `reopen()` returns a new device on them, which simulates a restart.
     """
 
     def __init__(
@@ -55,26 +55,26 @@ class MemoryDevice:
 
     @classmethod
     def holding(cls, image: BytesLike, logical_block_bytes: int = SECTOR_BYTES) -> "MemoryDevice":
-        """A device that starts with a copy of these bytes, and is exactly as large."""
+        """Returns a device with a copy of these bytes as its contents."""
         device = cls(len(image), logical_block_bytes)
         device.disk.contents[:] = image
         return device
 
     @property
     def data_path(self) -> str:
-        """Where clients would find it."""
+        """The path at which clients would open it."""
         return self.path
 
     def reopen(self) -> "MemoryDevice":
-        """The same bytes, opened anew; refused while this device is still open."""
+        """Returns a new device on the same bytes; raises DeviceRefused while this one is still open."""
         return MemoryDevice(self.size_bytes, self.logical_block_bytes, path=self.path, disk=self.disk)
 
     def image(self) -> bytes:
-        """A copy of all bytes as they are now."""
+        """Returns a copy of all bytes."""
         return bytes(self.disk.contents)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Exactly length bytes at offset."""
+        """Returns exactly length bytes at offset."""
         self._check("read", offset, length)
         found = bytes(self.disk.contents[offset : offset + length])
         self._counters.count_read(length)
@@ -82,7 +82,7 @@ class MemoryDevice:
         return found
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
-        """Write all of data at offset; memory is as durable one way as the other."""
+        """Write all of data at offset; durable makes no difference in memory."""
         source = memoryview(data).cast("B")
         self._check("write", offset, source.nbytes)
         assert offset % self.logical_block_bytes == 0
@@ -92,7 +92,7 @@ class MemoryDevice:
         await asyncio.sleep(0)
 
     async def flush(self) -> None:
-        """Nothing to be done: what was written is there."""
+        """Count the flush: memory has nothing to flush."""
         self._refuse_if_closed()
         self._counters.flushes += 1
         await asyncio.sleep(0)
@@ -107,14 +107,14 @@ class MemoryDevice:
         await asyncio.sleep(0)
 
     async def close(self) -> None:
-        """Let go of the bytes; they stay for whoever reopens them."""
+        """Close the device; the bytes stay for `reopen()`."""
         if not self._closed:
             self._closed = True
             self.disk.is_open = False
         await asyncio.sleep(0)
 
     def statistics(self) -> DeviceStatistics:
-        """What has been done so far."""
+        """Returns the counts so far."""
         return self._counters.snapshot()
 
     def _check(self, verb: str, offset: int, length: int) -> None:

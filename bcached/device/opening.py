@@ -1,7 +1,7 @@
-"""Opening an image file or block device: what is refused, in which order, and what is learnt on the way.
+"""Opening an image file or block device: refusals and their order, and the properties found.
 
 Everything here blocks and runs in a thread. The kind is checked before the file is opened, since opening
-alone does things to tapes, watchdogs and fifos; then it is checked again on what was really opened.
+alone has effects on tapes, watchdogs and fifos; then it is checked again on the open descriptor.
 """
 
 import errno
@@ -17,24 +17,24 @@ from bcached.device.claims.lock_holders import Process
 from bcached.errors import DeviceError, DeviceRefused, calling, reason
 from bcached.units import SECTOR_BYTES
 
-# Directories under /dev in which everybody may make links.
+# World-writable directories under /dev, in which any user may create links.
 OPEN_TO_ALL = ("/dev/shm/", "/dev/mqueue/")  # noqa: S108
 
-# Why the kernel does not let a file be opened for writing, and what would change that.
+# Why the kernel refuses to open a file for writing, and the remedy.
 NOT_WRITABLE = {
     errno.EROFS: "its file system is mounted read-only: mount it read-write",
-    errno.EPERM: "it may be immutable or append-only: `lsattr` tells, `chattr -i -a` lifts that",
+    errno.EPERM: "it may be immutable or append-only: `lsattr` shows that, `chattr -i -a` removes it",
     errno.EACCES: "the user with id {user} needs permission to read and write it, and to reach it; "
-    "a block device may also be read-only itself (`blockdev --getro` tells)",
+    "a block device may also be read-only itself (`blockdev --getro` prints 1)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A device that is ours now, and what it is like."""
+    """An opened device and its properties."""
 
     descriptor: int
-    target: str  # its path, behind links
+    target: str  # its path, links resolved
     backing: int | None  # the locked file below a loop device
     is_block: bool
     writable: bool
@@ -43,21 +43,21 @@ class OpenFile:
     logical_block_bytes: int
 
     def close(self) -> None:
-        """Let go of it, and of its locks."""
+        """Close it and release its locks."""
         os.close(self.descriptor)
         if self.backing is not None:
             os.close(self.backing)
 
 
 class Opening:
-    """A device on its way to being ours: opened, claimed, measured.
+    """The steps of opening a device: open, claim, measure.
 
-    What it has opened stays open between attempts: to close a block device would have udev look at it again.
+    What is open stays open between attempts: closing a block device would make udev probe it again.
     """
 
     def __init__(self, path: str, *, writable: bool, exclusive: bool, direct: bool) -> None:
         self.path = path
-        self.ignored: list[Process] = []  # have locked it, and may not own it
+        self.ignored: list[Process] = []  # hold a lock that does not count
         self._writable, self._exclusive, self._direct = writable, exclusive, direct
         self._target = path
         self._is_block = False
@@ -65,9 +65,9 @@ class Opening:
         self._backing: int | None = None
 
     def attempt(self) -> OpenFile:
-        """Open the device, or raise with the reason; after DeviceBusy the next attempt may succeed.
+        """Returns the open device; nothing on it is changed and nothing is created.
 
-        Nothing is changed on it and nothing is created.
+        Raises DeviceBusy if the next attempt may succeed, DeviceRefused or DeviceError otherwise.
         """
         try:
             if self._descriptor is None:
@@ -76,13 +76,13 @@ class Opening:
                 self._claim(self._descriptor)
             return self._measure(self._descriptor)
         except OSError as error:
-            is_open = self._descriptor is not None  # then it can be written: another call was refused
+            is_open = self._descriptor is not None  # then it is writable, and another call failed
             if self._writable and not is_open and error.errno in NOT_WRITABLE:
                 raise DeviceRefused(self.path, _read_only(f"{reason(error)}; {_remedy(error)}")) from None
             raise DeviceError(self.path, f"cannot open it: {reason(error)}") from None
 
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Close the descriptors that are open."""
         for descriptor in (self._descriptor, self._backing):
             if descriptor is not None:
                 os.close(descriptor)
@@ -102,12 +102,12 @@ class Opening:
             raise DeviceRefused(self.path, "it was replaced while it was being opened")
         if self._writable and self._is_block and kernel_calls.is_read_only(descriptor):
             os.close(descriptor)
-            remedy = "`blockdev --setrw` lifts that, where the device or the one below it is not so itself"
+            remedy = "`blockdev --setrw` changes that unless it, or the device below, is write-protected"
             raise DeviceRefused(self.path, _read_only(f"the block device is read-only; {remedy}"))
         return descriptor
 
     def _claim(self, descriptor: int) -> None:
-        """Lock it against every other user of the same bytes, also of those below a loop device."""
+        """Lock the device, and the file below a loop device, against other users of the same bytes."""
         self.ignored = claim(self.path, descriptor)
         if self._is_block:
             if self._backing is None:
@@ -138,7 +138,7 @@ class Opening:
         )
 
     def _is_direct(self, descriptor: int) -> bool:
-        """Whether I/O goes past the page cache; where that cannot be at any sector, it no longer does."""
+        """Whether I/O bypasses the page cache; turns that off where it is not possible at every sector."""
         direct = bool(calling(fcntl.fcntl, descriptor, fcntl.F_GETFL) & os.O_DIRECT)
         if direct and not self._is_block and not _takes_sectors(descriptor):
             kernel_calls.clear_direct(descriptor)
@@ -147,19 +147,19 @@ class Opening:
 
 
 def _read_only(why: str) -> str:
-    """The refusal of what must be written and cannot be."""
-    return f"cannot open it for writing: {why}. As it is, `bcachectl check`, `dump` and `show` read it"
+    """Returns the message for a device that cannot be opened for writing."""
+    return f"cannot open it for writing: {why}. `bcachectl check`, `dump` and `show` can read it as it is"
 
 
 def _remedy(error: OSError) -> str:
-    """What would let a file or device be written whose opening failed with one of NOT_WRITABLE."""
+    """Returns the remedy for a failed open with an errno of NOT_WRITABLE."""
     return NOT_WRITABLE[error.errno or 0].format(user=os.geteuid())
 
 
 def _resolve(path: str) -> str:
-    """The path to open. Links are followed only where root alone makes them: /dev/disk/by-id and the like.
+    """Returns the path to open. Links are followed only where root alone creates them, as in /dev/disk/by-id.
 
-    Elsewhere a link could be turned, by whoever owns it, to a disk that is not meant.
+    Elsewhere the owner of a link could redirect it to another disk.
     """
     if not os.path.islink(path):
         return path
@@ -202,10 +202,10 @@ def _open(path: str, target: str, flags: int, direct: bool) -> int:
 
 
 def _takes_sectors(descriptor: int) -> bool:
-    """Whether direct I/O on a file may begin at any sector, which is for the drive below to say.
+    """Whether direct I/O on a file may begin at any sector, which depends on the drive below.
 
-    An image's blocks may be of 512 bytes on a drive that wants 4096. Such a file is read and written through
-    the page cache, and so is one of which we cannot tell. (Trying it out does not tell: a read of a hole
+    An image may have blocks of 512 bytes on a drive with blocks of 4096. Such a file is read and written
+    through the page cache, and so is one whose drive is unknown. (A trial proves nothing: a read of a hole
     succeeds at any sector.)
     """
     block = sysfs.attribute(calling(os.fstat, descriptor).st_dev, "queue/logical_block_size")

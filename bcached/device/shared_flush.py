@@ -1,7 +1,7 @@
-"""One flush for all who need one at the same time.
+"""One flush for all callers that need one at the same time.
 
-A flush makes durable whatever was written before it, whoever wrote it. So with many small writes under way
-there is no need of one for each: who comes while one is running shares the next with all who came meanwhile.
+A flush makes durable all that was written before it, by any caller. So many small writes in flight need not
+have one each: callers that arrive while one is running share the next.
 """
 
 import asyncio
@@ -10,17 +10,17 @@ from bcached.device.block_device import BlockDevice
 
 
 class SharedFlush:
-    """Flushes one device, once at a time."""
+    """Flushes one device, one flush at a time."""
 
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
         self._turn = asyncio.Lock()
         self._begun = 0
-        self._ended = 0  # the last one that did its work
+        self._ended = 0  # the last one that succeeded
 
     async def flush(self) -> None:
-        """Make durable what was written before this call. DeviceError as from the device's own flush."""
-        wanted = self._begun + 1  # one that runs already may have missed it
+        """Make durable what was written before this call; raises DeviceError as the device's flush does."""
+        wanted = self._begun + 1  # a running one may not cover the latest writes
         async with self._turn:
             if self._ended >= wanted:
                 return

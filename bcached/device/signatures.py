@@ -1,7 +1,7 @@
-"""What is on a device already, in libblkid's eyes: file systems, partition tables, RAID members, bcache.
+"""Signatures on a device, as libblkid finds them: file systems, partition tables, RAID members, bcache.
 
-libblkid is called directly, since it tells where each signature lies; only where it is missing is the
-blkid program asked, which tells the names alone.
+libblkid is called directly, since it reports the offset of each signature; where it is missing, the blkid
+program is run, which reports only names.
 """
 
 import ctypes
@@ -29,10 +29,10 @@ CHAINS = (("TYPE", "SBMAGIC"), ("PTTYPE", "PTMAGIC"))
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Something that a device was made into, and the bytes by which that is told."""
+    """The type of a file system, table or member on a device, and the location of its magic bytes."""
 
     name: str
-    offset: int | None = None  # of the magic bytes; None where only the blkid program could be asked
+    offset: int | None = None  # of the magic bytes; None if only the blkid program was available
     length: int = 0
 
     def __str__(self) -> str:
@@ -40,7 +40,7 @@ class Signature:
 
 
 def find_signatures(path: str) -> tuple[Signature, ...]:
-    """All signatures on a device, in the order they are found; DeviceRefused if nobody can tell."""
+    """Returns all signatures on a device in the order found; DeviceRefused if neither tool is installed."""
     try:
         library = ctypes.CDLL(LIBRARY, use_errno=True)
     except OSError:
@@ -49,7 +49,7 @@ def find_signatures(path: str) -> tuple[Signature, ...]:
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    """The library, told how its functions are called."""
+    """Returns the library with the types of its functions declared."""
     probe = ctypes.c_void_p
     library.blkid_new_probe_from_filename.restype = probe
     library.blkid_new_probe_from_filename.argtypes = [ctypes.c_char_p]
@@ -88,7 +88,7 @@ def _probe(library: ctypes.CDLL, path: str) -> Iterator[Signature]:
 
 
 def _signature(library: ctypes.CDLL, probe: int) -> Signature:
-    """What the last step of the probing found."""
+    """Returns the signature that the last step of the probing found."""
     for type_name, magic_name in CHAINS:
         name = _value(library, probe, type_name)
         if name is None:
@@ -98,11 +98,11 @@ def _signature(library: ctypes.CDLL, probe: int) -> Signature:
         if magic is None or offset is None:
             return Signature(name.decode())
         return Signature(name.decode(), int(offset), len(magic))
-    return Signature("something without a name")
+    return Signature("an unnamed signature")
 
 
 def _value(library: ctypes.CDLL, probe: int, name: str) -> bytes | None:
-    """A value of what was found: text without its closing zero, or raw magic bytes."""
+    """Returns a value of the signature found: text without its trailing NUL, or raw magic bytes."""
     data, length = ctypes.c_char_p(), ctypes.c_size_t()
     if library.blkid_probe_lookup_value(probe, name.encode(), ctypes.byref(data), ctypes.byref(length)) != 0:
         return None
@@ -113,21 +113,21 @@ def _value(library: ctypes.CDLL, probe: int, name: str) -> bytes | None:
 def _ask_program(path: str) -> tuple[Signature, ...]:
     program = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/sbin:/sbin")
     if program is None:
-        raise DeviceRefused(path, f"cannot tell what is on it: neither {LIBRARY} nor {PROGRAM} is installed")
+        raise DeviceRefused(path, f"cannot look for signatures: neither {LIBRARY} nor {PROGRAM} is installed")
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))  # blkid says "nothing" of what it cannot read
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))  # blkid reports no signature if it cannot read
     except OSError as error:
         raise DeviceError(path, f"cannot look for signatures: {reason(error)}") from None
     command = [program, "-p", "-o", "export", path]
-    # The path was given by whoever runs this, and goes to the program as it is, past any shell.
+    # The path comes from the user of this program, and is passed unchanged, without a shell.
     done = subprocess.run(  # noqa: S603
         command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=False
     )
     if done.returncode == PROGRAM_NOTHING:
         return ()
     if done.returncode == PROGRAM_AMBIVALENT:
-        return (Signature("several things at once"),)
+        return (Signature("several signatures at once"),)
     if done.returncode != PROGRAM_FOUND:
-        raise DeviceError(path, f"cannot look for signatures: blkid says {done.stderr.strip()!r}")
+        raise DeviceError(path, f"cannot look for signatures: blkid reports {done.stderr.strip()!r}")
     values = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
     return tuple(Signature(values[name]) for name, _ in CHAINS if name in values)

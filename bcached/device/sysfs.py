@@ -1,15 +1,15 @@
-"""What sysfs says of a block device."""
+"""Attributes of a block device in sysfs."""
 
 import os
 
 
 def directory(device_number: int) -> str:
-    """Where the block device is described."""
+    """Returns the block device's directory in sysfs."""
     return os.path.realpath(f"/sys/dev/block/{os.major(device_number)}:{os.minor(device_number)}")
 
 
 def attribute(device_number: int, name: str) -> str | None:
-    """An attribute of the device, or of the disk whose partition it is; None if neither has it."""
+    """Returns an attribute of the device, or of the disk whose partition it is; None if neither has it."""
     own = directory(device_number)
     for place in (own, os.path.dirname(own)):
         if (found := first_line(f"{place}/{name}")) is not None:
@@ -18,7 +18,7 @@ def attribute(device_number: int, name: str) -> str | None:
 
 
 def first_line(path: str) -> str | None:
-    """The first line of a file of sysfs; None if it is not there, or went away while we looked."""
+    """Returns the first line of a file of sysfs; None if it does not exist or was removed meanwhile."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.readline().rstrip("\n")

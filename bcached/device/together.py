@@ -1,4 +1,4 @@
-"""Several device operations at once, as one: none outlives the call."""
+"""Several device operations at once, in one call that none of them outlives."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -8,7 +8,7 @@ Operation = Callable[[], Coroutine[Any, Any, None]]
 
 
 async def together(operations: Iterable[Operation], at_once: int = 64) -> None:
-    """Run all, at_once of them at a time; when every one has ended, raise what the first that failed raised.
+    """Run all, at most at_once at a time; once all have ended, raises the first error.
 
     asyncio.gather would return with the first error while the others are still writing.
     """

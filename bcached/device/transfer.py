@@ -1,10 +1,10 @@
-"""Whole reads and writes at a place, through aligned memory; blocking, so for threads only.
+"""Whole reads and writes at an offset, through aligned memory; blocking, so for threads only.
 
-Direct I/O wants memory that starts on a block. Each thread has one buffer that does and passes everything
-through it, piece by piece: memory is bounded by the number of threads, and nobody waits for a buffer.
+Direct I/O needs memory aligned to a block. Each thread has one such buffer and passes everything through it,
+piece by piece: memory is bounded by the number of threads, and no thread waits for a buffer.
 
-The kernel may transfer less than it is asked for and tell no reason. Then the rest is asked for: either that
-goes on, or it tells the reason (no space left, an error of the device).
+The kernel may transfer less than requested without an error. Then the rest is requested: that either
+succeeds or returns the error (no space left, an error of the device).
 """
 
 import mmap
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from bcached.device.block_device import BytesLike
 from bcached.units import SECTOR_BYTES
 
-# Beyond a mebibyte a single transfer gets no faster, and four threads then hold four of them.
+# Larger single transfers are no faster, and each of the four threads holds one buffer.
 BUFFER_BYTES = 1 << 20
 
 
 class ShortTransferError(Exception):
-    """The device took or gave fewer bytes than there should be, and then none: it ends there."""
+    """The device transferred fewer bytes than expected, and then none: it ends there."""
 
     def __init__(self, offset: int, expected: int, found: int) -> None:
         super().__init__(
@@ -29,7 +29,7 @@ class ShortTransferError(Exception):
 
 
 class _AlignedBuffer(threading.local):
-    """A page-aligned buffer for each thread, made when the thread first needs it."""
+    """A page-aligned buffer for each thread, allocated at its first use."""
 
     def __init__(self) -> None:
         self.view = memoryview(mmap.mmap(-1, BUFFER_BYTES))
@@ -39,7 +39,7 @@ _buffer = _AlignedBuffer()
 
 
 def read_extent(descriptor: int, offset: int, length: int) -> bytes:
-    """All of the bytes of an extent, or ShortTransferError."""
+    """Returns all bytes of an extent; raises ShortTransferError if the device ends before."""
     pieces = []
     for begin in range(offset, offset + length, BUFFER_BYTES):
         piece = _buffer.view[: min(BUFFER_BYTES, offset + length - begin)]
@@ -49,7 +49,7 @@ def read_extent(descriptor: int, offset: int, length: int) -> bytes:
 
 
 def write_extent(descriptor: int, offset: int, data: BytesLike, flags: int) -> None:
-    """Write all of data, or raise; flags are pwritev2's."""
+    """Write all of data or raise; flags are pwritev2's."""
     source = memoryview(data).cast("B")
     for begin in range(0, source.nbytes, BUFFER_BYTES):
         piece = _buffer.view[: min(BUFFER_BYTES, source.nbytes - begin)]
@@ -62,7 +62,7 @@ def _transfer(call: Callable[[memoryview, int], int], piece: memoryview, offset:
     done = 0
     while done < piece.nbytes:
         count = call(piece[done:], offset + done)
-        count -= count % SECTOR_BYTES  # direct I/O can go on only where a sector begins
+        count -= count % SECTOR_BYTES  # direct I/O can continue only at a sector boundary
         if count == 0:
             raise ShortTransferError(offset, piece.nbytes, done)
         done += count

@@ -315,7 +315,7 @@ async def test_a_path_that_changes_while_it_is_opened_is_refused(
     assert await refusal(image) == reason
 
 
-READ_BY = "As it is, `bcachectl check`, `dump` and `show` read it"
+READ_BY = "`bcachectl check`, `dump` and `show` can read it as it is"
 
 
 async def is_read(path: object) -> None:

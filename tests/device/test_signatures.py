@@ -94,11 +94,11 @@ def test_what_the_program_cannot_decide_counts_as_something(
     monkeypatch.setattr(signatures, "LIBRARY", "libblkid-of-another-machine.so")
     run("mkswap", str(image))
     put(image, 4096, SUPERBLOCK.pack())
-    assert [str(signature) for signature in find_signatures(str(image))] == ["several things at once"]
+    assert [str(signature) for signature in find_signatures(str(image))] == ["several signatures at once"]
 
 
 def test_with_neither_the_device_is_refused(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signatures, "LIBRARY", "libblkid-of-another-machine.so")
     monkeypatch.setattr(signatures, "PROGRAM", "blkid-of-another-machine")
-    with pytest.raises(DeviceRefused, match="cannot tell what is on it: neither"):
+    with pytest.raises(DeviceRefused, match="cannot look for signatures: neither"):
         find_signatures(str(image))

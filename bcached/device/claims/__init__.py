@@ -1,1 +1,1 @@
-"""Who may use a device: locks, leases, the kernel's own claims, and waiting for them."""
+"""Exclusive use of a device: locks, leases, the kernel's own claims, and waiting for them."""

@@ -1,11 +1,11 @@
-"""Claiming a device against every program that may own it, and against none that may not.
+"""Claiming a device against every program that may own it, and ignoring the locks of all others.
 
-Clients open an image too, to read and write their data, and flock asks for no more than that. So a lock on
-it counts by the user who holds it: root, ours, and the file's owner could run a daemon on the image or lay
-it out, and theirs is respected; a lock of any other user keeps nobody from anything. Of those that count,
-one of a daemon is for good, and one of another program (udev that looks, a copy being made) will pass.
+Clients open an image too, to read and write their data, and flock needs no more than an open file. So a lock
+counts by its user: root, the daemon's user and the file's owner could run a daemon on the image or format it,
+and their locks are respected; a lock of any other user is ignored. Of those that count, a daemon's is
+permanent, and that of another program (udev probing, a copy being made) is waited for.
 
-A block device has the kernel's own claim besides (O_EXCL), which mounts, md, dm and bcache take, too.
+A block device also has the kernel's own claim (O_EXCL), which mounts, md, dm and bcache take, too.
 """
 
 import fcntl
@@ -18,17 +18,17 @@ from bcached.device.claims.lock_holders import WRITE, Holder, Process, flock_hol
 from bcached.device.claims.occupancy import kernel_use_of
 from bcached.errors import DeviceBusy, DeviceRefused, calling
 
-DAEMON = "bcached"  # the command of a process that serves a set
+DAEMON = "bcached"  # the command name of a process that serves a set
 OPEN_HERE = "in use: this process has it open already, under this name or another"
 
 
 def claim(path: str, descriptor: int) -> list[Process]:
-    """Lock the file; DeviceRefused or DeviceBusy if another holds it who may. Gives those who are ignored.
+    """Lock the file; returns the holders that are ignored. DeviceRefused or DeviceBusy if one counts.
 
-    1. The lock is free, and now ours.
-    2. It is held by a process that counts, or by one that we cannot judge.
-    3. All who hold it are other users' processes. Their lock keeps ours out; so a daemon that went on in
-       spite of it, too, may have none, and is looked for among the processes that have the file open.
+    1. The lock was free, and is taken.
+    2. It is held by a process that counts, or by an unknown one.
+    3. All holders are other users' processes. They prevent an exclusive lock, as they would have for another
+       daemon, which is therefore searched among the processes that have the file open.
     """
     if _try_lock(descriptor, fcntl.LOCK_EX):
         return []
@@ -37,7 +37,7 @@ def claim(path: str, descriptor: int) -> list[Process]:
     for holder in holders:
         if _may_own(holder.process, file):
             raise _refusal(path, holder)
-    if not holders:  # of another container, or let go of by now
+    if not holders:  # of another container, or released by now
         raise DeviceBusy(path, "in use: another process has locked it")
     refuse_served(path, file)
     _try_lock(descriptor, fcntl.LOCK_SH)
@@ -45,7 +45,7 @@ def claim(path: str, descriptor: int) -> list[Process]:
 
 
 def claim_backing_file(path: str, descriptor: int) -> int | None:
-    """A locked descriptor of the file below a loop device; None if it is none, or is out of our reach."""
+    """Returns a locked descriptor of a loop device's backing file; None if there is none, or no access."""
     backing_path = sysfs.attribute(calling(os.fstat, descriptor).st_rdev, "loop/backing_file")
     if backing_path is None:
         return None
@@ -62,7 +62,7 @@ def claim_backing_file(path: str, descriptor: int) -> int | None:
 
 
 def claimed_elsewhere(path: str, node: os.stat_result) -> DeviceRefused:
-    """Why the kernel's claim on a block device is not to be had: for good, or as long as a process has it."""
+    """Returns why a block device cannot be opened with O_EXCL: refused, or busy while a process has it."""
     use = kernel_use_of(node.st_rdev)
     if use is not None:
         return DeviceRefused(path, f"in use: {use}")
@@ -75,22 +75,22 @@ def claimed_elsewhere(path: str, node: os.stat_result) -> DeviceRefused:
 
 
 def refuse_served(path: str, file: os.stat_result) -> None:
-    """Raise if another daemon has the device open, by whatever name."""
+    """Raises DeviceRefused if another daemon has the device open, under any name."""
     for user in openers(file):
         if user.command == DAEMON and user.pid != os.getpid() and _may_own(user, file):
             raise DeviceRefused(path, f"in use: {user} serves it")
 
 
 def be_known_as_daemon() -> None:
-    """Take the name by which other daemons know one, however this process was started."""
+    """Set the command name by which daemons recognise each other, however this process was started."""
     with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as command:
         command.write(DAEMON)
 
 
 def user_of(path: str) -> Process | str | None:
-    """Which process, or what of the kernel, uses a device; None if none does, as far as can be seen.
+    """Returns the process, or the part of the kernel, that uses a device; None if none is visible.
 
-    Trying the lock would tell, too, and could keep a daemon from starting in just that moment.
+    Trying the lock would show it, too, but could keep a daemon from starting at that moment.
     """
     with suppress(OSError):
         file = os.stat(path)
@@ -115,8 +115,8 @@ def _try_lock(descriptor: int, how: int) -> bool:
 
 
 def _may_own(process: Process, file: os.stat_result) -> bool:
-    """Whether the process may run a daemon on the file or lay it out; also if its user is hidden from us."""
-    if process.has_ended:  # a daemon, and each of our programs, holds its locks itself
+    """Whether the process may run a daemon on the file or format it; true if its user is hidden."""
+    if process.has_ended:  # the daemon and bcached's other programs hold their locks themselves
         return False
     return process.uid is None or process.uid in {0, os.geteuid(), file.st_uid}
 

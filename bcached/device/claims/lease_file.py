@@ -1,11 +1,11 @@
-"""Lease files: how a new life of the daemon knows that writers of a former one have stopped.
+"""Lease files: how a run of the daemon knows that writers of previous runs have stopped.
 
-Each life makes one. A client holds a read lock on it while it may write to the device; when the kernel knows
-of no lock, no client may any more. The file tells in which boot it was made, since no writer outlives that.
+Each run creates one. A client holds a read lock on it while it may write to the device; when the kernel lists
+no lock, no client may. The file contains the boot id of its creation, since no writer survives a reboot.
 
-Clients may only read the file, and with that take only locks that keep no other client out. The daemon takes
-none, it asks: a client gets its lease before it can get sectors, so once a life is over no lease that is
-taken later has any to be written.
+Clients may only read the file, so they can only take locks that do not exclude other clients. The daemon only
+tests for locks: a client takes its lease before it gets sectors, so a lease that is taken after the end of a
+run covers no sectors.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ SUFFIX = ".lease"
 
 
 def boot_id() -> str:
-    """Which boot of the machine this is."""
+    """Returns the kernel's id of the current boot."""
     try:
         with open(BOOT_ID, encoding="ascii") as file:
             return file.read().strip()
@@ -32,7 +32,7 @@ def boot_id() -> str:
 
 
 def create_lease(directory: str, name: str, life: int, boot: str, gid: int | None = None) -> str:
-    """Make the lease file of a life; its path."""
+    """Create the lease file of a run; returns its path."""
     path = os.path.join(directory, f"{name}.{life:016x}{SUFFIX}")
     try:
         descriptor = create_group_file(path, os.O_WRONLY, gid)
@@ -50,19 +50,19 @@ def create_lease(directory: str, name: str, life: int, boot: str, gid: int | Non
 
 
 class OldLease:
-    """The lease file of a former life."""
+    """The lease file of a previous run."""
 
     def __init__(self, path: str, boot: str) -> None:
         self.path = path
         self.boot = boot
 
     def is_let_go(self) -> bool:
-        """Whether no client holds it any more, be it by a record lock or by flock."""
+        """Whether no client holds it any more, by a record lock or by flock."""
         try:
             descriptor = self._open()
         except FileNotFoundError:
             return True
-        except PermissionError:  # a daemon of another user made it: what is left is to wait the grace
+        except PermissionError:  # created by a daemon of another user: the grace period is waited
             return False
         except OSError as error:
             raise DeviceError(self.path, f"cannot open the lease file: {reason(error)}") from None
@@ -74,7 +74,7 @@ class OldLease:
             os.close(descriptor)
 
     def holders(self) -> list[Process]:
-        """The processes that hold it, where that shows."""
+        """Returns the processes that hold it, as far as they are visible."""
         try:
             descriptor = self._open()
         except OSError:
@@ -89,7 +89,7 @@ class OldLease:
         return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def remove(self) -> None:
-        """Nobody needs it any more."""
+        """Remove the file: no run waits for its holders any more."""
         remove_quietly(self.path)
 
 
@@ -105,12 +105,12 @@ def _is_locked(descriptor: int) -> bool:
 
 
 def old_leases(directory: str, name: str) -> list[OldLease]:
-    """The lease files of all former lives of a set."""
+    """Returns the lease files of all previous runs of a set."""
     found = []
     for path in sorted(glob.glob(os.path.join(glob.escape(directory), f"{name}.*{SUFFIX}"))):
         try:
             with open(path, encoding="ascii") as file:
                 found.append(OldLease(path, file.read(64).strip()))
         except (OSError, UnicodeDecodeError):
-            found.append(OldLease(path, ""))  # unreadable: of this boot, for all we know
+            found.append(OldLease(path, ""))  # unreadable: treated as of this boot
     return found

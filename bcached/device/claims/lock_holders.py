@@ -1,8 +1,8 @@
-"""Which processes hold a lock on a file or have it open, as far as the kernel tells.
+"""Which processes hold a lock on a file or have it open, as far as the kernel shows.
 
-/proc/locks names the process that *took* a flock, and none for a lock of an open file description. Which
-processes have such a lock, or a flock whose taker has ended, is told by what they have open, where we may
-look at that: root at all processes, others at those of their own user.
+/proc/locks lists the process that *took* a flock, and none for a lock of an open file description. The
+processes that have such a lock, or a flock whose taker has ended, are found by their open files
+(/proc/PID/fdinfo), which root can read of all processes, other users of their own.
 """
 
 import os
@@ -20,10 +20,10 @@ READ, WRITE = "READ", "WRITE"
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, in words for a message: pid 0 if it is not to be seen from here.
+    """A process as named in a message: pid 0 if it is not visible in this PID namespace.
 
-    uid is the real one: a program with the set-user-id bit runs for the user who started it. It is None
-    where it is hidden from us. has_ended: it has left the lock to a process that we cannot find.
+    uid is the real one: a set-user-id program runs for the user that started it; None where it is hidden.
+    has_ended: a process that cannot be found has inherited its lock.
     """
 
     pid: int
@@ -35,7 +35,7 @@ class Process:
         if self.pid <= 0:
             return "another process"
         if self.has_ended:
-            return f"what process {self.pid} has left running"
+            return f"a process left by process {self.pid} (ended)"
         known = [self.command] if self.command else []
         known += [f"user {_user_name(self.uid)}"] if self.uid is not None else []
         return f"process {self.pid}" + (f" ({', '.join(known)})" if known else "")
@@ -50,7 +50,7 @@ class Holder:
 
 
 def flock_holders(descriptor: int) -> list[Holder]:
-    """Every flock on the file; none of a process of another container, which does not show here."""
+    """Returns every flock on the file, except those of processes of other containers."""
     place = _place(descriptor)
     found = []
     for kind, pid in _listed_flocks(place):
@@ -63,12 +63,12 @@ def flock_holders(descriptor: int) -> list[Holder]:
 
 
 def record_lock_holders(descriptor: int) -> list[Process]:
-    """The processes that hold a POSIX or open-file-description lock on the file, where that shows."""
+    """Returns the visible processes that hold a POSIX or open-file-description lock on the file."""
     return [process(pid) for pid in _pids_with_lock(_place(descriptor), RECORD_LOCKS)]
 
 
 def openers(file: os.stat_result) -> Iterator[Process]:
-    """The processes that have the file or block device open, by whatever name, where that shows."""
+    """Yields the visible processes that have the file or block device open, under any name."""
     for pid in _pids():
         with suppress(OSError):
             for name in os.listdir(f"/proc/{pid}/fd"):
@@ -79,7 +79,7 @@ def openers(file: os.stat_result) -> Iterator[Process]:
 
 
 def process(pid: int) -> Process:
-    """What is to be seen of a process."""
+    """Returns what /proc shows of a process."""
     fields = {}
     with suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
         fields = dict(line.rstrip("\n").split(":\t", 1) for line in status if ":\t" in line)
@@ -89,14 +89,14 @@ def process(pid: int) -> Process:
 
 
 def _is_same(file: os.stat_result, other: os.stat_result) -> bool:
-    """Whether they are the same bytes; a block device may have several nodes."""
+    """Whether both are the same bytes; a block device may have several nodes."""
     if stat.S_ISBLK(file.st_mode):
         return stat.S_ISBLK(other.st_mode) and file.st_rdev == other.st_rdev
     return os.path.samestat(file, other)
 
 
 def _place(descriptor: int) -> str:
-    """Where /proc/locks says the file is. Some file systems have fstat tell another device."""
+    """Returns the file's id in /proc/locks. On some file systems fstat returns another device number."""
     file = calling(os.fstat, descriptor)
     major, minor, inode = os.major(file.st_dev), os.minor(file.st_dev), file.st_ino
     with suppress(OSError, ValueError):
@@ -111,7 +111,7 @@ def _place(descriptor: int) -> str:
 
 
 def _listed_flocks(place: str) -> list[tuple[str, int]]:
-    """The kind and the taker of each flock on the file."""
+    """Returns the kind and the taker of each flock on the file."""
     try:
         with open("/proc/locks", encoding="ascii") as locks:
             return [(fields[3], int(fields[4])) for fields in _locks_at(place, locks, FLOCK)]
@@ -120,7 +120,7 @@ def _listed_flocks(place: str) -> list[tuple[str, int]]:
 
 
 def _locks_at(place: str, lines: Iterable[str], types: tuple[str, ...]) -> Iterator[list[str]]:
-    """The fields of the lines about locks of these types on the file, and of none that is only waited for."""
+    """Yields the fields of lines about held locks of these types on the file, not of those waited for."""
     for line in lines:
         fields = line.removeprefix("lock:").split()
         if len(fields) > 5 and fields[1] in types and fields[5] == place:
@@ -128,7 +128,7 @@ def _locks_at(place: str, lines: Iterable[str], types: tuple[str, ...]) -> Itera
 
 
 def _exists(pid: int) -> bool:
-    """Whether the process still runs; pid 0 is one whose number does not show here."""
+    """Whether the process still runs; pid 0 is one outside this PID namespace."""
     if pid <= 0:
         return True
     try:
@@ -141,12 +141,12 @@ def _exists(pid: int) -> bool:
 
 
 def _pids_with_lock(place: str, types: tuple[str, ...], taker: int | None = None) -> list[int]:
-    """The processes that have such a lock, and of those that one process took, wherever it came to since."""
+    """Returns the processes that have such a lock; with taker, only locks that process took."""
     return [pid for pid in _pids() if _has_lock(pid, place, types, taker)]
 
 
 def _has_lock(pid: int, place: str, types: tuple[str, ...], taker: int | None = None) -> bool | None:
-    """Whether a process has such a lock; None if we may not know."""
+    """Whether a process has such a lock; None if its files cannot be read."""
     try:
         names = os.listdir(f"/proc/{pid}/fdinfo")
     except OSError:

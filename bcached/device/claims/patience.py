@@ -14,18 +14,18 @@ REPORT_S = 60.0
 
 
 def _say_nothing(_: str) -> None:
-    """A caller that waits for moments need not hear of it."""
+    """Discard the report of a wait that lasts only moments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a device in use is waited for, and who is told why, at once and then every minute."""
+    """How long to wait for a device in use; report gets the reason, at once and then every minute."""
 
     limit_s: float
     report: Callable[[str], None] = _say_nothing
 
     async def see_through(self, path: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """What the first attempt gives that finds the device free; DeviceBusy if none does in time."""
+        """Returns the result of the first attempt without DeviceBusy; raises it if none is in time."""
         loop = asyncio.get_running_loop()
         deadline, wait_s = loop.time() + self.limit_s, RETRY_S
         reported, reported_at = "", loop.time()
@@ -42,4 +42,4 @@ class Patience:
             wait_s = min(2 * wait_s, RETRY_MAX_S)
 
 
-BRIEF = Patience(1.0)  # udev holds a shared lock for moments while it looks at a device that has just changed
+BRIEF = Patience(1.0)  # udev holds a shared lock briefly while it probes a device that has just changed

@@ -1,9 +1,9 @@
-"""The lock on a set's files: its leases and its maps of gens, in the directories where the daemon keeps them.
+"""The lock on a set's files: its leases and its maps of gens, in the daemon's directories.
 
-A copy of an image is the same set by its uuid, and nothing about the image's own lock says so: two daemons
-on two copies would replace each other's maps, and take each other's leases for those of former lives.
+A copy of an image has the same set uuid, and the image's own lock does not cover it: two daemons on two
+copies would replace each other's maps, and take each other's leases for those of previous runs.
 
-The lock files are for the daemon's user alone (mode 0600), so no client can hold one.
+The lock files are accessible to the daemon's user alone (mode 0600), so no client can hold one.
 """
 
 import fcntl
@@ -35,16 +35,16 @@ class SetLock:
             raise
 
     def release(self) -> None:
-        """Let the next process have the set's files."""
+        """Remove and unlock the lock files."""
         while self._held:
             path, descriptor = self._held.pop()
             with suppress(OSError):
-                os.unlink(path)  # before the lock is gone: afterwards it may be another process's
+                os.unlink(path)  # before the lock is released: afterwards it may be another process's
             os.close(descriptor)
 
 
 def _locked(path: str, set_uuid: str) -> int:
-    """A locked descriptor of the file that is at the path; one that was removed meanwhile locks nothing."""
+    """Returns a locked descriptor of the file at the path; retries if that was removed meanwhile."""
     while True:
         descriptor = _opened(path)
         try:
@@ -65,7 +65,7 @@ def _locked(path: str, set_uuid: str) -> int:
 
 
 def _opened(path: str) -> int:
-    """The lock file, made if need be. Made by root, it is for the directory's owner to use later."""
+    """Returns a descriptor of the lock file, created if missing; its owner becomes the directory's."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor: int = calling(os.open, path, flags, MODE)
     directory = os.stat(os.path.dirname(path))
