@@ -1,13 +1,12 @@
-"""What is known of every bucket of one device, as columns.
+"""State, gens, prios, live sectors and pins of every bucket of one device, as columns.
 
-Rules of this file: each change of a bucket's state, gen or pins is made by a method of BucketTable, and
-nowhere else. Columns are bytearrays with two faces: a memoryview for single buckets (the request path)
-and a numpy view of the same memory for scans. The gen column may live in memory given from outside,
-since clients map it.
+Rules of this file: a bucket's state and gen are changed only by methods of BucketTable. Each column is a
+bytearray with two views: a memoryview for single buckets (the request path) and a numpy array of the same
+memory for scans. The caller may supply the memory of the gen column, since clients map it.
 
-Every bucket is in exactly one State. The kernel keeps a gc mark, a pin count and its lists apart, and a
-bucket's standing follows from all three together; here it is written down, so that it can be counted and
-checked. The kernel's mark is a function of it (see `mark`).
+Every bucket is in exactly one State. In the kernel it follows from a gc mark, a pin count and the lists
+together; here it is stored, so that it can be counted and checked. The kernel's mark is a function of it
+(see `mark`).
 """
 
 from collections.abc import Generator, Iterator
@@ -29,7 +28,7 @@ Counts = npt.NDArray[np.integer[Any]]
 
 
 class State(IntEnum):
-    """Where a bucket stands. The order matters: from CLEAN on, a bucket may be invalidated."""
+    """What a bucket is used for. The order matters: from CLEAN on, a bucket may be invalidated."""
 
     RESERVED = 0  # in front of the first bucket: superblock
     JOURNAL = 1
@@ -38,10 +37,10 @@ class State(IntEnum):
     UUID = 4
     FREE = 5  # on a reserve, ready to be used
     FREE_INC = 6  # invalidated; waits for its gen to be durable
-    UNUSED = 7  # nothing ever points into it again; needs no prio write
+    UNUSED = 7  # no pointer into it is valid, even after a crash; needs no prio write
     OPEN = 8  # sectors are being cut from it
     HELD = 9  # closed, and connections hold sectors of it
-    QUARANTINE = 10  # held by a connection that broke; its writes may still be under way
+    QUARANTINE = 10  # held by a broken connection, whose writes may still be in flight
     DIRTY = 11  # holds data that exists nowhere else
     CLEAN = 12  # holds cached data only
     EMPTY = 13  # holds nothing
@@ -65,8 +64,9 @@ class Mark(IntEnum):
 class BucketTable:
     """The columns of one device's buckets: 15 bytes a bucket.
 
-    counts[state] is kept with every move, so that nobody ever has to count. sectors are those of live keys,
-    dirty_sectors those of them that are dirty. tainted: see `is_tainted`.
+    counts[state] is updated by every move, so nothing has to be counted. sectors are those of live keys,
+    dirty_sectors those of live dirty keys. last_gc is the oldest gen in the index, as the last collection
+    found it. tainted: see `is_tainted`.
     """
 
     def __init__(
@@ -110,21 +110,24 @@ class BucketTable:
     # One bucket
 
     def move(self, bucket: int, state: State) -> None:
-        """Put a bucket into a state: the only place where one changes."""
+        """Change a bucket's state; nothing else does for a single bucket."""
         self.counts[self.states[bucket]] -= 1
         self.counts[state] += 1
         self.states[bucket] = state
 
     def may_bump(self, bucket: int) -> bool:
-        """Whether the gen can go up without coming too far from the index's oldest, or from the disk's."""
+        """Whether the gen can go up: not too far ahead of the oldest in the index, nor of the disk's."""
         gen = self.gens[bucket]
         return (gen - self.last_gc[bucket]) & 255 < GEN_DISTANCE_MAX and (
             gen - self.gens_on_disk[bucket]
         ) & 255 < GEN_DISTANCE_MAX
 
     def bump(self, bucket: int) -> int:
-        """Raise a gen by one, making every pointer into the bucket stale; the new gen (seed: bch_inc_gen)."""
-        assert self.may_bump(bucket), f"gen of bucket {bucket} would run away"
+        """Raise a gen by one, which makes every pointer into the bucket stale (kernel: bch_inc_gen).
+
+        Returns the new gen.
+        """
+        assert self.may_bump(bucket), f"bucket {bucket}: gen is too far ahead to be raised"
         gen = (self.gens[bucket] + 1) & 255
         self.gens[bucket] = gen
         self.distance_index = max(self.distance_index, (gen - self.last_gc[bucket]) & 255)
@@ -132,7 +135,7 @@ class BucketTable:
         return gen
 
     def raise_gen(self, bucket: int, gen: int) -> bool:
-        """Follow a pointer that is ahead of the gen read from disk; False if it is not (stale or equal)."""
+        """Raise a gen to that of a pointer that is ahead of it; False if the pointer is stale or equal."""
         ahead = (gen - self.gens[bucket]) & 255
         if not 0 < ahead < 128:
             return False
@@ -142,15 +145,15 @@ class BucketTable:
         return True
 
     def become_metadata(self, bucket: int, state: State) -> None:
-        """Start the life of a metadata bucket just taken from a reserve."""
+        """Make a bucket just taken from a reserve a metadata bucket."""
         assert state in METADATA_STATES
         self.prios[bucket] = METADATA_PRIO
         self.tainted[bucket] = False
         self.move(bucket, state)
 
     def become_open(self, bucket: int) -> None:
-        """Start the life of a data bucket just taken from a reserve; whoever opens it holds one pin."""
-        assert self.pins[bucket] == 0, f"bucket {bucket} came from a reserve with pins"
+        """Make a bucket just taken from a reserve an open one, with one pin for its slot."""
+        assert self.pins[bucket] == 0, f"bucket {bucket} from a reserve has {self.pins[bucket]} pins"
         self.prios[bucket] = INITIAL_PRIO
         if not self.is_tainted(bucket):
             self.tainted[bucket] = False
@@ -158,23 +161,22 @@ class BucketTable:
         self.move(bucket, State.OPEN)
 
     def settle(self, bucket: int) -> State:
-        """Move a data bucket that is not open to where its pins and sectors say; the state it got."""
+        """Set a data bucket's state by its pins and sectors; it is not open. Returns the new state."""
         state = State.HELD if self.pins[bucket] else self.content(bucket)
         self.move(bucket, state)
         return state
 
     def content(self, bucket: int) -> State:
-        """Where a bucket belongs by its live sectors alone: DIRTY, CLEAN or EMPTY."""
+        """The state that follows from the live sectors alone: DIRTY, CLEAN or EMPTY."""
         if self.dirty_sectors[bucket]:
             return State.DIRTY
         return State.CLEAN if self.sectors[bucket] else State.EMPTY
 
     def is_tainted(self, bucket: int) -> bool:
-        """Whether a node on disk may name a freed bucket with a gen that is not stale by the one on disk.
+        """Whether a node on disk may name a freed bucket by a pointer that is current by its gen on disk.
 
-        So it is when a key came into the bucket (`tainted` tells) and the gen that went up when it was freed
-        is not on disk yet. Once a prio write has covered that gen, any pointer made before is stale after
-        every crash.
+        True if a key was added to the bucket (`tainted`) and the gen that went up when it was freed is not
+        on disk yet. Once a prio write has covered that gen, all older pointers are stale after any crash.
         """
         return bool(self.tainted[bucket]) and self.gens_on_disk[bucket] != self.gens[bucket]
 
@@ -195,7 +197,7 @@ class BucketTable:
         return self.counts[State.CLEAN] + self.counts[State.EMPTY]
 
     def may_invalidate(self, buckets: slice | Buckets) -> Bools:
-        """Whether each of these buckets may be invalidated (seed: bch_can_invalidate_bucket)."""
+        """Whether each of these buckets may be invalidated (kernel: bch_can_invalidate_bucket)."""
         may = self.is_reclaimable(buckets)
         may &= self.may_bump_each(buckets)
         return may
@@ -205,7 +207,7 @@ class BucketTable:
         return self.states_array[buckets] >= State.CLEAN
 
     def may_bump_each(self, buckets: slice | Buckets) -> Bools:
-        """Whether each of these buckets' gens can go up."""
+        """Whether the gen of each of these buckets can go up (see `may_bump`)."""
         gens = self.gens_array[buckets]
         distances = gens - self.last_gc_array[buckets]
         np.maximum(distances, gens - self.gens_on_disk_array[buckets], out=distances)
@@ -218,14 +220,14 @@ class BucketTable:
         return tainted
 
     def in_state(self, state: State) -> Iterator[int]:
-        """The buckets in a state, looked for as far as they are asked for."""
+        """Yields the buckets in a state, scanning as far as the caller iterates."""
         for start in range(0, self.bucket_count, COUNT_BUCKETS):
             found = np.flatnonzero(self.states_array[start : start + COUNT_BUCKETS] == state)
             for bucket in found:
                 yield start + int(bucket)
 
     def invalidate(self, buckets: Buckets) -> None:
-        """Make stale all that points into these (distinct) buckets; they belong to free_inc now."""
+        """Make all pointers into these distinct buckets stale, and move the buckets to FREE_INC."""
         assert bool(self.may_invalidate(buckets).all()), "a bucket that may not be invalidated"
         clean = int(np.count_nonzero(self.states_array[buckets] == State.CLEAN))
         self.counts[State.CLEAN] -= clean
@@ -243,12 +245,12 @@ class BucketTable:
             self.distance_disk = max(self.distance_disk, disk)
 
     def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
-        """Take live sectors counted elsewhere for all buckets, of which none but empty ones hold any so far.
+        """Set the live sectors of all buckets; only empty buckets may have some.
 
-        named: which buckets keys on disk name with a gen that is not stale by the one on disk.
+        named: buckets that keys on disk reference by a pointer that is current by the gen on disk.
         """
         empty = self.states_array == State.EMPTY
-        assert not sectors[~empty].any(), "live data where something else is"
+        assert not sectors[~empty].any(), "live data in a bucket that is not empty"
         assert bool((dirty_sectors <= sectors).all())
         self.sectors_array[:] = sectors
         self.dirty_sectors_array[:] = dirty_sectors
@@ -262,7 +264,7 @@ class BucketTable:
             self.counts[State.EMPTY] -= count
 
     def replace_gens_on_disk(self, gens: bytearray) -> bytearray:
-        """Take a snapshot of the gens as those that are on disk from now on; what it replaces."""
+        """Install a snapshot as the gens on disk. Returns the buffer it replaces."""
         assert len(gens) == self.bucket_count
         before = self.gens_on_disk.obj
         assert isinstance(before, bytearray)
@@ -271,8 +273,8 @@ class BucketTable:
         return before
 
     def recount_distances(self) -> Generator[None, None, None]:
-        """Find the largest gen distances anew, after the gens on disk or the index's oldest moved."""
-        self.distance_index = self.distance_disk = 0  # bumps during the count go in by themselves
+        """Recount the largest gen distances, after the gens on disk or the oldest in the index changed."""
+        self.distance_index = self.distance_disk = 0  # bumps during the count update them, too
         for start in range(0, self.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
             gens = self.gens_array[chunk]

@@ -1,11 +1,11 @@
-"""Which buckets to empty of their dirty data, when there is none left that could be invalidated.
+"""Which buckets to empty of their dirty data, when no bucket is left that could be invalidated.
 
-One dirty key keeps a whole bucket, however much clean data lies beside it. (The kernel would write it back;
-there is nothing here to write it back to.) So dirty data is moved together: out of the buckets with the least
-of it first, into few that are full of it. What is left is clean, and is invalidated like any other.
+One dirty key keeps a whole bucket, however much clean data is beside it. (Kernel: writes it back; here there
+is no backing device.) So dirty data is moved together: out of the buckets with the least of it first, into
+few full ones. The emptied buckets are clean, and are invalidated like any other.
 
-A round must gain at least one bucket: it empties more of them than it fills. That is possible until dirty
-data lies as densely as it can, and so a set refuses sectors only if dirty and held data really fill it.
+A round must gain at least one bucket: it empties more than it fills. That is possible until dirty data is as
+dense as it can be, so a set refuses sectors only if dirty and held data really fill it.
 """
 
 from collections.abc import Generator
@@ -17,15 +17,15 @@ from bcached.state.buckets.bucket_table import Buckets, Counts, Sectors, State
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
 
-CANDIDATES_MAX = 32_768  # buckets that are looked at more closely
-SLICE_BUCKETS = 131_072  # a millisecond, with what is left of those before
-ENOUGH_PART = 64  # of all buckets: what one pass over the index should give
+CANDIDATES_MAX = 32_768  # most buckets that are sorted
+SLICE_BUCKETS = 131_072  # a millisecond, with the candidates of the slices before
+ENOUGH_PART = 64  # one pass over the index should gain this part of all buckets
 PRIO_BITS = 16
 MOVED_BLOCKS_MAX = 1 << 16  # in one round
 
 
 class Evacuation(NamedTuple):
-    """Buckets to empty, those with the least dirty data first, and how many more they are than they fill."""
+    """Buckets to empty, those with the least dirty data first; gain is how many more than that fills."""
 
     buckets: Buckets
     gain: int
@@ -37,10 +37,10 @@ NOTHING = Evacuation(np.zeros(0, np.int64), 0)
 def plan(
     cache: Cache, stuck: Sectors, waiting: frozenset[Reserve], spare_sectors: int
 ) -> Generator[None, None, Evacuation]:
-    """The next round for a member; NOTHING if it would not get a bucket to a reserve that is waited for.
+    """Returns the next round for a member; NOTHING if no bucket would reach a reserve that is waited for.
 
-    stuck has the dirty sectors of each bucket when nothing of them could be moved. spare_sectors are left in
-    the bucket that data was moved to last.
+    stuck has each bucket's dirty sectors at the time when none of them could be moved. spare_sectors are
+    left in the bucket that data was moved to last.
     """
     found = yield from _candidates(cache, stuck)
     geometry = cache.geometry
@@ -54,7 +54,7 @@ def plan(
 
 
 def _candidates(cache: Cache, stuck: Sectors) -> Generator[None, None, Buckets]:
-    """Buckets that could be invalidated but for their dirty data; of equals those used longest ago first."""
+    """Buckets that only dirty data keeps from being invalidated, least first, then least recently used."""
     table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
     found = np.zeros(0, np.int64)
     for start in range(0, table.bucket_count, SLICE_BUCKETS):
@@ -73,9 +73,9 @@ def _candidates(cache: Cache, stuck: Sectors) -> Generator[None, None, Buckets]:
 
 
 def choose(sums: Counts, bucket_sectors: int, spare_sectors: int, least: int, enough: int) -> tuple[int, int]:
-    """How many of the first buckets to empty, and what that gains; as few as give enough, or else most.
+    """Returns how many of the first buckets to empty, and the gain; (0, 0) if it would be below `least`.
 
-    sums are their dirty sectors, added up. None if not even `least` can be had.
+    They are as few as gain `enough`, or the most there is to gain. sums are their dirty sectors, cumulated.
     """
     taken = -(-np.maximum(sums - spare_sectors, 0) // bucket_sectors)
     gains = np.arange(1, len(sums) + 1) - taken
@@ -87,7 +87,7 @@ def choose(sums: Counts, bucket_sectors: int, spare_sectors: int, least: int, en
 
 
 def least_gain(cache: Cache, waiting: frozenset[Reserve]) -> int:
-    """How many buckets must come for one to reach a reserve that is waited for: others are filled first."""
+    """How many buckets it takes for one to reach a reserve that is waited for: others are filled first."""
     missing = 1 - len(cache.free_inc) - cache.unused_count - cache.table.reclaimable_count
     for reserve, lacking in cache.reserves.lacking():
         if reserve in waiting and lacking:

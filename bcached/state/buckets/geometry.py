@@ -1,6 +1,6 @@
-"""The numbers of one member device: what lies where, and how long each list is.
+"""The geometry of one member device: its layout, and the capacity of each list.
 
-The list lengths are the kernel's: all follow from the number of buckets (kernel: cache_alloc).
+The capacities are the kernel's: all follow from the number of buckets (kernel: cache_alloc).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ GEN_DISTANCE_MAX = 96  # kernel: BUCKET_GC_GEN_MAX
 
 
 def fifo_capacity(wanted: int) -> int:
-    """What the kernel's fifos hold when asked for `wanted`: above four, one less than a power of two."""
+    """Capacity of a kernel fifo for `wanted` elements: above four, one less than a power of two."""
     return wanted if wanted <= 4 else roundup_power_of_two(wanted) - 1
 
 
@@ -60,7 +60,7 @@ class Geometry:
 
     @property
     def free_size(self) -> int:
-        """About a thousandth of the buckets, the unit of all list lengths (kernel: free)."""
+        """About a thousandth of the buckets, the unit of all list capacities (kernel: free)."""
         return roundup_power_of_two(self.bucket_count) >> 10
 
     @property
@@ -80,7 +80,7 @@ class Geometry:
 
     @property
     def unused_capacity(self) -> int:
-        """How many buckets wait on the unused list; the historic kernel gave it free_inc's length."""
+        """How many buckets the unused list holds: as many as free_inc, as in kernels that had the list."""
         return self.free_inc_capacity
 
     @property
@@ -94,7 +94,7 @@ class Geometry:
         return range(self.first_bucket, self.first_bucket + self.journal_bucket_count)
 
     def bucket_of(self, sector: int) -> int:
-        """The bucket a device sector lies in."""
+        """The bucket that contains a device sector."""
         return sector // self.bucket_sectors
 
     def sector_of(self, bucket: int) -> int:

@@ -9,12 +9,12 @@ The life of a bucket, each arrow one method here:
     EMPTY --count_in--> CLEAN, DIRTY --count_out--> EMPTY, retired when that is durable
     metadata --free_metadata--> EMPTY, likewise
 
-Rules of this file: a bucket's gen goes up once each time round, on the way to FREE_INC or to UNUSED. One
-that went through FREE_INC is pushed only after that gen is durable. One that went through UNUSED may be
-pushed at once: the removal of all that pointed into it is durable. But nodes on the device may still hold
-such pointers, each beside the journal's word that it is gone. That does no harm to data, while the kernel
-refuses a set where a bucket is named as a node and, in a leaf it has not merged with the journal yet, as
-data. So a tainted bucket (bucket_table.py) serves as data only until a prio write has covered its gen.
+Rules of this file: a bucket's gen goes up once per cycle, on the way to FREE_INC or to UNUSED. A bucket from
+FREE_INC is pushed only after that gen is durable. A bucket from UNUSED may be pushed at once: the removal of
+all pointers into it is durable. But nodes on the device may still hold such pointers, which only the journal
+deletes. That does no harm to data, while the kernel refuses a set in which a bucket is referenced as a node
+and, by a leaf not merged with the journal yet, as data. So a tainted bucket (bucket_table.py) serves only as
+data until a prio write has covered its gen.
 """
 
 from collections import OrderedDict, deque
@@ -29,8 +29,8 @@ from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
 from bcached.state.buckets.replacement import POLICIES, Candidates, Search
 from bcached.state.buckets.reserves import Reserve, Reserves
 
-INVALIDATED_BUCKETS = 2048  # at once, scattered: up to a millisecond
-FREED_BUCKETS = 512  # at once, one after the other: a millisecond
+INVALIDATED_BUCKETS = 2048  # per slice, scattered: up to a millisecond
+FREED_BUCKETS = 512  # per slice, one by one: a millisecond
 
 
 class Cache:
@@ -56,41 +56,43 @@ class Cache:
         self.reserves = Reserves(geometry, clock)
         self.free_inc: deque[int] = deque()
         self._pushed = 0  # buckets that ever left free_inc
-        self._durable_through = 0  # which of all that ever entered it have durable gens
+        self._durable_through = 0  # how many of all that ever entered free_inc have durable gens
         self.unused: deque[int] = deque()
         self.unused_for_data: deque[int] = deque()  # those that were tainted when they were retired
-        self._lifted = 0  # so many of these, from its head on, are not tainted any more
-        self.emptied: OrderedDict[int, int] = OrderedDict()  # the entry that emptied a bucket, oldest first
-        self._emptying_durable = 0  # the newest durable entry
+        self._lifted = 0  # length of its head that is no longer tainted
+        self.emptied: OrderedDict[int, int] = OrderedDict()  # seq of the emptying entry, oldest first
+        self._emptying_durable = 0  # seq of the newest durable entry
         self.prio_chain: list[int] = []  # the chain the journal points to
-        self.prio_chain_writing: list[int] = []  # the one that is being written
-        self.prio_chain_before: list[int] = []  # what is left of the one before, which is being freed
+        self.prio_chain_writing: list[int] = []  # the chain being written
+        self.prio_chain_before: list[int] = []  # the rest of the previous chain, which is being freed
         self.oldest_prio = 0  # smallest prio of this member at the last aging
-        # Whether the last pass could not fill free_inc, and what the world looked like then.
-        self.dry = False
-        self.held_back = 0
-        self.reclaims = 0  # counts whatever may let a later pass find more: pins and keys dropped
-        self.dirty_changes = 0  # counts whatever may let a later evacuation find more
-        self._fruitless: tuple[int, int] | None = None  # what an evacuation found when it gained nothing
+        self.dry = False  # the last pass could not fill free_inc (kernel: invalidate_needs_gc)
+        self.held_back = 0  # buckets that pass skipped for their gens
+        self.reclaims = 0  # pins and keys dropped: a later pass may find more
+        self.dirty_changes = 0  # changes of dirty data: a later evacuation may find more
+        self._fruitless: tuple[int, int] | None = None  # evacuation_finds() of one that gained nothing
         self.invalidated = dict.fromkeys(Replacement, 0)
         self.discarded = 0
         self.prio_writes = 0
-        self._cursor = geometry.first_bucket
+        self._cursor = geometry.first_bucket  # of the fifo policy
         self._rng = np.random.default_rng(seed)
-        # Where the next snapshot of the gens goes: memory that is there already is copied to twice as fast.
+        # Buffer of the next snapshot of the gens: copying to memory that is mapped already is twice as fast.
         self._spare_gens: bytearray | None = bytearray(self.table.gens)
 
     # From the data to the lists
 
     def search(self, policy: Replacement, min_prio: int) -> Generator[None, None, Candidates]:
-        """Run a policy for as many buckets as free_inc has room for."""
+        """Run a policy for as many buckets as free_inc has space for."""
         return POLICIES[policy](
             self.table,
             Search(self.free_inc_room, self.geometry.heap_size, min_prio, self._cursor, self._rng),
         )
 
     def invalidate(self, policy: Replacement, found: Candidates) -> Generator[None, None, int]:
-        """Move what may still be invalidated to free_inc, and note whether that filled it; how many."""
+        """Move candidates that may still be invalidated to free_inc; record whether that filled it.
+
+        Returns how many were moved.
+        """
         self._cursor = found.cursor
         room = missing = self.free_inc_room
         for start in range(0, len(found.buckets), INVALIDATED_BUCKETS):
@@ -98,7 +100,7 @@ class Cache:
             buckets = buckets[self.table.may_invalidate(buckets)][:missing]
             self.table.invalidate(buckets)
             self.free_inc.extend(buckets.tolist())
-            if self.emptied:  # the entry of the prio write will carry whatever emptied them
+            if self.emptied:  # the prio write's journal entry is newer than those that emptied them
                 for bucket in buckets.tolist():
                     self.emptied.pop(bucket, None)
             missing -= len(buckets)
@@ -111,10 +113,10 @@ class Cache:
         return room - missing
 
     def retire(self, bucket: int) -> bool:
-        """Put an empty bucket on the unused list, if its emptying is durable, and its gen may go up.
+        """Put an empty bucket on the unused list. Returns whether that was possible.
 
-        There must be room, too, of which tainted buckets have their own: they could else keep out those
-        that the next prio write needs.
+        Its emptying must be durable, its gen free to go up, and the list not full. Tainted buckets have a
+        list of their own, so that they cannot keep out those that the next prio write needs.
         """
         table = self.table
         assert table.states[bucket] == State.EMPTY, f"bucket {bucket} is not empty"
@@ -132,7 +134,7 @@ class Cache:
         return True
 
     def settle(self, bucket: int) -> None:
-        """Say where a bucket stands that is not open (any more); retire it at once if it is empty."""
+        """Set the state of a bucket that is not (or no longer) open; retire it at once if it is empty."""
         state = self.table.settle(bucket)
         if state == State.HELD:
             return
@@ -144,7 +146,7 @@ class Cache:
             self.retire(bucket)
 
     def free_metadata(self, buckets: Iterable[int]) -> None:
-        """Let go of metadata buckets that nothing durable points to any more (seed: bch_bucket_free)."""
+        """Free metadata buckets that nothing durable references any more (kernel: bch_bucket_free)."""
         for bucket in buckets:
             assert State.PRIO <= self.table.states[bucket] <= State.UUID
             self.table.move(bucket, State.EMPTY)
@@ -153,7 +155,7 @@ class Cache:
     # Live data
 
     def count_in(self, bucket: int, sectors: int, dirty: bool) -> None:
-        """Live data came to a bucket, with a key of its gen."""
+        """Count live data of a key of the bucket's gen into the bucket."""
         table = self.table
         state = table.states[bucket]
         assert state >= State.OPEN, f"live data for bucket {bucket}, which is {State(state).name}"
@@ -169,21 +171,21 @@ class Cache:
                 table.move(bucket, content)
 
     def count_out(self, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
-        """Live data went from a bucket with a journal entry.
+        """Count live data out of a bucket; seq is the journal entry that removed it.
 
-        An empty bucket is not retired before that entry is durable (`emptying_durable`): the same change may
-        also bring data back.
+        An emptied bucket is not retired before that entry is durable (`emptying_durable`): the same change
+        may also add data again.
         """
         table = self.table
         left = table.sectors[bucket] - sectors
-        assert left >= 0, f"more went from bucket {bucket} than there was"
+        assert left >= 0, f"bucket {bucket}: {sectors} sectors removed of {table.sectors[bucket]}"
         if dirty:
             table.dirty_sectors[bucket] -= sectors
             self.dirty_changes += 1
-        assert left >= table.dirty_sectors[bucket], f"dirty data of bucket {bucket} went as clean"
+        assert left >= table.dirty_sectors[bucket], f"bucket {bucket}: dirty data removed as clean"
         table.sectors[bucket] = left
         if not left and self.synchronous:
-            self.emptied[bucket] = seq  # at the end: it was taken out when data came last
+            self.emptied[bucket] = seq  # at the end: count_in removed the older item
         state = table.states[bucket]
         if state >= State.DIRTY:
             content = table.content(bucket)
@@ -192,9 +194,9 @@ class Cache:
                 self.reclaims += 1
 
     def emptying_durable(self, seq: int) -> int:
-        """All entries through seq are durable: buckets they emptied are retired; how many were.
+        """Retire buckets emptied by entries through seq, which are durable. Returns how many were retired.
 
-        Not all at once if they are very many: what is left goes the next time, or is invalidated before.
+        At most FREED_BUCKETS per call: the rest goes with the next call, or is invalidated before.
         """
         self._emptying_durable = max(self._emptying_durable, seq)
         emptied, states = self.emptied, self.table.states
@@ -212,26 +214,26 @@ class Cache:
 
     @property
     def may_be_evacuated(self) -> bool:
-        """Whether there is dirty data, and something changed since moving it together gained nothing."""
+        """Whether there is dirty data, and something changed since an evacuation gained nothing."""
         return self.table.counts[State.DIRTY] > 0 and self._fruitless != self.evacuation_finds()
 
     def evacuation_finds(self) -> tuple[int, int]:
-        """What it depends on: what was given back, dirty data that went or is not held any more."""
+        """The counters that an evacuation depends on: reclaims, and dirty data removed or no longer held."""
         return self.reclaims, self.dirty_changes
 
     def evacuation_was_fruitless(self, found: tuple[int, int]) -> None:
-        """Have none asked for before that is different."""
+        """Request no evacuation until `evacuation_finds` differs from found."""
         self._fruitless = found
 
     def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
-        """Take live sectors that were counted from an index when the set is opened."""
+        """Set the live sectors, counted from the index when the set is opened."""
         self.table.take_over(sectors, dirty_sectors, named)
 
     # From the lists to the reserves
 
     @property
     def free_inc_room(self) -> int:
-        """How many more buckets free_inc takes."""
+        """How many more buckets fit in free_inc."""
         return self.geometry.free_inc_capacity - len(self.free_inc)
 
     @property
@@ -250,34 +252,34 @@ class Cache:
 
     @property
     def ready(self) -> int:
-        """Buckets that could go to the reserves now, if those have room."""
+        """Buckets that could go to the reserves now, if those have space."""
         return len(self.unused) + self._ready_for_data + self.free_inc_ready
 
     @property
     def _ready_for_data(self) -> int:
-        """Buckets of unused_for_data that could: those that need not be kept for data, and as many as fit."""
+        """Buckets of unused_for_data that could: those not tainted any more, and others as data has space."""
         lifted, unused = self._lifted, len(self.unused_for_data)
         return unused if lifted == unused else lifted + min(unused - lifted, self.reserves.data_room)
 
     @property
     def unused_count(self) -> int:
-        """Buckets on the unused list, those only data may use among them."""
+        """Buckets on the unused lists, including those that only data may use."""
         return len(self.unused) + len(self.unused_for_data)
 
     @property
     def for_data_waiting(self) -> int:
-        """Unused buckets that wait for a reserve of data to have room, or for a prio write."""
+        """Unused buckets that wait for space in a reserve for data, or for a prio write."""
         return len(self.unused_for_data) - self._lifted
 
     def next_batch(self, limit: int) -> list[int]:
-        """The buckets that go to the reserves next, unused ones first; they stay on their lists for now."""
+        """The buckets to push next, unused ones first, which stay on their lists until `push`."""
         count = min(limit, self.reserves.room(), self.ready)
         batch = list(islice(self.unused, count))
         batch += islice(self.unused_for_data, min(count - len(batch), self._ready_for_data))
         return batch + list(islice(self.free_inc, min(count - len(batch), self.free_inc_ready)))
 
     def push(self, batch: list[int]) -> int:
-        """Move a batch from its lists to the reserves as far as there is room; how many."""
+        """Move a batch from its lists to the reserves until those are full. Returns how many were moved."""
         pushed = 0
         for bucket in batch:
             if not self.reserves.room():
@@ -306,7 +308,7 @@ class Cache:
         """Fill reserves with the first empty buckets, as the kernel does after its first marking.
 
         Safe without a prio write since nothing points into an empty bucket; the gen still goes up, so that
-        no pointer made from now on can be taken for an older one. Tainted ones are left to the allocator.
+        no new pointer can be taken for an older one. Tainted buckets are left to the allocator task.
         """
         table = self.table
         empty = table.in_state(State.EMPTY)
@@ -331,17 +333,17 @@ class Cache:
                 missing -= 1
         return seeded
 
-    # From the reserves to whoever needs one
+    # From the reserves to their users
 
     def take_data(self, reserve: Reserve) -> int | None:
-        """A bucket for data, open and pinned once (seed: bch_bucket_alloc)."""
+        """Take a bucket for data, open and pinned once (kernel: bch_bucket_alloc); None if there is none."""
         bucket = self.reserves.take(reserve)
         if bucket is not None:
             self.table.become_open(bucket)
         return bucket
 
     def take_metadata(self, state: State) -> int | None:
-        """A bucket for a btree node or the uuid table."""
+        """Take a bucket for a btree node or the uuid table; None if there is none."""
         bucket = self.reserves.take(Reserve.BTREE)
         if bucket is not None:
             self._become_metadata(bucket, state)
@@ -353,9 +355,9 @@ class Cache:
         return self.reserves.available(Reserve.PRIO) >= self.geometry.prio_bucket_count
 
     def take_prio_chain(self) -> list[int]:
-        """All buckets of the next prio write at once; the reserves must hold them.
+        """Take all buckets of the next prio write at once; the reserves must hold them.
 
-        Kernel: bch_prio_write allocates one by one, and waits in between for the thread it runs in.
+        Kernel: bch_prio_write allocates one by one, and in between waits for the thread it runs in.
         """
         assert self.has_prio_chain, "the prio writer never waits for a bucket"
         assert not self.prio_chain_writing
@@ -368,20 +370,20 @@ class Cache:
 
     def _become_metadata(self, bucket: int, state: State) -> None:
         tainted = self.synchronous and self.table.is_tainted(bucket)
-        assert not tainted, f"keys on disk may name bucket {bucket}, which is to be metadata"
+        assert not tainted, f"bucket {bucket} taken for metadata, but keys on disk may reference it"
         self.table.become_metadata(bucket, state)
 
     # Prios written
 
     def snapshot_gens(self) -> tuple[bytearray, int]:
-        """All gens at this instant, and how many buckets that ever entered free_inc they cover."""
+        """Returns a copy of all gens, and how many of the buckets that ever entered free_inc it covers."""
         gens, self._spare_gens = self._spare_gens, None
         assert gens is not None, "a prio write is under way"
         memoryview(gens)[:] = self.table.gens
         return gens, self._pushed + len(self.free_inc)
 
     def gens_became_durable(self, gens: bytearray, through: int) -> Generator[None, None, None]:
-        """Take note of a finished prio write: free_inc is ready that far, and the chain before is free."""
+        """Record a finished prio write: free_inc is ready up to `through`; the previous chain is freed."""
         self._spare_gens = self.table.replace_gens_on_disk(gens)
         self._durable_through = max(self._durable_through, through)
         self.prio_chain_before, self.prio_chain = self.prio_chain, self.prio_chain_writing
@@ -396,7 +398,7 @@ class Cache:
         yield from self.table.recount_distances()
 
     def _lift(self) -> None:
-        """See which of the tainted buckets are so no more; those that were retired first are lifted first."""
+        """Find the buckets for data that are no longer tainted; those retired first are lifted first."""
         self.reserves.lift(self.table.is_tainted)
         waiting = np.fromiter(self.unused_for_data, np.int64, len(self.unused_for_data))
         tainted = np.flatnonzero(self.table.is_tainted_each(waiting))

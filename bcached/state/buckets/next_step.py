@@ -1,9 +1,9 @@
-"""What a member's allocator does next: one pure function of how things stand.
+"""What a member's allocator task does next: one pure function of the state.
 
-The seed's thread does its work in a fixed order and sleeps in the middle of it, which is how it comes to
-wait for itself, or to chase the garbage collector for ever with the last buckets parked on a half-full
-free_inc. Asking anew after every change has neither fault: each step below either moves a bucket, or
-asks for something that has not been tried since things last changed.
+Kernel: the allocator thread works in a fixed order and sleeps in the middle of it, so it can wait for itself,
+or wake the garbage collector for ever while the last buckets are on a half-full free_inc. Deciding again
+after every change has neither fault: each step below either moves a bucket, or requests something that was
+not tried since the state last changed.
 """
 
 from collections.abc import Callable
@@ -14,39 +14,39 @@ from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
 
-# Before a bucket has to be held back for its gen, prios are written, and garbage is collected.
+# Gen distances at which prios are written and garbage is collected, before any bucket is held back.
 WRITE_DISTANCE = GEN_DISTANCE_MAX // 2
 COLLECT_DISTANCE = GEN_DISTANCE_MAX * 2 // 3
 
 
 class Step(Enum):
-    """One piece of an allocator's work."""
+    """One step of an allocator task."""
 
     PUSH = "move ready buckets to the reserves"
     INVALIDATE = "look for buckets to invalidate"
     WRITE_PRIOS = "make gens durable"
     CLOSE = "close open buckets whose writers are gone or idle"
-    SHARE = "let those who wait have sectors of any open bucket"
+    SHARE = "let waiting requests have sectors of any open bucket"
     EVACUATE = "have dirty data moved together, so that clean data can go"
-    COLLECT = "let the garbage collector find more, or older gens go"
+    COLLECT = "have the garbage collector find more buckets, or drop the oldest gens"
     WAIT = "nothing to do until something changes"
 
 
 @dataclass(slots=True)
 class Tried:
-    """What was tried, and how things looked then; nothing is repeated until they look different."""
+    """What was tried, and the counters at that time; nothing is repeated until they change."""
 
     invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last pass
-    looked_at_all: bool = True  # that pass; a random one draws only so often
-    collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last collection asked for
+    looked_at_all: bool = True  # in that pass; the random policy draws a limited number
+    collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last request to collect
 
     def pass_begins(self, cache: Cache, collections: int, *, looks_at_all: bool) -> None:
-        """Note an invalidation pass."""
+        """Record the start of an invalidation pass."""
         self.invalidated_at = (cache.reclaims, collections)
         self.looked_at_all = looks_at_all
 
     def collection_is_asked_for(self, cache: Cache) -> None:
-        """Note that a collection is asked for."""
+        """Record that a collection is requested."""
         self.collected_at = _collection_finds(cache)
 
 
@@ -64,12 +64,15 @@ def next_step(
     evacuating: bool = False,
     last_resort: Callable[[bool], Step | None] = lambda _: None,
 ) -> Step:
-    """The next step for a member; waiting names the reserves that somebody waits for a bucket of.
+    """Returns the next step for a member; waiting has the reserves that requests wait for.
 
-    prios_asked: a prio write is under way or asked for, so that there is no need to ask again. nodes_wait:
-    a node of the index cannot be written before there is a bucket for it, nor may a collection end before.
-    may_evacuate: dirty data may be moved; evacuating: it is being moved, or that is asked for. last_resort
-    says what open buckets could give (closing.py), those with dirty data among them if it is told so.
+    prios_asked: a prio write is running or requested. nodes_wait: a node of the index waits for a bucket to
+    be written to, and a collection may not end before. may_evacuate: dirty data may be moved; evacuating:
+    that is running or requested. last_resort returns the step that open buckets offer (closing.py), with its
+    argument true also of those with dirty data.
+
+    1. Ready buckets go to the reserves. 2. A full free_inc needs a prio write. 3. free_inc has space: a pass.
+    4. The last pass found too few: see _when_short. 5. Gens must not run too far ahead: see _guard.
     """
     may_write = synchronous and not prios_asked
     if cache.reserves.room() and cache.ready:
@@ -107,11 +110,12 @@ def _when_short(
     evacuating: bool,
     last_resort: Callable[[bool], Step | None],
 ) -> Step | None:
-    """Too few buckets were found: first see whether a collection helps, then make do with those.
+    """The step after a pass that found too few buckets; None if there is none.
 
-    One that may itself have to wait for a bucket is not waited for. Moving data helps more than a collection
-    does, as long as there is any to move and no gen holds a bucket back. Before all that comes what open
-    buckets give: it costs nothing.
+    1. Open buckets, which cost nothing. 2. A running collection, unless it waits for a bucket itself. 3. A
+    new collection, if it may help; but moving data helps more, if there is any to move and no gen holds a
+    bucket back. 4. A prio write for a partly filled free_inc. 5. An evacuation. 6. Open buckets with dirty
+    data.
     """
     reaches = _reaches_a_waiter(cache, waiting)
     if waiting and not reaches and (step := last_resort(False)) is not None:
@@ -140,20 +144,23 @@ def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozen
 
 
 def _collection_may_help(cache: Cache, tried: Tried) -> bool:
-    """Seed: the collector is woken whenever a pass comes up short, also when it just ran for nothing."""
+    """Whether a collection could find something the last one did not.
+
+    Kernel: wakes the collector after every pass that finds too few, even if it just ran without result.
+    """
     return tried.collected_at != _collection_finds(cache)
 
 
 def _collection_finds(cache: Cache) -> tuple[int, int]:
-    """What a collection depends on: what was given back, and with buckets held back, prios written."""
+    """The counters a collection depends on: reclaims, and if buckets are held back, prio writes."""
     return cache.reclaims, cache.prio_writes if cache.held_back else -1
 
 
 def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
-    """Whether what a prio write readies, pushed in order, leaves a bucket for a reserve someone waits on.
+    """Whether the buckets that a prio write makes ready, pushed in order, reach a reserve that is waited for.
 
-    That is a partly filled free_inc, and unused buckets that only data may use until then. Otherwise such
-    prio writes would only feed the prio writer's own reserve, for ever.
+    These are a partly filled free_inc, and unused buckets that only data may use until then. Otherwise such
+    prio writes would only fill the prio writer's own reserve, for ever.
     """
     if cache.reserves.for_data and Reserve.BTREE in waiting:
         return True
@@ -166,7 +173,7 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
 
 
 def _guard(cache: Cache, tried: Tried, may_write: bool, collecting: bool) -> Step:
-    """Keep gens from running away from the disk's or from the index's oldest ahead of time."""
+    """The step that keeps gens close enough to those on disk and to the oldest in the index."""
     table = cache.table
     if may_write and table.distance_disk >= WRITE_DISTANCE:
         return Step.WRITE_PRIOS

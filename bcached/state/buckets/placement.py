@@ -1,7 +1,7 @@
 """Which members of a set the next bucket comes from.
 
-The member with the most free and reclaimable space comes first, and among equals the one whose data is
-oldest (the seed's comment promises this order; its code takes the members as they are registered).
+The member with the most free and reclaimable space comes first, and among equals the one with the oldest
+data. (Kernel: a comment in `alloc.c` promises this order; the code uses the order of registration.)
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from bcached.state.buckets.reserves import Reserve
 
 
 def members_with(caches: Sequence[Cache], reserve: Reserve, count: int) -> list[Cache] | None:
-    """`count` members that have a bucket for this reserve right now, best first; None if too few."""
+    """Returns `count` members with a bucket for this reserve, best first; None if too few have one."""
     if len(caches) == 1:
         return list(caches) if count == 1 and caches[0].reserves.has(reserve) else None
     able = [cache for cache in caches if cache.reserves.has(reserve)]
@@ -24,17 +24,17 @@ def members_with(caches: Sequence[Cache], reserve: Reserve, count: int) -> list[
 
 
 def space(cache: Cache) -> int:
-    """Sectors that are free or could be made so."""
+    """Sectors that are free or reclaimable."""
     counts = cache.table.counts
     free = counts[State.FREE] + counts[State.FREE_INC] + counts[State.UNUSED]
     return (free + cache.table.reclaimable_count) * cache.geometry.bucket_sectors
 
 
 def take_data_buckets(caches: Sequence[Cache], reserve: Reserve, copies: int) -> tuple[Pointer, ...] | None:
-    """One open bucket on each of `copies` different members, or none at all (seed: bch_bucket_alloc_set).
+    """Take one open bucket on each of `copies` members; None if too few have one (bch_bucket_alloc_set).
 
-    The seed takes them one after the other and gives back what it has when one fails; nothing can come
-    between the asking and the taking here, so there is never anything to give back.
+    Kernel: takes them one by one and frees them again if one fails. Here nothing can run between the check
+    and the taking, so there is nothing to roll back.
     """
     members = members_with(caches, reserve, copies)
     if members is None:
@@ -44,5 +44,5 @@ def take_data_buckets(caches: Sequence[Cache], reserve: Reserve, copies: int) ->
 
 def _pointer(cache: Cache, reserve: Reserve) -> Pointer:
     bucket = cache.take_data(reserve)
-    assert bucket is not None, "a reserve that had a bucket has none"
+    assert bucket is not None, "reserve is empty, though `has` found a bucket"
     return Pointer(cache.device, cache.geometry.sector_of(bucket), cache.table.gens[bucket])

@@ -1,8 +1,8 @@
-"""How bucket prios age: each 1/1024 of the set's volume in traffic takes one (seed: bch_rescale_priorities).
+"""How bucket prios age: by one for each 1/1024 of the set's size in traffic (kernel: bch_rescale_priorities).
 
-A bucket starts at 32768 and is renewed by hits, so what is not used reaches zero after 32 volumes of
-traffic. Zero stays zero. Only what may hold data that nobody pins ages: metadata and the buckets on the
-lists do not, and what is pinned keeps its prio.
+A bucket starts at 32768 and is reset to that by hits, so an unused one reaches zero after traffic of 32 times
+the set's size. Zero stays zero. Only data buckets without pins age: metadata, the buckets on the lists and
+pinned buckets keep their prio.
 """
 
 from collections.abc import Generator
@@ -15,19 +15,19 @@ from bcached.state.buckets.replacement import SLICE_BUCKETS
 
 
 class Aging:
-    """Counts traffic, and says how many steps the prios are behind.
+    """Counts traffic; steps_due is how many steps the prios are behind.
 
-    volume_sectors is the size of the whole set; min_prio is the smallest prio seen in the last pass.
+    volume_sectors is the size of the whole set; min_prio is the smallest prio in the last pass.
     """
 
     def __init__(self, volume_sectors: int) -> None:
         self._step_sectors = max(volume_sectors // 1024, 1)
-        self._left = 0  # the first request always owes a step, as in the seed
+        self._left = 0  # so the first request makes a step due, as in the kernel
         self.steps_due = 0
         self.min_prio = 0
 
     def traffic(self, sectors: int) -> bool:
-        """Count traffic; True if that made a step due."""
+        """Count traffic. Returns whether that made a step due."""
         self._left -= sectors
         if self._left >= 0:
             return False
@@ -38,7 +38,7 @@ class Aging:
 
 
 def age(tables: list[BucketTable], steps: int) -> Generator[None, None, int]:
-    """Take `steps` from every prio that ages; the smallest that is left (65535 if none aged)."""
+    """Subtract `steps` from every prio that ages. Returns the smallest result (65535 if none aged)."""
     smallest = METADATA_PRIO
     taken = np.uint16(min(steps, INITIAL_PRIO))
     for table in tables:
@@ -47,7 +47,7 @@ def age(tables: list[BucketTable], steps: int) -> Generator[None, None, int]:
             prios = table.prios_array[chunk]
             ages = table.states_array[chunk] >= State.DIRTY
             ages &= table.pins_array[chunk] == 0
-            ages &= (prios != 0) & (prios != METADATA_PRIO)  # metadata that was freed keeps its prio
+            ages &= (prios != 0) & (prios != METADATA_PRIO)  # freed metadata keeps its prio
             aged = prios - np.minimum(prios, taken)
             np.copyto(prios, aged, where=ages)
             smallest = min(smallest, int(aged.min(where=ages, initial=METADATA_PRIO)))

@@ -1,8 +1,8 @@
 """Which buckets to invalidate next: one generator per policy, lru, fifo and random.
 
-A policy looks at the table in slices and yields between them, so that whoever runs it can let others have
-the loop. What it returns are candidates: the table may have changed since a slice was read, so whoever
-invalidates them asks the table again. A policy changes nothing itself.
+A policy scans the table in slices and yields between them, so that its caller can yield to the event loop. It
+returns candidates: the table may have changed since a slice was read, so the caller checks each again before
+it invalidates it. A policy changes nothing itself.
 """
 
 from collections.abc import Callable, Generator
@@ -17,13 +17,13 @@ from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.buckets.smallest_k import Lightest
 
 SLICE_BUCKETS = 32768  # a tenth of a millisecond, and the columns of a slice stay in cache
-SECTORS_WEIGHED_MAX = (1 << 16) - 1  # more weighs no more: weights are kept within 32 bits
-DRAWN_BUCKETS = 2048  # at once, scattered: up to a millisecond
+SECTORS_WEIGHED_MAX = (1 << 16) - 1  # cap that keeps weights within 32 bits
+DRAWN_BUCKETS = 2048  # per slice, scattered: up to a millisecond
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What a pass is asked for: how many victims, the most candidates to keep, and where it stands."""
+    """The parameters of a pass: how many buckets to find, the most candidates to keep, its state."""
 
     wanted: int
     heap_size: int
@@ -34,7 +34,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Buckets to invalidate, best first; how many were passed over for their gens; the fifo cursor."""
+    """Buckets to invalidate, best first; how many were skipped for their gens; the fifo cursor."""
 
     buckets: Buckets
     held_back: int
@@ -45,19 +45,19 @@ Policy = Callable[[BucketTable, Search], Generator[None, None, Candidates]]
 
 
 def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]:
-    """The buckets worth least: little live data, long not used (seed: invalidate_buckets_lru).
+    """The buckets of least weight: little live data, not used for long (kernel: invalidate_buckets_lru).
 
     The weight is (prio scaled so that the smallest is worth an eighth of a fresh one) times sectors in
-    use. Seed: as long as hardly anything has aged that eighth comes to 0, and live data weighs as little as
-    an empty bucket; here it is at least 1, or a young set would drop data while most of it is empty.
+    use. Kernel: while hardly anything has aged that eighth is 0, and live data weighs as little as an empty
+    bucket; here it is at least 1, or a young set would drop data while most of it is empty.
 
-    A slice in which nothing can be light enough any more, going by its smallest prio and its smallest
-    number of sectors, is passed over: on a device full of equal weights that is nearly all of them. Once
-    there are enough, only what is light is asked whether it may go, and counted if its gen forbids it:
-    nobody asks how many were held back when free_inc could be filled.
+    A slice that by its smallest prio and its smallest number of sectors can have no bucket that is light
+    enough is skipped: on a device full of equal weights that is nearly every slice. Once there are enough
+    candidates, only light buckets are checked and counted if their gens hold them back: that count is used
+    only if free_inc could not be filled.
     """
     lightest = Lightest(search.heap_size, SLICE_BUCKETS)
-    # If nothing has aged yet there is no smallest prio, and the scale begins at zero.
+    # If nothing has aged yet min_prio is not known, and the scale starts at zero.
     floor = 0 if search.min_prio == METADATA_PRIO else min(search.min_prio, INITIAL_PRIO)
     held_back = 0
     for start in range(table.first_bucket, table.bucket_count, SLICE_BUCKETS):
@@ -75,7 +75,7 @@ def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]
 
 
 def _invalidatable(table: BucketTable, buckets: slice | Buckets) -> tuple[Bools, int]:
-    """Which of these buckets may be invalidated, and how many only their gens keep from it."""
+    """Which of these buckets may be invalidated, and how many are held back by their gens only."""
     may = table.is_reclaimable(buckets)
     reclaimable = int(np.count_nonzero(may))
     may &= table.may_bump_each(buckets)
@@ -83,22 +83,22 @@ def _invalidatable(table: BucketTable, buckets: slice | Buckets) -> tuple[Bools,
 
 
 def _least_weight(table: BucketTable, start: int, stop: int, floor: int) -> int:
-    """No bucket of [start, stop) weighs less than this."""
+    """A lower bound of the weights of buckets [start, stop)."""
     prio = max(int(table.prios_array[start:stop].min()), floor) - floor + _smallest_worth(floor)
     return prio * min(int(table.sectors_array[start:stop].min()), SECTORS_WEIGHED_MAX)
 
 
 def _smallest_worth(floor: int) -> int:
-    """What the smallest prio is worth."""
+    """The scaled value of the smallest prio."""
     return max((INITIAL_PRIO - floor) // 8, 1)
 
 
 def _weights(table: BucketTable, start: int, stop: int, floor: int) -> npt.NDArray[np.uint32]:
-    """What each bucket of [start, stop) weighs."""
-    # Seed: the subtraction wraps for a prio below min_prio, and such a bucket weighs most of all; here it
-    # weighs least.
+    """The weight of each bucket of [start, stop)."""
+    # Kernel: the subtraction wraps for a prio below min_prio, and such a bucket is heaviest; here it is
+    # lightest.
     scaled = np.maximum(table.prios_array[start:stop], np.uint16(floor))
-    # In 16 bits and around zero if need be: what comes out is below 65536 for every prio that data has.
+    # In 16 bits, perhaps wrapping: the result is below 65536 for every prio that data has.
     scaled += np.uint16((_smallest_worth(floor) - floor) & 0xFFFF)
     weights = scaled.astype(np.uint32)
     sectors = table.sectors_array[start:stop]
@@ -107,7 +107,7 @@ def _weights(table: BucketTable, start: int, stop: int, floor: int) -> npt.NDArr
 
 
 def fifo(table: BucketTable, search: Search) -> Generator[None, None, Candidates]:
-    """The next ones from the cursor on, once round at most (seed: invalidate_buckets_fifo)."""
+    """The next buckets from the cursor on, at most one round (kernel: invalidate_buckets_fifo)."""
     found: list[Buckets] = []
     missing, held_back = search.wanted, 0
     cursor = search.cursor
@@ -128,7 +128,7 @@ def fifo(table: BucketTable, search: Search) -> Generator[None, None, Candidates
 
 
 def random(table: BucketTable, search: Search) -> Generator[None, None, Candidates]:
-    """Any of them, drawn at most bucket_count / 2 times (seed: invalidate_buckets_random)."""
+    """Random buckets, from at most bucket_count / 2 draws (kernel: invalidate_buckets_random)."""
     found: list[Buckets] = []
     seen: set[int] = set()
     draws = table.bucket_count // 2

@@ -1,9 +1,9 @@
 """The reserves: short lists of buckets that are ready to be used, each for one kind of need.
 
-Nothing has to be written or waited for before a bucket from here is used. The allocator task fills them
-in PUSH order; whoever allocates takes from `none` first and then from its own reserve, so the other
-three are left alone as long as ordinary buckets are at hand (seed: bch_allocator_push, bch_bucket_alloc).
-One thing differs from the seed: the first bucket that data can be moved to comes before those for nodes.
+A bucket from here can be used without a write or a wait. The allocator task fills them in PUSH order;
+an allocation takes from `none` first and then from its own reserve, so the other three are not touched as
+long as ordinary buckets are ready (kernel: bch_allocator_push, bch_bucket_alloc). Unlike in the kernel, the
+first bucket that data can be moved to comes before those for nodes.
 """
 
 from collections import deque
@@ -14,12 +14,12 @@ from bcached.state.buckets.geometry import Geometry
 
 
 class Reserve(IntEnum):
-    """Who a bucket is set aside for, with the kernel's numbers."""
+    """What a bucket is set aside for, with the kernel's numbers."""
 
     BTREE = 0  # btree nodes and the uuid table
     PRIO = 1
     MOVINGGC = 2
-    NONE = 3  # everybody, data above all
+    NONE = 3  # for every need, mostly data
 
 
 DATA = (Reserve.MOVINGGC, Reserve.NONE)
@@ -29,7 +29,7 @@ PUSH = (Reserve.PRIO, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
 
 
 def kept_for_rewriting(root_level: int) -> int:
-    """Buckets that may not go to a tree that grows: its path twice, and a little, to write it out with."""
+    """Buckets a growing tree may not take, kept to write it out: twice its height, and three."""
     return 2 * root_level + 3
 
 
@@ -39,31 +39,31 @@ def needed_for_a_split(root_level: int) -> int:
 
 
 class Reserves:
-    """Four fifos of free buckets of one device, and how long each stood empty.
+    """Four fifos of free buckets of one device, and how long each has been empty.
 
-    clock gives seconds; only differences count.
+    clock returns seconds; only differences count.
     """
 
     def __init__(self, geometry: Geometry, clock: Callable[[], float]) -> None:
         capacities = geometry.reserve_capacities
         self.capacities = [capacities[reserve.name.lower()] for reserve in Reserve]
         self.lists: list[deque[int]] = [deque() for _ in Reserve]
-        self.for_data: deque[int] = deque()  # those of `none` that no metadata may be put into
+        self.for_data: deque[int] = deque()  # buckets of `none` that metadata may not use
         self.taken = [0] * len(Reserve)
         self._clock = clock
         self._empty_s = [0.0] * len(Reserve)
         self._empty_since: list[float | None] = [clock() if size else None for size in self.capacities]
 
     def fit_tree(self, root_level: int) -> None:
-        """Have the btree reserve hold twice what a tree of this height keeps back, and a split.
+        """Make the btree reserve hold twice what a tree of this height keeps back, and a split.
 
-        Kernel: eight buckets, whatever the height, and a wait in mid-split when they are gone.
+        Kernel: eight buckets for any height, and a wait in mid-split when there are none left.
         """
         needed = 2 * kept_for_rewriting(root_level) + needed_for_a_split(root_level)
         self.capacities[Reserve.BTREE] = max(self.capacities[Reserve.BTREE], needed)
 
     def room(self) -> int:
-        """How many buckets all reserves together still take."""
+        """How many more buckets fit in all reserves together."""
         return sum(self.capacities) - sum(map(len, self.lists)) - len(self.for_data)
 
     def count(self, reserve: Reserve) -> int:
@@ -71,13 +71,13 @@ class Reserves:
         return len(self.lists[reserve]) + (len(self.for_data) if reserve is Reserve.NONE else 0)
 
     def room_in(self, reserve: Reserve) -> int:
-        """How many buckets one reserve still takes."""
+        """How many more buckets fit in one reserve."""
         return self.capacities[reserve] - self.count(reserve)
 
     def lacking(self) -> Iterator[tuple[Reserve, int]]:
-        """What each reserve lacks, in the order in which buckets come to them.
+        """Yields how many buckets each reserve lacks, in the order in which they are filled.
 
-        One bucket that data can be moved to goes before those for nodes: with it others can be emptied.
+        One bucket that data can be moved to comes before those for nodes: with it others can be emptied.
         """
         room = {reserve: self.room_in(reserve) for reserve in PUSH}
         first = int(room[Reserve.MOVINGGC] > 0 and not self.lists[Reserve.MOVINGGC])
@@ -89,24 +89,24 @@ class Reserves:
 
     @property
     def data_room(self) -> int:
-        """How many buckets the reserves of data still take."""
+        """How many more buckets fit in the reserves for data."""
         return sum(map(self.room_in, DATA))
 
     def push(self, bucket: int, *, for_data: bool = False) -> Reserve:
-        """Put a bucket on the first reserve with room; there must be room.
+        """Put a bucket on the first reserve with space; there must be space. Returns that reserve.
 
-        for_data: it may not become metadata, from whatever reserve.
+        for_data: the bucket may not become metadata.
         """
         for reserve, room in self.lacking():
             if room > 0 and (reserve in DATA or not for_data):
                 self.push_to(reserve, bucket, for_data=for_data)
                 return reserve
-        raise AssertionError("no reserve has room")
+        raise AssertionError("no reserve has space")
 
     def push_to(self, reserve: Reserve, bucket: int, *, for_data: bool = False) -> None:
         """Put a bucket on this reserve."""
         assert self.room_in(reserve) > 0
-        assert reserve in DATA or not for_data, "a bucket for data among those for metadata"
+        assert reserve in DATA or not for_data, "a bucket only for data on a reserve for metadata"
         since = self._empty_since[reserve]
         if since is not None:
             self._empty_s[reserve] += self._clock() - since
@@ -127,9 +127,9 @@ class Reserves:
         return len(self.lists[Reserve.NONE]) + own + for_data
 
     def take(self, reserve: Reserve) -> int | None:
-        """The next bucket for a need: from `none` first, then from the need's own reserve.
+        """Take a bucket from `none`, else from the need's own reserve; None if both are empty.
 
-        Data gets what only data can use before anything else, so that the rest stays for metadata.
+        Data takes the buckets that only data can use first, so that the others stay for metadata.
         """
         if self.for_data and reserve in DATA:
             source, buckets = Reserve.NONE, self.for_data
@@ -145,11 +145,11 @@ class Reserves:
         return bucket
 
     def lift(self, is_for_data: Callable[[int], bool]) -> None:
-        """Let metadata have what need not be kept for data any more: that is what has been here longest."""
+        """Give metadata the buckets that need not be kept for data any more, which are the oldest here."""
         while self.for_data and not is_for_data(self.for_data[0]):
             self.lists[Reserve.NONE].append(self.for_data.popleft())
 
     def empty_seconds(self, reserve: Reserve) -> float:
-        """How long a reserve stood empty so far, in seconds."""
+        """How long a reserve has been empty in total, in seconds."""
         since = self._empty_since[reserve]
         return self._empty_s[reserve] + (0.0 if since is None else self._clock() - since)

@@ -1,11 +1,11 @@
-"""The lightest buckets of a walk over all of them, gathered slice by slice.
+"""The k buckets of least weight in a scan over all of them, selected slice by slice.
 
-Rules of this file: no step takes longer than a millisecond or two however many buckets there are, and what
-comes out is exact: the `keep` lightest, in order, equal weights by position.
+Rules of this file: no step takes longer than a millisecond or two for any number of buckets, and the result
+is exact: the `keep` lightest, in order, equal weights by position.
 
-A heap, as the seed has one, would cost a call a bucket. Here whatever is lighter than the limit is put
-aside unsorted; when twice as much as wanted has come together, a sample says where the new limit lies, and
-what is beyond it goes. The limit is never below the true one, so nothing is lost that belongs to the best.
+A heap, as in the kernel, would cost a call per bucket. Here all that is lighter than the limit is buffered
+unsorted; when the buffer holds twice as much as wanted, a sample gives the new limit, and what is heavier is
+dropped. The limit is never below the true one, so nothing that belongs to the result is lost.
 """
 
 from collections.abc import Generator
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]  # weight in the high half, bucket in the low half: no two are equal
 
-SAMPLED = 17  # one word of so many; odd, so that no pattern of powers of two hides from the sample
+SAMPLED = 17  # every 17th word; odd, so that the sample meets no pattern of powers of two
 PIECE_WORDS = 16384  # sorted at a time: half a millisecond
 BUCKET_MASK = np.uint64(0xFFFFFFFF)
 
@@ -23,7 +23,7 @@ BUCKET_MASK = np.uint64(0xFFFFFFFF)
 class Lightest:
     """Keeps the `keep` lightest of all that is added; only weights below `limit` can still be among them.
 
-    Slices of at most slice_buckets are added in the order of their buckets.
+    Slices have at most slice_buckets buckets and are added in ascending order.
     """
 
     def __init__(self, keep: int, slice_buckets: int) -> None:
@@ -36,7 +36,7 @@ class Lightest:
     def add(
         self, first_bucket: int, weights: npt.NDArray[np.uint32], places: npt.NDArray[np.int64]
     ) -> Generator[None, None, None]:
-        """Put aside these places of a slice, which are light; weights[i] is of first_bucket + i."""
+        """Buffer the buckets at these places of a slice; weights[i] is that of first_bucket + i."""
         words = self._words[self._count : self._count + len(places)]
         np.left_shift(weights[places], np.uint64(32), out=words, dtype=np.uint64)
         words |= (places + first_bucket).astype(np.uint64)
@@ -48,11 +48,11 @@ class Lightest:
     def _thin_out(self) -> Generator[None, None, None]:
         words = self._words[: self._count]
         sample = words[::SAMPLED]
-        # An eighth more than wanted, so that what a sample does not know seldom matters.
+        # An eighth more than wanted, so that the sample's error seldom matters.
         place = min(len(sample) * self._keep * 9 // (len(words) * 8), len(sample) - 1)
         heaviest = np.partition(sample, place)[place]
         if not self._keep <= np.count_nonzero(words <= heaviest) <= self._keep * 3 // 2:
-            # The sample deceived us. Too few would lose some of the best; too many would not leave room for
+            # The sample was off. Too few would lose some of the lightest; too many would leave no space for
             # the next slice.
             heaviest = np.partition(words, self._keep - 1)[self._keep - 1]
         yield
@@ -63,10 +63,10 @@ class Lightest:
             words[self._count : self._count + len(kept)] = kept
             self._count += len(kept)
             yield
-        self.limit = int(heaviest >> np.uint64(32))  # a later bucket of the same weight lies behind it
+        self.limit = int(heaviest >> np.uint64(32))  # a later bucket of equal weight sorts after it
 
     def in_order(self) -> Generator[None, None, npt.NDArray[np.int64]]:
-        """The buckets, lightest first: a piece at a time, between words that a sample chose."""
+        """Returns the buckets, lightest first, sorted in pieces whose bounds a sample gives."""
         words = self._words[: self._count]
         every = PIECE_WORDS // SAMPLED
         borders = np.sort(words[::SAMPLED])[every::every]

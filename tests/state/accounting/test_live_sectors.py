@@ -91,5 +91,5 @@ def test_data_for_a_bucket_that_cannot_have_any_is_a_bug_of_ours() -> None:
 def test_more_than_there_was_cannot_go() -> None:
     live, _ = two_members()
     live.came(a_key(0, sectors=8, dirty=False))
-    with pytest.raises(AssertionError, match="more went"):
+    with pytest.raises(AssertionError, match="sectors removed of"):
         live.went([a_key(0, sectors=9)], 1)

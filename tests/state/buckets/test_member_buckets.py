@@ -458,7 +458,7 @@ def test_a_bucket_settles_as_what_it_holds(dirty: bool) -> None:
 def test_dirty_data_does_not_go_as_clean() -> None:
     cache = a_cache()
     cache.count_in(100, 4, True)
-    with pytest.raises(AssertionError, match="went as clean"):
+    with pytest.raises(AssertionError, match="removed as clean"):
         cache.count_out(100, 4, False, 1)
 
 
@@ -562,7 +562,7 @@ def test_counts_where_metadata_lies_are_not_taken_over() -> None:
     cache = a_cache()
     sectors = np.zeros(cache.geometry.bucket_count, np.int64)
     sectors[cache.prio_chain[0]] = 1
-    with pytest.raises(AssertionError, match="something else"):
+    with pytest.raises(AssertionError, match="not empty"):
         cache.take_over(sectors, sectors * 0, sectors > 0)
 
 
