@@ -68,6 +68,24 @@ async def test_what_the_round_before_left_behind_newer_entries_is_not_taken() ->
     assert (found.rings[0].index, found.rings[0].behind_byte) == (1, 1024)
 
 
+async def test_what_the_round_before_left_behind_is_not_newer_because_its_number_is_damaged() -> None:
+    old, flipped = entry(72, 70), 72 ^ 1 << 5  # 104: a ring of this size could hold it
+    damaged = bytes(with_field(old.pack(MEMBER.set_magic, BLOCK), 16, "Q", flipped))
+    resealed = bytes(sealed(bytearray(damaged), 240))
+    for left in (damaged, resealed):
+        assert seqs(await read({1: [entry(95)], 2: [entry(96), entry(97), left]})) == [97]
+        assert seqs(await read({1: [entry(95)], 2: [entry(96), entry(97), left, left]})) == [97]
+    assert seqs(await read({1: [entry(96), entry(97)], 4: [damaged]})) == [97]
+    with pytest.raises(SetRefused, match="entry 97 is the newest that can be read"):
+        await read({1: [entry(96), entry(97)], 4: [bytes(with_field(damaged, 32, "Q", 97))]})
+
+
+async def test_the_next_entry_may_need_an_older_one_than_was_written_last() -> None:
+    """A number that follows is taken at its word: what it needs and is not there is missed."""
+    with pytest.raises(SetRefused, match="entries 94 to 95 are missing of 94 to 98"):
+        await read({2: [entry(96), entry(97), entry(98, 94)]})
+
+
 async def test_a_torn_newest_entry_is_as_if_never_written() -> None:
     torn = bytearray(entry(4).pack(MEMBER.set_magic, BLOCK))
     torn[100] ^= 1
