@@ -13,7 +13,7 @@ UDEVDIR  ?= /etc/udev/rules.d
 USERSDIR ?= /etc/sysusers.d
 CONFDIR  ?= /etc/bcached
 
-.PHONY: run test lint demo bench torture fuzz kill-test kernel-test systemd-test install clean
+.PHONY: run quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test install clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,9 +38,22 @@ PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runti
             tests/runtime/test_turnover.py tests/store/test_journal_keys.py \
             tests/store/test_planted_bugs.py tests/store/test_power_cuts.py
 
-test: lint
+unit: $(STAMP)
 	$(BIN)/pytest -q -n auto --cov --cov-report=term --cov-fail-under=85 $(addprefix --ignore=,$(PLAYED))
+
+crash: $(STAMP)
 	$(BIN)/pytest -q -n auto $(PLAYED)
+
+# All that CI runs, one after the other also under make -j: the parts would compete for the same cores.
+test: lint unit crash
+.NOTPARALLEL:
+
+# Between two edits, under a minute on two idle cores: lint, types, and the tests of what needs no daemon.
+QUICK    := tests/format tests/wire tests/state tests/device tests/client/protocol tests/test_tidy.py \
+            tests/test_repository.py
+
+quick: lint
+	$(BIN)/pytest -q -n auto $(QUICK)
 
 # A client session against a daemon of its own, in a temporary directory; ends by itself.
 demo: $(STAMP)

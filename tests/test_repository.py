@@ -13,7 +13,24 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.mark.parametrize(
-    "target", ["run", "test", "demo", "bench", "kernel-test", "systemd-test", "install", "clean"]
+    "target",
+    [
+        "run",
+        "quick",
+        "test",
+        "unit",
+        "crash",
+        "lint",
+        "demo",
+        "bench",
+        "torture",
+        "fuzz",
+        "kill-test",
+        "kernel-test",
+        "systemd-test",
+        "install",
+        "clean",
+    ],
 )
 def test_make_knows_what_users_are_promised(target: str) -> None:
     planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
@@ -22,6 +39,23 @@ def test_make_knows_what_users_are_promised(target: str) -> None:
 
 def test_an_unknown_target_is_an_error() -> None:
     assert subprocess.run(["make", "-n", "no-such-target"], cwd=ROOT, capture_output=True).returncode != 0
+
+
+def test_make_test_is_all_of_its_parts() -> None:
+    def plan(*targets: str) -> list[str]:
+        planned = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
+        return [line for line in planned.stdout.splitlines() if ".venv/bin/" in line]
+
+    assert plan("test") == plan("lint") + plan("unit") + plan("crash")
+    ignored = re.findall(r"--ignore=(\S+)", plan("unit")[-1])
+    assert ignored == re.findall(r"tests/\S+", plan("crash")[-1])
+    assert [path for path in ignored if not (ROOT / path).exists()] == []
+
+
+def test_a_commit_passes_what_lint_runs() -> None:
+    hooks = re.findall(r"(?m)^ +entry: (\S+(?: [a-z]+)?)", (ROOT / ".pre-commit-config.yaml").read_text())
+    lint = re.findall(r"(?m)^\t\$\(BIN\)/(ruff \w+|mypy)", (ROOT / "Makefile").read_text())
+    assert [entry.removeprefix(".venv/bin/") for entry in hooks] == lint
 
 
 @pytest.mark.parametrize("script", [".ci/run", "demo/run"])
