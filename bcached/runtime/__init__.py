@@ -1,5 +1,5 @@
-"""The set alive: the lock, the conditions, the tasks, and who waits for what.
+"""A running set: the lock, the conditions, the tasks, and the queues of waiters.
 
-Tasks decide by asking state/, do the I/O through store/, and know each other only through services.py.
+Tasks take their decisions from state/, do I/O through store/, and reach each other only through services.py.
 lifetime.py opens a set, runs its tasks, and stops it.
 """

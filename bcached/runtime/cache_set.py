@@ -1,6 +1,6 @@
-"""A cache set that is open and alive: what requests can ask of it, and the parts that answer.
+"""A running cache set: the interface for requests, and the parts that serve them.
 
-The set owns the parts and passes on; each rule lives in a part. A request's ready path is one plain call
+The set owns the parts and delegates; each rule is in a part. A request's ready path is one plain call
 down to state/sectors/sector_allocator.py: no lock, no task, no await.
 """
 
@@ -45,7 +45,7 @@ PLACES_A_STEP = 32  # buckets with a hundred reservations each: a few millisecon
 
 @dataclass(frozen=True, slots=True)
 class MappedGens:
-    """Where a member's gens can be mapped."""
+    """The file in which clients can map a member's gens."""
 
     device: int
     path: str
@@ -53,7 +53,7 @@ class MappedGens:
 
 
 class CacheSet:
-    """An open set; runtime/lifetime.py makes one and runs its tasks."""
+    """An open set; runtime/lifetime.py creates it and runs its tasks."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class CacheSet:
         self._seen_taken = 0
         self._nodes_seen = 0
 
-    # Who it is
+    # Identity and layout
 
     @property
     def set_uuid(self) -> UUID:
@@ -93,7 +93,7 @@ class CacheSet:
 
     @property
     def geometry(self) -> Geometry:
-        """The first member's layout; bucket and block sizes are those of all."""
+        """The first member's layout; bucket and block sizes are the same for all members."""
         return self.members[0].cache.geometry
 
     @property
@@ -102,13 +102,13 @@ class CacheSet:
         return self.journal.commit_words
 
     def gen_maps(self) -> list[MappedGens]:
-        """The files to map for the gens, one a member."""
+        """Returns the files to map for the gens, one per member."""
         return self._gen_maps
 
     # Sectors
 
     def new_holder(self, name: str) -> Holder:
-        """Somebody who may hold reservations; `name` is for people."""
+        """Returns a new holder of reservations; `name` is for messages."""
         options = self.services.options
         holder = Holder(
             name,
@@ -129,7 +129,7 @@ class CacheSet:
         replicas: int = 1,
         moving: bool = False,
     ) -> Key | None:
-        """The ready path: one key, perhaps a shorter one; None if that would have to wait."""
+        """The ready path: returns one key, perhaps a shorter one; None if the request would have to wait."""
         services, allocator, queue = self.services, self.sectors, self._queue
         if services.refusal is not None:
             services.check_changeable()
@@ -140,7 +140,7 @@ class CacheSet:
         return key
 
     def carve_run(self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int) -> list[Key]:
-        """The ready path of many: keys of extents[at] and of those behind it that go on in its bucket."""
+        """The ready path of a batch: returns keys for extents[at] and those after it in the same bucket."""
         services, allocator, queue = self.services, self.sectors, self._queue
         if services.refusal is not None:
             services.check_changeable()
@@ -151,7 +151,7 @@ class CacheSet:
         return keys
 
     def _note_taken(self) -> None:
-        """Traffic too is counted with every bucket, not every request: prios age in no smaller steps."""
+        """Count traffic per bucket taken, not per request: prios age in no smaller steps."""
         self._seen_taken = self.sectors.buckets_taken
         self.services.count_traffic()
         self.services.buckets_moved()
@@ -159,13 +159,13 @@ class CacheSet:
     def allocate(
         self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float
     ) -> "asyncio.Future[list[list[Key]]]":
-        """The keys of all requests, or of none: NoFreeBuckets after timeout_s, at once if that is 0."""
+        """Returns the keys of all requests; NoFreeBuckets after timeout_s, immediately if that is 0."""
         self.services.check_changeable()
         self._check_possible(requests)
         return self._submit(Extents(self.sectors, holder, requests), timeout_s)
 
     def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":
-        """A whole bucket (one on each of `replicas` members), as one key of no volume."""
+        """Returns a whole bucket (one on each of `replicas` members), as one key of no volume."""
         self.services.check_changeable()
         self._check_replicas(replicas)
         return self._submit(WholeBuckets(self.sectors, holder, replicas), timeout_s)
@@ -178,20 +178,20 @@ class CacheSet:
             self.services.buckets_moved()
 
     def release(self, holder: Holder, keys: Sequence[Key]) -> None:
-        """End reservations, all of them or none; no write to them is in flight any more."""
+        """End reservations, all of them or none; the client has no write to them in flight."""
         self.services.check_changeable()
         self.sectors.release(holder, keys)
         self.services.buckets_moved()
 
     def free_bucket(self, holder: Holder, key: Key) -> None:
-        """Give back whole buckets of which nothing was given back before."""
+        """Free whole buckets of which no part was freed before."""
         self.services.check_changeable()
         self.sectors.free_buckets(holder, key)
         self.services.buckets_moved()
 
     def drop_holder(self, holder: Holder, pid: int | None) -> None:
-        """A connection is gone: its reservations end once no write of process `pid` can come any more."""
-        self._queue.end_holder(holder)  # first, while what it gathered can still be told from what it got
+        """Handle a closed connection: its reservations end once process `pid` can write no more."""
+        self._queue.end_holder(holder)  # first, while what it gathered is still separate from what it holds
         self.holders.discard(holder)
         holder.is_gone = True
         self.quarantine.admit(holder, pid, self.services.options.restart_grace_s)
@@ -201,7 +201,7 @@ class CacheSet:
             raise LimitExceeded("replicas", replicas)
 
     def _check_possible(self, requests: Sequence[ExtentRequest]) -> None:
-        """Refuse at once what could never be had, however long one waited."""
+        """Raises LimitExceeded for requests that no wait could satisfy."""
         for request in requests:
             self._check_replicas(request.replicas)
         wanted = sum(request.sectors * request.replicas for request in requests if request.whole)
@@ -210,7 +210,7 @@ class CacheSet:
 
     @property
     def data_sectors(self) -> int:
-        """Sectors the set could ever give out, with every other bucket empty."""
+        """The most sectors the set can allocate, with all buckets but metadata and reserves available."""
         buckets = 0
         for member in self.members:
             geometry = member.cache.geometry
@@ -219,15 +219,15 @@ class CacheSet:
             buckets += geometry.bucket_count - geometry.journal_buckets.stop - kept
         return buckets * self.geometry.bucket_sectors
 
-    # What administrators ask for
+    # Administration
 
     async def collect_garbage(self) -> None:
-        """One whole collection, begun after this call: marks, nodes, and what was worth moving."""
+        """Run one whole collection that begins after this call: marking, nodes, moving."""
         services = self.services
         async with services.conditions.bucket_lock:
             goal = services.gc_rounds + (2 if services.in_gc_round else 1)
             while services.gc_rounds < goal:
-                services.check_changeable()  # nobody says so again to who comes to wait after a refusal
+                services.check_changeable()  # a waiter that comes after a refusal is not notified of it
                 if services.gc_rounds + services.in_gc_round < goal:
                     services.ask_for_collection("asked")
                 await services.conditions[Fact.MARKS_VALID].wait()
@@ -238,7 +238,7 @@ class CacheSet:
         await self._make_gens_durable(self.services.check_changeable)
 
     async def write_last_priorities(self) -> None:
-        """The same when the set is stopping, and changes nothing else any more."""
+        """Make gens and prios durable while the set is stopping and accepts no other change."""
         await self._make_gens_durable(lambda: None)
 
     async def _make_gens_durable(self, check: Callable[[], None]) -> None:
@@ -252,7 +252,7 @@ class CacheSet:
             while behind := [member for member, goal in goals.items() if member.cache.prio_writes < goal]:
                 check()
                 for member in behind:
-                    # One that is under way counts; asking again would have another one follow it.
+                    # A write under way counts; another request would cause a second one after it.
                     if member.cache.prio_writes + (member in services.prios_writing) < goals[member]:
                         services.ask_for_prios(member)
                 await services.conditions[Fact.GENS_DURABLE].wait()
@@ -271,44 +271,44 @@ class CacheSet:
     # Volumes
 
     def volumes(self) -> list[Volume]:
-        """The volumes there are, by inode."""
+        """Returns the volumes, by inode."""
         return self._volumes.volumes()
 
     def orphans(self) -> tuple[OrphanStatistics, ...]:
-        """The inodes without a volume that keys are left of, as they were counted last."""
+        """Returns the inodes without a volume that still have keys, as counted last."""
         return orphans_of(self.index.health)
 
     async def create_volume(self, label: str, sectors: int = 0, uuid: UUID | None = None) -> int:
-        """A new volume's inode; durable before the answer. sectors > 0 makes it flash-only."""
+        """Returns the inode of a new volume, once durable. sectors > 0 makes it flash-only."""
         self.services.check_changeable()
         return await self._volumes.create(label, sectors, uuid)
 
     async def delete_volume(self, inode: int, *, force: bool = False) -> None:
-        """Take a volume and its keys away, durably, and end the reservations made for it.
+        """Remove a volume and its keys, durably, and end the reservations made for it.
 
-        VolumeInUse if some of it is dirty, unless by force.
+        Raises VolumeInUse if it has dirty data, unless force is set.
         """
         self.services.check_changeable()
         await self._volumes.delete(inode, self._end_reservations, force=force)
 
     async def _end_reservations(self, inode: int) -> None:
-        """Set apart what was reserved for a volume that is gone, some buckets at a time: it may be a lot."""
+        """Quarantine the reservations for a removed volume, some buckets at a time: there may be many."""
         self._queue.end_volume(inode)
         for holder in list(self.holders):
             places = list(holder.pieces)
             for start in range(0, len(places), PLACES_A_STEP):
                 if holder not in self.holders:
-                    break  # its connection is gone, and all of it is set apart
-                # Its owner may be writing to it: the whole grace, since its process goes on living.
+                    break  # its connection is closed, and all its reservations are in quarantine
+                # The client may be writing to it, and its process still runs: the whole grace is waited.
                 part = holder.split_off(inode, places[start : start + PLACES_A_STEP])
                 self.quarantine.admit(part, None, self.services.options.restart_grace_s)
                 await asyncio.sleep(0)
         self.services.buckets_moved()
 
-    # How it stands
+    # State
 
     def statistics(self) -> SetStatistics:
-        """A frozen record of how the set stands."""
+        """Returns a frozen record of the set's counters and levels."""
         return take_snapshot(
             self.members,
             self.journal,
@@ -323,20 +323,20 @@ class CacheSet:
         )
 
     def is_healthy(self) -> bool:
-        """Whether no task has been at the same step for longer than any step should take.
+        """Whether no task has been in the same step for longer than any step should take.
 
-        To be asked every few seconds: who writes nodes is well if some were written since the last time.
+        For calls every few seconds: a task that writes nodes is healthy if some were written since the last.
         """
         io = self.index.btree.io
         before, self._nodes_seen = self._nodes_seen, io.nodes_written + io.blocks_appended
         return self.services.busy_s(nodes_come_on=self._nodes_seen != before) < STEP_SECONDS_MAX
 
     def refuse(self, reason: RequestError) -> None:
-        """Let nothing change from here on, and tell those who wait; the first reason stays."""
+        """Refuse all changes from now on, and fail the waiters; the first reason is kept."""
         self.services.refuse(reason)
 
     def verify(self) -> list[str]:
-        """What is wrong with the set's buckets; empty if nothing is. Holds the loop while it looks."""
+        """Returns the violated invariants of the set's buckets; blocks the loop meanwhile."""
         metadata: list[dict[State, set[int]]] = [
             {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
             for member in self.members
@@ -347,16 +347,16 @@ class CacheSet:
                 metadata[device][state].add(bucket)
         found = violations(self.sectors, [*self.holders, *self.quarantine.holders()], metadata)
         tree = self.index.btree.tree
-        if tree.is_whole:  # else it would take reading the rest
+        if tree.is_whole:  # otherwise the rest would have to be read
             caches = self.sectors.caches
             for cache, counts in zip(caches, live_counts(tree.leaves, caches), strict=True):
                 found += content(cache, *counts)
         return found
 
     def explain_index(self) -> list[str]:
-        """What in the index is out of order, in sentences."""
+        """Returns sentences on what is damaged in the index."""
         return list(explain_index(self.statistics()))
 
     def explain(self) -> list[str]:
-        """Why allocations wait or failed, in sentences."""
+        """Returns sentences on why allocations wait or failed."""
         return explain(self.statistics())

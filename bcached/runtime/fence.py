@@ -1,8 +1,8 @@
-"""Keeping late writers of a former life away from buckets that get a new owner.
+"""Keeping late writers of a previous run away from buckets that are reused.
 
-A gen on the device does not stop a write that is already on its way. So before any bucket of a set that
-was in use is taken for anything, the writers of former lives must have let go of their leases, or the
-grace must have passed.
+A gen on the device does not stop a write that is already in flight. So before any bucket of a set that has
+run before is taken, the writers of previous runs must have released their leases, or the grace period must
+have passed.
 """
 
 import asyncio
@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from bcached.device.claims.lease_file import OldLease, boot_id
 
-LOOK_INTERVAL_S = 0.05  # nothing tells when a lock is let go, short of a thread that hangs on it
+LOOK_INTERVAL_S = 0.05  # the release of a lock can only be polled, or awaited by a blocked thread
 
 
 async def wait_for_old_writers(
     leases: list[OldLease], grace_s: float, progress: Callable[[str], None]
 ) -> None:
-    """Return when no writer of a former life is left.
+    """Return when no writer of a previous run is left.
 
-    No wait after a boot, which no writer outlives. Without any lease file the whole grace passes.
+    There is no wait after a boot, which no writer survives. Without any lease file the whole grace is waited.
     """
     loop = asyncio.get_running_loop()
     boot = boot_id()
@@ -29,7 +29,7 @@ async def wait_for_old_writers(
         if leases and all(lease.is_let_go() for lease in of_this_boot):
             break
         if not told:
-            progress(f"waiting up to {grace_s:g} s for writers of a former life")
+            progress(f"waiting up to {grace_s:g} s for writers of a previous run")
             told = True
             for lease in of_this_boot:
                 await _name_holders(lease, progress)
@@ -37,7 +37,7 @@ async def wait_for_old_writers(
 
 
 async def _name_holders(lease: OldLease, progress: Callable[[str], None]) -> None:
-    """Say which processes hold a lease, so that one that hangs can be found."""
+    """Report which processes hold a lease, so that a hung one can be found."""
     holders = await asyncio.to_thread(lease.holders)
     if holders:
         progress(f"the lease {lease.path} is held by {', '.join(map(str, holders))}")

@@ -1,7 +1,7 @@
 """The keys of a set, as requests change them: committed, made clean, invalidated, made durable.
 
-Each change waits for what it lacks and is then made in one go (key_changes.py). Whoever wants it durable
-waits for its journal entry.
+Each change waits for what it lacks and is then made without an await (index_writer.py). A caller that needs
+it durable waits for its journal entry.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from bcached.state.index.tree import Missing, cut_at
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 
-DROPPED_KEYS = 256  # at once: an invalidation holds the loop meanwhile
+DROPPED_KEYS = 256  # at once: an invalidation blocks the loop meanwhile
 
 
 class Index:
-    """Changes of the keys. Everything here may be cancelled at any await: nothing is half done."""
+    """Changes of the keys. Every method may be cancelled at any await: no change is left half done."""
 
     def __init__(
         self, changes: KeyChanges, health: IndexHealth, sectors: SectorAllocator, services: Services
@@ -39,20 +39,20 @@ class Index:
         self._services = services
         block_sectors = sectors.caches[0].geometry.block_sectors
         self._deletion_sectors = SECTORS_MAX // block_sectors * block_sectors
-        # A key in the way may take two to delete.
+        # An existing key may take two deletions.
         self._dropped_at_once = min(DROPPED_KEYS, self._journal.commit_words // (2 * HEAD_WORDS))
         self._deletion_words = self._dropped_at_once * 2 * HEAD_WORDS
         changes.live.on_stale_dirty = health.stale_dirty_went
 
     @property
     def volumes(self) -> Container[int]:
-        """The inodes of the volumes there are."""
+        """The inodes of the existing volumes."""
         return self._sectors.inodes
 
     # Committing
 
     def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
-        """Accept keys now; the seq of their entry, or None if that has to wait for something."""
+        """Accept keys now; returns the seq of their entry, or None if that has to wait."""
         words = self._check_keys(keys)
         if not self.changes.is_ready(spans_of(keys), words) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
@@ -60,7 +60,7 @@ class Index:
         return self._commit(holder, keys)
 
     async def commit(self, holder: Holder, keys: Sequence[Key], timeout_s: float) -> int:
-        """Accept keys, all of them in one entry; its seq. NoFreeBuckets if the index may not grow in time."""
+        """Accept keys, all in one entry; returns its seq. NoFreeBuckets if the index cannot grow in time."""
         spans, clock = spans_of(keys), self._services.clock
         deadline = clock() + timeout_s
         words = self._check_keys(keys)
@@ -74,7 +74,7 @@ class Index:
             await self.changes.wait_to_grow(deadline - clock())
 
     def _check_keys(self, keys: Sequence[Key]) -> int:
-        """Refuse what cannot be committed, whoever holds it; the words of the keys."""
+        """Returns the words of the keys; raises if they could not be committed by any holder."""
         self._services.check_changeable()
         words = words_of(keys)
         if words > self._journal.commit_words:
@@ -83,22 +83,24 @@ class Index:
         for key in keys:
             if key.inode not in sectors.inodes:
                 raise NoSuchVolume(key.inode)
-            if key.offset + key.sectors > OFFSET_MAX:  # what is left of it after a cut could not be told
+            if key.offset + key.sectors > OFFSET_MAX:  # a piece of it after a cut could not be encoded
                 raise InvalidParameter("keys", f"expected an end of at most {OFFSET_MAX}, found {key}")
             if key.inode in sectors.flash_sectors:
                 self._check_flash_only(key)
             if key.dirty and not synchronous:
-                raise InvalidParameter("keys", "the set is not synchronous, and can keep nothing dirty")
+                raise InvalidParameter("keys", "the set is not synchronous: expected clean keys, found dirty")
         return words
 
     def _check_flash_only(self, key: Key) -> None:
-        """The kernel shows such a volume as a disk of its size, all of it data that exists nowhere else."""
+        """Kernel: such a volume is a disk of its size, all of it data that exists nowhere else."""
         size = self._sectors.flash_sectors[key.inode]
         if not key.dirty:
-            raise InvalidParameter("keys", f"volume {key.inode} is flash-only: its data is dirty, always")
+            raise InvalidParameter(
+                "keys", f"volume {key.inode} is flash-only: expected dirty keys, found clean"
+            )
         if key.end > size:
             raise InvalidParameter(
-                "keys", f"volume {key.inode} ends at sector {size}, and a key at {key.end}"
+                "keys", f"volume {key.inode} ends at sector {size}, found a key up to {key.end}"
             )
 
     def _commit(self, holder: Holder, keys: Sequence[Key]) -> int:
@@ -111,14 +113,14 @@ class Index:
     async def mark_clean(self, keys: Sequence[Key], timeout_s: float) -> tuple[list[bool], int]:
         """Make dirty keys clean whose pointers are still the same.
 
-        Of each whether all of it is clean now, and the seq of the entry.
+        Returns for each key whether all of it is clean now, and the seq of the entry.
         """
         spans, deadline = spans_of(keys), self._services.clock() + timeout_s
         words = 0
         while True:
             self._check_volumes(keys)
             await self.changes.make_ready(spans, words, deadline - self._services.clock())
-            self._check_volumes(keys)  # one may have been deleted, and what is left of it is nobody's
+            self._check_volumes(keys)  # one may have been deleted, and its keys are orphans now
             pieces, cleaned = self._cleanable(keys)
             if not pieces:
                 return cleaned, self._journal.accepted_seq
@@ -138,9 +140,9 @@ class Index:
                 raise NoSuchVolume(key.inode)
 
     def _may_take(self, pieces: Sequence[Key]) -> bool:
-        """Whether clean pieces of dirty keys take no node more: what is left around each are keys, too.
+        """Whether clean pieces of dirty keys fit without another node; the rests around them are keys, too.
 
-        So a set that is full of dirty data can be cleaned all the same, if not in ever smaller pieces.
+        So a set that is full of dirty data can still be cleaned, unless in ever smaller pieces.
         """
         words = 0
         for piece in pieces:
@@ -152,7 +154,7 @@ class Index:
         return all(self._tree.takes(*span, words) for span in spans_of(pieces))
 
     def _cleanable(self, keys: Sequence[Key]) -> tuple[list[Key], list[bool]]:
-        """The pieces that can be made clean, as clean keys; and of each key whether that is all of it."""
+        """Returns the pieces that can be made clean, as clean keys; and for each key whether that is all."""
         pieces: list[Key] = []
         cleaned = []
         for key in keys:
@@ -169,9 +171,9 @@ class Index:
         return pieces, cleaned
 
     async def forget_copies(self, keys: Sequence[Key], timeout_s: float) -> None:
-        """Have clean keys that stand as they are name only the copies that are good: the gens of others rise.
+        """Remove the stale copies from clean keys that are unchanged in the index, so that gens can rise.
 
-        NoFreeBuckets if there is no room for that in time.
+        NoFreeBuckets if there is no space for that in time.
         """
         await self.changes.make_ready(spans_of(keys), words_of(keys), timeout_s)
         found = [
@@ -184,7 +186,10 @@ class Index:
     # Invalidating
 
     async def invalidate(self, inode: int, offset: int, sectors: int, timeout_s: float) -> tuple[int, int]:
-        """Drop what lies in a range, dirty or not: sectors that were live, and the seq of the last entry."""
+        """Drop the keys of a range, dirty or not.
+
+        Returns how many sectors were live, and the seq of the last entry.
+        """
         volume = self._sectors.inodes.get(inode)
         if volume is None:
             raise NoSuchVolume(inode)
@@ -196,7 +201,7 @@ class Index:
             await self.changes.make_ready(
                 [(inode, start, start + 1)], self._deletion_words, deadline - clock()
             )
-            if self._sectors.inodes.get(inode) != volume:  # another may be in its place
+            if self._sectors.inodes.get(inode) != volume:  # deleted, or another one has its inode
                 raise NoSuchVolume(inode)
             if self._divides(inode, start, end) and not self.changes.may_grow():
                 await self.changes.wait_to_grow(deadline - clock())
@@ -209,40 +214,40 @@ class Index:
         return dropped, seq
 
     async def dirty_sectors(self, inode: int) -> int:
-        """Sectors of a volume that exist nowhere else."""
+        """Returns the number of a volume's dirty sectors."""
         count = 0
         async for leaf in self._leaves_of(inode):
             count += dirty_sectors(leaf, inode)
         return count
 
     async def names_data(self, inode: int) -> bool:
-        """Whether there are keys under an inode that are live, or dirty."""
+        """Whether an inode has keys that are live or dirty."""
         async for leaf in self._leaves_of(inode):
             if names_data(leaf, inode, self._sectors.caches):
                 return True
         return False
 
     async def has_keys(self, inode: int) -> bool:
-        """Whether there are any keys under an inode, stale ones too."""
+        """Whether an inode has any keys, stale ones included."""
         async for leaf in self._leaves_of(inode):
             if leaf.live.lookup(inode, 0, NO_LIMIT, 1):
                 return True
         return False
 
     async def _leaves_of(self, inode: int) -> AsyncIterator[Leaf]:
-        """The leaves that may hold keys of an inode, in order, each good until the next await."""
+        """Yields the leaves that may hold keys of an inode, in order, each valid until the next await."""
         start = 0
         while start < bkey.OFFSET_MAX:
             with as_device_failed(self._services):
                 leaf = await self.btree.leaf_at(inode, start)
             yield leaf
             start = min(leaf.end_within(inode), bkey.OFFSET_MAX)
-            await asyncio.sleep(0)  # all may be in memory, and nothing wait
+            await asyncio.sleep(0)  # all may be in memory, so that no await suspends
 
     async def drop_volume(self, inode: int, timeout_s: float) -> None:
-        """Drop all keys of a volume, durably; nobody adds to them any more.
+        """Drop all keys of a volume, durably; no request adds any at this point.
 
-        NoFreeBuckets if it comes to a standstill for timeout_s; then some are gone.
+        NoFreeBuckets if there is no progress for timeout_s; some keys are dropped then.
         """
         start = 0
         while start < bkey.OFFSET_MAX:
@@ -254,10 +259,10 @@ class Index:
         await self.flush()
 
     def _divides(self, inode: int, start: int, end: int) -> bool:
-        """Whether a range lies within one key, which would become two.
+        """Whether a range is within one key, which would become two.
 
-        Nothing else that is dropped makes a leaf fuller. So a set that is full, with no bucket left for its
-        index to grow, can be emptied all the same.
+        No other deletion makes a leaf fuller. So a full set, with no bucket left for its index to grow, can
+        still be emptied.
         """
         leaf = self._tree.find(inode, start)
         assert not isinstance(leaf, Missing)
@@ -265,7 +270,7 @@ class Index:
         return bool(found) and found[0].offset < start and found[0].end > end
 
     def _deletions(self, inode: int, start: int, end: int) -> tuple[list[Key], int]:
-        """Keys that delete what the leaf at start holds before end, and where the rest begins."""
+        """Returns keys that delete what the leaf at start holds before end, and where the rest begins."""
         leaf = self._tree.find(inode, start)
         assert not isinstance(leaf, Missing)
         until = min(leaf.end_within(inode), end)
@@ -305,24 +310,24 @@ class Index:
             await self._journal.durable(seq)
 
     async def flush(self) -> int:
-        """Return when all that was accepted before is durable; the seq."""
+        """Return when all that was accepted before is durable; returns its seq."""
         seq = self._journal.accepted_seq
         await self.durable(seq)
         return seq
 
     async def write_out(self) -> None:
-        """Leave nothing to replay: write out all leaves, and an entry that needs none before it."""
+        """Write out all leaves, and an entry that needs none before it, so that nothing is replayed."""
         try:
             await self.btree.write_all()
         except RequestError:
             if self._services.refusal is None:
-                raise  # else: there were no buckets for it, and the journal has what is left
+                raise  # otherwise there were no buckets for it, and the journal has the rest
         await self._journal.commit()
 
-    # What moving garbage collection needs
+    # For moving garbage collection
 
     def is_ready_for(self, old: Key, new: Key) -> bool:
-        """Whether `replace` could do its work now."""
+        """Whether `replace` could run now."""
         return self.changes.is_ready(spans_of([old]), words_of([new])) and self._may_put(new)
 
     async def make_ready_for(self, old: Key, new: Key, timeout_s: float) -> None:
@@ -332,14 +337,14 @@ class Index:
             await self.changes.wait_to_grow(timeout_s)
 
     def _may_put(self, new: Key) -> bool:
-        """Whether there are buckets for a copy's key; it takes no room if it covers all of the old one.
+        """Whether a copy's key fits: the index may grow, or the key needs no space, as it covers the old one.
 
-        So data can be moved, and buckets be gained for the index to grow, when it cannot grow any more.
+        So data can still be moved when the index cannot grow, which frees buckets for it to grow.
         """
         return self.changes.may_grow() or self._may_take([new])
 
     def replace(self, holder: Holder, old: Key, new: Key) -> bool:
-        """Put a reserved copy in the place of the key it was made from, if that still stands as it was."""
+        """Replace a key by its reserved copy; returns False if the key has changed since it was copied."""
         if self._loaded(old.inode, old.offset, old.end) != [old]:
             return False
         self._commit(holder, [new])
@@ -352,7 +357,7 @@ class Index:
 
 
 def cut_to(key: Key, piece: Key) -> Key:
-    """The part of a key that a piece of its range covers."""
+    """Returns the part of a key that a piece of its range covers."""
     if piece.offset > key.offset:
         _, behind = cut_at(key, piece.offset)
         assert behind is not None

@@ -1,9 +1,8 @@
-"""How a change of keys comes about, whoever asks for it.
+"""Applying a change of keys, for every kind of caller.
 
-A change is accepted in one go, with no await in it: its journal entry, the tree and the live sectors change
-together, and that order is the one in which they are replayed. All that may have to be waited for comes
-before: nodes that must be read, room in the journal, buckets for the nodes to come. Then everything is asked
-again, for no answer outlives an await.
+A change is accepted without an await: its journal entry, the tree and the live sectors change together, in
+the order in which they are replayed. All waiting comes before: for nodes that must be read, space in the
+journal, buckets for new nodes. After a wait every condition is checked again: none is valid across an await.
 """
 
 import asyncio
@@ -24,7 +23,7 @@ Span = tuple[int, int, int]  # inode, first sector, first sector behind
 
 
 class KeyChanges:
-    """Puts keys into the journal, the tree and the counts of live sectors, once there is room for them."""
+    """Puts keys into the journal, the tree and the counts of live sectors, once there is space for them."""
 
     def __init__(
         self,
@@ -43,27 +42,27 @@ class KeyChanges:
         self._tree = btree.tree
         self._caches = sectors.caches
         self._services = services
-        self._reclaims = 0  # what the members counted when the allocators looked last
+        self._reclaims = 0  # the members' count when the allocators were notified last
         services.on_refusal.append(btree.give_space)
         journal.on_durable.append(self._entry_durable)
 
     # Whether it can be made now
 
     def is_ready(self, spans: Iterable[Span], words: int) -> bool:
-        """Whether keys of so many words can take their places in these ranges now."""
+        """Whether keys of so many words can be inserted in these ranges now."""
         if not self.journal.has_room(words) or self.btree.is_crowded:
             return False
         missing = self._tree.missing
-        for inode, start, end in spans:  # noqa: SIM110 (a commit of one key is what there is most of)
+        for inode, start, end in spans:  # noqa: SIM110 (most commits have one key)
             if missing(inode, start, end) is not None:
                 return False
         return True
 
     async def make_ready(self, spans: Sequence[Span], words: int, left_s: float) -> None:
-        """Wait for whatever a change still lacks; it lacks nothing until the caller's next await.
+        """Wait until a change can be made; that holds until the caller's next await.
 
-        Whether memory is crowded is asked before the nodes are loaded, not after: they may be all it holds.
-        NoFreeBuckets after left_s.
+        The memory limit is checked before the nodes are loaded, not after: they alone may exceed it.
+        Raises NoFreeBuckets after left_s.
         """
         services, journal, btree = self._services, self.journal, self.btree
         services.check_changeable()
@@ -95,15 +94,15 @@ class KeyChanges:
         return self.buckets.may_grow(self._tree)
 
     async def wait_to_grow(self, left_s: float) -> None:
-        """Return when there are, perhaps; NoFreeBuckets after left_s."""
+        """Wait for buckets for new nodes; check `may_grow` again. NoFreeBuckets after left_s."""
         await self.buckets.wait_to_grow(self._tree, left_s)
 
     # Making it
 
     def put(self, keys: Sequence[Key]) -> int:
-        """Keys that take the place of others; their ranges are loaded, and the journal has room. Their seq.
+        """Insert keys, which replace others in their ranges; returns their seq.
 
-        `settle` is to follow when whatever else changes with them has.
+        The ranges must be loaded, and the journal have space. Call `settle` after all related changes.
         """
         seq = self.journal.append(keys)
         btree, live = self.btree, self.live
@@ -118,7 +117,7 @@ class KeyChanges:
         return seq
 
     def settle(self) -> None:
-        """Have the allocators look again if there is anything in it for them."""
+        """Notify the allocators if buckets became reclaimable."""
         reclaims = 0
         for cache in self._caches:
             reclaims += cache.reclaims
@@ -127,7 +126,7 @@ class KeyChanges:
             self._services.buckets_moved()
 
     def change(self, keys: Sequence[Key]) -> int:
-        """Put keys that nobody reserved."""
+        """Put keys without a reservation; returns their seq."""
         seq = self.put(keys)
         self.settle()
         return seq
@@ -135,10 +134,10 @@ class KeyChanges:
     # Afterwards
 
     def _entry_durable(self, seq: int) -> None:
-        """Buckets whose last keys went by this entry can be used again: nothing brings those back.
+        """Allow reuse of buckets whose last keys this entry removed: a replay does not restore them.
 
-        Where dirty data went, not before that stands in no leaf and no needed entry any more: a dirty key
-        that is stale makes the kernel complain, though it is overwritten further on.
+        Buckets of removed dirty keys wait until no leaf and no needed entry has these keys: the kernel
+        complains of a stale dirty key even if a later one overwrites it.
         """
         if self.live.cleaned_seq >= self.journal.oldest_kept_seq:
             seq = self.journal.oldest_kept_seq - 1
@@ -148,9 +147,9 @@ class KeyChanges:
 
 @contextmanager
 def as_device_failed(services: Services) -> Iterator[None]:
-    """Tell the caller that a device or what is on it is in the way: by what first went wrong.
+    """Raise DeviceFailed for an error of a device or its contents, with the first failure as the reason.
 
-    What has failed already has the set refuse changes, and tasks end that others wait for.
+    After a failure the set refuses changes, and tasks end that others wait for: later errors follow from it.
     """
     try:
         yield
@@ -161,10 +160,10 @@ def as_device_failed(services: Services) -> Iterator[None]:
 
 
 def spans_of(keys: Iterable[Key]) -> list[Span]:
-    """The ranges of keys."""
+    """Returns the ranges of keys."""
     return [(key.inode, key.offset, key.end) for key in keys]
 
 
 def words_of(keys: Sequence[Key]) -> int:
-    """The words of keys in the journal."""
+    """Returns the number of words of keys in the journal."""
     return sum([HEAD_WORDS + len(key.pointers) for key in keys])

@@ -1,4 +1,4 @@
-"""No bucket of a set that was in use is taken before the writers of former lives have let go."""
+"""No bucket of a set that has run before is taken while writers of previous runs hold leases."""
 
 import asyncio
 import fcntl
@@ -188,7 +188,7 @@ async def test_a_set_opens_when_its_writers_are_gone(tmp_path: Path) -> None:
     again = devices[0].reopen()
     asyncio.get_running_loop().call_later(4, os.close, descriptor)
     assert await opening_s([again], tmp_path, told) == pytest.approx(4, abs=0.1)
-    assert "waiting up to 10 s for writers of a former life" in told
+    assert "waiting up to 10 s for writers of a previous run" in told
     assert f"the lease {path} is held by process {os.getpid()}" in "".join(told)
     (newer,) = tmp_path.glob("*.lease")
     assert newer != path, "every life has its own, and the old ones are gone"

@@ -309,7 +309,7 @@ async def test_a_collection_writes_nodes_without_the_buckets_they_freed_long_ago
 async def test_a_key_beyond_the_end_of_a_flash_only_volume_is_refused(tmp_path: Path) -> None:
     async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
         end = SECTORS * 2
-        with pytest.raises(InvalidParameter, match=f"ends at sector {end}, and a key at {end + 8}"):
+        with pytest.raises(InvalidParameter, match=f"ends at sector {end}, found a key up to {end + 8}"):
             await story.write(1, end, 8, dirty=True)
         await story.write(1, end - 8, 8, dirty=True)
         await story.write(0, end, 8, dirty=True)

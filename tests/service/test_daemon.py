@@ -352,7 +352,7 @@ def test_it_can_be_stopped_while_it_waits_for_writers_of_a_former_life() -> None
         try:
             time.sleep(0.2)
             daemon.start()
-            waiting = daemon.wait_until_told("STATUS", "waiting up to 60 s for writers of a former life")
+            waiting = daemon.wait_until_told("STATUS", "waiting up to 60 s for writers of a previous run")
             assert waiting
             assert any("EXTEND_TIMEOUT_USEC" in message for message in daemon.told)
             began = time.monotonic()
