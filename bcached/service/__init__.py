@@ -1,5 +1,5 @@
-"""The daemon: translation between the world and the set, limits, and lifetimes.
+"""The daemon: what serves the cache set, its limits, and its startup and shutdown.
 
-Configuration, the socket, metrics, logs and systemd's protocol live here, each in a file of its own;
-daemon.py puts them together and is the only one that knows them all.
+Configuration, the socket, metrics, logs and systemd's protocol are here, each in files of its own;
+daemon.py puts them together and is the only module that imports all of them.
 """

@@ -1,4 +1,4 @@
-"""The command line of the daemon: a few options, and what is checked before anything is opened."""
+"""The daemon's command line, and what is checked before anything is opened."""
 
 import argparse
 import resource
@@ -11,17 +11,17 @@ DESCRIPTORS_BESIDE_CLIENTS = 256
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line; wrong usage ends with status 2."""
+    """Returns the parsed command line; wrong usage exits with status 2."""
     parser = argparse.ArgumentParser(prog="bcached", description=bcached.__doc__)
     parser.add_argument("--config", metavar="FILE", default=DEFAULT_PATH, help="default: %(default)s")
-    parser.add_argument("--check-config", action="store_true", help="print what is in effect, and exit")
-    parser.add_argument("--quiet", action="store_true", help="with --check-config: print only what is wrong")
+    parser.add_argument("--check-config", action="store_true", help="print the settings in effect, and exit")
+    parser.add_argument("--quiet", action="store_true", help="with --check-config: print only errors")
     parser.add_argument("--version", action="version", version=f"bcached {bcached.__version__}")
     return parser.parse_args()
 
 
 def allow_descriptors(connections: int) -> None:
-    """Raise our own limit on open files so that all clients fit, as far as we may."""
+    """Raise RLIMIT_NOFILE so that all clients fit, as far as the hard limit permits."""
     with suppress(OSError, ValueError):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = min(connections + DESCRIPTORS_BESIDE_CLIENTS, hard)

@@ -1,9 +1,9 @@
-"""The daemon: from a command line to a set that is served, and back to one that is cleanly closed.
+"""The daemon: opens the set, serves it, and closes it cleanly.
 
-Lifetimes nest: devices, the set with its tasks, the socket, the metrics. Whatever breaks in there unwinds all
-of it, and main() turns it into one line and an exit status: 1 for the world's errors and for ours, 2 for
-wrong usage, and for a configuration that the next start could not use either. A stop takes at most five
-seconds; what is not done by then is left to recovery.
+Lifetimes nest: devices, the set with its tasks, the socket, the metrics. An error in any of them unwinds all,
+and main() turns it into one line and an exit status: 1 for runtime errors and bugs, 2 for wrong usage and for
+a configuration that the next start could not use either. A stop takes at most five seconds; what is not done
+by then is left to recovery.
 """
 
 import asyncio
@@ -48,9 +48,9 @@ from bcached.service.terminal import Terminal
 from bcached.service.watchdog import feed_watchdog
 
 STOP_LIMIT_S = 4.5
-LAST_WORDS_S = 0.3  # of the half second that is left then, for stderr
-YOUNG_OBJECTS = 10_000  # that make Python look for garbage among them: a third of a millisecond
-PATIENCE_S = 10.0  # while opening, so much more time is asked for, again and again
+LAST_WORDS_S = 0.3  # for stderr, of the half second that is left then
+YOUNG_OBJECTS = 10_000  # that trigger Python's garbage collector: a third of a millisecond
+PATIENCE_S = 10.0  # while opening: how often the service manager is asked for more time
 LOOP_VARIABLE = "BCACHED_LOOP"  # "asyncio" runs without uvloop
 
 log = get_logger(__name__)
@@ -93,10 +93,10 @@ class Daemon:
 
     @asynccontextmanager
     async def _set(self) -> AsyncIterator[CacheSet]:
-        """The devices, and the set on them."""
+        """Open the devices and run the set on them."""
         async with AsyncExitStack() as stack:
             devices = []
-            # To give up would change nothing, and use up the starts that the service manager grants.
+            # Giving up would only use up the restarts that the service manager permits.
             patience = Patience(math.inf, self._tell_wait)
             for path in self.settings.set.devices:
                 self._tell_progress(f"opening {path}")
@@ -106,7 +106,7 @@ class Daemon:
             yield await stack.enter_async_context(running(devices, options, self._tell_progress, log.warning))
 
     async def _serve(self, cache_set: CacheSet, doors: Doors, tasks: asyncio.TaskGroup) -> None:
-        """The socket and the metrics, until it is time to stop."""
+        """Serve the socket and the metrics until a stop is requested."""
         service = CacheService(cache_set)
         async with SocketServer(service, access(self.settings), socket_limits(self.settings)) as server:
             metrics = MetricsServer(registry(lambda: self._snapshot(cache_set, server)))
@@ -119,8 +119,8 @@ class Daemon:
                 self._is_serving = True
                 gc.collect()
                 memory.give_back()
-                gc.freeze()  # what is here now stays: no collection of Python's need look at it again
-                # What requests leave behind is no garbage; looking among every 700 costs a twentieth.
+                gc.freeze()  # these objects stay: the collector need not scan them again
+                # Requests leave no cyclic garbage; a scan every 700 objects costs 5 % of the CPU time.
                 gc.set_threshold(YOUNG_OBJECTS)
                 await self._logs.settle()
                 self._notifier.ready(status)
@@ -136,7 +136,7 @@ class Daemon:
     async def _let_in(
         self, cache_set: CacheSet, doors: Doors, server: SocketServer, metrics: MetricsServer
     ) -> str:
-        """Serve those who come, and say where: in the log, and in a line for the service manager."""
+        """Start to serve. Logs the addresses; returns the status line for the service manager."""
         for listener in doors.clients:
             server.listen(listener)
         await metrics.serve(doors.metrics)
@@ -168,7 +168,7 @@ class Daemon:
         log.warning(reason)
 
     async def _ask_for_time(self) -> None:
-        """While the set is opened; it may have to wait for writers of a former life."""
+        """Extend the start timeout while the set is opened: it may wait for writers of a previous run."""
         while True:
             self._notifier.need_more_time(2 * PATIENCE_S)
             await asyncio.sleep(PATIENCE_S)
@@ -184,20 +184,20 @@ class Daemon:
 
     @staticmethod
     def _ignore_signals() -> None:
-        """Everything is closed; a signal that comes now must not turn a clean end into a death."""
+        """Everything is closed: a signal that arrives now must not turn a clean exit into a kill."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
     def _hang_up(self, break_off: Callable[[], object]) -> None:
-        """Reload, unless it is the terminal that has hung up."""
+        """Handle SIGHUP: stop if the terminal is gone, otherwise reload."""
         if self._terminal.is_gone:
             self._stop(signal.SIGHUP, break_off)
         else:
             self._reloader.ask()
 
     def _stop(self, number: signal.Signals, break_off: Callable[[], object]) -> None:
-        """Stop, once: whoever asks again is told that it is under way."""
+        """Stop, once: a further signal is only logged."""
         if self.is_told_to_stop:
             log.info("stopping already", signal=number.name)
             return
@@ -210,7 +210,7 @@ class Daemon:
             break_off()
 
     def _begin_stop(self) -> None:
-        """From here on the end is near, whatever a device does."""
+        """Start the timer that ends the process after STOP_LIMIT_S, whatever a device does."""
         if self._last_resort is None:
             self._notifier.stopping()
             self._last_resort = threading.Timer(STOP_LIMIT_S, leave_at_once)
@@ -219,15 +219,15 @@ class Daemon:
 
 
 def leave_at_once() -> None:
-    """End the process with work undone: the device is then as after a crash, which recovery is for."""
+    """End the process with work undone: the devices are then as after a crash, for recovery to handle."""
     log.critical("stopping took too long: leaving the rest to recovery", limit_s=STOP_LIMIT_S)
     finish_logging(LAST_WORDS_S)
     os._exit(1)
 
 
 def main() -> int:
-    """The command bcached."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is heeded: no trace for an early Ctrl-C
+    """Run the bcached command; returns the exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop handles it: no traceback for early Ctrl-C
     stream = take_stderr()
     arguments = parse_arguments()
     if not __debug__:
@@ -242,7 +242,7 @@ def main() -> int:
         return 0 if arguments.quiet else tell_config(settings)
     allow_descriptors(settings.limits.connections)
     faulthandler.enable(for_last_words(stream.fileno()))
-    sys.stdout = sys.stderr  # what a library prints is not to be waited for either
+    sys.stdout = sys.stderr  # what a library prints must not block either
     be_known_as_daemon()
     logs = start_logging()
     log_what_is_not_caught()
@@ -253,18 +253,18 @@ def main() -> int:
 
 
 def tell_config(settings: Settings) -> int:
-    """Print what is in effect; the exit status."""
+    """Print the settings in effect; returns the exit status."""
     try:
         print(settings.as_toml(), end="", flush=True)  # noqa: T201
     except OSError as error:
         sys.stderr.write(f"bcached: standard output: {error.strerror}\n")
-        sys.stdout = None  # Python's own attempt at the end would fail, too
+        sys.stdout = None  # Python's own flush at exit would fail, too
         return 1
     return 0
 
 
 def run(settings: Settings, path: str, logs: LogHandler) -> int:
-    """Run the daemon on its loop; the exit status."""
+    """Run the daemon on its loop; returns the exit status."""
     plain = os.environ.get(LOOP_VARIABLE) == "asyncio"
     told_to_stop = False
 

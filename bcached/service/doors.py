@@ -1,7 +1,7 @@
-"""The listening sockets of one run: bound before the set is opened, served once it is.
+"""The listening sockets of one run: bound before the set is opened, served once it is open.
 
-An address that cannot be had is noticed before a device is touched. From then on those who connect
-wait in the kernel's queue, as they do where systemd made the sockets.
+An address that cannot be bound is reported before a device is touched. From then on connections wait in
+the kernel's queue, as with sockets that systemd made.
 """
 
 import os
@@ -18,7 +18,7 @@ NAMES = {"varlink", "metrics"}
 
 
 class Doors:
-    """Where clients and scrapers come in. Paths that were made here are removed at the end."""
+    """The listening sockets for clients and scrapers. Paths that were made here are removed at the end."""
 
     def __init__(self) -> None:
         self.clients: list[socket.socket] = []
@@ -27,7 +27,7 @@ class Doors:
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The sockets systemd passed, and for what it did not pass those of the configuration."""
+        """Returns the sockets systemd passed, and those of the configuration for what it did not pass."""
         doors = cls()
         passed = inherited_sockets()
         if unknown := sorted(passed.keys() - NAMES):
@@ -41,27 +41,27 @@ class Doors:
         return doors
 
     def own(self, listeners: list[socket.socket]) -> list[socket.socket]:
-        """These were made here."""
+        """Note that these were made here, and so are to be removed; returns them."""
         for listener in listeners:
             if listener.family == socket.AF_UNIX:
                 self._own_paths.append(listener.getsockname())
         return listeners
 
     def remove_paths(self) -> None:
-        """Remove what was made here, while it is certain to be ours: another daemon may bind it next."""
+        """Remove the paths made here while they are certain to be ours: another daemon may bind them next."""
         for path in self._own_paths:
             with suppress(OSError):
                 os.unlink(path)
         self._own_paths.clear()
 
     def close(self) -> None:
-        """Close what is still open: where the set was never served, the kernel refuses those who wait."""
+        """Close what is still open: if the set was never served, the kernel resets waiting connections."""
         self.remove_paths()
         for listener in (*self.clients, *self.metrics):
             listener.close()
 
 
 def bind_clients(settings: Settings) -> list[socket.socket]:
-    """The socket of the configuration."""
+    """Returns the listening socket of the configuration."""
     it = settings.socket
     return [bind_unix(it.path, int(it.mode, 8), it.group)]

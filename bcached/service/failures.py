@@ -1,4 +1,4 @@
-"""What ended the daemon, told once: the world's errors in a line each, our own with all there is to know."""
+"""Reports once what ended the daemon: runtime errors in a line each, bugs with their traceback."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ log = get_logger(__name__)
 
 
 def tell(error: BaseException) -> None:
-    """Log it, and let the service manager know."""
+    """Log the error and notify the service manager."""
     notifier = Notifier()
     for leaf in leaves(error):
         if isinstance(leaf, BcachedError):
@@ -29,8 +29,8 @@ def tell(error: BaseException) -> None:
 
 
 def tell_unusable(error: ConfigError, *, starting: bool) -> None:
-    """Say why the configuration cannot be used, before there is one that says how to log."""
-    # Not at a reload: the service manager would take it for the state of the daemon.
+    """Report why the configuration cannot be used, before there is one that configures the log."""
+    # Not for --check-config: the service manager would take it for the state of the daemon.
     if starting:
         notifier = Notifier()
         notifier.failed(str(error))
@@ -41,7 +41,7 @@ def tell_unusable(error: ConfigError, *, starting: bool) -> None:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """What is inside groups of errors, of groups too."""
+    """Yields the errors in an exception group, and in groups nested in it."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from leaves(inner)

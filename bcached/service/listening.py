@@ -1,4 +1,4 @@
-"""Binding sockets: nothing of another's is replaced, and none slips in before a Unix socket's mode is set."""
+"""Binding sockets: replaces no other process's, and accepts no client before a Unix socket's mode is set."""
 
 import errno
 import grp
@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 
 def bind_unix(path: str, mode: int, group: str = "") -> socket.socket:
-    """A listening socket at path. A dead one of our own there is replaced, anything else refused."""
+    """Returns a listening socket at path. Replaces a dead one of our own; else ConfigError if path exists."""
     remove_dead_socket(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
@@ -36,7 +36,7 @@ def bind_unix(path: str, mode: int, group: str = "") -> socket.socket:
 
 
 def bind_metrics(where: str) -> list[socket.socket]:
-    """Listening sockets at "host:port", one for each address of the host, or "unix:/path"; "" is nowhere."""
+    """Returns listening sockets at "host:port" (one for each address) or "unix:/path"; none for ""."""
     if where.startswith("unix:"):
         return [bind_unix(where.removeprefix("unix:"), METRICS_MODE)]
     if not where:
@@ -50,7 +50,7 @@ def bind_metrics(where: str) -> list[socket.socket]:
     except OSError as error:
         for listener in bound:
             listener.close()
-        # create_server adds the address to strerror; what a name service says has numbers of its own.
+        # create_server adds the address to strerror; a resolver's errors have numbers of their own.
         is_named = isinstance(error, socket.gaierror) or not error.errno
         reason = error.strerror or error if is_named else os.strerror(error.errno or 0)
         raise ConfigError(f"metrics.listen: cannot listen on {where}: {reason}") from None
@@ -58,14 +58,14 @@ def bind_metrics(where: str) -> list[socket.socket]:
 
 
 def bind_tcp(family: int, address: Any) -> socket.socket:
-    """A listening socket at one address."""
+    """Returns a listening socket at one address."""
     listener = socket.create_server(address, family=family, backlog=BACKLOG)
     listener.setblocking(False)
     return listener
 
 
 def remove_dead_socket(path: str) -> None:
-    """Make room at path: for what a daemon left that did not stop cleanly, and for nothing else."""
+    """Remove the socket that a daemon left at path when it did not stop cleanly, and nothing else."""
     try:
         status = calling(os.lstat, path)
     except FileNotFoundError:
@@ -73,11 +73,11 @@ def remove_dead_socket(path: str) -> None:
     except OSError as error:
         raise ConfigError(f"{path}: cannot listen: {reason(error)}") from None
     if not stat.S_ISSOCK(status.st_mode):
-        raise ConfigError(f"{path}: cannot listen: expected a socket or nothing, found something else")
+        raise ConfigError(f"{path}: cannot listen: expected a socket or no file, found another file type")
     if status.st_uid != os.geteuid():
         raise ConfigError(f"{path}: cannot listen: the socket there belongs to uid {status.st_uid}")
     if is_alive(path):
-        raise ConfigError(f"{path}: cannot listen: another process does")
+        raise ConfigError(f"{path}: cannot listen: another process is listening there")
     try:
         calling(os.unlink, path)
     except OSError as error:
@@ -85,14 +85,14 @@ def remove_dead_socket(path: str) -> None:
 
 
 def is_alive(path: str) -> bool:
-    """Whether anybody listens at the other end."""
+    """Whether a process listens at the path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 def give_to_group(path: str, group: str) -> None:
-    """Let the group connect. Where it does not exist or is not ours to give, our own group may."""
+    """Let the group connect. If it does not exist or is not ours to give, the socket keeps our own group."""
     if not group:
         return
     try:

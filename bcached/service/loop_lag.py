@@ -1,4 +1,4 @@
-"""How late the event loop is for its appointments: what a request waits for before anybody looks at it."""
+"""How late the event loop runs its timers: how long a request waits before it is read."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ WINDOW_S = 15.0  # the worst is that of this window and the one before: no scrap
 
 
 class LoopLag:
-    """Measures by keeping appointments; worst_s is the latest it was in the last 15 to 30 seconds."""
+    """Measures the delay of timers; worst_s is the largest of the last 15 to 30 seconds."""
 
     def __init__(self) -> None:
         self.last_s = 0.0
@@ -16,7 +16,7 @@ class LoopLag:
 
     @property
     def worst_s(self) -> float:
-        """The latest the loop was lately."""
+        """Returns the largest delay of this window and the previous one."""
         return max(self._this_window_s, self._window_before_s)
 
     async def measure(self) -> None:

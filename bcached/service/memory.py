@@ -1,10 +1,10 @@
-"""Memory that opening a set took for a while, given back to the system."""
+"""Gives memory that opening a set used temporarily back to the system."""
 
 import ctypes
 
 
 def give_back() -> None:
-    """Give back what is free: after columns of megabytes have come and gone, malloc keeps theirs for good.
+    """Release free memory to the system: malloc would keep that of freed multi-megabyte columns for good.
 
     Not every libc has the call (glibc does).
     """

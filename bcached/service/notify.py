@@ -1,7 +1,7 @@
-"""systemd's protocol for services: datagrams that tell how we are, and sockets that it opened for us.
+"""systemd's protocol for services: datagrams that report the daemon's state, and sockets it passed to us.
 
-Both are a few environment variables (sd_notify(3), sd_listen_fds(3)), and all of it does nothing where there
-is no systemd. What is told is never waited for: a manager that does not listen must not hold the loop.
+Both are a few environment variables (sd_notify(3), sd_listen_fds(3)); without systemd all of it does nothing.
+Sending never blocks: a manager that does not read must not hold the loop.
 """
 
 import os
@@ -15,7 +15,7 @@ FIRST_LISTEN_FD = 3
 
 
 class Notifier:
-    """Tells the service manager how the daemon is; watchdog_s is how often it wants to hear so, or None."""
+    """Notifies the service manager; watchdog_s is the interval in which it expects a ping, or None."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -24,35 +24,35 @@ class Notifier:
         self.watchdog_s = watchdog_interval_s(environment)
 
     def ready(self, status: str) -> None:
-        """Started, or done with reloading."""
+        """Report the end of startup or of a reload."""
         self._tell("READY=1", f"STATUS={one_line(status)}")
 
     def status(self, status: str) -> None:
-        """What we are doing, in a line for a person."""
+        """Report what the daemon is doing, as a line for `systemctl status`."""
         self._tell(f"STATUS={one_line(status)}")
 
     def reloading(self) -> None:
-        """Begun to reload the configuration; ready() ends it."""
+        """Report the beginning of a reload; ready() ends it."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
 
     def stopping(self, status: str = "stopping") -> None:
-        """Begun to stop."""
+        """Report the beginning of a stop."""
         self._tell("STOPPING=1", f"STATUS={one_line(status)}")
 
     def alive(self) -> None:
-        """Everything makes progress: feed the watchdog."""
+        """Feed the watchdog."""
         self._tell("WATCHDOG=1")
 
     def need_more_time(self, seconds: float) -> None:
-        """Starting or stopping takes so much longer from now on."""
+        """Extend the timeout of a start or stop to so many seconds from now."""
         self._tell(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def failed(self, reason: str, errno: int = 0) -> None:
-        """Going down, and why."""
+        """Report that the daemon fails, and why."""
         self._tell(f"STATUS={one_line(reason)}", *([f"ERRNO={errno}"] if errno else []))
 
     def close(self) -> None:
-        """Nothing more will be told."""
+        """Close the socket: nothing more will be sent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -63,16 +63,16 @@ class Notifier:
         try:
             self._socket.sendto("\n".join(assignments).encode(), socket.MSG_DONTWAIT, self._address)
         except OSError:
-            return  # the manager is gone or swamped: that is no reason for us to stop
+            return  # the manager is gone or overloaded: no reason for the daemon to stop
 
 
 def one_line(text: str) -> str:
-    """Without line breaks, which would begin another assignment."""
+    """Returns the text without line breaks, which would begin another assignment."""
     return " ".join(text.split())
 
 
 def watchdog_interval_s(environment: Mapping[str, str]) -> float | None:
-    """How often the manager wants to hear that we are alive, if the wish is meant for this process."""
+    """Returns the manager's watchdog interval, or None if it is not set for this process."""
     interval_us = environment.get("WATCHDOG_USEC", "")
     if not interval_us.isascii() or not interval_us.isdigit() or int(interval_us) == 0:
         return None
@@ -82,7 +82,7 @@ def watchdog_interval_s(environment: Mapping[str, str]) -> float | None:
 
 
 def inherited_sockets(environment: Mapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
-    """The listening sockets that were passed to this process, by name; ConfigError if one is of no use."""
+    """Returns the listening sockets passed to this process by name. Raises ConfigError if one is unusable."""
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return {}
     count = environment.get("LISTEN_FDS", "")
@@ -99,7 +99,7 @@ def inherited_sockets(environment: Mapping[str, str] = os.environ) -> dict[str, 
 
 
 def listening_socket(descriptor: int, name: str) -> socket.socket:
-    """The socket behind an inherited descriptor, which must be one that listens."""
+    """Returns the socket of an inherited descriptor. Raises ConfigError if it does not listen."""
     try:
         inherited = socket.socket(fileno=descriptor)
     except OSError as error:

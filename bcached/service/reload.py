@@ -1,6 +1,6 @@
-"""Reloading the configuration while running (SIGHUP): what can change does, and the rest is named.
+"""Reloading the configuration while running (SIGHUP): applies what can change, logs what needs a restart.
 
-A configuration that is wrong changes nothing.
+An invalid configuration changes nothing.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 
 def differences(old: Settings, new: Settings) -> list[str]:
-    """The keys whose values differ, as section.key."""
+    """Returns the keys whose values differ, as section.key."""
     before, after = old.model_dump(), new.model_dump()
     return [
         f"{section}.{key}"
@@ -40,11 +40,11 @@ class Reloader:
         self._asked = asyncio.Event()
 
     def ask(self) -> None:
-        """Have the configuration read again."""
+        """Request a reload."""
         self._asked.set()
 
     async def run(self, cache_set: CacheSet, server: SocketServer, status: str) -> None:
-        """Reload whenever asked; several askings at once are one."""
+        """Reload at each request; several pending requests are one reload."""
         while True:
             await self._asked.wait()
             self._asked.clear()

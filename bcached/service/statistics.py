@@ -1,4 +1,4 @@
-"""How the daemon around the set stands: what metrics and status read beside the set's own statistics."""
+"""The daemon's own statistics, which metrics and status read beside the set's."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from bcached.state.statistics import Histogram, SetStatistics
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """The socket: how many are connected, and what was asked since the start, by the method's name."""
+    """The socket: how many clients are connected, and the requests since the start by method name."""
 
     connections: int
     requests: Mapping[str, int]
@@ -21,7 +21,7 @@ class ServerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at one instant; nobody changes it afterwards."""
+    """All statistics at one instant; not changed afterwards."""
 
     cache_set: SetStatistics
     server: ServerStatistics

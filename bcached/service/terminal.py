@@ -1,21 +1,20 @@
-"""The terminal a daemon in the foreground was started on, and whether it is gone.
+"""The terminal that a daemon in the foreground was started on, and whether it is gone.
 
-SIGHUP may say two things: that the configuration is to be read again, as service managers mean it, or
-that the terminal was closed.
+SIGHUP has two meanings: reload the configuration (from a service manager), or the terminal was closed.
 """
 
 import signal
 
 
 class Terminal:
-    """To be made while SIGHUP is as we were started with: who ignores it (nohup) is to be left running."""
+    """To be made while SIGHUP has its inherited action: under nohup (ignored) the daemon keeps running."""
 
     def __init__(self) -> None:
         self._is_followed = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
     @property
     def is_gone(self) -> bool:
-        """Whether we had one, and have none any more."""
+        """Whether the process had a terminal and has none any more."""
         return self._is_followed and not has_terminal()
 
 

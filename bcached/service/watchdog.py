@@ -1,6 +1,6 @@
-"""Feeding systemd's watchdog: only while requests are looked at in time and the set's tasks make progress.
+"""Feeds systemd's watchdog, only while requests are read in time and the set's tasks make progress.
 
-A ping from a bare timer would prove nothing but that timers work.
+A ping from a timer alone would prove only that timers work.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ log = get_logger(__name__)
 async def feed_watchdog(
     notifier: Notifier, lag: LoopLag, is_healthy: Callable[[], bool], explain: Callable[[], list[str]]
 ) -> None:
-    """Ping at half the interval the manager wants, for as long as all is well; never, if it wants none."""
+    """Ping at half the manager's interval while the daemon is healthy; never if it set no interval."""
     if notifier.watchdog_s is None:
         return
     interval_s = notifier.watchdog_s / 2

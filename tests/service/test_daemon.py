@@ -154,7 +154,7 @@ def test_a_path_that_is_taken_is_noticed_before_the_image_is_touched(occupied: s
     daemon.config.write_text(text)
     with daemon:
         assert daemon.end(None) == 1
-        assert "expected a socket or nothing, found something else" in told_by(daemon)
+        assert "expected a socket or no file, found another file type" in told_by(daemon)
         assert (daemon.folder / "cache.img").read_bytes() == made_image().read_bytes()
         others = {"io.bcached", "metrics"} - {occupied}
         assert not any((daemon.folder / other).exists() for other in others)
@@ -439,7 +439,7 @@ def test_a_second_daemon_on_the_same_socket_is_refused() -> None:
         )
         second.start()
         assert second.end(None) == 1
-        assert told_by(second) == f"{first.socket_path}: cannot listen: another process does"
+        assert told_by(second) == f"{first.socket_path}: cannot listen: another process is listening there"
         assert "set_uuid" in first.ask("Allocator.Describe")["parameters"]
 
 

@@ -43,7 +43,7 @@ def test_what_was_left_by_a_dead_daemon_is_replaced(tmp_path: Path) -> None:
 def test_a_live_socket_is_refused_and_lives_on(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with bind_unix(path, 0o660):
-        with pytest.raises(ConfigError, match="another process does"):
+        with pytest.raises(ConfigError, match="another process is listening there"):
             bind_unix(path, 0o660)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(path)

@@ -1,1 +1,1 @@
-"""The log: what goes out, how much of it, and a stream that never blocks the loop."""
+"""The log: its format, its rate limits, and a stream that never blocks the loop."""

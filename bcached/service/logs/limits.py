@@ -1,7 +1,7 @@
-"""How many messages of one kind go out: the first few of a while, and then how many more there were.
+"""Rate limits of log messages: the first few of a kind in each window, then how many more there were.
 
-What a peer can make the daemon say, it can make it say ten thousand times a second. A kind is a place in the
-code that logs, so there are only so many, whatever a message says.
+A peer can cause the same message ten thousand times a second. A kind is a location in the code that logs, so
+the number of kinds is bounded, whatever the messages contain.
 """
 
 import logging
@@ -15,7 +15,7 @@ Kind = tuple[str, int, str, int]
 
 @dataclass(slots=True)
 class Window:
-    """What came of one kind since the window began; of those held back, the last."""
+    """The messages of one kind since the window began; of those held back, the last."""
 
     began_s: float
     admitted: int = 0
@@ -24,14 +24,14 @@ class Window:
 
 
 class LogLimits:
-    """Decides about each message whether it goes out."""
+    """Decides for each message whether it is written."""
 
     def __init__(self) -> None:
         self.held_back = 0
         self._windows: dict[Kind, Window] = {}
 
     def admits(self, record: logging.LogRecord, now_s: float) -> bool:
-        """Whether the message may go out; what ends the daemon always does."""
+        """Whether the message may be written; critical ones always are."""
         if record.levelno >= logging.CRITICAL:
             return True
         kind = (record.name, record.levelno, record.pathname, record.lineno)
@@ -47,7 +47,7 @@ class LogLimits:
         return False
 
     def ended(self, now_s: float, at_once: bool = False) -> list[tuple[logging.LogRecord, int, float]]:
-        """Of each kind whose window is over (at_once: of every kind): the last message, how many, seconds."""
+        """Returns for each kind whose window is over (at_once: all) its last message, count and seconds."""
         told = []
         for window in self._windows.values():
             age_s = now_s - window.began_s

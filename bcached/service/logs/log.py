@@ -1,9 +1,9 @@
-"""Logs: facts with keys on stderr, for people on a terminal and as JSON for everybody else.
+"""Structured logs on stderr: key=value on a terminal, JSON otherwise.
 
-structlog renders, the standard library carries: so what asyncio, uvloop and other libraries log comes out the
-same way, at a level that can be changed while running. Under journald each line begins with its priority
-("<6>"). Messages are counted by level for the metrics. Of one kind only so many go out in a while, and none
-is waited for (log_stream.py).
+structlog renders, the standard library's logging delivers: so what asyncio, uvloop and other libraries log
+has the same form, at a level that can be changed while running. Under journald each line begins with its
+priority ("<6>"). Messages are counted by level for the metrics. Each kind is rate limited (limits.py), and
+writing never blocks (stream.py).
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 class LogHandler(logging.StreamHandler["TextIO | LogStream"]):
-    """Where every message of the process goes: rendered, counted, written to one stream."""
+    """Renders and counts every message of the process, and writes it to one stream."""
 
     def __init__(self, stream: TextIO | LogStream, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__(stream)
@@ -45,14 +45,14 @@ class LogHandler(logging.StreamHandler["TextIO | LogStream"]):
         self._to_journal = is_journal(self.stream, environment.get("JOURNAL_STREAM", ""))
 
     def apply(self, level: str, form: str) -> None:
-        """Take level and form (auto, console or json), at the start and whenever they are reloaded."""
+        """Set level and form (auto, console or json), at startup and at each reload."""
         on_terminal = self.stream.isatty()
         console = form == "console" or (form == "auto" and on_terminal)
         self.setFormatter(formatter(console, on_terminal, self._to_journal))
         logging.getLogger().setLevel(level.upper())
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count one message, and write it unless there were too many like it."""
+        """Count one message, and write it unless its kind is over the rate limit."""
         name = record.levelname.lower()
         self.counts[name if name in self.counts else "info"] += 1
         if self.limits.admits(record, time.monotonic()):
@@ -60,17 +60,17 @@ class LogHandler(logging.StreamHandler["TextIO | LogStream"]):
 
     @property
     def dropped(self) -> int:
-        """How many lines stderr has not taken."""
+        """Returns how many lines could not be written to stderr."""
         return self.stream.dropped if isinstance(self.stream, LogStream) else 0
 
     async def look_after(self) -> None:
-        """For ever: tell of what was held back or lost, once that is possible."""
+        """Forever: report what was held back or lost, once that is possible."""
         while True:
             await asyncio.sleep(LOOK_AFTER_S)
             self.tell_of_the_rest()
 
     def tell_of_the_rest(self, at_once: bool = False) -> None:
-        """Tell how many messages were held back, and how many lines were lost if stderr takes lines again."""
+        """Log how many messages were held back, and how many lines were lost if stderr takes lines again."""
         for last, count, seconds in self.limits.ended(time.monotonic(), at_once):
             said = last.msg["event"] if isinstance(last.msg, dict) else last.getMessage()
             text = f"{count} more like this in the last {round(seconds) or 1} s"
@@ -83,12 +83,12 @@ class LogHandler(logging.StreamHandler["TextIO | LogStream"]):
             stream.tell_of_drops(line + self.terminator, count)
 
     async def settle(self) -> None:
-        """Have what was logged so far on stderr, if it takes lines, before something else tells of it."""
+        """Wait until what was logged so far is on stderr, if it takes lines, before readiness is reported."""
         if isinstance(self.stream, LogStream):
             await asyncio.to_thread(self.stream.drain, SETTLE_S)
 
     def finish(self, seconds: float = LAST_WORDS_S) -> None:
-        """Get out what was logged so far, as far as stderr takes it in so long."""
+        """Write what was logged so far, as far as stderr takes it within so many seconds."""
         if isinstance(self.stream, LogStream):
             self.stream.drain(seconds / 2)
             self.tell_of_the_rest(at_once=True)
@@ -96,12 +96,12 @@ class LogHandler(logging.StreamHandler["TextIO | LogStream"]):
 
 
 def start(stream: TextIO | LogStream | None = None) -> LogHandler:
-    """Make structlog and the standard library write to one handler; apply() it before the first message."""
+    """Returns the one handler of structlog and the standard library; apply() it before the first message."""
     handler = LogHandler(stream or sys.stderr or nowhere())
     handler.apply("info", "auto")
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    logging.raiseExceptions = False  # what cannot be logged must not take the daemon down
+    logging.raiseExceptions = False  # a message that cannot be logged must not end the daemon
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -116,16 +116,16 @@ def start(stream: TextIO | LogStream | None = None) -> LogHandler:
 
 
 def finish(seconds: float) -> None:
-    """Get out what was logged so far: the process is about to end without Python's help."""
+    """Write what was logged so far: the process is about to end by os._exit()."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LogHandler):
             handler.finish(seconds)
 
 
 def take_stderr() -> LogStream:
-    """Let nothing that this process writes to stderr from here on be waited for.
+    """Make every later write to stderr by this process non-blocking.
 
-    At the end it is, for a moment: the last words are the ones that matter.
+    At exit the process waits for it briefly: the last lines are the ones that matter.
     """
     stream = LogStream(sys.stderr or nowhere())
     sys.stderr = cast(TextIO, stream)
@@ -134,7 +134,7 @@ def take_stderr() -> LogStream:
 
 
 def log_what_is_not_caught() -> None:
-    """Have errors that end a thread, or come to light in a finalizer, logged like everything else."""
+    """Log uncaught exceptions, also those of threads and finalizers, like everything else."""
     log = get_logger(__name__)
     sys.excepthook = lambda kind, error, trace: log.critical(
         "a bug in bcached", exc_info=(kind, error, trace)
@@ -150,7 +150,7 @@ def log_what_is_not_caught() -> None:
 
 
 def formatter(console: bool, colors: bool, to_journal: bool) -> logging.Formatter:
-    """The rendering of one message, ours or a library's."""
+    """Returns the formatter of messages, ours and libraries'."""
     common: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -173,7 +173,7 @@ def formatter(console: bool, colors: bool, to_journal: bool) -> logging.Formatte
 
 
 def one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Escape control characters in what is said: a name with a line break in it could forge a line."""
+    """Escape control characters: a name with a line break in it could forge a line."""
     return {
         key: value if not isinstance(value, str) or value.isprintable() else repr(value)
         for key, value in event.items()
@@ -181,18 +181,18 @@ def one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def facts_last(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """First when, how grave, who and what, then the facts."""
+    """Order the keys: time, level, logger and message first, then the others."""
     head = {"timestamp": event.pop("timestamp"), "level": event.pop("level"), "logger": event.pop("logger")}
     return {**head, "message": event.pop("event"), **event}
 
 
 def as_json(event: EventDict, **_: Any) -> str:
-    """One object on one line; what JSON has no words for, as its str()."""
+    """Returns one object on one line; values that JSON cannot represent as their str()."""
     return _encoder.encode(event).decode()
 
 
 def with_priority(rendering: list[Processor]) -> Processor:
-    """Put journald's priority before the line."""
+    """Returns a processor that puts journald's priority before the line."""
 
     def render(logger: WrappedLogger, method: str, event: EventDict) -> str:
         priority = JOURNAL_PRIORITIES.get(str(event.get("level")), 6)
@@ -211,12 +211,12 @@ def _record(name: str, level: int, text: str, **facts: object) -> logging.LogRec
 
 
 def nowhere() -> TextIO:
-    """In place of a closed stderr; it takes descriptor 2, lest a device gets it and our words."""
+    """Returns /dev/null for a closed stderr; it takes descriptor 2, lest a device gets it and our lines."""
     return open(os.devnull, "w")
 
 
 def is_journal(stream: TextIO | LogStream, journal_stream: str) -> bool:
-    """Whether the stream is the one systemd connected to the journal: it says so by device and inode."""
+    """Whether the stream is the one systemd connected to the journal, by its device and inode."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):

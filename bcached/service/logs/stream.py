@@ -1,9 +1,9 @@
-"""Stands in for stderr: takes lines at once, and a thread of its own writes them.
+"""Replaces stderr: queues lines without blocking, and a thread of its own writes them.
 
-stderr may be a pipe that is not drained, a terminal stopped by Ctrl-S, a disk that is full, a reader that has
-gone. A write to it may then block or fail for as long as it likes; the event loop must not notice. So lines
-queue up, bounded; those there is no room for, and those that cannot be written, are dropped and counted. The
-descriptor's flags are left alone: they belong to every process that shares it.
+stderr may be a pipe that is not drained, a terminal stopped by Ctrl-S, a full disk, a pipe without a reader.
+A write to it may then block or fail for any length of time, which the event loop must not notice. So lines
+are queued, bounded; lines that do not fit, and those that cannot be written, are dropped and counted. The
+descriptor's flags are left alone: every process that has it open shares them.
 """
 
 import io
@@ -20,7 +20,7 @@ RETRY_S = 0.01  # between tries at a descriptor that others made non-blocking
 
 
 class Line(NamedTuple):
-    """Bytes to be written; tells_of is how many drops they tell of, 0 for a line like any other."""
+    """Bytes to be written; tells_of is how many drops they report, 0 for any other line."""
 
     data: bytes
     tells_of: int = 0
@@ -30,12 +30,12 @@ class LogStream(io.TextIOBase):
     """A text stream whose write() never waits."""
 
     def __init__(self, file: TextIO, room_bytes: int = ROOM_BYTES) -> None:
-        self._file = file  # kept open, and not written to by itself
+        self._file = file  # kept open; only its descriptor is written to
         self._descriptor = file.fileno()
         self._room_bytes = room_bytes
         self._queue: SimpleQueue[Line | threading.Event] = SimpleQueue()
-        self._queueing = threading.RLock()  # a finalizer that complains may run within a write
-        self._queued_bytes = 0  # of all time, as are the others; each is changed by one side only
+        self._queueing = threading.RLock()  # reentrant: a finalizer that logs may run within a write
+        self._queued_bytes = 0  # since the start, as are the others; each is changed by one thread only
         self._refused = 0
         self._done_bytes = 0
         self._failed = 0
@@ -43,31 +43,31 @@ class LogStream(io.TextIOBase):
         self._is_torn = False  # the last line was written in part
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
-    # What those who log call
+    # For logging code
 
     def write(self, text: str) -> int:
-        """Queue a line, or drop it where there is no room."""
+        """Queue a line, or drop it if the queue is full."""
         self._put(Line(text.encode(errors="backslashreplace")))
         return len(text)
 
     def tell_of_drops(self, text: str, drops: int) -> None:
-        """Queue a line that tells of so many drops; its own loss is not counted, and leaves them untold."""
+        """Queue a line that reports so many drops; if it is lost, they stay unreported."""
         self._put(Line(text.encode(errors="backslashreplace"), drops))
 
     def drain(self, seconds: float) -> bool:
-        """Wait until all that is queued is written or dropped, for so long; whether it is."""
+        """Wait for so many seconds until the queue is written or dropped; returns whether it is."""
         reached = threading.Event()
         self._queue.put(reached)
         return reached.wait(seconds)
 
     @property
     def dropped(self) -> int:
-        """How many lines were lost so far."""
+        """Returns how many lines were lost so far."""
         return self._refused + self._failed
 
     @property
     def untold(self) -> int:
-        """How many of them no line on stderr has told of."""
+        """Returns how many lost lines were not reported on stderr yet."""
         return self.dropped - self._told
 
     @property
@@ -75,10 +75,10 @@ class LogStream(io.TextIOBase):
         """Whether something is still to be written."""
         return self._done_bytes < self._queued_bytes
 
-    # What a stream has
+    # The interface of a stream
 
     def fileno(self) -> int:
-        """The descriptor."""
+        """Returns the descriptor."""
         return self._descriptor
 
     def isatty(self) -> bool:
@@ -86,11 +86,11 @@ class LogStream(io.TextIOBase):
         return os.isatty(self._descriptor)
 
     def writable(self) -> bool:
-        """Yes."""
+        """Returns True."""
         return True
 
     def flush(self) -> None:
-        """Nothing: it would have to wait."""
+        """Do nothing: it would have to block."""
 
     # Writing
 
@@ -118,7 +118,7 @@ class LogStream(io.TextIOBase):
             self._failed += 1
 
     def _write_out(self, data: bytes) -> bool:
-        """Write all of it, however long that takes; False if it cannot be written."""
+        """Write all of it, however long that takes; returns False if it cannot be written."""
         left = memoryview(b"\n" + data if self._is_torn else data)
         while left:
             try:
@@ -141,9 +141,9 @@ class LogStream(io.TextIOBase):
 
 
 def for_last_words(descriptor: int) -> io.RawIOBase | int:
-    """Where a dying process may write without a thread's help, and without waiting, to the same place.
+    """Returns what a dying process writes to the same stream with, without a thread or blocking.
 
-    A socket cannot be opened a second time, nor can what belongs to another user: there it is the descriptor.
+    A socket cannot be opened a second time, nor can another user's file: for these it is the descriptor.
     """
     try:
         return io.FileIO(reopened(descriptor, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK), "ab")

@@ -1,1 +1,1 @@
-"""The socket's methods: what each request means on a cache set."""
+"""The socket's methods: each request as operations on the cache set."""

@@ -1,4 +1,4 @@
-"""Whole blocks: what the socket takes in sectors, the set keeps in blocks. A block is a power of two."""
+"""Block alignment of requests: the socket counts in sectors, the set in blocks (a power of two)."""
 
 from typing import NoReturn
 
@@ -8,14 +8,14 @@ from bcached.wire.messages import Allocate, Extent, Invalidate, Lookup
 
 
 def refuse_unaligned(extent: Allocate | Extent | Lookup | Invalidate, block_mask: int) -> NoReturn:
-    """Say which number of an extent is not one of whole blocks."""
+    """Raises InvalidParameter with the number of an extent that is not block-aligned."""
     name = "offset" if extent.offset & block_mask else "sectors"
     value = getattr(extent, name)
     raise InvalidParameter(name, f"expected a multiple of {block_mask + 1}, found {value}")
 
 
 def check_blocks(parameter: str, key: Key, block_mask: int) -> None:
-    """Part of a reservation can be named, part of a block cannot."""
+    """Raises InvalidParameter if a key names part of a block. Part of a reservation may be named."""
     bits = key.offset | key.sectors
     for pointer in key.pointers:
         bits |= pointer.sector

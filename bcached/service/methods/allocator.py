@@ -1,7 +1,7 @@
-"""io.bcached.Allocator on a cache set: what a request means, and what has to hold before it counts.
+"""io.bcached.Allocator on a cache set: allocation, release, and the description of the set.
 
-The ready path of Allocate is `allocate` down to the carve: it makes nothing but the reply. Several that came
-together, and the extents of an AllocateMany, are carved in rows: one writer's go to one bucket anyway.
+The fast path of Allocate is `allocate` down to the carve: it builds only the reply. Requests that arrive
+together, and the extents of an AllocateMany, are carved in runs of one write point: these share a bucket.
 """
 
 from asyncio import Future
@@ -24,7 +24,7 @@ AskedExtent = messages.Allocate | messages.Extent
 
 
 class Allocation:
-    """The Allocator's methods."""
+    """The allocation methods of io.bcached.Allocator."""
 
     def __init__(self, cache_set: CacheSet) -> None:
         self._set = cache_set
@@ -50,7 +50,7 @@ class Allocation:
     # Asking
 
     def allocate(self, session: Session, asked: messages.Allocate) -> Outcome:
-        """Sectors for one extent."""
+        """Allocate sectors for one extent."""
         if (asked.offset | asked.sectors) & self._block_mask:
             refuse_unaligned(asked, self._block_mask)
         if asked.whole or asked.write_prio or asked.replicas is not None:
@@ -70,14 +70,14 @@ class Allocation:
     def allocate_several(
         self, session: Session, asked: Sequence[messages.Allocate]
     ) -> Sequence[messages.Results]:
-        """Sectors for the first of several extents, as many as are ready."""
+        """Allocate for the first of several extents, as far as buckets are ready."""
         keys: list[Key] = []
-        with suppress(RequestError):  # the one it concerns is run alone next, and told
+        with suppress(RequestError):  # the failing request is run alone next, and refused
             self._carve_rows(session, self._plain_rows(asked), keys)
         return [messages.Allocated((key,)) for key in keys]
 
     def allocate_many(self, session: Session, asked: messages.AllocateMany) -> Outcome:
-        """Sectors for several extents, all or nothing: at once if all are ready, else as one that waits."""
+        """Allocate for several extents, all or none: at once if all are ready, else as one that waits."""
         extents = asked.requests
         rows = self._plain_rows(extents)
         keys: list[Key] = []
@@ -96,10 +96,10 @@ class Allocation:
         return self._submit(session, [self._request(session, one) for one in extents], asked, _all)
 
     def _plain_rows(self, extents: Sequence[AskedExtent]) -> list[tuple[int | None, list[AskedExtent]]]:
-        """The first extents up to one that asks for more than sectors, in rows of one write point each."""
+        """Returns the extents before the first with special options, in runs of one write point each."""
         rows: list[tuple[int | None, list[AskedExtent]]] = []
         block_mask = self._block_mask
-        write_point: int | None = -1  # nobody's
+        write_point: int | None = -1  # no write point
         for extent in extents:
             if (extent.offset | extent.sectors) & block_mask:
                 break
@@ -114,7 +114,7 @@ class Allocation:
     def _carve_rows(
         self, session: Session, rows: list[tuple[int | None, list[AskedExtent]]], keys: list[Key]
     ) -> None:
-        """Add the keys of these extents up to one that has to wait."""
+        """Add the keys of these extents up to the first that has to wait."""
         for write_point, row in rows:
             count = 0
             while count < len(row):
@@ -131,12 +131,12 @@ class Allocation:
             self._set.release(session.holder, keys)
 
     def allocate_bucket(self, session: Session, asked: messages.AllocateBucket) -> Outcome:
-        """A whole bucket."""
+        """Allocate a whole bucket."""
         future = self._set.allocate_bucket(session.holder, asked.replicas or 1, _timeout_s(asked))
         return _settled(future, messages.OneKey)
 
     def _request(self, session: Session, asked: messages.Allocate | messages.Extent) -> ExtentRequest:
-        """The same request in the set's words, with the defaults filled in."""
+        """Returns the request as the set takes it, with the defaults filled in."""
         if asked.write_prio and session.role < Role.ADMIN:
             raise PermissionDenied(Role.ADMIN.label)
         return ExtentRequest(
@@ -172,7 +172,7 @@ class Allocation:
         return DONE
 
     def free_bucket(self, session: Session, asked: messages.FreeBucket) -> Outcome:
-        """Give a whole bucket back."""
+        """Free a whole bucket."""
         check_blocks("key", asked.key, self._block_mask)
         self._set.free_bucket(session.holder, asked.key)
         return DONE
@@ -180,7 +180,7 @@ class Allocation:
     # Telling
 
     def describe(self, session: Session, _asked: Any) -> Outcome:
-        """The set, as a client needs to know it."""
+        """Returns what a client needs to know of the set."""
         cache_set = self._set
         devices = []
         for member in cache_set.members:
@@ -207,7 +207,7 @@ class Allocation:
         )
 
     def map_gens(self, _session: Session, _asked: Any) -> Outcome:
-        """Where the gens can be mapped."""
+        """Returns the files from which the gens can be mapped."""
         maps = self._set.gen_maps()
         return messages.GenMaps(tuple(messages.GenMapFile(one.device, one.path, one.bytes) for one in maps))
 
@@ -224,12 +224,12 @@ def _all(keys: list[list[Key]]) -> messages.Results:
 
 
 def _timeout_s(asked: messages.Allocate | messages.AllocateMany | messages.AllocateBucket) -> float:
-    """How long to wait: 0 for not at all."""
+    """Returns how long to wait, in seconds; 0 is not at all."""
     if asked.wait is False:
         return 0.0
     return (messages.TIMEOUT_MS if asked.timeout_ms is None else asked.timeout_ms) / 1000
 
 
 def _settled(future: "Future[Any]", results: Callable[[Any], messages.Results]) -> Outcome:
-    """What the future holds already, or that it comes later."""
+    """Returns the results if the future is done, else Later."""
     return results(future.result()) if future.done() else Later(future, results)

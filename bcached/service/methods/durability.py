@@ -1,7 +1,7 @@
-"""Waiting until a journal entry is durable: all who wait for the same entry wait together.
+"""Waiting until a journal entry is durable: one task per entry, shared by all its waiters.
 
-Many clients commit into one entry. Its first one waits for the journal, in a task; for each of the others
-there is a future and nothing else.
+Many clients commit into one entry. A task waits on the journal for the first of them; each of the others
+costs one future.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from bcached.runtime.index import Index
 
 
 class Durability:
-    """Who waits for which entry."""
+    """The waiters of each journal entry."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
         self._waiting: dict[int, list[asyncio.Future[None]]] = {}
 
     def is_reached(self, seq: int) -> bool:
-        """Whether the entry cannot be lost any more."""
+        """Whether the entry is durable."""
         return self._index.durable_seq >= seq
 
     def reached(self, seq: int) -> "asyncio.Future[None] | Coroutine[Any, Any, None]":
-        """What is done when that is so; a coroutine must run to its end, for others wait for it."""
+        """Returns what completes when the entry is durable; a coroutine must be run: others wait on it."""
         waiting = self._waiting.get(seq)
         if waiting is None:
             self._waiting[seq] = []
@@ -33,14 +33,14 @@ class Durability:
         return future
 
     async def flushed(self) -> int:
-        """The newest entry, once all that was accepted before is durable."""
+        """Returns the newest entry's number once every change accepted before is durable."""
         return await self._index.flush()
 
     async def _wait(self, seq: int) -> None:
         failure: BaseException | None = None
         try:
             await self._index.durable(seq)
-        except BaseException as error:  # DeviceFailed: it ends whoever writes the journal, and the daemon
+        except BaseException as error:  # DeviceFailed: it ends the journal's writer and the daemon
             failure = error
             raise
         finally:

@@ -1,7 +1,7 @@
-"""io.bcached.Allocator's keys on a cache set: committed, made clean, looked up, invalidated.
+"""io.bcached.Allocator's keys on a cache set: commit, mark clean, look up, invalidate.
 
-What can be done at once is: a look-up whose nodes are in memory and a lazy commit are answered in the batch
-they came in. A durable change is made at once too, and only its answer waits for the journal.
+A look-up whose nodes are in memory and a commit that need not be durable are answered in the batch they
+arrived in. A durable change is made at once too; only its reply waits for the journal.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from bcached.service.socket.method import Later, Long, Operation, Outcome, Run, 
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS
 
-BRIEF_KEYS_MAX = 16  # of a look-up: more make its answer a long one
+BRIEF_KEYS_MAX = 16  # of a look-up: with more, its reply is a long one
 
 Told = messages.Results | Later
 
 
 class IndexOperations:
-    """The methods that change the index or ask it."""
+    """The methods that change or read the index."""
 
     def __init__(self, cache_set: CacheSet) -> None:
         self._set = cache_set
@@ -54,7 +54,7 @@ class IndexOperations:
     # Changing
 
     def commit(self, session: Session, asked: messages.Commit) -> Outcome:
-        """Keys come into the index, all at once."""
+        """Insert keys into the index, atomically."""
         for key in asked.keys:
             check_blocks("keys", key, self._block_mask)
         self._check_durable(asked.durable)
@@ -71,7 +71,7 @@ class IndexOperations:
         )
 
     def mark_clean(self, _session: Session, asked: messages.MarkClean) -> Outcome:
-        """Dirty keys become clean where they are still the same."""
+        """Mark dirty keys clean where they are unchanged in the index."""
         for key in asked.keys:
             check_blocks("keys", key, self._block_mask)
 
@@ -82,7 +82,7 @@ class IndexOperations:
         return Later(self._index.mark_clean(asked.keys, _timeout_s(asked)), marked, for_asker=True)
 
     def invalidate(self, _session: Session, asked: messages.Invalidate) -> Outcome:
-        """The keys of a range go."""
+        """Remove the keys of a range."""
         if (asked.offset | asked.sectors) & self._block_mask:
             refuse_unaligned(asked, self._block_mask)
 
@@ -94,23 +94,23 @@ class IndexOperations:
         return Later(invalidating, dropped, for_asker=True)
 
     def flush(self, _session: Session, _asked: Any) -> Outcome:
-        """All changes so far become durable."""
+        """Make all changes so far durable."""
         return Later(self._durability.flushed(), messages.Committed, is_decided=True)
 
     def _check_durable(self, durable: bool | None) -> None:
         if durable is not False and not self._set.services.options.synchronous:
-            raise InvalidParameter("durable", "the set is not synchronous: nothing in it outlives the daemon")
+            raise InvalidParameter("durable", "expected false: the set is not synchronous")
 
     def _once_durable(self, durable: bool | None, seq: int, results: messages.Results) -> Told:
-        """The answer to a change that is made: now, or when its entry cannot be lost any more."""
+        """Returns the reply to a change that is made: at once, or Later when its entry is durable."""
         if durable is False or self._durability.is_reached(seq):
             return results
         return Later(self._durability.reached(seq), lambda _: results, is_decided=True)
 
-    # Asking
+    # Reading
 
     def lookup(self, session: Session, asked: messages.Lookup) -> Outcome:
-        """The keys of a range."""
+        """Look up the keys of a range."""
         if (asked.offset | asked.sectors) & self._block_mask:
             refuse_unaligned(asked, self._block_mask)
         limit = asked.limit or messages.FOUND_MAX
@@ -128,10 +128,10 @@ class IndexOperations:
     def lookup_several(
         self, session: Session, asked: Sequence[messages.Lookup]
     ) -> Sequence[messages.Results]:
-        """The keys of the first of several ranges, as far as their nodes are in memory."""
+        """Look up the first of several ranges, as far as their nodes are in memory."""
         try_lookup, block_mask = self._try_lookup, self._block_mask
         results: list[messages.Results] = []
-        with suppress(RequestError):  # the one it concerns is run alone next, and told
+        with suppress(RequestError):  # the failing request is run alone next, and refused
             for one in asked:
                 if (one.offset | one.sectors) & block_mask:
                     break
@@ -148,11 +148,11 @@ class IndexOperations:
                 keys, following = found
                 results.append(messages.Found(tuple(keys), following))
                 if len(keys) > BRIEF_KEYS_MAX:
-                    break  # others do not pile up on it
+                    break  # its reply is sent before others are added
         return results
 
     def lookup_many(self, session: Session, asked: messages.LookupMany) -> Outcome:
-        """The keys of several ranges."""
+        """Look up the keys of several ranges."""
         for one in asked.requests:
             if (one.offset | one.sectors) & self._block_mask:
                 refuse_unaligned(one, self._block_mask)
@@ -163,7 +163,7 @@ class IndexOperations:
         return Later(lookups.go_on(), lambda _: lookups.results(), for_asker=True)
 
     def unpin(self, session: Session, asked: messages.Unpin) -> Outcome:
-        """Keys that were pinned are read."""
+        """Unpin keys that a look-up pinned."""
         self._lookups.unpin(session.holder, asked.keys)
         return DONE
 

@@ -1,4 +1,4 @@
-"""Several look-ups for one answer: as many at once as may hold the loop, the rest in steps."""
+"""Several look-ups for one reply: the first within the loop's time limit, the rest in steps."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ LOOKUPS_A_STEP = 64  # within the millisecond that a request may hold the loop
 
 
 class ManyLookups:
-    """The look-ups of one LookupMany, and what was found so far; they share the keys an answer may hold.
+    """The look-ups of one LookupMany and their results; they share the reply's limit of keys.
 
-    If one is refused, all are, and nothing stays pinned.
+    If one is refused, all are, and no key stays pinned.
     """
 
     def __init__(self, lookups: Lookups, holder: Holder, requests: Sequence[messages.Lookup]) -> None:
@@ -29,15 +29,15 @@ class ManyLookups:
 
     @property
     def are_done(self) -> bool:
-        """Whether each has its keys."""
+        """Whether every look-up has its keys."""
         return len(self._keys) == len(self._requests)
 
     def results(self) -> messages.FoundMany:
-        """What was found."""
+        """Returns what was found."""
         return messages.FoundMany(tuple(self._keys), tuple(self._next))
 
     def begin(self) -> None:
-        """Answer the first ones, up to one that must wait."""
+        """Run the first look-ups, up to one that must wait."""
         try:
             self._step()
         except RequestError:
@@ -45,7 +45,7 @@ class ManyLookups:
             raise
 
     async def go_on(self) -> None:
-        """Answer the rest."""
+        """Run the rest."""
         try:
             while not self.are_done:
                 await asyncio.sleep(0)
@@ -56,7 +56,7 @@ class ManyLookups:
             raise
 
     def _step(self) -> bool:
-        """Answer some more; whether none of them had to wait."""
+        """Run some more; returns whether none of them had to wait."""
         begin = len(self._keys)
         for asked in self._requests[begin : begin + LOOKUPS_A_STEP]:
             found = self._try(asked)

@@ -1,4 +1,4 @@
-"""Every method of the socket on a cache set: the one table of who may call what, and what runs then."""
+"""Every method of the socket on a cache set: the table of the role each needs and the function it runs."""
 
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,7 @@ from bcached.service.socket.peer import Peer
 from bcached.wire import messages
 from bcached.wire.methods import ADMIN, METHODS, MONITOR
 
-VIOLATIONS_MAX = 1000  # told one by one; a set so broken needs no longer list
+VIOLATIONS_MAX = 1000  # listed one by one; a set so broken needs no longer list
 
 
 class Administration:
@@ -46,15 +46,15 @@ class Administration:
         )
 
     def status(self, _session: Session, _asked: Any) -> Outcome:
-        """How the set stands."""
+        """Returns the state of the set."""
         return messages.StatusNow(state_of(self._set.statistics()))
 
     def explain(self, _session: Session, _asked: Any) -> Outcome:
-        """Why allocations wait or fail."""
+        """Returns why allocations wait or fail."""
         return messages.Lines(tuple(self._set.explain()))
 
     def verify(self, _session: Session, _asked: Any) -> Outcome:
-        """What is wrong with the set."""
+        """Returns the set's violated invariants."""
         found = self._set.verify()
         told = found[:VIOLATIONS_MAX]
         if len(found) > len(told):
@@ -62,26 +62,26 @@ class Administration:
         return messages.Violations(tuple(told))
 
     def collect_garbage(self, _session: Session, asked: messages.CollectGarbage) -> Outcome:
-        """Garbage collected, or asked to be."""
+        """Collect garbage, or only request it."""
         if asked.wait is False:
             self._set.services.ask_for_collection("asked")
             return DONE
         return Later(self._set.collect_garbage(), _done)
 
     def write_priorities(self, _session: Session, _asked: Any) -> Outcome:
-        """Prios and gens made durable."""
+        """Write prios and gens."""
         return Later(self._set.write_priorities(), _done)
 
     def set_replacement(self, _session: Session, asked: messages.SetReplacement) -> Outcome:
-        """Another policy."""
+        """Set the replacement policy."""
         return Later(self._set.set_replacement(Replacement[asked.policy.upper()]), _done)
 
     def set_discard(self, _session: Session, asked: messages.SetDiscard) -> Outcome:
-        """Discards on or off."""
+        """Turn discards on or off."""
         return Later(self._set.set_discard(asked.discard), _done)
 
     def list_volumes(self, _session: Session, _asked: Any) -> Outcome:
-        """All volumes, and the inodes without one that keys are left of."""
+        """Returns all volumes, and the inodes without a volume that still have keys."""
         volumes = tuple(
             messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only)
             for one in self._set.volumes()
@@ -93,7 +93,7 @@ class Administration:
         return messages.Volumes(volumes, orphans)
 
     def create_volume(self, _session: Session, asked: messages.CreateVolume) -> Outcome:
-        """A new volume."""
+        """Create a volume."""
         try:
             uuid = None if asked.uuid is None else UUID(asked.uuid)
         except ValueError:
@@ -101,11 +101,11 @@ class Administration:
         return Later(self._set.create_volume(asked.label, asked.sectors or 0, uuid), messages.NewVolume)
 
     def delete_volume(self, _session: Session, asked: messages.DeleteVolume) -> Outcome:
-        """A volume's end, and that of its keys."""
+        """Delete a volume and its keys."""
         return Later(self._set.delete_volume(asked.inode, force=bool(asked.force)), _done)
 
     def watch(self, _session: Session, asked: messages.Watch) -> Outcome:
-        """The state, and then its changes."""
+        """Returns a stream: the state, then its changes."""
         interval_ms = messages.INTERVAL_MS if asked.interval_ms is None else asked.interval_ms
         return Stream(StateChanges(self._set.statistics).following, interval_ms / 1000)
 
@@ -123,11 +123,11 @@ class CacheService:
         }
 
     def welcome(self, peer: Peer, role: Role) -> Session:
-        """Give a new connection a holder for its reservations."""
+        """Returns the session of a new connection, with a holder for its reservations."""
         return Session(peer, role, self._set.new_holder(f"pid {peer.pid} uid {peer.uid}"))
 
     def farewell(self, session: Session) -> None:
-        """End its reservations, as soon as its process can write no more."""
+        """End the session's reservations as soon as its process can write no more."""
         self._set.drop_holder(session.holder, session.peer.pid)
 
 

@@ -1,4 +1,4 @@
-"""Watch's news: the state first, then what has changed since the last time."""
+"""What Watch sends: the state first, then what has changed since the last reply."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from bcached.wire.messages import Change, News, State
 
 
 def state_of(statistics: SetStatistics) -> State:
-    """The set's statistics in the socket's words; histograms are for metrics only."""
+    """Returns the set's statistics as the socket's State; histograms are for metrics only."""
     return msgspec.convert(statistics, State, from_attributes=True)
 
 
@@ -22,19 +22,19 @@ class StateChanges:
         self._told: dict[str, Any] | None = None
 
     def following(self) -> News | None:
-        """The state the first time; then what has changed, None if nothing has."""
+        """Returns the state the first time; then what has changed, or None if nothing has."""
         state = state_of(self._statistics())
         now = dict(_leaves("", msgspec.to_builtins(state)))
         told, self._told = self._told, now
         if told is None:
             return News(state=state)
-        # A set's members and reserves are the same all its life; only counts by reason may appear.
+        # A running set's members and reserves do not change; only counts by reason may appear.
         changes = tuple(Change(name, value) for name, value in now.items() if told.get(name, ...) != value)
         return News(changes=changes) if changes else None
 
 
 def _leaves(way: str, value: Any) -> "list[tuple[str, Any]]":
-    """All values that are not containers, each by its dotted way."""
+    """Returns all values that are not containers, each with its dotted path."""
     if isinstance(value, dict):
         parts = value.items()
     elif isinstance(value, list | tuple):

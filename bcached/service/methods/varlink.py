@@ -1,4 +1,4 @@
-"""What org.varlink.service tells about us: who we are, and the interfaces in their own words."""
+"""org.varlink.service: the daemon's vendor and version, and the text of its interfaces."""
 
 from importlib import resources
 from typing import Any
@@ -12,7 +12,7 @@ from bcached.wire.methods import INTERFACES, METHODS, SERVICE
 
 
 class Interfaces:
-    """The interfaces' files, read once."""
+    """The interfaces' .varlink files, read once."""
 
     def __init__(self) -> None:
         folder = resources.files("bcached.wire")
@@ -23,13 +23,13 @@ class Interfaces:
         }
 
     def get_info(self, _session: Session, _asked: Any) -> Outcome:
-        """Who answers here."""
+        """Returns vendor, product, version and interfaces."""
         return messages.Info(
             "bcached", "bcached", __version__, "https://docs.kernel.org/admin-guide/bcache.html", INTERFACES
         )
 
     def get_description(self, _session: Session, asked: messages.Interface) -> Outcome:
-        """An interface, word for word."""
+        """Returns the text of an interface."""
         words = self._words.get(asked.interface)
         if words is None:
             raise InterfaceNotFound(asked.interface)

@@ -1,4 +1,4 @@
-"""Prometheus families of one set: a gauge, a counter, a histogram, in the words the metrics need."""
+"""Prometheus metric families of one set: gauges, counters and histograms."""
 
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
@@ -13,19 +13,19 @@ GaugeOrCounter = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 
 def with_zeros(known: Iterable[str], values: Mapping[str, float]) -> dict[str, float]:
-    """The values, and 0 for every known label they leave out."""
+    """Returns the values, and 0 for every known label that has none."""
     return {**dict.fromkeys(known, 0), **values}
 
 
 def gauge(name: str, text: str, uuid: str, value: float) -> Metric:
-    """One gauge of the set."""
+    """Returns one gauge of the set."""
     family = GaugeMetricFamily(name, text, labels=["uuid"])
     family.add_metric([uuid], value)
     return family
 
 
 def counter(name: str, text: str, uuid: str, value: float) -> Metric:
-    """One counter of the set; _total is added to its name."""
+    """Returns one counter of the set; the library adds _total to its name."""
     family = CounterMetricFamily(name, text, labels=["uuid"])
     family.add_metric([uuid], value)
     return family
@@ -39,7 +39,7 @@ def by_label(
     label: str,
     values: Mapping[str, float],
 ) -> Metric:
-    """A gauge or counter of the set with one label more."""
+    """Returns a gauge or counter of the set with one more label."""
     family = families(name, text, labels=["uuid", label])
     for labelled_as, number in values.items():
         family.add_metric([uuid, labelled_as], number)
@@ -47,13 +47,13 @@ def by_label(
 
 
 def add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
-    """Our counts by bucket, as Prometheus wants them: cumulated, with the last one for all."""
+    """Add a histogram in Prometheus's form: cumulative counts, the last one for all observations."""
     bounds = [*map(floatToGoString, histogram.bounds_s), "+Inf"]
     family.add_metric(labels, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum_s)
 
 
 def coarser(histogram: Histogram) -> Histogram:
-    """The same observations in half as many buckets, two of which become one."""
+    """Returns the histogram with each two buckets merged into one."""
     counts, *beyond = histogram.counts[:-1], histogram.counts[-1]
     kept = [sum(counts[index : index + 2]) for index in range(0, len(counts), 2)]
     bounds = histogram.bounds_s[1::2] + histogram.bounds_s[-1:] * (len(counts) % 2)

@@ -1,4 +1,4 @@
-"""The metrics of each member device: a table of names, and where in its statistics the values are."""
+"""The metrics of each member device: names, help texts, and the values in its statistics."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -11,7 +11,7 @@ from bcached.state.statistics import BUCKET_STATES, RESERVES, MemberStatistics
 
 POLICIES = ("lru", "fifo", "random")
 
-# Per member device: name, help, and where the value is.
+# Per member device: name, help, value.
 MEMBER_GAUGES: tuple[tuple[str, str, Callable[[MemberStatistics], float]], ...] = (
     ("bcached_device_buckets", "Buckets of the device.", lambda member: member.bucket_count),
     ("bcached_device_bucket_size_bytes", "Bytes of a bucket.", lambda member: member.bucket_bytes),
@@ -20,22 +20,22 @@ MEMBER_GAUGES: tuple[tuple[str, str, Callable[[MemberStatistics], float]], ...] 
         "Buckets invalidated, waiting for their gens to be durable.",
         lambda member: member.free_inc,
     ),
-    ("bcached_unused_buckets", "Buckets nothing lives in, on the unused list.", lambda member: member.unused),
+    ("bcached_unused_buckets", "Empty buckets, on the unused list.", lambda member: member.unused),
     (
         "bcached_journal_free_buckets",
-        "Journal buckets free to be begun.",
+        "Journal buckets free for new entries.",
         lambda member: member.journal_free_buckets,
     ),
 )
 MEMBER_COUNTERS: tuple[tuple[str, str, Callable[[MemberStatistics], float]], ...] = (
     ("bcached_bucket_discards", "Buckets discarded before reuse.", lambda member: member.discards),
-    ("bcached_prio_writes", "Times all prios and gens were written.", lambda member: member.prio_writes),
+    ("bcached_prio_writes", "How often all prios and gens were written.", lambda member: member.prio_writes),
     ("bcached_io_errors", "Reads, writes and flushes that failed.", lambda member: member.io_errors),
 )
-# The same, each with one label more: its name, and the values it always has.
+# Per member device with one more label: its name, and the values it always has.
 Labelled = tuple[str, str, str, tuple[str, ...], Callable[[MemberStatistics], Mapping[str, float]]]
 MEMBER_LABELLED_GAUGES: tuple[Labelled, ...] = (
-    ("bcached_buckets", "Buckets by what they are.", "state", BUCKET_STATES, lambda member: member.buckets),
+    ("bcached_buckets", "Buckets by state.", "state", BUCKET_STATES, lambda member: member.buckets),
     (
         "bcached_freelist_buckets",
         "Buckets ready in a reserve.",
@@ -75,7 +75,7 @@ MEMBER_LABELLED_COUNTERS: tuple[Labelled, ...] = (
     ),
     (
         "bcached_bucket_invalidations",
-        "Buckets whose cached data was given up.",
+        "Buckets whose cached data was dropped.",
         "policy",
         POLICIES,
         lambda member: member.invalidations,
@@ -84,12 +84,12 @@ MEMBER_LABELLED_COUNTERS: tuple[Labelled, ...] = (
 
 
 def member_metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    """Every metric of every member."""
+    """Yields every metric of every member."""
     uuid = snapshot.cache_set.set_uuid
     members = [(member, [uuid, f"cache{member.device}"]) for member in snapshot.cache_set.members]
     labels = ["uuid", "cache_device"]
     info = GaugeMetricFamily(
-        "bcached_device_info", "1, and what the device is.", labels=[*labels, "device", "device_uuid"]
+        "bcached_device_info", "1; the labels identify the device.", labels=[*labels, "device", "device_uuid"]
     )
     for member, here in members:
         info.add_metric([*here, member.path, member.uuid], 1)

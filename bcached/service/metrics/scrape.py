@@ -1,7 +1,7 @@
-"""One connection to the metrics port: one request, one answer, and an orderly end.
+"""One connection to the metrics port: one request, one response, and a clean close.
 
-After the answer it is read on for a moment, though nothing more is heeded: to close while bytes are unread is
-to have the kernel reset the connection, and the peer may lose the answer.
+After the response, input is still read for a moment and ignored: if the connection is closed with unread
+bytes, the kernel resets it, and the peer may lose the response.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from bcached.service.logs.log import get_logger
 from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Refused, Wanted, parse
 
-TIMEOUT_S = 10.0  # for all of a connection: the request, the rendering, the reader at the other end
+TIMEOUT_S = 10.0  # for a whole connection: the request, the rendering, the peer's reading
 LINGER_S = 2.0
 LINGER_BYTES_MAX = 1 << 16
 END_OF_OPENMETRICS = b"# EOF\n"
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 
 class Stage(IntEnum):
-    """How far a connection is."""
+    """The stage of a connection."""
 
     ASKING = 0
     RENDERING = 1
@@ -34,18 +34,18 @@ class Stage(IntEnum):
 
 
 class Owner(Protocol):
-    """What a connection needs of the server it belongs to."""
+    """What a connection needs of its server."""
 
     registry: CollectorRegistry
 
     def admit(self, scrape: "Scrape") -> None:
-        """Take note of a new connection; another one may have to give way."""
+        """Register a new connection; another one may be closed for it."""
 
     def forget(self, scrape: "Scrape") -> None:
-        """Note that a connection is gone."""
+        """Remove a closed connection."""
 
     def render_soon(self, scrape: "Scrape") -> None:
-        """Call advance() of it, again and again, until that says that all is done."""
+        """Call its advance() repeatedly until that returns True."""
 
 
 class Scrape(asyncio.Protocol):
@@ -63,14 +63,14 @@ class Scrape(asyncio.Protocol):
         self.last_active_s = time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, whoever has to give way for it."""
+        """Register the connection; another one may be closed for it."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.call_later(TIMEOUT_S, self.abort)
         self._owner.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Remove it from the server."""
         self._deadline.cancel()
         if self._lingering is not None:
             self._lingering.cancel()
@@ -78,11 +78,11 @@ class Scrape(asyncio.Protocol):
         self._owner.forget(self)
 
     def abort(self) -> None:
-        """Drop it."""
+        """Close it at once."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Gather the request's head; what comes after it does not matter."""
+        """Collect the request's head; what follows it is ignored."""
         self.last_active_s = time.monotonic()
         if self.stage != Stage.ASKING:
             self._unheeded_bytes += len(data)
@@ -100,26 +100,26 @@ class Scrape(asyncio.Protocol):
             self._owner.render_soon(self)
 
     def eof_received(self) -> bool:
-        """Whether to stay, for it may have asked already and listen still."""
+        """Whether to keep the connection open: the peer may have sent its request and still read."""
         self._peer_has_ended = True
         return self.stage == Stage.RENDERING
 
     def resume_writing(self) -> None:
-        """The peer reads."""
+        """The peer has read the response."""
         self.last_active_s = time.monotonic()
 
     def give_way(self) -> None:
-        """End, for others wait for the place; a peer that has begun to ask is told so."""
+        """Close for another connection; a peer that has begun a request gets status 503."""
         if self.stage == Stage.ASKING and self._received:
             self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, b"too many connections\n"))
             self._transport.close()
         else:
             self.abort()
 
-    # Answering
+    # Responding
 
     def advance(self, seconds: float) -> bool:
-        """Render for so long, and answer when all is rendered; whether nothing is left to be done."""
+        """Render for so many seconds, and respond when all is rendered; returns whether it is done."""
         if self._rendering is None or self._asked is None or self._transport.is_closing():
             return True
         it = self._asked
@@ -161,7 +161,7 @@ class Scrape(asyncio.Protocol):
 
 
 class Rendering:
-    """The families of one instant on their way to bytes, a few at a time."""
+    """Renders the families of one snapshot, a few at a time."""
 
     def __init__(self, registry: CollectorRegistry, encode: Callable[[Any], bytes]) -> None:
         self.done: list[bytes] = []
@@ -169,7 +169,7 @@ class Rendering:
         self._encode = encode
 
     def advance(self, seconds: float) -> bool:
-        """Render for so long; True once all is done."""
+        """Render for so many seconds; returns whether all is rendered."""
         until = time.monotonic() + seconds
         for family in self._families:
             self.done.append(self._encode(OneFamily(family)).removesuffix(END_OF_OPENMETRICS))
@@ -179,11 +179,11 @@ class Rendering:
 
 
 class OneFamily:
-    """What an encoder takes for a registry: something that can be collected."""
+    """A registry of one family, as the encoders take it."""
 
     def __init__(self, family: Metric) -> None:
         self._family = family
 
     def collect(self) -> Iterator[Metric]:
-        """The one family."""
+        """Yields the one family."""
         yield self._family

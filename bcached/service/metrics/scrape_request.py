@@ -1,7 +1,7 @@
-"""What a peer of the metrics port wants, out of the first bytes it sent: as much HTTP as a scrape needs.
+"""Parses a request to the metrics port: as much HTTP as a scrape needs.
 
-Any bytes at all have an answer. What is no HTTP/1 is refused as soon as that can be seen, for who speaks TLS
-or HTTP/2 never sends the empty line that a request ends with.
+Any input has a response. Input that is not HTTP/1 is refused as soon as that is visible, since a TLS or
+HTTP/2 client never sends the empty line that ends a request.
 """
 
 import re
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from prometheus_client.exposition import choose_encoder
 
 HEAD_BYTES_MAX = 8192
-TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # what a method is made of
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # an HTTP method
 VERSION = re.compile(rb"HTTP/\d\.\d")
 ORIGIN = re.compile(rb"(?i)https?://[^/?#]*")
 SPACE = b" \t\r"
 
 
 class Wanted(NamedTuple):
-    """The metrics, in this encoding."""
+    """A request for the metrics in this encoding."""
 
     encode: Callable[[Any], bytes]
     kind: str
@@ -27,7 +27,7 @@ class Wanted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Why there are none."""
+    """A request that is refused: the status, and the body or headers that say why."""
 
     status: HTTPStatus
     body: bytes = b""
@@ -35,8 +35,8 @@ class Refused(NamedTuple):
 
 
 def parse(received: bytes) -> Wanted | Refused | None:
-    """What is wanted; None while more has to come before that can be said."""
-    start = 2 if received.startswith(b"\r\n") else 0  # one empty line before a request is not to be minded
+    """Returns the request or its refusal; None while more input is needed."""
+    start = 2 if received.startswith(b"\r\n") else 0  # RFC 9112: one empty line before a request is ignored
     head, is_whole = head_of(received[start:])
     if not is_whole and len(head) <= HEAD_BYTES_MAX:
         return refusal_before_the_end(head)
@@ -47,13 +47,13 @@ def parse(received: bytes) -> Wanted | Refused | None:
 
 
 def head_of(received: bytes) -> tuple[bytes, bool]:
-    """All up to the empty line, and whether there is one."""
+    """Returns all up to the empty line, and whether there is one."""
     ends = [end for end in (received.find(b"\n\r\n"), received.find(b"\n\n")) if end >= 0]
     return (received[: min(ends)], True) if ends else (received, False)
 
 
 def refusal_before_the_end(head: bytes) -> Refused | None:
-    """Why what was sent so far is the beginning of no request, if it is not."""
+    """Returns a refusal if the input so far cannot be the beginning of a request."""
     first, newline, _ = head.partition(b"\n")
     if newline:
         return refusal_of_line(first)
@@ -62,7 +62,7 @@ def refusal_before_the_end(head: bytes) -> Refused | None:
 
 
 def refusal_of_line(line: bytes) -> Refused | None:
-    """Why this is no request line of HTTP/1, if it is not."""
+    """Returns a refusal if this is not a request line of HTTP/1."""
     words = line.split()
     if len(words) != 3 or not TOKEN.fullmatch(words[0]) or not VERSION.fullmatch(words[2]):
         return bad_request()
@@ -72,7 +72,7 @@ def refusal_of_line(line: bytes) -> Refused | None:
 
 
 def refusal_of_target(line: bytes) -> Refused | None:
-    """Why there is nothing to be had there, or not by that method, if so."""
+    """Returns a refusal if the path is not /metrics or the method is not GET or HEAD."""
     method, target, _ = line.split()
     path = re.split(rb"[?#]", ORIGIN.sub(b"", target), maxsplit=1)[0]
     if path != b"/metrics":
@@ -83,7 +83,7 @@ def refusal_of_target(line: bytes) -> Refused | None:
 
 
 def wanted(line: bytes, fields: list[bytes]) -> Wanted:
-    """The encoding that the fields ask for, or the usual one."""
+    """Returns the encoding that the header fields ask for, or the default one."""
     split = [field.partition(b":") for field in fields]
     accepted = [value for name, _, value in split if name.strip().lower() == b"accept"]
     encode, kind = encoder(b",".join(accepted).decode("latin-1"))
@@ -91,14 +91,14 @@ def wanted(line: bytes, fields: list[bytes]) -> Wanted:
 
 
 def encoder(accept: str) -> tuple[Callable[[Any], bytes], str]:
-    """What the library chooses; for what it cannot read, what it chooses where nothing is asked for."""
+    """Returns the library's choice for an Accept field; its default if it cannot parse the field."""
     try:
         encode, kind = choose_encoder(accept)
-    except Exception:  # it parses versions with whatever comes to hand, and lets all of that raise
+    except Exception:  # it parses versions unchecked, and any exception may come out
         return choose_encoder("")
     return (encode, kind) if kind.isascii() and kind.isprintable() else choose_encoder("")
 
 
 def bad_request() -> Refused:
-    """What is told to a peer that does not speak HTTP."""
+    """Returns the refusal for a peer that does not speak HTTP."""
     return Refused(HTTPStatus.BAD_REQUEST, b"expected GET /metrics HTTP/1.1\n")

@@ -1,8 +1,8 @@
-"""Serves GET /metrics on the event loop: as much HTTP as a scrape needs, and no more.
+"""Serves GET /metrics on the event loop, with as much HTTP as a scrape needs.
 
-A scrape takes its snapshot in one go and renders it in slices between which the loop serves others, for the
-rendering of all metrics would hold it for several milliseconds; one slice a turn, however many scrapes there
-are. Every connection is bounded: in what it may send, in how long it may take, and in how many there may be.
+A scrape takes its snapshot at once and renders it in slices between which the loop serves requests: rendering
+all metrics would hold it for several milliseconds. One slice runs in each iteration of the loop, however many
+scrapes there are. The bytes and the time of a connection are bounded, and so is the number of connections.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ SLICE_S = 0.001
 
 
 class MetricsServer:
-    """Serves listening sockets; addresses says where they are."""
+    """Serves listening sockets, whose addresses are in `addresses`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -29,24 +29,24 @@ class MetricsServer:
         self._to_render: deque[Scrape] = deque()
 
     async def serve(self, listeners: list[socket.socket]) -> None:
-        """Serve these, which listen already; they are the server's from here on."""
+        """Serve these listening sockets, and own them from here on."""
         loop = asyncio.get_running_loop()
         for listener in listeners:
             create = loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
             self._add(await create(self._connected, sock=listener, backlog=BACKLOG))
 
     async def close(self) -> None:
-        """Stop listening and drop whoever is connected."""
+        """Stop listening and close all connections."""
         for connection in [*self._connections]:
             connection.abort()
         for server in self._servers:
             server.close()
             await server.wait_closed()
 
-    # What connections call
+    # For connections
 
     def admit(self, scrape: Scrape) -> None:
-        """Take note of a new connection; beyond the bound the one that was idle longest gives way."""
+        """Register a new connection; above the limit the one that was idle longest is closed."""
         if len(self._connections) >= CONNECTIONS_MAX:
             idlest = min(self._connections, key=lambda it: (it.stage == Stage.RENDERING, it.last_active_s))
             self._connections.remove(idlest)
@@ -54,11 +54,11 @@ class MetricsServer:
         self._connections.add(scrape)
 
     def forget(self, scrape: Scrape) -> None:
-        """Note that a connection is gone."""
+        """Remove a closed connection."""
         self._connections.discard(scrape)
 
     def render_soon(self, scrape: Scrape) -> None:
-        """Render it, in its turn."""
+        """Queue it for rendering."""
         self._to_render.append(scrape)
         if len(self._to_render) == 1:
             asyncio.get_running_loop().call_soon(self._render)
@@ -81,7 +81,7 @@ class MetricsServer:
 
 
 def told(address: object) -> str:
-    """An address as one would type it."""
+    """Returns an address in the form of the configuration."""
     if isinstance(address, tuple):
         host, port = address[:2]
         return f"http://[{host}]:{port}/metrics" if ":" in host else f"http://{host}:{port}/metrics"

@@ -1,7 +1,7 @@
-"""What Prometheus scrapes: every metric, made from one immutable snapshot, and never counted a second time.
+"""Every metric that Prometheus scrapes, made from one immutable snapshot.
 
-A scrape runs on the event loop, so what it reads belongs together; nothing is read from another thread. Every
-value a label can have is there from the start, as 0, so that rates and alerts work from the first minute.
+A scrape runs on the event loop, so its values are consistent; nothing is read from another thread. Every
+value of a label exists from the start, as 0, so that rates and alerts work from the first minute.
 """
 
 import platform
@@ -25,17 +25,17 @@ CHECKED_STRUCTURES = ("superblock", "jset", "prio_set", "bset", "uuid")
 
 
 class SnapshotCollector(Collector):
-    """Turns a snapshot into metrics, once a scrape."""
+    """Turns a snapshot into metrics at each scrape."""
 
     def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
         self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: registering must not need a snapshot."""
+        """Returns no metrics: registering must not need a snapshot."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric of the contract."""
+        """Yields every metric."""
         snapshot = self._snapshot()
         yield from member_metrics(snapshot)
         yield from set_metrics(snapshot)
@@ -46,7 +46,7 @@ class SnapshotCollector(Collector):
 
 
 def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
-    """A registry of our own, with what Linux knows of the process beside what we know."""
+    """Returns a registry of the daemon's metrics and the library's process metrics."""
     own = CollectorRegistry()
     ProcessCollector(registry=own)
     own.register(SnapshotCollector(snapshot))
@@ -54,7 +54,7 @@ def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
 
 
 def set_metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    """The set as a whole: who waits, and what it holds."""
+    """Yields the metrics of the whole set: waiting requests, reservations, failures."""
     it = snapshot.cache_set
     uuid = it.set_uuid
     yield by_label(
@@ -82,36 +82,52 @@ def set_metrics(snapshot: Snapshot) -> Iterator[Metric]:
         with_zeros(CHECKED_STRUCTURES, it.checksum_errors),
     )
     yield gauge(
-        "bcached_allocation_oldest_wait_seconds", "How long the oldest waits.", uuid, it.oldest_wait_s
+        "bcached_allocation_oldest_wait_seconds",
+        "How long the oldest waiting request has waited.",
+        uuid,
+        it.oldest_wait_s,
     )
     yield gauge("bcached_open_buckets", "Buckets being filled.", uuid, it.open_buckets)
     yield gauge(
-        "bcached_open_buckets_gone", "Those whose writer's connection is closed.", uuid, it.open_buckets_gone
+        "bcached_open_buckets_gone",
+        "Open buckets whose writer's connection is closed.",
+        uuid,
+        it.open_buckets_gone,
     )
-    yield gauge("bcached_open_buckets_idle", "Others not used for a second.", uuid, it.open_buckets_idle)
+    yield gauge(
+        "bcached_open_buckets_idle", "Other open buckets not used for a second.", uuid, it.open_buckets_idle
+    )
     yield gauge(
         "bcached_reserved_bytes", "Bytes reserved by clients.", uuid, it.reserved_sectors * SECTOR_BYTES
     )
     yield gauge(
         "bcached_quarantined_holders",
-        "Clients gone whose buckets wait until they can write no more.",
+        "Disconnected clients whose buckets are held until they can write no more.",
         uuid,
         it.quarantined_holders,
     )
     yield gauge(
-        "bcached_set_failed", "1 when a device failed and nothing changes any more.", uuid, bool(it.failed)
+        "bcached_set_failed",
+        "1 if a device failed and the set accepts no more changes.",
+        uuid,
+        bool(it.failed),
     )
-    yield counter("bcached_allocated_bytes", "Bytes handed out.", uuid, it.allocated_sectors * SECTOR_BYTES)
+    yield counter("bcached_allocated_bytes", "Bytes allocated.", uuid, it.allocated_sectors * SECTOR_BYTES)
     yield counter("bcached_lookups", "Lookups.", uuid, it.lookups)
     yield counter("bcached_lookup_hits", "Lookups that found a key.", uuid, it.lookup_hits)
 
 
 def index_metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    """The keys' nodes."""
+    """Yields the metrics of the btree."""
     it, uuid = snapshot.cache_set.index, snapshot.cache_set.set_uuid
     yield gauge("bcached_index_levels", "Levels of the btree.", uuid, it.levels)
-    yield gauge("bcached_index_memory_bytes", "Memory that leaves take.", uuid, it.memory_bytes)
-    yield gauge("bcached_index_memory_max_bytes", "What they may take.", uuid, it.memory_bytes_max)
+    yield gauge("bcached_index_memory_bytes", "Memory used by cached leaf nodes.", uuid, it.memory_bytes)
+    yield gauge(
+        "bcached_index_memory_max_bytes",
+        "Limit of the memory for cached leaf nodes.",
+        uuid,
+        it.memory_bytes_max,
+    )
     yield gauge(
         "bcached_index_unwritten_bytes", "Keys in the journal and in no node yet.", uuid, it.unwritten_bytes
     )
@@ -121,38 +137,43 @@ def index_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield counter("bcached_index_blocks_appended", "Blocks appended to nodes.", uuid, it.blocks_appended)
     yield counter(
         "bcached_moved_bytes",
-        "Data copied out of nearly empty buckets, and dirty data moved together.",
+        "Data copied out of nearly empty buckets, and dirty data compacted.",
         uuid,
         it.moved_sectors * SECTOR_BYTES,
     )
     yield counter(
         "bcached_evacuations",
-        "Rounds of moving dirty data together, for want of buckets.",
+        "Passes that compacted dirty data because buckets were short.",
         uuid,
         it.evacuations,
     )
     yield counter(
-        "bcached_evacuated_buckets", "Buckets that this left without dirty data.", uuid, it.evacuated_buckets
+        "bcached_evacuated_buckets",
+        "Buckets that compaction left without dirty data.",
+        uuid,
+        it.evacuated_buckets,
     )
 
 
 def health_metrics(it: IndexStatistics, uuid: str) -> Iterator[Metric]:
-    """What no look-up finds, though its data may be there still; all 0 in a set that is well."""
+    """Yields counts of keys that no look-up returns, though data may exist; all 0 in a healthy set."""
     yield gauge(
         "bcached_stale_dirty_keys",
-        "Dirty keys whose bucket's gen has gone ahead.",
+        "Dirty keys whose gen is older than the bucket's.",
         uuid,
         it.stale_dirty_keys,
     )
-    yield gauge("bcached_stale_dirty_bytes", "What those name.", uuid, it.stale_dirty_sectors * SECTOR_BYTES)
+    yield gauge(
+        "bcached_stale_dirty_bytes", "Data of stale dirty keys.", uuid, it.stale_dirty_sectors * SECTOR_BYTES
+    )
     yield counter(
         "bcached_stale_dirty_keys_dropped",
-        "Such keys that garbage collections dropped.",
+        "Stale dirty keys that garbage collections dropped.",
         uuid,
         it.stale_dirty_keys_dropped,
     )
     yield gauge("bcached_orphaned_keys", "Keys under inodes without a volume.", uuid, it.orphaned_keys)
-    yield gauge("bcached_orphaned_inodes", "Such inodes.", uuid, it.orphaned_inodes)
+    yield gauge("bcached_orphaned_inodes", "Inodes that have keys and no volume.", uuid, it.orphaned_inodes)
     yield gauge(
         "bcached_orphaned_dirty_bytes",
         "Dirty data under inodes without a volume.",
@@ -161,20 +182,20 @@ def health_metrics(it: IndexStatistics, uuid: str) -> Iterator[Metric]:
     )
     yield gauge(
         "bcached_vanished_nodes",
-        "Nodes of the btree that are gone, and were not replaced.",
+        "Nodes of the btree that were lost and not replaced.",
         uuid,
         it.vanished_nodes,
     )
 
 
 def activity_metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    """How long things take."""
+    """Yields counts and durations of the set's activities."""
     it = snapshot.cache_set
     uuid = it.set_uuid
     yield by_label(
         CounterMetricFamily,
         "bcached_gc_runs",
-        "Garbage collections by what caused them.",
+        "Garbage collections by cause.",
         uuid,
         "trigger",
         with_zeros(GC_TRIGGERS, it.gc_runs),
@@ -182,7 +203,7 @@ def activity_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     for name, text, histogram in (
         ("bcached_allocation_wait_seconds", "How long allocations that had to wait waited.", it.wait),
         ("bcached_prio_write_duration_seconds", "Writing all prios and gens.", it.prio_write),
-        ("bcached_gc_duration_seconds", "A garbage collection, begin to end.", it.gc),
+        ("bcached_gc_duration_seconds", "A garbage collection, start to end.", it.gc),
         ("bcached_gc_slice_seconds", "For how long garbage collection held the loop.", it.gc_slice),
         ("bcached_journal_write_duration_seconds", "Writing a journal entry.", it.journal_write),
     ):
@@ -192,18 +213,26 @@ def activity_metrics(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def server_metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    """The socket and its methods. Durations come by powers of two: every second one is enough to scrape."""
+    """Yields the metrics of the socket. Durations are kept by powers of two: every second one suffices."""
     uuid, server = snapshot.cache_set.set_uuid, snapshot.server
     yield gauge("bcached_client_connections", "Clients connected.", uuid, server.connections)
-    yield gauge("bcached_client_buffer_bytes", "Half-sent, waiting and unread.", uuid, server.buffer_bytes)
+    yield gauge(
+        "bcached_client_buffer_bytes",
+        "Memory of partial requests, waiting requests and unread replies.",
+        uuid,
+        server.buffer_bytes,
+    )
     yield gauge(
         "bcached_client_buffer_limit_bytes",
-        "What all clients together may take of memory for that.",
+        "Limit of that memory for all clients together.",
         uuid,
         server.buffer_bytes_max,
     )
     yield counter(
-        "bcached_client_give_ways", "Clients that were cut off when that was too much.", uuid, server.gave_way
+        "bcached_client_give_ways",
+        "Clients disconnected because that limit was exceeded.",
+        uuid,
+        server.gave_way,
     )
     yield by_label(CounterMetricFamily, "bcached_rpc_requests", "Requests.", uuid, "method", server.requests)
     yield by_label(
@@ -223,10 +252,10 @@ def server_metrics(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def process_metrics(snapshot: Snapshot) -> Iterator[Metric]:
-    """The process: its loop, its logs, its build."""
+    """Yields the metrics of the process: its loop, its logs, its build."""
     yield gauge(
         "bcached_event_loop_lag_seconds",
-        "The latest the event loop was for an appointment in the last half minute.",
+        "The largest delay of a timer of the event loop in the last half minute.",
         snapshot.cache_set.set_uuid,
         snapshot.loop_lag_s,
     )
@@ -236,14 +265,19 @@ def process_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield messages
     uuid = snapshot.cache_set.set_uuid
     yield counter(
-        "bcached_log_dropped", "Log lines that stderr did not take.", uuid, snapshot.log_lines_dropped
+        "bcached_log_dropped",
+        "Log lines that could not be written to stderr.",
+        uuid,
+        snapshot.log_lines_dropped,
     )
     yield counter(
         "bcached_log_held_back",
-        "Messages left out, since there were many alike.",
+        "Log messages left out by the rate limit.",
         uuid,
         snapshot.log_lines_held_back,
     )
-    build = GaugeMetricFamily("bcached_build_info", "1, and what runs.", labels=["version", "python"])
+    build = GaugeMetricFamily(
+        "bcached_build_info", "1; the labels name the versions.", labels=["version", "python"]
+    )
     build.add_metric([bcached.__version__, platform.python_version()], 1)
     yield build

@@ -1,1 +1,1 @@
-"""The configuration: read, checked, translated into options, reloaded."""
+"""The configuration: files, checks, and the options made from it."""

@@ -2,7 +2,7 @@
 
 Layers, later ones win: /etc/bcached/bcached.toml, conf.d/*.toml beside it in the order of their names,
 environment variables BCACHED__SECTION__KEY. Lists are replaced, not joined. Each file is checked strictly
-by itself first ("5" is no integer), so that an error names the file it stands in.
+by itself first ("5" is no integer), so that an error names the file it is in.
 """
 
 import json
@@ -34,7 +34,7 @@ Sections = dict[str, Any]
 
 
 class Settings(Tables, BaseSettings):
-    """The configuration in effect: what the files say, under what the environment says."""
+    """The configuration in effect: the files, overridden by the environment."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -52,11 +52,11 @@ class Settings(Tables, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment over the files, which load() has read and hands to the constructor."""
+        """Returns the sources: the environment before the files, which load() passes to the constructor."""
         return env_settings, init_settings
 
     def as_toml(self) -> str:
-        """What is in effect, in the words of the file."""
+        """Returns the configuration in effect as TOML."""
         tables = self.model_dump(mode="json")
         return "\n".join(
             f"[{name}]\n"
@@ -66,7 +66,7 @@ class Settings(Tables, BaseSettings):
 
 
 def load(path: str = DEFAULT_PATH) -> Settings:
-    """The configuration in effect, or a ConfigError that says which file, key, expected and found."""
+    """Returns the configuration in effect. Raises ConfigError with file, key, expected and found."""
     merged: Sections = {}
     for file in [path, *drop_ins(path)]:
         for name, table in read_tables(file).items():
@@ -81,7 +81,7 @@ def load(path: str = DEFAULT_PATH) -> Settings:
 
 
 def check_buffers(limits: LimitsSection, path: str) -> None:
-    """Refuse a bound that is too small for a large request; here, for its keys may be in several files."""
+    """Refuse a limit too small for a large request. Checked when merged: its keys may be in several files."""
     needed = buffers_needed(limits.message_bytes, limits.connections)
     if limits.buffer_bytes < needed:
         raise ConfigError(
@@ -91,19 +91,19 @@ def check_buffers(limits: LimitsSection, path: str) -> None:
 
 
 def drop_ins(path: str) -> list[str]:
-    """The files of conf.d beside the main one, in the order of their names."""
+    """Returns the files of conf.d beside the main one, in the order of their names."""
     directory = os.path.join(os.path.dirname(path), "conf.d")
     try:
         names = sorted(name for name in os.listdir(directory) if name.endswith(".toml"))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise ConfigError(f"{directory}: cannot be listed: {error.strerror}") from None
+        raise ConfigError(f"{directory}: cannot list the directory: {error.strerror}") from None
     return [os.path.join(directory, name) for name in names]
 
 
 def read_tables(path: str) -> Sections:
-    """The tables of one file, checked by themselves, so that an error can name the file."""
+    """Returns the tables of one file, checked by themselves, so that an error can name the file."""
     try:
         tables = tomllib.loads(read_trusted(path).decode())
     except OSError as error:
@@ -118,9 +118,9 @@ def read_tables(path: str) -> Sections:
 
 
 def read_trusted(path: str) -> bytes:
-    """The bytes of a file that only those may write whom we trust: it tells us what to overwrite.
+    """Returns the bytes of a file that only trusted users may write: it names the devices to overwrite.
 
-    Root refuses a file its group may write; others only one that everybody may (their umask is often 002).
+    Root refuses a file its group may write; other users only a world-writable one (their umask is often 002).
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ConfigError(f"{path}: expected a regular file")
@@ -136,7 +136,7 @@ def read_trusted(path: str) -> bytes:
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
-    """Refuse variables that would be ignored: a misspelt key must not pass in silence."""
+    """Raises ConfigError for variables that would be ignored: a misspelt key must be reported."""
     for variable, value in environment.items():
         if not variable.upper().startswith(ENVIRONMENT_PREFIX):
             continue
@@ -151,7 +151,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
 
 
 def check_list(variable: str, value: str) -> None:
-    """A list is written as in the file; said here, for pydantic-settings does not name the variable."""
+    """Raises ConfigError if a list is not written as in the file: pydantic-settings names no variable."""
     try:
         is_list = isinstance(json.loads(value), list)
     except ValueError:
@@ -161,19 +161,19 @@ def check_list(variable: str, value: str) -> None:
 
 
 def listed(table: type[BaseModel]) -> str:
-    """The names a table knows."""
+    """Returns the names of a table's keys."""
     return ", ".join(table.model_fields)
 
 
 def told(error: ValidationError, path: str, environment: Mapping[str, str]) -> str:
-    """All that is wrong, one line each: where, which key, expected, found."""
+    """Returns one line for each error: where, which key, expected, found."""
     lines = []
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
         variable = ENVIRONMENT_PREFIX + "__".join(place[:2]).upper()
         where = variable if variable in environment else f"{path}: {'.'.join(place)}"
         if problem["type"] == "default_factory_not_called":
-            continue  # what it is derived from is wrong, and has a line of its own
+            continue  # the value it is derived from is invalid, and has a line of its own
         if problem["type"] == "extra_forbidden":
             known = Tables if len(place) == 1 else type(getattr(Tables(), place[0]))
             lines.append(f"{where}: unknown key, expected one of {listed(known)}")

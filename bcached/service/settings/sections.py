@@ -1,6 +1,6 @@
-"""Every key of the configuration: its section, its type and range, its default.
+"""Every key of the configuration: its section, type, range and default.
 
-The file config/bcached.toml says what each one means; a test holds the two together.
+The file config/bcached.toml says what each one means; a test compares the two.
 """
 
 import os
@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 MEMBERS_MAX = 8
 SOCKET_PATH_BYTES_MAX = 107
 BUFFER_BYTES = 64 << 20
-MESSAGES_BUFFERED = 8  # one that is run takes four times its length, one behind it as much
+MESSAGES_BUFFERED = 8  # a running one takes four times its length, and one behind it as much
 CONNECTION_BYTES = 1024
-NAME = r"[\w.][\w.-]{0,63}\$?"  # a user's or a group's
+NAME = r"[\w.][\w.-]{0,63}\$?"  # of a user or group
 
 
 def printable(text: str) -> str:
@@ -25,7 +25,7 @@ def printable(text: str) -> str:
 
 
 def absolute_path(path: str) -> str:
-    """Resolved once, at loading: clients are told these paths and do not share our working directory."""
+    """Returns the absolute path: Describe returns it to clients, whose working directory differs."""
     if not path:
         raise ValueError("Input should be a path")
     return os.path.abspath(printable(path))
@@ -53,7 +53,7 @@ def parse_mode(mode: str) -> str:
 
 
 def parse_group(group: str) -> str:
-    """Check that it can be a group's name; "" is nobody's."""
+    """Check that it can be a group's name; "" is no group."""
     if not re.fullmatch(f"({NAME})?", group):
         raise ValueError('Input should be a group name or ""')
     return group
@@ -78,17 +78,17 @@ def parse_name(name: str) -> str:
 
 
 def own_directory(variable: str, otherwise: str) -> str:
-    """The directory systemd made for the service, or the customary one."""
+    """Returns the directory systemd made for the service, or the default one."""
     return os.environ.get(variable, "").split(":")[0] or otherwise
 
 
 def buffers_needed(message_bytes: int, connections: int) -> int:
-    """What clients must be able to take together: the largest requests of one, and a little for each."""
+    """Returns the least useful limit: the largest requests of one client, and a little for each."""
     return max(MESSAGES_BUFFERED * message_bytes, CONNECTION_BYTES * connections)
 
 
 def enough_buffers(limits: dict[str, Any]) -> int:
-    """What they may take if nothing is said of it; more where other limits ask for more."""
+    """Returns the default limit of buffers, raised where other limits need more."""
     needed = buffers_needed(limits.get("message_bytes", 0), limits.get("connections", 0))
     return max(BUFFER_BYTES, needed)
 
@@ -137,7 +137,7 @@ class IndexSection(Section):
 
 
 class LimitsSection(Section):
-    """What one client, and all of them together, may take."""
+    """What one client, and all of them together, may use."""
 
     connections: Annotated[int, Field(ge=1, le=65_536)] = 1024
     message_bytes: Annotated[int, Field(ge=4096, le=16 << 20)] = 1 << 20
@@ -157,7 +157,7 @@ class SocketSection(Section):
 
 
 class AccessSection(Section):
-    """Who is what: users, and groups with an @ before them. The daemon's own user is always admin."""
+    """The users, and groups with an @ before them, of each role. The daemon's own user is always admin."""
 
     admin: tuple[Name, ...] = ("root",)
     allocator: tuple[Name, ...] = ("@bcached",)
@@ -178,7 +178,7 @@ class LogSection(Section):
 
 
 class Tables(Section):
-    """All of the configuration."""
+    """The whole configuration."""
 
     set: SetSection = Field(default_factory=SetSection)
     gc: GcSection = GcSection()

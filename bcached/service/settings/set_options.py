@@ -1,4 +1,4 @@
-"""From configuration to what the set, the socket and the log take: plain numbers and names."""
+"""Translates the configuration into the options of the set and the socket."""
 
 import grp
 import os
@@ -15,7 +15,7 @@ log = get_logger(__name__)
 
 
 def set_options(settings: Settings) -> SetOptions:
-    """What the set is run with."""
+    """Returns the options the set is run with."""
     limits = settings.limits
     return SetOptions(
         gen_directory=settings.set.runtime_directory,
@@ -35,7 +35,7 @@ def set_options(settings: Settings) -> SetOptions:
 
 
 def retune(cache_set: CacheSet, settings: Settings) -> None:
-    """Have a running set take what may change while it runs; who is connected keeps its bounds."""
+    """Apply the options that may change while the set runs; connected clients keep their limits."""
     options, wanted = cache_set.services.options, set_options(settings)
     for name in (
         "gc_slice_s",
@@ -50,22 +50,22 @@ def retune(cache_set: CacheSet, settings: Settings) -> None:
 
 
 def access(settings: Settings) -> Access:
-    """Who may do what; names this host does not know are told, and grant nothing."""
+    """Returns the roles of users and groups; unknown names are logged, and grant nothing."""
     it = settings.access
     granted = Access(it.admin, it.allocator, it.reader)
     if granted.unknown:
-        log.warning("names in [access] that this host does not know", names=granted.unknown)
+        log.warning("unknown users or groups in [access]: they grant nothing", names=granted.unknown)
     return granted
 
 
 def socket_limits(settings: Settings) -> SocketLimits:
-    """What clients may take of the socket."""
+    """Returns the limits of the socket's clients."""
     it = settings.limits
     return SocketLimits(it.connections, it.message_bytes, it.buffer_bytes)
 
 
 def group_of(name: str) -> int | None:
-    """The group that may read gens and leases, as it may connect; None where the host has no such group."""
+    """Returns the group that may read gens and leases (and connect); None if the host has no such group."""
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
@@ -73,9 +73,9 @@ def group_of(name: str) -> int | None:
 
 
 def prepare_directories(settings: Settings) -> None:
-    """Make what systemd would have made. Clients pass through both to files that have modes of their own.
+    """Make the directories systemd would have made. Clients may enter both; their files have their own modes.
 
-    That nothing can be put there is better noticed before a device is touched.
+    A directory that cannot be written is reported before a device is touched.
     """
     for directory in (settings.set.state_directory, settings.set.runtime_directory):
         try:

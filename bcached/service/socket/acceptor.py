@@ -1,4 +1,4 @@
-"""Taking new connections, and resting when there is nothing left to take them with."""
+"""Accepting connections, with a pause when the process is out of descriptors."""
 
 import asyncio
 import errno
@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 from bcached.service.logs.log import get_logger
 
-PATIENCE_S = 1.0  # how long it rests when out of descriptors; one log line each time
-ACCEPTS_AT_ONCE = 64  # then the other connections have their turn
+PATIENCE_S = 1.0  # the pause when out of descriptors; one log line each time
+ACCEPTS_AT_ONCE = 64  # then existing connections are served
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = get_logger(__name__)
 
 
 class Acceptor:
-    """Gives every new connection to `welcome`.
+    """Passes every new connection to `welcome`.
 
-    The loops' own ways of accepting try again at once, and log each time, when the process is out of files.
+    The event loops' own accept retries at once, and logs each time, when the process is out of descriptors.
     """
 
     def __init__(self, listener: socket.socket, welcome: Callable[[socket.socket], None]) -> None:
@@ -29,7 +29,7 @@ class Acceptor:
         self._loop.add_reader(listener, self._accept)
 
     def close(self) -> None:
-        """Take no more connections; the listener closes, what waits in its queue is refused by the kernel."""
+        """Accept no more: the listener closes, and the kernel resets the connections in its queue."""
         if self._rest is not None:
             self._rest.cancel()
         else:

@@ -1,7 +1,7 @@
-"""Roles: who may do what on the socket.
+"""Roles: which methods the peers of the socket may call.
 
-Names are looked up once, when the lists are read, so that no connection waits for a name service. A group
-speaks for the peers that carry it and for the users the group file lists under it.
+Names are resolved once, when the lists are read, so that no connection waits for a name service. A grant to a
+group holds for peers whose credentials have it and for the users the group file lists as its members.
 """
 
 import grp
@@ -14,7 +14,7 @@ from bcached.service.socket.peer import Peer
 
 
 class Role(IntEnum):
-    """What a peer may do; each may do all that those below it may."""
+    """What a peer may do; each role includes those below it."""
 
     NONE = 0
     READER = 1
@@ -23,12 +23,12 @@ class Role(IntEnum):
 
     @property
     def label(self) -> str:
-        """Its name on the socket."""
+        """Returns its name on the socket."""
         return self.name.lower()
 
 
 class Access:
-    """The role of every peer; `unknown` holds the names that this host does not know."""
+    """The role of every peer; `unknown` holds the names that could not be resolved."""
 
     def __init__(self, admin: Iterable[str], allocator: Iterable[str], reader: Iterable[str]) -> None:
         self.unknown: list[str] = []
@@ -40,12 +40,12 @@ class Access:
         self._uids[os.geteuid()] = Role.ADMIN
 
     def role_of(self, peer: Peer) -> Role:
-        """The most that the peer's user or one of its groups is granted."""
+        """Returns the highest role granted to the peer's user or one of its groups."""
         by_group = (self._gids.get(group, Role.NONE) for group in peer.groups)
         return max((self._uids.get(peer.uid, Role.NONE), *by_group))
 
     def _grant(self, role: Role, name: str) -> None:
-        """Roles are granted from the least to the most, so the last one stands."""
+        """Grant a role. Called from the lowest to the highest role, so the last grant holds."""
         if not name.startswith("@"):
             self._grant_user(role, name, name)
             return

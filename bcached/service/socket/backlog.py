@@ -1,12 +1,12 @@
 """Whole messages of one connection that cannot run yet.
 
-They are kept as the bytes they came in: decoded they would take several times as much. A few at a time are
-decoded when there is room to run them.
+They are kept as received bytes: decoded they would take several times as much memory. A few at a time are
+decoded when the reply queue has space.
 """
 
 
 class Backlog:
-    """Messages, each with its NUL: those of `block` from a place on. `block` is empty if there are none."""
+    """Messages, each with its NUL: those of `block` from an offset on. `block` is empty if there are none."""
 
     __slots__ = ("_at", "block")
 
@@ -15,27 +15,27 @@ class Backlog:
         self._at = 0
 
     def add(self, block: bytes, past: int = 0) -> None:
-        """Put behind all others what a block holds past so many messages."""
+        """Append the messages of a block, without its first `past` ones."""
         self.block = self.block[self._at :] + block[end_of(block, 0, past) :]
         self._at = 0
 
     def first(self, count: int) -> bytes:
-        """The first messages, as many as count if there are so many."""
+        """Returns the first messages, at most `count`."""
         return self.block[self._at : end_of(self.block, self._at, count)]
 
     def drop(self, count: int) -> None:
-        """So many have run."""
+        """Remove the first `count` messages, which have run."""
         self._at = end_of(self.block, self._at, count)
         if self._at == len(self.block):
             self.clear()
 
     def clear(self) -> None:
-        """None is to run any more."""
+        """Remove all messages."""
         self.block, self._at = b"", 0
 
 
 def end_of(block: bytes, start: int, count: int) -> int:
-    """Where the first so many messages from start on end."""
+    """Returns the offset behind the first `count` messages from start on."""
     while count and start < len(block):
         start = block.index(0, start) + 1
         count -= 1
@@ -43,5 +43,5 @@ def end_of(block: bytes, start: int, count: int) -> int:
 
 
 def lengths(block: bytes) -> list[int]:
-    """How long each of its messages is."""
+    """Returns the length of each message of a block."""
     return [len(message) for message in block.split(b"\0")]

@@ -1,37 +1,37 @@
-"""What all connections together hold in memory, and which of them gives way when that is too much.
+"""The memory that all connections hold together, and which of them to close when it exceeds the limit.
 
-A connection holds half-sent requests, requests that wait, and replies that wait or are not read. Most hold
-nothing between two reads, and are not looked at here. Where the bound is passed, those give way first that
-held most for longest: a request that has just come goes through, however large, while others sit on theirs.
-Those that hold no more than a small part, all of which together are half of the bound, never have to.
+A connection holds partial requests, waiting requests, and replies that wait or are unread. Most hold nothing
+between two reads, and are not listed here. Above the limit those are closed first that held the most for the
+longest, so that a request that has just arrived goes through, however large. Connections that hold no more
+than a small share (all shares together are half of the limit) are never closed.
 """
 
 import time
 from itertools import islice
 from typing import Protocol
 
-LOOKED_AT = 4096  # holders that are weighed at a time: those that began to hold first
-LOW_PART = 7 / 8  # room is made in one go, not anew for each read
+LOOKED_AT = 4096  # holders compared at a time: those that exceeded their share first
+LOW_PART = 7 / 8  # of the limit: memory is freed down to it at once, not at every read
 STRANGER_WEIGHT = 1000
 
 
 class Holding(Protocol):
-    """What is asked of a connection."""
+    """The interface of a connection to the account."""
 
     @property
     def held_bytes(self) -> int:
-        """What it holds now."""
+        """Returns what it holds now."""
 
     @property
     def holds_since_ns(self) -> int:
-        """Since when the oldest of it waits, by time.perf_counter_ns()."""
+        """Returns since when the oldest of it waits, by time.perf_counter_ns()."""
 
     @property
     def is_stranger(self) -> bool:
-        """Whether its peer may do nothing at all."""
+        """Whether its peer has no role."""
 
     def give_way(self, held_bytes: int) -> None:
-        """End at once, and hold nothing any more."""
+        """Close at once and release everything."""
 
 
 class Buffers:
@@ -39,14 +39,14 @@ class Buffers:
 
     def __init__(self, limit_bytes: int, connections: int) -> None:
         self.held_bytes = 0
-        self.peak_bytes = 0  # since it was last set
+        self.peak_bytes = 0  # since it was last reset
         self.gave_way = 0
         self._noted: dict[Holding, int] = {}
-        self._large: dict[Holding, None] = {}  # those that may have to give way, in the order they came to it
+        self._large: dict[Holding, None] = {}  # those above their share, in the order they exceeded it
         self.take_limits(limit_bytes, connections)
 
     def take_limits(self, limit_bytes: int, connections: int) -> None:
-        """Go on with these."""
+        """Set the limits."""
         self.limit_bytes = limit_bytes
         self._spared_bytes = limit_bytes // (2 * connections)
         self._large = dict.fromkeys(it for it, held in self._noted.items() if held > self._spared_bytes)
@@ -54,13 +54,13 @@ class Buffers:
             self._make_room()
 
     def note(self, holder: Holding, held_bytes: int) -> None:
-        """A connection holds so much now; it, or another one, may have to give way for it."""
+        """Note what a connection holds now; it, or another one, may be closed for it."""
         self._note(holder, held_bytes)
         if self.held_bytes > self.limit_bytes:
             self._make_room()
 
     def forget(self, holder: Holding) -> None:
-        """A connection is gone, with all that it held."""
+        """Remove a closed connection and all that it held."""
         self._note(holder, 0)
 
     def _note(self, holder: Holding, held_bytes: int) -> None:
@@ -90,5 +90,5 @@ class Buffers:
 
     def _weight(self, holder: Holding, now_ns: int) -> int:
         held = holder.held_bytes
-        self._note(holder, held)  # the kernel may have taken some of it since
+        self._note(holder, held)  # the kernel may have taken some of its replies since
         return held * (now_ns - holder.holds_since_ns) * (STRANGER_WEIGHT if holder.is_stranger else 1)

@@ -1,9 +1,9 @@
-"""One connection: bytes in, whole messages to the conversation, replies out; and when to stop reading.
+"""One connection: bytes in, whole messages to the conversation, replies out, and back-pressure.
 
-What cannot run yet, since the reply queue is full or the peer does not read, stays in the backlog, and
-nothing more is read until it has run. So a connection never holds more than one read's requests, the
+Requests that cannot run yet, since the reply queue is full or the peer does not read, stay in the backlog,
+and nothing more is read until they have run. So a connection never holds more than one read's requests, the
 queue's limits, and what one batch adds to the transport's buffer beyond its high-water mark. What all
-connections hold together is bounded by the server's account (buffers.py), which is told of changes here.
+connections hold together is bounded by the server's account (buffers.py), which each connection updates.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_re
 from bcached.wire.framing import Frames
 
 TURN_NS = 2_000_000
-STRANGER_BYTES = 4096  # of a request, or of replies not read, of a peer that may do nothing
+STRANGER_BYTES = 4096  # limit of a request, or of unread replies, of a peer without a role
 SMALL_BYTES = 4096
-PARTIAL_PATIENCE_S = 30  # how long half a message may stay half
+PARTIAL_PATIENCE_S = 30  # how long a message may stay incomplete
 STRANGER_PATIENCE_S = 5
 
 log = get_logger(__name__)
 
 
 class Server(conversation.Server, Protocol):
-    """What a connection needs of the server it belongs to."""
+    """What a connection needs of its server."""
 
     buffers: Buffers
 
     def forget(self, connection: "Connection") -> None:
-        """Note that a connection is gone."""
+        """Remove a closed connection."""
 
 
 class Connection(asyncio.Protocol):
@@ -51,12 +51,12 @@ class Connection(asyncio.Protocol):
         self._slots = self._conversation.slots
         self._frames = Frames(STRANGER_BYTES if self.is_stranger else message_bytes)
         self._backlog = Backlog()
-        self._last_words: RequestError | None = None  # said behind everything else
+        self._last_words: RequestError | None = None  # the refusal sent after all other replies
         self._transport: asyncio.Transport | None = None
         self._reading_paused = False
-        self._ending = False  # nothing more is read; closed once all is answered
-        self._is_noted = False  # as holding something
-        self._partial_begun = -1  # the number of the message in parts that was seen last
+        self._ending = False  # nothing more is read; closed once all replies are sent
+        self._is_noted = False  # the account has an entry for it
+        self._partial_begun = -1  # the number of the incomplete message seen by the last sweep
         self._partial_since_ns = 0
         self._stuck_since_ns = 0
 
@@ -64,13 +64,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its ancestry
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
         if self.is_stranger:
             self._transport.set_write_buffer_limits(high=STRANGER_BYTES)
         self._conversation.write = self._write
 
     def data_received(self, data: bytes) -> None:
-        """Answer all whole messages there are."""
+        """Run all complete messages."""
         started_ns = time.perf_counter_ns()
         block = self._frames.feed(data)
         if self._frames.overrun:
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._answer(block, started_ns)
 
     def eof_received(self) -> bool:
-        """Close, unless replies are still to come and the peer still listens for them."""
+        """Close, unless replies are outstanding and the peer can still read them."""
         self._ending = True
         return not self._is_answered and not self._peer_is_gone()
 
@@ -89,40 +89,40 @@ class Connection(asyncio.Protocol):
         self._pause_reading()
 
     def resume_writing(self) -> None:
-        """The peer has read: go on where we stopped."""
+        """The peer has read: continue with the backlog."""
         self._conversation.is_stuck = False
-        # Not within this call: a write that fails here has asyncio end the connection twice.
+        # Not within this call: after a write that fails here asyncio would close the connection twice.
         asyncio.get_running_loop().call_soon(self._go_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End whatever waits and whatever is held."""
+        """Cancel what waits and release what is held."""
         self._transport = None
         self._let_go()
         self._server.forget(self)
 
-    # What the server calls
+    # For the server
 
     def take_role(self, role: Role) -> None:
-        """Go on in this role, under the rules that hold now."""
+        """Set the role, under the server's present state."""
         self._conversation.take_role(role)
         self._frames.limit_bytes = STRANGER_BYTES if self.is_stranger else self._message_bytes
 
     def give_up_waiting(self) -> None:
-        """The server stops: what waits is told so."""
+        """The server stops: refuse what waits with ShuttingDown."""
         self._conversation.give_up_waiting()
 
     def end(self) -> None:
-        """Read no more, and close once all is answered and has gone out."""
+        """Read no more, and close once all replies are sent."""
         self._ending = True
         self._go_on()
 
     def abort(self) -> None:
-        """End the connection now."""
+        """Close the connection now."""
         if self._transport is not None:
             self._transport.abort()
 
     def sweep(self) -> None:
-        """Look, now and then, for peers that died and are not read any more, and for what has stuck."""
+        """Close the connection if its peer is gone, or stuck for too long. Called periodically."""
         if (self._ending or self._reading_paused) and self._peer_is_gone():
             self.abort()
         self._note()
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
             if now_ns - self._stuck_since_ns > STRANGER_PATIENCE_S * 1e9:
                 self.abort()
         elif self._ending or self._reading_paused:
-            self._partial_since_ns = now_ns  # the rest of it could not come
+            self._partial_since_ns = now_ns  # reading is paused, so the rest of the message could not arrive
         elif self._frames.partial:
             patience_s = STRANGER_PATIENCE_S if self.is_stranger else PARTIAL_PATIENCE_S
             if now_ns - self._partial_since_ns > patience_s * 1e9:
@@ -139,22 +139,22 @@ class Connection(asyncio.Protocol):
                 self._end_with(LimitExceeded("seconds_for_a_message", patience_s))
                 self._answer(b"", now_ns)
 
-    # What the account of buffers asks
+    # For the account of buffers
 
     @property
     def is_stranger(self) -> bool:
-        """Whether the peer may do nothing."""
+        """Whether the peer has no role."""
         return self.session.role == Role.NONE
 
     @property
     def held_bytes(self) -> int:
-        """What this connection takes in memory, beside what every connection takes."""
+        """Returns the memory this connection holds beyond the fixed cost of a connection."""
         unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return len(self._frames.partial) + len(self._backlog.block) + self._conversation.held_bytes + unread
 
     @property
     def holds_since_ns(self) -> int:
-        """Since when the oldest of it waits."""
+        """Returns since when the oldest of it waits."""
         waits = [time.perf_counter_ns()]
         if self._frames.partial:
             waits.append(self._partial_since_ns)
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
         return min(waits)
 
     def give_way(self, held_bytes: int) -> None:
-        """End at once, and hold nothing any more: others need the memory."""
+        """Close at once and release everything: the limit of buffers is exceeded."""
         peer = self.session.peer
         log.warning(
             "client gave way: the buffers are full", pid=peer.pid, uid=peer.uid, held_bytes=held_bytes
@@ -187,19 +187,19 @@ class Connection(asyncio.Protocol):
         return not self._backlog.block and self._last_words is None and self._conversation.is_idle
 
     def _overrun(self) -> RequestError:
-        """What is said to a request that is too long; to a peer that may do nothing, that it may not."""
+        """Returns the refusal of a request that is too long: PermissionDenied for a peer without a role."""
         if self.is_stranger and self._frames.overrun <= self._message_bytes:
             return PermissionDenied(Role.READER.label)
         return LimitExceeded("message_bytes", self._frames.overrun)
 
     def _end_with(self, refusal: RequestError) -> None:
-        """Make this the last thing the peer is told, in its turn."""
+        """Make this the last reply, after all others."""
         if not self._ending:
             self._ending = True
             self._last_words = refusal
 
     def _answer(self, block: bytes, started_ns: int) -> None:
-        """Run what was left and these; what cannot run now is left again."""
+        """Run the backlog and these messages; what cannot run now stays in the backlog."""
         backlog, talk = self._backlog, self._conversation
         try:
             if backlog.block:
@@ -224,20 +224,20 @@ class Connection(asyncio.Protocol):
             self._note()
 
     def _work_off(self, started_ns: int) -> None:
-        """Run of the backlog what can run; then, if it was the last of it, say what is to be said last."""
+        """Run what can run of the backlog; once it is empty, send the final refusal, if any."""
         backlog, talk = self._backlog, self._conversation
         while backlog.block and not talk.is_held:
             some = backlog.first(min(BATCH_REQUESTS, talk.room))
             backlog.drop(talk.answer(decode_requests(some), started_ns, some))
             if time.perf_counter_ns() - started_ns > TURN_NS and backlog.block:
-                asyncio.get_running_loop().call_soon(self._go_on)  # others have their turn
+                asyncio.get_running_loop().call_soon(self._go_on)  # serve other connections first
                 return
         words = self._last_words
         if words is not None and not backlog.block and talk.answer([words], started_ns, b""):
             self._last_words = None
 
     def _go_on(self) -> None:
-        """Run what was left, and read again if nothing is."""
+        """Run the backlog, and resume reading once it is empty."""
         if self._backlog.block or self._ending:
             self._answer(b"", time.perf_counter_ns())
         elif self._is_noted and not self._slots:
@@ -247,11 +247,11 @@ class Connection(asyncio.Protocol):
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    # What is held
+    # The memory held
 
     @property
     def _holds_much(self) -> bool:
-        """Whether the account is to be told at once; of what is little, the next sweep will."""
+        """Whether to update the account at once; small amounts are noted by the next sweep."""
         return (
             len(self._frames.partial) >= SMALL_BYTES
             or bool(self._backlog.block)
@@ -260,7 +260,7 @@ class Connection(asyncio.Protocol):
         )
 
     def _note(self) -> None:
-        """Tell the account what is held now; this connection may have to give way for it."""
+        """Update the account; this connection may be closed for it."""
         if self._frames.begun != self._partial_begun:
             self._partial_begun, self._partial_since_ns = self._frames.begun, time.perf_counter_ns()
         held = 0 if self._transport is None else self.held_bytes
@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
     # The transport
 
     def _write(self, data: bytes) -> None:
-        """Send it, unless the peer turned out to be gone: each further try would be a line in the log."""
+        """Send it, unless the peer is gone: asyncio logs each further attempt."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.write(data)
@@ -290,10 +290,10 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _peer_is_gone(self) -> bool:
-        """Whether the peer has closed its end altogether, rather than only said that it sends no more."""
+        """Whether the peer has closed its end, rather than only shut down its sending direction."""
         descriptor = -1 if self._transport is None else self._transport.get_extra_info("socket").fileno()
         if descriptor < 0:
             return True
         poll = select.poll()
-        poll.register(descriptor, 0)  # no event asked for: what is always told is that both ends are shut
+        poll.register(descriptor, 0)  # no event requested: POLLHUP (both directions shut) is always reported
         return bool(poll.poll(0))

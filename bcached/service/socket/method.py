@@ -1,6 +1,7 @@
-"""What the socket server knows about a method: who may call it, and what running it can come to.
+"""What the socket server knows about a method: the role it needs, and the outcomes it may have.
 
-Running gives the results at once, or Later, or a Stream. The server does not know what a method does.
+1. Results: the reply is ready. 2. Long: so is it, but it is sent by itself. 3. Later: results to be waited
+for. 4. Stream: results at intervals. The server does not know what a method does.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from bcached.wire.methods import Request
 
 
 class Session:
-    """A connection as the methods see it: who it is, and what it holds (the service's own matter)."""
+    """A connection as the methods see it: its peer, its role, and the service's holder for it."""
 
     __slots__ = ("holder", "peer", "role", "write_point")
 
@@ -28,11 +29,11 @@ class Session:
 
 
 class Later(Struct, frozen=True):
-    """Results that are still to come; what comes first may be another Later.
+    """Results that are still to come; the first outcome may be another Later.
 
-    A future is cancelled when its connection goes or the server stops, unless is_decided: then what was
-    asked is done, only not told yet, and stopping waits for it. A coroutine runs on, unless it is for_asker:
-    then it is cancelled too, and never goes on from where it is.
+    A future is cancelled when its connection closes or the server stops, unless is_decided: then the request
+    is done, only its reply is outstanding, and stopping waits for it. A coroutine runs on, unless it is
+    for_asker: then it is cancelled too, and does not continue from where it is.
     """
 
     pending: "asyncio.Future[Any] | Coroutine[Any, Any, Any]"
@@ -42,13 +43,13 @@ class Later(Struct, frozen=True):
 
 
 class Long(NamedTuple):
-    """Results of a brief operation that are long after all: others do not pile up on them in one write."""
+    """Results of a brief operation that turned out long: no other replies are added to their write."""
 
     results: Results
 
 
 class Stream(NamedTuple):
-    """Results that come again and again: asked for every interval, None while there is nothing to tell."""
+    """Repeated results: polled at each interval, None while nothing has changed."""
 
     following: Callable[[], Results | None]
     interval_s: float
@@ -63,9 +64,9 @@ class Operation(NamedTuple):
     """A method.
 
     run_several: runs the first of several requests, as many as are ready; the next is then to be run alone.
-    brief: its results are a few hundred bytes, nearly always there at once. changes: it alters the set.
-    in_order: it runs only when all changes in order that its connection asked for before have been made, and
-    if it changes something itself, also when all questions in order before it have been answered.
+    brief: its results are a few hundred bytes, nearly always ready at once. changes: it changes the set.
+    in_order: it runs only after all earlier in-order changes of its connection are made, and if it changes
+    the set itself, also after all earlier in-order reads are answered.
     """
 
     role: Role
@@ -81,12 +82,12 @@ Operations = Mapping[type[Request], Operation]
 
 
 class Service(Protocol):
-    """What stands behind a socket."""
+    """The service behind a socket."""
 
     operations: Operations
 
     def welcome(self, peer: Peer, role: Role) -> Session:
-        """Take note of a new connection."""
+        """Returns the session of a new connection."""
 
     def farewell(self, session: Session) -> None:
-        """End all that a connection held."""
+        """Release all that a connection held."""

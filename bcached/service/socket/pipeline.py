@@ -1,11 +1,11 @@
-"""Requests run in the order sent, replies given in the same order, whatever has to wait in between.
+"""Runs the requests of a connection in the order sent and sends the replies in the same order.
 
-Brief requests that can be answered at once are run in batches: one after the other without a suspension,
-their replies written by one call; where there are many, the first few go out ahead, so that the peer works on
-them while we work on the others. All else goes one by one. A request that has to wait takes a slot in the
-reply queue; what follows it still runs, and its reply queues up behind that slot. Only what has to run in
-order is put off: a change while anything before it is still to be made or found, a question while a change
-is. The reply of a change that is made may come later still.
+1. Brief requests that can be answered at once run in batches, without a suspension, and their replies are
+written by one call; of many, the first few are sent ahead, so that the peer handles them in parallel.
+2. All others run one by one. A request that has to wait takes a slot in the reply queue; later requests
+still run, and their replies queue behind that slot.
+3. Only in-order requests are put off: a change while an earlier in-order change or read is outstanding, a
+read while a change is. The reply of a change that is made may come later still.
 """
 
 import asyncio
@@ -41,38 +41,38 @@ from bcached.wire.codec import (
 from bcached.wire.messages import REPLY_BYTES_MAX, Results
 from bcached.wire.methods import ALLOCATOR, METHODS, Request
 
-EARLY_REPLIES = 8  # that go out ahead of twice as many or more
-BATCH_REQUESTS = 256  # requests answered by one write; whether the peer reads is asked between batches
+EARLY_REPLIES = 8  # that are sent ahead of twice as many or more
+BATCH_REQUESTS = 256  # requests answered by one write; back-pressure is checked between batches
 
 INTERFACES = {method.request: method.interface for method in METHODS.values()}
 
-Asked = Request | RequestError  # the error stands for a message that was none
+Asked = Request | RequestError  # the error is for a message that could not be decoded
 
 
 class Server(Protocol):
-    """What a conversation needs of the server it belongs to."""
+    """What a conversation needs of its server."""
 
     counts: RequestCounts
     draining: bool
 
     def operation_of(self, kind: type[Request]) -> Operation:
-        """What a request of that class asks for."""
+        """Returns the operation of a request's class."""
 
     def ready_operations(self, role: Role) -> dict[type, Operation]:
-        """The brief operations that a role may run now, without further question."""
+        """Returns the brief operations that a role may run now without further checks."""
 
     def carry_out(self, coroutine: Any, for_asker: bool) -> "asyncio.Future[Any]":
-        """Run a coroutine as a task of the server's; a future that cancels it just if it is for its asker."""
+        """Run a coroutine as a task of the server; returns a future, which cancels it only if for_asker."""
 
     def break_down(self, error: Exception) -> None:
-        """Note a bug: the daemon is to stop."""
+        """Report a bug: the daemon stops."""
 
 
 class Conversation:
-    """What one connection asked and has not been told yet.
+    """The requests of one connection that are not answered yet.
 
-    on_progress is called when something that waited has been answered. For the owner to set: write, which
-    sends bytes at once, when there is somebody to send them to; is_stuck while the peer does not read.
+    on_progress is called when a waiting request has been answered. The owner sets `write`, which sends bytes
+    at once, while the peer is connected, and `is_stuck` while the peer does not read.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Conversation:
         self.write: Callable[[bytes], None] = _to_nobody
         self._on_progress = on_progress
         self._queue = ReplyQueue()
-        self.slots = self._queue.slots  # of what waits
-        self._changing: Slot | None = None  # of the change in order that is still to be made
-        self._asking: set[Slot] = set()  # of the questions in order that are still to be answered
-        self._put_off: deque[tuple[Slot, Request]] = deque()  # in order behind them
+        self.slots = self._queue.slots  # replies not sent yet, in order
+        self._changing: Slot | None = None  # of the in-order change that is still to be made
+        self._asking: set[Slot] = set()  # of the in-order reads that are still to be answered
+        self._put_off: deque[tuple[Slot, Request]] = deque()  # in-order requests behind them
         self._ready: dict[type, Run] = {}
         self._ready_several: dict[type, RunSeveral] = {}
         self.take_role(session.role)
@@ -98,26 +98,26 @@ class Conversation:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no request waits."""
         return not self._queue.slots
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory takes what waits."""
+        """Returns an estimate of the memory of all that waits."""
         return self._queue.held_bytes
 
     @property
     def room(self) -> int:
-        """How many requests may run before the queue is full, if all of them have to wait."""
+        """Returns how many requests may run before the queue is full, if all of them have to wait."""
         return max(1, REQUESTS_BEHIND_MAX + 1 - len(self._queue.slots))
 
     @property
     def is_held(self) -> bool:
-        """Whether nothing more may be run for now."""
+        """Whether no more requests may run for now."""
         return self.is_stuck or self._queue.is_full
 
     def take_role(self, role: Role) -> None:
-        """Go on in this role, under the rules that hold now."""
+        """Set the role, under the server's present state."""
         self.session.role = role
         ready = self._server.ready_operations(role)
         self._ready = {kind: operation.run for kind, operation in ready.items()}
@@ -128,7 +128,7 @@ class Conversation:
         }
 
     def answer(self, requests: Sequence[Asked], started_ns: int, block: bytes) -> int:
-        """Run requests, which came as that block, until all have run or we are held; how many did."""
+        """Run the requests of a block until all have run or we are held; returns how many ran."""
         queue = self._queue
         at = 0
         sizes: list[int] = []
@@ -144,7 +144,7 @@ class Conversation:
         return at
 
     def _answer_brief(self, requests: Sequence[Asked], at: int, started_ns: int, block: bytes) -> int:
-        """Run a batch of brief requests and write their replies; how many were run."""
+        """Run a batch of brief requests and write their replies; returns how many ran."""
         early = at == 0 and len(requests) >= 2 * EARLY_REPLIES
         end = EARLY_REPLIES if early else at + BATCH_REQUESTS
         batch = requests[at:end] if at or len(requests) > end else requests
@@ -152,14 +152,14 @@ class Conversation:
         return alike or self._answer_batch(batch, started_ns, at, block)
 
     def _answer_batch(self, batch: Sequence[Asked], started_ns: int, at: int, block: bytes) -> int:
-        """Run requests up to one that is not brief, or is long or must wait (included); how many were run."""
+        """Run up to a request that is not brief, or is long or waits (included); returns how many ran."""
         ready, session = self._ready, self.session
         replies: list[AnyReply] = []
         answered = 0
         last: Later | Long | None = None
         for request in batch:
             run = ready.get(type(request))
-            if run is None or request.upgrade:  # type: ignore[union-attr]  # what is ready is a Request
+            if run is None or request.upgrade:  # type: ignore[union-attr]  # a class in `ready` is a Request
                 break
             try:
                 outcome: Any = run(session, request.parameters)  # type: ignore[union-attr]
@@ -185,7 +185,7 @@ class Conversation:
         return answered + 1
 
     def _answer_alike(self, batch: Sequence[Any], started_ns: int) -> int:
-        """Run a batch as one if all of it asks for the same; how many were ready and have run."""
+        """Run a batch of one method by one call; returns how many were ready and ran."""
         kind = type(batch[0])
         run_several = self._ready_several.get(kind)
         if run_several is None:
@@ -200,7 +200,7 @@ class Conversation:
         return len(results)
 
     def _answer_one(self, request: Asked, started_ns: int, size: int) -> None:
-        """Run one request, whatever it is; its reply goes out at once or queues up."""
+        """Run any one request; its reply is sent at once or queued."""
         try:
             operation = self._permitted(request)
             if operation.in_order and (self._put_off or self._is_too_early(operation)):
@@ -213,14 +213,14 @@ class Conversation:
             self._take(request, outcome, started_ns, size)
 
     def _take(self, request: Asked, outcome: Outcome, started_ns: int, size: int) -> None:
-        """Go on with what running a request has come to."""
+        """Handle the outcome of a request."""
         if isinstance(outcome, Later | Stream):
             self._await(self._new_slot(request, started_ns, size), outcome)
         else:
             self._reply(request, self._encoded(type(request), outcome), started_ns)
 
     def _reply(self, request: Asked, reply: msgspec.Raw, started_ns: int) -> None:
-        """Send a reply, or queue it up behind those still to come."""
+        """Send a reply, or queue it behind those still to come."""
         kind = type(request)
         self._server.counts.of(kind).observe(1, time.perf_counter_ns() - started_ns)
         if request.oneway:
@@ -231,7 +231,7 @@ class Conversation:
             self.write(encode_replies([reply]))
 
     def _permitted(self, request: Asked) -> Operation:
-        """What one request asks for, or why it may not be run; with every question asked."""
+        """Returns the operation of a request. Raises RequestError if it may not run, after all checks."""
         if isinstance(request, RequestError):
             raise request
         operation = self._server.operation_of(type(request))
@@ -239,7 +239,9 @@ class Conversation:
             raise PermissionDenied(operation.role.label)
         if request.upgrade:
             raise InvalidParameter("upgrade", "no method of this service upgrades a connection")
-        if operation.streams and (request.oneway or not request.more):  # a stream for nobody would never end
+        if operation.streams and (
+            request.oneway or not request.more
+        ):  # a stream without a reader would never end
             raise ExpectedMore
         if self._server.draining and (operation.changes or operation.streams):
             raise ShuttingDown
@@ -248,7 +250,7 @@ class Conversation:
     # Waiting
 
     def give_up_waiting(self) -> None:
-        """The server stops: what waits is told so, except what is done already and will soon be told."""
+        """The server stops: refuse what waits, except requests that are done and only await their reply."""
         self._put_off.clear()
         for slot in self._queue.waiting():
             if slot.future is None:
@@ -258,9 +260,9 @@ class Conversation:
                 slot.future.cancel()
 
     def break_off(self) -> None:
-        """The peer is gone: whatever waits gives its turn up."""
+        """The peer is gone: cancel what waits."""
         self.write = _to_nobody
-        self._on_progress = _nothing  # no circle of references is left: idle, Python looks for none
+        self._on_progress = _nothing  # break the reference cycle: the collector rarely runs
         self._stop_ticking()
         self._put_off.clear()
         for slot in self._queue.clear():
@@ -273,7 +275,7 @@ class Conversation:
         return slot
 
     def _await(self, slot: Slot, outcome: Later | Stream) -> None:
-        """Have a slot filled with what is still to come."""
+        """Fill a slot when its outcome arrives."""
         if isinstance(outcome, Stream):
             slot.stream = outcome
             self._tick(slot)
@@ -299,7 +301,7 @@ class Conversation:
     def _arrived(
         self, slot: Slot, results: "Callable[[Any], Results | Later]", future: "asyncio.Future[Any]"
     ) -> None:
-        """A future is done: its slot has its reply, or waits for the next one."""
+        """A future is done: fill its slot, or wait for the next outcome."""
         if not self._queue.slots:  # the peer is gone
             self._note_failure(future)
             return
@@ -324,13 +326,13 @@ class Conversation:
         self._run_put_off()
 
     def _note_failure(self, future: "asyncio.Future[Any]") -> None:
-        """Nobody is told what has come of a request; a bug is one all the same."""
+        """The peer is gone and gets no reply; report a bug all the same."""
         error = None if future.cancelled() else future.exception()
         if isinstance(error, Exception) and not isinstance(error, RequestError):
             self._server.break_down(error)
 
     def _run_put_off(self) -> None:
-        """Run what waited for its turn, up to the next one that is too early."""
+        """Run put-off requests, up to the next one that is too early."""
         while self._put_off and not self._is_too_early(self._server.operation_of(self._put_off[0][0].kind)):
             slot, request = self._put_off.popleft()
             try:
@@ -356,7 +358,7 @@ class Conversation:
         self._on_progress()
 
     def _tick(self, slot: Slot) -> None:
-        """Send what a stream has to tell, if it is its turn and the peer reads; and look again later."""
+        """Send a stream's news if its slot is first and the peer reads; poll again after the interval."""
         self._ticking = None
         if slot.stream is None or self._queue.head is not slot:
             return
@@ -377,14 +379,14 @@ class Conversation:
     # Replies
 
     def _encoded(self, kind: type, results: Results | Long) -> msgspec.Raw:
-        """A reply encoded now, or the refusal that it is too long to be sent."""
+        """Returns the encoded reply, or the refusal if it is too long to be sent."""
         reply = encode_reply(Reply(results.results if isinstance(results, Long) else results))
         if len(reply) < REPLY_BYTES_MAX:
             return reply
         return encode_reply(self._refusal(kind, LimitExceeded("reply_bytes", len(reply))))
 
     def _refusal(self, kind: type, error: RequestError) -> Refusal:
-        """The error in the words of the interface that was called."""
+        """Returns the error under the name of the interface that was called."""
         self._server.counts.of(kind).errors += 1
         name = error.NAME
         if name.startswith(f"{ALLOCATOR}."):
@@ -393,8 +395,8 @@ class Conversation:
 
 
 def _nothing() -> None:
-    """Take no note of progress."""
+    """Ignore progress."""
 
 
 def _to_nobody(_: bytes) -> None:
-    """Nobody is connected, not yet or not any more."""
+    """Discard bytes: the peer is not connected yet, or not any more."""

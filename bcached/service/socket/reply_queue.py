@@ -1,4 +1,4 @@
-"""Replies that cannot go out yet, since one before them is still to come, and the requests they are for."""
+"""Replies that cannot be sent yet, since an earlier one is outstanding, and their requests."""
 
 import asyncio
 from collections import deque
@@ -10,12 +10,12 @@ from bcached.service.socket.method import Stream
 REQUESTS_BEHIND_MAX = 1024
 REPLY_BYTES_BEHIND_MAX = 1 << 20
 REQUEST_BYTES_BEHIND_MAX = 1 << 20
-SLOT_BYTES = 1024  # about what a request that waits takes by itself: slot, future, task
-DECODED_FACTOR = 4  # and for each of its bytes
+SLOT_BYTES = 1024  # estimate for a waiting request by itself: slot, future, task
+DECODED_FACTOR = 4  # and times its length
 
 
 class Slot(Struct, eq=False):
-    """The place of one reply in the order of a connection's replies; reply is None until it is there.
+    """The position of one reply in the order of a connection's replies; reply is None until it arrives.
 
     request_bytes is the length of a request that still runs or is still to be run.
     """
@@ -31,7 +31,7 @@ class Slot(Struct, eq=False):
 
 
 class ReplyQueue:
-    """Slots in the order of their requests; the first one is always still to come."""
+    """Slots in the order of their requests; the reply of the first one is always outstanding."""
 
     __slots__ = ("reply_bytes", "request_bytes", "slots")
 
@@ -42,17 +42,17 @@ class ReplyQueue:
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory all of it takes."""
+        """Returns an estimate of the memory of all slots."""
         return len(self.slots) * SLOT_BYTES + self.request_bytes * DECODED_FACTOR + self.reply_bytes
 
     @property
     def head(self) -> Slot | None:
-        """The slot that all others wait for."""
+        """Returns the slot that all others wait for."""
         return self.slots[0] if self.slots else None
 
     @property
     def is_full(self) -> bool:
-        """Whether no more requests may run behind the one that waits."""
+        """Whether no more requests may run behind the waiting one."""
         return (
             len(self.slots) > REQUESTS_BEHIND_MAX
             or self.reply_bytes >= REPLY_BYTES_BEHIND_MAX
@@ -64,14 +64,14 @@ class ReplyQueue:
         return self.slots[0].request_bytes if self.slots else 0
 
     def append(self, slot: Slot) -> None:
-        """Give a reply its place, there already or not."""
+        """Append a slot, with its reply or without."""
         self.slots.append(slot)
         self.request_bytes += slot.request_bytes
         if slot.reply is not None:
             self.reply_bytes += len(slot.reply)
 
     def fill(self, slot: Slot, reply: Raw) -> list[Raw]:
-        """The reply for a slot has come; all replies that can go out now, silent ones left out."""
+        """Set the reply of a slot; returns all replies that can be sent now, without silent ones."""
         slot.reply = reply
         self.request_bytes -= slot.request_bytes
         self.reply_bytes += len(reply)
@@ -83,7 +83,7 @@ class ReplyQueue:
         return ready
 
     def clear(self) -> list[Slot]:
-        """Forget all slots; which they were."""
+        """Remove and return all slots."""
         slots = list(self.slots)
         self.slots.clear()
         self.reply_bytes = 0
@@ -91,5 +91,5 @@ class ReplyQueue:
         return slots
 
     def waiting(self) -> list[Slot]:
-        """The slots whose replies are still to come, in their order."""
+        """Returns the slots whose replies are outstanding, in order."""
         return [slot for slot in self.slots if slot.reply is None]

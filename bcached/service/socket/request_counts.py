@@ -1,7 +1,7 @@
-"""How often each method was asked, how often refused, and how long it took: integers, a few a read.
+"""How often each method was called and refused, and how long it took: integers, a few per read.
 
-A duration runs from the read that brought the request to the write of its reply. Requests that came in one
-read and were answered by one write share theirs, so a read is counted at once.
+A duration runs from the read that brought the request to the write of its reply. Requests of one read that
+are answered by one write share a duration, so they are counted at once.
 """
 
 from collections import Counter
@@ -14,11 +14,11 @@ from bcached.wire.methods import METHODS
 
 BOUNDS = 26  # 2^10 ns (about a microsecond) to 2^35 ns (about half a minute), each twice the one before
 BOUNDS_S = tuple((1 << (10 + index)) / 1e9 for index in range(BOUNDS))
-UNKNOWN = "unknown"  # requests that are of no method
+UNKNOWN = "unknown"  # requests for no known method
 
 
 class MethodCounts:
-    """One method's figures."""
+    """One method's counts."""
 
     __slots__ = ("durations", "errors", "sum_ns")
 
@@ -28,23 +28,23 @@ class MethodCounts:
         self.durations = [0] * (BOUNDS + 1)
 
     def observe(self, count: int, elapsed_ns: int) -> None:
-        """Count so many requests, each answered after this long."""
+        """Count so many requests, each answered after elapsed_ns."""
         self.sum_ns += count * elapsed_ns
         index = (elapsed_ns >> 10).bit_length()
         self.durations[min(index, BOUNDS)] += count
 
     @property
     def requests(self) -> int:
-        """How many were answered."""
+        """Returns how many were answered."""
         return sum(self.durations)
 
     def histogram(self) -> Histogram:
-        """The durations so far."""
+        """Returns the durations so far."""
         return Histogram(BOUNDS_S, list(self.durations), self.sum_ns / 1e9)
 
 
 class RequestCounts:
-    """The figures of all methods, by the class of their requests."""
+    """The counts of all methods, by the class of their requests."""
 
     def __init__(self) -> None:
         self._unknown = MethodCounts()
@@ -55,11 +55,11 @@ class RequestCounts:
         self._by_name[UNKNOWN] = self._unknown
 
     def of(self, kind: type) -> MethodCounts:
-        """The figures of one method; of those that are none, for a class that is no request's."""
+        """Returns the counts of one method, or those of unknown methods for any other class."""
         return self._by_kind.get(kind, self._unknown)
 
     def observe(self, requests: Sequence[object], elapsed_ns: int) -> None:
-        """Count requests that were answered together."""
+        """Count requests answered by one write."""
         if len(requests) == 1:
             self.of(type(requests[0])).observe(1, elapsed_ns)
         else:
@@ -67,7 +67,7 @@ class RequestCounts:
                 self.of(kind).observe(count, elapsed_ns)
 
     def statistics(self, connections: int, buffers: Buffers) -> ServerStatistics:
-        """All of it, as metrics read it."""
+        """Returns all counts, as metrics read them."""
         return ServerStatistics(
             connections=connections,
             requests={name: counts.requests for name, counts in self._by_name.items()},

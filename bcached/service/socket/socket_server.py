@@ -1,16 +1,16 @@
-"""The socket: connections, their limits and roles, and an orderly end.
+"""The socket server: connections, their limits and roles, and a clean stop.
 
     server = SocketServer(service, Access(admin, allocator, reader), SocketLimits(connections, ...))
-    async with server:              # must be entered in the task that is to hear of a bug
+    async with server:              # must be entered in the task that a bug is to end
         server.listen(listener)     # from listening.bind_unix, or inherited; may be called several times
         ...
         server.statistics()         # ServerStatistics, for metrics
         server.reload(access, limits)
-        server.drain()              # no new connections, no new changes; what waits is told ShuttingDown
-    # here all connections are gone
+        server.drain()              # no new connections or changes; what waits is refused: ShuttingDown
+    # here all connections are closed
 
-`service` is operations.CacheService(cache_set, ...): what the methods do. A bug in a method breaks the
-`async with` off with that exception: the daemon does not go on with a set it is no longer sure of.
+`service` is methods.service.CacheService(cache_set), which runs the methods. A bug in a method ends the
+`async with` with that exception: the daemon does not continue with a set whose state is uncertain.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from bcached.service.statistics import ServerStatistics
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.methods import Request
 
-FAREWELL_S = 1.0  # how long the last replies may take to go out
+FAREWELL_S = 1.0  # how long the last replies may take to be sent
 SWEEP_S = 1.0
 TRIM_BYTES = 8 << 20
 TRIM_PAUSE_S = 10.0
-ADMIN_SHARE = 64  # one connection in so many is kept free for admins, who come when all others are stuck
+ADMIN_SHARE = 64  # one connection in so many is reserved for admins, who connect when others are stuck
 
 
 @dataclass(frozen=True, slots=True)
 class SocketLimits:
-    """What one client, and all of them together, may take."""
+    """What one client, and all of them together, may use."""
 
     connections: int = 1024
     message_bytes: int = 1 << 20
@@ -50,15 +50,15 @@ class SocketLimits:
 
 
 class Errand(asyncio.Future[Any]):
-    """What a coroutine gives to one who may go away: cancelled, it takes the coroutine along, at once.
+    """The result of a coroutine whose caller may go away: cancelling it cancels the coroutine at once.
 
-    From that call on the coroutine runs no further than to its end, even if it was just about to go on.
+    From that call on the coroutine only unwinds, even if it was just about to resume.
     """
 
     carried_out_by: "asyncio.Task[None] | None" = None
 
     def cancel(self, msg: Any = None) -> bool:
-        """Give it up."""
+        """Cancel the future and its coroutine."""
         child, self.carried_out_by = self.carried_out_by, None
         if child is not None and not self.done():
             child.cancel()
@@ -66,7 +66,7 @@ class Errand(asyncio.Future[Any]):
 
 
 class SocketServer:
-    """Everything that is connected; the connections are its children, and so are the tasks they start."""
+    """Owns all connections and the tasks they start."""
 
     def __init__(self, service: Service, access: Access, limits: SocketLimits) -> None:
         self.counts = RequestCounts()
@@ -85,7 +85,7 @@ class SocketServer:
         self._next_trim_s = 0.0
 
     async def __aenter__(self) -> Self:
-        """Begin; nothing listens yet."""
+        """Start; nothing listens yet."""
         await self._tasks.__aenter__()
         self._broken = asyncio.get_running_loop().create_future()
         self._spawn(self._hear_of_bugs(self._broken))
@@ -95,7 +95,7 @@ class SocketServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End: replies under way go out, then every connection is closed and every task over."""
+        """Stop: send outstanding replies, then close every connection and end every task."""
         self.drain()
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -107,11 +107,11 @@ class SocketServer:
             await self._tasks.__aexit__(kind, error, trace)
 
     def listen(self, listener: socket.socket) -> None:
-        """Take connections from a socket that listens already; it is the server's from here on."""
+        """Accept connections from a listening socket, and own it from here on."""
         self._acceptors.append(Acceptor(listener, self._welcome))
 
     def drain(self) -> None:
-        """Take no more connections and no more changes; what waits is told so. Reading goes on."""
+        """Accept no more connections and changes, and refuse what waits. Read-only methods still run."""
         if self.draining:
             return
         self.draining = True
@@ -122,24 +122,24 @@ class SocketServer:
             connection.give_up_waiting()
 
     def reload(self, access: Access, limits: SocketLimits) -> None:
-        """Take other rules: roles at once for everybody, limits for those who come."""
+        """Apply other rules: roles at once for all connections, limits for new ones."""
         self._access, self._limits = access, limits
         for connection in self._connections:
             connection.take_role(access.role_of(connection.session.peer))
         self.buffers.take_limits(limits.buffer_bytes, limits.connections)
 
     def statistics(self) -> ServerStatistics:
-        """How many are connected, and all that was asked so far."""
+        """Returns how many are connected, and the counts of requests so far."""
         return self.counts.statistics(len(self._connections), self.buffers)
 
-    # What connections call
+    # For connections
 
     def operation_of(self, kind: type[Request]) -> Operation:
-        """What a request of that class asks for."""
+        """Returns the operation of a request's class."""
         return self._service.operations[kind]
 
     def ready_operations(self, role: Role) -> dict[type, Operation]:
-        """The brief operations that a role may run now; none while draining, so that each is asked about."""
+        """Returns the brief operations a role may run now; none while draining, so that each is checked."""
         if self.draining:
             return {}
         operations = self._service.operations.items()
@@ -148,16 +148,16 @@ class SocketServer:
         }
 
     def carry_out(self, coroutine: Coroutine[Any, Any, Any], for_asker: bool) -> "asyncio.Future[Any]":
-        """A future of what a coroutine gives; cancelling it cancels the coroutine just if for_asker."""
+        """Returns a future of a coroutine's result; cancelling it cancels the coroutine only if for_asker."""
         done = Errand() if for_asker else asyncio.get_running_loop().create_future()
         child = self._spawn(self._finish(coroutine, done))
-        child.add_done_callback(lambda _: coroutine.close())  # one that was cancelled before it began
+        child.add_done_callback(lambda _: coroutine.close())  # in case it was cancelled before it began
         if isinstance(done, Errand):
             done.carried_out_by = child
         return done
 
     def forget(self, connection: Connection) -> None:
-        """Note that a connection is gone, and end what it held."""
+        """Remove a closed connection and release what it held."""
         if connection not in self._connections:
             return
         self._connections.remove(connection)
@@ -169,11 +169,11 @@ class SocketServer:
             self._all_gone.set_result(None)
 
     def break_down(self, error: Exception) -> None:
-        """Note a bug: the first one ends the server."""
+        """Report a bug: the first one ends the server."""
         if self._broken is not None and not self._broken.done():
             self._broken.set_exception(error)
 
-    # Coming and going
+    # Opening and closing connections
 
     def _welcome(self, connected: socket.socket) -> None:
         try:
@@ -192,7 +192,7 @@ class SocketServer:
         self._spawn(self._attach(connection, connected))
 
     def _shows_a_stranger_out(self) -> bool:
-        """Make room by ending the connection of a peer that may do nothing, if there is one."""
+        """Close the connection of a peer without a role, if there is one; returns whether there was."""
         stranger = next((it for it in self._connections if it.is_stranger), None)
         if stranger is not None:
             stranger.abort()
@@ -203,12 +203,12 @@ class SocketServer:
         try:
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: connection, connected)
-        except OSError:  # it was gone before it was here
+        except OSError:  # it was closed before it was accepted
             connected.close()
             self.forget(connection)
 
     async def _see_off(self) -> None:
-        """Close every connection; those whose peers do not read in time are cut off."""
+        """Close every connection; abort those whose peers do not read in time."""
         for cut_off in (Connection.end, Connection.abort):
             if not self._connections:
                 return
@@ -226,7 +226,7 @@ class SocketServer:
         return child
 
     async def _finish(self, coroutine: Coroutine[Any, Any, Any], done: "asyncio.Future[Any]") -> None:
-        """Any error but the caller's is a bug or a failing device, and goes on to the task group."""
+        """Any error but a RequestError is a bug or a failing device, and propagates to the task group."""
         try:
             result = await coroutine
         except RequestError as error:
@@ -249,7 +249,7 @@ class SocketServer:
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def _give_memory_back(self) -> None:
-        """After buffers have come and gone; in a thread, for it takes milliseconds."""
+        """Release memory to the system once large buffers are freed; in a thread: it takes milliseconds."""
         now_s = asyncio.get_running_loop().time()
         if self.buffers.peak_bytes - self.buffers.held_bytes > TRIM_BYTES and now_s > self._next_trim_s:
             self._next_trim_s = now_s + TRIM_PAUSE_S
@@ -258,7 +258,7 @@ class SocketServer:
 
 
 def _refuse(connected: socket.socket, error: RequestError) -> None:
-    """Tell a peer, before it has asked, why it is not served."""
+    """Send a refusal to a peer before its first request, and close."""
     try:
         connected.send(encode_replies([Refusal(error.NAME, error.fields)]))
     except OSError:

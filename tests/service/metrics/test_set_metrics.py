@@ -531,7 +531,7 @@ async def test_a_dead_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -
         dead.bind(str(path))
     serving, second = MetricsServer(registry(snapshot)), MetricsServer(registry(snapshot))
     await serving.serve(bind_metrics(f"unix:{path}"))
-    with pytest.raises(ConfigError, match="another process does"):
+    with pytest.raises(ConfigError, match="another process is listening there"):
         await second.serve(bind_metrics(f"unix:{path}"))
     assert b"200 OK" in await unix_scrape(path)
     await serving.close()
@@ -542,7 +542,7 @@ async def test_what_is_no_socket_is_never_replaced(tmp_path: Path, occupy: Calla
     path = tmp_path / "metrics"
     occupy(path)
     before = path.lstat()
-    with pytest.raises(ConfigError, match="expected a socket or nothing"):
+    with pytest.raises(ConfigError, match="expected a socket or no file"):
         await MetricsServer(registry(snapshot)).serve(bind_metrics(f"unix:{path}"))
     assert path.lstat() == before
 
