@@ -1,7 +1,7 @@
-"""The pieces of one bucket that one connection holds: runs of sectors, each worth one pin.
+"""The pieces of one bucket that one connection holds: ranges of sectors, each with one pin.
 
-Kept in the order they lie in. A bucket is given out from its beginning to its end, so a new piece nearly
-always is the last; any sector is found by bisection, however many pieces there are.
+They are sorted. A bucket is given out from its beginning to its end, so a new piece nearly always is the
+last; a sector is found by bisection.
 """
 
 from bisect import bisect_right
@@ -12,7 +12,7 @@ import msgspec
 
 
 class Cut(msgspec.Struct, frozen=True, gc=False):
-    """What a cut took away, for `mend`: the piece as it was, where it stood, how many are left of it."""
+    """What `mend` needs to undo a cut: the piece before it, its index, how many pieces are left of it."""
 
     index: int
     start: int
@@ -22,7 +22,7 @@ class Cut(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pieces:
-    """Runs of sectors of one bucket, none overlapping another. ends are first sectors behind."""
+    """Ranges of sectors of one bucket, none overlapping another. ends are exclusive."""
 
     __slots__ = ("ends", "inodes", "starts")
 
@@ -45,7 +45,7 @@ class Pieces:
         return sum(self.ends) - sum(self.starts)
 
     def add(self, start: int, end: int, inode: int) -> None:
-        """Note a piece."""
+        """Add a piece."""
         ends = self.ends
         if not ends or start >= ends[-1]:
             self.starts.append(start)
@@ -58,7 +58,7 @@ class Pieces:
         self._replace(index, 0, [(start, end)], inode)
 
     def add_row(self, bounds: list[int], inode: int) -> None:
-        """Note pieces that lie in a row, each from one bound to the next."""
+        """Add adjacent pieces, each from one bound to the next."""
         if self.ends and bounds[0] < self.ends[-1]:
             for start, end in pairwise(bounds):
                 self.add(start, end, inode)
@@ -68,18 +68,18 @@ class Pieces:
         self.inodes += [inode] * (len(bounds) - 1)
 
     def find(self, start: int, end: int) -> int | None:
-        """The index of the piece that holds all of [start, end)."""
+        """Returns the index of the piece that holds all of [start, end); None if no piece does."""
         index = bisect_right(self.starts, start) - 1
         return index if index >= 0 and end <= self.ends[index] else None
 
     def cut(self, start: int, end: int) -> Cut | None:
-        """Take [start, end) out of the piece that holds all of it; None if none does."""
+        """Cut [start, end) out of the piece that holds all of it; None if no piece does."""
         starts, ends, inodes = self.starts, self.ends, self.inodes
         index = bisect_right(starts, start) - 1
         if index < 0 or end > ends[index]:
             return None
         first, last, inode = starts[index], ends[index], inodes[index]
-        if first == start and last == end:  # as nearly always
+        if first == start and last == end:  # the common case
             del starts[index], ends[index], inodes[index]
             return Cut(index, start, end, inode, 0)
         left = [(a, b) for a, b in ((first, start), (end, last)) if a < b]
@@ -87,7 +87,7 @@ class Pieces:
         return Cut(index, first, last, inode, len(left))
 
     def mend(self, cut: Cut) -> None:
-        """Undo a cut, the last one first."""
+        """Undo a cut; of several the last one first."""
         self._replace(cut.index, cut.left, [(cut.start, cut.end)], cut.inode)
 
     def _replace(self, index: int, count: int, runs: list[tuple[int, int]], inode: int) -> None:

@@ -1,17 +1,17 @@
 """The open buckets: where the next sectors of each stream are cut from.
 
 Data written together tends to die together, and a bucket whose data dies together is reclaimed whole. So
-a request goes to the bucket whose last extent it continues; failing that, to one its writer used last;
-failing that, to the one that was used longest ago (seed: pick_data_bucket).
+a request goes to the bucket whose last extent it continues; failing that, to one its write point used last;
+failing that, to the least recently used one (kernel: pick_data_bucket).
 
-The seed walks its 128 slots, newest first. The first slot with a matching key wins, but among slots of the
-same write point the walk ends on the last one it meets, the *oldest*. The dictionaries below give the
-same answers without walking; tests/state/test_open_buckets.py holds them against such a walk.
+Kernel: walks its 128 slots, newest first. The first slot with a matching key wins, but among slots of one
+write point the walk ends on the last one it meets, the *oldest*. The dictionaries below give the same
+results without a walk; tests/state/test_open_buckets.py compares them with such a walk.
 
 Streams of different kinds never share a bucket: extents with another number of copies, and volumes whose
-data is always dirty (upstream keeps those apart since 4.16: a mixed bucket could never be reclaimed). When
-the least recently used slot is open for another kind, its bucket would have to be closed and what it has
-left be lost; so a kind that has some slots makes do with the least recently used of its own.
+data is always dirty (upstream separates those since 4.16: a mixed bucket could never be reclaimed). If the
+least recently used slot is open for another kind, reusing it would close its bucket and lose the sectors
+left; so a kind that has enough slots uses the least recently used of its own.
 """
 
 from collections import OrderedDict
@@ -22,12 +22,12 @@ from bcached.keys import Key, Pointer
 from bcached.state.sectors.reservations import Holder
 
 OPEN_BUCKETS_MAX = 128
-MOVERS_WRITE_POINT = -1  # no process has it, so what is moved lies together
-KIND_SLOTS_MIN = 8  # so many slots a kind may take from others; of all twelve kinds, fewer than there are
+MOVERS_WRITE_POINT = -1  # of no client, so moved data is kept together
+KIND_SLOTS_MIN = 8  # a kind with fewer may take slots of others; twelve kinds need less than there are
 
 
 class Extent(Protocol):
-    """What somebody asks sectors for."""
+    """What sectors are requested for."""
 
     @property
     def inode(self) -> int:
@@ -45,7 +45,7 @@ class Extent(Protocol):
 class Slot:
     """One open bucket (or, for several copies, one on each of several devices).
 
-    sectors_free 0: nothing open here, waiting for a bucket. places are (device, bucket) of each copy,
+    sectors_free 0: nothing is open, the slot needs a bucket. places are (device, bucket) of each copy,
     sectors the device sectors of the next cut.
     """
 
@@ -65,18 +65,18 @@ class Slot:
     def __init__(self) -> None:
         self.stream: tuple[int, int, int] | None = None  # kind, inode, end of the last extent
         self.writer: tuple[int, int] | None = None  # kind, write point of the last extent
-        self.of_writer: dict[Slot, None] = {}  # all slots with that one
+        self.of_writer: dict[Slot, None] = {}  # all slots with that writer
         self.kind = 0
         self.sectors_free = 0
         self.places: tuple[tuple[int, int], ...] = ()
         self.sectors: tuple[int, ...] = ()
         self.gens: tuple[int, ...] = ()
-        self.holder: Holder | None = None  # who got sectors last, and when
+        self.holder: Holder | None = None  # that got sectors last, and when
         self.used_at = 0.0
 
     @property
     def has_lost_its_writer(self) -> bool:
-        """Whether who used it last will not use it again."""
+        """Whether the connection that used it last is closed."""
         return self.holder is not None and self.holder.has_gone
 
 
@@ -87,7 +87,7 @@ class OpenBuckets:
         self._bucket_sectors = bucket_sectors
         self._block_sectors = block_sectors
         self._by_use = OrderedDict.fromkeys(Slot() for _ in range(OPEN_BUCKETS_MAX))
-        self._newest = next(reversed(self._by_use))  # as long as a stream goes on, nothing else changes
+        self._newest = next(reversed(self._by_use))  # while one stream goes on, nothing else changes
         self._by_stream: dict[tuple[int, int, int], list[Slot]] = {}  # newest last; all but the newest slot's
         self._by_writer: dict[tuple[int, int], dict[Slot, None]] = {}  # oldest first
 
@@ -101,7 +101,7 @@ class OpenBuckets:
         return sum(1 for slot in self._by_use if slot.sectors_free)
 
     def left_to(self, write_point: int) -> int:
-        """Sectors left in the slots that a write point used last, of whatever kind."""
+        """Sectors left in the slots that a write point used last, of all kinds."""
         return sum(
             slot.sectors_free
             for slot in self._by_use
@@ -109,14 +109,18 @@ class OpenBuckets:
         )
 
     def shared(self, kind: int) -> Slot | None:
-        """The slot of a kind with sectors left that was used longest ago; not the mover's."""
+        """The least recently used slot of a kind with sectors left; not the mover's."""
         for slot in self._by_use:
             if slot.kind == kind and slot.sectors_free and slot.writer != (kind, MOVERS_WRITE_POINT):
                 return slot
         return None
 
     def choose(self, kind: int, inode: int, offset: int, write_point: int) -> Slot:
-        """The slot for an extent of a volume at offset; it may have to be refilled first."""
+        """Returns the slot for an extent of a volume at offset; it may have to be refilled first.
+
+        1. The slot of the same stream. 2. The oldest slot of the same writer. 3. The least recently used one,
+        or 4. the least recently used one of the same kind, if the kind has KIND_SLOTS_MIN.
+        """
         stream = (kind, inode, offset)
         if self._newest.stream == stream:
             return self._newest
@@ -133,7 +137,7 @@ class OpenBuckets:
         return oldest if len(same_kind) < KIND_SLOTS_MIN else same_kind[0]
 
     def refill(self, slot: Slot, kind: int, pointers: tuple[Pointer, ...]) -> None:
-        """Open fresh buckets, one per copy, in a slot that has nothing left."""
+        """Open new buckets, one per copy, in a slot that has no sectors left."""
         assert slot.sectors_free == 0, "the slot still has sectors"
         slot.kind = kind
         slot.sectors_free = self._bucket_sectors
@@ -144,10 +148,9 @@ class OpenBuckets:
     def carve(
         self, slot: Slot, inode: int, offset: int, sectors: int, write_point: int
     ) -> tuple[int, tuple[Pointer, ...]]:
-        """Cut sectors off a slot's bucket: how many it gave (perhaps fewer), and where.
+        """Cut sectors off a slot's bucket. Returns how many (perhaps fewer), and their pointers.
 
-        What is left below a block is dropped. The slot becomes the newest, and known by what it was last
-        used for.
+        A rest of less than a block is dropped. The slot becomes the newest, found by this stream and writer.
         """
         free = slot.sectors_free
         given = min(sectors, free)
@@ -174,11 +177,11 @@ class OpenBuckets:
     def carve_on(
         self, slot: Slot, inode: int, extents: Iterable[Extent], write_point: int
     ) -> tuple[list[Key], list[int]]:
-        """Cut on from the newest slot for what would come to it anyway, while its bucket stays open.
+        """Cut from the newest slot for all extents that `choose` would give it, while its bucket stays open.
 
-        The slot has one copy and was last used for this volume and write point. The keys, and the sectors
-        between which they lie in a row. What is left for `choose` ends it, if only by looking so: what the
-        slot was known by before this call may no longer be so.
+        The slot has one copy and was last used for this volume and write point. Returns the keys, which are
+        adjacent, and the sectors that bound them. Ends before the first extent for which `choose` might
+        decide otherwise.
         """
         ((device, _),), (sector,), (gen,) = slot.places, slot.sectors, slot.gens
         kind, by_stream = slot.kind, self._by_stream
@@ -207,13 +210,13 @@ class OpenBuckets:
         return keys, bounds
 
     def close(self, slot: Slot) -> tuple[tuple[int, int], ...]:
-        """Give up what is left of a slot's buckets: (device, bucket) of each."""
+        """Give up the sectors left of a slot's buckets. Returns (device, bucket) of each."""
         assert slot.sectors_free, "nothing is open in the slot"
         slot.sectors_free = 0
         return slot.places
 
     def _remember(self, slot: Slot, inode: int, end: int, write_point: int) -> None:
-        """Make a slot the newest, known by its stream and writer; look-ups count, for each request does."""
+        """Make a slot the newest, found by its stream and writer; few look-ups, for every request does it."""
         writer = (slot.kind, write_point)
         if slot is not self._newest:
             self._overtake(slot)

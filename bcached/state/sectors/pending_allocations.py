@@ -1,7 +1,6 @@
-"""Work that may have to wait for buckets: it keeps what it has got so far, and can be taken up again.
+"""Work that may have to wait for buckets: it keeps what it has gathered so far, and can be resumed.
 
-Only the head of a queue is ever taken up, so only one request at a time gathers; at its deadline it gives
-everything back.
+Only the head of a queue is resumed, so only one request at a time gathers; at its deadline it gives all back.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,18 +20,18 @@ class Work(Protocol[T_co]):
 
     @property
     def reserve(self) -> Reserve:
-        """Whose buckets it waits for."""
+        """The reserve it waits for."""
 
     @property
     def holder(self) -> Holder | None:
-        """Who is to have them."""
+        """The holder they are for; None if it is the set itself."""
 
     @property
     def inodes(self) -> frozenset[int]:
         """The volumes they are for."""
 
     def advance(self) -> T_co | None:
-        """Take what there is; the result once that was enough."""
+        """Take what there is. Returns the result once that is enough, else None."""
 
     def undo(self) -> None:
         """Give back what was gathered."""
@@ -41,8 +40,8 @@ class Work(Protocol[T_co]):
 class Extents:
     """The sectors of one or more requests, all or nothing.
 
-    What is gathered has a holder of its own until it is complete: who was not told of a key cannot give it
-    back, and who is gone has nothing to wait out.
+    Gathered keys have a holder of their own until they are complete: a client cannot release keys it has not
+    received, and if its connection closes, no write to them can be in flight.
     """
 
     def __init__(self, allocator: SectorAllocator, holder: Holder, requests: Sequence[ExtentRequest]) -> None:
@@ -60,7 +59,7 @@ class Extents:
         return frozenset(request.inode for request in self._requests)
 
     def advance(self) -> list[list[Key]] | None:
-        """The keys of every request."""
+        """Gather on. Returns the keys of each request once all are there."""
         while len(self._keys) < len(self._requests):
             if not self._advance_one(self._requests[len(self._keys)]):
                 self._allocator.gathering.add(self._gathered)
@@ -99,7 +98,7 @@ class Extents:
 
 
 class WholeBuckets:
-    """One whole bucket, or one on each of several members."""
+    """A whole bucket, or one on each of several members."""
 
     reserve = Reserve.NONE
     inodes: frozenset[int] = frozenset()
@@ -110,7 +109,7 @@ class WholeBuckets:
         self._replicas = replicas
 
     def advance(self) -> Key | None:
-        """The key of the buckets."""
+        """Returns the key of the buckets; None if they are not ready."""
         return self._allocator.take_buckets(self.holder, self._replicas)
 
     def undo(self) -> None:
@@ -120,7 +119,7 @@ class WholeBuckets:
 class MetadataBucket:
     """A bucket of the btree reserve, on the member with most space.
 
-    taken is known from the moment it is taken, which whoever waits for it hears of a little later.
+    taken is set when the bucket is taken; the waiter's future gets it a little later.
     """
 
     reserve = Reserve.BTREE
@@ -133,7 +132,7 @@ class MetadataBucket:
         self._state = state
 
     def advance(self) -> tuple[int, int] | None:
-        """(device, bucket)."""
+        """Returns (device, bucket); None if none is ready."""
         self.taken = self._allocator.take_metadata(self._state)
         return self.taken
 
@@ -142,7 +141,7 @@ class MetadataBucket:
 
 
 class Enough:
-    """Waits until there are buckets for what its asker does next, and takes none of them."""
+    """Waits until there are buckets for what the caller does next, and takes none of them."""
 
     holder: Holder | None = None
     inodes: frozenset[int] = frozenset()
@@ -152,7 +151,7 @@ class Enough:
         self._suffices = suffices
 
     def advance(self) -> bool | None:
-        """True once there are as many."""
+        """Returns True once there are enough, else None."""
         return True if self._suffices() else None
 
     def undo(self) -> None:

@@ -1,7 +1,7 @@
-"""Who holds which sectors: what a connection was given and has neither committed nor released.
+"""Reservations: the sectors that a connection was given and has neither committed nor released.
 
-Giving back part of a piece leaves the rest; giving back its middle leaves two. What a connection reads under
-a pin is counted beside it, by bucket.
+Releasing part of a piece leaves the rest; releasing its middle leaves two. Reader pins are counted
+separately, by bucket.
 """
 
 from collections import Counter
@@ -20,9 +20,9 @@ READS_MAX = 65536
 
 
 class ExtentRequest(msgspec.Struct, frozen=True):
-    """Sectors somebody asks for: where they belong, how many, and how they are to be placed.
+    """A request for sectors: the extent of the volume, and how it is to be placed.
 
-    whole: all of them, as several keys if need be; otherwise one key, perhaps a shorter one. moving: for
+    whole: all of them, as several keys if necessary; otherwise one key, perhaps a shorter one. moving: for
     the moving garbage collector, from its reserve.
     """
 
@@ -38,7 +38,7 @@ class ExtentRequest(msgspec.Struct, frozen=True):
 class Holder:
     """The reservations and reader pins of one connection; limits are the most pieces and pins it may hold.
 
-    owner is whoever gets the pieces in the end: they count towards its limit too.
+    owner is the holder that absorbs the pieces in the end: they count towards its limit, too.
     """
 
     __slots__ = (
@@ -68,14 +68,14 @@ class Holder:
         self.owner = owner
         self.is_gone = False  # its connection is closed
         self.pieces: dict[Place, Pieces] = {}
-        self.total = 0
+        self.total = 0  # pieces
         self.reads_limit = reads_limit
-        self.reads: Counter[Place] = Counter()
+        self.reads: Counter[Place] = Counter()  # reader pins
         self.reads_total = 0
 
     @property
     def has_gone(self) -> bool:
-        """Whether it, or its owner, asks for nothing more."""
+        """Whether its connection, or its owner's, is closed."""
         return self.is_gone if self.owner is None else self.owner.has_gone
 
     @property
@@ -84,17 +84,17 @@ class Holder:
         return self.limit - self.total - (0 if self.owner is None else self.owner.total)
 
     def check_room(self, pieces: int) -> None:
-        """LimitExceeded if so many more pieces are too many."""
+        """Raises LimitExceeded if it may not hold as many more pieces."""
         if pieces > self.room:
             raise LimitExceeded("reservations_per_connection", self.limit - self.room + pieces)
 
     def add(self, place: Place, start: int, end: int, inode: int) -> None:
-        """Note a piece, sectors [start, end) of a bucket; its pin was taken by the caller."""
+        """Add a piece, sectors [start, end) of a bucket; the caller pins the bucket."""
         self.total += 1
         pieces = self.pieces.get(place)
         if pieces is None:
             pieces = self.pieces[place] = Pieces()
-        elif start >= pieces.ends[-1]:  # as nearly always
+        elif start >= pieces.ends[-1]:  # the common case
             pieces.starts.append(start)
             pieces.ends.append(end)
             pieces.inodes.append(inode)
@@ -102,19 +102,19 @@ class Holder:
         pieces.add(start, end, inode)
 
     def add_row(self, place: Place, bounds: list[int], inode: int) -> None:
-        """Note pieces in a row, each from one bound to the next, of a bucket it has some of already."""
+        """Add adjacent pieces, each from one bound to the next, of a bucket it holds pieces of already."""
         self.pieces[place].add_row(bounds, inode)
         self.total += len(bounds) - 1
 
     def remove(self, keys: Sequence[Key]) -> list[tuple[Place, int]]:
-        """Give back the sectors of all these keys, or of none: NotReserved names the first not held.
+        """Remove the sectors of all these keys, or raise NotReserved for the first not held, with no change.
 
-        Of each bucket, how many pins fewer it is to have: 1, 0, or -1 where one piece became two.
+        Returns how many pins each bucket loses: 1, 0, or -1 where one piece became two.
         """
         return [(place, 1 - cut.left) for place, cut in self._cut_all(keys)]
 
     def check(self, keys: Sequence[Key]) -> None:
-        """Raise what `remove` would raise, and change nothing."""
+        """Raises what `remove` would raise, and changes nothing."""
         if len(keys) == 1 and len(keys[0].pointers) == 1 and self.total < self.limit:
             if not self.covers(keys[0]):
                 raise NotReserved(keys[0])
@@ -126,7 +126,7 @@ class Holder:
         try:
             for key in keys:
                 for pointer in key.pointers:
-                    done.append(self._cut(key, pointer))  # noqa: PERF401 (what was done has to be known)
+                    done.append(self._cut(key, pointer))  # noqa: PERF401 (the rollback needs what was done)
         except RequestError:
             self._mend_all(done)
             raise
@@ -155,7 +155,7 @@ class Holder:
         self.total -= cut.left - 1
 
     def covers(self, key: Key) -> bool:
-        """Whether every sector of the key, on every device, is reserved here."""
+        """Whether every sector of the key is reserved here, in each of its copies."""
         for pointer in key.pointers:
             pieces = self.pieces.get((pointer.device, pointer.sector // self.bucket_sectors))
             if pieces is None or pieces.find(pointer.sector, pointer.sector + key.sectors) is None:
@@ -163,18 +163,18 @@ class Holder:
         return bool(key.pointers)
 
     def check_reads(self, pins: int) -> None:
-        """LimitExceeded if so many more reader pins are too many."""
+        """Raises LimitExceeded if it may not have as many more reader pins."""
         total = self.reads_total + pins
         if total > self.reads_limit:
             raise LimitExceeded("pins_per_connection", total)
 
     def read(self, place: Place) -> None:
-        """Note a reader pin."""
+        """Add a reader pin."""
         self.reads[place] += 1
         self.reads_total += 1
 
     def end_read(self, place: Place) -> bool:
-        """Forget a reader pin; False if there is none."""
+        """Remove a reader pin; False if there is none."""
         pins = self.reads.get(place, 0)
         if not pins:
             return False
@@ -186,13 +186,13 @@ class Holder:
         return True
 
     def forget_reads(self, place: Place) -> int:
-        """Forget all reader pins of a bucket; how many there were."""
+        """Remove all reader pins of a bucket. Returns how many there were."""
         pins = self.reads.pop(place)
         self.reads_total -= pins
         return pins
 
     def absorb(self, other: "Holder") -> None:
-        """Take over everything another one holds."""
+        """Take over all pieces of another holder."""
         for place, pieces in other.pieces.items():
             ours = self.pieces.setdefault(place, pieces)
             if ours is not pieces:
@@ -202,7 +202,7 @@ class Holder:
         other.pieces, other.total = {}, 0
 
     def split_off(self, inode: int, places: Sequence[Place]) -> "Holder":
-        """Move what was reserved for a volume, in these places, to a holder of its own."""
+        """Move the pieces of a volume in these buckets to a new holder. Returns that holder."""
         other = Holder(f"{self.name}, volume {inode}", self.limit, self.bucket_sectors)
         for place in places:
             if place not in self.pieces or inode not in self.pieces[place].inodes:
@@ -212,12 +212,12 @@ class Holder:
         return other
 
     def forget(self, place: Place) -> Pieces:
-        """Forget what is held of a bucket; what it was."""
+        """Remove all pieces of a bucket. Returns them."""
         pieces = self.pieces.pop(place)
         self.total -= len(pieces)
         return pieces
 
     @property
     def sectors(self) -> int:
-        """Sectors held, each copy counted."""
+        """Sectors held, counting each copy."""
         return sum(pieces.sectors for pieces in self.pieces.values())

@@ -1,8 +1,8 @@
-"""Cutting sectors for connections out of open buckets, and taking them back (seed: bch_alloc_sectors).
+"""Cuts sectors for connections out of open buckets, and takes them back (kernel: bch_alloc_sectors).
 
-Every piece that is cut pins its bucket. When a bucket's last sectors are cut, the open bucket's own pin
-passes to that piece; from then on the bucket lives as long as somebody holds something of it, or as live
-data is in it. Readers pin buckets too, for as long as what they were told is to stay true.
+Every piece pins its bucket. When a bucket's last sectors are cut, the open bucket's own pin passes to that
+piece; from then on the bucket is kept as long as a connection holds a piece of it, or live data is in it.
+Readers pin buckets, too, for as long as the keys they got must stay valid.
 """
 
 from collections import Counter
@@ -22,15 +22,15 @@ from bcached.state.sectors.open_buckets import Extent, OpenBuckets, Slot
 from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder, Place
 
 T = TypeVar("T")
-PLACES_A_STEP = 256  # buckets: a millisecond
+PLACES_A_STEP = 256  # buckets per slice: a millisecond
 OPEN = int(State.OPEN)
 
 
 class SectorAllocator:
     """The open buckets of a set, and what connections hold of them.
 
-    inodes has the uuid of each volume, flash_sectors the size of those that are flash-only: never clean.
-    clock gives seconds; only differences count.
+    inodes has the uuid of each volume, flash_sectors the size of the flash-only ones, which are never clean.
+    clock returns seconds; only differences count.
     """
 
     def __init__(self, caches: Sequence[Cache], clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -39,12 +39,12 @@ class SectorAllocator:
         self.open_buckets = OpenBuckets(geometry.bucket_sectors, geometry.block_sectors)
         self.inodes: dict[int, UUID] = {}
         self.flash_sectors: dict[int, int] = {}
-        self.gathering: set[Holder] = set()  # of requests that wait for more
+        self.gathering: set[Holder] = set()  # of requests that wait for more buckets
         self.allocated_sectors = 0
-        self.reserved_sectors = 0  # each copy counted
+        self.reserved_sectors = 0  # counting each copy
         self.buckets_taken = 0
-        self.quarantined: Counter[Place] = Counter()
-        self.sharing = False  # who finds no bucket gets sectors of whatever is open (closing.py)
+        self.quarantined: Counter[Place] = Counter()  # holders in quarantine by bucket
+        self.sharing = False  # without a bucket a request gets sectors of any open one (closing.py)
         self._clock = clock
         self._pins = [cache.table.pins for cache in caches]
         self._bucket_sectors = geometry.bucket_sectors
@@ -62,9 +62,10 @@ class SectorAllocator:
         moving: bool = False,
         may_refill: bool = True,
     ) -> Key | None:
-        """One key for an extent, perhaps a shorter one; None if that takes a bucket and none is to be had.
+        """Returns a key for an extent, perhaps a shorter one; None if it takes a bucket and none is ready.
 
-        may_refill false: no bucket is to be had, since others wait for one.
+        may_refill false: it may not take a bucket, since others wait for one. Raises NoSuchVolume,
+        LimitExceeded.
         """
         if inode not in self.inodes:
             raise NoSuchVolume(inode)
@@ -89,16 +90,16 @@ class SectorAllocator:
             holder.add((device, bucket), sector, sector + given, inode)
             if slot.sectors_free:
                 self._pins[device][bucket] += 1
-            else:  # the open bucket's own pin becomes that of this piece
+            else:  # the open bucket's own pin passes to this piece
                 self._settle((device, bucket))
         return Key(inode, offset, given, kind % 2 == 1, pointers)
 
     def carve_run(
         self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int, may_refill: bool = True
     ) -> list[Key]:
-        """The keys of extents[at] and of all behind it that go on in its bucket; none if it is not ready.
+        """Returns the keys of extents[at] and of all that follow in its bucket; none if no bucket is ready.
 
-        The same as carve for each, which it is for the first, at a third of the price for the others.
+        The result is that of `carve` for each, at a third of the cost for all but the first.
         """
         first = extents[at]
         inode = first.inode
@@ -120,7 +121,7 @@ class SectorAllocator:
         return [key, *keys]
 
     def take_buckets(self, holder: Holder, replicas: int) -> Key | None:
-        """Whole buckets, one a copy, as one key of no volume; None if they are not ready."""
+        """Returns whole buckets, one per copy, as one key of no volume; None if they are not ready."""
         holder.check_room(replicas)
         pointers = take_data_buckets(self.caches, Reserve.NONE, replicas)
         if pointers is None:
@@ -137,7 +138,7 @@ class SectorAllocator:
         return Key(0, 0, bucket_sectors, False, pointers)
 
     def take_metadata(self, state: State) -> tuple[int, int] | None:
-        """(device, bucket) of a fresh metadata bucket, placed like data; None if none is ready."""
+        """Returns (device, bucket) of a new metadata bucket, placed like data; None if none is ready."""
         members = members_with(self.caches, Reserve.BTREE, 1)
         if members is None:
             return None
@@ -157,7 +158,7 @@ class SectorAllocator:
         return True
 
     def close(self, slot: Slot) -> None:
-        """Give up what is left of a slot's buckets; each stands where its pins and its data say."""
+        """Give up the sectors left of a slot's buckets; pins and live data give each bucket's new state."""
         for device, bucket in self.open_buckets.close(slot):
             self._pins[device][bucket] -= 1
             self._settle((device, bucket))
@@ -165,11 +166,11 @@ class SectorAllocator:
     # Giving back
 
     def release(self, holder: Holder, keys: Sequence[Key]) -> None:
-        """End the reservations of all these keys, or of none if one is stale or not held."""
+        """End the reservations of all these keys, or raise StaleKey or NotReserved and change nothing."""
         self.commit(holder, keys, _nothing)
 
     def check_commit(self, holder: Holder, keys: Sequence[Key]) -> None:
-        """Raise what keeps the holder from committing these keys: StaleKey, NotReserved, LimitExceeded."""
+        """Raises StaleKey, NotReserved or LimitExceeded if the holder cannot commit these keys."""
         for key in keys:
             self.check_current(key)
         holder.check(keys)
@@ -177,8 +178,8 @@ class SectorAllocator:
     def commit(self, holder: Holder, keys: Sequence[Key], put: Callable[[Sequence[Key]], T]) -> T:
         """End the reservations of these keys and put them into the index, or raise what check_commit does.
 
-        What put says comes back. It counts their sectors as live (live_sectors.py), so the pins go after it:
-        a bucket whose last pin goes would else be taken for empty.
+        Returns what put returns. put counts their sectors as live (live_sectors.py), so the pins are dropped
+        after it: a bucket that loses its last pin would else be empty.
         """
         for key in keys:
             self.check_current(key)
@@ -198,13 +199,13 @@ class SectorAllocator:
         return done
 
     def free_buckets(self, holder: Holder, key: Key) -> None:
-        """End the reservation of whole buckets of which nothing was given back or used so far."""
+        """End the reservation of whole buckets; NotReserved if any part was released or committed."""
         if key.sectors != self._bucket_sectors or not holder.covers(key):
             raise NotReserved(key)
         self.release(holder, [key])
 
     def check_current(self, key: Key) -> None:
-        """StaleKey unless every pointer names a bucket of ours with the gen it has now."""
+        """Raises StaleKey unless every pointer has the present gen of a bucket of the set."""
         if not key.pointers:
             raise NotReserved(key)
         for pointer in key.pointers:
@@ -213,11 +214,11 @@ class SectorAllocator:
                 raise StaleKey(key, -1 if gen is None else gen)
 
     def is_current(self, pointer: Pointer) -> bool:
-        """Whether a pointer has its bucket's gen of now."""
+        """Whether a pointer has its bucket's present gen."""
         return self.gen_of(pointer) == pointer.gen
 
     def gen_of(self, pointer: Pointer) -> int | None:
-        """The gen of a pointer's bucket now; None where there is no such bucket."""
+        """The present gen of a pointer's bucket; None if there is no such bucket."""
         if not 0 <= pointer.device < len(self.caches):
             return None
         table = self.caches[pointer.device].table
@@ -227,7 +228,7 @@ class SectorAllocator:
     # Readers
 
     def current(self, keys: Iterable[Key], touch: bool) -> list[Key]:
-        """The keys with those of their pointers that are not stale, if any; touch: their buckets are used."""
+        """Returns keys without their stale pointers, those with none left out; touch: renew the prios."""
         caches, bucket_sectors = self.caches, self._bucket_sectors
         found: list[Key] = []
         for key in keys:
@@ -249,7 +250,7 @@ class SectorAllocator:
         return found
 
     def touch(self, keys: Iterable[Key]) -> None:
-        """The buckets of these keys were used: as far as they still are the keys', they are worth most."""
+        """Renew the prios of the buckets of these keys, except where a pointer is stale."""
         for key in keys:
             for pointer in key.pointers:
                 if self.is_current(pointer):
@@ -259,7 +260,10 @@ class SectorAllocator:
                         table.prios[bucket] = INITIAL_PRIO
 
     def pin(self, holder: Holder, keys: Sequence[Key]) -> None:
-        """Keep what keys that stand in the index point to as it is, until they are unpinned; all or none."""
+        """Keep the buckets of keys of the index from reuse until `unpin`; on an error none is pinned.
+
+        Raises StaleKey, LimitExceeded.
+        """
         holder.check_reads(sum(len(key.pointers) for key in keys))
         for key in keys:
             self.check_current(key)
@@ -269,7 +273,7 @@ class SectorAllocator:
                 self._add_pin(place)
 
     def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
-        """End one pin for each pointer of these keys, or none if one of them is not pinned."""
+        """End one pin for each pointer of these keys, or raise NotReserved and change nothing."""
         ended: list[Place] = []
         for key in keys:
             for pointer, place in zip(key.pointers, self._places(key), strict=True):
@@ -297,10 +301,10 @@ class SectorAllocator:
         return [(pointer.device, pointer.sector // self._bucket_sectors) for pointer in key.pointers]
 
     def _add_pin(self, place: Place) -> None:
-        """Pin a bucket that data lives in."""
+        """Pin a bucket with data."""
         device, bucket = place
         table = self.caches[device].table
-        assert table.states[bucket] >= State.OPEN, f"a reader of bucket {bucket}, which holds no data"
+        assert table.states[bucket] >= State.OPEN, f"pin on bucket {bucket}, which holds no data"
         table.pins[bucket] += 1
         if table.states[bucket] >= State.DIRTY:
             self._settle(place)
@@ -325,12 +329,12 @@ class SectorAllocator:
         self.reserved_sectors -= pieces.sectors
         self._drop_pins(place, len(pieces))
 
-    # Connections that broke
+    # Broken connections
 
     def quarantine(self, holder: Holder) -> Generator[None, None, None]:
-        """Set apart the buckets of a holder whose writes may still be under way, in steps.
+        """Quarantine the buckets of a holder whose writes may still be in flight, in steps.
 
-        What it reads harms nobody, and its pins end.
+        Reads that are still in flight do no harm, so its reader pins end.
         """
         yield from self.ending_reads(holder)
         for number, place in enumerate(list(holder.pieces), 1):
@@ -341,9 +345,9 @@ class SectorAllocator:
                 yield
 
     def end_quarantine(self, holder: Holder) -> Generator[None, None, None]:
-        """End everything a quarantined holder has, in steps: its writes cannot come any more."""
+        """End everything a quarantined holder has, in steps: no write of it can be in flight any more."""
         for number, place in enumerate(list(holder.pieces), 1):
-            assert self.quarantined[place] > 0, "what a holder in quarantine has has changed"
+            assert self.quarantined[place] > 0, "a quarantined holder has a bucket that is not in quarantine"
             self.quarantined[place] -= 1
             if not self.quarantined[place]:
                 del self.quarantined[place]
@@ -358,7 +362,7 @@ class SectorAllocator:
         return self.caches[device].table.states[bucket]
 
     def _drop_pins(self, place: Place, count: int) -> None:
-        """Take pins away; a bucket that keeps some stays where it is, and one that is open keeps its own."""
+        """Drop pins. Only the last changes the state; an open bucket has a pin of its own."""
         device, bucket = place
         pins = self._pins[device]
         left = pins[bucket] - count
@@ -367,7 +371,7 @@ class SectorAllocator:
             self._settle(place)
 
     def _settle(self, place: Place) -> None:
-        """Put a bucket that is not open, or not any more, where it belongs."""
+        """Set the state of a bucket that is not (or no longer) open."""
         device, bucket = place
         cache = self.caches[device]
         if place in self.quarantined and cache.table.pins[bucket]:
@@ -377,4 +381,4 @@ class SectorAllocator:
 
 
 def _nothing(_: Sequence[Key]) -> None:
-    """What is done with sectors that are given back unused."""
+    """The `put` of `release`: the sectors are given back unused."""
