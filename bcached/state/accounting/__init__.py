@@ -1,1 +1,1 @@
-"""What lies in which bucket: live sectors, gc marks, ownership, and the invariants over all of them."""
+"""What each bucket holds: live sectors, gc marks, ownership, and the invariants over all of them."""

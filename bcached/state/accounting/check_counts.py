@@ -1,7 +1,7 @@
-"""One member's buckets as the structures on disk show them: gens, uses, and how much live data lies in each.
+"""One member's buckets as found on disk: gens, uses, and how much live data each holds.
 
-Gens on disk lag behind: a pointer newer than its bucket's gen raises it, and all pointers have to be seen
-before any can be called stale. So a census is taken in two passes, first `raise_gens`, then `count`.
+Gens on disk are older than pointers made since: a newer pointer raises its bucket's gen, so staleness is
+known only after all pointers were read. A census takes two passes, first `raise_gens`, then `count`.
 """
 
 from enum import IntEnum
@@ -17,7 +17,7 @@ GEN_HALF = 128
 
 
 class Use(IntEnum):
-    """What a bucket is for. Whoever comes second to a bucket with a use of its own is in the wrong."""
+    """What a bucket is used for. Of two structures with different uses the second is in error."""
 
     FREE = 0
     RESERVED = 1  # the superblock's
@@ -38,15 +38,15 @@ class Mark(IntEnum):
 
 
 def stale_by(bucket_gen: int, pointer_gen: int) -> int:
-    """How many gens a pointer is behind its bucket; 0 for a valid one, also for one that is ahead."""
+    """How many gens a pointer is behind its bucket; 0 for a valid one, and for one that is ahead."""
     behind = (bucket_gen - pointer_gen) & GEN_MASK
     return behind if behind <= GEN_HALF else 0
 
 
 class Census:
-    """The columns of one member, a place for each bucket.
+    """The columns of one member, indexed by bucket.
 
-    Where the prios on disk are damaged gens_known is false: such a bucket takes the first gen it is shown.
+    gens_known is false where the prios on disk are damaged: such a bucket gets the gen of the first pointer.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class Census:
         self.dirty_sectors = np.zeros(count, np.int64)
         self.uses[: geometry.first_bucket] = Use.RESERVED
         self.uses[geometry.first_bucket : geometry.journal_buckets.stop] = Use.JOURNAL
-        self._furthest_behind = np.zeros(count, np.int64)  # of the pointers into a bucket
+        self._furthest_behind = np.zeros(count, np.int64)  # of the pointers into a bucket, in gens
         self.gens_known = np.ones(count, np.bool_) if gens_known is None else gens_known.copy()
         self._unknown = None if gens_known is None else ~gens_known
 
     @property
     def oldest(self) -> NDArray[np.uint8]:
-        """The oldest gen that any pointer into each bucket names, stale ones included."""
+        """The oldest gen of the pointers into each bucket, including stale ones."""
         return self.gens - self._furthest_behind.astype(np.uint8)
 
     @property
     def marks(self) -> NDArray[np.uint8]:
-        """What the kernel's GC would call each bucket."""
+        """The mark that the kernel's GC would give each bucket."""
         marks = np.where(self.sectors > 0, np.uint8(Mark.CLEAN), np.uint8(Mark.NONE))
         marks[self.dirty_sectors > 0] = Mark.DIRTY
         marks[(self.uses >= Use.JOURNAL) & (self.uses <= Use.BTREE)] = Mark.METADATA
@@ -80,30 +80,30 @@ class Census:
 
     @property
     def data_sectors(self) -> Numbers:
-        """The sectors of the keys that are not stale, of each bucket of data."""
+        """The live sectors of each data bucket; 0 for others."""
         held: Numbers = np.where(self.uses == Use.DATA, self.sectors, 0)
         return held
 
     def claim(self, bucket: int, use: Use) -> Use:
-        """Give a bucket its use; what it was used for before, and still is unless that was FREE."""
+        """Set a FREE bucket's use. Returns its use before, which stays if it is not FREE."""
         before = Use(int(self.uses[bucket]))
         if before == Use.FREE:
             self.uses[bucket] = use
         return before
 
     def raise_gens(self, buckets: Numbers, gens: Numbers) -> None:
-        """Take note of pointers' gens: those ahead raise their buckets' (kernel: bch_initial_mark_key)."""
+        """Raise buckets' gens to those of newer pointers (kernel: bch_initial_mark_key)."""
         if self._unknown is not None:
             self._learn(buckets, gens)
-        # Seen from the gen on disk, so that the order in which pointers are met does not matter.
+        # Relative to the gen on disk, so that the order of the pointers does not matter.
         ahead = (gens - self.gens_on_disk[buckets]) & GEN_MASK
         newer = (ahead < GEN_HALF) & (ahead > (self.gens[buckets] - self.gens_on_disk[buckets]))
-        # In the order of their gens the last one wins, which is the newest.
+        # Sorted by gen: of several pointers into a bucket the last assignment wins, the newest.
         order = np.argsort(ahead[newer], kind="stable")
         self.gens[buckets[newer][order]] = gens[newer][order].astype(np.uint8)
 
     def raise_gen(self, bucket: int, gen: int) -> None:
-        """Take note of one pointer's gen."""
+        """Raise a bucket's gen to that of a newer pointer."""
         if self._unknown is not None:
             self._learn(np.array([bucket]), np.array([gen]))
         base = int(self.gens_on_disk[bucket])
@@ -130,11 +130,11 @@ class Census:
         return ahead
 
     def remember(self, buckets: Numbers, behind: Numbers) -> None:
-        """Take note of how old the gens are that pointers name."""
+        """Record how many gens pointers are behind their buckets."""
         np.maximum.at(self._furthest_behind, buckets, behind)
 
     def count(self, buckets: Numbers, behind: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
-        """Count keys in; those that are stale are only remembered."""
+        """Count keys as live data; of stale ones only record their age."""
         self.remember(buckets, behind)
         live = behind == 0
         np.add.at(self.sectors, buckets[live], sectors[live])

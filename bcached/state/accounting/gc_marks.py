@@ -1,8 +1,8 @@
-"""One garbage collection's view of a member: what is reachable, and the oldest gen anything still names.
+"""One garbage collection's marks of a member: the oldest gen of the pointers into each bucket.
 
 It works in columns of its own while buckets are given out and taken back, and changes nothing before
-`finish`; one that is broken off leaves no trace. A gen noted here can only be too old, never too new:
-a pointer made meanwhile carries its bucket's gen of now, which is at least the one noted at the start.
+`finish`; an aborted one leaves no trace. A gen recorded here can only be too old, never too new: a pointer
+made meanwhile has its bucket's present gen, which is at least the one recorded at the start.
 """
 
 from collections.abc import Generator
@@ -14,7 +14,7 @@ from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Buckets, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.buckets.member_buckets import Cache
 
-RETIRED_BUCKETS = 512  # at once: a millisecond
+RETIRED_BUCKETS = 512  # per slice: a millisecond
 
 
 class Marking:
@@ -25,7 +25,7 @@ class Marking:
         self._oldest = np.empty(0, np.uint8)
 
     def begin(self) -> Generator[None, None, None]:
-        """Start from what holds if nothing points anywhere: every bucket's oldest gen is its own."""
+        """Start as if there were no pointers: every bucket's oldest gen is its present one."""
         table = self._cache.table
         self._oldest = np.empty(table.bucket_count, np.uint8)
         for start in range(0, table.bucket_count, COUNT_BUCKETS):
@@ -34,27 +34,27 @@ class Marking:
             yield
 
     def mark_pointer(self, bucket: int, gen: int) -> None:
-        """Note that something points into a bucket with this gen, stale or not."""
+        """Record a pointer into a bucket with this gen, stale or not."""
         if 0 < (int(self._oldest[bucket]) - gen) & 255 <= 128:
             self._oldest[bucket] = gen
 
     def mark_pointers(self, buckets: Buckets, gens: NDArray[np.int64]) -> None:
-        """Note that something points into each of these buckets, some of which may be named several times."""
+        """Record pointers into these buckets, of which some may be named several times."""
         behind = (self._oldest[buckets] - gens) & 255
         older = np.flatnonzero((behind > 0) & (behind <= 128))
-        if len(older):  # of several pointers into one bucket, the last one assigned stays: the oldest
+        if len(older):  # sorted: of several into one bucket the last assignment wins, the oldest
             older = older[np.argsort(behind[older], kind="stable")]
             self._oldest[buckets[older]] = gens[older].astype(np.uint8)
 
     def finish(self) -> Generator[None, None, None]:
-        """Make the oldest gens count, and retire the empty buckets that their gens kept from it."""
+        """Install the oldest gens, and retire the empty buckets that their gens held back."""
         table = self._cache.table
         for start in range(0, table.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
             far = (table.gens_array[chunk] - table.last_gc_array[chunk]) >= GEN_DISTANCE_MAX
             far &= table.states_array[chunk] == State.EMPTY
             table.last_gc_array[chunk] = self._oldest[chunk]
-            for bucket in np.flatnonzero(far)[:RETIRED_BUCKETS]:  # the others will be invalidated
+            for bucket in np.flatnonzero(far)[:RETIRED_BUCKETS]:  # the rest will be invalidated
                 self._cache.retire(start + int(bucket))
             yield
         yield from table.recount_distances()

@@ -1,10 +1,10 @@
-"""What in an index no look-up finds, though the data may be there still: counted, so that it can be told.
+"""Counts of what no look-up finds in an index, though the data may still exist, to be reported.
 
-A key is an orphan if no volume has its inode. A dirty key is stale when the gen of a bucket it points into
-has gone ahead of it: its data is lost when the bucket is used again, and may be there until then. A node has
-vanished when its bucket's gen is ahead of the pointer to it, and nothing tells that it was replaced.
+A key is an orphan if no volume has its inode. A dirty key is stale if the gen of a bucket it points into is
+ahead of it: its data is lost when the bucket is used again, and may exist until then. A node has vanished if
+its bucket's gen is ahead of the pointer to it, and no key shows that it was replaced.
 
-The opening counts, and each collection counts again; in between goes what is overwritten or dropped.
+The opening counts, and each collection counts again; in between, what is overwritten or dropped is deducted.
 """
 
 from collections.abc import Container, Sequence
@@ -19,12 +19,12 @@ from bcached.state.buckets.member_buckets import Cache
 from bcached.state.index.extents import INODE_SHIFT
 from bcached.state.index.node import Interior, Leaf
 
-ORPHANS_MAX = 1024  # that are told one by one
+ORPHANS_MAX = 1024  # counted by inode
 
 
 @dataclass(slots=True)
 class Orphan:
-    """What stands under an inode that no volume has: keys that are live, or dirty."""
+    """The keys of an inode that no volume has which are live, or dirty."""
 
     keys: int = 0
     dirty_sectors: int = 0
@@ -33,24 +33,24 @@ class Orphan:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of the leaves looked at so far, which come in their order."""
+    """Counts of the leaves read so far, in their order."""
 
     stale_dirty_keys: int = 0
     stale_dirty_sectors: int = 0
     orphans: dict[int, Orphan] = field(default_factory=dict)
-    others: Orphan = field(default_factory=Orphan)  # of all orphans beyond the first ORPHANS_MAX
-    other_inodes: int = 0
-    through: int = 0  # the bound of the last leaf, if more may go while they are counted
+    others: Orphan = field(default_factory=Orphan)  # all orphans beyond the first ORPHANS_MAX
+    other_inodes: int = 0  # how many inodes those have
+    through: int = 0  # the bound of the last leaf counted, if keys may be removed meanwhile
     _last_inode: int = -1
 
     @property
     def orphaned_inodes(self) -> int:
-        """How many inodes without a volume there are keys under."""
+        """How many inodes without a volume have keys."""
         return len(self.orphans) + self.other_inodes
 
     @property
     def orphaned(self) -> Orphan:
-        """All orphans together."""
+        """The sum of all orphans."""
         total = Orphan()
         for orphan in (*self.orphans.values(), self.others):
             total.keys += orphan.keys
@@ -89,11 +89,11 @@ class Tally:
         return self.others
 
     def forget(self, inode: int) -> None:
-        """Count an inode no more: there are no keys under it, or it is a volume's."""
+        """Remove an inode from the counts: it has no keys any more, or it is a volume's."""
         self.orphans.pop(inode, None)
 
     def stale_dirty_went(self, sectors: int, keys: int = 0) -> None:
-        """Count so much less that is stale and dirty; parts of keys may be gone without one being gone."""
+        """Deduct stale dirty sectors and keys; sectors only, if a part of a key was removed."""
         self.stale_dirty_sectors = max(self.stale_dirty_sectors - sectors, 0)
         self.stale_dirty_keys = min(max(self.stale_dirty_keys - keys, 0), self.stale_dirty_sectors)
 
@@ -101,7 +101,7 @@ class Tally:
 class IndexHealth:
     """The counts of an index that is in use.
 
-    vanished: the nodes that tell of children which have vanished, and of how many.
+    vanished: the interior nodes with vanished children, and how many each has.
     """
 
     def __init__(self, tally: Tally | None = None, vanished: Sequence[tuple[Interior, int]] = ()) -> None:
@@ -112,41 +112,41 @@ class IndexHealth:
 
     @property
     def vanished_nodes(self) -> int:
-        """How many nodes have vanished, as far as the device still tells."""
+        """How many nodes have vanished, by the interior nodes that still exist."""
         return sum(count for interior, count in self._vanished if not interior.is_gone)
 
     def begin(self) -> Tally:
-        """Begin to count anew, from the first leaf to the last."""
+        """Start a new count, from the first leaf to the last. Returns its tally."""
         self._following = Tally()
         return self._following
 
     def end(self) -> None:
-        """Let what was counted anew take the place of the counts before, if it was counted to the end."""
+        """Replace the counts by the new ones, unless the new count was aborted."""
         if self._following is not None:
             self.tally, self._following = self._following, None
 
     def break_off(self) -> None:
-        """Keep the counts there are."""
+        """Abort the new count; the present counts stay."""
         self._following = None
 
     def forget(self, inode: int) -> None:
-        """Count an inode no more."""
+        """Remove an inode from the counts."""
         for tally in self._tallies(inode << INODE_SHIFT):
             tally.forget(inode)
 
     def stale_dirty_went(self, key: Key) -> None:
-        """Take note that a part of a stale dirty key was overwritten or dropped."""
+        """Deduct a part of a stale dirty key that was overwritten or dropped."""
         for tally in self._tallies(key.inode << INODE_SHIFT | key.offset):
             tally.stale_dirty_went(key.sectors)
 
     def stale_dirty_dropped(self, key: Key) -> None:
-        """Take note that a collection dropped one."""
+        """Deduct a stale dirty key that a collection dropped."""
         self.dropped_keys += 1
         for tally in self._tallies(key.inode << INODE_SHIFT | key.offset):
             tally.stale_dirty_went(key.sectors, 1)
 
     def _tallies(self, position: int) -> list[Tally]:
-        """The counts that what stands at a position has gone into."""
+        """The tallies that include the keys at a position."""
         following = self._following
         if following is not None and position < following.through:
             return [self.tally, following]
@@ -154,7 +154,7 @@ class IndexHealth:
 
 
 def names_data(leaf: Leaf, inode: int, caches: Sequence[Cache]) -> bool:
-    """Whether a leaf has a key under an inode that is live, or dirty: there is data nothing else names."""
+    """Whether a leaf has a live or dirty key of an inode: data that no other key references."""
     if all(run.inode != inode for run in leaf.live.runs):
         return False
     _, good = copies(leaf, caches)

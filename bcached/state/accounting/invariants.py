@@ -1,7 +1,7 @@
-"""Everything that must always be true of a set's buckets, as one check over all of it.
+"""The invariants of a set's buckets, as one check over all of them.
 
-Run after every step in tests, on demand by the Verify method, and after every step of the daemon if the
-configuration says so. It reads the whole table at one instant, about 40 ms a million buckets.
+Run after every step in tests, on demand by the Verify method, and after every step of the daemon with
+`verify = true`. It reads the whole table at one instant, which takes about 40 ms per million buckets.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,10 +21,10 @@ from bcached.state.sectors.sector_allocator import SectorAllocator
 def violations(
     allocator: SectorAllocator, holders: Iterable[Holder], metadata: list[dict[State, set[int]]]
 ) -> list[str]:
-    """What is wrong, one sentence each; empty if nothing is.
+    """Returns the violations, one sentence each.
 
-    holders are all there are, those in quarantine too. metadata tells, for each member, which buckets
-    journal, uuid table and btree are known to use.
+    holders are all there are, including those in quarantine. metadata has, for each member, the buckets
+    that journal, uuid table and btree use.
     """
     holdings = Holdings(allocator, [*holders, *allocator.gathering])
     found = list(holdings.of_the_set())
@@ -38,7 +38,7 @@ def violations(
 
 
 def content(cache: Cache, sectors: Counts, dirty_sectors: Counts) -> Iterator[str]:
-    """What is wrong with the live sectors of a member; those given are counted from the keys of the index."""
+    """Violations in the live sectors of a member, compared with those counted from the keys of the index."""
     table = cache.table
     columns = (
         ("sectors", table.sectors_array, sectors),
@@ -62,7 +62,7 @@ def _counts(cache: Cache) -> Iterator[str]:
 
 
 def _lists(cache: Cache) -> Iterator[str]:
-    """Every bucket on a list is in the list's state, on one list, once; and the other way round."""
+    """A bucket is in a list's state exactly if it is on that list, and is on it once."""
     geometry, reserves = cache.geometry, cache.reserves
     chain = cache.prio_chain + cache.prio_chain_writing
     lists = {
@@ -73,7 +73,7 @@ def _lists(cache: Cache) -> Iterator[str]:
     }
     for state, buckets in lists.items():
         if len(set(buckets)) != len(buckets):
-            yield f"a bucket is twice on the list of {state.name}"
+            yield f"the list of {state.name} has a bucket twice"
         if set(buckets) != _in_state(cache, state):
             yield f"the list of {state.name} and the buckets in that state differ"
     lengths = [(f"reserve {it.name}", reserves.count(it), reserves.capacities[it]) for it in Reserve]
@@ -88,9 +88,9 @@ def _lists(cache: Cache) -> Iterator[str]:
 
 
 def _durable(cache: Cache) -> Iterator[str]:
-    """What may leave free_inc carries a gen that is durable."""
+    """Buckets that may leave free_inc have durable gens."""
     if cache.awaiting_prios < 0:
-        yield "more of free_inc is ready than there is"
+        yield "more buckets of free_inc are ready than it holds"
     for index in range(min(cache.free_inc_ready, len(cache.free_inc))):
         bucket = cache.free_inc[index]
         if cache.synchronous and cache.table.gens[bucket] != cache.table.gens_on_disk[bucket]:
@@ -106,7 +106,7 @@ def _gens(cache: Cache) -> Iterator[str]:
 
 
 def _contents(cache: Cache) -> Iterator[str]:
-    """Live sectors lie only in data buckets, and those nobody holds are named for what they hold."""
+    """Only data buckets have live sectors, which give the state of those that are not held."""
     table = cache.table
     states, sectors, dirty = table.states_array, table.sectors_array, table.dirty_sectors_array
     for bucket in np.flatnonzero((states < State.OPEN) & (sectors > 0)):
@@ -118,14 +118,14 @@ def _contents(cache: Cache) -> Iterator[str]:
     expected[dirty > 0] = State.DIRTY
     for bucket in np.flatnonzero((states >= State.DIRTY) & (states != expected)):
         found, name = State(states[bucket]).name, State(expected[bucket]).name
-        yield f"bucket {bucket} is {found}, but going by its sectors should be {name}"
+        yield f"bucket {bucket} is {found}, but by its sectors should be {name}"
     metadata = (states >= State.PRIO) & (states <= State.UUID)
     for bucket in np.flatnonzero(metadata & (table.prios_array != METADATA_PRIO)):
         yield f"bucket {bucket} is {State(states[bucket]).name}, but has the prio of data"
 
 
 def _emptied(cache: Cache) -> Iterator[str]:
-    """Whatever an entry emptied is empty still, and on no list."""
+    """Buckets that an entry emptied are still empty, and on no list."""
     table = cache.table
     newest = 0
     for bucket, seq in cache.emptied.items():
@@ -133,12 +133,12 @@ def _emptied(cache: Cache) -> Iterator[str]:
         if state < State.OPEN or table.sectors[bucket]:
             yield f"bucket {bucket} was emptied, but is {state.name} with {table.sectors[bucket]} sectors"
         if seq < newest:
-            yield f"bucket {bucket} was emptied by entry {seq}, which is told of after entry {newest}"
+            yield f"bucket {bucket} was emptied by entry {seq}, but is listed behind entry {newest}"
         newest = max(newest, seq)
 
 
 def _taint(cache: Cache) -> Iterator[str]:
-    """What keys on disk may name is not used for metadata, nor on its way there."""
+    """Buckets that keys on disk may name are not used for metadata, nor ready for it."""
     if not cache.synchronous:
         return
     table, reserves = cache.table, cache.reserves

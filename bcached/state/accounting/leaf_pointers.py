@@ -1,4 +1,4 @@
-"""Where the keys of leaves point, in columns: into which buckets of which member, and how stale."""
+"""The pointers of leaves' keys, in columns: into which buckets of which member, and how stale."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ class LeafPointers:
     device: int
     rows: Rows
     buckets: Numbers
-    is_current: NDArray[np.bool_]  # with its bucket's gen of now
+    is_current: NDArray[np.bool_]  # with its bucket's present gen
     behind: Numbers  # by how many gens; 0 also for one that is ahead
 
 
 def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> Iterator[LeafPointers]:
-    """All pointers of some leaves; keys are numbered through the leaves, in order."""
+    """Yields all pointers of the leaves; keys are numbered in order through all leaves."""
     keys = KeyRows()
     for leaf in leaves:
         keys.add(leaf.live)
@@ -41,7 +41,7 @@ def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> Iterator[L
 
 
 def live_counts(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> list[Counts]:
-    """Live and dirty sectors of each bucket by the keys of leaves, by member."""
+    """Live and dirty sectors of each bucket, counted from the keys of leaves, by member."""
     sizes = [cache.geometry.bucket_count for cache in caches]
     counts = [(np.zeros(size, np.int64), np.zeros(size, np.int64)) for size in sizes]
     for part in leaf_pointers(leaves, caches):
@@ -52,7 +52,7 @@ def live_counts(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> list[Counts]
 
 
 def dirty_by_inode(part: LeafPointers) -> dict[int, int]:
-    """The dirty sectors of each volume, as far as they are live."""
+    """The live dirty sectors of each volume."""
     dirty = part.is_current & part.rows.dirty
     if not dirty.any():
         return {}
@@ -62,7 +62,7 @@ def dirty_by_inode(part: LeafPointers) -> dict[int, int]:
 
 
 def dirty_sectors(leaf: Leaf, inode: int) -> int:
-    """The dirty sectors of a volume in a leaf; a key is counted once, however many copies it has."""
+    """The dirty sectors of a volume in a leaf, counting each key once for all its copies."""
     keys = KeyRows()
     keys.add(leaf.live)
     count = 0

@@ -1,8 +1,8 @@
-"""How much live data each bucket holds, kept as keys come to the index and go from it.
+"""How much live data each bucket holds, updated as keys are added to the index and removed from it.
 
-Only pointers whose gen is their bucket's gen of now count. A bucket's gen goes up only when nothing is
-counted in it any more, or when all that is in it becomes stale at once; so what was counted in with a gen is
-either counted out with it or dropped by the table.
+Only pointers with their bucket's present gen count. A bucket's gen goes up only when nothing is counted in it
+any more, or when all in it becomes stale at once; so sectors counted in with a gen are either counted out
+with it or reset by the table.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,22 +12,22 @@ from bcached.state.buckets.member_buckets import Cache
 
 
 class LiveSectors:
-    """Tells the caches of a set what comes and goes.
+    """Counts added and removed keys in the caches of a set.
 
-    marking, while a collection runs, hears of every pointer that goes, stale or not (device, bucket, gen):
-    the node it stood in may not have been written yet, and the collection may not have come by before.
-    on_stale_dirty is told of dirty keys that go, or parts of them, of which a copy was stale.
+    marking, set while a collection runs, is called for every removed pointer, stale or not (device, bucket,
+    gen): the node it was in may not have been written yet, nor marked by the collection. on_stale_dirty is
+    called with removed dirty keys, or parts of them, of which a copy was stale.
     """
 
     def __init__(self, caches: Sequence[Cache], bucket_sectors: int) -> None:
         self.marking: Callable[[int, int, int], None] | None = None
         self.on_stale_dirty: Callable[[Key], None] = lambda _: None
-        self.cleaned_seq = 0  # the newest entry by which dirty data went, or became clean
+        self.cleaned_seq = 0  # the newest entry that removed dirty data, or marked it clean
         self._caches = caches
         self._bucket_sectors = bucket_sectors
 
     def came(self, key: Key) -> None:
-        """A key stands in the index now."""
+        """Count a key that was added to the index."""
         caches = self._caches
         for pointer in key.pointers:
             if pointer.device < len(caches):
@@ -37,7 +37,7 @@ class LiveSectors:
                     cache.count_in(bucket, key.sectors, key.dirty)
 
     def went(self, keys: Iterable[Key], seq: int) -> None:
-        """These keys, or parts of keys, stand in the index no more since the journal entry."""
+        """Count keys, or parts of keys, that journal entry seq removed from the index."""
         caches = self._caches
         marking = self.marking
         for key in keys:

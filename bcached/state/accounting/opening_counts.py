@@ -1,10 +1,10 @@
 """Every bucket's gen and live sectors, counted from the keys of an index that is being opened.
 
-Gens on disk lag behind the pointers that were made since: the newest pointer into a bucket tells its gen, and
-only pointers with that gen are live. One pass is enough for both. A pointer with a newer gen takes its bucket
-over, and what was counted for the older ones falls away.
+Gens on disk are older than the pointers made since: the newest pointer into a bucket gives its gen, and only
+pointers with that gen are live. One pass does both: a pointer with a newer gen raises its bucket's, and
+resets what was counted for older pointers.
 
-Kernel: walks the tree twice (bch_initial_mark_key, then gc). Order does not matter here either.
+Kernel: walks the tree twice (bch_initial_mark_key, then gc). Here, too, the order does not matter.
 """
 
 import numpy as np
@@ -17,27 +17,27 @@ GEN_MASK, GEN_HALF = 255, 128
 
 
 class Recount:
-    """The counts of one member; gens, those on disk at the beginning, rise in the column it is given."""
+    """The counts of one member; the column gens starts as the gens on disk, and is raised in place."""
 
     def __init__(self, gens: NDArray[np.uint8], gens_on_disk: NDArray[np.uint8]) -> None:
         count = len(gens)
         self.gens = gens
         self.sectors = np.zeros(count, np.uint32)
         self.dirty_sectors = np.zeros(count, np.uint32)
-        # Whether some node or entry on disk names the bucket with its gen on disk, or one ahead of that.
+        # Whether a node or entry on disk names the bucket with its gen on disk, or a newer one.
         self.is_named = np.zeros(count, np.bool_)
-        # Those on disk before anything raises them; prios are not written while a set is opened.
+        # The gens on disk, which stay: prios are not written while a set is opened.
         self._base = gens_on_disk
-        self._furthest_behind = np.zeros(count, np.uint8)  # of the pointers into a bucket, seen from its base
-        self.overtook_dirty = False  # whether dirty keys that were counted in have become stale since
+        self._furthest_behind = np.zeros(count, np.uint8)  # of its pointers, from the gen on disk
+        self.overtook_dirty = False  # whether dirty keys became stale after they were counted
 
     @property
     def oldest(self) -> NDArray[np.uint8]:
-        """The oldest gen that anything names, of each bucket; its gen on disk if nothing is older."""
+        """The oldest gen named by a pointer, of each bucket; its gen on disk if none is older."""
         return self._base - self._furthest_behind
 
     def add(self, buckets: Numbers, gens: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> bool:
-        """Count some pointers in; whether any of them is dirty and stale already."""
+        """Count pointers. Returns whether any of them is dirty and stale already."""
         self.name(buckets, gens)
         live = self.gens[buckets] == gens
         any_stale_dirty = bool((dirty & ~live).any())
@@ -47,11 +47,11 @@ class Recount:
         return any_stale_dirty
 
     def add_rows(self, rows: Rows, bucket_sectors: int) -> bool:
-        """Count in the rows of keys of one member; as `add`."""
+        """Count the rows of keys of one member. Returns what `add` returns."""
         return self.add(rows.places // bucket_sectors, rows.gens, rows.sectors, rows.dirty)
 
     def name(self, buckets: Numbers, gens: Numbers) -> None:
-        """Take note of gens that pointers name, without anything being counted live for them."""
+        """Record the gens of pointers, without counting live sectors for them."""
         behind = (self._base[buckets] - gens) & GEN_MASK
         is_behind = (behind > 0) & (behind <= GEN_HALF)
         np.maximum.at(self._furthest_behind, buckets[is_behind], behind[is_behind].astype(np.uint8))
@@ -59,7 +59,7 @@ class Recount:
         self._raise(buckets, gens)
 
     def name_one(self, bucket: int, gen: int) -> None:
-        """Take note of the gen that a pointer to metadata names."""
+        """Record the gen of a pointer to metadata."""
         base = int(self._base[bucket])
         behind, ahead = base - gen & GEN_MASK, int(self.gens[bucket]) - base & GEN_MASK
         if 0 < behind <= GEN_HALF:
@@ -70,7 +70,7 @@ class Recount:
             self._raise(np.array([bucket]), np.array([gen]))
 
     def _raise(self, buckets: Numbers, gens: Numbers) -> None:
-        # Seen from the gen on disk, so that the order in which pointers are met does not matter.
+        # Relative to the gen on disk, so that the order of the pointers does not matter.
         ahead = (gens - self._base[buckets]) & GEN_MASK
         newer = (ahead < GEN_HALF) & (ahead > (self.gens[buckets] - self._base[buckets]))
         if not newer.any():
@@ -84,5 +84,5 @@ class Recount:
 
     @property
     def gens_on_disk(self) -> NDArray[np.uint8]:
-        """The gens before anything raised them."""
+        """The gens on disk, as they were before any were raised."""
         return self._base

@@ -1,6 +1,6 @@
-"""Who holds what, added up: the open buckets', the holders' and the readers', beside what each bucket says.
+"""What open buckets, holders and readers own in total, compared with each bucket's state and pins.
 
-A part of the invariants: whatever is given out is given out once, and pinned for as long as that.
+A part of the invariants: every sector is given out once only, and its bucket is pinned meanwhile.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ PINNED = (State.OPEN, State.HELD, State.QUARANTINE)
 
 
 class Holdings:
-    """Extents and pins of every bucket that somebody has, at one instant."""
+    """Extents and pins of every bucket with an owner, at one instant."""
 
     def __init__(self, allocator: SectorAllocator, holders: Sequence[Holder]) -> None:
         self._allocator = allocator
@@ -42,7 +42,7 @@ class Holdings:
         self._extents.setdefault(place, []).extend(extents)
 
     def of_the_set(self) -> Iterator[str]:
-        """What does not add up over all members."""
+        """Violations that concern all members together."""
         for holder in self._holders:
             pieces = sum(map(len, holder.pieces.values()))
             if holder.total != pieces:
@@ -55,7 +55,7 @@ class Holdings:
             yield f"{reserved} sectors are reserved, but {self._allocator.reserved_sectors} are counted"
 
     def of_a_member(self, cache: Cache) -> Iterator[str]:
-        """What is wrong with the buckets of one member."""
+        """Violations in the buckets of one member."""
         yield from self._check_pins(cache)
         yield from self._check_states(cache)
         yield from self._check_extents(cache)
@@ -67,7 +67,7 @@ class Holdings:
         for bucket in sorted(pinned | known):
             pins = self._pins[device, bucket]
             if table.pins[bucket] != pins:
-                yield f"bucket {bucket} has {table.pins[bucket]} pins, but {pins} are known"
+                yield f"bucket {bucket} has {table.pins[bucket]} pins, but its owners have {pins}"
 
     def _check_states(self, cache: Cache) -> Iterator[str]:
         """A bucket is open if a slot has it, else quarantined or held if a holder has it."""
@@ -78,7 +78,7 @@ class Holdings:
             expected = self._expected_state((device, bucket))
             state = State(table.states[bucket])
             if expected is None:
-                yield f"bucket {bucket} is {state.name}, but nobody holds it"
+                yield f"bucket {bucket} is {state.name}, but has no owner"
             elif state != expected:
                 yield f"bucket {bucket} is {state.name}, but should be {expected.name}"
 
@@ -99,7 +99,7 @@ class Holdings:
                 if start < end:
                     yield f"sectors of bucket {bucket} are given out twice at {start}"
             if extents[0][0] < first or extents[-1][1] > first + self._bucket_sectors:
-                yield f"sectors outside of bucket {bucket} are counted to it"
+                yield f"bucket {bucket} has extents outside its bounds"
         for (device, bucket), (sector, sectors_free, gen) in self._slots.items():
             if device != cache.device:
                 continue

@@ -107,13 +107,13 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
     ),
     "a bucket that is on a list twice": (
         lambda busy: busy.cache.unused.append(400),
-        ["member 0: a bucket is twice on the list of UNUSED"],
+        ["member 0: the list of UNUSED has a bucket twice"],
     ),
     "a bucket that is on two reserves": (
         lambda busy: busy.cache.reserves.lists[Reserve.NONE].append(
             busy.cache.reserves.lists[Reserve.PRIO][0]
         ),
-        ["member 0: a bucket is twice on the list of FREE"],
+        ["member 0: the list of FREE has a bucket twice"],
     ),
     "a prio bucket that no chain has": (
         lambda busy: put(busy, 450, State.PRIO) or busy.cache.table.prios.__setitem__(450, 65535),
@@ -143,7 +143,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
     ),
     "readiness of buckets that are not there": (
         ready_beyond_the_end,
-        ["member 0: more of free_inc is ready than there is"],
+        ["member 0: more buckets of free_inc are ready than it holds"],
     ),
     "a gen far from the index": (
         lambda busy: gen(busy, "last_gc", 97),
@@ -163,19 +163,19 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
     ),
     "data in an empty bucket": (
         lambda busy: live(busy, 450, 3),
-        ["member 0: bucket 450 is EMPTY, but going by its sectors should be CLEAN"],
+        ["member 0: bucket 450 is EMPTY, but by its sectors should be CLEAN"],
     ),
     "a cached bucket without data": (
         lambda busy: live(busy, 300, 0),
-        ["member 0: bucket 300 is CLEAN, but going by its sectors should be EMPTY"],
+        ["member 0: bucket 300 is CLEAN, but by its sectors should be EMPTY"],
     ),
     "dirty data in a clean bucket": (
         lambda busy: live(busy, 300, 5, 2),
-        ["member 0: bucket 300 is CLEAN, but going by its sectors should be DIRTY"],
+        ["member 0: bucket 300 is CLEAN, but by its sectors should be DIRTY"],
     ),
     "a dirty bucket whose data is clean": (
         lambda busy: live(busy, 301, 3, 0),
-        ["member 0: bucket 301 is DIRTY, but going by its sectors should be CLEAN"],
+        ["member 0: bucket 301 is DIRTY, but by its sectors should be CLEAN"],
     ),
     "more data than a bucket holds": (
         lambda busy: live(busy, 300, 17),
@@ -227,7 +227,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
     ),
     "emptied buckets out of order": (
         lambda busy: busy.cache.emptied.update({450: 4, 451: 3}),
-        ["member 0: bucket 451 was emptied by entry 3, which is told of after entry 4"],
+        ["member 0: bucket 451 was emptied by entry 3, but is listed behind entry 4"],
     ),
     "metadata with the prio of data": (
         lambda busy: busy.cache.table.prios.__setitem__(busy.cache.prio_chain[0], 32768),

@@ -57,26 +57,26 @@ def reclaimed_while_held(busy: BusySet) -> None:
 BREACHES: dict[str, tuple[Breach, list[str]]] = {
     "a pin too many": (
         lambda busy: pins(busy, busy.held_bucket, 1),
-        ["member 0: bucket 17 has 2 pins, but 1 are known"],
+        ["member 0: bucket 17 has 2 pins, but its owners have 1"],
     ),
     "a pin of an open bucket lost": (
         lambda busy: pins(busy, busy.open_bucket, -1),
-        ["member 0: bucket 16 has 2 pins, but 3 are known"],
+        ["member 0: bucket 16 has 2 pins, but its owners have 3"],
     ),
     "a pin that nobody knows": (
         lambda busy: pins(busy, 300, 1),
-        ["member 0: bucket 300 has 1 pins, but 0 are known"],
+        ["member 0: bucket 300 has 1 pins, but its owners have 0"],
     ),
     "a bucket reclaimed while somebody holds it": (
         reclaimed_while_held,
         [
-            "member 0: bucket 17 has 0 pins, but 1 are known",
+            "member 0: bucket 17 has 0 pins, but its owners have 1",
             "member 0: bucket 17 is EMPTY, but should be HELD",
         ],
     ),
     "a bucket held by nobody": (
         lambda busy: busy.cache.table.move(450, State.HELD),
-        ["member 0: bucket 450 is HELD, but nobody holds it"],
+        ["member 0: bucket 450 is HELD, but has no owner"],
     ),
     "a bucket open in no slot": (
         lambda busy: busy.cache.table.move(busy.held_bucket, State.OPEN),
@@ -104,7 +104,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
     ),
     "sectors of another bucket": (
         given_out_elsewhere,
-        ["member 0: sectors outside of bucket 17 are counted to it"],
+        ["member 0: bucket 17 has extents outside its bounds"],
     ),
     "a cursor that went astray": (
         lambda busy: setattr(slot_of(busy), "sectors_free", 4),
@@ -120,7 +120,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
     ),
     "a reader's pin that pins nothing": (
         lambda busy: busy.second.read((0, busy.held_bucket)),
-        ["member 0: bucket 17 has 1 pins, but 2 are known"],
+        ["member 0: bucket 17 has 1 pins, but its owners have 2"],
     ),
     "a reader's bucket that counts as unheld": (
         lambda busy: busy.second.read((0, 300)) or pins(busy, 300, 1),
@@ -153,8 +153,8 @@ def test_a_holder_nobody_told_of_is_missed() -> None:
     assert busy.carve(stranger, 5000, 16, 9) is not None
     busy.fill()
     found = busy.violations()
-    assert any(text.endswith("has 1 pins, but 0 are known") for text in found)
-    assert any(text.endswith("is HELD, but nobody holds it") for text in found)
+    assert any(text.endswith("has 1 pins, but its owners have 0") for text in found)
+    assert any(text.endswith("is HELD, but has no owner") for text in found)
 
 
 def test_what_a_waiting_request_gathered_is_known() -> None:
