@@ -69,7 +69,7 @@ def test_damage_ends_with_four_and_says_what_where_and_what_is_lost(tmp_path: Pa
     assert lines[-2].startswith(
         f"fatal: bset at {path} node at sector {sector}, level 1, byte 0: expected 0x"
     )
-    assert "; lost: the keys of it from inode 0 sector 0 to" in lines[-2]
+    assert "; lost: its keys from inode 0 sector 0 to" in lines[-2]
     assert lines[-1] == "NOT SOUND: 1 found wrong"
     document = json.loads(run("--json", "check", path).stdout)
     assert document["sound"] is False

@@ -216,4 +216,4 @@ def test_a_backing_device_is_told_apart_for_programs_and_by_every_verb(tmp_path:
         done = run(verb, path)
         assert done.exit_code == status
         assert words in done.output
-        assert "put right" not in done.output
+        assert "repaired" not in done.output

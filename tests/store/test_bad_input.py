@@ -143,7 +143,7 @@ SUPERBLOCK: list[Case] = [
 ]
 
 ENTRY: list[Case] = [
-    ("huge seq", entry(16, "Q", (1 << 64) - 1), "journal entry 18446744073709551615 is beyond"),
+    ("huge seq", entry(16, "Q", (1 << 64) - 1), "at most 9223372036854775807, found 18446744073709551615"),
     ("seq below last_seq", entry(16, "Q", 2), "last_seq: expected 1 to seq 2, found 3"),
     ("last_seq 0", entry(32, "Q", 0), "last_seq: expected 1 to seq 3, found 0"),
     (
@@ -283,7 +283,7 @@ CONTENTS: list[Case] = [
         (
             f"a key of {of} for data in {used_for}",
             spoil,
-            f"bucket {bucket}: keys for data lie in it, and it is {used_for}",
+            f"bucket {bucket}: keys for data point to it, but it is used for {used_for.lower()}",
         )
         for bucket, gen, used_for in ((4, 0, "JOURNAL"), (7, 1, "PRIO"), (8, 1, "UUID"), (9, 1, "BTREE"))
         for of, spoil in (
@@ -443,7 +443,7 @@ async def test_an_entry_that_hides_newer_ones_is_refused(tmp_path: Path) -> None
     assert bucket == image.superblock.journal_buckets[1]
     image.put(image.newest_at - 512 * 2 + 50, b"\xff")  # entry 3: what follows it is not found either
     text = await refusal([image.device()], tmp_path)
-    assert "entry 2 is the newest that can be read, and behind it there are others up to 5" in text
+    assert "entry 2 is the newest that can be read, but entries up to 5 were written" in text
     assert text.endswith("bcachectl repair --clear-journal-behind 2 memory")
 
 
@@ -548,7 +548,7 @@ async def test_a_member_made_anew_is_refused_while_the_others_are_in_use(tmp_pat
     first, _ = await copies(530, 530)
     _, fresh = await fresh_devices(530, 530)
     assert (
-        "d1: is freshly made, or an older copy of before the first run, but the other members"
+        "d1: is freshly made, or an older copy from before the first run, but the other members"
         in await refusal([first, fresh], tmp_path)
     )
 
@@ -558,7 +558,7 @@ async def test_members_that_hold_different_entries_of_one_seq_are_refused(tmp_pa
     image = Image(bytearray(devices[1].image()), *await newest_of(devices))
     image.write_entry(prio_heads=(9,) * 8)
     text = await refusal([devices[0], named(image.raw, "d1")], tmp_path)
-    assert "entry 3 is not the one on another member" in text
+    assert "entry 3 differs from the entry 3 on another member" in text
 
 
 async def newest_of(devices: Sequence[MemoryDevice]) -> tuple[Superblock, JournalEntry, int]:

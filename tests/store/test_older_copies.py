@@ -54,7 +54,7 @@ async def test_a_member_is_told_to_be_an_older_copy_of_any_age(members: int) -> 
             assert said.startswith((f"d{member}: ", f"set at d{member}: "))
             if age == "fresh":
                 assert (
-                    "an older copy of before the first run, but the other members of its set are in use"
+                    "an older copy from before the first run, but the other members of its set are in use"
                     in said
                 )
                 assert "set-members" in found.counts

@@ -1,9 +1,9 @@
-"""The index on its devices: loads what is asked for, writes out what has changed, keeps within its memory.
+"""The index on its devices: loads requested ranges, writes out changes, stays within its memory limit.
 
 Rules of this file. No leaf is written before the journal entry with its newest key is durable. A node is
-appended to, one block at a time, as long as it has room; else it is written anew to a bucket of its own
-(state/index/tree_change.py), before anything names it. The bucket of a node that was replaced is free only
-when what names the new one is durable.
+appended to, one block at a time, as long as it has space; else it is rewritten to another bucket
+(state/index/tree_change.py), before anything names that. The bucket of a replaced node is free only when the
+pointer to the new one is durable.
 
 Order of locks: a leaf's turn (those of neighbours from left to right), then the lock of the tree's shape.
 """
@@ -32,13 +32,13 @@ from bcached.store.btree.node_replacement import TreeShape, pinned_leaves
 Prepare = Callable[[], Awaitable[None]]
 
 COALESCED_MAX = 4  # kernel: GC_MERGE_NODES
-WRITTEN_LEAVES = 128  # at once: beginning takes one of them ten microseconds
+WRITTEN_LEAVES = 128  # at once: starting to write one takes ten microseconds
 LEAVES_A_LOOK = 512  # a millisecond
-EVICTED_LEAVES = 16  # at once; written out before when none of those used longest ago is clean
+EVICTED_LEAVES = 16  # at once; written out first if none of the least recently used ones is clean
 
 
 class Btree:
-    """A tree, its nodes' devices, and the buckets and the journal it needs. Random is for the nodes' seqs."""
+    """A tree, its nodes' devices, and the buckets and the journal it needs. rng is for the nodes' seqs."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Btree:
         rng: Random,
         cache_bytes: int,
     ) -> "Btree":
-        """The tree under a root that the journal names; nothing but the root is read."""
+        """Returns the tree under a root that the journal names; reads only the root."""
         buckets.raise_gen(root.pointers[0])
         tree = Tree(await io.read(root, level, START, buckets), io.shape)
         return cls(tree, io, buckets, journal, rng, cache_bytes)
@@ -100,9 +100,9 @@ class Btree:
             start = found.end_within(inode)
 
     async def _load_node(self, missing: Missing) -> None:
-        """Read a node, and put it in its place if that is still there.
+        """Read a node, and attach it if its parent still has its key.
 
-        Nobody reads a node that is being read: by the time he puts it in, others may have changed it.
+        A node that is being read is waited for, not read twice: the second copy could miss changes.
         """
         under_way = self._loading.get(missing.key)
         if under_way is not None:
@@ -119,7 +119,7 @@ class Btree:
             ended.set()
 
     def evict(self) -> bool:
-        """Let go of clean leaves, those used longest ago, while there are too many; whether that sufficed."""
+        """Evict clean leaves, the least recently used first. Returns whether that reached the limit."""
         while self.tree.cached_bytes > self.cache_bytes:
             clean = [leaf for leaf in islice(self.tree.evictable(), EVICTED_LEAVES) if leaf.is_clean]
             for leaf in clean:
@@ -130,9 +130,9 @@ class Btree:
         return True
 
     def _make_room(self) -> None:
-        """Let go of leaves before one more is read, also of some that are not clean if they are far too many.
+        """Evict leaves before one more is read; far over the limit, keep only the changes of some dirty ones.
 
-        Whoever changes keys waits while they are written out; a look-up or a collection does not.
+        A change of keys waits until leaves are written out; a look-up or a collection does not.
         """
         if not self.evict() and self._is_overfull:
             for leaf in list(islice(self.tree.evictable(), EVICTED_LEAVES)):
@@ -140,7 +140,7 @@ class Btree:
                     self.tree.set_aside(leaf)
 
     async def trim(self) -> None:
-        """Have no more leaves in memory than the bound allows, and write out what must be gone for that."""
+        """Evict leaves down to the memory limit, writing out those that must be clean for that."""
         while not self.evict():
             oldest = list(islice(self.tree.evictable(), EVICTED_LEAVES))
             if not oldest:
@@ -149,7 +149,7 @@ class Btree:
         self.give_space()
 
     async def relieve(self) -> None:
-        """Write out leaves, those used longest ago first, while too much is unwritten."""
+        """Write out leaves, the least recently used first, while too much is unwritten."""
         tree = self.tree
         while tree.unwritten_words * WORD_BYTES > self.cache_bytes // 4:
             dirty = list(islice((leaf for leaf in tree.leaves if not leaf.is_clean), EVICTED_LEAVES))
@@ -157,19 +157,19 @@ class Btree:
         await self.trim()
 
     def give_space(self) -> None:
-        """Let go of those who wait for space; each looks again whether there is enough, and who else came."""
+        """Wake the waiters for space; each checks again whether there is enough."""
         if self._space is not None:
             self._space.set_result(None)
             self._space = None
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether somebody waits for space."""
+        """Whether there are waiters for space."""
         return self._space is not None
 
     @property
     def is_crowded(self) -> bool:
-        """Whether so much is unwritten, or in memory, that it must be written before there is more."""
+        """Whether so much is unwritten, or in memory, that changes must wait for leaves to be written."""
         return self.tree.unwritten_words * WORD_BYTES > self.cache_bytes // 2 or self._is_overfull
 
     @property
@@ -177,20 +177,20 @@ class Btree:
         return self.tree.cached_bytes > self.cache_bytes + self.cache_bytes // 4
 
     async def wait_for_space(self) -> None:
-        """Return when it is not crowded any more, perhaps; whoever trims says so, and must be asked to."""
+        """Return after the next trim, which the caller must request; check `is_crowded` again then."""
         if self._space is None:
             self._space = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._space)
 
     async def leaf_at(self, inode: int, sector: int) -> Leaf:
-        """The leaf that holds a sector, loaded at least until the caller's next await."""
+        """Returns the leaf that holds a sector, loaded at least until the caller's next await."""
         await self.load([(inode, sector, sector + 1)])
         leaf = self.tree.find(inode, sector)
         assert isinstance(leaf, Leaf)
         return leaf
 
     async def leaves(self) -> AsyncIterator[Leaf]:
-        """Every leaf in order, each good until the next await; the tree may change between two of them."""
+        """Yields every leaf in order, each valid until the next await; the tree may change between two."""
         bound = 0
         while bound != self.tree.last_bound:
             leaf = await self.leaf_at(*position_at(bound))
@@ -200,15 +200,18 @@ class Btree:
     # Keys
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
-        """Take in a key of a journal entry, in order; what it cut out of older ones. Its range is loaded."""
+        """Insert a key of a journal entry, in order. Returns the parts of older keys it cut off.
+
+        Its range is loaded.
+        """
         return self.tree.insert(key, seq)
 
     async def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key]:
-        """What lies in [start, end), stale or not, at most limit keys."""
+        """Returns the keys in [start, end), stale or not, at most limit of them."""
         found = self.tree.lookup(inode, start, end, limit)
         if not isinstance(found, Missing):
             return found
-        keys: list[Key] = []  # leaf by leaf, for all of them may be more than there is memory for
+        keys: list[Key] = []  # leaf by leaf: all of them may exceed the memory limit
         while start < end and len(keys) < limit:
             leaf = await self.leaf_at(inode, start)
             keys += leaf.live.lookup(inode, start, end, limit - len(keys))
@@ -218,12 +221,12 @@ class Btree:
     # Writing leaves
 
     async def write_wanted(self) -> None:
-        """Write out the leaves that have a block's worth of new keys, or are to be mended."""
+        """Write out the leaves that have a block's worth of new keys, or a torn bset."""
         await self.write_leaves(list(self.tree.wanted))
         await self.trim()
 
     async def write_through(self, seq: int | None) -> None:
-        """Write out the leaves that need an entry as old as seq, so that the journal can let go of it."""
+        """Write out the leaves that need an entry as old as seq, so that the journal can release it."""
         while self.tree.needs(seq):
             leaves = await self._unwritten_leaves(seq) or await self._owed_leaves(seq)
             await self.write_leaves(leaves)
@@ -234,7 +237,7 @@ class Btree:
         await self.write_through(None)
 
     async def _unwritten_leaves(self, seq: int | None) -> list[Leaf]:
-        """Look through the leaves that are in memory, some at a time; who comes meanwhile may be missed."""
+        """Returns unwritten leaves in memory, checked some at a time; one loaded meanwhile may be missed."""
         found: list[Leaf] = []
         leaves = list(self.tree.leaves)
         for start in range(0, len(leaves), LEAVES_A_LOOK):
@@ -244,14 +247,14 @@ class Btree:
         return found
 
     async def _owed_leaves(self, seq: int | None) -> list[Leaf]:
-        """Read some of the leaves that are not clean and not in memory."""
+        """Read some of the leaves that have deferred changes and are not in memory."""
         bounds = self.tree.owed_bounds(seq)[:EVICTED_LEAVES]
         return [await self.leaf_at(*position_at(bound - 1)) for bound in bounds]
 
     async def write_leaves(self, leaves: Sequence[Leaf]) -> None:
-        """Write out some leaves, those that are appended to at the same time.
+        """Write out some leaves, appending to several at the same time.
 
-        There may be no bucket for one of them any more. That must not cut off the others in mid-write.
+        If the buckets run out for one of them, the writes of the others go on to their end.
         """
         if len(leaves) == 1:
             await self.write_out(leaves[0])
@@ -270,7 +273,7 @@ class Btree:
             raise refusals[0]
 
     async def write_out(self, leaf: Leaf) -> None:
-        """Write out what a leaf holds unwritten; if others took its place, that is theirs now."""
+        """Write out a leaf's unwritten keys; if other leaves replaced it, they have them now."""
         async with self._turns_of([leaf]):
             if leaf.is_gone or leaf.is_clean:
                 return
@@ -282,10 +285,10 @@ class Btree:
                 await self._shape.replace_leaves([leaf])
 
     async def rewrite(self, node: Node, prepare: Prepare | None = None) -> None:
-        """Write a node anew, unless it is gone: without keys that are stale, or without a torn bset.
+        """Rewrite a node, unless it is gone: without keys that are stale, or without a torn bset.
 
-        prepare may change a leaf first, when nobody is at writing it: what it takes away in memory is in no
-        node that is under way.
+        prepare may change a leaf first, while it is not being written: keys that it removes in memory are
+        then in no node under way.
         """
         if isinstance(node, Interior):
             await self._shape.replace_interiors([node])
@@ -297,7 +300,7 @@ class Btree:
                 await self._shape.replace_leaves([node])
 
     async def mend(self) -> None:
-        """Write anew the nodes whose last bset was torn, as far as they are loaded."""
+        """Rewrite the loaded nodes whose last bset was torn."""
         nodes: list[Node] = [*self.tree.leaves, *self.tree.interiors()]
         for node in nodes:
             if node.is_torn:
@@ -314,9 +317,9 @@ class Btree:
     # The shape
 
     async def coalesce(self, level: int, inode: int, sector: int) -> int:
-        """Make the node at a position and the next few fewer if they would fill fewer.
+        """Merge the node at a position and the next few if fewer nodes can hold their keys.
 
-        The position where the next node of that level begins comes back, for a walk over all of them.
+        Returns the position where the next node of that level begins, for a walk over all of them.
         """
         await self.leaf_at(inode, sector)
         node = self.tree.node_at(level, inode, sector)
@@ -333,7 +336,7 @@ class Btree:
         return bound_of(self.tree.node_at(level, inode, sector).key)
 
     async def _coalesce_leaves(self, keys: list[Key]) -> None:
-        """Coalesce the leaves that end where these do, if they still are neighbours when it is their turn."""
+        """Coalesce the leaves that end where these do, if they are still neighbours once locked."""
         places = [position_at(bound_of(key) - 1) for key in keys]
         await self.load([(inode, sector, sector + 1) for inode, sector in places])
         found = [self.tree.find(inode, sector) for inode, sector in places]
@@ -348,11 +351,11 @@ class Btree:
     async def _coalesce_interiors(self, parent: Interior, keys: list[Key]) -> None:
         nodes = [parent.children[parent.place_of(key)] for key in keys]
         interiors = [node for node in nodes if isinstance(node, Interior)]
-        if len(interiors) == len(keys):  # the others nobody has read yet
+        if len(interiors) == len(keys):  # all are loaded
             await self._shape.replace_interiors(interiors, coalesce=True)
 
     async def shrink(self) -> bool:
-        """Make the root's only child the root; False if it has several, or is a leaf."""
+        """Make the root's only child the root. Returns False if it has several, or is a leaf."""
         await self.leaf_at(0, 0)
         return await self._shape.lower_root()
 
@@ -360,7 +363,7 @@ class Btree:
 
     @asynccontextmanager
     async def _turns_of(self, leaves: Sequence[Leaf]) -> AsyncIterator[None]:
-        """Be the only one who writes these leaves, which are given from left to right."""
+        """Hold the write locks of these leaves, which are given from left to right."""
         async with AsyncExitStack() as stack:
             for leaf in leaves:
                 await stack.enter_async_context(self._turns.setdefault(leaf, asyncio.Lock()))

@@ -31,9 +31,9 @@ def _never(_: NodeFound) -> bool:
 class NodeIo:
     """Reads and writes the nodes of one set.
 
-    may_be_torn says of a node whose last bset has a wrong checksum whether that can come from an append that
-    a crash cut off: while a set is recovered, if the journal has keys for the range. Else it is damage. claim
-    hears of each node before it is read, and may refuse it.
+    may_be_torn returns whether a wrong checksum of a node's last bset can come from an append that a crash
+    interrupted: during recovery, if the journal has keys for the range. Else it is damage. claim is called
+    with each node before it is read, and may refuse it.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class NodeIo:
         self._set_magic = members[0].superblock.set_magic
 
     async def read(self, key: Key, level: int, low: Position, gens: Gens, below: Sequence[Key] = ()) -> Node:
-        """The node that a key names; a leaf lies over the older ones below it, the newest of them first."""
+        """Returns the node that a key names; a leaf is merged over the older ones in below, newest first."""
         check_node_key(key, self._bounds, f"btree, level {level}")
         layers = [NodeFound(layer, level, low) for layer in (*reversed(below), key)]
         for layer in layers:
@@ -84,13 +84,13 @@ class NodeIo:
         return leaf
 
     async def _read_sound(self, layer: NodeFound) -> NodeFound:
-        """The same with what is on the device; refused if it is damaged."""
+        """Returns the node with its bsets from the device; raises if it is damaged."""
         found = await read_node(self._members, layer.key, layer.level, layer.low)
         judge_damage(found, self.may_be_torn, refuse_fatal)
         return found
 
     async def _read_plain_leaf(self, key: Key, low: Position) -> Leaf | None:
-        """A leaf that nothing is wrong with; None if it has to be read key by key."""
+        """Returns a leaf that is sound; None if it has to be read key by key."""
         pointer, block_bytes = key.pointers[0], self.shape.block_bytes
         device = self._members[pointer.device].block_device
         raw = await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
@@ -106,10 +106,10 @@ class NodeIo:
         return Leaf(key, last.seq, last.offset_bytes // block_bytes + last.blocks, live)
 
     async def append(self, node: Node, parts: Sequence[bytes]) -> None:
-        """Write bsets of one block each behind those that a node has, durably, one after the other.
+        """Append bsets of one block each to a node, durably, one after the other.
 
-        Each is durable before the next is begun: behind one that is missing, a later one would come to light
-        again as soon as the gap is filled.
+        Each is durable before the next is begun: a later one behind a missing one would become valid as soon
+        as the gap is filled.
         """
         block_bytes = self.shape.block_bytes
         pointer = node.key.pointers[0]
@@ -146,7 +146,7 @@ class NodeIo:
         self.written_bytes += len(raw)
 
     def _interior(self, found: NodeFound, seq: int, blocks_used: int, gens: Gens) -> Interior:
-        """An interior node: which children live is known once all keys have raised their buckets' gens."""
+        """Returns an interior node: which children live is known once all keys have raised their gens."""
         _, children = judge_children(found, self._bounds, gens, refuse_fatal)
         node = Interior(found.key, found.level, seq, blocks_used, list(children.all_live))
         if children.vanished:

@@ -1,7 +1,7 @@
 """One node of the btree, read from a device that may be damaged: its bsets as far as they are sound.
 
-A node is appended to in place. An append that was cut off leaves a last bset with the node's seq and a wrong
-checksum; it is dropped, and what was in a leaf's comes back from the journal.
+A node is appended to in place. An interrupted append leaves a last bset with the node's seq and a wrong
+checksum; it is dropped, and the keys of a leaf's come from the journal.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from bcached.units import SECTOR_BYTES
 
 @dataclass(slots=True)
 class NodeFound:
-    """A node of the tree: its key, the range it is for, and what was found at its place."""
+    """A node of the tree: its key, its range, and what was found in its bucket."""
 
     key: Key
     level: int
@@ -25,7 +25,7 @@ class NodeFound:
     where: str = ""
     bsets: list[PlacedBset] = field(default_factory=list)
     damage: BcachedError | None = None
-    is_torn: bool = False  # the damage is an append that may have been cut off
+    is_torn: bool = False  # the damage may be an interrupted append
     claimed: tuple[Key, ...] = ()  # keys that the bset with the wrong checksum seems to hold
     behind: list[PlacedBset] = field(default_factory=list)  # sound ones behind what is damaged
 
@@ -36,7 +36,7 @@ class NodeFound:
 
     @property
     def range(self) -> str:
-        """The range in words."""
+        """The range as text."""
         return f"inode {self.low[0]} sector {self.low[1]} to inode {self.high[0]} sector {self.high[1]}"
 
     def all_keys(self) -> list[Key]:
@@ -44,12 +44,12 @@ class NodeFound:
         return [key for placed in self.bsets for key in placed.bset.keys]
 
     def keys_of_newest_first(self) -> list[Key]:
-        """The same, those of the newest bset first."""
+        """The keys of all sound bsets, those of the newest bset first."""
         return [key for placed in reversed(self.bsets) for key in placed.bset.keys]
 
 
 async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: Position = START) -> NodeFound:
-    """The node that a (checked) key names; what is wrong with it is told, not raised."""
+    """Returns the node that a (checked) key names; damage is in the result, not raised."""
     pointer = key.pointers[0]
     member = members[pointer.device]
     superblock = member.superblock

@@ -1,8 +1,8 @@
 """Changing the shape of the tree on its devices, one change at a time.
 
-New nodes are written whole, each to a bucket of its own, before one bset of a parent, or the journal, names
-them; when that is durable the buckets of the old ones are free. Buckets are never waited for with the lock
-held.
+New nodes are completely written, each to its own bucket, before one bset of a parent, or the journal, names
+them; when that is durable the buckets of the old ones are free. The lock is never held while waiting for
+buckets.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from bcached.state.index.tree_change import Change, install, replace_interiors, 
 from bcached.store.btree.interfaces import NodeBuckets, NodeJournal
 from bcached.store.btree.node_io import NodeIo
 
-Plan = Callable[[bool], Change | None]  # whether into as few nodes as can be
+Plan = Callable[[bool], Change | None]  # the argument: whether to use as few nodes as possible
 
 
 class TreeShape:
-    """Carries out changes of one tree. Random is for the nodes' seqs."""
+    """Executes changes of one tree. rng is for the nodes' seqs."""
 
     def __init__(
         self, tree: Tree, io: NodeIo, buckets: NodeBuckets, journal: NodeJournal, rng: Random
@@ -35,7 +35,7 @@ class TreeShape:
         self._rng = rng
         self._lock = asyncio.Lock()
         self._broken_off = ""  # what was under way when a write failed
-        self._cause: DeviceError | None = None  # what broke it off, if it was a device
+        self._cause: DeviceError | None = None  # the error, if it was a device's
 
     @property
     def is_changing(self) -> bool:
@@ -43,7 +43,7 @@ class TreeShape:
         return self._lock.locked()
 
     async def replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
-        """Write leaves that are neighbours anew, in their turns; not if some are gone by then."""
+        """Rewrite neighbouring leaves, whose locks are held; does nothing if some are gone by then."""
 
         def plan(tight: bool) -> Change | None:
             if any(leaf.is_gone for leaf in leaves) or not self.tree.are_siblings(leaves):
@@ -53,7 +53,7 @@ class TreeShape:
         await self._change(plan)
 
     async def replace_interiors(self, nodes: list[Interior], *, coalesce: bool = False) -> None:
-        """Write interior nodes that are neighbours anew; not if some are gone by then."""
+        """Rewrite neighbouring interior nodes; does nothing if some are gone by then."""
 
         def plan(tight: bool) -> Change | None:
             if any(node.is_gone for node in nodes) or not self.tree.are_siblings(nodes):
@@ -63,9 +63,11 @@ class TreeShape:
         await self._change(plan)
 
     async def _change(self, plan: Plan) -> None:
-        """Plan a change and carry it out, when there are buckets for it.
+        """Plan a change and execute it, when there are buckets for it.
 
-        Where the tree may not grow, nodes get full rather than more: what it takes in depends on that.
+        1. There are buckets: execute it.
+        2. None to grow the tree: plan it with fuller nodes, so that keys can still be written out.
+        3. None for that either: wait for buckets, then plan it again.
         """
         while True:
             async with self._lock:
@@ -113,14 +115,14 @@ class TreeShape:
         return self._buckets.may_bump(key.pointers[0])
 
     def _seqs(self) -> Iterator[int]:
-        """Seqs of bsets: what a bucket held before must not be taken for a part of the new node."""
+        """Yields seqs of bsets: former contents of a bucket must not be taken for a part of the new node."""
         while True:
             seq = self._rng.getrandbits(64)
             if seq:
                 yield seq
 
     async def lower_root(self) -> bool:
-        """Make the root's only child, if it is loaded, the root; False if it has several, or is a leaf."""
+        """Make the root's only child, if loaded, the root. Returns False if it has several, or is a leaf."""
         async with self._lock:
             root = self.tree.root
             if isinstance(root, Leaf) or len(root.children) > 1:
@@ -137,11 +139,11 @@ class TreeShape:
 
     @contextmanager
     def no_way_back(self, what: str) -> Iterator[None]:
-        """Write nothing any more after a write that did not end well: nobody knows what is on the device."""
+        """Refuse all writes after one that failed: what is on the device is unknown."""
         if self._cause is not None:
             raise self._cause.with_traceback(None)
         if self._broken_off:
-            raise DeviceError(self._io.path, f"the index changes no more: {self._broken_off} broke off")
+            raise DeviceError(self._io.path, f"no more changes of the index: {self._broken_off} failed")
         try:
             yield
         except BaseException as error:
@@ -153,7 +155,7 @@ class TreeShape:
 
 @contextmanager
 def pinned_leaves(leaves: Sequence[Leaf]) -> Iterator[None]:
-    """Have leaves stay in memory."""
+    """Keep leaves in memory."""
     for leaf in leaves:
         leaf.pins += 1
     try:

@@ -1,6 +1,6 @@
 """What a node of the btree must be: the rules by which an opening and a check judge what they read.
 
-Each reports what is wrong with a node, or with its keys, and gives what is left of it.
+Each reports what is wrong with a node, or with its keys, and returns what is left of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,19 +21,19 @@ MayBeTorn = Callable[[NodeFound], bool]
 
 
 class Gens(Protocol):
-    """The gens of buckets as far as nodes have told them."""
+    """The gens of buckets, as far as the nodes read so far name them."""
 
     def raise_gen(self, pointer: Pointer) -> None:
         """Follow a pointer found in a node: it may be ahead of the gen that was on the device."""
 
     def staleness(self, pointer: Pointer) -> int:
-        """How many gens the pointer is behind its bucket."""
+        """Returns how many gens the pointer is behind its bucket."""
 
 
 def claim_bucket(
     members: Sequence[MemberFound], censuses: Sequence[Census], node: NodeFound, report: Report
 ) -> bool:
-    """Whether the node has its bucket for itself. It is not read if not: it could contain itself."""
+    """Whether the node's bucket is used for nothing else. Else it is not read: it could contain itself."""
     pointer = node.key.pointers[0]
     census = censuses[pointer.device]
     bucket = census.geometry.bucket_of(pointer.sector)
@@ -48,12 +48,15 @@ def claim_bucket(
 
 
 def judge_damage(node: NodeFound, may_be_torn: MayBeTorn, report: Report) -> None:
-    """What is wrong with a node's bsets; it is torn, and not damaged, if its last append was cut off."""
+    """Report what is wrong with a node's bsets: torn if its last append was interrupted, else damaged.
+
+    1. Nothing. 2. A torn append. 3. Damage.
+    """
     if node.damage is None:
         return
     node.is_torn = node.is_torn and may_be_torn(node)
     if node.is_torn:
-        lost = "nothing: it had not taken effect" if node.level else "nothing: the journal has its keys"
+        lost = "nothing: the change was not complete" if node.level else "nothing: the journal has its keys"
         report(finding_of(node.damage, "node-torn", Severity.TORN, lost))
         return
     report(finding_of(node.damage, "node-damaged", Severity.FATAL, _what_is_lost(node)))
@@ -64,7 +67,7 @@ def _what_is_lost(node: NodeFound) -> str:
     if node.level == 0 and node.claimed:
         parts.append(f"{_sum(node.claimed)}, from {node.range}")
     else:
-        parts.append(f"the keys of it from {node.range}")
+        parts.append(f"its keys from {node.range}")
     if node.behind:
         keys = [key for placed in node.behind for key in placed.bset.keys]
         parts.append(f"not lost are {_sum(keys)}, in {len(node.behind)} sound bsets behind it")
@@ -78,7 +81,7 @@ def _sum(keys: Sequence[Key]) -> str:
 
 
 def judge_children(node: NodeFound, bounds: Bounds, gens: Gens, report: Report) -> tuple[list[Key], Children]:
-    """All good keys of an interior node, which have raised their gens, and what they say of its children."""
+    """Returns all valid keys of an interior node, after raising their gens, and its children by them."""
     keys = [key for key in node.keys_of_newest_first() if _is_node_key(key, node, bounds, report)]
     for key in keys:
         for pointer in key.pointers:
@@ -106,8 +109,8 @@ def _report_doubled(node: NodeFound, key: Key, report: Report) -> None:
         return
     # Kernel: leaves this behind where a deletion was inserted into a full leaf.
     problem = (
-        f"two live children at position {key.inode}:{key.end}, the newer over the older; the kernel may miss "
-        "what is in the older"
+        f"two live children at position {key.inode}:{key.end}, of which the newer wins; the kernel may miss "
+        "keys of the older"
     )
     report(Finding("node-doubled", Severity.NOTE, NODE, node.where, problem))
 
@@ -118,8 +121,8 @@ def _report_vanished(node: NodeFound, key: Key, live: Sequence[Key], gens: Gens,
         (position_of(child) for child in live if position_of(child) < position_of(key)), default=node.low
     )
     problem = (
-        f"the child at {key.inode}:{key.end} has gen {pointer.gen} and its bucket one that is "
-        f"{gens.staleness(pointer)} ahead, and nothing says that it was replaced"
+        f"the child at {key.inode}:{key.end} has gen {pointer.gen}, the gen of its bucket is "
+        f"{gens.staleness(pointer)} ahead, and no key replaces it"
     )
     lost = f"the keys from inode {low[0]} sector {low[1]} to inode {key.inode} sector {key.end}"
     report(Finding("node-vanished", Severity.DAMAGE, NODE, node.where, problem, lost))
@@ -136,7 +139,7 @@ def _is_node_key(key: Key, node: NodeFound, bounds: Bounds, report: Report) -> b
 
 
 def leaf_extents(layers: Sequence[NodeFound], bounds: Bounds, report: Report) -> Extents:
-    """What a leaf holds, the last of these, over those below it."""
+    """Returns the keys of a leaf, the last of these layers, merged over those below it."""
     extents = Extents(merge_within=bounds.bucket_sectors)
     for node in layers:
         for placed in node.bsets:
@@ -148,7 +151,10 @@ def leaf_extents(layers: Sequence[NodeFound], bounds: Bounds, report: Report) ->
 def _in_order(
     node: NodeFound, byte: int, keys: Iterable[Key], bounds: Bounds, report: Report
 ) -> Iterable[Key]:
-    """The keys of one bset that may stand where they are."""
+    """Yields the keys of one bset that are valid in this node.
+
+    1. Deleted or invalid: skipped. 2. Before the node's range: skipped. 3. Out of order: reported, yielded.
+    """
     behind: Position = node.low
     for number, key in enumerate(keys):
         where = f"{node.where}, byte {byte}, key {number}"
@@ -157,18 +163,18 @@ def _in_order(
         begin = (key.inode, key.offset)
         if begin < node.low:
             error = BadField("extent", f"{where}, start", f"keys from {node.range}", f"{begin[0]}:{begin[1]}")
-            lost = f"{key.sectors} sectors, which are looked for elsewhere"
+            lost = f"{key.sectors} sectors: look-ups go to another node"
             report(finding_of(error, "key-misplaced", Severity.FATAL, lost))
             continue
         if begin < behind:
-            problem = f"it begins at {key.inode}:{key.offset}, before the end of the one before, {behind}"
+            problem = f"it begins at {key.inode}:{key.offset}, before the previous key's end {behind}"
             report(Finding("key-order", Severity.DAMAGE, "extent", where, problem))
         behind = position_of(key)
         yield key
 
 
 def is_extent(key: Key, bounds: Bounds, where: str, report: Report) -> bool:
-    """Whether a key can be one of a leaf, or of the journal."""
+    """Whether a key is valid in a leaf, or in the journal."""
     try:
         check_extent(key, bounds, where)
     except FormatError as error:

@@ -1,9 +1,9 @@
 """The journal: one durable entry at a time, the same on every member.
 
 An entry is sealed when its flush is issued: whatever the flush does not cover goes to the next entry.
-All who ask for an entry while one is being written share the next. Every entry names all metadata, so the
-newest alone finds the set, and holds all keys accepted before its seal. What room keys find is told in
-journal_room.py.
+Callers that ask for an entry while one is being written share the next. Every entry names all metadata, so
+the newest alone finds the set, and holds all keys accepted before its seal. How much space there is for keys:
+see space.py.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ GRANTED_WORDS = 1024  # asked for at once, so that not every key has to ask
 
 
 class Journal:
-    """Takes in keys and writes entries; holds the places of all metadata as the next entry will tell them.
+    """Accepts keys and writes entries; holds the locations of all metadata as the next entry will name them.
 
-    clock gives seconds, for the durations. entries are those found at the opening that are still needed.
+    clock returns seconds, for the durations. entries are those found at the opening that are still needed.
     """
 
     def __init__(
@@ -48,23 +48,23 @@ class Journal:
         self.durable_seq = seq
         self.durable_last_seq = durable_last_seq
         self.uuid_bucket = uuid_bucket
-        # A table with entries of 64 bytes, which the entries of the journal must say as long as it counts.
+        # A table with entries of 64 bytes: journal entries must have the old version as long as they name it.
         self._old_table = uuid_bucket if entries and entries[-1].version == VERSION_OLD_UUIDS else None
         self.root = root
         self.level = level
-        # Heads of the prio chains; set once a chain is written whole, so no entry names one that is not.
+        # Heads of the prio chains; set once a chain is completely written, so no entry names a partial one.
         self.prio_heads = [0] * MEMBERS_MAX
         self.durations = Histogram(WRITE_BOUNDS_S)
-        # The oldest entry with keys that no written leaf holds. To be set before an opening that found keys
-        # writes its first entry, which would let go of them.
+        # Returns the oldest entry with keys that no written leaf holds. To be set before the first entry
+        # after an opening that found keys: that entry would release them.
         self.oldest_needed: Callable[[], int | None] = lambda: None
-        self.on_durable: list[Callable[[int], None]] = []  # told durable_seq whenever it has moved
-        self.on_pressure: list[Callable[[], None]] = []  # told when the ring runs short: ask `pressure`
-        self.on_wanted: Callable[[], None] = lambda: None  # told when somebody must look at `is_wanted`
-        self.opened_at: float | None = None  # when the first key came to the open entry
+        self.on_durable: list[Callable[[int], None]] = []  # called with each new durable_seq
+        self.on_pressure: list[Callable[[], None]] = []  # called when the ring runs short: ask `pressure`
+        self.on_wanted: Callable[[], None] = lambda: None  # called when `is_wanted` may have become true
+        self.opened_at: float | None = None  # when the open entry got its first key
         self._members = members
-        # Members whose journals do not go equally far take the first entry one after the other, the one that
-        # lacks the most first: with the power cut time and again, one might else come to lack any number.
+        # If members' journals end at different entries, the first entry goes to them one after the other, the
+        # one furthest behind first: else, after repeated power cuts, a member could lack any number.
         reached = [max(member.ring.newest_seqs, default=0) for member in members]
         behind_first = sorted(range(len(members)), key=reached.__getitem__)
         self._one_by_one = behind_first if len(set(reached)) > 1 else []
@@ -83,12 +83,12 @@ class Journal:
             if entry.keys:
                 packed = pack_keys(entry.keys)
                 self._needed.add(Record(entry.seq, entry.seq, packed, len(entry.keys)))
-        # No entry that is needed holds a key that was accepted before this one was sealed.
+        # No needed entry holds a key that was accepted before this one was sealed.
         self.oldest_kept_seq = self._oldest_kept()
         self._carrying = False
-        self._granted = 0  # words for which the ring has room for certain
+        self._granted = 0  # words for which space in the ring is certain
         self._release_wanted = False
-        self._wanted_seq = 0  # somebody waits for this entry to be durable, or has
+        self._wanted_seq = 0  # the highest that any caller waited for
         self._durable_waiters = Waiters()
         self._room_waiters = Waiters()
         self._count_free()
@@ -102,7 +102,7 @@ class Journal:
 
     @property
     def accepted_seq(self) -> int:
-        """The entry that has, or will have, the key accepted last."""
+        """The seq of the entry that has, or will have, the key accepted last."""
         return self.seq + 1 if self._open else self.seq
 
     def has_room(self, words: int) -> bool:
@@ -117,11 +117,11 @@ class Journal:
         return self._ring_takes(words, self._free)
 
     def append(self, keys: Sequence[Key]) -> int:
-        """Accept keys, for which there is room; the seq of the entry that they will all be in."""
+        """Accept keys, after `has_room`. Returns the seq of the entry that will hold them all."""
         packed = pack_keys(tuple(keys))
         words = len(packed) // WORD_BYTES
         assert words
-        assert self._open_words + words <= self._room.entry_words, "nobody asked whether there is room"
+        assert self._open_words + words <= self._room.entry_words, "has_room was not asked"
         if not self._open:
             self.opened_at = self._clock()
             self.on_wanted()
@@ -132,7 +132,7 @@ class Journal:
         return self.seq + 1
 
     async def wait_for_room(self, words: int) -> None:
-        """Return when there is room, until the caller's next await."""
+        """Return when there is space, which lasts until the caller's next await."""
         assert words <= self.commit_words
         while not self.has_room(words):
             self._refuse_if_broken_off()
@@ -141,7 +141,7 @@ class Journal:
             await self._room_waiters.wait(words)
 
     async def durable(self, seq: int) -> None:
-        """Return when an entry is durable; somebody else writes it."""
+        """Return when an entry is durable; the journal writer task writes it."""
         assert seq <= self.accepted_seq
         while self.durable_seq < seq:
             self._refuse_if_broken_off()
@@ -152,9 +152,9 @@ class Journal:
     # Entries
 
     async def commit(self) -> int:
-        """Make durable what was written to any member before this call, the keys accepted, and the places.
+        """Make durable all writes to any member before this call, accepted keys, and locations of metadata.
 
-        The seq of an entry that tells of all that. Whoever calls must not be cancelled.
+        Returns the seq of an entry that includes all that. The caller must not be cancelled.
         """
         sealed = self._sealed
         async with self._turn:
@@ -180,9 +180,9 @@ class Journal:
     # Room
 
     def pressure(self) -> int | None:
-        """When the ring is running short: the seq through which leaves should be written to free a bucket.
+        """Returns the seq through which leaves should be written to free a bucket; None if none is short.
 
-        Ask again when they are: what is released counts once an entry tells it, and that is asked for here.
+        Ask again when they are: what is released counts once an entry says so, and that is requested here.
         """
         self._release()
         if not self._is_short(self._free):
@@ -200,14 +200,14 @@ class Journal:
         return max(member.ring.newest_with(oldest.seq) for member in self._members)
 
     def free_buckets(self, member: Member) -> int:
-        """How many of a member's journal buckets could be begun now."""
+        """Returns how many of a member's journal buckets could be begun now."""
         return member.ring.free_buckets(self.durable_last_seq)
 
     def _fits_open_entry(self, words: int) -> bool:
         return not self._carrying and self._open_words + words <= self.commit_words
 
     def _ring_takes(self, words: int, free: int) -> bool:
-        """Whether so many words more may be needed while so many buckets are free: see journal_room.py."""
+        """Whether so many words more may be needed while so many buckets are free: see space.py."""
         needed = self._needed
         if needed.words + self._open_words + words > self.commit_words:
             self._release()
@@ -219,7 +219,7 @@ class Journal:
         return free > buckets and self._room.may_need(total, laid_over)
 
     def _weight(self, words: int = 0, keys: int = 0) -> tuple[int, int]:
-        """The words that are needed, if so many come, and what they might come to laid over each other."""
+        """Returns the words needed if so many are added, and the most that a merge of them could take."""
         words, keys = words + self._open_words, keys + self._open_keys
         return self._needed.words + words, self._needed.words_laid_over(words, keys)
 
@@ -234,7 +234,7 @@ class Journal:
         )
 
     def _release(self) -> int | None:
-        """Forget what is in written leaves by now; the oldest entry that is needed."""
+        """Forget what is in written leaves by now. Returns the oldest entry that is needed."""
         words, oldest = self._needed.words, self.oldest_needed()
         self._needed.release(oldest)
         if self._needed.words < words:
@@ -242,7 +242,7 @@ class Journal:
         return oldest
 
     def _count_free(self) -> None:
-        """Count the free buckets of the member that has the fewest."""
+        """Count the free buckets of the member with the fewest."""
         self._free = min(self.free_buckets(member) for member in self._members)
         self._granted = 0
 
@@ -253,10 +253,10 @@ class Journal:
     # Writing
 
     async def _write_whole(self) -> None:
-        """Write what is to be written, or nothing ever again: a reader stops at an entry that is missing.
+        """Write the next entry; if that fails, abort the journal: a reader stops at an entry that is missing.
 
-        Nor does anybody know on which members it stands. So whoever shares it must not take it for
-        written, whether a device failed or its writer was cancelled.
+        Nor is it known which members have it. So its waiters must not take it for written, whether a device
+        failed or the writing task was cancelled.
         """
         try:
             await self._write_next()
@@ -265,7 +265,7 @@ class Journal:
             raise
 
     def break_off(self, cause: BaseException) -> None:
-        """Let no entry be written any more, and tell those who wait for one what first went wrong."""
+        """Abort: no entry is written any more, and all waiters get the first error."""
         if not self._broke_off_at:
             self._broke_off_at = self.durable_seq + 1
             self._cause = cause if isinstance(cause, DeviceError) else None
@@ -278,11 +278,17 @@ class Journal:
         if self._broke_off_at:
             raise DeviceError(
                 self._members[0].path,
-                f"the journal broke off: entry {self._broke_off_at} was not written whole",
+                f"the journal was aborted: entry {self._broke_off_at} was not completely written",
             )
 
     async def _write_next(self) -> None:
-        """Write all that was accepted, and carry what is needed to the front of the ring if need be."""
+        """Write all that was accepted, and relog needed keys if the ring would else run out.
+
+        1. Enough buckets stay free: the accepted keys alone.
+        2. All needed keys fit in one entry: that entry.
+        3. They fit in several: the accepted keys, then the needed ones in parts.
+        4. None of these: the accepted keys alone, as long as a block is left.
+        """
         needed, seq = self._needed, self.seq + 1
         oldest = self._release()
         packed = self._close_entry(seq)
@@ -297,12 +303,12 @@ class Journal:
         elif needed.words > self.commit_words and (parts := self._parts()):
             await self._carry_in_parts(packed, last_seq, parts)
         else:
-            # A ring as the kernel may leave it. Its last block is for an entry that frees some.
+            # A ring as the kernel may leave it. Its last block is kept for an entry that frees buckets.
             self._refuse_the_last_block(rooms, seq)
             await self._write_entry(packed, last_seq)
 
     def _close_entry(self, seq: int) -> bytes:
-        """The keys that were accepted; the next go to an entry of their own."""
+        """Returns the accepted keys; later ones go to the next entry."""
         packed = b"".join(self._open)
         if packed:
             self._needed.add(Record(seq, seq, packed, self._open_keys))
@@ -310,21 +316,21 @@ class Journal:
         return packed
 
     async def _carry(self, seq: int) -> None:
-        """Write all keys that are needed into one entry, so that no other is."""
+        """Relog all needed keys into one entry, so that no older one is needed."""
         needed = self._needed
         packed, accepted_seq = needed.packed(), self._oldest_kept()
         needed.replace([Record(seq, accepted_seq, packed, needed.cuts)] if packed else [])
         await self._write_entry(packed, seq)
 
     def _parts(self) -> list[bytes]:
-        """What is needed, laid over each other, an entry each; nothing if that finds no room."""
+        """Returns the needed keys merged, newest wins, a part an entry; none if there is no space."""
         parts = self._needed.laid_over(self.commit_words)
         return parts if self._room.buckets_of(len(parts) + 1) <= self._free else []
 
     async def _carry_in_parts(self, packed: bytes, last_seq: int, parts: list[bytes]) -> None:
-        """Write what was accepted last, then all that is needed; the entry with the last of it frees buckets.
+        """Write the accepted keys, then relog all needed ones; the entry with the last part frees buckets.
 
-        No key is accepted meanwhile: a part behind it would lay older ones over it.
+        No key is accepted meanwhile: a part behind it would overwrite it with older ones.
         """
         self._carrying = True
         accepted_seq = self._oldest_kept()
@@ -358,7 +364,7 @@ class Journal:
         places = [self._place(member, raw, entry.seq) for member in self._members]
         oldest_kept_seq = self._oldest_kept()
         self._count_free()
-        self._room_waiters.wake_all()  # there is a new entry to be filled
+        self._room_waiters.wake_all()  # a new entry is open
         await together(member.block_device.flush for member in self._members)
         writes = [
             partial(member.block_device.write, place, raw, durable=True)
@@ -388,7 +394,7 @@ class Journal:
         return self.seq if oldest is None else oldest.accepted_seq
 
     def _rooms_after(self, key_bytes: int, last_seq: int) -> list[Room | None]:
-        """What each member's ring has left behind an entry with so many bytes of keys."""
+        """Returns what each member's ring has left behind an entry with so many bytes of keys."""
         size_bytes = self._room.entry_bytes(key_bytes // WORD_BYTES)
         return [
             member.ring.room_after(size_bytes, self.durable_last_seq, last_seq) for member in self._members

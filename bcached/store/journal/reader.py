@@ -1,9 +1,9 @@
 """Reading the journal back: every member's ring, as far as it can hold an entry that matters.
 
 Each bucket's beginning is read first, since an entry whose bucket does not begin with one is never looked
-for; then, whole, the buckets that can hold an entry that is needed, and those that could hide one newer than
-the newest: where something stands that is no entry, and the bucket that comes next in the ring. An opening
-goes by these; a check reads the others, too, when it has its verdict from the same ones (journal_check.py).
+for. Then these are read whole: buckets that can hold a needed entry, and those that could hide an entry newer
+than the newest, which are buckets that begin with something else, and the bucket that is next in the ring. An
+opening uses these only; a check reads the others, too, once it has judged the same ones (journal_check.py).
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,12 +37,12 @@ class BucketFound:
     traces: list[Trace]  # all that looks like an entry
     end: FormatError | None  # why there are no more
     next_byte: int  # where the next entry would begin
-    next_seq: int  # what stands where its seq would
+    next_seq: int  # the value at the position of its seq
 
 
 @dataclass(slots=True)
 class RingFound:
-    """One member's journal: the newest seq of each bucket, and the place behind the newest entry."""
+    """One member's journal: the newest seq of each bucket, and the position behind the newest entry."""
 
     newest_seqs: list[int]
     index: int = 0
@@ -60,7 +60,7 @@ class JournalFound:
 
     @property
     def newest(self) -> JournalEntry:
-        """The entry that tells where all metadata is."""
+        """The entry that names the locations of all metadata."""
         return self.entries[-1]
 
     def placed(self) -> Iterator[tuple[BucketFound, PlacedEntry]]:
@@ -79,14 +79,14 @@ class _Start:
 
 
 async def read_ring(member: MemberFound, number: int) -> tuple[RingFound, list[BucketFound]]:
-    """A member's ring and the buckets of it that count."""
+    """Returns a member's ring and the buckets of it that count."""
     count = len(member.superblock.journal_buckets)
     if not count:  # before its first run, or of a geometry that is refused
         return RingFound([]), []
     starts = [await _read_start(member, index) for index in range(count)]
     ring = RingFound([start.first_seq for start in starts])
     found = await _read_needed(member, number, starts, ring)
-    # What is hidden here would be newer than the newest; behind a bucket that is blank there is no more.
+    # What is hidden here would be newer than the newest; behind a blank bucket there is no more.
     upcoming = (ring.index + 1) % count
     for index, start in enumerate(starts):
         if not start.first_seq and (not start.is_blank or index == upcoming):
@@ -97,7 +97,7 @@ async def read_ring(member: MemberFound, number: int) -> tuple[RingFound, list[B
 async def _read_needed(
     member: MemberFound, number: int, starts: Sequence[_Start], ring: RingFound
 ) -> list[BucketFound]:
-    """The buckets that can hold entries which the newest needs, and the newest itself."""
+    """Returns the buckets that can hold entries which the newest needs, and the newest itself."""
     found = []
     newest = oldest_needed = complete_from = 0
     # Newest bucket first: what it says is needed tells how far back to read.
@@ -115,12 +115,12 @@ async def _read_needed(
             newest, oldest_needed = last.entry.seq, last.entry.last_seq
             ring.index, ring.behind_byte = index, bucket.next_byte
         if first <= oldest_needed:
-            complete_from = first  # only a bucket that begins alike, which is wrong, is still to be looked at
+            complete_from = first  # only a bucket with the same first seq, which is wrong, is left to read
     return found
 
 
 async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFound:
-    """A whole bucket."""
+    """Reads a whole bucket."""
     superblock, block_bytes = member.superblock, _block_bytes(member)
     bucket = superblock.journal_buckets[index]
     where = f"{member.path} journal bucket {bucket}"
@@ -139,9 +139,9 @@ async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFou
 
 
 def _follows(before: JournalEntry, after: JournalEntry) -> bool:
-    """Whether two entries side by side are of one lap. What is needed is never more than it was before.
+    """Whether two adjacent entries are of one lap: a later entry never has an older last_seq.
 
-    So a number that is too high does not make an old entry a newer one. The next number is taken at its word.
+    So a seq that is too high does not make an old entry a newer one. The next seq in order is believed.
     """
     if after.seq == before.seq + 1:
         return True

@@ -1,9 +1,9 @@
-"""The keys of the journal's entries that are still needed, in memory, to be journalled once more if need be.
+"""The keys of the journal's entries that are still needed, in memory, to be relogged when the ring runs out.
 
-An entry is needed until the leaves that its keys went to are written. How long that takes, and how many
-entries without keys come meanwhile, nobody can say; so when a ring runs out, all that is still needed is
-carried to its front. In one entry, that is all keys as they came. It may take several: then each is to change
-nothing, should the power fail before the last, so they hold what the keys come to, laid over each other.
+An entry is needed until the leaves that its keys were inserted into are written. How long that takes, and how
+many entries without keys are written meanwhile, has no bound; so when a ring runs out, all needed keys are
+written again at its front. If they fit in one entry, as they were accepted. If they take several, each entry
+alone must change nothing, in case the power fails before the last; so they hold the keys merged, newest wins.
 """
 
 from collections import deque
@@ -19,9 +19,9 @@ class Record(NamedTuple):
     """The keys of one entry."""
 
     seq: int
-    accepted_seq: int  # of the oldest key: older than the entry if it was carried there
+    accepted_seq: int  # of the oldest key: older than the entry if it was relogged
     packed: bytes
-    cuts: int  # keys that may yet divide an older one; those of one carriage divide each other no more
+    cuts: int  # keys that may yet divide an older one; keys merged by one relog no longer divide each other
 
 
 class NeededKeys:
@@ -30,8 +30,8 @@ class NeededKeys:
     def __init__(self, member_count: int) -> None:
         self.words = 0
         self.cuts = 0
-        # A key that is divided is there once more. Its copies are on different members; one of the kernel's
-        # pointers may name no device.
+        # Dividing a key adds one. Its copies are on different members; one of the kernel's pointers may name
+        # no device.
         self._words_of_key = HEAD_WORDS + min(member_count + 1, POINTERS_MAX)
         self._records: deque[Record] = deque()
 
@@ -41,29 +41,29 @@ class NeededKeys:
         return self._records[0] if self._records else None
 
     def add(self, record: Record) -> None:
-        """The newest entry."""
+        """Add the newest entry."""
         assert record.packed
         self._records.append(record)
         self.words += len(record.packed) // WORD_BYTES
         self.cuts += record.cuts
 
     def release(self, oldest_needed: int | None) -> None:
-        """Forget the entries before this one; None: all."""
+        """Forget the entries before this one; all if it is None."""
         while self._records and (oldest_needed is None or self._records[0].seq < oldest_needed):
             record = self._records.popleft()
             self.words -= len(record.packed) // WORD_BYTES
             self.cuts -= record.cuts
 
     def words_laid_over(self, words: int = 0, keys: int = 0) -> int:
-        """The most words it could come to if all are laid over each other, and these with them."""
+        """Returns the most words that merging all keys, and so many more, could take."""
         return self.words + words + (self.cuts + keys) * self._words_of_key
 
     def packed(self) -> bytes:
-        """All keys as they came."""
+        """Returns all keys as they were accepted."""
         return b"".join(record.packed for record in self._records)
 
     def laid_over(self, words_max: int) -> list[bytes]:
-        """What all keys come to, in parts of at most so many words."""
+        """Returns all keys merged, newest wins, in parts of at most so many words."""
         extents = Extents(keep_deletions=True)
         for record in self._records:
             for key in parse_keys(record.packed, f"journal entry {record.seq}"):
@@ -71,7 +71,7 @@ class NeededKeys:
         return PackedKeys([extents]).filled(words_max)
 
     def replace(self, records: Sequence[Record]) -> None:
-        """Have others in the place of all."""
+        """Replace all records."""
         self._records.clear()
         self.words = self.cuts = 0
         for record in records:

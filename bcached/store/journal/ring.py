@@ -1,8 +1,8 @@
 """One member's journal buckets as a ring: where the next entry goes, and what may be overwritten.
 
 Rules: a bucket is used again only when a *durable* entry says that none of its entries is needed any more
-(the kernel goes by the entry in memory); and after an opening the first entry begins a new bucket, since
-nobody knows what a torn write left behind the last one.
+(Kernel: uses the entry in memory); and after an opening the first entry begins a new bucket, since a torn
+write may have left anything behind the last one.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Room(NamedTuple):
 
 
 class JournalRing:
-    """Positions in one member's journal; newest_seqs tells the newest entry each bucket holds, 0 for none."""
+    """Positions in one member's journal; newest_seqs is the newest entry in each bucket, 0 for none."""
 
     def __init__(self, geometry: Geometry, buckets: Sequence[int]) -> None:
         assert buckets
@@ -31,23 +31,23 @@ class JournalRing:
         # The current bucket counts as full at first: the kernel, too, advances before its first entry.
         self._next_byte = self._bucket_bytes
         self._behind_newest = self._bucket_bytes
-        self._counted = (0, 0, 0)  # bucket, last_seq and the free buckets behind it; only ever more come free
+        self._counted = (0, 0, 0)  # bucket, last_seq and free buckets behind it: a count that only grows
 
     def resume(self, index: int, behind_byte: int) -> None:
-        """Go on in the bucket after the one that holds the newest entry; behind the entry if none is free."""
+        """Continue in the bucket after the newest entry's; behind that entry if no bucket is free."""
         self.index = index
         self._next_byte = self._bucket_bytes
         self._behind_newest = behind_byte
         self._counted = (index, 0, 0)
 
     def free_buckets(self, durable_last_seq: int) -> int:
-        """How many buckets could be begun, one after the other, without losing an entry that is needed."""
+        """Returns how many buckets in sequence could be begun without losing an entry that is needed."""
         count = self._free_behind(self.index, durable_last_seq)
         self._counted = (self.index, durable_last_seq, count)
         return count
 
     def room_after(self, size_bytes: int, durable_last_seq: int, last_seq: int) -> Room | None:
-        """What is left once the next entry, which has this last_seq, is durable; None if the ring is full."""
+        """Returns the space left once the next entry, with this last_seq, is durable; None if it is full."""
         found = self._find(size_bytes, durable_last_seq)
         if found is None:
             return None
@@ -55,7 +55,7 @@ class JournalRing:
         return Room(self._free_behind(index, last_seq), self._bucket_bytes - byte - size_bytes)
 
     def place(self, size_bytes: int, seq: int, durable_last_seq: int) -> int | None:
-        """The byte of the device for the next entry; None if the ring is full."""
+        """Returns the byte offset on the device for the next entry; None if the ring is full."""
         found = self._find(size_bytes, durable_last_seq)
         if found is None:
             return None
@@ -70,11 +70,14 @@ class JournalRing:
         return self.buckets[self.index] * self._bucket_bytes + byte
 
     def newest_with(self, seq: int) -> int:
-        """The newest entry in the bucket that holds an entry; seq itself if none does."""
+        """Returns the newest entry in the bucket that holds an entry; seq itself if no bucket does."""
         return min((newest for newest in self.newest_seqs if newest >= seq), default=seq)
 
     def _find(self, size_bytes: int, durable_last_seq: int) -> tuple[int, int] | None:
-        """The index of the bucket and the byte in it where the next entry goes."""
+        """Returns the bucket's index and the byte in it where the next entry goes; None if the ring is full.
+
+        1. The current bucket has space. 2. The next is free. 3. After `resume`: behind the newest entry.
+        """
         assert size_bytes % self._block_bytes == 0
         if self._next_byte + size_bytes <= self._bucket_bytes:
             return self.index, self._next_byte

@@ -1,15 +1,15 @@
-"""How much may be in the journal at once, so that an entry without keys finds room whatever happens.
+"""How much may be in the journal at once, so that there is always space for an entry without keys.
 
 Entries without keys (a root, prios, the uuid table) cannot wait: writing out the leaves that would free the
-ring may take any number of them. So room is not kept for them but for the way out, which is to carry all keys
-that are needed to the front of the ring (needed_keys.py) and so to need nothing else:
+ring may take any number of them. So space is reserved not for them but for a relog: writing all needed keys
+again at the front of the ring (relog.py), which makes all older entries superfluous:
 
-    Of every member's ring as many buckets are free, always, as it takes to carry all that is needed.
+    Of every member's ring as many buckets are free, always, as it takes to relog all needed keys.
 
-One entry does if the keys fit in it; it takes one bucket, and when it is durable all others are free. So a
-ring of two buckets never gets stuck while no more than one entry's words are needed. To need more, a ring
-must be larger: each carriage takes at most a quarter of it. It leaves three times the room it took, so there
-is room for the next one, and for two more that a power cut breaks off.
+One entry is enough if the keys fit in it; it takes one bucket, and when it is durable all others are free. So
+a ring of two buckets never gets stuck while no more than one entry's words are needed. To need more, a ring
+must be larger: each relog takes at most a quarter of it. It leaves three times the space it took, so there is
+space for the next one, and for two more that a power cut interrupts.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from bcached.format.bkey import POINTERS_MAX, WORD_BYTES
 from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.state.buckets.geometry import Geometry
 
-# What is needed is in memory. It is enough for a block of new keys in each of 2000 leaves at 4 KiB.
+# Needed keys are in memory. This is enough for a block of new keys in each of 2000 leaves at 4 KiB.
 NEEDED_WORDS_MAX = (8 << 20) // WORD_BYTES
 LONGEST_KEY_WORDS = 2 + POINTERS_MAX
 
@@ -34,24 +34,24 @@ class JournalRoom:
         self._entries_a_bucket = geometry.bucket_bytes // self.entry_bytes(self.entry_words)
 
     def entry_bytes(self, words: int) -> int:
-        """What an entry with so many words of keys takes on the device."""
+        """Returns the bytes that an entry with so many words of keys takes on the device."""
         used = JSET_BYTES + words * WORD_BYTES
         return -(-used // self._block_bytes) * self._block_bytes
 
     def carriage_buckets(self, words: int, words_laid_over: int) -> int:
-        """How many free buckets it takes to carry so many words."""
+        """Returns how many free buckets it takes to relog so many words."""
         if words <= self.entry_words:
             return 1
-        # Before the pieces comes what was accepted last. All but the last are full, to less than a key.
+        # An entry with the keys accepted last comes before the parts. All but the last lack less than a key.
         parts = -(-words_laid_over // (self.entry_words - LONGEST_KEY_WORDS))
         return self.buckets_of(parts + 1)
 
     def buckets_of(self, entries: int) -> int:
-        """How many buckets full entries take, wherever in a bucket the first begins."""
+        """Returns how many buckets full entries take, wherever in a bucket the first begins."""
         return 1 - (-entries // self._entries_a_bucket)
 
     def may_need(self, words: int, words_laid_over: int) -> bool:
-        """Whether so many words may be needed at once, be the ring as empty as can be."""
+        """Whether so many words may be needed at once in an otherwise empty ring."""
         if words <= self.entry_words:
             return True
         buckets = self.carriage_buckets(words, words_laid_over)

@@ -1,4 +1,4 @@
-"""Those who wait for the journal: for an entry to be durable, or for room. Each may give up at any time."""
+"""Waiters for the journal: for an entry to be durable, or for space. Each may be cancelled at any time."""
 
 import asyncio
 
@@ -11,17 +11,17 @@ class Waiters:
 
     @property
     def most(self) -> int:
-        """The largest number anybody waits with; 0 if nobody waits."""
+        """The largest number of any waiter; 0 without waiters."""
         return max((number for number, future in self._waiting if not future.done()), default=0)
 
     async def wait(self, number: int) -> None:
-        """Return when those with this number are woken."""
+        """Return when waiters with this number are woken."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((number, future))
         await future
 
     def wake(self, through: int) -> None:
-        """Wake all up to a number."""
+        """Wake waiters up to a number."""
         still = []
         for number, future in self._waiting:
             if future.done():
@@ -33,7 +33,7 @@ class Waiters:
         self._waiting = still
 
     def wake_all(self) -> None:
-        """Wake everybody: they look for themselves what has happened."""
+        """Wake all waiters: each checks its own condition again."""
         waiting, self._waiting = self._waiting, []
         for _, future in waiting:
             if not future.done():

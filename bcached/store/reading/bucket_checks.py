@@ -1,9 +1,9 @@
-"""What the keys of a set may say of its buckets: all of them together, it must be possible.
+"""What all keys of a set together may say of its buckets.
 
-Each key was held against the devices' layout when it was read. Only all of them together tell that a bucket
-holds more than it can, that data lies in metadata, or that gens are too far apart to be compared. An opening
-and a check count with the same `Recount` and ask the same questions, in this order: when all leaves are
-counted, when the journal's keys have told their gens, and when they are laid over the leaves.
+Each key was checked against the devices' layout when it was read. Only all of them together show that a
+bucket holds more than it can, that data overlaps metadata, or that gens are too far apart to be compared. An
+opening and a check count with the same `Recount` and check the same rules, in this order: 1. when all leaves
+are counted, 2. when the gens of the journal's keys are added, 3. when these keys are merged into the leaves.
 """
 
 from collections import Counter
@@ -22,24 +22,24 @@ from bcached.state.index.key_rows import KeyRows, Rows
 from bcached.store.finding import Finding, Report, Severity
 from bcached.store.membership import MemberFound
 
-# Leaves are counted before the journal's keys are laid over them, which may cut what is too much there. Until
-# then a bucket's sectors may count once for the journal and twice for leaves, and so much fits the table.
+# Leaves are counted before the journal's keys are merged into them, which may cut the excess. Until then a
+# bucket's sectors may count once for the journal and twice for leaves; the table's columns hold that much.
 LEAVES_CROWD_MAX = 2
 CROWD_MAX = 3
 
 
 @dataclass(slots=True)
 class BucketContents:
-    """Counts what leaves and journal say of the members' buckets, and judges it."""
+    """Counts what leaves and journal hold of the members' buckets, and judges it."""
 
     members: Sequence[MemberFound]
-    censuses: Sequence[Census]  # with the gens that nodes tell, and with their uses
+    censuses: Sequence[Census]  # with the gens that nodes name, and with the uses of buckets
     recounts: Sequence[Recount]
     report: Report
     _of_journal: list[Rows] = field(default_factory=list)
 
     def count_leaf(self, extents: Extents) -> bool:
-        """Count in a leaf before the journal's keys are laid over it; whether a key is dirty and stale."""
+        """Count a leaf without the journal's keys. Returns whether a key is dirty and stale."""
         any_stale_dirty = False
         rows = KeyRows()
         rows.add(extents)
@@ -51,11 +51,11 @@ class BucketContents:
         return any_stale_dirty
 
     def name_pointer(self, pointer: Pointer) -> None:
-        """Take note of the gen that a pointer to metadata tells."""
+        """Record the gen of a pointer to metadata."""
         self.recounts[pointer.device].name_one(pointer.sector // self._bucket_sectors, pointer.gen)
 
     def judge(self, keys: Sequence[Key], places: Sequence[tuple[Pointer, str]]) -> None:
-        """All that can be said before the journal's keys are laid over the leaves.
+        """Judge all that is known before the journal's keys are merged into the leaves.
 
         The gens that the journal's keys name count only now (kernel: bch_journal_mark): a child that only
         such a key makes stale was not replaced, and must not be passed over.
@@ -78,7 +78,7 @@ class BucketContents:
         self._judge_replay(keys)
 
     def judge_sectors(self, device: int, sectors: NDArray[np.integer]) -> None:
-        """What each bucket of a member holds when all keys are counted."""
+        """Judge the sectors in each bucket of a member when all keys are counted."""
         self._refuse_crowd(device, sectors, self._bucket_sectors)
 
     @property
@@ -130,9 +130,9 @@ class BucketContents:
                 self.report(Finding("pointer-stale", Severity.FATAL, "node key", where, problem, lost))
 
     def _judge_replay(self, keys: Sequence[Key]) -> None:
-        """While the journal's keys are laid over each other, no bucket may hold more than can be counted.
+        """While the journal's keys are merged, no bucket may hold more than can be counted.
 
-        Nearly always the sum of them all is not too much. Else it takes a look at each one in its order.
+        1. Nearly always the sum of them all is low enough. 2. Else they are counted one by one in order.
         """
         most = self._bucket_sectors * CROWD_MAX
         for device, recount in enumerate(self.recounts):
@@ -169,7 +169,7 @@ class BucketContents:
         return buckets
 
     def _known(self, device: int) -> NDArray[np.bool_]:
-        """Of which buckets the gens are known: without prios a pointer is as good as the other."""
+        """The buckets whose gens are known: without prios no pointer can be called stale."""
         return self.censuses[device].gens_known
 
     def _metadata(self, device: int) -> NDArray[np.bool_]:
@@ -183,15 +183,13 @@ class BucketContents:
             self._refuse_sectors(device, bucket, int(sectors[bucket]))
 
     def _refuse_sectors(self, device: int, bucket: int, sectors: int) -> None:
-        problem = (
-            f"keys for {sectors} sectors lie in its {self._bucket_sectors}: some overlap, and the index "
-            "cannot be right"
-        )
+        problem = f"keys for {sectors} sectors lie in its {self._bucket_sectors}: some overlap"
         self._say("bucket-crowded", device, bucket, problem)
 
     def _refuse_data(self, device: int, bucket: int, lost: str) -> None:
         use = Use(int(self.censuses[device].uses[bucket])).name
-        self._say("bucket-shared", device, bucket, f"keys for data lie in it, and it is {use}", lost)
+        problem = f"keys for data point to it, but it is used for {use.lower()}"
+        self._say("bucket-shared", device, bucket, problem, lost)
 
     def _say(self, rule: str, device: int, bucket: int, problem: str, lost: str = "") -> None:
         where = f"{self.members[device].path} bucket {bucket}"

@@ -1,12 +1,12 @@
 """What a journal must be for a set to be opened, and what else is wrong with it.
 
-One list of rules for the opening and for a check. Those that are fatal go by what an opening reads of the
-journal (journal_reader.py), so that both come to one verdict; a thorough check reads the rest as well, to say
-what else is wrong, or of an entry that is missing, where it was.
+One list of rules for the opening and for a check. The fatal ones use only what an opening reads of the
+journal (journal/reader.py), so that both agree; a thorough check reads the rest as well, to report what else
+is wrong, or where a missing entry was.
 
-The kernel discards a journal bucket as soon as nothing in it is needed any more, and before the entry that
-says so is written: on a device that discards, the oldest entries that the newest asks for may be gone without
-a trace, and nothing is lost by it.
+Kernel: discards a journal bucket as soon as nothing in it is needed any more, before the entry that says so
+is written. So on a device that discards, the oldest entries from the newest's last_seq on may be missing
+without a trace, and nothing is lost by it.
 """
 
 import shlex
@@ -28,7 +28,7 @@ SEQ_MAX = (1 << 63) - 1  # a thousand entries a second for three hundred million
 async def read_journal(
     members: Sequence[MemberFound], report: Report, *, thorough: bool = False
 ) -> JournalFound:
-    """Read and judge the members' journals; no entries if there is none to go by."""
+    """Read and judge the members' journals. Returns no entries if none can be used."""
     found = await _read(members, report)
     if thorough:
         await _read_others(found, members, report)
@@ -41,7 +41,7 @@ async def read_journal(
     oldest_needed = known[max(known)].last_seq if known else 0
     _report_nonsense(found, oldest_needed, report)
     if not known:
-        lost = "everything: only the journal tells where the index and the volumes are"
+        lost = "everything: only the journal has the locations of the index and the volumes"
         problem = "no journal entries found, though the superblock says there is a journal"
         report(Finding("journal-empty", Severity.FATAL, STRUCTURE, path, problem, lost))
         return found
@@ -58,7 +58,7 @@ async def read_journal(
 
 
 async def _read(members: Sequence[MemberFound], report: Report) -> JournalFound:
-    """What an opening goes by."""
+    """Reads what an opening uses."""
     found = JournalFound()
     for number, member in enumerate(members):
         try:
@@ -73,7 +73,7 @@ async def _read(members: Sequence[MemberFound], report: Report) -> JournalFound:
 
 
 async def _read_others(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
-    """The buckets that hold nothing an opening would go by."""
+    """Read the buckets that an opening does not use."""
     read = {(bucket.member, bucket.index) for bucket in found.buckets}
     for number, member in enumerate(members):
         for index in range(len(member.superblock.journal_buckets)):
@@ -90,7 +90,7 @@ def _index_of(bucket: BucketFound) -> int:
 
 
 def _report_nonsense(found: JournalFound, oldest_needed: int, report: Report) -> None:
-    """Entries that are whole and yet cannot be. One that is needed no more may be of the lap before."""
+    """Report entries with a good checksum and invalid fields. One not needed may be of the lap before."""
     for buckets, may_count in ((found.buckets, True), (found.others, False)):
         for bucket in buckets:
             if bucket.end is None or isinstance(bucket.end, NOT_AN_ENTRY):
@@ -103,28 +103,28 @@ def _report_nonsense(found: JournalFound, oldest_needed: int, report: Report) ->
 def _report_contradictions(
     found: JournalFound, known: dict[int, JournalEntry], oldest_needed: int, report: Report
 ) -> None:
-    """There is one entry of each seq."""
+    """Report different entries of one seq."""
     counting = {(bucket.member, bucket.index) for bucket in found.buckets}
     for bucket, placed in found.placed():
         seq = placed.entry.seq
         if known.setdefault(seq, placed.entry) != placed.entry:
             is_fatal = seq >= oldest_needed and (bucket.member, bucket.index) in counting
             where = f"{bucket.where}, byte {placed.offset_bytes}"
-            problem = f"entry {seq} is not the one on another member, or in another bucket"
+            problem = f"entry {seq} differs from the entry {seq} on another member, or in another bucket"
             severity = Severity.FATAL if is_fatal else Severity.NOTE
             report(Finding("journal-contradiction", severity, STRUCTURE, where, problem))
 
 
 def _report_seq(found: JournalFound, path: str, report: Report) -> None:
-    """There must be a next entry, and one after that."""
+    """Report a seq so high that entries could not follow."""
     seq = found.newest.seq
     if seq > SEQ_MAX:
-        problem = f"journal entry {seq} is beyond {SEQ_MAX}, and there must be a next one"
+        problem = f"expected a journal entry with a seq of at most {SEQ_MAX}, found {seq}"
         report(Finding("journal-seq", Severity.FATAL, STRUCTURE, path, problem))
 
 
 async def _report_gaps(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
-    """Every entry from the newest's last_seq on must be there."""
+    """Report missing entries: every one from the newest's last_seq on is needed."""
     expected = found.newest.last_seq
     for entry in found.entries:
         if entry.seq != expected:
@@ -132,7 +132,7 @@ async def _report_gaps(found: JournalFound, members: Sequence[MemberFound], repo
             discards = all(member.superblock.discard for member in members)
             at_front = expected == found.newest.last_seq
             if at_front and discards and not found.others:
-                await _read_others(found, members, report)  # an entry that is damaged leaves a trace
+                await _read_others(found, members, report)  # a damaged entry leaves a trace
             _report_gap(found, members, missing, at_front and discards, report)
         expected = entry.seq + 1
 
@@ -156,10 +156,10 @@ def _report_gap(
     ]
     where = places[0] if places else members[0].path
     if places:
-        problem += "; what was one of them is damaged, or stands behind one that is"
+        problem += "; one of them is here and damaged, or behind a damaged one"
     if may_be_discarded and not places:
-        # Kernel: discards a bucket before the entry that releases it is durable, and so forgives this.
-        problem += ", which the kernel forgives on a device that discards"
+        # Kernel: discards a bucket before the entry that releases it is durable, and so accepts this.
+        problem += ", which the kernel accepts on a device that discards"
         report(Finding("journal-gap", Severity.NOTE, STRUCTURE, where, problem))
         return
     advice = ""
@@ -169,23 +169,26 @@ def _report_gap(
 
 
 def _report_unreadable(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
-    """What would be newer entries if they could be read."""
+    """Report traces of entries newer than the newest that can be read.
+
+    1. A seq that may follow the newest. 2. A damaged seq at the next entry's position. 3. No entry: a note.
+    """
     newest = found.newest.seq
-    # More entries than there are blocks cannot stand in a ring: such a number was never given to one.
+    # A ring cannot hold more entries than blocks: no entry was written with a higher seq.
     most = newest + max(map(_blocks_of_ring, members))
     beyond: dict[int, str] = {}
     for bucket in found.buckets:
         follows = not bucket.entries or bucket.entries[-1].entry.seq == newest
         for byte, seq, last_seq in bucket.traces:
             where = f"{bucket.where}, byte {byte}"
-            # What is needed is never more than it was: such an entry is an old one, and its seq is damaged.
+            # A later entry never has an older last_seq: this is an old entry with a damaged seq.
             is_old = seq > newest + 1 and last_seq < found.newest.last_seq
             if newest < seq <= most and not is_old:
                 beyond.setdefault(seq, where)
             elif seq > most and follows and byte == bucket.next_byte and not is_old:
                 beyond.setdefault(newest + 1, where)  # its seq is damaged
             elif seq > newest:
-                problem = f"what looks like an entry has the number {seq}: it is none"
+                problem = f"a block with an entry's magic has seq {seq}, which no entry can have: ignored"
                 report(Finding("journal-stray", Severity.NOTE, STRUCTURE, where, problem))
         if follows and bucket.end is not None and bucket.next_seq == newest + 1:
             beyond.setdefault(newest + 1, f"{bucket.where}, byte {bucket.next_byte}")  # its magic is gone
@@ -193,17 +196,17 @@ def _report_unreadable(found: JournalFound, members: Sequence[MemberFound], repo
         return
     where = beyond[min(beyond)]
     if max(beyond) > newest + 1:
-        # One entry is in flight at a time, so this was no power cut.
+        # One entry is in flight at a time, so a power cut cannot cause this.
         problem = (
-            f"entry {newest} is the newest that can be read, and behind it there are others up to "
-            f"{max(beyond)}: this was no power cut"
+            f"entry {newest} is the newest that can be read, but entries up to {max(beyond)} were written: "
+            "a power cut cannot cause this"
         )
         lost = f"all changes since entry {newest}"
         advice = way_back(members, newest)
         report(Finding("journal-lost", Severity.FATAL, STRUCTURE, where, problem, lost, advice))
         return
-    problem = f"entry {newest + 1} is not whole, and the set falls back to entry {newest}"
-    lost = "nothing if the power was cut while it was written; else the changes it held"
+    problem = f"entry {newest + 1} is not complete, so entry {newest} counts as the newest"
+    lost = "nothing if the power failed while it was written; else the changes in it"
     report(Finding("journal-torn", Severity.TORN, STRUCTURE, where, problem, lost))
 
 
@@ -213,7 +216,7 @@ def _blocks_of_ring(member: MemberFound) -> int:
 
 
 def way_back(members: Sequence[MemberFound], seq: int) -> str:
-    """The command by which the owner of a set gives up what came behind an entry."""
+    """Returns the command that discards all changes after an entry."""
     paths = shlex.join(member.path for member in members)
     return f"bcachectl repair --clear-journal-behind {seq} {paths}"
 
@@ -221,7 +224,7 @@ def way_back(members: Sequence[MemberFound], seq: int) -> str:
 def _report_ring(
     found: JournalFound, number: int, member: MemberFound, report: Report, *, thorough: bool
 ) -> None:
-    """An opening needs room behind the newest entry, and the kernel all buckets in the order of the ring."""
+    """Report buckets out of ring order: fatal among needed ones, else wrong for the kernel only."""
     ends = found.rings[number].newest_seqs
     if not any(ends):
         return
@@ -238,9 +241,9 @@ def _report_ring(
 
 
 def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
-    """Whether the buckets that are still needed were filled one after the other, round the ring.
+    """Whether the buckets that are still needed were filled in sequence, round the ring.
 
-    Else one of them may stand right behind the newest, and there is no room for the entry that would free it.
+    Else one of them may be right behind the newest, and there is no space for the entry that would free it.
     """
     behind = newest_seqs.index(max(newest_seqs)) + 1
     lap = [*newest_seqs[behind:], *newest_seqs[:behind]]
@@ -249,7 +252,10 @@ def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
 
 
 def _report_bisection(found: JournalFound, number: int, where: str, report: Report) -> None:
-    """The kernel finds the newest entry by bisection, which needs the buckets in the order of the ring."""
+    """Report what misleads the kernel's bisection for the newest entry, which needs buckets in ring order.
+
+    1. Entries out of order. 2. It ends beyond the newest. 3. It ends before the newest. 4. Else nothing.
+    """
     buckets: list[list[JournalEntry]] = [[] for _ in found.rings[number].newest_seqs]
     read = [list(bucket) for bucket in buckets]
     for bucket in [*found.buckets, *found.others]:
@@ -261,35 +267,35 @@ def _report_bisection(found: JournalFound, number: int, where: str, report: Repo
         return
     bisected, last = newest_by_bisection(read), max(found.rings[number].newest_seqs)
     behind = seqs.index(max(seqs)) + 1
-    # All entries, not only those that buckets begin with: the kernel goes by each one that it reads.
+    # All entries, not only the first of each bucket: the kernel uses each one that it reads.
     lap = [entry.seq for entries in buckets[behind:] + buckets[:behind] for entry in entries]
     misplaced = next(((before, after) for before, after in pairwise(lap) if after <= before), None)
     if misplaced:
         before, after = misplaced
         problem = (
-            f"the buckets are not in the order of a ring: entry {after} comes behind entry {before}, "
+            f"the buckets are not in the order of a ring: entry {after} is behind entry {before}, "
             f"and they begin with entries {seqs}"
         )
         lost = "nothing here; the kernel may miss the newest entries"
         if (stray := max(lap)) > last:
-            lost = f"the changes in entry {stray}, which an opening does not look for there; the kernel may"
+            lost = f"the changes in entry {stray}: an opening does not read it there; the kernel may"
     elif bisected > last:
-        problem = f"the kernel takes entry {bisected} for the newest, which is {last}: it is left over"
+        problem = f"the kernel takes entry {bisected} for the newest: a leftover, the newest is {last}"
         lost = "nothing here; the kernel may refuse the set"
     elif bisected < last:
         problem = f"the kernel's bisection ends at entry {bisected} of {last}: the buckets begin with {seqs}"
-        lost = f"nothing here; the kernel misses all that was done since entry {bisected}"
+        lost = f"nothing here; the kernel misses all changes since entry {bisected}"
     else:
         return
     report(Finding("journal-ring", Severity.DAMAGE, STRUCTURE, where, problem, lost))
 
 
 def newest_by_bisection(buckets: Sequence[Sequence[JournalEntry]]) -> int:
-    """The seq of the entry that the kernel takes for the newest; there is one.
+    """Returns the seq of the entry that the kernel takes for the newest; there must be an entry.
 
-    It tries buckets here and there until one holds entries, bisects from there up to the next one it has
-    tried, and goes back from where that ended as long as there is something new. So it can stop before a
-    bucket that is empty, because it was discarded, though there are newer entries behind it.
+    Kernel: 1. tries buckets by golden ratio hash until one has entries, 2. bisects from there up to the next
+    one tried, 3. goes back from where that ended as long as there is something new. So it can stop before an
+    empty bucket, which was discarded, though there are newer entries behind it.
     """
     found: dict[int, int] = {}  # seq: its last_seq
     tried: list[int] = []
@@ -323,7 +329,7 @@ def newest_by_bisection(buckets: Sequence[Sequence[JournalEntry]]) -> int:
 
 
 def _report_mirrors(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
-    """Each entry is written to all members before the next is begun."""
+    """Report entries missing on some members: each is written to all before the next is begun."""
     on_member: list[set[int]] = [set() for _ in members]
     for bucket, placed in found.placed():
         on_member[bucket.member].add(placed.entry.seq)
@@ -331,7 +337,7 @@ def _report_mirrors(found: JournalFound, members: Sequence[MemberFound], report:
         for entry in found.entries:
             if entry.seq in seqs:
                 continue
-            problem = f"entry {entry.seq} is missing here, and there on another member"
+            problem = f"entry {entry.seq} is missing here, but another member has it"
             severity = Severity.NOTE if entry is found.newest else Severity.TORN
-            lost = "nothing, as long as that member is good"
+            lost = "nothing, as long as that member can be read"
             report(Finding("journal-mirror", severity, STRUCTURE, f"{member.path} journal", problem, lost))

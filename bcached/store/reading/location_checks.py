@@ -16,14 +16,14 @@ ROOT_POSITION = (INODE_MAX, OFFSET_MAX)
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The keys of the two, as far as they can be right."""
+    """The keys of the two; None if invalid."""
 
     uuid_bucket: Key | None = None
     root: Key | None = None
 
 
 def bounds_of(superblocks: Sequence[Superblock]) -> Bounds:
-    """What pointers of a set must lie in."""
+    """Returns the bounds that pointers of a set must lie in."""
     return Bounds(
         bucket_sectors=superblocks[0].bucket_sectors,
         first_bucket=max(superblock.first_bucket for superblock in superblocks),
@@ -34,7 +34,7 @@ def bounds_of(superblocks: Sequence[Superblock]) -> Bounds:
 def find_places(
     superblocks: Sequence[Superblock], newest: JournalEntry, where: str, report: Report
 ) -> Places:
-    """The places that the newest entry tells; one that no bucket is at is reported and left out."""
+    """Returns the locations that the newest entry names; an invalid one is reported and left out."""
     bounds = bounds_of(superblocks)
     table = _checked(
         newest.uuid_bucket, bounds, f"{where}, uuid_bucket", "uuid-bucket", "all volumes", report
@@ -42,7 +42,7 @@ def find_places(
     lost = "all keys that are not in the journal"
     root = _checked(newest.root, bounds, f"{where}, btree_root", "btree-root", lost, report)
     if root is not None and (root.inode, root.end) != ROOT_POSITION:
-        # Kernel: does not look, and fails when a key beyond it is inserted.
+        # Kernel: does not check this, and fails when a key beyond it is inserted.
         problem = f"expected {INODE_MAX}:{OFFSET_MAX}, the end of all keys, found {root.inode}:{root.end}"
         here = f"{where}, btree_root, position"
         report(Finding("root-position", Severity.FATAL, STRUCTURE, here, problem))

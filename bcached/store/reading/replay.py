@@ -1,4 +1,4 @@
-"""The journal's keys laid over each other, as they are laid over the tree."""
+"""The journal's keys merged, newest wins, as they are then merged into the tree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from bcached.store.finding import Report
 
 @dataclass(slots=True)
 class Replayed:
-    """The keys that can be, in their order; what they come to, deletions included; what later ones cut."""
+    """The valid keys in order; these merged, deletions included; the parts that later ones cut off."""
 
     keys: list[Key] = field(default_factory=list)
     extents: Extents = field(default_factory=lambda: Extents(keep_deletions=True))
@@ -23,7 +23,7 @@ class Replayed:
 def lay_over_each_other(
     path: str, entries: Sequence[JournalEntry], bounds: Bounds, report: Report
 ) -> Replayed:
-    """Check the keys of the journal, and lay them over each other."""
+    """Check the keys of the journal, and merge them."""
     replayed = Replayed()
     for entry in entries:
         for number, key in enumerate(entry.keys):

@@ -1,6 +1,6 @@
-"""Reading a set before anything on it is touched: superblocks, journal, prios, volumes.
+"""Reading a set before anything on it is changed: superblocks, journal, prios, volumes.
 
-One way in for an opening and for a check (finding.py says how they differ). Everything here only reads.
+An opening and a check both use it (finding.py says how they differ). Everything here only reads.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from bcached.store.reading.volume_check import read_volumes
 
 @dataclass(slots=True)
 class Metadata:
-    """What was found. Of a fresh set, and of one whose journal is gone, the superblocks are all there is."""
+    """What was found. A fresh set, and one without a valid journal, has superblocks only."""
 
     members: list[MemberFound] = field(default_factory=list)
     is_fresh: bool = False
@@ -42,7 +42,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a set that was in use holds."""
+    """The contents of a set that was in use."""
 
     journal: JournalFound
     chains: list[PrioChain]
@@ -51,25 +51,25 @@ class Contents:
 
     @property
     def newest(self) -> JournalEntry:
-        """The journal entry that tells where all metadata is."""
+        """The journal entry that names the locations of all metadata."""
         return self.journal.newest
 
 
 @dataclass(frozen=True, slots=True)
 class SetFound:
-    """The members, by their numbers, and what they hold; a fresh set holds nothing."""
+    """The members, by their numbers, and their contents; None for a fresh set."""
 
     members: list[MemberFound]
     contents: Contents | None
 
 
 async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
-    """Read a set to open it; FormatError or SetRefused say what is wrong, and nothing was changed."""
+    """Read a set to open it. Raises FormatError or SetRefused if anything is fatal; changes nothing."""
     found = await read_metadata(devices, refuse_fatal)
     if found.is_fresh:
         return SetFound(found.members, None)
     assert found.journal is not None, "a set without a journal to go by was refused"
-    # What was read may still be in the drive's cache only: a power cut now must not take it back later.
+    # What was read may be in the drive's cache only: a later power cut must not revert it.
     for member in found.members:
         await member.block_device.flush()
     chains = [
@@ -82,7 +82,7 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
 async def read_metadata(
     devices: Sequence[BlockDevice], report: Report, *, thorough: bool = False
 ) -> Metadata:
-    """All but the tree; thorough also looks at what an opening never goes by."""
+    """Read all but the tree; thorough also reads what an opening does not use."""
     found = Metadata()
     for device in devices:
         superblock = await find_superblock(device, report, thorough=thorough)
@@ -109,14 +109,14 @@ async def _are_one_set(members: Sequence[MemberFound], report: Report) -> bool:
     try:
         await refuse_doubles(members)
     except SetRefused as error:
-        report(finding_of(error, "set-members", Severity.FATAL, "nothing, once the right one is given"))
+        report(finding_of(error, "set-members", Severity.FATAL, "nothing, once the right device is given"))
         return False
     if len({member.superblock.set_uuid for member in members}) == 1:
         for member in members:
             if member.superblock.members != len(members):
                 raise SetRefused(
                     f"{member.path}: its set has {member.superblock.members} members, but {len(members)} "
-                    "were given: only all of them together will do"
+                    "were given: give all of them together"
                 )
     try:
         check_members(members)
@@ -129,7 +129,7 @@ async def _are_one_set(members: Sequence[MemberFound], report: Report) -> bool:
 
 
 async def refuse_doubles(members: Sequence[MemberFound]) -> None:
-    """Refuse two devices that are one member, and tell which is the older one."""
+    """Refuse two devices that are one member, and say which is the older copy."""
     uuids = [member.superblock.uuid for member in members]
     if len(set(uuids)) == len(uuids):
         return
@@ -150,17 +150,17 @@ def _check_age(found: Metadata, report: Report) -> None:
     try:
         refuse_older_copies(found.members, [max(ring.newest_seqs, default=0) for ring in found.journal.rings])
     except SetRefused as error:
-        lost = "what was written to the set since, until the right one is given"
+        lost = "what was written to the set since, until the current device is given"
         report(finding_of(error, "member-older", Severity.FATAL, lost))
 
 
 async def _refuse_to_start_over(
     members: Sequence[MemberFound], in_use: Sequence[MemberFound], report: Report
 ) -> None:
-    """The journal may be trusted on some members only if the first run broke off.
+    """Refuse a set of which only some members are synchronous, unless its first run was interrupted.
 
-    The first run turns the members synchronous one after the other as its last act, when entry 1 is the
-    only one there is; so nothing was ever promised to anybody, and it may simply be done again.
+    The first run makes the members synchronous one after the other as its last step, when entry 1 is the
+    only one; so no client was ever promised anything, and it may be repeated.
     """
     if not in_use:
         return
@@ -168,15 +168,15 @@ async def _refuse_to_start_over(
     if journal.entries and (journal.newest.seq > 1 or journal.newest.keys):
         fresh = next(member for member in members if not member.superblock.synchronous)
         problem = (
-            "is freshly made, or an older copy of before the first run, but the other members of its set are "
-            f"in use (journal entry {journal.newest.seq})"
+            "is freshly made, or an older copy from before the first run, but the other members of its set "
+            f"are in use (journal entry {journal.newest.seq})"
         )
-        lost = "everything, until it is the right one"
+        lost = "everything, until the current device is given"
         report(Finding("set-members", Severity.FATAL, "set", fresh.path, problem, lost))
 
 
 async def _read_prios(found: Metadata, report: Report) -> None:
-    """The chain of each member, as far as it can be followed."""
+    """Read the prio chain of each member, as far as it can be followed."""
     assert found.journal is not None
     for number, member in enumerate(found.members):
         geometry = geometry_of(member.superblock)
@@ -203,7 +203,7 @@ async def _read_prios(found: Metadata, report: Report) -> None:
 
 
 async def _read_places(found: Metadata, report: Report) -> None:
-    """Where the newest entry says that the uuid table and the root are, and the table."""
+    """Check the locations of the uuid table and the root in the newest entry, and read the table."""
     assert found.journal is not None
     members, newest = found.members, found.journal.newest
     where = f"{members[0].path} journal entry {newest.seq}"

@@ -16,7 +16,7 @@ COPY_RULE = "superblock-copy"
 
 
 async def find_superblock(device: BlockDevice, report: Report, *, thorough: bool = True) -> Superblock | None:
-    """The superblock that opening the device goes by; None if there is none. thorough: and its copy."""
+    """Returns the superblock that an opening uses; None if there is none. thorough also checks its copy."""
     try:
         found = await read_superblock(device)
     except BackingDevice as error:
@@ -24,14 +24,14 @@ async def find_superblock(device: BlockDevice, report: Report, *, thorough: bool
         report(Finding(RULE, Severity.FATAL, "device", device.path, problem, cause=error))
         return None
     except BcachedError as error:
-        report(finding_of(error, RULE, Severity.FATAL, "everything on the device, until it is put right"))
+        report(finding_of(error, RULE, Severity.FATAL, "everything on the device, until it is repaired"))
         return None
     if not thorough:
         return found
     try:
         own = await _read_at(device, SUPERBLOCK_SECTOR)
     except BcachedError as error:
-        # The kernel knows no copy and refuses the device.
+        # Kernel: has no copy, and refuses the device.
         report(finding_of(error, RULE, Severity.DAMAGE, "nothing: the copy at sector 16 is good"))
         return found
     if own.has_room_for_copy:
@@ -40,7 +40,7 @@ async def find_superblock(device: BlockDevice, report: Report, *, thorough: bool
 
 
 async def _check_copy(device: BlockDevice, own: Superblock, report: Report) -> None:
-    """There need not be one: the kernel and make-bcache write none, and leave whatever is there."""
+    """Check the copy, if there is one: the kernel and make-bcache write none, and do not erase any."""
     try:
         raw = await device.read(COPY_SECTOR * SECTOR_BYTES, SUPERBLOCK_BYTES)
         if SUPERBLOCK_MAGIC not in raw and own.set_uuid.bytes not in raw:
@@ -52,9 +52,9 @@ async def _check_copy(device: BlockDevice, own: Superblock, report: Report) -> N
     if replace(copy, seq=own.seq, last_mount=own.last_mount) != own:
         where = f"{device.path} sector {COPY_SECTOR}"
         problem = (
-            f"it is another one (seq {copy.seq}, set {copy.set_uuid}) than at sector {SUPERBLOCK_SECTOR} "
+            f"it (seq {copy.seq}, set {copy.set_uuid}) differs from the one at sector {SUPERBLOCK_SECTOR} "
         )
-        problem += f"(seq {own.seq}): written by another program since, or the last change was cut off"
+        problem += f"(seq {own.seq}): written by another program since, or the last change was interrupted"
         report(Finding(COPY_RULE, Severity.NOTE, "superblock copy", where, problem))
 
 

@@ -1,13 +1,12 @@
 """The whole btree of a set, node by node, with the journal's keys on top: what the index holds.
 
 The order is the kernel's. A node's keys raise the gens of the buckets they point to before its children are
-judged; the children that are not stale are read, left to right. A leaf's bsets are laid over each other, the
-later ones on top, and on them what the journal says of the leaf's range; of leaves at one position
-(state/index/interior_keys.py) the newest is on top. Whether a key is stale is asked only
-when all of that is done (key_check.py).
+judged; the children that are not stale are read, left to right. A leaf's bsets are merged, later ones win,
+then the journal's keys of the leaf's range; of leaves at one position (state/index/interior_keys.py) the
+newest wins. Whether a key is stale is checked only when all of that is done (key_check.py).
 
-The rules are those of an opening (node_rules.py, bucket_contents.py). Damage is reported and what lies below
-it left out; the journal's keys count nevertheless.
+The rules are those of an opening (node_rules.py, bucket_checks.py). Damage is reported and what is below it
+left out; the journal's keys count nevertheless.
 """
 
 from collections import Counter
@@ -26,7 +25,7 @@ from bcached.store.reading.bucket_checks import BucketContents
 
 
 class NodeGens:
-    """The gens that nodes tell, in the censuses; contents takes note of them, too."""
+    """The gens that nodes name, recorded in the censuses and in contents."""
 
     def __init__(self, contents: BucketContents) -> None:
         self._contents = contents
@@ -38,13 +37,13 @@ class NodeGens:
         self._contents.name_pointer(pointer)
 
     def staleness(self, pointer: Pointer) -> int:
-        """How many gens the pointer is behind its bucket."""
+        """Returns how many gens the pointer is behind its bucket."""
         census = self._contents.censuses[pointer.device]
         return stale_by(int(census.gens[census.geometry.bucket_of(pointer.sector)]), pointer.gen)
 
 
 class TreeReader:
-    """Reads one tree; replayed is what the journal lays over it, deletions included."""
+    """Reads one tree; replayed is the journal's merged keys, deletions included."""
 
     def __init__(self, contents: BucketContents, bounds: Bounds, replayed: Extents, report: Report) -> None:
         self._contents = contents
@@ -53,14 +52,14 @@ class TreeReader:
         self._replayed = replayed
         self._report = report
         self.rows = KeyRows()  # of all leaves read so far
-        # What names gens and holds nothing: leaves' keys below the journal's, and all keys of interior nodes.
+        # Keys that name gens and hold no data: leaves' keys superseded by the journal, and interior nodes'.
         self.bygone: list[Key] = []
         self.node_keys: list[Key] = []
         self.places: list[tuple[Pointer, str]] = []  # of all nodes read so far
         self.nodes_by_level: Counter[int] = Counter()
 
     async def nodes(self, root: Key, level: int) -> AsyncIterator[NodeFound]:
-        """Every node that can be reached, a parent before its children, and these from left to right."""
+        """Yields every node that can be reached, a parent before its children, these from left to right."""
         members, censuses = self._contents.members, self._contents.censuses
         self._gens.raise_gen(root.pointers[0])
         waiting: list[tuple[list[Key], int, Position]] = [([root], level, START)]
@@ -77,7 +76,7 @@ class TreeReader:
                     self.places.append((key.pointers[0], node.where))
                     self.nodes_by_level[level] += 1
                     judge_damage(node, self._may_be_torn, self._report)
-                    node.bsets += node.behind  # what stands behind damage counts as far as it can be read
+                    node.bsets += node.behind  # bsets behind damage count as far as they can be read
                     yield node
                     children = self._children(node) if level else []
                 layers.append(node)
@@ -91,13 +90,13 @@ class TreeReader:
         return may_be_torn(node, self._replayed)
 
     def _children(self, node: NodeFound) -> list[list[Key]]:
-        """The live children of an interior node, each with those below it; all have raised their gens."""
+        """Returns the live children of an interior node, each with older ones at its position."""
         keys, children = judge_children(node, self._bounds, self._gens, self._report)
         self.node_keys += keys
         return [[key, *(children.below(key) if node.level == 1 else ())] for key in children.live]
 
     def _add(self, layers: Sequence[NodeFound], node: NodeFound) -> None:
-        """Take a leaf's keys, with the journal's on top; of a node that could not be read these are all."""
+        """Add a leaf's keys, merged with the journal's; only these of a node that could not be read."""
         extents = leaf_extents(layers, self._bounds, self._report)
         self._contents.count_leaf(extents)
         for key in self._replayed.between(node.low, node.high):
@@ -106,8 +105,8 @@ class TreeReader:
 
 
 def may_be_torn(node: NodeFound, replayed: Extents) -> bool:
-    """Whether a last bset with a wrong checksum may be an append that a crash cut off.
+    """Whether a last bset with a wrong checksum may be an append that a crash interrupted.
 
-    An interior node's has not taken effect: the old nodes still count. A leaf's is in the journal.
+    An interior node's change was not complete: the old nodes still count. A leaf's keys are in the journal.
     """
     return node.level > 0 or any(True for _ in replayed.between(node.low, node.high))

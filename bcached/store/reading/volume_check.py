@@ -1,7 +1,7 @@
-"""The uuid table of a set. It has no checksum, so its form must tell whether it is one.
+"""The uuid table of a set. It has no checksum, so it is recognized by its contents.
 
-Read strictly, since what is taken for it may be a client's bytes: the bucket that an older journal entry
-names may have been given to data since. What neither we nor the kernel ever write is refused.
+Read strictly, since the bytes may be a client's: the bucket that an older journal entry names may have been
+reused for data since. What neither bcached nor the kernel ever writes is refused.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ VOLUME_SECTORS_MAX = (1 << 63) - 1
 async def read_volumes(
     members: Sequence[MemberFound], newest: JournalEntry, report: Report
 ) -> list[UuidEntry | None]:
-    """The slots of the table that the newest entry names; none if it cannot be read."""
+    """Returns the slots of the table that the newest entry names; none if it cannot be read."""
     pointer = newest.uuid_bucket.pointers[0]
     member = members[pointer.device]
     where = f"{member.path} sector {pointer.sector}"
@@ -41,9 +41,7 @@ async def read_volumes(
         problem = f"expected {slots} slots, found {len(entries)}"
         report(Finding("volume-table", Severity.FATAL, STRUCTURE, where, problem, "all volumes"))
     for slot in slots_with_leftovers(raw, newest.version):
-        problem = (
-            "expected zeros where nothing else is ever written, found other bytes: this is no uuid table"
-        )
+        problem = "expected zeros in the unused bytes, found others: this is no uuid table"
         report(Finding("volume-slot", Severity.FATAL, STRUCTURE, f"{where}, slot {slot}", problem))
     _check_entries(entries, where, report)
     return entries
@@ -65,21 +63,24 @@ def _check_entries(entries: Sequence[UuidEntry | None], where: str, report: Repo
 
 
 def _check_fields(entry: UuidEntry, here: str, report: Report) -> None:
-    """What each field may be, given the others."""
+    """Check each field, given the others.
+
+    1. No unknown flag. 2. Of a burnt slot nothing else. 3. No time of deletion. 4. A size if flash-only.
+    """
     if entry.other_flags:
         problem = f"expected no flag but flash-only, found {entry.other_flags:#x} as well"
         report(Finding("volume-flags", Severity.FATAL, STRUCTURE, here, problem))
     if entry.is_burnt:
         return  # kernel: leaves the size of a flash-only volume behind
     if entry.invalidated:
-        # Kernel: sets it only together with the uuid that says the volume was given up.
-        problem = f"expected no time at which it was given up, found {entry.invalidated}"
+        # Kernel: sets it only together with the uuid that marks a deleted volume.
+        problem = f"expected no time of deletion, found {entry.invalidated}"
         report(Finding("volume-times", Severity.FATAL, STRUCTURE, here, problem))
     if entry.sectors and not entry.flash_only:
         problem = f"the volume is not flash-only and has {entry.sectors} sectors"
         report(Finding("volume-size", Severity.FATAL, STRUCTURE, here, problem))
     elif entry.flash_only and not entry.sectors:
-        problem = "the volume is flash-only and has no sectors"  # kernel: makes one when asked to
+        problem = "the volume is flash-only and has no sectors"  # kernel: creates one if requested
         report(Finding("volume-size", Severity.NOTE, STRUCTURE, here, problem))
     elif entry.sectors > VOLUME_SECTORS_MAX:
         problem = f"expected at most {VOLUME_SECTORS_MAX} sectors, found {entry.sectors}"

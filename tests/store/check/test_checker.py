@@ -305,7 +305,7 @@ async def test_several_entries_behind_one_that_is_damaged() -> None:
         byte = builder.write_entry(builder.entry(seq, 1), byte)
     builder.flip(builder.entries[4][1] + 32)
     found = await assert_found(builder, ("journal-lost", FATAL))
-    assert "others up to 6" in found.findings.listed[0].problem
+    assert "but entries up to 6 were written" in found.findings.listed[0].problem
 
 
 async def test_a_newest_entry_whose_seq_is_damaged_was_not_whole() -> None:
@@ -409,7 +409,7 @@ async def test_an_old_bucket_with_an_entry_that_does_not_belong_there(seq: int, 
     await assert_found(builder)
     builder.write_entry(builder.entry(seq, 5), behind)
     found = await assert_found(builder, ("journal-ring", DAMAGE))
-    assert f"entry 5 comes behind entry {seq}" in found.findings.listed[0].problem
+    assert f"entry 5 is behind entry {seq}" in found.findings.listed[0].problem
     assert found.findings.listed[0].lost.startswith(lost)
 
 
@@ -1093,7 +1093,7 @@ async def test_data_in_a_bucket_of_metadata(use: str) -> None:
     key = Key(0, 0, 8, False, (Pointer(0, bucket * 64, 0),))
     builder.finish(builder.write_node(root, [key]))
     found = await assert_found(builder, ("bucket-shared", FATAL))
-    assert f"it is {use.upper()}" in found.findings.listed[0].problem
+    assert f"it is used for {use.lower()}" in found.findings.listed[0].problem
 
 
 @pytest.mark.parametrize("in_leaf", [False, True])
