@@ -1,4 +1,4 @@
-"""What anybody finds at the top: commands that exist, pins for all that is installed, the licence."""
+"""What a newcomer finds at the top: guides, commands that exist, pins for what is installed, the licence."""
 
 import os
 import re
@@ -83,3 +83,41 @@ def test_the_licence_is_the_one_that_is_named() -> None:
 def test_the_changelog_tells_of_this_version_or_the_next() -> None:
     headings = re.findall(r"(?m)^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text())
     assert headings[0] == "Unreleased"
+
+
+GUIDES = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "tests/README.md"]
+TRACKED = [
+    path.relative_to(ROOT)
+    for folder in ("bcached", "bench", "config", "demo", "systemd", "tests")
+    for path in (ROOT / folder).rglob("*")
+    if "__pycache__" not in path.parts
+]
+FOLDERS = {path.parts[0] for path in TRACKED}
+ROOMS = {path.parts[1] for path in TRACKED if path.parts[0] == "bcached" and (ROOT / path).is_dir()}
+NAMED_PATH = re.compile(rf"(?<![\w/.~-])((?:{'|'.join(sorted(FOLDERS | ROOMS))})/[\w./-]*\w)")
+NAMED_MODULE = re.compile(r"(?<![\w/.*-])(\w+\.py)\b")
+
+
+def is_there(named: str) -> bool:
+    """Whether a path exists, from the top or below bcached/; of a/b.c, also the module a/b."""
+    places = [ROOT / named, ROOT / "bcached" / named]
+    return any(place.exists() or place.with_suffix(".py").exists() for place in places)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_paths_that_a_guide_names_exist(guide: str) -> None:
+    text = (ROOT / guide).read_text()
+    named = NAMED_PATH.findall(text)
+    assert len(named) > 0
+    assert [path for path in named if not is_there(path)] == []
+    names = {path.name for path in TRACKED}
+    assert [module for module in NAMED_MODULE.findall(text) if module not in names] == []
+
+
+def test_a_path_that_is_gone_is_seen() -> None:
+    text = "`bcached/state/gone.py`, state/gone, /etc/bcached/bcached.toml, `state/buckets/reserves.py`"
+    assert [(path, is_there(path)) for path in NAMED_PATH.findall(text)] == [
+        ("bcached/state/gone.py", False),
+        ("state/gone", False),
+        ("state/buckets/reserves.py", True),
+    ]
