@@ -1,7 +1,7 @@
-"""A leaf's bsets laid over each other, column by column: most of their keys overlap no other.
+"""A leaf's bsets merged in columns, the newest key wins: most keys overlap no other.
 
-What is out of the ordinary in any way is left to whoever goes key by key: several pointers, a placeholder,
-and all that is wrong.
+All that is unusual is left to the caller, to merge key by key: several pointers, a placeholder, and invalid
+keys.
 """
 
 from array import array
@@ -33,27 +33,27 @@ from bcached.state.index.interior_keys import Position
 
 Words = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
-RUN_KEYS = RUN_KEYS_MAX * 3 // 4  # so that a run has room for more
+RUN_KEYS = RUN_KEYS_MAX * 3 // 4  # leaves space in a run
 WORDS_WITH_POINTER = HEAD_WORDS + 1
 
 
 @dataclass(slots=True, eq=False)
 class Columns:
-    """Keys in the order they came, oldest first; pointer 0 of those that have none."""
+    """Keys in the order of insertion, oldest first; the pointer of a key without one is 0."""
 
     heads: Words
     ends: Words
     pointers: Words
 
     def where(self, chosen: NDArray[np.bool_] | Numbers) -> "Columns":
-        """Some of them."""
+        """Returns the chosen keys."""
         return Columns(self.heads[chosen], self.ends[chosen], self.pointers[chosen])
 
 
 def lay_over(
     bsets: Sequence[Buffer], low: Position, high: Position, bounds: Bounds, merge_within: int
 ) -> Extents | None:
-    """The extents of a leaf from the keys of its bsets, oldest first; None if that takes a closer look."""
+    """Merge the keys of a leaf's bsets, oldest first, into its extents; None if a key is not plain."""
     laid_out = _all_alike(bsets) or _one_by_one(bsets)
     if laid_out is None:
         return None
@@ -72,12 +72,12 @@ def lay_over(
 
 
 def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
-    """The keys of all bsets, and where each bset ends; None if not all keys have one pointer."""
+    """The keys of all bsets, and where each bset ends; None unless every key has one pointer."""
     sizes = [len(memoryview(bset)) for bset in bsets]
     if any(size % (WORDS_WITH_POINTER * WORD_BYTES) for size in sizes):
         return None
     words: Words = np.frombuffer(b"".join(bsets), "<u8")
-    # If the first has one pointer, the second begins three words behind it, and so on.
+    # If the first key has one pointer, the second begins three words behind it, and so on.
     heads, ends, pointers = (np.ascontiguousarray(column) for column in words.reshape(-1, 3).T)
     if not bool(((heads & np.uint64(KEY_PTRS.mask)) == KEY_PTRS.put(0, 1)).all()):
         return None
@@ -85,7 +85,7 @@ def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
 
 
 def _one_by_one(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
-    """The same of any keys with one pointer or none; None if the last one of a bset is cut off."""
+    """The keys of all bsets, and where each bset ends; None if the last key of a bset is cut off."""
     parts = []
     for bset in bsets:
         part = _columns_of(bset)
@@ -127,19 +127,19 @@ def _columns_of(bset: Buffer) -> Columns | None:
 
 
 def _is_in_order(columns: Columns, ends_of_bsets: Numbers, low: Position, high: Position) -> bool:
-    """Whether the keys of each bset ascend, and all are within the leaf."""
+    """Whether the keys of each bset ascend, and all are inside the leaf's range."""
     count = len(columns.heads)
     inodes, ends = KEY_INODE.of_column(columns.heads), columns.ends.astype(np.int64)
     starts = ends - KEY_SIZE.of_column(columns.heads)
     ascend = (inodes[1:] > inodes[:-1]) | ((inodes[1:] == inodes[:-1]) & (starts[1:] >= ends[:-1]))
-    ascend[ends_of_bsets[(ends_of_bsets > 0) & (ends_of_bsets < count)] - 1] = True  # the next is another's
+    ascend[ends_of_bsets[(ends_of_bsets > 0) & (ends_of_bsets < count)] - 1] = True  # next in another bset
     is_behind_low = (inodes > low[0]) | ((inodes == low[0]) & (starts >= low[1]))
     is_before_high = (inodes < high[0]) | ((inodes == high[0]) & (ends <= high[1]))
     return bool(ascend.all() and is_behind_low.all() and is_before_high.all())
 
 
 def _is_plain(columns: Columns, bounds: Bounds) -> bool:
-    """Whether all keys have one good pointer, or none."""
+    """Whether each key has one valid pointer, or none."""
     heads = columns.heads
     counts, sizes = KEY_PTRS.of_column(heads), KEY_SIZE.of_column(heads)
     if (counts > 1).any() or (heads & np.uint64(CSUM_MASK)).any() or (columns.ends > OFFSET_MAX).any():
@@ -159,15 +159,15 @@ def _is_plain(columns: Columns, bounds: Bounds) -> bool:
 
 
 def _settled(columns: Columns) -> Columns:
-    """What is left of one inode's keys when the later ones have cut the earlier, in order."""
+    """Merge one inode's keys: later ones cut earlier ones. Returns what remains, in order."""
     ends = columns.ends.astype(np.int64)
     starts = ends - KEY_SIZE.of_column(columns.heads)
-    order = np.lexsort((ends, starts))  # of equal ones, the older first
+    order = np.lexsort((ends, starts))  # of equal keys the older first
     same_as_next = (np.diff(starts[order]) == 0) & (np.diff(ends[order]) == 0)
-    order = order[np.append(~same_as_next, True)]  # an older key of the very same sectors is gone
+    order = order[np.append(~same_as_next, True)]  # drop older keys of the same sectors
     starts, ends = starts[order], ends[order]
     reach = np.maximum.accumulate(ends)
-    cluster = np.cumsum(np.append(True, starts[1:] >= reach[:-1]))  # of keys that overlap each other
+    cluster = np.cumsum(np.append(True, starts[1:] >= reach[:-1]))  # keys that overlap each other
     is_alone = np.bincount(cluster)[cluster] == 1
     alone = columns.where(order[is_alone])
     alone = alone.where(KEY_PTRS.of_column(alone.heads) > 0)
@@ -177,7 +177,7 @@ def _settled(columns: Columns) -> Columns:
 
 
 def _cut_by_each_other(columns: Columns) -> Columns:
-    """The same for keys that overlap, one by one."""
+    """Merge keys that overlap, one by one. Returns what remains, in order."""
     extents = Extents()
     for head, end, pointer in zip(
         columns.heads.tolist(), columns.ends.tolist(), columns.pointers.tolist(), strict=True
@@ -201,7 +201,7 @@ def _merged(left: Columns, right: Columns) -> Columns:
 
 
 def _joined(columns: Columns, bucket_sectors: int) -> Columns:
-    """The same with neighbours made one that continue each other on the device (Run.extend)."""
+    """Merge neighbours that are adjacent on the device, too (Run.extend)."""
     ends, sizes = columns.ends.astype(np.int64), KEY_SIZE.of_column(columns.heads)
     places = PTR_OFFSET.of_column(columns.pointers)
     joins = ends[:-1] + sizes[1:] == ends[1:]

@@ -1,4 +1,4 @@
-"""The keys of extents as they stand in bsets, packed column by column and not key by key."""
+"""Packs the keys of extents for bsets, column by column instead of key by key."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Places = NDArray[np.int64]
 
 
 class PackedKeys:
-    """Keys in order, in little-endian words, and where each begins."""
+    """Keys in order, in little-endian words, and the first word of each."""
 
     def __init__(self, parts: Sequence[Extents]) -> None:
         self._words: Words = np.empty(sum(part.word_count for part in parts), "<u8")
@@ -23,7 +23,7 @@ class PackedKeys:
         for run in (run for part in parts for run in part.runs):
             firsts.append(begin + _pack_run(run, self._words[begin:]))
             begin += run.word_count
-        # Of each key, and the end of all.
+        # The first word of each key, and the end of all.
         self._firsts: Places = np.concatenate([*firsts, np.array([begin], np.int64)])
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class PackedKeys:
 
     @property
     def word_count(self) -> int:
-        """How many words they take."""
+        """How many words all keys take."""
         return len(self._words)
 
     def cut(self, begin: int, end: int) -> bytes:
@@ -40,16 +40,16 @@ class PackedKeys:
         return self._words[self._firsts[begin] : self._firsts[end]].tobytes()
 
     def end_of(self, number: int) -> tuple[int, int]:
-        """The inode and the end of a key."""
+        """The inode and the end of a key, by its number."""
         first = self._firsts[number]
         return KEY_INODE.get(int(self._words[first])), int(self._words[first + 1])
 
     def behind(self, words: int) -> int:
-        """How many keys it takes to fill so many words or just more."""
+        """How many keys it takes to fill `words` or just more."""
         return int(np.searchsorted(self._firsts, words))
 
     def filled(self, words_max: int) -> list[bytes]:
-        """All keys in as few parts as there can be if none has more words than that."""
+        """Returns all keys in as few parts as possible, none of more than words_max."""
         parts, begin = [], 0
         while begin < len(self):
             limit = self._firsts[begin] + words_max
@@ -61,7 +61,7 @@ class PackedKeys:
 
 
 def _pack_run(run: Run, words: Words) -> Places:
-    """Pack a run's keys to the front of words; where each begins."""
+    """Pack a run's keys at the front of words. Returns the first word of each."""
     heads = np.array(run.heads, np.uint64)
     counts = KEY_PTRS.of_column(heads)
     firsts = np.zeros(len(heads), np.int64)

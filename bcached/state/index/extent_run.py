@@ -1,6 +1,6 @@
 """A run: neighbouring extents of one inode in packed columns, sorted, none overlapping another.
 
-Place i of each column is the i-th extent. Most keys have one pointer; a run that holds one with more has a
+Item i of each column is that of the i-th extent. Most keys have one pointer; a run with a key of more has a
 column for each, zero where a key has fewer.
 """
 
@@ -22,7 +22,7 @@ from bcached.keys import Key
 SIZE_SHIFT, SIZE_LIMIT = KEY_SIZE.shift, KEY_SIZE.limit
 COUNT_SHIFT, COUNT_LIMIT = KEY_PTRS.shift, KEY_PTRS.limit
 SECTOR_SHIFT, SECTOR_LIMIT = PTR_OFFSET.shift, PTR_OFFSET.limit
-ALIKE = KEY_PTRS.mask | KEY_DIRTY.mask  # what two heads must share to be merged; the inode they do
+ALIKE = KEY_PTRS.mask | KEY_DIRTY.mask  # what two heads must share to be merged, beside the inode
 
 
 class Run:
@@ -35,7 +35,7 @@ class Run:
         self.ends = array("Q")
         self.heads = array("Q")  # high words, as on disk
         self.pointers = [array("Q")]
-        self.word_count = 0  # that the keys take on disk
+        self.word_count = 0  # words of the keys on disk
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -57,7 +57,7 @@ class Run:
             yield key_of_words(self.heads[place], self.ends[place], self.words(place))
 
     def piece(self, place: int, start: int, end: int) -> Key:
-        """As much of an extent as lies in [start, end), which it meets, as a key."""
+        """Returns the part of an extent in [start, end), which it overlaps, as a key."""
         head, last, words = self.heads[place], self.ends[place], self.words(place)
         skipped = start - last + (head >> SIZE_SHIFT & SIZE_LIMIT)
         if skipped > 0:
@@ -69,7 +69,7 @@ class Run:
         return key_of_words(head, last, words)
 
     def insert(self, place: int, end: int, head: int, words: tuple[int, ...]) -> None:
-        """Put an extent before the one at place; it must fit between its neighbours."""
+        """Insert an extent before the one at place; it must fit between its neighbours."""
         self.ends.insert(place, end)
         self.heads.insert(place, head)
         self.word_count += HEAD_WORDS + len(words)
@@ -82,11 +82,14 @@ class Run:
             column.insert(place, words[index] if index < len(words) else 0)
 
     def cut(self, place: int, start: int, end: int) -> list[Key]:
-        """Remove [start, end) from the extent at place, which ends behind start, on; what is gone."""
+        """Cut [start, end) out, from the extent at place on, which ends behind start. Returns the pieces.
+
+        1. The extent that start cuts. 2. Those inside. 3. The extent that end cuts.
+        """
         ends, removed = self.ends, []
         if self.start(place) < start:
             removed.append(self.piece(place, start, end))
-            if ends[place] > end:  # out of the middle: two are left
+            if ends[place] > end:  # out of the middle: two remain
                 self.insert(place, ends[place], self.heads[place], self.words(place))
                 self._cut_front(place + 1, end)
             self._cut_back(place, start)
@@ -101,20 +104,20 @@ class Run:
         return removed
 
     def merge(self, place: int, bucket_sectors: int) -> bool:
-        """Make the extent at place and the one before it, which ends where it begins, one, if they may be."""
+        """Merge an extent into the adjacent one before it; False if its pointers do not allow it."""
         if not self.extend(place - 1, self.heads[place], self.words(place), bucket_sectors):
             return False
         self._delete(place, place + 1)
         return True
 
     def extend(self, place: int, head: int, words: tuple[int, ...], bucket_sectors: int) -> bool:
-        """Make the extent at place longer by one that begins at its end, if that continues it everywhere."""
+        """Extend the extent at place by one that begins at its end; False unless every copy is adjacent."""
         ours = self.heads[place]
         if (ours ^ head) & ALIKE:
             return False
         sectors = ours >> SIZE_SHIFT & SIZE_LIMIT
         step = sectors << SECTOR_SHIFT
-        for column, word in zip(self.pointers, words):  # noqa: B905 (others of the run may have more copies)
+        for column, word in zip(self.pointers, words):  # noqa: B905 (other extents may have more copies)
             # An extent never crosses a bucket, so no two are merged across a boundary.
             if column[place] + step != word or (word >> SECTOR_SHIFT & SECTOR_LIMIT) % bucket_sectors == 0:
                 return False
@@ -126,7 +129,7 @@ class Run:
         return True
 
     def divide(self, sector: int) -> int:
-        """Cut the extent that crosses a sector in two; the place of the first one behind that sector."""
+        """Cut the extent that crosses a sector in two. Returns the place of the first one behind it."""
         place = bisect_right(self.ends, sector)
         if place < len(self.ends) and self.start(place) < sector:
             self.insert(place, self.ends[place], self.heads[place], self.words(place))
@@ -136,7 +139,7 @@ class Run:
         return place
 
     def split(self, place: int = -1) -> "Run":
-        """Move the extents from a place on, or the upper half, to a run of its own."""
+        """Move the extents from a place on, or the upper half, to a new run. Returns that run."""
         half = len(self.ends) // 2 if place < 0 else place
         upper = Run(self.inode)
         upper.ends, self.ends = self.ends[half:], self.ends[:half]
@@ -148,7 +151,7 @@ class Run:
         return upper
 
     def _cut_front(self, place: int, start: int) -> None:
-        """Kernel: bch_cut_front. The pointers move up with the extent's first sector."""
+        """Move an extent's first sector up, and its pointers with it (kernel: bch_cut_front)."""
         skipped = start - self.start(place)
         count = self.heads[place] >> COUNT_SHIFT & COUNT_LIMIT
         self.heads[place] -= skipped << SIZE_SHIFT
@@ -156,7 +159,7 @@ class Run:
             column[place] += skipped << SECTOR_SHIFT
 
     def _cut_back(self, place: int, end: int) -> None:
-        """Kernel: bch_cut_back."""
+        """Move an extent's end down (kernel: bch_cut_back)."""
         self.heads[place] -= (self.ends[place] - end) << SIZE_SHIFT
         self.ends[place] = end
 

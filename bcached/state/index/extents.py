@@ -1,9 +1,8 @@
-"""Extents in packed columns: what one leaf of the index holds, or what the journal lays over it.
+"""Extents in packed columns: those of one leaf of the index, or those the journal adds to it.
 
-An extent is three words and no object: its end, its key's head and its pointer, each in an array beside
-those of its neighbours (extent_run.py). A key that comes in cuts what it overlaps, whatever the gens say:
-staleness is judged by whoever asks, after all cutting, for a stale key in the place of an older one means
-that the older one is gone.
+An extent is three words and no object: its end, its key's head and its pointer, each in an array with those
+of its neighbours (extent_run.py). An inserted key cuts what it overlaps, whatever the gens: callers check
+staleness after all cutting, for a stale key over an older one means that the older one is overwritten.
 """
 
 from bisect import bisect_right
@@ -34,9 +33,9 @@ NOTHING: Sequence[Key] = ()
 class Extents:
     """Extents by inode and offset, no two of them overlapping.
 
-    With keep_deletions a key without data stays, as an extent without pointers, which is how a change that is
-    not yet written must remember it; else it only cuts. With merge_within, the sectors of a bucket,
-    neighbours that continue each other on the device become one, as bcache allows.
+    With keep_deletions a key without data is kept, as an extent without pointers, as unwritten changes need
+    it; else it only cuts. With merge_within, the sectors of a bucket, neighbours that are adjacent on the
+    device, too, become one, as bcache allows.
     """
 
     __slots__ = (
@@ -55,8 +54,8 @@ class Extents:
         self._runs: list[Run] = []
         self._lasts: list[int] = []  # the position of each run's last end
         self.key_count = 0
-        self.word_count = 0  # that the keys take on disk
-        self.was_divided = False  # whether what was cut last was the middle of an extent
+        self.word_count = 0  # words of the keys on disk
+        self.was_divided = False  # whether the last cut took the middle of an extent
 
     def __len__(self) -> int:
         return self.key_count
@@ -66,7 +65,7 @@ class Extents:
         return chain.from_iterable(run.keys() for run in self._runs)
 
     def keys_at(self, numbers: Iterable[int]) -> Iterator[Key]:
-        """The extents with these numbers, counted from 0, which ascend."""
+        """Yields the extents with these ascending numbers, counted from 0."""
         runs = iter(self._runs)
         run, first, behind = Run(0), 0, 0
         for number in numbers:
@@ -83,11 +82,11 @@ class Extents:
 
     @property
     def runs(self) -> Sequence[Run]:
-        """The columns themselves, in order, for whoever counts or packs many at once; not to be changed."""
+        """The columns, in order, to count or pack many keys at once; read only."""
         return self._runs
 
     def insert(self, key: Key) -> Sequence[Key]:
-        """Put a key in; what it cut out of older extents comes back, as the pieces that are gone."""
+        """Insert a key. Returns the pieces it cut out of older extents."""
         sectors = key.sectors
         if sectors == 0:
             return NOTHING
@@ -98,7 +97,7 @@ class Extents:
     def insert_words(
         self, inode: int, start: int, sectors: int, head: int, words: tuple[int, ...]
     ) -> Sequence[Key]:
-        """The same with the words that stand for the key: its head, and the pointers to its data."""
+        """Insert a key given as words: its head, and the pointers to its data. Returns the pieces cut out."""
         assert start >= 0
         end, position, runs = start + sectors, inode << INODE_SHIFT | start, self._runs
         index = bisect_right(self._lasts, position)
@@ -114,7 +113,7 @@ class Extents:
         return removed
 
     def remove(self, inode: int, start: int, end: int) -> Sequence[Key]:
-        """Cut [start, end) out of the inode's extents; the pieces that are gone, in order."""
+        """Cut [start, end) out of the inode's extents. Returns the pieces cut out, in order."""
         assert 0 <= start < end
         index = bisect_right(self._lasts, inode << INODE_SHIFT | start)
         if index == len(self._runs) or self._runs[index].inode != inode:
@@ -126,13 +125,13 @@ class Extents:
         return self._cut(index, place, start, end)
 
     def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key]:
-        """What lies in [start, end), cut to it, in order; at most limit of them."""
+        """Returns the extents in [start, end), cut to it, in order; at most limit of them."""
         found: list[Key] = []
         index = bisect_right(self._lasts, inode << INODE_SHIFT | start)
         if index < len(self._runs) and (run := self._runs[index]).inode == inode:
             place = bisect_right(run.ends, start)
             last = run.ends[place]
-            if last >= end:  # nothing behind it is asked for
+            if last >= end:  # no later one is in the range
                 head = run.heads[place]
                 first = last - (head >> SIZE_SHIFT & SIZE_LIMIT)
                 if first >= end:
@@ -158,7 +157,7 @@ class Extents:
         return found
 
     def between(self, low: tuple[int, int], high: tuple[int, int]) -> Iterator[Key]:
-        """What lies between two positions (inode, offset), cut to them, in order."""
+        """Yields the extents between two positions (inode, offset), cut to them, in order."""
         index = bisect_right(self._lasts, low[0] << INODE_SHIFT | low[1])
         while index < len(self._runs) and low[0] <= self._runs[index].inode <= high[0]:
             run = self._runs[index]
@@ -171,7 +170,7 @@ class Extents:
             index += 1
 
     def split_off(self, inode: int, sector: int) -> "Extents":
-        """Move all that lies at a position or behind it to extents of their own; what crosses it is cut."""
+        """Move all from a position on to new Extents, cutting what crosses it. Returns those."""
         index = bisect_right(self._lasts, inode << INODE_SHIFT | sector)
         upper = Extents(keep_deletions=self._keep_deletions, merge_within=self._merge_within)
         if index < len(self._runs) and self._runs[index].inode == inode:
@@ -184,22 +183,22 @@ class Extents:
         return upper
 
     def take_runs(self, runs: list[Run]) -> None:
-        """Hold these runs and nothing else; they are in order, and none is empty."""
+        """Replace all by these runs, which are in order and not empty."""
         self._runs = runs
         self._lasts = [run.inode << INODE_SHIFT | run.ends[-1] for run in runs]
         self.key_count = sum(map(len, runs))
         self.word_count = sum(run.word_count for run in runs)
 
     def join(self, other: "Extents") -> None:
-        """Take in all of other, which lies behind all of ours; it is not to be used any more."""
+        """Append all of other, which is behind the last extent here; other must not be used any more."""
         self.take_runs([*self._runs, *other.runs])
 
     def packed(self) -> bytes:
-        """The keys as a bset holds them."""
+        """The keys, packed as in a bset."""
         return b"".join(pack_keys(tuple(run.keys())) for run in self._runs)
 
     def _cut(self, index: int, place: int, start: int, end: int) -> list[Key]:
-        """Cut [start, end) out, from the extent at place on; those before it do not reach there."""
+        """Cut [start, end) out, beginning with the extent at place. Returns the pieces cut out."""
         removed: list[Key] = []
         self.was_divided = False
         runs, inode = self._runs, self._runs[index].inode
@@ -220,7 +219,10 @@ class Extents:
         return removed
 
     def _settle(self, index: int) -> int:
-        """Put right what is known of a run that has changed; the place of the next."""
+        """Update the bounds of a changed run: drop it if empty, split it if too long.
+
+        Returns the index of the next run.
+        """
         run = self._runs[index]
         if not run.ends:
             del self._runs[index], self._lasts[index]
@@ -237,7 +239,7 @@ class Extents:
     def _place(
         self, index: int, place: int, inode: int, start: int, end: int, head: int, words: tuple[int, ...]
     ) -> None:
-        """Put an extent where nothing is: before the run at index, or in it, at place if that is known."""
+        """Insert an extent that overlaps none: before the run at index, or in it, at place if >= 0."""
         runs = self._runs
         if index < len(runs) and runs[index].inode == inode:
             run = runs[index]
@@ -272,7 +274,7 @@ class Extents:
 
 
 def data_words(key: Key) -> tuple[int, ...]:
-    """The key's pointer words; none if it holds no data: a deletion, or a placeholder for a miss in work."""
+    """The key's pointer words; none if it has no data: a deletion, or a placeholder for a pending miss."""
     pointers = key.pointers
     if len(pointers) == 1:
         return () if pointers[0].device == CHECK_DEVICE else (pointer_word(pointers[0]),)

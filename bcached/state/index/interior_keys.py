@@ -1,13 +1,13 @@
-"""The children of an interior node: which of its keys are live, and what has become of the others.
+"""The children of an interior node: which of its keys are live, and why the others are not.
 
-An interior node only ever gains keys: the key of a child that was replaced stays, and so do freeing keys, at
-position 0:0, which carry the gen that the replaced child's bucket has since. So staleness alone tells which
-of several keys counts, and the freeing keys must have raised the gens before it is asked.
+An interior node only gains keys: the key of a replaced child stays, and so do freeing keys, at position 0:0,
+which have the new gen of the replaced child's bucket. So staleness alone decides which of several keys is
+live, and the freeing keys must have raised the gens before it is checked.
 
-Two leaves that are both live may have one position. The kernel inserts before it splits: a deletion that
-covers most of a leaf from its first sector leaves keys of no sectors there, all at the end of the one before,
-and where the split falls among them the left half has that end as its position. The newer of the two comes
-first, and is the one that the kernel goes on inserting into; the older one keeps what it held.
+Two live leaves may have one position. The kernel inserts before it splits: a deletion that covers most of a
+leaf from its first sector leaves keys of no sectors there, all at the end of the key before, and if the leaf
+is split among them the left half has that end as its position. The newer of the two comes first, and is the
+one that the kernel inserts into from then on; the older one keeps its keys.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,26 +20,26 @@ START: Position = (0, 0)
 
 
 def position_of(key: Key) -> Position:
-    """Where a node's key stands among its siblings."""
+    """The position of a node's key among its siblings."""
     return key.inode, key.end
 
 
 def is_freeing(key: Key) -> bool:
-    """Whether an interior node's key only tells that a node is gone."""
+    """Whether an interior node's key only records that a node was freed."""
     return position_of(key) == START
 
 
 @dataclass(slots=True)
 class Children:
-    """An interior node's keys, sorted out."""
+    """An interior node's keys, classified."""
 
     live: list[Key] = field(default_factory=list)  # in the order of their positions
-    doubled: list[Key] = field(default_factory=list)  # live, at a position where a newer one is live too
-    vanished: list[Key] = field(default_factory=list)  # stale, and nothing tells that they were replaced
+    doubled: list[Key] = field(default_factory=list)  # live, at the position of a newer live key
+    vanished: list[Key] = field(default_factory=list)  # stale, but no key shows that they were replaced
 
     @property
     def all_live(self) -> list[Key]:
-        """Those that are live, each before the older ones at its position."""
+        """All live keys, each before the older ones at its position."""
         return sorted([*self.live, *self.doubled], key=position_of)
 
     def below(self, key: Key) -> list[Key]:
@@ -48,9 +48,9 @@ class Children:
 
 
 def sort_out(keys: Iterable[Key], staleness: Callable[[Pointer], int]) -> Children:
-    """The children that count, given how stale each pointer is now that all these keys are known.
+    """Classify an interior node's keys; those of newer bsets come first.
 
-    The keys of newer bsets come first.
+    staleness returns how many gens a pointer is behind, after all these keys have raised the gens.
     """
     children = Children()
     candidates = [key for key in keys if not is_freeing(key)]

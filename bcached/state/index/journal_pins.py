@@ -1,29 +1,29 @@
-"""Which journal entries are still needed: those whose keys are not all in written leaves."""
+"""The journal entries still needed: those whose keys are not all in written leaves."""
 
 from collections import OrderedDict
 
 
 class SeqPins:
-    """Pins by seq. New seqs only come in order; one that is pinned may be pinned again."""
+    """Pins by seq. New seqs are pinned in order; a pinned one may be pinned again."""
 
     def __init__(self) -> None:
         self._pins: OrderedDict[int, int] = OrderedDict()
 
     def pin(self, seq: int) -> None:
-        """Need an entry once more."""
+        """Add a pin to an entry."""
         if seq in self._pins:
             self._pins[seq] += 1
             return
-        assert not self._pins or seq > next(reversed(self._pins)), f"entry {seq} may be gone already"
+        assert not self._pins or seq > next(reversed(self._pins)), f"entry {seq} is not needed any more"
         self._pins[seq] = 1
 
     def unpin(self, seq: int) -> None:
-        """Need it once less."""
+        """Remove a pin from an entry."""
         self._pins[seq] -= 1
         if not self._pins[seq]:
             del self._pins[seq]
 
     @property
     def oldest(self) -> int | None:
-        """The oldest entry that is needed; None if none is."""
+        """The oldest entry needed; None if there is none."""
         return next(iter(self._pins), None)

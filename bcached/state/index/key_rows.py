@@ -1,4 +1,4 @@
-"""The keys of a whole index in packed columns, a row for each pointer, for questions that concern all."""
+"""The keys of a whole index in packed columns, a row for each pointer, for checks over all keys."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -62,7 +62,7 @@ class Rows:
 
 
 class KeyRows:
-    """The columns, as long as there are pointers."""
+    """The columns of all keys added so far, a row for each pointer."""
 
     def __init__(self) -> None:
         self.key_count = 0
@@ -83,7 +83,7 @@ class KeyRows:
                 self._append(number, run.heads[place], run.ends[place], run.words(place))
 
     def add_key(self, key: Key) -> None:
-        """Append a key that is no leaf's."""
+        """Append a single key."""
         self._append(
             self.key_count,
             head_word(key.inode, key.sectors, key.dirty, len(key.pointers)),
@@ -100,7 +100,7 @@ class KeyRows:
             self._pointers.append(word)
 
     def chunks(self) -> Iterator[Rows]:
-        """All rows in order, some at a time: taken apart they need more room than packed."""
+        """Yields all rows in order, in chunks: unpacked they take more memory than packed."""
         stop = 0
         while stop < len(self._keys):
             start, stop = stop, min(stop + CHUNK_ROWS, len(self._keys))

@@ -1,8 +1,8 @@
 """Nodes of the index in memory.
 
-A leaf holds its extents twice over: all of them, laid over each other (`live`), and those that stand in no
-written bset yet (`unwritten`). While a write is under way its keys are kept apart (`writing`), and what
-comes in meanwhile is collected anew, so nobody ever waits to insert.
+A leaf holds all its extents, merged (`live`), and again those that are in no written bset yet (`unwritten`).
+During a write its keys are separate (`writing`), and keys inserted meanwhile go to a new `unwritten`, so an
+insert never waits.
 
 An interior node holds its children: nodes that are loaded, or the keys of those that are not.
 """
@@ -21,12 +21,12 @@ OFFSET_MASK = (1 << INODE_SHIFT) - 1
 
 
 def bound_of(key: Key) -> int:
-    """The position of a node's key as one number: all that the node holds ends there or before."""
+    """The position of a node's key as one number: no key of the node ends behind it."""
     return key.inode << INODE_SHIFT | key.end
 
 
 def position_at(bound: int) -> tuple[int, int]:
-    """The inode and the sector of a position."""
+    """The inode and the sector of a bound."""
     return bound >> INODE_SHIFT, bound & OFFSET_MASK
 
 
@@ -36,7 +36,7 @@ def key_of(child: Child) -> Key:
 
 
 class Unwritten:
-    """Changes of a leaf that are in no written bset, and the journal entries they came with."""
+    """Changes of a leaf that are in no written bset, and the journal entries that have them."""
 
     __slots__ = ("extents", "newest_seq", "oldest_seq")
 
@@ -49,7 +49,7 @@ class Unwritten:
 class Leaf:
     """A leaf that is loaded.
 
-    seq and blocks_used tell where its next bset goes; one that must not be appended to counts as full.
+    seq and blocks_used give the position of its next bset; a leaf that must not be appended to is full.
     """
 
     __slots__ = (
@@ -79,13 +79,13 @@ class Leaf:
         self.live = live
         self.unwritten = self._nothing()
         self.writing: Unwritten | None = None
-        self.pins = 0  # of those who are about to use it
-        self.is_gone = False  # other nodes are in its place, or only its key
+        self.pins = 0  # of tasks that are about to use it
+        self.is_gone = False  # replaced by other nodes, or evicted
         self.is_torn = False  # its last bset was lost in a crash
 
     @property
     def is_clean(self) -> bool:
-        """Whether all of it stands in written bsets."""
+        """Whether all of it is in written bsets."""
         return self.writing is None and not self.unwritten.oldest_seq and not self.is_torn
 
     @property
@@ -95,19 +95,19 @@ class Leaf:
 
     @property
     def word_count(self) -> int:
-        """Words of keys that it holds in memory."""
+        """Words of its keys in memory."""
         return self.live.word_count + self.unwritten.extents.word_count
 
     def end_within(self, inode: int) -> int:
-        """Where the leaf ends as far as an inode is concerned."""
+        """The sector at which the leaf's range of an inode ends."""
         return self._end if self._last_inode == inode else NO_LIMIT
 
     def changes(self) -> list[Unwritten]:
-        """What is in no written bset, or not for certain."""
+        """The changes in no written bset, including those whose write is not finished."""
         return [self.writing, self.unwritten] if self.writing else [self.unwritten]
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
-        """Take in a key of the leaf's range, with its journal entry; the pieces of extents it cut out."""
+        """Insert a key of the leaf's range, in journal entry seq. Returns the pieces it cut out."""
         sectors, words = key.sectors, data_words(key)
         head = head_word(key.inode, sectors, key.dirty, len(words))
         removed = self.live.insert_words(key.inode, key.offset, sectors, head, words)
@@ -123,7 +123,7 @@ class Leaf:
         return removed
 
     def drop(self, key: Key) -> bool:
-        """Forget a stale key if it still stands as it is; nothing is written, for on disk it stays stale."""
+        """Remove a stale key if it is unchanged. Returns whether it was; on disk it stays, still stale."""
         if self.live.lookup(key.inode, key.offset, key.end) != [key]:
             return False
         if self.unwritten.extents.lookup(key.inode, key.offset, key.end, 1):
@@ -132,14 +132,14 @@ class Leaf:
         return True
 
     def begin_write(self) -> Unwritten:
-        """Keep apart what is unwritten, to write it."""
-        assert self.writing is None, "a leaf is written twice at once"
+        """Move the unwritten changes to `writing`, to write them. Returns them."""
+        assert self.writing is None, "the leaf is being written already"
         self.writing = self.unwritten
         self.unwritten = self._nothing()
         return self.writing
 
     def end_write(self, blocks: int) -> Unwritten:
-        """Take note that what was kept apart is durable in so many more blocks."""
+        """Record that the changes in `writing` are durable, in `blocks` more blocks. Returns them."""
         written, self.writing = self.writing, None
         assert written is not None
         self.blocks_used += blocks
@@ -149,9 +149,9 @@ class Leaf:
         return Unwritten(Extents(keep_deletions=True, merge_within=self.live.merge_within))
 
     def _rest_behind(self, key: Key, removed: Key) -> Key | None:
-        """What is left behind key of an extent whose middle it cut out.
+        """Returns the rest behind key of an extent whose middle key cut out; None otherwise.
 
-        The kernel writes it again beside the new key, so that no bset has to be cut in two when it is read.
+        Kernel: writes that rest again beside the new key, so that reading never has to cut a key in two.
         """
         if (removed.offset, removed.end) != (key.offset, key.end):
             return None
@@ -169,10 +169,10 @@ class Leaf:
 
 
 class Interior:
-    """An interior node. Child i holds what lies behind bounds[i - 1] up to bounds[i].
+    """An interior node. Child i has the range behind bounds[i - 1] up to bounds[i].
 
-    A leaf whose bound is that of the one before it is below that one, which holds all of both: it is never
-    loaded by itself, and goes when that one is written anew (state/index/interior_keys.py).
+    A leaf with the bound of the one before it is below that one, which holds the keys of both: it is never
+    loaded by itself, and is freed when that one is rewritten (state/index/interior_keys.py).
     """
 
     __slots__ = ("blocks_used", "bounds", "children", "is_gone", "is_torn", "key", "level", "replaced", "seq")
@@ -185,9 +185,9 @@ class Interior:
         self.blocks_used = blocks_used
         self.children = children
         self.bounds = [bound_of(key_of(child)) for child in children]
-        assert self.bounds[-1] == bound_of(key), "the last child ends where its parent does"
-        # Keys that still stand in its bsets: of children that were replaced, and those that freed them.
-        # The gens they name must not come round again.
+        assert self.bounds[-1] == bound_of(key), "the last child must end where its parent ends"
+        # Keys that are still in its bsets: of replaced children, and those that freed them. The gens they
+        # name must not be used again.
         self.replaced: list[Key] = []
         self.is_gone = False
         self.is_torn = False
@@ -197,19 +197,19 @@ class Interior:
         return bisect_right(self.bounds, inode << INODE_SHIFT | sector)
 
     def place_of(self, key: Key) -> int:
-        """The child in whose range a node with that key ends."""
+        """The child in whose range a node with this key ends."""
         return bisect_left(self.bounds, bound_of(key))
 
     def count_below(self, index: int) -> int:
-        """How many children behind this one are below it."""
+        """How many of the following children are below this one."""
         return bisect_right(self.bounds, self.bounds[index]) - index - 1
 
     def below(self, index: int) -> list[Key]:
-        """The keys of those children, the newest first."""
+        """The keys of the children below this one, the newest first."""
         return [key_of(child) for child in self.children[index + 1 : index + 1 + self.count_below(index)]]
 
     def replace(self, index: int, count: int, nodes: Sequence[Node]) -> None:
-        """Put nodes in the place of some children, of the same range together."""
+        """Replace `count` children by nodes that together have the same range."""
         assert bound_of(nodes[-1].key) == self.bounds[index + count - 1]
         self.children[index : index + count] = nodes
         self.bounds[index : index + count] = [bound_of(node.key) for node in nodes]

@@ -1,7 +1,7 @@
 """The index in memory: a tree of nodes, of which some are loaded.
 
-No question waits for a node here. Whoever asks for a range first asks what is `missing` of it, has that
-read, and asks again, since a look at the tree is only good until the next await.
+No method waits for a node. The caller first asks which node of a range is `missing`, has it read, and asks
+again, since a result is only valid until the next await.
 """
 
 from bisect import bisect_right
@@ -16,7 +16,7 @@ from bcached.state.index.journal_pins import SeqPins
 from bcached.state.index.node import Child, Interior, Leaf, Node, Unwritten, bound_of, key_of, position_at
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
 
-LEAF_BYTES = 4096  # of objects, beside the words
+LEAF_BYTES = 4096  # of objects per leaf, beside the words
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +33,26 @@ class Missing:
 
     @property
     def below(self) -> list[Key]:
-        """The nodes that it lies over."""
+        """The older nodes at its position, which are read and merged with it."""
         return self.parent.below(self.parent.place_of(self.key))
 
 
-Path = list[tuple[Interior, int]]  # from the root down: a node, and the index of the child to go on with
+Path = list[tuple[Interior, int]]  # from the root down: a node, and the index of the next child
 
 
 class Tree:
-    """The nodes, who of them was used last, and what of them is not written yet."""
+    """The nodes, their order of use, and their unwritten changes."""
 
     def __init__(self, root: Node, shape: NodeShape) -> None:
         self.root = root
         self.shape = shape
         self.pins = SeqPins()
-        self.leaves: OrderedDict[Leaf, None] = OrderedDict()  # those loaded, used last at the end
-        self.wanted: OrderedDict[Leaf, None] = OrderedDict()  # those worth writing out
-        self.overfull: set[Leaf] = set()  # those that hold more than one node; each is wanted, too
-        self.owed: dict[int, Unwritten] = {}  # by bound: changes of leaves that are not in memory
+        self.leaves: OrderedDict[Leaf, None] = OrderedDict()  # loaded, least recently used first
+        self.wanted: OrderedDict[Leaf, None] = OrderedDict()  # to be written
+        self.overfull: set[Leaf] = set()  # too large for one node; wanted, too
+        self.owed: dict[int, Unwritten] = {}  # by bound: deferred changes of evicted leaves
         self.unwritten_words = 0
-        self.cached_words = 0  # in leaves, those that are unwritten twice
+        self.cached_words = 0  # in leaves, counting unwritten ones twice
         self._write_at_words = shape.block_words - KEY_WORDS_MAX
         self._node_words = shape.node_words
         if isinstance(root, Leaf):
@@ -60,7 +60,7 @@ class Tree:
 
     @property
     def cached_bytes(self) -> int:
-        """What the leaves take in memory, about."""
+        """An estimate of the memory of all loaded leaves."""
         return self.cached_words * 8 + len(self.leaves) * LEAF_BYTES
 
     @property
@@ -70,7 +70,7 @@ class Tree:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it is in memory."""
+        """Whether all nodes are in memory."""
         return not any(
             isinstance(child, Key) and node.place_of(child) == index
             for node in self.interiors()
@@ -80,7 +80,7 @@ class Tree:
     # Looking
 
     def find(self, inode: int, sector: int) -> Leaf | Missing:
-        """The leaf that holds a sector, or the node that has to be read first."""
+        """Returns the leaf that holds a sector, or the node to be read first."""
         node = self.root
         position = inode << INODE_SHIFT | sector
         while not isinstance(node, Leaf):
@@ -92,7 +92,7 @@ class Tree:
         return node
 
     def missing(self, inode: int, start: int, end: int) -> Missing | None:
-        """The first node that has to be read before [start, end) can be asked for."""
+        """Returns the first node to be read before [start, end) can be looked up; None if all are loaded."""
         while start < end:
             found = self.find(inode, start)
             if isinstance(found, Missing):
@@ -101,7 +101,7 @@ class Tree:
         return None
 
     def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key] | Missing:
-        """What lies in [start, end), stale or not, at most limit keys; or the node to be read first."""
+        """Returns the keys in [start, end), stale or not, at most limit; or the node to be read first."""
         keys: list[Key] = []
         while start < end and len(keys) < limit:
             leaf = self.find(inode, start)
@@ -114,7 +114,7 @@ class Tree:
         return keys
 
     def parts_of(self, key: Key) -> Iterator[tuple[int, Key]]:
-        """A key cut at the bounds of the leaves it belongs to, each part with its leaf's bound."""
+        """Yields a key's parts, cut at the bounds of leaves, each with its leaf's bound."""
         rest: Key | None = key
         while rest is not None:
             found = self.find(rest.inode, rest.offset)
@@ -126,11 +126,14 @@ class Tree:
     # Changing
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
-        """Take in a key of a journal entry; what it cut out of older keys. Its range must be loaded."""
+        """Insert a key of journal entry seq. Returns the pieces it cut out of older keys.
+
+        Its range must be loaded.
+        """
         leaf = self.find(key.inode, key.offset)
         assert isinstance(leaf, Leaf), "the caller has the range loaded"
         end = leaf.end_within(key.inode)
-        if key.offset + key.sectors <= end:  # as nearly always
+        if key.offset + key.sectors <= end:  # the common case
             return self._insert(leaf, key, seq)
         here, rest = cut_at(key, end)
         assert rest is not None
@@ -154,7 +157,7 @@ class Tree:
         return removed
 
     def _note_fill(self, leaf: Leaf) -> None:
-        """See to it that a leaf which one node cannot take is written soon: it needs a bucket more."""
+        """Record whether a leaf is too large for one node: it needs another bucket, so it is written soon."""
         found_words = self.shape.words_in(self.shape.blocks_of(leaf.key.sectors))
         if leaf.live.word_count > max(self._node_words, found_words):
             self.overfull.add(leaf)
@@ -163,7 +166,7 @@ class Tree:
             self.overfull.discard(leaf)
 
     def takes(self, inode: int, start: int, end: int, words: int) -> bool:
-        """Whether the leaves of a range, all of them loaded, take so many words more without a node more."""
+        """Whether `words` more fit in the leaves of a range, all of them loaded, without another node."""
         while start < end:
             leaf = self.find(inode, start)
             assert isinstance(leaf, Leaf), "the caller has the range loaded"
@@ -173,7 +176,7 @@ class Tree:
         return True
 
     def lay_over(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
-        """Have a leaf that is clean hold changes, whose oldest entry is pinned; what they cut out of it."""
+        """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out."""
         assert not leaf.unwritten.oldest_seq
         words = leaf.word_count
         removed: list[Key] = []
@@ -191,32 +194,32 @@ class Tree:
     # Writing leaves
 
     def needs(self, through_seq: int | None = None) -> bool:
-        """Whether any leaf, in memory or not, needs an entry as old as through_seq, or any entry."""
+        """Whether any leaf, in memory or not, needs an entry through through_seq, or any entry."""
         oldest = self.pins.oldest
         return oldest is not None and (through_seq is None or oldest <= through_seq)
 
     def unwritten_leaves(
         self, through_seq: int | None = None, among: Iterable[Leaf] | None = None
     ) -> list[Leaf]:
-        """The leaves that are not clean; those only that need an entry as old as through_seq, if given."""
+        """The leaves that are not clean; with through_seq those that need an entry through it."""
         leaves = self.leaves if among is None else among
         if through_seq is None:
             return [leaf for leaf in leaves if not leaf.is_clean]
         return [leaf for leaf in leaves if 0 < leaf.oldest_seq <= through_seq]
 
     def owed_bounds(self, through_seq: int | None = None) -> list[int]:
-        """The bounds of leaves that would not be clean if they were in memory; through_seq as above."""
+        """The bounds of evicted leaves with deferred changes; through_seq as in `unwritten_leaves`."""
         if through_seq is None:
             return list(self.owed)
         return [bound for bound, changes in self.owed.items() if changes.oldest_seq <= through_seq]
 
     def begin_write(self, leaf: Leaf) -> None:
-        """Keep apart what is unwritten of a leaf, to write it."""
+        """Move a leaf's unwritten changes to `writing`, to write them."""
         leaf.begin_write()
         self.wanted.pop(leaf, None)
 
     def end_write(self, leaf: Leaf, blocks: int) -> None:
-        """Take note that it is durable, in so many more blocks."""
+        """Record that a leaf's `writing` changes are durable, in `blocks` more blocks."""
         written = leaf.end_write(blocks)
         words = written.extents.word_count
         self.unwritten_words -= words
@@ -225,17 +228,20 @@ class Tree:
             self.pins.unpin(written.oldest_seq)
 
     def drop(self, leaf: Leaf, key: Key) -> bool:
-        """Forget a stale key of a leaf if it still stands as it is; on the device it does until a rewrite."""
+        """Remove a stale key from a leaf in memory, if it is unchanged; on disk it stays until a rewrite.
+
+        Returns whether it was removed.
+        """
         words = leaf.live.word_count
         dropped = leaf.drop(key)
         self.cached_words += leaf.live.word_count - words
         self._note_fill(leaf)
         return dropped
 
-    # Nodes come and go
+    # Adding and removing nodes
 
     def adopt(self, leaf: Leaf) -> None:
-        """Count a leaf that is part of the tree from now on."""
+        """Add a leaf to the counts and lists."""
         self.leaves[leaf] = None
         self.cached_words += leaf.word_count
         unwritten = leaf.unwritten
@@ -247,7 +253,7 @@ class Tree:
         self._note_fill(leaf)
 
     def abandon(self, leaf: Leaf) -> None:
-        """Count a leaf no longer."""
+        """Remove a leaf from the counts and lists."""
         del self.leaves[leaf]
         self.wanted.pop(leaf, None)
         self.overfull.discard(leaf)
@@ -257,13 +263,13 @@ class Tree:
             self.unwritten_words -= part.extents.word_count
 
     def unpin(self, leaf: Leaf) -> None:
-        """Let go of the journal entries that an abandoned leaf needed; those in its place may need them."""
+        """Unpin the journal entries that an abandoned leaf needed; its successors may have pinned them."""
         for part in leaf.changes():
             if part.oldest_seq:
                 self.pins.unpin(part.oldest_seq)
 
     def attach(self, missing: Missing, node: Node) -> bool:
-        """Put a node that was read in its place; False if that has changed meanwhile."""
+        """Attach a node that was read to its parent; False if the parent has changed meanwhile."""
         parent = missing.parent
         index = parent.place_of(missing.key)
         if parent.is_gone or index >= len(parent.children) or parent.children[index] is not missing.key:
@@ -277,16 +283,16 @@ class Tree:
         return True
 
     def evictable(self) -> Iterator[Leaf]:
-        """Leaves that nobody is about to use, the one used longest ago first."""
+        """Leaves without pins, the least recently used first."""
         return (leaf for leaf in self.leaves if not leaf.pins and leaf is not self.root)
 
     def evict(self, leaf: Leaf) -> None:
-        """Let go of a clean leaf: only its key stays."""
+        """Evict a clean leaf: only its key stays."""
         assert leaf.is_clean
         self._let_go(leaf)
 
     def set_aside(self, leaf: Leaf) -> None:
-        """Let go of a leaf that is not clean; what is unwritten of it stays, for when it is read again."""
+        """Evict a leaf that is not clean; its unwritten changes are deferred until it is read again."""
         assert leaf.writing is None
         assert not leaf.is_torn
         self._let_go(leaf)
@@ -304,7 +310,7 @@ class Tree:
     # The shape
 
     def path_to(self, node: Node) -> Path:
-        """The way from the root down to a node's parent."""
+        """Returns the path from the root down to a node's parent."""
         path: Path = []
         here: Child = self.root
         while here is not node:
@@ -325,7 +331,7 @@ class Tree:
         return node
 
     def are_siblings(self, nodes: Sequence[Node]) -> bool:
-        """Whether nodes are neighbours under one parent, in their order."""
+        """Whether nodes are neighbours under one parent, in this order."""
         if nodes[0] is self.root:
             return len(nodes) == 1
         parent, index = self.path_to(nodes[0])[-1]
@@ -334,14 +340,14 @@ class Tree:
         )
 
     def lower(self, root: Interior) -> None:
-        """Make the only child of the root the root."""
+        """Replace the root by its only child."""
         (child,) = root.children
         assert not isinstance(child, Key)
         root.is_gone = True
         self.root = child
 
     def low_of(self, key: Key) -> tuple[int, int]:
-        """Where the range of a node begins: its inode and sector."""
+        """Where the range of a node begins: (inode, sector)."""
         low, here = 0, self.root
         while isinstance(here, Interior) and here.key is not key:
             index = here.place_of(key)
@@ -362,14 +368,14 @@ class Tree:
                 waiting += [child for child in node.children if isinstance(child, Interior)]
 
     def node_keys(self) -> Iterator[Key]:
-        """The keys of all nodes, as far as their parents are loaded."""
+        """The keys of all nodes whose parents are loaded."""
         yield self.root.key
         for node in self.interiors():
             yield from map(key_of, node.children)
 
 
 def cut_at(key: Key, sector: int) -> tuple[Key, Key | None]:
-    """A key's part in front of a sector and the part behind it."""
+    """Returns a key's part before a sector and the part behind it; None if there is none."""
     skipped = sector - key.offset
     if skipped >= key.sectors:
         return key, None

@@ -1,14 +1,13 @@
-"""A change of the tree's shape: neighbours replaced by new nodes that hold the same.
+"""A change of the tree's shape: neighbours replaced by new nodes with the same keys.
 
-Splitting, rewriting and coalescing are one thing here: some children of a node, one after the other, give
-way to others. Their parent gets the new keys, and keys that free the old ones, in one bset of one block. If
-it has no room for that it is replaced itself, and so on up to the root. What replaces the root is named by
-the journal.
+Splitting, rewriting and coalescing are one operation here: adjacent children of a node are replaced by
+others. Their parent gets the new keys, and keys that free the old ones, in one bset of one block. If that
+does not fit the parent is replaced, too, and so on up to the root. The journal names a new root.
 
-All of it is decided before anything is written, so it is known how many buckets it takes, and nothing in
-memory changes before it is durable. Only one change is made at a time. But nodes are loaded and dropped, and
-keys inserted, while it is under way: new nodes get the children, and what came in since, when they are put
-in.
+All is decided before anything is written, so it is known how many buckets it takes, and nothing in memory
+changes before it is durable. There is only one change at a time. But nodes are loaded and evicted, and keys
+inserted, while it is being written: new nodes get the children, and the keys inserted since, when they are
+installed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from bcached.state.index.node import Interior, Leaf, Node, Unwritten, key_of
 from bcached.state.index.node_shape import CHILD_WORDS, NodeShape
 from bcached.state.index.tree import Path, Tree
 
-CHILDREN_A_PART = 256  # to be packed: a millisecond
+CHILDREN_A_PART = 256  # to be packed per slice: a millisecond
 MAX_POSITION = (INODE_MAX, OFFSET_MAX)
 
 
@@ -42,12 +41,12 @@ class Piece:
 
     @property
     def key(self) -> Key:
-        """Its key, now that it has a bucket."""
+        """Its key; it must have a bucket."""
         assert self.node_key is not None
         return self.node_key
 
     def packed(self) -> Iterator[bytes]:
-        """Its keys as its bset holds them, in parts: an interior node may have ten thousand."""
+        """Yields its keys, packed for its bset, in parts: an interior node may have ten thousand."""
         if not self.level:
             yield self.keys
         for start in range(0, len(self.children), CHILDREN_A_PART):
@@ -55,12 +54,12 @@ class Piece:
             yield b"".join([pack_key(_source_key(child)) for child in part])
 
 
-Source: TypeAlias = Piece | tuple[Interior, int]  # where a child comes from
+Source: TypeAlias = Piece | tuple[Interior, int]  # a new child, or an existing one by its parent
 
 
 @dataclass(slots=True, eq=False)
 class Append:
-    """The bset that makes a change count, in a node that stays."""
+    """The bset that makes a change effective, in a node that stays."""
 
     parent: Interior
     index: int
@@ -68,7 +67,7 @@ class Append:
     pieces: list[Piece]
 
     def freeing(self, gens: Sequence[int]) -> list[Key]:
-        """The keys that free the old nodes: their pointers, with the gens their buckets have since."""
+        """The keys that free the old nodes: their pointers, with the new gens of their buckets."""
         return [
             Key(0, -key.sectors, key.sectors, False, (Pointer(old.device, old.sector, gen),))
             for key, gen in zip(self.replaced, gens, strict=True)
@@ -78,22 +77,22 @@ class Append:
 
 @dataclass(slots=True, eq=False)
 class Change:
-    """What is to be written, and what is gone then."""
+    """What is to be written, and which nodes it replaces."""
 
-    replaced: list[Node]  # the nodes it begins with
+    replaced: list[Node]  # the nodes to be replaced, all of one level
     pieces: list[Piece]  # all new nodes, children before their parents
-    below: list[Key] = field(default_factory=list)  # the nodes below the last of those it begins with
+    below: list[Key] = field(default_factory=list)  # keys of the nodes below the last of those replaced
     gone: list[Interior] = field(default_factory=list)  # parents that are replaced too
     append: Append | None = None
     root: Piece | None = None  # either this or an append
 
     @property
     def growth(self) -> int:
-        """How many nodes more there are after it."""
+        """How many nodes the tree gains by it."""
         return len(self.pieces) - len(self.freed())
 
     def freed(self) -> list[Key]:
-        """The keys of the nodes whose buckets are free when it is done."""
+        """The keys of the nodes whose buckets are free after it."""
         return [*(node.key for node in [*self.replaced, *self.gone]), *self.below]
 
     def place(self, pointers: Sequence[Pointer], shape: NodeShape, seqs: Iterator[int]) -> None:
@@ -112,9 +111,9 @@ def replace_leaves(
     coalesce: bool = False,
     tight: bool = False,
 ) -> Change | None:
-    """Write leaves that are neighbours anew, as many as it takes; None if they would not become fewer.
+    """Returns the change that rewrites adjacent leaves; None if coalesce would not make them fewer.
 
-    Their unwritten keys are kept apart from now on: begin_write. tight: as few nodes as can be.
+    The caller must begin_write each leaf before it awaits. tight: into as few nodes as possible.
     """
     shape = tree.shape
     packed = PackedKeys([leaf.live for leaf in leaves])
@@ -143,7 +142,7 @@ def replace_interiors(
     coalesce: bool = False,
     tight: bool = False,
 ) -> Change | None:
-    """Write interior nodes that are neighbours anew; None if they would not become fewer."""
+    """Returns the change that rewrites adjacent interior nodes; None as in `replace_leaves`."""
     children: list[Source] = [(node, index) for node in nodes for index in range(len(node.children))]
     cuts = _cuts(len(children) * CHILD_WORDS, len(nodes), tree.shape, coalesce=coalesce, tight=tight)
     if cuts is None:
@@ -159,7 +158,11 @@ def _cuts(words: int, count: int, shape: NodeShape, *, coalesce: bool, tight: bo
 def _climb(
     tree: Tree, replaced: list[Node], pieces: list[Piece], may_free: Callable[[Key], bool], *, tight: bool
 ) -> Change:
-    """Find out how far up the tree a change goes."""
+    """Add the changes of parents, as far up the tree as necessary.
+
+    1. A parent with space for a block gets an append, and the change ends. 2. Another parent is replaced.
+    3. If the root is replaced by several nodes, there are new levels above.
+    """
     change = Change(replaced, list(pieces))
     path: Path = tree.path_to(replaced[0])
     count = len(replaced)
@@ -195,7 +198,7 @@ def _interior_pieces(level: int, children: list[Source], cuts: list[int]) -> lis
     for cut in [*cuts, len(children) * CHILD_WORDS]:
         end = -(-cut // CHILD_WORDS)
         while end < len(children) and _position(children[end]) == _position(children[end - 1]):
-            end += 1  # what is below a leaf stays with it
+            end += 1  # leaves below another one stay with it
         part = children[begin:end]
         if part:
             pieces.append(Piece(level, _position(part[-1]), len(part) * CHILD_WORDS, children=part))
@@ -214,11 +217,11 @@ def _source_key(source: Source) -> Key:
     return key_of(interior.children[index])
 
 
-# Putting it in
+# Installing a change
 
 
 def install(tree: Tree, change: Change, freed: Sequence[Key]) -> None:
-    """Put the new nodes in the place of the old ones, now that they are durable and named.
+    """Replace the old nodes in memory by the new ones, which are durable and referenced.
 
     freed are the freeing keys that were written.
     """
@@ -247,12 +250,12 @@ def install(tree: Tree, change: Change, freed: Sequence[Key]) -> None:
             tree.adopt(node)
     for gone in [*change.replaced, *change.gone]:
         gone.is_gone = True
-    for leaf in leaves:  # not before the new ones need the same entries
+    for leaf in leaves:  # after the new ones have pinned the same entries
         tree.unpin(leaf)
 
 
 def _new_leaves(shape: NodeShape, old: list[Leaf], pieces: list[Piece]) -> dict[Piece, Node]:
-    """The new leaves, with what was inserted since their writing began."""
+    """The new leaves, with the keys inserted since their write began."""
     live = _joined([leaf.live for leaf in old])
     unwritten = _joined([leaf.unwritten.extents for leaf in old])
     seqs = [leaf.unwritten for leaf in old if leaf.unwritten.oldest_seq]
@@ -271,7 +274,7 @@ def _new_leaves(shape: NodeShape, old: list[Leaf], pieces: list[Piece]) -> dict[
 
 
 def _joined(parts: list[Extents]) -> Extents:
-    """Parts that lie one behind the other as one; they are used up."""
+    """Join adjacent parts into the first, which is returned; the others must not be used any more."""
     for part in parts[1:]:
         parts[0].join(part)
     return parts[0]
