@@ -1,6 +1,6 @@
-"""Frozen records of how the set stands: all that metrics, status and explain ever read.
+"""Frozen records of the set's statistics: all that metrics, status and explain read.
 
-Counted in plain integers where things happen, and read by whoever wants to show them.
+The counters are plain integers in the components that count; a snapshot copies them into these records.
 """
 
 from bisect import bisect_left
@@ -31,7 +31,7 @@ SLICE_BOUNDS_S = (1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2)
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts of observations by upper bound, in seconds; the last count is of all beyond."""
+    """Counts of observations by upper bound, in seconds; the last count is of all above."""
 
     bounds_s: tuple[float, ...]
     counts: list[int] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Histogram:
         self.sum_s += seconds
 
     def copy(self) -> "Histogram":
-        """A copy that later observations leave alone."""
+        """A copy that later observations do not change."""
         return Histogram(self.bounds_s, list(self.counts), self.sum_s)
 
 
@@ -95,10 +95,10 @@ class IndexStatistics:
     moved_sectors: int  # by moving garbage collection, and by evacuations
     evacuations: int
     evacuated_buckets: int
-    # What no look-up finds, as the opening or the last collection counted it: see index_health.py.
+    # What no look-up finds, counted by the opening or the last collection: see index_health.py.
     stale_dirty_keys: int = 0
     stale_dirty_sectors: int = 0
-    stale_dirty_keys_dropped: int = 0  # by collections of this life
+    stale_dirty_keys_dropped: int = 0  # by collections of this run
     orphaned_inodes: int = 0
     orphaned_keys: int = 0
     orphaned_dirty_sectors: int = 0
@@ -131,15 +131,15 @@ class SetStatistics:
     allocation_failures: dict[str, int]  # by reason: timeout, no_wait, limit, cancelled
     allocated_sectors: int
     open_buckets: int
-    open_buckets_gone: int  # of writers whose connection is closed
-    open_buckets_idle: int  # of others that have not used them for a second
+    open_buckets_gone: int  # of closed connections
+    open_buckets_idle: int  # of other writers that have not used them for a second
     holders: int
     quarantined_holders: int
     reserved_sectors: int
     gc_runs: dict[str, int]  # by trigger: dry, traffic, asked
     gc_running: bool
-    gc_found: dict[str, int]  # by the last one, what it counted and did
-    dirty_sectors: dict[str, int]  # by inode, on the devices, as the last one found them
+    gc_found: dict[str, int]  # counted by the last collection
+    dirty_sectors: dict[str, int]  # by inode, on the devices, counted by the last collection
     gc_marks_valid: bool
     sectors_to_gc: int
     min_prio: int
@@ -153,4 +153,4 @@ class SetStatistics:
     gc: Histogram
     gc_slice: Histogram
     journal_write: Histogram
-    orphans: tuple[OrphanStatistics, ...] = ()  # those with the most dirty sectors, those first
+    orphans: tuple[OrphanStatistics, ...] = ()  # those with the most dirty sectors, in that order

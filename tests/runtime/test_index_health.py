@@ -91,7 +91,7 @@ async def test_no_new_volume_gets_an_inode_that_keys_name(
             assert orphans(cache_set) == [(0, 10, 80, 0)]
             assert len(warned) == life + 1
             assert warned[-1].startswith(
-                "10 keys (40k dirty, 0 clean) stand under inodes without a volume: 0 ("
+                "10 keys (40k dirty, 0 clean) are under inodes without a volume: 0 ("
             )
             assert warned[-1] in cache_set.explain()
             with pytest.raises(NoSuchVolume):

@@ -97,7 +97,7 @@ def test_a_dry_member_is_told_beside_whose_dirty_data_there_is() -> None:
     index = IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 4, 60)
     told = explain(a_set(a_member(invalidate_needs_gc=True), dirty_sectors=dirty, index=index))
     most = "900 sectors of volume 7, 20 sectors of volume 3, 10 sectors of volume 0"
-    assert f"most of what is dirty, until marked clean or invalidated: {most}" in told
+    assert f"most of the dirty data, until marked clean or invalidated: {most}" in told
     assert any("moved together 4 times so far, which emptied 60 buckets" in line for line in told)
     assert explain(a_set(dirty_sectors=dirty, index=index)) == ALL_IS_WELL
 
@@ -106,7 +106,7 @@ def test_a_dry_member_is_told_beside_what_is_open() -> None:
     told = explain(
         a_set(a_member(invalidate_needs_gc=True), open_buckets=9, open_buckets_gone=5, open_buckets_idle=3)
     )
-    assert any(line.startswith("9 buckets are open: 5 of writers that are gone") for line in told)
+    assert any(line.startswith("9 buckets are open: 5 of closed connections") for line in told)
 
 
 def test_too_much_that_is_unwritten_is_told() -> None:
@@ -127,7 +127,7 @@ def test_too_much_that_is_unwritten_is_told() -> None:
                 "orphaned_clean_sectors": 8,
             },
             (
-                "12 keys (1M dirty, 4k clean) stand under inodes without a volume: "
+                "12 keys (1M dirty, 4k clean) are under inodes without a volume: "
                 "3 (10 keys, 512k dirty), 0 (1 key, 0 dirty) and 3 more; "
             ),
         ),
@@ -157,7 +157,7 @@ def test_a_set_at_ease_says_so() -> None:
         ({"gc_running": True}, "garbage is being collected"),
         (
             {"allocation_failures": {"timeout": 2, "limit": 0}},
-            "2 allocations failed so far: no bucket came free before their deadline",
+            "2 allocations failed so far: no bucket was free before their deadline",
         ),
     ],
 )
@@ -196,7 +196,7 @@ def test_every_reason_for_a_failure_has_words(reason: str) -> None:
                 ),
                 (
                     "/dev/x: all buckets are in use: 1 open, 2 held by connections, "
-                    "3 in quarantine after a connection broke, 4 dirty "
+                    "3 in quarantine after a broken connection, 4 dirty "
                     "until marked clean or invalidated, 5 in other reserves"
                 ),
             ],
@@ -209,7 +209,7 @@ def test_every_reason_for_a_failure_has_words(reason: str) -> None:
             {"held_back_by_gen": 7},
             [
                 (
-                    "/dev/x: 7 buckets are passed over until garbage is collected or prios are written: "
+                    "/dev/x: 7 buckets are skipped until garbage is collected or prios are written: "
                     "their gens are 96 ahead"
                 )
             ],

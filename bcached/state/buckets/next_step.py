@@ -25,7 +25,7 @@ class Step(Enum):
     PUSH = "move ready buckets to the reserves"
     INVALIDATE = "look for buckets to invalidate"
     WRITE_PRIOS = "make gens durable"
-    CLOSE = "close open buckets whose writers are gone or idle"
+    CLOSE = "close open buckets of closed connections or idle writers"
     SHARE = "let waiting requests have sectors of any open bucket"
     EVACUATE = "have dirty data moved together, so that clean data can go"
     COLLECT = "have the garbage collector find more buckets, or drop the oldest gens"

@@ -3,8 +3,8 @@
 Up to 128 buckets are open, each perhaps nearly empty, which is a large part of a small set. When the last
 pass found too few buckets and a request waits, in this order:
 
-1. Those whose last writer's connection is closed are closed: the rest of their sectors is given up, and their
-   live data gives their state.
+1. Slots whose last writer's connection is closed are closed, too: their sectors left are given up, and live
+   data gives the state of their buckets.
 2. Waiting requests get sectors of any open bucket of their kind, the least recently used first. A writer's
    data is then not together, which is all it loses; the kernel's writers share, too, beyond 128.
 3. The one that has been idle for longest is closed, if only its open slot keeps it from being reclaimed;
