@@ -65,8 +65,7 @@ class BucketTable:
     """The columns of one device's buckets: 15 bytes a bucket.
 
     counts[state] is updated by every move, so nothing has to be counted. sectors are those of live keys,
-    dirty_sectors those of live dirty keys. last_gc is the oldest gen in the index, as the last collection
-    found it. tainted: see `is_tainted`.
+    dirty_sectors those of live dirty keys. tainted: see `is_tainted`.
     """
 
     def __init__(
@@ -80,15 +79,15 @@ class BucketTable:
         self.first_bucket = first_bucket
         self.states = memoryview(bytearray([State.EMPTY]) * bucket_count)
         self.gens = memoryview(bytearray(bucket_count)) if gens is None else gens
-        self.gens_on_disk = memoryview(bytearray(bucket_count))
-        self.last_gc = memoryview(bytearray(bucket_count))
+        self.gens_on_disk = memoryview(bytearray(bucket_count))  # in the last durable prio chain
+        self.last_gc = memoryview(bytearray(bucket_count))  # oldest gen in the index, by the last collection
         self.prios = memoryview(bytearray(bucket_count * 2)).cast("H")
         narrow = bucket_sectors <= NARROW_SECTORS_MAX
         sectors_bytes = bucket_count * (2 if narrow else 4)
         self.sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
         self.dirty_sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
         self.tainted = memoryview(bytearray(bucket_count))
-        self.pins = memoryview(bytearray(bucket_count * 4)).cast("I")
+        self.pins = memoryview(bytearray(bucket_count * 4)).cast("I")  # of open slots, pieces and readers
         assert len(self.gens) == bucket_count
         self.states_array: U8 = np.frombuffer(self.states, np.uint8)
         self.gens_array: U8 = np.frombuffer(self.gens, np.uint8)

@@ -239,7 +239,10 @@ class Extents:
     def _place(
         self, index: int, place: int, inode: int, start: int, end: int, head: int, words: tuple[int, ...]
     ) -> None:
-        """Insert an extent that overlaps none: before the run at index, or in it, at place if >= 0."""
+        """Insert an extent that overlaps none, at place of the run at index; place is -1 if not known.
+
+        1. Into the run at index. 2. At the end of the run before. 3. Into a new run.
+        """
         runs = self._runs
         if index < len(runs) and runs[index].inode == inode:
             run = runs[index]

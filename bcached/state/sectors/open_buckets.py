@@ -66,7 +66,7 @@ class Slot:
         self.stream: tuple[int, int, int] | None = None  # kind, inode, end of the last extent
         self.writer: tuple[int, int] | None = None  # kind, write point of the last extent
         self.of_writer: dict[Slot, None] = {}  # all slots with that writer
-        self.kind = 0
+        self.kind = 0  # copies * 2, and 1 more if the data is always dirty
         self.sectors_free = 0
         self.places: tuple[tuple[int, int], ...] = ()
         self.sectors: tuple[int, ...] = ()

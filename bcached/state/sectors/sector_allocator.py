@@ -42,7 +42,7 @@ class SectorAllocator:
         self.gathering: set[Holder] = set()  # of requests that wait for more buckets
         self.allocated_sectors = 0
         self.reserved_sectors = 0  # counting each copy
-        self.buckets_taken = 0
+        self.buckets_taken = 0  # from the reserves
         self.quarantined: Counter[Place] = Counter()  # holders in quarantine by bucket
         self.sharing = False  # without a bucket a request gets sectors of any open one (closing.py)
         self._clock = clock
