@@ -33,7 +33,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# What plays the same stories thousands of times is not measured: that would cost half as much again.
+# Tests that repeat the same stories thousands of times are not measured: that would cost half as much again.
 PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runtime/test_planted_bugs.py \
             tests/runtime/test_turnover.py tests/store/test_journal_keys.py \
             tests/store/test_planted_bugs.py tests/store/test_power_cuts.py
@@ -62,13 +62,13 @@ demo: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench
 
-# Power cuts without end, in stories by chance; ctrl-c ends it. A case that fails is told again by its name:
-# make torture TORTURE="chance:17". Or for a while: TORTURE="--seconds 3600".
+# Power cuts in random stories until Ctrl-C. A case that fails is repeated by its name:
+# make torture TORTURE="chance:17". With a time limit: TORTURE="--seconds 3600".
 torture: $(STAMP)
 	$(BIN)/python -m tests.torture $(TORTURE)
 
-# Sets changed at random, structure by structure: the check and the opening must agree, and what opens must live.
-# make fuzz FUZZ="--cases 1000 --seed 7", or FUZZ="one:17" to play a case again.
+# Sets changed at random, structure by structure: check and open must agree, and a set that opens must keep working.
+# make fuzz FUZZ="--cases 1000 --seed 7", or FUZZ="one:17" to repeat a case.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
@@ -83,7 +83,7 @@ KERNEL   ?= 6.1
 kernel-test: $(STAMP)
 	$(BIN)/python -m tests.kernel --kernel $(KERNEL)
 
-# A real systemd in a container without a network, in which README's "As a service" is done word by word: needs root,
+# A real systemd in a container without a network, which runs README's "As a service" word for word: needs root,
 # systemd-nspawn and, once, debootstrap and a mirror.
 systemd-test: $(STAMP)
 	$(BIN)/python -m tests.systemd

@@ -1,7 +1,7 @@
-"""Where both programs begin: their modules are imported here, so that what fails on the way is one line too.
+"""Entry points of both programs: imports their modules here, so that a failing import is one line, too.
 
-Too small a limit on address space shows anywhere: an import that cannot be mapped, memory, a thread that
-cannot be started. Libraries end the process or interrupt it then, so the limit is looked at before they load.
+Too low a limit on address space fails anywhere: mapping a library, allocating memory, starting a thread.
+Libraries may abort the process then, so the limit is checked before they are loaded.
 """
 
 import importlib
@@ -9,12 +9,12 @@ import os
 import resource
 import sys
 
-ADDRESS_SPACE_MIN = 512 << 20  # with the libraries, and the stacks of some threads
+ADDRESS_SPACE_MIN = 512 << 20  # for the libraries and the stacks of some threads
 OUT_OF_MEMORY = "out of memory: more is needed, or higher limits (ulimit -v, LimitAS=, MemoryMax=, TasksMax=)"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether something could not be had for want of memory, a thread among it."""
+    """Whether an error means that memory, or a thread, could not be allocated."""
     if isinstance(error, MemoryError):
         return True
     words = str(error)
@@ -31,7 +31,7 @@ def _run(program: str, module: str) -> int:
             f"and at least {ADDRESS_SPACE_MIN >> 10} KiB are needed\n"
         )
         return 1
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # no algebra is done here, and each has a stack
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # unused, and each thread has a stack
     try:
         status = importlib.import_module(module).main()
     except (MemoryError, ImportError, RuntimeError) as error:
@@ -43,10 +43,10 @@ def _run(program: str, module: str) -> int:
 
 
 def daemon() -> int:
-    """The command bcached."""
+    """Run the bcached command."""
     return _run("bcached", "bcached.service.daemon")
 
 
 def control() -> int:
-    """The command bcachectl."""
+    """Run the bcachectl command."""
     return _run("bcachectl", "bcached.cli.main")

@@ -1,8 +1,9 @@
-"""Every error bcached raises on purpose. Three kinds, never mixed.
+"""Every error that bcached raises on purpose, in three kinds.
 
-The caller's (RequestError and its leaves: what a socket client is told, with numbers), the world's
-(DeviceError, FormatError, SetRefused, ConfigError: what, where, expected and found, in one line) and
-ours (plain AssertionError: a bug, and the daemon stops).
+1. Request errors (RequestError and its subclasses: what a socket client receives, with numbers).
+2. Environment errors (DeviceError, FormatError, SetRefused, ConfigError: what, where, expected and found, in
+one line).
+3. Bugs (plain AssertionError: the daemon stops).
 """
 
 from collections.abc import Callable
@@ -12,17 +13,17 @@ T = TypeVar("T")
 
 
 class BcachedError(Exception):
-    """Root of all errors that bcached raises on purpose; str() is one line for a person."""
+    """Base class of all errors that bcached raises on purpose; str() is a one-line message."""
 
 
-# The operating system's, on their way to become ours.
+# Errors of the operating system, to be turned into ours.
 
 
 def calling(call: Callable[..., T], *args: Any, **how: Any) -> T:
-    """Returns what a call of the operating system returns; an OSError it raises bears the call's name.
+    """Returns the result of a system call; adds the call's name to an OSError it raises.
 
-    For what takes several calls: "cannot open it" may be any of ten, and only the name tells a wrong mode
-    from a sandbox that forbids the call as such.
+    For operations of several calls: "cannot open it" may be any of ten, and only the name distinguishes a
+    wrong mode from a sandbox that forbids the call itself.
     """
     try:
         return call(*args, **how)
@@ -32,12 +33,12 @@ def calling(call: Callable[..., T], *args: Any, **how: Any) -> T:
 
 
 def reason(error: Exception) -> str:
-    """Returns why something failed: the call's name where it is noted, and the kernel's words."""
+    """Returns why something failed: the call's name if it was added, and the kernel's message."""
     words = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return ": ".join((*getattr(error, "__notes__", ()), words))
 
 
-# The world's: devices, bytes from disk, configuration.
+# Environment errors: devices, bytes from disk, configuration.
 
 
 class DeviceError(BcachedError):
@@ -49,19 +50,19 @@ class DeviceError(BcachedError):
 
 
 class DeviceRefused(DeviceError):
-    """A device that must not be touched: in use, of the wrong kind, or somebody else's."""
+    """A device that must not be touched: in use, of the wrong kind, or another owner's."""
 
 
 class DeviceBusy(DeviceRefused):
-    """A device in use by a process that may let go of it: waiting may help."""
+    """A device in use by a process that may release it: waiting may help."""
 
 
 class FlushFailed(DeviceError):
-    """A flush failed. What was written since the last one may be lost; it is never tried again."""
+    """A flush failed. What was written since the last one may be lost, so it is never retried."""
 
 
 class FormatError(BcachedError):
-    """Bytes from disk that are not what they should be."""
+    """Bytes from disk that are not as expected."""
 
     def __init__(self, structure: str, where: str, expected: object, found: object) -> None:
         super().__init__(f"{structure} at {where}: expected {expected}, found {found}")
@@ -69,7 +70,7 @@ class FormatError(BcachedError):
 
 
 class BadMagic(FormatError):
-    """The magic number is another one: not this structure, or of another set."""
+    """A wrong magic number: not this structure, or of another set."""
 
 
 class BadChecksum(FormatError):
@@ -77,23 +78,23 @@ class BadChecksum(FormatError):
 
 
 class BadField(FormatError):
-    """A field holds a value that cannot be; where names the place and the field."""
+    """A field has an impossible value; `where` names the location and the field."""
 
 
 class SetRefused(BcachedError):
-    """A cache set that cannot be opened as it is; nothing on it was changed."""
+    """A cache set that cannot be opened in its present state; nothing on it was changed."""
 
 
 class GeometryRefused(BcachedError):
-    """A layout with which the allocator could not make progress, or that the format cannot hold."""
+    """A layout with which the allocator could not make progress, or that the format cannot represent."""
 
 
 class ConfigError(BcachedError):
-    """The configuration is unusable: file, key, expected and found."""
+    """The configuration is invalid: file, key, expected and found."""
 
 
 class ConnectionLost(BcachedError):
-    """The daemon is not there, or not any more; what the connection held is void."""
+    """No daemon, or it is gone; everything the connection held has ended."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: no connection to the daemon: {reason}")
@@ -101,29 +102,29 @@ class ConnectionLost(BcachedError):
 
 
 class ClientClosed(ConnectionLost):
-    """The client was closed: it asks, reads and writes nothing any more."""
+    """The client was closed: it sends no requests and does no I/O any more."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, "the client is closed")
 
 
 class ForkedClient(ConnectionLost):
-    """The client belongs to the process that connected it, and this is a child of that one's."""
+    """The client belongs to the process that connected it, and this process is a child of that one."""
 
     def __init__(self, path: str, owner: int, caller: int) -> None:
         super().__init__(
-            path, f"the client belongs to process {owner}: process {caller} has to connect one of its own"
+            path, f"the client belongs to process {owner}: process {caller} has to connect its own"
         )
         self.owner, self.caller = owner, caller
 
 
-# The caller's: a request that cannot be served. Names and fields are the socket's.
+# Request errors. Names and fields are those of the socket.
 
 
 class RequestError(BcachedError):
     """A request that cannot be served; NAME is the varlink error, fields are its parameters.
 
-    oneway: it is one that could not be read, of somebody who wants no answer.
+    oneway: the request could not be decoded, and its sender wants no reply.
     """
 
     NAME: ClassVar[str]
@@ -135,7 +136,7 @@ class RequestError(BcachedError):
 
 
 class NoFreeBuckets(RequestError):
-    """No bucket came free for the reserve before the deadline (or at once, when not waiting)."""
+    """No bucket became free for the reserve before the deadline (or at once, if not waiting)."""
 
     NAME = "io.bcached.Allocator.NoFreeBuckets"
 
@@ -148,17 +149,17 @@ class NoFreeBuckets(RequestError):
 
 
 class StaleKey(RequestError):
-    """The key's pointer names a gen the bucket no longer has; -1 where no such bucket is known."""
+    """The key's pointer has an older gen than its bucket; bucket_gen is -1 if there is no such bucket."""
 
     NAME = "io.bcached.Allocator.StaleKey"
 
     def __init__(self, key: object, bucket_gen: int) -> None:
-        why = "or of no bucket" if bucket_gen < 0 else f"the bucket's gen is {bucket_gen}"
+        why = "or has no such bucket" if bucket_gen < 0 else f"the bucket's gen is {bucket_gen}"
         super().__init__(f"key is stale, {why}: {key}", key=key, bucket_gen=bucket_gen)
 
 
 class NotReserved(RequestError):
-    """The sectors are not (all) reserved by this connection."""
+    """The sectors are not, or not all, reserved by this connection."""
 
     NAME = "io.bcached.Allocator.NotReserved"
 
@@ -176,16 +177,16 @@ class NoSuchVolume(RequestError):
 
 
 class LimitExceeded(RequestError):
-    """A limit of the daemon or of the set, and the value that is beyond it."""
+    """A limit of the daemon or of the set, and the value that exceeds it."""
 
     NAME = "io.bcached.Allocator.LimitExceeded"
 
     def __init__(self, limit: str, value: int) -> None:
-        super().__init__(f"{value} is beyond the limit: {limit}", limit=limit, value=value)
+        super().__init__(f"{value} exceeds the limit: {limit}", limit=limit, value=value)
 
 
 class PermissionDenied(RequestError):
-    """The peer's role does not allow the method; need is the role that would."""
+    """The peer's role does not permit the method; need is the lowest role that does."""
 
     NAME = "io.bcached.Allocator.PermissionDenied"
 
@@ -194,7 +195,7 @@ class PermissionDenied(RequestError):
 
 
 class DeviceFailed(RequestError):
-    """The set stopped changing since a device failed; the daemon is going down."""
+    """A device failed: the set accepts no more changes, and the daemon is stopping."""
 
     NAME = "io.bcached.Allocator.DeviceFailed"
 
@@ -203,7 +204,7 @@ class DeviceFailed(RequestError):
 
 
 class ShuttingDown(RequestError):
-    """The daemon takes no new work: it is stopping."""
+    """The daemon is stopping and accepts no new work."""
 
     NAME = "io.bcached.Allocator.ShuttingDown"
 
@@ -212,7 +213,7 @@ class ShuttingDown(RequestError):
 
 
 class VolumeInUse(RequestError):
-    """The volume holds dirty keys; they go only by force."""
+    """The volume holds dirty keys: to drop them needs force."""
 
     NAME = "io.bcached.Admin.VolumeInUse"
 
@@ -254,9 +255,9 @@ class MethodNotFound(RequestError):
 
 
 class ExpectedMore(RequestError):
-    """The method answers more than once and has to be called with more."""
+    """The method sends several replies and must be called with more."""
 
     NAME = "org.varlink.service.ExpectedMore"
 
     def __init__(self) -> None:
-        super().__init__("the method has to be called with more")
+        super().__init__("the method must be called with more")

@@ -1,11 +1,11 @@
-"""Keys and pointers: where an extent of a volume lies, in the words of every room.
+"""Keys and pointers: the location of an extent of a volume, as every package uses them.
 
-One type serves from the allocator to the socket and the disk, so nothing is converted on the way of
-a request. They are msgspec structs because those are the cheapest frozen values Python has; how they
-look on disk is known to format/bkey.py, how they look on the socket to wire/messages.py.
+The same types serve the allocator, the socket and the disk, so a request needs no conversion. They are
+msgspec structs because those are the cheapest frozen objects in Python; format/bkey.py has their form on
+disk, wire/messages.py that on the socket.
 
-The ranges are those of a key that crosses the socket and are checked when one is decoded, not when one
-is made: nodes and uuids have keys with ends and starts of their own.
+The ranges are those of a key on the socket, and are checked when it is decoded, not when it is made: btree
+nodes and the uuid table have keys with other ranges.
 """
 
 from typing import Annotated
@@ -16,7 +16,7 @@ from msgspec import Meta
 INODE_MAX = (1 << 20) - 1
 OFFSET_MAX = 1 << 62  # so that an extent's end stays below bcache's 2^63 - 1
 KEY_SECTORS_MAX = (1 << 16) - 1
-POINTERS_MAX = 6  # a count of three bits, and eight words a key
+POINTERS_MAX = 6  # a 3-bit count, and at most eight words a key
 
 Inode = Annotated[int, Meta(ge=0, le=INODE_MAX)]
 SectorOffset = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
@@ -44,5 +44,5 @@ class Key(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
     @property
     def end(self) -> int:
-        """The first sector behind the extent."""
+        """Returns the first sector behind the extent."""
         return self.offset + self.sectors

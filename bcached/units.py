@@ -1,4 +1,4 @@
-"""Sizes: sectors, bytes, and the way people write them (64k, 512M, 1T)."""
+"""Sizes: sectors, bytes, and their short form (64k, 512M, 1T)."""
 
 import re
 
@@ -7,7 +7,7 @@ SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def parse_size(text: str) -> int:
-    """Bytes meant by "4096", "64k", "512M", "2G" or "1T" (powers of 1024); ValueError otherwise."""
+    """Returns the bytes of "4096", "64k", "512M", "2G", "1T" (powers of 1024); else ValueError."""
     match = re.fullmatch(r"(\d{1,19})([kmgt]?)(?:i?b)?", text.strip().lower(), re.ASCII)
     if match is None:
         raise ValueError(f"{text!r} is not a size: expected digits and one of k, M, G, T")
@@ -15,7 +15,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """The shortest exact or one-decimal way to write a size: 65536 is "64k", 1536 is "1.5k"."""
+    """Returns the shortest exact or one-decimal form of a size: 65536 is "64k", 1536 is "1.5k"."""
     for suffix, unit in (("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)):
         if size_bytes >= unit:
             whole, rest = divmod(size_bytes, unit)

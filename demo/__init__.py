@@ -1,1 +1,1 @@
-"""Things to look at: a daemon to try, and a client session that explains itself."""
+"""Demonstrations: a daemon to try, and a client session with explanations."""

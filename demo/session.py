@@ -1,9 +1,9 @@
-"""A whole session: an image, a daemon on it, a client that caches something, and what survives a crash.
+"""A whole session: an image, a daemon on it, a client that caches data, a crash and the recovery.
 
     python -m demo.session
 
-Everything happens in a temporary directory and through the same programs and library that anybody would
-use. It ends by itself, with status 0 if all went as it says.
+Everything happens in a temporary directory, with the installed programs and the client library. It ends by
+itself, with status 0 if every step did what it prints.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ level = "warning"
 
 
 def main() -> int:
-    """Tell the story."""
+    """Run the session; returns the exit status."""
     with tempfile.TemporaryDirectory(prefix="bcached-demo-") as name:
         folder = Path(name)
         say("1. An image in bcache's own format: 64 MiB in buckets of 64 KiB")
@@ -52,27 +52,27 @@ def main() -> int:
         say("2. A daemon on it, and a client: it reserves sectors and writes to them directly")
         with daemon(folder) as process, BlockingClient(str(folder / "bcached.sock")) as client:
             key = first_steps(client)
-            say("3. Sequential writes share a bucket; writers of their own keep to buckets of their own")
+            say("3. Sequential writes share a bucket; another write point gets a bucket of its own")
             neighbours(client, key)
-            say("4. More than there is: an allocation waits its turn, and fails cleanly at its deadline")
+            say("4. Out of buckets: an allocation waits, and fails cleanly at its deadline")
             exhaust(client)
             say("5. What an operator sees")
             show(BIN / "bcachectl", "--socket", folder / "bcached.sock", "status")
             scrape(folder)
-            say("6. A crash: the process is killed where it stands")
+            say("6. A crash: the daemon is killed")
             process.kill()
-        say("7. The next life opens the same image, and every invariant holds")
+        say("7. The next run opens the same image, and every invariant holds")
         with daemon(folder) as process, BlockingClient(str(folder / "bcached.sock")) as client:
             print(f"   set {client.description.set_uuid}, violations: {len(client.verify())}")
             process.send_signal(signal.SIGTERM)
             print(f"   stopped cleanly with status {process.wait(10)}")
-        say("8. And the tools of the kernel's bcache would know it")
+        say("8. The superblock, as bcache-super-show prints it")
         show(BIN / "bcachectl", "show", folder / "cache.img")
     return 0
 
 
 def first_steps(client: BlockingClient) -> Key:
-    """Allocate, write, read back, and judge the key by its gen."""
+    """Allocate, write, read back, and check the key by its gen."""
     inode = client.create_volume("photos")
     since = client.now()
     (key,) = client.allocate(inode, offset=0, sectors=64)
@@ -84,12 +84,12 @@ def first_steps(client: BlockingClient) -> Key:
     client.write(key, data)
     assert client.read(key) == data
     assert client.is_current(key, since)
-    print(f"   {len(data)} bytes written and read back; the gen is {pointer.gen} still, so the key is good")
+    print(f"   {len(data)} bytes written and read back; the gen is still {pointer.gen}, so the key is valid")
     return key
 
 
 def neighbours(client: BlockingClient, key: Key) -> None:
-    """Where the sector allocator places what is asked for next."""
+    """Show where the sector allocator places the next requests."""
     (following,) = client.allocate(key.inode, offset=key.end, sectors=32)
     (elsewhere,) = client.allocate(key.inode, offset=1_000_000, sectors=32, write_point=7)
     for told, one in (("the next sectors", following), ("another write point", elsewhere)):
@@ -100,7 +100,7 @@ def neighbours(client: BlockingClient, key: Key) -> None:
 
 
 def exhaust(client: BlockingClient) -> None:
-    """Hold all buckets there are, be refused, let go, and be served again."""
+    """Hold all buckets, get a refusal, release them, and allocate again."""
     held: list[Key] = []
     try:
         while True:
@@ -111,7 +111,7 @@ def exhaust(client: BlockingClient) -> None:
     for key in held:
         client.free_bucket(key)
     client.free_bucket(client.allocate_bucket(timeout_ms=5000))
-    print("   all given back, and served again")
+    print("   all released; the next allocation succeeds")
 
 
 def scrape(folder: Path) -> None:
@@ -127,7 +127,7 @@ def scrape(folder: Path) -> None:
 
 @contextmanager
 def daemon(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A daemon that is ready; told to stop at the end if nobody has done so."""
+    """Yields a daemon that is ready; stops it at the end if it still runs."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         (folder / "notify").unlink(missing_ok=True)
         manager.bind(str(folder / "notify"))
@@ -148,7 +148,7 @@ def daemon(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def show(*command: str | Path) -> None:
-    """Run a command where one can see it."""
+    """Print a command, run it and print its output."""
     print("   $ " + " ".join([Path(command[0]).name, *map(str, command[1:])]))
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     for line in done.stdout.splitlines():
@@ -156,7 +156,7 @@ def show(*command: str | Path) -> None:
 
 
 def say(words: str) -> None:
-    """A heading."""
+    """Print a heading."""
     print(f"\n{words}\n", flush=True)
 
 

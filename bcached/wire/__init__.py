@@ -1,15 +1,15 @@
-"""The socket's bytes, and nothing else: frames, messages, the interfaces' own words, the gen map.
+"""The socket's protocol: frames, messages, interface definitions, and the gen map.
 
-The only room that knows how requests and replies are encoded; the daemon and the client library see
-structs. No async, no I/O, no clock in here.
+The only package that knows how requests and replies are encoded; the daemon and the client library see
+structs. No async, no I/O and no clock in here.
 
-messages   what each method takes and gives, one struct each
+messages   the parameters and results of each method, one struct each
 interfaces   their names
-methods    which method is which struct, by its full name
-refusals   a message that did not decode, turned into the precise error that says why
-codec      requests and replies to bytes and back, a whole read at a time: the daemon's half
-client_codec   the client's half: questions to bytes, answers back
-framing    whole messages out of a stream of bytes
+methods    the structs of each method, by its full name
+refusals   the precise error for a message that could not be decoded
+codec      the daemon's half: requests from bytes and replies to bytes, a whole read at a time
+client_codec   the client's half: requests to bytes and replies from bytes
+framing    splits a stream of bytes into messages
 gen_map    the file of gens that clients map read-only
 io.bcached.*.varlink   the interfaces, as GetInterfaceDescription returns them
 """

@@ -1,4 +1,4 @@
-"""Requests to bytes and answers back: the client's half of what codec.py does for the daemon.
+"""Requests to bytes and replies from bytes: the client's counterpart of codec.py.
 
 It needs no class for each method, so a client that imports it loads little.
 """
@@ -10,7 +10,11 @@ from msgspec import Struct
 
 from bcached.wire.messages import Parameters, Results
 
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # all that a decode of bytes raises
+UNREADABLE = (
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+)  # all that decoding may raise
 
 R = TypeVar("R", bound=Results)
 
@@ -25,7 +29,7 @@ class Question(Struct, omit_defaults=True, gc=False):
 
 
 class Answer(Struct, Generic[R], gc=False):
-    """A reply to a method whose results are known."""
+    """A reply to a method whose results have a struct."""
 
     parameters: R
     error: str | None = None
@@ -33,7 +37,7 @@ class Answer(Struct, Generic[R], gc=False):
 
 
 class RawAnswer(Struct, gc=False):
-    """Any reply: what its parameters are, its error or its method says."""
+    """Any reply: its error or its method determines the type of its parameters."""
 
     parameters: msgspec.Raw = msgspec.Raw(b"{}")
     error: str | None = None
@@ -46,12 +50,12 @@ _answers: dict[type[Results], msgspec.json.Decoder[Any]] = {}
 
 
 def encode_question(question: Question) -> bytes:
-    """A request with its NUL."""
+    """Returns the bytes of a request, with its NUL."""
     return _encoder.encode(question) + b"\0"
 
 
 def decode_answer(message: bytes, results: type[R]) -> Answer[R] | RawAnswer:
-    """A reply without its NUL: raw if it is an error. One of UNREADABLE if it is neither."""
+    """Returns a reply from bytes without NUL; raw if it is an error. Raises one of UNREADABLE otherwise."""
     decoder = _answers.get(results)
     if decoder is None:
         decoder = _answers[results] = msgspec.json.Decoder(Answer[results])  # type: ignore[valid-type]
@@ -64,10 +68,10 @@ def decode_answer(message: bytes, results: type[R]) -> Answer[R] | RawAnswer:
     raw = decode_raw_answer(message)
     if raw.error is not None:
         return raw
-    # Empty parameters may be left out; anything else is refused here, and in msgspec's words.
+    # Empty parameters may be left out; anything else raises msgspec's error here.
     return Answer(msgspec.json.decode(raw.parameters, type=results), continues=raw.continues)
 
 
 def decode_raw_answer(message: bytes) -> RawAnswer:
-    """A reply without its NUL, whatever it answers."""
+    """Returns a reply to any method from bytes without NUL."""
     return _raw_answers.decode(message)

@@ -1,8 +1,8 @@
 """Requests from bytes and replies to bytes, a whole read at a time: the daemon's half.
 
-The daemon decodes all messages of a read with one call and encodes their replies with another; that
-halves what a message costs. A read with anything wrong in it is taken apart and decoded message by
-message, so that each bad one gets its own precise error and the good ones are served.
+The daemon decodes all messages of a read with one call and encodes their replies with another, which halves
+the cost of a message. If that decode fails, each message is decoded by itself, so that each bad one gets its
+own precise error and the good ones are served.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ DOUBTFUL_MAX = 1024
 
 
 class Reply(Struct, gc=False):
-    """The answer, or the last of several."""
+    """The reply, or the last of several."""
 
     parameters: Results
 
 
 class Continued(Struct, gc=False):
-    """One of several answers; more come."""
+    """One of several replies; more follow."""
 
     parameters: Results
     continues: bool = True
 
 
 class Refusal(Struct, gc=False):
-    """The error that a request is answered with."""
+    """An error reply."""
 
     error: str
     parameters: dict[str, Any]
@@ -49,15 +49,15 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode_requests(block: bytes) -> list[Request | RequestError]:
-    """What a block of whole messages (each with its NUL) asks for; in place of a bad one, its error.
+    """Returns the requests of a block of whole messages (each with its NUL); for a bad one, its error.
 
-    Where there is a bad one, of the first DOUBTFUL_MAX only: an empty message is a byte, its error hundreds.
+    If any is bad, only of the first DOUBTFUL_MAX: an empty message has one byte, its error takes hundreds.
     """
     try:
         if block.index(0) + 1 == len(block):
             return [_requests.decode(block[:-1])]
-        # Between "}" and "{" no JSON text goes on, so after this each value ends within its own message;
-        # as many values as messages then means one in each, and any other NUL is an error by itself.
+        # No JSON text continues between "}" and "{", so after this each value ends within its own message;
+        # as many values as messages then means one in each, and any other NUL is a decode error.
         requests = _requests.decode_lines(block[:-1].replace(b"}\0{", b"}\n{"))
     except UNREADABLE:
         return _decode_one_by_one(block)
@@ -75,11 +75,11 @@ def _decode_one_by_one(block: bytes) -> list[Request | RequestError]:
 
 
 def encode_replies(replies: Sequence[AnyReply]) -> bytes:
-    """All of them, each with its NUL."""
-    # JSON as msgspec writes it holds no raw newline, so the only ones are those between the lines.
+    """Returns the bytes of all replies, each with its NUL."""
+    # JSON written by msgspec has no raw newline, so the only ones are those between the lines.
     return _encoder.encode_lines(replies).replace(b"\n", b"\0")
 
 
 def encode_reply(reply: AnyReply) -> msgspec.Raw:
-    """One reply, encoded early; its NUL comes with encode_replies."""
+    """Returns one reply encoded early; encode_replies adds its NUL."""
     return msgspec.Raw(_encoder.encode(reply))

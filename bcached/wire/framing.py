@@ -1,11 +1,11 @@
-"""Whole messages out of a stream of bytes: each ends with one NUL, and none is longer than the limit."""
+"""Splits a stream of bytes into messages: each ends with one NUL, and none exceeds the limit."""
 
 
 class Frames:
-    """The bytes of a connection that are not yet a whole message, and how long one may grow.
+    """The bytes of a connection that are not a whole message yet, and the limit of a message.
 
     Reading stops for good at a message that is too long: overrun then holds the length seen. begun counts the
-    messages that came in parts, so that one who looks now and then can tell one from the next.
+    messages that arrived in parts, so that a periodic check can tell one from the next.
     """
 
     __slots__ = ("begun", "limit_bytes", "overrun", "partial")
@@ -17,9 +17,9 @@ class Frames:
         self.begun = 0
 
     def feed(self, data: bytes) -> bytes:
-        """The whole messages there are now, NULs included, as one block; the rest is kept."""
+        """Add bytes; returns the messages completed, NULs included, as one block. The rest is kept."""
         if data.endswith(b"\0") and not self.partial and len(data) <= self.limit_bytes:
-            return data  # as nearly always: nothing is copied
+            return data  # the common case: nothing is copied
         end = data.rfind(0) + 1
         if end == 0:
             self.partial += data
@@ -33,7 +33,7 @@ class Frames:
         return block
 
     def give_up(self) -> None:
-        """Forget the message that has begun."""
+        """Drop the partial message."""
         self.partial = bytearray()
 
     def _up_to_the_overrun(self, block: bytes) -> bytes:

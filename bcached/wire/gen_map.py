@@ -1,20 +1,20 @@
-"""The mapped file of gens: how a client asks whether a key is still good without asking the daemon.
+"""The mapped file of gens: a client checks with it whether a key is still valid without a request.
 
     byte 0     u64  magic
     byte 8     u64  version
     byte 16    u64  bucket_count
-    byte 24    u64  life         drawn at random at each start of the daemon, never 0; 0 once it ended
-    byte 32    u64  gc_epoch     grows by one with each garbage collection
+    byte 24    u64  life         id of the daemon's run, random, never 0; 0 once it stopped
+    byte 32    u64  gc_epoch     incremented by each garbage collection
     byte 4096  u8   gen of bucket 0, of bucket 1, ... bucket_count of them
 
-All little-endian. The daemon maps the file read-write and its gen column *is* this memory; clients map
-it read-only. Each header field is written by one aligned store of eight bytes, each gen by one of one
-byte, so a reader never sees half of either.
+All little-endian. The daemon maps the file read-write, and its gen column *is* this memory; clients map
+it read-only. Each header field is written by one aligned 8-byte store, each gen by a 1-byte store, so a
+reader never sees a torn value.
 """
 
 from bcached.errors import BadField, BadMagic
 
-HEADER_BYTES = 4096  # one page, so that the gens begin on one
+HEADER_BYTES = 4096  # one page, so that the gens begin on a page boundary
 MAGIC = 0x736E656764636362  # the bytes "bccdgens"
 VERSION = 1
 
@@ -24,7 +24,7 @@ STRUCTURE = "gen map"
 
 
 def file_bytes(bucket_count: int) -> int:
-    """How long the file of a member with so many buckets is."""
+    """Returns the length of the file of a member with so many buckets."""
     return HEADER_BYTES + bucket_count
 
 
@@ -35,14 +35,14 @@ class GenMap:
 
     def __init__(self, memory: memoryview, bucket_count: int) -> None:
         assert memory.nbytes >= file_bytes(bucket_count)
-        self._memory = memory[:]  # our own view of it, which release lets go
+        self._memory = memory[:]  # our own view, closed by release()
         self.bucket_count = bucket_count
         self.gens = memory[HEADER_BYTES : file_bytes(bucket_count)]
 
     @classmethod
     def lay_out(cls, memory: memoryview, bucket_count: int, life: int) -> "GenMap":
-        """Write a fresh header (the gens stay as they are): the daemon's side, once at its start."""
-        assert life > 0, "0 says that no daemon lives behind the map"
+        """Write a new header (the gens stay as they are): the daemon's side, once at its start."""
+        assert life > 0, "0 means that no daemon maintains the map"
         gen_map = cls(memory, bucket_count)
         gen_map._put(MAGIC_AT, MAGIC)
         gen_map._put(VERSION_AT, VERSION)
@@ -53,7 +53,7 @@ class GenMap:
 
     @classmethod
     def parse(cls, memory: memoryview, where: str) -> "GenMap":
-        """The map in these bytes, or BadMagic or BadField: the client's side."""
+        """Returns the map in these bytes. Raises BadMagic or BadField. The client's side."""
         if memory.nbytes < HEADER_BYTES:
             raise BadField(STRUCTURE, f"{where} length", f"at least {HEADER_BYTES} bytes", memory.nbytes)
         magic, version = _get(memory, MAGIC_AT), _get(memory, VERSION_AT)
@@ -70,24 +70,24 @@ class GenMap:
 
     @property
     def life(self) -> int:
-        """The number of the daemon's life; 0 once it has ended in good order."""
+        """Returns the id of the daemon's run; 0 once it has stopped cleanly."""
         return _get(self._memory, LIFE_AT)
 
     @property
     def gc_epoch(self) -> int:
-        """How many garbage collections this life has seen."""
+        """Returns the number of garbage collections of this run."""
         return _get(self._memory, GC_EPOCH_AT)
 
     def bump_gc_epoch(self) -> None:
-        """Say that a garbage collection has ended: gens may come round from here on."""
+        """Note the end of a garbage collection: gens may wrap around from here on."""
         self._put(GC_EPOCH_AT, self.gc_epoch + 1)
 
     def retire(self) -> None:
-        """End the life: no reader trusts the map from here on."""
+        """Mark the map as out of use: no reader trusts it from here on."""
         self._put(LIFE_AT, 0)
 
     def release(self) -> None:
-        """Let go of our views of the memory, so that its owner can unmap it."""
+        """Release our views of the memory, so that its owner can unmap it."""
         self.gens.release()
         self._memory.release()
 

@@ -1,7 +1,7 @@
-"""The lock on a lease file, as the kernel takes it: `struct flock`, for F_OFD_SETLK and F_OFD_GETLK.
+"""The lock on a lease file: the kernel's `struct flock`, for F_OFD_SETLK and F_OFD_GETLK.
 
-A read lock needs a descriptor that may read, a write lock one that may write. So on a lease, which clients
-may only read, none of them can take a lock that keeps another one out.
+A read lock needs a readable descriptor, a write lock a writable one. So on a lease, which clients may only
+open for reading, no client can take a lock that excludes another.
 """
 
 import ctypes
@@ -12,16 +12,16 @@ class _Flock(ctypes.Structure):
         ("kind", ctypes.c_short),
         ("whence", ctypes.c_short),  # 0: from the beginning of the file
         ("start", ctypes.c_longlong),
-        ("length", ctypes.c_longlong),  # 0: to its end, wherever that will be
-        ("pid", ctypes.c_int),  # 0, as open file descriptions demand
+        ("length", ctypes.c_longlong),  # 0: to the end of the file, also when it grows
+        ("pid", ctypes.c_int),  # 0, as the F_OFD_ commands require
     )
 
 
 def whole_file(kind: int) -> bytes:
-    """A lock of this kind (F_RDLCK, F_WRLCK) on all of a file."""
+    """Returns a lock of this kind (F_RDLCK, F_WRLCK) on a whole file."""
     return bytes(_Flock(kind=kind))
 
 
 def kind_of(answer: bytes) -> int:
-    """Which lock F_OFD_GETLK found in the way; F_UNLCK if none."""
+    """Returns the kind of the conflicting lock F_OFD_GETLK found; F_UNLCK if there is none."""
     return int(_Flock.from_buffer_copy(answer).kind)

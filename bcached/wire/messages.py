@@ -1,7 +1,7 @@
-"""What the socket's methods take and give, one struct each; the words are those of the IDL files.
+"""The parameters and results of the socket's methods, one struct each; names as in the .varlink files.
 
-A struct's ranges are checked as it is decoded, and what it does not know is refused. None in an optional
-field means what leaving it out means. msgspec refuses a number beyond 64 bits by itself.
+A struct's ranges are checked as it is decoded, and unknown fields are refused. None in an optional field is
+the same as leaving it out. msgspec refuses numbers beyond 64 bits by itself.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,13 +11,13 @@ from msgspec import Meta, Struct
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, SectorOffset
 
 INT64_MAX = (1 << 63) - 1
-ASK_SECTORS_MAX = 1 << 40  # with whole; what the set cannot hold is refused there, with its own number
+ASK_SECTORS_MAX = 1 << 40  # with whole; the set refuses what it cannot hold, with a limit of its own
 MANY_MAX = 1000
-KEYS_IN_REPLY_MAX = 1024  # of an allocation: carved in one go, within the milliseconds it may hold the loop
+KEYS_IN_REPLY_MAX = 1024  # of an allocation: carved at once, within the milliseconds it may hold the loop
 REPLY_BYTES_MAX = 4 << 20  # no reply is longer
-REQUEST_BYTES_MAX = 1 << 20  # nor a request, unless the daemon is configured otherwise
+REQUEST_BYTES_MAX = 1 << 20  # nor a request, by default
 TIMEOUT_MS, TIMEOUT_MS_MAX = 30_000, 300_000
-FOUND_MAX = 1000  # keys that one answer holds
+FOUND_MAX = 1000  # keys in one reply
 RANGE_SECTORS_MAX = OFFSET_MAX - 1  # so that no range reaches beyond the last key's end
 INTERVAL_MS, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 3_600_000
 
@@ -34,19 +34,19 @@ Policy = Literal["lru", "fifo", "random"]
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """What a method takes."""
+    """The parameters of a method."""
 
 
 class Results(Struct, gc=False):
-    """What a method gives."""
+    """The results of a method."""
 
 
 class Nothing(Parameters, frozen=True):
-    """A method that takes nothing."""
+    """No parameters."""
 
 
 class Done(Results):
-    """A method that gives nothing but its having been done."""
+    """No results: the request is done."""
 
 
 # io.bcached.Allocator
@@ -66,7 +66,7 @@ class Device(Struct, gc=False):
 
 
 class Description(Results):
-    """Describe's answer."""
+    """Describe's results."""
 
     set_uuid: str
     devices: tuple[Device, ...]
@@ -103,7 +103,7 @@ class Allocate(Parameters, frozen=True):
 
 
 class Allocated(Results):
-    """Allocate's answer."""
+    """Allocate's results."""
 
     keys: Keys
 
@@ -117,7 +117,7 @@ class AllocateMany(Parameters, frozen=True):
 
 
 class AllocatedMany(Results):
-    """AllocateMany's answer: keys[i] is for requests[i]."""
+    """AllocateMany's results: keys[i] is for requests[i]."""
 
     keys: tuple[Keys, ...]
 
@@ -131,13 +131,13 @@ class AllocateBucket(Parameters, frozen=True):
 
 
 class OneKey(Results):
-    """AllocateBucket's answer."""
+    """AllocateBucket's results."""
 
     key: Key
 
 
 class FreeBucket(Parameters, frozen=True):
-    """A held bucket to give back."""
+    """A held bucket to be freed."""
 
     key: Key
 
@@ -149,7 +149,7 @@ class Release(Parameters, frozen=True):
 
 
 class Commit(Parameters, frozen=True):
-    """Keys whose data is written: they come into the index all at once."""
+    """Keys whose data is written, to be inserted into the index atomically."""
 
     keys: Keys
     durable: bool | None = None
@@ -157,13 +157,13 @@ class Commit(Parameters, frozen=True):
 
 
 class Committed(Results):
-    """Commit's answer."""
+    """Commit's results."""
 
     sequence: int
 
 
 class MarkClean(Parameters, frozen=True):
-    """Dirty keys whose data is elsewhere too by now."""
+    """Dirty keys whose data has been written back."""
 
     keys: Keys
     durable: bool | None = None
@@ -171,13 +171,13 @@ class MarkClean(Parameters, frozen=True):
 
 
 class MarkedClean(Results):
-    """MarkClean's answer: cleaned[i] is about keys[i]."""
+    """MarkClean's results: cleaned[i] is for keys[i]."""
 
     cleaned: tuple[bool, ...]
 
 
 class Lookup(Parameters, frozen=True):
-    """A range whose keys are wanted; also one request of a LookupMany."""
+    """A range to look up; also one request of a LookupMany."""
 
     inode: Inode
     offset: SectorOffset
@@ -188,33 +188,33 @@ class Lookup(Parameters, frozen=True):
 
 
 class Found(Results, omit_defaults=True):
-    """Lookup's answer: next is where to go on, if the limit cut it short."""
+    """Lookup's results: next is where to continue, if the limit was reached."""
 
     keys: Keys
     next: int | None = None
 
 
 class LookupMany(Parameters, frozen=True):
-    """Several ranges whose keys are wanted."""
+    """Several ranges to look up."""
 
     requests: Annotated[tuple[Lookup, ...], Meta(max_length=MANY_MAX)]
 
 
 class FoundMany(Results):
-    """LookupMany's answer: keys[i] and next[i] are for requests[i]."""
+    """LookupMany's results: keys[i] and next[i] are for requests[i]."""
 
     keys: tuple[Keys, ...]
     next: tuple[int | None, ...]
 
 
 class Unpin(Parameters, frozen=True):
-    """Keys that were pinned and are read."""
+    """Pinned keys that have been read."""
 
     keys: Keys
 
 
 class Invalidate(Parameters, frozen=True):
-    """A range whose keys are to go."""
+    """A range whose keys are to be removed."""
 
     inode: Inode
     offset: SectorOffset
@@ -224,13 +224,13 @@ class Invalidate(Parameters, frozen=True):
 
 
 class Invalidated(Results):
-    """Invalidate's answer: how many sectors keys covered."""
+    """Invalidate's results: how many sectors were covered by keys."""
 
     sectors: int
 
 
 class GenMapFile(Struct, gc=False):
-    """Where a member's gens can be mapped."""
+    """The file from which a member's gens can be mapped."""
 
     device: int
     path: str
@@ -238,7 +238,7 @@ class GenMapFile(Struct, gc=False):
 
 
 class GenMaps(Results):
-    """MapGens' answer."""
+    """MapGens' results."""
 
     maps: tuple[GenMapFile, ...]
 
@@ -247,7 +247,7 @@ class GenMaps(Results):
 
 
 class Member(Struct, gc=False):
-    """One member device, in numbers."""
+    """The state of one member device."""
 
     device: int
     path: str
@@ -266,9 +266,9 @@ class Member(Struct, gc=False):
     invalidations: dict[str, int]
     discards: int
     prio_writes: int
-    gen_distance_index: int
-    gen_distance_disk: int
-    held_back_by_gen: int
+    gen_distance_index: int  # the most that a gen is ahead of the oldest in the index
+    gen_distance_disk: int  # the most that a gen is ahead of the one on disk
+    held_back_by_gen: int  # buckets the last invalidation skipped for their gen distance
     journal_free_buckets: int
     journal_bucket_count: int
     invalidate_needs_gc: bool
@@ -276,7 +276,7 @@ class Member(Struct, gc=False):
 
 
 class IndexState(Struct, gc=False):
-    """The keys and their nodes, in numbers."""
+    """The state of the btree and its keys."""
 
     levels: int
     leaves: int
@@ -300,7 +300,7 @@ class IndexState(Struct, gc=False):
 
 
 class State(Struct, gc=False):
-    """The set at one instant, in numbers."""
+    """The state of the set at one instant."""
 
     set_uuid: str
     replacement: str
@@ -333,37 +333,37 @@ class State(Struct, gc=False):
 
 
 class StatusNow(Results):
-    """Status' answer."""
+    """Status' results."""
 
     state: State
 
 
 class Lines(Results):
-    """Explain's answer."""
+    """Explain's results."""
 
     lines: tuple[str, ...]
 
 
 class Violations(Results):
-    """Verify's answer."""
+    """Verify's results."""
 
     violations: tuple[str, ...]
 
 
 class CollectGarbage(Parameters, frozen=True):
-    """A garbage collection, waited for or not."""
+    """A garbage collection: whether to wait for its end."""
 
     wait: bool | None = None
 
 
 class SetReplacement(Parameters, frozen=True):
-    """Another replacement policy."""
+    """The replacement policy to set."""
 
     policy: Policy
 
 
 class SetDiscard(Parameters, frozen=True):
-    """Discards on or off."""
+    """Whether to discard buckets before reuse."""
 
     discard: bool
 
@@ -379,7 +379,7 @@ class Volume(Struct, gc=False):
 
 
 class Orphan(Struct, gc=False):
-    """Keys under an inode without a volume."""
+    """The keys under an inode without a volume."""
 
     inode: int
     keys: int
@@ -388,14 +388,14 @@ class Orphan(Struct, gc=False):
 
 
 class Volumes(Results):
-    """ListVolumes' answer."""
+    """ListVolumes' results."""
 
     volumes: tuple[Volume, ...]
     orphans: tuple[Orphan, ...] = ()
 
 
 class CreateVolume(Parameters, frozen=True):
-    """A volume to make."""
+    """A volume to create."""
 
     label: str
     sectors: Annotated[int, Meta(ge=0, le=OFFSET_MAX)] | None = None
@@ -403,13 +403,13 @@ class CreateVolume(Parameters, frozen=True):
 
 
 class NewVolume(Results):
-    """CreateVolume's answer."""
+    """CreateVolume's results."""
 
     inode: int
 
 
 class DeleteVolume(Parameters, frozen=True):
-    """A volume to remove."""
+    """A volume to delete."""
 
     inode: Inode
     force: bool | None = None
@@ -419,20 +419,20 @@ class DeleteVolume(Parameters, frozen=True):
 
 
 class Watch(Parameters, frozen=True):
-    """The state and then its changes."""
+    """A stream of the state and its changes."""
 
     interval_ms: Annotated[int, Meta(ge=INTERVAL_MS_MIN, le=INTERVAL_MS_MAX)] | None = None
 
 
 class Change(Struct, gc=False):
-    """A value that is another one now, by its dotted way."""
+    """A value that has changed, by its dotted path."""
 
     name: str
     value: Any
 
 
 class News(Results, omit_defaults=True):
-    """One of Watch's answers."""
+    """One of Watch's replies."""
 
     state: State | None = None
     changes: tuple[Change, ...] | None = None
@@ -442,7 +442,7 @@ class News(Results, omit_defaults=True):
 
 
 class Info(Results):
-    """GetInfo's answer."""
+    """GetInfo's results."""
 
     vendor: str
     product: str
@@ -452,12 +452,12 @@ class Info(Results):
 
 
 class Interface(Parameters, frozen=True):
-    """An interface to be described."""
+    """The interface to be described."""
 
     interface: str
 
 
 class InterfaceDescription(Results):
-    """An interface in its own words."""
+    """The text of an interface."""
 
     description: str

@@ -1,7 +1,7 @@
 """Every method of the socket by its full name, and the class of its requests.
 
-A request's class is made from the method's parameters with "method" as its tag, so that one decode tells
-the methods apart and checks all that their parameters promise.
+A request's class is made from the method's parameters with "method" as its tag, so that one decode selects
+the method and checks its parameters.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ __all__ = ["ADMIN", "ALLOCATOR", "INTERFACES", "METHODS", "MONITOR", "SERVICE", 
 
 
 class Request(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """A decoded request: its class is made for its method, and what it carries beside the method."""
+    """A decoded request without its method, which its class stands for."""
 
     parameters: Any
     oneway: bool | None = False
@@ -25,7 +25,7 @@ class Request(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=Tr
 
 
 class Method(NamedTuple):
-    """A method: its interface and name, what it takes and what it gives."""
+    """A method: its interface and name, and the structs of its parameters and results."""
 
     interface: str
     name: str
@@ -35,7 +35,7 @@ class Method(NamedTuple):
 
     @property
     def full_name(self) -> str:
-        """The name that a request carries."""
+        """Returns the name that a request contains."""
         return f"{self.interface}.{self.name}"
 
 

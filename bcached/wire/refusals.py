@@ -1,6 +1,6 @@
-"""Why a message did not decode, as the one error that says it: varlink's own, with the name to look at.
+"""The error for a message that could not be decoded: varlink's own, with the name at fault.
 
-This is the slow way, taken only after the fast decode has failed.
+This is the slow path, taken only after the fast decode has failed.
 """
 
 import re
@@ -13,9 +13,9 @@ from bcached.wire.client_codec import UNREADABLE
 from bcached.wire.interfaces import INTERFACES
 from bcached.wire.methods import METHODS
 
-ECHO_CHARACTERS = 200  # how much of a client's own words an error gives back
+ECHO_CHARACTERS = 200  # how much of a client's input an error repeats
 
-# The words of msgspec's errors; a test holds each of them.
+# The form of msgspec's errors; a test checks each of them.
 _AT = re.compile(r" - at `(\$.*)`$")
 _FIELD = re.compile(r"^Object (missing required|contains unknown) field `(.*)`$", re.DOTALL)
 _PARAMETER = re.compile(r"^\$\.(?:parameters\.)?([^.\[]+)")
@@ -30,11 +30,11 @@ _head = msgspec.json.Decoder(_Head)
 
 
 def refusal_of(message: bytes, error: Exception) -> RequestError:
-    """The error to answer this message with, if it is answered, given what its decoding raised."""
+    """Returns the error to reply to a message with, given what its decoding raised."""
     try:
         head = _head.decode(message)
     except msgspec.ValidationError:
-        return InvalidParameter("method", "a request is an object whose method is a string")
+        return InvalidParameter("method", "expected a JSON object whose method is a string")
     except UNREADABLE as unreadable:
         return InvalidParameter("message", f"not JSON: {str(unreadable)[:ECHO_CHARACTERS]}")
     refusal = _refusal_of(head.method, error)
@@ -58,7 +58,7 @@ def _invalid_parameter(method: str, words: str) -> InvalidParameter:
     field = _FIELD.match(what)
     if field and place in ("$", "$.parameters"):
         parameter = field[2]
-        if parameter == "parameters":  # left out as a whole: the first that must be there is the one missed
+        if parameter == "parameters":  # left out as a whole: report the first required one
             parameter = next(
                 one.name for one in msgspec.structs.fields(METHODS[method].parameters) if one.required
             )

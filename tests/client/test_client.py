@@ -446,7 +446,7 @@ async def test_a_read_that_proves_stale_is_an_error(folder: Path) -> None:
         assert await client.read(key, since) == bytes_of(key)
         table = it.cache_set.members[0].cache.table
         table.gens[key.pointers[0].sector // BUCKET_SECTORS] += 1
-        with pytest.raises(StaleKey, match=r"key is stale, or of no bucket: Key\("):
+        with pytest.raises(StaleKey, match=r"key is stale, or has no such bucket: Key\("):
             await client.read(key, since)
         table.gens[key.pointers[0].sector // BUCKET_SECTORS] -= 1
 
@@ -592,7 +592,7 @@ async def test_what_the_daemon_said_before_it_went_is_heard_first(folder: Path) 
         refusal = LimitExceeded("connections", 6)
         daemon.send(encode_replies([Refusal(refusal.NAME, refusal.fields)]))
         daemon.close()
-        with pytest.raises(LimitExceeded, match="6 is beyond the limit: connections"):
+        with pytest.raises(LimitExceeded, match="6 exceeds the limit: connections"):
             await channel.ask(describe())
         await channel.lost
         with pytest.raises(ConnectionLost, match="closed by the daemon"):

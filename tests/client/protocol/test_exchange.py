@@ -140,7 +140,7 @@ def test_why_the_daemon_will_not_serve_us_is_what_it_says_unasked() -> None:
     exchange.receive(
         b'{"error":"io.bcached.Allocator.LimitExceeded","parameters":{"limit":"connections","value":6}}\0'
     )
-    assert exchange.broken == "6 is beyond the limit: connections"
+    assert exchange.broken == "6 exceeds the limit: connections"
 
 
 @pytest.mark.parametrize(("reason", "error"), [("gone", ConnectionLost), (CLOSED, ClientClosed)])
