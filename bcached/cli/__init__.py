@@ -1,1 +1,1 @@
-"""bcachectl: arguments in, one call of the client or the store, a table or JSON out. One file a verb."""
+"""bcachectl: one file for each verb, which makes one call of client or store and prints the result."""

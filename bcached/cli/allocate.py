@@ -26,10 +26,16 @@ from bcached.wire.messages import INTERVAL_MS_MAX
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option(
-    "--whole", is_flag=True, help="All of it, as several keys if need be; else one key, perhaps shorter."
+    "--whole", is_flag=True, help="All sectors, as several keys if necessary; else one key, perhaps shorter."
 )
-@click.option("--replicas", type=click.IntRange(1, POINTERS_MAX), help="Copies, on as many devices.")
-@click.option("--write-point", type=click.IntRange(min=0), help="What is written together; else the process.")
+@click.option(
+    "--replicas", type=click.IntRange(1, POINTERS_MAX), help="Number of copies, each on another device."
+)
+@click.option(
+    "--write-point",
+    type=click.IntRange(min=0),
+    help="Writers with the same number share buckets; default: the process id.",
+)
 @click.option(
     "--timeout", type=click.FloatRange(0, 300), metavar="SECONDS", help="Wait that long for a bucket."
 )
@@ -48,7 +54,7 @@ def allocate(
     no_wait: bool,
     hold: bool,
 ) -> None:
-    """Reserve SECTORS of volume INODE from sector OFFSET on, and print where they lie.
+    """Reserve SECTORS of volume INODE from sector OFFSET on, and print their locations.
 
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. The
     reservation ends with the command.
@@ -77,7 +83,7 @@ def allocate(
 
 
 def table(keys: Iterable[Key]) -> Table:
-    """Keys, a line for each copy."""
+    """Returns a table of keys, a line for each copy."""
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("inode", "offset", "sectors", "size", "device", "sector", "gen"):
         drawn.add_column(column, justify="right")
@@ -91,9 +97,9 @@ def table(keys: Iterable[Key]) -> Table:
 
 
 async def hold_on(path: str, tell: Callable[[], None]) -> None:
-    """Tell, and do nothing for as long as the daemon is there; ConnectionLost when it goes."""
+    """Call tell, then wait while the daemon runs. Raises ConnectionLost when it stops."""
     tell()
-    # Watching ends only with the daemon; what it tells in between is of no interest.
+    # The watch ends only with the daemon; its replies are ignored.
     async with Client(path) as client, aclosing(client.watch(INTERVAL_MS_MAX)) as states:
         async for _ in states:
             pass

@@ -1,4 +1,4 @@
-"""How people write amounts on the command line: sectors, and sizes that are whole sectors."""
+"""Amounts on the command line: sectors, and sizes that are whole sectors."""
 
 import click
 
@@ -6,7 +6,7 @@ from bcached.units import SECTOR_BYTES, parse_size
 
 
 class Sectors(click.ParamType[int]):
-    """A number of sectors (8), or with a suffix a size (4k); sectors either way."""
+    """A number of sectors (8), or with a suffix a size (4k); converted to sectors."""
 
     name = "sectors"
 
@@ -18,7 +18,7 @@ class Sectors(click.ParamType[int]):
         return self.of_size(text, param, ctx)
 
     def of_size(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The sectors of a size in bytes."""
+        """Returns the sectors of a size in bytes."""
         try:
             size_bytes = parse_size(text)
         except ValueError as error:
@@ -29,7 +29,7 @@ class Sectors(click.ParamType[int]):
 
 
 class SizeInSectors(Sectors):
-    """A size in bytes, suffix or not, that is whole sectors; sectors."""
+    """A size in bytes, with a suffix or without, of whole sectors; converted to sectors."""
 
     name = "size"
 

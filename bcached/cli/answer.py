@@ -1,4 +1,4 @@
-"""How a verb answers: one JSON document, or a drawing for people."""
+"""Output of a verb: one JSON document, or a table."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from bcached.cli.session import Session
 
 
 def answer(session: Session, results: object, draw: Callable[[], RenderableType]) -> None:
-    """Print the results, in the words of the socket, as JSON; or what draw makes of them."""
+    """Print the results as JSON, with the socket's names, or as draw renders them."""
     if session.as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(results), indent=2))
         return

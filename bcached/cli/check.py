@@ -24,15 +24,15 @@ from bcached.units import SECTOR_BYTES, format_size
         "bcachectl check cache.img",
         "bcachectl --json check /dev/sdx | jq '.findings[]'",
     )
-    + "\n\nExit status, as fsck's: 0 sound, 4 something is wrong, 8 it could not be checked, 16 usage.",
+    + "\n\nExit status, as fsck's: 0 sound, 4 errors found, 8 could not be checked, 16 usage.",
 )
 @click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
 @pass_session
 def check(session: Session, devices: tuple[str, ...]) -> None:
     """Check everything on DEVICE, also one that the kernel wrote, and change nothing.
 
-    Of a set of several devices all are given. Says which structure is wrong, where, and what is lost by it.
-    A set that is in use is read again if anything is, and what stays counts.
+    Name all devices of a set. Reports which structure is wrong, where, and what is lost by it. A set in use
+    is read again if anything is wrong, and only findings that remain count.
     """
     warnings = warn_if_used(devices)
     steady = asyncio.run(_check(devices, in_use=bool(warnings)))
@@ -54,7 +54,7 @@ async def _check(paths: Sequence[str], *, in_use: bool) -> SteadyCheck:
 
 
 def _lines(checked: CheckedSet) -> Iterator[str]:
-    """What is there, what is wrong with it, and the verdict."""
+    """Yields the contents, the findings, and the verdict."""
     yield from _facts(checked)
     for finding in checked.findings.listed:
         yield str(finding)
@@ -103,7 +103,7 @@ def _size(sectors: int) -> str:
 
 
 def finding_document(finding: Finding) -> dict[str, object]:
-    """A finding for programs."""
+    """Returns a finding as a JSON document."""
     return {
         "rule": finding.rule,
         "severity": finding.severity.name.lower(),

@@ -1,4 +1,4 @@
-"""The way to the daemon, and what to do when there is none."""
+"""Connecting to the daemon, and advice if that fails."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ from bcached.cli.session import SOCKET_VARIABLE, Session
 from bcached.client.blocking import BlockingClient
 from bcached.errors import BcachedError, ConnectionLost
 
-GIVE_IT = f"give the daemon's with --socket or {SOCKET_VARIABLE}"
+GIVE_IT = f"give the daemon's socket with --socket or {SOCKET_VARIABLE}"
 WHAT_TO_DO = {
     errno.ENOENT: f"is the daemon running? If so, {GIVE_IT}",
     errno.ENOTDIR: GIVE_IT,
-    errno.ECONNREFUSED: "nobody listens there; is the daemon running?",
-    errno.EACCES: "be in the socket's group, or use sudo",
+    errno.ECONNREFUSED: "no process listens there; is the daemon running?",
+    errno.EACCES: "join the socket's group, or use sudo",
     errno.EPROTOTYPE: GIVE_IT,
 }
 ADVICE = {os.strerror(number): advice for number, advice in WHAT_TO_DO.items()}
@@ -22,7 +22,7 @@ ADVICE = {os.strerror(number): advice for number, advice in WHAT_TO_DO.items()}
 
 @contextmanager
 def connected(session: Session) -> Iterator[BlockingClient]:
-    """A connection to the daemon for as long as the block runs."""
+    """Yields a connection to the daemon for as long as the block runs."""
     with ExitStack() as stack:
         try:
             client = stack.enter_context(BlockingClient(session.socket))

@@ -37,13 +37,13 @@ TYPES = ("superblock", "journal_entry", "prio_set", "node", "key", "volume", "bu
     metavar="TYPE",
     type=click.Choice(TYPES),
     multiple=True,
-    help="Only lines of this type, or these.",
+    help="Only lines of this type; may be repeated.",
 )
 def dump(devices: tuple[str, ...], only: tuple[str, ...]) -> None:
     """Every structure on DEVICE as JSON lines, as far as it can be read; nothing is changed.
 
-    Each line says its type: superblock, journal_entry, prio_set, node, key (of the index, with the journal's
-    on top), volume, bucket and, of what is wrong, finding. Of a set of several devices all are given.
+    The type of a line is superblock, journal_entry, prio_set, node, key (of the index, merged with the
+    journal's), volume, bucket, or finding for an error. Name all devices of a set.
     """
     warn_if_used(devices)
     chosen = set(only or TYPES)
@@ -51,7 +51,7 @@ def dump(devices: tuple[str, ...], only: tuple[str, ...]) -> None:
 
     def print_lines() -> None:
         if lines:
-            click.echo(b"\n".join(lines))  # each echo is a write: not one a line
+            click.echo(b"\n".join(lines))  # one write for several lines
             lines.clear()
 
     def emit(kind: str, document: Document) -> None:
@@ -82,7 +82,7 @@ async def _dump(paths: Sequence[str], emit: Emit) -> None:
 
 
 def _metadata(checked: CheckedSet) -> dict[str, Iterator[Document]]:
-    """What is known before the tree is read."""
+    """Returns the documents that are known before the btree is read."""
     return {
         "superblock": (
             {"path": member.path, **superblock_document(member.superblock)} for member in checked.members
@@ -93,7 +93,7 @@ def _metadata(checked: CheckedSet) -> dict[str, Iterator[Document]]:
 
 
 def _contents(checked: CheckedSet) -> dict[str, Iterator[Document]]:
-    """What is known only then."""
+    """Returns the documents that need the btree."""
     return {
         "key": _keys(checked),
         "volume": _volumes(checked),
@@ -154,7 +154,7 @@ def _node(node: NodeFound) -> Document:
 
 
 def _keys(checked: CheckedSet) -> Iterator[Document]:
-    """The keys of the index; a pointer says by how many gens it is stale."""
+    """Yields the keys of the index; each pointer with the number of gens by which it is stale."""
     if checked.tree is None:
         return
     for rows in checked.tree.rows.chunks():
@@ -193,7 +193,7 @@ def _volumes(checked: CheckedSet) -> Iterator[Document]:
 
 
 def _buckets(checked: CheckedSet) -> Iterator[Document]:
-    """Every bucket of every member: what it is for, its prio and gens, and the live sectors in it."""
+    """Yields every bucket of every member: its use, prio, gens and live sectors."""
     for device, (census, chain) in enumerate(zip(checked.censuses, checked.chains, strict=True)):
         prios = [prio for _, prio_set in chain for prio in prio_set.prios.tolist()]
         columns = (census.uses, census.gens, census.gens_on_disk, census.oldest, census.marks)

@@ -1,6 +1,6 @@
-"""How a verb's --help ends: with lines to copy."""
+"""The examples at the end of a verb's --help."""
 
 
 def examples(*lines: str) -> str:
-    """Lines to copy, kept as they are: click re-flows a paragraph that does not begin with a backspace."""
+    """Returns example lines as they are: click re-flows a paragraph that does not begin with a backspace."""
     return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))

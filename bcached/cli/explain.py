@@ -10,7 +10,7 @@ from bcached.cli.session import Session, pass_session
 @click.command
 @pass_session
 def explain(session: Session) -> None:
-    """Why allocations wait or fail, in sentences: what is missing, and what would bring it."""
+    """Say why allocations wait or fail: what is missing, and what would provide it."""
     with connected(session) as client:
         lines = client.explain()
     answer(session, {"lines": lines}, lambda: "\n".join(lines))

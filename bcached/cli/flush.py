@@ -1,4 +1,4 @@
-"""`bcachectl flush`: everything committed so far becomes durable."""
+"""`bcachectl flush`: make everything committed so far durable."""
 
 import click
 
@@ -10,7 +10,7 @@ from bcached.cli.session import Session, pass_session
 @click.command
 @pass_session
 def flush(session: Session) -> None:
-    """Make durable what anybody has committed so far; returns when it is."""
+    """Make everything durable that any client has committed so far; returns when it is."""
     with connected(session) as client:
         sequence = client.flush()
     answer(session, {"sequence": sequence}, lambda: f"all is durable through journal entry {sequence}")

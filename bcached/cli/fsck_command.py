@@ -1,4 +1,4 @@
-"""A verb that ends as fsck(8) does: its exit status says how it went, and 1 says "mended"."""
+"""A verb with the exit statuses of fsck(8), where 1 means "errors corrected"."""
 
 from enum import IntEnum
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ class WronglyUsed(click.UsageError):
 
 
 class NotChecked(Failed):
-    """It could not be carried out: one line on stderr, and fsck's status for it."""
+    """An operational error: one line on stderr, and fsck's status for it."""
 
     exit_code = FsckStatus.OPERATIONAL
 
@@ -41,21 +41,21 @@ class FsckCommand(click.Command):
         parent: click.Context | None = None,
         **extra: Any,
     ) -> click.Context:
-        """The command's arguments, or a usage error."""
+        """Returns the command's context. Raises a usage error with fsck's status."""
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             raise WronglyUsed(error.format_message(), error.ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run it; whatever keeps it from checking is an operational error."""
+        """Run it; any exception is an operational error."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except (BcachedError, OSError) as error:
             _fail(str(error))
-        except Exception as error:  # never a traceback, and never "mended"
+        except Exception as error:  # never a traceback, and never status 1 ("corrected")
             _fail(f"a bug in bcachectl, please report it: {type(error).__name__}: {error}")
 
 

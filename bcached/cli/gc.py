@@ -8,18 +8,18 @@ from bcached.cli.session import Session, pass_session
 
 
 @click.command
-@click.option("--no-wait", is_flag=True, help="Only ask for it; do not wait until it has ended.")
+@click.option("--no-wait", is_flag=True, help="Only request it; do not wait for its end.")
 @pass_session
 def gc(session: Session, no_wait: bool) -> None:
-    """Collect garbage now: find out anew what is in use, and which gens the index still holds."""
+    """Collect garbage now: determine which sectors are in use, and which gens the index still holds."""
     with connected(session) as client:
         client.collect_garbage(wait=not no_wait)
         found = {} if no_wait else client.status().gc_found
-    answer(session, found, lambda: "garbage collection asked for" if no_wait else in_words(found))
+    answer(session, found, lambda: "garbage collection requested" if no_wait else in_words(found))
 
 
 def in_words(found: dict[str, int]) -> str:
-    """What a collection found and did."""
+    """Returns a line on what a collection found and did."""
     counted = {name: found.get(name, 0) for name in FOUND}
     return "garbage collected: " + ", ".join(f"{FOUND[name]} {count:,}" for name, count in counted.items())
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and its kin while a command waits for the daemon."""
+"""Signals (Ctrl-C, SIGTERM) while a command waits for the daemon."""
 
 import asyncio
 import signal
@@ -10,10 +10,10 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def until_interrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Work, as the only task of a loop, until it is done or a signal ends it; nothing is wrong with that.
+    """Run work as the only task of a loop until it is done or a signal ends it, which is no error.
 
-    The signals are the loop's business: what the interpreter hears just as the loop goes to sleep, it heeds
-    only when something else wakes it. And what a script starts in the background ignores Ctrl-C until asked.
+    The loop handles the signals: a Python handler called just before the loop sleeps would take effect only
+    when something else wakes it. And a script's background command ignores Ctrl-C unless it sets a handler.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None

@@ -1,4 +1,4 @@
-"""`bcachectl invalidate`: what is cached of a range goes."""
+"""`bcachectl invalidate`: drop what is cached of a range."""
 
 import click
 
@@ -13,7 +13,7 @@ from bcached.cli.session import Session, pass_session
 @click.argument("inode", type=click.IntRange(min=0))
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
-@click.option("--lazy", is_flag=True, help="Do not wait until it would survive a crash.")
+@click.option("--lazy", is_flag=True, help="Do not wait until it is durable.")
 @pass_session
 def invalidate(session: Session, inode: int, offset: int, sectors: int, lazy: bool) -> None:
     """Drop SECTORS of volume INODE from sector OFFSET on, dirty data too, which is then lost.

@@ -1,4 +1,4 @@
-"""`bcachectl lookup`: which sectors of a volume are there, and where."""
+"""`bcachectl lookup`: which sectors of a volume are cached, and where."""
 
 from collections.abc import Iterable
 
@@ -19,13 +19,13 @@ from bcached.wire.messages import FOUND_MAX
 @click.argument("inode", type=click.IntRange(min=0))
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
-@click.option("--limit", type=click.IntRange(1, FOUND_MAX), help="At most so many keys.")
-@click.option("--no-touch", is_flag=True, help="Do not count this as use of what is found.")
+@click.option("--limit", type=click.IntRange(1, FOUND_MAX), help="Maximum number of keys.")
+@click.option("--no-touch", is_flag=True, help="Do not count this as use of the buckets found.")
 @pass_session
 def lookup(
     session: Session, inode: int, offset: int, sectors: int, limit: int | None, no_touch: bool
 ) -> None:
-    """Print the keys of SECTORS of volume INODE from sector OFFSET on; what no key covers is not there.
+    """Print the keys of SECTORS of volume INODE from sector OFFSET on; what no key covers is not cached.
 
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same.
     """
@@ -37,7 +37,7 @@ def lookup(
 
 
 def table(keys: Iterable[Key]) -> Table:
-    """Keys, a line for each copy."""
+    """Returns a table of keys, a line for each copy."""
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("offset", "sectors", "size", "state", "device", "sector", "gen"):
         drawn.add_column(column, justify="left" if column == "state" else "right")

@@ -1,4 +1,4 @@
-"""bcachectl itself: which verbs there are, and how each of them may fail.
+"""bcachectl: the table of verbs, and how their errors are reported.
 
 A verb's module is imported only when the verb is used or asked for help, so that `bcachectl --help` and
 completion are quick.
@@ -22,7 +22,7 @@ HINTS: dict[type[Exception], str] = {
 
 
 class Verb(NamedTuple):
-    """Where a verb lives, and what it does in half a line."""
+    """A verb's module and function, and its short help."""
 
     module: str
     command: str
@@ -30,48 +30,48 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "make": Verb("make", "make", "Lay out a cache set on devices or an image file."),
-    "show": Verb("show", "show", "The superblock of a device, in bcache-super-show's words."),
-    "dump": Verb("dump", "dump", "Every structure on a device, as JSON lines."),
-    "check": Verb("check", "check", "Check everything on a device, and say what is wrong and what is lost."),
-    "repair": Verb("repair", "repair", "Mend a set that does not open, in steps that are asked for."),
-    "status": Verb("status", "status", "How the set stands: buckets, free lists, waits, gens."),
-    "top": Verb("top", "top", "The same, live."),
-    "explain": Verb("explain", "explain", "Why an allocation waits or failed."),
+    "make": Verb("make", "make", "Format devices or an image file as a cache set."),
+    "show": Verb("show", "show", "Print the superblock of a device as bcache-super-show does."),
+    "dump": Verb("dump", "dump", "Print every structure on a device as JSON lines."),
+    "check": Verb("check", "check", "Check everything on a device; report what is wrong and what is lost."),
+    "repair": Verb("repair", "repair", "Repair a set that does not open, by the steps named."),
+    "status": Verb("status", "status", "Print the set's state: buckets, free lists, waits, gens."),
+    "top": Verb("top", "top", "Show the set's state, live."),
+    "explain": Verb("explain", "explain", "Say why an allocation waits or failed."),
     "verify": Verb("verify", "verify", "Check every invariant of the allocator."),
-    "write": Verb("write", "write", "Allocate, write and commit what comes from standard input."),
+    "write": Verb("write", "write", "Allocate, write and commit standard input."),
     "read": Verb("read", "read", "Look up, read and check, to standard output."),
     "allocate": Verb("allocate", "allocate", "Reserve sectors for as long as the command runs."),
-    "lookup": Verb("lookup", "lookup", "Which sectors of a volume are there, and where."),
+    "lookup": Verb("lookup", "lookup", "Print which sectors of a volume are cached, and where."),
     "invalidate": Verb("invalidate", "invalidate", "Drop sectors of a volume."),
-    "mark-clean": Verb("mark_clean", "mark_clean", "Let dirty sectors go when room is needed."),
-    "flush": Verb("flush", "flush", "Make durable what was committed so far."),
+    "mark-clean": Verb("mark_clean", "mark_clean", "Mark dirty sectors clean, so that they may be dropped."),
+    "flush": Verb("flush", "flush", "Make everything committed so far durable."),
     "volume": Verb("volume", "volume", "List, create and delete volumes."),
-    "set": Verb("set_policy", "set_policy", "Choose the replacement policy, or turn discards on or off."),
+    "set": Verb("set_policy", "set_policy", "Set the replacement policy, or turn discards on or off."),
     "gc": Verb("gc", "gc", "Collect garbage now."),
     "write-prios": Verb("write_prios", "write_prios", "Make prios and gens durable now."),
 }
 
 
 class Failed(click.ClickException):
-    """The verb could not do it: one line on stderr, exit status 1."""
+    """A verb failed: one line on stderr, exit status 1."""
 
     def show(self, file: object = None) -> None:
-        """Say it, in one line whatever it holds."""
+        """Print the message, on one line whatever it contains."""
         del file
         click.echo(f"bcachectl: {' '.join(self.message.splitlines())}", err=True)
 
 
 class Verbs(click.Group):
-    """The group of all verbs: imports one when it is used, and turns what it raises into one line."""
+    """The group of all verbs: imports one when it is used, and turns its errors into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs in the order of the table above, not of the alphabet."""
+        """Returns the verbs in the order of the table above."""
         del ctx
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb of that name."""
+        """Returns the verb of that name, or None."""
         verb = VERBS.get(cmd_name)
         if verb is None:
             return None
@@ -79,13 +79,13 @@ class Verbs(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of verbs for --help, written without importing any."""
+        """Write the table of verbs for --help, without importing any."""
         del ctx
         with formatter.section("Verbs"):
             formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the verb; the world's and the daemon's refusals become one line, and so would a bug of ours."""
+        """Run the verb; every error becomes one line, a bug of ours as well."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
@@ -93,7 +93,7 @@ class Verbs(click.Group):
         except (BcachedError, OSError) as error:
             hint = HINTS.get(type(error))
             _fail(f"{error}; {hint}" if hint else str(error))
-        except Exception as error:  # never a traceback: a person at a shell cannot use one
+        except Exception as error:  # never a traceback: a user cannot act on one
             if is_out_of_memory(error):
                 _fail(OUT_OF_MEMORY)
             _fail(f"a bug in bcachectl, please report it: {type(error).__name__}: {error}")
@@ -107,11 +107,11 @@ def _fail(message: str) -> NoReturn:
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
-        "bcachectl make --size 1G cache.img     an image file to try things on",
-        "bcachectl status                       how the daemon's set stands",
+        "bcachectl make --size 1G cache.img     an image file for a trial",
+        "bcachectl status                       the state of the daemon's set",
         "bcachectl --json status | jq .         the same for programs",
-        "bcachectl write 0 0 < picture.jpg      put something into volume 0",
-        "bcachectl read 0 0 64k > picture.jpg   and get it back",
+        "bcachectl write 0 0 < picture.jpg      write to volume 0",
+        "bcachectl read 0 0 64k > picture.jpg   and read it back",
     )
     + "\n\nExit status: 0 done, 1 failed (one line on stderr says why), 2 usage. "
     "Sizes take k, M, G and T; a sector has 512 bytes.",
@@ -129,7 +129,7 @@ def _fail(message: str) -> NoReturn:
 @click.version_option(__version__, prog_name="bcachectl", message="%(prog)s %(version)s")
 @click.pass_context
 def bcachectl(context: click.Context, socket: str, as_json: bool) -> None:
-    """Lay out, inspect and steer bcached's cache sets."""
+    """Format, inspect and administer bcached's cache sets."""
     context.obj = Session(socket, as_json)
 
 

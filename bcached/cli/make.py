@@ -1,4 +1,4 @@
-"""`bcachectl make`: lay out a set on devices or image files."""
+"""`bcachectl make`: format devices or image files as a cache set."""
 
 import asyncio
 from uuid import UUID
@@ -17,7 +17,7 @@ from bcached.units import SECTOR_BYTES, format_size
 
 def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | None) -> UUID | None:
     if value is not None and value.int == 0:
-        raise click.BadParameter("a set cannot have the uuid of zeros", context, parameter)
+        raise click.BadParameter("expected a uuid other than all zeros", context, parameter)
     return value
 
 
@@ -53,9 +53,9 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
     type=click.Choice([policy.name.lower() for policy in Replacement]),
     default="lru",
     show_default=True,
-    help="Which cached data goes first.",
+    help="Which cached data is dropped first.",
 )
-@click.option("--discard", is_flag=True, help="Discard (trim) buckets before they are used again.")
+@click.option("--discard", is_flag=True, help="Discard (trim) buckets before reuse.")
 @click.option(
     "--set-uuid",
     "--cset-uuid",
@@ -64,12 +64,14 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
     callback=_not_zero,
     help="The uuid of the set; else a random one.",
 )
-@click.option("--wipe-bcache", is_flag=True, help="Overwrite a bcache cache device that holds nothing dirty.")
+@click.option("--wipe-bcache", is_flag=True, help="Overwrite a bcache cache device without dirty data.")
 @click.option("--force", is_flag=True, help="Overwrite whatever is there, but never a device in use.")
 @click.option(
-    "-n", "--dry-run", is_flag=True, help="Check everything, say what would be done, change nothing."
+    "-n", "--dry-run", is_flag=True, help="Check everything, print what would be done, change nothing."
 )
-@click.option("-C", "--cache", is_flag=True, hidden=True, help="As make-bcache has it; it is always one.")
+@click.option(
+    "-C", "--cache", is_flag=True, hidden=True, help="For make-bcache's command lines; always implied."
+)
 @pass_session
 def make(  # noqa: PLR0917 - click passes all by name
     session: Session,
@@ -85,9 +87,9 @@ def make(  # noqa: PLR0917 - click passes all by name
     dry_run: bool,
     cache: bool,
 ) -> None:
-    """Lay out a cache set on devices or image files. Several devices make one set.
+    """Format devices or image files as a cache set. Several devices make one set.
 
-    Options and defaults are make-bcache's, whose names work too.
+    Options and defaults are make-bcache's; its names are accepted too.
     """
     del cache
     request = MakeRequest(
@@ -109,7 +111,7 @@ def make(  # noqa: PLR0917 - click passes all by name
 
 
 def _document(outcome: Outcome, dry_run: bool) -> dict[str, object]:
-    """The outcome for programs."""
+    """Returns the outcome as a JSON document."""
     return {
         "set_uuid": str(outcome.layout.members[0].superblock.set_uuid),
         "dry_run": dry_run,
@@ -138,7 +140,7 @@ def _member_document(member: PlannedMember, outcome: Outcome) -> dict[str, objec
 
 
 def _tell(outcome: Outcome, dry_run: bool) -> str:
-    """The outcome for people: a sentence on each device, and the lines make-bcache prints."""
+    """Returns the outcome as text: a sentence for each device, and the lines make-bcache prints."""
     lines: list[str] = []
     for member in outcome.layout.members:
         superblock = member.superblock

@@ -1,4 +1,4 @@
-"""`bcachectl mark-clean`: dirty data of a range is elsewhere too by now, and may go when room is needed."""
+"""`bcachectl mark-clean`: dirty data of a range has been written back and may be dropped."""
 
 import click
 
@@ -13,12 +13,12 @@ from bcached.cli.session import Session, pass_session
 @click.argument("inode", type=click.IntRange(min=0))
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
-@click.option("--lazy", is_flag=True, help="Do not wait until it would survive a crash.")
+@click.option("--lazy", is_flag=True, help="Do not wait until it is durable.")
 @pass_session
 def mark_clean(session: Session, inode: int, offset: int, sectors: int, lazy: bool) -> None:
-    """Call what is dirty now of SECTORS of volume INODE from sector OFFSET on clean.
+    """Mark the dirty data in SECTORS of volume INODE from sector OFFSET on clean.
 
-    OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. What is
+    OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. Data
     overwritten meanwhile stays dirty.
     """
     count, changed = 0, 0

@@ -1,4 +1,4 @@
-"""What the verbs that look at devices without a daemon share: opening them."""
+"""Opening devices, for the verbs that read them without a daemon."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,9 +11,9 @@ from bcached.device.claims.claim import user_of
 
 @asynccontextmanager
 async def opened(paths: Sequence[str], *, to_change: bool = False) -> AsyncIterator[list[FileDevice]]:
-    """The devices, read-only and without a lock: they may be looked at while their daemon runs.
+    """Yields the devices, opened read-only and without a lock: they may be read while their daemon runs.
 
-    To be changed they are locked, and refused if a daemon has them.
+    To be changed they are locked, and refused if a daemon has them open.
     """
     async with AsyncExitStack() as stack:
         devices = []
@@ -25,11 +25,11 @@ async def opened(paths: Sequence[str], *, to_change: bool = False) -> AsyncItera
 
 
 def warn_if_used(paths: Sequence[str]) -> list[str]:
-    """Say which devices are in use: what is found on them may be of several moments. The words said."""
+    """Warn of devices in use: what is read may not be of one instant. Returns the warnings."""
     warnings = []
     for path in paths:
         user = user_of(path)
         if user is not None:
-            warnings.append(f"{path} is in use by {user}: what is read may be of several moments")
+            warnings.append(f"{path} is in use by {user}: what is read may not be of one instant")
             click.echo(f"bcachectl: {warnings[-1]}", err=True)
     return warnings

@@ -31,13 +31,13 @@ def heading(state: State) -> Text:
 
 
 def facts(state: State, rates: dict[str, float]) -> Table:
-    """What holds for the set as a whole."""
+    """Returns a table of facts on the whole set."""
     waiting = sum(state.waiters.values())
     oldest = f", the oldest for {state.oldest_wait_s:.1f} s" if waiting else ""
     collections = sum(state.gc_runs.values())
     lines = {
         "policy": f"{state.replacement}, discards {'on' if state.discard else 'off'}, "
-        + ("synchronous" if state.synchronous else "not synchronous: nothing outlives the daemon"),
+        + ("synchronous" if state.synchronous else "not synchronous: the cache is empty after every start"),
         "waiting": f"{waiting}{oldest}",
         "reserved": f"{format_size(state.reserved_sectors * SECTOR_BYTES)}, {state.holders} connected"
         + (f", {state.quarantined_holders} in quarantine" if state.quarantined_holders else ""),
@@ -57,14 +57,14 @@ def facts(state: State, rates: dict[str, float]) -> Table:
 
 
 def index_in_words(index: IndexState) -> str:
-    """How high the btree is, and what of it is in memory."""
+    """Returns a line on the btree's levels and its leaves in memory."""
     memory = f"{format_size(index.memory_bytes)} of {format_size(index.memory_bytes_max)}"
     unwritten = f", {format_size(index.unwritten_bytes)} of keys unwritten" if index.unwritten_bytes else ""
     return f"levels {index.levels}, leaves in memory {index.leaves:,} ({memory}){unwritten}"
 
 
 def lost_in_words(index: IndexState) -> str:
-    """What no look-up finds; nothing in a set that is well."""
+    """Returns a line on keys that no look-up returns; "" in a healthy set."""
     orphaned = format_size(index.orphaned_dirty_sectors * SECTOR_BYTES)
     parts = {
         f"{index.orphaned_keys:,} keys without a volume ({orphaned} dirty)": index.orphaned_keys,
@@ -76,13 +76,13 @@ def lost_in_words(index: IndexState) -> str:
 
 
 def counted(numbers: dict[str, int] | dict[str, float]) -> str:
-    """The numbers that are not zero, by name."""
+    """Returns the numbers that are not zero, by name."""
     told = [f"{name} {number:,.0f}" for name, number in numbers.items() if number]
     return ", ".join(told) or "none"
 
 
 def pairs(lines: Iterable[tuple[str, str]]) -> Table:
-    """A name and what it is, line by line."""
+    """Returns a table of names and values, one a line."""
     table = Table.grid(padding=(0, 2))
     for name, value in lines:
         table.add_row(Text(name, "dim"), Text(value))
@@ -90,7 +90,7 @@ def pairs(lines: Iterable[tuple[str, str]]) -> Table:
 
 
 def member_heading(member: Member) -> Text:
-    """Which device, and how it is cut."""
+    """Returns a line on the device, its size and its buckets."""
     size = format_size(member.bucket_count * member.bucket_bytes)
     cut = f"{member.bucket_count:,} buckets of {format_size(member.bucket_bytes)}"
     text = Text.assemble((f"device {member.device} ", "bold"), f"{member.path}  {size}, {cut}")
@@ -100,7 +100,7 @@ def member_heading(member: Member) -> Text:
 
 
 def free_lists(member: Member, state: State) -> Table:
-    """Every list of buckets on their way to be used, and who waits for it."""
+    """Returns a table of every free list, its buckets and its waiting requests."""
     lists = [
         (
             name,
@@ -129,7 +129,7 @@ def free_lists(member: Member, state: State) -> Table:
 
 
 def bar(part: int, whole: int, *, warns: bool = False) -> Text:
-    """How full, as a bar; with warns, one that is nearly empty is yellow."""
+    """Returns a bar of the fill level; with warns, a nearly empty one is yellow."""
     share = min(part / whole, 1.0) if whole else 0.0
     full = round(share * BAR_WIDTH)
     colour = "yellow" if warns and share < LOW_SHARE else "green"
@@ -137,7 +137,7 @@ def bar(part: int, whole: int, *, warns: bool = False) -> Text:
 
 
 def buckets(member: Member) -> Table:
-    """How many buckets are in which state."""
+    """Returns a table of buckets by state."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("state")
     table.add_column("buckets", justify="right")
@@ -149,14 +149,14 @@ def buckets(member: Member) -> Table:
 
 
 def beside(left: RenderableType, right: RenderableType) -> Table:
-    """Two tables, one beside the other."""
+    """Returns two tables side by side."""
     table = Table.grid(padding=(0, 4, 0, 0))
     table.add_row(left, right)
     return table
 
 
 def activity(member: Member) -> Table:
-    """What was done to the device's buckets so far, and how far the gens went."""
+    """Returns a table of the device's activity so far, and its gen distances."""
     gens = f"{member.gen_distance_index} ahead of the index, {member.gen_distance_disk} of the disk"
     held_back = f", {member.held_back_by_gen} buckets held back" if member.held_back_by_gen else ""
     return pairs(

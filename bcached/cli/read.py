@@ -1,4 +1,4 @@
-"""`bcachectl read`: sectors of a volume to standard output: look up, read, check that they still counted."""
+"""`bcachectl read`: sectors of a volume to standard output: look up, read, check for validity."""
 
 import sys
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ CHUNK_SECTORS = 16384  # in memory at a time
 @click.argument("inode", type=click.IntRange(min=0))
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
-@click.option("--zeros", is_flag=True, help="Write zeros for what is not there, rather than fail.")
+@click.option("--zeros", is_flag=True, help="Write zeros for sectors that are not cached, rather than fail.")
 @pass_session
 def read(session: Session, inode: int, offset: int, sectors: int, zeros: bool) -> None:
     """Read SECTORS of volume INODE from sector OFFSET on to standard output.
 
-    OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. What was not
-    its owner's data any more when it was read is not written. At the first sector that is not there it fails,
-    with all before it written.
+    OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. Data whose
+    bucket was reused before it was read is not written. At the first sector that is not cached it fails, with
+    all before it written.
     """
     end = offset + sectors
     with connected(session) as client:
@@ -41,7 +41,7 @@ def read(session: Session, inode: int, offset: int, sectors: int, zeros: bool) -
 
 
 def whole(client: BlockingClient, inode: int, start: int, end: int, zeros: bool) -> Iterator[bytes]:
-    """The bytes of a range from its start on; zeros, or an error, for what is missing."""
+    """Yields the bytes of a range; zeros, or an error, for what is missing."""
     at = start
     for piece in (*client.fetch(inode, start, end - start), Piece(end, b"")):
         if piece.offset > at:

@@ -1,4 +1,4 @@
-"""`bcachectl repair`: mend a set on its devices, in steps that the owner asks for by name."""
+"""`bcachectl repair`: repair a set on its devices, by steps that the user names."""
 
 import asyncio
 import sys
@@ -20,7 +20,7 @@ from bcached.store.repair.repair import Step, carry_out, check_patched, clear_jo
 
 @dataclass(slots=True)
 class Repair:
-    """What was found, what is to be done about it, and what is found then."""
+    """The findings, the repair steps, and the findings after them."""
 
     before: CheckedSet
     steps: list[Step] = field(default_factory=list)
@@ -29,12 +29,12 @@ class Repair:
 
     @property
     def changes(self) -> bool:
-        """Whether there is anything to write."""
+        """Whether the steps write anything."""
         return any(step.patches for step in self.steps)
 
     @property
     def status(self) -> FsckStatus:
-        """As fsck has it: whether errors were there, and whether they are gone."""
+        """Returns fsck's status: whether there were errors, and whether they are corrected."""
         if self.is_done and self.after is not None and self.after.findings.sound:
             return FsckStatus.CORRECTED
         if not self.changes and self.before.findings.sound:
@@ -49,7 +49,7 @@ class Repair:
         "bcachectl repair -n --clear-journal-behind 6 cache.img       what would be given up",
         "bcachectl repair --yes --clear-journal-behind 6 cache.img",
     )
-    + "\n\nExit status, as fsck's: 0 sound, 1 mended, 4 something is wrong still, 8 it could not be done, "
+    + "\n\nExit status, as fsck's: 0 sound, 1 corrected, 4 errors remain, 8 could not be done, "
     "16 usage.",
 )
 @click.argument("devices", metavar="CACHE...", nargs=-1, required=True)
@@ -60,15 +60,13 @@ class Repair:
     type=click.IntRange(min=1),
     help="Go back to journal entry SEQ: nothing newer is left on any member.",
 )
-@click.option(
-    "-n", "--dry-run", is_flag=True, help="Say what each step would do and give up; change nothing."
-)
+@click.option("-n", "--dry-run", is_flag=True, help="Print what each step would do and lose; change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @pass_session
 def repair(session: Session, devices: tuple[str, ...], seq: int | None, dry_run: bool, yes: bool) -> None:
-    """Mend the set on CACHE, a member or all of several, that no daemon uses.
+    """Repair the set on CACHE (name all its devices), which no daemon may use.
 
-    Nothing is done but the steps that are asked for. Each says first what is given up by it.
+    Only the steps that are named are done. Each one first prints what is lost by it.
     """
     done = asyncio.run(_repair(session, devices, seq, dry_run=dry_run, yes=yes))
     answer(session, _document(done), lambda: "\n".join(_lines(done)))
@@ -96,7 +94,7 @@ async def _repair(
 
 
 def _ask(session: Session, done: Repair, *, yes: bool) -> None:
-    """Have the owner agree, on a terminal or beforehand."""
+    """Get the user's consent, on a terminal or by --yes."""
     if yes:
         return
     if session.as_json or not sys.stdin.isatty():
@@ -117,7 +115,7 @@ def _steps(done: Repair) -> list[str]:
 
 
 def _lines(done: Repair) -> list[str]:
-    """The steps, and what is found when they are done; without any, what could be done."""
+    """Returns lines on the steps and the findings after them; without steps, on what could be done."""
     lines = _steps(done)
     found = done.after or done.before
     lines += [str(finding) for finding in found.findings.listed if finding.severity > Severity.NOTE]

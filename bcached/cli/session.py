@@ -1,4 +1,4 @@
-"""What the options before the verb say. Imports little, so that `bcachectl --help` is quick."""
+"""The options before the verb. Imports little, so that `bcachectl --help` is quick."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ SOCKET_VARIABLE = "BCACHED_SOCKET"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of bcachectl: the daemon's socket, and whether to answer in JSON."""
+    """One run of bcachectl: the daemon's socket, and whether to print JSON."""
 
     socket: str
     as_json: bool

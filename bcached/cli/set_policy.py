@@ -1,4 +1,4 @@
-"""`bcachectl set`: what the superblock says about replacement and discards."""
+"""`bcachectl set`: the superblock's settings of replacement and discards."""
 
 import click
 
@@ -18,7 +18,7 @@ def set_policy() -> None:
 @click.argument("value", metavar="VALUE", type=click.Choice(["lru", "fifo", "random"]))
 @pass_session
 def replacement(session: Session, value: Policy) -> None:
-    """Which buckets are reused first: VALUE is lru, fifo or random."""
+    """Set which buckets are reused first: VALUE is lru, fifo or random."""
     with connected(session) as client:
         client.set_replacement(value)
     answer(session, {}, lambda: f"replacement is {value}")
@@ -28,7 +28,7 @@ def replacement(session: Session, value: Policy) -> None:
 @click.argument("value", metavar="VALUE", type=click.Choice(["on", "off"]))
 @pass_session
 def discard(session: Session, value: str) -> None:
-    """Whether buckets are discarded (trimmed) before they are used again: VALUE is on or off."""
+    """Set whether buckets are discarded (trimmed) before reuse: VALUE is on or off."""
     with connected(session) as client:
         client.set_discard(value == "on")
     answer(session, {}, lambda: f"discards are {value}")

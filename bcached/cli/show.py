@@ -1,4 +1,4 @@
-"""`bcachectl show`: a superblock in bcache-super-show's words."""
+"""`bcachectl show`: a superblock in the format of bcache-super-show."""
 
 import asyncio
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ CSUM_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The superblock, its checksum as found, and where it was found; damage if that is the copy's place."""
+    """The superblock, its checksum as found, and its sector; damage is the first one's if this is a copy."""
 
     superblock: Superblock
     csum: int
@@ -41,11 +41,11 @@ class Shown:
 @click.argument("device")
 @pass_session
 def show(session: Session, device: str) -> None:
-    """The superblock of DEVICE, a cache device or a backing device, in bcache-super-show's words.
+    """Print the superblock of DEVICE, a cache or backing device, in the format of bcache-super-show.
 
     Works while a daemon runs on it.
 
-    With --json all fields of it.
+    With --json, print all its fields.
     """
     try:
         shown = asyncio.run(_read(device))
@@ -63,7 +63,7 @@ async def _read(path: str) -> Shown:
     try:
         return await _read_at(device, SUPERBLOCK_SECTOR)
     except (BadMagic, BackingDevice):
-        raise  # it is not bcache, or not any more; or it is whole, and of another kind
+        raise  # not bcache, or not any more; or intact, and of another kind
     except FormatError as damage:
         try:
             shown = await _read_at(device, COPY_SECTOR)
@@ -90,7 +90,7 @@ async def _read_at(device: FileDevice, sector: int) -> Shown:
 
 
 def _lines(shown: Shown) -> Iterator[str]:
-    """What bcache-super-show prints, byte by byte; of version 5, where it stops, what it would."""
+    """Yields bcache-super-show's output, byte for byte; also for version 5, which it refuses."""
     superblock, bucket = shown.superblock, shown.superblock.bucket_sectors
     yield "sb.magic\t\tok"
     yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
@@ -118,7 +118,7 @@ def _lines(shown: Shown) -> Iterator[str]:
 
 
 def _backing_lines(backing: BackingSuperblock, csum: int) -> Iterator[str]:
-    """What bcache-super-show prints of a backing device."""
+    """Yields bcache-super-show's output for a backing device."""
     yield "sb.magic\t\tok"
     yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
     yield f"sb.csum\t\t\t{csum:X} [match]"
@@ -155,19 +155,19 @@ def _backing_document(backing: BackingSuperblock, csum: int) -> dict[str, object
 
 
 def _encoded(label: str) -> str:
-    """The label as the tool prints it, which takes bytes for signed: 0xc3 becomes %ffffffc3."""
+    """Returns the label as the tool prints it, with bytes taken as signed: 0xc3 becomes %ffffffc3."""
     codes = (byte if byte < 0x80 else byte | 0xFFFFFF00 for byte in label_bytes(label))
     return "".join(chr(code) if code in PLAIN else f"%{code:x}" for code in codes)
 
 
 def _document(shown: Shown) -> dict[str, object]:
-    """Every field there is."""
+    """Returns every field as a JSON document."""
     place = {"sector": shown.sector, "damage": shown.damage, "csum": f"{shown.csum:016x}"}
     return {**place, **superblock_document(shown.superblock)}
 
 
 def superblock_document(superblock: Superblock) -> dict[str, object]:
-    """The superblock's fields for programs."""
+    """Returns the superblock's fields as a JSON document."""
     return {
         "version": superblock.version,
         "uuid": str(superblock.uuid),

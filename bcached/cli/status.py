@@ -1,4 +1,4 @@
-"""`bcachectl status`: how the set stands now."""
+"""`bcachectl status`: the state of the set."""
 
 import click
 
@@ -14,7 +14,7 @@ from bcached.cli.session import Session, pass_session
 )
 @pass_session
 def status(session: Session) -> None:
-    """How the set stands now: buckets by state, free lists, waits, gens."""
+    """Print the set's state: buckets by state, free lists, waits, gens."""
     with connected(session) as client:
         now = client.status()
     answer(session, {"state": now}, lambda: picture(now))

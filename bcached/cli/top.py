@@ -1,4 +1,4 @@
-"""`bcachectl top`: how the set stands, live."""
+"""`bcachectl top`: the state of the set, live."""
 
 import asyncio
 import time
@@ -23,27 +23,25 @@ from bcached.wire.messages import State
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time between pictures.",
+    help="Seconds between updates.",
 )
 @pass_session
 def top(session: Session, interval: float) -> None:
-    """How the set stands, live, until Ctrl-C. Off a terminal, or with --json, use status."""
+    """Show the set's state, live, until Ctrl-C. Without a terminal, or with --json, use status."""
     console = Console(highlight=False)
     if session.as_json or not console.is_terminal:
-        raise click.UsageError(
-            "top draws on a terminal; bcachectl status prints the same once, also as --json"
-        )
+        raise click.UsageError("top needs a terminal; bcachectl status prints the same once, also as --json")
     with (
         suppress(KeyboardInterrupt),
         connected(session) as client,
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
-        # All in one run of the loop: between two, Ctrl-C would hit it where it cannot tidy up.
+        # All in one run of the loop: between two runs, Ctrl-C would hit it where it cannot clean up.
         asyncio.run(until_interrupted(draw(client.path, live, round(interval * 1000))))
 
 
 async def draw(path: str, live: Live, interval_ms: int) -> None:
-    """Draw every state there is news of, until the daemon goes or a signal cancels it."""
+    """Draw every change of the state, until the daemon stops or a signal cancels it."""
     before: tuple[State, float] | None = None
     async with Client(path) as client, aclosing(client.watch(interval_ms)) as states:
         async for state in states:
@@ -53,7 +51,7 @@ async def draw(path: str, live: Live, interval_ms: int) -> None:
 
 
 def rates(before: tuple[State, float] | None, state: State, now: float) -> dict[str, float]:
-    """What went on each second since the picture before, over all members."""
+    """Returns the rates per second since the previous update, over all members."""
     if before is None or now <= before[1]:
         return {}
     old, new = totals(before[0]), totals(state)
@@ -61,7 +59,7 @@ def rates(before: tuple[State, float] | None, state: State, now: float) -> dict[
 
 
 def totals(state: State) -> dict[str, int]:
-    """What only ever grows."""
+    """Returns the counters that only increase."""
     return {
         "sectors allocated": state.allocated_sectors,
         "buckets taken": sum(sum(member.allocations.values()) for member in state.members),

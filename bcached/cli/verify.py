@@ -11,7 +11,7 @@ from bcached.errors import BcachedError
 @click.command
 @pass_session
 def verify(session: Session) -> None:
-    """Check every invariant of the allocator now. Each violation is a line; any makes the exit status 1."""
+    """Check every invariant of the allocator now. Each violation is a line; the exit status is 1 if any."""
     with connected(session) as client:
         violations = client.verify()
     answer(session, {"violations": violations}, lambda: "\n".join(violations) or "all invariants hold")

@@ -19,13 +19,13 @@ from bcached.wire.messages import Orphan, Volume
 
 @click.group
 def volume() -> None:
-    """List, create and delete volumes. A volume's inode is what allocations name."""
+    """List, create and delete volumes. Allocations name a volume by its inode."""
 
 
 @volume.command("list")
 @pass_session
 def list_volumes(session: Session) -> None:
-    """All volumes of the set, and the inodes without a volume that keys are left of."""
+    """List all volumes of the set, and the inodes without a volume that still have keys."""
     with connected(session) as client:
         volumes, orphans = client.list_volumes(), client.list_orphans()
 
@@ -39,7 +39,7 @@ def list_volumes(session: Session) -> None:
 
 
 def table(volumes: Iterable[Volume]) -> Table:
-    """Volumes, one a line."""
+    """Returns a table of volumes, one a line."""
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     drawn.add_column("inode", justify="right")
     for column in ("label", "kind", "size", "uuid"):
@@ -52,7 +52,7 @@ def table(volumes: Iterable[Volume]) -> Table:
 
 
 def orphan_table(orphans: Iterable[Orphan]) -> Table:
-    """What is left under inodes without a volume, one a line."""
+    """Returns a table of the inodes without a volume that have keys, one a line."""
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("inode", "keys", "dirty", "clean"):
         drawn.add_column(column, justify="right")
@@ -86,9 +86,9 @@ def create(session: Session, label: str, size: int | None, uuid: UUID | None) ->
 @click.option("--force", is_flag=True, help="Even if it holds dirty data, which is then lost.")
 @pass_session
 def delete(session: Session, inode: int, force: bool) -> None:
-    """Delete a volume: its reservations end, its keys go, its inode is free.
+    """Delete a volume: its reservations end, its keys are dropped, its inode is free.
 
-    Also what is left under an inode without a volume (`volume list` shows it).
+    Also for the keys under an inode without a volume (`volume list` prints those).
     """
     with connected(session) as client:
         client.delete_volume(inode, force=force)

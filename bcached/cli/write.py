@@ -23,12 +23,18 @@ CHUNK_BYTES = 8 << 20  # in memory at a time
 @click.option(
     "--dirty/--clean",
     default=None,
-    help="Whether this is the only copy, which must stay until it is marked clean. "
+    help="Whether this is the only copy, to be kept until it is marked clean. "
     "Default: clean, but dirty in a flash-only volume.",
 )
-@click.option("--lazy", is_flag=True, help="Do not wait until it would survive a crash.")
-@click.option("--replicas", type=click.IntRange(1, POINTERS_MAX), help="Copies, on as many devices.")
-@click.option("--write-point", type=click.IntRange(min=0), help="What is written together; else the process.")
+@click.option("--lazy", is_flag=True, help="Do not wait until it is durable.")
+@click.option(
+    "--replicas", type=click.IntRange(1, POINTERS_MAX), help="Number of copies, each on another device."
+)
+@click.option(
+    "--write-point",
+    type=click.IntRange(min=0),
+    help="Writers with the same number share buckets; default: the process id.",
+)
 @pass_session
 def write(
     session: Session,
@@ -39,10 +45,10 @@ def write(
     replicas: int | None,
     write_point: int | None,
 ) -> None:
-    """Write standard input to volume INODE from sector OFFSET on; what was there before goes.
+    """Write standard input to volume INODE from sector OFFSET on, replacing what was there.
 
-    OFFSET is sectors of 512 bytes, or a size with a suffix: 8 and 4k are the same. The last block is filled
-    up with zeros. At most 8 MiB at a time are there all at once or, should something fail, not at all.
+    OFFSET is sectors of 512 bytes, or a size with a suffix: 8 and 4k are the same. The last block is padded
+    with zeros. Each piece of at most 8 MiB is committed atomically: if something fails, whole or not at all.
     """
     with connected(session) as client:
         block_bytes = client.description.devices[0].block_sectors * SECTOR_BYTES
@@ -57,7 +63,7 @@ def write(
                 at,
                 data,
                 dirty=dirty,
-                durable=not lazy and not following,  # an entry cannot be durable before those before it
+                durable=not lazy and not following,  # a durable entry makes those before it durable
                 replicas=replicas,
                 write_point=write_point,
             )

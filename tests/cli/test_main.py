@@ -81,7 +81,7 @@ def test_without_a_daemon_one_line_says_what_to_do(tmp_path: Path) -> None:
 def test_a_socket_nobody_listens_on_is_told_from_one_that_is_missing(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(tmp_path / "deaf"))
-        assert "nobody listens there" in failure("--socket", str(tmp_path / "deaf"), "verify")
+        assert "no process listens there" in failure("--socket", str(tmp_path / "deaf"), "verify")
 
 
 def test_a_file_that_is_no_socket_is_refused(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_gc_and_write_prios_are_done_when_they_return(shell: Shell) -> None:
     after = shell.document("status")["state"]
     assert after["gc_runs"]["asked"] == before["gc_runs"]["asked"] + 1
     assert after["members"][0]["prio_writes"] > before["members"][0]["prio_writes"]
-    assert shell.told("gc", "--no-wait") == "garbage collection asked for\n"
+    assert shell.told("gc", "--no-wait") == "garbage collection requested\n"
 
 
 def test_top_draws_on_a_terminal_until_ctrl_c(shell: Shell) -> None:
