@@ -1,19 +1,19 @@
-"""Memory that starts on a page, as direct I/O asks for, kept from one transfer to the next."""
+"""Page-aligned memory, as direct I/O requires, kept from one transfer to the next."""
 
 import mmap
 
 PART_BYTES = 1 << 20  # beyond a mebibyte a single transfer gets no faster
-KEPT_MAX = 8  # buffers without use; a page that was never written to takes no memory
+KEPT_MAX = 8  # unused buffers; a page that was never written to takes no memory
 
 
 class AlignedBuffers:
-    """Buffers of PART_BYTES. Safe to use from several threads: each takes one of its own."""
+    """Buffers of PART_BYTES. Thread-safe: each thread takes a buffer of its own."""
 
     def __init__(self) -> None:
         self._kept: list[memoryview] = []
 
     def take(self) -> memoryview:
-        """A buffer; what is in it is of no meaning."""
+        """Returns a buffer with undefined contents."""
         try:
             return self._kept.pop()
         except IndexError:
@@ -21,6 +21,6 @@ class AlignedBuffers:
             return memoryview(mmap.mmap(-1, PART_BYTES))
 
     def give(self, buffer: memoryview) -> None:
-        """It is of no more use for now."""
+        """Return a buffer to the pool."""
         if len(self._kept) < KEPT_MAX:
             self._kept.append(buffer)

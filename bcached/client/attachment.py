@@ -1,7 +1,7 @@
-"""What a client's connection holds: its process, the set's description, data paths, lease, gens.
+"""The state of a client's connection: its process, the set's description, data paths, lease, gens.
 
-It ends in three steps that may lie apart: the connection is gone or closed, the last write has returned (now
-the lease is let go), the last transfer of any kind has (now the data paths are closed).
+It ends in three steps, perhaps at different times: 1. the connection is closed; 2. the last write has
+returned, and the lease is released; 3. the last transfer has returned, and the data paths are closed.
 """
 
 import os
@@ -24,18 +24,18 @@ WRITER_ROLES = ("allocator", "admin")
 
 
 class Connected(Protocol):
-    """The connection, whichever client's."""
+    """The connection of either client."""
 
     @property
     def stands(self) -> bool:
-        """Whether it is there: the kernel is asked."""
+        """Whether it is open, according to the kernel."""
 
     def tell(self, message: bytes) -> None:
         """Send what is not answered."""
 
 
 class Attachment:
-    """Everything that is good only as long as the connection stands. Safe to use from several threads."""
+    """Everything that is valid only while the connection is open. Thread-safe."""
 
     def __init__(self, path: str, *, direct: bool) -> None:
         self.path = path
@@ -48,14 +48,14 @@ class Attachment:
         self._is_closed = False
         self._description: Description | None = None
         self._lease: Lease | None = None
-        self._lock = threading.RLock()  # reentrant, so that no handler of a signal waits for it
-        self._writes: set[object] = set()  # under way
+        self._lock = threading.RLock()  # reentrant, so that a signal handler does not wait for it
+        self._writes: set[object] = set()  # in flight
         self._reads: set[object] = set()
 
     # Whether the client may be used
 
     def check(self) -> None:
-        """Raise unless a connected client is used in its own process: ForkedClient, ClientClosed, ..."""
+        """Raises ForkedClient, ClientClosed or ConnectionLost unless the client is usable in this process."""
         if self._is_open and os.getpid() == self._pid:
             return
         self.check_process()
@@ -64,12 +64,12 @@ class Attachment:
         raise ConnectionLost(self.path, NOT_ENTERED)
 
     def check_process(self) -> None:
-        """ForkedClient in any process but the one that connected."""
+        """Raises ForkedClient in any process but the one that connected."""
         if self.is_foreign:
             raise ForkedClient(self.path, self._pid, os.getpid())
 
     def check_new(self) -> None:
-        """Raise if the client cannot be connected: it belongs to another process, or was closed."""
+        """Raises an error if the client cannot be connected: it belongs to another process, or was closed."""
         self.check_process()
         if self._is_closed:
             raise ClientClosed(self.path)
@@ -86,14 +86,14 @@ class Attachment:
 
     @property
     def stands(self) -> bool:
-        """Whether the connection is there, for us."""
+        """Whether the connection is open and belongs to this process."""
         mine = self._is_open and os.getpid() == self._pid
         return mine and self.connected is not None and self.connected.stands
 
     # Beginning and end
 
     def begin(self, connected: Connected, description: Description) -> None:
-        """Take the lease, if we may write; from here on the client can be used."""
+        """Take the lease if the role permits writes; from here on the client can be used."""
         self._pid = os.getpid()
         if description.role in WRITER_ROLES:
             self._lease = Lease(description.lease_path)
@@ -104,45 +104,45 @@ class Attachment:
         end_in_children(self)
 
     def close(self) -> bool:
-        """Say that the client is closed; whether it was not already. The caller ends the connection."""
+        """Mark the client as closed; returns whether it was open. The caller closes the connection."""
         with self._lock:
             was_open, self._is_open = self._is_open, False
             self._is_closed = True
         return was_open
 
     def settle(self) -> None:
-        """Let go of what the end of the connection, or of the last transfer, leaves without use."""
+        """Release what is unused after the end of the connection or of the last transfer."""
         with self._lock:
             if self._lease is not None and not self._writes and not self.stands:
                 self._lease.let_go()
             if self._is_closed and not self._writes and not self._reads and self._description is not None:
                 self.data.close()
-                self.gens = None  # unmapped when no judgement is under way any more
+                self.gens = None  # unmapped when no check refers to it any more
 
     def end_in_child(self) -> None:
-        """In a child of our process: close its copies, which leaves the parent's lock and files alone."""
+        """In a child process: close its copies, which does not affect the parent's lock and files."""
         if self._lease is not None:
             self._lease.let_go()
         self.data.close()
 
     @property
     def description(self) -> Description:
-        """The set and its devices, and our role."""
+        """Returns the set, its devices, and our role."""
         if self._description is None:
             raise ConnectionLost(self.path, NOT_ENTERED)
         return self._description
 
     @property
     def block_bytes(self) -> int:
-        """What data is written in."""
+        """Returns the unit of writes."""
         return self.description.devices[0].block_sectors * SECTOR_BYTES
 
     # Transfers
 
-    # Where an interruption may come between, end is called for what did not begin, too.
+    # An interruption may come between: end_... is called for transfers that did not begin, too.
 
     def begin_write(self, write: object) -> None:
-        """A write is about to begin, if it may; end_write once it has returned."""
+        """Register a write; raises ConnectionLost without a lease. end_write() follows its return."""
         self.check()
         with self._lock:
             may_write = self.stands and self._lease is not None and self._lease.is_held
@@ -159,9 +159,9 @@ class Attachment:
             self.settle()
 
     def begin_read(self, read: object) -> None:
-        """A read is about to begin; end_read once it has returned."""
+        """Register a read; end_read() follows once it has returned."""
         with self._lock:
-            self.check()  # in here, since close() is followed by the end of the data paths
+            self.check()  # under the lock, since close() is followed by the close of the data paths
             self._reads.add(read)
 
     def end_read(self, read: object) -> None:
@@ -171,19 +171,19 @@ class Attachment:
             self.settle()
 
     def tell(self, message: bytes) -> None:
-        """Send what is not answered, if there is a connection and it is ours."""
+        """Send a oneway request, if the connection is open and ours."""
         if self._is_open and not self.is_foreign and self.connected is not None:
             self.connected.tell(message)
 
     # Gens
 
     def map_gens(self, files: Sequence[GenMapFile]) -> Gens:
-        """The gens, mapped; the first to be here with the answer maps them."""
+        """Returns the gens, mapped by the first caller with the reply."""
         if self.gens is None:
             self.gens = Gens(files, self.description.devices)
         return self.gens
 
     def current(self, gens: Gens, key: Key, since: Instant) -> tuple[Pointer, ...]:
-        """The places of the key that are good now, if the key was good then. Ask after the read."""
+        """Returns the key's pointers that are valid now, if it was valid then. Call it after the read."""
         good = gens.current(key, since)
         return good if self.stands else ()

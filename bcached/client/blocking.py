@@ -20,7 +20,7 @@ from bcached.wire.messages import Description, State
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WORTH_THREADS_BYTES = 1 << 19  # less is done before threads have started
+WORTH_THREADS_BYTES = 1 << 19  # smaller transfers end before threads have started
 
 
 def _asked(
@@ -44,10 +44,10 @@ def _carried_out(
 
 
 class BlockingClient:
-    """A connection to the daemon, with all that it holds; see Client for what each method does.
+    """A connection to the daemon and its state; see Client for the methods.
 
     Several threads may use it: their requests are pipelined. An exception in the middle of a call (Ctrl-C,
-    the handler of a signal) leaves the client usable, or closed: no answer is taken for another call's.
+    a signal handler) leaves the client usable or closed: no reply is taken for another call's.
     """
 
     def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True) -> None:
@@ -63,7 +63,7 @@ class BlockingClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Disconnect, and let the lease go."""
+        """Disconnect, and release the lease."""
         self.close()
 
     def connect(self) -> Self:
@@ -81,7 +81,7 @@ class BlockingClient:
         return self
 
     def close(self) -> None:
-        """Disconnect; when the last write of any thread has returned, the lease is let go. Twice is fine."""
+        """Disconnect; the lease is released when the last write of any thread has returned. Idempotent."""
         if self._at.is_foreign:  # all of it is the parent's
             return
         if self._at.close():
@@ -90,16 +90,16 @@ class BlockingClient:
 
     @property
     def description(self) -> Description:
-        """The set and its devices, and our role."""
+        """Returns the set, its devices, and our role."""
         return self._at.description
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection stands; without it nothing we hold or know is worth anything."""
+        """Whether the connection is open; without it reservations, pins and known gens are void."""
         return self._at.stands
 
     def atomic_bytes(self, replicas: int = 1) -> int:
-        """How many bytes a store makes visible all at once, however they fall into buckets."""
+        """Returns how many bytes a store commits atomically, however they are split over buckets."""
         return storing.atomic_bytes(self.description, replicas)
 
     allocate = _asked(verbs.allocate)
@@ -138,7 +138,7 @@ class BlockingClient:
     delete_volume = _asked(verbs.delete_volume)
 
     def watch(self, interval_ms: int | None = None) -> Iterator[State]:
-        """The state, and again whenever it has changed; over a connection of its own."""
+        """Yields the state, and again whenever it has changed; over a connection of its own."""
         self._at.check()
         channel = SocketChannel(self.path, self._patience_s)
         try:

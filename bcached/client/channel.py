@@ -1,7 +1,7 @@
 """The connection under an asyncio client: an exchange on a transport.
 
-Requests made in the same turn of the loop go out in one write, so pipelining is nothing but asking several
-things before awaiting the first answer.
+Requests made in the same iteration of the loop are sent by one write: to pipeline, make several calls before
+awaiting the first.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from bcached.errors import ConnectionLost
 T = TypeVar("T")
 
 RECEIVE_BYTES = 1 << 16
-CLOSING_S = 1.0  # how long a daemon may take to read what it was told last
+CLOSING_S = 1.0  # how long a daemon may take to read the last requests
 
 
 class Channel(asyncio.BufferedProtocol):
-    """The client's end of one connection; `lost` is done, with nothing in it, once it is gone."""
+    """The client's end of one connection; `lost` is done, with None, once it is closed."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -37,12 +37,12 @@ class Channel(asyncio.BufferedProtocol):
         self._is_flushing = False
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._writable: asyncio.Future[None] | None = None
-        self._turn = asyncio.Lock()  # of those who wait for that
+        self._turn = asyncio.Lock()  # held by the first caller that waits for that
         self._poll = select.poll()
 
     @classmethod
     async def open(cls, path: str, patience_s: float = 0.0) -> "Channel":
-        """Connect; ConnectionLost if no daemon is there, nor comes in so long."""
+        """Returns a connection. Raises ConnectionLost if no daemon is reached within patience_s."""
         connected = await connect(path, patience_s)
         channel = cls(path)
         try:
@@ -57,13 +57,13 @@ class Channel(asyncio.BufferedProtocol):
 
     @property
     def stands(self) -> bool:
-        """Whether the connection is there: the kernel knows, even if the loop has not run for a while."""
+        """Whether the connection is open, according to the kernel, even if the loop has not run lately."""
         return self._transport is not None and not self._poll.poll(0)
 
     async def ask(self, call: Call[T]) -> T:
-        """What the answer gives, or its error raised. What comes after all for a cancelled task is undone."""
+        """Returns the call's result or raises its error. A result for a cancelled task is undone."""
         if self._writable is not None or self._turn.locked():
-            async with self._turn:  # or who asks when there is room again would overtake those who wait
+            async with self._turn:  # or a later call would overtake those that wait for the transport
                 while self._writable is not None:
                     await asyncio.shield(self._writable)
                 answered = self.send(call)
@@ -77,30 +77,30 @@ class Channel(asyncio.BufferedProtocol):
         return call.outcome()
 
     def send(self, call: Call[Any]) -> "asyncio.Future[None]":
-        """Ask; a future that is done when the call has got an answer."""
+        """Send a call; returns a future that is done when the call has a reply."""
         self._exchange.ask(call)
         self._flush_soon()
         return self._waiter_of(call)
 
     async def news(self, call: Call[Any]) -> bool:
-        """Wait for news of a call that was sent; whether there are any, or it has ended."""
+        """Wait for replies to a call that was sent; returns False if it has ended."""
         if not call.news and not call.is_settled:
             await self._waiter_of(call)
         return bool(call.news)
 
     def abandon(self, call: Call[Any]) -> None:
-        """The caller does not wait any more."""
+        """Drop a call whose caller stopped waiting."""
         self._exchange.abandon(call)
         if self._exchange.has_outgoing:
             self._flush_soon()
 
     def tell(self, message: bytes) -> None:
-        """Send what is not answered; without a connection there is no daemon to tell."""
+        """Send a oneway request; ignored without a connection."""
         self._exchange.tell(message)
         self._flush_soon()
 
     async def close(self) -> None:
-        """End the connection; over when it is gone. What cannot be sent soon is not."""
+        """Close the connection and wait for its end. What cannot be sent within CLOSING_S is dropped."""
         if self._transport is not None:
             self._reason = CLOSED
             self._flush()
@@ -110,12 +110,12 @@ class Channel(asyncio.BufferedProtocol):
         await asyncio.shield(self.lost)
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once."""
         if self._transport is not None:
             self._transport.abort()
 
     def end_in_child(self) -> None:
-        """In a child of our process: put /dev/null in place of its copy, which the transport may close."""
+        """In a child process: put /dev/null in place of its copy, which the transport may close."""
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -134,7 +134,7 @@ class Channel(asyncio.BufferedProtocol):
     def _flush(self) -> None:
         self._is_flushing = False
         data = self._exchange.to_send()
-        # To one who has gone nothing is written: that would end us before we have read what it said last.
+        # Nothing is written to a closed peer: that would end the connection before its last replies are read.
         if data and self._transport is not None and self.stands:
             self._transport.write(data)
 
@@ -144,34 +144,34 @@ class Channel(asyncio.BufferedProtocol):
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
         self._descriptor = transport.get_extra_info("socket").fileno()
-        # No event asked for: what is always told is that both ends are shut.
+        # No event requested: POLLHUP (both directions shut) is always reported.
         self._poll.register(self._descriptor, 0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where to put what comes: a loop's own buffer would be made for each answer, and be a larger one."""
+        """Returns the receive buffer: the loop would allocate a larger one for each reply."""
         return self._received
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Give every whole answer to the call it belongs to."""
+        """Pass every complete reply to its call."""
         _wake(self._exchange.receive(bytes(self._received[:nbytes])))
-        if self._exchange.has_outgoing:  # what gives back what was granted to those who are gone
+        if self._exchange.has_outgoing:  # releases of what was granted to abandoned calls
             self._flush_soon()
         if self._exchange.broken:
             self._reason = self._exchange.broken
             self.abort()
 
     def pause_writing(self) -> None:
-        """The daemon reads slower than we ask: the next caller waits."""
+        """The daemon reads more slowly than we send: the next caller waits."""
         self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
-        """Go on asking."""
+        """Continue sending."""
         if self._writable is not None:
             self._writable.set_result(None)
             self._writable = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wake all who still wait."""
+        """Wake all waiting callers."""
         if exc is not None:
             self._reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
         self._transport = None
@@ -182,7 +182,7 @@ class Channel(asyncio.BufferedProtocol):
 
 
 async def connect(path: str, patience_s: float = 0.0) -> socket.socket:
-    """A connected socket; patience_s is how long a daemon that is not there, or not yet, is waited for."""
+    """Returns a connected socket; patience_s is how long to wait for a daemon that is not running."""
     attempts = connecting(path, patience_s)
     try:
         while True:  # noqa: ASYNC110 - no event says that another process has accepted

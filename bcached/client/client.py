@@ -47,12 +47,12 @@ def _carried_out(
 
 
 class Client:
-    """A connection to the daemon, with all that it holds.
+    """A connection to the daemon and its state.
 
-    Calls may be made concurrently: they are pipelined, and start in the order they were made. Who is not at
-    least an allocator takes no lease and cannot write. patience_s is how long to wait for a daemon that is
-    away, as during a restart. With direct=False data goes through the page cache,
-    which needs blocks of whole pages; what is in memory is then read without leaving the loop.
+    Calls may be made concurrently: they are pipelined, and start in the order they were made. A client whose
+    role is below allocator takes no lease and cannot write. patience_s is how long to wait for a daemon that
+    is not running, as during a restart. With direct=False data goes through the page cache, which needs
+    blocks of whole pages; cached pages are then read without leaving the loop.
     """
 
     def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True) -> None:
@@ -69,7 +69,7 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Disconnect; then, when the last write has returned, let the lease go."""
+        """Disconnect; release the lease when the last write has returned."""
         await self.close()
 
     async def connect(self) -> Self:
@@ -89,7 +89,7 @@ class Client:
         return self
 
     async def close(self) -> None:
-        """Disconnect; then, when the last write has returned, let the lease go. Closing twice is fine."""
+        """Disconnect; release the lease when the last write has returned. Idempotent."""
         if self._at.is_foreign:  # all of it is the parent's
             return
         if self._at.close():
@@ -99,16 +99,16 @@ class Client:
 
     @property
     def description(self) -> Description:
-        """The set and its devices, and our role."""
+        """Returns the set, its devices, and our role."""
         return self._at.description
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection stands; without it nothing we hold or know is worth anything."""
+        """Whether the connection is open; without it reservations, pins and known gens are void."""
         return self._at.stands
 
     def atomic_bytes(self, replicas: int = 1) -> int:
-        """How many bytes a store makes visible all at once, however they fall into buckets."""
+        """Returns how many bytes a store commits atomically, however they are split over buckets."""
         return storing.atomic_bytes(self.description, replicas)
 
     allocate = _asked(verbs.allocate)
@@ -147,7 +147,7 @@ class Client:
     delete_volume = _asked(verbs.delete_volume)
 
     async def watch(self, interval_ms: int | None = None) -> AsyncGenerator[State, None]:
-        """The state, and again whenever it has changed; over a connection of its own."""
+        """Yields the state, and again whenever it has changed; over a connection of its own."""
         self._at.check()
         channel = await Channel.open(self.path, self._patience_s)
         try:
@@ -189,7 +189,7 @@ class Client:
         return await self._channel.ask(step)
 
     async def _read(self, reads: Reads) -> Sequence[bytes]:
-        """What is in memory at once, the rest in threads."""
+        """Read cached pages at once, the rest in threads."""
         self._at.check()
         data = self._at.data
         parts: list[Any] = [data.read_at_once(pointer, sectors) for pointer, sectors in reads.jobs]
@@ -202,7 +202,7 @@ class Client:
 
     async def _write(self, writes: Writes) -> None:
         self._at.begin_write(writes)
-        writes.job_begins()  # one more than there are, so that it is not over before all have begun
+        writes.job_begins()  # one extra, so that the count does not reach 0 before all have begun
         try:
             jobs = [self._begin_write(writes, key, data) for key, data in writes.jobs]
         finally:
@@ -221,5 +221,5 @@ class Client:
     def _in_thread(self, call: Callable[[], T]) -> "asyncio.Future[T]":
         try:
             return asyncio.get_running_loop().run_in_executor(self._pool, call)
-        except RuntimeError:  # the pool takes nothing any more
+        except RuntimeError:  # the pool is shut down
             raise ClientClosed(self.path) from None

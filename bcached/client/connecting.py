@@ -1,8 +1,8 @@
 """Connecting to a Unix socket, the same for both clients: they differ in how they wait between attempts.
 
-A blocking connect waits while the listener's queue is full; one that does not block fails with EAGAIN then,
-and nothing tells when there is room. asyncio takes that for a connection under way, and then for one that
-stands. So the attempt is made again, less and less often, until the queue has been full for too long.
+A blocking connect waits while the listener's queue is full; a non-blocking one fails with EAGAIN then, and no
+event reports free space. asyncio takes that for a pending connection, and then for an open one. So the
+attempt is repeated, less and less often, until the queue has been full for too long.
 """
 
 import errno
@@ -13,7 +13,7 @@ from random import Random
 
 from bcached.errors import ConnectionLost
 
-QUEUE_PATIENCE_S = 10.0  # with a daemon that is there and does not come to accepting
+QUEUE_PATIENCE_S = 10.0  # with a daemon that runs and does not accept
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
 NOT_THERE = (errno.ENOENT, errno.ECONNREFUSED)
@@ -24,7 +24,7 @@ _random = Random()  # noqa: S311  # so that those who came together do not come 
 def connecting(path: str, patience_s: float = 0.0) -> Generator[float, None, socket.socket]:
     """Yields how many seconds to wait before the next attempt; returns the socket, which does not block.
 
-    patience_s is how long a daemon that is not there, or not yet, is waited for.
+    patience_s is how long to wait for a daemon that is not running.
     """
     attempt = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

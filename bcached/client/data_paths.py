@@ -1,8 +1,8 @@
-"""The client's own way to the data: reads and writes at the sectors a key names.
+"""The client's I/O: reads and writes at the sectors of a key.
 
-Direct I/O through an aligned buffer, or through the page cache where the client wants that, or the file
-system has no direct I/O. The latter is for blocks of whole pages only: with smaller ones the page cache would
-write back a neighbour's old bytes with ours.
+Direct I/O through an aligned buffer, or through the page cache if the client requests that or the file
+system has no direct I/O. The page cache needs blocks of whole pages: with smaller ones it would write back
+old bytes of another client's block with ours.
 """
 
 import errno
@@ -23,14 +23,14 @@ NOT_IN_MEMORY = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)  # or the file sy
 
 
 class DataPath(NamedTuple):
-    """A data path that is open."""
+    """An open data path."""
 
     descriptor: int
     is_direct: bool
 
 
 class DataPaths:
-    """The members' data paths, opened when first needed; safe to use from several threads."""
+    """The members' data paths, opened when first needed. Thread-safe."""
 
     def __init__(self, devices: Sequence[Device], *, direct: bool = True) -> None:
         self._devices = {device.device: device for device in devices}
@@ -44,7 +44,7 @@ class DataPaths:
         self.close()
 
     def write(self, key: Key, data: "bytes | bytearray | memoryview") -> None:
-        """Write an extent's bytes to every place the key names; over when all writes have returned."""
+        """Write an extent's bytes at every pointer of the key; returns when all writes have returned."""
         view = memoryview(data).cast("B")
         if view.nbytes != key.sectors * SECTOR_BYTES:
             raise ValueError(f"the key has {key.sectors * SECTOR_BYTES} bytes, the data {view.nbytes}")
@@ -56,7 +56,7 @@ class DataPaths:
                 self._transfer(os.pwritev, path, pointer, view, 0)
 
     def read(self, pointer: Pointer, sectors: int) -> bytes:
-        """The bytes at one of a key's places, whatever they are by now."""
+        """Returns the bytes at one of a key's pointers, without a check of validity."""
         path = self._path(pointer, write=False)
         end, parts = sectors * SECTOR_BYTES, []
         if not path.is_direct:  # nothing has to be aligned
@@ -75,7 +75,7 @@ class DataPaths:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_at_once(self, pointer: Pointer, sectors: int) -> bytes | None:
-        """The same, but only what is in memory and quickly copied; else None. Never waits for a device."""
+        """Returns the bytes if they are few and in the page cache, else None. Never waits for a device."""
         length = sectors * SECTOR_BYTES
         path = self._readers.get(pointer.device)
         if path is None or path.is_direct or length > AT_ONCE_BYTES:
@@ -111,14 +111,14 @@ class DataPaths:
     def _transfer(
         self, verb: Callable[..., int], path: DataPath, pointer: Pointer, view: memoryview, start: int
     ) -> None:
-        """Read or write all of the view, from byte start of the extent on."""
+        """Read or write the whole view, from byte start of the extent on."""
         offset = pointer.sector * SECTOR_BYTES + start
         done = 0
         try:
             while done < view.nbytes:
                 with view[done:] as rest:
                     count = verb(path.descriptor, [rest], offset + done)
-                count -= count % SECTOR_BYTES  # direct I/O can go on only where a sector begins
+                count -= count % SECTOR_BYTES  # direct I/O can continue only at a sector boundary
                 if count == 0:
                     raise OSError(errno.EIO, "the device ends before the extent does")
                 done += count

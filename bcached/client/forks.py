@@ -1,8 +1,8 @@
-"""What a child of a process must not keep of its parent's clients.
+"""Closes in a child process what it inherited of its parent's clients.
 
-A child has copies of all descriptors. While it keeps a copy of the lease the parent cannot let it go, and
-while it keeps one of the connection the daemon does not notice that the parent has gone. So the child closes
-its copies at once. That takes nothing from the parent, whose own stay open.
+A child has copies of all descriptors. While it keeps a copy of the lease the parent cannot release it, and
+while it keeps one of the connection the daemon does not notice the parent's end. So the child closes its
+copies at once, which does not affect the parent's.
 """
 
 import os
@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 
 class EndsInChildren(Protocol):
-    """Something with descriptors."""
+    """An object with descriptors."""
 
     def end_in_child(self) -> None:
         """Close the copies; no lock may be taken, since its owner may be a thread that the child lacks."""
@@ -21,7 +21,7 @@ _kept: "WeakSet[EndsInChildren]" = WeakSet()
 
 
 def end_in_children(one: EndsInChildren) -> None:
-    """Have its descriptors closed in every child of this process."""
+    """Register an object whose descriptors are to be closed in every child of this process."""
     _kept.add(one)
 
 

@@ -1,4 +1,4 @@
-"""The gens of all members, mapped read-only: is a key still good, asked without a word to the daemon."""
+"""The gens of all members, mapped read-only: checks whether a key is valid without a request."""
 
 import mmap
 import os
@@ -10,18 +10,18 @@ from bcached.keys import Key, Pointer
 from bcached.wire.gen_map import GenMap
 from bcached.wire.messages import Device, GenMapFile
 
-GC_EPOCHS_MAX = 1  # gens have 8 bits: after a second collection one may have come all the way round
+GC_EPOCHS_MAX = 1  # gens have 8 bits: after a second collection one may have wrapped around
 
 
 class Instant(NamedTuple):
-    """A moment, by the maps' own clocks: the daemon's life and each member's gc_epoch."""
+    """An instant by the maps' counters: the id of the daemon's run and each member's gc_epoch."""
 
     life: int
     gc_epochs: tuple[int, ...]
 
 
 class Gens:
-    """The mapped gens of a set's members. What is mapped stays so as long as something refers to it."""
+    """The mapped gens of a set's members. A mapping stays while it is referenced."""
 
     def __init__(self, files: Sequence[GenMapFile], devices: Sequence[Device]) -> None:
         self._bucket_sectors = {device.device: device.bucket_sectors for device in devices}
@@ -29,20 +29,20 @@ class Gens:
         self._maps = {file.device: _map(file, counts[file.device]) for file in files}
 
     def now(self) -> Instant:
-        """The moment: take it when you get a key, and judge the key by it later."""
+        """Returns the present instant: take it when you get a key, to check the key later."""
         return Instant(self._life(), tuple(one.gc_epoch for one in self._maps.values()))
 
     def current(self, key: Key, since: Instant) -> tuple[Pointer, ...]:
-        """Those of the key's pointers that are good now, if the key was good then.
+        """Returns those of the key's pointers that are valid now, if the key was valid then.
 
-        The connection has to stand as well; who holds it asks that.
+        The connection must be open as well, which the caller checks.
         """
-        # Gens before header: a gen read after the life ended proves nothing.
+        # Gens before header: a gen read after the run ended proves nothing.
         good = tuple([pointer for pointer in key.pointers if self._gen(pointer) == pointer.gen])
         return good if good and self._may_judge(since) else ()
 
     def _may_judge(self, since: Instant) -> bool:
-        """Whether gens that agree prove anything: the life is the same, and no gen can have come round."""
+        """Whether equal gens prove validity: the run is the same, and no gen can have wrapped around."""
         if not since.life:
             return False
         for one, gc_epoch in zip(self._maps.values(), since.gc_epochs, strict=True):

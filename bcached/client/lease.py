@@ -1,4 +1,4 @@
-"""The lease: a shared lock that says "I may still be writing" to a later life of the daemon."""
+"""The lease: a shared lock by which a later run of the daemon knows that the client may still write."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from bcached.wire.lease_lock import whole_file
 
 
 class Lease:
-    """Held from before the first write until `let_go`, or until no client refers to it any more."""
+    """Held from before the first write until `let_go`, or until it is no longer referenced."""
 
     _descriptor = -1
 
@@ -18,14 +18,14 @@ class Lease:
         except OSError as error:
             raise DeviceError(path, f"cannot open the lease: {error.strerror}") from None
         try:
-            # Not flock: any reader of the file could hold that exclusively, and keep all others out.
+            # Not flock: any reader of the file could hold that exclusively, and block all others.
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, whole_file(fcntl.F_RDLCK))
         except OSError as error:
             self.let_go()
             raise DeviceError(path, f"cannot lock the lease: {error.strerror}") from None
 
     def __del__(self) -> None:
-        """Let go of the lease of a client that was not closed: a write that is under way keeps the client."""
+        """Release the lease of a client that was not closed: a write in flight keeps a reference."""
         self.let_go()
 
     @property
@@ -34,7 +34,7 @@ class Lease:
         return self._descriptor >= 0
 
     def let_go(self) -> None:
-        """Promise to write no more."""
+        """Release the lock: the client writes no more."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def on_demand(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for the package: modules says which module has which name."""
+    """Returns a `__getattr__` for the package; modules maps each name to its module."""
 
     def attribute(name: str) -> Any:
         if name not in modules:

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-THREADS = 4  # transfers under way at once; more gain nothing on one device
+THREADS = 4  # concurrent transfers; more gain nothing on one device
 
 
 def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
-    """What the jobs give, in their order. When it returns or raises, none is under way.
+    """Returns the results of the jobs, in order. When it returns or raises, none is running.
 
     The first error, or an interruption of the caller, keeps further jobs from beginning.
     """
@@ -44,7 +44,7 @@ def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def _join(helper: Thread, errors: list[BaseException]) -> None:
-    """Wait for it, whatever happens: its transfer must not go on behind the caller's back."""
+    """Wait for the thread, whatever happens: its transfer must not outlast the call."""
     while helper.is_alive():
         try:
             helper.join()

@@ -1,12 +1,12 @@
 """The connection under a blocking client: an exchange on a plain socket, for any number of threads.
 
-A thread sends its request and then waits for its answer. One of those that wait leads: it alone reads the
-socket, takes in whatever comes, and wakes the threads whose answers are among it. When it has its own it
-hands the lead on. So requests of several threads are pipelined.
+A thread sends its request and then waits for its reply. One of the waiting threads is the leader: it alone
+reads the socket, and wakes the threads whose replies have arrived. When it has its own it passes the lead on.
+So requests of several threads are pipelined.
 
-An exception may be raised at any instruction of the main thread (Ctrl-C, the handler of a signal). Its call
-is then abandoned, and the answer, when it comes, is taken for no other's. Only within a step, that is, while
-bytes are taken from the socket or given to it, does it end the connection.
+An exception may be raised at any instruction of the main thread (Ctrl-C, a signal handler). Its call is then
+abandoned, and its reply is not taken for another call's. Only within a step, that is, while bytes are read
+from or written to the socket, does it end the connection.
 """
 
 import contextlib
@@ -37,27 +37,27 @@ class SocketChannel:
         self.path = path
         self._socket = connect(path, patience_s)
         self._exchange = Exchange(path)
-        self._mutex = RLock()  # of all that follows; reentrant, so that no handler of a signal waits for it
+        self._mutex = RLock()  # of all that follows; reentrant, so that a signal handler does not wait for it
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent = b""
-        self._lead: tuple[Call[Any], int] | None = None  # who reads: for which call, in which thread
-        self._queued: dict[Call[Any], Lock] = {}  # those that wait for an answer, or for the lead
+        self._lead: tuple[Call[Any], int] | None = None  # the leader's call and thread
+        self._queued: dict[Call[Any], Lock] = {}  # calls that wait for a reply, or for the lead
         self._in_step = 0  # the thread that is within a step
         self._is_closed = False
         self._readable = select.poll()  # the leader's
         self._readable.register(self._socket, select.POLLIN)
         self._hung_up = select.poll()
-        self._hung_up.register(self._socket, 0)  # no event asked for: what is always told is the end of both
+        self._hung_up.register(self._socket, 0)  # no event requested: POLLHUP is always reported
         end_in_children(self)
 
     @property
     def stands(self) -> bool:
-        """Whether the connection is there: the kernel knows."""
+        """Whether the connection is open, according to the kernel."""
         with self._mutex:
             return not self._is_closed and not self._exchange.has_ended and not self._hung_up.poll(0)
 
     def ask(self, call: Call[T]) -> T:
-        """What the answer gives, or its error raised."""
+        """Returns the call's result or raises its error."""
         self._refuse_within_another()
         try:
             self._send(call)
@@ -68,7 +68,7 @@ class SocketChannel:
             raise
 
     def send(self, call: Call[Any]) -> None:
-        """Ask, for `news` to wait for the answers."""
+        """Send a call; `news` waits for its replies."""
         self._refuse_within_another()
         try:
             self._send(call)
@@ -79,7 +79,7 @@ class SocketChannel:
             raise
 
     def news(self, call: Call[Any]) -> bool:
-        """Wait for news of a call that was sent; whether there are any, or it has ended."""
+        """Wait for replies to a call that was sent; returns False if it has ended."""
         self._refuse_within_another()
         try:
             self._wait(call)
@@ -89,32 +89,32 @@ class SocketChannel:
         return bool(call.news)
 
     def tell(self, message: bytes) -> None:
-        """Send what is not answered; without a connection there is no daemon to tell."""
+        """Send a oneway request; ignored without a connection."""
         with self._mutex:
             self._exchange.tell(message)
             if not self._in_step:
                 self._step(self._push)
 
     def close(self) -> None:
-        """End the connection; threads that wait for answers are told."""
+        """Close the connection; the calls of waiting threads raise an error."""
         with self._mutex:
             if self._is_closed:
                 return
             self._is_closed = True
-            if not self._in_step:  # else a handler of a signal does this, and what was sent is not known
+            if not self._in_step:  # else a signal handler calls this, and what was sent is unknown
                 self._step(self._push)
             self._end(CLOSED)
-            if self._lead is None:  # else the leader closes it, once it does not look at it any more
+            if self._lead is None:  # else the leader closes it, once it does not read it any more
                 self._socket.close()
 
     def end_in_child(self) -> None:
-        """In a child of our process: close its copy of the socket."""
+        """In a child process: close its copy of the socket."""
         self._socket.close()
 
-    # Steps, which are made with the mutex
+    # Steps, run with the mutex held
 
     def _step(self, step: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
-        """Make a step to its end, or end the connection: what was sent or received would be in doubt."""
+        """Run a step completely, or end the connection: what was sent or received would be unknown."""
         try:
             self._in_step = get_ident()
             step(*arguments, **named)
@@ -129,7 +129,7 @@ class SocketChannel:
         self._push()
 
     def _push(self) -> None:
-        """Send what the socket takes; to one who has gone nothing, so that we read what it said last."""
+        """Send what the socket takes; nothing to a closed peer, so that its last replies are read."""
         data = self._unsent + self._exchange.to_send() if self._unsent else self._exchange.to_send()
         try:
             while data:
@@ -141,7 +141,7 @@ class SocketChannel:
         self._unsent = data
 
     def _receive(self) -> None:
-        """Take in what there is, and pass it on."""
+        """Read what has arrived, and pass it to the calls."""
         try:
             length = self._socket.recv_into(self._received)
         except BlockingIOError:
@@ -156,14 +156,14 @@ class SocketChannel:
                 self._wake(answered)
         if self._exchange.broken or not length:
             self._end(self._exchange.broken or "closed by the daemon")
-        if self._unsent or self._exchange.has_outgoing:  # as what gives back what came for those who are gone
+        if self._unsent or self._exchange.has_outgoing:  # also releases for abandoned calls
             self._push()
 
     def _end(self, reason: str) -> None:
         self._unsent = b""
         self._exchange.end(reason)
-        self._wake(list(self._queued))  # all: of some that were answered before, an interruption kept it
-        with contextlib.suppress(OSError):  # the other side was faster
+        self._wake(list(self._queued))  # all: an interruption may have prevented an earlier wake-up
+        with contextlib.suppress(OSError):  # the peer closed first
             self._socket.shutdown(socket.SHUT_RDWR)  # which wakes the leader, too
 
     # A call
@@ -177,7 +177,7 @@ class SocketChannel:
             self._send_the_rest(call)
 
     def _send_the_rest(self, call: Call[Any]) -> None:
-        """Go on until all is sent; the daemon may want its answers to be read before it reads on."""
+        """Continue until all is sent; the daemon may wait for its replies to be read first."""
         poll = select.poll()
         while True:
             with self._mutex:
@@ -191,20 +191,20 @@ class SocketChannel:
                     self._step(self._receive if reads else self._push)
 
     def _wait(self, call: Call[Any]) -> None:
-        """Wait until the call is settled, or has news."""
+        """Wait until the call is settled or has a reply."""
         while not call.is_settled and not call.news:
             lead = self._lead
             if lead is None or lead[0] is not call:
                 self._queue_or_lead(call)
                 continue
-            self._readable.poll()  # may be interrupted: nothing is taken from the socket here
+            self._readable.poll()  # may be interrupted: nothing is read from the socket here
             with self._mutex:
                 self._step(self._receive)
         with self._mutex:
             self._hand_on(call)
 
     def _queue_or_lead(self, call: Call[Any]) -> None:
-        """Take the lead, or wait until there is an answer or the lead to be had."""
+        """Take the lead, or wait for a reply or for the lead."""
         with self._mutex:
             if self._lead is None or call.is_answered:
                 self._lead = self._lead or (call, get_ident())
@@ -215,7 +215,7 @@ class SocketChannel:
         self._queued.pop(call, None)
 
     def _hand_on(self, call: Call[Any]) -> None:
-        """Leave the lead, if this call has it or none does, to another one that waits."""
+        """Pass the lead, if this call has it or none does, to another waiting call."""
         if self._lead is not None and self._lead[0] is not call:
             return
         self._lead = None
@@ -235,16 +235,16 @@ class SocketChannel:
     def _give_up(self, call: Call[Any]) -> None:
         """The call has raised: it was refused, or its thread interrupted."""
         with self._mutex:
-            self._queued.pop(call, None)  # it takes no lead any more
+            self._queued.pop(call, None)  # it must not be made the leader
             self._exchange.abandon(call)
             self._hand_on(call)
             self._step(self._push)
 
     def _refuse_within_another(self) -> None:
-        """A handler of a signal has no business in a client that its own thread is using.
+        """Raises RuntimeError in a signal handler whose own thread is using the client.
 
-        If this thread is within no other call, then an interruption came upon the end of an interrupted one,
-        and what that left is put in order here.
+        If this thread is within no other call, a second interruption hit the clean-up of the first, which is
+        completed here.
         """
         lead, this = self._lead, get_ident()
         if self._in_step != this and (lead is None or lead[1] != this):
@@ -270,7 +270,7 @@ ENTRANCES = {one.__code__ for one in (SocketChannel.ask, SocketChannel.send, Soc
 
 
 def connect(path: str, patience_s: float = 0.0) -> socket.socket:
-    """A connected socket; patience_s is how long a daemon that is not there, or not yet, is waited for."""
+    """Returns a connected socket; patience_s is how long to wait for a daemon that is not running."""
     attempts = connecting(path, patience_s)
     try:
         while True:

@@ -1,4 +1,4 @@
-"""What a watcher knows: the state, kept up to date from changes."""
+"""A watcher's view of the state, kept up to date from changes."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from bcached.wire.messages import Change, News, State
 
 
 class StateView:
-    """The latest state, from the news so far."""
+    """The latest state, from the replies so far."""
 
     def __init__(self) -> None:
         self._known: Any = None
 
     def take(self, news: News) -> State:
-        """The state after these news."""
+        """Returns the state after this reply."""
         if news.state is not None:
             self._known = msgspec.to_builtins(news.state)
         for change in news.changes or ():

@@ -1,1 +1,1 @@
-"""The client's decisions: calls to bytes, answers to results, and what each step asks for."""
+"""The client's protocol without I/O: calls to bytes, replies to results, and plans of several steps."""

@@ -1,8 +1,8 @@
-"""The client's end of the protocol: calls to bytes, bytes to answers. No socket, no loop, no clock.
+"""The client's end of the protocol: calls to bytes, bytes to replies. No socket, no loop, no clock.
 
-Bytes are fed in as they come, and taken out to be sent; what has been answered is returned. A call whose
-caller stopped waiting keeps its place, so that no answer is ever taken for another call's, and what it grants
-is given back by itself.
+Received bytes are fed in, bytes to be sent are taken out, and answered calls are returned. A call whose
+caller stopped waiting keeps its position, so that no reply is taken for another call's, and what it grants is
+released automatically.
 """
 
 from collections import deque
@@ -31,11 +31,11 @@ NO_NEWS: deque[Any] = deque(maxlen=0)
 
 
 class Call(Generic[T]):
-    """A request, and in time its answer. It is asked once.
+    """A request and its reply. It is sent once.
 
-    take turns the results into what the caller wants; undo turns them into a message that gives back what
-    they grant, if the caller is not there any more. news are the answers before the last that are not taken
-    yet, and waiter is for the shell: how it wakes the caller.
+    take turns the results into what the caller wants; undo turns them into a message that releases what they
+    grant, if the caller stopped waiting. news are the replies before the last that are not taken yet, and
+    waiter is for the channel: how it wakes the caller.
     """
 
     __slots__ = (
@@ -61,7 +61,7 @@ class Call(Generic[T]):
         *,
         more: bool = False,
     ) -> None:
-        # What cannot be encoded raises here: for it no answer will come.
+        # What cannot be encoded raises here, before a reply is expected.
         self.message = encode_question(Question(method, asked, more=more))
         self.is_settled = False
         self.is_abandoned = False
@@ -75,11 +75,11 @@ class Call(Generic[T]):
 
     @property
     def is_answered(self) -> bool:
-        """Whether it has its last answer, or another one that was not taken yet."""
+        """Whether it has its last reply, or another one that was not taken yet."""
         return self.is_settled or bool(self.news)
 
     def outcome(self) -> T:
-        """What the answer gives, or its error raised."""
+        """Returns the result or raises the error of the reply."""
         assert self.is_settled
         if self._error is not None:
             raise self._error
@@ -91,7 +91,7 @@ class Call(Generic[T]):
         self.is_settled = True
 
     def answer(self, message: bytes) -> None:
-        """Take the next answer to it; one of UNREADABLE if it is none."""
+        """Take the next reply to it. Raises one of UNREADABLE if it cannot be decoded."""
         answer = decode_answer(message, self._results)
         if isinstance(answer, RawAnswer):
             assert answer.error is not None
@@ -103,17 +103,17 @@ class Call(Generic[T]):
             self.news.append(answer.parameters)
 
     def give_back(self) -> bytes:
-        """The message that gives back what was granted; empty if nothing was."""
+        """Returns the message that releases what was granted; empty if nothing was."""
         granted, self._given = self._given, None
         return b"" if granted is None or self._undo is None else self._undo(granted)
 
 
 class Exchange:
-    """The calls of one connection, which are answered in the order they were asked."""
+    """The calls of one connection, which are answered in the order sent."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.broken = ""  # why the connection is of no use any more: the shell is to end it
+        self.broken = ""  # why the connection is unusable: the channel must close it
         self._ended: str | None = None
         self._frames = Frames(REPLY_BYTES_MAX)
         self._calls: deque[Call[Any]] = deque()
@@ -121,23 +121,23 @@ class Exchange:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing can be asked any more."""
+        """Whether no more calls can be made."""
         return self._ended is not None
 
     def ask(self, call: Call[Any]) -> None:
-        """Ask; ConnectionLost or ClientClosed if the exchange has ended."""
+        """Send a call. Raises ConnectionLost or ClientClosed if the exchange has ended."""
         if self._ended is not None:
             raise self._end_error()
         self._calls.append(call)
         self._outgoing.append(call.message)
 
     def tell(self, message: bytes) -> None:
-        """Send what is not answered (oneway); once ended, there is no daemon to tell."""
+        """Send a oneway request; ignored once the exchange has ended."""
         if message and self._ended is None:
             self._outgoing.append(message)
 
     def abandon(self, call: Call[Any]) -> None:
-        """The caller has stopped waiting: what the call grants, or has just granted, is given back."""
+        """The caller stopped waiting: release what the call grants, or has just granted."""
         if not call.is_abandoned:
             call.is_abandoned = True
             call.news.clear()
@@ -146,11 +146,11 @@ class Exchange:
 
     @property
     def has_outgoing(self) -> bool:
-        """Whether there is something to be sent."""
+        """Whether there are bytes to be sent."""
         return bool(self._outgoing)
 
     def to_send(self) -> bytes:
-        """The bytes to be sent, which count as sent from here on."""
+        """Returns the bytes to be sent, which count as sent from here on."""
         if not self._outgoing:
             return b""
         messages = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
@@ -158,7 +158,7 @@ class Exchange:
         return messages
 
     def receive(self, data: bytes) -> list[Call[Any]]:
-        """Take in what came; the calls that have got an answer by it, in order."""
+        """Take received bytes; returns the calls that they answer, in order."""
         answered: list[Call[Any]] = []
         try:
             for message in self._frames.feed(data).split(b"\0")[:-1]:
@@ -172,7 +172,7 @@ class Exchange:
         return answered
 
     def end(self, reason: str) -> list[Call[Any]]:
-        """The connection is gone, or closed by us (CLOSED): what waits is refused, and all after it."""
+        """The connection is closed, by us if CLOSED: refuse what waits, and all later calls."""
         if self._ended is None:
             self._ended = reason
         waiting = list(self._calls)
@@ -187,7 +187,7 @@ class Exchange:
         return ClientClosed(self.path) if self._ended is CLOSED else ConnectionLost(self.path, self._ended)
 
     def _take(self, message: bytes, answered: list[Call[Any]]) -> None:
-        if not self._calls:  # the daemon speaks first only to say why it will not serve us
+        if not self._calls:  # an unrequested reply is the refusal of the connection
             raw = decode_raw_answer(message)
             refusal = refusal_from(raw.error, bytes(raw.parameters)) if raw.error else None
             self.broken = str(refusal) if refusal else "answer to nothing"

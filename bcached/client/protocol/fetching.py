@@ -1,4 +1,4 @@
-"""Fetching: keys are looked up, read, and judged again after the read."""
+"""Fetching: look up keys, read, and check the keys again after the read."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from bcached.errors import StaleKey
 from bcached.keys import Key, Pointer
 from bcached.wire.messages import MANY_MAX, Found, Lookup
 
-TRIES = 16  # reads in a row that come too late: the set is turned over faster than it is read
+TRIES = 16  # consecutive stale reads: buckets are reused faster than they are read
 
 
 class Piece(NamedTuple):
-    """Sectors of a volume that were found, and from which sector on they are."""
+    """Data found in a volume, and its first sector."""
 
     offset: int
     data: bytes
@@ -28,14 +28,14 @@ Range = Lookup | tuple[int, int, int]  # inode, offset, sectors
 def fetch(
     at: Attachment, inode: int, offset: int, sectors: int, *, touch: bool | None = None
 ) -> Plan[tuple[Piece, ...]]:
-    """Look up and read what is there of a range, in order, and as its owner wrote it.
+    """Look up and read what is cached of a range, in order, and valid.
 
-    What proves after reading to have been used again meanwhile is looked up again.
+    Extents whose buckets were reused during the read are looked up again.
     """
     gens = at.gens or (yield from mapped_gens(at))
     since = gens.now()
     found: Found = yield verbs.lookup(at, inode, offset, sectors, touch=touch)
-    if len(found.keys) == 1 and found.next is None:  # as it mostly is
+    if len(found.keys) == 1 and found.next is None:  # the common case
         (key,) = found.keys
         (data,) = yield Reads(((key.pointers[0], key.sectors),))
         if key.pointers[0] in at.current(gens, key, since):
@@ -47,9 +47,9 @@ def fetch(
 def fetch_many(
     at: Attachment, ranges: Iterable[Range], *, touch: bool | None = None
 ) -> Plan[tuple[tuple[Piece, ...], ...]]:
-    """Look up and read several ranges: of each the pieces that are there, as fetch gives them.
+    """Look up and read several ranges; returns the pieces of each, as fetch does.
 
-    A range is (inode, offset, sectors). One round trip does for a thousand of them.
+    A range is (inode, offset, sectors). A thousand take one round trip.
     """
     wanted = [_lookup_of(one, touch) for one in ranges]
     return tuple((yield from _fetch(at, wanted)))
@@ -65,7 +65,7 @@ def _lookup_of(one: Range, touch: bool | None) -> Lookup:
 def _fetch(
     at: Attachment, wanted: Sequence[Lookup], first: Found | None = None, then: Instant | None = None
 ) -> Plan[list[tuple[Piece, ...]]]:
-    """The pieces of each range; of a single one, what was found first may be known already, and since when.
+    """Returns the pieces of each range; the first look-up of a single one, and its instant, may be given.
 
     left holds what is still to be looked up, the next at its end.
     """
@@ -76,7 +76,7 @@ def _fetch(
     while left:
         batch = left[: -MANY_MAX - 1 : -1]
         del left[-MANY_MAX:]
-        since = then or gens.now()  # before the keys are asked for: that is when they have to be good
+        since = then or gens.now()  # before the look-up: the instant at which the keys must be valid
         found = (first,) if first is not None else (yield from _look_up(at, batch))
         first = then = None
         keys = []
@@ -108,7 +108,7 @@ def _look_up(at: Attachment, batch: Sequence[tuple[int, Lookup]]) -> Plan[Sequen
 
 
 def _best_pointer(at: Attachment, gens: Gens, key: Key, since: Instant) -> Pointer:
-    """One that is good now, if there is a choice."""
+    """Returns a pointer that is valid now, if there is a choice."""
     good = at.current(gens, key, since) if len(key.pointers) > 1 else ()
     return good[0] if good else key.pointers[0]
 

@@ -1,7 +1,7 @@
-"""What a client does in several steps, without doing any of it: each step is yielded, and comes back done.
+"""Operations of several steps, as generators: each step is yielded to the client, which performs it.
 
-A step is a call to the daemon, or reads or writes that may run side by side. The asyncio client awaits them,
-the blocking client performs them where its caller stands.
+A step is a call to the daemon, or reads or writes that may run concurrently. The asyncio client awaits them,
+the blocking client performs them in the caller's thread.
 """
 
 from collections.abc import Generator
@@ -23,7 +23,7 @@ Plan: TypeAlias = Generator[Step, Any, T]
 
 
 def mapped_gens(at: Attachment) -> Plan[Gens]:
-    """The gens, mapped when first needed."""
+    """Returns the gens, mapped when first needed."""
     at.check()
     if at.gens is None:
         at.map_gens((yield verbs.map_gens(at)))
@@ -32,24 +32,24 @@ def mapped_gens(at: Attachment) -> Plan[Gens]:
 
 
 def now(at: Attachment) -> Plan[Instant]:
-    """The moment, by the daemon's clocks: take it before you ask for a key, and judge the key by it."""
+    """Returns the present instant: take it before you look up a key, to check the key later."""
     return (yield from mapped_gens(at)).now()
 
 
 def current_pointers(at: Attachment, key: Key, since: Instant) -> Plan[tuple[Pointer, ...]]:
-    """Those places of the key that are good now."""
+    """Returns the key's pointers that are valid now."""
     return at.current((yield from mapped_gens(at)), key, since)
 
 
 def is_current(at: Attachment, key: Key, since: Instant) -> Plan[bool]:
-    """Whether a key that was good then is good now."""
+    """Whether a key that was valid then is valid now."""
     return bool((yield from current_pointers(at, key, since)))
 
 
 def read(at: Attachment, key: Key, since: Instant | None = None) -> Plan[bytes]:
-    """Read an extent. With since, only if it proves to be good afterwards: else StaleKey.
+    """Read an extent. With since, raises StaleKey if the key is not valid after the read.
 
-    Without, the bytes are those of the key's first place, which is right for what we hold ourselves.
+    Without, the bytes are those of the key's first pointer, which is correct for our own reservations.
     """
     pointers = key.pointers if since is None else (yield from current_pointers(at, key, since))
     for pointer in pointers:
@@ -60,7 +60,7 @@ def read(at: Attachment, key: Key, since: Instant | None = None) -> Plan[bytes]:
 
 
 def write(at: Attachment, key: Key, data: "bytes | bytearray | memoryview") -> Plan[None]:
-    """Write an extent we hold, to all its places. Even if you stop waiting, the write goes on."""
+    """Write an extent we hold, at all its pointers. If the caller stops waiting, the write continues."""
     at.check()
     view = memoryview(data).cast("B")
     if view.nbytes != key.sectors * SECTOR_BYTES:

@@ -1,4 +1,4 @@
-"""Errors that came over the socket, as the exceptions of bcached.errors they began as."""
+"""Turns errors from the socket into the exceptions of bcached.errors."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ LEAVES = {
 
 
 class UnknownRefusalError(RequestError):
-    """An error this library has no name for: the daemon is newer, or no bcached."""
+    """An error unknown to this library: the daemon is newer, or not bcached."""
 
     NAME = "unknown"
 
     def __init__(self, message: str, fields: dict[str, Any]) -> None:
         super().__init__(message)
-        self.fields = fields  # not as keywords: they may have any name
+        self.fields = fields  # not as keywords: a field may have any name
 
 
 def refusal_from(name: str, parameters: bytes) -> RequestError:
-    """The exception for an error's name and parameters."""
+    """Returns the exception for an error's name and parameters."""
     fields: dict[str, Any] = msgspec.json.decode(parameters, type=dict[str, Any])
     leaf = LEAVES.get(name.rpartition(".")[2])
     try:

@@ -1,7 +1,7 @@
-"""Storing: sectors are reserved, written, and committed, as many at once as one journal entry takes.
+"""Storing: reserve, write and commit sectors, as many at once as fit one journal entry.
 
-What the parts of that may hold is known from Describe and the protocol, so it is settled before anything is
-reserved: an allocation gives KEYS_IN_REPLY_MAX keys, a commit holds commit_words words and fits a request.
+The limits are known from Describe and the protocol, so the division is decided before anything is reserved:
+an allocation returns KEYS_IN_REPLY_MAX keys, a commit holds commit_words words and fits a request.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import KEYS_IN_REPLY_MAX, MANY_MAX, REQUEST_BYTES_MAX, Description, Extent
 
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
-HEAD_BYTES, POINTER_BYTES = 96, 56  # of a key in a Commit, if all its numbers are as long as can be
+HEAD_BYTES, POINTER_BYTES = 96, 56  # of a key in a Commit, with numbers of the greatest length
 ENVELOPE_BYTES = 256
 MORE_KEYS = 2  # than the buckets an extent fills: the first and the last are shared with others
 
@@ -28,7 +28,7 @@ Item = tuple[int, int, Data]  # inode, offset, data
 
 
 class Part(NamedTuple):
-    """What one allocation gives the sectors for."""
+    """Data for which one allocation reserves the sectors."""
 
     inode: int
     offset: int
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 class Options(NamedTuple):
-    """How a store is made."""
+    """The options of a store."""
 
     dirty: bool | None
     durable: bool | None
@@ -57,11 +57,10 @@ def store(
     replicas: int | None = None,
     timeout_ms: int | None = None,
 ) -> Plan[int]:
-    """Reserve, write and commit whole blocks. The journal entry's number.
+    """Reserve, write and commit whole blocks. Returns the journal entry's number.
 
-    All of them or none, up to the bytes that atomic_bytes tells; more than that in several commits, from the
-    first block on, each all or none. dirty: they are nowhere else, so they stay until they are marked clean;
-    a flash-only volume's always are, and need not be called so.
+    Atomic up to atomic_bytes; more than that in several commits, from the first block on, each atomic.
+    dirty: the only copy, to be kept until marked clean; a flash-only volume's data is always dirty.
     """
     options = Options(dirty, durable, write_point, replicas, timeout_ms)
     return (yield from _store(at, [(inode, offset, data)], options))
@@ -77,17 +76,17 @@ def store_many(
     replicas: int | None = None,
     timeout_ms: int | None = None,
 ) -> Plan[int]:
-    """Store several extents, each (inode, offset, data), with two round trips. The journal entry's number.
+    """Store several extents, each (inode, offset, data), in two round trips. Returns the entry's number.
 
-    All of them or none, if their keys fit one journal entry; else in several commits, in order. An item that
-    fits one by itself is not divided. Of items that overlap, the last one counts.
+    Atomic if their keys fit one journal entry; else in several commits, in order. An item that fits an entry
+    by itself is not divided. Of overlapping items, the last one wins.
     """
     options = Options(dirty, durable, write_point, replicas, timeout_ms)
     return (yield from _store(at, items, options))
 
 
 def atomic_bytes(description: Description, replicas: int = 1) -> int:
-    """How many bytes a store makes visible all at once, however they fall into buckets."""
+    """Returns how many bytes a store commits atomically, however they are split over buckets."""
     buckets = _keys_in_commit(description, replicas) - MORE_KEYS
     return max(1, buckets) * description.devices[0].bucket_sectors * SECTOR_BYTES
 
@@ -99,7 +98,7 @@ def _store(at: Attachment, items: Iterable[Item], options: Options) -> Plan[int]
     *before, last = _commits(at.description, parts, options.replicas or 1)
     stored_bytes = 0
     try:
-        for commit in before:  # an entry cannot be durable before those before it
+        for commit in before:  # a durable entry makes those before it durable
             yield from _store_at_once(at, commit, options._replace(durable=False))
             stored_bytes += sum(part.data.nbytes for allocation in commit for part in allocation)
         return (yield from _store_at_once(at, last, options))
@@ -117,14 +116,14 @@ def _checked(at: Attachment, inode: int, offset: int, data: Data) -> Part:
 
 
 def _check_possible(description: Description, parts: Sequence[Part], options: Options) -> None:
-    """Refuse at once what the set could never hold: the daemon sees but a part of it at a time."""
+    """Refuse at once what the set could never hold: the daemon sees only a part at a time."""
     wanted = sum(part.data.nbytes for part in parts) // SECTOR_BYTES * (options.replicas or 1)
     buckets = ((one.bucket_count - one.first_bucket) * one.bucket_sectors for one in description.devices)
     if wanted > sum(buckets):
         raise LimitExceeded("sectors", wanted)
 
 
-# What goes together
+# Division into commits and allocations
 
 
 def _keys_in_commit(description: Description, replicas: int) -> int:
@@ -134,7 +133,7 @@ def _keys_in_commit(description: Description, replicas: int) -> int:
 
 
 def _commits(description: Description, parts: Sequence[Part], replicas: int) -> Iterator[list[list[Part]]]:
-    """The parts of each commit, in the allocations made for it; one without any if there are none."""
+    """Yields the parts of each commit, by allocation; one empty commit if there are none."""
     bucket_bytes = description.devices[0].bucket_sectors * SECTOR_BYTES
     most = atomic_bytes(description, replicas)
     commit: list[Part] = []
@@ -190,7 +189,7 @@ def _store_at_once(at: Attachment, allocations: Sequence[Sequence[Part]], option
             at, committed, durable=options.durable, timeout_ms=options.timeout_ms
         )
     except BaseException:
-        # If the commit is under way it comes first, and there is nothing left to release.
+        # If the commit was sent it runs first, and there is nothing left to release.
         writes.when_returned(lambda: at.tell(verbs.release_message(tuple(keys))))
         raise
     return sequence

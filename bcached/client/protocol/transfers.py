@@ -1,6 +1,6 @@
-"""Reads and writes that run side by side: what a plan asks its client to do with the data.
+"""Concurrent reads and writes: the data steps of a plan.
 
-A long extent is divided into parts, and each copy of an extent is a part of its own: a device takes several
+A long extent is divided into parts, and each copy of an extent is a part of its own: a device serves several
 at a time.
 """
 
@@ -14,7 +14,7 @@ PART_SECTORS = PART_BYTES // SECTOR_BYTES
 
 
 class Reads:
-    """The bytes at some places: so many sectors from each on. Performed, it gives them in that order."""
+    """Reads of so many sectors from each pointer; the result is in the same order."""
 
     def __init__(self, wanted: Sequence[tuple[Pointer, int]]) -> None:
         self.wanted = wanted
@@ -22,7 +22,7 @@ class Reads:
         self.jobs = list(self._parts()) if self.is_divided else wanted
 
     def whole(self, parts: Sequence[bytes]) -> Sequence[bytes]:
-        """What was wanted, out of what the jobs gave."""
+        """Returns the requested data from the results of the jobs."""
         if not self.is_divided:
             return parts
         left = iter(parts)
@@ -35,7 +35,7 @@ class Reads:
 
 
 class Writes:
-    """The data of some keys, to every place they name. Counts which of its jobs have not returned yet."""
+    """Writes of the data of keys at every pointer. Counts the jobs that have not returned yet."""
 
     def __init__(self, wanted: Iterable[tuple[Key, memoryview]]) -> None:
         self.jobs = [part for key, data in wanted for part in _written_parts(key, data)]
@@ -47,13 +47,13 @@ class Writes:
         self._under_way += 1
 
     def job_returned(self) -> None:
-        """It has returned."""
+        """A job has returned."""
         self._under_way -= 1
         while not self._under_way and self._afterwards:
             self._afterwards.pop(0)()
 
     def when_returned(self, call: Callable[[], None]) -> None:
-        """Call this as soon as no job is under way; none begins any more."""
+        """Set the callback for when no job is running; none may begin any more."""
         if self._under_way:
             self._afterwards.append(call)
         else:

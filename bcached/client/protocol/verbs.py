@@ -1,6 +1,6 @@
-"""The socket's methods, one function each: what a call takes, what it gives, and how it is undone.
+"""The socket's methods, one function each: a call's parameters, its result, and how it is undone.
 
-Both clients have them as methods; `at` is what the client's connection holds.
+Both clients have them as methods; `at` is the state of the client's connection.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ NOTHING = messages.Nothing()
 
 
 def describe() -> Call[messages.Description]:
-    """The set and its devices, and our role: the first call of a connection."""
+    """Returns the set, its devices, and our role: the first call of a connection."""
     return Call(f"{ALLOCATOR}.Describe", NOTHING, messages.Description, lambda it: it)
 
 
 def map_gens(at: Attachment) -> Call[tuple[messages.GenMapFile, ...]]:
-    """Where the gens of the members can be mapped."""
+    """Returns the files from which the members' gens can be mapped."""
     at.check()
     return Call(f"{ALLOCATOR}.MapGens", NOTHING, messages.GenMaps, lambda it: it.maps)
 
@@ -43,7 +43,7 @@ def allocate(
     timeout_ms: int | None = None,
     whole: bool | None = None,
 ) -> Call[tuple[Key, ...]]:
-    """Reserve sectors: one key, perhaps a shorter one; with whole, as many as it takes for all."""
+    """Reserve sectors: one key, perhaps shorter; with whole, as many keys as all sectors need."""
     at.check()
     asked = messages.Allocate(
         inode, offset, sectors, write_point, write_prio, replicas, wait, timeout_ms, whole
@@ -64,7 +64,7 @@ def allocate_many(
     wait: bool | None = None,
     timeout_ms: int | None = None,
 ) -> Call[tuple[tuple[Key, ...], ...]]:
-    """Reserve for all these extents, or for none."""
+    """Reserve for all of these extents, or for none."""
     at.check()
     return Call(
         f"{ALLOCATOR}.AllocateMany",
@@ -90,13 +90,13 @@ def allocate_bucket(
 
 
 def free_bucket(at: Attachment, key: Key) -> Call[None]:
-    """Give a whole bucket back."""
+    """Free a whole bucket."""
     at.check()
     return Call(f"{ALLOCATOR}.FreeBucket", messages.FreeBucket(key), messages.Done, _nothing)
 
 
 def release(at: Attachment, keys: Sequence[Key]) -> Call[None]:
-    """End reservations; no write to them may be under way."""
+    """End reservations; no write to them may be in flight."""
     at.check()
     return Call(f"{ALLOCATOR}.Release", messages.Release(tuple(keys)), messages.Done, _nothing)
 
@@ -104,7 +104,7 @@ def release(at: Attachment, keys: Sequence[Key]) -> Call[None]:
 def commit(
     at: Attachment, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
 ) -> Call[int]:
-    """Put keys into the index whose data is written, all at once; the number of their journal entry."""
+    """Insert keys whose data is written, atomically. Returns the number of their journal entry."""
     at.check()
     asked = messages.Commit(tuple(keys), durable, timeout_ms)
     return Call(f"{ALLOCATOR}.Commit", asked, messages.Committed, lambda it: it.sequence)
@@ -113,7 +113,7 @@ def commit(
 def mark_clean(
     at: Attachment, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
 ) -> Call[tuple[bool, ...]]:
-    """Make dirty keys clean; of each, whether it still was what the index held."""
+    """Mark dirty keys clean. Returns for each whether the index still held it unchanged."""
     at.check()
     asked = messages.MarkClean(tuple(keys), durable, timeout_ms)
     return Call(f"{ALLOCATOR}.MarkClean", asked, messages.MarkedClean, lambda it: it.cleaned)
@@ -129,7 +129,7 @@ def lookup(
     pin: bool | None = None,
     touch: bool | None = None,
 ) -> Call[Found]:
-    """The keys of a range, and where to go on if there are more than the limit."""
+    """Returns the keys of a range, and where to continue if there are more than the limit."""
     at.check()
     asked = Lookup(inode, offset, sectors, limit, pin, touch)
     undo = _unpin_found if pin else None
@@ -137,7 +137,7 @@ def lookup(
 
 
 def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found, ...]]:
-    """The keys of several ranges, 1,000 in all: one Found for each."""
+    """Returns the keys of several ranges, 1,000 in all: one Found for each."""
     at.check()
     asked = messages.LookupMany(tuple(requests))
     pinned = [one.pin for one in asked.requests]
@@ -156,7 +156,7 @@ def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found,
 
 
 def unpin(at: Attachment, keys: Sequence[Key]) -> Call[None]:
-    """Let go what was looked up with a pin."""
+    """Unpin keys that were looked up with a pin."""
     at.check()
     return Call(f"{ALLOCATOR}.Unpin", messages.Unpin(tuple(keys)), messages.Done, _nothing)
 
@@ -170,14 +170,14 @@ def invalidate(
     durable: bool | None = None,
     timeout_ms: int | None = None,
 ) -> Call[int]:
-    """Drop the keys of a range, dirty ones too; how many sectors they covered."""
+    """Remove the keys of a range, dirty ones too. Returns how many sectors they covered."""
     at.check()
     asked = messages.Invalidate(inode, offset, sectors, durable, timeout_ms)
     return Call(f"{ALLOCATOR}.Invalidate", asked, messages.Invalidated, lambda it: it.sectors)
 
 
 def flush(at: Attachment) -> Call[int]:
-    """Make durable all that anybody committed so far; the number of the newest journal entry."""
+    """Make all commits of any client durable. Returns the number of the newest journal entry."""
     at.check()
     return Call(f"{ALLOCATOR}.Flush", NOTHING, messages.Committed, lambda it: it.sequence)
 
@@ -186,25 +186,25 @@ def flush(at: Attachment) -> Call[int]:
 
 
 def status(at: Attachment) -> Call[State]:
-    """How the set stands."""
+    """Returns the state of the set."""
     at.check()
     return Call(f"{ADMIN}.Status", NOTHING, messages.StatusNow, lambda it: it.state)
 
 
 def explain(at: Attachment) -> Call[tuple[str, ...]]:
-    """Why allocations wait or fail."""
+    """Returns why allocations wait or fail."""
     at.check()
     return Call(f"{ADMIN}.Explain", NOTHING, messages.Lines, lambda it: it.lines)
 
 
 def verify(at: Attachment) -> Call[tuple[str, ...]]:
-    """What is wrong with the set; nothing, let us hope."""
+    """Returns the set's violated invariants."""
     at.check()
     return Call(f"{ADMIN}.Verify", NOTHING, messages.Violations, lambda it: it.violations)
 
 
 def collect_garbage(at: Attachment, *, wait: bool | None = None) -> Call[None]:
-    """Have garbage collected."""
+    """Collect garbage."""
     at.check()
     return Call(f"{ADMIN}.CollectGarbage", messages.CollectGarbage(wait), messages.Done, _nothing)
 
@@ -216,7 +216,7 @@ def write_priorities(at: Attachment) -> Call[None]:
 
 
 def set_replacement(at: Attachment, policy: Policy) -> Call[None]:
-    """Choose another replacement policy."""
+    """Set the replacement policy."""
     at.check()
     return Call(f"{ADMIN}.SetReplacement", messages.SetReplacement(policy), messages.Done, _nothing)
 
@@ -228,13 +228,13 @@ def set_discard(at: Attachment, discard: bool) -> Call[None]:
 
 
 def list_volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
-    """All volumes."""
+    """Returns all volumes."""
     at.check()
     return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.Volumes, lambda it: it.volumes)
 
 
 def list_orphans(at: Attachment) -> Call[tuple[Orphan, ...]]:
-    """The inodes without a volume that keys are left of, those with the most dirty sectors first."""
+    """Returns the inodes without a volume that have keys, those with the most dirty sectors first."""
     at.check()
     return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.Volumes, lambda it: it.orphans)
 
@@ -242,14 +242,14 @@ def list_orphans(at: Attachment) -> Call[tuple[Orphan, ...]]:
 def create_volume(
     at: Attachment, label: str, *, sectors: int | None = None, uuid: str | None = None
 ) -> Call[int]:
-    """Make a volume; its inode."""
+    """Create a volume. Returns its inode."""
     at.check()
     asked = messages.CreateVolume(label, sectors, uuid)
     return Call(f"{ADMIN}.CreateVolume", asked, messages.NewVolume, lambda it: it.inode)
 
 
 def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> Call[None]:
-    """Remove a volume, or the keys that are left under an inode without one."""
+    """Delete a volume, or the keys under an inode without one."""
     at.check()
     return Call(f"{ADMIN}.DeleteVolume", messages.DeleteVolume(inode, force), messages.Done, _nothing)
 
@@ -258,16 +258,16 @@ def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> C
 
 
 def watch(interval_ms: int | None) -> Call[None]:
-    """The state and then its changes, as news: a call that ends with its connection."""
+    """Watch the state and its changes, as news: a call that ends with its connection."""
     asked = messages.Watch(interval_ms)
     return Call(f"{MONITOR}.Watch", asked, messages.News, _nothing, more=True)
 
 
-# Messages that are not answered
+# Oneway messages
 
 
 def release_message(keys: tuple[Key, ...]) -> bytes:
-    """A Release that is only told (oneway)."""
+    """Returns a oneway Release."""
     return _told("Release", messages.Release(keys)) if keys else b""
 
 
