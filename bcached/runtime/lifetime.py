@@ -1,9 +1,9 @@
-"""From devices to a living set and back: opening, the tasks, and a stop that leaves nothing half done.
+"""From devices to a running set and back: opening, the tasks, and a stop that leaves nothing half done.
 
     async with running(devices, options) as cache_set: ...
 
-A task that breaks ends the block with its error. At the end of the block nothing new is begun, what is
-under way ends, prios are written a last time, and the devices are closed.
+A task that fails ends the block with its error. At the end of the block nothing new is begun, operations
+under way end, prios are written a last time, and the devices are closed.
 """
 
 import asyncio
@@ -49,19 +49,19 @@ from bcached.store.reading.set_reader import SetFound, read_set
 from bcached.wire.gen_map import GenMap, file_bytes
 
 T = TypeVar("T")
-# Called when its task begins: one that is cancelled before that leaves no coroutine behind.
+# A function, called when its task begins: a task cancelled before leaves no coroutine unawaited.
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
 
-# Of the 5 seconds a stop may take: connections are seen off before, and what is in flight then is waited for.
+# Of the 5 seconds a stop may take: connections are closed before, and I/O in flight is awaited after.
 STOP_SECONDS_MAX = 2.0
 
 
 class ViolationError(BcachedError):
-    """An invariant does not hold: the set stops before it does harm."""
+    """An invariant does not hold: the set stops before it does damage."""
 
 
 def _say_nothing(_: str) -> None:
-    """Progress and warnings that nobody wants to hear of."""
+    """Discard progress and warnings."""
 
 
 @asynccontextmanager
@@ -71,11 +71,10 @@ async def running(
     progress: Callable[[str], None] = _say_nothing,
     warn: Callable[[str], None] = _say_nothing,
 ) -> AsyncIterator[CacheSet]:
-    """The set on these devices, open and alive. The devices are closed at the end, whatever happens.
+    """Yields the running set on these devices. The devices are closed at the end, in any case.
 
-    warn hears of what is wrong with the index: what the opening found, and what is given up later.
-    Whatever fails first in a task ends the block, and is what the block raises; the set refuses every
-    change from that moment on.
+    warn is called with damage to the index that the opening found, and with data that is given up later.
+    The first failure of a task ends the block, which raises it; from then on the set refuses every change.
     """
     async with AsyncExitStack() as stack:
         for device in devices:
@@ -86,7 +85,7 @@ async def running(
         cache_set = await life.begin(await read_set(devices), progress)
         for sentence in cache_set.explain_index():
             warn(sentence)
-        # Whoever still waits for a fact when all is over is told so.
+        # Waiters for a fact that are left at the end are woken.
         stack.push_async_callback(cache_set.services.conditions.pass_on)
         try:
             async with asyncio.TaskGroup() as group:
@@ -99,7 +98,7 @@ async def running(
                     raise
                 await life.stop(progress)
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the others are what came of it
+            raise errors.exceptions[0] from None  # the others are its consequences
 
 
 async def _hear_of(broken: "asyncio.Future[None]") -> None:
@@ -107,7 +106,7 @@ async def _hear_of(broken: "asyncio.Future[None]") -> None:
 
 
 class Life:
-    """One life of the daemon with a set: its lease, its mapped gens, and what it made of the set."""
+    """One run of the daemon with a set: its lease, its mapped gens, and the parts of the set."""
 
     def __init__(self, options: SetOptions, warn: Callable[[str], None]) -> None:
         self.options = options
@@ -122,12 +121,12 @@ class Life:
         self._maps: list[GenMap] = []
 
     async def begin(self, found: SetFound, progress: Callable[[str], None]) -> CacheSet:
-        """Open the set once no writer of a former life is left."""
+        """Open the set once no writer of a previous run is left; returns it."""
         fresh = found.contents is None
         if not fresh and not self.options.synchronous:
             raise SetRefused(
-                f"{found.members[0].block_device.path}: the set is in use as a synchronous one; "
-                "make it anew to use it without"
+                f"{found.members[0].block_device.path}: the set has run with synchronous = true, found "
+                "false: change the configuration, or make the set again, which loses its contents"
             )
         name = str(found.members[0].superblock.set_uuid)
         directory = self.options.state_directory
@@ -207,12 +206,12 @@ class Life:
     def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, services: Services) -> KeyChanges:
         tree, journal = opened.index.tree, opened.journal
         buckets = NodeBuckets(sectors, services, tree.node_keys())
-        # Never from options.seed: a bset of an earlier life with the same seq would be taken for one of this.
+        # Never from options.seed: a bset of a previous run with the same seq would be taken for this run's.
         btree = Btree(tree, opened.index.io, buckets, journal, SystemRandom(), self.options.index_bytes)
         return KeyChanges(btree, journal, sectors, opened.index.live, buckets, services)
 
     def run_tasks(self, group: asyncio.TaskGroup) -> None:
-        """Bring the set to life."""
+        """Start the set's tasks in the group."""
         assert self._set is not None
         self._group = group
         for name, task in self._set.tasks.named():
@@ -226,8 +225,8 @@ class Life:
         ]
 
     def _spawn(self, work: Work[T]) -> "asyncio.Task[T]":
-        """Something that an orderly stop waits for, and that takes the set down if it fails."""
-        assert self._group is not None, "the set is not alive yet"
+        """Start a task that an orderly stop waits for, and whose failure ends the set."""
+        assert self._group is not None, "the set is not running yet"
         task = self._group.create_task(self._or_refuse(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -242,7 +241,7 @@ class Life:
             raise
 
     async def stop(self, progress: Callable[[str], None]) -> None:
-        """The orderly end: nothing new, what is under way ends, prios are written a last time."""
+        """Stop in order: refuse new work, finish work under way, write prios a last time."""
         assert self._set is not None
         services = self._set.services
         services.refuse(ShuttingDown())
@@ -251,11 +250,11 @@ class Life:
                 await self._set.index.write_out()
                 await self._set.write_last_priorities()
                 services.stop()
-                writer = self._set.tasks.journal_writer  # the others need entries to come to their ends
+                writer = self._set.tasks.journal_writer  # last, as the others need entries to finish
                 await asyncio.wait([task for task in self._tasks if task.get_name() != JOURNAL_WRITER])
                 writer.end()
                 await asyncio.wait(self._tasks)
-        except TimeoutError:  # as good as a power cut, which any moment may be: nothing is lost by it
+        except TimeoutError:  # equivalent to a power cut, which loses nothing at any moment
             progress(f"not done after {STOP_SECONDS_MAX:g} s: the rest is left to recovery")
             for task in self._tasks:
                 task.cancel()
@@ -263,19 +262,19 @@ class Life:
             task.cancel()
 
     def _after_step(self) -> None:
-        """With verify = true: stop the set, before it does harm, if anything is not as it must be."""
+        """With verify = true: raises ViolationError, which ends the set, if an invariant does not hold."""
         if self.options.verify and self._set is not None:
             found = self._set.verify()
             if found:
                 raise ViolationError(f"{len(found)} invariants do not hold: {found[0]}")
 
     def _before_gens_count(self) -> None:
-        """A collection is about to let gens go further than readers may have counted on."""
+        """Bump the mapped gens' gc_epoch: a collection will let gens rise beyond what readers rely on."""
         for gen_map in self._maps:
             gen_map.bump_gc_epoch()
 
     def end(self) -> None:
-        """Say that the mapped gens are of no use any more. The lease stays: writers may still hold it."""
+        """Retire the mapped gens and unlock the set. The lease stays: writers may still hold it."""
         if self._set is not None:
             self._set.quarantine.close()
         for gen_map in self._maps:

@@ -1,4 +1,4 @@
-"""Looking keys up: what is live in a range, of what is in memory or can be read."""
+"""Looking keys up: the live keys of a range, from memory or read from the device."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.btree import Btree
 
-LIMIT = 1000  # keys a look-up gives unless it is asked for fewer
-LEAVES_AT_ONCE = 128  # that are looked through, if they hold next to nothing: half a millisecond
+LIMIT = 1000  # keys that a look-up returns unless fewer are requested
+LEAVES_AT_ONCE = 128  # searched without an await if nearly empty: half a millisecond
 
 
 class Found(NamedTuple):
-    """Keys in order, cut to the range; next is where to go on if the limit was reached before its end."""
+    """Keys in order, cut to the range; next is where to continue if the limit was reached before its end."""
 
     keys: list[Key]
     next: int | None
 
 
 class Lookups:
-    """What can be asked of the keys. All of it may be cancelled at any await."""
+    """Look-ups of keys, which may be cancelled at any await, and their counts."""
 
     def __init__(self, btree: Btree, sectors: SectorAllocator, services: Services) -> None:
         self.count = 0
@@ -37,7 +37,7 @@ class Lookups:
         self._sectors = sectors
         self._services = services
         self._bucket_sectors = sectors.caches[0].geometry.bucket_sectors
-        self._read_sectors = 0  # that are not counted as traffic yet
+        self._read_sectors = 0  # not counted as traffic yet
 
     def try_lookup(
         self,
@@ -50,9 +50,9 @@ class Lookups:
         *,
         counts: bool = True,
     ) -> Found | None:
-        """What is live in a range, now; None if a node has to be read first, or very many looked through.
+        """Returns what is live in a range; None if a node has to be read first, or very many searched.
 
-        counts: as a look-up; false for a part of one that is counted when it ends.
+        counts: whether to count a look-up; false for a part of one, which is counted at its end.
         """
         allocator = self._sectors
         if inode not in allocator.inodes:
@@ -88,16 +88,16 @@ class Lookups:
         pin: Holder | None = None,
         touch: bool = True,
     ) -> Found:
-        """What is live in a range; it ends early, with `next`, where a node is not in memory.
+        """Returns what is live in a range; ends early, with `next`, where a node is not in memory.
 
-        Or after so many leaves that whoever else is there should have his turn.
+        It also ends early after LEAVES_AT_ONCE leaves, so that other tasks run.
         """
         if inode not in self._sectors.inodes:
             raise NoSuchVolume(inode)
         end = offset + sectors
         while True:
             leaf = await self._leaf_at(inode, offset)
-            # As far as is in memory, but at least this leaf.
+            # As far as leaves are in memory, but at least this leaf.
             until = min(leaf.end_within(inode), end)
             for _ in range(LEAVES_AT_ONCE - 1):
                 following = self._tree.find(inode, until) if until < end else None
@@ -109,13 +109,13 @@ class Lookups:
                 continue
             if found.next is None and until < end and not found.keys:
                 offset = until
-                await asyncio.sleep(0)  # all of it may be in memory, and nothing wait
+                await asyncio.sleep(0)  # all of it may be in memory, so that no await suspends
                 continue
             self.count += 1
             return found if found.next is not None or until == end else Found(found.keys, until)
 
     def _keys(self, inode: int, start: int, end: int, limit: int) -> list[Key] | None:
-        """What lies in a range, stale or not; None as above."""
+        """Returns the keys of a range, stale or not; None as in `try_lookup`."""
         keys: list[Key] = []
         for _ in range(LEAVES_AT_ONCE):
             leaf = self._tree.find(inode, start)
@@ -130,12 +130,12 @@ class Lookups:
         return None
 
     def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
-        """End reads that were pinned."""
+        """End pinned reads."""
         self._sectors.unpin(holder, keys)
         self._services.buckets_moved()
 
     def _count_reads(self) -> None:
-        """Count traffic with every bucket's worth, not every request: prios age in no smaller steps."""
+        """Count traffic per bucket's worth, not per request: prios age in no smaller steps."""
         self._services.count_reads(self._read_sectors)
         self._read_sectors = 0
 

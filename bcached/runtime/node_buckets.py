@@ -1,7 +1,7 @@
 """Buckets for the nodes of the index, out of the btree reserves of all members.
 
-The last few are only for rewriting: a node that is written anew takes one and frees one, so with a handful
-of buckets the index can always be written out. What makes it grow leaves these alone.
+The last few are only for rewriting: a rewrite of a node takes one bucket and frees one, so with a handful
+of buckets the index can always be written out. Growth of the index leaves these alone.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ FOREVER_S = 1e9  # thirty years
 
 
 class NodeBuckets:
-    """Takes and frees buckets for nodes (store/btree/interfaces.py); places are those in use."""
+    """Takes and frees buckets for nodes (store/btree/interfaces.py); places are the buckets in use."""
 
     def __init__(self, sectors: SectorAllocator, services: Services, keys: Iterable[Key]) -> None:
         self._sectors = sectors
@@ -31,38 +31,38 @@ class NodeBuckets:
         self.places: set[Place] = {self._place(key.pointers[0]) for key in keys}
 
     def fit(self, root_level: int) -> None:
-        """Keep back, and have the reserves hold, what a tree of this height may need."""
+        """Set the reserves' capacity, and what is kept for rewriting, to a tree of this height."""
         self._root_level = root_level
         for cache in self._sectors.caches:
             cache.reserves.fit_tree(root_level)
         self._services.buckets_moved()
 
     def may_grow(self, tree: Tree) -> bool:
-        """Whether there are buckets for whatever a change may need, and for the leaves that must be split."""
+        """Whether there are buckets for any one change, and for splitting the oversize leaves."""
         root_level = tree.root.level
         if root_level != self._root_level:
             self.fit(root_level)
         return self.suffices((1 + len(tree.overfull)) * needed_for_a_split(root_level), 1)
 
     def available(self) -> int:
-        """How many buckets could be taken now."""
+        """Returns how many buckets could be taken now."""
         count = 0
         for cache in self._sectors.caches:
             count += cache.reserves.available(Reserve.BTREE)
         return count
 
     def suffices(self, count: int, growth: int) -> bool:
-        """Whether so many could be taken now, for a tree that will have `growth` more nodes."""
+        """Whether count buckets could be taken now, for a tree that will have `growth` more nodes."""
         return self.available() >= count + (kept_for_rewriting(self._root_level) if growth > 0 else 0)
 
     def take(self, count: int, growth: int) -> list[Pointer] | None:
-        """Buckets for new nodes, all or none."""
+        """Returns buckets for new nodes; None if there are not enough."""
         if not self.suffices(count, growth):
             return None
         taken: list[Place] = []
         for _ in range(count):
             place = self._sectors.take_metadata(State.BTREE)
-            if place is None:  # what there is may not be used for metadata yet
+            if place is None:  # the available buckets may not be used for metadata yet
                 self._give_back(taken)
                 return None
             taken.append(place)
@@ -72,7 +72,7 @@ class NodeBuckets:
         return [self._pointer(place) for place in taken]
 
     async def wait_for(self, count: int, growth: int) -> None:
-        """Return when so many can be had, perhaps."""
+        """Wait for count buckets; the caller tries to take them again."""
         self._services.waiting_for_nodes += 1
         self._services.conditions.announce(Fact.LEAVES_WRITTEN)
         try:
@@ -82,22 +82,22 @@ class NodeBuckets:
             self._services.waiting_for_nodes -= 1
 
     async def wait_to_grow(self, tree: Tree, timeout_s: float) -> None:
-        """Return when the tree may grow; NoFreeBuckets after timeout_s."""
+        """Return when the tree may grow; raises NoFreeBuckets after timeout_s."""
         await self._services.queue.submit(Enough(Reserve.BTREE, partial(self.may_grow, tree)), timeout_s)
 
     def may_bump(self, pointer: Pointer) -> bool:
-        """Whether the gen of the pointer's bucket can go up."""
+        """Whether the gen of the pointer's bucket can rise."""
         device, bucket = self._place(pointer)
         return self._sectors.caches[device].table.may_bump(bucket)
 
     def bump(self, pointer: Pointer) -> int:
-        """Make the pointer stale; prios are not written until a node on the device says so too."""
+        """Make the pointer stale; prios are not written until a node on the device has the new gen."""
         device, bucket = self._place(pointer)
         self._services.prio_blocked += 1
         return self._sectors.caches[device].table.bump(bucket)
 
     def bumps_durable(self, count: int) -> None:
-        """So many bumps are told by a node on the device: the gens may go there."""
+        """Account for count bumps that a durable node records: these gens may be written now."""
         services = self._services
         services.prio_blocked -= count
         assert services.prio_blocked >= 0
@@ -105,18 +105,18 @@ class NodeBuckets:
             services.conditions.announce(Fact.PRIOS_WANTED)
 
     def free(self, pointer: Pointer) -> None:
-        """Nothing names the node in the pointer's bucket any more."""
+        """Free the pointer's bucket: nothing references the node in it any more."""
         place = self._place(pointer)
         self.places.remove(place)
         self._give_back([place])
 
     def raise_gen(self, pointer: Pointer) -> None:
-        """Nodes that are read now were read when the set was opened, or written since: nothing is ahead."""
+        """Raise the bucket's gen to the pointer's; none is ahead, as all were read at the opening."""
         device, bucket = self._place(pointer)
         self._sectors.caches[device].table.raise_gen(bucket, pointer.gen)
 
     def staleness(self, pointer: Pointer) -> int:
-        """How many gens the pointer is behind its bucket."""
+        """Returns how many gens the pointer is behind its bucket."""
         device, bucket = self._place(pointer)
         return stale_by(self._sectors.caches[device].table.gens[bucket], pointer.gen)
 

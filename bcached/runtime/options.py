@@ -1,13 +1,13 @@
-"""What can be chosen about a running set, as plain numbers; the service reads them from its configuration."""
+"""The options of a running set, as plain values; the service reads them from its configuration."""
 
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class SetOptions:
-    """Choices for one set; those of gc and limits may change while it runs.
+    """Options of one set; those of gc and limits may change while it runs.
 
-    synchronous false: nothing outlives the daemon. verify: check every invariant after every step.
+    synchronous false: the cache is emptied at every start. verify: check every invariant after every step.
     gen_directory holds the mapped gens, state_directory the lease files; gid is the group that may read them.
     """
 
@@ -22,6 +22,6 @@ class SetOptions:
     reservations_per_connection: int = 65536
     pins_per_connection: int = 65536
     restart_grace_s: float = 10.0
-    journal_delay_s: float = 0.1  # that keys nobody waits for are kept back, to share an entry
-    index_bytes: int = 256 << 20  # of leaves in memory, about
+    journal_delay_s: float = 0.1  # delay of keys without a waiter, which lets them share an entry
+    index_bytes: int = 256 << 20  # approximate limit of leaves in memory
     seed: int | None = None  # makes the random policy repeatable

@@ -1,6 +1,6 @@
-"""Holders whose connection broke: their buckets wait until no write of theirs can come any more.
+"""Holders whose connection is closed: their buckets are kept until the process can write to them no more.
 
-That is when their process has ended, or, if that cannot be seen, when the grace has passed.
+That is when the process has ended, or, if that cannot be observed, when the grace period has passed.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from bcached.state.sectors.sector_allocator import SectorAllocator
 
 @dataclass(slots=True, eq=False)
 class Ward:
-    """One holder in quarantine; it has a deadline as long as its end is waited for."""
+    """One holder in quarantine; deadline is set while the end of its process is awaited."""
 
     holder: Holder
     pidfd: int | None
@@ -24,9 +24,9 @@ class Ward:
 
 
 class Quarantine:
-    """All holders in quarantine; on_release is called when one is let out.
+    """All holders in quarantine; on_release is called when one is released.
 
-    guard is put around what the loop calls by itself, where an error of ours would go unheard.
+    guard wraps callbacks of the loop, which would only log their exceptions.
     """
 
     def __init__(self, allocator: SectorAllocator, on_release: Callable[[], None], guard: Guard) -> None:
@@ -37,24 +37,24 @@ class Quarantine:
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
-        """How many holders are in quarantine."""
+        """Returns how many holders are in quarantine."""
         return len(self._wards)
 
     def holders(self) -> list[Holder]:
-        """Those holders."""
+        """Returns the holders in quarantine."""
         return [ward.holder for ward in self._wards]
 
     def admit(self, holder: Holder, pid: int | None, grace_s: float) -> None:
-        """Take in a holder; pid is the process whose writes are to be waited for, if it is known.
+        """Add a holder; pid is the process whose writes are awaited, if known.
 
-        One that only reads is not waited for, and is here as long as it takes to end its pins.
+        A holder that only reads is not awaited, and stays only until its pins are ended.
         """
         if not holder.pieces and not holder.reads:
             return
         ended = not holder.pieces
         try:
             pidfd = os.pidfd_open(pid) if pid and not ended else None
-        except ProcessLookupError:  # ended already, and all its writes with it
+        except ProcessLookupError:  # it has ended already, and its writes with it
             pidfd, ended = None, True
         except OSError:
             pidfd = None
@@ -66,13 +66,13 @@ class Quarantine:
             self._in_steps(ward, self._allocator.quarantine(holder), partial(self._watch, grace_s))
 
     def close(self) -> None:
-        """Let everything go: the daemon ends, and its lease file takes over."""
+        """Stop watching: the daemon ends, and its lease file fences the writers."""
         for ward in self._wards:
             self._stop_watching(ward)
         self._wards.clear()
 
     def _in_steps(self, ward: Ward, work: Generator[None, None, None], then: Callable[[Ward], None]) -> None:
-        """Do work on a ward's buckets, of which it may have very many, without holding the loop for all."""
+        """Process a ward's buckets, possibly very many, one step per iteration of the loop."""
         for _ in work:
             self._loop.call_soon(self._go_on_guarded, ward, work, then)
             return

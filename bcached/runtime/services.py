@@ -1,6 +1,6 @@
-"""What the tasks of a set share: the conditions, the queue, and who has asked whom for what.
+"""What the tasks of a set share: the conditions, the queue, and their requests to each other.
 
-The tasks know each other only through this: each asks, and waits for the fact that answers.
+The tasks reach each other only through this: a task requests, and waits for the fact that answers.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
 class Services:
     """Shared by the tasks of one set.
 
-    after_step is called after every step of every task. broken gets the first error of ours in something
-    that no task runs. warn takes what an operator should read, in a sentence.
+    after_step is called after every step of every task. broken gets the first exception of a callback, which
+    runs outside the tasks. warn is called with sentences for the operator.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Services:
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queue = WaitQueue(options.waiters, self._queue_changed, self.guarded)
         self.refusal: RequestError | None = None  # why nothing may change any more
-        self.on_refusal: list[Callable[[], None]] = []  # called when that is so
+        self.on_refusal: list[Callable[[], None]] = []  # called when it is set
         self.aging = Aging(volume_sectors)
         self.slices = Histogram(SLICE_BOUNDS_S)
         self.stopping = False
@@ -54,30 +54,30 @@ class Services:
         self._counted_sectors = 0
         self._busy_since: dict[object, float] = {}
         self.node_writers: set[object] = set()  # the tasks that write nodes of the index
-        self.waiting_for_nodes = 0  # how many wait for buckets in the middle of that
+        self.waiting_for_nodes = 0  # how many of their writes wait for buckets
         # Prio writer
         self.prios_wanted_for: set[Member] = set()
         self.prios_writing: set[Member] = set()
         self.prio_blocked = 0  # gens that must not reach the disk yet, kernel: prio_blocked
         # Garbage collector
-        self.collections = 0  # marked to the end
-        self.gc_rounds = 0  # with all that followed
+        self.collections = 0  # completed markings
+        self.gc_rounds = 0  # completed collections with rewriting, tidying and moving
         self.in_gc_round = False
         self.collecting = False
         self.collection_wanted: str | None = None  # the trigger
         self.runs = dict.fromkeys(GC_TRIGGERS, 0)
         self.evacuation_wanted: set[Member] = set()
         self.evacuating: Member | None = None
-        # Every sixteenth of the set's volume in new data is reason enough for a collection.
+        # New data of a sixteenth of the set's size triggers a collection.
         self.sectors_to_gc = self._gc_interval = max(volume_sectors // 16, 1)
 
     def check_changeable(self) -> None:
-        """Raise why nothing may change any more, if that is so."""
+        """Raises the refusal if nothing may change any more."""
         if self.refusal is not None:
             raise self.refusal.with_traceback(None)
 
     def refuse(self, reason: RequestError) -> None:
-        """Let nothing change from here on, and tell those who wait; the first reason stays."""
+        """Refuse all changes from now on, and fail the waiters; the first reason is kept."""
         if self.refusal is None:
             self.refusal = reason
             self.queue.refuse(reason)
@@ -86,12 +86,12 @@ class Services:
             self.conditions.announce(*Fact)
 
     def stop(self) -> None:
-        """Have every task end when it has done what it is at."""
+        """Have every task end after its present step."""
         self.stopping = True
         self.conditions.announce(*Fact)
 
     def guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
-        """The callback for timers and the like: the loop would only log what it raises, and go on."""
+        """Returns the callback wrapped for timers and the like: the loop would only log its exceptions."""
 
         @wraps(callback)
         def call(*args: object) -> None:
@@ -104,19 +104,19 @@ class Services:
         return call
 
     def begin_step(self, task: object) -> None:
-        """Note that a task began a step, or has come on in it."""
+        """Record that a task began a step, or progressed in it."""
         self._busy_since[task] = self.clock()
 
     def end_step(self, task: object) -> None:
-        """Note that a task ended its step, and have what it left behind checked if that is asked for."""
+        """Record that a task ended its step, and call after_step."""
         del self._busy_since[task]
         self._after_step()
 
     def busy_s(self, *, nodes_come_on: bool = False) -> float:
-        """How long the task that has been longest at one step has been at it, in seconds.
+        """Returns how long the longest present step of any task has lasted, in seconds.
 
-        Those who write nodes are not counted while a bucket for one is waited for, which may take any time,
-        nor while nodes_come_on: there may be very many to write.
+        Tasks that write nodes are excluded while one waits for a bucket, which may take any time, and while
+        nodes_come_on: there may be very many to write.
         """
         now = self.clock()
         excused = self.node_writers if self.waiting_for_nodes or nodes_come_on else frozenset()
@@ -127,33 +127,33 @@ class Services:
     # Allocation
 
     def waiting(self) -> frozenset[Reserve]:
-        """The reserves somebody waits for."""
+        """Returns the reserves that requests wait for."""
         return self.queue.waiting()
 
     @property
     def is_short(self) -> bool:
-        """Whether somebody waits for buckets, for data or for a node."""
+        """Whether any request waits for buckets, for data or for a node."""
         return bool(self.waiting_for_nodes or self.waiting())
 
     def serve(self) -> None:
-        """Buckets came: let those who wait take them."""
+        """Give available buckets to the waiters."""
         self.queue.serve()
 
     def buckets_moved(self) -> None:
-        """Have the allocators look again."""
+        """Have the allocators check again for work."""
         self.conditions.announce(Fact.BUCKETS_MOVED)
 
     def leaves_wanted(self) -> None:
-        """Have leaves of the index written out, if that is worth it."""
+        """Have the leaf writer check again for leaves to write."""
         self.conditions.announce(Fact.LEAVES_WANTED)
 
     def count_reads(self, sectors: int) -> None:
-        """Count what was looked up and found: prios age by that, too."""
+        """Count sectors found by look-ups: prios age by these, too."""
         if self.aging.traffic(sectors):
             self.conditions.announce(Fact.PRIOS_WANTED)
 
     def count_traffic(self) -> None:
-        """Count what was given out since the last time: prios age by it, and garbage is collected by it."""
+        """Count sectors allocated since the last call: they age prios and trigger garbage collection."""
         total = self._sectors.allocated_sectors
         sectors = total - self._counted_sectors
         self._counted_sectors = total
@@ -169,7 +169,7 @@ class Services:
 
     @property
     def min_prio(self) -> int:
-        """The smallest prio there was at the last aging."""
+        """The smallest prio at the last aging."""
         return self.aging.min_prio
 
     # Prios
@@ -180,33 +180,33 @@ class Services:
         self.conditions.announce(Fact.PRIOS_WANTED)
 
     def reserves_filled(self, member: Member) -> None:
-        """A member got buckets: a prio write that lacked some may go on."""
+        """Wake the prio writer if it waited for buckets of this member's reserves."""
         if member in self.prios_wanted_for:
             self.conditions.announce(Fact.PRIOS_WANTED)
 
     def prios_asked(self, member: Member) -> bool:
-        """Whether a write of a member's prios is under way or asked for."""
+        """Whether a write of a member's prios is under way or requested."""
         return member in self.prios_wanted_for or member in self.prios_writing
 
     # Garbage collection
 
     def ask_for_collection(self, trigger: str) -> None:
-        """Have garbage collected, unless that is under way already."""
+        """Request a garbage collection, unless one is under way or requested."""
         if self.collecting or self.collection_wanted is not None:
             return
         self.collection_wanted = trigger
         self.conditions.announce(Fact.COLLECTION_WANTED)
 
     def ask_for_evacuation(self, member: Member) -> None:
-        """Have a member's dirty data moved together."""
+        """Request the evacuation of a member: its dirty data is moved together."""
         self.evacuation_wanted.add(member)
         self.conditions.announce(Fact.COLLECTION_WANTED)
 
     def evacuation_asked(self, member: Member) -> bool:
-        """Whether a member's dirty data is being moved, or that is asked for."""
+        """Whether an evacuation of a member is under way or requested."""
         return member is self.evacuating or member in self.evacuation_wanted
 
     def collection_ended(self) -> None:
-        """Count a collection, and begin counting traffic anew."""
+        """Count a collection, and restart the count of traffic to the next."""
         self.collections += 1
         self.sectors_to_gc = self._gc_interval

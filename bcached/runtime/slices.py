@@ -1,4 +1,4 @@
-"""Running a generator in slices, so that long work never holds the loop for long."""
+"""Running a generator in slices, so that long work never blocks the loop for long."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def precise_clock() -> Callable[[], float]:
-    """The running loop's time; uvloop's is that of time.monotonic, in whole milliseconds."""
+    """Returns the running loop's clock; for uvloop, whose time is in milliseconds, time.monotonic."""
     loop = asyncio.get_running_loop()
     return time.monotonic if isinstance(loop, uvloop.Loop) else loop.time
 
@@ -21,9 +21,9 @@ def precise_clock() -> Callable[[], float]:
 async def run_sliced(
     work: Generator[None, None, T], slice_s: float, clock: Callable[[], float], slices: Histogram
 ) -> T:
-    """Run to the end, letting the loop go whenever a slice's time is up; every slice is measured.
+    """Run to the end, yielding to the loop after each slice; returns the result and observes the slices.
 
-    It is up when one more piece like the last would take too long.
+    A slice ends when another piece like the last would exceed slice_s.
     """
     begun = last = clock()
     while True:

@@ -1,4 +1,4 @@
-"""The statistics of a set, gathered at one instant from where they are counted."""
+"""The statistics of a set, collected at one instant from their counters."""
 
 from bcached.format.bkey import WORD_BYTES
 from bcached.runtime.index import Index
@@ -14,7 +14,7 @@ from bcached.state.statistics import IndexStatistics, MemberStatistics, OrphanSt
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 
-ORPHANS_TOLD = 8  # each in a sentence of its own
+ORPHANS_TOLD = 8  # each is reported in its own sentence
 
 
 def take_snapshot(
@@ -30,7 +30,7 @@ def take_snapshot(
     quarantined: int,
     failed: str | None,
 ) -> SetStatistics:
-    """A frozen record of how the set stands; costs the same however many buckets there are."""
+    """Returns a frozen record of the set's counters and levels, in time independent of the bucket count."""
     superblock = members[0].superblock
     return SetStatistics(
         set_uuid=str(superblock.set_uuid),
@@ -71,7 +71,7 @@ def take_snapshot(
 
 
 def orphans_of(health: IndexHealth) -> tuple[OrphanStatistics, ...]:
-    """The orphans, those with the most dirty sectors first."""
+    """Returns the orphans, those with the most dirty sectors first."""
     orphans = [
         OrphanStatistics(inode, orphan.keys, orphan.dirty_sectors, orphan.clean_sectors)
         for inode, orphan in health.tally.orphans.items()

@@ -1,7 +1,7 @@
 """Changes of the uuid table and of superblocks: rare, durable before they are answered, one at a time.
 
-Such a change runs in a task of its own, which goes on when the client that asked for it goes away: half of
-one is worse than either end.
+Each change runs in a separate task, which continues if the client disconnects: a change must be complete or
+not begun.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ Entries = list[UuidEntry | None]
 
 
 class Volumes:
-    """The volumes of a set; the sector allocator is told which inodes there are."""
+    """The volumes of a set; keeps the sector allocator's list of inodes up to date."""
 
     def __init__(
         self,
@@ -49,22 +49,22 @@ class Volumes:
         self._services = services
         self._spawn = spawn
         self._turn = asyncio.Lock()
-        self._place: MetadataBucket | None = None  # the bucket of a table that is being written
-        self._old: tuple[int, int] | None = None  # that of the table before, which may still count
+        self._place: MetadataBucket | None = None  # the bucket of the table being written
+        self._old: tuple[int, int] | None = None  # the bucket of the previous table, if still referenced
         self._tell_inodes()
 
     def volumes(self) -> list[Volume]:
-        """The volumes there are, by inode."""
+        """Returns the volumes, by inode."""
         return list(self._table.volumes())
 
     def table_places(self) -> set[tuple[int, int]]:
-        """(device, bucket) of those in use for the uuid table."""
+        """Returns (device, bucket) of the buckets in use for the uuid table."""
         fresh = None if self._place is None else self._place.taken
         tables = (self._place_of(self._journal.uuid_bucket), fresh, self._old)
         return {place for place in tables if place is not None}
 
     async def create(self, label: str, sectors: int, uuid: UUID | None) -> int:
-        """A new volume's inode, durable."""
+        """Create a volume; returns its inode once it is durable."""
 
         async def change() -> int:
             chosen = uuid or uuid4()
@@ -78,9 +78,9 @@ class Volumes:
         return inode
 
     async def _find_inode(self) -> int:
-        """The first inode that is free, and that no key still names data under: its data is another's.
+        """Returns the first free inode without keys that name data, which is a former volume's.
 
-        Nothing adds keys under an inode without a volume, so the answer stays good.
+        No keys are added to an inode without a volume, so the result stays valid.
         """
         for inode in self._table.free_inodes():
             if not await self._index.names_data(inode):
@@ -90,10 +90,10 @@ class Volumes:
     async def delete(
         self, inode: int, end_reservations: Callable[[int], Awaitable[None]], *, force: bool
     ) -> None:
-        """Take a volume away, durable; nothing new is reserved for it from the first moment on.
+        """Delete a volume durably; reservations for it are refused at once.
 
-        Its keys go first, durably: whoever gets the slot next must find none of them. So are those dropped
-        that stand under an inode without a volume.
+        Its keys are dropped first, durably, as the next volume in its slot must have none of them. Keys of
+        an inode without a volume can be dropped, too.
         """
 
         async def change() -> None:
@@ -101,11 +101,11 @@ class Volumes:
             if not has_slot and not await self._index.has_keys(inode):
                 raise NoSuchVolume(inode)
             if not force:
-                await self._refuse_if_dirty(inode)  # a volume that stays is there for its clients meanwhile
+                await self._refuse_if_dirty(inode)  # before, so that a refused volume stays usable
             self._sectors.inodes.pop(inode, None)
             try:
                 if not force:
-                    await self._refuse_if_dirty(inode)  # what came in while it was looked at before
+                    await self._refuse_if_dirty(inode)  # committed during the first check
                 await self._index.drop_volume(inode, BUCKET_TIMEOUT_S)
                 if has_slot:
                     await self._write(self._table.without_volume(inode))
@@ -122,7 +122,7 @@ class Volumes:
             raise VolumeInUse(inode, dirty_sectors)
 
     async def change_superblocks(self, **fields: object) -> None:
-        """Write other fields to every member's superblock, where they differ."""
+        """Set fields in the superblock of every member where they differ."""
 
         async def change() -> None:
             for member in self._members:
@@ -132,27 +132,27 @@ class Volumes:
         await self._run(change)
 
     async def _run(self, change: Work) -> Any:
-        """Run a change to its end, whatever becomes of the caller, who hears what he did wrong."""
+        """Run a change to its end, even if the caller is cancelled; raises its RequestError."""
 
         async def in_turn() -> Any:
             try:
                 async with self._turn:
-                    self._services.check_changeable()  # it may have been a long wait
+                    self._services.check_changeable()  # the wait may have been long
                     return await change()
             except RequestError as error:
                 return error
 
         task = self._spawn(in_turn)
-        await asyncio.wait([task])  # awaiting the task itself would cancel it when the caller goes away
+        await asyncio.wait([task])  # awaiting the task itself would cancel it with the caller
         if task.cancelled() or task.exception() is not None:
-            self._services.check_changeable()  # it took the set down, and the caller hears why
+            self._services.check_changeable()  # it ended the set: raises the reason
         result = task.result()
         if isinstance(result, RequestError):
             raise result
         return result
 
     async def _write(self, entries: Entries) -> None:
-        """The table to a fresh bucket, then the journal entry that names it; then the old one is free."""
+        """Write the table to a new bucket, then the journal entry that names it; then free the old one."""
         self._place = MetadataBucket(self._sectors, State.UUID)
         try:
             device, bucket = await self._services.queue.submit(self._place, BUCKET_TIMEOUT_S)

@@ -1,8 +1,8 @@
-"""Who waits for buckets: first come, first served, with deadlines.
+"""Waiting for buckets: first come, first served, with deadlines.
 
-One queue a reserve. When buckets come, the head of each queue takes what it needs right there, and its
-future gets the result; nobody is woken to find that another was faster. A head that goes away, by its
-deadline or because its client did, gives back what it gathered and passes the turn on.
+One queue per reserve. When buckets arrive, the head of each queue takes what it needs at once, and its future
+gets the result; no waiter is woken only to find the buckets taken. A head that leaves, at its deadline or
+with its client, gives back what it gathered, and the next one is served.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ Guard = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class Waiter:
-    """One place in a queue."""
+    """One entry of a queue."""
 
     __slots__ = ("deadline", "first", "future", "in_queue", "since", "work")
 
@@ -40,8 +40,8 @@ class Waiter:
 class WaitQueue:
     """The queues of a set.
 
-    limit bounds how many may wait in all, total says how many do. on_change hears of comings, goings and
-    grants. guard is put around what the loop calls by itself, where an error of ours would go unheard.
+    limit is the most waiters in all, total their number. on_change is called when waiters arrive, leave or
+    are served. guard wraps callbacks of the loop, which would only log their exceptions.
     """
 
     def __init__(self, limit: int, on_change: Callable[[], None], guard: Guard) -> None:
@@ -58,10 +58,10 @@ class WaitQueue:
         self._loop = asyncio.get_running_loop()
 
     def submit(self, work: Work[T], timeout_s: float, *, first: bool = False) -> "asyncio.Future[T]":
-        """Have work done as soon as it is its turn and there are buckets; NoFreeBuckets after timeout_s.
+        """Run work as soon as it is first and there are buckets; its future fails after timeout_s.
 
-        With a timeout of 0 or less it is now or never. first: what everybody depends on, and what takes
-        nothing itself, waits however many others do, and behind none of them.
+        Raises NoFreeBuckets if timeout_s is 0 or less and it would wait. first: work that all others depend
+        on, or that takes no buckets, is exempt from the limit and goes ahead of all others.
         """
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)
@@ -97,7 +97,7 @@ class WaitQueue:
         return future
 
     def serve(self) -> None:
-        """Let the head of each queue take what it needs, as far as there are buckets."""
+        """Let the heads of the queues take what they need, as far as there are buckets."""
         self._turned_away.clear()
         if not self.total:
             return
@@ -106,11 +106,17 @@ class WaitQueue:
                 self._serve_head(waiter)
             while queue and self._serve_head(queue[0]):
                 pass
-        self._on_change()  # whoever takes from a reserve leaves room in it, on whatever member
+        self._on_change()  # buckets taken from a reserve are to be refilled, on any member
 
     def _serve_head(self, waiter: Waiter) -> bool:
-        """Whether the head left the queue."""
-        if waiter.future.done():  # cancelled; its callback has not run yet
+        """Serve the head of a queue; returns whether it left.
+
+        1. Its future is done: cancelled, and its callback has not run yet.
+        2. Its work fails.
+        3. Its work lacks buckets: it stays.
+        4. Its work is done.
+        """
+        if waiter.future.done():
             self._give_up(waiter)
             return True
         try:
@@ -126,18 +132,18 @@ class WaitQueue:
         return True
 
     def refuse(self, error: RequestError) -> None:
-        """Tell everybody that there is nothing to wait for any more, also those who come later."""
+        """Fail all waiters, and all later ones."""
         self._refusal = error
         self._fail([waiter for queue in self._queues.values() for waiter in queue], error)
 
     def end_volume(self, inode: int) -> None:
-        """Tell those who wait for sectors of a volume that it is no more."""
+        """Fail the waiters for sectors of a deleted volume."""
         waiters = [waiter for queue in self._queues.values() for waiter in queue]
         self._fail([waiter for waiter in waiters if inode in waiter.work.inodes], NoSuchVolume(inode))
         self.serve()
 
     def end_holder(self, holder: Holder) -> None:
-        """Whoever waits for this holder is gone; it gets nothing any more."""
+        """Cancel the waiters of a holder whose connection is closed."""
         waiters = self._of_holder.get(holder)
         if waiters is not None:
             for waiter in list(waiters):
@@ -146,7 +152,7 @@ class WaitQueue:
             self.serve()
 
     def _fail(self, waiters: list[Waiter], error: RequestError) -> None:
-        """Take back what these waiters gathered, and give them the error unless they are gone anyway."""
+        """Take back what these waiters gathered, and set the error unless they were cancelled."""
         for waiter in waiters:
             if waiter.future.done():
                 self._give_up(waiter)
@@ -155,18 +161,18 @@ class WaitQueue:
                 waiter.future.set_exception(error)
 
     def waiting(self) -> frozenset[Reserve]:
-        """The reserves somebody waits for, or was turned away from since buckets came last.
+        """Returns the reserves with waiters, or with a refused request since buckets arrived last.
 
-        Who does not wait will ask again: the last few buckets are worth the same trouble for him.
+        A client that does not wait will retry, and is worth the same effort for the last few buckets.
         """
         return frozenset(reserve for reserve, queue in self._queues.items() if queue) | self._turned_away
 
     def count(self, reserve: Reserve) -> int:
-        """How many wait for a reserve."""
+        """Returns how many wait for a reserve."""
         return len(self._queues[reserve])
 
     def oldest_wait_s(self) -> float:
-        """How long the one that waits longest has waited, in seconds."""
+        """Returns how long the oldest waiter has waited, in seconds."""
         now = self._loop.time()
         return max((now - _oldest_since(queue) for queue in self._queues.values() if queue), default=0.0)
 
@@ -187,7 +193,7 @@ class WaitQueue:
         self.serve()
 
     def _forget(self, waiter: Waiter) -> None:
-        """The future is done; if nobody here did it, the client cancelled it."""
+        """Remove a waiter whose future is done but not by this queue: the client cancelled it."""
         if waiter.in_queue:
             self._give_up(waiter)
             self.serve()
@@ -197,7 +203,7 @@ class WaitQueue:
         self._leave(waiter)
 
     def _leave(self, waiter: Waiter) -> None:
-        """Go without a result."""
+        """Remove a waiter without a result, and undo its work."""
         self._take_out(waiter)
         waiter.work.undo()
         self._on_change()
@@ -216,7 +222,7 @@ class WaitQueue:
 
 
 def _oldest_since(queue: deque[Waiter]) -> float:
-    """Since when the oldest of a queue waits: one of those who came before all others, or the next behind."""
+    """Returns since when the oldest waiter waits: one of the `first` ones, or the next one behind them."""
     since = queue[0].since
     for waiter in queue:
         since = min(since, waiter.since)

@@ -280,5 +280,5 @@ async def test_vanished_nodes_are_told_as_long_as_their_parent_stands(tmp_path: 
         assert cache_set.explain_index() == []
     assert len(warned) == 2
     assert warned[1].startswith(
-        "garbage collection wrote the index anew, and nothing tells any more of 2 nodes"
+        "garbage collection rewrote parts of the index, and removed the last trace of 2 vanished nodes"
     )

@@ -354,7 +354,7 @@ async def test_a_set_that_is_not_synchronous_works_and_promises_nothing(tmp_path
         assert cache_set.verify() == []
     async with running(reopened(devices), set_options(tmp_path)) as cache_set:
         assert cache_set.volumes() == []
-    with pytest.raises(SetRefused, match="in use as a synchronous one"):
+    with pytest.raises(SetRefused, match="the set has run with synchronous = true, found false"):
         async with running(reopened(devices), set_options(tmp_path, synchronous=False)):
             raise AssertionError("it was to be refused")
 

@@ -1,1 +1,1 @@
-"""The tasks of a running set, one file a task."""
+"""The tasks of a running set, one file per task."""

@@ -1,7 +1,7 @@
 """The allocator task of one member: keeps its reserves filled.
 
-It asks state/buckets/next_step.py what to do next, does it, and asks again; when there is nothing to do it
-waits until buckets move. No I/O is done with the bucket lock held.
+It takes its next step from state/buckets/next_step.py, does it, and repeats; with nothing to do it waits
+until buckets move. No I/O is done with the bucket lock held.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from bcached.state.sectors.closing import LastResort
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.member import Member
 
-PUSH_BUCKETS_MAX = 1024  # a batch between two looks at everything else
+PUSH_BUCKETS_MAX = 1024  # in one batch, before the next step is chosen
 DISCARDS_IN_FLIGHT = 8
 
 
 class Allocator:
-    """Fills the reserves of one member (seed: bch_allocator_thread)."""
+    """Fills the reserves of one member (kernel: bch_allocator_thread)."""
 
     def __init__(self, member: Member, sectors: SectorAllocator, services: Services) -> None:
-        self.closed = 0  # open buckets, for want of others
+        self.closed = 0  # open buckets closed for lack of others
         self.member = member
         self.steps = dict.fromkeys(Step, 0)
         self._cache = member.cache
@@ -48,10 +48,10 @@ class Allocator:
             self.steps[step] += 1
             await self._do(step)
             self._services.end_step(self)
-            await asyncio.sleep(0)  # however much there is to do, everybody else has his turn
+            await asyncio.sleep(0)  # however much there is to do, other tasks run in between
 
     def next_step(self) -> Step:
-        """What is to be done now."""
+        """Returns the step to take now."""
         services = self._services
         waiting = services.waiting()
         step = next_step(
@@ -70,7 +70,7 @@ class Allocator:
         if step is Step.WAIT and self._cache.dry and waiting:
             self._look_again()
         if services.refusal is not None and step is not Step.PUSH:
-            return Step.WAIT  # gens that go up now would not be durable when the set has stopped
+            return Step.WAIT  # gens that rise now would not become durable before the set stops
         return step
 
     def _last_resort(self, with_dirty: bool) -> Step | None:
@@ -78,7 +78,7 @@ class Allocator:
         return self._open.step(services.waiting(), services.clock(), with_dirty=with_dirty)
 
     def _look_again(self) -> None:
-        """See what there is once another open bucket counts as idle; no other task tells of that."""
+        """Set a timer for when the next open bucket counts as idle: no task announces that."""
         idle_in_s = self._open.idle_in_s(self._services.clock())
         if idle_in_s is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(idle_in_s, self._it_is_time)
@@ -109,7 +109,7 @@ class Allocator:
             self._services.ask_for_collection("dry" if self._cache.dry else "gens")
 
     def _close(self) -> None:
-        # The step says that there is one to close, perhaps only if it holds dirty data.
+        # The step implies that there is one to close, perhaps only among those with dirty data.
         now = self._services.clock()
         slots = self._open.closable(now, with_dirty=False) or self._open.closable(now, with_dirty=True)
         for slot in slots:
@@ -118,7 +118,7 @@ class Allocator:
         self._services.buckets_moved()
 
     async def _push(self) -> None:
-        """Move ready buckets to the reserves, discarding them on the way if that is switched on."""
+        """Move ready buckets to the reserves, and discard them before if that is enabled."""
         discard = self.member.superblock.discard and self.member.block_device.discards
         batch = self._cache.next_batch(DISCARDS_IN_FLIGHT if discard else PUSH_BUCKETS_MAX)
         if discard:
@@ -129,21 +129,21 @@ class Allocator:
         self._services.reserves_filled(self.member)
 
     async def _discard(self, bucket: int) -> None:
-        """Nothing points into the bucket, whatever the crash: its gen is durable, or it is unused."""
+        """Discard a bucket that nothing references after any crash: its gen is durable, or it is unused."""
         geometry = self._cache.geometry
         await self.member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
         self._cache.discarded += 1
-        self._services.begin_step(self)  # each may take seconds; a batch of them is no sign of a hang
+        self._services.begin_step(self)  # each may take seconds; a batch of them is not a hang
 
     async def _invalidate(self) -> None:
-        """Look for victims and make stale all that points into them, in memory."""
+        """Choose buckets to invalidate and make all pointers into them stale, in memory."""
         cache, services = self._cache, self._services
         policy = self.member.superblock.replacement
         looks_at_all = policy is not Replacement.RANDOM
         self._tried.pass_begins(cache, services.collections, looks_at_all=looks_at_all)
         await self._pass(policy)
         if cache.dry and policy is Replacement.RANDOM and services.waiting():
-            # Half as many draws as there are buckets miss many; with somebody waiting, look at all of them.
+            # Half as many draws as there are buckets miss many; if a request waits, check all of them.
             await self._pass(Replacement.FIFO)
             self._tried.looked_at_all = True
         if not services.options.synchronous:

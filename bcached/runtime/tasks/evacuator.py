@@ -1,8 +1,8 @@
-"""Evacuation: moves dirty data together when buckets run dry, so that clean data beside it can be dropped.
+"""Evacuation: moves dirty data together when buckets run out, so that clean data beside it can be dropped.
 
-state/buckets/evacuation.py says out of which buckets, and in which order. One pass over the index finds the
-keys; then bucket after bucket is emptied. What that gives fills the mover's own reserve before it serves
-others. A round that gained nothing is not repeated until something changed.
+state/buckets/evacuation.py chooses the buckets and their order. One pass over the index finds the keys; then
+bucket after bucket is emptied. The buckets gained fill the mover's own reserve before they serve requests.
+A round that gained nothing is not repeated until something changed.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.btree import Btree
 from bcached.store.member import Member
 
-Spans = NDArray[np.int64]  # rows of: bucket, inode, first sector, first sector behind
+Spans = NDArray[np.int64]  # rows of: bucket, inode, first sector, end sector
 
 NO_SPANS: Spans = np.zeros((0, 4), np.int64)
 NOT_CHOSEN = (1 << 16) - 1
@@ -35,7 +35,7 @@ NOT_CHOSEN = (1 << 16) - 1
 
 @dataclass(slots=True)
 class Totals:
-    """What evacuations did so far."""
+    """Counts of evacuations so far."""
 
     rounds: int = 0
     emptied_buckets: int = 0
@@ -43,21 +43,21 @@ class Totals:
 
 
 class Round:
-    """One evacuation of a member: the buckets to be emptied, as they were when it was planned."""
+    """One evacuation of a member: the buckets to be emptied, with their state when it was planned."""
 
     def __init__(self, cache: Cache, planned: Evacuation) -> None:
         self.emptied = 0
-        self.stuck = 0  # found to be so
+        self.stuck = 0  # buckets out of which nothing could be moved
         self.device = cache.device
         self._cache = cache
         self._table = table = cache.table
         self._gens = table.gens_array[planned.buckets]
         self._dirty = table.dirty_sectors_array[planned.buckets]
-        self._places = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # in that order
+        self._places = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # ranks in the plan
         self._places[planned.buckets] = np.arange(len(planned.buckets))
 
     def spans_in(self, leaf: Leaf, caches: list[Cache]) -> Spans:
-        """Where a leaf names dirty data in these buckets."""
+        """Returns the spans in which a leaf names dirty data in these buckets."""
         found = [NO_SPANS]
         for part in leaf_pointers([leaf], caches):
             if part.device == self.device:
@@ -69,11 +69,11 @@ class Round:
         return np.concatenate(found)
 
     def in_order(self, spans: Spans) -> Spans:
-        """Bucket by bucket, in the order of the plan."""
+        """Returns the spans bucket by bucket, in the order of the plan."""
         return spans[np.argsort(self._places[spans[:, 0]], kind="stable")]
 
     def is_to_go(self, bucket: int, key: Key) -> bool:
-        """Whether a key's dirty data lies in a bucket as it was when this was planned."""
+        """Whether a key has dirty data in a bucket whose gen is unchanged since the plan."""
         bucket_of, gen = self._cache.geometry.bucket_of, self._gens[self._places[bucket]]
         return key.dirty and any(
             pointer.device == self.device and pointer.gen == gen and bucket_of(pointer.sector) == bucket
@@ -81,7 +81,7 @@ class Round:
         )
 
     def left_in(self, bucket: int) -> int:
-        """Dirty sectors that are left in a bucket which all was moved out of that can be."""
+        """Returns the dirty sectors left in a bucket after all moves out of it, and counts it if emptied."""
         place = self._places[bucket]
         if self._table.gens[bucket] != self._gens[place]:
             return 0
@@ -90,12 +90,12 @@ class Round:
         return left
 
     def had(self, bucket: int) -> int:
-        """Dirty sectors that there were in a bucket."""
+        """Returns a bucket's dirty sectors when this was planned."""
         return int(self._dirty[self._places[bucket]])
 
 
 class Evacuator:
-    """Empties buckets of dirty data for the members that ask for it."""
+    """Empties buckets of dirty data for the members that request it."""
 
     def __init__(
         self, members: list[Member], sectors: SectorAllocator, btree: Btree, mover: Mover, services: Services
@@ -107,11 +107,11 @@ class Evacuator:
         self._btree = btree
         self._mover = mover
         self._services = services
-        # By member and bucket the dirty sectors when nothing of them could be moved.
+        # By member and bucket: its dirty sectors when none of them could be moved.
         self._stuck = [np.zeros_like(cache.table.dirty_sectors_array) for cache in self._caches]
 
     async def run(self, turns: Turns) -> None:
-        """One round for one of the members that asked; turns are the collector's."""
+        """Run a round for one of the members that requested it; turns are the collector's."""
         services = self._services
         services.evacuating = member = services.evacuation_wanted.pop()
         try:
@@ -143,7 +143,7 @@ class Evacuator:
             cache.evacuation_was_fruitless((found[0] + now[0] - own[0], found[1] + now[1] - own[1]))
 
     async def _find(self, this: Round, turns: Turns) -> Spans:
-        """Where the index names what is to be moved, bucket by bucket."""
+        """Returns the spans of the data to be moved, bucket by bucket."""
         found = [NO_SPANS]
         await turns.begin()
         async for leaf in self._btree.leaves():
@@ -153,7 +153,7 @@ class Evacuator:
         return this.in_order(np.concatenate(found))
 
     async def _empty(self, this: Round, spans: Spans, turns: Turns) -> None:
-        """Move what lies in these spans, as long as there is room for it."""
+        """Move the data of these spans while there is space for it."""
         stuck = self._stuck[this.device]
         for start in range(0, len(spans), MOVES_AT_ONCE):
             self._services.check_changeable()
@@ -168,7 +168,7 @@ class Evacuator:
             await turns.begin()
 
     async def _move(self, this: Round, spans: list[list[int]]) -> bool:
-        """Move what these spans hold, waiting for room if there is none; False if going on is of no use."""
+        """Move the data of these spans, waiting for space if necessary; returns False to end the round."""
         tried: set[Key] = set()
         while True:
             keys: list[Key] = []
@@ -182,7 +182,7 @@ class Evacuator:
                 return False
 
     async def _room_comes(self) -> bool:
-        """Wait for a bucket that data can be moved to, if one is on its way."""
+        """Wait for a bucket to move data to, if one is expected; returns whether it arrived."""
         if sum(map(_may_give, self._caches)) < self._mover.copies_lacking:
             return False
         work = Enough(Reserve.MOVINGGC, self._mover.has_room)
@@ -194,6 +194,6 @@ class Evacuator:
 
 
 def _may_give(cache: Cache) -> bool:
-    """Whether there is a bucket to move data to, or one on its way."""
+    """Whether a bucket to move data to is available or expected."""
     coming = cache.free_inc or cache.unused_count or cache.table.reclaimable_count
     return bool(coming) or cache.reserves.has(Reserve.MOVINGGC)

@@ -1,9 +1,9 @@
-"""The garbage collector: finds the oldest gen anything names, so that gens may rise; tidies the index.
+"""The garbage collector: finds each bucket's oldest referenced gen, so that gens may rise; tidies the index.
 
-It marks in slices while buckets are given out and keys come and go, in columns of its own, and changes
-nothing of the table before it is through. Before its marks count, every leaf that had unwritten changes when
-it began is written, and an entry is durable that lets go of those before: what was cut in memory by then
-stands nowhere any more. What is cut while it marks is marked, too (state/accounting/live_sectors.py).
+It marks in slices while buckets are allocated and keys change, in its own columns, and changes the bucket
+table only when it has marked everything. Before its marks take effect, every leaf that had unwritten changes
+at its beginning is written, and an entry is durable that needs none before it: what was cut in memory by then
+is stored nowhere. Keys that are cut during the marking are marked, too (state/accounting/live_sectors.py).
 """
 
 from collections import Counter
@@ -34,15 +34,15 @@ from bcached.store.member import Member
 HOLDINGS_A_SLICE = 1024
 NODES_A_SLICE = 128  # an interior node may have ten thousand children
 DROPPED_KEYS = 64  # at once: half a millisecond
-FILLS_A_PIECE = 64  # leaves whose fill is looked at: a quarter of a millisecond
+FILLS_A_PIECE = 64  # leaves whose fill is checked without an await: a quarter of a millisecond
 PATIENCE_S = 1.0  # for the index to take in keys with fewer copies
 STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 
 
 class GarbageCollector:
-    """Collects when asked (kernel: bch_gc_thread).
+    """Collects on request (kernel: bch_gc_thread).
 
-    before_gens_count is called when all is marked, before any gen may go further because of it.
+    before_gens_count is called when all is marked, before any gen may rise further because of it.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class GarbageCollector:
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self.mover = mover
-        self.found: dict[str, int] = {}  # by the last round
-        self.dirty_sectors: Counter[int] = Counter()  # of each volume, by the last one that marked all
+        self.found: dict[str, int] = {}  # counts of the last round
+        self.dirty_sectors: Counter[int] = Counter()  # by inode, from the last completed marking
         self._dirty_so_far: Counter[int] = Counter()
         self.leaves_rewritten = 0
         self._moving = moving
@@ -75,8 +75,8 @@ class GarbageCollector:
         self._holders = holders
         self._services = services
         self._before_gens_count = before_gens_count
-        self._outdated: list[Interior] = []  # nodes that name buckets which have long been used again
-        self._fills: list[tuple[int, int]] = []  # of all leaves: where one ends, and its words
+        self._outdated: list[Interior] = []  # nodes that name buckets reused many times since
+        self._fills: list[tuple[int, int]] = []  # of all leaves: the end of its range, and its words
         self._turns = Turns(self, services)
         services.node_writers.add(self)
 
@@ -94,7 +94,7 @@ class GarbageCollector:
             except RequestError:
                 if self._services.refusal is None:
                     raise
-                return  # nobody gets a bucket any more
+                return  # no request gets a bucket any more
             finally:
                 self._services.end_step(self)
 
@@ -109,7 +109,7 @@ class GarbageCollector:
             await self.evacuator.run(self._turns)
 
     async def _round(self) -> None:
-        """A collection, and what it makes possible."""
+        """Run a collection, then rewrite, tidy and move."""
         services = self._services
         services.in_gc_round = True
         nodes, moved, rewritten = (
@@ -137,22 +137,22 @@ class GarbageCollector:
             services.conditions[Fact.MARKS_VALID].notify_all()
 
     def _tell_losses(self, dropped_before: int, vanished_before: int) -> None:
-        """Say what a collection left no trace of."""
+        """Warn of losses that the index does not show after this collection."""
         dropped = self._health.dropped_keys - dropped_before
         if dropped:
             self._services.warn(
-                f"garbage collection dropped {dropped} stale dirty keys: their buckets were used again more "
+                f"garbage collection dropped {dropped} stale dirty keys: their buckets were reused more "
                 f"than {STALE_GENS_MAX} times, and their data is lost"
             )
         forgotten = vanished_before - self._health.vanished_nodes
         if forgotten:
             self._services.warn(
-                "garbage collection wrote the index anew, and nothing tells any more of "
-                f"{forgotten} nodes that had vanished"
+                "garbage collection rewrote parts of the index, and removed the last trace of "
+                f"{forgotten} vanished nodes"
             )
 
     async def collect(self) -> None:
-        """Mark everything, from the beginning to the end."""
+        """Run one complete marking, and let gens rise accordingly."""
         services = self._services
         trigger = services.collection_wanted or "asked"
         services.collection_wanted = None
@@ -174,7 +174,7 @@ class GarbageCollector:
     async def _mark_all(self) -> None:
         markings = [Marking(member.cache) for member in self._members]
         await self._in_slices(_begin(markings))
-        # From here on whatever goes is marked as it goes, so it does not matter when it is looked at.
+        # From here on removed pointers are marked at removal, so the order of marking does not matter.
         self._changes.live.marking = lambda device, bucket, gen: markings[device].mark_pointer(bucket, gen)
         through = self._changes.newest_seq
         await self._mark_leaves(markings)
@@ -194,7 +194,7 @@ class GarbageCollector:
     # Marking
 
     async def _mark_leaves(self, markings: list[Marking]) -> None:
-        """Mark what leaves name, and write anew those that name too much that is stale."""
+        """Mark the pointers of all leaves, and rewrite leaves with too many stale ones."""
         await self._turns.begin()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         self._fills, self._dirty_so_far = [], Counter()
@@ -212,7 +212,7 @@ class GarbageCollector:
         self.dirty_sectors = self._dirty_so_far
 
     def _mark_leaf(self, leaf: Leaf, markings: list[Marking], tally: Tally) -> bool:
-        """Mark and count what a leaf names; whether it should be written anew without what is stale."""
+        """Mark and count the pointers of a leaf; returns whether to rewrite it without stale keys."""
         pointers = stale = stale_dirty = oldest = 0
         for part in leaf_pointers([leaf], self._caches):
             markings[part.device].mark_pointers(part.buckets, part.rows.gens)
@@ -229,7 +229,7 @@ class GarbageCollector:
         return oldest > STALE_GENS_MAX or (stale - stale_dirty) * 2 > pointers
 
     async def _rewrite(self, leaf: Leaf) -> None:
-        """Write a leaf anew without its stale keys: what they name then stands nowhere on the device."""
+        """Rewrite a leaf without its stale keys, which are then stored nowhere on the device."""
 
         async def drop_stale() -> None:
             stale = self._stale_keys(leaf)
@@ -245,7 +245,7 @@ class GarbageCollector:
         await self._btree.rewrite(leaf, drop_stale)
 
     async def _forget_copies(self, leaf: Leaf) -> None:
-        """Take the stale ones out of keys that have a good copy, too: a bucket would be kept back by them."""
+        """Remove stale copies from keys that have a current one: they would hold back their buckets' gens."""
         total, good = copies(leaf, self._caches)
         some = np.flatnonzero((good > 0) & (good < total)).tolist()
         keys = list(leaf.live.keys_at(some))
@@ -255,21 +255,21 @@ class GarbageCollector:
                 await self._turns.breathe()
 
     def _stale_keys(self, leaf: Leaf) -> list[Key]:
-        """The keys of a leaf none of whose pointers is good any more.
+        """Returns the keys of a leaf without any current pointer.
 
-        Not the dirty ones of which some copy may be there still: those tell an owner where his data was.
+        Excludes dirty keys whose data may still be in a bucket: they record where lost data was.
         """
         _, good = copies(leaf, self._caches)
         stale = leaf.live.keys_at(np.flatnonzero(good == 0).tolist())
         return [key for key in stale if not key.dirty or self._is_long_gone(key)]
 
     def _is_long_gone(self, key: Key) -> bool:
-        """Whether the buckets of all copies were used again many times."""
+        """Whether the buckets of all copies were reused many times."""
         staleness = self._changes.buckets.staleness
         return all(staleness(pointer) > STALE_GENS_MAX for pointer in key.pointers)
 
     def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
-        """Mark metadata and what connections hold."""
+        """Mark metadata and the buckets that connections hold."""
         staleness, outdated = self._changes.buckets.staleness, dict[Interior, None]()
         for interior in list(self._btree.tree.interiors()):
             keys = [*map(key_of, interior.children), *interior.replaced]
@@ -292,7 +292,7 @@ class GarbageCollector:
             markings[pointer.device].mark_pointer(bucket, pointer.gen)
 
     def _mark_holder(self, holder: Holder, markings: list[Marking]) -> Generator[None, None, None]:
-        """What a connection holds has its bucket's gen of now: a pinned bucket is never invalidated."""
+        """Mark a connection's buckets with their present gens: a pinned bucket is never invalidated."""
         for count, (device, bucket) in enumerate(list(holder.pieces)):
             markings[device].mark_pointer(bucket, self._members[device].cache.table.gens[bucket])
             if count % HOLDINGS_A_SLICE == 0:
@@ -301,14 +301,14 @@ class GarbageCollector:
     # Tidying
 
     async def _rewrite_outdated(self) -> None:
-        """Write interior nodes anew without the nodes they replaced: those keep back the gens of buckets."""
+        """Rewrite interior nodes without the nodes they replaced, which hold back the gens of buckets."""
         for interior in self._outdated:
             await self._btree.rewrite(interior)
             await self._turns.breathe()
         self._outdated = []
 
     async def _tidy(self) -> None:
-        """Make neighbours one that together fill less, level by level, and the tree lower if it can be."""
+        """Coalesce neighbouring nodes with little content, level by level, and lower the tree if possible."""
         btree = self._btree
         tree = btree.tree
         await self._turns.begin()
@@ -327,9 +327,9 @@ class GarbageCollector:
             pass
 
     def _half_empty(self) -> Iterator[int | None]:
-        """Where leaves begin that could be fewer with the next few, as they were when they were marked.
+        """Yields the start of leaves that can be coalesced with the next few, by their fill when marked.
 
-        Only those are read once more. None is to let others have their turn: there may be very many leaves.
+        Only those are read again. None is yielded as a point to yield to the loop: leaves may be very many.
         """
         shape, begin = self._btree.io.shape, 0
         for number, (bound, _) in enumerate(self._fills):

@@ -1,6 +1,6 @@
-"""The journal writer: writes entries for those who wait for one, and, a little later, for keys alone.
+"""The journal writer: writes entries at once if one is waited for, and after a short delay otherwise.
 
-Whoever awaits `Journal.durable` or room may be a client that goes away; the writes are this task's.
+A waiter for `Journal.durable` or for space may be cancelled with its client, so this task does the writes.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ NAME = "journal writer"
 class JournalWriter:
     """Writes the entries that are wanted (kernel: bch_journal_next, and journal_write_work).
 
-    It outlasts the other tasks of a set, which need entries to come to their ends.
+    It ends after the other tasks of a set, which need entries to finish.
     """
 
     def __init__(self, journal: Journal, services: Services) -> None:
@@ -25,7 +25,7 @@ class JournalWriter:
         journal.on_wanted = self._look.set
 
     def end(self) -> None:
-        """Have it write what was accepted, and return; to be called after the last leaf is written."""
+        """Have it write what was accepted, and end; for a call after the last leaf is written."""
         self._ended = True
         self._look.set()
 
@@ -34,7 +34,7 @@ class JournalWriter:
         try:
             await self._write_what_is_due()
         except BaseException as error:
-            self._journal.break_off(error)  # nobody else writes for those who wait
+            self._journal.break_off(error)  # no other task writes for the waiters
             raise
 
     async def _write_what_is_due(self) -> None:
@@ -52,7 +52,7 @@ class JournalWriter:
                 await self._sleep(due_s)
 
     def _due_s(self) -> float | None:
-        """Seconds until an entry is due; None if nothing asks for one."""
+        """Returns the seconds until an entry is due; None if none is."""
         journal = self._journal
         if journal.is_wanted:
             return 0.0
@@ -61,7 +61,7 @@ class JournalWriter:
         return journal.opened_at + self._services.options.journal_delay_s - self._services.clock()
 
     async def _sleep(self, seconds: float | None) -> None:
-        """Until something has changed, or for so long."""
+        """Sleep until woken, or for so many seconds."""
         if seconds is None:
             await self._look.wait()
             return

@@ -1,8 +1,8 @@
 """The leaf writer: keeps the index on the device close enough to the one in memory.
 
-It writes leaves that have a block's worth of new keys, those that need the journal's oldest entries when the
-journal runs short, and whatever has to be written before it can leave the memory. And before gens become
-durable, those that still name dirty data that is gone: such keys are to be gone before they become stale.
+It writes leaves with a block's worth of new keys, leaves that need the journal's oldest entries when the
+journal runs short, and leaves that must be written before their memory can be released. Before gens become
+durable, it writes leaves on whose device copy removed dirty keys remain: these must go before they are stale.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ class LeafWriter:
         self._btree = btree
         self._journal = journal
         self._live = live
-        self._through = -1  # the entry that somebody wants leaves and journal to be beyond
-        self._awaited = False  # whether he still waits
+        self._through = -1  # the entry that `catch_up` needs leaves and journal to be beyond
+        self._awaited = False  # whether it still waits
         self._services = services
         self._is_mended = False
         services.node_writers.add(self)
@@ -49,17 +49,17 @@ class LeafWriter:
             except RequestError:
                 if services.refusal is None:
                     raise
-                return  # nobody gets a bucket any more; the journal has what is left
+                return  # no request gets a bucket any more; the journal has the rest
             finally:
                 services.end_step(self)
             self.durations.observe(services.clock() - begun)
-            # Leaves that others are about to use cannot go, and nobody tells when they can.
+            # Leaves that other tasks are about to use cannot be evicted, and no fact announces when they can.
             await asyncio.sleep(PAUSE_S if self._btree.is_crowded else 0)
 
     async def catch_up(self) -> None:
-        """Return when no leaf on a device, and no needed entry, names dirty data that is gone by now.
+        """Return when no leaf on a device, and no needed entry, has dirty keys that are removed by now.
 
-        Not if that takes buckets for nodes that there are none of: those may come with a prio write only.
+        Returns early if that lacks buckets for nodes: only the caller's prio write may provide these.
         """
         services, seq = self._services, self._live.cleaned_seq
         if not seq or self._journal.oldest_kept_seq > seq:
@@ -97,7 +97,7 @@ class LeafWriter:
         )
 
     async def _write(self) -> None:
-        if not self._is_mended:  # first of all: nobody else could read what is torn
+        if not self._is_mended:  # first of all: no other reader could read a torn node
             await self._btree.mend()
             self._is_mended = True
         pressing = self._pressing()
@@ -111,7 +111,7 @@ class LeafWriter:
             await self._journal.commit()
 
     def _pressing(self) -> int | None:
-        """Through which entry leaves must be written for the journal to let go of it, if there are any."""
+        """Returns the entry through which leaves must be written to free journal space; None if none."""
         seq, oldest = self._journal.pressure(), self._btree.tree.pins.oldest
         return seq if seq is not None and oldest is not None and oldest <= seq else None
 

@@ -1,8 +1,8 @@
 """Copying live data to another bucket, and putting the copy in its place.
 
-It draws on a reserve of its own, so it works when nothing else is free. A key that is overwritten while its
-data is copied wins: the copy is given back. Dirty stays dirty. What cannot be read stays where it is: a
-client that asks for it is told by the device. (kernel: bch_moving_gc)
+It takes buckets from its own reserve, so it works when nothing else is free. If a key is overwritten while
+its data is copied, the copy is released. Dirty stays dirty. Data that cannot be read stays where it is: a
+client that reads it gets the device's error. (kernel: bch_moving_gc)
 """
 
 from collections import Counter
@@ -37,23 +37,23 @@ class Move(NamedTuple):
 
 
 class Outcome(Enum):
-    """What became of some keys that were to be moved."""
+    """The result of a request to move some keys."""
 
-    MOVED = auto()  # or left alone for good reason
+    MOVED = auto()  # or skipped for good reason
     NO_ROOM = auto()  # there is no bucket for the copies
-    INDEX_BUSY = auto()  # it has worse to do than to move
+    INDEX_BUSY = auto()  # it did not get ready in time
 
 
 class Mover:
-    """Moves keys; holder has the copies until they are committed."""
+    """Moves keys; holder owns the copies until they are committed."""
 
     def __init__(
         self, members: list[Member], sectors: SectorAllocator, index: Index, services: Services
     ) -> None:
         self.moved_sectors = 0
         self.buckets_taken: Counter[int] = Counter()  # by member
-        self.own_changes = [(0, 0) for _ in members]  # of what evacuations depend on
-        self.copies_lacking = 1  # of the key there was no room for last
+        self.own_changes = [(0, 0) for _ in members]  # its share of the changes that evacuations depend on
+        self.copies_lacking = 1  # of the last key without space
         self.holder = Holder("moving garbage collection", 1 << 20, sectors.caches[0].geometry.bucket_sectors)
         self._members = members
         self._sectors = sectors
@@ -62,7 +62,7 @@ class Mover:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """While this lasts, keys may be moved; what it leaves unfinished is given back."""
+        """Allow moves within the block; at its end unfinished copies are released."""
         self._sectors.gathering.add(self.holder)
         try:
             yield
@@ -74,7 +74,7 @@ class Mover:
 
     @contextmanager
     def _own_changes(self) -> Iterator[None]:
-        """What this does is no reason to look for more to be moved; nothing may be awaited meanwhile."""
+        """Count changes in the block as the mover's, which trigger no evacuation; it must not await."""
         before = [cache.evacuation_finds() for cache in self._sectors.caches]
         yield
         for cache, (reclaims, changes) in zip(self._sectors.caches, before, strict=True):
@@ -87,13 +87,13 @@ class Mover:
         self._sectors.end(self.holder)
 
     def has_room(self) -> bool:
-        """Whether there are buckets for the key that there was no room for last."""
+        """Whether there are buckets for the last key without space."""
         return members_with(self._sectors.caches, Reserve.MOVINGGC, self.copies_lacking) is not None
 
     async def move(self, keys: Sequence[Key], tried: set[Key]) -> Outcome:
-        """Copy some keys that stand in the index now, as far as there is room.
+        """Copy some keys that are in the index now, as far as there is space.
 
-        Those it began with go to tried: one that stands as it was afterwards cannot be moved.
+        Keys it begins to copy are added to tried: one that is unchanged afterwards cannot be moved.
         """
         moves: list[Move] = []
         outcome = Outcome.MOVED
@@ -109,7 +109,7 @@ class Mover:
         return outcome
 
     async def _carry_out(self, moves: list[Move]) -> bool:
-        """Copy, and put the copies in their places; False if the index takes none now."""
+        """Copy, and replace the keys by their copies; returns False if the index cannot take them now."""
         copied: set[Move] = set()
         await together(partial(self._copy, move, copied) for move in moves)
         for move in moves:
@@ -122,7 +122,7 @@ class Mover:
             try:
                 while not self._index.is_ready_for(move.old, move.new):
                     await self._index.make_ready_for(move.old, move.new, PATIENCE_S)
-            except (NoFreeBuckets, LimitExceeded):  # or as many wait already as may
+            except (NoFreeBuckets, LimitExceeded):  # LimitExceeded: too many waiters
                 with self._own_changes():
                     self._give_back()
                 return False
@@ -130,7 +130,7 @@ class Mover:
         return True
 
     def _replace(self, move: Move) -> None:
-        """Put the copy in its place, unless what it was made from was overwritten meanwhile."""
+        """Replace the key by its copy, unless it was overwritten meanwhile."""
         with self._own_changes():
             if self._index.replace(self.holder, move.old, move.new):
                 self.moved_sectors += move.new.sectors
@@ -138,14 +138,14 @@ class Mover:
                 self._sectors.release(self.holder, [move.new])
 
     def _is_movable(self, key: Key) -> bool:
-        """Whether all copies are good, and whole blocks of a volume that is still there."""
+        """Whether all copies are current, and the key covers whole blocks of an existing volume."""
         whole = (key.offset | key.sectors) % self._sectors.caches[0].geometry.block_sectors == 0
         return (
             whole and key.inode in self._sectors.inodes and all(map(self._sectors.is_current, key.pointers))
         )
 
     def _prepare(self, key: Key, moves: list[Move]) -> Outcome:
-        """Sectors for a copy, in as many buckets as that takes, the old ones pinned meanwhile."""
+        """Reserve sectors for a copy, in as many buckets as necessary, and pin the old ones."""
         at = key.offset
         while at < key.end:
             before = self._sectors.buckets_taken
@@ -172,7 +172,7 @@ class Mover:
         copied.add(move)
 
     async def _read(self, key: Key) -> bytes | None:
-        """The data of a pinned key, from the first copy that can be read; None if none can."""
+        """Returns the data of a pinned key from the first readable copy; None if there is none."""
         for source in key.pointers:
             device = self._members[source.device].block_device
             with suppress(DeviceError):

@@ -1,4 +1,4 @@
-"""Moving garbage collection: the little that is live in nearly empty buckets is copied, to free them whole.
+"""Moving garbage collection: copies the live data of nearly empty buckets to free these.
 
 (kernel: bch_moving_gc)
 """
@@ -20,7 +20,7 @@ from bcached.state.index.node import Leaf
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.btree import Btree
 
-CANDIDATES_MAX = 65_536  # buckets that are looked at more closely
+CANDIDATES_MAX = 65_536  # buckets that are sorted by their live sectors
 FULL_PART = 2  # a bucket with more than this part of its sectors live is left alone
 
 
@@ -34,7 +34,7 @@ class MovingCollector:
         self._services = services
 
     async def move(self, turns: Turns) -> None:
-        """One pass over the index, for the buckets that are worth it now; turns are the collection's."""
+        """Make one pass over the index for the buckets worth emptying now; turns are the collection's."""
         services = self._services
         with self._mover.at_work():
             chosen = [
@@ -45,7 +45,7 @@ class MovingCollector:
                 await self._move_out_of(chosen, turns)
 
     async def _move_out_of(self, chosen: list[Bools], turns: Turns) -> None:
-        """Look for keys that lie in the chosen buckets, and copy them while there is room."""
+        """Find keys in the chosen buckets, and copy them while there is space."""
         await turns.begin()
         async for leaf in self._btree.leaves():
             keys = self._keys_in(leaf, chosen)
@@ -57,7 +57,7 @@ class MovingCollector:
             await turns.breathe()
 
     def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:
-        """The keys of a leaf that lie, with any copy, in one of the chosen buckets."""
+        """Returns the keys of a leaf with any copy in one of the chosen buckets."""
         numbers: set[int] = set()
         for part in leaf_pointers([leaf], self._caches):
             is_in = chosen[part.device][part.buckets] & part.is_current
@@ -66,7 +66,7 @@ class MovingCollector:
 
 
 def _choose(cache: Cache) -> Generator[None, None, Bools]:
-    """The emptiest buckets, as many as fit into the reserve, if that makes fewer of them."""
+    """Returns the emptiest buckets whose data fits into the reserve; none if that would free no bucket."""
     table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
     reserve = len(cache.reserves.lists[Reserve.MOVINGGC])
     found = np.zeros(0, np.int64)

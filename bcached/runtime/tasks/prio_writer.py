@@ -1,7 +1,7 @@
-"""The prio writer: makes gens durable, so that invalidated buckets may be used; and lets prios age.
+"""The prio writer: makes gens durable, so that invalidated buckets may be used, and ages prios.
 
-It never waits for a bucket: the prio reserve holds a whole chain and is filled before all others. (The
-seed's prio write waits for buckets in the very thread that supplies them.)
+It never waits for a bucket: the prio reserve holds a whole chain and is filled before all others. (Kernel:
+bch_prio_write waits for buckets in the very thread that supplies them.)
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ from bcached.store.member import Member
 
 
 class PrioWriter:
-    """Writes the chains of those members that ask for it (seed: bch_prio_write)."""
+    """Writes the chains of the members that request it (kernel: bch_prio_write)."""
 
     def __init__(
         self, members: list[Member], journal: Journal, leaf_writer: LeafWriter, services: Services
@@ -49,24 +49,24 @@ class PrioWriter:
         return bool(self._services.stopping or self._services.aging.steps_due or self._writable())
 
     def _writable(self) -> list[Member]:
-        """Who asked, and whose reserve holds a chain; none while a gen must not reach the disk yet."""
+        """Returns the requesting members whose reserve holds a chain; none while prio_blocked."""
         if self._services.prio_blocked:
             return []
         return [member for member in self._services.prios_wanted_for if member.cache.has_prio_chain]
 
     async def write(self, members: list[Member]) -> None:
-        """Write these members' chains, journal their heads, and let go of the chains before."""
+        """Write these members' chains, journal their heads, and free the previous chains."""
         services = self._services
         begun = services.clock()
         services.prios_wanted_for.difference_update(members)
         services.prios_writing.update(members)
-        # One instant for all: nothing suspends from here to the last snapshot.
+        # One instant for all: no await from here to the last snapshot.
         snapshots = []
         for member in members:
             member.cache.take_prio_chain()
             snapshots.append(member.cache.snapshot_gens())
         services.buckets_moved()
-        services.end_step(self)  # until the leaf writer is through with its own
+        services.end_step(self)  # the wait for the leaf writer is its step
         await self._leaf_writer.catch_up()
         services.begin_step(self)
         await together(
@@ -85,7 +85,7 @@ class PrioWriter:
             services.conditions[Fact.BUCKETS_MOVED].notify_all()
 
     async def _age(self) -> None:
-        """Take the steps that are due from every prio that ages."""
+        """Decrease every ageing prio by the steps that are due."""
         services = self._services
         steps, services.aging.steps_due = services.aging.steps_due, 0
         smallest = []

@@ -1,4 +1,4 @@
-"""The tasks of a set, as one thing that can be asked how it is."""
+"""The tasks of a set, in one record with their names."""
 
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from bcached.runtime.tasks.prio_writer import PrioWriter
 
 
 class Task(Protocol):
-    """Something that runs until the set stops."""
+    """A task that runs until the set stops."""
 
     def run(self) -> Coroutine[Any, Any, None]:
-        """Work."""
+        """Work until the set stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """One allocator a member, and one each of the others."""
+    """One allocator per member, and one of each other task."""
 
     allocators: list[Allocator]
     prio_writer: PrioWriter
@@ -30,7 +30,7 @@ class Tasks:
     garbage_collector: GarbageCollector
 
     def named(self) -> Iterator[tuple[str, Task]]:
-        """Each task with a name for people."""
+        """Yields each task with its name for messages."""
         for allocator in self.allocators:
             yield f"allocator {allocator.member.device}", allocator
         yield "prio writer", self.prio_writer
