@@ -81,8 +81,8 @@ class CacheSet:
         self._volumes = volumes
         self._gen_maps = gen_maps
         self._queue = services.queue
-        self._seen_taken = 0
-        self._nodes_seen = 0
+        self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
+        self._nodes_seen = 0  # the count of node writes at the last health check
 
     # Identity and layout
 
@@ -159,7 +159,7 @@ class CacheSet:
     def allocate(
         self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float
     ) -> "asyncio.Future[list[list[Key]]]":
-        """Returns the keys of all requests; NoFreeBuckets after timeout_s, immediately if that is 0."""
+        """Returns the keys of all requests, or raises NoFreeBuckets after timeout_s, at once if that is 0."""
         self.services.check_changeable()
         self._check_possible(requests)
         return self._submit(Extents(self.sectors, holder, requests), timeout_s)

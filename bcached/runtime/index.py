@@ -38,6 +38,7 @@ class Index:
         self._sectors = sectors
         self._services = services
         block_sectors = sectors.caches[0].geometry.block_sectors
+        # The longest deletion: a key's most sectors, in whole blocks.
         self._deletion_sectors = SECTORS_MAX // block_sectors * block_sectors
         # An existing key may take two deletions.
         self._dropped_at_once = min(DROPPED_KEYS, self._journal.commit_words // (2 * HEAD_WORDS))

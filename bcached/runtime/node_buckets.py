@@ -111,7 +111,7 @@ class NodeBuckets:
         self._give_back([place])
 
     def raise_gen(self, pointer: Pointer) -> None:
-        """Raise the bucket's gen to the pointer's; none is ahead, as all were read at the opening."""
+        """Raise the bucket's gen to the pointer's; none is ahead: read at the opening, or written since."""
         device, bucket = self._place(pointer)
         self._sectors.caches[device].table.raise_gen(bucket, pointer.gen)
 

@@ -47,7 +47,10 @@ class Quarantine:
     def admit(self, holder: Holder, pid: int | None, grace_s: float) -> None:
         """Add a holder; pid is the process whose writes are awaited, if known.
 
-        A holder that only reads is not awaited, and stays only until its pins are ended.
+        1. It holds nothing: not added.
+        2. It only reads, or its process has ended: it stays only until its pieces and pins are ended.
+        3. Its process runs: until that ends, or the grace has passed.
+        4. Its process is unknown or cannot be observed: until the grace has passed.
         """
         if not holder.pieces and not holder.reads:
             return

@@ -51,8 +51,8 @@ class Services:
         self.stopping = False
         self._after_step = after_step
         self._sectors = sectors
-        self._counted_sectors = 0
-        self._busy_since: dict[object, float] = {}
+        self._counted_sectors = 0  # of the allocated ones, as traffic
+        self._busy_since: dict[object, float] = {}  # when each busy task began its step
         self.node_writers: set[object] = set()  # the tasks that write nodes of the index
         self.waiting_for_nodes = 0  # how many of their writes wait for buckets
         # Prio writer
@@ -63,7 +63,7 @@ class Services:
         self.collections = 0  # completed markings
         self.gc_rounds = 0  # completed collections with rewriting, tidying and moving
         self.in_gc_round = False
-        self.collecting = False
+        self.collecting = False  # marking, a part of the round
         self.collection_wanted: str | None = None  # the trigger
         self.runs = dict.fromkeys(GC_TRIGGERS, 0)
         self.evacuation_wanted: set[Member] = set()

@@ -51,7 +51,7 @@ class WaitQueue:
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, deque[Waiter]] = {reserve: deque() for reserve in Reserve}
         self._of_holder: dict[Holder, dict[Waiter, None]] = {}
-        self._turned_away: set[Reserve] = set()
+        self._turned_away: set[Reserve] = set()  # with requests refused since buckets arrived last
         self._refusal: RequestError | None = None
         self._on_change = on_change
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
@@ -62,6 +62,10 @@ class WaitQueue:
 
         Raises NoFreeBuckets if timeout_s is 0 or less and it would wait. first: work that all others depend
         on, or that takes no buckets, is exempt from the limit and goes ahead of all others.
+
+        1. It is first and there are buckets: done at once.
+        2. It lacks buckets and may not wait, or too many wait: undone and refused.
+        3. Otherwise it is queued.
         """
         if self._refusal is not None:
             raise self._refusal.with_traceback(None)

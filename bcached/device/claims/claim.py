@@ -62,7 +62,11 @@ def claim_backing_file(path: str, descriptor: int) -> int | None:
 
 
 def claimed_elsewhere(path: str, node: os.stat_result) -> DeviceRefused:
-    """Returns why a block device cannot be opened with O_EXCL: refused, or busy while a process has it."""
+    """Returns why a block device cannot be opened with O_EXCL.
+
+    1. A mount, swap or a device on top uses it, a daemon serves it, or this process has it open: refused.
+    2. Another process, or an unknown use of the kernel: busy, and may end.
+    """
     use = kernel_use_of(node.st_rdev)
     if use is not None:
         return DeviceRefused(path, f"in use: {use}")

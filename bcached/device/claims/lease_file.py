@@ -57,7 +57,12 @@ class OldLease:
         self.boot = boot
 
     def is_let_go(self) -> bool:
-        """Whether no client holds it any more, by a record lock or by flock."""
+        """Whether no client holds it any more, by a record lock or by flock.
+
+        1. The file is removed: no client does.
+        2. It is not readable for this user: unknown, and counted as held.
+        3. Otherwise its locks are tested.
+        """
         try:
             descriptor = self._open()
         except FileNotFoundError:

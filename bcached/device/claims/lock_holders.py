@@ -50,7 +50,12 @@ class Holder:
 
 
 def flock_holders(descriptor: int) -> list[Holder]:
-    """Returns every flock on the file, except those of processes of other containers."""
+    """Returns every flock on the file, except those of processes of other containers.
+
+    1. The process that took it still has it, or its files cannot be read.
+    2. Processes that inherited it have it.
+    3. No such process is visible.
+    """
     place = _place(descriptor)
     found = []
     for kind, pid in _listed_flocks(place):

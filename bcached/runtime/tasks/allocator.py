@@ -32,8 +32,8 @@ class Allocator:
         self._sectors = sectors
         self._services = services
         self._open = LastResort(sectors, member.device)
-        self._timer: asyncio.TimerHandle | None = None
-        self._tried = Tried()
+        self._timer: asyncio.TimerHandle | None = None  # until another open bucket is idle
+        self._tried = Tried()  # attempts that are not repeated until counters change
 
     async def run(self) -> None:
         """Work until the set stops; a DeviceError ends it, and the daemon with it."""

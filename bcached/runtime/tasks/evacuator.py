@@ -51,6 +51,7 @@ class Round:
         self.device = cache.device
         self._cache = cache
         self._table = table = cache.table
+        # By rank in the plan, as planned: gens and dirty sectors.
         self._gens = table.gens_array[planned.buckets]
         self._dirty = table.dirty_sectors_array[planned.buckets]
         self._places = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # ranks in the plan

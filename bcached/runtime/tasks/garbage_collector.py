@@ -61,7 +61,7 @@ class GarbageCollector:
         self.mover = mover
         self.found: dict[str, int] = {}  # counts of the last round
         self.dirty_sectors: Counter[int] = Counter()  # by inode, from the last completed marking
-        self._dirty_so_far: Counter[int] = Counter()
+        self._dirty_so_far: Counter[int] = Counter()  # the same, from the present marking
         self.leaves_rewritten = 0
         self._moving = moving
         self.evacuator = evacuator

@@ -29,7 +29,7 @@ class LeafWriter:
         self._through = -1  # the entry that `catch_up` needs leaves and journal to be beyond
         self._awaited = False  # whether it still waits
         self._services = services
-        self._is_mended = False
+        self._is_mended = False  # whether torn nodes are repaired, which is done once
         services.node_writers.add(self)
         journal.on_durable.append(self._journal_moved)
         journal.on_pressure.append(services.leaves_wanted)

@@ -51,7 +51,7 @@ class Mover:
         self, members: list[Member], sectors: SectorAllocator, index: Index, services: Services
     ) -> None:
         self.moved_sectors = 0
-        self.buckets_taken: Counter[int] = Counter()  # by member
+        self.buckets_taken: Counter[int] = Counter()  # for copies, by member
         self.own_changes = [(0, 0) for _ in members]  # its share of the changes that evacuations depend on
         self.copies_lacking = 1  # of the last key without space
         self.holder = Holder("moving garbage collection", 1 << 20, sectors.caches[0].geometry.bucket_sectors)
