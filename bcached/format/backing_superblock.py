@@ -22,7 +22,7 @@ DATA_SECTOR_DEFAULT = 16  # BDEV_DATA_START_DEFAULT
 
 @dataclass(frozen=True, slots=True)
 class BackingSuperblock:
-    """What tells of a backing device. Names are bcache-super-show's; it has none for some cache modes."""
+    """The fields of a backing device. Names are bcache-super-show's; it has none for some cache modes."""
 
     uuid: UUID
     set_uuid: UUID
@@ -39,7 +39,7 @@ class BackingSuperblock:
 
     @classmethod
     def of(cls, raw: RawSuperblock) -> "BackingSuperblock":
-        """The fields of a superblock that is whole."""
+        """Returns the fields of a superblock with a good checksum."""
         state, mode = BACKING_STATE.get(raw.flags), BACKING_CACHE_MODE.get(raw.flags)
         return cls(
             uuid=UUID(bytes=raw.uuid),

@@ -1,4 +1,4 @@
-"""Bit fields of a word: the shift and the width stand in one place, beside the kernel's name."""
+"""Bit fields of a word: shift and width are defined once, beside the kernel's name."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,16 @@ class BitField:
         self.mask = self.limit << shift
 
     def get(self, word: int) -> int:
-        """The field's value in word."""
+        """Returns the field's value in word."""
         return (word & self.mask) >> self.shift
 
     def of_column(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The field's value in each of a column of words; only for fields below the sign's bit."""
+        """Returns the field's value in each of a column of words; only for fields below the sign bit."""
         assert self.limit < 1 << 63
         column: NDArray[np.int64] = ((words & np.uint64(self.mask)) >> np.uint64(self.shift)).astype(np.int64)
         return column
 
     def put(self, word: int, value: int) -> int:
-        """The word with the field set to value."""
+        """Returns the word with the field set to value."""
         assert 0 <= value <= self.limit, f"{value} does not fit in {self.limit.bit_length()} bits"
         return (word & ~self.mask) | (value << self.shift)

@@ -1,13 +1,13 @@
-"""Keys as they stand on disk: two words and a word for each pointer.
+"""Keys as they are on disk: two words and a word for each pointer.
 
     high  63 always set   60-62 pointers   56-57 csum, 0   36 dirty   20-35 sectors   0-19 inode
-    low   the *end* of the extent, in sectors (our Key holds its start)
+    low   the *end* of the extent, in sectors (bcached.keys.Key holds its start)
     ptr   51-62 device    8-50 sector on the device         0-7 gen
 
 A key with no pointers deletes what it covers. A pointer to device 0xfff is a placeholder that holds no data.
-Keys of nodes and of the uuid table borrow the form: low is the position (the highest key a node may hold),
-the sector count is the node's size, so their start may well be negative. A key in an interior node at
-position 0:0 names a node that was freed, with the gen its bucket has since.
+Keys of nodes and of the uuid table use the same format: low is the position (the highest key a node may
+hold), the sector count is the node's size, so their start may be negative. A key in an interior node at
+position 0:0 names a node that was freed, with the gen that its bucket has since.
 """
 
 import struct
@@ -32,14 +32,14 @@ PTR_GEN = BitField(0, 8)
 
 WORD_BYTES = 8
 HEAD_WORDS = 2
-PADDED_KEY_BYTES = 64  # BKEY_PADDED: what a key has room for in a journal entry
+PADDED_KEY_BYTES = 64  # BKEY_PADDED: the space of a key in a journal entry's header
 POINTERS_MAX = PADDED_KEY_BYTES // WORD_BYTES - HEAD_WORDS
 OFFSET_MAX = (1 << 63) - 1  # positions are compared by their signed difference
 INODE_MAX = KEY_INODE.limit
 SECTORS_MAX = KEY_SIZE.limit
 CHECK_DEVICE = PTR_DEV.limit  # PTR_CHECK_DEV
 
-# Keys are packed and parsed by the million: their fields are taken apart on the spot, not by calls.
+# Keys are packed and parsed by the million: their fields are extracted inline, not by calls.
 DEVICE_SHIFT = PTR_DEV.shift
 SECTOR_SHIFT, SECTOR_LIMIT = PTR_OFFSET.shift, PTR_OFFSET.limit
 GEN_LIMIT = PTR_GEN.limit
@@ -101,7 +101,7 @@ def head_word(inode: int, sectors: int, dirty: bool, pointer_count: int) -> int:
 def key_of_words(head: int, end: int, words: Sequence[int]) -> Key:
     """The key of a high word, an end and pointer words that are known to be good."""
     sectors = head >> SIZE_SHIFT & SECTORS_MAX
-    if len(words) == 1:  # nearly all: a call less
+    if len(words) == 1:  # nearly all keys: saves a call
         (word,) = words
         pointer = Pointer(
             word >> DEVICE_SHIFT & CHECK_DEVICE, word >> SECTOR_SHIFT & SECTOR_LIMIT, word & GEN_LIMIT
@@ -166,7 +166,10 @@ def _key_at(words: tuple[int, ...], index: int, where: str) -> Key:
 
 
 def _bad_key(words: tuple[int, ...], index: int, where: str) -> BadField:
-    """What is wrong with the key at index: apart from the reading, which is done for every key there is."""
+    """Returns what is wrong with the key at index; not inlined in the parser, which runs for every key.
+
+    1. No space for a head. 2. Too many pointers. 3. Pointers beyond the end. 4. A csum. 5. A high offset.
+    """
     here, left = f"{where}, word {index}", len(words) - index
     if left < HEAD_WORDS:
         return BadField(NAME, here, f"{HEAD_WORDS} words or more", f"{left} to the end")
@@ -182,7 +185,7 @@ def _bad_key(words: tuple[int, ...], index: int, where: str) -> BadField:
 
 
 def check_extent(key: Key, bounds: Bounds, where: str) -> None:
-    """Refuse a leaf's key that does not lie whole in one bucket of the set. One of no sectors is nobody's."""
+    """Refuse a leaf's key that is not completely in one bucket of the set. One of no sectors is ignored."""
     if key.sectors == 0:
         return
     if key.offset < 0:
@@ -204,14 +207,14 @@ def check_node_key(key: Key, bounds: Bounds, where: str) -> None:
 
 
 def is_available(pointer: Pointer) -> bool:
-    """Whether the pointer names a device at all: a placeholder does not."""
+    """Whether the pointer names a device: a placeholder does not."""
     return pointer.device != CHECK_DEVICE
 
 
 def _check_pointers(structure: str, key: Key, bounds: Bounds, where: str) -> None:
     for pointer in filter(is_available, key.pointers):
         members = len(bounds.bucket_counts)
-        # Kernel: since 5.10 takes its only device whatever the number says. A wrong one is damage to us.
+        # Kernel: since 5.10 uses its only device whatever the number. bcached treats a wrong one as damage.
         if pointer.device >= members:
             raise BadField(structure, f"{where}, device", f"below {members}", pointer.device)
         bucket, within = divmod(pointer.sector, bounds.bucket_sectors)

@@ -1,10 +1,10 @@
-"""Sorted sets of keys. A btree node is a row of them, each begun at a block, the later ones appended.
+"""Sorted sets of keys. A btree node is a sequence of them, each begun at a block, later ones appended.
 
      0 csum (over what follows; version 1: begun with the first pointer word of the node's key)
      8 magic ^ set_magic    16 seq, random, the same in all bsets of a node    24 version u32
     28 words of keys u32    32 the keys, sorted
 
-A block behind the last bset may hold leftovers of another node; only the seq tells them apart.
+A block behind the last bset may hold leftovers of another node; only the seq distinguishes them.
 """
 
 import struct
@@ -66,7 +66,7 @@ def pack_bset(bset: Bset, node_key: Key, set_magic: int, block_bytes: int) -> by
 def pack_words(
     seq: int, keys: bytes, node_key: Key, set_magic: int, block_bytes: int, version: int = VERSION
 ) -> bytes:
-    """The same of keys that are packed already."""
+    """Returns the packed bset of keys that are packed already, padded to whole blocks."""
     assert 0 < seq < 1 << 64
     assert 0 <= version <= VERSION
     header = HEADER.pack(0, BSET ^ set_magic, seq, version, len(keys) // WORD_BYTES)
@@ -78,10 +78,10 @@ def pack_words(
 def parse_node(
     raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
 ) -> list[Bset]:
-    """The bsets of the node in raw, oldest first, with all of the kernel's checks and two more.
+    """Returns the bsets of the node in raw, oldest first, with all of the kernel's checks and two more.
 
-    The two: keys stand in the order of their positions, and none is beyond the node's (the kernel asks
-    that of the last one only, and not in small nodes).
+    The two: keys are in the order of their positions, and none is beyond the node's (Kernel: checks that of
+    the last one only, and not in small nodes).
     """
     return [placed.bset for placed in read_bsets(raw, node_key, set_magic, block_bytes, where)]
 
@@ -89,7 +89,7 @@ def parse_node(
 def read_bsets(
     raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
 ) -> Iterator[PlacedBset]:
-    """The same one by one: what is sound comes before what is wrong is raised."""
+    """Yields the bsets of the node, oldest first. Raises FormatError at the first that is wrong."""
     for frame in read_frames(raw, node_key, set_magic, block_bytes, where):
         here = f"{where}, byte {frame.offset_bytes}"
         keys = parse_keys(frame.keys, here)
@@ -100,7 +100,7 @@ def read_bsets(
 def read_frames(
     raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
 ) -> Iterator[Frame]:
-    """The same without looking at the keys, for a reader that takes them in columns."""
+    """Yields the bsets of the node without parsing keys, for a reader that does so in columns."""
     view = memoryview(raw)
     if not node_key.pointers:
         raise BadField("node", f"{where}, key", "at least 1 pointer", 0)
@@ -123,7 +123,7 @@ def read_frames(
 def is_last_bset(raw: Buffer, offset: int, block_bytes: int) -> bool:
     """Whether no bset of the node follows the one at offset: if its checksum is wrong, it may be torn.
 
-    How long it says that it is does not count, for that may be what is wrong with it.
+    Its own length is not used: that may be the damage.
     """
     view = memoryview(raw)
     seq = _seq_at(view, offset)
@@ -133,9 +133,9 @@ def is_last_bset(raw: Buffer, offset: int, block_bytes: int) -> bool:
 def bsets_behind(
     raw: Buffer, offset: int, node_key: Key, set_magic: int, block_bytes: int
 ) -> Iterator[PlacedBset]:
-    """The sound bsets of a node behind one at offset that is not: each begins at a block.
+    """Yields the sound bsets of a node behind a damaged one at offset: each begins at a block.
 
-    They have the node's seq. Where the first bset is damaged that may be wrong, too; then most of them tell.
+    They have the node's seq. If the first bset is damaged that may be wrong, too; then the commonest counts.
     """
     view = memoryview(raw)
     frames: list[Frame] = []
@@ -162,7 +162,7 @@ def bsets_behind(
 
 
 def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
-    """The keys that a bset with a wrong checksum seems to hold: what was lost, as far as can be told."""
+    """Returns the keys that a bset with a wrong checksum seems to hold, as an estimate of the loss."""
     view = memoryview(raw)
     words: int = HEADER.unpack_from(view, offset)[4]
     begin = offset + HEADER.size
@@ -194,7 +194,7 @@ def _check_order(keys: tuple[Key, ...], node_key: Key, where: str) -> None:
     last = (0, 0)
     for key in keys:
         if key.sectors == 0:
-            continue  # what is left of a key that was cut to nothing stays where it was
+            continue  # a key that was cut to nothing stays at its position
         position = (key.inode, key.end)
         if position < last:
             raise BadField(NAME, f"{where}, keys", "keys in order", f"{position} behind {last}")
@@ -206,7 +206,7 @@ def _check_order(keys: tuple[Key, ...], node_key: Key, where: str) -> None:
 
 
 def _refuse_strays(view: memoryview, offset: int, seq: int, block_bytes: int, where: str) -> None:
-    """A later block with this node's seq would be a bset that the reader has lost."""
+    """Refuse a later block with this node's seq: a bset that the reader has missed."""
     words = np.frombuffer(view[offset:], dtype="<u8")
     strays = np.flatnonzero(words[SEQ_OFFSET // 8 :: block_bytes // 8] == seq)
     if strays.size:
@@ -217,9 +217,9 @@ def _refuse_strays(view: memoryview, offset: int, seq: int, block_bytes: int, wh
 def _refuse_changed_seqs(
     view: memoryview, offset: int, seq: int, node_key: Key, set_magic: int, block_bytes: int, where: str
 ) -> None:
-    """A later block would be a bset of this node, too, if its checksum were right with this node's seq.
+    """Refuse a later block whose checksum is right with this node's seq: a bset whose seq was changed.
 
-    A former node's has a checksum of its own, and what a power cut tears has the right seq or is not there.
+    A former node's block has its own seq's checksum, and a torn append has the right seq or none at all.
     """
     words = np.frombuffer(view[offset:], dtype="<u8")
     bsets = np.flatnonzero(words[MAGIC_OFFSET // 8 :: block_bytes // 8] == BSET ^ set_magic)

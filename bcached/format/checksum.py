@@ -13,6 +13,6 @@ def crc64_we(data: Buffer) -> int:
 
 
 def crc64_seeded(data: Buffer, seed: int) -> int:
-    """The same, begun with seed in the register instead of all ones: of bsets of version 1."""
-    # The library takes the checksum of what came before, that is, the complement of the register.
+    """CRC-64/WE with seed as the initial register instead of all ones: of bsets of version 1."""
+    # The library takes the checksum of the preceding data, that is, the complement of the register.
     return crc64.we(data, seed ^ ALL_ONES)

@@ -1,11 +1,11 @@
-"""Journal entries. Each one carries the places of all metadata, so the newest alone finds everything.
+"""Journal entries. Each names the locations of all metadata, so the newest alone finds everything.
 
       0 csum (over what follows, up to the last key)    8 magic ^ set_magic    16 seq
      24 version u32    28 words of keys u32             32 last_seq: the oldest entry still needed
      40 key of the uuid table (64)    104 key of the btree's root (64)    168 level of the root u16
-    176 prio_bucket[8]: the head of each member's prio chain              240 the keys, as they came
+    176 prio_bucket[8]: the head of each member's prio chain              240 the keys, in order
 
-An entry takes whole blocks and stands in one bucket; entries follow each other from the bucket's start.
+An entry takes whole blocks of one bucket; entries follow each other from the bucket's start.
 """
 
 import struct
@@ -60,7 +60,7 @@ class JournalEntry:
 
     @classmethod
     def parse(cls, raw: Buffer, set_magic: int, where: str) -> "JournalEntry":
-        """The entry at the start of raw."""
+        """Returns the entry at the start of raw."""
         size_bytes = _used_bytes(raw, set_magic, where)
         view = memoryview(raw)[:size_bytes]
         (csum, _, seq, version, _, last_seq) = HEADER.unpack_from(view)
@@ -86,7 +86,7 @@ class JournalEntry:
         )
 
     def pack(self, set_magic: int, block_bytes: int = 1, packed_keys: bytes = b"") -> bytes:
-        """The entry as it stands on disk, padded with zeros to whole blocks.
+        """Returns the entry as it is on disk, padded with zeros to whole blocks.
 
         Keys that are packed already may follow its own.
         """
@@ -116,7 +116,7 @@ class PlacedEntry:
 def parse_journal_bucket(
     raw: Buffer, set_magic: int, block_bytes: int, where: str = "journal bucket"
 ) -> list[PlacedEntry]:
-    """The entries of one journal bucket, in the order they stand there.
+    """Returns the entries of one journal bucket, in their order there.
 
     What is not an entry, or a torn one, ends the list without an error: a bucket is used again without
     being wiped. An entry that is whole and yet makes no sense is an error.
@@ -130,7 +130,7 @@ def parse_journal_bucket(
 def scan_journal_bucket(
     raw: Buffer, set_magic: int, block_bytes: int, where: str, most: int = sys.maxsize
 ) -> tuple[list[PlacedEntry], FormatError | None]:
-    """The same, at most so many, and what is wrong with what follows the last one; None if they fill it."""
+    """Returns the bucket's first entries, at most so many, and why no more follow; None if they fill it."""
     view = memoryview(raw)
     placed: list[PlacedEntry] = []
     offset = 0
@@ -148,7 +148,7 @@ def scan_journal_bucket(
 
 
 class Trace(NamedTuple):
-    """A block that carries the magic of an entry, and what it says of itself; it may be damaged."""
+    """A block with the magic of an entry, and its fields; it may be damaged."""
 
     byte: int  # of the journal bucket
     seq: int
@@ -156,7 +156,7 @@ class Trace(NamedTuple):
 
 
 def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[Trace]:
-    """The traces of entries in a journal bucket, sound or not, found or not."""
+    """Returns the traces of entries in a journal bucket, sound or damaged."""
     words = np.frombuffer(raw, dtype="<u8").reshape(-1, block_bytes // WORD_BYTES)
     blocks = np.flatnonzero(words[:, MAGIC_OFFSET // WORD_BYTES] == JSET ^ set_magic)
     seqs, last_seqs = (words[blocks, offset // WORD_BYTES] for offset in (SEQ_OFFSET, LAST_SEQ_OFFSET))
@@ -164,7 +164,7 @@ def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[Trace]:
 
 
 def claimed_seq(raw: Buffer, offset: int) -> int:
-    """The seq that an entry at offset would have, whatever is there."""
+    """Returns the seq that an entry at offset would have, whatever is there."""
     seq: int = HEADER.unpack_from(raw, offset)[2]
     return seq
 
@@ -174,7 +174,7 @@ class TooLong(BadField):
 
 
 def _used_bytes(raw: Buffer, set_magic: int, where: str) -> int:
-    """The bytes that the entry at the start of raw says it uses."""
+    """Returns the bytes that the entry at the start of raw uses by its own header."""
     if len(raw) < JSET_BYTES:
         raise TooLong(NAME, f"{where}, size", f"at least {JSET_BYTES} bytes", len(raw))
     _, magic, _, _, words, _ = HEADER.unpack_from(raw)

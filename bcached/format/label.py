@@ -1,4 +1,4 @@
-"""Labels: 32 bytes of text, padded with zeros, that nobody ever checked."""
+"""Labels: 32 bytes of text, padded with zeros; the kernel checks none."""
 
 import re
 
@@ -8,16 +8,16 @@ _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 
 
 def parse_label(raw: bytes) -> str:
-    """The text up to the first zero byte.
+    """Returns the text up to the first zero byte.
 
     Bytes that are not UTF-8 (the kernel cuts in mid-character) are kept as lone surrogates, as Python does
-    with file names, so that a label we did not write goes back to disk as it was.
+    with file names, so that a label of the kernel is written back unchanged.
     """
     return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def label_bytes(label: str) -> bytes:
-    """The bytes of a label, not padded; callers that take a label from a user check their number."""
+    """Returns the bytes of a label, not padded; callers check the length of a user's label."""
     return label.encode("utf-8", "surrogateescape")
 
 
@@ -30,5 +30,5 @@ def pack_label(label: str) -> bytes:
 
 
 def printable_label(label: str) -> str:
-    """The label fit for JSON and terminals: what is no text there shows as a replacement character."""
+    """Returns the label fit for JSON and terminals: non-text shows as a replacement character."""
     return _CONTROL.sub("\ufffd", label_bytes(label).decode("utf-8", "replace"))

@@ -1,7 +1,7 @@
 """Magic numbers.
 
 Those of journal, prios and btree are mixed with the set's uuid, so that leftovers of another set are not
-taken for ours.
+taken for this one's.
 """
 
 from uuid import UUID

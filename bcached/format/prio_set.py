@@ -1,7 +1,7 @@
-"""Priorities and gens of a stretch of buckets, as one bucket of the prio chain holds them.
+"""Priorities and gens of a range of buckets, as one bucket of the prio chain holds them.
 
      0 csum (over all that follows, slack too)    8 magic ^ set_magic    16 seq    24 version u32, unused
-    32 next_bucket: the chain's next; junk in the last one               40 entries: prio u16, gen u8
+    32 next_bucket: the chain's next; undefined in the last               40 entries: prio u16, gen u8
 
 Entry k of the chain's set i belongs to bucket i * prios_per_bucket + k, counted from bucket 0.
 """
@@ -26,12 +26,12 @@ NAME = "prio set"
 
 
 def prios_per_bucket(size_bytes: int) -> int:
-    """Buckets that one prio set of size_bytes tells of."""
+    """Returns how many buckets one prio set of size_bytes covers."""
     return (size_bytes - HEADER.size) // ENTRY.itemsize
 
 
 def prio_bucket_count(bucket_count: int, bucket_sectors: int) -> int:
-    """Buckets of one prio chain of a device."""
+    """Returns how many buckets one prio chain of a device takes."""
     return -(-bucket_count // prios_per_bucket(metadata_bytes(bucket_sectors)))
 
 
@@ -45,7 +45,7 @@ class PrioSet:
     gens: NDArray[np.uint8]
 
     def pack(self, set_magic: int, size_bytes: int) -> bytearray:
-        """The set as it stands on disk; what is behind its entries is zero."""
+        """Returns the set as it is on disk, zeros behind its entries."""
         count = len(self.prios)
         assert len(self.gens) == count <= prios_per_bucket(size_bytes)
         raw = bytearray(size_bytes)
@@ -58,7 +58,7 @@ class PrioSet:
 
     @classmethod
     def parse(cls, raw: Buffer, set_magic: int, where: str) -> "PrioSet":
-        """The set that raw holds; raw is all that a bucket uses for it, and the checksum covers it whole."""
+        """Returns the set in raw, which is all that a bucket uses for it: the checksum covers all of raw."""
         if len(raw) <= HEADER.size:
             raise BadField(NAME, f"{where}, size", f"more than {HEADER.size} bytes", len(raw))
         csum, magic, seq, _, next_bucket = HEADER.unpack_from(raw)

@@ -1,7 +1,7 @@
-"""The superblock: who a device is, how it is laid out, and whether its journal is to be trusted.
+"""The superblock: a device's identity, its layout, and whether its journal is valid.
 
-A set of several devices of ours is version 5 with a private incompatible feature: kernels since 5.10 would
-run such a set from one member and ruin it, and all of them refuse a bit they don't know.
+bcached's sets of several devices have version 5 with a private incompatible feature: kernels since 5.10 would
+run such a set from one member and corrupt it, and all of them refuse an unknown bit.
 """
 
 import struct
@@ -49,12 +49,12 @@ __all__ = [
     "journal_bucket_count_for",
 ]
 
-COPY_SECTOR = 16  # ours: the kernel leaves this block alone in every layout that make-bcache makes
+COPY_SECTOR = 16  # bcached's own: the kernel does not use this block in any layout of make-bcache
 SUPERBLOCK_SECTORS = SUPERBLOCK_BYTES // SECTOR_BYTES
 
 
 class Replacement(IntEnum):
-    """Which buckets of cached data are given up first. Numbered as in the superblock."""
+    """Which buckets of cached data are invalidated first. Numbered as in the superblock."""
 
     LRU = 0
     FIFO = 1
@@ -62,18 +62,18 @@ class Replacement(IntEnum):
 
 
 def journal_bucket_count_for(bucket_count: int) -> int:
-    """How many journal buckets the first run of a device sets aside."""
+    """Returns how many journal buckets the first run of a device reserves."""
     return min(max(bucket_count >> 7, 2), JOURNAL_BUCKETS_MAX)
 
 
 def first_bucket_for(bucket_sectors: int) -> int:
-    """The first bucket clear of the superblock and its copy (sectors 8 to 23), as make-bcache counts."""
+    """Returns the first bucket behind the superblock and its copy (sectors 8 to 23), as make-bcache does."""
     return 23 // bucket_sectors + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """What the superblock says, checked. Named as we name things; the kernel's names are in the drawing."""
+    """The checked fields, by bcached's names; the kernel's are in superblock_fields.py."""
 
     uuid: UUID
     set_uuid: UUID
@@ -85,7 +85,7 @@ class Superblock:
     members: int = 1
     member: int = 0
     journal_buckets: tuple[int, ...] = ()
-    synchronous: bool = False  # a journal exists and is to be trusted
+    synchronous: bool = False  # there is a valid journal
     discard: bool = False
     replacement: Replacement = Replacement.LRU
     seq: int = 0
@@ -94,16 +94,16 @@ class Superblock:
     feature_compat: int = 0
     feature_incompat: int = 0
     feature_ro_compat: int = 0
-    other_flags: int = 0  # flags that mean nothing to us, kept as they are
+    other_flags: int = 0  # unknown flags, kept as they are
 
     @property
     def set_magic(self) -> int:
-        """The number the magic numbers of journal, prios and btree are mixed with."""
+        """The number that the magic numbers of journal, prios and btree are mixed with."""
         return set_magic_of(self.set_uuid)
 
     @property
     def has_room_for_copy(self) -> bool:
-        """Whether the copy's place lies before the buckets in use: not in every layout the kernel takes."""
+        """Whether the copy is before the buckets in use: not in every layout that the kernel accepts."""
         return self.first_bucket * self.bucket_sectors >= COPY_SECTOR + SUPERBLOCK_SECTORS
 
     @classmethod
@@ -115,7 +115,7 @@ class Superblock:
         logical_block_bytes: int,
         where: str = f"sector {SUPERBLOCK_SECTOR}",
     ) -> "Superblock":
-        """The superblock in raw, held against its device, with the kernel's checks in their order."""
+        """Returns the superblock in raw, checked against its device as the kernel does, in its order."""
         fields = unpack(raw, where)
         fields.check(bytes(raw), device_bytes, logical_block_bytes, where)
         return cls(
@@ -142,7 +142,7 @@ class Superblock:
         )
 
     def pack(self) -> bytes:
-        """The block as it stands on disk, 4096 bytes."""
+        """Returns the block as it is on disk, 4096 bytes."""
         assert self.version in CACHE_VERSIONS
         assert len(self.journal_buckets) <= JOURNAL_BUCKETS_MAX
         assert self.other_flags & KNOWN_FLAGS == 0

@@ -1,4 +1,4 @@
-"""The superblock as raw fields, and every check they must pass to be trusted. superblock.py has the value.
+"""The superblock as raw fields, and every check they must pass. superblock.py has the checked value.
 
 At byte 4096, in a block of 4096 bytes, all of it little-endian:
 
@@ -56,7 +56,7 @@ KNOWN_FLAGS = SYNC.mask | DISCARD.mask | REPLACEMENT.mask
 REPLACEMENT_MAX = 2
 
 FEATURE_INCOMPAT_LOG_LARGE_BUCKET = 1 << 1  # BCH_FEATURE_INCOMPAT_LOG_LARGE_BUCKET_SIZE
-FEATURE_INCOMPAT_BCACHED_SET = 1 << 62  # ours: one of several members whose journals mirror each other
+FEATURE_INCOMPAT_BCACHED_SET = 1 << 62  # bcached's own: one of several members with mirrored journals
 FEATURE_INCOMPAT_KNOWN = FEATURE_INCOMPAT_LOG_LARGE_BUCKET | FEATURE_INCOMPAT_BCACHED_SET
 
 BUCKET_COUNT_MAX = (1 << 63) - 1
@@ -65,11 +65,11 @@ NAME = "superblock"
 
 
 class NotWhole(BadField):
-    """A field that says where the checksum is: torn or damaged, or no superblock at all."""
+    """A wrong field among those that locate the checksum: torn or damaged, or no superblock."""
 
 
 class BackingDevice(BadField):
-    """A whole superblock, of a device that a cache set caches."""
+    """A sound superblock, but of a backing device."""
 
     def __init__(self, where: str, raw: "RawSuperblock") -> None:
         super().__init__(
@@ -85,7 +85,7 @@ class BackingDevice(BadField):
 
 @dataclass(frozen=True, slots=True)
 class RawSuperblock:
-    """The fields as they stand on disk. Nothing is known of them until `check` has passed."""
+    """The fields as they are on disk, unchecked until `check` has passed."""
 
     csum: int
     offset: int
@@ -127,7 +127,7 @@ class RawSuperblock:
         return has_features and bool(self.feature_incompat & FEATURE_INCOMPAT_LOG_LARGE_BUCKET)
 
     def check(self, raw: bytes, device_bytes: int, logical_block_bytes: int, where: str) -> None:
-        """Refuse what the kernel refuses, in its order, and what it lets pass and then fails on."""
+        """Refuse what the kernel refuses, in its order, and what it accepts and then fails on."""
         self._check_identity(raw, where)
         enough = self.block_sectors * SECTOR_BYTES >= logical_block_bytes
         expected = f"at least the device's logical block of {logical_block_bytes} bytes"
@@ -140,14 +140,14 @@ class RawSuperblock:
         _require(policy <= REPLACEMENT_MAX, where, "flags", "replacement 0, 1 or 2", f"replacement {policy}")
 
     def _check_identity(self, raw: bytes, where: str) -> None:
-        """It is a superblock at all, and whole."""
+        """Check that it is a superblock with a good checksum."""
         if self.offset != SUPERBLOCK_SECTOR and self.magic != SUPERBLOCK_MAGIC:
             raise NotWhole(NAME, where, "bcache's", "neither its offset nor its magic")
         if self.offset != SUPERBLOCK_SECTOR:
             raise NotWhole(NAME, f"{where}, offset", SUPERBLOCK_SECTOR, self.offset)
         if self.magic != SUPERBLOCK_MAGIC:
             raise BadMagic(NAME, where, SUPERBLOCK_MAGIC.hex(), self.magic.hex())
-        # Kernel: checks this after the checksum. It says how far the checksum reaches, so we do before.
+        # Kernel: checks this after the checksum. The checksum's length depends on it, so it is first here.
         if self.journal_count > JOURNAL_BUCKETS_MAX:
             most = f"at most {JOURNAL_BUCKETS_MAX}"
             raise NotWhole(NAME, f"{where}, njournal_buckets", most, self.journal_count)
@@ -157,7 +157,7 @@ class RawSuperblock:
         _require(self.uuid != NO_UUID, where, "uuid", "not zero", "zero")
 
     def _check_version(self, where: str) -> None:
-        """We know what all the fields mean."""
+        """Check that version and features are known."""
         if self.version in BACKING_VERSIONS:
             raise BackingDevice(where, self)
         _require(
@@ -171,16 +171,16 @@ class RawSuperblock:
         _require(unknown == 0, where, "feature_incompat", "no unknown bit", f"{incompat:#x}")
         _require(ro_compat == 0, where, "feature_ro_compat", "no unknown bit", f"{ro_compat:#x}")
         if self._bucket_size_is_logarithm:
-            # Kernel: takes larger ones. A key could not tell the sectors of such a bucket.
+            # Kernel: accepts larger ones. A key's fields are too small for the sectors of such a bucket.
             largest = BUCKET_SECTORS_MAX.bit_length() - 1
             small = self.bucket_size <= largest
             _require(small, where, "bucket_size", f"at most 2^{largest} sectors", f"2^{self.bucket_size}")
 
     def _check_geometry(self, device_bytes: int, where: str) -> None:
-        """Buckets and blocks can be of these sizes, and the device holds them all."""
+        """Check that the sizes of buckets and blocks are valid, and that the device holds them all."""
         count, bucket, block = self.bucket_count, self.bucket_sectors, self.block_sectors
         _require(count <= BUCKET_COUNT_MAX, where, "nbuckets", f"at most {BUCKET_COUNT_MAX}", count)
-        # Kernel: 128 here, and 513 when it comes to sizing its lists.
+        # Kernel: 128 here, and 513 when it sizes its lists.
         _require(count >= BUCKET_COUNT_MIN, where, "nbuckets", f"at least {BUCKET_COUNT_MIN}", count)
         _require(is_power_of_two(block), where, "block_size", "a power of two", block)
         _require(block <= BLOCK_SECTORS_MAX, where, "block_size", f"at most {BLOCK_SECTORS_MAX}", block)
@@ -191,13 +191,13 @@ class RawSuperblock:
         _require(needed <= device_bytes, where, "nbuckets", expected, f"{count}, or {needed} bytes")
 
     def _check_membership(self, where: str) -> None:
-        """It is one of a set."""
+        """Check its set and its number in it."""
         _require(self.set_uuid != NO_UUID, where, "set_uuid", "not zero", "zero")
         _require(1 <= self.members <= MEMBERS_MAX, where, "nr_in_set", f"1 to {MEMBERS_MAX}", self.members)
         _require(self.member < self.members, where, "nr_this_dev", f"below {self.members}", self.member)
 
     def _check_journal(self, raw: bytes, where: str) -> None:
-        """The journal's buckets are in sequence, inside the device, behind the superblock."""
+        """Check that the journal's buckets are in sequence, inside the device, behind the superblock."""
         first, end = self.first_bucket, self.first_bucket + self.journal_count
         found = self.journal_buckets(raw)
         expected = f"buckets {first} to {end - 1} in sequence"
@@ -210,12 +210,12 @@ class RawSuperblock:
         _require(trusted, where, "njournal_buckets", "at least 1, since SYNC is set", self.journal_count)
 
     def journal_buckets(self, raw: bytes) -> tuple[int, ...]:
-        """The journal's buckets, d[] in the drawing."""
+        """Returns the journal's buckets, d[] in the drawing."""
         return struct.unpack_from(f"<{self.journal_count}Q", raw, HEADER.size)
 
 
 def unpack(raw: Buffer, where: str) -> RawSuperblock:
-    """The fields in a block of 4096 bytes."""
+    """Returns the fields in a block of 4096 bytes."""
     _require(len(raw) == SUPERBLOCK_BYTES, where, "size", f"{SUPERBLOCK_BYTES} bytes", len(raw))
     return RawSuperblock(*HEADER.unpack_from(raw))
 

@@ -4,9 +4,9 @@
     56 invalidated u32                   60 flags u32: bit 0 flash-only
     64 sectors (of a flash-only volume)  72 zero (56)
 
-Of a volume that went away the uuid is overwritten with a constant, and its slot is never used again: keys
-of the old inode may linger. The table carries no checksum. Journal entries of version 0 go with a table of
-64-byte entries, which end behind `invalidated`.
+The uuid of a deleted volume is overwritten with a constant, and its slot is never used again: keys of the old
+inode may remain. The table has no checksum. Journal entries of version 0 go with a table of 64-byte entries,
+which end behind `invalidated`.
 """
 
 import struct
@@ -49,15 +49,15 @@ class UuidEntry:
     invalidated: int = 0
     flash_only: bool = False
     sectors: int = 0
-    other_flags: int = 0  # flags that mean nothing to us, kept as they are
+    other_flags: int = 0  # unknown flags, kept as they are
 
     @property
     def is_burnt(self) -> bool:
-        """Whether this was a volume's slot, never to be used again."""
+        """Whether this slot was a volume's, and is never used again."""
         return self.uuid == BURNT_UUID
 
     def pack(self) -> bytes:
-        """The 128 bytes of the slot."""
+        """Returns the 128 bytes of the slot."""
         assert self.uuid != FREE_UUID
         flags = FLASH_ONLY.put(self.other_flags, int(self.flash_only))
         times = (self.first_reg, self.last_reg, self.invalidated)
@@ -65,7 +65,7 @@ class UuidEntry:
 
 
 def parse_table(raw: Buffer, version: int = 1, where: str = "uuid table") -> list[UuidEntry | None]:
-    """All slots of the table, None for the free ones; version is that of the journal entry naming it."""
+    """Returns all slots of the table, None for free ones; version is that of the journal entry naming it."""
     layout = OLD_LAYOUT if version == VERSION_OLD_UUIDS else LAYOUT
     if len(raw) == 0 or len(raw) % layout.size:
         raise BadField(NAME, f"{where}, size", f"a multiple of {layout.size} bytes", len(raw))
@@ -73,7 +73,7 @@ def parse_table(raw: Buffer, version: int = 1, where: str = "uuid table") -> lis
 
 
 def slots_with_leftovers(raw: Buffer, version: int = 1) -> list[int]:
-    """The slots of a table with bytes where nobody writes any but zeros."""
+    """Returns the slots of a table with other bytes than zeros in unused fields."""
     layout, used = (OLD_LAYOUT, OLD_USED_BYTES) if version == VERSION_OLD_UUIDS else (LAYOUT, USED_BYTES)
     slots = np.frombuffer(raw, dtype=np.uint8).reshape(-1, layout.size)
     free = ~slots[:, :UUID_BYTES].any(axis=1)
@@ -105,7 +105,7 @@ def _entry(
 
 
 def pack_table(entries: Sequence[UuidEntry | None], size_bytes: int) -> bytes:
-    """The table in its present form, free slots behind the last entry."""
+    """Returns the table in its present format, free slots behind the last entry."""
     assert len(entries) * UUID_ENTRY_BYTES <= size_bytes
     packed = b"".join(FREE_SLOT if entry is None else entry.pack() for entry in entries)
     return packed.ljust(size_bytes, b"\0")
