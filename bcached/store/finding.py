@@ -1,8 +1,8 @@
-"""What is wrong with a device: one finding each, and the place where they are collected.
+"""What is wrong with a device: one finding each, and their collection.
 
-Reading never stops at damage: the reader hands what is wrong to a `Report` and goes on with what is left.
-A check collects all findings; an opening has a report that raises at the first fatal one (`refuse_fatal`). So
-the two agree: what is fatal to a check is what an opening refuses.
+Reading never stops at damage: the reader passes a finding to a `Report` and goes on with what is left. A
+check collects all findings; the report of an opening raises at the first fatal one (`refuse_fatal`). So the
+two agree: what is fatal to a check is what an opening refuses.
 """
 
 from collections import Counter
@@ -12,15 +12,15 @@ from enum import IntEnum
 
 from bcached.errors import BcachedError, DeviceError, FormatError, SetRefused
 
-FINDINGS_OF_A_RULE_MAX = 100  # one damage can show in millions of places
+FINDINGS_OF_A_RULE_MAX = 100  # one fault can cause millions of findings
 
 
 class Severity(IntEnum):
     """How grave a finding is."""
 
-    NOTE = 0  # nothing is wrong, but somebody who wonders wants to know
-    TORN = 1  # a write was cut off; opening the set in bcached makes it good
-    DAMAGE = 2  # something is wrong, and the set opens nevertheless
+    NOTE = 0  # nothing is wrong, but it may explain what an operator sees
+    TORN = 1  # a write was interrupted; opening the set in bcached repairs it
+    DAMAGE = 2  # something is wrong, but the set can be opened
     FATAL = 3  # the set cannot be opened as it is
 
 
@@ -34,7 +34,7 @@ class Finding:
     where: str
     problem: str
     lost: str = ""
-    advice: str = ""  # the command that leads on, if there is one
+    advice: str = ""  # the command to go on with, if there is one
     cause: BcachedError | None = field(default=None, compare=False)  # what the reader raised, if anything
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Finding:
 
     @property
     def text(self) -> str:
-        """All of it but the severity, in one line."""
+        """All but the severity, in one line."""
         lost = f"; lost: {self.lost}" if self.lost else ""
         advice = f"; to go on without: {self.advice}" if self.advice else ""
         return f"{self.structure} at {self.where}: {self.problem}{lost}{advice}"
@@ -52,13 +52,13 @@ Report = Callable[[Finding], None]
 
 
 def refuse_fatal(finding: Finding) -> None:
-    """The report of an opening: a fatal finding is raised, the others do not keep a set from being opened."""
+    """The report of an opening: raises a fatal finding, ignores the others."""
     if finding.severity == Severity.FATAL:
         raise finding.cause or SetRefused(finding.text)
 
 
 def finding_of(error: BcachedError, rule: str, severity: Severity, lost: str = "") -> Finding:
-    """What a reader raised, as a finding."""
+    """Returns a finding of the error that a reader raised."""
     if isinstance(error, FormatError):
         problem = f"expected {error.expected}, found {error.found}"
         return Finding(rule, severity, error.structure, error.where, problem, lost, cause=error)
@@ -76,7 +76,7 @@ class Findings:
     worst: Severity = Severity.NOTE
 
     def report(self, finding: Finding) -> None:
-        """Take one in."""
+        """Add a finding."""
         self.counts[finding.rule] += 1
         self.worst = max(self.worst, finding.severity)
         if self.counts[finding.rule] <= FINDINGS_OF_A_RULE_MAX:
@@ -88,7 +88,7 @@ class Findings:
         return self.worst == Severity.NOTE
 
     def unlisted(self) -> dict[str, int]:
-        """How many of each rule are not listed."""
+        """Returns how many of each rule are not listed."""
         return {
             rule: n - FINDINGS_OF_A_RULE_MAX for rule, n in self.counts.items() if n > FINDINGS_OF_A_RULE_MAX
         }

@@ -12,11 +12,11 @@ from bcached.store.journal.ring import JournalRing
 from bcached.store.prio_chain import write_chain
 from bcached.store.superblock_slot import write_superblock
 
-SEQ_MASK = (1 << 64) - 1  # both only count writes, and may begin anew
+SEQ_MASK = (1 << 64) - 1  # both only count writes, and may wrap
 
 
 def geometry_of(superblock: Superblock) -> Geometry:
-    """The layout a superblock describes."""
+    """Returns the layout that a superblock describes."""
     return Geometry(
         bucket_count=superblock.bucket_count,
         first_bucket=superblock.first_bucket,
@@ -39,7 +39,7 @@ class Member:
 
     @property
     def path(self) -> str:
-        """Where the device is found."""
+        """The device's path."""
         return self.block_device.path
 
     @property
@@ -48,7 +48,7 @@ class Member:
         return str(self.superblock.uuid)
 
     async def write_prios(self, gens: bytearray) -> None:
-        """Write the chain of buckets the cache set aside; durable with the next journal entry."""
+        """Write the prio chain to the buckets reserved for it; durable with the next journal entry."""
         self.prio_seq = (self.prio_seq + 1) & SEQ_MASK
         await write_chain(
             self.block_device,
@@ -61,7 +61,7 @@ class Member:
         )
 
     async def change_superblock(self, **fields: object) -> None:
-        """Write a superblock with other fields, and take it as the member's."""
+        """Write a superblock with changed fields, which becomes the member's."""
         seq = (self.superblock.seq + 1) & SEQ_MASK
         changed = replace(self.superblock, seq=seq, **fields)  # type: ignore[arg-type]
         await write_superblock(self.block_device, changed)

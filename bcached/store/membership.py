@@ -1,4 +1,4 @@
-"""Whether devices are the members of one set, all of them, and of a shape that can be served."""
+"""Whether devices are all the members of one set, of a geometry that bcached can run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,19 +21,19 @@ JOURNAL_BUCKETS_MIN = 2  # the newest entry's, and the next
 
 @dataclass(frozen=True, slots=True)
 class MemberFound:
-    """A member before anything is done with it."""
+    """A member whose superblock was read."""
 
     block_device: BlockDevice
     superblock: Superblock
 
     @property
     def path(self) -> str:
-        """Where the device is found."""
+        """The device's path."""
         return self.block_device.path
 
 
 def check_members(members: Sequence[MemberFound]) -> None:
-    """Refuse what is not one whole set, by the numbers of its members, in a shape that can be served."""
+    """Refuse devices that are not all members of one set, in order, of a geometry that bcached can run."""
     first = members[0]
     expected = first.superblock
     for number, member in enumerate(members):
@@ -70,7 +70,7 @@ def refuse_copies(members: Sequence[MemberFound], newest_seqs: Sequence[int | No
             older, newer = (one, member) if there < here else (member, one)
             low, high = sorted((here, there))
             which = (
-                f"{older.path} is an older copy: its newest journal entry is {low}, and {high} on "
+                f"{older.path} is an older copy: its newest journal entry is {low}, but {high} on "
                 f"{newer.path}, {high - low} later"
             )
         raise SetRefused(
@@ -82,8 +82,9 @@ def refuse_copies(members: Sequence[MemberFound], newest_seqs: Sequence[int | No
 def refuse_older_copies(members: Sequence[MemberFound], newest_seqs: Sequence[int]) -> None:
     """Refuse a member that lacks what was written to the set since it was copied.
 
-    Every entry goes to all members before the next is begun, and the first one of a life to those first that
-    lack the most. So however often the power fails, none is behind by as many entries as there are members.
+    Every entry goes to all members before the next is begun, and the first one of a run to members in order,
+    the furthest behind first. So however often the power fails, none is behind by as many entries as there
+    are members.
     """
     newest = max(newest_seqs)
     ahead = members[newest_seqs.index(newest)]
@@ -91,20 +92,20 @@ def refuse_older_copies(members: Sequence[MemberFound], newest_seqs: Sequence[in
         if newest - seq >= len(members):
             holds = f"its newest journal entry is {seq}" if seq else "its journal holds no entry"
             raise SetRefused(
-                f"{member.path}: is an older copy of member {member.superblock.member}: {holds}, and "
-                f"{newest} on {ahead.path}, {newest - seq} later; what was written since is not on "
-                "it. Give the device that was in use last, or copies of all members of one moment"
+                f"{member.path}: is an older copy of member {member.superblock.member}: {holds}, but "
+                f"{newest} on {ahead.path}, {newest - seq} later; it lacks what was written since. Give "
+                "the device that was in use last, or copies of all members from the same moment"
             )
 
 
 def with_new_journal(superblock: Superblock) -> Superblock:
-    """The superblock with the journal that a first run gives it."""
+    """Returns the superblock with the journal that a first run gives it."""
     first, count = superblock.first_bucket, journal_bucket_count_for(superblock.bucket_count)
     return replace(superblock, journal_buckets=tuple(range(first, first + count)))
 
 
 def _check_features(path: str, superblock: Superblock) -> None:
-    """Only what we understand: nothing, or, for several members, our own bit."""
+    """Refuse unknown features: one member has none, several have bcached's own bit."""
     ours = FEATURE_INCOMPAT_BCACHED_SET if superblock.members > 1 else 0
     found = superblock.feature_incompat if superblock.version >= VERSION_FEATURES else 0
     found &= ~FEATURE_INCOMPAT_LOG_LARGE_BUCKET  # only another way to write the bucket's size
@@ -115,7 +116,7 @@ def _check_features(path: str, superblock: Superblock) -> None:
 
 
 def _check_room(path: str, superblock: Superblock) -> None:
-    """Kernel: takes any. There must be a bucket for the next journal entry, and enough to get on with."""
+    """Refuse too few buckets for the next journal entry or for the allocator. Kernel: accepts any number."""
     geometry = geometry_of(superblock)
     if geometry.journal_bucket_count < JOURNAL_BUCKETS_MIN:
         raise GeometryRefused(

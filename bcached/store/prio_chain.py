@@ -24,7 +24,7 @@ PACK_IN_THREAD_BYTES = 128 << 10  # above, packing and its checksum would hold t
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrioChain:
-    """What a chain on disk says of every bucket, and where it stands."""
+    """What a chain on disk says of every bucket, and its own buckets."""
 
     buckets: list[int]
     seq: int
@@ -33,7 +33,7 @@ class PrioChain:
 
     @classmethod
     def of(cls, placed: Sequence[tuple[int, PrioSet]], bucket_count: int) -> "PrioChain":
-        """A whole chain, each set with its bucket."""
+        """Returns a whole chain, given each set with its bucket."""
         return cls(
             [bucket for bucket, _ in placed],
             placed[0][1].seq,
@@ -43,9 +43,9 @@ class PrioChain:
 
 
 async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_magic: int) -> PrioChain:
-    """Follow a chain from its head, exactly as long as it must be; FormatError if any of it is not right.
+    """Follow a chain from its head to its exact length. Raises FormatError if any of it is wrong.
 
-    The last set's next_bucket means nothing (the kernel leaves the head of the chain before in it).
+    The last set's next_bucket means nothing (Kernel: leaves the head of the previous chain in it).
     """
     placed = [found async for found in follow_chain(device, geometry, head, set_magic)]
     return PrioChain.of(placed, geometry.bucket_count)
@@ -54,7 +54,7 @@ async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_mag
 async def follow_chain(
     device: BlockDevice, geometry: Geometry, head: int, set_magic: int
 ) -> AsyncIterator[tuple[int, PrioSet]]:
-    """The sets one by one, each with its bucket: what is sound comes before what is wrong is raised."""
+    """Yields the sets, each with its bucket. Raises FormatError at the first that is wrong."""
     buckets: list[int] = []
     bucket, seq = head, 0
     for index in range(geometry.prio_bucket_count):
@@ -66,7 +66,7 @@ async def follow_chain(
             raise BadField("prio set", where, "a chain without a loop", f"bucket {bucket} again")
         raw = await device.read(geometry.byte_of(bucket), geometry.metadata_bytes)
         prio_set = PrioSet.parse(raw, set_magic, where)
-        # Kernel: does not look. A set of another write is whole, too, and tells gens of another time.
+        # Kernel: does not check this. A set of another write is sound, too, but has gens of another time.
         if buckets and prio_set.seq != seq:
             raise BadField("prio set", f"{where}, seq", seq, prio_set.seq)
         yield bucket, prio_set

@@ -1,7 +1,7 @@
-"""The superblock's place on a device, and the place of its copy.
+"""The superblock at sector 8 of a device, and its copy at sector 16.
 
-The copy is ours alone: bcache keeps none, so one torn write there costs the set. It is written first and
-flushed, so at every instant one of the two is whole.
+The copy is bcached's own: bcache keeps none, so one torn write there loses the set. It is written first and
+flushed, so at every moment one of the two is sound.
 """
 
 from bcached.device.block_device import BlockDevice
@@ -17,10 +17,10 @@ from bcached.units import SECTOR_BYTES
 
 
 async def read_superblock(device: BlockDevice) -> Superblock:
-    """The superblock, from its copy if its own place is damaged; FormatError tells what is wrong with it.
+    """Returns the superblock, from its copy if it is damaged. Raises FormatError if both are unusable.
 
-    One that is whole and yet refused was written that way: an older copy must not hide it. Nor does a
-    wrong magic alone count as damage: wiping it is how a device is given away.
+    One with a good checksum that is refused was written that way: an older copy must not hide it. Nor does a
+    wrong magic alone count as damage: wiping it is how a device is removed from bcache.
     """
     try:
         return await _read_at(device, SUPERBLOCK_SECTOR)
@@ -32,10 +32,10 @@ async def read_superblock(device: BlockDevice) -> Superblock:
 
 
 async def mend_superblock(device: BlockDevice, superblock: Superblock) -> None:
-    """Write a superblock that had to be read from its copy to its own place again.
+    """Rewrite a superblock that had to be read from its copy to sector 8.
 
-    The kernel knows no other place; and the next change begins with the copy, which must not be the only
-    one that is whole.
+    Kernel: reads no other sector. And the next change begins with the copy, which must not be the only sound
+    one then.
     """
     try:
         await _read_at(device, SUPERBLOCK_SECTOR)
@@ -45,7 +45,7 @@ async def mend_superblock(device: BlockDevice, superblock: Superblock) -> None:
 
 
 async def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
-    """Make a superblock durable, the copy first where the layout has room for one."""
+    """Make a superblock durable, the copy first if the layout has space for one."""
     raw = superblock.pack()
     if superblock.has_room_for_copy:
         await device.write(COPY_SECTOR * SECTOR_BYTES, raw)
@@ -55,7 +55,7 @@ async def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
 
 
 async def _read_copy(device: BlockDevice) -> Superblock | None:
-    """The copy, if there is one and the device is still bcache's: others write to the boot block first."""
+    """Returns the copy, if there is one and the boot block is empty: other users of a device write there."""
     try:
         if any(await device.read(0, SUPERBLOCK_SECTOR * SECTOR_BYTES)):
             return None

@@ -1,6 +1,6 @@
-"""The set's volumes: a table of slots in a bucket of its own, written anew as a whole with each change.
+"""The set's volumes: a table of slots in a bucket of its own, completely rewritten with each change.
 
-A volume's slot is its inode. The new table takes a fresh bucket of the btree reserve, and counts from the
+A volume's slot is its inode. The new table takes a fresh bucket of the btree reserve, and is valid from the
 journal entry on that names it; only then is the old bucket free.
 """
 
@@ -52,7 +52,7 @@ class UuidTable:
         if not 0 <= sectors <= VOLUME_SECTORS_MAX:
             raise InvalidParameter("sectors", f"0 to {VOLUME_SECTORS_MAX}")
         if uuid in (FREE_UUID, BURNT_UUID):
-            raise InvalidParameter("uuid", "this one has a meaning of its own in the format")
+            raise InvalidParameter("uuid", "reserved by the format")
         if any(volume.uuid == uuid for volume in self.volumes()):
             raise InvalidParameter("uuid", f"{uuid} is a volume already")
         if None not in self.entries:
@@ -70,7 +70,7 @@ class UuidTable:
         return [*self.entries[:inode], entry, *self.entries[inode + 1 :]]
 
     def is_taken(self, inode: int) -> bool:
-        """Whether an inode's slot is a volume's, or was one's and never freed."""
+        """Whether an inode's slot is of a volume, or of a deleted one and not freed."""
         return inode < len(self.entries) and self.entries[inode] is not None
 
     def without_volume(self, inode: int) -> list[UuidEntry | None]:
@@ -83,7 +83,7 @@ class UuidTable:
         return pack_table(entries, self._geometry.metadata_bytes)
 
     def key_at(self, device: int, bucket: int, gen: int) -> Key:
-        """The key a journal entry finds the table by: at position 0:0, as long as the table."""
+        """Returns the key by which a journal entry names the table: at position 0:0, as long as the table."""
         sectors = self._geometry.metadata_bytes // SECTOR_BYTES
         pointer = Pointer(device, self._geometry.sector_of(bucket), gen)
         return Key(0, -sectors, sectors, False, (pointer,))

@@ -1,4 +1,4 @@
-"""Zeroing buckets whole, so that nothing of a former life is ever read from them."""
+"""Zeroing whole buckets, so that former contents are never read from them."""
 
 from bcached.device.block_device import BlockDevice
 from bcached.state.buckets.geometry import Geometry
@@ -9,8 +9,8 @@ CHUNK_BYTES = 1 << 20
 async def wipe_buckets(device: BlockDevice, geometry: Geometry, buckets: range) -> None:
     """Write zeros over all of these buckets, and flush.
 
-    Zeros are written, not discarded: what a discarded sector reads as is anybody's guess. First blocks
-    would not do for a journal: a new first entry leads the reader on to old ones behind it.
+    Zeros are written, not discarded: what a discarded sector reads as is undefined. Zeroing first blocks is
+    not enough for a journal: behind a new first entry the reader would go on to old ones.
     """
     zeros = bytes(CHUNK_BYTES)
     end = geometry.byte_of(buckets.stop)

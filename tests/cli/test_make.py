@@ -83,12 +83,12 @@ def test_a_dry_run_says_what_would_be_done(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "1M"], "1M has 2 buckets of 512k, and at least 513 are needed: a device of"),
+        (["--size", "1M"], "1M has 2 buckets of 512k, and at least 513 are needed: use a device of"),
         (
             ["--size", "1G", "-b", "100k"],
-            "a bucket of 100k cannot be: expected a power of two from 4k to 16M",
+            "invalid bucket size 100k: must be a power of two from 4k to 16M",
         ),
-        (["--size", "1G", "-w", "8k"], "a block of 8k cannot be: expected a power of two from 512 to 4k"),
+        (["--size", "1G", "-w", "8k"], "invalid block size 8k: must be a power of two from 512 to 4k"),
         ([], "no such file or device; --size SIZE makes an image file"),
     ],
 )

@@ -14,10 +14,10 @@ def test_buckets_may_be_4k_to_16m() -> None:
 @pytest.mark.parametrize(
     ("bucket_bytes", "message"),
     [
-        (0, "a bucket of 0 cannot be: expected a power of two from 4k to 16M, 4k would do"),
-        (2048, "a bucket of 2k cannot be: expected a power of two from 4k to 16M, 4k would do"),
-        (100 << 10, "a bucket of 100k cannot be: expected a power of two from 4k to 16M, 64k would do"),
-        (32 << 20, "a bucket of 32M cannot be: expected a power of two from 4k to 16M, 16M would do"),
+        (0, "invalid bucket size 0: must be a power of two from 4k to 16M, such as 4k"),
+        (2048, "invalid bucket size 2k: must be a power of two from 4k to 16M, such as 4k"),
+        (100 << 10, "invalid bucket size 100k: must be a power of two from 4k to 16M, such as 64k"),
+        (32 << 20, "invalid bucket size 32M: must be a power of two from 4k to 16M, such as 16M"),
     ],
 )
 def test_other_buckets_are_refused_with_one_that_would_do(bucket_bytes: int, message: str) -> None:
@@ -29,11 +29,11 @@ def test_other_buckets_are_refused_with_one_that_would_do(bucket_bytes: int, mes
 @pytest.mark.parametrize(
     ("block_bytes", "logical", "message"),
     [
-        (256, 512, "a block of 256 cannot be: expected a power of two from 512 to 4k, 512 would do"),
-        (3072, 512, "a block of 3k cannot be: expected a power of two from 512 to 4k, 2k would do"),
-        (8192, 512, "a block of 8k cannot be: expected a power of two from 512 to 4k, 4k would do"),
-        (512, 4096, "here: a block of 512 is smaller than the device's logical block: 4k would do"),
-        (4096, 8192, "here: its logical block is 8k, and a block has at most 4k: no block size would do"),
+        (256, 512, "invalid block size 256: must be a power of two from 512 to 4k, such as 512"),
+        (3072, 512, "invalid block size 3k: must be a power of two from 512 to 4k, such as 2k"),
+        (8192, 512, "invalid block size 8k: must be a power of two from 512 to 4k, such as 4k"),
+        (512, 4096, "here: a block of 512 is smaller than the device's logical block: use 4k"),
+        (4096, 8192, "here: its logical block is 8k, and a block has at most 4k: no block size is possible"),
     ],
 )
 def test_other_blocks_are_refused_with_one_that_would_do(
@@ -79,17 +79,17 @@ def test_what_is_needed_is_every_list_all_metadata_and_a_bucket_of_data() -> Non
         (
             256 << 20,
             1024,
-            "at least 513 are needed: buckets of 256k, or a device of 262656k, would do",
+            "at least 513 are needed: use buckets of 256k, or a device of 262656k",
         ),
         (
             1 << 20,
             128,
-            "here: 1M has 16 buckets of 64k, and at least 513 are needed: a device of 32832k would do",
+            "here: 1M has 16 buckets of 64k, and at least 513 are needed: use a device of 32832k",
         ),
         (
             3 << 20,
             128,
-            "at least 513 are needed: buckets of 4k, or a device of 32832k, would do",
+            "at least 513 are needed: use buckets of 4k, or a device of 32832k",
         ),
     ],
 )
@@ -108,5 +108,5 @@ def test_what_would_do_does() -> None:
 def test_a_device_larger_than_pointers_reach_is_refused() -> None:
     most = 512 << 43
     assert fit("here", most, 32768, 8).bucket_count == 1 << 28
-    with pytest.raises(GeometryRefused, match="is more than a key can point into: 4096T would do"):
+    with pytest.raises(GeometryRefused, match="is more than a key can point into: use at most 4096T"):
         fit("here", most + (16 << 20), 32768, 8)

@@ -60,7 +60,7 @@ async def test_a_member_is_told_to_be_an_older_copy_of_any_age(members: int) -> 
                 assert "set-members" in found.counts
                 continue
             expected = (
-                f"is an older copy of member {member}: its newest journal entry is {age}, and {ENTRIES} on d"
+                f"is an older copy of member {member}: its newest journal entry is {age}, but {ENTRIES} on d"
             )
             assert expected in said
             assert f", {ENTRIES - age} later; " in said
@@ -110,7 +110,7 @@ async def test_a_member_and_its_copy_are_told_with_their_ages() -> None:
             else:
                 path = "d0" if first == older else "d1"
                 assert (
-                    f"{path} is an older copy: its newest journal entry is {older}, and {newer} on d" in said
+                    f"{path} is an older copy: its newest journal entry is {older}, but {newer} on d" in said
                 )
 
 
@@ -118,4 +118,4 @@ async def test_one_member_of_several_given_twice_is_told() -> None:
     images = await lives_of(2)
     said = await refusal(named([images[600][1], images[ENTRIES][1]]))
     assert "both are member 1 of set " in said
-    assert f"d0 is an older copy: its newest journal entry is 600, and {ENTRIES} on d1, 300 later" in said
+    assert f"d0 is an older copy: its newest journal entry is 600, but {ENTRIES} on d1, 300 later" in said

@@ -1,7 +1,7 @@
-"""Everything a set holds, read and checked, and nothing changed; damage is told and never stops it.
+"""Reads and checks everything in a set, and changes nothing; reports damage and goes on.
 
-The readers and the rules are those of an opening (set_reader.py, node_rules.py, bucket_contents.py); what is
-added here concerns no opening: which keys are lost, which lie over each other, what other readers would miss.
+The readers and the rules are those of an opening (set_reader.py, node_rules.py, bucket_checks.py); added here
+is what does not keep a set from being opened: lost keys, overlapping keys, what other readers would miss.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -28,13 +28,13 @@ from bcached.store.reading.tree_reader import TreeReader
 
 @dataclass(slots=True)
 class CheckedSet:
-    """What was found. Of a fresh set, and of one whose journal is gone, the superblocks are all there is."""
+    """What was found. A fresh set, and one without a valid journal, has superblocks only."""
 
     findings: Findings = field(default_factory=Findings)
     metadata: Metadata = field(default_factory=Metadata)
     tree: TreeReader | None = None
     totals: KeyTotals = field(default_factory=KeyTotals)
-    bygone: list[Key] = field(default_factory=list)  # keys of the journal below later ones of it
+    bygone: list[Key] = field(default_factory=list)  # keys of the journal superseded by later ones
 
     @property
     def members(self) -> list[MemberFound]:
@@ -48,7 +48,7 @@ class CheckedSet:
 
     @property
     def journal(self) -> JournalFound | None:
-        """The journal, if there is one to be trusted."""
+        """The journal, if there is a valid one."""
         return self.metadata.journal
 
     @property
@@ -67,7 +67,7 @@ class CheckedSet:
         return self.metadata.volumes
 
     def staleness(self, pointer: Pointer) -> int | None:
-        """By how many gens a pointer is stale; None if it points to no member. To be asked after the tree."""
+        """Returns how many gens a pointer is behind; None if it is to no member. Valid after `read_tree`."""
         if pointer.device >= len(self.censuses):
             return None
         census = self.censuses[pointer.device]
@@ -75,7 +75,7 @@ class CheckedSet:
 
 
 async def check_set(devices: Sequence[BlockDevice]) -> CheckedSet:
-    """Check everything; SetRefused if these are not all the members of their set."""
+    """Check everything. Raises SetRefused if these are not all the members of their set."""
     checked = await read_metadata(devices)
     async for _ in read_tree(checked):
         pass
@@ -83,14 +83,14 @@ async def check_set(devices: Sequence[BlockDevice]) -> CheckedSet:
 
 
 async def read_metadata(devices: Sequence[BlockDevice]) -> CheckedSet:
-    """All but the tree."""
+    """Read all but the tree."""
     checked = CheckedSet()
     checked.metadata = await read_all_metadata(devices, checked.findings.report, thorough=True)
     return checked
 
 
 async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
-    """The tree, node by node, and then the verdict on all its keys."""
+    """Yields the nodes of the tree, then judges all its keys."""
     if checked.journal is None or not checked.journal.entries:
         return
     found, report, entries = checked.metadata, checked.findings.report, checked.journal.entries

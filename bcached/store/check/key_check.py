@@ -1,8 +1,8 @@
-"""The keys of a whole index, once all have cut what they overlap: which are live, and which are wrong.
+"""The keys of a whole index, once all are merged: which are live, and which are wrong.
 
-What keeps a set from being opened is not judged here, but by the rules that an opening has, too
-(bucket_contents.py). A pointer ahead of its bucket's gen on disk raises it, so all are looked at once for the
-gens and once more to be judged.
+What keeps a set from being opened is not judged here, but by the rules shared with an opening
+(bucket_checks.py). A pointer ahead of its bucket's gen on disk raises it, so there are two passes: one for
+the gens, one to judge.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ STRUCTURE = "key"
 
 @dataclass(slots=True)
 class VolumeSectors:
-    """What lives under one inode."""
+    """The live keys of one inode."""
 
     keys: int = 0
     dirty_sectors: int = 0
@@ -33,7 +33,7 @@ class VolumeSectors:
 
 @dataclass(slots=True)
 class KeyTotals:
-    """What the index holds in all."""
+    """The sums over the whole index."""
 
     keys: int = 0
     live_keys: int = 0
@@ -64,25 +64,25 @@ class KeyCheck:
         self._report = report
 
     def add_bygone(self, key: Key) -> None:
-        """A key that stands on disk and counts no more, since it is below one of the journal's.
+        """Add a key that is on disk but superseded by one of the journal's.
 
-        It holds nothing, but its gen is one that its bucket has had, and may not have again. With that gen
-        the bucket is one for data (kernel: marks the key before the journal's is laid over it).
+        It holds no data, but its bucket has had its gen, and may not have it again. With that gen the bucket
+        is one for data (kernel: marks the key before the journal's is inserted).
         """
         self._bygone.add_key(key)
 
     def add_node_key(self, key: Key) -> None:
-        """A key of an interior node, which tells no more than a gen."""
+        """Add a key of an interior node, which names only a gen."""
         self._node_keys.add_key(key)
 
     def raise_gens(self) -> None:
-        """Let every pointer raise its bucket's gen; afterwards staleness can be judged."""
+        """Raise every bucket's gen to the newest of its pointers; afterwards staleness can be judged."""
         for rows in chain(self._rows.chunks(), self._bygone.chunks(), self._node_keys.chunks()):
             for census, _, of_member in self._by_member(rows):
                 census.raise_gens(_buckets(census, of_member), of_member.gens)
 
     def judge(self) -> KeyTotals:
-        """Count everything, and report the keys that cannot be."""
+        """Count all keys, and report those that are wrong. Returns the sums."""
         totals = KeyTotals(keys=self._rows.key_count)
         extents: list[list[NDArray[np.int64]]] = [[] for _ in self._members]
         for rows in self._rows.chunks():
@@ -112,7 +112,7 @@ class KeyCheck:
                     census.remember(buckets, behind)
 
     def _by_member(self, rows: Rows) -> Iterator[tuple[Census, NDArray[np.bool_], Rows]]:
-        """The rows that point to each member; placeholders point to none."""
+        """Yields the rows that point to each member; placeholders point to none."""
         for device, census in enumerate(self._censuses):
             chosen = rows.devices == device
             if chosen.any():
@@ -120,14 +120,14 @@ class KeyCheck:
 
     def _report_stale(self, rows: Rows, behind: NDArray[np.int64]) -> None:
         for key in rows.where((behind > 0) & rows.dirty):
-            problem = "the key is dirty and stale: its bucket has been given to somebody else"
+            problem = "the key is dirty and stale: its bucket was invalidated and may hold other data"
             lost = f"{key.sectors} dirty sectors"
             self._report(
                 Finding("key-stale-dirty", Severity.DAMAGE, STRUCTURE, self._where(key), problem, lost)
             )
 
     def _report_overlaps(self, device: int, packed: list[NDArray[np.int64]]) -> None:
-        """No two live keys may share a sector of the device."""
+        """Report live keys that share a sector of the device."""
         if not packed:
             return
         extents = np.concatenate(packed)
@@ -165,20 +165,20 @@ class KeyCheck:
 def report_homeless(
     totals: KeyTotals, volumes: Sequence[UuidEntry | None], where: str, report: Report
 ) -> None:
-    """Keys under an inode that is no volume."""
+    """Report keys of an inode that has no volume."""
     for inode, held in sorted(totals.volumes.items()):
         entry = volumes[inode] if inode < len(volumes) else None
         what = f"{held.keys} live keys of {held.dirty_sectors + held.clean_sectors} sectors"
         if entry is None:
-            problem = f"{what}, and no such volume"
-            lost = f"{held.dirty_sectors} dirty sectors, until the volume is there again"
+            problem = f"{what}, but there is no such volume"
+            lost = f"{held.dirty_sectors} dirty sectors, until the volume exists again"
             report(
                 Finding(
                     "volume-missing", Severity.DAMAGE, "uuid table", f"{where}, slot {inode}", problem, lost
                 )
             )
         elif entry.is_burnt:
-            problem = f"{what} of a volume that was given up"
+            problem = f"{what} of a deleted volume"
             report(Finding("volume-gone", Severity.NOTE, "uuid table", f"{where}, slot {inode}", problem))
 
 
@@ -187,7 +187,7 @@ SIZE_MASK = (1 << SIZE_BITS) - 1
 
 
 def _packed_extents(rows: Rows) -> NDArray[np.int64]:
-    """Place and length of each row in one number that sorts by the place."""
+    """Returns first sector and length of each row in one number that sorts by the sector."""
     packed: NDArray[np.int64] = rows.places << SIZE_BITS | rows.sectors
     return packed
 
@@ -198,7 +198,7 @@ def _buckets(census: Census, rows: Rows) -> NDArray[np.int64]:
 
 
 def _add_up(totals: KeyTotals, live: Rows) -> None:
-    """A key with several live pointers counts once."""
+    """Add up live keys; one with several live pointers counts once."""
     _, firsts = np.unique(live.keys, return_index=True)
     totals.live_keys += len(firsts)
     chosen = np.zeros(len(live), bool)

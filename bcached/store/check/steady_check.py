@@ -1,9 +1,9 @@
-"""A check of a set that may be in use: only what stays is wrong.
+"""A check of a set that may be in use: only findings that stay count.
 
-What a daemon writes while the set is read makes parts of several moments out of it, and nothing on the
-devices tells where one ends: leaves are written between journal entries. But what is seen so is elsewhere
-when it is read again, and damage is where it was. So if a reading finds anything wrong, and the set is in use
-or has moved meanwhile, it is read again, and what all readings found counts.
+While a daemon writes, a reading mixes states of several moments, and nothing on the devices marks where one
+ends: leaves are written between journal entries. But such findings move from reading to reading, and damage
+stays. So if a reading finds anything wrong, and the set is in use or has changed meanwhile, it is read again,
+and only findings of all readings count.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from bcached.store.check.checker import CheckedSet, check_set, read_metadata
 from bcached.store.finding import Finding, Findings, Severity
 
 READINGS_MAX = 5
-PAUSE_S = 0.2  # what was being written is written then
+PAUSE_S = 0.2  # for writes in flight to end
 Place = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class SteadyCheck:
-    """What the last reading found that all others had found as well."""
+    """The last reading, with only the findings of all readings."""
 
     checked: CheckedSet
     readings: int
@@ -31,7 +31,7 @@ class SteadyCheck:
 
 
 async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> SteadyCheck:
-    """Check a set, as often as it takes; an error counts if the last reading ends with it, too."""
+    """Check a set, several times if needed. Raises an error only if the last reading ends with it."""
     stays: set[Place] | None = None
     seen: set[Place] = set()
     for reading in range(1, READINGS_MAX + 1):
@@ -59,7 +59,7 @@ def _place(finding: Finding) -> Place:
 
 
 async def _has_moved(devices: Sequence[BlockDevice], checked: CheckedSet) -> bool:
-    """Whether a journal entry or a superblock was written since; locks do not tell of all who may."""
+    """Whether a journal entry or a superblock was written since: not every writer takes a lock."""
     now = await read_metadata(devices)
     return _mark(now) != _mark(checked)
 
@@ -71,7 +71,7 @@ def _mark(checked: CheckedSet) -> tuple[object, ...]:
 
 
 def _only(findings: Findings, stays: set[Place]) -> Findings:
-    """Those at some places, and all notes."""
+    """Returns the findings at some locations, and all notes."""
     kept = Findings()
     for finding in findings.listed:
         if finding.severity == Severity.NOTE or _place(finding) in stays:

@@ -1,4 +1,4 @@
-"""What bcache has on a device that is about to be laid out anew, and an owner may want to keep."""
+"""The bcache data on a device that is about to be laid out again, which its owner may want to keep."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -19,7 +19,7 @@ MAGIC_BYTES = slice(24, 40)
 
 
 async def losses(devices: Sequence[BlockDevice]) -> dict[str, str]:
-    """What an owner may want to keep of each device, in words, by path; nothing of most devices."""
+    """Returns by path, as text, what an owner may want to keep of a device; most have no entry."""
     lost: dict[str, str] = {}
     sets: dict[UUID, list[BlockDevice]] = {}
     for device in devices:
@@ -28,7 +28,7 @@ async def losses(devices: Sequence[BlockDevice]) -> dict[str, str]:
         except BackingDevice as error:
             lost[device.path] = f"it is {error.what}, and all its data is behind that superblock"
         except BcachedError as error:
-            lost[device.path] = f"its bcache superblock cannot be read ({error}), nor what it holds be told"
+            lost[device.path] = f"its bcache superblock cannot be read ({error}), so its contents are unknown"
         else:
             if superblock is not None and superblock.synchronous:
                 sets.setdefault(superblock.set_uuid, []).append(device)
@@ -39,7 +39,7 @@ async def losses(devices: Sequence[BlockDevice]) -> dict[str, str]:
 
 
 async def _superblock_of(device: BlockDevice) -> Superblock | None:
-    """The superblock; None of a device that is not bcache's."""
+    """Returns the superblock; None if the device is not bcache's."""
     place = SUPERBLOCK_SECTOR * SECTOR_BYTES
     if device.size_bytes < place + SUPERBLOCK_BYTES:
         return None
@@ -54,7 +54,7 @@ async def _superblock_of(device: BlockDevice) -> Superblock | None:
 
 
 async def _dirty_data(members: Sequence[BlockDevice]) -> str:
-    """What of a set exists nowhere else, in words; nothing if all of it can be done without."""
+    """Returns, as text, which data of a set may exist nowhere else; empty if none."""
     try:
         checked = await check_set(members)
     except BcachedError as error:
@@ -68,7 +68,7 @@ async def _dirty_data(members: Sequence[BlockDevice]) -> str:
 
 
 def _dirty_keys(checked: CheckedSet) -> tuple[int, int]:
-    """Dirty keys and their sectors, the stale ones among them."""
+    """Returns the number of dirty keys and their sectors, stale ones included."""
     keys = sectors = 0
     for rows in checked.tree.rows.chunks() if checked.tree is not None else ():
         dirty = rows.where(rows.dirty)

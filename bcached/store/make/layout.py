@@ -1,11 +1,11 @@
 """Laying out a set: what goes on which device is planned first, then written, the superblocks last.
 
-A layout of one device is what make-bcache makes, field by field: version 0, nothing trusted yet; the first
+A layout of one device is what make-bcache makes, field by field: version 0, no valid journal yet; the first
 run does the rest. A set of several is version 5 with the private feature that keeps kernels away.
 
-Whatever the device held of bcache before must not come back: entries of an old journal with the same set
-uuid would win over new ones, also those deep inside a bucket. So all of every journal bucket is zeroed, and
-made durable, before there is a superblock that could lead anybody to them.
+Former bcache contents of the device must not become valid again: entries of an old journal with the same set
+uuid would win over new ones, also those deep inside a bucket. So every journal bucket is completely zeroed,
+and flushed, before there is a superblock that names it.
 """
 
 import os
@@ -39,7 +39,7 @@ HEAD_BYTES = COPY_SECTOR * SECTOR_BYTES + SUPERBLOCK_BYTES  # boot block, superb
 
 
 class Target(Protocol):
-    """What a plan has to know of a device; every BlockDevice will do."""
+    """What a plan needs to know of a device; every BlockDevice has it."""
 
     @property
     def path(self) -> str:
@@ -65,7 +65,7 @@ class PlannedMember:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A set that may be laid out: nothing in it needs to be refused any more."""
+    """A set that may be laid out: all checks have passed."""
 
     members: tuple[PlannedMember, ...]
 
@@ -79,7 +79,7 @@ def plan_set(
     discard: bool = False,
     set_uuid: UUID | None = None,
 ) -> Layout:
-    """How these devices are laid out as one set, or the reason why they cannot be.
+    """Returns how these devices are laid out as one set. Raises DeviceRefused or GeometryRefused.
 
     Devices may differ in size. The block is by default the largest of their logical blocks.
     """
@@ -129,11 +129,11 @@ async def lay_out(layout: Layout, devices: Sequence[BlockDevice]) -> None:
 
 
 async def erase_signatures(device: BlockDevice, signatures: Iterable[Signature]) -> None:
-    """Overwrite the blocks that hold the magic bytes of signatures, so that nobody sees them again."""
+    """Overwrite the blocks that hold the magic bytes of signatures, so that no program finds them again."""
     block = device.logical_block_bytes
     for signature in signatures:
         if signature.offset is None:
-            continue  # libblkid is missing, and the program told no places
+            continue  # libblkid is missing, and the blkid program does not say where
         begin = signature.offset // block * block
         end = -(-(signature.offset + signature.length) // block) * block
         await device.write(begin, bytes(end - begin))
@@ -141,7 +141,7 @@ async def erase_signatures(device: BlockDevice, signatures: Iterable[Signature])
 
 
 def refuse_signatures(path: str, signatures: Sequence[Signature]) -> None:
-    """Refuse a device on which there is something."""
+    """Refuse a device with signatures."""
     if signatures:
         raise DeviceRefused(
             path, f"has a signature already: {', '.join(map(str, signatures))}; --force erases it"
@@ -159,7 +159,7 @@ def refuse_duplicates(paths: Sequence[str]) -> None:
 
 
 def _identity(path: str) -> object:
-    """The same for all names of a file or block device; of what is not there, the name."""
+    """Returns an identity shared by all names of a file or block device; the path if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -168,7 +168,7 @@ def _identity(path: str) -> object:
 
 
 async def _write_superblock(superblock: Superblock, device: BlockDevice) -> None:
-    """The last step; what is read back must be what was written, on a device that can be trusted at all."""
+    """Write the superblock, the last step, and check it by reading it back."""
     raw = superblock.pack()
     await device.write(SUPERBLOCK_SECTOR * SECTOR_BYTES, raw)
     await device.flush()

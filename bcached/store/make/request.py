@@ -1,7 +1,7 @@
-"""A request to lay out a set: on which paths, and what may be overwritten. Here it meets what is there.
+"""A request to lay out a set: on which paths, and what may be overwritten; checked against what exists.
 
-Everything is checked on all devices before anything is written on any. What a device holds is asked of
-libblkid; whether it is in use is found out by opening it, and that no option overrides.
+Everything is checked on all devices before anything is written on any. libblkid reports what a device holds;
+opening it shows whether it is in use, which no option overrides.
 """
 
 import os
@@ -30,12 +30,12 @@ from bcached.store.make.layout import (
 )
 from bcached.units import SECTOR_BYTES
 
-ERASE_ROUNDS_MAX = 32  # a backup table shows only when the first one is gone; nothing has that many
+ERASE_ROUNDS_MAX = 32  # a backup table is found only when the first one is gone; no format has that many
 
 
 @dataclass(frozen=True, slots=True)
 class MakeRequest:
-    """What is to be made of which paths; image_bytes asks for image files that are not there yet."""
+    """What to make of which paths; image_bytes requests new image files."""
 
     paths: tuple[str, ...]
     bucket_bytes: int = BUCKET_BYTES_DEFAULT
@@ -65,7 +65,7 @@ class MakeRequest:
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """An image file that is not there yet."""
+    """An image file that does not exist yet."""
 
     path: str
     size_bytes: int
@@ -78,11 +78,11 @@ class Outcome:
 
     layout: Layout
     erased: dict[str, tuple[Signature, ...]]
-    lost: dict[str, str] = field(default_factory=dict)  # by path: what bcache had on it that may be missed
+    lost: dict[str, str] = field(default_factory=dict)  # by path: bcache data on it that may be needed
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong with a layout that can be had."""
+        """The disadvantages of a valid layout."""
         return [
             f"{member.path}: its buckets are of one block: the Linux kernel crashes at the first key that it "
             "writes to such a set, as once a backing device is attached; use smaller blocks (-w) or "
@@ -93,7 +93,7 @@ class Outcome:
 
 
 async def carry_out(request: MakeRequest) -> Outcome:
-    """Lay out the set, or say by an exception why not; with dry_run, change nothing."""
+    """Lay out the set; with dry_run, change nothing. Raises DeviceRefused and others if it cannot be done."""
     refuse_duplicates(request.paths)
     if request.image_bytes is None:
         return await _make_on(request)
@@ -118,7 +118,7 @@ async def carry_out(request: MakeRequest) -> Outcome:
 
 
 def _refuse_unless_replaceable(path: str, force: bool) -> bool:
-    """Whether there is a file that may be replaced; what may not be is refused."""
+    """Whether there is a file that may be replaced. Raises DeviceRefused if it may not be."""
     if not os.path.lexists(path):
         return False
     if not _is_image(path):
@@ -129,7 +129,7 @@ def _refuse_unless_replaceable(path: str, force: bool) -> bool:
 
 
 async def _refuse_losses(path: str) -> None:
-    """Refuse an image file that is there and holds what may be missed."""
+    """Refuse an existing image file with data that may be needed."""
     try:
         device = await FileDevice.open(path, writable=False, exclusive=False)
     except DeviceError:
@@ -142,10 +142,8 @@ async def _refuse_losses(path: str) -> None:
 
 
 def _loss(path: str, words: str) -> DeviceRefused:
-    """The refusal of a device on which something may be missed. It names no option that goes on."""
-    remedy = (
-        "Have dirty data written back, or copy the device, before it is laid out anew; nothing was changed"
-    )
+    """Returns the refusal of a device with data that may be needed. It names no option that overrides it."""
+    remedy = "Write back dirty data, or copy the device, before it is laid out again; nothing was changed"
     return DeviceRefused(path, f"{words}: that would be lost. {remedy}")
 
 
@@ -182,7 +180,7 @@ def _is_image(path: str) -> bool:
 
 
 def _signatures(path: str, request: MakeRequest) -> tuple[Signature, ...]:
-    """What is on the device and may be overwritten; what may not be is refused."""
+    """Returns the device's signatures. Raises DeviceRefused if one may not be overwritten."""
     found = find_signatures(path)
     if not request.force:
         refuse_signatures(path, [s for s in found if not (request.wipe_bcache and s.name == "bcache")])
@@ -190,10 +188,12 @@ def _signatures(path: str, request: MakeRequest) -> tuple[Signature, ...]:
 
 
 async def _erase_all(device: FileDevice, signatures: tuple[Signature, ...]) -> None:
-    """Erase until nothing is found any more."""
+    """Erase signatures until none is found."""
     for _ in range(ERASE_ROUNDS_MAX):
         if not any(signature.offset is not None for signature in signatures):
             return
         await erase_signatures(device, signatures)
         signatures = find_signatures(device.path)
-    raise DeviceRefused(device.path, f"signatures stay however often they are erased: {signatures[0]}")
+    raise DeviceRefused(
+        device.path, f"a signature is still found after {ERASE_ROUNDS_MAX} rounds of erasing: {signatures[0]}"
+    )

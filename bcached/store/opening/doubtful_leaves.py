@@ -1,7 +1,7 @@
-"""The leaves of a set that is being opened in which keys may be that no look-up finds.
+"""The leaves that may hold keys which no look-up finds, while a set is opened.
 
-Whether a key is stale is certain only when all gens are known and the journal lies over the leaves. So a leaf
-that gave reason to doubt when it was counted is looked at once more then; of a set that is well, none is.
+Whether a key is stale is certain only when all gens are known and the journal is merged into the leaves. So a
+leaf with suspicious keys when it was counted is checked once more then; a sound set has none.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ LEAVES_A_TURN = 64
 
 
 class DoubtfulLeaves:
-    """Their bounds; or that any leaf may be one."""
+    """Their bounds, or are_all if any leaf may be one."""
 
     def __init__(self, caches: Sequence[Cache], volumes: Container[int]) -> None:
         self.bounds: set[int] = set()
@@ -26,12 +26,12 @@ class DoubtfulLeaves:
         self._volumes = volumes
 
     def see_inodes(self, leaf: Leaf) -> None:
-        """Doubt a leaf with keys of an inode that no volume has."""
+        """Mark a leaf with keys of an inode that no volume has."""
         if any(run.inode not in self._volumes for run in leaf.live.runs):
             self.bounds.add(leaf.bound)
 
     def see_key(self, bound: int, key: Key) -> None:
-        """Doubt the leaf that a key of the journal belongs to; all gens are known."""
+        """Mark the leaf of a key of the journal if that is an orphan, or dirty and stale; gens are known."""
         is_orphan = bool(key.pointers) and key.inode not in self._volumes
         if is_orphan or (key.dirty and any(map(self._is_stale, key.pointers))):
             self.bounds.add(bound)
@@ -43,7 +43,7 @@ class DoubtfulLeaves:
         return cache.table.gens[cache.geometry.bucket_of(pointer.sector)] != pointer.gen
 
     async def count(self, reader: Btree) -> Tally:
-        """Look at them, with all keys in place."""
+        """Returns what the marked leaves hold, with all keys merged."""
         tally = Tally()
         if self.are_all:
             async for leaf in reader.leaves():

@@ -1,11 +1,11 @@
-"""The index of a set that is being opened: read once, counted, and the journal's keys laid over it.
+"""The index of a set that is being opened: read once, counted, and merged with the journal's keys.
 
-Nothing is written. What the journal still holds stays needed until the leaves it belongs to are written out,
-which is done when the set is alive. Order: every node, with what its keys say of gens and live sectors; the
-gens that the journal's keys name; where the nodes lie; and only then, with all gens known, the journal's
-keys: one after the other they are laid over each other, and the result over the leaves. A stale key cuts what
-it overlaps here as it did when it was new. Keys of the journal are few, but each may have a leaf of its own:
-where memory does not suffice for the leaves, only their changes stay.
+Nothing is written. The journal's keys stay needed until their leaves are written out, which is done once the
+set is running. Order: 1. every node, with the gens and live sectors that its keys name; 2. the gens of the
+journal's keys; 3. the buckets of the nodes; 4. with all gens known, the journal's keys: merged in order,
+newest wins, then merged into the leaves. A stale key cuts what it overlaps here as it did when it was new.
+Keys of the journal are few, but each may belong to another leaf: if memory does not suffice for the leaves,
+only their changes stay.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ from bcached.store.reading.tree_reader import NodeGens, may_be_torn
 from bcached.units import SECTOR_BYTES
 
 Progress = Callable[[str], None]
-Place = tuple[Pointer, str]  # of metadata, and where it is told
+Place = tuple[Pointer, str]  # of metadata, and where that pointer is
 LEAVES_A_REPORT = 1024
 KEYS_A_REPORT = 65_536
 
 
 @dataclass(slots=True)
 class RecoveredIndex:
-    """The index in memory, what reads its nodes, and the counts of live sectors that go with it."""
+    """The index in memory, the reader of its nodes, and its counts of live sectors."""
 
     tree: Tree
     io: NodeIo
@@ -58,7 +58,7 @@ class RecoveredIndex:
 
 
 class _GensOnly(NodeGens):
-    """What reading nodes needs of buckets; nobody writes any yet."""
+    """What reading nodes needs of buckets; none is written during recovery."""
 
     def take(self, count: int, growth: int) -> list[Pointer] | None:
         """Not while a set is opened."""
@@ -92,21 +92,21 @@ class _GensOnly(NodeGens):
 
 
 def shape_of(members: Sequence[Member]) -> NodeShape:
-    """What the nodes of a set look like."""
+    """Returns the sizes of a set's nodes."""
     superblock = members[0].superblock
     bucket_sectors = superblock.bucket_sectors
     return NodeShape(node_sectors(bucket_sectors), superblock.block_sectors * SECTOR_BYTES, bucket_sectors)
 
 
 def node_io(members: Sequence[Member]) -> NodeIo:
-    """What reads and writes the nodes of a set."""
+    """Returns the reader and writer of a set's nodes."""
     found = [MemberFound(member.block_device, member.superblock) for member in members]
     bounds = bounds_of([member.superblock for member in members])
     return NodeIo(found, shape_of(members), bounds)
 
 
 def live_sectors(members: Sequence[Member]) -> LiveSectors:
-    """What keeps count of the live sectors of a set."""
+    """Returns the counter of a set's live sectors."""
     return LiveSectors([member.cache for member in members], members[0].cache.geometry.bucket_sectors)
 
 
@@ -119,10 +119,10 @@ async def recover_index(
     progress: Progress,
     volumes: Container[int],
 ) -> RecoveredIndex:
-    """The index that the newest entry names, with the keys of all these entries in it.
+    """Returns the index that the newest entry names, merged with the keys of all these entries.
 
-    The members' tables hold what prios, journal and uuid table say, which lies at these places; afterwards
-    also nodes and live data. volumes are the inodes of those there are.
+    The members' tables hold what prios, journal and uuid table say; afterwards also nodes and live data.
+    places are the uuid table's; volumes are the inodes in use.
     """
     root, level = entries[-1].root, entries[-1].level
     doubtful = DoubtfulLeaves([member.cache for member in members], volumes)
@@ -158,7 +158,7 @@ async def recover_index(
     index.health = IndexHealth(await doubtful.count(reader), io.vanished)
     for device, member in enumerate(members):
         contents.judge_sectors(device, member.cache.table.sectors_array)
-        if not index.live.cleaned_seq:  # else leaves on the device still name what was dirty
+        if not index.live.cleaned_seq:  # else leaves on the device still name cleaned data as dirty
             member.cache.emptying_durable(entries[-1].seq)
         for _ in member.cache.table.recount_distances():
             pass
@@ -180,13 +180,13 @@ async def _count_leaves(
 
 
 def _place_nodes(members: Sequence[Member], tree: Tree) -> None:
-    """Give the nodes' buckets their state; each must have one of its own."""
+    """Set the state of the nodes' buckets. Raises BadField if one is used for anything else."""
     for key in tree.node_keys():
         place_metadata(members, key, State.BTREE)
 
 
 def place_metadata(members: Sequence[Member], key: Key, state: State) -> None:
-    """Give a metadata bucket its state, and the gen of its pointer, which may be ahead of the one on disk."""
+    """Set a metadata bucket's state, and its gen from the pointer, which may be ahead of the one on disk."""
     pointer = key.pointers[0]
     cache = members[pointer.device].cache
     bucket = cache.geometry.bucket_of(pointer.sector)
@@ -202,7 +202,7 @@ def place_metadata(members: Sequence[Member], key: Key, state: State) -> None:
 
 
 def _fill_counts(member: Member, recount: Recount) -> None:
-    """What was counted becomes the table's: live sectors, oldest gens, and who may not be metadata yet."""
+    """Copy the counts to the table: live sectors, oldest gens, and buckets that may not be metadata yet."""
     cache, table = member.cache, member.cache.table
     table.last_gc_array[:] = recount.oldest
     cache.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
@@ -215,7 +215,7 @@ async def _replay(
     doubtful: DoubtfulLeaves,
     progress: Progress,
 ) -> None:
-    """Lay the journal's keys over the leaves, of which no more stay than there is memory for."""
+    """Merge the journal's keys into the leaves, within the memory limit."""
     tree, newest_seq = index.tree, entries[-1].seq
     changes = await _by_leaf(index, entries, doubtful, progress)
     for bound in sorted(changes):
@@ -228,7 +228,7 @@ async def _replay(
 async def _by_leaf(
     index: RecoveredIndex, entries: Sequence[JournalEntry], doubtful: DoubtfulLeaves, progress: Progress
 ) -> dict[int, Unwritten]:
-    """The journal's keys, laid over each other in their order and counted, by the bound of their leaf."""
+    """Returns the journal's keys, merged in order and counted, by the bound of their leaf."""
     tree, live = index.tree, index.live
     changes: dict[int, Unwritten] = {}
     for entry in entries:

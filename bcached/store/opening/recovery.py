@@ -1,8 +1,7 @@
-"""From a set that was read and found sound to one that is open: tables filled, reserves seeded.
+"""From a set that was read and found sound to one that is open: tables and reserves filled.
 
-A fresh set gets its first run, in the kernel's order of writes: prios, uuid table, root, journal entry,
-and last the superblock that says the journal is to be trusted. Broken off at any point before that, the
-next opening starts over.
+A fresh set gets its first run, in the kernel's order of writes: prios, uuid table, root, journal entry, and
+last the superblock that says the journal is valid. If interrupted before that, the next opening repeats it.
 """
 
 import secrets
@@ -62,7 +61,7 @@ class OpenedSet:
 
 
 def _say_nothing(_: str) -> None:
-    """Progress that nobody wants to hear of."""
+    """Progress that is not reported."""
 
 
 async def recover(
@@ -73,7 +72,7 @@ async def recover(
     index_bytes: int = INDEX_BYTES,
     progress: Progress = _say_nothing,
 ) -> OpenedSet:
-    """Open a set that was in use: in memory only, save for a superblock that is damaged."""
+    """Open a set that was in use. Writes nothing but a damaged superblock, from its copy."""
     assert found.contents is not None
     contents = found.contents
     newest = contents.newest
@@ -115,12 +114,12 @@ async def recover(
 
 
 def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
-    """Prios and gens from the chain; each bucket's oldest gen is the one on disk until something is older."""
+    """Fill in prios and gens from the chain; each bucket's oldest gen is at first the one on disk."""
     chain, table = contents.chains[number], cache.table
     for column in (table.gens_array, table.gens_on_disk_array, table.last_gc_array):
         column[:] = chain.gens
-    # No data has a prio beyond a fresh one's. Metadata's belong to what was metadata once; what is gets its
-    # own below.
+    # Data never has a higher prio than new data. Higher ones are of former metadata; present metadata gets
+    # its own below.
     np.minimum(chain.prios, INITIAL_PRIO, out=table.prios_array)
     for bucket in cache.geometry.journal_buckets:
         table.move(bucket, State.JOURNAL)
@@ -132,7 +131,7 @@ def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
 async def first_run(
     found: SetFound, make_cache: CacheFactory, clock: Clock, *, synchronous: bool
 ) -> OpenedSet:
-    """Set up a set that holds nothing. Without `synchronous` the next opening finds it fresh again."""
+    """Set up an empty set. Without `synchronous` the next opening finds it fresh again."""
     members = [_fresh_member(number, member, make_cache) for number, member in enumerate(found.members)]
     for member in members:
         await _take_back(member)
@@ -157,7 +156,7 @@ async def first_run(
             version = max(member.superblock.version, VERSION_IN_USE)
             await member.change_superblock(version=version, synchronous=True, last_mount=int(time.time()))
     for member in members:
-        # What the first run took is made up for now: the next prio write could not wait for its buckets.
+        # Refill the reserves after the first run: the next prio write could not wait for its buckets.
         member.cache.seed_reserves(SEEDED)
     tree = Tree(root, shape_of(members))
     journal.oldest_needed = lambda: tree.pins.oldest
@@ -172,15 +171,15 @@ def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> 
     for bucket in geometry.journal_buckets:
         cache.table.move(bucket, State.JOURNAL)
     cache.seed_reserves(SEEDED)
-    assert cache.has_prio_chain, "the reader makes sure of enough buckets"
+    assert cache.has_prio_chain, "the reader checks for enough buckets"
     ring = JournalRing(geometry, superblock.journal_buckets)
     return Member(number, found.block_device, superblock, cache, ring)
 
 
 async def _take_back(member: Member) -> None:
-    """Have the journal of a first run that broke off trusted by nobody, before it is wiped.
+    """Mark the journal of an interrupted first run as invalid before it is wiped.
 
-    Broken off again in the middle of the wiping, the set would else have a member in use without a journal.
+    If the wiping is interrupted too, the set would else have a member in use without a journal.
     """
     await mend_superblock(member.block_device, member.superblock)
     if member.superblock.synchronous:
@@ -188,7 +187,7 @@ async def _take_back(member: Member) -> None:
 
 
 async def write_first_prios(member: Member, journal: Journal) -> None:
-    """The first prio chain; it counts from the first journal entry on."""
+    """Write the first prio chain; it is valid from the first journal entry on."""
     cache = member.cache
     cache.take_prio_chain()
     gens, through = cache.snapshot_gens()
@@ -199,18 +198,18 @@ async def write_first_prios(member: Member, journal: Journal) -> None:
 
 
 async def write_uuids(member: Member, table: UuidTable, entries: list[UuidEntry | None]) -> Key:
-    """Write the whole table to a fresh bucket of a member that has one; the key to find it by."""
+    """Write the whole table to a fresh bucket of a member that has one. Returns the table's key."""
     bucket = member.cache.take_metadata(State.UUID)
-    assert bucket is not None, "the caller makes sure of a bucket"
+    assert bucket is not None, "the caller reserves a bucket"
     await member.block_device.write(member.cache.geometry.byte_of(bucket), table.pack(entries))
     return table.key_at(member.device, bucket, member.cache.table.gens[bucket])
 
 
 async def _write_root(member: Member) -> Leaf:
-    """An empty leaf as the whole tree."""
+    """Write a tree of one empty leaf."""
     geometry = member.cache.geometry
     bucket = member.cache.take_metadata(State.BTREE)
-    assert bucket is not None, "the reserve was seeded"
+    assert bucket is not None, "the reserve was filled"
     sectors = node_sectors(geometry.bucket_sectors)
     pointer = Pointer(member.device, geometry.sector_of(bucket), member.cache.table.gens[bucket])
     root = Key(INODE_MAX, OFFSET_MAX - sectors, sectors, False, (pointer,))

@@ -1,4 +1,4 @@
-"""A device as it would be with some blocks changed, to look at before they are."""
+"""A device as it would be with some blocks changed, to be checked before they are."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Patch:
 
 
 class PatchedDevice:
-    """Reads what is on a device, with patches laid over it; never writes."""
+    """Reads a device with patches applied in memory; never writes."""
 
     def __init__(self, inner: BlockDevice, patches: Iterable[Patch]) -> None:
         self.inner = inner
@@ -27,7 +27,7 @@ class PatchedDevice:
         self._patches: Sequence[Patch] = list(patches)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Exactly length bytes at offset, as they would be."""
+        """Returns exactly length bytes at offset, as they would be."""
         found = bytearray(await self.inner.read(offset, length))
         for patch in self._patches:
             begin, end = max(offset, patch.byte), min(offset + length, patch.byte + len(patch.data))
@@ -36,19 +36,19 @@ class PatchedDevice:
         return bytes(found)
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
-        """Not here."""
-        raise DeviceError(self.path, "cannot write: it is only looked at")
+        """Raises DeviceError: read-only."""
+        raise DeviceError(self.path, "cannot write: this is a read-only preview")
 
     async def flush(self) -> None:
         """Nothing was written."""
 
     async def discard(self, offset: int, length: int) -> None:
-        """Not here."""
-        raise DeviceError(self.path, "cannot discard: it is only looked at")
+        """Raises DeviceError: read-only."""
+        raise DeviceError(self.path, "cannot discard: this is a read-only preview")
 
     async def close(self) -> None:
-        """Leave the device to the caller, who opened it."""
+        """Leave the device open: its opener closes it."""
 
     def statistics(self) -> DeviceStatistics:
-        """What has been done on the device so far."""
+        """Returns the counts of I/O on the device so far."""
         return self.inner.statistics()

@@ -1,7 +1,7 @@
-"""Changes of a set on its devices that its owner asks for, each a step that tells what is given up by it.
+"""Changes of a set on its devices at its owner's request, each a step that says what is lost by it.
 
-A step is planned first, and comes to patches; the set can be looked at as it would be with them, and nothing
-is written before. They are written in their order, so that a power cut leaves what can be repaired again.
+A step is planned first, as patches; the set can be checked as it would be with them before anything is
+written. They are written in order, so that a power cut leaves a set that can be repaired again.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from bcached.units import SECTOR_BYTES
 
 @dataclass(slots=True)
 class Step:
-    """One change: what it does, what is given up by it, and the patches it comes to."""
+    """One change: what it does, what is lost by it, and its patches."""
 
     what: str
     gives_up: list[str] = field(default_factory=list)
@@ -27,19 +27,19 @@ class Step:
 
 
 async def clear_journal_behind(checked: CheckedSet, seq: int) -> Step:
-    """Leave no trace of entries newer than one, so that neither we nor the kernel find them again."""
+    """Plan to erase all entries newer than seq, so that neither bcached nor the kernel finds them again."""
     journal, members = checked.journal, checked.members
     if journal is None:
         raise SetRefused("the set has no journal that could be cleared")
     whole = {placed.entry.seq for _, placed in journal.placed()}
     if seq not in whole:
         there = f"found {min(whole)} to {max(whole)}" if whole else "found none"
-        raise SetRefused(f"{members[0].path}: expected the number of a journal entry that is whole, {there}")
+        raise SetRefused(f"{members[0].path}: expected the number of a sound journal entry, {there}")
     doomed: list[tuple[int, Patch]] = []
     lost: dict[int, JournalEntry | None] = {}
     for bucket in [*journal.buckets, *journal.others]:
         doomed += await _newer(members[bucket.member], bucket, seq, lost)
-    # The newest first: broken off, this leaves entries that end earlier, and no gap.
+    # The newest first: if interrupted, this leaves fewer entries, and no gap.
     doomed.sort(key=_seq_of, reverse=True)
     step = Step(f"clear the journal behind entry {seq}", patches=[patch for _, patch in doomed])
     if doomed:
@@ -50,14 +50,14 @@ async def clear_journal_behind(checked: CheckedSet, seq: int) -> Step:
 async def _newer(
     member: MemberFound, bucket: BucketFound, seq: int, lost: dict[int, JournalEntry | None]
 ) -> list[tuple[int, Patch]]:
-    """The blocks of a bucket at which an entry newer than seq begins, or seems to."""
+    """Returns patches for the blocks of a bucket where an entry newer than seq begins, or seems to."""
     superblock = member.superblock
     bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
     block_bytes = superblock.block_sectors * SECTOR_BYTES
     raw = await member.block_device.read(bucket.bucket * bucket_bytes, bucket_bytes)
     found = {byte: newer for byte, newer, _ in bucket.traces if newer > seq}
     if bucket.next_byte < bucket_bytes and bucket.next_seq == seq + 1:
-        found.setdefault(bucket.next_byte, bucket.next_seq)  # the magic of it is gone
+        found.setdefault(bucket.next_byte, bucket.next_seq)  # its magic is damaged
     patches = []
     for byte, newer in found.items():
         try:
@@ -90,7 +90,7 @@ def _told(lost: dict[int, JournalEntry | None], seq: int) -> list[str]:
 async def check_patched(
     devices: Sequence[BlockDevice], checked: CheckedSet, steps: Sequence[Step]
 ) -> CheckedSet:
-    """What a check will say when the steps are done."""
+    """Returns what a check will find when the steps are done."""
     patches = [patch for step in steps for patch in step.patches]
     patched: list[BlockDevice] = []
     for device in devices:

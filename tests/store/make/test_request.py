@@ -227,7 +227,7 @@ async def test_a_block_device_has_blocks_of_its_logical_size(tmp_path: Path, sec
 
 @pytest.mark.root
 async def test_a_block_smaller_than_the_device_s_is_refused(tmp_path: Path) -> None:
-    refused = pytest.raises(GeometryRefused, match=r"a block of 512 is smaller than .*: 4k would do")
+    refused = pytest.raises(GeometryRefused, match=r"a block of 512 is smaller than .*: use 4k")
     with loop_device(image(tmp_path / "image"), 4096) as path, refused:
         await carry_out(request(path, block_bytes=512))
 
