@@ -10,6 +10,6 @@ def test_the_demonstration_ends_by_itself_and_well() -> None:
         [sys.executable, "-m", "demo.session"], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert "so the key is good" in shown.stdout
+    assert "so the key is valid" in shown.stdout
     assert "violations: 0" in shown.stdout
     assert "stopped cleanly with status 0" in shown.stdout
