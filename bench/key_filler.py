@@ -89,7 +89,7 @@ async def _commit_all(cache_set: CacheSet, inode: int, offsets: np.ndarray) -> t
 async def _allocate(cache_set: CacheSet, holder: Holder, wanted: list[ExtentRequest]) -> list[Key]:
     keys: list[Key] = []
     while len(keys) < len(wanted):
-        run = cache_set.carve_run(holder, wanted, len(keys), 1)  # type: ignore[arg-type]
+        run = cache_set.carve_run(holder, wanted, len(keys), 1)
         if not run:
             ((key,),) = await cache_set.allocate(holder, [wanted[len(keys)]], PATIENCE_S)
             run = [key]

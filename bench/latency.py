@@ -18,7 +18,7 @@ class Caller:
     def __init__(self, path: str, inode: int) -> None:
         os.sched_setaffinity(0, {CLIENT_CORE})
         self.took_s: list[float] = []
-        asked = {"inode": inode, "offset": 0, "sectors": EXTENT_SECTORS}
+        asked: dict[str, object] = {"inode": inode, "offset": 0, "sectors": EXTENT_SECTORS}
         self._request = _call("Allocate", asked)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)

@@ -1,6 +1,7 @@
 """The verbs that put data into volumes and get it back, against a real daemon."""
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +13,7 @@ def noise(length: int, seed: int = 1) -> bytes:
 
 
 @pytest.fixture
-def volume(shell: Shell):
+def volume(shell: Shell) -> Iterator[str]:
     """The inode of a volume of one's own."""
     inode = shell.told("volume", "create", "data").strip()
     yield inode

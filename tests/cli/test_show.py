@@ -60,6 +60,7 @@ def run(*arguments: object) -> Result:
 )
 def test_it_prints_what_bcache_super_show_prints(tmp_path: Path, superblock: Superblock) -> None:
     path = image(tmp_path / "image", superblock)
+    assert SUPER_SHOW is not None
     theirs = subprocess.run([SUPER_SHOW, path], check=True, capture_output=True).stdout
     ours = run("show", path)
     assert ours.exit_code == 0

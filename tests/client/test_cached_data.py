@@ -1,6 +1,7 @@
 """Keys that are committed, looked up, read and dropped through the library."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def mend(it: Served, key: Key) -> None:
         it.cache_set.members[pointer.device].cache.table.gens[pointer.sector // BUCKET_SECTORS] -= 1
 
 
-async def until(question) -> None:
+async def until(question: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not question():
             await asyncio.sleep(0.001)
@@ -201,7 +202,7 @@ async def test_a_store_that_is_given_up_keeps_its_sectors_until_its_writes_retur
 async def test_what_was_used_again_while_it_was_read_is_looked_up_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, reads = DataPaths.read, []
+    real, reads = DataPaths.read, list[Pointer]()
 
     def read_while_it_changes(paths: DataPaths, pointer: Pointer, sectors: int) -> bytes:
         data = real(paths, pointer, sectors)

@@ -1,7 +1,9 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +61,7 @@ async def exhaust(client: Client) -> list[Key]:
             return keys
 
 
-async def until(question) -> None:
+async def until(question: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
         while not question():
             await asyncio.sleep(0.001)
@@ -114,7 +116,9 @@ async def test_calls_made_together_are_pipelined_in_their_order(folder: Path) ->
         ((7, 0, 8), NoSuchVolume, {"inode": 7}),
     ],
 )
-async def test_errors_are_those_of_the_daemon(folder: Path, wrong: tuple, error: type, fields: dict) -> None:
+async def test_errors_are_those_of_the_daemon(
+    folder: Path, wrong: tuple[int, ...], error: type[RequestError], fields: dict[str, Any]
+) -> None:
     async with served(folder) as it, Client(it.path) as client:
         with pytest.raises(error) as refused:
             await client.allocate(*wrong)
@@ -137,9 +141,9 @@ async def test_numbers_of_limits_come_along(folder: Path) -> None:
             await client.allocate(0, 0, 8, replicas=2)
         assert refused.value.fields == {"limit": "replicas", "value": 2}
         await exhaust(client)
-        with pytest.raises(NoFreeBuckets) as refused:
+        with pytest.raises(NoFreeBuckets) as full:
             await client.allocate(0, 0, 8, wait=False)
-        assert refused.value.fields == {"reserve": "none", "waited_ms": 0}
+        assert full.value.fields == {"reserve": "none", "waited_ms": 0}
 
 
 async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_can(folder: Path) -> None:
@@ -336,7 +340,7 @@ async def test_a_small_block_needs_direct_io_or_is_refused(
     monkeypatch.setattr("bcached.client.data_paths.os.O_DIRECT", 1 << 29)
     real_open = os.open
 
-    def open_without_direct_io(path, flags, *rest, **named):
+    def open_without_direct_io(path: str, flags: int, *rest: Any, **named: Any) -> int:
         if flags & 1 << 29:
             raise OSError(22, "Invalid argument")
         return real_open(path, flags, *rest, **named)
@@ -356,7 +360,7 @@ async def test_buffered_io_serves_where_there_is_no_direct_io(
 ) -> None:
     real_open = os.open
 
-    def open_without_direct_io(path, flags, *rest, **named):
+    def open_without_direct_io(path: str, flags: int, *rest: Any, **named: Any) -> int:
         if flags & os.O_DIRECT:
             raise OSError(22, "Invalid argument")
         return real_open(path, flags, *rest, **named)
@@ -540,7 +544,7 @@ async def test_the_lease_outlives_the_connection_until_the_last_write_returns(
     may_write, real = asyncio.Event(), os.pwritev
     loop = asyncio.get_running_loop()
 
-    def slow_pwritev(*arguments):
+    def slow_pwritev(*arguments: Any) -> int:
         asyncio.run_coroutine_threadsafe(may_write.wait(), loop).result()
         return real(*arguments)
 

@@ -4,7 +4,10 @@ import asyncio
 import gc
 import inspect
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,9 +25,9 @@ ARGUMENTS = {
 NOT_CALLS = {"connect", "close", "atomic_bytes"}
 
 
-def calls(client: Client | BlockingClient) -> list:
+def calls(client: Client | BlockingClient) -> list[Callable[[], Any]]:
     """Every method with arguments that would do."""
-    found = []
+    found: list[Callable[[], Any]] = []
     for name, _ in inspect.getmembers(type(client), inspect.isfunction):
         if name.startswith("_") or name in NOT_CALLS:
             continue
@@ -34,12 +37,12 @@ def calls(client: Client | BlockingClient) -> list:
             for one in inspect.signature(method).parameters.values()
             if one.default is one.empty and one.name in ARGUMENTS
         ]
-        found.append(lambda method=method, needed=needed: method(*[ARGUMENTS[one] for one in needed]))
+        found.append(partial(method, *[ARGUMENTS[one] for one in needed]))
     assert len(found) > 30
     return found
 
 
-async def outcome(asked) -> None:
+async def outcome(asked: Any) -> None:
     if inspect.isasyncgen(asked):
         await anext(asked)
     elif inspect.isawaitable(asked):
@@ -67,7 +70,7 @@ async def test_every_call_says_so(tmp_path: Path, kind: type) -> None:
         assert not closed.is_connected
 
 
-async def _maybe(method):
+async def _maybe(method: Callable[[], Any]) -> Any:
     """Run it where it belongs."""
     return await (method() if inspect.iscoroutinefunction(method) else asyncio.to_thread(method))
 

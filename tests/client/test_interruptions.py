@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -142,7 +143,7 @@ def interrupt_everywhere(path: str, call: Callable[[BlockingClient], object]) ->
     """How many places there are, and after how many the client was usable still."""
     client = connected(path)
     usable = number = 0
-    while interrupted_at(number, lambda client=client: call(client)):
+    while interrupted_at(number, partial(call, client)):
         number += 1
         if answers_are_right(client):
             usable += 1
@@ -192,7 +193,7 @@ def interrupted_leader(path: str) -> tuple[int, int]:
     thread = threading.Thread(target=other)
     thread.start()
     try:
-        while interrupted_at(number, lambda client=client: client.lookup(0, 0, 8)):
+        while interrupted_at(number, partial(client.lookup, 0, 0, 8)):
             number += 1
             if not answers_are_right(client):
                 client.close()
@@ -259,7 +260,8 @@ async def test_what_an_interruption_of_an_interruption_leaves_is_put_in_order(tm
             with BlockingClient(it.path) as client:
                 call = bcached.client.protocol.verbs.explain(client._at)
                 client._channel._send(call)  # and there both came: the lead was never handed on
-                assert client._channel._lead is not None
+                lead = client._channel._lead
+                assert lead is not None
                 assert client.lookup(0, 0, 8).keys == ()
                 assert client._channel._lead is None
                 return call.is_abandoned

@@ -4,6 +4,7 @@ import asyncio
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,7 @@ def test_jobs_run_side_by_side_and_give_what_they_give_in_order() -> None:
             together.wait(30)
         return number
 
-    assert side_by_side([lambda n=n: job(n) for n in range(20)]) == list(range(20))
+    assert side_by_side([partial(job, n) for n in range(20)]) == list(range(20))
     assert side_by_side([lambda: 7]) == [7]
     assert side_by_side([]) == []
 
@@ -140,6 +141,6 @@ def test_after_an_error_no_job_is_under_way_and_none_begins() -> None:
         ended.append(number)
 
     with pytest.raises(ConnectionLost):
-        side_by_side([lambda n=n: job(n) for n in range(1000)])
+        side_by_side([partial(job, n) for n in range(1000)])
     assert sorted(ended) == sorted(number for number in begun if number != 2)
     assert len(begun) < 20

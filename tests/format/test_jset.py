@@ -85,7 +85,7 @@ def test_an_entry_comes_back(entry: JournalEntry, block_bytes: int) -> None:
 def test_what_is_behind_the_last_key_means_nothing() -> None:
     raw = bytearray(ENTRY_WITH_KEY.pack(SET_MAGIC, 512))
     raw[264:] = b"\xff" * (512 - 264)
-    assert parse(raw) == ENTRY_WITH_KEY
+    assert parse(bytes(raw)) == ENTRY_WITH_KEY
 
 
 def test_a_flipped_bit_is_refused_wherever_it_is() -> None:
@@ -185,7 +185,7 @@ def test_no_entry_is_longer_than_the_kernel_s_buffer() -> None:
     assert len(numbered(5, most).pack(SET_MAGIC)) <= JSET_BYTES_MAX
     with pytest.raises(AssertionError):
         numbered(5, most + 1).pack(SET_MAGIC)
-    too_long = with_field(bytes(1 << 16), 28, "I", (JSET_BYTES_MAX - JSET_BYTES) // 8 + 1)
+    too_long = bytearray(with_field(bytes(1 << 16), 28, "I", (JSET_BYTES_MAX - JSET_BYTES) // 8 + 1))
     too_long[8:16] = ENTRY.pack(SET_MAGIC)[8:16]
     raw = sealed(too_long, JSET_BYTES_MAX + 8)
     with pytest.raises(BadField, match="expected an entry of at most 32768 bytes, found 32776 bytes"):

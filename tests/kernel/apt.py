@@ -69,7 +69,7 @@ class Apt:
         fields = "$(ORIGIN)|$(LABEL)|$(SITE)"
         answer = run(["apt-get", *self.options, "indextargets", "--format", fields, "Created-By: Packages"])
         signed = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-        sites = {}
+        sites: dict[str, str] = {}
         for origin, label, site in (line.split("|") for line in answer.splitlines()):
             if origin == "Debian" and label in SUITES:
                 sites.setdefault(label, site)

@@ -59,7 +59,7 @@ class MortalDaemon(DaemonProcess):
             f'"{self.folder}/cache.img"', '"' + '", "'.join(self.devices) + '"'
         )
         self.config.write_text(text)
-        self._launcher = subprocess.Popen(
+        self._forking = subprocess.Popen(
             [sys.executable, Path(__file__).with_name("launcher.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -74,15 +74,15 @@ class MortalDaemon(DaemonProcess):
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        for pipe in (self._launcher.stdin, self._launcher.stdout):
+        for pipe in (self._forking.stdin, self._forking.stdout):
             assert pipe is not None
             pipe.close()
-        self._launcher.wait(20)
+        self._forking.wait(20)
         super().__exit__(*details)
 
     def make(self, *options: str) -> None:
         """Lay out the set."""
-        command = [BIN / "bcachectl", "make", *options, *self.devices]
+        command = [str(BIN / "bcachectl"), "make", *options, *self.devices]
         made = subprocess.run(command, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
 
@@ -95,9 +95,9 @@ class MortalDaemon(DaemonProcess):
             "log": str(self.folder / "log"),
             "fatal": fatal,
         }
-        assert self._launcher.stdin is not None
-        self._launcher.stdin.write(json.dumps(asked).encode() + b"\n")
-        self.process = Forked(self._launcher)  # type: ignore[assignment]
+        assert self._forking.stdin is not None
+        self._forking.stdin.write(json.dumps(asked).encode() + b"\n")
+        self.process = Forked(self._forking)  # type: ignore[assignment]
 
     def start_traced(self, call: str, count: int) -> None:
         """Begin a life as a program of its own; strace ends it at a thread's count-th such call."""

@@ -5,13 +5,14 @@ import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from bcached.client.lease import Lease
+from bcached.device.block_device import BlockDevice
 from bcached.device.claims.lease_file import OldLease, boot_id, create_lease, old_leases
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.lifetime import running
@@ -169,7 +170,7 @@ def test_a_lease_is_not_made_over_another_nor_through_a_link(tmp_path: Path) -> 
     assert not (tmp_path / "elsewhere").exists()
 
 
-async def opening_s(devices: list[MemoryDevice], folder: Path, told: list[str]) -> float:
+async def opening_s(devices: Sequence[BlockDevice], folder: Path, told: list[str]) -> float:
     loop = asyncio.get_running_loop()
     begun = loop.time()
     async with running(devices, set_options(folder, restart_grace_s=10), told.append):

@@ -1,7 +1,7 @@
 """Keys of a living set against a model that knows every sector, through lives that end well or do not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
+from bcached.device.block_device import BlockDevice
 from bcached.errors import (
     InvalidParameter,
     LimitExceeded,
@@ -112,7 +112,7 @@ class Story:
 
 @asynccontextmanager
 async def story_on(
-    folder: Path, devices: list[MemoryDevice], seed: int, **options: object
+    folder: Path, devices: Sequence[BlockDevice], seed: int, **options: object
 ) -> AsyncIterator[Story]:
     async with running(devices, set_options(folder, **options)) as cache_set:
         if not cache_set.volumes():

@@ -12,7 +12,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
-from bcached.state.index.node import Interior, Node
+from bcached.state.index.node import Interior, Leaf, Node
 from bcached.state.index.tree import Tree
 from bcached.units import SECTOR_BYTES
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options
@@ -28,6 +28,10 @@ async def fill(cache_set: CacheSet, count: int) -> None:
     for offset in offsets:
         ((key,),) = await cache_set.allocate(holder, [extent(1, offset=offset)], 10.0)
         await cache_set.index.commit(holder, [key], 20.0)
+
+
+def has_torn_root(cache_set: CacheSet) -> bool:
+    return cache_set.index.btree.tree.root.is_torn
 
 
 async def keys_found(cache_set: CacheSet) -> int:
@@ -77,6 +81,7 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
         await asyncio.sleep(1)  # until nothing is under way
         leaf = await btree.leaf_at(0, 0)
         written = await btree.io.read(leaf.key, 0, (0, 0), cache_set.index.changes.buckets)
+        assert isinstance(written, Leaf)
         assert list(leaf.live) == list(written.live)
         assert len(leaf.live) < keys
 
@@ -158,9 +163,9 @@ async def test_an_interior_node_that_was_torn_is_written_anew(tmp_path: Path) ->
     assert isinstance(root, Interior)
     tear_the_root(device, root, cache_set.geometry.block_bytes)
     async with running(reopened(devices), set_options(tmp_path)) as cache_set:
-        assert cache_set.index.btree.tree.root.is_torn
+        assert has_torn_root(cache_set)
         await asyncio.sleep(1)
-        assert not cache_set.index.btree.tree.root.is_torn
+        assert not has_torn_root(cache_set)
         assert await keys_found(cache_set) == 5_000
 
 
@@ -176,11 +181,11 @@ async def test_behind_a_bset_that_was_torn_nothing_is_appended(tmp_path: Path) -
         cut_off = MemoryDevice.holding(device.image())
         tear_the_root(cut_off, cache_set.index.btree.tree.root, cache_set.geometry.block_bytes)
     async with running([cut_off], options) as cache_set:
-        assert cache_set.index.btree.tree.root.is_torn
+        assert has_torn_root(cache_set)
         await cache_set.index.invalidate(0, 8, 8, 1.0)
         await cache_set.index.btree.write_all()
         await cache_set.index.flush()
-        assert not cache_set.index.btree.tree.root.is_torn
+        assert not has_torn_root(cache_set)
         again = cut_off.image()
     async with running([MemoryDevice.holding(again)], options) as cache_set:
         assert await keys_found(cache_set) == 18
@@ -244,7 +249,7 @@ async def test_very_many_reservations_for_a_volume_that_is_gone_end_in_steps(tmp
 
 async def fill_up(cache_set: CacheSet) -> None:
     """Take all there is, and commit a sector of each bucket, and of more, till the index cannot grow."""
-    holder, keys = cache_set.new_holder("client"), []
+    holder, keys = cache_set.new_holder("client"), list[Key]()
     with suppress(NoFreeBuckets):
         while True:
             wanted = extent(1, inode=len(keys) % 32 % 2, offset=len(keys) * 8)

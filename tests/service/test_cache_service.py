@@ -22,12 +22,13 @@ def allocate(offset: int = 0, sectors: int = 8, inode: int = 0, **more: Any) -> 
 async def keys_of(talker: Talker, message: bytes) -> list[Any]:
     reply = await talker.ask(message)
     assert "error" not in reply, reply
-    return reply["parameters"]["keys"]
+    keys: list[Any] = reply["parameters"]["keys"]
+    return keys
 
 
 async def exhaust(talker: Talker) -> list[Any]:
     """Every bucket there is, held by the talker."""
-    keys = []
+    keys: list[Any] = []
     while True:
         reply = await talker.ask(call("AllocateBucket", {"timeout_ms": 500}))
         if "error" in reply:
@@ -100,7 +101,7 @@ async def test_the_write_point_is_the_peers_pid_unless_it_says_another(tmp_path:
 def a_batch(seed: int) -> list[bytes]:
     """Allocates that go on or jump, for a few writers and volumes, some of which cannot be served."""
     rng = random.Random(seed)
-    end, batch = 0, []
+    end, batch = 0, list[bytes]()
     for _ in range(60):
         offset = end if rng.random() < 0.8 else 8 * rng.randrange(100)
         sectors = rng.choice([8, 8, 16, 40])
@@ -415,7 +416,7 @@ async def test_a_watch_tells_the_state_and_then_what_changed(tmp_path: Path) -> 
         assert first["continues"]
         assert first["parameters"]["state"]["allocated_sectors"] == 0
         await keys_of(talker, allocate(0, 16))
-        seen = {}
+        seen: dict[str, Any] = {}
         while seen.get("allocated_sectors") != 16:
             news = await watcher.hear()
             assert "state" not in news["parameters"]

@@ -491,7 +491,7 @@ def test_a_wrong_configuration_stands_in_the_journal_as_an_error(tmp_path: Path)
     config.write_text("[gc]\nslice = 1\n")
     with (tmp_path / "journal").open("w") as journal:
         found = os.fstat(journal.fileno())
-        command = [BIN / "bcached", "--config", config, "--check-config", "--quiet"]
+        command = [str(BIN / "bcached"), "--config", str(config), "--check-config", "--quiet"]
         environment = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
         checked = subprocess.run(command, stderr=journal, stdout=subprocess.PIPE, env=environment)
     assert (checked.returncode, checked.stdout) == (2, b"")

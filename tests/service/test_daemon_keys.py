@@ -14,16 +14,18 @@ def committed(daemon: DaemonProcess, offset: int, **how: Any) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
         connection.connect(str(daemon.socket_path))
-        (key,) = ask(connection, "Allocator.Allocate", inode=0, offset=offset, sectors=16)["parameters"][
-            "keys"
-        ]
+        answer = ask(connection, "Allocator.Allocate", inode=0, offset=offset, sectors=16)
+        key: dict[str, Any]
+        (key,) = answer["parameters"]["keys"]
         key["dirty"] = offset % 32 == 0
         assert "sequence" in ask(connection, "Allocator.Commit", keys=[key], **how)["parameters"]
     return key
 
 
 def found(daemon: DaemonProcess) -> list[Any]:
-    return daemon.ask("Allocator.Lookup", inode=0, offset=0, sectors=1 << 20)["parameters"]["keys"]
+    answer = daemon.ask("Allocator.Lookup", inode=0, offset=0, sectors=1 << 20)
+    keys: list[Any] = answer["parameters"]["keys"]
+    return keys
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from bcached.errors import ConfigError
-from bcached.service import listening
 from bcached.service.listening import bind_metrics, bind_unix
 
 
@@ -52,7 +51,7 @@ def test_a_live_socket_is_refused_and_lives_on(tmp_path: Path) -> None:
 def test_somebody_elses_dead_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "s")
     bind_unix(path, 0o660).close()
-    monkeypatch.setattr(listening.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(ConfigError, match=f"belongs to uid {os.getuid()}"):
         bind_unix(path, 0o660)
 

@@ -119,7 +119,8 @@ def test_sockets_are_taken_by_their_names(tmp_path: Path) -> None:
         varlink.listen()
         high = [os.dup2(varlink.fileno(), 50), os.dup2(metrics.fileno(), 51)]
         result = run(high, LISTEN_FDS="2", LISTEN_FDNAMES="varlink:metrics")
-        [os.close(descriptor) for descriptor in high]
+        for descriptor in high:
+            os.close(descriptor)
         named = {"varlink": [str(tmp_path / "s")], "metrics": [metrics.getsockname()]}
         assert result.stdout.strip() == f"{named} False"
 

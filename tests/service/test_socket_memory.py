@@ -7,6 +7,7 @@ import os
 import socket
 import weakref
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,14 @@ async def until(question: Callable[[], Any]) -> None:
 
 async def test_half_sent_requests_are_bounded_and_the_longest_held_give_way(path: str) -> None:
     async with serving(path) as (server, _), talkers(path, 40) as peers:
+
+        def has_changed(was: tuple[int, int]) -> bool:
+            return (server.buffers.held_bytes, server.buffers.gave_way) != was
+
         for peer in peers:
             before = server.buffers.held_bytes, server.buffers.gave_way
             peer.say(b"y" * 300_000)
-            await until(lambda was=before: (server.buffers.held_bytes, server.buffers.gave_way) != was)
+            await until(partial(has_changed, before))
             await asyncio.sleep(0.002)
             assert server.buffers.held_bytes <= LIMITS.buffer_bytes
         assert server.buffers.gave_way >= 40 - (LIMITS.buffer_bytes // 300_000 + 1)

@@ -228,9 +228,9 @@ def whole_life(daemon: DaemonProcess) -> None:
     daemon.wait_until_ready()
     inode = daemon.ask("Admin.CreateVolume", label="all")["parameters"]["inode"]
     holding = [
-        BIN / "bcachectl",
+        str(BIN / "bcachectl"),
         "--socket",
-        daemon.socket_path,
+        str(daemon.socket_path),
         "allocate",
         "--hold",
         str(inode),

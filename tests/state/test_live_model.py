@@ -23,6 +23,7 @@ from bcached.state.accounting.invariants import content, violations
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder, Place
@@ -73,8 +74,8 @@ class Run:
         for cache in self.caches:  # nearly full, so that it is scarce; what is in it is nobody's here
             self.fill(cache, rng.choice([20, 40, 100]))
 
-    def fill(self, cache: object, spare: int) -> None:
-        use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])  # type: ignore[attr-defined]
+    def fill(self, cache: Cache, spare: int) -> None:
+        use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])
         self.others = [bytes(cache.table.dirty_sectors) for cache in self.caches]
 
     def step(self) -> None:

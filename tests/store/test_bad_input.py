@@ -33,6 +33,16 @@ from instruments.samples.used_set import (
 
 Spoil = Callable[[Image], object]
 Case = tuple[str, Spoil, str]
+
+
+def in_turn(*spoils: Spoil) -> Spoil:
+    def spoil(image: Image) -> None:
+        for one in spoils:
+            one(image)
+
+    return spoil
+
+
 NODE = 8  # sectors of the uuid table and of the root
 
 
@@ -245,17 +255,17 @@ ROOT: list[Case] = [
     ),
     (
         "keys in a later bset",
-        lambda image: (image.write_root(), image.write_root(EXTENT, behind=512)),
+        in_turn(Image.write_root, lambda image: image.write_root(EXTENT, behind=512)),
         "extent at .* node at sector 72, level 0, byte .*, key 0, bucket: expected below 530, found 1040",
     ),
     (
         "an empty later bset",
-        lambda image: (image.write_root(), image.write_root(behind=512)),
+        in_turn(Image.write_root, lambda image: image.write_root(behind=512)),
         "at least 1 in a later bset, found 0",
     ),
     (
         "a stray bset",
-        lambda image: (image.write_root(), image.write_root(EXTENT, behind=1024)),
+        in_turn(Image.write_root, lambda image: image.write_root(EXTENT, behind=1024)),
         "no bset behind a gap",
     ),
 ]
@@ -303,9 +313,9 @@ CONTENTS: list[Case] = [
     ),
     (
         "a leaf and a journal with too much for a bucket",
-        lambda image: (
-            image.write_root(data(BUCKET)),
-            image.write_entry(keys=(data(BUCKET, offset=20, sectors=1),)),
+        in_turn(
+            lambda image: image.write_root(data(BUCKET)),
+            lambda image: image.write_entry(keys=(data(BUCKET, offset=20, sectors=1),)),
         ),
         "bucket 400: keys for 9 sectors lie in its 8: some overlap",
     ),
@@ -363,7 +373,7 @@ PRIOS: list[Case] = [
 ]
 
 
-def parameters(cases: list[Case]) -> Any:
+def parameters(cases: list[Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("spoil", "says"), [pytest.param(*case[1:], id=case[0]) for case in cases])
 
 

@@ -1,6 +1,7 @@
 """A member that is an older copy is called that, whatever its age; one that lost power never is."""
 
 from random import Random
+from typing import Literal
 
 import pytest
 
@@ -11,7 +12,8 @@ from bcached.store.reading.set_reader import read_set
 from instruments.devices.failing_device import FailingDevice, Fault
 from instruments.samples.used_set import fresh_devices, open_set
 
-AGES = ["fresh", 1, 2, 40, 600]  # how many entries there were when the copy was made
+# How many entries there were when the copy was made.
+AGES: list[Literal["fresh"] | int] = ["fresh", 1, 2, 40, 600]
 ENTRIES = 900  # more than the rings hold
 
 

@@ -22,6 +22,7 @@ from bcached.store.journal.journal import Journal
 from bcached.store.journal.ring import JournalRing
 from bcached.store.member import Member
 from bcached.store.opening import recovery
+from bcached.store.reading import set_reader
 from bcached.units import SECTOR_BYTES
 from instruments.crash.crash_judge import Judge, cuts, ledger_of
 from instruments.crash.crash_states import draw_states
@@ -36,7 +37,7 @@ TWICE_STATES_A_MOMENT = 2
 def verdict(story: Story, from_moment: int = 0) -> str | None:
     """The first complaint about any state of a story."""
     found = next(Judge(story, Random(1), STATES_A_MOMENT).complaints(from_moment), None)
-    return found and found.text
+    return found.text if found else None
 
 
 # Stories
@@ -209,7 +210,7 @@ def fills_the_ring_out_of_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def uses_a_seq_again_after_an_opening(patch: pytest.MonkeyPatch) -> None:
-    recover = lifetime.recover
+    recover = recovery.recover
 
     async def forgetful(*args: Any, **keywords: Any) -> recovery.OpenedSet:
         opened = await recover(*args, **keywords)
@@ -313,7 +314,7 @@ def wipes_a_journal_that_is_still_trusted(patch: pytest.MonkeyPatch) -> None:
 
 
 def does_not_flush_what_it_read(patch: pytest.MonkeyPatch) -> None:
-    read_set = lifetime.read_set
+    read_set = set_reader.read_set
 
     async def unflushed(devices: Iterable[Any]) -> Any:
         with pytest.MonkeyPatch.context() as inner:

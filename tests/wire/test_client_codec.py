@@ -34,11 +34,13 @@ def test_empty_parameters_may_be_left_out() -> None:
 @pytest.mark.parametrize(
     "results", [Found, Done, News]
 )  # a Done or News would take any parameters for its own
-def test_an_error_keeps_its_parameters_for_later(results: type) -> None:
+def test_an_error_keeps_its_parameters_for_later(results: type[Found | Done | News]) -> None:
     answer = decode_answer(b'{"error":"a.b.NoSuchVolume","parameters":{"inode":7}}', results)
     assert isinstance(answer, RawAnswer)
     assert (bytes(answer.parameters), answer.error) == (b'{"inode":7}', "a.b.NoSuchVolume")
-    assert bytes(decode_answer(b'{"error":"a.b.E"}', results).parameters) == b"{}"
+    bare = decode_answer(b'{"error":"a.b.E"}', results)
+    assert isinstance(bare, RawAnswer)
+    assert bytes(bare.parameters) == b"{}"
 
 
 @pytest.mark.parametrize(

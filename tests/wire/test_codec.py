@@ -8,7 +8,7 @@ from bcached.keys import Key, Pointer
 from bcached.wire import codec, messages
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.codec import Continued, Refusal, Reply, decode_requests, encode_replies
-from bcached.wire.methods import METHODS
+from bcached.wire.methods import METHODS, Request
 
 ALLOCATE = b'{"method":"io.bcached.Allocator.Allocate","parameters":{"inode":1,"offset":8,"sectors":16}}'
 DESCRIBE = b'{"method":"io.bcached.Allocator.Describe"}'
@@ -25,6 +25,7 @@ def kinds(*parts: bytes) -> list[str]:
 
 def test_a_request_is_the_struct_of_its_method() -> None:
     (request,) = decode_requests(block(ALLOCATE))
+    assert isinstance(request, Request)
     assert request.parameters == messages.Allocate(inode=1, offset=8, sectors=16)
     assert (request.oneway, request.more, request.upgrade) == (False, False, False)
 
@@ -33,6 +34,7 @@ def test_null_means_left_out() -> None:
     (request,) = decode_requests(
         block(ALLOCATE.replace(b'"sectors":16', b'"sectors":16,"wait":null,"write_point":null'))
     )
+    assert isinstance(request, Request)
     assert request.parameters == messages.Allocate(inode=1, offset=8, sectors=16)
 
 

@@ -3,14 +3,17 @@ import json
 import pytest
 
 from bcached.errors import InterfaceNotFound, InvalidParameter, MethodNotFound, RequestError
+from bcached.wire import messages
 from bcached.wire.codec import decode_requests
+from bcached.wire.methods import Request
 
+POINTER = {"device": 0, "sector": 8, "gen": 0}
 KEY = {
     "inode": 1,
     "offset": 8,
     "sectors": 8,
     "dirty": False,
-    "pointers": [{"device": 0, "sector": 8, "gen": 0}],
+    "pointers": [POINTER],
 }
 EXTENT = {"inode": 1, "offset": 8, "sectors": 8}
 
@@ -60,7 +63,7 @@ def allocator(method: str, parameters: object, **envelope: object) -> bytes:
         (allocator("AllocateMany", {"requests": [EXTENT, {**EXTENT, "inode": "x"}]}), "requests"),
         (allocator("AllocateMany", {"requests": [EXTENT] * 1001}), "requests"),
         (allocator("Release", {"keys": [{**KEY, "pointers": []}]}), "keys"),
-        (allocator("Release", {"keys": [{**KEY, "pointers": KEY["pointers"] * 7}]}), "keys"),
+        (allocator("Release", {"keys": [{**KEY, "pointers": [POINTER] * 7}]}), "keys"),
         (allocator("Release", {"keys": [{**KEY, "sectors": 65536}]}), "keys"),
         (
             allocator("Release", {"keys": [{**KEY, "pointers": [{"device": 0, "sector": -1, "gen": 0}]}]}),
@@ -176,6 +179,8 @@ def test_a_field_given_twice_means_the_last() -> None:
     (request,) = decode_requests(
         b'{"method":"io.bcached.Allocator.Allocate","parameters":{"inode":1,"offset":8,"sectors":8,"inode":2}}\0'
     )
+    assert isinstance(request, Request)
+    assert isinstance(request.parameters, messages.Allocate)
     assert request.parameters.inode == 2
 
 

@@ -67,9 +67,9 @@ async def test_what_one_entry_does_not_hold_is_committed_in_order(
         assert not hasattr(refused.value, "__notes__")
         sectors = 3 * BUCKET_SECTORS
         inode = await client.create_volume("flash", sectors=sectors)
-        with pytest.raises(InvalidParameter) as refused:
+        with pytest.raises(InvalidParameter) as partly:
             await client.store(inode, 0, data)
-        assert refused.value.__notes__ == [f"the first {2 * BUCKET_SECTORS * 512} bytes are stored"]
+        assert partly.value.__notes__ == [f"the first {2 * BUCKET_SECTORS * 512} bytes are stored"]
         assert sum(key.sectors for key in (await client.lookup(inode, 0, 1 << 20)).keys) == 2 * BUCKET_SECTORS
         assert it.cache_set.statistics().reserved_sectors == 0
 

@@ -44,7 +44,7 @@ def made_image() -> Path:
     folder = tempfile.mkdtemp(prefix="bcached-")
     atexit.register(shutil.rmtree, folder)
     image = Path(folder) / "cache.img"
-    command = [BIN / "bcachectl", "make", "-b", "64k", "--size", "64M", str(image)]
+    command = [str(BIN / "bcachectl"), "make", "-b", "64k", "--size", "64M", str(image)]
     made = subprocess.run(command, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     return image
@@ -161,7 +161,8 @@ class DaemonProcess:
         """Its metrics."""
         (serving,) = (line for line in self.logs if line["message"] == "serving")
         with urllib.request.urlopen(serving["metrics"][0], timeout=20) as response:
-            return response.read().decode()
+            text: str = response.read().decode()
+        return text
 
 
 def ask(connection: socket.socket, method: str, **parameters: Any) -> dict[str, Any]:
@@ -174,4 +175,5 @@ def ask(connection: socket.socket, method: str, **parameters: Any) -> dict[str, 
         if not more:
             raise ConnectionResetError
         received += more
-    return json.loads(received[:-1])
+    reply: dict[str, Any] = json.loads(received[:-1])
+    return reply

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from typing import Any, Self
+from typing import Any, Self, cast
 
 
 def call(method: str, parameters: dict[str, Any] | None = None, **envelope: Any) -> bytes:
@@ -63,6 +63,14 @@ class Talker:
                 return await self.reader.read() == b""
             except ConnectionResetError:
                 return True
+
+    def stop_reading(self) -> None:
+        """Take nothing more from the socket."""
+        cast(asyncio.Transport, self.writer.transport).pause_reading()
+
+    def read_on(self) -> None:
+        """Take what has come since, and what comes."""
+        cast(asyncio.Transport, self.writer.transport).resume_reading()
 
     def hang_up(self) -> None:
         """Vanish, as a killed process does."""

@@ -11,7 +11,7 @@ from typing import Any
 from bcached.errors import NoFreeBuckets, NotReserved
 from bcached.keys import Key, Pointer
 from bcached.service.socket.access import Role
-from bcached.service.socket.method import Later, Long, Operation, Outcome, Session, Stream
+from bcached.service.socket.method import Later, Long, Operation, Operations, Outcome, Session, Stream
 from bcached.service.socket.peer import Peer
 from bcached.wire import messages
 from bcached.wire.methods import METHODS
@@ -49,7 +49,7 @@ class ToyService:
             "io.bcached.Admin.CollectGarbage": Operation(Role.ADMIN, self.collect, changes=True),
             "io.bcached.Monitor.Watch": Operation(Role.READER, self.watch, streams=True),
         }
-        self.operations = {METHODS[name].request: operation for name, operation in table.items()}
+        self.operations: Operations = {METHODS[name].request: operation for name, operation in table.items()}
 
     def welcome(self, peer: Peer, role: Role) -> Session:
         return Session(peer, role, holder=[])

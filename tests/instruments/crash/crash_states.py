@@ -244,7 +244,7 @@ class StateDevice:
     discards = True
 
     def __init__(self, state: State, logical_block_bytes: int = SECTOR_BYTES) -> None:
-        self.path = "state"
+        self.path = self.data_path = "state"
         self.size_bytes = len(state.certain)
         self.logical_block_bytes = logical_block_bytes
         self.writes = 0

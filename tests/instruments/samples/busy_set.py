@@ -53,6 +53,7 @@ class BusySet:
         use(cache, 300, sectors=5, dirty=False)
         use(cache, 301, sectors=3)
         uuids = cache.take_metadata(State.UUID)
+        assert uuids is not None
         self.metadata[cache.device][State.UUID].add(uuids)
 
     def _prepare_lists(self, cache: Cache) -> None:

@@ -108,11 +108,11 @@ def journal_entries(draw: st.DrawFn) -> JournalEntry:
     )
 
 
-def with_field(raw: bytes, offset: int, layout: str, value: int | bytes) -> bytearray:
+def with_field(raw: bytes | bytearray, offset: int, layout: str, value: int | bytes) -> bytes:
     """A copy of raw with one field overwritten."""
     changed = bytearray(raw)
     struct.pack_into(f"<{layout}", changed, offset, value)
-    return changed
+    return bytes(changed)
 
 
 def sealed(raw: bytes | bytearray, used_bytes: int, seed: int | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
@@ -60,7 +61,7 @@ class LeavesAway:
             figures.read_again += self._held.pop(node.key, None) is not None
             return attach(missing, node)  # type: ignore[arg-type]
 
-        tree._let_go, tree.attach = letting_go, attaching  # type: ignore[method-assign,assignment]
+        tree._let_go, tree.attach = letting_go, attaching  # type: ignore[method-assign]
         self._watch_shape()
 
     def _watch_shape(self) -> None:
@@ -90,9 +91,11 @@ class LeavesAway:
     def _of(self, leaf: Key) -> list[Key]:
         """What an evicted leaf holds; one that was away at first is what lies on the device."""
         if leaf not in self._held:
+            # StateDevice only reads what is certain, and a view will do for that.
+            contents = [cast(bytearray, disk.disk.contents) for disk in self.disks]
             members = [
-                MemberFound(StateDevice(State(disk.disk.contents, {}, set(), None)), member.superblock)
-                for disk, member in zip(self.disks, self.cache_set.members, strict=True)
+                MemberFound(StateDevice(State(certain, {}, set(), None)), member.superblock)
+                for certain, member in zip(contents, self.cache_set.members, strict=True)
             ]
             live = Extents()
             for key in without_loop(read_node(members, leaf, 0)).all_keys():

@@ -25,7 +25,8 @@ from bcached.state.index.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
 from bcached.store.btree.btree import Btree
-from bcached.store.btree.node_io import MayBeTorn, NodeIo
+from bcached.store.btree.node_io import NodeIo
+from bcached.store.btree.node_rules import MayBeTorn
 from bcached.store.finding import Finding, Severity
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound

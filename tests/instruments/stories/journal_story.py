@@ -7,12 +7,12 @@ that must be all that was acknowledged.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from bcached.device import MemoryDevice
+from bcached.device import BlockDevice, MemoryDevice
 from bcached.format.bkey import key_words
 from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
@@ -110,7 +110,9 @@ class JournalStory:
         images = images or [bytes((FIRST + count) * bucket_sectors * 512) for count in rings]
         self.disks = [MemoryDevice.holding(image) for image in images]
         self.logs = [WatchedLog(image) for image in images]
-        slow = [LatentDevice(disk, random, latency_s) for disk in self.disks] if latency_s else self.disks
+        slow: Sequence[BlockDevice] = self.disks
+        if latency_s:
+            slow = [LatentDevice(disk, random, latency_s) for disk in self.disks]
         self.members = [
             self._member(number, RecordingDevice(device, log))
             for number, (device, log) in enumerate(zip(slow, self.logs, strict=True))

@@ -286,7 +286,7 @@ async def live(
     try:
         options = set_options(folder, restart_grace_s=0.05, verify=False, index_bytes=INDEX_BYTES)
         async with running(devices, options) as cache_set:
-            client = asyncio.ensure_future(play(cache_set, promises))  # type: ignore[arg-type]
+            client = asyncio.ensure_future(play(cache_set, promises))
             client_is(client)
             await asyncio.wait([client, stopping], return_when=asyncio.FIRST_COMPLETED)
             if client.done():

@@ -154,7 +154,7 @@ def _journal_entries(log: DurabilityLog, member: Member) -> list[tuple[int, Jour
     journal = range(
         geometry.byte_of(geometry.journal_buckets.start), geometry.byte_of(geometry.journal_buckets.stop)
     )
-    found = []
+    found: list[tuple[int, JournalEntry]] = []
     for write in log.entries:
         if write.kind != "write" or write.offset not in journal or not any(write.data or b""):
             continue

@@ -31,14 +31,15 @@ async def test_nobody_is_told_that_an_entry_is_durable_when_the_first_who_waits_
         seq = index.try_commit(holder, [key])
         assert seq is not None
         assert not durability.is_reached(seq)
-        first = asyncio.create_task(durability.reached(seq))
+        first = asyncio.ensure_future(durability.reached(seq))
         other = durability.reached(seq)
         await asyncio.sleep(0.02)
         first.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await first
+        assert isinstance(other, asyncio.Future)
         assert other.cancelled()
-        again = asyncio.create_task(durability.reached(seq))
+        again = asyncio.ensure_future(durability.reached(seq))
         await asyncio.sleep(0.02)
         assert not again.done()
         may_flush.set()

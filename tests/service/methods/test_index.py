@@ -72,7 +72,8 @@ async def committed(talker: Talker, offset: int, sectors: int = 8, *, dirty: boo
 
 
 async def found(talker: Talker, offset: int, sectors: int = 8, **more: Any) -> list[Any]:
-    return (await told(talker, lookup(offset, sectors, **more)))["keys"]
+    keys: list[Any] = (await told(talker, lookup(offset, sectors, **more)))["keys"]
+    return keys
 
 
 def state_of(it: Served, key: Any) -> State:
@@ -381,7 +382,7 @@ async def test_part_of_a_block_is_refused_everywhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("role", [Role.READER, Role.NONE])
 async def test_roles_bound_what_may_be_asked(tmp_path: Path, role: Role) -> None:
     async with served(tmp_path, access=RoleForAll(role)) as it, Talker(it.path) as talker:
-        key = {"inode": 0, "offset": 0, "sectors": 8, "dirty": False}
+        key: dict[str, Any] = {"inode": 0, "offset": 0, "sectors": 8, "dirty": False}
         key["pointers"] = [{"device": 0, "sector": 8000, "gen": 0}]
         for message in (commit(key), mark_clean(key), invalidate(0), call("Flush")):
             reply = await talker.ask(message)
@@ -474,7 +475,8 @@ async def scattered(talker: Talker, count: int) -> list[Any]:
 async def test_a_limit_cuts_a_lookup_short_and_next_goes_on(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         keys = await scattered(talker, 40)
-        seen, at = [], 0
+        seen: list[Any] = []
+        at: int | None = 0
         while at is not None:
             answer = await told(talker, lookup(at, 4096 - at, limit=7))
             assert len(answer["keys"]) <= 7

@@ -64,7 +64,7 @@ def test_the_effective_configuration_can_be_loaded_again(file: Path) -> None:
 
 def test_the_configuration_is_frozen() -> None:
     with pytest.raises(ValidationError):
-        Settings().gc.slice_ms = 2  # type: ignore[misc]
+        Settings().gc.slice_ms = 2
 
 
 def test_drop_ins_win_in_the_order_of_their_names(file: Path) -> None:

@@ -13,7 +13,7 @@ GROUPS = {"writers": (2001, ["bob"]), "watchers": (2002, ["carol", "ghost"])}
 
 
 @pytest.fixture(autouse=True)
-def a_host_of_our_own(monkeypatch: pytest.MonkeyPatch):
+def a_host_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pwd, "getpwnam", lambda name: types.SimpleNamespace(pw_uid=USERS[name]))
     monkeypatch.setattr(
         grp, "getgrnam", lambda name: types.SimpleNamespace(gr_gid=GROUPS[name][0], gr_mem=GROUPS[name][1])

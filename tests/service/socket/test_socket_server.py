@@ -357,12 +357,12 @@ async def test_what_is_made_is_told_when_the_server_stops_and_what_is_not_is_ref
 
 async def test_long_answers_stop_when_nobody_reads_them(path: str, service: ToyService) -> None:
     async with Talker(path) as talker:
-        talker.reader._transport.pause_reading()
+        talker.stop_reading()
         talker.say(*(lookup(index, 1000) for index in range(200)))  # 100 kB each
         await until(lambda: service.log)
         await asyncio.sleep(0.05)
         assert len(service.log) < 50
-        talker.reader._transport.resume_reading()
+        talker.read_on()
         for index in range(200):
             keys = (await talker.hear())["parameters"]["keys"]
             assert (len(keys), keys[0]["offset"]) == (1000, index)
@@ -452,7 +452,7 @@ async def test_a_watch_without_more_is_refused(talker: Talker) -> None:
 async def test_a_watch_does_not_pile_up_for_a_peer_that_does_not_read(path: str, service: ToyService) -> None:
     service.news = [News(changes=(Change("a", LONG_LINE * 500),)) for _ in range(50)]
     async with Talker(path) as talker:
-        talker.reader._transport.pause_reading()
+        talker.stop_reading()
         talker.say(call(WATCH, {"interval_ms": 100}, more=True))
         await asyncio.sleep(1)
         assert len(service.news) >= 47
@@ -465,11 +465,11 @@ async def test_a_watch_does_not_pile_up_for_a_peer_that_does_not_read(path: str,
 async def test_a_peer_that_does_not_read_is_not_worked_for(path: str, service: ToyService) -> None:
     explain = call("io.bcached.Admin.Explain")
     async with Talker(path) as talker:
-        talker.reader._transport.pause_reading()
+        talker.stop_reading()
         talker.say(explain * 2000, DESCRIBE)
         await asyncio.sleep(0.2)
         assert service.log == []
-        talker.reader._transport.resume_reading()
+        talker.read_on()
         for _ in range(2000):
             assert outcome(await talker.hear()) == "ok"
         assert outcome(await talker.hear()) == "ok"
@@ -539,7 +539,7 @@ async def test_running_out_of_descriptors_is_survived_quietly(
     path: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("bcached.service.socket.acceptor.PATIENCE_S", 0.1)
     async with serving(path), Talker(path) as before:
@@ -721,7 +721,7 @@ async def test_stopping_does_not_wait_for_a_peer_that_does_not_read(
     async with asyncio.timeout(5), contextlib.AsyncExitStack() as stack:
         async with serving(path):
             talker = await stack.enter_async_context(Talker(path))
-            talker.reader._transport.pause_reading()
+            talker.stop_reading()
             talker.say(call("io.bcached.Admin.Explain") * 50)
             await asyncio.sleep(0.05)
         talker.hang_up()

@@ -20,6 +20,16 @@ def put(busy: BusySet, bucket: int, state: State) -> None:
     busy.cache.table.move(bucket, state)
 
 
+def unused_for_another(busy: BusySet) -> None:
+    put(busy, busy.cache.unused.pop(), State.EMPTY)
+    put(busy, 400, State.UNUSED)
+
+
+def a_prio_bucket_too_many(busy: BusySet) -> None:
+    put(busy, 450, State.PRIO)
+    busy.cache.table.prios[450] = 65535
+
+
 def a_free_inc_bucket_too_many(busy: BusySet) -> None:
     bucket = next(busy.cache.table.in_state(State.EMPTY))
     put(busy, bucket, State.FREE_INC)
@@ -98,7 +108,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         [COUNTED],
     ),
     "a bucket that is nowhere": (
-        lambda busy: put(busy, busy.cache.unused.pop(), State.EMPTY) or put(busy, 400, State.UNUSED),
+        unused_for_another,
         ["member 0: the list of UNUSED and the buckets in that state differ"],
     ),
     "a bucket that is in another state": (
@@ -116,7 +126,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: the list of FREE has a bucket twice"],
     ),
     "a prio bucket that no chain has": (
-        lambda busy: put(busy, 450, State.PRIO) or busy.cache.table.prios.__setitem__(450, 65535),
+        a_prio_bucket_too_many,
         ["member 0: the list of PRIO and the buckets in that state differ"],
     ),
     "a full reserve and one more": (

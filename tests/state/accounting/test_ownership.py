@@ -26,6 +26,11 @@ def pins(busy: BusySet, bucket: int, change: int) -> None:
     busy.cache.table.pins[bucket] += change
 
 
+def read_but_unheld(busy: BusySet) -> None:
+    busy.second.read((0, 300))
+    pins(busy, 300, 1)
+
+
 def given_out_twice(busy: BusySet) -> None:
     """The second holder has what the first one holds."""
     start = busy.held_bucket * BUCKET_SECTORS
@@ -123,7 +128,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: bucket 17 has 1 pins, but its owners have 2"],
     ),
     "a reader's bucket that counts as unheld": (
-        lambda busy: busy.second.read((0, 300)) or pins(busy, 300, 1),
+        read_but_unheld,
         ["member 0: bucket 300 is CLEAN, but should be HELD"],
     ),
     "a holder that counts wrong": (

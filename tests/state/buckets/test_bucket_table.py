@@ -13,7 +13,8 @@ def a_table(buckets: int = 40, first: int = 2) -> BucketTable:
 
 
 def counted(table: BucketTable) -> list[int]:
-    return np.bincount(table.states_array, minlength=len(State)).tolist()
+    counts: list[int] = np.bincount(table.states_array, minlength=len(State)).tolist()
+    return counts
 
 
 def columns(table: BucketTable) -> list[bytes]:

@@ -1,5 +1,6 @@
 from collections import Counter
 from itertools import product, takewhile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from instruments.samples.small_cache import a_cache, fill_reserves, invalidate, 
 every_policy = pytest.mark.parametrize("policy", list(Replacement), ids=lambda policy: policy.name.lower())
 
 
-def with_empty(count: int, **options: object) -> Cache:
+def with_empty(count: int, **options: Any) -> Cache:
     """A cache with full reserves and so many empty buckets; all others are in use for good."""
     cache = a_cache(**options)
     fill_reserves(cache)
@@ -239,9 +240,12 @@ def test_buckets_held_back_by_their_gens_come_free_for_whoever_waits(
 # All of it, from everywhere
 
 
-def states() -> list[tuple[object, ...]]:
+Start = tuple[int, int, int, int, tuple[Reserve, ...], tuple[Reserve, ...], str]
+
+
+def states() -> list[Start]:
     """How many empty, awaiting, ready and unused buckets; drained reserves; who waits; what is far."""
-    found = list(
+    found: list[Start] = list(
         product(
             (0, 1, 6),
             (0, 2, 4),

@@ -1,4 +1,4 @@
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def by_sorting(weights: np.ndarray, light: np.ndarray, keep: int) -> np.ndarray:
     return buckets[np.argsort(weights[buckets], kind="stable")][:keep]
 
 
-ORDERS = {
+ORDERS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "at random": lambda rng, count: rng.integers(0, 2**32, count),
     "few different ones": lambda rng, count: rng.integers(0, 3, count),
     "all the same": lambda rng, count: np.full(count, 7),

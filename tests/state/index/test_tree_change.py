@@ -191,7 +191,9 @@ def test_every_piece_fits_its_node(keys: int) -> None:
     assert (len(pieces) == 1) == (keys <= 62)
     carry_out(tree, change)
     assert tree.root.level == (0 if keys <= 62 else 1 if keys <= 1000 else 2)
-    assert [key.offset for key in tree.lookup(0, 0, 1 << 20)] == list(range(0, keys * 2, 2))
+    found = tree.lookup(0, 0, 1 << 20)
+    assert isinstance(found, list)
+    assert [key.offset for key in found] == list(range(0, keys * 2, 2))
 
 
 def test_an_interior_node_with_very_many_children_is_packed_in_parts() -> None:

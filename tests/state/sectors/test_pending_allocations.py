@@ -167,7 +167,8 @@ def test_a_metadata_bucket_is_known_from_the_moment_it_is_taken() -> None:
     work = MetadataBucket(allocator, State.UUID)
     assert (work.reserve, work.holder, work.taken) == (Reserve.BTREE, None, None)
     taken = work.advance()
-    assert taken == work.taken is not None
+    assert taken is not None
+    assert taken == work.taken
     assert allocator.caches[0].table.states[taken[1]] == State.UUID
     work.undo()
     assert work.taken == taken

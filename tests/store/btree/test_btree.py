@@ -1,7 +1,7 @@
 """The index on a device against a model that knows every sector, through any life and any cut."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -174,7 +174,7 @@ async def test_no_leaf_is_written_before_the_entry_of_its_newest_key() -> None:
     written_ahead = []
     real = story.btree.io.append
 
-    async def append(node: Leaf | Interior, parts: list[bytes]) -> None:
+    async def append(node: Leaf | Interior, parts: Sequence[bytes]) -> None:
         if isinstance(node, Leaf):
             assert node.writing is not None
             written_ahead.append(node.writing.newest_seq <= story.journal.durable_seq)
@@ -214,7 +214,7 @@ async def test_freed_gens_wait_for_the_parents_write() -> None:
     seen = []
     real = story.btree.io.append
 
-    async def append(node: Leaf | Interior, parts: list[bytes]) -> None:
+    async def append(node: Leaf | Interior, parts: Sequence[bytes]) -> None:
         if isinstance(node, Interior):
             seen.append(story.buckets.blocked)
         await real(node, parts)
@@ -246,7 +246,7 @@ async def test_after_a_failed_write_nothing_is_written_any_more() -> None:
     await live(story, 100)
     real = story.btree.io.append
 
-    async def fail(node: Leaf | Interior, parts: list[bytes]) -> None:
+    async def fail(node: Leaf | Interior, parts: Sequence[bytes]) -> None:
         raise DeviceError("memory", "no")
 
     story.btree.io.append = fail  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ import pytest
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import SetRefused
 from bcached.store.check import steady_check
+from bcached.store.check.checker import check_set
 from bcached.store.check.steady_check import READINGS_MAX, SteadyCheck, check_steadily
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.time.virtual_time import in_virtual_time
@@ -81,7 +82,7 @@ async def test_a_set_that_moves_is_in_use_whatever_the_locks_say() -> None:
 
 @in_virtual_time
 async def test_what_cannot_be_checked_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, calls = steady_check.check_set, 0
+    whole, calls = check_set, 0
 
     async def sometimes(devices: Sequence[MemoryDevice]) -> object:
         nonlocal calls

@@ -232,8 +232,7 @@ async def test_who_waits_for_an_entry_never_writes_it() -> None:
     assert not journal.is_wanted, "nobody is in a hurry"
     waiting = asyncio.create_task(journal.durable(seq))
     await settle()
-    assert not waiting.done()
-    assert journal.is_wanted
+    assert (waiting.done(), journal.is_wanted) == (False, True)
     assert asked == [False, True]
     assert kinds(story.logs[0]) == []
     await journal.commit()
@@ -410,8 +409,7 @@ async def test_what_leaves_release_counts_once_an_entry_tells_it_which_is_asked_
     assert journal.pressure() == 1
     assert not journal.is_wanted
     story.pins.unpin(1)
-    assert journal.pressure() == 2, "half of the ring is to be free"
-    assert journal.is_wanted
+    assert (journal.pressure(), journal.is_wanted) == (2, True), "half of the ring is to be free"
     await journal.commit()
     assert journal.free_buckets(story.members[0]) == free
     assert journal.durable_last_seq == 2

@@ -137,7 +137,8 @@ async def test_the_oldest_entries_needed_may_be_gone_from_a_device_that_discards
 
 async def test_entries_that_are_there_and_damaged_were_not_discarded() -> None:
     damaged = bytes(with_field(entry(3).pack(MEMBER.set_magic, BLOCK), 32, "Q", 1))
-    for ring in ([entry(2), damaged, entry(4)], [damaged]):
+    rings: list[list[JournalEntry | bytes]] = [[entry(2), damaged, entry(4)], [damaged]]
+    for ring in rings:
         with pytest.raises(SetRefused, match="entries 3 to 4 are missing of 3 to 5"):
             await read({2: ring, 3: [entry(5, 3)]}, discard=True)
 

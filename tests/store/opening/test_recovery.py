@@ -173,7 +173,7 @@ async def test_a_first_run_that_fails_at_any_write_or_flush_can_be_done_again(me
     for verb in ("write", "flush"):
         for count in range(1, 20):
             devices = await fresh_devices(*counts)
-            failing = FailingDevice(devices[-1], Fault(verb, count, lasting=True))  # type: ignore[arg-type]
+            failing = FailingDevice(devices[-1], Fault(verb, count, lasting=True))
             try:
                 await open_set([*devices[:-1], failing])
             except DeviceError:
