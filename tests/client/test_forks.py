@@ -105,19 +105,22 @@ async def test_the_lease_is_the_parents_and_goes_with_it_though_the_child_lives_
 
         def story() -> tuple[bool, bool, bool]:
             reading, writing = os.pipe()
+            begun, begins = os.pipe()
             with BlockingClient(it.path) as client:
                 child = os.fork()
                 if child == 0:
+                    os.write(begins, b"!")
                     client.close()
                     del client
                     os.close(writing)
                     os.read(reading, 1)  # until the parent is done with it
                     os._exit(0)
+                os.read(begun, 1)  # a child that has not run yet still has its copy of the lease
                 held = is_leased(it)
                 client.store(0, 0, bytes(4096))
             left = is_leased(it)
-            os.close(writing)
-            os.close(reading)
+            for descriptor in (writing, reading, begun, begins):
+                os.close(descriptor)
             os.waitpid(child, 0)
             return held, left, client.is_connected
 
