@@ -1,6 +1,8 @@
 """The house rules a program can hold, so that no reviewer has to: floors, purity, where tasks begin."""
 
 import ast
+import re
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -235,3 +237,37 @@ def test_no_event_loop_policy_is_set(path: Path) -> None:
         for before, name, line in calls(path)
         if name in banned or (before, name) == ("uvloop", "install")
     ] == []
+
+
+# A component acts, and has a name; and these have plainer words. Names in code are another matter.
+UNWELCOME = re.compile(
+    r"\b(whoever|whomever|nobody|somebody|anybody|everybody|he|him|his|she|her|anew|carriage|bygone)\b",
+    re.IGNORECASE,
+)
+GUIDES = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md"]
+
+
+def prose_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The comments and strings of a source, docstrings among them, with their lines; or all of a text."""
+    if path.suffix != ".py":
+        yield from enumerate(path.read_text().splitlines(), 1)
+        return
+    with path.open("rb") as source:
+        for token in tokenize.tokenize(source.readline):
+            if token.type in {tokenize.COMMENT, tokenize.STRING}:
+                yield token.start[0], token.string
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*SOURCES, *sorted(PACKAGE.rglob("*.varlink")), *(PACKAGE.parent / guide for guide in GUIDES)],
+    ids=lambda path: str(path.relative_to(PACKAGE.parent)),
+)
+def test_prose_says_which_component_acts(path: Path) -> None:
+    assert [(line, found[0]) for line, text in prose_of(path) if (found := UNWELCOME.search(text))] == []
+
+
+def test_an_unwelcome_word_is_found(tmp_path: Path) -> None:
+    source = tmp_path / "source.py"
+    source.write_text('"""Whoever asks."""\nnobody = 1  # is told\nhis = 2  # for him\n')
+    assert [UNWELCOME.findall(text) for _, text in prose_of(source)] == [["Whoever"], [], ["him"]]
