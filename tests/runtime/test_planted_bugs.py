@@ -281,8 +281,9 @@ def does_not_raise_gens_at_recovery(patch: pytest.MonkeyPatch) -> None:
 
 
 def counts_nothing_at_recovery(patch: pytest.MonkeyPatch) -> None:
-    def nothing(self: Recount, buckets: Any, gens: Any, *_: Any) -> None:
+    def nothing(self: Recount, buckets: Any, gens: Any, *_: Any) -> bool:
         self.name(buckets, gens)
+        return False
 
     patch.setattr(Recount, "add", nothing)
 
