@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bcached.errors import calling
 
 FLOCK, RECORD_LOCKS = ("FLOCK",), ("OFDLCK", "POSIX")
-READ, WRITE = "READ", "WRITE"
+WRITE = "WRITE"  # the other kind is READ
 
 
 @dataclass(frozen=True, slots=True)

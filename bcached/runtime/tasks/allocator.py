@@ -25,7 +25,6 @@ class Allocator:
     """Fills the reserves of one member (kernel: bch_allocator_thread)."""
 
     def __init__(self, member: Member, sectors: SectorAllocator, services: Services) -> None:
-        self.closed = 0  # open buckets closed for lack of others
         self.member = member
         self.steps = dict.fromkeys(Step, 0)
         self._cache = member.cache
@@ -114,7 +113,6 @@ class Allocator:
         slots = self._open.closable(now, with_dirty=False) or self._open.closable(now, with_dirty=True)
         for slot in slots:
             self._sectors.close(slot)
-        self.closed += len(slots)
         self._services.buckets_moved()
 
     async def _push(self) -> None:
