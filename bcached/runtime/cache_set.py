@@ -113,7 +113,7 @@ class CacheSet:
         holder = Holder(
             name,
             options.reservations_per_connection,
-            self.geometry.bucket_sectors,
+            self.geometry,
             reads_limit=options.pins_per_connection,
         )
         self.holders.add(holder)

@@ -10,8 +10,8 @@ from functools import partial
 from bcached.keys import Key, Pointer
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
-from bcached.state.accounting.check_counts import stale_by
 from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.gens import behind
 from bcached.state.buckets.reserves import Reserve, kept_for_rewriting, needed_for_a_split
 from bcached.state.index.tree import Tree
 from bcached.state.sectors.pending_allocations import Enough
@@ -118,7 +118,7 @@ class NodeBuckets:
     def staleness(self, pointer: Pointer) -> int:
         """Returns how many gens the pointer is behind its bucket."""
         device, bucket = self._place(pointer)
-        return stale_by(self._sectors.caches[device].table.gens[bucket], pointer.gen)
+        return behind(pointer.gen, self._sectors.caches[device].table.gens[bucket])
 
     def _place(self, pointer: Pointer) -> Place:
         return pointer.device, self._sectors.caches[pointer.device].geometry.bucket_of(pointer.sector)

@@ -10,6 +10,7 @@ from bcached.errors import LimitExceeded, NoFreeBuckets, NoSuchVolume, ShuttingD
 from bcached.runtime.wait_queue import WaitQueue
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder
+from instruments.samples.small_cache import GEOMETRY
 from instruments.time.virtual_time import in_virtual_time
 
 
@@ -28,7 +29,7 @@ class Draw:
         self, pot: Pot, name: str, wanted: int = 1, *, reserve: Reserve = Reserve.NONE, inode: int = 0
     ) -> None:
         self.reserve = reserve
-        self.holder = Holder(name, 10, 8)
+        self.holder = Holder(name, 10, GEOMETRY)
         self.inodes = frozenset({inode})
         self.gathered = 0
         self._pot = pot

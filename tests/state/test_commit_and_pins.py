@@ -29,9 +29,9 @@ class Set:
         self.caches = [a_cache(GEOMETRY, device) for device in range(members)]
         self.table = self.caches[0].table
         self.allocator = an_allocator(*self.caches)
-        self.live = LiveSectors(self.caches, BUCKET_SECTORS)
-        self.writer = Holder("writer", 100, BUCKET_SECTORS)
-        self.reader = Holder("reader", 100, BUCKET_SECTORS, reads_limit=4)
+        self.live = LiveSectors(self.caches)
+        self.writer = Holder("writer", 100, GEOMETRY)
+        self.reader = Holder("reader", 100, GEOMETRY, reads_limit=4)
 
     def carve(self, sectors: int = 16, dirty: bool = False, replicas: int = 1) -> Key:
         for cache in self.caches:

@@ -18,10 +18,10 @@ import pytest
 from bcached.errors import RequestError
 from bcached.format.superblock import Replacement
 from bcached.keys import Key, Pointer
-from bcached.state.accounting.check_counts import stale_by
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.gens import behind
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.next_step import Step
@@ -54,11 +54,10 @@ class Run:
         self.rng = rng = Random(seed)
         self.geometry = rng.choice([GEOMETRY, Geometry(600, 2, 16, 8, 8), Geometry(1100, 1, 8, 8, 4)])
         self.caches = [a_cache(self.geometry, number, seed=seed) for number in range(rng.choice([1, 1, 2]))]
-        self.bucket_sectors = self.geometry.bucket_sectors
         self.allocator = an_allocator(*self.caches)
-        self.live = LiveSectors(self.caches, self.bucket_sectors)
+        self.live = LiveSectors(self.caches)
         self.hands = [AllocatorByHand(cache, rng.choice(list(Replacement))) for cache in self.caches]
-        self.holders = [Holder(f"holder {number}", 10**6, self.bucket_sectors) for number in range(3)]
+        self.holders = [Holder(f"holder {number}", 10**6, self.geometry) for number in range(3)]
         self.given: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
         self.pinned: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
         self.metadata: list[Place] = []
@@ -93,7 +92,7 @@ class Run:
         action()
 
     def bucket(self, pointer: Pointer) -> int:
-        return pointer.sector // self.bucket_sectors
+        return self.geometry.bucket_of(pointer.sector)
 
     # Data
 
@@ -250,7 +249,7 @@ class Run:
         run(self.allocator.quarantine(holder))
         self.verify(holder)
         run(self.allocator.end_quarantine(holder))
-        new = Holder("another", 10**6, self.bucket_sectors)
+        new = Holder("another", 10**6, self.geometry)
         self.holders.append(new)
         self.given[new], self.pinned[new] = [], []
         del self.given[holder], self.pinned[holder]
@@ -367,14 +366,14 @@ class Run:
         for place, cell in self.durable_index.items():
             for pointer, times in zip(cell.pointers, cell.times, strict=True):
                 bucket = self.bucket(pointer)
-                if not stale_by(gens[pointer.device][bucket], pointer.gen):
+                if not behind(pointer.gen, gens[pointer.device][bucket]):
                     found = self.times[pointer.device, pointer.sector]
                     assert found == times, f"{place} points to somebody else's data after a crash"
         for device, bucket, gen in self.leaf_pointers:
             state = State(self.caches[device].table.states[bucket])
             if state <= State.UUID:
                 on_disk = self.gens_on_disk[device][bucket]
-                assert stale_by(on_disk, gen), f"bucket {bucket} is {state.name}, and a leaf names it"
+                assert behind(gen, on_disk), f"bucket {bucket} is {state.name}, and a leaf names it"
 
     def end(self) -> None:
         """All is given back, and everything comes to rest with full reserves."""

@@ -71,7 +71,7 @@ class Run:
             a_cache(geometry, number, seed=seed, synchronous=self.rng.random() < 0.9)
             for number in range(members)
         ]
-        self.bucket_sectors = geometry.bucket_sectors
+        self.geometry = geometry
         self.allocator = an_allocator(*self.caches)
         self.model = Model()
         self.hands = [
@@ -88,9 +88,7 @@ class Run:
             use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])
 
     def new_holder(self) -> Holder:
-        return Holder(
-            f"holder {self.rng.randrange(10**6)}", self.rng.choice([5, 60, 10**6]), self.bucket_sectors
-        )
+        return Holder(f"holder {self.rng.randrange(10**6)}", self.rng.choice([5, 60, 10**6]), self.geometry)
 
     def step(self) -> None:
         action = self.rng.choices(
@@ -137,9 +135,9 @@ class Run:
         for key in keys:
             for pointer in key.pointers:
                 table = self.caches[pointer.device].table
-                bucket = pointer.sector // self.bucket_sectors
+                bucket = self.geometry.bucket_of(pointer.sector)
                 assert pointer.gen == table.gens[bucket]
-                assert (pointer.sector + key.sectors - 1) // self.bucket_sectors == bucket
+                assert self.geometry.bucket_of(pointer.sector + key.sectors - 1) == bucket
                 assert table.states[bucket] in (State.OPEN, State.HELD, State.QUARANTINE)
             self.model.give(holder, key)
             self.given += key.sectors
@@ -279,7 +277,7 @@ class Run:
                 for key in self.model.keys.get(holder, []):
                     for pointer in key.pointers:
                         if pointer.device == hand.cache.device:
-                            hand.marking.mark_pointer(pointer.sector // self.bucket_sectors, pointer.gen)
+                            hand.marking.mark_pointer(self.geometry.bucket_of(pointer.sector), pointer.gen)
             hand.end_collection()
 
     def metadata(self) -> None:
@@ -409,7 +407,7 @@ def a_tight_run() -> Run:
     the_run.caches = [cache]
     the_run.allocator = an_allocator(cache)
     the_run.hands = [AllocatorByHand(cache)]
-    the_run.bucket_sectors = GEOMETRY.bucket_sectors
+    the_run.geometry = GEOMETRY
     the_run.holders = [the_run.new_holder()]
     use(cache, *list(cache.table.in_state(State.EMPTY))[4:])
     return the_run

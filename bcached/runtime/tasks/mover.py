@@ -54,7 +54,7 @@ class Mover:
         self.buckets_taken: Counter[int] = Counter()  # for copies, by member
         self.own_changes = [(0, 0) for _ in members]  # its share of the changes that evacuations depend on
         self.copies_lacking = 1  # of the last key without space
-        self.holder = Holder("moving garbage collection", 1 << 20, sectors.caches[0].geometry.bucket_sectors)
+        self.holder = Holder("moving garbage collection", 1 << 20, sectors.caches[0].geometry)
         self._members = members
         self._sectors = sectors
         self._index = index

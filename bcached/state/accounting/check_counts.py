@@ -9,11 +9,16 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.state.buckets.gens import (
+    Gens,
+    Numbers,
+    ahead,
+    ahead_each,
+    behind_each,
+    is_newer,
+    newer_pointers,
+)
 from bcached.state.buckets.geometry import Geometry
-
-Numbers = NDArray[np.int64]
-GEN_MASK = 255
-GEN_HALF = 128
 
 
 class Use(IntEnum):
@@ -37,12 +42,6 @@ class Mark(IntEnum):
     METADATA = 3
 
 
-def stale_by(bucket_gen: int, pointer_gen: int) -> int:
-    """How many gens a pointer is behind its bucket; 0 for a valid one, and for one that is ahead."""
-    behind = (bucket_gen - pointer_gen) & GEN_MASK
-    return behind if behind <= GEN_HALF else 0
-
-
 class Census:
     """The columns of one member, indexed by bucket.
 
@@ -61,14 +60,14 @@ class Census:
         self.dirty_sectors = np.zeros(count, np.int64)
         self.uses[: geometry.first_bucket] = Use.RESERVED
         self.uses[geometry.first_bucket : geometry.journal_buckets.stop] = Use.JOURNAL
-        self._furthest_behind = np.zeros(count, np.int64)  # of the pointers into a bucket, in gens
+        self._furthest_behind = np.zeros(count, np.uint8)  # of the pointers into a bucket, in gens
         self.gens_known = np.ones(count, np.bool_) if gens_known is None else gens_known.copy()
         self._unknown = None if gens_known is None else ~gens_known
 
     @property
     def oldest(self) -> NDArray[np.uint8]:
         """The oldest gen of the pointers into each bucket, including stale ones."""
-        return self.gens - self._furthest_behind.astype(np.uint8)
+        return self.gens - self._furthest_behind
 
     @property
     def marks(self) -> NDArray[np.uint8]:
@@ -95,20 +94,15 @@ class Census:
         """Raise buckets' gens to those of newer pointers (kernel: bch_initial_mark_key)."""
         if self._unknown is not None:
             self._learn(buckets, gens)
-        # Relative to the gen on disk, so that the order of the pointers does not matter.
-        ahead = (gens - self.gens_on_disk[buckets]) & GEN_MASK
-        newer = (ahead < GEN_HALF) & (ahead > (self.gens[buckets] - self.gens_on_disk[buckets]))
-        # Sorted by gen: of several pointers into a bucket the last assignment wins, the newest.
-        order = np.argsort(ahead[newer], kind="stable")
-        self.gens[buckets[newer][order]] = gens[newer][order].astype(np.uint8)
+        raised, newer = newer_pointers(buckets, gens, self.gens, self.gens_on_disk)
+        self.gens[raised] = newer  # of several into a bucket the last assignment wins, the newest
 
     def raise_gen(self, bucket: int, gen: int) -> None:
         """Raise a bucket's gen to that of a newer pointer."""
         if self._unknown is not None:
             self._learn(np.array([bucket]), np.array([gen]))
         base = int(self.gens_on_disk[bucket])
-        ahead = gen - base & GEN_MASK
-        if GEN_HALF > ahead > int(self.gens[bucket]) - base & GEN_MASK:
+        if is_newer(gen, base) and ahead(gen, base) > ahead(int(self.gens[bucket]), base):
             self.gens[bucket] = gen
 
     def _learn(self, buckets: Numbers, gens: Numbers) -> None:
@@ -118,22 +112,19 @@ class Census:
         self.gens_on_disk[buckets[new]] = self.gens[buckets[new]]
         self._unknown[buckets[new]] = False
 
-    def stale_by(self, buckets: Numbers, gens: Numbers) -> Numbers:
-        """How many gens each pointer is behind its bucket; 0 for valid ones."""
-        behind: Numbers = (self.gens[buckets].astype(np.int64) - gens) & GEN_MASK
-        behind[behind > GEN_HALF] = 0
-        return behind
+    def behind(self, buckets: Numbers, gens: Numbers) -> Gens:
+        """Returns how many gens each pointer is behind its bucket; 0 for valid ones."""
+        return behind_each(gens, self.gens[buckets])
 
-    def ahead_of_disk(self) -> Numbers:
-        """How far each bucket's gen is ahead of the one on disk."""
-        ahead: Numbers = (self.gens.astype(np.int64) - self.gens_on_disk) & GEN_MASK
-        return ahead
+    def ahead_of_disk(self) -> Gens:
+        """Returns how far each bucket's gen is ahead of the one on disk."""
+        return ahead_each(self.gens, self.gens_on_disk)
 
-    def remember(self, buckets: Numbers, behind: Numbers) -> None:
+    def remember(self, buckets: Numbers, behind: Gens) -> None:
         """Record how many gens pointers are behind their buckets."""
         np.maximum.at(self._furthest_behind, buckets, behind)
 
-    def count(self, buckets: Numbers, behind: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
+    def count(self, buckets: Numbers, behind: Gens, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
         """Count keys as live data; of stale ones only record their age."""
         self.remember(buckets, behind)
         live = behind == 0

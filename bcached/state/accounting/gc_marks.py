@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Buckets, State
+from bcached.state.buckets.gens import ahead_each, behind, behind_each
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.buckets.member_buckets import Cache
 
@@ -35,15 +36,15 @@ class Marking:
 
     def mark_pointer(self, bucket: int, gen: int) -> None:
         """Record a pointer into a bucket with this gen, stale or not."""
-        if 0 < (int(self._oldest[bucket]) - gen) & 255 <= 128:
+        if behind(gen, int(self._oldest[bucket])):
             self._oldest[bucket] = gen
 
     def mark_pointers(self, buckets: Buckets, gens: NDArray[np.int64]) -> None:
         """Record pointers into these buckets, of which some may be named several times."""
-        behind = (self._oldest[buckets] - gens) & 255
-        older = np.flatnonzero((behind > 0) & (behind <= 128))
+        steps = behind_each(gens, self._oldest[buckets])
+        older = np.flatnonzero(steps)
         if len(older):  # sorted: of several into one bucket the last assignment wins, the oldest
-            older = older[np.argsort(behind[older], kind="stable")]
+            older = older[np.argsort(steps[older], kind="stable")]
             self._oldest[buckets[older]] = gens[older].astype(np.uint8)
 
     def finish(self) -> Generator[None, None, None]:
@@ -51,7 +52,7 @@ class Marking:
         table = self._cache.table
         for start in range(0, table.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
-            far = (table.gens_array[chunk] - table.last_gc_array[chunk]) >= GEN_DISTANCE_MAX
+            far = ahead_each(table.gens_array[chunk], table.last_gc_array[chunk]) >= GEN_DISTANCE_MAX
             far &= table.states_array[chunk] == State.EMPTY
             table.last_gc_array[chunk] = self._oldest[chunk]
             for bucket in np.flatnonzero(far)[:RETIRED_BUCKETS]:  # the rest will be invalidated

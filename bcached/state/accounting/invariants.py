@@ -11,6 +11,7 @@ import numpy as np
 
 from bcached.state.accounting.ownership import Holdings
 from bcached.state.buckets.bucket_table import Counts, State
+from bcached.state.buckets.gens import ahead_each
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, METADATA_PRIO
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
@@ -100,7 +101,7 @@ def _durable(cache: Cache) -> Iterator[str]:
 def _gens(cache: Cache) -> Iterator[str]:
     table = cache.table
     for name, against in (("index", table.last_gc_array), ("disk", table.gens_on_disk_array)):
-        farthest = int((table.gens_array - against).max())
+        farthest = int(ahead_each(table.gens_array, against).max())
         if farthest > GEN_DISTANCE_MAX:
             yield f"a gen is {farthest} ahead of the {name}'s"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bcached.state.accounting.check_counts import GEN_HALF, GEN_MASK
+from bcached.state.buckets.gens import Gens, behind_each
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.index.key_rows import KeyRows, Numbers, Rows
 from bcached.state.index.node import Leaf
@@ -22,7 +22,7 @@ class LeafPointers:
     rows: Rows
     buckets: Numbers
     is_current: NDArray[np.bool_]  # with its bucket's present gen
-    behind: Numbers  # by how many gens; 0 also for one that is ahead
+    behind: Gens  # by how many gens; 0 also for one that is ahead
 
 
 def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> Iterator[LeafPointers]:
@@ -33,11 +33,10 @@ def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> Iterator[L
     for chunk in keys.chunks():
         for device, cache in enumerate(caches):
             rows = chunk if len(caches) == 1 else chunk.where(chunk.devices == device)
-            buckets = rows.places // cache.geometry.bucket_sectors
-            behind = (cache.table.gens_array[buckets] - rows.gens) & GEN_MASK
-            is_current = behind == 0
-            behind[behind > GEN_HALF] = 0
-            yield LeafPointers(device, rows, buckets, is_current, behind)
+            buckets = cache.geometry.buckets_of(rows.places)
+            gens = cache.table.gens_array[buckets]
+            is_current = gens == rows.gens
+            yield LeafPointers(device, rows, buckets, is_current, behind_each(rows.gens, gens))
 
 
 def live_counts(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> list[Counts]:

@@ -19,12 +19,11 @@ class LiveSectors:
     called with removed dirty keys, or parts of them, of which a copy was stale.
     """
 
-    def __init__(self, caches: Sequence[Cache], bucket_sectors: int) -> None:
+    def __init__(self, caches: Sequence[Cache]) -> None:
         self.marking: Callable[[int, int, int], None] | None = None
         self.on_stale_dirty: Callable[[Key], None] = lambda _: None
         self.cleaned_seq = 0  # the newest entry that removed dirty data, or marked it clean
         self._caches = caches
-        self._bucket_sectors = bucket_sectors
 
     def came(self, key: Key) -> None:
         """Count a key that was added to the index."""
@@ -32,7 +31,7 @@ class LiveSectors:
         for pointer in key.pointers:
             if pointer.device < len(caches):
                 cache = caches[pointer.device]
-                bucket = pointer.sector // self._bucket_sectors
+                bucket = cache.geometry.bucket_of(pointer.sector)
                 if cache.table.gens[bucket] == pointer.gen:
                     cache.count_in(bucket, key.sectors, key.dirty)
 
@@ -47,7 +46,7 @@ class LiveSectors:
             for pointer in key.pointers:
                 if pointer.device < len(caches):
                     cache = caches[pointer.device]
-                    bucket = pointer.sector // self._bucket_sectors
+                    bucket = cache.geometry.bucket_of(pointer.sector)
                     if marking is not None:
                         marking(pointer.device, bucket, pointer.gen)
                     if cache.table.gens[bucket] == pointer.gen:

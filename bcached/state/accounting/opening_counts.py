@@ -10,10 +10,9 @@ Kernel: walks the tree twice (bch_initial_mark_key, then gc). Here, too, the ord
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.state.buckets.gens import Numbers, ahead, behind, behind_each, newer_pointers
+from bcached.state.buckets.geometry import Geometry
 from bcached.state.index.key_rows import Rows
-
-Numbers = NDArray[np.int64]
-GEN_MASK, GEN_HALF = 255, 128
 
 
 class Recount:
@@ -46,38 +45,32 @@ class Recount:
         np.add.at(self.dirty_sectors, buckets[dirty], sectors[dirty])
         return any_stale_dirty
 
-    def add_rows(self, rows: Rows, bucket_sectors: int) -> bool:
+    def add_rows(self, rows: Rows, geometry: Geometry) -> bool:
         """Count the rows of keys of one member. Returns what `add` returns."""
-        return self.add(rows.places // bucket_sectors, rows.gens, rows.sectors, rows.dirty)
+        return self.add(geometry.buckets_of(rows.places), rows.gens, rows.sectors, rows.dirty)
 
     def name(self, buckets: Numbers, gens: Numbers) -> None:
         """Record the gens of pointers, without counting live sectors for them."""
-        behind = (self._base[buckets] - gens) & GEN_MASK
-        is_behind = (behind > 0) & (behind <= GEN_HALF)
-        np.maximum.at(self._furthest_behind, buckets[is_behind], behind[is_behind].astype(np.uint8))
+        steps = behind_each(gens, self._base[buckets])
+        is_behind = steps > 0
+        np.maximum.at(self._furthest_behind, buckets[is_behind], steps[is_behind])
         self.is_named[buckets[~is_behind]] = True
         self._raise(buckets, gens)
 
     def name_one(self, bucket: int, gen: int) -> None:
         """Record the gen of a pointer to metadata."""
         base = int(self._base[bucket])
-        behind, ahead = base - gen & GEN_MASK, int(self.gens[bucket]) - base & GEN_MASK
-        if 0 < behind <= GEN_HALF:
-            self._furthest_behind[bucket] = max(int(self._furthest_behind[bucket]), behind)
+        steps = behind(gen, base)
+        if steps:
+            self._furthest_behind[bucket] = max(int(self._furthest_behind[bucket]), steps)
             return
         self.is_named[bucket] = True
-        if gen - base & GEN_MASK > ahead:
+        if ahead(gen, base) > ahead(int(self.gens[bucket]), base):
             self._raise(np.array([bucket]), np.array([gen]))
 
     def _raise(self, buckets: Numbers, gens: Numbers) -> None:
-        # Relative to the gen on disk, so that the order of the pointers does not matter.
-        ahead = (gens - self._base[buckets]) & GEN_MASK
-        newer = (ahead < GEN_HALF) & (ahead > (self.gens[buckets] - self._base[buckets]))
-        if not newer.any():
-            return
-        order = np.argsort(ahead[newer], kind="stable")  # the last one of a bucket is the newest
-        raised = buckets[newer][order]
-        self.gens[raised] = gens[newer][order].astype(np.uint8)
+        raised, newer = newer_pointers(buckets, gens, self.gens, self._base)
+        self.gens[raised] = newer  # of several into a bucket the last assignment wins, the newest
         self.overtook_dirty |= bool(self.dirty_sectors[raised].any())
         self.sectors[raised] = 0
         self.dirty_sectors[raised] = 0

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bcached.state.buckets.gens import ahead, ahead_each, is_newer, next_gen
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
 
 U8 = npt.NDArray[np.uint8]
@@ -117,9 +118,10 @@ class BucketTable:
     def may_bump(self, bucket: int) -> bool:
         """Whether the gen can go up: not too far ahead of the oldest in the index, nor of the disk's."""
         gen = self.gens[bucket]
-        return (gen - self.last_gc[bucket]) & 255 < GEN_DISTANCE_MAX and (
-            gen - self.gens_on_disk[bucket]
-        ) & 255 < GEN_DISTANCE_MAX
+        return (
+            ahead(gen, self.last_gc[bucket]) < GEN_DISTANCE_MAX
+            and ahead(gen, self.gens_on_disk[bucket]) < GEN_DISTANCE_MAX
+        )
 
     def bump(self, bucket: int) -> int:
         """Raise a gen by one, which makes every pointer into the bucket stale (kernel: bch_inc_gen).
@@ -127,21 +129,21 @@ class BucketTable:
         Returns the new gen.
         """
         assert self.may_bump(bucket), f"bucket {bucket}: gen is too far ahead to be raised"
-        gen = (self.gens[bucket] + 1) & 255
-        self.gens[bucket] = gen
-        self.distance_index = max(self.distance_index, (gen - self.last_gc[bucket]) & 255)
-        self.distance_disk = max(self.distance_disk, (gen - self.gens_on_disk[bucket]) & 255)
+        gen = next_gen(self.gens[bucket])
+        self._set_gen(bucket, gen)
         return gen
 
     def raise_gen(self, bucket: int, gen: int) -> bool:
         """Raise a gen to that of a pointer that is ahead of it; False if the pointer is stale or equal."""
-        ahead = (gen - self.gens[bucket]) & 255
-        if not 0 < ahead < 128:
+        if not is_newer(gen, self.gens[bucket]):
             return False
-        self.gens[bucket] = gen
-        self.distance_index = max(self.distance_index, (gen - self.last_gc[bucket]) & 255)
-        self.distance_disk = max(self.distance_disk, (gen - self.gens_on_disk[bucket]) & 255)
+        self._set_gen(bucket, gen)
         return True
+
+    def _set_gen(self, bucket: int, gen: int) -> None:
+        self.gens[bucket] = gen
+        self.distance_index = max(self.distance_index, ahead(gen, self.last_gc[bucket]))
+        self.distance_disk = max(self.distance_disk, ahead(gen, self.gens_on_disk[bucket]))
 
     def become_metadata(self, bucket: int, state: State) -> None:
         """Make a bucket just taken from a reserve a metadata bucket."""
@@ -208,8 +210,8 @@ class BucketTable:
     def may_bump_each(self, buckets: slice | Buckets) -> Bools:
         """Whether the gen of each of these buckets can go up (see `may_bump`)."""
         gens = self.gens_array[buckets]
-        distances = gens - self.last_gc_array[buckets]
-        np.maximum(distances, gens - self.gens_on_disk_array[buckets], out=distances)
+        distances = ahead_each(gens, self.last_gc_array[buckets])
+        np.maximum(distances, ahead_each(gens, self.gens_on_disk_array[buckets]), out=distances)
         return distances < GEN_DISTANCE_MAX
 
     def is_tainted_each(self, buckets: Buckets) -> Bools:
@@ -238,10 +240,13 @@ class BucketTable:
         self.sectors_array[buckets] = 0
         gens = self.gens_array[buckets]
         if len(buckets):
-            index = int((gens - self.last_gc_array[buckets]).max())
-            disk = int((gens - self.gens_on_disk_array[buckets]).max())
-            self.distance_index = max(self.distance_index, index)
-            self.distance_disk = max(self.distance_disk, disk)
+            self._note_distances(buckets, gens)
+
+    def _note_distances(self, buckets: slice | Buckets, gens: U8) -> None:
+        index = int(ahead_each(gens, self.last_gc_array[buckets]).max())
+        disk = int(ahead_each(gens, self.gens_on_disk_array[buckets]).max())
+        self.distance_index = max(self.distance_index, index)
+        self.distance_disk = max(self.distance_disk, disk)
 
     def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
         """Set the live sectors of all buckets; only empty buckets may have some.
@@ -276,7 +281,5 @@ class BucketTable:
         self.distance_index = self.distance_disk = 0  # bumps during the count update them, too
         for start in range(0, self.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
-            gens = self.gens_array[chunk]
-            self.distance_index = max(self.distance_index, int((gens - self.last_gc_array[chunk]).max()))
-            self.distance_disk = max(self.distance_disk, int((gens - self.gens_on_disk_array[chunk]).max()))
+            self._note_distances(chunk, self.gens_array[chunk])
             yield

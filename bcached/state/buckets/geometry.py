@@ -5,6 +5,9 @@ The capacities are the kernel's: all follow from the number of buckets (kernel: 
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bcached.format import prio_set, sizes
 from bcached.units import SECTOR_BYTES
 
@@ -96,6 +99,10 @@ class Geometry:
     def bucket_of(self, sector: int) -> int:
         """The bucket that contains a device sector."""
         return sector // self.bucket_sectors
+
+    def buckets_of(self, sectors: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The bucket that contains each of these device sectors."""
+        return sectors // self.bucket_sectors
 
     def sector_of(self, bucket: int) -> int:
         """The first sector of a bucket."""

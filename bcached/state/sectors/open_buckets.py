@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from bcached.keys import Key, Pointer
+from bcached.state.buckets.geometry import Geometry
 from bcached.state.sectors.reservations import Holder
 
 OPEN_BUCKETS_MAX = 128
@@ -83,9 +84,9 @@ class Slot:
 class OpenBuckets:
     """128 slots, found by stream, by write point, or as the least recently used."""
 
-    def __init__(self, bucket_sectors: int, block_sectors: int) -> None:
-        self._bucket_sectors = bucket_sectors
-        self._block_sectors = block_sectors
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+        self._block_sectors = geometry.block_sectors
         self._by_use = OrderedDict.fromkeys(Slot() for _ in range(OPEN_BUCKETS_MAX))
         self._newest = next(reversed(self._by_use))  # while one stream goes on, nothing else changes
         self._by_stream: dict[tuple[int, int, int], list[Slot]] = {}  # newest last; all but the newest slot's
@@ -140,8 +141,9 @@ class OpenBuckets:
         """Open new buckets, one per copy, in a slot that has no sectors left."""
         assert slot.sectors_free == 0, "the slot still has sectors"
         slot.kind = kind
-        slot.sectors_free = self._bucket_sectors
-        slot.places = tuple((pointer.device, pointer.sector // self._bucket_sectors) for pointer in pointers)
+        slot.sectors_free = self._geometry.bucket_sectors
+        bucket_of = self._geometry.bucket_of
+        slot.places = tuple((pointer.device, bucket_of(pointer.sector)) for pointer in pointers)
         slot.sectors = tuple(pointer.sector for pointer in pointers)
         slot.gens = tuple(pointer.gen for pointer in pointers)
 

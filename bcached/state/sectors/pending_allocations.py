@@ -47,7 +47,7 @@ class Extents:
     def __init__(self, allocator: SectorAllocator, holder: Holder, requests: Sequence[ExtentRequest]) -> None:
         self.reserve = Reserve.MOVINGGC if any(request.moving for request in requests) else Reserve.NONE
         self.holder = holder
-        self._gathered = Holder(f"{holder.name}, waiting", holder.limit, holder.bucket_sectors, holder)
+        self._gathered = Holder(f"{holder.name}, waiting", holder.limit, holder.geometry, holder)
         self._allocator = allocator
         self._requests = requests
         self._keys: list[list[Key]] = []

@@ -11,6 +11,7 @@ import msgspec
 
 from bcached.errors import LimitExceeded, NotReserved, RequestError
 from bcached.keys import Key, Pointer
+from bcached.state.buckets.geometry import Geometry
 from bcached.state.sectors.held_ranges import Cut, Pieces
 
 WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
@@ -42,7 +43,7 @@ class Holder:
     """
 
     __slots__ = (
-        "bucket_sectors",
+        "geometry",
         "is_gone",
         "limit",
         "name",
@@ -58,13 +59,13 @@ class Holder:
         self,
         name: str,
         limit: int,
-        bucket_sectors: int,
+        geometry: Geometry,
         owner: "Holder | None" = None,
         reads_limit: int = READS_MAX,
     ) -> None:
         self.name = name
         self.limit = limit
-        self.bucket_sectors = bucket_sectors
+        self.geometry = geometry  # of every member
         self.owner = owner
         self.is_gone = False  # its connection is closed
         self.pieces: dict[Place, Pieces] = {}
@@ -137,7 +138,7 @@ class Holder:
             self._mend(place, cut)
 
     def _cut(self, key: Key, pointer: Pointer) -> tuple[Place, Cut]:
-        place = (pointer.device, pointer.sector // self.bucket_sectors)
+        place = (pointer.device, self.geometry.bucket_of(pointer.sector))
         pieces = self.pieces.get(place)
         cut = None if pieces is None else pieces.cut(pointer.sector, pointer.sector + key.sectors)
         if pieces is None or cut is None:
@@ -157,7 +158,7 @@ class Holder:
     def covers(self, key: Key) -> bool:
         """Whether every sector of the key is reserved here, in each of its copies."""
         for pointer in key.pointers:
-            pieces = self.pieces.get((pointer.device, pointer.sector // self.bucket_sectors))
+            pieces = self.pieces.get((pointer.device, self.geometry.bucket_of(pointer.sector)))
             if pieces is None or pieces.find(pointer.sector, pointer.sector + key.sectors) is None:
                 return False
         return bool(key.pointers)
@@ -203,7 +204,7 @@ class Holder:
 
     def split_off(self, inode: int, places: Sequence[Place]) -> "Holder":
         """Move the pieces of a volume in these buckets to a new holder. Returns that holder."""
-        other = Holder(f"{self.name}, volume {inode}", self.limit, self.bucket_sectors)
+        other = Holder(f"{self.name}, volume {inode}", self.limit, self.geometry)
         for place in places:
             if place not in self.pieces or inode not in self.pieces[place].inodes:
                 continue

@@ -36,7 +36,7 @@ class SectorAllocator:
     def __init__(self, caches: Sequence[Cache], clock: Callable[[], float] = lambda: 0.0) -> None:
         geometry = caches[0].geometry
         self.caches = caches
-        self.open_buckets = OpenBuckets(geometry.bucket_sectors, geometry.block_sectors)
+        self.open_buckets = OpenBuckets(geometry)
         self.inodes: dict[int, UUID] = {}
         self.flash_sectors: dict[int, int] = {}
         self.gathering: set[Holder] = set()  # of requests that wait for more buckets
@@ -47,7 +47,7 @@ class SectorAllocator:
         self.sharing = False  # without a bucket a request gets sectors of any open one (closing.py)
         self._clock = clock
         self._pins = [cache.table.pins for cache in caches]
-        self._bucket_sectors = geometry.bucket_sectors
+        self._geometry = geometry  # of every member
 
     # Cutting
 
@@ -84,14 +84,14 @@ class SectorAllocator:
         slot.holder, slot.used_at = holder, self._clock()
         self.allocated_sectors += given
         self.reserved_sectors += given * replicas
-        for pointer in pointers:
-            device, sector = pointer.device, pointer.sector
-            bucket = sector // self._bucket_sectors
-            holder.add((device, bucket), sector, sector + given, inode)
+        for place, pointer in zip(slot.places, pointers, strict=True):
+            sector = pointer.sector
+            holder.add(place, sector, sector + given, inode)
             if slot.sectors_free:
+                device, bucket = place
                 self._pins[device][bucket] += 1
             else:  # the open bucket's own pin passes to this piece
-                self._settle((device, bucket))
+                self._settle(place)
         return Key(inode, offset, given, kind % 2 == 1, pointers)
 
     def carve_run(
@@ -127,11 +127,12 @@ class SectorAllocator:
         if pointers is None:
             return None
         self.buckets_taken += replicas
-        bucket_sectors = self._bucket_sectors
+        geometry = self._geometry
+        bucket_sectors = geometry.bucket_sectors
         self.allocated_sectors += bucket_sectors
         self.reserved_sectors += bucket_sectors * replicas
         for pointer in pointers:
-            bucket = pointer.sector // bucket_sectors
+            bucket = geometry.bucket_of(pointer.sector)
             end = pointer.sector + bucket_sectors
             holder.add((pointer.device, bucket), pointer.sector, end, WHOLE_BUCKET_INODE)
             self.caches[pointer.device].table.move(bucket, State.HELD)
@@ -200,7 +201,7 @@ class SectorAllocator:
 
     def free_buckets(self, holder: Holder, key: Key) -> None:
         """End the reservation of whole buckets; NotReserved if any part was released or committed."""
-        if key.sectors != self._bucket_sectors or not holder.covers(key):
+        if key.sectors != self._geometry.bucket_sectors or not holder.covers(key):
             raise NotReserved(key)
         self.release(holder, [key])
 
@@ -222,14 +223,14 @@ class SectorAllocator:
         if not 0 <= pointer.device < len(self.caches):
             return None
         table = self.caches[pointer.device].table
-        bucket = pointer.sector // self._bucket_sectors
+        bucket = self._geometry.bucket_of(pointer.sector)
         return table.gens[bucket] if table.first_bucket <= bucket < table.bucket_count else None
 
     # Readers
 
     def current(self, keys: Iterable[Key], touch: bool) -> list[Key]:
         """Returns keys without their stale pointers, those with none left out; touch: renew the prios."""
-        caches, bucket_sectors = self.caches, self._bucket_sectors
+        caches, bucket_sectors = self.caches, self._geometry.bucket_sectors
         found: list[Key] = []
         for key in keys:
             if len(key.pointers) != 1:
@@ -242,7 +243,7 @@ class SectorAllocator:
             (pointer,) = key.pointers
             if pointer.device < len(caches):
                 table = caches[pointer.device].table
-                bucket = pointer.sector // bucket_sectors
+                bucket = pointer.sector // bucket_sectors  # inline: look-ups do it for every key
                 if bucket < table.bucket_count and table.gens[bucket] == pointer.gen:
                     found.append(key)
                     if touch and table.states[bucket] >= OPEN:
@@ -255,7 +256,7 @@ class SectorAllocator:
             for pointer in key.pointers:
                 if self.is_current(pointer):
                     table = self.caches[pointer.device].table
-                    bucket = pointer.sector // self._bucket_sectors
+                    bucket = self._geometry.bucket_of(pointer.sector)
                     if table.states[bucket] >= State.OPEN:
                         table.prios[bucket] = INITIAL_PRIO
 
@@ -298,7 +299,8 @@ class SectorAllocator:
                 yield
 
     def _places(self, key: Key) -> list[Place]:
-        return [(pointer.device, pointer.sector // self._bucket_sectors) for pointer in key.pointers]
+        bucket_of = self._geometry.bucket_of
+        return [(pointer.device, bucket_of(pointer.sector)) for pointer in key.pointers]
 
     def _add_pin(self, place: Place) -> None:
         """Pin a bucket with data."""

@@ -11,8 +11,9 @@ from bcached.device.block_device import BlockDevice
 from bcached.format.prio_set import PrioSet
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key, Pointer
-from bcached.state.accounting.check_counts import Census, stale_by
+from bcached.state.accounting.check_counts import Census
 from bcached.state.accounting.opening_counts import Recount
+from bcached.state.buckets.gens import behind
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.key_check import KeyCheck, KeyTotals, report_homeless
 from bcached.store.finding import Findings
@@ -71,7 +72,7 @@ class CheckedSet:
         if pointer.device >= len(self.censuses):
             return None
         census = self.censuses[pointer.device]
-        return stale_by(int(census.gens[census.geometry.bucket_of(pointer.sector)]), pointer.gen)
+        return behind(pointer.gen, int(census.gens[census.geometry.bucket_of(pointer.sector)]))
 
 
 async def check_set(devices: Sequence[BlockDevice]) -> CheckedSet:

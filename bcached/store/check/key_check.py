@@ -89,7 +89,7 @@ class KeyCheck:
             live = np.zeros(len(rows), bool)
             for census, chosen, of_member in self._by_member(rows):
                 buckets = _buckets(census, of_member)
-                behind = census.stale_by(buckets, of_member.gens)
+                behind = census.behind(buckets, of_member.gens)
                 census.count(buckets, behind, of_member.sectors, of_member.dirty)
                 live[chosen] = behind == 0
                 self._report_stale(of_member, behind)
@@ -108,7 +108,7 @@ class KeyCheck:
             for rows in keys.chunks():
                 for census, _, of_member in self._by_member(rows):
                     buckets = _buckets(census, of_member)
-                    behind = census.stale_by(buckets, of_member.gens)
+                    behind = census.behind(buckets, of_member.gens)
                     census.remember(buckets, behind)
 
     def _by_member(self, rows: Rows) -> Iterator[tuple[Census, NDArray[np.bool_], Rows]]:
@@ -118,7 +118,7 @@ class KeyCheck:
             if chosen.any():
                 yield census, chosen, rows.where(chosen)
 
-    def _report_stale(self, rows: Rows, behind: NDArray[np.int64]) -> None:
+    def _report_stale(self, rows: Rows, behind: NDArray[np.uint8]) -> None:
         for key in rows.where((behind > 0) & rows.dirty):
             problem = "the key is dirty and stale: its bucket was invalidated and may hold other data"
             lost = f"{key.sectors} dirty sectors"
@@ -154,7 +154,7 @@ class KeyCheck:
             if covers.any():
                 chosen = rows.where(covers)
                 census = self._censuses[device]
-                yield from chosen.where(census.stale_by(_buckets(census, chosen), chosen.gens) == 0)
+                yield from chosen.where(census.behind(_buckets(census, chosen), chosen.gens) == 0)
 
     def _where(self, key: Key) -> str:
         pointer = key.pointers[0]
@@ -193,7 +193,7 @@ def _packed_extents(rows: Rows) -> NDArray[np.int64]:
 
 
 def _buckets(census: Census, rows: Rows) -> NDArray[np.int64]:
-    buckets: NDArray[np.int64] = rows.places // census.geometry.bucket_sectors
+    buckets: NDArray[np.int64] = census.geometry.buckets_of(rows.places)
     return buckets
 
 

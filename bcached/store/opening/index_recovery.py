@@ -107,7 +107,7 @@ def node_io(members: Sequence[Member]) -> NodeIo:
 
 def live_sectors(members: Sequence[Member]) -> LiveSectors:
     """Returns the counter of a set's live sectors."""
-    return LiveSectors([member.cache for member in members], members[0].cache.geometry.bucket_sectors)
+    return LiveSectors([member.cache for member in members])
 
 
 async def recover_index(

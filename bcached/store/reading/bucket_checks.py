@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
 from bcached.state.accounting.opening_counts import Recount
-from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
 from bcached.state.index.extents import Extents
 from bcached.state.index.key_rows import KeyRows, Rows
 from bcached.store.finding import Finding, Report, Severity
@@ -47,12 +47,12 @@ class BucketContents:
             for device, recount in enumerate(self.recounts):
                 is_here = chunk.devices == device  # a placeholder is nowhere
                 here = chunk if is_here.all() else chunk.where(is_here)
-                any_stale_dirty |= recount.add_rows(here, self._bucket_sectors)
+                any_stale_dirty |= recount.add_rows(here, self._geometry)
         return any_stale_dirty
 
     def name_pointer(self, pointer: Pointer) -> None:
         """Record the gen of a pointer to metadata."""
-        self.recounts[pointer.device].name_one(pointer.sector // self._bucket_sectors, pointer.gen)
+        self.recounts[pointer.device].name_one(self._geometry.bucket_of(pointer.sector), pointer.gen)
 
     def judge(self, keys: Sequence[Key], places: Sequence[tuple[Pointer, str]]) -> None:
         """Judge all that is known before the journal's keys are merged into the leaves.
@@ -68,7 +68,7 @@ class BucketContents:
         for chunk in self._of_journal:
             for device, recount in enumerate(self.recounts):
                 of_member = chunk.where(chunk.devices == device)
-                recount.name(of_member.places // self._bucket_sectors, of_member.gens)
+                recount.name(self._geometry.buckets_of(of_member.places), of_member.gens)
         for device in range(len(self.members)):
             self._judge_gens(device)
             self._judge_leaves(device)
@@ -79,11 +79,12 @@ class BucketContents:
 
     def judge_sectors(self, device: int, sectors: NDArray[np.integer]) -> None:
         """Judge the sectors in each bucket of a member when all keys are counted."""
-        self._refuse_crowd(device, sectors, self._bucket_sectors)
+        self._refuse_crowd(device, sectors, self._geometry.bucket_sectors)
 
     @property
-    def _bucket_sectors(self) -> int:
-        return self.members[0].superblock.bucket_sectors
+    def _geometry(self) -> Geometry:
+        """The geometry of the first member: all have buckets of one size."""
+        return self.censuses[0].geometry
 
     def _judge_gens(self, device: int) -> None:
         recount = self.recounts[device]
@@ -101,7 +102,7 @@ class BucketContents:
 
     def _judge_leaves(self, device: int) -> None:
         recount = self.recounts[device]
-        self._refuse_crowd(device, recount.sectors, self._bucket_sectors * LEAVES_CROWD_MAX)
+        self._refuse_crowd(device, recount.sectors, self._geometry.bucket_sectors * LEAVES_CROWD_MAX)
         wrong = (recount.sectors > 0) & self._metadata(device)
         for bucket in np.flatnonzero(wrong).tolist():
             self._refuse_data(device, bucket, f"{recount.sectors[bucket]} sectors")
@@ -111,7 +112,7 @@ class BucketContents:
         recount, wanted = self.recounts[device], self._metadata(device)
         for chunk in self._of_journal:
             rows = chunk.where(chunk.devices == device)
-            buckets = rows.places // self._bucket_sectors
+            buckets = self._geometry.buckets_of(rows.places)
             wrong = (recount.gens[buckets] == rows.gens) & wanted[buckets]
             for bucket in np.unique(buckets[wrong]).tolist():
                 sectors = int(rows.sectors[wrong & (buckets == bucket)].sum())
@@ -120,7 +121,7 @@ class BucketContents:
     def _judge_places(self, places: Sequence[tuple[Pointer, str]]) -> None:
         """No metadata may lie in a bucket whose gen has moved on."""
         for pointer, where in places:
-            bucket = pointer.sector // self._bucket_sectors
+            bucket = self._geometry.bucket_of(pointer.sector)
             gen = int(self.recounts[pointer.device].gens[bucket])
             if gen != pointer.gen and self._known(pointer.device)[bucket]:
                 problem = (
@@ -134,12 +135,12 @@ class BucketContents:
 
         1. Nearly always the sum of them all is low enough. 2. Else they are counted one by one in order.
         """
-        most = self._bucket_sectors * CROWD_MAX
+        most = self._geometry.bucket_sectors * CROWD_MAX
         for device, recount in enumerate(self.recounts):
             sums = recount.sectors.astype(np.int64)
             for chunk in self._of_journal:
                 rows = chunk.where(chunk.devices == device)
-                buckets = rows.places // self._bucket_sectors
+                buckets = self._geometry.buckets_of(rows.places)
                 live = recount.gens[buckets] == rows.gens
                 np.add.at(sums, buckets[live], rows.sectors[live])
             if (sums > most).any():
@@ -162,7 +163,7 @@ class BucketContents:
     def _add(self, held: Counter[int], device: int, key: Key, sign: int) -> list[int]:
         buckets = []
         for pointer in key.pointers:
-            bucket = pointer.sector // self._bucket_sectors
+            bucket = self._geometry.bucket_of(pointer.sector)
             if pointer.device == device and self.recounts[device].gens[bucket] == pointer.gen:
                 held[bucket] += sign * key.sectors
                 buckets.append(bucket)
@@ -183,7 +184,7 @@ class BucketContents:
             self._refuse_sectors(device, bucket, int(sectors[bucket]))
 
     def _refuse_sectors(self, device: int, bucket: int, sectors: int) -> None:
-        problem = f"keys for {sectors} sectors lie in its {self._bucket_sectors}: some overlap"
+        problem = f"keys for {sectors} sectors lie in its {self._geometry.bucket_sectors}: some overlap"
         self._say("bucket-crowded", device, bucket, problem)
 
     def _refuse_data(self, device: int, bucket: int, lost: str) -> None:

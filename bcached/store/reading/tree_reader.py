@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from bcached.format.bkey import Bounds
 from bcached.keys import Key, Pointer
-from bcached.state.accounting.check_counts import stale_by
+from bcached.state.buckets.gens import behind
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START, Position, position_of
 from bcached.state.index.key_rows import KeyRows
@@ -39,7 +39,7 @@ class NodeGens:
     def staleness(self, pointer: Pointer) -> int:
         """Returns how many gens the pointer is behind its bucket."""
         census = self._contents.censuses[pointer.device]
-        return stale_by(int(census.gens[census.geometry.bucket_of(pointer.sector)]), pointer.gen)
+        return behind(pointer.gen, int(census.gens[census.geometry.bucket_of(pointer.sector)]))
 
 
 class TreeReader:

@@ -8,7 +8,6 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import Extents
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.samples.small_cache import (
-    BUCKET_SECTORS,
     GEOMETRY,
     a_cache,
     an_allocator,
@@ -32,7 +31,7 @@ class BusySet:
         self.caches = [a_cache(GEOMETRY, 0), a_cache(GEOMETRY, 1)]
         self.allocator = an_allocator(*self.caches)
         self.first, self.second, self.broken = (
-            Holder(name, 100, BUCKET_SECTORS) for name in ("first", "second", "broken")
+            Holder(name, 100, GEOMETRY) for name in ("first", "second", "broken")
         )
         self.metadata = [metadata_of(cache) for cache in self.caches]
         for cache in self.caches:

@@ -19,8 +19,9 @@ from bcached.format.bset import Bset, pack_bset, parse_node
 from bcached.format.sizes import node_sectors
 from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
-from bcached.state.accounting.check_counts import Census, stale_by
+from bcached.state.accounting.check_counts import Census
 from bcached.state.accounting.opening_counts import Recount
+from bcached.state.buckets.gens import behind
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
@@ -135,7 +136,7 @@ class ToyBuckets:
             self.gens[bucket] = pointer.gen
 
     def staleness(self, pointer: Pointer) -> int:
-        return stale_by(int(self.gens[self._bucket(pointer)]), pointer.gen)
+        return behind(pointer.gen, int(self.gens[self._bucket(pointer)]))
 
     def _bucket(self, pointer: Pointer) -> int:
         return pointer.sector // self.bucket_sectors

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bcached.state.accounting.check_counts import Census, Mark, Use, stale_by
+from bcached.state.accounting.check_counts import Census, Mark, Use
 from bcached.state.buckets.geometry import Geometry
 
 GEOMETRY = Geometry(
@@ -25,8 +25,7 @@ def numbers(*values: int) -> np.ndarray:
     [(5, 5, 0), (6, 5, 1), (5, 6, 0), (3, 250, 9), (250, 3, 0), (128, 0, 128), (129, 0, 0), (0, 1, 0)],
 )
 def test_staleness_is_the_kernel_s_gen_after(bucket: int, pointer: int, behind: int) -> None:
-    assert stale_by(bucket, pointer) == behind
-    found = census(b9=bucket).stale_by(numbers(9), numbers(pointer))
+    found = census(b9=bucket).behind(numbers(9), numbers(pointer))
     assert found.tolist() == [behind]
 
 
@@ -50,7 +49,7 @@ def test_a_pointer_half_the_circle_away_is_old_and_raises_nothing() -> None:
 def test_only_live_keys_are_counted_and_old_ones_remembered() -> None:
     columns = census(b9=3)
     buckets, gens = numbers(9, 9, 10), numbers(3, 1, 0)
-    columns.count(buckets, columns.stale_by(buckets, gens), numbers(8, 16, 32), np.array([True, True, False]))
+    columns.count(buckets, columns.behind(buckets, gens), numbers(8, 16, 32), np.array([True, True, False]))
     assert (columns.sectors[9], columns.dirty_sectors[9], columns.oldest[9]) == (8, 8, 1)
     assert (columns.sectors[10], columns.dirty_sectors[10], columns.oldest[10]) == (32, 0, 0)
     assert [columns.marks[bucket] for bucket in (8, 9, 10)] == [Mark.NONE, Mark.DIRTY, Mark.CLEAN]

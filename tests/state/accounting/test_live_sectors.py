@@ -12,7 +12,7 @@ BUCKET = 300
 
 def two_members() -> tuple[LiveSectors, list[Cache]]:
     caches = [a_cache(GEOMETRY, device) for device in range(2)]
-    return LiveSectors(caches, BUCKET_SECTORS), caches
+    return LiveSectors(caches), caches
 
 
 def a_key(*gens: int, sectors: int = 8, dirty: bool = False) -> Key:

@@ -8,7 +8,7 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.open_buckets import Slot
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.busy_set import BusySet
-from instruments.samples.small_cache import BUCKET_SECTORS
+from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY
 
 Breach = Callable[[BusySet], object]
 
@@ -154,7 +154,7 @@ def test_each_breach_is_found_and_nothing_else(name: str) -> None:
 
 def test_a_holder_nobody_told_of_is_missed() -> None:
     busy = BusySet()
-    stranger = Holder("stranger", 100, BUCKET_SECTORS)
+    stranger = Holder("stranger", 100, GEOMETRY)
     assert busy.carve(stranger, 5000, 16, 9) is not None
     busy.fill()
     found = busy.violations()

@@ -12,7 +12,7 @@ from bcached.state.sectors.closing import IDLE_S, LastResort, gone, idle
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.samples.small_cache import BUCKET_SECTORS, a_cache, fill_reserves
+from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves
 
 NONE_WAITS = frozenset({Reserve.NONE})
 
@@ -31,7 +31,7 @@ class Open:
 
     def cut(self, write_point: int, sectors: int = 4, inode: int = 0) -> tuple[Holder, Key]:
         """A writer of its own, which holds what it was given."""
-        holder = Holder(f"writer {write_point}", 100, BUCKET_SECTORS)
+        holder = Holder(f"writer {write_point}", 100, GEOMETRY)
         if not self.cache.reserves.has(Reserve.NONE):
             fill_reserves(self.cache)
         key = self.sectors.carve(holder, inode, write_point << 20, sectors, write_point)
@@ -71,9 +71,9 @@ def test_what_the_gone_had_open_is_closed_at_once_and_is_empty_where_nothing_lie
 
 
 def test_who_waits_in_a_queue_is_there_as_long_as_its_connection(open_: Open) -> None:
-    owner = Holder("owner", 100, BUCKET_SECTORS)
+    owner = Holder("owner", 100, GEOMETRY)
     fill_reserves(open_.cache)
-    open_.sectors.carve(Holder("owner, waiting", 100, BUCKET_SECTORS, owner), 0, 0, 4, 1)
+    open_.sectors.carve(Holder("owner, waiting", 100, GEOMETRY, owner), 0, 0, 4, 1)
     assert not list(gone(open_.sectors))
     owner.is_gone = True
     assert len(list(gone(open_.sectors))) == 1
@@ -134,7 +134,7 @@ def test_sharing_begins_once_and_only_for_those_who_wait_for_sectors(open_: Open
 def test_who_shares_gets_sectors_of_its_kind_from_the_one_used_longest_ago(open_: Open) -> None:
     flash, first, second = open_.cut(1, inode=3), open_.cut(2), open_.cut(3)
     open_.cache.reserves.lists[Reserve.NONE].clear()
-    asker = Holder("asker", 100, BUCKET_SECTORS)
+    asker = Holder("asker", 100, GEOMETRY)
 
     def ask(inode: int = 0, *, moving: bool = False, may_refill: bool = True) -> int | None:
         key = open_.sectors.carve(asker, inode, 0, 4, 9, moving=moving, may_refill=may_refill)

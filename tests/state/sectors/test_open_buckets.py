@@ -6,9 +6,11 @@ from typing import NamedTuple
 import pytest
 
 from bcached.keys import Key, Pointer
+from bcached.state.buckets.geometry import Geometry
 from bcached.state.sectors.open_buckets import KIND_SLOTS_MIN, OPEN_BUCKETS_MAX, OpenBuckets, Slot
 
 BUCKET_SECTORS, BLOCK_SECTORS = 64, 8
+GEOMETRY = Geometry(520, 1, BUCKET_SECTORS, BLOCK_SECTORS, 4)
 ONE, FLASH_ONLY, TWO = 2, 3, 4  # kinds
 
 
@@ -62,7 +64,7 @@ class Ours:
     """The same steps with what is to be tested."""
 
     def __init__(self) -> None:
-        self.open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+        self.open_buckets = OpenBuckets(GEOMETRY)
         self.numbers = {slot: number for number, slot in enumerate(self.open_buckets)}
         self.next_bucket = 1
         self.cut_on = 0
@@ -179,7 +181,7 @@ def opened(slot: Slot, open_buckets: OpenBuckets, kind: int = ONE, *buckets: int
 
 
 def test_a_fresh_slot_matches_nothing() -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     oldest, second = list(open_buckets)[:2]
     opened(oldest, open_buckets)
     open_buckets.carve(oldest, 0, 8, 8, 0)
@@ -187,7 +189,7 @@ def test_a_fresh_slot_matches_nothing() -> None:
 
 
 def test_a_stream_is_followed_before_a_writer() -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     one, two = list(open_buckets)[:2]
     for slot, inode, write_point in ((one, 1, 5), (two, 2, 6)):
         opened(slot, open_buckets)
@@ -198,7 +200,7 @@ def test_a_stream_is_followed_before_a_writer() -> None:
 
 
 def test_of_equal_streams_the_newest_of_equal_writers_the_oldest() -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     slots = list(open_buckets)[:3]
     for slot in slots:
         opened(slot, open_buckets)
@@ -208,7 +210,7 @@ def test_of_equal_streams_the_newest_of_equal_writers_the_oldest() -> None:
 
 
 def test_kinds_never_share_a_bucket() -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     slot = opened(next(iter(open_buckets)), open_buckets)
     open_buckets.carve(slot, 1, 0, 8, 5)
     assert open_buckets.choose(TWO, 1, 8, 5) is not slot
@@ -240,7 +242,7 @@ def test_a_kind_without_slots_gets_some_even_when_all_are_open() -> None:
 def test_a_bucket_gives_what_it_has_and_drops_what_is_below_a_block(
     sectors: int, given: int, left: int
 ) -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     slot = opened(next(iter(open_buckets)), open_buckets)
     assert open_buckets.carve(slot, 1, 0, sectors, 5) == (given, (Pointer(0, BUCKET_SECTORS, 7),))
     assert slot.sectors_free == left
@@ -249,7 +251,7 @@ def test_a_bucket_gives_what_it_has_and_drops_what_is_below_a_block(
 
 
 def test_copies_are_cut_from_all_their_buckets_alike() -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     slot = opened(next(iter(open_buckets)), open_buckets, TWO, 3, 9)
     assert slot.places == ((0, 3), (1, 9))
     open_buckets.carve(slot, 1, 0, 8, 5)
@@ -260,7 +262,7 @@ def test_copies_are_cut_from_all_their_buckets_alike() -> None:
 
 
 def test_an_empty_slot_gives_nothing_and_an_open_one_is_not_refilled() -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     slot = next(iter(open_buckets))
     with pytest.raises(AssertionError, match="nothing left"):
         open_buckets.carve(slot, 1, 0, 8, 5)
@@ -274,7 +276,7 @@ def test_an_empty_slot_gives_nothing_and_an_open_one_is_not_refilled() -> None:
 
 
 def test_closing_gives_the_buckets_up() -> None:
-    open_buckets = OpenBuckets(BUCKET_SECTORS, BLOCK_SECTORS)
+    open_buckets = OpenBuckets(GEOMETRY)
     slot = opened(next(iter(open_buckets)), open_buckets, TWO, 3, 9)
     assert open_buckets.close(slot) == ((0, 3), (1, 9))
     assert (slot.sectors_free, open_buckets.open_count) == (0, 0)

@@ -21,7 +21,7 @@ def a_set(limit: int = 1000, members: int = 1) -> tuple[SectorAllocator, Holder]
     caches = [a_cache(GEOMETRY, device) for device in range(members)]
     for cache in caches:
         fill_reserves(cache)
-    return an_allocator(*caches), Holder("somebody", limit, BUCKET_SECTORS)
+    return an_allocator(*caches), Holder("somebody", limit, GEOMETRY)
 
 
 def fill(allocator: SectorAllocator) -> None:

@@ -4,9 +4,11 @@ from hypothesis import strategies as st
 
 from bcached.errors import LimitExceeded, NotReserved, RequestError
 from bcached.keys import Key, Pointer
+from bcached.state.buckets.geometry import Geometry
 from bcached.state.sectors.reservations import Holder
 
 BUCKET_SECTORS = 16
+GEOMETRY = Geometry(520, 1, BUCKET_SECTORS, 8, 4)
 
 
 def key(*sectors: int, size: int = 8) -> Key:
@@ -17,7 +19,7 @@ def key(*sectors: int, size: int = 8) -> Key:
 
 def a_holder(*runs: tuple[int, int, int], limit: int = 100, inode: int = 0) -> Holder:
     """Holds (device, start, end) runs."""
-    holder = Holder("somebody", limit, BUCKET_SECTORS)
+    holder = Holder("somebody", limit, GEOMETRY)
     for device, start, end in runs:
         holder.add((device, start // BUCKET_SECTORS), start, end, inode)
     return holder
@@ -87,7 +89,7 @@ def test_cutting_out_middles_stops_at_the_limit() -> None:
 
 def test_the_limit_counts_what_is_gathered_for_the_owner() -> None:
     owner = a_holder((0, 0, 8), (0, 8, 16), limit=4)
-    gathered = Holder("waiting", 4, BUCKET_SECTORS, owner)
+    gathered = Holder("waiting", 4, GEOMETRY, owner)
     gathered.add((0, 1), 16, 24, 0)
     gathered.check_room(1)
     with pytest.raises(LimitExceeded) as refused:
@@ -180,7 +182,7 @@ keys = st.builds(
 def test_any_releases_agree_with_a_set_of_sectors(
     adds: list[tuple[int, int, int]], releases: list[list[Key]]
 ) -> None:
-    holder, model = Holder("somebody", 1000, BUCKET_SECTORS), Model()
+    holder, model = Holder("somebody", 1000, GEOMETRY), Model()
     for device, start, size in adds:
         end = min(start + size, (start // BUCKET_SECTORS + 1) * BUCKET_SECTORS)
         if not any((device, sector) in model.sectors for sector in range(start, end)):
@@ -255,7 +257,7 @@ def test_reader_pins_are_counted_by_bucket() -> None:
 
 
 def test_reader_pins_have_a_limit_of_their_own() -> None:
-    holder = Holder("somebody", 1, BUCKET_SECTORS, reads_limit=3)
+    holder = Holder("somebody", 1, GEOMETRY, reads_limit=3)
     holder.check_reads(3)
     holder.read((0, 5))
     holder.check_reads(2)

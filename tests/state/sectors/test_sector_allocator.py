@@ -30,7 +30,7 @@ class Set:
     def __init__(self, members: int = 1, limit: int = 1000, geometry: Geometry = GEOMETRY) -> None:
         self.caches = [a_cache(geometry, device) for device in range(members)]
         self.allocator = an_allocator(*self.caches)
-        self.holders = [Holder(name, limit, geometry.bucket_sectors) for name in ("one", "two")]
+        self.holders = [Holder(name, limit, geometry) for name in ("one", "two")]
         self.fill()
 
     def fill(self) -> None:
