@@ -60,9 +60,9 @@ WORLDLY_MODULES = {
     "time",
 }
 FILE_DESCRIPTOR_ROOMS = {"device", "client"}  # a client holds its lease and its map of the gens
-# together.py begins none that outlives its call.
+# run_all.py begins none that outlives its call.
 TASK_FILES = {
-    "device/together.py",
+    "device/run_all.py",
     "runtime/lifetime.py",
     "service/daemon.py",
     "service/socket/socket_server.py",

@@ -5,8 +5,9 @@ if the write was a durable one. A read returns all bytes asked for or raises. Af
 none is tried: what it should have covered may be lost, and a second flush may falsely succeed.
 """
 
-from bcached.device.block_device import BlockDevice, BytesLike, DeviceStatistics
+from bcached.device.block_device import BlockDevice, BytesLike
 from bcached.device.file_device import FileDevice
 from bcached.device.memory_device import MemoryDevice
+from bcached.device.statistics import DeviceStatistics
 
 __all__ = ["BlockDevice", "BytesLike", "DeviceStatistics", "FileDevice", "MemoryDevice"]

@@ -1,26 +1,12 @@
-"""The interface of every device, and a frozen record of its operation counts."""
+"""The interface of every device."""
 
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from bcached.device.statistics import DeviceStatistics
 from bcached.errors import DeviceError
 from bcached.units import SECTOR_BYTES
 
 BytesLike: TypeAlias = bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceStatistics:
-    """Counts since the device was opened: of operations that succeeded, and of errors."""
-
-    reads: int = 0
-    writes: int = 0
-    flushes: int = 0
-    discards: int = 0
-    read_bytes: int = 0
-    written_bytes: int = 0
-    discarded_bytes: int = 0
-    errors: int = 0
 
 
 class BlockDevice(Protocol):
@@ -67,7 +53,7 @@ class BlockDevice(Protocol):
         """Wait for operations in flight and release the device; a second close does nothing."""
 
     def statistics(self) -> DeviceStatistics:
-        """Returns the counts so far."""
+        """Returns a copy of the counts so far."""
 
 
 def check_extent(device: BlockDevice, verb: str, offset: int, length: int) -> None:

@@ -4,16 +4,16 @@ import errno
 import os
 
 from bcached.device import kernel_calls
+from bcached.device.aligned_io import ShortTransferError, read_extent, write_extent
 from bcached.device.block_device import BytesLike
 from bcached.device.opening import OpenFile
-from bcached.device.transfer import ShortTransferError, read_extent, write_extent
 from bcached.errors import FlushFailed, calling, reason
 
 NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
 
 class BlockingFile:
-    """An open file, used from the threads of its lanes.
+    """An open file, used from a few threads.
 
     The kernel reports a lost write once, to one caller: a second flush, or a concurrent one, would succeed.
     So flushes and durable writes must run in one thread, where a failure is recorded before the next such

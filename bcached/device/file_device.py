@@ -1,8 +1,8 @@
 """An image file or a block device behind one interface that never blocks the event loop.
 
 All I/O is direct where the file system supports it: what a failed write left in the page cache would be read
-back as if it were on the device. Each operation is one hop to a thread. Three lanes of threads keep one kind
-of call from delaying another: reads and writes; flushes and durable writes, one at a time; and discards,
+back as if it were on the device. Each operation is one call in a thread. Three groups of threads keep one
+kind of call from delaying another: reads and writes; flushes and durable writes, one at a time; and discards,
 which may take seconds.
 """
 
@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from aiofiles.os import wrap
 
-from bcached.device.block_device import BytesLike, DeviceStatistics, check_extent
+from bcached.device.aligned_io import ShortTransferError
+from bcached.device.block_device import BytesLike, check_extent
 from bcached.device.blocking_file import BlockingFile
 from bcached.device.claims.patience import BRIEF, Patience
-from bcached.device.counters import Counters
-from bcached.device.lane import Lane, ended
+from bcached.device.io_threads import IoThreads, ended
 from bcached.device.opening import OpenFile, Opening
-from bcached.device.transfer import ShortTransferError
+from bcached.device.statistics import DeviceStatistics
 from bcached.errors import DeviceError, FlushFailed, reason
 
 T = TypeVar("T")
@@ -37,22 +37,24 @@ class FileDevice:
     """
 
     def __init__(self, path: str, file: OpenFile) -> None:
-        self.path = path
+        self.path = path  # as given: the name in messages
+        # Measured at the opening (OpenFile); none of these changes later but `discards`.
         self.data_path = file.target
         self.size_bytes = file.size_bytes
         self.logical_block_bytes = file.logical_block_bytes
         self.direct = file.direct
         self.writable = file.writable
         self.discards = file.writable
+        # Its calls block, so each is wrapped by aiofiles: it runs in the threads that are given to it.
         self._file = BlockingFile(path, file)
         self._read, self._write = wrap(self._file.read), wrap(self._file.write)
         self._write_durably, self._flush = wrap(self._file.write_durably), wrap(self._file.flush)
         self._discard = wrap(self._file.discard)
-        self._transfers = Lane("device-io", TRANSFER_THREADS)
-        self._barriers = Lane("device-flush", 1)
-        self._discardings = Lane("device-discard", 1)
-        self._counters = Counters()
-        self._closing: Future[None] | None = None
+        self._transfer_threads = IoThreads("device-io", TRANSFER_THREADS)
+        self._barrier_thread = IoThreads("device-flush", 1)  # one: see BlockingFile
+        self._discard_thread = IoThreads("device-discard", 1)
+        self._statistics = DeviceStatistics()
+        self._closing: Future[None] | None = None  # the call that closes it, from the first `close` on
 
     @classmethod
     async def open(
@@ -70,42 +72,42 @@ class FileDevice:
         process still uses it when patience ends. Otherwise no lock is taken, which allows inspecting a
         device while its daemon runs.
         """
-        lane = Lane("device-open", 1)
+        thread = IoThreads("device-open", 1)
         opening = Opening(path, writable=writable, exclusive=exclusive, direct=direct)
         try:
-            file = await patience.see_through(path, partial(lane.run, wrap(opening.attempt)))
+            file = await patience.see_through(path, partial(thread.run, wrap(opening.attempt)))
             if opening.ignored:
                 patience.report(f"{path}: ignoring the lock of {', '.join(map(str, opening.ignored))}")
         except BaseException:
-            await ended(lane.last(opening.close))
+            await ended(thread.run_last(opening.close))
             raise
-        lane.last(lambda: None)
+        thread.run_last(lambda: None)
         return cls(path, file)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset; works after a failed flush, too."""
         self._check("read", offset, length)
         found = await self._perform(
-            f"read {length} bytes at {offset}", self._transfers, self._read, offset, length
+            f"read {length} bytes at {offset}", self._transfer_threads, self._read, offset, length
         )
-        self._counters.count_read(length)
+        self._statistics.count_read(length)
         return found
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
         """Write all of data at offset; a durable write that fails is as fatal as a failed flush."""
         source = memoryview(data).cast("B")
         self._check_change("write", offset, source.nbytes)
-        lane = self._barriers if durable else self._transfers
+        threads = self._barrier_thread if durable else self._transfer_threads
         call = self._write_durably if durable else self._write
-        await self._perform(f"write {source.nbytes} bytes at {offset}", lane, call, offset, source)
-        self._counters.count_write(source.nbytes)
+        await self._perform(f"write {source.nbytes} bytes at {offset}", threads, call, offset, source)
+        self._statistics.count_write(source.nbytes)
 
     async def flush(self) -> None:
         """Make every write and discard that has returned before this call durable."""
         self._refuse_if_closed()
         self._file.refuse_if_failed()
-        await self._perform("flush", self._barriers, self._flush)
-        self._counters.flushes += 1
+        await self._perform("flush", self._barrier_thread, self._flush)
+        self._statistics.flushes += 1
 
     async def discard(self, offset: int, length: int) -> None:
         """Discard the extent; an image then reads as zeros there, a block device as anything."""
@@ -113,35 +115,37 @@ class FileDevice:
         if not self.discards:
             return
         what = f"discard {length} bytes at {offset}"
-        if await self._perform(what, self._discardings, self._discard, offset, length):
-            self._counters.count_discard(length)
+        if await self._perform(what, self._discard_thread, self._discard, offset, length):
+            self._statistics.count_discard(length)
         else:
             self.discards = False
 
     async def close(self) -> None:
         """Wait for operations in flight and release the device; a second close waits for the first."""
         if self._closing is None:
-            self._closing = Lane("device-close", 1).last(self._close_now)
+            self._closing = IoThreads("device-close", 1).run_last(self._close_now)
         await ended(self._closing)
 
     def statistics(self) -> DeviceStatistics:
-        """Returns the counts so far."""
-        return self._counters.snapshot()
+        """Returns a copy of the counts so far."""
+        return self._statistics.copy()
 
-    async def _perform(self, what: str, lane: Lane, call: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run one call in a lane; its OSError is raised as DeviceError with the operation and its offset."""
+    async def _perform(
+        self, what: str, threads: IoThreads, call: Callable[..., Awaitable[T]], *args: object
+    ) -> T:
+        """Run one call in a thread. Raises its OSError as DeviceError, with the operation and its offset."""
         try:
-            return await lane.run(call, *args)
+            return await threads.run(call, *args)
         except FlushFailed:
-            self._counters.errors += 1
+            self._statistics.errors += 1
             raise
         except (OSError, ShortTransferError) as error:
-            self._counters.errors += 1
+            self._statistics.errors += 1
             raise DeviceError(self.path, f"cannot {what}: {reason(error)}") from None
 
     def _close_now(self) -> None:
-        for lane in (self._transfers, self._barriers, self._discardings):
-            lane.drain()
+        for threads in (self._transfer_threads, self._barrier_thread, self._discard_thread):
+            threads.drain()
         with suppress(OSError):  # about data that was never flushed, so never reported as durable
             self._file.close()
 

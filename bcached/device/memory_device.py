@@ -3,8 +3,8 @@
 import asyncio
 import mmap
 
-from bcached.device.block_device import BytesLike, DeviceStatistics, check_extent
-from bcached.device.counters import Counters
+from bcached.device.block_device import BytesLike, check_extent
+from bcached.device.statistics import DeviceStatistics
 from bcached.errors import DeviceError, DeviceRefused
 from bcached.units import SECTOR_BYTES
 
@@ -51,7 +51,7 @@ class MemoryDevice:
             raise DeviceRefused(path, "in use: it is open already")
         self.disk.is_open = True
         self._closed = False
-        self._counters = Counters()
+        self._statistics = DeviceStatistics()
 
     @classmethod
     def holding(cls, image: BytesLike, logical_block_bytes: int = SECTOR_BYTES) -> "MemoryDevice":
@@ -77,7 +77,7 @@ class MemoryDevice:
         """Returns exactly length bytes at offset."""
         self._check("read", offset, length)
         found = bytes(self.disk.contents[offset : offset + length])
-        self._counters.count_read(length)
+        self._statistics.count_read(length)
         await asyncio.sleep(0)
         return found
 
@@ -88,13 +88,13 @@ class MemoryDevice:
         assert offset % self.logical_block_bytes == 0
         assert source.nbytes % self.logical_block_bytes == 0
         self.disk.contents[offset : offset + source.nbytes] = source
-        self._counters.count_write(source.nbytes)
+        self._statistics.count_write(source.nbytes)
         await asyncio.sleep(0)
 
     async def flush(self) -> None:
         """Count the flush: memory has nothing to flush."""
         self._refuse_if_closed()
-        self._counters.flushes += 1
+        self._statistics.flushes += 1
         await asyncio.sleep(0)
 
     async def discard(self, offset: int, length: int) -> None:
@@ -103,7 +103,7 @@ class MemoryDevice:
         for begin in range(offset, offset + length, ZEROS.nbytes):
             end = min(begin + ZEROS.nbytes, offset + length)
             self.disk.contents[begin:end] = ZEROS[: end - begin]
-        self._counters.count_discard(length)
+        self._statistics.count_discard(length)
         await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -114,8 +114,8 @@ class MemoryDevice:
         await asyncio.sleep(0)
 
     def statistics(self) -> DeviceStatistics:
-        """Returns the counts so far."""
-        return self._counters.snapshot()
+        """Returns a copy of the counts so far."""
+        return self._statistics.copy()
 
     def _check(self, verb: str, offset: int, length: int) -> None:
         self._refuse_if_closed()

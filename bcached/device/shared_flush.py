@@ -14,14 +14,14 @@ class SharedFlush:
 
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
-        self._turn = asyncio.Lock()
-        self._begun = 0
+        self._lock = asyncio.Lock()
+        self._begun = 0  # counts flushes, so that one can be told from the next
         self._ended = 0  # the last one that succeeded
 
     async def flush(self) -> None:
         """Make durable what was written before this call; raises DeviceError as the device's flush does."""
         wanted = self._begun + 1  # a running one may not cover the latest writes
-        async with self._turn:
+        async with self._lock:
             if self._ended >= wanted:
                 return
             self._begun += 1

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.together import together
+from bcached.device.run_all import run_all
 from bcached.errors import BadField
 from bcached.format.prio_set import PrioSet
 from bcached.state.buckets.geometry import Geometry
@@ -97,4 +97,4 @@ async def write_chain(
             raw = prio_set.pack(set_magic, geometry.metadata_bytes)
         await device.write(geometry.byte_of(buckets[index]), raw)
 
-    await together((partial(write_set, index) for index in reversed(range(len(buckets)))), WRITES_IN_FLIGHT)
+    await run_all((partial(write_set, index) for index in reversed(range(len(buckets)))), WRITES_IN_FLIGHT)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bcached.device.run_all import Operation as DeviceOperation
+from bcached.device.run_all import run_all
 from bcached.device.shared_flush import SharedFlush
-from bcached.device.together import Operation as DeviceOperation
-from bcached.device.together import together
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key
 from bcached.runtime.index import Index
@@ -54,9 +54,9 @@ STATES_A_MOMENT = 8
 
 def entries_without_a_flush_before(patch: pytest.MonkeyPatch) -> None:
     async def changed(operations: Any, *_: Any) -> None:
-        await together([operation for operation in operations if not is_flush(operation)])
+        await run_all([operation for operation in operations if not is_flush(operation)])
 
-    patch.setattr(journal_module, "together", changed)
+    patch.setattr(journal_module, "run_all", changed)
 
 
 def is_flush(operation: DeviceOperation) -> bool:
@@ -68,16 +68,16 @@ def entries_that_are_not_durable_themselves(patch: pytest.MonkeyPatch) -> None:
         operations = list(operations)
         for operation in operations:
             getattr(operation, "keywords", {}).pop("durable", None)
-        await together(operations)
+        await run_all(operations)
 
-    patch.setattr(journal_module, "together", changed)
+    patch.setattr(journal_module, "run_all", changed)
 
 
 def seals_an_entry_when_its_flush_is_over(patch: pytest.MonkeyPatch) -> None:
     write = Journal._write_next
 
     async def flushed_first(self: Journal) -> None:
-        await together(member.block_device.flush for member in self._members)
+        await run_all(member.block_device.flush for member in self._members)
         await write(self)
 
     entries_without_a_flush_before(patch)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bcached.device.together import Operation, together
+from bcached.device.run_all import Operation, run_all
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Replacement, Superblock
 from bcached.runtime import lifetime
 from bcached.state.buckets.member_buckets import Cache
@@ -148,9 +148,9 @@ def journal_operations(change: Callable[[list[Operation]], Iterable[Operation]])
 
     def plant(patch: pytest.MonkeyPatch) -> None:
         async def changed(operations: Iterable[Operation]) -> None:
-            await together(list(change(list(operations))))
+            await run_all(list(change(list(operations))))
 
-        patch.setattr(journal_module, "together", changed)
+        patch.setattr(journal_module, "run_all", changed)
 
     return plant
 

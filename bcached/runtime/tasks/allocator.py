@@ -7,7 +7,7 @@ until buckets move. No I/O is done with the bucket lock held.
 import asyncio
 from functools import partial
 
-from bcached.device.together import together
+from bcached.device.run_all import run_all
 from bcached.format.superblock import Replacement
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
@@ -120,7 +120,7 @@ class Allocator:
         discard = self.member.superblock.discard and self.member.block_device.discards
         batch = self._cache.next_batch(DISCARDS_IN_FLIGHT if discard else PUSH_BUCKETS_MAX)
         if discard:
-            await together(partial(self._discard, bucket) for bucket in batch)
+            await run_all(partial(self._discard, bucket) for bucket in batch)
         self._cache.push(batch)
         self._sectors.sharing = False
         self._services.serve()

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from functools import partial
 from typing import NamedTuple
 
-from bcached.device.together import together
+from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.index import Index, cut_to
@@ -111,7 +111,7 @@ class Mover:
     async def _carry_out(self, moves: list[Move]) -> bool:
         """Copy, and replace the keys by their copies; returns False if the index cannot take them now."""
         copied: set[Move] = set()
-        await together(partial(self._copy, move, copied) for move in moves)
+        await run_all(partial(self._copy, move, copied) for move in moves)
         for move in moves:
             with self._own_changes():
                 self._sectors.unpin(self.holder, [move.old])

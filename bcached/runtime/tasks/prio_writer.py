@@ -6,7 +6,7 @@ bch_prio_write waits for buckets in the very thread that supplies them.)
 
 from functools import partial
 
-from bcached.device.together import together
+from bcached.device.run_all import run_all
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
@@ -69,7 +69,7 @@ class PrioWriter:
         services.end_step(self)  # the wait for the leaf writer is its step
         await self._leaf_writer.catch_up()
         services.begin_step(self)
-        await together(
+        await run_all(
             partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
         )
         for member in members:

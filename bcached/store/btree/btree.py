@@ -16,7 +16,7 @@ from itertools import islice
 from random import Random
 from weakref import WeakKeyDictionary
 
-from bcached.device.together import together
+from bcached.device.run_all import run_all
 from bcached.errors import RequestError
 from bcached.format.bkey import WORD_BYTES
 from bcached.keys import Key
@@ -268,7 +268,7 @@ class Btree:
                 refusals.append(refusal)
 
         for start in range(0, len(leaves), WRITTEN_LEAVES):
-            await together(partial(write, leaf) for leaf in leaves[start : start + WRITTEN_LEAVES])
+            await run_all(partial(write, leaf) for leaf in leaves[start : start + WRITTEN_LEAVES])
         if refusals:
             raise refusals[0]
 

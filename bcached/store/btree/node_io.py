@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from bcached.device.run_all import run_all
 from bcached.device.shared_flush import SharedFlush
-from bcached.device.together import together
 from bcached.errors import FormatError
 from bcached.format.bkey import Bounds, check_node_key
 from bcached.format.bset import pack_words, read_frames
@@ -125,7 +125,7 @@ class NodeIo:
 
     async def write_whole(self, pieces: Sequence[Piece]) -> None:
         """Write new nodes, durably; nothing names them yet."""
-        await together(partial(self._write_piece, piece) for piece in pieces)
+        await run_all(partial(self._write_piece, piece) for piece in pieces)
 
     async def _write_piece(self, piece: Piece) -> None:
         pointer = piece.key.pointers[0]

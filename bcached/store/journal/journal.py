@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bcached.device.together import together
+from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, SetRefused
 from bcached.format.bkey import WORD_BYTES, pack_keys
 from bcached.format.jset import VERSION, VERSION_OLD_UUIDS, JournalEntry
@@ -365,7 +365,7 @@ class Journal:
         oldest_kept_seq = self._oldest_kept()
         self._count_free()
         self._room_waiters.wake_all()  # a new entry is open
-        await together(member.block_device.flush for member in self._members)
+        await run_all(member.block_device.flush for member in self._members)
         writes = [
             partial(member.block_device.write, place, raw, durable=True)
             for member, place in zip(self._members, places, strict=True)
@@ -373,7 +373,7 @@ class Journal:
         for number in self._one_by_one:
             await writes[number]()
         if not self._one_by_one:
-            await together(writes)
+            await run_all(writes)
         self._one_by_one = []
         self.durable_seq, self.durable_last_seq = entry.seq, last_seq
         self.oldest_kept_seq = oldest_kept_seq

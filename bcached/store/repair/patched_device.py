@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bcached.device.block_device import BlockDevice, BytesLike, DeviceStatistics
+from bcached.device.block_device import BlockDevice, BytesLike
+from bcached.device.statistics import DeviceStatistics
 from bcached.errors import DeviceError
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from random import Random
 
-from bcached.device.block_device import BytesLike, DeviceStatistics
+from bcached.device.block_device import BytesLike
+from bcached.device.statistics import DeviceStatistics
 from bcached.units import SECTOR_BYTES
 from instruments.devices.durability_log import DurabilityLog, Entry
 

@@ -1,6 +1,7 @@
 """A device that passes everything on to another: what the devices that do something on the way begin with."""
 
-from bcached.device.block_device import BlockDevice, BytesLike, DeviceStatistics
+from bcached.device.block_device import BlockDevice, BytesLike
+from bcached.device.statistics import DeviceStatistics
 
 
 class PassingDevice:

@@ -1,4 +1,4 @@
-"""Threads in which blocking calls run, one hop each; no call outlives its caller's await.
+"""Threads in which blocking calls run; no call outlives its caller's await.
 
 A thread cannot be stopped in the middle of a write: cancelling the coroutine that waits for it would leave
 the write in flight. So a cancelled call is waited for before CancelledError is raised, and a caller that
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Lane:
+class IoThreads:
     """A few threads for one kind of call; calls start in order of submission."""
 
     def __init__(self, name: str, threads: int) -> None:
@@ -24,40 +24,40 @@ class Lane:
 
         On cancellation, a call that has not started is dropped, and a running one is waited for.
         """
-        hop = _Hop(self._pool)
+        call = _ThreadCall(self._pool)
         try:
-            return await blocking(*args, executor=hop)
+            return await blocking(*args, executor=call)
         except asyncio.CancelledError:
-            await ended(hop.trip)
+            await ended(call.future)
             raise
 
-    def last(self, call: Callable[[], None]) -> Future[None]:
-        """Submit the lane's last call, which nothing can cancel."""
-        trip = self._pool.submit(call)
+    def run_last(self, call: Callable[[], None]) -> Future[None]:
+        """Submit the last call of these threads, which nothing can cancel."""
+        future = self._pool.submit(call)
         self._pool.shutdown(wait=False)
-        return trip
+        return future
 
     def drain(self) -> None:
         """Block until every submitted call has run; nothing can be submitted after that."""
         self._pool.shutdown(wait=True)
 
 
-class _Hop(Executor):
+class _ThreadCall(Executor):
     """An executor for a single call; keeps the future that aiofiles drops on cancellation."""
 
-    trip: Future[Any]
+    future: Future[Any]
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
 
     def submit(self, call: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        self.trip = trip = self._pool.submit(call, *args, **kwargs)
-        return trip
+        self.future = future = self._pool.submit(call, *args, **kwargs)
+        return future
 
 
-async def ended(trip: Future[Any]) -> None:
+async def ended(call: Future[Any]) -> None:
     """Return once the thread has finished the call; a cancellation meanwhile is raised only then."""
-    waiting = asyncio.wrap_future(trip)
+    waiting = asyncio.wrap_future(call)
     cancelled: asyncio.CancelledError | None = None
     while not waiting.done():
         try:

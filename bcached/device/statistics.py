@@ -1,14 +1,13 @@
-"""The counters of a device, from which its statistics are taken."""
+"""The counts that every device keeps of its operations."""
 
-from dataclasses import asdict, dataclass
-
-from bcached.device.block_device import DeviceStatistics
+from dataclasses import dataclass, replace
 
 
 @dataclass(slots=True)
-class Counters:
-    """Counts of a device's operations; updated on the event loop only."""
+class DeviceStatistics:
+    """Counts since the device was opened; updated on the event loop only."""
 
+    # Operations that succeeded
     reads: int = 0
     writes: int = 0
     flushes: int = 0
@@ -16,6 +15,7 @@ class Counters:
     read_bytes: int = 0
     written_bytes: int = 0
     discarded_bytes: int = 0
+    # Those that failed, of whatever kind
     errors: int = 0
 
     def count_read(self, length: int) -> None:
@@ -33,6 +33,6 @@ class Counters:
         self.discards += 1
         self.discarded_bytes += length
 
-    def snapshot(self) -> DeviceStatistics:
-        """Returns the current counts."""
-        return DeviceStatistics(**asdict(self))
+    def copy(self) -> "DeviceStatistics":
+        """Returns the counts as they are now."""
+        return replace(self)

@@ -12,7 +12,7 @@ import pytest
 
 from bcached.client.data_paths import DataPaths
 from bcached.device import FileDevice
-from bcached.device.transfer import BUFFER_BYTES
+from bcached.device.aligned_io import BUFFER_BYTES
 from bcached.errors import DeviceError, FlushFailed
 from bcached.keys import Key, Pointer
 from bcached.wire.messages import Device
