@@ -11,7 +11,7 @@ from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, Reques
 from bcached.format import bkey
 from bcached.format.bkey import HEAD_WORDS, SECTORS_MAX
 from bcached.keys import OFFSET_MAX, Key
-from bcached.runtime.index_writer import KeyChanges, as_device_failed, spans_of, words_of
+from bcached.runtime.index_writer import IndexWriter, as_device_failed, spans_of, words_of
 from bcached.runtime.services import Services
 from bcached.state.accounting.index_health import IndexHealth, names_data
 from bcached.state.accounting.leaf_pointers import dirty_sectors
@@ -28,7 +28,7 @@ class Index:
     """Changes of the keys. Every method may be cancelled at any await: no change is left half done."""
 
     def __init__(
-        self, changes: KeyChanges, health: IndexHealth, sectors: SectorAllocator, services: Services
+        self, changes: IndexWriter, health: IndexHealth, sectors: SectorAllocator, services: Services
     ) -> None:
         self.changes = changes
         self.health = health

@@ -22,7 +22,7 @@ from bcached.store.journal.journal import Journal
 Span = tuple[int, int, int]  # inode, first sector, first sector behind
 
 
-class KeyChanges:
+class IndexWriter:
     """Puts keys into the journal, the tree and the counts of live sectors, once there is space for them."""
 
     def __init__(
@@ -43,14 +43,14 @@ class KeyChanges:
         self._caches = sectors.caches
         self._services = services
         self._reclaims = 0  # the members' count when the allocators were notified last
-        services.on_refusal.append(btree.give_space)
+        services.on_refusal.append(btree.wake_throttled)
         journal.on_durable.append(self._entry_durable)
 
     # Whether it can be made now
 
     def is_ready(self, spans: Iterable[Span], words: int) -> bool:
         """Whether keys of so many words can be inserted in these ranges now."""
-        if not self.journal.has_room(words) or self.btree.is_crowded:
+        if not self.journal.has_room(words) or self.btree.is_over_limit:
             return False
         missing = self._tree.missing
         for inode, start, end in spans:  # noqa: SIM110 (most commits have one key)
@@ -71,9 +71,9 @@ class KeyChanges:
         lacks = "btree"
         try:
             async with asyncio.timeout(max(left_s, 0)):
-                while btree.is_crowded:
+                while btree.is_over_limit:
                     services.leaves_wanted()
-                    await btree.wait_for_space()
+                    await btree.wait_for_trim()
                     services.check_changeable()
                 while True:
                     with as_device_failed(services):

@@ -23,7 +23,7 @@ from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
 from bcached.runtime.cache_set import CacheSet, MappedGens
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.index import Index
-from bcached.runtime.index_writer import KeyChanges
+from bcached.runtime.index_writer import IndexWriter
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.options import SetOptions
 from bcached.runtime.services import Services
@@ -203,12 +203,12 @@ class Life:
         maps = [MappedGens(number, file.path, file.size_bytes) for number, file in enumerate(self._files)]
         return CacheSet(members, journal, volumes, sectors, index, holders, services, tasks, maps, lease_path)
 
-    def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, services: Services) -> KeyChanges:
+    def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, services: Services) -> IndexWriter:
         tree, journal = opened.index.tree, opened.journal
         buckets = NodeBuckets(sectors, services, tree.node_keys())
         # Never from options.seed: a bset of a previous run with the same seq would be taken for this run's.
         btree = Btree(tree, opened.index.io, buckets, journal, SystemRandom(), self.options.index_bytes)
-        return KeyChanges(btree, journal, sectors, opened.index.live, buckets, services)
+        return IndexWriter(btree, journal, sectors, opened.index.live, buckets, services)
 
     def run_tasks(self, group: asyncio.TaskGroup) -> None:
         """Start the set's tasks in the group."""

@@ -19,7 +19,7 @@ LIMIT = 1000  # keys that a look-up returns unless fewer are requested
 LEAVES_AT_ONCE = 128  # searched without an await if nearly empty: half a millisecond
 
 
-class Found(NamedTuple):
+class LookupResult(NamedTuple):
     """Keys in order, cut to the range; next is where to continue if the limit was reached before its end."""
 
     keys: list[Key]
@@ -49,7 +49,7 @@ class Lookups:
         touch: bool = True,
         *,
         counts: bool = True,
-    ) -> Found | None:
+    ) -> LookupResult | None:
         """Returns what is live in a range; None if a node has to be read first, or very many searched.
 
         counts: whether to count a look-up; false for a part of one, which is counted at its end.
@@ -76,7 +76,7 @@ class Lookups:
                     self._read_sectors += key.sectors
                 if self._read_sectors >= self._bucket_sectors:
                     self._count_reads()
-        return Found(keys, following)
+        return LookupResult(keys, following)
 
     async def lookup(
         self,
@@ -87,7 +87,7 @@ class Lookups:
         limit: int = LIMIT,
         pin: Holder | None = None,
         touch: bool = True,
-    ) -> Found:
+    ) -> LookupResult:
         """Returns what is live in a range; ends early, with `next`, where a node is not in memory.
 
         It also ends early after LEAVES_AT_ONCE leaves, so that other tasks run.
@@ -112,7 +112,7 @@ class Lookups:
                 await asyncio.sleep(0)  # all of it may be in memory, so that no await suspends
                 continue
             self.count += 1
-            return found if found.next is not None or until == end else Found(found.keys, until)
+            return found if found.next is not None or until == end else LookupResult(found.keys, until)
 
     def _keys(self, inode: int, start: int, end: int, limit: int) -> list[Key] | None:
         """Returns the keys of a range, stale or not; None as in `try_lookup`."""

@@ -65,7 +65,7 @@ async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Pat
         cache.free_metadata(taken)
         cache_set.services.buckets_moved()
         await asyncio.sleep(1)
-        assert leaf.is_gone
+        assert leaf.is_detached
         assert not cache_set.services.collecting
 
 

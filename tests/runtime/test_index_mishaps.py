@@ -104,7 +104,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
     async def another_life() -> AsyncIterator[tuple[CacheSet, Tree]]:
         async with running([MemoryDevice.holding(cut_off)], options) as cache_set:
             tree = cache_set.index.btree.tree
-            assert len(tree.owed) > 20
+            assert len(tree.deferred) > 20
             assert tree.cached_bytes < bound
             yield cache_set, tree
             assert await keys_found(cache_set) == 20_000 - 200
@@ -113,17 +113,17 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
     async with another_life() as (cache_set, tree):
         assert [cache_set.members[0].cache.table.content(bucket) for bucket in range(1500)] == live
         await cache_set.index.btree.write_through(tree.pins.oldest)
-        assert not tree.owed
+        assert not tree.deferred
         assert tree.pins.oldest is None
     async with another_life() as (cache_set, tree):
         async for _ in cache_set.index.btree.leaves():
             assert tree.cached_bytes < bound * 3 // 2
-        assert tree.owed, "not all of them were written for that"
+        assert tree.deferred, "not all of them were written for that"
     async with another_life() as (cache_set, tree):
         await cache_set.collect_garbage()
-        assert not tree.owed
+        assert not tree.deferred
     async with running([MemoryDevice.holding(cut_off)], set_options(tmp_path)) as cache_set:
-        assert not cache_set.index.btree.tree.owed
+        assert not cache_set.index.btree.tree.deferred
         assert cache_set.verify() == []
 
 

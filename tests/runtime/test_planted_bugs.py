@@ -99,15 +99,15 @@ def lets_go_of_entries_whose_leaves_are_not_written(patch: pytest.MonkeyPatch) -
 
 
 def lets_go_of_all_entries_when_opened(patch: pytest.MonkeyPatch) -> None:
-    lay_over = Tree.lay_over
+    merge_changes = Tree.merge_changes
 
     def unpinned(self: Tree, leaf: Leaf, changes: Unwritten) -> list[Key]:
-        removed = lay_over(self, leaf, changes)
+        removed = merge_changes(self, leaf, changes)
         self.pins.unpin(changes.oldest_seq)
         leaf.unwritten.oldest_seq = 0
         return removed
 
-    patch.setattr(Tree, "lay_over", unpinned)
+    patch.setattr(Tree, "merge_changes", unpinned)
 
 
 def reuses_journal_buckets_before_their_release_is_durable(patch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ async def stale_dirty_keys(devices: Sequence[MemoryDevice]) -> list[Key]:
     assert found.tree is not None
     return [
         key
-        for key in (*found.bygone, *found.tree.bygone)
+        for key in (*found.superseded, *found.tree.superseded)
         if key.dirty and any(found.staleness(pointer) for pointer in key.pointers)
     ]
 

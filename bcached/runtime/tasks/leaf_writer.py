@@ -29,7 +29,7 @@ class LeafWriter:
         self._through = -1  # the entry that `catch_up` needs leaves and journal to be beyond
         self._awaited = False  # whether it still waits
         self._services = services
-        self._is_mended = False  # whether torn nodes are repaired, which is done once
+        self._is_repaired = False  # whether torn nodes are repaired, which is done once
         services.node_writers.add(self)
         journal.on_durable.append(self._journal_moved)
         journal.on_pressure.append(services.leaves_wanted)
@@ -54,7 +54,7 @@ class LeafWriter:
                 services.end_step(self)
             self.durations.observe(services.clock() - begun)
             # Leaves that other tasks are about to use cannot be evicted, and no fact announces when they can.
-            await asyncio.sleep(PAUSE_S if self._btree.is_crowded else 0)
+            await asyncio.sleep(PAUSE_S if self._btree.is_over_limit else 0)
 
     async def catch_up(self) -> None:
         """Return when no leaf on a device, and no needed entry, has dirty keys that are removed by now.
@@ -85,26 +85,26 @@ class LeafWriter:
         btree = self._btree
         return bool(
             self._services.stopping
-            or not self._is_mended
+            or not self._is_repaired
             or btree.tree.wanted
             or (
                 btree.tree.cached_bytes > btree.cache_bytes and next(btree.tree.evictable(), None) is not None
             )
-            or btree.is_waited_for
-            or btree.is_crowded
+            or btree.has_throttled
+            or btree.is_over_limit
             or self._pressing() is not None
             or self._is_behind
         )
 
     async def _write(self) -> None:
-        if not self._is_mended:  # first of all: no other reader could read a torn node
-            await self._btree.mend()
-            self._is_mended = True
+        if not self._is_repaired:  # first of all: no other reader could read a torn node
+            await self._btree.rewrite_torn()
+            self._is_repaired = True
         pressing = self._pressing()
         if pressing is not None:
             await self._btree.write_through(pressing)
-        if self._btree.is_crowded:
-            await self._btree.relieve()
+        if self._btree.is_over_limit:
+            await self._btree.write_back()
         await self._btree.write_wanted()
         while self._is_behind:
             await self._btree.write_through(self._journal.accepted_seq)

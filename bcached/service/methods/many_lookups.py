@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bcached.errors import RequestError
 from bcached.keys import Key
-from bcached.runtime.lookups import Found, Lookups
+from bcached.runtime.lookups import LookupResult, Lookups
 from bcached.state.sectors.reservations import Holder
 from bcached.wire import messages
 
@@ -65,9 +65,9 @@ class ManyLookups:
             self._take(found)
         return True
 
-    def _try(self, asked: messages.Lookup) -> Found | None:
+    def _try(self, asked: messages.Lookup) -> LookupResult | None:
         if not self._left:
-            return Found([], asked.offset)
+            return LookupResult([], asked.offset)
         return self._lookups.try_lookup(
             asked.inode,
             asked.offset,
@@ -77,7 +77,7 @@ class ManyLookups:
             touch=asked.touch is not False,
         )
 
-    async def _wait_for(self, asked: messages.Lookup) -> Found:
+    async def _wait_for(self, asked: messages.Lookup) -> LookupResult:
         return await self._lookups.lookup(
             asked.inode,
             asked.offset,
@@ -87,7 +87,7 @@ class ManyLookups:
             touch=asked.touch is not False,
         )
 
-    def _take(self, found: Found) -> None:
+    def _take(self, found: LookupResult) -> None:
         if self._requests[len(self._keys)].pin:
             self._pinned += found.keys
         self._keys.append(tuple(found.keys))

@@ -113,7 +113,7 @@ class IndexHealth:
     @property
     def vanished_nodes(self) -> int:
         """How many nodes have vanished, by the interior nodes that still exist."""
-        return sum(count for interior, count in self._vanished if not interior.is_gone)
+        return sum(count for interior, count in self._vanished if not interior.is_detached)
 
     def begin(self) -> Tally:
         """Start a new count, from the first leaf to the last. Returns its tally."""

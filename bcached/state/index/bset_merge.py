@@ -50,7 +50,7 @@ class Columns:
         return Columns(self.heads[chosen], self.ends[chosen], self.pointers[chosen])
 
 
-def lay_over(
+def merge_bsets(
     bsets: Sequence[Buffer], low: Position, high: Position, bounds: Bounds, merge_within: int
 ) -> Extents | None:
     """Merge the keys of a leaf's bsets, oldest first, into its extents; None if a key is not plain."""

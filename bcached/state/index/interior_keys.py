@@ -47,7 +47,7 @@ class Children:
         return [older for older in self.doubled if position_of(older) == position_of(key)]
 
 
-def sort_out(keys: Iterable[Key], staleness: Callable[[Pointer], int]) -> Children:
+def classify(keys: Iterable[Key], staleness: Callable[[Pointer], int]) -> Children:
     """Classify an interior node's keys; those of newer bsets come first.
 
     staleness returns how many gens a pointer is behind, after all these keys have raised the gens.

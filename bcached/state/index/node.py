@@ -58,7 +58,7 @@ class Leaf:
         "_last_inode",
         "blocks_used",
         "bound",
-        "is_gone",
+        "is_detached",
         "is_torn",
         "key",
         "live",
@@ -80,7 +80,7 @@ class Leaf:
         self.unwritten = self._nothing()
         self.writing: Unwritten | None = None
         self.pins = 0  # of tasks that are about to use it
-        self.is_gone = False  # replaced by other nodes, or evicted
+        self.is_detached = False  # replaced by other nodes, or evicted
         self.is_torn = False  # its last bset was lost in a crash
 
     @property
@@ -175,7 +175,17 @@ class Interior:
     loaded by itself, and is freed when that one is rewritten (state/index/interior_keys.py).
     """
 
-    __slots__ = ("blocks_used", "bounds", "children", "is_gone", "is_torn", "key", "level", "replaced", "seq")
+    __slots__ = (
+        "blocks_used",
+        "bounds",
+        "children",
+        "is_detached",
+        "is_torn",
+        "key",
+        "level",
+        "replaced",
+        "seq",
+    )
 
     def __init__(self, key: Key, level: int, seq: int, blocks_used: int, children: list[Child]) -> None:
         assert level > 0
@@ -189,7 +199,7 @@ class Interior:
         # Keys that are still in its bsets: of replaced children, and those that freed them. The gens they
         # name must not be used again.
         self.replaced: list[Key] = []
-        self.is_gone = False
+        self.is_detached = False
         self.is_torn = False
 
     def index_of(self, inode: int, sector: int) -> int:

@@ -37,7 +37,7 @@ class Missing:
         return self.parent.below(self.parent.place_of(self.key))
 
 
-Path = list[tuple[Interior, int]]  # from the root down: a node, and the index of the next child
+NodePath = list[tuple[Interior, int]]  # from the root down: a node, and the index of the next child
 
 
 class Tree:
@@ -49,8 +49,8 @@ class Tree:
         self.pins = SeqPins()
         self.leaves: OrderedDict[Leaf, None] = OrderedDict()  # loaded, least recently used first
         self.wanted: OrderedDict[Leaf, None] = OrderedDict()  # to be written
-        self.overfull: set[Leaf] = set()  # too large for one node; wanted, too
-        self.owed: dict[int, Unwritten] = {}  # by bound: deferred changes of evicted leaves
+        self.oversize: set[Leaf] = set()  # too large for one node; wanted, too
+        self.deferred: dict[int, Unwritten] = {}  # by bound: deferred changes of evicted leaves
         self.unwritten_words = 0
         self.cached_words = 0  # in leaves, counting unwritten ones twice
         self._write_at_words = shape.block_words - KEY_WORDS_MAX
@@ -152,7 +152,7 @@ class Tree:
         self.cached_words += words - live_words + more - unwritten_words
         if more > self._write_at_words:
             self.wanted[leaf] = None
-        if words > self._node_words or self.overfull:
+        if words > self._node_words or self.oversize:
             self._note_fill(leaf)
         return removed
 
@@ -160,10 +160,10 @@ class Tree:
         """Record whether a leaf is too large for one node: it needs another bucket, so it is written soon."""
         found_words = self.shape.words_in(self.shape.blocks_of(leaf.key.sectors))
         if leaf.live.word_count > max(self._node_words, found_words):
-            self.overfull.add(leaf)
+            self.oversize.add(leaf)
             self.wanted[leaf] = None
         else:
-            self.overfull.discard(leaf)
+            self.oversize.discard(leaf)
 
     def takes(self, inode: int, start: int, end: int, words: int) -> bool:
         """Whether `words` more fit in the leaves of a range, all of them loaded, without another node."""
@@ -175,7 +175,7 @@ class Tree:
             start = leaf.end_within(inode)
         return True
 
-    def lay_over(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
+    def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
         """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out."""
         assert not leaf.unwritten.oldest_seq
         words = leaf.word_count
@@ -207,11 +207,11 @@ class Tree:
             return [leaf for leaf in leaves if not leaf.is_clean]
         return [leaf for leaf in leaves if 0 < leaf.oldest_seq <= through_seq]
 
-    def owed_bounds(self, through_seq: int | None = None) -> list[int]:
+    def deferred_bounds(self, through_seq: int | None = None) -> list[int]:
         """The bounds of evicted leaves with deferred changes; through_seq as in `unwritten_leaves`."""
         if through_seq is None:
-            return list(self.owed)
-        return [bound for bound, changes in self.owed.items() if changes.oldest_seq <= through_seq]
+            return list(self.deferred)
+        return [bound for bound, changes in self.deferred.items() if changes.oldest_seq <= through_seq]
 
     def begin_write(self, leaf: Leaf) -> None:
         """Move a leaf's unwritten changes to `writing`, to write them."""
@@ -256,7 +256,7 @@ class Tree:
         """Remove a leaf from the counts and lists."""
         del self.leaves[leaf]
         self.wanted.pop(leaf, None)
-        self.overfull.discard(leaf)
+        self.oversize.discard(leaf)
         self.cached_words -= leaf.live.word_count
         for part in leaf.changes():
             self.cached_words -= part.extents.word_count
@@ -272,14 +272,14 @@ class Tree:
         """Attach a node that was read to its parent; False if the parent has changed meanwhile."""
         parent = missing.parent
         index = parent.place_of(missing.key)
-        if parent.is_gone or index >= len(parent.children) or parent.children[index] is not missing.key:
+        if parent.is_detached or index >= len(parent.children) or parent.children[index] is not missing.key:
             return False
         parent.children[index] = node
         if isinstance(node, Leaf):
             self.adopt(node)
-            changes = self.owed.pop(node.bound, None)
+            changes = self.deferred.pop(node.bound, None)
             if changes is not None:
-                self.lay_over(node, changes)
+                self.merge_changes(node, changes)
         return True
 
     def evictable(self) -> Iterator[Leaf]:
@@ -289,29 +289,29 @@ class Tree:
     def evict(self, leaf: Leaf) -> None:
         """Evict a clean leaf: only its key stays."""
         assert leaf.is_clean
-        self._let_go(leaf)
+        self._detach(leaf)
 
-    def set_aside(self, leaf: Leaf) -> None:
+    def defer(self, leaf: Leaf) -> None:
         """Evict a leaf that is not clean; its unwritten changes are deferred until it is read again."""
         assert leaf.writing is None
         assert not leaf.is_torn
-        self._let_go(leaf)
+        self._detach(leaf)
         if leaf.unwritten.oldest_seq:
-            self.owed[leaf.bound] = leaf.unwritten
+            self.deferred[leaf.bound] = leaf.unwritten
 
-    def _let_go(self, leaf: Leaf) -> None:
+    def _detach(self, leaf: Leaf) -> None:
         assert not leaf.pins
         parent, index = self.path_to(leaf)[-1]
         assert parent.children[index] is leaf
         parent.children[index] = leaf.key
-        leaf.is_gone = True
+        leaf.is_detached = True
         self.abandon(leaf)
 
     # The shape
 
-    def path_to(self, node: Node) -> Path:
+    def path_to(self, node: Node) -> NodePath:
         """Returns the path from the root down to a node's parent."""
-        path: Path = []
+        path: NodePath = []
         here: Child = self.root
         while here is not node:
             assert isinstance(here, Interior)
@@ -343,7 +343,7 @@ class Tree:
         """Replace the root by its only child."""
         (child,) = root.children
         assert not isinstance(child, Key)
-        root.is_gone = True
+        root.is_detached = True
         self.root = child
 
     def low_of(self, key: Key) -> tuple[int, int]:

@@ -21,14 +21,14 @@ from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import position_of
 from bcached.state.index.node import Interior, Leaf, Node, Unwritten, key_of
 from bcached.state.index.node_shape import CHILD_WORDS, NodeShape
-from bcached.state.index.tree import Path, Tree
+from bcached.state.index.tree import NodePath, Tree
 
 CHILDREN_A_PART = 256  # to be packed per slice: a millisecond
 MAX_POSITION = (INODE_MAX, OFFSET_MAX)
 
 
 @dataclass(slots=True, eq=False)
-class Piece:
+class NewNode:
     """A new node, to be written whole. It has a key once it has a bucket."""
 
     level: int
@@ -54,7 +54,7 @@ class Piece:
             yield b"".join([pack_key(_source_key(child)) for child in part])
 
 
-Source: TypeAlias = Piece | tuple[Interior, int]  # a new child, or an existing one by its parent
+Source: TypeAlias = NewNode | tuple[Interior, int]  # a new child, or an existing one by its parent
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +64,7 @@ class Append:
     parent: Interior
     index: int
     replaced: list[Key]
-    pieces: list[Piece]
+    pieces: list[NewNode]
 
     def freeing(self, gens: Sequence[int]) -> list[Key]:
         """The keys that free the old nodes: their pointers, with the new gens of their buckets."""
@@ -76,15 +76,15 @@ class Append:
 
 
 @dataclass(slots=True, eq=False)
-class Change:
+class TreeChange:
     """What is to be written, and which nodes it replaces."""
 
     replaced: list[Node]  # the nodes to be replaced, all of one level
-    pieces: list[Piece]  # all new nodes, children before their parents
+    pieces: list[NewNode]  # all new nodes, children before their parents
     below: list[Key] = field(default_factory=list)  # keys of the nodes below the last of those replaced
-    gone: list[Interior] = field(default_factory=list)  # parents that are replaced too
+    replaced_parents: list[Interior] = field(default_factory=list)  # parents that are replaced too
     append: Append | None = None
-    root: Piece | None = None  # either this or an append
+    root: NewNode | None = None  # either this or an append
 
     @property
     def growth(self) -> int:
@@ -93,9 +93,9 @@ class Change:
 
     def freed(self) -> list[Key]:
         """The keys of the nodes whose buckets are free after it."""
-        return [*(node.key for node in [*self.replaced, *self.gone]), *self.below]
+        return [*(node.key for node in [*self.replaced, *self.replaced_parents]), *self.below]
 
-    def place(self, pointers: Sequence[Pointer], shape: NodeShape, seqs: Iterator[int]) -> None:
+    def assign_buckets(self, pointers: Sequence[Pointer], shape: NodeShape, seqs: Iterator[int]) -> None:
         """Give each new node its bucket and its seq."""
         for piece, pointer in zip(self.pieces, pointers, strict=True):
             inode, end = piece.position
@@ -110,7 +110,7 @@ def replace_leaves(
     *,
     coalesce: bool = False,
     tight: bool = False,
-) -> Change | None:
+) -> TreeChange | None:
     """Returns the change that rewrites adjacent leaves; None if coalesce would not make them fewer.
 
     The caller must begin_write each leaf before it awaits. tight: into as few nodes as possible.
@@ -127,7 +127,7 @@ def replace_leaves(
         key = leaves[-1].key
         position = (key.inode, key.end) if last else packed.end_of(end - 1)
         keys = packed.cut(begin, end)
-        pieces.append(Piece(0, position, len(keys) // 8, keys))
+        pieces.append(NewNode(0, position, len(keys) // 8, keys))
         begin = end
         if last:
             break
@@ -141,7 +141,7 @@ def replace_interiors(
     *,
     coalesce: bool = False,
     tight: bool = False,
-) -> Change | None:
+) -> TreeChange | None:
     """Returns the change that rewrites adjacent interior nodes; None as in `replace_leaves`."""
     children: list[Source] = [(node, index) for node in nodes for index in range(len(node.children))]
     cuts = _cuts(len(children) * CHILD_WORDS, len(nodes), tree.shape, coalesce=coalesce, tight=tight)
@@ -156,15 +156,15 @@ def _cuts(words: int, count: int, shape: NodeShape, *, coalesce: bool, tight: bo
 
 
 def _climb(
-    tree: Tree, replaced: list[Node], pieces: list[Piece], may_free: Callable[[Key], bool], *, tight: bool
-) -> Change:
+    tree: Tree, replaced: list[Node], pieces: list[NewNode], may_free: Callable[[Key], bool], *, tight: bool
+) -> TreeChange:
     """Add the changes of parents, as far up the tree as necessary.
 
     1. A parent with space for a block gets an append, and the change ends. 2. Another parent is replaced.
     3. If the root is replaced by several nodes, there are new levels above.
     """
-    change = Change(replaced, list(pieces))
-    path: Path = tree.path_to(replaced[0])
+    change = TreeChange(replaced, list(pieces))
+    path: NodePath = tree.path_to(replaced[0])
     count = len(replaced)
     while path:
         parent, index = path.pop()
@@ -176,7 +176,7 @@ def _climb(
         if room and words <= tree.shape.block_words and all(map(may_free, old)):
             change.append = Append(parent, index, old, pieces)
             return change
-        change.gone.append(parent)
+        change.replaced_parents.append(parent)
         children: list[Source] = [(parent, place) for place in range(len(parent.children))]
         children[index : index + count] = pieces
         cuts = tree.shape.division(len(children) * CHILD_WORDS, tight=tight)
@@ -193,7 +193,7 @@ def _climb(
     return change
 
 
-def _interior_pieces(level: int, children: list[Source], cuts: list[int]) -> list[Piece]:
+def _interior_pieces(level: int, children: list[Source], cuts: list[int]) -> list[NewNode]:
     pieces, begin = [], 0
     for cut in [*cuts, len(children) * CHILD_WORDS]:
         end = -(-cut // CHILD_WORDS)
@@ -201,17 +201,17 @@ def _interior_pieces(level: int, children: list[Source], cuts: list[int]) -> lis
             end += 1  # leaves below another one stay with it
         part = children[begin:end]
         if part:
-            pieces.append(Piece(level, _position(part[-1]), len(part) * CHILD_WORDS, children=part))
+            pieces.append(NewNode(level, _position(part[-1]), len(part) * CHILD_WORDS, children=part))
         begin = end
     return pieces
 
 
 def _position(source: Source) -> tuple[int, int]:
-    return source.position if isinstance(source, Piece) else position_of(_source_key(source))
+    return source.position if isinstance(source, NewNode) else position_of(_source_key(source))
 
 
 def _source_key(source: Source) -> Key:
-    if isinstance(source, Piece):
+    if isinstance(source, NewNode):
         return source.key
     interior, index = source
     return key_of(interior.children[index])
@@ -220,7 +220,7 @@ def _source_key(source: Source) -> Key:
 # Installing a change
 
 
-def install(tree: Tree, change: Change, freed: Sequence[Key]) -> None:
+def install(tree: Tree, change: TreeChange, freed: Sequence[Key]) -> None:
     """Replace the old nodes in memory by the new ones, which are durable and referenced.
 
     freed are the freeing keys that were written.
@@ -228,11 +228,11 @@ def install(tree: Tree, change: Change, freed: Sequence[Key]) -> None:
     leaves = [node for node in change.replaced if isinstance(node, Leaf)]
     for leaf in leaves:
         tree.abandon(leaf)
-    nodes: dict[Piece, Node] = _new_leaves(tree.shape, leaves, change.pieces) if leaves else {}
+    nodes: dict[NewNode, Node] = _new_leaves(tree.shape, leaves, change.pieces) if leaves else {}
     for piece in change.pieces:
         if piece.level:
             children = [
-                nodes[child] if isinstance(child, Piece) else child[0].children[child[1]]
+                nodes[child] if isinstance(child, NewNode) else child[0].children[child[1]]
                 for child in piece.children
             ]
             blocks = tree.shape.blocks_for(piece.word_count)
@@ -248,18 +248,18 @@ def install(tree: Tree, change: Change, freed: Sequence[Key]) -> None:
     for node in nodes.values():
         if isinstance(node, Leaf):
             tree.adopt(node)
-    for gone in [*change.replaced, *change.gone]:
-        gone.is_gone = True
+    for node in [*change.replaced, *change.replaced_parents]:
+        node.is_detached = True
     for leaf in leaves:  # after the new ones have pinned the same entries
         tree.unpin(leaf)
 
 
-def _new_leaves(shape: NodeShape, old: list[Leaf], pieces: list[Piece]) -> dict[Piece, Node]:
+def _new_leaves(shape: NodeShape, old: list[Leaf], pieces: list[NewNode]) -> dict[NewNode, Node]:
     """The new leaves, with the keys inserted since their write began."""
     live = _joined([leaf.live for leaf in old])
     unwritten = _joined([leaf.unwritten.extents for leaf in old])
     seqs = [leaf.unwritten for leaf in old if leaf.unwritten.oldest_seq]
-    nodes: dict[Piece, Node] = {}
+    nodes: dict[NewNode, Node] = {}
     for piece in [piece for piece in pieces if not piece.level]:
         leaf = Leaf(piece.key, piece.seq, shape.blocks_for(piece.word_count), live)
         upper, unwritten_upper = live.split_off(*piece.position), unwritten.split_off(*piece.position)

@@ -25,9 +25,9 @@ from bcached.state.index.extents import NO_LIMIT
 from bcached.state.index.interior_keys import START
 from bcached.state.index.node import Interior, Leaf, Node, bound_of, key_of, position_at
 from bcached.state.index.tree import Missing, Tree
-from bcached.store.btree.interfaces import NodeBuckets, NodeJournal
+from bcached.store.btree.interfaces import NodeAllocator, NodeJournal
 from bcached.store.btree.node_io import NodeIo
-from bcached.store.btree.node_replacement import TreeShape, pinned_leaves
+from bcached.store.btree.node_replacement import NodeReplacement, pinned_leaves
 
 Prepare = Callable[[], Awaitable[None]]
 
@@ -44,7 +44,7 @@ class Btree:
         self,
         tree: Tree,
         io: NodeIo,
-        buckets: NodeBuckets,
+        buckets: NodeAllocator,
         journal: NodeJournal,
         rng: Random,
         cache_bytes: int,
@@ -54,8 +54,8 @@ class Btree:
         self.io = io
         self._buckets = buckets
         self._journal = journal
-        self._shape = TreeShape(tree, io, buckets, journal, rng)
-        self._turns: WeakKeyDictionary[Leaf, asyncio.Lock] = WeakKeyDictionary()
+        self._shape = NodeReplacement(tree, io, buckets, journal, rng)
+        self._write_locks: WeakKeyDictionary[Leaf, asyncio.Lock] = WeakKeyDictionary()
         self._loading: dict[Key, asyncio.Event] = {}
         self._space: asyncio.Future[None] | None = None
 
@@ -65,7 +65,7 @@ class Btree:
         root: Key,
         level: int,
         io: NodeIo,
-        buckets: NodeBuckets,
+        buckets: NodeAllocator,
         journal: NodeJournal,
         rng: Random,
         cache_bytes: int,
@@ -134,10 +134,10 @@ class Btree:
 
         A change of keys waits until leaves are written out; a look-up or a collection does not.
         """
-        if not self.evict() and self._is_overfull:
+        if not self.evict() and self._is_far_over_limit:
             for leaf in list(islice(self.tree.evictable(), EVICTED_LEAVES)):
-                if leaf.writing is None and not leaf.is_torn and leaf not in self.tree.overfull:
-                    self.tree.set_aside(leaf)
+                if leaf.writing is None and not leaf.is_torn and leaf not in self.tree.oversize:
+                    self.tree.defer(leaf)
 
     async def trim(self) -> None:
         """Evict leaves down to the memory limit, writing out those that must be clean for that."""
@@ -146,9 +146,9 @@ class Btree:
             if not oldest:
                 break
             await self.write_leaves(oldest)
-        self.give_space()
+        self.wake_throttled()
 
-    async def relieve(self) -> None:
+    async def write_back(self) -> None:
         """Write out leaves, the least recently used first, while too much is unwritten."""
         tree = self.tree
         while tree.unwritten_words * WORD_BYTES > self.cache_bytes // 4:
@@ -156,28 +156,28 @@ class Btree:
             await self.write_leaves(dirty)
         await self.trim()
 
-    def give_space(self) -> None:
+    def wake_throttled(self) -> None:
         """Wake the waiters for space; each checks again whether there is enough."""
         if self._space is not None:
             self._space.set_result(None)
             self._space = None
 
     @property
-    def is_waited_for(self) -> bool:
+    def has_throttled(self) -> bool:
         """Whether there are waiters for space."""
         return self._space is not None
 
     @property
-    def is_crowded(self) -> bool:
+    def is_over_limit(self) -> bool:
         """Whether so much is unwritten, or in memory, that changes must wait for leaves to be written."""
-        return self.tree.unwritten_words * WORD_BYTES > self.cache_bytes // 2 or self._is_overfull
+        return self.tree.unwritten_words * WORD_BYTES > self.cache_bytes // 2 or self._is_far_over_limit
 
     @property
-    def _is_overfull(self) -> bool:
+    def _is_far_over_limit(self) -> bool:
         return self.tree.cached_bytes > self.cache_bytes + self.cache_bytes // 4
 
-    async def wait_for_space(self) -> None:
-        """Return after the next trim, which the caller must request; check `is_crowded` again then."""
+    async def wait_for_trim(self) -> None:
+        """Return after the next trim, which the caller must request; check `is_over_limit` again then."""
         if self._space is None:
             self._space = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._space)
@@ -228,12 +228,12 @@ class Btree:
     async def write_through(self, seq: int | None) -> None:
         """Write out the leaves that need an entry as old as seq, so that the journal can release it."""
         while self.tree.needs(seq):
-            leaves = await self._unwritten_leaves(seq) or await self._owed_leaves(seq)
+            leaves = await self._unwritten_leaves(seq) or await self._deferred_leaves(seq)
             await self.write_leaves(leaves)
 
     async def write_all(self) -> None:
         """Write out the leaves until all are clean; nothing is being inserted any more."""
-        await self.mend()
+        await self.rewrite_torn()
         await self.write_through(None)
 
     async def _unwritten_leaves(self, seq: int | None) -> list[Leaf]:
@@ -246,9 +246,9 @@ class Btree:
             found += self.tree.unwritten_leaves(seq, leaves[start : start + LEAVES_A_LOOK])
         return found
 
-    async def _owed_leaves(self, seq: int | None) -> list[Leaf]:
+    async def _deferred_leaves(self, seq: int | None) -> list[Leaf]:
         """Read some of the leaves that have deferred changes and are not in memory."""
-        bounds = self.tree.owed_bounds(seq)[:EVICTED_LEAVES]
+        bounds = self.tree.deferred_bounds(seq)[:EVICTED_LEAVES]
         return [await self.leaf_at(*position_at(bound - 1)) for bound in bounds]
 
     async def write_leaves(self, leaves: Sequence[Leaf]) -> None:
@@ -274,8 +274,8 @@ class Btree:
 
     async def write_out(self, leaf: Leaf) -> None:
         """Write out a leaf's unwritten keys; if other leaves replaced it, they have them now."""
-        async with self._turns_of([leaf]):
-            if leaf.is_gone or leaf.is_clean:
+        async with self._write_locked([leaf]):
+            if leaf.is_detached or leaf.is_clean:
                 return
             parts = PackedKeys([leaf.unwritten.extents]).filled(self.io.shape.block_words)
             room = self.io.shape.blocks_of(leaf.key.sectors) - leaf.blocks_used
@@ -294,12 +294,12 @@ class Btree:
             await self._shape.replace_interiors([node])
             return
         with pinned_leaves([node]):
-            async with self._turns_of([node]):
-                if prepare is not None and not node.is_gone:
+            async with self._write_locked([node]):
+                if prepare is not None and not node.is_detached:
                     await prepare()
                 await self._shape.replace_leaves([node])
 
-    async def mend(self) -> None:
+    async def rewrite_torn(self) -> None:
         """Rewrite the loaded nodes whose last bset was torn."""
         nodes: list[Node] = [*self.tree.leaves, *self.tree.interiors()]
         for node in nodes:
@@ -308,7 +308,7 @@ class Btree:
 
     async def _append(self, leaf: Leaf, parts: list[bytes]) -> None:
         newest = leaf.unwritten.newest_seq
-        with self._shape.no_way_back(f"writing a leaf, {leaf.key}"):
+        with self._shape.stopping_on_failure(f"writing a leaf, {leaf.key}"):
             self.tree.begin_write(leaf)
             await self._journal.durable(newest)
             await self.io.append(leaf, parts)
@@ -345,7 +345,7 @@ class Btree:
         if self.io.shape.coalescence(words, len(leaves)) is None:
             return
         with pinned_leaves(leaves):
-            async with self._turns_of(leaves):
+            async with self._write_locked(leaves):
                 await self._shape.replace_leaves(leaves, coalesce=True)
 
     async def _coalesce_interiors(self, parent: Interior, keys: list[Key]) -> None:
@@ -362,9 +362,9 @@ class Btree:
     # Taking turns
 
     @asynccontextmanager
-    async def _turns_of(self, leaves: Sequence[Leaf]) -> AsyncIterator[None]:
+    async def _write_locked(self, leaves: Sequence[Leaf]) -> AsyncIterator[None]:
         """Hold the write locks of these leaves, which are given from left to right."""
         async with AsyncExitStack() as stack:
             for leaf in leaves:
-                await stack.enter_async_context(self._turns.setdefault(leaf, asyncio.Lock()))
+                await stack.enter_async_context(self._write_locks.setdefault(leaf, asyncio.Lock()))
             yield

@@ -6,7 +6,7 @@ from bcached.keys import Key, Pointer
 from bcached.store.btree.node_rules import Gens
 
 
-class NodeBuckets(Gens, Protocol):
+class NodeAllocator(Gens, Protocol):
     """Buckets for nodes. All but `wait_for` return at once."""
 
     def take(self, count: int, growth: int) -> list[Pointer] | None:

@@ -10,11 +10,11 @@ from bcached.errors import FormatError
 from bcached.format.bkey import Bounds, check_node_key
 from bcached.format.bset import pack_words, read_frames
 from bcached.keys import Key
-from bcached.state.index.bset_merge import lay_over
+from bcached.state.index.bset_merge import merge_bsets
 from bcached.state.index.interior_keys import Position, position_of
 from bcached.state.index.node import Interior, Leaf, Node
 from bcached.state.index.node_shape import NodeShape
-from bcached.state.index.tree_change import Piece
+from bcached.state.index.tree_change import NewNode
 from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import Gens, MayBeTorn, judge_children, judge_damage, leaf_extents
 from bcached.store.finding import refuse_fatal
@@ -99,7 +99,7 @@ class NodeIo:
         except FormatError:
             return None
         bsets = [frame.keys for frame in frames]
-        live = lay_over(bsets, low, position_of(key), self._bounds, self.shape.bucket_sectors)
+        live = merge_bsets(bsets, low, position_of(key), self._bounds, self.shape.bucket_sectors)
         if live is None:
             return None
         last = frames[-1]
@@ -123,11 +123,11 @@ class NodeIo:
             place += block_bytes
             self.blocks_appended += 1
 
-    async def write_whole(self, pieces: Sequence[Piece]) -> None:
+    async def write_whole(self, pieces: Sequence[NewNode]) -> None:
         """Write new nodes, durably; nothing names them yet."""
         await run_all(partial(self._write_piece, piece) for piece in pieces)
 
-    async def _write_piece(self, piece: Piece) -> None:
+    async def _write_piece(self, piece: NewNode) -> None:
         pointer = piece.key.pointers[0]
         parts: list[bytes] = []
         for part in piece.packed():

@@ -15,18 +15,18 @@ from bcached.format.bkey import pack_keys
 from bcached.keys import Key
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.tree import Tree
-from bcached.state.index.tree_change import Change, install, replace_interiors, replace_leaves
-from bcached.store.btree.interfaces import NodeBuckets, NodeJournal
+from bcached.state.index.tree_change import TreeChange, install, replace_interiors, replace_leaves
+from bcached.store.btree.interfaces import NodeAllocator, NodeJournal
 from bcached.store.btree.node_io import NodeIo
 
-Plan = Callable[[bool], Change | None]  # the argument: whether to use as few nodes as possible
+Plan = Callable[[bool], TreeChange | None]  # the argument: whether to use as few nodes as possible
 
 
-class TreeShape:
+class NodeReplacement:
     """Executes changes of one tree. rng is for the nodes' seqs."""
 
     def __init__(
-        self, tree: Tree, io: NodeIo, buckets: NodeBuckets, journal: NodeJournal, rng: Random
+        self, tree: Tree, io: NodeIo, buckets: NodeAllocator, journal: NodeJournal, rng: Random
     ) -> None:
         self.tree = tree
         self._io = io
@@ -34,7 +34,7 @@ class TreeShape:
         self._journal = journal
         self._rng = rng
         self._lock = asyncio.Lock()
-        self._broken_off = ""  # what was under way when a write failed
+        self._failed_step = ""  # what was under way when a write failed
         self._cause: DeviceError | None = None  # the error, if it was a device's
 
     @property
@@ -45,8 +45,8 @@ class TreeShape:
     async def replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
         """Rewrite neighbouring leaves, whose locks are held; does nothing if some are gone by then."""
 
-        def plan(tight: bool) -> Change | None:
-            if any(leaf.is_gone for leaf in leaves) or not self.tree.are_siblings(leaves):
+        def plan(tight: bool) -> TreeChange | None:
+            if any(leaf.is_detached for leaf in leaves) or not self.tree.are_siblings(leaves):
                 return None
             return replace_leaves(self.tree, leaves, self._may_free, coalesce=coalesce, tight=tight)
 
@@ -55,8 +55,8 @@ class TreeShape:
     async def replace_interiors(self, nodes: list[Interior], *, coalesce: bool = False) -> None:
         """Rewrite neighbouring interior nodes; does nothing if some are gone by then."""
 
-        def plan(tight: bool) -> Change | None:
-            if any(node.is_gone for node in nodes) or not self.tree.are_siblings(nodes):
+        def plan(tight: bool) -> TreeChange | None:
+            if any(node.is_detached for node in nodes) or not self.tree.are_siblings(nodes):
                 return None
             return replace_interiors(self.tree, nodes, self._may_free, coalesce=coalesce, tight=tight)
 
@@ -80,13 +80,13 @@ class TreeShape:
                     assert change is not None
                     pointers = self._buckets.take(len(change.pieces), change.growth)
                 if pointers is not None:
-                    change.place(pointers, self._io.shape, self._seqs())
-                    with self.no_way_back("changing the shape of the tree"):
-                        await self._carry_out(change)
+                    change.assign_buckets(pointers, self._io.shape, self._seqs())
+                    with self.stopping_on_failure("changing the shape of the tree"):
+                        await self._execute(change)
                     return
             await self._buckets.wait_for(len(change.pieces), change.growth)
 
-    async def _carry_out(self, change: Change) -> None:
+    async def _execute(self, change: TreeChange) -> None:
         newest = 0
         for leaf in change.replaced:
             if isinstance(leaf, Leaf):
@@ -131,24 +131,24 @@ class TreeShape:
             if isinstance(child, Key):
                 return False
             with pinned_leaves([child] if isinstance(child, Leaf) else []):
-                with self.no_way_back("making the tree lower"):
+                with self.stopping_on_failure("making the tree lower"):
                     await self._journal.set_root(child.key, child.level)
                 self.tree.lower(root)
             self._buckets.free(root.key.pointers[0])
             return True
 
     @contextmanager
-    def no_way_back(self, what: str) -> Iterator[None]:
+    def stopping_on_failure(self, what: str) -> Iterator[None]:
         """Refuse all writes after one that failed: what is on the device is unknown."""
         if self._cause is not None:
             raise self._cause.with_traceback(None)
-        if self._broken_off:
-            raise DeviceError(self._io.path, f"no more changes of the index: {self._broken_off} failed")
+        if self._failed_step:
+            raise DeviceError(self._io.path, f"no more changes of the index: {self._failed_step} failed")
         try:
             yield
         except BaseException as error:
-            if not self._broken_off:
-                self._broken_off = what
+            if not self._failed_step:
+                self._failed_step = what
                 self._cause = error if isinstance(error, DeviceError) else None
             raise
 

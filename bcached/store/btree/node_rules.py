@@ -11,7 +11,7 @@ from bcached.format.bkey import Bounds, check_extent, check_node_key
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
 from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import Children, Position, position_of, sort_out
+from bcached.state.index.interior_keys import Children, Position, classify, position_of
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.membership import MemberFound
@@ -86,7 +86,7 @@ def judge_children(node: NodeFound, bounds: Bounds, gens: Gens, report: Report) 
     for key in keys:
         for pointer in key.pointers:
             gens.raise_gen(pointer)
-    children = sort_out(keys, gens.staleness)
+    children = classify(keys, gens.staleness)
     for key in children.doubled:
         _report_doubled(node, key, report)
     for key in children.vanished:

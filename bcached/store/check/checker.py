@@ -21,7 +21,7 @@ from bcached.store.journal.reader import JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.bucket_checks import BucketContents
 from bcached.store.reading.location_checks import bounds_of
-from bcached.store.reading.replay import lay_over_each_other
+from bcached.store.reading.replay import merge_entries
 from bcached.store.reading.set_reader import Metadata
 from bcached.store.reading.set_reader import read_metadata as read_all_metadata
 from bcached.store.reading.tree_reader import TreeReader
@@ -35,7 +35,7 @@ class CheckedSet:
     metadata: Metadata = field(default_factory=Metadata)
     tree: TreeReader | None = None
     totals: KeyTotals = field(default_factory=KeyTotals)
-    bygone: list[Key] = field(default_factory=list)  # keys of the journal superseded by later ones
+    superseded: list[Key] = field(default_factory=list)  # keys of the journal superseded by later ones
 
     @property
     def members(self) -> list[MemberFound]:
@@ -97,12 +97,12 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
     found, report, entries = checked.metadata, checked.findings.report, checked.journal.entries
     members, path = found.members, found.members[0].path
     bounds = bounds_of([member.superblock for member in members])
-    replayed = lay_over_each_other(path, entries, bounds, report)
+    replayed = merge_entries(path, entries, bounds, report)
     recounts = [Recount(census.gens_on_disk.copy(), census.gens_on_disk) for census in found.censuses]
     contents = BucketContents(members, found.censuses, recounts, report)
     for pointer, _ in found.metadata_places:
         contents.name_pointer(pointer)
-    checked.bygone = replayed.bygone
+    checked.superseded = replayed.superseded
     checked.tree = TreeReader(contents, bounds, replayed.extents, report)
     if found.places.root is not None:
         async for node in checked.tree.nodes(found.places.root, checked.journal.newest.level):
@@ -117,7 +117,7 @@ def _judge_keys(checked: CheckedSet, contents: BucketContents) -> None:
     assert checked.tree is not None
     report = checked.findings.report
     keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
-    for key in (*checked.bygone, *checked.tree.bygone):
+    for key in (*checked.superseded, *checked.tree.superseded):
         keys.add_bygone(key)
     for key in checked.tree.node_keys:
         keys.add_node_key(key)

@@ -36,7 +36,7 @@ from bcached.store.membership import MemberFound
 from bcached.store.opening.doubtful_leaves import DoubtfulLeaves
 from bcached.store.reading.bucket_checks import BucketContents
 from bcached.store.reading.location_checks import bounds_of
-from bcached.store.reading.replay import lay_over_each_other
+from bcached.store.reading.replay import merge_entries
 from bcached.store.reading.tree_reader import NodeGens, may_be_torn
 from bcached.units import SECTOR_BYTES
 
@@ -134,7 +134,7 @@ async def recover_index(
     for pointer, _ in places:
         contents.name_pointer(pointer)
     bounds = bounds_of([member.superblock for member in members])
-    replayed = lay_over_each_other(members[0].path, entries, bounds, refuse_fatal)
+    replayed = merge_entries(members[0].path, entries, bounds, refuse_fatal)
     io = node_io(members)
     io.may_be_torn = lambda node: may_be_torn(node, replayed.extents)
     all_places = list(places)
@@ -220,9 +220,9 @@ async def _replay(
     changes = await _by_leaf(index, entries, doubtful, progress)
     for bound in sorted(changes):
         leaf = await reader.leaf_at(*position_at(bound - 1))
-        index.live.went(tree.lay_over(leaf, changes.pop(bound)), newest_seq)
+        index.live.went(tree.merge_changes(leaf, changes.pop(bound)), newest_seq)
         if not reader.evict() and leaf is not tree.root and not leaf.is_torn:
-            tree.set_aside(leaf)
+            tree.defer(leaf)
 
 
 async def _by_leaf(

@@ -17,17 +17,15 @@ class Replayed:
 
     keys: list[Key] = field(default_factory=list)
     extents: Extents = field(default_factory=lambda: Extents(keep_deletions=True))
-    bygone: list[Key] = field(default_factory=list)
+    superseded: list[Key] = field(default_factory=list)
 
 
-def lay_over_each_other(
-    path: str, entries: Sequence[JournalEntry], bounds: Bounds, report: Report
-) -> Replayed:
+def merge_entries(path: str, entries: Sequence[JournalEntry], bounds: Bounds, report: Report) -> Replayed:
     """Check the keys of the journal, and merge them."""
     replayed = Replayed()
     for entry in entries:
         for number, key in enumerate(entry.keys):
             if is_extent(key, bounds, f"{path} journal entry {entry.seq}, key {number}", report):
                 replayed.keys.append(key)
-                replayed.bygone += replayed.extents.insert(key)
+                replayed.superseded += replayed.extents.insert(key)
     return replayed

@@ -53,7 +53,7 @@ class TreeReader:
         self._report = report
         self.rows = KeyRows()  # of all leaves read so far
         # Keys that name gens and hold no data: leaves' keys superseded by the journal, and interior nodes'.
-        self.bygone: list[Key] = []
+        self.superseded: list[Key] = []
         self.node_keys: list[Key] = []
         self.places: list[tuple[Pointer, str]] = []  # of all nodes read so far
         self.nodes_by_level: Counter[int] = Counter()
@@ -100,7 +100,7 @@ class TreeReader:
         extents = leaf_extents(layers, self._bounds, self._report)
         self._contents.count_leaf(extents)
         for key in self._replayed.between(node.low, node.high):
-            self.bygone += extents.insert(key)
+            self.superseded += extents.insert(key)
         self.rows.add(extents)
 
 

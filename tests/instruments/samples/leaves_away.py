@@ -9,7 +9,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Leaf, Node, bound_of
-from bcached.state.index.tree_change import Change, Piece
+from bcached.state.index.tree_change import NewNode, TreeChange
 from bcached.store.btree.node_reader import read_node
 from bcached.store.membership import MemberFound
 from instruments.crash.crash_judge import without_loop
@@ -34,7 +34,7 @@ class TreeFigures:
         self.interiors_coalesced += other.interiors_coalesced
 
 
-def _lowest(nodes: "Sequence[Node | Piece]") -> int:
+def _lowest(nodes: "Sequence[Node | NewNode]") -> int:
     """How many of these are parents of leaves."""
     return sum(node.level == 1 for node in nodes)
 
@@ -50,32 +50,32 @@ class LeavesAway:
 
     def __post_init__(self) -> None:
         tree, figures = self.cache_set.index.btree.tree, self.figures
-        let_go, attach = tree._let_go, tree.attach
+        detach, attach = tree._detach, tree.attach
 
-        def letting_go(leaf: Leaf) -> None:
+        def detaching(leaf: Leaf) -> None:
             self._held[leaf.key] = list(leaf.live)
             figures.evicted += 1
-            let_go(leaf)
+            detach(leaf)
 
         def attaching(missing: object, node: Node) -> bool:
             figures.read_again += self._held.pop(node.key, None) is not None
             return attach(missing, node)  # type: ignore[arg-type]
 
-        tree._let_go, tree.attach = letting_go, attaching  # type: ignore[method-assign]
+        tree._detach, tree.attach = detaching, attaching  # type: ignore[method-assign]
         self._watch_shape()
 
     def _watch_shape(self) -> None:
         shape, figures = self.cache_set.index.btree._shape, self.figures
-        carry_out, tree = shape._carry_out, self.cache_set.index.btree.tree
+        execute, tree = shape._execute, self.cache_set.index.btree.tree
 
-        async def carrying_out(change: Change) -> None:
-            before, after = _lowest([*change.replaced, *change.gone]), _lowest(change.pieces)
-            await carry_out(change)
+        async def executing(change: TreeChange) -> None:
+            before, after = _lowest([*change.replaced, *change.replaced_parents]), _lowest(change.pieces)
+            await execute(change)
             figures.interiors_divided += 0 < before < after
             figures.interiors_coalesced += 0 < after < before
             figures.levels = max(figures.levels, tree.root.level + 1)
 
-        shape._carry_out = carrying_out  # type: ignore[method-assign]
+        shape._execute = executing  # type: ignore[method-assign]
         figures.levels = max(figures.levels, tree.root.level + 1)
 
     def all_keys(self) -> Iterator[Key]:
@@ -100,7 +100,7 @@ class LeavesAway:
             live = Extents()
             for key in without_loop(read_node(members, leaf, 0)).all_keys():
                 live.insert(key)
-            owed = self.cache_set.index.btree.tree.owed.get(bound_of(leaf))
+            owed = self.cache_set.index.btree.tree.deferred.get(bound_of(leaf))
             for key in owed.extents if owed else ():
                 live.insert(key)
             self._held[leaf] = list(live)

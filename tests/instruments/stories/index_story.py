@@ -307,9 +307,9 @@ class IndexStory:
             part.extents.word_count for leaf in leaves for part in leaf.changes()
         )
         assert tree.cached_words == tree.unwritten_words + sum(leaf.live.word_count for leaf in leaves)
-        assert tree.overfull == {leaf for leaf in leaves if leaf.live.word_count > tree.shape.node_words}
+        assert tree.oversize == {leaf for leaf in leaves if leaf.live.word_count > tree.shape.node_words}
         seqs = [part.oldest_seq for leaf in leaves for part in leaf.changes() if part.oldest_seq]
-        seqs += [changes.oldest_seq for changes in tree.owed.values()]
+        seqs += [changes.oldest_seq for changes in tree.deferred.values()]
         assert tree.pins.oldest == min(seqs, default=None)
         named = {key.pointers[0].sector // self.superblock.bucket_sectors for key in tree.node_keys()}
         assert named <= self.buckets.in_use
@@ -318,7 +318,7 @@ class IndexStory:
         self._check_shape(tree.root, 0)
 
     def _check_shape(self, node: Leaf | Interior, low: int) -> None:
-        assert not node.is_gone
+        assert not node.is_detached
         if isinstance(node, Leaf):
             assert all(low <= key.inode << 64 | key.offset for key in node.live)
             assert all(key.inode << 64 | key.end <= node.bound for key in node.live)
@@ -403,7 +403,7 @@ class IndexStory:
             key = journal.keys[seq - 1]
             await story.btree.load([(key.inode, key.offset, key.end)])
             story.btree.insert(key, seq)
-        await story.btree.mend()
+        await story.btree.rewrite_torn()
         for key in journal.keys:
             lay(story.model, key)
         return story

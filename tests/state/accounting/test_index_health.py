@@ -141,5 +141,5 @@ def test_nodes_have_vanished_as_long_as_a_node_tells_of_them() -> None:
     parents = [Interior(child, 1, 1, 1, [child]) for _ in range(2)]
     health = IndexHealth(vanished=[(parents[0], 2), (parents[1], 3)])
     assert health.vanished_nodes == 5
-    parents[0].is_gone = True
+    parents[0].is_detached = True
     assert health.vanished_nodes == 3

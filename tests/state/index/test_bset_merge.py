@@ -6,7 +6,7 @@ import pytest
 
 from bcached.format.bkey import CHECK_DEVICE, Bounds, pack_key, pack_keys
 from bcached.keys import Key, Pointer
-from bcached.state.index.bset_merge import lay_over
+from bcached.state.index.bset_merge import merge_bsets
 from bcached.state.index.extents import RUN_KEYS_MAX, Extents
 
 BUCKET = 32
@@ -41,7 +41,7 @@ def key_by_key(bsets: list[Bset]) -> list[Key]:
 
 
 def laid_over(bsets: list[Bset], low: tuple[int, int] = LOW, high: tuple[int, int] = HIGH) -> Extents | None:
-    return lay_over([pack_keys(tuple(bset)) for bset in bsets], low, high, BOUNDS, BUCKET)
+    return merge_bsets([pack_keys(tuple(bset)) for bset in bsets], low, high, BOUNDS, BUCKET)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -134,5 +134,5 @@ def test_what_is_odd_is_left_to_a_closer_look(odd: str) -> None:
 
 def test_a_key_that_is_cut_off_is_left_to_a_closer_look() -> None:
     raw = pack_key(Key(0, 100, 4, False, (GOOD,)))
-    assert lay_over([raw + raw[:16]], LOW, HIGH, BOUNDS, BUCKET) is None
-    assert lay_over([raw[:16]], LOW, HIGH, BOUNDS, BUCKET) is None
+    assert merge_bsets([raw + raw[:16]], LOW, HIGH, BOUNDS, BUCKET) is None
+    assert merge_bsets([raw[:16]], LOW, HIGH, BOUNDS, BUCKET) is None

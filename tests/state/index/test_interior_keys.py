@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
 from bcached.keys import Key, Pointer
-from bcached.state.index.interior_keys import is_freeing, sort_out
+from bcached.state.index.interior_keys import classify, is_freeing
 
 
 def child(end: int, bucket: int, gen: int = 0) -> Key:
@@ -14,13 +14,13 @@ def staleness(**gens: int) -> Callable[[Pointer], int]:
 
 def test_live_children_come_in_the_order_of_their_positions() -> None:
     keys = [child(30, 3), child(10, 1), child(20, 2)]
-    assert sort_out(keys, staleness()).live == [keys[1], keys[2], keys[0]]
+    assert classify(keys, staleness()).live == [keys[1], keys[2], keys[0]]
 
 
 def test_of_two_at_one_position_the_one_that_is_not_stale_counts() -> None:
     old, new = child(10, 1), child(10, 2)
     for keys in ([old, new], [new, old], [old, new, child(0, 1, 1)]):
-        children = sort_out(keys, staleness(b1=1))
+        children = classify(keys, staleness(b1=1))
         assert (children.live, children.doubled, children.vanished) == ([new], [], [])
 
 
@@ -28,13 +28,13 @@ def test_a_freeing_key_is_no_child() -> None:
     freeing = child(0, 1, 1)
     assert is_freeing(freeing)
     assert not is_freeing(child(10, 1))
-    assert sort_out([freeing], staleness(b1=1)).live == []
+    assert classify([freeing], staleness(b1=1)).live == []
 
 
 def test_of_several_that_are_live_at_one_position_the_newest_comes_first() -> None:
     newest, newer, old = (child(10, bucket) for bucket in (3, 1, 2))
     others = [child(5, 4), child(20, 5)]
-    children = sort_out([others[1], newest, newer, others[0], old], staleness())
+    children = classify([others[1], newest, newer, others[0], old], staleness())
     assert (children.live, children.doubled) == ([others[0], newest, others[1]], [newer, old])
     assert children.below(newest) == [newer, old]
     assert children.below(others[0]) == []
@@ -43,7 +43,7 @@ def test_of_several_that_are_live_at_one_position_the_newest_comes_first() -> No
 
 def test_a_stale_one_that_nothing_replaced_has_vanished() -> None:
     keys = [child(10, 1), child(20, 2)]
-    assert sort_out(keys, staleness(b1=1)).vanished == [keys[0]]
+    assert classify(keys, staleness(b1=1)).vanished == [keys[0]]
     # Another's freeing key says nothing of it.
-    assert sort_out([*keys, child(0, 3, 1)], staleness(b1=1, b3=1)).vanished == [keys[0]]
-    assert sort_out([*keys, child(0, 1, 1)], staleness(b1=1)).vanished == []
+    assert classify([*keys, child(0, 3, 1)], staleness(b1=1, b3=1)).vanished == [keys[0]]
+    assert classify([*keys, child(0, 1, 1)], staleness(b1=1)).vanished == []

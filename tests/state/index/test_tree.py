@@ -78,7 +78,7 @@ def test_a_node_that_was_read_is_not_put_where_another_is() -> None:
     assert not tree.attach(missing, leaf_of(missing.key))
     again = tree.find(0, 150)
     assert isinstance(again, Missing)
-    again.parent.is_gone = True
+    again.parent.is_detached = True
     assert not tree.attach(again, leaf_of(again.key))
 
 

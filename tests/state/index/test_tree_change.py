@@ -13,8 +13,8 @@ from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree import Tree
 from bcached.state.index.tree_change import (
     CHILDREN_A_PART,
-    Change,
-    Piece,
+    NewNode,
+    TreeChange,
     install,
     replace_interiors,
     replace_leaves,
@@ -57,9 +57,9 @@ def tree_of(*sizes: int, blocks_used: int = 1) -> tuple[Tree, list[Leaf]]:
     return tree, leaves
 
 
-def carry_out(tree: Tree, change: Change) -> list[Key]:
+def carry_out(tree: Tree, change: TreeChange) -> list[Key]:
     """As store/btree/btree.py does it, without a device; the freeing keys."""
-    change.place(
+    change.assign_buckets(
         [Pointer(0, (100 + number) * BUCKET, 1) for number in range(len(change.pieces))], SHAPE, count(1)
     )
     freeing = change.append.freeing([2] * len(change.append.replaced)) if change.append else []
@@ -80,7 +80,7 @@ def test_a_leaf_that_fits_is_replaced_by_one_and_told_in_one_bset() -> None:
     (freeing,) = carry_out(tree, change)
     assert is_freeing(freeing)
     assert freeing.pointers[0].gen == 2
-    assert leaves[0].is_gone
+    assert leaves[0].is_detached
     root = tree.root
     assert isinstance(root, Interior)
     assert root.replaced == [leaves[0].key, freeing]
@@ -176,7 +176,7 @@ def test_interiors_are_replaced_with_the_children_they_have_then() -> None:
     carry_out(tree, change)
     assert isinstance(tree.root, Interior)
     assert tree.root.children == [leaves[0], leaves[1].key, leaves[2]]
-    assert root.is_gone
+    assert root.is_detached
 
 
 @pytest.mark.parametrize("keys", [0, 1, 62, 63, 300, 1000, 5000])
@@ -199,7 +199,7 @@ def test_every_piece_fits_its_node(keys: int) -> None:
 def test_an_interior_node_with_very_many_children_is_packed_in_parts() -> None:
     keys = [node_key(0, 1000 * number, number) for number in range(1, 1000)] + [node_key(*LAST, 1)]
     interior = Interior(node_key(*LAST, 10), 1, 1, 1, list(keys))
-    piece = Piece(1, LAST, 3 * len(keys), children=[(interior, index) for index in range(len(keys))])
+    piece = NewNode(1, LAST, 3 * len(keys), children=[(interior, index) for index in range(len(keys))])
     parts = list(piece.packed())
     assert b"".join(parts) == pack_keys(tuple(keys))
     assert len(parts) == -(-len(keys) // CHILDREN_A_PART)

@@ -324,7 +324,7 @@ async def test_a_change_waits_for_buckets_while_others_go_on() -> None:
     assert len(asked) == 1
     assert asked[0][1] == 0, "one for one, be it with its parent"
     assert seen[0]
-    assert leaf.is_gone
+    assert leaf.is_detached
     await story.check_memory()
     await story.check_device()
 
@@ -344,8 +344,8 @@ async def test_where_the_tree_may_not_grow_a_leaf_gets_full_and_one_too_full_wai
     await story.btree.write_all()
     assert isinstance(tree.root, Leaf)
     assert tree.root.is_clean
-    assert not tree.overfull
-    while not tree.overfull:
+    assert not tree.oversize
+    while not tree.oversize:
         await story.insert(story.some_key(sectors=SECTORS, size_max=2))
     assert tree.root in tree.wanted
 
@@ -356,6 +356,6 @@ async def test_where_the_tree_may_not_grow_a_leaf_gets_full_and_one_too_full_wai
     story.buckets.wait_for = wait_for  # type: ignore[method-assign]
     await story.btree.write_wanted()
     assert tree.root.level == 1
-    assert not tree.overfull
+    assert not tree.oversize
     await story.check_memory()
     await story.check_device()
