@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 INODE_MAX = (1 << 20) - 1
-OFFSET_MAX = 1 << 62  # so that an extent's end stays below bcache's 2^63 - 1
+OFFSET_MAX = 1 << 62  # of a client's extent: its end stays far below the format's END_MAX, 2^63 - 1
 KEY_SECTORS_MAX = (1 << 16) - 1
 POINTERS_MAX = 6  # a 3-bit count, and at most eight words a key
 

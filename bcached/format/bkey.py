@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from bcached.errors import BadField
 from bcached.format.bits import BitField
 from bcached.format.checksum import Buffer
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, KEY_SECTORS_MAX, POINTERS_MAX, Key, Pointer
 
 HIGH_BIT = BitField(63, 1)
 KEY_PTRS = BitField(60, 3)
@@ -33,10 +33,7 @@ PTR_GEN = BitField(0, 8)
 WORD_BYTES = 8
 HEAD_WORDS = 2
 PADDED_KEY_BYTES = 64  # BKEY_PADDED: the space of a key in a journal entry's header
-POINTERS_MAX = PADDED_KEY_BYTES // WORD_BYTES - HEAD_WORDS
-OFFSET_MAX = (1 << 63) - 1  # positions are compared by their signed difference
-INODE_MAX = KEY_INODE.limit
-SECTORS_MAX = KEY_SIZE.limit
+END_MAX = (1 << 63) - 1  # kernel: MAX_KEY_OFFSET; positions are compared by their signed difference
 CHECK_DEVICE = PTR_DEV.limit  # PTR_CHECK_DEV
 
 # Keys are packed and parsed by the million: their fields are extracted inline, not by calls.
@@ -44,12 +41,16 @@ DEVICE_SHIFT = PTR_DEV.shift
 SECTOR_SHIFT, SECTOR_LIMIT = PTR_OFFSET.shift, PTR_OFFSET.limit
 GEN_LIMIT = PTR_GEN.limit
 assert PTR_GEN.shift == KEY_INODE.shift == 0
+assert KEY_INODE.limit == INODE_MAX
+assert KEY_SIZE.limit == KEY_SECTORS_MAX
+assert (HEAD_WORDS + POINTERS_MAX) * WORD_BYTES == PADDED_KEY_BYTES
+assert KEY_INODE.limit == INODE_MAX
+assert KEY_SIZE.limit == KEY_SECTORS_MAX
+assert (HEAD_WORDS + POINTERS_MAX) * WORD_BYTES == PADDED_KEY_BYTES
 COUNT_SHIFT, COUNT_LIMIT = KEY_PTRS.shift, KEY_PTRS.limit
 SIZE_SHIFT = KEY_SIZE.shift
 HIGH_MASK, DIRTY_MASK, CSUM_MASK = HIGH_BIT.mask, KEY_DIRTY.mask, KEY_CSUM.mask
 
-ZERO = Key(inode=0, offset=0, sectors=0, dirty=False, pointers=())
-MAX = Key(inode=INODE_MAX, offset=OFFSET_MAX, sectors=0, dirty=False, pointers=())
 NAME = "key"
 
 
@@ -84,7 +85,7 @@ def key_words(key: Key) -> int:
 def pack_key(key: Key) -> bytes:
     """The bytes of a key."""
     assert len(key.pointers) <= POINTERS_MAX
-    assert 0 <= key.end <= OFFSET_MAX
+    assert 0 <= key.end <= END_MAX
     high = head_word(key.inode, key.sectors, key.dirty, len(key.pointers))
     words = [high, key.end, *map(pointer_word, key.pointers)]
     return struct.pack(f"<{len(words)}Q", *words)
@@ -93,14 +94,14 @@ def pack_key(key: Key) -> bytes:
 def head_word(inode: int, sectors: int, dirty: bool, pointer_count: int) -> int:
     """The high word of a key."""
     assert 0 <= inode <= INODE_MAX
-    assert 0 <= sectors <= SECTORS_MAX
+    assert 0 <= sectors <= KEY_SECTORS_MAX
     head = HIGH_MASK | pointer_count << COUNT_SHIFT | sectors << SIZE_SHIFT | inode
     return head | DIRTY_MASK if dirty else head
 
 
 def key_of_words(head: int, end: int, words: Sequence[int]) -> Key:
     """The key of a high word, an end and pointer words that are known to be good."""
-    sectors = head >> SIZE_SHIFT & SECTORS_MAX
+    sectors = head >> SIZE_SHIFT & KEY_SECTORS_MAX
     if len(words) == 1:  # nearly all keys: saves a call
         (word,) = words
         pointer = Pointer(
@@ -136,7 +137,7 @@ def pack_keys(keys: tuple[Key, ...]) -> bytes:
         pointers = key.pointers
         assert len(pointers) <= POINTERS_MAX
         end = key.end
-        assert 0 <= end <= OFFSET_MAX
+        assert 0 <= end <= END_MAX
         words += (head_word(key.inode, key.sectors, key.dirty, len(pointers)), end)
         words += map(pointer_word, pointers)
     return struct.pack(f"<{len(words)}Q", *words)
@@ -160,7 +161,7 @@ def _key_at(words: tuple[int, ...], index: int, where: str) -> Key:
     count = high >> COUNT_SHIFT & COUNT_LIMIT
     first = index + HEAD_WORDS
     whole = first + count <= len(words)
-    if not (whole and count <= POINTERS_MAX and high & CSUM_MASK == 0 and 0 <= end <= OFFSET_MAX):
+    if not (whole and count <= POINTERS_MAX and high & CSUM_MASK == 0 and 0 <= end <= END_MAX):
         raise _bad_key(words, index, where)
     return key_of_words(high, end, words[first : first + count])
 
@@ -181,7 +182,7 @@ def _bad_key(words: tuple[int, ...], index: int, where: str) -> BadField:
         return BadField(NAME, f"{here}, pointers", f"at most {left - HEAD_WORDS} to the end", count)
     if KEY_CSUM.get(high):
         return BadField(NAME, f"{here}, csum", 0, KEY_CSUM.get(high))
-    return BadField(NAME, f"{here}, offset", f"at most {OFFSET_MAX:#x}", f"{end:#x}")
+    return BadField(NAME, f"{here}, offset", f"at most {END_MAX:#x}", f"{end:#x}")
 
 
 def check_extent(key: Key, bounds: Bounds, where: str) -> None:

@@ -19,8 +19,8 @@ from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.bkey import WORD_BYTES, pack_keys, parse_keys, pointer_word
 from bcached.format.checksum import Buffer, crc64_seeded, crc64_we
 from bcached.format.magic import BSET
-from bcached.format.sizes import SECTOR_BYTES
 from bcached.keys import Key
+from bcached.units import SECTOR_BYTES
 
 HEADER = struct.Struct("<QQQII")
 assert HEADER.size == 32

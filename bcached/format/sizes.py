@@ -1,6 +1,7 @@
 """Sizes that follow from the size of a bucket: of metadata, btree nodes and the uuid table."""
 
-SECTOR_BYTES = 512
+from bcached.units import SECTOR_BYTES
+
 PAGE_BYTES = 4096  # the kernel's page on x86; it refuses larger blocks, so bcached makes none
 METADATA_BYTES_MAX = 4 << 20
 NODE_PAGES = 64  # bcache's first node size, kept for buckets up to 1 MiB

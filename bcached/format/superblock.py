@@ -12,7 +12,7 @@ from uuid import UUID
 from bcached.format.checksum import Buffer, crc64_we
 from bcached.format.label import pack_label, parse_label
 from bcached.format.magic import SUPERBLOCK_MAGIC, set_magic_of
-from bcached.format.sizes import JOURNAL_BUCKETS_MAX, SECTOR_BYTES
+from bcached.format.sizes import JOURNAL_BUCKETS_MAX
 from bcached.format.superblock_fields import (
     CACHE_VERSIONS,
     CSUM,
@@ -31,6 +31,7 @@ from bcached.format.superblock_fields import (
     NotWhole,
     unpack,
 )
+from bcached.units import SECTOR_BYTES
 
 __all__ = [
     "COPY_SECTOR",

@@ -28,8 +28,8 @@ from bcached.format.sizes import (
     BUCKET_SECTORS_MIN,
     JOURNAL_BUCKETS_MAX,
     MEMBERS_MAX,
-    SECTOR_BYTES,
 )
+from bcached.units import SECTOR_BYTES
 
 SUPERBLOCK_SECTOR = 8
 SUPERBLOCK_BYTES = 4096

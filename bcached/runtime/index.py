@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Container, Sequence
 
 from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, RequestError
 from bcached.format import bkey
-from bcached.format.bkey import HEAD_WORDS, SECTORS_MAX
-from bcached.keys import OFFSET_MAX, Key
+from bcached.format.bkey import HEAD_WORDS
+from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, Key
 from bcached.runtime.index_writer import IndexWriter, as_device_failed, spans_of, words_of
 from bcached.runtime.services import Services
 from bcached.state.accounting.index_health import IndexHealth, names_data
@@ -39,7 +39,7 @@ class Index:
         self._services = services
         block_sectors = sectors.caches[0].geometry.block_sectors
         # The longest deletion: a key's most sectors, in whole blocks.
-        self._deletion_sectors = SECTORS_MAX // block_sectors * block_sectors
+        self._deletion_sectors = KEY_SECTORS_MAX // block_sectors * block_sectors
         # An existing key may take two deletions.
         self._dropped_at_once = min(DROPPED_KEYS, self._journal.commit_words // (2 * HEAD_WORDS))
         self._deletion_words = self._dropped_at_once * 2 * HEAD_WORDS
@@ -238,11 +238,11 @@ class Index:
     async def _leaves_of(self, inode: int) -> AsyncIterator[Leaf]:
         """Yields the leaves that may hold keys of an inode, in order, each valid until the next await."""
         start = 0
-        while start < bkey.OFFSET_MAX:
+        while start < bkey.END_MAX:
             with as_device_failed(self._services):
                 leaf = await self.btree.leaf_at(inode, start)
             yield leaf
-            start = min(leaf.end_within(inode), bkey.OFFSET_MAX)
+            start = min(leaf.end_within(inode), bkey.END_MAX)
             await asyncio.sleep(0)  # all may be in memory, so that no await suspends
 
     async def drop_volume(self, inode: int, timeout_s: float) -> None:
@@ -251,9 +251,9 @@ class Index:
         NoFreeBuckets if there is no progress for timeout_s; some keys are dropped then.
         """
         start = 0
-        while start < bkey.OFFSET_MAX:
+        while start < bkey.END_MAX:
             await self.changes.make_ready([(inode, start, start + 1)], self._deletion_words, timeout_s)
-            deletions, start = self._deletions(inode, start, bkey.OFFSET_MAX)
+            deletions, start = self._deletions(inode, start, bkey.END_MAX)
             if deletions:
                 self.changes.change(deletions)
             await asyncio.sleep(0)

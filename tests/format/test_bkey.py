@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from bcached.errors import BadField, FormatError
 from bcached.format.bkey import (
     CHECK_DEVICE,
-    MAX,
-    OFFSET_MAX,
-    ZERO,
+    END_MAX,
     Bounds,
     check_extent,
     check_node_key,
@@ -24,10 +22,12 @@ from bcached.format.bkey import (
     parse_pointer,
     pointer_word,
 )
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 from instruments.samples.format_samples import EXTENT, ROOT_KEY, UUID_KEY, keys
 
 BOUNDS = Bounds(bucket_sectors=1024, first_bucket=1, bucket_counts=(600, 700))
+ZERO = Key(inode=0, offset=0, sectors=0, dirty=False, pointers=())
+MAX = Key(inode=INODE_MAX, offset=END_MAX, sectors=0, dirty=False, pointers=())
 EXTENT_HEX = "0000800010000090 a81a020000000000 0180200000000000"
 
 
@@ -39,10 +39,10 @@ def extent(sector: int, sectors: int = 8, device: int = 0, offset: int = 100) ->
     ("key", "words"),
     [
         (UUID_KEY, [0x9000000040000000, 0, 0x580001]),
-        (ROOT_KEY, [0x90000000200FFFFF, OFFSET_MAX, 0x540001]),
+        (ROOT_KEY, [0x90000000200FFFFF, END_MAX, 0x540001]),
         (EXTENT, [0x9000001000800000, 0x21AA8, 0x208001]),
         (ZERO, [1 << 63, 0]),
-        (MAX, [1 << 63 | 0xFFFFF, OFFSET_MAX]),
+        (MAX, [1 << 63 | 0xFFFFF, END_MAX]),
         (Key(7, 0, 65535, False, ()), [1 << 63 | 0xFFFF << 20 | 7, 65535]),  # a deletion
         (
             Key(7, 8, 8, False, (Pointer(CHECK_DEVICE, 0, 0),)),  # a miss that is being filled

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_key, pointer_word
+from bcached.format.bkey import END_MAX, pack_key, pointer_word
 from bcached.format.bset import Bset, claimed_keys, is_last_bset, pack_bset, parse_node, read_bsets
 from bcached.format.checksum import crc64_we
 from bcached.format.magic import set_magic_of
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 from instruments.samples.format_samples import EXTENT, ROOT_KEY, SET_MAGIC, flipped, keys, sealed, with_field
 
 SEQ = 0x1111111111111111
@@ -49,7 +49,7 @@ def test_the_known_checksums(keys_in_it: tuple[Key, ...], checksum: int) -> None
 
 def test_the_checksum_begins_with_the_node_s_place_and_gen() -> None:
     raw = node(Bset(SEQ, (EXTENT,)))
-    elsewhere = Key(INODE_MAX, OFFSET_MAX - 512, 512, False, (Pointer(0, 21504, 2),))
+    elsewhere = Key(INODE_MAX, END_MAX - 512, 512, False, (Pointer(0, 21504, 2),))
     with pytest.raises(BadChecksum):
         parse_node(raw, elsewhere, SET_MAGIC, 4096)
 
@@ -165,14 +165,14 @@ def test_a_node_full_to_the_last_byte_is_read() -> None:
 
 @given(st.binary(max_size=600), st.integers(1, 3))
 def test_random_bytes_are_refused(junk: bytes, sectors: int) -> None:
-    key = Key(INODE_MAX, OFFSET_MAX - sectors, sectors, False, ROOT_KEY.pointers)
+    key = Key(INODE_MAX, END_MAX - sectors, sectors, False, ROOT_KEY.pointers)
     with pytest.raises(FormatError):
         parse_node(junk.ljust(sectors * 512, b"\0"), key, SET_MAGIC, 512)
 
 
 @given(st.integers(8, 32 + 47), st.binary(min_size=1, max_size=24))
 def test_whatever_is_sealed_is_read_or_refused_cleanly(at: int, junk: bytes) -> None:
-    key = Key(INODE_MAX, OFFSET_MAX - 2, 2, False, ROOT_KEY.pointers)
+    key = Key(INODE_MAX, END_MAX - 2, 2, False, ROOT_KEY.pointers)
     raw = node(Bset(SEQ, (EXTENT, SECOND)), block_bytes=512, node_bytes=1024)
     raw[at : at + len(junk)] = junk
     words = int.from_bytes(raw[28:32], "little")

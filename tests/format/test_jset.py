@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_padded_key
+from bcached.format.bkey import END_MAX, pack_padded_key
 from bcached.format.jset import (
     JSET_BYTES,
     JSET_BYTES_MAX,
@@ -19,7 +19,7 @@ from bcached.format.jset import (
     trace_entries,
 )
 from bcached.format.magic import set_magic_of
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 from instruments.samples.format_samples import (
     ENTRY,
     ENTRY_WITH_KEY,
@@ -215,7 +215,7 @@ def test_a_bucket_the_kernel_wrote_is_read() -> None:
     newest = placed[-1].entry
     assert newest.last_seq == 252
     assert newest.level == 0
-    assert newest.root == Key(INODE_MAX, OFFSET_MAX - 128, 128, False, (Pointer(0, 1408, 1),))
+    assert newest.root == Key(INODE_MAX, END_MAX - 128, 128, False, (Pointer(0, 1408, 1),))
     assert newest.uuid_bucket == Key(0, -128, 128, False, (Pointer(0, 3456, 1),))
     assert newest.prio_heads == (17, 0, 0, 0, 0, 0, 0, 0)
     assert newest.keys[-1] == Key(0, 68027, 74, False, ())

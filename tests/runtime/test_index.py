@@ -230,13 +230,13 @@ async def test_a_volume_goes_with_its_keys(tmp_path: Path) -> None:
 async def test_a_volume_s_keys_go_that_lie_beyond_what_clients_may_name(tmp_path: Path) -> None:
     async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
         index = story.cache_set.index
-        for offset in (OFFSET_MAX, bkey.OFFSET_MAX - 8):
+        for offset in (OFFSET_MAX, bkey.END_MAX - 8):
             ((key,),) = await story.cache_set.allocate(story.holder, [extent(8)], 1.0)
             index._commit(story.holder, [Key(0, offset, 8, True, key.pointers)])
         assert await index.dirty_sectors(0) == 16
         await story.cache_set.delete_volume(0, force=True)
         assert await story.cache_set.create_volume("again") == 0
-        assert (await story.cache_set.lookups.lookup(0, 0, bkey.OFFSET_MAX)).keys == []
+        assert (await story.cache_set.lookups.lookup(0, 0, bkey.END_MAX)).keys == []
 
 
 @in_virtual_time

@@ -24,20 +24,21 @@ class LiveSectors:
         self.on_stale_dirty: Callable[[Key], None] = lambda _: None
         self.cleaned_seq = 0  # the newest entry that removed dirty data, or marked it clean
         self._caches = caches
+        self._bucket_of = caches[0].geometry.bucket_of  # all members have buckets of one size
 
     def came(self, key: Key) -> None:
         """Count a key that was added to the index."""
-        caches = self._caches
+        caches, bucket_of = self._caches, self._bucket_of
         for pointer in key.pointers:
             if pointer.device < len(caches):
                 cache = caches[pointer.device]
-                bucket = cache.geometry.bucket_of(pointer.sector)
+                bucket = bucket_of(pointer.sector)
                 if cache.table.gens[bucket] == pointer.gen:
                     cache.count_in(bucket, key.sectors, key.dirty)
 
     def went(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""
-        caches = self._caches
+        caches, bucket_of = self._caches, self._bucket_of
         marking = self.marking
         for key in keys:
             is_stale = False
@@ -46,7 +47,7 @@ class LiveSectors:
             for pointer in key.pointers:
                 if pointer.device < len(caches):
                     cache = caches[pointer.device]
-                    bucket = cache.geometry.bucket_of(pointer.sector)
+                    bucket = bucket_of(pointer.sector)
                     if marking is not None:
                         marking(pointer.device, bucket, pointer.gen)
                     if cache.table.gens[bucket] == pointer.gen:

@@ -15,11 +15,11 @@ from bcached.format.bkey import (
     COUNT_LIMIT,
     COUNT_SHIFT,
     CSUM_MASK,
+    END_MAX,
     HEAD_WORDS,
     KEY_INODE,
     KEY_PTRS,
     KEY_SIZE,
-    OFFSET_MAX,
     PTR_DEV,
     PTR_OFFSET,
     WORD_BYTES,
@@ -142,7 +142,7 @@ def _is_plain(columns: Columns, bounds: Bounds) -> bool:
     """Whether each key has one valid pointer, or none."""
     heads = columns.heads
     counts, sizes = KEY_PTRS.of_column(heads), KEY_SIZE.of_column(heads)
-    if (counts > 1).any() or (heads & np.uint64(CSUM_MASK)).any() or (columns.ends > OFFSET_MAX).any():
+    if (counts > 1).any() or (heads & np.uint64(CSUM_MASK)).any() or (columns.ends > END_MAX).any():
         return False
     if (columns.ends.astype(np.int64) < sizes).any():
         return False

@@ -8,16 +8,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from bcached.format.bkey import (
-    HEAD_WORDS,
-    KEY_DIRTY,
-    KEY_PTRS,
-    KEY_SIZE,
-    PTR_OFFSET,
-    SECTORS_MAX,
-    key_of_words,
-)
-from bcached.keys import Key
+from bcached.format.bkey import HEAD_WORDS, KEY_DIRTY, KEY_PTRS, KEY_SIZE, PTR_OFFSET, key_of_words
+from bcached.keys import KEY_SECTORS_MAX, Key
 
 SIZE_SHIFT, SIZE_LIMIT = KEY_SIZE.shift, KEY_SIZE.limit
 COUNT_SHIFT, COUNT_LIMIT = KEY_PTRS.shift, KEY_PTRS.limit
@@ -122,7 +114,7 @@ class Run:
             if column[place] + step != word or (word >> SECTOR_SHIFT & SECTOR_LIMIT) % bucket_sectors == 0:
                 return False
         more = head >> SIZE_SHIFT & SIZE_LIMIT
-        if sectors + more > SECTORS_MAX:
+        if sectors + more > KEY_SECTORS_MAX:
             return False
         self.heads[place] = ours + (more << SIZE_SHIFT)
         self.ends[place] += more

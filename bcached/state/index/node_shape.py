@@ -7,8 +7,9 @@ they fit in fewer nodes filled to two thirds.
 
 from dataclasses import dataclass
 
-from bcached.format.bkey import HEAD_WORDS, POINTERS_MAX, WORD_BYTES
+from bcached.format.bkey import HEAD_WORDS, WORD_BYTES
 from bcached.format.bset import HEADER
+from bcached.keys import POINTERS_MAX
 from bcached.units import SECTOR_BYTES
 
 CHILD_WORDS = HEAD_WORDS + 1  # a node's key has one pointer

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_key
-from bcached.keys import Key, Pointer
+from bcached.format.bkey import END_MAX, pack_key
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.index.bset_packing import PackedKeys
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import position_of
@@ -24,7 +24,7 @@ from bcached.state.index.node_shape import CHILD_WORDS, NodeShape
 from bcached.state.index.tree import NodePath, Tree
 
 CHILDREN_A_PART = 256  # to be packed per slice: a millisecond
-MAX_POSITION = (INODE_MAX, OFFSET_MAX)
+MAX_POSITION = (INODE_MAX, END_MAX)
 
 
 @dataclass(slots=True, eq=False)

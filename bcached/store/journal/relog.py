@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bcached.format.bkey import HEAD_WORDS, POINTERS_MAX, WORD_BYTES, parse_keys
+from bcached.format.bkey import HEAD_WORDS, WORD_BYTES, parse_keys
+from bcached.keys import POINTERS_MAX
 from bcached.state.index.bset_packing import PackedKeys
 from bcached.state.index.extents import Extents
 

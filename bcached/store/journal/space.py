@@ -14,8 +14,9 @@ space for the next one, and for two more that a power cut interrupts.
 
 from collections.abc import Sequence
 
-from bcached.format.bkey import POINTERS_MAX, WORD_BYTES
+from bcached.format.bkey import WORD_BYTES
 from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
+from bcached.keys import POINTERS_MAX
 from bcached.state.buckets.geometry import Geometry
 
 # Needed keys are in memory. This is enough for a block of new keys in each of 2000 leaves at 4 KiB.

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX
+from bcached.format.bkey import END_MAX
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.sizes import node_sectors, uuid_slots
 from bcached.format.superblock import VERSION_IN_USE
 from bcached.format.uuid_entry import UuidEntry
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
@@ -212,7 +212,7 @@ async def _write_root(member: Member) -> Leaf:
     assert bucket is not None, "the reserve was filled"
     sectors = node_sectors(geometry.bucket_sectors)
     pointer = Pointer(member.device, geometry.sector_of(bucket), member.cache.table.gens[bucket])
-    root = Key(INODE_MAX, OFFSET_MAX - sectors, sectors, False, (pointer,))
+    root = Key(INODE_MAX, END_MAX - sectors, sectors, False, (pointer,))
     seq = secrets.randbits(64) | 1
     raw = pack_bset(Bset(seq, ()), root, member.superblock.set_magic, geometry.block_bytes)
     await member.block_device.write(geometry.byte_of(bucket), raw, durable=True)

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bcached.errors import BadField, FormatError
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, Bounds, check_node_key
+from bcached.format.bkey import END_MAX, Bounds, check_node_key
 from bcached.format.jset import JournalEntry
 from bcached.format.superblock import Superblock
-from bcached.keys import Key
+from bcached.keys import INODE_MAX, Key
 from bcached.store.finding import Finding, Report, Severity, finding_of
 
 STRUCTURE = "node key"
-ROOT_POSITION = (INODE_MAX, OFFSET_MAX)
+ROOT_POSITION = (INODE_MAX, END_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def find_places(
     root = _checked(newest.root, bounds, f"{where}, btree_root", "btree-root", lost, report)
     if root is not None and (root.inode, root.end) != ROOT_POSITION:
         # Kernel: does not check this, and fails when a key beyond it is inserted.
-        problem = f"expected {INODE_MAX}:{OFFSET_MAX}, the end of all keys, found {root.inode}:{root.end}"
+        problem = f"expected {INODE_MAX}:{END_MAX}, the end of all keys, found {root.inode}:{root.end}"
         here = f"{where}, btree_root, position"
         report(Finding("root-position", Severity.FATAL, STRUCTURE, here, problem))
     return Places(table, root)

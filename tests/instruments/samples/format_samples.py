@@ -5,12 +5,12 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX
+from bcached.format.bkey import END_MAX
 from bcached.format.checksum import crc64_seeded, crc64_we
 from bcached.format.jset import JournalEntry
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
 from bcached.format.uuid_entry import UuidEntry
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 
 GIB = 1 << 30
 SUPERBLOCK = Superblock(
@@ -24,7 +24,7 @@ SUPERBLOCK = Superblock(
 )
 SET_MAGIC = SUPERBLOCK.set_magic
 UUID_KEY = Key(0, -1024, 1024, False, (Pointer(0, 22528, 1),))
-ROOT_KEY = Key(INODE_MAX, OFFSET_MAX - 512, 512, False, (Pointer(0, 21504, 1),))
+ROOT_KEY = Key(INODE_MAX, END_MAX - 512, 512, False, (Pointer(0, 21504, 1),))
 EXTENT = Key(0, 137888, 8, True, (Pointer(0, 8320, 1),))
 ENTRY = JournalEntry(1, 1, UUID_KEY, ROOT_KEY, 0, (9, 0, 0, 0, 0, 0, 0, 0))
 ENTRY_WITH_KEY = JournalEntry(2, 1, UUID_KEY, ROOT_KEY, 0, (9, 0, 0, 0, 0, 0, 0, 0), (EXTENT,))
@@ -41,7 +41,7 @@ pointers = st.builds(
 @st.composite
 def keys(draw: st.DrawFn, most_pointers: int = 6) -> Key:
     """Any key the format can hold, deletions, placeholders and keys of nodes included."""
-    end, sectors = draw(st.integers(0, OFFSET_MAX)), draw(st.integers(0, 65535))
+    end, sectors = draw(st.integers(0, END_MAX)), draw(st.integers(0, 65535))
     copies = draw(st.lists(pointers, max_size=most_pointers))
     inode = draw(st.integers(0, INODE_MAX))
     return Key(inode, end - sectors, sectors, draw(st.booleans()), tuple(copies))

@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 
 from bcached.device import MemoryDevice
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX
+from bcached.format.bkey import END_MAX
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.jset import JournalEntry
 from bcached.format.prio_set import PrioSet
@@ -24,14 +24,14 @@ from bcached.format.superblock import (
     journal_bucket_count_for,
 )
 from bcached.format.uuid_entry import UuidEntry, pack_table
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.store.member import geometry_of
 
 SECTOR = 512
 SET_UUID = UUID(int=0x5E7_0000_0000_0000_0000_0000_0000_0001)
 PLAIN = UuidEntry(UUID(int=0x10), "plain")
 FLASH = UuidEntry(UUID(int=0x11), "flash", flash_only=True, sectors=1 << 16)
-MAX_POSITION = (INODE_MAX, OFFSET_MAX)
+MAX_POSITION = (INODE_MAX, END_MAX)
 Keys = Sequence[Key]
 
 

@@ -14,11 +14,11 @@ from uuid import UUID
 import numpy as np
 
 from bcached.device import MemoryDevice
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, Bounds
+from bcached.format.bkey import END_MAX, Bounds
 from bcached.format.bset import Bset, pack_bset, parse_node
 from bcached.format.sizes import node_sectors
 from bcached.format.superblock import Superblock
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.check_counts import Census
 from bcached.state.accounting.opening_counts import Recount
 from bcached.state.buckets.gens import behind
@@ -227,7 +227,7 @@ class IndexStory:
         buckets = ToyBuckets(bucket_sectors, rng)
         (pointer,) = buckets.take(1, 1) or []
         sectors = sectors or node_sectors(bucket_sectors)
-        root = Key(INODE_MAX, OFFSET_MAX - sectors, sectors, False, (pointer,))
+        root = Key(INODE_MAX, END_MAX - sectors, sectors, False, (pointer,))
         raw = pack_bset(Bset(rng.getrandbits(64), ()), root, superblock.set_magic, block_sectors * SECTOR)
         await device.write(pointer.sector * SECTOR, raw, durable=True)
         journal = ToyJournal(root, 0, rng)

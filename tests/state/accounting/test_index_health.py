@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX
-from bcached.keys import Key, Pointer
+from bcached.format.bkey import END_MAX
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.index_health import ORPHANS_MAX, IndexHealth, Orphan, Tally, names_data
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import Cache
@@ -36,7 +36,7 @@ def a_leaf(keys: Sequence[Key]) -> Leaf:
     live = Extents()
     for key in keys:
         live.insert(key)
-    return Leaf(Key(INODE_MAX, OFFSET_MAX - 8, 8, False, (at(9),)), 1, 1, live)
+    return Leaf(Key(INODE_MAX, END_MAX - 8, 8, False, (at(9),)), 1, 1, live)
 
 
 @given(
@@ -137,7 +137,7 @@ def test_a_count_that_was_broken_off_changes_nothing() -> None:
 
 
 def test_nodes_have_vanished_as_long_as_a_node_tells_of_them() -> None:
-    child = Key(INODE_MAX, OFFSET_MAX - 8, 8, False, (at(9),))
+    child = Key(INODE_MAX, END_MAX - 8, 8, False, (at(9),))
     parents = [Interior(child, 1, 1, 1, [child]) for _ in range(2)]
     health = IndexHealth(vanished=[(parents[0], 2), (parents[1], 3)])
     assert health.vanished_nodes == 5

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX
-from bcached.keys import Key, Pointer
+from bcached.format.bkey import END_MAX
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.index.extents import NO_LIMIT, Extents
 from bcached.state.index.node import Interior, Leaf, bound_of
 
@@ -19,7 +19,7 @@ def data(start: int, size: int, sector: int = 6400, *, gen: int = 1) -> Key:
 
 
 def a_leaf() -> Leaf:
-    return Leaf(node_key(INODE_MAX, OFFSET_MAX), 7, 1, Extents(merge_within=BUCKET))
+    return Leaf(node_key(INODE_MAX, END_MAX), 7, 1, Extents(merge_within=BUCKET))
 
 
 def test_what_is_inserted_is_unwritten_until_its_write_ends() -> None:
@@ -96,8 +96,8 @@ def test_a_leaf_ends_for_an_inode_where_its_range_says() -> None:
 
 
 def an_interior() -> Interior:
-    children = [node_key(0, 100), node_key(0, 200), node_key(4, 50), node_key(INODE_MAX, OFFSET_MAX)]
-    return Interior(node_key(INODE_MAX, OFFSET_MAX), 1, 9, 1, list(children))
+    children = [node_key(0, 100), node_key(0, 200), node_key(4, 50), node_key(INODE_MAX, END_MAX)]
+    return Interior(node_key(INODE_MAX, END_MAX), 1, 9, 1, list(children))
 
 
 @pytest.mark.parametrize(
@@ -128,4 +128,4 @@ def test_children_are_replaced_by_others_of_the_same_range() -> None:
 
 def test_an_interior_whose_children_end_elsewhere_is_refused() -> None:
     with pytest.raises(AssertionError):
-        Interior(node_key(INODE_MAX, OFFSET_MAX), 1, 9, 1, [node_key(0, 100)])
+        Interior(node_key(INODE_MAX, END_MAX), 1, 9, 1, [node_key(0, 100)])

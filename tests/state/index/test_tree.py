@@ -1,7 +1,7 @@
 """Questions to a tree of which not all is loaded."""
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX
-from bcached.keys import Key, Pointer
+from bcached.format.bkey import END_MAX
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
@@ -9,7 +9,7 @@ from bcached.state.index.tree import Missing, Tree, cut_at
 
 BUCKET = 64
 SHAPE = NodeShape(node_sectors=8, block_bytes=512, bucket_sectors=BUCKET)
-LAST = (INODE_MAX, OFFSET_MAX)
+LAST = (INODE_MAX, END_MAX)
 
 
 def node_key(inode: int, end: int, bucket: int) -> Key:

@@ -4,8 +4,8 @@ from itertools import count
 
 import pytest
 
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, pack_keys, parse_keys
-from bcached.keys import Key, Pointer
+from bcached.format.bkey import END_MAX, pack_keys, parse_keys
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import is_freeing
 from bcached.state.index.node import Interior, Leaf, key_of
@@ -22,7 +22,7 @@ from bcached.state.index.tree_change import (
 
 BUCKET = 64
 SHAPE = NodeShape(node_sectors=4, block_bytes=512, bucket_sectors=BUCKET)  # 188 words in three blocks
-LAST = (INODE_MAX, OFFSET_MAX)
+LAST = (INODE_MAX, END_MAX)
 
 
 def node_key(inode: int, end: int, bucket: int) -> Key:
@@ -162,7 +162,7 @@ def test_neighbours_become_fewer_or_stay() -> None:
     assert len(freeing) == 3
     root = tree.root
     assert isinstance(root, Interior)
-    assert [key_of(child).end for child in root.children] == [3000, OFFSET_MAX]
+    assert [key_of(child).end for child in root.children] == [3000, END_MAX]
     assert len(tree.leaves) == 2
 
 

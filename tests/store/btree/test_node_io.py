@@ -7,10 +7,10 @@ import pytest
 
 from bcached.device import MemoryDevice
 from bcached.errors import BadField, FormatError
-from bcached.format.bkey import INODE_MAX, OFFSET_MAX, Bounds
+from bcached.format.bkey import END_MAX, Bounds
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.sizes import node_sectors
-from bcached.keys import Key, Pointer
+from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START
 from bcached.state.index.node import Interior, Leaf
@@ -24,7 +24,7 @@ from instruments.stories.index_story import ToyBuckets, ToyJournal, bounds_of, m
 
 SUPERBLOCK = superblock_of(8, 1)
 BOUNDS = bounds_of(SUPERBLOCK)
-LAST = (INODE_MAX, OFFSET_MAX)
+LAST = (INODE_MAX, END_MAX)
 
 
 @pytest.mark.parametrize("name", NAMES)
