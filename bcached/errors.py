@@ -94,7 +94,7 @@ class ConfigError(BcachedError):
 
 
 class ConnectionLost(BcachedError):
-    """No daemon, or it is gone; everything the connection held has ended."""
+    """No daemon, or it has stopped; everything the connection held has ended."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: no connection to the daemon: {reason}")

@@ -11,8 +11,8 @@ from bcached.cli.amounts import SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import until_interrupted
-from bcached.cli.session import Session, pass_session
 from bcached.client.client import Client
 from bcached.keys import POINTERS_MAX, Key
 from bcached.units import SECTOR_BYTES, format_size
@@ -41,9 +41,9 @@ from bcached.wire.messages import INTERVAL_MS_MAX
 )
 @click.option("--no-wait", is_flag=True, help="Fail at once if no bucket is free.")
 @click.option("--hold", is_flag=True, help="Keep the reservation until Ctrl-C or SIGTERM.")
-@pass_session
+@pass_options
 def allocate(
-    session: Session,
+    options: GlobalOptions,
     inode: int,
     offset: int,
     sectors: int,
@@ -59,7 +59,7 @@ def allocate(
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. The
     reservation ends with the command.
     """
-    with connected(session) as client:
+    with connected(options) as client:
         keys = client.allocate(
             inode,
             offset,
@@ -71,15 +71,15 @@ def allocate(
             timeout_ms=None if timeout is None else round(timeout * 1000),
         )
 
-        def tell() -> None:
-            answer(session, {"keys": keys}, lambda: table(keys))
-            if hold and not session.as_json:
+        def on_connected() -> None:
+            answer(options, {"keys": keys}, lambda: table(keys))
+            if hold and not options.as_json:
                 click.echo("held until Ctrl-C", err=True)
 
         if hold:
-            asyncio.run(until_interrupted(hold_on(client.path, tell)))
+            asyncio.run(until_interrupted(hold_on(client.path, on_connected)))
         else:
-            tell()
+            on_connected()
 
 
 def table(keys: Iterable[Key]) -> Table:
@@ -96,9 +96,9 @@ def table(keys: Iterable[Key]) -> Table:
     return drawn
 
 
-async def hold_on(path: str, tell: Callable[[], None]) -> None:
-    """Call tell, then wait while the daemon runs. Raises ConnectionLost when it stops."""
-    tell()
+async def hold_on(path: str, on_connected: Callable[[], None]) -> None:
+    """Call on_connected, then wait while the daemon runs. Raises ConnectionLost when it stops."""
+    on_connected()
     # The watch ends only with the daemon; its replies are ignored.
     async with Client(path) as client, aclosing(client.watch(INTERVAL_MS_MAX)) as states:
         async for _ in states:

@@ -6,12 +6,12 @@ import click
 import msgspec
 from rich.console import Console, RenderableType
 
-from bcached.cli.session import Session
+from bcached.cli.global_options import GlobalOptions
 
 
-def answer(session: Session, results: object, draw: Callable[[], RenderableType]) -> None:
+def answer(options: GlobalOptions, results: object, draw: Callable[[], RenderableType]) -> None:
     """Print the results as JSON, with the socket's names, or as draw renders them."""
-    if session.as_json:
+    if options.as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(results), indent=2))
         return
     drawn = draw()

@@ -8,8 +8,8 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline import opened, warn_if_used
-from bcached.cli.session import Session, pass_session
 from bcached.format.label import printable_label
 from bcached.store.check.checker import CheckedSet
 from bcached.store.check.key_check import VolumeSectors
@@ -27,8 +27,8 @@ from bcached.units import SECTOR_BYTES, format_size
     + "\n\nExit status, as fsck's: 0 sound, 4 errors found, 8 could not be checked, 16 usage.",
 )
 @click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
-@pass_session
-def check(session: Session, devices: tuple[str, ...]) -> None:
+@pass_options
+def check(options: GlobalOptions, devices: tuple[str, ...]) -> None:
     """Check everything on DEVICE, also one that the kernel wrote, and change nothing.
 
     Name all devices of a set. Reports which structure is wrong, where, and what is lost by it. A set in use
@@ -43,7 +43,7 @@ def check(session: Session, devices: tuple[str, ...]) -> None:
             "being written"
         )
         click.echo(f"bcachectl: {warnings[-1]}", err=True)
-    answer(session, _document(checked, warnings), lambda: "\n".join(_lines(checked)))
+    answer(options, _document(checked, warnings), lambda: "\n".join(_lines(checked)))
     status = FsckStatus.SOUND if checked.findings.sound else FsckStatus.ERRORS_LEFT
     click.get_current_context().exit(status)
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from bcached.cli.session import SOCKET_VARIABLE, Session
+from bcached.cli.global_options import SOCKET_VARIABLE, GlobalOptions
 from bcached.client.blocking import BlockingClient
 from bcached.errors import BcachedError, ConnectionLost
 
@@ -21,11 +21,11 @@ ADVICE = {os.strerror(number): advice for number, advice in WHAT_TO_DO.items()}
 
 
 @contextmanager
-def connected(session: Session) -> Iterator[BlockingClient]:
+def connected(options: GlobalOptions) -> Iterator[BlockingClient]:
     """Yields a connection to the daemon for as long as the block runs."""
     with ExitStack() as stack:
         try:
-            client = stack.enter_context(BlockingClient(session.socket))
+            client = stack.enter_context(BlockingClient(options.socket))
         except ConnectionLost as error:
             advice = ADVICE.get(error.reason)
             raise BcachedError(f"{error}; {advice}" if advice else str(error)) from None

@@ -4,13 +4,13 @@ import click
 
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 
 
 @click.command
-@pass_session
-def explain(session: Session) -> None:
+@pass_options
+def explain(options: GlobalOptions) -> None:
     """Say why allocations wait or fail: what is missing, and what would provide it."""
-    with connected(session) as client:
+    with connected(options) as client:
         lines = client.explain()
-    answer(session, {"lines": lines}, lambda: "\n".join(lines))
+    answer(options, {"lines": lines}, lambda: "\n".join(lines))

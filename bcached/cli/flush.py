@@ -4,13 +4,13 @@ import click
 
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 
 
 @click.command
-@pass_session
-def flush(session: Session) -> None:
+@pass_options
+def flush(options: GlobalOptions) -> None:
     """Make everything durable that any client has committed so far; returns when it is."""
-    with connected(session) as client:
+    with connected(options) as client:
         sequence = client.flush()
-    answer(session, {"sequence": sequence}, lambda: f"all is durable through journal entry {sequence}")
+    answer(options, {"sequence": sequence}, lambda: f"all is durable through journal entry {sequence}")

@@ -4,18 +4,18 @@ import click
 
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 
 
 @click.command
 @click.option("--no-wait", is_flag=True, help="Only request it; do not wait for its end.")
-@pass_session
-def gc(session: Session, no_wait: bool) -> None:
+@pass_options
+def gc(options: GlobalOptions, no_wait: bool) -> None:
     """Collect garbage now: determine which sectors are in use, and which gens the index still holds."""
-    with connected(session) as client:
+    with connected(options) as client:
         client.collect_garbage(wait=not no_wait)
         found = {} if no_wait else client.status().gc_found
-    answer(session, found, lambda: "garbage collection requested" if no_wait else in_words(found))
+    answer(options, found, lambda: "garbage collection requested" if no_wait else in_words(found))
 
 
 def in_words(found: dict[str, int]) -> str:

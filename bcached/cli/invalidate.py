@@ -6,7 +6,7 @@ from bcached.cli.amounts import SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 
 
 @click.command(epilog=examples("bcachectl invalidate 0 0 1G"))
@@ -14,12 +14,12 @@ from bcached.cli.session import Session, pass_session
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option("--lazy", is_flag=True, help="Do not wait until it is durable.")
-@pass_session
-def invalidate(session: Session, inode: int, offset: int, sectors: int, lazy: bool) -> None:
+@pass_options
+def invalidate(options: GlobalOptions, inode: int, offset: int, sectors: int, lazy: bool) -> None:
     """Drop SECTORS of volume INODE from sector OFFSET on, dirty data too, which is then lost.
 
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same.
     """
-    with connected(session) as client:
+    with connected(options) as client:
         dropped = client.invalidate(inode, offset, sectors, durable=not lazy)
-    answer(session, {"sectors": dropped}, lambda: f"{dropped} sectors dropped")
+    answer(options, {"sectors": dropped}, lambda: f"{dropped} sectors dropped")

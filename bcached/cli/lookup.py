@@ -9,7 +9,7 @@ from bcached.cli.amounts import SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES, format_size
 from bcached.wire.messages import FOUND_MAX
@@ -21,17 +21,17 @@ from bcached.wire.messages import FOUND_MAX
 @click.argument("sectors", type=SECTORS)
 @click.option("--limit", type=click.IntRange(1, FOUND_MAX), help="Maximum number of keys.")
 @click.option("--no-touch", is_flag=True, help="Do not count this as use of the buckets found.")
-@pass_session
+@pass_options
 def lookup(
-    session: Session, inode: int, offset: int, sectors: int, limit: int | None, no_touch: bool
+    options: GlobalOptions, inode: int, offset: int, sectors: int, limit: int | None, no_touch: bool
 ) -> None:
     """Print the keys of SECTORS of volume INODE from sector OFFSET on; what no key covers is not cached.
 
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same.
     """
-    with connected(session) as client:
+    with connected(options) as client:
         found = client.lookup(inode, offset, sectors, limit=limit, touch=not no_touch)
-    answer(session, found, lambda: table(found.keys) if found.keys else "nothing there")
+    answer(options, found, lambda: table(found.keys) if found.keys else "nothing there")
     if found.next is not None:
         click.echo(f"there may be more from sector {found.next} on", err=True)
 

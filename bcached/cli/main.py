@@ -11,7 +11,7 @@ import click
 
 from bcached import __version__
 from bcached.cli.examples import examples
-from bcached.cli.session import DEFAULT_SOCKET, SOCKET_VARIABLE, Session
+from bcached.cli.global_options import DEFAULT_SOCKET, SOCKET_VARIABLE, GlobalOptions
 from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import BcachedError, NoFreeBuckets, VolumeInUse
 
@@ -130,7 +130,7 @@ def _fail(message: str) -> NoReturn:
 @click.pass_context
 def bcachectl(context: click.Context, socket: str, as_json: bool) -> None:
     """Format, inspect and administer bcached's cache sets."""
-    context.obj = Session(socket, as_json)
+    context.obj = GlobalOptions(socket, as_json)
 
 
 def main() -> None:

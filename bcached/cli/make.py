@@ -8,7 +8,7 @@ import click
 from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.format.superblock import Replacement
 from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
 from bcached.store.make.request import MakeRequest, Outcome, carry_out
@@ -72,9 +72,9 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
 @click.option(
     "-C", "--cache", is_flag=True, hidden=True, help="For make-bcache's command lines; always implied."
 )
-@pass_session
+@pass_options
 def make(  # noqa: PLR0917 - click passes all by name
-    session: Session,
+    options: GlobalOptions,
     devices: tuple[str, ...],
     bucket: int,
     block: int | None,
@@ -107,7 +107,7 @@ def make(  # noqa: PLR0917 - click passes all by name
     outcome = asyncio.run(carry_out(request))
     for warning in outcome.warnings:
         click.echo(f"bcachectl: {warning}", err=True)
-    answer(session, _document(outcome, dry_run), lambda: _tell(outcome, dry_run))
+    answer(options, _document(outcome, dry_run), lambda: _text(outcome, dry_run))
 
 
 def _document(outcome: Outcome, dry_run: bool) -> dict[str, object]:
@@ -139,7 +139,7 @@ def _member_document(member: PlannedMember, outcome: Outcome) -> dict[str, objec
     }
 
 
-def _tell(outcome: Outcome, dry_run: bool) -> str:
+def _text(outcome: Outcome, dry_run: bool) -> str:
     """Returns the outcome as text: a sentence for each device, and the lines make-bcache prints."""
     lines: list[str] = []
     for member in outcome.layout.members:

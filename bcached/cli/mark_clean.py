@@ -6,7 +6,7 @@ from bcached.cli.amounts import SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 
 
 @click.command("mark-clean", epilog=examples("bcachectl mark-clean 0 0 1G"))
@@ -14,8 +14,8 @@ from bcached.cli.session import Session, pass_session
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option("--lazy", is_flag=True, help="Do not wait until it is durable.")
-@pass_session
-def mark_clean(session: Session, inode: int, offset: int, sectors: int, lazy: bool) -> None:
+@pass_options
+def mark_clean(options: GlobalOptions, inode: int, offset: int, sectors: int, lazy: bool) -> None:
     """Mark the dirty data in SECTORS of volume INODE from sector OFFSET on clean.
 
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. Data
@@ -23,7 +23,7 @@ def mark_clean(session: Session, inode: int, offset: int, sectors: int, lazy: bo
     """
     count, changed = 0, 0
     at: int | None = offset
-    with connected(session) as client:
+    with connected(options) as client:
         while at is not None:
             found = client.lookup(inode, at, offset + sectors - at, touch=False)
             dirty = [key for key in found.keys if key.dirty]
@@ -31,7 +31,7 @@ def mark_clean(session: Session, inode: int, offset: int, sectors: int, lazy: bo
             count += sum(key.sectors for key, is_clean in zip(dirty, cleaned, strict=True) if is_clean)
             changed += cleaned.count(False)
             at = found.next
-    told = f"{count} sectors marked clean" + (
+    text = f"{count} sectors marked clean" + (
         f", {changed} extents have changed meanwhile" if changed else ""
     )
-    answer(session, {"sectors": count, "changed": changed}, lambda: told)
+    answer(options, {"sectors": count, "changed": changed}, lambda: text)

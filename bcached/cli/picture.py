@@ -71,14 +71,14 @@ def lost_in_words(index: IndexState) -> str:
         f"{index.stale_dirty_keys:,} stale dirty keys": index.stale_dirty_keys,
         f"{index.vanished_nodes:,} nodes of the index vanished": index.vanished_nodes,
     }
-    told = [words for words, count in parts.items() if count]
-    return f"{', '.join(told)}: see bcachectl explain" if told else ""
+    named = [words for words, count in parts.items() if count]
+    return f"{', '.join(named)}: see bcachectl explain" if named else ""
 
 
 def counted(numbers: dict[str, int] | dict[str, float]) -> str:
     """Returns the numbers that are not zero, by name."""
-    told = [f"{name} {number:,.0f}" for name, number in numbers.items() if number]
-    return ", ".join(told) or "none"
+    parts = [f"{name} {number:,.0f}" for name, number in numbers.items() if number]
+    return ", ".join(parts) or "none"
 
 
 def pairs(lines: Iterable[tuple[str, str]]) -> Table:

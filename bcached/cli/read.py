@@ -8,7 +8,7 @@ import click
 from bcached.cli.amounts import SECTORS
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.client import BlockingClient, Piece
 from bcached.errors import BcachedError
 from bcached.units import SECTOR_BYTES
@@ -23,8 +23,8 @@ CHUNK_SECTORS = 16384  # in memory at a time
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option("--zeros", is_flag=True, help="Write zeros for sectors that are not cached, rather than fail.")
-@pass_session
-def read(session: Session, inode: int, offset: int, sectors: int, zeros: bool) -> None:
+@pass_options
+def read(options: GlobalOptions, inode: int, offset: int, sectors: int, zeros: bool) -> None:
     """Read SECTORS of volume INODE from sector OFFSET on to standard output.
 
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. Data whose
@@ -32,7 +32,7 @@ def read(session: Session, inode: int, offset: int, sectors: int, zeros: bool) -
     all before it written.
     """
     end = offset + sectors
-    with connected(session) as client:
+    with connected(options) as client:
         for start in range(offset, end, CHUNK_SECTORS):
             until = min(start + CHUNK_SECTORS, end)
             for piece in whole(client, inode, start, until, zeros):

@@ -11,8 +11,8 @@ from bcached.cli.answer import answer
 from bcached.cli.check import finding_document
 from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus, WronglyUsed
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline import opened
-from bcached.cli.session import Session, pass_session
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 from bcached.store.repair.repair import Step, carry_out, check_patched, clear_journal_behind
@@ -62,19 +62,21 @@ class Repair:
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Print what each step would do and lose; change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
-@pass_session
-def repair(session: Session, devices: tuple[str, ...], seq: int | None, dry_run: bool, yes: bool) -> None:
+@pass_options
+def repair(
+    options: GlobalOptions, devices: tuple[str, ...], seq: int | None, dry_run: bool, yes: bool
+) -> None:
     """Repair the set on CACHE (name all its devices), which no daemon may use.
 
     Only the steps that are named are done. Each one first prints what is lost by it.
     """
-    done = asyncio.run(_repair(session, devices, seq, dry_run=dry_run, yes=yes))
-    answer(session, _document(done), lambda: "\n".join(_lines(done)))
+    done = asyncio.run(_repair(options, devices, seq, dry_run=dry_run, yes=yes))
+    answer(options, _document(done), lambda: "\n".join(_lines(done)))
     click.get_current_context().exit(done.status)
 
 
 async def _repair(
-    session: Session, paths: Sequence[str], seq: int | None, *, dry_run: bool, yes: bool
+    options: GlobalOptions, paths: Sequence[str], seq: int | None, *, dry_run: bool, yes: bool
 ) -> Repair:
     changes = seq is not None and not dry_run
     async with opened(paths, to_change=changes) as devices:
@@ -86,18 +88,18 @@ async def _repair(
         done.after = await check_patched(devices, done.before, done.steps)
         if dry_run:
             return done
-        _ask(session, done, yes=yes)
+        _ask(options, done, yes=yes)
         await carry_out(done.before.members, done.steps)
         done.is_done = True
         done.after = await check_set(devices)
     return done
 
 
-def _ask(session: Session, done: Repair, *, yes: bool) -> None:
+def _ask(options: GlobalOptions, done: Repair, *, yes: bool) -> None:
     """Get the user's consent, on a terminal or by --yes."""
     if yes:
         return
-    if session.as_json or not sys.stdin.isatty():
+    if options.as_json or not sys.stdin.isatty():
         raise WronglyUsed(
             "it changes what is on the devices for good: say --yes, or -n to see what it would do"
         )

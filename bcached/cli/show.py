@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import click
 
 from bcached.cli.answer import answer
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.device import FileDevice
 from bcached.errors import BadMagic, FormatError
 from bcached.format.backing_superblock import BackingSuperblock
@@ -39,8 +39,8 @@ class Shown:
 
 @click.command
 @click.argument("device")
-@pass_session
-def show(session: Session, device: str) -> None:
+@pass_options
+def show(options: GlobalOptions, device: str) -> None:
     """Print the superblock of DEVICE, a cache or backing device, in the format of bcache-super-show.
 
     Works while a daemon runs on it.
@@ -51,11 +51,11 @@ def show(session: Session, device: str) -> None:
         shown = asyncio.run(_read(device))
     except BackingDevice as error:
         backing, csum = BackingSuperblock.of(error.raw), error.raw.csum
-        answer(session, _backing_document(backing, csum), lambda: "\n".join(_backing_lines(backing, csum)))
+        answer(options, _backing_document(backing, csum), lambda: "\n".join(_backing_lines(backing, csum)))
         return
     if shown.damage is not None:
         click.echo(f"bcachectl: {shown.damage}; this is its copy at sector {shown.sector}", err=True)
-    answer(session, _document(shown), lambda: "\n".join(_lines(shown)))
+    answer(options, _document(shown), lambda: "\n".join(_lines(shown)))
 
 
 async def _read(path: str) -> Shown:

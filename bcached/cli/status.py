@@ -5,16 +5,16 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.picture import picture
-from bcached.cli.session import Session, pass_session
 
 
 @click.command(
     epilog=examples("bcachectl status", "bcachectl --json status | jq '.state.members[].freelist'")
 )
-@pass_session
-def status(session: Session) -> None:
+@pass_options
+def status(options: GlobalOptions) -> None:
     """Print the set's state: buckets by state, free lists, waits, gens."""
-    with connected(session) as client:
+    with connected(options) as client:
         now = client.status()
-    answer(session, {"state": now}, lambda: picture(now))
+    answer(options, {"state": now}, lambda: picture(now))

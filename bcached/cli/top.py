@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.live import Live
 
 from bcached.cli.daemon import connected
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import until_interrupted
 from bcached.cli.picture import picture
-from bcached.cli.session import Session, pass_session
 from bcached.client.client import Client
 from bcached.wire.messages import State
 
@@ -25,15 +25,15 @@ from bcached.wire.messages import State
     metavar="SECONDS",
     help="Seconds between updates.",
 )
-@pass_session
-def top(session: Session, interval: float) -> None:
+@pass_options
+def top(options: GlobalOptions, interval: float) -> None:
     """Show the set's state, live, until Ctrl-C. Without a terminal, or with --json, use status."""
     console = Console(highlight=False)
-    if session.as_json or not console.is_terminal:
+    if options.as_json or not console.is_terminal:
         raise click.UsageError("top needs a terminal; bcachectl status prints the same once, also as --json")
     with (
         suppress(KeyboardInterrupt),
-        connected(session) as client,
+        connected(options) as client,
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
         # All in one run of the loop: between two runs, Ctrl-C would hit it where it cannot clean up.

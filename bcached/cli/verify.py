@@ -4,16 +4,16 @@ import click
 
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.errors import BcachedError
 
 
 @click.command
-@pass_session
-def verify(session: Session) -> None:
+@pass_options
+def verify(options: GlobalOptions) -> None:
     """Check every invariant of the allocator now. Each violation is a line; the exit status is 1 if any."""
-    with connected(session) as client:
+    with connected(options) as client:
         violations = client.verify()
-    answer(session, {"violations": violations}, lambda: "\n".join(violations) or "all invariants hold")
+    answer(options, {"violations": violations}, lambda: "\n".join(violations) or "all invariants hold")
     if violations:
-        raise BcachedError(f"verify at {session.socket}: expected no violation, found {len(violations)}")
+        raise BcachedError(f"verify at {options.socket}: expected no violation, found {len(violations)}")

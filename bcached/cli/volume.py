@@ -12,7 +12,7 @@ from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.units import SECTOR_BYTES, format_size
 from bcached.wire.messages import Orphan, Volume
 
@@ -23,10 +23,10 @@ def volume() -> None:
 
 
 @volume.command("list")
-@pass_session
-def list_volumes(session: Session) -> None:
+@pass_options
+def list_volumes(options: GlobalOptions) -> None:
     """List all volumes of the set, and the inodes without a volume that still have keys."""
-    with connected(session) as client:
+    with connected(options) as client:
         volumes, orphans = client.list_volumes(), client.list_orphans()
 
     def drawn() -> RenderableType:
@@ -35,7 +35,7 @@ def list_volumes(session: Session) -> None:
             parts += ["", "keys under inodes without a volume:", orphan_table(orphans)]
         return Group(*parts)
 
-    answer(session, {"volumes": volumes, "orphans": orphans}, drawn)
+    answer(options, {"volumes": volumes, "orphans": orphans}, drawn)
 
 
 def table(volumes: Iterable[Volume]) -> Table:
@@ -73,23 +73,23 @@ def orphan_table(orphans: Iterable[Orphan]) -> Table:
     help="Make it flash-only: a block device of that size to the kernel, whose data is nowhere else.",
 )
 @click.option("--uuid", type=click.UUID, help="The backing device that the kernel may attach to it.")
-@pass_session
-def create(session: Session, label: str, size: int | None, uuid: UUID | None) -> None:
+@pass_options
+def create(options: GlobalOptions, label: str, size: int | None, uuid: UUID | None) -> None:
     """Create a volume and print its inode. Durable when the command returns."""
-    with connected(session) as client:
+    with connected(options) as client:
         inode = client.create_volume(label, sectors=size, uuid=None if uuid is None else str(uuid))
-    answer(session, {"inode": inode}, lambda: str(inode))
+    answer(options, {"inode": inode}, lambda: str(inode))
 
 
 @volume.command
 @click.argument("inode", type=click.IntRange(min=0))
 @click.option("--force", is_flag=True, help="Even if it holds dirty data, which is then lost.")
-@pass_session
-def delete(session: Session, inode: int, force: bool) -> None:
+@pass_options
+def delete(options: GlobalOptions, inode: int, force: bool) -> None:
     """Delete a volume: its reservations end, its keys are dropped, its inode is free.
 
     Also for the keys under an inode without a volume (`volume list` prints those).
     """
-    with connected(session) as client:
+    with connected(options) as client:
         client.delete_volume(inode, force=force)
-    answer(session, {}, lambda: f"volume {inode} deleted")
+    answer(options, {}, lambda: f"volume {inode} deleted")

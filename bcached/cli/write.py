@@ -8,7 +8,7 @@ from bcached.cli.amounts import SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.keys import POINTERS_MAX
 from bcached.units import SECTOR_BYTES
 
@@ -35,9 +35,9 @@ CHUNK_BYTES = 8 << 20  # in memory at a time
     type=click.IntRange(min=0),
     help="Writers with the same number share buckets; default: the process id.",
 )
-@pass_session
+@pass_options
 def write(
-    session: Session,
+    options: GlobalOptions,
     inode: int,
     offset: int,
     dirty: bool | None,
@@ -50,7 +50,7 @@ def write(
     OFFSET is sectors of 512 bytes, or a size with a suffix: 8 and 4k are the same. The last block is padded
     with zeros. Each piece of at most 8 MiB is committed atomically: if something fails, whole or not at all.
     """
-    with connected(session) as client:
+    with connected(options) as client:
         block_bytes = client.description.devices[0].block_sectors * SECTOR_BYTES
         at, byte_count = offset, 0
         chunk_bytes = min(CHUNK_BYTES, client.atomic_bytes(replicas or 1))
@@ -71,4 +71,4 @@ def write(
             byte_count += len(chunk)
             chunk = following
     written = {"inode": inode, "offset": offset, "sectors": at - offset, "bytes": byte_count}
-    answer(session, written, lambda: f"{byte_count} bytes written to {at - offset} sectors from {offset} on")
+    answer(options, written, lambda: f"{byte_count} bytes written to {at - offset} sectors from {offset} on")

@@ -4,13 +4,13 @@ import click
 
 from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
-from bcached.cli.session import Session, pass_session
+from bcached.cli.global_options import GlobalOptions, pass_options
 
 
 @click.command("write-prios")
-@pass_session
-def write_prios(session: Session) -> None:
+@pass_options
+def write_prios(options: GlobalOptions) -> None:
     """Write the prios and gens of all buckets now; returns when they are durable."""
-    with connected(session) as client:
+    with connected(options) as client:
         client.write_priorities()
-    answer(session, {}, lambda: "prios and gens are durable")
+    answer(options, {}, lambda: "prios and gens are durable")

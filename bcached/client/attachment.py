@@ -27,10 +27,10 @@ class Connected(Protocol):
     """The connection of either client."""
 
     @property
-    def stands(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether it is open, according to the kernel."""
 
-    def tell(self, message: bytes) -> None:
+    def send_oneway(self, message: bytes) -> None:
         """Send what is not answered."""
 
 
@@ -85,10 +85,10 @@ class Attachment:
         return self._pid not in (0, os.getpid())
 
     @property
-    def stands(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the connection is open and belongs to this process."""
         mine = self._is_open and os.getpid() == self._pid
-        return mine and self.connected is not None and self.connected.stands
+        return mine and self.connected is not None and self.connected.is_connected
 
     # Beginning and end
 
@@ -113,8 +113,8 @@ class Attachment:
     def settle(self) -> None:
         """Release what is unused after the end of the connection or of the last transfer."""
         with self._lock:
-            if self._lease is not None and not self._writes and not self.stands:
-                self._lease.let_go()
+            if self._lease is not None and not self._writes and not self.is_connected:
+                self._lease.release()
             if self._is_closed and not self._writes and not self._reads and self._description is not None:
                 self.data.close()
                 self.gens = None  # unmapped when no check refers to it any more
@@ -122,7 +122,7 @@ class Attachment:
     def end_in_child(self) -> None:
         """In a child process: close its copies, which does not affect the parent's lock and files."""
         if self._lease is not None:
-            self._lease.let_go()
+            self._lease.release()
         self.data.close()
 
     @property
@@ -145,7 +145,7 @@ class Attachment:
         """Register a write; raises ConnectionLost without a lease. end_write() follows its return."""
         self.check()
         with self._lock:
-            may_write = self.stands and self._lease is not None and self._lease.is_held
+            may_write = self.is_connected and self._lease is not None and self._lease.is_held
             if may_write:
                 self._writes.add(write)
         if not may_write:
@@ -170,10 +170,10 @@ class Attachment:
         if self._is_closed and not self._reads:
             self.settle()
 
-    def tell(self, message: bytes) -> None:
+    def send_oneway(self, message: bytes) -> None:
         """Send a oneway request, if the connection is open and ours."""
         if self._is_open and not self.is_foreign and self.connected is not None:
-            self.connected.tell(message)
+            self.connected.send_oneway(message)
 
     # Gens
 
@@ -186,4 +186,4 @@ class Attachment:
     def current(self, gens: Gens, key: Key, since: Instant) -> tuple[Pointer, ...]:
         """Returns the key's pointers that are valid now, if it was valid then. Call it after the read."""
         good = gens.current(key, since)
-        return good if self.stands else ()
+        return good if self.is_connected else ()

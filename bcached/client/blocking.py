@@ -23,7 +23,7 @@ T = TypeVar("T")
 WORTH_THREADS_BYTES = 1 << 19  # smaller transfers end before threads have started
 
 
-def _asked(
+def _calls(
     verb: Callable[Concatenate[Attachment, P], Call[T]],
 ) -> "Callable[Concatenate[BlockingClient, P], T]":
     @functools.wraps(verb)
@@ -33,14 +33,14 @@ def _asked(
     return ask
 
 
-def _carried_out(
+def _runs_plan(
     plan: Callable[Concatenate[Attachment, P], Plan[T]],
 ) -> "Callable[Concatenate[BlockingClient, P], T]":
     @functools.wraps(plan)
-    def carry_out(client: "BlockingClient", /, *arguments: P.args, **named: P.kwargs) -> T:
-        return client._carry_out(plan(client._at, *arguments, **named))  # noqa: SLF001 - its own method
+    def run_plan(client: "BlockingClient", /, *arguments: P.args, **named: P.kwargs) -> T:
+        return client._run_plan(plan(client._at, *arguments, **named))  # noqa: SLF001 - its own method
 
-    return carry_out
+    return run_plan
 
 
 class BlockingClient:
@@ -96,46 +96,46 @@ class BlockingClient:
     @property
     def is_connected(self) -> bool:
         """Whether the connection is open; without it reservations, pins and known gens are void."""
-        return self._at.stands
+        return self._at.is_connected
 
     def atomic_bytes(self, replicas: int = 1) -> int:
         """Returns how many bytes a store commits atomically, however they are split over buckets."""
         return storing.atomic_bytes(self.description, replicas)
 
-    allocate = _asked(verbs.allocate)
-    allocate_many = _asked(verbs.allocate_many)
-    allocate_bucket = _asked(verbs.allocate_bucket)
-    free_bucket = _asked(verbs.free_bucket)
-    release = _asked(verbs.release)
-    commit = _asked(verbs.commit)
-    mark_clean = _asked(verbs.mark_clean)
-    lookup = _asked(verbs.lookup)
-    lookup_many = _asked(verbs.lookup_many)
-    unpin = _asked(verbs.unpin)
-    invalidate = _asked(verbs.invalidate)
-    flush = _asked(verbs.flush)
+    allocate = _calls(verbs.allocate)
+    allocate_many = _calls(verbs.allocate_many)
+    allocate_bucket = _calls(verbs.allocate_bucket)
+    free_bucket = _calls(verbs.free_bucket)
+    release = _calls(verbs.release)
+    commit = _calls(verbs.commit)
+    mark_clean = _calls(verbs.mark_clean)
+    lookup = _calls(verbs.lookup)
+    lookup_many = _calls(verbs.lookup_many)
+    unpin = _calls(verbs.unpin)
+    invalidate = _calls(verbs.invalidate)
+    flush = _calls(verbs.flush)
 
-    store = _carried_out(storing.store)
-    store_many = _carried_out(storing.store_many)
-    fetch = _carried_out(fetching.fetch)
-    fetch_many = _carried_out(fetching.fetch_many)
-    write = _carried_out(plans.write)
-    read = _carried_out(plans.read)
-    now = _carried_out(plans.now)
-    is_current = _carried_out(plans.is_current)
-    current_pointers = _carried_out(plans.current_pointers)
+    store = _runs_plan(storing.store)
+    store_many = _runs_plan(storing.store_many)
+    fetch = _runs_plan(fetching.fetch)
+    fetch_many = _runs_plan(fetching.fetch_many)
+    write = _runs_plan(plans.write)
+    read = _runs_plan(plans.read)
+    now = _runs_plan(plans.now)
+    is_current = _runs_plan(plans.is_current)
+    current_pointers = _runs_plan(plans.current_pointers)
 
-    status = _asked(verbs.status)
-    explain = _asked(verbs.explain)
-    verify = _asked(verbs.verify)
-    collect_garbage = _asked(verbs.collect_garbage)
-    write_priorities = _asked(verbs.write_priorities)
-    set_replacement = _asked(verbs.set_replacement)
-    set_discard = _asked(verbs.set_discard)
-    list_volumes = _asked(verbs.list_volumes)
-    list_orphans = _asked(verbs.list_orphans)
-    create_volume = _asked(verbs.create_volume)
-    delete_volume = _asked(verbs.delete_volume)
+    status = _calls(verbs.status)
+    explain = _calls(verbs.explain)
+    verify = _calls(verbs.verify)
+    collect_garbage = _calls(verbs.collect_garbage)
+    write_priorities = _calls(verbs.write_priorities)
+    set_replacement = _calls(verbs.set_replacement)
+    set_discard = _calls(verbs.set_discard)
+    list_volumes = _calls(verbs.list_volumes)
+    list_orphans = _calls(verbs.list_orphans)
+    create_volume = _calls(verbs.create_volume)
+    delete_volume = _calls(verbs.delete_volume)
 
     def watch(self, interval_ms: int | None = None) -> Iterator[State]:
         """Yields the state, and again whenever it has changed; over a connection of its own."""
@@ -161,7 +161,7 @@ class BlockingClient:
             self._at.settle()  # the lease goes with the connection
             raise
 
-    def _carry_out(self, plan: Plan[T]) -> T:
+    def _run_plan(self, plan: Plan[T]) -> T:
         try:
             step = next(plan)
             while True:

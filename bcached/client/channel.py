@@ -37,7 +37,7 @@ class Channel(asyncio.BufferedProtocol):
         self._is_flushing = False
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._writable: asyncio.Future[None] | None = None
-        self._turn = asyncio.Lock()  # held by the first caller that waits for that
+        self._writing_lock = asyncio.Lock()  # held by the first caller that waits for that
         self._poll = select.poll()
 
     @classmethod
@@ -56,14 +56,14 @@ class Channel(asyncio.BufferedProtocol):
         return channel
 
     @property
-    def stands(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the connection is open, according to the kernel, even if the loop has not run lately."""
         return self._transport is not None and not self._poll.poll(0)
 
     async def ask(self, call: Call[T]) -> T:
         """Returns the call's result or raises its error. A result for a cancelled task is undone."""
-        if self._writable is not None or self._turn.locked():
-            async with self._turn:  # or a later call would overtake those that wait for the transport
+        if self._writable is not None or self._writing_lock.locked():
+            async with self._writing_lock:  # or a later call would overtake those that wait for the transport
                 while self._writable is not None:
                     await asyncio.shield(self._writable)
                 answered = self.send(call)
@@ -94,9 +94,9 @@ class Channel(asyncio.BufferedProtocol):
         if self._exchange.has_outgoing:
             self._flush_soon()
 
-    def tell(self, message: bytes) -> None:
+    def send_oneway(self, message: bytes) -> None:
         """Send a oneway request; ignored without a connection."""
-        self._exchange.tell(message)
+        self._exchange.send_oneway(message)
         self._flush_soon()
 
     async def close(self) -> None:
@@ -135,7 +135,7 @@ class Channel(asyncio.BufferedProtocol):
         self._is_flushing = False
         data = self._exchange.to_send()
         # Nothing is written to a closed peer: that would end the connection before its last replies are read.
-        if data and self._transport is not None and self.stands:
+        if data and self._transport is not None and self.is_connected:
             self._transport.write(data)
 
     # What the transport calls

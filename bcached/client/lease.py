@@ -8,7 +8,7 @@ from bcached.wire.lease_lock import whole_file
 
 
 class Lease:
-    """Held from before the first write until `let_go`, or until it is no longer referenced."""
+    """Held from before the first write until `release`, or until it is no longer referenced."""
 
     _descriptor = -1
 
@@ -21,19 +21,19 @@ class Lease:
             # Not flock: any reader of the file could hold that exclusively, and block all others.
             fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, whole_file(fcntl.F_RDLCK))
         except OSError as error:
-            self.let_go()
+            self.release()
             raise DeviceError(path, f"cannot lock the lease: {error.strerror}") from None
 
     def __del__(self) -> None:
         """Release the lease of a client that was not closed: a write in flight keeps a reference."""
-        self.let_go()
+        self.release()
 
     @property
     def is_held(self) -> bool:
         """Whether we may write."""
         return self._descriptor >= 0
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Release the lock: the client writes no more."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:

@@ -16,12 +16,12 @@ def side_by_side(jobs: Sequence[Callable[[], T]]) -> list[T]:
     """
     results: list[T | None] = [None] * len(jobs)
     errors: list[BaseException] = []
-    left, turn = iter(range(len(jobs))), Lock()
+    left, lock = iter(range(len(jobs))), Lock()
 
     def work() -> None:
         try:
             while not errors:
-                with turn:
+                with lock:
                     number = next(left, None)
                 if number is None:
                     return

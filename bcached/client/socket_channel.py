@@ -37,7 +37,7 @@ class SocketChannel:
         self.path = path
         self._socket = connect(path, patience_s)
         self._exchange = Exchange(path)
-        self._mutex = RLock()  # of all that follows; reentrant, so that a signal handler does not wait for it
+        self._lock = RLock()  # of all that follows; reentrant, so that a signal handler does not wait for it
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent = b""
         self._lead: tuple[Call[Any], int] | None = None  # the leader's call and thread
@@ -51,9 +51,9 @@ class SocketChannel:
         end_in_children(self)
 
     @property
-    def stands(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the connection is open, according to the kernel."""
-        with self._mutex:
+        with self._lock:
             return not self._is_closed and not self._exchange.has_ended and not self._hung_up.poll(0)
 
     def ask(self, call: Call[T]) -> T:
@@ -72,7 +72,7 @@ class SocketChannel:
         self._refuse_within_another()
         try:
             self._send(call)
-            with self._mutex:
+            with self._lock:
                 self._hand_on(call)
         except BaseException:
             self._give_up(call)
@@ -88,16 +88,16 @@ class SocketChannel:
             raise
         return bool(call.news)
 
-    def tell(self, message: bytes) -> None:
+    def send_oneway(self, message: bytes) -> None:
         """Send a oneway request; ignored without a connection."""
-        with self._mutex:
-            self._exchange.tell(message)
+        with self._lock:
+            self._exchange.send_oneway(message)
             if not self._in_step:
                 self._step(self._push)
 
     def close(self) -> None:
         """Close the connection; the calls of waiting threads raise an error."""
-        with self._mutex:
+        with self._lock:
             if self._is_closed:
                 return
             self._is_closed = True
@@ -111,7 +111,7 @@ class SocketChannel:
         """In a child process: close its copy of the socket."""
         self._socket.close()
 
-    # Steps, run with the mutex held
+    # Steps, run with the lock held
 
     def _step(self, step: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> None:
         """Run a step completely, or end the connection: what was sent or received would be unknown."""
@@ -169,7 +169,7 @@ class SocketChannel:
     # A call
 
     def _send(self, call: Call[Any]) -> None:
-        with self._mutex:
+        with self._lock:
             self._step(self._ask, call)
             if self._lead is None:
                 self._lead = call, get_ident()
@@ -180,13 +180,13 @@ class SocketChannel:
         """Continue until all is sent; the daemon may wait for its replies to be read first."""
         poll = select.poll()
         while True:
-            with self._mutex:
+            with self._lock:
                 if not self._unsent:
                     return
                 reads = self._lead is not None and self._lead[0] is call
                 poll.register(self._socket, select.POLLOUT | select.POLLIN if reads else select.POLLOUT)
             poll.poll()
-            with self._mutex:
+            with self._lock:
                 if self._unsent:
                     self._step(self._receive if reads else self._push)
 
@@ -198,20 +198,20 @@ class SocketChannel:
                 self._queue_or_lead(call)
                 continue
             self._readable.poll()  # may be interrupted: nothing is read from the socket here
-            with self._mutex:
+            with self._lock:
                 self._step(self._receive)
-        with self._mutex:
+        with self._lock:
             self._hand_on(call)
 
     def _queue_or_lead(self, call: Call[Any]) -> None:
         """Take the lead, or wait for a reply or for the lead."""
-        with self._mutex:
+        with self._lock:
             if self._lead is None or call.is_answered:
                 self._lead = self._lead or (call, get_ident())
                 return
-            turn = self._queued[call] = Lock()
-            turn.acquire()
-        turn.acquire()  # released by _wake
+            wake_up = self._queued[call] = Lock()
+            wake_up.acquire()
+        wake_up.acquire()  # released by _wake
         self._queued.pop(call, None)
 
     def _hand_on(self, call: Call[Any]) -> None:
@@ -221,20 +221,20 @@ class SocketChannel:
         self._lead = None
         if self._is_closed:
             self._socket.close()
-        for turn in list(self._queued.values()):
-            if turn.locked():  # else its thread is awake already
-                turn.release()
+        for wake_up in list(self._queued.values()):
+            if wake_up.locked():  # else its thread is awake already
+                wake_up.release()
                 return
 
     def _wake(self, calls: Iterable[Call[Any]]) -> None:
         for call in calls:
-            turn = self._queued.get(call)
-            if turn is not None and turn.locked():
-                turn.release()
+            wake_up = self._queued.get(call)
+            if wake_up is not None and wake_up.locked():
+                wake_up.release()
 
     def _give_up(self, call: Call[Any]) -> None:
         """The call has raised: it was refused, or its thread interrupted."""
-        with self._mutex:
+        with self._lock:
             self._queued.pop(call, None)  # it must not be made the leader
             self._exchange.abandon(call)
             self._hand_on(call)
@@ -251,7 +251,7 @@ class SocketChannel:
             return
         if self._is_within_a_call(sys._getframe(2)):  # noqa: SLF001 - this is what it is for
             raise RuntimeError(f"{self.path}: called while this thread is in the middle of another call")
-        with self._mutex:
+        with self._lock:
             if self._in_step == this:
                 self._end(INTERRUPTED)
                 self._in_step = 0

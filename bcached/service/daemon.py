@@ -27,12 +27,12 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.service import memory
 from bcached.service.command_line import allow_descriptors, parse_arguments
-from bcached.service.doors import Doors
-from bcached.service.failures import tell, tell_unusable
-from bcached.service.logs.log import LogHandler, get_logger, log_what_is_not_caught, take_stderr
+from bcached.service.failures import report, report_unusable
+from bcached.service.listening_sockets import ListeningSockets
+from bcached.service.logs.log import LogHandler, get_logger, log_what_is_not_caught, replace_stderr
 from bcached.service.logs.log import finish as finish_logging
 from bcached.service.logs.log import start as start_logging
-from bcached.service.logs.stream import for_last_words
+from bcached.service.logs.stream import open_for_fault_handler
 from bcached.service.loop_lag import LoopLag
 from bcached.service.methods.service import CacheService
 from bcached.service.metrics.server import MetricsServer
@@ -48,9 +48,9 @@ from bcached.service.terminal import Terminal
 from bcached.service.watchdog import feed_watchdog
 
 STOP_LIMIT_S = 4.5
-LAST_WORDS_S = 0.3  # for stderr, of the half second that is left then
+FINAL_LOG_S = 0.3  # for stderr, of the half second that is left then
 YOUNG_OBJECTS = 10_000  # that trigger Python's garbage collector: a third of a millisecond
-PATIENCE_S = 10.0  # while opening: how often the service manager is asked for more time
+EXTENSION_S = 10.0  # while opening: how often the service manager is asked for more time
 LOOP_VARIABLE = "BCACHED_LOOP"  # "asyncio" runs without uvloop
 
 log = get_logger(__name__)
@@ -61,7 +61,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, path: str, logs: LogHandler) -> None:
         self.settings = settings
-        self.is_told_to_stop = False
+        self.stop_requested = False
         self._logs = logs
         self._notifier = Notifier()
         self._lag = LoopLag()
@@ -72,20 +72,20 @@ class Daemon:
         self._last_resort: threading.Timer | None = None
 
     async def run(self) -> None:
-        """Open the set, serve it until told to stop, close it."""
-        self._heed_signals()
+        """Open the set, serve it until a stop is requested, close it."""
+        self._handle_signals()
         try:
             async with asyncio.TaskGroup() as tasks:
                 measuring = tasks.create_task(self._lag.measure())
-                telling = tasks.create_task(self._logs.look_after())
+                reporting = tasks.create_task(self._logs.report_periodically())
                 patience = tasks.create_task(self._ask_for_time())
                 prepare_directories(self.settings)
-                with closing(Doors.open(self.settings)) as doors:
+                with closing(ListeningSockets.open(self.settings)) as sockets:
                     async with self._set() as cache_set:
                         patience.cancel()
-                        await self._serve(cache_set, doors, tasks)
+                        await self._serve(cache_set, sockets, tasks)
                 measuring.cancel()
-                telling.cancel()
+                reporting.cancel()
         finally:
             self._ignore_signals()
             if self._last_resort is not None:
@@ -97,22 +97,24 @@ class Daemon:
         async with AsyncExitStack() as stack:
             devices = []
             # Giving up would only use up the restarts that the service manager permits.
-            patience = Patience(math.inf, self._tell_wait)
+            patience = Patience(math.inf, self._report_wait)
             for path in self.settings.set.devices:
-                self._tell_progress(f"opening {path}")
+                self._report_progress(f"opening {path}")
                 devices.append(await FileDevice.open(path, patience=patience))
                 stack.push_async_callback(devices[-1].close)
             options = set_options(self.settings)
-            yield await stack.enter_async_context(running(devices, options, self._tell_progress, log.warning))
+            yield await stack.enter_async_context(
+                running(devices, options, self._report_progress, log.warning)
+            )
 
-    async def _serve(self, cache_set: CacheSet, doors: Doors, tasks: asyncio.TaskGroup) -> None:
+    async def _serve(self, cache_set: CacheSet, sockets: ListeningSockets, tasks: asyncio.TaskGroup) -> None:
         """Serve the socket and the metrics until a stop is requested."""
         service = CacheService(cache_set)
         async with SocketServer(service, access(self.settings), socket_limits(self.settings)) as server:
             metrics = MetricsServer(registry(lambda: self._snapshot(cache_set, server)))
             helpers: list[asyncio.Task[None]] = []
             try:
-                status = await self._let_in(cache_set, doors, server, metrics)
+                status = await self._start_serving(cache_set, sockets, server, metrics)
                 feeding = feed_watchdog(self._notifier, self._lag, cache_set.is_healthy, cache_set.explain)
                 reloading = self._reloader.run(cache_set, server, status)
                 helpers = [tasks.create_task(feeding), tasks.create_task(reloading)]
@@ -129,22 +131,22 @@ class Daemon:
                 self._begin_stop()
                 for helper in helpers:
                     helper.cancel()
-                doors.remove_paths()
+                sockets.remove_paths()
                 server.drain()
                 await metrics.close()
 
-    async def _let_in(
-        self, cache_set: CacheSet, doors: Doors, server: SocketServer, metrics: MetricsServer
+    async def _start_serving(
+        self, cache_set: CacheSet, sockets: ListeningSockets, server: SocketServer, metrics: MetricsServer
     ) -> str:
         """Start to serve. Logs the addresses; returns the status line for the service manager."""
-        for listener in doors.clients:
+        for listener in sockets.clients:
             server.listen(listener)
-        await metrics.serve(doors.metrics)
+        await metrics.serve(sockets.metrics)
         log.info(
             "serving",
             set=str(cache_set.set_uuid),
             devices=list(self.settings.set.devices),
-            sockets=[listener.getsockname() for listener in doors.clients],
+            sockets=[listener.getsockname() for listener in sockets.clients],
             metrics=metrics.addresses,
         )
         return f"serving set {cache_set.set_uuid}"
@@ -159,23 +161,23 @@ class Daemon:
             self._logs.dropped,
         )
 
-    def _tell_progress(self, step: str) -> None:
+    def _report_progress(self, step: str) -> None:
         self._notifier.status(step)
         log.info("starting", step=step)
 
-    def _tell_wait(self, reason: str) -> None:
+    def _report_wait(self, reason: str) -> None:
         self._notifier.status(reason)
         log.warning(reason)
 
     async def _ask_for_time(self) -> None:
         """Extend the start timeout while the set is opened: it may wait for writers of a previous run."""
         while True:
-            self._notifier.need_more_time(2 * PATIENCE_S)
-            await asyncio.sleep(PATIENCE_S)
+            self._notifier.need_more_time(2 * EXTENSION_S)
+            await asyncio.sleep(EXTENSION_S)
 
     # Stopping
 
-    def _heed_signals(self) -> None:
+    def _handle_signals(self) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -189,25 +191,25 @@ class Daemon:
             asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
-    def _hang_up(self, break_off: Callable[[], object]) -> None:
-        """Handle SIGHUP: stop if the terminal is gone, otherwise reload."""
-        if self._terminal.is_gone:
-            self._stop(signal.SIGHUP, break_off)
+    def _hang_up(self, cancel: Callable[[], object]) -> None:
+        """Handle SIGHUP: stop if the terminal is closed, otherwise reload."""
+        if self._terminal.is_closed:
+            self._stop(signal.SIGHUP, cancel)
         else:
-            self._reloader.ask()
+            self._reloader.request()
 
-    def _stop(self, number: signal.Signals, break_off: Callable[[], object]) -> None:
+    def _stop(self, number: signal.Signals, cancel: Callable[[], object]) -> None:
         """Stop, once: a further signal is only logged."""
-        if self.is_told_to_stop:
+        if self.stop_requested:
             log.info("stopping already", signal=number.name)
             return
-        self.is_told_to_stop = True
+        self.stop_requested = True
         log.info("stopping", signal=number.name)
         self._begin_stop()
         if self._is_serving:
             self._stopping.set()
         else:
-            break_off()
+            cancel()
 
     def _begin_stop(self) -> None:
         """Start the timer that ends the process after STOP_LIMIT_S, whatever a device does."""
@@ -221,14 +223,14 @@ class Daemon:
 def leave_at_once() -> None:
     """End the process with work undone: the devices are then as after a crash, for recovery to handle."""
     log.critical("stopping took too long: leaving the rest to recovery", limit_s=STOP_LIMIT_S)
-    finish_logging(LAST_WORDS_S)
+    finish_logging(FINAL_LOG_S)
     os._exit(1)
 
 
 def main() -> int:
     """Run the bcached command; returns the exit status."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop handles it: no traceback for early Ctrl-C
-    stream = take_stderr()
+    stream = replace_stderr()
     arguments = parse_arguments()
     if not __debug__:
         sys.stderr.write("bcached: cannot run without assertions: leave out python -O\n")
@@ -236,12 +238,12 @@ def main() -> int:
     try:
         settings = config.load(arguments.config)
     except ConfigError as error:
-        tell_unusable(error, starting=not arguments.check_config)
+        report_unusable(error, starting=not arguments.check_config)
         return 2
     if arguments.check_config:
-        return 0 if arguments.quiet else tell_config(settings)
+        return 0 if arguments.quiet else print_config(settings)
     allow_descriptors(settings.limits.connections)
-    faulthandler.enable(for_last_words(stream.fileno()))
+    faulthandler.enable(open_for_fault_handler(stream.fileno()))
     sys.stdout = sys.stderr  # what a library prints must not block either
     be_known_as_daemon()
     logs = start_logging()
@@ -252,7 +254,7 @@ def main() -> int:
     return status
 
 
-def tell_config(settings: Settings) -> int:
+def print_config(settings: Settings) -> int:
     """Print the settings in effect; returns the exit status."""
     try:
         print(settings.as_toml(), end="", flush=True)  # noqa: T201
@@ -266,15 +268,15 @@ def tell_config(settings: Settings) -> int:
 def run(settings: Settings, path: str, logs: LogHandler) -> int:
     """Run the daemon on its loop; returns the exit status."""
     plain = os.environ.get(LOOP_VARIABLE) == "asyncio"
-    told_to_stop = False
+    stop_requested = False
 
     async def run_daemon() -> None:
-        nonlocal told_to_stop
+        nonlocal stop_requested
         daemon = Daemon(settings, path, logs)
         try:
             await daemon.run()
         finally:
-            told_to_stop = daemon.is_told_to_stop
+            stop_requested = daemon.stop_requested
 
     try:
         with asyncio.Runner(
@@ -282,9 +284,9 @@ def run(settings: Settings, path: str, logs: LogHandler) -> int:
         ) as runner:
             runner.run(run_daemon())
     except asyncio.CancelledError:
-        assert told_to_stop
+        assert stop_requested
     except Exception as error:
-        tell(error)
+        report(error)
         return 1
     log.info("stopped")
     return 0

@@ -12,7 +12,7 @@ from bcached.service.notify import Notifier
 log = get_logger(__name__)
 
 
-def tell(error: BaseException) -> None:
+def report(error: BaseException) -> None:
     """Log the error and notify the service manager."""
     notifier = Notifier()
     for leaf in leaves(error):
@@ -28,7 +28,7 @@ def tell(error: BaseException) -> None:
     notifier.close()
 
 
-def tell_unusable(error: ConfigError, *, starting: bool) -> None:
+def report_unusable(error: ConfigError, *, starting: bool) -> None:
     """Report why the configuration cannot be used, before there is one that configures the log."""
     # Not for --check-config: the service manager would take it for the state of the daemon.
     if starting:

@@ -25,31 +25,31 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         """Report the end of startup or of a reload."""
-        self._tell("READY=1", f"STATUS={one_line(status)}")
+        self._send("READY=1", f"STATUS={one_line(status)}")
 
     def status(self, status: str) -> None:
         """Report what the daemon is doing, as a line for `systemctl status`."""
-        self._tell(f"STATUS={one_line(status)}")
+        self._send(f"STATUS={one_line(status)}")
 
     def reloading(self) -> None:
         """Report the beginning of a reload; ready() ends it."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading")
 
     def stopping(self, status: str = "stopping") -> None:
         """Report the beginning of a stop."""
-        self._tell("STOPPING=1", f"STATUS={one_line(status)}")
+        self._send("STOPPING=1", f"STATUS={one_line(status)}")
 
     def alive(self) -> None:
         """Feed the watchdog."""
-        self._tell("WATCHDOG=1")
+        self._send("WATCHDOG=1")
 
     def need_more_time(self, seconds: float) -> None:
         """Extend the timeout of a start or stop to so many seconds from now."""
-        self._tell(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def failed(self, reason: str, errno: int = 0) -> None:
         """Report that the daemon fails, and why."""
-        self._tell(f"STATUS={one_line(reason)}", *([f"ERRNO={errno}"] if errno else []))
+        self._send(f"STATUS={one_line(reason)}", *([f"ERRNO={errno}"] if errno else []))
 
     def close(self) -> None:
         """Close the socket: nothing more will be sent."""
@@ -57,13 +57,13 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _tell(self, *assignments: str) -> None:
+    def _send(self, *assignments: str) -> None:
         if self._socket is None:
             return
         try:
             self._socket.sendto("\n".join(assignments).encode(), socket.MSG_DONTWAIT, self._address)
         except OSError:
-            return  # the manager is gone or overloaded: no reason for the daemon to stop
+            return  # the manager has ended or is overloaded: no reason for the daemon to stop
 
 
 def one_line(text: str) -> str:

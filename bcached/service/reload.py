@@ -30,33 +30,33 @@ def differences(old: Settings, new: Settings) -> list[str]:
 
 
 class Reloader:
-    """Holds the configuration in effect; ask() is for the signal handler, run() for a task."""
+    """Holds the configuration in effect; request() is for the signal handler, run() for a task."""
 
     def __init__(self, settings: Settings, path: str, logs: LogHandler, notifier: Notifier) -> None:
         self.settings = settings
         self._path = path
         self._logs = logs
         self._notifier = notifier
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
 
-    def ask(self) -> None:
+    def request(self) -> None:
         """Request a reload."""
-        self._asked.set()
+        self._requested.set()
 
     async def run(self, cache_set: CacheSet, server: SocketServer, status: str) -> None:
         """Reload at each request; several pending requests are one reload."""
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._requested.wait()
+            self._requested.clear()
             self._notifier.reloading()
             try:
-                self._take(await asyncio.to_thread(config.load, self._path), cache_set, server)
+                self._apply(await asyncio.to_thread(config.load, self._path), cache_set, server)
             except ConfigError as error:
                 log.warning("configuration not reloaded", reasons=str(error).splitlines())
             await self._logs.settle()
             self._notifier.ready(status)
 
-    def _take(self, new: Settings, cache_set: CacheSet, server: SocketServer) -> None:
+    def _apply(self, new: Settings, cache_set: CacheSet, server: SocketServer) -> None:
         changed = differences(self.settings, new)
         taken = [key for key in changed if key.partition(".")[0] in RELOADABLE]
         self.settings = self.settings.model_copy(update={name: getattr(new, name) for name in RELOADABLE})

@@ -1,4 +1,4 @@
-"""The terminal that a daemon in the foreground was started on, and whether it is gone.
+"""The terminal that a daemon in the foreground was started on, and whether it is closed.
 
 SIGHUP has two meanings: reload the configuration (from a service manager), or the terminal was closed.
 """
@@ -10,12 +10,12 @@ class Terminal:
     """To be made while SIGHUP has its inherited action: under nohup (ignored) the daemon keeps running."""
 
     def __init__(self) -> None:
-        self._is_followed = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        self._ends_daemon = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
     @property
-    def is_gone(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether the process had a terminal and has none any more."""
-        return self._is_followed and not has_terminal()
+        return self._ends_daemon and not has_terminal()
 
 
 def has_terminal() -> bool:

@@ -41,7 +41,7 @@ async def test_a_full_queue_is_waited_for_and_never_taken_for_a_connection(
         accepting = asyncio.ensure_future(accept_slowly(listener, 32))
         channels = await asyncio.gather(*(Channel.open(str(tmp_path / "s")) for _ in range(32)))
         accepted = await accepting
-        assert all(channel.stands for channel in channels)
+        assert all(channel.is_connected for channel in channels)
         for served in accepted:
             served.close()
         await asyncio.gather(*(channel.close() for channel in channels))

@@ -74,7 +74,7 @@ def test_a_lock_of_either_kind_holds_a_lease(tmp_path: Path, how: str) -> None:
 @in_virtual_time
 async def test_the_librarys_lease_is_waited_for(tmp_path: Path) -> None:
     held = Lease(lease(tmp_path))
-    asyncio.get_running_loop().call_later(3, held.let_go)
+    asyncio.get_running_loop().call_later(3, held.release)
     assert await waited_s(tmp_path) == pytest.approx(3, abs=0.1)
 
 
@@ -83,7 +83,7 @@ def test_looking_at_a_lease_keeps_no_client_out(tmp_path: Path, monkeypatch: pyt
 
     def meanwhile(descriptor: int, how: int) -> None:
         flock(descriptor, how)
-        Lease(old.path).let_go()
+        Lease(old.path).release()
         seen.append(how)
 
     monkeypatch.setattr(fcntl, "flock", meanwhile)

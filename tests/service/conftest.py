@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-ON_BOTH_LOOPS = ("test_socket", "test_conversation", "test_cache_service", "test_index_operations")
+ON_BOTH_LOOPS = ("test_socket", "test_pipeline", "test_cache_service", "test_index")
 
 
 def pytest_asyncio_loop_factories(

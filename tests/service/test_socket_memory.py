@@ -15,7 +15,7 @@ import pytest
 
 from bcached.service.listening import bind_unix
 from bcached.service.socket.access import Access, Role
-from bcached.service.socket.connection import STRANGER_BYTES
+from bcached.service.socket.connection import NO_ROLE_BYTES
 from bcached.service.socket.peer import Peer
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.socket_server import SocketLimits, SocketServer
@@ -241,8 +241,8 @@ async def test_memory_is_counted_while_it_is_held(path: str, monkeypatch: pytest
 async def test_a_peer_without_a_role_is_told_so_and_holds_little(path: str) -> None:
     async with serving(path, Strangers(1)) as (server, _), Talker(path) as stranger:
         assert outcome(await stranger.ask(DESCRIBE)) == "PermissionDenied"
-        stranger.say(b"x" * STRANGER_BYTES)
-        await until(lambda: server.buffers.held_bytes == STRANGER_BYTES)
+        stranger.say(b"x" * NO_ROLE_BYTES)
+        await until(lambda: server.buffers.held_bytes == NO_ROLE_BYTES)
         stranger.say(b"x")
         told = await stranger.hear()
         assert told["error"] == "io.bcached.Allocator.PermissionDenied"
@@ -261,7 +261,7 @@ async def test_half_a_message_of_a_peer_without_a_role_is_waited_for_less(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
-    monkeypatch.setattr("bcached.service.socket.connection.STRANGER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("bcached.service.socket.connection.NO_ROLE_PATIENCE_S", 0.1)
     async with serving(path, Strangers(1)), Talker(path) as stranger, Talker(path) as member:
         stranger.say(b"{")
         member.say(DESCRIBE[:-1])
@@ -274,7 +274,7 @@ async def test_a_peer_without_a_role_that_does_not_read_is_cut_off(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.SWEEP_S", 0.02)
-    monkeypatch.setattr("bcached.service.socket.connection.STRANGER_PATIENCE_S", 0.1)
+    monkeypatch.setattr("bcached.service.socket.connection.NO_ROLE_PATIENCE_S", 0.1)
     async with serving(path, Strangers(1)) as (_, service):
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(path)

@@ -54,7 +54,7 @@ class Call(Generic[T]):
     def __init__(
         self,
         method: str,
-        asked: Parameters,
+        parameters: Parameters,
         results: type[R],
         take: Callable[[R], T],
         undo: Undo[R] | None = None,
@@ -62,7 +62,7 @@ class Call(Generic[T]):
         more: bool = False,
     ) -> None:
         # What cannot be encoded raises here, before a reply is expected.
-        self.message = encode_question(Question(method, asked, more=more))
+        self.message = encode_question(Question(method, parameters, more=more))
         self.is_settled = False
         self.is_abandoned = False
         self.news: deque[Any] = deque() if more else NO_NEWS
@@ -131,7 +131,7 @@ class Exchange:
         self._calls.append(call)
         self._outgoing.append(call.message)
 
-    def tell(self, message: bytes) -> None:
+    def send_oneway(self, message: bytes) -> None:
         """Send a oneway request; ignored once the exchange has ended."""
         if message and self._ended is None:
             self._outgoing.append(message)
@@ -142,7 +142,7 @@ class Exchange:
             call.is_abandoned = True
             call.news.clear()
             if call.is_settled:
-                self.tell(call.give_back())
+                self.send_oneway(call.give_back())
 
     @property
     def has_outgoing(self) -> bool:
@@ -197,5 +197,5 @@ class Exchange:
         if call.is_settled:
             self._calls.popleft()
             if call.is_abandoned:
-                self.tell(call.give_back())
+                self.send_oneway(call.give_back())
         answered.append(call)

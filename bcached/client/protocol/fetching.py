@@ -80,14 +80,14 @@ def _fetch(
         found = (first,) if first is not None else (yield from _look_up(at, batch))
         first = then = None
         keys = []
-        for (number, asked), answer in zip(batch, found, strict=True):
-            keys += [(number, asked, key) for key in answer.keys]
+        for (number, request), answer in zip(batch, found, strict=True):
+            keys += [(number, request, key) for key in answer.keys]
             if answer.next is not None:
-                left.append((number, _rest(asked, answer.next, asked.offset + asked.sectors)))
+                left.append((number, _rest(request, answer.next, request.offset + request.sectors)))
         pointers = [_best_pointer(at, gens, key, since) for _, _, key in keys]
         reads = [(pointer, key.sectors) for pointer, (_, _, key) in zip(pointers, keys, strict=True)]
         read = (yield Reads(reads)) if reads else ()
-        for (number, asked, key), pointer, data in zip(keys, pointers, read, strict=True):
+        for (number, request, key), pointer, data in zip(keys, pointers, read, strict=True):
             if pointer in at.current(gens, key, since):
                 pieces[number].append(Piece(key.offset, data))
                 tries = TRIES
@@ -95,7 +95,7 @@ def _fetch(
             tries -= 1
             if not tries:
                 raise StaleKey(key, -1)
-            left.append((number, _rest(asked, key.offset, key.end)))
+            left.append((number, _rest(request, key.offset, key.end)))
     return [tuple(sorted(those)) for those in pieces]
 
 
@@ -113,5 +113,5 @@ def _best_pointer(at: Attachment, gens: Gens, key: Key, since: Instant) -> Point
     return good[0] if good else key.pointers[0]
 
 
-def _rest(asked: Lookup, start: int, end: int) -> Lookup:
-    return Lookup(asked.inode, start, end - start, touch=asked.touch)
+def _rest(request: Lookup, start: int, end: int) -> Lookup:
+    return Lookup(request.inode, start, end - start, touch=request.touch)

@@ -190,7 +190,7 @@ def _store_at_once(at: Attachment, allocations: Sequence[Sequence[Part]], option
         )
     except BaseException:
         # If the commit was sent it runs first, and there is nothing left to release.
-        writes.when_returned(lambda: at.tell(verbs.release_message(tuple(keys))))
+        writes.when_returned(lambda: at.send_oneway(verbs.release_message(tuple(keys))))
         raise
     return sequence
 

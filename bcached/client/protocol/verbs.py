@@ -45,12 +45,12 @@ def allocate(
 ) -> Call[tuple[Key, ...]]:
     """Reserve sectors: one key, perhaps shorter; with whole, as many keys as all sectors need."""
     at.check()
-    asked = messages.Allocate(
+    request = messages.Allocate(
         inode, offset, sectors, write_point, write_prio, replicas, wait, timeout_ms, whole
     )
     return Call(
         f"{ALLOCATOR}.Allocate",
-        asked,
+        request,
         messages.Allocated,
         lambda it: it.keys,
         lambda it: release_message(it.keys),
@@ -106,8 +106,8 @@ def commit(
 ) -> Call[int]:
     """Insert keys whose data is written, atomically. Returns the number of their journal entry."""
     at.check()
-    asked = messages.Commit(tuple(keys), durable, timeout_ms)
-    return Call(f"{ALLOCATOR}.Commit", asked, messages.Committed, lambda it: it.sequence)
+    request = messages.Commit(tuple(keys), durable, timeout_ms)
+    return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, lambda it: it.sequence)
 
 
 def mark_clean(
@@ -115,8 +115,8 @@ def mark_clean(
 ) -> Call[tuple[bool, ...]]:
     """Mark dirty keys clean. Returns for each whether the index still held it unchanged."""
     at.check()
-    asked = messages.MarkClean(tuple(keys), durable, timeout_ms)
-    return Call(f"{ALLOCATOR}.MarkClean", asked, messages.MarkedClean, lambda it: it.cleaned)
+    request = messages.MarkClean(tuple(keys), durable, timeout_ms)
+    return Call(f"{ALLOCATOR}.MarkClean", request, messages.MarkedClean, lambda it: it.cleaned)
 
 
 def lookup(
@@ -131,16 +131,16 @@ def lookup(
 ) -> Call[Found]:
     """Returns the keys of a range, and where to continue if there are more than the limit."""
     at.check()
-    asked = Lookup(inode, offset, sectors, limit, pin, touch)
+    request = Lookup(inode, offset, sectors, limit, pin, touch)
     undo = _unpin_found if pin else None
-    return Call(f"{ALLOCATOR}.Lookup", asked, messages.Found, lambda it: it, undo)
+    return Call(f"{ALLOCATOR}.Lookup", request, messages.Found, lambda it: it, undo)
 
 
 def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found, ...]]:
     """Returns the keys of several ranges, 1,000 in all: one Found for each."""
     at.check()
-    asked = messages.LookupMany(tuple(requests))
-    pinned = [one.pin for one in asked.requests]
+    request = messages.LookupMany(tuple(requests))
+    pinned = [one.pin for one in request.requests]
 
     def unpin_those(many: messages.FoundMany) -> bytes:
         keys = (keys for keys, pin in zip(many.keys, pinned, strict=True) if pin)
@@ -148,7 +148,7 @@ def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found,
 
     return Call(
         f"{ALLOCATOR}.LookupMany",
-        asked,
+        request,
         messages.FoundMany,
         lambda many: tuple(map(Found, many.keys, many.next)),
         unpin_those if any(pinned) else None,
@@ -172,8 +172,8 @@ def invalidate(
 ) -> Call[int]:
     """Remove the keys of a range, dirty ones too. Returns how many sectors they covered."""
     at.check()
-    asked = messages.Invalidate(inode, offset, sectors, durable, timeout_ms)
-    return Call(f"{ALLOCATOR}.Invalidate", asked, messages.Invalidated, lambda it: it.sectors)
+    request = messages.Invalidate(inode, offset, sectors, durable, timeout_ms)
+    return Call(f"{ALLOCATOR}.Invalidate", request, messages.Invalidated, lambda it: it.sectors)
 
 
 def flush(at: Attachment) -> Call[int]:
@@ -244,8 +244,8 @@ def create_volume(
 ) -> Call[int]:
     """Create a volume. Returns its inode."""
     at.check()
-    asked = messages.CreateVolume(label, sectors, uuid)
-    return Call(f"{ADMIN}.CreateVolume", asked, messages.NewVolume, lambda it: it.inode)
+    request = messages.CreateVolume(label, sectors, uuid)
+    return Call(f"{ADMIN}.CreateVolume", request, messages.NewVolume, lambda it: it.inode)
 
 
 def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> Call[None]:
@@ -259,8 +259,8 @@ def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> C
 
 def watch(interval_ms: int | None) -> Call[None]:
     """Watch the state and its changes, as news: a call that ends with its connection."""
-    asked = messages.Watch(interval_ms)
-    return Call(f"{MONITOR}.Watch", asked, messages.News, _nothing, more=True)
+    request = messages.Watch(interval_ms)
+    return Call(f"{MONITOR}.Watch", request, messages.News, _nothing, more=True)
 
 
 # Oneway messages
@@ -268,18 +268,18 @@ def watch(interval_ms: int | None) -> Call[None]:
 
 def release_message(keys: tuple[Key, ...]) -> bytes:
     """Returns a oneway Release."""
-    return _told("Release", messages.Release(keys)) if keys else b""
+    return _oneway("Release", messages.Release(keys)) if keys else b""
 
 
 def _unpin_message(keys: tuple[Key, ...]) -> bytes:
-    return _told("Unpin", messages.Unpin(keys)) if keys else b""
+    return _oneway("Unpin", messages.Unpin(keys)) if keys else b""
 
 
 def _unpin_found(found: Found) -> bytes:
     return _unpin_message(found.keys)
 
 
-def _told(name: str, parameters: messages.Parameters) -> bytes:
+def _oneway(name: str, parameters: messages.Parameters) -> bytes:
     return encode_question(Question(f"{ALLOCATOR}.{name}", parameters, oneway=True))
 
 

@@ -48,10 +48,10 @@ class LogLimits:
 
     def ended(self, now_s: float, at_once: bool = False) -> list[tuple[logging.LogRecord, int, float]]:
         """Returns for each kind whose window is over (at_once: all) its last message, count and seconds."""
-        told = []
+        summaries = []
         for window in self._windows.values():
             age_s = now_s - window.began_s
             if window.last is not None and (at_once or age_s >= WINDOW_S):
-                told.append((window.last, window.held_back, age_s))
+                summaries.append((window.last, window.held_back, age_s))
                 window.began_s, window.admitted, window.held_back, window.last = now_s, 0, 0, None
-        return told
+        return summaries

@@ -26,8 +26,8 @@ from bcached.service.logs.stream import LogStream
 LEVELS = ("debug", "info", "warning", "error", "critical")
 JOURNAL_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
-LAST_WORDS_S = 0.5  # how long the end may wait for stderr
-LOOK_AFTER_S = 1.0
+FINISH_S = 0.5  # how long the end may wait for stderr
+REPORT_S = 1.0
 SETTLE_S = 0.1
 
 get_logger = structlog.stdlib.get_logger
@@ -63,35 +63,35 @@ class LogHandler(logging.StreamHandler["TextIO | LogStream"]):
         """Returns how many lines could not be written to stderr."""
         return self.stream.dropped if isinstance(self.stream, LogStream) else 0
 
-    async def look_after(self) -> None:
+    async def report_periodically(self) -> None:
         """Forever: report what was held back or lost, once that is possible."""
         while True:
-            await asyncio.sleep(LOOK_AFTER_S)
-            self.tell_of_the_rest()
+            await asyncio.sleep(REPORT_S)
+            self.report_held_back()
 
-    def tell_of_the_rest(self, at_once: bool = False) -> None:
+    def report_held_back(self, at_once: bool = False) -> None:
         """Log how many messages were held back, and how many lines were lost if stderr takes lines again."""
         for last, count, seconds in self.limits.ended(time.monotonic(), at_once):
             said = last.msg["event"] if isinstance(last.msg, dict) else last.getMessage()
             text = f"{count} more like this in the last {round(seconds) or 1} s"
             super().emit(_record(last.name, last.levelno, text, said=str(said)))
         stream = self.stream
-        if isinstance(stream, LogStream) and stream.untold and not stream.is_behind:
-            count = stream.untold
+        if isinstance(stream, LogStream) and stream.unreported and not stream.is_behind:
+            count = stream.unreported
             text = f"{count} log lines were lost: stderr did not take them"
             line = self.format(_record(__name__, logging.WARNING, text, lost=count))
-            stream.tell_of_drops(line + self.terminator, count)
+            stream.report_drops(line + self.terminator, count)
 
     async def settle(self) -> None:
         """Wait until what was logged so far is on stderr, if it takes lines, before readiness is reported."""
         if isinstance(self.stream, LogStream):
             await asyncio.to_thread(self.stream.drain, SETTLE_S)
 
-    def finish(self, seconds: float = LAST_WORDS_S) -> None:
+    def finish(self, seconds: float = FINISH_S) -> None:
         """Write what was logged so far, as far as stderr takes it within so many seconds."""
         if isinstance(self.stream, LogStream):
             self.stream.drain(seconds / 2)
-            self.tell_of_the_rest(at_once=True)
+            self.report_held_back(at_once=True)
             self.stream.drain(seconds / 2)
 
 
@@ -122,14 +122,14 @@ def finish(seconds: float) -> None:
             handler.finish(seconds)
 
 
-def take_stderr() -> LogStream:
+def replace_stderr() -> LogStream:
     """Make every later write to stderr by this process non-blocking.
 
     At exit the process waits for it briefly: the last lines are the ones that matter.
     """
     stream = LogStream(sys.stderr or nowhere())
     sys.stderr = cast(TextIO, stream)
-    atexit.register(stream.drain, LAST_WORDS_S)
+    atexit.register(stream.drain, FINISH_S)
     return stream
 
 

@@ -15,31 +15,31 @@ from typing import NamedTuple, TextIO
 
 from bcached.device.kernel_calls import reopened
 
-ROOM_BYTES = 1 << 20
+QUEUE_BYTES = 1 << 20
 RETRY_S = 0.01  # between tries at a descriptor that others made non-blocking
 
 
 class Line(NamedTuple):
-    """Bytes to be written; tells_of is how many drops they report, 0 for any other line."""
+    """Bytes to be written; drops_reported is how many drops they report, 0 for any other line."""
 
     data: bytes
-    tells_of: int = 0
+    drops_reported: int = 0
 
 
 class LogStream(io.TextIOBase):
     """A text stream whose write() never waits."""
 
-    def __init__(self, file: TextIO, room_bytes: int = ROOM_BYTES) -> None:
+    def __init__(self, file: TextIO, queue_bytes: int = QUEUE_BYTES) -> None:
         self._file = file  # kept open; only its descriptor is written to
         self._descriptor = file.fileno()
-        self._room_bytes = room_bytes
+        self._queue_bytes = queue_bytes
         self._queue: SimpleQueue[Line | threading.Event] = SimpleQueue()
         self._queueing = threading.RLock()  # reentrant: a finalizer that logs may run within a write
         self._queued_bytes = 0  # since the start, as are the others; each is changed by one thread only
         self._refused = 0
         self._done_bytes = 0
         self._failed = 0
-        self._told = 0
+        self._reported = 0
         self._is_torn = False  # the last line was written in part
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
@@ -50,7 +50,7 @@ class LogStream(io.TextIOBase):
         self._put(Line(text.encode(errors="backslashreplace")))
         return len(text)
 
-    def tell_of_drops(self, text: str, drops: int) -> None:
+    def report_drops(self, text: str, drops: int) -> None:
         """Queue a line that reports so many drops; if it is lost, they stay unreported."""
         self._put(Line(text.encode(errors="backslashreplace"), drops))
 
@@ -66,9 +66,9 @@ class LogStream(io.TextIOBase):
         return self._refused + self._failed
 
     @property
-    def untold(self) -> int:
+    def unreported(self) -> int:
         """Returns how many lost lines were not reported on stderr yet."""
-        return self.dropped - self._told
+        return self.dropped - self._reported
 
     @property
     def is_behind(self) -> bool:
@@ -96,10 +96,10 @@ class LogStream(io.TextIOBase):
 
     def _put(self, line: Line) -> None:
         with self._queueing:
-            if self._queued_bytes - self._done_bytes + len(line.data) <= self._room_bytes:
+            if self._queued_bytes - self._done_bytes + len(line.data) <= self._queue_bytes:
                 self._queued_bytes += len(line.data)
                 self._queue.put(line)
-            elif not line.tells_of:
+            elif not line.drops_reported:
                 self._refused += 1
 
     def _run(self) -> None:
@@ -112,9 +112,9 @@ class LogStream(io.TextIOBase):
             self._done_bytes += len(item.data)
 
     def _settle(self, line: Line, is_written: bool) -> None:
-        if line.tells_of and is_written:
-            self._told += line.tells_of
-        elif not line.tells_of and not is_written:
+        if line.drops_reported and is_written:
+            self._reported += line.drops_reported
+        elif not line.drops_reported and not is_written:
             self._failed += 1
 
     def _write_out(self, data: bytes) -> bool:
@@ -140,7 +140,7 @@ class LogStream(io.TextIOBase):
         threading.Event().wait(RETRY_S)
 
 
-def for_last_words(descriptor: int) -> io.RawIOBase | int:
+def open_for_fault_handler(descriptor: int) -> io.RawIOBase | int:
     """Returns what a dying process writes to the same stream with, without a thread or blocking.
 
     A socket cannot be opened a second time, nor can another user's file: for these it is the descriptor.

@@ -15,12 +15,12 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
 from bcached.service.socket.access import Role
-from bcached.service.socket.method import Later, Operation, Outcome, Run, Session
+from bcached.service.socket.method import Handler, Later, Operation, Outcome, Session
 from bcached.state.sectors.reservations import ExtentRequest
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS
 
-AskedExtent = messages.Allocate | messages.Extent
+ExtentParameters = messages.Allocate | messages.Extent
 
 
 class Allocation:
@@ -32,13 +32,13 @@ class Allocation:
         self._carve_run = cache_set.carve_run
         self._block_mask = cache_set.geometry.block_sectors - 1  # a block is a power of two
         self._member_count = len(cache_set.members)
-        changing: dict[str, Run] = {
+        changing: dict[str, Handler] = {
             "Allocate": self.allocate,
             "AllocateBucket": self.allocate_bucket,
             "FreeBucket": self.free_bucket,
             "Release": self.release,
         }
-        reading: dict[str, Run] = {"Describe": self.describe, "MapGens": self.map_gens}
+        reading: dict[str, Handler] = {"Describe": self.describe, "MapGens": self.map_gens}
         table = {
             name: Operation(Role.ALLOCATOR, run, brief=True, changes=True) for name, run in changing.items()
         }
@@ -49,36 +49,36 @@ class Allocation:
 
     # Asking
 
-    def allocate(self, session: Session, asked: messages.Allocate) -> Outcome:
+    def allocate(self, session: Session, request: messages.Allocate) -> Outcome:
         """Allocate sectors for one extent."""
-        if (asked.offset | asked.sectors) & self._block_mask:
-            refuse_unaligned(asked, self._block_mask)
-        if asked.whole or asked.write_prio or asked.replicas is not None:
-            return self._submit(session, [self._request(session, asked)], asked, _first)
-        write_point = asked.write_point
+        if (request.offset | request.sectors) & self._block_mask:
+            refuse_unaligned(request, self._block_mask)
+        if request.whole or request.write_prio or request.replicas is not None:
+            return self._submit(session, [self._request(session, request)], request, _first)
+        write_point = request.write_point
         key = self._carve(
             session.holder,
-            asked.inode,
-            asked.offset,
-            asked.sectors,
+            request.inode,
+            request.offset,
+            request.sectors,
             session.write_point if write_point is None else write_point,
         )
         if key is None:
-            return self._submit(session, [self._request(session, asked)], asked, _first)
+            return self._submit(session, [self._request(session, request)], request, _first)
         return messages.Allocated((key,))
 
     def allocate_several(
-        self, session: Session, asked: Sequence[messages.Allocate]
+        self, session: Session, request: Sequence[messages.Allocate]
     ) -> Sequence[messages.Results]:
         """Allocate for the first of several extents, as far as buckets are ready."""
         keys: list[Key] = []
         with suppress(RequestError):  # the failing request is run alone next, and refused
-            self._carve_rows(session, self._plain_rows(asked), keys)
+            self._carve_rows(session, self._plain_rows(request), keys)
         return [messages.Allocated((key,)) for key in keys]
 
-    def allocate_many(self, session: Session, asked: messages.AllocateMany) -> Outcome:
+    def allocate_many(self, session: Session, request: messages.AllocateMany) -> Outcome:
         """Allocate for several extents, all or none: at once if all are ready, else as one that waits."""
-        extents = asked.requests
+        extents = request.requests
         rows = self._plain_rows(extents)
         keys: list[Key] = []
         if sum(len(row) for _, row in rows) == len(extents) > 0:
@@ -93,11 +93,13 @@ class Allocation:
         for extent in extents:
             if (extent.offset | extent.sectors) & self._block_mask:
                 refuse_unaligned(extent, self._block_mask)
-        return self._submit(session, [self._request(session, one) for one in extents], asked, _all)
+        return self._submit(session, [self._request(session, one) for one in extents], request, _all)
 
-    def _plain_rows(self, extents: Sequence[AskedExtent]) -> list[tuple[int | None, list[AskedExtent]]]:
+    def _plain_rows(
+        self, extents: Sequence[ExtentParameters]
+    ) -> list[tuple[int | None, list[ExtentParameters]]]:
         """Returns the extents before the first with special options, in runs of one write point each."""
-        rows: list[tuple[int | None, list[AskedExtent]]] = []
+        rows: list[tuple[int | None, list[ExtentParameters]]] = []
         block_mask = self._block_mask
         write_point: int | None = -1  # no write point
         for extent in extents:
@@ -112,7 +114,7 @@ class Allocation:
         return rows
 
     def _carve_rows(
-        self, session: Session, rows: list[tuple[int | None, list[AskedExtent]]], keys: list[Key]
+        self, session: Session, rows: list[tuple[int | None, list[ExtentParameters]]], keys: list[Key]
     ) -> None:
         """Add the keys of these extents up to the first that has to wait."""
         for write_point, row in rows:
@@ -130,56 +132,56 @@ class Allocation:
         if keys:
             self._set.release(session.holder, keys)
 
-    def allocate_bucket(self, session: Session, asked: messages.AllocateBucket) -> Outcome:
+    def allocate_bucket(self, session: Session, request: messages.AllocateBucket) -> Outcome:
         """Allocate a whole bucket."""
-        future = self._set.allocate_bucket(session.holder, asked.replicas or 1, _timeout_s(asked))
+        future = self._set.allocate_bucket(session.holder, request.replicas or 1, _timeout_s(request))
         return _settled(future, messages.OneKey)
 
-    def _request(self, session: Session, asked: messages.Allocate | messages.Extent) -> ExtentRequest:
+    def _request(self, session: Session, request: messages.Allocate | messages.Extent) -> ExtentRequest:
         """Returns the request as the set takes it, with the defaults filled in."""
-        if asked.write_prio and session.role < Role.ADMIN:
+        if request.write_prio and session.role < Role.ADMIN:
             raise PermissionDenied(Role.ADMIN.label)
         return ExtentRequest(
-            asked.inode,
-            asked.offset,
-            asked.sectors,
-            session.write_point if asked.write_point is None else asked.write_point,
-            asked.replicas or 1,
-            bool(asked.write_prio),
-            bool(asked.whole),
+            request.inode,
+            request.offset,
+            request.sectors,
+            session.write_point if request.write_point is None else request.write_point,
+            request.replicas or 1,
+            bool(request.write_prio),
+            bool(request.whole),
         )
 
     def _submit(
         self,
         session: Session,
         requests: Sequence[ExtentRequest],
-        asked: messages.Allocate | messages.AllocateMany,
+        request: messages.Allocate | messages.AllocateMany,
         results: Callable[[list[list[Key]]], messages.Results],
     ) -> Outcome:
         bucket_sectors = self._set.geometry.bucket_sectors
         keys_max = sum(1 if not one.whole else one.sectors // bucket_sectors + 2 for one in requests)
         if keys_max > messages.KEYS_IN_REPLY_MAX:
             raise LimitExceeded("keys_in_a_reply", keys_max)
-        return _settled(self._set.allocate(session.holder, requests, _timeout_s(asked)), results)
+        return _settled(self._set.allocate(session.holder, requests, _timeout_s(request)), results)
 
     # Giving back
 
-    def release(self, session: Session, asked: messages.Release) -> Outcome:
+    def release(self, session: Session, request: messages.Release) -> Outcome:
         """End reservations."""
-        for key in asked.keys:
+        for key in request.keys:
             check_blocks("keys", key, self._block_mask)
-        self._set.release(session.holder, asked.keys)
+        self._set.release(session.holder, request.keys)
         return DONE
 
-    def free_bucket(self, session: Session, asked: messages.FreeBucket) -> Outcome:
+    def free_bucket(self, session: Session, request: messages.FreeBucket) -> Outcome:
         """Free a whole bucket."""
-        check_blocks("key", asked.key, self._block_mask)
-        self._set.free_bucket(session.holder, asked.key)
+        check_blocks("key", request.key, self._block_mask)
+        self._set.free_bucket(session.holder, request.key)
         return DONE
 
     # Telling
 
-    def describe(self, session: Session, _asked: Any) -> Outcome:
+    def describe(self, session: Session, _request: Any) -> Outcome:
         """Returns what a client needs to know of the set."""
         cache_set = self._set
         devices = []
@@ -206,7 +208,7 @@ class Allocation:
             role=session.role.label,
         )
 
-    def map_gens(self, _session: Session, _asked: Any) -> Outcome:
+    def map_gens(self, _session: Session, _request: Any) -> Outcome:
         """Returns the files from which the gens can be mapped."""
         maps = self._set.gen_maps()
         return messages.GenMaps(tuple(messages.GenMapFile(one.device, one.path, one.bytes) for one in maps))
@@ -223,11 +225,11 @@ def _all(keys: list[list[Key]]) -> messages.Results:
     return messages.AllocatedMany(tuple(map(tuple, keys)))
 
 
-def _timeout_s(asked: messages.Allocate | messages.AllocateMany | messages.AllocateBucket) -> float:
+def _timeout_s(request: messages.Allocate | messages.AllocateMany | messages.AllocateBucket) -> float:
     """Returns how long to wait, in seconds; 0 is not at all."""
-    if asked.wait is False:
+    if request.wait is False:
         return 0.0
-    return (messages.TIMEOUT_MS if asked.timeout_ms is None else asked.timeout_ms) / 1000
+    return (messages.TIMEOUT_MS if request.timeout_ms is None else request.timeout_ms) / 1000
 
 
 def _settled(future: "Future[Any]", results: Callable[[Any], messages.Results]) -> Outcome:

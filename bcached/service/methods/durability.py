@@ -45,11 +45,11 @@ class Durability:
             raise
         finally:
             for future in self._waiting.pop(seq):
-                _tell(future, failure)
+                _settle(future, failure)
 
 
-def _tell(future: "asyncio.Future[None]", failure: BaseException | None) -> None:
-    if future.done():  # its connection is gone
+def _settle(future: "asyncio.Future[None]", failure: BaseException | None) -> None:
+    if future.done():  # its connection is closed
         return
     if failure is None:
         future.set_result(None)

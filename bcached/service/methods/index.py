@@ -15,13 +15,11 @@ from bcached.service.methods.allocator import DONE
 from bcached.service.methods.durability import Durability
 from bcached.service.methods.many_lookups import ManyLookups
 from bcached.service.socket.access import Role
-from bcached.service.socket.method import Later, Long, Operation, Outcome, Run, Session
+from bcached.service.socket.method import Handler, Later, Long, Operation, Outcome, Session
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS
 
 BRIEF_KEYS_MAX = 16  # of a look-up: with more, its reply is a long one
-
-Told = messages.Results | Later
 
 
 class IndexOperations:
@@ -34,7 +32,7 @@ class IndexOperations:
         self._try_lookup = cache_set.lookups.try_lookup
         self._durability = Durability(cache_set.index)
         self._block_mask = cache_set.geometry.block_sectors - 1  # a block is a power of two
-        changing: dict[str, Run] = {
+        changing: dict[str, Handler] = {
             "Commit": self.commit,
             "MarkClean": self.mark_clean,
             "Invalidate": self.invalidate,
@@ -53,47 +51,49 @@ class IndexOperations:
 
     # Changing
 
-    def commit(self, session: Session, asked: messages.Commit) -> Outcome:
+    def commit(self, session: Session, request: messages.Commit) -> Outcome:
         """Insert keys into the index, atomically."""
-        for key in asked.keys:
+        for key in request.keys:
             check_blocks("keys", key, self._block_mask)
-        self._check_durable(asked.durable)
-        if not asked.keys:
+        self._check_durable(request.durable)
+        if not request.keys:
             seq: int | None = self._set.journal.accepted_seq
         else:
-            seq = self._index.try_commit(session.holder, asked.keys)
+            seq = self._index.try_commit(session.holder, request.keys)
         if seq is not None:
-            return self._once_durable(asked.durable, seq, messages.Committed(seq))
+            return self._once_durable(request.durable, seq, messages.Committed(seq))
         return Later(
-            self._index.commit(session.holder, asked.keys, _timeout_s(asked)),
-            lambda seq: self._once_durable(asked.durable, seq, messages.Committed(seq)),
-            for_asker=True,
+            self._index.commit(session.holder, request.keys, _timeout_s(request)),
+            lambda seq: self._once_durable(request.durable, seq, messages.Committed(seq)),
+            cancellable=True,
         )
 
-    def mark_clean(self, _session: Session, asked: messages.MarkClean) -> Outcome:
+    def mark_clean(self, _session: Session, request: messages.MarkClean) -> Outcome:
         """Mark dirty keys clean where they are unchanged in the index."""
-        for key in asked.keys:
+        for key in request.keys:
             check_blocks("keys", key, self._block_mask)
 
-        def marked(outcome: tuple[list[bool], int]) -> Told:
+        def marked(outcome: tuple[list[bool], int]) -> Outcome:
             cleaned, seq = outcome
-            return self._once_durable(asked.durable, seq, messages.MarkedClean(tuple(cleaned)))
+            return self._once_durable(request.durable, seq, messages.MarkedClean(tuple(cleaned)))
 
-        return Later(self._index.mark_clean(asked.keys, _timeout_s(asked)), marked, for_asker=True)
+        return Later(self._index.mark_clean(request.keys, _timeout_s(request)), marked, cancellable=True)
 
-    def invalidate(self, _session: Session, asked: messages.Invalidate) -> Outcome:
+    def invalidate(self, _session: Session, request: messages.Invalidate) -> Outcome:
         """Remove the keys of a range."""
-        if (asked.offset | asked.sectors) & self._block_mask:
-            refuse_unaligned(asked, self._block_mask)
+        if (request.offset | request.sectors) & self._block_mask:
+            refuse_unaligned(request, self._block_mask)
 
-        def dropped(outcome: tuple[int, int]) -> Told:
+        def dropped(outcome: tuple[int, int]) -> Outcome:
             sectors, seq = outcome
-            return self._once_durable(asked.durable, seq, messages.Invalidated(sectors))
+            return self._once_durable(request.durable, seq, messages.Invalidated(sectors))
 
-        invalidating = self._index.invalidate(asked.inode, asked.offset, asked.sectors, _timeout_s(asked))
-        return Later(invalidating, dropped, for_asker=True)
+        invalidating = self._index.invalidate(
+            request.inode, request.offset, request.sectors, _timeout_s(request)
+        )
+        return Later(invalidating, dropped, cancellable=True)
 
-    def flush(self, _session: Session, _asked: Any) -> Outcome:
+    def flush(self, _session: Session, _request: Any) -> Outcome:
         """Make all changes so far durable."""
         return Later(self._durability.flushed(), messages.Committed, is_decided=True)
 
@@ -101,7 +101,7 @@ class IndexOperations:
         if durable is not False and not self._set.services.options.synchronous:
             raise InvalidParameter("durable", "expected false: the set is not synchronous")
 
-    def _once_durable(self, durable: bool | None, seq: int, results: messages.Results) -> Told:
+    def _once_durable(self, durable: bool | None, seq: int, results: messages.Results) -> Outcome:
         """Returns the reply to a change that is made: at once, or Later when its entry is durable."""
         if durable is False or self._durability.is_reached(seq):
             return results
@@ -109,30 +109,34 @@ class IndexOperations:
 
     # Reading
 
-    def lookup(self, session: Session, asked: messages.Lookup) -> Outcome:
+    def lookup(self, session: Session, request: messages.Lookup) -> Outcome:
         """Look up the keys of a range."""
-        if (asked.offset | asked.sectors) & self._block_mask:
-            refuse_unaligned(asked, self._block_mask)
-        limit = asked.limit or messages.FOUND_MAX
-        pin = session.holder if asked.pin else None
-        touch = asked.touch is not False
-        found = self._try_lookup(asked.inode, asked.offset, asked.sectors, limit=limit, pin=pin, touch=touch)
+        if (request.offset | request.sectors) & self._block_mask:
+            refuse_unaligned(request, self._block_mask)
+        limit = request.limit or messages.FOUND_MAX
+        pin = session.holder if request.pin else None
+        touch = request.touch is not False
+        found = self._try_lookup(
+            request.inode, request.offset, request.sectors, limit=limit, pin=pin, touch=touch
+        )
         if found is None:
             looking = self._lookups.lookup(
-                asked.inode, asked.offset, asked.sectors, limit=limit, pin=pin, touch=touch
+                request.inode, request.offset, request.sectors, limit=limit, pin=pin, touch=touch
             )
-            return Later(looking, lambda found: messages.Found(tuple(found.keys), found.next), for_asker=True)
+            return Later(
+                looking, lambda found: messages.Found(tuple(found.keys), found.next), cancellable=True
+            )
         results = messages.Found(tuple(found.keys), found.next)
         return results if len(results.keys) <= BRIEF_KEYS_MAX else Long(results)
 
     def lookup_several(
-        self, session: Session, asked: Sequence[messages.Lookup]
+        self, session: Session, request: Sequence[messages.Lookup]
     ) -> Sequence[messages.Results]:
         """Look up the first of several ranges, as far as their nodes are in memory."""
         try_lookup, block_mask = self._try_lookup, self._block_mask
         results: list[messages.Results] = []
         with suppress(RequestError):  # the failing request is run alone next, and refused
-            for one in asked:
+            for one in request:
                 if (one.offset | one.sectors) & block_mask:
                     break
                 found = try_lookup(
@@ -151,22 +155,22 @@ class IndexOperations:
                     break  # its reply is sent before others are added
         return results
 
-    def lookup_many(self, session: Session, asked: messages.LookupMany) -> Outcome:
+    def lookup_many(self, session: Session, request: messages.LookupMany) -> Outcome:
         """Look up the keys of several ranges."""
-        for one in asked.requests:
+        for one in request.requests:
             if (one.offset | one.sectors) & self._block_mask:
                 refuse_unaligned(one, self._block_mask)
-        lookups = ManyLookups(self._lookups, session.holder, asked.requests)
+        lookups = ManyLookups(self._lookups, session.holder, request.requests)
         lookups.begin()
         if lookups.are_done:
             return lookups.results()
-        return Later(lookups.go_on(), lambda _: lookups.results(), for_asker=True)
+        return Later(lookups.go_on(), lambda _: lookups.results(), cancellable=True)
 
-    def unpin(self, session: Session, asked: messages.Unpin) -> Outcome:
+    def unpin(self, session: Session, request: messages.Unpin) -> Outcome:
         """Unpin keys that a look-up pinned."""
-        self._lookups.unpin(session.holder, asked.keys)
+        self._lookups.unpin(session.holder, request.keys)
         return DONE
 
 
-def _timeout_s(asked: messages.Commit | messages.MarkClean | messages.Invalidate) -> float:
-    return (messages.TIMEOUT_MS if asked.timeout_ms is None else asked.timeout_ms) / 1000
+def _timeout_s(request: messages.Commit | messages.MarkClean | messages.Invalidate) -> float:
+    return (messages.TIMEOUT_MS if request.timeout_ms is None else request.timeout_ms) / 1000

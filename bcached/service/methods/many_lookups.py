@@ -58,33 +58,33 @@ class ManyLookups:
     def _step(self) -> bool:
         """Run some more; returns whether none of them had to wait."""
         begin = len(self._keys)
-        for asked in self._requests[begin : begin + LOOKUPS_A_STEP]:
-            found = self._try(asked)
+        for request in self._requests[begin : begin + LOOKUPS_A_STEP]:
+            found = self._try(request)
             if found is None:
                 return False
             self._take(found)
         return True
 
-    def _try(self, asked: messages.Lookup) -> LookupResult | None:
+    def _try(self, request: messages.Lookup) -> LookupResult | None:
         if not self._left:
-            return LookupResult([], asked.offset)
+            return LookupResult([], request.offset)
         return self._lookups.try_lookup(
-            asked.inode,
-            asked.offset,
-            asked.sectors,
-            limit=min(asked.limit or messages.FOUND_MAX, self._left),
-            pin=self._holder if asked.pin else None,
-            touch=asked.touch is not False,
+            request.inode,
+            request.offset,
+            request.sectors,
+            limit=min(request.limit or messages.FOUND_MAX, self._left),
+            pin=self._holder if request.pin else None,
+            touch=request.touch is not False,
         )
 
-    async def _wait_for(self, asked: messages.Lookup) -> LookupResult:
+    async def _wait_for(self, request: messages.Lookup) -> LookupResult:
         return await self._lookups.lookup(
-            asked.inode,
-            asked.offset,
-            asked.sectors,
-            limit=min(asked.limit or messages.FOUND_MAX, self._left),
-            pin=self._holder if asked.pin else None,
-            touch=asked.touch is not False,
+            request.inode,
+            request.offset,
+            request.sectors,
+            limit=min(request.limit or messages.FOUND_MAX, self._left),
+            pin=self._holder if request.pin else None,
+            touch=request.touch is not False,
         )
 
     def _take(self, found: LookupResult) -> None:

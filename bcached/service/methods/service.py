@@ -11,7 +11,7 @@ from bcached.service.methods.index import IndexOperations
 from bcached.service.methods.state_changes import StateChanges, state_of
 from bcached.service.methods.varlink import Interfaces
 from bcached.service.socket.access import Role
-from bcached.service.socket.method import Later, Operation, Operations, Outcome, Run, Session, Stream
+from bcached.service.socket.method import Handler, Later, Operation, Operations, Outcome, Session, Stream
 from bcached.service.socket.peer import Peer
 from bcached.wire import messages
 from bcached.wire.methods import ADMIN, METHODS, MONITOR
@@ -24,13 +24,13 @@ class Administration:
 
     def __init__(self, cache_set: CacheSet) -> None:
         self._set = cache_set
-        reading: dict[str, Run] = {
+        reading: dict[str, Handler] = {
             "Status": self.status,
             "Explain": self.explain,
             "Verify": self.verify,
             "ListVolumes": self.list_volumes,
         }
-        changing: dict[str, Run] = {
+        changing: dict[str, Handler] = {
             "CollectGarbage": self.collect_garbage,
             "WritePriorities": self.write_priorities,
             "SetReplacement": self.set_replacement,
@@ -45,42 +45,42 @@ class Administration:
             Role.READER, self.watch, streams=True
         )
 
-    def status(self, _session: Session, _asked: Any) -> Outcome:
+    def status(self, _session: Session, _request: Any) -> Outcome:
         """Returns the state of the set."""
         return messages.StatusNow(state_of(self._set.statistics()))
 
-    def explain(self, _session: Session, _asked: Any) -> Outcome:
+    def explain(self, _session: Session, _request: Any) -> Outcome:
         """Returns why allocations wait or fail."""
         return messages.Lines(tuple(self._set.explain()))
 
-    def verify(self, _session: Session, _asked: Any) -> Outcome:
+    def verify(self, _session: Session, _request: Any) -> Outcome:
         """Returns the set's violated invariants."""
         found = self._set.verify()
-        told = found[:VIOLATIONS_MAX]
-        if len(found) > len(told):
-            told.append(f"and {len(found) - len(told)} more")
-        return messages.Violations(tuple(told))
+        listed = found[:VIOLATIONS_MAX]
+        if len(found) > len(listed):
+            listed.append(f"and {len(found) - len(listed)} more")
+        return messages.Violations(tuple(listed))
 
-    def collect_garbage(self, _session: Session, asked: messages.CollectGarbage) -> Outcome:
+    def collect_garbage(self, _session: Session, request: messages.CollectGarbage) -> Outcome:
         """Collect garbage, or only request it."""
-        if asked.wait is False:
+        if request.wait is False:
             self._set.services.ask_for_collection("asked")
             return DONE
         return Later(self._set.collect_garbage(), _done)
 
-    def write_priorities(self, _session: Session, _asked: Any) -> Outcome:
+    def write_priorities(self, _session: Session, _request: Any) -> Outcome:
         """Write prios and gens."""
         return Later(self._set.write_priorities(), _done)
 
-    def set_replacement(self, _session: Session, asked: messages.SetReplacement) -> Outcome:
+    def set_replacement(self, _session: Session, request: messages.SetReplacement) -> Outcome:
         """Set the replacement policy."""
-        return Later(self._set.set_replacement(Replacement[asked.policy.upper()]), _done)
+        return Later(self._set.set_replacement(Replacement[request.policy.upper()]), _done)
 
-    def set_discard(self, _session: Session, asked: messages.SetDiscard) -> Outcome:
+    def set_discard(self, _session: Session, request: messages.SetDiscard) -> Outcome:
         """Turn discards on or off."""
-        return Later(self._set.set_discard(asked.discard), _done)
+        return Later(self._set.set_discard(request.discard), _done)
 
-    def list_volumes(self, _session: Session, _asked: Any) -> Outcome:
+    def list_volumes(self, _session: Session, _request: Any) -> Outcome:
         """Returns all volumes, and the inodes without a volume that still have keys."""
         volumes = tuple(
             messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only)
@@ -92,21 +92,21 @@ class Administration:
         )
         return messages.Volumes(volumes, orphans)
 
-    def create_volume(self, _session: Session, asked: messages.CreateVolume) -> Outcome:
+    def create_volume(self, _session: Session, request: messages.CreateVolume) -> Outcome:
         """Create a volume."""
         try:
-            uuid = None if asked.uuid is None else UUID(asked.uuid)
+            uuid = None if request.uuid is None else UUID(request.uuid)
         except ValueError:
             raise InvalidParameter("uuid", "expected a uuid") from None
-        return Later(self._set.create_volume(asked.label, asked.sectors or 0, uuid), messages.NewVolume)
+        return Later(self._set.create_volume(request.label, request.sectors or 0, uuid), messages.NewVolume)
 
-    def delete_volume(self, _session: Session, asked: messages.DeleteVolume) -> Outcome:
+    def delete_volume(self, _session: Session, request: messages.DeleteVolume) -> Outcome:
         """Delete a volume and its keys."""
-        return Later(self._set.delete_volume(asked.inode, force=bool(asked.force)), _done)
+        return Later(self._set.delete_volume(request.inode, force=bool(request.force)), _done)
 
-    def watch(self, _session: Session, asked: messages.Watch) -> Outcome:
+    def watch(self, _session: Session, request: messages.Watch) -> Outcome:
         """Returns a stream: the state, then its changes."""
-        interval_ms = messages.INTERVAL_MS if asked.interval_ms is None else asked.interval_ms
+        interval_ms = messages.INTERVAL_MS if request.interval_ms is None else request.interval_ms
         return Stream(StateChanges(self._set.statistics).following, interval_ms / 1000)
 
 
@@ -122,11 +122,11 @@ class CacheService:
             **Administration(cache_set).operations,
         }
 
-    def welcome(self, peer: Peer, role: Role) -> Session:
+    def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection, with a holder for its reservations."""
         return Session(peer, role, self._set.new_holder(f"pid {peer.pid} uid {peer.uid}"))
 
-    def farewell(self, session: Session) -> None:
+    def close_session(self, session: Session) -> None:
         """End the session's reservations as soon as its process can write no more."""
         self._set.drop_holder(session.holder, session.peer.pid)
 

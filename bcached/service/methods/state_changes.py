@@ -19,17 +19,17 @@ class StateChanges:
 
     def __init__(self, statistics: Callable[[], SetStatistics]) -> None:
         self._statistics = statistics
-        self._told: dict[str, Any] | None = None
+        self._reported: dict[str, Any] | None = None
 
     def following(self) -> News | None:
         """Returns the state the first time; then what has changed, or None if nothing has."""
         state = state_of(self._statistics())
         now = dict(_leaves("", msgspec.to_builtins(state)))
-        told, self._told = self._told, now
-        if told is None:
+        before, self._reported = self._reported, now
+        if before is None:
             return News(state=state)
         # A running set's members and reserves do not change; only counts by reason may appear.
-        changes = tuple(Change(name, value) for name, value in now.items() if told.get(name, ...) != value)
+        changes = tuple(Change(name, value) for name, value in now.items() if before.get(name, ...) != value)
         return News(changes=changes) if changes else None
 
 

@@ -22,15 +22,15 @@ class Interfaces:
             METHODS[f"{SERVICE}.GetInterfaceDescription"].request: Operation(Role.NONE, self.get_description),
         }
 
-    def get_info(self, _session: Session, _asked: Any) -> Outcome:
+    def get_info(self, _session: Session, _request: Any) -> Outcome:
         """Returns vendor, product, version and interfaces."""
         return messages.Info(
             "bcached", "bcached", __version__, "https://docs.kernel.org/admin-guide/bcache.html", INTERFACES
         )
 
-    def get_description(self, _session: Session, asked: messages.Interface) -> Outcome:
+    def get_description(self, _session: Session, request: messages.Interface) -> Outcome:
         """Returns the text of an interface."""
-        words = self._words.get(asked.interface)
+        words = self._words.get(request.interface)
         if words is None:
-            raise InterfaceNotFound(asked.interface)
+            raise InterfaceNotFound(request.interface)
         return messages.InterfaceDescription(words)

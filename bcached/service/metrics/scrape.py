@@ -54,9 +54,9 @@ class Scrape(asyncio.Protocol):
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._received = bytearray()
-        self._unheeded_bytes = 0
+        self._ignored_bytes = 0
         self._peer_has_ended = False
-        self._asked: Wanted | None = None
+        self._request: Wanted | None = None
         self._rendering: Rendering | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self.stage = Stage.ASKING
@@ -85,18 +85,18 @@ class Scrape(asyncio.Protocol):
         """Collect the request's head; what follows it is ignored."""
         self.last_active_s = time.monotonic()
         if self.stage != Stage.ASKING:
-            self._unheeded_bytes += len(data)
-            if self._unheeded_bytes > LINGER_BYTES_MAX:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > LINGER_BYTES_MAX:
                 self.abort()
             return
         self._received += data[: HEAD_BYTES_MAX + 4 - len(self._received)]
-        asked = parse(bytes(self._received))
-        if isinstance(asked, Refused):
-            self._refuse(asked)
-        elif asked is not None:
-            self._asked = asked
+        request = parse(bytes(self._received))
+        if isinstance(request, Refused):
+            self._refuse(request)
+        elif request is not None:
+            self._request = request
             self.stage = Stage.RENDERING
-            self._rendering = Rendering(self._owner.registry, asked.encode)
+            self._rendering = Rendering(self._owner.registry, request.encode)
             self._owner.render_soon(self)
 
     def eof_received(self) -> bool:
@@ -120,9 +120,9 @@ class Scrape(asyncio.Protocol):
 
     def advance(self, seconds: float) -> bool:
         """Render for so many seconds, and respond when all is rendered; returns whether it is done."""
-        if self._rendering is None or self._asked is None or self._transport.is_closing():
+        if self._rendering is None or self._request is None or self._transport.is_closing():
             return True
-        it = self._asked
+        it = self._request
         try:
             if not self._rendering.advance(seconds):
                 return False

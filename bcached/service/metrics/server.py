@@ -77,10 +77,10 @@ class MetricsServer:
 
     def _add(self, server: asyncio.Server) -> None:
         self._servers.append(server)
-        self.addresses += [told(bound.getsockname()) for bound in server.sockets]
+        self.addresses += [address_text(bound.getsockname()) for bound in server.sockets]
 
 
-def told(address: object) -> str:
+def address_text(address: object) -> str:
     """Returns an address in the form of the configuration."""
     if isinstance(address, tuple):
         host, port = address[:2]

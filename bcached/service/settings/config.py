@@ -75,7 +75,7 @@ def load(path: str = DEFAULT_PATH) -> Settings:
     try:
         settings = Settings(**merged)
     except ValidationError as error:
-        raise ConfigError(told(error, path, os.environ)) from None
+        raise ConfigError(error_lines(error, path, os.environ)) from None
     check_buffers(settings.limits, path)
     return settings
 
@@ -113,7 +113,7 @@ def read_tables(path: str) -> Sections:
     try:
         Tables.model_validate_json(json.dumps(tables, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(told(error, path, {})) from None
+        raise ConfigError(error_lines(error, path, {})) from None
     return tables
 
 
@@ -165,7 +165,7 @@ def listed(table: type[BaseModel]) -> str:
     return ", ".join(table.model_fields)
 
 
-def told(error: ValidationError, path: str, environment: Mapping[str, str]) -> str:
+def error_lines(error: ValidationError, path: str, environment: Mapping[str, str]) -> str:
     """Returns one line for each error: where, which key, expected, found."""
     lines = []
     for problem in error.errors():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bcached.service.logs.log import get_logger
 
-PATIENCE_S = 1.0  # the pause when out of descriptors; one log line each time
+RETRY_S = 1.0  # the pause when out of descriptors; one log line each time
 ACCEPTS_AT_ONCE = 64  # then existing connections are served
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -15,23 +15,23 @@ log = get_logger(__name__)
 
 
 class Acceptor:
-    """Passes every new connection to `welcome`.
+    """Passes every new connection to `on_connection`.
 
     The event loops' own accept retries at once, and logs each time, when the process is out of descriptors.
     """
 
-    def __init__(self, listener: socket.socket, welcome: Callable[[socket.socket], None]) -> None:
+    def __init__(self, listener: socket.socket, on_connection: Callable[[socket.socket], None]) -> None:
         listener.setblocking(False)
         self._listener = listener
-        self._welcome = welcome
+        self._on_connection = on_connection
         self._loop = asyncio.get_running_loop()
-        self._rest: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
         self._loop.add_reader(listener, self._accept)
 
     def close(self) -> None:
         """Accept no more: the listener closes, and the kernel resets the connections in its queue."""
-        if self._rest is not None:
-            self._rest.cancel()
+        if self._retry is not None:
+            self._retry.cancel()
         else:
             self._loop.remove_reader(self._listener)
         self._listener.close()
@@ -45,13 +45,13 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     raise
-                log.warning("cannot accept a connection", reason=error.strerror, again_in_s=PATIENCE_S)
+                log.warning("cannot accept a connection", reason=error.strerror, again_in_s=RETRY_S)
                 self._loop.remove_reader(self._listener)
-                self._rest = self._loop.call_later(PATIENCE_S, self._go_on)
+                self._retry = self._loop.call_later(RETRY_S, self._resume)
                 return
             connection.setblocking(False)
-            self._welcome(connection)
+            self._on_connection(connection)
 
-    def _go_on(self) -> None:
-        self._rest = None
+    def _resume(self) -> None:
+        self._retry = None
         self._loop.add_reader(self._listener, self._accept)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 LOOKED_AT = 4096  # holders compared at a time: those that exceeded their share first
 LOW_PART = 7 / 8  # of the limit: memory is freed down to it at once, not at every read
-STRANGER_WEIGHT = 1000
+NO_ROLE_WEIGHT = 1000
 
 
 class Holding(Protocol):
@@ -27,7 +27,7 @@ class Holding(Protocol):
         """Returns since when the oldest of it waits, by time.perf_counter_ns()."""
 
     @property
-    def is_stranger(self) -> bool:
+    def has_no_role(self) -> bool:
         """Whether its peer has no role."""
 
     def give_way(self, held_bytes: int) -> None:
@@ -43,21 +43,21 @@ class Buffers:
         self.gave_way = 0
         self._noted: dict[Holding, int] = {}
         self._large: dict[Holding, None] = {}  # those above their share, in the order they exceeded it
-        self.take_limits(limit_bytes, connections)
+        self.set_limits(limit_bytes, connections)
 
-    def take_limits(self, limit_bytes: int, connections: int) -> None:
+    def set_limits(self, limit_bytes: int, connections: int) -> None:
         """Set the limits."""
         self.limit_bytes = limit_bytes
         self._spared_bytes = limit_bytes // (2 * connections)
         self._large = dict.fromkeys(it for it, held in self._noted.items() if held > self._spared_bytes)
         if self.held_bytes > limit_bytes:
-            self._make_room()
+            self._free_memory()
 
     def note(self, holder: Holding, held_bytes: int) -> None:
         """Note what a connection holds now; it, or another one, may be closed for it."""
         self._note(holder, held_bytes)
         if self.held_bytes > self.limit_bytes:
-            self._make_room()
+            self._free_memory()
 
     def forget(self, holder: Holding) -> None:
         """Remove a closed connection and all that it held."""
@@ -76,7 +76,7 @@ class Buffers:
         elif before > self._spared_bytes:
             self._large.pop(holder, None)
 
-    def _make_room(self) -> None:
+    def _free_memory(self) -> None:
         now_ns = time.perf_counter_ns()
         weighed = [(self._weight(holder, now_ns), holder) for holder in list(islice(self._large, LOOKED_AT))]
         weighed.sort(key=lambda it: it[0], reverse=True)
@@ -91,4 +91,4 @@ class Buffers:
     def _weight(self, holder: Holding, now_ns: int) -> int:
         held = holder.held_bytes
         self._note(holder, held)  # the kernel may have taken some of its replies since
-        return held * (now_ns - holder.holds_since_ns) * (STRANGER_WEIGHT if holder.is_stranger else 1)
+        return held * (now_ns - holder.holds_since_ns) * (NO_ROLE_WEIGHT if holder.has_no_role else 1)

@@ -1,4 +1,4 @@
-"""One connection: bytes in, whole messages to the conversation, replies out, and back-pressure.
+"""One connection: bytes in, whole messages to the pipeline, replies out, and back-pressure.
 
 Requests that cannot run yet, since the reply queue is full or the peer does not read, stay in the backlog,
 and nothing more is read until they have run. So a connection never holds more than one read's requests, the
@@ -13,25 +13,25 @@ from typing import Protocol, cast
 
 from bcached.errors import LimitExceeded, PermissionDenied, RequestError
 from bcached.service.logs.log import get_logger
-from bcached.service.socket import pipeline as conversation
+from bcached.service.socket import pipeline
 from bcached.service.socket.access import Role
 from bcached.service.socket.backlog import Backlog
 from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.method import Session
-from bcached.service.socket.pipeline import BATCH_REQUESTS, Conversation
+from bcached.service.socket.pipeline import BATCH_REQUESTS, RequestPipeline
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 
-TURN_NS = 2_000_000
-STRANGER_BYTES = 4096  # limit of a request, or of unread replies, of a peer without a role
+RUN_NS_MAX = 2_000_000
+NO_ROLE_BYTES = 4096  # limit of a request, or of unread replies, of a peer without a role
 SMALL_BYTES = 4096
 PARTIAL_PATIENCE_S = 30  # how long a message may stay incomplete
-STRANGER_PATIENCE_S = 5
+NO_ROLE_PATIENCE_S = 5
 
 log = get_logger(__name__)
 
 
-class Server(conversation.Server, Protocol):
+class ConnectionServer(pipeline.PipelineServer, Protocol):
     """What a connection needs of its server."""
 
     buffers: Buffers
@@ -43,31 +43,31 @@ class Server(conversation.Server, Protocol):
 class Connection(asyncio.Protocol):
     """The daemon's end of one connection."""
 
-    def __init__(self, server: Server, session: Session, message_bytes: int) -> None:
+    def __init__(self, server: ConnectionServer, session: Session, message_bytes: int) -> None:
         self.session = session
         self._server = server
         self._message_bytes = message_bytes
-        self._conversation = Conversation(server, session, self._go_on)
-        self._slots = self._conversation.slots
-        self._frames = Frames(STRANGER_BYTES if self.is_stranger else message_bytes)
+        self._pipeline = RequestPipeline(server, session, self._resume)
+        self._slots = self._pipeline.slots
+        self._frames = Frames(NO_ROLE_BYTES if self.has_no_role else message_bytes)
         self._backlog = Backlog()
-        self._last_words: RequestError | None = None  # the refusal sent after all other replies
+        self._final_refusal: RequestError | None = None  # the refusal sent after all other replies
         self._transport: asyncio.Transport | None = None
         self._reading_paused = False
         self._ending = False  # nothing more is read; closed once all replies are sent
         self._is_noted = False  # the account has an entry for it
         self._partial_begun = -1  # the number of the incomplete message seen by the last sweep
         self._partial_since_ns = 0
-        self._stuck_since_ns = 0
+        self._write_paused_since_ns = 0
 
     # What the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
-        if self.is_stranger:
-            self._transport.set_write_buffer_limits(high=STRANGER_BYTES)
-        self._conversation.write = self._write
+        if self.has_no_role:
+            self._transport.set_write_buffer_limits(high=NO_ROLE_BYTES)
+        self._pipeline.write = self._write
 
     def data_received(self, data: bytes) -> None:
         """Run all complete messages."""
@@ -84,37 +84,37 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read: run nothing more for it."""
-        self._conversation.is_stuck = True
-        self._stuck_since_ns = time.perf_counter_ns()
+        self._pipeline.is_write_paused = True
+        self._write_paused_since_ns = time.perf_counter_ns()
         self._pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has read: continue with the backlog."""
-        self._conversation.is_stuck = False
+        self._pipeline.is_write_paused = False
         # Not within this call: after a write that fails here asyncio would close the connection twice.
-        asyncio.get_running_loop().call_soon(self._go_on)
+        asyncio.get_running_loop().call_soon(self._resume)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what waits and release what is held."""
         self._transport = None
-        self._let_go()
+        self._release()
         self._server.forget(self)
 
     # For the server
 
-    def take_role(self, role: Role) -> None:
+    def set_role(self, role: Role) -> None:
         """Set the role, under the server's present state."""
-        self._conversation.take_role(role)
-        self._frames.limit_bytes = STRANGER_BYTES if self.is_stranger else self._message_bytes
+        self._pipeline.set_role(role)
+        self._frames.limit_bytes = NO_ROLE_BYTES if self.has_no_role else self._message_bytes
 
     def give_up_waiting(self) -> None:
         """The server stops: refuse what waits with ShuttingDown."""
-        self._conversation.give_up_waiting()
+        self._pipeline.give_up_waiting()
 
     def end(self) -> None:
         """Read no more, and close once all replies are sent."""
         self._ending = True
-        self._go_on()
+        self._resume()
 
     def abort(self) -> None:
         """Close the connection now."""
@@ -122,18 +122,18 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def sweep(self) -> None:
-        """Close the connection if its peer is gone, or stuck for too long. Called periodically."""
+        """Close the connection if its peer has closed it, or does not read. Called periodically."""
         if (self._ending or self._reading_paused) and self._peer_is_gone():
             self.abort()
         self._note()
         now_ns = time.perf_counter_ns()
-        if self.is_stranger and self._conversation.is_stuck:
-            if now_ns - self._stuck_since_ns > STRANGER_PATIENCE_S * 1e9:
+        if self.has_no_role and self._pipeline.is_write_paused:
+            if now_ns - self._write_paused_since_ns > NO_ROLE_PATIENCE_S * 1e9:
                 self.abort()
         elif self._ending or self._reading_paused:
             self._partial_since_ns = now_ns  # reading is paused, so the rest of the message could not arrive
         elif self._frames.partial:
-            patience_s = STRANGER_PATIENCE_S if self.is_stranger else PARTIAL_PATIENCE_S
+            patience_s = NO_ROLE_PATIENCE_S if self.has_no_role else PARTIAL_PATIENCE_S
             if now_ns - self._partial_since_ns > patience_s * 1e9:
                 self._frames.give_up()
                 self._end_with(LimitExceeded("seconds_for_a_message", patience_s))
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
     # For the account of buffers
 
     @property
-    def is_stranger(self) -> bool:
+    def has_no_role(self) -> bool:
         """Whether the peer has no role."""
         return self.session.role == Role.NONE
 
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
     def held_bytes(self) -> int:
         """Returns the memory this connection holds beyond the fixed cost of a connection."""
         unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        return len(self._frames.partial) + len(self._backlog.block) + self._conversation.held_bytes + unread
+        return len(self._frames.partial) + len(self._backlog.block) + self._pipeline.held_bytes + unread
 
     @property
     def holds_since_ns(self) -> int:
@@ -158,8 +158,8 @@ class Connection(asyncio.Protocol):
         waits = [time.perf_counter_ns()]
         if self._frames.partial:
             waits.append(self._partial_since_ns)
-        if self._conversation.is_stuck:
-            waits.append(self._stuck_since_ns)
+        if self._pipeline.is_write_paused:
+            waits.append(self._write_paused_since_ns)
         if self._slots:
             waits.append(self._slots[0].started_ns)
         return min(waits)
@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
         log.warning(
             "client gave way: the buffers are full", pid=peer.pid, uid=peer.uid, held_bytes=held_bytes
         )
-        self._let_go()
+        self._release()
         if self._transport is None:
             return
         if self._transport.is_closing() or self._transport.get_write_buffer_size():
@@ -184,11 +184,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def _is_answered(self) -> bool:
-        return not self._backlog.block and self._last_words is None and self._conversation.is_idle
+        return not self._backlog.block and self._final_refusal is None and self._pipeline.is_idle
 
     def _overrun(self) -> RequestError:
         """Returns the refusal of a request that is too long: PermissionDenied for a peer without a role."""
-        if self.is_stranger and self._frames.overrun <= self._message_bytes:
+        if self.has_no_role and self._frames.overrun <= self._message_bytes:
             return PermissionDenied(Role.READER.label)
         return LimitExceeded("message_bytes", self._frames.overrun)
 
@@ -196,53 +196,53 @@ class Connection(asyncio.Protocol):
         """Make this the last reply, after all others."""
         if not self._ending:
             self._ending = True
-            self._last_words = refusal
+            self._final_refusal = refusal
 
     def _answer(self, block: bytes, started_ns: int) -> None:
         """Run the backlog and these messages; what cannot run now stays in the backlog."""
-        backlog, talk = self._backlog, self._conversation
+        backlog, pipeline = self._backlog, self._pipeline
         try:
             if backlog.block:
                 backlog.add(block)
             elif block:
                 requests = decode_requests(block)
-                count = talk.answer(requests, started_ns, block)
+                count = pipeline.answer(requests, started_ns, block)
                 if count < len(requests) or count == DOUBTFUL_MAX:
                     backlog.add(block, count)
-            if backlog.block or self._last_words is not None:
-                self._work_off(started_ns)
+            if backlog.block or self._final_refusal is not None:
+                self._run_backlog(started_ns)
         except Exception as error:
-            self._server.break_down(error)
+            self._server.fail(error)
             self.abort()
             return
         if backlog.block or self._ending:
             self._pause_reading()
             if self._is_answered and self._transport is not None:
                 self._transport.close()
-        holds = self._slots or self._frames.partial or backlog.block or talk.is_stuck
+        holds = self._slots or self._frames.partial or backlog.block or pipeline.is_write_paused
         if self._is_noted or (holds and self._holds_much):
             self._note()
 
-    def _work_off(self, started_ns: int) -> None:
+    def _run_backlog(self, started_ns: int) -> None:
         """Run what can run of the backlog; once it is empty, send the final refusal, if any."""
-        backlog, talk = self._backlog, self._conversation
-        while backlog.block and not talk.is_held:
-            some = backlog.first(min(BATCH_REQUESTS, talk.room))
-            backlog.drop(talk.answer(decode_requests(some), started_ns, some))
-            if time.perf_counter_ns() - started_ns > TURN_NS and backlog.block:
-                asyncio.get_running_loop().call_soon(self._go_on)  # serve other connections first
+        backlog, pipeline = self._backlog, self._pipeline
+        while backlog.block and not pipeline.is_blocked:
+            some = backlog.first(min(BATCH_REQUESTS, pipeline.free_slots))
+            backlog.drop(pipeline.answer(decode_requests(some), started_ns, some))
+            if time.perf_counter_ns() - started_ns > RUN_NS_MAX and backlog.block:
+                asyncio.get_running_loop().call_soon(self._resume)  # serve other connections first
                 return
-        words = self._last_words
-        if words is not None and not backlog.block and talk.answer([words], started_ns, b""):
-            self._last_words = None
+        words = self._final_refusal
+        if words is not None and not backlog.block and pipeline.answer([words], started_ns, b""):
+            self._final_refusal = None
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """Run the backlog, and resume reading once it is empty."""
         if self._backlog.block or self._ending:
             self._answer(b"", time.perf_counter_ns())
         elif self._is_noted and not self._slots:
             self._note()
-        if self._reading_paused and not (self._ending or self._backlog.block or self._conversation.is_held):
+        if self._reading_paused and not (self._ending or self._backlog.block or self._pipeline.is_blocked):
             self._reading_paused = False
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
@@ -255,8 +255,8 @@ class Connection(asyncio.Protocol):
         return (
             len(self._frames.partial) >= SMALL_BYTES
             or bool(self._backlog.block)
-            or self._conversation.is_stuck
-            or (bool(self._slots) and self._conversation.held_bytes >= SMALL_BYTES)
+            or self._pipeline.is_write_paused
+            or (bool(self._slots) and self._pipeline.held_bytes >= SMALL_BYTES)
         )
 
     def _note(self) -> None:
@@ -267,11 +267,11 @@ class Connection(asyncio.Protocol):
         self._is_noted = held > 0
         self._server.buffers.note(self, held)
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._frames.give_up()
         self._backlog.clear()
-        self._last_words = None
-        self._conversation.break_off()
+        self._final_refusal = None
+        self._pipeline.abort()
         self._ending = True
         self._is_noted = False
         self._server.buffers.forget(self)
@@ -279,7 +279,7 @@ class Connection(asyncio.Protocol):
     # The transport
 
     def _write(self, data: bytes) -> None:
-        """Send it, unless the peer is gone: asyncio logs each further attempt."""
+        """Send it, unless the peer has closed its end: asyncio logs each further attempt."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.write(data)

@@ -33,12 +33,12 @@ class Later(Struct, frozen=True):
 
     A future is cancelled when its connection closes or the server stops, unless is_decided: then the request
     is done, only its reply is outstanding, and stopping waits for it. A coroutine runs on, unless it is
-    for_asker: then it is cancelled too, and does not continue from where it is.
+    cancellable: then it is cancelled too, and does not continue from where it is.
     """
 
     pending: "asyncio.Future[Any] | Coroutine[Any, Any, Any]"
-    results: "Callable[[Any], Results | Later]"
-    for_asker: bool = False
+    results: "Callable[[Any], Outcome]"
+    cancellable: bool = False
     is_decided: bool = False
 
 
@@ -56,8 +56,8 @@ class Stream(NamedTuple):
 
 
 Outcome = Results | Long | Later | Stream
-Run = Callable[[Session, Any], Outcome]
-RunSeveral = Callable[[Session, Sequence[Any]], Sequence[Results]]
+Handler = Callable[[Session, Any], Outcome]
+BatchHandler = Callable[[Session, Sequence[Any]], Sequence[Results]]
 
 
 class Operation(NamedTuple):
@@ -70,12 +70,12 @@ class Operation(NamedTuple):
     """
 
     role: Role
-    run: Run
+    run: Handler
     brief: bool = False
     changes: bool = False
     streams: bool = False
     in_order: bool = False
-    run_several: RunSeveral | None = None
+    run_several: BatchHandler | None = None
 
 
 Operations = Mapping[type[Request], Operation]
@@ -86,8 +86,8 @@ class Service(Protocol):
 
     operations: Operations
 
-    def welcome(self, peer: Peer, role: Role) -> Session:
+    def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection."""
 
-    def farewell(self, session: Session) -> None:
+    def close_session(self, session: Session) -> None:
         """Release all that a connection held."""

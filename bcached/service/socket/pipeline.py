@@ -4,7 +4,7 @@
 written by one call; of many, the first few are sent ahead, so that the peer handles them in parallel.
 2. All others run one by one. A request that has to wait takes a slot in the reply queue; later requests
 still run, and their replies queue behind that slot.
-3. Only in-order requests are put off: a change while an earlier in-order change or read is outstanding, a
+3. Only in-order requests are deferred: a change while an earlier in-order change or read is outstanding, a
 read while a change is. The reply of a change that is made may come later still.
 """
 
@@ -27,8 +27,17 @@ from bcached.errors import (
 )
 from bcached.service.socket.access import Role
 from bcached.service.socket.backlog import lengths
-from bcached.service.socket.method import Later, Long, Operation, Outcome, Run, RunSeveral, Session, Stream
-from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX, ReplyQueue, Slot
+from bcached.service.socket.method import (
+    BatchHandler,
+    Handler,
+    Later,
+    Long,
+    Operation,
+    Outcome,
+    Session,
+    Stream,
+)
+from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX, ReplyQueue, ReplySlot
 from bcached.service.socket.request_counts import RequestCounts
 from bcached.wire.codec import (
     AnyReply,
@@ -44,13 +53,13 @@ from bcached.wire.methods import ALLOCATOR, METHODS, Request
 EARLY_REPLIES = 8  # that are sent ahead of twice as many or more
 BATCH_REQUESTS = 256  # requests answered by one write; back-pressure is checked between batches
 
-INTERFACES = {method.request: method.interface for method in METHODS.values()}
+INTERFACE_OF = {method.request: method.interface for method in METHODS.values()}
 
-Asked = Request | RequestError  # the error is for a message that could not be decoded
+Received = Request | RequestError  # the error is for a message that could not be decoded
 
 
-class Server(Protocol):
-    """What a conversation needs of its server."""
+class PipelineServer(Protocol):
+    """What a pipeline needs of its server."""
 
     counts: RequestCounts
     draining: bool
@@ -61,39 +70,39 @@ class Server(Protocol):
     def ready_operations(self, role: Role) -> dict[type, Operation]:
         """Returns the brief operations that a role may run now without further checks."""
 
-    def carry_out(self, coroutine: Any, for_asker: bool) -> "asyncio.Future[Any]":
-        """Run a coroutine as a task of the server; returns a future, which cancels it only if for_asker."""
+    def spawn(self, coroutine: Any, cancellable: bool) -> "asyncio.Future[Any]":
+        """Run a coroutine as a task of the server; returns a future, which cancels it only if cancellable."""
 
-    def break_down(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Report a bug: the daemon stops."""
 
 
-class Conversation:
+class RequestPipeline:
     """The requests of one connection that are not answered yet.
 
     on_progress is called when a waiting request has been answered. The owner sets `write`, which sends bytes
-    at once, while the peer is connected, and `is_stuck` while the peer does not read.
+    at once, while the peer is connected, and `is_write_paused` while the peer does not read.
     """
 
     def __init__(
         self,
-        server: Server,
+        server: PipelineServer,
         session: Session,
         on_progress: Callable[[], None],
     ) -> None:
         self.session = session
         self._server = server
-        self.is_stuck = False
-        self.write: Callable[[bytes], None] = _to_nobody
+        self.is_write_paused = False
+        self.write: Callable[[bytes], None] = _discard
         self._on_progress = on_progress
         self._queue = ReplyQueue()
         self.slots = self._queue.slots  # replies not sent yet, in order
-        self._changing: Slot | None = None  # of the in-order change that is still to be made
-        self._asking: set[Slot] = set()  # of the in-order reads that are still to be answered
-        self._put_off: deque[tuple[Slot, Request]] = deque()  # in-order requests behind them
-        self._ready: dict[type, Run] = {}
-        self._ready_several: dict[type, RunSeveral] = {}
-        self.take_role(session.role)
+        self._changing: ReplySlot | None = None  # of the in-order change that is still to be made
+        self._reading: set[ReplySlot] = set()  # of the in-order reads that are still to be answered
+        self._deferred: deque[tuple[ReplySlot, Request]] = deque()  # in-order requests behind them
+        self._ready: dict[type, Handler] = {}
+        self._ready_several: dict[type, BatchHandler] = {}
+        self.set_role(session.role)
         self._ticking: asyncio.TimerHandle | None = None
 
     @property
@@ -107,16 +116,16 @@ class Conversation:
         return self._queue.held_bytes
 
     @property
-    def room(self) -> int:
+    def free_slots(self) -> int:
         """Returns how many requests may run before the queue is full, if all of them have to wait."""
         return max(1, REQUESTS_BEHIND_MAX + 1 - len(self._queue.slots))
 
     @property
-    def is_held(self) -> bool:
+    def is_blocked(self) -> bool:
         """Whether no more requests may run for now."""
-        return self.is_stuck or self._queue.is_full
+        return self.is_write_paused or self._queue.is_full
 
-    def take_role(self, role: Role) -> None:
+    def set_role(self, role: Role) -> None:
         """Set the role, under the server's present state."""
         self.session.role = role
         ready = self._server.ready_operations(role)
@@ -127,12 +136,12 @@ class Conversation:
             if operation.run_several is not None
         }
 
-    def answer(self, requests: Sequence[Asked], started_ns: int, block: bytes) -> int:
+    def answer(self, requests: Sequence[Received], started_ns: int, block: bytes) -> int:
         """Run the requests of a block until all have run or we are held; returns how many ran."""
         queue = self._queue
         at = 0
         sizes: list[int] = []
-        while at < len(requests) and not self.is_stuck:
+        while at < len(requests) and not self.is_write_paused:
             if not queue.slots and (count := self._answer_brief(requests, at, started_ns, block)):
                 at += count
             elif queue.is_full:
@@ -143,7 +152,7 @@ class Conversation:
                 at += 1
         return at
 
-    def _answer_brief(self, requests: Sequence[Asked], at: int, started_ns: int, block: bytes) -> int:
+    def _answer_brief(self, requests: Sequence[Received], at: int, started_ns: int, block: bytes) -> int:
         """Run a batch of brief requests and write their replies; returns how many ran."""
         early = at == 0 and len(requests) >= 2 * EARLY_REPLIES
         end = EARLY_REPLIES if early else at + BATCH_REQUESTS
@@ -151,7 +160,7 @@ class Conversation:
         alike = self._answer_alike(batch, started_ns) if len(batch) > 1 else 0
         return alike or self._answer_batch(batch, started_ns, at, block)
 
-    def _answer_batch(self, batch: Sequence[Asked], started_ns: int, at: int, block: bytes) -> int:
+    def _answer_batch(self, batch: Sequence[Received], started_ns: int, at: int, block: bytes) -> int:
         """Run up to a request that is not brief, or is long or waits (included); returns how many ran."""
         ready, session = self._ready, self.session
         replies: list[AnyReply] = []
@@ -190,21 +199,21 @@ class Conversation:
         run_several = self._ready_several.get(kind)
         if run_several is None:
             return 0
-        asked = [it.parameters for it in batch if type(it) is kind and not (it.oneway or it.upgrade)]
-        if len(asked) < len(batch):
+        parameters = [it.parameters for it in batch if type(it) is kind and not (it.oneway or it.upgrade)]
+        if len(parameters) < len(batch):
             return 0
-        results = run_several(self.session, asked)
+        results = run_several(self.session, parameters)
         if results:
             self.write(encode_replies([Reply(each) for each in results]))
             self._server.counts.of(kind).observe(len(results), time.perf_counter_ns() - started_ns)
         return len(results)
 
-    def _answer_one(self, request: Asked, started_ns: int, size: int) -> None:
+    def _answer_one(self, request: Received, started_ns: int, size: int) -> None:
         """Run any one request; its reply is sent at once or queued."""
         try:
             operation = self._permitted(request)
-            if operation.in_order and (self._put_off or self._is_too_early(operation)):
-                self._put_off.append((self._new_slot(request, started_ns, size), request))  # type: ignore[arg-type]
+            if operation.in_order and (self._deferred or self._must_wait(operation)):
+                self._deferred.append((self._new_slot(request, started_ns, size), request))  # type: ignore[arg-type]
                 return
             outcome = operation.run(self.session, request.parameters)  # type: ignore[union-attr]
         except RequestError as error:
@@ -212,25 +221,25 @@ class Conversation:
         else:
             self._take(request, outcome, started_ns, size)
 
-    def _take(self, request: Asked, outcome: Outcome, started_ns: int, size: int) -> None:
+    def _take(self, request: Received, outcome: Outcome, started_ns: int, size: int) -> None:
         """Handle the outcome of a request."""
         if isinstance(outcome, Later | Stream):
             self._await(self._new_slot(request, started_ns, size), outcome)
         else:
             self._reply(request, self._encoded(type(request), outcome), started_ns)
 
-    def _reply(self, request: Asked, reply: msgspec.Raw, started_ns: int) -> None:
+    def _reply(self, request: Received, reply: msgspec.Raw, started_ns: int) -> None:
         """Send a reply, or queue it behind those still to come."""
         kind = type(request)
         self._server.counts.of(kind).observe(1, time.perf_counter_ns() - started_ns)
         if request.oneway:
             return
         if self._queue.slots:
-            self._queue.append(Slot(kind, started_ns, reply=reply))
+            self._queue.append(ReplySlot(kind, started_ns, reply=reply))
         else:
             self.write(encode_replies([reply]))
 
-    def _permitted(self, request: Asked) -> Operation:
+    def _permitted(self, request: Received) -> Operation:
         """Returns the operation of a request. Raises RequestError if it may not run, after all checks."""
         if isinstance(request, RequestError):
             raise request
@@ -251,7 +260,7 @@ class Conversation:
 
     def give_up_waiting(self) -> None:
         """The server stops: refuse what waits, except requests that are done and only await their reply."""
-        self._put_off.clear()
+        self._deferred.clear()
         for slot in self._queue.waiting():
             if slot.future is None:
                 self._stop_ticking()
@@ -259,22 +268,22 @@ class Conversation:
             elif not slot.is_decided:
                 slot.future.cancel()
 
-    def break_off(self) -> None:
+    def abort(self) -> None:
         """The peer is gone: cancel what waits."""
-        self.write = _to_nobody
+        self.write = _discard
         self._on_progress = _nothing  # break the reference cycle: the collector rarely runs
         self._stop_ticking()
-        self._put_off.clear()
+        self._deferred.clear()
         for slot in self._queue.clear():
             if slot.future is not None:
                 slot.future.cancel()
 
-    def _new_slot(self, request: Asked, started_ns: int, size: int) -> Slot:
-        slot = Slot(type(request), started_ns, size, silent=bool(request.oneway))
+    def _new_slot(self, request: Received, started_ns: int, size: int) -> ReplySlot:
+        slot = ReplySlot(type(request), started_ns, size, silent=bool(request.oneway))
         self._queue.append(slot)
         return slot
 
-    def _await(self, slot: Slot, outcome: Later | Stream) -> None:
+    def _await(self, slot: ReplySlot, outcome: Later | Stream) -> None:
         """Fill a slot when its outcome arrives."""
         if isinstance(outcome, Stream):
             slot.stream = outcome
@@ -282,24 +291,24 @@ class Conversation:
             return
         pending = outcome.pending
         if not isinstance(pending, asyncio.Future):
-            pending = self._server.carry_out(pending, outcome.for_asker)
+            pending = self._server.spawn(pending, outcome.cancellable)
         slot.future, slot.is_decided = pending, outcome.is_decided
         if not outcome.is_decided:
             self._keep_in_order(slot)
-        pending.add_done_callback(partial(self._arrived, slot, outcome.results))
+        pending.add_done_callback(partial(self._on_done, slot, outcome.results))
 
-    def _keep_in_order(self, slot: Slot) -> None:
+    def _keep_in_order(self, slot: ReplySlot) -> None:
         operation = self._server.operation_of(slot.kind)
         if operation.in_order and operation.changes:
             self._changing = slot
         elif operation.in_order:
-            self._asking.add(slot)
+            self._reading.add(slot)
 
-    def _is_too_early(self, operation: Operation) -> bool:
-        return self._changing is not None or (operation.changes and bool(self._asking))
+    def _must_wait(self, operation: Operation) -> bool:
+        return self._changing is not None or (operation.changes and bool(self._reading))
 
-    def _arrived(
-        self, slot: Slot, results: "Callable[[Any], Results | Later]", future: "asyncio.Future[Any]"
+    def _on_done(
+        self, slot: ReplySlot, results: Callable[[Any], Outcome], future: "asyncio.Future[Any]"
     ) -> None:
         """A future is done: fill its slot, or wait for the next outcome."""
         if not self._queue.slots:  # the peer is gone
@@ -314,27 +323,27 @@ class Conversation:
         except RequestError as error:
             reply = encode_reply(self._refusal(slot.kind, error))
         except Exception as error:
-            self._server.break_down(error)
+            self._server.fail(error)
             return
         if self._changing is slot:
             self._changing = None
-        self._asking.discard(slot)
+        self._reading.discard(slot)
         if reply is None:
             self._await(slot, outcome)
         else:
             self._fill(slot, reply)
-        self._run_put_off()
+        self._run_deferred()
 
     def _note_failure(self, future: "asyncio.Future[Any]") -> None:
         """The peer is gone and gets no reply; report a bug all the same."""
         error = None if future.cancelled() else future.exception()
         if isinstance(error, Exception) and not isinstance(error, RequestError):
-            self._server.break_down(error)
+            self._server.fail(error)
 
-    def _run_put_off(self) -> None:
+    def _run_deferred(self) -> None:
         """Run put-off requests, up to the next one that is too early."""
-        while self._put_off and not self._is_too_early(self._server.operation_of(self._put_off[0][0].kind)):
-            slot, request = self._put_off.popleft()
+        while self._deferred and not self._must_wait(self._server.operation_of(self._deferred[0][0].kind)):
+            slot, request = self._deferred.popleft()
             try:
                 outcome = self._permitted(request).run(self.session, request.parameters)
                 if isinstance(outcome, Later | Stream):
@@ -344,11 +353,11 @@ class Conversation:
             except RequestError as error:
                 reply = encode_reply(self._refusal(slot.kind, error))
             except Exception as error:
-                self._server.break_down(error)
+                self._server.fail(error)
                 return
             self._fill(slot, reply)
 
-    def _fill(self, slot: Slot, reply: msgspec.Raw) -> None:
+    def _fill(self, slot: ReplySlot, reply: msgspec.Raw) -> None:
         self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
         ready = self._queue.fill(slot, reply)
         if ready:
@@ -357,15 +366,15 @@ class Conversation:
             self._tick(head)
         self._on_progress()
 
-    def _tick(self, slot: Slot) -> None:
+    def _tick(self, slot: ReplySlot) -> None:
         """Send a stream's news if its slot is first and the peer reads; poll again after the interval."""
         self._ticking = None
         if slot.stream is None or self._queue.head is not slot:
             return
         try:
-            news = None if self.is_stuck else slot.stream.following()
+            news = None if self.is_write_paused else slot.stream.following()
         except Exception as error:
-            self._server.break_down(error)
+            self._server.fail(error)
             return
         if news is not None and not slot.silent:
             self.write(encode_replies([Continued(news)]))
@@ -390,7 +399,7 @@ class Conversation:
         self._server.counts.of(kind).errors += 1
         name = error.NAME
         if name.startswith(f"{ALLOCATOR}."):
-            name = f"{INTERFACES.get(kind, ALLOCATOR)}.{name.rpartition('.')[2]}"
+            name = f"{INTERFACE_OF.get(kind, ALLOCATOR)}.{name.rpartition('.')[2]}"
         return Refusal(name, error.fields)
 
 
@@ -398,5 +407,5 @@ def _nothing() -> None:
     """Ignore progress."""
 
 
-def _to_nobody(_: bytes) -> None:
+def _discard(_: bytes) -> None:
     """Discard bytes: the peer is not connected yet, or not any more."""

@@ -14,7 +14,7 @@ SLOT_BYTES = 1024  # estimate for a waiting request by itself: slot, future, tas
 DECODED_FACTOR = 4  # and times its length
 
 
-class Slot(Struct, eq=False):
+class ReplySlot(Struct, eq=False):
     """The position of one reply in the order of a connection's replies; reply is None until it arrives.
 
     request_bytes is the length of a request that still runs or is still to be run.
@@ -36,7 +36,7 @@ class ReplyQueue:
     __slots__ = ("reply_bytes", "request_bytes", "slots")
 
     def __init__(self) -> None:
-        self.slots: deque[Slot] = deque()
+        self.slots: deque[ReplySlot] = deque()
         self.reply_bytes = 0
         self.request_bytes = 0
 
@@ -46,7 +46,7 @@ class ReplyQueue:
         return len(self.slots) * SLOT_BYTES + self.request_bytes * DECODED_FACTOR + self.reply_bytes
 
     @property
-    def head(self) -> Slot | None:
+    def head(self) -> ReplySlot | None:
         """Returns the slot that all others wait for."""
         return self.slots[0] if self.slots else None
 
@@ -63,14 +63,14 @@ class ReplyQueue:
     def _head_bytes(self) -> int:
         return self.slots[0].request_bytes if self.slots else 0
 
-    def append(self, slot: Slot) -> None:
+    def append(self, slot: ReplySlot) -> None:
         """Append a slot, with its reply or without."""
         self.slots.append(slot)
         self.request_bytes += slot.request_bytes
         if slot.reply is not None:
             self.reply_bytes += len(slot.reply)
 
-    def fill(self, slot: Slot, reply: Raw) -> list[Raw]:
+    def fill(self, slot: ReplySlot, reply: Raw) -> list[Raw]:
         """Set the reply of a slot; returns all replies that can be sent now, without silent ones."""
         slot.reply = reply
         self.request_bytes -= slot.request_bytes
@@ -82,7 +82,7 @@ class ReplyQueue:
                 ready.append(first)
         return ready
 
-    def clear(self) -> list[Slot]:
+    def clear(self) -> list[ReplySlot]:
         """Remove and return all slots."""
         slots = list(self.slots)
         self.slots.clear()
@@ -90,6 +90,6 @@ class ReplyQueue:
         self.request_bytes = 0
         return slots
 
-    def waiting(self) -> list[Slot]:
+    def waiting(self) -> list[ReplySlot]:
         """Returns the slots whose replies are outstanding, in order."""
         return [slot for slot in self.slots if slot.reply is None]

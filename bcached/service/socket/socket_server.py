@@ -33,11 +33,13 @@ from bcached.service.statistics import ServerStatistics
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.methods import Request
 
-FAREWELL_S = 1.0  # how long the last replies may take to be sent
+CLOSING_S = 1.0  # how long the last replies may take to be sent
 SWEEP_S = 1.0
 TRIM_BYTES = 8 << 20
 TRIM_PAUSE_S = 10.0
-ADMIN_SHARE = 64  # one connection in so many is reserved for admins, who connect when others are stuck
+ADMIN_SHARE = (
+    64  # one connection in so many is reserved for admins, who connect when other clients hold all the rest
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,17 @@ class SocketLimits:
     buffer_bytes: int = 64 << 20
 
 
-class Errand(asyncio.Future[Any]):
+class CancellableResult(asyncio.Future[Any]):
     """The result of a coroutine whose caller may go away: cancelling it cancels the coroutine at once.
 
     From that call on the coroutine only unwinds, even if it was just about to resume.
     """
 
-    carried_out_by: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[None] | None" = None
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the future and its coroutine."""
-        child, self.carried_out_by = self.carried_out_by, None
+        child, self.task = self.task, None
         if child is not None and not self.done():
             child.cancel()
         return super().cancel(msg)
@@ -79,16 +81,16 @@ class SocketServer:
         self._acceptors: list[Acceptor] = []
         self._tasks = asyncio.TaskGroup()
         self._children: set[asyncio.Task[None]] = set()
-        self._broken: asyncio.Future[None] | None = None
-        self._all_gone: asyncio.Future[None] | None = None
+        self._failure: asyncio.Future[None] | None = None
+        self._all_closed: asyncio.Future[None] | None = None
         self._sweeping: asyncio.TimerHandle | None = None
         self._next_trim_s = 0.0
 
     async def __aenter__(self) -> Self:
         """Start; nothing listens yet."""
         await self._tasks.__aenter__()
-        self._broken = asyncio.get_running_loop().create_future()
-        self._spawn(self._hear_of_bugs(self._broken))
+        self._failure = asyncio.get_running_loop().create_future()
+        self._start_task(self._raise_failure(self._failure))
         self._sweep()
         return self
 
@@ -100,7 +102,7 @@ class SocketServer:
         if self._sweeping is not None:
             self._sweeping.cancel()
         try:
-            await self._see_off()
+            await self._close_connections()
         finally:
             for child in self._children:
                 child.cancel()
@@ -108,7 +110,7 @@ class SocketServer:
 
     def listen(self, listener: socket.socket) -> None:
         """Accept connections from a listening socket, and own it from here on."""
-        self._acceptors.append(Acceptor(listener, self._welcome))
+        self._acceptors.append(Acceptor(listener, self._admit))
 
     def drain(self) -> None:
         """Accept no more connections and changes, and refuse what waits. Read-only methods still run."""
@@ -118,15 +120,15 @@ class SocketServer:
         for acceptor in self._acceptors:
             acceptor.close()
         for connection in list(self._connections):
-            connection.take_role(connection.session.role)
+            connection.set_role(connection.session.role)
             connection.give_up_waiting()
 
     def reload(self, access: Access, limits: SocketLimits) -> None:
         """Apply other rules: roles at once for all connections, limits for new ones."""
         self._access, self._limits = access, limits
         for connection in self._connections:
-            connection.take_role(access.role_of(connection.session.peer))
-        self.buffers.take_limits(limits.buffer_bytes, limits.connections)
+            connection.set_role(access.role_of(connection.session.peer))
+        self.buffers.set_limits(limits.buffer_bytes, limits.connections)
 
     def statistics(self) -> ServerStatistics:
         """Returns how many are connected, and the counts of requests so far."""
@@ -147,13 +149,13 @@ class SocketServer:
             kind: operation for kind, operation in operations if operation.brief and role >= operation.role
         }
 
-    def carry_out(self, coroutine: Coroutine[Any, Any, Any], for_asker: bool) -> "asyncio.Future[Any]":
-        """Returns a future of a coroutine's result; cancelling it cancels the coroutine only if for_asker."""
-        done = Errand() if for_asker else asyncio.get_running_loop().create_future()
-        child = self._spawn(self._finish(coroutine, done))
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], cancellable: bool) -> "asyncio.Future[Any]":
+        """Returns a future of a coroutine's result, which cancels the coroutine only if it is cancellable."""
+        done = CancellableResult() if cancellable else asyncio.get_running_loop().create_future()
+        child = self._start_task(self._finish(coroutine, done))
         child.add_done_callback(lambda _: coroutine.close())  # in case it was cancelled before it began
-        if isinstance(done, Errand):
-            done.carried_out_by = child
+        if isinstance(done, CancellableResult):
+            done.task = child
         return done
 
     def forget(self, connection: Connection) -> None:
@@ -162,20 +164,20 @@ class SocketServer:
             return
         self._connections.remove(connection)
         try:
-            self._service.farewell(connection.session)
+            self._service.close_session(connection.session)
         except Exception as error:
-            self.break_down(error)
-        if self._all_gone is not None and not self._connections and not self._all_gone.done():
-            self._all_gone.set_result(None)
+            self.fail(error)
+        if self._all_closed is not None and not self._connections and not self._all_closed.done():
+            self._all_closed.set_result(None)
 
-    def break_down(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Report a bug: the first one ends the server."""
-        if self._broken is not None and not self._broken.done():
-            self._broken.set_exception(error)
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
 
     # Opening and closing connections
 
-    def _welcome(self, connected: socket.socket) -> None:
+    def _admit(self, connected: socket.socket) -> None:
         try:
             peer = peer_of(connected)
         except OSError:
@@ -184,20 +186,20 @@ class SocketServer:
         role = self._access.role_of(peer)
         count, limit = len(self._connections), self._limits.connections
         is_full = count >= (limit if role == Role.ADMIN else limit - limit // ADMIN_SHARE)
-        if is_full and not (role > Role.NONE and self._shows_a_stranger_out()):
+        if is_full and not (role > Role.NONE and self._evict_without_role()):
             _refuse(connected, LimitExceeded("connections", count + 1))
             return
-        connection = Connection(self, self._service.welcome(peer, role), self._limits.message_bytes)
+        connection = Connection(self, self._service.open_session(peer, role), self._limits.message_bytes)
         self._connections.add(connection)
-        self._spawn(self._attach(connection, connected))
+        self._start_task(self._attach(connection, connected))
 
-    def _shows_a_stranger_out(self) -> bool:
+    def _evict_without_role(self) -> bool:
         """Close the connection of a peer without a role, if there is one; returns whether there was."""
-        stranger = next((it for it in self._connections if it.is_stranger), None)
-        if stranger is not None:
-            stranger.abort()
-            self.forget(stranger)
-        return stranger is not None
+        evicted = next((it for it in self._connections if it.has_no_role), None)
+        if evicted is not None:
+            evicted.abort()
+            self.forget(evicted)
+        return evicted is not None
 
     async def _attach(self, connection: Connection, connected: socket.socket) -> None:
         try:
@@ -207,19 +209,19 @@ class SocketServer:
             connected.close()
             self.forget(connection)
 
-    async def _see_off(self) -> None:
+    async def _close_connections(self) -> None:
         """Close every connection; abort those whose peers do not read in time."""
-        for cut_off in (Connection.end, Connection.abort):
+        for close in (Connection.end, Connection.abort):
             if not self._connections:
                 return
-            self._all_gone = asyncio.get_running_loop().create_future()
+            self._all_closed = asyncio.get_running_loop().create_future()
             for connection in list(self._connections):
-                cut_off(connection)
-            await asyncio.wait([self._all_gone], timeout=FAREWELL_S)
+                close(connection)
+            await asyncio.wait([self._all_closed], timeout=CLOSING_S)
 
     # Tasks
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _start_task(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         child = self._tasks.create_task(coroutine)
         self._children.add(child)
         child.add_done_callback(self._children.discard)
@@ -239,7 +241,7 @@ class SocketServer:
             if not done.done():
                 done.set_result(result)
 
-    async def _hear_of_bugs(self, broken: "asyncio.Future[None]") -> None:
+    async def _raise_failure(self, broken: "asyncio.Future[None]") -> None:
         await broken
 
     def _sweep(self) -> None:

@@ -111,7 +111,7 @@ def test_there_is_nothing_to_give_back_of_a_refusal_or_of_what_grants_nothing(re
 def test_what_is_told_takes_no_answer() -> None:
     one = call()
     exchange = asked(one)
-    exchange.tell(b"told\0")
+    exchange.send_oneway(b"told\0")
     assert exchange.to_send() == b"told\0"
     exchange.receive(answer(1))
     assert one.outcome() == 1
@@ -154,7 +154,7 @@ def test_the_end_refuses_what_waits_and_all_that_comes_after(reason: str, error:
         other.outcome()
     with pytest.raises(error):
         exchange.ask(call())
-    exchange.tell(b"told\0")
+    exchange.send_oneway(b"told\0")
     assert (exchange.to_send(), exchange.end("again")) == (b"", [])
 
 
@@ -195,7 +195,7 @@ def test_each_call_gets_its_own_answers_however_the_bytes_are_cut(story: Story) 
     calls: dict[int, Call[int]] = {}
     for number, kind in enumerate(story.kinds):
         if kind == "told":
-            exchange.tell(b"told %d\0" % number)
+            exchange.send_oneway(b"told %d\0" % number)
         else:
             calls[number] = call(undo=kind == "answer", more=kind == "news")
             exchange.ask(calls[number])

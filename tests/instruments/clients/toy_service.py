@@ -51,10 +51,10 @@ class ToyService:
         }
         self.operations: Operations = {METHODS[name].request: operation for name, operation in table.items()}
 
-    def welcome(self, peer: Peer, role: Role) -> Session:
+    def open_session(self, peer: Peer, role: Role) -> Session:
         return Session(peer, role, holder=[])
 
-    def farewell(self, session: Session) -> None:
+    def close_session(self, session: Session) -> None:
         self.gone.append(session)
 
     def allocate(self, session: Session, asked: messages.Allocate) -> Outcome:
@@ -89,7 +89,7 @@ class ToyService:
             raise NotReserved(key)
         if key.inode != WAITS:
             return self.committed(key, asked)
-        return Later(self._commit(key), lambda _: self.committed(key, asked), for_asker=True)
+        return Later(self._commit(key), lambda _: self.committed(key, asked), cancellable=True)
 
     async def _commit(self, key: Key) -> None:
         await self.may_commit.acquire()
@@ -108,7 +108,7 @@ class ToyService:
         self.log.append(f"lookup {asked.offset}")
         found = messages.Found((self.key(asked.offset, 1),) * asked.sectors)
         if asked.offset == WAITS:
-            return Later(self.may_commit.acquire(), lambda _: found, for_asker=True)
+            return Later(self.may_commit.acquire(), lambda _: found, cancellable=True)
         return found if asked.sectors < 16 else Long(found)
 
     def describe(self, session: Session, _: Any) -> Outcome:

@@ -111,7 +111,7 @@ def test_a_flood_is_cut_short_and_counted(handler: LogHandler, stream: io.String
         log.warning("peer is odd", number=number)
     log.error("something else")
     assert [line["message"] for line in lines(stream)] == ["peer is odd"] * BURST + ["something else"]
-    handler.tell_of_the_rest(at_once=True)
+    handler.report_held_back(at_once=True)
     last = lines(stream)[-1]
     assert (last["message"], last["said"]) == ("812 more like this in the last 1 s", "peer is odd")
     assert (last["level"], last["logger"]) == ("warning", "bcached.test")
@@ -171,13 +171,13 @@ def test_auto_is_console_on_a_terminal_only() -> None:
 
 def test_lost_lines_are_told_of_when_lines_are_taken_again(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
-        stream = LogStream(file, room_bytes=300)
+        stream = LogStream(file, queue_bytes=300)
         handler = start(stream)
         while not stream.dropped:  # sooner or later the thread is behind
             stream.write("x" * 299 + "\n")
         lost = stream.dropped
         handler.finish(10)
-        assert stream.untold == 0
+        assert stream.unreported == 0
     last = json.loads((tmp_path / "log").read_text().splitlines()[-1])
     assert last["message"] == f"{lost} log lines were lost: stderr did not take them"
     assert (last["lost"], last["level"]) == (lost, "warning")
@@ -185,8 +185,8 @@ def test_lost_lines_are_told_of_when_lines_are_taken_again(tmp_path: Path) -> No
 
 LAST_WORDS = """
 import sys, threading
-from bcached.service.logs.log import finish, get_logger, log_what_is_not_caught, start, take_stderr
-take_stderr()
+from bcached.service.logs.log import finish, get_logger, log_what_is_not_caught, start, replace_stderr
+replace_stderr()
 start()
 log_what_is_not_caught()
 class Finalized:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bcached.service.logs.stream import LogStream, for_last_words
+from bcached.service.logs.stream import LogStream, open_for_fault_handler
 
 LINE = "x" * 99 + "\n"
 
@@ -14,11 +14,11 @@ LINE = "x" * 99 + "\n"
 class Pipe:
     """A pipe of one page, and a log stream into it."""
 
-    def __init__(self, room_bytes: int = 10_000) -> None:
+    def __init__(self, queue_bytes: int = 10_000) -> None:
         self.read_end, write_end = os.pipe()
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
         self.file = os.fdopen(write_end, "w")
-        self.stream = LogStream(self.file, room_bytes)
+        self.stream = LogStream(self.file, queue_bytes)
 
     def drain(self) -> bytes:
         """All that comes within a moment."""
@@ -72,15 +72,15 @@ def test_a_pipe_that_is_not_drained_holds_up_nobody_and_costs_bounded_memory(pip
 
 def test_lines_lost_are_told_of_once_even_if_the_telling_is_lost(pipe: Pipe) -> None:
     write_lines(pipe, 1000)
-    lost = pipe.stream.untold
-    pipe.stream.tell_of_drops("lost in its turn\n", lost)  # there is no room for it
-    assert pipe.stream.untold == lost
+    lost = pipe.stream.unreported
+    pipe.stream.report_drops("lost in its turn\n", lost)  # there is no room for it
+    assert pipe.stream.unreported == lost
     pipe.drain()
     assert not pipe.stream.is_behind
-    pipe.stream.tell_of_drops("so many were lost\n", lost)
+    pipe.stream.report_drops("so many were lost\n", lost)
     assert pipe.stream.drain(5)
     assert pipe.drain() == b"so many were lost\n"
-    assert (pipe.stream.untold, pipe.stream.dropped) == (0, lost)
+    assert (pipe.stream.unreported, pipe.stream.dropped) == (0, lost)
 
 
 def test_a_reader_that_is_gone_costs_lines_and_nothing_else(pipe: Pipe) -> None:
@@ -88,9 +88,9 @@ def test_a_reader_that_is_gone_costs_lines_and_nothing_else(pipe: Pipe) -> None:
     write_lines(pipe, 10)
     assert pipe.stream.drain(5)
     assert pipe.stream.dropped == 10
-    pipe.stream.tell_of_drops("ten\n", 10)
+    pipe.stream.report_drops("ten\n", 10)
     assert pipe.stream.drain(5)
-    assert (pipe.stream.dropped, pipe.stream.untold) == (10, 10)
+    assert (pipe.stream.dropped, pipe.stream.unreported) == (10, 10)
 
 
 def test_a_full_disk_costs_lines_and_nothing_else() -> None:
@@ -114,13 +114,13 @@ def test_a_descriptor_that_others_made_non_blocking_is_waited_for_and_left_so(pi
 def test_the_descriptors_flags_are_not_ours_to_change(pipe: Pipe) -> None:
     write_lines(pipe, 10)
     assert os.get_blocking(pipe.file.fileno())
-    with for_last_words(pipe.file.fileno()) as last_words:  # type: ignore[union-attr]
+    with open_for_fault_handler(pipe.file.fileno()) as last_words:  # type: ignore[union-attr]
         assert not os.get_blocking(last_words.fileno())
         assert os.get_blocking(pipe.file.fileno())
 
 
 def test_last_words_go_to_the_same_place_and_do_not_wait(pipe: Pipe) -> None:
-    with for_last_words(pipe.file.fileno()) as last_words:  # type: ignore[union-attr]
+    with open_for_fault_handler(pipe.file.fileno()) as last_words:  # type: ignore[union-attr]
         assert last_words.write(b"died here\n") == 10
         while last_words.write(b"x" * 512):
             pass  # until there is no room any more
@@ -131,7 +131,7 @@ def test_last_words_do_not_overwrite_a_log_file(tmp_path: object) -> None:
     with open(f"{tmp_path}/log", "w+") as log:
         log.write("before\n")
         log.flush()
-        with for_last_words(log.fileno()) as last_words:  # type: ignore[union-attr]
+        with open_for_fault_handler(log.fileno()) as last_words:  # type: ignore[union-attr]
             last_words.write(b"died\n")
         log.seek(0)
         assert log.read() == "before\ndied\n"

@@ -11,10 +11,10 @@ SPARED = LIMIT // (2 * CONNECTIONS)
 class Holder:
     """As much of a connection as the account sees."""
 
-    def __init__(self, held_bytes: int = 0, age_s: float = 1.0, is_stranger: bool = False) -> None:
+    def __init__(self, held_bytes: int = 0, age_s: float = 1.0, has_no_role: bool = False) -> None:
         self.held_bytes = held_bytes
         self.holds_since_ns = time.perf_counter_ns() - int(age_s * 1e9)
-        self.is_stranger = is_stranger
+        self.has_no_role = has_no_role
         self.gave_way_with: int | None = None
 
     def give_way(self, held_bytes: int) -> None:
@@ -59,10 +59,10 @@ def test_a_large_request_that_has_just_come_goes_through_while_others_sit_on_the
 
 
 def test_a_peer_that_may_do_nothing_gives_way_first() -> None:
-    stranger, member, other = Holder(SPARED + 1, 1, is_stranger=True), Holder(900_000, 30), Holder(140_000, 0)
+    stranger, member, other = Holder(SPARED + 1, 1, has_no_role=True), Holder(900_000, 30), Holder(140_000, 0)
     account([member, stranger, other])
     assert gone([member, stranger, other])[:2] == [0, 1]
-    stranger, member, other = Holder(200_000, 1, is_stranger=True), Holder(800_000, 30), Holder(50_000, 0)
+    stranger, member, other = Holder(200_000, 1, has_no_role=True), Holder(800_000, 30), Holder(50_000, 0)
     account([member, stranger, other])
     assert gone([member, stranger, other]) == [1]
 
@@ -99,6 +99,6 @@ def test_what_the_kernel_has_taken_meanwhile_is_not_held_against_anyone() -> Non
 def test_a_lower_limit_counts_at_once() -> None:
     holders = [Holder(100_000, 1) for _ in range(10)]
     buffers = account(holders)
-    buffers.take_limits(LIMIT // 2, CONNECTIONS)
+    buffers.set_limits(LIMIT // 2, CONNECTIONS)
     assert buffers.held_bytes <= LIMIT // 2
     assert 0 < buffers.gave_way < 10

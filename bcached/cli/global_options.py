@@ -9,11 +9,11 @@ SOCKET_VARIABLE = "BCACHED_SOCKET"
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class GlobalOptions:
     """One run of bcachectl: the daemon's socket, and whether to print JSON."""
 
     socket: str
     as_json: bool
 
 
-pass_session = click.make_pass_decorator(Session)
+pass_options = click.make_pass_decorator(GlobalOptions)

@@ -17,7 +17,7 @@ from bcached.service.settings.config import Settings
 NAMES = {"varlink", "metrics"}
 
 
-class Doors:
+class ListeningSockets:
     """The listening sockets for clients and scrapers. Paths that were made here are removed at the end."""
 
     def __init__(self) -> None:
@@ -28,17 +28,17 @@ class Doors:
     @classmethod
     def open(cls, settings: Settings) -> Self:
         """Returns the sockets systemd passed, and those of the configuration for what it did not pass."""
-        doors = cls()
+        sockets = cls()
         passed = inherited_sockets()
         if unknown := sorted(passed.keys() - NAMES):
             raise ConfigError(f"LISTEN_FDNAMES: expected varlink and metrics, found {', '.join(unknown)}")
         try:
-            doors.clients = passed.get("varlink") or doors.own(bind_clients(settings))
-            doors.metrics = passed.get("metrics") or doors.own(bind_metrics(settings.metrics.listen))
+            sockets.clients = passed.get("varlink") or sockets.own(bind_clients(settings))
+            sockets.metrics = passed.get("metrics") or sockets.own(bind_metrics(settings.metrics.listen))
         except ConfigError:
-            doors.close()
+            sockets.close()
             raise
-        return doors
+        return sockets
 
     def own(self, listeners: list[socket.socket]) -> list[socket.socket]:
         """Note that these were made here, and so are to be removed; returns them."""
