@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 # A step is a few writes, or a batch of discards; a device that takes longer hangs.
 STEP_SECONDS_MAX = 20.0
-PLACES_A_STEP = 32  # buckets with a hundred reservations each: a few milliseconds at most
+BUCKETS_A_STEP = 32  # buckets with a hundred reservations each: a few milliseconds at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,11 +296,11 @@ class CacheSet:
         self._queue.end_volume(inode)
         for holder in list(self.holders):
             places = list(holder.pieces)
-            for start in range(0, len(places), PLACES_A_STEP):
+            for start in range(0, len(places), BUCKETS_A_STEP):
                 if holder not in self.holders:
                     break  # its connection is closed, and all its reservations are in quarantine
                 # The client may be writing to it, and its process still runs: the whole grace is waited.
-                part = holder.split_off(inode, places[start : start + PLACES_A_STEP])
+                part = holder.split_off(inode, places[start : start + BUCKETS_A_STEP])
                 self.quarantine.admit(part, None, self.services.options.restart_grace_s)
                 await asyncio.sleep(0)
         self.services.buckets_moved()
@@ -341,7 +341,7 @@ class CacheSet:
             {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
             for member in self.members
         ]
-        places = {State.UUID: self._volumes.table_places(), State.BTREE: self.index.changes.buckets.places}
+        places = {State.UUID: self._volumes.table_buckets(), State.BTREE: self.index.changes.buckets.places}
         for state, taken in places.items():
             for device, bucket in taken:
                 metadata[device][state].add(bucket)

@@ -1,7 +1,7 @@
 """The bucket lock, and the facts the tasks wait for, each a condition on it.
 
 A request's ready path changes tables without the lock (it cannot be interrupted) and so cannot call notify
-itself. It announces instead; the herald, a separate task, takes the lock and notifies.
+itself. It announces instead; the notifier, a separate task, takes the lock and notifies.
 
 notify_all only: before Python 3.13 a notify() of one waiter that is cancelled in the same iteration of the
 loop is lost for all others.
@@ -44,14 +44,14 @@ class Conditions:
         self._announced.update(facts)
         self._anything.set()
 
-    async def herald(self) -> None:
+    async def notify_announced(self) -> None:
         """Notify the waiters of announced facts, until cancelled."""
         while True:
             await self._anything.wait()
             self._anything.clear()
-            await self.pass_on()
+            await self.notify_now()
 
-    async def pass_on(self) -> None:
+    async def notify_now(self) -> None:
         """Wake the waiters of the announced facts."""
         async with self.bucket_lock:
             for fact in self._announced:

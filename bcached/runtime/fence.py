@@ -24,13 +24,13 @@ async def wait_for_old_writers(
     boot = boot_id()
     of_this_boot = [lease for lease in leases if lease.boot in (boot, "")]
     deadline = loop.time() + grace_s
-    told = False
+    reported = False
     while loop.time() < deadline:
         if leases and all(lease.is_let_go() for lease in of_this_boot):
             break
-        if not told:
+        if not reported:
             progress(f"waiting up to {grace_s:g} s for writers of a previous run")
-            told = True
+            reported = True
             for lease in of_this_boot:
                 await _name_holders(lease, progress)
         await asyncio.sleep(min(LOOK_INTERVAL_S, max(deadline - loop.time(), 0)))

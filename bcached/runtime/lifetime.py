@@ -50,7 +50,7 @@ from bcached.wire.gen_map import GenMap, file_bytes
 
 T = TypeVar("T")
 # A function, called when its task begins: a task cancelled before leaves no coroutine unawaited.
-Work: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
+TaskBody: TypeAlias = Callable[[], Coroutine[Any, Any, T]]
 
 # Of the 5 seconds a stop may take: connections are closed before, and I/O in flight is awaited after.
 STOP_SECONDS_MAX = 2.0
@@ -60,7 +60,7 @@ class ViolationError(BcachedError):
     """An invariant does not hold: the set stops before it does damage."""
 
 
-def _say_nothing(_: str) -> None:
+def _discard_message(_: str) -> None:
     """Discard progress and warnings."""
 
 
@@ -68,8 +68,8 @@ def _say_nothing(_: str) -> None:
 async def running(
     devices: Sequence[BlockDevice],
     options: SetOptions,
-    progress: Callable[[str], None] = _say_nothing,
-    warn: Callable[[str], None] = _say_nothing,
+    progress: Callable[[str], None] = _discard_message,
+    warn: Callable[[str], None] = _discard_message,
 ) -> AsyncIterator[CacheSet]:
     """Yields the running set on these devices. The devices are closed at the end, in any case.
 
@@ -79,33 +79,33 @@ async def running(
     async with AsyncExitStack() as stack:
         for device in devices:
             stack.push_async_callback(device.close)
-        life = Life(options, warn)
-        stack.callback(life.end)
+        run = SetRun(options, warn)
+        stack.callback(run.end)
         progress("reading the set")
-        cache_set = await life.begin(await read_set(devices), progress)
+        cache_set = await run.begin(await read_set(devices), progress)
         for sentence in cache_set.explain_index():
             warn(sentence)
         # Waiters for a fact that are left at the end are woken.
-        stack.push_async_callback(cache_set.services.conditions.pass_on)
+        stack.push_async_callback(cache_set.services.conditions.notify_now)
         try:
             async with asyncio.TaskGroup() as group:
-                life.run_tasks(group)
+                run.run_tasks(group)
                 progress("serving")
                 try:
                     yield cache_set
                 except BaseException:
                     cache_set.services.refuse(DeviceFailed("the daemon is going down"))
                     raise
-                await life.stop(progress)
+                await run.stop(progress)
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None  # the others are its consequences
 
 
-async def _hear_of(broken: "asyncio.Future[None]") -> None:
+async def _raise_error_of(broken: "asyncio.Future[None]") -> None:
     await broken
 
 
-class Life:
+class SetRun:
     """One run of the daemon with a set: its lease, its mapped gens, and the parts of the set."""
 
     def __init__(self, options: SetOptions, warn: Callable[[str], None]) -> None:
@@ -139,7 +139,7 @@ class Life:
         lease_path = create_lease(directory, name, self.number, boot_id(), self.options.gid)
         for lease in old:
             lease.remove()
-        self._set = self._put_together(opened, lease_path)
+        self._set = self._assemble(opened, lease_path)
         if not fresh:
             index = opened.index
             progress(f"recovered: {index.io.nodes_read} nodes read, {index.keys_replayed} keys replayed")
@@ -171,7 +171,7 @@ class Life:
         self._maps.append(GenMap.lay_out(file.memory, geometry.bucket_count, self.number))
         return self._maps[-1].gens
 
-    def _put_together(self, opened: OpenedSet, lease_path: str) -> CacheSet:
+    def _assemble(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
         sectors = SectorAllocator([member.cache for member in members], precise_clock())
         services = Services(self.options, sectors, precise_clock(), self._after_step, self._warn)
@@ -218,13 +218,13 @@ class Life:
             self._spawn(task.run).set_name(name)
         services = self._set.services
         self._background = [
-            group.create_task(services.conditions.herald(), name="herald"),
+            group.create_task(services.conditions.notify_announced(), name="notifier"),
             group.create_task(
-                self._or_refuse(partial(_hear_of, services.broken)), name="errors in callbacks"
+                self._or_refuse(partial(_raise_error_of, services.broken)), name="errors in callbacks"
             ),
         ]
 
-    def _spawn(self, work: Work[T]) -> "asyncio.Task[T]":
+    def _spawn(self, work: TaskBody[T]) -> "asyncio.Task[T]":
         """Start a task that an orderly stop waits for, and whose failure ends the set."""
         assert self._group is not None, "the set is not running yet"
         task = self._group.create_task(self._or_refuse(work))
@@ -232,7 +232,7 @@ class Life:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _or_refuse(self, work: Work[T]) -> T:
+    async def _or_refuse(self, work: TaskBody[T]) -> T:
         assert self._set is not None
         try:
             return await work()

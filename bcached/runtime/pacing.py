@@ -14,7 +14,7 @@ IDLE_TURN_S = 20e-6  # one iteration of an idle loop
 PAUSE_SLICES = 2
 
 
-class Turns:
+class Pacer:
     """The slices and pauses of one task."""
 
     def __init__(self, task: object, services: Services) -> None:
@@ -29,18 +29,18 @@ class Turns:
         await asyncio.sleep(0)
         self._begun = self._looked = self._services.clock()
 
-    async def breathe(self) -> None:
+    async def checkpoint(self) -> None:
         """Yield to the loop when the slice's time is over, or would be after another piece like the last."""
         services = self._services
         now = services.clock()
         if 2 * now - self._looked - self._begun >= services.options.gc_slice_s:
             services.slices.observe(now - self._begun)
             services.begin_step(self._task)  # a large index takes long, which is not a hang
-            await self._give_way()
+            await self._yield_loop()
             now = self._begun = services.clock()
         self._looked = now
 
-    async def _give_way(self) -> None:
+    async def _yield_loop(self) -> None:
         services = self._services
         left = services.clock()
         await asyncio.sleep(0)

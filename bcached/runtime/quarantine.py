@@ -15,7 +15,7 @@ from bcached.state.sectors.sector_allocator import SectorAllocator
 
 
 @dataclass(slots=True, eq=False)
-class Ward:
+class QuarantinedHolder:
     """One holder in quarantine; deadline is set while the end of its process is awaited."""
 
     holder: Holder
@@ -32,17 +32,17 @@ class Quarantine:
     def __init__(self, allocator: SectorAllocator, on_release: Callable[[], None], guard: Guard) -> None:
         self._allocator = allocator
         self._on_release = on_release
-        self._release_guarded, self._go_on_guarded = guard(self._release), guard(self._go_on)
-        self._wards: set[Ward] = set()
+        self._release_guarded, self._continue_guarded = guard(self._release), guard(self._continue)
+        self._entries: set[QuarantinedHolder] = set()
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
         """Returns how many holders are in quarantine."""
-        return len(self._wards)
+        return len(self._entries)
 
     def holders(self) -> list[Holder]:
         """Returns the holders in quarantine."""
-        return [ward.holder for ward in self._wards]
+        return [entry.holder for entry in self._entries]
 
     def admit(self, holder: Holder, pid: int | None, grace_s: float) -> None:
         """Add a holder; pid is the process whose writes are awaited, if known.
@@ -61,49 +61,59 @@ class Quarantine:
             pidfd, ended = None, True
         except OSError:
             pidfd = None
-        ward = Ward(holder, pidfd)
-        self._wards.add(ward)
+        entry = QuarantinedHolder(holder, pidfd)
+        self._entries.add(entry)
         if ended:
-            self._in_steps(ward, self._allocator.ending(holder), self._let_go)
+            self._in_steps(entry, self._allocator.ending(holder), self._discard)
         else:
-            self._in_steps(ward, self._allocator.quarantine(holder), partial(self._watch, grace_s))
+            self._in_steps(entry, self._allocator.quarantine(holder), partial(self._watch, grace_s))
 
     def close(self) -> None:
         """Stop watching: the daemon ends, and its lease file fences the writers."""
-        for ward in self._wards:
-            self._stop_watching(ward)
-        self._wards.clear()
+        for entry in self._entries:
+            self._stop_watching(entry)
+        self._entries.clear()
 
-    def _in_steps(self, ward: Ward, work: Generator[None, None, None], then: Callable[[Ward], None]) -> None:
-        """Process a ward's buckets, possibly very many, one step per iteration of the loop."""
+    def _in_steps(
+        self,
+        entry: QuarantinedHolder,
+        work: Generator[None, None, None],
+        then: Callable[[QuarantinedHolder], None],
+    ) -> None:
+        """Process an entry's buckets, possibly very many, one step per iteration of the loop."""
         for _ in work:
-            self._loop.call_soon(self._go_on_guarded, ward, work, then)
+            self._loop.call_soon(self._continue_guarded, entry, work, then)
             return
-        then(ward)
+        then(entry)
 
-    def _go_on(self, ward: Ward, work: Generator[None, None, None], then: Callable[[Ward], None]) -> None:
-        if ward in self._wards:
-            self._in_steps(ward, work, then)
+    def _continue(
+        self,
+        entry: QuarantinedHolder,
+        work: Generator[None, None, None],
+        then: Callable[[QuarantinedHolder], None],
+    ) -> None:
+        if entry in self._entries:
+            self._in_steps(entry, work, then)
 
-    def _watch(self, grace_s: float, ward: Ward) -> None:
-        ward.deadline = self._loop.call_later(grace_s, self._release_guarded, ward)
-        if ward.pidfd is not None:
-            self._loop.add_reader(ward.pidfd, self._release_guarded, ward)
+    def _watch(self, grace_s: float, entry: QuarantinedHolder) -> None:
+        entry.deadline = self._loop.call_later(grace_s, self._release_guarded, entry)
+        if entry.pidfd is not None:
+            self._loop.add_reader(entry.pidfd, self._release_guarded, entry)
 
-    def _release(self, ward: Ward) -> None:
-        if ward.deadline is not None:
-            self._stop_watching(ward)
-            self._in_steps(ward, self._allocator.end_quarantine(ward.holder), self._let_go)
+    def _release(self, entry: QuarantinedHolder) -> None:
+        if entry.deadline is not None:
+            self._stop_watching(entry)
+            self._in_steps(entry, self._allocator.end_quarantine(entry.holder), self._discard)
 
-    def _stop_watching(self, ward: Ward) -> None:
-        if ward.deadline is not None:
-            ward.deadline.cancel()
-            ward.deadline = None
-        if ward.pidfd is not None:
-            self._loop.remove_reader(ward.pidfd)
-            os.close(ward.pidfd)
-            ward.pidfd = None
+    def _stop_watching(self, entry: QuarantinedHolder) -> None:
+        if entry.deadline is not None:
+            entry.deadline.cancel()
+            entry.deadline = None
+        if entry.pidfd is not None:
+            self._loop.remove_reader(entry.pidfd)
+            os.close(entry.pidfd)
+            entry.pidfd = None
 
-    def _let_go(self, ward: Ward) -> None:
-        self._wards.discard(ward)
+    def _discard(self, entry: QuarantinedHolder) -> None:
+        self._entries.discard(entry)
         self._on_release()

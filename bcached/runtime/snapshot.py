@@ -14,7 +14,7 @@ from bcached.state.statistics import IndexStatistics, MemberStatistics, OrphanSt
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 
-ORPHANS_TOLD = 8  # each is reported in its own sentence
+ORPHANS_LISTED = 8  # each is reported in its own sentence
 
 
 def take_snapshot(
@@ -66,7 +66,7 @@ def take_snapshot(
         gc=tasks.garbage_collector.durations.copy(),
         gc_slice=services.slices.copy(),
         journal_write=journal.durations.copy(),
-        orphans=orphans_of(index.health)[:ORPHANS_TOLD],
+        orphans=orphans_of(index.health)[:ORPHANS_LISTED],
     )
 
 
@@ -132,6 +132,6 @@ def _member(member: Member, journal: Journal) -> MemberStatistics:
         held_back_by_gen=cache.held_back,
         journal_free_buckets=journal.free_buckets(member),
         journal_bucket_count=cache.geometry.journal_bucket_count,
-        invalidate_needs_gc=cache.dry,
+        invalidate_needs_gc=cache.invalidate_needs_gc,
         io_errors=member.block_device.statistics().errors,
     )

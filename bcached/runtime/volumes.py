@@ -23,8 +23,8 @@ from bcached.store.uuid_table import UuidTable, Volume
 
 BUCKET_TIMEOUT_S = 30.0
 
-Work = Callable[[], Coroutine[Any, Any, Any]]
-Spawn = Callable[[Work], "asyncio.Task[Any]"]
+TableChange = Callable[[], Coroutine[Any, Any, Any]]
+Spawn = Callable[[TableChange], "asyncio.Task[Any]"]
 Entries = list[UuidEntry | None]
 
 
@@ -48,20 +48,20 @@ class Volumes:
         self._index = index
         self._services = services
         self._spawn = spawn
-        self._turn = asyncio.Lock()
-        self._place: MetadataBucket | None = None  # the bucket of the table being written
-        self._old: tuple[int, int] | None = None  # the bucket of the previous table, if still referenced
-        self._tell_inodes()
+        self._lock = asyncio.Lock()
+        self._new_table: MetadataBucket | None = None  # the bucket of the table being written
+        self._old_bucket: tuple[int, int] | None = None  # of the previous table, if still referenced
+        self._update_inodes()
 
     def volumes(self) -> list[Volume]:
         """Returns the volumes, by inode."""
         return list(self._table.volumes())
 
-    def table_places(self) -> set[tuple[int, int]]:
+    def table_buckets(self) -> set[tuple[int, int]]:
         """Returns (device, bucket) of the buckets in use for the uuid table."""
-        fresh = None if self._place is None else self._place.taken
-        tables = (self._place_of(self._journal.uuid_bucket), fresh, self._old)
-        return {place for place in tables if place is not None}
+        fresh = None if self._new_table is None else self._new_table.taken
+        tables = (self._bucket_of(self._journal.uuid_bucket), fresh, self._old_bucket)
+        return {bucket for bucket in tables if bucket is not None}
 
     async def create(self, label: str, sectors: int, uuid: UUID | None) -> int:
         """Create a volume; returns its inode once it is durable."""
@@ -71,7 +71,7 @@ class Volumes:
             self._table.check_new(label, sectors, chosen)
             inode = await self._find_inode()
             await self._write(self._table.with_volume(inode, label, sectors, chosen))
-            self._tell_inodes()
+            self._update_inodes()
             return inode
 
         inode: int = await self._run(change)
@@ -112,7 +112,7 @@ class Volumes:
                 self._index.health.forget(inode)
                 await end_reservations(inode)
             finally:
-                self._tell_inodes()
+                self._update_inodes()
 
         await self._run(change)
 
@@ -131,18 +131,18 @@ class Volumes:
 
         await self._run(change)
 
-    async def _run(self, change: Work) -> Any:
+    async def _run(self, change: TableChange) -> Any:
         """Run a change to its end, even if the caller is cancelled; raises its RequestError."""
 
-        async def in_turn() -> Any:
+        async def locked() -> Any:
             try:
-                async with self._turn:
+                async with self._lock:
                     self._services.check_changeable()  # the wait may have been long
                     return await change()
             except RequestError as error:
                 return error
 
-        task = self._spawn(in_turn)
+        task = self._spawn(locked)
         await asyncio.wait([task])  # awaiting the task itself would cancel it with the caller
         if task.cancelled() or task.exception() is not None:
             self._services.check_changeable()  # it ended the set: raises the reason
@@ -153,13 +153,13 @@ class Volumes:
 
     async def _write(self, entries: Entries) -> None:
         """Write the table to a new bucket, then the journal entry that names it; then free the old one."""
-        self._place = MetadataBucket(self._sectors, State.UUID)
+        self._new_table = MetadataBucket(self._sectors, State.UUID)
         try:
-            device, bucket = await self._services.queue.submit(self._place, BUCKET_TIMEOUT_S)
+            device, bucket = await self._services.queue.submit(self._new_table, BUCKET_TIMEOUT_S)
             self._services.buckets_moved()
             await self._replace(device, bucket, entries)
         finally:
-            self._place = None
+            self._new_table = None
         self._services.buckets_moved()
 
     async def _replace(self, device: int, bucket: int, entries: Entries) -> None:
@@ -168,19 +168,19 @@ class Volumes:
         if synchronous:
             raw = self._table.pack(entries)
             await self._members[device].block_device.write(cache.geometry.byte_of(bucket), raw)
-        self._old = old_device, old_bucket = self._place_of(journal.uuid_bucket)
+        self._old_bucket = old_device, old_bucket = self._bucket_of(journal.uuid_bucket)
         journal.uuid_bucket = self._table.key_at(device, bucket, cache.table.gens[bucket])
         if synchronous:
             await journal.commit()
         self._table.entries = entries
-        self._old = None
+        self._old_bucket = None
         self._members[old_device].cache.free_metadata([old_bucket])
 
-    def _place_of(self, key: Key) -> tuple[int, int]:
+    def _bucket_of(self, key: Key) -> tuple[int, int]:
         pointer = key.pointers[0]
         return pointer.device, self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
 
-    def _tell_inodes(self) -> None:
+    def _update_inodes(self) -> None:
         volumes = self.volumes()
         self._sectors.inodes = {volume.inode: volume.uuid for volume in volumes}
         self._sectors.flash_sectors = {

@@ -13,7 +13,7 @@ from bcached.errors import DeviceError, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.runtime.tasks.evacuator import Totals
+from bcached.runtime.tasks.evacuator import EvacuationTotals
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.clients.keeping_client import KeepingClient, Kept, check_kept, data_of
@@ -78,7 +78,7 @@ async def a_set(folder: Path, *counts: int, **options: Any) -> AsyncIterator[Cac
         yield cache_set
 
 
-def totals(cache_set: CacheSet) -> Totals:
+def totals(cache_set: CacheSet) -> EvacuationTotals:
     return cache_set.tasks.garbage_collector.evacuator.totals
 
 
@@ -174,7 +174,7 @@ async def test_with_moving_switched_off_nothing_is_moved(tmp_path: Path) -> None
         writer = Writer(cache_set, 4)
         await writer.fill()
         assert writer.count < 2500
-        assert totals(cache_set) == Totals()
+        assert totals(cache_set) == EvacuationTotals()
         await check(cache_set, writer)
 
 
@@ -188,7 +188,7 @@ async def test_sets_that_are_mostly_clean_move_nothing_as_long_as_clean_buckets_
         writer.one_in = 1 << 30
         writer.count += 1  # clean from here on
         await writer.fill(4001)
-        assert totals(cache_set) == Totals()
+        assert totals(cache_set) == EvacuationTotals()
         await check(cache_set, writer)
 
 
@@ -239,7 +239,7 @@ async def test_where_the_lightest_cannot_be_read_the_next_are_emptied(tmp_path: 
 async def test_an_index_that_may_not_grow_keeps_nothing_from_being_moved(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         writer = Writer(cache_set, 4)
-        while not cache_set.members[0].cache.dry:
+        while not cache_set.members[0].cache.invalidate_needs_gc:
             await writer.write(16)
         while cache_set.sectors.take_metadata(State.UUID) is not None:
             pass

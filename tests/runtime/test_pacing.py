@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bcached.runtime.lifetime import running
-from bcached.runtime.pacing import Turns
+from bcached.runtime.pacing import Pacer
 from bcached.runtime.services import Services
 from instruments.samples.living_set import fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
@@ -21,17 +21,17 @@ class Work:
 
     def __init__(self, services: Services) -> None:
         self.now = 0.0
-        self._turns = Turns(self, services)
+        self._pacer = Pacer(self, services)
         services.clock = lambda: self.now
         services.begin_step(self)
 
     async def paused_s(self, piece_s: float, others_s: float = 0.0) -> float:
         """How long it pauses behind a piece, when others have so much to do then."""
-        await self._turns.begin()
+        await self._pacer.begin()
         self.now += piece_s
         asyncio.get_running_loop().call_soon(self._pass, others_s)
         begun = asyncio.get_running_loop().time()
-        await self._turns.breathe()
+        await self._pacer.checkpoint()
         return asyncio.get_running_loop().time() - begun
 
     def _pass(self, seconds: float) -> None:

@@ -31,7 +31,7 @@ class Allocator:
         self._sectors = sectors
         self._services = services
         self._open = LastResort(sectors, member.device)
-        self._timer: asyncio.TimerHandle | None = None  # until another open bucket is idle
+        self._idle_timer: asyncio.TimerHandle | None = None  # until another open bucket is idle
         self._tried = Tried()  # attempts that are not repeated until counters change
 
     async def run(self) -> None:
@@ -66,8 +66,8 @@ class Allocator:
             evacuating=services.evacuation_asked(self.member),
             last_resort=self._last_resort,
         )
-        if step is Step.WAIT and self._cache.dry and waiting:
-            self._look_again()
+        if step is Step.WAIT and self._cache.invalidate_needs_gc and waiting:
+            self._set_idle_timer()
         if services.refusal is not None and step is not Step.PUSH:
             return Step.WAIT  # gens that rise now would not become durable before the set stops
         return step
@@ -76,14 +76,14 @@ class Allocator:
         services = self._services
         return self._open.step(services.waiting(), services.clock(), with_dirty=with_dirty)
 
-    def _look_again(self) -> None:
+    def _set_idle_timer(self) -> None:
         """Set a timer for when the next open bucket counts as idle: no task announces that."""
         idle_in_s = self._open.idle_in_s(self._services.clock())
-        if idle_in_s is not None and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(idle_in_s, self._it_is_time)
+        if idle_in_s is not None and self._idle_timer is None:
+            self._idle_timer = asyncio.get_running_loop().call_later(idle_in_s, self._check_idle_buckets)
 
-    def _it_is_time(self) -> None:
-        self._timer = None
+    def _check_idle_buckets(self) -> None:
+        self._idle_timer = None
         self._services.buckets_moved()
 
     def _has_work(self) -> bool:
@@ -105,7 +105,7 @@ class Allocator:
             self._services.ask_for_evacuation(self.member)
         elif step is Step.COLLECT:
             self._tried.collection_is_asked_for(self._cache)
-            self._services.ask_for_collection("dry" if self._cache.dry else "gens")
+            self._services.ask_for_collection("dry" if self._cache.invalidate_needs_gc else "gens")
 
     def _close(self) -> None:
         # The step implies that there is one to close, perhaps only among those with dirty data.
@@ -140,7 +140,7 @@ class Allocator:
         looks_at_all = policy is not Replacement.RANDOM
         self._tried.pass_begins(cache, services.collections, looks_at_all=looks_at_all)
         await self._pass(policy)
-        if cache.dry and policy is Replacement.RANDOM and services.waiting():
+        if cache.invalidate_needs_gc and policy is Replacement.RANDOM and services.waiting():
             # Half as many draws as there are buckets miss many; if a request waits, check all of them.
             await self._pass(Replacement.FIFO)
             self._tried.looked_at_all = True

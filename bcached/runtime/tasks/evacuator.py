@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from bcached.errors import LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
-from bcached.runtime.pacing import Turns
+from bcached.runtime.pacing import Pacer
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
-from bcached.runtime.tasks.mover import MOVES_AT_ONCE, PATIENCE_S, Mover, Outcome
+from bcached.runtime.tasks.mover import INDEX_TIMEOUT_S, MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.evacuation import Evacuation, plan
 from bcached.state.buckets.member_buckets import Cache
@@ -34,7 +34,7 @@ NOT_CHOSEN = (1 << 16) - 1
 
 
 @dataclass(slots=True)
-class Totals:
+class EvacuationTotals:
     """Counts of evacuations so far."""
 
     rounds: int = 0
@@ -42,7 +42,7 @@ class Totals:
     moved_sectors: int = 0
 
 
-class Round:
+class EvacuationRound:
     """One evacuation of a member: the buckets to be emptied, with their state when it was planned."""
 
     def __init__(self, cache: Cache, planned: Evacuation) -> None:
@@ -54,15 +54,15 @@ class Round:
         # By rank in the plan, as planned: gens and dirty sectors.
         self._gens = table.gens_array[planned.buckets]
         self._dirty = table.dirty_sectors_array[planned.buckets]
-        self._places = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # ranks in the plan
-        self._places[planned.buckets] = np.arange(len(planned.buckets))
+        self._ranks = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # ranks in the plan
+        self._ranks[planned.buckets] = np.arange(len(planned.buckets))
 
     def spans_in(self, leaf: Leaf, caches: list[Cache]) -> Spans:
         """Returns the spans in which a leaf names dirty data in these buckets."""
         found = [NO_SPANS]
         for part in leaf_pointers([leaf], caches):
             if part.device == self.device:
-                chosen = self._places[part.buckets] != NOT_CHOSEN
+                chosen = self._ranks[part.buckets] != NOT_CHOSEN
                 chosen &= part.is_current & part.rows.dirty
                 rows = part.rows.where(chosen)
                 columns = (part.buckets[chosen], rows.inodes, rows.ends - rows.sectors, rows.ends)
@@ -71,11 +71,11 @@ class Round:
 
     def in_order(self, spans: Spans) -> Spans:
         """Returns the spans bucket by bucket, in the order of the plan."""
-        return spans[np.argsort(self._places[spans[:, 0]], kind="stable")]
+        return spans[np.argsort(self._ranks[spans[:, 0]], kind="stable")]
 
-    def is_to_go(self, bucket: int, key: Key) -> bool:
+    def is_to_be_moved(self, bucket: int, key: Key) -> bool:
         """Whether a key has dirty data in a bucket whose gen is unchanged since the plan."""
-        bucket_of, gen = self._cache.geometry.bucket_of, self._gens[self._places[bucket]]
+        bucket_of, gen = self._cache.geometry.bucket_of, self._gens[self._ranks[bucket]]
         return key.dirty and any(
             pointer.device == self.device and pointer.gen == gen and bucket_of(pointer.sector) == bucket
             for pointer in key.pointers
@@ -83,16 +83,16 @@ class Round:
 
     def left_in(self, bucket: int) -> int:
         """Returns the dirty sectors left in a bucket after all moves out of it, and counts it if emptied."""
-        place = self._places[bucket]
-        if self._table.gens[bucket] != self._gens[place]:
+        rank = self._ranks[bucket]
+        if self._table.gens[bucket] != self._gens[rank]:
             return 0
         left = self._table.dirty_sectors[bucket]
         self.emptied += not left
         return left
 
-    def had(self, bucket: int) -> int:
-        """Returns a bucket's dirty sectors when this was planned."""
-        return int(self._dirty[self._places[bucket]])
+    def dirty_when_planned(self, bucket: int) -> int:
+        """Returns a bucket's dirty sectors when it was planned."""
+        return int(self._dirty[self._ranks[bucket]])
 
 
 class Evacuator:
@@ -101,7 +101,7 @@ class Evacuator:
     def __init__(
         self, members: list[Member], sectors: SectorAllocator, btree: Btree, mover: Mover, services: Services
     ) -> None:
-        self.totals = Totals()
+        self.totals = EvacuationTotals()
         self._members = members
         self._sectors = sectors
         self._caches = [member.cache for member in members]
@@ -111,17 +111,17 @@ class Evacuator:
         # By member and bucket: its dirty sectors when none of them could be moved.
         self._stuck = [np.zeros_like(cache.table.dirty_sectors_array) for cache in self._caches]
 
-    async def run(self, turns: Turns) -> None:
-        """Run a round for one of the members that requested it; turns are the collector's."""
+    async def run(self, pacer: Pacer) -> None:
+        """Run a round for one of the members that requested it, paced by the collector."""
         services = self._services
         services.evacuating = member = services.evacuation_wanted.pop()
         try:
-            await self._evacuate(member, turns)
+            await self._evacuate(member, pacer)
         finally:
             services.evacuating = None
             services.buckets_moved()
 
-    async def _evacuate(self, member: Member, turns: Turns) -> None:
+    async def _evacuate(self, member: Member, pacer: Pacer) -> None:
         cache, mover = member.cache, self._mover
         found, own = cache.evacuation_finds(), mover.own_changes[member.device]
         spare = self._sectors.open_buckets.left_to(MOVERS_WRITE_POINT)
@@ -131,64 +131,69 @@ class Evacuator:
         if not planned.gain:
             cache.evacuation_was_fruitless(found)
             return
-        this, taken, moved = Round(cache, planned), mover.buckets_taken[member.device], mover.moved_sectors
+        round_ = EvacuationRound(cache, planned)
+        taken, moved = mover.buckets_taken[member.device], mover.moved_sectors
         with mover.at_work():
-            await self._empty(this, await self._find(this, turns), turns)
+            await self._empty(round_, await self._find(round_, pacer), pacer)
         moved = mover.moved_sectors - moved
         taken = mover.buckets_taken[member.device] - taken
         self.totals.rounds += 1
         self.totals.moved_sectors += moved
-        self.totals.emptied_buckets += this.emptied
-        if this.emptied <= taken and not this.stuck:
+        self.totals.emptied_buckets += round_.emptied
+        if round_.emptied <= taken and not round_.stuck:
             now = mover.own_changes[member.device]
             cache.evacuation_was_fruitless((found[0] + now[0] - own[0], found[1] + now[1] - own[1]))
 
-    async def _find(self, this: Round, turns: Turns) -> Spans:
+    async def _find(self, round_: EvacuationRound, pacer: Pacer) -> Spans:
         """Returns the spans of the data to be moved, bucket by bucket."""
         found = [NO_SPANS]
-        await turns.begin()
+        await pacer.begin()
         async for leaf in self._btree.leaves():
-            found.append(this.spans_in(leaf, self._caches))
+            found.append(round_.spans_in(leaf, self._caches))
             self._services.check_changeable()
-            await turns.breathe()
-        return this.in_order(np.concatenate(found))
+            await pacer.checkpoint()
+        return round_.in_order(np.concatenate(found))
 
-    async def _empty(self, this: Round, spans: Spans, turns: Turns) -> None:
+    async def _empty(self, round_: EvacuationRound, spans: Spans, pacer: Pacer) -> None:
         """Move the data of these spans while there is space for it."""
-        stuck = self._stuck[this.device]
+        stuck = self._stuck[round_.device]
         for start in range(0, len(spans), MOVES_AT_ONCE):
             self._services.check_changeable()
             batch = spans[start : start + MOVES_AT_ONCE].tolist()
-            if not await self._move(this, batch):
+            if not await self._move(round_, batch):
                 return
             follows = spans[start + MOVES_AT_ONCE, 0] if start + MOVES_AT_ONCE < len(spans) else None
             for bucket in dict.fromkeys(bucket for bucket, *_ in batch):
-                if bucket != follows and (left := this.left_in(bucket)) and left >= this.had(bucket):
+                if (
+                    bucket != follows
+                    and (left := round_.left_in(bucket))
+                    and left >= round_.dirty_when_planned(bucket)
+                ):
                     stuck[bucket] = left
-                    this.stuck += 1
-            await turns.begin()
+                    round_.stuck += 1
+            await pacer.begin()
 
-    async def _move(self, this: Round, spans: list[list[int]]) -> bool:
+    async def _move(self, round_: EvacuationRound, spans: list[list[int]]) -> bool:
         """Move the data of these spans, waiting for space if necessary; returns False to end the round."""
         tried: set[Key] = set()
         while True:
             keys: list[Key] = []
             for bucket, inode, start, end in spans:
                 found = await self._btree.lookup(inode, start, end)
-                keys += (key for key in found if key not in tried and this.is_to_go(bucket, key))
-            outcome = await self._mover.move(keys, tried)
-            if outcome is not Outcome.NO_ROOM:
-                return outcome is Outcome.MOVED
-            if not await self._room_comes():
+                keys += (key for key in found if key not in tried and round_.is_to_be_moved(bucket, key))
+            result = await self._mover.move(keys, tried)
+            if result is not MoveResult.NO_SPACE:
+                return result is MoveResult.MOVED
+            if not await self._wait_for_bucket():
                 return False
 
-    async def _room_comes(self) -> bool:
+    async def _wait_for_bucket(self) -> bool:
         """Wait for a bucket to move data to, if one is expected; returns whether it arrived."""
         if sum(map(_may_give, self._caches)) < self._mover.copies_lacking:
             return False
-        work = Enough(Reserve.MOVINGGC, self._mover.has_room)
+        work = Enough(Reserve.MOVINGGC, self._mover.has_space)
         try:
-            await self._services.queue.submit(work, PATIENCE_S, first=True)
+            await self._services.queue.submit(work, INDEX_TIMEOUT_S, first=True)
         except (NoFreeBuckets, LimitExceeded):
             return False
         return True

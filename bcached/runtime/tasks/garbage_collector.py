@@ -16,7 +16,7 @@ from bcached.errors import NoFreeBuckets, RequestError
 from bcached.keys import Key
 from bcached.runtime.conditions import Fact
 from bcached.runtime.index import Index
-from bcached.runtime.pacing import Turns
+from bcached.runtime.pacing import Pacer
 from bcached.runtime.services import Services
 from bcached.runtime.tasks.evacuator import Evacuator
 from bcached.runtime.tasks.mover import Mover
@@ -35,7 +35,7 @@ HOLDINGS_A_SLICE = 1024
 NODES_A_SLICE = 128  # an interior node may have ten thousand children
 DROPPED_KEYS = 64  # at once: half a millisecond
 FILLS_A_PIECE = 64  # leaves whose fill is checked without an await: a quarter of a millisecond
-PATIENCE_S = 1.0  # for the index to take in keys with fewer copies
+FORGET_TIMEOUT_S = 1.0  # for the index to take in keys with fewer copies
 STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 
 
@@ -77,7 +77,7 @@ class GarbageCollector:
         self._before_gens_count = before_gens_count
         self._outdated: list[Interior] = []  # nodes that name buckets reused many times since
         self._fills: list[tuple[int, int]] = []  # of all leaves: the end of its range, and its words
-        self._turns = Turns(self, services)
+        self._pacer = Pacer(self, services)
         services.node_writers.add(self)
 
     async def run(self) -> None:
@@ -106,7 +106,7 @@ class GarbageCollector:
         if self._services.collection_wanted is not None:
             await self._round()
         else:
-            await self.evacuator.run(self._turns)
+            await self.evacuator.run(self._pacer)
 
     async def _round(self) -> None:
         """Run a collection, then rewrite, tidy and move."""
@@ -122,9 +122,9 @@ class GarbageCollector:
         await self.collect()
         await self._rewrite_outdated()
         await self._tidy()
-        self._tell_losses(dropped, vanished)
+        self._warn_of_losses(dropped, vanished)
         if services.options.moving_gc and services.refusal is None:
-            await self._moving.move(self._turns)
+            await self._moving.move(self._pacer)
         self.found |= {
             "leaves_rewritten": self.leaves_rewritten - rewritten,
             "nodes_saved": max(nodes - len(self._changes.buckets.places), 0),
@@ -136,7 +136,7 @@ class GarbageCollector:
         async with services.conditions.bucket_lock:
             services.conditions[Fact.MARKS_VALID].notify_all()
 
-    def _tell_losses(self, dropped_before: int, vanished_before: int) -> None:
+    def _warn_of_losses(self, dropped_before: int, vanished_before: int) -> None:
         """Warn of losses that the index does not show after this collection."""
         dropped = self._health.dropped_keys - dropped_before
         if dropped:
@@ -187,15 +187,15 @@ class GarbageCollector:
         await self._in_slices(_finish(markings))
 
     async def _in_slices(self, work: Generator[None, None, None]) -> None:
-        await self._turns.begin()
+        await self._pacer.begin()
         for _ in work:
-            await self._turns.breathe()
+            await self._pacer.checkpoint()
 
     # Marking
 
     async def _mark_leaves(self, markings: list[Marking]) -> None:
         """Mark the pointers of all leaves, and rewrite leaves with too many stale ones."""
-        await self._turns.begin()
+        await self._pacer.begin()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         self._fills, self._dirty_so_far = [], Counter()
         tally = self._health.begin()
@@ -206,7 +206,7 @@ class GarbageCollector:
             if is_worth_it:
                 await self._rewrite(leaf)
             self._fills.append((leaf.bound, leaf.live.word_count))
-            await self._turns.breathe()
+            await self._pacer.checkpoint()
             self._services.check_changeable()  # a stop does not wait for a large index
         self._health.end()
         self.dirty_sectors = self._dirty_so_far
@@ -237,7 +237,7 @@ class GarbageCollector:
                 for key in stale[start : start + DROPPED_KEYS]:
                     if self._btree.tree.drop(leaf, key) and key.dirty:
                         self._health.stale_dirty_dropped(key)
-                await self._turns.breathe()
+                await self._pacer.checkpoint()
 
         if len(self._members) > 1:
             await self._forget_copies(leaf)
@@ -251,8 +251,8 @@ class GarbageCollector:
         keys = list(leaf.live.keys_at(some))
         with suppress(NoFreeBuckets):
             for start in range(0, len(keys), DROPPED_KEYS):
-                await self._index.forget_copies(keys[start : start + DROPPED_KEYS], PATIENCE_S)
-                await self._turns.breathe()
+                await self._index.forget_copies(keys[start : start + DROPPED_KEYS], FORGET_TIMEOUT_S)
+                await self._pacer.checkpoint()
 
     def _stale_keys(self, leaf: Leaf) -> list[Key]:
         """Returns the keys of a leaf without any current pointer.
@@ -261,9 +261,9 @@ class GarbageCollector:
         """
         _, good = copies(leaf, self._caches)
         stale = leaf.live.keys_at(np.flatnonzero(good == 0).tolist())
-        return [key for key in stale if not key.dirty or self._is_long_gone(key)]
+        return [key for key in stale if not key.dirty or self._is_long_reused(key)]
 
-    def _is_long_gone(self, key: Key) -> bool:
+    def _is_long_reused(self, key: Key) -> bool:
         """Whether the buckets of all copies were reused many times."""
         staleness = self._changes.buckets.staleness
         return all(staleness(pointer) > STALE_GENS_MAX for pointer in key.pointers)
@@ -304,25 +304,25 @@ class GarbageCollector:
         """Rewrite interior nodes without the nodes they replaced, which hold back the gens of buckets."""
         for interior in self._outdated:
             await self._btree.rewrite(interior)
-            await self._turns.breathe()
+            await self._pacer.checkpoint()
         self._outdated = []
 
     async def _tidy(self) -> None:
         """Coalesce neighbouring nodes with little content, level by level, and lower the tree if possible."""
         btree = self._btree
         tree = btree.tree
-        await self._turns.begin()
+        await self._pacer.begin()
         for bound in self._half_empty():
             if bound is not None:
                 self._services.check_changeable()
                 await btree.coalesce(0, *position_at(bound))
-            await self._turns.breathe()
+            await self._pacer.checkpoint()
         for level in range(1, tree.root.level):
             bound = 0
             while level < tree.root.level and bound != tree.last_bound:
                 self._services.check_changeable()
                 bound = await btree.coalesce(level, *position_at(bound))
-                await self._turns.breathe()
+                await self._pacer.checkpoint()
         while await btree.shrink():
             pass
 

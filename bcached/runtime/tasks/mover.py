@@ -26,7 +26,7 @@ from bcached.store.member import Member
 from bcached.units import SECTOR_BYTES
 
 MOVES_AT_ONCE = 16  # kernel: 64 in flight
-PATIENCE_S = 1.0  # for the index to be ready for a copy
+INDEX_TIMEOUT_S = 1.0  # for the index to be ready for a copy
 
 
 class Move(NamedTuple):
@@ -36,11 +36,11 @@ class Move(NamedTuple):
     new: Key
 
 
-class Outcome(Enum):
+class MoveResult(Enum):
     """The result of a request to move some keys."""
 
     MOVED = auto()  # or skipped for good reason
-    NO_ROOM = auto()  # there is no bucket for the copies
+    NO_SPACE = auto()  # there is no bucket for the copies
     INDEX_BUSY = auto()  # it did not get ready in time
 
 
@@ -86,29 +86,29 @@ class Mover:
         self._sectors.end_reads(self.holder)
         self._sectors.end(self.holder)
 
-    def has_room(self) -> bool:
+    def has_space(self) -> bool:
         """Whether there are buckets for the last key without space."""
         return members_with(self._sectors.caches, Reserve.MOVINGGC, self.copies_lacking) is not None
 
-    async def move(self, keys: Sequence[Key], tried: set[Key]) -> Outcome:
+    async def move(self, keys: Sequence[Key], tried: set[Key]) -> MoveResult:
         """Copy some keys that are in the index now, as far as there is space.
 
         Keys it begins to copy are added to tried: one that is unchanged afterwards cannot be moved.
         """
         moves: list[Move] = []
-        outcome = Outcome.MOVED
+        result = MoveResult.MOVED
         for key in filter(self._is_movable, keys):
             begun = len(moves)
-            outcome = self._prepare(key, moves)
+            result = self._prepare(key, moves)
             if len(moves) > begun:
                 tried.add(key)
-            if outcome is Outcome.NO_ROOM:
+            if result is MoveResult.NO_SPACE:
                 break
-        if moves and not await self._carry_out(moves):
-            return Outcome.INDEX_BUSY
-        return outcome
+        if moves and not await self._copy_and_replace(moves):
+            return MoveResult.INDEX_BUSY
+        return result
 
-    async def _carry_out(self, moves: list[Move]) -> bool:
+    async def _copy_and_replace(self, moves: list[Move]) -> bool:
         """Copy, and replace the keys by their copies; returns False if the index cannot take them now."""
         copied: set[Move] = set()
         await run_all(partial(self._copy, move, copied) for move in moves)
@@ -121,7 +121,7 @@ class Mover:
                 continue
             try:
                 while not self._index.is_ready_for(move.old, move.new):
-                    await self._index.make_ready_for(move.old, move.new, PATIENCE_S)
+                    await self._index.make_ready_for(move.old, move.new, INDEX_TIMEOUT_S)
             except (NoFreeBuckets, LimitExceeded):  # LimitExceeded: too many waiters
                 with self._own_changes():
                     self._give_back()
@@ -144,7 +144,7 @@ class Mover:
             whole and key.inode in self._sectors.inodes and all(map(self._sectors.is_current, key.pointers))
         )
 
-    def _prepare(self, key: Key, moves: list[Move]) -> Outcome:
+    def _prepare(self, key: Key, moves: list[Move]) -> MoveResult:
         """Reserve sectors for a copy, in as many buckets as necessary, and pin the old ones."""
         at = key.offset
         while at < key.end:
@@ -154,14 +154,14 @@ class Mover:
             )
             if new is None:
                 self.copies_lacking = len(key.pointers)
-                return Outcome.NO_ROOM
+                return MoveResult.NO_SPACE
             if self._sectors.buckets_taken != before:
                 self.buckets_taken.update(pointer.device for pointer in new.pointers)
             old = cut_to(key, new)
             self._sectors.pin(self.holder, [old])
             moves.append(Move(old, Key(new.inode, new.offset, new.sectors, key.dirty, new.pointers)))
             at = new.end
-        return Outcome.MOVED
+        return MoveResult.MOVED
 
     async def _copy(self, move: Move, copied: set[Move]) -> None:
         data = await self._read(move.old)

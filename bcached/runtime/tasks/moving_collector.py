@@ -8,10 +8,10 @@ from collections.abc import Generator
 import numpy as np
 
 from bcached.keys import Key
-from bcached.runtime.pacing import Turns
+from bcached.runtime.pacing import Pacer
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
-from bcached.runtime.tasks.mover import MOVES_AT_ONCE, Mover, Outcome
+from bcached.runtime.tasks.mover import MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Bools, State
 from bcached.state.buckets.member_buckets import Cache
@@ -33,8 +33,8 @@ class MovingCollector:
         self._mover = mover
         self._services = services
 
-    async def move(self, turns: Turns) -> None:
-        """Make one pass over the index for the buckets worth emptying now; turns are the collection's."""
+    async def move(self, pacer: Pacer) -> None:
+        """Make one pass over the index for the buckets worth emptying now; the collection paces it."""
         services = self._services
         with self._mover.at_work():
             chosen = [
@@ -42,19 +42,19 @@ class MovingCollector:
                 for cache in self._caches
             ]
             if any(buckets.any() for buckets in chosen):
-                await self._move_out_of(chosen, turns)
+                await self._move_out_of(chosen, pacer)
 
-    async def _move_out_of(self, chosen: list[Bools], turns: Turns) -> None:
+    async def _move_out_of(self, chosen: list[Bools], pacer: Pacer) -> None:
         """Find keys in the chosen buckets, and copy them while there is space."""
-        await turns.begin()
+        await pacer.begin()
         async for leaf in self._btree.leaves():
             keys = self._keys_in(leaf, chosen)
             for start in range(0, len(keys), MOVES_AT_ONCE):
                 self._services.check_changeable()
-                if await self._mover.move(keys[start : start + MOVES_AT_ONCE], set()) is not Outcome.MOVED:
+                if await self._mover.move(keys[start : start + MOVES_AT_ONCE], set()) is not MoveResult.MOVED:
                     return
-                await turns.begin()
-            await turns.breathe()
+                await pacer.begin()
+            await pacer.checkpoint()
 
     def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:
         """Returns the keys of a leaf with any copy in one of the chosen buckets."""

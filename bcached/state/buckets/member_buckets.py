@@ -66,7 +66,7 @@ class Cache:
         self.prio_chain_writing: list[int] = []  # the chain being written
         self.prio_chain_before: list[int] = []  # the rest of the previous chain, which is being freed
         self.oldest_prio = 0  # smallest prio of this member at the last aging
-        self.dry = False  # the last pass could not fill free_inc (kernel: invalidate_needs_gc)
+        self.invalidate_needs_gc = False  # the last pass could not fill free_inc
         self.held_back = 0  # buckets that pass skipped for their gens
         self.reclaims = 0  # pins and keys dropped: a later pass may find more
         self.dirty_changes = 0  # changes of dirty data: a later evacuation may find more
@@ -108,7 +108,7 @@ class Cache:
                 break
             yield
         self.invalidated[policy] += room - missing
-        self.dry = missing > 0
+        self.invalidate_needs_gc = missing > 0
         self.held_back = found.held_back
         return room - missing
 

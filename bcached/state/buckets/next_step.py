@@ -81,7 +81,7 @@ def next_step(
         return Step.WRITE_PRIOS
     if not cache.ready and cache.free_inc_room and _pass_may_find(cache, tried, collections, waiting):
         return Step.INVALIDATE
-    if cache.dry and not cache.ready and cache.reserves.room():
+    if cache.invalidate_needs_gc and not cache.ready and cache.reserves.room():
         step = _when_short(
             cache,
             tried,
@@ -135,7 +135,7 @@ def _when_short(
 
 def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozenset[Reserve]) -> bool:
     """Whether an invalidation pass could find something it did not find before."""
-    if not cache.dry:
+    if not cache.invalidate_needs_gc:
         return True
     if tried.invalidated_at == (cache.reclaims, collections) and (tried.looked_at_all or not waiting):
         return False

@@ -74,7 +74,7 @@ class AllocatorByHand:
         looks_at_all = self.policy is not Replacement.RANDOM
         self.tried.pass_begins(self.cache, self.collections, looks_at_all=looks_at_all)
         self._pass(self.policy)
-        if self.cache.dry and not looks_at_all and self.waiting:
+        if self.cache.invalidate_needs_gc and not looks_at_all and self.waiting:
             self._pass(Replacement.FIFO)
             self.tried.looked_at_all = True
         if not self.cache.synchronous:

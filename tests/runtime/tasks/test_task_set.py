@@ -221,7 +221,7 @@ async def test_buckets_are_discarded_on_their_way_if_that_is_wanted(tmp_path: Pa
 @in_virtual_time
 async def test_what_is_announced_is_passed_on_to_all_who_wait() -> None:
     conditions = Conditions()
-    herald = asyncio.ensure_future(conditions.herald())
+    notifier = asyncio.ensure_future(conditions.notify_announced())
     heard: list[int] = []
 
     async def listen(number: int) -> None:
@@ -238,7 +238,7 @@ async def test_what_is_announced_is_passed_on_to_all_who_wait() -> None:
     listeners[2].cancel()  # in the same turn: the others must hear of it all the same
     await asyncio.wait(listeners)
     assert heard == [0, 1, 3, 4]
-    herald.cancel()
+    notifier.cancel()
 
 
 @in_virtual_time

@@ -71,7 +71,7 @@ def test_an_invalidated_bucket_waits_on_free_inc_for_its_gen() -> None:
     assert invalidate(cache) == cache.geometry.free_inc_capacity == len(cache.free_inc)
     assert cache.table.counts[State.EMPTY] == before - 4
     assert (cache.awaiting_prios, cache.free_inc_ready, cache.ready) == (4, 0, 0)
-    assert not cache.dry
+    assert not cache.invalidate_needs_gc
     assert wrong(cache) == []
 
 
@@ -130,10 +130,10 @@ def test_a_pass_that_fills_free_inc_is_not_dry_and_one_that_does_not_is() -> Non
     for bucket in list(cache.table.in_state(State.EMPTY))[3:]:
         cache.table.move(bucket, State.DIRTY)
     assert invalidate(cache) == 3
-    assert cache.dry
+    assert cache.invalidate_needs_gc
     cache.table.move(519, State.EMPTY)
     assert invalidate(cache) == 1
-    assert not cache.dry
+    assert not cache.invalidate_needs_gc
 
 
 def test_a_pass_tells_what_gens_held_back() -> None:
@@ -142,7 +142,7 @@ def test_a_pass_tells_what_gens_held_back() -> None:
         cache.table.last_gc[bucket] = cache.table.gens[bucket] - GEN_DISTANCE_MAX & 255
     count = cache.table.counts[State.EMPTY]
     assert invalidate(cache, Replacement.LRU) == 0
-    assert (cache.dry, cache.held_back) == (True, count)
+    assert (cache.invalidate_needs_gc, cache.held_back) == (True, count)
 
 
 def test_candidates_that_changed_meanwhile_are_passed_over() -> None:

@@ -109,7 +109,7 @@ def test_a_partly_filled_free_inc_is_written_only_if_that_helps_somebody() -> No
     drain(cache, Reserve.NONE)
     hand = by_hand(cache)
     assert hand.settle() == [Step.INVALIDATE]
-    assert (cache.awaiting_prios, cache.dry) == (2, True)
+    assert (cache.awaiting_prios, cache.invalidate_needs_gc) == (2, True)
     hand.waiting = {Reserve.BTREE}  # which lacks none
     assert Step.WRITE_PRIOS not in hand.settle()
     hand.waiting = {Reserve.NONE}
