@@ -23,6 +23,7 @@ from bcached.errors import (
 from bcached.keys import Key, Pointer
 from bcached.wire.messages import Found, Lookup
 from instruments.clients.served_set import BUCKET_SECTORS, Served, served
+from instruments.time.patience import patience
 
 
 def bytes_of(sectors: int, seed: int = 1) -> bytes:
@@ -41,7 +42,7 @@ def mend(it: Served, key: Key) -> None:
 
 
 async def until(question: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with patience(20):
         while not question():
             await asyncio.sleep(0.001)
 

@@ -36,6 +36,7 @@ from bcached.wire.messages import Extent
 from instruments.clients.served_set import BUCKET_SECTORS, SET_BYTES, served
 from instruments.clients.stranger import stranger
 from instruments.devices.loop_device import loop_device
+from instruments.time.patience import patience
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ async def exhaust(client: Client) -> list[Key]:
 
 
 async def until(question: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with patience(20):
         while not question():
             await asyncio.sleep(0.001)
 
@@ -154,7 +155,7 @@ async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_c
             await client.lookup(0, np.int64(8), 8)  # type: ignore[arg-type]
         with pytest.raises(UnicodeEncodeError):
             await client.create_volume("\udcff")
-        async with asyncio.timeout(10):
+        async with patience(10):
             (key,) = await before
             assert (key.offset, key.sectors) == (0, 64)
             assert not (await client.lookup(0, 0, 64)).keys
@@ -211,7 +212,7 @@ async def test_leaving_does_not_wait_for_a_daemon_that_does_not_read(folder: Pat
         for call in calls:
             channel.send(call)
         await asyncio.sleep(0.01)
-        async with asyncio.timeout(10):
+        async with patience(10):
             await channel.close()
         for call in calls:
             with pytest.raises(ClientClosed):

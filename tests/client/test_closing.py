@@ -16,6 +16,7 @@ from bcached.device.claims.lease_file import OldLease
 from bcached.errors import ConnectionLost
 from bcached.keys import Key, Pointer
 from instruments.clients.served_set import served
+from instruments.time.patience import patience
 
 KEY = Key(0, 0, 8, False, (Pointer(0, 8000, 0),))
 ARGUMENTS = {
@@ -117,6 +118,6 @@ async def test_a_client_that_is_dropped_holds_nothing_any_more(tmp_path: Path) -
             assert OldLease(it.cache_set.lease_path, "").is_let_go()
 
         await asyncio.to_thread(story)
-        async with asyncio.timeout(20):
+        async with patience(20):
             while it.server.statistics().connections:
                 await asyncio.sleep(0.001)

@@ -13,6 +13,7 @@ from bcached.device.claims.lease_file import OldLease
 from bcached.errors import ConnectionLost, ForkedClient
 from bcached.keys import Key, Pointer
 from instruments.clients.served_set import Served, served
+from instruments.time.patience import patience
 
 KEY = Key(0, 0, 8, False, (Pointer(0, 8000, 0),))
 
@@ -142,7 +143,7 @@ async def test_the_daemon_notices_the_parents_end_though_the_child_lives_on(tmp_
             return child
 
         child = await asyncio.to_thread(story)
-        async with asyncio.timeout(20):
+        async with patience(20):
             while it.server.statistics().connections > 1:
                 await asyncio.sleep(0.001)
         os.close(writing)

@@ -19,6 +19,7 @@ import bcached.client.protocol.verbs
 from bcached.client import BlockingClient, Client
 from bcached.errors import ConnectionLost, NoFreeBuckets
 from instruments.clients.served_set import BUCKET_SECTORS, served
+from instruments.time.patience import patience
 
 FOLDER = os.path.dirname(bcached.client.__file__)
 PATIENCE_S = 60
@@ -46,6 +47,7 @@ HANDLER = """
 import signal
 from bcached.client import BlockingClient
 from bcached.errors import NoFreeBuckets
+from instruments.time.patience import patience
 
 client = BlockingClient(PATH).connect()
 
@@ -229,7 +231,7 @@ async def test_what_an_interrupted_call_was_granted_is_given_back(tmp_path: Path
         )
         assert script.stdin is not None
         assert script.stdout is not None
-        async with asyncio.timeout(PATIENCE_S):
+        async with patience(PATIENCE_S):
             assert await script.stdout.readline() == b"interrupted\n"
             for key in held[:8]:
                 await holder.free_bucket(key)
@@ -248,7 +250,7 @@ async def test_a_handler_that_calls_the_client_it_interrupts_is_refused(tmp_path
     async with served(tmp_path) as it:
         script = HANDLER.replace("PATH", repr(it.path))
         done = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=subprocess.PIPE)
-        async with asyncio.timeout(PATIENCE_S):
+        async with patience(PATIENCE_S):
             said, _ = await done.communicate()
         assert said.split() == [b"RuntimeError", b"1", b"1"]
 

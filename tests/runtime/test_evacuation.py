@@ -19,6 +19,7 @@ from bcached.units import SECTOR_BYTES
 from instruments.clients.keeping_client import KeepingClient, Kept, check_kept, data_of
 from instruments.devices.passing_device import PassingDevice
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options
+from instruments.time.patience import patience
 from instruments.time.virtual_time import in_virtual_time
 
 BUCKETS, BUCKET_BYTES, KEY_SECTORS = 520, 8 << 10, 4
@@ -123,7 +124,7 @@ async def test_what_is_cleaned_or_dropped_in_a_full_set_serves_again(tmp_path: P
         assert not waiting.done()
         for number in range(0, 20 * 4, 4):  # no bucket has nothing left in it
             await writer.client.drop(0, number * KEY_SECTORS, KEY_SECTORS)
-        async with asyncio.timeout(5):
+        async with patience(5):
             ((key,),) = await waiting
         cache_set.release(writer.client.holder, [key])
         await check(cache_set, writer)

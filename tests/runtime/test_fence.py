@@ -18,6 +18,7 @@ from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.lifetime import running
 from instruments.clients.stranger import stranger
 from instruments.samples.living_set import fresh_members, reopened, set_options
+from instruments.time.patience import patience
 from instruments.time.virtual_time import in_virtual_time
 
 NAME = "set"
@@ -155,7 +156,7 @@ async def test_a_killed_process_lets_go(tmp_path: Path) -> None:
         await asyncio.sleep(0.15)
         assert not waiting.done()
         process.kill()
-        async with asyncio.timeout(10):
+        async with patience(10):
             await waiting
 
 

@@ -19,6 +19,7 @@ from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.store.make.layout import lay_out, plan_set
+from instruments.time.patience import patience
 from instruments.time.virtual_time import in_virtual_time
 
 BUCKET_COUNT = 1024
@@ -153,7 +154,7 @@ async def test_a_release_serves_who_waits_at_once(tmp_path: Path) -> None:
         assert not any(future.done() for future in waiting)
         for place in range(3):
             cache_set.free_bucket(holder, keys[place])
-            async with asyncio.timeout(5):
+            async with patience(5):
                 await waiting[place]
             assert not any(future.done() for future in waiting[place + 1 :])
 
@@ -180,7 +181,7 @@ async def test_prios_can_be_written_though_nothing_else_can_be_had(tmp_path: Pat
         holder = cache_set.new_holder("greedy")
         await hold_everything(cache_set, holder)
         for _ in range(10):
-            async with asyncio.timeout(5):
+            async with patience(5):
                 await cache_set.write_priorities()
         assert (await quiet(cache_set)).total <= 1
 
@@ -192,7 +193,7 @@ async def test_volumes_come_and_go_though_no_data_can_be_had(tmp_path: Path) -> 
         await hold_everything(cache_set, holder)
         before = work_of(cache_set)
         for _ in range(40):
-            async with asyncio.timeout(5):
+            async with patience(5):
                 await cache_set.delete_volume(await cache_set.create_volume("brief"))
         assert (work_of(cache_set) - before).total <= 80 + WORK_MAX
         assert cache_set.verify() == []

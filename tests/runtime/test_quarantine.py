@@ -16,6 +16,7 @@ from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
+from instruments.time.patience import patience
 from instruments.time.virtual_time import in_virtual_time
 
 
@@ -51,7 +52,7 @@ async def test_as_soon_as_the_process_has_ended(tmp_path: Path, process: "subpro
         await asyncio.sleep(0.2)
         assert in_quarantine(cache_set) == 3, "it lives, and may have writes under way"
         process.kill()
-        async with asyncio.timeout(10):
+        async with patience(10):
             while len(cache_set.quarantine):
                 await asyncio.sleep(0.01)
         assert in_quarantine(cache_set) == 0

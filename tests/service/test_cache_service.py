@@ -11,6 +11,7 @@ from bcached.service.socket.socket_server import SocketLimits
 from bcached.wire.methods import METHODS
 from instruments.clients.served_set import BUCKET_SECTORS, served
 from instruments.clients.talker import Talker, call, outcome
+from instruments.time.patience import patience
 
 ADMIN, MONITOR = "io.bcached.Admin", "io.bcached.Monitor"
 
@@ -362,7 +363,7 @@ async def test_64_clients_some_dying_get_extents_that_never_overlap(tmp_path: Pa
     async with served(tmp_path) as it:
         geometry = it.cache_set.geometry
         first_data = geometry.journal_buckets.stop * BUCKET_SECTORS
-        async with asyncio.timeout(60):
+        async with patience(60):
             await asyncio.gather(*(client(it.path, number) for number in range(64)))
             while it.server.statistics().connections or it.cache_set.statistics().quarantined_holders:
                 await asyncio.sleep(0.01)

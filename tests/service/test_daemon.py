@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from instruments.clients.daemon_process import BIN, DaemonProcess, ask, made_image
+from instruments.time.patience import tries
 
 ONE_LINE_S = 20.0
 
@@ -173,13 +174,12 @@ def test_a_directory_that_cannot_be_written_is_noticed_before_the_image_is_touch
 
 def test_who_connects_while_the_set_is_opened_waits_and_is_served() -> None:
     with DaemonProcess() as daemon:
-        deadline = time.monotonic() + ONE_LINE_S
-        while not daemon.socket_path.exists():
-            assert time.monotonic() < deadline
+        assert any(daemon.socket_path.exists() for _ in tries(ONE_LINE_S, pause_s=0.001))
         with socket.socket(socket.AF_UNIX) as early:
             early.settimeout(20)
-            while early.connect_ex(str(daemon.socket_path)) != 0:
-                assert time.monotonic() < deadline  # bound, and about to listen
+            assert any(  # bound, and about to listen
+                early.connect_ex(str(daemon.socket_path)) == 0 for _ in tries(ONE_LINE_S, pause_s=0.001)
+            )
             assert "set_uuid" in ask(early, "Allocator.Describe")["parameters"]
         assert daemon.wait_until_ready().end() == 0
 

@@ -4,11 +4,11 @@ import os
 import pty
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from instruments.clients.daemon_process import BIN, DaemonProcess
+from instruments.time.patience import tries
 
 # As `make run` has it: a shell leads the session, and the daemon is its child in the foreground. The first
 # terminal that a session's leader opens is the session's.
@@ -67,10 +67,7 @@ def is_there(pid: int) -> bool:
 
 
 def comes_true(question: Callable[[], bool], within_s: float = 20.0) -> bool:
-    deadline = time.monotonic() + within_s
-    while not question() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return question()
+    return any(question() for _ in tries(within_s))
 
 
 def test_closing_the_terminal_stops_the_daemon_cleanly() -> None:

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
+
+from instruments.time.patience import tries
 
 BIN = Path(sys.executable).parent
 START_S = 30.0
@@ -113,14 +114,14 @@ class DaemonProcess:
         self, name: str, value: str | None = None, within_s: float = START_S
     ) -> dict[str, str]:
         """The next message to the service manager that assigns the name (that value)."""
-        deadline = time.monotonic() + within_s
-        while (left := deadline - time.monotonic()) > 0:
-            if select.select([self._manager], [], [], min(left, 0.05))[0]:
+        for _ in tries(within_s, pause_s=0.01):
+            has_ended = self.process is not None and self.process.poll() is not None
+            while select.select([self._manager], [], [], 0)[0]:
                 message = dict(line.split("=", 1) for line in self._manager.recv(65536).decode().split("\n"))
                 self.told.append(message)
                 if message.get(name) in ([value] if value else [*message.values()]) and name in message:
                     return message
-            elif self.process is not None and self.process.poll() is not None:
+            if has_ended:
                 break
         raise AssertionError(f"never told {name}: {self.told}; logged:\n{self.log_text()}")
 
@@ -134,12 +135,15 @@ class DaemonProcess:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def end(self, number: signal.Signals | None = signal.SIGTERM, within_s: float = 10.0) -> int:
-        """Its exit status, after the signal."""
+    def end(self, number: signal.Signals | None = signal.SIGTERM, within_s: float = 30.0) -> int:
+        """Returns its exit status, after the signal. Raises subprocess.TimeoutExpired if it does not end."""
         assert self.process is not None
         if number is not None:
             self.process.send_signal(number)
-        return self.process.wait(within_s)
+        for _ in tries(within_s):
+            if self.process.poll() is not None:
+                break
+        return self.process.wait(0)
 
     def log_text(self) -> str:
         """All that it wrote to stderr."""

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
+from instruments.time.patience import tries
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,4 @@ class Shell:
 
 def wait_until(question: Callable[[], bool], seconds: float = 30) -> None:
     """Ask until the answer is yes."""
-    give_up_at = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
+    assert any(question() for _ in tries(seconds))

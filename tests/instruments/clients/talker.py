@@ -5,6 +5,8 @@ import contextlib
 import json
 from typing import Any, Self, cast
 
+from instruments.time.patience import patience
+
 
 def call(method: str, parameters: dict[str, Any] | None = None, **envelope: Any) -> bytes:
     """A request's bytes, NUL included; a short method name is the Allocator's."""
@@ -39,7 +41,7 @@ class Talker:
 
     async def hear(self) -> Any:
         """The next reply."""
-        async with asyncio.timeout(20):
+        async with patience(20):
             return json.loads((await self.reader.readuntil(b"\0"))[:-1])
 
     async def ask(self, message: bytes) -> Any:
@@ -58,7 +60,7 @@ class Talker:
 
     async def hears_the_end(self) -> bool:
         """Whether the server closes, with nothing more said."""
-        async with asyncio.timeout(20):
+        async with patience(20):
             try:
                 return await self.reader.read() == b""
             except ConnectionResetError:

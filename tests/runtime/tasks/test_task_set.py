@@ -20,6 +20,7 @@ from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
 from bcached.wire.gen_map import GenMap
 from instruments.devices.latent_device import LatentDevice
 from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
+from instruments.time.patience import patience
 from instruments.time.virtual_time import in_virtual_time
 
 
@@ -72,7 +73,7 @@ async def test_a_write_that_lacks_a_bucket_goes_on_when_it_has_come(tmp_path: Pa
         assert not asking.done()
         assert cache.retire(bucket)
         cache_set.services.buckets_moved()
-        async with asyncio.timeout(5):
+        async with patience(5):
             await asking
 
 

@@ -14,6 +14,7 @@ from bcached.state.buckets.bucket_table import State
 from bcached.wire.messages import FOUND_MAX
 from instruments.clients.served_set import BUCKET_SECTORS, Served, served
 from instruments.clients.talker import Talker, call, outcome
+from instruments.time.patience import patience
 
 ADMIN = "io.bcached.Admin"
 
@@ -270,7 +271,7 @@ async def test_a_change_that_waits_in_vain_fails_at_its_deadline_and_changes_not
             assert await found(talker, 0, 16) == [old]
             await told(talker, invalidate(8, timeout_ms=50))  # what makes room need not wait for any
             assert await found(talker, 0, 16) == []
-        async with asyncio.timeout(20):
+        async with patience(20):
             while it.cache_set.statistics().reserved_sectors != before:
                 await asyncio.sleep(0.01)
         await told(talker, commit(key))
@@ -286,7 +287,7 @@ async def test_a_client_that_goes_away_while_its_commit_waits_leaves_nothing_of_
                 talker.hang_up()
                 await asyncio.sleep(0.05)
         assert await found(other, 0, 64) == []
-        async with asyncio.timeout(20):
+        async with patience(20):
             while it.cache_set.statistics().reserved_sectors:
                 await asyncio.sleep(0.01)
 
@@ -302,13 +303,12 @@ async def test_clients_that_go_away_at_any_moment_of_a_commit_leave_a_sound_set(
                 assert outcome(await talker.hear()) == "ok"
             talker.hang_up()
 
-    async with served(tmp_path) as it:
-        async with asyncio.timeout(60):
-            for begin in range(0, 96, 16):
-                await asyncio.gather(*(one(number) for number in range(begin, begin + 16)))
-                assert it.cache_set.verify() == []
-            while it.server.statistics().connections or it.cache_set.statistics().reserved_sectors:
-                await asyncio.sleep(0.01)
+    async with served(tmp_path) as it, patience(60):
+        for begin in range(0, 96, 16):
+            await asyncio.gather(*(one(number) for number in range(begin, begin + 16)))
+            assert it.cache_set.verify() == []
+        while it.server.statistics().connections or it.cache_set.statistics().reserved_sectors:
+            await asyncio.sleep(0.01)
 
 
 # Refusals
@@ -549,7 +549,7 @@ async def test_pins_end_with_their_connection(tmp_path: Path) -> None:
             many = {"requests": [extent(0, BUCKET_SECTORS, pin=True)] * 3}
             await told(talker, call("LookupMany", many))
             talker.hang_up()
-        async with asyncio.timeout(20):
+        async with patience(20):
             while state_of(it, key) != State.CLEAN:
                 await asyncio.sleep(0.01)
         assert await found(other, 0, BUCKET_SECTORS) == [key]

@@ -19,6 +19,7 @@ from bcached.service.socket.socket_server import SocketLimits, SocketServer
 from bcached.wire.messages import Change, News
 from instruments.clients.talker import Talker, allocate, call, outcome
 from instruments.clients.toy_service import BUG, FAILS, LONG_LINE, WAITS, ToyService
+from instruments.time.patience import patience
 
 EVERYBODY = Access([], [], [])  # us, that is: the daemon's own user is always admin
 DEFAULTS = SocketLimits()
@@ -64,7 +65,7 @@ async def talker(path: str, served: object) -> AsyncIterator[Talker]:
 
 
 async def until(question: Any) -> None:
-    async with asyncio.timeout(20):
+    async with patience(20):
         while not question():
             await asyncio.sleep(0.001)
 
@@ -718,7 +719,7 @@ async def test_stopping_does_not_wait_for_a_peer_that_does_not_read(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.CLOSING_S", 0.1)
-    async with asyncio.timeout(5), contextlib.AsyncExitStack() as stack:
+    async with patience(5), contextlib.AsyncExitStack() as stack:
         async with serving(path):
             talker = await stack.enter_async_context(Talker(path))
             talker.stop_reading()
