@@ -14,13 +14,15 @@ from bcached.cli.show import superblock_document
 from bcached.errors import SetRefused
 from bcached.format.label import printable_label
 from bcached.keys import Pointer
-from bcached.state.accounting.check_counts import Mark, Use
+from bcached.state.accounting.check_counts import Use
+from bcached.state.buckets.bucket_table import Mark
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
 
 Document = dict[str, object]
 Emit = Callable[[str, Document], None]
 LINES_AT_ONCE = 500
+MARKS = {Mark.NONE: "none", Mark.RECLAIMABLE: "clean", Mark.DIRTY: "dirty", Mark.METADATA: "metadata"}
 TYPES = ("superblock", "journal_entry", "prio_set", "node", "key", "volume", "bucket", "finding")
 
 
@@ -208,7 +210,7 @@ def _buckets(checked: CheckedSet) -> Iterator[Document]:
                 "gen": gen,
                 "gen_on_disk": gen_on_disk,
                 "oldest_gen": oldest,
-                "mark": Mark(mark).name.lower(),
+                "mark": MARKS[mark],
                 "sectors": sectors,
                 "dirty_sectors": dirty_sectors,
             }

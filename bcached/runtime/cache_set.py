@@ -28,7 +28,7 @@ from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.explanation import explain, explain_index
 from bcached.state.sectors.open_buckets import Extent
-from bcached.state.sectors.pending_allocations import Extents, WholeBuckets, Work
+from bcached.state.sectors.pending_allocations import BucketAllocation, ExtentAllocation, PendingAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import OrphanStatistics, SetStatistics
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 # A step is a few writes, or a batch of discards; a device that takes longer hangs.
 STEP_SECONDS_MAX = 20.0
-BUCKETS_A_STEP = 32  # buckets with a hundred reservations each: a few milliseconds at most
+BUCKETS_A_SLICE = 32  # buckets with a hundred reservations each: a few milliseconds at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +162,15 @@ class CacheSet:
         """Returns the keys of all requests, or raises NoFreeBuckets after timeout_s, at once if that is 0."""
         self.services.check_changeable()
         self._check_possible(requests)
-        return self._submit(Extents(self.sectors, holder, requests), timeout_s)
+        return self._submit(ExtentAllocation(self.sectors, holder, requests), timeout_s)
 
     def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":
         """Returns a whole bucket (one on each of `replicas` members), as one key of no volume."""
         self.services.check_changeable()
         self._check_replicas(replicas)
-        return self._submit(WholeBuckets(self.sectors, holder, replicas), timeout_s)
+        return self._submit(BucketAllocation(self.sectors, holder, replicas), timeout_s)
 
-    def _submit(self, work: Work[T], timeout_s: float) -> "asyncio.Future[T]":
+    def _submit(self, work: PendingAllocation[T], timeout_s: float) -> "asyncio.Future[T]":
         try:
             return self._queue.submit(work, timeout_s)
         finally:
@@ -193,7 +193,7 @@ class CacheSet:
         """Handle a closed connection: its reservations end once process `pid` can write no more."""
         self._queue.end_holder(holder)  # first, while what it gathered is still separate from what it holds
         self.holders.discard(holder)
-        holder.is_gone = True
+        holder.connection_closed = True
         self.quarantine.admit(holder, pid, self.services.options.restart_grace_s)
 
     def _check_replicas(self, replicas: int) -> None:
@@ -295,12 +295,12 @@ class CacheSet:
         """Quarantine the reservations for a removed volume, some buckets at a time: there may be many."""
         self._queue.end_volume(inode)
         for holder in list(self.holders):
-            places = list(holder.pieces)
-            for start in range(0, len(places), BUCKETS_A_STEP):
+            bucket_ids = list(holder.pieces)
+            for start in range(0, len(bucket_ids), BUCKETS_A_SLICE):
                 if holder not in self.holders:
                     break  # its connection is closed, and all its reservations are in quarantine
                 # The client may be writing to it, and its process still runs: the whole grace is waited.
-                part = holder.split_off(inode, places[start : start + BUCKETS_A_STEP])
+                part = holder.split_off(inode, bucket_ids[start : start + BUCKETS_A_SLICE])
                 self.quarantine.admit(part, None, self.services.options.restart_grace_s)
                 await asyncio.sleep(0)
         self.services.buckets_moved()
@@ -341,8 +341,11 @@ class CacheSet:
             {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
             for member in self.members
         ]
-        places = {State.UUID: self._volumes.table_buckets(), State.BTREE: self.index.changes.buckets.places}
-        for state, taken in places.items():
+        in_use = {
+            State.UUID: self._volumes.table_buckets(),
+            State.BTREE: self.index.changes.buckets.bucket_ids,
+        }
+        for state, taken in in_use.items():
             for device, bucket in taken:
                 metadata[device][state].add(bucket)
         found = violations(self.sectors, [*self.holders, *self.quarantine.holders()], metadata)

@@ -43,7 +43,7 @@ class Index:
         # An existing key may take two deletions.
         self._dropped_at_once = min(DROPPED_KEYS, self._journal.commit_words // (2 * HEAD_WORDS))
         self._deletion_words = self._dropped_at_once * 2 * HEAD_WORDS
-        changes.live.on_stale_dirty = health.stale_dirty_went
+        changes.live.on_stale_dirty = health.stale_dirty_removed
 
     @property
     def volumes(self) -> Container[int]:

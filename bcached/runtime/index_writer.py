@@ -109,8 +109,8 @@ class IndexWriter:
         for key in keys:
             removed = btree.insert(key, seq)
             if removed:
-                live.went(removed, seq)
-            live.came(key)
+                live.remove(removed, seq)
+            live.add(key)
         self.newest_seq = seq
         if self._tree.wanted:
             self._services.leaves_wanted()

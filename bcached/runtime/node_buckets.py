@@ -12,23 +12,23 @@ from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.gens import behind
+from bcached.state.buckets.geometry import BucketId
 from bcached.state.buckets.reserves import Reserve, kept_for_rewriting, needed_for_a_split
 from bcached.state.index.tree import Tree
-from bcached.state.sectors.pending_allocations import Enough
-from bcached.state.sectors.reservations import Place
+from bcached.state.sectors.pending_allocations import BucketWait
 from bcached.state.sectors.sector_allocator import SectorAllocator
 
 FOREVER_S = 1e9  # thirty years
 
 
 class NodeBuckets:
-    """Takes and frees buckets for nodes (store/btree/interfaces.py); places are the buckets in use."""
+    """Takes and frees buckets for nodes (store/btree/interfaces.py); bucket_ids are the buckets in use."""
 
     def __init__(self, sectors: SectorAllocator, services: Services, keys: Iterable[Key]) -> None:
         self._sectors = sectors
         self._services = services
         self._root_level = 0
-        self.places: set[Place] = {self._place(key.pointers[0]) for key in keys}
+        self.bucket_ids: set[BucketId] = {self._bucket_id(key.pointers[0]) for key in keys}
 
     def fit(self, root_level: int) -> None:
         """Set the reserves' capacity, and what is kept for rewriting, to a tree of this height."""
@@ -59,40 +59,40 @@ class NodeBuckets:
         """Returns buckets for new nodes; None if there are not enough."""
         if not self.suffices(count, growth):
             return None
-        taken: list[Place] = []
+        taken: list[BucketId] = []
         for _ in range(count):
-            place = self._sectors.take_metadata(State.BTREE)
-            if place is None:  # the available buckets may not be used for metadata yet
+            bucket_id = self._sectors.take_metadata(State.BTREE)
+            if bucket_id is None:  # the available buckets may not be used for metadata yet
                 self._give_back(taken)
                 return None
-            taken.append(place)
-        self.places.update(taken)
+            taken.append(bucket_id)
+        self.bucket_ids.update(taken)
         self._services.count_traffic()
         self._services.buckets_moved()
-        return [self._pointer(place) for place in taken]
+        return [self._pointer(bucket_id) for bucket_id in taken]
 
     async def wait_for(self, count: int, growth: int) -> None:
         """Wait for count buckets; the caller tries to take them again."""
         self._services.waiting_for_nodes += 1
         self._services.conditions.announce(Fact.LEAVES_WRITTEN)
         try:
-            work = Enough(Reserve.BTREE, partial(self.suffices, count, growth))
+            work = BucketWait(Reserve.BTREE, partial(self.suffices, count, growth))
             await self._services.queue.submit(work, FOREVER_S, first=True)
         finally:
             self._services.waiting_for_nodes -= 1
 
     async def wait_to_grow(self, tree: Tree, timeout_s: float) -> None:
         """Return when the tree may grow; raises NoFreeBuckets after timeout_s."""
-        await self._services.queue.submit(Enough(Reserve.BTREE, partial(self.may_grow, tree)), timeout_s)
+        await self._services.queue.submit(BucketWait(Reserve.BTREE, partial(self.may_grow, tree)), timeout_s)
 
     def may_bump(self, pointer: Pointer) -> bool:
         """Whether the gen of the pointer's bucket can rise."""
-        device, bucket = self._place(pointer)
+        device, bucket = self._bucket_id(pointer)
         return self._sectors.caches[device].table.may_bump(bucket)
 
     def bump(self, pointer: Pointer) -> int:
         """Make the pointer stale; prios are not written until a node on the device has the new gen."""
-        device, bucket = self._place(pointer)
+        device, bucket = self._bucket_id(pointer)
         self._services.prio_blocked += 1
         return self._sectors.caches[device].table.bump(bucket)
 
@@ -106,29 +106,29 @@ class NodeBuckets:
 
     def free(self, pointer: Pointer) -> None:
         """Free the pointer's bucket: nothing references the node in it any more."""
-        place = self._place(pointer)
-        self.places.remove(place)
-        self._give_back([place])
+        bucket_id = self._bucket_id(pointer)
+        self.bucket_ids.remove(bucket_id)
+        self._give_back([bucket_id])
 
     def raise_gen(self, pointer: Pointer) -> None:
         """Raise the bucket's gen to the pointer's; none is ahead: read at the opening, or written since."""
-        device, bucket = self._place(pointer)
+        device, bucket = self._bucket_id(pointer)
         self._sectors.caches[device].table.raise_gen(bucket, pointer.gen)
 
     def staleness(self, pointer: Pointer) -> int:
         """Returns how many gens the pointer is behind its bucket."""
-        device, bucket = self._place(pointer)
+        device, bucket = self._bucket_id(pointer)
         return behind(pointer.gen, self._sectors.caches[device].table.gens[bucket])
 
-    def _place(self, pointer: Pointer) -> Place:
+    def _bucket_id(self, pointer: Pointer) -> BucketId:
         return pointer.device, self._sectors.caches[pointer.device].geometry.bucket_of(pointer.sector)
 
-    def _pointer(self, place: Place) -> Pointer:
-        device, bucket = place
+    def _pointer(self, bucket_id: BucketId) -> Pointer:
+        device, bucket = bucket_id
         cache = self._sectors.caches[device]
         return Pointer(device, cache.geometry.sector_of(bucket), cache.table.gens[bucket])
 
-    def _give_back(self, places: Iterable[Place]) -> None:
-        for device, bucket in places:
+    def _give_back(self, bucket_ids: Iterable[BucketId]) -> None:
+        for device, bucket in bucket_ids:
             self._sectors.caches[device].free_metadata([bucket])
         self._services.buckets_moved()

@@ -8,7 +8,7 @@ from bcached.runtime.tasks.task_set import Tasks
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.closing import gone, idle
+from bcached.state.sectors.closing import abandoned, idle
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import IndexStatistics, MemberStatistics, OrphanStatistics, SetStatistics
 from bcached.store.journal.journal import Journal
@@ -44,7 +44,7 @@ def take_snapshot(
         allocation_failures=dict(services.queue.failures),
         allocated_sectors=sectors.allocated_sectors,
         open_buckets=sectors.open_buckets.open_count,
-        open_buckets_gone=sum(1 for _ in gone(sectors)),
+        open_buckets_gone=sum(1 for _ in abandoned(sectors)),
         open_buckets_idle=sum(1 for _ in idle(sectors, services.clock())),
         holders=holders,
         quarantined_holders=quarantined,

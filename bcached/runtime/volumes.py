@@ -15,7 +15,7 @@ from bcached.keys import Key
 from bcached.runtime.index import Index
 from bcached.runtime.services import Services
 from bcached.state.buckets.bucket_table import State
-from bcached.state.sectors.pending_allocations import MetadataBucket
+from bcached.state.sectors.pending_allocations import MetadataAllocation
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
@@ -49,7 +49,7 @@ class Volumes:
         self._services = services
         self._spawn = spawn
         self._lock = asyncio.Lock()
-        self._new_table: MetadataBucket | None = None  # the bucket of the table being written
+        self._new_table: MetadataAllocation | None = None  # the bucket of the table being written
         self._old_bucket: tuple[int, int] | None = None  # of the previous table, if still referenced
         self._update_inodes()
 
@@ -153,7 +153,7 @@ class Volumes:
 
     async def _write(self, entries: Entries) -> None:
         """Write the table to a new bucket, then the journal entry that names it; then free the old one."""
-        self._new_table = MetadataBucket(self._sectors, State.UUID)
+        self._new_table = MetadataAllocation(self._sectors, State.UUID)
         try:
             device, bucket = await self._services.queue.submit(self._new_table, BUCKET_TIMEOUT_S)
             self._services.buckets_moved()

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from bcached.errors import BcachedError, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.pending_allocations import Work
+from bcached.state.sectors.pending_allocations import PendingAllocation
 from bcached.state.sectors.reservations import Holder
 from bcached.state.statistics import WAIT_BOUNDS_S, Histogram
 
@@ -28,7 +28,9 @@ class Waiter:
 
     __slots__ = ("deadline", "first", "future", "in_queue", "since", "work")
 
-    def __init__(self, work: Work[Any], future: "asyncio.Future[Any]", since: float, first: bool) -> None:
+    def __init__(
+        self, work: PendingAllocation[Any], future: "asyncio.Future[Any]", since: float, first: bool
+    ) -> None:
         self.work = work
         self.future = future
         self.since = since
@@ -57,7 +59,9 @@ class WaitQueue:
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
         self._loop = asyncio.get_running_loop()
 
-    def submit(self, work: Work[T], timeout_s: float, *, first: bool = False) -> "asyncio.Future[T]":
+    def submit(
+        self, work: PendingAllocation[T], timeout_s: float, *, first: bool = False
+    ) -> "asyncio.Future[T]":
         """Run work as soon as it is first and there are buckets; its future fails after timeout_s.
 
         Raises NoFreeBuckets if timeout_s is 0 or less and it would wait. first: work that all others depend
@@ -180,7 +184,7 @@ class WaitQueue:
         now = self._loop.time()
         return max((now - _oldest_since(queue) for queue in self._queues.values() if queue), default=0.0)
 
-    def _advance(self, work: Work[T]) -> T | None:
+    def _advance(self, work: PendingAllocation[T]) -> T | None:
         try:
             return work.advance()
         except BcachedError:

@@ -48,7 +48,7 @@ async def fill(cache_set: CacheSet, but: int = 0) -> tuple[Holder, list[Key]]:
 
 def gathered(cache_set: CacheSet) -> int:
     """Pieces that waiting requests have gathered so far."""
-    return sum(holder.total for holder in cache_set.sectors.gathering)
+    return sum(holder.total for holder in cache_set.sectors.pending_holders)
 
 
 async def reserve(cache_set: CacheSet, holder: Holder, inode: int, sectors: int = 8) -> Key:

@@ -182,7 +182,7 @@ def frees_a_node_before_its_parent_is_written(patch: pytest.MonkeyPatch) -> None
         return gen
 
     def once(self: NodeBuckets, pointer: Any) -> None:
-        if self._place(pointer) in self.places:
+        if self._bucket_id(pointer) in self.bucket_ids:
             free(self, pointer)
 
     patch.setattr(NodeBuckets, "bump", freeing)
@@ -242,25 +242,25 @@ def discards_before_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
 
 
 def reuses_what_was_emptied_before_that_is_durable(patch: pytest.MonkeyPatch) -> None:
-    count_out = Cache.count_out
+    remove_live = Cache.remove_live
 
     def at_once(self: Cache, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
-        count_out(self, bucket, sectors, dirty, seq)
+        remove_live(self, bucket, sectors, dirty, seq)
         self.emptied.pop(bucket, None)
         if self.table.states[bucket] == State.EMPTY:
             self.retire(bucket)
 
-    patch.setattr(Cache, "count_out", at_once)
+    patch.setattr(Cache, "remove_live", at_once)
 
 
 def forgets_which_buckets_keys_on_disk_may_name(patch: pytest.MonkeyPatch) -> None:
-    count_in = Cache.count_in
+    add_live = Cache.add_live
 
     def untainted(self: Cache, bucket: int, sectors: int, dirty: bool) -> None:
-        count_in(self, bucket, sectors, dirty)
+        add_live(self, bucket, sectors, dirty)
         self.table.tainted[bucket] = False
 
-    patch.setattr(Cache, "count_in", untainted)
+    patch.setattr(Cache, "add_live", untainted)
 
 
 def takes_dirty_data_for_clean(patch: pytest.MonkeyPatch) -> None:
@@ -289,7 +289,7 @@ def counts_nothing_at_recovery(patch: pytest.MonkeyPatch) -> None:
 
 
 def forgets_what_goes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LiveSectors, "went", lambda *_: None)
+    patch.setattr(LiveSectors, "remove", lambda *_: None)
 
 
 # Moving, and dropping

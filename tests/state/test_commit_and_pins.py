@@ -11,7 +11,7 @@ from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.sectors.reservations import Holder
-from bcached.state.sectors.sector_allocator import PLACES_A_STEP
+from bcached.state.sectors.sector_allocator import BUCKETS_A_SLICE
 from instruments.samples.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,
@@ -46,7 +46,7 @@ class Set:
 
     def put(self, keys: Sequence[Key]) -> None:
         for key in keys:
-            self.live.came(key)
+            self.live.add(key)
 
     def committed(self, dirty: bool = False, replicas: int = 1) -> Key:
         key = self.carve(dirty=dirty, replicas=replicas)
@@ -183,7 +183,7 @@ def test_data_that_goes_while_it_is_read_is_free_when_the_reader_is_done() -> No
     a_set = Set()
     key = a_set.committed()
     a_set.allocator.pin(a_set.reader, [key])
-    a_set.live.went([key], 3)
+    a_set.live.remove([key], 3)
     a_set.caches[0].emptying_durable(3)
     assert a_set.state(key) == State.HELD
     a_set.allocator.unpin(a_set.reader, [key])
@@ -246,7 +246,7 @@ def test_pins_end_with_their_reader(how: str) -> None:
 
 def test_a_reader_with_a_great_many_pins_ends_in_steps() -> None:
     a_set = Set()
-    buckets = list(a_set.table.in_state(State.EMPTY))[: PLACES_A_STEP + 20]
+    buckets = list(a_set.table.in_state(State.EMPTY))[: BUCKETS_A_SLICE + 20]
     use(a_set.caches[0], *buckets, dirty=False)
     a_set.reader.reads_limit = 10**6
     keys = [Key(0, 0, 1, False, (Pointer(0, it * BUCKET_SECTORS, a_set.table.gens[it]),)) for it in buckets]

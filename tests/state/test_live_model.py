@@ -22,11 +22,11 @@ from bcached.state.accounting.invariants import content, violations
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.gens import behind
-from bcached.state.buckets.geometry import Geometry
+from bcached.state.buckets.geometry import BucketId, Geometry
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.reservations import Holder, Place
+from bcached.state.sectors.reservations import Holder
 from instruments.samples.allocator_by_hand import AllocatorByHand
 from instruments.samples.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
 
@@ -60,7 +60,7 @@ class Run:
         self.holders = [Holder(f"holder {number}", 10**6, self.geometry) for number in range(3)]
         self.given: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
         self.pinned: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
-        self.metadata: list[Place] = []
+        self.metadata: list[BucketId] = []
         self.times: Counter[tuple[int, int]] = Counter()  # how often a sector of a device was given out
         self.index: dict[tuple[int, int], Cell] = {}
         self.durable_index: dict[tuple[int, int], Cell] = {}
@@ -171,8 +171,8 @@ class Run:
                 times = tuple(self.times[it.device, it.sector] for it in pointers)
                 cell = Cell(pointers, key.dirty, times) if pointers else None
                 change[key.inode, key.offset + number] = cell
-            self.live.went(self.cut(key), self.seq)
-            self.live.came(key)
+            self.live.remove(self.cut(key), self.seq)
+            self.live.add(key)
             for place in change:
                 if place[0] == key.inode and key.offset <= place[1] < key.end:
                     self.set(self.index, place, change[place])
@@ -233,7 +233,7 @@ class Run:
             holder, key = found
             self.allocator.unpin(holder, [key])
 
-    def place(self, pointer: Pointer) -> Place:
+    def bucket_id(self, pointer: Pointer) -> BucketId:
         return pointer.device, self.bucket(pointer)
 
     def end_reads(self) -> None:
@@ -353,7 +353,7 @@ class Run:
                 for pointer in cell.pointers:
                     assert self.allocator.gen_of(pointer) == pointer.gen, f"dirty data at {place} is lost"
         for holder, keys in self.pinned.items():
-            expected = Counter(self.place(pointer) for key in keys for pointer in key.pointers)
+            expected = Counter(self.bucket_id(pointer) for key in keys for pointer in key.pointers)
             if holder in self.holders:
                 assert holder.reads == expected
                 assert all(self.allocator.gen_of(it) == it.gen for key in keys for it in key.pointers)

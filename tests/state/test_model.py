@@ -18,7 +18,7 @@ from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.prio_aging import Aging, age
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.pending_allocations import Extents, MetadataBucket, WholeBuckets
+from bcached.state.sectors.pending_allocations import BucketAllocation, ExtentAllocation, MetadataAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.samples.allocator_by_hand import AllocatorByHand
 from instruments.samples.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
@@ -79,7 +79,7 @@ class Run:
         ]
         self.holders = [self.new_holder() for _ in range(4)]
         self.quarantined: list[Holder] = []
-        self.queue: list[tuple[Extents | WholeBuckets, Holder]] = []
+        self.queue: list[tuple[ExtentAllocation | BucketAllocation, Holder]] = []
         self.uuids: list[tuple[int, int]] = []
         self.aging = Aging(geometry.bucket_count * geometry.bucket_sectors * members)
         self.given = self.handed_out = 0
@@ -145,12 +145,12 @@ class Run:
     def submit(self) -> None:
         holder = self.rng.choice(self.holders)
         if self.rng.random() < 0.3:
-            work: Extents | WholeBuckets = WholeBuckets(
+            work: ExtentAllocation | BucketAllocation = BucketAllocation(
                 self.allocator, holder, self.rng.randint(1, len(self.caches))
             )
         else:
             asked = [self.request(whole=self.rng.random() < 0.5) for _ in range(self.rng.randint(1, 4))]
-            work = Extents(self.allocator, holder, asked)
+            work = ExtentAllocation(self.allocator, holder, asked)
         self.queue.append((work, holder))
         self.serve()
 
@@ -282,7 +282,7 @@ class Run:
 
     def metadata(self) -> None:
         """The uuid table moves to a fresh bucket."""
-        taken = MetadataBucket(self.allocator, State.UUID).advance()
+        taken = MetadataAllocation(self.allocator, State.UUID).advance()
         if taken is not None:
             self.uuids.append(taken)
             if len(self.uuids) > 2:
@@ -300,9 +300,9 @@ class Run:
         cache = self.rng.choice(self.caches)
         bucket = self.rng.randrange(cache.geometry.bucket_count)
         if cache.table.states[bucket] == State.DIRTY:
-            cache.count_out(bucket, 1, True, 0)
+            cache.remove_live(bucket, 1, True, 0)
             if self.rng.random() < 0.5:
-                cache.count_in(bucket, 3, False)
+                cache.add_live(bucket, 3, False)
 
     def switch(self) -> None:
         for hand in self.hands:

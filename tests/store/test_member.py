@@ -3,7 +3,7 @@
 import pytest
 
 from bcached.errors import DeviceError
-from bcached.store.opening.recovery import SEEDED
+from bcached.store.opening.recovery import FILLED_FIRST
 from bcached.store.prio_chain import read_chain
 from bcached.store.superblock_slot import read_superblock
 from instruments.devices.failing_device import FailingDevice, Fault
@@ -21,7 +21,7 @@ async def test_prios_are_written_where_the_cache_set_buckets_aside_with_the_next
             pass
         chain = await read_chain(devices[0], member.cache.geometry, head, member.superblock.set_magic)
         assert (chain.seq, chain.gens.tobytes()) == (seq, bytes(gens))
-        member.cache.seed_reserves(SEEDED)
+        member.cache.initial_fill(FILLED_FIRST)
 
 
 async def test_a_change_of_the_superblock_raises_its_seq_and_is_on_the_device() -> None:

@@ -12,7 +12,7 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.conditions import Fact
 from bcached.runtime.services import Services
 from bcached.runtime.slices import run_sliced
-from bcached.state.buckets.next_step import Step, Tried, next_step
+from bcached.state.buckets.next_step import Attempts, Step, next_step
 from bcached.state.sectors.closing import LastResort
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.member import Member
@@ -32,7 +32,7 @@ class Allocator:
         self._services = services
         self._open = LastResort(sectors, member.device)
         self._idle_timer: asyncio.TimerHandle | None = None  # until another open bucket is idle
-        self._tried = Tried()  # attempts that are not repeated until counters change
+        self._attempts = Attempts()  # attempts that are not repeated until counters change
 
     async def run(self) -> None:
         """Work until the set stops; a DeviceError ends it, and the daemon with it."""
@@ -55,7 +55,7 @@ class Allocator:
         waiting = services.waiting()
         step = next_step(
             self._cache,
-            self._tried,
+            self._attempts,
             synchronous=services.options.synchronous,
             collections=services.collections,
             collecting=services.collecting,
@@ -104,7 +104,7 @@ class Allocator:
         elif step is Step.EVACUATE:
             self._services.ask_for_evacuation(self.member)
         elif step is Step.COLLECT:
-            self._tried.collection_is_asked_for(self._cache)
+            self._attempts.collection_requested(self._cache)
             self._services.ask_for_collection("dry" if self._cache.invalidate_needs_gc else "gens")
 
     def _close(self) -> None:
@@ -138,12 +138,12 @@ class Allocator:
         cache, services = self._cache, self._services
         policy = self.member.superblock.replacement
         looks_at_all = policy is not Replacement.RANDOM
-        self._tried.pass_begins(cache, services.collections, looks_at_all=looks_at_all)
+        self._attempts.pass_begins(cache, services.collections, looks_at_all=looks_at_all)
         await self._pass(policy)
         if cache.invalidate_needs_gc and policy is Replacement.RANDOM and services.waiting():
             # Half as many draws as there are buckets miss many; if a request waits, check all of them.
             await self._pass(Replacement.FIFO)
-            self._tried.looked_at_all = True
+            self._attempts.looked_at_all = True
         if not services.options.synchronous:
             cache.need_no_prios()
 

@@ -22,7 +22,7 @@ from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.node import Leaf
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
-from bcached.state.sectors.pending_allocations import Enough
+from bcached.state.sectors.pending_allocations import BucketWait
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.btree import Btree
 from bcached.store.member import Member
@@ -191,7 +191,7 @@ class Evacuator:
         """Wait for a bucket to move data to, if one is expected; returns whether it arrived."""
         if sum(map(_may_give, self._caches)) < self._mover.copies_lacking:
             return False
-        work = Enough(Reserve.MOVINGGC, self._mover.has_space)
+        work = BucketWait(Reserve.MOVINGGC, self._mover.has_space)
         try:
             await self._services.queue.submit(work, INDEX_TIMEOUT_S, first=True)
         except (NoFreeBuckets, LimitExceeded):

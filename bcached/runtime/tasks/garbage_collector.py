@@ -21,7 +21,7 @@ from bcached.runtime.services import Services
 from bcached.runtime.tasks.evacuator import Evacuator
 from bcached.runtime.tasks.mover import Mover
 from bcached.runtime.tasks.moving_collector import MovingCollector
-from bcached.state.accounting.gc_marks import Marking
+from bcached.state.accounting.gc_marks import GcMarks
 from bcached.state.accounting.index_health import Tally
 from bcached.state.accounting.leaf_pointers import copies, dirty_by_inode, leaf_pointers
 from bcached.state.index.node import Interior, Leaf, key_of, position_at
@@ -113,7 +113,7 @@ class GarbageCollector:
         services = self._services
         services.in_gc_round = True
         nodes, moved, rewritten = (
-            len(self._changes.buckets.places),
+            len(self._changes.buckets.bucket_ids),
             self.mover.moved_sectors,
             self.leaves_rewritten,
         )
@@ -127,7 +127,7 @@ class GarbageCollector:
             await self._moving.move(self._pacer)
         self.found |= {
             "leaves_rewritten": self.leaves_rewritten - rewritten,
-            "nodes_saved": max(nodes - len(self._changes.buckets.places), 0),
+            "nodes_saved": max(nodes - len(self._changes.buckets.bucket_ids), 0),
             "sectors_moved": self.mover.moved_sectors - moved,
             "milliseconds": int((services.clock() - begun) * 1000),
         }
@@ -162,7 +162,7 @@ class GarbageCollector:
             await self._mark_all()
         finally:
             self._changes.live.marking = None
-            self._health.break_off()
+            self._health.abort()
             services.collecting = False
         services.collection_ended()
         services.runs[trigger] += 1
@@ -172,7 +172,7 @@ class GarbageCollector:
             services.conditions[Fact.BUCKETS_MOVED].notify_all()
 
     async def _mark_all(self) -> None:
-        markings = [Marking(member.cache) for member in self._members]
+        markings = [GcMarks(member.cache) for member in self._members]
         await self._in_slices(_begin(markings))
         # From here on removed pointers are marked at removal, so the order of marking does not matter.
         self._changes.live.marking = lambda device, bucket, gen: markings[device].mark_pointer(bucket, gen)
@@ -193,7 +193,7 @@ class GarbageCollector:
 
     # Marking
 
-    async def _mark_leaves(self, markings: list[Marking]) -> None:
+    async def _mark_leaves(self, markings: list[GcMarks]) -> None:
         """Mark the pointers of all leaves, and rewrite leaves with too many stale ones."""
         await self._pacer.begin()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
@@ -211,7 +211,7 @@ class GarbageCollector:
         self._health.end()
         self.dirty_sectors = self._dirty_so_far
 
-    def _mark_leaf(self, leaf: Leaf, markings: list[Marking], tally: Tally) -> bool:
+    def _mark_leaf(self, leaf: Leaf, markings: list[GcMarks], tally: Tally) -> bool:
         """Mark and count the pointers of a leaf; returns whether to rewrite it without stale keys."""
         pointers = stale = stale_dirty = oldest = 0
         for part in leaf_pointers([leaf], self._caches):
@@ -268,7 +268,7 @@ class GarbageCollector:
         staleness = self._changes.buckets.staleness
         return all(staleness(pointer) > STALE_GENS_MAX for pointer in key.pointers)
 
-    def _mark_others(self, markings: list[Marking]) -> Generator[None, None, None]:
+    def _mark_others(self, markings: list[GcMarks]) -> Generator[None, None, None]:
         """Mark metadata and the buckets that connections hold."""
         staleness, outdated = self._changes.buckets.staleness, dict[Interior, None]()
         for interior in list(self._btree.tree.interiors()):
@@ -286,12 +286,12 @@ class GarbageCollector:
         for holder in list(self._holders):
             yield from self._mark_holder(holder, markings)
 
-    def _mark_key(self, key: Key, markings: list[Marking]) -> None:
+    def _mark_key(self, key: Key, markings: list[GcMarks]) -> None:
         for pointer in key.pointers:
             bucket = self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
             markings[pointer.device].mark_pointer(bucket, pointer.gen)
 
-    def _mark_holder(self, holder: Holder, markings: list[Marking]) -> Generator[None, None, None]:
+    def _mark_holder(self, holder: Holder, markings: list[GcMarks]) -> Generator[None, None, None]:
         """Mark a connection's buckets with their present gens: a pinned bucket is never invalidated."""
         for count, (device, bucket) in enumerate(list(holder.pieces)):
             markings[device].mark_pointer(bucket, self._members[device].cache.table.gens[bucket])
@@ -344,11 +344,11 @@ class GarbageCollector:
             begin = bound
 
 
-def _begin(markings: list[Marking]) -> Generator[None, None, None]:
+def _begin(markings: list[GcMarks]) -> Generator[None, None, None]:
     for marking in markings:
         yield from marking.begin()
 
 
-def _finish(markings: list[Marking]) -> Generator[None, None, None]:
+def _finish(markings: list[GcMarks]) -> Generator[None, None, None]:
     for marking in markings:
         yield from marking.finish()

@@ -63,13 +63,13 @@ class Mover:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Allow moves within the block; at its end unfinished copies are released."""
-        self._sectors.gathering.add(self.holder)
+        self._sectors.pending_holders.add(self.holder)
         try:
             yield
         finally:
             with self._own_changes():
                 self._give_back()
-            self._sectors.gathering.discard(self.holder)
+            self._sectors.pending_holders.discard(self.holder)
             self._services.buckets_moved()
 
     @contextmanager

@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.state.buckets.bucket_table import Mark
 from bcached.state.buckets.gens import (
     Gens,
     Numbers,
@@ -31,15 +32,6 @@ class Use(IntEnum):
     UUID = 4
     BTREE = 5
     DATA = 6
-
-
-class Mark(IntEnum):
-    """The kernel's GC marks."""
-
-    NONE = 0
-    CLEAN = 1  # GC_MARK_RECLAIMABLE
-    DIRTY = 2
-    METADATA = 3
 
 
 class Census:
@@ -72,7 +64,7 @@ class Census:
     @property
     def marks(self) -> NDArray[np.uint8]:
         """The mark that the kernel's GC would give each bucket."""
-        marks = np.where(self.sectors > 0, np.uint8(Mark.CLEAN), np.uint8(Mark.NONE))
+        marks = np.where(self.sectors > 0, np.uint8(Mark.RECLAIMABLE), np.uint8(Mark.NONE))
         marks[self.dirty_sectors > 0] = Mark.DIRTY
         marks[(self.uses >= Use.JOURNAL) & (self.uses <= Use.BTREE)] = Mark.METADATA
         return marks

@@ -18,7 +18,7 @@ from bcached.state.buckets.member_buckets import Cache
 RETIRED_BUCKETS = 512  # per slice: a millisecond
 
 
-class Marking:
+class GcMarks:
     """The scratch columns of one member: oldest gens."""
 
     def __init__(self, cache: Cache) -> None:

@@ -92,7 +92,7 @@ class Tally:
         """Remove an inode from the counts: it has no keys any more, or it is a volume's."""
         self.orphans.pop(inode, None)
 
-    def stale_dirty_went(self, sectors: int, keys: int = 0) -> None:
+    def stale_dirty_removed(self, sectors: int, keys: int = 0) -> None:
         """Deduct stale dirty sectors and keys; sectors only, if a part of a key was removed."""
         self.stale_dirty_sectors = max(self.stale_dirty_sectors - sectors, 0)
         self.stale_dirty_keys = min(max(self.stale_dirty_keys - keys, 0), self.stale_dirty_sectors)
@@ -125,7 +125,7 @@ class IndexHealth:
         if self._following is not None:
             self.tally, self._following = self._following, None
 
-    def break_off(self) -> None:
+    def abort(self) -> None:
         """Abort the new count; the present counts stay."""
         self._following = None
 
@@ -134,16 +134,16 @@ class IndexHealth:
         for tally in self._tallies(inode << INODE_SHIFT):
             tally.forget(inode)
 
-    def stale_dirty_went(self, key: Key) -> None:
+    def stale_dirty_removed(self, key: Key) -> None:
         """Deduct a part of a stale dirty key that was overwritten or dropped."""
         for tally in self._tallies(key.inode << INODE_SHIFT | key.offset):
-            tally.stale_dirty_went(key.sectors)
+            tally.stale_dirty_removed(key.sectors)
 
     def stale_dirty_dropped(self, key: Key) -> None:
         """Deduct a stale dirty key that a collection dropped."""
         self.dropped_keys += 1
         for tally in self._tallies(key.inode << INODE_SHIFT | key.offset):
-            tally.stale_dirty_went(key.sectors, 1)
+            tally.stale_dirty_removed(key.sectors, 1)
 
     def _tallies(self, position: int) -> list[Tally]:
         """The tallies that include the keys at a position."""

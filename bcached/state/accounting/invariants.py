@@ -9,7 +9,7 @@ from itertools import islice
 
 import numpy as np
 
-from bcached.state.accounting.ownership import Holdings
+from bcached.state.accounting.ownership import Ownership
 from bcached.state.buckets.bucket_table import Counts, State
 from bcached.state.buckets.gens import ahead_each
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, METADATA_PRIO
@@ -27,11 +27,11 @@ def violations(
     holders are all there are, including those in quarantine. metadata has, for each member, the buckets
     that journal, uuid table and btree use.
     """
-    holdings = Holdings(allocator, [*holders, *allocator.gathering])
-    found = list(holdings.of_the_set())
+    ownership = Ownership(allocator, [*holders, *allocator.pending_holders])
+    found = list(ownership.of_the_set())
     for cache in allocator.caches:
         name = f"member {cache.device}"
-        for check in (_counts, _lists, _durable, _gens, _contents, _emptied, _taint, holdings.of_a_member):
+        for check in (_counts, _lists, _durable, _gens, _contents, _emptied, _taint, ownership.of_a_member):
             found += [f"{name}: {text}" for text in check(cache)]
         known = metadata[cache.device] | {State.RESERVED: set(range(cache.geometry.first_bucket))}
         found += [f"{name}: {text}" for text in _metadata(cache, known)]

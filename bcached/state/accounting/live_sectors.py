@@ -26,7 +26,7 @@ class LiveSectors:
         self._caches = caches
         self._bucket_of = caches[0].geometry.bucket_of  # all members have buckets of one size
 
-    def came(self, key: Key) -> None:
+    def add(self, key: Key) -> None:
         """Count a key that was added to the index."""
         caches, bucket_of = self._caches, self._bucket_of
         for pointer in key.pointers:
@@ -34,9 +34,9 @@ class LiveSectors:
                 cache = caches[pointer.device]
                 bucket = bucket_of(pointer.sector)
                 if cache.table.gens[bucket] == pointer.gen:
-                    cache.count_in(bucket, key.sectors, key.dirty)
+                    cache.add_live(bucket, key.sectors, key.dirty)
 
-    def went(self, keys: Iterable[Key], seq: int) -> None:
+    def remove(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""
         caches, bucket_of = self._caches, self._bucket_of
         marking = self.marking
@@ -51,7 +51,7 @@ class LiveSectors:
                     if marking is not None:
                         marking(pointer.device, bucket, pointer.gen)
                     if cache.table.gens[bucket] == pointer.gen:
-                        cache.count_out(bucket, key.sectors, key.dirty, seq)
+                        cache.remove_live(bucket, key.sectors, key.dirty, seq)
                     else:
                         is_stale = True
             if is_stale and key.dirty:

@@ -10,36 +10,37 @@ from itertools import pairwise
 import numpy as np
 
 from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import BucketId
 from bcached.state.buckets.member_buckets import Cache
-from bcached.state.sectors.reservations import Holder, Place
+from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 
 PINNED = (State.OPEN, State.HELD, State.QUARANTINE)
 
 
-class Holdings:
+class Ownership:
     """Extents and pins of every bucket with an owner, at one instant."""
 
     def __init__(self, allocator: SectorAllocator, holders: Sequence[Holder]) -> None:
         self._allocator = allocator
         self._holders = holders
         self._bucket_sectors = allocator.caches[0].geometry.bucket_sectors
-        self._slots: dict[Place, tuple[int, int, int]] = {}  # next sector, sectors free, gen
-        self._pins: Counter[Place] = Counter()
-        self._extents: dict[Place, list[tuple[int, int]]] = {}
+        self._slots: dict[BucketId, tuple[int, int, int]] = {}  # next sector, sectors free, gen
+        self._pins: Counter[BucketId] = Counter()
+        self._extents: dict[BucketId, list[tuple[int, int]]] = {}
         for slot in allocator.open_buckets:
             if slot.sectors_free:
-                for place, sector, gen in zip(slot.places, slot.sectors, slot.gens, strict=True):
-                    self._slots[place] = sector, slot.sectors_free, gen
-                    self._note(place, [(sector, sector + slot.sectors_free)])
+                for bucket_id, sector, gen in zip(slot.bucket_ids, slot.sectors, slot.gens, strict=True):
+                    self._slots[bucket_id] = sector, slot.sectors_free, gen
+                    self._note(bucket_id, [(sector, sector + slot.sectors_free)])
         for holder in holders:
-            for place, pieces in holder.pieces.items():
-                self._note(place, [(start, end) for start, end, _ in pieces])
+            for bucket_id, pieces in holder.pieces.items():
+                self._note(bucket_id, [(start, end) for start, end, _ in pieces])
             self._pins.update(holder.reads)
 
-    def _note(self, place: Place, extents: list[tuple[int, int]]) -> None:
-        self._pins[place] += len(extents)
-        self._extents.setdefault(place, []).extend(extents)
+    def _note(self, bucket_id: BucketId, extents: list[tuple[int, int]]) -> None:
+        self._pins[bucket_id] += len(extents)
+        self._extents.setdefault(bucket_id, []).extend(extents)
 
     def of_the_set(self) -> Iterator[str]:
         """Violations that concern all members together."""
@@ -82,12 +83,12 @@ class Holdings:
             elif state != expected:
                 yield f"bucket {bucket} is {state.name}, but should be {expected.name}"
 
-    def _expected_state(self, place: Place) -> State | None:
-        if place in self._slots:
+    def _expected_state(self, bucket_id: BucketId) -> State | None:
+        if bucket_id in self._slots:
             return State.OPEN
-        if not self._pins[place]:
+        if not self._pins[bucket_id]:
             return None
-        return State.QUARANTINE if place in self._allocator.quarantined else State.HELD
+        return State.QUARANTINE if bucket_id in self._allocator.quarantined else State.HELD
 
     def _check_extents(self, cache: Cache) -> Iterator[str]:
         for (device, bucket), extents in self._extents.items():

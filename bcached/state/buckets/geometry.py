@@ -13,6 +13,8 @@ from bcached.units import SECTOR_BYTES
 
 INITIAL_PRIO = 32768
 METADATA_PRIO = 65535  # kernel: BTREE_PRIO
+BucketId = tuple[int, int]  # (device, bucket), of a set of several members
+
 GEN_DISTANCE_MAX = 96  # kernel: BUCKET_GC_GEN_MAX
 
 

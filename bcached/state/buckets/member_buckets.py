@@ -6,7 +6,7 @@ The life of a bucket, each arrow one method here:
     EMPTY --retire--> UNUSED ----------------------------------------push--> FREE
     OPEN --close--> HELD --last pin dropped--> DIRTY, CLEAN or EMPTY, which is retired at once if it may be
     CLEAN, DIRTY --pinned by a reader--> HELD, and back
-    EMPTY --count_in--> CLEAN, DIRTY --count_out--> EMPTY, retired when that is durable
+    EMPTY --add_live--> CLEAN, DIRTY --remove_live--> EMPTY, retired when that is durable
     metadata --free_metadata--> EMPTY, likewise
 
 Rules of this file: a bucket's gen goes up once per cycle, on the way to FREE_INC or to UNUSED. A bucket from
@@ -154,7 +154,7 @@ class Cache:
 
     # Live data
 
-    def count_in(self, bucket: int, sectors: int, dirty: bool) -> None:
+    def add_live(self, bucket: int, sectors: int, dirty: bool) -> None:
         """Count live data of a key of the bucket's gen into the bucket."""
         table = self.table
         state = table.states[bucket]
@@ -170,7 +170,7 @@ class Cache:
             if content != state:
                 table.move(bucket, content)
 
-    def count_out(self, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
+    def remove_live(self, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
         """Count live data out of a bucket; seq is the journal entry that removed it.
 
         An emptied bucket is not retired before that entry is durable (`emptying_durable`): the same change
@@ -185,7 +185,7 @@ class Cache:
         assert left >= table.dirty_sectors[bucket], f"bucket {bucket}: dirty data removed as clean"
         table.sectors[bucket] = left
         if not left and self.synchronous:
-            self.emptied[bucket] = seq  # at the end: count_in removed the older item
+            self.emptied[bucket] = seq  # at the end: add_live removed the older item
         state = table.states[bucket]
         if state >= State.DIRTY:
             content = table.content(bucket)
@@ -304,7 +304,7 @@ class Cache:
             pushed += 1
         return pushed
 
-    def seed_reserves(self, reserves: tuple[Reserve, ...]) -> list[int]:
+    def initial_fill(self, reserves: tuple[Reserve, ...]) -> list[int]:
         """Fill reserves with the first empty buckets, as the kernel does after its first marking.
 
         Safe without a prio write since nothing points into an empty bucket; the gen still goes up, so that
@@ -312,13 +312,13 @@ class Cache:
         """
         table = self.table
         empty = table.in_state(State.EMPTY)
-        seeded: list[int] = []
+        filled: list[int] = []
         for reserve in reserves:
             missing = self.reserves.room_in(reserve)
             while missing:
                 bucket = next(empty, None)
                 if bucket is None:
-                    return seeded
+                    return filled
                 if (
                     (self.synchronous and table.tainted[bucket])
                     or bucket in self.emptied
@@ -329,9 +329,9 @@ class Cache:
                 table.prios[bucket] = INITIAL_PRIO
                 table.move(bucket, State.FREE)
                 self.reserves.push_to(reserve, bucket)
-                seeded.append(bucket)
+                filled.append(bucket)
                 missing -= 1
-        return seeded
+        return filled
 
     # From the reserves to their users
 

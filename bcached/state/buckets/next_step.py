@@ -33,7 +33,7 @@ class Step(Enum):
 
 
 @dataclass(slots=True)
-class Tried:
+class Attempts:
     """What was tried, and the counters at that time; nothing is repeated until they change."""
 
     invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last pass
@@ -45,14 +45,14 @@ class Tried:
         self.invalidated_at = (cache.reclaims, collections)
         self.looked_at_all = looks_at_all
 
-    def collection_is_asked_for(self, cache: Cache) -> None:
+    def collection_requested(self, cache: Cache) -> None:
         """Record that a collection is requested."""
         self.collected_at = _collection_finds(cache)
 
 
 def next_step(
     cache: Cache,
-    tried: Tried,
+    tried: Attempts,
     *,
     synchronous: bool,
     collections: int,
@@ -100,7 +100,7 @@ def next_step(
 
 def _when_short(
     cache: Cache,
-    tried: Tried,
+    tried: Attempts,
     may_write: bool,
     collecting: bool,
     waiting: frozenset[Reserve],
@@ -133,7 +133,7 @@ def _when_short(
     return last_resort(True) if waiting and may_evacuate else None
 
 
-def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozenset[Reserve]) -> bool:
+def _pass_may_find(cache: Cache, tried: Attempts, collections: int, waiting: frozenset[Reserve]) -> bool:
     """Whether an invalidation pass could find something it did not find before."""
     if not cache.invalidate_needs_gc:
         return True
@@ -143,7 +143,7 @@ def _pass_may_find(cache: Cache, tried: Tried, collections: int, waiting: frozen
     return reclaimable >= cache.free_inc_room or bool(waiting and reclaimable)
 
 
-def _collection_may_help(cache: Cache, tried: Tried) -> bool:
+def _collection_may_help(cache: Cache, tried: Attempts) -> bool:
     """Whether a collection could find something the last one did not.
 
     Kernel: wakes the collector after every pass that finds too few, even if it just ran without result.
@@ -172,7 +172,7 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
     return False
 
 
-def _guard(cache: Cache, tried: Tried, may_write: bool, collecting: bool) -> Step:
+def _guard(cache: Cache, tried: Attempts, may_write: bool, collecting: bool) -> Step:
     """The step that keeps gens close enough to those on disk and to the oldest in the index."""
     table = cache.table
     if may_write and table.distance_disk >= WRITE_DISTANCE:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bcached.format.superblock import Replacement
 from bcached.state.buckets.bucket_table import Bools, Buckets, BucketTable
 from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
-from bcached.state.buckets.smallest_k import Lightest
+from bcached.state.buckets.smallest_k import SmallestK
 
 SLICE_BUCKETS = 32768  # a tenth of a millisecond, and the columns of a slice stay in cache
 SECTORS_WEIGHED_MAX = (1 << 16) - 1  # cap that keeps weights within 32 bits
@@ -56,7 +56,7 @@ def lru(table: BucketTable, search: Search) -> Generator[None, None, Candidates]
     candidates, only light buckets are checked and counted if their gens hold them back: that count is used
     only if free_inc could not be filled.
     """
-    lightest = Lightest(search.heap_size, SLICE_BUCKETS)
+    lightest = SmallestK(search.heap_size, SLICE_BUCKETS)
     # If nothing has aged yet min_prio is not known, and the scale starts at zero.
     floor = 0 if search.min_prio == METADATA_PRIO else min(search.min_prio, INITIAL_PRIO)
     held_back = 0

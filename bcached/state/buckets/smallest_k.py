@@ -20,7 +20,7 @@ PIECE_WORDS = 16384  # sorted at a time: half a millisecond
 BUCKET_MASK = np.uint64(0xFFFFFFFF)
 
 
-class Lightest:
+class SmallestK:
     """Keeps the `keep` lightest of all that is added; only weights below `limit` can still be among them.
 
     Slices have at most slice_buckets buckets and are added in ascending order.

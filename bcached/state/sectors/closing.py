@@ -31,7 +31,7 @@ class LastResort:
 
     def step(self, waiting: frozenset[Reserve], now: float, *, with_dirty: bool) -> Step | None:
         """Returns the next step, if any may help. with_dirty: close also buckets with dirty data."""
-        if any(gone(self._sectors)):
+        if any(abandoned(self._sectors)):
             return Step.CLOSE
         if Reserve.NONE in waiting and not self._sectors.sharing:
             return Step.SHARE
@@ -39,9 +39,9 @@ class LastResort:
 
     def closable(self, now: float, *, with_dirty: bool) -> list[Slot]:
         """The slots to close next: all of closed connections, or else the one idle for longest."""
-        lost = list(gone(self._sectors))
-        if lost:
-            return lost
+        slots = list(abandoned(self._sectors))
+        if slots:
+            return slots
         for slot in idle(self._sectors, now):
             if self._gives(slot, with_dirty=with_dirty):
                 return [slot]
@@ -59,14 +59,14 @@ class LastResort:
         table = self._sectors.caches[self._device].table
         return any(
             table.pins[bucket] == 1 and (with_dirty or not table.dirty_sectors[bucket])
-            for device, bucket in slot.places
+            for device, bucket in slot.bucket_ids
             if device == self._device
         )
 
 
-def gone(sectors: SectorAllocator) -> Iterator[Slot]:
+def abandoned(sectors: SectorAllocator) -> Iterator[Slot]:
     """Open slots whose last writers' connections are closed."""
-    return (slot for slot in sectors.open_buckets if slot.sectors_free and slot.has_lost_its_writer)
+    return (slot for slot in sectors.open_buckets if slot.sectors_free and slot.is_abandoned)
 
 
 def idle(sectors: SectorAllocator, now: float) -> Iterator[Slot]:
@@ -74,5 +74,5 @@ def idle(sectors: SectorAllocator, now: float) -> Iterator[Slot]:
     return (
         slot
         for slot in sectors.open_buckets
-        if slot.sectors_free and not slot.has_lost_its_writer and now - slot.used_at >= IDLE_S
+        if slot.sectors_free and not slot.is_abandoned and now - slot.used_at >= IDLE_S
     )

@@ -11,17 +11,17 @@ from itertools import pairwise
 import msgspec
 
 
-class Cut(msgspec.Struct, frozen=True, gc=False):
-    """What `mend` needs to undo a cut: the piece before it, its index, how many pieces are left of it."""
+class Removed(msgspec.Struct, frozen=True, gc=False):
+    """What `restore` needs to undo a removal: the piece as it was before."""
 
     index: int
     start: int
     end: int
     inode: int
-    left: int
+    left: int  # pieces that remain of it: 0, 1 or 2
 
 
-class Pieces:
+class HeldRanges:
     """Ranges of sectors of one bucket, none overlapping another. ends are exclusive."""
 
     __slots__ = ("ends", "inodes", "starts")
@@ -72,8 +72,8 @@ class Pieces:
         index = bisect_right(self.starts, start) - 1
         return index if index >= 0 and end <= self.ends[index] else None
 
-    def cut(self, start: int, end: int) -> Cut | None:
-        """Cut [start, end) out of the piece that holds all of it; None if no piece does."""
+    def remove(self, start: int, end: int) -> Removed | None:
+        """Remove [start, end) from the piece that holds all of it; None if no piece does."""
         starts, ends, inodes = self.starts, self.ends, self.inodes
         index = bisect_right(starts, start) - 1
         if index < 0 or end > ends[index]:
@@ -81,14 +81,14 @@ class Pieces:
         first, last, inode = starts[index], ends[index], inodes[index]
         if first == start and last == end:  # the common case
             del starts[index], ends[index], inodes[index]
-            return Cut(index, start, end, inode, 0)
+            return Removed(index, start, end, inode, 0)
         left = [(a, b) for a, b in ((first, start), (end, last)) if a < b]
         self._replace(index, 1, left, inode)
-        return Cut(index, first, last, inode, len(left))
+        return Removed(index, first, last, inode, len(left))
 
-    def mend(self, cut: Cut) -> None:
-        """Undo a cut; of several the last one first."""
-        self._replace(cut.index, cut.left, [(cut.start, cut.end)], cut.inode)
+    def restore(self, removed: Removed) -> None:
+        """Undo a removal; of several the last one first."""
+        self._replace(removed.index, removed.left, [(removed.start, removed.end)], removed.inode)
 
     def _replace(self, index: int, count: int, runs: list[tuple[int, int]], inode: int) -> None:
         stop = index + count

@@ -46,16 +46,16 @@ class Extent(Protocol):
 class Slot:
     """One open bucket (or, for several copies, one on each of several devices).
 
-    sectors_free 0: nothing is open, the slot needs a bucket. places are (device, bucket) of each copy,
+    sectors_free 0: nothing is open, the slot needs a bucket. bucket_ids are (device, bucket) of each copy,
     sectors the device sectors of the next cut.
     """
 
     __slots__ = (
+        "bucket_ids",
         "gens",
         "holder",
         "kind",
         "of_writer",
-        "places",
         "sectors",
         "sectors_free",
         "stream",
@@ -69,16 +69,16 @@ class Slot:
         self.of_writer: dict[Slot, None] = {}  # all slots with that writer
         self.kind = 0  # copies * 2, and 1 more if the data is always dirty
         self.sectors_free = 0
-        self.places: tuple[tuple[int, int], ...] = ()
+        self.bucket_ids: tuple[tuple[int, int], ...] = ()
         self.sectors: tuple[int, ...] = ()
         self.gens: tuple[int, ...] = ()
         self.holder: Holder | None = None  # that got sectors last, and when
         self.used_at = 0.0
 
     @property
-    def has_lost_its_writer(self) -> bool:
+    def is_abandoned(self) -> bool:
         """Whether the connection that used it last is closed."""
-        return self.holder is not None and self.holder.has_gone
+        return self.holder is not None and self.holder.is_closed
 
 
 class OpenBuckets:
@@ -143,7 +143,7 @@ class OpenBuckets:
         slot.kind = kind
         slot.sectors_free = self._geometry.bucket_sectors
         bucket_of = self._geometry.bucket_of
-        slot.places = tuple((pointer.device, bucket_of(pointer.sector)) for pointer in pointers)
+        slot.bucket_ids = tuple((pointer.device, bucket_of(pointer.sector)) for pointer in pointers)
         slot.sectors = tuple(pointer.sector for pointer in pointers)
         slot.gens = tuple(pointer.gen for pointer in pointers)
 
@@ -159,11 +159,11 @@ class OpenBuckets:
         assert given > 0, "the slot has nothing left"
         pointers: tuple[Pointer, ...]
         if len(slot.sectors) == 1:
-            ((device, _),), (sector,), (gen,) = slot.places, slot.sectors, slot.gens
+            ((device, _),), (sector,), (gen,) = slot.bucket_ids, slot.sectors, slot.gens
             pointers = (Pointer(device, sector, gen),)
             slot.sectors = (sector + given,)
         else:
-            devices = (device for device, _ in slot.places)
+            devices = (device for device, _ in slot.bucket_ids)
             pointers = tuple(map(Pointer, devices, slot.sectors, slot.gens))
             slot.sectors = tuple(sector + given for sector in slot.sectors)
         free -= given
@@ -185,7 +185,7 @@ class OpenBuckets:
         adjacent, and the sectors that bound them. Ends before the first extent for which `choose` might
         decide otherwise.
         """
-        ((device, _),), (sector,), (gen,) = slot.places, slot.sectors, slot.gens
+        ((device, _),), (sector,), (gen,) = slot.bucket_ids, slot.sectors, slot.gens
         kind, by_stream = slot.kind, self._by_stream
         is_dirty = kind % 2 == 1
         is_writers_only = len(slot.of_writer) == 1
@@ -215,7 +215,7 @@ class OpenBuckets:
         """Give up the sectors left of a slot's buckets. Returns (device, bucket) of each."""
         assert slot.sectors_free, "nothing is open in the slot"
         slot.sectors_free = 0
-        return slot.places
+        return slot.bucket_ids
 
     def _remember(self, slot: Slot, inode: int, end: int, write_point: int) -> None:
         """Make a slot the newest, found by its stream and writer; few look-ups, for every request does it."""

@@ -15,7 +15,7 @@ from bcached.state.sectors.sector_allocator import SectorAllocator
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Work(Protocol[T_co]):
+class PendingAllocation(Protocol[T_co]):
     """Something that needs buckets of a reserve."""
 
     @property
@@ -37,7 +37,7 @@ class Work(Protocol[T_co]):
         """Give back what was gathered."""
 
 
-class Extents:
+class ExtentAllocation:
     """The sectors of one or more requests, all or nothing.
 
     Gathered keys have a holder of their own until they are complete: a client cannot release keys it has not
@@ -47,7 +47,7 @@ class Extents:
     def __init__(self, allocator: SectorAllocator, holder: Holder, requests: Sequence[ExtentRequest]) -> None:
         self.reserve = Reserve.MOVINGGC if any(request.moving for request in requests) else Reserve.NONE
         self.holder = holder
-        self._gathered = Holder(f"{holder.name}, waiting", holder.limit, holder.geometry, holder)
+        self._collected = Holder(f"{holder.name}, waiting", holder.limit, holder.geometry, holder)
         self._allocator = allocator
         self._requests = requests
         self._keys: list[list[Key]] = []
@@ -62,19 +62,19 @@ class Extents:
         """Gather on. Returns the keys of each request once all are there."""
         while len(self._keys) < len(self._requests):
             if not self._advance_one(self._requests[len(self._keys)]):
-                self._allocator.gathering.add(self._gathered)
+                self._allocator.pending_holders.add(self._collected)
                 return None
             self._keys.append(self._current)
             self._current = []
-        self.holder.absorb(self._gathered)
-        self._allocator.gathering.discard(self._gathered)
+        self.holder.absorb(self._collected)
+        self._allocator.pending_holders.discard(self._collected)
         return self._keys
 
     def _advance_one(self, request: ExtentRequest) -> bool:
         given = sum(key.sectors for key in self._current)
         while given < request.sectors:
             key = self._allocator.carve(
-                self._gathered,
+                self._collected,
                 request.inode,
                 request.offset + given,
                 request.sectors - given,
@@ -93,11 +93,11 @@ class Extents:
     def undo(self) -> None:
         """End the reservations of all keys gathered so far."""
         self._keys, self._current = [], []
-        self._allocator.end(self._gathered)
-        self._allocator.gathering.discard(self._gathered)
+        self._allocator.end(self._collected)
+        self._allocator.pending_holders.discard(self._collected)
 
 
-class WholeBuckets:
+class BucketAllocation:
     """A whole bucket, or one on each of several members."""
 
     reserve = Reserve.NONE
@@ -116,7 +116,7 @@ class WholeBuckets:
         """Nothing was gathered: buckets are taken all at once."""
 
 
-class MetadataBucket:
+class MetadataAllocation:
     """A bucket of the btree reserve, on the member with most space.
 
     taken is set when the bucket is taken; the waiter's future gets it a little later.
@@ -140,7 +140,7 @@ class MetadataBucket:
         """Nothing was gathered."""
 
 
-class Enough:
+class BucketWait:
     """Waits until there are buckets for what the caller does next, and takes none of them."""
 
     holder: Holder | None = None

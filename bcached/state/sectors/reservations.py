@@ -11,12 +11,11 @@ import msgspec
 
 from bcached.errors import LimitExceeded, NotReserved, RequestError
 from bcached.keys import Key, Pointer
-from bcached.state.buckets.geometry import Geometry
-from bcached.state.sectors.held_ranges import Cut, Pieces
+from bcached.state.buckets.geometry import BucketId, Geometry
+from bcached.state.sectors.held_ranges import HeldRanges, Removed
 
 WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
 
-Place = tuple[int, int]  # (device, bucket)
 READS_MAX = 65536
 
 
@@ -43,8 +42,8 @@ class Holder:
     """
 
     __slots__ = (
+        "connection_closed",
         "geometry",
-        "is_gone",
         "limit",
         "name",
         "owner",
@@ -67,17 +66,17 @@ class Holder:
         self.limit = limit
         self.geometry = geometry  # of every member
         self.owner = owner
-        self.is_gone = False  # its connection is closed
-        self.pieces: dict[Place, Pieces] = {}
+        self.connection_closed = False  # its connection is closed
+        self.pieces: dict[BucketId, HeldRanges] = {}
         self.total = 0  # pieces
         self.reads_limit = reads_limit
-        self.reads: Counter[Place] = Counter()  # reader pins
+        self.reads: Counter[BucketId] = Counter()  # reader pins
         self.reads_total = 0
 
     @property
-    def has_gone(self) -> bool:
+    def is_closed(self) -> bool:
         """Whether its connection, or its owner's, is closed."""
-        return self.is_gone if self.owner is None else self.owner.has_gone
+        return self.connection_closed if self.owner is None else self.owner.is_closed
 
     @property
     def room(self) -> int:
@@ -89,12 +88,12 @@ class Holder:
         if pieces > self.room:
             raise LimitExceeded("reservations_per_connection", self.limit - self.room + pieces)
 
-    def add(self, place: Place, start: int, end: int, inode: int) -> None:
+    def add(self, bucket_id: BucketId, start: int, end: int, inode: int) -> None:
         """Add a piece, sectors [start, end) of a bucket; the caller pins the bucket."""
         self.total += 1
-        pieces = self.pieces.get(place)
+        pieces = self.pieces.get(bucket_id)
         if pieces is None:
-            pieces = self.pieces[place] = Pieces()
+            pieces = self.pieces[bucket_id] = HeldRanges()
         elif start >= pieces.ends[-1]:  # the common case
             pieces.starts.append(start)
             pieces.ends.append(end)
@@ -102,17 +101,17 @@ class Holder:
             return
         pieces.add(start, end, inode)
 
-    def add_row(self, place: Place, bounds: list[int], inode: int) -> None:
+    def add_row(self, bucket_id: BucketId, bounds: list[int], inode: int) -> None:
         """Add adjacent pieces, each from one bound to the next, of a bucket it holds pieces of already."""
-        self.pieces[place].add_row(bounds, inode)
+        self.pieces[bucket_id].add_row(bounds, inode)
         self.total += len(bounds) - 1
 
-    def remove(self, keys: Sequence[Key]) -> list[tuple[Place, int]]:
+    def remove(self, keys: Sequence[Key]) -> list[tuple[BucketId, int]]:
         """Remove the sectors of all these keys, or raise NotReserved for the first not held, with no change.
 
         Returns how many pins each bucket loses: 1, 0, or -1 where one piece became two.
         """
-        return [(place, 1 - cut.left) for place, cut in self._cut_all(keys)]
+        return [(bucket_id, 1 - removed.left) for bucket_id, removed in self._remove_all(keys)]
 
     def check(self, keys: Sequence[Key]) -> None:
         """Raises what `remove` would raise, and changes nothing."""
@@ -120,40 +119,40 @@ class Holder:
             if not self.covers(keys[0]):
                 raise NotReserved(keys[0])
             return
-        self._mend_all(self._cut_all(keys))
+        self._restore_all(self._remove_all(keys))
 
-    def _cut_all(self, keys: Sequence[Key]) -> list[tuple[Place, Cut]]:
-        done: list[tuple[Place, Cut]] = []
+    def _remove_all(self, keys: Sequence[Key]) -> list[tuple[BucketId, Removed]]:
+        done: list[tuple[BucketId, Removed]] = []
         try:
             for key in keys:
                 for pointer in key.pointers:
-                    done.append(self._cut(key, pointer))  # noqa: PERF401 (the rollback needs what was done)
+                    done.append(self._remove_one(key, pointer))  # noqa: PERF401 (the rollback needs what was done)
         except RequestError:
-            self._mend_all(done)
+            self._restore_all(done)
             raise
         return done
 
-    def _mend_all(self, done: list[tuple[Place, Cut]]) -> None:
-        for place, cut in reversed(done):
-            self._mend(place, cut)
+    def _restore_all(self, done: list[tuple[BucketId, Removed]]) -> None:
+        for bucket_id, removed in reversed(done):
+            self._restore(bucket_id, removed)
 
-    def _cut(self, key: Key, pointer: Pointer) -> tuple[Place, Cut]:
-        place = (pointer.device, self.geometry.bucket_of(pointer.sector))
-        pieces = self.pieces.get(place)
-        cut = None if pieces is None else pieces.cut(pointer.sector, pointer.sector + key.sectors)
-        if pieces is None or cut is None:
+    def _remove_one(self, key: Key, pointer: Pointer) -> tuple[BucketId, Removed]:
+        bucket_id = (pointer.device, self.geometry.bucket_of(pointer.sector))
+        pieces = self.pieces.get(bucket_id)
+        removed = None if pieces is None else pieces.remove(pointer.sector, pointer.sector + key.sectors)
+        if pieces is None or removed is None:
             raise NotReserved(key)
         if not pieces:
-            del self.pieces[place]
-        self.total += cut.left - 1
-        if cut.left > 1 and self.total > self.limit:
-            self._mend(place, cut)
+            del self.pieces[bucket_id]
+        self.total += removed.left - 1
+        if removed.left > 1 and self.total > self.limit:
+            self._restore(bucket_id, removed)
             raise LimitExceeded("reservations_per_connection", self.limit + 1)
-        return place, cut
+        return bucket_id, removed
 
-    def _mend(self, place: Place, cut: Cut) -> None:
-        self.pieces.setdefault(place, Pieces()).mend(cut)
-        self.total -= cut.left - 1
+    def _restore(self, bucket_id: BucketId, removed: Removed) -> None:
+        self.pieces.setdefault(bucket_id, HeldRanges()).restore(removed)
+        self.total -= removed.left - 1
 
     def covers(self, key: Key) -> bool:
         """Whether every sector of the key is reserved here, in each of its copies."""
@@ -169,52 +168,52 @@ class Holder:
         if total > self.reads_limit:
             raise LimitExceeded("pins_per_connection", total)
 
-    def read(self, place: Place) -> None:
+    def read(self, bucket_id: BucketId) -> None:
         """Add a reader pin."""
-        self.reads[place] += 1
+        self.reads[bucket_id] += 1
         self.reads_total += 1
 
-    def end_read(self, place: Place) -> bool:
+    def end_read(self, bucket_id: BucketId) -> bool:
         """Remove a reader pin; False if there is none."""
-        pins = self.reads.get(place, 0)
+        pins = self.reads.get(bucket_id, 0)
         if not pins:
             return False
         if pins == 1:
-            del self.reads[place]
+            del self.reads[bucket_id]
         else:
-            self.reads[place] = pins - 1
+            self.reads[bucket_id] = pins - 1
         self.reads_total -= 1
         return True
 
-    def forget_reads(self, place: Place) -> int:
+    def forget_reads(self, bucket_id: BucketId) -> int:
         """Remove all reader pins of a bucket. Returns how many there were."""
-        pins = self.reads.pop(place)
+        pins = self.reads.pop(bucket_id)
         self.reads_total -= pins
         return pins
 
     def absorb(self, other: "Holder") -> None:
         """Take over all pieces of another holder."""
-        for place, pieces in other.pieces.items():
-            ours = self.pieces.setdefault(place, pieces)
+        for bucket_id, pieces in other.pieces.items():
+            ours = self.pieces.setdefault(bucket_id, pieces)
             if ours is not pieces:
                 for piece in pieces:
                     ours.add(*piece)
         self.total += other.total
         other.pieces, other.total = {}, 0
 
-    def split_off(self, inode: int, places: Sequence[Place]) -> "Holder":
+    def split_off(self, inode: int, bucket_ids: Sequence[BucketId]) -> "Holder":
         """Move the pieces of a volume in these buckets to a new holder. Returns that holder."""
         other = Holder(f"{self.name}, volume {inode}", self.limit, self.geometry)
-        for place in places:
-            if place not in self.pieces or inode not in self.pieces[place].inodes:
+        for bucket_id in bucket_ids:
+            if bucket_id not in self.pieces or inode not in self.pieces[bucket_id].inodes:
                 continue
-            for start, end, owner in self.forget(place):
-                (other if owner == inode else self).add(place, start, end, owner)
+            for start, end, owner in self.forget(bucket_id):
+                (other if owner == inode else self).add(bucket_id, start, end, owner)
         return other
 
-    def forget(self, place: Place) -> Pieces:
+    def forget(self, bucket_id: BucketId) -> HeldRanges:
         """Remove all pieces of a bucket. Returns them."""
-        pieces = self.pieces.pop(place)
+        pieces = self.pieces.pop(bucket_id)
         self.total -= len(pieces)
         return pieces
 

@@ -14,15 +14,15 @@ from uuid import UUID
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.bucket_table import State
-from bcached.state.buckets.geometry import INITIAL_PRIO
+from bcached.state.buckets.geometry import INITIAL_PRIO, BucketId
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.placement import members_with, take_data_buckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.open_buckets import Extent, OpenBuckets, Slot
-from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder, Place
+from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
 
 T = TypeVar("T")
-PLACES_A_STEP = 256  # buckets per slice: a millisecond
+BUCKETS_A_SLICE = 256  # buckets per slice: a millisecond
 OPEN = int(State.OPEN)
 
 
@@ -39,11 +39,11 @@ class SectorAllocator:
         self.open_buckets = OpenBuckets(geometry)
         self.inodes: dict[int, UUID] = {}
         self.flash_sectors: dict[int, int] = {}
-        self.gathering: set[Holder] = set()  # of requests that wait for more buckets
+        self.pending_holders: set[Holder] = set()  # of requests that wait for more buckets
         self.allocated_sectors = 0
         self.reserved_sectors = 0  # counting each copy
         self.buckets_taken = 0  # from the reserves
-        self.quarantined: Counter[Place] = Counter()  # holders in quarantine by bucket
+        self.quarantined: Counter[BucketId] = Counter()  # holders in quarantine by bucket
         self.sharing = False  # without a bucket a request gets sectors of any open one (closing.py)
         self._clock = clock
         self._pins = [cache.table.pins for cache in caches]
@@ -84,14 +84,14 @@ class SectorAllocator:
         slot.holder, slot.used_at = holder, self._clock()
         self.allocated_sectors += given
         self.reserved_sectors += given * replicas
-        for place, pointer in zip(slot.places, pointers, strict=True):
+        for bucket_id, pointer in zip(slot.bucket_ids, pointers, strict=True):
             sector = pointer.sector
-            holder.add(place, sector, sector + given, inode)
+            holder.add(bucket_id, sector, sector + given, inode)
             if slot.sectors_free:
-                device, bucket = place
+                device, bucket = bucket_id
                 self._pins[device][bucket] += 1
             else:  # the open bucket's own pin passes to this piece
-                self._settle(place)
+                self._settle(bucket_id)
         return Key(inode, offset, given, kind % 2 == 1, pointers)
 
     def carve_run(
@@ -112,7 +112,7 @@ class SectorAllocator:
         following = islice(extents, at + 1, at + 1 + holder.room)
         keys, bounds = self.open_buckets.carve_on(slot, inode, following, write_point)
         if keys:
-            ((device, bucket),) = slot.places
+            ((device, bucket),) = slot.bucket_ids
             holder.add_row((device, bucket), bounds, inode)
             self._pins[device][bucket] += len(keys)
             given = bounds[-1] - bounds[0]
@@ -191,10 +191,10 @@ class SectorAllocator:
         for key in keys:
             self.reserved_sectors -= key.sectors * len(key.pointers)
         last, count = dropped[0][0], 0
-        for place, pins in dropped:
-            if place != last:
+        for bucket_id, pins in dropped:
+            if bucket_id != last:
                 self._drop_pins(last, count)
-                last, count = place, 0
+                last, count = bucket_id, 0
             count += pins
         self._drop_pins(last, count)
         return done
@@ -269,22 +269,22 @@ class SectorAllocator:
         for key in keys:
             self.check_current(key)
         for key in keys:
-            for place in self._places(key):
-                holder.read(place)
-                self._add_pin(place)
+            for bucket_id in self._bucket_ids(key):
+                holder.read(bucket_id)
+                self._add_pin(bucket_id)
 
     def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End one pin for each pointer of these keys, or raise NotReserved and change nothing."""
-        ended: list[Place] = []
+        ended: list[BucketId] = []
         for key in keys:
-            for pointer, place in zip(key.pointers, self._places(key), strict=True):
-                if not self.is_current(pointer) or not holder.end_read(place):
+            for pointer, bucket_id in zip(key.pointers, self._bucket_ids(key), strict=True):
+                if not self.is_current(pointer) or not holder.end_read(bucket_id):
                     for again in ended:
                         holder.read(again)
                     raise NotReserved(key)
-                ended.append(place)
-        for place in ended:
-            self._drop_pins(place, 1)
+                ended.append(bucket_id)
+        for bucket_id in ended:
+            self._drop_pins(bucket_id, 1)
 
     def end_reads(self, holder: Holder) -> None:
         """End all pins of a reader."""
@@ -293,23 +293,23 @@ class SectorAllocator:
 
     def ending_reads(self, holder: Holder) -> Generator[None, None, None]:
         """End all pins of a reader, in steps."""
-        for number, place in enumerate(list(holder.reads), 1):
-            self._drop_pins(place, holder.forget_reads(place))
-            if number % PLACES_A_STEP == 0:
+        for number, bucket_id in enumerate(list(holder.reads), 1):
+            self._drop_pins(bucket_id, holder.forget_reads(bucket_id))
+            if number % BUCKETS_A_SLICE == 0:
                 yield
 
-    def _places(self, key: Key) -> list[Place]:
+    def _bucket_ids(self, key: Key) -> list[BucketId]:
         bucket_of = self._geometry.bucket_of
         return [(pointer.device, bucket_of(pointer.sector)) for pointer in key.pointers]
 
-    def _add_pin(self, place: Place) -> None:
+    def _add_pin(self, bucket_id: BucketId) -> None:
         """Pin a bucket with data."""
-        device, bucket = place
+        device, bucket = bucket_id
         table = self.caches[device].table
         assert table.states[bucket] >= State.OPEN, f"pin on bucket {bucket}, which holds no data"
         table.pins[bucket] += 1
         if table.states[bucket] >= State.DIRTY:
-            self._settle(place)
+            self._settle(bucket_id)
 
     # Everything at once
 
@@ -321,15 +321,15 @@ class SectorAllocator:
     def ending(self, holder: Holder) -> Generator[None, None, None]:
         """End everything a holder has, which can be a great many buckets, in steps."""
         yield from self.ending_reads(holder)
-        for number, place in enumerate(list(holder.pieces), 1):
-            self._end_in(place, holder)
-            if number % PLACES_A_STEP == 0:
+        for number, bucket_id in enumerate(list(holder.pieces), 1):
+            self._end_in(bucket_id, holder)
+            if number % BUCKETS_A_SLICE == 0:
                 yield
 
-    def _end_in(self, place: Place, holder: Holder) -> None:
-        pieces = holder.forget(place)
+    def _end_in(self, bucket_id: BucketId, holder: Holder) -> None:
+        pieces = holder.forget(bucket_id)
         self.reserved_sectors -= pieces.sectors
-        self._drop_pins(place, len(pieces))
+        self._drop_pins(bucket_id, len(pieces))
 
     # Broken connections
 
@@ -339,44 +339,46 @@ class SectorAllocator:
         Reads that are still in flight do no harm, so its reader pins end.
         """
         yield from self.ending_reads(holder)
-        for number, place in enumerate(list(holder.pieces), 1):
-            self.quarantined[place] += 1
-            if self._state(place) == State.HELD:
-                self._settle(place)
-            if number % PLACES_A_STEP == 0:
+        for number, bucket_id in enumerate(list(holder.pieces), 1):
+            self.quarantined[bucket_id] += 1
+            if self._state(bucket_id) == State.HELD:
+                self._settle(bucket_id)
+            if number % BUCKETS_A_SLICE == 0:
                 yield
 
     def end_quarantine(self, holder: Holder) -> Generator[None, None, None]:
         """End everything a quarantined holder has, in steps: no write of it can be in flight any more."""
-        for number, place in enumerate(list(holder.pieces), 1):
-            assert self.quarantined[place] > 0, "a quarantined holder has a bucket that is not in quarantine"
-            self.quarantined[place] -= 1
-            if not self.quarantined[place]:
-                del self.quarantined[place]
-            self._end_in(place, holder)
-            if self._state(place) == State.QUARANTINE:  # held by others too
-                self._settle(place)
-            if number % PLACES_A_STEP == 0:
+        for number, bucket_id in enumerate(list(holder.pieces), 1):
+            assert self.quarantined[bucket_id] > 0, (
+                "a quarantined holder has a bucket that is not in quarantine"
+            )
+            self.quarantined[bucket_id] -= 1
+            if not self.quarantined[bucket_id]:
+                del self.quarantined[bucket_id]
+            self._end_in(bucket_id, holder)
+            if self._state(bucket_id) == State.QUARANTINE:  # held by others too
+                self._settle(bucket_id)
+            if number % BUCKETS_A_SLICE == 0:
                 yield
 
-    def _state(self, place: Place) -> int:
-        device, bucket = place
+    def _state(self, bucket_id: BucketId) -> int:
+        device, bucket = bucket_id
         return self.caches[device].table.states[bucket]
 
-    def _drop_pins(self, place: Place, count: int) -> None:
+    def _drop_pins(self, bucket_id: BucketId, count: int) -> None:
         """Drop pins. Only the last changes the state; an open bucket has a pin of its own."""
-        device, bucket = place
+        device, bucket = bucket_id
         pins = self._pins[device]
         left = pins[bucket] - count
         pins[bucket] = left
         if not left:
-            self._settle(place)
+            self._settle(bucket_id)
 
-    def _settle(self, place: Place) -> None:
+    def _settle(self, bucket_id: BucketId) -> None:
         """Set the state of a bucket that is not (or no longer) open."""
-        device, bucket = place
+        device, bucket = bucket_id
         cache = self.caches[device]
-        if place in self.quarantined and cache.table.pins[bucket]:
+        if bucket_id in self.quarantined and cache.table.pins[bucket]:
             cache.table.move(bucket, State.QUARANTINE)
         else:
             cache.settle(bucket)

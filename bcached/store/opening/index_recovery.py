@@ -220,7 +220,7 @@ async def _replay(
     changes = await _by_leaf(index, entries, doubtful, progress)
     for bound in sorted(changes):
         leaf = await reader.leaf_at(*position_at(bound - 1))
-        index.live.went(tree.merge_changes(leaf, changes.pop(bound)), newest_seq)
+        index.live.remove(tree.merge_changes(leaf, changes.pop(bound)), newest_seq)
         if not reader.evict() and leaf is not tree.root and not leaf.is_torn:
             tree.defer(leaf)
 
@@ -240,9 +240,9 @@ async def _by_leaf(
                     changes[bound] = Unwritten(Extents(keep_deletions=True), entry.seq)
                     tree.pins.pin(entry.seq)
                 changes[bound].newest_seq = entry.seq
-                live.went(changes[bound].extents.insert(part), entry.seq)
+                live.remove(changes[bound].extents.insert(part), entry.seq)
                 doubtful.see_key(bound, part)
-                live.came(part)
+                live.add(part)
             index.keys_replayed += 1
             if index.keys_replayed % KEYS_A_REPORT == 0:
                 progress(f"recovering: {index.keys_replayed} keys of the journal replayed")

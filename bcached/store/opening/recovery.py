@@ -46,7 +46,7 @@ from bcached.store.wiping import wipe_buckets
 CacheFactory = Callable[[Geometry, int], Cache]
 Clock = Callable[[], float]
 
-SEEDED = (Reserve.PRIO, Reserve.BTREE)
+FILLED_FIRST = (Reserve.PRIO, Reserve.BTREE)
 INDEX_BYTES = 256 << 20  # of leaves in memory
 
 
@@ -108,7 +108,7 @@ async def recover(
     journal.oldest_needed = lambda: index.tree.pins.oldest
     for opened in members:
         opened.cache.reserves.fit_tree(newest.level)
-        opened.cache.seed_reserves(SEEDED)
+        opened.cache.initial_fill(FILLED_FIRST)
         await mend_superblock(opened.block_device, opened.superblock)
     return OpenedSet(members, journal, uuid_table, index)
 
@@ -157,7 +157,7 @@ async def first_run(
             await member.change_superblock(version=version, synchronous=True, last_mount=int(time.time()))
     for member in members:
         # Refill the reserves after the first run: the next prio write could not wait for its buckets.
-        member.cache.seed_reserves(SEEDED)
+        member.cache.initial_fill(FILLED_FIRST)
     tree = Tree(root, shape_of(members))
     journal.oldest_needed = lambda: tree.pins.oldest
     index = RecoveredIndex(tree, node_io(members), live_sectors(members), IndexHealth())
@@ -170,7 +170,7 @@ def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> 
     cache = make_cache(geometry, number)
     for bucket in geometry.journal_buckets:
         cache.table.move(bucket, State.JOURNAL)
-    cache.seed_reserves(SEEDED)
+    cache.initial_fill(FILLED_FIRST)
     assert cache.has_prio_chain, "the reader checks for enough buckets"
     ring = JournalRing(geometry, superblock.journal_buckets)
     return Member(number, found.block_device, superblock, cache, ring)

@@ -7,10 +7,10 @@ under way until there is nothing else to do.
 from collections.abc import Callable
 
 from bcached.format.superblock import Replacement
-from bcached.state.accounting.gc_marks import Marking
+from bcached.state.accounting.gc_marks import GcMarks
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import Cache
-from bcached.state.buckets.next_step import Step, Tried, next_step
+from bcached.state.buckets.next_step import Attempts, Step, next_step
 from bcached.state.buckets.reserves import Reserve
 from instruments.samples.small_cache import run
 
@@ -30,10 +30,10 @@ class AllocatorByHand:
         self.cache = cache
         self.policy = policy
         self.waiting: set[Reserve] = set()
-        self.tried = Tried()
+        self.tried = Attempts()
         self.collections = 0
         self.snapshot: tuple[bytearray, int] | None = None  # a prio write is under way
-        self.marking: Marking | None = None  # a collection is
+        self.marking: GcMarks | None = None  # a collection is
         self.prios_asked = False
         self.steps: list[Step] = []
         self._on_push = on_push
@@ -66,8 +66,8 @@ class AllocatorByHand:
             self.prios_asked = True
             self.begin_prios()
         elif step is Step.COLLECT:
-            self.tried.collection_is_asked_for(self.cache)
-            self.marking = Marking(self.cache)
+            self.tried.collection_requested(self.cache)
+            self.marking = GcMarks(self.cache)
             run(self.marking.begin())
 
     def invalidate(self) -> None:

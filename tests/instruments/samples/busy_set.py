@@ -5,7 +5,7 @@ from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.pending_allocations import Extents
+from bcached.state.sectors.pending_allocations import ExtentAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.samples.small_cache import (
     GEOMETRY,
@@ -41,7 +41,7 @@ class BusySet:
         self.held_bucket = self._bucket(self.carve(self.first, 1000, 16, 6))
         self.quarantined_bucket = self._bucket(self.carve(self.broken, 2000, 16, 7))
         run(self.allocator.quarantine(self.broken))
-        self.waiting = Extents(self.allocator, self.first, [ExtentRequest(2, 0, 64, 8, whole=True)])
+        self.waiting = ExtentAllocation(self.allocator, self.first, [ExtentRequest(2, 0, 64, 8, whole=True)])
         self.fill()
         assert self.waiting.advance() is None
         self.cache = self.caches[0]

@@ -33,7 +33,7 @@ def a_cache(geometry: Geometry = GEOMETRY, device: int = 0, **options: object) -
     for bucket in geometry.journal_buckets:
         cache.table.move(bucket, State.JOURNAL)
     for _ in range(2):
-        cache.seed_reserves((Reserve.PRIO, Reserve.BTREE))
+        cache.initial_fill((Reserve.PRIO, Reserve.BTREE))
         if not cache.prio_chain:
             write_prios(cache)
     return cache
@@ -74,7 +74,7 @@ def fill_reserves(cache: Cache) -> None:
 def use(cache: Cache, *buckets: int, sectors: int = 1, dirty: bool = True) -> None:
     """Put live data into empty buckets."""
     for bucket in buckets:
-        cache.count_in(bucket, sectors, dirty)
+        cache.add_live(bucket, sectors, dirty)
 
 
 def metadata_of(cache: Cache) -> dict[State, set[int]]:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from bcached.state.accounting.check_counts import Census, Mark, Use
+from bcached.state.accounting.check_counts import Census, Use
+from bcached.state.buckets.bucket_table import Mark
 from bcached.state.buckets.geometry import Geometry
 
 GEOMETRY = Geometry(
@@ -52,7 +53,7 @@ def test_only_live_keys_are_counted_and_old_ones_remembered() -> None:
     columns.count(buckets, columns.behind(buckets, gens), numbers(8, 16, 32), np.array([True, True, False]))
     assert (columns.sectors[9], columns.dirty_sectors[9], columns.oldest[9]) == (8, 8, 1)
     assert (columns.sectors[10], columns.dirty_sectors[10], columns.oldest[10]) == (32, 0, 0)
-    assert [columns.marks[bucket] for bucket in (8, 9, 10)] == [Mark.NONE, Mark.DIRTY, Mark.CLEAN]
+    assert [columns.marks[bucket] for bucket in (8, 9, 10)] == [Mark.NONE, Mark.DIRTY, Mark.RECLAIMABLE]
 
 
 def test_a_bucket_has_one_use() -> None:

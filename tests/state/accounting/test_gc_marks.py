@@ -1,6 +1,6 @@
 import numpy as np
 
-from bcached.state.accounting.gc_marks import RETIRED_BUCKETS, Marking
+from bcached.state.accounting.gc_marks import RETIRED_BUCKETS, GcMarks
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
 from instruments.samples.small_cache import a_cache, run
@@ -8,8 +8,8 @@ from instruments.samples.small_cache import a_cache, run
 LARGE = Geometry(COUNT_BUCKETS + 100, 1, 16, 8, 4)
 
 
-def begun(cache: object) -> Marking:
-    marking = Marking(cache)  # type: ignore[arg-type]
+def begun(cache: object) -> GcMarks:
+    marking = GcMarks(cache)  # type: ignore[arg-type]
     run(marking.begin())
     return marking
 

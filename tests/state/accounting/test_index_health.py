@@ -95,12 +95,12 @@ def test_what_goes_is_counted_no_more() -> None:
     tally = Tally()
     tally.add(a_leaf(keys), members, {0})
     health = IndexHealth(tally)
-    health.stale_dirty_went(a_key(0, 0, at(100), dirty=True, sectors=4))  # half of one is overwritten
+    health.stale_dirty_removed(a_key(0, 0, at(100), dirty=True, sectors=4))  # half of one is overwritten
     assert (health.tally.stale_dirty_keys, health.tally.stale_dirty_sectors) == (3, 20)
     health.stale_dirty_dropped(keys[1])
     assert (health.tally.stale_dirty_keys, health.tally.stale_dirty_sectors) == (2, 12)
-    health.stale_dirty_went(a_key(0, 4, at(100), dirty=True, sectors=4))
-    health.stale_dirty_went(keys[2])
+    health.stale_dirty_removed(a_key(0, 4, at(100), dirty=True, sectors=4))
+    health.stale_dirty_removed(keys[2])
     assert (health.tally.stale_dirty_keys, health.tally.stale_dirty_sectors) == (0, 0)
     assert health.dropped_keys == 1
 
@@ -119,7 +119,7 @@ def test_what_goes_while_it_is_counted_again_is_counted_neither_before_nor_after
     if is_counted_already:
         following.add(a_leaf(keys), members, {0, 5})
         following.through = (5 << 64) | 1000
-    health.stale_dirty_went(keys[0])
+    health.stale_dirty_removed(keys[0])
     assert health.tally.stale_dirty_sectors == 8
     if not is_counted_already:
         following.add(a_leaf(keys[1:]), members, {0, 5})
@@ -131,7 +131,7 @@ def test_what_goes_while_it_is_counted_again_is_counted_neither_before_nor_after
 def test_a_count_that_was_broken_off_changes_nothing() -> None:
     health = IndexHealth(Tally(stale_dirty_keys=3, stale_dirty_sectors=24))
     health.begin()
-    health.break_off()
+    health.abort()
     health.end()
     assert health.tally.stale_dirty_keys == 3
 

@@ -27,17 +27,17 @@ def counts(cache: Cache) -> tuple[int, int]:
 
 def test_what_comes_counts_in_every_copys_bucket() -> None:
     live, caches = two_members()
-    live.came(a_key(0, 0))
-    live.came(a_key(0, 0, sectors=3, dirty=True))
+    live.add(a_key(0, 0))
+    live.add(a_key(0, 0, sectors=3, dirty=True))
     assert [counts(cache) for cache in caches] == [(11, 3), (11, 3)]
     assert [cache.table.states[BUCKET] for cache in caches] == [State.DIRTY, State.DIRTY]
 
 
 def test_what_goes_counts_no_more() -> None:
     live, caches = two_members()
-    live.came(a_key(0, 0))
-    live.came(a_key(0, sectors=3, dirty=True))
-    live.went([a_key(0, 0), a_key(0, sectors=2, dirty=True)], 7)
+    live.add(a_key(0, 0))
+    live.add(a_key(0, sectors=3, dirty=True))
+    live.remove([a_key(0, 0), a_key(0, sectors=2, dirty=True)], 7)
     assert [counts(cache) for cache in caches] == [(1, 1), (0, 0)]
     assert [dict(cache.emptied) for cache in caches] == [{}, {BUCKET: 7}]
 
@@ -47,9 +47,9 @@ def test_pointers_of_another_gen_count_nothing(gen: int) -> None:
     live, caches = two_members()
     for cache in caches:
         cache.table.gens[BUCKET] = 5
-    live.came(a_key(gen, 5))
+    live.add(a_key(gen, 5))
     assert [counts(cache) for cache in caches] == [(0, 0), (8, 0)]
-    live.went([a_key(gen, 5)], 3)
+    live.remove([a_key(gen, 5)], 3)
     assert [counts(cache) for cache in caches] == [(0, 0), (0, 0)]
     assert not caches[0].emptied
 
@@ -60,8 +60,8 @@ def test_deletions_and_devices_that_are_not_there_count_nothing() -> None:
     deletion = Key(0, 0, 8, False, ())
     before = [bytes(cache.table.sectors) for cache in caches]
     for key in (nowhere, deletion):
-        live.came(key)
-        live.went([key], 1)
+        live.add(key)
+        live.remove([key], 1)
     assert [bytes(cache.table.sectors) for cache in caches] == before
 
 
@@ -70,13 +70,13 @@ def test_a_collection_hears_of_every_pointer_that_goes_and_of_none_that_comes() 
     heard: list[tuple[int, int, int]] = []
     live.marking = lambda device, bucket, gen: heard.append((device, bucket, gen))
     caches[0].table.gens[BUCKET] = 5
-    live.came(a_key(5, 0))
+    live.add(a_key(5, 0))
     assert heard == []
-    live.went([a_key(5, 0), a_key(3)], 1)  # the last one stale
+    live.remove([a_key(5, 0), a_key(3)], 1)  # the last one stale
     assert heard == [(0, BUCKET, 5), (1, BUCKET, 0), (0, BUCKET, 3)]
     live.marking = None
-    live.came(a_key(5))
-    live.went([a_key(5)], 2)
+    live.add(a_key(5))
+    live.remove([a_key(5)], 2)
     assert len(heard) == 3
 
 
@@ -85,11 +85,11 @@ def test_data_for_a_bucket_that_cannot_have_any_is_a_bug_of_ours() -> None:
     free = caches[0].reserves.lists[Reserve.BTREE][0]
     key = Key(0, 0, 8, False, (Pointer(0, free * BUCKET_SECTORS, caches[0].table.gens[free]),))
     with pytest.raises(AssertionError, match="which is FREE"):
-        live.came(key)
+        live.add(key)
 
 
 def test_more_than_there_was_cannot_go() -> None:
     live, _ = two_members()
-    live.came(a_key(0, sectors=8, dirty=False))
+    live.add(a_key(0, sectors=8, dirty=False))
     with pytest.raises(AssertionError, match="sectors removed of"):
-        live.went([a_key(0, sectors=9)], 1)
+        live.remove([a_key(0, sectors=9)], 1)

@@ -18,7 +18,7 @@ def slot_of(busy: BusySet) -> Slot:
     return next(
         slot
         for slot in busy.allocator.open_buckets
-        if slot.sectors_free and slot.places == ((0, busy.open_bucket),)
+        if slot.sectors_free and slot.bucket_ids == ((0, busy.open_bucket),)
     )
 
 
@@ -164,7 +164,7 @@ def test_a_holder_nobody_told_of_is_missed() -> None:
 
 def test_what_a_waiting_request_gathered_is_known() -> None:
     busy = BusySet()
-    assert len(busy.allocator.gathering) == 1
+    assert len(busy.allocator.pending_holders) == 1
     busy.waiting.undo()
-    assert busy.allocator.gathering == set()
+    assert busy.allocator.pending_holders == set()
     assert busy.violations() == []

@@ -35,7 +35,7 @@ def test_seeding_takes_the_first_empty_buckets_and_raises_their_gens() -> None:
     cache = Cache(GEOMETRY, 0)
     for bucket in (1, 2, 5):
         cache.table.move(bucket, State.JOURNAL)
-    assert cache.seed_reserves((Reserve.PRIO, Reserve.BTREE)) == [3, 4, 6, 7, 8, 9, 10, 11]
+    assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE)) == [3, 4, 6, 7, 8, 9, 10, 11]
     assert list(cache.reserves.lists[Reserve.PRIO]) == [3]
     assert list(cache.reserves.lists[Reserve.BTREE]) == [4, 6, 7, 8, 9, 10, 11]
     assert [cache.table.gens[bucket] for bucket in (2, 3, 11, 12)] == [0, 1, 1, 0]
@@ -51,7 +51,7 @@ def test_seeding_leaves_out_buckets_that_hold_something_or_whose_gens_ran_ahead(
     cache = Cache(GEOMETRY, 0)
     cache.table.move(1, State.CLEAN)
     cache.table.last_gc[2] = 256 - GEN_DISTANCE_MAX
-    assert cache.seed_reserves((Reserve.PRIO,)) == [3]
+    assert cache.initial_fill((Reserve.PRIO,)) == [3]
     assert cache.table.gens[2] == 0
 
 
@@ -59,7 +59,7 @@ def test_seeding_an_exhausted_set_takes_what_there_is() -> None:
     cache = Cache(GEOMETRY, 0)
     for bucket in range(1, GEOMETRY.bucket_count - 2):
         cache.table.move(bucket, State.DIRTY)
-    assert cache.seed_reserves((Reserve.PRIO, Reserve.BTREE)) == [518, 519]
+    assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE)) == [518, 519]
 
 
 # Through free_inc
@@ -420,15 +420,15 @@ def states(cache: Cache, bucket: int) -> tuple[State, int]:
 def test_a_bucket_is_named_for_its_live_data() -> None:
     cache = a_cache()
     reclaims = cache.reclaims
-    cache.count_in(100, 4, False)
+    cache.add_live(100, 4, False)
     assert states(cache, 100) == (State.CLEAN, reclaims)
-    cache.count_in(100, 2, True)
+    cache.add_live(100, 2, True)
     assert states(cache, 100) == (State.DIRTY, reclaims)
-    cache.count_out(100, 1, True, 1)
+    cache.remove_live(100, 1, True, 1)
     assert states(cache, 100) == (State.DIRTY, reclaims)
-    cache.count_out(100, 1, True, 1)
+    cache.remove_live(100, 1, True, 1)
     assert states(cache, 100) == (State.CLEAN, reclaims + 1)
-    cache.count_out(100, 4, False, 2)
+    cache.remove_live(100, 4, False, 2)
     assert states(cache, 100) == (State.EMPTY, reclaims + 2)
     assert wrong(cache) == []
 
@@ -437,9 +437,9 @@ def test_a_bucket_is_named_for_its_live_data() -> None:
 def test_a_bucket_that_is_held_stays_where_it_is_whatever_comes_and_goes(state: State) -> None:
     cache = a_cache()
     cache.table.move(100, state)
-    cache.count_in(100, 4, True)
+    cache.add_live(100, 4, True)
     assert cache.table.mark(100) == Mark.DIRTY
-    cache.count_out(100, 4, True, 9)
+    cache.remove_live(100, 4, True, 9)
     assert cache.table.states[100] == state
     assert cache.emptied == {100: 9}
 
@@ -449,7 +449,7 @@ def test_a_bucket_settles_as_what_it_holds(dirty: bool) -> None:
     cache = a_cache()
     before = cache.reclaims
     cache.table.move(100, State.HELD)
-    cache.count_in(100, 4, dirty)
+    cache.add_live(100, 4, dirty)
     cache.settle(100)
     assert cache.table.states[100] == (State.DIRTY if dirty else State.CLEAN)
     assert cache.reclaims == before + (not dirty)
@@ -457,16 +457,16 @@ def test_a_bucket_settles_as_what_it_holds(dirty: bool) -> None:
 
 def test_dirty_data_does_not_go_as_clean() -> None:
     cache = a_cache()
-    cache.count_in(100, 4, True)
+    cache.add_live(100, 4, True)
     with pytest.raises(AssertionError, match="removed as clean"):
-        cache.count_out(100, 4, False, 1)
+        cache.remove_live(100, 4, False, 1)
 
 
 def test_a_bucket_retires_when_its_emptying_is_durable_and_not_before() -> None:
     cache = a_cache()
     for bucket, seq in ((100, 5), (101, 6)):
-        cache.count_in(bucket, 4, False)
-        cache.count_out(bucket, 4, False, seq)
+        cache.add_live(bucket, 4, False)
+        cache.remove_live(bucket, 4, False, seq)
     assert cache.emptying_durable(4) == 0
     assert not cache.retire(100)
     assert cache.table.gens[100] == 0
@@ -480,8 +480,8 @@ def test_a_held_bucket_whose_emptying_is_durable_retires_when_it_is_let_go() -> 
     for durable, expected in ((5, State.UNUSED), (4, State.EMPTY)):
         cache = a_cache()
         cache.table.move(100, State.HELD)
-        cache.count_in(100, 4, False)
-        cache.count_out(100, 4, False, 5)
+        cache.add_live(100, 4, False)
+        cache.remove_live(100, 4, False, 5)
         assert cache.emptying_durable(durable) == 0
         cache.settle(100)
         assert cache.table.states[100] == expected
@@ -491,19 +491,19 @@ def test_durable_entries_do_not_become_less() -> None:
     cache = a_cache()
     cache.emptying_durable(9)
     cache.emptying_durable(3)
-    cache.count_in(100, 4, False)
-    cache.count_out(100, 4, False, 8)
+    cache.add_live(100, 4, False)
+    cache.remove_live(100, 4, False, 8)
     assert cache.retire(100)
 
 
 def test_a_bucket_that_fills_again_is_not_empty_any_more() -> None:
     cache = a_cache()
-    cache.count_in(100, 4, False)
-    cache.count_out(100, 4, False, 5)
-    cache.count_in(100, 2, True)
+    cache.add_live(100, 4, False)
+    cache.remove_live(100, 4, False, 5)
+    cache.add_live(100, 2, True)
     assert cache.emptying_durable(5) == 0
     assert cache.table.states[100] == State.DIRTY
-    cache.count_out(100, 2, True, 6)
+    cache.remove_live(100, 2, True, 6)
     assert cache.emptied == {100: 6}
 
 
@@ -511,8 +511,8 @@ def test_an_emptied_bucket_may_be_invalidated_at_once() -> None:
     """The journal entry of the prio write carries whatever emptied it."""
     cache = a_cache()
     for bucket in list(cache.table.in_state(State.EMPTY)):
-        cache.count_in(bucket, 4, True)
-    cache.count_out(100, 4, True, 5)
+        cache.add_live(bucket, 4, True)
+    cache.remove_live(100, 4, True, 5)
     assert invalidate(cache) == 1
     assert cache.emptied == {}
     assert cache.emptying_durable(5) == 0
@@ -525,16 +525,16 @@ def test_a_great_many_emptied_buckets_are_not_retired_all_at_once() -> None:
     cache = a_cache(Geometry(1 << 20, 1, 16, 8, 4))
     buckets = list(cache.table.in_state(State.EMPTY))[: FREED_BUCKETS + 10]
     for bucket in buckets:
-        cache.count_in(bucket, 4, False)
-        cache.count_out(bucket, 4, False, 5)
+        cache.add_live(bucket, 4, False)
+        cache.remove_live(bucket, 4, False, 5)
     assert cache.emptying_durable(5) == FREED_BUCKETS
     assert cache.emptying_durable(5) == 10
 
 
 def test_in_a_set_that_is_not_synchronous_nothing_is_remembered() -> None:
     cache = a_cache(synchronous=False)
-    cache.count_in(100, 4, False)
-    cache.count_out(100, 4, False, 5)
+    cache.add_live(100, 4, False)
+    cache.remove_live(100, 4, False, 5)
     assert not cache.emptied
     assert cache.retire(100)
     assert cache.unused[-1] == 100
@@ -572,8 +572,8 @@ def test_counts_where_metadata_lies_are_not_taken_over() -> None:
 def tainted(cache: Cache, *buckets: int) -> None:
     """Unused buckets that keys came into and went from."""
     for bucket in buckets:
-        cache.count_in(bucket, 4, False)
-        cache.count_out(bucket, 4, False, 1)
+        cache.add_live(bucket, 4, False)
+        cache.remove_live(bucket, 4, False, 1)
     cache.emptying_durable(1)
     assert list(cache.unused_for_data)[-len(buckets) :] == list(buckets)
 
@@ -582,7 +582,7 @@ def drained(cache: Cache) -> Cache:
     """Without a bucket on any reserve or list but for a prio chain."""
     for bucket in [*cache.unused, *(it for buckets in cache.reserves.lists[:1] for it in buckets)]:
         cache.table.move(bucket, State.EMPTY)
-        cache.count_in(bucket, 1, True)
+        cache.add_live(bucket, 1, True)
     cache.unused.clear()
     cache.reserves.lists[Reserve.BTREE].clear()
     return cache
@@ -679,8 +679,8 @@ def test_tainted_buckets_leave_the_unused_list_to_those_that_prios_need() -> Non
     cache = a_cache()
     cache.unused.clear()
     for bucket in range(100, 110):
-        cache.count_in(bucket, 4, False)
-        cache.count_out(bucket, 4, False, 1)
+        cache.add_live(bucket, 4, False)
+        cache.remove_live(bucket, 4, False, 1)
     cache.emptying_durable(1)
     assert len(cache.unused_for_data) == cache.geometry.unused_capacity
     assert cache.retire(200)
@@ -691,4 +691,4 @@ def test_seeding_leaves_out_what_keys_on_disk_may_name() -> None:
     cache = Cache(GEOMETRY, 0)
     cache.table.tainted[1] = cache.table.tainted[4] = True
     cache.emptied[2] = 3
-    assert cache.seed_reserves((Reserve.PRIO, Reserve.BTREE))[:3] == [3, 5, 6]
+    assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE))[:3] == [3, 5, 6]

@@ -345,8 +345,8 @@ def with_only_tainted(count: int) -> Cache:
     cache = with_empty(count)
     drain(cache, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
     for bucket in list(cache.table.in_state(State.EMPTY)):
-        cache.count_in(bucket, 4, False)
-        cache.count_out(bucket, 4, False, 1)
+        cache.add_live(bucket, 4, False)
+        cache.remove_live(bucket, 4, False, 1)
     cache.emptying_durable(1)
     assert cache.for_data_waiting == count
     return cache
@@ -381,8 +381,8 @@ def test_where_prios_need_not_be_durable_everything_is_for_everybody() -> None:
     cache = with_empty(2, synchronous=False)
     drain(cache, Reserve.BTREE)
     for bucket in list(cache.table.in_state(State.EMPTY)):
-        cache.count_in(bucket, 4, False)
-        cache.count_out(bucket, 4, False, 1)
+        cache.add_live(bucket, 4, False)
+        cache.remove_live(bucket, 4, False, 1)
         cache.retire(bucket)
     by_hand(cache, Reserve.BTREE).settle()
     assert cache.reserves.count(Reserve.BTREE) == 2
@@ -433,19 +433,19 @@ def test_an_evacuation_that_gained_nothing_is_repeated_only_after_a_change() -> 
     cache, hand = dry(Reserve.NONE)
     cache.evacuation_was_fruitless(cache.evacuation_finds())
     assert next_of(cache, hand) is Step.COLLECT
-    hand.tried.collection_is_asked_for(cache)
+    hand.tried.collection_requested(cache)
     assert next_of(cache, hand) is Step.WAIT
     bucket = next(cache.table.in_state(State.DIRTY))
-    cache.count_in(bucket, 1, dirty=True)
+    cache.add_live(bucket, 1, dirty=True)
     assert next_of(cache, hand) is Step.WAIT
-    cache.count_out(bucket, 1, dirty=True, seq=1)
+    cache.remove_live(bucket, 1, dirty=True, seq=1)
     assert next_of(cache, hand) is Step.EVACUATE
 
 
 def test_buckets_that_are_on_their_way_to_somebody_come_first() -> None:
     cache, hand = dry(Reserve.NONE)
     bucket = next(cache.table.in_state(State.DIRTY))
-    cache.count_out(bucket, 1, dirty=True, seq=1)
+    cache.remove_live(bucket, 1, dirty=True, seq=1)
     hand.do(Step.INVALIDATE)
     assert next_of(cache, hand) is Step.WRITE_PRIOS
 
@@ -454,5 +454,5 @@ def test_gens_that_hold_buckets_back_are_seen_to_first() -> None:
     cache, hand = dry(Reserve.NONE)
     cache.held_back = 1
     assert next_of(cache, hand) is Step.COLLECT
-    hand.tried.collection_is_asked_for(cache)
+    hand.tried.collection_requested(cache)
     assert next_of(cache, hand) is Step.EVACUATE

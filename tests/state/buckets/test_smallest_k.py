@@ -3,7 +3,7 @@ from collections.abc import Callable, Generator
 import numpy as np
 import pytest
 
-from bcached.state.buckets.smallest_k import PIECE_WORDS, Lightest
+from bcached.state.buckets.smallest_k import PIECE_WORDS, SmallestK
 
 SLICE = 4096
 
@@ -17,7 +17,7 @@ def run_to_the_end(steps: Generator[None, None, object]) -> object:
 
 
 def lightest_of(weights: np.ndarray, light: np.ndarray, keep: int) -> np.ndarray:
-    gathered = Lightest(keep, SLICE)
+    gathered = SmallestK(keep, SLICE)
     for start in range(0, len(weights), SLICE):
         slice_weights = weights[start : start + SLICE]
         may = light[start : start + SLICE] & (slice_weights < gathered.limit)
@@ -72,7 +72,7 @@ def test_nothing_at_all_is_no_error() -> None:
 
 
 def test_the_limit_falls_once_more_than_enough_was_added() -> None:
-    gathered = Lightest(8, SLICE)
+    gathered = SmallestK(8, SLICE)
     weights = np.arange(1000, 0, -1).astype(np.uint32)
     assert gathered.limit == 2**32
     run_to_the_end(gathered.add(0, weights, np.arange(1000)))

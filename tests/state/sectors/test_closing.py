@@ -8,7 +8,7 @@ from bcached.keys import Key
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.closing import IDLE_S, LastResort, gone, idle
+from bcached.state.sectors.closing import IDLE_S, LastResort, abandoned, idle
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -46,7 +46,7 @@ class Open:
         found = []
         while slots := self.resort.closable(self.now, with_dirty=with_dirty):
             for slot in slots:
-                found.append(slot.places[0][1])
+                found.append(slot.bucket_ids[0][1])
                 self.sectors.close(slot)
         return found
 
@@ -63,9 +63,11 @@ def test_what_the_gone_had_open_is_closed_at_once_and_is_empty_where_nothing_lie
     (lost, key), (_, others) = open_.cut(1), open_.cut(2)
     assert open_.step() is Step.SHARE
     open_.sectors.end(lost)
-    lost.is_gone = True
+    lost.connection_closed = True
     assert open_.step() is Step.CLOSE
-    assert [slot.places[0][1] for slot in gone(open_.sectors)] == open_.closed() == [open_.bucket(key)]
+    assert (
+        [slot.bucket_ids[0][1] for slot in abandoned(open_.sectors)] == open_.closed() == [open_.bucket(key)]
+    )
     assert open_.cache.table.states[open_.bucket(key)] == State.UNUSED
     assert open_.cache.table.states[open_.bucket(others)] == State.OPEN
 
@@ -74,14 +76,14 @@ def test_who_waits_in_a_queue_is_there_as_long_as_its_connection(open_: Open) ->
     owner = Holder("owner", 100, GEOMETRY)
     fill_reserves(open_.cache)
     open_.sectors.carve(Holder("owner, waiting", 100, GEOMETRY, owner), 0, 0, 4, 1)
-    assert not list(gone(open_.sectors))
-    owner.is_gone = True
-    assert len(list(gone(open_.sectors))) == 1
+    assert not list(abandoned(open_.sectors))
+    owner.connection_closed = True
+    assert len(list(abandoned(open_.sectors))) == 1
 
 
 def test_what_others_still_hold_of_it_stays_held(open_: Open) -> None:
     writer, key = open_.cut(1)
-    writer.is_gone = True
+    writer.connection_closed = True
     assert open_.closed() == [open_.bucket(key)]
     assert open_.cache.table.states[open_.bucket(key)] == State.HELD
 
@@ -91,7 +93,7 @@ def test_the_idle_are_closed_longest_idle_first_if_that_gives_a_bucket(open_: Op
     kept, _ = open_.cut(1), open_.cut(2)
     first, second = open_.cut(3), open_.cut(4)
     for writer, key in (second, first):
-        open_.cache.count_in(open_.bucket(key), key.sectors, dirty)
+        open_.cache.add_live(open_.bucket(key), key.sectors, dirty)
         open_.sectors.end(writer)
     open_.now += IDLE_S - 0.001
     assert open_.closed(with_dirty=True) == []

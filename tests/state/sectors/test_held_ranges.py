@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcached.state.sectors.held_ranges import Pieces
+from bcached.state.sectors.held_ranges import HeldRanges
 
 
-def some(*runs: tuple[int, int]) -> Pieces:
-    pieces = Pieces()
+def some(*runs: tuple[int, int]) -> HeldRanges:
+    pieces = HeldRanges()
     for start, end in runs:
         pieces.add(start, end, start)
     return pieces
@@ -78,18 +78,18 @@ def test_a_cut_leaves_what_is_in_front_and_behind(
     run: tuple[int, int], left: list[tuple[int, int, int]]
 ) -> None:
     pieces = some((0, 8), (8, 16), (16, 24))
-    cut = pieces.cut(*run)
-    assert cut is not None
-    assert cut.left == len(left)
+    removed = pieces.remove(*run)
+    assert removed is not None
+    assert removed.left == len(left)
     assert list(pieces) == [(0, 8, 0), *left, (16, 24, 16)]
-    pieces.mend(cut)
+    pieces.restore(removed)
     assert list(pieces) == [(0, 8, 0), (8, 16, 8), (16, 24, 16)]
 
 
 def test_what_is_not_there_is_not_cut() -> None:
     pieces = some((0, 8), (16, 24))
-    assert pieces.cut(4, 9) is None
-    assert pieces.cut(8, 16) is None
+    assert pieces.remove(4, 9) is None
+    assert pieces.remove(8, 16) is None
     assert list(pieces) == [(0, 8, 0), (16, 24, 16)]
 
 
@@ -98,21 +98,21 @@ def test_what_is_not_there_is_not_cut() -> None:
     st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8)), max_size=20),
 )
 def test_cuts_take_away_their_sectors_and_mending_brings_all_back(
-    sizes: list[int], cuts: list[tuple[int, int]]
+    sizes: list[int], removals: list[tuple[int, int]]
 ) -> None:
-    pieces, start = Pieces(), 0
+    pieces, start = HeldRanges(), 0
     for size in sizes:
         pieces.add(start, start + size, size)
         start += size + size % 2  # some touch, some do not
     before = list(pieces)
     done, sectors = [], {sector for first, end, _ in before for sector in range(first, end)}
-    for first, size in cuts:
-        cut = pieces.cut(first, first + size)
-        if cut is not None:
+    for first, size in removals:
+        removed = pieces.remove(first, first + size)
+        if removed is not None:
             assert set(range(first, first + size)) <= sectors
             sectors -= set(range(first, first + size))
-            done.append(cut)
+            done.append(removed)
         assert {sector for first, end, _ in pieces for sector in range(first, end)} == sectors
-    for cut in reversed(done):
-        pieces.mend(cut)
+    for removed in reversed(done):
+        pieces.restore(removed)
     assert list(pieces) == before

@@ -253,7 +253,7 @@ def test_a_bucket_gives_what_it_has_and_drops_what_is_below_a_block(
 def test_copies_are_cut_from_all_their_buckets_alike() -> None:
     open_buckets = OpenBuckets(GEOMETRY)
     slot = opened(next(iter(open_buckets)), open_buckets, TWO, 3, 9)
-    assert slot.places == ((0, 3), (1, 9))
+    assert slot.bucket_ids == ((0, 3), (1, 9))
     open_buckets.carve(slot, 1, 0, 8, 5)
     given, pointers = open_buckets.carve(slot, 1, 8, 8, 5)
     assert given == 8
@@ -272,7 +272,7 @@ def test_an_empty_slot_gives_nothing_and_an_open_one_is_not_refilled() -> None:
     opened(slot, open_buckets)
     with pytest.raises(AssertionError, match="still has sectors"):
         opened(slot, open_buckets, ONE, 2)
-    assert slot.places == ((0, 1),)
+    assert slot.bucket_ids == ((0, 1),)
 
 
 def test_closing_gives_the_buckets_up() -> None:

@@ -423,7 +423,7 @@ def test_an_open_bucket_of_a_broken_connection_is_quarantined_when_it_closes() -
 
 
 def test_a_great_many_buckets_end_in_steps_between_which_all_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sector_allocator, "PLACES_A_STEP", 2)
+    monkeypatch.setattr(sector_allocator, "BUCKETS_A_SLICE", 2)
     for quarantined in (True, False):
         a_set = Set()
         for offset in range(5):
@@ -481,4 +481,4 @@ def test_without_a_bucket_for_metadata_there_is_none() -> None:
 def test_an_allocator_of_nothing_has_nothing_open() -> None:
     allocator = SectorAllocator([a_cache()])
     assert allocator.open_buckets.open_count == 0
-    assert allocator.gathering == set()
+    assert allocator.pending_holders == set()
