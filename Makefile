@@ -35,8 +35,11 @@ lint: $(STAMP)
 
 # Tests that repeat the same stories thousands of times are not measured: that would cost half as much again.
 PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runtime/test_planted_bugs.py \
-            tests/runtime/test_turnover.py tests/store/test_journal_keys.py \
-            tests/store/test_planted_bugs.py tests/store/test_power_cuts.py
+            tests/runtime/test_turnover.py tests/runtime/test_index.py tests/runtime/test_stale_dirty.py \
+            tests/runtime/test_no_livelock.py tests/runtime/test_await_points.py tests/runtime/test_large_trees.py \
+            tests/runtime/test_odd_sets.py tests/state/test_model.py tests/state/test_live_model.py \
+            tests/store/btree/test_btree.py tests/store/test_journal_keys.py tests/store/test_planted_bugs.py \
+            tests/store/test_power_cuts.py
 
 unit: $(STAMP)
 	$(BIN)/pytest -q -n auto --cov --cov-report=term --cov-fail-under=85 $(addprefix --ignore=,$(PLAYED))
@@ -53,7 +56,7 @@ QUICK    := tests/format tests/wire tests/state tests/device tests/client/protoc
             tests/test_repository.py
 
 quick: lint
-	$(BIN)/pytest -q -n auto $(QUICK)
+	$(BIN)/pytest -q -n auto $(QUICK) $(addprefix --ignore=,$(PLAYED))
 
 # A client session against a daemon of its own, in a temporary directory; ends by itself.
 demo: $(STAMP)

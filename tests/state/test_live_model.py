@@ -413,7 +413,7 @@ def play(seed: int, steps: int = STEPS) -> Run:
     return the_run
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_random_run_with_keys_agrees_with_the_model(seed: int) -> None:
     play(seed)
 

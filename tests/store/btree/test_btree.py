@@ -72,7 +72,7 @@ async def company(story: IndexStory) -> AsyncIterator[None]:
         over.set()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 async def test_the_tree_holds_what_was_inserted_while_others_change_its_shape(seed: int) -> None:
     story = await IndexStory.begin(seed, sectors=2)
     async with company(story):
@@ -106,7 +106,7 @@ async def test_the_tree_grows_to_four_levels_and_shrinks_to_one_leaf() -> None:
     await story.check_device()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("block_sectors", [1, 2])
 async def test_every_cut_leaves_what_the_journal_makes_whole(seed: int, block_sectors: int) -> None:
     story = await IndexStory.begin(seed, sectors=4 * block_sectors, block_sectors=block_sectors)
