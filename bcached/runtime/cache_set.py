@@ -17,7 +17,7 @@ from bcached.runtime.conditions import Fact
 from bcached.runtime.index import Index
 from bcached.runtime.lookups import Lookups
 from bcached.runtime.quarantine import Quarantine
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.runtime.snapshot import orphans_of, take_snapshot
 from bcached.runtime.tasks.task_set import Tasks
 from bcached.runtime.volumes import Volumes
@@ -63,24 +63,24 @@ class CacheSet:
         sectors: SectorAllocator,
         index: Index,
         holders: set[Holder],
-        services: Services,
+        shared: Shared,
         tasks: Tasks,
         gen_maps: list[MappedGens],
         lease_path: str,
     ) -> None:
         self.members = members
         self.journal = journal
-        self.services = services
+        self.shared = shared
         self.sectors = sectors
         self.index = index
-        self.lookups = Lookups(index.btree, sectors, services)
+        self.lookups = Lookups(index.btree, sectors, shared)
         self.tasks = tasks
         self.lease_path = lease_path
         self.holders = holders
-        self.quarantine = Quarantine(sectors, services.buckets_moved, services.guarded)
+        self.quarantine = Quarantine(sectors, shared.buckets_moved, shared.stop.guarded)
         self._volumes = volumes
         self._gen_maps = gen_maps
-        self._queue = services.queue
+        self._queue = shared.queue
         self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
         self._nodes_seen = 0  # the count of node writes at the last health check
 
@@ -109,7 +109,7 @@ class CacheSet:
 
     def new_holder(self, name: str) -> Holder:
         """Returns a new holder of reservations; `name` is for messages."""
-        options = self.services.options
+        options = self.shared.options
         holder = Holder(
             name,
             options.reservations_per_connection,
@@ -130,9 +130,9 @@ class CacheSet:
         moving: bool = False,
     ) -> Key | None:
         """The ready path: returns one key, perhaps a shorter one; None if the request would have to wait."""
-        services, allocator, queue = self.services, self.sectors, self._queue
-        if services.refusal is not None:
-            services.check_changeable()
+        shared, allocator, queue = self.shared, self.sectors, self._queue
+        if shared.stop.refusal is not None:
+            shared.stop.check_changeable()
         may_refill = not queue.total or not queue.count(Reserve.MOVINGGC if moving else Reserve.NONE)
         key = allocator.carve(holder, inode, offset, sectors, write_point, replicas, moving, may_refill)
         if allocator.buckets_taken != self._seen_taken:
@@ -141,9 +141,9 @@ class CacheSet:
 
     def carve_run(self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int) -> list[Key]:
         """The ready path of a batch: returns keys for extents[at] and those after it in the same bucket."""
-        services, allocator, queue = self.services, self.sectors, self._queue
-        if services.refusal is not None:
-            services.check_changeable()
+        shared, allocator, queue = self.shared, self.sectors, self._queue
+        if shared.stop.refusal is not None:
+            shared.stop.check_changeable()
         may_refill = not queue.total or not queue.count(Reserve.NONE)
         keys = allocator.carve_run(holder, extents, at, write_point, may_refill)
         if allocator.buckets_taken != self._seen_taken:
@@ -153,20 +153,20 @@ class CacheSet:
     def _note_taken(self) -> None:
         """Count traffic per bucket taken, not per request: prios age in no smaller steps."""
         self._seen_taken = self.sectors.buckets_taken
-        self.services.count_traffic()
-        self.services.buckets_moved()
+        self.shared.traffic.count_allocated()
+        self.shared.buckets_moved()
 
     def allocate(
         self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float
     ) -> "asyncio.Future[list[list[Key]]]":
         """Returns the keys of all requests, or raises NoFreeBuckets after timeout_s, at once if that is 0."""
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         self._check_possible(requests)
         return self._submit(ExtentAllocation(self.sectors, holder, requests), timeout_s)
 
     def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":
         """Returns a whole bucket (one on each of `replicas` members), as one key of no volume."""
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         self._check_replicas(replicas)
         return self._submit(BucketAllocation(self.sectors, holder, replicas), timeout_s)
 
@@ -174,27 +174,27 @@ class CacheSet:
         try:
             return self._queue.submit(work, timeout_s)
         finally:
-            self.services.count_traffic()
-            self.services.buckets_moved()
+            self.shared.traffic.count_allocated()
+            self.shared.buckets_moved()
 
     def release(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End reservations, all of them or none; the client has no write to them in flight."""
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         self.sectors.release(holder, keys)
-        self.services.buckets_moved()
+        self.shared.buckets_moved()
 
     def free_bucket(self, holder: Holder, key: Key) -> None:
         """Free whole buckets of which no part was freed before."""
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         self.sectors.free_buckets(holder, key)
-        self.services.buckets_moved()
+        self.shared.buckets_moved()
 
     def drop_holder(self, holder: Holder, pid: int | None) -> None:
         """Handle a closed connection: its reservations end once process `pid` can write no more."""
         self._queue.end_holder(holder)  # first, while what it gathered is still separate from what it holds
         self.holders.discard(holder)
         holder.connection_closed = True
-        self.quarantine.admit(holder, pid, self.services.options.restart_grace_s)
+        self.quarantine.admit(holder, pid, self.shared.options.restart_grace_s)
 
     def _check_replicas(self, replicas: int) -> None:
         if replicas > min(len(self.members), POINTERS_MAX):
@@ -223,49 +223,49 @@ class CacheSet:
 
     async def collect_garbage(self) -> None:
         """Run one whole collection that begins after this call: marking, nodes, moving."""
-        services = self.services
-        async with services.conditions.bucket_lock:
-            goal = services.gc_rounds + (2 if services.in_gc_round else 1)
-            while services.gc_rounds < goal:
-                services.check_changeable()  # a waiter that comes after a refusal is not notified of it
-                if services.gc_rounds + services.in_gc_round < goal:
-                    services.ask_for_collection("asked")
-                await services.conditions[Fact.MARKS_VALID].wait()
+        shared = self.shared
+        async with shared.conditions.bucket_lock:
+            goal = shared.collections.rounds + (2 if shared.collections.in_round else 1)
+            while shared.collections.rounds < goal:
+                shared.stop.check_changeable()  # a waiter that comes after a refusal is not notified of it
+                if shared.collections.rounds + shared.collections.in_round < goal:
+                    shared.collections.request("asked")
+                await shared.conditions[Fact.MARKS_VALID].wait()
 
     async def write_priorities(self) -> None:
         """Make the gens and prios of this moment durable, on every member."""
-        self.services.check_changeable()
-        await self._make_gens_durable(self.services.check_changeable)
+        self.shared.stop.check_changeable()
+        await self._make_gens_durable(self.shared.stop.check_changeable)
 
     async def write_last_priorities(self) -> None:
         """Make gens and prios durable while the set is stopping and accepts no other change."""
         await self._make_gens_durable(lambda: None)
 
     async def _make_gens_durable(self, check: Callable[[], None]) -> None:
-        services = self.services
-        if not services.options.synchronous:
+        shared = self.shared
+        if not shared.options.synchronous:
             return
         goals = {}
         for member in self.members:
-            goals[member] = member.cache.prio_writes + (2 if member in services.prios_writing else 1)
-        async with services.conditions.bucket_lock:
+            goals[member] = member.cache.prio_writes + (2 if member in shared.prios.writing else 1)
+        async with shared.conditions.bucket_lock:
             while behind := [member for member, goal in goals.items() if member.cache.prio_writes < goal]:
                 check()
                 for member in behind:
                     # A write under way counts; another request would cause a second one after it.
-                    if member.cache.prio_writes + (member in services.prios_writing) < goals[member]:
-                        services.ask_for_prios(member)
-                await services.conditions[Fact.GENS_DURABLE].wait()
+                    if member.cache.prio_writes + (member in shared.prios.writing) < goals[member]:
+                        shared.prios.request(member)
+                await shared.conditions[Fact.GENS_DURABLE].wait()
 
     async def set_replacement(self, policy: Replacement) -> None:
         """Switch the policy, durably, on every member."""
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         await self._volumes.change_superblocks(replacement=policy)
-        self.services.buckets_moved()
+        self.shared.buckets_moved()
 
     async def set_discard(self, discard: bool) -> None:
         """Switch discarding of reused buckets on or off, durably, on every member."""
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         await self._volumes.change_superblocks(discard=discard)
 
     # Volumes
@@ -280,7 +280,7 @@ class CacheSet:
 
     async def create_volume(self, label: str, sectors: int = 0, uuid: UUID | None = None) -> int:
         """Returns the inode of a new volume, once durable. sectors > 0 makes it flash-only."""
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         return await self._volumes.create(label, sectors, uuid)
 
     async def delete_volume(self, inode: int, *, force: bool = False) -> None:
@@ -288,7 +288,7 @@ class CacheSet:
 
         Raises VolumeInUse if it has dirty data, unless force is set.
         """
-        self.services.check_changeable()
+        self.shared.stop.check_changeable()
         await self._volumes.delete(inode, self._end_reservations, force=force)
 
     async def _end_reservations(self, inode: int) -> None:
@@ -301,9 +301,9 @@ class CacheSet:
                     break  # its connection is closed, and all its reservations are in quarantine
                 # The client may be writing to it, and its process still runs: the whole grace is waited.
                 part = holder.split_off(inode, bucket_ids[start : start + BUCKETS_A_SLICE])
-                self.quarantine.admit(part, None, self.services.options.restart_grace_s)
+                self.quarantine.admit(part, None, self.shared.options.restart_grace_s)
                 await asyncio.sleep(0)
-        self.services.buckets_moved()
+        self.shared.buckets_moved()
 
     # State
 
@@ -315,11 +315,11 @@ class CacheSet:
             self.sectors,
             self.index,
             self.lookups,
-            self.services,
+            self.shared,
             self.tasks,
             holders=len(self.holders),
             quarantined=len(self.quarantine),
-            failed=None if self.services.refusal is None else str(self.services.refusal),
+            failed=None if self.shared.stop.refusal is None else str(self.shared.stop.refusal),
         )
 
     def is_healthy(self) -> bool:
@@ -329,11 +329,11 @@ class CacheSet:
         """
         io = self.index.btree.io
         before, self._nodes_seen = self._nodes_seen, io.nodes_written + io.blocks_appended
-        return self.services.busy_s(nodes_come_on=self._nodes_seen != before) < STEP_SECONDS_MAX
+        return self.shared.steps.busy_s(is_writing_nodes=self._nodes_seen != before) < STEP_SECONDS_MAX
 
     def refuse(self, reason: RequestError) -> None:
         """Refuse all changes from now on, and fail the waiters; the first reason is kept."""
-        self.services.refuse(reason)
+        self.shared.stop.refuse(reason)
 
     def verify(self) -> list[str]:
         """Returns the violated invariants of the set's buckets; blocks the loop meanwhile."""

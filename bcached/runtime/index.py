@@ -12,7 +12,7 @@ from bcached.format import bkey
 from bcached.format.bkey import HEAD_WORDS
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, Key
 from bcached.runtime.index_writer import IndexWriter, as_device_failed, spans_of, words_of
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.state.accounting.index_health import IndexHealth, names_data
 from bcached.state.accounting.leaf_pointers import dirty_sectors
 from bcached.state.index.extents import NO_LIMIT
@@ -28,7 +28,7 @@ class Index:
     """Changes of the keys. Every method may be cancelled at any await: no change is left half done."""
 
     def __init__(
-        self, changes: IndexWriter, health: IndexHealth, sectors: SectorAllocator, services: Services
+        self, changes: IndexWriter, health: IndexHealth, sectors: SectorAllocator, shared: Shared
     ) -> None:
         self.changes = changes
         self.health = health
@@ -36,7 +36,7 @@ class Index:
         self._tree = changes.btree.tree
         self._journal = changes.journal
         self._sectors = sectors
-        self._services = services
+        self._shared = shared
         block_sectors = sectors.caches[0].geometry.block_sectors
         # The longest deletion: a key's most sectors, in whole blocks.
         self._deletion_sectors = KEY_SECTORS_MAX // block_sectors * block_sectors
@@ -62,7 +62,7 @@ class Index:
 
     async def commit(self, holder: Holder, keys: Sequence[Key], timeout_s: float) -> int:
         """Accept keys, all in one entry; returns its seq. NoFreeBuckets if the index cannot grow in time."""
-        spans, clock = spans_of(keys), self._services.clock
+        spans, clock = spans_of(keys), self._shared.clock
         deadline = clock() + timeout_s
         words = self._check_keys(keys)
         self._sectors.check_commit(holder, keys)
@@ -76,11 +76,11 @@ class Index:
 
     def _check_keys(self, keys: Sequence[Key]) -> int:
         """Returns the words of the keys; raises if they could not be committed by any holder."""
-        self._services.check_changeable()
+        self._shared.stop.check_changeable()
         words = words_of(keys)
         if words > self._journal.commit_words:
             raise LimitExceeded("commit_words", words)
-        sectors, synchronous = self._sectors, self._services.options.synchronous
+        sectors, synchronous = self._sectors, self._shared.options.synchronous
         for key in keys:
             if key.inode not in sectors.inodes:
                 raise NoSuchVolume(key.inode)
@@ -116,11 +116,11 @@ class Index:
 
         Returns for each key whether all of it is clean now, and the seq of the entry.
         """
-        spans, deadline = spans_of(keys), self._services.clock() + timeout_s
+        spans, deadline = spans_of(keys), self._shared.clock() + timeout_s
         words = 0
         while True:
             self._check_volumes(keys)
-            await self.changes.make_ready(spans, words, deadline - self._services.clock())
+            await self.changes.make_ready(spans, words, deadline - self._shared.clock())
             self._check_volumes(keys)  # one may have been deleted, and its keys are orphans now
             pieces, cleaned = self._cleanable(keys)
             if not pieces:
@@ -133,7 +133,7 @@ class Index:
             elif self.changes.may_grow() or self._may_take(pieces):
                 return cleaned, self.changes.change(pieces)
             else:
-                await self.changes.wait_to_grow(deadline - self._services.clock())
+                await self.changes.wait_to_grow(deadline - self._shared.clock())
 
     def _check_volumes(self, keys: Sequence[Key]) -> None:
         for key in keys:
@@ -195,7 +195,7 @@ class Index:
         if volume is None:
             raise NoSuchVolume(inode)
         dropped, seq = 0, self._journal.accepted_seq
-        clock = self._services.clock
+        clock = self._shared.clock
         deadline = clock() + timeout_s
         start, end = offset, offset + sectors
         while start < end:
@@ -239,7 +239,7 @@ class Index:
         """Yields the leaves that may hold keys of an inode, in order, each valid until the next await."""
         start = 0
         while start < bkey.END_MAX:
-            with as_device_failed(self._services):
+            with as_device_failed(self._shared):
                 leaf = await self.btree.leaf_at(inode, start)
             yield leaf
             start = min(leaf.end_within(inode), bkey.END_MAX)
@@ -307,7 +307,7 @@ class Index:
 
     async def durable(self, seq: int) -> None:
         """Return when an entry is durable."""
-        with as_device_failed(self._services):
+        with as_device_failed(self._shared):
             await self._journal.durable(seq)
 
     async def flush(self) -> int:
@@ -321,7 +321,7 @@ class Index:
         try:
             await self.btree.write_all()
         except RequestError:
-            if self._services.refusal is None:
+            if self._shared.stop.refusal is None:
                 raise  # otherwise there were no buckets for it, and the journal has the rest
         await self._journal.commit()
 

@@ -13,7 +13,7 @@ from bcached.errors import DeviceError, DeviceFailed, FormatError, NoFreeBuckets
 from bcached.format.bkey import HEAD_WORDS
 from bcached.keys import Key
 from bcached.runtime.node_buckets import NodeBuckets
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.btree import Btree
@@ -32,7 +32,7 @@ class IndexWriter:
         sectors: SectorAllocator,
         live: LiveSectors,
         buckets: NodeBuckets,
-        services: Services,
+        shared: Shared,
     ) -> None:
         self.btree = btree
         self.journal = journal
@@ -41,9 +41,9 @@ class IndexWriter:
         self.newest_seq = journal.seq  # the newest entry that may hold keys
         self._tree = btree.tree
         self._caches = sectors.caches
-        self._services = services
+        self._shared = shared
         self._reclaims = 0  # the members' count when the allocators were notified last
-        services.on_refusal.append(btree.wake_throttled)
+        shared.stop.on_refusal.append(lambda _: btree.wake_throttled())
         journal.on_durable.append(self._entry_durable)
 
     # Whether it can be made now
@@ -64,30 +64,30 @@ class IndexWriter:
         The memory limit is checked before the nodes are loaded, not after: they alone may exceed it.
         Raises NoFreeBuckets after left_s.
         """
-        services, journal, btree = self._services, self.journal, self.btree
-        services.check_changeable()
+        shared, journal, btree = self._shared, self.journal, self.btree
+        shared.stop.check_changeable()
         if self.is_ready(spans, words):
             return
         lacks = "btree"
         try:
             async with asyncio.timeout(max(left_s, 0)):
                 while btree.is_over_limit:
-                    services.leaves_wanted()
+                    shared.leaves_wanted()
                     await btree.wait_for_trim()
-                    services.check_changeable()
+                    shared.stop.check_changeable()
                 while True:
-                    with as_device_failed(services):
+                    with as_device_failed(shared):
                         await btree.load(spans)
                     if journal.has_room(words):
                         break
                     lacks = "journal"
-                    with as_device_failed(services):
+                    with as_device_failed(shared):
                         await journal.wait_for_room(words)
-                    services.check_changeable()
+                    shared.stop.check_changeable()
                     lacks = "btree"
         except TimeoutError:
             raise NoFreeBuckets(lacks, int(max(left_s, 0) * 1000)) from None
-        services.check_changeable()
+        shared.stop.check_changeable()
 
     def may_grow(self) -> bool:
         """Whether there are buckets for the nodes that new keys may need."""
@@ -113,7 +113,7 @@ class IndexWriter:
             live.add(key)
         self.newest_seq = seq
         if self._tree.wanted:
-            self._services.leaves_wanted()
+            self._shared.leaves_wanted()
         return seq
 
     def settle(self) -> None:
@@ -123,7 +123,7 @@ class IndexWriter:
             reclaims += cache.reclaims
         if reclaims != self._reclaims:
             self._reclaims = reclaims
-            self._services.buckets_moved()
+            self._shared.buckets_moved()
 
     def change(self, keys: Sequence[Key]) -> int:
         """Put keys without a reservation; returns their seq."""
@@ -142,11 +142,11 @@ class IndexWriter:
         if self.live.cleaned_seq >= self.journal.oldest_kept_seq:
             seq = self.journal.oldest_kept_seq - 1
         if sum([cache.emptying_durable(seq) for cache in self._caches]):
-            self._services.buckets_moved()
+            self._shared.buckets_moved()
 
 
 @contextmanager
-def as_device_failed(services: Services) -> Iterator[None]:
+def as_device_failed(shared: Shared) -> Iterator[None]:
     """Raise DeviceFailed for an error of a device or its contents, with the first failure as the reason.
 
     After a failure the set refuses changes, and tasks end that others wait for: later errors follow from it.
@@ -154,8 +154,8 @@ def as_device_failed(services: Services) -> Iterator[None]:
     try:
         yield
     except (DeviceError, FormatError) as error:
-        if isinstance(services.refusal, DeviceFailed):
-            raise services.refusal.with_traceback(None) from None
+        if isinstance(shared.stop.refusal, DeviceFailed):
+            raise shared.stop.refusal.with_traceback(None) from None
         raise DeviceFailed(str(error)) from None
 
 

@@ -26,7 +26,7 @@ from bcached.runtime.index import Index
 from bcached.runtime.index_writer import IndexWriter
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.options import SetOptions
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared, create_shared
 from bcached.runtime.slices import precise_clock
 from bcached.runtime.tasks.allocator import Allocator
 from bcached.runtime.tasks.evacuator import Evacuator
@@ -86,7 +86,7 @@ async def running(
         for sentence in cache_set.explain_index():
             warn(sentence)
         # Waiters for a fact that are left at the end are woken.
-        stack.push_async_callback(cache_set.services.conditions.notify_now)
+        stack.push_async_callback(cache_set.shared.conditions.notify_now)
         try:
             async with asyncio.TaskGroup() as group:
                 run.run_tasks(group)
@@ -94,7 +94,7 @@ async def running(
                 try:
                     yield cache_set
                 except BaseException:
-                    cache_set.services.refuse(DeviceFailed("the daemon is going down"))
+                    cache_set.shared.stop.refuse(DeviceFailed("the daemon is going down"))
                     raise
                 await run.stop(progress)
         except BaseExceptionGroup as errors:
@@ -174,18 +174,18 @@ class SetRun:
     def _assemble(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
         sectors = SectorAllocator([member.cache for member in members], precise_clock())
-        services = Services(self.options, sectors, precise_clock(), self._after_step, self._warn)
+        shared = create_shared(self.options, sectors, precise_clock(), self._after_step, self._warn)
         holders: set[Holder] = set()
-        changes = self._key_changes(opened, sectors, services)
-        index = Index(changes, opened.index.health, sectors, services)
-        mover = Mover(members, sectors, index, services)
-        moving = MovingCollector(sectors, index.btree, mover, services)
-        evacuator = Evacuator(members, sectors, index.btree, mover, services)
-        leaf_writer = LeafWriter(index.btree, journal, changes.live, services)
+        changes = self._key_changes(opened, sectors, shared)
+        index = Index(changes, opened.index.health, sectors, shared)
+        mover = Mover(members, sectors, index, shared)
+        moving = MovingCollector(sectors, index.btree, mover, shared)
+        evacuator = Evacuator(members, sectors, index.btree, mover, shared)
+        leaf_writer = LeafWriter(index.btree, journal, changes.live, shared)
         tasks = Tasks(
-            [Allocator(member, sectors, services) for member in members],
-            PrioWriter(members, journal, leaf_writer, services),
-            JournalWriter(journal, services),
+            [Allocator(member, sectors, shared) for member in members],
+            PrioWriter(members, journal, leaf_writer, shared),
+            JournalWriter(journal, shared),
             leaf_writer,
             GarbageCollector(
                 members,
@@ -195,20 +195,20 @@ class SetRun:
                 evacuator,
                 mover,
                 holders,
-                services,
+                shared,
                 self._before_gens_count,
             ),
         )
-        volumes = Volumes(members, journal, opened.uuid_table, sectors, index, services, self._spawn)
+        volumes = Volumes(members, journal, opened.uuid_table, sectors, index, shared, self._spawn)
         maps = [MappedGens(number, file.path, file.size_bytes) for number, file in enumerate(self._files)]
-        return CacheSet(members, journal, volumes, sectors, index, holders, services, tasks, maps, lease_path)
+        return CacheSet(members, journal, volumes, sectors, index, holders, shared, tasks, maps, lease_path)
 
-    def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, services: Services) -> IndexWriter:
+    def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, shared: Shared) -> IndexWriter:
         tree, journal = opened.index.tree, opened.journal
-        buckets = NodeBuckets(sectors, services, tree.node_keys())
+        buckets = NodeBuckets(sectors, shared, tree.node_keys())
         # Never from options.seed: a bset of a previous run with the same seq would be taken for this run's.
         btree = Btree(tree, opened.index.io, buckets, journal, SystemRandom(), self.options.index_bytes)
-        return IndexWriter(btree, journal, sectors, opened.index.live, buckets, services)
+        return IndexWriter(btree, journal, sectors, opened.index.live, buckets, shared)
 
     def run_tasks(self, group: asyncio.TaskGroup) -> None:
         """Start the set's tasks in the group."""
@@ -216,11 +216,11 @@ class SetRun:
         self._group = group
         for name, task in self._set.tasks.named():
             self._spawn(task.run).set_name(name)
-        services = self._set.services
+        shared = self._set.shared
         self._background = [
-            group.create_task(services.conditions.notify_announced(), name="notifier"),
+            group.create_task(shared.conditions.notify_announced(), name="notifier"),
             group.create_task(
-                self._or_refuse(partial(_raise_error_of, services.broken)), name="errors in callbacks"
+                self._or_refuse(partial(_raise_error_of, shared.stop.broken)), name="errors in callbacks"
             ),
         ]
 
@@ -237,19 +237,19 @@ class SetRun:
         try:
             return await work()
         except Exception as error:
-            self._set.services.refuse(DeviceFailed(str(error)))
+            self._set.shared.stop.refuse(DeviceFailed(str(error)))
             raise
 
     async def stop(self, progress: Callable[[str], None]) -> None:
         """Stop in order: refuse new work, finish work under way, write prios a last time."""
         assert self._set is not None
-        services = self._set.services
-        services.refuse(ShuttingDown())
+        shared = self._set.shared
+        shared.stop.refuse(ShuttingDown())
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 await self._set.index.write_out()
                 await self._set.write_last_priorities()
-                services.stop()
+                shared.stop.request()
                 writer = self._set.tasks.journal_writer  # last, as the others need entries to finish
                 await asyncio.wait([task for task in self._tasks if task.get_name() != JOURNAL_WRITER])
                 writer.end()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bcached.errors import NoSuchVolume
 from bcached.keys import Key
 from bcached.runtime.index_writer import as_device_failed
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.state.index.extents import INODE_SHIFT
 from bcached.state.index.node import Leaf
 from bcached.state.index.tree import Missing
@@ -29,13 +29,13 @@ class LookupResult(NamedTuple):
 class Lookups:
     """Look-ups of keys, which may be cancelled at any await, and their counts."""
 
-    def __init__(self, btree: Btree, sectors: SectorAllocator, services: Services) -> None:
+    def __init__(self, btree: Btree, sectors: SectorAllocator, shared: Shared) -> None:
         self.count = 0
         self.hits = 0
         self._btree = btree
         self._tree = btree.tree
         self._sectors = sectors
-        self._services = services
+        self._shared = shared
         self._bucket_sectors = sectors.caches[0].geometry.bucket_sectors
         self._read_sectors = 0  # not counted as traffic yet
 
@@ -132,13 +132,13 @@ class Lookups:
     def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End pinned reads."""
         self._sectors.unpin(holder, keys)
-        self._services.buckets_moved()
+        self._shared.buckets_moved()
 
     def _count_reads(self) -> None:
         """Count traffic per bucket's worth, not per request: prios age in no smaller steps."""
-        self._services.count_reads(self._read_sectors)
+        self._shared.traffic.count_found(self._read_sectors)
         self._read_sectors = 0
 
     async def _leaf_at(self, inode: int, sector: int) -> Leaf:
-        with as_device_failed(self._services):
+        with as_device_failed(self._shared):
             return await self._btree.leaf_at(inode, sector)

@@ -9,7 +9,7 @@ from functools import partial
 
 from bcached.keys import Key, Pointer
 from bcached.runtime.conditions import Fact
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.gens import behind
 from bcached.state.buckets.geometry import BucketId
@@ -24,9 +24,9 @@ FOREVER_S = 1e9  # thirty years
 class NodeBuckets:
     """Takes and frees buckets for nodes (store/btree/interfaces.py); bucket_ids are the buckets in use."""
 
-    def __init__(self, sectors: SectorAllocator, services: Services, keys: Iterable[Key]) -> None:
+    def __init__(self, sectors: SectorAllocator, shared: Shared, keys: Iterable[Key]) -> None:
         self._sectors = sectors
-        self._services = services
+        self._shared = shared
         self._root_level = 0
         self.bucket_ids: set[BucketId] = {self._bucket_id(key.pointers[0]) for key in keys}
 
@@ -35,7 +35,7 @@ class NodeBuckets:
         self._root_level = root_level
         for cache in self._sectors.caches:
             cache.reserves.fit_tree(root_level)
-        self._services.buckets_moved()
+        self._shared.buckets_moved()
 
     def may_grow(self, tree: Tree) -> bool:
         """Whether there are buckets for any one change, and for splitting the oversize leaves."""
@@ -67,23 +67,23 @@ class NodeBuckets:
                 return None
             taken.append(bucket_id)
         self.bucket_ids.update(taken)
-        self._services.count_traffic()
-        self._services.buckets_moved()
+        self._shared.traffic.count_allocated()
+        self._shared.buckets_moved()
         return [self._pointer(bucket_id) for bucket_id in taken]
 
     async def wait_for(self, count: int, growth: int) -> None:
         """Wait for count buckets; the caller tries to take them again."""
-        self._services.waiting_for_nodes += 1
-        self._services.conditions.announce(Fact.LEAVES_WRITTEN)
+        self._shared.steps.waiting_for_nodes += 1
+        self._shared.conditions.announce(Fact.LEAVES_WRITTEN)
         try:
             work = BucketWait(Reserve.BTREE, partial(self.suffices, count, growth))
-            await self._services.queue.submit(work, FOREVER_S, first=True)
+            await self._shared.queue.submit(work, FOREVER_S, first=True)
         finally:
-            self._services.waiting_for_nodes -= 1
+            self._shared.steps.waiting_for_nodes -= 1
 
     async def wait_to_grow(self, tree: Tree, timeout_s: float) -> None:
         """Return when the tree may grow; raises NoFreeBuckets after timeout_s."""
-        await self._services.queue.submit(BucketWait(Reserve.BTREE, partial(self.may_grow, tree)), timeout_s)
+        await self._shared.queue.submit(BucketWait(Reserve.BTREE, partial(self.may_grow, tree)), timeout_s)
 
     def may_bump(self, pointer: Pointer) -> bool:
         """Whether the gen of the pointer's bucket can rise."""
@@ -93,16 +93,12 @@ class NodeBuckets:
     def bump(self, pointer: Pointer) -> int:
         """Make the pointer stale; prios are not written until a node on the device has the new gen."""
         device, bucket = self._bucket_id(pointer)
-        self._services.prio_blocked += 1
+        self._shared.prios.block()
         return self._sectors.caches[device].table.bump(bucket)
 
     def bumps_durable(self, count: int) -> None:
         """Account for count bumps that a durable node records: these gens may be written now."""
-        services = self._services
-        services.prio_blocked -= count
-        assert services.prio_blocked >= 0
-        if not services.prio_blocked:
-            services.conditions.announce(Fact.PRIOS_WANTED)
+        self._shared.prios.unblock(count)
 
     def free(self, pointer: Pointer) -> None:
         """Free the pointer's bucket: nothing references the node in it any more."""
@@ -131,4 +127,4 @@ class NodeBuckets:
     def _give_back(self, bucket_ids: Iterable[BucketId]) -> None:
         for device, bucket in bucket_ids:
             self._sectors.caches[device].free_metadata([bucket])
-        self._services.buckets_moved()
+        self._shared.buckets_moved()

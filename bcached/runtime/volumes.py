@@ -13,7 +13,7 @@ from bcached.errors import LimitExceeded, NoSuchVolume, RequestError, VolumeInUs
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
 from bcached.runtime.index import Index
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.pending_allocations import MetadataAllocation
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -38,7 +38,7 @@ class Volumes:
         table: UuidTable,
         sectors: SectorAllocator,
         index: Index,
-        services: Services,
+        shared: Shared,
         spawn: Spawn,
     ) -> None:
         self._members = members
@@ -46,7 +46,7 @@ class Volumes:
         self._table = table
         self._sectors = sectors
         self._index = index
-        self._services = services
+        self._shared = shared
         self._spawn = spawn
         self._lock = asyncio.Lock()
         self._new_table: MetadataAllocation | None = None  # the bucket of the table being written
@@ -137,7 +137,7 @@ class Volumes:
         async def locked() -> Any:
             try:
                 async with self._lock:
-                    self._services.check_changeable()  # the wait may have been long
+                    self._shared.stop.check_changeable()  # the wait may have been long
                     return await change()
             except RequestError as error:
                 return error
@@ -145,7 +145,7 @@ class Volumes:
         task = self._spawn(locked)
         await asyncio.wait([task])  # awaiting the task itself would cancel it with the caller
         if task.cancelled() or task.exception() is not None:
-            self._services.check_changeable()  # it ended the set: raises the reason
+            self._shared.stop.check_changeable()  # it ended the set: raises the reason
         result = task.result()
         if isinstance(result, RequestError):
             raise result
@@ -155,16 +155,16 @@ class Volumes:
         """Write the table to a new bucket, then the journal entry that names it; then free the old one."""
         self._new_table = MetadataAllocation(self._sectors, State.UUID)
         try:
-            device, bucket = await self._services.queue.submit(self._new_table, BUCKET_TIMEOUT_S)
-            self._services.buckets_moved()
+            device, bucket = await self._shared.queue.submit(self._new_table, BUCKET_TIMEOUT_S)
+            self._shared.buckets_moved()
             await self._replace(device, bucket, entries)
         finally:
             self._new_table = None
-        self._services.buckets_moved()
+        self._shared.buckets_moved()
 
     async def _replace(self, device: int, bucket: int, entries: Entries) -> None:
         journal, cache = self._journal, self._members[device].cache
-        synchronous = self._services.options.synchronous
+        synchronous = self._shared.options.synchronous
         if synchronous:
             raw = self._table.pack(entries)
             await self._members[device].block_device.write(cache.geometry.byte_of(bucket), raw)

@@ -90,7 +90,7 @@ NOT_PASSED = {
     "make_ready_for(": "moving finds its leaf loaded and the journal ready, nearly always",
     "wait_to_grow(": "in three places, of which the stories pass one or two",
     "words_of([new]), timeout_s)": "moving finds its leaf loaded and the journal ready, nearly always",
-    "await self._services.queue.submit(work, FOREVER_S, first=True)": "test_index.py",
+    "await self._shared.queue.submit(work, FOREVER_S, first=True)": "test_index.py",
     "await asyncio.sleep(0)  # all of it may": "test_large_trees.py looks through leaves that hold nothing",
     "await self.btree.leaf_at(inode, start)": "what iterates over an async generator shows none of its waits",
     "await asyncio.sleep(0)  # all may": "the same",

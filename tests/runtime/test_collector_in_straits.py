@@ -38,14 +38,14 @@ async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_
         await asyncio.sleep(1)
         take_those_for_nodes(cache_set)
         rewriting = asyncio.ensure_future(index.btree.rewrite(await index.btree.leaf_at(0, 0)))
-        cache_set.services.ask_for_collection("asked")
+        cache_set.shared.collections.request("asked")
         await asyncio.sleep(1)
-        assert cache_set.services.collecting
+        assert cache_set.shared.collections.is_marking
         assert cache_set.members[0].cache.free_inc_room > len(held)
         cache_set.release(holder, held)
         await asyncio.sleep(10)
         assert rewriting.done()
-        assert not cache_set.services.collecting
+        assert not cache_set.shared.collections.is_marking
 
 
 @in_virtual_time
@@ -59,14 +59,14 @@ async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Pat
         leaf = await index.btree.leaf_at(0, 0)
         leaf.blocks_used = index.btree.io.shape.blocks  # nothing can be appended
         taken = take_those_for_nodes(cache_set)
-        cache_set.services.ask_for_collection("asked")
+        cache_set.shared.collections.request("asked")
         await asyncio.sleep(50 * DAY_S)
-        assert cache_set.services.waiting_for_nodes
+        assert cache_set.shared.steps.waiting_for_nodes
         cache.free_metadata(taken)
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
         await asyncio.sleep(1)
         assert leaf.is_detached
-        assert not cache_set.services.collecting
+        assert not cache_set.shared.collections.is_marking
 
 
 class WithBadSectors(PassingDevice):

@@ -55,7 +55,7 @@ async def test_a_set_full_of_dirty_data_is_not_cleaned_in_pieces_that_its_index_
         with pytest.raises(NoFreeBuckets) as refused:
             await clean_sector_by_sector(cache_set, keys)
         assert refused.value.fields["reserve"] == "btree"
-        assert not cache_set.services.waiting_for_nodes
+        assert not cache_set.shared.steps.waiting_for_nodes
         left = await cache_set.lookups.lookup(0, keys[-1].offset, 8)
         assert (await cache_set.index.mark_clean(left.keys, 5.0))[0] == [True], "a key that stays one"
         await cache_set.index.flush()

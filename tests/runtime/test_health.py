@@ -68,7 +68,7 @@ async def test_moving_much_data_is_no_hang(tmp_path: Path) -> None:
             await index.commit(holder, keys, 10.0)
             await index.invalidate(0, number * BUCKET_SECTORS, BUCKET_SECTORS - 8, 10.0)
         await index.flush()
-        device.each_s, cache_set.services.options.moving_gc = 0.5, True
+        device.each_s, cache_set.shared.options.moving_gc = 0.5, True
         collecting = asyncio.ensure_future(cache_set.collect_garbage())
         took_s, always = await health_until(cache_set, collecting)
         assert took_s > 2 * STEP_SECONDS_MAX

@@ -260,7 +260,7 @@ async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_de
         await asyncio.sleep(0.1)
         assert not committing.done()
         member.cache.free_metadata(taken)
-        story.cache_set.services.buckets_moved()
+        story.cache_set.shared.buckets_moved()
         await index.durable(await committing)
         assert story.cache_set.verify() == []
 

@@ -302,7 +302,7 @@ async def test_clients_that_fill_the_queue_do_not_keep_nodes_from_waiting_for_bu
         await asyncio.sleep(1)
         assert not rewriting.done()
         cache_set.members[0].cache.free_metadata([bucket for _, bucket in taken])
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
         await rewriting
 
 
@@ -314,7 +314,7 @@ async def test_a_stop_does_not_wait_until_a_collection_has_seen_all_leaves(tmp_p
         collector, leaves = cache_set.tasks.garbage_collector, cache_set.index.btree.tree.leaves
         await cache_set.collect_garbage()
         assert collector.found["leaves"] == len(leaves)
-        cache_set.services.ask_for_collection("asked")
+        cache_set.shared.collections.request("asked")
         while not 0 < collector.found["leaves"] < 4:
             await asyncio.sleep(0)
     assert collector.found["leaves"] < len(leaves)
@@ -364,12 +364,12 @@ async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_ma
         rewriting = asyncio.ensure_future(index.btree.rewrite(await index.btree.leaf_at(0, 0)))
         await asyncio.sleep(1)
         cache.free_metadata(taken[:1])
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
         await asyncio.sleep(1)
         assert rewriting.done()
         assert not committing.done()
         cache.free_metadata(taken[1:])
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
         await committing
 
 

@@ -119,11 +119,11 @@ async def test_leaves_of_which_none_could_be_fewer_are_not_compared_at_once(tmp_
             await cache_set.collect_garbage()
         assert collector.found["nodes_saved"] == 0
         turns = []
-        cache_set.services.begin_step(collector)
+        cache_set.shared.steps.begin(collector)
         for fills in ([], collector._fills):
             collector._fills = fills
             async with turns_counted() as seen:
                 await collector._tidy()
             turns.append(seen[0])
-        cache_set.services.end_step(collector)
+        cache_set.shared.steps.end(collector)
         assert turns[1] - turns[0] >= collector.found["leaves"] // FILLS_A_PIECE

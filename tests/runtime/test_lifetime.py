@@ -96,7 +96,7 @@ async def test_a_stop_drains_what_is_under_way_and_writes_prios(tmp_path: Path) 
 @in_virtual_time
 async def test_a_stop_with_a_slow_device_takes_no_longer_than_five_seconds(tmp_path: Path) -> None:
     def write_prios(cache_set: CacheSet) -> None:
-        cache_set.services.ask_for_prios(cache_set.members[0])
+        cache_set.shared.prios.request(cache_set.members[0])
 
     told: list[str] = []
     assert await stop_s(write_prios, tmp_path, 0.2, told) < STOP_SECONDS_MAX
@@ -255,7 +255,7 @@ async def test_what_fails_in_a_callback_ends_the_set_too(tmp_path: Path) -> None
             holder = cache_set.new_holder("greedy")
             await take_buckets(cache_set, holder, patience_s=0.05)
             waiting = cache_set.allocate_bucket(holder, 1, 1)
-            (waiter,) = cache_set.services.queue._queues[Reserve.NONE]
+            (waiter,) = cache_set.shared.queue._queues[Reserve.NONE]
             waiter.work = Broken()  # type: ignore[assignment]
             await waiting
 

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bcached.runtime.lifetime import running
 from bcached.runtime.pacing import Pacer
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from instruments.samples.living_set import fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
 
@@ -19,11 +20,10 @@ SLICE_S = 0.5
 class Work:
     """Something long, by a clock that moves when it is told to; the loop's own time moves in pauses only."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, shared: Shared) -> None:
         self.now = 0.0
-        self._pacer = Pacer(self, services)
-        services.clock = lambda: self.now
-        services.begin_step(self)
+        self._pacer = Pacer(self, replace(shared, clock=lambda: self.now))
+        shared.steps.begin(self)
 
     async def paused_s(self, piece_s: float, others_s: float = 0.0) -> float:
         """How long it pauses behind a piece, when others have so much to do then."""
@@ -39,15 +39,14 @@ class Work:
 
 
 @asynccontextmanager
-async def at_work(folder: Path) -> AsyncIterator[tuple[Work, Services]]:
+async def at_work(folder: Path) -> AsyncIterator[tuple[Work, Shared]]:
     members = await fresh_members((513,), 4 << 10)
     async with running(members, set_options(folder, gc_slice_s=SLICE_S)) as cache_set:
         await asyncio.sleep(10)
-        services = cache_set.services
-        clock, work = services.clock, Work(services)
-        yield work, services
-        services.clock = clock
-        services.end_step(work)
+        shared = cache_set.shared
+        work = Work(shared)
+        yield work, shared
+        shared.steps.end(work)
 
 
 @in_virtual_time
@@ -59,27 +58,27 @@ async def test_nobody_else_is_there_so_nothing_is_waited_for(tmp_path: Path) -> 
 
 @in_virtual_time
 async def test_others_get_the_loop_for_longer_than_a_slice(tmp_path: Path) -> None:
-    async with at_work(tmp_path) as (work, services):
-        slices = sum(services.slices.counts)
+    async with at_work(tmp_path) as (work, shared):
+        slices = sum(shared.slices.counts)
         assert await work.paused_s(SLICE_S, others_s=0.001) == pytest.approx(2 * SLICE_S)
-        assert sum(services.slices.counts) == slices + 1
+        assert sum(shared.slices.counts) == slices + 1
 
 
 @in_virtual_time
 async def test_a_slice_goes_on_while_there_is_time_left(tmp_path: Path) -> None:
-    async with at_work(tmp_path) as (work, services):
-        slices = sum(services.slices.counts)
+    async with at_work(tmp_path) as (work, shared):
+        slices = sum(shared.slices.counts)
         assert await work.paused_s(0.3 * SLICE_S, others_s=0.001) == 0
-        assert sum(services.slices.counts) == slices
+        assert sum(shared.slices.counts) == slices
 
 
 @in_virtual_time
 @pytest.mark.parametrize("why", ["a node lacks a bucket", "the set stops"])
 async def test_who_waits_for_its_end_is_not_made_to_wait_longer(tmp_path: Path, why: str) -> None:
-    async with at_work(tmp_path) as (work, services):
+    async with at_work(tmp_path) as (work, shared):
         if why == "the set stops":
-            services.stopping = True
+            shared.stop.is_requested = True
         else:
-            services.waiting_for_nodes += 1
+            shared.steps.waiting_for_nodes += 1
         assert await work.paused_s(SLICE_S, others_s=0.001) == 0
-        services.stopping, services.waiting_for_nodes = False, 0
+        shared.stop.is_requested, shared.steps.waiting_for_nodes = False, 0

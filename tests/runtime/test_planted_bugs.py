@@ -191,7 +191,7 @@ def frees_a_node_before_its_parent_is_written(patch: pytest.MonkeyPatch) -> None
 
 def frees_nodes_without_a_gen(patch: pytest.MonkeyPatch) -> None:
     def unchanged(self: NodeBuckets, pointer: Any) -> int:
-        self._services.prio_blocked += 1
+        self._shared.prios.blocked += 1
         return int(pointer.gen)
 
     patch.setattr(NodeBuckets, "bump", unchanged)
@@ -199,7 +199,7 @@ def frees_nodes_without_a_gen(patch: pytest.MonkeyPatch) -> None:
 
 def writes_gens_that_are_blocked(patch: pytest.MonkeyPatch) -> None:
     def all_of_them(self: PrioWriter) -> Any:
-        return [member for member in self._services.prios_wanted_for if member.cache.has_prio_chain]
+        return [member for member in self._shared.prios.wanted_for if member.cache.has_prio_chain]
 
     append = NodeIo.append
 
@@ -338,7 +338,7 @@ def reuses_what_data_was_moved_out_of_before_that_is_durable(patch: pytest.Monke
                 table.tainted[bucket] = False
                 table.move(bucket, State.FREE)
                 cache.reserves.push_to(Reserve.NONE, bucket)
-        self._services.serve()
+        self._shared.queue.serve()
 
     patch.setattr(Mover, "_replace", at_once)
 

@@ -125,14 +125,14 @@ async def test_a_bucket_that_is_waited_for_is_known_from_the_moment_it_is_given(
         await asyncio.sleep(0.1)
         assert cache_set.statistics().waiters["btree"] == 1
         cache_set.free_bucket(holder, keys[0])
-        while cache_set.services.queue.total:
+        while cache_set.shared.queue.total:
             await asyncio.sleep(0)
         assert not creating.done()
         assert not [line for line in cache_set.verify() if "UUID" in line]
         assert await creating == 0
         for member, bucket in kept:
             member.cache.free_metadata([bucket])
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
 
 
 @in_virtual_time
@@ -152,7 +152,7 @@ async def test_without_a_bucket_it_fails_at_its_deadline_and_nothing_is_changed(
         assert cache_set.carve(cache_set.new_holder("client"), inode, 0, 8, 1) is None, "it is still known"
         for member, bucket in kept:
             member.cache.free_metadata([bucket])
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
         assert await cache_set.create_volume("second") == 1
 
 

@@ -10,8 +10,7 @@ from functools import partial
 from bcached.device.run_all import run_all
 from bcached.format.superblock import Replacement
 from bcached.runtime.conditions import Fact
-from bcached.runtime.services import Services
-from bcached.runtime.slices import run_sliced
+from bcached.runtime.shared import Shared
 from bcached.state.buckets.next_step import Attempts, Step, next_step
 from bcached.state.sectors.closing import LastResort
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -24,70 +23,70 @@ DISCARDS_IN_FLIGHT = 8
 class Allocator:
     """Fills the reserves of one member (kernel: bch_allocator_thread)."""
 
-    def __init__(self, member: Member, sectors: SectorAllocator, services: Services) -> None:
+    def __init__(self, member: Member, sectors: SectorAllocator, shared: Shared) -> None:
         self.member = member
         self.steps = dict.fromkeys(Step, 0)
         self._cache = member.cache
         self._sectors = sectors
-        self._services = services
+        self._shared = shared
         self._open = LastResort(sectors, member.device)
         self._idle_timer: asyncio.TimerHandle | None = None  # until another open bucket is idle
         self._attempts = Attempts()  # attempts that are not repeated until counters change
 
     async def run(self) -> None:
         """Work until the set stops; a DeviceError ends it, and the daemon with it."""
-        conditions = self._services.conditions
+        conditions = self._shared.conditions
         while True:
             async with conditions.bucket_lock:
                 await conditions[Fact.BUCKETS_MOVED].wait_for(self._has_work)
                 step = self.next_step()
-            if self._services.stopping:
+            if self._shared.stop.is_requested:
                 return
-            self._services.begin_step(self)
+            self._shared.steps.begin(self)
             self.steps[step] += 1
             await self._do(step)
-            self._services.end_step(self)
+            self._shared.steps.end(self)
             await asyncio.sleep(0)  # however much there is to do, other tasks run in between
 
     def next_step(self) -> Step:
         """Returns the step to take now."""
-        services = self._services
-        waiting = services.waiting()
+        shared = self._shared
+        waiting = shared.queue.waiting()
         step = next_step(
             self._cache,
             self._attempts,
-            synchronous=services.options.synchronous,
-            collections=services.collections,
-            collecting=services.collecting,
+            synchronous=shared.options.synchronous,
+            collections=shared.collections.markings,
+            collecting=shared.collections.is_marking,
             waiting=waiting,
-            prios_asked=services.prios_asked(self.member),
-            nodes_wait=bool(services.waiting_for_nodes),
-            may_evacuate=services.options.moving_gc,
-            evacuating=services.evacuation_asked(self.member),
+            prios_asked=shared.prios.is_requested(self.member),
+            nodes_wait=bool(shared.steps.waiting_for_nodes),
+            may_evacuate=shared.options.moving_gc,
+            evacuating=shared.collections.is_evacuation_requested(self.member),
             last_resort=self._last_resort,
         )
         if step is Step.WAIT and self._cache.invalidate_needs_gc and waiting:
             self._set_idle_timer()
-        if services.refusal is not None and step is not Step.PUSH:
+        if shared.stop.refusal is not None and step is not Step.PUSH:
             return Step.WAIT  # gens that rise now would not become durable before the set stops
         return step
 
     def _last_resort(self, with_dirty: bool) -> Step | None:
-        services = self._services
-        return self._open.step(services.waiting(), services.clock(), with_dirty=with_dirty)
+        shared = self._shared
+        return self._open.step(shared.queue.waiting(), shared.clock(), with_dirty=with_dirty)
 
     def _set_idle_timer(self) -> None:
         """Set a timer for when the next open bucket counts as idle: no task announces that."""
-        idle_in_s = self._open.idle_in_s(self._services.clock())
+        idle_in_s = self._open.idle_in_s(self._shared.clock())
         if idle_in_s is not None and self._idle_timer is None:
             self._idle_timer = asyncio.get_running_loop().call_later(idle_in_s, self._check_idle_buckets)
 
     def _check_idle_buckets(self) -> None:
         self._idle_timer = None
-        self._services.buckets_moved()
+        self._shared.buckets_moved()
 
     def _has_work(self) -> bool:
-        return self._services.stopping or self.next_step() is not Step.WAIT
+        return self._shared.stop.is_requested or self.next_step() is not Step.WAIT
 
     async def _do(self, step: Step) -> None:
         if step is Step.PUSH:
@@ -95,25 +94,25 @@ class Allocator:
         elif step is Step.INVALIDATE:
             await self._invalidate()
         elif step is Step.WRITE_PRIOS:
-            self._services.ask_for_prios(self.member)
+            self._shared.prios.request(self.member)
         elif step is Step.CLOSE:
             self._close()
         elif step is Step.SHARE:
             self._sectors.sharing = True
-            self._services.serve()
+            self._shared.queue.serve()
         elif step is Step.EVACUATE:
-            self._services.ask_for_evacuation(self.member)
+            self._shared.collections.request_evacuation(self.member)
         elif step is Step.COLLECT:
             self._attempts.collection_requested(self._cache)
-            self._services.ask_for_collection("dry" if self._cache.invalidate_needs_gc else "gens")
+            self._shared.collections.request("dry" if self._cache.invalidate_needs_gc else "gens")
 
     def _close(self) -> None:
         # The step implies that there is one to close, perhaps only among those with dirty data.
-        now = self._services.clock()
+        now = self._shared.clock()
         slots = self._open.closable(now, with_dirty=False) or self._open.closable(now, with_dirty=True)
         for slot in slots:
             self._sectors.close(slot)
-        self._services.buckets_moved()
+        self._shared.buckets_moved()
 
     async def _push(self) -> None:
         """Move ready buckets to the reserves, and discard them before if that is enabled."""
@@ -123,34 +122,31 @@ class Allocator:
             await run_all(partial(self._discard, bucket) for bucket in batch)
         self._cache.push(batch)
         self._sectors.sharing = False
-        self._services.serve()
-        self._services.reserves_filled(self.member)
+        self._shared.queue.serve()
+        self._shared.prios.reserves_filled(self.member)
 
     async def _discard(self, bucket: int) -> None:
         """Discard a bucket that nothing references after any crash: its gen is durable, or it is unused."""
         geometry = self._cache.geometry
         await self.member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
         self._cache.discarded += 1
-        self._services.begin_step(self)  # each may take seconds; a batch of them is not a hang
+        self._shared.steps.begin(self)  # each may take seconds; a batch of them is not a hang
 
     async def _invalidate(self) -> None:
         """Choose buckets to invalidate and make all pointers into them stale, in memory."""
-        cache, services = self._cache, self._services
+        cache, shared = self._cache, self._shared
         policy = self.member.superblock.replacement
         looks_at_all = policy is not Replacement.RANDOM
-        self._attempts.pass_begins(cache, services.collections, looks_at_all=looks_at_all)
+        self._attempts.pass_begins(cache, shared.collections.markings, looks_at_all=looks_at_all)
         await self._pass(policy)
-        if cache.invalidate_needs_gc and policy is Replacement.RANDOM and services.waiting():
+        if cache.invalidate_needs_gc and policy is Replacement.RANDOM and shared.queue.waiting():
             # Half as many draws as there are buckets miss many; if a request waits, check all of them.
             await self._pass(Replacement.FIFO)
             self._attempts.looked_at_all = True
-        if not services.options.synchronous:
+        if not shared.options.synchronous:
             cache.need_no_prios()
 
     async def _pass(self, policy: Replacement) -> None:
-        services = self._services
-        slice_s = services.options.gc_slice_s
-        found = await run_sliced(
-            self._cache.search(policy, services.min_prio), slice_s, services.clock, services.slices
-        )
-        await run_sliced(self._cache.invalidate(policy, found), slice_s, services.clock, services.slices)
+        shared = self._shared
+        found = await shared.run_sliced(self._cache.search(policy, shared.prios.min_prio))
+        await shared.run_sliced(self._cache.invalidate(policy, found))

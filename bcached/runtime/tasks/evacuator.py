@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from bcached.errors import LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.pacing import Pacer
-from bcached.runtime.services import Services
-from bcached.runtime.slices import run_sliced
+from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.mover import INDEX_TIMEOUT_S, MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.evacuation import Evacuation, plan
@@ -99,7 +98,7 @@ class Evacuator:
     """Empties buckets of dirty data for the members that request it."""
 
     def __init__(
-        self, members: list[Member], sectors: SectorAllocator, btree: Btree, mover: Mover, services: Services
+        self, members: list[Member], sectors: SectorAllocator, btree: Btree, mover: Mover, shared: Shared
     ) -> None:
         self.totals = EvacuationTotals()
         self._members = members
@@ -107,27 +106,27 @@ class Evacuator:
         self._caches = [member.cache for member in members]
         self._btree = btree
         self._mover = mover
-        self._services = services
+        self._shared = shared
         # By member and bucket: its dirty sectors when none of them could be moved.
         self._stuck = [np.zeros_like(cache.table.dirty_sectors_array) for cache in self._caches]
 
     async def run(self, pacer: Pacer) -> None:
         """Run a round for one of the members that requested it, paced by the collector."""
-        services = self._services
-        services.evacuating = member = services.evacuation_wanted.pop()
+        shared = self._shared
+        shared.collections.evacuating = member = shared.collections.evacuations_wanted.pop()
         try:
             await self._evacuate(member, pacer)
         finally:
-            services.evacuating = None
-            services.buckets_moved()
+            shared.collections.evacuating = None
+            shared.buckets_moved()
 
     async def _evacuate(self, member: Member, pacer: Pacer) -> None:
         cache, mover = member.cache, self._mover
         found, own = cache.evacuation_finds(), mover.own_changes[member.device]
         spare = self._sectors.open_buckets.left_to(MOVERS_WRITE_POINT)
-        work = plan(cache, self._stuck[member.device], self._services.waiting(), spare)
-        services = self._services
-        planned = await run_sliced(work, services.options.gc_slice_s, services.clock, services.slices)
+        work = plan(cache, self._stuck[member.device], self._shared.queue.waiting(), spare)
+        shared = self._shared
+        planned = await shared.run_sliced(work)
         if not planned.gain:
             cache.evacuation_was_fruitless(found)
             return
@@ -150,7 +149,7 @@ class Evacuator:
         await pacer.begin()
         async for leaf in self._btree.leaves():
             found.append(round_.spans_in(leaf, self._caches))
-            self._services.check_changeable()
+            self._shared.stop.check_changeable()
             await pacer.checkpoint()
         return round_.in_order(np.concatenate(found))
 
@@ -158,7 +157,7 @@ class Evacuator:
         """Move the data of these spans while there is space for it."""
         stuck = self._stuck[round_.device]
         for start in range(0, len(spans), MOVES_AT_ONCE):
-            self._services.check_changeable()
+            self._shared.stop.check_changeable()
             batch = spans[start : start + MOVES_AT_ONCE].tolist()
             if not await self._move(round_, batch):
                 return
@@ -193,7 +192,7 @@ class Evacuator:
             return False
         work = BucketWait(Reserve.MOVINGGC, self._mover.has_space)
         try:
-            await self._services.queue.submit(work, INDEX_TIMEOUT_S, first=True)
+            await self._shared.queue.submit(work, INDEX_TIMEOUT_S, first=True)
         except (NoFreeBuckets, LimitExceeded):
             return False
         return True

@@ -17,7 +17,7 @@ from bcached.keys import Key
 from bcached.runtime.conditions import Fact
 from bcached.runtime.index import Index
 from bcached.runtime.pacing import Pacer
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.evacuator import Evacuator
 from bcached.runtime.tasks.mover import Mover
 from bcached.runtime.tasks.moving_collector import MovingCollector
@@ -54,7 +54,7 @@ class GarbageCollector:
         evacuator: Evacuator,
         mover: Mover,
         holders: Iterable[Holder],
-        services: Services,
+        shared: Shared,
         before_gens_count: Callable[[], None],
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
@@ -73,103 +73,98 @@ class GarbageCollector:
         self._changes = index.changes
         self._btree: Btree = index.btree
         self._holders = holders
-        self._services = services
+        self._shared = shared
         self._before_gens_count = before_gens_count
         self._outdated: list[Interior] = []  # nodes that name buckets reused many times since
         self._fills: list[tuple[int, int]] = []  # of all leaves: the end of its range, and its words
-        self._pacer = Pacer(self, services)
-        services.node_writers.add(self)
+        self._pacer = Pacer(self, shared)
+        shared.steps.node_writers.add(self)
 
     async def run(self) -> None:
         """Work until the set stops."""
-        conditions = self._services.conditions
+        conditions = self._shared.conditions
         while True:
             async with conditions.bucket_lock:
                 await conditions[Fact.COLLECTION_WANTED].wait_for(self._is_wanted)
-            if self._services.stopping:
+            if self._shared.stop.is_requested:
                 return
-            self._services.begin_step(self)
+            self._shared.steps.begin(self)
             try:
                 await self._work()
             except RequestError:
-                if self._services.refusal is None:
+                if self._shared.stop.refusal is None:
                     raise
                 return  # no request gets a bucket any more
             finally:
-                self._services.end_step(self)
+                self._shared.steps.end(self)
 
     def _is_wanted(self) -> bool:
-        services = self._services
-        return bool(services.stopping or services.collection_wanted is not None or services.evacuation_wanted)
+        return self._shared.stop.is_requested or self._shared.collections.has_requests
 
     async def _work(self) -> None:
-        if self._services.collection_wanted is not None:
+        if self._shared.collections.wanted is not None:
             await self._round()
         else:
             await self.evacuator.run(self._pacer)
 
     async def _round(self) -> None:
         """Run a collection, then rewrite, tidy and move."""
-        services = self._services
-        services.in_gc_round = True
+        shared = self._shared
+        shared.collections.begin_round()
         nodes, moved, rewritten = (
             len(self._changes.buckets.bucket_ids),
             self.mover.moved_sectors,
             self.leaves_rewritten,
         )
-        begun = services.clock()
+        begun = shared.clock()
         dropped, vanished = self._health.dropped_keys, self._health.vanished_nodes
         await self.collect()
         await self._rewrite_outdated()
         await self._tidy()
         self._warn_of_losses(dropped, vanished)
-        if services.options.moving_gc and services.refusal is None:
+        if shared.options.moving_gc and shared.stop.refusal is None:
             await self._moving.move(self._pacer)
         self.found |= {
             "leaves_rewritten": self.leaves_rewritten - rewritten,
             "nodes_saved": max(nodes - len(self._changes.buckets.bucket_ids), 0),
             "sectors_moved": self.mover.moved_sectors - moved,
-            "milliseconds": int((services.clock() - begun) * 1000),
+            "milliseconds": int((shared.clock() - begun) * 1000),
         }
-        services.in_gc_round = False
-        services.gc_rounds += 1
-        async with services.conditions.bucket_lock:
-            services.conditions[Fact.MARKS_VALID].notify_all()
+        shared.collections.end_round()
+        async with shared.conditions.bucket_lock:
+            shared.conditions[Fact.MARKS_VALID].notify_all()
 
     def _warn_of_losses(self, dropped_before: int, vanished_before: int) -> None:
         """Warn of losses that the index does not show after this collection."""
         dropped = self._health.dropped_keys - dropped_before
         if dropped:
-            self._services.warn(
+            self._shared.warn(
                 f"garbage collection dropped {dropped} stale dirty keys: their buckets were reused more "
                 f"than {STALE_GENS_MAX} times, and their data is lost"
             )
         forgotten = vanished_before - self._health.vanished_nodes
         if forgotten:
-            self._services.warn(
+            self._shared.warn(
                 "garbage collection rewrote parts of the index, and removed the last trace of "
                 f"{forgotten} vanished nodes"
             )
 
     async def collect(self) -> None:
         """Run one complete marking, and let gens rise accordingly."""
-        services = self._services
-        trigger = services.collection_wanted or "asked"
-        services.collection_wanted = None
-        services.collecting = True
-        begun = services.clock()
+        shared = self._shared
+        trigger = shared.collections.begin_marking()
+        begun = shared.clock()
         try:
             await self._mark_all()
         finally:
             self._changes.live.marking = None
             self._health.abort()
-            services.collecting = False
-        services.collection_ended()
-        services.runs[trigger] += 1
-        self.durations.observe(services.clock() - begun)
-        async with services.conditions.bucket_lock:
-            services.conditions[Fact.MARKS_VALID].notify_all()
-            services.conditions[Fact.BUCKETS_MOVED].notify_all()
+            shared.collections.is_marking = False
+        shared.collections.end_marking(trigger)
+        self.durations.observe(shared.clock() - begun)
+        async with shared.conditions.bucket_lock:
+            shared.conditions[Fact.MARKS_VALID].notify_all()
+            shared.conditions[Fact.BUCKETS_MOVED].notify_all()
 
     async def _mark_all(self) -> None:
         markings = [GcMarks(member.cache) for member in self._members]
@@ -207,7 +202,7 @@ class GarbageCollector:
                 await self._rewrite(leaf)
             self._fills.append((leaf.bound, leaf.live.word_count))
             await self._pacer.checkpoint()
-            self._services.check_changeable()  # a stop does not wait for a large index
+            self._shared.stop.check_changeable()  # a stop does not wait for a large index
         self._health.end()
         self.dirty_sectors = self._dirty_so_far
 
@@ -314,13 +309,13 @@ class GarbageCollector:
         await self._pacer.begin()
         for bound in self._half_empty():
             if bound is not None:
-                self._services.check_changeable()
+                self._shared.stop.check_changeable()
                 await btree.coalesce(0, *position_at(bound))
             await self._pacer.checkpoint()
         for level in range(1, tree.root.level):
             bound = 0
             while level < tree.root.level and bound != tree.last_bound:
-                self._services.check_changeable()
+                self._shared.stop.check_changeable()
                 bound = await btree.coalesce(level, *position_at(bound))
                 await self._pacer.checkpoint()
         while await btree.shrink():

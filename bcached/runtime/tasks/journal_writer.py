@@ -5,7 +5,7 @@ A waiter for `Journal.durable` or for space may be cancelled with its client, so
 
 import asyncio
 
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.store.journal.journal import Journal
 
 NAME = "journal writer"
@@ -17,9 +17,9 @@ class JournalWriter:
     It ends after the other tasks of a set, which need entries to finish.
     """
 
-    def __init__(self, journal: Journal, services: Services) -> None:
+    def __init__(self, journal: Journal, shared: Shared) -> None:
         self._journal = journal
-        self._services = services
+        self._shared = shared
         self._look = asyncio.Event()
         self._ended = False
         journal.on_wanted = self._look.set
@@ -45,9 +45,9 @@ class JournalWriter:
             if due_s is None and self._ended:
                 return
             if due_s is not None and (self._ended or due_s <= 0):
-                self._services.begin_step(self)
+                self._shared.steps.begin(self)
                 await journal.commit()
-                self._services.end_step(self)
+                self._shared.steps.end(self)
             else:
                 await self._sleep(due_s)
 
@@ -58,7 +58,7 @@ class JournalWriter:
             return 0.0
         if journal.opened_at is None:
             return None
-        return journal.opened_at + self._services.options.journal_delay_s - self._services.clock()
+        return journal.opened_at + self._shared.options.journal_delay_s - self._shared.clock()
 
     async def _sleep(self, seconds: float | None) -> None:
         """Sleep until woken, or for so many seconds."""

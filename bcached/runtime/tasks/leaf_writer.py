@@ -9,7 +9,7 @@ import asyncio
 
 from bcached.errors import RequestError
 from bcached.runtime.conditions import Fact
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
 from bcached.store.btree.btree import Btree
@@ -21,38 +21,38 @@ PAUSE_S = 0.001
 class LeafWriter:
     """Writes nodes of the index (kernel: journal_reclaim's btree_flush_write, and each leaf's own delay)."""
 
-    def __init__(self, btree: Btree, journal: Journal, live: LiveSectors, services: Services) -> None:
+    def __init__(self, btree: Btree, journal: Journal, live: LiveSectors, shared: Shared) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self._btree = btree
         self._journal = journal
         self._live = live
         self._through = -1  # the entry that `catch_up` needs leaves and journal to be beyond
         self._awaited = False  # whether it still waits
-        self._services = services
+        self._shared = shared
         self._is_repaired = False  # whether torn nodes are repaired, which is done once
-        services.node_writers.add(self)
+        shared.steps.node_writers.add(self)
         journal.on_durable.append(self._journal_moved)
-        journal.on_pressure.append(services.leaves_wanted)
+        journal.on_pressure.append(shared.leaves_wanted)
 
     async def run(self) -> None:
         """Work until the set stops; a DeviceError ends it, and the daemon with it."""
-        services = self._services
+        shared = self._shared
         while True:
-            async with services.conditions.bucket_lock:
-                await services.conditions[Fact.LEAVES_WANTED].wait_for(self._has_work)
-            if services.stopping:
+            async with shared.conditions.bucket_lock:
+                await shared.conditions[Fact.LEAVES_WANTED].wait_for(self._has_work)
+            if shared.stop.is_requested:
                 return
-            services.begin_step(self)
-            begun = services.clock()
+            shared.steps.begin(self)
+            begun = shared.clock()
             try:
                 await self._write()
             except RequestError:
-                if services.refusal is None:
+                if shared.stop.refusal is None:
                     raise
                 return  # no request gets a bucket any more; the journal has the rest
             finally:
-                services.end_step(self)
-            self.durations.observe(services.clock() - begun)
+                shared.steps.end(self)
+            self.durations.observe(shared.clock() - begun)
             # Leaves that other tasks are about to use cannot be evicted, and no fact announces when they can.
             await asyncio.sleep(PAUSE_S if self._btree.is_over_limit else 0)
 
@@ -61,18 +61,18 @@ class LeafWriter:
 
         Returns early if that lacks buckets for nodes: only the caller's prio write may provide these.
         """
-        services, seq = self._services, self._live.cleaned_seq
+        shared, seq = self._shared, self._live.cleaned_seq
         if not seq or self._journal.oldest_kept_seq > seq:
             return
         self._through = max(self._through, seq)
         self._awaited = True
-        services.leaves_wanted()
-        async with services.conditions.bucket_lock:
-            await services.conditions[Fact.LEAVES_WRITTEN].wait_for(
+        shared.leaves_wanted()
+        async with shared.conditions.bucket_lock:
+            await shared.conditions[Fact.LEAVES_WRITTEN].wait_for(
                 lambda: (
                     self._journal.oldest_kept_seq > seq
-                    or services.waiting_for_nodes
-                    or services.refusal is not None
+                    or shared.steps.waiting_for_nodes
+                    or shared.stop.refusal is not None
                 )
             )
         self._awaited = False
@@ -84,7 +84,7 @@ class LeafWriter:
     def _has_work(self) -> bool:
         btree = self._btree
         return bool(
-            self._services.stopping
+            self._shared.stop.is_requested
             or not self._is_repaired
             or btree.tree.wanted
             or (
@@ -117,6 +117,6 @@ class LeafWriter:
 
     def _journal_moved(self, _: int) -> None:
         if self._pressing() is not None:
-            self._services.leaves_wanted()
+            self._shared.leaves_wanted()
         if self._awaited and not self._is_behind:
-            self._services.conditions.announce(Fact.LEAVES_WRITTEN)
+            self._shared.conditions.announce(Fact.LEAVES_WRITTEN)

@@ -16,7 +16,7 @@ from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.index import Index, cut_to
-from bcached.runtime.services import Services
+from bcached.runtime.shared import Shared
 from bcached.state.buckets.placement import members_with
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
@@ -47,9 +47,7 @@ class MoveResult(Enum):
 class Mover:
     """Moves keys; holder owns the copies until they are committed."""
 
-    def __init__(
-        self, members: list[Member], sectors: SectorAllocator, index: Index, services: Services
-    ) -> None:
+    def __init__(self, members: list[Member], sectors: SectorAllocator, index: Index, shared: Shared) -> None:
         self.moved_sectors = 0
         self.buckets_taken: Counter[int] = Counter()  # for copies, by member
         self.own_changes = [(0, 0) for _ in members]  # its share of the changes that evacuations depend on
@@ -58,7 +56,7 @@ class Mover:
         self._members = members
         self._sectors = sectors
         self._index = index
-        self._services = services
+        self._shared = shared
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -70,7 +68,7 @@ class Mover:
             with self._own_changes():
                 self._give_back()
             self._sectors.pending_holders.discard(self.holder)
-            self._services.buckets_moved()
+            self._shared.buckets_moved()
 
     @contextmanager
     def _own_changes(self) -> Iterator[None]:

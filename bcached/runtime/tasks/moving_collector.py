@@ -9,8 +9,7 @@ import numpy as np
 
 from bcached.keys import Key
 from bcached.runtime.pacing import Pacer
-from bcached.runtime.services import Services
-from bcached.runtime.slices import run_sliced
+from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.mover import MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Bools, State
@@ -27,20 +26,17 @@ FULL_PART = 2  # a bucket with more than this part of its sectors live is left a
 class MovingCollector:
     """Chooses what the mover copies out of nearly empty buckets."""
 
-    def __init__(self, sectors: SectorAllocator, btree: Btree, mover: Mover, services: Services) -> None:
+    def __init__(self, sectors: SectorAllocator, btree: Btree, mover: Mover, shared: Shared) -> None:
         self._caches = sectors.caches
         self._btree = btree
         self._mover = mover
-        self._services = services
+        self._shared = shared
 
     async def move(self, pacer: Pacer) -> None:
         """Make one pass over the index for the buckets worth emptying now; the collection paces it."""
-        services = self._services
+        shared = self._shared
         with self._mover.at_work():
-            chosen = [
-                await run_sliced(_choose(cache), services.options.gc_slice_s, services.clock, services.slices)
-                for cache in self._caches
-            ]
+            chosen = [await shared.run_sliced(_choose(cache)) for cache in self._caches]
             if any(buckets.any() for buckets in chosen):
                 await self._move_out_of(chosen, pacer)
 
@@ -50,7 +46,7 @@ class MovingCollector:
         async for leaf in self._btree.leaves():
             keys = self._keys_in(leaf, chosen)
             for start in range(0, len(keys), MOVES_AT_ONCE):
-                self._services.check_changeable()
+                self._shared.stop.check_changeable()
                 if await self._mover.move(keys[start : start + MOVES_AT_ONCE], set()) is not MoveResult.MOVED:
                     return
                 await pacer.begin()

@@ -8,8 +8,7 @@ from functools import partial
 
 from bcached.device.run_all import run_all
 from bcached.runtime.conditions import Fact
-from bcached.runtime.services import Services
-from bcached.runtime.slices import run_sliced
+from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.leaf_writer import LeafWriter
 from bcached.state.buckets.prio_aging import age
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
@@ -21,54 +20,54 @@ class PrioWriter:
     """Writes the chains of the members that request it (kernel: bch_prio_write)."""
 
     def __init__(
-        self, members: list[Member], journal: Journal, leaf_writer: LeafWriter, services: Services
+        self, members: list[Member], journal: Journal, leaf_writer: LeafWriter, shared: Shared
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
         self._members = members
         self._journal = journal
         self._leaf_writer = leaf_writer
-        self._services = services
+        self._shared = shared
 
     async def run(self) -> None:
         """Work until the set stops; a DeviceError ends it, and the daemon with it."""
-        conditions = self._services.conditions
+        conditions = self._shared.conditions
         while True:
             async with conditions.bucket_lock:
                 await conditions[Fact.PRIOS_WANTED].wait_for(self._has_work)
                 members = self._writable()
-            if self._services.stopping:
+            if self._shared.stop.is_requested:
                 return
-            self._services.begin_step(self)
+            self._shared.steps.begin(self)
             if members:
                 await self.write(members)
-            if self._services.aging.steps_due:
+            if self._shared.prios.aging.steps_due:
                 await self._age()
-            self._services.end_step(self)
+            self._shared.steps.end(self)
 
     def _has_work(self) -> bool:
-        return bool(self._services.stopping or self._services.aging.steps_due or self._writable())
+        return bool(self._shared.stop.is_requested or self._shared.prios.aging.steps_due or self._writable())
 
     def _writable(self) -> list[Member]:
         """Returns the requesting members whose reserve holds a chain; none while prio_blocked."""
-        if self._services.prio_blocked:
+        if self._shared.prios.blocked:
             return []
-        return [member for member in self._services.prios_wanted_for if member.cache.has_prio_chain]
+        return [member for member in self._shared.prios.wanted_for if member.cache.has_prio_chain]
 
     async def write(self, members: list[Member]) -> None:
         """Write these members' chains, journal their heads, and free the previous chains."""
-        services = self._services
-        begun = services.clock()
-        services.prios_wanted_for.difference_update(members)
-        services.prios_writing.update(members)
+        shared = self._shared
+        begun = shared.clock()
+        shared.prios.wanted_for.difference_update(members)
+        shared.prios.writing.update(members)
         # One instant for all: no await from here to the last snapshot.
         snapshots = []
         for member in members:
             member.cache.take_prio_chain()
             snapshots.append(member.cache.snapshot_gens())
-        services.buckets_moved()
-        services.end_step(self)  # the wait for the leaf writer is its step
+        shared.buckets_moved()
+        shared.steps.end(self)  # the wait for the leaf writer is its step
         await self._leaf_writer.catch_up()
-        services.begin_step(self)
+        shared.steps.begin(self)
         await run_all(
             partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
         )
@@ -77,22 +76,20 @@ class PrioWriter:
         await self._journal.commit()
         for member, (gens, through) in zip(members, snapshots, strict=True):
             durable = member.cache.gens_became_durable(gens, through)
-            await run_sliced(durable, services.options.gc_slice_s, services.clock, services.slices)
-        services.prios_writing.difference_update(members)
-        self.durations.observe(services.clock() - begun)
-        async with services.conditions.bucket_lock:
-            services.conditions[Fact.GENS_DURABLE].notify_all()
-            services.conditions[Fact.BUCKETS_MOVED].notify_all()
+            await shared.run_sliced(durable)
+        shared.prios.writing.difference_update(members)
+        self.durations.observe(shared.clock() - begun)
+        async with shared.conditions.bucket_lock:
+            shared.conditions[Fact.GENS_DURABLE].notify_all()
+            shared.conditions[Fact.BUCKETS_MOVED].notify_all()
 
     async def _age(self) -> None:
         """Decrease every ageing prio by the steps that are due."""
-        services = self._services
-        steps, services.aging.steps_due = services.aging.steps_due, 0
+        shared = self._shared
+        steps, shared.prios.aging.steps_due = shared.prios.aging.steps_due, 0
         smallest = []
         for member in self._members:
             aging = age([member.cache.table], steps)
-            member.cache.oldest_prio = await run_sliced(
-                aging, services.options.gc_slice_s, services.clock, services.slices
-            )
+            member.cache.oldest_prio = await shared.run_sliced(aging)
             smallest.append(member.cache.oldest_prio)
-        services.aging.min_prio = min(smallest)
+        shared.prios.aging.min_prio = min(smallest)

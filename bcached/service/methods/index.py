@@ -98,7 +98,7 @@ class IndexOperations:
         return Later(self._durability.flushed(), messages.Committed, is_decided=True)
 
     def _check_durable(self, durable: bool | None) -> None:
-        if durable is not False and not self._set.services.options.synchronous:
+        if durable is not False and not self._set.shared.options.synchronous:
             raise InvalidParameter("durable", "expected false: the set is not synchronous")
 
     def _once_durable(self, durable: bool | None, seq: int, results: messages.Results) -> Outcome:

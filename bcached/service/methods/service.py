@@ -64,7 +64,7 @@ class Administration:
     def collect_garbage(self, _session: Session, request: messages.CollectGarbage) -> Outcome:
         """Collect garbage, or only request it."""
         if request.wait is False:
-            self._set.services.ask_for_collection("asked")
+            self._set.shared.collections.request("asked")
             return DONE
         return Later(self._set.collect_garbage(), _done)
 

@@ -36,7 +36,7 @@ def set_options(settings: Settings) -> SetOptions:
 
 def retune(cache_set: CacheSet, settings: Settings) -> None:
     """Apply the options that may change while the set runs; connected clients keep their limits."""
-    options, wanted = cache_set.services.options, set_options(settings)
+    options, wanted = cache_set.shared.options, set_options(settings)
     for name in (
         "gc_slice_s",
         "moving_gc",
@@ -46,7 +46,7 @@ def retune(cache_set: CacheSet, settings: Settings) -> None:
         "restart_grace_s",
     ):
         setattr(options, name, getattr(wanted, name))
-    cache_set.services.queue.limit = wanted.waiters
+    cache_set.shared.queue.limit = wanted.waiters
 
 
 def access(settings: Settings) -> Access:

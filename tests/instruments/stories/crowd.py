@@ -297,7 +297,7 @@ class Crowd:
         self._buried = left
 
     async def _wait_for_ends(self) -> None:
-        await asyncio.sleep(self.cache_set.services.options.restart_grace_s * 2 + 0.1)
+        await asyncio.sleep(self.cache_set.shared.options.restart_grace_s * 2 + 0.1)
         now = self.cache_set.statistics()
         assert now.quarantined_holders == 0
         assert now.reserved_sectors == 0
@@ -363,7 +363,7 @@ class Crowd:
 
     async def _watch_for_starvation(self) -> None:
         """Nobody is at the head of a queue for long while there is a bucket to be had."""
-        queues = self.cache_set.services.queue._queues
+        queues = self.cache_set.shared.queue._queues
         since: dict[Reserve, tuple[Any, float]] = {}
         loop = asyncio.get_running_loop()
         while True:

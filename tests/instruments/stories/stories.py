@@ -226,7 +226,7 @@ async def grow_when_there_are_no_buckets(cache_set: CacheSet, client: KeepingCli
     finally:
         for cache, bucket in taken:
             cache.free_metadata([bucket])
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
     await waiting
 
 

@@ -10,7 +10,7 @@ import pytest
 from bcached.errors import FlushFailed
 from bcached.keys import Key
 from bcached.runtime.options import SetOptions
-from bcached.runtime.services import Services
+from bcached.runtime.shared import create_shared
 from bcached.runtime.tasks.journal_writer import JournalWriter
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from instruments.devices.failing_device import FailingDevice, Fault
@@ -29,7 +29,7 @@ def writer_of(story: JournalStory) -> JournalWriter:
     options = SetOptions("unused", "unused", journal_delay_s=DELAY_S)
     sectors = SectorAllocator([member.cache for member in story.members])
     clock = asyncio.get_running_loop().time
-    return JournalWriter(story.journal, Services(options, sectors, clock, lambda: None))
+    return JournalWriter(story.journal, create_shared(options, sectors, clock, lambda: None))
 
 
 @asynccontextmanager

@@ -46,7 +46,7 @@ async def test_prios_are_written_by_a_write_that_began_after_the_asking(tmp_path
         before = prio_writes(cache_set)
         first = asyncio.ensure_future(cache_set.write_priorities())
         await asyncio.sleep(0.001)
-        assert cache_set.services.prios_writing
+        assert cache_set.shared.prios.writing
         table = cache_set.members[0].cache.table
         holder = cache_set.new_holder("client")
         keys = await take_buckets(cache_set, holder, 1)
@@ -72,7 +72,7 @@ async def test_a_write_that_lacks_a_bucket_goes_on_when_it_has_come(tmp_path: Pa
         await asyncio.sleep(1)
         assert not asking.done()
         assert cache.retire(bucket)
-        cache_set.services.buckets_moved()
+        cache_set.shared.buckets_moved()
         async with patience(5):
             await asking
 
@@ -89,14 +89,14 @@ async def test_many_who_ask_share_one_write(tmp_path: Path) -> None:
 @in_virtual_time
 async def test_a_collection_that_is_asked_for_begins_after_the_asking(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
-        services = cache_set.services
+        shared = cache_set.shared
         first = asyncio.ensure_future(cache_set.collect_garbage())
-        while not services.collecting:
+        while not shared.collections.is_marking:
             await asyncio.sleep(0)
-        begun = services.collections
+        begun = shared.collections.markings
         await cache_set.collect_garbage()
         assert first.done()
-        assert services.collections == begun + 2
+        assert shared.collections.markings == begun + 2
 
 
 @in_virtual_time
@@ -109,7 +109,7 @@ async def test_who_stops_waiting_for_a_collection_or_a_write_leaves_no_trace(tmp
             each.cancel()
         done = await asyncio.gather(*asking, return_exceptions=True)
         assert [type(outcome) for outcome in done] == [asyncio.CancelledError, type(None)] * 5
-        assert not cache_set.services.conditions.bucket_lock.locked()
+        assert not cache_set.shared.conditions.bucket_lock.locked()
 
 
 @in_virtual_time

@@ -108,7 +108,7 @@ async def no_split_possible(it: Served) -> AsyncIterator[None]:
         finally:
             for device, bucket in taken:
                 it.cache_set.members[device].cache.free_metadata([bucket])
-            it.cache_set.services.buckets_moved()
+            it.cache_set.shared.buckets_moved()
 
 
 # Committing and looking up
