@@ -50,7 +50,7 @@ class IndexWriter:
 
     def is_ready(self, spans: Iterable[Span], words: int) -> bool:
         """Whether keys of so many words can be inserted in these ranges now."""
-        if not self.journal.has_room(words) or self.btree.is_over_limit:
+        if not self.journal.has_space(words) or self.btree.is_over_limit:
             return False
         missing = self._tree.missing
         for inode, start, end in spans:  # noqa: SIM110 (most commits have one key)
@@ -78,11 +78,11 @@ class IndexWriter:
                 while True:
                     with as_device_failed(shared):
                         await btree.load(spans)
-                    if journal.has_room(words):
+                    if journal.has_space(words):
                         break
                     lacks = "journal"
                     with as_device_failed(shared):
-                        await journal.wait_for_room(words)
+                        await journal.wait_for_space(words)
                     shared.stop.check_changeable()
                     lacks = "btree"
         except TimeoutError:

@@ -60,7 +60,7 @@ class Volumes:
     def table_buckets(self) -> set[tuple[int, int]]:
         """Returns (device, bucket) of the buckets in use for the uuid table."""
         fresh = None if self._new_table is None else self._new_table.taken
-        tables = (self._bucket_of(self._journal.uuid_bucket), fresh, self._old_bucket)
+        tables = (self._bucket_of(self._journal.locations.uuid_bucket), fresh, self._old_bucket)
         return {bucket for bucket in tables if bucket is not None}
 
     async def create(self, label: str, sectors: int, uuid: UUID | None) -> int:
@@ -168,8 +168,8 @@ class Volumes:
         if synchronous:
             raw = self._table.pack(entries)
             await self._members[device].block_device.write(cache.geometry.byte_of(bucket), raw)
-        self._old_bucket = old_device, old_bucket = self._bucket_of(journal.uuid_bucket)
-        journal.uuid_bucket = self._table.key_at(device, bucket, cache.table.gens[bucket])
+        self._old_bucket = old_device, old_bucket = self._bucket_of(journal.locations.uuid_bucket)
+        journal.locations.uuid_bucket = self._table.key_at(device, bucket, cache.table.gens[bucket])
         if synchronous:
             await journal.commit()
         self._table.entries = entries

@@ -1,4 +1,4 @@
-"""One member of an open set: its device, its superblock, its buckets and its share of the journal."""
+"""One member of an open set: its device, its superblock and its buckets."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,6 @@ from bcached.device.block_device import BlockDevice
 from bcached.format.superblock import Superblock
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import Cache
-from bcached.store.journal.ring import JournalRing
 from bcached.store.prio_chain import write_chain
 from bcached.store.superblock_slot import write_superblock
 
@@ -34,7 +33,6 @@ class Member:
     block_device: BlockDevice
     superblock: Superblock
     cache: Cache
-    ring: JournalRing
     prio_seq: int = 0
 
     @property

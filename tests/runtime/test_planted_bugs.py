@@ -31,7 +31,7 @@ from bcached.state.index.node import Leaf, Unwritten
 from bcached.state.index.tree import Tree
 from bcached.store.btree.btree import Btree
 from bcached.store.btree.node_io import NodeIo
-from bcached.store.journal import journal as journal_module
+from bcached.store.journal import entry_writer
 from bcached.store.journal.journal import Journal
 from bcached.store.journal.ring import JournalRing
 from bcached.store.opening import index_recovery
@@ -56,7 +56,7 @@ def entries_without_a_flush_before(patch: pytest.MonkeyPatch) -> None:
     async def changed(operations: Any, *_: Any) -> None:
         await run_all([operation for operation in operations if not is_flush(operation)])
 
-    patch.setattr(journal_module, "run_all", changed)
+    patch.setattr(entry_writer, "run_all", changed)
 
 
 def is_flush(operation: DeviceOperation) -> bool:
@@ -70,14 +70,14 @@ def entries_that_are_not_durable_themselves(patch: pytest.MonkeyPatch) -> None:
             getattr(operation, "keywords", {}).pop("durable", None)
         await run_all(operations)
 
-    patch.setattr(journal_module, "run_all", changed)
+    patch.setattr(entry_writer, "run_all", changed)
 
 
 def seals_an_entry_when_its_flush_is_over(patch: pytest.MonkeyPatch) -> None:
     write = Journal._write_next
 
     async def flushed_first(self: Journal) -> None:
-        await run_all(member.block_device.flush for member in self._members)
+        await run_all(member.block_device.flush for member in self._writer.members)
         await write(self)
 
     entries_without_a_flush_before(patch)
@@ -89,7 +89,7 @@ def takes_keys_for_part_of_the_entry_under_way(patch: pytest.MonkeyPatch) -> Non
 
     def joined(self: Journal, keys: Sequence[Key]) -> int:
         seq = append(self, keys)
-        return seq - 1 if self._turn.locked() else seq
+        return seq - 1 if self._lock.locked() else seq
 
     patch.setattr(Journal, "append", joined)
 
@@ -151,7 +151,7 @@ def writes_leaves_before_their_entries(patch: pytest.MonkeyPatch) -> None:
 
 def names_a_root_before_it_counts(patch: pytest.MonkeyPatch) -> None:
     async def at_once(self: Journal, key: Key, level: int) -> None:
-        self.root, self.level = key, level
+        self.locations.root, self.locations.level = key, level
 
     patch.setattr(Journal, "set_root", at_once)
 

@@ -87,7 +87,7 @@ async def test_what_fills_more_than_an_entry_is_carried_in_parts_that_may_be_cut
     journal = story.journal
     await journal.commit()
     words = 0
-    while journal.has_room(200):
+    while journal.has_space(200):
         keys = story.some_keys(200)
         await story.accept(keys)
         await journal.commit()
@@ -117,7 +117,7 @@ async def test_what_fills_more_than_an_entry_is_carried_in_parts_that_may_be_cut
 async def test_no_key_comes_between_the_parts_that_lay_older_ones_over_each_other() -> None:
     story = JournalStory(Random(3), [40], 8, 8, leaves=400)
     journal = story.journal
-    while journal.has_room(200):
+    while journal.has_space(200):
         await story.accept(story.some_keys(200))
         await journal.commit()
     between = 0
@@ -129,6 +129,6 @@ async def test_no_key_comes_between_the_parts_that_lay_older_ones_over_each_othe
             if journal.seq == before + 2 and journal.durable_seq <= journal.seq and not between:
                 between = journal.seq
                 story.pins = SeqPins()  # all leaves were written just now: the ring could hold anything
-                assert not journal.has_room(2)
+                assert not journal.has_space(2)
     assert between
-    assert journal.has_room(2)
+    assert journal.has_space(2)

@@ -17,7 +17,7 @@ from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Replacemen
 from bcached.runtime import lifetime
 from bcached.state.buckets.member_buckets import Cache
 from bcached.store import member as member_module
-from bcached.store.journal import journal as journal_module
+from bcached.store.journal import entry_writer
 from bcached.store.journal.journal import Journal
 from bcached.store.journal.ring import JournalRing
 from bcached.store.member import Member
@@ -150,7 +150,7 @@ def journal_operations(change: Callable[[list[Operation]], Iterable[Operation]])
         async def changed(operations: Iterable[Operation]) -> None:
             await run_all(list(change(list(operations))))
 
-        patch.setattr(journal_module, "run_all", changed)
+        patch.setattr(entry_writer, "run_all", changed)
 
     return plant
 
@@ -185,28 +185,28 @@ def shares_the_entry_under_way(patch: pytest.MonkeyPatch) -> None:
     commit = Journal.commit
 
     async def shared(self: Journal) -> int:
-        if not self._turn.locked():
+        if not self._lock.locked():
             return await commit(self)
-        async with self._turn:
+        async with self._lock:
             return self.seq
 
     patch.setattr(Journal, "commit", shared)
 
 
 def writes_every_entry_to_the_same_place(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(JournalRing, "place", lambda self, *_: self.buckets[1] * self._bucket_bytes)
+    patch.setattr(JournalRing, "advance", lambda self, *_: self.buckets[1] * self._bucket_bytes)
 
 
 def fills_the_ring_out_of_order(patch: pytest.MonkeyPatch) -> None:
-    place = JournalRing.place
+    advance = JournalRing.advance
 
     def jumping(self: JournalRing, size_bytes: int, seq: int, durable_last_seq: int) -> int | None:
         # Kernel: searches by halves, so a newest entry behind a gap of older ones is not found.
         if self._next_byte + size_bytes > self._bucket_bytes:
             self.index = (self.index + 2) % len(self.buckets)
-        return place(self, size_bytes, seq, durable_last_seq)
+        return advance(self, size_bytes, seq, durable_last_seq)
 
-    patch.setattr(JournalRing, "place", jumping)
+    patch.setattr(JournalRing, "advance", jumping)
 
 
 def uses_a_seq_again_after_an_opening(patch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def names_a_prio_chain_before_it_is_written(patch: pytest.MonkeyPatch) -> None:
         journals.append(self)
 
     async def early(self: Member, gens: bytearray) -> None:
-        journals[-1].prio_heads[self.device] = self.cache.prio_chain_writing[0]
+        journals[-1].locations.prio_heads[self.device] = self.cache.prio_chain_writing[0]
         await write(self, gens)
 
     patch.setattr(Journal, "__init__", noted)

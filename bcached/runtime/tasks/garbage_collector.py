@@ -275,7 +275,7 @@ class GarbageCollector:
                         outdated[interior] = None
                 yield
         self._outdated = list(outdated)
-        for key in (self._journal.uuid_bucket, self._journal.root):
+        for key in (self._journal.locations.uuid_bucket, self._journal.locations.root):
             self._mark_key(key, markings)
         yield
         for holder in list(self._holders):

@@ -34,7 +34,7 @@ class JournalWriter:
         try:
             await self._write_what_is_due()
         except BaseException as error:
-            self._journal.break_off(error)  # no other task writes for the waiters
+            self._journal.abort(error)  # no other task writes for the waiters
             raise
 
     async def _write_what_is_due(self) -> None:
@@ -56,9 +56,10 @@ class JournalWriter:
         journal = self._journal
         if journal.is_wanted:
             return 0.0
-        if journal.opened_at is None:
+        opened_at = journal.open_entry.opened_at
+        if opened_at is None:
             return None
-        return journal.opened_at + self._shared.options.journal_delay_s - self._shared.clock()
+        return opened_at + self._shared.options.journal_delay_s - self._shared.clock()
 
     async def _sleep(self, seconds: float | None) -> None:
         """Sleep until woken, or for so many seconds."""

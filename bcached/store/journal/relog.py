@@ -7,10 +7,11 @@ alone must change nothing, in case the power fails before the last; so they hold
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from bcached.format.bkey import HEAD_WORDS, WORD_BYTES, parse_keys
+from bcached.format.bkey import HEAD_WORDS, WORD_BYTES, pack_keys, parse_keys
+from bcached.format.jset import JournalEntry
 from bcached.keys import POINTERS_MAX
 from bcached.state.index.bset_packing import PackedKeys
 from bcached.state.index.extents import Extents
@@ -29,12 +30,21 @@ class NeededKeys:
     """Keys by the entry that holds them, oldest first."""
 
     def __init__(self, member_count: int) -> None:
-        self.words = 0
-        self.cuts = 0
+        self.words = 0  # of all keys
+        self.cuts = 0  # of all records
         # Dividing a key adds one. Its copies are on different members; one of the kernel's pointers may name
         # no device.
         self._words_of_key = HEAD_WORDS + min(member_count + 1, POINTERS_MAX)
         self._records: deque[Record] = deque()
+
+    @classmethod
+    def of(cls, entries: Iterable[JournalEntry], member_count: int) -> "NeededKeys":
+        """Returns the keys of these entries, oldest first."""
+        needed = cls(member_count)
+        for entry in entries:
+            if entry.keys:
+                needed.add(Record(entry.seq, entry.seq, pack_keys(entry.keys), len(entry.keys)))
+        return needed
 
     @property
     def oldest(self) -> Record | None:
@@ -55,7 +65,7 @@ class NeededKeys:
             self.words -= len(record.packed) // WORD_BYTES
             self.cuts -= record.cuts
 
-    def words_laid_over(self, words: int = 0, keys: int = 0) -> int:
+    def merged_words_max(self, words: int = 0, keys: int = 0) -> int:
         """Returns the most words that merging all keys, and so many more, could take."""
         return self.words + words + (self.cuts + keys) * self._words_of_key
 
@@ -63,7 +73,7 @@ class NeededKeys:
         """Returns all keys as they were accepted."""
         return b"".join(record.packed for record in self._records)
 
-    def laid_over(self, words_max: int) -> list[bytes]:
+    def merged(self, words_max: int) -> list[bytes]:
         """Returns all keys merged, newest wins, in parts of at most so many words."""
         extents = Extents(keep_deletions=True)
         for record in self._records:

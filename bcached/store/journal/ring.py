@@ -11,7 +11,7 @@ from typing import NamedTuple
 from bcached.state.buckets.geometry import Geometry
 
 
-class Room(NamedTuple):
+class Remaining(NamedTuple):
     """What a ring has left behind an entry: buckets that could be begun, and bytes of the entry's own."""
 
     buckets: int
@@ -19,13 +19,13 @@ class Room(NamedTuple):
 
 
 class JournalRing:
-    """Positions in one member's journal; newest_seqs is the newest entry in each bucket, 0 for none."""
+    """Positions in one member's journal."""
 
     def __init__(self, geometry: Geometry, buckets: Sequence[int]) -> None:
         assert buckets
         self.buckets = tuple(buckets)
-        self.newest_seqs = [0] * len(buckets)
-        self.index = 0
+        self.newest_seqs = [0] * len(buckets)  # of the newest entry in each bucket; 0 for none
+        self.index = 0  # of the current bucket
         self._bucket_bytes = geometry.bucket_bytes
         self._block_bytes = geometry.block_bytes
         # The current bucket counts as full at first: the kernel, too, advances before its first entry.
@@ -33,8 +33,18 @@ class JournalRing:
         self._behind_newest = self._bucket_bytes
         self._counted = (0, 0, 0)  # bucket, last_seq and free buckets behind it: a count that only grows
 
-    def resume(self, index: int, behind_byte: int) -> None:
+    def __repr__(self) -> str:
+        return f"<JournalRing bucket {self.index} of {len(self.buckets)}, newest seqs {self.newest_seqs}>"
+
+    @property
+    def newest_seq(self) -> int:
+        """The newest entry in any bucket; 0 for none."""
+        return max(self.newest_seqs)
+
+    def resume(self, newest_seqs: Sequence[int], index: int, behind_byte: int) -> None:
         """Continue in the bucket after the newest entry's; behind that entry if no bucket is free."""
+        assert len(newest_seqs) == len(self.buckets)
+        self.newest_seqs = list(newest_seqs)
         self.index = index
         self._next_byte = self._bucket_bytes
         self._behind_newest = behind_byte
@@ -46,16 +56,16 @@ class JournalRing:
         self._counted = (self.index, durable_last_seq, count)
         return count
 
-    def room_after(self, size_bytes: int, durable_last_seq: int, last_seq: int) -> Room | None:
+    def remaining_after(self, size_bytes: int, durable_last_seq: int, last_seq: int) -> Remaining | None:
         """Returns the space left once the next entry, with this last_seq, is durable; None if it is full."""
         found = self._find(size_bytes, durable_last_seq)
         if found is None:
             return None
         index, byte = found
-        return Room(self._free_behind(index, last_seq), self._bucket_bytes - byte - size_bytes)
+        return Remaining(self._free_behind(index, last_seq), self._bucket_bytes - byte - size_bytes)
 
-    def place(self, size_bytes: int, seq: int, durable_last_seq: int) -> int | None:
-        """Returns the byte offset on the device for the next entry; None if the ring is full."""
+    def advance(self, size_bytes: int, seq: int, durable_last_seq: int) -> int | None:
+        """Move behind the next entry. Returns its byte offset on the device; None if the ring is full."""
         found = self._find(size_bytes, durable_last_seq)
         if found is None:
             return None
@@ -79,15 +89,19 @@ class JournalRing:
         1. The current bucket has space. 2. The next is free. 3. After `resume`: behind the newest entry.
         """
         assert size_bytes % self._block_bytes == 0
+        # 1.
         if self._next_byte + size_bytes <= self._bucket_bytes:
             return self.index, self._next_byte
+        # 2.
         if self._is_free(self.index + 1, durable_last_seq):
             return (self.index + 1) % len(self.buckets), 0
+        # 3.
         if self._behind_newest + size_bytes <= self._bucket_bytes:
             return self.index, self._behind_newest
         return None
 
     def _free_behind(self, index: int, last_seq: int) -> int:
+        """Returns how many buckets behind one are free; counts on from the known ones, which stay free."""
         known_index, known_seq, count = self._counted
         ahead = (index - known_index) % len(self.buckets)
         count = max(count - ahead, 0) if last_seq >= known_seq else 0

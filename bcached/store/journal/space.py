@@ -1,59 +1,109 @@
-"""How much may be in the journal at once, so that there is always space for an entry without keys.
+"""Whether keys may be accepted, and when leaves must be written so that more can be.
 
-Entries without keys (a root, prios, the uuid table) cannot wait: writing out the leaves that would free the
-ring may take any number of them. So space is reserved not for them but for a relog: writing all needed keys
-again at the front of the ring (relog.py), which makes all older entries superfluous:
-
-    Of every member's ring as many buckets are free, always, as it takes to relog all needed keys.
-
-One entry is enough if the keys fit in it; it takes one bucket, and when it is durable all others are free. So
-a ring of two buckets never gets stuck while no more than one entry's words are needed. To need more, a ring
-must be larger: each relog takes at most a quarter of it. It leaves three times the space it took, so there is
-space for the next one, and for two more that a power cut interrupts.
+The limits themselves, and why they suffice, are in limits.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from bcached.format.bkey import WORD_BYTES
-from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
-from bcached.keys import POINTERS_MAX
-from bcached.state.buckets.geometry import Geometry
+from bcached.store.journal.limits import JournalLimits
+from bcached.store.journal.open_entry import OpenEntry
+from bcached.store.journal.relog import NeededKeys
+from bcached.store.journal.rings import Rings
+from bcached.store.journal.waiters import Waiters
 
-# Needed keys are in memory. This is enough for a block of new keys in each of 2000 leaves at 4 KiB.
-NEEDED_WORDS_MAX = (8 << 20) // WORD_BYTES
-LONGEST_KEY_WORDS = 2 + POINTERS_MAX
+GRANTED_WORDS = 1024  # requested at once, so that not every key has to be checked against the ring
 
 
-class JournalRoom:
-    """The bounds for rings of these lengths."""
+class JournalSpace:
+    """The space for keys: in the open entry, and in the rings, where they stay as long as they are needed."""
 
-    def __init__(self, geometry: Geometry, ring_lengths: Sequence[int]) -> None:
-        entry_bytes = min(geometry.bucket_bytes, JSET_BYTES_MAX)
-        self.entry_words = (entry_bytes - JSET_BYTES) // WORD_BYTES  # most words of keys in one entry
-        self.buckets = min(ring_lengths)
-        self._block_bytes = geometry.block_bytes
-        self._entries_a_bucket = geometry.bucket_bytes // self.entry_bytes(self.entry_words)
+    def __init__(
+        self, limits: JournalLimits, rings: Rings, needed: NeededKeys, open_entry: OpenEntry
+    ) -> None:
+        self.limits = limits
+        self.rings = rings
+        self.needed = needed
+        # Returns the oldest entry with keys that no written leaf holds. To be set before the first entry
+        # after an opening that found keys: that entry would release them.
+        self.oldest_needed: Callable[[], int | None] = lambda: None
+        self.waiters = Waiters()  # for words
+        self.is_relogging = False  # in parts: no key is accepted meanwhile
+        self.is_release_wanted = False  # an entry, even without keys, would free buckets
+        self._open = open_entry
 
-    def entry_bytes(self, words: int) -> int:
-        """Returns the bytes that an entry with so many words of keys takes on the device."""
-        used = JSET_BYTES + words * WORD_BYTES
-        return -(-used // self._block_bytes) * self._block_bytes
+    def __repr__(self) -> str:
+        words, free = self.needed.words + self._open.words, self.rings.free
+        return f"<JournalSpace {words} words needed, {free} of {self.limits.buckets} buckets free>"
 
-    def carriage_buckets(self, words: int, words_laid_over: int) -> int:
-        """Returns how many free buckets it takes to relog so many words."""
-        if words <= self.entry_words:
-            return 1
-        # An entry with the keys accepted last comes before the parts. All but the last lack less than a key.
-        parts = -(-words_laid_over // (self.entry_words - LONGEST_KEY_WORDS))
-        return self.buckets_of(parts + 1)
-
-    def buckets_of(self, entries: int) -> int:
-        """Returns how many buckets full entries take, wherever in a bucket the first begins."""
-        return 1 - (-entries // self._entries_a_bucket)
-
-    def may_need(self, words: int, words_laid_over: int) -> bool:
-        """Whether so many words may be needed at once in an otherwise empty ring."""
-        if words <= self.entry_words:
+    def has(self, words: int) -> bool:
+        """Whether keys of so many words may be accepted now."""
+        entry = self._open
+        if self.is_relogging or entry.words + words > entry.words_max:
+            return False
+        if words <= entry.granted_words:
             return True
-        buckets = self.carriage_buckets(words, words_laid_over)
-        return words <= NEEDED_WORDS_MAX and 4 * buckets < self.buckets
+        if self._rings_take(words + GRANTED_WORDS, self.rings.free):
+            entry.granted_words = words + GRANTED_WORDS
+            return True
+        return self._rings_take(words, self.rings.free)
+
+    def fits_open_entry(self, words: int) -> bool:
+        """Whether the open entry could hold so many words more."""
+        return not self.is_relogging and self._open.words + words <= self._open.words_max
+
+    def count_free(self) -> None:
+        """Count the free buckets; what was granted by an older count is not certain any more."""
+        self.rings.count_free()
+        self._open.granted_words = 0
+
+    def release(self) -> int | None:
+        """Forget keys that are in written leaves by now. Returns the oldest entry that is needed."""
+        words, oldest = self.needed.words, self.oldest_needed()
+        self.needed.release(oldest)
+        if self.needed.words < words:
+            self.waiters.wake_all()
+        return oldest
+
+    def pressure(self, next_seq: int) -> int | None:
+        """Returns the seq through which leaves should be written to free a bucket; None if none is short.
+
+        next_seq is the open entry's. Sets is_release_wanted if buckets would be free once an entry says so.
+        """
+        self.release()
+        if not self._is_short(self.rings.free):
+            return None
+        oldest = self.needed.oldest
+        free = self.rings.free_with(next_seq if oldest is None else oldest.seq)
+        if free > self.rings.free:
+            self.is_release_wanted = True
+        if not self._is_short(free):
+            return None
+        if oldest is None:
+            return next_seq if self._open.key_count else None
+        return self.rings.newest_with(oldest.seq)
+
+    def _rings_take(self, words: int, free: int) -> bool:
+        """Whether so many words more may be needed while so many buckets are free."""
+        limits = self.limits
+        if self.needed.words + self._open.words + words > limits.entry_words:
+            self.release()
+        # The shortest key is of two words, a deletion.
+        total, merged = self._weight(words, words // 2)
+        if total <= limits.entry_words:
+            return True
+        return free > limits.relog_buckets(total, merged) and limits.may_need(total, merged)
+
+    def _weight(self, words: int = 0, keys: int = 0) -> tuple[int, int]:
+        """Returns the words needed if so many are added, and the most that a merge of them could take."""
+        words, keys = words + self._open.words, keys + self._open.key_count
+        return self.needed.words + words, self.needed.merged_words_max(words, keys)
+
+    def _is_short(self, free: int) -> bool:
+        """Whether leaves should be written out if so many buckets are free."""
+        waiting = self.waiters.most
+        if waiting and not self._rings_take(waiting, free):
+            return True
+        words, merged = self._weight()
+        return 2 * words > self.limits.entry_words and (
+            2 * free < self.limits.buckets - 1 or not self.limits.may_need(2 * words, 2 * merged)
+        )

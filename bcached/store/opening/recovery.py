@@ -26,6 +26,7 @@ from bcached.state.index.extents import Extents
 from bcached.state.index.node import Leaf
 from bcached.state.index.tree import Tree
 from bcached.store.journal.journal import Journal
+from bcached.store.journal.locations import Locations
 from bcached.store.journal.ring import JournalRing
 from bcached.store.member import Member, geometry_of
 from bcached.store.membership import MemberFound, with_new_journal
@@ -76,28 +77,26 @@ async def recover(
     assert found.contents is not None
     contents = found.contents
     newest = contents.newest
-    members = []
+    members, rings = [], []
     for number, member in enumerate(found.members):
         geometry = geometry_of(member.superblock)
         cache = make_cache(geometry, number)
         _fill_table(cache, contents, number)
         ring = JournalRing(geometry, member.superblock.journal_buckets)
         ring_found = contents.journal.rings[number]
-        ring.newest_seqs = list(ring_found.newest_seqs)
-        ring.resume(ring_found.index, ring_found.behind_byte)
+        ring.resume(ring_found.newest_seqs, ring_found.index, ring_found.behind_byte)
+        rings.append(ring)
         chain = contents.chains[number]
-        members.append(Member(number, member.block_device, member.superblock, cache, ring, chain.seq))
+        members.append(Member(number, member.block_device, member.superblock, cache, chain.seq))
     journal = Journal(
         members,
+        rings,
+        Locations.named_by(newest),
         seq=newest.seq,
         durable_last_seq=newest.last_seq,
-        uuid_bucket=newest.uuid_bucket,
-        root=newest.root,
-        level=newest.level,
         clock=clock,
         entries=contents.journal.entries,
     )
-    journal.prio_heads = list(newest.prio_heads)
     place_metadata(members, newest.uuid_bucket, State.UUID)
     uuid_table = UuidTable(members[0].cache.geometry, contents.uuids)
     volumes = {volume.inode for volume in uuid_table.volumes()}
@@ -105,7 +104,7 @@ async def recover(
     index = await recover_index(
         members, contents.censuses, contents.journal.entries, [table], index_bytes, progress, volumes
     )
-    journal.oldest_needed = lambda: index.tree.pins.oldest
+    journal.space.oldest_needed = lambda: index.tree.pins.oldest
     for opened in members:
         opened.cache.reserves.fit_tree(newest.level)
         opened.cache.initial_fill(FILLED_FIRST)
@@ -143,13 +142,14 @@ async def first_run(
     geometry = members[0].cache.geometry
     uuid_table = UuidTable(geometry, [None] * uuid_slots(geometry.bucket_sectors))
     nowhere = Key(0, 0, 0, False, ())
-    journal = Journal(members, seq=0, durable_last_seq=0, uuid_bucket=nowhere, root=nowhere, clock=clock)
+    rings = [JournalRing(member.cache.geometry, member.superblock.journal_buckets) for member in members]
+    journal = Journal(members, rings, Locations(nowhere, nowhere), seq=0, durable_last_seq=0, clock=clock)
     if synchronous:
         for member in members:
             await write_first_prios(member, journal)
-    journal.uuid_bucket = await write_uuids(members[0], uuid_table, uuid_table.entries)
+    journal.locations.uuid_bucket = await write_uuids(members[0], uuid_table, uuid_table.entries)
     root = await _write_root(members[0])
-    journal.root = root.key
+    journal.locations.root = root.key
     if synchronous:
         await journal.commit()
         for member in members:
@@ -159,7 +159,7 @@ async def first_run(
         # Refill the reserves after the first run: the next prio write could not wait for its buckets.
         member.cache.initial_fill(FILLED_FIRST)
     tree = Tree(root, shape_of(members))
-    journal.oldest_needed = lambda: tree.pins.oldest
+    journal.space.oldest_needed = lambda: tree.pins.oldest
     index = RecoveredIndex(tree, node_io(members), live_sectors(members), IndexHealth())
     return OpenedSet(members, journal, uuid_table, index)
 
@@ -172,8 +172,7 @@ def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> 
         cache.table.move(bucket, State.JOURNAL)
     cache.initial_fill(FILLED_FIRST)
     assert cache.has_prio_chain, "the reader checks for enough buckets"
-    ring = JournalRing(geometry, superblock.journal_buckets)
-    return Member(number, found.block_device, superblock, cache, ring)
+    return Member(number, found.block_device, superblock, cache)
 
 
 async def _take_back(member: Member) -> None:
@@ -192,7 +191,7 @@ async def write_first_prios(member: Member, journal: Journal) -> None:
     cache.take_prio_chain()
     gens, through = cache.snapshot_gens()
     await member.write_prios(gens)
-    journal.prio_heads[member.device] = cache.prio_chain_writing[0]
+    journal.locations.prio_heads[member.device] = cache.prio_chain_writing[0]
     for _ in cache.gens_became_durable(gens, through):
         pass
 

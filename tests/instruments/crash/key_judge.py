@@ -292,7 +292,7 @@ def _buckets(opened: OpenedSet, counts: Sequence[Any]) -> str | None:
             return wrong
         if len(cache.reserves.lists[Reserve.PRIO]) < cache.geometry.prio_bucket_count:
             return f"{member.device}: no buckets for a prio write"
-    named = [(opened.journal.uuid_bucket, BucketState.UUID)]
+    named = [(opened.journal.locations.uuid_bucket, BucketState.UUID)]
     named += [(key, BucketState.BTREE) for key in opened.index.tree.node_keys()]
     for key, state in named:
         pointer = key.pointers[0]

@@ -20,6 +20,7 @@ from bcached.state.buckets.member_buckets import Cache
 from bcached.state.index.journal_pins import SeqPins
 from bcached.store.finding import refuse_fatal
 from bcached.store.journal.journal import Journal
+from bcached.store.journal.locations import Locations
 from bcached.store.journal.reader import JournalFound
 from bcached.store.journal.ring import JournalRing
 from bcached.store.member import Member, geometry_of
@@ -45,6 +46,11 @@ def ring_superblock(buckets: int, bucket_sectors: int, block_sectors: int) -> Su
         first_bucket=FIRST,
         journal_buckets=tuple(range(FIRST, FIRST + buckets)),
     )
+
+
+def ring_of(superblock: Superblock) -> JournalRing:
+    """A member's ring, in which nothing was written yet."""
+    return JournalRing(geometry_of(superblock), superblock.journal_buckets)
 
 
 def lay(sectors: Sectors, key: Key) -> None:
@@ -119,10 +125,10 @@ class JournalStory:
         ]
         self.journal = Journal(
             self.members,
+            list(map(ring_of, self.superblocks)),
+            Locations(ENTRY.uuid_bucket, ENTRY.root),
             seq=0,
             durable_last_seq=0,
-            uuid_bucket=ENTRY.uuid_bucket,
-            root=ENTRY.root,
             clock=lambda: asyncio.get_running_loop().time(),
         )
         self._adopt(self.journal)
@@ -138,9 +144,9 @@ class JournalStory:
         devices = [member.block_device for member in story.members]
         found = await read_journal(list(map(MemberFound, devices, self.superblocks)), refuse_fatal)
         await self.check(found, cut.written, cut.acknowledged)
-        for member, ring in zip(story.members, found.rings, strict=True):
-            member.ring.newest_seqs = list(ring.newest_seqs)
-            member.ring.resume(ring.index, ring.behind_byte)
+        resumed = list(map(ring_of, self.superblocks))
+        for ring, left in zip(resumed, found.rings, strict=True):
+            ring.resume(left.newest_seqs, left.index, left.behind_byte)
         newest = found.newest
         story.accepted = [change for change in self.accepted if change[0] <= newest.seq]
         story.written = self.written[: cut.written]
@@ -151,10 +157,10 @@ class JournalStory:
         story._adopt(
             Journal(
                 story.members,
+                resumed,
+                Locations.named_by(newest),
                 seq=newest.seq,
                 durable_last_seq=newest.last_seq,
-                uuid_bucket=newest.uuid_bucket,
-                root=newest.root,
                 clock=lambda: asyncio.get_running_loop().time(),
                 entries=found.entries,
             )
@@ -169,13 +175,12 @@ class JournalStory:
     def _member(self, number: int, device: RecordingDevice) -> Member:
         superblock = self.superblocks[number]
         geometry = geometry_of(superblock)
-        ring = JournalRing(geometry, superblock.journal_buckets)
-        return Member(number, device, superblock, Cache(geometry, number, seed=1), ring)
+        return Member(number, device, superblock, Cache(geometry, number, seed=1))
 
     def _adopt(self, journal: Journal) -> None:
         self.journal = journal
         self._look = asyncio.Event()
-        journal.oldest_needed = lambda: self.pins.oldest
+        journal.space.oldest_needed = lambda: self.pins.oldest
         journal.on_wanted = self._look.set
         journal.on_durable.append(self._durable)
 
@@ -209,8 +214,8 @@ class JournalStory:
     async def accept(self, keys: list[Key]) -> int:
         """Append when there is room, and put the keys where they belong."""
         words = sum(map(key_words, keys))
-        while not self.journal.has_room(words):
-            await self.journal.wait_for_room(words)
+        while not self.journal.has_space(words):
+            await self.journal.wait_for_space(words)
         seq = self.journal.append(keys)
         assert seq == self.journal.accepted_seq == self.journal.seq + 1
         for key in keys:
@@ -290,14 +295,14 @@ class JournalStory:
     async def meddler(self, pause_s: float) -> None:
         """Entries for which nobody waits to have room."""
         while not self.over.is_set():
-            self.journal.prio_heads[0] = self.random.randrange(1, 600)
+            self.journal.locations.prio_heads[0] = self.random.randrange(1, 600)
             await self.journal.commit()
             await asyncio.sleep(0.0001 + pause_s * self.random.random())
 
     async def writer(self) -> None:
         """What the journal writer does, without delay."""
         while not self.over.is_set():
-            if self.journal.is_wanted or self.journal.opened_at is not None:
+            if self.journal.is_wanted or self.journal.open_entry.opened_at is not None:
                 await self.journal.commit()
                 continue
             self._look.clear()

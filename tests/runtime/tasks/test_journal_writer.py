@@ -93,7 +93,7 @@ async def test_it_seals_an_entry_that_is_too_full_for_the_next_keys() -> None:
     async with written() as story:
         journal = story.journal
         journal.append([key(number) for number in range(journal.commit_words // 2)])
-        await journal.wait_for_room(2)
+        await journal.wait_for_space(2)
         assert asyncio.get_running_loop().time() < DELAY_S
         journal.append([key(0)])
 

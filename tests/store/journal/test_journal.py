@@ -73,10 +73,10 @@ async def test_an_entry_is_a_flush_of_every_member_and_then_a_durable_write_to_e
 async def test_an_entry_names_what_is_in_use_when_its_flush_is_issued() -> None:
     recorded = await Recorded.of(530)
     journal = recorded.journal
-    key = journal.uuid_bucket
+    key = journal.locations.uuid_bucket
     writing = asyncio.create_task(journal.commit())
     await asyncio.sleep(0)
-    journal.prio_heads[0] = 99  # too late for this one
+    journal.locations.prio_heads[0] = 99  # too late for this one
     await writing
     await journal.commit()
     first, second = (entry_in(e, recorded.opened) for e in recorded.logs[0].entries if e.durable)
@@ -160,9 +160,8 @@ async def test_one_who_was_cancelled_while_waiting_for_its_turn_leaves_no_trace(
 
 async def test_a_ring_without_a_place_ends_the_journal() -> None:
     recorded = await Recorded.of(530)
-    ring = recorded.opened.members[0].ring
-    ring.newest_seqs = [99] * len(ring.buckets)
-    ring.resume(0, BUCKET_BYTES)
+    ring = recorded.journal.space.rings.each[0]
+    ring.resume([99] * len(ring.buckets), 0, BUCKET_BYTES)
     with pytest.raises(SetRefused, match="no free journal bucket for entry 2"):
         await recorded.journal.commit()
     with pytest.raises(BcachedError, match="aborted: entry 2 was not completely written"):
@@ -274,7 +273,7 @@ async def test_whoever_gives_up_waiting_breaks_nothing() -> None:
         story = a_journal()
         journal = story.journal
         waiting = [asyncio.create_task(journal.durable(journal.append([data(n)]))) for n in range(3)]
-        full = asyncio.create_task(journal.wait_for_room(journal.commit_words))
+        full = asyncio.create_task(journal.wait_for_space(journal.commit_words))
         await asyncio.sleep(0)
         writing = asyncio.create_task(journal.commit())
         for _ in range(turns):
@@ -295,7 +294,7 @@ async def test_when_a_device_fails_those_who_wait_hear_of_it(verb: str) -> None:
     story.members[0].block_device = failing
     seq = journal.append([data(1)])
     waiting = [asyncio.create_task(journal.durable(seq)) for _ in range(3)]
-    room = asyncio.create_task(journal.wait_for_room(journal.commit_words))
+    room = asyncio.create_task(journal.wait_for_space(journal.commit_words))
     await asyncio.sleep(0)
     with pytest.raises(DeviceError):
         await journal.commit()
@@ -307,7 +306,7 @@ async def test_when_a_device_fails_those_who_wait_hear_of_it(verb: str) -> None:
     with pytest.raises(DeviceError, match="Input/output error"):
         await journal.durable(seq)
     with pytest.raises(DeviceError, match="Input/output error"):
-        await journal.wait_for_room(journal.commit_words)
+        await journal.wait_for_space(journal.commit_words)
 
 
 async def test_a_root_is_durable_with_its_level_and_all_keys_accepted_before() -> None:
@@ -339,7 +338,7 @@ async def test_an_entry_needs_those_whose_keys_are_in_no_written_leaf() -> None:
     story.pins.unpin(3)
     await journal.commit()
     assert [entry.last_seq for entry in entries_of(story)] == [1, 1, 1, 2, 5]
-    assert journal.durable_last_seq == 5
+    assert journal.space.rings.durable_last_seq == 5
 
 
 # Room
@@ -351,19 +350,19 @@ async def test_there_is_room_for_as_many_words_as_an_entry_holds() -> None:
     assert journal.commit_words == (4096 - 240) // 8
     keys = [data(number) for number in range(journal.commit_words // 3)]
     words = sum(map(key_words, keys))
-    assert journal.has_room(journal.commit_words)
+    assert journal.has_space(journal.commit_words)
     journal.append(keys)
-    assert journal.has_room(journal.commit_words - words)
-    assert not journal.has_room(journal.commit_words - words + 1)
+    assert journal.has_space(journal.commit_words - words)
+    assert not journal.has_space(journal.commit_words - words + 1)
     await journal.commit()
-    assert journal.has_room(journal.commit_words), "no leaf needs them"
+    assert journal.has_space(journal.commit_words), "no leaf needs them"
 
 
 async def test_keys_wait_until_the_open_entry_is_sealed_and_no_longer() -> None:
     story = a_journal()
     journal = story.journal
     journal.append([data(number) for number in range(160)])
-    waiting = asyncio.create_task(journal.wait_for_room(12))
+    waiting = asyncio.create_task(journal.wait_for_space(12))
     await settle()
     assert journal.is_wanted
     assert not waiting.done()
@@ -383,7 +382,7 @@ async def test_keys_wait_while_leaves_need_as_much_as_the_ring_can_carry() -> No
     await story.accept([data(number) for number in range(150)])
     await journal.commit()
     assert pressed == [1]
-    waiting = asyncio.create_task(journal.wait_for_room(60))
+    waiting = asyncio.create_task(journal.wait_for_space(60))
     await settle()
     assert not waiting.done()
     assert pressed == [1, 1], "leaves are to be written through entry 1"
@@ -391,7 +390,7 @@ async def test_keys_wait_while_leaves_need_as_much_as_the_ring_can_carry() -> No
         await story.write_leaf(leaf)
     assert journal.pressure() is None
     await waiting
-    assert journal.has_room(60)
+    assert journal.has_space(60)
 
 
 async def test_what_leaves_release_counts_once_an_entry_tells_it_which_is_asked_for() -> None:
@@ -400,11 +399,11 @@ async def test_what_leaves_release_counts_once_an_entry_tells_it_which_is_asked_
     for number in range(14):
         await story.accept([data(40 * number + step) for step in range(20)])
         await journal.commit()
-    while journal.has_room(2):
+    while journal.has_space(2):
         await journal.commit()
     free = journal.free_buckets(story.members[0])
     assert free > 4, "kept back, to carry what is needed"
-    waiting = asyncio.create_task(journal.wait_for_room(2))
+    waiting = asyncio.create_task(journal.wait_for_space(2))
     await settle()
     assert journal.pressure() == 1
     assert not journal.is_wanted
@@ -412,7 +411,7 @@ async def test_what_leaves_release_counts_once_an_entry_tells_it_which_is_asked_
     assert (journal.pressure(), journal.is_wanted) == (2, True), "half of the ring is to be free"
     await journal.commit()
     assert journal.free_buckets(story.members[0]) == free
-    assert journal.durable_last_seq == 2
+    assert journal.space.rings.durable_last_seq == 2
     await waiting
     assert not journal.is_wanted
 

@@ -58,7 +58,7 @@ def test_when_nothing_is_needed_all_is_forgotten() -> None:
 
 def test_of_what_lies_over_each_other_the_last_is_there() -> None:
     found = needed(record(1, data(0, 100, 1000)), record(2, Key(0, 40, 20, False, ()), data(50, 5, 7)))
-    (part,) = found.laid_over(100)
+    (part,) = found.merged(100)
     assert parse_keys(part, "here") == (
         data(0, 40, 1000),
         Key(0, 40, 10, False, ()),
@@ -80,18 +80,18 @@ def test_it_never_comes_to_more_words_than_was_said_and_to_the_same_sectors(memb
                 sectors = random.randint(1, random.choice([2, 28]))
                 copies = random.randint(0, members)
                 some.append(data(random.randrange(width - sectors), sectors, random.randrange(9999), copies))
-            at_most = found.words_laid_over(sum(map(key_words, some)), len(some))
+            at_most = found.merged_words_max(sum(map(key_words, some)), len(some))
             found.add(record(seq, *some))
-            assert found.words_laid_over() == at_most
+            assert found.merged_words_max() == at_most
             keys += some
             if random.random() < 0.7:
                 continue
-            parts = found.laid_over(20)
+            parts = found.merged(20)
             assert all(len(part) <= 160 for part in parts)
             assert sum(map(len, parts)) <= 8 * at_most
             pieces = [key for part in parts for key in parse_keys(part, "here")]
             assert model_of(pieces) == model_of(keys)
             if random.random() < 0.15:
-                # Carried: pieces of one carriage divide each other no more.
+                # Relogged: keys merged by one relog divide each other no more.
                 found.replace([Record(seq, 1, part, 0) for part in parts])
-                assert found.words == found.words_laid_over() == sum(map(len, parts)) // 8
+                assert found.words == found.merged_words_max() == sum(map(len, parts)) // 8

@@ -52,22 +52,22 @@ async def test_the_first_run_writes_in_the_kernel_s_order() -> None:
     journal = opened.journal
     member = opened.members[0]
     prios, uuids, root = (entry.offset for entry in recorder.log.entries[2:5])
-    assert prios == journal.prio_heads[0] * BUCKET_BYTES
-    assert uuids == journal.uuid_bucket.pointers[0].sector * 512
-    assert root == journal.root.pointers[0].sector * 512
+    assert prios == journal.locations.prio_heads[0] * BUCKET_BYTES
+    assert uuids == journal.locations.uuid_bucket.pointers[0].sector * 512
+    assert root == journal.locations.root.pointers[0].sector * 512
     assert recorder.log.entries[6].offset == member.superblock.journal_buckets[1] * BUCKET_BYTES
 
 
 async def test_the_first_run_takes_the_first_buckets_with_gen_1_and_writes_those_gens() -> None:
     (device,) = await fresh_devices(530)
     opened = await open_set([device])
-    head = opened.journal.prio_heads[0]
+    head = opened.journal.locations.prio_heads[0]
     assert head == 7, "the first one behind the journal"
     prios = PrioSet.parse(
         bytes(device.disk.contents[head * 4096 :][:4096]), opened.members[0].superblock.set_magic, ""
     )
     assert prios.gens[:530].tolist() == [0] * 7 + [1] * 8 + [0] * 515
-    for key in (opened.journal.uuid_bucket, opened.journal.root):
+    for key in (opened.journal.locations.uuid_bucket, opened.journal.locations.root):
         assert key.pointers[0].gen == 1
 
 
@@ -120,7 +120,7 @@ async def test_opening_writes_nothing_and_fills_the_tables() -> None:
     for member in opened.members:
         table = member.cache.table
         assert set(table.in_state(State.JOURNAL)) == set(member.superblock.journal_buckets)
-        assert list(table.in_state(State.PRIO)) == [journal.prio_heads[member.device]]
+        assert list(table.in_state(State.PRIO)) == [journal.locations.prio_heads[member.device]]
         assert all(table.prios[bucket] == METADATA_PRIO for bucket in table.in_state(State.PRIO))
         assert all(table.prios[bucket] == INITIAL_PRIO for bucket in table.in_state(State.FREE))
         for reserve in (Reserve.PRIO, Reserve.BTREE):
