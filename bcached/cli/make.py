@@ -11,7 +11,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.format.superblock import Replacement
 from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
-from bcached.store.make.request import MakeRequest, Outcome, carry_out
+from bcached.store.make.request import MakeRequest, Outcome, make_set
 from bcached.units import SECTOR_BYTES, format_size
 
 
@@ -104,7 +104,7 @@ def make(  # noqa: PLR0917 - click passes all by name
         wipe_bcache=wipe_bcache,
         dry_run=dry_run,
     )
-    outcome = asyncio.run(carry_out(request))
+    outcome = asyncio.run(make_set(request))
     for warning in outcome.warnings:
         click.echo(f"bcachectl: {warning}", err=True)
     answer(options, _document(outcome, dry_run), lambda: _text(outcome, dry_run))

@@ -15,7 +15,7 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline import opened
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
-from bcached.store.repair.repair import Step, carry_out, check_patched, clear_journal_behind
+from bcached.store.repair.repair import Step, check_patched, clear_journal_behind, write_steps
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ async def _repair(
         if dry_run:
             return done
         _ask(options, done, yes=yes)
-        await carry_out(done.before.members, done.steps)
+        await write_steps(done.before.members, done.steps)
         done.is_done = True
         done.after = await check_set(devices)
     return done

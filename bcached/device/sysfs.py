@@ -11,8 +11,8 @@ def directory(device_number: int) -> str:
 def attribute(device_number: int, name: str) -> str | None:
     """Returns an attribute of the device, or of the disk whose partition it is; None if neither has it."""
     own = directory(device_number)
-    for place in (own, os.path.dirname(own)):
-        if (found := first_line(f"{place}/{name}")) is not None:
+    for block in (own, os.path.dirname(own)):
+        if (found := first_line(f"{block}/{name}")) is not None:
             return found
     return None
 

@@ -98,8 +98,8 @@ class JournalEntry:
         header = HEADER.pack(
             0, JSET ^ set_magic, self.seq, self.version, len(keys) // WORD_BYTES, self.last_seq
         )
-        places = pack_padded_key(self.uuid_bucket) + pack_padded_key(self.root)
-        used = header[8:] + places + TAIL.pack(self.level, *self.prio_heads) + keys
+        locations = pack_padded_key(self.uuid_bucket) + pack_padded_key(self.root)
+        used = header[8:] + locations + TAIL.pack(self.level, *self.prio_heads) + keys
         packed = struct.pack("<Q", crc64_we(used)) + used
         return packed.ljust(-(-len(packed) // block_bytes) * block_bytes, b"\0")
 

@@ -103,7 +103,7 @@ class Superblock:
         return set_magic_of(self.set_uuid)
 
     @property
-    def has_room_for_copy(self) -> bool:
+    def has_space_for_copy(self) -> bool:
         """Whether the copy is before the buckets in use: not in every layout that the kernel accepts."""
         return self.first_bucket * self.bucket_sectors >= COPY_SECTOR + SUPERBLOCK_SECTORS
 

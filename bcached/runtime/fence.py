@@ -26,7 +26,7 @@ async def wait_for_old_writers(
     deadline = loop.time() + grace_s
     reported = False
     while loop.time() < deadline:
-        if leases and all(lease.is_let_go() for lease in of_this_boot):
+        if leases and all(lease.is_released() for lease in of_this_boot):
             break
         if not reported:
             progress(f"waiting up to {grace_s:g} s for writers of a previous run")

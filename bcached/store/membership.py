@@ -51,7 +51,7 @@ def check_members(members: Sequence[MemberFound]) -> None:
             if here != there:
                 raise SetRefused(f"{path}: {field} is {here}, but {there} on {first.path}")
         _check_features(path, found)
-        _check_room(path, found if found.synchronous else with_new_journal(found))
+        _check_size(path, found if found.synchronous else with_new_journal(found))
 
 
 def refuse_copies(members: Sequence[MemberFound], newest_seqs: Sequence[int | None]) -> None:
@@ -115,7 +115,7 @@ def _check_features(path: str, superblock: Superblock) -> None:
         )
 
 
-def _check_room(path: str, superblock: Superblock) -> None:
+def _check_size(path: str, superblock: Superblock) -> None:
     """Refuse too few buckets for the next journal entry or for the allocator. Kernel: accepts any number."""
     geometry = geometry_of(superblock)
     if geometry.journal_bucket_count < JOURNAL_BUCKETS_MIN:

@@ -31,7 +31,7 @@ async def read_superblock(device: BlockDevice) -> Superblock:
         return copy
 
 
-async def mend_superblock(device: BlockDevice, superblock: Superblock) -> None:
+async def repair_superblock(device: BlockDevice, superblock: Superblock) -> None:
     """Rewrite a superblock that had to be read from its copy to sector 8.
 
     Kernel: reads no other sector. And the next change begins with the copy, which must not be the only sound
@@ -47,7 +47,7 @@ async def mend_superblock(device: BlockDevice, superblock: Superblock) -> None:
 async def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
     """Make a superblock durable, the copy first if the layout has space for one."""
     raw = superblock.pack()
-    if superblock.has_room_for_copy:
+    if superblock.has_space_for_copy:
         await device.write(COPY_SECTOR * SECTOR_BYTES, raw)
         await device.flush()
     await device.write(SUPERBLOCK_SECTOR * SECTOR_BYTES, raw)
@@ -62,7 +62,7 @@ async def _read_copy(device: BlockDevice) -> Superblock | None:
         copy = await _read_at(device, COPY_SECTOR)
     except FormatError:
         return None
-    return copy if copy.has_room_for_copy else None
+    return copy if copy.has_space_for_copy else None
 
 
 async def _read_at(device: BlockDevice, sector: int) -> Superblock:

@@ -50,7 +50,7 @@ def bytes_of(key: Key, seed: int = 1) -> bytes:
 
 def is_locked(path: str) -> bool:
     """Whether a client holds the lease."""
-    return not OldLease(path, "").is_let_go()
+    return not OldLease(path, "").is_released()
 
 
 async def exhaust(client: Client) -> list[Key]:

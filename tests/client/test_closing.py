@@ -110,12 +110,12 @@ async def test_a_client_that_is_dropped_holds_nothing_any_more(tmp_path: Path) -
             client = BlockingClient(it.path).connect()
             client.store(0, 0, bytes(4096))
             client.fetch(0, 0, 8)
-            assert not OldLease(it.cache_set.lease_path, "").is_let_go()
+            assert not OldLease(it.cache_set.lease_path, "").is_released()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 del client
                 gc.collect()
-            assert OldLease(it.cache_set.lease_path, "").is_let_go()
+            assert OldLease(it.cache_set.lease_path, "").is_released()
 
         await asyncio.to_thread(story)
         async with patience(20):

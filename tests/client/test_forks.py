@@ -51,7 +51,7 @@ def refused(*calls: Callable[[], object]) -> str:
 
 
 def is_leased(it: Served) -> bool:
-    return not OldLease(it.cache_set.lease_path, "").is_let_go()
+    return not OldLease(it.cache_set.lease_path, "").is_released()
 
 
 def with_a_child(path: str, direct: bool) -> dict[str, object]:

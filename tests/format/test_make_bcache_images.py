@@ -52,7 +52,7 @@ def test_its_superblocks_are_read_and_written_alike(
     assert superblock.bucket_sectors == int(said["bucket_size"]) == parse_size(bucket) // 512
     assert (superblock.members, superblock.member) == (1, 0)
     assert superblock.first_bucket == int(said["first_bucket"]) == first_bucket_for(superblock.bucket_sectors)
-    assert superblock.has_room_for_copy
+    assert superblock.has_space_for_copy
     assert superblock.pack() == raw
 
 

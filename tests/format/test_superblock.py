@@ -213,8 +213,8 @@ def test_a_bucket_larger_than_a_key_can_tell_is_refused() -> None:
 
 
 def test_the_copy_has_room_only_where_make_bcache_leaves_some() -> None:
-    assert replace(SUPERBLOCK, bucket_sectors=8, first_bucket=3).has_room_for_copy
-    assert not replace(SUPERBLOCK, bucket_sectors=8, first_bucket=2).has_room_for_copy
+    assert replace(SUPERBLOCK, bucket_sectors=8, first_bucket=3).has_space_for_copy
+    assert not replace(SUPERBLOCK, bucket_sectors=8, first_bucket=2).has_space_for_copy
 
 
 @pytest.mark.parametrize("size", [0, 207, 4095, 4097])

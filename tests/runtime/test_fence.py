@@ -65,10 +65,10 @@ async def test_one_that_is_held_is_waited_for(tmp_path: Path) -> None:
 def test_a_lock_of_either_kind_holds_a_lease(tmp_path: Path, how: str) -> None:
     old = OldLease(lease(tmp_path), boot_id())
     with stranger(old.path, how, name="writer") as holder:
-        assert not old.is_let_go()
+        assert not old.is_released()
         if how != "F_RDLCK" or os.geteuid() == 0:  # a record lock shows only among what we may look at
             assert [(it.pid, it.command) for it in old.holders()] == [(holder.pid, "writer")]
-    assert old.is_let_go()
+    assert old.is_released()
     assert old.holders() == []
 
 
@@ -88,7 +88,7 @@ def test_looking_at_a_lease_keeps_no_client_out(tmp_path: Path, monkeypatch: pyt
         seen.append(how)
 
     monkeypatch.setattr(fcntl, "flock", meanwhile)
-    assert old.is_let_go()
+    assert old.is_released()
     assert seen
 
 

@@ -303,7 +303,7 @@ def does_not_mend_a_damaged_superblock(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    patch.setattr(recovery, "mend_superblock", nothing)
+    patch.setattr(recovery, "repair_superblock", nothing)
 
 
 def wipes_a_journal_that_is_still_trusted(patch: pytest.MonkeyPatch) -> None:

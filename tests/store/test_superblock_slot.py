@@ -7,7 +7,7 @@ import pytest
 from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.superblock import Superblock
-from bcached.store.superblock_slot import mend_superblock, read_superblock, write_superblock
+from bcached.store.superblock_slot import read_superblock, repair_superblock, write_superblock
 from instruments.devices.recording_device import RecordingDevice
 from instruments.samples.format_samples import sealed, with_field
 from instruments.samples.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices
@@ -98,11 +98,11 @@ async def test_when_both_are_damaged_the_first_one_s_damage_is_told() -> None:
 async def test_mending_writes_what_is_damaged_durably_and_nothing_else() -> None:
     device, superblock = await device_and_superblock()
     recorder = await RecordingDevice.over(device)
-    await mend_superblock(recorder, superblock)
+    await repair_superblock(recorder, superblock)
     assert recorder.log.entries == []
     device.disk.contents[SUPERBLOCK_AT] ^= 1
     recorder = await RecordingDevice.over(device)
-    await mend_superblock(recorder, superblock)
+    await repair_superblock(recorder, superblock)
     assert recorder.log.durable_bytes(SUPERBLOCK_AT, 4096) == superblock.pack()
     assert [entry.kind for entry in recorder.log.entries] == ["write", "flush"]
 

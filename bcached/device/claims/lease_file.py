@@ -31,9 +31,9 @@ def boot_id() -> str:
         raise DeviceError(BOOT_ID, f"cannot read it: {reason(error)}") from None
 
 
-def create_lease(directory: str, name: str, life: int, boot: str, gid: int | None = None) -> str:
+def create_lease(directory: str, name: str, run: int, boot: str, gid: int | None = None) -> str:
     """Create the lease file of a run; returns its path."""
-    path = os.path.join(directory, f"{name}.{life:016x}{SUFFIX}")
+    path = os.path.join(directory, f"{name}.{run:016x}{SUFFIX}")
     try:
         descriptor = create_group_file(path, os.O_WRONLY, gid)
         try:
@@ -56,7 +56,7 @@ class OldLease:
         self.path = path
         self.boot = boot
 
-    def is_let_go(self) -> bool:
+    def is_released(self) -> bool:
         """Whether no client holds it any more, by a record lock or by flock.
 
         1. The file is removed: no client does.

@@ -56,20 +56,20 @@ def flock_holders(descriptor: int) -> list[Holder]:
     2. Processes that inherited it have it.
     3. No such process is visible.
     """
-    place = _place(descriptor)
+    file_id = _file_id(descriptor)
     found = []
-    for kind, pid in _listed_flocks(place):
-        if _exists(pid) and _has_lock(pid, place, FLOCK, pid) is not False:
+    for kind, pid in _listed_flocks(file_id):
+        if _exists(pid) and _has_lock(pid, file_id, FLOCK, pid) is not False:
             found.append(Holder(kind, process(pid)))
         else:
-            heirs = [Holder(kind, process(heir)) for heir in _pids_with_lock(place, FLOCK, pid)]
+            heirs = [Holder(kind, process(heir)) for heir in _pids_with_lock(file_id, FLOCK, pid)]
             found += heirs or [Holder(kind, Process(pid, has_ended=True))]
     return found
 
 
 def record_lock_holders(descriptor: int) -> list[Process]:
     """Returns the visible processes that hold a POSIX or open-file-description lock on the file."""
-    return [process(pid) for pid in _pids_with_lock(_place(descriptor), RECORD_LOCKS)]
+    return [process(pid) for pid in _pids_with_lock(_file_id(descriptor), RECORD_LOCKS)]
 
 
 def openers(file: os.stat_result) -> Iterator[Process]:
@@ -100,7 +100,7 @@ def _is_same(file: os.stat_result, other: os.stat_result) -> bool:
     return os.path.samestat(file, other)
 
 
-def _place(descriptor: int) -> str:
+def _file_id(descriptor: int) -> str:
     """Returns the file's id in /proc/locks. On some file systems fstat returns another device number."""
     file = calling(os.fstat, descriptor)
     major, minor, inode = os.major(file.st_dev), os.minor(file.st_dev), file.st_ino
@@ -115,20 +115,20 @@ def _place(descriptor: int) -> str:
     return f"{major:02x}:{minor:02x}:{inode}"
 
 
-def _listed_flocks(place: str) -> list[tuple[str, int]]:
+def _listed_flocks(file_id: str) -> list[tuple[str, int]]:
     """Returns the kind and the taker of each flock on the file."""
     try:
         with open("/proc/locks", encoding="ascii") as locks:
-            return [(fields[3], int(fields[4])) for fields in _locks_at(place, locks, FLOCK)]
+            return [(fields[3], int(fields[4])) for fields in _locks_at(file_id, locks, FLOCK)]
     except OSError:
         return []
 
 
-def _locks_at(place: str, lines: Iterable[str], types: tuple[str, ...]) -> Iterator[list[str]]:
+def _locks_at(file_id: str, lines: Iterable[str], types: tuple[str, ...]) -> Iterator[list[str]]:
     """Yields the fields of lines about held locks of these types on the file, not of those waited for."""
     for line in lines:
         fields = line.removeprefix("lock:").split()
-        if len(fields) > 5 and fields[1] in types and fields[5] == place:
+        if len(fields) > 5 and fields[1] in types and fields[5] == file_id:
             yield fields
 
 
@@ -145,12 +145,12 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _pids_with_lock(place: str, types: tuple[str, ...], taker: int | None = None) -> list[int]:
+def _pids_with_lock(file_id: str, types: tuple[str, ...], taker: int | None = None) -> list[int]:
     """Returns the processes that have such a lock; with taker, only locks that process took."""
-    return [pid for pid in _pids() if _has_lock(pid, place, types, taker)]
+    return [pid for pid in _pids() if _has_lock(pid, file_id, types, taker)]
 
 
-def _has_lock(pid: int, place: str, types: tuple[str, ...], taker: int | None = None) -> bool | None:
+def _has_lock(pid: int, file_id: str, types: tuple[str, ...], taker: int | None = None) -> bool | None:
     """Whether a process has such a lock; None if its files cannot be read."""
     try:
         names = os.listdir(f"/proc/{pid}/fdinfo")
@@ -161,7 +161,7 @@ def _has_lock(pid: int, place: str, types: tuple[str, ...], taker: int | None = 
             suppress(OSError),
             open(f"/proc/{pid}/fdinfo/{name}", encoding="ascii", errors="replace") as info,
         ):
-            locks = _locks_at(place, (line for line in info if line.startswith("lock:")), types)
+            locks = _locks_at(file_id, (line for line in info if line.startswith("lock:")), types)
             if any(taker is None or int(fields[4]) == taker for fields in locks):
                 return True
     return False

@@ -15,7 +15,7 @@ from bcached.state.accounting.check_counts import Census
 from bcached.state.accounting.opening_counts import Recount
 from bcached.state.buckets.gens import behind
 from bcached.store.btree.node_reader import NodeFound
-from bcached.store.check.key_check import KeyCheck, KeyTotals, report_homeless
+from bcached.store.check.key_check import KeyCheck, KeyTotals, report_unknown_volumes
 from bcached.store.finding import Findings
 from bcached.store.journal.reader import JournalFound
 from bcached.store.membership import MemberFound
@@ -100,16 +100,16 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
     replayed = merge_entries(path, entries, bounds, report)
     recounts = [Recount(census.gens_on_disk.copy(), census.gens_on_disk) for census in found.censuses]
     contents = BucketContents(members, found.censuses, recounts, report)
-    for pointer, _ in found.metadata_places:
+    for pointer, _ in found.metadata_pointers:
         contents.name_pointer(pointer)
     checked.superseded = replayed.superseded
     checked.tree = TreeReader(contents, bounds, replayed.extents, report)
-    if found.places.root is not None:
-        async for node in checked.tree.nodes(found.places.root, checked.journal.newest.level):
+    if found.metadata_keys.root is not None:
+        async for node in checked.tree.nodes(found.metadata_keys.root, checked.journal.newest.level):
             yield node
     else:
         checked.tree.rows.add(replayed.extents)
-    contents.judge(replayed.keys, [*found.metadata_places, *checked.tree.places])
+    contents.judge(replayed.keys, [*found.metadata_pointers, *checked.tree.node_pointers])
     _judge_keys(checked, contents)
 
 
@@ -118,7 +118,7 @@ def _judge_keys(checked: CheckedSet, contents: BucketContents) -> None:
     report = checked.findings.report
     keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
     for key in (*checked.superseded, *checked.tree.superseded):
-        keys.add_bygone(key)
+        keys.add_superseded(key)
     for key in checked.tree.node_keys:
         keys.add_node_key(key)
     keys.raise_gens()
@@ -126,4 +126,4 @@ def _judge_keys(checked: CheckedSet, contents: BucketContents) -> None:
     for device, census in enumerate(checked.censuses):
         contents.judge_sectors(device, census.data_sectors)
     if checked.volumes:
-        report_homeless(checked.totals, checked.volumes, checked.members[0].path, report)
+        report_unknown_volumes(checked.totals, checked.volumes, checked.members[0].path, report)

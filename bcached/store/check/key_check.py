@@ -59,17 +59,17 @@ class KeyCheck:
         self._members = members
         self._censuses = censuses
         self._rows = rows
-        self._bygone = KeyRows()
+        self._superseded = KeyRows()
         self._node_keys = KeyRows()
         self._report = report
 
-    def add_bygone(self, key: Key) -> None:
+    def add_superseded(self, key: Key) -> None:
         """Add a key that is on disk but superseded by one of the journal's.
 
         It holds no data, but its bucket has had its gen, and may not have it again. With that gen the bucket
         is one for data (kernel: marks the key before the journal's is inserted).
         """
-        self._bygone.add_key(key)
+        self._superseded.add_key(key)
 
     def add_node_key(self, key: Key) -> None:
         """Add a key of an interior node, which names only a gen."""
@@ -77,7 +77,7 @@ class KeyCheck:
 
     def raise_gens(self) -> None:
         """Raise every bucket's gen to the newest of its pointers; afterwards staleness can be judged."""
-        for rows in chain(self._rows.chunks(), self._bygone.chunks(), self._node_keys.chunks()):
+        for rows in chain(self._rows.chunks(), self._superseded.chunks(), self._node_keys.chunks()):
             for census, _, of_member in self._by_member(rows):
                 census.raise_gens(_buckets(census, of_member), of_member.gens)
 
@@ -98,13 +98,13 @@ class KeyCheck:
                 device = int(of_member.devices[0])
                 extents[device].append(_packed_extents(of_member.where(behind == 0)))
             _add_up(totals, rows.where(live))
-        self._remember_bygone()
+        self._remember_superseded()
         for device, packed in enumerate(extents):
             self._report_overlaps(device, packed)
         return totals
 
-    def _remember_bygone(self) -> None:
-        for keys in (self._bygone, self._node_keys):
+    def _remember_superseded(self) -> None:
+        for keys in (self._superseded, self._node_keys):
             for rows in keys.chunks():
                 for census, _, of_member in self._by_member(rows):
                     buckets = _buckets(census, of_member)
@@ -132,25 +132,26 @@ class KeyCheck:
             return
         extents = np.concatenate(packed)
         extents.sort()
-        places, ends = extents >> SIZE_BITS, (extents >> SIZE_BITS) + (extents & SIZE_MASK)
+        sectors, ends = extents >> SIZE_BITS, (extents >> SIZE_BITS) + (extents & SIZE_MASK)
         highest = np.maximum.accumulate(ends)
-        overlapping = np.flatnonzero(places[1:] < highest[:-1]) + 1
+        overlapping = np.flatnonzero(sectors[1:] < highest[:-1]) + 1
         if not len(overlapping):
             return
         path = self._members[device].path
-        for place in places[overlapping[:FINDINGS_OF_A_RULE_MAX]].tolist():
+        for sector in sectors[overlapping[:FINDINGS_OF_A_RULE_MAX]].tolist():
             keys = [
-                key for key in self._keys_at(device, place) if key.pointers[0].sector <= place < _end(key)
+                key for key in self._keys_at(device, sector) if key.pointers[0].sector <= sector < _end(key)
             ]
-            told = " and ".join(f"{key.inode}:{key.offset} ({_kind(key)})" for key in keys[:3])
+            named = " and ".join(f"{key.inode}:{key.offset} ({_kind(key)})" for key in keys[:3])
             lost = f"{min(key.sectors for key in keys)} sectors of one of them" if keys else ""
-            problem = f"more than one live key has these sectors: {told}"
-            where = f"{path} sector {place}"
+            problem = f"more than one live key has these sectors: {named}"
+            where = f"{path} sector {sector}"
             self._report(Finding("key-overlap", Severity.DAMAGE, STRUCTURE, where, problem, lost))
 
-    def _keys_at(self, device: int, place: int) -> Iterator[Key]:
+    def _keys_at(self, device: int, sector: int) -> Iterator[Key]:
         for rows in self._rows.chunks():
-            covers = (rows.devices == device) & (rows.places <= place) & (rows.places + rows.sectors > place)
+            firsts, ends = rows.places, rows.places + rows.sectors
+            covers = (rows.devices == device) & (firsts <= sector) & (sector < ends)
             if covers.any():
                 chosen = rows.where(covers)
                 census = self._censuses[device]
@@ -162,7 +163,7 @@ class KeyCheck:
         return f"inode {key.inode} sector {key.offset}, {path} sector {pointer.sector}"
 
 
-def report_homeless(
+def report_unknown_volumes(
     totals: KeyTotals, volumes: Sequence[UuidEntry | None], where: str, report: Report
 ) -> None:
     """Report keys of an inode that has no volume."""

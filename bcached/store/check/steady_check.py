@@ -18,7 +18,7 @@ from bcached.store.finding import Finding, Findings, Severity
 
 READINGS_MAX = 5
 PAUSE_S = 0.2  # for writes in flight to end
-Place = tuple[str, str]
+RuleAndWhere = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class SteadyCheck:
 
 async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> SteadyCheck:
     """Check a set, several times if needed. Raises an error only if the last reading ends with it."""
-    stays: set[Place] | None = None
-    seen: set[Place] = set()
+    stays: set[RuleAndWhere] | None = None
+    seen: set[RuleAndWhere] = set()
     for reading in range(1, READINGS_MAX + 1):
         try:
             checked = await check_set(devices)
@@ -42,7 +42,8 @@ async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> Ste
                 raise
             await asyncio.sleep(PAUSE_S)
             continue
-        wrong = {_place(finding) for finding in checked.findings.listed if finding.severity > Severity.NOTE}
+        listed = checked.findings.listed
+        wrong = {_identity(finding) for finding in listed if finding.severity > Severity.NOTE}
         seen |= wrong
         stays = wrong if stays is None else stays & wrong
         if not stays or reading == READINGS_MAX or not (in_use or await _has_moved(devices, checked)):
@@ -54,7 +55,7 @@ async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> Ste
     return SteadyCheck(checked, reading, len(seen - stays))
 
 
-def _place(finding: Finding) -> Place:
+def _identity(finding: Finding) -> RuleAndWhere:
     return finding.rule, finding.where
 
 
@@ -70,11 +71,11 @@ def _mark(checked: CheckedSet) -> tuple[object, ...]:
     return seq, *(member.superblock for member in checked.members)
 
 
-def _only(findings: Findings, stays: set[Place]) -> Findings:
+def _only(findings: Findings, stays: set[RuleAndWhere]) -> Findings:
     """Returns the findings at some locations, and all notes."""
     kept = Findings()
     for finding in findings.listed:
-        if finding.severity == Severity.NOTE or _place(finding) in stays:
+        if finding.severity == Severity.NOTE or _identity(finding) in stays:
             kept.report(finding)
     more = Counter({rule: count for rule, count in findings.unlisted().items() if kept.counts[rule]})
     kept.counts += more

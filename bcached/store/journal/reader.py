@@ -65,7 +65,7 @@ class JournalFound:
 
     def placed(self) -> Iterator[tuple[BucketFound, PlacedEntry]]:
         """Every entry of every member and where it is, in the order of the devices."""
-        for bucket in sorted([*self.buckets, *self.others], key=_place_of):
+        for bucket in sorted([*self.buckets, *self.others], key=_position_of):
             for placed in bucket.entries:
                 yield bucket, placed
 
@@ -167,5 +167,5 @@ def _block_bytes(member: MemberFound) -> int:
     return member.superblock.block_sectors * SECTOR_BYTES
 
 
-def _place_of(bucket: BucketFound) -> tuple[int, int]:
+def _position_of(bucket: BucketFound) -> tuple[int, int]:
     return bucket.member, bucket.index

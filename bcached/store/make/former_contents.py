@@ -40,15 +40,15 @@ async def losses(devices: Sequence[BlockDevice]) -> dict[str, str]:
 
 async def _superblock_of(device: BlockDevice) -> Superblock | None:
     """Returns the superblock; None if the device is not bcache's."""
-    place = SUPERBLOCK_SECTOR * SECTOR_BYTES
-    if device.size_bytes < place + SUPERBLOCK_BYTES:
+    offset = SUPERBLOCK_SECTOR * SECTOR_BYTES
+    if device.size_bytes < offset + SUPERBLOCK_BYTES:
         return None
     try:
         return await read_superblock(device)
     except BackingDevice:
         raise
     except FormatError:
-        if (await device.read(place, SUPERBLOCK_BYTES))[MAGIC_BYTES] == SUPERBLOCK_MAGIC:
+        if (await device.read(offset, SUPERBLOCK_BYTES))[MAGIC_BYTES] == SUPERBLOCK_MAGIC:
             raise
         return None
 

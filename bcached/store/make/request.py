@@ -92,7 +92,7 @@ class Outcome:
         ]
 
 
-async def carry_out(request: MakeRequest) -> Outcome:
+async def make_set(request: MakeRequest) -> Outcome:
     """Lay out the set; with dry_run, change nothing. Raises DeviceRefused and others if it cannot be done."""
     refuse_duplicates(request.paths)
     if request.image_bytes is None:

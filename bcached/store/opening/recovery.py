@@ -40,7 +40,7 @@ from bcached.store.opening.index_recovery import (
     shape_of,
 )
 from bcached.store.reading.set_reader import Contents, SetFound
-from bcached.store.superblock_slot import mend_superblock
+from bcached.store.superblock_slot import repair_superblock
 from bcached.store.uuid_table import UuidTable
 from bcached.store.wiping import wipe_buckets
 
@@ -108,7 +108,7 @@ async def recover(
     for opened in members:
         opened.cache.reserves.fit_tree(newest.level)
         opened.cache.initial_fill(FILLED_FIRST)
-        await mend_superblock(opened.block_device, opened.superblock)
+        await repair_superblock(opened.block_device, opened.superblock)
     return OpenedSet(members, journal, uuid_table, index)
 
 
@@ -180,7 +180,7 @@ async def _take_back(member: Member) -> None:
 
     If the wiping is interrupted too, the set would else have a member in use without a journal.
     """
-    await mend_superblock(member.block_device, member.superblock)
+    await repair_superblock(member.block_device, member.superblock)
     if member.superblock.synchronous:
         await member.change_superblock(synchronous=False)
 

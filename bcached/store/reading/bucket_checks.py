@@ -24,8 +24,8 @@ from bcached.store.membership import MemberFound
 
 # Leaves are counted before the journal's keys are merged into them, which may cut the excess. Until then a
 # bucket's sectors may count once for the journal and twice for leaves; the table's columns hold that much.
-LEAVES_CROWD_MAX = 2
-CROWD_MAX = 3
+LEAVES_EXCESS_MAX = 2
+EXCESS_MAX = 3
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class BucketContents:
         """Record the gen of a pointer to metadata."""
         self.recounts[pointer.device].name_one(self._geometry.bucket_of(pointer.sector), pointer.gen)
 
-    def judge(self, keys: Sequence[Key], places: Sequence[tuple[Pointer, str]]) -> None:
+    def judge(self, keys: Sequence[Key], pointers: Sequence[tuple[Pointer, str]]) -> None:
         """Judge all that is known before the journal's keys are merged into the leaves.
 
         The gens that the journal's keys name count only now (kernel: bch_journal_mark): a child that only
@@ -72,14 +72,14 @@ class BucketContents:
         for device in range(len(self.members)):
             self._judge_gens(device)
             self._judge_leaves(device)
-        self._judge_places(places)
+        self._judge_pointers(pointers)
         for device in range(len(self.members)):
             self._judge_journal(device)
         self._judge_replay(keys)
 
     def judge_sectors(self, device: int, sectors: NDArray[np.integer]) -> None:
         """Judge the sectors in each bucket of a member when all keys are counted."""
-        self._refuse_crowd(device, sectors, self._geometry.bucket_sectors)
+        self._refuse_excess(device, sectors, self._geometry.bucket_sectors)
 
     @property
     def _geometry(self) -> Geometry:
@@ -102,7 +102,7 @@ class BucketContents:
 
     def _judge_leaves(self, device: int) -> None:
         recount = self.recounts[device]
-        self._refuse_crowd(device, recount.sectors, self._geometry.bucket_sectors * LEAVES_CROWD_MAX)
+        self._refuse_excess(device, recount.sectors, self._geometry.bucket_sectors * LEAVES_EXCESS_MAX)
         wrong = (recount.sectors > 0) & self._metadata(device)
         for bucket in np.flatnonzero(wrong).tolist():
             self._refuse_data(device, bucket, f"{recount.sectors[bucket]} sectors")
@@ -118,9 +118,9 @@ class BucketContents:
                 sectors = int(rows.sectors[wrong & (buckets == bucket)].sum())
                 self._refuse_data(device, bucket, f"{sectors} sectors of the journal")
 
-    def _judge_places(self, places: Sequence[tuple[Pointer, str]]) -> None:
+    def _judge_pointers(self, pointers: Sequence[tuple[Pointer, str]]) -> None:
         """No metadata may lie in a bucket whose gen has moved on."""
-        for pointer, where in places:
+        for pointer, where in pointers:
             bucket = self._geometry.bucket_of(pointer.sector)
             gen = int(self.recounts[pointer.device].gens[bucket])
             if gen != pointer.gen and self._known(pointer.device)[bucket]:
@@ -135,7 +135,7 @@ class BucketContents:
 
         1. Nearly always the sum of them all is low enough. 2. Else they are counted one by one in order.
         """
-        most = self._geometry.bucket_sectors * CROWD_MAX
+        most = self._geometry.bucket_sectors * EXCESS_MAX
         for device, recount in enumerate(self.recounts):
             sums = recount.sectors.astype(np.int64)
             for chunk in self._of_journal:
@@ -149,15 +149,15 @@ class BucketContents:
     def _judge_replay_of(self, device: int, keys: Sequence[Key], most: int) -> None:
         recount, extents = self.recounts[device], Extents(keep_deletions=True)
         held: Counter[int] = Counter()
-        crowded: dict[int, int] = {}
+        excess: dict[int, int] = {}
         for key in keys:
             for cut in extents.insert(key):
                 self._add(held, device, cut, -1)
             for bucket in self._add(held, device, key, 1):
                 sectors = int(recount.sectors[bucket]) + held[bucket]
                 if sectors > most:
-                    crowded.setdefault(bucket, sectors)
-        for bucket, sectors in crowded.items():
+                    excess.setdefault(bucket, sectors)
+        for bucket, sectors in excess.items():
             self._refuse_sectors(device, bucket, sectors)
 
     def _add(self, held: Counter[int], device: int, key: Key, sign: int) -> list[int]:
@@ -179,7 +179,7 @@ class BucketContents:
         metadata: NDArray[np.bool_] = (uses != Use.FREE) & (uses != Use.DATA) & self._known(device)
         return metadata
 
-    def _refuse_crowd(self, device: int, sectors: NDArray[np.integer], most: int) -> None:
+    def _refuse_excess(self, device: int, sectors: NDArray[np.integer], most: int) -> None:
         for bucket in np.flatnonzero(sectors > most).tolist():
             self._refuse_sectors(device, bucket, int(sectors[bucket]))
 

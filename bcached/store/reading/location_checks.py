@@ -15,7 +15,7 @@ ROOT_POSITION = (INODE_MAX, END_MAX)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class MetadataKeys:
     """The keys of the two; None if invalid."""
 
     uuid_bucket: Key | None = None
@@ -31,9 +31,9 @@ def bounds_of(superblocks: Sequence[Superblock]) -> Bounds:
     )
 
 
-def find_places(
+def check_locations(
     superblocks: Sequence[Superblock], newest: JournalEntry, where: str, report: Report
-) -> Places:
+) -> MetadataKeys:
     """Returns the locations that the newest entry names; an invalid one is reported and left out."""
     bounds = bounds_of(superblocks)
     table = _checked(
@@ -46,7 +46,7 @@ def find_places(
         problem = f"expected {INODE_MAX}:{END_MAX}, the end of all keys, found {root.inode}:{root.end}"
         here = f"{where}, btree_root, position"
         report(Finding("root-position", Severity.FATAL, STRUCTURE, here, problem))
-    return Places(table, root)
+    return MetadataKeys(table, root)
 
 
 def _checked(key: Key, bounds: Bounds, where: str, rule: str, lost: str, report: Report) -> Key | None:

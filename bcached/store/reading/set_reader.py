@@ -21,7 +21,7 @@ from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound, check_members, refuse_copies, refuse_older_copies
 from bcached.store.prio_chain import PrioChain, follow_chain
 from bcached.store.reading.journal_check import read_journal
-from bcached.store.reading.location_checks import Places, find_places
+from bcached.store.reading.location_checks import MetadataKeys, check_locations
 from bcached.store.reading.superblock_check import find_superblock
 from bcached.store.reading.volume_check import read_volumes
 
@@ -36,8 +36,8 @@ class Metadata:
     chains: list[list[tuple[int, PrioSet]]] = field(default_factory=list)  # by member: bucket and set
     censuses: list[Census] = field(default_factory=list)
     volumes: list[UuidEntry | None] = field(default_factory=list)
-    places: Places = field(default_factory=Places)
-    metadata_places: list[tuple[Pointer, str]] = field(default_factory=list)  # of the uuid table
+    metadata_keys: MetadataKeys = field(default_factory=MetadataKeys)
+    metadata_pointers: list[tuple[Pointer, str]] = field(default_factory=list)  # of the uuid table
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ async def read_metadata(
     if found.journal.entries:
         _check_age(found, report)
         await _read_prios(found, report)
-        await _read_places(found, report)
+        await _read_locations(found, report)
     return found
 
 
@@ -202,13 +202,13 @@ async def _read_prios(found: Metadata, report: Report) -> None:
         found.censuses.append(census)
 
 
-async def _read_places(found: Metadata, report: Report) -> None:
+async def _read_locations(found: Metadata, report: Report) -> None:
     """Check the locations of the uuid table and the root in the newest entry, and read the table."""
     assert found.journal is not None
     members, newest = found.members, found.journal.newest
     where = f"{members[0].path} journal entry {newest.seq}"
-    found.places = find_places([member.superblock for member in members], newest, where, report)
-    table = found.places.uuid_bucket
+    found.metadata_keys = check_locations([member.superblock for member in members], newest, where, report)
+    table = found.metadata_keys.uuid_bucket
     if table is not None:
         _claim_uuids(found, table.pointers[0], f"{where}, uuid_bucket", report)
         found.volumes = await read_volumes(members, newest, report)
@@ -218,7 +218,7 @@ def _claim_uuids(found: Metadata, pointer: Pointer, where: str, report: Report) 
     census = found.censuses[pointer.device]
     bucket = census.geometry.bucket_of(pointer.sector)
     census.raise_gen(bucket, pointer.gen)
-    found.metadata_places.append((pointer, where))
+    found.metadata_pointers.append((pointer, where))
     used_for = census.claim(bucket, Use.UUID)
     if used_for != Use.FREE:
         problem = f"expected a bucket of its own, found {bucket}, used for {used_for.name.lower()}"

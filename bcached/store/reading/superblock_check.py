@@ -34,7 +34,7 @@ async def find_superblock(device: BlockDevice, report: Report, *, thorough: bool
         # Kernel: has no copy, and refuses the device.
         report(finding_of(error, RULE, Severity.DAMAGE, "nothing: the copy at sector 16 is good"))
         return found
-    if own.has_room_for_copy:
+    if own.has_space_for_copy:
         await _check_copy(device, own, report)
     return own
 

@@ -55,7 +55,7 @@ class TreeReader:
         # Keys that name gens and hold no data: leaves' keys superseded by the journal, and interior nodes'.
         self.superseded: list[Key] = []
         self.node_keys: list[Key] = []
-        self.places: list[tuple[Pointer, str]] = []  # of all nodes read so far
+        self.node_pointers: list[tuple[Pointer, str]] = []  # of all nodes read so far
         self.nodes_by_level: Counter[int] = Counter()
 
     async def nodes(self, root: Key, level: int) -> AsyncIterator[NodeFound]:
@@ -73,7 +73,7 @@ class TreeReader:
                     census = censuses[key.pointers[0].device]
                     census.sectors[census.geometry.bucket_of(key.pointers[0].sector)] += key.sectors
                     node = await read_node(members, key, level, low)
-                    self.places.append((key.pointers[0], node.where))
+                    self.node_pointers.append((key.pointers[0], node.where))
                     self.nodes_by_level[level] += 1
                     judge_damage(node, self._may_be_torn, self._report)
                     node.bsets += node.behind  # bsets behind damage count as far as they can be read

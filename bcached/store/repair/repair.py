@@ -99,7 +99,7 @@ async def check_patched(
     return await check_set(patched)
 
 
-async def carry_out(members: Sequence[MemberFound], steps: Sequence[Step]) -> None:
+async def write_steps(members: Sequence[MemberFound], steps: Sequence[Step]) -> None:
     """Write the patches, durably."""
     for step in steps:
         for patch in step.patches:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bcached.errors import DeviceRefused
-from bcached.store.make.request import MakeRequest, carry_out
+from bcached.store.make.request import MakeRequest, make_set
 from instruments.samples.format_samples import sealed, with_field
 from instruments.samples.image_builder import SECTOR, ImageBuilder
 
@@ -65,7 +65,7 @@ async def test_what_may_be_missed_is_refused_by_name(
     put(image)
     paths = image.files(tmp_path)
     with pytest.raises(DeviceRefused) as refused:
-        await carry_out(request(paths, **how))
+        await make_set(request(paths, **how))
     told = str(refused.value)
     assert words in told
     assert "would be lost" in told
@@ -83,18 +83,18 @@ async def test_members_of_a_set_are_looked_at_together_and_one_alone_is_not_take
     paths = [image.files(tmp_path)[number] for number in given]
     words = "holds 1 dirty key of 4k" if len(given) == 2 else "may hold dirty data, which cannot be counted"
     with pytest.raises(DeviceRefused, match=words):
-        await carry_out(request(paths, wipe_bcache=True))
+        await make_set(request(paths, wipe_bcache=True))
 
 
 async def test_clean_data_may_go_and_an_explicit_word_is_told_what_it_cost(tmp_path: Path) -> None:
     image = ImageBuilder()
     image.finish(image.node([image.extent(0, 0, 8)]))
-    outcome = await carry_out(request(image.files(tmp_path), wipe_bcache=True))
+    outcome = await make_set(request(image.files(tmp_path), wipe_bcache=True))
     assert outcome.lost == {}
     image = ImageBuilder()
     dirty(image)
     (path,) = image.files(tmp_path)
-    outcome = await carry_out(request([path], force=True))
+    outcome = await make_set(request([path], force=True))
     assert "holds 4 dirty keys of 16k" in outcome.lost[path]
 
 
@@ -102,7 +102,7 @@ async def test_clean_data_may_go_and_an_explicit_word_is_told_what_it_cost(tmp_p
 async def test_buckets_of_one_block_are_warned_of(tmp_path: Path, block: int | None, warns: bool) -> None:
     path = str(tmp_path / "image")
     made = MakeRequest((path,), bucket_bytes=4096, block_bytes=block, image_bytes=16 << 20)
-    assert ["crashes at the first key" in warning for warning in (await carry_out(made)).warnings] == [
+    assert ["crashes at the first key" in warning for warning in (await make_set(made)).warnings] == [
         True
     ] * warns
     assert Path(path).read_bytes()[:SECTOR] == bytes(SECTOR)

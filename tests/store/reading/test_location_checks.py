@@ -8,7 +8,7 @@ from bcached.errors import BcachedError
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key, Pointer
 from bcached.store.finding import Findings, refuse_fatal
-from bcached.store.reading.location_checks import Places, find_places
+from bcached.store.reading.location_checks import MetadataKeys, check_locations
 from instruments.samples.format_samples import ENTRY, SUPERBLOCK
 
 MEMBERS = [replace(SUPERBLOCK, journal_buckets=tuple(range(1, 9)))] * 2
@@ -24,7 +24,8 @@ def moved(key: Key, **fields: int) -> Key:
 def test_good_places_pass_on_any_member() -> None:
     elsewhere = replace(ENTRY, root=moved(ENTRY.root, device=1))
     for entry in (ENTRY, elsewhere):
-        assert find_places(MEMBERS, entry, "here", refuse_fatal) == Places(entry.uuid_bucket, entry.root)
+        found = check_locations(MEMBERS, entry, "here", refuse_fatal)
+        assert found == MetadataKeys(entry.uuid_bucket, entry.root)
 
 
 WRONG = [
@@ -42,12 +43,12 @@ WRONG = [
 @pytest.mark.parametrize(("changed", "says"), WRONG)
 def test_other_places_are_refused(changed: JournalEntry, says: str) -> None:
     with pytest.raises(BcachedError, match=says):
-        find_places(MEMBERS, changed, "here", refuse_fatal)
+        check_locations(MEMBERS, changed, "here", refuse_fatal)
 
 
 @pytest.mark.parametrize(("changed", "says"), WRONG)
 def test_other_places_are_told_and_the_good_one_is_kept(changed: JournalEntry, says: str) -> None:
     findings = Findings()
-    places = find_places(MEMBERS, changed, "here", findings.report)
+    keys = check_locations(MEMBERS, changed, "here", findings.report)
     assert [finding for finding in findings.listed if says in finding.text]
-    assert (places.root is None) + (places.uuid_bucket is None) <= 1
+    assert (keys.root is None) + (keys.uuid_bucket is None) <= 1
