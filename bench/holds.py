@@ -56,7 +56,7 @@ async def during(collections: int, folder: Path) -> dict[str, Any]:
             counting = asyncio.ensure_future(holds.run())
             if name == "with":
                 for _ in range(collections):
-                    await cache_set.collect_garbage()
+                    await cache_set.maintenance.collect_garbage()
             else:
                 await asyncio.sleep(QUIET_S)
             counting.cancel()

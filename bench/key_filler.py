@@ -36,7 +36,7 @@ async def fill(folder: Path, order: str, count: int) -> dict[str, Any]:
     options = SetOptions(str(folder / "run"), str(folder / "state"))
     device = await FileDevice.open(str(folder / "cache.img"))
     async with running([device], options) as cache_set:
-        inode = await cache_set.create_volume(LABEL)
+        inode = await cache_set.volumes.create(LABEL)
         offsets = np.arange(count, dtype=np.uint32)
         if order == "random":
             np.random.default_rng(1).shuffle(offsets)
@@ -69,7 +69,7 @@ async def fill(folder: Path, order: str, count: int) -> dict[str, Any]:
 
 async def _commit_all(cache_set: CacheSet, inode: int, offsets: np.ndarray) -> tuple[float, int]:
     """Processor seconds of the loop that went into allocating, and how many batches had to wait."""
-    holder, index = cache_set.new_holder("filler"), cache_set.index
+    holder, index = cache_set.allocations.new_holder("filler"), cache_set.index
     allocated_s, waits = 0.0, 0
     for start in range(0, len(offsets), BATCH):
         wanted = [
@@ -89,9 +89,9 @@ async def _commit_all(cache_set: CacheSet, inode: int, offsets: np.ndarray) -> t
 async def _allocate(cache_set: CacheSet, holder: Holder, wanted: list[ExtentRequest]) -> list[Key]:
     keys: list[Key] = []
     while len(keys) < len(wanted):
-        run = cache_set.carve_run(holder, wanted, len(keys), 1)
+        run = cache_set.allocations.carve_run(holder, wanted, len(keys), 1)
         if not run:
-            ((key,),) = await cache_set.allocate(holder, [wanted[len(keys)]], PATIENCE_S)
+            ((key,),) = await cache_set.allocations.allocate(holder, [wanted[len(keys)]], PATIENCE_S)
             run = [key]
         keys += run
     return keys

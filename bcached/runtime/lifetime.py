@@ -20,6 +20,7 @@ from bcached.device.claims.lease_file import boot_id, create_lease, old_leases
 from bcached.device.claims.set_lock import SetLock
 from bcached.device.mapped_file import MappedFile
 from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
+from bcached.runtime.allocations import Allocations
 from bcached.runtime.cache_set import CacheSet, MappedGens
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.index import Index
@@ -41,7 +42,6 @@ from bcached.runtime.tasks.task_set import Tasks
 from bcached.runtime.volumes import Volumes
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import Cache
-from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.btree import Btree
 from bcached.store.opening.recovery import OpenedSet, first_run, recover
@@ -175,7 +175,7 @@ class SetRun:
         members, journal = opened.members, opened.journal
         sectors = SectorAllocator([member.cache for member in members], precise_clock())
         shared = create_shared(self.options, sectors, precise_clock(), self._after_step, self._warn)
-        holders: set[Holder] = set()
+        allocations = Allocations(members, sectors, shared)
         changes = self._key_changes(opened, sectors, shared)
         index = Index(changes, opened.index.health, sectors, shared)
         mover = Mover(members, sectors, index, shared)
@@ -194,14 +194,18 @@ class SetRun:
                 moving,
                 evacuator,
                 mover,
-                holders,
+                allocations.holders,
                 shared,
                 self._before_gens_count,
             ),
         )
-        volumes = Volumes(members, journal, opened.uuid_table, sectors, index, shared, self._spawn)
+        volumes = Volumes(
+            members, journal, opened.uuid_table, sectors, index, allocations, shared, self._spawn
+        )
         maps = [MappedGens(number, file.path, file.size_bytes) for number, file in enumerate(self._files)]
-        return CacheSet(members, journal, volumes, sectors, index, holders, shared, tasks, maps, lease_path)
+        return CacheSet(
+            members, journal, volumes, sectors, index, allocations, shared, tasks, maps, lease_path
+        )
 
     def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, shared: Shared) -> IndexWriter:
         tree, journal = opened.index.tree, opened.journal
@@ -248,7 +252,7 @@ class SetRun:
         try:
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 await self._set.index.write_out()
-                await self._set.write_last_priorities()
+                await self._set.maintenance.write_last_priorities()
                 shared.stop.request()
                 writer = self._set.tasks.journal_writer  # last, as the others need entries to finish
                 await asyncio.wait([task for task in self._tasks if task.get_name() != JOURNAL_WRITER])
@@ -276,7 +280,7 @@ class SetRun:
     def end(self) -> None:
         """Retire the mapped gens and unlock the set. The lease stays: writers may still hold it."""
         if self._set is not None:
-            self._set.quarantine.close()
+            self._set.allocations.quarantine.close()
         for gen_map in self._maps:
             gen_map.retire()
         for file in self._files:

@@ -5,18 +5,21 @@ not begun.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
 from bcached.errors import LimitExceeded, NoSuchVolume, RequestError, VolumeInUse
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
+from bcached.runtime.allocations import Allocations
 from bcached.runtime.index import Index
 from bcached.runtime.shared import Shared
+from bcached.runtime.snapshot import orphans_of
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.pending_allocations import MetadataAllocation
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.state.statistics import OrphanStatistics
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 from bcached.store.uuid_table import UuidTable, Volume
@@ -38,6 +41,7 @@ class Volumes:
         table: UuidTable,
         sectors: SectorAllocator,
         index: Index,
+        allocations: Allocations,
         shared: Shared,
         spawn: Spawn,
     ) -> None:
@@ -46,6 +50,7 @@ class Volumes:
         self._table = table
         self._sectors = sectors
         self._index = index
+        self._allocations = allocations
         self._shared = shared
         self._spawn = spawn
         self._lock = asyncio.Lock()
@@ -53,7 +58,7 @@ class Volumes:
         self._old_bucket: tuple[int, int] | None = None  # of the previous table, if still referenced
         self._update_inodes()
 
-    def volumes(self) -> list[Volume]:
+    def all(self) -> list[Volume]:
         """Returns the volumes, by inode."""
         return list(self._table.volumes())
 
@@ -63,8 +68,13 @@ class Volumes:
         tables = (self._bucket_of(self._journal.locations.uuid_bucket), fresh, self._old_bucket)
         return {bucket for bucket in tables if bucket is not None}
 
-    async def create(self, label: str, sectors: int, uuid: UUID | None) -> int:
-        """Create a volume; returns its inode once it is durable."""
+    def orphans(self) -> tuple[OrphanStatistics, ...]:
+        """Returns the inodes without a volume that still have keys, as counted last."""
+        return orphans_of(self._index.health)
+
+    async def create(self, label: str, sectors: int = 0, uuid: UUID | None = None) -> int:
+        """Create a volume; returns its inode once it is durable. sectors > 0 makes it flash-only."""
+        self._shared.stop.check_changeable()
 
         async def change() -> int:
             chosen = uuid or uuid4()
@@ -87,14 +97,15 @@ class Volumes:
                 return inode
         raise LimitExceeded("volumes", len(self._table.entries) + 1)
 
-    async def delete(
-        self, inode: int, end_reservations: Callable[[int], Awaitable[None]], *, force: bool
-    ) -> None:
-        """Delete a volume durably; reservations for it are refused at once.
+    async def delete(self, inode: int, *, force: bool = False) -> None:
+        """Delete a volume durably; reservations for it are refused at once, and end.
+
+        Raises VolumeInUse if it has dirty data, unless force is set.
 
         Its keys are dropped first, durably, as the next volume in its slot must have none of them. Keys of
         an inode without a volume can be dropped, too.
         """
+        self._shared.stop.check_changeable()
 
         async def change() -> None:
             has_slot = self._table.is_taken(inode)
@@ -110,7 +121,7 @@ class Volumes:
                 if has_slot:
                     await self._write(self._table.without_volume(inode))
                 self._index.health.forget(inode)
-                await end_reservations(inode)
+                await self._allocations.end_reservations(inode)
             finally:
                 self._update_inodes()
 
@@ -181,7 +192,7 @@ class Volumes:
         return pointer.device, self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
 
     def _update_inodes(self) -> None:
-        volumes = self.volumes()
+        volumes = self.all()
         self._sectors.inodes = {volume.inode: volume.uuid for volume in volumes}
         self._sectors.flash_sectors = {
             volume.inode: volume.sectors for volume in volumes if volume.flash_only

@@ -93,7 +93,7 @@ async def test_what_was_pinned_for_one_who_stopped_waiting_is_let_go(tmp_path: P
             waiting.cancel()
             await asyncio.wait([waiting])
         await client.flush()
-        (holder,) = it.cache_set.holders
+        (holder,) = it.cache_set.allocations.holders
         await until(lambda: not holder.reads)
 
 

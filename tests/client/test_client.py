@@ -502,7 +502,7 @@ async def test_no_client_can_take_the_lease_for_itself(folder: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"x" * 8, bytes(8192)])
 async def test_a_map_that_is_none_is_refused(folder: Path, damage: bytes) -> None:
     async with served(folder) as it, Client(it.path) as client:
-        (gens,) = it.cache_set.gen_maps()
+        (gens,) = it.cache_set.gen_maps
         Path(gens.path).rename(folder / "elsewhere")
         Path(gens.path).write_bytes(damage)
         with pytest.raises((DeviceError, BadMagic)):

@@ -69,14 +69,14 @@ class Base:
 
 async def furnish(cache_set: CacheSet, snap: Callable[[], None], random: Random) -> None:
     """A life with everything in it: volumes, data, overwrites, deletions, collections, prio writes."""
-    await cache_set.create_volume("plain")
-    await cache_set.create_volume("flash", 1 << 20)
+    await cache_set.volumes.create("plain")
+    await cache_set.volumes.create("flash", 1 << 20)
     await write(cache_set, random, 80)
-    await cache_set.collect_garbage()
+    await cache_set.maintenance.collect_garbage()
     snap()
-    await cache_set.create_volume("late")
+    await cache_set.volumes.create("late")
     await write(cache_set, random, 160)
-    await cache_set.write_priorities()
+    await cache_set.maintenance.write_priorities()
     await cache_set.index.invalidate(0, 0, 400, 5)
     snap()
     await write(cache_set, random, 60)
@@ -86,16 +86,16 @@ async def furnish(cache_set: CacheSet, snap: Callable[[], None], random: Random)
 
 async def write(cache_set: CacheSet, random: Random, count: int) -> None:
     """So many keys somewhere, most of them clean."""
-    holder = cache_set.new_holder("writer")
+    holder = cache_set.allocations.new_holder("writer")
     for number in range(count):
         inode, offset = random.randrange(2), 8 * random.randrange(1000)
-        (keys,) = await cache_set.allocate(holder, [extent(8, inode=inode, offset=offset)], 5)
+        (keys,) = await cache_set.allocations.allocate(holder, [extent(8, inode=inode, offset=offset)], 5)
         dirty = inode == 1 or random.random() < 0.2
         keys = [Key(key.inode, key.offset, key.sectors, dirty, key.pointers) for key in keys]
         await cache_set.index.commit(holder, keys, 5)
         if number % 8 == 0:
             await cache_set.index.flush()
-    cache_set.drop_holder(holder, None)
+    cache_set.allocations.drop_holder(holder, None)
 
 
 async def _live(

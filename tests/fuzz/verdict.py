@@ -160,22 +160,24 @@ async def _live(devices: Sequence[MemoryDevice], verdict: Verdict, random: Rando
 
 async def _use(cache_set: CacheSet, random: Random) -> None:
     try:
-        volumes = [volume.inode for volume in cache_set.volumes()] or [await cache_set.create_volume("new")]
-        holder = cache_set.new_holder("user")
+        volumes = [volume.inode for volume in cache_set.volumes.all()] or [
+            await cache_set.volumes.create("new")
+        ]
+        holder = cache_set.allocations.new_holder("user")
         inode = random.choice(volumes)
         flash = inode in cache_set.sectors.flash_sectors
         offset = 0 if flash else 8 * random.randrange(100)
-        (keys,) = await cache_set.allocate(holder, [extent(8, inode=inode, offset=offset)], 5)
+        (keys,) = await cache_set.allocations.allocate(holder, [extent(8, inode=inode, offset=offset)], 5)
         keys = [Key(key.inode, key.offset, key.sectors, True, key.pointers) for key in keys]
         seq = await cache_set.index.commit(holder, keys, 5)
         await cache_set.index.durable(seq)
         await cache_set.lookups.lookup(inode, 0, 1 << 20)
-        await cache_set.create_volume("another")
+        await cache_set.volumes.create("another")
     except RequestError as error:
         if "DeviceFailed" in error.NAME:
             raise
-    await cache_set.collect_garbage()
-    await cache_set.write_priorities()
+    await cache_set.maintenance.collect_garbage()
+    await cache_set.maintenance.write_priorities()
 
 
 def _verify(cache_set: CacheSet, verdict: Verdict, when: str) -> None:

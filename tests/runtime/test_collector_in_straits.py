@@ -28,8 +28,8 @@ def take_those_for_nodes(cache_set: CacheSet) -> list[int]:
 async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_node(tmp_path: Path) -> None:
     devices = await fresh_members([600], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-        await cache_set.create_volume("plain")
-        holder, index = cache_set.new_holder("client"), cache_set.index
+        await cache_set.volumes.create("plain")
+        holder, index = cache_set.allocations.new_holder("client"), cache_set.index
         held = []
         for number, key in enumerate((await take_buckets(cache_set, holder))[:3]):
             (pointer,) = key.pointers
@@ -42,7 +42,7 @@ async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_
         await asyncio.sleep(1)
         assert cache_set.shared.collections.is_marking
         assert cache_set.members[0].cache.free_inc_room > len(held)
-        cache_set.release(holder, held)
+        cache_set.allocations.release(holder, held)
         await asyncio.sleep(10)
         assert rewriting.done()
         assert not cache_set.shared.collections.is_marking
@@ -52,8 +52,12 @@ async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_
 async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Path) -> None:
     devices = await fresh_members([600], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-        await cache_set.create_volume("plain")
-        holder, index, cache = cache_set.new_holder("client"), cache_set.index, cache_set.members[0].cache
+        await cache_set.volumes.create("plain")
+        holder, index, cache = (
+            cache_set.allocations.new_holder("client"),
+            cache_set.index,
+            cache_set.members[0].cache,
+        )
         held = await take_buckets(cache_set, holder)
         await index.commit(holder, [Key(0, 0, 8, True, held[0].pointers)], 10.0)
         leaf = await index.btree.leaf_at(0, 0)
@@ -85,17 +89,19 @@ async def test_data_that_cannot_be_read_stays_where_it_is_and_the_set_alive(tmp_
     (member,) = await fresh_members([600], 16 << 10)
     device, options = WithBadSectors(member), set_options(tmp_path, moving_gc=False)
     async with running([device], options) as cache_set:
-        await cache_set.create_volume("flash", 1 << 20)
-        holder, index = cache_set.new_holder("client"), cache_set.index
+        await cache_set.volumes.create("flash", 1 << 20)
+        holder, index = cache_set.allocations.new_holder("client"), cache_set.index
         for offset in range(0, 4 * 32, 32):
-            (keys,) = await cache_set.allocate(holder, [extent(32, offset=offset, whole=True)], 10.0)
+            (keys,) = await cache_set.allocations.allocate(
+                holder, [extent(32, offset=offset, whole=True)], 10.0
+            )
             await index.commit(holder, keys, 10.0)
             await index.invalidate(0, offset, 24, 10.0)
         before, _ = await cache_set.lookups.lookup(0, 0, 4 * 32)
         (bad,) = before[1].pointers
         device.bad = range(bad.sector * SECTOR_BYTES, (bad.sector + 1) * SECTOR_BYTES)
         options.moving_gc = True
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         after, _ = await cache_set.lookups.lookup(0, 0, 4 * 32)
         assert [key in before for key in after] == [False, True, False, False]
         assert cache_set.sectors.reserved_sectors == 0
@@ -107,22 +113,28 @@ async def test_a_full_queue_keeps_no_more_from_being_moved_than_takes_a_node(tmp
     devices = await fresh_members([600], 16 << 10)
     options = set_options(tmp_path, verify=False, waiters=3, moving_gc=False)
     async with running(devices, options) as cache_set:
-        await cache_set.create_volume("flash", 1 << 20)
-        holder, index, cache = cache_set.new_holder("client"), cache_set.index, cache_set.members[0].cache
+        await cache_set.volumes.create("flash", 1 << 20)
+        holder, index, cache = (
+            cache_set.allocations.new_holder("client"),
+            cache_set.index,
+            cache_set.members[0].cache,
+        )
         for offset in range(0, 40 * 32, 32):
-            (keys,) = await cache_set.allocate(holder, [extent(32, offset=offset, whole=True)], 10.0)
+            (keys,) = await cache_set.allocations.allocate(
+                holder, [extent(32, offset=offset, whole=True)], 10.0
+            )
             await index.commit(holder, keys, 10.0)
         for offset in range(0, 40 * 32, 32):
             await index.invalidate(0, offset, 24, 10.0)
         held = await take_buckets(cache_set, holder)
-        waiting = [cache_set.allocate_bucket(holder, 1, 1000.0) for _ in range(options.waiters)]
+        waiting = [cache_set.allocations.allocate_bucket(holder, 1, 1000.0) for _ in range(options.waiters)]
         taken, mover = take_those_for_nodes(cache_set), cache_set.tasks.garbage_collector.mover
         options.moving_gc = True
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert mover.moved_sectors == 32  # all that the mover's own bucket takes
         cache.free_metadata(taken)
         for key in held[:20]:
-            cache_set.free_bucket(holder, key)
+            cache_set.allocations.free_bucket(holder, key)
         await asyncio.gather(*waiting)
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert mover.moved_sectors > 0

@@ -41,9 +41,9 @@ async def live(seed: int, folder: Path, clients: int, steps: int) -> Tally:
         capacity = sum(counts) * bucket_bytes // (cache_set.geometry.block_sectors * 512)
         crowd = Crowd(cache_set, seed, keys_max=random.choice([20, 100, max(capacity // clients // 4, 20)]))
         await crowd.run(clients, steps)
-        volumes = cache_set.volumes()
+        volumes = cache_set.volumes.all()
     async with running(reopened(devices), options) as cache_set:
-        assert cache_set.volumes() == volumes
+        assert cache_set.volumes.all() == volumes
         assert cache_set.verify() == []
         again = Crowd(cache_set, seed + 1)
         await again.run(3, 30)

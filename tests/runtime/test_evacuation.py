@@ -46,7 +46,7 @@ class Writer:
         index, holder, sectors = self.cache_set.index, self.client.holder, self.sectors
         numbers = range(self.count, self.count + count)
         wanted = [extent(sectors, offset=number * sectors, replicas=self.replicas) for number in numbers]
-        found = await self.cache_set.allocate(holder, wanted, PATIENCE_S)
+        found = await self.cache_set.allocations.allocate(holder, wanted, PATIENCE_S)
         keys = [
             Key(key.inode, key.offset, key.sectors, number % self.one_in == 0, key.pointers)
             for number, (key,) in zip(numbers, found, strict=True)
@@ -75,7 +75,7 @@ class Writer:
 async def a_set(folder: Path, *counts: int, **options: Any) -> AsyncIterator[CacheSet]:
     devices = await fresh_members(counts or [BUCKETS], BUCKET_BYTES)
     async with running(devices, set_options(folder, **({"verify": False} | options))) as cache_set:
-        await cache_set.create_volume("plain")
+        await cache_set.volumes.create("plain")
         yield cache_set
 
 
@@ -119,14 +119,16 @@ async def test_what_is_cleaned_or_dropped_in_a_full_set_serves_again(tmp_path: P
     async with a_set(tmp_path) as cache_set:
         writer = Writer(cache_set, 1)
         await writer.fill()
-        waiting = cache_set.allocate(writer.client.holder, [extent(KEY_SECTORS, offset=1 << 20)], 100.0)
+        waiting = cache_set.allocations.allocate(
+            writer.client.holder, [extent(KEY_SECTORS, offset=1 << 20)], 100.0
+        )
         await asyncio.sleep(1)
         assert not waiting.done()
         for number in range(0, 20 * 4, 4):  # no bucket has nothing left in it
             await writer.client.drop(0, number * KEY_SECTORS, KEY_SECTORS)
         async with patience(5):
             ((key,),) = await waiting
-        cache_set.release(writer.client.holder, [key])
+        cache_set.allocations.release(writer.client.holder, [key])
         await check(cache_set, writer)
 
 
@@ -160,7 +162,7 @@ async def test_a_pinned_bucket_stays(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         writer = Writer(cache_set, 16)
         (key,) = await writer.write()
-        reader = cache_set.new_holder("reader")
+        reader = cache_set.allocations.new_holder("reader")
         pinned = await cache_set.lookups.lookup(0, 0, KEY_SECTORS, pin=reader)
         await writer.fill(3201)
         assert writer.count == 3201
@@ -209,7 +211,7 @@ async def test_data_that_cannot_be_read_is_not_tried_again_and_the_rest_moves(tm
     (member,) = await fresh_members([BUCKETS], BUCKET_BYTES)
     device = WithBadBuckets(member)
     async with running([device], set_options(tmp_path, verify=False)) as cache_set:
-        await cache_set.create_volume("plain")
+        await cache_set.volumes.create("plain")
         writer = Writer(cache_set, 16)
         first = [key for _ in range(25) for key in await writer.write(16)]
         device.bad = frozenset(key.pointers[0].sector // BUCKET_SECTORS for key in first if key.dirty)
@@ -224,7 +226,7 @@ async def test_where_the_lightest_cannot_be_read_the_next_are_emptied(tmp_path: 
     (member,) = await fresh_members([BUCKETS], BUCKET_BYTES)
     device = WithBadBuckets(member)
     async with running([device], set_options(tmp_path, verify=False)) as cache_set:
-        await cache_set.create_volume("plain")
+        await cache_set.volumes.create("plain")
         writer = Writer(cache_set, 4)
         await writer.fill(480)  # one of four keys in each bucket
         writer.one_in = 2
@@ -255,7 +257,7 @@ async def test_an_index_that_may_not_grow_keeps_nothing_from_being_moved(tmp_pat
 async def test_what_was_moved_is_found_in_a_later_life(tmp_path: Path) -> None:
     devices = await fresh_members([BUCKETS], BUCKET_BYTES)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-        await cache_set.create_volume("plain")
+        await cache_set.volumes.create("plain")
         writer = Writer(cache_set, 5)
         await writer.fill(3200)
         assert totals(cache_set).moved_sectors

@@ -19,9 +19,11 @@ WORDS = {errno.EIO: "Input/output error", errno.ENOSPC: "No space left on device
 
 
 async def commit_on(cache_set: CacheSet, inode: int) -> None:
-    holder = cache_set.new_holder(f"of volume {inode}")
+    holder = cache_set.allocations.new_holder(f"of volume {inode}")
     for number in range(1000):
-        (keys,) = await cache_set.allocate(holder, [extent(8, inode=inode, offset=8 * number % 4096)], 5.0)
+        (keys,) = await cache_set.allocations.allocate(
+            holder, [extent(8, inode=inode, offset=8 * number % 4096)], 5.0
+        )
         dirty = [Key(key.inode, key.offset, key.sectors, number % 2 == 0, key.pointers) for key in keys]
         seq = await cache_set.index.commit(holder, dirty, 5.0)
         if number % 3 == 0:
@@ -31,10 +33,10 @@ async def commit_on(cache_set: CacheSet, inode: int) -> None:
 
 async def administer(cache_set: CacheSet) -> None:
     for number in range(1000):
-        await cache_set.create_volume(f"one more {number}")
-        await cache_set.delete_volume(2, force=True)
-        await cache_set.write_priorities()
-        await cache_set.collect_garbage()
+        await cache_set.volumes.create(f"one more {number}")
+        await cache_set.volumes.delete(2, force=True)
+        await cache_set.maintenance.write_priorities()
+        await cache_set.maintenance.collect_garbage()
         await asyncio.sleep(0.001)
 
 
@@ -55,7 +57,7 @@ async def test_everybody_hears_of_the_first_failure(
 ) -> None:
     members = await fresh_members([513, 600], 4 << 10, discard=True)
     async with running(members, set_options(tmp_path, verify=False)) as cache_set:
-        assert [await cache_set.create_volume(str(n)) for n in range(2)] == [0, 1]
+        assert [await cache_set.volumes.create(str(n)) for n in range(2)] == [0, 1]
     first, second = reopened(members)
     failing = FailingDevice(second)
     heard: list[asyncio.Task[RequestError | None]] = []

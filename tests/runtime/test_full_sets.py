@@ -16,11 +16,11 @@ from instruments.time.virtual_time import in_virtual_time
 
 async def fill_with_dirty_data(cache_set: CacheSet) -> list[Key]:
     """Eight sectors at a time, none beside another, until there is no room."""
-    await cache_set.create_volume("plain")
-    holder, keys = cache_set.new_holder("client"), list[Key]()
+    await cache_set.volumes.create("plain")
+    holder, keys = cache_set.allocations.new_holder("client"), list[Key]()
     with suppress(NoFreeBuckets):
         while True:
-            ((key,),) = await cache_set.allocate(holder, [extent(8, offset=16 * len(keys))], 5.0)
+            ((key,),) = await cache_set.allocations.allocate(holder, [extent(8, offset=16 * len(keys))], 5.0)
             dirty = Key(key.inode, key.offset, key.sectors, True, key.pointers)
             await cache_set.index.commit(holder, [dirty], 5.0)
             keys.append(dirty)

@@ -43,7 +43,7 @@ async def a_set(folder: Path, bucket_count: int) -> AsyncIterator[tuple[CacheSet
     (inner,) = await fresh_members([bucket_count], BUCKET_SECTORS * 512)
     device = OneAtATime(inner)
     async with running([device], set_options(folder, verify=False, moving_gc=False)) as cache_set:
-        await cache_set.create_volume("flash", 1 << 40)
+        await cache_set.volumes.create("flash", 1 << 40)
         yield cache_set, device
         device.each_s = 0.0
 
@@ -61,15 +61,15 @@ async def health_until(cache_set: CacheSet, done: "asyncio.Future[None]") -> tup
 @in_virtual_time
 async def test_moving_much_data_is_no_hang(tmp_path: Path) -> None:
     async with a_set(tmp_path, 4096) as (cache_set, device):
-        holder, index = cache_set.new_holder("client"), cache_set.index
+        holder, index = cache_set.allocations.new_holder("client"), cache_set.index
         for number in range(100):
             wanted = extent(BUCKET_SECTORS, offset=number * BUCKET_SECTORS, whole=True)
-            (keys,) = await cache_set.allocate(holder, [wanted], 10.0)
+            (keys,) = await cache_set.allocations.allocate(holder, [wanted], 10.0)
             await index.commit(holder, keys, 10.0)
             await index.invalidate(0, number * BUCKET_SECTORS, BUCKET_SECTORS - 8, 10.0)
         await index.flush()
         device.each_s, cache_set.shared.options.moving_gc = 0.5, True
-        collecting = asyncio.ensure_future(cache_set.collect_garbage())
+        collecting = asyncio.ensure_future(cache_set.maintenance.collect_garbage())
         took_s, always = await health_until(cache_set, collecting)
         assert took_s > 2 * STEP_SECONDS_MAX
         assert always
@@ -78,10 +78,12 @@ async def test_moving_much_data_is_no_hang(tmp_path: Path) -> None:
 
 async def change_every_leaf(cache_set: CacheSet) -> int:
     """Have a change that is nowhere but in the journal in each of many leaves; how many."""
-    holder, index = cache_set.new_holder("client"), cache_set.index
+    holder, index = cache_set.allocations.new_holder("client"), cache_set.index
     for first in range(0, 20_000, 100):
         offsets = range(first << 10, (first + 100) << 10, 1 << 10)
-        keys = await cache_set.allocate(holder, [extent(8, offset=offset) for offset in offsets], 10.0)
+        keys = await cache_set.allocations.allocate(
+            holder, [extent(8, offset=offset) for offset in offsets], 10.0
+        )
         await index.commit(holder, [key for (key,) in keys], 10.0)
     await index.write_out()
     leaves = list(index.btree.tree.leaves)
@@ -96,7 +98,7 @@ async def test_writing_many_leaves_is_no_hang(tmp_path: Path) -> None:
     async with a_set(tmp_path, 4096) as (cache_set, device):
         leaves = await change_every_leaf(cache_set)
         device.each_s = 4.0
-        writing = asyncio.ensure_future(cache_set.write_priorities())
+        writing = asyncio.ensure_future(cache_set.maintenance.write_priorities())
         took_s, always = await health_until(cache_set, writing)
         assert took_s > leaves * device.each_s > 2 * STEP_SECONDS_MAX
         assert always
@@ -105,7 +107,7 @@ async def test_writing_many_leaves_is_no_hang(tmp_path: Path) -> None:
 @in_virtual_time
 async def test_a_device_that_does_not_answer_is_a_hang_whoever_waits_for_it(tmp_path: Path) -> None:
     async with a_set(tmp_path, 4096) as (cache_set, device):
-        for asked in (cache_set.collect_garbage, cache_set.write_priorities):
+        for asked in (cache_set.maintenance.collect_garbage, cache_set.maintenance.write_priorities):
             device.each_s = 100.0
             waiting = asyncio.ensure_future(asked())
             await asyncio.sleep(LOOK_S)

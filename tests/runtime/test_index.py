@@ -52,14 +52,14 @@ class Story:
     tokens: Iterator[int] = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
-        self.holder: Holder = self.cache_set.new_holder("test")
+        self.holder: Holder = self.cache_set.allocations.new_holder("test")
 
     async def write(
         self, inode: int, offset: int, sectors: int, *, dirty: bool, replicas: int = 1
     ) -> list[Key]:
         """Allocate, write and commit, lazily."""
         wanted = extent(sectors, inode=inode, offset=offset, replicas=replicas, whole=True)
-        (keys,) = await self.cache_set.allocate(self.holder, [wanted], 10.0)
+        (keys,) = await self.cache_set.allocations.allocate(self.holder, [wanted], 10.0)
         committed = [Key(k.inode, k.offset, k.sectors, dirty, k.pointers) for k in keys]
         token = next(self.tokens)
         for key in committed:
@@ -115,9 +115,9 @@ async def story_on(
     folder: Path, devices: Sequence[BlockDevice], seed: int, **options: object
 ) -> AsyncIterator[Story]:
     async with running(devices, set_options(folder, **options)) as cache_set:
-        if not cache_set.volumes():
-            await cache_set.create_volume("plain")
-            await cache_set.create_volume("flash", SECTORS * 2)
+        if not cache_set.volumes.all():
+            await cache_set.volumes.create("plain")
+            await cache_set.volumes.create("flash", SECTORS * 2)
         yield Story(cache_set, Random(seed))
 
 
@@ -182,7 +182,7 @@ async def test_a_crowded_set_keeps_its_promises_through_many_lives(
             for number in range(250):
                 await anything(story)
                 if number % 60 == 0:
-                    await story.cache_set.collect_garbage()
+                    await story.cache_set.maintenance.collect_garbage()
             await story.check()
             assert story.cache_set.verify() == []
 
@@ -191,8 +191,8 @@ async def test_a_crowded_set_keeps_its_promises_through_many_lives(
 async def test_what_cannot_be_committed_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
         index, holder = story.cache_set.index, story.holder
-        ((key,),) = await story.cache_set.allocate(holder, [extent(8)], 1.0)
-        stranger = story.cache_set.new_holder("stranger")
+        ((key,),) = await story.cache_set.allocations.allocate(holder, [extent(8)], 1.0)
+        stranger = story.cache_set.allocations.new_holder("stranger")
         with pytest.raises(NotReserved):
             index.try_commit(stranger, [key])
         with pytest.raises(NoSuchVolume):
@@ -216,12 +216,12 @@ async def test_a_volume_goes_with_its_keys(tmp_path: Path) -> None:
         for number in range(100):
             await story.write(0, number * 16, 8, dirty=True)
         with pytest.raises(VolumeInUse):
-            await story.cache_set.delete_volume(0)
+            await story.cache_set.volumes.delete(0)
         await story.write(0, OFFSET_MAX - 8, 8, dirty=False)
-        await story.cache_set.delete_volume(0, force=True)
+        await story.cache_set.volumes.delete(0, force=True)
         with pytest.raises(NoSuchVolume):
             await story.cache_set.lookups.lookup(0, 0, 8)
-        assert await story.cache_set.create_volume("again") == 0
+        assert await story.cache_set.volumes.create("again") == 0
         assert (await story.cache_set.lookups.lookup(0, 0, OFFSET_MAX)).keys == []
         assert story.cache_set.verify() == []
 
@@ -231,11 +231,11 @@ async def test_a_volume_s_keys_go_that_lie_beyond_what_clients_may_name(tmp_path
     async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
         index = story.cache_set.index
         for offset in (OFFSET_MAX, bkey.END_MAX - 8):
-            ((key,),) = await story.cache_set.allocate(story.holder, [extent(8)], 1.0)
+            ((key,),) = await story.cache_set.allocations.allocate(story.holder, [extent(8)], 1.0)
             index._commit(story.holder, [Key(0, offset, 8, True, key.pointers)])
         assert await index.dirty_sectors(0) == 16
-        await story.cache_set.delete_volume(0, force=True)
-        assert await story.cache_set.create_volume("again") == 0
+        await story.cache_set.volumes.delete(0, force=True)
+        assert await story.cache_set.volumes.create("again") == 0
         assert (await story.cache_set.lookups.lookup(0, 0, bkey.END_MAX)).keys == []
 
 
@@ -246,8 +246,8 @@ async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_de
     async with story_on(tmp_path, await fresh_members([1024]), 1, verify=False) as story:
         index, (member,) = story.cache_set.index, story.cache_set.members
         await story.write(0, 100, 8, dirty=True)
-        ((key,),) = await story.cache_set.allocate(story.holder, [extent(8)], 1.0)
-        await take_buckets(story.cache_set, story.cache_set.new_holder("greedy"), patience_s=0.1)
+        ((key,),) = await story.cache_set.allocations.allocate(story.holder, [extent(8)], 1.0)
+        await take_buckets(story.cache_set, story.cache_set.allocations.new_holder("greedy"), patience_s=0.1)
         taken = list(iter(lambda: member.cache.take_metadata(State.UUID), None))
         assert index.try_commit(story.holder, [key]) is None
         with pytest.raises(NoFreeBuckets) as refused:
@@ -273,9 +273,9 @@ async def test_a_collection_writes_leaves_without_the_keys_that_became_stale(tmp
         for offset in range(0, 8 * 600, 16):
             await story.write(0, offset, 8, dirty=False)
         keys = sum(len(leaf.live) for leaf in tree.leaves)
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         assert await take_buckets(cache_set, holder, 500), "clean data makes way for it"
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert cache_set.tasks.garbage_collector.leaves_rewritten
         assert sum(len(leaf.live) for leaf in tree.leaves) < keys
         assert story.cache_set.verify() == []
@@ -289,15 +289,15 @@ async def test_a_collection_writes_nodes_without_the_buckets_they_freed_long_ago
         cache_set, tree = story.cache_set, story.cache_set.index.btree.tree
         for offset in range(0, 8 * 600, 16):
             await story.write(0, offset, 8, dirty=False)
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         (root,) = tree.interiors()
         table = cache_set.members[0].cache.table
         bucket = next(key.pointers[0].sector // 8 for key in root.replaced)
         assert table.states[bucket] == State.FREE
         for _ in range(STALE_GENS_MAX + 1):
             table.bump(bucket)
-        await cache_set.collect_garbage()
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         (root,) = tree.interiors()
         assert bucket not in [key.pointers[0].sector // 8 for key in root.replaced]
         assert table.last_gc_array[bucket] == table.gens[bucket], "nothing keeps it back"
@@ -335,16 +335,20 @@ async def test_a_set_that_is_not_synchronous_keeps_clean_keys_for_as_long_as_it_
     devices = await fresh_members([1024])
     options = set_options(tmp_path, synchronous=False)
     async with running(devices, options) as cache_set:
-        inode = await cache_set.create_volume("scratch")
-        holder, index, lookups = cache_set.new_holder("client"), cache_set.index, cache_set.lookups
-        ((key,),) = await cache_set.allocate(holder, [extent(8, inode=inode)], 1.0)
+        inode = await cache_set.volumes.create("scratch")
+        holder, index, lookups = (
+            cache_set.allocations.new_holder("client"),
+            cache_set.index,
+            cache_set.lookups,
+        )
+        ((key,),) = await cache_set.allocations.allocate(holder, [extent(8, inode=inode)], 1.0)
         with pytest.raises(InvalidParameter, match="not synchronous"):
             index.try_commit(holder, [Key(key.inode, key.offset, key.sectors, True, key.pointers)])
         assert index.try_commit(holder, [key]) is not None
         assert (await lookups.lookup(inode, 0, 100)).keys == [key]
         assert cache_set.verify() == []
     async with running(reopened(devices), options) as cache_set:
-        assert cache_set.volumes() == []
+        assert cache_set.volumes.all() == []
 
 
 @in_virtual_time

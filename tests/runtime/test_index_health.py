@@ -63,7 +63,9 @@ each_memory = pytest.mark.parametrize(
 
 
 def orphans(cache_set: CacheSet) -> list[tuple[int, int, int, int]]:
-    return [(one.inode, one.keys, one.dirty_sectors, one.clean_sectors) for one in cache_set.orphans()]
+    return [
+        (one.inode, one.keys, one.dirty_sectors, one.clean_sectors) for one in cache_set.volumes.orphans()
+    ]
 
 
 async def dirty_keys(device: MemoryDevice, inode: int) -> int:
@@ -98,10 +100,10 @@ async def test_no_new_volume_gets_an_inode_that_keys_name(
                 await cache_set.lookups.lookup(0, 0, END)
             with pytest.raises(NoSuchVolume):
                 await cache_set.index.mark_clean([image.extent(0, 0, 8, dirty=True)], 1.0)
-            inode = await cache_set.create_volume(f"new {life}")
+            inode = await cache_set.volumes.create(f"new {life}")
             assert inode != 0
             assert (await cache_set.lookups.lookup(inode, 0, END)).keys == []
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
             assert orphans(cache_set) == [(0, 10, 80, 0)]
         assert await dirty_keys(device, 0) == 10
 
@@ -119,17 +121,17 @@ async def test_they_are_dropped_by_an_explicit_word_and_the_inode_is_free_again(
     (device,) = image.devices()
     async with running([device], set_options(tmp_path, index_bytes=index_bytes)) as cache_set:
         with pytest.raises(VolumeInUse, match="80 dirty sectors"):
-            await cache_set.delete_volume(0)
+            await cache_set.volumes.delete(0)
         assert orphans(cache_set) == [(0, 10, 80, 0)]
-        await cache_set.delete_volume(0, force=True)
+        await cache_set.volumes.delete(0, force=True)
         assert orphans(cache_set) == []
         assert cache_set.explain_index() == []
-        assert await cache_set.create_volume("new") == 0
+        assert await cache_set.volumes.create("new") == 0
         assert (await cache_set.lookups.lookup(0, 0, END)).keys == []
         killed = MemoryDevice.holding(device.image())
     async with running([killed], set_options(tmp_path)) as cache_set:
         assert orphans(cache_set) == []
-        assert [volume.label for volume in cache_set.volumes()] == ["new"]
+        assert [volume.label for volume in cache_set.volumes.all()] == ["new"]
 
 
 @in_virtual_time
@@ -140,11 +142,11 @@ async def test_an_inode_beyond_the_table_is_told_and_dropped_too(tmp_path: Path)
     (device,) = image.devices()
     async with running([device], set_options(tmp_path)) as cache_set:
         assert orphans(cache_set) == [(70_000, 3, 24, 0), (highest, 2, 16, 0)]
-        await cache_set.delete_volume(70_000, force=True)
-        await cache_set.delete_volume(highest, force=True)
+        await cache_set.volumes.delete(70_000, force=True)
+        await cache_set.volumes.delete(highest, force=True)
         assert orphans(cache_set) == []
         with pytest.raises(NoSuchVolume):
-            await cache_set.delete_volume(70_000, force=True)
+            await cache_set.volumes.delete(70_000, force=True)
     assert await dirty_keys(device, 70_000) == 0
 
 
@@ -156,13 +158,13 @@ async def test_clean_orphans_let_go_of_their_inode_as_their_buckets_are_used_aga
     (device,) = image.devices()
     async with running([device], set_options(tmp_path, verify=False)) as cache_set:
         assert orphans(cache_set) == [(0, 10, 0, 80)]
-        assert await cache_set.create_volume("first") == 1
-        holder = cache_set.new_holder("all there is")
+        assert await cache_set.volumes.create("first") == 1
+        holder = cache_set.allocations.new_holder("all there is")
         await take_buckets(cache_set, holder)
         assert cache_set.members[0].cache.table.counts[State.CLEAN] == 0
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert orphans(cache_set) == []
-        await cache_set.delete_volume(1)
+        await cache_set.volumes.delete(1)
         assert cache_set.members[0].cache.table.counts[State.CLEAN] == 0
 
 
@@ -175,9 +177,9 @@ async def test_a_table_whose_every_free_inode_is_named_is_full(tmp_path: Path) -
     (device,) = image.devices()
     async with running([device], set_options(tmp_path)) as cache_set:
         with pytest.raises(LimitExceeded):
-            await cache_set.create_volume("one more")
-        await cache_set.delete_volume(slots - 1, force=True)
-        assert await cache_set.create_volume("one more") == slots - 1
+            await cache_set.volumes.create("one more")
+        await cache_set.volumes.delete(slots - 1, force=True)
+        assert await cache_set.volumes.create("one more") == slots - 1
 
 
 @each_memory
@@ -198,16 +200,16 @@ async def test_stale_dirty_keys_are_told_as_long_as_they_last(
         assert len(warned) == 1
         assert warned[0].startswith("10 dirty keys of 40k are stale: ")
         assert warned[0] in cache_set.explain()
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert stale_dirty(cache_set) == (10, 80, 0)
         await cache_set.index.invalidate(0, 104, 396, 10.0)  # half a key, and three more
         assert stale_dirty(cache_set)[1] == 80 - 28
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert stale_dirty(cache_set) == (7, 52, 0)
         killed = MemoryDevice.holding(device.image())
     async with running([killed], set_options(tmp_path)) as cache_set:
         assert stale_dirty(cache_set) == (7, 52, 0)
-        await cache_set.delete_volume(0, force=True)
+        await cache_set.volumes.delete(0, force=True)
         assert stale_dirty(cache_set) == (0, 0, 0)
         assert cache_set.explain_index() == []
     assert len(warned) == 1
@@ -233,7 +235,7 @@ async def test_stale_dirty_keys_are_dropped_when_their_buckets_were_used_very_of
     async with running([device], options, warn=warned.append) as cache_set:
         assert stale_dirty(cache_set) == (10, 80, 0)
         for _ in range(3):  # what the journal brought is dropped when it stands in a leaf
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
             await cache_set.index.btree.write_all()
         assert stale_dirty(cache_set) == (0, 0, 10)
         assert "stale" in warned[0]
@@ -271,9 +273,9 @@ async def test_vanished_nodes_are_told_as_long_as_their_parent_stands(tmp_path: 
         assert cache_set.statistics().index.vanished_nodes == 2
         assert [sentence for sentence in cache_set.explain() if "vanished" in sentence] == warned
         assert warned[0].startswith("2 nodes of the index vanished")
-        await cache_set.write_priorities()
+        await cache_set.maintenance.write_priorities()
         assert cache_set.statistics().index.vanished_nodes == 2
-        await cache_set.collect_garbage()  # makes it one leaf
+        await cache_set.maintenance.collect_garbage()  # makes it one leaf
         checked = await check_set([MemoryDevice.holding(device.image())])
         assert checked.findings.counts["node-vanished"] == 0
         assert cache_set.statistics().index.vanished_nodes == 0

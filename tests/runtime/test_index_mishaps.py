@@ -21,12 +21,12 @@ from instruments.time.virtual_time import in_virtual_time
 
 async def fill(cache_set: CacheSet, count: int) -> None:
     """Clean keys of one sector each, none beside another, in no order."""
-    if not cache_set.volumes():
-        await cache_set.create_volume("plain")
-    holder, offsets = cache_set.new_holder("client"), [number * 8 for number in range(count)]
+    if not cache_set.volumes.all():
+        await cache_set.volumes.create("plain")
+    holder, offsets = cache_set.allocations.new_holder("client"), [number * 8 for number in range(count)]
     Random(1).shuffle(offsets)
     for offset in offsets:
-        ((key,),) = await cache_set.allocate(holder, [extent(1, offset=offset)], 10.0)
+        ((key,),) = await cache_set.allocations.allocate(holder, [extent(1, offset=offset)], 10.0)
         await cache_set.index.commit(holder, [key], 20.0)
 
 
@@ -75,9 +75,11 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
         rewriting = asyncio.ensure_future(btree.rewrite(leaf))
         while leaf.writing is None:
             await asyncio.sleep(0)
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         await rewriting
-        await cache_set.collect_garbage()  # the one before may have found that others took the leaf's place
+        await (
+            cache_set.maintenance.collect_garbage()
+        )  # the one before may have found that others took the leaf's place
         await asyncio.sleep(1)  # until nothing is under way
         leaf = await btree.leaf_at(0, 0)
         written = await btree.io.read(leaf.key, 0, (0, 0), cache_set.index.changes.buckets)
@@ -120,7 +122,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
             assert tree.cached_bytes < bound * 3 // 2
         assert tree.deferred, "not all of them were written for that"
     async with another_life() as (cache_set, tree):
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert not tree.deferred
     async with running([MemoryDevice.holding(cut_off)], set_options(tmp_path)) as cache_set:
         assert not cache_set.index.btree.tree.deferred
@@ -135,11 +137,11 @@ async def test_a_collection_reads_an_index_that_is_larger_than_memory_once(tmp_p
         await fill(cache_set, 8_000)
         btree = cache_set.index.btree
         await btree.write_all()
-        await cache_set.collect_garbage()  # which tidies up
+        await cache_set.maintenance.collect_garbage()  # which tidies up
         leaves = len(list(btree.tree.node_keys())) - 1
         assert leaves > 12
         before = btree.io.nodes_read
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert btree.io.nodes_read - before <= leaves
 
 
@@ -196,10 +198,10 @@ async def test_very_many_pins_of_a_reader_that_is_gone_end_in_steps(tmp_path: Pa
     async with running(
         await fresh_members([4096], 4 << 10), set_options(tmp_path, verify=False)
     ) as cache_set:
-        await cache_set.create_volume("plain")
-        holder = cache_set.new_holder("client")
-        keys = [await cache_set.allocate_bucket(holder, 1, 10.0) for _ in range(1000)]
-        reader = cache_set.new_holder("reader")
+        await cache_set.volumes.create("plain")
+        holder = cache_set.allocations.new_holder("client")
+        keys = [await cache_set.allocations.allocate_bucket(holder, 1, 10.0) for _ in range(1000)]
+        reader = cache_set.allocations.new_holder("reader")
         for number in range(0, len(keys), 100):
             some = keys[number : number + 100]
             await cache_set.index.commit(
@@ -211,12 +213,12 @@ async def test_very_many_pins_of_a_reader_that_is_gone_end_in_steps(tmp_path: Pa
         while start is not None:
             _, start = await cache_set.lookups.lookup(0, start, 8000 - start, pin=reader)
         assert reader.reads_total == 1000
-        cache_set.drop_holder(reader, None)
+        cache_set.allocations.drop_holder(reader, None)
         assert 0 < reader.reads_total < 1000
         assert cache_set.verify() == []
         await asyncio.sleep(1)
         assert reader.reads_total == 0
-        assert len(cache_set.quarantine) == 0
+        assert len(cache_set.allocations.quarantine) == 0
         assert cache_set.verify() == []
 
 
@@ -226,34 +228,34 @@ async def test_very_many_reservations_for_a_volume_that_is_gone_end_in_steps(tmp
         await fresh_members([4096], 4 << 10), set_options(tmp_path, verify=False)
     ) as cache_set:
         for label in ("going", "staying"):
-            await cache_set.create_volume(label)
-        holders = [cache_set.new_holder(name) for name in ("one", "another")]
+            await cache_set.volumes.create(label)
+        holders = [cache_set.allocations.new_holder(name) for name in ("one", "another")]
         for holder in holders:
             wanted = [extent(8, inode=number % 2, offset=8 * number) for number in range(1000)]
-            await cache_set.allocate(holder, wanted, 10.0)
-        deleting = asyncio.ensure_future(cache_set.delete_volume(0))
+            await cache_set.allocations.allocate(holder, wanted, 10.0)
+        deleting = asyncio.ensure_future(cache_set.volumes.delete(0))
         while all(holder.total == 1000 for holder in holders):
             await asyncio.sleep(0)
         gone, stays = sorted(holders, key=lambda holder: holder.total)
         assert 500 < gone.total < 1000
         assert cache_set.verify() == []
-        cache_set.drop_holder(gone, None)
+        cache_set.allocations.drop_holder(gone, None)
         await deleting
         assert 500 < gone.total < 1000, "all of it set apart"
         assert stays.total == 500
         await asyncio.sleep(60)
-        assert len(cache_set.quarantine) == 0
+        assert len(cache_set.allocations.quarantine) == 0
         assert cache_set.sectors.reserved_sectors == 8 * 500
         assert cache_set.verify() == []
 
 
 async def fill_up(cache_set: CacheSet) -> None:
     """Take all there is, and commit a sector of each bucket, and of more, till the index cannot grow."""
-    holder, keys = cache_set.new_holder("client"), list[Key]()
+    holder, keys = cache_set.allocations.new_holder("client"), list[Key]()
     with suppress(NoFreeBuckets):
         while True:
             wanted = extent(1, inode=len(keys) % 32 % 2, offset=len(keys) * 8)
-            ((key,),) = await cache_set.allocate(holder, [wanted], 5.0)
+            ((key,),) = await cache_set.allocations.allocate(holder, [wanted], 5.0)
             keys.append(key)
     committed = 0
     with suppress(NoFreeBuckets):
@@ -261,7 +263,7 @@ async def fill_up(cache_set: CacheSet) -> None:
             await cache_set.index.commit(holder, [key], 5.0)
             committed += 1
     assert committed < len(keys)
-    cache_set.drop_holder(holder, None)
+    cache_set.allocations.drop_holder(holder, None)
 
 
 @in_virtual_time
@@ -269,12 +271,12 @@ async def test_a_set_full_of_dirty_data_without_a_bucket_for_its_index_can_be_em
     devices = await fresh_members([600], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         for label in ("kept", "dropped"):
-            await cache_set.create_volume(label, 1 << 20)
+            await cache_set.volumes.create(label, 1 << 20)
         await fill_up(cache_set)
         await asyncio.sleep(1)
         assert not cache_set.members[0].cache.table.reclaimable_count
         assert await cache_set.index.invalidate(0, 0, 1 << 20, 5.0) > (0, 0)
-        await cache_set.delete_volume(1, force=True)
+        await cache_set.volumes.delete(1, force=True)
         assert await cache_set.lookups.lookup(0, 0, 1 << 20) == ([], None)
         await fill(cache_set, 100)
         assert cache_set.verify() == []
@@ -285,10 +287,10 @@ async def test_clients_that_fill_the_queue_do_not_keep_nodes_from_waiting_for_bu
     devices = await fresh_members([600], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False, waiters=3)) as cache_set:
         await fill(cache_set, 3000)
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         waiting = []
         while True:
-            bucket = cache_set.allocate_bucket(holder, 1, 60.0)
+            bucket = cache_set.allocations.allocate_bucket(holder, 1, 60.0)
             await asyncio.sleep(2)
             if not bucket.done():
                 waiting.append(bucket)
@@ -312,7 +314,7 @@ async def test_a_stop_does_not_wait_until_a_collection_has_seen_all_leaves(tmp_p
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await fill(cache_set, 5_000)
         collector, leaves = cache_set.tasks.garbage_collector, cache_set.index.btree.tree.leaves
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert collector.found["leaves"] == len(leaves)
         cache_set.shared.collections.request("asked")
         while not 0 < collector.found["leaves"] < 4:
@@ -324,7 +326,7 @@ async def test_a_stop_does_not_wait_until_a_collection_has_seen_all_leaves(tmp_p
 async def test_what_goes_through_all_of_a_volume_in_memory_lets_the_loop_turn(tmp_path: Path) -> None:
     devices = await fresh_members([1500], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-        await cache_set.create_volume("flash", 1 << 20)
+        await cache_set.volumes.create("flash", 1 << 20)
         await fill(cache_set, 3_000)
         index, turns = cache_set.index, 0
 
@@ -351,12 +353,16 @@ async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_ma
     devices = await fresh_members([600], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await fill(cache_set, 3000)
-        holder, index, cache = cache_set.new_holder("client"), cache_set.index, cache_set.members[0].cache
-        ((key,),) = await cache_set.allocate(holder, [extent(1, offset=5)], 1.0)
+        holder, index, cache = (
+            cache_set.allocations.new_holder("client"),
+            cache_set.index,
+            cache_set.members[0].cache,
+        )
+        ((key,),) = await cache_set.allocations.allocate(holder, [extent(1, offset=5)], 1.0)
         taken = []
         with suppress(NoFreeBuckets):
             while True:
-                await cache_set.allocate_bucket(holder, 1, 1.0)
+                await cache_set.allocations.allocate_bucket(holder, 1, 1.0)
         while (place := cache_set.sectors.take_metadata(State.UUID)) is not None:
             taken.append(place[1])
         committing = asyncio.ensure_future(index.commit(holder, [key], 1000.0))
@@ -377,9 +383,9 @@ async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_ma
 async def test_a_stale_copy_of_a_good_key_does_not_keep_its_bucket_back(tmp_path: Path) -> None:
     devices = await fresh_members([700, 700], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-        await cache_set.create_volume("plain")
-        holder, index = cache_set.new_holder("client"), cache_set.index
-        ((key,),) = await cache_set.allocate(holder, [extent(32, replicas=2)], 10.0)
+        await cache_set.volumes.create("plain")
+        holder, index = cache_set.allocations.new_holder("client"), cache_set.index
+        ((key,),) = await cache_set.allocations.allocate(holder, [extent(32, replicas=2)], 10.0)
         await index.commit(holder, [key], 10.0)
         stale, good = key.pointers
         cache = cache_set.members[stale.device].cache
@@ -388,8 +394,8 @@ async def test_a_stale_copy_of_a_good_key_does_not_keep_its_bucket_back(tmp_path
             while cache.table.may_bump(bucket):
                 cache.table.bump(bucket)
                 cache.table.sectors[bucket] = 0
-            await cache_set.write_priorities()
-            await cache_set.collect_garbage()
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.write_priorities()
+            await cache_set.maintenance.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
             assert cache.table.may_bump(bucket), "as often as it is used again"
         assert await cache_set.lookups.lookup(0, 0, 32) == ([Key(0, 0, 32, False, (good,))], None)

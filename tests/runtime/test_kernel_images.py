@@ -44,7 +44,7 @@ async def live_keys(cache_set: CacheSet) -> list[Key]:
 async def dirty_data(cache_set: CacheSet) -> dict[Place, bytes]:
     """Every dirty sector there is, as look-ups find it."""
     found: dict[Place, bytes] = {}
-    for volume in cache_set.volumes():
+    for volume in cache_set.volumes.all():
         start: int | None = 0
         while start is not None:
             keys, start = await cache_set.lookups.lookup(volume.inode, start, 1 << 40)
@@ -76,7 +76,7 @@ async def test_the_set_opens_with_the_kernel_s_keys_and_volumes(tmp_path: Path, 
         table = cache_set.members[0].cache.table
         assert table.dirty_sectors_array.sum() == dirty
         assert table.sectors_array.sum() == sum(key.sectors for key in keys)
-        assert [(v.inode, v.uuid, v.sectors) for v in cache_set.volumes()] == [
+        assert [(v.inode, v.uuid, v.sectors) for v in cache_set.volumes.all()] == [
             (told["slot"], UUID(told["uuid"]), told["sectors"])
             for told in image.registered["memory"]["uuids"]
         ]
@@ -105,7 +105,7 @@ async def test_after_a_collection_the_buckets_are_those_of_the_kernel_s(tmp_path
     async with opened(image.device(), tmp_path) as cache_set:
         table = cache_set.members[0].cache.table
         states, gens = table.states_array.copy(), table.gens_array.copy()
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         worked, collected = (
             np.array(image.buckets(state, "gen")) for state in (image.worked, image.collected)
         )
@@ -131,7 +131,7 @@ async def test_dirty_data_outlives_moving_a_stop_and_a_power_cut(tmp_path: Path,
     async with opened(device, tmp_path, verify=False, moving_gc=True) as cache_set:
         before = await dirty_data(cache_set)
         for _ in range(5):
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
         moved = cache_set.tasks.garbage_collector.mover.moved_sectors
         assert moved > 0
         assert await dirty_data(cache_set) == before
@@ -152,13 +152,13 @@ async def test_work_goes_on_where_the_kernel_left_off(tmp_path: Path, name: str)
     device = image.device()
     async with opened(device, tmp_path, verify=False) as cache_set:
         expected = await dirty_data(cache_set)
-        (volume,) = cache_set.volumes()
+        (volume,) = cache_set.volumes.all()
         block = cache_set.geometry.block_sectors
-        holder = cache_set.new_holder("test")
+        holder = cache_set.allocations.new_holder("test")
         for number in range(300):
             offset = image.data_offset + number * 24 * block
             wanted = extent(8 * block, inode=volume.inode, offset=offset, whole=True)
-            (keys,) = await cache_set.allocate(holder, [wanted], 10.0)
+            (keys,) = await cache_set.allocations.allocate(holder, [wanted], 10.0)
             dirty = [Key(key.inode, key.offset, key.sectors, True, key.pointers) for key in keys]
             for key in dirty:
                 data = key.sectors * (b"%511d\n" % number)
@@ -171,7 +171,7 @@ async def test_work_goes_on_where_the_kernel_left_off(tmp_path: Path, name: str)
                 await cache_set.index.invalidate(volume.inode, gone.start, len(gone), 10.0)
                 for sector in gone:
                     expected.pop((volume.inode, sector), None)
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert await dirty_data(cache_set) == expected
         assert cache_set.verify() == []
     async with opened(device.reopen(), tmp_path) as cache_set:

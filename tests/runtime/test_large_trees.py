@@ -22,12 +22,14 @@ END = 8 * KEYS
 async def a_set_with_many_leaves(folder: Path) -> AsyncIterator[CacheSet]:
     devices = await fresh_members([8192], 4 << 10)
     async with running(devices, set_options(folder, verify=False, moving_gc=False)) as cache_set:
-        await cache_set.create_volume("plain")
-        holder, offsets = cache_set.new_holder("client"), [number * 8 for number in range(KEYS)]
+        await cache_set.volumes.create("plain")
+        holder, offsets = cache_set.allocations.new_holder("client"), [number * 8 for number in range(KEYS)]
         Random(1).shuffle(offsets)
         for start in range(0, KEYS, 100):
             wanted = [extent(1, offset=offset) for offset in offsets[start : start + 100]]
-            keys = [key for keys in await cache_set.allocate(holder, wanted, 10.0) for key in keys]
+            keys = [
+                key for keys in await cache_set.allocations.allocate(holder, wanted, 10.0) for key in keys
+            ]
             await cache_set.index.commit(holder, keys, 20.0)
         yield cache_set
 
@@ -116,7 +118,7 @@ async def test_leaves_of_which_none_could_be_fewer_are_not_compared_at_once(tmp_
     async with a_set_with_many_leaves(tmp_path) as cache_set:
         collector = cache_set.tasks.garbage_collector
         for _ in range(3):
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
         assert collector.found["nodes_saved"] == 0
         turns = []
         cache_set.shared.steps.begin(collector)

@@ -79,7 +79,9 @@ async def test_a_stop_drains_what_is_under_way_and_writes_prios(tmp_path: Path) 
     devices = await a_slow_set()
     async with running(devices, set_options(tmp_path)) as cache_set:
         await asyncio.sleep(1)
-        await take_buckets(cache_set, cache_set.new_holder("hungry"), 7)  # the allocator has much to do
+        await take_buckets(
+            cache_set, cache_set.allocations.new_holder("hungry"), 7
+        )  # the allocator has much to do
         devices[0].each_s = 0.1
         begun = now()
     assert now() - begun < STOP_SECONDS_MAX
@@ -109,13 +111,13 @@ async def test_a_stop_with_a_slow_device_takes_no_longer_than_five_seconds(tmp_p
 async def test_a_stop_tells_those_who_wait(tmp_path: Path) -> None:
     devices = await fresh_members([513], 4 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-        inode = await cache_set.create_volume("volume")
-        holder = cache_set.new_holder("greedy")
+        inode = await cache_set.volumes.create("volume")
+        holder = cache_set.allocations.new_holder("greedy")
         await take_buckets(cache_set, holder, patience_s=0.05)
         waiting: list[asyncio.Future[Any]] = [
-            cache_set.allocate_bucket(holder, 1, 1000),
-            cache_set.allocate(holder, [extent(80, inode=inode, whole=True)], 1000),
-            asyncio.ensure_future(cache_set.collect_garbage()),
+            cache_set.allocations.allocate_bucket(holder, 1, 1000),
+            cache_set.allocations.allocate(holder, [extent(80, inode=inode, whole=True)], 1000),
+            asyncio.ensure_future(cache_set.maintenance.collect_garbage()),
         ]
         begun = now()
     assert now() - begun < 1, "near exhaustion too"
@@ -123,7 +125,7 @@ async def test_a_stop_tells_those_who_wait(tmp_path: Path) -> None:
         with pytest.raises(ShuttingDown):
             await future
     with pytest.raises(ShuttingDown):
-        cache_set.carve(holder, inode, 0, 8, 1)
+        cache_set.allocations.carve(holder, inode, 0, 8, 1)
 
 
 @in_virtual_time
@@ -131,7 +133,7 @@ async def test_a_stop_does_not_begin_changes_that_queue_up(tmp_path: Path) -> No
     devices = await a_slow_set()
     async with running(devices, set_options(tmp_path)) as cache_set:
         devices[0].each_s = 0.5
-        changes = [asyncio.ensure_future(cache_set.create_volume(f"volume {n}")) for n in range(20)]
+        changes = [asyncio.ensure_future(cache_set.volumes.create(f"volume {n}")) for n in range(20)]
         await asyncio.sleep(0.6)
         begun = now()
     assert now() - begun <= 5
@@ -141,7 +143,7 @@ async def test_a_stop_does_not_begin_changes_that_queue_up(tmp_path: Path) -> No
     assert all(isinstance(outcome, int | ShuttingDown) for outcome in outcomes)
     devices[0].each_s = 0
     async with running(reopened([devices[0].inner]), set_options(tmp_path)) as cache_set:  # type: ignore[list-item]
-        assert [volume.inode for volume in cache_set.volumes()] == made
+        assert [volume.inode for volume in cache_set.volumes.all()] == made
 
 
 @in_virtual_time
@@ -159,8 +161,8 @@ async def test_a_stop_does_not_begin_superblocks_that_queue_up(tmp_path: Path) -
     devices = await a_slow_set()
     async with running(devices, set_options(tmp_path)) as cache_set:
         devices[0].each_s = 0.1
-        first = asyncio.ensure_future(cache_set.set_discard(True))
-        second = asyncio.ensure_future(cache_set.set_replacement(Replacement.FIFO))
+        first = asyncio.ensure_future(cache_set.maintenance.set_discard(True))
+        second = asyncio.ensure_future(cache_set.maintenance.set_replacement(Replacement.FIFO))
         await asyncio.sleep(0.05)
     await first
     with pytest.raises(ShuttingDown):
@@ -174,13 +176,13 @@ async def test_a_stop_does_not_begin_superblocks_that_queue_up(tmp_path: Path) -
 async def test_a_stop_does_not_wait_for_a_volume_that_waits_for_a_bucket(tmp_path: Path) -> None:
     devices = await fresh_members([513], 4 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         await take_buckets(cache_set, holder, patience_s=0.05)
         lists = cache_set.members[0].cache.reserves.lists
         kept = [list(buckets) for buckets in lists]
         for buckets in lists[:1]:
             buckets.clear()
-        changes = [asyncio.ensure_future(cache_set.create_volume(f"volume {n}")) for n in range(3)]
+        changes = [asyncio.ensure_future(cache_set.volumes.create(f"volume {n}")) for n in range(3)]
         await asyncio.sleep(0.1)
         lists[0].extend(kept[0])
         begun = now()
@@ -200,10 +202,10 @@ async def test_what_fails_in_a_task_is_the_one_error_that_ends_the_set(tmp_path:
         async with running([failing], set_options(tmp_path)) as cache_set:
             await asyncio.sleep(1)
             failing.faults.append(Fault("flush", failing.calls["flush"] + 1))
-            asking.append(asyncio.ensure_future(cache_set.write_priorities()))
+            asking.append(asyncio.ensure_future(cache_set.maintenance.write_priorities()))
             await asyncio.wait(asking)
             with pytest.raises(DeviceFailed, match="cannot flush"):
-                cache_set.release(cache_set.new_holder("client"), [])
+                cache_set.allocations.release(cache_set.allocations.new_holder("client"), [])
             await asyncio.sleep(3600)
 
     with pytest.raises(FlushFailed, match="member 0: cannot flush: Input/output error"):
@@ -224,8 +226,8 @@ async def test_a_change_that_shares_an_entry_with_a_failed_one_is_not_acknowledg
         async with running([failing], set_options(tmp_path)) as cache_set:
             await asyncio.sleep(1)
             failing.faults.append(Fault("flush", failing.calls["flush"] + 1))
-            changes.append(asyncio.ensure_future(cache_set.create_volume("volume")))
-            changes.append(asyncio.ensure_future(cache_set.write_priorities()))
+            changes.append(asyncio.ensure_future(cache_set.volumes.create("volume")))
+            changes.append(asyncio.ensure_future(cache_set.maintenance.write_priorities()))
             await asyncio.wait(changes)
             await asyncio.sleep(3600)
 
@@ -252,9 +254,9 @@ async def test_what_fails_in_a_callback_ends_the_set_too(tmp_path: Path) -> None
 
     async def live() -> None:
         async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-            holder = cache_set.new_holder("greedy")
+            holder = cache_set.allocations.new_holder("greedy")
             await take_buckets(cache_set, holder, patience_s=0.05)
-            waiting = cache_set.allocate_bucket(holder, 1, 1)
+            waiting = cache_set.allocations.allocate_bucket(holder, 1, 1)
             (waiter,) = cache_set.shared.queue._queues[Reserve.NONE]
             waiter.work = Broken()  # type: ignore[assignment]
             await waiting
@@ -301,7 +303,7 @@ async def test_a_violation_stops_the_set_before_it_does_harm(tmp_path: Path) -> 
         async with running(devices, set_options(tmp_path)) as cache_set:
             await asyncio.sleep(1)
             cache_set.members[0].cache.table.counts[State.EMPTY] += 1
-            await cache_set.write_priorities()
+            await cache_set.maintenance.write_priorities()
 
     with pytest.raises(ViolationError, match="invariants do not hold: member 0"):
         await live()
@@ -315,7 +317,7 @@ async def test_without_the_check_nobody_looks(tmp_path: Path) -> None:
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await asyncio.sleep(1)
         cache_set.members[0].cache.table.counts[State.EMPTY] += 1
-        await cache_set.write_priorities()
+        await cache_set.maintenance.write_priorities()
         assert cache_set.verify() != []
 
 
@@ -325,7 +327,7 @@ async def test_a_map_is_retired_at_the_end_and_another_life_has_another_number(t
     lives = set()
     for again in range(2):
         async with running(devices if not again else reopened(devices), set_options(tmp_path)) as cache_set:
-            (mapped,) = cache_set.gen_maps()
+            (mapped,) = cache_set.gen_maps
             content = Path(mapped.path).read_bytes()
             assert len(content) == mapped.bytes
             gen_map = GenMap.parse(memoryview(content), mapped.path)
@@ -343,17 +345,17 @@ async def test_a_map_is_retired_at_the_end_and_another_life_has_another_number(t
 async def test_a_set_that_is_not_synchronous_works_and_promises_nothing(tmp_path: Path) -> None:
     devices = await fresh_members([513], 4 << 10)
     async with running(devices, set_options(tmp_path, synchronous=False, verify=False)) as cache_set:
-        holder = cache_set.new_holder("client")
+        holder = cache_set.allocations.new_holder("client")
         for _ in range(3):
             for key in await take_buckets(cache_set, holder, 400, patience_s=5):
-                cache_set.free_bucket(holder, key)
-        await cache_set.create_volume("gone tomorrow")
-        await cache_set.write_priorities()
+                cache_set.allocations.free_bucket(holder, key)
+        await cache_set.volumes.create("gone tomorrow")
+        await cache_set.maintenance.write_priorities()
         (cache,) = (member.cache for member in cache_set.members)
         assert cache.prio_writes == 0
         assert cache_set.verify() == []
     async with running(reopened(devices), set_options(tmp_path)) as cache_set:
-        assert cache_set.volumes() == []
+        assert cache_set.volumes.all() == []
     with pytest.raises(SetRefused, match="the set has run with synchronous = true, found false"):
         async with running(reopened(devices), set_options(tmp_path, synchronous=False)):
             raise AssertionError("it was to be refused")
@@ -363,14 +365,14 @@ async def test_a_set_that_is_not_synchronous_works_and_promises_nothing(tmp_path
 async def test_a_device_that_hangs_shows_and_one_that_is_merely_slow_does_not(tmp_path: Path) -> None:
     devices = await a_slow_set()
     async with running(devices, set_options(tmp_path)) as cache_set:
-        await cache_set.set_discard(True)
+        await cache_set.maintenance.set_discard(True)
         devices[0].each_s = 5
-        asking = [asyncio.ensure_future(cache_set.write_priorities())]
+        asking = [asyncio.ensure_future(cache_set.maintenance.write_priorities())]
         for _ in range(60):
             await asyncio.sleep(1)
             assert cache_set.is_healthy(), "each call takes five seconds, and they come to an end"
         devices[0].each_s = 1000
-        asking.append(asyncio.ensure_future(cache_set.write_priorities()))
+        asking.append(asyncio.ensure_future(cache_set.maintenance.write_priorities()))
         await asyncio.sleep(60)
         assert not cache_set.is_healthy()
         devices[0].each_s = 0

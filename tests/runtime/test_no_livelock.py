@@ -64,16 +64,16 @@ async def hold_everything(cache_set: CacheSet, holder: Holder) -> list[Key]:
     keys = []
     while True:
         try:
-            keys.append(await cache_set.allocate_bucket(holder, 1, LONG_S))
+            keys.append(await cache_set.allocations.allocate_bucket(holder, 1, LONG_S))
         except NoFreeBuckets:
             return keys
 
 
 async def take(cache_set: CacheSet, holder: Holder, count: int) -> list[Key]:
     """Take so many buckets, which must be there, and find that there is not one more."""
-    keys = [await cache_set.allocate_bucket(holder, 1, 20) for _ in range(count)]
+    keys = [await cache_set.allocations.allocate_bucket(holder, 1, 20) for _ in range(count)]
     with pytest.raises(NoFreeBuckets):
-        await cache_set.allocate_bucket(holder, 1, MOMENT_S)
+        await cache_set.allocations.allocate_bucket(holder, 1, MOMENT_S)
     return keys
 
 
@@ -91,14 +91,14 @@ async def test_with_everything_held_nothing_spins(
     tmp_path: Path, bucket_bytes: int, policy: Replacement
 ) -> None:
     async with a_set(tmp_path, bucket_bytes, policy) as cache_set:
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         keys = await hold_everything(cache_set, holder)
         assert len(keys) > 0.9 * cache_set.geometry.bucket_count - 20
         assert (await quiet(cache_set)).total <= 1
         before = work_of(cache_set)
         for _ in range(5):
             with pytest.raises(NoFreeBuckets) as refused:
-                await cache_set.allocate_bucket(holder, 1, MOMENT_S)
+                await cache_set.allocations.allocate_bucket(holder, 1, MOMENT_S)
             assert refused.value.fields["waited_ms"] >= 50
         assert (work_of(cache_set) - before).total <= WORK_MAX
         assert cache_set.verify() == []
@@ -111,12 +111,12 @@ async def test_whatever_is_released_serves_again(
     tmp_path: Path, bucket_bytes: int, policy: Replacement
 ) -> None:
     async with a_set(tmp_path, bucket_bytes, policy) as cache_set:
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         keys = await hold_everything(cache_set, holder)
         for released in (1, 2, 3, 5, 20, 1, 1):
             before = work_of(cache_set)
             for _ in range(released):
-                cache_set.free_bucket(holder, keys.pop(0))
+                cache_set.allocations.free_bucket(holder, keys.pop(0))
             keys += await take(cache_set, holder, released)
             assert (work_of(cache_set) - before).total <= WORK_MAX + 2 * released
             assert cache_set.verify() == []
@@ -129,14 +129,14 @@ async def test_who_never_waits_gets_the_last_buckets_too(
     tmp_path: Path, bucket_bytes: int, policy: Replacement
 ) -> None:
     async with a_set(tmp_path, bucket_bytes, policy) as cache_set:
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         keys = await hold_everything(cache_set, holder)
         for key in keys[:18]:  # what the unused list takes, some times free_inc, and two
-            cache_set.free_bucket(holder, key)
+            cache_set.allocations.free_bucket(holder, key)
         before, had = work_of(cache_set), 0
         for _ in range(100):
             with suppress(NoFreeBuckets):
-                await cache_set.allocate_bucket(holder, 1, 0)
+                await cache_set.allocations.allocate_bucket(holder, 1, 0)
                 had += 1
             await asyncio.sleep(MOMENT_S)
         assert had == 18
@@ -147,13 +147,13 @@ async def test_who_never_waits_gets_the_last_buckets_too(
 @in_virtual_time
 async def test_a_release_serves_who_waits_at_once(tmp_path: Path) -> None:
     async with a_set(tmp_path, 64 << 10, Replacement.LRU) as cache_set:
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         keys = await hold_everything(cache_set, holder)
-        waiting = [cache_set.allocate_bucket(holder, 1, 20) for _ in range(3)]
+        waiting = [cache_set.allocations.allocate_bucket(holder, 1, 20) for _ in range(3)]
         await asyncio.sleep(0.05)
         assert not any(future.done() for future in waiting)
         for place in range(3):
-            cache_set.free_bucket(holder, keys[place])
+            cache_set.allocations.free_bucket(holder, keys[place])
             async with patience(5):
                 await waiting[place]
             assert not any(future.done() for future in waiting[place + 1 :])
@@ -162,38 +162,38 @@ async def test_a_release_serves_who_waits_at_once(tmp_path: Path) -> None:
 @in_virtual_time
 async def test_small_extents_do_as_well(tmp_path: Path) -> None:
     async with a_set(tmp_path, 64 << 10, Replacement.LRU) as cache_set:
-        holder = cache_set.new_holder("greedy")
-        volume = await cache_set.create_volume("small")
+        holder = cache_set.allocations.new_holder("greedy")
+        volume = await cache_set.volumes.create("small")
         kept = await hold_everything(cache_set, holder)
         request = ExtentRequest(inode=volume, offset=0, sectors=64, write_point=1)
         before = work_of(cache_set)
         with pytest.raises(NoFreeBuckets):
-            await cache_set.allocate(holder, [request], MOMENT_S)
+            await cache_set.allocations.allocate(holder, [request], MOMENT_S)
         assert (work_of(cache_set) - before).total <= WORK_MAX
-        cache_set.free_bucket(holder, kept[0])
-        (keys,) = await cache_set.allocate(holder, [request], 5)
+        cache_set.allocations.free_bucket(holder, kept[0])
+        (keys,) = await cache_set.allocations.allocate(holder, [request], 5)
         assert keys[0].sectors == 64
 
 
 @in_virtual_time
 async def test_prios_can_be_written_though_nothing_else_can_be_had(tmp_path: Path) -> None:
     async with a_set(tmp_path, 4 << 10, Replacement.LRU) as cache_set:
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         await hold_everything(cache_set, holder)
         for _ in range(10):
             async with patience(5):
-                await cache_set.write_priorities()
+                await cache_set.maintenance.write_priorities()
         assert (await quiet(cache_set)).total <= 1
 
 
 @in_virtual_time
 async def test_volumes_come_and_go_though_no_data_can_be_had(tmp_path: Path) -> None:
     async with a_set(tmp_path, 64 << 10, Replacement.LRU) as cache_set:
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         await hold_everything(cache_set, holder)
         before = work_of(cache_set)
         for _ in range(40):
             async with patience(5):
-                await cache_set.delete_volume(await cache_set.create_volume("brief"))
+                await cache_set.volumes.delete(await cache_set.volumes.create("brief"))
         assert (work_of(cache_set) - before).total <= 80 + WORK_MAX
         assert cache_set.verify() == []

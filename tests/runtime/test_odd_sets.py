@@ -34,13 +34,13 @@ def without_places(keys: list[Key]) -> list[tuple[int, int, bool]]:
 
 async def work(cache_set: CacheSet, times: int, offset: int) -> None:
     """Allocate and commit, with a collection now and then."""
-    holder = cache_set.new_holder("test")
+    holder = cache_set.allocations.new_holder("test")
     for number in range(times):
         wanted = extent(64, offset=offset + 64 * number, whole=True)
-        (keys,) = await cache_set.allocate(holder, [wanted], 20.0)
+        (keys,) = await cache_set.allocations.allocate(holder, [wanted], 20.0)
         await cache_set.index.commit(holder, keys, 20.0)
         if number % 50 == 0:
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
     await cache_set.index.flush()
 
 
@@ -60,13 +60,13 @@ async def test_a_uuid_table_of_the_old_form_stays_one_until_it_is_written_anew(t
     devices = image.devices()
     for life in range(3):
         async with running(devices_again(devices) if life else devices, set_options(tmp_path)) as cache_set:
-            assert [volume.uuid for volume in cache_set.volumes()][:2] == uuids
-            assert [volume.label for volume in cache_set.volumes()] == ["old", "old", "new"][
+            assert [volume.uuid for volume in cache_set.volumes.all()][:2] == uuids
+            assert [volume.label for volume in cache_set.volumes.all()] == ["old", "old", "new"][
                 : max(life, 1) + 1
             ]
-            await cache_set.write_priorities()
+            await cache_set.maintenance.write_priorities()
             if life == 1:
-                assert await cache_set.create_volume("new", 64) == 2
+                assert await cache_set.volumes.create("new", 64) == 2
             assert len(await contents(cache_set)) == 1
 
 
@@ -164,7 +164,7 @@ async def test_keys_that_hold_nothing_only_cut(tmp_path: Path, in_journal: bool)
             assert without_places(await contents(cache_set)) == expected
             assert cache_set.verify() == []
             for _ in range(3):
-                await cache_set.collect_garbage()
+                await cache_set.maintenance.collect_garbage()
             assert without_places(await contents(cache_set)) == expected
 
 
@@ -197,7 +197,7 @@ async def test_extents_that_are_no_whole_blocks_are_kept_among_others_that_are_m
     devices = image.devices()
     async with running(devices, set_options(tmp_path)) as cache_set:
         for _ in range(30):
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
         assert cache_set.tasks.garbage_collector.mover.moved_sectors > 50
         await check_data(cache_set, keys)
     async with running(devices_again(devices), set_options(tmp_path)) as cache_set:
@@ -226,9 +226,9 @@ async def test_keys_of_a_volume_that_is_gone_do_no_harm(tmp_path: Path) -> None:
     devices = image.devices()
     async with running(devices, set_options(tmp_path)) as cache_set:
         for _ in range(5):
-            await cache_set.collect_garbage()
+            await cache_set.maintenance.collect_garbage()
         assert without_places(await contents(cache_set, 1)) == without_places(here)
-        assert [volume.inode for volume in cache_set.volumes()] == [1]
+        assert [volume.inode for volume in cache_set.volumes.all()] == [1]
 
 
 @pytest.mark.parametrize("empty", [1, 2, 8])

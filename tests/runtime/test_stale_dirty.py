@@ -38,7 +38,7 @@ async def change(cache_set: CacheSet, holder: Holder, random: Random) -> None:
     what = random.randrange(10)
     if what < 7:
         wanted = extent(sectors, offset=offset, whole=True)
-        (keys,) = await cache_set.allocate(holder, [wanted], 20.0)
+        (keys,) = await cache_set.allocations.allocate(holder, [wanted], 20.0)
         dirty = random.random() < 0.8
         commit = [Key(key.inode, key.offset, key.sectors, dirty, key.pointers) for key in keys]
         await cache_set.index.commit(holder, commit, 20.0)
@@ -56,9 +56,9 @@ async def test_no_dirty_key_is_stale_whenever_the_daemon_is_killed(tmp_path: Pat
     looked_at = prio_writes = 0
     for _ in range(3):
         async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
-            if not cache_set.volumes():
-                await cache_set.create_volume("plain")
-            holder = cache_set.new_holder("test")
+            if not cache_set.volumes.all():
+                await cache_set.volumes.create("plain")
+            holder = cache_set.allocations.new_holder("test")
             for number in range(400):
                 await change(cache_set, holder, random)
                 if number % 10 == 0:

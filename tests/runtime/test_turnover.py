@@ -50,11 +50,11 @@ async def switch_all_the_time(cache_set: CacheSet, random: Random) -> None:
     """Change policy and discards, collect garbage, write prios, whatever else goes on."""
     while True:
         await asyncio.sleep(random.random() * 0.02)
-        await cache_set.set_replacement(random.choice(list(Replacement)))
-        await cache_set.set_discard(random.random() < 0.7)
+        await cache_set.maintenance.set_replacement(random.choice(list(Replacement)))
+        await cache_set.maintenance.set_discard(random.random() < 0.7)
         if random.random() < 0.1:
-            await cache_set.collect_garbage()
-            await cache_set.write_priorities()
+            await cache_set.maintenance.collect_garbage()
+            await cache_set.maintenance.write_priorities()
 
 
 async def witnessed(
@@ -132,12 +132,12 @@ async def turn_over_a_file(folder: Path, policy: Replacement, times: float) -> s
         first = await turn_over(cache_set, half, 1)
         assert cache_set.verify() == []
         other = Replacement((policy + 1) % len(Replacement))
-        await cache_set.set_replacement(other)
-        await cache_set.set_discard(False)
+        await cache_set.maintenance.set_replacement(other)
+        await cache_set.maintenance.set_discard(False)
         turning = asyncio.ensure_future(turn_over(cache_set, half // 2, 2))
         await asyncio.sleep(0.05)
-        await cache_set.set_replacement(policy)
-        await cache_set.set_discard(True)
+        await cache_set.maintenance.set_replacement(policy)
+        await cache_set.maintenance.set_discard(True)
         await turning
         last = await turn_over(cache_set, half // 2, 3)
         assert cache_set.verify() == []

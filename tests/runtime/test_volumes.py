@@ -28,23 +28,23 @@ async def a_set(folder: Path, *, verify: bool = True) -> AsyncIterator[tuple[Cac
 
 
 def labels(cache_set: CacheSet) -> dict[int, str]:
-    return {volume.inode: volume.label for volume in cache_set.volumes()}
+    return {volume.inode: volume.label for volume in cache_set.volumes.all()}
 
 
 @in_virtual_time
 async def test_what_is_answered_is_found_in_the_next_life(tmp_path: Path) -> None:
     uuid = uuid4()
     async with a_set(tmp_path) as (cache_set, members):
-        assert await cache_set.create_volume("cached", uuid=uuid) == 0
-        assert await cache_set.create_volume("flash", 1 << 20) == 1
-        assert await cache_set.create_volume("third") == 2
-        await cache_set.delete_volume(0)
-        assert await cache_set.create_volume("in its slot") == 0
-        volumes = cache_set.volumes()
+        assert await cache_set.volumes.create("cached", uuid=uuid) == 0
+        assert await cache_set.volumes.create("flash", 1 << 20) == 1
+        assert await cache_set.volumes.create("third") == 2
+        await cache_set.volumes.delete(0)
+        assert await cache_set.volumes.create("in its slot") == 0
+        volumes = cache_set.volumes.all()
         images = [device.image() for device in members]  # as a crash would leave them
     devices = [MemoryDevice.holding(image) for image in images]
     async with running(devices, set_options(tmp_path)) as cache_set:
-        assert cache_set.volumes() == volumes
+        assert cache_set.volumes.all() == volumes
         assert [(one.label, one.flash_only, one.sectors) for one in volumes] == [
             ("in its slot", False, 0),
             ("flash", True, 1 << 20),
@@ -55,16 +55,16 @@ async def test_what_is_answered_is_found_in_the_next_life(tmp_path: Path) -> Non
 @in_virtual_time
 async def test_many_at_once_take_their_turns(tmp_path: Path) -> None:
     async with a_set(tmp_path) as (cache_set, members):
-        inodes = await asyncio.gather(*(cache_set.create_volume(f"volume {n}") for n in range(12)))
+        inodes = await asyncio.gather(*(cache_set.volumes.create(f"volume {n}") for n in range(12)))
         assert sorted(inodes) == list(range(12))
         await asyncio.gather(
-            *(cache_set.delete_volume(inode) for inode in inodes[:6]),
-            *(cache_set.create_volume(f"later {n}") for n in range(3)),
-            cache_set.write_priorities(),
-            cache_set.set_replacement(Replacement.FIFO),
-            cache_set.set_discard(True),
+            *(cache_set.volumes.delete(inode) for inode in inodes[:6]),
+            *(cache_set.volumes.create(f"later {n}") for n in range(3)),
+            cache_set.maintenance.write_priorities(),
+            cache_set.maintenance.set_replacement(Replacement.FIFO),
+            cache_set.maintenance.set_discard(True),
         )
-        assert len(cache_set.volumes()) == 9
+        assert len(cache_set.volumes.all()) == 9
         found = labels(cache_set)
     async with running(reopened(members), set_options(tmp_path)) as cache_set:
         assert labels(cache_set) == found
@@ -76,7 +76,7 @@ async def test_many_at_once_take_their_turns(tmp_path: Path) -> None:
 async def test_a_change_goes_on_when_its_asker_goes_away(tmp_path: Path) -> None:
     async with a_set(tmp_path) as (cache_set, members):
         for wait_s in (0, 0.001, 0.004, 0.01):
-            asking = asyncio.ensure_future(cache_set.create_volume(f"after {wait_s}"))
+            asking = asyncio.ensure_future(cache_set.volumes.create(f"after {wait_s}"))
             await asyncio.sleep(wait_s)
             asking.cancel()
             await asyncio.wait([asking])
@@ -92,13 +92,13 @@ async def test_a_change_goes_on_when_its_asker_goes_away(tmp_path: Path) -> None
 async def test_what_is_wrong_changes_nothing_and_holds_up_nobody(tmp_path: Path) -> None:
     async with a_set(tmp_path) as (cache_set, _):
         uuid = uuid4()
-        await cache_set.create_volume("first", uuid=uuid)
+        await cache_set.volumes.create("first", uuid=uuid)
         before = cache_set.statistics().journal_seq
         outcomes = await asyncio.gather(
-            cache_set.create_volume("first again", uuid=uuid),
-            cache_set.create_volume("x" * 33),
-            cache_set.delete_volume(7),
-            cache_set.create_volume("second"),
+            cache_set.volumes.create("first again", uuid=uuid),
+            cache_set.volumes.create("x" * 33),
+            cache_set.volumes.delete(7),
+            cache_set.volumes.create("second"),
             return_exceptions=True,
         )
         assert [type(outcome) for outcome in outcomes[:3]] == [
@@ -115,16 +115,16 @@ async def test_what_is_wrong_changes_nothing_and_holds_up_nobody(tmp_path: Path)
 async def test_a_bucket_that_is_waited_for_is_known_from_the_moment_it_is_given(tmp_path: Path) -> None:
     """Verify would call it lost otherwise: whoever waits for it hears of it a turn of the loop later."""
     async with a_set(tmp_path, verify=False) as (cache_set, _):
-        holder = cache_set.new_holder("greedy")
+        holder = cache_set.allocations.new_holder("greedy")
         keys = await take_buckets(cache_set, holder, patience_s=0.1)
         kept = []
         for member in cache_set.members:  # a tree, one day, will have taken these
             while (bucket := member.cache.take_metadata(State.BTREE)) is not None:
                 kept.append((member, bucket))
-        creating = asyncio.ensure_future(cache_set.create_volume("patient"))
+        creating = asyncio.ensure_future(cache_set.volumes.create("patient"))
         await asyncio.sleep(0.1)
         assert cache_set.statistics().waiters["btree"] == 1
-        cache_set.free_bucket(holder, keys[0])
+        cache_set.allocations.free_bucket(holder, keys[0])
         while cache_set.shared.queue.total:
             await asyncio.sleep(0)
         assert not creating.done()
@@ -138,33 +138,35 @@ async def test_a_bucket_that_is_waited_for_is_known_from_the_moment_it_is_given(
 @in_virtual_time
 async def test_without_a_bucket_it_fails_at_its_deadline_and_nothing_is_changed(tmp_path: Path) -> None:
     async with a_set(tmp_path, verify=False) as (cache_set, _):
-        inode = await cache_set.create_volume("first")
-        await take_buckets(cache_set, cache_set.new_holder("greedy"), patience_s=0.1)
+        inode = await cache_set.volumes.create("first")
+        await take_buckets(cache_set, cache_set.allocations.new_holder("greedy"), patience_s=0.1)
         kept = []
         for member in cache_set.members:
             while (bucket := member.cache.take_metadata(State.BTREE)) is not None:
                 kept.append((member, bucket))
         outcomes = await asyncio.gather(
-            cache_set.create_volume("second"), cache_set.delete_volume(inode), return_exceptions=True
+            cache_set.volumes.create("second"), cache_set.volumes.delete(inode), return_exceptions=True
         )
         assert [type(outcome) for outcome in outcomes] == [NoFreeBuckets, NoFreeBuckets]
         assert labels(cache_set) == {inode: "first"}
-        assert cache_set.carve(cache_set.new_holder("client"), inode, 0, 8, 1) is None, "it is still known"
+        assert (
+            cache_set.allocations.carve(cache_set.allocations.new_holder("client"), inode, 0, 8, 1) is None
+        ), "it is still known"
         for member, bucket in kept:
             member.cache.free_metadata([bucket])
         cache_set.shared.buckets_moved()
-        assert await cache_set.create_volume("second") == 1
+        assert await cache_set.volumes.create("second") == 1
 
 
 @in_virtual_time
 async def test_the_same_again_writes_nothing(tmp_path: Path) -> None:
     async with a_set(tmp_path) as (cache_set, members):
-        await cache_set.set_discard(True)
+        await cache_set.maintenance.set_discard(True)
         await asyncio.sleep(1)
         before = [device.statistics().writes for device in members]
         seqs = [member.superblock.seq for member in cache_set.members]
-        await cache_set.set_discard(True)
+        await cache_set.maintenance.set_discard(True)
         assert [member.superblock.seq for member in cache_set.members] == seqs
         assert [device.statistics().writes for device in members] == before
-        await cache_set.set_discard(False)
+        await cache_set.maintenance.set_discard(False)
         assert [member.superblock.seq for member in cache_set.members] == [seq + 1 for seq in seqs]

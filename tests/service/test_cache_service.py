@@ -427,7 +427,7 @@ async def test_a_watch_tells_the_state_and_then_what_changed(tmp_path: Path) -> 
 
 async def test_a_failed_set_refuses_changes_and_answers_questions(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
-        it.cache_set.refuse(DeviceFailed("flush failed"))
+        it.cache_set.shared.stop.refuse(DeviceFailed("flush failed"))
         changes = [
             allocate(),
             allocate(whole=True),

@@ -106,14 +106,16 @@ async def test_buckets_turned_over_with_discards_carry_durable_gens(tmp_path: Pa
 async def test_a_few_buckets_used_over_and_over_do_not_run_away_from_the_gens_on_disk(tmp_path: Path) -> None:
     story = await Story.fresh(tmp_path, 530)
     async with story.life() as cache_set:
-        holder = cache_set.new_holder("hoarder")
+        holder = cache_set.allocations.new_holder("hoarder")
         keys = await everything(cache_set, holder)
         for key in keys[:6]:
-            cache_set.free_bucket(holder, key)
+            cache_set.allocations.free_bucket(holder, key)
         table = cache_set.members[0].cache.table
         farthest = 0
         for _ in range(700):
-            cache_set.free_bucket(holder, await cache_set.allocate_bucket(holder, 1, 5))
+            cache_set.allocations.free_bucket(
+                holder, await cache_set.allocations.allocate_bucket(holder, 1, 5)
+            )
             farthest = max(farthest, table.distance_disk)
         assert 48 < farthest <= 96
     judged(story, states=4)
@@ -124,7 +126,7 @@ async def everything(cache_set: CacheSet, holder: Holder) -> list[Key]:
     keys = []
     while True:
         try:
-            keys.append(await cache_set.allocate_bucket(holder, 1, 0.2))
+            keys.append(await cache_set.allocations.allocate_bucket(holder, 1, 0.2))
         except NoFreeBuckets:
             return keys
 

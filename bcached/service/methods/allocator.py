@@ -28,8 +28,8 @@ class Allocation:
 
     def __init__(self, cache_set: CacheSet) -> None:
         self._set = cache_set
-        self._carve = cache_set.carve
-        self._carve_run = cache_set.carve_run
+        self._carve = cache_set.allocations.carve
+        self._carve_run = cache_set.allocations.carve_run
         self._block_mask = cache_set.geometry.block_sectors - 1  # a block is a power of two
         self._member_count = len(cache_set.members)
         changing: dict[str, Handler] = {
@@ -130,11 +130,13 @@ class Allocation:
 
     def _give_back(self, session: Session, keys: Sequence[Key]) -> None:
         if keys:
-            self._set.release(session.holder, keys)
+            self._set.allocations.release(session.holder, keys)
 
     def allocate_bucket(self, session: Session, request: messages.AllocateBucket) -> Outcome:
         """Allocate a whole bucket."""
-        future = self._set.allocate_bucket(session.holder, request.replicas or 1, _timeout_s(request))
+        future = self._set.allocations.allocate_bucket(
+            session.holder, request.replicas or 1, _timeout_s(request)
+        )
         return _settled(future, messages.OneKey)
 
     def _request(self, session: Session, request: messages.Allocate | messages.Extent) -> ExtentRequest:
@@ -162,7 +164,9 @@ class Allocation:
         keys_max = sum(1 if not one.whole else one.sectors // bucket_sectors + 2 for one in requests)
         if keys_max > messages.KEYS_IN_REPLY_MAX:
             raise LimitExceeded("keys_in_a_reply", keys_max)
-        return _settled(self._set.allocate(session.holder, requests, _timeout_s(request)), results)
+        return _settled(
+            self._set.allocations.allocate(session.holder, requests, _timeout_s(request)), results
+        )
 
     # Giving back
 
@@ -170,13 +174,13 @@ class Allocation:
         """End reservations."""
         for key in request.keys:
             check_blocks("keys", key, self._block_mask)
-        self._set.release(session.holder, request.keys)
+        self._set.allocations.release(session.holder, request.keys)
         return DONE
 
     def free_bucket(self, session: Session, request: messages.FreeBucket) -> Outcome:
         """Free a whole bucket."""
         check_blocks("key", request.key, self._block_mask)
-        self._set.free_bucket(session.holder, request.key)
+        self._set.allocations.free_bucket(session.holder, request.key)
         return DONE
 
     # Telling
@@ -210,7 +214,7 @@ class Allocation:
 
     def map_gens(self, _session: Session, _request: Any) -> Outcome:
         """Returns the files from which the gens can be mapped."""
-        maps = self._set.gen_maps()
+        maps = self._set.gen_maps
         return messages.GenMaps(tuple(messages.GenMapFile(one.device, one.path, one.bytes) for one in maps))
 
 

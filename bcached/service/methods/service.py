@@ -66,29 +66,29 @@ class Administration:
         if request.wait is False:
             self._set.shared.collections.request("asked")
             return DONE
-        return Later(self._set.collect_garbage(), _done)
+        return Later(self._set.maintenance.collect_garbage(), _done)
 
     def write_priorities(self, _session: Session, _request: Any) -> Outcome:
         """Write prios and gens."""
-        return Later(self._set.write_priorities(), _done)
+        return Later(self._set.maintenance.write_priorities(), _done)
 
     def set_replacement(self, _session: Session, request: messages.SetReplacement) -> Outcome:
         """Set the replacement policy."""
-        return Later(self._set.set_replacement(Replacement[request.policy.upper()]), _done)
+        return Later(self._set.maintenance.set_replacement(Replacement[request.policy.upper()]), _done)
 
     def set_discard(self, _session: Session, request: messages.SetDiscard) -> Outcome:
         """Turn discards on or off."""
-        return Later(self._set.set_discard(request.discard), _done)
+        return Later(self._set.maintenance.set_discard(request.discard), _done)
 
     def list_volumes(self, _session: Session, _request: Any) -> Outcome:
         """Returns all volumes, and the inodes without a volume that still have keys."""
         volumes = tuple(
             messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only)
-            for one in self._set.volumes()
+            for one in self._set.volumes.all()
         )
         orphans = tuple(
             messages.Orphan(one.inode, one.keys, one.dirty_sectors, one.clean_sectors)
-            for one in self._set.orphans()
+            for one in self._set.volumes.orphans()
         )
         return messages.Volumes(volumes, orphans)
 
@@ -98,11 +98,11 @@ class Administration:
             uuid = None if request.uuid is None else UUID(request.uuid)
         except ValueError:
             raise InvalidParameter("uuid", "expected a uuid") from None
-        return Later(self._set.create_volume(request.label, request.sectors or 0, uuid), messages.NewVolume)
+        return Later(self._set.volumes.create(request.label, request.sectors or 0, uuid), messages.NewVolume)
 
     def delete_volume(self, _session: Session, request: messages.DeleteVolume) -> Outcome:
         """Delete a volume and its keys."""
-        return Later(self._set.delete_volume(request.inode, force=bool(request.force)), _done)
+        return Later(self._set.volumes.delete(request.inode, force=bool(request.force)), _done)
 
     def watch(self, _session: Session, request: messages.Watch) -> Outcome:
         """Returns a stream: the state, then its changes."""
@@ -124,11 +124,11 @@ class CacheService:
 
     def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection, with a holder for its reservations."""
-        return Session(peer, role, self._set.new_holder(f"pid {peer.pid} uid {peer.uid}"))
+        return Session(peer, role, self._set.allocations.new_holder(f"pid {peer.pid} uid {peer.uid}"))
 
     def close_session(self, session: Session) -> None:
         """End the session's reservations as soon as its process can write no more."""
-        self._set.drop_holder(session.holder, session.peer.pid)
+        self._set.allocations.drop_holder(session.holder, session.peer.pid)
 
 
 def _done(_: object) -> messages.Results:

@@ -59,14 +59,14 @@ class KeepingClient:
     def __init__(self, cache_set: CacheSet, kept: Kept) -> None:
         self.cache_set = cache_set
         self.kept = kept
-        self.holder: Holder = cache_set.new_holder("keeping client")
+        self.holder: Holder = cache_set.allocations.new_holder("keeping client")
         self._tokens = count(1 + max((max(tokens) for tokens in kept.tokens.values()), default=0))
 
     async def write(self, inode: int, offset: int, sectors: int, *, replicas: int = 1) -> list[Key]:
         """Dirty data, durable."""
         token = next(self._tokens)
         wanted = extent(sectors, inode=inode, offset=offset, replicas=replicas, whole=True)
-        (keys,) = await self.cache_set.allocate(self.holder, [wanted], 20)
+        (keys,) = await self.cache_set.allocations.allocate(self.holder, [wanted], 20)
         dirty = [Key(key.inode, key.offset, key.sectors, True, key.pointers) for key in keys]
         self.kept.begin(inode, offset, offset + sectors, token)
         with own_write():
@@ -82,7 +82,7 @@ class KeepingClient:
     async def scatter(self, inode: int, offset: int, step: int) -> None:
         """A bucket full of dirty sectors, a step apart: as many keys in one commit, not yet durable."""
         token = next(self._tokens)
-        bucket = await self.cache_set.allocate_bucket(self.holder, 1, 20)
+        bucket = await self.cache_set.allocations.allocate_bucket(self.holder, 1, 20)
         (pointer,) = bucket.pointers
         keys = []
         for at in range(bucket.sectors):

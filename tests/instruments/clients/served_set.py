@@ -68,7 +68,7 @@ async def served(
         synchronous=synchronous,
     )
     async with running(devices, options) as cache_set:
-        assert await cache_set.create_volume("first", 0, None) == 0
+        assert await cache_set.volumes.create("first", 0, None) == 0
         service = CacheService(cache_set)
         async with SocketServer(service, access or Access([], [], []), limits or SocketLimits()) as server:
             socket_path = str(folder / "s")

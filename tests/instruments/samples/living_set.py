@@ -58,7 +58,7 @@ async def take_buckets(
     keys: list[Key] = []
     while count is None or len(keys) < count:
         try:
-            keys.append(await cache_set.allocate_bucket(holder, 1, patience_s))
+            keys.append(await cache_set.allocations.allocate_bucket(holder, 1, patience_s))
         except NoFreeBuckets:
             if count is not None:
                 raise

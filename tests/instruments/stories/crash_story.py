@@ -133,7 +133,7 @@ class Story:
 
     def see(self, cache_set: CacheSet) -> None:
         """Take what a set opened after a kill holds as a promise: what was seen must stay."""
-        seen = {volume.inode: volume.label for volume in cache_set.volumes()}
+        seen = {volume.inode: volume.label for volume in cache_set.volumes.all()}
         self.ledger.volumes = [Change(seen, -1, 0)]
         superblocks = [member.superblock for member in cache_set.members]
         self.ledger.fields = [[Change((one.replacement, one.discard), -1, 0)] for one in superblocks]
@@ -178,7 +178,7 @@ class Story:
         there = self.ledger.volumes[-1].value
         inode = next(number for number in range(len(there) + 1) if number not in there)
         change = self._begin(self.ledger.volumes, {**there, inode: label})
-        assert await self.cache_set.create_volume(label) == inode
+        assert await self.cache_set.volumes.create(label) == inode
         change.kept = self.clock.now
         return inode
 
@@ -187,7 +187,7 @@ class Story:
         assert self.cache_set is not None
         left = {number: label for number, label in self.ledger.volumes[-1].value.items() if number != inode}
         change = self._begin(self.ledger.volumes, left)
-        await self.cache_set.delete_volume(inode)
+        await self.cache_set.volumes.delete(inode)
         change.kept = self.clock.now
 
     async def set_fields(self, replacement: Replacement, discard: bool) -> None:
@@ -196,12 +196,12 @@ class Story:
         now = self.clock.now
         for changes in self.ledger.fields:
             changes.append(Change((replacement, changes[-1].value[1]), now))
-        await self.cache_set.set_replacement(replacement)
+        await self.cache_set.maintenance.set_replacement(replacement)
         now = self.clock.now
         for changes in self.ledger.fields:
             changes[-1].kept = now
             changes.append(Change((replacement, discard), now))
-        await self.cache_set.set_discard(discard)
+        await self.cache_set.maintenance.set_discard(discard)
         for changes in self.ledger.fields:
             changes[-1].kept = self.clock.now
 
@@ -209,25 +209,25 @@ class Story:
         """Have the gens of now made durable."""
         assert self.cache_set is not None
         gens = [member.cache.table.gens_array.copy() for member in self.cache_set.members]
-        await self.cache_set.write_priorities()
+        await self.cache_set.maintenance.write_priorities()
         self.ledger.gens.append((self.clock.now, gens))
 
     async def turn_over(self, buckets: int, at_once: int = 6) -> None:
         """Take buckets and give them back, so many in all."""
         assert self.cache_set is not None
-        holder = self.cache_set.new_holder("turnover")
+        holder = self.cache_set.allocations.new_holder("turnover")
         held = []
         try:
             for _ in range(buckets):
-                held.append(await self.cache_set.allocate_bucket(holder, 1, 20))
+                held.append(await self.cache_set.allocations.allocate_bucket(holder, 1, 20))
                 if len(held) == at_once:
                     for key in held:
-                        self.cache_set.free_bucket(holder, key)
+                        self.cache_set.allocations.free_bucket(holder, key)
                     held = []
             for key in held:
-                self.cache_set.free_bucket(holder, key)
+                self.cache_set.allocations.free_bucket(holder, key)
         finally:
-            self.cache_set.drop_holder(holder, None)
+            self.cache_set.allocations.drop_holder(holder, None)
 
     def _begin(self, changes: list[Change], value: Any) -> Change:
         changes.append(Change(value, self.clock.now))

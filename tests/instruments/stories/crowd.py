@@ -82,7 +82,7 @@ class Client:
         self.random = random
         self.number = number
         self.lives = 1
-        self.holder = self.cache_set.new_holder(f"client {number} life 1")
+        self.holder = self.cache_set.allocations.new_holder(f"client {number} life 1")
         self.keys: list[Key] = []
         self.buckets: list[Key] = []
 
@@ -108,7 +108,7 @@ class Client:
     async def carve(self) -> None:
         request = self._request(plain=True)
         try:
-            key = self.cache_set.carve(
+            key = self.cache_set.allocations.carve(
                 self.holder, request.inode, request.offset, request.sectors, request.write_point
             )
         except NoSuchVolume:
@@ -133,7 +133,7 @@ class Client:
                 for key in keys:
                     self._take(key)
 
-        await self._wait(lambda timeout: self.cache_set.allocate(holder, requests, timeout), take)
+        await self._wait(lambda timeout: self.cache_set.allocations.allocate(holder, requests, timeout), take)
 
     async def take_bucket(self) -> None:
         replicas = self.random.randint(1, len(self.cache_set.members))
@@ -143,7 +143,9 @@ class Client:
             self.crowd.given(holder, key)
             self.buckets.append(key)
 
-        await self._wait(lambda timeout: self.cache_set.allocate_bucket(holder, replicas, timeout), take)
+        await self._wait(
+            lambda timeout: self.cache_set.allocations.allocate_bucket(holder, replicas, timeout), take
+        )
 
     async def _wait(self, ask: Callable[[float], "asyncio.Future[Any]"], take: Callable[[Any], None]) -> None:
         """Ask, and wait for it, give up early, or die while waiting."""
@@ -188,7 +190,7 @@ class Client:
             self.keys += kept
         for key in going:
             self.crowd.watch.ended(key)
-        self.cache_set.release(self.holder, going)
+        self.cache_set.allocations.release(self.holder, going)
 
     def _part(self, key: Key) -> tuple[list[Key], list[Key]]:
         """A part of a key, and what that leaves of it."""
@@ -204,7 +206,7 @@ class Client:
         if self.buckets:
             key = self.buckets.pop(self.random.randrange(len(self.buckets)))
             self.crowd.watch.ended(key)
-            self.cache_set.free_bucket(self.holder, key)
+            self.cache_set.allocations.free_bucket(self.holder, key)
 
     async def rest(self) -> None:
         await asyncio.sleep(self.random.random() ** 4 * 0.05)
@@ -213,7 +215,7 @@ class Client:
         """End the connection with all that it holds, and come back as somebody else."""
         self.crowd.bury(self)
         self.lives += 1
-        self.holder = self.cache_set.new_holder(f"client {self.number} life {self.lives}")
+        self.holder = self.cache_set.allocations.new_holder(f"client {self.number} life {self.lives}")
         self.keys, self.buckets = [], []
 
     def _take(self, key: Key) -> None:
@@ -252,7 +254,7 @@ class Crowd:
         self.watch = Watch(cache_set)
         self.tally = Tally()
         self.clients: list[Client] = []
-        self.inodes: set[int] = {volume.inode for volume in cache_set.volumes()}
+        self.inodes: set[int] = {volume.inode for volume in cache_set.volumes.all()}
         self._buried: list[tuple[list[Holder], list[Key]]] = []
         self._volumes_made = 0
 
@@ -281,12 +283,12 @@ class Crowd:
 
     def bury(self, client: Client) -> None:
         """A connection is gone; what it held may be given to others once its quarantine has ended."""
-        self.cache_set.drop_holder(client.holder, None)
+        self.cache_set.allocations.drop_holder(client.holder, None)
         self._buried.append(([client.holder], client.keys + client.buckets))
 
     def _dig_up(self) -> None:
         """Forget those whose quarantine has ended."""
-        waiting = set(map(id, self.cache_set.quarantine.holders())) if self._buried else set()
+        waiting = set(map(id, self.cache_set.allocations.quarantine.holders())) if self._buried else set()
         left = []
         for holders, keys in self._buried:
             if any(id(holder) in waiting for holder in holders):
@@ -312,10 +314,10 @@ class Crowd:
         """An administrator who does everything, and sometimes goes away in the middle of it."""
         cache_set = self.cache_set
         acts: list[Callable[[], Awaitable[None]]] = [
-            cache_set.collect_garbage,
-            cache_set.write_priorities,
-            lambda: cache_set.set_replacement(random.choice(list(Replacement))),
-            lambda: cache_set.set_discard(random.random() < 0.5),
+            cache_set.maintenance.collect_garbage,
+            cache_set.maintenance.write_priorities,
+            lambda: cache_set.maintenance.set_replacement(random.choice(list(Replacement))),
+            lambda: cache_set.maintenance.set_discard(random.random() < 0.5),
             self._create_volume,
             self._create_volume,
             lambda: self._delete_volume(random),
@@ -339,9 +341,9 @@ class Crowd:
     async def _create_volume(self) -> None:
         self._volumes_made += 1
         sectors = self.random.choice([0, 0, 1 << 20])
-        await self.cache_set.create_volume(f"volume {self._volumes_made}", sectors)
+        await self.cache_set.volumes.create(f"volume {self._volumes_made}", sectors)
         # One whose caller went away may be there too.
-        self.inodes = {volume.inode for volume in self.cache_set.volumes()}
+        self.inodes = {volume.inode for volume in self.cache_set.volumes.all()}
 
     async def _delete_volume(self, random: Random) -> None:
         if len(self.inodes) > 1:
@@ -351,13 +353,15 @@ class Crowd:
 
     async def _delete_to_the_end(self, inode: int) -> None:
         try:
-            await self.cache_set.delete_volume(inode)
+            await self.cache_set.volumes.delete(inode)
         except RequestError as error:
             self.tally.note(self.tally.refused, f"delete: {type(error).__name__}")
             return
         for client in self.clients:
             name = f"{client.holder.name}, volume {inode}"
-            ends = [holder for holder in self.cache_set.quarantine.holders() if holder.name == name]
+            ends = [
+                holder for holder in self.cache_set.allocations.quarantine.holders() if holder.name == name
+            ]
             self._buried.append((ends, [key for key in client.keys if key.inode == inode]))
             client.keys = [key for key in client.keys if key.inode != inode]
 

@@ -48,8 +48,8 @@ class KeyStory(Story):
     def holder(self) -> Holder:
         """The client of this life."""
         assert self.cache_set is not None
-        if self._holder is None or self._holder not in self.cache_set.holders:
-            self._holder = self.cache_set.new_holder("client")
+        if self._holder is None or self._holder not in self.cache_set.allocations.holders:
+            self._holder = self.cache_set.allocations.new_holder("client")
             self.pending = []
         return self._holder
 
@@ -62,7 +62,7 @@ class KeyStory(Story):
         assert self.cache_set is not None
         wanted = ExtentRequest(inode, offset, sectors, 1, replicas, whole=True)
         try:
-            (keys,) = await self.cache_set.allocate(self.holder, [wanted], PATIENCE_S)
+            (keys,) = await self.cache_set.allocations.allocate(self.holder, [wanted], PATIENCE_S)
         except NoFreeBuckets:
             return
         token = next(self.tokens)
@@ -87,7 +87,7 @@ class KeyStory(Story):
         try:
             seq = await self.cache_set.index.commit(self.holder, keys, PATIENCE_S)
         except NoFreeBuckets:
-            self.cache_set.release(self.holder, keys)
+            self.cache_set.allocations.release(self.holder, keys)
             return
         for key, token in written:
             self.keys.put(_places(key), (key.dirty, token), seq, seq)
@@ -141,7 +141,7 @@ class KeyStory(Story):
     async def collect(self) -> None:
         """Collect garbage."""
         assert self.cache_set is not None
-        await self.cache_set.collect_garbage()
+        await self.cache_set.maintenance.collect_garbage()
 
     async def create(self, label: str, sectors: int = 0) -> int:
         """Create a volume; with sectors, a flash-only one."""
@@ -149,7 +149,7 @@ class KeyStory(Story):
         there = self.ledger.volumes[-1].value
         inode = next(number for number in range(len(there) + 1) if number not in there)
         change = self._begin(self.ledger.volumes, {**there, inode: label})
-        assert await self.cache_set.create_volume(label, sectors) == inode
+        assert await self.cache_set.volumes.create(label, sectors) == inode
         change.kept = self.clock.now
         return inode
 
@@ -162,7 +162,7 @@ class KeyStory(Story):
         change = self._begin(self.ledger.volumes, left)
         self.pending = [(key, token) for key, token in self.pending if key.inode != inode]
         try:
-            await self.cache_set.delete_volume(inode, force=True)
+            await self.cache_set.volumes.delete(inode, force=True)
         except BaseException:
             self.keys.put(there, None, low, float("inf"))
             raise
@@ -175,7 +175,7 @@ class KeyStory(Story):
         """Commit so many keys of a sector, two sectors apart; only every 32nd has data, and may stay."""
         assert self.cache_set is not None
         wanted = [ExtentRequest(inode, start + 2 * number, 1, 1, whole=True) for number in range(count)]
-        granted = await self.cache_set.allocate(self.holder, wanted, PATIENCE_S)
+        granted = await self.cache_set.allocations.allocate(self.holder, wanted, PATIENCE_S)
         keys = [key for keys in granted for key in keys]
         seq = await self.cache_set.index.commit(self.holder, keys, PATIENCE_S)
         for key in keys[::32]:

@@ -48,107 +48,114 @@ Play = Callable[[CacheSet, Promises], Awaitable[None]]
 
 async def ordinary_day(cache_set: CacheSet, promises: Promises) -> None:
     """Volumes come, sectors come and go, prios are written, garbage is collected."""
-    inode = await cache_set.create_volume("first")
+    inode = await cache_set.volumes.create("first")
     promises.volumes[inode] = "first"
-    holder = cache_set.new_holder("client")
+    holder = cache_set.allocations.new_holder("client")
     keys = []
     for at in range(0, 200, 8):
-        key = cache_set.carve(holder, inode, at, 8, 1)
+        key = cache_set.allocations.carve(holder, inode, at, 8, 1)
         if key is None:
-            ((key,),) = await cache_set.allocate(holder, [extent(8, inode=inode, offset=at)], 10)
+            ((key,),) = await cache_set.allocations.allocate(holder, [extent(8, inode=inode, offset=at)], 10)
         keys.append(key)
         if at % 64 == 0:
             await asyncio.sleep(0)
-    cache_set.release(holder, keys[::2])
-    await cache_set.write_priorities()
-    await cache_set.collect_garbage()
-    cache_set.release(holder, keys[1::2])
-    cache_set.drop_holder(holder, None)
+    cache_set.allocations.release(holder, keys[::2])
+    await cache_set.maintenance.write_priorities()
+    await cache_set.maintenance.collect_garbage()
+    cache_set.allocations.release(holder, keys[1::2])
+    cache_set.allocations.drop_holder(holder, None)
 
 
 async def crowded_day(cache_set: CacheSet, promises: Promises) -> None:
     """All buckets are held; some wait in vain, others until something is released or a client goes."""
-    inode = await cache_set.create_volume("crowded")
+    inode = await cache_set.volumes.create("crowded")
     promises.volumes[inode] = "crowded"
-    greedy, patient, other = (cache_set.new_holder(name) for name in ("greedy", "patient", "other"))
+    greedy, patient, other = (
+        cache_set.allocations.new_holder(name) for name in ("greedy", "patient", "other")
+    )
     promises.matters = False
     keys = await take_buckets(cache_set, greedy, BUCKET_COUNT * 9 // 10)
     promises.matters = True
     keys += await take_buckets(cache_set, greedy, patience_s=0.01)
-    gathering = cache_set.allocate(patient, [extent(40, inode=inode, whole=True)], 20)
-    waiting = [cache_set.allocate_bucket(other, 1, 20) for _ in range(3)]
+    gathering = cache_set.allocations.allocate(patient, [extent(40, inode=inode, whole=True)], 20)
+    waiting = [cache_set.allocations.allocate_bucket(other, 1, 20) for _ in range(3)]
     with suppress(NoFreeBuckets):
-        await cache_set.allocate(other, [extent(8, inode=inode)], 0)
+        await cache_set.allocations.allocate(other, [extent(8, inode=inode)], 0)
     for key in keys[:3]:
-        cache_set.free_bucket(greedy, key)
+        cache_set.allocations.free_bucket(greedy, key)
         await asyncio.sleep(0.001)
     waiting[1].cancel()
-    cache_set.drop_holder(greedy, None)
+    cache_set.allocations.drop_holder(greedy, None)
     await asyncio.gather(gathering, waiting[0], waiting[2])
-    cache_set.drop_holder(patient, None)
-    cache_set.drop_holder(other, None)
+    cache_set.allocations.drop_holder(patient, None)
+    cache_set.allocations.drop_holder(other, None)
 
 
 async def busy_administrator(cache_set: CacheSet, promises: Promises) -> None:
     """Everything an administrator can change, at the same time, with clients on the set."""
-    holder = cache_set.new_holder("client")
+    holder = cache_set.allocations.new_holder("client")
     promises.policies = {cache_set.members[0].superblock.replacement}
 
     async def create(label: str) -> None:
-        promises.volumes[await cache_set.create_volume(label)] = label
+        promises.volumes[await cache_set.volumes.create(label)] = label
 
     async def choose(policy: Replacement) -> None:
         promises.policies.add(policy)
-        await cache_set.set_replacement(policy)
+        await cache_set.maintenance.set_replacement(policy)
         promises.policies = {policy}
 
     async def churn() -> None:
         for _ in range(3):
             for key in await take_buckets(cache_set, holder, 8, patience_s=10):
-                cache_set.free_bucket(holder, key)
+                cache_set.allocations.free_bucket(holder, key)
 
-    await asyncio.gather(create("one"), create("two"), churn(), cache_set.collect_garbage())
+    await asyncio.gather(create("one"), create("two"), churn(), cache_set.maintenance.collect_garbage())
     await asyncio.gather(
-        cache_set.set_discard(True), churn(), cache_set.write_priorities(), cache_set.collect_garbage()
+        cache_set.maintenance.set_discard(True),
+        churn(),
+        cache_set.maintenance.write_priorities(),
+        cache_set.maintenance.collect_garbage(),
     )
     inode = next(iter(promises.volumes))
     promises.deleting.add(inode)
-    waiting = cache_set.allocate(holder, [extent(8, inode=inode)], 10)
+    waiting = cache_set.allocations.allocate(holder, [extent(8, inode=inode)], 10)
     await asyncio.gather(
-        cache_set.delete_volume(inode), choose(Replacement.FIFO), waiting, return_exceptions=True
+        cache_set.volumes.delete(inode), choose(Replacement.FIFO), waiting, return_exceptions=True
     )
     await asyncio.gather(choose(Replacement.RANDOM), churn(), create("three"))
     with suppress(NoSuchVolume):
-        await cache_set.delete_volume(NO_VOLUME)
-    cache_set.drop_holder(holder, None)
+        await cache_set.volumes.delete(NO_VOLUME)
+    cache_set.allocations.drop_holder(holder, None)
 
 
 async def copies(cache_set: CacheSet, promises: Promises) -> None:
     """Extents with a copy on each member, waited for and gathered."""
-    inode = await cache_set.create_volume("mirrored")
+    inode = await cache_set.volumes.create("mirrored")
     promises.volumes[inode] = "mirrored"
-    holder = cache_set.new_holder("client")
+    holder = cache_set.allocations.new_holder("client")
     count = len(cache_set.members)
     keys = []
     promises.matters = False
     with suppress(NoFreeBuckets):
         while True:
             keys += (
-                await cache_set.allocate(holder, [extent(64, inode=inode, replicas=count, whole=True)], 0.02)
+                await cache_set.allocations.allocate(
+                    holder, [extent(64, inode=inode, replicas=count, whole=True)], 0.02
+                )
             )[0]
     promises.matters = True
-    waiting = cache_set.allocate(holder, [extent(8, inode=inode, replicas=count)] * 4, 20)
+    waiting = cache_set.allocations.allocate(holder, [extent(8, inode=inode, replicas=count)] * 4, 20)
     await asyncio.sleep(0.001)
-    cache_set.release(holder, keys[: len(keys) // 2])
+    cache_set.allocations.release(holder, keys[: len(keys) // 2])
     await waiting
-    await asyncio.gather(cache_set.write_priorities(), cache_set.collect_garbage())
-    cache_set.drop_holder(holder, None)
+    await asyncio.gather(cache_set.maintenance.write_priorities(), cache_set.maintenance.collect_garbage())
+    cache_set.allocations.drop_holder(holder, None)
 
 
 async def keeping(cache_set: CacheSet, promises: Promises) -> None:
     """Keys come and go, in a tree of two levels that does not fit into memory, while garbage is collected."""
-    plain = await cache_set.create_volume("plain")
-    flash = await cache_set.create_volume("flash", 4096)
+    plain = await cache_set.volumes.create("plain")
+    flash = await cache_set.volumes.create("flash", 4096)
     promises.volumes |= {plain: "plain", flash: "flash"}
     copies = len(cache_set.members)
     one, other = KeepingClient(cache_set, promises.kept), KeepingClient(cache_set, promises.kept)
@@ -163,10 +170,16 @@ async def keeping(cache_set: CacheSet, promises: Promises) -> None:
 
     keys = await write_many(one, plain, 0)
     await write_many(other, flash, 0)
-    await asyncio.gather(one.clean(keys[::2]), other.write(flash, 3, 40), cache_set.collect_garbage())
+    await asyncio.gather(
+        one.clean(keys[::2]), other.write(flash, 3, 40), cache_set.maintenance.collect_garbage()
+    )
     await asyncio.sleep(0.05)  # it tidies and moves
-    await asyncio.gather(one.drop(plain, 100, 2000), other.drop(flash, 0, 1500), cache_set.write_priorities())
-    await asyncio.gather(cache_set.collect_garbage(), other.write(flash, 20, 5), cache_set.index.flush())
+    await asyncio.gather(
+        one.drop(plain, 100, 2000), other.drop(flash, 0, 1500), cache_set.maintenance.write_priorities()
+    )
+    await asyncio.gather(
+        cache_set.maintenance.collect_garbage(), other.write(flash, 20, 5), cache_set.index.flush()
+    )
     await asyncio.sleep(0.05)
     await write_many(one, plain, 8)
     found = await cache_set.lookups.lookup(plain, 0, 4000, pin=one.holder)
@@ -174,23 +187,25 @@ async def keeping(cache_set: CacheSet, promises: Promises) -> None:
     cache_set.lookups.unpin(one.holder, found.keys)
     for at in range(0, 2400, 60):  # more at once than may be unwritten
         await one.scatter(plain, 4000 + at, 7)
-    await cache_set.collect_garbage()
+    await cache_set.maintenance.collect_garbage()
     await grow_when_there_are_no_buckets(cache_set, one, plain)
     await write_many(one, plain, 4)
     promises.deleting.add(plain)
     promises.kept.forgotten.add(plain)
-    await asyncio.gather(cache_set.delete_volume(plain), other.write(flash, 3000, 10), return_exceptions=True)
     await asyncio.gather(
-        cache_set.delete_volume(plain, force=True), other.drop(flash, 0, 10), return_exceptions=True
+        cache_set.volumes.delete(plain), other.write(flash, 3000, 10), return_exceptions=True
+    )
+    await asyncio.gather(
+        cache_set.volumes.delete(plain, force=True), other.drop(flash, 0, 10), return_exceptions=True
     )
     for client in (one, other):
-        cache_set.drop_holder(client.holder, None)
+        cache_set.allocations.drop_holder(client.holder, None)
 
 
 async def keeping_a_little(cache_set: CacheSet, promises: Promises) -> None:
     """Keys come and go in a tree that splits, in so few calls that each of them can be the one that fails."""
-    plain = await cache_set.create_volume("plain")
-    flash = await cache_set.create_volume("flash", 2048)
+    plain = await cache_set.volumes.create("plain")
+    flash = await cache_set.volumes.create("flash", 2048)
     promises.volumes |= {plain: "plain", flash: "flash"}
     one, other = KeepingClient(cache_set, promises.kept), KeepingClient(cache_set, promises.kept)
     keys = await one.write(plain, 0, 20)
@@ -198,18 +213,22 @@ async def keeping_a_little(cache_set: CacheSet, promises: Promises) -> None:
         await one.scatter(plain, 40 + offset, 7)
     await cache_set.index.flush()
     await asyncio.gather(one.write(plain, 500, 9), other.write(flash, 3, 30))
-    await asyncio.gather(one.clean(keys[:2]), other.drop(flash, 10, 5), cache_set.collect_garbage())
-    await asyncio.gather(one.drop(plain, 700, 900), other.write(flash, 11, 2), cache_set.write_priorities())
+    await asyncio.gather(
+        one.clean(keys[:2]), other.drop(flash, 10, 5), cache_set.maintenance.collect_garbage()
+    )
+    await asyncio.gather(
+        one.drop(plain, 700, 900), other.write(flash, 11, 2), cache_set.maintenance.write_priorities()
+    )
     await asyncio.sleep(0.2)  # it tidies, moves and writes leaves out
     found = await cache_set.lookups.lookup(plain, 0, 400, pin=one.holder)
     await one.write(plain, 20, 300)
     cache_set.lookups.unpin(one.holder, found.keys)
     promises.deleting.add(plain)
     promises.kept.forgotten.add(plain)
-    await cache_set.delete_volume(plain, force=True)
-    await cache_set.collect_garbage()
+    await cache_set.volumes.delete(plain, force=True)
+    await cache_set.maintenance.collect_garbage()
     for client in (one, other):
-        cache_set.drop_holder(client.holder, None)
+        cache_set.allocations.drop_holder(client.holder, None)
 
 
 async def grow_when_there_are_no_buckets(cache_set: CacheSet, client: KeepingClient, inode: int) -> None:
@@ -246,7 +265,7 @@ class Story:
         devices = await fresh_members(self.bucket_counts, BUCKET_BYTES, self.policy, self.discard)
         if self.in_use:
             async with running(devices, set_options(folder, verify=False)) as cache_set:
-                await cache_set.create_volume("zeroth")
+                await cache_set.volumes.create("zeroth")
             return [device.image() for device in devices]
         images = [device.image() for device in devices]
         for device in devices:
@@ -310,17 +329,17 @@ async def live(
 
 async def nothing_leaks(cache_set: CacheSet) -> None:
     """When all clients are gone and their quarantine has passed, only open buckets are pinned."""
-    for holder in list(cache_set.holders):
-        cache_set.drop_holder(holder, None)
+    for holder in list(cache_set.allocations.holders):
+        cache_set.allocations.drop_holder(holder, None)
     await asyncio.sleep(0.2)
     now = cache_set.statistics()
     assert now.reserved_sectors == now.quarantined_holders == sum(now.waiters.values()) == 0
     for member in cache_set.members:
         assert int(member.cache.table.pins_array.sum()) == member.cache.table.counts[State.OPEN]
         assert not member.cache.table.counts[State.HELD] + member.cache.table.counts[State.QUARANTINE]
-    holder = cache_set.new_holder("afterwards")
+    holder = cache_set.allocations.new_holder("afterwards")
     assert await take_buckets(cache_set, holder, 10)
-    cache_set.drop_holder(holder, None)
+    cache_set.allocations.drop_holder(holder, None)
     assert cache_set.verify() == []
 
 
@@ -336,13 +355,13 @@ async def check_promises(devices: Sequence[BlockDevice], folder: Path, promises:
     """A later life finds all that was acknowledged."""
     async with running(devices, set_options(folder, restart_grace_s=0, verify=False)) as cache_set:
         assert cache_set.verify() == []
-        found = {volume.inode: volume.label for volume in cache_set.volumes()}
+        found = {volume.inode: volume.label for volume in cache_set.volumes.all()}
         for inode, label in promises.volumes.items():
             assert inode in promises.deleting or found.get(inode) == label, (found, promises)
         await check_kept(cache_set, promises.kept)
         policies = {member.superblock.replacement for member in cache_set.members}
         assert not promises.policies or policies <= promises.policies
-        holder = cache_set.new_holder("later")
+        holder = cache_set.allocations.new_holder("later")
         assert await take_buckets(cache_set, holder, 10)
 
 

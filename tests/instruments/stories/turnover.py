@@ -43,22 +43,22 @@ class Figures:
 
 async def turn_over(cache_set: CacheSet, sectors: int, seed: int, *, clients: int = 4) -> Figures:
     """Allocate so many sectors and drop them again; at times nearly everything is held."""
-    inode = await cache_set.create_volume("turnover")
+    inode = await cache_set.volumes.create("turnover")
     figures = Figures()
-    capacity = cache_set.data_sectors
+    capacity = cache_set.allocations.data_sectors
 
     async def client(number: int) -> None:
         random = Random(f"{seed} {number}")
-        holder = cache_set.new_holder(f"client {number}")
+        holder = cache_set.allocations.new_holder(f"client {number}")
         held: list[Key] = []
         held_sectors = 0
         share = capacity // clients * 9 // 10
         while figures.sectors < sectors:
             wanted = random.choice([8, 16, 64, 128, 128])
-            key = cache_set.carve(holder, inode, random.randrange(1 << 30) * 8, wanted, number)
+            key = cache_set.allocations.carve(holder, inode, random.randrange(1 << 30) * 8, wanted, number)
             if key is None:
                 figures.waits += 1
-                ((key,),) = await cache_set.allocate(
+                ((key,),) = await cache_set.allocations.allocate(
                     holder, [extent(wanted, inode=inode, write_point=number)], 30
                 )
             held.append(key)
@@ -69,13 +69,13 @@ async def turn_over(cache_set: CacheSet, sectors: int, seed: int, *, clients: in
                 # Most at once: what does not go to the unused list takes the long way, through free_inc.
                 random.shuffle(held)
                 kept = random.randrange(len(held) // 2 + 1)
-                cache_set.release(holder, held[kept:])
+                cache_set.allocations.release(holder, held[kept:])
                 held = held[:kept]
                 held_sectors = sum(key.sectors for key in held)
             if figures.allocations % 64 == 0:
                 figures.look(cache_set)
                 await asyncio.sleep(0)
-        cache_set.drop_holder(holder, None)
+        cache_set.allocations.drop_holder(holder, None)
 
     await asyncio.gather(*(client(number) for number in range(clients)))
     return figures

@@ -198,13 +198,13 @@ async def crowd(story: KeyStory, empty: int) -> None:
     """Somebody takes nearly all buckets that are empty, so that clean data must make room."""
     cache_set = story.cache_set
     assert cache_set is not None
-    holder, begun = cache_set.new_holder("hoarder"), story.clock.now
+    holder, begun = cache_set.allocations.new_holder("hoarder"), story.clock.now
     tables = [member.cache.table for member in cache_set.members]
     with suppress(NoFreeBuckets):
         for _ in range(sum(table.bucket_count for table in tables)):
             if sum(table.counts[State.EMPTY] for table in tables) <= empty * len(tables):
                 break
-            await cache_set.allocate_bucket(holder, 1, 0.1)
+            await cache_set.allocations.allocate_bucket(holder, 1, 0.1)
     story.skipped.append(range(begun, story.clock.now))
 
 

@@ -44,15 +44,15 @@ async def test_prios_are_written_by_a_write_that_began_after_the_asking(tmp_path
     async with a_set(tmp_path, (513, 600)) as cache_set:
         await asyncio.sleep(1)
         before = prio_writes(cache_set)
-        first = asyncio.ensure_future(cache_set.write_priorities())
+        first = asyncio.ensure_future(cache_set.maintenance.write_priorities())
         await asyncio.sleep(0.001)
         assert cache_set.shared.prios.writing
         table = cache_set.members[0].cache.table
-        holder = cache_set.new_holder("client")
+        holder = cache_set.allocations.new_holder("client")
         keys = await take_buckets(cache_set, holder, 1)
-        cache_set.free_bucket(holder, keys[0])  # its gen goes up now, behind the snapshot
+        cache_set.allocations.free_bucket(holder, keys[0])  # its gen goes up now, behind the snapshot
         bucket = cache_set.geometry.bucket_of(keys[0].pointers[0].sector)
-        await cache_set.write_priorities()
+        await cache_set.maintenance.write_priorities()
         assert first.done()
         assert table.gens_on_disk[bucket] == table.gens[bucket]
         assert all(now >= then + 2 for now, then in zip(prio_writes(cache_set), before, strict=True))
@@ -62,13 +62,13 @@ async def test_prios_are_written_by_a_write_that_began_after_the_asking(tmp_path
 async def test_a_write_that_lacks_a_bucket_goes_on_when_it_has_come(tmp_path: Path) -> None:
     """As it may be when the chain before waits for a collection, its gens being far ahead."""
     async with a_set(tmp_path, verify=False) as cache_set:
-        await take_buckets(cache_set, cache_set.new_holder("greedy"), patience_s=0.2)
+        await take_buckets(cache_set, cache_set.allocations.new_holder("greedy"), patience_s=0.2)
         cache = cache_set.members[0].cache
         bucket = cache.reserves.take(Reserve.PRIO)
         assert bucket is not None
         cache.table.move(bucket, State.EMPTY)
         assert not cache.has_prio_chain
-        asking = asyncio.ensure_future(cache_set.write_priorities())
+        asking = asyncio.ensure_future(cache_set.maintenance.write_priorities())
         await asyncio.sleep(1)
         assert not asking.done()
         assert cache.retire(bucket)
@@ -82,7 +82,7 @@ async def test_many_who_ask_share_one_write(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         await asyncio.sleep(1)
         before = prio_writes(cache_set)[0]
-        await asyncio.gather(*(cache_set.write_priorities() for _ in range(50)))
+        await asyncio.gather(*(cache_set.maintenance.write_priorities() for _ in range(50)))
         assert prio_writes(cache_set)[0] <= before + 2
 
 
@@ -90,11 +90,11 @@ async def test_many_who_ask_share_one_write(tmp_path: Path) -> None:
 async def test_a_collection_that_is_asked_for_begins_after_the_asking(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         shared = cache_set.shared
-        first = asyncio.ensure_future(cache_set.collect_garbage())
+        first = asyncio.ensure_future(cache_set.maintenance.collect_garbage())
         while not shared.collections.is_marking:
             await asyncio.sleep(0)
         begun = shared.collections.markings
-        await cache_set.collect_garbage()
+        await cache_set.maintenance.collect_garbage()
         assert first.done()
         assert shared.collections.markings == begun + 2
 
@@ -102,8 +102,8 @@ async def test_a_collection_that_is_asked_for_begins_after_the_asking(tmp_path: 
 @in_virtual_time
 async def test_who_stops_waiting_for_a_collection_or_a_write_leaves_no_trace(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
-        asking = [asyncio.ensure_future(cache_set.collect_garbage()) for _ in range(5)]
-        asking += [asyncio.ensure_future(cache_set.write_priorities()) for _ in range(5)]
+        asking = [asyncio.ensure_future(cache_set.maintenance.collect_garbage()) for _ in range(5)]
+        asking += [asyncio.ensure_future(cache_set.maintenance.write_priorities()) for _ in range(5)]
         await asyncio.sleep(0)
         for each in asking[::2]:
             each.cancel()
@@ -115,19 +115,19 @@ async def test_who_stops_waiting_for_a_collection_or_a_write_leaves_no_trace(tmp
 @in_virtual_time
 async def test_the_epoch_moves_before_gens_may_go_further(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
-        (mapped,) = cache_set.gen_maps()
+        (mapped,) = cache_set.gen_maps
         table = cache_set.members[0].cache.table
-        holder = cache_set.new_holder("client")
+        holder = cache_set.allocations.new_holder("client")
         for _ in range(30):
             for key in await take_buckets(cache_set, holder, 3):
-                cache_set.free_bucket(holder, key)
+                cache_set.allocations.free_bucket(holder, key)
         assert (table.gens_array != table.last_gc_array).any()
 
         def epoch() -> int:
             return GenMap.parse(memoryview(Path(mapped.path).read_bytes()), "map").gc_epoch
 
         before, oldest = epoch(), bytes(table.last_gc)
-        collecting = asyncio.ensure_future(cache_set.collect_garbage())
+        collecting = asyncio.ensure_future(cache_set.maintenance.collect_garbage())
         while bytes(table.last_gc) == oldest:
             assert not collecting.done()
             seen = epoch()
@@ -142,13 +142,13 @@ async def test_the_epoch_moves_before_gens_may_go_further(tmp_path: Path) -> Non
 async def test_reuse_without_traffic_is_guarded_too(tmp_path: Path) -> None:
     """The same few buckets over and over: their gens go up with every turn, and never too far."""
     async with a_set(tmp_path, verify=False) as cache_set:
-        holder = cache_set.new_holder("client")
+        holder = cache_set.allocations.new_holder("client")
         key = (await take_buckets(cache_set, holder, patience_s=0.1))[-1]
         table = cache_set.members[0].cache.table
         seen = set()
         farthest = 0
         for _ in range(600):
-            cache_set.free_bucket(holder, key)
+            cache_set.allocations.free_bucket(holder, key)
             (key,) = await take_buckets(cache_set, holder, 1, patience_s=10)
             seen.add(key.pointers[0].sector)
             farthest = max(
@@ -166,13 +166,13 @@ async def test_a_random_pass_that_found_little_is_followed_by_a_look_at_all_when
     tmp_path: Path,
 ) -> None:
     async with a_set(tmp_path, policy=Replacement.RANDOM, verify=False) as cache_set:
-        holder = cache_set.new_holder("client")
+        holder = cache_set.allocations.new_holder("client")
         keys = await take_buckets(cache_set, holder, patience_s=0.1)
         # Few are left to be found, so that half as many draws as there are buckets miss some.
         for _ in range(20):
             going = keys[:3]
             for key in going:
-                cache_set.free_bucket(holder, key)
+                cache_set.allocations.free_bucket(holder, key)
             await asyncio.sleep(0.5)  # passes are made while nobody waits
             keys = keys[3:] + await take_buckets(cache_set, holder, 3, patience_s=2)
 
@@ -180,8 +180,10 @@ async def test_a_random_pass_that_found_little_is_followed_by_a_look_at_all_when
 @in_virtual_time
 async def test_a_quiet_set_does_nothing(tmp_path: Path) -> None:
     async with a_set(tmp_path, (513, 600)) as cache_set:
-        inode = await cache_set.create_volume("volume")
-        await cache_set.allocate(cache_set.new_holder("client"), [extent(8, inode=inode)], 5)
+        inode = await cache_set.volumes.create("volume")
+        await cache_set.allocations.allocate(
+            cache_set.allocations.new_holder("client"), [extent(8, inode=inode)], 5
+        )
         await asyncio.sleep(1)
         before = [dict(allocator.steps) for allocator in cache_set.tasks.allocators], prio_writes(cache_set)
         seq = cache_set.statistics().journal_seq
@@ -203,13 +205,13 @@ async def test_opening_fills_all_reserves(tmp_path: Path) -> None:
 @in_virtual_time
 async def test_buckets_are_discarded_on_their_way_if_that_is_wanted(tmp_path: Path, discard: bool) -> None:
     async with a_set(tmp_path, verify=False) as cache_set:
-        await cache_set.set_discard(discard)
-        holder = cache_set.new_holder("client")
+        await cache_set.maintenance.set_discard(discard)
+        holder = cache_set.allocations.new_holder("client")
         device = cache_set.members[0].block_device
         first = await take_buckets(cache_set, holder, 20)
         for key in first:
             await device.write(key.pointers[0].sector * 512, b"\xaa" * 4096)
-            cache_set.free_bucket(holder, key)
+            cache_set.allocations.free_bucket(holder, key)
         second = await take_buckets(cache_set, holder, patience_s=1)
         again = {key.pointers[0].sector for key in first} & {key.pointers[0].sector for key in second}
         assert len(again) > 10

@@ -25,8 +25,8 @@ async def test_nobody_is_told_that_an_entry_is_durable_when_the_first_who_waits_
         monkeypatch.setattr(MemoryDevice, "flush", slow)
         index = it.cache_set.index
         durability = Durability(index)
-        holder = next(iter(it.cache_set.holders))
-        key = it.cache_set.carve(holder, 0, 8, 8, 1)
+        holder = next(iter(it.cache_set.allocations.holders))
+        key = it.cache_set.allocations.carve(holder, 0, 8, 8, 1)
         assert key is not None
         seq = index.try_commit(holder, [key])
         assert seq is not None

@@ -399,7 +399,7 @@ async def test_a_failed_set_takes_no_changes_of_its_index(tmp_path: Path) -> Non
         key = await committed(talker, 0)
         fresh = await reserved(talker, 8)
         await told(talker, call("Flush"))
-        it.cache_set.refuse(DeviceFailed("flush failed"))
+        it.cache_set.shared.stop.refuse(DeviceFailed("flush failed"))
         for message in (commit(fresh), commit(fresh, durable=False), mark_clean(key), invalidate(0)):
             reply = await talker.ask(message)
             assert reply["error"] == "io.bcached.Allocator.DeviceFailed", (message, reply)
