@@ -45,7 +45,7 @@ async def fill(folder: Path, order: str, count: int) -> dict[str, Any]:
         await cache_set.index.flush()
         await cache_set.index.write_out()
         loop_s = thread_time() - on_loop
-        tree, io = cache_set.index.btree.tree, cache_set.index.btree.io
+        tree, io = cache_set.index.nodes.tree, cache_set.index.nodes.io
         keys = list(tree.node_keys())
         return {
             "order": order,
@@ -57,7 +57,7 @@ async def fill(folder: Path, order: str, count: int) -> dict[str, Any]:
             "waits": waits,
             "node_bytes": sum(key.sectors for key in keys) * 512,
             "nodes": len(keys),
-            "cached_bytes": tree.cached_bytes,
+            "cached_bytes": tree.leaves.cached_bytes,
             "written_bytes": io.written_bytes,
             "nodes_written": io.nodes_written,
             "nodes_read": io.nodes_read,

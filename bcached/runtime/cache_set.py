@@ -56,7 +56,7 @@ class CacheSet:
     ) -> None:
         self.allocations = allocations  # reserve and release sectors
         self.index = index  # commit, clean and drop keys; make them durable
-        self.lookups = Lookups(index.btree, sectors, shared)
+        self.lookups = Lookups(index.nodes, sectors, shared)
         self.volumes = volumes
         self.maintenance = Maintenance(members, volumes, shared)  # what admins request
         self.gen_maps = gen_maps  # the files to map for the gens, one per member
@@ -103,7 +103,7 @@ class CacheSet:
 
         For calls every few seconds: a task that writes nodes is healthy if some were written since the last.
         """
-        io = self.index.btree.io
+        io = self.index.nodes.io
         before, self._nodes_seen = self._nodes_seen, io.nodes_written + io.blocks_appended
         return self.shared.steps.busy_s(is_writing_nodes=self._nodes_seen != before) < STEP_SECONDS_MAX
 
@@ -123,7 +123,7 @@ class CacheSet:
         found = violations(
             self.sectors, [*self.allocations.holders, *self.allocations.quarantine.holders()], metadata
         )
-        tree = self.index.btree.tree
+        tree = self.index.nodes.tree
         if tree.is_whole:  # otherwise the rest would have to be read
             caches = self.sectors.caches
             for cache, counts in zip(caches, live_counts(tree.leaves, caches), strict=True):

@@ -11,13 +11,14 @@ from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, Reques
 from bcached.format import bkey
 from bcached.format.bkey import HEAD_WORDS
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, Key
-from bcached.runtime.index_writer import IndexWriter, as_device_failed, spans_of, words_of
+from bcached.runtime.index_writer import IndexWriter, as_device_failed
 from bcached.runtime.shared import Shared
 from bcached.state.accounting.index_health import IndexHealth, names_data
 from bcached.state.accounting.leaf_pointers import dirty_sectors
 from bcached.state.index.extents import NO_LIMIT
+from bcached.state.index.key_ranges import cut_to, spans_of, words_of
 from bcached.state.index.node import Leaf
-from bcached.state.index.tree import Missing, cut_at
+from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 
@@ -32,8 +33,9 @@ class Index:
     ) -> None:
         self.changes = changes
         self.health = health
-        self.btree = changes.btree
-        self._tree = changes.btree.tree
+        self.nodes = changes.nodes
+        self.write_back = changes.write_back
+        self._tree = changes.nodes.tree
         self._journal = changes.journal
         self._sectors = sectors
         self._shared = shared
@@ -152,7 +154,7 @@ class Index:
             for key in leaf.live.lookup(piece.inode, max(piece.offset - 1, 0), piece.end + 1):
                 rests = (key.offset < piece.offset < key.end) + (key.offset < piece.end < key.end)
                 words += rests * (HEAD_WORDS + len(key.pointers))
-        return all(self._tree.takes(*span, words) for span in spans_of(pieces))
+        return all(self._tree.fits(*span, words) for span in spans_of(pieces))
 
     def _cleanable(self, keys: Sequence[Key]) -> tuple[list[Key], list[bool]]:
         """Returns the pieces that can be made clean, as clean keys; and for each key whether that is all."""
@@ -240,7 +242,7 @@ class Index:
         start = 0
         while start < bkey.END_MAX:
             with as_device_failed(self._shared):
-                leaf = await self.btree.leaf_at(inode, start)
+                leaf = await self.nodes.leaf_at(inode, start)
             yield leaf
             start = min(leaf.end_within(inode), bkey.END_MAX)
             await asyncio.sleep(0)  # all may be in memory, so that no await suspends
@@ -319,7 +321,7 @@ class Index:
     async def write_out(self) -> None:
         """Write out all leaves, and an entry that needs none before it, so that nothing is replayed."""
         try:
-            await self.btree.write_all()
+            await self.write_back.write_all()
         except RequestError:
             if self._shared.stop.refusal is None:
                 raise  # otherwise there were no buckets for it, and the journal has the rest
@@ -355,12 +357,3 @@ class Index:
         found = self._tree.lookup(inode, start, end)
         assert not isinstance(found, Missing), "the caller has the range loaded"
         return found
-
-
-def cut_to(key: Key, piece: Key) -> Key:
-    """Returns the part of a key that a piece of its range covers."""
-    if piece.offset > key.offset:
-        _, behind = cut_at(key, piece.offset)
-        assert behind is not None
-        key = behind
-    return cut_at(key, piece.end)[0]

@@ -10,16 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from bcached.errors import DeviceError, DeviceFailed, FormatError, NoFreeBuckets
-from bcached.format.bkey import HEAD_WORDS
 from bcached.keys import Key
 from bcached.runtime.node_buckets import NodeBuckets
 from bcached.runtime.shared import Shared
 from bcached.state.accounting.live_sectors import LiveSectors
+from bcached.state.index.key_ranges import Span
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal.journal import Journal
-
-Span = tuple[int, int, int]  # inode, first sector, first sector behind
 
 
 class IndexWriter:
@@ -27,30 +25,31 @@ class IndexWriter:
 
     def __init__(
         self,
-        btree: Btree,
+        write_back: WriteBack,
         journal: Journal,
         sectors: SectorAllocator,
         live: LiveSectors,
         buckets: NodeBuckets,
         shared: Shared,
     ) -> None:
-        self.btree = btree
+        self.write_back = write_back
+        self.nodes = write_back.nodes
         self.journal = journal
         self.live = live
         self.buckets = buckets
         self.newest_seq = journal.seq  # the newest entry that may hold keys
-        self._tree = btree.tree
+        self._tree = write_back.nodes.tree
         self._caches = sectors.caches
         self._shared = shared
         self._reclaims = 0  # the members' count when the allocators were notified last
-        shared.stop.on_refusal.append(lambda _: btree.wake_throttled())
+        shared.stop.on_refusal.append(lambda _: write_back.wake_throttled())
         journal.on_durable.append(self._entry_durable)
 
     # Whether it can be made now
 
     def is_ready(self, spans: Iterable[Span], words: int) -> bool:
         """Whether keys of so many words can be inserted in these ranges now."""
-        if not self.journal.has_space(words) or self.btree.is_over_limit:
+        if not self.journal.has_space(words) or self.nodes.is_over_limit:
             return False
         missing = self._tree.missing
         for inode, start, end in spans:  # noqa: SIM110 (most commits have one key)
@@ -64,20 +63,20 @@ class IndexWriter:
         The memory limit is checked before the nodes are loaded, not after: they alone may exceed it.
         Raises NoFreeBuckets after left_s.
         """
-        shared, journal, btree = self._shared, self.journal, self.btree
+        shared, journal, nodes = self._shared, self.journal, self.nodes
         shared.stop.check_changeable()
         if self.is_ready(spans, words):
             return
         lacks = "btree"
         try:
             async with asyncio.timeout(max(left_s, 0)):
-                while btree.is_over_limit:
+                while nodes.is_over_limit:
                     shared.leaves_wanted()
-                    await btree.wait_for_trim()
+                    await self.write_back.wait_for_trim()
                     shared.stop.check_changeable()
                 while True:
                     with as_device_failed(shared):
-                        await btree.load(spans)
+                        await nodes.load(spans)
                     if journal.has_space(words):
                         break
                     lacks = "journal"
@@ -105,14 +104,14 @@ class IndexWriter:
         The ranges must be loaded, and the journal have space. Call `settle` after all related changes.
         """
         seq = self.journal.append(keys)
-        btree, live = self.btree, self.live
+        tree, live = self._tree, self.live
         for key in keys:
-            removed = btree.insert(key, seq)
+            removed = tree.insert(key, seq)
             if removed:
                 live.remove(removed, seq)
             live.add(key)
         self.newest_seq = seq
-        if self._tree.wanted:
+        if self._tree.leaves.wanted:
             self._shared.leaves_wanted()
         return seq
 
@@ -157,13 +156,3 @@ def as_device_failed(shared: Shared) -> Iterator[None]:
         if isinstance(shared.stop.refusal, DeviceFailed):
             raise shared.stop.refusal.with_traceback(None) from None
         raise DeviceFailed(str(error)) from None
-
-
-def spans_of(keys: Iterable[Key]) -> list[Span]:
-    """Returns the ranges of keys."""
-    return [(key.inode, key.offset, key.end) for key in keys]
-
-
-def words_of(keys: Sequence[Key]) -> int:
-    """Returns the number of words of keys in the journal."""
-    return sum([HEAD_WORDS + len(key.pointers) for key in keys])

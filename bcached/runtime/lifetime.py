@@ -43,7 +43,8 @@ from bcached.runtime.volumes import Volumes
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
+from bcached.store.btree.write_back import WriteBack
 from bcached.store.opening.recovery import OpenedSet, first_run, recover
 from bcached.store.reading.set_reader import SetFound, read_set
 from bcached.wire.gen_map import GenMap, file_bytes
@@ -179,9 +180,9 @@ class SetRun:
         changes = self._key_changes(opened, sectors, shared)
         index = Index(changes, opened.index.health, sectors, shared)
         mover = Mover(members, sectors, index, shared)
-        moving = MovingCollector(sectors, index.btree, mover, shared)
-        evacuator = Evacuator(members, sectors, index.btree, mover, shared)
-        leaf_writer = LeafWriter(index.btree, journal, changes.live, shared)
+        moving = MovingCollector(sectors, index.nodes, mover, shared)
+        evacuator = Evacuator(members, sectors, index.nodes, mover, shared)
+        leaf_writer = LeafWriter(index.write_back, journal, changes.live, shared)
         tasks = Tasks(
             [Allocator(member, sectors, shared) for member in members],
             PrioWriter(members, journal, leaf_writer, shared),
@@ -210,9 +211,10 @@ class SetRun:
     def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, shared: Shared) -> IndexWriter:
         tree, journal = opened.index.tree, opened.journal
         buckets = NodeBuckets(sectors, shared, tree.node_keys())
+        nodes = NodeCache(tree, opened.index.io, buckets, self.options.index_bytes)
         # Never from options.seed: a bset of a previous run with the same seq would be taken for this run's.
-        btree = Btree(tree, opened.index.io, buckets, journal, SystemRandom(), self.options.index_bytes)
-        return IndexWriter(btree, journal, sectors, opened.index.live, buckets, shared)
+        write_back = WriteBack(nodes, buckets, journal, SystemRandom())
+        return IndexWriter(write_back, journal, sectors, opened.index.live, buckets, shared)
 
     def run_tasks(self, group: asyncio.TaskGroup) -> None:
         """Start the set's tasks in the group."""

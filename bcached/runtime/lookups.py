@@ -8,12 +8,9 @@ from bcached.errors import NoSuchVolume
 from bcached.keys import Key
 from bcached.runtime.index_writer import as_device_failed
 from bcached.runtime.shared import Shared
-from bcached.state.index.extents import INODE_SHIFT
-from bcached.state.index.node import Leaf
-from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
 
 LIMIT = 1000  # keys that a look-up returns unless fewer are requested
 LEAVES_AT_ONCE = 128  # searched without an await if nearly empty: half a millisecond
@@ -29,11 +26,11 @@ class LookupResult(NamedTuple):
 class Lookups:
     """Look-ups of keys, which may be cancelled at any await, and their counts."""
 
-    def __init__(self, btree: Btree, sectors: SectorAllocator, shared: Shared) -> None:
-        self.count = 0
-        self.hits = 0
-        self._btree = btree
-        self._tree = btree.tree
+    def __init__(self, nodes: NodeCache, sectors: SectorAllocator, shared: Shared) -> None:
+        self.count = 0  # of look-ups
+        self.hits = 0  # of those that found something live
+        self._nodes = nodes
+        self._tree = nodes.tree
         self._sectors = sectors
         self._shared = shared
         self._bucket_sectors = sectors.caches[0].geometry.bucket_sectors
@@ -47,36 +44,17 @@ class Lookups:
         limit: int = LIMIT,
         pin: Holder | None = None,
         touch: bool = True,
-        *,
-        counts: bool = True,
     ) -> LookupResult | None:
-        """Returns what is live in a range; None if a node has to be read first, or very many searched.
-
-        counts: whether to count a look-up; false for a part of one, which is counted at its end.
-        """
-        allocator = self._sectors
-        if inode not in allocator.inodes:
+        """Returns what is live in a range; None if a node has to be read first, or very many searched."""
+        if inode not in self._sectors.inodes:
             raise NoSuchVolume(inode)
         end = offset + sectors
-        found = self._keys(inode, offset, end, limit)
-        if found is None:
+        found, until = self._tree.scan(inode, offset, end, limit, LEAVES_AT_ONCE)
+        if until < end and len(found) < limit:
             return None
+        self.count += 1
         following = found[-1].end if len(found) == limit and found[-1].end < end else None
-        keys = allocator.current(found, touch and pin is None)
-        if counts:
-            self.count += 1
-        if keys:
-            if pin is not None:
-                allocator.pin(pin, keys)
-                if touch:
-                    allocator.touch(keys)
-            self.hits += 1
-            if touch:
-                for key in keys:
-                    self._read_sectors += key.sectors
-                if self._read_sectors >= self._bucket_sectors:
-                    self._count_reads()
-        return LookupResult(keys, following)
+        return LookupResult(self._live(found, pin, touch), following)
 
     async def lookup(
         self,
@@ -96,38 +74,40 @@ class Lookups:
             raise NoSuchVolume(inode)
         end = offset + sectors
         while True:
-            leaf = await self._leaf_at(inode, offset)
-            # As far as leaves are in memory, but at least this leaf.
-            until = min(leaf.end_within(inode), end)
-            for _ in range(LEAVES_AT_ONCE - 1):
-                following = self._tree.find(inode, until) if until < end else None
-                if not isinstance(following, Leaf):
-                    break
-                until = min(following.end_within(inode), end)
-            found = self.try_lookup(inode, offset, until - offset, limit, pin, touch, counts=False)
-            if found is None:
-                continue
-            if found.next is None and until < end and not found.keys:
+            with as_device_failed(self._shared):
+                await self._nodes.leaf_at(inode, offset)
+            if inode not in self._sectors.inodes:  # deleted meanwhile
+                raise NoSuchVolume(inode)
+            found, until = self._tree.scan(inode, offset, end, limit, LEAVES_AT_ONCE)
+            keys = self._live(found, pin, touch)
+            # 1. The last leaf holds more keys than the limit: the caller continues behind the last key.
+            if len(found) == limit and found[-1].end < until:
+                until = found[-1].end
+            # 2. All leaves searched hold nothing live: go on behind them.
+            elif until < end and not keys:
                 offset = until
                 await asyncio.sleep(0)  # all of it may be in memory, so that no await suspends
                 continue
+            # 3. Otherwise the caller continues where the search ended, if that is before the end.
             self.count += 1
-            return found if found.next is not None or until == end else LookupResult(found.keys, until)
+            return LookupResult(keys, until if until < end else None)
 
-    def _keys(self, inode: int, start: int, end: int, limit: int) -> list[Key] | None:
-        """Returns the keys of a range, stale or not; None as in `try_lookup`."""
-        keys: list[Key] = []
-        for _ in range(LEAVES_AT_ONCE):
-            leaf = self._tree.find(inode, start)
-            if isinstance(leaf, Missing):
-                return None
-            if not keys and inode << INODE_SHIFT | end <= leaf.bound:
-                return leaf.live.lookup(inode, start, end, limit)
-            keys += leaf.live.lookup(inode, start, end, limit - len(keys))
-            start = leaf.end_within(inode)
-            if start >= end or len(keys) == limit:
-                return keys
-        return None
+    def _live(self, found: list[Key], pin: Holder | None, touch: bool) -> list[Key]:
+        """Returns the found keys that are not stale: pinned, and counted as read if touch is true."""
+        allocator = self._sectors
+        keys = allocator.current(found, touch and pin is None)
+        if keys:
+            if pin is not None:
+                allocator.pin(pin, keys)
+                if touch:
+                    allocator.touch(keys)
+            self.hits += 1
+            if touch:
+                for key in keys:
+                    self._read_sectors += key.sectors
+                if self._read_sectors >= self._bucket_sectors:
+                    self._count_reads()
+        return keys
 
     def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End pinned reads."""
@@ -138,7 +118,3 @@ class Lookups:
         """Count traffic per bucket's worth, not per request: prios age in no smaller steps."""
         self._shared.traffic.count_found(self._read_sectors)
         self._read_sectors = 0
-
-    async def _leaf_at(self, inode: int, sector: int) -> Leaf:
-        with as_device_failed(self._shared):
-            return await self._btree.leaf_at(inode, sector)

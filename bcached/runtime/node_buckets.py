@@ -42,7 +42,7 @@ class NodeBuckets:
         root_level = tree.root.level
         if root_level != self._root_level:
             self.fit(root_level)
-        return self.suffices((1 + len(tree.oversize)) * needed_for_a_split(root_level), 1)
+        return self.suffices((1 + len(tree.leaves.oversize)) * needed_for_a_split(root_level), 1)
 
     def available(self) -> int:
         """Returns how many buckets could be taken now."""

@@ -80,15 +80,15 @@ def orphans_of(health: IndexHealth) -> tuple[OrphanStatistics, ...]:
 
 
 def _index(index: Index, tasks: Tasks) -> IndexStatistics:
-    btree, health = index.btree, index.health
-    tree, io, tally = btree.tree, btree.io, health.tally
+    nodes, health = index.nodes, index.health
+    tree, io, tally = nodes.tree, nodes.io, health.tally
     orphaned = tally.orphaned
     return IndexStatistics(
         levels=tree.root.level + 1,
         leaves=len(tree.leaves),
-        memory_bytes=tree.cached_bytes,
-        memory_bytes_max=btree.cache_bytes,
-        unwritten_bytes=tree.unwritten_words * WORD_BYTES,
+        memory_bytes=tree.leaves.cached_bytes,
+        memory_bytes_max=nodes.cache_bytes,
+        unwritten_bytes=tree.leaves.unwritten_words * WORD_BYTES,
         nodes_read=io.nodes_read,
         nodes_written=io.nodes_written,
         blocks_appended=io.blocks_appended,

@@ -37,7 +37,7 @@ async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_
             held.append(Key(0, 0, 24, False, (Pointer(0, pointer.sector + 8, pointer.gen),)))
         await asyncio.sleep(1)
         take_those_for_nodes(cache_set)
-        rewriting = asyncio.ensure_future(index.btree.rewrite(await index.btree.leaf_at(0, 0)))
+        rewriting = asyncio.ensure_future(index.write_back.rewrite(await index.nodes.leaf_at(0, 0)))
         cache_set.shared.collections.request("asked")
         await asyncio.sleep(1)
         assert cache_set.shared.collections.is_marking
@@ -60,8 +60,8 @@ async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Pat
         )
         held = await take_buckets(cache_set, holder)
         await index.commit(holder, [Key(0, 0, 8, True, held[0].pointers)], 10.0)
-        leaf = await index.btree.leaf_at(0, 0)
-        leaf.blocks_used = index.btree.io.shape.blocks  # nothing can be appended
+        leaf = await index.nodes.leaf_at(0, 0)
+        leaf.blocks_used = index.nodes.io.shape.blocks  # nothing can be appended
         taken = take_those_for_nodes(cache_set)
         cache_set.shared.collections.request("asked")
         await asyncio.sleep(50 * DAY_S)

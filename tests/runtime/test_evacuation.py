@@ -139,7 +139,7 @@ async def test_copies_on_several_members_stay_together(tmp_path: Path) -> None:
         await writer.fill(2800)
         assert writer.count == 2800
         assert totals(cache_set).emptied_buckets > 50
-        dirty = [key async for leaf in cache_set.index.btree.leaves() for key in leaf.live if key.dirty]
+        dirty = [key async for leaf in cache_set.index.nodes.leaves() for key in leaf.live if key.dirty]
         assert sum(key.sectors for key in dirty) == writer.dirty_sectors
         assert {tuple(sorted(pointer.device for pointer in key.pointers)) for key in dirty} == {(0, 1)}
         await check(cache_set, writer)

@@ -86,7 +86,7 @@ async def change_every_leaf(cache_set: CacheSet) -> int:
         )
         await index.commit(holder, [key for (key,) in keys], 10.0)
     await index.write_out()
-    leaves = list(index.btree.tree.leaves)
+    leaves = list(index.nodes.tree.leaves)
     for leaf in leaves:
         (key,) = leaf.live.keys_at([0])
         await index.invalidate(0, key.offset, 8, 10.0)

@@ -26,6 +26,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.tasks.garbage_collector import STALE_GENS_MAX
 from bcached.state.buckets.bucket_table import State
+from bcached.state.index.node_paths import interiors
 from bcached.state.sectors.reservations import Holder
 from bcached.units import SECTOR_BYTES
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options, take_buckets
@@ -148,7 +149,7 @@ async def test_keys_outlive_an_orderly_end_and_nothing_is_left_to_replay(tmp_pat
         model = story.model
     async with story_on(tmp_path, reopened(devices), 2) as story:
         story.model = model
-        assert story.cache_set.index.btree.tree.pins.oldest is None
+        assert story.cache_set.index.nodes.tree.leaves.pins.oldest is None
         await story.check()
         assert story.cache_set.verify() == []
 
@@ -269,7 +270,7 @@ async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_de
 async def test_a_collection_writes_leaves_without_the_keys_that_became_stale(tmp_path: Path) -> None:
     devices = await fresh_members([700], 4 << 10)
     async with story_on(tmp_path, devices, 1, moving_gc=False) as story:
-        cache_set, tree = story.cache_set, story.cache_set.index.btree.tree
+        cache_set, tree = story.cache_set, story.cache_set.index.nodes.tree
         for offset in range(0, 8 * 600, 16):
             await story.write(0, offset, 8, dirty=False)
         keys = sum(len(leaf.live) for leaf in tree.leaves)
@@ -286,11 +287,11 @@ async def test_a_collection_writes_leaves_without_the_keys_that_became_stale(tmp
 async def test_a_collection_writes_nodes_without_the_buckets_they_freed_long_ago(tmp_path: Path) -> None:
     devices = await fresh_members([700], 4 << 10)
     async with story_on(tmp_path, devices, 1, verify=False) as story:
-        cache_set, tree = story.cache_set, story.cache_set.index.btree.tree
+        cache_set, tree = story.cache_set, story.cache_set.index.nodes.tree
         for offset in range(0, 8 * 600, 16):
             await story.write(0, offset, 8, dirty=False)
         await cache_set.maintenance.collect_garbage()
-        (root,) = tree.interiors()
+        (root,) = interiors(tree.root)
         table = cache_set.members[0].cache.table
         bucket = next(key.pointers[0].sector // 8 for key in root.replaced)
         assert table.states[bucket] == State.FREE
@@ -298,7 +299,7 @@ async def test_a_collection_writes_nodes_without_the_buckets_they_freed_long_ago
             table.bump(bucket)
         await cache_set.maintenance.collect_garbage()
         await cache_set.maintenance.collect_garbage()
-        (root,) = tree.interiors()
+        (root,) = interiors(tree.root)
         assert bucket not in [key.pointers[0].sector // 8 for key in root.replaced]
         assert table.last_gc_array[bucket] == table.gens[bucket], "nothing keeps it back"
         assert story.cache_set.verify() == []

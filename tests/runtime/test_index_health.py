@@ -236,7 +236,7 @@ async def test_stale_dirty_keys_are_dropped_when_their_buckets_were_used_very_of
         assert stale_dirty(cache_set) == (10, 80, 0)
         for _ in range(3):  # what the journal brought is dropped when it stands in a leaf
             await cache_set.maintenance.collect_garbage()
-            await cache_set.index.btree.write_all()
+            await cache_set.index.write_back.write_all()
         assert stale_dirty(cache_set) == (0, 0, 10)
         assert "stale" in warned[0]
         assert sum(int(words.split("dropped ")[1].split()[0]) for words in warned[1:]) == 10

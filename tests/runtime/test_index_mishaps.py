@@ -31,7 +31,7 @@ async def fill(cache_set: CacheSet, count: int) -> None:
 
 
 def has_torn_root(cache_set: CacheSet) -> bool:
-    return cache_set.index.btree.tree.root.is_torn
+    return cache_set.index.nodes.tree.root.is_torn
 
 
 async def keys_found(cache_set: CacheSet) -> int:
@@ -48,7 +48,7 @@ async def test_an_end_without_buckets_for_the_leaves_is_orderly_and_loses_nothin
     devices = await fresh_members([1500], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await fill(cache_set, 20_000)
-        assert len(cache_set.index.btree.tree.unwritten_leaves()) > 10
+        assert len(cache_set.index.nodes.tree.leaves.unwritten()) > 10
         while cache_set.sectors.take_metadata(State.BTREE) is not None:
             pass
     async with running(reopened(devices), set_options(tmp_path, verify=False)) as cache_set:
@@ -62,17 +62,17 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
     async with running(
         await fresh_members([1100], 16 << 10), set_options(tmp_path, verify=False)
     ) as cache_set:
-        btree = cache_set.index.btree
+        nodes, write_back = cache_set.index.nodes, cache_set.index.write_back
         await fill(cache_set, 200)
-        await btree.write_all()
+        await write_back.write_all()
         cache = cache_set.members[0].cache
         clean = list(cache.table.in_state(State.CLEAN))
         assert clean
         for bucket in clean:
             cache.table.bump(bucket)
-        leaf = await btree.leaf_at(0, 0)
+        leaf = await nodes.leaf_at(0, 0)
         keys = len(leaf.live)
-        rewriting = asyncio.ensure_future(btree.rewrite(leaf))
+        rewriting = asyncio.ensure_future(write_back.rewrite(leaf))
         while leaf.writing is None:
             await asyncio.sleep(0)
         await cache_set.maintenance.collect_garbage()
@@ -81,8 +81,8 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
             cache_set.maintenance.collect_garbage()
         )  # the one before may have found that others took the leaf's place
         await asyncio.sleep(1)  # until nothing is under way
-        leaf = await btree.leaf_at(0, 0)
-        written = await btree.io.read(leaf.key, 0, (0, 0), cache_set.index.changes.buckets)
+        leaf = await nodes.leaf_at(0, 0)
+        written = await nodes.io.read(leaf.key, 0, (0, 0), cache_set.index.changes.buckets)
         assert isinstance(written, Leaf)
         assert list(leaf.live) == list(written.live)
         assert len(leaf.live) < keys
@@ -93,7 +93,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
     (device,) = devices = await fresh_members([1500], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await fill(cache_set, 20_000)
-        await cache_set.index.btree.write_all()
+        await cache_set.index.write_back.write_all()
         for offset in range(0, 8 * 20_000, 8 * 100):  # some of every leaf
             await cache_set.index.invalidate(0, offset + 2, 8, 10.0)
         await cache_set.index.flush()
@@ -105,27 +105,27 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
     @asynccontextmanager
     async def another_life() -> AsyncIterator[tuple[CacheSet, Tree]]:
         async with running([MemoryDevice.holding(cut_off)], options) as cache_set:
-            tree = cache_set.index.btree.tree
-            assert len(tree.deferred) > 20
-            assert tree.cached_bytes < bound
+            tree = cache_set.index.nodes.tree
+            assert len(tree.leaves.deferred) > 20
+            assert tree.leaves.cached_bytes < bound
             yield cache_set, tree
             assert await keys_found(cache_set) == 20_000 - 200
-            assert tree.cached_bytes < bound * 3 // 2, "a quarter too many, and one"
+            assert tree.leaves.cached_bytes < bound * 3 // 2, "a quarter too many, and one"
 
     async with another_life() as (cache_set, tree):
         assert [cache_set.members[0].cache.table.content(bucket) for bucket in range(1500)] == live
-        await cache_set.index.btree.write_through(tree.pins.oldest)
-        assert not tree.deferred
-        assert tree.pins.oldest is None
+        await cache_set.index.write_back.write_through(tree.leaves.pins.oldest)
+        assert not tree.leaves.deferred
+        assert tree.leaves.pins.oldest is None
     async with another_life() as (cache_set, tree):
-        async for _ in cache_set.index.btree.leaves():
-            assert tree.cached_bytes < bound * 3 // 2
-        assert tree.deferred, "not all of them were written for that"
+        async for _ in cache_set.index.nodes.leaves():
+            assert tree.leaves.cached_bytes < bound * 3 // 2
+        assert tree.leaves.deferred, "not all of them were written for that"
     async with another_life() as (cache_set, tree):
         await cache_set.maintenance.collect_garbage()
-        assert not tree.deferred
+        assert not tree.leaves.deferred
     async with running([MemoryDevice.holding(cut_off)], set_options(tmp_path)) as cache_set:
-        assert not cache_set.index.btree.tree.deferred
+        assert not cache_set.index.nodes.tree.leaves.deferred
         assert cache_set.verify() == []
 
 
@@ -135,14 +135,14 @@ async def test_a_collection_reads_an_index_that_is_larger_than_memory_once(tmp_p
     options = set_options(tmp_path, verify=False, index_bytes=60_000, moving_gc=False)
     async with running(devices, options) as cache_set:
         await fill(cache_set, 8_000)
-        btree = cache_set.index.btree
-        await btree.write_all()
+        nodes, write_back = cache_set.index.nodes, cache_set.index.write_back
+        await write_back.write_all()
         await cache_set.maintenance.collect_garbage()  # which tidies up
-        leaves = len(list(btree.tree.node_keys())) - 1
+        leaves = len(list(nodes.tree.node_keys())) - 1
         assert leaves > 12
-        before = btree.io.nodes_read
+        before = nodes.io.nodes_read
         await cache_set.maintenance.collect_garbage()
-        assert btree.io.nodes_read - before <= leaves
+        assert nodes.io.nodes_read - before <= leaves
 
 
 def tear_the_root(device: MemoryDevice, root: Node, block_bytes: int) -> None:
@@ -161,7 +161,7 @@ async def test_an_interior_node_that_was_torn_is_written_anew(tmp_path: Path) ->
     (device,) = devices = await fresh_members([1500], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await fill(cache_set, 5_000)
-        root = cache_set.index.btree.tree.root
+        root = cache_set.index.nodes.tree.root
     assert isinstance(root, Interior)
     tear_the_root(device, root, cache_set.geometry.block_bytes)
     async with running(reopened(devices), set_options(tmp_path)) as cache_set:
@@ -177,15 +177,15 @@ async def test_behind_a_bset_that_was_torn_nothing_is_appended(tmp_path: Path) -
     options = set_options(tmp_path, verify=False)
     async with running(devices, options) as cache_set:
         await fill(cache_set, 20)
-        await cache_set.index.btree.write_all()
+        await cache_set.index.write_back.write_all()
         await cache_set.index.invalidate(0, 0, 8, 1.0)
         await cache_set.index.flush()
         cut_off = MemoryDevice.holding(device.image())
-        tear_the_root(cut_off, cache_set.index.btree.tree.root, cache_set.geometry.block_bytes)
+        tear_the_root(cut_off, cache_set.index.nodes.tree.root, cache_set.geometry.block_bytes)
     async with running([cut_off], options) as cache_set:
         assert has_torn_root(cache_set)
         await cache_set.index.invalidate(0, 8, 8, 1.0)
-        await cache_set.index.btree.write_all()
+        await cache_set.index.write_back.write_all()
         await cache_set.index.flush()
         assert not has_torn_root(cache_set)
         again = cut_off.image()
@@ -299,8 +299,8 @@ async def test_clients_that_fill_the_queue_do_not_keep_nodes_from_waiting_for_bu
         taken = []
         while (place := cache_set.sectors.take_metadata(State.UUID)) is not None:
             taken.append(place)
-        leaf = await cache_set.index.btree.leaf_at(0, 0)
-        rewriting = asyncio.ensure_future(cache_set.index.btree.rewrite(leaf))
+        leaf = await cache_set.index.nodes.leaf_at(0, 0)
+        rewriting = asyncio.ensure_future(cache_set.index.write_back.rewrite(leaf))
         await asyncio.sleep(1)
         assert not rewriting.done()
         cache_set.members[0].cache.free_metadata([bucket for _, bucket in taken])
@@ -313,7 +313,7 @@ async def test_a_stop_does_not_wait_until_a_collection_has_seen_all_leaves(tmp_p
     devices = await fresh_members([1500], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await fill(cache_set, 5_000)
-        collector, leaves = cache_set.tasks.garbage_collector, cache_set.index.btree.tree.leaves
+        collector, leaves = cache_set.tasks.garbage_collector, cache_set.index.nodes.tree.leaves
         await cache_set.maintenance.collect_garbage()
         assert collector.found["leaves"] == len(leaves)
         cache_set.shared.collections.request("asked")
@@ -338,7 +338,7 @@ async def test_what_goes_through_all_of_a_volume_in_memory_lets_the_loop_turn(tm
 
         turning = asyncio.ensure_future(turn())
         await asyncio.sleep(0)
-        leaves, turns = len(index.btree.tree.leaves), 0
+        leaves, turns = len(index.nodes.tree.leaves), 0
         assert leaves > 4
         assert await index.dirty_sectors(0) == 3_000
         assert turns >= leaves
@@ -367,7 +367,7 @@ async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_ma
             taken.append(place[1])
         committing = asyncio.ensure_future(index.commit(holder, [key], 1000.0))
         await asyncio.sleep(1)
-        rewriting = asyncio.ensure_future(index.btree.rewrite(await index.btree.leaf_at(0, 0)))
+        rewriting = asyncio.ensure_future(index.write_back.rewrite(await index.nodes.leaf_at(0, 0)))
         await asyncio.sleep(1)
         cache.free_metadata(taken[:1])
         cache_set.shared.buckets_moved()

@@ -35,7 +35,7 @@ async def live_keys(cache_set: CacheSet) -> list[Key]:
     index = cache_set.index
     return [
         key
-        async for leaf in index.btree.leaves()
+        async for leaf in index.nodes.leaves()
         for key in leaf.live
         if all(map(cache_set.sectors.is_current, key.pointers))
     ]
@@ -138,7 +138,7 @@ async def test_dirty_data_outlives_moving_a_stop_and_a_power_cut(tmp_path: Path,
         assert cache_set.verify() == []
         cut_off = device.image()
     async with opened(device.reopen(), tmp_path) as cache_set:
-        assert cache_set.index.btree.tree.pins.oldest is None  # nothing was left to replay
+        assert cache_set.index.nodes.tree.leaves.pins.oldest is None  # nothing was left to replay
         assert await dirty_data(cache_set) == before
     async with opened(MemoryDevice.holding(cut_off), tmp_path) as cache_set:
         assert await dirty_data(cache_set) == before

@@ -10,7 +10,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.lookups import LEAVES_AT_ONCE
 from bcached.runtime.tasks.garbage_collector import FILLS_A_PIECE
-from bcached.store.btree.btree import WRITTEN_LEAVES
+from bcached.store.btree.write_back import WRITTEN_LEAVES
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
 
@@ -56,12 +56,11 @@ async def turns_counted() -> AsyncIterator[list[int]]:
 async def test_no_question_goes_through_all_leaves_at_once(tmp_path: Path) -> None:
     async with a_set_with_many_leaves(tmp_path) as cache_set:
         index, lookups = cache_set.index, cache_set.lookups
-        btree = index.btree
-        tree = btree.tree
-        await btree.write_all()
+        nodes, tree = index.nodes, index.nodes.tree
+        await index.write_back.write_all()
         leaves = len(tree.leaves)
         assert leaves > 2 * LEAVES_AT_ONCE
-        tree.evict(await btree.leaf_at(0, 0))
+        tree.evict(await nodes.leaf_at(0, 0))
         found = await lookups.lookup(0, 0, END, limit=KEYS)
         assert 0 < len(found.keys) < KEYS
         assert found.next is not None
@@ -76,9 +75,9 @@ async def test_no_question_goes_through_all_leaves_at_once(tmp_path: Path) -> No
 @in_virtual_time
 async def test_leaves_that_hold_nothing_are_looked_through_in_turns(tmp_path: Path) -> None:
     async with a_set_with_many_leaves(tmp_path) as cache_set:
-        index, tree = cache_set.index, cache_set.index.btree.tree
+        index, tree = cache_set.index, cache_set.index.nodes.tree
         await index.invalidate(0, 0, END // 2, 20.0)
-        await index.btree.write_all()
+        await index.write_back.write_all()
         for leaf in list(tree.evictable()):
             tree.evict(leaf)
         found = await cache_set.lookups.lookup(0, 0, END, limit=1)
@@ -89,9 +88,9 @@ async def test_leaves_that_hold_nothing_are_looked_through_in_turns(tmp_path: Pa
 async def test_a_question_counts_once_however_many_leaves_it_takes(tmp_path: Path) -> None:
     async with a_set_with_many_leaves(tmp_path) as cache_set:
         index, lookups = cache_set.index, cache_set.lookups
-        tree = index.btree.tree
+        tree = index.nodes.tree
         await index.invalidate(0, 0, END // 2, 10.0)
-        await index.btree.write_all()
+        await index.write_back.write_all()
         for leaf in list(tree.leaves):
             tree.evict(leaf)
         before, hits = lookups.count, lookups.hits
@@ -105,11 +104,11 @@ async def test_a_question_counts_once_however_many_leaves_it_takes(tmp_path: Pat
 @in_virtual_time
 async def test_leaves_that_are_written_at_a_time_are_not_too_many(tmp_path: Path) -> None:
     async with a_set_with_many_leaves(tmp_path) as cache_set:
-        index, tree = cache_set.index, cache_set.index.btree.tree
-        await index.btree.write_all()
+        index, tree = cache_set.index, cache_set.index.nodes.tree
+        await index.write_back.write_all()
         assert len(tree.leaves) > 2 * WRITTEN_LEAVES
         async with turns_counted() as seen:
-            await index.btree.write_leaves(list(tree.leaves))
+            await index.write_back.write_leaves(list(tree.leaves))
         assert seen[1] < WRITTEN_LEAVES + 30
 
 

@@ -27,10 +27,10 @@ from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.journal_pins import SeqPins
+from bcached.state.index.loaded_leaves import LoadedLeaves
 from bcached.state.index.node import Leaf, Unwritten
-from bcached.state.index.tree import Tree
-from bcached.store.btree.btree import Btree
 from bcached.store.btree.node_io import NodeIo
+from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal import entry_writer
 from bcached.store.journal.journal import Journal
 from bcached.store.journal.ring import JournalRing
@@ -99,15 +99,15 @@ def lets_go_of_entries_whose_leaves_are_not_written(patch: pytest.MonkeyPatch) -
 
 
 def lets_go_of_all_entries_when_opened(patch: pytest.MonkeyPatch) -> None:
-    merge_changes = Tree.merge_changes
+    merge_changes = LoadedLeaves.merge_changes
 
-    def unpinned(self: Tree, leaf: Leaf, changes: Unwritten) -> list[Key]:
+    def unpinned(self: LoadedLeaves, leaf: Leaf, changes: Unwritten) -> list[Key]:
         removed = merge_changes(self, leaf, changes)
         self.pins.unpin(changes.oldest_seq)
         leaf.unwritten.oldest_seq = 0
         return removed
 
-    patch.setattr(Tree, "merge_changes", unpinned)
+    patch.setattr(LoadedLeaves, "merge_changes", unpinned)
 
 
 def reuses_journal_buckets_before_their_release_is_durable(patch: pytest.MonkeyPatch) -> None:
@@ -141,12 +141,12 @@ class Hasty:
 
 
 def writes_leaves_before_their_entries(patch: pytest.MonkeyPatch) -> None:
-    begin = Btree.__init__
+    begin = WriteBack.__init__
 
-    def hasty(self: Btree, tree: Any, io: Any, buckets: Any, journal: Any, *rest: Any) -> None:
-        begin(self, tree, io, buckets, Hasty(journal) if isinstance(journal, Journal) else journal, *rest)
+    def hasty(self: WriteBack, nodes: Any, buckets: Any, journal: Any, *rest: Any) -> None:
+        begin(self, nodes, buckets, Hasty(journal) if isinstance(journal, Journal) else journal, *rest)
 
-    patch.setattr(Btree, "__init__", hasty)
+    patch.setattr(WriteBack, "__init__", hasty)
 
 
 def names_a_root_before_it_counts(patch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from bcached.state.index.node import Leaf
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.pending_allocations import BucketWait
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
 from bcached.store.member import Member
 
 Spans = NDArray[np.int64]  # rows of: bucket, inode, first sector, end sector
@@ -98,13 +98,13 @@ class Evacuator:
     """Empties buckets of dirty data for the members that request it."""
 
     def __init__(
-        self, members: list[Member], sectors: SectorAllocator, btree: Btree, mover: Mover, shared: Shared
+        self, members: list[Member], sectors: SectorAllocator, nodes: NodeCache, mover: Mover, shared: Shared
     ) -> None:
         self.totals = EvacuationTotals()
         self._members = members
         self._sectors = sectors
         self._caches = [member.cache for member in members]
-        self._btree = btree
+        self._nodes = nodes
         self._mover = mover
         self._shared = shared
         # By member and bucket: its dirty sectors when none of them could be moved.
@@ -147,7 +147,7 @@ class Evacuator:
         """Returns the spans of the data to be moved, bucket by bucket."""
         found = [NO_SPANS]
         await pacer.begin()
-        async for leaf in self._btree.leaves():
+        async for leaf in self._nodes.leaves():
             found.append(round_.spans_in(leaf, self._caches))
             self._shared.stop.check_changeable()
             await pacer.checkpoint()
@@ -178,7 +178,7 @@ class Evacuator:
         while True:
             keys: list[Key] = []
             for bucket, inode, start, end in spans:
-                found = await self._btree.lookup(inode, start, end)
+                found = await self._nodes.lookup(inode, start, end)
                 keys += (key for key in found if key not in tried and round_.is_to_be_moved(bucket, key))
             result = await self._mover.move(keys, tried)
             if result is not MoveResult.NO_SPACE:

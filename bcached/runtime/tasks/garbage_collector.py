@@ -25,9 +25,10 @@ from bcached.state.accounting.gc_marks import GcMarks
 from bcached.state.accounting.index_health import Tally
 from bcached.state.accounting.leaf_pointers import copies, dirty_by_inode, leaf_pointers
 from bcached.state.index.node import Interior, Leaf, key_of, position_at
+from bcached.state.index.node_paths import interiors
 from bcached.state.sectors.reservations import Holder
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
-from bcached.store.btree.btree import COALESCED_MAX, Btree
+from bcached.store.btree.write_back import COALESCED_MAX
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 
@@ -71,7 +72,8 @@ class GarbageCollector:
         self._index = index
         self._health = index.health
         self._changes = index.changes
-        self._btree: Btree = index.btree
+        self._nodes = index.nodes
+        self._write_back = index.write_back
         self._holders = holders
         self._shared = shared
         self._before_gens_count = before_gens_count
@@ -175,7 +177,7 @@ class GarbageCollector:
         await self._mark_leaves(markings)
         await self._in_slices(self._mark_others(markings))
         while self._journal.oldest_kept_seq <= through:
-            await self._btree.write_through(self._journal.accepted_seq)
+            await self._write_back.write_through(self._journal.accepted_seq)
             await self._journal.commit()
         self._before_gens_count()
         self._changes.live.marking = None
@@ -194,7 +196,7 @@ class GarbageCollector:
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
         self._fills, self._dirty_so_far = [], Counter()
         tally = self._health.begin()
-        async for leaf in self._btree.leaves():
+        async for leaf in self._nodes.leaves():
             self.found["leaves"] += 1
             is_worth_it = self._mark_leaf(leaf, markings, tally)
             tally.through = leaf.bound
@@ -230,14 +232,14 @@ class GarbageCollector:
             stale = self._stale_keys(leaf)
             for start in range(0, len(stale), DROPPED_KEYS):
                 for key in stale[start : start + DROPPED_KEYS]:
-                    if self._btree.tree.drop(leaf, key) and key.dirty:
+                    if self._nodes.tree.leaves.drop(leaf, key) and key.dirty:
                         self._health.stale_dirty_dropped(key)
                 await self._pacer.checkpoint()
 
         if len(self._members) > 1:
             await self._forget_copies(leaf)
         self.leaves_rewritten += 1
-        await self._btree.rewrite(leaf, drop_stale)
+        await self._write_back.rewrite(leaf, drop_stale)
 
     async def _forget_copies(self, leaf: Leaf) -> None:
         """Remove stale copies from keys that have a current one: they would hold back their buckets' gens."""
@@ -266,7 +268,7 @@ class GarbageCollector:
     def _mark_others(self, markings: list[GcMarks]) -> Generator[None, None, None]:
         """Mark metadata and the buckets that connections hold."""
         staleness, outdated = self._changes.buckets.staleness, dict[Interior, None]()
-        for interior in list(self._btree.tree.interiors()):
+        for interior in list(interiors(self._nodes.tree.root)):
             keys = [*map(key_of, interior.children), *interior.replaced]
             for start in range(0, len(keys), NODES_A_SLICE):
                 for key in keys[start : start + NODES_A_SLICE]:
@@ -298,27 +300,26 @@ class GarbageCollector:
     async def _rewrite_outdated(self) -> None:
         """Rewrite interior nodes without the nodes they replaced, which hold back the gens of buckets."""
         for interior in self._outdated:
-            await self._btree.rewrite(interior)
+            await self._write_back.rewrite(interior)
             await self._pacer.checkpoint()
         self._outdated = []
 
     async def _tidy(self) -> None:
         """Coalesce neighbouring nodes with little content, level by level, and lower the tree if possible."""
-        btree = self._btree
-        tree = btree.tree
+        tree, write_back = self._nodes.tree, self._write_back
         await self._pacer.begin()
         for bound in self._half_empty():
             if bound is not None:
                 self._shared.stop.check_changeable()
-                await btree.coalesce(0, *position_at(bound))
+                await write_back.coalesce(0, *position_at(bound))
             await self._pacer.checkpoint()
         for level in range(1, tree.root.level):
             bound = 0
             while level < tree.root.level and bound != tree.last_bound:
                 self._shared.stop.check_changeable()
-                bound = await btree.coalesce(level, *position_at(bound))
+                bound = await write_back.coalesce(level, *position_at(bound))
                 await self._pacer.checkpoint()
-        while await btree.shrink():
+        while await write_back.shrink():
             pass
 
     def _half_empty(self) -> Iterator[int | None]:
@@ -326,7 +327,7 @@ class GarbageCollector:
 
         Only those are read again. None is yielded as a point to yield to the loop: leaves may be very many.
         """
-        shape, begin = self._btree.io.shape, 0
+        shape, begin = self._nodes.io.shape, 0
         for number, (bound, _) in enumerate(self._fills):
             if number % FILLS_A_PIECE == 0:
                 yield None

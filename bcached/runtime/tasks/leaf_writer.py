@@ -12,7 +12,7 @@ from bcached.runtime.conditions import Fact
 from bcached.runtime.shared import Shared
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal.journal import Journal
 
 PAUSE_S = 0.001
@@ -21,9 +21,10 @@ PAUSE_S = 0.001
 class LeafWriter:
     """Writes nodes of the index (kernel: journal_reclaim's btree_flush_write, and each leaf's own delay)."""
 
-    def __init__(self, btree: Btree, journal: Journal, live: LiveSectors, shared: Shared) -> None:
+    def __init__(self, write_back: WriteBack, journal: Journal, live: LiveSectors, shared: Shared) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
-        self._btree = btree
+        self._nodes = write_back.nodes
+        self._write_back = write_back
         self._journal = journal
         self._live = live
         self._through = -1  # the entry that `catch_up` needs leaves and journal to be beyond
@@ -54,7 +55,7 @@ class LeafWriter:
                 shared.steps.end(self)
             self.durations.observe(shared.clock() - begun)
             # Leaves that other tasks are about to use cannot be evicted, and no fact announces when they can.
-            await asyncio.sleep(PAUSE_S if self._btree.is_over_limit else 0)
+            await asyncio.sleep(PAUSE_S if self._nodes.is_over_limit else 0)
 
     async def catch_up(self) -> None:
         """Return when no leaf on a device, and no needed entry, has dirty keys that are removed by now.
@@ -82,37 +83,35 @@ class LeafWriter:
         return self._journal.oldest_kept_seq <= self._through
 
     def _has_work(self) -> bool:
-        btree = self._btree
+        nodes, leaves = self._nodes, self._nodes.tree.leaves
         return bool(
             self._shared.stop.is_requested
             or not self._is_repaired
-            or btree.tree.wanted
-            or (
-                btree.tree.cached_bytes > btree.cache_bytes and next(btree.tree.evictable(), None) is not None
-            )
-            or btree.has_throttled
-            or btree.is_over_limit
+            or leaves.wanted
+            or (leaves.cached_bytes > nodes.cache_bytes and next(nodes.tree.evictable(), None) is not None)
+            or self._write_back.has_throttled
+            or nodes.is_over_limit
             or self._pressing() is not None
             or self._is_behind
         )
 
     async def _write(self) -> None:
         if not self._is_repaired:  # first of all: no other reader could read a torn node
-            await self._btree.rewrite_torn()
+            await self._write_back.rewrite_torn()
             self._is_repaired = True
         pressing = self._pressing()
         if pressing is not None:
-            await self._btree.write_through(pressing)
-        if self._btree.is_over_limit:
-            await self._btree.write_back()
-        await self._btree.write_wanted()
+            await self._write_back.write_through(pressing)
+        if self._nodes.is_over_limit:
+            await self._write_back.reduce_unwritten()
+        await self._write_back.write_wanted()
         while self._is_behind:
-            await self._btree.write_through(self._journal.accepted_seq)
+            await self._write_back.write_through(self._journal.accepted_seq)
             await self._journal.commit()
 
     def _pressing(self) -> int | None:
         """Returns the entry through which leaves must be written to free journal space; None if none."""
-        seq, oldest = self._journal.pressure(), self._btree.tree.pins.oldest
+        seq, oldest = self._journal.pressure(), self._nodes.tree.leaves.pins.oldest
         return seq if seq is not None and oldest is not None and oldest <= seq else None
 
     def _journal_moved(self, _: int) -> None:

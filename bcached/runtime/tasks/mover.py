@@ -15,10 +15,11 @@ from typing import NamedTuple
 from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
-from bcached.runtime.index import Index, cut_to
+from bcached.runtime.index import Index
 from bcached.runtime.shared import Shared
 from bcached.state.buckets.placement import members_with
 from bcached.state.buckets.reserves import Reserve
+from bcached.state.index.key_ranges import cut_to
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator

@@ -17,7 +17,7 @@ from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.node import Leaf
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
 
 CANDIDATES_MAX = 65_536  # buckets that are sorted by their live sectors
 FULL_PART = 2  # a bucket with more than this part of its sectors live is left alone
@@ -26,9 +26,9 @@ FULL_PART = 2  # a bucket with more than this part of its sectors live is left a
 class MovingCollector:
     """Chooses what the mover copies out of nearly empty buckets."""
 
-    def __init__(self, sectors: SectorAllocator, btree: Btree, mover: Mover, shared: Shared) -> None:
+    def __init__(self, sectors: SectorAllocator, nodes: NodeCache, mover: Mover, shared: Shared) -> None:
         self._caches = sectors.caches
-        self._btree = btree
+        self._nodes = nodes
         self._mover = mover
         self._shared = shared
 
@@ -43,7 +43,7 @@ class MovingCollector:
     async def _move_out_of(self, chosen: list[Bools], pacer: Pacer) -> None:
         """Find keys in the chosen buckets, and copy them while there is space."""
         await pacer.begin()
-        async for leaf in self._btree.leaves():
+        async for leaf in self._nodes.leaves():
             keys = self._keys_in(leaf, chosen)
             for start in range(0, len(keys), MOVES_AT_ONCE):
                 self._shared.stop.check_changeable()

@@ -202,11 +202,11 @@ class Interior:
         self.is_detached = False
         self.is_torn = False
 
-    def index_of(self, inode: int, sector: int) -> int:
+    def index_at(self, inode: int, sector: int) -> int:
         """The child that holds a sector."""
         return bisect_right(self.bounds, inode << INODE_SHIFT | sector)
 
-    def place_of(self, key: Key) -> int:
+    def index_of_key(self, key: Key) -> int:
         """The child in whose range a node with this key ends."""
         return bisect_left(self.bounds, bound_of(key))
 

@@ -20,8 +20,9 @@ from bcached.state.index.bset_packing import PackedKeys
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import position_of
 from bcached.state.index.node import Interior, Leaf, Node, Unwritten, key_of
+from bcached.state.index.node_paths import NodePath, path_to
 from bcached.state.index.node_shape import CHILD_WORDS, NodeShape
-from bcached.state.index.tree import NodePath, Tree
+from bcached.state.index.tree import Tree
 
 CHILDREN_A_PART = 256  # to be packed per slice: a millisecond
 MAX_POSITION = (INODE_MAX, END_MAX)
@@ -164,7 +165,7 @@ def _climb(
     3. If the root is replaced by several nodes, there are new levels above.
     """
     change = TreeChange(replaced, list(pieces))
-    path: NodePath = tree.path_to(replaced[0])
+    path: NodePath = path_to(tree.root, replaced[0])
     count = len(replaced)
     while path:
         parent, index = path.pop()
@@ -227,7 +228,7 @@ def install(tree: Tree, change: TreeChange, freed: Sequence[Key]) -> None:
     """
     leaves = [node for node in change.replaced if isinstance(node, Leaf)]
     for leaf in leaves:
-        tree.abandon(leaf)
+        tree.leaves.remove(leaf)
     nodes: dict[NewNode, Node] = _new_leaves(tree.shape, leaves, change.pieces) if leaves else {}
     for piece in change.pieces:
         if piece.level:
@@ -247,11 +248,11 @@ def install(tree: Tree, change: TreeChange, freed: Sequence[Key]) -> None:
         tree.root = nodes[change.root]
     for node in nodes.values():
         if isinstance(node, Leaf):
-            tree.adopt(node)
+            tree.leaves.add(node)
     for node in [*change.replaced, *change.replaced_parents]:
         node.is_detached = True
     for leaf in leaves:  # after the new ones have pinned the same entries
-        tree.unpin(leaf)
+        tree.leaves.unpin(leaf)
 
 
 def _new_leaves(shape: NodeShape, old: list[Leaf], pieces: list[NewNode]) -> dict[NewNode, Node]:

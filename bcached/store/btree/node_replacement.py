@@ -14,6 +14,7 @@ from bcached.errors import DeviceError
 from bcached.format.bkey import pack_keys
 from bcached.keys import Key
 from bcached.state.index.node import Interior, Leaf
+from bcached.state.index.node_paths import are_siblings
 from bcached.state.index.tree import Tree
 from bcached.state.index.tree_change import TreeChange, install, replace_interiors, replace_leaves
 from bcached.store.btree.interfaces import NodeAllocator, NodeJournal
@@ -37,16 +38,11 @@ class NodeReplacement:
         self._failed_step = ""  # what was under way when a write failed
         self._cause: DeviceError | None = None  # the error, if it was a device's
 
-    @property
-    def is_changing(self) -> bool:
-        """Whether a change is under way."""
-        return self._lock.locked()
-
     async def replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
         """Rewrite neighbouring leaves, whose locks are held; does nothing if some are gone by then."""
 
         def plan(tight: bool) -> TreeChange | None:
-            if any(leaf.is_detached for leaf in leaves) or not self.tree.are_siblings(leaves):
+            if any(leaf.is_detached for leaf in leaves) or not are_siblings(self.tree.root, leaves):
                 return None
             return replace_leaves(self.tree, leaves, self._may_free, coalesce=coalesce, tight=tight)
 
@@ -56,7 +52,7 @@ class NodeReplacement:
         """Rewrite neighbouring interior nodes; does nothing if some are gone by then."""
 
         def plan(tight: bool) -> TreeChange | None:
-            if any(node.is_detached for node in nodes) or not self.tree.are_siblings(nodes):
+            if any(node.is_detached for node in nodes) or not are_siblings(self.tree.root, nodes):
                 return None
             return replace_interiors(self.tree, nodes, self._may_free, coalesce=coalesce, tight=tight)
 
@@ -91,7 +87,7 @@ class NodeReplacement:
         for leaf in change.replaced:
             if isinstance(leaf, Leaf):
                 newest = max(newest, leaf.unwritten.newest_seq)
-                self.tree.begin_write(leaf)
+                self.tree.leaves.begin_write(leaf)
         if newest:
             await self._journal.durable(newest)
         await self._io.write_whole(change.pieces)

@@ -11,7 +11,7 @@ from bcached.keys import Key, Pointer
 from bcached.state.accounting.index_health import Tally
 from bcached.state.buckets.member_buckets import Cache
 from bcached.state.index.node import Leaf, position_at
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
 
 LEAVES_A_TURN = 64
 
@@ -42,7 +42,7 @@ class DoubtfulLeaves:
         cache = self._caches[pointer.device]
         return cache.table.gens[cache.geometry.bucket_of(pointer.sector)] != pointer.gen
 
-    async def count(self, reader: Btree) -> Tally:
+    async def count(self, reader: NodeCache) -> Tally:
         """Returns what the marked leaves hold, with all keys merged."""
         tally = Tally()
         if self.are_all:

@@ -11,7 +11,6 @@ only their changes stay.
 import asyncio
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from random import SystemRandom
 
 from bcached.errors import BadField
 from bcached.format.jset import JournalEntry
@@ -26,7 +25,7 @@ from bcached.state.index.extents import Extents
 from bcached.state.index.node import Unwritten, position_at
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree import Tree
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.btree.node_rules import claim_bucket
@@ -55,40 +54,6 @@ class RecoveredIndex:
     live: LiveSectors
     health: IndexHealth
     keys_replayed: int = 0
-
-
-class _GensOnly(NodeGens):
-    """What reading nodes needs of buckets; none is written during recovery."""
-
-    def take(self, count: int, growth: int) -> list[Pointer] | None:
-        """Not while a set is opened."""
-        raise AssertionError("nothing is written while the index is recovered")
-
-    async def wait_for(self, count: int, growth: int) -> None:
-        """Not while a set is opened."""
-        raise AssertionError("nothing is written while the index is recovered")
-
-    async def durable(self, seq: int) -> None:
-        """Not while a set is opened."""
-        raise AssertionError("nothing is written while the index is recovered")
-
-    async def set_root(self, key: Key, level: int) -> None:
-        """Not while a set is opened."""
-        raise AssertionError("nothing is written while the index is recovered")
-
-    def may_bump(self, _pointer: Pointer) -> bool:
-        """Not while a set is opened."""
-        return False
-
-    def bump(self, _pointer: Pointer) -> int:
-        """Not while a set is opened."""
-        raise AssertionError("nothing is written while the index is recovered")
-
-    def bumps_durable(self, count: int) -> None:
-        """Not while a set is opened."""
-
-    def free(self, pointer: Pointer) -> None:
-        """Not while a set is opened."""
 
 
 def shape_of(members: Sequence[Member]) -> NodeShape:
@@ -144,8 +109,7 @@ async def recover_index(
         all_places.append((node.key.pointers[0], node.where))
 
     io.claim = claim
-    nobody = _GensOnly(contents)
-    reader = await Btree.open(root, level, io, nobody, nobody, SystemRandom(), cache_bytes)
+    reader = await NodeCache.open(root, level, io, NodeGens(contents), cache_bytes)
     await _count_leaves(reader, contents, doubtful, progress)
     io.may_be_torn = io.claim = lambda _: False
     contents.judge(replayed.keys, all_places)
@@ -166,7 +130,7 @@ async def recover_index(
 
 
 async def _count_leaves(
-    reader: Btree, contents: BucketContents, doubtful: DoubtfulLeaves, progress: Progress
+    reader: NodeCache, contents: BucketContents, doubtful: DoubtfulLeaves, progress: Progress
 ) -> None:
     leaves = 0
     async for leaf in reader.leaves():
@@ -210,7 +174,7 @@ def _fill_counts(member: Member, recount: Recount) -> None:
 
 async def _replay(
     index: RecoveredIndex,
-    reader: Btree,
+    reader: NodeCache,
     entries: Sequence[JournalEntry],
     doubtful: DoubtfulLeaves,
     progress: Progress,
@@ -220,7 +184,7 @@ async def _replay(
     changes = await _by_leaf(index, entries, doubtful, progress)
     for bound in sorted(changes):
         leaf = await reader.leaf_at(*position_at(bound - 1))
-        index.live.remove(tree.merge_changes(leaf, changes.pop(bound)), newest_seq)
+        index.live.remove(tree.leaves.merge_changes(leaf, changes.pop(bound)), newest_seq)
         if not reader.evict() and leaf is not tree.root and not leaf.is_torn:
             tree.defer(leaf)
 
@@ -238,7 +202,7 @@ async def _by_leaf(
             for bound, part in tree.parts_of(key):
                 if bound not in changes:
                     changes[bound] = Unwritten(Extents(keep_deletions=True), entry.seq)
-                    tree.pins.pin(entry.seq)
+                    tree.leaves.pins.pin(entry.seq)
                 changes[bound].newest_seq = entry.seq
                 live.remove(changes[bound].extents.insert(part), entry.seq)
                 doubtful.see_key(bound, part)

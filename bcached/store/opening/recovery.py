@@ -104,7 +104,7 @@ async def recover(
     index = await recover_index(
         members, contents.censuses, contents.journal.entries, [table], index_bytes, progress, volumes
     )
-    journal.space.oldest_needed = lambda: index.tree.pins.oldest
+    journal.space.oldest_needed = lambda: index.tree.leaves.pins.oldest
     for opened in members:
         opened.cache.reserves.fit_tree(newest.level)
         opened.cache.initial_fill(FILLED_FIRST)
@@ -159,7 +159,7 @@ async def first_run(
         # Refill the reserves after the first run: the next prio write could not wait for its buckets.
         member.cache.initial_fill(FILLED_FIRST)
     tree = Tree(root, shape_of(members))
-    journal.space.oldest_needed = lambda: tree.pins.oldest
+    journal.space.oldest_needed = lambda: tree.leaves.pins.oldest
     index = RecoveredIndex(tree, node_io(members), live_sectors(members), IndexHealth())
     return OpenedSet(members, journal, uuid_table, index)
 

@@ -40,10 +40,7 @@ from instruments.time.virtual_time import run_in_virtual_time
 
 T = TypeVar("T")
 LITTLE_MEMORY_BYTES = 12_000  # of an index: two leaves or three
-RANDOM_OF_BCACHED = (
-    "bcached.runtime.lifetime.SystemRandom",
-    "bcached.store.opening.index_recovery.SystemRandom",
-)
+RANDOM_OF_BCACHED = ("bcached.runtime.lifetime.SystemRandom",)
 UUIDS_OF_BCACHED = ("bcached.store.make.layout.uuid4", "bcached.runtime.volumes.uuid4")
 
 

@@ -9,6 +9,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Leaf, Node, bound_of
+from bcached.state.index.node_paths import interiors
 from bcached.state.index.tree_change import NewNode, TreeChange
 from bcached.store.btree.node_reader import read_node
 from bcached.store.membership import MemberFound
@@ -49,7 +50,7 @@ class LeavesAway:
     _held: dict[Key, list[Key]] = field(default_factory=dict)  # by the leaf's key
 
     def __post_init__(self) -> None:
-        tree, figures = self.cache_set.index.btree.tree, self.figures
+        tree, figures = self.cache_set.index.nodes.tree, self.figures
         detach, attach = tree._detach, tree.attach
 
         def detaching(leaf: Leaf) -> None:
@@ -65,8 +66,8 @@ class LeavesAway:
         self._watch_shape()
 
     def _watch_shape(self) -> None:
-        shape, figures = self.cache_set.index.btree._shape, self.figures
-        execute, tree = shape._execute, self.cache_set.index.btree.tree
+        shape, figures = self.cache_set.index.write_back.replacement, self.figures
+        execute, tree = shape._execute, self.cache_set.index.nodes.tree
 
         async def executing(change: TreeChange) -> None:
             before, after = _lowest([*change.replaced, *change.replaced_parents]), _lowest(change.pieces)
@@ -80,10 +81,10 @@ class LeavesAway:
 
     def all_keys(self) -> Iterator[Key]:
         """All keys, stale or not."""
-        tree = self.cache_set.index.btree.tree
+        tree = self.cache_set.index.nodes.tree
         for leaf in tree.leaves:
             yield from leaf.live
-        for interior in tree.interiors():
+        for interior in interiors(tree.root):
             for child in interior.children if interior.level == 1 else ():
                 if isinstance(child, Key):
                     yield from self._of(child)
@@ -100,7 +101,7 @@ class LeavesAway:
             live = Extents()
             for key in without_loop(read_node(members, leaf, 0)).all_keys():
                 live.insert(key)
-            owed = self.cache_set.index.btree.tree.deferred.get(bound_of(leaf))
+            owed = self.cache_set.index.nodes.tree.leaves.deferred.get(bound_of(leaf))
             for key in owed.extents if owed else ():
                 live.insert(key)
             self._held[leaf] = list(live)

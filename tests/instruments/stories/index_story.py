@@ -25,9 +25,10 @@ from bcached.state.buckets.gens import behind
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.node_rules import MayBeTorn
+from bcached.store.btree.write_back import WriteBack
 from bcached.store.finding import Finding, Severity
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound
@@ -200,7 +201,8 @@ class StoryLog(DurabilityLog):
 class IndexStory:
     """The tree, what it stands on, and the model."""
 
-    btree: Btree
+    nodes: NodeCache
+    write_back: WriteBack
     buckets: ToyBuckets
     journal: ToyJournal
     superblock: Superblock
@@ -251,13 +253,13 @@ class IndexStory:
         member = MemberFound(RecordingDevice(device, log), superblock)
         shape = NodeShape(journal.root.sectors, superblock.block_sectors * SECTOR, superblock.bucket_sectors)
         io = NodeIo([member], shape, bounds_of(superblock), may_be_torn)
-        btree = await Btree.open(journal.root, journal.level, io, buckets, journal, rng, cache_bytes)
-        story = cls(btree, buckets, journal, superblock, rng, log)
+        nodes = await NodeCache.open(journal.root, journal.level, io, buckets, cache_bytes)
+        story = cls(nodes, WriteBack(nodes, buckets, journal, rng), buckets, journal, superblock, rng, log)
         log.attach(story)
         return story
 
     def moment(self) -> Moment:
-        oldest = self.btree.tree.pins.oldest
+        oldest = self.nodes.tree.leaves.pins.oldest
         last_seq = len(self.journal.keys) + 1 if oldest is None else oldest
         journal = self.journal
         return Moment(journal.durable_seq, last_seq, journal.root, journal.level, self.buckets.gens_on_disk)
@@ -267,10 +269,10 @@ class IndexStory:
     async def insert(self, key: Key) -> None:
         """A key, into the model and the tree."""
         span = (key.inode, key.offset, key.end)
-        if self.btree.tree.missing(*span):
-            await self.btree.load([span])
+        if self.nodes.tree.missing(*span):
+            await self.nodes.load([span])
         before = {place: self.model[place] for place in model_places(key) if place in self.model}
-        removed = self.btree.insert(key, self.journal.append(key))
+        removed = self.nodes.tree.insert(key, self.journal.append(key))
         assert model_of(removed) == before
         self.removed += len(removed)
         lay(self.model, key)
@@ -296,24 +298,28 @@ class IndexStory:
 
     async def check_memory(self) -> None:
         """The tree gives what the model says, and its own numbers agree with each other."""
-        found = model_of([key async for leaf in self.btree.leaves() for key in list(leaf.live)])
+        found = model_of([key async for leaf in self.nodes.leaves() for key in list(leaf.live)])
         assert found == self.model
         self.check_numbers()
 
     def check_numbers(self) -> None:
-        tree = self.btree.tree
+        tree = self.nodes.tree
         leaves = list(tree.leaves)
-        assert tree.unwritten_words == sum(
+        assert tree.leaves.unwritten_words == sum(
             part.extents.word_count for leaf in leaves for part in leaf.changes()
         )
-        assert tree.cached_words == tree.unwritten_words + sum(leaf.live.word_count for leaf in leaves)
-        assert tree.oversize == {leaf for leaf in leaves if leaf.live.word_count > tree.shape.node_words}
+        assert tree.leaves.cached_words == tree.leaves.unwritten_words + sum(
+            leaf.live.word_count for leaf in leaves
+        )
+        assert tree.leaves.oversize == {
+            leaf for leaf in leaves if leaf.live.word_count > tree.shape.node_words
+        }
         seqs = [part.oldest_seq for leaf in leaves for part in leaf.changes() if part.oldest_seq]
-        seqs += [changes.oldest_seq for changes in tree.deferred.values()]
-        assert tree.pins.oldest == min(seqs, default=None)
+        seqs += [changes.oldest_seq for changes in tree.leaves.deferred.values()]
+        assert tree.leaves.pins.oldest == min(seqs, default=None)
         named = {key.pointers[0].sector // self.superblock.bucket_sectors for key in tree.node_keys()}
         assert named <= self.buckets.in_use
-        if not self.btree._shape.is_changing:
+        if not self.write_back.replacement._lock.locked():
             assert named == self.buckets.in_use
         self._check_shape(tree.root, 0)
 
@@ -322,7 +328,7 @@ class IndexStory:
         if isinstance(node, Leaf):
             assert all(low <= key.inode << 64 | key.offset for key in node.live)
             assert all(key.inode << 64 | key.end <= node.bound for key in node.live)
-            assert node in self.btree.tree.leaves
+            assert node in self.nodes.tree.leaves
             return
         assert node.bounds == sorted(set(node.bounds))
         for child, bound in zip(node.children, node.bounds, strict=True):
@@ -336,7 +342,7 @@ class IndexStory:
         image = self.log_device().image()
         return sum(
             len(parse_node(_bytes_of(image, key), key, self.superblock.set_magic, self.block_bytes))
-            for key in self.btree.tree.node_keys()
+            for key in self.nodes.tree.node_keys()
         )
 
     @property
@@ -344,7 +350,7 @@ class IndexStory:
         return self.superblock.block_sectors * SECTOR
 
     def log_device(self) -> MemoryDevice:
-        device = self.btree.io._members[0].block_device
+        device = self.nodes.io._members[0].block_device
         assert isinstance(device, RecordingDevice)
         assert isinstance(device.inner, MemoryDevice)
         return device.inner
@@ -367,7 +373,7 @@ class IndexStory:
 
     async def check_device(self) -> None:
         """What is on the device now, with what the journal holds, is what the model says."""
-        await self.btree.write_all()
+        await self.write_back.write_all()
         moment = self.moment()
         found, torn = await read_image(self.log_device().image(), self.superblock, moment, ())
         assert found == self.model
@@ -393,17 +399,17 @@ class IndexStory:
             cache_bytes,
             lambda node: node.level > 0 or any(replayed.between(node.low, node.high)),
         )
-        async for _ in story.btree.leaves():
+        async for _ in story.nodes.leaves():
             pass
         buckets.in_use = {
-            key.pointers[0].sector // buckets.bucket_sectors for key in story.btree.tree.node_keys()
+            key.pointers[0].sector // buckets.bucket_sectors for key in story.nodes.tree.node_keys()
         }
         buckets.ready = [bucket for bucket in range(5, NODE_BUCKETS) if bucket not in buckets.in_use]
         for seq in range(moment.last_seq, moment.durable_seq + 1):
             key = journal.keys[seq - 1]
-            await story.btree.load([(key.inode, key.offset, key.end)])
-            story.btree.insert(key, seq)
-        await story.btree.rewrite_torn()
+            await story.nodes.load([(key.inode, key.offset, key.end)])
+            story.nodes.tree.insert(key, seq)
+        await story.write_back.rewrite_torn()
         for key in journal.keys:
             lay(story.model, key)
         return story

@@ -304,7 +304,7 @@ async def furnish_tall(story: KeyStory, *, three_levels: bool) -> None:
         async with alive(story) as cache_set:
             await story.create("plain")
             await story.create("flash", VOLUME_SECTORS)
-            tree, start = cache_set.index.btree.tree, 0
+            tree, start = cache_set.index.nodes.tree, 0
             while tree.root.level < 2 if three_levels else len(tree.leaves) < NEARLY_TALL_LEAVES:
                 await story.sow(PLAIN, start, 64)
                 start += 128

@@ -105,12 +105,17 @@ def an_interior() -> Interior:
     [(0, 0, 0), (0, 99, 0), (0, 100, 1), (0, 199, 1), (0, 200, 2), (3, 1 << 40, 2), (4, 49, 2), (4, 50, 3)],
 )
 def test_a_sector_is_in_the_first_child_that_ends_behind_it(inode: int, sector: int, index: int) -> None:
-    assert an_interior().index_of(inode, sector) == index
+    assert an_interior().index_at(inode, sector) == index
 
 
 def test_a_childs_own_key_leads_to_it() -> None:
     interior = an_interior()
-    assert [interior.place_of(child) for child in interior.children if isinstance(child, Key)] == [0, 1, 2, 3]
+    assert [interior.index_of_key(child) for child in interior.children if isinstance(child, Key)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_children_are_replaced_by_others_of_the_same_range() -> None:

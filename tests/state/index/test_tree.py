@@ -4,8 +4,9 @@ from bcached.format.bkey import END_MAX
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Interior, Leaf
+from bcached.state.index.node_paths import are_siblings, low_of
 from bcached.state.index.node_shape import NodeShape
-from bcached.state.index.tree import Missing, Tree, cut_at
+from bcached.state.index.tree import Missing, Tree
 
 BUCKET = 64
 SHAPE = NodeShape(node_sectors=8, block_bytes=512, bucket_sectors=BUCKET)
@@ -44,7 +45,7 @@ def test_what_is_not_loaded_is_named() -> None:
         missing = tree.find(0, sector)
         assert isinstance(missing, Missing)
         assert (missing.key, missing.level) == (key, 0)
-    assert [tree.low_of(key) for key in keys] == [(0, 0), (0, 100), (0, 200)]
+    assert [low_of(tree.root, key) for key in keys] == [(0, 0), (0, 100), (0, 200)]
 
 
 def test_a_range_misses_its_first_leaf_that_is_not_loaded() -> None:
@@ -67,7 +68,7 @@ def test_a_key_that_crosses_leaves_is_in_each_with_its_part() -> None:
     assert tree.lookup(0, 95, 205, 2) == [data(95, 5), data(100, 100)]
     removed = tree.insert(Key(0, 50, 500, False, ()), 2)
     assert removed == [data(90, 10), data(100, 100), data(200, 20)]
-    assert tree.pins.oldest == 1
+    assert tree.leaves.pins.oldest == 1
 
 
 def test_a_node_that_was_read_is_not_put_where_another_is() -> None:
@@ -102,30 +103,25 @@ def test_leaves_with_a_blocks_worth_of_keys_want_to_be_written() -> None:
     leaf = load(tree, 0, 100)
     for number in range(17):
         tree.insert(Key(0, 100 + 3 * number, 1, True, (Pointer(0, 64000 + 128 * number, 1),)), number + 1)
-    assert not tree.wanted
+    assert not tree.leaves.wanted
     tree.insert(Key(0, 170, 1, True, (Pointer(0, 64000, 1),)), 18)
-    assert list(tree.wanted) == [leaf]
-    assert tree.unwritten_words == 18 * 3
-    assert tree.cached_words == 2 * 18 * 3
-    tree.begin_write(leaf)
-    assert not tree.wanted
-    assert tree.unwritten_leaves(1) == [leaf]
-    tree.end_write(leaf, 1)
-    assert tree.unwritten_leaves() == []
-    assert tree.pins.oldest is None
-    assert (tree.unwritten_words, tree.cached_words) == (0, 18 * 3)
+    assert list(tree.leaves.wanted) == [leaf]
+    assert tree.leaves.unwritten_words == 18 * 3
+    assert tree.leaves.cached_words == 2 * 18 * 3
+    tree.leaves.begin_write(leaf)
+    assert not tree.leaves.wanted
+    assert tree.leaves.unwritten(1) == [leaf]
+    tree.leaves.end_write(leaf, 1)
+    assert tree.leaves.unwritten() == []
+    assert tree.leaves.pins.oldest is None
+    assert (tree.leaves.unwritten_words, tree.leaves.cached_words) == (0, 18 * 3)
 
 
 def test_siblings_stand_side_by_side_under_one_parent() -> None:
     tree, _ = a_tree()
     leaves = [load(tree, 0, sector) for sector in (0, 100, 200)]
-    assert tree.are_siblings(leaves)
-    assert tree.are_siblings(leaves[1:])
-    assert not tree.are_siblings([leaves[0], leaves[2]])
+    assert are_siblings(tree.root, leaves)
+    assert are_siblings(tree.root, leaves[1:])
+    assert not are_siblings(tree.root, [leaves[0], leaves[2]])
     alone = Tree(leaf_of(node_key(*LAST, 1)), SHAPE)
-    assert alone.are_siblings([alone.root])
-
-
-def test_a_key_is_cut_with_its_pointers() -> None:
-    assert cut_at(data(10, 20), 15) == (data(10, 5), data(15, 15))
-    assert cut_at(data(10, 20), 30) == (data(10, 20), None)
+    assert are_siblings(alone.root, [alone.root])

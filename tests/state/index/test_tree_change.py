@@ -53,12 +53,12 @@ def tree_of(*sizes: int, blocks_used: int = 1) -> tuple[Tree, list[Leaf]]:
     ]
     tree = Tree(Interior(node_key(*LAST, 10), 1, 1, blocks_used, list(leaves)), SHAPE)
     for leaf in leaves:
-        tree.adopt(leaf)
+        tree.leaves.add(leaf)
     return tree, leaves
 
 
 def carry_out(tree: Tree, change: TreeChange) -> list[Key]:
-    """As store/btree/btree.py does it, without a device; the freeing keys."""
+    """As store/btree/node_replacement.py does it, without a device; the freeing keys."""
     change.assign_buckets(
         [Pointer(0, (100 + number) * BUCKET, 1) for number in range(len(change.pieces))], SHAPE, count(1)
     )
@@ -104,7 +104,7 @@ def test_a_leaf_that_is_too_full_becomes_two() -> None:
 
 def test_what_comes_in_meanwhile_is_divided_among_the_new_leaves() -> None:
     tree, leaves = tree_of(70)
-    tree.begin_write(leaves[0])
+    tree.leaves.begin_write(leaves[0])
     change = replace_leaves(tree, leaves, yes)
     assert change is not None
     crossing = Key(0, 80, 6, False, (Pointer(0, 640, 1),))
@@ -114,7 +114,7 @@ def test_what_comes_in_meanwhile_is_divided_among_the_new_leaves() -> None:
     assert list(lower.unwritten.extents) == [Key(0, 80, 3, False, (Pointer(0, 640, 1),))]
     assert list(upper.unwritten.extents) == [Key(0, 83, 3, False, (Pointer(0, 643, 1),))]
     assert tree.lookup(0, 80, 86) == [*lower.unwritten.extents, *upper.unwritten.extents]
-    assert (lower.oldest_seq, upper.oldest_seq, tree.pins.oldest) == (5, 5, 5)
+    assert (lower.oldest_seq, upper.oldest_seq, tree.leaves.pins.oldest) == (5, 5, 5)
 
 
 def test_a_parent_without_room_is_replaced_too_and_the_root_is_named_anew() -> None:

@@ -15,12 +15,12 @@ from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
-from bcached.store.btree.btree import Btree
+from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.check.checker import check_set
 from bcached.store.membership import MemberFound
 from instruments.samples.kernel_images import NAMES, kernel_image
-from instruments.stories.index_story import ToyBuckets, ToyJournal, bounds_of, model_of, superblock_of
+from instruments.stories.index_story import ToyBuckets, bounds_of, model_of, superblock_of
 
 SUPERBLOCK = superblock_of(8, 1)
 BOUNDS = bounds_of(SUPERBLOCK)
@@ -39,13 +39,12 @@ async def test_the_kernel_s_tree_is_read_as_the_checker_reads_it(name: str) -> N
     sectors = superblock.bucket_sectors
     shape = NodeShape(node_sectors(sectors), superblock.block_sectors * 512, sectors)
     io = NodeIo(found.members, shape, Bounds(sectors, superblock.first_bucket, (superblock.bucket_count,)))
-    journal = ToyJournal(newest.root, newest.level, Random(1))
-    btree = await Btree.open(newest.root, newest.level, io, buckets, journal, Random(1), 1 << 30)
+    nodes = await NodeCache.open(newest.root, newest.level, io, buckets, 1 << 30)
     for entry in found.journal.entries:
         for key in entry.keys:
-            await btree.load([(key.inode, key.offset, key.end)])
-            btree.insert(key, entry.seq)
-    keys = [key async for leaf in btree.leaves() for key in list(leaf.live)]
+            await nodes.load([(key.inode, key.offset, key.end)])
+            nodes.tree.insert(key, entry.seq)
+    keys = [key async for leaf in nodes.leaves() for key in list(leaf.live)]
     expected = [key for rows in found.tree.rows.chunks() for key in rows]
     assert len(keys) > 500
     assert model_of(keys) == model_of(expected)
@@ -116,7 +115,7 @@ async def test_of_two_live_leaves_at_one_position_the_newer_comes_first() -> Non
         node = await read(node_key(LAST, 9), 1, *bsets)
         assert isinstance(node, Interior)
         assert node.children == [new, old, last]
-        assert (node.place_of(old), node.below(0), node.below(1), node.below(2)) == (0, [old], [], [])
+        assert (node.index_of_key(old), node.below(0), node.below(1), node.below(2)) == (0, [old], [], [])
         assert node.replaced == []
 
 

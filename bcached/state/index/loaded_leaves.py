@@ -1,0 +1,177 @@
+"""The leaves in memory: their order of use, their unwritten changes, and how many words all of them hold.
+
+Every change of a leaf that is in the tree goes through here, so that the counts follow it and the leaf is
+marked when it is to be written.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+
+from bcached.keys import Key
+from bcached.state.index.journal_pins import SeqPins
+from bcached.state.index.node import Leaf, Unwritten
+from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
+
+LEAF_BYTES = 4096  # of objects per leaf, beside the words
+
+
+class LoadedLeaves:
+    """The loaded leaves of one tree, and the changes of evicted ones."""
+
+    def __init__(self, shape: NodeShape) -> None:
+        self.order: OrderedDict[Leaf, None] = OrderedDict()  # all of them, least recently used first
+        self.wanted: OrderedDict[Leaf, None] = OrderedDict()  # to be written soon
+        self.oversize: set[Leaf] = set()  # too large for one node; wanted, too
+        self.deferred: dict[int, Unwritten] = {}  # by bound: unwritten changes of evicted leaves
+        self.pins = SeqPins()  # the journal entries that leaves need, loaded or not
+        self.unwritten_words = 0  # of keys that are in no written bset
+        self.cached_words = 0  # of keys in memory, counting unwritten ones twice
+        self._shape = shape
+        self._write_at_words = shape.block_words - KEY_WORDS_MAX  # so that another key fits in the block
+        self._node_words = shape.node_words
+
+    def __repr__(self) -> str:
+        return (
+            f"<LoadedLeaves {len(self.order)} leaves, {self.cached_words} words, {self.unwritten_words} "
+            f"unwritten, {len(self.wanted)} wanted, {len(self.oversize)} oversize, "
+            f"{len(self.deferred)} deferred>"
+        )
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Leaf]:
+        """All of them, the least recently used first."""
+        return iter(self.order)
+
+    def __contains__(self, leaf: Leaf) -> bool:
+        return leaf in self.order
+
+    @property
+    def cached_bytes(self) -> int:
+        """An estimate of the memory of all of them, in bytes."""
+        return self.cached_words * 8 + len(self.order) * LEAF_BYTES
+
+    # Adding and removing leaves
+
+    def add(self, leaf: Leaf) -> None:
+        """Add a leaf with the changes that it has."""
+        assert leaf not in self.order
+        self.order[leaf] = None
+        self.cached_words += leaf.word_count
+        unwritten = leaf.unwritten
+        self.unwritten_words += unwritten.extents.word_count
+        if unwritten.oldest_seq:
+            self.pins.pin(unwritten.oldest_seq)
+        if unwritten.extents.word_count > self._write_at_words or leaf.is_torn:
+            self.wanted[leaf] = None
+        self._note_size(leaf)
+
+    def remove(self, leaf: Leaf) -> None:
+        """Remove a leaf; the journal entries that it needs stay pinned until `unpin`."""
+        del self.order[leaf]
+        self.wanted.pop(leaf, None)
+        self.oversize.discard(leaf)
+        self.cached_words -= leaf.live.word_count
+        for part in leaf.changes():
+            self.cached_words -= part.extents.word_count
+            self.unwritten_words -= part.extents.word_count
+
+    def unpin(self, leaf: Leaf) -> None:
+        """Unpin the journal entries that a removed leaf needed; its successors may have pinned them."""
+        for part in leaf.changes():
+            if part.oldest_seq:
+                self.pins.unpin(part.oldest_seq)
+
+    # Changing leaves
+
+    def insert(self, leaf: Leaf, key: Key, seq: int) -> Sequence[Key]:
+        """Insert a key of the leaf's range, of journal entry seq. Returns the pieces it cut out."""
+        live, unwritten = leaf.live, leaf.unwritten
+        extents = unwritten.extents
+        live_words, unwritten_words = live.word_count, extents.word_count
+        if not unwritten.oldest_seq:
+            self.pins.pin(seq)
+        removed = leaf.insert(key, seq)
+        more = extents.word_count
+        self.unwritten_words += more - unwritten_words
+        words = live.word_count
+        self.cached_words += words - live_words + more - unwritten_words
+        if more > self._write_at_words:
+            self.wanted[leaf] = None
+        if words > self._node_words or self.oversize:
+            self._note_size(leaf)
+        return removed
+
+    def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
+        """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out."""
+        assert not leaf.unwritten.oldest_seq, "the leaf has no changes of its own"
+        words = leaf.word_count
+        removed: list[Key] = []
+        for key in changes.extents:
+            removed += leaf.insert(key, changes.newest_seq)
+        leaf.unwritten.oldest_seq = changes.oldest_seq
+        unwritten_words = leaf.unwritten.extents.word_count
+        self.cached_words += leaf.word_count - words
+        self.unwritten_words += unwritten_words
+        if unwritten_words > self._write_at_words:
+            self.wanted[leaf] = None
+        self._note_size(leaf)
+        return removed
+
+    def drop(self, leaf: Leaf, key: Key) -> bool:
+        """Remove a stale key from a leaf in memory, if it is unchanged; on disk it stays until a rewrite.
+
+        Returns whether it was removed.
+        """
+        assert leaf in self.order
+        words = leaf.live.word_count
+        dropped = leaf.drop(key)
+        self.cached_words += leaf.live.word_count - words
+        self._note_size(leaf)
+        return dropped
+
+    def _note_size(self, leaf: Leaf) -> None:
+        """Record whether a leaf is too large for one node: it needs another bucket, so it is written soon."""
+        found_words = self._shape.words_in(self._shape.blocks_of(leaf.key.sectors))
+        if leaf.live.word_count > max(self._node_words, found_words):
+            self.oversize.add(leaf)
+            self.wanted[leaf] = None
+        else:
+            self.oversize.discard(leaf)
+
+    # Writing leaves
+
+    def needs(self, through_seq: int | None = None) -> bool:
+        """Whether any leaf, in memory or not, needs an entry through through_seq, or any entry."""
+        oldest = self.pins.oldest
+        return oldest is not None and (through_seq is None or oldest <= through_seq)
+
+    def unwritten(self, through_seq: int | None = None, among: Iterable[Leaf] | None = None) -> list[Leaf]:
+        """Returns the leaves that are not clean; with through_seq those that need an entry through it."""
+        leaves = self.order if among is None else among
+        if through_seq is None:
+            return [leaf for leaf in leaves if not leaf.is_clean]
+        return [leaf for leaf in leaves if 0 < leaf.oldest_seq <= through_seq]
+
+    def deferred_bounds(self, through_seq: int | None = None) -> list[int]:
+        """Returns the bounds of evicted leaves with deferred changes; through_seq as in `unwritten`."""
+        if through_seq is None:
+            return list(self.deferred)
+        return [bound for bound, changes in self.deferred.items() if changes.oldest_seq <= through_seq]
+
+    def begin_write(self, leaf: Leaf) -> None:
+        """Move a leaf's unwritten changes to `writing`, to write them."""
+        assert leaf in self.order
+        leaf.begin_write()
+        self.wanted.pop(leaf, None)
+
+    def end_write(self, leaf: Leaf, blocks: int) -> None:
+        """Record that a leaf's `writing` changes are durable, in `blocks` more blocks."""
+        written = leaf.end_write(blocks)
+        words = written.extents.word_count
+        self.unwritten_words -= words
+        self.cached_words -= words
+        assert 0 <= self.unwritten_words <= self.cached_words
+        if written.oldest_seq:
+            self.pins.unpin(written.oldest_seq)
