@@ -1,4 +1,4 @@
-"""The only package that holds device descriptors: image files, block devices and memory, one interface.
+"""The only package that holds device descriptors: image files and block devices, one interface.
 
 A write or discard that returned is not durable yet: it is once a flush issued after that has returned, or
 if the write was a durable one. A read returns all bytes asked for or raises. After the first failed flush
@@ -7,7 +7,6 @@ none is tried: what it should have covered may be lost, and a second flush may f
 
 from bcached.device.block_device import BlockDevice, BytesLike
 from bcached.device.file_device import FileDevice
-from bcached.device.memory_device import MemoryDevice
 from bcached.device.statistics import DeviceStatistics
 
-__all__ = ["BlockDevice", "BytesLike", "DeviceStatistics", "FileDevice", "MemoryDevice"]
+__all__ = ["BlockDevice", "BytesLike", "DeviceStatistics", "FileDevice"]

@@ -75,21 +75,14 @@ def pack_words(
     return packed.ljust(_round_up(len(packed), block_bytes), b"\0")
 
 
-def parse_node(
-    raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
-) -> list[Bset]:
-    """Returns the bsets of the node in raw, oldest first, with all of the kernel's checks and two more.
-
-    The two: keys are in the order of their positions, and none is beyond the node's (Kernel: checks that of
-    the last one only, and not in small nodes).
-    """
-    return [placed.bset for placed in read_bsets(raw, node_key, set_magic, block_bytes, where)]
-
-
 def read_bsets(
     raw: Buffer, node_key: Key, set_magic: int, block_bytes: int, where: str = "node"
 ) -> Iterator[PlacedBset]:
-    """Yields the bsets of the node, oldest first. Raises FormatError at the first that is wrong."""
+    """Yields the bsets of the node, oldest first. Raises FormatError at the first that is wrong.
+
+    These are all of the kernel's checks, and two more: keys are in the order of their positions, and none is
+    beyond the node's (Kernel: checks that of the last one only, and not in small nodes).
+    """
     for frame in read_frames(raw, node_key, set_magic, block_bytes, where):
         here = f"{where}, byte {frame.offset_bytes}"
         keys = parse_keys(frame.keys, here)

@@ -113,20 +113,6 @@ class PlacedEntry:
     entry: JournalEntry
 
 
-def parse_journal_bucket(
-    raw: Buffer, set_magic: int, block_bytes: int, where: str = "journal bucket"
-) -> list[PlacedEntry]:
-    """Returns the entries of one journal bucket, in their order there.
-
-    What is not an entry, or a torn one, ends the list without an error: a bucket is used again without
-    being wiped. An entry that is whole and yet makes no sense is an error.
-    """
-    placed, end = scan_journal_bucket(raw, set_magic, block_bytes, where)
-    if end is not None and not isinstance(end, BadMagic | BadChecksum | TooLong):
-        raise end
-    return placed
-
-
 def scan_journal_bucket(
     raw: Buffer, set_magic: int, block_bytes: int, where: str, most: int = sys.maxsize
 ) -> tuple[list[PlacedEntry], FormatError | None]:

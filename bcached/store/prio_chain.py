@@ -42,19 +42,14 @@ class PrioChain:
         )
 
 
-async def read_chain(device: BlockDevice, geometry: Geometry, head: int, set_magic: int) -> PrioChain:
-    """Follow a chain from its head to its exact length. Raises FormatError if any of it is wrong.
-
-    The last set's next_bucket means nothing (Kernel: leaves the head of the previous chain in it).
-    """
-    placed = [found async for found in follow_chain(device, geometry, head, set_magic)]
-    return PrioChain.of(placed, geometry.bucket_count)
-
-
 async def follow_chain(
     device: BlockDevice, geometry: Geometry, head: int, set_magic: int
 ) -> AsyncIterator[tuple[int, PrioSet]]:
-    """Yields the sets, each with its bucket. Raises FormatError at the first that is wrong."""
+    """Follow a chain from its head to its exact length: yields the sets, each with its bucket.
+
+    Raises FormatError at the first that is wrong. The last set's next_bucket means nothing (Kernel: leaves
+    the head of the previous chain in it).
+    """
     buckets: list[int] = []
     bucket, seq = head, 0
     for index in range(geometry.prio_bucket_count):

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
-from bcached.device.memory_device import MemoryDevice
 from bcached.runtime.lifetime import running
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.samples.living_set import set_options
 from instruments.time.virtual_time import run_in_virtual_time

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBusterFunction, blockbuster_ctx
 
-from bcached.device import BlockDevice, FileDevice, MemoryDevice
+from bcached.device import BlockDevice, FileDevice
 from instruments.devices.loop_device import loop_device
+from instruments.devices.memory_device import MemoryDevice
 
 SIZE_BYTES = 4 << 20
 

@@ -5,12 +5,12 @@ from random import Random
 
 import pytest
 
-from bcached.device import MemoryDevice
 from bcached.device.shared_flush import SharedFlush
 from bcached.errors import FlushFailed
 from instruments.devices.durability_log import DurabilityLog
 from instruments.devices.failing_device import FailingDevice, Fault
 from instruments.devices.latent_device import LatentDevice
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 
 WRITERS, WRITES = 20, 30

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.bkey import END_MAX, pack_key, pointer_word
-from bcached.format.bset import Bset, claimed_keys, is_last_bset, pack_bset, parse_node, read_bsets
+from bcached.format.bset import Bset, claimed_keys, is_last_bset, pack_bset, read_bsets
 from bcached.format.checksum import crc64_we
 from bcached.format.magic import set_magic_of
 from bcached.keys import INODE_MAX, Key, Pointer
 from instruments.samples.format_samples import EXTENT, ROOT_KEY, SET_MAGIC, flipped, keys, sealed, with_field
+from instruments.samples.read_back import parse_node
 
 SEQ = 0x1111111111111111
 NODE_BYTES = 512 * 512

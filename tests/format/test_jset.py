@@ -14,7 +14,6 @@ from bcached.format.jset import (
     JSET_BYTES_MAX,
     JournalEntry,
     claimed_seq,
-    parse_journal_bucket,
     scan_journal_bucket,
     trace_entries,
 )
@@ -32,6 +31,7 @@ from instruments.samples.format_samples import (
     sealed,
     with_field,
 )
+from instruments.samples.read_back import parse_journal_bucket
 
 GOLDEN = Path(__file__).parent / "golden"
 BUCKET_BYTES = 16384

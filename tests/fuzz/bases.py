@@ -10,7 +10,6 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bcached.device.memory_device import MemoryDevice, MemoryDisk
 from bcached.format.bset import HEADER as BSET_HEADER
 from bcached.format.sizes import metadata_bytes
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Superblock
@@ -20,6 +19,7 @@ from bcached.runtime.lifetime import running
 from bcached.store.check.checker import check_set, read_metadata, read_tree
 from bcached.store.make.layout import lay_out, plan_set
 from bcached.units import SECTOR_BYTES
+from instruments.devices.memory_device import MemoryDevice, MemoryDisk
 from instruments.samples.kernel_images import NAMES, image_bytes
 from instruments.samples.living_set import extent, set_options
 from instruments.time.virtual_time import run_in_virtual_time

@@ -4,11 +4,11 @@ import struct
 from collections.abc import Callable, Sequence
 from random import Random
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.format.bkey import pointer_word
 from bcached.format.checksum import crc64_seeded, crc64_we
 from bcached.units import SECTOR_BYTES
 from fuzz.bases import Base, Part
+from instruments.devices.memory_device import MemoryDevice
 
 WORD = (1 << 64) - 1
 SUPERBLOCK_FIELDS = [

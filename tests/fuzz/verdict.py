@@ -11,7 +11,6 @@ from random import Random
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BcachedError, RequestError, SetRefused
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
@@ -20,6 +19,7 @@ from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 from fuzz.bases import TURNS, base
 from fuzz.surgery import Surgeon
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, set_options
 from instruments.time.virtual_time import run_in_virtual_time
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
 

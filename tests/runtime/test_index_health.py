@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import LimitExceeded, NoSuchVolume, VolumeInUse
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry
 from bcached.keys import Key
@@ -14,6 +13,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import MAX_POSITION, PLAIN, ImageBuilder, replace_gen, two_levels
 from instruments.samples.living_set import set_options, take_buckets
 from instruments.time.virtual_time import in_virtual_time

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
@@ -15,6 +14,7 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.index.node import Interior, Leaf, Node
 from bcached.state.index.tree import Tree
 from bcached.units import SECTOR_BYTES
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options
 from instruments.time.virtual_time import in_virtual_time
 

@@ -8,12 +8,12 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.kernel_images import NAMES, KernelImage, kernel_image, keys_of
 from instruments.samples.living_set import extent, set_options
 from instruments.time.virtual_time import in_virtual_time

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import (
     DeviceFailed,
     FlushFailed,
@@ -24,6 +23,7 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.wire.gen_map import GenMap
 from instruments.devices.failing_device import FailingDevice, Fault
 from instruments.devices.latent_device import LatentDevice
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options, take_buckets
 from instruments.time.virtual_time import in_virtual_time
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import NoFreeBuckets
 from bcached.format.superblock import Replacement
 from bcached.keys import Key
@@ -19,6 +18,7 @@ from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.store.make.layout import lay_out, plan_set
+from instruments.devices.memory_device import MemoryDevice
 from instruments.time.patience import patience
 from instruments.time.virtual_time import in_virtual_time
 

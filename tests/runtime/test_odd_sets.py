@@ -6,7 +6,6 @@ from uuid import UUID
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.format.bkey import CHECK_DEVICE
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.uuid_entry import BURNT_UUID, OLD_LAYOUT, UuidEntry
@@ -16,6 +15,7 @@ from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
 from bcached.units import SECTOR_BYTES
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import PLAIN, ImageBuilder
 from instruments.samples.living_set import extent, set_options
 from instruments.time.virtual_time import in_virtual_time

@@ -9,12 +9,12 @@ from random import Random
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.sectors.reservations import Holder
 from bcached.store.check.checker import check_set
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
 

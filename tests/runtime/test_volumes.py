@@ -7,13 +7,13 @@ from pathlib import Path
 from random import Random
 from uuid import uuid4
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import InvalidParameter, NoFreeBuckets, NoSuchVolume
 from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
 from instruments.devices.latent_device import LatentDevice
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import fresh_members, reopened, set_options, take_buckets
 from instruments.time.virtual_time import in_virtual_time
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BcachedError
 from bcached.format.jset import JournalEntry
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
@@ -19,6 +18,7 @@ from bcached.keys import Key, Pointer
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.store.reading.set_reader import read_set
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 from instruments.samples.format_samples import EXTENT, sealed, with_field
 from instruments.samples.image_builder import ImageBuilder, two_levels

@@ -4,9 +4,9 @@ import pytest
 
 from bcached.errors import DeviceError
 from bcached.store.opening.recovery import FILLED_FIRST
-from bcached.store.prio_chain import read_chain
 from bcached.store.superblock_slot import read_superblock
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.samples.read_back import read_chain
 from instruments.samples.used_set import Image, open_set, used_devices
 
 

@@ -5,7 +5,6 @@ from uuid import UUID
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import GeometryRefused, SetRefused
 from bcached.format.superblock import (
     FEATURE_INCOMPAT_BCACHED_SET,
@@ -13,6 +12,7 @@ from bcached.format.superblock import (
     Superblock,
 )
 from bcached.store.membership import MemberFound, check_members, with_new_journal
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.format_samples import SUPERBLOCK
 
 ONE = replace(SUPERBLOCK, synchronous=True, version=3, journal_buckets=tuple(range(1, 9)))

@@ -5,11 +5,11 @@ from typing import Literal
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError, SetRefused
 from bcached.store.check.checker import check_set
 from bcached.store.reading.set_reader import read_set
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.used_set import fresh_devices, open_set
 
 # How many entries there were when the copy was made.

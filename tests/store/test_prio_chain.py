@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BadField, DeviceError, FormatError
 from bcached.format.prio_set import PrioSet
 from bcached.state.buckets.geometry import Geometry
-from bcached.store.prio_chain import PrioChain, read_chain, write_chain
+from bcached.store.prio_chain import PrioChain, write_chain
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
+from instruments.samples.read_back import read_chain
 
 COUNT, BUCKET, MAGIC = 3000, 4096, 0x1234
 GEOMETRY = Geometry(

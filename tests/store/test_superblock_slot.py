@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.superblock import Superblock
 from bcached.store.superblock_slot import read_superblock, repair_superblock, write_superblock
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 from instruments.samples.format_samples import sealed, with_field
 from instruments.samples.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices

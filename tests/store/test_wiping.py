@@ -2,9 +2,9 @@
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.state.buckets.geometry import Geometry
 from bcached.store.wiping import wipe_buckets
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bcached.device.block_device import BlockDevice
 from bcached.device.file_device import FileDevice
-from bcached.device.memory_device import MemoryDevice
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
@@ -16,6 +15,7 @@ from bcached.service.methods.service import CacheService
 from bcached.service.socket.access import Access
 from bcached.service.socket.socket_server import SocketLimits, SocketServer
 from bcached.store.make.layout import lay_out, plan_set
+from instruments.devices.memory_device import MemoryDevice
 
 BUCKET_BYTES = 64 << 10
 BUCKET_SECTORS = BUCKET_BYTES // 512

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from bcached.errors import BcachedError
-from bcached.format.jset import JournalEntry, parse_journal_bucket
+from bcached.format.jset import JournalEntry
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State as BucketState
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
@@ -20,6 +20,7 @@ from bcached.store.opening.recovery import OpenedSet, recover
 from bcached.store.reading.set_reader import Contents, SetFound, read_set
 from instruments.crash.crash_states import State, StateDevice, Walk, draw_states
 from instruments.crash.kernel_journal import KernelJournal
+from instruments.samples.read_back import parse_journal_bucket
 from instruments.stories.crash_story import FRESH, Ledger, Story, possible
 
 T = TypeVar("T")

@@ -4,9 +4,9 @@ import errno
 
 import pytest
 
-from bcached.device import MemoryDevice
 from bcached.errors import DeviceError, FlushFailed
 from instruments.devices.failing_device import FailingDevice, Fault, Verb
+from instruments.devices.memory_device import MemoryDevice
 
 ONES = b"\x01" * 1024
 

@@ -5,10 +5,10 @@ from random import Random
 
 import pytest
 
-from bcached.device import MemoryDevice
 from bcached.errors import DeviceError
 from instruments.devices.durability_log import DurabilityLog
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 
 OLD, NEW, NEWER = (bytes([value]) * 512 for value in (1, 2, 3))

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import numpy as np
 
-from bcached.device import MemoryDevice
 from bcached.format.bkey import END_MAX
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.jset import JournalEntry
@@ -26,6 +25,7 @@ from bcached.format.superblock import (
 from bcached.format.uuid_entry import UuidEntry, pack_table
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.store.member import geometry_of
+from instruments.devices.memory_device import MemoryDevice
 
 SECTOR = 512
 SET_UUID = UUID(int=0x5E7_0000_0000_0000_0000_0000_0000_0001)

@@ -10,9 +10,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from bcached.device import MemoryDevice
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
+from instruments.devices.memory_device import MemoryDevice
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "kernel"
 NAMES = ("clean", "crash", "flash", "full-lru")

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.state.index.extents import Extents
@@ -15,6 +14,7 @@ from bcached.store.btree.node_reader import read_node
 from bcached.store.membership import MemberFound
 from instruments.crash.crash_judge import without_loop
 from instruments.crash.crash_states import State, StateDevice
+from instruments.devices.memory_device import MemoryDevice
 
 
 @dataclass

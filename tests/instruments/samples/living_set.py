@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import NoFreeBuckets
 from bcached.format.superblock import Replacement
 from bcached.keys import Key
@@ -15,6 +14,7 @@ from bcached.state.buckets.member_buckets import Cache
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.store.make.layout import lay_out, plan_set
+from instruments.devices.memory_device import MemoryDevice
 
 
 async def fresh_members(

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.memory_device import MemoryDevice
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.jset import JournalEntry
 from bcached.format.superblock import Superblock
@@ -15,6 +14,7 @@ from bcached.state.buckets.member_buckets import Cache
 from bcached.store.make.layout import lay_out, plan_set
 from bcached.store.opening.recovery import OpenedSet, first_run, recover
 from bcached.store.reading.set_reader import read_set
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.format_samples import sealed, with_field
 
 BUCKET_BYTES = 4096

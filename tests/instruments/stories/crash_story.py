@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.memory_device import MemoryDevice
 from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
@@ -26,6 +25,7 @@ from bcached.store.make.layout import lay_out, plan_set
 from instruments.crash.crash_states import Clock, ClockedLog
 from instruments.devices.failing_device import FailingDevice, Fault
 from instruments.devices.latent_device import StragglingDevice
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 
 BUCKET_BYTES = 4096

@@ -13,9 +13,8 @@ from uuid import UUID
 
 import numpy as np
 
-from bcached.device import MemoryDevice
 from bcached.format.bkey import END_MAX, Bounds
-from bcached.format.bset import Bset, pack_bset, parse_node
+from bcached.format.bset import Bset, pack_bset
 from bcached.format.sizes import node_sectors
 from bcached.format.superblock import Superblock
 from bcached.keys import INODE_MAX, Key, Pointer
@@ -35,7 +34,9 @@ from bcached.store.membership import MemberFound
 from bcached.store.reading.bucket_checks import BucketContents
 from bcached.store.reading.tree_reader import TreeReader
 from instruments.devices.durability_log import DurabilityLog
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
+from instruments.samples.read_back import parse_node
 
 SECTOR = 512
 NODE_BUCKETS = 1600  # the rest is for data, and not on the device

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from bcached.device import BlockDevice, MemoryDevice
+from bcached.device import BlockDevice
 from bcached.format.bkey import key_words
 from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
@@ -28,6 +28,7 @@ from bcached.store.membership import MemberFound
 from bcached.store.reading.journal_check import read_journal
 from instruments.devices.durability_log import DurabilityLog
 from instruments.devices.latent_device import LatentDevice
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 from instruments.samples.format_samples import ENTRY, SUPERBLOCK
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import NoFreeBuckets, NoSuchVolume, RequestError
 from bcached.format.superblock import Replacement
 from bcached.keys import Key
@@ -23,6 +22,7 @@ from bcached.store.check.checker import check_set
 from bcached.store.finding import Severity
 from instruments.clients.keeping_client import KeepingClient, Kept, check_kept
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.time.await_points import AwaitPoints
 

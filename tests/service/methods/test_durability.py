@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.service.methods.durability import Durability
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call
+from instruments.devices.memory_device import MemoryDevice
 
 
 async def test_nobody_is_told_that_an_entry_is_durable_when_the_first_who_waits_is_cut_off(

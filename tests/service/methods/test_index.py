@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceFailed, FlushFailed
 from bcached.service.socket.access import Access, Role
 from bcached.state.buckets.bucket_table import State
 from bcached.wire.messages import FOUND_MAX
 from instruments.clients.served_set import BUCKET_SECTORS, Served, served
 from instruments.clients.talker import Talker, call, outcome
+from instruments.devices.memory_device import MemoryDevice
 from instruments.time.patience import patience
 
 ADMIN = "io.bcached.Admin"

@@ -5,7 +5,6 @@ from random import Random
 import numpy as np
 import pytest
 
-from bcached.device import MemoryDevice
 from bcached.errors import BadField, FormatError
 from bcached.format.bkey import END_MAX, Bounds
 from bcached.format.bset import Bset, pack_bset
@@ -19,6 +18,7 @@ from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.check.checker import check_set
 from bcached.store.membership import MemberFound
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.kernel_images import NAMES, kernel_image
 from instruments.stories.index_story import ToyBuckets, bounds_of, model_of, superblock_of
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import SetRefused
 from bcached.store.check import steady_check
 from bcached.store.check.checker import check_set
 from bcached.store.check.steady_check import READINGS_MAX, SteadyCheck, check_steadily
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.time.virtual_time import in_virtual_time
 

@@ -8,17 +8,18 @@ from random import Random
 import pytest
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BcachedError, DeviceError, FlushFailed, SetRefused
 from bcached.format.bkey import key_words
-from bcached.format.jset import JournalEntry, parse_journal_bucket
+from bcached.format.jset import JournalEntry
 from bcached.keys import Key, Pointer
 from bcached.store.journal.journal import Journal
 from bcached.store.opening.recovery import OpenedSet
 from instruments.devices.durability_log import DurabilityLog, Entry
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 from instruments.samples.format_samples import ROOT_KEY
+from instruments.samples.read_back import parse_journal_bucket
 from instruments.samples.used_set import BUCKET_BYTES, open_set, used_devices
 from instruments.stories.journal_story import JournalStory
 

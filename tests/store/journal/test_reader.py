@@ -6,13 +6,13 @@ from random import Random
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import BadField, SetRefused
 from bcached.format.jset import JournalEntry
 from bcached.store.finding import refuse_fatal
 from bcached.store.journal.reader import JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.journal_check import read_journal
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.format_samples import ENTRY, SUPERBLOCK, sealed, with_field
 
 BUCKET, BLOCK = 4096, 512

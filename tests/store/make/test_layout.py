@@ -6,7 +6,6 @@ from uuid import UUID
 
 import pytest
 
-from bcached.device import MemoryDevice
 from bcached.device.signatures import Signature
 from bcached.errors import DeviceError, DeviceRefused, FormatError, GeometryRefused
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
@@ -20,6 +19,7 @@ from bcached.store.make.layout import (
 )
 from bcached.store.superblock_slot import read_superblock
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 
 BUCKET = 4096

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import DeviceError
 from bcached.format.prio_set import PrioSet
 from bcached.format.superblock import Superblock
@@ -15,6 +14,7 @@ from bcached.store.opening.recovery import first_run, recover
 from bcached.store.reading.set_reader import read_set
 from bcached.store.superblock_slot import read_superblock
 from instruments.devices.failing_device import FailingDevice, Fault
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 from instruments.samples.used_set import (
     BUCKET_BYTES,

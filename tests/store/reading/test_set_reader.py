@@ -2,12 +2,12 @@
 
 import pytest
 
-from bcached.device.memory_device import MemoryDevice
 from bcached.errors import SetRefused
 from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
 from bcached.store.reading.set_reader import read_set
 from bcached.store.superblock_slot import read_superblock
+from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice
 from instruments.samples.format_samples import sealed, with_field
 from instruments.samples.used_set import COPY_AT, SUPERBLOCK_AT, Image, fresh_devices, used_devices

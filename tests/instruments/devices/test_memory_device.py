@@ -2,8 +2,8 @@
 
 import pytest
 
-from bcached.device import MemoryDevice
 from bcached.errors import DeviceRefused
+from instruments.devices.memory_device import MemoryDevice
 
 
 async def test_the_bytes_outlive_the_device() -> None:
