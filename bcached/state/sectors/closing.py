@@ -20,6 +20,7 @@ from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT, Slot
 from bcached.state.sectors.sector_allocator import SectorAllocator
 
 IDLE_S = 1.0
+TIMER_S = 0.001  # the least: a rest that is only a rounding error would fire again at the same time
 
 
 class LastResort:
@@ -48,9 +49,9 @@ class LastResort:
         return []
 
     def idle_in_s(self, now: float) -> float | None:
-        """Seconds until another slot counts as idle; None if none will."""
+        """Returns the seconds until another slot counts as idle, at least TIMER_S; None if none will."""
         left = (IDLE_S - (now - slot.used_at) for slot in self._sectors.open_buckets if slot.sectors_free)
-        return min((seconds for seconds in left if seconds > 0), default=None)
+        return min((max(seconds, TIMER_S) for seconds in left if seconds > 0), default=None)
 
     def _gives(self, slot: Slot, *, with_dirty: bool) -> bool:
         """Whether closing a slot makes a bucket reclaimable, or one that data can be moved from."""

@@ -8,7 +8,7 @@ from bcached.keys import Key
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.closing import IDLE_S, LastResort, abandoned, idle
+from bcached.state.sectors.closing import IDLE_S, TIMER_S, LastResort, abandoned, idle
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -105,6 +105,14 @@ def test_the_idle_are_closed_longest_idle_first_if_that_gives_a_bucket(open_: Op
     assert open_.closed() == ([] if dirty else expected)
     assert open_.closed(with_dirty=True) == (expected if dirty else [])
     assert open_.cache.table.states[open_.bucket(kept[1])] == State.OPEN
+
+
+@pytest.mark.parametrize("rest_s", [1e-15, 1e-9])
+def test_a_rest_too_short_for_a_timer_is_waited_for_all_the_same(open_: Open, rest_s: float) -> None:
+    open_.cut(1)
+    for slot in open_.sectors.open_buckets:
+        slot.used_at = 0.0
+    assert open_.resort.idle_in_s(IDLE_S - rest_s) == TIMER_S
 
 
 def test_one_that_is_used_is_never_closed(open_: Open) -> None:
