@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
                 backlog.add(block)
             elif block:
                 requests = decode_requests(block)
-                count = pipeline.answer(requests, started_ns, block)
+                count = pipeline.run(requests, started_ns, block)
                 if count < len(requests) or count == DOUBTFUL_MAX:
                     backlog.add(block, count)
             if backlog.block or self._final_refusal is not None:
@@ -228,12 +228,12 @@ class Connection(asyncio.Protocol):
         backlog, pipeline = self._backlog, self._pipeline
         while backlog.block and not pipeline.is_blocked:
             some = backlog.first(min(BATCH_REQUESTS, pipeline.free_slots))
-            backlog.drop(pipeline.answer(decode_requests(some), started_ns, some))
+            backlog.drop(pipeline.run(decode_requests(some), started_ns, some))
             if time.perf_counter_ns() - started_ns > RUN_NS_MAX and backlog.block:
                 asyncio.get_running_loop().call_soon(self._resume)  # serve other connections first
                 return
         words = self._final_refusal
-        if words is not None and not backlog.block and pipeline.answer([words], started_ns, b""):
+        if words is not None and not backlog.block and pipeline.run([words], started_ns, b""):
             self._final_refusal = None
 
     def _resume(self) -> None:

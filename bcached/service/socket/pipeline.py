@@ -1,16 +1,16 @@
 """Runs the requests of a connection in the order sent and sends the replies in the same order.
 
+There are two ways to run a request:
+
 1. Brief requests that can be answered at once run in batches, without a suspension, and their replies are
 written by one call; of many, the first few are sent ahead, so that the peer handles them in parallel.
-2. All others run one by one. A request that has to wait takes a slot in the reply queue; later requests
-still run, and their replies queue behind that slot.
-3. Only in-order requests are deferred: a change while an earlier in-order change or read is outstanding, a
-read while a change is. The reply of a change that is made may come later still.
+2. All others run one by one. Each takes a slot in the reply queue; if it has to wait, later requests still
+run, and their replies queue behind that slot. In-order requests may be deferred (in_order.py): a change while
+an earlier in-order change or read is outstanding, a read while a change is.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from bcached.errors import (
 )
 from bcached.service.socket.access import Role
 from bcached.service.socket.backlog import lengths
+from bcached.service.socket.in_order import InOrderRequests
 from bcached.service.socket.method import (
     BatchHandler,
     Handler,
@@ -91,19 +92,21 @@ class RequestPipeline:
         on_progress: Callable[[], None],
     ) -> None:
         self.session = session
-        self._server = server
         self.is_write_paused = False
         self.write: Callable[[bytes], None] = _discard
+        self._server = server
         self._on_progress = on_progress
         self._queue = ReplyQueue()
         self.slots = self._queue.slots  # replies not sent yet, in order
-        self._changing: ReplySlot | None = None  # of the in-order change that is still to be made
-        self._reading: set[ReplySlot] = set()  # of the in-order reads that are still to be answered
-        self._deferred: deque[tuple[ReplySlot, Request]] = deque()  # in-order requests behind them
-        self._ready: dict[type, Handler] = {}
-        self._ready_several: dict[type, BatchHandler] = {}
+        self._in_order = InOrderRequests()
+        self._ready: dict[type, Handler] = {}  # of the brief operations that need no check, by request class
+        self._ready_batches: dict[type, BatchHandler] = {}  # of those that run several requests by one call
+        self._ticking: asyncio.TimerHandle | None = None  # until a stream, the head of the queue, is polled
         self.set_role(session.role)
-        self._ticking: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        paused = ", writing is paused" if self.is_write_paused else ""
+        return f"<RequestPipeline {self.session.role.label}: {self._queue!r}, {self._in_order!r}{paused}>"
 
     @property
     def is_idle(self) -> bool:
@@ -130,114 +133,104 @@ class RequestPipeline:
         self.session.role = role
         ready = self._server.ready_operations(role)
         self._ready = {kind: operation.run for kind, operation in ready.items()}
-        self._ready_several = {
+        self._ready_batches = {
             kind: operation.run_several
             for kind, operation in ready.items()
             if operation.run_several is not None
         }
 
-    def answer(self, requests: Sequence[Received], started_ns: int, block: bytes) -> int:
-        """Run the requests of a block until all have run or we are held; returns how many ran."""
+    # Running
+
+    def run(self, requests: Sequence[Received], started_ns: int, block: bytes) -> int:
+        """Run the requests of a block until all have run or we are blocked; returns how many ran."""
         queue = self._queue
-        at = 0
         sizes: list[int] = []
+        at = 0
         while at < len(requests) and not self.is_write_paused:
-            if not queue.slots and (count := self._answer_brief(requests, at, started_ns, block)):
-                at += count
+            outcome: Outcome | None = None
+            if not queue.slots:
+                batch = requests if len(requests) == 1 else batch_of(requests, at)
+                ran, outcome = self._run_batch(batch, started_ns)
+                at += ran
+                if ran and outcome is None:
+                    continue
             elif queue.is_full:
                 break
+            sizes = sizes or lengths(block)
+            request = requests[at]
+            slot = ReplySlot(type(request), started_ns, sizes[at], silent=bool(request.oneway))
+            queue.append(slot)
+            if outcome is None:
+                self._run_one(slot, request)
             else:
-                sizes = sizes or lengths(block)
-                self._answer_one(requests[at], started_ns, sizes[at])
-                at += 1
+                self._settle(slot, outcome)
+            at += 1
         return at
 
-    def _answer_brief(self, requests: Sequence[Received], at: int, started_ns: int, block: bytes) -> int:
-        """Run a batch of brief requests and write their replies; returns how many ran."""
-        early = at == 0 and len(requests) >= 2 * EARLY_REPLIES
-        end = EARLY_REPLIES if early else at + BATCH_REQUESTS
-        batch = requests[at:end] if at or len(requests) > end else requests
-        alike = self._answer_alike(batch, started_ns) if len(batch) > 1 else 0
-        return alike or self._answer_batch(batch, started_ns, at, block)
+    def _run_batch(self, batch: Sequence[Received], started_ns: int) -> tuple[int, Outcome | None]:
+        """Run brief requests and write their replies, up to the first that does not belong to a batch.
 
-    def _answer_batch(self, batch: Sequence[Received], started_ns: int, at: int, block: bytes) -> int:
-        """Run up to a request that is not brief, or is long or waits (included); returns how many ran."""
+        Returns how many were answered; and the outcome of the next, if it ran too, and waits or is long.
+        """
+        if len(batch) > 1 and (replies := self._run_alike(batch)):
+            self.write(encode_replies(replies))
+            elapsed_ns = time.perf_counter_ns() - started_ns
+            self._server.counts.of(type(batch[0])).observe(len(replies), elapsed_ns)
+            return len(replies), None
+        replies = []
+        ran, outcome = self._run_each(batch, replies)
+        if replies:
+            self.write(encode_replies(replies))
+        if ran:
+            done = batch if ran == len(batch) else batch[:ran]
+            self._server.counts.observe(done, time.perf_counter_ns() - started_ns)
+        return ran, outcome
+
+    def _run_alike(self, batch: Sequence[Any]) -> list[AnyReply]:
+        """Run a batch of one method by one call; returns the replies of those that were ready."""
+        kind = type(batch[0])
+        run_several = self._ready_batches.get(kind)
+        if run_several is None:
+            return []
+        parameters = [it.parameters for it in batch if type(it) is kind and not (it.oneway or it.upgrade)]
+        if len(parameters) < len(batch):
+            return []
+        return [Reply(results) for results in run_several(self.session, parameters)]
+
+    def _run_each(self, batch: Sequence[Any], replies: list[AnyReply]) -> tuple[int, Outcome | None]:
+        """Run a batch one request after the other, and add the replies; returns as _run_batch does."""
         ready, session = self._ready, self.session
-        replies: list[AnyReply] = []
-        answered = 0
-        last: Later | Long | None = None
+        ran = 0
         for request in batch:
             run = ready.get(type(request))
-            if run is None or request.upgrade:  # type: ignore[union-attr]  # a class in `ready` is a Request
+            if run is None or request.upgrade:
                 break
             try:
-                outcome: Any = run(session, request.parameters)  # type: ignore[union-attr]
+                outcome: Any = run(session, request.parameters)
             except RequestError as error:
                 reply: AnyReply = self._refusal(type(request), error)
             else:
                 kind = outcome.__class__
                 if kind is Later or kind is Long:
-                    last = outcome
-                    break
+                    return ran, outcome
                 reply = Reply(outcome)
-            answered += 1
+            ran += 1
             if not request.oneway:
                 replies.append(reply)
-        if replies:
-            self.write(encode_replies(replies))
-        if answered:
-            done = batch if answered == len(batch) else batch[:answered]
-            self._server.counts.observe(done, time.perf_counter_ns() - started_ns)
-        if last is None:
-            return answered
-        self._take(batch[answered], last, started_ns, lengths(block)[at + answered])
-        return answered + 1
+        return ran, None
 
-    def _answer_alike(self, batch: Sequence[Any], started_ns: int) -> int:
-        """Run a batch of one method by one call; returns how many were ready and ran."""
-        kind = type(batch[0])
-        run_several = self._ready_several.get(kind)
-        if run_several is None:
-            return 0
-        parameters = [it.parameters for it in batch if type(it) is kind and not (it.oneway or it.upgrade)]
-        if len(parameters) < len(batch):
-            return 0
-        results = run_several(self.session, parameters)
-        if results:
-            self.write(encode_replies([Reply(each) for each in results]))
-            self._server.counts.of(kind).observe(len(results), time.perf_counter_ns() - started_ns)
-        return len(results)
-
-    def _answer_one(self, request: Received, started_ns: int, size: int) -> None:
-        """Run any one request; its reply is sent at once or queued."""
+    def _run_one(self, slot: ReplySlot, request: Received, *, was_deferred: bool = False) -> None:
+        """Run any one request, or defer it; its slot is filled at once if its results are ready."""
+        outcome: Outcome | Refusal
         try:
             operation = self._permitted(request)
-            if operation.in_order and (self._deferred or self._must_wait(operation)):
-                self._deferred.append((self._new_slot(request, started_ns, size), request))  # type: ignore[arg-type]
+            if operation.in_order and not was_deferred and self._in_order.must_wait(operation):
+                self._in_order.defer(slot, request, operation)  # type: ignore[arg-type]  # it was decoded
                 return
             outcome = operation.run(self.session, request.parameters)  # type: ignore[union-attr]
         except RequestError as error:
-            self._reply(request, encode_reply(self._refusal(type(request), error)), started_ns)
-        else:
-            self._take(request, outcome, started_ns, size)
-
-    def _take(self, request: Received, outcome: Outcome, started_ns: int, size: int) -> None:
-        """Handle the outcome of a request."""
-        if isinstance(outcome, Later | Stream):
-            self._await(self._new_slot(request, started_ns, size), outcome)
-        else:
-            self._reply(request, self._encoded(type(request), outcome), started_ns)
-
-    def _reply(self, request: Received, reply: msgspec.Raw, started_ns: int) -> None:
-        """Send a reply, or queue it behind those still to come."""
-        kind = type(request)
-        self._server.counts.of(kind).observe(1, time.perf_counter_ns() - started_ns)
-        if request.oneway:
-            return
-        if self._queue.slots:
-            self._queue.append(ReplySlot(kind, started_ns, reply=reply))
-        else:
-            self.write(encode_replies([reply]))
+            outcome = self._refusal(slot.kind, error)
+        self._settle(slot, outcome)
 
     def _permitted(self, request: Received) -> Operation:
         """Returns the operation of a request. Raises RequestError if it may not run, after all checks."""
@@ -248,123 +241,72 @@ class RequestPipeline:
             raise PermissionDenied(operation.role.label)
         if request.upgrade:
             raise InvalidParameter("upgrade", "no method of this service upgrades a connection")
-        if operation.streams and (
-            request.oneway or not request.more
-        ):  # a stream without a reader would never end
-            raise ExpectedMore
+        if operation.streams and (request.oneway or not request.more):
+            raise ExpectedMore  # a stream without a reader would never end
         if self._server.draining and (operation.changes or operation.streams):
             raise ShuttingDown
         return operation
 
-    # Waiting
+    # Outcomes
 
-    def give_up_waiting(self) -> None:
-        """The server stops: refuse what waits, except requests that are done and only await their reply."""
-        self._deferred.clear()
-        for slot in self._queue.waiting():
-            if slot.future is None:
-                self._stop_ticking()
-                self._fill(slot, encode_reply(self._refusal(slot.kind, ShuttingDown())))
-            elif not slot.is_decided:
-                slot.future.cancel()
-
-    def abort(self) -> None:
-        """The peer is gone: cancel what waits."""
-        self.write = _discard
-        self._on_progress = _nothing  # break the reference cycle: the collector rarely runs
-        self._stop_ticking()
-        self._deferred.clear()
-        for slot in self._queue.clear():
-            if slot.future is not None:
-                slot.future.cancel()
-
-    def _new_slot(self, request: Received, started_ns: int, size: int) -> ReplySlot:
-        slot = ReplySlot(type(request), started_ns, size, silent=bool(request.oneway))
-        self._queue.append(slot)
-        return slot
-
-    def _await(self, slot: ReplySlot, outcome: Later | Stream) -> None:
-        """Fill a slot when its outcome arrives."""
-        if isinstance(outcome, Stream):
+    def _settle(self, slot: ReplySlot, outcome: Outcome | Refusal) -> None:
+        """Handle the outcome of a request."""
+        # 1. It waits: the slot is filled when the future is done.
+        if isinstance(outcome, Later):
+            pending = outcome.pending
+            if not isinstance(pending, asyncio.Future):
+                pending = self._server.spawn(pending, outcome.cancellable)
+            slot.future, slot.is_decided = pending, outcome.is_decided
+            operation = self._server.operation_of(slot.kind)
+            if operation.in_order and not outcome.is_decided:
+                self._in_order.begin(slot, operation)
+            pending.add_done_callback(partial(self._on_done, slot, outcome.results))
+        # 2. It is a stream: the slot stays the head of the queue until the connection closes.
+        elif isinstance(outcome, Stream):
             slot.stream = outcome
             self._tick(slot)
-            return
-        pending = outcome.pending
-        if not isinstance(pending, asyncio.Future):
-            pending = self._server.spawn(pending, outcome.cancellable)
-        slot.future, slot.is_decided = pending, outcome.is_decided
-        if not outcome.is_decided:
-            self._keep_in_order(slot)
-        pending.add_done_callback(partial(self._on_done, slot, outcome.results))
-
-    def _keep_in_order(self, slot: ReplySlot) -> None:
-        operation = self._server.operation_of(slot.kind)
-        if operation.in_order and operation.changes:
-            self._changing = slot
-        elif operation.in_order:
-            self._reading.add(slot)
-
-    def _must_wait(self, operation: Operation) -> bool:
-        return self._changing is not None or (operation.changes and bool(self._reading))
+        # 3. It is done.
+        else:
+            self._fill(slot, self._encoded(slot.kind, outcome))
 
     def _on_done(
         self, slot: ReplySlot, results: Callable[[Any], Outcome], future: "asyncio.Future[Any]"
     ) -> None:
-        """A future is done: fill its slot, or wait for the next outcome."""
-        if not self._queue.slots:  # the peer is gone
-            self._note_failure(future)
+        """A future is done: handle its outcome, and run what was deferred until then."""
+        if not self._queue.slots:  # the connection is closed
+            self._report_bug(future)
             return
-        outcome: Any = None
+        outcome: Outcome | Refusal
         try:
-            outcome = results(future.result())
-            reply = None if isinstance(outcome, Later) else self._encoded(slot.kind, outcome)
-        except asyncio.CancelledError:
-            reply = encode_reply(self._refusal(slot.kind, ShuttingDown()))
-        except RequestError as error:
-            reply = encode_reply(self._refusal(slot.kind, error))
+            try:
+                outcome = results(future.result())
+            except asyncio.CancelledError:
+                outcome = self._refusal(slot.kind, ShuttingDown())
+            except RequestError as error:
+                outcome = self._refusal(slot.kind, error)
+            self._in_order.end(slot)
+            self._settle(slot, outcome)
+            while (deferred := self._in_order.next()) is not None:
+                self._run_one(*deferred, was_deferred=True)
         except Exception as error:
             self._server.fail(error)
             return
-        if self._changing is slot:
-            self._changing = None
-        self._reading.discard(slot)
-        if reply is None:
-            self._await(slot, outcome)
-        else:
-            self._fill(slot, reply)
-        self._run_deferred()
+        self._on_progress()
 
-    def _note_failure(self, future: "asyncio.Future[Any]") -> None:
-        """The peer is gone and gets no reply; report a bug all the same."""
+    def _report_bug(self, future: "asyncio.Future[Any]") -> None:
+        """The connection is closed, so there is no reply; report a bug all the same."""
         error = None if future.cancelled() else future.exception()
         if isinstance(error, Exception) and not isinstance(error, RequestError):
             self._server.fail(error)
 
-    def _run_deferred(self) -> None:
-        """Run put-off requests, up to the next one that is too early."""
-        while self._deferred and not self._must_wait(self._server.operation_of(self._deferred[0][0].kind)):
-            slot, request = self._deferred.popleft()
-            try:
-                outcome = self._permitted(request).run(self.session, request.parameters)
-                if isinstance(outcome, Later | Stream):
-                    self._await(slot, outcome)
-                    continue
-                reply = self._encoded(slot.kind, outcome)
-            except RequestError as error:
-                reply = encode_reply(self._refusal(slot.kind, error))
-            except Exception as error:
-                self._server.fail(error)
-                return
-            self._fill(slot, reply)
-
     def _fill(self, slot: ReplySlot, reply: msgspec.Raw) -> None:
+        """Queue a reply, and send all that are ready."""
         self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
         ready = self._queue.fill(slot, reply)
         if ready:
             self.write(encode_replies(ready))
         if (head := self._queue.head) is not None and head.stream is not None and self._ticking is None:
             self._tick(head)
-        self._on_progress()
 
     def _tick(self, slot: ReplySlot) -> None:
         """Send a stream's news if its slot is first and the peer reads; poll again after the interval."""
@@ -380,6 +322,32 @@ class RequestPipeline:
             self.write(encode_replies([Continued(news)]))
         self._ticking = asyncio.get_running_loop().call_later(slot.stream.interval_s, self._tick, slot)
 
+    # The end
+
+    def give_up_waiting(self) -> None:
+        """The server stops: refuse what waits, except requests that are done and only await their reply."""
+        self._in_order.clear()
+        refused = False
+        for slot in self._queue.waiting():
+            if slot.future is None:  # a stream, or deferred
+                self._stop_ticking()
+                self._fill(slot, encode_reply(self._refusal(slot.kind, ShuttingDown())))
+                refused = True
+            elif not slot.is_decided:
+                slot.future.cancel()
+        if refused:
+            self._on_progress()
+
+    def abort(self) -> None:
+        """The connection is closed: cancel what waits."""
+        self.write = _discard
+        self._on_progress = _nothing  # break the reference cycle: the collector rarely runs
+        self._stop_ticking()
+        self._in_order.clear()
+        for slot in self._queue.clear():
+            if slot.future is not None:
+                slot.future.cancel()
+
     def _stop_ticking(self) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
@@ -387,8 +355,10 @@ class RequestPipeline:
 
     # Replies
 
-    def _encoded(self, kind: type, results: Results | Long) -> msgspec.Raw:
+    def _encoded(self, kind: type, results: Results | Long | Refusal) -> msgspec.Raw:
         """Returns the encoded reply, or the refusal if it is too long to be sent."""
+        if isinstance(results, Refusal):
+            return encode_reply(results)
         reply = encode_reply(Reply(results.results if isinstance(results, Long) else results))
         if len(reply) < REPLY_BYTES_MAX:
             return reply
@@ -401,6 +371,13 @@ class RequestPipeline:
         if name.startswith(f"{ALLOCATOR}."):
             name = f"{INTERFACE_OF.get(kind, ALLOCATOR)}.{name.rpartition('.')[2]}"
         return Refusal(name, error.fields)
+
+
+def batch_of(requests: Sequence[Received], at: int) -> Sequence[Received]:
+    """Returns the requests from one on that may be answered by one write; all of them without a copy."""
+    early = at == 0 and len(requests) >= 2 * EARLY_REPLIES
+    end = EARLY_REPLIES if early else at + BATCH_REQUESTS
+    return requests[at:end] if at or len(requests) > end else requests
 
 
 def _nothing() -> None:

@@ -37,8 +37,13 @@ class ReplyQueue:
 
     def __init__(self) -> None:
         self.slots: deque[ReplySlot] = deque()
-        self.reply_bytes = 0
-        self.request_bytes = 0
+        self.reply_bytes = 0  # of the replies that wait behind the first slot
+        self.request_bytes = 0  # of the requests without a reply
+
+    def __repr__(self) -> str:
+        waiting = [slot.kind.__name__ for slot in self.waiting()]
+        behind = f"{len(self.slots) - len(waiting)} replies of {self.reply_bytes} bytes"
+        return f"<ReplyQueue: {behind} behind {', '.join(waiting) or 'nothing'}>"
 
     @property
     def held_bytes(self) -> int:
@@ -71,15 +76,18 @@ class ReplyQueue:
             self.reply_bytes += len(slot.reply)
 
     def fill(self, slot: ReplySlot, reply: Raw) -> list[Raw]:
-        """Set the reply of a slot; returns all replies that can be sent now, without silent ones."""
-        slot.reply = reply
+        """Set the reply of a slot; returns all replies that can be sent now. A silent slot is removed."""
         self.request_bytes -= slot.request_bytes
-        self.reply_bytes += len(reply)
+        if slot.silent:  # at once: oneway requests must not fill the queue behind one that waits for them
+            self.slots.remove(slot)
+        else:
+            slot.reply = reply
+            self.reply_bytes += len(reply)
         ready = []
         while self.slots and (first := self.slots[0].reply) is not None:
             self.reply_bytes -= len(first)
-            if not self.slots.popleft().silent:
-                ready.append(first)
+            self.slots.popleft()
+            ready.append(first)
         return ready
 
     def clear(self) -> list[ReplySlot]:

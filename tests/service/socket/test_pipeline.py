@@ -1,0 +1,278 @@
+"""A pipeline by itself, on the operations of the toy service: bytes in, writes out."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from bcached.errors import InvalidParameter
+from bcached.service.socket.access import Role
+from bcached.service.socket.method import Operation
+from bcached.service.socket.peer import Peer
+from bcached.service.socket.pipeline import BATCH_REQUESTS, EARLY_REPLIES, RequestPipeline, batch_of
+from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
+from bcached.service.socket.request_counts import RequestCounts
+from bcached.wire.codec import decode_requests
+from bcached.wire.methods import Request
+from instruments.clients.talker import call, outcome
+from instruments.clients.toy_service import BUG, FAILS, WAITS, ToyService
+
+KEY = {
+    "inode": 1,
+    "offset": 0,
+    "sectors": 8,
+    "dirty": False,
+    "pointers": [{"device": 0, "sector": 0, "gen": 0}],
+}
+
+
+class Bench:
+    """A server for one pipeline, whose writes it keeps."""
+
+    def __init__(self, role: Role = Role.ADMIN) -> None:
+        self.service = ToyService()
+        self.counts = RequestCounts()
+        self.draining = False
+        self.bugs: list[Exception] = []
+        self.writes: list[bytes] = []
+        self.progress = 0
+        session = self.service.open_session(Peer(1, 0, frozenset()), role)
+        self.pipeline = RequestPipeline(self, session, self._count_progress)
+        self.pipeline.write = self.writes.append
+
+    def operation_of(self, kind: type[Request]) -> Operation:
+        return self.service.operations[kind]
+
+    def ready_operations(self, role: Role) -> dict[type, Operation]:
+        operations = self.service.operations.items()
+        return {kind: it for kind, it in operations if it.brief and role >= it.role}
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], cancellable: bool) -> "asyncio.Future[Any]":
+        return asyncio.get_running_loop().create_task(coroutine)
+
+    def fail(self, error: Exception) -> None:
+        self.bugs.append(error)
+
+    def _count_progress(self) -> None:
+        self.progress += 1
+
+    def run(self, *messages: bytes) -> int:
+        block = b"".join(messages)
+        return self.pipeline.run(decode_requests(block), 0, block)
+
+    def replies(self) -> list[list[Any]]:
+        """What was written since the last call, each write by itself."""
+        written, self.writes[:] = self.writes[:], []
+        return [[json.loads(reply) for reply in write.split(b"\0")[:-1]] for write in written]
+
+    def outcomes(self) -> list[str]:
+        return [outcome(reply) for write in self.replies() for reply in write]
+
+
+def allocate(offset: int = 0, inode: int = 0, **more: Any) -> bytes:
+    return call("Allocate", {"inode": inode, "offset": offset, "sectors": 8}, **more)
+
+
+def commit(offset: int = 8, inode: int = 0, **more: Any) -> bytes:
+    return call("Commit", {"keys": [{**KEY, "offset": offset, "inode": inode}], **more})
+
+
+def lookup(offset: int = 0, sectors: int = 8) -> bytes:
+    return call("Lookup", {"inode": 0, "offset": offset, "sectors": sectors})
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_brief_requests_are_answered_by_one_write() -> None:
+    it = Bench()
+    assert it.run(allocate(0), lookup(8), allocate(16)) == 3
+    assert [len(write) for write in it.replies()] == [3]
+    assert it.pipeline.is_idle
+
+
+async def test_of_many_brief_requests_the_first_are_answered_ahead() -> None:
+    it = Bench()
+    it.run(*map(allocate, range(2 * EARLY_REPLIES)))
+    assert [len(write) for write in it.replies()] == [EARLY_REPLIES, EARLY_REPLIES]
+
+
+async def test_a_refused_brief_request_is_answered_with_the_others() -> None:
+    it = Bench()
+    assert it.run(allocate(), allocate(inode=FAILS), allocate()) == 3
+    assert it.outcomes() == ["ok", "NoFreeBuckets", "ok"]
+    assert it.counts.of(type(decode_requests(allocate())[0])).errors == 1
+
+
+async def test_a_long_result_is_written_by_itself() -> None:
+    it = Bench()
+    assert it.run(lookup(), lookup(sectors=16), lookup()) == 3
+    assert [len(write) for write in it.replies()] == [1, 1, 1]
+
+
+async def test_replies_wait_behind_a_request_that_waits() -> None:
+    it = Bench()
+    assert it.run(allocate(0), allocate(8, WAITS), allocate(16)) == 3
+    assert it.outcomes() == ["ok"]
+    assert (it.progress, it.pipeline.is_idle) == (0, False)
+    it.service.waiting[0].set_result(it.service.key(8, 8))
+    await settled()
+    assert [len(write) for write in it.replies()] == [2]
+    assert (it.progress, it.pipeline.is_idle) == (1, True)
+
+
+async def test_oneway_requests_run_without_end_behind_one_that_waits_for_them() -> None:
+    it = Bench()
+    it.run(allocate(inode=WAITS))
+    release = call("Release", {"keys": []}, oneway=True)
+    for _ in range(REQUESTS_BEHIND_MAX + 1):
+        assert it.run(allocate(oneway=True)) == 1
+    assert it.run(release) == 1
+    await settled()
+    assert it.outcomes() == ["ok"]
+
+
+async def test_a_full_queue_runs_nothing_more() -> None:
+    it = Bench()
+    it.run(allocate(inode=WAITS))
+    assert it.pipeline.free_slots == REQUESTS_BEHIND_MAX
+    block = [allocate(offset) for offset in range(REQUESTS_BEHIND_MAX + 5)]
+    assert it.run(*block) == REQUESTS_BEHIND_MAX
+    assert it.pipeline.is_blocked
+    assert it.run(allocate()) == 0
+
+
+async def test_while_the_peer_does_not_read_nothing_runs() -> None:
+    it = Bench()
+    it.pipeline.is_write_paused = True
+    assert it.run(allocate()) == 0
+    assert it.service.log == []
+
+
+async def test_a_read_is_deferred_until_the_change_before_it_is_made() -> None:
+    it = Bench()
+    assert it.run(commit(8, WAITS, durable=False), lookup(16), commit(24, durable=False)) == 3
+    assert it.service.log == []
+    it.service.may_commit.release()
+    await settled()
+    assert it.service.log == ["commit 8", "lookup 16", "commit 24"]
+    assert it.outcomes() == ["ok"] * 3
+    assert it.progress == 1
+
+
+async def test_nothing_is_deferred_behind_a_change_that_only_waits_to_be_durable() -> None:
+    it = Bench()
+    it.run(commit(8), lookup(16))
+    assert it.service.log == ["commit 8", "lookup 16"]
+    assert it.outcomes() == []
+    it.service.journal[0].set_result(None)
+    await settled()
+    assert it.outcomes() == ["ok"] * 2
+
+
+async def test_a_deferred_request_is_checked_again_when_it_runs() -> None:
+    it = Bench()
+    it.run(commit(0, WAITS), lookup(8), commit(16))
+    it.pipeline.set_role(Role.READER)
+    it.service.may_commit.release()
+    await settled()
+    assert it.service.log == ["lookup 8"]
+    assert it.outcomes() == ["NotReserved", "ok", "PermissionDenied"]
+
+
+async def test_a_request_without_permission_is_refused_in_order() -> None:
+    it = Bench(Role.READER)
+    assert it.run(lookup(), allocate(), lookup()) == 3
+    assert it.outcomes() == ["ok", "PermissionDenied", "ok"]
+
+
+async def test_a_message_that_is_no_request_is_refused_in_order() -> None:
+    it = Bench()
+    assert it.run(allocate(), b"{}\0", allocate()) == 3
+    assert it.outcomes() == ["ok", "InvalidParameter", "ok"]
+
+
+async def test_a_stream_needs_a_reader() -> None:
+    it = Bench()
+    it.run(call("io.bcached.Monitor.Watch"))
+    assert it.outcomes() == ["ExpectedMore"]
+
+
+async def test_a_reply_of_too_many_bytes_becomes_a_refusal() -> None:
+    it = Bench()
+    it.run(call("io.bcached.Admin.ListVolumes"))
+    ((reply,),) = it.replies()
+    assert outcome(reply) == "LimitExceeded"
+    assert reply["error"] == "io.bcached.Admin.LimitExceeded"
+
+
+async def test_stopping_refuses_what_waits_but_not_what_is_decided() -> None:
+    it = Bench()
+    it.run(commit(0), allocate(inode=WAITS), commit(8, WAITS), lookup())
+    it.pipeline.give_up_waiting()
+    await settled()
+    assert it.outcomes() == []
+    it.service.journal[0].set_result(None)
+    await settled()
+    assert it.outcomes() == ["ok", "ShuttingDown", "ShuttingDown", "ShuttingDown"]
+    assert it.bugs == []
+
+
+async def test_aborted_it_cancels_what_waits_and_writes_nothing_more() -> None:
+    it = Bench()
+    it.run(allocate(inode=WAITS), commit(0, WAITS), lookup())
+    it.pipeline.abort()
+    assert it.service.waiting[0].cancelled()
+    await settled()
+    assert (it.writes, it.bugs, it.pipeline.held_bytes, it.progress) == ([], [], 0, 0)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_bug_in_what_was_waited_for_is_reported(closed: bool) -> None:
+    it = Bench()
+    it.run(allocate(inode=WAITS))
+    it.service.waiting[0].set_exception(ZeroDivisionError())
+    if closed:
+        it.pipeline.abort()
+    await settled()
+    assert [type(bug) for bug in it.bugs] == [ZeroDivisionError]
+    assert it.progress == 0
+
+
+async def test_a_bug_in_a_deferred_request_is_reported() -> None:
+    it = Bench()
+    it.run(commit(8, WAITS, durable=False), call("Commit", {"keys": []}))  # the toy wants one key
+    it.service.may_commit.release()
+    await settled()
+    assert [type(bug) for bug in it.bugs] == [ValueError]
+    assert it.progress == 0
+
+
+def test_a_bug_in_a_request_is_the_callers_to_report() -> None:
+    it = Bench()
+    with pytest.raises(AssertionError, match="a bug"):
+        it.run(allocate(inode=BUG))
+
+
+def test_a_batch_is_all_of_few_requests_without_a_copy() -> None:
+    requests = [InvalidParameter("a", "b")] * (2 * EARLY_REPLIES - 1)
+    assert batch_of(requests, 0) is requests
+
+
+def test_a_batch_has_an_early_part_and_a_limit() -> None:
+    requests = [InvalidParameter("a", str(number)) for number in range(2 * BATCH_REQUESTS)]
+    assert batch_of(requests, 0) == requests[:EARLY_REPLIES]
+    assert batch_of(requests, EARLY_REPLIES) == requests[EARLY_REPLIES : EARLY_REPLIES + BATCH_REQUESTS]
+
+
+def test_its_repr_shows_what_waits() -> None:
+    it = Bench()
+    it.pipeline.is_write_paused = True
+    assert repr(it.pipeline) == (
+        "<RequestPipeline admin: <ReplyQueue: 0 replies of 0 bytes behind nothing>, "
+        "<InOrderRequests: no change and 0 reads run, 0 deferred>, writing is paused>"
+    )
