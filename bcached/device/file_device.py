@@ -32,6 +32,9 @@ TRANSFER_THREADS = 4
 class FileDevice:
     """A device behind a file descriptor.
 
+    Seven of its attributes are the properties of BlockDevice and of the opening; the others are the file, its
+    wrapped calls and the threads for these.
+
     `direct`: whether I/O bypasses the page cache. `discards`: whether discard has an effect; it turns false
     when the device reports that it does not support it, and discard is then a no-op, never an error.
     """

@@ -74,7 +74,10 @@ def first_bucket_for(bucket_sectors: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """The checked fields, by bcached's names; the kernel's are in superblock_fields.py."""
+    """The checked fields, by bcached's names; the kernel's are in superblock_fields.py.
+
+    All of them, also those that bcached has no use for: it must write back what it found.
+    """
 
     uuid: UUID
     set_uuid: UUID

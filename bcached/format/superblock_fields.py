@@ -85,7 +85,10 @@ class BackingDevice(BadField):
 
 @dataclass(frozen=True, slots=True)
 class RawSuperblock:
-    """The fields as they are on disk, unchecked until `check` has passed."""
+    """The fields as they are on disk, unchecked until `check` has passed.
+
+    As many as the format has, in its order, so that they can be unpacked by position: see the drawing above.
+    """
 
     csum: int
     offset: int

@@ -31,9 +31,9 @@ class Member:
 
     device: int
     block_device: BlockDevice
-    superblock: Superblock
-    cache: Cache
-    prio_seq: int = 0
+    superblock: Superblock  # as it is on the device
+    cache: Cache  # its buckets
+    prio_seq: int = 0  # of the prio chain written last
 
     @property
     def path(self) -> str:

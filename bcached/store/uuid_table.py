@@ -39,14 +39,14 @@ class UuidTable:
         self.entries = entries
 
     def volumes(self) -> Iterator[Volume]:
-        """The volumes there are, by inode."""
+        """Yields the volumes, by inode."""
         for inode, entry in enumerate(self.entries):
             if entry is not None and not entry.is_burnt:
                 label = printable_label(entry.label)  # the kernel cuts in mid-character
                 yield Volume(inode, entry.uuid, label, entry.sectors, entry.flash_only)
 
     def check_new(self, label: str, sectors: int, uuid: UUID) -> None:
-        """Refuse a volume that cannot be made."""
+        """Raises InvalidParameter or LimitExceeded if such a volume cannot be made."""
         if len(label.encode()) > LABEL_BYTES or "\0" in label:
             raise InvalidParameter("label", f"at most {LABEL_BYTES} bytes, none of them zero")
         if not 0 <= sectors <= VOLUME_SECTORS_MAX:
@@ -59,11 +59,11 @@ class UuidTable:
             raise LimitExceeded("volumes", len(self.entries) + 1)
 
     def free_inodes(self) -> list[int]:
-        """The inodes of free slots."""
+        """Returns the inodes of free slots."""
         return [inode for inode, entry in enumerate(self.entries) if entry is None]
 
     def with_volume(self, inode: int, label: str, sectors: int, uuid: UUID) -> list[UuidEntry | None]:
-        """The table with a new volume in a free slot."""
+        """Returns the table with a new volume in a free slot."""
         assert self.entries[inode] is None
         now = int(time.time())
         entry = UuidEntry(uuid, label, now, now, 0, flash_only=sectors > 0, sectors=sectors)
@@ -74,12 +74,12 @@ class UuidTable:
         return inode < len(self.entries) and self.entries[inode] is not None
 
     def without_volume(self, inode: int) -> list[UuidEntry | None]:
-        """The table with a slot free again."""
+        """Returns the table with a slot free again."""
         assert self.is_taken(inode)
         return [*self.entries[:inode], None, *self.entries[inode + 1 :]]
 
     def pack(self, entries: list[UuidEntry | None]) -> bytes:
-        """The bytes of a table, as long as the bucket's metadata is."""
+        """Returns the bytes of a table, as long as the bucket's metadata is."""
         return pack_table(entries, self._geometry.metadata_bytes)
 
     def key_at(self, device: int, bucket: int, gen: int) -> Key:
