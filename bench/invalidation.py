@@ -18,7 +18,7 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.slices import run_sliced
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bench.seed_heap import SeedHeap, compiler
 from bench.table import Report
 
@@ -42,9 +42,9 @@ class Pass:
     hold_processor_ms: float
 
 
-def full_set(bucket_count: int, prios: str) -> Cache:
+def full_set(bucket_count: int, prios: str) -> MemberBuckets:
     """A set in which every bucket holds cached data."""
-    cache = Cache(Geometry(bucket_count, 1, BUCKET_SECTORS, 8, 256), 0)
+    cache = MemberBuckets(Geometry(bucket_count, 1, BUCKET_SECTORS, 8, 256), 0)
     rng = np.random.default_rng(bucket_count)
     table = cache.table
     table.states_array[1:] = State.CLEAN
@@ -73,7 +73,7 @@ class Holds:
         self.last = now
 
 
-async def invalidate(cache: Cache, holds: Holds) -> float:
+async def invalidate(cache: MemberBuckets, holds: Holds) -> float:
     """What runtime.allocator does with a member that has to be invalidated; the seconds it took."""
     started = perf_counter()
     found = await run_sliced(cache.search(Replacement.LRU, MIN_PRIO), SLICE_S, perf_counter, holds)  # type: ignore[arg-type]
@@ -101,12 +101,12 @@ def measure(bucket_count: int, prios: str, heap: SeedHeap | None) -> Pass:
             before.restore(cache.table)
         longest.append(Holds())
         ours.append(uvloop.run(invalidate(cache, longest[-1])))
-        victims = np.array(cache.free_inc)
+        victims = np.array(cache.free_inc.buckets)
         before.restore(cache.table)
         assert len(victims) == cache.geometry.free_inc_capacity
         if heap is not None:
             assert np.array_equal(weights(cache.table, victims), weights(cache.table, expected))
-        cache.free_inc.clear()
+        cache.free_inc.buckets.clear()
     ratio = median(b / a for a, b in zip(ours, c, strict=True)) if c else None
     return Pass(
         bucket_count,

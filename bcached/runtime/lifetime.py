@@ -41,7 +41,7 @@ from bcached.runtime.tasks.prio_writer import PrioWriter
 from bcached.runtime.tasks.task_set import Tasks
 from bcached.runtime.volumes import Volumes
 from bcached.state.buckets.geometry import Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.write_back import WriteBack
@@ -149,8 +149,8 @@ class SetRun:
     async def _open(self, found: SetFound, name: str, progress: Callable[[str], None]) -> OpenedSet:
         clock = precise_clock()
 
-        def make_cache(geometry: Geometry, device: int) -> Cache:
-            return Cache(
+        def make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+            return MemberBuckets(
                 geometry,
                 device,
                 gens=self._map_gens(name, geometry, device),

@@ -7,7 +7,7 @@ import numpy as np
 from bcached.device.block_device import BlockDevice
 from bcached.format.superblock import Superblock
 from bcached.state.buckets.geometry import Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.store.prio_chain import write_chain
 from bcached.store.superblock_slot import write_superblock
 
@@ -32,7 +32,7 @@ class Member:
     device: int
     block_device: BlockDevice
     superblock: Superblock  # as it is on the device
-    cache: Cache  # its buckets
+    cache: MemberBuckets  # its buckets
     prio_seq: int = 0  # of the prio chain written last
 
     @property
@@ -53,7 +53,7 @@ class Member:
             self.cache.geometry,
             self.superblock.set_magic,
             self.prio_seq,
-            self.cache.prio_chain_writing,
+            self.cache.prio_chains.writing,
             self.cache.table.prios_array,
             np.frombuffer(gens, np.uint8),
         )

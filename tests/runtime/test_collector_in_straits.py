@@ -41,7 +41,7 @@ async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_
         cache_set.shared.collections.request("asked")
         await asyncio.sleep(1)
         assert cache_set.shared.collections.is_marking
-        assert cache_set.members[0].cache.free_inc_room > len(held)
+        assert cache_set.members[0].cache.free_inc.space > len(held)
         cache_set.allocations.release(holder, held)
         await asyncio.sleep(10)
         assert rewriting.done()

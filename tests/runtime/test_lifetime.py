@@ -352,7 +352,7 @@ async def test_a_set_that_is_not_synchronous_works_and_promises_nothing(tmp_path
         await cache_set.volumes.create("gone tomorrow")
         await cache_set.maintenance.write_priorities()
         (cache,) = (member.cache for member in cache_set.members)
-        assert cache.prio_writes == 0
+        assert cache.prio_chains.writes == 0
         assert cache_set.verify() == []
     async with running(reopened(devices), set_options(tmp_path)) as cache_set:
         assert cache_set.volumes.all() == []

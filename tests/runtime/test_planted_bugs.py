@@ -24,7 +24,8 @@ from bcached.runtime.tasks.prio_writer import PrioWriter
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.accounting.opening_counts import Recount
 from bcached.state.buckets.bucket_table import BucketTable, State
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.free_inc import FreeInc
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.journal_pins import SeqPins
 from bcached.state.index.loaded_leaves import LoadedLeaves
@@ -225,7 +226,7 @@ def invalidates_without_a_gen(patch: pytest.MonkeyPatch) -> None:
 
 
 def hands_buckets_out_before_their_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cache, "free_inc_ready", property(lambda self: len(self.free_inc)))
+    patch.setattr(FreeInc, "ready", property(lambda self: len(self.buckets)))
 
 
 def discards_before_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
@@ -242,25 +243,25 @@ def discards_before_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
 
 
 def reuses_what_was_emptied_before_that_is_durable(patch: pytest.MonkeyPatch) -> None:
-    remove_live = Cache.remove_live
+    remove_live = MemberBuckets.remove_live
 
-    def at_once(self: Cache, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
+    def at_once(self: MemberBuckets, bucket: int, sectors: int, dirty: bool, seq: int) -> None:
         remove_live(self, bucket, sectors, dirty, seq)
         self.emptied.pop(bucket, None)
         if self.table.states[bucket] == State.EMPTY:
             self.retire(bucket)
 
-    patch.setattr(Cache, "remove_live", at_once)
+    patch.setattr(MemberBuckets, "remove_live", at_once)
 
 
 def forgets_which_buckets_keys_on_disk_may_name(patch: pytest.MonkeyPatch) -> None:
-    add_live = Cache.add_live
+    add_live = MemberBuckets.add_live
 
-    def untainted(self: Cache, bucket: int, sectors: int, dirty: bool) -> None:
+    def untainted(self: MemberBuckets, bucket: int, sectors: int, dirty: bool) -> None:
         add_live(self, bucket, sectors, dirty)
         self.table.tainted[bucket] = False
 
-    patch.setattr(Cache, "add_live", untainted)
+    patch.setattr(MemberBuckets, "add_live", untainted)
 
 
 def takes_dirty_data_for_clean(patch: pytest.MonkeyPatch) -> None:

@@ -165,10 +165,10 @@ async def test_the_witness_sees_a_bucket_that_goes_too_early(tmp_path: Path) -> 
         (member,) = cache_set.members
         witness.observe(member)
         cache = member.cache
-        while not cache.awaiting_prios:  # the allocator invalidates, and the prio writer is not through yet
+        while not cache.free_inc.awaiting_prios:  # invalidated, and the prio write has not ended
             await asyncio.sleep(0)
-        bucket = cache.free_inc[0]
-        cache.need_no_prios()
-        cache.push([*cache.unused, bucket])
+        bucket = cache.free_inc.buckets[0]
+        cache.free_inc.need_no_prios()
+        cache.push([*cache.unused.buckets, bucket])
     with pytest.raises(AssertionError, match="the durable gen is"):
         witness.check(member)

@@ -23,7 +23,7 @@ from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.gens import behind
 from bcached.state.buckets.geometry import BucketId, Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder
@@ -73,7 +73,7 @@ class Run:
         for cache in self.caches:  # nearly full, so that it is scarce; what is in it is nobody's here
             self.fill(cache, rng.choice([20, 40, 100]))
 
-    def fill(self, cache: Cache, spare: int) -> None:
+    def fill(self, cache: MemberBuckets, spare: int) -> None:
         use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])
         self.others = [bytes(cache.table.dirty_sectors) for cache in self.caches]
 
@@ -305,7 +305,7 @@ class Run:
         if step is not Step.WAIT:
             hand.do(step)
         self.did["kept for data"] += bool(hand.cache.reserves.for_data)
-        self.did["kept back"] += bool(hand.cache.for_data_waiting)
+        self.did["kept back"] += bool(hand.cache.unused.only_for_data)
 
     def end_prios(self) -> None:
         hand = self.rng.choice(self.hands)

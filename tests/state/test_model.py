@@ -257,7 +257,7 @@ class Run:
             return
         cache = hand.cache
         if step is Step.PUSH and cache.synchronous:
-            for bucket in cache.next_batch(10**6)[len(cache.unused) :]:
+            for bucket in cache.next_batch(10**6)[len(cache.unused.buckets) :]:
                 durable = self.model.durable.get((cache.device, bucket))
                 assert durable == cache.table.gens[bucket], f"bucket {bucket} is pushed before its time"
                 self.handed_out += 1

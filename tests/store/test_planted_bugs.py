@@ -15,7 +15,8 @@ import pytest
 from bcached.device.run_all import Operation, run_all
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Replacement, Superblock
 from bcached.runtime import lifetime
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.free_inc import FreeInc
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.store import member as member_module
 from bcached.store.journal import entry_writer
 from bcached.store.journal.journal import Journal
@@ -229,7 +230,7 @@ def names_a_prio_chain_before_it_is_written(patch: pytest.MonkeyPatch) -> None:
         journals.append(self)
 
     async def early(self: Member, gens: bytearray) -> None:
-        journals[-1].locations.prio_heads[self.device] = self.cache.prio_chain_writing[0]
+        journals[-1].locations.prio_heads[self.device] = self.cache.prio_chains.writing[0]
         await write(self, gens)
 
     patch.setattr(Journal, "__init__", noted)
@@ -237,31 +238,32 @@ def names_a_prio_chain_before_it_is_written(patch: pytest.MonkeyPatch) -> None:
 
 
 def writes_prios_in_place(patch: pytest.MonkeyPatch) -> None:
-    take = Cache.take_prio_chain
+    take = MemberBuckets.take_prio_chain
 
-    def same(self: Cache) -> list[int]:
-        if not self.prio_chain:
+    def same(self: MemberBuckets) -> list[int]:
+        chains = self.prio_chains
+        if not chains.current:
             return take(self)
-        self.prio_chain_writing, self.prio_chain = self.prio_chain, []
-        return self.prio_chain_writing
+        chains.writing, chains.current = chains.current, []
+        return chains.writing
 
-    patch.setattr(Cache, "take_prio_chain", same)
+    patch.setattr(MemberBuckets, "take_prio_chain", same)
 
 
 def frees_the_old_prio_chain_before_the_new_one_counts(patch: pytest.MonkeyPatch) -> None:
-    take = Cache.take_prio_chain
+    take = MemberBuckets.take_prio_chain
 
-    def freeing(self: Cache) -> list[int]:
+    def freeing(self: MemberBuckets) -> list[int]:
         taken = take(self)
-        before, self.prio_chain = self.prio_chain, []
+        before, self.prio_chains.current = self.prio_chains.current, []
         self.free_metadata(before)
         return taken
 
-    patch.setattr(Cache, "take_prio_chain", freeing)
+    patch.setattr(MemberBuckets, "take_prio_chain", freeing)
 
 
 def hands_out_buckets_before_their_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Cache, "free_inc_ready", property(lambda self: len(self.free_inc)))
+    patch.setattr(FreeInc, "ready", property(lambda self: len(self.buckets)))
 
 
 def does_not_wipe_the_journal(patch: pytest.MonkeyPatch) -> None:

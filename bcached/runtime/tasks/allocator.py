@@ -12,6 +12,7 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.conditions import Fact
 from bcached.runtime.shared import Shared
 from bcached.state.buckets.next_step import Attempts, Step, next_step
+from bcached.state.buckets.replacement import EXHAUSTIVE
 from bcached.state.sectors.closing import LastResort
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.member import Member
@@ -136,15 +137,14 @@ class Allocator:
         """Choose buckets to invalidate and make all pointers into them stale, in memory."""
         cache, shared = self._cache, self._shared
         policy = self.member.superblock.replacement
-        looks_at_all = policy is not Replacement.RANDOM
-        self._attempts.pass_begins(cache, shared.collections.markings, looks_at_all=looks_at_all)
+        is_exhaustive = cache.policies[policy].is_exhaustive
+        self._attempts.pass_begins(cache, shared.collections.markings, is_exhaustive=is_exhaustive)
         await self._pass(policy)
-        if cache.invalidate_needs_gc and policy is Replacement.RANDOM and shared.queue.waiting():
-            # Half as many draws as there are buckets miss many; if a request waits, check all of them.
-            await self._pass(Replacement.FIFO)
-            self._attempts.looked_at_all = True
+        if cache.invalidate_needs_gc and not is_exhaustive and shared.queue.waiting():
+            await self._pass(EXHAUSTIVE)
+            self._attempts.was_exhaustive = True
         if not shared.options.synchronous:
-            cache.need_no_prios()
+            cache.free_inc.need_no_prios()
 
     async def _pass(self, policy: Replacement) -> None:
         shared = self._shared

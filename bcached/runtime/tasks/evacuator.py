@@ -17,7 +17,7 @@ from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.mover import INDEX_TIMEOUT_S, MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.evacuation import Evacuation, plan
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.node import Leaf
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
@@ -44,7 +44,7 @@ class EvacuationTotals:
 class EvacuationRound:
     """One evacuation of a member: the buckets to be emptied, with their state when it was planned."""
 
-    def __init__(self, cache: Cache, planned: Evacuation) -> None:
+    def __init__(self, cache: MemberBuckets, planned: Evacuation) -> None:
         self.emptied = 0
         self.stuck = 0  # buckets out of which nothing could be moved
         self.device = cache.device
@@ -56,7 +56,7 @@ class EvacuationRound:
         self._ranks = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # ranks in the plan
         self._ranks[planned.buckets] = np.arange(len(planned.buckets))
 
-    def spans_in(self, leaf: Leaf, caches: list[Cache]) -> Spans:
+    def spans_in(self, leaf: Leaf, caches: list[MemberBuckets]) -> Spans:
         """Returns the spans in which a leaf names dirty data in these buckets."""
         found = [NO_SPANS]
         for part in leaf_pointers([leaf], caches):
@@ -198,7 +198,7 @@ class Evacuator:
         return True
 
 
-def _may_give(cache: Cache) -> bool:
+def _may_give(cache: MemberBuckets) -> bool:
     """Whether a bucket to move data to is available or expected."""
-    coming = cache.free_inc or cache.unused_count or cache.table.reclaimable_count
+    coming = cache.free_inc or len(cache.unused) or cache.table.reclaimable_count
     return bool(coming) or cache.reserves.has(Reserve.MOVINGGC)

@@ -13,7 +13,7 @@ from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.mover import MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Bools, State
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.node import Leaf
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -61,7 +61,7 @@ class MovingCollector:
         return list(leaf.live.keys_at(sorted(numbers)))
 
 
-def _choose(cache: Cache) -> Generator[None, None, Bools]:
+def _choose(cache: MemberBuckets) -> Generator[None, None, Bools]:
     """Returns the emptiest buckets whose data fits into the reserve; none if that would free no bucket."""
     table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
     reserve = len(cache.reserves.lists[Reserve.MOVINGGC])

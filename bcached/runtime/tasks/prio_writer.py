@@ -72,7 +72,7 @@ class PrioWriter:
             partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
         )
         for member in members:
-            self._journal.locations.prio_heads[member.device] = member.cache.prio_chain_writing[0]
+            self._journal.locations.prio_heads[member.device] = member.cache.prio_chains.writing[0]
         await self._journal.commit()
         for member, (gens, through) in zip(members, snapshots, strict=True):
             durable = member.cache.gens_became_durable(gens, through)

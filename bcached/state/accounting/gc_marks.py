@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Buckets, State
 from bcached.state.buckets.gens import ahead_each, behind, behind_each
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 
 RETIRED_BUCKETS = 512  # per slice: a millisecond
 
@@ -21,7 +21,7 @@ RETIRED_BUCKETS = 512  # per slice: a millisecond
 class GcMarks:
     """The scratch columns of one member: oldest gens."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: MemberBuckets) -> None:
         self._cache = cache
         self._oldest = np.empty(0, np.uint8)
 

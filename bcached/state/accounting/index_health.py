@@ -15,7 +15,7 @@ import numpy as np
 from bcached.format.bkey import KEY_DIRTY, KEY_SIZE
 from bcached.keys import Key
 from bcached.state.accounting.leaf_pointers import copies
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.extents import INODE_SHIFT
 from bcached.state.index.node import Interior, Leaf
 
@@ -58,7 +58,7 @@ class Tally:
             total.clean_sectors += orphan.clean_sectors
         return total
 
-    def add(self, leaf: Leaf, caches: Sequence[Cache], volumes: Container[int]) -> None:
+    def add(self, leaf: Leaf, caches: Sequence[MemberBuckets], volumes: Container[int]) -> None:
         """Count a leaf."""
         total, good = copies(leaf, caches)
         first = 0
@@ -153,7 +153,7 @@ class IndexHealth:
         return [self.tally]
 
 
-def names_data(leaf: Leaf, inode: int, caches: Sequence[Cache]) -> bool:
+def names_data(leaf: Leaf, inode: int, caches: Sequence[MemberBuckets]) -> bool:
     """Whether a leaf has a live or dirty key of an inode: data that no other key references."""
     if all(run.inode != inode for run in leaf.live.runs):
         return False

@@ -13,7 +13,7 @@ from bcached.state.accounting.ownership import Ownership
 from bcached.state.buckets.bucket_table import Counts, State
 from bcached.state.buckets.gens import ahead_each
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, METADATA_PRIO
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -38,7 +38,7 @@ def violations(
     return found
 
 
-def content(cache: Cache, sectors: Counts, dirty_sectors: Counts) -> Iterator[str]:
+def content(cache: MemberBuckets, sectors: Counts, dirty_sectors: Counts) -> Iterator[str]:
     """Violations in the live sectors of a member, compared with those counted from the keys of the index."""
     table = cache.table
     columns = (
@@ -51,26 +51,26 @@ def content(cache: Cache, sectors: Counts, dirty_sectors: Counts) -> Iterator[st
             yield f"member {cache.device}: bucket {bucket}: {found}"
 
 
-def _in_state(cache: Cache, state: State) -> set[int]:
+def _in_state(cache: MemberBuckets, state: State) -> set[int]:
     return set(np.flatnonzero(cache.table.states_array == state).tolist())
 
 
-def _counts(cache: Cache) -> Iterator[str]:
+def _counts(cache: MemberBuckets) -> Iterator[str]:
     counted = np.bincount(cache.table.states_array, minlength=len(State)).tolist()
     for state in State:
         if counted[state] != cache.table.counts[state]:
             yield f"{counted[state]} buckets are {state.name}, but {cache.table.counts[state]} are counted"
 
 
-def _lists(cache: Cache) -> Iterator[str]:
+def _lists(cache: MemberBuckets) -> Iterator[str]:
     """A bucket is in a list's state exactly if it is on that list, and is on it once."""
     geometry, reserves = cache.geometry, cache.reserves
-    chain = cache.prio_chain + cache.prio_chain_writing
+    chain = cache.prio_chains.current + cache.prio_chains.writing
     lists = {
         State.FREE: [*reserves.for_data, *(bucket for buckets in reserves.lists for bucket in buckets)],
         State.FREE_INC: list(cache.free_inc),
-        State.UNUSED: [*cache.unused, *cache.unused_for_data],
-        State.PRIO: chain + cache.prio_chain_before,
+        State.UNUSED: [*cache.unused.buckets, *cache.unused.for_data],
+        State.PRIO: chain + cache.prio_chains.before,
     }
     for state, buckets in lists.items():
         if len(set(buckets)) != len(buckets):
@@ -79,8 +79,8 @@ def _lists(cache: Cache) -> Iterator[str]:
             yield f"the list of {state.name} and the buckets in that state differ"
     lengths = [(f"reserve {it.name}", reserves.count(it), reserves.capacities[it]) for it in Reserve]
     lengths.append(("free_inc", len(cache.free_inc), geometry.free_inc_capacity))
-    lengths.append(("the unused list", len(cache.unused), geometry.unused_capacity))
-    lengths.append(("the unused list for data", len(cache.unused_for_data), geometry.unused_capacity))
+    lengths.append(("the unused list", len(cache.unused.buckets), geometry.unused_capacity))
+    lengths.append(("the unused list for data", len(cache.unused.for_data), geometry.unused_capacity))
     for name, length, capacity in lengths:
         if length > capacity:
             yield f"{name} holds {length} buckets, more than its {capacity}"
@@ -88,17 +88,17 @@ def _lists(cache: Cache) -> Iterator[str]:
         yield f"prio chains hold {len(chain)} buckets, no multiple of {geometry.prio_bucket_count}"
 
 
-def _durable(cache: Cache) -> Iterator[str]:
+def _durable(cache: MemberBuckets) -> Iterator[str]:
     """Buckets that may leave free_inc have durable gens."""
-    if cache.awaiting_prios < 0:
+    if cache.free_inc.awaiting_prios < 0:
         yield "more buckets of free_inc are ready than it holds"
-    for index in range(min(cache.free_inc_ready, len(cache.free_inc))):
-        bucket = cache.free_inc[index]
+    for index in range(min(cache.free_inc.ready, len(cache.free_inc))):
+        bucket = cache.free_inc.buckets[index]
         if cache.synchronous and cache.table.gens[bucket] != cache.table.gens_on_disk[bucket]:
             yield f"bucket {bucket} is ready in free_inc, but its gen is not durable"
 
 
-def _gens(cache: Cache) -> Iterator[str]:
+def _gens(cache: MemberBuckets) -> Iterator[str]:
     table = cache.table
     for name, against in (("index", table.last_gc_array), ("disk", table.gens_on_disk_array)):
         farthest = int(ahead_each(table.gens_array, against).max())
@@ -106,7 +106,7 @@ def _gens(cache: Cache) -> Iterator[str]:
             yield f"a gen is {farthest} ahead of the {name}'s"
 
 
-def _contents(cache: Cache) -> Iterator[str]:
+def _contents(cache: MemberBuckets) -> Iterator[str]:
     """Only data buckets have live sectors, which give the state of those that are not held."""
     table = cache.table
     states, sectors, dirty = table.states_array, table.sectors_array, table.dirty_sectors_array
@@ -125,7 +125,7 @@ def _contents(cache: Cache) -> Iterator[str]:
         yield f"bucket {bucket} is {State(states[bucket]).name}, but has the prio of data"
 
 
-def _emptied(cache: Cache) -> Iterator[str]:
+def _emptied(cache: MemberBuckets) -> Iterator[str]:
     """Buckets that an entry emptied are still empty, and on no list."""
     table = cache.table
     newest = 0
@@ -138,7 +138,7 @@ def _emptied(cache: Cache) -> Iterator[str]:
         newest = max(newest, seq)
 
 
-def _taint(cache: Cache) -> Iterator[str]:
+def _taint(cache: MemberBuckets) -> Iterator[str]:
     """Buckets that keys on disk may name are not used for metadata, nor ready for it."""
     if not cache.synchronous:
         return
@@ -149,12 +149,12 @@ def _taint(cache: Cache) -> Iterator[str]:
     metadata = (table.states_array <= State.UUID) & (table.tainted_array != 0)
     for bucket in np.flatnonzero(metadata):
         yield f"bucket {bucket} is {State(table.states[bucket]).name}, but tainted"
-    lifted = len(cache.unused_for_data) - cache.for_data_waiting
+    lifted = len(cache.unused.for_data) - cache.unused.only_for_data
     lists = {
         "reserve PRIO": reserves.lists[Reserve.PRIO],
         "reserve BTREE": reserves.lists[Reserve.BTREE],
         "reserve NONE": reserves.lists[Reserve.NONE],
-        "the unused list": [*cache.unused, *islice(cache.unused_for_data, lifted)],
+        "the unused list": [*cache.unused.buckets, *islice(cache.unused.for_data, lifted)],
     }
     for name, buckets in lists.items():
         for listed in buckets:
@@ -162,7 +162,7 @@ def _taint(cache: Cache) -> Iterator[str]:
                 yield f"bucket {listed} is tainted, but on {name}"
 
 
-def _metadata(cache: Cache, known: dict[State, set[int]]) -> Iterator[str]:
+def _metadata(cache: MemberBuckets, known: dict[State, set[int]]) -> Iterator[str]:
     for state, buckets in known.items():
         there = _in_state(cache, state)
         if there != buckets:

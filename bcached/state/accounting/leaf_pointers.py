@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.state.buckets.gens import Gens, behind_each
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.key_rows import KeyRows, Numbers, Rows
 from bcached.state.index.node import Leaf
 
@@ -25,7 +25,7 @@ class LeafPointers:
     behind: Gens  # by how many gens; 0 also for one that is ahead
 
 
-def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> Iterator[LeafPointers]:
+def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[MemberBuckets]) -> Iterator[LeafPointers]:
     """Yields all pointers of the leaves; keys are numbered in order through all leaves."""
     keys = KeyRows()
     for leaf in leaves:
@@ -39,7 +39,7 @@ def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> Iterator[L
             yield LeafPointers(device, rows, buckets, is_current, behind_each(rows.gens, gens))
 
 
-def live_counts(leaves: Iterable[Leaf], caches: Sequence[Cache]) -> list[Counts]:
+def live_counts(leaves: Iterable[Leaf], caches: Sequence[MemberBuckets]) -> list[Counts]:
     """Live and dirty sectors of each bucket, counted from the keys of leaves, by member."""
     sizes = [cache.geometry.bucket_count for cache in caches]
     counts = [(np.zeros(size, np.int64), np.zeros(size, np.int64)) for size in sizes]
@@ -72,7 +72,7 @@ def dirty_sectors(leaf: Leaf, inode: int) -> int:
     return count
 
 
-def copies(leaf: Leaf, caches: Sequence[Cache]) -> Counts:
+def copies(leaf: Leaf, caches: Sequence[MemberBuckets]) -> Counts:
     """How many copies each key of a leaf has, and how many of them are not stale."""
     total, good = np.zeros(leaf.live.key_count, np.int64), np.zeros(leaf.live.key_count, np.int64)
     for part in leaf_pointers([leaf], caches):

@@ -8,7 +8,7 @@ with it or reset by the table.
 from collections.abc import Callable, Iterable, Sequence
 
 from bcached.keys import Key
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 
 
 class LiveSectors:
@@ -19,7 +19,7 @@ class LiveSectors:
     called with removed dirty keys, or parts of them, of which a copy was stale.
     """
 
-    def __init__(self, caches: Sequence[Cache]) -> None:
+    def __init__(self, caches: Sequence[MemberBuckets]) -> None:
         self.marking: Callable[[int, int, int], None] | None = None
         self.on_stale_dirty: Callable[[Key], None] = lambda _: None
         self.cleaned_seq = 0  # the newest entry that removed dirty data, or marked it clean

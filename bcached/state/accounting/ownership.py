@@ -11,7 +11,7 @@ import numpy as np
 
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import BucketId
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 
@@ -55,13 +55,13 @@ class Ownership:
         if reserved != self._allocator.reserved_sectors:
             yield f"{reserved} sectors are reserved, but {self._allocator.reserved_sectors} are counted"
 
-    def of_a_member(self, cache: Cache) -> Iterator[str]:
+    def of_a_member(self, cache: MemberBuckets) -> Iterator[str]:
         """Violations in the buckets of one member."""
         yield from self._check_pins(cache)
         yield from self._check_states(cache)
         yield from self._check_extents(cache)
 
-    def _check_pins(self, cache: Cache) -> Iterator[str]:
+    def _check_pins(self, cache: MemberBuckets) -> Iterator[str]:
         table, device = cache.table, cache.device
         pinned = set(np.flatnonzero(table.pins_array).tolist())
         known = {bucket for member, bucket in self._pins if member == device}
@@ -70,7 +70,7 @@ class Ownership:
             if table.pins[bucket] != pins:
                 yield f"bucket {bucket} has {table.pins[bucket]} pins, but its owners have {pins}"
 
-    def _check_states(self, cache: Cache) -> Iterator[str]:
+    def _check_states(self, cache: MemberBuckets) -> Iterator[str]:
         """A bucket is open if a slot has it, else quarantined or held if a holder has it."""
         table, device = cache.table, cache.device
         stand = set(np.flatnonzero(np.isin(table.states_array, PINNED)).tolist())
@@ -90,7 +90,7 @@ class Ownership:
             return None
         return State.QUARANTINE if bucket_id in self._allocator.quarantined else State.HELD
 
-    def _check_extents(self, cache: Cache) -> Iterator[str]:
+    def _check_extents(self, cache: MemberBuckets) -> Iterator[str]:
         for (device, bucket), extents in self._extents.items():
             if device != cache.device:
                 continue

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcached.state.buckets.bucket_table import Buckets, Counts, Sectors, State
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 
 CANDIDATES_MAX = 32_768  # most buckets that are sorted
@@ -35,7 +35,7 @@ NOTHING = Evacuation(np.zeros(0, np.int64), 0)
 
 
 def plan(
-    cache: Cache, stuck: Sectors, waiting: frozenset[Reserve], spare_sectors: int
+    cache: MemberBuckets, stuck: Sectors, waiting: frozenset[Reserve], spare_sectors: int
 ) -> Generator[None, None, Evacuation]:
     """Returns the next round for a member; NOTHING if no bucket would reach a reserve that is waited for.
 
@@ -53,7 +53,7 @@ def plan(
     return Evacuation(found[:count], gain)
 
 
-def _candidates(cache: Cache, stuck: Sectors) -> Generator[None, None, Buckets]:
+def _candidates(cache: MemberBuckets, stuck: Sectors) -> Generator[None, None, Buckets]:
     """Buckets that only dirty data keeps from being invalidated, least first, then least recently used."""
     table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
     found = np.zeros(0, np.int64)
@@ -86,9 +86,9 @@ def choose(sums: Counts, bucket_sectors: int, spare_sectors: int, least: int, en
     return count, int(gains[count - 1])
 
 
-def least_gain(cache: Cache, waiting: frozenset[Reserve]) -> int:
+def least_gain(cache: MemberBuckets, waiting: frozenset[Reserve]) -> int:
     """How many buckets it takes for one to reach a reserve that is waited for: others are filled first."""
-    missing = 1 - len(cache.free_inc) - cache.unused_count - cache.table.reclaimable_count
+    missing = 1 - len(cache.free_inc) - len(cache.unused) - cache.table.reclaimable_count
     for reserve, lacking in cache.reserves.lacking():
         if reserve in waiting and lacking:
             break

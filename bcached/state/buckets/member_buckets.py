@@ -17,26 +17,28 @@ and, by a leaf not merged with the journal yet, as data. So a tainted bucket (bu
 data until a prio write has covered its gen.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
 from itertools import islice
 
-import numpy as np
-
 from bcached.format.superblock import Replacement
-from bcached.state.buckets.bucket_table import Bools, BucketTable, Counts, State
+from bcached.state.buckets.bucket_table import BucketTable, State
+from bcached.state.buckets.free_inc import FreeInc
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
-from bcached.state.buckets.replacement import POLICIES, Candidates, Search
+from bcached.state.buckets.prio_chains import PrioChains
+from bcached.state.buckets.replacement import Candidates, make_policies
 from bcached.state.buckets.reserves import Reserve, Reserves
+from bcached.state.buckets.unused_list import UnusedList
 
 INVALIDATED_BUCKETS = 2048  # per slice, scattered: up to a millisecond
 FREED_BUCKETS = 512  # per slice, one by one: a millisecond
 
 
-class Cache:
-    """Buckets of one member and the lists they are on.
+class MemberBuckets:
+    """Buckets of one member and the lists they are on (kernel: struct cache).
 
-    clock gives seconds; seed makes the random policy repeatable.
+    It has more public methods than most classes since each is an arrow of the drawing above, and all of them
+    change several lists and the table together. clock gives seconds; seed makes the policies repeatable.
     """
 
     def __init__(
@@ -50,51 +52,43 @@ class Cache:
         synchronous: bool = True,
     ) -> None:
         self.geometry = geometry
-        self.synchronous = synchronous
-        self.device = device
+        self.synchronous = synchronous  # the set survives crashes; otherwise nothing has to be durable
+        self.device = device  # number of the member
         self.table = BucketTable(geometry.bucket_count, geometry.first_bucket, gens, geometry.bucket_sectors)
         self.reserves = Reserves(geometry, clock)
-        self.free_inc: deque[int] = deque()
-        self._pushed = 0  # buckets that ever left free_inc
-        self._durable_through = 0  # how many of all that ever entered free_inc have durable gens
-        self.unused: deque[int] = deque()
-        self.unused_for_data: deque[int] = deque()  # those that were tainted when they were retired
-        self._lifted = 0  # length of its head that is no longer tainted
+        self.free_inc = FreeInc(geometry.free_inc_capacity)
+        self.unused = UnusedList(geometry.unused_capacity)
+        self.prio_chains = PrioChains(self.table)
+        self.policies = make_policies(self.table, geometry.heap_size, seed)
         self.emptied: OrderedDict[int, int] = OrderedDict()  # seq of the emptying entry, oldest first
         self._emptying_durable = 0  # seq of the newest durable entry
-        self.prio_chain: list[int] = []  # the chain the journal points to
-        self.prio_chain_writing: list[int] = []  # the chain being written
-        self.prio_chain_before: list[int] = []  # the rest of the previous chain, which is being freed
         self.oldest_prio = 0  # smallest prio of this member at the last aging
         self.invalidate_needs_gc = False  # the last pass could not fill free_inc
         self.held_back = 0  # buckets that pass skipped for their gens
         self.reclaims = 0  # pins and keys dropped: a later pass may find more
         self.dirty_changes = 0  # changes of dirty data: a later evacuation may find more
         self._fruitless: tuple[int, int] | None = None  # evacuation_finds() of one that gained nothing
-        self.invalidated = dict.fromkeys(Replacement, 0)
-        self.discarded = 0
-        self.prio_writes = 0
-        self._cursor = geometry.first_bucket  # of the fifo policy
-        self._rng = np.random.default_rng(seed)
-        # Buffer of the next snapshot of the gens: copying to memory that is mapped already is twice as fast.
-        self._spare_gens: bytearray | None = bytearray(self.table.gens)
+        self.invalidated = dict.fromkeys(Replacement, 0)  # buckets by policy, since the start
+        self.discarded = 0  # buckets, since the start
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{state.name} {self.table.counts[state]}" for state in State)
+        return (
+            f"<MemberBuckets {self.device}: {counts}; {self.free_inc!r}, {self.unused!r}, {self.reserves!r}>"
+        )
 
     # From the data to the lists
 
     def search(self, policy: Replacement, min_prio: int) -> Generator[None, None, Candidates]:
         """Run a policy for as many buckets as free_inc has space for."""
-        return POLICIES[policy](
-            self.table,
-            Search(self.free_inc_room, self.geometry.heap_size, min_prio, self._cursor, self._rng),
-        )
+        return self.policies[policy].search(self.free_inc.space, min_prio)
 
     def invalidate(self, policy: Replacement, found: Candidates) -> Generator[None, None, int]:
         """Move candidates that may still be invalidated to free_inc; record whether that filled it.
 
         Returns how many were moved.
         """
-        self._cursor = found.cursor
-        room = missing = self.free_inc_room
+        space = missing = self.free_inc.space
         for start in range(0, len(found.buckets), INVALIDATED_BUCKETS):
             buckets = found.buckets[start : start + INVALIDATED_BUCKETS]
             buckets = buckets[self.table.may_invalidate(buckets)][:missing]
@@ -107,10 +101,10 @@ class Cache:
             if not missing:
                 break
             yield
-        self.invalidated[policy] += room - missing
+        self.invalidated[policy] += space - missing
         self.invalidate_needs_gc = missing > 0
         self.held_back = found.held_back
-        return room - missing
+        return space - missing
 
     def retire(self, bucket: int) -> bool:
         """Put an empty bucket on the unused list. Returns whether that was possible.
@@ -120,8 +114,8 @@ class Cache:
         """
         table = self.table
         assert table.states[bucket] == State.EMPTY, f"bucket {bucket} is not empty"
-        unused = self.unused_for_data if self.synchronous and table.tainted[bucket] else self.unused
-        if len(unused) >= self.geometry.unused_capacity or not table.may_bump(bucket):
+        for_data = self.synchronous and bool(table.tainted[bucket])
+        if self.unused.is_full(for_data=for_data) or not table.may_bump(bucket):
             return False
         if self.emptied:
             if self.emptied.get(bucket, 0) > self._emptying_durable:
@@ -130,7 +124,7 @@ class Cache:
         table.bump(bucket)
         table.prios[bucket] = INITIAL_PRIO
         table.move(bucket, State.UNUSED)
-        unused.append(bucket)
+        self.unused.append(bucket, for_data=for_data)
         return True
 
     def settle(self, bucket: int) -> None:
@@ -225,84 +219,46 @@ class Cache:
         """Request no evacuation until `evacuation_finds` differs from found."""
         self._fruitless = found
 
-    def take_over(self, sectors: Counts, dirty_sectors: Counts, named: Bools) -> None:
-        """Set the live sectors, counted from the index when the set is opened."""
-        self.table.take_over(sectors, dirty_sectors, named)
-
     # From the lists to the reserves
-
-    @property
-    def free_inc_room(self) -> int:
-        """How many more buckets fit in free_inc."""
-        return self.geometry.free_inc_capacity - len(self.free_inc)
-
-    @property
-    def free_inc_ready(self) -> int:
-        """Buckets at the head of free_inc whose gens are durable."""
-        return max(self._durable_through - self._pushed, 0)
-
-    def need_no_prios(self) -> None:
-        """Take all of free_inc as ready: in a set that is not synchronous nothing has to be durable."""
-        self._durable_through = self._pushed + len(self.free_inc)
-
-    @property
-    def awaiting_prios(self) -> int:
-        """Buckets of free_inc whose gens are not durable yet."""
-        return len(self.free_inc) - self.free_inc_ready
 
     @property
     def ready(self) -> int:
         """Buckets that could go to the reserves now, if those have space."""
-        return len(self.unused) + self._ready_for_data + self.free_inc_ready
-
-    @property
-    def _ready_for_data(self) -> int:
-        """Buckets of unused_for_data that could: those not tainted any more, and others as data has space."""
-        lifted, unused = self._lifted, len(self.unused_for_data)
-        return unused if lifted == unused else lifted + min(unused - lifted, self.reserves.data_room)
-
-    @property
-    def unused_count(self) -> int:
-        """Buckets on the unused lists, including those that only data may use."""
-        return len(self.unused) + len(self.unused_for_data)
-
-    @property
-    def for_data_waiting(self) -> int:
-        """Unused buckets that wait for space in a reserve for data, or for a prio write."""
-        return len(self.unused_for_data) - self._lifted
+        for_data = self.unused.ready_for_data(self.reserves.data_room)
+        return len(self.unused.buckets) + for_data + self.free_inc.ready
 
     def next_batch(self, limit: int) -> list[int]:
         """The buckets to push next, unused ones first, which stay on their lists until `push`."""
         count = min(limit, self.reserves.room(), self.ready)
-        batch = list(islice(self.unused, count))
-        batch += islice(self.unused_for_data, min(count - len(batch), self._ready_for_data))
-        return batch + list(islice(self.free_inc, min(count - len(batch), self.free_inc_ready)))
+        batch = list(islice(self.unused.buckets, count))
+        for_data = self.unused.ready_for_data(self.reserves.data_room)
+        batch += islice(self.unused.for_data, min(count - len(batch), for_data))
+        return batch + list(islice(self.free_inc, min(count - len(batch), self.free_inc.ready)))
 
     def push(self, batch: list[int]) -> int:
-        """Move a batch from its lists to the reserves until those are full. Returns how many were moved."""
-        pushed = 0
-        for bucket in batch:
+        """Move a batch from its lists to the reserves until those are full. Returns how many were moved.
+
+        A bucket comes from 1. the unused list, 2. the unused list for data, and if it is tainted it goes to a
+        reserve for data only, or 3. free_inc: its gen is durable, so no pointer from before is current.
+        """
+        unused = self.unused
+        for pushed, bucket in enumerate(batch):
             if not self.reserves.room():
-                break
+                return pushed
             for_data = False
-            if self.unused and self.unused[0] == bucket:
-                self.unused.popleft()
-            elif self.unused_for_data and self.unused_for_data[0] == bucket:
-                for_data = not self._lifted
+            if unused.buckets and unused.buckets[0] == bucket:
+                unused.pop(bucket)
+            elif unused.for_data and unused.for_data[0] == bucket:
+                for_data = unused.is_head_tainted
                 if for_data and not self.reserves.data_room:
-                    break
-                self.unused_for_data.popleft()
-                self._lifted -= not for_data
+                    return pushed
+                unused.pop_for_data(bucket)
             else:
-                assert self.free_inc_ready > 0, "a bucket left free_inc before its gen was durable"
-                assert self.free_inc[0] == bucket
-                self.free_inc.popleft()
-                self._pushed += 1
+                self.free_inc.pop(bucket)
                 self.table.tainted[bucket] = False
             self.table.move(bucket, State.FREE)
             self.reserves.push(bucket, for_data=for_data)
-            pushed += 1
-        return pushed
+        return len(batch)
 
     def initial_fill(self, reserves: tuple[Reserve, ...]) -> list[int]:
         """Fill reserves with the first empty buckets, as the kernel does after its first marking.
@@ -360,13 +316,14 @@ class Cache:
         Kernel: bch_prio_write allocates one by one, and in between waits for the thread it runs in.
         """
         assert self.has_prio_chain, "the prio writer never waits for a bucket"
-        assert not self.prio_chain_writing
+        writing = self.prio_chains.writing
+        assert not writing, "a prio write is under way"
         for _ in range(self.geometry.prio_bucket_count):
             bucket = self.reserves.take(Reserve.PRIO)
             assert bucket is not None
             self._become_metadata(bucket, State.PRIO)
-            self.prio_chain_writing.append(bucket)
-        return self.prio_chain_writing
+            writing.append(bucket)
+        return writing
 
     def _become_metadata(self, bucket: int, state: State) -> None:
         tainted = self.synchronous and self.table.is_tainted(bucket)
@@ -377,29 +334,18 @@ class Cache:
 
     def snapshot_gens(self) -> tuple[bytearray, int]:
         """Returns a copy of all gens, and how many of the buckets that ever entered free_inc it covers."""
-        gens, self._spare_gens = self._spare_gens, None
-        assert gens is not None, "a prio write is under way"
-        memoryview(gens)[:] = self.table.gens
-        return gens, self._pushed + len(self.free_inc)
+        return self.prio_chains.snapshot(), self.free_inc.entered
 
     def gens_became_durable(self, gens: bytearray, through: int) -> Generator[None, None, None]:
         """Record a finished prio write: free_inc is ready up to `through`; the previous chain is freed."""
-        self._spare_gens = self.table.replace_gens_on_disk(gens)
-        self._durable_through = max(self._durable_through, through)
-        self.prio_chain_before, self.prio_chain = self.prio_chain, self.prio_chain_writing
-        self.prio_chain_writing = []
-        self.prio_writes += 1
-        self._lift()
-        while self.prio_chain_before:
-            freed = self.prio_chain_before[:FREED_BUCKETS]
-            del self.prio_chain_before[:FREED_BUCKETS]
+        self.prio_chains.became_durable(gens)
+        self.free_inc.gens_became_durable(through)
+        self.reserves.lift(self.table.is_tainted)
+        self.unused.lift(self.table)
+        before = self.prio_chains.before
+        while before:
+            freed = before[:FREED_BUCKETS]
+            del before[:FREED_BUCKETS]
             self.free_metadata(freed)
             yield
         yield from self.table.recount_distances()
-
-    def _lift(self) -> None:
-        """Find the buckets for data that are no longer tainted; those retired first are lifted first."""
-        self.reserves.lift(self.table.is_tainted)
-        waiting = np.fromiter(self.unused_for_data, np.int64, len(self.unused_for_data))
-        tainted = np.flatnonzero(self.table.is_tainted_each(waiting))
-        self._lifted = int(tainted[0]) if len(tainted) else len(waiting)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 
 # Gen distances at which prios are written and garbage is collected, before any bucket is held back.
@@ -37,21 +37,21 @@ class Attempts:
     """What was tried, and the counters at that time; nothing is repeated until they change."""
 
     invalidated_at: tuple[int, int] | None = None  # (reclaims, collections) at the last pass
-    looked_at_all: bool = True  # in that pass; the random policy draws a limited number
+    was_exhaustive: bool = True  # whether that pass checked every bucket
     collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last request to collect
 
-    def pass_begins(self, cache: Cache, collections: int, *, looks_at_all: bool) -> None:
+    def pass_begins(self, cache: MemberBuckets, collections: int, *, is_exhaustive: bool) -> None:
         """Record the start of an invalidation pass."""
         self.invalidated_at = (cache.reclaims, collections)
-        self.looked_at_all = looks_at_all
+        self.was_exhaustive = is_exhaustive
 
-    def collection_requested(self, cache: Cache) -> None:
+    def collection_requested(self, cache: MemberBuckets) -> None:
         """Record that a collection is requested."""
         self.collected_at = _collection_finds(cache)
 
 
 def next_step(
-    cache: Cache,
+    cache: MemberBuckets,
     tried: Attempts,
     *,
     synchronous: bool,
@@ -77,9 +77,9 @@ def next_step(
     may_write = synchronous and not prios_asked
     if cache.reserves.room() and cache.ready:
         return Step.PUSH
-    if may_write and cache.awaiting_prios and not cache.free_inc_room:
+    if may_write and cache.free_inc.awaiting_prios and not cache.free_inc.space:
         return Step.WRITE_PRIOS
-    if not cache.ready and cache.free_inc_room and _pass_may_find(cache, tried, collections, waiting):
+    if not cache.ready and cache.free_inc.space and _pass_may_find(cache, tried, collections, waiting):
         return Step.INVALIDATE
     if cache.invalidate_needs_gc and not cache.ready and cache.reserves.room():
         step = _when_short(
@@ -99,7 +99,7 @@ def next_step(
 
 
 def _when_short(
-    cache: Cache,
+    cache: MemberBuckets,
     tried: Attempts,
     may_write: bool,
     collecting: bool,
@@ -133,17 +133,19 @@ def _when_short(
     return last_resort(True) if waiting and may_evacuate else None
 
 
-def _pass_may_find(cache: Cache, tried: Attempts, collections: int, waiting: frozenset[Reserve]) -> bool:
+def _pass_may_find(
+    cache: MemberBuckets, tried: Attempts, collections: int, waiting: frozenset[Reserve]
+) -> bool:
     """Whether an invalidation pass could find something it did not find before."""
     if not cache.invalidate_needs_gc:
         return True
-    if tried.invalidated_at == (cache.reclaims, collections) and (tried.looked_at_all or not waiting):
+    if tried.invalidated_at == (cache.reclaims, collections) and (tried.was_exhaustive or not waiting):
         return False
     reclaimable = cache.table.reclaimable_count
-    return reclaimable >= cache.free_inc_room or bool(waiting and reclaimable)
+    return reclaimable >= cache.free_inc.space or bool(waiting and reclaimable)
 
 
-def _collection_may_help(cache: Cache, tried: Attempts) -> bool:
+def _collection_may_help(cache: MemberBuckets, tried: Attempts) -> bool:
     """Whether a collection could find something the last one did not.
 
     Kernel: wakes the collector after every pass that finds too few, even if it just ran without result.
@@ -151,12 +153,12 @@ def _collection_may_help(cache: Cache, tried: Attempts) -> bool:
     return tried.collected_at != _collection_finds(cache)
 
 
-def _collection_finds(cache: Cache) -> tuple[int, int]:
+def _collection_finds(cache: MemberBuckets) -> tuple[int, int]:
     """The counters a collection depends on: reclaims, and if buckets are held back, prio writes."""
-    return cache.reclaims, cache.prio_writes if cache.held_back else -1
+    return cache.reclaims, cache.prio_chains.writes if cache.held_back else -1
 
 
-def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
+def _reaches_a_waiter(cache: MemberBuckets, waiting: frozenset[Reserve]) -> bool:
     """Whether the buckets that a prio write makes ready, pushed in order, reach a reserve that is waited for.
 
     These are a partly filled free_inc, and unused buckets that only data may use until then. Otherwise such
@@ -164,7 +166,7 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
     """
     if cache.reserves.for_data and Reserve.BTREE in waiting:
         return True
-    buckets = cache.awaiting_prios + cache.for_data_waiting
+    buckets = cache.free_inc.awaiting_prios + cache.unused.only_for_data
     for reserve, room in cache.reserves.lacking():
         if reserve in waiting and room > 0 and buckets > 0:
             return True
@@ -172,7 +174,7 @@ def _reaches_a_waiter(cache: Cache, waiting: frozenset[Reserve]) -> bool:
     return False
 
 
-def _guard(cache: Cache, tried: Attempts, may_write: bool, collecting: bool) -> Step:
+def _guard(cache: MemberBuckets, tried: Attempts, may_write: bool, collecting: bool) -> Step:
     """The step that keeps gens close enough to those on disk and to the oldest in the index."""
     table = cache.table
     if may_write and table.distance_disk >= WRITE_DISTANCE:

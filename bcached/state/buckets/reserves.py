@@ -54,6 +54,10 @@ class Reserves:
         self._empty_s = [0.0] * len(Reserve)
         self._empty_since: list[float | None] = [clock() if size else None for size in self.capacities]
 
+    def __repr__(self) -> str:
+        counts = (f"{it.name} {self.count(it)}/{self.capacities[it]}" for it in Reserve)
+        return f"<Reserves {', '.join(counts)}>"
+
     def fit_tree(self, root_level: int) -> None:
         """Make the btree reserve hold twice what a tree of this height keeps back, and a split.
 

@@ -15,7 +15,7 @@ from bcached.errors import NoSuchVolume, NotReserved, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, BucketId
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.placement import members_with, take_data_buckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.open_buckets import Extent, OpenBuckets, Slot
@@ -33,7 +33,7 @@ class SectorAllocator:
     clock returns seconds; only differences count.
     """
 
-    def __init__(self, caches: Sequence[Cache], clock: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(self, caches: Sequence[MemberBuckets], clock: Callable[[], float] = lambda: 0.0) -> None:
         geometry = caches[0].geometry
         self.caches = caches
         self.open_buckets = OpenBuckets(geometry)

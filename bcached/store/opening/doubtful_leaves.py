@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.index_health import Tally
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.node import Leaf, position_at
 from bcached.store.btree.node_cache import NodeCache
 
@@ -19,7 +19,7 @@ LEAVES_A_TURN = 64
 class DoubtfulLeaves:
     """Their bounds, or are_all if any leaf may be one."""
 
-    def __init__(self, caches: Sequence[Cache], volumes: Container[int]) -> None:
+    def __init__(self, caches: Sequence[MemberBuckets], volumes: Container[int]) -> None:
         self.bounds: set[int] = set()
         self.are_all = False
         self._caches = caches

@@ -169,7 +169,7 @@ def _fill_counts(member: Member, recount: Recount) -> None:
     """Copy the counts to the table: live sectors, oldest gens, and buckets that may not be metadata yet."""
     cache, table = member.cache, member.cache.table
     table.last_gc_array[:] = recount.oldest
-    cache.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
+    cache.table.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
 
 
 async def _replay(

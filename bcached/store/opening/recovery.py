@@ -20,7 +20,7 @@ from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Leaf
@@ -44,7 +44,7 @@ from bcached.store.superblock_slot import repair_superblock
 from bcached.store.uuid_table import UuidTable
 from bcached.store.wiping import wipe_buckets
 
-CacheFactory = Callable[[Geometry, int], Cache]
+CacheFactory = Callable[[Geometry, int], MemberBuckets]
 Clock = Callable[[], float]
 
 FILLED_FIRST = (Reserve.PRIO, Reserve.BTREE)
@@ -112,7 +112,7 @@ async def recover(
     return OpenedSet(members, journal, uuid_table, index)
 
 
-def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
+def _fill_table(cache: MemberBuckets, contents: Contents, number: int) -> None:
     """Fill in prios and gens from the chain; each bucket's oldest gen is at first the one on disk."""
     chain, table = contents.chains[number], cache.table
     for column in (table.gens_array, table.gens_on_disk_array, table.last_gc_array):
@@ -122,7 +122,7 @@ def _fill_table(cache: Cache, contents: Contents, number: int) -> None:
     np.minimum(chain.prios, INITIAL_PRIO, out=table.prios_array)
     for bucket in cache.geometry.journal_buckets:
         table.move(bucket, State.JOURNAL)
-    cache.prio_chain = list(chain.buckets)
+    cache.prio_chains.current = list(chain.buckets)
     for bucket in chain.buckets:
         table.become_metadata(bucket, State.PRIO)
 
@@ -191,7 +191,7 @@ async def write_first_prios(member: Member, journal: Journal) -> None:
     cache.take_prio_chain()
     gens, through = cache.snapshot_gens()
     await member.write_prios(gens)
-    journal.locations.prio_heads[member.device] = cache.prio_chain_writing[0]
+    journal.locations.prio_heads[member.device] = cache.prio_chains.writing[0]
     for _ in cache.gens_became_durable(gens, through):
         pass
 

@@ -13,7 +13,7 @@ from bcached.format.jset import JournalEntry
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State as BucketState
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.opening.recovery import OpenedSet, recover
@@ -132,8 +132,8 @@ def _open(found: SetFound, contents: Contents) -> tuple[dict[int, str], str | No
     return volumes, _buckets(opened, contents)
 
 
-def _make_cache(geometry: Geometry, device: int) -> Cache:
-    return Cache(geometry, device, seed=1)
+def _make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+    return MemberBuckets(geometry, device, seed=1)
 
 
 def _fields(found: SetFound, allowed: list[list[Any]]) -> str | None:

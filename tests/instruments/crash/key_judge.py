@@ -16,7 +16,7 @@ from bcached.keys import Key, Pointer
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.buckets.bucket_table import State as BucketState
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.check.checker import check_set
@@ -236,8 +236,8 @@ def _worst_finding(devices: Sequence[StateDevice]) -> str | None:
     return f"check: {worse[0]}" if worse else None
 
 
-def _make_cache(geometry: Geometry, device: int) -> Cache:
-    return Cache(geometry, device, seed=1)
+def _make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+    return MemberBuckets(geometry, device, seed=1)
 
 
 def _take_keys(verdict: Verdict, opened: OpenedSet) -> str | None:

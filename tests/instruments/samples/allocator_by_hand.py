@@ -9,8 +9,9 @@ from collections.abc import Callable
 from bcached.format.superblock import Replacement
 from bcached.state.accounting.gc_marks import GcMarks
 from bcached.state.buckets.geometry import Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.next_step import Attempts, Step, next_step
+from bcached.state.buckets.replacement import EXHAUSTIVE
 from bcached.state.buckets.reserves import Reserve
 from instruments.samples.small_cache import run
 
@@ -23,7 +24,7 @@ class AllocatorByHand:
 
     def __init__(
         self,
-        cache: Cache,
+        cache: MemberBuckets,
         policy: Replacement = Replacement.LRU,
         on_push: Callable[[], None] = lambda: None,
     ) -> None:
@@ -71,14 +72,14 @@ class AllocatorByHand:
             run(self.marking.begin())
 
     def invalidate(self) -> None:
-        looks_at_all = self.policy is not Replacement.RANDOM
-        self.tried.pass_begins(self.cache, self.collections, looks_at_all=looks_at_all)
+        is_exhaustive = self.cache.policies[self.policy].is_exhaustive
+        self.tried.pass_begins(self.cache, self.collections, is_exhaustive=is_exhaustive)
         self._pass(self.policy)
-        if self.cache.invalidate_needs_gc and not looks_at_all and self.waiting:
-            self._pass(Replacement.FIFO)
-            self.tried.looked_at_all = True
+        if self.cache.invalidate_needs_gc and not is_exhaustive and self.waiting:
+            self._pass(EXHAUSTIVE)
+            self.tried.was_exhaustive = True
         if not self.cache.synchronous:
-            self.cache.need_no_prios()
+            self.cache.free_inc.need_no_prios()
 
     def _pass(self, policy: Replacement) -> None:
         run(self.cache.invalidate(policy, run(self.cache.search(policy, 0))))

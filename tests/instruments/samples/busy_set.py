@@ -3,7 +3,7 @@
 from bcached.keys import Key
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import ExtentAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
@@ -48,19 +48,19 @@ class BusySet:
         self.bucket = 0  # the one a test is about
         self._prepare_lists(self.cache)
 
-    def _furnish(self, cache: Cache) -> None:
+    def _furnish(self, cache: MemberBuckets) -> None:
         use(cache, 300, sectors=5, dirty=False)
         use(cache, 301, sectors=3)
         uuids = cache.take_metadata(State.UUID)
         assert uuids is not None
         self.metadata[cache.device][State.UUID].add(uuids)
 
-    def _prepare_lists(self, cache: Cache) -> None:
+    def _prepare_lists(self, cache: MemberBuckets) -> None:
         """Two ready and two that await their gens on free_inc, something unused, a prio write under way."""
         fill_reserves(cache)
         invalidate(cache)
         while len(cache.free_inc) > 2:
-            cache.table.move(cache.free_inc.pop(), State.EMPTY)
+            cache.table.move(cache.free_inc.buckets.pop(), State.EMPTY)
         write_prios(cache)
         invalidate(cache)
         cache.retire(400)

@@ -10,7 +10,7 @@ from bcached.format.superblock import Replacement
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.options import SetOptions
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.store.make.layout import lay_out, plan_set
@@ -66,10 +66,10 @@ async def take_buckets(
     return keys
 
 
-def spare_buckets(cache: Cache, reserve: Reserve = Reserve.NONE) -> int:
+def spare_buckets(cache: MemberBuckets, reserve: Reserve = Reserve.NONE) -> int:
     """Buckets of a member that could come to a reserve once those filled before it have what they lack."""
     reserves = cache.reserves
-    coming = cache.table.reclaimable_count + len(cache.free_inc) + len(cache.unused)
+    coming = cache.table.reclaimable_count + len(cache.free_inc) + len(cache.unused.buckets)
     lacking = reserves.room_in(Reserve.PRIO)
     if reserve is not Reserve.BTREE:
         lacking += reserves.room_in(Reserve.BTREE)

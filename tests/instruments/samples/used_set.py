@@ -10,7 +10,7 @@ from bcached.format.jset import JournalEntry
 from bcached.format.superblock import Superblock
 from bcached.keys import Key
 from bcached.state.buckets.geometry import Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.store.make.layout import lay_out, plan_set
 from bcached.store.opening.recovery import OpenedSet, first_run, recover
 from bcached.store.reading.set_reader import read_set
@@ -22,8 +22,8 @@ SET_UUID = UUID(int=0x1234)
 SUPERBLOCK_AT, COPY_AT = 4096, 8192
 
 
-def make_cache(geometry: Geometry, device: int) -> Cache:
-    return Cache(geometry, device, seed=1)
+def make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+    return MemberBuckets(geometry, device, seed=1)
 
 
 async def open_set(devices: Sequence[BlockDevice]) -> OpenedSet:

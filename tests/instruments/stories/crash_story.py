@@ -20,7 +20,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
 from bcached.state.buckets.bucket_table import State
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.store.make.layout import lay_out, plan_set
 from instruments.crash.crash_states import Clock, ClockedLog
 from instruments.devices.failing_device import FailingDevice, Fault
@@ -157,7 +157,7 @@ class Story:
                 self._watch(member.device, member.cache)
             yield cache_set
 
-    def _watch(self, device: int, cache: Cache) -> None:
+    def _watch(self, device: int, cache: MemberBuckets) -> None:
         """Write down what leaves free_inc: from then on anybody may be given it."""
         push = cache.push
 

@@ -16,7 +16,7 @@ from bcached.device import BlockDevice
 from bcached.format.bkey import key_words
 from bcached.format.superblock import Superblock
 from bcached.keys import Key, Pointer
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.journal_pins import SeqPins
 from bcached.store.finding import refuse_fatal
 from bcached.store.journal.journal import Journal
@@ -176,7 +176,7 @@ class JournalStory:
     def _member(self, number: int, device: RecordingDevice) -> Member:
         superblock = self.superblocks[number]
         geometry = geometry_of(superblock)
-        return Member(number, device, superblock, Cache(geometry, number, seed=1))
+        return Member(number, device, superblock, MemberBuckets(geometry, number, seed=1))
 
     def _adopt(self, journal: Journal) -> None:
         self.journal = journal

@@ -11,7 +11,7 @@ import numpy as np
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.units import SECTOR_BYTES
 from instruments.crash.crash_states import ClockedLog
@@ -190,7 +190,7 @@ class KeyStory(Story):
 
     # What the ledger hears of
 
-    def _watch(self, device: int, cache: Cache) -> None:
+    def _watch(self, device: int, cache: MemberBuckets) -> None:
         super()._watch(device, cache)
         table, invalidate = cache.table, cache.table.invalidate
 

@@ -82,7 +82,7 @@ def test_empty_buckets_that_their_gens_held_back_retire() -> None:
     cache.table.last_gc[102] = 1  # one short of the guard
     assert not cache.retire(100)
     run(begun(cache).finish())
-    assert list(cache.unused)[-1:] == [100]
+    assert list(cache.unused.buckets)[-1:] == [100]
     assert cache.table.states[101] == State.CLEAN
     assert cache.table.states[102] == State.EMPTY
 
@@ -100,8 +100,8 @@ def test_no_step_retires_more_than_a_millisecond_takes() -> None:
     cache = a_cache(LARGE)
     cache.table.gens_array[1000:] = GEN_DISTANCE_MAX
     cache.table.gens_on_disk_array[1000:] = GEN_DISTANCE_MAX
-    before = len(cache.unused)
-    sizes = [len(cache.unused) for _ in begun(cache).finish()]
+    before = len(cache.unused.buckets)
+    sizes = [len(cache.unused.buckets) for _ in begun(cache).finish()]
     steps = [after - first for first, after in zip([before, *sizes], sizes, strict=False)]
     assert 0 < max(steps) <= RETIRED_BUCKETS
 

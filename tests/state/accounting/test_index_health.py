@@ -10,7 +10,7 @@ from bcached.format.bkey import END_MAX
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.index_health import ORPHANS_MAX, IndexHealth, Orphan, Tally, names_data
 from bcached.state.buckets.geometry import Geometry
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 
@@ -20,8 +20,8 @@ GEOMETRY = Geometry(
 )
 
 
-def caches(members: int = 1) -> list[Cache]:
-    return [Cache(GEOMETRY, member, seed=1) for member in range(members)]
+def caches(members: int = 1) -> list[MemberBuckets]:
+    return [MemberBuckets(GEOMETRY, member, seed=1) for member in range(members)]
 
 
 def a_key(inode: int, offset: int, *pointers: Pointer, dirty: bool = False, sectors: int = 8) -> Key:

@@ -21,7 +21,7 @@ def put(busy: BusySet, bucket: int, state: State) -> None:
 
 
 def unused_for_another(busy: BusySet) -> None:
-    put(busy, busy.cache.unused.pop(), State.EMPTY)
+    put(busy, busy.cache.unused.buckets.pop(), State.EMPTY)
     put(busy, 400, State.UNUSED)
 
 
@@ -33,13 +33,13 @@ def a_prio_bucket_too_many(busy: BusySet) -> None:
 def a_free_inc_bucket_too_many(busy: BusySet) -> None:
     bucket = next(busy.cache.table.in_state(State.EMPTY))
     put(busy, bucket, State.FREE_INC)
-    busy.cache.free_inc.append(bucket)
+    busy.cache.free_inc.buckets.append(bucket)
 
 
 def an_unused_list_too_long(busy: BusySet) -> None:
     for bucket in list(busy.cache.table.in_state(State.EMPTY))[:3]:
         put(busy, bucket, State.UNUSED)
-        busy.cache.unused.append(bucket)
+        busy.cache.unused.buckets.append(bucket)
 
 
 def taint(busy: BusySet, bucket: int) -> None:
@@ -49,7 +49,7 @@ def taint(busy: BusySet, bucket: int) -> None:
 
 
 def a_tainted_bucket_for_everybody(busy: BusySet) -> None:
-    bucket = busy.cache.unused.popleft()
+    bucket = busy.cache.unused.buckets.popleft()
     put(busy, bucket, State.FREE)
     busy.cache.reserves.push_to(Reserve.NONE, bucket)
     taint(busy, bucket)
@@ -64,13 +64,13 @@ def retired_tainted(busy: BusySet, *buckets: int) -> None:
 def a_bucket_lifted_too_early(busy: BusySet) -> None:
     retired_tainted(busy, 450)
     assert busy.violations() == []
-    busy.cache._lifted = 1
+    busy.cache.unused._untainted = 1
 
 
 def an_unused_list_for_data_too_long(busy: BusySet) -> None:
     retired_tainted(busy, 450, 451, 452, 453)
     put(busy, 454, State.UNUSED)
-    busy.cache.unused_for_data.append(454)
+    busy.cache.unused.for_data.append(454)
 
 
 def a_reserve_too_long(busy: BusySet) -> None:
@@ -87,8 +87,8 @@ def a_chain_too_long(busy: BusySet) -> None:
 def ready_beyond_the_end(busy: BusySet) -> None:
     table = busy.cache.table
     table.replace_gens_on_disk(bytearray(table.gens))
-    busy.cache.need_no_prios()
-    busy.cache._durable_through += 1
+    busy.cache.free_inc.need_no_prios()
+    busy.cache.free_inc._durable_through += 1
 
 
 def live(busy: BusySet, bucket: int, sectors: int, dirty_sectors: int = 0) -> None:
@@ -112,11 +112,11 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: the list of UNUSED and the buckets in that state differ"],
     ),
     "a bucket that is in another state": (
-        lambda busy: put(busy, busy.cache.free_inc[3], State.EMPTY),
+        lambda busy: put(busy, busy.cache.free_inc.buckets[3], State.EMPTY),
         ["member 0: the list of FREE_INC and the buckets in that state differ"],
     ),
     "a bucket that is on a list twice": (
-        lambda busy: busy.cache.unused.append(400),
+        lambda busy: busy.cache.unused.buckets.append(400),
         ["member 0: the list of UNUSED has a bucket twice"],
     ),
     "a bucket that is on two reserves": (
@@ -143,12 +143,14 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
     ),
     "a gen that is not durable": (
         lambda busy: busy.cache.table.gens_on_disk.__setitem__(
-            busy.cache.free_inc[1], busy.cache.table.gens[busy.cache.free_inc[1]] - 1
+            busy.cache.free_inc.buckets[1], busy.cache.table.gens[busy.cache.free_inc.buckets[1]] - 1
         ),
         ["member 0: bucket 22 is ready in free_inc, but its gen is not durable"],
     ),
     "readiness that ran ahead": (
-        lambda busy: setattr(busy.cache, "_durable_through", busy.cache._durable_through + 1),
+        lambda busy: setattr(
+            busy.cache.free_inc, "_durable_through", busy.cache.free_inc._durable_through + 1
+        ),
         ["member 0: bucket 25 is ready in free_inc, but its gen is not durable"],
     ),
     "readiness of buckets that are not there": (
@@ -168,7 +170,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: a gen is 97 ahead of the disk's"],
     ),
     "data in a free bucket": (
-        lambda busy: busy.cache.table.sectors.__setitem__(busy.cache.free_inc[0], 3),
+        lambda busy: busy.cache.table.sectors.__setitem__(busy.cache.free_inc.buckets[0], 3),
         ["member 0: bucket 21 is FREE_INC, but has 3 sectors"],
     ),
     "data in an empty bucket": (
@@ -200,7 +202,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: bucket 300 has 5 sectors, but is not tainted"],
     ),
     "a tainted prio bucket": (
-        lambda busy: busy.cache.table.tainted.__setitem__(busy.cache.prio_chain[0], 1),
+        lambda busy: busy.cache.table.tainted.__setitem__(busy.cache.prio_chains.current[0], 1),
         ["member 0: bucket 20 is PRIO, but tainted"],
     ),
     "a tainted bucket for a node": (
@@ -216,7 +218,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: bucket {bucket} is tainted, but on reserve NONE"],
     ),
     "a tainted bucket among the unused": (
-        lambda busy: taint(busy, busy.cache.unused[0]),
+        lambda busy: taint(busy, busy.cache.unused.buckets[0]),
         ["member 0: bucket {bucket} is tainted, but on the unused list"],
     ),
     "a tainted bucket that counts as lifted": (
@@ -228,7 +230,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: the unused list for data holds 5 buckets, more than its 4"],
     ),
     "an emptied bucket that is free": (
-        lambda busy: busy.cache.emptied.__setitem__(busy.cache.unused[0], 3),
+        lambda busy: busy.cache.emptied.__setitem__(busy.cache.unused.buckets[0], 3),
         ["member 0: bucket {unused} was emptied, but is UNUSED with 0 sectors"],
     ),
     "an emptied bucket that holds something": (
@@ -240,7 +242,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: bucket 451 was emptied by entry 3, but is listed behind entry 4"],
     ),
     "metadata with the prio of data": (
-        lambda busy: busy.cache.table.prios.__setitem__(busy.cache.prio_chain[0], 32768),
+        lambda busy: busy.cache.table.prios.__setitem__(busy.cache.prio_chains.current[0], 32768),
         ["member 0: bucket 20 is PRIO, but has the prio of data"],
     ),
     "a journal bucket that was given away": (
@@ -266,7 +268,7 @@ def test_a_busy_set_breaks_nothing() -> None:
 def test_each_breach_is_found_and_nothing_else(name: str) -> None:
     busy = BusySet()
     breach, sentences = BREACHES[name]
-    unused = busy.cache.unused[0]
+    unused = busy.cache.unused.buckets[0]
     breach(busy)
     assert busy.violations() == [text.format(bucket=busy.bucket, unused=unused) for text in sentences]
 
@@ -287,15 +289,15 @@ def test_every_member_is_looked_at() -> None:
 def test_what_is_not_synchronous_needs_no_durable_gens() -> None:
     busy = BusySet()
     busy.cache.synchronous = False
-    busy.cache.need_no_prios()
+    busy.cache.free_inc.need_no_prios()
     assert busy.violations() == []
 
 
 def test_what_is_not_synchronous_knows_no_taint() -> None:
     busy = BusySet()
     busy.cache.synchronous = False
-    busy.cache.need_no_prios()
-    taint(busy, busy.cache.unused[0])
+    busy.cache.free_inc.need_no_prios()
+    taint(busy, busy.cache.unused.buckets[0])
     assert busy.violations() == []
 
 

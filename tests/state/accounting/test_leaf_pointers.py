@@ -7,7 +7,7 @@ import pytest
 
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.leaf_pointers import copies, dirty_sectors, leaf_pointers, live_counts
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Leaf
 from instruments.samples.small_cache import BUCKET_SECTORS, BUCKETS, a_cache
@@ -15,7 +15,7 @@ from instruments.samples.small_cache import BUCKET_SECTORS, BUCKETS, a_cache
 FIRST = 20
 
 
-def leaf_of(random: Random, caches: list[Cache], inode: int) -> Leaf:
+def leaf_of(random: Random, caches: list[MemberBuckets], inode: int) -> Leaf:
     """A leaf of keys with one to three copies, some stale, some of them ahead."""
     live = Extents()
     for number in range(200):

@@ -3,14 +3,14 @@ import pytest
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache
 
 BUCKET = 300
 
 
-def two_members() -> tuple[LiveSectors, list[Cache]]:
+def two_members() -> tuple[LiveSectors, list[MemberBuckets]]:
     caches = [a_cache(GEOMETRY, device) for device in range(2)]
     return LiveSectors(caches), caches
 
@@ -21,7 +21,7 @@ def a_key(*gens: int, sectors: int = 8, dirty: bool = False) -> Key:
     return Key(0, 0, sectors, dirty, pointers)
 
 
-def counts(cache: Cache) -> tuple[int, int]:
+def counts(cache: MemberBuckets) -> tuple[int, int]:
     return cache.table.sectors[BUCKET], cache.table.dirty_sectors[BUCKET]
 
 

@@ -8,14 +8,14 @@ import pytest
 from bcached.state.buckets.bucket_table import Sectors, State
 from bcached.state.buckets.evacuation import NOTHING, Evacuation, choose, least_gain, plan
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves, run, use
 
 NONE_WAITS = frozenset({Reserve.NONE})
 
 
-def mixed(*dirty: int, clean: int = 2) -> Cache:
+def mixed(*dirty: int, clean: int = 2) -> MemberBuckets:
     """A cache in which these buckets hold so much dirty data, beside clean data, all others nothing else."""
     cache = a_cache()
     fill_reserves(cache)
@@ -25,22 +25,22 @@ def mixed(*dirty: int, clean: int = 2) -> Cache:
             use(cache, bucket, sectors=min(clean, BUCKET_SECTORS - sectors), dirty=False)
         use(cache, bucket, sectors=sectors)
     use(cache, *empty[len(dirty) :], sectors=BUCKET_SECTORS)
-    cache.free_inc.clear()
-    cache.unused.clear()
+    cache.free_inc.buckets.clear()
+    cache.unused.buckets.clear()
     return cache
 
 
-def planned(cache: Cache, stuck: dict[int, int] | None = None, spare: int = 0) -> Evacuation:
+def planned(cache: MemberBuckets, stuck: dict[int, int] | None = None, spare: int = 0) -> Evacuation:
     return run(plan(cache, stuck_in(cache, stuck or {}), NONE_WAITS, spare))
 
 
-def stuck_in(cache: Cache, sectors: dict[int, int]) -> Sectors:
+def stuck_in(cache: MemberBuckets, sectors: dict[int, int]) -> Sectors:
     column = np.zeros_like(cache.table.dirty_sectors_array)
     column[list(sectors)] = list(sectors.values())
     return column
 
 
-def dirty_of(cache: Cache, found: Evacuation) -> list[int]:
+def dirty_of(cache: MemberBuckets, found: Evacuation) -> list[int]:
     return [cache.table.dirty_sectors[bucket] for bucket in found.buckets.tolist()]
 
 

@@ -5,7 +5,7 @@ from bcached.format.superblock import Replacement
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import Mark, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO, Geometry
-from bcached.state.buckets.member_buckets import FREED_BUCKETS, INVALIDATED_BUCKETS, Cache
+from bcached.state.buckets.member_buckets import FREED_BUCKETS, INVALIDATED_BUCKETS, MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from instruments.samples.small_cache import (
@@ -20,19 +20,23 @@ from instruments.samples.small_cache import (
 )
 
 
-def wrong(cache: Cache) -> list[str]:
+def wrong(cache: MemberBuckets) -> list[str]:
     return violations(SectorAllocator([cache]), [], [metadata_of(cache)])
 
 
-def lists(cache: Cache) -> tuple[list[int], ...]:
-    return (list(cache.free_inc), list(cache.unused), *(list(buckets) for buckets in cache.reserves.lists))
+def lists(cache: MemberBuckets) -> tuple[list[int], ...]:
+    return (
+        list(cache.free_inc),
+        list(cache.unused.buckets),
+        *(list(buckets) for buckets in cache.reserves.lists),
+    )
 
 
 # Seeding
 
 
 def test_seeding_takes_the_first_empty_buckets_and_raises_their_gens() -> None:
-    cache = Cache(GEOMETRY, 0)
+    cache = MemberBuckets(GEOMETRY, 0)
     for bucket in (1, 2, 5):
         cache.table.move(bucket, State.JOURNAL)
     assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE)) == [3, 4, 6, 7, 8, 9, 10, 11]
@@ -48,7 +52,7 @@ def test_seeding_takes_the_first_empty_buckets_and_raises_their_gens() -> None:
 
 
 def test_seeding_leaves_out_buckets_that_hold_something_or_whose_gens_ran_ahead() -> None:
-    cache = Cache(GEOMETRY, 0)
+    cache = MemberBuckets(GEOMETRY, 0)
     cache.table.move(1, State.CLEAN)
     cache.table.last_gc[2] = 256 - GEN_DISTANCE_MAX
     assert cache.initial_fill((Reserve.PRIO,)) == [3]
@@ -56,7 +60,7 @@ def test_seeding_leaves_out_buckets_that_hold_something_or_whose_gens_ran_ahead(
 
 
 def test_seeding_an_exhausted_set_takes_what_there_is() -> None:
-    cache = Cache(GEOMETRY, 0)
+    cache = MemberBuckets(GEOMETRY, 0)
     for bucket in range(1, GEOMETRY.bucket_count - 2):
         cache.table.move(bucket, State.DIRTY)
     assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE)) == [518, 519]
@@ -70,7 +74,7 @@ def test_an_invalidated_bucket_waits_on_free_inc_for_its_gen() -> None:
     before = cache.table.counts[State.EMPTY]
     assert invalidate(cache) == cache.geometry.free_inc_capacity == len(cache.free_inc)
     assert cache.table.counts[State.EMPTY] == before - 4
-    assert (cache.awaiting_prios, cache.free_inc_ready, cache.ready) == (4, 0, 0)
+    assert (cache.free_inc.awaiting_prios, cache.free_inc.ready, cache.ready) == (4, 0, 0)
     assert not cache.invalidate_needs_gc
     assert wrong(cache) == []
 
@@ -89,18 +93,18 @@ def test_nothing_leaves_free_inc_before_its_gen_is_durable() -> None:
 def test_a_durable_prio_write_readies_what_its_snapshot_saw_and_no_more() -> None:
     cache = a_cache()
     invalidate(cache)
-    cache.table.move(cache.free_inc.pop(), State.EMPTY)  # three of four
+    cache.table.move(cache.free_inc.buckets.pop(), State.EMPTY)  # three of four
     cache.take_prio_chain()
     snapshot = cache.snapshot_gens()
     assert invalidate(cache) == 1  # after the snapshot
     run(cache.gens_became_durable(*snapshot))
-    assert (cache.free_inc_ready, cache.awaiting_prios) == (3, 1)
-    late = cache.free_inc[3]
+    assert (cache.free_inc.ready, cache.free_inc.awaiting_prios) == (3, 1)
+    late = cache.free_inc.buckets[3]
     assert late not in cache.next_batch(100)
     push(cache)
     assert late in cache.free_inc
     write_prios(cache)
-    assert cache.free_inc_ready == len(cache.free_inc)
+    assert cache.free_inc.ready == len(cache.free_inc)
     assert wrong(cache) == []
 
 
@@ -109,18 +113,18 @@ def test_a_late_report_of_an_older_write_takes_nothing_back() -> None:
     invalidate(cache)
     write_prios(cache)
     push(cache)
-    assert cache.free_inc_ready == len(cache.free_inc) == 2
+    assert cache.free_inc.ready == len(cache.free_inc) == 2
     cache.take_prio_chain()
     gens, _ = cache.snapshot_gens()
     run(cache.gens_became_durable(gens, 0))
-    assert cache.free_inc_ready == 2
+    assert cache.free_inc.ready == 2
 
 
 def test_in_a_set_that_is_not_synchronous_free_inc_is_ready_at_once() -> None:
     cache = a_cache(synchronous=False)
     invalidate(cache)
-    cache.need_no_prios()
-    assert (cache.ready, cache.awaiting_prios) == (4, 0)
+    cache.free_inc.need_no_prios()
+    assert (cache.ready, cache.free_inc.awaiting_prios) == (4, 0)
     assert push(cache) == 2  # the reserves movinggc and none hold one each
     assert wrong(cache) == []
 
@@ -165,7 +169,7 @@ def test_fifo_goes_on_where_it_was_and_the_others_leave_its_cursor_alone() -> No
     push(cache)
     invalidate(cache, Replacement.LRU)
     write_prios(cache)
-    cache.free_inc.clear()
+    cache.free_inc.buckets.clear()
     invalidate(cache, Replacement.FIFO)
     assert min(cache.free_inc) > max(first)
     assert cache.invalidated[Replacement.FIFO] == 8
@@ -205,8 +209,8 @@ def test_only_empty_buckets_retire() -> None:
 
 def test_a_full_unused_list_takes_no_more() -> None:
     cache = a_cache()
-    while len(cache.unused) < cache.geometry.unused_capacity:
-        cache.retire(100 + len(cache.unused))
+    while len(cache.unused.buckets) < cache.geometry.unused_capacity:
+        cache.retire(100 + len(cache.unused.buckets))
     assert not cache.retire(200)
     assert (cache.table.states[200], cache.table.gens[200]) == (State.EMPTY, 0)
     assert wrong(cache) == []
@@ -248,13 +252,13 @@ def test_unused_buckets_go_first_then_those_of_free_inc() -> None:
             cache.table.become_metadata(bucket, State.BTREE)
     invalidate(cache)
     write_prios(cache)
-    unused, free_inc = list(cache.unused), list(cache.free_inc)
+    unused, free_inc = list(cache.unused.buckets), list(cache.free_inc)
     assert unused
     batch = cache.next_batch(100)
     assert batch == (unused + free_inc)[: cache.reserves.room()]
     assert cache.next_batch(2) == batch[:2]
     assert cache.push(batch) == len(batch)
-    assert not any(bucket in cache.unused or bucket in cache.free_inc for bucket in batch)
+    assert not any(bucket in cache.unused.buckets or bucket in cache.free_inc for bucket in batch)
 
 
 def test_a_batch_that_was_decided_on_survives_what_retires_meanwhile() -> None:
@@ -262,10 +266,12 @@ def test_a_batch_that_was_decided_on_survives_what_retires_meanwhile() -> None:
     invalidate(cache)
     write_prios(cache)
     batch = cache.next_batch(100)
-    before = list(cache.unused)
+    before = list(cache.unused.buckets)
     cache.retire(300)  # while the batch is being discarded
     assert cache.push(batch) == len(batch)
-    assert list(cache.unused) == [*before, 300][len([bucket for bucket in batch if bucket in before]) :]
+    assert (
+        list(cache.unused.buckets) == [*before, 300][len([bucket for bucket in batch if bucket in before]) :]
+    )
     assert wrong(cache) == []
 
 
@@ -283,9 +289,9 @@ def test_only_the_heads_of_the_lists_can_be_pushed() -> None:
     cache = a_cache()
     invalidate(cache)
     write_prios(cache)
-    cache.unused.clear()
+    cache.unused.buckets.clear()
     with pytest.raises(AssertionError):
-        cache.push([cache.free_inc[1]])
+        cache.push([cache.free_inc.buckets[1]])
 
 
 # Metadata
@@ -305,7 +311,7 @@ def test_data_is_taken_open_and_metadata_by_its_state() -> None:
 
 def test_freed_metadata_is_reused_without_a_prio_write() -> None:
     cache = a_cache()
-    cache.unused.clear()
+    cache.unused.buckets.clear()
     bucket = cache.take_metadata(State.UUID)
     assert bucket is not None
     gen = cache.table.gens[bucket]
@@ -327,15 +333,19 @@ def test_what_is_not_metadata_is_not_freed_as_such(state: State) -> None:
 
 def test_a_prio_write_swaps_the_chains_and_frees_the_one_before() -> None:
     cache = a_cache(Geometry(2000, 1, 8, 8, 4))
-    before = list(cache.prio_chain)
+    before = list(cache.prio_chains.current)
     assert len(before) == 2
     push(cache)
     writing = list(cache.take_prio_chain())
     assert not set(writing) & set(before)
     assert all(cache.table.states[bucket] == State.PRIO for bucket in before + writing)
     run(cache.gens_became_durable(*cache.snapshot_gens()))
-    assert (cache.prio_chain, cache.prio_chain_writing, cache.prio_writes) == (writing, [], 2)
-    assert list(cache.unused) == before
+    assert (cache.prio_chains.current, cache.prio_chains.writing, cache.prio_chains.writes) == (
+        writing,
+        [],
+        2,
+    )
+    assert list(cache.unused.buckets) == before
     assert wrong(cache) == []
 
 
@@ -349,7 +359,7 @@ def test_a_chain_is_taken_whole_or_not_at_all() -> None:
     with pytest.raises(AssertionError, match="never waits"):
         cache.take_prio_chain()
     assert lists(cache) == before
-    assert cache.prio_chain_writing == []
+    assert cache.prio_chains.writing == []
 
 
 def test_two_prio_writes_are_never_under_way_at_once() -> None:
@@ -395,11 +405,11 @@ def test_snapshots_take_turns_in_memory_that_is_there_already() -> None:
 
 def test_between_two_steps_of_freeing_a_long_chain_every_bucket_is_on_its_list() -> None:
     cache = a_cache(Geometry(1 << 20, 1, 8, 8, 4))
-    assert len(cache.prio_chain) > FREED_BUCKETS
+    assert len(cache.prio_chains.current) > FREED_BUCKETS
     while cache.reserves.room_in(Reserve.PRIO):
         if not push(cache):
             invalidate(cache)
-            cache.need_no_prios()
+            cache.free_inc.need_no_prios()
             cache.synchronous = False
     cache.take_prio_chain()
     steps = 0
@@ -407,13 +417,13 @@ def test_between_two_steps_of_freeing_a_long_chain_every_bucket_is_on_its_list()
         steps += 1
         assert wrong(cache) == []
     assert steps >= 2
-    assert cache.prio_chain_before == []
+    assert cache.prio_chains.before == []
 
 
 # Live data
 
 
-def states(cache: Cache, bucket: int) -> tuple[State, int]:
+def states(cache: MemberBuckets, bucket: int) -> tuple[State, int]:
     return State(cache.table.states[bucket]), cache.reclaims
 
 
@@ -471,7 +481,7 @@ def test_a_bucket_retires_when_its_emptying_is_durable_and_not_before() -> None:
     assert not cache.retire(100)
     assert cache.table.gens[100] == 0
     assert cache.emptying_durable(5) == 1
-    assert list(cache.unused_for_data) == [100]
+    assert list(cache.unused.for_data) == [100]
     assert cache.emptied == {101: 6}
     assert wrong(cache) == []
 
@@ -537,7 +547,7 @@ def test_in_a_set_that_is_not_synchronous_nothing_is_remembered() -> None:
     cache.remove_live(100, 4, False, 5)
     assert not cache.emptied
     assert cache.retire(100)
-    assert cache.unused[-1] == 100
+    assert cache.unused.buckets[-1] == 100
     assert wrong(cache) == []
 
 
@@ -546,7 +556,7 @@ def test_counts_taken_over_say_where_every_bucket_stands() -> None:
     count = cache.geometry.bucket_count
     sectors, dirty, named = np.zeros(count, np.int64), np.zeros(count, np.int64), np.zeros(count, bool)
     sectors[100:102], dirty[101], named[100:103] = 9, 3, True
-    cache.take_over(sectors, dirty, named)
+    cache.table.take_over(sectors, dirty, named)
     assert [State(state) for state in cache.table.states[100:104]] == [
         State.CLEAN,
         State.DIRTY,
@@ -561,29 +571,29 @@ def test_counts_taken_over_say_where_every_bucket_stands() -> None:
 def test_counts_where_metadata_lies_are_not_taken_over() -> None:
     cache = a_cache()
     sectors = np.zeros(cache.geometry.bucket_count, np.int64)
-    sectors[cache.prio_chain[0]] = 1
+    sectors[cache.prio_chains.current[0]] = 1
     with pytest.raises(AssertionError, match="not empty"):
-        cache.take_over(sectors, sectors * 0, sectors > 0)
+        cache.table.take_over(sectors, sectors * 0, sectors > 0)
 
 
 # What keys on disk may name
 
 
-def tainted(cache: Cache, *buckets: int) -> None:
+def tainted(cache: MemberBuckets, *buckets: int) -> None:
     """Unused buckets that keys came into and went from."""
     for bucket in buckets:
         cache.add_live(bucket, 4, False)
         cache.remove_live(bucket, 4, False, 1)
     cache.emptying_durable(1)
-    assert list(cache.unused_for_data)[-len(buckets) :] == list(buckets)
+    assert list(cache.unused.for_data)[-len(buckets) :] == list(buckets)
 
 
-def drained(cache: Cache) -> Cache:
+def drained(cache: MemberBuckets) -> MemberBuckets:
     """Without a bucket on any reserve or list but for a prio chain."""
-    for bucket in [*cache.unused, *(it for buckets in cache.reserves.lists[:1] for it in buckets)]:
+    for bucket in [*cache.unused.buckets, *(it for buckets in cache.reserves.lists[:1] for it in buckets)]:
         cache.table.move(bucket, State.EMPTY)
         cache.add_live(bucket, 1, True)
-    cache.unused.clear()
+    cache.unused.buckets.clear()
     cache.reserves.lists[Reserve.BTREE].clear()
     return cache
 
@@ -595,7 +605,7 @@ def test_tainted_buckets_go_to_the_reserves_of_data_only() -> None:
     assert push(cache) == 2
     assert list(cache.reserves.lists[Reserve.MOVINGGC]) == [100]
     assert list(cache.reserves.for_data) == [101]
-    assert (cache.ready, list(cache.unused_for_data)) == (0, [102])
+    assert (cache.ready, list(cache.unused.for_data)) == (0, [102])
     assert cache.reserves.room() == 7
     assert wrong(cache) == []
 
@@ -625,7 +635,7 @@ def test_a_prio_write_lifts_the_taint_wherever_a_bucket_waits() -> None:
     push(cache)
     write_prios(cache)
     assert list(cache.reserves.lists[Reserve.NONE]) == [101]
-    assert cache.for_data_waiting == 0
+    assert cache.unused.only_for_data == 0
     push(cache)
     assert 102 in cache.reserves.lists[Reserve.BTREE]
     assert wrong(cache) == []
@@ -643,7 +653,7 @@ def test_a_prio_write_lifts_nothing_that_was_retired_after_its_snapshot() -> Non
     assert push(cache) == 1
     run(cache.gens_became_durable(*snapshot))
     assert list(cache.reserves.for_data) == [102]
-    assert cache.for_data_waiting == 1
+    assert cache.unused.only_for_data == 1
     cache.table.pins[101] = 0
     cache.settle(101)
     assert wrong(cache) == []
@@ -671,24 +681,24 @@ def test_a_bucket_that_is_opened_keeps_its_taint_until_its_gen_is_durable() -> N
         assert cache.take_data(Reserve.MOVINGGC) == 100
         cache.table.pins[100] = 0
         cache.settle(100)  # given back without a key
-        assert (100 in cache.unused) == is_durable
-        assert (100 in cache.unused_for_data) == (not is_durable)
+        assert (100 in cache.unused.buckets) == is_durable
+        assert (100 in cache.unused.for_data) == (not is_durable)
 
 
 def test_tainted_buckets_leave_the_unused_list_to_those_that_prios_need() -> None:
     cache = a_cache()
-    cache.unused.clear()
+    cache.unused.buckets.clear()
     for bucket in range(100, 110):
         cache.add_live(bucket, 4, False)
         cache.remove_live(bucket, 4, False, 1)
     cache.emptying_durable(1)
-    assert len(cache.unused_for_data) == cache.geometry.unused_capacity
+    assert len(cache.unused.for_data) == cache.geometry.unused_capacity
     assert cache.retire(200)
-    assert cache.unused_count == cache.geometry.unused_capacity + 1
+    assert len(cache.unused) == cache.geometry.unused_capacity + 1
 
 
 def test_seeding_leaves_out_what_keys_on_disk_may_name() -> None:
-    cache = Cache(GEOMETRY, 0)
+    cache = MemberBuckets(GEOMETRY, 0)
     cache.table.tainted[1] = cache.table.tainted[4] = True
     cache.emptied[2] = 3
     assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE))[:3] == [3, 5, 6]

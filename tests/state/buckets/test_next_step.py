@@ -9,8 +9,9 @@ from bcached.format.superblock import Replacement
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.next_step import COLLECT_DISTANCE, WRITE_DISTANCE, Step, next_step
+from bcached.state.buckets.replacement import Random
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from instruments.samples.allocator_by_hand import AllocatorByHand
@@ -19,15 +20,15 @@ from instruments.samples.small_cache import a_cache, fill_reserves, invalidate, 
 every_policy = pytest.mark.parametrize("policy", list(Replacement), ids=lambda policy: policy.name.lower())
 
 
-def with_empty(count: int, **options: Any) -> Cache:
+def with_empty(count: int, **options: Any) -> MemberBuckets:
     """A cache with full reserves and so many empty buckets; all others are in use for good."""
     cache = a_cache(**options)
     fill_reserves(cache)
-    for bucket in [*cache.free_inc, *cache.unused]:
+    for bucket in [*cache.free_inc, *cache.unused.buckets]:
         use_anyway(cache, bucket)
-        cache._pushed += bucket in cache.free_inc
-    cache.free_inc.clear()
-    cache.unused.clear()
+        cache.free_inc._left += bucket in cache.free_inc
+    cache.free_inc.buckets.clear()
+    cache.unused.buckets.clear()
     table = cache.table
     in_use = np.flatnonzero(table.states_array == State.EMPTY)[count:]
     table.states_array[in_use] = State.DIRTY
@@ -38,20 +39,22 @@ def with_empty(count: int, **options: Any) -> Cache:
     return cache
 
 
-def use_anyway(cache: Cache, bucket: int) -> None:
+def use_anyway(cache: MemberBuckets, bucket: int) -> None:
     """Put data into a bucket, wherever it stands."""
     cache.table.move(bucket, State.EMPTY)
     use(cache, bucket)
 
 
-def drain(cache: Cache, *reserves: Reserve) -> None:
+def drain(cache: MemberBuckets, *reserves: Reserve) -> None:
     for reserve in reserves:
         for bucket in cache.reserves.lists[reserve]:
             use_anyway(cache, bucket)
         cache.reserves.lists[reserve].clear()
 
 
-def by_hand(cache: Cache, *waiting: Reserve, policy: Replacement = Replacement.LRU) -> AllocatorByHand:
+def by_hand(
+    cache: MemberBuckets, *waiting: Reserve, policy: Replacement = Replacement.LRU
+) -> AllocatorByHand:
     hand = AllocatorByHand(cache, policy)
     hand.waiting = set(waiting)
     return hand
@@ -84,7 +87,7 @@ def test_a_full_free_inc_has_its_gens_written_once() -> None:
     assert hand.snapshot is not None
     assert hand.next_step() is Step.WAIT
     hand.end_prios()
-    assert cache.free_inc_ready == 4
+    assert cache.free_inc.ready == 4
 
 
 def test_a_set_that_is_not_synchronous_never_writes_prios() -> None:
@@ -100,7 +103,7 @@ def test_with_everything_full_there_is_nothing_to_do() -> None:
     hand = by_hand(cache)
     assert hand.settle() == [Step.INVALIDATE, Step.WRITE_PRIOS, Step.PUSH]
     assert cache.reserves.room() == 0
-    assert not cache.free_inc_room
+    assert not cache.free_inc.space
     assert hand.settle() == []
 
 
@@ -109,7 +112,7 @@ def test_a_partly_filled_free_inc_is_written_only_if_that_helps_somebody() -> No
     drain(cache, Reserve.NONE)
     hand = by_hand(cache)
     assert hand.settle() == [Step.INVALIDATE]
-    assert (cache.awaiting_prios, cache.invalidate_needs_gc) == (2, True)
+    assert (cache.free_inc.awaiting_prios, cache.invalidate_needs_gc) == (2, True)
     hand.waiting = {Reserve.BTREE}  # which lacks none
     assert Step.WRITE_PRIOS not in hand.settle()
     hand.waiting = {Reserve.NONE}
@@ -122,7 +125,7 @@ def test_a_partly_filled_free_inc_that_other_reserves_would_swallow_stays() -> N
     drain(cache, Reserve.NONE, Reserve.MOVINGGC, Reserve.BTREE)
     hand = by_hand(cache, Reserve.NONE)
     assert hand.settle() == [Step.INVALIDATE, Step.COLLECT]
-    assert cache.awaiting_prios == 2
+    assert cache.free_inc.awaiting_prios == 2
 
 
 def test_a_short_pass_is_made_once_and_again_when_something_was_given_back() -> None:
@@ -178,9 +181,11 @@ def test_somebody_who_comes_later_has_all_buckets_looked_at() -> None:
     cache = with_empty(1)
     drain(cache, Reserve.NONE)
     hand = by_hand(cache, policy=Replacement.RANDOM)
-    cache._rng = Unlucky()  # type: ignore[assignment]
+    policy = cache.policies[Replacement.RANDOM]
+    assert isinstance(policy, Random)
+    policy.rng = Unlucky()  # type: ignore[assignment]
     hand.settle()
-    assert cache.awaiting_prios == 0
+    assert cache.free_inc.awaiting_prios == 0
     hand.waiting = {Reserve.NONE}
     assert hand.settle()[0] is Step.INVALIDATE  # no collection is needed for that
     assert cache.reserves.has(Reserve.NONE)
@@ -189,7 +194,7 @@ def test_somebody_who_comes_later_has_all_buckets_looked_at() -> None:
 # The guard
 
 
-def far(cache: Cache, column: str, distance: int) -> None:
+def far(cache: MemberBuckets, column: str, distance: int) -> None:
     """Gens of some buckets so far ahead of the index's oldest or of those on disk."""
     for bucket in list(cache.table.in_state(State.DIRTY))[:3]:
         getattr(cache.table, column)[bucket] = cache.table.gens[bucket] - distance & 255
@@ -261,16 +266,16 @@ def states() -> list[Start]:
 
 def in_state(
     empty: int, awaiting: int, ready: int, unused: int, drained: tuple[Reserve, ...], far_from: str
-) -> Cache:
+) -> MemberBuckets:
     cache = with_empty(empty + awaiting + ready + unused + 1)
     for count, is_ready in ((ready, True), (awaiting, False)):
-        for bucket in list(cache.table.in_state(State.EMPTY))[: min(count, cache.free_inc_room)]:
+        for bucket in list(cache.table.in_state(State.EMPTY))[: min(count, cache.free_inc.space)]:
             cache.table.bump(bucket)
             cache.table.move(bucket, State.FREE_INC)
-            cache.free_inc.append(bucket)
+            cache.free_inc.buckets.append(bucket)
         if is_ready and cache.free_inc:
             write_prios(cache)
-            cache.push(list(cache.unused))  # the chain before
+            cache.push(list(cache.unused.buckets))  # the chain before
     for bucket in list(cache.table.in_state(State.EMPTY))[:unused]:
         cache.retire(bucket)
     use(cache, *list(cache.table.in_state(State.EMPTY))[empty:])
@@ -283,16 +288,17 @@ def in_state(
     return cache
 
 
-def wrong(cache: Cache) -> list[str]:
+def wrong(cache: MemberBuckets) -> list[str]:
     return violations(SectorAllocator([cache]), [], [metadata_of(cache)])
 
 
 def outlook(hand: AllocatorByHand) -> tuple[object, ...]:
     """All that a step can change."""
     cache = hand.cache
-    lists = [tuple(buckets) for buckets in (*cache.reserves.lists, cache.free_inc, cache.unused)]
-    tried = (hand.tried.invalidated_at, hand.tried.looked_at_all, hand.tried.collected_at)
-    return (*lists, tried, hand.prios_asked, hand.marking, cache.prio_writes, hand.collections)
+    fifos = (*cache.reserves.lists, cache.free_inc.buckets, cache.unused.buckets)
+    lists = [tuple(buckets) for buckets in fifos]
+    tried = (hand.tried.invalidated_at, hand.tried.was_exhaustive, hand.tried.collected_at)
+    return (*lists, tried, hand.prios_asked, hand.marking, cache.prio_chains.writes, hand.collections)
 
 
 @pytest.mark.parametrize("delayed", [False, True], ids=["at once", "delayed"])
@@ -333,14 +339,14 @@ def served(hand: AllocatorByHand, reserve: Reserve) -> bool:
     cache = hand.cache
     before = takewhile(lambda lack: lack[0] is not reserve, cache.reserves.lacking())
     lacking = sum(count for _, count in before)
-    there = cache.table.reclaimable_count + len(cache.free_inc) + len(cache.unused)
+    there = cache.table.reclaimable_count + len(cache.free_inc) + len(cache.unused.buckets)
     return cache.reserves.has(reserve) or there <= lacking
 
 
 # Buckets that only data may use
 
 
-def with_only_tainted(count: int) -> Cache:
+def with_only_tainted(count: int) -> MemberBuckets:
     """Nothing is left but a prio chain, and so many buckets that keys on disk may name."""
     cache = with_empty(count)
     drain(cache, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
@@ -348,7 +354,7 @@ def with_only_tainted(count: int) -> Cache:
         cache.add_live(bucket, 4, False)
         cache.remove_live(bucket, 4, False, 1)
     cache.emptying_durable(1)
-    assert cache.for_data_waiting == count
+    assert cache.unused.only_for_data == count
     return cache
 
 
@@ -373,7 +379,7 @@ def test_prios_are_not_written_for_data_that_only_data_may_use() -> None:
     hand = by_hand(cache, Reserve.NONE)
     assert Step.WRITE_PRIOS not in hand.settle()
     assert cache.reserves.has(Reserve.NONE)
-    assert cache.for_data_waiting == 2
+    assert cache.unused.only_for_data == 2
     assert cache.reserves.room()
 
 
@@ -392,7 +398,7 @@ def test_where_prios_need_not_be_durable_everything_is_for_everybody() -> None:
 
 
 def next_of(
-    cache: Cache, hand: AllocatorByHand, *, collecting: bool = False, evacuating: bool = False
+    cache: MemberBuckets, hand: AllocatorByHand, *, collecting: bool = False, evacuating: bool = False
 ) -> Step:
     return next_step(
         cache,
@@ -406,7 +412,7 @@ def next_of(
     )
 
 
-def dry(*waiting: Reserve) -> tuple[Cache, AllocatorByHand]:
+def dry(*waiting: Reserve) -> tuple[MemberBuckets, AllocatorByHand]:
     """A cache in which all buckets hold dirty data, and a pass found none."""
     cache = with_empty(0)
     drain(cache, Reserve.NONE)

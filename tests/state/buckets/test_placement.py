@@ -2,13 +2,13 @@ import pytest
 
 from bcached.keys import Pointer
 from bcached.state.buckets.bucket_table import State
-from bcached.state.buckets.member_buckets import Cache
+from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.placement import members_with, space, take_data_buckets
 from bcached.state.buckets.reserves import Reserve
 from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves
 
 
-def members(*ready: bool) -> list[Cache]:
+def members(*ready: bool) -> list[MemberBuckets]:
     """One member for each: whether a bucket for data is ready."""
     caches = [a_cache(GEOMETRY, device) for device in range(len(ready))]
     for cache, is_ready in zip(caches, ready, strict=True):
@@ -18,12 +18,12 @@ def members(*ready: bool) -> list[Cache]:
     return caches
 
 
-def use(cache: Cache, buckets: int) -> None:
+def use(cache: MemberBuckets, buckets: int) -> None:
     for bucket in list(cache.table.in_state(State.EMPTY))[:buckets]:
         cache.table.move(bucket, State.DIRTY)
 
 
-def devices(chosen: list[Cache] | None) -> list[int] | None:
+def devices(chosen: list[MemberBuckets] | None) -> list[int] | None:
     return None if chosen is None else [cache.device for cache in chosen]
 
 

@@ -5,9 +5,18 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from bcached.format.superblock import Replacement
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
-from bcached.state.buckets.replacement import SLICE_BUCKETS, Candidates, Search, fifo, lru, random
+from bcached.state.buckets.replacement import (
+    EXHAUSTIVE,
+    SLICE_BUCKETS,
+    Candidates,
+    Fifo,
+    Lru,
+    Random,
+    make_policies,
+)
 from instruments.samples.small_cache import run
 
 SEEDS = range(12)
@@ -45,10 +54,19 @@ def random_table(seed: int, buckets: int = 600, guarded: bool = True) -> BucketT
     return table
 
 
-def search(
-    wanted: int = 20, heap_size: int = 40, min_prio: int = 0, cursor: int = 3, seed: int = 0
-) -> Search:
-    return Search(wanted, heap_size, min_prio, cursor, np.random.default_rng(seed))
+def lru(table: BucketTable, *, heap_size: int = 40, min_prio: int = 0) -> Candidates:
+    return run(Lru(table, heap_size, np.random.default_rng()).search(heap_size, min_prio))
+
+
+def fifo(table: BucketTable, *, wanted: int = 20, cursor: int = 3) -> tuple[Candidates, int]:
+    """What it finds, and its cursor after that."""
+    policy = Fifo(table, 40, np.random.default_rng())
+    policy.cursor = cursor
+    return run(policy.search(wanted, 0)), policy.cursor
+
+
+def random(table: BucketTable, rng: object, *, wanted: int = 20) -> Candidates:
+    return run(Random(table, 40, rng).search(wanted, 0))  # type: ignore[arg-type]
 
 
 def held_back(table: BucketTable, buckets: Iterator[int] | range) -> int:
@@ -67,7 +85,7 @@ def by_sorting(table: BucketTable, min_prio: int, heap_size: int) -> list[int]:
 @pytest.mark.parametrize("min_prio", [0, 1, 1000, INITIAL_PRIO - 1, INITIAL_PRIO])
 def test_lru_finds_the_lightest_in_order(seed: int, min_prio: int) -> None:
     table = random_table(seed)
-    found = run(lru(table, search(min_prio=min_prio)))
+    found = lru(table, min_prio=min_prio)
     assert found.buckets.tolist() == by_sorting(table, min_prio, 40)
     assert found.held_back == held_back(table, range(3, table.bucket_count))
 
@@ -75,7 +93,7 @@ def test_lru_finds_the_lightest_in_order(seed: int, min_prio: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_lru_with_nothing_aged_weighs_from_zero(seed: int) -> None:
     table = random_table(seed)
-    found = run(lru(table, search(min_prio=METADATA_PRIO)))
+    found = lru(table, min_prio=METADATA_PRIO)
     assert found.buckets.tolist() == by_sorting(table, 0, 40)
 
 
@@ -83,7 +101,7 @@ def test_lru_with_nothing_aged_weighs_from_zero(seed: int) -> None:
 def test_lru_takes_the_first_when_all_weigh_the_same(heap_size: int) -> None:
     table = random_table(1, buckets=2 * SLICE_BUCKETS + 500, guarded=False)
     table.prios_array[:], table.sectors_array[:] = INITIAL_PRIO, 1024
-    found = run(lru(table, search(heap_size=heap_size)))
+    found = lru(table, heap_size=heap_size)
     first = np.flatnonzero(table.states_array >= State.CLEAN)[:heap_size]
     assert found.buckets.tolist() == first.tolist()
 
@@ -91,7 +109,7 @@ def test_lru_takes_the_first_when_all_weigh_the_same(heap_size: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_lru_looks_into_every_slice(seed: int) -> None:
     table = random_table(seed, buckets=2 * SLICE_BUCKETS + 500, guarded=bool(seed % 2))
-    found = run(lru(table, search(heap_size=300, min_prio=500)))
+    found = lru(table, heap_size=300, min_prio=500)
     assert found.buckets.tolist() == by_sorting(table, 500, 300)
 
 
@@ -103,7 +121,7 @@ def test_the_smallest_prio_is_worth_an_eighth_of_a_fresh_one() -> None:
     for bucket in (1, 5, 6, 7, 8, 9):
         table.move(bucket, State.HELD)
     # 3000 * 500, then 27000 * 90, then 3000 * 900
-    assert run(lru(table, search(min_prio=8768))).buckets.tolist() == [4, 3, 2]
+    assert lru(table, min_prio=8768).buckets.tolist() == [4, 3, 2]
 
 
 def test_an_empty_bucket_is_lighter_than_any_other() -> None:
@@ -112,7 +130,7 @@ def test_an_empty_bucket_is_lighter_than_any_other() -> None:
         table.move(bucket, State.CLEAN)
         table.sectors[bucket] = 1
     table.prios[9] = INITIAL_PRIO
-    assert run(lru(table, search())).buckets[0] == 9
+    assert lru(table).buckets[0] == 9
 
 
 @pytest.mark.parametrize("aged", range(10))
@@ -122,7 +140,7 @@ def test_no_live_data_is_dropped_for_a_bucket_while_others_are_empty(aged: int) 
         table.sectors[bucket] = 8
         table.move(bucket, State.CLEAN)
     table.prios_array[3:] = INITIAL_PRIO - aged  # a set so young that nothing is older than the rest
-    found = run(lru(table, search(heap_size=50, min_prio=INITIAL_PRIO - aged)))
+    found = lru(table, heap_size=50, min_prio=INITIAL_PRIO - aged)
     assert found.buckets.tolist() == [*range(50, 100)]
 
 
@@ -130,8 +148,8 @@ def test_lru_in_an_exhausted_set_finds_nothing() -> None:
     table = BucketTable(100, 1)
     for bucket in range(1, 100):
         table.move(bucket, State.HELD)
-    found = run(lru(table, search()))
-    assert (found.buckets.tolist(), found.held_back, found.cursor) == ([], 0, 3)
+    found = lru(table)
+    assert (found.buckets.tolist(), found.held_back) == ([], 0)
 
 
 # fifo
@@ -158,10 +176,8 @@ def seed_fifo(table: BucketTable, wanted: int, cursor: int) -> tuple[list[int], 
 @pytest.mark.parametrize("wanted", [0, 1, 20, 1000])
 def test_fifo_goes_round_once_from_its_cursor(seed: int, cursor: int, wanted: int) -> None:
     table = random_table(seed)
-    found = run(fifo(table, search(wanted=wanted, cursor=cursor)))
-    assert (found.buckets.tolist(), found.cursor) == (
-        seed_fifo(table, wanted, cursor) if wanted else ([], cursor)
-    )
+    found, after = fifo(table, wanted=wanted, cursor=cursor)
+    assert (found.buckets.tolist(), after) == (seed_fifo(table, wanted, cursor) if wanted else ([], cursor))
 
 
 def test_fifo_goes_round_over_many_slices() -> None:
@@ -169,16 +185,16 @@ def test_fifo_goes_round_over_many_slices() -> None:
     table.states_array[3:] = State.HELD
     for bucket in (5, SLICE_BUCKETS, 2 * SLICE_BUCKETS + 76):
         table.states_array[bucket] = State.CLEAN
-    found = run(fifo(table, search(wanted=3, cursor=6)))
+    found, after = fifo(table, wanted=3, cursor=6)
     assert found.buckets.tolist() == [SLICE_BUCKETS, 2 * SLICE_BUCKETS + 76, 5]
-    assert found.cursor == 6
+    assert after == 6
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_fifo_tells_what_it_passed_over(seed: int) -> None:
     table = random_table(seed)
-    found = run(fifo(table, search(wanted=20, cursor=3)))
-    assert found.held_back == held_back(table, range(3, found.cursor))
+    found, after = fifo(table, wanted=20, cursor=3)
+    assert found.held_back == held_back(table, range(3, after))
 
 
 # random
@@ -213,7 +229,7 @@ def seed_random(table: BucketTable, wanted: int, drawn: list[int]) -> list[int]:
 def test_random_takes_what_it_draws_until_it_has_enough(seed: int, wanted: int) -> None:
     table = random_table(seed)
     drawn = Drawn(seed)
-    found = run(random(table, Search(wanted, 40, 0, 3, drawn)))  # type: ignore[arg-type]
+    found = random(table, drawn, wanted=wanted)
     assert found.buckets.tolist() == seed_random(table, wanted, drawn.drawn)
     assert all(3 <= bucket < 600 for bucket in drawn.drawn)
 
@@ -222,30 +238,40 @@ def test_random_takes_what_it_draws_until_it_has_enough(seed: int, wanted: int) 
 def test_random_draws_half_as_often_as_there_are_buckets_and_no_more(seed: int) -> None:
     table = random_table(seed)
     drawn = Drawn(seed)
-    run(random(table, Search(1000, 40, 0, 3, drawn)))  # type: ignore[arg-type]
+    random(table, drawn, wanted=1000)
     assert len(drawn.drawn) == 300
 
 
 def test_random_draws_the_same_from_the_same_seed_and_reaches_every_bucket() -> None:
     table = BucketTable(64, 1)
-    one, two = (run(random(table, search(wanted=20, seed=7))).buckets.tolist() for _ in range(2))
+    one, two = (random(table, np.random.default_rng(7)).buckets.tolist() for _ in range(2))
     assert one == two
     rng = np.random.default_rng(1)
-    reached = {
-        bucket
-        for _ in range(100)
-        for bucket in run(random(table, Search(20, 40, 0, 3, rng))).buckets.tolist()
-    }
+    reached = {bucket for _ in range(100) for bucket in random(table, rng).buckets.tolist()}
     assert reached == set(range(1, 64))
 
 
-@pytest.mark.parametrize("policy", [lru, fifo, random], ids=lambda policy: policy.__name__)
-def test_a_search_changes_nothing(policy: object) -> None:
+@pytest.mark.parametrize("replacement", list(Replacement))
+def test_a_search_changes_nothing_in_the_table(replacement: Replacement) -> None:
     table = random_table(5)
     before = bytes(table.states), bytes(table.gens), bytes(table.prios), list(table.counts)
-    found = run(policy(table, search()))  # type: ignore[operator]
+    found = run(make_policies(table, 40, 1)[replacement].search(20, 0))
     assert isinstance(found, Candidates)
     assert (bytes(table.states), bytes(table.gens), bytes(table.prios), table.counts) == before
+
+
+@pytest.mark.parametrize("replacement", list(Replacement))
+@pytest.mark.parametrize("seed", range(3))
+def test_an_exhaustive_search_finds_all_that_may_be_invalidated(replacement: Replacement, seed: int) -> None:
+    table = random_table(seed)
+    policy = make_policies(table, 600, seed)[replacement]
+    found = set(run(policy.search(600, 0)).buckets.tolist())
+    missed = {bucket for bucket in range(3, 600) if may_invalidate(table, bucket)} - found
+    assert policy.is_exhaustive == (not missed)
+
+
+def test_what_is_searched_after_a_policy_that_may_miss_buckets_is_exhaustive() -> None:
+    assert make_policies(BucketTable(10, 1), 8, 1)[EXHAUSTIVE].is_exhaustive
 
 
 def test_the_largest_buckets_are_weighed_without_running_over() -> None:
@@ -256,7 +282,7 @@ def test_the_largest_buckets_are_weighed_without_running_over() -> None:
     table.prios_array[:] = INITIAL_PRIO
     table.sectors_array[:] = 1 << 20
     table.sectors[7], table.sectors[9] = 1 << 15, 1 << 14
-    found = run(lru(table, Search(3, 3, 0, 1, np.random.default_rng(1))))
+    found = lru(table, heap_size=3)
     assert found.buckets.tolist()[:2] == [9, 7]
-    light = run(lru(table, Search(49, 49, 0, 1, np.random.default_rng(1))))
+    light = lru(table, heap_size=49)
     assert len(light.buckets) == 49
