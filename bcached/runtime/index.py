@@ -107,7 +107,10 @@ class Index:
             )
 
     def _commit(self, holder: Holder, keys: Sequence[Key]) -> int:
-        seq = self._sectors.commit(holder, keys, self.changes.put)
+        """Commit keys, without an await: no other task sees only a part of it. Returns their seq."""
+        ended = self._sectors.end_reservations(holder, keys)  # raises before anything has changed
+        seq = self.changes.put(keys)
+        self._sectors.drop_pins(ended)  # not before: a bucket emptied of pins and data is retired
         self.changes.settle()
         return seq
 

@@ -42,7 +42,9 @@ class Set:
 
     def commit(self, *keys: Key) -> None:
         self.allocator.check_commit(self.writer, keys)
-        self.allocator.commit(self.writer, keys, self.put)
+        ended = self.allocator.end_reservations(self.writer, keys)
+        self.put(keys)
+        self.allocator.drop_pins(ended)
 
     def put(self, keys: Sequence[Key]) -> None:
         for key in keys:
@@ -111,6 +113,19 @@ def test_a_bucket_is_not_taken_for_empty_between_counting_and_committing() -> No
     assert a_set.table.gens[a_set.bucket(key)] == key.pointers[0].gen
 
 
+def test_a_bucket_stays_pinned_while_its_keys_are_put_into_the_index() -> None:
+    a_set = Set()
+    key = a_set.carve()
+    gen, pins = a_set.table.gens[a_set.bucket(key)], a_set.table.pins[a_set.bucket(key)]
+    ended = a_set.allocator.end_reservations(a_set.writer, [key])
+    assert (a_set.writer.total, a_set.allocator.reserved_sectors) == (0, 0)
+    assert (a_set.table.pins[a_set.bucket(key)], a_set.table.gens[a_set.bucket(key)]) == (pins, gen)
+    a_set.put([key])
+    a_set.allocator.drop_pins(ended)
+    assert a_set.table.pins[a_set.bucket(key)] == pins - 1
+    a_set.verify()
+
+
 def test_keys_are_committed_together_or_not_at_all() -> None:
     a_set = Set(2)
     good = [a_set.carve(4), a_set.carve(4), a_set.carve(8, replicas=2)]
@@ -124,7 +139,7 @@ def test_keys_are_committed_together_or_not_at_all() -> None:
             with pytest.raises(error):
                 a_set.allocator.check_commit(a_set.writer, keys)
             with pytest.raises(error):
-                a_set.allocator.commit(a_set.writer, keys, a_set.put)
+                a_set.allocator.end_reservations(a_set.writer, keys)
             assert a_set.everything() == before
     for keys in ([good[0], good[0]], [good[2], good[2]]):
         with pytest.raises(NotReserved):

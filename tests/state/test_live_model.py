@@ -130,7 +130,9 @@ class Run:
             keys.append(self.given[holder].pop())
         keys = [self.part_of(key, holder) for key in keys]
         self.allocator.check_commit(holder, keys)
-        self.allocator.commit(holder, keys, self.put)
+        ended = self.allocator.end_reservations(holder, keys)
+        self.put(keys)
+        self.allocator.drop_pins(ended)
         self.did["commit"] += 1
 
     def part_of(self, key: Key, holder: Holder) -> Key:
@@ -159,7 +161,7 @@ class Run:
             with pytest.raises(RequestError):
                 self.allocator.check_commit(who, keys)
             with pytest.raises(RequestError):
-                self.allocator.commit(who, keys, self.put)
+                self.allocator.end_reservations(who, keys)
 
     def put(self, keys: Sequence[Key]) -> None:
         """Accepted for the open journal entry, or for the next."""

@@ -8,7 +8,6 @@ Readers pin buckets, too, for as long as the keys they got must stay valid.
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
-from typing import TypeVar
 from uuid import UUID
 
 from bcached.errors import NoSuchVolume, NotReserved, StaleKey
@@ -21,7 +20,7 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.open_buckets import Extent, OpenBuckets, Slot
 from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
 
-T = TypeVar("T")
+EndedPins = list[tuple[BucketId, int]]  # how many pins each bucket loses: 1, 0, or -1 (Holder.remove)
 BUCKETS_A_SLICE = 256  # buckets per slice: a millisecond
 OPEN = int(State.OPEN)
 
@@ -168,7 +167,7 @@ class SectorAllocator:
 
     def release(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End the reservations of all these keys, or raise StaleKey or NotReserved and change nothing."""
-        self.commit(holder, keys, _nothing)
+        self.drop_pins(self.end_reservations(holder, keys))
 
     def check_commit(self, holder: Holder, keys: Sequence[Key]) -> None:
         """Raises StaleKey, NotReserved or LimitExceeded if the holder cannot commit these keys."""
@@ -176,28 +175,30 @@ class SectorAllocator:
             self.check_current(key)
         holder.check(keys)
 
-    def commit(self, holder: Holder, keys: Sequence[Key], put: Callable[[Sequence[Key]], T]) -> T:
-        """End the reservations of these keys and put them into the index, or raise what check_commit does.
+    def end_reservations(self, holder: Holder, keys: Sequence[Key]) -> EndedPins:
+        """End the reservations of these keys, or raise what check_commit does and change nothing.
 
-        Returns what put returns. put counts their sectors as live (live_sectors.py), so the pins are dropped
-        after it: a bucket that loses its last pin would else be empty.
+        Returns the pins that end, for `drop_pins`. Until then the buckets stay pinned: a commit puts the keys
+        into the index in between, since a bucket that loses its last pin first would be empty, and retired.
         """
         for key in keys:
             self.check_current(key)
-        dropped = holder.remove(keys)
-        done = put(keys)
-        if not dropped:
-            return done
+        ended = holder.remove(keys)
         for key in keys:
             self.reserved_sectors -= key.sectors * len(key.pointers)
-        last, count = dropped[0][0], 0
-        for bucket_id, pins in dropped:
+        return ended
+
+    def drop_pins(self, ended: EndedPins) -> None:
+        """Drop the pins of reservations that were ended; those of one bucket at once, in one run of them."""
+        if not ended:
+            return
+        last, count = ended[0][0], 0
+        for bucket_id, pins in ended:
             if bucket_id != last:
                 self._drop_pins(last, count)
                 last, count = bucket_id, 0
             count += pins
         self._drop_pins(last, count)
-        return done
 
     def free_buckets(self, holder: Holder, key: Key) -> None:
         """End the reservation of whole buckets; NotReserved if any part was released or committed."""
@@ -382,7 +383,3 @@ class SectorAllocator:
             cache.table.move(bucket, State.QUARANTINE)
         else:
             cache.settle(bucket)
-
-
-def _nothing(_: Sequence[Key]) -> None:
-    """The `put` of `release`: the sectors are given back unused."""
