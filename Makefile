@@ -13,7 +13,7 @@ UDEVDIR  ?= /etc/udev/rules.d
 USERSDIR ?= /etc/sysusers.d
 CONFDIR  ?= /etc/bcached
 
-.PHONY: run quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test install clean
+.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test install clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,10 @@ QUICK    := tests/format tests/wire tests/state tests/device tests/client/protoc
 
 quick: lint
 	$(BIN)/pytest -q -n auto $(QUICK) $(addprefix --ignore=,$(PLAYED))
+
+# Writes the types that bcached/set_state.py declares into the .varlink files.
+interfaces: $(STAMP)
+	$(BIN)/python -m tests.instruments.interface_types
 
 # A client session against a daemon of its own, in a temporary directory; ends by itself.
 demo: $(STAMP)

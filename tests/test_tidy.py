@@ -14,8 +14,10 @@ FLOORS = {
     "": 0,
     "entry": 0,
     "errors": 0,
-    "units": 0,
+    "units": -1,
     "keys": 0,
+    "metric": -1,
+    "set_state": 0,
     "format": 1,
     "wire": 1,
     "device": 2,
@@ -139,6 +141,7 @@ def test_the_client_sees_only_the_wire(path: Path) -> None:
             "wire",
             "errors",
             "keys",
+            "set_state",
             "units",
         }
 

@@ -6,14 +6,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bcached.set_state import IndexState, MemberState, SetState
 from bcached.units import SECTOR_BYTES, format_size
-from bcached.wire.messages import IndexState, Member, State
 
 BAR_WIDTH = 12
 LOW_SHARE = 0.25  # a list emptier than this is worth a look
 
 
-def picture(state: State, rates: dict[str, float] | None = None) -> RenderableType:
+def picture(state: SetState, rates: dict[str, float] | None = None) -> RenderableType:
     """The whole set: a few lines about all of it, then each member; rates are of `top`."""
     parts: list[RenderableType] = [heading(state), facts(state, rates or {})]
     for member in state.members:
@@ -22,7 +22,7 @@ def picture(state: State, rates: dict[str, float] | None = None) -> RenderableTy
     return Group(*parts)
 
 
-def heading(state: State) -> Text:
+def heading(state: SetState) -> Text:
     """Which set, and whether it works."""
     text = Text.assemble(("set ", "bold"), state.set_uuid, "  ")
     if state.failed is not None:
@@ -30,7 +30,7 @@ def heading(state: State) -> Text:
     return text.append("working", "green")
 
 
-def facts(state: State, rates: dict[str, float]) -> Table:
+def facts(state: SetState, rates: dict[str, float]) -> Table:
     """Returns a table of facts on the whole set."""
     waiting = sum(state.waiters.values())
     oldest = f", the oldest for {state.oldest_wait_s:.1f} s" if waiting else ""
@@ -89,7 +89,7 @@ def pairs(lines: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def member_heading(member: Member) -> Text:
+def member_heading(member: MemberState) -> Text:
     """Returns a line on the device, its size and its buckets."""
     size = format_size(member.bucket_count * member.bucket_bytes)
     cut = f"{member.bucket_count:,} buckets of {format_size(member.bucket_bytes)}"
@@ -99,7 +99,7 @@ def member_heading(member: Member) -> Text:
     return text
 
 
-def free_lists(member: Member, state: State) -> Table:
+def free_lists(member: MemberState, state: SetState) -> Table:
     """Returns a table of every free list, its buckets and its waiting requests."""
     lists = [
         (
@@ -136,7 +136,7 @@ def bar(part: int, whole: int, *, warns: bool = False) -> Text:
     return Text.assemble(("━" * full, colour), ("━" * (BAR_WIDTH - full), "bright_black"))
 
 
-def buckets(member: Member) -> Table:
+def buckets(member: MemberState) -> Table:
     """Returns a table of buckets by state."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("state")
@@ -155,7 +155,7 @@ def beside(left: RenderableType, right: RenderableType) -> Table:
     return table
 
 
-def activity(member: Member) -> Table:
+def activity(member: MemberState) -> Table:
     """Returns a table of the device's activity so far, and its gen distances."""
     gens = f"{member.gen_distance_index} ahead of the index, {member.gen_distance_disk} of the disk"
     held_back = f", {member.held_back_by_gen} buckets held back" if member.held_back_by_gen else ""

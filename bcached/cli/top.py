@@ -13,7 +13,7 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import until_interrupted
 from bcached.cli.picture import picture
 from bcached.client.client import Client
-from bcached.wire.messages import State
+from bcached.set_state import SetState
 
 
 @click.command
@@ -42,7 +42,7 @@ def top(options: GlobalOptions, interval: float) -> None:
 
 async def draw(path: str, live: Live, interval_ms: int) -> None:
     """Draw every change of the state, until the daemon stops or a signal cancels it."""
-    before: tuple[State, float] | None = None
+    before: tuple[SetState, float] | None = None
     async with Client(path) as client, aclosing(client.watch(interval_ms)) as states:
         async for state in states:
             now = time.monotonic()
@@ -50,7 +50,7 @@ async def draw(path: str, live: Live, interval_ms: int) -> None:
             before = state, now
 
 
-def rates(before: tuple[State, float] | None, state: State, now: float) -> dict[str, float]:
+def rates(before: tuple[SetState, float] | None, state: SetState, now: float) -> dict[str, float]:
     """Returns the rates per second since the previous update, over all members."""
     if before is None or now <= before[1]:
         return {}
@@ -58,7 +58,7 @@ def rates(before: tuple[State, float] | None, state: State, now: float) -> dict[
     return {name: (new[name] - old[name]) / (now - before[1]) for name in new}
 
 
-def totals(state: State) -> dict[str, int]:
+def totals(state: SetState) -> dict[str, int]:
     """Returns the counters that only increase."""
     return {
         "sectors allocated": state.allocated_sectors,

@@ -14,8 +14,9 @@ from bcached.client.side_by_side import side_by_side
 from bcached.client.socket_channel import SocketChannel
 from bcached.client.state_view import StateView
 from bcached.errors import ConnectionLost
+from bcached.set_state import SetState
 from bcached.units import SECTOR_BYTES
-from bcached.wire.messages import Description, State
+from bcached.wire.messages import Description
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -137,7 +138,7 @@ class BlockingClient:
     create_volume = _calls(verbs.create_volume)
     delete_volume = _calls(verbs.delete_volume)
 
-    def watch(self, interval_ms: int | None = None) -> Iterator[State]:
+    def watch(self, interval_ms: int | None = None) -> Iterator[SetState]:
         """Yields the state, and again whenever it has changed; over a connection of its own."""
         self._at.check()
         channel = SocketChannel(self.path, self._patience_s)

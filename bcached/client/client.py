@@ -18,7 +18,8 @@ from bcached.client.side_by_side import THREADS
 from bcached.client.state_view import StateView
 from bcached.errors import ClientClosed
 from bcached.keys import Key
-from bcached.wire.messages import Description, State
+from bcached.set_state import SetState
+from bcached.wire.messages import Description
 
 __all__ = ["SOCKET_PATH", "Client", "Piece"]
 
@@ -146,7 +147,7 @@ class Client:
     create_volume = _calls(verbs.create_volume)
     delete_volume = _calls(verbs.delete_volume)
 
-    async def watch(self, interval_ms: int | None = None) -> AsyncGenerator[State, None]:
+    async def watch(self, interval_ms: int | None = None) -> AsyncGenerator[SetState, None]:
         """Yields the state, and again whenever it has changed; over a connection of its own."""
         self._at.check()
         channel = await Channel.open(self.path, self._patience_s)

@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from bcached.wire.messages import Change, News, State
+from bcached.set_state import SetState
+from bcached.wire.messages import Change, News
 
 
 class StateView:
@@ -13,13 +14,13 @@ class StateView:
     def __init__(self) -> None:
         self._known: Any = None
 
-    def take(self, news: News) -> State:
+    def take(self, news: News) -> SetState:
         """Returns the state after this reply."""
         if news.state is not None:
             self._known = msgspec.to_builtins(news.state)
         for change in news.changes or ():
             self._change(change)
-        return msgspec.convert(self._known, State)
+        return msgspec.convert(self._known, SetState)
 
     def _change(self, change: Change) -> None:
         *way, last = change.name.split(".")

@@ -1,9 +1,9 @@
 """When garbage is collected and members are evacuated: requests, traffic, and what has been done."""
 
 from bcached.runtime.conditions import Conditions, Fact
+from bcached.set_state import GC_TRIGGERS
 from bcached.store.member import Member
 
-GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
 TRAFFIC_PART = 16  # new data of this part of the set's size triggers a collection
 
 

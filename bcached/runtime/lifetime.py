@@ -137,6 +137,7 @@ class SetRun:
             await wait_for_old_writers(old, self.options.restart_grace_s, progress)
         progress("first run" if fresh else "recovering")
         opened = await self._open(found, name, progress)
+        opened.index.io.report.checksum_errors.update(found.checksum_errors)
         lease_path = create_lease(directory, name, self.number, boot_id(), self.options.gid)
         for lease in old:
             lease.remove()

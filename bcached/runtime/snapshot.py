@@ -5,12 +5,13 @@ from bcached.runtime.index import Index
 from bcached.runtime.lookups import Lookups
 from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.task_set import Tasks
+from bcached.set_state import IndexState, MemberState
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.closing import abandoned, idle
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from bcached.state.statistics import IndexStatistics, MemberStatistics, OrphanStatistics, SetStatistics
+from bcached.state.statistics import OrphanStatistics, SetStatistics
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
 
@@ -53,14 +54,13 @@ def take_snapshot(
         gc_running=shared.collections.is_marking,
         gc_found=dict(tasks.garbage_collector.found),
         dirty_sectors={str(inode): count for inode, count in tasks.garbage_collector.dirty_sectors.items()},
-        gc_marks_valid=True,
         sectors_to_gc=shared.collections.sectors_to_next,
         min_prio=shared.prios.min_prio,
         journal_seq=journal.seq,
         index=_index(index, tasks),
         lookups=lookups.count,
         lookup_hits=lookups.hits,
-        checksum_errors={},
+        checksum_errors=dict(index.nodes.io.report.checksum_errors),
         wait=shared.queue.waits.copy(),
         prio_write=tasks.prio_writer.durations.copy(),
         gc=tasks.garbage_collector.durations.copy(),
@@ -79,11 +79,11 @@ def orphans_of(health: IndexHealth) -> tuple[OrphanStatistics, ...]:
     return tuple(sorted(orphans, key=lambda orphan: (-orphan.dirty_sectors, -orphan.keys, orphan.inode)))
 
 
-def _index(index: Index, tasks: Tasks) -> IndexStatistics:
+def _index(index: Index, tasks: Tasks) -> IndexState:
     nodes, health = index.nodes, index.health
     tree, io, tally = nodes.tree, nodes.io, health.tally
     orphaned = tally.orphaned
-    return IndexStatistics(
+    return IndexState(
         levels=tree.root.level + 1,
         leaves=len(tree.leaves),
         memory_bytes=tree.leaves.cached_bytes,
@@ -106,10 +106,10 @@ def _index(index: Index, tasks: Tasks) -> IndexStatistics:
     )
 
 
-def _member(member: Member, journal: Journal) -> MemberStatistics:
+def _member(member: Member, journal: Journal) -> MemberState:
     cache = member.cache
     reserves, table = cache.reserves, cache.table
-    return MemberStatistics(
+    return MemberState(
         device=member.device,
         path=member.path,
         uuid=member.uuid,

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from bcached.set_state import MemberState
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
-from bcached.state.statistics import MemberStatistics, SetStatistics
+from bcached.state.statistics import SetStatistics
 from bcached.units import SECTOR_BYTES, format_size
 
 
@@ -114,7 +115,7 @@ FAILURES = {
 }
 
 
-def _member(member: MemberStatistics) -> Iterator[str]:
+def _member(member: MemberState) -> Iterator[str]:
     buckets = member.buckets
     reclaimable = buckets["clean"] + buckets["empty"]
     coming = buckets["free_inc"] + buckets["unused"]

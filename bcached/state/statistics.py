@@ -1,28 +1,15 @@
 """Frozen records of the set's statistics: all that metrics, status and explain read.
 
-The counters are plain integers in the components that count; a snapshot copies them into these records.
+The counters are plain integers in the components that count; a snapshot copies them into these records. The
+figures that the socket shows, too, are declared in bcached/set_state.py.
 """
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from typing import Annotated
 
-BUCKET_STATES = (
-    "reserved",
-    "journal",
-    "prio",
-    "btree",
-    "uuid",
-    "free",
-    "free_inc",
-    "unused",
-    "open",
-    "held",
-    "quarantine",
-    "clean",
-    "dirty",
-    "empty",
-)
-RESERVES = ("btree", "prio", "movinggc", "none")
+from bcached.metric import histogram
+from bcached.set_state import SetState
 
 WAIT_BOUNDS_S = (1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0)
 WRITE_BOUNDS_S = (2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1.0, 2.5)
@@ -51,62 +38,6 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class MemberStatistics:
-    """One member device of the set."""
-
-    device: int
-    path: str
-    uuid: str
-    bucket_count: int
-    bucket_bytes: int
-    buckets: dict[str, int]  # by state; they sum to bucket_count
-    freelist: dict[str, int]  # by reserve, in buckets
-    freelist_capacity: dict[str, int]
-    freelist_empty_s: dict[str, float]
-    free_inc: int
-    free_inc_capacity: int
-    unused: int
-    unused_capacity: int
-    allocations: dict[str, int]  # by reserve
-    invalidations: dict[str, int]  # by policy
-    discards: int
-    prio_writes: int
-    gen_distance_index: int
-    gen_distance_disk: int
-    held_back_by_gen: int  # buckets the last invalidation skipped for their gen distance
-    journal_free_buckets: int
-    journal_bucket_count: int
-    invalidate_needs_gc: bool
-    io_errors: int
-
-
-@dataclass(frozen=True, slots=True)
-class IndexStatistics:
-    """The set's keys and the nodes they are kept in."""
-
-    levels: int
-    leaves: int  # in memory
-    memory_bytes: int
-    memory_bytes_max: int
-    unwritten_bytes: int  # of keys that are in the journal and in no node
-    nodes_read: int
-    nodes_written: int  # whole
-    blocks_appended: int
-    moved_sectors: int  # by moving garbage collection, and by evacuations
-    evacuations: int
-    evacuated_buckets: int
-    # What no look-up finds, counted by the opening or the last collection: see index_health.py.
-    stale_dirty_keys: int = 0
-    stale_dirty_sectors: int = 0
-    stale_dirty_keys_dropped: int = 0  # by collections of this run
-    orphaned_inodes: int = 0
-    orphaned_keys: int = 0
-    orphaned_dirty_sectors: int = 0
-    orphaned_clean_sectors: int = 0
-    vanished_nodes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class OrphanStatistics:
     """Keys under an inode without a volume."""
 
@@ -116,41 +47,26 @@ class OrphanStatistics:
     clean_sectors: int
 
 
-@dataclass(frozen=True, slots=True)
-class SetStatistics:
-    """The whole set at one instant."""
+class SetStatistics(SetState, frozen=True, gc=False):
+    """The whole set at one instant: its state, and what only metrics and explanations read."""
 
-    set_uuid: str
-    replacement: str
-    discard: bool
-    synchronous: bool
-    failed: str | None
-    members: tuple[MemberStatistics, ...]
-    waiters: dict[str, int]  # by reserve
-    oldest_wait_s: float
-    allocation_failures: dict[str, int]  # by reason: timeout, no_wait, limit, cancelled
-    allocated_sectors: int
-    open_buckets: int
-    open_buckets_gone: int  # of closed connections
-    open_buckets_idle: int  # of other writers that have not used them for a second
-    holders: int
-    quarantined_holders: int
-    reserved_sectors: int
-    gc_runs: dict[str, int]  # by trigger: dry, traffic, asked
-    gc_running: bool
-    gc_found: dict[str, int]  # counted by the last collection
-    dirty_sectors: dict[str, int]  # by inode, on the devices, counted by the last collection
-    gc_marks_valid: bool
-    sectors_to_gc: int
-    min_prio: int
-    journal_seq: int
-    index: IndexStatistics
-    lookups: int
-    lookup_hits: int
-    checksum_errors: dict[str, int]  # by structure
-    wait: Histogram
-    prio_write: Histogram
-    gc: Histogram
-    gc_slice: Histogram
-    journal_write: Histogram
+    wait: Annotated[
+        Histogram,
+        histogram("bcached_allocation_wait_seconds", "How long allocations that had to wait waited."),
+    ]
+    prio_write: Annotated[
+        Histogram, histogram("bcached_prio_write_duration_seconds", "Writing all prios and gens.")
+    ]
+    gc: Annotated[Histogram, histogram("bcached_gc_duration_seconds", "A garbage collection, start to end.")]
+    gc_slice: Annotated[
+        Histogram,
+        histogram("bcached_gc_slice_seconds", "For how long garbage collection held the loop."),
+    ]
+    journal_write: Annotated[
+        Histogram, histogram("bcached_journal_write_duration_seconds", "Writing a journal entry.")
+    ]
     orphans: tuple[OrphanStatistics, ...] = ()  # those with the most dirty sectors, in that order
+
+    def state(self) -> SetState:
+        """Returns what the socket reports of it."""
+        return SetState(*(getattr(self, name) for name in SetState.__struct_fields__))

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from bcached.errors import BcachedError, DeviceError, FormatError, SetRefused
+from bcached.errors import BadChecksum, BcachedError, DeviceError, FormatError, SetRefused
 
+TORN_ENTRY = "journal-torn"  # the rule of an entry that was not written whole
 FINDINGS_OF_A_RULE_MAX = 100  # one fault can cause millions of findings
 
 
@@ -55,6 +56,25 @@ def refuse_fatal(finding: Finding) -> None:
     """The report of an opening: raises a fatal finding, ignores the others."""
     if finding.severity == Severity.FATAL:
         raise finding.cause or SetRefused(finding.text)
+
+
+# The structures whose checksum errors are counted, by their names in messages (set_state.CHECKED_STRUCTURES).
+CHECKED = {"superblock": "superblock", "journal entry": "jset", "prio set": "prio_set", "bset": "bset"}
+
+
+@dataclass(slots=True)
+class OpeningReport:
+    """The report of an opening and of an open set: raises a fatal finding, and counts checksum errors."""
+
+    checksum_errors: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, finding: Finding) -> None:
+        """Count the finding if it is of a checksum, and raise it if it is fatal."""
+        if isinstance(finding.cause, BadChecksum):
+            self.checksum_errors[CHECKED[finding.cause.structure]] += 1
+        elif finding.rule == TORN_ENTRY:
+            self.checksum_errors["jset"] += 1
+        refuse_fatal(finding)
 
 
 def finding_of(error: BcachedError, rule: str, severity: Severity, lost: str = "") -> Finding:

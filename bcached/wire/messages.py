@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, SectorOffset
+from bcached.set_state import SetState
 
 INT64_MAX = (1 << 63) - 1
 ASK_SECTORS_MAX = 1 << 40  # with whole; the set refuses what it cannot hold, with a limit of its own
@@ -30,7 +31,7 @@ WritePrio = Annotated[int, Meta(ge=0, le=KEY_SECTORS_MAX)]
 Replicas = Annotated[int, Meta(ge=1, le=POINTERS_MAX)]
 TimeoutMs = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
 Keys = tuple[Key, ...]
-Policy = Literal["lru", "fifo", "random"]
+Policy = Literal["lru", "fifo", "random"]  # as in POLICIES of bcached/set_state.py
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -246,96 +247,10 @@ class GenMaps(Results):
 # io.bcached.Admin
 
 
-class Member(Struct, gc=False):
-    """The state of one member device."""
-
-    device: int
-    path: str
-    uuid: str
-    bucket_count: int
-    bucket_bytes: int
-    buckets: dict[str, int]
-    freelist: dict[str, int]
-    freelist_capacity: dict[str, int]
-    freelist_empty_s: dict[str, float]
-    free_inc: int
-    free_inc_capacity: int
-    unused: int
-    unused_capacity: int
-    allocations: dict[str, int]
-    invalidations: dict[str, int]
-    discards: int
-    prio_writes: int
-    gen_distance_index: int  # the most that a gen is ahead of the oldest in the index
-    gen_distance_disk: int  # the most that a gen is ahead of the one on disk
-    held_back_by_gen: int  # buckets the last invalidation skipped for their gen distance
-    journal_free_buckets: int
-    journal_bucket_count: int
-    invalidate_needs_gc: bool
-    io_errors: int
-
-
-class IndexState(Struct, gc=False):
-    """The state of the btree and its keys."""
-
-    levels: int
-    leaves: int
-    memory_bytes: int
-    memory_bytes_max: int
-    unwritten_bytes: int
-    nodes_read: int
-    nodes_written: int
-    blocks_appended: int
-    moved_sectors: int
-    evacuations: int
-    evacuated_buckets: int
-    stale_dirty_keys: int = 0
-    stale_dirty_sectors: int = 0
-    stale_dirty_keys_dropped: int = 0
-    orphaned_inodes: int = 0
-    orphaned_keys: int = 0
-    orphaned_dirty_sectors: int = 0
-    orphaned_clean_sectors: int = 0
-    vanished_nodes: int = 0
-
-
-class State(Struct, gc=False):
-    """The state of the set at one instant."""
-
-    set_uuid: str
-    replacement: str
-    discard: bool
-    synchronous: bool
-    failed: str | None
-    members: tuple[Member, ...]
-    waiters: dict[str, int]
-    oldest_wait_s: float
-    allocation_failures: dict[str, int]
-    allocated_sectors: int
-    open_buckets: int
-    open_buckets_gone: int
-    open_buckets_idle: int
-    holders: int
-    quarantined_holders: int
-    reserved_sectors: int
-    gc_runs: dict[str, int]
-    gc_running: bool
-    gc_found: dict[str, int]
-    dirty_sectors: dict[str, int]
-    gc_marks_valid: bool
-    sectors_to_gc: int
-    min_prio: int
-    journal_seq: int
-    index: IndexState
-    lookups: int
-    lookup_hits: int
-    checksum_errors: dict[str, int]
-
-
 class StatusNow(Results):
     """Status' results."""
 
-    state: State
+    state: SetState
 
 
 class Lines(Results):
@@ -434,7 +349,7 @@ class Change(Struct, gc=False):
 class News(Results, omit_defaults=True):
     """One of Watch's replies."""
 
-    state: State | None = None
+    state: SetState | None = None
     changes: tuple[Change, ...] | None = None
 
 

@@ -7,12 +7,11 @@ from rich.console import Console
 
 from bcached.cli.picture import BAR_WIDTH, bar, counted, picture
 from bcached.cli.top import rates
-from bcached.state.statistics import BUCKET_STATES, RESERVES
-from bcached.wire.messages import IndexState, Member, State
+from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, SetState
 
 
-def member(**changes: object) -> Member:
-    made = Member(
+def member(**changes: object) -> MemberState:
+    made = MemberState(
         device=0,
         path="/dev/some disk",
         uuid="u",
@@ -41,8 +40,8 @@ def member(**changes: object) -> Member:
     return msgspec.structs.replace(made, **changes)
 
 
-def state(*members: Member, **changes: object) -> State:
-    made = State(
+def state(*members: MemberState, **changes: object) -> SetState:
+    made = SetState(
         set_uuid="01234567-89ab-cdef-0123-456789abcdef",
         replacement="lru",
         discard=True,
@@ -63,7 +62,6 @@ def state(*members: Member, **changes: object) -> State:
         gc_running=False,
         gc_found={"leaves": 3},
         dirty_sectors={"0": 8},
-        gc_marks_valid=True,
         sectors_to_gc=0,
         min_prio=32000,
         journal_seq=9,
@@ -75,7 +73,7 @@ def state(*members: Member, **changes: object) -> State:
     return msgspec.structs.replace(made, **changes)
 
 
-def drawn(shown: State, **rates: float) -> str:
+def drawn(shown: SetState, **rates: float) -> str:
     console = Console(file=StringIO(), width=120)
     console.print(picture(shown, rates))
     assert isinstance(console.file, StringIO)

@@ -166,6 +166,7 @@ async def test_an_interior_node_that_was_torn_is_written_anew(tmp_path: Path) ->
     tear_the_root(device, root, cache_set.geometry.block_bytes)
     async with running(reopened(devices), set_options(tmp_path)) as cache_set:
         assert has_torn_root(cache_set)
+        assert cache_set.statistics().checksum_errors == {"bset": 1}
         await asyncio.sleep(1)
         assert not has_torn_root(cache_set)
         assert await keys_found(cache_set) == 5_000

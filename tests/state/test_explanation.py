@@ -1,25 +1,16 @@
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
+from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState
 from bcached.state.explanation import FAILURES, explain, explain_index
-from bcached.state.statistics import (
-    BUCKET_STATES,
-    RESERVES,
-    WAIT_BOUNDS_S,
-    Histogram,
-    IndexStatistics,
-    MemberStatistics,
-    OrphanStatistics,
-    SetStatistics,
-)
+from bcached.state.statistics import WAIT_BOUNDS_S, Histogram, OrphanStatistics, SetStatistics
 
 ALL_IS_WELL = ["nothing waits, and buckets are ready to be used"]
 
 
-def a_member(**changes: object) -> MemberStatistics:
+def a_member(**changes: object) -> MemberState:
     buckets = dict.fromkeys(BUCKET_STATES, 0) | {"empty": 900, "free": 100, "free_inc": 20, "unused": 4}
-    member = MemberStatistics(
+    member = MemberState(
         device=0,
         path="/dev/x",
         uuid="00",
@@ -45,10 +36,10 @@ def a_member(**changes: object) -> MemberStatistics:
         invalidate_needs_gc=False,
         io_errors=0,
     )
-    return replace(member, **changes)  # type: ignore[arg-type]
+    return replace(member, **changes)
 
 
-def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
+def a_set(*members: MemberState, **changes: object) -> SetStatistics:
     statistics = SetStatistics(
         set_uuid="00",
         replacement="lru",
@@ -70,11 +61,10 @@ def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
         gc_running=False,
         gc_found={},
         dirty_sectors={},
-        gc_marks_valid=True,
         sectors_to_gc=0,
         min_prio=0,
         journal_seq=1,
-        index=IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 0, 0),
+        index=IndexState(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 0, 0),
         lookups=0,
         lookup_hits=0,
         checksum_errors={},
@@ -84,7 +74,7 @@ def a_set(*members: MemberStatistics, **changes: object) -> SetStatistics:
         gc_slice=Histogram(WAIT_BOUNDS_S),
         journal_write=Histogram(WAIT_BOUNDS_S),
     )
-    return replace(statistics, **changes)  # type: ignore[arg-type]
+    return replace(statistics, **changes)
 
 
 def test_a_dry_member_is_told_beside_what_the_last_collection_found() -> None:
@@ -94,7 +84,7 @@ def test_a_dry_member_is_told_beside_what_the_last_collection_found() -> None:
 
 def test_a_dry_member_is_told_beside_whose_dirty_data_there_is() -> None:
     dirty = {"0": 10, "7": 900, "3": 20, "5": 1}
-    index = IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 4, 60)
+    index = IndexState(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 4, 60)
     told = explain(a_set(a_member(invalidate_needs_gc=True), dirty_sectors=dirty, index=index))
     most = "900 sectors of volume 7, 20 sectors of volume 3, 10 sectors of volume 0"
     assert f"most of the dirty data, until marked clean or invalidated: {most}" in told
@@ -110,7 +100,7 @@ def test_a_dry_member_is_told_beside_what_is_open() -> None:
 
 
 def test_too_much_that_is_unwritten_is_told() -> None:
-    index = IndexStatistics(2, 7, 60_000, 100_000, 60_000, 9, 3, 40, 16, 0, 0)
+    index = IndexState(2, 7, 60_000, 100_000, 60_000, 9, 3, 40, 16, 0, 0)
     assert explain(a_set(index=index))[0].startswith("changes of the index wait until some of 60000 bytes")
 
 

@@ -1,8 +1,9 @@
 import pytest
 
+from bcached.set_state import BUCKET_STATES, RESERVES
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.statistics import BUCKET_STATES, RESERVES, Histogram
+from bcached.state.statistics import Histogram
 
 
 def test_states_and_reserves_are_those_of_the_tables() -> None:

@@ -11,6 +11,7 @@ from varlink import scanner
 import bcached.wire
 from bcached import errors
 from bcached.wire.methods import INTERFACES, METHODS, Method
+from instruments.interface_types import FILES, with_types
 
 FOLDER = Path(bcached.wire.__file__).parent
 PARSED = {name: scanner.Interface((FOLDER / f"{name}.varlink").read_text()) for name in INTERFACES}
@@ -81,6 +82,12 @@ def test_a_field_may_be_left_out_just_when_the_interface_says_so(method: Method)
     for field in msgspec.structs.fields(method.parameters):
         optional = isinstance(inspect.type_info(field.type), inspect.UnionType)
         assert optional == (not field.required)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_interface_has_the_types_that_the_set_state_declares(name: str) -> None:
+    text = (FOLDER / name).read_text()
+    assert text == with_types(text), "run make interfaces"
 
 
 def test_the_interfaces_name_every_method_and_no_other() -> None:

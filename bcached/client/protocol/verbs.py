@@ -9,10 +9,11 @@ from itertools import chain
 from bcached.client.attachment import Attachment
 from bcached.client.protocol.exchange import Call
 from bcached.keys import Key
+from bcached.set_state import SetState
 from bcached.wire import messages
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.interfaces import ADMIN, ALLOCATOR, MONITOR
-from bcached.wire.messages import Extent, Found, Lookup, Orphan, Policy, State, Volume
+from bcached.wire.messages import Extent, Found, Lookup, Orphan, Policy, Volume
 
 NOTHING = messages.Nothing()
 
@@ -185,7 +186,7 @@ def flush(at: Attachment) -> Call[int]:
 # io.bcached.Admin
 
 
-def status(at: Attachment) -> Call[State]:
+def status(at: Attachment) -> Call[SetState]:
     """Returns the state of the set."""
     at.check()
     return Call(f"{ADMIN}.Status", NOTHING, messages.StatusNow, lambda it: it.state)

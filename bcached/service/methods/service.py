@@ -8,7 +8,7 @@ from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.allocator import DONE, Allocation
 from bcached.service.methods.index import IndexOperations
-from bcached.service.methods.state_changes import StateChanges, state_of
+from bcached.service.methods.state_changes import StateChanges
 from bcached.service.methods.varlink import Interfaces
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Handler, Later, Operation, Operations, Outcome, Session, Stream
@@ -47,7 +47,7 @@ class Administration:
 
     def status(self, _session: Session, _request: Any) -> Outcome:
         """Returns the state of the set."""
-        return messages.StatusNow(state_of(self._set.statistics()))
+        return messages.StatusNow(self._set.statistics().state())
 
     def explain(self, _session: Session, _request: Any) -> Outcome:
         """Returns why allocations wait or fail."""

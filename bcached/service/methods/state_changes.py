@@ -6,12 +6,7 @@ from typing import Any
 import msgspec
 
 from bcached.state.statistics import SetStatistics
-from bcached.wire.messages import Change, News, State
-
-
-def state_of(statistics: SetStatistics) -> State:
-    """Returns the set's statistics as the socket's State; histograms are for metrics only."""
-    return msgspec.convert(statistics, State, from_attributes=True)
+from bcached.wire.messages import Change, News
 
 
 class StateChanges:
@@ -23,7 +18,7 @@ class StateChanges:
 
     def following(self) -> News | None:
         """Returns the state the first time; then what has changed, or None if nothing has."""
-        state = state_of(self._statistics())
+        state = self._statistics().state()
         now = dict(_leaves("", msgspec.to_builtins(state)))
         before, self._reported = self._reported, now
         if before is None:

@@ -1,49 +1,55 @@
-"""Prometheus metric families of one set: gauges, counters and histograms."""
+"""Prometheus metric families from records whose fields declare their metrics (bcached/metric.py)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.utils import floatToGoString
 
+from bcached.metric import Metric, families_of
 from bcached.state.statistics import Histogram
 
-GaugeOrCounter = type[GaugeMetricFamily] | type[CounterMetricFamily]
+FAMILIES = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,  # the library adds _total to its name
+    "histogram": HistogramMetricFamily,
+}
+
+
+def declared_families(
+    kind: type, labels: Sequence[str], records: Sequence[tuple[Sequence[str], object]]
+) -> Iterator[Family]:
+    """Yields the families that a class declares; records are of it, each with its values of the labels."""
+    for name, fields in families_of(kind).items():
+        declared = fields[0][1]
+        own = [declared.label] if declared.label else []
+        family = FAMILIES[declared.kind](name, declared.text, labels=[*labels, *own])
+        for values, record in records:
+            for field, metric in fields:
+                _add(family, metric, list(values), getattr(record, field))
+        yield family
+
+
+def _add(family: Any, metric: Metric, labels: list[str], figure: Any) -> None:
+    """Add one field's samples to its family.
+
+    1. A histogram. 2. A figure per value of the metric's own label. 3. One figure; 1 for a text.
+    """
+    if isinstance(figure, Histogram):
+        add_histogram(family, labels, figure)
+    elif isinstance(figure, Mapping):
+        for value, number in with_zeros(metric.known, figure).items():
+            family.add_metric([*labels, value], number * metric.unit)
+    else:
+        number = figure if isinstance(figure, int | float) else bool(figure)
+        family.add_metric([*labels, metric.value] if metric.value else labels, number * metric.unit)
 
 
 def with_zeros(known: Iterable[str], values: Mapping[str, float]) -> dict[str, float]:
     """Returns the values, and 0 for every known label that has none."""
     return {**dict.fromkeys(known, 0), **values}
-
-
-def gauge(name: str, text: str, uuid: str, value: float) -> Metric:
-    """Returns one gauge of the set."""
-    family = GaugeMetricFamily(name, text, labels=["uuid"])
-    family.add_metric([uuid], value)
-    return family
-
-
-def counter(name: str, text: str, uuid: str, value: float) -> Metric:
-    """Returns one counter of the set; the library adds _total to its name."""
-    family = CounterMetricFamily(name, text, labels=["uuid"])
-    family.add_metric([uuid], value)
-    return family
-
-
-def by_label(
-    families: GaugeOrCounter,
-    name: str,
-    text: str,
-    uuid: str,
-    label: str,
-    values: Mapping[str, float],
-) -> Metric:
-    """Returns a gauge or counter of the set with one more label."""
-    family = families(name, text, labels=["uuid", label])
-    for labelled_as, number in values.items():
-        family.add_metric([uuid, labelled_as], number)
-    return family
 
 
 def add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

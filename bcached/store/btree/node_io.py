@@ -17,7 +17,7 @@ from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree_change import NewNode
 from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import Gens, MayBeTorn, judge_children, judge_damage, leaf_extents
-from bcached.store.finding import refuse_fatal
+from bcached.store.finding import OpeningReport, refuse_fatal
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
 
@@ -46,6 +46,7 @@ class NodeIo:
         self.shape = shape
         self.may_be_torn = may_be_torn
         self.claim: Claim = _never
+        self.report = OpeningReport()  # which counts checksum errors
         self.nodes_read = 0
         self.nodes_written = 0
         self.blocks_appended = 0
@@ -86,7 +87,7 @@ class NodeIo:
     async def _read_sound(self, layer: NodeFound) -> NodeFound:
         """Returns the node with its bsets from the device; raises if it is damaged."""
         found = await read_node(self._members, layer.key, layer.level, layer.low)
-        judge_damage(found, self.may_be_torn, refuse_fatal)
+        judge_damage(found, self.may_be_torn, self.report)
         return found
 
     async def _read_plain_leaf(self, key: Key, low: Position) -> Leaf | None:

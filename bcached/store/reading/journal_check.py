@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from bcached.errors import BadChecksum, BadMagic, BcachedError
 from bcached.format.jset import JournalEntry, TooLong
-from bcached.store.finding import Finding, Report, Severity, finding_of
+from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity, finding_of
 from bcached.store.journal.reader import BucketFound, JournalFound, RingFound, read_bucket, read_ring
 from bcached.store.membership import MemberFound
 from bcached.store.reading.ring_check import STRUCTURE, report_ring
@@ -212,7 +212,7 @@ def _report_newer(newer: dict[int, str], newest: int, members: Sequence[MemberFo
         return
     problem = f"entry {newest + 1} is not complete, so entry {newest} counts as the newest"
     lost = "nothing if the power failed while it was written; else the changes in it"
-    report(Finding("journal-torn", Severity.TORN, STRUCTURE, where, problem, lost))
+    report(Finding(TORN_ENTRY, Severity.TORN, STRUCTURE, where, problem, lost))
 
 
 def _blocks_of_ring(member: MemberFound) -> int:

@@ -3,6 +3,7 @@
 An opening and a check both use it (finding.py says how they differ). Everything here only reads.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from bcached.format.prio_set import PrioSet
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Pointer
 from bcached.state.accounting.check_counts import Census, Use
-from bcached.store.finding import Finding, Report, Severity, finding_of, refuse_fatal
+from bcached.store.finding import Finding, OpeningReport, Report, Severity, finding_of, refuse_fatal
 from bcached.store.journal.reader import JournalFound
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound, check_members, refuse_copies, refuse_older_copies
@@ -61,13 +62,15 @@ class SetFound:
 
     members: list[MemberFound]
     contents: Contents | None
+    checksum_errors: Counter[str] = field(default_factory=Counter)  # by structure
 
 
 async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
     """Read a set to open it. Raises FormatError or SetRefused if anything is fatal; changes nothing."""
-    found = await read_metadata(devices, refuse_fatal)
+    report = OpeningReport()
+    found = await read_metadata(devices, report)
     if found.is_fresh:
-        return SetFound(found.members, None)
+        return SetFound(found.members, None, report.checksum_errors)
     assert found.journal is not None, "a set without a journal to go by was refused"
     # What was read may be in the drive's cache only: a later power cut must not revert it.
     for member in found.members:
@@ -76,7 +79,8 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
         PrioChain.of(placed, member.superblock.bucket_count)
         for placed, member in zip(found.chains, found.members, strict=True)
     ]
-    return SetFound(found.members, Contents(found.journal, chains, found.volumes, found.censuses))
+    contents = Contents(found.journal, chains, found.volumes, found.censuses)
+    return SetFound(found.members, contents, report.checksum_errors)
 
 
 async def read_metadata(

@@ -26,15 +26,13 @@ async def find_superblock(device: BlockDevice, report: Report, *, thorough: bool
     except BcachedError as error:
         report(finding_of(error, RULE, Severity.FATAL, "everything on the device, until it is repaired"))
         return None
-    if not thorough:
-        return found
     try:
         own = await _read_at(device, SUPERBLOCK_SECTOR)
     except BcachedError as error:
         # Kernel: has no copy, and refuses the device.
         report(finding_of(error, RULE, Severity.DAMAGE, "nothing: the copy at sector 16 is good"))
         return found
-    if own.has_space_for_copy:
+    if thorough and own.has_space_for_copy:
         await _check_copy(device, own, report)
     return own
 

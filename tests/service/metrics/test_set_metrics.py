@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -22,17 +23,8 @@ from bcached.service.metrics.scrape import Rendering
 from bcached.service.metrics.server import MetricsServer
 from bcached.service.metrics.set_metrics import registry
 from bcached.service.statistics import ServerStatistics, Snapshot
-from bcached.state.statistics import (
-    BUCKET_STATES,
-    RESERVES,
-    SLICE_BOUNDS_S,
-    WAIT_BOUNDS_S,
-    WRITE_BOUNDS_S,
-    Histogram,
-    IndexStatistics,
-    MemberStatistics,
-    SetStatistics,
-)
+from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState
+from bcached.state.statistics import SLICE_BOUNDS_S, WAIT_BOUNDS_S, WRITE_BOUNDS_S, Histogram, SetStatistics
 
 UUID = "11111111-2222-3333-4444-555555555555"
 # Every metric the contract names, with the labels it promises beside uuid and cache_device.
@@ -102,8 +94,8 @@ CONTRACT = {
 }
 
 
-def member(device: int = 0) -> MemberStatistics:
-    return MemberStatistics(
+def member(device: int = 0) -> MemberState:
+    return MemberState(
         device=device,
         path=f'/dev/disk/by-id/odd"name\\{device}',
         uuid=f"{device}{UUID[1:]}",
@@ -156,11 +148,10 @@ def snapshot() -> Snapshot:
         gc_running=False,
         gc_found={"leaves": 3},
         dirty_sectors={"0": 8},
-        gc_marks_valid=True,
         sectors_to_gc=10,
         min_prio=0,
         journal_seq=5,
-        index=IndexStatistics(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 0, 0),
+        index=IndexState(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 0, 0),
         lookups=10,
         lookup_hits=9,
         checksum_errors={},
@@ -242,7 +233,7 @@ def test_histograms_are_cumulated_and_end_with_all(text: str) -> None:
 
 
 def test_what_no_look_up_finds_is_told_as_it_was_counted() -> None:
-    index = replace(
+    index = msgspec.structs.replace(
         snapshot().cache_set.index,
         stale_dirty_keys=1,
         stale_dirty_sectors=2,
@@ -252,7 +243,7 @@ def test_what_no_look_up_finds_is_told_as_it_was_counted() -> None:
         orphaned_dirty_sectors=6,
         vanished_nodes=7,
     )
-    damaged = replace(snapshot(), cache_set=replace(snapshot().cache_set, index=index))
+    damaged = replace(snapshot(), cache_set=msgspec.structs.replace(snapshot().cache_set, index=index))
     found = samples(generate_latest(registry(lambda: damaged)).decode())
     told = {name: values[(UUID,)] for name, values in found.items() if name.startswith("bcached_stale")}
     assert told["bcached_stale_dirty_keys"] == 1
@@ -272,7 +263,9 @@ def test_names_are_escaped(text: str) -> None:
 
 
 def test_every_device_of_a_set_has_its_own() -> None:
-    several = replace(snapshot(), cache_set=replace(snapshot().cache_set, members=(member(0), member(1))))
+    several = replace(
+        snapshot(), cache_set=msgspec.structs.replace(snapshot().cache_set, members=(member(0), member(1)))
+    )
     found = samples(generate_latest(registry(lambda: several)).decode())
     assert found["bcached_device_buckets"] == {("cache0", UUID): 1000, ("cache1", UUID): 1000}
 

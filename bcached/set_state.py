@@ -1,0 +1,278 @@
+"""The state of a set: every figure declared once, with its unit, its metric and the metric's help text.
+
+Status and Watch of the socket return these records as they are; service/metrics exposes the fields that have
+a metric; the types of the .varlink files, and their comments, are generated from them (`make interfaces`).
+runtime/snapshot.py fills them.
+"""
+
+from typing import Annotated
+
+from msgspec import Struct
+
+from bcached.metric import counter, gauge
+from bcached.units import SECTOR_BYTES
+
+BUCKET_STATES = (
+    "reserved",
+    "journal",
+    "prio",
+    "btree",
+    "uuid",
+    "free",
+    "free_inc",
+    "unused",
+    "open",
+    "held",
+    "quarantine",
+    "clean",
+    "dirty",
+    "empty",
+)
+RESERVES = ("btree", "prio", "movinggc", "none")
+POLICIES = ("lru", "fifo", "random")
+FAILURE_REASONS = ("timeout", "no_wait", "limit", "cancelled")
+GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
+CHECKED_STRUCTURES = ("superblock", "jset", "prio_set", "bset")  # the uuid table has no checksum
+
+
+class MemberState(Struct, frozen=True, gc=False):
+    """One member device.
+
+    Maps go by bucket state, by reserve (btree, prio, movinggc, none) or by policy.
+    """
+
+    device: int
+    path: str
+    uuid: str
+    bucket_count: Annotated[int, gauge("bcached_device_buckets", "Buckets of the device.")]
+    bucket_bytes: Annotated[int, gauge("bcached_device_bucket_size_bytes", "Bytes of a bucket.")]
+    # By state; they sum to bucket_count.
+    buckets: Annotated[
+        dict[str, int],
+        gauge("bcached_buckets", "Buckets by state.", label="state", known=BUCKET_STATES),
+    ]
+    freelist: Annotated[
+        dict[str, int],
+        gauge("bcached_freelist_buckets", "Buckets ready in a reserve.", label="reserve", known=RESERVES),
+    ]
+    freelist_capacity: Annotated[
+        dict[str, int],
+        gauge(
+            "bcached_freelist_capacity_buckets",
+            "Buckets a reserve can hold.",
+            label="reserve",
+            known=RESERVES,
+        ),
+    ]
+    freelist_empty_s: Annotated[
+        dict[str, float],
+        counter(
+            "bcached_freelist_empty_seconds", "Time a reserve was empty.", label="reserve", known=RESERVES
+        ),
+    ]
+    free_inc: Annotated[
+        int,
+        gauge("bcached_free_inc_buckets", "Buckets invalidated, waiting for their gens to be durable."),
+    ]
+    free_inc_capacity: int
+    unused: Annotated[int, gauge("bcached_unused_buckets", "Empty buckets, on the unused list.")]
+    unused_capacity: int
+    allocations: Annotated[
+        dict[str, int],
+        counter("bcached_allocations", "Buckets taken from a reserve.", label="reserve", known=RESERVES),
+    ]
+    invalidations: Annotated[
+        dict[str, int],
+        counter(
+            "bcached_bucket_invalidations",
+            "Buckets whose cached data was dropped.",
+            label="policy",
+            known=POLICIES,
+        ),
+    ]
+    discards: Annotated[int, counter("bcached_bucket_discards", "Buckets discarded before reuse.")]
+    prio_writes: Annotated[int, counter("bcached_prio_writes", "How often all prios and gens were written.")]
+    # The most that a gen is ahead of the oldest in the index, and of the one on disk.
+    gen_distance_index: Annotated[
+        int,
+        gauge(
+            "bcached_gen_distance_max",
+            "The farthest a gen is ahead of the oldest in the index, or of the one on disk.",
+            label="against",
+            value="index",
+        ),
+    ]
+    gen_distance_disk: Annotated[
+        int,
+        gauge(
+            "bcached_gen_distance_max",
+            "The farthest a gen is ahead of the oldest in the index, or of the one on disk.",
+            label="against",
+            value="disk",
+        ),
+    ]
+    held_back_by_gen: int  # buckets the last invalidation skipped for their gen distance
+    journal_free_buckets: Annotated[
+        int, gauge("bcached_journal_free_buckets", "Journal buckets free for new entries.")
+    ]
+    journal_bucket_count: int
+    invalidate_needs_gc: bool  # the last invalidation found too few buckets
+    io_errors: Annotated[int, counter("bcached_io_errors", "Reads, writes and flushes that failed.")]
+
+
+class IndexState(Struct, frozen=True, gc=False):
+    """The btree and its keys.
+
+    leaves and bytes are those in memory; unwritten keys are in the journal and in no node yet;
+    nodes_written counts nodes written whole. Evacuations compacted dirty data out of evacuated_buckets.
+    From stale_dirty_keys on: keys that no look-up returns, though their data may exist, as counted at
+    startup or by the last garbage collection. A dirty key is stale if its gen is older than its bucket's;
+    those that a collection dropped since, because their buckets were reused many times, are counted in
+    stale_dirty_keys_dropped. Orphaned keys are those under inodes without a volume. A node has vanished
+    if it is lost and no record of its replacement exists: its keys are lost.
+    """
+
+    levels: Annotated[int, gauge("bcached_index_levels", "Levels of the btree.")]
+    leaves: int
+    memory_bytes: Annotated[int, gauge("bcached_index_memory_bytes", "Memory used by cached leaf nodes.")]
+    memory_bytes_max: Annotated[
+        int, gauge("bcached_index_memory_max_bytes", "Limit of the memory for cached leaf nodes.")
+    ]
+    unwritten_bytes: Annotated[
+        int, gauge("bcached_index_unwritten_bytes", "Keys in the journal and in no node yet.")
+    ]
+    nodes_read: Annotated[int, counter("bcached_index_nodes_read", "Nodes read.")]
+    nodes_written: Annotated[int, counter("bcached_index_nodes_written", "Nodes written whole.")]
+    blocks_appended: Annotated[int, counter("bcached_index_blocks_appended", "Blocks appended to nodes.")]
+    moved_sectors: Annotated[
+        int,
+        counter(
+            "bcached_moved_bytes",
+            "Data copied out of nearly empty buckets, and dirty data compacted.",
+            unit=SECTOR_BYTES,
+        ),
+    ]
+    evacuations: Annotated[
+        int,
+        counter("bcached_evacuations", "Passes that compacted dirty data because buckets were short."),
+    ]
+    evacuated_buckets: Annotated[
+        int, counter("bcached_evacuated_buckets", "Buckets that compaction left without dirty data.")
+    ]
+    # What no look-up finds, counted by the opening or the last collection: see index_health.py. Clients of a
+    # daemon that did not count these yet read 0.
+    stale_dirty_keys: Annotated[
+        int, gauge("bcached_stale_dirty_keys", "Dirty keys whose gen is older than the bucket's.")
+    ] = 0
+    stale_dirty_sectors: Annotated[
+        int, gauge("bcached_stale_dirty_bytes", "Data of stale dirty keys.", unit=SECTOR_BYTES)
+    ] = 0
+    stale_dirty_keys_dropped: Annotated[
+        int,
+        counter("bcached_stale_dirty_keys_dropped", "Stale dirty keys that garbage collections dropped."),
+    ] = 0
+    orphaned_inodes: Annotated[
+        int, gauge("bcached_orphaned_inodes", "Inodes that have keys and no volume.")
+    ] = 0
+    orphaned_keys: Annotated[int, gauge("bcached_orphaned_keys", "Keys under inodes without a volume.")] = 0
+    orphaned_dirty_sectors: Annotated[
+        int,
+        gauge(
+            "bcached_orphaned_dirty_bytes",
+            "Dirty data under inodes without a volume.",
+            unit=SECTOR_BYTES,
+        ),
+    ] = 0
+    orphaned_clean_sectors: int = 0
+    vanished_nodes: Annotated[
+        int, gauge("bcached_vanished_nodes", "Nodes of the btree that were lost and not replaced.")
+    ] = 0
+
+
+class SetState(Struct, frozen=True, gc=False):
+    """The set at one instant.
+
+    open_buckets includes those of disconnected writers (gone) and of idle ones. failed is the reason why
+    the set accepts no more changes, if so. dirty_sectors are those on the devices by inode, as of the
+    last garbage collection. checksum_errors counts structures read since the start whose checksum was
+    wrong; a write that a power cut interrupted leaves such, too.
+    """
+
+    set_uuid: str
+    replacement: str
+    discard: bool
+    synchronous: bool
+    failed: Annotated[
+        str | None,
+        gauge("bcached_set_failed", "1 if a device failed and the set accepts no more changes."),
+    ]
+    members: tuple[MemberState, ...]
+    waiters: Annotated[
+        dict[str, int],
+        gauge(
+            "bcached_allocation_waiters",
+            "Requests waiting for a bucket.",
+            label="reserve",
+            known=RESERVES,
+        ),
+    ]
+    oldest_wait_s: Annotated[
+        float,
+        gauge(
+            "bcached_allocation_oldest_wait_seconds",
+            "How long the oldest waiting request has waited.",
+        ),
+    ]
+    allocation_failures: Annotated[
+        dict[str, int],
+        counter(
+            "bcached_allocation_failures",
+            "Allocations refused.",
+            label="reason",
+            known=FAILURE_REASONS,
+        ),
+    ]
+    allocated_sectors: Annotated[
+        int, counter("bcached_allocated_bytes", "Bytes allocated.", unit=SECTOR_BYTES)
+    ]
+    open_buckets: Annotated[int, gauge("bcached_open_buckets", "Buckets being filled.")]
+    open_buckets_gone: Annotated[
+        int,
+        gauge("bcached_open_buckets_gone", "Open buckets whose writer's connection is closed."),
+    ]
+    open_buckets_idle: Annotated[
+        int, gauge("bcached_open_buckets_idle", "Other open buckets not used for a second.")
+    ]
+    holders: int
+    quarantined_holders: Annotated[
+        int,
+        gauge(
+            "bcached_quarantined_holders",
+            "Disconnected clients whose buckets are held until they can write no more.",
+        ),
+    ]
+    reserved_sectors: Annotated[
+        int, gauge("bcached_reserved_bytes", "Bytes reserved by clients.", unit=SECTOR_BYTES)
+    ]
+    gc_runs: Annotated[
+        dict[str, int],
+        counter("bcached_gc_runs", "Garbage collections by cause.", label="trigger", known=GC_TRIGGERS),
+    ]
+    gc_running: bool
+    gc_found: dict[str, int]  # counted by the last collection
+    dirty_sectors: dict[str, int]
+    sectors_to_gc: int  # of new data, until traffic triggers a collection
+    min_prio: int
+    journal_seq: int
+    index: IndexState
+    lookups: Annotated[int, counter("bcached_lookups", "Lookups.")]
+    lookup_hits: Annotated[int, counter("bcached_lookup_hits", "Lookups that found a key.")]
+    checksum_errors: Annotated[
+        dict[str, int],
+        counter(
+            "bcached_checksum_errors",
+            "Structures on disk whose checksum was wrong.",
+            label="structure",
+            known=CHECKED_STRUCTURES,
+        ),
+    ]
