@@ -1,46 +1,20 @@
 """The journal read back: the union of all members, from as many entries as the newest one needs."""
 
-from collections.abc import Mapping
-from dataclasses import replace
 from random import Random
 
 import pytest
 
-from bcached.errors import BadField, SetRefused
+from bcached.errors import SetRefused
 from bcached.format.jset import JournalEntry
 from bcached.store.finding import refuse_fatal
 from bcached.store.journal.reader import JournalFound
-from bcached.store.membership import MemberFound
 from bcached.store.reading.journal_check import read_journal
-from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.format_samples import ENTRY, SUPERBLOCK, sealed, with_field
-
-BUCKET, BLOCK = 4096, 512
-COUNT = 8
-MEMBER = replace(
-    SUPERBLOCK, bucket_sectors=8, block_sectors=1, first_bucket=3, journal_buckets=tuple(range(3, 3 + COUNT))
-)
-Ring = Mapping[int, list[JournalEntry | bytes]]  # what stands in a bucket, by its index
-
-
-def entry(seq: int, last_seq: int | None = None) -> JournalEntry:
-    return replace(ENTRY, seq=seq, last_seq=seq if last_seq is None else last_seq)
-
-
-def device(ring: Ring, discard: bool = False) -> MemberFound:
-    """A member whose journal holds this."""
-    member = MemoryDevice(64 * BUCKET)
-    for index, contents in ring.items():
-        offset = MEMBER.journal_buckets[index] * BUCKET
-        for content in contents:
-            raw = content if isinstance(content, bytes) else content.pack(MEMBER.set_magic, BLOCK)
-            member.disk.contents[offset : offset + len(raw)] = raw
-            offset += len(raw)
-    return MemberFound(member, replace(MEMBER, discard=discard))
+from instruments.samples.format_samples import sealed, with_field
+from instruments.samples.journal_rings import BLOCK, COUNT, MEMBER, Ring, entry, member
 
 
 async def read(*rings: Ring, discard: bool = False) -> JournalFound:
-    return await read_journal([device(ring, discard) for ring in rings], refuse_fatal)
+    return await read_journal([member(ring, discard) for ring in rings], refuse_fatal)
 
 
 def seqs(found: JournalFound) -> list[int]:
@@ -80,12 +54,6 @@ async def test_what_the_round_before_left_behind_is_not_newer_because_its_number
         await read({1: [entry(96), entry(97)], 4: [bytes(with_field(damaged, 32, "Q", 97))]})
 
 
-async def test_the_next_entry_may_need_an_older_one_than_was_written_last() -> None:
-    """A number that follows is taken at its word: what it needs and is not there is missed."""
-    with pytest.raises(SetRefused, match="entries 94 to 95 are missing of 94 to 98"):
-        await read({2: [entry(96), entry(97), entry(98, 94)]})
-
-
 async def test_a_torn_newest_entry_is_as_if_never_written() -> None:
     torn = bytearray(entry(4).pack(MEMBER.set_magic, BLOCK))
     torn[100] ^= 1
@@ -114,66 +82,6 @@ async def test_members_may_lack_different_entries() -> None:
     # Entry 2 came to the first member only, before a cut; entry 3 to the second only, before the next.
     found = await read({1: [entry(1)], 2: [entry(2, 1)]}, {1: [entry(1)], 2: [entry(3, 1)]})
     assert seqs(found) == [1, 2, 3]
-
-
-async def test_a_gap_among_the_entries_needed_is_refused() -> None:
-    with pytest.raises(SetRefused, match="entries 3 to 4 are missing of 2 to 6"):
-        await read({1: [entry(1), entry(2)], 2: [entry(5), entry(6, 2)]})
-    with pytest.raises(SetRefused, match="entries 1 to 4 are missing of 1 to 6"):
-        await read({2: [entry(5), entry(6, 1)]})
-
-
-async def test_a_gap_before_the_entries_needed_is_nobody_s_business() -> None:
-    assert seqs(await read({1: [entry(1), entry(2)], 2: [entry(5), entry(6, 5)]})) == [5, 6]
-
-
-async def test_the_oldest_entries_needed_may_be_gone_from_a_device_that_discards() -> None:
-    found = await read({3: [entry(5, 2), entry(6, 2)], 4: [entry(7, 2)]}, discard=True)
-    assert seqs(found) == [5, 6, 7]
-    assert found.rings[0].newest_seqs == [0, 0, 0, 6, 7, 0, 0, 0]
-    with pytest.raises(SetRefused, match="entries 6 to 7 are missing of 2 to 8"):
-        await read({3: [entry(5, 2)], 5: [entry(8, 2)]}, discard=True)
-
-
-async def test_entries_that_are_there_and_damaged_were_not_discarded() -> None:
-    damaged = bytes(with_field(entry(3).pack(MEMBER.set_magic, BLOCK), 32, "Q", 1))
-    rings: list[list[JournalEntry | bytes]] = [[entry(2), damaged, entry(4)], [damaged]]
-    for ring in rings:
-        with pytest.raises(SetRefused, match="entries 3 to 4 are missing of 3 to 5"):
-            await read({2: ring, 3: [entry(5, 3)]}, discard=True)
-
-
-async def test_two_entries_of_one_seq_are_refused() -> None:
-    other = replace(entry(2), prio_heads=(7,) * 8)
-    with pytest.raises(SetRefused, match="entry 2 differs from the entry 2 on another member"):
-        await read({1: [entry(1), entry(2)]}, {1: [entry(1), other]})
-    with pytest.raises(SetRefused, match="entry 2 differs from the entry 2 on another member"):
-        await read({1: [entry(2)], 2: [entry(3, 2)], 3: [other]})
-    newest = entry(3, 3)  # they are needed no more
-    assert seqs(await read({1: [entry(1), entry(2), newest]}, {1: [entry(1), other, newest]})) == [3]
-
-
-async def test_needed_buckets_out_of_the_ring_s_order_are_refused() -> None:
-    with pytest.raises(SetRefused, match=r"order of a ring, found them to end with entries \[0, 2, 4, 3"):
-        await read({1: [entry(2)], 2: [entry(4, 2)], 3: [entry(3, 2)]})
-    assert seqs(await read({1: [entry(2)], 2: [entry(4, 4)], 3: [entry(3, 2)]})) == [4]
-    assert seqs(await read({6: [entry(2)], 7: [entry(3)], 1: [entry(4, 2)]})) == [2, 3, 4]
-
-
-async def test_an_empty_journal_is_refused() -> None:
-    with pytest.raises(SetRefused, match="no journal entries found"):
-        await read({}, {})
-
-
-async def test_a_seq_with_nothing_behind_it_is_refused() -> None:
-    with pytest.raises(SetRefused, match="expected a journal entry with a seq of at most"):
-        await read({1: [entry((1 << 64) - 1)]})
-
-
-async def test_an_entry_that_is_whole_and_makes_no_sense_is_told() -> None:
-    raw = sealed(with_field(entry(3).pack(MEMBER.set_magic, BLOCK), 32, "Q", 9), 240)
-    with pytest.raises(BadField, match="last_seq"):
-        await read({1: [raw]})
 
 
 async def test_any_ring_written_in_order_is_read_as_it_was_written() -> None:
