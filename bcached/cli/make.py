@@ -11,7 +11,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.format.superblock import Replacement
 from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
-from bcached.store.make.request import MakeRequest, Outcome, make_set
+from bcached.store.make.request import MakeOutcome, MakeRequest, make_set
 from bcached.units import SECTOR_BYTES, format_size
 
 
@@ -110,7 +110,7 @@ def make(  # noqa: PLR0917 - click passes all by name
     answer(options, _document(outcome, dry_run), lambda: _text(outcome, dry_run))
 
 
-def _document(outcome: Outcome, dry_run: bool) -> dict[str, object]:
+def _document(outcome: MakeOutcome, dry_run: bool) -> dict[str, object]:
     """Returns the outcome as a JSON document."""
     return {
         "set_uuid": str(outcome.layout.members[0].superblock.set_uuid),
@@ -120,7 +120,7 @@ def _document(outcome: Outcome, dry_run: bool) -> dict[str, object]:
     }
 
 
-def _member_document(member: PlannedMember, outcome: Outcome) -> dict[str, object]:
+def _member_document(member: PlannedMember, outcome: MakeOutcome) -> dict[str, object]:
     superblock = member.superblock
     return {
         "device": superblock.member,
@@ -139,7 +139,7 @@ def _member_document(member: PlannedMember, outcome: Outcome) -> dict[str, objec
     }
 
 
-def _text(outcome: Outcome, dry_run: bool) -> str:
+def _text(outcome: MakeOutcome, dry_run: bool) -> str:
     """Returns the outcome as text: a sentence for each device, and the lines make-bcache prints."""
     lines: list[str] = []
     for member in outcome.layout.members:

@@ -15,7 +15,7 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline import opened
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
-from bcached.store.repair.repair import Step, check_patched, clear_journal_behind, write_steps
+from bcached.store.repair.repair import RepairStep, check_patched, clear_journal_behind, write_steps
 
 
 @dataclass(slots=True)
@@ -23,7 +23,7 @@ class Repair:
     """The findings, the repair steps, and the findings after them."""
 
     before: CheckedSet
-    steps: list[Step] = field(default_factory=list)
+    steps: list[RepairStep] = field(default_factory=list)
     after: CheckedSet | None = None
     is_done: bool = False
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from bcached.errors import calling
 
-MODE = 0o440
+GROUP_FILE_MODE = 0o440
 
 
 def create_group_file(path: str, access: int, gid: int | None) -> int:
@@ -15,9 +15,9 @@ def create_group_file(path: str, access: int, gid: int | None) -> int:
     needs no chown, which a sandbox might forbid.
     """
     flags = access | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor: int = calling(os.open, path, flags, MODE)
+    descriptor: int = calling(os.open, path, flags, GROUP_FILE_MODE)
     try:
-        calling(os.fchmod, descriptor, MODE)
+        calling(os.fchmod, descriptor, GROUP_FILE_MODE)
         if gid is not None and calling(os.fstat, descriptor).st_gid != gid:
             _give_to_group(descriptor, gid)
     except BaseException:

@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-Operation = Callable[[], Coroutine[Any, Any, None]]
+DeviceOperation = Callable[[], Coroutine[Any, Any, None]]
 
 
-async def run_all(operations: Iterable[Operation], at_once: int = 64) -> None:
+async def run_all(operations: Iterable[DeviceOperation], at_once: int = 64) -> None:
     """Run all, at most at_once at a time; once all have ended, raises the first error.
 
     asyncio.gather would return with the first error while the others are still writing.
     """
     slots = asyncio.Semaphore(at_once)
 
-    async def run_in_slot(operation: Operation) -> None:
+    async def run_in_slot(operation: DeviceOperation) -> None:
         async with slots:
             await operation()
 

@@ -22,7 +22,7 @@ from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import OrphanStatistics
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
-from bcached.store.uuid_table import UuidTable, Volume
+from bcached.store.uuid_table import UuidTable, VolumeInfo
 
 BUCKET_TIMEOUT_S = 30.0
 
@@ -58,7 +58,7 @@ class Volumes:
         self._old_bucket: tuple[int, int] | None = None  # of the previous table, if still referenced
         self._update_inodes()
 
-    def all(self) -> list[Volume]:
+    def all(self) -> list[VolumeInfo]:
         """Returns the volumes, by inode."""
         return list(self._table.volumes())
 

@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from bcached.errors import InvalidParameter, LimitExceeded
-from bcached.format.label import printable_label
+from bcached.format.label import LABEL_BYTES, printable_label
 from bcached.format.uuid_entry import BURNT_UUID, FREE_UUID, UuidEntry, pack_table
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.geometry import Geometry
 from bcached.units import SECTOR_BYTES
 
-LABEL_BYTES = 32
 VOLUME_SECTORS_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class VolumeInfo:
     """A volume as clients see it; sectors is 0 unless it is flash-only."""
 
     inode: int
@@ -38,12 +37,12 @@ class UuidTable:
         self._geometry = geometry
         self.entries = entries
 
-    def volumes(self) -> Iterator[Volume]:
+    def volumes(self) -> Iterator[VolumeInfo]:
         """Yields the volumes, by inode."""
         for inode, entry in enumerate(self.entries):
             if entry is not None and not entry.is_burnt:
                 label = printable_label(entry.label)  # the kernel cuts in mid-character
-                yield Volume(inode, entry.uuid, label, entry.sectors, entry.flash_only)
+                yield VolumeInfo(inode, entry.uuid, label, entry.sectors, entry.flash_only)
 
     def check_new(self, label: str, sectors: int, uuid: UUID) -> None:
         """Raises InvalidParameter or LimitExceeded if such a volume cannot be made."""

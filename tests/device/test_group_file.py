@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bcached.device.group_file import MODE, create_group_file
+from bcached.device.group_file import GROUP_FILE_MODE, create_group_file
 from instruments.clients import seccomp
 
 ANOTHER_GROUP = 1  # daemon's, on every Linux
@@ -22,7 +22,7 @@ def test_a_new_file_has_its_mode_whatever_the_umask(tmp_path: Path) -> None:
         os.close(create_group_file(path, os.O_RDWR, os.getegid()))
     finally:
         os.umask(mask)
-    assert stat.S_IMODE(os.stat(path).st_mode) == MODE
+    assert stat.S_IMODE(os.stat(path).st_mode) == GROUP_FILE_MODE
 
 
 @pytest.mark.root

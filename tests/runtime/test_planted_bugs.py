@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcached.device.run_all import Operation as DeviceOperation
-from bcached.device.run_all import run_all
+from bcached.device.run_all import DeviceOperation, run_all
 from bcached.device.shared_flush import SharedFlush
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key

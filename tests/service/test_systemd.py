@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from bcached.device.file_device import TRANSFER_THREADS
+from bcached.format.sizes import MEMBERS_MAX
 from bcached.service.command_line import DESCRIPTORS_BESIDE_CLIENTS
-from bcached.service.settings.sections import MEMBERS_MAX, IndexSection, LimitsSection
+from bcached.service.settings.sections import IndexSection, LimitsSection
 from instruments.clients import seccomp
 from instruments.clients.daemon_process import BIN, DaemonProcess
 

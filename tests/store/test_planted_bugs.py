@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bcached.device.run_all import Operation, run_all
+from bcached.device.run_all import DeviceOperation, run_all
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Replacement, Superblock
 from bcached.runtime import lifetime
 from bcached.state.buckets.free_inc import FreeInc
@@ -144,11 +144,11 @@ async def of_a_kill_and_a_cut(folder: Path) -> str | None:
 # Bugs
 
 
-def journal_operations(change: Callable[[list[Operation]], Iterable[Operation]]) -> Plant:
+def journal_operations(change: Callable[[list[DeviceOperation]], Iterable[DeviceOperation]]) -> Plant:
     """A journal that does other things than it should."""
 
     def plant(patch: pytest.MonkeyPatch) -> None:
-        async def changed(operations: Iterable[Operation]) -> None:
+        async def changed(operations: Iterable[DeviceOperation]) -> None:
             await run_all(list(change(list(operations))))
 
         patch.setattr(entry_writer, "run_all", changed)
@@ -156,15 +156,15 @@ def journal_operations(change: Callable[[list[Operation]], Iterable[Operation]])
     return plant
 
 
-def is_flush(operation: Operation) -> bool:
+def is_flush(operation: DeviceOperation) -> bool:
     return getattr(operation, "__name__", "") == "flush"
 
 
-def without_flush(operations: list[Operation]) -> list[Operation]:
+def without_flush(operations: list[DeviceOperation]) -> list[DeviceOperation]:
     return [operation for operation in operations if not is_flush(operation)]
 
 
-def without_durability(operations: list[Operation]) -> list[Operation]:
+def without_durability(operations: list[DeviceOperation]) -> list[DeviceOperation]:
     for operation in operations:
         getattr(operation, "keywords", {}).pop("durable", None)
     return operations

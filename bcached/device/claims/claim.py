@@ -14,7 +14,7 @@ import stat
 from contextlib import suppress
 
 from bcached.device import sysfs
-from bcached.device.claims.lock_holders import WRITE, Holder, Process, flock_holders, openers
+from bcached.device.claims.lock_holders import WRITE, LockHolder, Process, flock_holders, openers
 from bcached.device.claims.occupancy import kernel_use_of
 from bcached.errors import DeviceBusy, DeviceRefused, calling
 
@@ -125,7 +125,7 @@ def _may_own(process: Process, file: os.stat_result) -> bool:
     return process.uid is None or process.uid in {0, os.geteuid(), file.st_uid}
 
 
-def _refusal(path: str, holder: Holder) -> DeviceRefused:
+def _refusal(path: str, holder: LockHolder) -> DeviceRefused:
     process = holder.process
     if process.pid == os.getpid() and holder.kind == WRITE:
         return DeviceRefused(path, OPEN_HERE)

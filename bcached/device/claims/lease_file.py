@@ -19,7 +19,7 @@ from bcached.errors import DeviceError, calling, reason
 from bcached.wire.lease_lock import kind_of, whole_file
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-SUFFIX = ".lease"
+LEASE_SUFFIX = ".lease"
 
 
 def boot_id() -> str:
@@ -33,7 +33,7 @@ def boot_id() -> str:
 
 def create_lease(directory: str, name: str, run: int, boot: str, gid: int | None = None) -> str:
     """Create the lease file of a run; returns its path."""
-    path = os.path.join(directory, f"{name}.{run:016x}{SUFFIX}")
+    path = os.path.join(directory, f"{name}.{run:016x}{LEASE_SUFFIX}")
     try:
         descriptor = create_group_file(path, os.O_WRONLY, gid)
         try:
@@ -112,7 +112,7 @@ def _is_locked(descriptor: int) -> bool:
 def old_leases(directory: str, name: str) -> list[OldLease]:
     """Returns the lease files of all previous runs of a set."""
     found = []
-    for path in sorted(glob.glob(os.path.join(glob.escape(directory), f"{name}.*{SUFFIX}"))):
+    for path in sorted(glob.glob(os.path.join(glob.escape(directory), f"{name}.*{LEASE_SUFFIX}"))):
         try:
             with open(path, encoding="ascii") as file:
                 found.append(OldLease(path, file.read(64).strip()))

@@ -42,14 +42,14 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """A lock on a file, READ or WRITE, and the process that holds it."""
 
     kind: str
     process: Process
 
 
-def flock_holders(descriptor: int) -> list[Holder]:
+def flock_holders(descriptor: int) -> list[LockHolder]:
     """Returns every flock on the file, except those of processes of other containers.
 
     1. The process that took it still has it, or its files cannot be read.
@@ -60,10 +60,10 @@ def flock_holders(descriptor: int) -> list[Holder]:
     found = []
     for kind, pid in _listed_flocks(file_id):
         if _exists(pid) and _has_lock(pid, file_id, FLOCK, pid) is not False:
-            found.append(Holder(kind, process(pid)))
+            found.append(LockHolder(kind, process(pid)))
         else:
-            heirs = [Holder(kind, process(heir)) for heir in _pids_with_lock(file_id, FLOCK, pid)]
-            found += heirs or [Holder(kind, Process(pid, has_ended=True))]
+            heirs = [LockHolder(kind, process(heir)) for heir in _pids_with_lock(file_id, FLOCK, pid)]
+            found += heirs or [LockHolder(kind, Process(pid, has_ended=True))]
     return found
 
 

@@ -14,8 +14,8 @@ from contextlib import suppress
 from bcached.device.claims.lock_holders import flock_holders
 from bcached.errors import DeviceError, SetRefused, calling, reason
 
-MODE = 0o600
-SUFFIX = ".lock"
+LOCK_MODE = 0o600
+LOCK_SUFFIX = ".lock"
 
 
 class SetLock:
@@ -25,7 +25,7 @@ class SetLock:
         self._held: list[tuple[str, int]] = []
         try:
             for directory in dict.fromkeys(map(os.path.realpath, directories)):
-                path = os.path.join(directory, f"{set_uuid}{SUFFIX}")
+                path = os.path.join(directory, f"{set_uuid}{LOCK_SUFFIX}")
                 self._held.append((path, _locked(path, set_uuid)))
         except OSError as error:
             self.release()
@@ -67,10 +67,10 @@ def _locked(path: str, set_uuid: str) -> int:
 def _opened(path: str) -> int:
     """Returns a descriptor of the lock file, created if missing; its owner becomes the directory's."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor: int = calling(os.open, path, flags, MODE)
+    descriptor: int = calling(os.open, path, flags, LOCK_MODE)
     directory = os.stat(os.path.dirname(path))
     with suppress(OSError):
-        os.fchmod(descriptor, MODE)
+        os.fchmod(descriptor, LOCK_MODE)
         if os.fstat(descriptor).st_uid != directory.st_uid:
             os.fchown(descriptor, directory.st_uid, directory.st_gid)
     return descriptor

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-MEMBERS_MAX = 8
+from bcached.format.sizes import MEMBERS_MAX
+
 SOCKET_PATH_BYTES_MAX = 107
 BUFFER_BYTES = 64 << 20
 MESSAGES_BUFFERED = 8  # a running one takes four times its length, and one behind it as much

@@ -17,7 +17,7 @@ from bcached.store.check.checker import CheckedSet, check_set, read_metadata
 from bcached.store.finding import Finding, Findings, Severity
 
 READINGS_MAX = 5
-PAUSE_S = 0.2  # for writes in flight to end
+READING_PAUSE_S = 0.2  # for writes in flight to end
 RuleAndWhere = tuple[str, str]
 
 
@@ -40,7 +40,7 @@ async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> Ste
         except BcachedError:
             if not in_use or reading == READINGS_MAX:
                 raise
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(READING_PAUSE_S)
             continue
         listed = checked.findings.listed
         wrong = {_identity(finding) for finding in listed if finding.severity > Severity.NOTE}
@@ -49,7 +49,7 @@ async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> Ste
         if not stays or reading == READINGS_MAX or not (in_use or await _has_moved(devices, checked)):
             break
         in_use = True
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(READING_PAUSE_S)
     assert stays is not None, "the last reading ended with an error, or found something"
     checked.findings = _only(checked.findings, stays)
     return SteadyCheck(checked, reading, len(seen - stays))

@@ -73,7 +73,7 @@ class NewImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class MakeOutcome:
     """What was laid out, or would be, and what was found on the devices before."""
 
     layout: Layout
@@ -92,7 +92,7 @@ class Outcome:
         ]
 
 
-async def make_set(request: MakeRequest) -> Outcome:
+async def make_set(request: MakeRequest) -> MakeOutcome:
     """Lay out the set; with dry_run, change nothing. Raises DeviceRefused and others if it cannot be done."""
     refuse_duplicates(request.paths)
     if request.image_bytes is None:
@@ -103,7 +103,7 @@ async def make_set(request: MakeRequest) -> Outcome:
     new = [path for path in request.paths if not _refuse_unless_replaceable(path, request.force)]
     layout = request.plan([NewImage(path, request.image_bytes) for path in request.paths])
     if request.dry_run:
-        return Outcome(layout, {})
+        return MakeOutcome(layout, {})
     created: list[str] = []
     try:
         for path in request.paths:
@@ -147,7 +147,7 @@ def _loss(path: str, words: str) -> DeviceRefused:
     return DeviceRefused(path, f"{words}: that would be lost. {remedy}")
 
 
-async def _make_on(request: MakeRequest) -> Outcome:
+async def _make_on(request: MakeRequest) -> MakeOutcome:
     """Lay out what exists."""
     async with AsyncExitStack() as stack:
         devices = []
@@ -165,7 +165,7 @@ async def _make_on(request: MakeRequest) -> Outcome:
             for device in devices:
                 await _erase_all(device, erased[device.path])
             await lay_out(layout, devices)
-        return Outcome(layout, erased, lost)
+        return MakeOutcome(layout, erased, lost)
 
 
 def _refuse_missing(path: str) -> None:

@@ -14,7 +14,7 @@ from bcached.store.journal.reader import JournalFound
 from bcached.store.reading.kernel_bisection import newest_by_bisection
 
 STRUCTURE = "journal"
-Buckets = list[list[JournalEntry]]  # of one member, in the order of its ring
+BucketEntries = list[list[JournalEntry]]  # of one member, in the order of its ring
 
 
 def report_ring(found: JournalFound, number: int, where: str, report: Report, *, thorough: bool) -> None:
@@ -78,10 +78,10 @@ def _kernel_misled(found: JournalFound, number: int) -> tuple[str, str] | None:
     return None
 
 
-def _buckets_of(found: JournalFound, number: int) -> tuple[Buckets, Buckets]:
+def _buckets_of(found: JournalFound, number: int) -> tuple[BucketEntries, BucketEntries]:
     """Returns the entries in each of a member's buckets, without and with leftovers (kernel: reads on)."""
-    buckets: Buckets = [[] for _ in found.rings[number].newest_seqs]
-    with_leftovers: Buckets = [[] for _ in buckets]
+    buckets: BucketEntries = [[] for _ in found.rings[number].newest_seqs]
+    with_leftovers: BucketEntries = [[] for _ in buckets]
     for bucket in [*found.buckets, *found.others]:
         if bucket.member == number:
             buckets[bucket.index] = [placed.entry for placed in bucket.entries]
@@ -90,7 +90,7 @@ def _buckets_of(found: JournalFound, number: int) -> tuple[Buckets, Buckets]:
     return buckets, with_leftovers
 
 
-def _lap(buckets: Buckets, first_seqs: Sequence[int]) -> list[int]:
+def _lap(buckets: BucketEntries, first_seqs: Sequence[int]) -> list[int]:
     """Returns the seqs of all entries, oldest bucket first: the kernel uses each one that it reads."""
     behind = first_seqs.index(max(first_seqs)) + 1
     return [entry.seq for entries in buckets[behind:] + buckets[:behind] for entry in entries]

@@ -13,10 +13,10 @@ from bcached.format.sizes import uuid_slots
 from bcached.format.uuid_entry import OLD_LAYOUT, UuidEntry, parse_table, slots_with_leftovers
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.membership import MemberFound
+from bcached.store.uuid_table import VOLUME_SECTORS_MAX
 from bcached.units import SECTOR_BYTES
 
 STRUCTURE = "uuid table"
-VOLUME_SECTORS_MAX = (1 << 63) - 1
 
 
 async def read_volumes(

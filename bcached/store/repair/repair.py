@@ -18,7 +18,7 @@ from bcached.units import SECTOR_BYTES
 
 
 @dataclass(slots=True)
-class Step:
+class RepairStep:
     """One change: what it does, what is lost by it, and its patches."""
 
     what: str
@@ -26,7 +26,7 @@ class Step:
     patches: list[Patch] = field(default_factory=list)
 
 
-async def clear_journal_behind(checked: CheckedSet, seq: int) -> Step:
+async def clear_journal_behind(checked: CheckedSet, seq: int) -> RepairStep:
     """Plan to erase all entries newer than seq, so that neither bcached nor the kernel finds them again."""
     journal, members = checked.journal, checked.members
     if journal is None:
@@ -41,9 +41,9 @@ async def clear_journal_behind(checked: CheckedSet, seq: int) -> Step:
         doomed += await _newer(members[bucket.member], bucket, seq, lost)
     # The newest first: if interrupted, this leaves fewer entries, and no gap.
     doomed.sort(key=_seq_of, reverse=True)
-    step = Step(f"clear the journal behind entry {seq}", patches=[patch for _, patch in doomed])
+    step = RepairStep(f"clear the journal behind entry {seq}", patches=[patch for _, patch in doomed])
     if doomed:
-        step.gives_up = _told(lost, seq)
+        step.gives_up = _describe(lost, seq)
     return step
 
 
@@ -75,20 +75,20 @@ def _seq_of(doomed: tuple[int, Patch]) -> int:
     return doomed[0]
 
 
-def _told(lost: dict[int, JournalEntry | None], seq: int) -> list[str]:
+def _describe(lost: dict[int, JournalEntry | None], seq: int) -> list[str]:
     readable = [entry for entry in lost.values() if entry is not None]
     keys = [key for entry in readable for key in entry.keys]
     sectors, dirty = sum(key.sectors for key in keys), sum(key.sectors for key in keys if key.dirty)
-    told = [f"all changes since journal entry {seq}: {len(lost)} entries, {len(readable)} of them readable"]
+    lines = [f"all changes since journal entry {seq}: {len(lost)} entries, {len(readable)} of them readable"]
     if readable:
-        told.append(
+        lines.append(
             f"in those that are readable: {len(keys)} keys of {sectors} sectors, {dirty} of them dirty"
         )
-    return told
+    return lines
 
 
 async def check_patched(
-    devices: Sequence[BlockDevice], checked: CheckedSet, steps: Sequence[Step]
+    devices: Sequence[BlockDevice], checked: CheckedSet, steps: Sequence[RepairStep]
 ) -> CheckedSet:
     """Returns what a check will find when the steps are done."""
     patches = [patch for step in steps for patch in step.patches]
@@ -99,7 +99,7 @@ async def check_patched(
     return await check_set(patched)
 
 
-async def write_steps(members: Sequence[MemberFound], steps: Sequence[Step]) -> None:
+async def write_steps(members: Sequence[MemberFound], steps: Sequence[RepairStep]) -> None:
     """Write the patches, durably."""
     for step in steps:
         for patch in step.patches:
