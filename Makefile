@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 # The first command to type on a fresh machine: make run, or make test. Nothing here needs root but install.
 
 PYTHON   ?= python3
@@ -103,7 +104,8 @@ install:
 	if [ -n "$(DESTDIR)" ]; then \
 		grep -lIr "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg \
 		| xargs -r sed -i "s|$(DESTDIR)$(PREFIX)|$(PREFIX)|g"; fi
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/bcached README.md DESIGN.md CHANGELOG.md LICENSE
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/bcached README.md DESIGN.md CHANGELOG.md LICENSE \
+		LICENSES/GPL-2.0-only.txt LICENSES/MIT.txt
 	install -m 0644 systemd/block-device.conf $(DESTDIR)$(PREFIX)/share/doc/bcached/
 	install -d $(DESTDIR)$(BINDIR)
 	ln -sf $(PREFIX)/bin/bcached $(PREFIX)/bin/bcachectl $(DESTDIR)$(BINDIR)/

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Entry points of both programs: imports their modules here, so that a failing import is one line, too.
 
 Too low a limit on address space fails anywhere: mapping a library, allocating memory, starting a thread.

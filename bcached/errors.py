@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every error that bcached raises on purpose, in three kinds.
 
 1. Request errors (RequestError and its subclasses: what a socket client receives, with numbers).

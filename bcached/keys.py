@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Keys and pointers: the location of an extent of a volume, as every package uses them.
 
 The same types serve the allocator, the socket and the disk, so a request needs no conversion. They are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The metric of a figure, declared where the figure is: `Annotated[int, gauge("name", "Help.")]`.
 
 service/metrics turns the annotated fields of a record into metric families; fields that share a name are one

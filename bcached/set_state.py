@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The state of a set: every figure declared once, with its unit, its metric and the metric's help text.
 
 Status and Watch of the socket return these records as they are; service/metrics exposes the fields that have

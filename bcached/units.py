@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sizes: sectors, bytes, and their short form (64k, 512M, 1T)."""
 
 import re

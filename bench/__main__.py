@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`make bench`: everything in one run; what can be compared is compared as ratios within the run.
 
 python -m bench [--keys N] [client] [commits] [invalidation] [keys] [lookups] [opening] [sockets]

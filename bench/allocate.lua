@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-only
 -- The same allocation inside Redis: 128 open buckets, sequential key first, then write point, then least
 -- recently used; a bucket from a list of free ones when the chosen one is full; the reservation is noted.
 -- One hash holds the slots and both ways to find one, so that few commands are needed: six an allocation.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The client library, beside a bare round trip on the same daemon: ratios of times within a round.
 
 Bare is a Lookup that was encoded beforehand, sent and received through a plain socket: what a call cannot do

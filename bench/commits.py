@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Durable commits a second with 1 to 256 clients that wait, beside stores that promise the same.
 
 A client sends a commit and waits until it is told that it is durable. Ours and Redis are loaded through their

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The real daemon on a real image, as `bcachectl make` and `bcached` make and run it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the loop alone costs: a uvloop Protocol that gives every byte back, or only decodes and answers.
 
 python -m bench.echo_server PATH echo      write back what was read

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How long the loop is held while garbage is collected, counted in the process: what the neighbours of a busy
 machine take is left out.
 

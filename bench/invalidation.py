@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One lru invalidation that fills free_inc, beside the seed's heap in C on the same columns.
 
 Ours runs as the allocator task runs it, in slices on a loop. A hold is the time in which nothing else gets

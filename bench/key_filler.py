@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Fills a set with keys, in a process of its own: no socket, only the index and all below it.
 
     python -m bench.key_filler FOLDER ORDER COUNT      ORDER: sequence, random; prints what it took as JSON

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Many keys: inserted in sequence and at random, opened, and collected while somebody allocates.
 
 Inserting is done in a process without a socket (bench.key_filler). Opening is that of the real daemon, less

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One client that allocates, one request at a time, and notes how long each answer took."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The load: one raw client for all peers, a process of its own for each measurement.
 
 It knows no protocol. It sends requests made beforehand, keeps `depth` of them under way on each of its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A look-up over the socket, beside Redis GET: the same number of entries, asked for in no order.
 
 Both keep all of it in memory; a key of ours is looked for in a tree of packed leaves, checked against its

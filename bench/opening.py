@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a bucket costs: bytes of the daemon's memory, and time until the daemon is ready.
 
 The daemon is the real one, on a sparse image of 64 KiB buckets; its memory is what /proc says after it has

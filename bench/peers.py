@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The peers: servers on Unix sockets, each a process of its own, all on the same core."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What each peer is sent: the bytes of a request, cut where its number stands."""
 
 from dataclasses import dataclass

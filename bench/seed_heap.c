@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 /*
  * One lru invalidation as bcache's allocator thread does it, on columns instead of an array of structs:
  * a heap of the `heap_size` lightest buckets is kept while all are walked, then turned round, and the

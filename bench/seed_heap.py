@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The seed's lru in C, built with cc -O2 when the benchmark runs, and called on our columns."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """An allocation over the socket, beside its peers: ratios of rates, with 1 to 256 requests under way.
 
 All servers stand on one core the whole time, idle but for the one that is measured. With one request under

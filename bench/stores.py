@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Stores that are libraries: one writer, a transaction for each commit, each durable before the next begins.
 
     python -m bench.stores KIND FOLDER LIMIT_S      KIND: sqlite, lmdb; prints commits a second

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a run found: tables for people on the way, one JSON file at the end, and which targets were met."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A whole session: an image, a daemon on it, a client that caches data, a crash and the recovery.
 
     python -m demo.session

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What all tests share: closing lines that say how many crash states were judged, and what was skipped."""
 
 import signal

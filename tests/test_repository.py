@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a newcomer finds at the top: guides, commands that exist, pins for what is installed, the licence."""
 
 import os
@@ -74,10 +75,79 @@ def test_every_dependency_is_bounded_and_pinned_inside_its_bounds() -> None:
         assert match[0].lower() in pinned, f"{wanted} is not pinned"
 
 
-def test_the_licence_is_the_one_that_is_named() -> None:
-    text = (ROOT / "LICENSE").read_text()
-    assert PROJECT["license"] == "GPL-2.0-only"
+# What a client links, or copies, holds nothing of the kernel's; bcached/__init__.py is imported with it.
+MIT = re.compile(
+    r"bcached/(client|wire|adapters)/.*|bcached/(__init__|errors|keys|metric|set_state|units)\.py|bcached/py\.typed|examples/.*"
+)
+TAG = "SPDX-License-" + "Identifier"  # in parts, so that it is not one of this file
+LICENCE_LINE = re.compile(rf"(?m)^(?:#|//|--|/\*) {TAG}: (\S+)(?: \*/)?$")
+FOLDERS_OF_FILES = (
+    ".ci", "bcached", "bench", "config", "demo", "docs", "examples", "systemd", "tests"
+)  # fmt: skip
+FILES = sorted(
+    path.relative_to(ROOT)
+    for start, pattern in ((ROOT, "*"), *((ROOT / folder, "**/*") for folder in FOLDERS_OF_FILES))
+    for path in start.glob(pattern)
+    if path.is_file() and path.suffix != ".pyc" and path.name not in {".git", ".coverage"}
+)
+REUSE = tomllib.loads((ROOT / "REUSE.toml").read_text())["annotations"]
+
+
+def licence_due(path: Path) -> str:
+    return "MIT" if MIT.fullmatch(str(path)) else "GPL-2.0-only"
+
+
+def licence_of(path: Path) -> str | None:
+    """The licence named in the first lines of a file, or else for it in REUSE.toml."""
+    try:
+        beginning = (ROOT / path).read_text()[:200]
+    except UnicodeDecodeError:
+        beginning = ""
+    if named := LICENCE_LINE.search(beginning):
+        return named[1]
+    for annotation in REUSE:
+        patterns = annotation["path"]
+        for pattern in patterns if isinstance(patterns, list) else [patterns]:
+            whole = re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+            if TAG in annotation and re.fullmatch(whole, str(path)):
+                return str(annotation[TAG])
+    return None
+
+
+def test_every_file_names_its_licence() -> None:
+    wrong = {str(path): licence_due(path) for path in FILES if licence_of(path) != licence_due(path)}
+    assert wrong == {}, f"expected on top of each: # {TAG}: ..."
+
+
+def test_what_a_client_links_imports_nothing_under_another_licence() -> None:
+    linked = [path for path in FILES if path.suffix == ".py" and licence_due(path) == "MIT"]
+    for path in linked:
+        modules = re.findall(r"(?m)^ *(?:from|import) (bcached[\w.]*)", (ROOT / path).read_text())
+        for module in modules:
+            there = module.replace(".", "/")
+            candidates = {f"{there}.py", f"{there}/__init__.py"}
+            found = [name for name in candidates if (ROOT / name).exists()]
+            assert [licence_due(Path(name)) for name in found] == ["MIT"], f"{path} imports {module}"
+
+
+def test_a_licence_is_seen_or_missed(tmp_path: Path) -> None:
+    for text, seen in [
+        (f"# {TAG}: MIT\n", "MIT"),
+        (f"#!/bin/sh\n# {TAG}: GPL-2.0-only\n", "GPL-2.0-only"),
+        (f"/* {TAG}: MIT */\n", "MIT"),
+        (f'"""No comment: {TAG}: MIT"""\n', None),
+        ("", None),
+    ]:
+        (tmp_path / "source.py").write_text(text)
+        assert licence_of(tmp_path / "source.py") == seen
+
+
+def test_the_licences_are_those_that_are_named() -> None:
+    assert set(PROJECT["license"].split(" AND ")) == {licence_due(path) for path in FILES}
+    assert {path.stem for path in (ROOT / "LICENSES").iterdir()} == set(PROJECT["license"].split(" AND "))
+    text = (ROOT / "LICENSES" / "GPL-2.0-only.txt").read_text()
     assert "GNU GENERAL PUBLIC LICENSE\n                       Version 2, June 1991" in text
+    assert "Permission is hereby granted, free of charge" in (ROOT / "LICENSES" / "MIT.txt").read_text()
 
 
 def test_the_changelog_tells_of_this_version_or_the_next() -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The house rules a program can hold, so that no reviewer has to: floors, purity, where tasks begin."""
 
 import ast

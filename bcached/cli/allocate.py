@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl allocate`: reserve sectors from a shell, for as long as the command runs."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Amounts on the command line: sectors, and sizes that are whole sectors."""
 
 import click

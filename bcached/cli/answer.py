@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Output of a verb: one JSON document, or a table."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl check`: everything on a set's devices, read and checked, with fsck's exit status."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Connecting to the daemon, and advice if that fails."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl dump`: every structure on a set's devices, as JSON lines."""
 
 import asyncio

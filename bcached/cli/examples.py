@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The examples at the end of a verb's --help."""
 
 

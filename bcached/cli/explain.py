@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl explain`: why an allocation waits or failed."""
 
 import click

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl flush`: make everything committed so far durable."""
 
 import click

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A verb with the exit statuses of fsck(8), where 1 means "errors corrected"."""
 
 from enum import IntEnum

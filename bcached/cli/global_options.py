@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The options before the verb. Imports little, so that `bcachectl --help` is quick."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Signals (Ctrl-C, SIGTERM) while a command waits for the daemon."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl invalidate`: drop what is cached of a range."""
 
 import click

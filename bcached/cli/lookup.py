@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl lookup`: which sectors of a volume are cached, and where."""
 
 from collections.abc import Iterable

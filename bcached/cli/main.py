@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """bcachectl: the table of verbs, and how their errors are reported.
 
 A verb's module is imported only when the verb is used or asked for help, so that `bcachectl --help` and

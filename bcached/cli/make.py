@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl make`: format devices or image files as a cache set."""
 
 import asyncio

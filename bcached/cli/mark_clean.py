@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl mark-clean`: dirty data of a range has been written back and may be dropped."""
 
 import click

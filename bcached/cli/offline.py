@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Opening devices, for the verbs that read them without a daemon."""
 
 from collections.abc import AsyncIterator, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl read`: sectors of a volume to standard output: look up, read, check for validity."""
 
 import sys

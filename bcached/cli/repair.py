@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl repair`: repair a set on its devices, by steps that the user names."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl set`: the superblock's settings of replacement and discards."""
 
 import click

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl show`: a superblock in the format of bcache-super-show."""
 
 import asyncio

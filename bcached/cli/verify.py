@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl verify`: every invariant of the allocator, checked by the daemon now."""
 
 import click

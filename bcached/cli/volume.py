@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl volume`: the entries of the uuid table, whose slots are the inodes of keys."""
 
 from collections.abc import Iterable

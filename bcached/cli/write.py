@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl write`: bytes from standard input into a volume: allocate, write, commit."""
 
 import sys

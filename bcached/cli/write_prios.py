@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl write-prios`: make prios and gens durable now."""
 
 import click

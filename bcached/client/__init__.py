@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The library for programs that keep data on a set: reserve, write to the device, check validity.
 
     async with Client() as client:                       # or: with BlockingClient() as client:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Page-aligned memory, as direct I/O requires, kept from one transfer to the next."""
 
 import mmap

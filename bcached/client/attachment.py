@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The state of a client's connection: its process, the set's description, data paths, lease, gens.
 
 It ends in three steps, perhaps at different times: 1. the connection is closed; 2. the last write has

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The blocking client: the same methods for programs without an event loop, on a plain socket."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The connection under an asyncio client: an exchange on a transport.
 
 Requests made in the same iteration of the loop are sent by one write: to pipeline, make several calls before

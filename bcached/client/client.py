@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The asyncio client: one method for each of the socket's, and reading and writing the data itself."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Connecting to a Unix socket, the same for both clients: they differ in how they wait between attempts.
 
 A blocking connect waits while the listener's queue is full; a non-blocking one fails with EAGAIN then, and no

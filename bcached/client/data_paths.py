@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The client's I/O: reads and writes at the sectors of a key.
 
 Direct I/O through an aligned buffer, or through the page cache if the client requests that or the file

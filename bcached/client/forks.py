@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Closes in a child process what it inherited of its parent's clients.
 
 A child has copies of all descriptors. While it keeps a copy of the lease the parent cannot release it, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The gens of all members, mapped read-only: checks whether a key is valid without a request."""
 
 import mmap

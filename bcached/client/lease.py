@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lease: a shared lock by which a later run of the daemon knows that the client may still write."""
 
 import fcntl

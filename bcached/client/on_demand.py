@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names of a package whose modules are imported when they are first used (PEP 562)."""
 
 from collections.abc import Callable, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Blocking calls in a few threads, for a caller that waits for all of them."""
 
 from collections.abc import Callable, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The connection under a blocking client: an exchange on a plain socket, for any number of threads.
 
 A thread sends its request and then waits for its reply. One of the waiting threads is the leader: it alone

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A watcher's view of the state, kept up to date from changes."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The only package that holds device descriptors: image files and block devices, one interface.
 
 A write or discard that returned is not durable yet: it is once a flush issued after that has returned, or

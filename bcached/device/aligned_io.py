@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whole reads and writes at an offset, through aligned memory; blocking, so for threads only.
 
 Direct I/O needs memory aligned to a block. Each thread has one such buffer and passes everything through it,

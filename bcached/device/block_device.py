@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The interface of every device."""
 
 from typing import Protocol, TypeAlias

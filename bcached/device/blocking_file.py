@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The operations of a device as blocking calls, and the failure that ends all writing."""
 
 import errno

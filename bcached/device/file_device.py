@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """An image file or a block device behind one interface that never blocks the event loop.
 
 All I/O is direct where the file system supports it: what a failed write left in the page cache would be read

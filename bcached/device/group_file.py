@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """New files of the daemon that a group may read: its clients map the gens, and lock the lease."""
 
 import os

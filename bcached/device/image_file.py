@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Creating an image file: a sparse file of a given size, all zeros."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Threads in which blocking calls run; no call outlives its caller's await.
 
 A thread cannot be stopped in the middle of a write: cancelling the coroutine that waits for it would leave

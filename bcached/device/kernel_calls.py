@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The few calls on a block device or image file that Python does not wrap."""
 
 import ctypes

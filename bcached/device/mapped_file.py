@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A file of the daemon that it maps into memory, and that clients map read-only."""
 
 import mmap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Opening an image file or block device: refusals and their order, and the properties found.
 
 Everything here blocks and runs in a thread. The kind is checked before the file is opened, since opening

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Several device operations at once, in one call that none of them outlives."""
 
 import asyncio

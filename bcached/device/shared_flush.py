@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One flush for all callers that need one at the same time.
 
 A flush makes durable all that was written before it, by any caller. So many small writes in flight need not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Signatures on a device, as libblkid finds them: file systems, partition tables, RAID members, bcache.
 
 libblkid is called directly, since it reports the offset of each signature; where it is missing, the blkid

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The counts that every device keeps of its operations."""
 
 from dataclasses import dataclass, replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Attributes of a block device in sysfs."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The disk format: bytes to frozen values and back. One on-disk structure a file.
 
 Rules of the package: it alone knows offsets, shifts and checksums (`struct` is imported nowhere else).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The superblock of a backing device: where a cache device's is, with other meanings for some fields.
 
 104 flags: bits 0-3 the cache mode, bits 61-62 the state

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Bit fields of a word: shift and width are defined once, beside the kernel's name."""
 
 import numpy as np

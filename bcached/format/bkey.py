@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keys as they are on disk: two words and a word for each pointer.
 
     high  63 always set   60-62 pointers   56-57 csum, 0   36 dirty   20-35 sectors   0-19 inode

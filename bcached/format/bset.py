@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sorted sets of keys. A btree node is a sequence of them, each begun at a block, later ones appended.
 
      0 csum (over what follows; version 1: begun with the first pointer word of the node's key)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """CRC-64 as bcache uses it: polynomial of ECMA-182, most significant bit first, complemented at the end."""
 
 from fastcrc import crc64

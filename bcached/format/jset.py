@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Journal entries. Each names the locations of all metadata, so the newest alone finds everything.
 
       0 csum (over what follows, up to the last key)    8 magic ^ set_magic    16 seq

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Labels: 32 bytes of text, padded with zeros; the kernel checks none."""
 
 import re

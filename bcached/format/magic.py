@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Magic numbers.
 
 Those of journal, prios and btree are mixed with the set's uuid, so that leftovers of another set are not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Priorities and gens of a range of buckets, as one bucket of the prio chain holds them.
 
      0 csum (over all that follows, slack too)    8 magic ^ set_magic    16 seq    24 version u32, unused

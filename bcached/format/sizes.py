@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sizes that follow from the size of a bucket: of metadata, btree nodes and the uuid table."""
 
 from bcached.units import SECTOR_BYTES

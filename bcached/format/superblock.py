@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The superblock: a device's identity, its layout, and whether its journal is valid.
 
 bcached's sets of several devices have version 5 with a private incompatible feature: kernels since 5.10 would

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The superblock as raw fields, and every check they must pass. superblock.py has the checked value.
 
 At byte 4096, in a block of 4096 bytes, all of it little-endian:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The uuid table: one slot a volume, and the slot's number is the volume's inode.
 
      0 uuid (16; zero in a free slot)    16 label (32)    48 first_reg u32    52 last_reg u32

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sectors for requests: reserving, releasing, and the holders that have them.
 
 A request's ready path is one plain call down to state/sectors/sector_allocator.py: no lock, task or await.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A running cache set: the parts that serve requests, and what concerns all of them.
 
 The parts are the interface: a request calls `allocations`, `index`, `lookups`, `volumes` or `maintenance` of

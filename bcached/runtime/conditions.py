@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The bucket lock, and the facts the tasks wait for, each a condition on it.
 
 A request's ready path changes tables without the lock (it cannot be interrupted) and so cannot call notify

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keeping late writers of a previous run away from buckets that are reused.
 
 A gen on the device does not stop a write that is already in flight. So before any bucket of a set that has

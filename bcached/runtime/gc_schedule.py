@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """When garbage is collected and members are evacuated: requests, traffic, and what has been done."""
 
 from bcached.runtime.conditions import Conditions, Fact

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The keys of a set, as requests change them: committed, made clean, invalidated, made durable.
 
 Each change waits for what it lacks and is then made without an await (index_writer.py). A caller that needs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Applying a change of keys, for every kind of caller.
 
 A change is accepted without an await: its journal entry, the tree and the live sectors change together, in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """From devices to a running set and back: opening, the tasks, and a stop that leaves nothing half done.
 
     async with running(devices, options) as cache_set: ...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Looking keys up: the live keys of a range, from memory or read from the device."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Work on the whole set that an admin requests: collections, prio writes, settings of the superblock."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Buckets for the nodes of the index, out of the btree reserves of all members.
 
 The last few are only for rewriting: a rewrite of a node takes one bucket and frees one, so with a handful

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The options of a running set, as plain values; the service reads them from its configuration."""
 
 from dataclasses import dataclass

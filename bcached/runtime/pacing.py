@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How a collection shares the event loop with requests.
 
 It yields to the loop between two slices, so that no request waits longer than for one. But a client that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """When prios are aged and written, and when gens must not be written."""
 
 from bcached.runtime.conditions import Conditions, Fact

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Holders whose connection is closed: their buckets are kept until the process can write to them no more.
 
 That is when the process has ended, or, if that cannot be observed, when the grace period has passed.

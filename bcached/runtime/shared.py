@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the tasks of a set share: the conditions, the queue, and their requests to each other.
 
 The tasks reach each other only through this: a task requests, and waits for the fact that answers. Each part

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Running a generator in slices, so that long work never blocks the loop for long."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The statistics of a set, collected at one instant from their counters."""
 
 from bcached.format.bkey import WORD_BYTES

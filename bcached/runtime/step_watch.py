@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The watch over the tasks' steps: since when each task is busy, so that a hang can be found."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How a set ends: the refusal of changes, the request to stop, and errors that no task can raise."""
 
 import asyncio

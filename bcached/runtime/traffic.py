@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The traffic of a set: sectors allocated and found, which age prios and trigger garbage collection."""
 
 from bcached.runtime.gc_schedule import GcSchedule

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Changes of the uuid table and of superblocks: rare, durable before they are answered, one at a time.
 
 Each change runs in a separate task, which continues if the client disconnects: a change must be complete or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Waiting for buckets: first come, first served, with deadlines.
 
 One queue per reserve. When buckets arrive, the head of each queue takes what it needs at once, and its future

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The daemon's command line, and what is checked before anything is opened."""
 
 import argparse

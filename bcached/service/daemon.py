@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The daemon: opens the set, serves it, and closes it cleanly.
 
 Lifetimes nest: devices, the set with its tasks, the socket, the metrics. An error in any of them unwinds all,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Reports once what ended the daemon: runtime errors in a line each, bugs with their traceback."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Binding sockets: replaces no other process's, and accepts no client before a Unix socket's mode is set."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The listening sockets of one run: bound before the set is opened, served once it is open.
 
 An address that cannot be bound is reported before a device is touched. From then on connections wait in

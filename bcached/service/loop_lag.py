@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How late the event loop runs its timers: how long a request waits before it is read."""
 
 import asyncio

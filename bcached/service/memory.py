@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Gives memory that opening a set used temporarily back to the system."""
 
 import ctypes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """systemd's protocol for services: datagrams that report the daemon's state, and sockets it passed to us.
 
 Both are a few environment variables (sd_notify(3), sd_listen_fds(3)); without systemd all of it does nothing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Reloading the configuration while running (SIGHUP): applies what can change, logs what needs a restart.
 
 An invalid configuration changes nothing.

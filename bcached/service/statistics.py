@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The daemon's own statistics, which metrics and status read beside the set's."""
 
 from collections.abc import Mapping

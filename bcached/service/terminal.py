@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The terminal that a daemon in the foreground was started on, and whether it is closed.
 
 SIGHUP has two meanings: reload the configuration (from a service manager), or the terminal was closed.

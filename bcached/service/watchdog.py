@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Feeds systemd's watchdog, only while requests are read in time and the set's tasks make progress.
 
 A ping from a timer alone would prove only that timers work.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The state of the set in memory, and every decision about it.
 
 Rules of the room: no async, no I/O, no clock and no global random. Time and randomness come in as

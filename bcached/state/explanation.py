@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Why an allocation waits or failed: the statistics explained in sentences."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Frozen records of the set's statistics: all that metrics, status and explain read.
 
 The counters are plain integers in the components that count; a snapshot copies them into these records. The

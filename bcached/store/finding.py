@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What is wrong with a device: one finding each, and their collection.
 
 Reading never stops at damage: the reader passes a finding to a `Report` and goes on with what is left. A

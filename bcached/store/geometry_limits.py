@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The valid sizes of a device's buckets and blocks; every refusal names a number that is valid."""
 
 from bcached.errors import GeometryRefused

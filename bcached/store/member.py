@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One member of an open set: its device, its superblock and its buckets."""
 
 from dataclasses import dataclass, replace

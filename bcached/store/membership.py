@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whether devices are all the members of one set, of a geometry that bcached can run."""
 
 from collections.abc import Sequence

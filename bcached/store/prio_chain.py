@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Prios and gens on the device: a chain of buckets, found from its head in the journal.
 
 A chain is only ever written to fresh buckets, whole, and becomes the valid one when a journal entry names

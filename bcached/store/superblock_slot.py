@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The superblock at sector 8 of a device, and its copy at sector 16.
 
 The copy is bcached's own: bcache keeps none, so one torn write there loses the set. It is written first and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The set's volumes: a table of slots in a bucket of its own, completely rewritten with each change.
 
 A volume's slot is its inode. The new table takes a fresh bucket of the btree reserve, and is valid from the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Zeroing whole buckets, so that former contents are never read from them."""
 
 from bcached.device.block_device import BlockDevice

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The socket's protocol: frames, messages, interface definitions, and the gen map.
 
 The only package that knows how requests and replies are encoded; the daemon and the client library see

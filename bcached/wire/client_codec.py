@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests to bytes and replies from bytes: the client's counterpart of codec.py.
 
 It needs no class for each method, so a client that imports it loads little.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests from bytes and replies to bytes, a whole read at a time: the daemon's half.
 
 The daemon decodes all messages of a read with one call and encodes their replies with another, which halves

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Splits a stream of bytes into messages: each ends with one NUL, and none exceeds the limit."""
 
 

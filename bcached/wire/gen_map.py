@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The mapped file of gens: a client checks with it whether a key is still valid without a request.
 
     byte 0     u64  magic

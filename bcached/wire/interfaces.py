@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The interfaces of the socket, by name."""
 
 SERVICE = "org.varlink.service"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lock on a lease file: the kernel's `struct flock`, for F_OFD_SETLK and F_OFD_GETLK.
 
 A read lock needs a readable descriptor, a write lock a writable one. So on a lease, which clients may only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The parameters and results of the socket's methods, one struct each; names as in the .varlink files.
 
 A struct's ranges are checked as it is decoded, and unknown fields are refused. None in an optional field is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every method of the socket by its full name, and the class of its requests.
 
 A request's class is made from the method's parameters with "method" as its tag, so that one decode selects

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The error for a message that could not be decoded: varlink's own, with the name at fault.
 
 This is the slow path, taken only after the fast decode has failed.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The load generator: what it counts, and that errors are not counted as answers."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The seed's heap in C against sorting: a rival that is wrong would be easy to beat."""
 
 from pathlib import Path

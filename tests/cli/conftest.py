@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A real daemon on a small image, for the verbs that talk to one."""
 
 from collections.abc import Iterator

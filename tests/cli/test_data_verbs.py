@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The verbs that put data into volumes and get it back, against a real daemon."""
 
 import random

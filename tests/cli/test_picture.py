@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What status and top draw, from states made up here."""
 
 from io import StringIO

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl repair`: nothing is given up unasked, and what is asked for leaves a set that opens."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Every verb that needs a daemon, against a real one."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keys that are committed, looked up, read and dropped through the library."""
 
 import asyncio

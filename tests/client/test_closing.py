@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A client that was closed, or was not connected yet, says so at every call; closing twice is fine."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A client in a child of its process: it asks nothing, and its end there is not the parent's."""
 
 import asyncio

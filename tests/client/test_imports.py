@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What importing the library loads: little, and nothing that only the daemon needs."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Exceptions that no call expects: wherever they come from, they leave the client usable or not connected."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The devices that the suite of this room runs on: memory, image files, and loop devices."""
 
 import fcntl

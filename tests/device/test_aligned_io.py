@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A transfer that the kernel cuts short goes on, until all is done or the kernel says why it cannot be."""
 
 import fcntl

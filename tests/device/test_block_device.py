@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What every device promises, whatever it is made of."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What files and block devices do when they are shrunk, full, failing, slow, or shared."""
 
 import asyncio

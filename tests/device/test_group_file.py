@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Files for clients: their mode and group, what a sandbox may forbid, and which call a failure names."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Blocking calls in threads: none outlives the await of its caller."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Who may open what: kinds of file, links, locks, and other users of the same bytes."""
 
 import asyncio

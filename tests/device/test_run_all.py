@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Several operations in one call: none outlives it, whatever happens."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One flush for many: each is covered by one that began after it asked, and few are made."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What libblkid finds. The images are made by hand or by the usual tools."""
 
 import ctypes.util

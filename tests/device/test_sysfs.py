@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sysfs describes disks, partitions, and loop devices while they have a file."""
 
 import os

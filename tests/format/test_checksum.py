@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Agreement with make-bcache itself. The golden superblocks say the same where it is not installed."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 import pytest
 
 from bcached.format.prio_set import prio_bucket_count, prios_per_bucket

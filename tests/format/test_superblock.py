@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 import json
 from dataclasses import replace
 from pathlib import Path

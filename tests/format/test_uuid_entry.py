@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 import struct
 from dataclasses import replace
 from uuid import UUID

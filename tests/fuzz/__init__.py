@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Images of sets changed at random, structure by structure: `python -m tests.fuzz`, or `make fuzz`.
 
 What a check says of an image and what an opening does with it must agree: fatal is what is refused. And a set

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The sets that the fuzzer changes: ours, of several shapes, and what the kernel wrote."""
 
 import mmap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Changes of an image that know what they change: fields, keys, checksums, whole sectors."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A sample of what `make fuzz` does, and that it would find what it looks for."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One case: a changed image is checked, opened, lived with and checked again."""
 
 import signal

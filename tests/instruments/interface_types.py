@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The types of the .varlink files that bcached/set_state.py declares: `make interfaces` writes them.
 
 The interfaces Admin and Monitor contain the same three types. This program writes them into both files, with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The Linux kernel's own bcache as the judge of images that bcached wrote.
 
 `python -m tests.kernel` (or `make kernel-test`) boots Debian's kernel package under qemu, unchanged and

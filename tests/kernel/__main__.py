@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Carry out the cases and report: exit 0 if all hold, 1 if one does not, 2 if nothing could be judged."""
 
 import argparse

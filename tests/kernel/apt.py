@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Debian's packages by name: as this machine's apt knows them, or out of another release of Debian.
 
 For the latter apt gets a sources list and package lists of its own in a folder of ours, made of the places

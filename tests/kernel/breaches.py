@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Breaches: a judge that cannot say no is none. Each image is damaged in one place, and must be refused
 for that reason and no other."""
 

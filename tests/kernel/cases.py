@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """All cases, by family."""
 
 from .breaches import BREACHES

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Controls: what has nothing of ours in it must pass, or a "no" would mean nothing."""
 
 from . import images

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """bcached as a process of its own, on an image: begun, asked, stopped, killed."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """bcache.ko once more, with CONFIG_BCACHE_DEBUG: it then checks each node it merges, sorts or writes.
 
 Built out of tree from Debian's own source of the very same kernel, with its headers and its compiler. All

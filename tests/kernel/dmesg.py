@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The verdict: what the kernel's log says of an image.
 
 bcache says much of what matters at "info" level, damage too, and its words change between kernels. So

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What can stop the harness, as opposed to what makes it say no."""
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The daemon's clients put data into volumes, overwrite and delete it, and may be cut off in mid-work."""
 
 import random

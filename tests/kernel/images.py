@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Images as bytes: made with make-bcache, read as far as a judge must, and damaged on purpose.
 
 This reads the disk format by itself, a few offsets of it, and not with bcached's own parsers: a mistake

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """An initramfs: a cpio archive in the "newc" form, the only one the kernel unpacks.
 
 Each file is a header of 110 characters (magic and 13 numbers of 8 hex digits), its name with a closing

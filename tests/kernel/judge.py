@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One image before the kernel: boot, verdict, and what is worth telling of it."""
 
 from collections.abc import Mapping, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The claims about keys: what one of daemon and kernel stored is there for the other."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Where cases are carried out: the machine, a folder for images, tools, and what a case comes to."""
 
 from collections.abc import Callable, Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One boot of Debian's kernel: disks and a scenario in, the kernel's words and facts out."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What volumes must hold: every sector's bytes, or what it may hold where a write was cut off."""
 
 from collections.abc import Iterable

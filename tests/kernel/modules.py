@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The guest's kernel modules, in an order in which each finds those it needs.
 
 A module names what it depends on in its own .modinfo section, so no depmod is needed. A name for which

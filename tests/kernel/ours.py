@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The claims: what bcached made, used or left behind is as good to the kernel as the kernel's own."""
 
 import hashlib

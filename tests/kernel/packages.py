@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The kernels to be had, their packages, and the folder these are unpacked into, one for each series.
 
 Nothing is installed on the host but programs that the harness runs, and those only where they are missing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What kernel packages hold packed, unpacked; how it is packed, its first bytes tell.
 
 Python knows zstd from 3.14 on only, so for that there must be the program.

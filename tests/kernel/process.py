@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Programs of this machine that the harness needs: that they are there, and one run of one."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """qemu: the emulated machine, its disks, and one run of it.
 
 The processor is emulated (TCG), so it needs no privilege and behaves alike on every host. The machine is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the guest is to do, in the words of guest/init."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the kernel lets pass without a word, and what is wrong all the same.
 
 A gen on disk ahead of a pointer makes that pointer stale: the kernel then simply does not see what it

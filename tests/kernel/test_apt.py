@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Packages by name, by way of the machine's apt, out of an archive laid out here as a mirror has it."""
 
 import hashlib

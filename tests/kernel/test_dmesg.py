@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The verdict's reading of the log. The lines are what Debian's 6.1 prints."""
 
 import pytest

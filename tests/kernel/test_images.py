@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The judge's own reading of an image, against what bcached packs."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The archive, read back by the rules of the newc form."""
 
 import stat

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Complaints drawn from what a guest handed over."""
 
 from .images import Entry, Pointer

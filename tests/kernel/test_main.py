@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The report and the exit status. The cases here need no machine."""
 
 import subprocess

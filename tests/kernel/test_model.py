@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What volumes must hold, and what a reader is told of what they do not. The cases here need no machine."""
 
 from .images import SECTOR

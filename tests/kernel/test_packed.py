@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The ways in which a kernel and its modules are packed."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Faults the kernel does not mention, found on images packed by bcached."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The kernel as an ELF file, out of the compressed image in the package.
 
 qemu starts an ELF kernel through its PVH entry; the emulated processor then need not unpack 40 MB by

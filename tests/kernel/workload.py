@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The daemon put to work through the client library, and then cut off in the middle of it."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Kill the daemon and cut its power, again and again: exit 0 if nothing was lost, 1 if something was."""
 
 import argparse

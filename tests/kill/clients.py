@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Clients that keep a set busy until it goes, and write down what they were told."""
 
 import asyncio

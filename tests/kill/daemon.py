@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Lives of one daemon on images that outlive it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Which sectors were given out in a life: none twice under one gen, and no bucket's gen ever goes back.
 
 What a client was given and had not committed when the daemon died is nobody's any more, and may be given out

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Begins lives of the daemon by forking off a process that has imported it already: a tenth of the time.
 
 Each line on stdin asks for a life: the arguments, the environment, where to log, and at which of its system

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What clients were told, and so what may be found in the set after any end of the daemon.
 
 Of each sector of a volume it keeps the changes that were asked for, in their order. Of those, what was

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One set through many lives of the daemon, each ended by a kill; in between everything is looked at."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Power cuts of the daemon on a block device: it is recorded at work, and every cut is opened on a copy."""
 
 import asyncio

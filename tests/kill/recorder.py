@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A real block device whose every write, flush and discard is logged, and power cuts that it might suffer.
 
 qemu's storage daemon gives a file out over FUSE and logs what it is asked to change, as the kernel's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The ledger and the grants find what they are there for."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A few lives and power cuts; `make kill-test` has a thousand."""
 
 from random import Random

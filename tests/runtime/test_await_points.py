@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """At every point at which a task goes on, something goes wrong once: its client is gone, the set is told to
 stop, the daemon is interrupted, a device fails. The set stands it, or ends with one error of its own; and a
 later life finds all that was acknowledged. BCACHED_SWEEP=1 goes through all points, otherwise some."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What requests may rely on: all or nothing, nothing lost when a connection or a volume goes, every member's
 allocator awake, and one reason for all once the set refuses."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a set reads with a wrong checksum is counted by structure, also when nothing is lost by it."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A collection while there is hardly a bucket: what it waits for, and what it must not wait for."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The power fails at every moment of many short lives of sets with keys: what clients were told must be true.
 
 `make torture` goes on from here for as long as one likes. A failure names the case, to be told again by it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Many clients at once, from seeds: whatever they do, no sector has two owners, nothing leaks, nobody waits
 for what is there; and what was acknowledged is found again. BCACHED_SOAK_S=600 goes on for so long."""
 

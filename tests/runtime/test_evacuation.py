@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A cache that is mostly clean can always allocate, however its dirty data is spread; one that is full of
 dirty data says so at the deadline, and does nothing more."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The n-th read, write, flush or discard goes wrong, for every n: the set ends with one typed error, or it
 stood it; nothing acknowledged is lost, and a later life opens clean. BCACHED_SWEEP=1 leaves none out."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """No bucket of a set that has run before is taken while writers of previous runs hold leases."""
 
 import asyncio

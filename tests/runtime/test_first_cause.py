@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whatever fails, all who hear of it are told what failed first, on which device, and not what came of it."""
 
 import asyncio

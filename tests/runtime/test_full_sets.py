@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sets that are full of data that exists nowhere else: whatever was asked of them, they can be emptied."""
 
 from contextlib import suppress

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the watchdog goes by: long work that comes on is no hang, and a device that does not answer is one."""
 
 import asyncio

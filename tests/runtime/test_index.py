@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keys of a living set against a model that knows every sector, through lives that end well or do not."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What no look-up finds in a set is told, kept, and given to no new volume; an explicit word drops it."""
 
 from collections.abc import Callable

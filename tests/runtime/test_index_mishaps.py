@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What seldom comes together: two who write the same leaf, an end without buckets, a torn node, many pins."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sets that the real kernel filled, opened and worked on: nothing of what it left is lost or changed."""
 
 from collections.abc import AsyncIterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """However many leaves there are, nobody goes through all of them without letting others have their turn."""
 
 import asyncio

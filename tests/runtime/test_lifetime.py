@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A set ends in good order, or with one error of its own; it does not hang, and lets its devices be after."""
 
 import asyncio

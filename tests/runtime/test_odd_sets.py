@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sets as no writer of today leaves them, but as they may be found: all must open, and be worked on."""
 
 from dataclasses import replace

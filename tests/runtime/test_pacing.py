@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A collection gives way to whoever else is there, but to nobody who waits for it."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The explorer of crash states is judged itself: each bug planted here in the index, or in what it stands on,
 must be found, in a story that is known to bring it out. Without it, the same story must pass.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The buckets of a connection that broke wait until no write of its process can come any more."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Slices end in time, by a clock that is finer than they are."""
 
 import asyncio

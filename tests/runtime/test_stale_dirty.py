@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Dirty data that is gone stands nowhere on the devices by the time its bucket's gen goes up.
 
 The kernel complains of every dirty key that is stale, though a later one lies over it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Open buckets of writers that are gone, or idle, keep no other from getting the last sectors."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A 64 MiB image is allocated and dropped many times over: nothing is handed out before its gen is durable,
 gens stay in bounds, Verify finds nothing. BCACHED_TURNOVER=100 says how many times, -s shows what it took.
 

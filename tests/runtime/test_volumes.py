@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Volumes and superblocks change durably, one at a time, to the end, whatever becomes of who asked."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """First come, first served, with deadlines; whoever goes away gives back and passes the turn on."""
 
 import asyncio

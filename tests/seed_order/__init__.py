@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Linux bcache's own order of work (alloc.c of v4.14), small enough to run every interleaving by hand.
 
 The kernel can lock up near exhaustion in two ways that bcached must not have. To know that our tests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The toy: a cache device, its lists, and the three threads of alloc.c and btree.c that work on them."""
 
 from collections import deque

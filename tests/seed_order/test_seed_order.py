@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The kernel's deadlock and its livelock, reproduced; and the toy at work where neither can happen."""
 
 import pytest

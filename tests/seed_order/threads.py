@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Kernel threads as generators: each runs until it yields the condition it waits for.
 
 Between two yields nothing else runs, as under the kernel's bucket_lock. A waiting thread is looked at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The daemon as a process: how it starts, serves, reloads, is watched, stops, and refuses."""
 
 import fcntl

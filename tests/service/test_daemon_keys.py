@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What was committed outlives the daemon, however it ends."""
 
 import signal

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A set with damage that it opens with: the daemon says so at once, and as long as it lasts."""
 
 from instruments.clients.daemon_process import DaemonProcess

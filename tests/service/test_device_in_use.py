@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A daemon whose device, or whose set, another process has: when it waits, when it goes on, when it ends."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Under any limit on address space both programs work, or say in one line that it is too small."""
 
 import resource

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What peers can pin in memory: half-sent requests, requests that wait, replies that are not read."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The other people's varlink: its Python client, and its command line."""
 
 import asyncio

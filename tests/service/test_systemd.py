@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The files for systemd and udev, judged by systemd's and udev's own tools."""
 
 import grp

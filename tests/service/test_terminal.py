@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A daemon in the foreground of a terminal, and what closing the terminal does to it."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What becomes of reservations whose keys stand in the index, and of what readers have pinned."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Random runs with keys that come and go, against a model of the index, of what is on disk, and of crashes.
 
 The model knows the keys sector by sector, which journal entries are durable, which gens are on disk, and all

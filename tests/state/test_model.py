@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Random runs of whole sets against a model of sets: what is out is out once, and comes back once.
 
 A failing run is told by its seed; put it in SEEDS, and it stays a test.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Each field of each structure wrong in turn: one clear line says so, and nothing is written on any device.
 
 It is the whole opening that is tested here, as the daemon does it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keys in the journal, whatever the ring: none that is needed is lost, and nobody waits for ever.
 
 A hang is an error at once here: time is virtual, and the loop says when nothing is left to happen.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the real kernel wrote, read back: it must equal what the kernel said of it."""
 
 from uuid import UUID

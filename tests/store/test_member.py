@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A member's own writes: prios with a seq that rises, and superblocks that count as theirs once durable."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What makes one whole set of devices; each breach has its line."""
 
 from dataclasses import replace

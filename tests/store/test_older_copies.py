@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A member that is an older copy is called that, whatever its age; one that lost power never is."""
 
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The power cuts are judged themselves: each bug planted here, a step left out or misplaced, must be found.
 
 A test that finds nothing in code that is right proves little; this one says what it would have found.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The power fails at every moment of many lives, in every way it may: the set must open as it was promised.
 
 BCACHED_CRASH_STATES is how many states are drawn at a moment; the default is for every day. A failure names

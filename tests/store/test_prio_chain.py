@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Prio chains: written whole and last set first, read exactly as far as they go."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The superblock and its copy: one is whole at every instant, and neither hides what somebody wrote."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Volumes in their slots: which one is given, what is refused, and that a refusal changes nothing."""
 
 from uuid import UUID

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Wiping: every byte of the buckets is zero, durably, and no byte beside them is touched."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Do README's "As a service" under a real systemd: exit 0 if all holds, 1 if not, 2 if nothing was judged."""
 
 import argparse

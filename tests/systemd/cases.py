@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What must hold of the service, tried one after the other on one booted machine."""
 
 import re

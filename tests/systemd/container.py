@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A copy of the root, booted by systemd-nspawn without a network; commands run in it through nsenter."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What README tells an operator to type, so that what is tested is what stands there."""
 
 import re

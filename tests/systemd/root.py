@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A minimal Debian with systemd, and the wheels bcached is installed from: made once, outside the checkout.
 
 Both come the way this machine gets its own: packages from the mirror apt knows, wheels through pip. Deleting

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the harness reads and decides, without a container: README's commands, the mirror, what is missing."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Exit 0 if nothing was found, 1 if a state was that must not be; its images are kept."""
 
 import argparse

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The IDL files and the structs say the same: parsed by varlink's own parser, compared by msgspec's."""
 
 from pathlib import Path

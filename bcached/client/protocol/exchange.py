@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The client's end of the protocol: calls to bytes, bytes to replies. No socket, no loop, no clock.
 
 Received bytes are fed in, bytes to be sent are taken out, and answered calls are returned. A call whose

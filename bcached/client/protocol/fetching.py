@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fetching: look up keys, read, and check the keys again after the read."""
 
 from collections.abc import Iterable, Sequence

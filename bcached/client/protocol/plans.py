@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Operations of several steps, as generators: each step is yielded to the client, which performs it.
 
 A step is a call to the daemon, or reads or writes that may run concurrently. The asyncio client awaits them,

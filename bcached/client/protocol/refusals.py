@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Turns errors from the socket into the exceptions of bcached.errors."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Storing: reserve, write and commit sectors, as many at once as fit one journal entry.
 
 The limits are known from Describe and the protocol, so the division is decided before anything is reserved:

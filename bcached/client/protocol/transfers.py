@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Concurrent reads and writes: the data steps of a plan.
 
 A long extent is divided into parts, and each copy of an extent is a part of its own: a device serves several

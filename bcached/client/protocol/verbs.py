@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The socket's methods, one function each: a call's parameters, its result, and how it is undone.
 
 Both clients have them as methods; `at` is the state of the client's connection.

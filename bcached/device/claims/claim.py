@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Claiming a device against every program that may own it, and ignoring the locks of all others.
 
 Clients open an image too, to read and write their data, and flock needs no more than an open file. So a lock

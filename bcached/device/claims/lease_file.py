@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Lease files: how a run of the daemon knows that writers of previous runs have stopped.
 
 Each run creates one. A client holds a read lock on it while it may write to the device; when the kernel lists

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Which processes hold a lock on a file or have it open, as far as the kernel shows.
 
 /proc/locks lists the process that *took* a flock, and none for a lock of an open file description. The

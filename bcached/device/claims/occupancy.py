@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Uses of a device by the kernel itself: its bcache, a loop device, a mount, swap, md or dm.
 
 An image file and the loop device on top of it are one set of bytes under two names, and neither flock

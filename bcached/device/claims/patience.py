@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Waiting for a device that another process has in use."""
 
 import asyncio

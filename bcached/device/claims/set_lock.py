@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The lock on a set's files: its leases and its maps of gens, in the daemon's directories.
 
 A copy of an image has the same set uuid, and the image's own lock does not cover it: two daemons on two

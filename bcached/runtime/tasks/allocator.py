@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The allocator task of one member: keeps its reserves filled.
 
 It takes its next step from state/buckets/next_step.py, does it, and repeats; with nothing to do it waits

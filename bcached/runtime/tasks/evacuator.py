@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Evacuation: moves dirty data together when buckets run out, so that clean data beside it can be dropped.
 
 state/buckets/evacuation.py chooses the buckets and their order. One pass over the index finds the keys; then

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The garbage collector: finds each bucket's oldest referenced gen, so that gens may rise; tidies the index.
 
 It marks in slices while buckets are allocated and keys change, in its own columns, and changes the bucket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The journal writer: writes entries at once if one is waited for, and after a short delay otherwise.
 
 A waiter for `Journal.durable` or for space may be cancelled with its client, so this task does the writes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The leaf writer: keeps the index on the device close enough to the one in memory.
 
 It writes leaves with a block's worth of new keys, leaves that need the journal's oldest entries when the

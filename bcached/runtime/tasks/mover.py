@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Copying live data to another bucket, and putting the copy in its place.
 
 It takes buckets from its own reserve, so it works when nothing else is free. If a key is overwritten while

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Moving garbage collection: copies the live data of nearly empty buckets to free these.
 
 (kernel: bch_moving_gc)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The prio writer: makes gens durable, so that invalidated buckets may be used, and ages prios.
 
 It never waits for a bucket: the prio reserve holds a whole chain and is filled before all others. (Kernel:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The tasks of a set, in one record with their names."""
 
 from collections.abc import Coroutine, Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Rate limits of log messages: the first few of a kind in each window, then how many more there were.
 
 A peer can cause the same message ten thousand times a second. A kind is a location in the code that logs, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Structured logs on stderr: key=value on a terminal, JSON otherwise.
 
 structlog renders, the standard library's logging delivers: so what asyncio, uvloop and other libraries log

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Replaces stderr: queues lines without blocking, and a thread of its own writes them.
 
 stderr may be a pipe that is not drained, a terminal stopped by Ctrl-S, a full disk, a pipe without a reader.

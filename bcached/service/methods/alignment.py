@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Block alignment of requests: the socket counts in sectors, the set in blocks (a power of two)."""
 
 from typing import NoReturn

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """io.bcached.Allocator on a cache set: allocation, release, and the description of the set.
 
 The fast path of Allocate is `allocate` down to the carve: it builds only the reply. Requests that arrive

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Waiting until a journal entry is durable: one task per entry, shared by all its waiters.
 
 Many clients commit into one entry. A task waits on the journal for the first of them; each of the others

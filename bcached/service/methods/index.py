@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """io.bcached.Allocator's keys on a cache set: commit, mark clean, look up, invalidate.
 
 A look-up whose nodes are in memory and a commit that need not be durable are answered in the batch they

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Several look-ups for one reply: the first within the loop's time limit, the rest in steps."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Every method of the socket on a cache set: the table of the role each needs and the function it runs."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What Watch sends: the state first, then what has changed since the last reply."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """org.varlink.service: the daemon's vendor and version, and the text of its interfaces."""
 
 from importlib import resources

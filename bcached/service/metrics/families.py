@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Prometheus metric families from records whose fields declare their metrics (bcached/metric.py)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

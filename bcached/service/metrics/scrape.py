@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One connection to the metrics port: one request, one response, and a clean close.
 
 After the response, input is still read for a moment and ignored: if the connection is closed with unread

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Parses a request to the metrics port: as much HTTP as a scrape needs.
 
 Any input has a response. Input that is not HTTP/1 is refused as soon as that is visible, since a TLS or

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Serves GET /metrics on the event loop, with as much HTTP as a scrape needs.
 
 A scrape takes its snapshot at once and renders it in slices between which the loop serves requests: rendering

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Every metric that Prometheus scrapes, made from one immutable snapshot.
 
 A scrape runs on the event loop, so its values are consistent; nothing is read from another thread. Every

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The configuration: loaded once, checked whole, then frozen.
 
 Layers, later ones win: /etc/bcached/bcached.toml, conf.d/*.toml beside it in the order of their names,

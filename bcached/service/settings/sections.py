@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Every key of the configuration: its section, type, range and default.
 
 The file config/bcached.toml says what each one means; a test compares the two.

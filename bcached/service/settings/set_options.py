@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Translates the configuration into the options of the set and the socket."""
 
 import grp

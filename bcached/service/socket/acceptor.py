@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Accepting connections, with a pause when the process is out of descriptors."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Roles: which methods the peers of the socket may call.
 
 Names are resolved once, when the lists are read, so that no connection waits for a name service. A grant to a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whole messages of one connection that cannot run yet.
 
 They are kept as received bytes: decoded they would take several times as much memory. A few at a time are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The memory that all connections hold together, and which of them to close when it exceeds the limit.
 
 A connection holds partial requests, waiting requests, and replies that wait or are unread. Most hold nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One connection: bytes in, whole messages to the pipeline, replies out, and back-pressure.
 
 Requests that cannot run yet, since the reply queue is full or the peer does not read, stay in the backlog,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The in-order requests of one connection: which may run now, and those deferred until they may."""
 
 from collections import deque

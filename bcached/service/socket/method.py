@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the socket server knows about a method: the role it needs, and the outcomes it may have.
 
 1. Results: the reply is ready. 2. Long: so is it, but it is sent by itself. 3. Later: results to be waited

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The peer of a Unix socket as the kernel reports it: pid, uid and groups at connect time."""
 
 import socket

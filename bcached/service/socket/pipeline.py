@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Runs the requests of a connection in the order sent and sends the replies in the same order.
 
 There are two ways to run a request:

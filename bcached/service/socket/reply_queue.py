@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Replies that cannot be sent yet, since an earlier one is outstanding, and their requests."""
 
 import asyncio

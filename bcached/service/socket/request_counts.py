@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How often each method was called and refused, and how long it took: integers, a few per read.
 
 A duration runs from the read that brought the request to the write of its reply. Requests of one read that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The socket server: connections, their limits and roles, and a clean stop.
 
     server = SocketServer(service, Access(admin, allocator, reader), SocketLimits(connections, ...))

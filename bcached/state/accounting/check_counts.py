@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One member's buckets as found on disk: gens, uses, and how much live data each holds.
 
 Gens on disk are older than pointers made since: a newer pointer raises its bucket's gen, so staleness is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One garbage collection's marks of a member: the oldest gen of the pointers into each bucket.
 
 It works in columns of its own while buckets are given out and taken back, and changes nothing before

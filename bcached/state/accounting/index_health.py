@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Counts of what no look-up finds in an index, though the data may still exist, to be reported.
 
 A key is an orphan if no volume has its inode. A dirty key is stale if the gen of a bucket it points into is

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The invariants of a set's buckets, as one check over all of them.
 
 Run after every step in tests, on demand by the Verify method, and after every step of the daemon with

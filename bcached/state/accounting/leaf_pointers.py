@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The pointers of leaves' keys, in columns: into which buckets of which member, and how stale."""
 
 from collections.abc import Iterable, Iterator, Sequence

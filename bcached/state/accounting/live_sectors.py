@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How much live data each bucket holds, updated as keys are added to the index and removed from it.
 
 Only pointers with their bucket's present gen count. A bucket's gen goes up only when nothing is counted in it

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Every bucket's gen and live sectors, counted from the keys of an index that is being opened.
 
 Gens on disk are older than the pointers made since: the newest pointer into a bucket gives its gen, and only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What open buckets, holders and readers own in total, compared with each bucket's state and pins.
 
 A part of the invariants: every sector is given out once only, and its bucket is pinned meanwhile.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """State, gens, prios, live sectors and pins of every bucket of one device, as columns.
 
 Rules of this file: a bucket's state and gen are changed only by methods of BucketTable. Each column is a

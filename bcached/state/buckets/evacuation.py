@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Which buckets to empty of their dirty data, when no bucket is left that could be invalidated.
 
 One dirty key keeps a whole bucket, however much clean data is beside it. (Kernel: writes it back; here there

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """free_inc: invalidated buckets, which may be used once a prio write has made their gens durable.
 
 They leave in the order in which they came. So two counts tell which of them are ready: how many buckets ever

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Arithmetic of gens: eight bits that wrap, so of two gens each is ahead of the other by some distance.
 
 The smaller distance counts. A gen that is exactly half a turn away counts as behind, as in the kernel

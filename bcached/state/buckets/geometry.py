@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The geometry of one member device: its layout, and the capacity of each list.
 
 The capacities are the kernel's: all follow from the number of buckets (kernel: cache_alloc).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One member device: its table, its lists, and every move of a bucket between them.
 
 The life of a bucket, each arrow one method here:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a member's allocator task does next: one pure function of the state.
 
 Kernel: the allocator thread works in a fixed order and sleeps in the middle of it, so it can wait for itself,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Which members of a set the next bucket comes from.
 
 The member with the most free and reclaimable space comes first, and among equals the one with the oldest

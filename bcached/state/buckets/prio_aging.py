@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How bucket prios age: by one for each 1/1024 of the set's size in traffic (kernel: bch_rescale_priorities).
 
 A bucket starts at 32768 and is reset to that by hits, so an unused one reaches zero after traffic of 32 times

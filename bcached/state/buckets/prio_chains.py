@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The prio chains of one member: which buckets hold its prios and gens on the device.
 
 A prio write goes to a whole new chain. So there are up to three: the one that the journal points to, the one

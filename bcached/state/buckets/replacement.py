@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Which buckets to invalidate next: an object per policy, which holds all that the policy remembers.
 
 A policy searches the table in slices and yields between them, so that its caller can yield to the event loop.

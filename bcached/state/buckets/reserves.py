@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The reserves: short lists of buckets that are ready to be used, each for one kind of need.
 
 A bucket from here can be used without a write or a wait. The allocator task fills them in PUSH order;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The k buckets of least weight in a scan over all of them, selected slice by slice.
 
 Rules of this file: no step takes longer than a millisecond or two for any number of buckets, and the result

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The unused list: emptied buckets, free without a prio write, since nothing durable points into them.
 
 Old nodes on the device may still point into some, by a gen that a prio write has not covered yet (tainted:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A leaf's bsets merged in columns, the newest key wins: most keys overlap no other.
 
 All that is unusual is left to the caller, to merge key by key: several pointers, a placeholder, and invalid

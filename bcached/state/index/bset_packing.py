@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Packs the keys of extents for bsets, column by column instead of key by key."""
 
 from collections.abc import Sequence

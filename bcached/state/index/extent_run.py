@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A run: neighbouring extents of one inode in packed columns, sorted, none overlapping another.
 
 Item i of each column is that of the i-th extent. Most keys have one pointer; a run with a key of more has a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Extents in packed columns: those of one leaf of the index, or those the journal adds to it.
 
 An extent is three words and no object: its end, its key's head and its pointer, each in an array with those

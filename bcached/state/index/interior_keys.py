@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The children of an interior node: which of its keys are live, and why the others are not.
 
 An interior node only gains keys: the key of a replaced child stays, and so do freeing keys, at position 0:0,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The journal entries still needed: those whose keys are not all in written leaves."""
 
 from collections import OrderedDict

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The ranges and sizes of keys, and keys cut to a range."""
 
 from collections.abc import Iterable, Sequence

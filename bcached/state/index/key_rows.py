@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The keys of a whole index in packed columns, a row for each pointer, for checks over all keys."""
 
 from array import array

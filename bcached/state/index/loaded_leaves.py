@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The leaves in memory: their order of use, their unwritten changes, and how many words all of them hold.
 
 Every change of a leaf that is in the tree goes through here, so that the counts follow it and the leaf is

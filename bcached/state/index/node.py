@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Nodes of the index in memory.
 
 A leaf holds all its extents, merged (`live`), and again those that are in no written bset yet (`unwritten`).

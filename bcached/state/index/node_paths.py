@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Ways through the nodes in memory, from the root down: to a node, to a level, along all interior nodes."""
 
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The sizes of btree nodes: what fits into one, and where one that is too full is split.
 
 The thresholds are the kernel's: a node that is written whole is split if it takes more than four fifths of

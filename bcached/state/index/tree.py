@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The index in memory: a tree of nodes, of which some are loaded.
 
 No method waits for a node. The caller first asks which node of a range is `missing`, has it read, and asks

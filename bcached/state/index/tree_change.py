@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A change of the tree's shape: neighbours replaced by new nodes with the same keys.
 
 Splitting, rewriting and coalescing are one operation here: adjacent children of a node are replaced by

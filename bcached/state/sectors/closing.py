@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Open buckets as the last resort: those whose writers' connections are closed, or that are idle.
 
 Up to 128 buckets are open, each perhaps nearly empty, which is a large part of a small set. When the last

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The pieces of one bucket that one connection holds: ranges of sectors, each with one pin.
 
 They are sorted. A bucket is given out from its beginning to its end, so a new piece nearly always is the

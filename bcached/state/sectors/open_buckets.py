@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The open buckets: where the next sectors of each stream are cut from.
 
 Data written together tends to die together, and a bucket whose data dies together is reclaimed whole. So

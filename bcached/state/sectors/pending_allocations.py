@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Work that may have to wait for buckets: it keeps what it has gathered so far, and can be resumed.
 
 Only the head of a queue is resumed, so only one request at a time gathers; at its deadline it gives all back.

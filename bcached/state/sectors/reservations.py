@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Reservations: the sectors that a connection was given and has neither committed nor released.
 
 Releasing part of a piece leaves the rest; releasing its middle leaves two. Reader pins are counted

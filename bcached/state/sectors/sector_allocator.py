@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Cuts sectors for connections out of open buckets, and takes them back (kernel: bch_alloc_sectors).
 
 Every piece pins its bucket. When a bucket's last sectors are cut, the open bucket's own pin passes to that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the tree needs: buckets for its nodes, and the journal."""
 
 from typing import Protocol

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The loaded nodes of the index, within a memory limit: read when they are requested, evicted when clean.
 
 A leaf that is pinned stays in memory; any other is valid until the next await only. Far over the limit, a

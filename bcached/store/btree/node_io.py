@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Nodes between memory and the devices: read one, append to one, write new ones whole."""
 
 import asyncio

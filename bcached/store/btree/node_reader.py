@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One node of the btree, read from a device that may be damaged: its bsets as far as they are sound.
 
 A node is appended to in place. An interrupted append leaves a last bset with the node's seq and a wrong

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Changing the shape of the tree on its devices, one change at a time.
 
 New nodes are completely written, each to its own bucket, before one bset of a parent, or the journal, names

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a node of the btree must be: the rules by which an opening and a check judge what they read.
 
 Each reports what is wrong with a node, or with its keys, and returns what is left of it.

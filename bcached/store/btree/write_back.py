@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The changes of the index on their way to its devices: leaves written out, nodes rewritten and coalesced.
 
 Rules of this file. No leaf is written before the journal entry with its newest key is durable. A node is

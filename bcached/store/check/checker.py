@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Reads and checks everything in a set, and changes nothing; reports damage and goes on.
 
 The readers and the rules are those of an opening (set_reader.py, node_rules.py, bucket_checks.py); added here

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The keys of a whole index, once all are merged: which are live, and which are wrong.
 
 What keeps a set from being opened is not judged here, but by the rules shared with an opening

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A check of a set that may be in use: only findings that stay count.
 
 While a daemon writes, a reading mixes states of several moments, and nothing on the devices marks where one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Entries on their way to the devices: the same entry to every member."""
 
 from collections.abc import Callable, Sequence

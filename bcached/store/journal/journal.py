@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The journal: one durable entry at a time, the same on every member.
 
 An entry is sealed when its flush is issued: whatever the flush does not cover goes to the next entry.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How much may be in the journal at once, so that there is always space for an entry without keys.
 
 Entries without keys (a root, prios, the uuid table) cannot wait: writing out the leaves that would free the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The locations of all metadata, as the next journal entry will name them."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The keys accepted for the next entry."""
 
 from collections.abc import Callable

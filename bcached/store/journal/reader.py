@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Reading the journal back: every member's ring, as far as it can hold an entry that matters.
 
 Each bucket's beginning is read first, since an entry whose bucket does not begin with one is never looked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The keys of the journal's entries that are still needed, in memory, to be relogged when the ring runs out.
 
 An entry is needed until the leaves that its keys were inserted into are written. How long that takes, and how

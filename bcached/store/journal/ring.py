@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One member's journal buckets as a ring: where the next entry goes, and what may be overwritten.
 
 Rules: a bucket is used again only when a *durable* entry says that none of its entries is needed any more

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The rings of all members: they hold the same entries, so the one with the least space decides."""
 
 from collections.abc import Sequence

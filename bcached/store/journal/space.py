@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whether keys may be accepted, and when leaves must be written so that more can be.
 
 The limits themselves, and why they suffice, are in limits.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Waiters for the journal: for an entry to be durable, or for space. Each may be cancelled at any time."""
 
 import asyncio

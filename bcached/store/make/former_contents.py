@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The bcache data on a device that is about to be laid out again, which its owner may want to keep."""
 
 from collections.abc import Sequence

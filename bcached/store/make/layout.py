@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Laying out a set: what goes on which device is planned first, then written, the superblocks last.
 
 A layout of one device is what make-bcache makes, field by field: version 0, no valid journal yet; the first

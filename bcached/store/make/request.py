@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A request to lay out a set: on which paths, and what may be overwritten; checked against what exists.
 
 Everything is checked on all devices before anything is written on any. libblkid reports what a device holds;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The leaves that may hold keys which no look-up finds, while a set is opened.
 
 Whether a key is stale is certain only when all gens are known and the journal is merged into the leaves. So a

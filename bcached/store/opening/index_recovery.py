@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The index of a set that is being opened: read once, counted, and merged with the journal's keys.
 
 Nothing is written. The journal's keys stay needed until their leaves are written out, which is done once the

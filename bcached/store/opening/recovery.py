@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """From a set that was read and found sound to one that is open: tables and reserves filled.
 
 A fresh set gets its first run, in the kernel's order of writes: prios, uuid table, root, journal entry, and

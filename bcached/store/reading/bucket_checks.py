@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What all keys of a set together may say of its buckets.
 
 Each key was checked against the devices' layout when it was read. Only all of them together show that a

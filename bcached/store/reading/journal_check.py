@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a journal must be for a set to be opened, and what else is wrong with it.
 
 One list of rules for the opening and for a check. The fatal ones use only what an opening reads of the

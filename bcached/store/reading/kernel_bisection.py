@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Which journal entry the kernel takes for the newest (kernel: bch_journal_read, journal_read_bucket)."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whether the uuid table and the root can be where the newest journal entry says they are."""
 
 from collections.abc import Sequence

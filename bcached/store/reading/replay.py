@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The journal's keys merged, newest wins, as they are then merged into the tree."""
 
 from collections.abc import Sequence

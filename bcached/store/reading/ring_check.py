@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whether a member's journal buckets are in the order of a ring, for bcached and for the kernel.
 
 bcached needs that order among the buckets that are needed: else there might be no space for the entry that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Reading a set before anything on it is changed: superblocks, journal, prios, volumes.
 
 An opening and a check both use it (finding.py says how they differ). Everything here only reads.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The superblock of a device that may be damaged, and its copy at sector 16."""
 
 from dataclasses import replace

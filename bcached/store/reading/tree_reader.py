@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The whole btree of a set, node by node, with the journal's keys on top: what the index holds.
 
 The order is the kernel's. A node's keys raise the gens of the buckets they point to before its children are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The uuid table of a set. It has no checksum, so it is recognized by its contents.
 
 Read strictly, since the bytes may be a client's: the bucket that an older journal entry names may have been

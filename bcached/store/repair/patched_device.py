@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A device as it would be with some blocks changed, to be checked before they are."""
 
 from collections.abc import Iterable, Sequence

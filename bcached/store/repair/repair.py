@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Changes of a set on its devices at its owner's request, each a step that says what is lost by it.
 
 A step is planned first, as patches; the set can be checked as it would be with them before anything is

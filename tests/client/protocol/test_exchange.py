@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The protocol core alone: bytes in, bytes out."""
 
 from dataclasses import dataclass, field

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Stores of any size, several at once, and what a commit holds."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Whose lock on a device counts: of those who may own it, and of no client."""
 
 import asyncio

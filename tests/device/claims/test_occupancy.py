@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What is refused for what sysfs says; where no kernel has bcache, its sysfs is laid out by the test."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The lock on a set's files: one process a set and directory, and no file left behind."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The real daemon, as a subprocess on a real image, with the service manager's place taken by the test."""
 
 import atexit

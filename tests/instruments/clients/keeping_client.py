@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A client that keeps data in a set, and remembers of every sector what it may find there after any end."""
 
 from collections.abc import Iterator, Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A unit's seccomp filter without a service manager: systemd says what its groups hold, libseccomp loads it.
 
 As a program, `python -m instruments.clients.seccomp ACTION FILE COMMAND...`, it runs the command behind a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A real set on a memory device or an image, behind a real socket, in this process."""
 
 import contextlib

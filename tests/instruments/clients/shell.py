@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """bcachectl as a person at a shell uses it."""
 
 import json

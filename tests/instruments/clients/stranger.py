@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A process of its own that holds a lock on a file: as root of another user, else of ours."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A client that says exactly the bytes it is told to, and reads replies one by one."""
 
 import asyncio

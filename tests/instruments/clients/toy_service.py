@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A service of a few lines behind the real socket server: sectors from a counter, waiting on demand.
 
 A Commit is made at once, or with WAITS when `may_commit` lets one through, and then durable when one of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Opens the states that power cuts leave, and holds what is found against the ledger."""
 
 from collections.abc import Coroutine, Iterator, Sequence

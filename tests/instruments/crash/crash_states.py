@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Every state in which a power cut may leave devices, drawn by the hundred without copying an image.
 
 DurabilityLog answers what a sector may hold at any position; a walk goes through the log once, in order, and

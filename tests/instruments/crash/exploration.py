@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Looks for a state that must not be: a story, what cuts may leave of it, and what comes after some of those.
 
 All of it follows from the story's seed, to the byte.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The journal as the kernel's reader finds it (bch_journal_read, v6.1): it does not look into every bucket.
 
 It hashes for a bucket with entries, searches from there by halves for the newest, and goes backwards until

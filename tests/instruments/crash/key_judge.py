@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Opens the states that power cuts leave of a set with keys, and holds what is found against the ledgers.
 
 Opening is dear, and most states differ only in what nobody reads then: data. So what came of the same

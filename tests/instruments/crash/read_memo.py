@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Work that only reads is done once for the same contents, and found again by what it read.
 
 What it reads next follows from what it has read so far. So its reads make a tree: at each node a place, below

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How many different crash states the tests of one run have judged, in all processes together.
 
 A test tells its own number as a property of its report, and how many tests tell one when all of them run:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A walk through a log must say just what the log itself answers, at every position."""
 
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The kernel's search, on rings filled in order and on one that is not."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The share of crash states: told when some were judged, and too few of them fail a whole run only."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a device was asked to change, in order, and what of it would survive a power cut.
 
 The rule is the drive's and not what the code under test believes: a flush makes durable what was complete

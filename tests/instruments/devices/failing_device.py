@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A device that fails on order: the n-th read, write, flush or discard goes wrong."""
 
 import errno

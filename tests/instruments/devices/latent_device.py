@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A device that takes its time, each operation another one, repeatable from a seed."""
 
 import asyncio

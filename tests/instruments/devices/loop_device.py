@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Loop devices for tests that need a real block device; they need root."""
 
 import os

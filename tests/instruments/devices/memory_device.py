@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A device in memory: the interface and guarantees of a real one, without a file or a thread."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A device that passes everything on to another: what the devices that do something on the way begin with."""
 
 from bcached.device.block_device import BlockDevice, BytesLike

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A device that writes down when each change was issued and when it was complete."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A failing device fails when it is told to, and otherwise does not."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What only memory can do: be closed and opened again, and be terabytes large for nothing."""
 
 import pytest

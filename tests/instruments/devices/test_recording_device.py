@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The log knows a drive's rule: a flush covers what was complete when it was issued."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A member's allocator, prio writer and collector driven step by step, without a loop and without devices.
 
 It does what the tasks in runtime/ do with the same decisions, and can keep prio writes and collections

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A set of two members in which everything happens at once: what the invariants have to look at."""
 
 from bcached.keys import Key

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Values of the disk format for tests: one good sample of each structure, and strategies for all of them."""
 
 import struct

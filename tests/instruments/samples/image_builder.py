@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Images of sets, structure by structure: nothing is on them but what the test says, right or wrong."""
 
 from collections.abc import Sequence

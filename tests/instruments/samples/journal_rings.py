@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Members whose journal buckets hold what a test puts there."""
 
 from collections.abc import Mapping

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The images that the real kernel wrote, and what it said of them."""
 
 import json

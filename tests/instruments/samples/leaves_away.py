@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What the leaves of a tree hold, also those that are not in memory: a ledger looks where its set may not."""
 
 from collections.abc import Iterator, Sequence

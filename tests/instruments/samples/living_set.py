@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Cache sets on devices in memory, for tests of what runs on them."""
 
 from collections.abc import Iterable, Sequence

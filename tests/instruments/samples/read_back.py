@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What was written to a device, parsed again: a node, a journal bucket, a prio chain."""
 
 from bcached.device import BlockDevice

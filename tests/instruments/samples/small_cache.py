@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A member's cache without a device: opened, driven by hand, its prio writes over as soon as they begin."""
 
 from collections.abc import Generator

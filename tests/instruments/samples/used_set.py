@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Sets that have been in use, made in memory without a daemon, and ways to spoil one field of theirs."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A set that lives on recorded devices, and a ledger of what it promised, and when.
 
 The ledger knows nothing of the set's inside but two things: which buckets left free_inc and with which gens,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A crowd of clients that do everything a client can at random moments, and a watch on what they are given.
 
 All of it follows from one seed. The watch is a map of its own of who holds which blocks: what the set says

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """An index on a device in memory, with a toy's buckets and a toy's journal, and what a cut leaves of it.
 
 The model knows every sector by itself. Before each change of the device, and after it, it is written down

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A journal under all who use it: clients who change their minds, leaves that are written, roots, prios.
 
 Leaves are ranges of sectors. What a leaf has on the device is a model's, and changes at one moment; what the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What clients know of their keys: every sector's versions, and from when on which of them were promised.
 
 A version counts from some journal entry on. What a power cut leaves has a newest entry, and that says which

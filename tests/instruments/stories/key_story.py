@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A set with clients' data on recorded devices, and ledgers of what was promised of it, and when."""
 
 from collections.abc import Sequence

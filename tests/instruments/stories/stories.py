@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Short stories of a set's life, played over and over with something going wrong at another moment each time.
 
 They bring every part into play: the first run and a later one, waiting and being served, volumes, policies,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Clients that allocate and drop a device's size over and over, and a check of what its log of writes says.
 
 The check reads journal entries and prio sets out of the log with format/, as a later life would after a power

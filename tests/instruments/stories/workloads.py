@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What clients and administrators do to a set, one operation after the other, or several at the same time.
 
 Every workload follows from a seed or from the operations' names, so one that went wrong can be played again.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Every point at which a task is resumed, counted; something can be done at the n-th one.
 
 An await that suspends is left again by a resumption, so that going through all resumptions of a scenario

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Giving up on what does not happen, on machines that stand still.
 
 A virtual machine may be paused for half a minute, while its clock goes on. So that such a pause is no

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Virtual time passes only while nothing else can happen, and a hang in it is told at once."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """An event loop whose clock jumps: a wait of ten seconds takes no time, and a hang is an error at once.
 
     @in_virtual_time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The journal writer: at once for those who wait, after a while for keys alone, and to the very end."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The three tasks: what is asked of one is done after it was asked, and none works without a reason."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 import logging
 
 from bcached.service.logs.limits import BURST, WINDOW_S, LogLimits

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from bcached.service.socket.access import Role
 from bcached.service.socket.in_order import InOrderRequests
 from bcached.service.socket.method import Operation, Outcome, Session

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A pipeline by itself, on the operations of the toy service: bytes in, writes out."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What no look-up finds is counted key by key, and counted less as it goes, in whatever leaf it stands."""
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """For each sentence a breach is planted, and exactly that sentence is found."""
 
 import re

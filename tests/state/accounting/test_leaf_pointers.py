@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Columns of what leaves point to, against the same counted key by key."""
 
 from collections import Counter

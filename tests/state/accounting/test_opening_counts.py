@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """One pass over pointers, whatever their order, tells each bucket's gen, its oldest, and what is live."""
 
 from itertools import permutations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Which buckets are emptied of dirty data, in which order, and when it is of no use."""
 
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 import pytest
 
 from bcached.state.buckets.geometry import Geometry, fifo_capacity, roundup_power_of_two

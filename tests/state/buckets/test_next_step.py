@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from collections import Counter
 from itertools import product, takewhile
 from typing import Any

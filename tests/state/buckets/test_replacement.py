@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Each policy against a step-by-step model of the seed's, which looks at one bucket after the other."""
 
 from collections.abc import Iterator

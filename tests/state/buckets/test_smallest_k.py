@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from collections.abc import Callable, Generator
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A leaf read column by column is the leaf read key by key."""
 
 from random import Random

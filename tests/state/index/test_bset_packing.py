@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keys packed in columns stand as keys packed one by one."""
 
 from itertools import pairwise

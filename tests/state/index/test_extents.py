@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Extents against a model that knows every sector by itself."""
 
 from itertools import pairwise

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The oldest entry that is needed, whatever the order in which entries cease to be."""
 
 from random import Random

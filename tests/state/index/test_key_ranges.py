@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keys cut to ranges, and what keys take."""
 
 from bcached.keys import Key, Pointer

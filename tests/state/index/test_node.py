@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a leaf and an interior node know of themselves."""
 
 import pytest

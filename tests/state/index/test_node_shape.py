@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Where nodes are cut, and when they are worth joining."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Questions to a tree of which not all is loaded."""
 
 from bcached.format.bkey import END_MAX

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a change of the tree's shape takes, before anything of it is done."""
 
 from itertools import count

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What open buckets give when nothing else is left, and to whom."""
 
 from uuid import UUID

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from itertools import groupby
 from operator import itemgetter
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 from contextlib import suppress
 from random import Random
 from typing import NamedTuple

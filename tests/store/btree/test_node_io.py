@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Nodes that others wrote: the kernel's, damaged ones, and odd ones."""
 
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The index on a device against a model that knows every sector, through any life and any cut."""
 
 import asyncio

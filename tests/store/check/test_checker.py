@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Each damage, planted alone on a sound image, is found as what it is, and nothing else is found."""
 
 import asyncio

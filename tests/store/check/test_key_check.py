@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """All keys of an index: which are live, what they add up to, and which are wrong."""
 
 from dataclasses import replace

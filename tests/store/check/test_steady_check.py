@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A check of a set that is being written: what passes is no finding, and what stays is one."""
 
 from collections.abc import Sequence

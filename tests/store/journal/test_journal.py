@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Entries on their way to the members: what they cover, what they name, and what a failure leaves."""
 
 import asyncio

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """How much a ring may hold: it can always be relogged, whatever it holds then."""
 
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What an entry names: all metadata, and the version that a reader must have to use it."""
 
 from dataclasses import replace

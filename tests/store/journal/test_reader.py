@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The journal read back: the union of all members, from as many entries as the newest one needs."""
 
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Keys that are still needed: what they come to, and how many words that can be at most."""
 
 from random import Random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Where entries go, and the one rule that matters: what a durable entry still needs is never overwritten."""
 
 from copy import deepcopy

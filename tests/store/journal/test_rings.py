@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The rings of all members: the one with the least space decides."""
 
 from bcached.state.buckets.geometry import Geometry

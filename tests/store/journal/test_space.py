@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Space for keys: in the open entry, and in the rings as long as the keys are needed."""
 
 import asyncio

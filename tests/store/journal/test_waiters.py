@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Waiting: everybody whose turn has come is woken, and nobody minds those who have gone."""
 
 import asyncio

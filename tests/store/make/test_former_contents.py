@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Nothing that may exist nowhere else is overwritten without an explicit word, and no message offers that."""
 
 from collections.abc import Callable

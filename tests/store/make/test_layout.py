@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Planning and writing layouts, in memory; what the tools and the file system say is in test_make_request."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Laying out real files and loop devices, checked with the usual tools where they are installed."""
 
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The first run in the kernel's order of writes, and the opening of what was in use."""
 
 from dataclasses import replace

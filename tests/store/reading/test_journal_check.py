@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """What a journal must be for a set to be opened, and what a check says of one that is not."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """The kernel's search for the newest entry, beside an instrument that follows its source line by line."""
 
 from collections.abc import Sequence

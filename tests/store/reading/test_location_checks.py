@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Where the uuid table and the root may be."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Buckets in the order of a ring: for bcached the needed ones, for the kernel all."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """Reading a set: when it is fresh, when it is in use, and that reading leaves no trace but a flush."""
 
 import pytest

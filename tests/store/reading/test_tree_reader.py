@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-only
 """A tree and the journal on top of it, read back against a model that knows every sector by itself."""
 
 from random import Random
