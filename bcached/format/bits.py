@@ -4,6 +4,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+WordColumn = NDArray[np.uint64]  # words as they are on disk
+NumberColumn = NDArray[np.int64]  # values of a field, or indices
+
 
 class BitField:
     """Bits [shift, shift + width) of an unsigned word."""
@@ -19,11 +22,15 @@ class BitField:
         """Returns the field's value in word."""
         return (word & self.mask) >> self.shift
 
-    def of_column(self, words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def of_column(self, words: WordColumn) -> NumberColumn:
         """Returns the field's value in each of a column of words; only for fields below the sign bit."""
         assert self.limit < 1 << 63
-        column: NDArray[np.int64] = ((words & np.uint64(self.mask)) >> np.uint64(self.shift)).astype(np.int64)
+        column: NumberColumn = ((words & np.uint64(self.mask)) >> np.uint64(self.shift)).astype(np.int64)
         return column
+
+    def to_column(self, values: NumberColumn) -> WordColumn:
+        """Returns a column of words with only this field set, to these values, which must fit."""
+        return values.astype(np.uint64) << np.uint64(self.shift)
 
     def put(self, word: int, value: int) -> int:
         """Returns the word with the field set to value."""

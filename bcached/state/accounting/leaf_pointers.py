@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.format.bits import NumberColumn
 from bcached.state.buckets.gens import Gens, behind_each
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.key_rows import KeyRows, Numbers, Rows
+from bcached.state.index.key_rows import KeyRows, Rows
 from bcached.state.index.node import Leaf
 
-Counts = tuple[Numbers, Numbers]
+Counts = tuple[NumberColumn, NumberColumn]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +22,7 @@ class LeafPointers:
 
     device: int
     rows: Rows
-    buckets: Numbers
+    buckets: NumberColumn
     is_current: NDArray[np.bool_]  # with its bucket's present gen
     behind: Gens  # by how many gens; 0 also for one that is ahead
 
@@ -34,7 +35,7 @@ def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[MemberBuckets]) -> It
     for chunk in keys.chunks():
         for device, cache in enumerate(caches):
             rows = chunk if len(caches) == 1 else chunk.where(chunk.devices == device)
-            buckets = cache.geometry.buckets_of(rows.places)
+            buckets = cache.geometry.buckets_of(rows.first_sectors)
             gens = cache.table.gens_array[buckets]
             is_current = gens == rows.gens
             yield LeafPointers(device, rows, buckets, is_current, behind_each(rows.gens, gens))

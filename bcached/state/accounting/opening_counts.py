@@ -48,7 +48,7 @@ class Recount:
 
     def add_rows(self, rows: Rows, geometry: Geometry) -> bool:
         """Count the rows of keys of one member. Returns what `add` returns."""
-        return self.add(geometry.buckets_of(rows.places), rows.gens, rows.sectors, rows.dirty)
+        return self.add(geometry.buckets_of(rows.first_sectors), rows.gens, rows.sectors, rows.dirty)
 
     def name(self, buckets: Numbers, gens: Numbers) -> None:
         """Record the gens of pointers, without counting live sectors for them."""

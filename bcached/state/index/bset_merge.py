@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.format.bits import NumberColumn, WordColumn
 from bcached.format.bkey import (
-    COUNT_LIMIT,
-    COUNT_SHIFT,
     CSUM_MASK,
     END_MAX,
     HEAD_WORDS,
@@ -28,12 +27,11 @@ from bcached.format.bkey import (
     key_of_words,
 )
 from bcached.format.checksum import Buffer
-from bcached.state.index.extent_run import ALIKE, Run
+from bcached.state.index.extent_run import Run
 from bcached.state.index.extents import RUN_KEYS_MAX, Extents
 from bcached.state.index.interior_keys import Position
+from bcached.state.index.key_words import COUNT_LIMIT, COUNT_SHIFT, MERGED_FIELDS, pointer_count
 
-Words = NDArray[np.uint64]
-Numbers = NDArray[np.int64]
 RUN_KEYS = RUN_KEYS_MAX * 3 // 4  # leaves space in a run
 WORDS_WITH_POINTER = HEAD_WORDS + 1
 
@@ -42,11 +40,11 @@ WORDS_WITH_POINTER = HEAD_WORDS + 1
 class Columns:
     """Keys in the order of insertion, oldest first; the pointer of a key without one is 0."""
 
-    heads: Words
-    ends: Words
-    pointers: Words
+    heads: WordColumn
+    ends: WordColumn  # in sectors
+    pointers: WordColumn
 
-    def where(self, chosen: NDArray[np.bool_] | Numbers) -> "Columns":
+    def where(self, chosen: NDArray[np.bool_] | NumberColumn) -> "Columns":
         """Returns the chosen keys."""
         return Columns(self.heads[chosen], self.ends[chosen], self.pointers[chosen])
 
@@ -72,20 +70,20 @@ def merge_bsets(
     return extents
 
 
-def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
+def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, NumberColumn] | None:
     """The keys of all bsets, and where each bset ends; None unless every key has one pointer."""
     sizes = [len(memoryview(bset)) for bset in bsets]
     if any(size % (WORDS_WITH_POINTER * WORD_BYTES) for size in sizes):
         return None
-    words: Words = np.frombuffer(b"".join(bsets), "<u8")
+    words: WordColumn = np.frombuffer(b"".join(bsets), "<u8")
     # If the first key has one pointer, the second begins three words behind it, and so on.
     heads, ends, pointers = (np.ascontiguousarray(column) for column in words.reshape(-1, 3).T)
-    if not bool(((heads & np.uint64(KEY_PTRS.mask)) == KEY_PTRS.put(0, 1)).all()):
+    if not bool((KEY_PTRS.of_column(heads) == 1).all()):
         return None
     return Columns(heads, ends, pointers), np.cumsum(sizes) // (WORDS_WITH_POINTER * WORD_BYTES)
 
 
-def _one_by_one(bsets: Sequence[Buffer]) -> tuple[Columns, Numbers] | None:
+def _one_by_one(bsets: Sequence[Buffer]) -> tuple[Columns, NumberColumn] | None:
     """The keys of all bsets, and where each bset ends; None if the last key of a bset is cut off."""
     parts = []
     for bset in bsets:
@@ -112,14 +110,14 @@ def _by_inode(columns: Columns) -> Iterator[tuple[int, Columns]]:
 
 def _columns_of(bset: Buffer) -> Columns | None:
     """A bset's keys; None if the last one is cut off."""
-    words: Words = np.frombuffer(bset, "<u8")
-    places, place, high_words = [], 0, words.tolist()
-    while place < len(high_words):
-        places.append(place)
-        place += HEAD_WORDS + (high_words[place] >> COUNT_SHIFT & COUNT_LIMIT)
-    if place != len(high_words):
+    words: WordColumn = np.frombuffer(bset, "<u8")
+    heads_at, index, all_words = [], 0, words.tolist()
+    while index < len(all_words):
+        heads_at.append(index)
+        index += HEAD_WORDS + (all_words[index] >> COUNT_SHIFT & COUNT_LIMIT)
+    if index != len(all_words):
         return None
-    firsts = np.array(places, np.int64)
+    firsts = np.array(heads_at, np.int64)
     heads = words[firsts]
     has = KEY_PTRS.of_column(heads) > 0
     pointers = np.zeros(len(heads), np.uint64)
@@ -127,7 +125,7 @@ def _columns_of(bset: Buffer) -> Columns | None:
     return Columns(heads, words[firsts + 1], pointers)
 
 
-def _is_in_order(columns: Columns, ends_of_bsets: Numbers, low: Position, high: Position) -> bool:
+def _is_in_order(columns: Columns, ends_of_bsets: NumberColumn, low: Position, high: Position) -> bool:
     """Whether the keys of each bset ascend, and all are inside the leaf's range."""
     count = len(columns.heads)
     inodes, ends = KEY_INODE.of_column(columns.heads), columns.ends.astype(np.int64)
@@ -183,7 +181,7 @@ def _cut_by_each_other(columns: Columns) -> Columns:
     for head, end, pointer in zip(
         columns.heads.tolist(), columns.ends.tolist(), columns.pointers.tolist(), strict=True
     ):
-        words = [pointer] if head >> COUNT_SHIFT & COUNT_LIMIT else []
+        words = [pointer] if pointer_count(head) else []
         extents.insert(key_of_words(head, end, words))
     runs = extents.runs
     return Columns(
@@ -204,19 +202,17 @@ def _merged(left: Columns, right: Columns) -> Columns:
 def _joined(columns: Columns, bucket_sectors: int) -> Columns:
     """Merge neighbours that are adjacent on the device, too (Run.extend)."""
     ends, sizes = columns.ends.astype(np.int64), KEY_SIZE.of_column(columns.heads)
-    places = PTR_OFFSET.of_column(columns.pointers)
+    first_sectors = PTR_OFFSET.of_column(columns.pointers)
     joins = ends[:-1] + sizes[1:] == ends[1:]
-    joins &= (columns.heads[:-1] ^ columns.heads[1:]) & np.uint64(ALIKE) == 0
-    joins &= (
-        columns.pointers[:-1] + (sizes[:-1] << PTR_OFFSET.shift).astype(np.uint64) == columns.pointers[1:]
-    )
-    joins &= places[1:] % bucket_sectors != 0
+    joins &= (columns.heads[:-1] ^ columns.heads[1:]) & np.uint64(MERGED_FIELDS) == 0
+    joins &= columns.pointers[:-1] + PTR_OFFSET.to_column(sizes[:-1]) == columns.pointers[1:]
+    joins &= first_sectors[1:] % bucket_sectors != 0
     if not joins.any():
         return columns
     firsts = np.flatnonzero(np.append(True, ~joins))
     lasts = np.append(firsts[1:], len(ends)) - 1
     more = np.add.reduceat(sizes, firsts) - sizes[firsts]
-    heads = columns.heads[firsts] + (more << KEY_SIZE.shift).astype(np.uint64)
+    heads = columns.heads[firsts] + KEY_SIZE.to_column(more)
     return Columns(heads, columns.ends[lasts], columns.pointers[firsts])
 
 

@@ -4,28 +4,25 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bcached.format.bits import NumberColumn, WordColumn
 from bcached.format.bkey import HEAD_WORDS, KEY_INODE, KEY_PTRS
 from bcached.state.index.extent_run import Run
 from bcached.state.index.extents import Extents
-
-Words = NDArray[np.uint64]
-Places = NDArray[np.int64]
 
 
 class PackedKeys:
     """Keys in order, in little-endian words, and the first word of each."""
 
     def __init__(self, parts: Sequence[Extents]) -> None:
-        self._words: Words = np.empty(sum(part.word_count for part in parts), "<u8")
+        self._words: WordColumn = np.empty(sum(part.word_count for part in parts), "<u8")
         firsts = []
         begin = 0
         for run in (run for part in parts for run in part.runs):
             firsts.append(begin + _pack_run(run, self._words[begin:]))
             begin += run.word_count
         # The first word of each key, and the end of all.
-        self._firsts: Places = np.concatenate([*firsts, np.array([begin], np.int64)])
+        self._firsts: NumberColumn = np.concatenate([*firsts, np.array([begin], np.int64)])
 
     def __len__(self) -> int:
         """How many keys there are."""
@@ -61,7 +58,7 @@ class PackedKeys:
         return parts
 
 
-def _pack_run(run: Run, words: Words) -> Places:
+def _pack_run(run: Run, words: WordColumn) -> NumberColumn:
     """Pack a run's keys at the front of words. Returns the first word of each."""
     heads = np.array(run.heads, np.uint64)
     counts = KEY_PTRS.of_column(heads)

@@ -9,13 +9,11 @@ staleness after all cutting, for a stale key over an older one means that the ol
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from operator import lt
 
 from bcached.format.bkey import (
     CHECK_DEVICE,
-    COUNT_LIMIT,
-    COUNT_SHIFT,
     HEAD_WORDS,
-    KEY_SIZE,
     head_word,
     key_of_words,
     pack_keys,
@@ -23,11 +21,11 @@ from bcached.format.bkey import (
 )
 from bcached.keys import Key
 from bcached.state.index.extent_run import Run
+from bcached.state.index.key_words import COUNT_LIMIT, COUNT_SHIFT, SIZE_LIMIT, SIZE_SHIFT
 
 RUN_KEYS_MAX = 512  # so that an insert moves at most a few kilobytes
 INODE_SHIFT = 64  # a position is one number: the inode above an end of at most 63 bits
 NO_LIMIT = 1 << 63
-SIZE_SHIFT, SIZE_LIMIT = KEY_SIZE.shift, KEY_SIZE.limit
 NOTHING: Sequence[Key] = ()
 
 
@@ -52,11 +50,14 @@ class Extents:
     def __init__(self, *, keep_deletions: bool = False, merge_within: int = 0) -> None:
         self._keep_deletions = keep_deletions
         self._merge_within = merge_within
-        self._runs: list[Run] = []
+        self._runs: list[Run] = []  # in order, none of them empty
         self._lasts: list[int] = []  # the position of each run's last end
         self.key_count = 0
         self.word_count = 0  # words of the keys on disk
         self.was_divided = False  # whether the last cut took the middle of an extent
+
+    def __repr__(self) -> str:
+        return f"<Extents: {self.key_count} in {len(self._runs)} runs, {self.word_count} words>"
 
     def __len__(self) -> int:
         return self.key_count
@@ -73,8 +74,7 @@ class Extents:
             while number >= behind:
                 run = next(runs)
                 first, behind = behind, behind + len(run)
-            place = number - first
-            yield key_of_words(run.heads[place], run.ends[place], run.words(place))
+            yield run.key(number - first)
 
     @property
     def merge_within(self) -> int:
@@ -101,90 +101,92 @@ class Extents:
         """Insert a key given as words: its head, and the pointers to its data. Returns the pieces cut out."""
         assert start >= 0
         end, position, runs = start + sectors, inode << INODE_SHIFT | start, self._runs
-        index = bisect_right(self._lasts, position)
-        place, removed = -1, NOTHING
-        if index < len(runs) and runs[index].inode == inode:
-            run = runs[index]
-            place = bisect_right(run.ends, start)
-            if run.ends[place] - (run.heads[place] >> SIZE_SHIFT & SIZE_LIMIT) < end:
-                removed = self._cut(index, place, start, end)
-                index, place = bisect_right(self._lasts, position), -1
+        # The run that the key belongs into, and in it the first extent that ends behind the key's start.
+        number = bisect_right(self._lasts, position)
+        index, removed = -1, NOTHING
+        if number < len(runs) and runs[number].inode == inode:
+            run = runs[number]
+            index = bisect_right(run.ends, start)
+            if run.ends[index] - (run.heads[index] >> SIZE_SHIFT & SIZE_LIMIT) < end:
+                removed = self._cut(number, index, start, end)
+                number, index = bisect_right(self._lasts, position), -1  # cutting moves extents and runs
         if words or self._keep_deletions:
-            self._place(index, place, inode, start, end, head, words)
+            self._insert_at(number, index, inode, start, end, head, words)
         return removed
 
     def remove(self, inode: int, start: int, end: int) -> Sequence[Key]:
         """Cut [start, end) out of the inode's extents. Returns the pieces cut out, in order."""
         assert 0 <= start < end
-        index = bisect_right(self._lasts, inode << INODE_SHIFT | start)
-        if index == len(self._runs) or self._runs[index].inode != inode:
+        number = bisect_right(self._lasts, inode << INODE_SHIFT | start)
+        if number == len(self._runs) or self._runs[number].inode != inode:
             return NOTHING
-        run = self._runs[index]
-        place = bisect_right(run.ends, start)
-        if run.start(place) >= end:
+        run = self._runs[number]
+        index = bisect_right(run.ends, start)
+        if run.start(index) >= end:
             return NOTHING
-        return self._cut(index, place, start, end)
+        return self._cut(number, index, start, end)
 
     def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key]:
         """Returns the extents in [start, end), cut to it, in order; at most limit of them."""
         found: list[Key] = []
-        index = bisect_right(self._lasts, inode << INODE_SHIFT | start)
-        if index < len(self._runs) and (run := self._runs[index]).inode == inode:
-            place = bisect_right(run.ends, start)
-            last = run.ends[place]
-            if last >= end:  # no later one is in the range
-                head = run.heads[place]
+        number = bisect_right(self._lasts, inode << INODE_SHIFT | start)
+        # 1. The first extent that ends behind start ends behind the range, too: there is no other in it.
+        if number < len(self._runs) and (run := self._runs[number]).inode == inode:
+            index = bisect_right(run.ends, start)
+            last = run.ends[index]
+            if last >= end:
+                head = run.heads[index]
                 first = last - (head >> SIZE_SHIFT & SIZE_LIMIT)
                 if first >= end:
                     return found
                 if first >= start and last == end and head >> COUNT_SHIFT & COUNT_LIMIT == 1:
-                    return [key_of_words(head, last, (run.pointers[0][place],))]
-                return [run.piece(place, start, end)]
-        while index < len(self._runs) and self._runs[index].inode == inode:
-            run = self._runs[index]
-            ends, heads = run.ends, run.heads
-            for place in range(bisect_right(ends, start), len(ends)):
-                last, head = ends[place], heads[place]
-                first = last - (head >> SIZE_SHIFT & SIZE_LIMIT)
-                if first >= end or len(found) == limit:
-                    return found
-                if start <= first and last <= end:
-                    single = head >> COUNT_SHIFT & COUNT_LIMIT == 1
-                    words = (run.pointers[0][place],) if single else run.words(place)
-                    found.append(key_of_words(head, last, words))
-                else:
-                    found.append(run.piece(place, start, end))
-            index += 1
+                    return [key_of_words(head, last, (run.pointers[0][index],))]
+                return [run.piece(index, start, end)]
+        # 2. Several, in one run or more: only the first and the last of them may need a cut.
+        while number < len(self._runs) and self._runs[number].inode == inode and len(found) < limit:
+            run = self._runs[number]
+            index = bisect_right(run.ends, start)
+            behind = bisect_right(run.ends, end, index)  # the first one that ends behind the range
+            if index < behind and run.start(index) < start:
+                found.append(run.piece(index, start, end))
+                index += 1
+            found += run.keys_in(index, min(behind, index + limit - len(found)))
+            if behind < len(run.ends):
+                if len(found) < limit and run.start(behind) < end:
+                    found.append(run.piece(behind, start, end))
+                break
+            number += 1
         return found
 
     def between(self, low: tuple[int, int], high: tuple[int, int]) -> Iterator[Key]:
         """Yields the extents between two positions (inode, offset), cut to them, in order."""
-        index = bisect_right(self._lasts, low[0] << INODE_SHIFT | low[1])
-        while index < len(self._runs) and low[0] <= self._runs[index].inode <= high[0]:
-            run = self._runs[index]
+        number = bisect_right(self._lasts, low[0] << INODE_SHIFT | low[1])
+        while number < len(self._runs) and low[0] <= self._runs[number].inode <= high[0]:
+            run = self._runs[number]
             start = low[1] if run.inode == low[0] else 0
             end = high[1] if run.inode == high[0] else NO_LIMIT
-            for place in range(bisect_right(run.ends, start), len(run.ends)):
-                if run.start(place) >= end:
+            for index in range(bisect_right(run.ends, start), len(run.ends)):
+                if run.start(index) >= end:
                     return
-                yield run.piece(place, start, end)
-            index += 1
+                yield run.piece(index, start, end)
+            number += 1
 
     def split_off(self, inode: int, sector: int) -> "Extents":
         """Move all from a position on to new Extents, cutting what crosses it. Returns those."""
-        index = bisect_right(self._lasts, inode << INODE_SHIFT | sector)
+        number = bisect_right(self._lasts, inode << INODE_SHIFT | sector)
         upper = Extents(keep_deletions=self._keep_deletions, merge_within=self._merge_within)
-        if index < len(self._runs) and self._runs[index].inode == inode:
-            place = self._runs[index].divide(sector)
-            if place:
-                self._runs.insert(index + 1, self._runs[index].split(place))
-                index += 1
-        upper.take_runs(self._runs[index:])
-        self.take_runs(self._runs[:index])
+        if number < len(self._runs) and self._runs[number].inode == inode:
+            index = self._runs[number].divide(sector)
+            if index:
+                self._runs.insert(number + 1, self._runs[number].split(index))
+                number += 1
+        upper.take_runs(self._runs[number:])
+        self.take_runs(self._runs[:number])
         return upper
 
     def take_runs(self, runs: list[Run]) -> None:
         """Replace all by these runs, which are in order and not empty."""
+        assert all(runs)
         self._runs = runs
         self._lasts = [run.inode << INODE_SHIFT | run.ends[-1] for run in runs]
         self.key_count = sum(map(len, runs))
@@ -193,79 +195,82 @@ class Extents:
     def join(self, other: "Extents") -> None:
         """Append all of other, which is behind the last extent here; other must not be used any more."""
         self.take_runs([*self._runs, *other.runs])
+        assert all(map(lt, self._lasts, self._lasts[1:]))
 
     def packed(self) -> bytes:
         """The keys, packed as in a bset."""
         return b"".join(pack_keys(tuple(run.keys())) for run in self._runs)
 
-    def _cut(self, index: int, place: int, start: int, end: int) -> list[Key]:
-        """Cut [start, end) out, beginning with the extent at place. Returns the pieces cut out."""
+    def _cut(self, number: int, index: int, start: int, end: int) -> list[Key]:
+        """Cut [start, end) out, beginning with an extent of the run with this number. Returns the pieces."""
         removed: list[Key] = []
         self.was_divided = False
-        runs, inode = self._runs, self._runs[index].inode
-        while index < len(runs) and runs[index].inode == inode:
-            run = runs[index]
+        runs, inode = self._runs, self._runs[number].inode
+        while number < len(runs) and runs[number].inode == inode:
+            run = runs[number]
             ends = run.ends
             last, keys_before, words_before = ends[-1], len(ends), run.word_count
-            removed += run.cut(place, start, end)
+            removed += run.cut(index, start, end)
             more = len(ends) - keys_before
+            # A run of the same length with the same end was cut in place only: words and bounds are the same.
             if more or ends[-1] != last:
                 self.word_count += run.word_count - words_before
                 self.key_count += more
-                index = self._settle(index)
+                number = self._settle(number)
             self.was_divided = more > 0
             if last >= end:
                 break
-            place = 0
+            index = 0
         return removed
 
-    def _settle(self, index: int) -> int:
+    def _settle(self, number: int) -> int:
         """Update the bounds of a changed run: drop it if empty, split it if too long.
 
-        Returns the index of the next run.
+        Returns the number of the next run.
         """
-        run = self._runs[index]
+        run = self._runs[number]
         if not run.ends:
-            del self._runs[index], self._lasts[index]
-            return index
-        self._lasts[index] = run.inode << INODE_SHIFT | run.ends[-1]
+            del self._runs[number], self._lasts[number]
+            return number
+        self._lasts[number] = run.inode << INODE_SHIFT | run.ends[-1]
         if len(run.ends) <= RUN_KEYS_MAX:
-            return index + 1
+            return number + 1
         upper = run.split()
-        self._runs.insert(index + 1, upper)
-        self._lasts.insert(index + 1, self._lasts[index])
-        self._lasts[index] = run.inode << INODE_SHIFT | run.ends[-1]
-        return index + 2
+        self._runs.insert(number + 1, upper)
+        self._lasts.insert(number + 1, self._lasts[number])
+        self._lasts[number] = run.inode << INODE_SHIFT | run.ends[-1]
+        return number + 2
 
-    def _place(
-        self, index: int, place: int, inode: int, start: int, end: int, head: int, words: tuple[int, ...]
+    def _insert_at(
+        self, number: int, index: int, inode: int, start: int, end: int, head: int, words: tuple[int, ...]
     ) -> None:
-        """Insert an extent that overlaps none, at place of the run at index; place is -1 if not known.
-
-        1. Into the run at index. 2. At the end of the run before. 3. Into a new run.
-        """
+        """Insert an extent that overlaps none, before the one at index of a run; index is -1 if not known."""
         runs = self._runs
-        if index < len(runs) and runs[index].inode == inode:
-            run = runs[index]
-            if place < 0:
-                place = bisect_right(run.ends, start)
-        elif index and runs[index - 1].inode == inode and len(runs[index - 1].ends) < RUN_KEYS_MAX:
-            index -= 1
-            run = runs[index]
-            place = len(run.ends)
-            self._lasts[index] = inode << INODE_SHIFT | end
+        # 1. Into the run that has an extent behind it.
+        if number < len(runs) and runs[number].inode == inode:
+            run = runs[number]
+            if index < 0:
+                index = bisect_right(run.ends, start)
+        # 2. It is the last of its inode: at the end of the run before, unless that is full.
+        elif number and runs[number - 1].inode == inode and len(runs[number - 1].ends) < RUN_KEYS_MAX:
+            number -= 1
+            run = runs[number]
+            index = len(run.ends)
+            self._lasts[number] = inode << INODE_SHIFT | end
+        # 3. Into a new run.
         else:
-            run, place = Run(inode), 0
-            runs.insert(index, run)
-            self._lasts.insert(index, inode << INODE_SHIFT | end)
+            run, index = Run(inode), 0
+            runs.insert(number, run)
+            self._lasts.insert(number, inode << INODE_SHIFT | end)
         ends, within = run.ends, self._merge_within
-        if within and place and ends[place - 1] == start and run.extend(place - 1, head, words, within):
-            place -= 1
+        # Kernel: merges with the extent before it, and that with the one behind.
+        if within and index and ends[index - 1] == start and run.extend(index - 1, head, words, within):
+            index -= 1
         else:
-            run.insert(place, end, head, words)
+            run.insert(index, end, head, words)
             self.key_count += 1
             self.word_count += HEAD_WORDS + len(words)
-        behind = place + 1
+        behind = index + 1
         if behind < len(ends) and (
             within
             and ends[behind] - (run.heads[behind] >> SIZE_SHIFT & SIZE_LIMIT) == end
@@ -274,7 +279,7 @@ class Extents:
             self.key_count -= 1
             self.word_count -= HEAD_WORDS + len(words)
         if len(ends) > RUN_KEYS_MAX:
-            self._settle(index)
+            self._settle(number)
 
 
 def data_words(key: Key) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ is split among them the left half has that end as its position. The newer of the
 one that the kernel inserts into from then on; the older one keeps its keys.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bcached.keys import Key, Pointer
@@ -48,22 +48,27 @@ class Children:
         return [older for older in self.doubled if position_of(older) == position_of(key)]
 
 
-def classify(keys: Iterable[Key], staleness: Callable[[Pointer], int]) -> Children:
+def classify(keys: Sequence[Key], staleness: Callable[[Pointer], int]) -> Children:
     """Classify an interior node's keys; those of newer bsets come first.
 
     staleness returns how many gens a pointer is behind, after all these keys have raised the gens.
     """
     children = Children()
-    candidates = [key for key in keys if not is_freeing(key)]
     freed = {(pointer.device, pointer.sector) for key in keys if is_freeing(key) for pointer in key.pointers}
     stale: list[Key] = []
-    for key in sorted(candidates, key=position_of):
+    # 1. Freeing keys are no children. Sorting is stable: of live keys at one position the newest is first.
+    for key in sorted((key for key in keys if not is_freeing(key)), key=position_of):
+        # 2. Stale: replaced by another key, or lost, which shows only when all live ones are known.
         if staleness(key.pointers[0]):
             stale.append(key)
+        # 3. Live, at the position of a newer live one.
         elif children.live and position_of(children.live[-1]) == position_of(key):
             children.doubled.append(key)
+        # 4. Live.
         else:
             children.live.append(key)
+    # A stale key was replaced if a live one has its position, or if a freeing key names its bucket: a
+    # coalesced node leaves no key at the positions of all but the last.
     positions = {position_of(key) for key in children.live}
     for key in stale:
         replaced = position_of(key) in positions

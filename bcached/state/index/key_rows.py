@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.format.bits import NumberColumn
 from bcached.format.bkey import (
     KEY_DIRTY,
     KEY_INODE,
@@ -21,7 +22,6 @@ from bcached.format.bkey import (
 from bcached.keys import Key, Pointer
 from bcached.state.index.extents import Extents
 
-Numbers = NDArray[np.int64]
 CHUNK_ROWS = 1 << 19
 
 
@@ -29,14 +29,14 @@ CHUNK_ROWS = 1 << 19
 class Rows:
     """Some rows, field by field."""
 
-    keys: Numbers  # the number of the key that the row belongs to
-    inodes: Numbers
-    ends: Numbers
-    sectors: Numbers
+    keys: NumberColumn  # the number of the key that the row belongs to
+    inodes: NumberColumn
+    ends: NumberColumn
+    sectors: NumberColumn
     dirty: NDArray[np.bool_]
-    devices: Numbers
-    places: Numbers  # the first sector on the device
-    gens: Numbers
+    devices: NumberColumn
+    first_sectors: NumberColumn  # on the device
+    gens: NumberColumn
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -50,7 +50,7 @@ class Rows:
             self.sectors[chosen],
             self.dirty[chosen],
             self.devices[chosen],
-            self.places[chosen],
+            self.first_sectors[chosen],
             self.gens[chosen],
         )
 
@@ -58,7 +58,7 @@ class Rows:
         """Each row as a key with the one pointer that the row stands for."""
         for row in range(len(self)):
             sectors, end = int(self.sectors[row]), int(self.ends[row])
-            pointer = Pointer(int(self.devices[row]), int(self.places[row]), int(self.gens[row]))
+            pointer = Pointer(int(self.devices[row]), int(self.first_sectors[row]), int(self.gens[row]))
             yield Key(int(self.inodes[row]), end - sectors, sectors, bool(self.dirty[row]), (pointer,))
 
 
@@ -80,8 +80,8 @@ class KeyRows:
                 self._ends += run.ends
                 self._pointers += run.pointers[0]
                 continue
-            for place, number in enumerate(numbers):
-                self._append(number, run.heads[place], run.ends[place], run.words(place))
+            for index, number in enumerate(numbers):
+                self._append(number, run.heads[index], run.ends[index], run.words(index))
 
     def add_key(self, key: Key) -> None:
         """Append a single key."""
@@ -116,6 +116,6 @@ class KeyRows:
                 sectors=KEY_SIZE.of_column(heads),
                 dirty=KEY_DIRTY.of_column(heads) != 0,
                 devices=PTR_DEV.of_column(words),
-                places=PTR_OFFSET.of_column(words),
+                first_sectors=PTR_OFFSET.of_column(words),
                 gens=PTR_GEN.of_column(words),
             )

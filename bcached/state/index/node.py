@@ -73,16 +73,20 @@ class Leaf:
 
     def __init__(self, key: Key, seq: int, blocks_used: int, live: Extents) -> None:
         self.key = key
-        self.bound = bound_of(key)
+        self.bound = bound_of(key)  # where its range ends
         self._last_inode, self._end = position_at(self.bound)
-        self.seq = seq
+        self.seq = seq  # of its bsets
         self.blocks_used = blocks_used
-        self.live = live
-        self.unwritten = self._nothing()
-        self.writing: Unwritten | None = None
+        self.live = live  # all extents, merged
+        self.unwritten = self._nothing()  # those in no written bset, deletions included
+        self.writing: Unwritten | None = None  # those whose write is not finished
         self.pins = 0  # of tasks that are about to use it
         self.is_detached = False  # replaced by other nodes, or evicted
         self.is_torn = False  # its last bset was lost in a crash
+
+    def __repr__(self) -> str:
+        state = "clean" if self.is_clean else f"needs entry {self.oldest_seq}"
+        return f"<Leaf up to {self._last_inode}:{self._end}, {self.live!r}, {state}, {self.pins} pins>"
 
     @property
     def is_clean(self) -> bool:
@@ -109,6 +113,7 @@ class Leaf:
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
         """Insert a key of the leaf's range, in journal entry seq. Returns the pieces it cut out."""
+        assert seq >= self.unwritten.newest_seq, "entries come in order"
         sectors, words = key.sectors, data_words(key)
         head = head_word(key.inode, sectors, key.dirty, len(words))
         removed = self.live.insert_words(key.inode, key.offset, sectors, head, words)
@@ -142,7 +147,7 @@ class Leaf:
     def end_write(self, blocks: int) -> Unwritten:
         """Record that the changes in `writing` are durable, in `blocks` more blocks. Returns them."""
         written, self.writing = self.writing, None
-        assert written is not None
+        assert written is not None, "the leaf is being written"
         self.blocks_used += blocks
         return written
 
@@ -192,16 +197,23 @@ class Interior:
         assert level > 0
         self.key = key
         self.level = level
-        self.seq = seq
+        self.seq = seq  # of its bsets
         self.blocks_used = blocks_used
-        self.children = children
+        self.children = children  # in order: nodes if loaded, else their keys
         self.bounds = [bound_of(key_of(child)) for child in children]
         assert self.bounds[-1] == bound_of(key), "the last child must end where its parent ends"
         # Keys that are still in its bsets: of replaced children, and those that freed them. The gens they
         # name must not be used again.
         self.replaced: list[Key] = []
-        self.is_detached = False
-        self.is_torn = False
+        self.is_detached = False  # replaced by other nodes
+        self.is_torn = False  # its last bset was lost in a crash
+
+    def __repr__(self) -> str:
+        inode, end = position_at(bound_of(self.key))
+        loaded = sum(not isinstance(child, Key) for child in self.children)
+        return (
+            f"<Interior of level {self.level} up to {inode}:{end}, {loaded} of {len(self.children)} loaded>"
+        )
 
     def index_at(self, inode: int, sector: int) -> int:
         """The child that holds a sector."""
@@ -221,6 +233,7 @@ class Interior:
 
     def replace(self, index: int, count: int, nodes: Sequence[Node]) -> None:
         """Replace `count` children by nodes that together have the same range."""
+        assert 0 < count <= len(self.children) - index
         assert bound_of(nodes[-1].key) == self.bounds[index + count - 1]
         self.children[index : index + count] = nodes
         self.bounds[index : index + count] = [bound_of(node.key) for node in nodes]

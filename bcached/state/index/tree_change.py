@@ -34,8 +34,8 @@ class NewNode:
     """A new node, to be written whole. It has a key once it has a bucket."""
 
     level: int
-    position: tuple[int, int]
-    word_count: int
+    position: tuple[int, int]  # inode and end: no key of it ends behind
+    word_count: int  # of its keys
     keys: bytes = b""  # a leaf's
     children: list["Source"] = field(default_factory=list)  # an interior node's
     node_key: Key | None = None
@@ -64,9 +64,9 @@ class Append:
     """The bset that makes a change effective, in a node that stays."""
 
     parent: Interior
-    index: int
-    replaced: list[Key]
-    pieces: list[NewNode]
+    index: int  # of the first child that is replaced
+    replaced: list[Key]  # the keys of the children that are replaced
+    new_nodes: list[NewNode]  # those that replace them
 
     def freeing(self, gens: Sequence[int]) -> list[Key]:
         """The keys that free the old nodes: their pointers, with the new gens of their buckets."""
@@ -82,7 +82,7 @@ class TreeChange:
     """What is to be written, and which nodes it replaces."""
 
     replaced: list[Node]  # the nodes to be replaced, all of one level
-    pieces: list[NewNode]  # all new nodes, children before their parents
+    new_nodes: list[NewNode]  # all new nodes, children before their parents
     below: list[Key] = field(default_factory=list)  # keys of the nodes below the last of those replaced
     replaced_parents: list[Interior] = field(default_factory=list)  # parents that are replaced too
     append: Append | None = None
@@ -91,7 +91,7 @@ class TreeChange:
     @property
     def growth(self) -> int:
         """How many nodes the tree gains by it."""
-        return len(self.pieces) - len(self.freed())
+        return len(self.new_nodes) - len(self.freed())
 
     def freed(self) -> list[Key]:
         """The keys of the nodes whose buckets are free after it."""
@@ -99,10 +99,10 @@ class TreeChange:
 
     def assign_buckets(self, pointers: Sequence[Pointer], shape: NodeShape, seqs: Iterator[int]) -> None:
         """Give each new node its bucket and its seq."""
-        for piece, pointer in zip(self.pieces, pointers, strict=True):
-            inode, end = piece.position
-            piece.node_key = Key(inode, end - shape.node_sectors, shape.node_sectors, False, (pointer,))
-            piece.seq = next(seqs)
+        for new_node, pointer in zip(self.new_nodes, pointers, strict=True):
+            inode, end = new_node.position
+            new_node.node_key = Key(inode, end - shape.node_sectors, shape.node_sectors, False, (pointer,))
+            new_node.seq = next(seqs)
 
 
 def replace_leaves(
@@ -122,18 +122,18 @@ def replace_leaves(
     cuts = _cuts(packed.word_count, len(leaves), shape, coalesce=coalesce, tight=tight)
     if cuts is None:
         return None
-    pieces, begin = [], 0
+    new_nodes, begin = [], 0
     for cut in [*cuts, packed.word_count]:
         end = packed.behind(cut)
         last = end == len(packed)
         key = leaves[-1].key
         position = (key.inode, key.end) if last else packed.end_of(end - 1)
         keys = packed.cut(begin, end)
-        pieces.append(NewNode(0, position, len(keys) // 8, keys))
+        new_nodes.append(NewNode(0, position, len(keys) // 8, keys))
         begin = end
         if last:
             break
-    return _climb(tree, list(leaves), pieces, may_free, tight=tight)
+    return _climb(tree, list(leaves), new_nodes, may_free, tight=tight)
 
 
 def replace_interiors(
@@ -149,8 +149,8 @@ def replace_interiors(
     cuts = _cuts(len(children) * CHILD_WORDS, len(nodes), tree.shape, coalesce=coalesce, tight=tight)
     if cuts is None:
         return None
-    pieces = _interior_pieces(nodes[0].level, children, cuts)
-    return _climb(tree, list(nodes), pieces, may_free, tight=tight)
+    new_nodes = _new_interiors(nodes[0].level, children, cuts)
+    return _climb(tree, list(nodes), new_nodes, may_free, tight=tight)
 
 
 def _cuts(words: int, count: int, shape: NodeShape, *, coalesce: bool, tight: bool) -> list[int] | None:
@@ -158,54 +158,60 @@ def _cuts(words: int, count: int, shape: NodeShape, *, coalesce: bool, tight: bo
 
 
 def _climb(
-    tree: Tree, replaced: list[Node], pieces: list[NewNode], may_free: Callable[[Key], bool], *, tight: bool
+    tree: Tree,
+    replaced: list[Node],
+    new_nodes: list[NewNode],
+    may_free: Callable[[Key], bool],
+    *,
+    tight: bool,
 ) -> TreeChange:
-    """Add the changes of parents, as far up the tree as necessary.
-
-    1. A parent with space for a block gets an append, and the change ends. 2. Another parent is replaced.
-    3. If the root is replaced by several nodes, there are new levels above.
-    """
-    change = TreeChange(replaced, list(pieces))
+    """Add the changes of parents, as far up the tree as necessary. Returns the whole change."""
+    change = TreeChange(replaced, list(new_nodes))
     path: NodePath = path_to(tree.root, replaced[0])
     count = len(replaced)
     while path:
         parent, index = path.pop()
+        # Older leaves at the position of the last one are in its rewrite, and are freed with it.
         change.below += parent.below(index + count - 1)
         count += parent.count_below(index + count - 1)
         old = [key_of(child) for child in parent.children[index : index + count]]
-        words = CHILD_WORDS * (len(pieces) + count)
-        room = parent.blocks_used < tree.shape.blocks_of(parent.key.sectors)
-        if room and words <= tree.shape.block_words and all(map(may_free, old)):
-            change.append = Append(parent, index, old, pieces)
+        words = CHILD_WORDS * (len(new_nodes) + count)
+        has_block = parent.blocks_used < tree.shape.blocks_of(parent.key.sectors)
+        # 1. The parent has space for a bset: that makes the change effective. Freeing keys raise the gens of
+        #    the old nodes' buckets, so each gen must be able to go up.
+        if has_block and words <= tree.shape.block_words and all(map(may_free, old)):
+            change.append = Append(parent, index, old, new_nodes)
             return change
+        # 2. It has none: it is replaced, too, and its parent is next.
         change.replaced_parents.append(parent)
-        children: list[Source] = [(parent, place) for place in range(len(parent.children))]
-        children[index : index + count] = pieces
+        children: list[Source] = [(parent, child) for child in range(len(parent.children))]
+        children[index : index + count] = new_nodes
         cuts = tree.shape.division(len(children) * CHILD_WORDS, tight=tight)
-        pieces = _interior_pieces(parent.level, children, cuts)
-        change.pieces += pieces
+        new_nodes = _new_interiors(parent.level, children, cuts)
+        change.new_nodes += new_nodes
         count = 1
-    while len(pieces) > 1:
-        above: list[Source] = list(pieces)
+    # 3. The root is replaced. If that takes several nodes, new levels above them end in one.
+    while len(new_nodes) > 1:
+        above: list[Source] = list(new_nodes)
         cuts = tree.shape.division(len(above) * CHILD_WORDS, tight=tight)
-        pieces = _interior_pieces(pieces[0].level + 1, above, cuts)
-        change.pieces += pieces
-    assert pieces[0].position == MAX_POSITION
-    change.root = pieces[0]
+        new_nodes = _new_interiors(new_nodes[0].level + 1, above, cuts)
+        change.new_nodes += new_nodes
+    assert new_nodes[0].position == MAX_POSITION
+    change.root = new_nodes[0]
     return change
 
 
-def _interior_pieces(level: int, children: list[Source], cuts: list[int]) -> list[NewNode]:
-    pieces, begin = [], 0
+def _new_interiors(level: int, children: list[Source], cuts: list[int]) -> list[NewNode]:
+    new_nodes, begin = [], 0
     for cut in [*cuts, len(children) * CHILD_WORDS]:
         end = -(-cut // CHILD_WORDS)
         while end < len(children) and _position(children[end]) == _position(children[end - 1]):
             end += 1  # leaves below another one stay with it
         part = children[begin:end]
         if part:
-            pieces.append(NewNode(level, _position(part[-1]), len(part) * CHILD_WORDS, children=part))
+            new_nodes.append(NewNode(level, _position(part[-1]), len(part) * CHILD_WORDS, children=part))
         begin = end
-    return pieces
+    return new_nodes
 
 
 def _position(source: Source) -> tuple[int, int]:
@@ -227,23 +233,31 @@ def install(tree: Tree, change: TreeChange, freed: Sequence[Key]) -> None:
 
     freed are the freeing keys that were written.
     """
+    assert (change.append is None) != (change.root is None)
+    # 1. The old leaves go first: the new ones take over their extents.
     leaves = [node for node in change.replaced if isinstance(node, Leaf)]
     for leaf in leaves:
         tree.leaves.remove(leaf)
-    nodes: dict[NewNode, Node] = _new_leaves(tree.shape, leaves, change.pieces) if leaves else {}
-    for piece in change.pieces:
-        if piece.level:
+    nodes: dict[NewNode, Node] = _new_leaves(tree.shape, leaves, change.new_nodes) if leaves else {}
+    # 2. New interior nodes, children first. Of an existing node they take the child as it is now: it may have
+    #    been loaded or evicted since the change was planned.
+    for new_node in change.new_nodes:
+        if new_node.level:
             children = [
                 nodes[child] if isinstance(child, NewNode) else child[0].children[child[1]]
-                for child in piece.children
+                for child in new_node.children
             ]
-            blocks = tree.shape.blocks_for(piece.word_count)
-            nodes[piece] = Interior(piece.key, piece.level, piece.seq, blocks, children)
+            blocks = tree.shape.blocks_for(new_node.word_count)
+            nodes[new_node] = Interior(new_node.key, new_node.level, new_node.seq, blocks, children)
+    # 3. A parent that stays gets the new nodes, and remembers the keys that its new bset made stale.
     if change.append:
         append = change.append
-        append.parent.replace(append.index, len(append.replaced), [nodes[piece] for piece in append.pieces])
+        append.parent.replace(
+            append.index, len(append.replaced), [nodes[new_node] for new_node in append.new_nodes]
+        )
         append.parent.replaced += [*append.replaced, *freed]
         append.parent.blocks_used += 1
+    # 4. Or there is a new root.
     else:
         assert change.root is not None
         tree.root = nodes[change.root]
@@ -256,20 +270,20 @@ def install(tree: Tree, change: TreeChange, freed: Sequence[Key]) -> None:
         tree.leaves.unpin(leaf)
 
 
-def _new_leaves(shape: NodeShape, old: list[Leaf], pieces: list[NewNode]) -> dict[NewNode, Node]:
+def _new_leaves(shape: NodeShape, old: list[Leaf], new_nodes: list[NewNode]) -> dict[NewNode, Node]:
     """The new leaves, with the keys inserted since their write began."""
     live = _joined([leaf.live for leaf in old])
     unwritten = _joined([leaf.unwritten.extents for leaf in old])
     seqs = [leaf.unwritten for leaf in old if leaf.unwritten.oldest_seq]
     nodes: dict[NewNode, Node] = {}
-    for piece in [piece for piece in pieces if not piece.level]:
-        leaf = Leaf(piece.key, piece.seq, shape.blocks_for(piece.word_count), live)
-        upper, unwritten_upper = live.split_off(*piece.position), unwritten.split_off(*piece.position)
+    for new_node in [new_node for new_node in new_nodes if not new_node.level]:
+        leaf = Leaf(new_node.key, new_node.seq, shape.blocks_for(new_node.word_count), live)
+        upper, unwritten_upper = live.split_off(*new_node.position), unwritten.split_off(*new_node.position)
         if unwritten.key_count:
             oldest, newest = min(part.oldest_seq for part in seqs), max(part.newest_seq for part in seqs)
             leaf.unwritten = Unwritten(unwritten, oldest, newest)
         live, unwritten = upper, unwritten_upper
-        nodes[piece] = leaf
+        nodes[new_node] = leaf
     assert not live.key_count
     assert not unwritten.key_count
     return nodes

@@ -125,19 +125,19 @@ class NodeIo:
             place += block_bytes
             self.blocks_appended += 1
 
-    async def write_whole(self, pieces: Sequence[NewNode]) -> None:
+    async def write_whole(self, new_nodes: Sequence[NewNode]) -> None:
         """Write new nodes, durably; nothing names them yet."""
-        await run_all(partial(self._write_piece, piece) for piece in pieces)
+        await run_all(partial(self._write_new_node, new_node) for new_node in new_nodes)
 
-    async def _write_piece(self, piece: NewNode) -> None:
-        pointer = piece.key.pointers[0]
+    async def _write_new_node(self, new_node: NewNode) -> None:
+        pointer = new_node.key.pointers[0]
         parts: list[bytes] = []
-        for part in piece.packed():
+        for part in new_node.packed():
             if parts:
                 await asyncio.sleep(0)
             parts.append(part)
-        raw = pack_words(piece.seq, b"".join(parts), piece.key, self._set_magic, self.shape.block_bytes)
-        assert len(raw) <= piece.key.sectors * SECTOR_BYTES
+        raw = pack_words(new_node.seq, b"".join(parts), new_node.key, self._set_magic, self.shape.block_bytes)
+        assert len(raw) <= new_node.key.sectors * SECTOR_BYTES
         await self._write(pointer.device, pointer.sector * SECTOR_BYTES, raw)
         self.nodes_written += 1
 

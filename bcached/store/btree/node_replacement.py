@@ -71,17 +71,17 @@ class NodeReplacement:
                 change = plan(False)
                 if change is None:
                     return
-                pointers = self._buckets.take(len(change.pieces), change.growth)
+                pointers = self._buckets.take(len(change.new_nodes), change.growth)
                 if pointers is None and change.growth > 0:
                     change = plan(True)
                     assert change is not None
-                    pointers = self._buckets.take(len(change.pieces), change.growth)
+                    pointers = self._buckets.take(len(change.new_nodes), change.growth)
                 if pointers is not None:
                     change.assign_buckets(pointers, self._io.shape, self._seqs())
                     with self.stopping_on_failure("changing the shape of the tree"):
                         await self._execute(change)
                     return
-            await self._buckets.wait_for(len(change.pieces), change.growth)
+            await self._buckets.wait_for(len(change.new_nodes), change.growth)
 
     async def _execute(self, change: TreeChange) -> None:
         newest = 0
@@ -91,13 +91,13 @@ class NodeReplacement:
                 self.tree.leaves.begin_write(leaf)
         if newest:
             await self._journal.durable(newest)
-        await self._io.write_whole(change.pieces)
+        await self._io.write_whole(change.new_nodes)
         freeing: list[Key] = []
         if change.append:
             freeing = change.append.freeing(
                 [self._buckets.bump(key.pointers[0]) for key in change.append.replaced]
             )
-            keys = freeing + [piece.key for piece in change.append.pieces]
+            keys = freeing + [new_node.key for new_node in change.append.new_nodes]
             await self._io.append(change.append.parent, [pack_keys(tuple(keys))])
             self._buckets.bumps_durable(len(freeing))
         else:

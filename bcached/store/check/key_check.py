@@ -151,7 +151,7 @@ class KeyCheck:
 
     def _keys_at(self, device: int, sector: int) -> Iterator[Key]:
         for rows in self._rows.chunks():
-            firsts, ends = rows.places, rows.places + rows.sectors
+            firsts, ends = rows.first_sectors, rows.first_sectors + rows.sectors
             covers = (rows.devices == device) & (firsts <= sector) & (sector < ends)
             if covers.any():
                 chosen = rows.where(covers)
@@ -190,12 +190,12 @@ SIZE_MASK = (1 << SIZE_BITS) - 1
 
 def _packed_extents(rows: Rows) -> NDArray[np.int64]:
     """Returns first sector and length of each row in one number that sorts by the sector."""
-    packed: NDArray[np.int64] = rows.places << SIZE_BITS | rows.sectors
+    packed: NDArray[np.int64] = rows.first_sectors << SIZE_BITS | rows.sectors
     return packed
 
 
 def _buckets(census: Census, rows: Rows) -> NDArray[np.int64]:
-    buckets: NDArray[np.int64] = census.geometry.buckets_of(rows.places)
+    buckets: NDArray[np.int64] = census.geometry.buckets_of(rows.first_sectors)
     return buckets
 
 

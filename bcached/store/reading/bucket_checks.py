@@ -69,7 +69,7 @@ class BucketContents:
         for chunk in self._of_journal:
             for device, recount in enumerate(self.recounts):
                 of_member = chunk.where(chunk.devices == device)
-                recount.name(self._geometry.buckets_of(of_member.places), of_member.gens)
+                recount.name(self._geometry.buckets_of(of_member.first_sectors), of_member.gens)
         for device in range(len(self.members)):
             self._judge_gens(device)
             self._judge_leaves(device)
@@ -113,7 +113,7 @@ class BucketContents:
         recount, wanted = self.recounts[device], self._metadata(device)
         for chunk in self._of_journal:
             rows = chunk.where(chunk.devices == device)
-            buckets = self._geometry.buckets_of(rows.places)
+            buckets = self._geometry.buckets_of(rows.first_sectors)
             wrong = (recount.gens[buckets] == rows.gens) & wanted[buckets]
             for bucket in np.unique(buckets[wrong]).tolist():
                 sectors = int(rows.sectors[wrong & (buckets == bucket)].sum())
@@ -141,7 +141,7 @@ class BucketContents:
             sums = recount.sectors.astype(np.int64)
             for chunk in self._of_journal:
                 rows = chunk.where(chunk.devices == device)
-                buckets = self._geometry.buckets_of(rows.places)
+                buckets = self._geometry.buckets_of(rows.first_sectors)
                 live = recount.gens[buckets] == rows.gens
                 np.add.at(sums, buckets[live], rows.sectors[live])
             if (sums > most).any():

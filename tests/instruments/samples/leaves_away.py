@@ -71,7 +71,7 @@ class LeavesAway:
         execute, tree = shape._execute, self.cache_set.index.nodes.tree
 
         async def executing(change: TreeChange) -> None:
-            before, after = _lowest([*change.replaced, *change.replaced_parents]), _lowest(change.pieces)
+            before, after = _lowest([*change.replaced, *change.replaced_parents]), _lowest(change.new_nodes)
             await execute(change)
             figures.interiors_divided += 0 < before < after
             figures.interiors_coalesced += 0 < after < before

@@ -1,43 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Questions to a tree of which not all is loaded."""
 
-from bcached.format.bkey import END_MAX
-from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.index.extents import Extents
-from bcached.state.index.node import Interior, Leaf
-from bcached.state.index.node_paths import are_siblings, low_of
-from bcached.state.index.node_shape import NodeShape
-from bcached.state.index.tree import Missing, Tree
-
-BUCKET = 64
-SHAPE = NodeShape(node_sectors=8, block_bytes=512, bucket_sectors=BUCKET)
-LAST = (INODE_MAX, END_MAX)
-
-
-def node_key(inode: int, end: int, bucket: int) -> Key:
-    return Key(inode, end - 8, 8, False, (Pointer(0, bucket * BUCKET, 1),))
-
-
-def data(start: int, size: int) -> Key:
-    return Key(0, start, size, True, (Pointer(0, 64000 + start, 1),))
-
-
-def leaf_of(key: Key) -> Leaf:
-    return Leaf(key, 1, 1, Extents(merge_within=BUCKET))
-
-
-def a_tree() -> tuple[Tree, list[Key]]:
-    """Three leaves, none of them loaded: up to 0:100, up to 0:200, the rest."""
-    keys = [node_key(0, 100, 10), node_key(0, 200, 11), node_key(*LAST, 12)]
-    return Tree(Interior(node_key(*LAST, 13), 1, 1, 1, list(keys)), SHAPE), keys
-
-
-def load(tree: Tree, inode: int, sector: int) -> Leaf:
-    missing = tree.find(inode, sector)
-    assert isinstance(missing, Missing)
-    leaf = leaf_of(missing.key)
-    assert tree.attach(missing, leaf)
-    return leaf
+from bcached.keys import Key
+from bcached.state.index.tree import Missing
+from instruments.samples.small_trees import a_tree, data, leaf_of, load
 
 
 def test_what_is_not_loaded_is_named() -> None:
@@ -46,7 +12,6 @@ def test_what_is_not_loaded_is_named() -> None:
         missing = tree.find(0, sector)
         assert isinstance(missing, Missing)
         assert (missing.key, missing.level) == (key, 0)
-    assert [low_of(tree.root, key) for key in keys] == [(0, 0), (0, 100), (0, 200)]
 
 
 def test_a_range_misses_its_first_leaf_that_is_not_loaded() -> None:
@@ -99,30 +64,38 @@ def test_the_leaf_used_longest_ago_goes_first_and_can_be_loaded_again() -> None:
     assert list(tree.leaves) == [second]
 
 
-def test_leaves_with_a_blocks_worth_of_keys_want_to_be_written() -> None:
+def test_a_scan_ends_at_a_leaf_that_is_not_loaded_or_at_its_limits() -> None:
     tree, _ = a_tree()
-    leaf = load(tree, 0, 100)
-    for number in range(17):
-        tree.insert(Key(0, 100 + 3 * number, 1, True, (Pointer(0, 64000 + 128 * number, 1),)), number + 1)
-    assert not tree.leaves.wanted
-    tree.insert(Key(0, 170, 1, True, (Pointer(0, 64000, 1),)), 18)
-    assert list(tree.leaves.wanted) == [leaf]
-    assert tree.leaves.unwritten_words == 18 * 3
-    assert tree.leaves.cached_words == 2 * 18 * 3
-    tree.leaves.begin_write(leaf)
-    assert not tree.leaves.wanted
-    assert tree.leaves.unwritten(1) == [leaf]
-    tree.leaves.end_write(leaf, 1)
-    assert tree.leaves.unwritten() == []
-    assert tree.leaves.pins.oldest is None
-    assert (tree.leaves.unwritten_words, tree.leaves.cached_words) == (0, 18 * 3)
+    load(tree, 0, 0)
+    load(tree, 0, 100)
+    tree.insert(data(10, 5), 1)
+    tree.insert(data(110, 5), 2)
+    assert tree.scan(0, 0, 50) == ([data(10, 5)], 50)
+    assert tree.scan(0, 0, 500) == ([data(10, 5), data(110, 5)], 200), "the third leaf is not loaded"
+    assert tree.scan(0, 0, 500, leaves_max=1) == ([data(10, 5)], 100)
+    assert tree.scan(0, 0, 500, 1) == ([data(10, 5)], 100)
+    assert tree.scan(0, 300, 400) == ([], 300)
 
 
-def test_siblings_stand_side_by_side_under_one_parent() -> None:
+def test_what_fits_in_every_leaf_of_a_range_fits() -> None:
     tree, _ = a_tree()
-    leaves = [load(tree, 0, sector) for sector in (0, 100, 200)]
-    assert are_siblings(tree.root, leaves)
-    assert are_siblings(tree.root, leaves[1:])
-    assert not are_siblings(tree.root, [leaves[0], leaves[2]])
-    alone = Tree(leaf_of(node_key(*LAST, 1)), SHAPE)
-    assert are_siblings(alone.root, [alone.root])
+    for sector in (0, 100, 200):
+        load(tree, 0, sector)
+    words = tree.shape.node_words
+    assert tree.fits(0, 0, 300, words)
+    tree.insert(data(150, 1), 1)
+    assert tree.fits(0, 0, 100, words)
+    assert not tree.fits(0, 0, 300, words)
+    assert tree.fits(0, 0, 300, words - 3)
+
+
+def test_a_tree_says_what_of_it_is_in_memory() -> None:
+    tree, _ = a_tree()
+    whole = []
+    for sector in (0, 100, 200):
+        whole.append(tree.is_whole)
+        load(tree, 0, sector)
+    assert [*whole, tree.is_whole] == [False, False, False, True]
+    assert "2 levels" in repr(tree)
+    assert "3 of 3 loaded" in repr(tree.root)
+    assert "clean" in repr(next(iter(tree.leaves)))

@@ -61,7 +61,7 @@ def tree_of(*sizes: int, blocks_used: int = 1) -> tuple[Tree, list[Leaf]]:
 def carry_out(tree: Tree, change: TreeChange) -> list[Key]:
     """As store/btree/node_replacement.py does it, without a device; the freeing keys."""
     change.assign_buckets(
-        [Pointer(0, (100 + number) * BUCKET, 1) for number in range(len(change.pieces))], SHAPE, count(1)
+        [Pointer(0, (100 + number) * BUCKET, 1) for number in range(len(change.new_nodes))], SHAPE, count(1)
     )
     freeing = change.append.freeing([2] * len(change.append.replaced)) if change.append else []
     install(tree, change, freeing)
@@ -76,7 +76,7 @@ def test_a_leaf_that_fits_is_replaced_by_one_and_told_in_one_bset() -> None:
     tree, leaves = tree_of(50, 10)
     change = replace_leaves(tree, [leaves[0]], yes)
     assert change is not None
-    assert (len(change.pieces), change.growth, change.root) == (1, 0, None)
+    assert (len(change.new_nodes), change.growth, change.root) == (1, 0, None)
     assert change.freed() == [leaves[0].key]
     (freeing,) = carry_out(tree, change)
     assert is_freeing(freeing)
@@ -96,8 +96,8 @@ def test_a_leaf_that_is_too_full_becomes_two() -> None:
     tree, leaves = tree_of(70, 10)
     change = replace_leaves(tree, [leaves[0]], yes)
     assert change is not None
-    assert (len(change.pieces), change.growth) == (2, 1)
-    lower, upper = change.pieces
+    assert (len(change.new_nodes), change.growth) == (2, 1)
+    lower, upper = change.new_nodes
     assert lower.position == (0, 83), "the end of its last key"
     assert upper.position == (0, 1000), "the end of what it was before"
     assert [key.offset for key in parse_keys(lower.keys, "lower")] == list(range(0, 84, 2))
@@ -147,7 +147,7 @@ def test_a_root_that_is_a_leaf_grows_a_level() -> None:
     alone = Tree(leaves[0], SHAPE)
     change = replace_leaves(alone, leaves, yes)
     assert change is not None
-    assert [piece.level for piece in change.pieces] == [0, 0, 1]
+    assert [piece.level for piece in change.new_nodes] == [0, 0, 1]
     carry_out(alone, change)
     assert alone.root.level == 1
     assert tree.root.level == 1
@@ -157,7 +157,7 @@ def test_neighbours_become_fewer_or_stay() -> None:
     tree, leaves = tree_of(20, 0, 20, 60)
     change = replace_leaves(tree, leaves[:3], yes, coalesce=True)
     assert change is not None
-    assert (len(change.pieces), change.growth) == (1, -2)
+    assert (len(change.new_nodes), change.growth) == (1, -2)
     assert replace_leaves(tree, leaves[2:], yes, coalesce=True) is None
     freeing = carry_out(tree, change)
     assert len(freeing) == 3
@@ -186,7 +186,7 @@ def test_every_piece_fits_its_node(keys: int) -> None:
     tree = Tree(leaves[0], SHAPE)
     change = replace_leaves(tree, leaves, yes)
     assert change is not None
-    pieces = [piece for piece in change.pieces if piece.level == 0]
+    pieces = [piece for piece in change.new_nodes if piece.level == 0]
     assert all(SHAPE.blocks_for(piece.word_count) <= SHAPE.blocks for piece in pieces)
     assert sum(piece.word_count for piece in pieces) == 3 * keys
     assert (len(pieces) == 1) == (keys <= 62)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The counts of loaded leaves, and which of them are to be written."""
+
+from bcached.keys import Key, Pointer
+from instruments.samples.small_trees import a_tree, data, load
+
+
+def test_leaves_with_a_blocks_worth_of_keys_want_to_be_written() -> None:
+    tree, _ = a_tree()
+    leaf = load(tree, 0, 100)
+    for number in range(17):
+        tree.insert(Key(0, 100 + 3 * number, 1, True, (Pointer(0, 64000 + 128 * number, 1),)), number + 1)
+    assert not tree.leaves.wanted
+    tree.insert(Key(0, 170, 1, True, (Pointer(0, 64000, 1),)), 18)
+    assert list(tree.leaves.wanted) == [leaf]
+    assert tree.leaves.unwritten_words == 18 * 3
+    assert tree.leaves.cached_words == 2 * 18 * 3
+    tree.leaves.begin_write(leaf)
+    assert not tree.leaves.wanted
+    assert tree.leaves.unwritten(1) == [leaf]
+    tree.leaves.end_write(leaf, 1)
+    assert tree.leaves.unwritten() == []
+    assert tree.leaves.pins.oldest is None
+    assert (tree.leaves.unwritten_words, tree.leaves.cached_words) == (0, 18 * 3)
+
+
+def test_changes_of_an_evicted_leaf_are_deferred_until_it_is_read_again() -> None:
+    tree, _ = a_tree()
+    first = load(tree, 0, 0)
+    tree.insert(data(10, 5), 7)
+    tree.defer(first)
+    assert (len(tree.leaves), tree.leaves.unwritten_words, tree.leaves.cached_words) == (0, 0, 0)
+    assert tree.leaves.needs(7), "its entry is still pinned"
+    assert tree.leaves.deferred_bounds(7) == [100]
+    assert tree.leaves.deferred_bounds(6) == []
+    again = load(tree, 0, 0)
+    assert list(again.live) == [data(10, 5)]
+    assert not tree.leaves.deferred
+    assert tree.leaves.pins.oldest == 7
+
+
+def test_a_leaf_too_large_for_a_node_is_oversize_until_keys_are_removed() -> None:
+    tree, _ = a_tree()
+    leaf = load(tree, 0, 200)
+    while leaf.live.word_count <= tree.shape.node_words:
+        number = len(leaf.live)
+        tree.insert(Key(0, 200 + 4 * number, 1, True, (Pointer(0, 64000 + 128 * number, 1),)), number + 1)
+    assert tree.leaves.oversize == {leaf}
+    assert leaf in tree.leaves.wanted
+    tree.insert(Key(0, 200, 8, False, ()), 900)
+    assert not tree.leaves.oversize
+
+
+def test_a_stale_key_is_dropped_only_if_it_is_unchanged() -> None:
+    tree, _ = a_tree()
+    leaf = load(tree, 0, 0)
+    leaf.live.insert(data(10, 5))
+    tree.leaves.cached_words += 3
+    assert not tree.leaves.drop(leaf, data(9, 5))
+    assert tree.leaves.drop(leaf, data(10, 5))
+    assert (len(leaf.live), tree.leaves.cached_words) == (0, 0)
+
+
+def test_unpinning_follows_removal() -> None:
+    tree, _ = a_tree()
+    leaf = load(tree, 0, 0)
+    tree.insert(data(10, 5), 3)
+    tree.leaves.remove(leaf)
+    assert tree.leaves.pins.oldest == 3
+    tree.leaves.unpin(leaf)
+    assert tree.leaves.pins.oldest is None
