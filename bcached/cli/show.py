@@ -3,7 +3,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -22,20 +22,34 @@ from bcached.format.superblock import (
     Superblock,
 )
 from bcached.format.superblock_fields import BackingDevice
+from bcached.format.superblock_seal import resealed
 from bcached.units import SECTOR_BYTES
 
 PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._")
 CSUM_BYTES = 8
+ANY_SIZE = 1 << 63  # the fields of a copy that was cut short are of interest, too
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The superblock, its checksum as found, and its sector; damage is the first one's if this is a copy."""
+    """A superblock, its checksum as found and as it should be, and its sector.
 
-    superblock: Superblock
+    damage is that of the first one if this is its copy, else its own.
+    """
+
+    superblock: Superblock | BackingSuperblock
     csum: int
+    expected_csum: int
     sector: int
     damage: str | None = None
+
+    @property
+    def identity(self) -> Iterator[str]:
+        """Yields the first lines of bcache-super-show's output."""
+        is_right = self.csum == self.expected_csum
+        yield "sb.magic\t\tok"
+        yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
+        yield f"sb.csum\t\t\t{self.csum:X} [{'match' if is_right else f'expected {self.expected_csum:X}'}]"
 
 
 @click.command
@@ -44,33 +58,39 @@ class Shown:
 def show(options: GlobalOptions, device: str) -> None:
     """Print the superblock of DEVICE, a cache or backing device, in the format of bcache-super-show.
 
-    Works while a daemon runs on it.
+    Works while a daemon runs on it. If it is damaged, print its copy, or its fields as they are, and what is
+    wrong with it.
 
     With --json, print all its fields.
     """
-    try:
-        shown = asyncio.run(_read(device))
-    except BackingDevice as error:
-        backing, csum = BackingSuperblock.of(error.raw), error.raw.csum
-        answer(options, _backing_document(backing, csum), lambda: "\n".join(_backing_lines(backing, csum)))
-        return
+    shown = asyncio.run(_read(device))
     if shown.damage is not None:
-        click.echo(f"bcachectl: {shown.damage}; this is its copy at sector {shown.sector}", err=True)
+        click.echo(f"bcachectl: {shown.damage}; {_what_is_shown(shown)}", err=True)
     answer(options, _document(shown), lambda: "\n".join(_lines(shown)))
 
 
+def _what_is_shown(shown: Shown) -> str:
+    if shown.sector != SUPERBLOCK_SECTOR:
+        return f"this is its copy at sector {shown.sector}"
+    return "these are its fields as they are"
+
+
 async def _read(path: str) -> Shown:
+    """Returns the superblock; if that is damaged its copy, or without one its fields as they are.
+
+    1. Sound. 2. Not bcache, or not any more. 3. Damaged, with a sound copy. 4. Damaged.
+    """
     device = await FileDevice.open(path, writable=False, exclusive=False)
     try:
         return await _read_at(device, SUPERBLOCK_SECTOR)
-    except (BadMagic, BackingDevice):
-        raise  # not bcache, or not any more; or intact, and of another kind
+    except BadMagic:
+        raise
     except FormatError as damage:
         try:
-            shown = await _read_at(device, COPY_SECTOR)
+            copy = await _read_at(device, COPY_SECTOR)
+            return replace(copy, damage=str(damage))
         except FormatError:
-            raise damage from None
-        return Shown(shown.superblock, shown.csum, shown.sector, str(damage))
+            return await _read_damaged(device, damage)
     finally:
         await device.close()
 
@@ -81,21 +101,47 @@ async def _read_at(device: FileDevice, sector: int) -> Shown:
     if device.size_bytes < offset + SUPERBLOCK_BYTES:
         raise BadMagic("superblock", where, "one", f"the device's end at byte {device.size_bytes}")
     raw = await device.read(offset, SUPERBLOCK_BYTES)
-    superblock = Superblock.parse(
-        raw,
-        device_bytes=device.size_bytes,
-        logical_block_bytes=device.logical_block_bytes,
-        where=where,
-    )
-    return Shown(superblock, int.from_bytes(raw[:CSUM_BYTES], "little"), sector)
+    csum = int.from_bytes(raw[:CSUM_BYTES], "little")
+    found = _parsed(raw, device.size_bytes, device.logical_block_bytes, where)
+    return Shown(found, csum, csum, sector)
+
+
+async def _read_damaged(device: FileDevice, damage: FormatError) -> Shown:
+    """Returns the fields as they are. Raises damage if they are no superblock's."""
+    where = f"{device.path} sector {SUPERBLOCK_SECTOR}"
+    raw = await device.read(SUPERBLOCK_SECTOR * SECTOR_BYTES, SUPERBLOCK_BYTES)
+    try:
+        sealed = resealed(raw, where)
+        found = _parsed(sealed, ANY_SIZE, SECTOR_BYTES, where)
+    except FormatError:
+        raise damage from None
+    csum, expected_csum = (int.from_bytes(block[:CSUM_BYTES], "little") for block in (raw, sealed))
+    return Shown(found, csum, expected_csum, SUPERBLOCK_SECTOR, str(damage))
+
+
+def _parsed(
+    raw: bytes, device_bytes: int, logical_block_bytes: int, where: str
+) -> Superblock | BackingSuperblock:
+    try:
+        return Superblock.parse(
+            raw, device_bytes=device_bytes, logical_block_bytes=logical_block_bytes, where=where
+        )
+    except BackingDevice as error:
+        return BackingSuperblock.of(error.raw)
 
 
 def _lines(shown: Shown) -> Iterator[str]:
     """Yields bcache-super-show's output, byte for byte; also for version 5, which it refuses."""
-    superblock, bucket = shown.superblock, shown.superblock.bucket_sectors
-    yield "sb.magic\t\tok"
-    yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
-    yield f"sb.csum\t\t\t{shown.csum:X} [match]"
+    superblock = shown.superblock
+    yield from shown.identity
+    if isinstance(superblock, BackingSuperblock):
+        yield from _backing_lines(superblock)
+    else:
+        yield from _cache_lines(superblock)
+
+
+def _cache_lines(superblock: Superblock) -> Iterator[str]:
+    bucket = superblock.bucket_sectors
     yield f"sb.version\t\t{superblock.version} [cache device]"
     if superblock.version == VERSION_FEATURES:
         ours = " [bcached set]" if superblock.feature_incompat & FEATURE_INCOMPAT_BCACHED_SET else ""
@@ -118,11 +164,7 @@ def _lines(shown: Shown) -> Iterator[str]:
     yield f"cset.uuid\t\t{superblock.set_uuid}"
 
 
-def _backing_lines(backing: BackingSuperblock, csum: int) -> Iterator[str]:
-    """Yields bcache-super-show's output for a backing device."""
-    yield "sb.magic\t\tok"
-    yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
-    yield f"sb.csum\t\t\t{csum:X} [match]"
+def _backing_lines(backing: BackingSuperblock) -> Iterator[str]:
     yield f"sb.version\t\t{backing.version} [backing device]"
     yield ""
     yield f"dev.label\t\t{_encoded(backing.label) or '(empty)'}"
@@ -137,10 +179,8 @@ def _backing_lines(backing: BackingSuperblock, csum: int) -> Iterator[str]:
     yield f"cset.uuid\t\t{backing.set_uuid}"
 
 
-def _backing_document(backing: BackingSuperblock, csum: int) -> dict[str, object]:
+def _backing_document(backing: BackingSuperblock) -> dict[str, object]:
     return {
-        "sector": SUPERBLOCK_SECTOR,
-        "csum": f"{csum:016x}",
         "kind": "backing device",
         "version": backing.version,
         "uuid": str(backing.uuid),
@@ -164,6 +204,8 @@ def _encoded(label: str) -> str:
 def _document(shown: Shown) -> dict[str, object]:
     """Returns every field as a JSON document."""
     place = {"sector": shown.sector, "damage": shown.damage, "csum": f"{shown.csum:016x}"}
+    if isinstance(shown.superblock, BackingSuperblock):
+        return {**place, **_backing_document(shown.superblock)}
     return {**place, **superblock_document(shown.superblock)}
 
 

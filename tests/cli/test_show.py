@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -156,11 +157,44 @@ def test_of_a_damaged_superblock_the_copy_is_shown_and_said_to_be_one(tmp_path: 
     assert document["damage"].startswith(f"superblock at {path} sector 8: expected 0x")
 
 
-def test_with_no_good_copy_the_damage_is_the_answer(tmp_path: Path) -> None:
-    done = run("show", damaged(image(tmp_path / "image", SMALL), 4096 + 60))
-    assert done.exit_code == 1
+@pytest.mark.parametrize("is_backing", [False, True])
+def test_with_no_good_copy_the_fields_are_shown_as_they_are_and_said_to_be_damaged(
+    tmp_path: Path, is_backing: bool
+) -> None:
+    path = tmp_path / "image"
+    if is_backing:
+        backing_image(path, 1, 2 << 61 | 1)
+    else:
+        image(path, SMALL)
+    whole = run("show", path).stdout.splitlines()
+    damaged(path, 4096 + 60)
+    done = run("show", path)
+    assert done.exit_code == 0
     assert "sector 8: expected 0x" in done.stderr
-    assert done.stdout == ""
+    assert "these are its fields as they are" in done.stderr
+    assert done.stderr.count("\n") == 1
+    lines = done.stdout.splitlines()
+    assert lines[2].startswith(whole[2].replace("match]", "expected "))
+    different = [number for number, line in enumerate(lines) if line != whole[number]]
+    assert [lines[number].split("\t")[0] for number in different] == ["sb.csum", "cset.uuid"]
+    document = json.loads(run("--json", "show", path).stdout)
+    assert document["damage"].startswith(f"superblock at {path} sector 8: expected 0x")
+
+
+def test_a_device_that_was_cut_short_shows_its_fields(tmp_path: Path) -> None:
+    path = image(tmp_path / "image", SMALL)
+    os.truncate(path, (1024 * 4096) - 512)
+    done = run("show", path)
+    assert done.exit_code == 0
+    assert "nbuckets: expected what a device of 4193792 bytes holds" in done.stderr
+    assert "[match]" in done.stdout.splitlines()[2]
+
+
+def test_what_has_the_fields_of_no_superblock_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = image(tmp_path / "image", SMALL)
+    damaged(path, 4096 + 193)  # 264 sectors a block
+    done = run("show", path)
+    assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
 
 
