@@ -23,6 +23,7 @@ from instruments.clients.served_set import BUCKET_SECTORS, served
 from instruments.time.patience import patience
 
 FOLDER = os.path.dirname(bcached.client.__file__)
+TESTS = str(Path(__file__).parents[1])  # for the programs that import an instrument
 PATIENCE_S = 60
 
 SCRIPT = """
@@ -250,7 +251,9 @@ async def test_what_an_interrupted_call_was_granted_is_given_back(tmp_path: Path
 async def test_a_handler_that_calls_the_client_it_interrupts_is_refused(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
         script = HANDLER.replace("PATH", repr(it.path))
-        done = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=subprocess.PIPE)
+        done = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": TESTS}
+        )
         async with patience(PATIENCE_S):
             said, _ = await done.communicate()
         assert said.split() == [b"RuntimeError", b"1", b"1"]
