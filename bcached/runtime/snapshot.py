@@ -33,7 +33,7 @@ def take_snapshot(
     failed: str | None,
 ) -> SetStatistics:
     """Returns a frozen record of the set's counters and levels, in time independent of the bucket count."""
-    superblock = members[0].superblock
+    superblock, marker = members[0].superblock, tasks.garbage_collector.marker
     return SetStatistics(
         set_uuid=str(superblock.set_uuid),
         replacement=superblock.replacement.name.lower(),
@@ -53,8 +53,10 @@ def take_snapshot(
         reserved_sectors=sectors.reserved_sectors,
         gc_runs=dict(shared.collections.runs),
         gc_running=shared.collections.is_marking,
-        gc_found=dict(tasks.garbage_collector.found),
-        dirty_sectors={str(inode): count for inode, count in tasks.garbage_collector.dirty_sectors.items()},
+        gc_found=dict(marker.found),
+        dirty_sectors={
+            str(inode): count for inode, count in tasks.garbage_collector.marker.dirty_sectors.items()
+        },
         sectors_to_gc=shared.collections.sectors_to_next,
         min_prio=shared.prios.min_prio,
         journal_seq=journal.seq,

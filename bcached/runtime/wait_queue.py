@@ -25,7 +25,7 @@ Guard = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class Waiter:
-    """One entry of a queue."""
+    """One entry of a queue; first: it goes ahead of those that are not."""
 
     __slots__ = ("deadline", "first", "future", "in_queue", "since", "work")
 
@@ -38,6 +38,10 @@ class Waiter:
         self.first = first
         self.in_queue = True
         self.deadline: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        ahead = ", first" if self.first else ""
+        return f"<Waiter {type(self.work).__name__} for {self.work.reserve.name.lower()}{ahead}>"
 
 
 class WaitQueue:
@@ -59,6 +63,11 @@ class WaitQueue:
         self._on_change = on_change
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
         self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        waiting = {reserve.name.lower(): len(queue) for reserve, queue in self._queues.items() if queue}
+        refusal = "" if self._refusal is None else f", refused: {self._refusal}"
+        return f"<WaitQueue {waiting or 'empty'}, oldest {self.oldest_wait_s():.1f} s{refusal}>"
 
     def submit(
         self, work: PendingAllocation[T], timeout_s: float, *, first: bool = False

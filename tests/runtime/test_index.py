@@ -25,7 +25,7 @@ from bcached.format import bkey
 from bcached.keys import OFFSET_MAX, Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.runtime.tasks.garbage_collector import STALE_GENS_MAX
+from bcached.runtime.tasks.stale_keys import STALE_GENS_MAX
 from bcached.state.buckets.bucket_table import State
 from bcached.state.index.node_paths import interiors
 from bcached.state.sectors.reservations import Holder
@@ -278,7 +278,7 @@ async def test_a_collection_writes_leaves_without_the_keys_that_became_stale(tmp
         holder = cache_set.allocations.new_holder("greedy")
         assert await take_buckets(cache_set, holder, 500), "clean data makes way for it"
         await cache_set.maintenance.collect_garbage()
-        assert cache_set.tasks.garbage_collector.leaves_rewritten
+        assert cache_set.tasks.garbage_collector.stale_keys.leaves_rewritten
         assert sum(len(leaf.live) for leaf in tree.leaves) < keys
         assert story.cache_set.verify() == []
         await story.check()

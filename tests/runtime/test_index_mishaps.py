@@ -317,11 +317,11 @@ async def test_a_stop_does_not_wait_until_a_collection_has_seen_all_leaves(tmp_p
         await fill(cache_set, 5_000)
         collector, leaves = cache_set.tasks.garbage_collector, cache_set.index.nodes.tree.leaves
         await cache_set.maintenance.collect_garbage()
-        assert collector.found["leaves"] == len(leaves)
+        assert collector.marker.found["leaves"] == len(leaves)
         cache_set.shared.collections.request("asked")
-        while not 0 < collector.found["leaves"] < 4:
+        while not 0 < collector.marker.found["leaves"] < 4:
             await asyncio.sleep(0)
-    assert collector.found["leaves"] < len(leaves)
+    assert collector.marker.found["leaves"] < len(leaves)
 
 
 @in_virtual_time

@@ -10,7 +10,7 @@ from random import Random
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.lookups import LEAVES_AT_ONCE
-from bcached.runtime.tasks.garbage_collector import FILLS_A_PIECE
+from bcached.runtime.tasks.node_tidier import FILLS_A_PIECE
 from bcached.store.btree.write_back import WRITTEN_LEAVES
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
@@ -119,13 +119,12 @@ async def test_leaves_of_which_none_could_be_fewer_are_not_compared_at_once(tmp_
         collector = cache_set.tasks.garbage_collector
         for _ in range(3):
             await cache_set.maintenance.collect_garbage()
-        assert collector.found["nodes_saved"] == 0
+        assert collector.marker.found["nodes_saved"] == 0
         turns = []
         cache_set.shared.steps.begin(collector)
-        for fills in ([], collector._fills):
-            collector._fills = fills
+        for fills in ([], collector.marker.fills):
             async with turns_counted() as seen:
-                await collector._tidy()
+                await collector.tidier.tidy(fills)
             turns.append(seen[0])
         cache_set.shared.steps.end(collector)
-        assert turns[1] - turns[0] >= collector.found["leaves"] // FILLS_A_PIECE
+        assert turns[1] - turns[0] >= collector.marker.found["leaves"] // FILLS_A_PIECE

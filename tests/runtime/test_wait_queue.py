@@ -350,3 +350,16 @@ async def test_by_chance_nothing_is_lost_and_everybody_has_an_end(seed: int) -> 
         (work.gathered > 0) == (not future.cancelled() and future.exception() is None)
         for work, future in works
     )
+
+
+@in_virtual_time
+async def test_its_repr_says_who_waits_for_what_and_how_long() -> None:
+    queue, pot, _ = queue_of()
+    assert repr(queue) == "<WaitQueue empty, oldest 0.0 s>"
+    futures = [queue.submit(Draw(pot, name), 50) for name in "ab"]
+    await asyncio.sleep(1.5)
+    assert repr(queue) == "<WaitQueue {'none': 2}, oldest 1.5 s>"
+    queue.refuse(ShuttingDown())
+    assert repr(queue).startswith("<WaitQueue empty, oldest 0.0 s, refused: ")
+    for future in futures:
+        assert isinstance(future.exception(), ShuttingDown)

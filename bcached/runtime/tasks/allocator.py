@@ -91,6 +91,7 @@ class Allocator:
         return self._shared.stop.is_requested or self.next_step() is not Step.WAIT
 
     async def _do(self, step: Step) -> None:
+        """Do a step itself, or request it of the task that does: prio writer, garbage collector."""
         if step is Step.PUSH:
             await self._push()
         elif step is Step.INVALIDATE:

@@ -102,7 +102,6 @@ class Evacuator:
         self, members: list[Member], sectors: SectorAllocator, nodes: NodeCache, mover: Mover, shared: Shared
     ) -> None:
         self.totals = EvacuationTotals()
-        self._members = members
         self._sectors = sectors
         self._caches = [member.cache for member in members]
         self._nodes = nodes
@@ -122,6 +121,11 @@ class Evacuator:
             shared.buckets_moved()
 
     async def _evacuate(self, member: Member, pacer: Pacer) -> None:
+        """Run a round for a member.
+
+        1. No plan gains a bucket: not tried again until something changes. 2. The plan is carried out. 3. It
+        gained nothing and moved all it tried: only changes that are not its own make another round worth it.
+        """
         cache, mover = member.cache, self._mover
         found, own = cache.evacuation_finds(), mover.own_changes[member.device]
         spare = self._sectors.open_buckets.left_to(MOVERS_WRITE_POINT)
@@ -174,7 +178,11 @@ class Evacuator:
             await pacer.begin()
 
     async def _move(self, round_: EvacuationRound, spans: list[list[int]]) -> bool:
-        """Move the data of these spans, waiting for space if necessary; returns False to end the round."""
+        """Move the data of these spans; returns False to end the round.
+
+        1. It moved, or the index is busy. 2. No space, and a bucket is expected: it waits, and tries the
+        rest. 3. No space, and none is expected.
+        """
         tried: set[Key] = set()
         while True:
             keys: list[Key] = []

@@ -97,7 +97,13 @@ class LeafWriter:
         )
 
     async def _write(self) -> None:
-        if not self._is_repaired:  # first of all: no other reader could read a torn node
+        """Write what is wanted.
+
+        1. Torn nodes, once, before all else: no other reader could read them. 2. Leaves that the oldest
+        entries are needed for. 3. Leaves until the rest fits into memory. 4. Leaves with a block's worth of
+        keys. 5. All, until no removed dirty key is left on a device.
+        """
+        if not self._is_repaired:
             await self._write_back.rewrite_torn()
             self._is_repaired = True
         pressing = self._pressing()

@@ -109,7 +109,11 @@ class Mover:
         return result
 
     async def _copy_and_replace(self, moves: list[Move]) -> bool:
-        """Copy, and replace the keys by their copies; returns False if the index cannot take them now."""
+        """Copy, and replace the keys by their copies; returns False if the index cannot take them now.
+
+        1. A key that could not be read stays: its copy is released. 2. The index does not get ready in time:
+        all copies left are released. 3. The key is replaced, unless it was overwritten meanwhile.
+        """
         copied: set[Move] = set()
         await run_all(partial(self._copy, move, copied) for move in moves)
         for move in moves:

@@ -55,7 +55,11 @@ class PrioWriter:
         return [member for member in self._shared.prios.wanted_for if member.cache.has_prio_chain]
 
     async def write(self, members: list[Member]) -> None:
-        """Write these members' chains, journal their heads, and free the previous chains."""
+        """Write these members' chains, journal their heads, and free the previous chains.
+
+        1. One instant: the request is taken, and the gens are copied. 2. Leaves with removed dirty keys are
+        written. 3. The chains. 4. The entry that names them. 5. Buckets whose gens are durable now are ready.
+        """
         shared = self._shared
         begun = shared.clock()
         shared.prios.wanted_for.difference_update(members)

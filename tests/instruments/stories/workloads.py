@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from bcached.errors import NoFreeBuckets
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.tasks.garbage_collector import GarbageCollector
+from bcached.runtime.tasks.node_tidier import NodeTidier
 from bcached.state.buckets.bucket_table import State
 from instruments.crash.key_judge import begin_from
 from instruments.stories.crash_story import Ledger
@@ -298,10 +298,10 @@ async def furnish_tall(story: KeyStory, *, three_levels: bool) -> None:
     No collection has come so far as to make them fewer. Only what stays is written: it would be too much.
     """
 
-    async def nothing(_: GarbageCollector) -> None:
+    async def nothing(*_: object) -> None:
         pass
 
-    with patch.object(GarbageCollector, "_tidy", nothing):
+    with patch.object(NodeTidier, "tidy", nothing):
         async with alive(story) as cache_set:
             await story.create("plain")
             await story.create("flash", VOLUME_SECTORS)
