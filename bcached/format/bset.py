@@ -23,10 +23,10 @@ from bcached.format.magic import BSET
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 
-HEADER = struct.Struct("<QQQII")
-assert HEADER.size == 32
+BSET_HEADER = struct.Struct("<QQQII")
+assert BSET_HEADER.size == 32
 MAGIC_OFFSET, SEQ_OFFSET = 8, 16
-VERSION = 1  # BCACHE_BSET_VERSION
+BSET_VERSION = 1  # BCACHE_BSET_VERSION
 NAME = "bset"
 
 
@@ -36,7 +36,7 @@ class Bset:
 
     seq: int
     keys: tuple[Key, ...]
-    version: int = VERSION
+    version: int = BSET_VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ def pack_bset(bset: Bset, node_key: Key, set_magic: int, block_bytes: int) -> by
 
 
 def pack_words(
-    seq: int, keys: bytes, node_key: Key, set_magic: int, block_bytes: int, version: int = VERSION
+    seq: int, keys: bytes, node_key: Key, set_magic: int, block_bytes: int, version: int = BSET_VERSION
 ) -> bytes:
     """Returns the packed bset of keys that are packed already, padded to whole blocks."""
     assert 0 < seq < 1 << 64
-    assert 0 <= version <= VERSION
-    header = HEADER.pack(0, BSET ^ set_magic, seq, version, len(keys) // WORD_BYTES)
+    assert 0 <= version <= BSET_VERSION
+    header = BSET_HEADER.pack(0, BSET ^ set_magic, seq, version, len(keys) // WORD_BYTES)
     used = header[8:] + keys
     packed = struct.pack("<Q", _checksum(used, version, node_key)) + used
     return packed.ljust(_round_up(len(packed), block_bytes), b"\0")
@@ -98,13 +98,13 @@ def read_frames(
     view = memoryview(raw)
     if not node_key.pointers:
         raise BadField("node", f"{where}, key", "at least 1 pointer", 0)
-    if len(view) != node_key.sectors * SECTOR_BYTES or len(view) < max(block_bytes, HEADER.size):
+    if len(view) != node_key.sectors * SECTOR_BYTES or len(view) < max(block_bytes, BSET_HEADER.size):
         raise BadField("node", f"{where}, size", f"{node_key.sectors} sectors", f"{len(view)} bytes")
     seq = _seq_at(view, 0)
     if seq == 0:
         raise BadField(NAME, f"{where}, seq", "not 0", 0)
     offset = 0
-    while offset + HEADER.size <= len(view) and _seq_at(view, offset) == seq:
+    while offset + BSET_HEADER.size <= len(view) and _seq_at(view, offset) == seq:
         frame = _parse_frame(view, offset, node_key, set_magic, block_bytes, f"{where}, byte {offset}")
         if offset and not frame.keys:
             raise BadField(NAME, f"{where}, byte {offset}, keys", "at least 1 in a later bset", 0)
@@ -134,7 +134,7 @@ def bsets_behind(
     view = memoryview(raw)
     frames: list[Frame] = []
     end = offset + block_bytes
-    for here in range(offset + block_bytes, len(view) - HEADER.size + 1, block_bytes):
+    for here in range(offset + block_bytes, len(view) - BSET_HEADER.size + 1, block_bytes):
         if here < end:
             continue  # inside of the last one
         try:
@@ -158,8 +158,8 @@ def bsets_behind(
 def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
     """Returns the keys that a bset with a wrong checksum seems to hold, as an estimate of the loss."""
     view = memoryview(raw)
-    words: int = HEADER.unpack_from(view, offset)[4]
-    begin = offset + HEADER.size
+    words: int = BSET_HEADER.unpack_from(view, offset)[4]
+    begin = offset + BSET_HEADER.size
     try:
         return parse_keys(view[begin : min(begin + words * WORD_BYTES, len(view))], NAME)
     except BadField:
@@ -169,10 +169,10 @@ def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
 def _parse_frame(
     view: memoryview, offset: int, node_key: Key, set_magic: int, block_bytes: int, where: str
 ) -> Frame:
-    csum, magic, seq, version, words = HEADER.unpack_from(view, offset)
-    size_bytes = HEADER.size + words * WORD_BYTES
-    if version > VERSION:
-        raise BadField(NAME, f"{where}, version", f"at most {VERSION}", version)
+    csum, magic, seq, version, words = BSET_HEADER.unpack_from(view, offset)
+    size_bytes = BSET_HEADER.size + words * WORD_BYTES
+    if version > BSET_VERSION:
+        raise BadField(NAME, f"{where}, version", f"at most {BSET_VERSION}", version)
     if offset + size_bytes > len(view):
         raise BadField(NAME, f"{where}, keys", f"an end by byte {len(view)} of the node", f"{words} words")
     if magic != BSET ^ set_magic:
@@ -181,7 +181,7 @@ def _parse_frame(
     if actual != csum:
         raise BadChecksum(NAME, where, f"{actual:#018x}", f"{csum:#018x}")
     blocks = _round_up(size_bytes, block_bytes) // block_bytes
-    return Frame(offset, blocks, seq, version, view[offset + HEADER.size : offset + size_bytes])
+    return Frame(offset, blocks, seq, version, view[offset + BSET_HEADER.size : offset + size_bytes])
 
 
 def _check_order(keys: tuple[Key, ...], node_key: Key, where: str) -> None:
@@ -219,9 +219,9 @@ def _refuse_changed_seqs(
     bsets = np.flatnonzero(words[MAGIC_OFFSET // 8 :: block_bytes // 8] == BSET ^ set_magic)
     for block in bsets.tolist():
         here = offset + block * block_bytes
-        csum, _, found, version, count = HEADER.unpack_from(view, here)
-        size_bytes = HEADER.size + count * WORD_BYTES
-        if version > VERSION or here + size_bytes > len(view):
+        csum, _, found, version, count = BSET_HEADER.unpack_from(view, here)
+        size_bytes = BSET_HEADER.size + count * WORD_BYTES
+        if version > BSET_VERSION or here + size_bytes > len(view):
             continue
         used = bytearray(view[here + MAGIC_OFFSET : here + size_bytes])
         used[SEQ_OFFSET - MAGIC_OFFSET : SEQ_OFFSET - MAGIC_OFFSET + 8] = seq.to_bytes(8, "little")
@@ -236,7 +236,7 @@ def _seq_at(view: memoryview, offset: int) -> int:
 
 
 def _checksum(used: Buffer, version: int, node_key: Key) -> int:
-    if version == VERSION:
+    if version == BSET_VERSION:
         return crc64_seeded(used, pointer_word(node_key.pointers[0]))
     return crc64_we(used)
 

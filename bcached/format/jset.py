@@ -39,7 +39,7 @@ TAIL = struct.Struct(f"<H6x{MEMBERS_MAX}Q")
 JSET_BYTES = TAIL_OFFSET + TAIL.size
 assert (UUID_KEY_OFFSET, ROOT_KEY_OFFSET, TAIL_OFFSET, JSET_BYTES) == (40, 104, 168, 240)
 
-VERSION = 1  # BCACHE_JSET_VERSION
+JSET_VERSION = 1  # BCACHE_JSET_VERSION
 VERSION_OLD_UUIDS = 0  # the uuid table has entries of 64 bytes
 JSET_BYTES_MAX = 32 << 10  # JSET_BITS: eight pages
 LEVEL_MAX = 16  # a tree of more levels could not be filled by any device
@@ -57,7 +57,7 @@ class JournalEntry:
     level: int
     prio_heads: tuple[int, ...]  # bucket numbers, by member
     keys: tuple[Key, ...] = field(default=())
-    version: int = VERSION
+    version: int = JSET_VERSION
 
     @classmethod
     def parse(cls, raw: Buffer, set_magic: int, where: str) -> "JournalEntry":
@@ -70,8 +70,8 @@ class JournalEntry:
             raise BadChecksum(NAME, where, f"{actual:#018x}", f"{csum:#018x}")
         if not 1 <= last_seq <= seq:
             raise BadField(NAME, f"{where}, last_seq", f"1 to seq {seq}", last_seq)
-        if version > VERSION:
-            raise BadField(NAME, f"{where}, version", f"at most {VERSION}", version)
+        if version > JSET_VERSION:
+            raise BadField(NAME, f"{where}, version", f"at most {JSET_VERSION}", version)
         level, *prio_heads = TAIL.unpack_from(view, TAIL_OFFSET)
         if level > LEVEL_MAX:
             raise BadField(NAME, f"{where}, btree_level", f"at most {LEVEL_MAX}", level)

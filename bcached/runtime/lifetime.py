@@ -33,8 +33,7 @@ from bcached.runtime.slices import precise_clock
 from bcached.runtime.tasks.allocator import Allocator
 from bcached.runtime.tasks.evacuator import Evacuator
 from bcached.runtime.tasks.garbage_collector import GarbageCollector
-from bcached.runtime.tasks.journal_writer import NAME as JOURNAL_WRITER
-from bcached.runtime.tasks.journal_writer import JournalWriter
+from bcached.runtime.tasks.journal_writer import JOURNAL_WRITER, JournalWriter
 from bcached.runtime.tasks.leaf_writer import LeafWriter
 from bcached.runtime.tasks.mover import Mover
 from bcached.runtime.tasks.moving_collector import MovingCollector

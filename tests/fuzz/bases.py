@@ -11,7 +11,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bcached.format.bset import HEADER as BSET_HEADER
+from bcached.format.bset import BSET_HEADER
 from bcached.format.sizes import metadata_bytes
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Superblock
 from bcached.keys import Key

@@ -9,7 +9,7 @@ import asyncio
 from bcached.runtime.shared import Shared
 from bcached.store.journal.journal import Journal
 
-NAME = "journal writer"
+JOURNAL_WRITER = "journal writer"
 
 
 class JournalWriter:
@@ -21,14 +21,14 @@ class JournalWriter:
     def __init__(self, journal: Journal, shared: Shared) -> None:
         self._journal = journal
         self._shared = shared
-        self._look = asyncio.Event()
-        self._ended = False
-        journal.on_wanted = self._look.set
+        self._wake_up = asyncio.Event()  # set when an entry may be wanted, or due
+        self._ended = False  # `end` was called
+        journal.on_wanted = self._wake_up.set
 
     def end(self) -> None:
-        """Have it write what was accepted, and end; for a call after the last leaf is written."""
+        """Write what was accepted, and end; to be called after the last leaf is written."""
         self._ended = True
-        self._look.set()
+        self._wake_up.set()
 
     async def run(self) -> None:
         """Work until the end; a DeviceError ends it, and the daemon with it."""
@@ -39,9 +39,10 @@ class JournalWriter:
             raise
 
     async def _write_what_is_due(self) -> None:
+        """Write entries until `end` was called and no key is left to write."""
         journal = self._journal
         while True:
-            self._look.clear()
+            self._wake_up.clear()
             due_s = self._due_s()
             if due_s is None and self._ended:
                 return
@@ -65,10 +66,10 @@ class JournalWriter:
     async def _sleep(self, seconds: float | None) -> None:
         """Sleep until woken, or for so many seconds."""
         if seconds is None:
-            await self._look.wait()
+            await self._wake_up.wait()
             return
-        timer = asyncio.get_running_loop().call_later(seconds, self._look.set)
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake_up.set)
         try:
-            await self._look.wait()
+            await self._wake_up.wait()
         finally:
             timer.cancel()

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 from bcached.runtime.tasks.allocator import Allocator
 from bcached.runtime.tasks.garbage_collector import GarbageCollector
-from bcached.runtime.tasks.journal_writer import NAME as JOURNAL_WRITER
-from bcached.runtime.tasks.journal_writer import JournalWriter
+from bcached.runtime.tasks.journal_writer import JOURNAL_WRITER, JournalWriter
 from bcached.runtime.tasks.leaf_writer import LeafWriter
 from bcached.runtime.tasks.prio_writer import PrioWriter
 

@@ -9,7 +9,7 @@ they fit in fewer nodes filled to two thirds.
 from dataclasses import dataclass
 
 from bcached.format.bkey import HEAD_WORDS, WORD_BYTES
-from bcached.format.bset import HEADER
+from bcached.format.bset import BSET_HEADER
 from bcached.keys import POINTERS_MAX
 from bcached.units import SECTOR_BYTES
 
@@ -41,11 +41,11 @@ class NodeShape:
 
     def words_in(self, blocks: int) -> int:
         """Words of keys that fit in a bset of `blocks`."""
-        return (blocks * self.block_bytes - HEADER.size) // WORD_BYTES
+        return (blocks * self.block_bytes - BSET_HEADER.size) // WORD_BYTES
 
     def blocks_for(self, words: int) -> int:
         """Blocks that a bset with `words` of keys takes."""
-        return -(-(HEADER.size + words * WORD_BYTES) // self.block_bytes)
+        return -(-(BSET_HEADER.size + words * WORD_BYTES) // self.block_bytes)
 
     @property
     def node_words(self) -> int:

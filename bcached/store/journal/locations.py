@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass, field
 
-from bcached.format.jset import VERSION, VERSION_OLD_UUIDS, JournalEntry
+from bcached.format.jset import JSET_VERSION, VERSION_OLD_UUIDS, JournalEntry
 from bcached.format.sizes import MEMBERS_MAX
 from bcached.keys import Key
 
@@ -27,6 +27,6 @@ class Locations:
 
     def entry(self, seq: int, last_seq: int) -> JournalEntry:
         """Returns an entry that names them; without keys, which are added packed."""
-        version = VERSION_OLD_UUIDS if self.uuid_bucket == self.old_table else VERSION
+        version = VERSION_OLD_UUIDS if self.uuid_bucket == self.old_table else JSET_VERSION
         heads = tuple(self.prio_heads)
         return JournalEntry(seq, last_seq, self.uuid_bucket, self.root, self.level, heads, version=version)

@@ -443,3 +443,19 @@ async def test_what_is_needed_is_carried_along_and_remembered_by_its_first_seq()
     assert await journal.commit() == 5
     assert entries_of(story)[-1].keys == ()
     assert journal.oldest_kept_seq == 5
+
+
+async def test_it_shows_what_one_looks_for_in_a_debugger() -> None:
+    story = a_journal((8, 9))
+    await story.accept([data(1)])
+    await story.journal.commit()
+    await story.accept([data(2), data(3)])
+    assert repr(story.journal) == (
+        "<Journal entry 1, durable 1, needed from 1, open with 2 keys; "
+        "<JournalSpace 9 words needed, 7 of 8 buckets free>>"
+    )
+    story.journal.abort(OSError())
+    assert "open with 2 keys, aborted;" in repr(story.journal)
+    assert repr(story.journal.space.rings.each[0]).startswith(
+        "<JournalRing bucket 1 of 8, newest seqs [0, 1, "
+    )

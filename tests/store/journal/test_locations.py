@@ -3,7 +3,7 @@
 
 from dataclasses import replace
 
-from bcached.format.jset import VERSION, VERSION_OLD_UUIDS
+from bcached.format.jset import JSET_VERSION, VERSION_OLD_UUIDS
 from bcached.store.journal.locations import Locations
 from instruments.samples.format_samples import ENTRY, ROOT_KEY
 
@@ -26,4 +26,4 @@ def test_entries_have_the_old_version_as_long_as_they_name_a_table_of_that_versi
     locations = Locations.named_by(replace(ENTRY, version=VERSION_OLD_UUIDS))
     assert locations.entry(2, 1).version == VERSION_OLD_UUIDS
     locations.uuid_bucket = ROOT_KEY
-    assert locations.entry(3, 1).version == VERSION
+    assert locations.entry(3, 1).version == JSET_VERSION
