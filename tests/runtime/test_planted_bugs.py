@@ -37,6 +37,7 @@ from bcached.store.journal.journal import Journal
 from bcached.store.journal.ring import JournalRing
 from bcached.store.opening import index_recovery
 from instruments.crash.exploration import Tally, explore
+from instruments.samples.bucket_states import force_state
 from instruments.stories.workloads import (
     OPERATIONS,
     Operation,
@@ -337,7 +338,7 @@ def reuses_what_data_was_moved_out_of_before_that_is_durable(patch: pytest.Monke
             if table.states[bucket] == State.CLEAN and cache.reserves.room_in(Reserve.NONE):
                 table.invalidate(np.array([bucket]))
                 table.tainted[bucket] = False
-                table.move(bucket, State.FREE)
+                force_state(table, bucket, State.FREE)
                 cache.reserves.push_to(Reserve.NONE, bucket)
         self._shared.queue.serve()
 

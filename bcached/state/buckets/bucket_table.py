@@ -48,6 +48,33 @@ class State(IntEnum):
     EMPTY = 13  # holds nothing
 
 
+# The moves of a bucket, in one step each: DESIGN.md section 5 draws them.
+_CONTENT = {State.DIRTY, State.CLEAN, State.EMPTY}  # what follows from live sectors alone
+_METADATA = {State.PRIO, State.BTREE, State.UUID}
+LEGAL_MOVES: dict[State, set[State]] = {
+    State.RESERVED: set(),
+    State.JOURNAL: set(),
+    State.PRIO: {State.EMPTY},  # freed; then retired like any empty bucket
+    State.BTREE: {State.EMPTY},
+    State.UUID: {State.EMPTY},
+    State.FREE: _METADATA | {State.OPEN},
+    State.FREE_INC: {State.FREE},
+    State.UNUSED: {State.FREE},
+    State.OPEN: _CONTENT | {State.HELD, State.QUARANTINE},
+    State.HELD: _CONTENT | {State.QUARANTINE},
+    State.QUARANTINE: _CONTENT | {State.HELD},
+    State.DIRTY: {State.CLEAN, State.EMPTY, State.HELD},  # held: pinned by a reader
+    State.CLEAN: {State.DIRTY, State.EMPTY, State.HELD, State.FREE_INC},
+    # A set that is being opened begins with empty buckets, and finds out what they are.
+    State.EMPTY: {
+        *(State.RESERVED, State.JOURNAL, *_METADATA, State.DIRTY, State.CLEAN),
+        *(State.FREE_INC, State.UNUSED, State.FREE, State.HELD),
+    },
+}
+# The same as a bit mask of new states for each old one.
+_MOVES = [sum(1 << new for new in LEGAL_MOVES[old]) for old in State]
+_MAY_MOVE = np.array([[new in LEGAL_MOVES[old] for new in State] for old in State])
+
 COUNT_BUCKETS = 1 << 20  # half a millisecond
 NARROW_SECTORS_MAX = (1 << 15) - 1  # a bucket's sectors, counted twice for a moment, fit 16 bits
 
@@ -112,7 +139,9 @@ class BucketTable:
 
     def move(self, bucket: int, state: State) -> None:
         """Change a bucket's state; nothing else does for a single bucket."""
-        self.counts[self.states[bucket]] -= 1
+        before = self.states[bucket]
+        assert _MOVES[before] >> state & 1, f"bucket {bucket} cannot be {state!r} after {State(before)!r}"
+        self.counts[before] -= 1
         self.counts[state] += 1
         self.states[bucket] = state
 
@@ -165,7 +194,8 @@ class BucketTable:
     def settle(self, bucket: int) -> State:
         """Set a data bucket's state by its pins and sectors; it is not open. Returns the new state."""
         state = State.HELD if self.pins[bucket] else self.content(bucket)
-        self.move(bucket, state)
+        if state != self.states[bucket]:
+            self.move(bucket, state)
         return state
 
     def content(self, bucket: int) -> State:
@@ -206,7 +236,7 @@ class BucketTable:
 
     def is_reclaimable(self, buckets: slice | Buckets) -> Bools:
         """Whether each of these buckets could be invalidated, gens aside."""
-        return self.states_array[buckets] >= State.CLEAN
+        return self.states_array[buckets] >= State.CLEAN  # from which a move to FREE_INC is legal
 
     def may_bump_each(self, buckets: slice | Buckets) -> Bools:
         """Whether the gen of each of these buckets can go up (see `may_bump`)."""
@@ -230,8 +260,11 @@ class BucketTable:
 
     def invalidate(self, buckets: Buckets) -> None:
         """Make all pointers into these distinct buckets stale, and move the buckets to FREE_INC."""
-        assert bool(self.may_invalidate(buckets).all()), "a bucket that may not be invalidated"
-        clean = int(np.count_nonzero(self.states_array[buckets] == State.CLEAN))
+        states = self.states_array[buckets]
+        assert bool(_MAY_MOVE[states, State.FREE_INC].all()), "a bucket that cannot be on free_inc"
+        assert bool(self.may_bump_each(buckets).all()), "a gen that may not be raised"
+        assert not self.pins_array[buckets].any(), "a pinned bucket is invalidated"
+        clean = int(np.count_nonzero(states == State.CLEAN))
         self.counts[State.CLEAN] -= clean
         self.counts[State.EMPTY] -= len(buckets) - clean
         self.counts[State.FREE_INC] += len(buckets)

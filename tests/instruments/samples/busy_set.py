@@ -8,6 +8,7 @@ from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import ExtentAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import (
     GEOMETRY,
     a_cache,
@@ -61,7 +62,7 @@ class BusySet:
         fill_reserves(cache)
         invalidate(cache)
         while len(cache.free_inc) > 2:
-            cache.table.move(cache.free_inc.buckets.pop(), State.EMPTY)
+            force_state(cache.table, cache.free_inc.buckets.pop(), State.EMPTY)
         write_prios(cache)
         invalidate(cache)
         cache.retire(400)

@@ -11,6 +11,7 @@ from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from instruments.samples.bucket_states import force_state
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ def a_cache(geometry: Geometry = GEOMETRY, device: int = 0, **options: object) -
     """A cache as after the first run: journal set apart, a prio chain written, its reserves seeded."""
     cache = MemberBuckets(geometry, device, **options)  # type: ignore[arg-type]
     for bucket in geometry.journal_buckets:
-        cache.table.move(bucket, State.JOURNAL)
+        force_state(cache.table, bucket, State.JOURNAL)
     for _ in range(2):
         cache.initial_fill((Reserve.PRIO, Reserve.BTREE))
         if not cache.prio_chains.current:

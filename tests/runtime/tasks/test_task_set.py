@@ -20,6 +20,7 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
 from bcached.wire.gen_map import GenMap
 from instruments.devices.latent_device import LatentDevice
+from instruments.samples.bucket_states import force_state
 from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.time.patience import patience
 from instruments.time.virtual_time import in_virtual_time
@@ -67,7 +68,7 @@ async def test_a_write_that_lacks_a_bucket_goes_on_when_it_has_come(tmp_path: Pa
         cache = cache_set.members[0].cache
         bucket = cache.reserves.take(Reserve.PRIO)
         assert bucket is not None
-        cache.table.move(bucket, State.EMPTY)
+        force_state(cache.table, bucket, State.EMPTY)
         assert not cache.has_prio_chain
         asking = asyncio.ensure_future(cache_set.maintenance.write_priorities())
         await asyncio.sleep(1)

@@ -4,6 +4,7 @@ import numpy as np
 from bcached.state.accounting.gc_marks import RETIRED_BUCKETS, GcMarks
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import a_cache, run
 
 LARGE = Geometry(COUNT_BUCKETS + 100, 1, 16, 8, 4)
@@ -78,7 +79,7 @@ def test_a_gen_that_rises_during_a_collection_is_noted_as_it_was() -> None:
 def test_empty_buckets_that_their_gens_held_back_retire() -> None:
     cache = a_cache()
     for bucket, state in ((100, State.EMPTY), (101, State.CLEAN), (102, State.EMPTY)):
-        cache.table.move(bucket, state)
+        force_state(cache.table, bucket, state)
         cache.table.gens[bucket] = cache.table.gens_on_disk[bucket] = GEN_DISTANCE_MAX
     cache.table.last_gc[102] = 1  # one short of the guard
     assert not cache.retire(100)

@@ -10,6 +10,7 @@ import pytest
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
+from instruments.samples.bucket_states import force_state
 from instruments.samples.busy_set import BusySet
 
 Breach = Callable[[BusySet], object]
@@ -18,7 +19,7 @@ COUNTED = "member 0: 492 buckets are EMPTY, but 493 are counted"
 
 
 def put(busy: BusySet, bucket: int, state: State) -> None:
-    busy.cache.table.move(bucket, state)
+    force_state(busy.cache.table, bucket, state)
 
 
 def unused_for_another(busy: BusySet) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.open_buckets import Slot
 from bcached.state.sectors.reservations import Holder
+from instruments.samples.bucket_states import force_state
 from instruments.samples.busy_set import BusySet
 from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY
 
@@ -57,7 +58,7 @@ def given_out_elsewhere(busy: BusySet) -> None:
 
 def reclaimed_while_held(busy: BusySet) -> None:
     busy.cache.table.pins[busy.held_bucket] = 0
-    busy.cache.table.move(busy.held_bucket, State.EMPTY)
+    force_state(busy.cache.table, busy.held_bucket, State.EMPTY)
 
 
 BREACHES: dict[str, tuple[Breach, list[str]]] = {
@@ -81,23 +82,23 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ],
     ),
     "a bucket held by nobody": (
-        lambda busy: busy.cache.table.move(450, State.HELD),
+        lambda busy: force_state(busy.cache.table, 450, State.HELD),
         ["member 0: bucket 450 is HELD, but has no owner"],
     ),
     "a bucket open in no slot": (
-        lambda busy: busy.cache.table.move(busy.held_bucket, State.OPEN),
+        lambda busy: force_state(busy.cache.table, busy.held_bucket, State.OPEN),
         ["member 0: bucket 17 is OPEN, but should be HELD"],
     ),
     "a slot's bucket that counts as closed": (
-        lambda busy: busy.cache.table.move(busy.open_bucket, State.HELD),
+        lambda busy: force_state(busy.cache.table, busy.open_bucket, State.HELD),
         ["member 0: bucket 16 is HELD, but should be OPEN"],
     ),
     "a quarantine that was lifted too early": (
-        lambda busy: busy.cache.table.move(busy.quarantined_bucket, State.HELD),
+        lambda busy: force_state(busy.cache.table, busy.quarantined_bucket, State.HELD),
         ["member 0: bucket 18 is HELD, but should be QUARANTINE"],
     ),
     "a quarantine for nobody": (
-        lambda busy: busy.cache.table.move(busy.held_bucket, State.QUARANTINE),
+        lambda busy: force_state(busy.cache.table, busy.held_bucket, State.QUARANTINE),
         ["member 0: bucket 17 is QUARANTINE, but should be HELD"],
     ),
     "sectors given out twice": (

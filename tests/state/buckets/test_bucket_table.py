@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from bcached.state.buckets.bucket_table import COUNT_BUCKETS, BucketTable, Mark, State
+from bcached.state.buckets.bucket_table import COUNT_BUCKETS, LEGAL_MOVES, BucketTable, Mark, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import run
 
 every_state = pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
@@ -34,7 +35,7 @@ def columns(table: BucketTable) -> list[bytes]:
 
 
 def put(table: BucketTable, bucket: int, state: State, **fields: int) -> None:
-    table.move(bucket, state)
+    force_state(table, bucket, state)
     for name, value in fields.items():
         getattr(table, name)[bucket] = value
 
@@ -80,12 +81,36 @@ def test_both_faces_of_a_column_show_the_same() -> None:
     assert (table.prios_array[5], table.pins[6]) == (77, 4_000_000_000)
 
 
-def test_counts_follow_any_moves() -> None:
+def test_counts_follow_any_legal_moves() -> None:
     table = a_table()
     rng = np.random.default_rng(1)
-    for bucket, state in zip(rng.integers(2, 40, 500), rng.integers(0, len(State), 500), strict=True):
-        table.move(int(bucket), State(state))
+    for bucket in rng.integers(2, 40, 500).tolist():
+        moves = sorted(LEGAL_MOVES[State(table.states[bucket])])
+        if moves:
+            table.move(bucket, moves[rng.integers(len(moves))])
         assert table.counts == counted(table)
+
+
+@pytest.mark.parametrize("before", list(State))
+@pytest.mark.parametrize("after", list(State))
+def test_a_bucket_moves_only_as_the_table_of_moves_says(before: State, after: State) -> None:
+    table = a_table()
+    force_state(table, 5, before)
+    if after in LEGAL_MOVES[before]:
+        table.move(5, after)
+        assert table.states[5] == after
+    else:
+        told = f"bucket 5 cannot be .*{after.name}.* after .*{before.name}"
+        with pytest.raises(AssertionError, match=told):
+            table.move(5, after)
+        assert (table.states[5], table.counts) == (before, counted(table))
+
+
+def test_exactly_what_may_be_invalidated_may_move_to_free_inc() -> None:
+    table = a_table()
+    for state in State:
+        force_state(table, 5, state)
+        assert bool(table.is_reclaimable(np.array([5]))[0]) == (State.FREE_INC in LEGAL_MOVES[state])
 
 
 @pytest.mark.parametrize("behind", ["last_gc", "gens_on_disk"])
@@ -139,6 +164,7 @@ def test_metadata_begins_with_the_prio_of_metadata() -> None:
 
 def test_data_begins_fresh_and_pinned_once() -> None:
     table = a_table()
+    force_state(table, 5, State.FREE)
     table.become_open(5)
     assert (table.states[5], table.prios[5], table.pins[5]) == (State.OPEN, INITIAL_PRIO, 1)
 
@@ -166,7 +192,7 @@ def test_a_bucket_settles_where_pins_and_sectors_say(pins: int, sectors: int, st
 @every_state
 def test_only_clean_and_empty_buckets_may_be_invalidated(state: State) -> None:
     table = a_table()
-    table.move(5, state)
+    force_state(table, 5, state)
     assert table.may_invalidate(slice(5, 6)).tolist() == [state in (State.CLEAN, State.EMPTY)]
     assert table.may_invalidate(np.array([5])).tolist() == [state in (State.CLEAN, State.EMPTY)]
 
@@ -204,9 +230,9 @@ def test_nothing_is_invalidated_with_one_that_may_not_be(state: State) -> None:
     if state in (State.CLEAN, State.EMPTY):
         return
     table = a_table()
-    table.move(5, state)
+    force_state(table, 5, state)
     before = columns(table), list(table.counts)
-    with pytest.raises(AssertionError, match="may not be invalidated"):
+    with pytest.raises(AssertionError, match="cannot be on free_inc"):
         table.invalidate(np.array([4, 5, 6]))
     assert (columns(table), table.counts) == before
 
@@ -238,7 +264,7 @@ def test_the_kernels_mark_follows_from_the_state(state: State, sectors: int, mar
 def test_buckets_of_a_state_are_found_in_every_slice() -> None:
     table = BucketTable(COUNT_BUCKETS + 10, 1)
     for bucket in (3, COUNT_BUCKETS - 1, COUNT_BUCKETS, COUNT_BUCKETS + 9):
-        table.move(bucket, State.UUID)
+        force_state(table, bucket, State.UUID)
     found = list(table.in_state(State.UUID))
     assert found == [3, COUNT_BUCKETS - 1, COUNT_BUCKETS, COUNT_BUCKETS + 9]
     assert all(isinstance(bucket, int) for bucket in found)

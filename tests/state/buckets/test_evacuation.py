@@ -11,6 +11,7 @@ from bcached.state.buckets.evacuation import NOTHING, Evacuation, choose, least_
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves, run, use
 
 NONE_WAITS = frozenset({Reserve.NONE})
@@ -89,7 +90,7 @@ def test_open_held_and_clean_buckets_are_left_alone() -> None:
     cache = mixed(1, 1, 1, 1)
     buckets = planned(cache).buckets.tolist()
     for bucket, state in zip(buckets, (State.OPEN, State.HELD), strict=False):
-        cache.table.move(bucket, state)
+        force_state(cache.table, bucket, state)
     assert planned(cache).buckets.tolist() == buckets[2:]
 
 
@@ -97,7 +98,7 @@ def test_open_held_and_clean_buckets_are_left_alone() -> None:
 def test_a_round_is_worth_it_only_if_somebody_gets_a_bucket(missing: int) -> None:
     cache = mixed(*[1] * 5)  # which gives four
     for _ in range(missing):
-        cache.table.move(cache.reserves.lists[Reserve.BTREE].popleft(), State.HELD)
+        force_state(cache.table, cache.reserves.lists[Reserve.BTREE].popleft(), State.HELD)
     cache.reserves.lists[Reserve.NONE].clear()
     assert least_gain(cache, NONE_WAITS) == 1 + missing
     assert planned(cache).gain == (4 if missing < 4 else 0)

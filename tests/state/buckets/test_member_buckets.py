@@ -9,6 +9,7 @@ from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METAD
 from bcached.state.buckets.member_buckets import FREED_BUCKETS, INVALIDATED_BUCKETS, MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import (
     GEOMETRY,
     a_cache,
@@ -39,7 +40,7 @@ def lists(cache: MemberBuckets) -> tuple[list[int], ...]:
 def test_seeding_takes_the_first_empty_buckets_and_raises_their_gens() -> None:
     cache = MemberBuckets(GEOMETRY, 0)
     for bucket in (1, 2, 5):
-        cache.table.move(bucket, State.JOURNAL)
+        force_state(cache.table, bucket, State.JOURNAL)
     assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE)) == [3, 4, 6, 7, 8, 9, 10, 11]
     assert list(cache.reserves.lists[Reserve.PRIO]) == [3]
     assert list(cache.reserves.lists[Reserve.BTREE]) == [4, 6, 7, 8, 9, 10, 11]
@@ -54,7 +55,7 @@ def test_seeding_takes_the_first_empty_buckets_and_raises_their_gens() -> None:
 
 def test_seeding_leaves_out_buckets_that_hold_something_or_whose_gens_ran_ahead() -> None:
     cache = MemberBuckets(GEOMETRY, 0)
-    cache.table.move(1, State.CLEAN)
+    force_state(cache.table, 1, State.CLEAN)
     cache.table.last_gc[2] = 256 - GEN_DISTANCE_MAX
     assert cache.initial_fill((Reserve.PRIO,)) == [3]
     assert cache.table.gens[2] == 0
@@ -63,7 +64,7 @@ def test_seeding_leaves_out_buckets_that_hold_something_or_whose_gens_ran_ahead(
 def test_seeding_an_exhausted_set_takes_what_there_is() -> None:
     cache = MemberBuckets(GEOMETRY, 0)
     for bucket in range(1, GEOMETRY.bucket_count - 2):
-        cache.table.move(bucket, State.DIRTY)
+        force_state(cache.table, bucket, State.DIRTY)
     assert cache.initial_fill((Reserve.PRIO, Reserve.BTREE)) == [518, 519]
 
 
@@ -94,7 +95,7 @@ def test_nothing_leaves_free_inc_before_its_gen_is_durable() -> None:
 def test_a_durable_prio_write_readies_what_its_snapshot_saw_and_no_more() -> None:
     cache = a_cache()
     invalidate(cache)
-    cache.table.move(cache.free_inc.buckets.pop(), State.EMPTY)  # three of four
+    force_state(cache.table, cache.free_inc.buckets.pop(), State.EMPTY)  # three of four
     cache.take_prio_chain()
     snapshot = cache.snapshot_gens()
     assert invalidate(cache) == 1  # after the snapshot
@@ -133,10 +134,10 @@ def test_in_a_set_that_is_not_synchronous_free_inc_is_ready_at_once() -> None:
 def test_a_pass_that_fills_free_inc_is_not_dry_and_one_that_does_not_is() -> None:
     cache = a_cache()
     for bucket in list(cache.table.in_state(State.EMPTY))[3:]:
-        cache.table.move(bucket, State.DIRTY)
+        force_state(cache.table, bucket, State.DIRTY)
     assert invalidate(cache) == 3
     assert cache.invalidate_needs_gc
-    cache.table.move(519, State.EMPTY)
+    force_state(cache.table, 519, State.EMPTY)
     assert invalidate(cache) == 1
     assert not cache.invalidate_needs_gc
 
@@ -154,7 +155,7 @@ def test_candidates_that_changed_meanwhile_are_passed_over() -> None:
     cache = a_cache()
     found = run(cache.search(Replacement.LRU, 0))
     first, second = found.buckets[:2].tolist()
-    cache.table.move(first, State.HELD)
+    force_state(cache.table, first, State.HELD)
     cache.table.last_gc[second] = cache.table.gens[second] - GEN_DISTANCE_MAX & 255
     run(cache.invalidate(Replacement.LRU, found))
     assert list(cache.free_inc) == found.buckets[2:6].tolist()
@@ -202,7 +203,7 @@ def test_an_empty_bucket_retires_with_a_new_gen_and_needs_no_prio_write() -> Non
 
 def test_only_empty_buckets_retire() -> None:
     cache = a_cache()
-    cache.table.move(100, State.CLEAN)
+    force_state(cache.table, 100, State.CLEAN)
     with pytest.raises(AssertionError, match="not empty"):
         cache.retire(100)
     assert cache.table.gens[100] == 0
@@ -228,7 +229,7 @@ def test_a_bucket_whose_gen_ran_ahead_does_not_retire(column: str) -> None:
 def test_settling_says_whether_a_later_pass_may_find_more() -> None:
     cache = a_cache()
     before = cache.reclaims
-    cache.table.move(100, State.OPEN)
+    force_state(cache.table, 100, State.OPEN)
     cache.table.pins[100] = 1
     cache.settle(100)
     assert (cache.table.states[100], cache.reclaims) == (State.HELD, before)
@@ -323,7 +324,7 @@ def test_freed_metadata_is_reused_without_a_prio_write() -> None:
 @pytest.mark.parametrize("state", [State.JOURNAL, State.RESERVED, State.FREE, State.OPEN, State.EMPTY])
 def test_what_is_not_metadata_is_not_freed_as_such(state: State) -> None:
     cache = a_cache()
-    cache.table.move(100, state)
+    force_state(cache.table, 100, state)
     with pytest.raises(AssertionError):
         cache.free_metadata([100])
     assert (cache.table.states[100], cache.table.gens[100]) == (state, 0)
@@ -447,7 +448,7 @@ def test_a_bucket_is_named_for_its_live_data() -> None:
 @pytest.mark.parametrize("state", [State.OPEN, State.HELD, State.QUARANTINE])
 def test_a_bucket_that_is_held_stays_where_it_is_whatever_comes_and_goes(state: State) -> None:
     cache = a_cache()
-    cache.table.move(100, state)
+    force_state(cache.table, 100, state)
     cache.add_live(100, 4, True)
     assert cache.table.mark(100) == Mark.DIRTY
     cache.remove_live(100, 4, True, 9)
@@ -459,7 +460,7 @@ def test_a_bucket_that_is_held_stays_where_it_is_whatever_comes_and_goes(state: 
 def test_a_bucket_settles_as_what_it_holds(dirty: bool) -> None:
     cache = a_cache()
     before = cache.reclaims
-    cache.table.move(100, State.HELD)
+    force_state(cache.table, 100, State.HELD)
     cache.add_live(100, 4, dirty)
     cache.settle(100)
     assert cache.table.states[100] == (State.DIRTY if dirty else State.CLEAN)
@@ -490,7 +491,7 @@ def test_a_bucket_retires_when_its_emptying_is_durable_and_not_before() -> None:
 def test_a_held_bucket_whose_emptying_is_durable_retires_when_it_is_let_go() -> None:
     for durable, expected in ((5, State.UNUSED), (4, State.EMPTY)):
         cache = a_cache()
-        cache.table.move(100, State.HELD)
+        force_state(cache.table, 100, State.HELD)
         cache.add_live(100, 4, False)
         cache.remove_live(100, 4, False, 5)
         assert cache.emptying_durable(durable) == 0
@@ -592,7 +593,7 @@ def tainted(cache: MemberBuckets, *buckets: int) -> None:
 def drained(cache: MemberBuckets) -> MemberBuckets:
     """Without a bucket on any reserve or list but for a prio chain."""
     for bucket in [*cache.unused.buckets, *(it for buckets in cache.reserves.lists[:1] for it in buckets)]:
-        cache.table.move(bucket, State.EMPTY)
+        force_state(cache.table, bucket, State.EMPTY)
         cache.add_live(bucket, 1, True)
     cache.unused.buckets.clear()
     cache.reserves.lists[Reserve.BTREE].clear()

@@ -16,6 +16,7 @@ from bcached.state.buckets.replacement import Random
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from instruments.samples.allocator_by_hand import AllocatorByHand
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import a_cache, fill_reserves, invalidate, metadata_of, use, write_prios
 
 every_policy = pytest.mark.parametrize("policy", list(Replacement), ids=lambda policy: policy.name.lower())
@@ -42,7 +43,7 @@ def with_empty(count: int, **options: Any) -> MemberBuckets:
 
 def use_anyway(cache: MemberBuckets, bucket: int) -> None:
     """Put data into a bucket, wherever it stands."""
-    cache.table.move(bucket, State.EMPTY)
+    force_state(cache.table, bucket, State.EMPTY)
     use(cache, bucket)
 
 
@@ -272,7 +273,7 @@ def in_state(
     for count, is_ready in ((ready, True), (awaiting, False)):
         for bucket in list(cache.table.in_state(State.EMPTY))[: min(count, cache.free_inc.space)]:
             cache.table.bump(bucket)
-            cache.table.move(bucket, State.FREE_INC)
+            force_state(cache.table, bucket, State.FREE_INC)
             cache.free_inc.buckets.append(bucket)
         if is_ready and cache.free_inc:
             write_prios(cache)

@@ -6,6 +6,7 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.placement import members_with, space, take_data_buckets
 from bcached.state.buckets.reserves import Reserve
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves
 
 
@@ -21,7 +22,7 @@ def members(*ready: bool) -> list[MemberBuckets]:
 
 def use(cache: MemberBuckets, buckets: int) -> None:
     for bucket in list(cache.table.in_state(State.EMPTY))[:buckets]:
-        cache.table.move(bucket, State.DIRTY)
+        force_state(cache.table, bucket, State.DIRTY)
 
 
 def devices(chosen: list[MemberBuckets] | None) -> list[int] | None:
@@ -34,12 +35,12 @@ def test_space_is_what_is_free_or_could_be_made_so() -> None:
     use(cache, 3)
     assert before - space(cache) == 3 * BUCKET_SECTORS
     for state in (State.FREE, State.FREE_INC, State.UNUSED, State.CLEAN):
-        cache.table.move(300, State.EMPTY)
+        force_state(cache.table, 300, State.EMPTY)
         full = space(cache)
-        cache.table.move(300, state)
+        force_state(cache.table, 300, state)
         assert space(cache) == full
     for state in (State.OPEN, State.HELD, State.QUARANTINE, State.DIRTY, State.BTREE):
-        cache.table.move(300, state)
+        force_state(cache.table, 300, state)
         assert space(cache) == full - BUCKET_SECTORS
 
 

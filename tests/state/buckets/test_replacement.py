@@ -18,6 +18,7 @@ from bcached.state.buckets.replacement import (
     Random,
     make_policies,
 )
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import run
 
 SEEDS = range(12)
@@ -117,10 +118,10 @@ def test_lru_looks_into_every_slice(seed: int) -> None:
 def test_the_smallest_prio_is_worth_an_eighth_of_a_fresh_one() -> None:
     table = BucketTable(10, 1)
     for bucket, prio, sectors in ((2, 8768, 900), (3, INITIAL_PRIO, 90), (4, 8768, 500)):
-        table.move(bucket, State.CLEAN)
+        force_state(table, bucket, State.CLEAN)
         table.prios[bucket], table.sectors[bucket] = prio, sectors
     for bucket in (1, 5, 6, 7, 8, 9):
-        table.move(bucket, State.HELD)
+        force_state(table, bucket, State.HELD)
     # 3000 * 500, then 27000 * 90, then 3000 * 900
     assert lru(table, min_prio=8768).buckets.tolist() == [4, 3, 2]
 
@@ -128,7 +129,7 @@ def test_the_smallest_prio_is_worth_an_eighth_of_a_fresh_one() -> None:
 def test_an_empty_bucket_is_lighter_than_any_other() -> None:
     table = BucketTable(10, 1)
     for bucket in range(1, 9):
-        table.move(bucket, State.CLEAN)
+        force_state(table, bucket, State.CLEAN)
         table.sectors[bucket] = 1
     table.prios[9] = INITIAL_PRIO
     assert lru(table).buckets[0] == 9
@@ -139,7 +140,7 @@ def test_no_live_data_is_dropped_for_a_bucket_while_others_are_empty(aged: int) 
     table = BucketTable(100, 3)
     for bucket in range(3, 50):
         table.sectors[bucket] = 8
-        table.move(bucket, State.CLEAN)
+        force_state(table, bucket, State.CLEAN)
     table.prios_array[3:] = INITIAL_PRIO - aged  # a set so young that nothing is older than the rest
     found = lru(table, heap_size=50, min_prio=INITIAL_PRIO - aged)
     assert found.buckets.tolist() == [*range(50, 100)]
@@ -148,7 +149,7 @@ def test_no_live_data_is_dropped_for_a_bucket_while_others_are_empty(aged: int) 
 def test_lru_in_an_exhausted_set_finds_nothing() -> None:
     table = BucketTable(100, 1)
     for bucket in range(1, 100):
-        table.move(bucket, State.HELD)
+        force_state(table, bucket, State.HELD)
     found = lru(table)
     assert (found.buckets.tolist(), found.held_back) == ([], 0)
 

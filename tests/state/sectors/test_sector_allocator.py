@@ -14,6 +14,7 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors import sector_allocator
 from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from instruments.samples.bucket_states import force_state
 from instruments.samples.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,
@@ -464,7 +465,7 @@ def test_a_holder_that_was_never_admitted_is_not_let_out() -> None:
 def test_a_metadata_bucket_is_placed_like_data() -> None:
     a_set = Set(2)
     for bucket in list(a_set.caches[0].table.in_state(State.EMPTY))[:20]:
-        a_set.caches[0].table.move(bucket, State.DIRTY)
+        force_state(a_set.caches[0].table, bucket, State.DIRTY)
     expected = a_set.caches[1].reserves.lists[Reserve.NONE][0]
     assert a_set.allocator.take_metadata(State.UUID) == (1, expected)
     assert a_set.caches[1].table.states[expected] == State.UUID
