@@ -115,14 +115,14 @@ class NodeIo:
         """
         block_bytes = self.shape.block_bytes
         pointer = node.key.pointers[0]
-        place = pointer.sector * SECTOR_BYTES + node.blocks_used * block_bytes
+        byte = pointer.sector * SECTOR_BYTES + node.blocks_used * block_bytes
         end = (pointer.sector + node.key.sectors) * SECTOR_BYTES
         for keys in parts:
             raw = pack_words(node.seq, keys, node.key, self._set_magic, block_bytes)
             assert len(raw) == block_bytes, "an appended bset is one block, so that it is there or not"
-            assert place + block_bytes <= end, "the node is full"
-            await self._write(pointer.device, place, raw)
-            place += block_bytes
+            assert byte + block_bytes <= end, "the node is full"
+            await self._write(pointer.device, byte, raw)
+            byte += block_bytes
             self.blocks_appended += 1
 
     async def write_whole(self, new_nodes: Sequence[NewNode]) -> None:
@@ -141,9 +141,9 @@ class NodeIo:
         await self._write(pointer.device, pointer.sector * SECTOR_BYTES, raw)
         self.nodes_written += 1
 
-    async def _write(self, member: int, place: int, raw: bytes) -> None:
+    async def _write(self, member: int, byte: int, raw: bytes) -> None:
         """Write to a member, durably; nodes that are written at the same time share a flush."""
-        await self._members[member].block_device.write(place, raw)
+        await self._members[member].block_device.write(byte, raw)
         await self._flushes[member].flush()
         self.written_bytes += len(raw)
 

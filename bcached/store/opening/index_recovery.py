@@ -41,7 +41,7 @@ from bcached.store.reading.tree_reader import NodeGens, may_be_torn
 from bcached.units import SECTOR_BYTES
 
 Progress = Callable[[str], None]
-Place = tuple[Pointer, str]  # of metadata, and where that pointer is
+MetadataLocation = tuple[Pointer, str]  # of a bucket with metadata, and where that pointer is
 LEAVES_A_REPORT = 1024
 KEYS_A_REPORT = 65_536
 
@@ -80,7 +80,7 @@ async def recover_index(
     members: Sequence[Member],
     censuses: Sequence[Census],
     entries: Sequence[JournalEntry],
-    places: Sequence[Place],
+    metadata: Sequence[MetadataLocation],
     cache_bytes: int,
     progress: Progress,
     volumes: Container[int],
@@ -88,7 +88,7 @@ async def recover_index(
     """Returns the index that the newest entry names, merged with the keys of all these entries.
 
     The members' tables hold what prios, journal and uuid table say; afterwards also nodes and live data.
-    places are the uuid table's; volumes are the inodes in use.
+    metadata is the uuid table's location; volumes are the inodes in use.
     """
     root, level = entries[-1].root, entries[-1].level
     doubtful = DoubtfulLeaves([member.cache for member in members], volumes)
@@ -97,26 +97,30 @@ async def recover_index(
         Recount(member.cache.table.gens_array, member.cache.table.gens_on_disk_array) for member in members
     ]
     contents = BucketContents(found, censuses, recounts, refuse_fatal)
-    for pointer, _ in places:
+    for pointer, _ in metadata:
         contents.name_pointer(pointer)
     bounds = bounds_of([member.superblock for member in members])
     replayed = merge_entries(members[0].path, entries, bounds, refuse_fatal)
     io = node_io(members)
     io.may_be_torn = lambda node: may_be_torn(node, replayed.extents)
-    all_places = list(places)
+    locations = list(metadata)
 
     def claim(node: NodeFound) -> None:
         claim_bucket(found, censuses, node, refuse_fatal)
-        all_places.append((node.key.pointers[0], node.where))
+        locations.append((node.key.pointers[0], node.where))
 
+    # 1. Every node is read once, and counted. A torn append is possible only now: nothing was written since.
     io.claim = claim
     reader = await NodeCache.open(root, level, io, NodeGens(contents), cache_bytes)
     await _count_leaves(reader, contents, doubtful, progress)
     io.may_be_torn = io.claim = lambda _: False
-    contents.judge(replayed.keys, all_places)
+    # 2. The gens of the journal's keys.
+    contents.judge(replayed.keys, locations)
+    # 3. The buckets of the nodes, and what was counted.
     _place_nodes(members, reader.tree)
     for member, recount in zip(members, recounts, strict=True):
         _fill_counts(member, recount)
+    # 4. All gens are known: the journal's keys, and then what no look-up finds.
     index = RecoveredIndex(reader.tree, io, live_sectors(members), IndexHealth())
     await _replay(index, reader, entries, doubtful, progress)
     doubtful.are_all |= any(recount.overtook_dirty for recount in recounts)

@@ -161,16 +161,6 @@ async def test_few_leaves_in_memory_hold_as_much(seed: int) -> None:
     await story.check_device()
 
 
-async def test_a_leaf_that_others_are_about_to_use_stays() -> None:
-    story = await IndexStory.begin(1, sectors=2, cache_bytes=0)
-    await live(story, 200)
-    spans = [(0, start, start + 1) for start in range(0, SECTORS, 100)]
-    await story.nodes.load(spans)
-    assert all(story.nodes.tree.missing(*span) is None for span in spans)
-    await story.write_back.trim()
-    assert len(story.nodes.tree.leaves) == 0
-
-
 async def test_no_leaf_is_written_before_the_entry_of_its_newest_key() -> None:
     story = await IndexStory.begin(3, sectors=2)
     written_ahead = []
