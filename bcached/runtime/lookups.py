@@ -3,7 +3,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from bcached.errors import NoSuchVolume
 from bcached.keys import Key
@@ -17,7 +18,21 @@ LIMIT = 1000  # keys that a look-up returns unless fewer are requested
 LEAVES_AT_ONCE = 128  # searched without an await if nearly empty: half a millisecond
 
 
-class LookupResult(NamedTuple):
+class LookupRequest(Struct, frozen=True, gc=False):
+    """A range of a volume to look up: at most `limit` keys, pinned for the holder if there is one.
+
+    touch: whether the keys count as read, which keeps their buckets from being invalidated.
+    """
+
+    inode: int
+    offset: int
+    sectors: int
+    limit: int = LIMIT
+    pin: Holder | None = None
+    touch: bool = True
+
+
+class LookupResult(Struct, frozen=True, gc=False):
     """Keys in order, cut to the range; next is where to continue if the limit was reached before its end."""
 
     keys: list[Key]
@@ -37,50 +52,38 @@ class Lookups:
         self._bucket_sectors = sectors.caches[0].geometry.bucket_sectors
         self._read_sectors = 0  # not counted as traffic yet
 
-    def try_lookup(
-        self,
-        inode: int,
-        offset: int,
-        sectors: int,
-        limit: int = LIMIT,
-        pin: Holder | None = None,
-        touch: bool = True,
-    ) -> LookupResult | None:
-        """Returns what is live in a range; None if a node has to be read first, or very many searched."""
+    def try_lookup(self, request: LookupRequest) -> LookupResult | None:
+        """Returns what is live in a range; None if a node has to be read first, or very many searched.
+
+        Raises NoSuchVolume.
+        """
+        inode, offset, limit = request.inode, request.offset, request.limit
         if inode not in self._sectors.inodes:
             raise NoSuchVolume(inode)
-        end = offset + sectors
+        end = offset + request.sectors
         found, until = self._tree.scan(inode, offset, end, limit, LEAVES_AT_ONCE)
         if until < end and len(found) < limit:
             return None
         self.count += 1
         following = found[-1].end if len(found) == limit and found[-1].end < end else None
-        return LookupResult(self._live(found, pin, touch), following)
+        return LookupResult(self._live(found, request), following)
 
-    async def lookup(
-        self,
-        inode: int,
-        offset: int,
-        sectors: int,
-        *,
-        limit: int = LIMIT,
-        pin: Holder | None = None,
-        touch: bool = True,
-    ) -> LookupResult:
+    async def lookup(self, request: LookupRequest) -> LookupResult:
         """Returns what is live in a range; ends early, with `next`, where a node is not in memory.
 
-        It also ends early after LEAVES_AT_ONCE leaves, so that other tasks run.
+        It also ends early after LEAVES_AT_ONCE leaves, so that other tasks run. Raises NoSuchVolume.
         """
+        inode, offset, limit = request.inode, request.offset, request.limit
         if inode not in self._sectors.inodes:
             raise NoSuchVolume(inode)
-        end = offset + sectors
+        end = offset + request.sectors
         while True:
             with as_device_failed(self._shared):
                 await self._nodes.leaf_at(inode, offset)
             if inode not in self._sectors.inodes:  # deleted meanwhile
                 raise NoSuchVolume(inode)
             found, until = self._tree.scan(inode, offset, end, limit, LEAVES_AT_ONCE)
-            keys = self._live(found, pin, touch)
+            keys = self._live(found, request)
             # 1. The last leaf holds more keys than the limit: the caller continues behind the last key.
             if len(found) == limit and found[-1].end < until:
                 until = found[-1].end
@@ -93,9 +96,9 @@ class Lookups:
             self.count += 1
             return LookupResult(keys, until if until < end else None)
 
-    def _live(self, found: list[Key], pin: Holder | None, touch: bool) -> list[Key]:
-        """Returns the found keys that are not stale: pinned, and counted as read if touch is true."""
-        allocator = self._sectors
+    def _live(self, found: list[Key], request: LookupRequest) -> list[Key]:
+        """Returns the found keys that are not stale, pinned and counted as read if the request says so."""
+        allocator, pin, touch = self._sectors, request.pin, request.touch
         keys = allocator.current(found, touch and pin is None)
         if keys:
             if pin is not None:

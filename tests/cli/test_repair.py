@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.samples.living_set import set_options
@@ -88,7 +89,7 @@ async def offsets(paths: list[str], folder: Path) -> list[int]:
     devices = [MemoryDevice.holding(Path(path).read_bytes()) for path in paths]
     async with running(devices, set_options(folder)) as cache_set:
         assert cache_set.verify() == []
-        keys, _ = await cache_set.lookups.lookup(0, 5000, 64)
+        keys = (await cache_set.lookups.lookup(LookupRequest(0, 5000, 64))).keys
         return [key.offset for key in keys]
 
 

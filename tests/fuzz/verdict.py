@@ -16,6 +16,7 @@ from bcached.errors import BcachedError, RequestError, SetRefused
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 from fuzz.bases import TURNS, base
@@ -172,7 +173,7 @@ async def _use(cache_set: CacheSet, random: Random) -> None:
         keys = [Key(key.inode, key.offset, key.sectors, True, key.pointers) for key in keys]
         seq = await cache_set.index.commit(holder, keys, 5)
         await cache_set.index.durable(seq)
-        await cache_set.lookups.lookup(inode, 0, 1 << 20)
+        await cache_set.lookups.lookup(LookupRequest(inode, 0, 1 << 20))
         await cache_set.volumes.create("another")
     except RequestError as error:
         if "DeviceFailed" in error.NAME:

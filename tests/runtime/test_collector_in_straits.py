@@ -8,6 +8,7 @@ from bcached.errors import DeviceError
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.devices.passing_device import PassingDevice
@@ -98,12 +99,12 @@ async def test_data_that_cannot_be_read_stays_where_it_is_and_the_set_alive(tmp_
             )
             await index.commit(holder, keys, 10.0)
             await index.invalidate(0, offset, 24, 10.0)
-        before, _ = await cache_set.lookups.lookup(0, 0, 4 * 32)
+        before = (await cache_set.lookups.lookup(LookupRequest(0, 0, 4 * 32))).keys
         (bad,) = before[1].pointers
         device.bad = range(bad.sector * SECTOR_BYTES, (bad.sector + 1) * SECTOR_BYTES)
         options.moving_gc = True
         await cache_set.maintenance.collect_garbage()
-        after, _ = await cache_set.lookups.lookup(0, 0, 4 * 32)
+        after = (await cache_set.lookups.lookup(LookupRequest(0, 0, 4 * 32))).keys
         assert [key in before for key in after] == [False, True, False, False]
         assert cache_set.sectors.reserved_sectors == 0
         assert not cache_set.members[0].cache.table.pins[bad.sector // 32]

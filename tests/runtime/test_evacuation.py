@@ -14,6 +14,7 @@ from bcached.errors import DeviceError, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.runtime.tasks.evacuator import EvacuationTotals
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
@@ -164,10 +165,10 @@ async def test_a_pinned_bucket_stays(tmp_path: Path) -> None:
         writer = Writer(cache_set, 16)
         (key,) = await writer.write()
         reader = cache_set.allocations.new_holder("reader")
-        pinned = await cache_set.lookups.lookup(0, 0, KEY_SECTORS, pin=reader)
+        pinned = await cache_set.lookups.lookup(LookupRequest(0, 0, KEY_SECTORS, pin=reader))
         await writer.fill(3201)
         assert writer.count == 3201
-        assert (await cache_set.lookups.lookup(0, 0, KEY_SECTORS)).keys == [key]
+        assert (await cache_set.lookups.lookup(LookupRequest(0, 0, KEY_SECTORS))).keys == [key]
         cache_set.lookups.unpin(reader, pinned.keys)
         await check(cache_set, writer)
 

@@ -10,6 +10,7 @@ from bcached.errors import NoFreeBuckets
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest, LookupResult
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
@@ -57,7 +58,7 @@ async def test_a_set_full_of_dirty_data_is_not_cleaned_in_pieces_that_its_index_
             await clean_sector_by_sector(cache_set, keys)
         assert refused.value.fields["reserve"] == "btree"
         assert not cache_set.shared.steps.waiting_for_nodes
-        left = await cache_set.lookups.lookup(0, keys[-1].offset, 8)
+        left = await cache_set.lookups.lookup(LookupRequest(0, keys[-1].offset, 8))
         assert (await cache_set.index.mark_clean(left.keys, 5.0))[0] == [True], "a key that stays one"
         await cache_set.index.flush()
         image = device.image()
@@ -65,5 +66,5 @@ async def test_a_set_full_of_dirty_data_is_not_cleaned_in_pieces_that_its_index_
         assert cache_set.verify() == []
     async with running([MemoryDevice.holding(image)], set_options(tmp_path, verify=False)) as cache_set:
         assert (await cache_set.index.invalidate(0, 0, 1 << 30, 5.0))[0] == 8 * len(keys)
-        assert await cache_set.lookups.lookup(0, 0, 1 << 30) == ([], None)
+        assert await cache_set.lookups.lookup(LookupRequest(0, 0, 1 << 30)) == LookupResult([], None)
         assert cache_set.verify() == []

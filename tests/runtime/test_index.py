@@ -25,6 +25,7 @@ from bcached.format import bkey
 from bcached.keys import OFFSET_MAX, Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest, LookupResult
 from bcached.runtime.tasks.stale_keys import STALE_GENS_MAX
 from bcached.state.buckets.bucket_table import State
 from bcached.state.index.node_paths import interiors
@@ -80,7 +81,7 @@ class Story:
 
     async def clean(self, inode: int, offset: int, sectors: int) -> None:
         """Make clean what a look-up finds; what moved meanwhile stays dirty."""
-        keys, _ = await self.cache_set.lookups.lookup(inode, offset, sectors)
+        keys = (await self.cache_set.lookups.lookup(LookupRequest(inode, offset, sectors))).keys
         cleaned, self.newest = await self.cache_set.index.mark_clean(keys, 10.0)
         for key, is_clean in zip(keys, cleaned, strict=True):
             for sector in range(key.offset, key.end) if is_clean else ():
@@ -92,8 +93,10 @@ class Story:
         for inode in sorted(self.cache_set.sectors.inodes):
             start: int | None = 0
             while start is not None:
-                keys, start = await self.cache_set.lookups.lookup(inode, start, SECTORS * 2 - start, limit=50)
-                for key in keys:
+                request = LookupRequest(inode, start, SECTORS * 2 - start, limit=50)
+                result = await self.cache_set.lookups.lookup(request)
+                start = result.next
+                for key in result.keys:
                     for pointer in key.pointers:
                         device = self.cache_set.members[pointer.device].block_device
                         raw = bytes(
@@ -128,10 +131,10 @@ async def test_what_was_committed_is_found_until_it_is_dropped(tmp_path: Path) -
     async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
         lookups, index = story.cache_set.lookups, story.cache_set.index
         (key,) = await story.write(0, 8, 16, dirty=True)
-        assert (await lookups.lookup(0, 0, 100)).keys == [key]
+        assert (await lookups.lookup(LookupRequest(0, 0, 100))).keys == [key]
         (pointer,) = key.pointers
         part = Key(0, 10, 2, True, (Pointer(0, pointer.sector + 2, pointer.gen),))
-        assert lookups.try_lookup(0, 10, 2) == ([part], None)
+        assert lookups.try_lookup(LookupRequest(0, 10, 2)) == LookupResult([part], None)
         await story.write(0, 12, 4, dirty=False)
         await story.check()
         await story.drop(0, 0, 14)
@@ -222,9 +225,9 @@ async def test_a_volume_goes_with_its_keys(tmp_path: Path) -> None:
         await story.write(0, OFFSET_MAX - 8, 8, dirty=False)
         await story.cache_set.volumes.delete(0, force=True)
         with pytest.raises(NoSuchVolume):
-            await story.cache_set.lookups.lookup(0, 0, 8)
+            await story.cache_set.lookups.lookup(LookupRequest(0, 0, 8))
         assert await story.cache_set.volumes.create("again") == 0
-        assert (await story.cache_set.lookups.lookup(0, 0, OFFSET_MAX)).keys == []
+        assert (await story.cache_set.lookups.lookup(LookupRequest(0, 0, OFFSET_MAX))).keys == []
         assert story.cache_set.verify() == []
 
 
@@ -238,7 +241,7 @@ async def test_a_volume_s_keys_go_that_lie_beyond_what_clients_may_name(tmp_path
         assert await index.dirty_sectors(0) == 16
         await story.cache_set.volumes.delete(0, force=True)
         assert await story.cache_set.volumes.create("again") == 0
-        assert (await story.cache_set.lookups.lookup(0, 0, bkey.END_MAX)).keys == []
+        assert (await story.cache_set.lookups.lookup(LookupRequest(0, 0, bkey.END_MAX))).keys == []
 
 
 @in_virtual_time
@@ -328,7 +331,7 @@ async def test_an_invalidation_ends_with_its_volume_though_another_takes_its_pla
         cache_set.sectors.inodes[0] = UUID(int=1)
         with pytest.raises(NoSuchVolume):
             await dropping
-        left = (await cache_set.lookups.lookup(0, 0, 16 * 600)).keys
+        left = (await cache_set.lookups.lookup(LookupRequest(0, 0, 16 * 600))).keys
         assert 0 < len(left) < 600
 
 
@@ -347,7 +350,7 @@ async def test_a_set_that_is_not_synchronous_keeps_clean_keys_for_as_long_as_it_
         with pytest.raises(InvalidParameter, match="not synchronous"):
             index.try_commit(holder, [Key(key.inode, key.offset, key.sectors, True, key.pointers)])
         assert index.try_commit(holder, [key]) is not None
-        assert (await lookups.lookup(inode, 0, 100)).keys == [key]
+        assert (await lookups.lookup(LookupRequest(inode, 0, 100))).keys == [key]
         assert cache_set.verify() == []
     async with running(reopened(devices), options) as cache_set:
         assert cache_set.volumes.all() == []
@@ -359,9 +362,11 @@ async def test_a_key_of_two_copies_is_good_while_one_is(tmp_path: Path) -> None:
         (key,) = await story.write(0, 0, 8, dirty=False, replicas=2)
         assert {pointer.device for pointer in key.pointers} == {0, 1}
         lookups = story.cache_set.lookups
-        assert (await lookups.lookup(0, 0, 8)).keys == [key]
+        assert (await lookups.lookup(LookupRequest(0, 0, 8))).keys == [key]
         tables = [member.cache.table for member in story.cache_set.members]
         tables[key.pointers[0].device].bump(key.pointers[0].sector // 128)
-        assert [found.pointers for found in (await lookups.lookup(0, 0, 8)).keys] == [key.pointers[1:]]
+        assert [found.pointers for found in (await lookups.lookup(LookupRequest(0, 0, 8))).keys] == [
+            key.pointers[1:]
+        ]
         tables[key.pointers[1].device].bump(key.pointers[1].sector // 128)
-        assert (await lookups.lookup(0, 0, 8)).keys == []
+        assert (await lookups.lookup(LookupRequest(0, 0, 8))).keys == []

@@ -12,6 +12,7 @@ from bcached.format.uuid_entry import BURNT_UUID, UuidEntry
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
 from instruments.devices.memory_device import MemoryDevice
@@ -98,12 +99,12 @@ async def test_no_new_volume_gets_an_inode_that_keys_name(
             )
             assert warned[-1] in cache_set.explain()
             with pytest.raises(NoSuchVolume):
-                await cache_set.lookups.lookup(0, 0, END)
+                await cache_set.lookups.lookup(LookupRequest(0, 0, END))
             with pytest.raises(NoSuchVolume):
                 await cache_set.index.mark_clean([image.extent(0, 0, 8, dirty=True)], 1.0)
             inode = await cache_set.volumes.create(f"new {life}")
             assert inode != 0
-            assert (await cache_set.lookups.lookup(inode, 0, END)).keys == []
+            assert (await cache_set.lookups.lookup(LookupRequest(inode, 0, END))).keys == []
             await cache_set.maintenance.collect_garbage()
             assert orphans(cache_set) == [(0, 10, 80, 0)]
         assert await dirty_keys(device, 0) == 10
@@ -128,7 +129,7 @@ async def test_they_are_dropped_by_an_explicit_word_and_the_inode_is_free_again(
         assert orphans(cache_set) == []
         assert cache_set.explain_index() == []
         assert await cache_set.volumes.create("new") == 0
-        assert (await cache_set.lookups.lookup(0, 0, END)).keys == []
+        assert (await cache_set.lookups.lookup(LookupRequest(0, 0, END))).keys == []
         killed = MemoryDevice.holding(device.image())
     async with running([killed], set_options(tmp_path)) as cache_set:
         assert orphans(cache_set) == []

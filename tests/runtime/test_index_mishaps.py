@@ -11,6 +11,7 @@ from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest, LookupResult
 from bcached.state.buckets.bucket_table import State
 from bcached.state.index.node import Interior, Leaf, Node
 from bcached.state.index.tree import Tree
@@ -39,8 +40,9 @@ async def keys_found(cache_set: CacheSet) -> int:
     found = 0
     start: int | None = 0
     while start is not None:
-        keys, start = await cache_set.lookups.lookup(0, start, (1 << 40) - start)
-        found += len(keys)
+        result = await cache_set.lookups.lookup(LookupRequest(0, start, (1 << 40) - start))
+        found += len(result.keys)
+        start = result.next
     return found
 
 
@@ -213,7 +215,7 @@ async def test_very_many_pins_of_a_reader_that_is_gone_end_in_steps(tmp_path: Pa
             )
         start: int | None = 0
         while start is not None:
-            _, start = await cache_set.lookups.lookup(0, start, 8000 - start, pin=reader)
+            start = (await cache_set.lookups.lookup(LookupRequest(0, start, 8000 - start, pin=reader))).next
         assert reader.reads_total == 1000
         cache_set.allocations.drop_holder(reader, None)
         assert 0 < reader.reads_total < 1000
@@ -279,7 +281,7 @@ async def test_a_set_full_of_dirty_data_without_a_bucket_for_its_index_can_be_em
         assert not cache_set.members[0].cache.table.reclaimable_count
         assert await cache_set.index.invalidate(0, 0, 1 << 20, 5.0) > (0, 0)
         await cache_set.volumes.delete(1, force=True)
-        assert await cache_set.lookups.lookup(0, 0, 1 << 20) == ([], None)
+        assert await cache_set.lookups.lookup(LookupRequest(0, 0, 1 << 20)) == LookupResult([], None)
         await fill(cache_set, 100)
         assert cache_set.verify() == []
 
@@ -400,4 +402,6 @@ async def test_a_stale_copy_of_a_good_key_does_not_keep_its_bucket_back(tmp_path
             await cache_set.maintenance.collect_garbage()
             await cache_set.maintenance.collect_garbage()
             assert cache.table.may_bump(bucket), "as often as it is used again"
-        assert await cache_set.lookups.lookup(0, 0, 32) == ([Key(0, 0, 32, False, (good,))], None)
+        assert await cache_set.lookups.lookup(LookupRequest(0, 0, 32)) == LookupResult(
+            [Key(0, 0, 32, False, (good,))], None
+        )

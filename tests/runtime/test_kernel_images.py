@@ -12,6 +12,7 @@ import pytest
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.devices.memory_device import MemoryDevice
@@ -48,8 +49,9 @@ async def dirty_data(cache_set: CacheSet) -> dict[Place, bytes]:
     for volume in cache_set.volumes.all():
         start: int | None = 0
         while start is not None:
-            keys, start = await cache_set.lookups.lookup(volume.inode, start, 1 << 40)
-            for key in filter(lambda key: key.dirty, keys):
+            result = await cache_set.lookups.lookup(LookupRequest(volume.inode, start, 1 << 40))
+            start = result.next
+            for key in filter(lambda key: key.dirty, result.keys):
                 (pointer,) = key.pointers
                 device = cache_set.members[0].block_device
                 raw = bytes(await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES))

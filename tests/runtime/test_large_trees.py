@@ -9,7 +9,7 @@ from random import Random
 
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LEAVES_AT_ONCE
+from bcached.runtime.lookups import LEAVES_AT_ONCE, LookupRequest
 from bcached.runtime.tasks.node_tidier import FILLS_A_PIECE
 from bcached.store.btree.write_back import WRITTEN_LEAVES
 from instruments.samples.living_set import extent, fresh_members, set_options
@@ -62,14 +62,17 @@ async def test_no_question_goes_through_all_leaves_at_once(tmp_path: Path) -> No
         leaves = len(tree.leaves)
         assert leaves > 2 * LEAVES_AT_ONCE
         tree.evict(await nodes.leaf_at(0, 0))
-        found = await lookups.lookup(0, 0, END, limit=KEYS)
+        found = await lookups.lookup(LookupRequest(0, 0, END, limit=KEYS))
         assert 0 < len(found.keys) < KEYS
         assert found.next is not None
-        assert lookups.try_lookup(0, 0, END, limit=KEYS) is None, "too many, though all are in memory"
-        keys, start = found
-        while start is not None:
-            more, start = await lookups.lookup(0, start, END - start, limit=KEYS)
-            keys += more
+        assert lookups.try_lookup(LookupRequest(0, 0, END, limit=KEYS)) is None, (
+            "too many, though all are in memory"
+        )
+        keys, start = found.keys, found.next
+        while start < END:
+            found = await lookups.lookup(LookupRequest(0, start, END - start, limit=KEYS))
+            keys += found.keys
+            start = found.next or END
         assert len(keys) == KEYS
 
 
@@ -81,7 +84,7 @@ async def test_leaves_that_hold_nothing_are_looked_through_in_turns(tmp_path: Pa
         await index.write_back.write_all()
         for leaf in list(tree.evictable()):
             tree.evict(leaf)
-        found = await cache_set.lookups.lookup(0, 0, END, limit=1)
+        found = await cache_set.lookups.lookup(LookupRequest(0, 0, END, limit=1))
         assert found.keys[0].offset == END // 2
 
 
@@ -95,10 +98,10 @@ async def test_a_question_counts_once_however_many_leaves_it_takes(tmp_path: Pat
         for leaf in list(tree.leaves):
             tree.evict(leaf)
         before, hits = lookups.count, lookups.hits
-        assert (await lookups.lookup(0, 0, END)).keys
+        assert (await lookups.lookup(LookupRequest(0, 0, END))).keys
         assert len(tree.leaves) > 2
         assert (lookups.count, lookups.hits) == (before + 1, hits + 1)
-        assert (await lookups.lookup(0, END, 8)).keys == []
+        assert (await lookups.lookup(LookupRequest(0, END, 8))).keys == []
         assert (lookups.count, lookups.hits) == (before + 2, hits + 1)
 
 

@@ -13,6 +13,7 @@ from bcached.format.uuid_entry import BURNT_UUID, OLD_LAYOUT, UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
 from bcached.units import SECTOR_BYTES
@@ -26,7 +27,7 @@ NOWHERE = (Pointer(CHECK_DEVICE, 0, 0),)
 
 
 async def contents(cache_set: CacheSet, inode: int = 0) -> list[Key]:
-    return (await cache_set.lookups.lookup(inode, 0, END)).keys
+    return (await cache_set.lookups.lookup(LookupRequest(inode, 0, END))).keys
 
 
 def without_places(keys: list[Key]) -> list[tuple[int, int, bool]]:

@@ -13,6 +13,7 @@ import pytest
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.sectors.reservations import Holder
 from bcached.store.check.checker import check_set
 from instruments.devices.memory_device import MemoryDevice
@@ -46,7 +47,9 @@ async def change(cache_set: CacheSet, holder: Holder, random: Random) -> None:
     elif what < 9:
         await cache_set.index.invalidate(0, offset, 4 * sectors, 20.0)
     else:
-        await cache_set.index.mark_clean((await cache_set.lookups.lookup(0, offset, sectors)).keys, 20.0)
+        await cache_set.index.mark_clean(
+            (await cache_set.lookups.lookup(LookupRequest(0, offset, sectors))).keys, 20.0
+        )
 
 
 @pytest.mark.parametrize("seed", range(2))

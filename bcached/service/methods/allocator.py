@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import Any
 
 from bcached import __version__
-from bcached.errors import LimitExceeded, PermissionDenied, RequestError
+from bcached.errors import LimitExceeded, RequestError
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
+from bcached.service.methods.defaults import extent_request, wait_s
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Handler, Later, Operation, Outcome, Session
 from bcached.state.sectors.reservations import ExtentRequest
@@ -48,14 +49,14 @@ class Allocation:
         table |= {name: Operation(Role.READER, run) for name, run in reading.items()}
         self.operations = {METHODS[f"{ALLOCATOR}.{name}"].request: each for name, each in table.items()}
 
-    # Asking
+    # Allocating
 
     def allocate(self, session: Session, request: messages.Allocate) -> Outcome:
         """Allocate sectors for one extent."""
         if (request.offset | request.sectors) & self._block_mask:
             refuse_unaligned(request, self._block_mask)
         if request.whole or request.write_prio or request.replicas is not None:
-            return self._submit(session, [self._request(session, request)], request, _first)
+            return self._submit(session, [extent_request(request, session)], request, _first)
         write_point = request.write_point
         key = self._carve(
             session.holder,
@@ -65,16 +66,16 @@ class Allocation:
             session.write_point if write_point is None else write_point,
         )
         if key is None:
-            return self._submit(session, [self._request(session, request)], request, _first)
+            return self._submit(session, [extent_request(request, session)], request, _first)
         return messages.Allocated((key,))
 
     def allocate_several(
-        self, session: Session, request: Sequence[messages.Allocate]
+        self, session: Session, requests: Sequence[messages.Allocate]
     ) -> Sequence[messages.Results]:
         """Allocate for the first of several extents, as far as buckets are ready."""
         keys: list[Key] = []
         with suppress(RequestError):  # the failing request is run alone next, and refused
-            self._carve_rows(session, self._plain_rows(request), keys)
+            self._carve_rows(session, self._plain_rows(requests), keys)
         return [messages.Allocated((key,)) for key in keys]
 
     def allocate_many(self, session: Session, request: messages.AllocateMany) -> Outcome:
@@ -94,7 +95,7 @@ class Allocation:
         for extent in extents:
             if (extent.offset | extent.sectors) & self._block_mask:
                 refuse_unaligned(extent, self._block_mask)
-        return self._submit(session, [self._request(session, one) for one in extents], request, _all)
+        return self._submit(session, [extent_request(one, session) for one in extents], request, _all)
 
     def _plain_rows(
         self, extents: Sequence[ExtentParameters]
@@ -135,24 +136,8 @@ class Allocation:
 
     def allocate_bucket(self, session: Session, request: messages.AllocateBucket) -> Outcome:
         """Allocate a whole bucket."""
-        future = self._set.allocations.allocate_bucket(
-            session.holder, request.replicas or 1, _timeout_s(request)
-        )
+        future = self._set.allocations.allocate_bucket(session.holder, request.replicas or 1, wait_s(request))
         return _settled(future, messages.OneKey)
-
-    def _request(self, session: Session, request: messages.Allocate | messages.Extent) -> ExtentRequest:
-        """Returns the request as the set takes it, with the defaults filled in."""
-        if request.write_prio and session.role < Role.ADMIN:
-            raise PermissionDenied(Role.ADMIN.label)
-        return ExtentRequest(
-            request.inode,
-            request.offset,
-            request.sectors,
-            session.write_point if request.write_point is None else request.write_point,
-            request.replicas or 1,
-            bool(request.write_prio),
-            bool(request.whole),
-        )
 
     def _submit(
         self,
@@ -165,11 +150,9 @@ class Allocation:
         keys_max = sum(1 if not one.whole else one.sectors // bucket_sectors + 2 for one in requests)
         if keys_max > messages.KEYS_IN_REPLY_MAX:
             raise LimitExceeded("keys_in_a_reply", keys_max)
-        return _settled(
-            self._set.allocations.allocate(session.holder, requests, _timeout_s(request)), results
-        )
+        return _settled(self._set.allocations.allocate(session.holder, requests, wait_s(request)), results)
 
-    # Giving back
+    # Releasing
 
     def release(self, session: Session, request: messages.Release) -> Outcome:
         """End reservations."""
@@ -184,7 +167,7 @@ class Allocation:
         self._set.allocations.free_bucket(session.holder, request.key)
         return DONE
 
-    # Telling
+    # Describing
 
     def describe(self, session: Session, _request: Any) -> Outcome:
         """Returns what a client needs to know of the set."""
@@ -228,13 +211,6 @@ def _first(keys: list[list[Key]]) -> messages.Results:
 
 def _all(keys: list[list[Key]]) -> messages.Results:
     return messages.AllocatedMany(tuple(map(tuple, keys)))
-
-
-def _timeout_s(request: messages.Allocate | messages.AllocateMany | messages.AllocateBucket) -> float:
-    """Returns how long to wait, in seconds; 0 is not at all."""
-    if request.wait is False:
-        return 0.0
-    return (messages.TIMEOUT_MS if request.timeout_ms is None else request.timeout_ms) / 1000
 
 
 def _settled(future: "Future[Any]", results: Callable[[Any], messages.Results]) -> Outcome:

@@ -11,8 +11,10 @@ from typing import Any
 
 from bcached.errors import InvalidParameter, RequestError
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lookups import LookupResult
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
 from bcached.service.methods.allocator import DONE
+from bcached.service.methods.defaults import lookup_request, timeout_s
 from bcached.service.methods.durability import Durability
 from bcached.service.methods.many_lookups import ManyLookups
 from bcached.service.socket.access import Role
@@ -64,7 +66,7 @@ class IndexOperations:
         if seq is not None:
             return self._once_durable(request.durable, seq, messages.Committed(seq))
         return Later(
-            self._index.commit(session.holder, request.keys, _timeout_s(request)),
+            self._index.commit(session.holder, request.keys, timeout_s(request)),
             lambda seq: self._once_durable(request.durable, seq, messages.Committed(seq)),
             cancellable=True,
         )
@@ -78,7 +80,7 @@ class IndexOperations:
             cleaned, seq = outcome
             return self._once_durable(request.durable, seq, messages.MarkedClean(tuple(cleaned)))
 
-        return Later(self._index.mark_clean(request.keys, _timeout_s(request)), marked, cancellable=True)
+        return Later(self._index.mark_clean(request.keys, timeout_s(request)), marked, cancellable=True)
 
     def invalidate(self, _session: Session, request: messages.Invalidate) -> Outcome:
         """Remove the keys of a range."""
@@ -90,7 +92,7 @@ class IndexOperations:
             return self._once_durable(request.durable, seq, messages.Invalidated(sectors))
 
         invalidating = self._index.invalidate(
-            request.inode, request.offset, request.sectors, _timeout_s(request)
+            request.inode, request.offset, request.sectors, timeout_s(request)
         )
         return Later(invalidating, dropped, cancellable=True)
 
@@ -112,56 +114,35 @@ class IndexOperations:
 
     def lookup(self, session: Session, request: messages.Lookup) -> Outcome:
         """Look up the keys of a range."""
-        if (request.offset | request.sectors) & self._block_mask:
-            refuse_unaligned(request, self._block_mask)
-        limit = request.limit or messages.FOUND_MAX
-        pin = session.holder if request.pin else None
-        touch = request.touch is not False
-        found = self._try_lookup(
-            request.inode, request.offset, request.sectors, limit=limit, pin=pin, touch=touch
-        )
+        parsed = lookup_request(request, session.holder, self._block_mask)
+        found = self._try_lookup(parsed)
         if found is None:
-            looking = self._lookups.lookup(
-                request.inode, request.offset, request.sectors, limit=limit, pin=pin, touch=touch
-            )
-            return Later(
-                looking, lambda found: messages.Found(tuple(found.keys), found.next), cancellable=True
-            )
-        results = messages.Found(tuple(found.keys), found.next)
-        return results if len(results.keys) <= BRIEF_KEYS_MAX else Long(results)
+            return Later(self._lookups.lookup(parsed), _found, cancellable=True)
+        return _found(found) if len(found.keys) <= BRIEF_KEYS_MAX else Long(_found(found))
 
     def lookup_several(
-        self, session: Session, request: Sequence[messages.Lookup]
+        self, session: Session, requests: Sequence[messages.Lookup]
     ) -> Sequence[messages.Results]:
         """Look up the first of several ranges, as far as their nodes are in memory."""
-        try_lookup, block_mask = self._try_lookup, self._block_mask
+        try_lookup, holder, block_mask = self._try_lookup, session.holder, self._block_mask
         results: list[messages.Results] = []
         with suppress(RequestError):  # the failing request is run alone next, and refused
-            for one in request:
-                if (one.offset | one.sectors) & block_mask:
-                    break
-                found = try_lookup(
-                    one.inode,
-                    one.offset,
-                    one.sectors,
-                    one.limit or messages.FOUND_MAX,
-                    session.holder if one.pin else None,
-                    one.touch is not False,
-                )
+            for request in requests:
+                found = try_lookup(lookup_request(request, holder, block_mask))
                 if found is None:
                     break
-                keys, following = found
-                results.append(messages.Found(tuple(keys), following))
+                keys = found.keys
+                results.append(messages.Found(tuple(keys), found.next))
                 if len(keys) > BRIEF_KEYS_MAX:
                     break  # its reply is sent before others are added
         return results
 
     def lookup_many(self, session: Session, request: messages.LookupMany) -> Outcome:
         """Look up the keys of several ranges."""
-        for one in request.requests:
+        for one in request.requests:  # before any of them runs
             if (one.offset | one.sectors) & self._block_mask:
                 refuse_unaligned(one, self._block_mask)
-        lookups = ManyLookups(self._lookups, session.holder, request.requests)
+        lookups = ManyLookups(self._lookups, session.holder, request.requests, self._block_mask)
         lookups.begin()
         if lookups.are_done:
             return lookups.results()
@@ -173,5 +154,5 @@ class IndexOperations:
         return DONE
 
 
-def _timeout_s(request: messages.Commit | messages.MarkClean | messages.Invalidate) -> float:
-    return (messages.TIMEOUT_MS if request.timeout_ms is None else request.timeout_ms) / 1000
+def _found(found: LookupResult) -> messages.Found:
+    return messages.Found(tuple(found.keys), found.next)

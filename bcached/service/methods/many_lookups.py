@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from bcached.errors import RequestError
 from bcached.keys import Key
-from bcached.runtime.lookups import LookupResult, Lookups
+from bcached.runtime.lookups import LookupRequest, LookupResult, Lookups
+from bcached.service.methods.defaults import lookup_request
 from bcached.state.sectors.reservations import Holder
 from bcached.wire import messages
 
@@ -19,13 +20,16 @@ class ManyLookups:
     If one is refused, all are, and no key stays pinned.
     """
 
-    def __init__(self, lookups: Lookups, holder: Holder, requests: Sequence[messages.Lookup]) -> None:
+    def __init__(
+        self, lookups: Lookups, holder: Holder, requests: Sequence[messages.Lookup], block_mask: int
+    ) -> None:
         self._lookups = lookups
         self._holder = holder
         self._requests = requests
-        self._keys: list[tuple[Key, ...]] = []
-        self._next: list[int | None] = []
-        self._left = messages.FOUND_MAX
+        self._block_mask = block_mask
+        self._keys: list[tuple[Key, ...]] = []  # found, by look-up
+        self._next: list[int | None] = []  # where each continues
+        self._left = messages.FOUND_MAX  # how many more keys the reply may contain
         self._pinned: list[Key] = []
 
     @property
@@ -50,43 +54,22 @@ class ManyLookups:
         try:
             while not self.are_done:
                 await asyncio.sleep(0)
-                if not self._step():
-                    self._take(await self._wait_for(self._requests[len(self._keys)]))
+                if (waiting := self._step()) is not None:
+                    self._take(await self._lookups.lookup(waiting))
         except RequestError:
             self._unpin()
             raise
 
-    def _step(self) -> bool:
-        """Run some more; returns whether none of them had to wait."""
+    def _step(self) -> LookupRequest | None:
+        """Run some more; returns the one that has to wait, if any."""
         begin = len(self._keys)
-        for request in self._requests[begin : begin + LOOKUPS_A_STEP]:
-            found = self._try(request)
+        for one in self._requests[begin : begin + LOOKUPS_A_STEP]:
+            request = lookup_request(one, self._holder, self._block_mask, self._left)
+            found = self._lookups.try_lookup(request) if self._left else LookupResult([], one.offset)
             if found is None:
-                return False
+                return request
             self._take(found)
-        return True
-
-    def _try(self, request: messages.Lookup) -> LookupResult | None:
-        if not self._left:
-            return LookupResult([], request.offset)
-        return self._lookups.try_lookup(
-            request.inode,
-            request.offset,
-            request.sectors,
-            limit=min(request.limit or messages.FOUND_MAX, self._left),
-            pin=self._holder if request.pin else None,
-            touch=request.touch is not False,
-        )
-
-    async def _wait_for(self, request: messages.Lookup) -> LookupResult:
-        return await self._lookups.lookup(
-            request.inode,
-            request.offset,
-            request.sectors,
-            limit=min(request.limit or messages.FOUND_MAX, self._left),
-            pin=self._holder if request.pin else None,
-            touch=request.touch is not False,
-        )
+        return None
 
     def _take(self, found: LookupResult) -> None:
         if self._requests[len(self._keys)].pin:

@@ -9,6 +9,7 @@ from itertools import count
 from bcached.errors import DeviceError, DeviceFailed
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.sectors.reservations import Holder
 from bcached.units import SECTOR_BYTES
 from instruments.samples.living_set import extent
@@ -119,8 +120,10 @@ async def check_kept(cache_set: CacheSet, kept: Kept) -> None:
     for inode in {inode for inode, _ in kept.tokens} & cache_set.sectors.inodes.keys() - kept.forgotten:
         start: int | None = 0
         while start is not None:
-            keys, start = await cache_set.lookups.lookup(inode, start, (1 << 20) - start, limit=40)
-            for key in keys:
+            request = LookupRequest(inode, start, (1 << 20) - start, limit=40)
+            result = await cache_set.lookups.lookup(request)
+            start = result.next
+            for key in result.keys:
                 pointer = key.pointers[0]
                 device = cache_set.members[pointer.device].block_device
                 raw = bytes(await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES))

@@ -12,6 +12,7 @@ import numpy as np
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.units import SECTOR_BYTES
@@ -119,7 +120,7 @@ class KeyStory(Story):
         """Make clean what a look-up finds."""
         assert self.cache_set is not None
         index = self.cache_set.index
-        found = (await self.cache_set.lookups.lookup(inode, offset, sectors)).keys
+        found = (await self.cache_set.lookups.lookup(LookupRequest(inode, offset, sectors))).keys
         if not found:
             return
         low = self.cache_set.journal.seq + 1

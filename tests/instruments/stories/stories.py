@@ -18,6 +18,7 @@ from bcached.format.superblock import Replacement
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
 from bcached.store.finding import Severity
@@ -183,7 +184,7 @@ async def keeping(cache_set: CacheSet, promises: Promises) -> None:
     )
     await asyncio.sleep(0.05)
     await write_many(one, plain, 8)
-    found = await cache_set.lookups.lookup(plain, 0, 4000, pin=one.holder)
+    found = await cache_set.lookups.lookup(LookupRequest(plain, 0, 4000, pin=one.holder))
     await asyncio.gather(one.drop(plain, 0, 3000), other.write(flash, 2000, 100))
     cache_set.lookups.unpin(one.holder, found.keys)
     for at in range(0, 2400, 60):  # more at once than may be unwritten
@@ -221,7 +222,7 @@ async def keeping_a_little(cache_set: CacheSet, promises: Promises) -> None:
         one.drop(plain, 700, 900), other.write(flash, 11, 2), cache_set.maintenance.write_priorities()
     )
     await asyncio.sleep(0.2)  # it tidies, moves and writes leaves out
-    found = await cache_set.lookups.lookup(plain, 0, 400, pin=one.holder)
+    found = await cache_set.lookups.lookup(LookupRequest(plain, 0, 400, pin=one.holder))
     await one.write(plain, 20, 300)
     cache_set.lookups.unpin(one.holder, found.keys)
     promises.deleting.add(plain)
