@@ -36,6 +36,9 @@ GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
 CHECKED_STRUCTURES = ("superblock", "jset", "prio_set", "bset")  # the uuid table has no checksum
 
 
+# These records have as many fields as there are figures: each is one line of Status, and they have no rules.
+
+
 class MemberState(Struct, frozen=True, gc=False):
     """One member device.
 

@@ -56,8 +56,8 @@ class Marker:
         self._caches = [member.cache for member in members]
         self._journal = journal
         self._index = index
-        self._holders = holders
-        self._stale_keys = stale_keys
+        self._holders = holders  # of open connections, whose buckets are marked, too
+        self._stale_keys = stale_keys  # rewrites leaves with many of them, when they are read anyway
         self._pacer = pacer
         self._shared = shared
         self._before_gens_count = before_gens_count
