@@ -6,12 +6,22 @@ a metric; the types of the .varlink files, and their comments, are generated fro
 runtime/snapshot.py fills them.
 """
 
+from enum import IntEnum
 from typing import Annotated
 
 from msgspec import Struct
 
 from bcached.metric import counter, gauge
 from bcached.units import SECTOR_BYTES
+
+
+class Replacement(IntEnum):
+    """Which buckets of cached data are invalidated first. Numbered as in the superblock."""
+
+    LRU = 0
+    FIFO = 1
+    RANDOM = 2
+
 
 BUCKET_STATES = (
     "reserved",
@@ -30,7 +40,7 @@ BUCKET_STATES = (
     "empty",
 )
 RESERVES = ("btree", "prio", "movinggc", "none")
-POLICIES = ("lru", "fifo", "random")
+POLICIES = tuple(policy.name.lower() for policy in Replacement)
 FAILURE_REASONS = ("timeout", "no_wait", "limit", "cancelled")
 GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
 CHECKED_STRUCTURES = ("superblock", "jset", "prio_set", "bset")  # the uuid table has no checksum

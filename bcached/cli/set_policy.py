@@ -7,6 +7,7 @@ from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.set_state import POLICIES
 from bcached.wire.messages import Policy
 
 
@@ -15,11 +16,14 @@ def set_policy() -> None:
     """Change how buckets are chosen and prepared for reuse. Durable when the command returns."""
 
 
-@set_policy.command(epilog=examples("bcachectl set replacement fifo"))
-@click.argument("value", metavar="VALUE", type=click.Choice(["lru", "fifo", "random"]))
+@set_policy.command(
+    help=f"Set which buckets are reused first: VALUE is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}.",
+    epilog=examples("bcachectl set replacement fifo"),
+)
+@click.argument("value", metavar="VALUE", type=click.Choice(POLICIES))
 @pass_options
 def replacement(options: GlobalOptions, value: Policy) -> None:
-    """Set which buckets are reused first: VALUE is lru, fifo or random."""
+    """Set the replacement policy."""
     with connected(options) as client:
         client.set_replacement(value)
     answer(options, {}, lambda: f"replacement is {value}")

@@ -7,7 +7,6 @@ run such a set from one member and corrupt it, and all of them refuse an unknown
 
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
 from uuid import UUID
 
 from bcached.format.checksum import Buffer, crc64_we
@@ -32,6 +31,7 @@ from bcached.format.superblock_fields import (
     NotWhole,
     unpack,
 )
+from bcached.set_state import Replacement
 from bcached.units import SECTOR_BYTES
 
 __all__ = [
@@ -53,14 +53,6 @@ __all__ = [
 
 COPY_SECTOR = 16  # bcached's own: the kernel does not use this block in any layout of make-bcache
 SUPERBLOCK_SECTORS = SUPERBLOCK_BYTES // SECTOR_BYTES
-
-
-class Replacement(IntEnum):
-    """Which buckets of cached data are invalidated first. Numbered as in the superblock."""
-
-    LRU = 0
-    FIFO = 1
-    RANDOM = 2
 
 
 def journal_bucket_count_for(bucket_count: int) -> int:

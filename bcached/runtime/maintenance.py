@@ -3,10 +3,10 @@
 
 from collections.abc import Callable
 
-from bcached.format.superblock import Replacement
 from bcached.runtime.conditions import Fact
 from bcached.runtime.shared import Shared
 from bcached.runtime.volumes import Volumes
+from bcached.set_state import Replacement
 from bcached.store.member import Member
 
 

@@ -5,12 +5,12 @@ A struct's ranges are checked as it is decoded, and unknown fields are refused. 
 the same as leaving it out. msgspec refuses numbers beyond 64 bits by itself.
 """
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, SectorOffset
-from bcached.set_state import SetState
+from bcached.set_state import POLICIES, SetState
 
 INT64_MAX = (1 << 63) - 1
 ASK_SECTORS_MAX = 1 << 40  # with whole; the set refuses what it cannot hold, with a limit of its own
@@ -32,7 +32,10 @@ WritePrio = Annotated[int, Meta(ge=0, le=KEY_SECTORS_MAX)]
 Replicas = Annotated[int, Meta(ge=1, le=POINTERS_MAX)]
 TimeoutMs = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
 Keys = tuple[Key, ...]
-Policy = Literal["lru", "fifo", "random"]  # as in POLICIES of bcached/set_state.py
+if TYPE_CHECKING:
+    Policy: TypeAlias = str  # one of POLICIES, which no type checker can know
+else:
+    Policy = Literal[POLICIES]
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):

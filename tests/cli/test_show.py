@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
-from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
+from bcached.set_state import Replacement
 from instruments.samples.format_samples import SUPERBLOCK, sealed, with_field
 
 SUPER_SHOW = shutil.which("bcache-super-show", path="/usr/sbin:/sbin:/usr/bin")

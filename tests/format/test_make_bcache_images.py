@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bcached.errors import BadField
-from bcached.format.superblock import Replacement, Superblock, first_bucket_for
+from bcached.format.superblock import Superblock, first_bucket_for
+from bcached.set_state import Replacement
 from bcached.units import parse_size
 
 MAKE_BCACHE = shutil.which("make-bcache") or shutil.which("make-bcache", path="/usr/sbin:/sbin")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from bcached.errors import BadChecksum, BadField, BadMagic, FormatError
 from bcached.format.backing_superblock import BackingSuperblock
-from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, NotWhole, Replacement, Superblock
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, NotWhole, Superblock
 from bcached.format.superblock_fields import BackingDevice
+from bcached.set_state import Replacement
 from instruments.samples.format_samples import (
     GIB,
     SUPERBLOCK,

@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
-from bcached.format.superblock import Replacement
 from bcached.runtime.lifetime import running
+from bcached.set_state import Replacement
 from instruments.devices.latent_device import LatentDevice
 from instruments.samples.living_set import fresh_members, reopened, set_options
 from instruments.stories.crowd import Crowd, Tally

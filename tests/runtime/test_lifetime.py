@@ -16,9 +16,9 @@ from bcached.errors import (
     SetRefused,
     ShuttingDown,
 )
-from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import STOP_SECONDS_MAX, ViolationError, running
+from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
 from bcached.wire.gen_map import GenMap

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from bcached.errors import NoFreeBuckets
-from bcached.format.superblock import Replacement
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.runtime.options import SetOptions
+from bcached.set_state import Replacement
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.store.make.layout import lay_out, plan_set
 from instruments.devices.memory_device import MemoryDevice

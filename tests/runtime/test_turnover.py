@@ -17,9 +17,9 @@ import pytest
 from bcached.device.block_device import BlockDevice
 from bcached.device.file_device import FileDevice
 from bcached.device.image_file import create_image
-from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.set_state import Replacement
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.store.make.layout import lay_out, plan_set
 from instruments.devices.latent_device import LatentDevice

@@ -9,9 +9,9 @@ from random import Random
 from uuid import uuid4
 
 from bcached.errors import InvalidParameter, NoFreeBuckets, NoSuchVolume
-from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import State
 from instruments.devices.latent_device import LatentDevice
 from instruments.devices.memory_device import MemoryDevice

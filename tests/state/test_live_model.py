@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from bcached.errors import RequestError
-from bcached.format.superblock import Replacement
 from bcached.keys import Key, Pointer
+from bcached.set_state import Replacement
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from bcached.errors import LimitExceeded, RequestError
-from bcached.format.superblock import Replacement
 from bcached.keys import Key
+from bcached.set_state import Replacement
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry

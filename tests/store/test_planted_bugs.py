@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from bcached.device.run_all import DeviceOperation, run_all
-from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Replacement, Superblock
+from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR, Superblock
 from bcached.runtime import lifetime
+from bcached.set_state import Replacement
 from bcached.state.buckets.free_inc import FreeInc
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.store import member as member_module

@@ -14,9 +14,10 @@ from random import Random
 import pytest
 
 from bcached.errors import BcachedError, NoFreeBuckets
-from bcached.format.superblock import Replacement, Superblock
+from bcached.format.superblock import Superblock
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.set_state import Replacement
 from bcached.state.sectors.reservations import Holder
 from instruments.crash.crash_judge import Judge, cuts, ledger_of
 from instruments.crash.crash_states import Walk, draw_states

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from bcached.errors import InvalidParameter
-from bcached.format.superblock import Replacement
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.allocator import DONE, Allocation
 from bcached.service.methods.index import IndexOperations
@@ -14,6 +13,7 @@ from bcached.service.methods.varlink import Interfaces
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Handler, Later, Operation, Operations, Outcome, Session, Stream
 from bcached.service.socket.peer import Peer
+from bcached.set_state import Replacement
 from bcached.wire import messages
 from bcached.wire.methods import ADMIN, METHODS, MONITOR
 

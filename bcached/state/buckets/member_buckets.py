@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable
 from itertools import islice
 
-from bcached.format.superblock import Replacement
+from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.free_inc import FreeInc
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry

@@ -5,7 +5,7 @@ A policy searches the table in slices and yields between them, so that its calle
 It returns candidates: the table may have changed since a slice was read, so the caller checks each again
 before it invalidates it. A policy changes nothing but its own memory.
 
-To add one: its number in Replacement (format/superblock.py), a class here, a row of POLICIES.
+To add one: its number in Replacement (set_state.py), a class here, a row of POLICIES.
 """
 
 from collections.abc import Callable, Generator
@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bcached.format.superblock import Replacement
+from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import Bools, Buckets, BucketTable
 from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.buckets.smallest_k import SmallestK

@@ -27,9 +27,9 @@ from bcached.format.superblock import (
     SUPERBLOCK_SECTOR,
     VERSION_FEATURES,
     VERSION_FRESH,
-    Replacement,
     Superblock,
 )
+from bcached.set_state import Replacement
 from bcached.state.buckets.geometry import Geometry
 from bcached.store.geometry_limits import check_block, check_bucket, fit
 from bcached.store.wiping import wipe_buckets

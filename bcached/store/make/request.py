@@ -17,7 +17,7 @@ from bcached.device.image_file import create_image
 from bcached.device.signatures import Signature, find_signatures
 from bcached.errors import DeviceError, DeviceRefused
 from bcached.format.sizes import PAGE_BYTES
-from bcached.format.superblock import Replacement
+from bcached.set_state import Replacement
 from bcached.store.make.former_contents import losses
 from bcached.store.make.layout import (
     BUCKET_BYTES_DEFAULT,

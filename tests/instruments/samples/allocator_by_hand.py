@@ -7,7 +7,7 @@ under way until there is nothing else to do.
 
 from collections.abc import Callable
 
-from bcached.format.superblock import Replacement
+from bcached.set_state import Replacement
 from bcached.state.accounting.gc_marks import GcMarks
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import MemberBuckets

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from bcached.format.bkey import END_MAX
 from bcached.format.checksum import crc64_seeded, crc64_we
 from bcached.format.jset import JournalEntry
-from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import INODE_MAX, Key, Pointer
+from bcached.set_state import Replacement
 
 GIB = 1 << 30
 SUPERBLOCK = Superblock(

@@ -7,10 +7,10 @@ from typing import Any
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import NoFreeBuckets
-from bcached.format.superblock import Replacement
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.options import SetOptions
+from bcached.set_state import Replacement
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import ExtentRequest, Holder

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from typing import TypeVar
 from uuid import UUID
 
-from bcached.format.superblock import Replacement
+from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import MemberBuckets

@@ -12,9 +12,9 @@ from random import Random
 from typing import Any
 
 from bcached.errors import LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
-from bcached.format.superblock import Replacement
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
+from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import ExtentRequest, Holder

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bcached.format.superblock import Replacement
+from bcached.set_state import Replacement
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX

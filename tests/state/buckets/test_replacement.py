@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bcached.format.superblock import Replacement
+from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
 from bcached.state.buckets.replacement import (

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bcached.errors import SetRefused
-from bcached.format.superblock import COPY_SECTOR, Replacement
+from bcached.format.superblock import COPY_SECTOR
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry
 from bcached.keys import Key, Pointer
+from bcached.set_state import Replacement
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Findings, Severity
 from instruments.devices.failing_device import FailingDevice, Fault

@@ -9,7 +9,8 @@ import pytest
 
 from bcached.device.signatures import Signature
 from bcached.errors import DeviceError, DeviceRefused, FormatError, GeometryRefused
-from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Replacement, Superblock
+from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
+from bcached.set_state import Replacement
 from bcached.store.make.layout import (
     Layout,
     erase_signatures,

@@ -14,7 +14,8 @@ import pytest
 from bcached.device import FileDevice
 from bcached.device.signatures import Signature, find_signatures
 from bcached.errors import DeviceError, DeviceRefused, GeometryRefused
-from bcached.format.superblock import Replacement, Superblock
+from bcached.format.superblock import Superblock
+from bcached.set_state import Replacement
 from bcached.store.make.request import MakeRequest, make_set
 from bcached.store.superblock_slot import read_superblock
 from instruments.devices.loop_device import loop_device
