@@ -8,6 +8,5 @@ none is tried: what it should have covered may be lost, and a second flush may f
 
 from bcached.device.block_device import BlockDevice, BytesLike
 from bcached.device.file_device import FileDevice
-from bcached.device.statistics import DeviceStatistics
 
-__all__ = ["BlockDevice", "BytesLike", "DeviceStatistics", "FileDevice"]
+__all__ = ["BlockDevice", "BytesLike", "FileDevice"]

@@ -3,7 +3,6 @@
 
 from typing import Protocol, TypeAlias
 
-from bcached.device.statistics import DeviceStatistics
 from bcached.errors import DeviceError
 from bcached.units import SECTOR_BYTES
 
@@ -38,6 +37,10 @@ class BlockDevice(Protocol):
     def discards(self) -> bool:
         """Whether discard has an effect; turns false when the device reports that it does not support it."""
 
+    @property
+    def errors(self) -> int:
+        """How many operations have failed since the opening."""
+
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset."""
 
@@ -52,9 +55,6 @@ class BlockDevice(Protocol):
 
     async def close(self) -> None:
         """Wait for operations in flight and release the device; a second close does nothing."""
-
-    def statistics(self) -> DeviceStatistics:
-        """Returns a copy of the counts so far."""
 
 
 def check_extent(device: BlockDevice, verb: str, offset: int, length: int) -> None:

@@ -21,7 +21,6 @@ from bcached.device.blocking_file import BlockingFile
 from bcached.device.claims.patience import BRIEF, Patience
 from bcached.device.io_threads import IoThreads, ended
 from bcached.device.opening import OpenFile, Opening
-from bcached.device.statistics import DeviceStatistics
 from bcached.errors import DeviceError, FlushFailed, reason
 
 T = TypeVar("T")
@@ -49,6 +48,7 @@ class FileDevice:
         self.direct = file.direct
         self.writable = file.writable
         self.discards = file.writable
+        self.errors = 0  # operations that failed
         # Its calls block, so each is wrapped by aiofiles: it runs in the threads that are given to it.
         self._file = BlockingFile(path, file)
         self._read, self._write = wrap(self._file.read), wrap(self._file.write)
@@ -57,7 +57,6 @@ class FileDevice:
         self._transfer_threads = IoThreads("device-io", TRANSFER_THREADS)
         self._barrier_thread = IoThreads("device-flush", 1)  # one: see BlockingFile
         self._discard_thread = IoThreads("device-discard", 1)
-        self._statistics = DeviceStatistics()
         self._closing: Future[None] | None = None  # the call that closes it, from the first `close` on
 
     @classmethod
@@ -91,11 +90,8 @@ class FileDevice:
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset; works after a failed flush, too."""
         self._check("read", offset, length)
-        found = await self._perform(
-            f"read {length} bytes at {offset}", self._transfer_threads, self._read, offset, length
-        )
-        self._statistics.count_read(length)
-        return found
+        what = f"read {length} bytes at {offset}"
+        return await self._perform(what, self._transfer_threads, self._read, offset, length)
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
         """Write all of data at offset; a durable write that fails is as fatal as a failed flush."""
@@ -104,14 +100,12 @@ class FileDevice:
         threads = self._barrier_thread if durable else self._transfer_threads
         call = self._write_durably if durable else self._write
         await self._perform(f"write {source.nbytes} bytes at {offset}", threads, call, offset, source)
-        self._statistics.count_write(source.nbytes)
 
     async def flush(self) -> None:
         """Make every write and discard that has returned before this call durable."""
         self._refuse_if_closed()
         self._file.refuse_if_failed()
         await self._perform("flush", self._barrier_thread, self._flush)
-        self._statistics.flushes += 1
 
     async def discard(self, offset: int, length: int) -> None:
         """Discard the extent; an image then reads as zeros there, a block device as anything."""
@@ -119,9 +113,7 @@ class FileDevice:
         if not self.discards:
             return
         what = f"discard {length} bytes at {offset}"
-        if await self._perform(what, self._discard_thread, self._discard, offset, length):
-            self._statistics.count_discard(length)
-        else:
+        if not await self._perform(what, self._discard_thread, self._discard, offset, length):
             self.discards = False
 
     async def close(self) -> None:
@@ -130,10 +122,6 @@ class FileDevice:
             self._closing = IoThreads("device-close", 1).run_last(self._close_now)
         await ended(self._closing)
 
-    def statistics(self) -> DeviceStatistics:
-        """Returns a copy of the counts so far."""
-        return self._statistics.copy()
-
     async def _perform(
         self, what: str, threads: IoThreads, call: Callable[..., Awaitable[T]], *args: object
     ) -> T:
@@ -141,10 +129,10 @@ class FileDevice:
         try:
             return await threads.run(call, *args)
         except FlushFailed:
-            self._statistics.errors += 1
+            self.errors += 1
             raise
         except (OSError, ShortTransferError) as error:
-            self._statistics.errors += 1
+            self.errors += 1
             raise DeviceError(self.path, f"cannot {what}: {reason(error)}") from None
 
     def _close_now(self) -> None:

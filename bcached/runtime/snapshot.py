@@ -136,5 +136,5 @@ def _member(member: Member, journal: Journal) -> MemberState:
         journal_free_buckets=journal.free_buckets(member),
         journal_bucket_count=cache.geometry.journal_bucket_count,
         invalidate_needs_gc=cache.invalidate_needs_gc,
-        io_errors=member.block_device.statistics().errors,
+        io_errors=member.block_device.errors,
     )

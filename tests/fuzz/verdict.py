@@ -157,7 +157,7 @@ async def _live(devices: Sequence[MemoryDevice], verdict: Verdict, random: Rando
                 verdict.refused = str(error)
             else:
                 verdict.wrong.append(f"the life broke: {_told(error)}")
-        verdict.writes = sum(device.statistics().writes for device in opened_devices)
+        verdict.writes = sum(device.writes for device in opened_devices)
 
 
 async def _use(cache_set: CacheSet, random: Random) -> None:

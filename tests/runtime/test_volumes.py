@@ -164,10 +164,10 @@ async def test_the_same_again_writes_nothing(tmp_path: Path) -> None:
     async with a_set(tmp_path) as (cache_set, members):
         await cache_set.maintenance.set_discard(True)
         await asyncio.sleep(1)
-        before = [device.statistics().writes for device in members]
+        before = [device.writes for device in members]
         seqs = [member.superblock.seq for member in cache_set.members]
         await cache_set.maintenance.set_discard(True)
         assert [member.superblock.seq for member in cache_set.members] == seqs
-        assert [device.statistics().writes for device in members] == before
+        assert [device.writes for device in members] == before
         await cache_set.maintenance.set_discard(False)
         assert [member.superblock.seq for member in cache_set.members] == [seq + 1 for seq in seqs]

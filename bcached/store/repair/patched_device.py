@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bcached.device.block_device import BlockDevice, BytesLike
-from bcached.device.statistics import DeviceStatistics
 from bcached.errors import DeviceError
 
 
@@ -27,6 +26,11 @@ class PatchedDevice:
         self.size_bytes, self.logical_block_bytes = inner.size_bytes, inner.logical_block_bytes
         self.discards = False
         self._patches: Sequence[Patch] = list(patches)
+
+    @property
+    def errors(self) -> int:
+        """How many operations on the device have failed."""
+        return self.inner.errors
 
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset, as they would be."""
@@ -50,7 +54,3 @@ class PatchedDevice:
 
     async def close(self) -> None:
         """Leave the device open: its opener closes it."""
-
-    def statistics(self) -> DeviceStatistics:
-        """Returns the counts of I/O on the device so far."""
-        return self.inner.statistics()

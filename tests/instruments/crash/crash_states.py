@@ -11,7 +11,6 @@ from itertools import product
 from random import Random
 
 from bcached.device.block_device import BytesLike
-from bcached.device.statistics import DeviceStatistics
 from bcached.units import SECTOR_BYTES
 from instruments.devices.durability_log import DurabilityLog, Entry
 
@@ -249,7 +248,7 @@ class StateDevice:
         self.path = self.data_path = "state"
         self.size_bytes = len(state.certain)
         self.logical_block_bytes = logical_block_bytes
-        self.writes = 0
+        self.errors = self.writes = 0
         self._state = state
 
     async def read(self, offset: int, length: int) -> bytes:
@@ -280,6 +279,3 @@ class StateDevice:
 
     async def close(self) -> None:
         pass
-
-    def statistics(self) -> DeviceStatistics:
-        return DeviceStatistics()

@@ -2,7 +2,6 @@
 """A device that passes everything on to another: what the devices that do something on the way begin with."""
 
 from bcached.device.block_device import BlockDevice, BytesLike
-from bcached.device.statistics import DeviceStatistics
 
 
 class PassingDevice:
@@ -31,6 +30,10 @@ class PassingDevice:
     def discards(self) -> bool:
         return self.inner.discards
 
+    @property
+    def errors(self) -> int:
+        return self.inner.errors
+
     async def read(self, offset: int, length: int) -> bytes:
         return await self.inner.read(offset, length)
 
@@ -45,6 +48,3 @@ class PassingDevice:
 
     async def close(self) -> None:
         await self.inner.close()
-
-    def statistics(self) -> DeviceStatistics:
-        return self.inner.statistics()

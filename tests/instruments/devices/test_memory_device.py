@@ -13,7 +13,7 @@ async def test_the_bytes_outlive_the_device() -> None:
     await device.close()
     again = device.reopen()
     assert await again.read(4096, 512) == b"\x07" * 512
-    assert again.statistics().writes == 0
+    assert again.writes == 0
     assert again.image() == bytes(4096) + b"\x07" * 512 + bytes(3584)
 
 
