@@ -6,15 +6,7 @@ VENV     := .venv
 STAMP    := $(VENV)/.stamp
 BIN      := $(VENV)/bin
 
-DESTDIR  ?=
-PREFIX   ?= /opt/bcached
-BINDIR   ?= /usr/local/bin
-UNITDIR  ?= /usr/local/lib/systemd/system
-UDEVDIR  ?= /etc/udev/rules.d
-USERSDIR ?= /etc/sysusers.d
-CONFDIR  ?= /etc/bcached
-
-.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test install clean
+.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test man dist clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -96,26 +88,15 @@ kernel-test: $(STAMP)
 systemd-test: $(STAMP)
 	$(BIN)/python -m tests.systemd
 
-# A venv under PREFIX, units, udev rule, user and configuration. An existing configuration is left as it is.
-install:
-	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
-	$(DESTDIR)$(PREFIX)/bin/pip install -q --disable-pip-version-check --no-compile -c constraints.txt .
-	$(PYTHON) -m compileall -q -s "$(DESTDIR)" $(DESTDIR)$(PREFIX)/lib
-	if [ -n "$(DESTDIR)" ]; then \
-		grep -lIr "$(DESTDIR)$(PREFIX)" $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/pyvenv.cfg \
-		| xargs -r sed -i "s|$(DESTDIR)$(PREFIX)|$(PREFIX)|g"; fi
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/doc/bcached README.md DESIGN.md CHANGELOG.md LICENSE \
-		LICENSES/GPL-2.0-only.txt LICENSES/MIT.txt
-	install -m 0644 systemd/block-device.conf $(DESTDIR)$(PREFIX)/share/doc/bcached/
-	install -d $(DESTDIR)$(BINDIR)
-	ln -sf $(PREFIX)/bin/bcached $(PREFIX)/bin/bcachectl $(DESTDIR)$(BINDIR)/
-	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(UDEVDIR) $(DESTDIR)$(USERSDIR)
-	for unit in systemd/*.service systemd/*.socket; do \
-		sed "s|/opt/bcached|$(PREFIX)|g" $$unit > $(DESTDIR)$(UNITDIR)/$${unit##*/}; done
-	install -m 0644 systemd/68-bcached.rules $(DESTDIR)$(UDEVDIR)/
-	install -m 0644 systemd/sysusers.d/bcached.conf $(DESTDIR)$(USERSDIR)/
-	install -d $(DESTDIR)$(CONFDIR) $(DESTDIR)$(CONFDIR)/conf.d
-	test -e $(DESTDIR)$(CONFDIR)/bcached.toml || install -m 0644 config/bcached.toml $(DESTDIR)$(CONFDIR)/
+# The man pages and completion files, as below a prefix's share/: man -l build/share/man/man8/bcachectl.8
+man: $(STAMP)
+	$(BIN)/python -m manual build/share
+
+# The source distribution, and the wheel built from it, in dist/.
+dist: $(STAMP)
+	$(BIN)/python -m build -o dist .
+
+include install.mk
 
 clean:
 	rm -rf $(VENV) var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

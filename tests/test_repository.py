@@ -29,7 +29,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         "kill-test",
         "kernel-test",
         "systemd-test",
+        "man",
+        "dist",
         "install",
+        "uninstall",
         "clean",
     ],
 )
@@ -82,7 +85,7 @@ MIT = re.compile(
 TAG = "SPDX-License-" + "Identifier"  # in parts, so that it is not one of this file
 LICENCE_LINE = re.compile(rf"(?m)^(?:#|//|--|/\*) {TAG}: (\S+)(?: \*/)?$")
 FOLDERS_OF_FILES = (
-    ".ci", "bcached", "bench", "config", "demo", "docs", "examples", "systemd", "tests"
+    ".ci", "bcached", "bench", "config", "demo", "docs", "examples", "manual", "systemd", "tests"
 )  # fmt: skip
 FILES = sorted(
     path.relative_to(ROOT)
@@ -155,10 +158,10 @@ def test_the_changelog_tells_of_this_version_or_the_next() -> None:
     assert headings[0] == "Unreleased"
 
 
-GUIDES = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "tests/README.md"]
+GUIDES = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "tests/README.md", "docs/installing.md"]
 TRACKED = [
     path.relative_to(ROOT)
-    for folder in ("bcached", "bench", "config", "demo", "systemd", "tests")
+    for folder in ("bcached", "bench", "config", "demo", "docs", "manual", "systemd", "tests")
     for path in (ROOT / folder).rglob("*")
     if "__pycache__" not in path.parts
 ]

@@ -247,7 +247,14 @@ UNWELCOME = re.compile(
     r"\b(whoever|whomever|nobody|somebody|anybody|everybody|he|him|his|she|her|anew|carriage|bygone)\b",
     re.IGNORECASE,
 )
-GUIDES = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/README.md"]
+GUIDES = [
+    "README.md",
+    "DESIGN.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "tests/README.md",
+    "docs/installing.md",
+]
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:

@@ -27,7 +27,7 @@ from bcached.units import SECTOR_BYTES, format_size
     )
     + "\n\nExit status, as fsck's: 0 sound, 4 errors found, 8 could not be checked, 16 usage.",
 )
-@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
+@click.argument("devices", metavar="DEVICE...", type=click.Path(), nargs=-1, required=True)
 @pass_options
 def check(options: GlobalOptions, devices: tuple[str, ...]) -> None:
     """Check everything on DEVICE, also one that the kernel wrote, and change nothing.

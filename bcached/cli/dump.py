@@ -34,7 +34,7 @@ TYPES = ("superblock", "journal_entry", "prio_set", "node", "key", "volume", "bu
         "bcachectl dump --only bucket cache.img | jq -s 'group_by(.use) | map([.[0].use, length])'",
     )
 )
-@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
+@click.argument("devices", metavar="DEVICE...", type=click.Path(), nargs=-1, required=True)
 @click.option(
     "--only",
     metavar="TYPE",

@@ -9,6 +9,7 @@ import importlib
 from typing import NamedTuple, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from bcached import __version__
 from bcached.cli.examples import examples
@@ -79,6 +80,15 @@ class Verbs(click.Group):
         command: click.Command = getattr(importlib.import_module(f"bcached.cli.{verb.module}"), verb.command)
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Returns verbs or options that begin so; like --help, without importing any."""
+        verbs = [
+            CompletionItem(name, help=verb.summary)
+            for name, verb in VERBS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of verbs for --help, without importing any."""
         del ctx
@@ -120,6 +130,7 @@ def _fail(message: str) -> NoReturn:
 @click.option(
     "--socket",
     metavar="PATH",
+    type=click.Path(),
     default=DEFAULT_SOCKET,
     envvar=SOCKET_VARIABLE,
     show_default=True,

@@ -29,7 +29,7 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
         "bcachectl make -n --force /dev/sdx /dev/sdy",
     )
 )
-@click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
+@click.argument("devices", metavar="DEVICE...", type=click.Path(), nargs=-1, required=True)
 @click.option(
     "-b",
     "--bucket",

@@ -53,7 +53,7 @@ class Repair:
     + "\n\nExit status, as fsck's: 0 sound, 1 corrected, 4 errors remain, 8 could not be done, "
     "16 usage.",
 )
-@click.argument("devices", metavar="CACHE...", nargs=-1, required=True)
+@click.argument("devices", metavar="CACHE...", type=click.Path(), nargs=-1, required=True)
 @click.option(
     "--clear-journal-behind",
     "seq",

@@ -53,7 +53,7 @@ class Shown:
 
 
 @click.command
-@click.argument("device")
+@click.argument("device", type=click.Path())
 @pass_options
 def show(options: GlobalOptions, device: str) -> None:
     """Print the superblock of DEVICE, a cache or backing device, in the format of bcache-super-show.

@@ -9,16 +9,33 @@ import bcached
 from bcached.service.settings.config import DEFAULT_PATH
 
 DESCRIPTORS_BESIDE_CLIENTS = 256
+SIGNALS_AND_STATUS = """\
+Signals: SIGTERM and SIGINT stop it cleanly within five seconds. SIGHUP reloads the configuration.
+
+Exit status: 0 stopped cleanly, 1 failed (the log says why), 2 wrong usage or an invalid configuration.
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command line; its help is also the text of the man page."""
+    parser = argparse.ArgumentParser(
+        prog="bcached",
+        description=bcached.__doc__,
+        epilog=SIGNALS_AND_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", default=DEFAULT_PATH, help="the configuration; default: %(default)s"
+    )
+    parser.add_argument("--check-config", action="store_true", help="print the settings in effect, and exit")
+    parser.add_argument("--quiet", action="store_true", help="with --check-config: print only errors")
+    parser.add_argument("--version", action="version", version=f"bcached {bcached.__version__}")
+    return parser
 
 
 def parse_arguments() -> argparse.Namespace:
     """Returns the parsed command line; wrong usage exits with status 2."""
-    parser = argparse.ArgumentParser(prog="bcached", description=bcached.__doc__)
-    parser.add_argument("--config", metavar="FILE", default=DEFAULT_PATH, help="default: %(default)s")
-    parser.add_argument("--check-config", action="store_true", help="print the settings in effect, and exit")
-    parser.add_argument("--quiet", action="store_true", help="with --check-config: print only errors")
-    parser.add_argument("--version", action="version", version=f"bcached {bcached.__version__}")
-    return parser.parse_args()
+    return argument_parser().parse_args()
 
 
 def allow_descriptors(connections: int) -> None:

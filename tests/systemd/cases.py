@@ -171,6 +171,28 @@ def second_set(machine: Container) -> None:
     assert machine.property(SERVICE, "ActiveState") == "active"
 
 
+def upgraded(machine: Container) -> None:
+    """A second `make install` leaves a daemon that runs alone; a restart takes the new program."""
+    pid, before = main_pid(machine), fetched(machine)
+    machine.run("sed -i 's/^__version__ = .*/__version__ = \"9.9.9\"/' bcached/__init__.py", user=OPERATOR)
+    machine.run("sudo make install", user=OPERATOR, within_s=600)
+    assert machine.run("find /checkout -user root").strip() == "", "all in the checkout is the operator's"
+    assert main_pid(machine) == pid
+    assert fetched(machine) == before
+    machine.run(f"systemctl daemon-reload && systemctl restart {SERVICE}")
+    assert fetched(machine) == before
+    assert 'version="9.9.9"' in machine.run("curl -s http://127.0.0.1:9712/metrics")
+
+
+def uninstalled(machine: Container) -> None:
+    """docs/installing.md's last block removes the program and leaves configuration and images."""
+    for command in readme.blocks("Removing it", readme.INSTALLING.read_text())[0]:
+        machine.run(command, user=OPERATOR)
+    assert machine.run("ls /opt").strip() == ""
+    assert machine.run("systemctl list-unit-files 'bcached*' --no-legend").strip() == ""
+    machine.run("test -e /var/lib/bcached/cache.img && test -e /etc/bcached/bcached.toml")
+
+
 CASES = {
     "install": Case("README's commands bring it up", install),
     "clients": Case("members work, strangers do not get in", clients),
@@ -182,6 +204,8 @@ CASES = {
     "wrong-configuration": Case("a start with a wrong file is tried once", wrong_configuration),
     "stop": Case("stop is clean; the sockets decide whether it lasts", stop),
     "second-set": Case("the template serves another set", second_set),
+    "upgraded": Case("a second install replaces a program that runs", upgraded),
+    "uninstalled": Case("an uninstall leaves configuration and images", uninstalled),
 }
 
 

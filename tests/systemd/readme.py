@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 
 README = Path(__file__).parents[2] / "README.md"
+INSTALLING = README.parent / "docs" / "installing.md"
 BLOCK = re.compile(r"(?ms)^```\n(.*?)^```$")
 
 
 def section(name: str, text: str) -> str:
     """A section's text."""
     parts = text.split(f"\n## {name}\n")
-    assert len(parts) == 2, f"README has no section {name}"
+    assert len(parts) == 2, f"there is no section {name}"
     return parts[1].split("\n## ")[0]
 
 

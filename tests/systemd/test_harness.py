@@ -29,7 +29,7 @@ def test_readme_says_how_to_install_start_and_add_a_set() -> None:
 
 
 def test_a_missing_section_is_told() -> None:
-    with pytest.raises(AssertionError, match="README has no section Elsewhere"):
+    with pytest.raises(AssertionError, match="there is no section Elsewhere"):
         readme.blocks("Elsewhere")
 
 
