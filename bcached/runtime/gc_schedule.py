@@ -16,13 +16,14 @@ class GcSchedule:
 
     def __init__(self, conditions: Conditions, volume_sectors: int) -> None:
         self.markings = 0  # completed ones
-        self.is_marking = False
+        self.is_marking = False  # a part of the round
         self.rounds = 0  # completed ones
         self.in_round = False
         self.wanted: str | None = None  # the trigger of the requested collection
         self.runs = dict.fromkeys(GC_TRIGGERS, 0)  # completed markings by trigger
         self.evacuations_wanted: set[Member] = set()
-        self.evacuating: Member | None = None
+        self.evacuating: Member | None = None  # by the evacuator
+        # Sectors of new data until traffic requests a collection; below 0 it has.
         self.sectors_to_next = self._interval = max(volume_sectors // TRAFFIC_PART, 1)
         self._conditions = conditions
 

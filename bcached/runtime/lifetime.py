@@ -112,13 +112,13 @@ class SetRun:
     def __init__(self, options: SetOptions, warn: Callable[[str], None]) -> None:
         self.options = options
         self._warn = warn
-        self.number = secrets.randbits(63) | 1
+        self.number = secrets.randbits(63) | 1  # names the run in leases and in the mapped gens
         self._lock: SetLock | None = None
         self._set: CacheSet | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._background: list[asyncio.Task[None]] = []
-        self._files: list[MappedFile] = []
+        self._tasks: set[asyncio.Task[Any]] = set()  # those that an orderly stop waits for
+        self._background: list[asyncio.Task[None]] = []  # those that it cancels
+        self._files: list[MappedFile] = []  # of the mapped gens, by member
         self._maps: list[GenMap] = []
 
     async def begin(self, found: SetFound, progress: Callable[[str], None]) -> CacheSet:

@@ -55,11 +55,12 @@ class WaitQueue:
         self.limit = limit
         self.total = 0
         self.waits = Histogram(WAIT_BOUNDS_S)
+        # Requests that got nothing, by reason.
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, deque[Waiter]] = {reserve: deque() for reserve in Reserve}
-        self._of_holder: dict[Holder, dict[Waiter, None]] = {}
+        self._of_holder: dict[Holder, dict[Waiter, None]] = {}  # of connections: all end with theirs
         self._turned_away: set[Reserve] = set()  # with requests refused since buckets arrived last
-        self._refusal: RequestError | None = None
+        self._refusal: RequestError | None = None  # why no request may wait any more
         self._on_change = on_change
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
         self._loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ class Allocator:
 
     def __init__(self, member: Member, sectors: SectorAllocator, shared: Shared) -> None:
         self.member = member
-        self.steps = dict.fromkeys(Step, 0)
+        self.steps = dict.fromkeys(Step, 0)  # how often each was taken
         self._cache = member.cache
         self._sectors = sectors
         self._shared = shared

@@ -46,7 +46,7 @@ class EvacuationRound:
     """One evacuation of a member: the buckets to be emptied, with their state when it was planned."""
 
     def __init__(self, cache: MemberBuckets, planned: Evacuation) -> None:
-        self.emptied = 0
+        self.emptied = 0  # buckets without dirty data now
         self.stuck = 0  # buckets out of which nothing could be moved
         self.device = cache.device
         self._cache = cache

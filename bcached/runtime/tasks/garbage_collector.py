@@ -41,7 +41,7 @@ class GarbageCollector:
         self.durations = Histogram(WRITE_BOUNDS_S)  # of markings
         self.mover = mover
         self.evacuator = evacuator
-        self._pacer = Pacer(self, shared)
+        self._pacer = Pacer(self, shared)  # of all parts: they run one after the other, as this task
         self.stale_keys = StaleKeyRemover(index, [member.cache for member in members], self._pacer)
         self.marker = Marker(
             members, journal, index, holders, self.stale_keys, self._pacer, shared, before_gens_count

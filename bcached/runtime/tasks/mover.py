@@ -50,7 +50,7 @@ class Mover:
     """Moves keys; holder owns the copies until they are committed."""
 
     def __init__(self, members: list[Member], sectors: SectorAllocator, index: Index, shared: Shared) -> None:
-        self.moved_sectors = 0
+        self.moved_sectors = 0  # whose keys name the copy now
         self.buckets_taken: Counter[int] = Counter()  # for copies, by member
         self.own_changes = [(0, 0) for _ in members]  # its share of the changes that evacuations depend on
         self.copies_lacking = 1  # of the last key without space

@@ -37,7 +37,7 @@ class MovingCollector:
         """Make one pass over the index for the buckets worth emptying now; the collection paces it."""
         shared = self._shared
         with self._mover.at_work():
-            chosen = [await shared.run_sliced(_choose(cache)) for cache in self._caches]
+            chosen = [await shared.run_sliced(choose(cache)) for cache in self._caches]
             if any(buckets.any() for buckets in chosen):
                 await self._move_out_of(chosen, pacer)
 
@@ -62,7 +62,7 @@ class MovingCollector:
         return list(leaf.live.keys_at(sorted(numbers)))
 
 
-def _choose(cache: MemberBuckets) -> Generator[None, None, Bools]:
+def choose(cache: MemberBuckets) -> Generator[None, None, Bools]:
     """Returns the emptiest buckets whose data fits into the reserve; none if that would free no bucket."""
     table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
     reserve = len(cache.reserves.lists[Reserve.MOVINGGC])
