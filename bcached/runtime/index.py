@@ -6,19 +6,17 @@ it durable waits for its journal entry.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import Container, Sequence
 
 from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, RequestError
 from bcached.format import bkey
 from bcached.format.bkey import HEAD_WORDS
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, Key
 from bcached.runtime.index_writer import IndexWriter, as_device_failed
+from bcached.runtime.inode_keys import InodeKeys
 from bcached.runtime.shared import Shared
-from bcached.state.accounting.index_health import IndexHealth, names_data
-from bcached.state.accounting.leaf_pointers import dirty_sectors
-from bcached.state.index.extents import NO_LIMIT
+from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.index.key_ranges import cut_to, spans_of, words_of
-from bcached.state.index.node import Leaf
 from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -36,6 +34,7 @@ class Index:
         self.health = health
         self.nodes = changes.nodes
         self.write_back = changes.write_back
+        self.inode_keys = InodeKeys(changes.nodes, sectors.caches, shared)
         self._tree = changes.nodes.tree
         self._journal = changes.journal
         self._sectors = sectors
@@ -219,37 +218,6 @@ class Index:
                 seq = self.changes.change(deletions)
             await asyncio.sleep(0)
         return dropped, seq
-
-    async def dirty_sectors(self, inode: int) -> int:
-        """Returns the number of a volume's dirty sectors."""
-        count = 0
-        async for leaf in self._leaves_of(inode):
-            count += dirty_sectors(leaf, inode)
-        return count
-
-    async def names_data(self, inode: int) -> bool:
-        """Whether an inode has keys that are live or dirty."""
-        async for leaf in self._leaves_of(inode):
-            if names_data(leaf, inode, self._sectors.caches):
-                return True
-        return False
-
-    async def has_keys(self, inode: int) -> bool:
-        """Whether an inode has any keys, stale ones included."""
-        async for leaf in self._leaves_of(inode):
-            if leaf.live.lookup(inode, 0, NO_LIMIT, 1):
-                return True
-        return False
-
-    async def _leaves_of(self, inode: int) -> AsyncIterator[Leaf]:
-        """Yields the leaves that may hold keys of an inode, in order, each valid until the next await."""
-        start = 0
-        while start < bkey.END_MAX:
-            with as_device_failed(self._shared):
-                leaf = await self.nodes.leaf_at(inode, start)
-            yield leaf
-            start = min(leaf.end_within(inode), bkey.END_MAX)
-            await asyncio.sleep(0)  # all may be in memory, so that no await suspends
 
     async def drop_volume(self, inode: int, timeout_s: float) -> None:
         """Drop all keys of a volume, durably; no request adds any at this point.

@@ -94,7 +94,7 @@ class Volumes:
         No keys are added to an inode without a volume, so the result stays valid.
         """
         for inode in self._table.free_inodes():
-            if not await self._index.names_data(inode):
+            if not await self._index.inode_keys.names_data(inode):
                 return inode
         raise LimitExceeded("volumes", len(self._table.entries) + 1)
 
@@ -110,7 +110,7 @@ class Volumes:
 
         async def change() -> None:
             has_slot = self._table.is_taken(inode)
-            if not has_slot and not await self._index.has_keys(inode):
+            if not has_slot and not await self._index.inode_keys.has_any(inode):
                 raise NoSuchVolume(inode)
             if not force:
                 await self._refuse_if_dirty(inode)  # before, so that a refused volume stays usable
@@ -129,7 +129,7 @@ class Volumes:
         await self._run(change)
 
     async def _refuse_if_dirty(self, inode: int) -> None:
-        dirty_sectors = await self._index.dirty_sectors(inode)
+        dirty_sectors = await self._index.inode_keys.dirty_sectors(inode)
         if dirty_sectors:
             raise VolumeInUse(inode, dirty_sectors)
 

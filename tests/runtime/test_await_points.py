@@ -93,7 +93,7 @@ NOT_PASSED = {
     "words_of([new]), timeout_s)": "moving finds its leaf loaded and the journal ready, nearly always",
     "await self._shared.queue.submit(work, FOREVER_S, first=True)": "test_index.py",
     "await asyncio.sleep(0)  # all of it may": "test_large_trees.py looks through leaves that hold nothing",
-    "await self.nodes.leaf_at(inode, start)": "what iterates over an async generator shows none of its waits",
+    "await self._nodes.leaf_at(inode, start)": "a loop over an async generator shows none of its waits",
     "await asyncio.sleep(0)  # all may": "the same",
     "device, bucket = await": "test_volumes.py takes all buckets for metadata away",
 }

@@ -238,7 +238,7 @@ async def test_a_volume_s_keys_go_that_lie_beyond_what_clients_may_name(tmp_path
         for offset in (OFFSET_MAX, bkey.END_MAX - 8):
             ((key,),) = await story.cache_set.allocations.allocate(story.holder, [extent(8)], 1.0)
             index._commit(story.holder, [Key(0, offset, 8, True, key.pointers)])
-        assert await index.dirty_sectors(0) == 16
+        assert await index.inode_keys.dirty_sectors(0) == 16
         await story.cache_set.volumes.delete(0, force=True)
         assert await story.cache_set.volumes.create("again") == 0
         assert (await story.cache_set.lookups.lookup(LookupRequest(0, 0, bkey.END_MAX))).keys == []

@@ -344,7 +344,7 @@ async def test_what_goes_through_all_of_a_volume_in_memory_lets_the_loop_turn(tm
         await asyncio.sleep(0)
         leaves, turns = len(index.nodes.tree.leaves), 0
         assert leaves > 4
-        assert await index.dirty_sectors(0) == 3_000
+        assert await index.inode_keys.dirty_sectors(0) == 3_000
         assert turns >= leaves
         turns = 0
         assert (await index.invalidate(0, 0, 1 << 20, 10.0))[0] == 3_000

@@ -78,7 +78,7 @@ def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, NumberColumn] | None:
     words: WordColumn = np.frombuffer(b"".join(bsets), "<u8")
     # If the first key has one pointer, the second begins three words behind it, and so on.
     heads, ends, pointers = (np.ascontiguousarray(column) for column in words.reshape(-1, 3).T)
-    if not bool((KEY_PTRS.of_column(heads) == 1).all()):
+    if not bool(((heads & np.uint64(KEY_PTRS.mask)) == np.uint64(KEY_PTRS.put(0, 1))).all()):
         return None
     return Columns(heads, ends, pointers), np.cumsum(sizes) // (WORDS_WITH_POINTER * WORD_BYTES)
 

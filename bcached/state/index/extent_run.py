@@ -19,10 +19,7 @@ from bcached.state.index.key_words import (
     SECTOR_SHIFT,
     SIZE_LIMIT,
     SIZE_SHIFT,
-    moved,
     pointer_count,
-    resized,
-    sectors_of,
 )
 
 
@@ -63,7 +60,7 @@ class Run:
 
     def keys(self) -> Iterator[Key]:
         """All extents as keys."""
-        return map(self.key, range(len(self.ends)))
+        return iter(self.keys_in(0, len(self.ends)))
 
     def keys_in(self, first: int, behind: int) -> list[Key]:
         """Returns the extents from first on as keys, up to the one before behind."""
@@ -80,12 +77,12 @@ class Run:
     def piece(self, index: int, start: int, end: int) -> Key:
         """Returns the part of an extent in [start, end), which it overlaps, as a key."""
         head, last, words = self.heads[index], self.ends[index], self.words(index)
-        skipped = start - last + sectors_of(head)
+        skipped = start - last + (head >> SIZE_SHIFT & SIZE_LIMIT)
         if skipped > 0:
-            head = resized(head, -skipped)
-            words = tuple([moved(word, skipped) for word in words])
+            head -= skipped << SIZE_SHIFT
+            words = tuple([word + (skipped << SECTOR_SHIFT) for word in words])
         if last > end:
-            head = resized(head, end - last)
+            head -= (last - end) << SIZE_SHIFT
             last = end
         return key_of_words(head, last, words)
 
@@ -175,22 +172,20 @@ class Run:
 
     def _cut_front(self, index: int, start: int) -> None:
         """Move an extent's first sector up, and its pointers with it (kernel: bch_cut_front)."""
-        head = self.heads[index]
         skipped = start - self.start(index)
-        assert 0 < skipped < sectors_of(head)
-        self.heads[index] = resized(head, -skipped)
-        for column in self.pointers[: pointer_count(head)]:
-            column[index] = moved(column[index], skipped)
+        count = self.heads[index] >> COUNT_SHIFT & COUNT_LIMIT
+        self.heads[index] -= skipped << SIZE_SHIFT
+        for column in self.pointers[:count]:
+            column[index] += skipped << SECTOR_SHIFT
 
     def _cut_back(self, index: int, end: int) -> None:
         """Move an extent's end down (kernel: bch_cut_back)."""
-        assert self.start(index) < end <= self.ends[index]
-        self.heads[index] = resized(self.heads[index], end - self.ends[index])
+        self.heads[index] -= (self.ends[index] - end) << SIZE_SHIFT
         self.ends[index] = end
 
     def _delete(self, first: int, behind: int) -> None:
         for head in self.heads[first:behind]:
-            self.word_count -= HEAD_WORDS + pointer_count(head)
+            self.word_count -= HEAD_WORDS + (head >> COUNT_SHIFT & COUNT_LIMIT)
         if first < behind:
             del self.ends[first:behind], self.heads[first:behind]
             for column in self.pointers:
