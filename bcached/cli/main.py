@@ -15,10 +15,24 @@ from bcached import __version__
 from bcached.cli.examples import examples
 from bcached.cli.global_options import DEFAULT_SOCKET, SOCKET_VARIABLE, GlobalOptions
 from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
-from bcached.errors import BcachedError, NoFreeBuckets, VolumeInUse
+from bcached.errors import (
+    BcachedError,
+    DeviceFailed,
+    NoFreeBuckets,
+    NoSuchVolume,
+    PermissionDenied,
+    ShuttingDown,
+    StaleKey,
+    VolumeInUse,
+)
 
 HINTS: dict[type[Exception], str] = {
+    DeviceFailed: "the daemon is stopping, and its log says more",
     NoFreeBuckets: "bcachectl explain says why",
+    NoSuchVolume: "bcachectl volume list prints them all",
+    PermissionDenied: "[access] in the daemon's configuration grants roles",
+    ShuttingDown: "try again once it has started",
+    StaleKey: "look the key up again",
     VolumeInUse: "--force drops them, too",
 }
 

@@ -12,11 +12,9 @@ from typing import Protocol
 
 from bcached.client.data_paths import DataPaths
 from bcached.client.forks import end_in_children
-from bcached.client.gens import Gens, Instant
+from bcached.client.gens import Gens
 from bcached.client.lease import Lease
 from bcached.errors import ClientClosed, ConnectionLost, ForkedClient
-from bcached.keys import Key, Pointer
-from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import Description, GenMapFile
 
 SOCKET_PATH = "/run/bcached/io.bcached"
@@ -24,7 +22,7 @@ NOT_ENTERED = "it is made by `with` or `async with`, or by connect()"
 WRITER_ROLES = ("allocator", "admin")
 
 
-class Connected(Protocol):
+class Connection(Protocol):
     """The connection of either client."""
 
     @property
@@ -36,22 +34,26 @@ class Connected(Protocol):
 
 
 class Attachment:
-    """Everything that is valid only while the connection is open. Thread-safe."""
+    """Everything that is valid only while the connection is open. Thread-safe.
+
+    Its methods are those of four steps of one life, which share the lock: it is checked before each call,
+    begun once, notes each transfer, and ends.
+    """
 
     def __init__(self, path: str, *, direct: bool) -> None:
         self.path = path
         self.direct = direct
-        self.connected: Connected | None = None
-        self.data: DataPaths
-        self.gens: Gens | None = None
-        self._pid = 0
-        self._is_open = False
-        self._is_closed = False
+        self.connection: Connection | None = None  # kept after its end: it knows whether it is open
+        self.data: DataPaths  # of every member, from `begin` on
+        self.gens: Gens | None = None  # mapped when first needed
+        self._pid = 0  # the process that connected; 0 before that
+        self._is_open = False  # connected, and not closed by the caller
+        self._is_closed = False  # closed by the caller, for good
         self._description: Description | None = None
-        self._lease: Lease | None = None
+        self._lease: Lease | None = None  # of a client that may write
         self._lock = threading.RLock()  # reentrant, so that a signal handler does not wait for it
-        self._writes: set[object] = set()  # in flight
-        self._reads: set[object] = set()
+        self._writes: set[object] = set()  # in flight: the lease is kept for them
+        self._reads: set[object] = set()  # in flight: the data paths are kept open for them
 
     # Whether the client may be used
 
@@ -59,19 +61,19 @@ class Attachment:
         """Raises ForkedClient, ClientClosed or ConnectionLost unless the client is usable in this process."""
         if self._is_open and os.getpid() == self._pid:
             return
-        self.check_process()
+        self._check_process()
         if self._is_closed:
             raise ClientClosed(self.path)
         raise ConnectionLost(self.path, NOT_ENTERED)
 
-    def check_process(self) -> None:
+    def _check_process(self) -> None:
         """Raises ForkedClient in any process but the one that connected."""
         if self.is_foreign:
             raise ForkedClient(self.path, self._pid, os.getpid())
 
     def check_new(self) -> None:
         """Raises an error if the client cannot be connected: it belongs to another process, or was closed."""
-        self.check_process()
+        self._check_process()
         if self._is_closed:
             raise ClientClosed(self.path)
 
@@ -89,18 +91,18 @@ class Attachment:
     def is_connected(self) -> bool:
         """Whether the connection is open and belongs to this process."""
         mine = self._is_open and os.getpid() == self._pid
-        return mine and self.connected is not None and self.connected.is_connected
+        return mine and self.connection is not None and self.connection.is_connected
 
     # Beginning and end
 
-    def begin(self, connected: Connected, description: Description) -> None:
+    def begin(self, connection: Connection, description: Description) -> None:
         """Take the lease if the role permits writes; from here on the client can be used."""
         self._pid = os.getpid()
         if description.role in WRITER_ROLES:
             self._lease = Lease(description.lease_path)
         self.data = DataPaths(description.devices, direct=self.direct)
         self._description = description
-        self.connected = connected
+        self.connection = connection
         self._is_open = True
         end_in_children(self)
 
@@ -132,11 +134,6 @@ class Attachment:
         if self._description is None:
             raise ConnectionLost(self.path, NOT_ENTERED)
         return self._description
-
-    @property
-    def block_bytes(self) -> int:
-        """Returns the unit of writes."""
-        return self.description.devices[0].block_sectors * SECTOR_BYTES
 
     # Transfers
 
@@ -173,8 +170,8 @@ class Attachment:
 
     def send_oneway(self, message: bytes) -> None:
         """Send a oneway request, if the connection is open and ours."""
-        if self._is_open and not self.is_foreign and self.connected is not None:
-            self.connected.send_oneway(message)
+        if self._is_open and not self.is_foreign and self.connection is not None:
+            self.connection.send_oneway(message)
 
     # Gens
 
@@ -183,8 +180,3 @@ class Attachment:
         if self.gens is None:
             self.gens = Gens(files, self.description.devices)
         return self.gens
-
-    def current(self, gens: Gens, key: Key, since: Instant) -> tuple[Pointer, ...]:
-        """Returns the key's pointers that are valid now, if it was valid then. Call it after the read."""
-        good = gens.current(key, since)
-        return good if self.is_connected else ()

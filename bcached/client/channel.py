@@ -25,19 +25,22 @@ CLOSING_S = 1.0  # how long a daemon may take to read the last requests
 
 
 class Channel(asyncio.BufferedProtocol):
-    """The client's end of one connection; `lost` is done, with None, once it is closed."""
+    """The client's end of one connection; `lost` is done, with None, once it is closed.
+
+    Six of its methods are the transport's callbacks.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._exchange = Exchange(path)
         self._loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[None] = self._loop.create_future()
-        self._reason = "closed by the daemon"
-        self._transport: asyncio.Transport | None = None
-        self._descriptor = -1
-        self._is_flushing = False
+        self._reason = "closed by the daemon"  # why it ended, for the callers, unless another reason is known
+        self._transport: asyncio.Transport | None = None  # while it is open
+        self._descriptor = -1  # the transport's
+        self._is_flushing = False  # a flush is scheduled
         self._received = memoryview(bytearray(RECEIVE_BYTES))
-        self._writable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None  # done when the daemon has read; None if it reads
         self._writing_lock = asyncio.Lock()  # held by the first caller that waits for that
         self._poll = select.poll()
 

@@ -51,6 +51,9 @@ def _runs_plan(
 class Client:
     """A connection to the daemon and its state.
 
+    It has a method for each of the socket's, made from protocol/verbs.py, and for each operation of several
+    steps (store, fetch), made from the plans beside it: most of its methods are one line each.
+
     Calls may be made concurrently: they are pipelined, and start in the order they were made. A client whose
     role is below allocator takes no lease and cannot write. patience_s is how long to wait for a daemon that
     is not running, as during a restart. With direct=False data goes through the page cache, which needs
@@ -61,7 +64,7 @@ class Client:
         self.path = path
         self._patience_s = patience_s
         self._at = Attachment(path, direct=direct)
-        self._channel: Channel
+        self._channel: Channel  # once connected
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="bcached-client")
 
     async def __aenter__(self) -> Self:

@@ -9,7 +9,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import VERBS, Verbs, bcachectl
-from bcached.errors import BcachedError, NoFreeBuckets, VolumeInUse
+from bcached.errors import (
+    BcachedError,
+    NoFreeBuckets,
+    NoSuchVolume,
+    PermissionDenied,
+    ShuttingDown,
+    VolumeInUse,
+)
 
 
 def run(*arguments: str, **options: object) -> Result:
@@ -107,6 +114,9 @@ def test_the_environment_names_the_socket_and_the_option_wins(tmp_path: Path) ->
     ("error", "told"),
     [
         (BcachedError("one\ntwo"), "bcachectl: one two"),
+        (NoSuchVolume(7), "no volume has inode 7; bcachectl volume list prints them all"),
+        (PermissionDenied("admin"), "needs role admin; [access] in the daemon's configuration grants roles"),
+        (ShuttingDown(), "the daemon is stopping; try again once it has started"),
         (VolumeInUse(3, 8), "volume 3 holds 8 dirty sectors; --force drops them, too"),
         (NoFreeBuckets("none", 7), "no free bucket in reserve none after 7 ms; bcachectl explain says why"),
         (FileNotFoundError(2, "No such file or directory", "/x"), "No such file or directory: '/x'"),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from bcached.client.attachment import Attachment
 from bcached.client.gens import Gens, Instant
 from bcached.client.protocol import verbs
-from bcached.client.protocol.plans import Plan, mapped_gens
+from bcached.client.protocol.plans import Plan, mapped_gens, valid_pointers
 from bcached.client.protocol.transfers import Reads
 from bcached.errors import StaleKey
 from bcached.keys import Key, Pointer
@@ -39,7 +39,7 @@ def fetch(
     if len(found.keys) == 1 and found.next is None:  # the common case
         (key,) = found.keys
         (data,) = yield Reads(((key.pointers[0], key.sectors),))
-        if key.pointers[0] in at.current(gens, key, since):
+        if key.pointers[0] in valid_pointers(at, gens, key, since):
             return (Piece(key.offset, data),)
     (pieces,) = yield from _fetch(at, [Lookup(inode, offset, sectors, touch=touch)], found, since)
     return pieces
@@ -89,7 +89,7 @@ def _fetch(
         reads = [(pointer, key.sectors) for pointer, (_, _, key) in zip(pointers, keys, strict=True)]
         read = (yield Reads(reads)) if reads else ()
         for (number, request, key), pointer, data in zip(keys, pointers, read, strict=True):
-            if pointer in at.current(gens, key, since):
+            if pointer in valid_pointers(at, gens, key, since):
                 pieces[number].append(Piece(key.offset, data))
                 tries = TRIES
                 continue
@@ -110,7 +110,7 @@ def _look_up(at: Attachment, batch: Sequence[tuple[int, Lookup]]) -> Plan[Sequen
 
 def _best_pointer(at: Attachment, gens: Gens, key: Key, since: Instant) -> Pointer:
     """Returns a pointer that is valid now, if there is a choice."""
-    good = at.current(gens, key, since) if len(key.pointers) > 1 else ()
+    good = valid_pointers(at, gens, key, since) if len(key.pointers) > 1 else ()
     return good[0] if good else key.pointers[0]
 
 

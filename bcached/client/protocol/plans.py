@@ -39,7 +39,13 @@ def now(at: Attachment) -> Plan[Instant]:
 
 def current_pointers(at: Attachment, key: Key, since: Instant) -> Plan[tuple[Pointer, ...]]:
     """Returns the key's pointers that are valid now."""
-    return at.current((yield from mapped_gens(at)), key, since)
+    return valid_pointers(at, (yield from mapped_gens(at)), key, since)
+
+
+def valid_pointers(at: Attachment, gens: Gens, key: Key, since: Instant) -> tuple[Pointer, ...]:
+    """Returns the key's pointers that are valid now, if it was valid then. Call it after the read."""
+    good = gens.current(key, since)
+    return good if at.is_connected else ()
 
 
 def is_current(at: Attachment, key: Key, since: Instant) -> Plan[bool]:

@@ -111,8 +111,9 @@ def _store(at: Attachment, items: Iterable[Item], options: Options) -> Plan[int]
 
 def _checked(at: Attachment, inode: int, offset: int, data: Data) -> Part:
     view = memoryview(data).cast("B")
-    if not view.nbytes or view.nbytes % at.block_bytes:
-        raise ValueError(f"the set's blocks have {at.block_bytes} bytes, the data {view.nbytes}")
+    block_bytes = at.description.devices[0].block_sectors * SECTOR_BYTES
+    if not view.nbytes or view.nbytes % block_bytes:
+        raise ValueError(f"the set's blocks have {block_bytes} bytes, the data {view.nbytes}")
     return Part(inode, offset, view)
 
 

@@ -98,7 +98,7 @@ class Administration:
         try:
             uuid = None if request.uuid is None else UUID(request.uuid)
         except ValueError:
-            raise InvalidParameter("uuid", "expected a uuid") from None
+            raise InvalidParameter("uuid", f"expected a uuid, found {request.uuid!r}") from None
         return Later(self._set.volumes.create(request.label, request.sectors or 0, uuid), messages.NewVolume)
 
     def delete_volume(self, _session: Session, request: messages.DeleteVolume) -> Outcome:

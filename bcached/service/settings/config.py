@@ -124,7 +124,7 @@ def read_trusted(path: str) -> bytes:
     Root refuses a file its group may write; other users only a world-writable one (their umask is often 002).
     """
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ConfigError(f"{path}: expected a regular file")
+        raise ConfigError(f"{path}: expected a regular file, found another file type")
     with open(path, "rb") as file:
         status = os.fstat(file.fileno())
         untrusted = stat.S_IWOTH | (stat.S_IWGRP if os.geteuid() == 0 else 0)

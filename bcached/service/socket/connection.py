@@ -42,7 +42,10 @@ class ConnectionServer(pipeline.PipelineServer, Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """The daemon's end of one connection."""
+    """The daemon's end of one connection.
+
+    It has three owners, with a few methods for each: the transport, the server, the account of buffers.
+    """
 
     def __init__(self, server: ConnectionServer, session: Session, message_bytes: int) -> None:
         self.session = session
@@ -51,15 +54,15 @@ class Connection(asyncio.Protocol):
         self._pipeline = RequestPipeline(server, session, self._resume)
         self._slots = self._pipeline.slots
         self._frames = Frames(NO_ROLE_BYTES if self.has_no_role else message_bytes)
-        self._backlog = Backlog()
+        self._backlog = Backlog()  # received, and cannot run yet
         self._final_refusal: RequestError | None = None  # the refusal sent after all other replies
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport | None = None  # from connection_made to connection_lost
         self._reading_paused = False
         self._ending = False  # nothing more is read; closed once all replies are sent
         self._is_noted = False  # the account has an entry for it
         self._partial_begun = -1  # the number of the incomplete message seen by the last sweep
-        self._partial_since_ns = 0
-        self._write_paused_since_ns = 0
+        self._partial_since_ns = 0  # since when that message, or a later one, is incomplete
+        self._write_paused_since_ns = 0  # since when the peer does not read
 
     # What the transport calls
 

@@ -241,7 +241,7 @@ class RequestPipeline:
         if self.session.role < operation.role:
             raise PermissionDenied(operation.role.label)
         if request.upgrade:
-            raise InvalidParameter("upgrade", "no method of this service upgrades a connection")
+            raise InvalidParameter("upgrade", "expected false: no method upgrades a connection")
         if operation.streams and (request.oneway or not request.more):
             raise ExpectedMore  # a stream without a reader would never end
         if self._server.draining and (operation.changes or operation.streams):

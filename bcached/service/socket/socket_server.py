@@ -74,18 +74,18 @@ class SocketServer:
     def __init__(self, service: Service, access: Access, limits: SocketLimits) -> None:
         self.counts = RequestCounts()
         self.buffers = Buffers(limits.buffer_bytes, limits.connections)
-        self.draining = False
+        self.draining = False  # no new connections and no changes
         self._service = service
         self._access = access
         self._limits = limits
         self._connections: set[Connection] = set()
-        self._acceptors: list[Acceptor] = []
+        self._acceptors: list[Acceptor] = []  # one for each listening socket
         self._tasks = asyncio.TaskGroup()
-        self._children: set[asyncio.Task[None]] = set()
-        self._failure: asyncio.Future[None] | None = None
-        self._all_closed: asyncio.Future[None] | None = None
-        self._sweeping: asyncio.TimerHandle | None = None
-        self._next_trim_s = 0.0
+        self._children: set[asyncio.Task[None]] = set()  # those of the group, cancelled at the end
+        self._failure: asyncio.Future[None] | None = None  # gets the first bug, which ends the group
+        self._all_closed: asyncio.Future[None] | None = None  # at the end: done with the last connection
+        self._sweeping: asyncio.TimerHandle | None = None  # until the next sweep
+        self._next_trim_s = 0.0  # not before that time memory is released to the system again
 
     async def __aenter__(self) -> Self:
         """Start; nothing listens yet."""
