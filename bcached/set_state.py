@@ -40,7 +40,7 @@ BUCKET_STATES = (
     "empty",
 )
 RESERVES = ("btree", "prio", "movinggc", "none")
-POLICIES = tuple(policy.name.lower() for policy in Replacement)
+POLICY_NAMES = tuple(policy.name.lower() for policy in Replacement)
 FAILURE_REASONS = ("timeout", "no_wait", "limit", "cancelled")
 GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
 CHECKED_STRUCTURES = ("superblock", "jset", "prio_set", "bset")  # the uuid table has no checksum
@@ -101,7 +101,7 @@ class MemberState(Struct, frozen=True, gc=False):
             "bcached_bucket_invalidations",
             "Buckets whose cached data was dropped.",
             label="policy",
-            known=POLICIES,
+            known=POLICY_NAMES,
         ),
     ]
     discards: Annotated[int, counter("bcached_bucket_discards", "Buckets discarded before reuse.")]

@@ -10,7 +10,7 @@ from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.set_state import POLICIES, Replacement
+from bcached.set_state import POLICY_NAMES, Replacement
 from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
 from bcached.store.make.request import MakeOutcome, MakeRequest, make_set
 from bcached.units import SECTOR_BYTES, format_size
@@ -51,7 +51,7 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
 @click.option(
     "--replacement",
     "--cache_replacement_policy",
-    type=click.Choice(POLICIES),
+    type=click.Choice(POLICY_NAMES),
     default="lru",
     show_default=True,
     help="Which cached data is dropped first.",

@@ -7,7 +7,7 @@ from bcached.cli.answer import answer
 from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.set_state import POLICIES
+from bcached.set_state import POLICY_NAMES
 from bcached.wire.messages import Policy
 
 
@@ -17,10 +17,11 @@ def set_policy() -> None:
 
 
 @set_policy.command(
-    help=f"Set which buckets are reused first: VALUE is {', '.join(POLICIES[:-1])} or {POLICIES[-1]}.",
+    help=f"Set which buckets are reused first: VALUE is {', '.join(POLICY_NAMES[:-1])} "
+    f"or {POLICY_NAMES[-1]}.",
     epilog=examples("bcachectl set replacement fifo"),
 )
-@click.argument("value", metavar="VALUE", type=click.Choice(POLICIES))
+@click.argument("value", metavar="VALUE", type=click.Choice(POLICY_NAMES))
 @pass_options
 def replacement(options: GlobalOptions, value: Policy) -> None:
     """Set the replacement policy."""

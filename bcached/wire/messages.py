@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, SectorOffset
-from bcached.set_state import POLICIES, SetState
+from bcached.set_state import POLICY_NAMES, SetState
 
 INT64_MAX = (1 << 63) - 1
 ASK_SECTORS_MAX = 1 << 40  # with whole; the set refuses what it cannot hold, with a limit of its own
@@ -33,9 +33,9 @@ Replicas = Annotated[int, Meta(ge=1, le=POINTERS_MAX)]
 TimeoutMs = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
 Keys = tuple[Key, ...]
 if TYPE_CHECKING:
-    Policy: TypeAlias = str  # one of POLICIES, which no type checker can know
+    Policy: TypeAlias = str  # one of POLICY_NAMES, which no type checker can know
 else:
-    Policy = Literal[POLICIES]
+    Policy = Literal[POLICY_NAMES]
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -306,7 +306,7 @@ class Orphan(Struct, gc=False):
     clean_sectors: int
 
 
-class Volumes(Results):
+class ListedVolumes(Results):
     """ListVolumes' results."""
 
     volumes: tuple[Volume, ...]

@@ -85,7 +85,7 @@ METHODS = {
         _method(ADMIN, "WritePriorities", messages.Nothing, messages.Done),
         _method(ADMIN, "SetReplacement", messages.SetReplacement, messages.Done),
         _method(ADMIN, "SetDiscard", messages.SetDiscard, messages.Done),
-        _method(ADMIN, "ListVolumes", messages.Nothing, messages.Volumes),
+        _method(ADMIN, "ListVolumes", messages.Nothing, messages.ListedVolumes),
         _method(ADMIN, "CreateVolume", messages.CreateVolume, messages.NewVolume),
         _method(ADMIN, "DeleteVolume", messages.DeleteVolume, messages.Done),
         _method(MONITOR, "Watch", messages.Watch, messages.News),

@@ -232,13 +232,13 @@ def set_discard(at: Attachment, discard: bool) -> Call[None]:
 def list_volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
     """Returns all volumes."""
     at.check()
-    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.Volumes, lambda it: it.volumes)
+    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.ListedVolumes, lambda it: it.volumes)
 
 
 def list_orphans(at: Attachment) -> Call[tuple[Orphan, ...]]:
     """Returns the inodes without a volume that have keys, those with the most dirty sectors first."""
     at.check()
-    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.Volumes, lambda it: it.orphans)
+    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.ListedVolumes, lambda it: it.orphans)
 
 
 def create_volume(

@@ -91,7 +91,7 @@ class Administration:
             messages.Orphan(one.inode, one.keys, one.dirty_sectors, one.clean_sectors)
             for one in self._set.volumes.orphans()
         )
-        return messages.Volumes(volumes, orphans)
+        return messages.ListedVolumes(volumes, orphans)
 
     def create_volume(self, _session: Session, request: messages.CreateVolume) -> Outcome:
         """Create a volume."""

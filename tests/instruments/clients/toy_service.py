@@ -120,7 +120,7 @@ class ToyService:
         return messages.Lines((LONG_LINE,) * 100)
 
     def endless(self, session: Session, _: Any) -> Outcome:
-        return messages.Volumes((messages.Volume(0, "", "x" * 1000, 0, flash_only=False),) * 5000)
+        return messages.ListedVolumes((messages.Volume(0, "", "x" * 1000, 0, flash_only=False),) * 5000)
 
     def collect(self, session: Session, asked: messages.CollectGarbage) -> Outcome:
         return Later(self._collect(), lambda _: messages.Done())
