@@ -36,7 +36,7 @@ from bcached.store.wiping import wipe_buckets
 from bcached.units import SECTOR_BYTES
 
 BUCKET_BYTES_DEFAULT = 512 << 10
-HEAD_BYTES = COPY_SECTOR * SECTOR_BYTES + SUPERBLOCK_BYTES  # boot block, superblock and the copy's place
+HEAD_BYTES = COPY_SECTOR * SECTOR_BYTES + SUPERBLOCK_BYTES  # boot block, superblock and its copy
 
 
 class Target(Protocol):

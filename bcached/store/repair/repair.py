@@ -67,8 +67,8 @@ async def _newer(
             lost.setdefault(newer, None)
         else:
             lost[newer] = entry
-        place = bucket.bucket * bucket_bytes + byte
-        patches.append((newer, Patch(bucket.member, place, bytes(block_bytes))))
+        offset = bucket.bucket * bucket_bytes + byte
+        patches.append((newer, Patch(bucket.member, offset, bytes(block_bytes))))
     return patches
 
 
