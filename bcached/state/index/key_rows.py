@@ -55,7 +55,7 @@ class Rows:
         )
 
     def __iter__(self) -> Iterator[Key]:
-        """Each row as a key with the one pointer that the row stands for."""
+        """Yields each row as a key with the one pointer of the row."""
         for row in range(len(self)):
             sectors, end = int(self.sectors[row]), int(self.ends[row])
             pointer = Pointer(int(self.devices[row]), int(self.first_sectors[row]), int(self.gens[row]))

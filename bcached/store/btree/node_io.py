@@ -44,18 +44,18 @@ class NodeIo:
         bounds: Bounds,
         may_be_torn: MayBeTorn = _never,
     ) -> None:
-        self.shape = shape
+        self.shape = shape  # of new nodes
         self.may_be_torn = may_be_torn
         self.claim: Claim = _never
         self.report = OpeningReport()  # which counts checksum errors
         self.nodes_read = 0
-        self.nodes_written = 0
-        self.blocks_appended = 0
-        self.written_bytes = 0
-        self.vanished: list[tuple[Interior, int]] = []  # nodes read, and how many of their children are gone
-        self.path = members[0].path
+        self.nodes_written = 0  # whole
+        self.blocks_appended = 0  # to nodes that stay
+        self.written_bytes = 0  # by both
+        self.vanished: list[tuple[Interior, int]] = []  # nodes read, and how many children of each are lost
+        self.path = members[0].path  # for errors that concern no single node
         self._members = members
-        self._flushes = [SharedFlush(member.block_device) for member in members]
+        self._flushes = [SharedFlush(member.block_device) for member in members]  # by member
         self._bounds = bounds
         self._set_magic = members[0].superblock.set_magic
 

@@ -35,12 +35,12 @@ class NodeReplacement:
         self._buckets = buckets
         self._journal = journal
         self._rng = rng
-        self._lock = asyncio.Lock()
+        self._lock = asyncio.Lock()  # held by the one change that is under way
         self._failed_step = ""  # what was under way when a write failed
         self._cause: DeviceError | None = None  # the error, if it was a device's
 
     async def replace_leaves(self, leaves: list[Leaf], *, coalesce: bool = False) -> None:
-        """Rewrite neighbouring leaves, whose locks are held; does nothing if some are gone by then."""
+        """Rewrite neighbouring leaves, whose locks are held; does nothing if some are replaced by then."""
 
         def plan(tight: bool) -> TreeChange | None:
             if any(leaf.is_detached for leaf in leaves) or not are_siblings(self.tree.root, leaves):
@@ -50,7 +50,7 @@ class NodeReplacement:
         await self._change(plan)
 
     async def replace_interiors(self, nodes: list[Interior], *, coalesce: bool = False) -> None:
-        """Rewrite neighbouring interior nodes; does nothing if some are gone by then."""
+        """Rewrite neighbouring interior nodes; does nothing if some are replaced by then."""
 
         def plan(tight: bool) -> TreeChange | None:
             if any(node.is_detached for node in nodes) or not are_siblings(self.tree.root, nodes):

@@ -109,7 +109,7 @@ async def recover_index(
         claim_bucket(found, censuses, node, refuse_fatal)
         locations.append((node.key.pointers[0], node.where))
 
-    # 1. Every node is read once, and counted. A torn append is possible only now: nothing was written since.
+    # 1. Every node is read once, and counted. Only now may a wrong checksum be that of a torn append.
     io.claim = claim
     reader = await NodeCache.open(root, level, io, NodeGens(contents), cache_bytes)
     await _count_leaves(reader, contents, doubtful, progress)
