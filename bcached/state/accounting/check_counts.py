@@ -10,10 +10,10 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.format.bits import NumberColumn
 from bcached.state.buckets.bucket_table import Mark
 from bcached.state.buckets.gens import (
     Gens,
-    Numbers,
     ahead,
     ahead_each,
     behind_each,
@@ -71,9 +71,9 @@ class Census:
         return marks
 
     @property
-    def data_sectors(self) -> Numbers:
+    def data_sectors(self) -> NumberColumn:
         """The live sectors of each data bucket; 0 for others."""
-        held: Numbers = np.where(self.uses == Use.DATA, self.sectors, 0)
+        held: NumberColumn = np.where(self.uses == Use.DATA, self.sectors, 0)
         return held
 
     def claim(self, bucket: int, use: Use) -> Use:
@@ -83,7 +83,7 @@ class Census:
             self.uses[bucket] = use
         return before
 
-    def raise_gens(self, buckets: Numbers, gens: Numbers) -> None:
+    def raise_gens(self, buckets: NumberColumn, gens: NumberColumn) -> None:
         """Raise buckets' gens to those of newer pointers (kernel: bch_initial_mark_key)."""
         if self._unknown is not None:
             self._learn(buckets, gens)
@@ -98,14 +98,14 @@ class Census:
         if is_newer(gen, base) and ahead(gen, base) > ahead(int(self.gens[bucket]), base):
             self.gens[bucket] = gen
 
-    def _learn(self, buckets: Numbers, gens: Numbers) -> None:
+    def _learn(self, buckets: NumberColumn, gens: NumberColumn) -> None:
         assert self._unknown is not None
         new = self._unknown[buckets]
         self.gens[buckets[new]] = gens[new].astype(np.uint8)
         self.gens_on_disk[buckets[new]] = self.gens[buckets[new]]
         self._unknown[buckets[new]] = False
 
-    def behind(self, buckets: Numbers, gens: Numbers) -> Gens:
+    def behind(self, buckets: NumberColumn, gens: NumberColumn) -> Gens:
         """Returns how many gens each pointer is behind its bucket; 0 for valid ones."""
         return behind_each(gens, self.gens[buckets])
 
@@ -113,11 +113,13 @@ class Census:
         """Returns how far each bucket's gen is ahead of the one on disk."""
         return ahead_each(self.gens, self.gens_on_disk)
 
-    def remember(self, buckets: Numbers, behind: Gens) -> None:
+    def remember(self, buckets: NumberColumn, behind: Gens) -> None:
         """Record how many gens pointers are behind their buckets."""
         np.maximum.at(self._furthest_behind, buckets, behind)
 
-    def count(self, buckets: Numbers, behind: Gens, sectors: Numbers, dirty: NDArray[np.bool_]) -> None:
+    def count(
+        self, buckets: NumberColumn, behind: Gens, sectors: NumberColumn, dirty: NDArray[np.bool_]
+    ) -> None:
         """Count keys as live data; of stale ones only record their age."""
         self.remember(buckets, behind)
         live = behind == 0

@@ -11,7 +11,8 @@ Kernel: walks the tree twice (bch_initial_mark_key, then gc). Here, too, the ord
 import numpy as np
 from numpy.typing import NDArray
 
-from bcached.state.buckets.gens import Numbers, ahead, behind, behind_each, newer_pointers
+from bcached.format.bits import NumberColumn
+from bcached.state.buckets.gens import ahead, behind, behind_each, newer_pointers
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.index.key_rows import Rows
 
@@ -36,7 +37,9 @@ class Recount:
         """The oldest gen named by a pointer, of each bucket; its gen on disk if none is older."""
         return self._base - self._furthest_behind
 
-    def add(self, buckets: Numbers, gens: Numbers, sectors: Numbers, dirty: NDArray[np.bool_]) -> bool:
+    def add(
+        self, buckets: NumberColumn, gens: NumberColumn, sectors: NumberColumn, dirty: NDArray[np.bool_]
+    ) -> bool:
         """Count pointers. Returns whether any of them is dirty and stale already."""
         self.name(buckets, gens)
         live = self.gens[buckets] == gens
@@ -50,7 +53,7 @@ class Recount:
         """Count the rows of keys of one member. Returns what `add` returns."""
         return self.add(geometry.buckets_of(rows.first_sectors), rows.gens, rows.sectors, rows.dirty)
 
-    def name(self, buckets: Numbers, gens: Numbers) -> None:
+    def name(self, buckets: NumberColumn, gens: NumberColumn) -> None:
         """Record the gens of pointers, without counting live sectors for them."""
         steps = behind_each(gens, self._base[buckets])
         is_behind = steps > 0
@@ -69,7 +72,7 @@ class Recount:
         if ahead(gen, base) > ahead(int(self.gens[bucket]), base):
             self._raise(np.array([bucket]), np.array([gen]))
 
-    def _raise(self, buckets: Numbers, gens: Numbers) -> None:
+    def _raise(self, buckets: NumberColumn, gens: NumberColumn) -> None:
         raised, newer = newer_pointers(buckets, gens, self.gens, self._base)
         self.gens[raised] = newer  # of several into a bucket the last assignment wins, the newest
         self.overtook_dirty |= bool(self.dirty_sectors[raised].any())

@@ -8,8 +8,10 @@ The smaller distance counts. A gen that is exactly half a turn away counts as be
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.format.bits import NumberColumn
+
 Gens = NDArray[np.uint8]
-Numbers = NDArray[np.int64]
+
 
 GEN_MASK = 255
 GEN_HALF = 128
@@ -25,7 +27,7 @@ def ahead(gen: int, base: int) -> int:
     return (gen - base) & GEN_MASK
 
 
-def ahead_each(gens: Gens | Numbers, bases: Gens) -> Gens:
+def ahead_each(gens: Gens | NumberColumn, bases: Gens) -> Gens:
     """Returns how many steps lead from each base to its gen, 0 to 255."""
     return (gens - bases).astype(np.uint8, copy=False)
 
@@ -36,7 +38,7 @@ def behind(gen: int, base: int) -> int:
     return steps if steps <= GEN_HALF else 0
 
 
-def behind_each(gens: Numbers, bases: Gens) -> Gens:
+def behind_each(gens: NumberColumn, bases: Gens) -> Gens:
     """Returns how many steps each gen is behind its base, 1 to 128; 0 if it is equal or newer."""
     steps = (bases - gens).astype(np.uint8)
     steps[steps > GEN_HALF] = 0
@@ -48,7 +50,9 @@ def is_newer(gen: int, base: int) -> bool:
     return 0 < (gen - base) & GEN_MASK < GEN_HALF
 
 
-def newer_pointers(buckets: Numbers, gens: Numbers, present: Gens, on_disk: Gens) -> tuple[Numbers, Gens]:
+def newer_pointers(
+    buckets: NumberColumn, gens: NumberColumn, present: Gens, on_disk: Gens
+) -> tuple[NumberColumn, Gens]:
     """Returns the buckets and gens of the pointers that are newer than their buckets, oldest first.
 
     present and on_disk are columns of all buckets. A bucket may be named several times: its last gen in the
