@@ -185,7 +185,7 @@ class Index:
         found = [
             key for key in keys if not key.dirty and self._loaded(key.inode, key.offset, key.end) == [key]
         ]
-        good = [key for key in self._sectors.current(found, touch=False) if key not in found]
+        good = [key for key in self._sectors.validity.current(found, touch=False) if key not in found]
         if good:
             self.changes.change(good)
 
@@ -269,7 +269,7 @@ class Index:
         count = 0
         for deletion in deletions:
             found = self._loaded(inode, deletion.offset, deletion.end)
-            count += sum(key.sectors for key in self._sectors.current(found, touch=False))
+            count += sum(key.sectors for key in self._sectors.validity.current(found, touch=False))
         return count
 
     # Durability

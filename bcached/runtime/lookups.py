@@ -99,12 +99,12 @@ class Lookups:
     def _live(self, found: list[Key], request: LookupRequest) -> list[Key]:
         """Returns the found keys that are not stale, pinned and counted as read if the request says so."""
         allocator, pin, touch = self._sectors, request.pin, request.touch
-        keys = allocator.current(found, touch and pin is None)
+        keys = allocator.validity.current(found, touch and pin is None)
         if keys:
             if pin is not None:
-                allocator.pin(pin, keys)
+                allocator.readers.pin(pin, keys)
                 if touch:
-                    allocator.touch(keys)
+                    allocator.validity.touch(keys)
             self.hits += 1
             if touch:
                 for key in keys:
@@ -115,7 +115,7 @@ class Lookups:
 
     def unpin(self, holder: Holder, keys: Sequence[Key]) -> None:
         """End pinned reads."""
-        self._sectors.unpin(holder, keys)
+        self._sectors.readers.unpin(holder, keys)
         self._shared.buckets_moved()
 
     def _count_reads(self) -> None:

@@ -39,7 +39,7 @@ async def live_keys(cache_set: CacheSet) -> list[Key]:
         key
         async for leaf in index.nodes.leaves()
         for key in leaf.live
-        if all(map(cache_set.sectors.is_current, key.pointers))
+        if all(map(cache_set.sectors.validity.is_current, key.pointers))
     ]
 
 

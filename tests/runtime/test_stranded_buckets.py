@@ -103,7 +103,7 @@ async def test_the_living_share_what_they_have_open(tmp_path: Path) -> None:
         assert await all_there_is(cache_set) == capacity - OPEN_BUCKETS_MAX * PIECE
         assert cache_set.sectors.reserved_sectors == capacity
         for _, key in written:
-            cache_set.sectors.check_current(key)
+            cache_set.sectors.validity.check(key)
         assert cache_set.verify() == []
 
 

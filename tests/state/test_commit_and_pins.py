@@ -2,6 +2,7 @@
 """What becomes of reservations whose keys stand in the index, and of what readers have pinned."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import pytest
 
@@ -11,8 +12,8 @@ from bcached.state.accounting.invariants import violations
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
+from bcached.state.sectors.reader_pins import BUCKETS_A_SLICE
 from bcached.state.sectors.reservations import Holder
-from bcached.state.sectors.sector_allocator import BUCKETS_A_SLICE
 from instruments.samples.small_cache import (
     BUCKET_SECTORS,
     GEOMETRY,
@@ -172,13 +173,13 @@ def test_a_commit_that_would_leave_too_many_pieces_is_refused() -> None:
 def test_what_a_reader_pins_is_held_until_the_last_pin_ends(dirty: bool, state: State) -> None:
     a_set = Set()
     key = a_set.committed(dirty)
-    a_set.allocator.pin(a_set.reader, [key])
-    a_set.allocator.pin(a_set.reader, [key])
+    a_set.allocator.readers.pin(a_set.reader, [key])
+    a_set.allocator.readers.pin(a_set.reader, [key])
     assert a_set.state(key) == State.HELD
     a_set.verify()
-    a_set.allocator.unpin(a_set.reader, [key])
+    a_set.allocator.readers.unpin(a_set.reader, [key])
     assert a_set.state(key) == State.HELD
-    a_set.allocator.unpin(a_set.reader, [key])
+    a_set.allocator.readers.unpin(a_set.reader, [key])
     assert a_set.state(key) == state
     a_set.verify()
 
@@ -187,10 +188,10 @@ def test_an_open_bucket_stays_open_under_a_reader() -> None:
     a_set = Set()
     key = a_set.carve(8)
     a_set.commit(key)
-    a_set.allocator.pin(a_set.reader, [key])
+    a_set.allocator.readers.pin(a_set.reader, [key])
     assert a_set.state(key) == State.OPEN
     a_set.verify()
-    a_set.allocator.unpin(a_set.reader, [key])
+    a_set.allocator.readers.unpin(a_set.reader, [key])
     assert a_set.state(key) == State.OPEN
     a_set.verify()
 
@@ -198,11 +199,11 @@ def test_an_open_bucket_stays_open_under_a_reader() -> None:
 def test_data_that_goes_while_it_is_read_is_free_when_the_reader_is_done() -> None:
     a_set = Set()
     key = a_set.committed()
-    a_set.allocator.pin(a_set.reader, [key])
+    a_set.allocator.readers.pin(a_set.reader, [key])
     a_set.live.remove([key], 3)
     a_set.caches[0].emptying_durable(3)
     assert a_set.state(key) == State.HELD
-    a_set.allocator.unpin(a_set.reader, [key])
+    a_set.allocator.readers.unpin(a_set.reader, [key])
     assert a_set.state(key) == State.UNUSED
     a_set.verify()
 
@@ -210,26 +211,26 @@ def test_data_that_goes_while_it_is_read_is_free_when_the_reader_is_done() -> No
 def test_only_what_is_pinned_is_unpinned_and_all_of_it_or_nothing() -> None:
     a_set = Set()
     key, other = a_set.committed(), a_set.committed()
-    a_set.allocator.pin(a_set.reader, [key])
+    a_set.allocator.readers.pin(a_set.reader, [key])
     first = key.pointers[0]
     another_gen = Key(0, 0, 16, False, (Pointer(0, first.sector, first.gen - 1 & 255),))
     before = a_set.everything()
     for keys in ([other], [key, other], [key, key], [another_gen]):
         with pytest.raises(NotReserved):
-            a_set.allocator.unpin(a_set.reader, keys)
+            a_set.allocator.readers.unpin(a_set.reader, keys)
         assert a_set.everything() == before
     with pytest.raises(NotReserved):
-        a_set.allocator.unpin(a_set.writer, [key])
+        a_set.allocator.readers.unpin(a_set.writer, [key])
     a_set.verify()
 
 
 def test_a_reader_pins_every_copy_and_no_more_than_its_limit() -> None:
     a_set = Set(2)
     key = a_set.committed(replicas=2)
-    a_set.allocator.pin(a_set.reader, [key, key])
+    a_set.allocator.readers.pin(a_set.reader, [key, key])
     before = a_set.everything()
     with pytest.raises(LimitExceeded) as refused:
-        a_set.allocator.pin(a_set.reader, [key])
+        a_set.allocator.readers.pin(a_set.reader, [key])
     assert refused.value.fields == {"limit": "pins_per_connection", "value": 6}
     assert a_set.everything() == before
     assert dict(a_set.reader.reads) == {(0, a_set.bucket(key)): 2, (1, key.pointers[1].sector // 16): 2}
@@ -243,16 +244,16 @@ def test_a_key_that_is_stale_cannot_be_pinned() -> None:
     stale = Key(0, 0, 16, False, (Pointer(0, first.sector, first.gen - 1 & 255),))
     before = a_set.everything()
     with pytest.raises(StaleKey):
-        a_set.allocator.pin(a_set.reader, [key, stale])
+        a_set.allocator.readers.pin(a_set.reader, [key, stale])
     assert a_set.everything() == before
 
 
-@pytest.mark.parametrize("how", ["end_reads", "end", "quarantine"])
+@pytest.mark.parametrize("how", ["readers.end", "end", "quarantine"])
 def test_pins_end_with_their_reader(how: str) -> None:
     a_set = Set()
     keys = [a_set.committed(), a_set.committed(dirty=True)]
-    a_set.allocator.pin(a_set.reader, [*keys, *keys])
-    ending = getattr(a_set.allocator, how)(a_set.reader)
+    a_set.allocator.readers.pin(a_set.reader, [*keys, *keys])
+    ending = attrgetter(how)(a_set.allocator)(a_set.reader)
     if ending is not None:
         run(ending)
     assert (a_set.reader.reads, a_set.reader.reads_total) == ({}, 0)
@@ -266,9 +267,9 @@ def test_a_reader_with_a_great_many_pins_ends_in_steps() -> None:
     use(a_set.caches[0], *buckets, dirty=False)
     a_set.reader.reads_limit = 10**6
     keys = [Key(0, 0, 1, False, (Pointer(0, it * BUCKET_SECTORS, a_set.table.gens[it]),)) for it in buckets]
-    a_set.allocator.pin(a_set.reader, keys)
+    a_set.allocator.readers.pin(a_set.reader, keys)
     steps = 0
-    for _ in a_set.allocator.ending_reads(a_set.reader):
+    for _ in a_set.allocator.readers.ending(a_set.reader):
         steps += 1
         a_set.verify()
     assert steps == 1
@@ -283,7 +284,7 @@ def test_what_was_used_is_worth_most() -> None:
     key, other = a_set.committed(replicas=2), a_set.committed()
     for cache in a_set.caches:
         cache.table.prios_array[:] = 9
-    a_set.allocator.touch([key])
+    a_set.allocator.validity.touch([key])
     touched = [pointer.sector // BUCKET_SECTORS for pointer in key.pointers]
     for cache, bucket in zip(a_set.caches, touched, strict=True):
         assert cache.table.prios[bucket] == INITIAL_PRIO
@@ -299,7 +300,7 @@ def test_what_is_stale_or_metadata_or_nowhere_is_not_touched() -> None:
     a_set.table.prios[bucket] = 9
     node = a_set.caches[0].take_metadata(State.BTREE)
     assert node is not None
-    a_set.allocator.touch(
+    a_set.allocator.validity.touch(
         [
             Key(0, 0, 16, False, (Pointer(0, first.sector, first.gen + 1),)),
             Key(0, 0, 16, False, (Pointer(0, node * BUCKET_SECTORS, a_set.table.gens[node]),)),

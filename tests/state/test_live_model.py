@@ -221,31 +221,31 @@ class Run:
         return [
             key_of(*place, cell)
             for place, cell in self.index.items()
-            if all(self.allocator.gen_of(pointer) == pointer.gen for pointer in cell.pointers)
+            if all(self.allocator.validity.gen_of(pointer) == pointer.gen for pointer in cell.pointers)
         ]
 
     def pin(self) -> None:
         keys, holder = self.current(), self.rng.choice(self.holders)
         keys = self.rng.sample(keys, min(len(keys), 3))
-        self.allocator.pin(holder, keys)
+        self.allocator.readers.pin(holder, keys)
         self.pinned[holder] += keys
         self.did["pin"] += bool(keys)
 
     def unpin(self) -> None:
         if found := self.some_of(self.pinned):
             holder, key = found
-            self.allocator.unpin(holder, [key])
+            self.allocator.readers.unpin(holder, [key])
 
     def bucket_id(self, pointer: Pointer) -> BucketId:
         return pointer.device, self.bucket(pointer)
 
     def end_reads(self) -> None:
         holder = self.rng.choice(self.holders)
-        self.allocator.end_reads(holder)
+        self.allocator.readers.end(holder)
         self.pinned[holder].clear()
 
     def touch(self) -> None:
-        self.allocator.touch(self.current()[:5])
+        self.allocator.validity.touch(self.current()[:5])
 
     def break_connection(self) -> None:
         holder = self.holders.pop(self.rng.randrange(len(self.holders)))
@@ -344,7 +344,7 @@ class Run:
         sectors, dirty_sectors = counts, [column.copy() for column in counts]
         for cell in self.index.values():
             for pointer in cell.pointers:
-                if self.allocator.gen_of(pointer) == pointer.gen:
+                if self.allocator.validity.gen_of(pointer) == pointer.gen:
                     sectors[pointer.device][self.bucket(pointer)] += 1
                     dirty_sectors[pointer.device][self.bucket(pointer)] += cell.dirty
         for cache in self.caches:
@@ -354,12 +354,16 @@ class Run:
         for place, cell in self.index.items():
             if cell.dirty:
                 for pointer in cell.pointers:
-                    assert self.allocator.gen_of(pointer) == pointer.gen, f"dirty data at {place} is lost"
+                    assert self.allocator.validity.gen_of(pointer) == pointer.gen, (
+                        f"dirty data at {place} is lost"
+                    )
         for holder, keys in self.pinned.items():
             expected = Counter(self.bucket_id(pointer) for key in keys for pointer in key.pointers)
             if holder in self.holders:
                 assert holder.reads == expected
-                assert all(self.allocator.gen_of(it) == it.gen for key in keys for it in key.pointers)
+                assert all(
+                    self.allocator.validity.gen_of(it) == it.gen for key in keys for it in key.pointers
+                )
 
     def verify_crash(self) -> None:
         gens = [bytearray(on_disk) for on_disk in self.gens_on_disk]

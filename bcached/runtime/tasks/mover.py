@@ -83,7 +83,7 @@ class Mover:
             self.own_changes[cache.device] = own[0] + now[0] - reclaims, own[1] + now[1] - changes
 
     def _give_back(self) -> None:
-        self._sectors.end_reads(self.holder)
+        self._sectors.readers.end(self.holder)
         self._sectors.end(self.holder)
 
     def has_space(self) -> bool:
@@ -118,7 +118,7 @@ class Mover:
         await run_all(partial(self._copy, move, copied) for move in moves)
         for move in moves:
             with self._own_changes():
-                self._sectors.unpin(self.holder, [move.old])
+                self._sectors.readers.unpin(self.holder, [move.old])
             if move not in copied:
                 with self._own_changes():
                     self._sectors.release(self.holder, [move.new])
@@ -145,7 +145,9 @@ class Mover:
         """Whether all copies are current, and the key covers whole blocks of an existing volume."""
         whole = (key.offset | key.sectors) % self._sectors.caches[0].geometry.block_sectors == 0
         return (
-            whole and key.inode in self._sectors.inodes and all(map(self._sectors.is_current, key.pointers))
+            whole
+            and key.inode in self._sectors.inodes
+            and all(map(self._sectors.validity.is_current, key.pointers))
         )
 
     def _prepare(self, key: Key, moves: list[Move]) -> MoveResult:
@@ -162,7 +164,7 @@ class Mover:
             if self._sectors.buckets_taken != before:
                 self.buckets_taken.update(pointer.device for pointer in new.pointers)
             old = cut_to(key, new)
-            self._sectors.pin(self.holder, [old])
+            self._sectors.readers.pin(self.holder, [old])
             moves.append(Move(old, Key(new.inode, new.offset, new.sectors, key.dirty, new.pointers)))
             at = new.end
         return MoveResult.MOVED

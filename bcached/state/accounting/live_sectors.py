@@ -25,21 +25,21 @@ class LiveSectors:
         self.on_stale_dirty: Callable[[Key], None] = lambda _: None
         self.cleaned_seq = 0  # the newest entry that removed dirty data, or marked it clean
         self._caches = caches
-        self._bucket_of = caches[0].geometry.bucket_of  # all members have buckets of one size
+        self._bucket_sectors = caches[0].geometry.bucket_sectors  # divided by inline: every commit does it
 
     def add(self, key: Key) -> None:
         """Count a key that was added to the index."""
-        caches, bucket_of = self._caches, self._bucket_of
+        caches, bucket_sectors = self._caches, self._bucket_sectors
         for pointer in key.pointers:
             if pointer.device < len(caches):
                 cache = caches[pointer.device]
-                bucket = bucket_of(pointer.sector)
+                bucket = pointer.sector // bucket_sectors
                 if cache.table.gens[bucket] == pointer.gen:
                     cache.add_live(bucket, key.sectors, key.dirty)
 
     def remove(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""
-        caches, bucket_of = self._caches, self._bucket_of
+        caches, bucket_sectors = self._caches, self._bucket_sectors
         marking = self.marking
         for key in keys:
             is_stale = False
@@ -48,7 +48,7 @@ class LiveSectors:
             for pointer in key.pointers:
                 if pointer.device < len(caches):
                     cache = caches[pointer.device]
-                    bucket = bucket_of(pointer.sector)
+                    bucket = pointer.sector // bucket_sectors
                     if marking is not None:
                         marking(pointer.device, bucket, pointer.gen)
                     if cache.table.gens[bucket] == pointer.gen:

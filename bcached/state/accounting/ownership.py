@@ -89,7 +89,7 @@ class Ownership:
             return State.OPEN
         if not self._pins[bucket_id]:
             return None
-        return State.QUARANTINE if bucket_id in self._allocator.quarantined else State.HELD
+        return State.QUARANTINE if bucket_id in self._allocator.pins.quarantined else State.HELD
 
     def _check_extents(self, cache: MemberBuckets) -> Iterator[str]:
         for (device, bucket), extents in self._extents.items():

@@ -24,6 +24,7 @@ from bcached.state.buckets.geometry import Geometry
 from bcached.state.sectors.reservations import Holder
 
 OPEN_BUCKETS_MAX = 128
+COPIES_SHIFT, ALWAYS_DIRTY = 1, 1  # the two facts that a kind of stream is made of
 MOVERS_WRITE_POINT = -1  # of no client, so moved data is kept together
 KIND_SLOTS_MIN = 8  # a kind with fewer may take slots of others; twelve kinds need less than there are
 
@@ -68,7 +69,7 @@ class Slot:
         self.stream: tuple[int, int, int] | None = None  # kind, inode, end of the last extent
         self.writer: tuple[int, int] | None = None  # kind, write point of the last extent
         self.of_writer: dict[Slot, None] = {}  # all slots with that writer
-        self.kind = 0  # copies * 2, and 1 more if the data is always dirty
+        self.kind = 0  # copies << COPIES_SHIFT, and ALWAYS_DIRTY for volumes whose data never is clean
         self.sectors_free = 0
         self.bucket_ids: tuple[tuple[int, int], ...] = ()
         self.sectors: tuple[int, ...] = ()
@@ -188,7 +189,7 @@ class OpenBuckets:
         """
         ((device, _),), (sector,), (gen,) = slot.bucket_ids, slot.sectors, slot.gens
         kind, by_stream = slot.kind, self._by_stream
-        is_dirty = kind % 2 == 1
+        is_dirty = kind & ALWAYS_DIRTY != 0
         is_writers_only = len(slot.of_writer) == 1
         assert slot.stream is not None
         end = slot.stream[2]

@@ -138,7 +138,7 @@ class Holder:
             self._restore(bucket_id, removed)
 
     def _remove_one(self, key: Key, pointer: Pointer) -> tuple[BucketId, Removed]:
-        bucket_id = (pointer.device, self.geometry.bucket_of(pointer.sector))
+        bucket_id = (pointer.device, pointer.sector // self.geometry.bucket_sectors)  # a call would cost more
         pieces = self.pieces.get(bucket_id)
         removed = None if pieces is None else pieces.remove(pointer.sector, pointer.sector + key.sectors)
         if pieces is None or removed is None:

@@ -212,7 +212,7 @@ class KeyStory(Story):
         for key in self._leaves.all_keys():
             if key.dirty or not any((p.device, p.sector // bucket_sectors) in given_up for p in key.pointers):
                 continue
-            if not any(map(cache_set.sectors.is_current, key.pointers)):
+            if not any(map(cache_set.sectors.validity.is_current, key.pointers)):
                 for place in _places(key):
                     self.keys.reclaim(place, self.clock.now)
 

@@ -388,7 +388,7 @@ def test_a_bucket_in_quarantine_goes_back_to_whoever_else_holds_it() -> None:
     a_set.verify()
     run(a_set.allocator.end_quarantine(a_set.holders[0]))
     assert (a_set.state(bucket), a_set.pins(bucket)) == (State.HELD, 1)
-    assert a_set.allocator.quarantined == {}
+    assert a_set.allocator.pins.quarantined == {}
     a_set.verify()
 
 

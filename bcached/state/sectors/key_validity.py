@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which keys of clients and of the index are valid: those whose pointers have their buckets' present gens."""
+
+from collections.abc import Iterable, Sequence
+
+from bcached.errors import NotReserved, StaleKey
+from bcached.keys import Key, Pointer
+from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import INITIAL_PRIO
+from bcached.state.buckets.member_buckets import MemberBuckets
+
+OPEN = int(State.OPEN)
+
+
+class KeyValidity:
+    """Compares keys with the gens of their buckets, and renews the prios of those that are read."""
+
+    def __init__(self, caches: Sequence[MemberBuckets]) -> None:
+        self._caches = caches
+        self._geometry = caches[0].geometry
+        # Divided by inline where each key of a request passes: a call to bucket_of costs a tenth of a commit.
+        self._bucket_sectors = self._geometry.bucket_sectors
+
+    def gen_of(self, pointer: Pointer) -> int | None:
+        """The present gen of a pointer's bucket; None if there is no such bucket."""
+        if not 0 <= pointer.device < len(self._caches):
+            return None
+        table = self._caches[pointer.device].table
+        bucket = self._geometry.bucket_of(pointer.sector)
+        return table.gens[bucket] if table.first_bucket <= bucket < table.bucket_count else None
+
+    def is_current(self, pointer: Pointer) -> bool:
+        """Whether a pointer has its bucket's present gen."""
+        return self.gen_of(pointer) == pointer.gen
+
+    def check(self, key: Key) -> None:
+        """Raises StaleKey unless every pointer has the present gen of a bucket of the set."""
+        if not key.pointers:
+            raise NotReserved(key)
+        caches, bucket_sectors = self._caches, self._bucket_sectors
+        for pointer in key.pointers:
+            if pointer.device < len(caches):
+                table = caches[pointer.device].table
+                bucket = pointer.sector // bucket_sectors
+                if table.first_bucket <= bucket < table.bucket_count and table.gens[bucket] == pointer.gen:
+                    continue
+            gen = self.gen_of(pointer)
+            raise StaleKey(key, -1 if gen is None else gen)
+
+    def current(self, keys: Iterable[Key], touch: bool) -> list[Key]:
+        """Returns keys without their stale pointers, those with none left out; touch: renew the prios.
+
+        1. Several copies: those that are not stale are kept. 2. One copy, nearly always: all of it inline.
+        """
+        caches, bucket_sectors = self._caches, self._bucket_sectors
+        found: list[Key] = []
+        for key in keys:
+            if len(key.pointers) != 1:
+                pointers = tuple(filter(self.is_current, key.pointers))
+                if pointers:
+                    found.append(Key(key.inode, key.offset, key.sectors, key.dirty, pointers))
+                    if touch:
+                        self.touch(found[-1:])
+                continue
+            (pointer,) = key.pointers
+            if pointer.device < len(caches):
+                table = caches[pointer.device].table
+                bucket = pointer.sector // bucket_sectors
+                if bucket < table.bucket_count and table.gens[bucket] == pointer.gen:
+                    found.append(key)
+                    if touch and table.states[bucket] >= OPEN:
+                        table.prios[bucket] = INITIAL_PRIO
+        return found
+
+    def touch(self, keys: Iterable[Key]) -> None:
+        """Renew the prios of the buckets of these keys, except where a pointer is stale."""
+        for key in keys:
+            for pointer in filter(self.is_current, key.pointers):
+                table = self._caches[pointer.device].table
+                bucket = self._geometry.bucket_of(pointer.sector)
+                if table.states[bucket] >= OPEN:
+                    table.prios[bucket] = INITIAL_PRIO
