@@ -121,6 +121,7 @@ class Census:
         self, buckets: NumberColumn, behind: Gens, sectors: NumberColumn, dirty: NDArray[np.bool_]
     ) -> None:
         """Count keys as live data; of stale ones only record their age."""
+        assert len(buckets) == len(behind) == len(sectors) == len(dirty)
         self.remember(buckets, behind)
         live = behind == 0
         np.add.at(self.sectors, buckets[live], sectors[live])

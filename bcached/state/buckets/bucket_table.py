@@ -93,8 +93,8 @@ class Mark(IntEnum):
 class BucketTable:
     """The columns of one device's buckets: 15 bytes a bucket.
 
-    counts[state] is updated by every move, so nothing has to be counted. sectors are those of live keys,
-    dirty_sectors those of live dirty keys. tainted: see `is_tainted`.
+    It has many attributes since each column has two views, and many methods since one file changes states and
+    gens: those of a single bucket, and those of many (`..._each`).
     """
 
     def __init__(
@@ -107,17 +107,19 @@ class BucketTable:
         self.bucket_count = bucket_count
         self.first_bucket = first_bucket
         self.states = memoryview(bytearray([State.EMPTY]) * bucket_count)
-        self.gens = memoryview(bytearray(bucket_count)) if gens is None else gens
+        self.gens = memoryview(bytearray(bucket_count)) if gens is None else gens  # clients may map them
         self.gens_on_disk = memoryview(bytearray(bucket_count))  # in the last durable prio chain
         self.last_gc = memoryview(bytearray(bucket_count))  # oldest gen in the index, by the last collection
-        self.prios = memoryview(bytearray(bucket_count * 2)).cast("H")
+        self.prios = memoryview(bytearray(bucket_count * 2)).cast("H")  # see prio_aging.py
         narrow = bucket_sectors <= NARROW_SECTORS_MAX
         sectors_bytes = bucket_count * (2 if narrow else 4)
+        # Sectors of live keys, and of those that are dirty.
         self.sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
         self.dirty_sectors = memoryview(bytearray(sectors_bytes)).cast("H" if narrow else "I")
-        self.tainted = memoryview(bytearray(bucket_count))
+        self.tainted = memoryview(bytearray(bucket_count))  # see is_tainted
         self.pins = memoryview(bytearray(bucket_count * 4)).cast("I")  # of open slots, pieces and readers
         assert len(self.gens) == bucket_count
+        # The same memory for numpy.
         self.states_array: U8 = np.frombuffer(self.states, np.uint8)
         self.gens_array: U8 = np.frombuffer(self.gens, np.uint8)
         self.gens_on_disk_array: U8 = np.frombuffer(self.gens_on_disk, np.uint8)
@@ -128,7 +130,7 @@ class BucketTable:
         self.dirty_sectors_array: Sectors = np.frombuffer(self.dirty_sectors, sectors_type)
         self.tainted_array: U8 = np.frombuffer(self.tainted, np.uint8)
         self.pins_array: U32 = np.frombuffer(self.pins, np.uint32)
-        self.counts = [0] * len(State)
+        self.counts = [0] * len(State)  # buckets by state, updated by every move
         self.counts[State.EMPTY] = bucket_count
         self.distance_index = 0  # largest gen - last_gc (kernel: need_gc)
         self.distance_disk = 0  # largest gen - gen on disk (old kernels: need_save_prio)

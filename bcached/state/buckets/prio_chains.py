@@ -33,6 +33,7 @@ class PrioChains:
 
     def became_durable(self, gens: bytearray) -> None:
         """Record a finished prio write of these gens: its chain is the current one."""
+        assert self._spare_gens is None, "no prio write was begun"
         self._spare_gens = self._table.replace_gens_on_disk(gens)
         self.before, self.current, self.writing = self.current, self.writing, []
         self.writes += 1

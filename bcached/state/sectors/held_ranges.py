@@ -53,6 +53,7 @@ class HeldRanges:
             ends.append(end)
             self.inodes.append(inode)
             return
+        assert start < end, "a piece without sectors"
         index = bisect_right(self.starts, start)
         assert not index or ends[index - 1] <= start, "pieces overlap"
         assert index == len(ends) or end <= self.starts[index], "pieces overlap"
@@ -89,6 +90,7 @@ class HeldRanges:
 
     def restore(self, removed: Removed) -> None:
         """Undo a removal; of several the last one first."""
+        assert 0 <= removed.left <= 2
         self._replace(removed.index, removed.left, [(removed.start, removed.end)], removed.inode)
 
     def _replace(self, index: int, count: int, runs: list[tuple[int, int]], inode: int) -> None:

@@ -77,6 +77,9 @@ class Slot:
         self.holder: Holder | None = None  # that got sectors last, and when
         self.used_at = 0.0
 
+    def __repr__(self) -> str:
+        return f"<Slot {self.bucket_ids}, {self.sectors_free} sectors free, stream {self.stream}>"
+
     @property
     def is_abandoned(self) -> bool:
         """Whether the connection that used it last is closed."""
@@ -93,6 +96,9 @@ class OpenBuckets:
         self._newest = next(reversed(self._by_use))  # while one stream goes on, nothing else changes
         self._by_stream: dict[tuple[int, int, int], list[Slot]] = {}  # newest last; all but the newest slot's
         self._by_writer: dict[tuple[int, int], dict[Slot, None]] = {}  # oldest first
+
+    def __repr__(self) -> str:
+        return f"<OpenBuckets {self.open_count} open, newest {self._newest!r}>"
 
     def __iter__(self) -> Iterator[Slot]:
         """All slots, least recently used first."""
@@ -187,6 +193,7 @@ class OpenBuckets:
         adjacent, and the sectors that bound them. Ends before the first extent for which `choose` might
         decide otherwise.
         """
+        assert slot is self._newest
         ((device, _),), (sector,), (gen,) = slot.bucket_ids, slot.sectors, slot.gens
         kind, by_stream = slot.kind, self._by_stream
         is_dirty = kind & ALWAYS_DIRTY != 0

@@ -39,7 +39,8 @@ class ExtentRequest(msgspec.Struct, frozen=True):
 class Holder:
     """The reservations and reader pins of one connection; limits are the most pieces and pins it may hold.
 
-    owner is the holder that absorbs the pieces in the end: they count towards its limit, too.
+    owner is the holder that absorbs the pieces in the end: they count towards its limit, too. Pieces and pins
+    are two halves of what a connection holds, with half of the methods each; they end together.
     """
 
     __slots__ = (
@@ -74,6 +75,9 @@ class Holder:
         self.reads: Counter[BucketId] = Counter()  # reader pins
         self.reads_total = 0
 
+    def __repr__(self) -> str:
+        return f"<Holder {self.name}: {self.total} pieces, {self.reads_total} reader pins>"
+
     @property
     def is_closed(self) -> bool:
         """Whether its connection, or its owner's, is closed."""
@@ -104,6 +108,7 @@ class Holder:
 
     def add_row(self, bucket_id: BucketId, bounds: list[int], inode: int) -> None:
         """Add adjacent pieces, each from one bound to the next, of a bucket it holds pieces of already."""
+        assert bucket_id in self.pieces, "a row follows a piece of its bucket"
         self.pieces[bucket_id].add_row(bounds, inode)
         self.total += len(bounds) - 1
 
@@ -194,6 +199,7 @@ class Holder:
 
     def absorb(self, other: "Holder") -> None:
         """Take over all pieces of another holder."""
+        assert other is not self
         for bucket_id, pieces in other.pieces.items():
             ours = self.pieces.setdefault(bucket_id, pieces)
             if ours is not pieces:
