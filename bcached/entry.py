@@ -18,10 +18,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory, or a thread, could not be allocated."""
     if isinstance(error, MemoryError):
         return True
-    words = str(error)
+    message = str(error)
     if isinstance(error, ImportError):
-        return "failed to map" in words or "annot allocate memory" in words
-    return isinstance(error, RuntimeError) and "can't start new thread" in words
+        return "failed to map" in message or "annot allocate memory" in message
+    return isinstance(error, RuntimeError) and "can't start new thread" in message
 
 
 def _run(program: str, module: str) -> int:

@@ -35,8 +35,8 @@ def calling(call: Callable[..., T], *args: Any, **how: Any) -> T:
 
 def reason(error: Exception) -> str:
     """Returns why something failed: the call's name if it was added, and the kernel's message."""
-    words = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return ": ".join((*getattr(error, "__notes__", ()), words))
+    message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return ": ".join((*getattr(error, "__notes__", ()), message))
 
 
 # Environment errors: devices, bytes from disk, configuration.

@@ -91,8 +91,8 @@ def table(keys: Iterable[Key]) -> Table:
     for key in keys:
         extent = [key.inode, key.offset, key.sectors, format_size(key.sectors * SECTOR_BYTES)]
         for pointer in key.pointers:
-            place = [pointer.device, pointer.sector, pointer.gen]
-            drawn.add_row(*(str(cell) for cell in extent + place))
+            cells = [pointer.device, pointer.sector, pointer.gen]
+            drawn.add_row(*(str(cell) for cell in extent + cells))
             extent = ["", "", "", ""]
     return drawn
 

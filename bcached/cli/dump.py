@@ -108,21 +108,21 @@ def _contents(checked: CheckedSet) -> dict[str, Iterator[Document]]:
 def _prio_sets(checked: CheckedSet) -> Iterator[Document]:
     for device, chain in enumerate(checked.chains):
         for index, (bucket, prio_set) in enumerate(chain):
-            place: Document = {"device": device, "bucket": bucket, "index": index}
-            yield {**place, "seq": prio_set.seq, "next_bucket": prio_set.next_bucket}
+            location: Document = {"device": device, "bucket": bucket, "index": index}
+            yield {**location, "seq": prio_set.seq, "next_bucket": prio_set.next_bucket}
 
 
 def _journal_entries(checked: CheckedSet) -> Iterator[Document]:
     if checked.journal is None:
         return
     replayed = {entry.seq for entry in checked.journal.entries}
-    for bucket, placed in checked.journal.placed():
-        entry = placed.entry
+    for bucket, found in checked.journal.placed():
+        entry = found.entry
         yield {
             "device": bucket.member,
             "bucket": bucket.bucket,
-            "byte": placed.offset_bytes,
-            "blocks": placed.blocks,
+            "byte": found.offset_bytes,
+            "blocks": found.blocks,
             "seq": entry.seq,
             "last_seq": entry.last_seq,
             "version": entry.version,
@@ -145,13 +145,13 @@ def _node(node: NodeFound) -> Document:
         "torn": node.is_torn,
         "bsets": [
             {
-                "byte": placed.offset_bytes,
-                "blocks": placed.blocks,
-                "seq": f"{placed.bset.seq:016x}",
-                "version": placed.bset.version,
-                "keys": placed.bset.keys,
+                "byte": found.offset_bytes,
+                "blocks": found.blocks,
+                "seq": f"{found.bset.seq:016x}",
+                "version": found.bset.version,
+                "keys": found.bset.keys,
             }
-            for placed in node.bsets
+            for found in node.bsets
         ],
     }
 
@@ -175,8 +175,8 @@ def _keys(checked: CheckedSet) -> Iterator[Document]:
 
 
 def _pointer(checked: CheckedSet, pointer: Pointer) -> Document:
-    place: Document = {"device": pointer.device, "sector": pointer.sector, "gen": pointer.gen}
-    return {**place, "stale_by": checked.staleness(pointer)}
+    location: Document = {"device": pointer.device, "sector": pointer.sector, "gen": pointer.gen}
+    return {**location, "stale_by": checked.staleness(pointer)}
 
 
 def _volumes(checked: CheckedSet) -> Iterator[Document]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How a set stands, drawn for people: what `status` prints once and `top` keeps drawing."""
+"""The state of a set, drawn for people: what `status` prints once and `top` keeps drawing."""
 
 from collections.abc import Iterable
 

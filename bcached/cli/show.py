@@ -203,10 +203,10 @@ def _encoded(label: str) -> str:
 
 def _document(shown: Shown) -> dict[str, object]:
     """Returns every field as a JSON document."""
-    place = {"sector": shown.sector, "damage": shown.damage, "csum": f"{shown.csum:016x}"}
+    common = {"sector": shown.sector, "damage": shown.damage, "csum": f"{shown.csum:016x}"}
     if isinstance(shown.superblock, BackingSuperblock):
-        return {**place, **_backing_document(shown.superblock)}
-    return {**place, **superblock_document(shown.superblock)}
+        return {**common, **_backing_document(shown.superblock)}
+    return {**common, **superblock_document(shown.superblock)}
 
 
 def superblock_document(superblock: Superblock) -> dict[str, object]:

@@ -22,7 +22,7 @@ NOT_ENTERED = "it is made by `with` or `async with`, or by connect()"
 WRITER_ROLES = ("allocator", "admin")
 
 
-class Connection(Protocol):
+class OpenConnection(Protocol):
     """The connection of either client."""
 
     @property
@@ -43,7 +43,7 @@ class Attachment:
     def __init__(self, path: str, *, direct: bool) -> None:
         self.path = path
         self.direct = direct
-        self.connection: Connection | None = None  # kept after its end: it knows whether it is open
+        self.connection: OpenConnection | None = None  # kept after its end: it knows whether it is open
         self.data: DataPaths  # of every member, from `begin` on
         self.gens: Gens | None = None  # mapped when first needed
         self._pid = 0  # the process that connected; 0 before that
@@ -95,7 +95,7 @@ class Attachment:
 
     # Beginning and end
 
-    def begin(self, connection: Connection, description: Description) -> None:
+    def begin(self, connection: OpenConnection, description: Description) -> None:
         """Take the lease if the role permits writes; from here on the client can be used."""
         self._pid = os.getpid()
         if description.role in WRITER_ROLES:

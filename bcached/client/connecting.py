@@ -33,8 +33,8 @@ def connecting(path: str, patience_s: float = 0.0) -> Generator[float, None, soc
         yield from _until_connected(attempt, path, patience_s)
     except (OSError, ValueError) as error:  # ValueError: a NUL within the path
         attempt.close()
-        words = error.strerror if isinstance(error, OSError) else None
-        raise ConnectionLost(path, words or str(error)) from None
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise ConnectionLost(path, reason or str(error)) from None
     except BaseException:
         attempt.close()
         raise

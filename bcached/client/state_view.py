@@ -25,7 +25,7 @@ class StateView:
 
     def _change(self, change: Change) -> None:
         *way, last = change.name.split(".")
-        place = self._known
+        parent = self._known
         for step in way:
-            place = place[int(step) if isinstance(place, list | tuple) else step]
-        place[last] = change.value
+            parent = parent[int(step) if isinstance(parent, list | tuple) else step]
+        parent[last] = change.value

@@ -4,7 +4,7 @@
 import asyncio
 
 INTERVAL_S = 0.25
-WINDOW_S = 15.0  # the worst is that of this window and the one before: no scrape misses it
+LAG_WINDOW_S = 15.0  # the worst is that of this window and the one before: no scrape misses it
 
 
 class LoopLag:
@@ -23,7 +23,7 @@ class LoopLag:
     async def measure(self) -> None:
         """Measure for ever."""
         loop = asyncio.get_running_loop()
-        window_end = loop.time() + WINDOW_S
+        window_end = loop.time() + LAG_WINDOW_S
         while True:
             appointment = loop.time() + INTERVAL_S
             await asyncio.sleep(INTERVAL_S)
@@ -32,4 +32,4 @@ class LoopLag:
             self._this_window_s = max(self._this_window_s, self.last_s)
             if now > window_end:
                 self._window_before_s, self._this_window_s = self._this_window_s, 0.0
-                window_end = now + WINDOW_S
+                window_end = now + LAG_WINDOW_S

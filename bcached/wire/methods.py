@@ -17,7 +17,7 @@ __all__ = ["ADMIN", "ALLOCATOR", "INTERFACES", "METHODS", "MONITOR", "SERVICE", 
 
 
 class Request(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """A decoded request without its method, which its class stands for."""
+    """A decoded request without its method, which is its class."""
 
     parameters: Any
     oneway: bool | None = False

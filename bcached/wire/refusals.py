@@ -52,20 +52,20 @@ def _refusal_of(name: str, error: Exception) -> RequestError:
     return _invalid_parameter(name, str(error))
 
 
-def _invalid_parameter(method: str, words: str) -> InvalidParameter:
-    at = _AT.search(words)
-    place = at[1] if at else "$"
-    what = words[: at.start()] if at else words
+def _invalid_parameter(method: str, message: str) -> InvalidParameter:
+    at = _AT.search(message)
+    path = at[1] if at else "$"
+    what = message[: at.start()] if at else message
     field = _FIELD.match(what)
-    if field and place in ("$", "$.parameters"):
+    if field and path in ("$", "$.parameters"):
         parameter = field[2]
         if parameter == "parameters":  # left out as a whole: report the first required one
             parameter = next(
                 one.name for one in msgspec.structs.fields(METHODS[method].parameters) if one.required
             )
     else:
-        named = _PARAMETER.match(place)
+        named = _PARAMETER.match(path)
         parameter = named[1] if named else "message"
-        if named and named.end() < len(place):  # somewhere within the parameter
-            what = f"{what} at {parameter}{place[named.end() :]}"
+        if named and named.end() < len(path):  # somewhere within the parameter
+            what = f"{what} at {parameter}{path[named.end() :]}"
     return InvalidParameter(parameter[:ECHO_CHARACTERS], what[:ECHO_CHARACTERS])

@@ -63,7 +63,7 @@ async def test_it_is_not_fed_by_a_loop_that_is_late(tmp_path: Path) -> None:
 
 async def test_a_held_loop_is_measured_and_forgotten_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_lag, "INTERVAL_S", 0.01)
-    monkeypatch.setattr(loop_lag, "WINDOW_S", 0.3)
+    monkeypatch.setattr(loop_lag, "LAG_WINDOW_S", 0.3)
     lag = LoopLag()
     measuring = asyncio.create_task(lag.measure())
     await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 BURST = 20
 WINDOW_S = 10.0
 
-Kind = tuple[str, int, str, int]
+MessageKind = tuple[str, int, str, int]
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class LogLimits:
 
     def __init__(self) -> None:
         self.held_back = 0
-        self._windows: dict[Kind, Window] = {}
+        self._windows: dict[MessageKind, Window] = {}
 
     def admits(self, record: logging.LogRecord, now_s: float) -> bool:
         """Whether the message may be written; critical ones always are."""

@@ -28,7 +28,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 JOURNAL_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
 FINISH_S = 0.5  # how long the end may wait for stderr
-REPORT_S = 1.0
+HELD_BACK_REPORT_S = 1.0
 SETTLE_S = 0.1
 
 get_logger = structlog.stdlib.get_logger
@@ -67,7 +67,7 @@ class LogHandler(logging.StreamHandler["TextIO | LogStream"]):
     async def report_periodically(self) -> None:
         """Forever: report what was held back or lost, once that is possible."""
         while True:
-            await asyncio.sleep(REPORT_S)
+            await asyncio.sleep(HELD_BACK_REPORT_S)
             self.report_held_back()
 
     def report_held_back(self, at_once: bool = False) -> None:

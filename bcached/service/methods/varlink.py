@@ -17,7 +17,7 @@ class Interfaces:
 
     def __init__(self) -> None:
         folder = resources.files("bcached.wire")
-        self._words = {name: folder.joinpath(f"{name}.varlink").read_text("utf-8") for name in INTERFACES}
+        self._texts = {name: folder.joinpath(f"{name}.varlink").read_text("utf-8") for name in INTERFACES}
         self.operations = {
             METHODS[f"{SERVICE}.GetInfo"].request: Operation(Role.NONE, self.get_info),
             METHODS[f"{SERVICE}.GetInterfaceDescription"].request: Operation(Role.NONE, self.get_description),
@@ -31,7 +31,7 @@ class Interfaces:
 
     def get_description(self, _session: Session, request: messages.Interface) -> Outcome:
         """Returns the text of an interface."""
-        words = self._words.get(request.interface)
-        if words is None:
+        text = self._texts.get(request.interface)
+        if text is None:
             raise InterfaceNotFound(request.interface)
-        return messages.InterfaceDescription(words)
+        return messages.InterfaceDescription(text)

@@ -64,10 +64,10 @@ def refusal_before_the_end(head: bytes) -> Refused | None:
 
 def refusal_of_line(line: bytes) -> Refused | None:
     """Returns a refusal if this is not a request line of HTTP/1."""
-    words = line.split()
-    if len(words) != 3 or not TOKEN.fullmatch(words[0]) or not VERSION.fullmatch(words[2]):
+    parts = line.split()
+    if len(parts) != 3 or not TOKEN.fullmatch(parts[0]) or not VERSION.fullmatch(parts[2]):
         return bad_request()
-    if not words[2].startswith(b"HTTP/1."):
+    if not parts[2].startswith(b"HTTP/1."):
         return Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, b"this is HTTP/1.1\n")
     return None
 

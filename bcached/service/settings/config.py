@@ -170,13 +170,13 @@ def error_lines(error: ValidationError, path: str, environment: Mapping[str, str
     """Returns one line for each error: where, which key, expected, found."""
     lines = []
     for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
-        variable = ENVIRONMENT_PREFIX + "__".join(place[:2]).upper()
-        where = variable if variable in environment else f"{path}: {'.'.join(place)}"
+        keys = [str(part) for part in problem["loc"]]
+        variable = ENVIRONMENT_PREFIX + "__".join(keys[:2]).upper()
+        where = variable if variable in environment else f"{path}: {'.'.join(keys)}"
         if problem["type"] == "default_factory_not_called":
             continue  # the value it is derived from is invalid, and has a line of its own
         if problem["type"] == "extra_forbidden":
-            known = Tables if len(place) == 1 else type(getattr(Tables(), place[0]))
+            known = Tables if len(keys) == 1 else type(getattr(Tables(), keys[0]))
             lines.append(f"{where}: unknown key, expected one of {listed(known)}")
         else:
             expected = re.sub(r"^(Value error, )?Input should (be )?", "", problem["msg"])

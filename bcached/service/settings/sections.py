@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from bcached.format.sizes import MEMBERS_MAX
 
 SOCKET_PATH_BYTES_MAX = 107
-BUFFER_BYTES = 64 << 20
+CLIENT_BUFFER_BYTES = 64 << 20
 MESSAGES_BUFFERED = 8  # a running one takes four times its length, and one behind it as much
 CONNECTION_BYTES = 1024
 NAME = r"[\w.][\w.-]{0,63}\$?"  # of a user or group
@@ -92,7 +92,7 @@ def buffers_needed(message_bytes: int, connections: int) -> int:
 def enough_buffers(limits: dict[str, Any]) -> int:
     """Returns the default limit of buffers, raised where other limits need more."""
     needed = buffers_needed(limits.get("message_bytes", 0), limits.get("connections", 0))
-    return max(BUFFER_BYTES, needed)
+    return max(CLIENT_BUFFER_BYTES, needed)
 
 
 Path = Annotated[str, AfterValidator(absolute_path)]

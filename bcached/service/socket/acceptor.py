@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bcached.service.logs.log import get_logger
 
-RETRY_S = 1.0  # the pause when out of descriptors; one log line each time
+ACCEPT_RETRY_S = 1.0  # the pause when out of descriptors; one log line each time
 ACCEPTS_AT_ONCE = 64  # then existing connections are served
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -46,9 +46,9 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in EXHAUSTED:
                     raise
-                log.warning("cannot accept a connection", reason=error.strerror, again_in_s=RETRY_S)
+                log.warning("cannot accept a connection", reason=error.strerror, again_in_s=ACCEPT_RETRY_S)
                 self._loop.remove_reader(self._listener)
-                self._retry = self._loop.call_later(RETRY_S, self._resume)
+                self._retry = self._loop.call_later(ACCEPT_RETRY_S, self._resume)
                 return
             connection.setblocking(False)
             self._on_connection(connection)

@@ -236,8 +236,8 @@ class Connection(asyncio.Protocol):
             if time.perf_counter_ns() - started_ns > RUN_NS_MAX and backlog.block:
                 asyncio.get_running_loop().call_soon(self._resume)  # serve other connections first
                 return
-        words = self._final_refusal
-        if words is not None and not backlog.block and pipeline.run([words], started_ns, b""):
+        refusal = self._final_refusal
+        if refusal is not None and not backlog.block and pipeline.run([refusal], started_ns, b""):
             self._final_refusal = None
 
     def _resume(self) -> None:

@@ -34,7 +34,7 @@ from bcached.service.statistics import ServerStatistics
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.methods import Request
 
-CLOSING_S = 1.0  # how long the last replies may take to be sent
+LAST_REPLIES_S = 1.0  # how long the last replies may take to be sent
 SWEEP_S = 1.0
 TRIM_BYTES = 8 << 20
 TRIM_PAUSE_S = 10.0
@@ -218,7 +218,7 @@ class SocketServer:
             self._all_closed = asyncio.get_running_loop().create_future()
             for connection in list(self._connections):
                 close(connection)
-            await asyncio.wait([self._all_closed], timeout=CLOSING_S)
+            await asyncio.wait([self._all_closed], timeout=LAST_REPLIES_S)
 
     # Tasks
 

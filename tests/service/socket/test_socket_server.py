@@ -543,7 +543,7 @@ async def test_running_out_of_descriptors_is_survived_quietly(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("bcached.service.socket.acceptor.RETRY_S", 0.1)
+    monkeypatch.setattr("bcached.service.socket.acceptor.ACCEPT_RETRY_S", 0.1)
     async with serving(path), Talker(path) as before:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         waiting = socket.socket(socket.AF_UNIX)
@@ -719,7 +719,7 @@ async def test_stopping_sends_what_is_written_and_closes(path: str) -> None:
 async def test_stopping_does_not_wait_for_a_peer_that_does_not_read(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bcached.service.socket.socket_server.CLOSING_S", 0.1)
+    monkeypatch.setattr("bcached.service.socket.socket_server.LAST_REPLIES_S", 0.1)
     async with patience(5), contextlib.AsyncExitStack() as stack:
         async with serving(path):
             talker = await stack.enter_async_context(Talker(path))
