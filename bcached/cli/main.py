@@ -50,6 +50,7 @@ VERBS = {
     "show": Verb("show", "show", "Print the superblock of a device as bcache-super-show does."),
     "dump": Verb("dump", "dump", "Print every structure on a device as JSON lines."),
     "check": Verb("check", "check", "Check everything on a device; report what is wrong and what is lost."),
+    "rescue": Verb("rescue", "rescue", "Write a set's dirty data to its backing device, without the kernel."),
     "repair": Verb("repair", "repair", "Repair a set that does not open, by the steps named."),
     "status": Verb("status", "status", "Print the set's state: buckets, free lists, waits, gens."),
     "top": Verb("top", "top", "Show the set's state, live."),

@@ -11,15 +11,17 @@ from bcached.device.claims.claim import user_of
 
 
 @asynccontextmanager
-async def opened(paths: Sequence[str], *, to_change: bool = False) -> AsyncIterator[list[FileDevice]]:
+async def opened(
+    paths: Sequence[str], *, to_change: bool = False, to_read_alone: bool = False
+) -> AsyncIterator[list[FileDevice]]:
     """Yields the devices, opened read-only and without a lock: they may be read while their daemon runs.
 
-    To be changed they are locked, and refused if a daemon has them open.
+    To be changed, or read alone, they are locked, and refused if a daemon or the kernel has them open.
     """
     async with AsyncExitStack() as stack:
         devices = []
         for path in paths:
-            device = await FileDevice.open(path, writable=to_change, exclusive=to_change)
+            device = await FileDevice.open(path, writable=to_change, exclusive=to_change or to_read_alone)
             stack.push_async_callback(device.close)
             devices.append(device)
         yield devices

@@ -14,11 +14,15 @@ from bcached.format.superblock_fields import (
     BACKING_CACHE_MODES,
     BACKING_STATE,
     BACKING_STATES,
+    NAME,
     RawSuperblock,
+    unpack,
 )
+from bcached.format.superblock_seal import resealed
 
 VERSION_WITHOUT_OFFSET = 1  # BCACHE_SB_VERSION_BDEV
 DATA_SECTOR_DEFAULT = 16  # BDEV_DATA_START_DEFAULT
+SET_UUID_OFFSET, UUID_BYTES, FLAGS_OFFSET = 56, 16, 104
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +60,13 @@ class BackingSuperblock:
             state=state,
             state_name=BACKING_STATES[state],
         )
+
+
+def detached(raw: bytes) -> bytes:
+    """Returns a backing device's superblock without a cache set (kernel: cached_dev_detach_finish)."""
+    fields = unpack(raw, NAME)
+    changed = bytearray(raw)
+    changed[SET_UUID_OFFSET : SET_UUID_OFFSET + UUID_BYTES] = bytes(UUID_BYTES)
+    flags = BACKING_STATE.put(fields.flags & ~BACKING_STATE.mask, BACKING_STATES.index("detached"))
+    changed[FLAGS_OFFSET : FLAGS_OFFSET + 8] = flags.to_bytes(8, "little")
+    return resealed(changed, NAME)

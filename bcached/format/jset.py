@@ -11,7 +11,8 @@ An entry takes whole blocks of one bucket; entries follow each other from the bu
 
 import struct
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -148,6 +149,17 @@ def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[Trace]:
     blocks = np.flatnonzero(words[:, MAGIC_OFFSET // WORD_BYTES] == JSET ^ set_magic)
     seqs, last_seqs = (words[blocks, offset // WORD_BYTES] for offset in (SEQ_OFFSET, LAST_SEQ_OFFSET))
     return list(map(Trace, (blocks * block_bytes).tolist(), seqs.tolist(), last_seqs.tolist()))
+
+
+def sound_entries(
+    raw: Buffer, offsets: Iterable[int], set_magic: int, block_bytes: int, where: str
+) -> list[PlacedEntry]:
+    """Returns the entries at these offsets of a journal bucket whose checksums are right."""
+    placed = []
+    for offset in offsets:
+        found, _ = scan_journal_bucket(memoryview(raw)[offset:], set_magic, block_bytes, where, most=1)
+        placed += [replace(one, offset_bytes=offset) for one in found]
+    return placed
 
 
 def claimed_seq(raw: Buffer, offset: int) -> int:

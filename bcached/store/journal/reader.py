@@ -19,6 +19,7 @@ from bcached.format.jset import (
     Trace,
     claimed_seq,
     scan_journal_bucket,
+    sound_entries,
     trace_entries,
 )
 from bcached.store.membership import MemberFound
@@ -36,6 +37,7 @@ class BucketFound:
     entries: list[PlacedEntry]  # in one lap of the ring
     leftovers: list[PlacedEntry]  # of the laps before, right behind them: the kernel reads on through these
     traces: list[Trace]  # all that looks like an entry
+    behind: list[PlacedEntry]  # sound ones behind what ends the others; no opening uses them
     end: FormatError | None  # why there are no more
     next_byte: int  # where the next entry would begin
     next_seq: int  # the value at the position of its seq
@@ -127,6 +129,7 @@ async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFou
     where = f"{member.path} journal bucket {bucket}"
     raw = await _read(member.block_device, member, bucket, whole=True)
     placed, end = scan_journal_bucket(raw, superblock.set_magic, block_bytes, where)
+    scanned = placed[-1].offset_bytes if placed else -1
     lap = 1
     while lap < len(placed) and _follows(placed[lap - 1].entry, placed[lap].entry):
         lap += 1
@@ -136,7 +139,9 @@ async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFou
     behind = placed[-1].offset_bytes + placed[-1].blocks * block_bytes if placed else 0
     next_seq = claimed_seq(raw, behind) if behind < len(raw) else 0
     traces = trace_entries(raw, superblock.set_magic, block_bytes)
-    return BucketFound(number, index, bucket, where, placed, leftovers, traces, end, behind, next_seq)
+    further = [trace.byte for trace in traces if trace.byte > scanned]
+    sound = sound_entries(raw, further, superblock.set_magic, block_bytes, where)
+    return BucketFound(number, index, bucket, where, placed, leftovers, traces, sound, end, behind, next_seq)
 
 
 def _follows(before: JournalEntry, after: JournalEntry) -> bool:

@@ -48,7 +48,7 @@ async def read_journal(
     _report_contradictions(found, known, oldest_needed, report)
     _report_seq(found, path, report)
     await _report_gaps(found, members, report)
-    newer = _newer_traces(found, members, report)
+    newer = newer_traces(found, members, report)
     if newer:
         _report_newer(newer, found.newest.seq, members, report)
     for number, member in enumerate(members):
@@ -170,7 +170,7 @@ def _report_gap(
     report(Finding("journal-gap", Severity.FATAL, STRUCTURE, where, problem, "the keys in them", advice))
 
 
-def _newer_traces(found: JournalFound, members: Sequence[MemberFound], report: Report) -> dict[int, str]:
+def newer_traces(found: JournalFound, members: Sequence[MemberFound], report: Report) -> dict[int, str]:
     """Returns where there are traces of entries newer than the newest that can be read, by their seq."""
     newest, newer = found.newest, dict[int, str]()
     # A ring cannot hold more entries than blocks: no entry was written with a higher seq.

@@ -105,8 +105,8 @@ async def read_metadata(
     found.journal = await read_journal(members, report, thorough=thorough)
     if found.journal.entries:
         _check_age(found, report)
-        await _read_prios(found, report)
-        await _read_locations(found, report)
+        await read_prios(found, report)
+        await read_locations(found, report)
     return found
 
 
@@ -180,7 +180,7 @@ async def _refuse_to_start_over(
         report(Finding("set-members", Severity.FATAL, "set", fresh.path, problem, lost))
 
 
-async def _read_prios(found: Metadata, report: Report) -> None:
+async def read_prios(found: Metadata, report: Report) -> None:
     """Read the prio chain of each member, as far as it can be followed."""
     assert found.journal is not None
     for number, member in enumerate(found.members):
@@ -207,7 +207,7 @@ async def _read_prios(found: Metadata, report: Report) -> None:
         found.censuses.append(census)
 
 
-async def _read_locations(found: Metadata, report: Report) -> None:
+async def read_locations(found: Metadata, report: Report) -> None:
     """Check the locations of the uuid table and the root in the newest entry, and read the table."""
     assert found.journal is not None
     members, newest = found.members, found.journal.newest

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Options that say how a set was made, for devices whose superblock is gone."""
+
+import click
+
+from bcached.cli.amounts import SIZE_IN_SECTORS
+
+
+class BucketAndBlock(click.ParamType[tuple[int, int]]):
+    """Two sizes, of a bucket and of a block (512k,4k); converted to sectors."""
+
+    name = "geometry"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Both in sectors, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        sizes = [SIZE_IN_SECTORS.convert(part, param, ctx) for part in value.split(",")]
+        if (
+            len(sizes) != 2
+            or not all(size and size & (size - 1) == 0 for size in sizes)
+            or sizes[0] < sizes[1]
+        ):
+            self.fail(
+                f"{value!r}: expected two powers of two, of a bucket and of a block, as in 512k,4k",
+                param,
+                ctx,
+            )
+        return sizes[0], sizes[1]
+
+
+GEOMETRY = BucketAndBlock()

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The dirty extents of a volume in a set that may be damaged, each with how far it can be trusted.
+
+They come from the merged index (newest wins), so none overlaps another in the volume. Whether two live keys
+claim the same sectors of a device is decided once for the whole set, by a sort in columns.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcached.format.bkey import CHECK_DEVICE
+from bcached.keys import Key, Pointer
+from bcached.state.accounting.check_counts import Census, Use
+from bcached.state.index.extents import Extents
+from bcached.state.index.key_rows import Rows
+from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.set_left import SetLeft
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The first sector of a copy on a member."""
+
+    device: int
+    sector: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyExtent:
+    """Sectors [offset, offset + sectors) of a volume that its backing device lacks, and their copies."""
+
+    offset: int
+    sectors: int
+    confidence: Confidence
+    copies: tuple[Place, ...]
+
+
+@dataclass(slots=True)
+class DirtyExtents:
+    """All dirty extents of a set."""
+
+    left: SetLeft
+    _conflicting: set[int] = field(default_factory=set)  # numbers of keys
+    _in_leaf: Extents = field(default_factory=Extents)
+    _proven: list[NDArray[np.bool_]] = field(default_factory=list)  # by member: buckets whose gen is certain
+
+    @classmethod
+    def of(cls, left: SetLeft) -> "DirtyExtents":
+        """Returns the extents, after comparing what all keys claim."""
+        extents = cls(left, _proven=[census.gens_known.copy() for census in left.checked.censuses])
+        tree = left.checked.tree
+        if tree is not None:
+            for device in range(len(left.members)):
+                extents._conflicting |= _overlapping(left, device)
+            for key in tree.superseded:
+                extents._in_leaf.insert(key)
+            if not all(known.all() for known in extents._proven):
+                extents._prove_gens()
+        return extents
+
+    def _prove_gens(self) -> None:
+        """Take the gens of buckets with sure dirty data as certain: such a bucket was not reused since."""
+        for inode in self.inodes():
+            for extent in self.of_inode(inode):
+                if extent.confidence == Confidence.SURE:
+                    for place in extent.copies:
+                        census = self.left.checked.censuses[place.device]
+                        self._proven[place.device][census.geometry.bucket_of(place.sector)] = True
+
+    def inodes(self) -> list[int]:
+        """Returns the inodes that have dirty extents."""
+        tree = self.left.checked.tree
+        chunks = tree.rows.chunks() if tree is not None else ()
+        return sorted({inode for rows in chunks for inode in np.unique(rows.inodes[rows.dirty]).tolist()})
+
+    def of_inode(self, inode: int) -> Iterator[DirtyExtent]:
+        """Yields the dirty extents of an inode, in order."""
+        tree = self.left.checked.tree
+        if tree is None:
+            return
+        for rows in tree.rows.chunks():
+            chosen = rows.where(rows.dirty & (rows.inodes == inode) & (rows.devices != CHECK_DEVICE))
+            numbered = zip(chosen.keys.tolist(), chosen, strict=True)
+            for number, copies in groupby(numbered, key=itemgetter(0)):
+                yield from self._parts(number, [key for _, key in copies])
+
+    def _parts(self, number: int, copies: Sequence[Key]) -> Iterator[DirtyExtent]:
+        """Yields a key's parts. 1. Only stale copies. 2. Claimed by others, too. 3. All others."""
+        live = [key for key in copies if self.left.checked.staleness(key.pointers[0]) == 0]
+        first = (live or copies)[0]
+        if not live:
+            in_use = any(self._is_in_use(key.pointers[0]) for key in copies)
+            confidence = Confidence.CONFLICTING if in_use else Confidence.NEWEST
+            parts = [(first.offset, first.end, confidence)]
+        elif number in self._conflicting or any(self._is_metadata(key.pointers[0]) for key in live):
+            parts = [(first.offset, first.end, Confidence.CONFLICTING)]
+        else:
+            pointer = first.pointers[0]
+            known = self._proven[pointer.device][self._bucket(pointer)]
+            parts = self.left.doubts.parts_of(first, pointer, gen_is_known=bool(known), in_leaf=self._in_leaf)
+        for start, end, confidence in parts:
+            places = tuple(
+                Place(key.pointers[0].device, key.pointers[0].sector + start - first.offset)
+                for key in (live or copies)
+            )
+            yield DirtyExtent(start, end - start, confidence, places)
+
+    def _is_in_use(self, pointer: Pointer) -> bool:
+        """Whether a bucket holds anything with a newer gen."""
+        census, bucket = self._census(pointer), self._bucket(pointer)
+        return bool(census.sectors[bucket]) or census.uses[bucket] not in {Use.FREE, Use.DATA}
+
+    def _is_metadata(self, pointer: Pointer) -> bool:
+        return self._census(pointer).uses[self._bucket(pointer)] not in {Use.FREE, Use.DATA}
+
+    def _census(self, pointer: Pointer) -> Census:
+        return self.left.checked.censuses[pointer.device]
+
+    def _bucket(self, pointer: Pointer) -> int:
+        return self._census(pointer).geometry.bucket_of(pointer.sector)
+
+
+def _overlapping(left: SetLeft, device: int) -> set[int]:
+    """Returns the numbers of live keys that share a sector of a member with another live key."""
+    tree, census = left.checked.tree, left.checked.censuses[device]
+    assert tree is not None
+    columns = [_live_columns(rows.where(rows.devices == device), census) for rows in tree.rows.chunks()]
+    if not columns:
+        return set()
+    firsts, ends, keys = (np.concatenate(column) for column in zip(*columns, strict=True))
+    order = np.argsort(firsts, kind="stable")
+    firsts, ends, keys = firsts[order], ends[order], keys[order]
+    if len(firsts) < 2:
+        return set()
+    reached = np.maximum.accumulate(ends)[:-1]  # by all before
+    overlaps_before = np.concatenate([[False], firsts[1:] < reached])
+    overlaps_behind = np.concatenate([ends[:-1] > firsts[1:], [False]])
+    return set(keys[overlaps_before | overlaps_behind].tolist())
+
+
+def _live_columns(rows: Rows, census: Census) -> tuple[NDArray[np.int64], ...]:
+    buckets = census.geometry.buckets_of(rows.first_sectors)
+    live = rows.where(census.behind(buckets, rows.gens) == 0)
+    return live.first_sectors, live.first_sectors + live.sectors, live.keys
+
+
+@dataclass(slots=True)
+class Totals:
+    """Extents and sectors of each confidence."""
+
+    extents: Counter[Confidence] = field(default_factory=Counter)
+    sectors: Counter[Confidence] = field(default_factory=Counter)
+    end: int = 0  # of the last extent
+
+    def add(self, extent: DirtyExtent) -> None:
+        """Count an extent."""
+        self.extents[extent.confidence] += 1
+        self.sectors[extent.confidence] += extent.sectors
+        self.end = max(self.end, extent.offset + extent.sectors)
+
+
+def totals_of(extents: Iterator[DirtyExtent]) -> Totals:
+    """Returns the sums over these extents."""
+    totals = Totals()
+    for extent in extents:
+        totals.add(extent)
+    return totals

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The journal of a set as far as it can be read, entries behind damaged ones included.
+
+An opening takes the newest entry that it reaches from the start of a bucket, and refuses a set whose journal
+has a hole. Here every entry with a right checksum counts. Keys of entries behind the last hole are the newest
+of their ranges; all older ones may have been overwritten by the keys that are missing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bcached.errors import BcachedError, SetRefused
+from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, sound_entries, trace_entries
+from bcached.store.finding import Finding, Report, Severity, finding_of
+from bcached.store.journal.reader import BucketFound, JournalFound, read_bucket
+from bcached.store.membership import MemberFound
+from bcached.store.reading.journal_check import newer_traces
+from bcached.store.reading.ring_check import STRUCTURE
+from bcached.units import SECTOR_BYTES
+
+CHUNK_BYTES = 1 << 20
+BUCKETS_LOOKED_AT = 300  # a journal has 256 at most, behind the superblock's
+
+
+@dataclass(slots=True)
+class JournalLeft:
+    """The entries that count, and from which of them on nothing is missing."""
+
+    found: JournalFound
+    sure_from: int = 0  # the keys of entries from this seq on are the newest of their ranges
+    is_whole: bool = True  # then so are the keys of the index
+    others: list[JournalEntry] = field(default_factory=list)  # not needed any more, newest first
+
+    @property
+    def entries(self) -> list[JournalEntry]:
+        """The entries to replay, oldest first."""
+        return self.found.entries
+
+    @property
+    def sure(self) -> list[JournalEntry]:
+        """The entries whose keys are the newest."""
+        return [entry for entry in self.entries if entry.seq >= self.sure_from]
+
+    @property
+    def with_newest_prios(self) -> list[JournalEntry]:
+        """The entries since the last prio write: no bucket that they name was reused since."""
+        last = self.entries[-1].prio_heads
+        count = 0
+        for entry in reversed(self.entries):
+            if entry.prio_heads != last:
+                break
+            count += 1
+        return [entry for entry in self.entries[-count:] if entry.seq >= self.sure_from]
+
+
+async def read_journal_left(members: Sequence[MemberFound], report: Report) -> JournalLeft:
+    """Read all journal buckets of all members. Raises SetRefused if there is no entry at all."""
+    found, is_readable = await _read_buckets(members, report)
+    known: dict[int, JournalEntry] = {}
+    contradictions = set[int]()
+    for bucket in found.buckets:
+        for placed in (*bucket.entries, *bucket.leftovers, *bucket.behind):
+            entry = placed.entry
+            if known.setdefault(entry.seq, entry) != entry:
+                contradictions.add(entry.seq)
+    if not known:
+        raise SetRefused(
+            f"{members[0].path}: found no journal entry: only the journal says where the index is"
+        )
+    newest = known[max(known)]
+    found.entries = [known[seq] for seq in sorted(known) if seq >= newest.last_seq]
+    others = [known[seq] for seq in sorted(known, reverse=True) if seq < newest.last_seq]
+    left = JournalLeft(found, others=others)
+    _find_hole(left, members, report)
+    newer = newer_traces(found, members, report)
+    if newer or not is_readable or contradictions & {entry.seq for entry in left.entries}:
+        left.sure_from, left.is_whole = newest.seq + 1, False
+    if newer:
+        problem = f"entry {newest.seq} is the newest that is whole, but there are traces of newer ones"
+        lost = "the changes in them, if the power did not fail while they were written"
+        report(Finding("journal-newer", Severity.DAMAGE, STRUCTURE, newer[min(newer)], problem, lost))
+    return left
+
+
+async def _read_buckets(members: Sequence[MemberFound], report: Report) -> tuple[JournalFound, bool]:
+    """Returns all journal buckets, and whether all could be read from some member."""
+    found, failed = JournalFound(), 0
+    for number, member in enumerate(members):
+        before = len(found.buckets)
+        for index in range(len(member.superblock.journal_buckets)):
+            bucket = await _bucket_left(member, number, index, report)
+            if bucket is not None:
+                found.buckets.append(bucket)
+        failed += len(found.buckets) - before < len(member.superblock.journal_buckets)
+    return found, failed < len(members)
+
+
+async def _bucket_left(member: MemberFound, number: int, index: int, report: Report) -> BucketFound | None:
+    try:
+        return await read_bucket(member, number, index)
+    except BcachedError as error:
+        report(finding_of(error, "journal-unreadable", Severity.DAMAGE, "the journal entries in it"))
+        return None
+
+
+def _find_hole(left: JournalLeft, members: Sequence[MemberFound], report: Report) -> None:
+    """Find the last missing entry. One at the front was discarded by the kernel, if it left no trace."""
+    entries = left.entries
+    oldest = entries[-1].last_seq
+    traces = {trace.seq for bucket in left.found.buckets for trace in bucket.traces}
+    discards = all(member.superblock.discard for member in members)
+    expected = oldest
+    for entry in entries:
+        missing = range(expected, entry.seq)
+        is_discarded = expected == oldest and discards and not traces.intersection(missing)
+        if missing and not is_discarded:
+            left.sure_from, left.is_whole = entry.seq, False
+            problem = (
+                f"entries {missing.start} to {missing.stop - 1} of {oldest} to {entries[-1].seq} are missing"
+            )
+            where = members[0].path
+            report(Finding("journal-hole", Severity.DAMAGE, STRUCTURE, where, problem, "the keys in them"))
+        expected = entry.seq + 1
+
+
+async def newest_seq_anywhere(member: MemberFound) -> int:
+    """Returns the highest seq of an entry near the device's beginning, whatever the superblock says.
+
+    If a damaged superblock gives the journal's place and its blocks wrongly, there are entries that it hides.
+    """
+    device, superblock = member.block_device, member.superblock
+    end = min(device.size_bytes, BUCKETS_LOOKED_AT * superblock.bucket_sectors * SECTOR_BYTES)
+    newest = 0
+    for begin in range(0, end, CHUNK_BYTES):
+        length = min(CHUNK_BYTES + JSET_BYTES_MAX, device.size_bytes - begin)
+        try:
+            raw = await device.read(begin, length)
+        except BcachedError:
+            continue
+        traces = [trace.byte for trace in trace_entries(raw, superblock.set_magic, SECTOR_BYTES)]
+        placed = sound_entries(raw, traces, superblock.set_magic, SECTOR_BYTES, member.path)
+        newest = max([newest, *(one.entry.seq for one in placed)])
+    return newest

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A rescue: the dirty data of one volume, counted by how far it can be trusted, and written to one device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import SetRefused
+from bcached.format.backing_superblock import BackingSuperblock, detached
+from bcached.format.superblock import SUPERBLOCK_SECTOR
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals
+from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.owner_of import BackingFound, Owner
+from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.unreadable import Unreadable
+from bcached.store.rescue.write_back import Progress, WriteBack, Written, refuse_outside
+from bcached.units import SECTOR_BYTES
+
+
+@dataclass(slots=True)
+class Rescue:
+    """What there is of one volume, and what was done with it."""
+
+    extents: DirtyExtents
+    owner: Owner
+    most: Confidence  # the least confidence of what is written
+    unreadable: Unreadable
+    totals: Totals = field(default_factory=Totals)  # of what can be read, as far as it is known
+    lost: Totals = field(default_factory=Totals)  # of what cannot
+    done: Written = field(default_factory=Written)
+    is_written: bool = False
+    is_marked_clean: bool = False
+
+    @property
+    def left(self) -> SetLeft:
+        """What was found of the set."""
+        return self.extents.left
+
+    def dirty(self) -> Iterator[DirtyExtent]:
+        """Yields the volume's extents, less trusted if the volume itself is doubtful."""
+        least = Confidence.NEWEST if self.owner.doubt else Confidence.SURE
+        for extent in self.extents.of_inode(self.owner.inode):
+            if extent.confidence < least:
+                yield replace(extent, confidence=least)
+            else:
+                yield extent
+
+    def count(self) -> None:
+        """Count all extents."""
+        for extent in self.dirty():
+            (self.lost if self.unreadable.holds(extent) else self.totals).add(extent)
+
+    def chosen(self) -> Iterator[DirtyExtent]:
+        """Yields the extents that are to be written."""
+        return (extent for extent in self.dirty() if extent.confidence <= self.most)
+
+    @property
+    def unreadable_extents(self) -> int:
+        """Extents that cannot be read, or only in part."""
+        return self.done.unreadable_extents if self.is_written else self.lost.extents.total()
+
+    @property
+    def unreadable_sectors(self) -> int:
+        """Sectors that cannot be read."""
+        return self.done.unreadable_sectors if self.is_written else self.lost.sectors.total()
+
+    @property
+    def unwritten_sectors(self) -> int:
+        """Sectors that were found, and not chosen or not readable."""
+        left = sum(sectors for confidence, sectors in self.totals.sectors.items() if confidence > self.most)
+        return left + self.unreadable_sectors
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all dirty data of the volume that there can be was written and verified."""
+        return (
+            self.is_written
+            and self.done.is_verified
+            and not self.unwritten_sectors
+            and self.left.doubts.index_is_whole
+        )
+
+    async def write(self, target: BlockDevice, first_sector: int, progress: Progress) -> None:
+        """Write the chosen extents to the target, from its first data sector on, and verify them."""
+        refuse_outside(target, first_sector, self.chosen())
+        devices = [member.block_device for member in self.left.members]
+        run = WriteBack(devices, self.unreadable, target, progress, self.done)
+        await run.run(self.chosen())
+        self.is_written = True
+
+    async def mark_clean(self, target: BlockDevice, backing: BackingFound) -> None:
+        """Make the backing device one without a cache, as the kernel's detaching does."""
+        if not self.is_complete:
+            raise SetRefused(f"{target.path}: not marked clean: not all of its dirty data was written")
+        byte = SUPERBLOCK_SECTOR * SECTOR_BYTES
+        await target.write(byte, detached(backing.raw), durable=True)
+        self.is_marked_clean = True
+
+
+def first_data_sector(backing: BackingSuperblock) -> int:
+    """Returns where a backing device's data begins: its keys count from the device's start."""
+    return max(backing.data_sector, SUPERBLOCK_SECTOR * 2)

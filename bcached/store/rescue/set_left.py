@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""All that is left of a set, read by the check's readers in the order of an opening.
+
+Nothing stops at damage, and nothing is written. What the readers report decides what can be called sure.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import BcachedError, SetRefused
+from bcached.format.uuid_entry import UuidEntry
+from bcached.store.btree.node_reader import NodeFound
+from bcached.store.btree.node_rules import leaf_extents
+from bcached.store.check.checker import CheckedSet, read_tree
+from bcached.store.finding import Finding, Severity
+from bcached.store.membership import MemberFound
+from bcached.store.reading.location_checks import bounds_of
+from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
+from bcached.store.reading.volume_check import read_volumes
+from bcached.store.rescue.doubts import Doubts
+from bcached.store.rescue.journal_left import JournalLeft, newest_seq_anywhere, read_journal_left
+from bcached.store.rescue.superblock_left import Layout, MemberLeft, read_member_left, refuse_unused
+
+# Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
+ANSWERED = {
+    "superblock",
+    "prio-chain",
+    "btree-root",
+    "uuid-bucket",
+    "node-damaged",
+    "node-child",
+    "node-last-child",
+    "bucket-shared",
+    "bucket-crowded",
+    "volume-table",
+    "volume-slot",
+    "volume-doubled",
+    "volume-flags",
+    "volume-times",
+    "volume-size",
+}
+# The index is incomplete: a gen may be unknown that only a lost key names.
+INCOMPLETE = {"btree-root", "node-damaged", "node-child", "node-last-child", "node-vanished", "bucket-shared"}
+
+
+@dataclass(slots=True)
+class SetLeft:
+    """What was found, and what is doubtful about it."""
+
+    checked: CheckedSet
+    journal: JournalLeft
+    doubts: Doubts
+    former_tables: list[list[UuidEntry | None]] = field(default_factory=list)  # newest first
+
+    @property
+    def members(self) -> list[MemberFound]:
+        """The members, by their numbers."""
+        return self.checked.members
+
+    @property
+    def volumes_are_sound(self) -> bool:
+        """Whether the uuid table is as its writer left it, as far as that can be seen."""
+        return not any(rule.startswith(("volume-", "uuid-")) for rule in self._fatal_rules())
+
+    def _fatal_rules(self) -> set[str]:
+        listed = self.checked.findings.listed
+        return {finding.rule for finding in listed if finding.severity == Severity.FATAL}
+
+    def settle(self) -> None:
+        """Decide what the findings leave of the confidence in everything."""
+        rules = self._fatal_rules()
+        self.doubts.nothing_is_sure |= bool(rules - ANSWERED)
+        self.doubts.index_is_whole = not set(self.checked.findings.counts) & INCOMPLETE
+
+
+async def read_what_is_left(devices: Sequence[BlockDevice], layout: Layout | None = None) -> SetLeft:
+    """Read everything that can be read. Raises BcachedError if no superblock or no journal can be found."""
+    checked = CheckedSet()
+    report = checked.findings.report
+    members = [await read_member_left(device, layout, report) for device in devices]
+    members.sort(key=lambda member: member.found.superblock.member)
+    _refuse_others(members)
+    refuse_unused(members, report)
+    checked.metadata = Metadata([member.found for member in members])
+    journal = await read_journal_left(checked.members, report)
+    checked.metadata.journal = journal.found
+    await read_prios(checked.metadata, report)
+    await read_locations(checked.metadata, report)
+    left = SetLeft(
+        checked, journal, Doubts.of(journal, bounds_of([one.superblock for one in checked.members]))
+    )
+    left.doubts.nothing_is_sure = not await _guesses_fit(members, journal)
+    left.former_tables = [table async for table in _former_tables(left)]
+    async for node in read_tree(checked):
+        _doubt(left.doubts, node, checked)
+    left.settle()
+    return left
+
+
+def _refuse_others(members: Sequence[MemberLeft]) -> None:
+    """Refuse devices that are not all the members of one set."""
+    first = members[0].found
+    numbers = [member.found.superblock.member for member in members]
+    for member in members:
+        path, superblock = member.found.path, member.found.superblock
+        if superblock.set_uuid != first.superblock.set_uuid:
+            raise SetRefused(
+                f"{path}: is of set {superblock.set_uuid}, but {first.path} is of {first.superblock.set_uuid}"
+            )
+        if superblock.bucket_sectors != first.superblock.bucket_sectors:
+            raise SetRefused(f"{path}: its buckets have another size than those of {first.path}")
+    if numbers != list(range(first.superblock.members)):
+        raise SetRefused(
+            f"{first.path}: expected the {first.superblock.members} members of its set, found the numbers "
+            f"{', '.join(map(str, numbers))}: give all of them, each once"
+        )
+
+
+async def _guesses_fit(members: Sequence[MemberLeft], journal: JournalLeft) -> bool:
+    """Whether the journal is complete by what is on the devices, and not only by a guessed superblock."""
+    newest = journal.entries[-1].seq
+    for member in members:
+        if member.is_guess and await newest_seq_anywhere(member.found) > newest:
+            return False
+    return True
+
+
+async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]:
+    """Yields the uuid tables that earlier journal entries name, newest first, if they are still there."""
+    newest = left.journal.entries[-1]
+    seen = [newest.uuid_bucket.pointers]
+    for entry in (*reversed(left.journal.entries), *left.journal.others):
+        pointers = entry.uuid_bucket.pointers
+        if pointers in seen or not pointers or pointers[0].device >= len(left.members):
+            continue
+        seen.append(pointers)
+        findings: list[Finding] = []
+        try:
+            table = await read_volumes(left.members, entry, findings.append)
+        except BcachedError:
+            continue
+        if table and all(finding.severity < Severity.FATAL for finding in findings):
+            yield table
+
+
+def _doubt(doubts: Doubts, node: NodeFound, checked: CheckedSet) -> None:
+    """Record what a damaged node makes doubtful: its range, but not keys behind the damage in a leaf."""
+    if node.damage is None:
+        return
+    if node.level:
+        doubts.add_interior(node.low, node.high)
+        return
+    behind = NodeFound(node.key, node.level, node.low, node.where, bsets=node.behind)
+    bounds = bounds_of([member.superblock for member in checked.members])
+    doubts.add_leaf(node.low, node.high, leaf_extents([behind], bounds, lambda _: None))

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Rescues of what the kernel wrote, damaged one structure at a time, against what the kernel itself read.
+
+Whatever is damaged, no sector of the backing device that was right may be wrong afterwards, and what is
+called sure is right to the byte.
+"""
+
+from collections.abc import AsyncIterator
+from random import Random
+
+import pytest
+
+from bcached.store.rescue.doubts import Confidence
+from instruments.samples.damaged_kernel_image import (
+    Damage,
+    Rescued,
+    backing_bytes,
+    bsets,
+    erase,
+    flip,
+    journal_entries,
+    rescued,
+    structures,
+    wrong_sectors,
+)
+
+DIRTY = {"clean": 27129, "crash": 48167, "flash": 19964}
+every_image = pytest.mark.parametrize("name", DIRTY)
+SECTOR = 512
+
+
+def assert_harmless(name: str, found: Rescued) -> None:
+    """All that was written is right, and it is as many sectors as were called sure."""
+    before, after = wrong_sectors(name, backing_bytes(name)), wrong_sectors(name, found.contents)
+    assert after <= before, "sectors that were right are wrong now"
+    assert after & found.sectors == set(), "what was called sure is wrong"
+    assert found.written.written_sectors == len(found.sectors) == found.sure
+    assert found.written.is_verified or found.refused
+
+
+@every_image
+async def test_all_of_it_comes_back_from_a_sound_set(name: str) -> None:
+    found = await rescued(name)
+    assert (found.sure, found.found) == (DIRTY[name], DIRTY[name])
+    assert wrong_sectors(name, found.contents) == set()
+
+
+async def test_a_writethrough_cache_has_nothing_to_rescue() -> None:
+    assert (await rescued("full-lru")).found == 0
+
+
+async def damages(name: str, random: Random) -> AsyncIterator[tuple[str, Damage]]:
+    """Each structure damaged by itself: a bit anywhere in what it uses, or all of its first block."""
+    checked, nodes = await structures(name)
+    superblock = checked.members[0].superblock
+    bucket_bytes = superblock.bucket_sectors * SECTOR
+    for byte in (0, 40, 60, 104, 150, 192, 194, 204, 206, 208):
+        yield f"superblock byte {byte}", flip(4096 + byte)
+    yield "superblock magic", erase(4096 + 24, 16)
+    yield "superblock", erase(4096, 4096)
+    entries = list(journal_entries(checked))
+    for seq, byte, length in entries:
+        yield f"entry {seq}", flip(byte + random.randrange(length))
+    # Without a trace of the newest there is no way to know of it.
+    for seq, byte, _ in random.sample(entries[:-1], 2):
+        yield f"entry {seq} erased", erase(byte, SECTOR)
+    ((prio, _),) = checked.chains[0]
+    yield "prios", flip(prio * bucket_bytes + random.randrange(bucket_bytes))
+    yield "prios erased", erase(prio * bucket_bytes, bucket_bytes)
+    assert checked.journal is not None
+    table = checked.journal.newest.uuid_bucket.pointers[0].sector * SECTOR
+    yield "uuid table", flip(table + random.randrange(128))
+    yield "uuid table erased", erase(table, bucket_bytes)
+    for level in (0, 1):
+        all_of_them = list(bsets(nodes, level))
+        for byte, length in random.sample(all_of_them, min(len(all_of_them), 8)):
+            yield f"bset of level {level} at {byte}", flip(byte + random.randrange(length))
+        for byte, _ in random.sample(all_of_them, min(len(all_of_them), 2)):
+            yield f"bset of level {level} at {byte} erased", erase(byte, SECTOR)
+    for node in nodes:
+        length = node.key.sectors * SECTOR
+        yield f"node of level {node.level}", erase(node.key.pointers[0].sector * SECTOR, length)
+
+
+@every_image
+async def test_no_damage_makes_a_sector_wrong_that_was_right(name: str) -> None:
+    async for what, damage in damages(name, Random(name)):
+        found = await rescued(name, damage)
+        try:
+            assert_harmless(name, found)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {what}: {error}") from error
+
+
+async def test_prios_that_were_discarded_cost_nothing_but_a_few_doubts() -> None:
+    checked, _ = await structures("crash")
+    ((prio, _),) = checked.chains[0]
+    found = await rescued("crash", erase(prio << 16, 1 << 16))
+    assert found.found == DIRTY["crash"]
+    assert found.sure > 0.97 * DIRTY["crash"]
+    everything = await rescued("crash", erase(prio << 16, 1 << 16), Confidence.NEWEST)
+    assert wrong_sectors("crash", everything.contents) == set()
+
+
+async def test_a_wiped_magic_costs_nothing() -> None:
+    found = await rescued("crash", erase(4096 + 24, 16))
+    assert found.sure == DIRTY["crash"]
+    assert wrong_sectors("crash", found.contents) == set()
+
+
+async def test_bsets_behind_a_bad_one_are_used() -> None:
+    _, nodes = await structures("crash")
+    first, *_ = bsets(nodes, 0)
+    found = await rescued("crash", flip(first[0] + 40))
+    assert found.sure > 0.5 * DIRTY["crash"]
+
+
+async def test_entries_behind_a_hole_are_used_and_are_sure() -> None:
+    checked, _ = await structures("crash")
+    holes = {seq: byte for seq, byte, _ in journal_entries(checked)}
+    found = await rescued("crash", erase(holes[255], SECTOR))
+    assert 0 < found.sure < found.found
+    assert found.totals.sectors[Confidence.NEWEST] > 0.9 * DIRTY["crash"]
