@@ -179,17 +179,24 @@ class Daemon:
     # Stopping
 
     def _handle_signals(self) -> None:
+        """Have signals handled on the loop.
+
+        Not by loop.add_signal_handler: to remove such a handler restores the default action, if only until
+        the next call, and a second SIGTERM in between would end the process in the middle of its last steps.
+        SIGWINCH, whose default is to do nothing, gives the loop the descriptor by which any signal wakes it.
+        """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+        on_loop = loop.call_soon_threadsafe
+        loop.add_signal_handler(signal.SIGWINCH, lambda: None)
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number, task.cancel)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up, task.cancel)
+            signal.signal(number, lambda number, _: on_loop(self._stop, signal.Signals(number), task.cancel))
+        signal.signal(signal.SIGHUP, lambda *_: on_loop(self._hang_up, task.cancel))
 
     @staticmethod
     def _ignore_signals() -> None:
         """Everything is closed: a signal that arrives now must not turn a clean exit into a kill."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            asyncio.get_running_loop().remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
     def _hang_up(self, cancel: Callable[[], object]) -> None:

@@ -364,7 +364,7 @@ class Told:
         return explore(self.seed, states=STATES_A_MOMENT, again=self.again, only=self.only)
 
 
-ANY, GROWN, SPLIT = Told(0), Told(1), Told(3)
+ANY, GROWN, SPLIT = Told(0), Told(1), Told(6)
 ANY_AND_AFTER, GROWN_AND_AFTER = Told(0, 2), Told(1, 2)
 GENS_WRITTEN = Told(1, only=(split_while_gens_are_written,))
 VOLUMES = Told(4, only=(volumes,))

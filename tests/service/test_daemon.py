@@ -304,9 +304,10 @@ def test_being_told_to_stop_again_and_again_harms_nothing() -> None:
             client.connect(str(daemon.socket_path))
             for offset in range(0, 80_000, 1000):
                 ask(client, "Allocator.Allocate", inode=1, offset=offset, sectors=128)
-        for _ in range(20):
+        assert daemon.process is not None
+        while daemon.process.poll() is None:  # up to its very last instruction
             daemon.send(signal.SIGTERM)
-            time.sleep(0.002)
+            time.sleep(0.0005)
         assert daemon.end(None) == 0
         daemon.start()
         daemon.wait_until_ready()

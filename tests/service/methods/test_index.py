@@ -98,7 +98,7 @@ async def no_split_possible(it: Served) -> AsyncIterator[None]:
             pass
         taken = []
         quiet = 0
-        while quiet < 20:  # the allocator brings what it still finds
+        while quiet < 60:  # the allocator brings what it still finds
             quiet += 1
             while (place := sectors.take_metadata(State.BTREE)) is not None:
                 taken.append(place)
