@@ -57,6 +57,8 @@ def lines(rescue: Rescue, target: str) -> Iterator[str]:
         yield f"nothing is sure: {rescue.owner.doubt}"
     if not rescue.left.doubts.index_is_whole:
         yield "parts of the index are lost (see above): there may be more dirty data than was found"
+    if rescue.left.found_leaves:
+        yield f"{rescue.left.found_leaves} leaves were found by a search of the whole device"
     others = _others(rescue)
     if others:
         yield f"other volumes with dirty data: {', '.join(map(str, others))}"

@@ -43,7 +43,7 @@ class DirtyExtent:
 
 @dataclass(slots=True)
 class DirtyExtents:
-    """All dirty extents of a set."""
+    """All dirty extents of a set, leaves that had to be searched for included (node_scan.py)."""
 
     left: SetLeft
     _conflicting: set[int] = field(default_factory=set)  # numbers of keys

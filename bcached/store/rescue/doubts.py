@@ -49,6 +49,7 @@ class Doubts:
     nothing_is_sure: bool = False
     index_is_whole: bool = True
     ranges: list[_DoubtfulRange] = field(default_factory=list)
+    contested: Extents = field(default_factory=Extents)  # parts of the index that two leaves name otherwise
 
     @classmethod
     def of(cls, journal: JournalLeft, bounds: Bounds) -> "Doubts":
@@ -78,13 +79,15 @@ class Doubts:
         may have been reused since.
         """
         if self.nothing_is_sure:
-            return [(key.offset, key.end, Confidence.NEWEST)]
+            parts = [(key.offset, key.end, Confidence.NEWEST)]
+            return painted(parts, self._contested_in(key), Confidence.CONFLICTING)
         is_sure = self.journal_is_whole and (gen_is_known or self.index_is_whole)
         parts = [(key.offset, key.end, Confidence.SURE if is_sure else Confidence.NEWEST)]
         for doubtful in self.ranges:
             parts = painted(parts, _inside(key, doubtful), Confidence.NEWEST)
             if is_sure:
                 parts = painted(parts, same_place(doubtful.newer, key, pointer), Confidence.SURE)
+        parts = painted(parts, self._contested_in(key), Confidence.CONFLICTING)
         if gen_is_known:
             return painted(parts, same_place(self.sure, key, pointer), Confidence.SURE)
         if not self.index_is_whole:
@@ -94,6 +97,10 @@ class Doubts:
         if self.journal_is_whole and not self.ranges:
             parts = painted(parts, same_place(in_leaf, key, pointer), Confidence.SURE)
         return painted(parts, same_place(self.since_prios, key, pointer), Confidence.SURE)
+
+    def _contested_in(self, key: Key) -> Iterator[tuple[int, int]]:
+        for found in self.contested.lookup(key.inode, key.offset, key.end):
+            yield found.offset, found.end
 
 
 def same_place(extents: Extents, key: Key, pointer: Pointer) -> Iterator[tuple[int, int]]:

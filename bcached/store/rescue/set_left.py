@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError, SetRefused
+from bcached.format.bkey import END_MAX, Bounds
 from bcached.format.uuid_entry import UuidEntry
+from bcached.keys import INODE_MAX
+from bcached.state.index.interior_keys import START, Position
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.btree.node_rules import leaf_extents
 from bcached.store.check.checker import CheckedSet, read_tree
@@ -51,7 +54,11 @@ class SetLeft:
     checked: CheckedSet
     journal: JournalLeft
     doubts: Doubts
+    bounds: Bounds
     former_tables: list[list[UuidEntry | None]] = field(default_factory=list)  # newest first
+    sound_leaves: list[tuple[Position, Position]] = field(default_factory=list)  # below sound parents
+    found_leaves: int = 0  # by a search for leaves below these (node_scan.py)
+    lost_branches: list[tuple[Position, Position]] = field(default_factory=list)  # below damaged parents
 
     @property
     def members(self) -> list[MemberFound]:
@@ -87,15 +94,34 @@ async def read_what_is_left(devices: Sequence[BlockDevice], layout: Layout | Non
     checked.metadata.journal = journal.found
     await read_prios(checked.metadata, report)
     await read_locations(checked.metadata, report)
-    left = SetLeft(
-        checked, journal, Doubts.of(journal, bounds_of([one.superblock for one in checked.members]))
-    )
+    bounds = bounds_of([member.superblock for member in checked.members])
+    left = SetLeft(checked, journal, Doubts.of(journal, bounds), bounds)
     left.doubts.nothing_is_sure = not await _guesses_fit(members, journal)
     left.former_tables = [table async for table in _former_tables(left)]
-    async for node in read_tree(checked):
-        _doubt(left.doubts, node, checked)
+    await _read_tree(left)
     left.settle()
     return left
+
+
+async def _read_tree(left: SetLeft) -> None:
+    """Read the index, and record what is doubtful of it, and where a part of it cannot be reached."""
+    level = left.journal.entries[-1].level
+    reached_root = False
+    leaves: list[tuple[Position, Position]] = []
+    async for node in read_tree(left.checked):
+        reached_root |= node.level == level
+        if node.damage is not None:
+            _doubt(left, node)
+        elif node.level == 0:
+            leaves.append((node.low, node.high))
+    if not reached_root:
+        left.lost_branches.append((START, (INODE_MAX, END_MAX)))
+        left.doubts.add_interior(START, (INODE_MAX, END_MAX))
+    left.sound_leaves = [
+        (low, high)
+        for low, high in leaves
+        if not any(first <= low and high <= last for first, last in left.lost_branches)
+    ]
 
 
 def _refuse_others(members: Sequence[MemberLeft]) -> None:
@@ -144,13 +170,11 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
             yield table
 
 
-def _doubt(doubts: Doubts, node: NodeFound, checked: CheckedSet) -> None:
+def _doubt(left: SetLeft, node: NodeFound) -> None:
     """Record what a damaged node makes doubtful: its range, but not keys behind the damage in a leaf."""
-    if node.damage is None:
-        return
     if node.level:
-        doubts.add_interior(node.low, node.high)
+        left.lost_branches.append((node.low, node.high))
+        left.doubts.add_interior(node.low, node.high)
         return
     behind = NodeFound(node.key, node.level, node.low, node.where, bsets=node.behind)
-    bounds = bounds_of([member.superblock for member in checked.members])
-    doubts.add_leaf(node.low, node.high, leaf_extents([behind], bounds, lambda _: None))
+    left.doubts.add_leaf(node.low, node.high, leaf_extents([behind], left.bounds, lambda _: None))

@@ -13,6 +13,7 @@ from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
 from bcached.store.rescue.dirty_extents import DirtyExtents, Totals, totals_of
 from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.set_left import read_what_is_left
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import WriteBack, Written
@@ -83,7 +84,9 @@ async def rescued(
         damage(raw)
     cache, target = MemoryDevice.holding(raw), MemoryDevice.holding(backing_bytes(name))
     try:
-        extents = DirtyExtents.of(await read_what_is_left([cache]))
+        left = await read_what_is_left([cache])
+        await add_found_leaves(left)
+        extents = DirtyExtents.of(left)
     except BcachedError as error:
         return Rescued(Totals(), backing_bytes(name), Written(), set(), str(error))
     chosen = [extent for extent in extents.of_inode(inode) if extent.confidence <= most]

@@ -102,6 +102,24 @@ async def test_prios_that_were_discarded_cost_nothing_but_a_few_doubts() -> None
     assert wrong_sectors("crash", everything.contents) == set()
 
 
+@pytest.mark.parametrize("are_prios_lost", [False, True])
+async def test_leaves_are_found_without_the_root(are_prios_lost: bool) -> None:
+    checked, nodes = await structures("clean")
+    (root,) = [node.key for node in nodes if node.level == 1]
+    ((prio, _),) = checked.chains[0]
+    bucket_bytes = checked.members[0].superblock.bucket_sectors * SECTOR
+
+    def damage(raw: bytearray) -> None:
+        erase(root.pointers[0].sector * SECTOR, root.sectors * SECTOR)(raw)
+        if are_prios_lost:
+            erase(prio * bucket_bytes, bucket_bytes)(raw)
+
+    found = await rescued("clean", damage, Confidence.NEWEST)
+    assert found.found == DIRTY["clean"]
+    assert found.sure < 0.05 * DIRTY["clean"]
+    assert wrong_sectors("clean", found.contents) == set()
+
+
 async def test_a_wiped_magic_costs_nothing() -> None:
     found = await rescued("crash", erase(4096 + 24, 16))
     assert found.sure == DIRTY["crash"]

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Leaves that no node leads to any more, found by their contents.
+
+Every bset has the set's magic, and its checksum gives the node's gen. What is found may have been replaced
+since, so none of it is sure. 1. A node whose bucket has a newer gen was replaced. 2. Keys that the journal or
+the rest of the index has count instead of a found leaf's. 3. Where two leaves name different sectors, both
+claims are conflicting.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from bcached.errors import BcachedError
+from bcached.format.bkey import END_MAX
+from bcached.format.node_gen import gen_of_node, looks_like_node
+from bcached.format.sizes import node_sectors
+from bcached.keys import INODE_MAX, Key, Pointer
+from bcached.state.accounting.check_counts import Use
+from bcached.state.index.extents import Extents
+from bcached.state.index.key_rows import KeyRows
+from bcached.store.btree.node_reader import NodeFound, read_node
+from bcached.store.btree.node_rules import is_extent, leaf_extents
+from bcached.store.finding import Finding
+from bcached.store.membership import MemberFound
+from bcached.store.rescue.set_left import SetLeft
+from bcached.units import SECTOR_BYTES
+
+
+@dataclass(slots=True)
+class FoundLeaves:
+    """The keys of the leaves found, merged."""
+
+    extents: Extents = field(default_factory=Extents)
+    contested: list[Key] = field(default_factory=list)  # parts that are named twice
+
+
+async def add_found_leaves(left: SetLeft) -> None:
+    """Search all members for nodes, and add the keys of the leaves to what was found of the set.
+
+    Only if a parent is damaged or missing. Gens are raised by all nodes first, since only then it is known
+    which were replaced.
+    """
+    if not left.lost_branches:
+        return
+    found = FoundLeaves()
+    nodes = [key async for key in _nodes(left)]
+    await _raise_gens(left, nodes)
+    locations = {(key.pointers[0].device, key.pointers[0].sector) for key in nodes}
+    for key in nodes:
+        if left.checked.staleness(key.pointers[0]):
+            continue
+        node = await read_node(left.members, key, 0)
+        if not _is_interior(node, locations):
+            _merge(found, leaf_extents([node], left.bounds, _ignore))
+            left.found_leaves += 1
+    _cut_by_the_rest(left, found)
+    assert left.checked.tree is not None
+    left.checked.tree.rows.add(found.extents)
+    for key in found.contested:
+        left.doubts.contested.insert(key)
+
+
+async def _nodes(left: SetLeft) -> AsyncIterator[Key]:
+    """Yields keys for the nodes at the beginning of buckets that nothing is known to use."""
+    for device, member in enumerate(left.members):
+        census = left.checked.censuses[device]
+        sectors = node_sectors(member.superblock.bucket_sectors)
+        for bucket in range(member.superblock.first_bucket, member.superblock.bucket_count):
+            if census.uses[bucket] in {Use.FREE, Use.DATA}:
+                sector = census.geometry.sector_of(bucket)
+                gen = await _gen_at(member, device, sector, sectors)
+                if gen is not None:
+                    yield Key(INODE_MAX, END_MAX - sectors, sectors, False, (Pointer(device, sector, gen),))
+
+
+async def _gen_at(member: MemberFound, device: int, sector: int, sectors: int) -> int | None:
+    """Returns the gen of the node at a sector; None if there is none, for which a block is read."""
+    superblock = member.superblock
+    try:
+        raw = await member.block_device.read(sector * SECTOR_BYTES, superblock.block_sectors * SECTOR_BYTES)
+        if not looks_like_node(raw, superblock.set_magic):
+            return None
+        raw = await member.block_device.read(sector * SECTOR_BYTES, sectors * SECTOR_BYTES)
+    except BcachedError:
+        return None
+    return gen_of_node(raw, device, sector, superblock.set_magic)
+
+
+async def _raise_gens(left: SetLeft, nodes: list[Key]) -> None:
+    """Raise the gens of buckets to those that the found nodes name."""
+    for key in nodes:
+        rows = KeyRows()
+        for found in (await read_node(left.members, key, 0)).all_keys():
+            if found.pointers and (
+                found.sectors == key.sectors or is_extent(found, left.bounds, "", _ignore)
+            ):
+                rows.add_key(found)
+        for chunk in rows.chunks():
+            for device, census in enumerate(left.checked.censuses):
+                here = chunk.where(chunk.devices == device)
+                inside = here.where(
+                    here.first_sectors < census.geometry.sector_of(census.geometry.bucket_count)
+                )
+                census.raise_gens(census.geometry.buckets_of(inside.first_sectors), inside.gens)
+
+
+def _is_interior(node: NodeFound, locations: set[tuple[int, int]]) -> bool:
+    """Whether every key of a node is a node's: not dirty, of a node's size, and one is there."""
+    keys = [key for key in node.all_keys() if key.sectors]
+    return bool(keys) and all(
+        not key.dirty
+        and key.sectors == node.key.sectors
+        and any((pointer.device, pointer.sector) in locations for pointer in key.pointers)
+        for key in keys
+    )
+
+
+def _merge(found: FoundLeaves, leaf: Extents) -> None:
+    """Add a leaf's keys; where another leaf has named other sectors, both are contested."""
+    for key in leaf:
+        for other in found.extents.lookup(key.inode, key.offset, key.end):
+            if not _is_part(other, key):
+                found.contested.append(other)
+        found.extents.insert(key)
+
+
+def _is_part(part: Key, key: Key) -> bool:
+    """Whether a part names the same sectors as the key does."""
+    moved = part.offset - key.offset
+    return part.dirty == key.dirty and {(one.device, one.sector, one.gen) for one in part.pointers} <= {
+        (one.device, one.sector + moved, one.gen) for one in key.pointers
+    }
+
+
+def _cut_by_the_rest(left: SetLeft, found: FoundLeaves) -> None:
+    """Keep only what neither the journal nor a leaf of the index has."""
+    tree = left.checked.tree
+    assert tree is not None
+    for key in left.doubts.replayed:
+        found.extents.remove(key.inode, key.offset, key.end)
+    for low, high in left.sound_leaves:
+        for key in list(found.extents.between(low, high)):
+            found.extents.remove(key.inode, key.offset, key.end)
+    for chunk in tree.rows.chunks():
+        for row in chunk:
+            for cut in found.extents.remove(row.inode, row.offset, row.end):
+                if not _is_part(cut, row):
+                    found.contested.append(cut)
+
+
+def _ignore(finding: Finding) -> None:
+    del finding
