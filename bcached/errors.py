@@ -7,7 +7,7 @@ one line).
 3. Bugs (plain AssertionError: the daemon stops).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
@@ -175,6 +175,21 @@ class NoSuchVolume(RequestError):
 
     def __init__(self, inode: int) -> None:
         super().__init__(f"no volume has inode {inode}", inode=inode)
+
+
+class AmbiguousLabel(RequestError):
+    """Several volumes have the label: only an inode names one of them."""
+
+    NAME = "io.bcached.Allocator.AmbiguousLabel"
+
+    def __init__(self, label: str, inodes: Sequence[int]) -> None:
+        found = ", ".join(map(str, inodes))
+        super().__init__(
+            f"label {label!r}: expected one volume, found {len(inodes)} (inodes {found}): "
+            "use an inode, or give all but one another label",
+            label=label,
+            inodes=list(inodes),
+        )
 
 
 class LimitExceeded(RequestError):

@@ -290,3 +290,11 @@ class SetState(Struct, frozen=True, gc=False):
             known=CHECKED_STRUCTURES,
         ),
     ]
+    # What clients counted of reads without a look-up (Touch); a daemon that did not count these yet gives 0.
+    client_hits: Annotated[
+        int, counter("bcached_client_hits", "Reads that clients served from places they knew.")
+    ] = 0
+    client_misses: Annotated[int, counter("bcached_client_misses", "Reads that clients did not serve.")] = 0
+    client_hit_bytes: Annotated[
+        int, counter("bcached_client_hit_bytes", "Bytes of the reads that clients served.")
+    ] = 0

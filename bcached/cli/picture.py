@@ -50,6 +50,11 @@ def facts(state: SetState, rates: dict[str, float]) -> Table:
         "index": index_in_words(state.index),
         "look-ups": f"{state.lookups:,}, {state.lookup_hits:,} of them hits",
     }
+    if state.client_hits or state.client_misses:
+        lines["client reads"] = (
+            f"{state.client_hits:,} hits ({format_size(state.client_hit_bytes)}), "
+            f"{state.client_misses:,} misses"
+        )
     if lost := lost_in_words(state.index):
         lines["not found"] = lost
     if rates:

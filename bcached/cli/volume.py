@@ -15,7 +15,7 @@ from bcached.cli.daemon import connected
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.units import SECTOR_BYTES, format_size
-from bcached.wire.messages import Orphan, Volume
+from bcached.wire.volume_messages import Orphan, Volume
 
 
 @click.group

@@ -127,6 +127,9 @@ class Client:
     lookup_many = _calls(verbs.lookup_many)
     unpin = _calls(verbs.unpin)
     invalidate = _calls(verbs.invalidate)
+    touch = _calls(verbs.touch)
+    open_volume = _calls(verbs.open_volume)
+    volumes = _calls(verbs.volumes)
     flush = _calls(verbs.flush)
 
     store = _runs_plan(storing.store)

@@ -15,6 +15,7 @@ from bcached.runtime.maintenance import Maintenance
 from bcached.runtime.shared import Shared
 from bcached.runtime.snapshot import take_snapshot
 from bcached.runtime.tasks.task_set import Tasks
+from bcached.runtime.touches import Touches
 from bcached.runtime.volumes import Volumes
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.accounting.leaf_pointers import live_counts
@@ -58,6 +59,7 @@ class CacheSet:
         self.allocations = allocations  # reserve and release sectors
         self.index = index  # commit, clean and drop keys; make them durable
         self.lookups = Lookups(index.nodes, sectors, shared)
+        self.touches = Touches(sectors, shared)  # what clients read without a look-up
         self.volumes = volumes
         self.maintenance = Maintenance(members, volumes, shared)  # what admins request
         self.gen_maps = gen_maps  # the files to map for the gens, one per member
@@ -92,6 +94,7 @@ class CacheSet:
             self.sectors,
             self.index,
             self.lookups,
+            self.touches,
             self.shared,
             self.tasks,
             holders=len(self.allocations.holders),

@@ -6,6 +6,7 @@ from bcached.runtime.index import Index
 from bcached.runtime.lookups import Lookups
 from bcached.runtime.shared import Shared
 from bcached.runtime.tasks.task_set import Tasks
+from bcached.runtime.touches import Touches
 from bcached.set_state import IndexState, MemberState
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
@@ -25,6 +26,7 @@ def take_snapshot(
     sectors: SectorAllocator,
     index: Index,
     lookups: Lookups,
+    touches: Touches,
     shared: Shared,
     tasks: Tasks,
     *,
@@ -63,6 +65,9 @@ def take_snapshot(
         index=_index(index, tasks),
         lookups=lookups.count,
         lookup_hits=lookups.hits,
+        client_hits=touches.hits,
+        client_misses=touches.misses,
+        client_hit_bytes=touches.hit_bytes,
         checksum_errors=dict(index.nodes.io.report.checksum_errors),
         wait=shared.queue.waits.copy(),
         prio_write=tasks.prio_writer.durations.copy(),

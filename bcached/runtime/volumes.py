@@ -10,7 +10,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
-from bcached.errors import LimitExceeded, NoSuchVolume, RequestError, VolumeInUse
+from bcached.errors import (
+    AmbiguousLabel,
+    InvalidParameter,
+    LimitExceeded,
+    NoSuchVolume,
+    RequestError,
+    VolumeInUse,
+)
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
 from bcached.runtime.allocations import Allocations
@@ -78,14 +85,37 @@ class Volumes:
         self._shared.stop.check_changeable()
 
         async def change() -> int:
-            chosen = uuid or uuid4()
-            self._table.check_new(label, sectors, chosen)
-            inode = await self._find_inode()
-            await self._write(self._table.with_volume(inode, label, sectors, chosen))
-            self._update_inodes()
-            return inode
+            return await self._create(label, sectors, uuid or uuid4())
 
         inode: int = await self._run(change)
+        return inode
+
+    async def open(self, label: str, sectors: int | None = None) -> tuple[int, bool]:
+        """Returns the inode of the volume with a label, and whether it had to be created; it is durable.
+
+        Raises AmbiguousLabel if there are several, InvalidParameter if it has another size.
+        """
+        self._shared.stop.check_changeable()
+        if not label:
+            raise InvalidParameter("label", "expected at least one byte, found none")
+
+        async def change() -> tuple[int, bool]:
+            found = self._table.labelled(label)
+            if not found:
+                return await self._create(label, sectors or 0, uuid4()), True
+            if len(found) > 1:
+                raise AmbiguousLabel(label, [volume.inode for volume in found])
+            _check_size(found[0], sectors)
+            return found[0].inode, False
+
+        opened: tuple[int, bool] = await self._run(change)
+        return opened
+
+    async def _create(self, label: str, sectors: int, uuid: UUID) -> int:
+        self._table.check_new(label, sectors, uuid)
+        inode = await self._find_inode()
+        await self._write(self._table.with_volume(inode, label, sectors, uuid))
+        self._update_inodes()
         return inode
 
     async def _find_inode(self) -> int:
@@ -198,3 +228,12 @@ class Volumes:
         self._sectors.flash_sectors = {
             volume.inode: volume.sectors for volume in volumes if volume.flash_only
         }
+
+
+def _check_size(volume: VolumeInfo, sectors: int | None) -> None:
+    """Raises InvalidParameter if a volume is not of the size that its user expects."""
+    size = volume.sectors if volume.flash_only else 0
+    if sectors not in (None, size):
+        raise InvalidParameter(
+            "sectors", f"volume {volume.inode} ({volume.label}) has {size}, found {sectors}: leave it out"
+        )

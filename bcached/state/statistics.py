@@ -48,7 +48,7 @@ class OrphanStatistics:
     clean_sectors: int
 
 
-class SetStatistics(SetState, frozen=True, gc=False):
+class SetStatistics(SetState, frozen=True, gc=False, kw_only=True):
     """The whole set at one instant: its state, and what only metrics and explanations read."""
 
     wait: Annotated[

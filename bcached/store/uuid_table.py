@@ -45,6 +45,16 @@ class UuidTable:
                 label = printable_label(entry.label)  # the kernel cuts in mid-character
                 yield VolumeInfo(inode, entry.uuid, label, entry.sectors, entry.flash_only)
 
+    def labelled(self, label: str) -> list[VolumeInfo]:
+        """Returns the volumes with this label, by inode."""
+        return [volume for volume in self.volumes() if label in (volume.label, self._label_of(volume.inode))]
+
+    def _label_of(self, inode: int) -> str:
+        """Returns a label as it is stored, which may not be fit for printing."""
+        entry = self.entries[inode]
+        assert entry is not None
+        return entry.label
+
     def check_new(self, label: str, sectors: int, uuid: UUID) -> None:
         """Raises InvalidParameter or LimitExceeded if such a volume cannot be made."""
         if len(label.encode()) > LABEL_BYTES or "\0" in label:

@@ -20,6 +20,7 @@ REPLY_BYTES_MAX = 4 << 20  # no reply is longer
 REQUEST_BYTES_MAX = 1 << 20  # nor a request, by default
 TIMEOUT_MS, TIMEOUT_MS_MAX = 30_000, 300_000
 FOUND_MAX = 1000  # keys in one reply
+TOUCHED_MAX = 10_000  # buckets in one Touch
 RANGE_SECTORS_MAX = OFFSET_MAX - 1  # so that no range reaches beyond the last key's end
 INTERVAL_MS, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 3_600_000
 
@@ -31,6 +32,7 @@ WritePoint = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 WritePrio = Annotated[int, Meta(ge=0, le=KEY_SECTORS_MAX)]
 Replicas = Annotated[int, Meta(ge=1, le=POINTERS_MAX)]
 TimeoutMs = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
+Tally = Annotated[int, Meta(ge=0, le=1 << 40)]  # what one client counted since it last said so
 Keys = tuple[Key, ...]
 if TYPE_CHECKING:
     Policy: TypeAlias = str  # one of POLICY_NAMES, which no type checker can know
@@ -234,6 +236,23 @@ class Invalidated(Results):
     sectors: int
 
 
+class Bucket(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A bucket of a member with the gen it had."""
+
+    device: Annotated[int, Meta(ge=0, le=INT64_MAX)]
+    bucket: Annotated[int, Meta(ge=0, le=INT64_MAX)]
+    gen: Annotated[int, Meta(ge=0, le=255)]
+
+
+class Touch(Parameters, frozen=True):
+    """Buckets that a client has read, and what it counted, without the daemon."""
+
+    buckets: Annotated[tuple[Bucket, ...], Meta(max_length=TOUCHED_MAX)]
+    hits: Tally | None = None
+    misses: Tally | None = None
+    bytes: Tally | None = None
+
+
 class GenMapFile(Struct, gc=False):
     """The file from which a member's gens can be mapped."""
 
@@ -285,53 +304,6 @@ class SetDiscard(Parameters, frozen=True):
     """Whether to discard buckets before reuse."""
 
     discard: bool
-
-
-class Volume(Struct, gc=False):
-    """An entry of the uuid table."""
-
-    inode: int
-    uuid: str
-    label: str
-    sectors: int
-    flash_only: bool
-
-
-class Orphan(Struct, gc=False):
-    """The keys under an inode without a volume."""
-
-    inode: int
-    keys: int
-    dirty_sectors: int
-    clean_sectors: int
-
-
-class ListedVolumes(Results):
-    """ListVolumes' results."""
-
-    volumes: tuple[Volume, ...]
-    orphans: tuple[Orphan, ...] = ()
-
-
-class CreateVolume(Parameters, frozen=True):
-    """A volume to create."""
-
-    label: str
-    sectors: Annotated[int, Meta(ge=0, le=OFFSET_MAX)] | None = None
-    uuid: str | None = None
-
-
-class NewVolume(Results):
-    """CreateVolume's results."""
-
-    inode: int
-
-
-class DeleteVolume(Parameters, frozen=True):
-    """A volume to delete."""
-
-    inode: Inode
-    force: bool | None = None
 
 
 # io.bcached.Monitor

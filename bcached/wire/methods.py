@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from bcached.wire import messages
+from bcached.wire import messages, volume_messages
 from bcached.wire.interfaces import ADMIN, ALLOCATOR, INTERFACES, MONITOR, SERVICE
 
 __all__ = ["ADMIN", "ALLOCATOR", "INTERFACES", "METHODS", "MONITOR", "SERVICE", "Method", "Request"]
@@ -77,6 +77,9 @@ METHODS = {
         _method(ALLOCATOR, "Unpin", messages.Unpin, messages.Done),
         _method(ALLOCATOR, "Invalidate", messages.Invalidate, messages.Invalidated),
         _method(ALLOCATOR, "Flush", messages.Nothing, messages.Committed),
+        _method(ALLOCATOR, "Touch", messages.Touch, messages.Done),
+        _method(ALLOCATOR, "OpenVolume", volume_messages.OpenVolume, volume_messages.OpenedVolume),
+        _method(ALLOCATOR, "Volumes", messages.Nothing, volume_messages.ListedVolumes),
         _method(ALLOCATOR, "MapGens", messages.Nothing, messages.GenMaps),
         _method(ADMIN, "Status", messages.Nothing, messages.StatusNow),
         _method(ADMIN, "Explain", messages.Nothing, messages.Lines),
@@ -85,9 +88,9 @@ METHODS = {
         _method(ADMIN, "WritePriorities", messages.Nothing, messages.Done),
         _method(ADMIN, "SetReplacement", messages.SetReplacement, messages.Done),
         _method(ADMIN, "SetDiscard", messages.SetDiscard, messages.Done),
-        _method(ADMIN, "ListVolumes", messages.Nothing, messages.ListedVolumes),
-        _method(ADMIN, "CreateVolume", messages.CreateVolume, messages.NewVolume),
-        _method(ADMIN, "DeleteVolume", messages.DeleteVolume, messages.Done),
+        _method(ADMIN, "ListVolumes", messages.Nothing, volume_messages.ListedVolumes),
+        _method(ADMIN, "CreateVolume", volume_messages.CreateVolume, volume_messages.NewVolume),
+        _method(ADMIN, "DeleteVolume", volume_messages.DeleteVolume, messages.Done),
         _method(MONITOR, "Watch", messages.Watch, messages.News),
     )
 }

@@ -15,6 +15,7 @@ from bcached.client.protocol.refusals import refusal_from
 from bcached.client.protocol.verbs import describe
 from bcached.device.claims.lease_file import OldLease
 from bcached.errors import (
+    AmbiguousLabel,
     BadMagic,
     BcachedError,
     ClientClosed,
@@ -33,7 +34,7 @@ from bcached.keys import Key, Pointer
 from bcached.service.socket.access import Access, Role
 from bcached.service.socket.socket_server import SocketLimits
 from bcached.wire.codec import Refusal, encode_replies
-from bcached.wire.messages import Extent
+from bcached.wire.messages import Bucket, Extent
 from instruments.clients.served_set import BUCKET_SECTORS, SET_BYTES, served
 from instruments.clients.stranger import stranger
 from instruments.devices.loop_device import loop_device
@@ -243,6 +244,29 @@ async def test_administration(folder: Path) -> None:
         assert volume.uuid == "5f1cbc5c-9d3c-4a0c-8a0c-0123456789ab"
         await client.delete_volume(inode, force=True)
         assert len(await client.list_volumes()) == 1
+
+
+async def test_a_volume_by_its_label_and_a_report_of_reads(folder: Path) -> None:
+    async with served(folder), Client(str(folder / "s")) as client:
+        assert await client.open_volume("first") == (0, False)
+        assert await client.open_volume("cache") == (1, True)
+        assert [volume.label for volume in await client.volumes()] == ["first", "cache"]
+        await client.create_volume("cache")
+        with pytest.raises(AmbiguousLabel) as refused:
+            await client.open_volume("cache")
+        assert refused.value.fields == {"label": "cache", "inodes": [1, 2]}
+        (key,) = await client.allocate(0, 0, 8)
+        pointer = key.pointers[0]
+        read = Bucket(pointer.device, pointer.sector // BUCKET_SECTORS, pointer.gen)
+        await client.touch([read], hits=2, misses=1, hit_bytes=4096)
+        await client.touch([])
+        state = await client.status()
+        assert (state.client_hits, state.client_misses, state.client_hit_bytes) == (2, 1, 4096)
+        with pytest.raises(InvalidParameter):
+            await client.touch([Bucket(0, 1 << 40, 0)], hits=1)
+        with pytest.raises(InvalidParameter):
+            await client.touch([], hits=-1)
+        assert (await client.status()).client_hits == 2
 
 
 async def test_a_watch_gives_the_state_whenever_it_changed(folder: Path) -> None:

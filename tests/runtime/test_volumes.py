@@ -4,11 +4,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from uuid import uuid4
 
-from bcached.errors import InvalidParameter, NoFreeBuckets, NoSuchVolume
+import pytest
+
+from bcached.errors import AmbiguousLabel, InvalidParameter, LimitExceeded, NoFreeBuckets, NoSuchVolume
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.set_state import Replacement
@@ -51,6 +54,66 @@ async def test_what_is_answered_is_found_in_the_next_life(tmp_path: Path) -> Non
             ("flash", True, 1 << 20),
             ("third", False, 0),
         ]
+
+
+@in_virtual_time
+async def test_of_many_that_open_a_label_one_creates_it_and_all_get_it_durable(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as (cache_set, members):
+        opened = await asyncio.gather(*(cache_set.volumes.open(f"cache {n % 3}") for n in range(24)))
+        assert sum(created for _, created in opened) == 3
+        assert labels(cache_set) == {0: "cache 0", 1: "cache 1", 2: "cache 2"}
+        assert [inode for inode, _ in opened] == [0, 1, 2] * 8
+        images = [device.image() for device in members]  # as a crash would leave them
+    devices = [MemoryDevice.holding(image) for image in images]
+    async with running(devices, set_options(tmp_path)) as cache_set:
+        assert await cache_set.volumes.open("cache 1") == (1, False)
+        seq = cache_set.statistics().journal_seq
+        assert await cache_set.volumes.open("cache 2") == (2, False)
+        assert cache_set.statistics().journal_seq == seq, "what exists is not written again"
+
+
+@in_virtual_time
+async def test_a_label_that_cannot_be_opened_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as (cache_set, _):
+        for label in ("twice", "once", "twice", "flash\x01"):
+            await cache_set.volumes.create(label, 800 if label.startswith("flash") else 0)
+        before = cache_set.volumes.all()
+        with pytest.raises(AmbiguousLabel) as refused:
+            await cache_set.volumes.open("twice")
+        assert refused.value.fields == {"label": "twice", "inodes": [0, 2]}
+        for label, sectors in (("", None), ("x" * 33, None), ("once", 8), ("flash\x01", 0), ("flash\x01", 8)):
+            with pytest.raises(InvalidParameter):
+                await cache_set.volumes.open(label, sectors)
+        assert await cache_set.volumes.open("once", 0) == (1, False)
+        assert await cache_set.volumes.open("flash\x01", 800) == (3, False), "it need not be printable"
+        assert cache_set.volumes.all() == before
+
+
+@in_virtual_time
+async def test_a_label_is_opened_in_a_full_table_only_if_it_is_there(tmp_path: Path) -> None:
+    async with a_set(tmp_path, verify=False) as (cache_set, _):
+        inode, _ = await cache_set.volumes.open("there")
+        entries = cache_set.volumes._table.entries
+        entries[:] = [entries[inode]] * len(entries)
+        entries[:] = [
+            entry if at == inode else replace(entry, label="other")
+            for at, entry in enumerate(entries)
+            if entry
+        ]
+        assert await cache_set.volumes.open("there") == (inode, False)
+        with pytest.raises(LimitExceeded):
+            await cache_set.volumes.open("not there")
+
+
+@in_virtual_time
+async def test_a_volume_that_is_being_deleted_is_not_opened(tmp_path: Path) -> None:
+    async with a_set(tmp_path) as (cache_set, _):
+        inode, _ = await cache_set.volumes.open("cache")
+        deleting = asyncio.ensure_future(cache_set.volumes.delete(inode))
+        await asyncio.sleep(0.001)
+        assert await cache_set.volumes.open("cache") == (inode, True)
+        await deleting
+        assert labels(cache_set) == {inode: "cache"}
 
 
 @in_virtual_time

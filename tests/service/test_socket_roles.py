@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from bcached.service.socket.access import Access, Role
+from bcached.service.socket.access import Role
 from bcached.service.socket.peer import peer_of
 from bcached.service.socket.socket_server import SocketLimits
+from instruments.clients.granted import GrantedByNumber
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call, outcome
 
@@ -70,15 +71,6 @@ async def ask_as(path: str, *identity: str) -> list[dict[str, Any]]:
     run = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60)
     assert run.returncode == 0, run.stderr.decode()
     return [json.loads(reply) for reply in run.stdout.split(b"\0")[:-1]]
-
-
-class GrantedByNumber(Access):
-    """Roles for numbers, as a host would have them that knows these users."""
-
-    def __init__(self, uids: dict[int, Any], gids: dict[int, Any]) -> None:
-        super().__init__([], [], [])
-        self._uids.update(uids)
-        self._gids.update(gids)
 
 
 @pytest.mark.parametrize("role", ["admin", "allocator", "reader", "none"])

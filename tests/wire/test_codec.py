@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bcached.errors import InvalidParameter, RequestError
 from bcached.keys import Key, Pointer
-from bcached.wire import codec, messages
+from bcached.wire import codec, messages, volume_messages
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.codec import Continued, Refusal, Reply, decode_requests, encode_replies
 from bcached.wire.methods import METHODS, Request
@@ -115,7 +115,7 @@ def test_replies_read_as_the_words_of_varlink() -> None:
             Reply(messages.Done()),
             Continued(messages.News(changes=(messages.Change("min_prio", 3),))),
             Refusal("io.bcached.Allocator.NotReserved", {"key": KEY}),
-            codec.encode_reply(Reply(messages.NewVolume(7))),
+            codec.encode_reply(Reply(volume_messages.NewVolume(7))),
         ]
     )
     key = b'{"inode":1,"offset":8,"sectors":16,"dirty":false,"pointers":[{"device":0,"sector":1024,"gen":3}]}'

@@ -11,10 +11,11 @@ from bcached.client.attachment import Attachment
 from bcached.client.protocol.exchange import Call
 from bcached.keys import Key
 from bcached.set_state import SetState
-from bcached.wire import messages
+from bcached.wire import messages, volume_messages
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.interfaces import ADMIN, ALLOCATOR, MONITOR
-from bcached.wire.messages import Extent, Found, Lookup, Orphan, Policy, Volume
+from bcached.wire.messages import Bucket, Extent, Found, Lookup, Policy
+from bcached.wire.volume_messages import Orphan, Volume
 
 NOTHING = messages.Nothing()
 
@@ -157,6 +158,20 @@ def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found,
     )
 
 
+def touch(
+    at: Attachment,
+    buckets: Iterable[Bucket],
+    *,
+    hits: int | None = None,
+    misses: int | None = None,
+    hit_bytes: int | None = None,
+) -> Call[None]:
+    """Report buckets that were read without a look-up, and what was counted since the last report."""
+    at.check()
+    request = messages.Touch(tuple(buckets), hits, misses, hit_bytes)
+    return Call(f"{ALLOCATOR}.Touch", request, messages.Done, _nothing)
+
+
 def unpin(at: Attachment, keys: Sequence[Key]) -> Call[None]:
     """Unpin keys that were looked up with a pin."""
     at.check()
@@ -176,6 +191,20 @@ def invalidate(
     at.check()
     request = messages.Invalidate(inode, offset, sectors, durable, timeout_ms)
     return Call(f"{ALLOCATOR}.Invalidate", request, messages.Invalidated, lambda it: it.sectors)
+
+
+def open_volume(at: Attachment, label: str, *, sectors: int | None = None) -> Call[tuple[int, bool]]:
+    """Find the volume with a label, or create it. Returns its inode, and whether it was created."""
+    at.check()
+    request = volume_messages.OpenVolume(label, sectors)
+    results = volume_messages.OpenedVolume
+    return Call(f"{ALLOCATOR}.OpenVolume", request, results, lambda it: (it.inode, it.created))
+
+
+def volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
+    """Returns all volumes, to readers as well."""
+    at.check()
+    return Call(f"{ALLOCATOR}.Volumes", NOTHING, volume_messages.ListedVolumes, lambda it: it.volumes)
 
 
 def flush(at: Attachment) -> Call[int]:
@@ -232,13 +261,13 @@ def set_discard(at: Attachment, discard: bool) -> Call[None]:
 def list_volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
     """Returns all volumes."""
     at.check()
-    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.ListedVolumes, lambda it: it.volumes)
+    return Call(f"{ADMIN}.ListVolumes", NOTHING, volume_messages.ListedVolumes, lambda it: it.volumes)
 
 
 def list_orphans(at: Attachment) -> Call[tuple[Orphan, ...]]:
     """Returns the inodes without a volume that have keys, those with the most dirty sectors first."""
     at.check()
-    return Call(f"{ADMIN}.ListVolumes", NOTHING, messages.ListedVolumes, lambda it: it.orphans)
+    return Call(f"{ADMIN}.ListVolumes", NOTHING, volume_messages.ListedVolumes, lambda it: it.orphans)
 
 
 def create_volume(
@@ -246,14 +275,14 @@ def create_volume(
 ) -> Call[int]:
     """Create a volume. Returns its inode."""
     at.check()
-    request = messages.CreateVolume(label, sectors, uuid)
-    return Call(f"{ADMIN}.CreateVolume", request, messages.NewVolume, lambda it: it.inode)
+    request = volume_messages.CreateVolume(label, sectors, uuid)
+    return Call(f"{ADMIN}.CreateVolume", request, volume_messages.NewVolume, lambda it: it.inode)
 
 
 def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> Call[None]:
     """Delete a volume, or the keys under an inode without one."""
     at.check()
-    return Call(f"{ADMIN}.DeleteVolume", messages.DeleteVolume(inode, force), messages.Done, _nothing)
+    return Call(f"{ADMIN}.DeleteVolume", volume_messages.DeleteVolume(inode, force), messages.Done, _nothing)
 
 
 # io.bcached.Monitor

@@ -49,6 +49,7 @@ class IndexOperations:
             Role.READER, self.lookup, brief=True, in_order=True, run_several=self.lookup_several
         )
         table["LookupMany"] = Operation(Role.READER, self.lookup_many, in_order=True)
+        table["Touch"] = Operation(Role.READER, self.touch)
         table["Unpin"] = Operation(Role.READER, self.unpin, brief=True)
         self.operations = {METHODS[f"{ALLOCATOR}.{name}"].request: each for name, each in table.items()}
 
@@ -147,6 +148,12 @@ class IndexOperations:
         if lookups.are_done:
             return lookups.results()
         return Later(lookups.go_on(), lambda _: lookups.results(), cancellable=True)
+
+    def touch(self, _session: Session, request: messages.Touch) -> Outcome:
+        """Count what a client read without a look-up."""
+        self._set.touches.touch(request.buckets)
+        self._set.touches.count(request.hits or 0, request.misses or 0, request.bytes or 0)
+        return DONE
 
     def unpin(self, session: Session, request: messages.Unpin) -> Outcome:
         """Unpin keys that a look-up pinned."""

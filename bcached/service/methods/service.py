@@ -2,14 +2,13 @@
 """Every method of the socket on a cache set: the table of the role each needs and the function it runs."""
 
 from typing import Any
-from uuid import UUID
 
-from bcached.errors import InvalidParameter
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.allocator import DONE, Allocation
 from bcached.service.methods.index import IndexOperations
 from bcached.service.methods.state_changes import StateChanges
 from bcached.service.methods.varlink import Interfaces
+from bcached.service.methods.volumes import VolumeOperations
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Handler, Later, Operation, Operations, Outcome, Session, Stream
 from bcached.service.socket.peer import Peer
@@ -29,15 +28,12 @@ class Administration:
             "Status": self.status,
             "Explain": self.explain,
             "Verify": self.verify,
-            "ListVolumes": self.list_volumes,
         }
         changing: dict[str, Handler] = {
             "CollectGarbage": self.collect_garbage,
             "WritePriorities": self.write_priorities,
             "SetReplacement": self.set_replacement,
             "SetDiscard": self.set_discard,
-            "CreateVolume": self.create_volume,
-            "DeleteVolume": self.delete_volume,
         }
         table = {name: Operation(Role.ADMIN, run) for name, run in reading.items()}
         table |= {name: Operation(Role.ADMIN, run, changes=True) for name, run in changing.items()}
@@ -81,30 +77,6 @@ class Administration:
         """Turn discards on or off."""
         return Later(self._set.maintenance.set_discard(request.discard), _done)
 
-    def list_volumes(self, _session: Session, _request: Any) -> Outcome:
-        """Returns all volumes, and the inodes without a volume that still have keys."""
-        volumes = tuple(
-            messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only)
-            for one in self._set.volumes.all()
-        )
-        orphans = tuple(
-            messages.Orphan(one.inode, one.keys, one.dirty_sectors, one.clean_sectors)
-            for one in self._set.volumes.orphans()
-        )
-        return messages.ListedVolumes(volumes, orphans)
-
-    def create_volume(self, _session: Session, request: messages.CreateVolume) -> Outcome:
-        """Create a volume."""
-        try:
-            uuid = None if request.uuid is None else UUID(request.uuid)
-        except ValueError:
-            raise InvalidParameter("uuid", f"expected a uuid, found {request.uuid!r}") from None
-        return Later(self._set.volumes.create(request.label, request.sectors or 0, uuid), messages.NewVolume)
-
-    def delete_volume(self, _session: Session, request: messages.DeleteVolume) -> Outcome:
-        """Delete a volume and its keys."""
-        return Later(self._set.volumes.delete(request.inode, force=bool(request.force)), _done)
-
     def watch(self, _session: Session, request: messages.Watch) -> Outcome:
         """Returns a stream: the state, then its changes."""
         interval_ms = messages.INTERVAL_MS if request.interval_ms is None else request.interval_ms
@@ -120,6 +92,7 @@ class CacheService:
             **Interfaces().operations,
             **Allocation(cache_set).operations,
             **IndexOperations(cache_set).operations,
+            **VolumeOperations(cache_set).operations,
             **Administration(cache_set).operations,
         }
 

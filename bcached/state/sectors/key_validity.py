@@ -2,6 +2,7 @@
 """Which keys of clients and of the index are valid: those whose pointers have their buckets' present gens."""
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from bcached.errors import NotReserved, StaleKey
 from bcached.keys import Key, Pointer
@@ -10,6 +11,22 @@ from bcached.state.buckets.geometry import INITIAL_PRIO
 from bcached.state.buckets.member_buckets import MemberBuckets
 
 OPEN = int(State.OPEN)
+
+
+class BucketGen(Protocol):
+    """A bucket and the gen it had."""
+
+    @property
+    def device(self) -> int:
+        """Number of the member."""
+
+    @property
+    def bucket(self) -> int:
+        """Number of the bucket there."""
+
+    @property
+    def gen(self) -> int:
+        """The gen at the time of a read."""
 
 
 class KeyValidity:
@@ -71,6 +88,20 @@ class KeyValidity:
                     if touch and table.states[bucket] >= OPEN:
                         table.prios[bucket] = INITIAL_PRIO
         return found
+
+    def has_bucket(self, one: BucketGen) -> bool:
+        """Whether there is such a bucket for data."""
+        if one.device >= len(self._caches):
+            return False
+        table = self._caches[one.device].table
+        return table.first_bucket <= one.bucket < table.bucket_count
+
+    def touch_buckets(self, buckets: Iterable[BucketGen]) -> None:
+        """Renew the prios of buckets, except where the gen is another."""
+        for one in buckets:
+            table, bucket = self._caches[one.device].table, one.bucket
+            if table.gens[bucket] == one.gen and table.states[bucket] >= OPEN:
+                table.prios[bucket] = INITIAL_PRIO
 
     def touch(self, keys: Iterable[Key]) -> None:
         """Renew the prios of the buckets of these keys, except where a pointer is stale."""

@@ -14,7 +14,7 @@ from bcached.keys import Key, Pointer
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Later, Long, Operation, Operations, Outcome, Session, Stream
 from bcached.service.socket.peer import Peer
-from bcached.wire import messages
+from bcached.wire import messages, volume_messages
 from bcached.wire.methods import METHODS
 
 WAITS = 1000  # an inode for which Allocate waits until somebody releases something
@@ -120,7 +120,9 @@ class ToyService:
         return messages.Lines((LONG_LINE,) * 100)
 
     def endless(self, session: Session, _: Any) -> Outcome:
-        return messages.ListedVolumes((messages.Volume(0, "", "x" * 1000, 0, flash_only=False),) * 5000)
+        return volume_messages.ListedVolumes(
+            (volume_messages.Volume(0, "", "x" * 1000, 0, flash_only=False),) * 5000
+        )
 
     def collect(self, session: Session, asked: messages.CollectGarbage) -> Outcome:
         return Later(self._collect(), lambda _: messages.Done())

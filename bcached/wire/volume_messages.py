@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""The parameters and results of the methods on volumes, of both interfaces that have such methods."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from bcached.keys import OFFSET_MAX, Inode
+from bcached.wire.messages import Parameters, Results
+
+VolumeSectors = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
+
+
+class Volume(Struct, gc=False):
+    """An entry of the uuid table."""
+
+    inode: int
+    uuid: str
+    label: str
+    sectors: int
+    flash_only: bool
+
+
+class Orphan(Struct, gc=False):
+    """The keys under an inode without a volume."""
+
+    inode: int
+    keys: int
+    dirty_sectors: int
+    clean_sectors: int
+
+
+class ListedVolumes(Results):
+    """The results of ListVolumes and of Volumes."""
+
+    volumes: tuple[Volume, ...]
+    orphans: tuple[Orphan, ...] = ()
+
+
+class CreateVolume(Parameters, frozen=True):
+    """A volume to create."""
+
+    label: str
+    sectors: VolumeSectors | None = None
+    uuid: str | None = None
+
+
+class NewVolume(Results):
+    """CreateVolume's results."""
+
+    inode: int
+
+
+class DeleteVolume(Parameters, frozen=True):
+    """A volume to delete."""
+
+    inode: Inode
+    force: bool | None = None
+
+
+class OpenVolume(Parameters, frozen=True):
+    """A volume to be found by its label, or to be created."""
+
+    label: str
+    sectors: VolumeSectors | None = None
+
+
+class OpenedVolume(Results):
+    """OpenVolume's results."""
+
+    inode: int
+    created: bool
