@@ -158,10 +158,17 @@ def test_the_changelog_tells_of_this_version_or_the_next() -> None:
     assert headings[0] == "Unreleased"
 
 
-GUIDES = ["README.md", "DESIGN.md", "CONTRIBUTING.md", "tests/README.md", "docs/installing.md"]
+GUIDES = [
+    "README.md",
+    "DESIGN.md",
+    "CONTRIBUTING.md",
+    "tests/README.md",
+    "docs/client.md",
+    "docs/installing.md",
+]
 TRACKED = [
     path.relative_to(ROOT)
-    for folder in ("bcached", "bench", "config", "demo", "docs", "manual", "systemd", "tests")
+    for folder in ("bcached", "bench", "config", "demo", "docs", "examples", "manual", "systemd", "tests")
     for path in (ROOT / folder).rglob("*")
     if "__pycache__" not in path.parts
 ]

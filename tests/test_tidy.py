@@ -254,6 +254,7 @@ GUIDES = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "tests/README.md",
+    "docs/client.md",
     "docs/installing.md",
 ]
 
