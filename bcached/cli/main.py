@@ -51,6 +51,7 @@ VERBS = {
     "dump": Verb("dump", "dump", "Print every structure on a device as JSON lines."),
     "check": Verb("check", "check", "Check everything on a device; report what is wrong and what is lost."),
     "rescue": Verb("rescue", "rescue", "Write a set's dirty data to its backing device, without the kernel."),
+    "view": Verb("view", "view", "Export a backing device as a rescue would leave it, without writing."),
     "repair": Verb("repair", "repair", "Repair a set that does not open, by the steps named."),
     "status": Verb("status", "status", "Print the set's state: buckets, free lists, waits, gens."),
     "top": Verb("top", "top", "Show the set's state, live."),
