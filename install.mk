@@ -41,6 +41,8 @@ install:
 	$(HERE).new/bin/python -m compileall -q -s "$(HERE).new" -p "$(PREFIX)" $(HERE).new/lib
 	grep -lIrF "$(HERE).new" $(HERE).new/bin $(HERE).new/pyvenv.cfg | xargs -r sed -i "s|$(HERE).new|$(PREFIX)|g"
 	install -D -m 0644 -t $(HERE).new/share/doc/bcached $(DOCUMENTS)
+	install -D -m 0644 -t $(HERE).new/share/doc/bcached/docs docs/*
+	install -D -m 0644 -t $(HERE).new/share/doc/bcached/monitoring monitoring/*
 	test ! -e $(HERE) || mv -T $(HERE) $(HERE).old
 	mv -T $(HERE).new $(HERE) || { test ! -e $(HERE).old || mv -T $(HERE).old $(HERE); exit 1; }
 	rm -rf $(HERE).old

@@ -31,6 +31,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         "systemd-test",
         "man",
         "dist",
+        "deb",
+        "package-test",
         "install",
         "uninstall",
         "clean",
@@ -62,7 +64,7 @@ def test_a_commit_passes_what_lint_runs() -> None:
     assert [entry.removeprefix(".venv/bin/") for entry in hooks] == lint
 
 
-@pytest.mark.parametrize("script", [".ci/run", "demo/run"])
+@pytest.mark.parametrize("script", [".ci/run", "demo/run", "deb/make"])
 def test_scripts_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
@@ -85,8 +87,19 @@ MIT = re.compile(
 TAG = "SPDX-License-" + "Identifier"  # in parts, so that it is not one of this file
 LICENCE_LINE = re.compile(rf"(?m)^(?:#|//|--|/\*) {TAG}: (\S+)(?: \*/)?$")
 FOLDERS_OF_FILES = (
-    ".ci", "bcached", "bench", "config", "demo", "docs", "examples", "manual", "systemd", "tests"
-)  # fmt: skip
+    ".ci",
+    "bcached",
+    "bench",
+    "config",
+    "deb",
+    "demo",
+    "docs",
+    "examples",
+    "manual",
+    "monitoring",
+    "systemd",
+    "tests",
+)
 FILES = sorted(
     path.relative_to(ROOT)
     for start, pattern in ((ROOT, "*"), *((ROOT / folder, "**/*") for folder in FOLDERS_OF_FILES))
@@ -163,12 +176,27 @@ GUIDES = [
     "DESIGN.md",
     "CONTRIBUTING.md",
     "tests/README.md",
+    "docs/alerts.md",
     "docs/client.md",
+    "docs/container.md",
     "docs/installing.md",
+    "docs/monitoring.md",
 ]
 TRACKED = [
     path.relative_to(ROOT)
-    for folder in ("bcached", "bench", "config", "demo", "docs", "examples", "manual", "systemd", "tests")
+    for folder in (
+        "bcached",
+        "bench",
+        "config",
+        "deb",
+        "demo",
+        "docs",
+        "examples",
+        "manual",
+        "monitoring",
+        "systemd",
+        "tests",
+    )
     for path in (ROOT / folder).rglob("*")
     if "__pycache__" not in path.parts
 ]

@@ -255,7 +255,10 @@ GUIDES = [
     "CHANGELOG.md",
     "tests/README.md",
     "docs/client.md",
+    "docs/alerts.md",
+    "docs/container.md",
     "docs/installing.md",
+    "docs/monitoring.md",
 ]
 
 
