@@ -6,7 +6,7 @@ VENV     := .venv
 STAMP    := $(VENV)/.stamp
 BIN      := $(VENV)/bin
 
-.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test man dist clean
+.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test man dist deb package-test clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -95,6 +95,15 @@ man: $(STAMP)
 # The source distribution, and the wheel built from it, in dist/.
 dist: $(STAMP)
 	$(BIN)/python -m build -o dist .
+
+# A Debian package, for the Debian it is built on, in dist/.
+deb:
+	deb/make dist
+
+# The distributions and the Debian package, built, installed, upgraded and removed in clean Debians without a network: needs
+# what systemd-test needs.
+package-test: $(STAMP)
+	$(BIN)/python -m tests.package
 
 include install.mk
 

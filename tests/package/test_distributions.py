@@ -2,6 +2,7 @@
 """The source distribution and the wheel: built for real, and the wheel's programs run from it."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bcached import __version__
+from bcached.service.settings.sections import Tables
 from package.conftest import ROOT
 
 TRACKED = [
@@ -82,3 +84,16 @@ def test_the_programs_of_the_wheel_run(wheel: Path, tmp_path: Path) -> None:
     where: list[str | Path] = [python, "-c", "import bcached; print(bcached.__file__)"]
     found = subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, text=True).stdout
     assert found.startswith(str(tmp_path / "env")), "or this checkout was tested"
+
+
+def test_the_containerfile_names_files_and_keys_that_exist() -> None:
+    text = (ROOT / "Containerfile").read_text()
+    keys = re.findall(r"BCACHED__(\w+?)__(\w+)=", text)
+    assert keys
+    for section, key in keys:
+        table = Tables.model_fields[section.lower()].annotation
+        assert table is not None
+        assert key.lower() in table.model_fields
+    ignored = (ROOT / ".containerignore").read_text().splitlines()
+    needed = ["bcached", "manual", "monitoring", "config", "systemd", "install.mk", "LICENSES", "README.md"]
+    assert set(ignored) & set(needed) == set()
