@@ -121,7 +121,7 @@ def test_all_that_the_page_shows_happens(folder: Path) -> None:
         elif kind == "sh":
             outputs.append(shell(folder, exports + block))
             exports += "\n".join(re.findall(r"(?m)^export .*$", block)) + "\n"
-    assert [output.split()[:1] for output in outputs] == [["0"], [str(200 * 512)]]
+    assert [output.split()[:1] for output in outputs] == [["set"], [str(200 * 512)]]
 
 
 def test_what_the_page_says_of_javascript_is_so() -> None:

@@ -190,10 +190,9 @@ def reuse(daemon: DaemonProcess, reply: bytes) -> None:
     assert found.gc_epoch - epoch < 2, "the epoch alone would tell"
 
 
-def test_data_whose_bucket_is_reused_before_the_read_is_a_miss(
-    command: list[str], daemon: DaemonProcess, tmp_path: Path
-) -> None:
-    data = tmp_path / "data"
+def read_while_its_bucket_is_reused(command: list[str], daemon: DaemonProcess, folder: Path) -> str:
+    """What a client says to a get whose bucket is reused between the look-up and the read."""
+    data = folder / "data"
     data.write_bytes(b"x" * BUCKET_BYTES)  # a whole bucket, so that it is not open any more
     looked_up: list[bytes] = []
 
@@ -210,9 +209,28 @@ def test_data_whose_bucket_is_reused_before_the_read_is_a_miss(
     ):
         assert client.say(f"put 0 {data}").startswith("kept")
         meddles = True
-        assert client.say(f"get 0 {sectors_of(data)} {tmp_path}/got") == "found 0 sectors"
+        said = client.say(f"get 0 {sectors_of(data)} {folder}/got")
     assert len(looked_up) == 1
+    return said
+
+
+def test_data_whose_bucket_is_reused_before_the_read_is_a_miss(
+    command: list[str], daemon: DaemonProcess, tmp_path: Path
+) -> None:
+    assert read_while_its_bucket_is_reused(command, daemon, tmp_path) == "found 0 sectors"
     assert set((tmp_path / "got").read_bytes()) == {0}
+
+
+def test_a_client_that_does_not_check_gens_is_found_out(daemon: DaemonProcess, tmp_path: Path) -> None:
+    needs("cc")
+    folder = shutil.copytree(EXAMPLES / "c", tmp_path / "planted")
+    header = (folder / "bcached.h").read_text()
+    check = "__atomic_load_n(&device->map->gens[bucket], __ATOMIC_ACQUIRE) != gen"
+    assert check in header
+    (folder / "bcached.h").write_text(header.replace(check, "gen < 0"))
+    subprocess.run(["cc", "-o", str(folder / "client"), str(folder / "client.c")], check=True)
+    said = read_while_its_bucket_is_reused([str(folder / "client")], daemon, tmp_path)
+    assert said == f"found {BUCKET_BYTES // SECTOR} sectors"
 
 
 def test_data_looked_up_before_the_daemon_was_killed_is_looked_up_again(

@@ -155,6 +155,7 @@ def test_what_a_client_encodes_the_daemon_decodes(name: str) -> None:
         "requests": (messages.Extent(1, 8, 16),),
         "policy": "fifo",
         "discard": True,
+        "buckets": (messages.Bucket(0, 1, 2),),
         "label": "x",
         "interface": "a.b",
     }
