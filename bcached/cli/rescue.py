@@ -66,12 +66,16 @@ class Request:
     + "\n\nExit status: 0 all dirty data was written (with -n: it was read), 1 not all or none, 2 usage. "
     "docs/rescue.md says what to do about which message of the kernel.",
 )
-@click.argument("caches", metavar="CACHE...", nargs=-1, required=True)
-@click.option("--backing", metavar="DEV", help="The backing device: its dirty data is written to it.")
+@click.argument("caches", metavar="CACHE...", type=click.Path(), nargs=-1, required=True)
+@click.option(
+    "--backing", metavar="DEV", type=click.Path(), help="The backing device: its dirty data is written to it."
+)
 @click.option(
     "--volume", metavar="N", type=click.IntRange(0, (1 << 20) - 1), help="The volume N, by its number."
 )
-@click.option("--to", "image", metavar="FILE", help="Write the volume's data to a sparse image.")
+@click.option(
+    "--to", "image", metavar="FILE", type=click.Path(), help="Write the volume's data to a sparse image."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @click.option(
     "--confidence",
@@ -80,7 +84,13 @@ class Request:
     show_default=True,
     help="What to write: only what is sure, also the newest that was found, or all.",
 )
-@click.option("--map", "map_path", metavar="FILE", help="A ddrescue map: which parts of CACHE were not read.")
+@click.option(
+    "--map",
+    "map_path",
+    metavar="FILE",
+    type=click.Path(),
+    help="A ddrescue map: which parts of CACHE were not read.",
+)
 @click.option(
     "--geometry",
     metavar="BUCKET,BLOCK",

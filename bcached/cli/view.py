@@ -65,14 +65,18 @@ class Exported:
         "bcachectl view --cow /dev/sdc --backing /dev/sdb   it can be written; that is lost at the end",
     )
 )
-@click.argument("caches", metavar="CACHE...", nargs=-1, required=True)
-@click.option("--backing", metavar="DEV", help="The backing device below the dirty data.")
+@click.argument("caches", metavar="CACHE...", type=click.Path(), nargs=-1, required=True)
+@click.option("--backing", metavar="DEV", type=click.Path(), help="The backing device below the dirty data.")
 @click.option(
     "--volume", metavar="N", type=click.IntRange(0, (1 << 20) - 1), help="The volume N, by its number."
 )
 @click.option("--cow", is_flag=True, help="Let clients write; what they write is kept apart, until the end.")
 @click.option(
-    "--socket", "socket_path", metavar="PATH", help="The socket to make (default: a temporary one)."
+    "--socket",
+    "socket_path",
+    metavar="PATH",
+    type=click.Path(),
+    help="The socket to make (default: a temporary one).",
 )
 @click.option(
     "--confidence",

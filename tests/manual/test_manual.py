@@ -150,12 +150,24 @@ def test_bash_completes_verbs_options_and_values(share: Path, words: str, offere
     assert completed(share, words) == offered
 
 
-@pytest.mark.parametrize("verb", ["make", "show", "dump", "check", "repair"])
-def test_devices_are_completed_as_files(verb: str) -> None:
+def test_devices_are_completed_as_files() -> None:
     environment = {**os.environ, "_BCACHECTL_COMPLETE": "bash_complete"}
-    environment |= {"COMP_WORDS": f"bcachectl {verb} ", "COMP_CWORD": "2"}
+    environment |= {"COMP_WORDS": "bcachectl check ", "COMP_CWORD": "2"}
     done = subprocess.run([BIN / "bcachectl"], env=environment, capture_output=True, text=True)
     assert done.stdout == "file,\n"
+
+
+def test_what_is_called_a_device_or_a_file_is_completed_as_one() -> None:
+    called = re.compile(r"(CACHE|DEVICE|DEV|FILE|PATH|TARGET)(\.\.\.)?")
+    root = click.Context(bcachectl, info_name="bcachectl")
+    found = {
+        f"{context.command_path} {parameter.name}": parameter.type
+        for context in [root, *verbs(bcachectl, root)]
+        for parameter in context.command.params
+        if called.fullmatch(parameter.make_metavar(context))
+    }
+    assert {"bcachectl socket", "bcachectl show device", "bcachectl make devices"} <= found.keys()
+    assert [name for name, kind in found.items() if not isinstance(kind, click.Path)] == []
 
 
 @pytest.mark.parametrize(("shell", "path"), list(PATHS.items()))
