@@ -182,6 +182,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             with BlockingClient(str(daemon.socket_path)) as client:
                 inode = client.create_volume("photos")
                 work(client, inode, range(200))
+                daemon.ask("Allocator.Touch", buckets=[], hits=3, misses=1, bytes=4096)
                 daemon.ask("Admin.CollectGarbage", wait=True)
                 daemon.ask("Admin.WritePriorities")
             watching.wait_for_scrapes(3)
@@ -227,6 +228,15 @@ def test_every_series_that_an_alert_reads_exists(prometheus: Prometheus) -> None
         assert selectors, rule["name"]
         for name, labels in selectors:
             assert prometheus.query(f"{name}{labels}"), f"{rule['name']}: {name}{labels}"
+
+
+@pytest.mark.parametrize("page", ["alerts.md", "monitoring.md"])
+def test_every_metric_that_a_page_names_exists(prometheus: Prometheus, page: str) -> None:
+    known = set(prometheus.get("label/__name__/values"))
+    known |= {name.removesuffix("_bucket") for name in known if name.endswith("_bucket")}
+    named = set(re.findall(r"\bbcached_\w+", (ALERTS_PAGE.parent / page).read_text()))
+    assert named
+    assert named - known == set()
 
 
 def test_no_alert_is_pending_for_a_daemon_that_works(prometheus: Prometheus) -> None:
