@@ -40,8 +40,9 @@ class Attachment:
     begun once, notes each transfer, and ends.
     """
 
-    def __init__(self, path: str, *, direct: bool) -> None:
+    def __init__(self, path: str, *, direct: bool, whole_buckets: bool = False) -> None:
         self.path = path
+        self.whole_buckets = whole_buckets  # that the client writes to no others than those it holds whole
         self.direct = direct
         self.connection: OpenConnection | None = None  # kept after its end: it knows whether it is open
         self.data: DataPaths  # of every member, from `begin` on
@@ -100,7 +101,7 @@ class Attachment:
         self._pid = os.getpid()
         if description.role in WRITER_ROLES:
             self._lease = Lease(description.lease_path)
-        self.data = DataPaths(description.devices, direct=self.direct)
+        self.data = DataPaths(description.devices, direct=self.direct, whole_buckets=self.whole_buckets)
         self._description = description
         self.connection = connection
         self._is_open = True

@@ -33,7 +33,12 @@ class DataPath(NamedTuple):
 class DataPaths:
     """The members' data paths, opened when first needed. Thread-safe."""
 
-    def __init__(self, devices: Sequence[Device], *, direct: bool = True) -> None:
+    def __init__(
+        self, devices: Sequence[Device], *, direct: bool = True, whole_buckets: bool = False
+    ) -> None:
+        # Whether the client writes to buckets that it holds alone: then no block shares a page with another
+        # client's, even if a page has several blocks.
+        self._whole_buckets = whole_buckets
         self._devices = {device.device: device for device in devices}
         self._direct = direct
         self._readers: dict[int, DataPath] = {}
@@ -74,6 +79,29 @@ class DataPaths:
         finally:
             self._buffers.give(buffer)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def read_bytes(self, pointer: Pointer, length: int) -> bytes:
+        """Returns so many bytes at a pointer, from the page cache, with the fewest copies."""
+        path = self._path(pointer, write=False)
+        assert not path.is_direct, "a direct read needs aligned memory"
+        try:
+            data = os.pread(path.descriptor, length, pointer.sector * SECTOR_BYTES)
+        except OSError as error:
+            raise self._failed("read", pointer, error) from None
+        return data if len(data) == length else self.read(pointer, -(-length // SECTOR_BYTES))[:length]
+
+    def write_parts(self, pointer: Pointer, parts: "Sequence[bytes | memoryview]") -> None:
+        """Write the parts, one behind the other, at a pointer, into the page cache."""
+        path = self._path(pointer, write=True)
+        assert not path.is_direct, "a direct write needs aligned memory"
+        length = sum(map(len, parts))
+        try:
+            written = os.pwritev(path.descriptor, parts, pointer.sector * SECTOR_BYTES)
+        except OSError as error:
+            raise self._failed("write", pointer, error) from None
+        if written < length:  # a signal, or the device is full: the next write says which
+            with memoryview(b"".join(parts)) as view:
+                self._transfer(os.pwritev, path, pointer, view, 0)
 
     def read_at_once(self, pointer: Pointer, sectors: int) -> bytes | None:
         """Returns the bytes if they are few and in the page cache, else None. Never waits for a device."""
@@ -137,14 +165,20 @@ class DataPaths:
             device = self._devices.get(pointer.device)
             if device is None:
                 raise DeviceError(f"device {pointer.device}", "the set has no such member")
-            opened = _open(device, os.O_RDWR if write else os.O_RDONLY, direct=self._direct)
+            access = os.O_RDWR if write else os.O_RDONLY
+            opened = _open(device, access, direct=self._direct, own_pages=self._has_own_pages(device))
             path = paths.setdefault(pointer.device, opened)
             if path is not opened:  # another thread was faster
                 os.close(opened.descriptor)
         return path
 
+    def _has_own_pages(self, device: Device) -> bool:
+        """Whether no page contains sectors of two clients."""
+        unit = device.bucket_sectors if self._whole_buckets else device.block_sectors
+        return unit * SECTOR_BYTES % mmap.PAGESIZE == 0
 
-def _open(device: Device, access: int, *, direct: bool) -> DataPath:
+
+def _open(device: Device, access: int, *, direct: bool, own_pages: bool) -> DataPath:
     path = device.data_path
     if direct:
         try:
@@ -152,7 +186,7 @@ def _open(device: Device, access: int, *, direct: bool) -> DataPath:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise DeviceError(path, f"cannot open: {error.strerror}") from None
-    if device.block_sectors * SECTOR_BYTES % mmap.PAGESIZE:
+    if not own_pages:
         why = "no direct I/O here" if direct else "the page cache is to be used"
         raise DeviceError(path, f"{why}, and the set's blocks are smaller than a page")
     try:

@@ -89,6 +89,13 @@ class SocketChannel:
             raise
         return bool(call.news)
 
+    def take_arrived(self) -> None:
+        """Pass what has arrived to its calls, without waiting; a thread that waits for one does it itself."""
+        with self._lock:
+            is_free = self._lead is None and not self._in_step and not self._is_closed
+            if is_free and self._readable.poll(0):
+                self._step(self._receive)
+
     def send_oneway(self, message: bytes) -> None:
         """Send a oneway request; ignored without a connection."""
         with self._lock:
