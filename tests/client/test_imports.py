@@ -43,6 +43,10 @@ def test_asyncio_and_the_daemons_half_of_the_protocol_are_loaded_by_their_users_
     assert "asyncio" in loaded_by("from bcached.client import Client")
 
 
+def test_a_cache_needs_a_checksum_and_nothing_else() -> None:
+    assert loaded_by("from bcached.client import Cache") & {*DAEMONS, "asyncio"} == {"fastcrc"}
+
+
 def test_a_name_the_library_does_not_have_is_an_import_error() -> None:
     with pytest.raises(subprocess.CalledProcessError):
         loaded_by("from bcached.client import Nothing")

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""Keys on their way to the index: commits that are sent before the earlier ones are answered.
+
+While one is under way, further keys gather, and its answer sends them together. So a process that stores
+faster than the daemon commits sends few, large messages.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bcached.client.attachment import Attachment
+from bcached.client.gens import Instant
+from bcached.client.protocol import verbs
+from bcached.client.protocol.exchange import Call
+from bcached.client.socket_channel import SocketChannel
+from bcached.errors import BcachedError, ConnectionLost
+from bcached.keys import Key
+
+UNDER_WAY_MAX = 4
+KEYS_MAX = 500
+HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
+
+
+class Pending:
+    """One object's keys until their commit is answered; `since` is before its buckets were leased or cut."""
+
+    __slots__ = ("error", "is_settled", "keys", "offset", "since")
+
+    def __init__(self, offset: int, keys: Sequence[Key], since: Instant) -> None:
+        self.offset = offset
+        self.keys = keys
+        self.since = since
+        self.is_settled = False
+        self.error: BcachedError | None = None
+
+
+class Commits:
+    """The commits of one connection. The caller holds the session's lock."""
+
+    def __init__(
+        self, channel: SocketChannel, at: Attachment, forget: Callable[[Sequence[int]], None]
+    ) -> None:
+        self._channel = channel
+        self._at = at
+        self._forget = forget  # drops the objects at these offsets, of which the index may have an older one
+        self.newest: dict[
+            int, Pending
+        ] = {}  # by offset: what this process has stored and others may not see yet
+        self._gathered: list[Pending] = []
+        self._gathered_keys = 0
+        self._under_way: deque[tuple[Call[int], Sequence[Pending]]] = deque()
+        self.keys_max = at.description.commit_words // (HEAD_WORDS + 1)  # of one message
+        self._gather_max = min(KEYS_MAX, self.keys_max)
+        self.error: BcachedError | None = None  # the first refusal that no caller has seen
+
+    @property
+    def has_gathered(self) -> bool:
+        """Whether keys wait for the answer to an earlier commit."""
+        return bool(self._gathered)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is gathered or under way."""
+        return not self._gathered and not self._under_way
+
+    def add(self, one: Pending, *, durable: bool = False) -> None:
+        """Commit an object's keys, now or, unless durable, together with later ones."""
+        self.poll()
+        before = self.newest.get(one.offset)
+        if self._gathered_keys + len(one.keys) > self._gather_max or (before and before in self._gathered):
+            self.send()
+        self.newest[one.offset] = one
+        self._gathered.append(one)
+        self._gathered_keys += len(one.keys)
+        if durable or not self._under_way:
+            self.send(durable=durable)
+
+    def send(self, *, durable: bool = False) -> None:
+        """Send what has gathered; waits while too many commits are under way."""
+        while len(self._under_way) >= UNDER_WAY_MAX:
+            self._wait_for_first()
+        if not self._gathered:
+            return
+        gathered, self._gathered, self._gathered_keys = self._gathered, [], 0
+        call = verbs.commit(self._at, [key for one in gathered for key in one.keys], durable=durable)
+        self._under_way.append((call, gathered))
+        try:
+            self._channel.send(call)
+        except BaseException:
+            if not call.is_settled:  # it may not have been sent, and never be answered
+                call.refuse(ConnectionLost(self._at.path, "interrupted before a commit was sent"))
+            raise
+
+    def finish(self, one: Pending) -> None:
+        """Wait until an object's commit is answered. Raises its refusal."""
+        if one in self._gathered:
+            self.send()
+        while not one.is_settled:
+            self._wait_for_first()
+        if one.error is not None:
+            self.error = None
+            raise one.error
+
+    def drain(self) -> None:
+        """Send all, and wait for the answers."""
+        self.send()
+        while self._under_way:
+            self._wait_for_first()
+
+    def poll(self) -> None:
+        """Take the answers that have arrived."""
+        if self._under_way:
+            self._channel.take_arrived()
+            while self._under_way and self._under_way[0][0].is_settled:
+                self._settle()
+
+    def unsettled(self) -> list[int]:
+        """Returns the offsets of objects whose commits have no answer, in the order stored."""
+        those = [one for _, objects in self._under_way for one in objects] + self._gathered
+        return [one.offset for one in those]
+
+    def raise_error(self) -> None:
+        """Raise the first refusal that no caller has seen."""
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def _wait_for_first(self) -> None:
+        self._channel.news(self._under_way[0][0])
+        self._settle()
+
+    def _settle(self) -> None:
+        call, objects = self._under_way[0]
+        error = _error_of(call)
+        if isinstance(error, ConnectionLost):
+            raise error  # they stay unsettled: whether they are committed is unknown
+        for one in objects:
+            one.error, one.is_settled = error, True
+            if self.newest.get(one.offset) is one:
+                del self.newest[one.offset]
+        self._under_way.popleft()
+        if error is not None:
+            self.error = self.error or error
+            self._forget([one.offset for one in objects])
+
+
+def _error_of(call: Call[Any]) -> BcachedError | None:
+    try:
+        call.outcome()
+    except BcachedError as error:
+        return error
+    return None

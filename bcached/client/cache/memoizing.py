@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""Results of a function, kept by its arguments."""
+
+import functools
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+P = ParamSpec("P")
+T = TypeVar("T")
+MISSING = object()
+
+
+class Keeping(Protocol):
+    """A cache."""
+
+    def get(self, name: str | bytes, default: Any = None) -> Any:
+        """Returns the value, or the default."""
+
+    def set(self, name: str | bytes, value: Any, *, expire: float | None = None) -> None:
+        """Store a value."""
+
+
+def memoized(
+    cache: Keeping, function: Callable[P, T], *, expire: float | None, typed: bool, name: str | None
+) -> Callable[P, T]:
+    """Returns the function, called only for arguments whose result is not in the cache."""
+    prefix = (name or f"{function.__module__}.{function.__qualname__}").encode()
+
+    @functools.wraps(function)
+    def remembering(*arguments: P.args, **named: P.kwargs) -> T:
+        key = call_name(prefix, arguments, named, typed=typed)
+        result = cache.get(key, MISSING)
+        if result is MISSING:
+            result = function(*arguments, **named)
+            cache.set(key, result, expire=expire)
+        remembered: T = result
+        return remembered
+
+    return remembering
+
+
+def call_name(prefix: bytes, arguments: tuple[Any, ...], named: dict[str, Any], *, typed: bool) -> bytes:
+    """Returns the name of a call. Raises TypeError for arguments that msgpack does not hold."""
+    items = sorted(named.items())
+    parts: list[Any] = [arguments, items]
+    if typed:
+        parts.append([type(one).__qualname__ for one in (*arguments, *(value for _, value in items))])
+    packed = msgspec.msgpack.encode(parts)
+    return prefix + b"\0" + blake2b(packed, digest_size=24).digest()

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""An object as it is stored: a header, the name, the value, and zeros up to a whole block.
+
+    byte 0    u64  magic
+    byte 8    u64  CRC-64/XZ of all bytes from 16 to the end of the value
+    byte 16   u16  version
+    byte 18   u16  codec           how the value was made from what the caller stored
+    byte 20   u32  name bytes
+    byte 24   u64  value bytes
+    byte 32   u64  stored at       microseconds since 1970, UTC
+    byte 40   u64  expires at      the same; 0 for never
+    byte 48        name, then the value: at once, or from 64 KiB on at the next multiple of 4096
+
+All little-endian. A *record* in the last sectors of a slot changes the expiry of the object in front of it:
+it is an object of codec RECORD whose value is the CRC of the one that it is about, and is ignored with any
+other.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fastcrc import crc64
+
+from bcached.client.cache.names import RECORD_AT
+from bcached.units import SECTOR_BYTES
+
+MAGIC = 0x746A626F64636362  # the bytes "bccdobjt"
+VERSION = 1
+HEADER_BYTES = 48
+CHECKED_AT = 16  # what the CRC covers begins there
+PAGE_BYTES = 4096
+ON_A_PAGE_BYTES = 1 << 16  # from this length on a value begins on a page
+OBJECT_BYTES_MAX = RECORD_AT * SECTOR_BYTES
+VALUE_BYTES_MAX = OBJECT_BYTES_MAX - PAGE_BYTES
+TIME_MAX_US = (1 << 64) - 1
+
+RECORD = 255  # the codec of a record; those of values are in serializers
+
+
+class StoredObject(NamedTuple):
+    """A verified object."""
+
+    codec: int
+    value: bytes | memoryview
+    stored_at_us: int
+    expires_at_us: int
+    crc: int
+
+
+def value_at(name_length: int, value_length: int) -> int:
+    """Returns the byte at which the value begins."""
+    end = HEADER_BYTES + name_length
+    return end if value_length < ON_A_PAGE_BYTES else -(-end // PAGE_BYTES) * PAGE_BYTES
+
+
+def encoded(
+    name: bytes,
+    codec: int,
+    value: bytes | memoryview,
+    stored_at_us: int,
+    expires_at_us: int,
+    block_bytes: int,
+) -> Sequence[bytes | memoryview]:
+    """Returns the object's bytes, whole blocks, in parts; a long value is one of them and is not copied."""
+    length, begins = len(value), value_at(len(name), len(value))
+    checked = b"".join(
+        (
+            (VERSION | codec << 16 | len(name) << 32).to_bytes(8, "little"),
+            length.to_bytes(8, "little"),
+            stored_at_us.to_bytes(8, "little"),
+            expires_at_us.to_bytes(8, "little"),
+            name,
+            bytes(begins - HEADER_BYTES - len(name)),
+        )
+    )
+    padding = bytes(-(begins + length) % block_bytes)
+    if length < ON_A_PAGE_BYTES:
+        checked = b"".join((checked, value))
+        crc = crc64.xz(checked)
+        return (b"".join((_sealed(crc), checked, padding)),)
+    crc = crc64.xz(value, crc64.xz(checked))
+    return (_sealed(crc) + checked, value, padding) if padding else (_sealed(crc) + checked, value)
+
+
+def bytes_needed(start: bytes | memoryview) -> int:
+    """Returns how many bytes an object has, from its first ones; 0 if it is none."""
+    if len(start) < HEADER_BYTES or start[:8] != _MAGIC:
+        return 0
+    name_length, length = _number(start[20:24]), _number(start[24:32])
+    if start[16:18] != _VERSION or length > VALUE_BYTES_MAX:
+        return 0
+    return value_at(name_length, length) + length
+
+
+def decoded(data: bytes | memoryview, name: bytes) -> StoredObject | None:
+    """Returns the object, or None if these bytes are not a whole object of this name."""
+    end = bytes_needed(data)
+    if not end or end > len(data):
+        return None
+    with memoryview(data) as view:
+        crc = _number(data[8:16])
+        name_ends = HEADER_BYTES + _number(data[20:24])
+        if view[HEADER_BYTES:name_ends] != name or crc64.xz(view[CHECKED_AT:end]) != crc:
+            return None
+    begins = end - _number(data[24:32])
+    return StoredObject(
+        _number(data[18:20]), data[begins:end], _number(data[32:40]), _number(data[40:48]), crc
+    )
+
+
+def record_value(crc: int) -> bytes:
+    """Returns the value of a record about the object with this CRC."""
+    return crc.to_bytes(8, "little")
+
+
+def _sealed(crc: int) -> bytes:
+    return _MAGIC + crc.to_bytes(8, "little")
+
+
+def _number(data: bytes | memoryview) -> int:
+    return int.from_bytes(data, "little")
+
+
+_MAGIC = MAGIC.to_bytes(8, "little")
+_VERSION = VERSION.to_bytes(2, "little")

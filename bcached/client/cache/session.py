@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""All of a cache that ends with its connection: leased space, commits under way, what is known about gens."""
+
+from collections.abc import Iterable, Sequence
+
+from bcached.client.attachment import Attachment
+from bcached.client.cache.carving import Carver
+from bcached.client.cache.commits import Commits, Pending
+from bcached.client.cache.names import SLOT_SECTORS
+from bcached.client.cache.object_format import OBJECT_BYTES_MAX, StoredObject
+from bcached.client.cache.reading import Reader, StaleRead
+from bcached.client.protocol import verbs
+from bcached.client.socket_channel import SocketChannel
+from bcached.errors import DeviceError
+from bcached.keys import Key
+from bcached.units import SECTOR_BYTES
+from bcached.wire.messages import MANY_MAX, Lookup
+
+TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
+READER = "reader"  # the role
+CALLS_MAX = 256  # sent before the first is answered
+
+
+class Session:
+    """A connection, and the volume. Storing needs the cache's lock, looking up does not."""
+
+    def __init__(self, path: str, volume: str | int, patience_s: float) -> None:
+        self.channel = SocketChannel(path, patience_s)
+        try:
+            self.at = Attachment(path, direct=False, whole_buckets=True)
+            self.at.begin(self.channel, self.channel.ask(verbs.describe()))
+            files = self.channel.ask(verbs.map_gens(self.at))
+            self.gens = self.at.map_gens(files)
+            self.inode = volume if isinstance(volume, int) else self._volume_of(volume)
+        except BaseException:
+            self.channel.close()
+            raise
+        devices = self.at.description.devices
+        self.block_bytes = max(device.block_sectors for device in devices) * SECTOR_BYTES
+        self.refused: list[int] = []  # offsets whose objects were not committed: an older one may be there
+        self.reader = Reader(self.at, self.gens)
+        self.commits = Commits(self.channel, self.at, self.refused.extend)
+        self._carver = Carver(devices[0].bucket_sectors)
+        whole_buckets = self.commits.keys_max - 1  # since the first may be in the middle of one
+        self.object_bytes_max = min(
+            OBJECT_BYTES_MAX, whole_buckets * devices[0].bucket_sectors * SECTOR_BYTES
+        )
+
+    def close(self) -> None:
+        """Disconnect: the daemon takes back what is reserved."""
+        if self.at.close():
+            self.channel.close()
+            self.at.settle()
+
+    # Storing
+
+    def store(self, offset: int, parts: Sequence[bytes | memoryview], *, durable: bool = False) -> Pending:
+        """Write an object at this offset, and commit it; returns before the answer."""
+        length = sum(map(len, parts))
+        since, keys = self.gens.now(), self._cut(offset, length // SECTOR_BYTES)
+        self._write(keys, parts)
+        pending = Pending(offset, keys, since)
+        self.commits.add(pending, durable=durable)
+        return pending
+
+    def _cut(self, offset: int, sectors: int) -> list[Key]:
+        for _ in range(self._carver.lacking(sectors)):
+            self._carver.lease(self.channel.ask(verbs.allocate_bucket(self.at)))
+        keys = self._carver.cut(self.inode, offset, sectors)
+        if self._carver.unused:
+            self.at.send_oneway(verbs.release_message(self._carver.take_unused()))
+        return keys
+
+    def _write(self, keys: Sequence[Key], parts: Sequence[bytes | memoryview]) -> None:
+        write = object()
+        try:
+            self.at.begin_write(write)
+            if len(keys) == 1:
+                for pointer in keys[0].pointers:
+                    self.at.data.write_parts(pointer, parts)
+                return
+            with memoryview(b"".join(parts)) as view:
+                start = 0
+                for key in keys:
+                    end = start + key.sectors * SECTOR_BYTES
+                    for pointer in key.pointers:
+                        self.at.data.write_parts(pointer, (view[start:end],))
+                    start = end
+        finally:
+            self.at.end_write(write)
+
+    def flush(self) -> None:
+        """Make all that is committed durable."""
+        self.channel.ask(verbs.flush(self.at))
+
+    # Looking up
+
+    def find(self, name: bytes, offset: int) -> StoredObject | None:
+        """Returns the newest object of this name that was committed, by any client."""
+        for _ in range(TRIES):
+            since = self.gens.now()
+            found = self.channel.ask(verbs.lookup(self.at, self.inode, offset, SLOT_SECTORS))
+            keys = list(found.keys)
+            while found.next is not None:
+                rest = offset + SLOT_SECTORS - found.next
+                found = self.channel.ask(verbs.lookup(self.at, self.inode, found.next, rest))
+                keys += found.keys
+            try:
+                return self.reader.read(name, offset, keys, since)
+            except StaleRead:
+                continue
+        return None
+
+    def find_own(self, name: bytes, pending: Pending) -> StoredObject | None:
+        """Returns an object that this connection has stored and not committed yet."""
+        try:
+            return self.reader.read(name, pending.offset, pending.keys, pending.since)
+        except StaleRead:
+            return None
+
+    def find_many(self, wanted: Sequence[tuple[bytes, int]]) -> list[StoredObject | None]:
+        """Returns the objects of these names and offsets, with few round trips."""
+        objects: list[StoredObject | None] = []
+        for start in range(0, len(wanted), MANY_MAX):
+            batch = wanted[start : start + MANY_MAX]
+            since = self.gens.now()
+            requests = [Lookup(self.inode, offset, SLOT_SECTORS) for _, offset in batch]
+            answers = self.channel.ask(verbs.lookup_many(self.at, requests))
+            for (name, offset), found in zip(batch, answers, strict=True):
+                try:
+                    if found.next is not None:
+                        raise StaleRead
+                    objects.append(self.reader.read(name, offset, found.keys, since))
+                except StaleRead:
+                    objects.append(self.find(name, offset))
+        return objects
+
+    # Dropping
+
+    def drop(self, offsets: Iterable[int]) -> list[bool]:
+        """Drop what is in the slots at these offsets; returns for each whether there was something."""
+        self.commits.send()  # what was stored before this is dropped, too
+        calls = [verbs.invalidate(self.at, self.inode, one, SLOT_SECTORS, durable=False) for one in offsets]
+        dropped = []
+        for start in range(0, len(calls), CALLS_MAX):
+            for call in calls[start : start + CALLS_MAX]:
+                self.channel.send(call)
+            for call in calls[start : start + CALLS_MAX]:
+                self.channel.news(call)
+                dropped.append(call.outcome() > 0)
+        self.commits.drain()
+        return dropped
+
+    def drop_all(self, sectors: int) -> None:
+        """Drop everything in the volume."""
+        self.commits.drain()
+        self.channel.ask(verbs.invalidate(self.at, self.inode, 0, sectors, durable=False))
+
+    def _volume_of(self, label: str) -> int:
+        """Returns the inode of the volume with this label, made if there is none and the role permits it."""
+        if self.at.description.role != READER:
+            inode, _ = self.channel.ask(verbs.open_volume(self.at, label))
+            return inode
+        inodes = [one.inode for one in self.channel.ask(verbs.volumes(self.at)) if one.label == label]
+        if len(inodes) != 1:
+            raise DeviceError(self.at.path, f"{len(inodes)} volumes have the label {label!r}, expected one")
+        return inodes[0]

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""One session after the other: connects when needed, again after a loss, and once more in a forked child."""
+
+import time
+from random import Random
+from threading import RLock
+
+from bcached.client.cache.session import Session
+from bcached.client.forks import end_in_children
+from bcached.errors import ClientClosed, ConnectionLost
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+
+_random = Random()  # noqa: S311 - so that the clients of one daemon do not all come back at once
+
+
+class Sessions:
+    """The sessions of one cache in this process."""
+
+    def __init__(self, path: str, volume: str | int, patience_s: float) -> None:
+        self.path = path
+        self.lock = RLock()  # of the session and all that stores; reentrant for signal handlers
+        self.names_lost = 0  # objects that were stored, not committed, and dropped after a loss
+        self._volume = volume
+        self._patience_s = patience_s
+        self._session: Session | None = None
+        self._doubtful: list[int] = []  # offsets at which an older object may be: dropped before any look-up
+        self._is_closed = False
+        self._pause_s = 0.0  # between the last failed attempt and the next
+        self._next_attempt_s = 0.0
+
+    def current(self) -> Session:
+        """Returns a session. Raises ClientClosed, or ConnectionLost without a daemon."""
+        session = self._session
+        if session is not None and not session.refused:
+            return session
+        with self.lock:
+            if self._is_closed:
+                raise ClientClosed(self.path)
+            session = self._session or self._opened()
+            self._session = session
+            self._drop_doubtful(session)
+            return session
+
+    @property
+    def existing(self) -> Session | None:
+        """Returns the session, if there is one."""
+        return self._session
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the cache was closed."""
+        return self._is_closed
+
+    def lose(self, session: Session) -> None:
+        """The session's connection is closed: what was under way is neither committed nor known not to be."""
+        with self.lock:
+            if self._session is not session:
+                return
+            lost = session.commits.unsettled()
+            self.names_lost += len(lost)
+            self._doubtful += lost + session.refused
+            session.refused.clear()
+            session.close()
+            self._session = None
+
+    def close(self) -> None:
+        """Close the session for good."""
+        with self.lock:
+            self._is_closed = True
+            session, self._session = self._session, None
+            if session is not None:
+                session.close()
+
+    def end_in_child(self) -> None:
+        """In a child process: begin without a session; a thread that the child lacks may hold the lock."""
+        self.lock = RLock()
+        self._session = None
+        self._doubtful = []  # the parent's to drop
+
+    def _opened(self) -> Session:
+        end_in_children(self)  # of this process, which may be a child itself
+        left_s = self._next_attempt_s - time.monotonic()
+        if left_s > 0:
+            raise ConnectionLost(self.path, f"the next attempt is due in {left_s:.1f} s")
+        try:
+            session = Session(self.path, self._volume, self._patience_s)
+        except ConnectionLost:
+            self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+            self._next_attempt_s = time.monotonic() + self._pause_s * _random.uniform(0.5, 1.0)
+            raise
+        self._pause_s = 0.0
+        return session
+
+    def _drop_doubtful(self, session: Session) -> None:
+        """Drop what may be older than an object that was stored and not committed."""
+        self._doubtful += session.refused
+        session.refused.clear()
+        if self._doubtful:
+            session.drop(self._doubtful)
+            self._doubtful = []

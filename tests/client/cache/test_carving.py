@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Extents cut from leased buckets."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bcached.client.cache.carving import SMALL_SHARE, Carver
+from bcached.keys import Key, Pointer
+
+BUCKET = 128
+
+
+def bucket(number: int, copies: int = 1) -> Key:
+    pointers = tuple(Pointer(device, number * BUCKET, 7) for device in range(copies))
+    return Key(0, 0, BUCKET, False, pointers)
+
+
+@given(st.lists(st.integers(1, 5 * BUCKET), max_size=40), st.integers(1, 3))
+def test_every_sector_is_cut_once_and_belongs_to_a_lease(wanted: list[int], copies: int) -> None:
+    carver, leased = Carver(BUCKET), 0
+    used: set[int] = set()
+    for sectors in wanted:
+        for _ in range(carver.lacking(sectors)):
+            carver.lease(bucket(leased, copies))
+            leased += 1
+        assert carver.lacking(sectors) == 0
+        keys, offset = carver.cut(3, 1000, sectors), 1000
+        for key in keys:
+            assert (key.inode, key.offset, key.dirty, len(key.pointers)) == (3, offset, False, copies)
+            offset = key.end
+        assert offset == 1000 + sectors
+        if sectors <= BUCKET // SMALL_SHARE:
+            assert len(keys) == 1
+        for key in [*keys, *carver.take_unused()]:
+            first, those = key.pointers[0].sector, range(key.sectors)
+            assert first // BUCKET == (first + key.sectors - 1) // BUCKET
+            assert {one.sector for one in key.pointers} == {first}
+            assert used.isdisjoint(first + at for at in those)
+            used |= {first + at for at in those}
+    assert len(used) + carver.sectors_left == leased * BUCKET
+
+
+def test_no_more_is_leased_than_needed() -> None:
+    carver = Carver(BUCKET)
+    assert carver.lacking(1) == carver.lacking(BUCKET) == 1
+    assert carver.lacking(BUCKET + 1) == 2
+    carver.lease(bucket(0))
+    carver.cut(0, 0, 120)
+    assert (carver.lacking(8), carver.lacking(9), carver.lacking(136), carver.lacking(137)) == (0, 1, 1, 2)
+
+
+def test_a_small_object_begins_in_the_next_bucket_and_the_rest_is_released() -> None:
+    carver = Carver(BUCKET)
+    carver.lease(bucket(0))
+    carver.cut(0, 0, 120)
+    carver.lease(bucket(1))
+    (key,) = carver.cut(0, 0, 16)
+    assert key.pointers == (Pointer(0, BUCKET, 7),)
+    (unused,) = carver.take_unused()
+    assert (unused.sectors, unused.pointers) == (8, (Pointer(0, 120, 7),))
+    assert carver.take_unused() == ()

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A cache over restarts and kills of the daemon, kills of clients, and forks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+
+from bcached.client import Cache
+from bcached.errors import ConnectionLost
+from instruments.clients.daemon_process import DaemonProcess
+
+
+def in_child(work: Callable[[], object]) -> str:
+    """What the work returns, as a str, in a forked child of this process."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        said = pipe.read().decode()
+    os.waitpid(child, 0)
+    return said
+
+
+def until_connected(cache: Cache, name: str) -> object:
+    """The value, once the daemon can be reached again."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return cache.get(name)
+        except ConnectionLost:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_durable_value_outlives_the_daemon(own_daemon: DaemonProcess, how: signal.Signals) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path) as cache, Cache(path, ignore_unavailable=True) as patient:
+        cache.set("kept", "v" * 100_000, durable=True)
+        cache.set("flushed", 1)
+        cache.flush()
+        assert patient["kept"] == "v" * 100_000
+        own_daemon.end(how)
+        assert patient.get("kept", "missing") == "missing"
+        patient.set("kept", "dropped")
+        with pytest.raises(ConnectionLost):
+            cache.get("kept")
+        own_daemon.start()
+        own_daemon.wait_until_ready()
+        assert until_connected(cache, "kept") == "v" * 100_000
+        assert cache["flushed"] == 1
+        cache.set("after", 2, wait=True)
+        deadline = time.monotonic() + 60
+        while patient.get("after") != 2:  # its backoff
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def test_no_older_value_comes_back_for_one_whose_commit_was_lost(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path) as cache:
+        cache.set("a", "older", durable=True)
+        assert own_daemon.process is not None
+        own_daemon.process.send_signal(signal.SIGSTOP)
+        cache.set("a", "newer")  # sent, never answered
+        assert cache["a"] == "newer"
+        own_daemon.process.kill()
+        own_daemon.process.wait()
+        own_daemon.start()
+        own_daemon.wait_until_ready()
+        assert until_connected(cache, "a") is None
+        assert cache.stats().lost == 1
+        with pytest.raises(ConnectionLost, match="1 objects were not committed"):
+            cache.flush()
+        cache.flush()
+        cache.set("a", "newest", wait=True)
+        assert cache["a"] == "newest"
+
+
+def test_a_forked_child_has_a_session_of_its_own(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path) as cache:
+        for number in range(100):
+            cache.set(f"parent {number}", number)
+        cache.flush(durable=False)
+
+        def own_work() -> object:
+            cache.set("grandchild", 1, wait=True)
+            return cache["child 1"]
+
+        def work() -> object:
+            found = len(cache.get_many(f"parent {number}" for number in range(100)))
+            for number in range(100):
+                cache.set(f"child {number}", number)
+            grandchild = in_child(own_work)
+            cache.close()
+            return found, grandchild
+
+        assert in_child(work) == "(100, '1')"
+        assert len(cache.get_many(f"child {number}" for number in range(100))) == 100
+        assert cache["grandchild"] == 1
+        cache.set("parent", "afterwards", wait=True)
+        assert cache["parent 99"] == 99
+
+
+KILLED = """
+import sys
+from bcached.client import Cache
+cache = Cache(sys.argv[1])
+cache.set("done", 1, wait=True)
+print("ready", flush=True)
+number = 0
+while True:
+    cache.set(str(number % 50), number)
+    number += 1
+"""
+
+
+def test_the_space_of_a_killed_client_is_taken_back(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    for _ in range(3):
+        client = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE)
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        time.sleep(0.2)
+        client.kill()
+        client.wait()
+        client.stdout.close()
+    with Cache(path) as cache:
+        assert cache["done"] == 1
+        numbers = cache.get_many(map(str, range(50)))
+        assert all(value % 50 == int(name) for name, value in numbers.items())
+        cache.set("another", 1, wait=True)
+    deadline = time.monotonic() + 30
+    while own_daemon.ask("Admin.Status")["parameters"]["state"]["reserved_sectors"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert own_daemon.ask("Admin.Verify") == {"parameters": {"violations": []}}

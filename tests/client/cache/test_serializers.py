@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Values to bytes and back."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bcached.client.cache.serializers import CUSTOM, MSGPACK, PICKLE, RAW, TEXT, Values
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(PLAIN)
+def test_what_msgpack_holds_comes_back(value: object) -> None:
+    values = Values()
+    back = values.decode(*values.encode(value))
+    assert repr(back) == repr(value)
+    assert type(back) is type(value)
+
+
+def test_bytes_and_str_are_stored_as_they_are() -> None:
+    values = Values()
+    assert values.encode(b"ab") == (RAW, b"ab")
+    assert values.encode("é") == (TEXT, b"\xc3\xa9")
+    assert values.decode(*values.encode(bytearray(b"ab"))) == b"ab"
+    assert values.decode(*values.encode(memoryview(b"abcd").cast("H"))) == b"abcd"
+
+
+def test_what_msgpack_does_not_hold_is_refused() -> None:
+    with pytest.raises(TypeError):
+        Values().encode(object())
+
+
+def test_pickle_is_used_by_name_only() -> None:
+    codec, data = Values("pickle").encode({1, 2})
+    assert (codec, Values("pickle").decode(codec, data)) == (PICKLE, {1, 2})
+    with pytest.raises(ValueError, match="stored with pickle, and this cache reads msgpack"):
+        Values().decode(codec, data)
+    with pytest.raises(ValueError, match="no serializer 'picle'"):
+        Values("picle")
+
+
+def test_a_serializer_of_the_callers_own() -> None:
+    class Json:
+        def dumps(self, value: Any, /) -> bytes:
+            return json.dumps(value).encode()
+
+        def loads(self, data: bytes, /) -> Any:
+            return json.loads(data)
+
+    values = Values(Json())
+    assert values.encode([1]) == (CUSTOM, b"[1]")
+    assert values.decode(CUSTOM, b"[1]") == [1]
+    with pytest.raises(ValueError, match="stored with msgpack"):
+        values.decode(MSGPACK, b"\x91\x01")
+    with pytest.raises(ValueError, match="stored with codec 9"):
+        values.decode(9, b"")
