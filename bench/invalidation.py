@@ -45,9 +45,9 @@ class Pass:
 
 def full_set(bucket_count: int, prios: str) -> MemberBuckets:
     """A set in which every bucket holds cached data."""
-    cache = MemberBuckets(Geometry(bucket_count, 1, BUCKET_SECTORS, 8, 256), 0)
+    member = MemberBuckets(Geometry(bucket_count, 1, BUCKET_SECTORS, 8, 256), 0)
     rng = np.random.default_rng(bucket_count)
-    table = cache.table
+    table = member.table
     table.states_array[1:] = State.CLEAN
     table.counts[State.EMPTY], table.counts[State.CLEAN] = 0, bucket_count - 1
     if prios == "random":
@@ -57,7 +57,7 @@ def full_set(bucket_count: int, prios: str) -> MemberBuckets:
         table.prios_array[:] = INITIAL_PRIO
         table.sectors_array[:] = BUCKET_SECTORS
     table.sectors_array[0] = 0
-    return cache
+    return member
 
 
 class Holds:
@@ -74,11 +74,11 @@ class Holds:
         self.last = now
 
 
-async def invalidate(cache: MemberBuckets, holds: Holds) -> float:
+async def invalidate(member: MemberBuckets, holds: Holds) -> float:
     """What runtime.allocator does with a member that has to be invalidated; the seconds it took."""
     started = perf_counter()
-    found = await run_sliced(cache.search(Replacement.LRU, MIN_PRIO), SLICE_S, perf_counter, holds)  # type: ignore[arg-type]
-    await run_sliced(cache.invalidate(Replacement.LRU, found), SLICE_S, perf_counter, holds)  # type: ignore[arg-type]
+    found = await run_sliced(member.search(Replacement.LRU, MIN_PRIO), SLICE_S, perf_counter, holds)  # type: ignore[arg-type]
+    await run_sliced(member.invalidate(Replacement.LRU, found), SLICE_S, perf_counter, holds)  # type: ignore[arg-type]
     return perf_counter() - started
 
 
@@ -89,25 +89,25 @@ def weights(table: BucketTable, buckets: np.ndarray) -> np.ndarray:
 
 def measure(bucket_count: int, prios: str, heap: SeedHeap | None) -> Pass:
     """Some rounds, ours and C in turn, each on the columns as they were."""
-    cache = full_set(bucket_count, prios)
-    before = Columns(cache.table)
+    member = full_set(bucket_count, prios)
+    before = Columns(member.table)
     ours: list[float] = []
     c: list[float] = []
     longest: list[Holds] = []
     for _ in range(ROUNDS):
         if heap is not None:
             started = perf_counter()
-            expected = heap.invalidate(cache.table, cache.geometry, MIN_PRIO)
+            expected = heap.invalidate(member.table, member.geometry, MIN_PRIO)
             c.append(perf_counter() - started)
-            before.restore(cache.table)
+            before.restore(member.table)
         longest.append(Holds())
-        ours.append(uvloop.run(invalidate(cache, longest[-1])))
-        victims = np.array(cache.free_inc.buckets)
-        before.restore(cache.table)
-        assert len(victims) == cache.geometry.free_inc_capacity
+        ours.append(uvloop.run(invalidate(member, longest[-1])))
+        victims = np.array(member.free_inc.buckets)
+        before.restore(member.table)
+        assert len(victims) == member.geometry.free_inc_capacity
         if heap is not None:
-            assert np.array_equal(weights(cache.table, victims), weights(cache.table, expected))
-        cache.free_inc.buckets.clear()
+            assert np.array_equal(weights(member.table, victims), weights(member.table, expected))
+        member.free_inc.buckets.clear()
     ratio = median(b / a for a, b in zip(ours, c, strict=True)) if c else None
     return Pass(
         bucket_count,

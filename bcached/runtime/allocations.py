@@ -32,7 +32,7 @@ class Allocations:
         self.quarantine = Quarantine(sectors, shared.buckets_moved, shared.stop.guarded)
         self._members = members
         self._sectors = sectors
-        self._geometry = sectors.caches[0].geometry  # bucket and block sizes are the same for all members
+        self._geometry = sectors.members[0].geometry  # bucket and block sizes are the same for all members
         self._shared = shared
         self._stop = shared.stop
         self._queue = shared.queue
@@ -144,7 +144,7 @@ class Allocations:
         """The most sectors the set can allocate, with all buckets but metadata and reserves available."""
         buckets = 0
         for member in self._members:
-            geometry = member.cache.geometry
+            geometry = member.buckets.geometry
             capacities = geometry.reserve_capacities
             kept = 2 * geometry.prio_bucket_count + capacities["btree"] + capacities["prio"] + 2
             buckets += geometry.bucket_count - geometry.journal_buckets.stop - kept

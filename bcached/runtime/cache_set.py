@@ -79,7 +79,7 @@ class CacheSet:
     @property
     def geometry(self) -> Geometry:
         """The first member's layout; bucket and block sizes are the same for all members."""
-        return self.members[0].cache.geometry
+        return self.members[0].buckets.geometry
 
     @property
     def commit_words(self) -> int:
@@ -114,7 +114,11 @@ class CacheSet:
     def verify(self) -> list[str]:
         """Returns the violated invariants of the set's buckets; blocks the loop meanwhile."""
         metadata: list[dict[State, set[int]]] = [
-            {State.JOURNAL: set(member.cache.geometry.journal_buckets), State.UUID: set(), State.BTREE: set()}
+            {
+                State.JOURNAL: set(member.buckets.geometry.journal_buckets),
+                State.UUID: set(),
+                State.BTREE: set(),
+            }
             for member in self.members
         ]
         in_use = {
@@ -129,9 +133,9 @@ class CacheSet:
         )
         tree = self.index.nodes.tree
         if tree.is_whole:  # otherwise the rest would have to be read
-            caches = self.sectors.caches
-            for cache, counts in zip(caches, live_counts(tree.leaves, caches), strict=True):
-                found += content(cache, *counts)
+            member_buckets = self.sectors.members
+            for buckets, counts in zip(member_buckets, live_counts(tree.leaves, member_buckets), strict=True):
+                found += content(buckets, *counts)
         return found
 
     def explain_index(self) -> list[str]:

@@ -34,12 +34,12 @@ class Index:
         self.health = health
         self.nodes = changes.nodes
         self.write_back = changes.write_back
-        self.inode_keys = InodeKeys(changes.nodes, sectors.caches, shared)
+        self.inode_keys = InodeKeys(changes.nodes, sectors.members, shared)
         self._tree = changes.nodes.tree
         self._journal = changes.journal
         self._sectors = sectors
         self._shared = shared
-        block_sectors = sectors.caches[0].geometry.block_sectors
+        block_sectors = sectors.members[0].geometry.block_sectors
         # The longest deletion: a key's most sectors, in whole blocks.
         self._deletion_sectors = KEY_SECTORS_MAX // block_sectors * block_sectors
         # An existing key may take two deletions.

@@ -40,7 +40,7 @@ class IndexWriter:
         self.buckets = buckets
         self.newest_seq = journal.seq  # the newest entry that may hold keys
         self._tree = write_back.nodes.tree
-        self._caches = sectors.caches
+        self._member_buckets = sectors.members
         self._shared = shared
         self._reclaims = 0  # the members' count when the allocators were notified last
         shared.stop.on_refusal.append(lambda _: write_back.wake_throttled())
@@ -119,8 +119,8 @@ class IndexWriter:
     def settle(self) -> None:
         """Notify the allocators if buckets became reclaimable."""
         reclaims = 0
-        for cache in self._caches:
-            reclaims += cache.reclaims
+        for buckets in self._member_buckets:
+            reclaims += buckets.reclaims
         if reclaims != self._reclaims:
             self._reclaims = reclaims
             self._shared.buckets_moved()
@@ -141,7 +141,7 @@ class IndexWriter:
         """
         if self.live.cleaned_seq >= self.journal.oldest_kept_seq:
             seq = self.journal.oldest_kept_seq - 1
-        if sum([cache.emptying_durable(seq) for cache in self._caches]):
+        if sum([buckets.emptying_durable(seq) for buckets in self._member_buckets]):
             self._shared.buckets_moved()
 
 

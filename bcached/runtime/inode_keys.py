@@ -18,9 +18,9 @@ from bcached.store.btree.node_cache import NodeCache
 class InodeKeys:
     """Searches the index; every method may be cancelled at any await."""
 
-    def __init__(self, nodes: NodeCache, caches: Sequence[MemberBuckets], shared: Shared) -> None:
+    def __init__(self, nodes: NodeCache, member_buckets: Sequence[MemberBuckets], shared: Shared) -> None:
         self._nodes = nodes
-        self._caches = caches
+        self._member_buckets = member_buckets
         self._shared = shared
 
     async def dirty_sectors(self, inode: int) -> int:
@@ -33,7 +33,7 @@ class InodeKeys:
     async def names_data(self, inode: int) -> bool:
         """Whether it has keys that are live or dirty."""
         async for leaf in self._leaves_of(inode):
-            if names_data(leaf, inode, self._caches):
+            if names_data(leaf, inode, self._member_buckets):
                 return True
         return False
 

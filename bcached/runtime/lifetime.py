@@ -175,7 +175,7 @@ class SetRun:
 
     def _assemble(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
-        sectors = SectorAllocator([member.cache for member in members], precise_clock())
+        sectors = SectorAllocator([member.buckets for member in members], precise_clock())
         shared = create_shared(self.options, sectors, precise_clock(), self._after_step, self._warn)
         allocations = Allocations(members, sectors, shared)
         changes = self._key_changes(opened, sectors, shared)

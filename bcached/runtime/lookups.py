@@ -49,7 +49,7 @@ class Lookups:
         self._tree = nodes.tree
         self._sectors = sectors
         self._shared = shared
-        self._bucket_sectors = sectors.caches[0].geometry.bucket_sectors
+        self._bucket_sectors = sectors.members[0].geometry.bucket_sectors
         self._read_sectors = 0  # not counted as traffic yet
 
     def try_lookup(self, request: LookupRequest) -> LookupResult | None:

@@ -44,15 +44,15 @@ class Maintenance:
             return
         goals = {}
         for member in self._members:
-            goals[member] = member.cache.prio_chains.writes + (2 if member in shared.prios.writing else 1)
+            goals[member] = member.buckets.prio_chains.writes + (2 if member in shared.prios.writing else 1)
         async with shared.conditions.bucket_lock:
             while behind := [
-                member for member, goal in goals.items() if member.cache.prio_chains.writes < goal
+                member for member, goal in goals.items() if member.buckets.prio_chains.writes < goal
             ]:
                 check()
                 for member in behind:
                     # A write under way counts; another request would cause a second one after it.
-                    if member.cache.prio_chains.writes + (member in shared.prios.writing) < goals[member]:
+                    if member.buckets.prio_chains.writes + (member in shared.prios.writing) < goals[member]:
                         shared.prios.request(member)
                 await shared.conditions[Fact.GENS_DURABLE].wait()
 

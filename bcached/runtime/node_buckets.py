@@ -34,8 +34,8 @@ class NodeBuckets:
     def fit(self, root_level: int) -> None:
         """Set the reserves' capacity, and what is kept for rewriting, to a tree of this height."""
         self._root_level = root_level
-        for cache in self._sectors.caches:
-            cache.reserves.fit_tree(root_level)
+        for buckets in self._sectors.members:
+            buckets.reserves.fit_tree(root_level)
         self._shared.buckets_moved()
 
     def may_grow(self, tree: Tree) -> bool:
@@ -48,8 +48,8 @@ class NodeBuckets:
     def available(self) -> int:
         """Returns how many buckets could be taken now."""
         count = 0
-        for cache in self._sectors.caches:
-            count += cache.reserves.available(Reserve.BTREE)
+        for buckets in self._sectors.members:
+            count += buckets.reserves.available(Reserve.BTREE)
         return count
 
     def suffices(self, count: int, growth: int) -> bool:
@@ -89,13 +89,13 @@ class NodeBuckets:
     def may_bump(self, pointer: Pointer) -> bool:
         """Whether the gen of the pointer's bucket can rise."""
         device, bucket = self._bucket_id(pointer)
-        return self._sectors.caches[device].table.may_bump(bucket)
+        return self._sectors.members[device].table.may_bump(bucket)
 
     def bump(self, pointer: Pointer) -> int:
         """Make the pointer stale; prios are not written until a node on the device has the new gen."""
         device, bucket = self._bucket_id(pointer)
         self._shared.prios.block()
-        return self._sectors.caches[device].table.bump(bucket)
+        return self._sectors.members[device].table.bump(bucket)
 
     def bumps_durable(self, count: int) -> None:
         """Account for count bumps that a durable node records: these gens may be written now."""
@@ -110,22 +110,22 @@ class NodeBuckets:
     def raise_gen(self, pointer: Pointer) -> None:
         """Raise the bucket's gen to the pointer's; none is ahead: read at the opening, or written since."""
         device, bucket = self._bucket_id(pointer)
-        self._sectors.caches[device].table.raise_gen(bucket, pointer.gen)
+        self._sectors.members[device].table.raise_gen(bucket, pointer.gen)
 
     def staleness(self, pointer: Pointer) -> int:
         """Returns how many gens the pointer is behind its bucket."""
         device, bucket = self._bucket_id(pointer)
-        return behind(pointer.gen, self._sectors.caches[device].table.gens[bucket])
+        return behind(pointer.gen, self._sectors.members[device].table.gens[bucket])
 
     def _bucket_id(self, pointer: Pointer) -> BucketId:
-        return pointer.device, self._sectors.caches[pointer.device].geometry.bucket_of(pointer.sector)
+        return pointer.device, self._sectors.members[pointer.device].geometry.bucket_of(pointer.sector)
 
     def _pointer(self, bucket_id: BucketId) -> Pointer:
         device, bucket = bucket_id
-        cache = self._sectors.caches[device]
-        return Pointer(device, cache.geometry.sector_of(bucket), cache.table.gens[bucket])
+        buckets = self._sectors.members[device]
+        return Pointer(device, buckets.geometry.sector_of(bucket), buckets.table.gens[bucket])
 
     def _give_back(self, bucket_ids: Iterable[BucketId]) -> None:
         for device, bucket in bucket_ids:
-            self._sectors.caches[device].free_metadata([bucket])
+            self._sectors.members[device].free_metadata([bucket])
         self._shared.buckets_moved()

@@ -67,7 +67,7 @@ def create_shared(
 ) -> Shared:
     """Returns the shared parts of a set; after_step is called after every step of every task."""
     volume_sectors = sum(
-        cache.geometry.bucket_count * cache.geometry.bucket_sectors for cache in sectors.caches
+        buckets.geometry.bucket_count * buckets.geometry.bucket_sectors for buckets in sectors.members
     )
     conditions = Conditions()
     stop = Stop(conditions)

@@ -115,31 +115,31 @@ def _index(index: Index, tasks: Tasks) -> IndexState:
 
 
 def _member(member: Member, journal: Journal) -> MemberState:
-    cache = member.cache
-    reserves, table = cache.reserves, cache.table
+    buckets = member.buckets
+    reserves, table = buckets.reserves, buckets.table
     return MemberState(
         device=member.device,
         path=member.path,
         uuid=member.uuid,
-        bucket_count=cache.geometry.bucket_count,
-        bucket_bytes=cache.geometry.bucket_bytes,
+        bucket_count=buckets.geometry.bucket_count,
+        bucket_bytes=buckets.geometry.bucket_bytes,
         buckets={state.name.lower(): table.counts[state] for state in State},
         freelist={reserve.name.lower(): reserves.count(reserve) for reserve in Reserve},
         freelist_capacity={reserve.name.lower(): reserves.capacities[reserve] for reserve in Reserve},
         freelist_empty_s={reserve.name.lower(): reserves.empty_seconds(reserve) for reserve in Reserve},
-        free_inc=len(cache.free_inc),
-        free_inc_capacity=cache.geometry.free_inc_capacity,
-        unused=len(cache.unused),
-        unused_capacity=cache.geometry.unused_capacity,
+        free_inc=len(buckets.free_inc),
+        free_inc_capacity=buckets.geometry.free_inc_capacity,
+        unused=len(buckets.unused),
+        unused_capacity=buckets.geometry.unused_capacity,
         allocations={reserve.name.lower(): reserves.taken[reserve] for reserve in Reserve},
-        invalidations={policy.name.lower(): count for policy, count in cache.invalidated.items()},
-        discards=cache.discarded,
-        prio_writes=cache.prio_chains.writes,
+        invalidations={policy.name.lower(): count for policy, count in buckets.invalidated.items()},
+        discards=buckets.discarded,
+        prio_writes=buckets.prio_chains.writes,
         gen_distance_index=table.distance_index,
         gen_distance_disk=table.distance_disk,
-        held_back_by_gen=cache.held_back,
+        held_back_by_gen=buckets.held_back,
         journal_free_buckets=journal.free_buckets(member),
-        journal_bucket_count=cache.geometry.journal_bucket_count,
-        invalidate_needs_gc=cache.invalidate_needs_gc,
+        journal_bucket_count=buckets.geometry.journal_bucket_count,
+        invalidate_needs_gc=buckets.invalidate_needs_gc,
         io_errors=member.block_device.errors,
     )

@@ -205,22 +205,22 @@ class Volumes:
         self._shared.buckets_moved()
 
     async def _replace(self, device: int, bucket: int, entries: Entries) -> None:
-        journal, cache = self._journal, self._members[device].cache
+        journal, buckets = self._journal, self._members[device].buckets
         synchronous = self._shared.options.synchronous
         if synchronous:
             raw = self._table.pack(entries)
-            await self._members[device].block_device.write(cache.geometry.byte_of(bucket), raw)
+            await self._members[device].block_device.write(buckets.geometry.byte_of(bucket), raw)
         self._old_bucket = old_device, old_bucket = self._bucket_of(journal.locations.uuid_bucket)
-        journal.locations.uuid_bucket = self._table.key_at(device, bucket, cache.table.gens[bucket])
+        journal.locations.uuid_bucket = self._table.key_at(device, bucket, buckets.table.gens[bucket])
         if synchronous:
             await journal.commit()
         self._table.entries = entries
         self._old_bucket = None
-        self._members[old_device].cache.free_metadata([old_bucket])
+        self._members[old_device].buckets.free_metadata([old_bucket])
 
     def _bucket_of(self, key: Key) -> tuple[int, int]:
         pointer = key.pointers[0]
-        return pointer.device, self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
+        return pointer.device, self._members[pointer.device].buckets.geometry.bucket_of(pointer.sector)
 
     def _update_inodes(self) -> None:
         volumes = self.all()

@@ -33,7 +33,7 @@ class Member:
     device: int
     block_device: BlockDevice
     superblock: Superblock  # as it is on the device
-    cache: MemberBuckets  # its buckets
+    buckets: MemberBuckets  # its buckets
     prio_seq: int = 0  # of the prio chain written last
 
     @property
@@ -51,11 +51,11 @@ class Member:
         self.prio_seq = (self.prio_seq + 1) & SEQ_MASK
         await write_chain(
             self.block_device,
-            self.cache.geometry,
+            self.buckets.geometry,
             self.superblock.set_magic,
             self.prio_seq,
-            self.cache.prio_chains.writing,
-            self.cache.table.prios_array,
+            self.buckets.prio_chains.writing,
+            self.buckets.table.prios_array,
             np.frombuffer(gens, np.uint8),
         )
 

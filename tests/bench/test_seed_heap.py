@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
 
 @pytest.mark.parametrize("prios", ["random", "equal"])
 def test_it_takes_the_lightest_that_may_be_taken(prios: str, tmp_path: Path) -> None:
-    cache = full_set(20_000, prios)
-    table, geometry = cache.table, cache.geometry
+    buckets = full_set(20_000, prios)
+    table, geometry = buckets.table, buckets.geometry
     rng = np.random.default_rng(7)
     table.states_array[rng.integers(1, 20_000, 3000)] = State.HELD
     table.pins_array[rng.integers(1, 20_000, 3000)] = 1

@@ -34,12 +34,12 @@ def bytes_of(sectors: int, seed: int = 1) -> bytes:
 def make_stale(it: Served, key: Key) -> None:
     """Have the key's bucket used again: by the gens alone, as if it had been emptied and given out anew."""
     for pointer in key.pointers:
-        it.cache_set.members[pointer.device].cache.table.gens[pointer.sector // BUCKET_SECTORS] += 1
+        it.cache_set.members[pointer.device].buckets.table.gens[pointer.sector // BUCKET_SECTORS] += 1
 
 
 def mend(it: Served, key: Key) -> None:
     for pointer in key.pointers:
-        it.cache_set.members[pointer.device].cache.table.gens[pointer.sector // BUCKET_SECTORS] -= 1
+        it.cache_set.members[pointer.device].buckets.table.gens[pointer.sector // BUCKET_SECTORS] -= 1
 
 
 async def until(question: Callable[[], object]) -> None:

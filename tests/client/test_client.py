@@ -441,9 +441,9 @@ async def test_a_key_is_current_until_its_buckets_gen_moves(folder: Path) -> Non
         pointer = key.pointers[0]
         stale = Key(0, 0, 8, False, (Pointer(0, pointer.sector, (pointer.gen + 1) % 256),))
         assert not await client.is_current(stale, since)
-        it.cache_set.members[0].cache.table.gens[pointer.sector // BUCKET_SECTORS] += 1
+        it.cache_set.members[0].buckets.table.gens[pointer.sector // BUCKET_SECTORS] += 1
         assert not await client.is_current(key, since)
-        it.cache_set.members[0].cache.table.gens[pointer.sector // BUCKET_SECTORS] -= 1
+        it.cache_set.members[0].buckets.table.gens[pointer.sector // BUCKET_SECTORS] -= 1
 
 
 async def test_a_key_with_one_good_copy_is_current(folder: Path) -> None:
@@ -474,7 +474,7 @@ async def test_a_read_that_proves_stale_is_an_error(folder: Path) -> None:
         (key,) = await client.allocate(0, 0, 8)
         await client.write(key, bytes_of(key))
         assert await client.read(key, since) == bytes_of(key)
-        table = it.cache_set.members[0].cache.table
+        table = it.cache_set.members[0].buckets.table
         table.gens[key.pointers[0].sector // BUCKET_SECTORS] += 1
         with pytest.raises(StaleKey, match=r"key is stale, or has no such bucket: Key\("):
             await client.read(key, since)

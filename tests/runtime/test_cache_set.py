@@ -103,7 +103,7 @@ async def test_not_even_where_there_is_one_that_who_waits_cannot_use(tmp_path: P
         for key in second[:3]:
             cache_set.allocations.free_bucket(greedy, key)
         await asyncio.sleep(0.01)
-        assert cache_set.members[1].cache.reserves.has(Reserve.NONE)
+        assert cache_set.members[1].buckets.reserves.has(Reserve.NONE)
         hasty = cache_set.allocations.new_holder("hasty")
         assert cache_set.allocations.carve(hasty, inode, 0, 8, 1) is None
         with pytest.raises(NoFreeBuckets):
@@ -130,7 +130,7 @@ async def test_a_connection_that_goes_while_it_gathers_leaves_nothing_behind(tmp
         cache_set.allocations.drop_holder(holder, None)  # as a connection does: in the same turn of the loop
         await other  # what it gathered was not written to by anybody, and needs no quarantine
         assert asyncio.get_running_loop().time() < 10
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         bucket = cache_set.geometry.bucket_of(key.pointers[0].sector)
         assert table.states[bucket] == State.QUARANTINE
         await asyncio.sleep(1)
@@ -211,7 +211,7 @@ async def test_a_volume_that_could_not_go_keeps_its_reservations(tmp_path: Path)
         holder = cache_set.allocations.new_holder("client")
         key = await reserve(cache_set, holder, inode)
         await fill(cache_set)
-        metadata = cache_set.members[0].cache.reserves.lists
+        metadata = cache_set.members[0].buckets.reserves.lists
         kept = [list(buckets) for buckets in metadata]
         for buckets in metadata:
             buckets.clear()

@@ -43,7 +43,7 @@ async def test_what_comes_free_reaches_a_node_while_a_collection_waits_for_that_
         cache_set.shared.collections.request("asked")
         await asyncio.sleep(1)
         assert cache_set.shared.collections.is_marking
-        assert cache_set.members[0].cache.free_inc.space > len(held)
+        assert cache_set.members[0].buckets.free_inc.space > len(held)
         cache_set.allocations.release(holder, held)
         await asyncio.sleep(10)
         assert rewriting.done()
@@ -55,10 +55,10 @@ async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Pat
     devices = await fresh_members([600], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await cache_set.volumes.create("plain")
-        holder, index, cache = (
+        holder, index, buckets = (
             cache_set.allocations.new_holder("client"),
             cache_set.index,
-            cache_set.members[0].cache,
+            cache_set.members[0].buckets,
         )
         held = await take_buckets(cache_set, holder)
         await index.commit(holder, [Key(0, 0, 8, True, held[0].pointers)], 10.0)
@@ -68,7 +68,7 @@ async def test_a_node_waits_for_its_bucket_however_long_that_takes(tmp_path: Pat
         cache_set.shared.collections.request("asked")
         await asyncio.sleep(50 * DAY_S)
         assert cache_set.shared.steps.waiting_for_nodes
-        cache.free_metadata(taken)
+        buckets.free_metadata(taken)
         cache_set.shared.buckets_moved()
         await asyncio.sleep(1)
         assert leaf.is_detached
@@ -107,7 +107,7 @@ async def test_data_that_cannot_be_read_stays_where_it_is_and_the_set_alive(tmp_
         after = (await cache_set.lookups.lookup(LookupRequest(0, 0, 4 * 32))).keys
         assert [key in before for key in after] == [False, True, False, False]
         assert cache_set.sectors.reserved_sectors == 0
-        assert not cache_set.members[0].cache.table.pins[bad.sector // 32]
+        assert not cache_set.members[0].buckets.table.pins[bad.sector // 32]
 
 
 @in_virtual_time
@@ -116,10 +116,10 @@ async def test_a_full_queue_keeps_no_more_from_being_moved_than_takes_a_node(tmp
     options = set_options(tmp_path, verify=False, waiters=3, moving_gc=False)
     async with running(devices, options) as cache_set:
         await cache_set.volumes.create("flash", 1 << 20)
-        holder, index, cache = (
+        holder, index, buckets = (
             cache_set.allocations.new_holder("client"),
             cache_set.index,
-            cache_set.members[0].cache,
+            cache_set.members[0].buckets,
         )
         for offset in range(0, 40 * 32, 32):
             (keys,) = await cache_set.allocations.allocate(
@@ -134,7 +134,7 @@ async def test_a_full_queue_keeps_no_more_from_being_moved_than_takes_a_node(tmp
         options.moving_gc = True
         await cache_set.maintenance.collect_garbage()
         assert mover.moved_sectors == 32  # all that the mover's own bucket takes
-        cache.free_metadata(taken)
+        buckets.free_metadata(taken)
         for key in held[:20]:
             cache_set.allocations.free_bucket(holder, key)
         await asyncio.gather(*waiting)

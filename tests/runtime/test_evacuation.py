@@ -86,7 +86,7 @@ def totals(cache_set: CacheSet) -> EvacuationTotals:
 
 
 def in_state(cache_set: CacheSet, state: State) -> int:
-    return sum(member.cache.table.counts[state] for member in cache_set.members)
+    return sum(member.buckets.table.counts[state] for member in cache_set.members)
 
 
 async def check(cache_set: CacheSet, writer: Writer) -> None:
@@ -232,7 +232,7 @@ async def test_where_the_lightest_cannot_be_read_the_next_are_emptied(tmp_path: 
         writer = Writer(cache_set, 4)
         await writer.fill(480)  # one of four keys in each bucket
         writer.one_in = 2
-        found = cache_set.members[0].cache.table.in_state(State.DIRTY)
+        found = cache_set.members[0].buckets.table.in_state(State.DIRTY)
         device.bad = frozenset(found)
         await writer.fill(2800)
         assert writer.count == 2800
@@ -244,7 +244,7 @@ async def test_where_the_lightest_cannot_be_read_the_next_are_emptied(tmp_path: 
 async def test_an_index_that_may_not_grow_keeps_nothing_from_being_moved(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         writer = Writer(cache_set, 4)
-        while not cache_set.members[0].cache.invalidate_needs_gc:
+        while not cache_set.members[0].buckets.invalidate_needs_gc:
             await writer.write(16)
         while cache_set.sectors.take_metadata(State.UUID) is not None:
             pass

@@ -26,7 +26,7 @@ async def fill_with_dirty_data(cache_set: CacheSet) -> list[Key]:
             dirty = Key(key.inode, key.offset, key.sectors, True, key.pointers)
             await cache_set.index.commit(holder, [dirty], 5.0)
             keys.append(dirty)
-    assert not cache_set.members[0].cache.table.reclaimable_count
+    assert not cache_set.members[0].buckets.table.reclaimable_count
     return keys
 
 

@@ -253,7 +253,7 @@ async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_de
         await story.write(0, 100, 8, dirty=True)
         ((key,),) = await story.cache_set.allocations.allocate(story.holder, [extent(8)], 1.0)
         await take_buckets(story.cache_set, story.cache_set.allocations.new_holder("greedy"), patience_s=0.1)
-        taken = list(iter(lambda: member.cache.take_metadata(State.UUID), None))
+        taken = list(iter(lambda: member.buckets.take_metadata(State.UUID), None))
         assert index.try_commit(story.holder, [key]) is None
         with pytest.raises(NoFreeBuckets) as refused:
             await index.commit(story.holder, [key], 0.5)
@@ -264,7 +264,7 @@ async def test_what_may_make_the_tree_grow_waits_for_buckets_and_fails_at_its_de
         committing = asyncio.ensure_future(index.commit(story.holder, [key], 10))
         await asyncio.sleep(0.1)
         assert not committing.done()
-        member.cache.free_metadata(taken)
+        member.buckets.free_metadata(taken)
         story.cache_set.shared.buckets_moved()
         await index.durable(await committing)
         assert story.cache_set.verify() == []
@@ -296,7 +296,7 @@ async def test_a_collection_writes_nodes_without_the_buckets_they_freed_long_ago
             await story.write(0, offset, 8, dirty=False)
         await cache_set.maintenance.collect_garbage()
         (root,) = interiors(tree.root)
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         bucket = next(key.pointers[0].sector // 8 for key in root.replaced)
         assert table.states[bucket] == State.FREE
         for _ in range(STALE_GENS_MAX + 1):
@@ -363,7 +363,7 @@ async def test_a_key_of_two_copies_is_good_while_one_is(tmp_path: Path) -> None:
         assert {pointer.device for pointer in key.pointers} == {0, 1}
         lookups = story.cache_set.lookups
         assert (await lookups.lookup(LookupRequest(0, 0, 8))).keys == [key]
-        tables = [member.cache.table for member in story.cache_set.members]
+        tables = [member.buckets.table for member in story.cache_set.members]
         tables[key.pointers[0].device].bump(key.pointers[0].sector // 128)
         assert [found.pointers for found in (await lookups.lookup(LookupRequest(0, 0, 8))).keys] == [
             key.pointers[1:]

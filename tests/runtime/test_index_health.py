@@ -163,11 +163,11 @@ async def test_clean_orphans_let_go_of_their_inode_as_their_buckets_are_used_aga
         assert await cache_set.volumes.create("first") == 1
         holder = cache_set.allocations.new_holder("all there is")
         await take_buckets(cache_set, holder)
-        assert cache_set.members[0].cache.table.counts[State.CLEAN] == 0
+        assert cache_set.members[0].buckets.table.counts[State.CLEAN] == 0
         await cache_set.maintenance.collect_garbage()
         assert orphans(cache_set) == []
         await cache_set.volumes.delete(1)
-        assert cache_set.members[0].cache.table.counts[State.CLEAN] == 0
+        assert cache_set.members[0].buckets.table.counts[State.CLEAN] == 0
 
 
 @in_virtual_time

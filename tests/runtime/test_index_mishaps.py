@@ -68,11 +68,11 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
         nodes, write_back = cache_set.index.nodes, cache_set.index.write_back
         await fill(cache_set, 200)
         await write_back.write_all()
-        cache = cache_set.members[0].cache
-        clean = list(cache.table.in_state(State.CLEAN))
+        buckets = cache_set.members[0].buckets
+        clean = list(buckets.table.in_state(State.CLEAN))
         assert clean
         for bucket in clean:
-            cache.table.bump(bucket)
+            buckets.table.bump(bucket)
         leaf = await nodes.leaf_at(0, 0)
         keys = len(leaf.live)
         rewriting = asyncio.ensure_future(write_back.rewrite(leaf))
@@ -100,7 +100,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
         for offset in range(0, 8 * 20_000, 8 * 100):  # some of every leaf
             await cache_set.index.invalidate(0, offset + 2, 8, 10.0)
         await cache_set.index.flush()
-        live = [cache_set.members[0].cache.table.content(bucket) for bucket in range(1500)]
+        live = [cache_set.members[0].buckets.table.content(bucket) for bucket in range(1500)]
         cut_off = device.image()
     bound = 200_000
     options = set_options(tmp_path, verify=False, index_bytes=bound, moving_gc=False)
@@ -116,7 +116,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
             assert tree.leaves.cached_bytes < bound * 3 // 2, "a quarter too many, and one"
 
     async with another_life() as (cache_set, tree):
-        assert [cache_set.members[0].cache.table.content(bucket) for bucket in range(1500)] == live
+        assert [cache_set.members[0].buckets.table.content(bucket) for bucket in range(1500)] == live
         await cache_set.index.write_back.write_through(tree.leaves.pins.oldest)
         assert not tree.leaves.deferred
         assert tree.leaves.pins.oldest is None
@@ -278,7 +278,7 @@ async def test_a_set_full_of_dirty_data_without_a_bucket_for_its_index_can_be_em
             await cache_set.volumes.create(label, 1 << 20)
         await fill_up(cache_set)
         await asyncio.sleep(1)
-        assert not cache_set.members[0].cache.table.reclaimable_count
+        assert not cache_set.members[0].buckets.table.reclaimable_count
         assert await cache_set.index.invalidate(0, 0, 1 << 20, 5.0) > (0, 0)
         await cache_set.volumes.delete(1, force=True)
         assert await cache_set.lookups.lookup(LookupRequest(0, 0, 1 << 20)) == LookupResult([], None)
@@ -307,7 +307,7 @@ async def test_clients_that_fill_the_queue_do_not_keep_nodes_from_waiting_for_bu
         rewriting = asyncio.ensure_future(cache_set.index.write_back.rewrite(leaf))
         await asyncio.sleep(1)
         assert not rewriting.done()
-        cache_set.members[0].cache.free_metadata([bucket for _, bucket in taken])
+        cache_set.members[0].buckets.free_metadata([bucket for _, bucket in taken])
         cache_set.shared.buckets_moved()
         await rewriting
 
@@ -357,10 +357,10 @@ async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_ma
     devices = await fresh_members([600], 16 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await fill(cache_set, 3000)
-        holder, index, cache = (
+        holder, index, buckets = (
             cache_set.allocations.new_holder("client"),
             cache_set.index,
-            cache_set.members[0].cache,
+            cache_set.members[0].buckets,
         )
         ((key,),) = await cache_set.allocations.allocate(holder, [extent(1, offset=5)], 1.0)
         taken = []
@@ -373,12 +373,12 @@ async def test_a_node_that_needs_one_bucket_waits_behind_no_client_that_needs_ma
         await asyncio.sleep(1)
         rewriting = asyncio.ensure_future(index.write_back.rewrite(await index.nodes.leaf_at(0, 0)))
         await asyncio.sleep(1)
-        cache.free_metadata(taken[:1])
+        buckets.free_metadata(taken[:1])
         cache_set.shared.buckets_moved()
         await asyncio.sleep(1)
         assert rewriting.done()
         assert not committing.done()
-        cache.free_metadata(taken[1:])
+        buckets.free_metadata(taken[1:])
         cache_set.shared.buckets_moved()
         await committing
 
@@ -392,16 +392,16 @@ async def test_a_stale_copy_of_a_good_key_does_not_keep_its_bucket_back(tmp_path
         ((key,),) = await cache_set.allocations.allocate(holder, [extent(32, replicas=2)], 10.0)
         await index.commit(holder, [key], 10.0)
         stale, good = key.pointers
-        cache = cache_set.members[stale.device].cache
-        bucket = cache.geometry.bucket_of(stale.sector)
+        buckets = cache_set.members[stale.device].buckets
+        bucket = buckets.geometry.bucket_of(stale.sector)
         for _ in range(3):
-            while cache.table.may_bump(bucket):
-                cache.table.bump(bucket)
-                cache.table.sectors[bucket] = 0
+            while buckets.table.may_bump(bucket):
+                buckets.table.bump(bucket)
+                buckets.table.sectors[bucket] = 0
             await cache_set.maintenance.write_priorities()
             await cache_set.maintenance.collect_garbage()
             await cache_set.maintenance.collect_garbage()
-            assert cache.table.may_bump(bucket), "as often as it is used again"
+            assert buckets.table.may_bump(bucket), "as often as it is used again"
         assert await cache_set.lookups.lookup(LookupRequest(0, 0, 32)) == LookupResult(
             [Key(0, 0, 32, False, (good,))], None
         )

@@ -30,8 +30,8 @@ async def a_set(folder: Path) -> AsyncIterator[tuple[CacheSet, IndexWriter, Key]
 @in_virtual_time
 async def test_journal_tree_and_counts_change_at_once(tmp_path: Path) -> None:
     async with a_set(tmp_path) as (cache_set, writer, key):
-        table = cache_set.members[0].cache.table
-        bucket = cache_set.members[0].cache.geometry.bucket_of(key.pointers[0].sector)
+        table = cache_set.members[0].buckets.table
+        bucket = cache_set.members[0].buckets.geometry.bucket_of(key.pointers[0].sector)
         before = table.sectors[bucket]
         seq = writer.change([key])
         assert writer.newest_seq == seq == cache_set.journal.accepted_seq

@@ -34,8 +34,8 @@ async def test_a_stale_clean_key_is_there_but_names_no_data(tmp_path: Path) -> N
         holder, index = cache_set.allocations.new_holder("client"), cache_set.index
         (keys,) = await cache_set.allocations.allocate(holder, [extent(8)], 10.0)
         await index.commit(holder, keys, 10.0)
-        cache = cache_set.members[0].cache
-        gens, bucket = cache.table.gens_array, cache.geometry.bucket_of(keys[0].pointers[0].sector)
+        buckets = cache_set.members[0].buckets
+        gens, bucket = buckets.table.gens_array, buckets.geometry.bucket_of(keys[0].pointers[0].sector)
         gens[bucket] += 1
         assert await index.inode_keys.has_any(0)
         assert not await index.inode_keys.names_data(0)

@@ -76,7 +76,7 @@ async def test_the_set_opens_with_the_kernel_s_keys_and_volumes(tmp_path: Path, 
         keys, expected = await live_keys(cache_set), keys_of(image.registered)
         assert as_the_kernel_has_it(image, cache_set, keys) == expected
         dirty = sum(key.sectors for key in expected if key.dirty)
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         assert table.dirty_sectors_array.sum() == dirty
         assert table.sectors_array.sum() == sum(key.sectors for key in keys)
         assert [(v.inode, v.uuid, v.sectors) for v in cache_set.volumes.all()] == [
@@ -106,7 +106,7 @@ async def test_dirty_data_is_what_the_workload_wrote(tmp_path: Path, name: str) 
 async def test_after_a_collection_the_buckets_are_those_of_the_kernel_s(tmp_path: Path, name: str) -> None:
     image = kernel_image(name)
     async with opened(image.device(), tmp_path) as cache_set:
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         states, gens = table.states_array.copy(), table.gens_array.copy()
         await cache_set.maintenance.collect_garbage()
         worked, collected = (

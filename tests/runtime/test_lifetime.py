@@ -86,14 +86,14 @@ async def test_a_stop_drains_what_is_under_way_and_writes_prios(tmp_path: Path) 
         devices[0].each_s = 0.1
         begun = now()
     assert now() - begun < STOP_SECONDS_MAX
-    (cache,) = (member.cache for member in cache_set.members)
+    (buckets,) = (member.buckets for member in cache_set.members)
     behind = [
         bucket
-        for bucket in range(cache.geometry.bucket_count)
-        if cache.table.gens[bucket] != cache.table.gens_on_disk[bucket]
+        for bucket in range(buckets.geometry.bucket_count)
+        if buckets.table.gens[bucket] != buckets.table.gens_on_disk[bucket]
     ]
-    assert all(cache.table.states[bucket] in (State.UNUSED, State.FREE) for bucket in behind)
-    assert len(behind) <= cache.geometry.prio_bucket_count, "but for the chain of before, all are durable"
+    assert all(buckets.table.states[bucket] in (State.UNUSED, State.FREE) for bucket in behind)
+    assert len(behind) <= buckets.geometry.prio_bucket_count, "but for the chain of before, all are durable"
 
 
 @in_virtual_time
@@ -179,7 +179,7 @@ async def test_a_stop_does_not_wait_for_a_volume_that_waits_for_a_bucket(tmp_pat
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         holder = cache_set.allocations.new_holder("greedy")
         await take_buckets(cache_set, holder, patience_s=0.05)
-        lists = cache_set.members[0].cache.reserves.lists
+        lists = cache_set.members[0].buckets.reserves.lists
         kept = [list(buckets) for buckets in lists]
         for buckets in lists[:1]:
             buckets.clear()
@@ -303,7 +303,7 @@ async def test_a_violation_stops_the_set_before_it_does_harm(tmp_path: Path) -> 
     async def live() -> None:
         async with running(devices, set_options(tmp_path)) as cache_set:
             await asyncio.sleep(1)
-            cache_set.members[0].cache.table.counts[State.EMPTY] += 1
+            cache_set.members[0].buckets.table.counts[State.EMPTY] += 1
             await cache_set.maintenance.write_priorities()
 
     with pytest.raises(ViolationError, match="invariants do not hold: member 0"):
@@ -317,7 +317,7 @@ async def test_without_the_check_nobody_looks(tmp_path: Path) -> None:
     devices = await fresh_members([513], 4 << 10)
     async with running(devices, set_options(tmp_path, verify=False)) as cache_set:
         await asyncio.sleep(1)
-        cache_set.members[0].cache.table.counts[State.EMPTY] += 1
+        cache_set.members[0].buckets.table.counts[State.EMPTY] += 1
         await cache_set.maintenance.write_priorities()
         assert cache_set.verify() != []
 
@@ -332,7 +332,7 @@ async def test_a_map_is_retired_at_the_end_and_another_life_has_another_number(t
             content = Path(mapped.path).read_bytes()
             assert len(content) == mapped.bytes
             gen_map = GenMap.parse(memoryview(content), mapped.path)
-            assert bytes(gen_map.gens) == bytes(cache_set.members[0].cache.table.gens)
+            assert bytes(gen_map.gens) == bytes(cache_set.members[0].buckets.table.gens)
             lives.add(gen_map.life)
             with Path(mapped.path).open("rb") as file:
                 reader = mmap.mmap(file.fileno(), mapped.bytes, prot=mmap.PROT_READ)
@@ -352,8 +352,8 @@ async def test_a_set_that_is_not_synchronous_works_and_promises_nothing(tmp_path
                 cache_set.allocations.free_bucket(holder, key)
         await cache_set.volumes.create("gone tomorrow")
         await cache_set.maintenance.write_priorities()
-        (cache,) = (member.cache for member in cache_set.members)
-        assert cache.prio_chains.writes == 0
+        (buckets,) = (member.buckets for member in cache_set.members)
+        assert buckets.prio_chains.writes == 0
         assert cache_set.verify() == []
     async with running(reopened(devices), set_options(tmp_path)) as cache_set:
         assert cache_set.volumes.all() == []

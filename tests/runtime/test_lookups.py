@@ -79,7 +79,7 @@ async def test_hits_are_look_ups_that_found_something_live(tmp_path: Path) -> No
         lookups.try_lookup(LookupRequest(0, STRIDE, 8))
         assert (lookups.count, lookups.hits) == (2, 1)
         (pointer,) = keys[0].pointers
-        member = cache_set.members[0].cache
+        member = cache_set.members[0].buckets
         member.table.gens_array[member.geometry.bucket_of(pointer.sector)] += 1
         assert lookups.try_lookup(LookupRequest(0, 0, 8)) == LookupResult([], None), "stale"
         member.table.gens_array[member.geometry.bucket_of(pointer.sector)] -= 1
@@ -92,8 +92,8 @@ async def test_a_pinned_key_keeps_its_bucket_until_it_is_unpinned(tmp_path: Path
         reader = cache_set.allocations.new_holder("reader")
         found = cache_set.lookups.try_lookup(LookupRequest(0, 0, 8, pin=reader))
         assert found == LookupResult(keys, None)
-        bucket = cache_set.members[0].cache.geometry.bucket_of(keys[0].pointers[0].sector)
-        table = cache_set.members[0].cache.table
+        bucket = cache_set.members[0].buckets.geometry.bucket_of(keys[0].pointers[0].sector)
+        table = cache_set.members[0].buckets.table
         pins = table.pins[bucket]
         assert pins > 0
         cache_set.lookups.unpin(reader, keys)

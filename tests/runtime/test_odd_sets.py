@@ -247,7 +247,7 @@ async def test_a_set_with_hardly_an_empty_bucket_goes_on(tmp_path: Path, empty: 
     image.finish(root)
     devices = image.devices()
     async with running(devices, set_options(tmp_path, moving_gc=False)) as cache_set:
-        assert cache_set.members[0].cache.table.counts[State.EMPTY] == 0
+        assert cache_set.members[0].buckets.table.counts[State.EMPTY] == 0
         await work(cache_set, 150, 1 << 20)
         assert cache_set.verify() == []
         left = await contents(cache_set)

@@ -201,7 +201,7 @@ def frees_nodes_without_a_gen(patch: pytest.MonkeyPatch) -> None:
 
 def writes_gens_that_are_blocked(patch: pytest.MonkeyPatch) -> None:
     def all_of_them(self: PrioWriter) -> Any:
-        return [member for member in self._shared.prios.wanted_for if member.cache.has_prio_chain]
+        return [member for member in self._shared.prios.wanted_for if member.buckets.has_prio_chain]
 
     append = NodeIo.append
 
@@ -235,8 +235,8 @@ def discards_before_gens_are_durable(patch: pytest.MonkeyPatch) -> None:
 
     async def discarding(self: PrioWriter, members: Any) -> None:
         for member in members:
-            geometry = member.cache.geometry
-            for bucket in list(member.cache.free_inc):
+            geometry = member.buckets.geometry
+            for bucket in list(member.buckets.free_inc):
                 await member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
         await write(self, members)
 
@@ -333,13 +333,13 @@ def reuses_what_data_was_moved_out_of_before_that_is_durable(patch: pytest.Monke
     def at_once(self: Mover, move: Move) -> None:
         replace(self, move)
         for pointer in move.old.pointers:
-            cache = self._sectors.caches[pointer.device]
-            bucket, table = cache.geometry.bucket_of(pointer.sector), cache.table
-            if table.states[bucket] == State.CLEAN and cache.reserves.room_in(Reserve.NONE):
+            buckets = self._sectors.members[pointer.device]
+            bucket, table = buckets.geometry.bucket_of(pointer.sector), buckets.table
+            if table.states[bucket] == State.CLEAN and buckets.reserves.room_in(Reserve.NONE):
                 table.invalidate(np.array([bucket]))
                 table.tainted[bucket] = False
                 force_state(table, bucket, State.FREE)
-                cache.reserves.push_to(Reserve.NONE, bucket)
+                buckets.reserves.push_to(Reserve.NONE, bucket)
         self._shared.queue.serve()
 
     patch.setattr(Mover, "_replace", at_once)

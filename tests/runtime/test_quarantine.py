@@ -42,7 +42,7 @@ async def with_buckets(cache_set: CacheSet, count: int = 3) -> tuple[Holder, lis
 
 
 def in_quarantine(cache_set: CacheSet) -> int:
-    return cache_set.members[0].cache.table.counts[State.QUARANTINE]
+    return cache_set.members[0].buckets.table.counts[State.QUARANTINE]
 
 
 async def test_as_soon_as_the_process_has_ended(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:

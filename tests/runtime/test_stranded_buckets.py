@@ -115,7 +115,7 @@ async def test_who_wants_a_whole_bucket_gets_those_of_the_idle(tmp_path: Path) -
         busy, _ = written[-1]
         greedy = cache_set.allocations.new_holder("greedy")
         await take_buckets(cache_set, greedy, patience_s=IDLE_S / 2)
-        assert cache_set.members[0].cache.table.counts[State.OPEN] == 20
+        assert cache_set.members[0].buckets.table.counts[State.OPEN] == 20
         waiting = asyncio.ensure_future(take_buckets(cache_set, greedy, patience_s=10.0))
         for step in range(2):  # in use all the time
             assert (

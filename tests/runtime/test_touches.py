@@ -15,11 +15,11 @@ from instruments.time.virtual_time import in_virtual_time
 
 
 def prio(cache_set: CacheSet, one: Bucket) -> int:
-    return cache_set.members[one.device].cache.table.prios[one.bucket]
+    return cache_set.members[one.device].buckets.table.prios[one.bucket]
 
 
 def age(cache_set: CacheSet, one: Bucket) -> None:
-    cache_set.members[one.device].cache.table.prios[one.bucket] = 5
+    cache_set.members[one.device].buckets.table.prios[one.bucket] = 5
 
 
 async def bucket_in_use(cache_set: CacheSet) -> Bucket:
@@ -44,7 +44,7 @@ async def test_a_touch_renews_the_prios_of_buckets_with_the_same_gen(tmp_path: P
 @in_virtual_time
 async def test_a_touch_leaves_metadata_alone(tmp_path: Path) -> None:
     async with running(await fresh_members([513], 4 << 10), set_options(tmp_path)) as cache_set:
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         for device, bucket in cache_set.volumes.table_buckets():
             before = table.prios[bucket]
             cache_set.touches.touch([Bucket(device, bucket, table.gens[bucket])])
@@ -56,7 +56,7 @@ async def test_a_bucket_that_is_none_is_refused_and_nothing_is_touched(tmp_path:
     async with running(await fresh_members([513], 4 << 10), set_options(tmp_path)) as cache_set:
         one = await bucket_in_use(cache_set)
         age(cache_set, one)
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         for wrong in (
             Bucket(1, one.bucket, 0),
             Bucket(0, table.bucket_count, 0),

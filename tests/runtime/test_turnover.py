@@ -165,11 +165,11 @@ async def test_the_witness_sees_a_bucket_that_goes_too_early(tmp_path: Path) -> 
     async with running([witness.device], set_options(tmp_path, verify=False)) as cache_set:
         (member,) = cache_set.members
         witness.observe(member)
-        cache = member.cache
-        while not cache.free_inc.awaiting_prios:  # invalidated, and the prio write has not ended
+        buckets = member.buckets
+        while not buckets.free_inc.awaiting_prios:  # invalidated, and the prio write has not ended
             await asyncio.sleep(0)
-        bucket = cache.free_inc.buckets[0]
-        cache.free_inc.need_no_prios()
-        cache.push([*cache.unused.buckets, bucket])
+        bucket = buckets.free_inc.buckets[0]
+        buckets.free_inc.need_no_prios()
+        buckets.push([*buckets.unused.buckets, bucket])
     with pytest.raises(AssertionError, match="the durable gen is"):
         witness.check(member)

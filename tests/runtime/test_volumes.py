@@ -183,7 +183,7 @@ async def test_a_bucket_that_is_waited_for_is_known_from_the_moment_it_is_given(
         keys = await take_buckets(cache_set, holder, patience_s=0.1)
         kept = []
         for member in cache_set.members:  # a tree, one day, will have taken these
-            while (bucket := member.cache.take_metadata(State.BTREE)) is not None:
+            while (bucket := member.buckets.take_metadata(State.BTREE)) is not None:
                 kept.append((member, bucket))
         creating = asyncio.ensure_future(cache_set.volumes.create("patient"))
         await asyncio.sleep(0.1)
@@ -195,7 +195,7 @@ async def test_a_bucket_that_is_waited_for_is_known_from_the_moment_it_is_given(
         assert not [line for line in cache_set.verify() if "UUID" in line]
         assert await creating == 0
         for member, bucket in kept:
-            member.cache.free_metadata([bucket])
+            member.buckets.free_metadata([bucket])
         cache_set.shared.buckets_moved()
 
 
@@ -206,7 +206,7 @@ async def test_without_a_bucket_it_fails_at_its_deadline_and_nothing_is_changed(
         await take_buckets(cache_set, cache_set.allocations.new_holder("greedy"), patience_s=0.1)
         kept = []
         for member in cache_set.members:
-            while (bucket := member.cache.take_metadata(State.BTREE)) is not None:
+            while (bucket := member.buckets.take_metadata(State.BTREE)) is not None:
                 kept.append((member, bucket))
         outcomes = await asyncio.gather(
             cache_set.volumes.create("second"), cache_set.volumes.delete(inode), return_exceptions=True
@@ -217,7 +217,7 @@ async def test_without_a_bucket_it_fails_at_its_deadline_and_nothing_is_changed(
             cache_set.allocations.carve(cache_set.allocations.new_holder("client"), inode, 0, 8, 1) is None
         ), "it is still known"
         for member, bucket in kept:
-            member.cache.free_metadata([bucket])
+            member.buckets.free_metadata([bucket])
         cache_set.shared.buckets_moved()
         assert await cache_set.volumes.create("second") == 1
 

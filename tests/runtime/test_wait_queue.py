@@ -11,7 +11,7 @@ from bcached.errors import LimitExceeded, NoFreeBuckets, NoSuchVolume, ShuttingD
 from bcached.runtime.wait_queue import WaitQueue
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder
-from instruments.samples.small_cache import GEOMETRY
+from instruments.samples.small_member import GEOMETRY
 from instruments.time.virtual_time import in_virtual_time
 
 

@@ -141,7 +141,7 @@ async def test_a_batch_is_answered_as_its_requests_are_one_by_one(
             served(tmp_path / name, reservations=reservations, size_bytes=1 << 30) as it,
             Talker(it.path) as talker,
         ):
-            while it.cache_set.members[0].cache.reserves.room():  # so that none has to wait
+            while it.cache_set.members[0].buckets.reserves.room():  # so that none has to wait
                 await asyncio.sleep(0.01)
             batch = a_batch(seed)
             if name == "together":

@@ -14,10 +14,10 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.sectors.reader_pins import BUCKETS_A_SLICE
 from bcached.state.sectors.reservations import Holder
-from instruments.samples.small_cache import (
+from instruments.samples.small_member import (
     BUCKET_SECTORS,
     GEOMETRY,
-    a_cache,
+    a_member,
     an_allocator,
     fill_reserves,
     metadata_of,
@@ -28,16 +28,16 @@ from instruments.samples.small_cache import (
 
 class Set:
     def __init__(self, members: int = 1) -> None:
-        self.caches = [a_cache(GEOMETRY, device) for device in range(members)]
-        self.table = self.caches[0].table
-        self.allocator = an_allocator(*self.caches)
-        self.live = LiveSectors(self.caches)
+        self.members = [a_member(GEOMETRY, device) for device in range(members)]
+        self.table = self.members[0].table
+        self.allocator = an_allocator(*self.members)
+        self.live = LiveSectors(self.members)
         self.writer = Holder("writer", 100, GEOMETRY)
         self.reader = Holder("reader", 100, GEOMETRY, reads_limit=4)
 
     def carve(self, sectors: int = 16, dirty: bool = False, replicas: int = 1) -> Key:
-        for cache in self.caches:
-            fill_reserves(cache)
+        for member in self.members:
+            fill_reserves(member)
         key = self.allocator.carve(self.writer, 0, 0, sectors, 5, replicas)
         assert key is not None
         return Key(key.inode, key.offset, key.sectors, dirty, key.pointers)
@@ -64,14 +64,14 @@ class Set:
         return State(self.table.states[self.bucket(key)])
 
     def verify(self, *others: Holder) -> None:
-        metadata = [metadata_of(cache) for cache in self.caches]
+        metadata = [metadata_of(member) for member in self.members]
         assert violations(self.allocator, [self.writer, self.reader, *others], metadata) == []
 
     def everything(self) -> tuple[object, ...]:
         return (
             [
-                [bytes(it) for it in (cache.table.states, cache.table.gens, cache.table.pins)]
-                for cache in self.caches
+                [bytes(it) for it in (member.table.states, member.table.gens, member.table.pins)]
+                for member in self.members
             ],
             [
                 ({place: list(pieces) for place, pieces in it.pieces.items()}, dict(it.reads), it.reads_total)
@@ -201,7 +201,7 @@ def test_data_that_goes_while_it_is_read_is_free_when_the_reader_is_done() -> No
     key = a_set.committed()
     a_set.allocator.readers.pin(a_set.reader, [key])
     a_set.live.remove([key], 3)
-    a_set.caches[0].emptying_durable(3)
+    a_set.members[0].emptying_durable(3)
     assert a_set.state(key) == State.HELD
     a_set.allocator.readers.unpin(a_set.reader, [key])
     assert a_set.state(key) == State.UNUSED
@@ -264,7 +264,7 @@ def test_pins_end_with_their_reader(how: str) -> None:
 def test_a_reader_with_a_great_many_pins_ends_in_steps() -> None:
     a_set = Set()
     buckets = list(a_set.table.in_state(State.EMPTY))[: BUCKETS_A_SLICE + 20]
-    use(a_set.caches[0], *buckets, dirty=False)
+    use(a_set.members[0], *buckets, dirty=False)
     a_set.reader.reads_limit = 10**6
     keys = [Key(0, 0, 1, False, (Pointer(0, it * BUCKET_SECTORS, a_set.table.gens[it]),)) for it in buckets]
     a_set.allocator.readers.pin(a_set.reader, keys)
@@ -282,13 +282,13 @@ def test_a_reader_with_a_great_many_pins_ends_in_steps() -> None:
 def test_what_was_used_is_worth_most() -> None:
     a_set = Set(2)
     key, other = a_set.committed(replicas=2), a_set.committed()
-    for cache in a_set.caches:
-        cache.table.prios_array[:] = 9
+    for member in a_set.members:
+        member.table.prios_array[:] = 9
     a_set.allocator.validity.touch([key])
     touched = [pointer.sector // BUCKET_SECTORS for pointer in key.pointers]
-    for cache, bucket in zip(a_set.caches, touched, strict=True):
-        assert cache.table.prios[bucket] == INITIAL_PRIO
-        assert int((cache.table.prios_array == 9).sum()) == GEOMETRY.bucket_count - 1
+    for member, bucket in zip(a_set.members, touched, strict=True):
+        assert member.table.prios[bucket] == INITIAL_PRIO
+        assert int((member.table.prios_array == 9).sum()) == GEOMETRY.bucket_count - 1
     assert other.pointers[0].device in (0, 1)
 
 
@@ -298,7 +298,7 @@ def test_what_is_stale_or_metadata_or_nowhere_is_not_touched() -> None:
     bucket = a_set.bucket(key)
     first = key.pointers[0]
     a_set.table.prios[bucket] = 9
-    node = a_set.caches[0].take_metadata(State.BTREE)
+    node = a_set.members[0].take_metadata(State.BTREE)
     assert node is not None
     a_set.allocator.validity.touch(
         [

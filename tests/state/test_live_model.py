@@ -29,7 +29,7 @@ from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.allocator_by_hand import AllocatorByHand
-from instruments.samples.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
+from instruments.samples.small_member import GEOMETRY, a_member, an_allocator, metadata_of, run, use
 
 STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "600"))
 VOLUME_SECTORS = 100
@@ -54,10 +54,10 @@ class Run:
     def __init__(self, seed: int) -> None:
         self.rng = rng = Random(seed)
         self.geometry = rng.choice([GEOMETRY, Geometry(600, 2, 16, 8, 8), Geometry(1100, 1, 8, 8, 4)])
-        self.caches = [a_cache(self.geometry, number, seed=seed) for number in range(rng.choice([1, 1, 2]))]
-        self.allocator = an_allocator(*self.caches)
-        self.live = LiveSectors(self.caches)
-        self.hands = [AllocatorByHand(cache, rng.choice(list(Replacement))) for cache in self.caches]
+        self.members = [a_member(self.geometry, number, seed=seed) for number in range(rng.choice([1, 1, 2]))]
+        self.allocator = an_allocator(*self.members)
+        self.live = LiveSectors(self.members)
+        self.hands = [AllocatorByHand(member, rng.choice(list(Replacement))) for member in self.members]
         self.holders = [Holder(f"holder {number}", 10**6, self.geometry) for number in range(3)]
         self.given: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
         self.pinned: dict[Holder, list[Key]] = {holder: [] for holder in self.holders}
@@ -67,16 +67,16 @@ class Run:
         self.durable_index: dict[tuple[int, int], Cell] = {}
         self.entries: list[tuple[int, Change]] = []  # not durable
         self.seq = 1
-        self.gens_on_disk = [bytes(cache.table.gens_on_disk) for cache in self.caches]
+        self.gens_on_disk = [bytes(member.table.gens_on_disk) for member in self.members]
         self.leaf_pointers: set[tuple[int, int, int]] = set()
         self.did: Counter[str] = Counter()
         self.moods: list[float] = []  # how often this run does each thing, against the usual
-        for cache in self.caches:  # nearly full, so that it is scarce; what is in it is nobody's here
-            self.fill(cache, rng.choice([20, 40, 100]))
+        for member in self.members:  # nearly full, so that it is scarce; what is in it is nobody's here
+            self.fill(member, rng.choice([20, 40, 100]))
 
-    def fill(self, cache: MemberBuckets, spare: int) -> None:
-        use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])
-        self.others = [bytes(cache.table.dirty_sectors) for cache in self.caches]
+    def fill(self, member: MemberBuckets, spare: int) -> None:
+        use(member, *list(member.table.in_state(State.EMPTY))[spare:])
+        self.others = [bytes(member.table.dirty_sectors) for member in self.members]
 
     def step(self) -> None:
         actions = {
@@ -100,7 +100,7 @@ class Run:
     def carve(self) -> None:
         rng = self.rng
         holder = rng.choice(self.holders)
-        replicas, inode = rng.randint(1, len(self.caches)), rng.randrange(4)
+        replicas, inode = rng.randint(1, len(self.members)), rng.randrange(4)
         key = self.allocator.carve(
             holder, inode, rng.randrange(VOLUME_SECTORS - 16), rng.choice([1, 4, 8, 16]), rng.randrange(3),
             replicas, rng.random() < 0.1,
@@ -274,8 +274,8 @@ class Run:
                     self.leaf_pointers.add((pointer.device, self.bucket(pointer), pointer.gen))
         self.entries = [entry for entry in self.entries if entry[0] > seq]
         self.seq = max(self.seq, seq + 1)  # it was sealed
-        for cache in self.caches:
-            self.did["retired"] += cache.emptying_durable(seq)
+        for member in self.members:
+            self.did["retired"] += member.emptying_durable(seq)
 
     def rewrite_leaves(self) -> None:
         """Leaves on disk hold nothing but what the durable entries say."""
@@ -298,7 +298,7 @@ class Run:
     def free_metadata(self) -> None:
         if len(self.metadata) > 3:
             device, bucket = self.metadata.pop(self.rng.randrange(len(self.metadata)))
-            self.caches[device].free_metadata([bucket])
+            self.members[device].free_metadata([bucket])
 
     # The set's own work
 
@@ -307,14 +307,14 @@ class Run:
         step = hand.next_step()
         if step is not Step.WAIT:
             hand.do(step)
-        self.did["kept for data"] += bool(hand.cache.reserves.for_data)
-        self.did["kept back"] += bool(hand.cache.unused.only_for_data)
+        self.did["kept for data"] += bool(hand.buckets.reserves.for_data)
+        self.did["kept back"] += bool(hand.buckets.unused.only_for_data)
 
     def end_prios(self) -> None:
         hand = self.rng.choice(self.hands)
         if hand.snapshot is not None:
             self.durable_through(self.seq)  # its entry carries all that was accepted
-            self.gens_on_disk[hand.cache.device] = bytes(hand.snapshot[0])
+            self.gens_on_disk[hand.buckets.device] = bytes(hand.snapshot[0])
             hand.end_prios()
 
     def end_collection(self) -> None:
@@ -324,14 +324,14 @@ class Run:
         self.durable_through(self.seq)
         self.rewrite_leaves()
         pointers = [(device, bucket, gen) for device, bucket, gen in self.leaf_pointers]
-        mine = np.array([it[1:] for it in pointers if it[0] == hand.cache.device], np.int64).reshape(-1, 2)
+        mine = np.array([it[1:] for it in pointers if it[0] == hand.buckets.device], np.int64).reshape(-1, 2)
         hand.marking.mark_pointers(mine[:, 0], mine[:, 1])
         hand.end_collection()
 
     # What must be true
 
     def verify(self, *broken: Holder) -> None:
-        metadata = [metadata_of(cache) for cache in self.caches]
+        metadata = [metadata_of(member) for member in self.members]
         for device, bucket in self.metadata:
             metadata[device][State.BTREE].add(bucket)
         assert violations(self.allocator, [*self.holders, *broken], metadata) == []
@@ -347,8 +347,8 @@ class Run:
                 if self.allocator.validity.gen_of(pointer) == pointer.gen:
                     sectors[pointer.device][self.bucket(pointer)] += 1
                     dirty_sectors[pointer.device][self.bucket(pointer)] += cell.dirty
-        for cache in self.caches:
-            assert list(content(cache, sectors[cache.device], dirty_sectors[cache.device])) == []
+        for member in self.members:
+            assert list(content(member, sectors[member.device], dirty_sectors[member.device])) == []
 
     def verify_promises(self) -> None:
         for place, cell in self.index.items():
@@ -377,7 +377,7 @@ class Run:
                     found = self.times[pointer.device, pointer.sector]
                     assert found == times, f"{place} points to somebody else's data after a crash"
         for device, bucket, gen in self.leaf_pointers:
-            state = State(self.caches[device].table.states[bucket])
+            state = State(self.members[device].table.states[bucket])
             if state <= State.UUID:
                 on_disk = self.gens_on_disk[device][bucket]
                 assert behind(gen, on_disk), f"bucket {bucket} is {state.name}, and a leaf names it"
@@ -388,7 +388,7 @@ class Run:
             self.allocator.end(holder)
             self.pinned[holder].clear()
         for device, bucket in self.metadata:
-            self.caches[device].free_metadata([bucket])
+            self.members[device].free_metadata([bucket])
         self.metadata.clear()
         for inode in range(4):
             self.put([Key(inode, 0, 2 * VOLUME_SECTORS, False, ())])
@@ -397,14 +397,14 @@ class Run:
         for hand in self.hands:
             hand.waiting = {Reserve.BTREE, Reserve.NONE}
             if hand.snapshot is not None:
-                self.gens_on_disk[hand.cache.device] = bytes(hand.snapshot[0])
+                self.gens_on_disk[hand.buckets.device] = bytes(hand.snapshot[0])
                 hand.end_prios()
             if hand.marking is not None:
                 hand.end_collection()
             hand.settle()
-            assert hand.cache.reserves.has(Reserve.NONE)
-            assert hand.cache.reserves.has(Reserve.BTREE)
-            assert hand.cache.has_prio_chain
+            assert hand.buckets.reserves.has(Reserve.NONE)
+            assert hand.buckets.reserves.has(Reserve.BTREE)
+            assert hand.buckets.has_prio_chain
 
 
 def play(seed: int, steps: int = STEPS) -> Run:

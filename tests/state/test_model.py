@@ -22,7 +22,7 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import BucketAllocation, ExtentAllocation, MetadataAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.samples.allocator_by_hand import AllocatorByHand
-from instruments.samples.small_cache import GEOMETRY, a_cache, an_allocator, metadata_of, run, use
+from instruments.samples.small_member import GEOMETRY, a_member, an_allocator, metadata_of, run, use
 
 SEEDS = [*range(5)]
 STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "800"))
@@ -68,15 +68,15 @@ class Run:
         self.rng = Random(seed)
         members = self.rng.choice([1, 1, 2, 3])
         geometry = self.rng.choice([GEOMETRY, Geometry(1100, 2, 16, 8, 8), Geometry(2000, 1, 8, 8, 4)])
-        self.caches = [
-            a_cache(geometry, number, seed=seed, synchronous=self.rng.random() < 0.9)
+        self.members = [
+            a_member(geometry, number, seed=seed, synchronous=self.rng.random() < 0.9)
             for number in range(members)
         ]
         self.geometry = geometry
-        self.allocator = an_allocator(*self.caches)
+        self.allocator = an_allocator(*self.members)
         self.model = Model()
         self.hands = [
-            AllocatorByHand(cache, self.rng.choice(list(Replacement)), self.serve) for cache in self.caches
+            AllocatorByHand(member, self.rng.choice(list(Replacement)), self.serve) for member in self.members
         ]
         self.holders = [self.new_holder() for _ in range(4)]
         self.quarantined: list[Holder] = []
@@ -84,9 +84,9 @@ class Run:
         self.uuids: list[tuple[int, int]] = []
         self.aging = Aging(geometry.bucket_count * geometry.bucket_sectors * members)
         self.given = self.handed_out = 0
-        for cache in self.caches:  # nearly full, so that it is scarce
+        for member in self.members:  # nearly full, so that it is scarce
             spare = self.rng.choice([5, 40, 200])
-            use(cache, *list(cache.table.in_state(State.EMPTY))[spare:])
+            use(member, *list(member.table.in_state(State.EMPTY))[spare:])
 
     def new_holder(self) -> Holder:
         return Holder(f"holder {self.rng.randrange(10**6)}", self.rng.choice([5, 60, 10**6]), self.geometry)
@@ -111,7 +111,7 @@ class Run:
             rng.randrange(40) * 8,
             rng.choice([1, 4, 8, 8, 8, 16, 40]),
             rng.randrange(6),
-            rng.randint(1, len(self.caches)),
+            rng.randint(1, len(self.members)),
             rng.random() < 0.1,
             **options,  # type: ignore[arg-type]
         )
@@ -135,7 +135,7 @@ class Run:
     def take_note(self, holder: Holder, keys: list[Key]) -> None:
         for key in keys:
             for pointer in key.pointers:
-                table = self.caches[pointer.device].table
+                table = self.members[pointer.device].table
                 bucket = self.geometry.bucket_of(pointer.sector)
                 assert pointer.gen == table.gens[bucket]
                 assert self.geometry.bucket_of(pointer.sector + key.sectors - 1) == bucket
@@ -147,7 +147,7 @@ class Run:
         holder = self.rng.choice(self.holders)
         if self.rng.random() < 0.3:
             work: ExtentAllocation | BucketAllocation = BucketAllocation(
-                self.allocator, holder, self.rng.randint(1, len(self.caches))
+                self.allocator, holder, self.rng.randint(1, len(self.members))
             )
         else:
             asked = [self.request(whole=self.rng.random() < 0.5) for _ in range(self.rng.randint(1, 4))]
@@ -256,18 +256,18 @@ class Run:
         step = hand.next_step()
         if step is Step.WAIT:
             return
-        cache = hand.cache
-        if step is Step.PUSH and cache.synchronous:
-            for bucket in cache.next_batch(10**6)[len(cache.unused.buckets) :]:
-                durable = self.model.durable.get((cache.device, bucket))
-                assert durable == cache.table.gens[bucket], f"bucket {bucket} is pushed before its time"
+        member = hand.buckets
+        if step is Step.PUSH and member.synchronous:
+            for bucket in member.next_batch(10**6)[len(member.unused.buckets) :]:
+                durable = self.model.durable.get((member.device, bucket))
+                assert durable == member.table.gens[bucket], f"bucket {bucket} is pushed before its time"
                 self.handed_out += 1
         hand.do(step)
 
     def end_prios(self) -> None:
         hand = self.rng.choice(self.hands)
         if hand.snapshot is not None:
-            device = hand.cache.device
+            device = hand.buckets.device
             self.model.durable |= {(device, bucket): gen for bucket, gen in enumerate(hand.snapshot[0])}
             hand.end_prios()
 
@@ -277,7 +277,7 @@ class Run:
             for holder in self.holders:
                 for key in self.model.keys.get(holder, []):
                     for pointer in key.pointers:
-                        if pointer.device == hand.cache.device:
+                        if pointer.device == hand.buckets.device:
                             hand.marking.mark_pointer(self.geometry.bucket_of(pointer.sector), pointer.gen)
             hand.end_collection()
 
@@ -288,22 +288,22 @@ class Run:
             self.uuids.append(taken)
             if len(self.uuids) > 2:
                 device, bucket = self.uuids.pop(0)
-                self.caches[device].free_metadata([bucket])
+                self.members[device].free_metadata([bucket])
 
     def grow_old(self) -> None:
         self.aging.traffic(self.given)
         self.given = 0
-        run(age([cache.table for cache in self.caches], self.aging.steps_due))
+        run(age([member.table for member in self.members], self.aging.steps_due))
         self.aging.steps_due = 0
 
     def clean_up(self) -> None:
         """A dirty bucket of old becomes clean, or empty."""
-        cache = self.rng.choice(self.caches)
-        bucket = self.rng.randrange(cache.geometry.bucket_count)
-        if cache.table.states[bucket] == State.DIRTY:
-            cache.remove_live(bucket, 1, True, 0)
+        member = self.rng.choice(self.members)
+        bucket = self.rng.randrange(member.geometry.bucket_count)
+        if member.table.states[bucket] == State.DIRTY:
+            member.remove_live(bucket, 1, True, 0)
             if self.rng.random() < 0.5:
-                cache.add_live(bucket, 3, False)
+                member.add_live(bucket, 3, False)
 
     def switch(self) -> None:
         for hand in self.hands:
@@ -312,12 +312,12 @@ class Run:
     # What must be true
 
     def verify(self) -> None:
-        metadata = [metadata_of(cache) for cache in self.caches]
+        metadata = [metadata_of(member) for member in self.members]
         for device, bucket in self.uuids:
             metadata[device][State.UUID].add(bucket)
         assert violations(self.allocator, [*self.holders, *self.quarantined], metadata) == []
-        for cache in self.caches:
-            assert max(cache.table.distance_index, cache.table.distance_disk) <= GEN_DISTANCE_MAX
+        for member in self.members:
+            assert max(member.table.distance_index, member.table.distance_disk) <= GEN_DISTANCE_MAX
         here = {
             (device, sector): holder
             for holder in [*self.holders, *self.quarantined]
@@ -342,8 +342,8 @@ class Run:
             self.model.end(holder)
         self.verify()
         assert self.allocator.reserved_sectors == 0
-        for cache in self.caches:
-            assert not cache.table.counts[State.HELD] + cache.table.counts[State.QUARANTINE]
+        for member in self.members:
+            assert not member.table.counts[State.HELD] + member.table.counts[State.QUARANTINE]
 
 
 def play(seed: int, steps: int = STEPS) -> Run:
@@ -404,13 +404,13 @@ def churn(the_run: Run, times: int, *, prios_end: bool = True) -> int:
 def a_tight_run() -> Run:
     """One member with four buckets beside those that its reserves hold."""
     the_run = Run(1)
-    cache = a_cache(GEOMETRY)
-    the_run.caches = [cache]
-    the_run.allocator = an_allocator(cache)
-    the_run.hands = [AllocatorByHand(cache)]
+    member = a_member(GEOMETRY)
+    the_run.members = [member]
+    the_run.allocator = an_allocator(member)
+    the_run.hands = [AllocatorByHand(member)]
     the_run.geometry = GEOMETRY
     the_run.holders = [the_run.new_holder()]
-    use(cache, *list(cache.table.in_state(State.EMPTY))[4:])
+    use(member, *list(member.table.in_state(State.EMPTY))[4:])
     return the_run
 
 
@@ -423,7 +423,7 @@ def test_gens_go_round_without_running_away() -> None:
 
 def test_without_durable_gens_buckets_run_out_and_come_back_with_them() -> None:
     the_run = a_tight_run()
-    hand, table = the_run.hands[0], the_run.caches[0].table
+    hand, table = the_run.hands[0], the_run.members[0].table
     churn(the_run, 10)
     had = churn(the_run, 1000, prios_end=False)
     assert 0 < had < 1000

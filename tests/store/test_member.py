@@ -15,14 +15,14 @@ async def test_prios_are_written_where_the_cache_set_buckets_aside_with_the_next
     devices = await used_devices(530)
     (member,) = (await open_set(devices)).members
     for seq in (2, 3):
-        head = member.cache.take_prio_chain()[0]
-        gens, through = member.cache.snapshot_gens()
+        head = member.buckets.take_prio_chain()[0]
+        gens, through = member.buckets.snapshot_gens()
         await member.write_prios(gens)
-        for _ in member.cache.gens_became_durable(gens, through):
+        for _ in member.buckets.gens_became_durable(gens, through):
             pass
-        chain = await read_chain(devices[0], member.cache.geometry, head, member.superblock.set_magic)
+        chain = await read_chain(devices[0], member.buckets.geometry, head, member.superblock.set_magic)
         assert (chain.seq, chain.gens.tobytes()) == (seq, bytes(gens))
-        member.cache.initial_fill(FILLED_FIRST)
+        member.buckets.initial_fill(FILLED_FIRST)
 
 
 async def test_a_change_of_the_superblock_raises_its_seq_and_is_on_the_device() -> None:
@@ -42,10 +42,10 @@ async def test_seqs_that_are_at_their_end_begin_anew() -> None:
     (member,) = (await open_set([device])).members
     await member.change_superblock(discard=True)
     assert (await read_superblock(device)).seq == 0
-    head = member.cache.take_prio_chain()[0]
-    gens, _ = member.cache.snapshot_gens()
+    head = member.buckets.take_prio_chain()[0]
+    gens, _ = member.buckets.snapshot_gens()
     await member.write_prios(gens)
-    chain = await read_chain(device, member.cache.geometry, head, member.superblock.set_magic)
+    chain = await read_chain(device, member.buckets.geometry, head, member.superblock.set_magic)
     assert chain.seq == 0
 
 

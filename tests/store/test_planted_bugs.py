@@ -232,7 +232,7 @@ def names_a_prio_chain_before_it_is_written(patch: pytest.MonkeyPatch) -> None:
         journals.append(self)
 
     async def early(self: Member, gens: bytearray) -> None:
-        journals[-1].locations.prio_heads[self.device] = self.cache.prio_chains.writing[0]
+        journals[-1].locations.prio_heads[self.device] = self.buckets.prio_chains.writing[0]
         await write(self, gens)
 
     patch.setattr(Journal, "__init__", noted)

@@ -112,7 +112,7 @@ async def test_a_few_buckets_used_over_and_over_do_not_run_away_from_the_gens_on
         keys = await everything(cache_set, holder)
         for key in keys[:6]:
             cache_set.allocations.free_bucket(holder, key)
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         farthest = 0
         for _ in range(700):
             cache_set.allocations.free_bucket(
@@ -221,7 +221,7 @@ async def test_fifty_cuts_in_openings_do_not_use_the_journal_up(tmp_path: Path) 
         story = Story.on([torn], ledger_of([torn]), tmp_path)
     async with story.life() as cache_set:
         member = cache_set.members[0]
-        assert cache_set.journal.free_buckets(member) >= member.cache.geometry.journal_bucket_count - 2
+        assert cache_set.journal.free_buckets(member) >= member.buckets.geometry.journal_bucket_count - 2
         await story.create("last")
     judged(story)
 

@@ -28,7 +28,7 @@ class Allocator:
     def __init__(self, member: Member, sectors: SectorAllocator, shared: Shared) -> None:
         self.member = member
         self.steps = dict.fromkeys(Step, 0)  # how often each was taken
-        self._cache = member.cache
+        self._buckets = member.buckets
         self._sectors = sectors
         self._shared = shared
         self._open = LastResort(sectors, member.device)
@@ -55,7 +55,7 @@ class Allocator:
         shared = self._shared
         waiting = shared.queue.waiting()
         step = next_step(
-            self._cache,
+            self._buckets,
             self._attempts,
             synchronous=shared.options.synchronous,
             collections=shared.collections.markings,
@@ -67,7 +67,7 @@ class Allocator:
             evacuating=shared.collections.is_evacuation_requested(self.member),
             last_resort=self._last_resort,
         )
-        if step is Step.WAIT and self._cache.invalidate_needs_gc and waiting:
+        if step is Step.WAIT and self._buckets.invalidate_needs_gc and waiting:
             self._set_idle_timer()
         if shared.stop.refusal is not None and step is not Step.PUSH:
             return Step.WAIT  # gens that rise now would not become durable before the set stops
@@ -106,8 +106,8 @@ class Allocator:
         elif step is Step.EVACUATE:
             self._shared.collections.request_evacuation(self.member)
         elif step is Step.COLLECT:
-            self._attempts.collection_requested(self._cache)
-            self._shared.collections.request("dry" if self._cache.invalidate_needs_gc else "gens")
+            self._attempts.collection_requested(self._buckets)
+            self._shared.collections.request("dry" if self._buckets.invalidate_needs_gc else "gens")
 
     def _close(self) -> None:
         # The step implies that there is one to close, perhaps only among those with dirty data.
@@ -120,35 +120,35 @@ class Allocator:
     async def _push(self) -> None:
         """Move ready buckets to the reserves, and discard them before if that is enabled."""
         discard = self.member.superblock.discard and self.member.block_device.discards
-        batch = self._cache.next_batch(DISCARDS_IN_FLIGHT if discard else PUSH_BUCKETS_MAX)
+        batch = self._buckets.next_batch(DISCARDS_IN_FLIGHT if discard else PUSH_BUCKETS_MAX)
         if discard:
             await run_all(partial(self._discard, bucket) for bucket in batch)
-        self._cache.push(batch)
+        self._buckets.push(batch)
         self._sectors.sharing = False
         self._shared.queue.serve()
         self._shared.prios.reserves_filled(self.member)
 
     async def _discard(self, bucket: int) -> None:
         """Discard a bucket that nothing references after any crash: its gen is durable, or it is unused."""
-        geometry = self._cache.geometry
+        geometry = self._buckets.geometry
         await self.member.block_device.discard(geometry.byte_of(bucket), geometry.bucket_bytes)
-        self._cache.discarded += 1
+        self._buckets.discarded += 1
         self._shared.steps.begin(self)  # each may take seconds; a batch of them is not a hang
 
     async def _invalidate(self) -> None:
         """Choose buckets to invalidate and make all pointers into them stale, in memory."""
-        cache, shared = self._cache, self._shared
+        buckets, shared = self._buckets, self._shared
         policy = self.member.superblock.replacement
-        is_exhaustive = cache.policies[policy].is_exhaustive
-        self._attempts.pass_begins(cache, shared.collections.markings, is_exhaustive=is_exhaustive)
+        is_exhaustive = buckets.policies[policy].is_exhaustive
+        self._attempts.pass_begins(buckets, shared.collections.markings, is_exhaustive=is_exhaustive)
         await self._pass(policy)
-        if cache.invalidate_needs_gc and not is_exhaustive and shared.queue.waiting():
+        if buckets.invalidate_needs_gc and not is_exhaustive and shared.queue.waiting():
             await self._pass(EXHAUSTIVE)
             self._attempts.was_exhaustive = True
         if not shared.options.synchronous:
-            cache.free_inc.need_no_prios()
+            buckets.free_inc.need_no_prios()
 
     async def _pass(self, policy: Replacement) -> None:
         shared = self._shared
-        found = await shared.run_sliced(self._cache.search(policy, shared.prios.min_prio))
-        await shared.run_sliced(self._cache.invalidate(policy, found))
+        found = await shared.run_sliced(self._buckets.search(policy, shared.prios.min_prio))
+        await shared.run_sliced(self._buckets.invalidate(policy, found))

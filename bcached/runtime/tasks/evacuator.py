@@ -45,22 +45,22 @@ class EvacuationTotals:
 class EvacuationRound:
     """One evacuation of a member: the buckets to be emptied, with their state when it was planned."""
 
-    def __init__(self, cache: MemberBuckets, planned: Evacuation) -> None:
+    def __init__(self, buckets: MemberBuckets, planned: Evacuation) -> None:
         self.emptied = 0  # buckets without dirty data now
         self.stuck = 0  # buckets out of which nothing could be moved
-        self.device = cache.device
-        self._cache = cache
-        self._table = table = cache.table
+        self.device = buckets.device
+        self._buckets = buckets
+        self._table = table = buckets.table
         # By rank in the plan, as planned: gens and dirty sectors.
         self._gens = table.gens_array[planned.buckets]
         self._dirty = table.dirty_sectors_array[planned.buckets]
         self._ranks = np.full(table.bucket_count, NOT_CHOSEN, np.uint16)  # ranks in the plan
         self._ranks[planned.buckets] = np.arange(len(planned.buckets))
 
-    def spans_in(self, leaf: Leaf, caches: list[MemberBuckets]) -> Spans:
+    def spans_in(self, leaf: Leaf, member_buckets: list[MemberBuckets]) -> Spans:
         """Returns the spans in which a leaf names dirty data in these buckets."""
         found = [NO_SPANS]
-        for part in leaf_pointers([leaf], caches):
+        for part in leaf_pointers([leaf], member_buckets):
             if part.device == self.device:
                 chosen = self._ranks[part.buckets] != NOT_CHOSEN
                 chosen &= part.is_current & part.rows.dirty
@@ -75,7 +75,7 @@ class EvacuationRound:
 
     def is_to_be_moved(self, bucket: int, key: Key) -> bool:
         """Whether a key has dirty data in a bucket whose gen is unchanged since the plan."""
-        bucket_of, gen = self._cache.geometry.bucket_of, self._gens[self._ranks[bucket]]
+        bucket_of, gen = self._buckets.geometry.bucket_of, self._gens[self._ranks[bucket]]
         return key.dirty and any(
             pointer.device == self.device and pointer.gen == gen and bucket_of(pointer.sector) == bucket
             for pointer in key.pointers
@@ -103,12 +103,12 @@ class Evacuator:
     ) -> None:
         self.totals = EvacuationTotals()
         self._sectors = sectors
-        self._caches = [member.cache for member in members]
+        self._member_buckets = [member.buckets for member in members]
         self._nodes = nodes
         self._mover = mover
         self._shared = shared
         # By member and bucket: its dirty sectors when none of them could be moved.
-        self._stuck = [np.zeros_like(cache.table.dirty_sectors_array) for cache in self._caches]
+        self._stuck = [np.zeros_like(buckets.table.dirty_sectors_array) for buckets in self._member_buckets]
 
     async def run(self, pacer: Pacer) -> None:
         """Run a round for one of the members that requested it, paced by the collector."""
@@ -126,16 +126,16 @@ class Evacuator:
         1. No plan gains a bucket: not tried again until something changes. 2. The plan is carried out. 3. It
         gained nothing and moved all it tried: only changes that are not its own make another round worth it.
         """
-        cache, mover = member.cache, self._mover
-        found, own = cache.evacuation_finds(), mover.own_changes[member.device]
+        buckets, mover = member.buckets, self._mover
+        found, own = buckets.evacuation_finds(), mover.own_changes[member.device]
         spare = self._sectors.open_buckets.left_to(MOVERS_WRITE_POINT)
-        work = plan(cache, self._stuck[member.device], self._shared.queue.waiting(), spare)
+        work = plan(buckets, self._stuck[member.device], self._shared.queue.waiting(), spare)
         shared = self._shared
         planned = await shared.run_sliced(work)
         if not planned.gain:
-            cache.evacuation_was_fruitless(found)
+            buckets.evacuation_was_fruitless(found)
             return
-        round_ = EvacuationRound(cache, planned)
+        round_ = EvacuationRound(buckets, planned)
         taken, moved = mover.buckets_taken[member.device], mover.moved_sectors
         with mover.at_work():
             await self._empty(round_, await self._find(round_, pacer), pacer)
@@ -146,14 +146,14 @@ class Evacuator:
         self.totals.emptied_buckets += round_.emptied
         if round_.emptied <= taken and not round_.stuck:
             now = mover.own_changes[member.device]
-            cache.evacuation_was_fruitless((found[0] + now[0] - own[0], found[1] + now[1] - own[1]))
+            buckets.evacuation_was_fruitless((found[0] + now[0] - own[0], found[1] + now[1] - own[1]))
 
     async def _find(self, round_: EvacuationRound, pacer: Pacer) -> Spans:
         """Returns the spans of the data to be moved, bucket by bucket."""
         found = [NO_SPANS]
         await pacer.begin()
         async for leaf in self._nodes.leaves():
-            found.append(round_.spans_in(leaf, self._caches))
+            found.append(round_.spans_in(leaf, self._member_buckets))
             self._shared.stop.check_changeable()
             await pacer.checkpoint()
         return round_.in_order(np.concatenate(found))
@@ -197,7 +197,7 @@ class Evacuator:
 
     async def _wait_for_bucket(self) -> bool:
         """Wait for a bucket to move data to, if one is expected; returns whether it arrived."""
-        if sum(map(_may_give, self._caches)) < self._mover.copies_lacking:
+        if sum(map(_may_give, self._member_buckets)) < self._mover.copies_lacking:
             return False
         work = BucketWait(Reserve.MOVINGGC, self._mover.has_space)
         try:
@@ -207,7 +207,7 @@ class Evacuator:
         return True
 
 
-def _may_give(cache: MemberBuckets) -> bool:
+def _may_give(buckets: MemberBuckets) -> bool:
     """Whether a bucket to move data to is available or expected."""
-    coming = cache.free_inc or len(cache.unused) or cache.table.reclaimable_count
-    return bool(coming) or cache.reserves.has(Reserve.MOVINGGC)
+    coming = buckets.free_inc or len(buckets.unused) or buckets.table.reclaimable_count
+    return bool(coming) or buckets.reserves.has(Reserve.MOVINGGC)

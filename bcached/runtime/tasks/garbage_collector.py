@@ -42,7 +42,7 @@ class GarbageCollector:
         self.mover = mover
         self.evacuator = evacuator
         self._pacer = Pacer(self, shared)  # of all parts: they run one after the other, as this task
-        self.stale_keys = StaleKeyRemover(index, [member.cache for member in members], self._pacer)
+        self.stale_keys = StaleKeyRemover(index, [member.buckets for member in members], self._pacer)
         self.marker = Marker(
             members, journal, index, holders, self.stale_keys, self._pacer, shared, before_gens_count
         )

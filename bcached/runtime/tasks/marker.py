@@ -53,7 +53,7 @@ class Marker:
         self.fills: list[tuple[int, int]] = []  # of all leaves: the end of its range, and its words
         self._dirty_so_far: Counter[int] = Counter()  # as dirty_sectors, from the present marking
         self._members = members
-        self._caches = [member.cache for member in members]
+        self._member_buckets = [member.buckets for member in members]
         self._journal = journal
         self._index = index
         self._holders = holders  # of open connections, whose buckets are marked, too
@@ -69,7 +69,7 @@ class Marker:
         so that what was removed before is stored nowhere. 5. Readers of gens learn of it. 6. The marks take
         effect.
         """
-        markings = [GcMarks(member.cache) for member in self._members]
+        markings = [GcMarks(member.buckets) for member in self._members]
         await self._in_slices(_begin(markings))
         # From here on removed pointers are marked at removal, so the order of marking does not matter.
         self._index.changes.live.marking = lambda device, bucket, gen: markings[device].mark_pointer(
@@ -111,7 +111,7 @@ class Marker:
     def _mark_leaf(self, leaf: Leaf, markings: list[GcMarks], tally: Tally) -> bool:
         """Mark and count the pointers of a leaf; returns whether to rewrite it without stale keys."""
         pointers = stale = stale_dirty = oldest = 0
-        for part in leaf_pointers([leaf], self._caches):
+        for part in leaf_pointers([leaf], self._member_buckets):
             markings[part.device].mark_pointers(part.buckets, part.rows.gens)
             pointers += len(part.rows)
             stale += int(np.count_nonzero(part.behind))
@@ -122,7 +122,7 @@ class Marker:
         self.found["stale_pointers"] += stale
         inodes = self._index.volumes
         if stale_dirty or any(run.inode not in inodes for run in leaf.live.runs):
-            tally.add(leaf, self._caches, inodes)
+            tally.add(leaf, self._member_buckets, inodes)
         return oldest > STALE_GENS_MAX or (stale - stale_dirty) * 2 > pointers
 
     def _mark_others(self, markings: list[GcMarks]) -> Generator[None, None, None]:
@@ -145,13 +145,13 @@ class Marker:
 
     def _mark_key(self, key: Key, markings: list[GcMarks]) -> None:
         for pointer in key.pointers:
-            bucket = self._members[pointer.device].cache.geometry.bucket_of(pointer.sector)
+            bucket = self._members[pointer.device].buckets.geometry.bucket_of(pointer.sector)
             markings[pointer.device].mark_pointer(bucket, pointer.gen)
 
     def _mark_holder(self, holder: Holder, markings: list[GcMarks]) -> Generator[None, None, None]:
         """Mark a connection's buckets with their present gens: a pinned bucket is never invalidated."""
         for count, (device, bucket) in enumerate(list(holder.pieces)):
-            markings[device].mark_pointer(bucket, self._members[device].cache.table.gens[bucket])
+            markings[device].mark_pointer(bucket, self._members[device].buckets.table.gens[bucket])
             if count % HOLDINGS_A_SLICE == 0:
                 yield
 

@@ -54,7 +54,7 @@ class Mover:
         self.buckets_taken: Counter[int] = Counter()  # for copies, by member
         self.own_changes = [(0, 0) for _ in members]  # its share of the changes that evacuations depend on
         self.copies_lacking = 1  # of the last key without space
-        self.holder = Holder("moving garbage collection", 1 << 20, sectors.caches[0].geometry)
+        self.holder = Holder("moving garbage collection", 1 << 20, sectors.members[0].geometry)
         self._members = members
         self._sectors = sectors
         self._index = index
@@ -75,12 +75,12 @@ class Mover:
     @contextmanager
     def _own_changes(self) -> Iterator[None]:
         """Count changes in the block as the mover's, which trigger no evacuation; it must not await."""
-        before = [cache.evacuation_finds() for cache in self._sectors.caches]
+        before = [buckets.evacuation_finds() for buckets in self._sectors.members]
         yield
-        for cache, (reclaims, changes) in zip(self._sectors.caches, before, strict=True):
-            own = self.own_changes[cache.device]
-            now = cache.evacuation_finds()
-            self.own_changes[cache.device] = own[0] + now[0] - reclaims, own[1] + now[1] - changes
+        for buckets, (reclaims, changes) in zip(self._sectors.members, before, strict=True):
+            own = self.own_changes[buckets.device]
+            now = buckets.evacuation_finds()
+            self.own_changes[buckets.device] = own[0] + now[0] - reclaims, own[1] + now[1] - changes
 
     def _give_back(self) -> None:
         self._sectors.readers.end(self.holder)
@@ -88,7 +88,7 @@ class Mover:
 
     def has_space(self) -> bool:
         """Whether there are buckets for the last key without space."""
-        return members_with(self._sectors.caches, Reserve.MOVINGGC, self.copies_lacking) is not None
+        return members_with(self._sectors.members, Reserve.MOVINGGC, self.copies_lacking) is not None
 
     async def move(self, keys: Sequence[Key], tried: set[Key]) -> MoveResult:
         """Copy some keys that are in the index now, as far as there is space.
@@ -143,7 +143,7 @@ class Mover:
 
     def _is_movable(self, key: Key) -> bool:
         """Whether all copies are current, and the key covers whole blocks of an existing volume."""
-        whole = (key.offset | key.sectors) % self._sectors.caches[0].geometry.block_sectors == 0
+        whole = (key.offset | key.sectors) % self._sectors.members[0].geometry.block_sectors == 0
         return (
             whole
             and key.inode in self._sectors.inodes

@@ -28,7 +28,7 @@ class MovingCollector:
     """Chooses what the mover copies out of nearly empty buckets."""
 
     def __init__(self, sectors: SectorAllocator, nodes: NodeCache, mover: Mover, shared: Shared) -> None:
-        self._caches = sectors.caches
+        self._member_buckets = sectors.members
         self._nodes = nodes
         self._mover = mover
         self._shared = shared
@@ -37,8 +37,8 @@ class MovingCollector:
         """Make one pass over the index for the buckets worth emptying now; the collection paces it."""
         shared = self._shared
         with self._mover.at_work():
-            chosen = [await shared.run_sliced(choose(cache)) for cache in self._caches]
-            if any(buckets.any() for buckets in chosen):
+            chosen = [await shared.run_sliced(choose(buckets)) for buckets in self._member_buckets]
+            if any(of_member.any() for of_member in chosen):
                 await self._move_out_of(chosen, pacer)
 
     async def _move_out_of(self, chosen: list[Bools], pacer: Pacer) -> None:
@@ -56,16 +56,16 @@ class MovingCollector:
     def _keys_in(self, leaf: Leaf, chosen: list[Bools]) -> list[Key]:
         """Returns the keys of a leaf with any copy in one of the chosen buckets."""
         numbers: set[int] = set()
-        for part in leaf_pointers([leaf], self._caches):
+        for part in leaf_pointers([leaf], self._member_buckets):
             is_in = chosen[part.device][part.buckets] & part.is_current
             numbers.update(part.rows.keys[is_in].tolist())
         return list(leaf.live.keys_at(sorted(numbers)))
 
 
-def choose(cache: MemberBuckets) -> Generator[None, None, Bools]:
+def choose(buckets: MemberBuckets) -> Generator[None, None, Bools]:
     """Returns the emptiest buckets whose data fits into the reserve; none if that would free no bucket."""
-    table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
-    reserve = len(cache.reserves.lists[Reserve.MOVINGGC])
+    table, bucket_sectors = buckets.table, buckets.geometry.bucket_sectors
+    reserve = len(buckets.reserves.lists[Reserve.MOVINGGC])
     found = np.zeros(0, np.int64)
     for start in range(0, table.bucket_count, COUNT_BUCKETS):
         chunk = slice(start, start + COUNT_BUCKETS)

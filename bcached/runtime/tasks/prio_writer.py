@@ -52,7 +52,7 @@ class PrioWriter:
         """Returns the requesting members whose reserve holds a chain; none while prio_blocked."""
         if self._shared.prios.blocked:
             return []
-        return [member for member in self._shared.prios.wanted_for if member.cache.has_prio_chain]
+        return [member for member in self._shared.prios.wanted_for if member.buckets.has_prio_chain]
 
     async def write(self, members: list[Member]) -> None:
         """Write these members' chains, journal their heads, and free the previous chains.
@@ -67,8 +67,8 @@ class PrioWriter:
         # One instant for all: no await from here to the last snapshot.
         snapshots = []
         for member in members:
-            member.cache.take_prio_chain()
-            snapshots.append(member.cache.snapshot_gens())
+            member.buckets.take_prio_chain()
+            snapshots.append(member.buckets.snapshot_gens())
         shared.buckets_moved()
         shared.steps.end(self)  # the wait for the leaf writer is its step
         await self._leaf_writer.catch_up()
@@ -77,10 +77,10 @@ class PrioWriter:
             partial(member.write_prios, gens) for member, (gens, _) in zip(members, snapshots, strict=True)
         )
         for member in members:
-            self._journal.locations.prio_heads[member.device] = member.cache.prio_chains.writing[0]
+            self._journal.locations.prio_heads[member.device] = member.buckets.prio_chains.writing[0]
         await self._journal.commit()
         for member, (gens, through) in zip(members, snapshots, strict=True):
-            durable = member.cache.gens_became_durable(gens, through)
+            durable = member.buckets.gens_became_durable(gens, through)
             await shared.run_sliced(durable)
         shared.prios.writing.difference_update(members)
         self.durations.observe(shared.clock() - begun)
@@ -94,7 +94,7 @@ class PrioWriter:
         steps, shared.prios.aging.steps_due = shared.prios.aging.steps_due, 0
         smallest = []
         for member in self._members:
-            aging = age([member.cache.table], steps)
-            member.cache.oldest_prio = await shared.run_sliced(aging)
-            smallest.append(member.cache.oldest_prio)
+            aging = age([member.buckets.table], steps)
+            member.buckets.oldest_prio = await shared.run_sliced(aging)
+            smallest.append(member.buckets.oldest_prio)
         shared.prios.aging.min_prio = min(smallest)

@@ -21,14 +21,14 @@ STALE_GENS_MAX = 10  # kernel: a node with an older pointer is rewritten
 class StaleKeyRemover:
     """Rewrites leaves for the garbage collector, which paces it."""
 
-    def __init__(self, index: Index, caches: list[MemberBuckets], pacer: Pacer) -> None:
+    def __init__(self, index: Index, member_buckets: list[MemberBuckets], pacer: Pacer) -> None:
         self.leaves_rewritten = 0
         self._index = index
         self._health = index.health
         self._changes = index.changes
         self._nodes = index.nodes
         self._write_back = index.write_back
-        self._caches = caches
+        self._member_buckets = member_buckets
         self._pacer = pacer
 
     async def rewrite(self, leaf: Leaf) -> None:
@@ -42,14 +42,14 @@ class StaleKeyRemover:
                         self._health.stale_dirty_dropped(key)
                 await self._pacer.checkpoint()
 
-        if len(self._caches) > 1:
+        if len(self._member_buckets) > 1:
             await self._forget_copies(leaf)
         self.leaves_rewritten += 1
         await self._write_back.rewrite(leaf, drop_stale)
 
     async def _forget_copies(self, leaf: Leaf) -> None:
         """Remove stale copies from keys that have a current one: they would hold back their buckets' gens."""
-        total, good = copies(leaf, self._caches)
+        total, good = copies(leaf, self._member_buckets)
         some = np.flatnonzero((good > 0) & (good < total)).tolist()
         keys = list(leaf.live.keys_at(some))
         with suppress(NoFreeBuckets):
@@ -62,7 +62,7 @@ class StaleKeyRemover:
 
         Excludes dirty keys whose data may still be in a bucket: they record where lost data was.
         """
-        _, good = copies(leaf, self._caches)
+        _, good = copies(leaf, self._member_buckets)
         stale = leaf.live.keys_at(np.flatnonzero(good == 0).tolist())
         return [key for key in stale if not key.dirty or self._is_long_reused(key)]
 

@@ -174,7 +174,7 @@ class Allocation:
         cache_set = self._set
         devices = []
         for member in cache_set.members:
-            geometry = member.cache.geometry
+            geometry = member.buckets.geometry
             devices.append(
                 messages.Device(
                     device=member.device,

@@ -22,13 +22,13 @@ RETIRED_BUCKETS = 512  # per slice: a millisecond
 class GcMarks:
     """The scratch columns of one member: oldest gens."""
 
-    def __init__(self, cache: MemberBuckets) -> None:
-        self._cache = cache
+    def __init__(self, member: MemberBuckets) -> None:
+        self._member = member
         self._oldest = np.empty(0, np.uint8)
 
     def begin(self) -> Generator[None, None, None]:
         """Start as if there were no pointers: every bucket's oldest gen is its present one."""
-        table = self._cache.table
+        table = self._member.table
         self._oldest = np.empty(table.bucket_count, np.uint8)
         for start in range(0, table.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
@@ -50,7 +50,7 @@ class GcMarks:
 
     def finish(self) -> Generator[None, None, None]:
         """Install the oldest gens, and retire the empty buckets that their gens held back."""
-        table = self._cache.table
+        table = self._member.table
         assert len(self._oldest) == table.bucket_count, "marks are installed that were not begun"
         for start in range(0, table.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
@@ -58,6 +58,6 @@ class GcMarks:
             far &= table.states_array[chunk] == State.EMPTY
             table.last_gc_array[chunk] = self._oldest[chunk]
             for bucket in np.flatnonzero(far)[:RETIRED_BUCKETS]:  # the rest will be invalidated
-                self._cache.retire(start + int(bucket))
+                self._member.retire(start + int(bucket))
             yield
         yield from table.recount_distances()

@@ -59,9 +59,9 @@ class Tally:
             total.clean_sectors += orphan.clean_sectors
         return total
 
-    def add(self, leaf: Leaf, caches: Sequence[MemberBuckets], volumes: Container[int]) -> None:
+    def add(self, leaf: Leaf, members: Sequence[MemberBuckets], volumes: Container[int]) -> None:
         """Count a leaf."""
-        total, good = copies(leaf, caches)
+        total, good = copies(leaf, members)
         first = 0
         for run in leaf.live.runs:
             chosen = slice(first, first + len(run))
@@ -154,11 +154,11 @@ class IndexHealth:
         return [self.tally]
 
 
-def names_data(leaf: Leaf, inode: int, caches: Sequence[MemberBuckets]) -> bool:
+def names_data(leaf: Leaf, inode: int, members: Sequence[MemberBuckets]) -> bool:
     """Whether a leaf has a live or dirty key of an inode: data that no other key references."""
     if all(run.inode != inode for run in leaf.live.runs):
         return False
-    _, good = copies(leaf, caches)
+    _, good = copies(leaf, members)
     first = 0
     for run in leaf.live.runs:
         chosen = slice(first, first + len(run))

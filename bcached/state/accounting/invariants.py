@@ -30,18 +30,18 @@ def violations(
     """
     ownership = Ownership(allocator, [*holders, *allocator.pending_holders])
     found = list(ownership.of_the_set())
-    for cache in allocator.caches:
-        name = f"member {cache.device}"
+    for member in allocator.members:
+        name = f"member {member.device}"
         for check in (_counts, _lists, _durable, _gens, _contents, _emptied, _taint, ownership.of_a_member):
-            found += [f"{name}: {text}" for text in check(cache)]
-        known = metadata[cache.device] | {State.RESERVED: set(range(cache.geometry.first_bucket))}
-        found += [f"{name}: {text}" for text in _metadata(cache, known)]
+            found += [f"{name}: {text}" for text in check(member)]
+        known = metadata[member.device] | {State.RESERVED: set(range(member.geometry.first_bucket))}
+        found += [f"{name}: {text}" for text in _metadata(member, known)]
     return found
 
 
-def content(cache: MemberBuckets, sectors: Counts, dirty_sectors: Counts) -> Iterator[str]:
+def content(member: MemberBuckets, sectors: Counts, dirty_sectors: Counts) -> Iterator[str]:
     """Violations in the live sectors of a member, compared with those counted from the keys of the index."""
-    table = cache.table
+    table = member.table
     columns = (
         ("sectors", table.sectors_array, sectors),
         ("dirty sectors", table.dirty_sectors_array, dirty_sectors),
@@ -49,39 +49,39 @@ def content(cache: MemberBuckets, sectors: Counts, dirty_sectors: Counts) -> Ite
     for name, column, counted in columns:
         for bucket in np.flatnonzero(column != counted):
             found = f"{counted[bucket]} live {name} are in the index, but {column[bucket]} are counted"
-            yield f"member {cache.device}: bucket {bucket}: {found}"
+            yield f"member {member.device}: bucket {bucket}: {found}"
 
 
-def _in_state(cache: MemberBuckets, state: State) -> set[int]:
-    return set(np.flatnonzero(cache.table.states_array == state).tolist())
+def _in_state(member: MemberBuckets, state: State) -> set[int]:
+    return set(np.flatnonzero(member.table.states_array == state).tolist())
 
 
-def _counts(cache: MemberBuckets) -> Iterator[str]:
-    counted = np.bincount(cache.table.states_array, minlength=len(State)).tolist()
+def _counts(member: MemberBuckets) -> Iterator[str]:
+    counted = np.bincount(member.table.states_array, minlength=len(State)).tolist()
     for state in State:
-        if counted[state] != cache.table.counts[state]:
-            yield f"{counted[state]} buckets are {state.name}, but {cache.table.counts[state]} are counted"
+        if counted[state] != member.table.counts[state]:
+            yield f"{counted[state]} buckets are {state.name}, but {member.table.counts[state]} are counted"
 
 
-def _lists(cache: MemberBuckets) -> Iterator[str]:
+def _lists(member: MemberBuckets) -> Iterator[str]:
     """A bucket is in a list's state exactly if it is on that list, and is on it once."""
-    geometry, reserves = cache.geometry, cache.reserves
-    chain = cache.prio_chains.current + cache.prio_chains.writing
+    geometry, reserves = member.geometry, member.reserves
+    chain = member.prio_chains.current + member.prio_chains.writing
     lists = {
         State.FREE: [*reserves.for_data, *(bucket for buckets in reserves.lists for bucket in buckets)],
-        State.FREE_INC: list(cache.free_inc),
-        State.UNUSED: [*cache.unused.buckets, *cache.unused.for_data],
-        State.PRIO: chain + cache.prio_chains.before,
+        State.FREE_INC: list(member.free_inc),
+        State.UNUSED: [*member.unused.buckets, *member.unused.for_data],
+        State.PRIO: chain + member.prio_chains.before,
     }
     for state, buckets in lists.items():
         if len(set(buckets)) != len(buckets):
             yield f"the list of {state.name} has a bucket twice"
-        if set(buckets) != _in_state(cache, state):
+        if set(buckets) != _in_state(member, state):
             yield f"the list of {state.name} and the buckets in that state differ"
     lengths = [(f"reserve {it.name}", reserves.count(it), reserves.capacities[it]) for it in Reserve]
-    lengths.append(("free_inc", len(cache.free_inc), geometry.free_inc_capacity))
-    lengths.append(("the unused list", len(cache.unused.buckets), geometry.unused_capacity))
-    lengths.append(("the unused list for data", len(cache.unused.for_data), geometry.unused_capacity))
+    lengths.append(("free_inc", len(member.free_inc), geometry.free_inc_capacity))
+    lengths.append(("the unused list", len(member.unused.buckets), geometry.unused_capacity))
+    lengths.append(("the unused list for data", len(member.unused.for_data), geometry.unused_capacity))
     for name, length, capacity in lengths:
         if length > capacity:
             yield f"{name} holds {length} buckets, more than its {capacity}"
@@ -89,31 +89,31 @@ def _lists(cache: MemberBuckets) -> Iterator[str]:
         yield f"prio chains hold {len(chain)} buckets, no multiple of {geometry.prio_bucket_count}"
 
 
-def _durable(cache: MemberBuckets) -> Iterator[str]:
+def _durable(member: MemberBuckets) -> Iterator[str]:
     """Buckets that may leave free_inc have durable gens."""
-    if cache.free_inc.awaiting_prios < 0:
+    if member.free_inc.awaiting_prios < 0:
         yield "more buckets of free_inc are ready than it holds"
-    for index in range(min(cache.free_inc.ready, len(cache.free_inc))):
-        bucket = cache.free_inc.buckets[index]
-        if cache.synchronous and cache.table.gens[bucket] != cache.table.gens_on_disk[bucket]:
+    for index in range(min(member.free_inc.ready, len(member.free_inc))):
+        bucket = member.free_inc.buckets[index]
+        if member.synchronous and member.table.gens[bucket] != member.table.gens_on_disk[bucket]:
             yield f"bucket {bucket} is ready in free_inc, but its gen is not durable"
 
 
-def _gens(cache: MemberBuckets) -> Iterator[str]:
-    table = cache.table
+def _gens(member: MemberBuckets) -> Iterator[str]:
+    table = member.table
     for name, against in (("index", table.last_gc_array), ("disk", table.gens_on_disk_array)):
         farthest = int(ahead_each(table.gens_array, against).max())
         if farthest > GEN_DISTANCE_MAX:
             yield f"a gen is {farthest} ahead of the {name}'s"
 
 
-def _contents(cache: MemberBuckets) -> Iterator[str]:
+def _contents(member: MemberBuckets) -> Iterator[str]:
     """Only data buckets have live sectors, which give the state of those that are not held."""
-    table = cache.table
+    table = member.table
     states, sectors, dirty = table.states_array, table.sectors_array, table.dirty_sectors_array
     for bucket in np.flatnonzero((states < State.OPEN) & (sectors > 0)):
         yield f"bucket {bucket} is {State(states[bucket]).name}, but has {sectors[bucket]} sectors"
-    for bucket in np.flatnonzero((sectors > cache.geometry.bucket_sectors) | (dirty > sectors)):
+    for bucket in np.flatnonzero((sectors > member.geometry.bucket_sectors) | (dirty > sectors)):
         yield f"bucket {bucket} has {sectors[bucket]} sectors, {dirty[bucket]} of them dirty"
     expected = np.full(len(states), State.EMPTY, np.uint8)
     expected[sectors > 0] = State.CLEAN
@@ -126,11 +126,11 @@ def _contents(cache: MemberBuckets) -> Iterator[str]:
         yield f"bucket {bucket} is {State(states[bucket]).name}, but has the prio of data"
 
 
-def _emptied(cache: MemberBuckets) -> Iterator[str]:
+def _emptied(member: MemberBuckets) -> Iterator[str]:
     """Buckets that an entry emptied are still empty, and on no list."""
-    table = cache.table
+    table = member.table
     newest = 0
-    for bucket, seq in cache.emptied.items():
+    for bucket, seq in member.emptied.items():
         state = State(table.states[bucket])
         if state < State.OPEN or table.sectors[bucket]:
             yield f"bucket {bucket} was emptied, but is {state.name} with {table.sectors[bucket]} sectors"
@@ -139,23 +139,23 @@ def _emptied(cache: MemberBuckets) -> Iterator[str]:
         newest = max(newest, seq)
 
 
-def _taint(cache: MemberBuckets) -> Iterator[str]:
+def _taint(member: MemberBuckets) -> Iterator[str]:
     """Buckets that keys on disk may name are not used for metadata, nor ready for it."""
-    if not cache.synchronous:
+    if not member.synchronous:
         return
-    table, reserves = cache.table, cache.reserves
+    table, reserves = member.table, member.reserves
     data = (table.states_array >= State.OPEN) & (table.sectors_array > 0)
     for bucket in np.flatnonzero(data & (table.tainted_array == 0)):
         yield f"bucket {bucket} has {table.sectors[bucket]} sectors, but is not tainted"
     metadata = (table.states_array <= State.UUID) & (table.tainted_array != 0)
     for bucket in np.flatnonzero(metadata):
         yield f"bucket {bucket} is {State(table.states[bucket]).name}, but tainted"
-    lifted = len(cache.unused.for_data) - cache.unused.only_for_data
+    lifted = len(member.unused.for_data) - member.unused.only_for_data
     lists = {
         "reserve PRIO": reserves.lists[Reserve.PRIO],
         "reserve BTREE": reserves.lists[Reserve.BTREE],
         "reserve NONE": reserves.lists[Reserve.NONE],
-        "the unused list": [*cache.unused.buckets, *islice(cache.unused.for_data, lifted)],
+        "the unused list": [*member.unused.buckets, *islice(member.unused.for_data, lifted)],
     }
     for name, buckets in lists.items():
         for listed in buckets:
@@ -163,8 +163,8 @@ def _taint(cache: MemberBuckets) -> Iterator[str]:
                 yield f"bucket {listed} is tainted, but on {name}"
 
 
-def _metadata(cache: MemberBuckets, known: dict[State, set[int]]) -> Iterator[str]:
+def _metadata(member: MemberBuckets, known: dict[State, set[int]]) -> Iterator[str]:
     for state, buckets in known.items():
-        there = _in_state(cache, state)
+        there = _in_state(member, state)
         if there != buckets:
             yield f"{state.name} buckets are {sorted(there)[:8]}, but {sorted(buckets)[:8]} are in use"

@@ -27,25 +27,25 @@ class LeafPointers:
     behind: Gens  # by how many gens; 0 also for one that is ahead
 
 
-def leaf_pointers(leaves: Iterable[Leaf], caches: Sequence[MemberBuckets]) -> Iterator[LeafPointers]:
+def leaf_pointers(leaves: Iterable[Leaf], members: Sequence[MemberBuckets]) -> Iterator[LeafPointers]:
     """Yields all pointers of the leaves; keys are numbered in order through all leaves."""
     keys = KeyRows()
     for leaf in leaves:
         keys.add(leaf.live)
     for chunk in keys.chunks():
-        for device, cache in enumerate(caches):
-            rows = chunk if len(caches) == 1 else chunk.where(chunk.devices == device)
-            buckets = cache.geometry.buckets_of(rows.first_sectors)
-            gens = cache.table.gens_array[buckets]
+        for device, member in enumerate(members):
+            rows = chunk if len(members) == 1 else chunk.where(chunk.devices == device)
+            buckets = member.geometry.buckets_of(rows.first_sectors)
+            gens = member.table.gens_array[buckets]
             is_current = gens == rows.gens
             yield LeafPointers(device, rows, buckets, is_current, behind_each(rows.gens, gens))
 
 
-def live_counts(leaves: Iterable[Leaf], caches: Sequence[MemberBuckets]) -> list[Counts]:
+def live_counts(leaves: Iterable[Leaf], members: Sequence[MemberBuckets]) -> list[Counts]:
     """Live and dirty sectors of each bucket, counted from the keys of leaves, by member."""
-    sizes = [cache.geometry.bucket_count for cache in caches]
+    sizes = [member.geometry.bucket_count for member in members]
     counts = [(np.zeros(size, np.int64), np.zeros(size, np.int64)) for size in sizes]
-    for part in leaf_pointers(leaves, caches):
+    for part in leaf_pointers(leaves, members):
         live, dirty = part.is_current, part.is_current & part.rows.dirty
         for column, chosen in zip(counts[part.device], (live, dirty), strict=True):
             np.add.at(column, part.buckets[chosen], part.rows.sectors[chosen])
@@ -74,10 +74,10 @@ def dirty_sectors(leaf: Leaf, inode: int) -> int:
     return count
 
 
-def copies(leaf: Leaf, caches: Sequence[MemberBuckets]) -> Counts:
+def copies(leaf: Leaf, members: Sequence[MemberBuckets]) -> Counts:
     """How many copies each key of a leaf has, and how many of them are not stale."""
     total, good = np.zeros(leaf.live.key_count, np.int64), np.zeros(leaf.live.key_count, np.int64)
-    for part in leaf_pointers([leaf], caches):
+    for part in leaf_pointers([leaf], members):
         np.add.at(total, part.rows.keys, 1)
         np.add.at(good, part.rows.keys[part.is_current], 1)
     return total, good

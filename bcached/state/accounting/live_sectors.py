@@ -13,46 +13,46 @@ from bcached.state.buckets.member_buckets import MemberBuckets
 
 
 class LiveSectors:
-    """Counts added and removed keys in the caches of a set.
+    """Counts added and removed keys in the buckets of every member.
 
     marking, set while a collection runs, is called for every removed pointer, stale or not (device, bucket,
     gen): the node it was in may not have been written yet, nor marked by the collection. on_stale_dirty is
     called with removed dirty keys, or parts of them, of which a copy was stale.
     """
 
-    def __init__(self, caches: Sequence[MemberBuckets]) -> None:
+    def __init__(self, members: Sequence[MemberBuckets]) -> None:
         self.marking: Callable[[int, int, int], None] | None = None
         self.on_stale_dirty: Callable[[Key], None] = lambda _: None
         self.cleaned_seq = 0  # the newest entry that removed dirty data, or marked it clean
-        self._caches = caches
-        self._bucket_sectors = caches[0].geometry.bucket_sectors  # divided by inline: every commit does it
+        self._members = members
+        self._bucket_sectors = members[0].geometry.bucket_sectors  # divided by inline: every commit does it
 
     def add(self, key: Key) -> None:
         """Count a key that was added to the index."""
-        caches, bucket_sectors = self._caches, self._bucket_sectors
+        members, bucket_sectors = self._members, self._bucket_sectors
         for pointer in key.pointers:
-            if pointer.device < len(caches):
-                cache = caches[pointer.device]
+            if pointer.device < len(members):
+                member = members[pointer.device]
                 bucket = pointer.sector // bucket_sectors
-                if cache.table.gens[bucket] == pointer.gen:
-                    cache.add_live(bucket, key.sectors, key.dirty)
+                if member.table.gens[bucket] == pointer.gen:
+                    member.add_live(bucket, key.sectors, key.dirty)
 
     def remove(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""
-        caches, bucket_sectors = self._caches, self._bucket_sectors
+        members, bucket_sectors = self._members, self._bucket_sectors
         marking = self.marking
         for key in keys:
             is_stale = False
             if key.dirty:
                 self.cleaned_seq = seq
             for pointer in key.pointers:
-                if pointer.device < len(caches):
-                    cache = caches[pointer.device]
+                if pointer.device < len(members):
+                    member = members[pointer.device]
                     bucket = pointer.sector // bucket_sectors
                     if marking is not None:
                         marking(pointer.device, bucket, pointer.gen)
-                    if cache.table.gens[bucket] == pointer.gen:
-                        cache.remove_live(bucket, key.sectors, key.dirty, seq)
+                    if member.table.gens[bucket] == pointer.gen:
+                        member.remove_live(bucket, key.sectors, key.dirty, seq)
                     else:
                         is_stale = True
             if is_stale and key.dirty:

@@ -25,7 +25,7 @@ class Ownership:
     def __init__(self, allocator: SectorAllocator, holders: Sequence[Holder]) -> None:
         self._allocator = allocator
         self._holders = holders
-        self._bucket_sectors = allocator.caches[0].geometry.bucket_sectors
+        self._bucket_sectors = allocator.members[0].geometry.bucket_sectors
         self._slots: dict[BucketId, tuple[int, int, int]] = {}  # next sector, sectors free, gen
         self._pins: Counter[BucketId] = Counter()
         self._extents: dict[BucketId, list[tuple[int, int]]] = {}
@@ -56,26 +56,26 @@ class Ownership:
         if reserved != self._allocator.reserved_sectors:
             yield f"{reserved} sectors are reserved, but {self._allocator.reserved_sectors} are counted"
 
-    def of_a_member(self, cache: MemberBuckets) -> Iterator[str]:
+    def of_a_member(self, member: MemberBuckets) -> Iterator[str]:
         """Violations in the buckets of one member."""
-        yield from self._check_pins(cache)
-        yield from self._check_states(cache)
-        yield from self._check_extents(cache)
+        yield from self._check_pins(member)
+        yield from self._check_states(member)
+        yield from self._check_extents(member)
 
-    def _check_pins(self, cache: MemberBuckets) -> Iterator[str]:
-        table, device = cache.table, cache.device
+    def _check_pins(self, member: MemberBuckets) -> Iterator[str]:
+        table, device = member.table, member.device
         pinned = set(np.flatnonzero(table.pins_array).tolist())
-        known = {bucket for member, bucket in self._pins if member == device}
+        known = {bucket for pinned_on, bucket in self._pins if pinned_on == device}
         for bucket in sorted(pinned | known):
             pins = self._pins[device, bucket]
             if table.pins[bucket] != pins:
                 yield f"bucket {bucket} has {table.pins[bucket]} pins, but its owners have {pins}"
 
-    def _check_states(self, cache: MemberBuckets) -> Iterator[str]:
+    def _check_states(self, member: MemberBuckets) -> Iterator[str]:
         """A bucket is open if a slot has it, else quarantined or held if a holder has it."""
-        table, device = cache.table, cache.device
+        table, device = member.table, member.device
         stand = set(np.flatnonzero(np.isin(table.states_array, PINNED)).tolist())
-        known = {bucket for member, bucket in self._pins if member == device}
+        known = {bucket for pinned_on, bucket in self._pins if pinned_on == device}
         for bucket in sorted(stand | known):
             expected = self._expected_state((device, bucket))
             state = State(table.states[bucket])
@@ -91,11 +91,11 @@ class Ownership:
             return None
         return State.QUARANTINE if bucket_id in self._allocator.pins.quarantined else State.HELD
 
-    def _check_extents(self, cache: MemberBuckets) -> Iterator[str]:
+    def _check_extents(self, member: MemberBuckets) -> Iterator[str]:
         for (device, bucket), extents in self._extents.items():
-            if device != cache.device:
+            if device != member.device:
                 continue
-            first = cache.geometry.sector_of(bucket)
+            first = member.geometry.sector_of(bucket)
             extents.sort()
             for (_, end), (start, _) in pairwise(extents):
                 if start < end:
@@ -103,9 +103,9 @@ class Ownership:
             if extents[0][0] < first or extents[-1][1] > first + self._bucket_sectors:
                 yield f"bucket {bucket} has extents outside its bounds"
         for (device, bucket), (sector, sectors_free, gen) in self._slots.items():
-            if device != cache.device:
+            if device != member.device:
                 continue
-            if sector + sectors_free != cache.geometry.sector_of(bucket + 1):
+            if sector + sectors_free != member.geometry.sector_of(bucket + 1):
                 yield f"bucket {bucket} is open at sector {sector}, but {sectors_free} sectors of it are left"
-            if gen != cache.table.gens[bucket]:
-                yield f"bucket {bucket} is open with gen {gen}, but has gen {cache.table.gens[bucket]}"
+            if gen != member.table.gens[bucket]:
+                yield f"bucket {bucket} is open with gen {gen}, but has gen {member.table.gens[bucket]}"

@@ -36,27 +36,27 @@ NOTHING = Evacuation(np.zeros(0, np.int64), 0)
 
 
 def plan(
-    cache: MemberBuckets, stuck: Sectors, waiting: frozenset[Reserve], spare_sectors: int
+    member: MemberBuckets, stuck: Sectors, waiting: frozenset[Reserve], spare_sectors: int
 ) -> Generator[None, None, Evacuation]:
     """Returns the next round for a member; NOTHING if no bucket would reach a reserve that is waited for.
 
     stuck has each bucket's dirty sectors at the time when none of them could be moved. spare_sectors are
     left in the bucket that data was moved to last.
     """
-    found = yield from _candidates(cache, stuck)
-    geometry = cache.geometry
-    dirty = cache.table.dirty_sectors_array[found]
+    found = yield from _candidates(member, stuck)
+    geometry = member.geometry
+    dirty = member.table.dirty_sectors_array[found]
     sums = np.cumsum(dirty, dtype=np.int64)
     most = int(np.searchsorted(sums, MOVED_BLOCKS_MAX * geometry.block_sectors, side="right"))
-    least = least_gain(cache, waiting)
+    least = least_gain(member, waiting)
     enough = least + max(geometry.free_inc_capacity, geometry.bucket_count // ENOUGH_PART)
     count, gain = choose(sums[:most], geometry.bucket_sectors, spare_sectors, least, enough)
     return Evacuation(found[:count], gain)
 
 
-def _candidates(cache: MemberBuckets, stuck: Sectors) -> Generator[None, None, Buckets]:
+def _candidates(member: MemberBuckets, stuck: Sectors) -> Generator[None, None, Buckets]:
     """Buckets that only dirty data keeps from being invalidated, least first, then least recently used."""
-    table, bucket_sectors = cache.table, cache.geometry.bucket_sectors
+    table, bucket_sectors = member.table, member.geometry.bucket_sectors
     found = np.zeros(0, np.int64)
     for start in range(0, table.bucket_count, SLICE_BUCKETS):
         chunk = slice(start, start + SLICE_BUCKETS)
@@ -87,10 +87,10 @@ def choose(sums: Counts, bucket_sectors: int, spare_sectors: int, least: int, en
     return count, int(gains[count - 1])
 
 
-def least_gain(cache: MemberBuckets, waiting: frozenset[Reserve]) -> int:
+def least_gain(member: MemberBuckets, waiting: frozenset[Reserve]) -> int:
     """How many buckets it takes for one to reach a reserve that is waited for: others are filled first."""
-    missing = 1 - len(cache.free_inc) - len(cache.unused) - cache.table.reclaimable_count
-    for reserve, lacking in cache.reserves.lacking():
+    missing = 1 - len(member.free_inc) - len(member.unused) - member.table.reclaimable_count
+    for reserve, lacking in member.reserves.lacking():
         if reserve in waiting and lacking:
             break
         missing += lacking

@@ -41,18 +41,18 @@ class Attempts:
     was_exhaustive: bool = True  # whether that pass checked every bucket
     collected_at: tuple[int, int] | None = None  # (reclaims, prio writes) at the last request to collect
 
-    def pass_begins(self, cache: MemberBuckets, collections: int, *, is_exhaustive: bool) -> None:
+    def pass_begins(self, member: MemberBuckets, collections: int, *, is_exhaustive: bool) -> None:
         """Record the start of an invalidation pass."""
-        self.invalidated_at = (cache.reclaims, collections)
+        self.invalidated_at = (member.reclaims, collections)
         self.was_exhaustive = is_exhaustive
 
-    def collection_requested(self, cache: MemberBuckets) -> None:
+    def collection_requested(self, member: MemberBuckets) -> None:
         """Record that a collection is requested."""
-        self.collected_at = _collection_finds(cache)
+        self.collected_at = _collection_finds(member)
 
 
 def next_step(
-    cache: MemberBuckets,
+    member: MemberBuckets,
     tried: Attempts,
     *,
     synchronous: bool,
@@ -76,15 +76,15 @@ def next_step(
     4. The last pass found too few: see _when_short. 5. Gens must not run too far ahead: see _guard.
     """
     may_write = synchronous and not prios_asked
-    if cache.reserves.room() and cache.ready:
+    if member.reserves.room() and member.ready:
         return Step.PUSH
-    if may_write and cache.free_inc.awaiting_prios and not cache.free_inc.space:
+    if may_write and member.free_inc.awaiting_prios and not member.free_inc.space:
         return Step.WRITE_PRIOS
-    if not cache.ready and cache.free_inc.space and _pass_may_find(cache, tried, collections, waiting):
+    if not member.ready and member.free_inc.space and _pass_may_find(member, tried, collections, waiting):
         return Step.INVALIDATE
-    if cache.invalidate_needs_gc and not cache.ready and cache.reserves.room():
+    if member.invalidate_needs_gc and not member.ready and member.reserves.room():
         step = _when_short(
-            cache,
+            member,
             tried,
             may_write,
             collecting,
@@ -96,11 +96,11 @@ def next_step(
         )
         if step is not None:
             return step
-    return _guard(cache, tried, may_write, collecting)
+    return _guard(member, tried, may_write, collecting)
 
 
 def _when_short(
-    cache: MemberBuckets,
+    member: MemberBuckets,
     tried: Attempts,
     may_write: bool,
     collecting: bool,
@@ -118,14 +118,14 @@ def _when_short(
     bucket back. 4. A prio write for a partly filled free_inc. 5. An evacuation. 6. Open buckets with dirty
     data.
     """
-    reaches = _reaches_a_waiter(cache, waiting)
+    reaches = _reaches_a_waiter(member, waiting)
     if waiting and not reaches and (step := last_resort(False)) is not None:
         return step
     if collecting and not nodes_wait:
         return Step.WAIT
-    evacuable = may_evacuate and bool(waiting) and cache.may_be_evacuated
-    moving = evacuating or (evacuable and not cache.held_back)
-    if not (collecting or moving) and (waiting or cache.held_back) and _collection_may_help(cache, tried):
+    evacuable = may_evacuate and bool(waiting) and member.may_be_evacuated
+    moving = evacuating or (evacuable and not member.held_back)
+    if not (collecting or moving) and (waiting or member.held_back) and _collection_may_help(member, tried):
         return Step.COLLECT
     if reaches:
         return Step.WRITE_PRIOS if may_write else None
@@ -135,52 +135,52 @@ def _when_short(
 
 
 def _pass_may_find(
-    cache: MemberBuckets, tried: Attempts, collections: int, waiting: frozenset[Reserve]
+    member: MemberBuckets, tried: Attempts, collections: int, waiting: frozenset[Reserve]
 ) -> bool:
     """Whether an invalidation pass could find something it did not find before."""
-    if not cache.invalidate_needs_gc:
+    if not member.invalidate_needs_gc:
         return True
-    if tried.invalidated_at == (cache.reclaims, collections) and (tried.was_exhaustive or not waiting):
+    if tried.invalidated_at == (member.reclaims, collections) and (tried.was_exhaustive or not waiting):
         return False
-    reclaimable = cache.table.reclaimable_count
-    return reclaimable >= cache.free_inc.space or bool(waiting and reclaimable)
+    reclaimable = member.table.reclaimable_count
+    return reclaimable >= member.free_inc.space or bool(waiting and reclaimable)
 
 
-def _collection_may_help(cache: MemberBuckets, tried: Attempts) -> bool:
+def _collection_may_help(member: MemberBuckets, tried: Attempts) -> bool:
     """Whether a collection could find something the last one did not.
 
     Kernel: wakes the collector after every pass that finds too few, even if it just ran without result.
     """
-    return tried.collected_at != _collection_finds(cache)
+    return tried.collected_at != _collection_finds(member)
 
 
-def _collection_finds(cache: MemberBuckets) -> tuple[int, int]:
+def _collection_finds(member: MemberBuckets) -> tuple[int, int]:
     """The counters a collection depends on: reclaims, and if buckets are held back, prio writes."""
-    return cache.reclaims, cache.prio_chains.writes if cache.held_back else -1
+    return member.reclaims, member.prio_chains.writes if member.held_back else -1
 
 
-def _reaches_a_waiter(cache: MemberBuckets, waiting: frozenset[Reserve]) -> bool:
+def _reaches_a_waiter(member: MemberBuckets, waiting: frozenset[Reserve]) -> bool:
     """Whether the buckets that a prio write makes ready, pushed in order, reach a reserve that is waited for.
 
     These are a partly filled free_inc, and unused buckets that only data may use until then. Otherwise such
     prio writes would only fill the prio writer's own reserve, for ever.
     """
-    if cache.reserves.for_data and Reserve.BTREE in waiting:
+    if member.reserves.for_data and Reserve.BTREE in waiting:
         return True
-    buckets = cache.free_inc.awaiting_prios + cache.unused.only_for_data
-    for reserve, room in cache.reserves.lacking():
+    buckets = member.free_inc.awaiting_prios + member.unused.only_for_data
+    for reserve, room in member.reserves.lacking():
         if reserve in waiting and room > 0 and buckets > 0:
             return True
         buckets -= room
     return False
 
 
-def _guard(cache: MemberBuckets, tried: Attempts, may_write: bool, collecting: bool) -> Step:
+def _guard(member: MemberBuckets, tried: Attempts, may_write: bool, collecting: bool) -> Step:
     """The step that keeps gens close enough to those on disk and to the oldest in the index."""
-    table = cache.table
+    table = member.table
     if may_write and table.distance_disk >= WRITE_DISTANCE:
         return Step.WRITE_PRIOS
     far = table.distance_index >= COLLECT_DISTANCE
-    if far and not collecting and _collection_may_help(cache, tried):
+    if far and not collecting and _collection_may_help(member, tried):
         return Step.COLLECT
     return Step.WAIT

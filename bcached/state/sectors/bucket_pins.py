@@ -18,20 +18,20 @@ OPEN = int(State.OPEN)
 class BucketPins:
     """Adds and drops pins; the last one dropped gives the bucket the state that its contents call for."""
 
-    def __init__(self, caches: Sequence[MemberBuckets]) -> None:
-        self.columns = [cache.table.pins for cache in caches]  # by member
+    def __init__(self, members: Sequence[MemberBuckets]) -> None:
+        self.columns = [member.table.pins for member in members]  # by member
         self.quarantined: Counter[BucketId] = Counter()  # holders in quarantine by bucket
-        self._caches = caches
+        self._members = members
 
     def state_of(self, bucket_id: BucketId) -> int:
         """The state of a bucket."""
         device, bucket = bucket_id
-        return self._caches[device].table.states[bucket]
+        return self._members[device].table.states[bucket]
 
     def add_reader(self, bucket_id: BucketId) -> None:
         """Pin a bucket with data."""
         device, bucket = bucket_id
-        table = self._caches[device].table
+        table = self._members[device].table
         assert table.states[bucket] >= OPEN, f"pin on bucket {bucket}, which holds no data"
         table.pins[bucket] += 1
         if table.states[bucket] >= State.DIRTY:
@@ -49,9 +49,9 @@ class BucketPins:
     def settle(self, bucket_id: BucketId) -> None:
         """Set the state of a bucket that is not (or no longer) open."""
         device, bucket = bucket_id
-        cache = self._caches[device]
-        if bucket_id in self.quarantined and cache.table.pins[bucket]:
-            if cache.table.states[bucket] != State.QUARANTINE:
-                cache.table.move(bucket, State.QUARANTINE)
+        member = self._members[device]
+        if bucket_id in self.quarantined and member.table.pins[bucket]:
+            if member.table.states[bucket] != State.QUARANTINE:
+                member.table.move(bucket, State.QUARANTINE)
         else:
-            cache.settle(bucket)
+            member.settle(bucket)

@@ -58,7 +58,7 @@ class LastResort:
         """Whether closing a slot makes a bucket reclaimable, or one that data can be moved from."""
         if slot.writer is not None and slot.writer[1] == MOVERS_WRITE_POINT:
             return False  # evacuations count on the sectors left in it
-        table = self._sectors.caches[self._device].table
+        table = self._sectors.members[self._device].table
         return any(
             table.pins[bucket] == 1 and (with_dirty or not table.dirty_sectors[bucket])
             for device, bucket in slot.bucket_ids

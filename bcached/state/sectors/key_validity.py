@@ -32,17 +32,17 @@ class BucketGen(Protocol):
 class KeyValidity:
     """Compares keys with the gens of their buckets, and renews the prios of those that are read."""
 
-    def __init__(self, caches: Sequence[MemberBuckets]) -> None:
-        self._caches = caches
-        self._geometry = caches[0].geometry
+    def __init__(self, members: Sequence[MemberBuckets]) -> None:
+        self._members = members
+        self._geometry = members[0].geometry
         # Divided by inline where each key of a request passes: a call to bucket_of costs a tenth of a commit.
         self._bucket_sectors = self._geometry.bucket_sectors
 
     def gen_of(self, pointer: Pointer) -> int | None:
         """The present gen of a pointer's bucket; None if there is no such bucket."""
-        if not 0 <= pointer.device < len(self._caches):
+        if not 0 <= pointer.device < len(self._members):
             return None
-        table = self._caches[pointer.device].table
+        table = self._members[pointer.device].table
         bucket = self._geometry.bucket_of(pointer.sector)
         return table.gens[bucket] if table.first_bucket <= bucket < table.bucket_count else None
 
@@ -54,10 +54,10 @@ class KeyValidity:
         """Raises StaleKey unless every pointer has the present gen of a bucket of the set."""
         if not key.pointers:
             raise NotReserved(key)
-        caches, bucket_sectors = self._caches, self._bucket_sectors
+        members, bucket_sectors = self._members, self._bucket_sectors
         for pointer in key.pointers:
-            if pointer.device < len(caches):
-                table = caches[pointer.device].table
+            if pointer.device < len(members):
+                table = members[pointer.device].table
                 bucket = pointer.sector // bucket_sectors
                 if table.first_bucket <= bucket < table.bucket_count and table.gens[bucket] == pointer.gen:
                     continue
@@ -69,7 +69,7 @@ class KeyValidity:
 
         1. Several copies: those that are not stale are kept. 2. One copy, nearly always: all of it inline.
         """
-        caches, bucket_sectors = self._caches, self._bucket_sectors
+        members, bucket_sectors = self._members, self._bucket_sectors
         found: list[Key] = []
         for key in keys:
             if len(key.pointers) != 1:
@@ -80,8 +80,8 @@ class KeyValidity:
                         self.touch(found[-1:])
                 continue
             (pointer,) = key.pointers
-            if pointer.device < len(caches):
-                table = caches[pointer.device].table
+            if pointer.device < len(members):
+                table = members[pointer.device].table
                 bucket = pointer.sector // bucket_sectors
                 if bucket < table.bucket_count and table.gens[bucket] == pointer.gen:
                     found.append(key)
@@ -91,15 +91,15 @@ class KeyValidity:
 
     def has_bucket(self, one: BucketGen) -> bool:
         """Whether there is such a bucket for data."""
-        if one.device >= len(self._caches):
+        if one.device >= len(self._members):
             return False
-        table = self._caches[one.device].table
+        table = self._members[one.device].table
         return table.first_bucket <= one.bucket < table.bucket_count
 
     def touch_buckets(self, buckets: Iterable[BucketGen]) -> None:
         """Renew the prios of buckets, except where the gen is another."""
         for one in buckets:
-            table, bucket = self._caches[one.device].table, one.bucket
+            table, bucket = self._members[one.device].table, one.bucket
             if table.gens[bucket] == one.gen and table.states[bucket] >= OPEN:
                 table.prios[bucket] = INITIAL_PRIO
 
@@ -107,7 +107,7 @@ class KeyValidity:
         """Renew the prios of the buckets of these keys, except where a pointer is stale."""
         for key in keys:
             for pointer in filter(self.is_current, key.pointers):
-                table = self._caches[pointer.device].table
+                table = self._members[pointer.device].table
                 bucket = self._geometry.bucket_of(pointer.sector)
                 if table.states[bucket] >= OPEN:
                     table.prios[bucket] = INITIAL_PRIO

@@ -33,11 +33,11 @@ class SectorAllocator:
     clock returns seconds; only differences count.
     """
 
-    def __init__(self, caches: Sequence[MemberBuckets], clock: Callable[[], float] = lambda: 0.0) -> None:
-        geometry = caches[0].geometry
-        self.caches = caches
-        self.pins = BucketPins(caches)
-        self.validity = KeyValidity(caches)
+    def __init__(self, members: Sequence[MemberBuckets], clock: Callable[[], float] = lambda: 0.0) -> None:
+        geometry = members[0].geometry
+        self.members = members
+        self.pins = BucketPins(members)
+        self.validity = KeyValidity(members)
         self.readers = ReaderPins(self.pins, self.validity, geometry)
         self.open_buckets = OpenBuckets(geometry)
         self.inodes: dict[int, UUID] = {}
@@ -128,7 +128,7 @@ class SectorAllocator:
     def take_buckets(self, holder: Holder, replicas: int) -> Key | None:
         """Returns whole buckets, one per copy, as one key of no volume; None if they are not ready."""
         holder.check_room(replicas)
-        pointers = take_data_buckets(self.caches, Reserve.NONE, replicas)
+        pointers = take_data_buckets(self.members, Reserve.NONE, replicas)
         if pointers is None:
             return None
         self.buckets_taken += replicas
@@ -140,12 +140,12 @@ class SectorAllocator:
             bucket = geometry.bucket_of(pointer.sector)
             end = pointer.sector + bucket_sectors
             holder.add((pointer.device, bucket), pointer.sector, end, WHOLE_BUCKET_INODE)
-            self.caches[pointer.device].table.move(bucket, State.HELD)
+            self.members[pointer.device].table.move(bucket, State.HELD)
         return Key(0, 0, bucket_sectors, False, pointers)
 
     def take_metadata(self, state: State) -> tuple[int, int] | None:
         """Returns (device, bucket) of a new metadata bucket, placed like data; None if none is ready."""
-        members = members_with(self.caches, Reserve.BTREE, 1)
+        members = members_with(self.members, Reserve.BTREE, 1)
         if members is None:
             return None
         bucket = members[0].take_metadata(state)
@@ -154,7 +154,7 @@ class SectorAllocator:
         return members[0].device, bucket
 
     def _refill(self, slot: Slot, kind: int, reserve: Reserve, replicas: int) -> bool:
-        pointers = take_data_buckets(self.caches, reserve, replicas)
+        pointers = take_data_buckets(self.members, reserve, replicas)
         if pointers is None:
             return False
         self.buckets_taken += replicas

@@ -29,7 +29,7 @@ class EntryWriter:
     def pack(self, entry: JournalEntry, packed: bytes) -> bytes:
         """Returns an entry with these packed keys as it is on the devices."""
         first = self.members[0]
-        return entry.pack(first.superblock.set_magic, first.cache.geometry.block_bytes, packed)
+        return entry.pack(first.superblock.set_magic, first.buckets.geometry.block_bytes, packed)
 
     def advance(self, size_bytes: int, seq: int) -> list[int]:
         """Returns the byte offset of the next entry on each device. Raises SetRefused if a ring is full."""

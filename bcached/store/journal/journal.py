@@ -54,7 +54,7 @@ class Journal:
         self.on_pressure: list[Callable[[], None]] = []  # called when a ring runs short: ask `pressure`
         self.on_wanted: Callable[[], None] = lambda: None  # called when `is_wanted` may have become true
         needed = NeededKeys.of(entries, len(members))
-        limits = JournalLimits(members[0].cache.geometry, [len(ring.buckets) for ring in rings])
+        limits = JournalLimits(members[0].buckets.geometry, [len(ring.buckets) for ring in rings])
         self.open_entry = OpenEntry(limits.entry_words, clock)
         self.space = JournalSpace(limits, Rings(rings, durable_last_seq), needed, self.open_entry)
         # No needed entry holds a key that was accepted before this one was sealed.

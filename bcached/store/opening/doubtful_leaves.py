@@ -20,10 +20,10 @@ LEAVES_A_TURN = 64
 class DoubtfulLeaves:
     """Their bounds, or are_all if any leaf may be one."""
 
-    def __init__(self, caches: Sequence[MemberBuckets], volumes: Container[int]) -> None:
+    def __init__(self, member_buckets: Sequence[MemberBuckets], volumes: Container[int]) -> None:
         self.bounds: set[int] = set()
         self.are_all = False
-        self._caches = caches
+        self._member_buckets = member_buckets
         self._volumes = volumes
 
     def see_inodes(self, leaf: Leaf) -> None:
@@ -38,21 +38,21 @@ class DoubtfulLeaves:
             self.bounds.add(bound)
 
     def _is_stale(self, pointer: Pointer) -> bool:
-        if pointer.device >= len(self._caches):
+        if pointer.device >= len(self._member_buckets):
             return False
-        cache = self._caches[pointer.device]
-        return cache.table.gens[cache.geometry.bucket_of(pointer.sector)] != pointer.gen
+        buckets = self._member_buckets[pointer.device]
+        return buckets.table.gens[buckets.geometry.bucket_of(pointer.sector)] != pointer.gen
 
     async def count(self, reader: NodeCache) -> Tally:
         """Returns what the marked leaves hold, with all keys merged."""
         tally = Tally()
         if self.are_all:
             async for leaf in reader.leaves():
-                tally.add(leaf, self._caches, self._volumes)
+                tally.add(leaf, self._member_buckets, self._volumes)
             return tally
         for number, bound in enumerate(sorted(self.bounds)):
             leaf = await reader.leaf_at(*position_at(bound - 1))
-            tally.add(leaf, self._caches, self._volumes)
+            tally.add(leaf, self._member_buckets, self._volumes)
             if (number + 1) % LEAVES_A_TURN == 0:
                 await asyncio.sleep(0)
         return tally

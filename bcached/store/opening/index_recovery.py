@@ -73,7 +73,7 @@ def node_io(members: Sequence[Member]) -> NodeIo:
 
 def live_sectors(members: Sequence[Member]) -> LiveSectors:
     """Returns the counter of a set's live sectors."""
-    return LiveSectors([member.cache for member in members])
+    return LiveSectors([member.buckets for member in members])
 
 
 async def recover_index(
@@ -91,10 +91,11 @@ async def recover_index(
     metadata is the uuid table's location; volumes are the inodes in use.
     """
     root, level = entries[-1].root, entries[-1].level
-    doubtful = DoubtfulLeaves([member.cache for member in members], volumes)
+    doubtful = DoubtfulLeaves([member.buckets for member in members], volumes)
     found = [MemberFound(member.block_device, member.superblock) for member in members]
     recounts = [
-        Recount(member.cache.table.gens_array, member.cache.table.gens_on_disk_array) for member in members
+        Recount(member.buckets.table.gens_array, member.buckets.table.gens_on_disk_array)
+        for member in members
     ]
     contents = BucketContents(found, censuses, recounts, refuse_fatal)
     for pointer, _ in metadata:
@@ -126,10 +127,10 @@ async def recover_index(
     doubtful.are_all |= any(recount.overtook_dirty for recount in recounts)
     index.health = IndexHealth(await doubtful.count(reader), io.vanished)
     for device, member in enumerate(members):
-        contents.judge_sectors(device, member.cache.table.sectors_array)
+        contents.judge_sectors(device, member.buckets.table.sectors_array)
         if not index.live.cleaned_seq:  # else leaves on the device still name cleaned data as dirty
-            member.cache.emptying_durable(entries[-1].seq)
-        for _ in member.cache.table.recount_distances():
+            member.buckets.emptying_durable(entries[-1].seq)
+        for _ in member.buckets.table.recount_distances():
             pass
     return index
 
@@ -157,24 +158,24 @@ def _place_nodes(members: Sequence[Member], tree: Tree) -> None:
 def place_metadata(members: Sequence[Member], key: Key, state: State) -> None:
     """Set a metadata bucket's state, and its gen from the pointer, which may be ahead of the one on disk."""
     pointer = key.pointers[0]
-    cache = members[pointer.device].cache
-    bucket = cache.geometry.bucket_of(pointer.sector)
-    found = State(cache.table.states[bucket])
+    buckets = members[pointer.device].buckets
+    bucket = buckets.geometry.bucket_of(pointer.sector)
+    found = State(buckets.table.states[bucket])
     where = f"{members[pointer.device].path} bucket {bucket}"
     if found != State.EMPTY:
         raise BadField("node key", where, f"a bucket of its own for {state.name}", found.name)
-    cache.table.raise_gen(bucket, pointer.gen)
-    if cache.table.gens[bucket] != pointer.gen:
-        expected = f"a pointer with the bucket's gen {cache.table.gens[bucket]}"
+    buckets.table.raise_gen(bucket, pointer.gen)
+    if buckets.table.gens[bucket] != pointer.gen:
+        expected = f"a pointer with the bucket's gen {buckets.table.gens[bucket]}"
         raise BadField("node key", where, expected, pointer.gen)
-    cache.table.become_metadata(bucket, state)
+    buckets.table.become_metadata(bucket, state)
 
 
 def _fill_counts(member: Member, recount: Recount) -> None:
     """Copy the counts to the table: live sectors, oldest gens, and buckets that may not be metadata yet."""
-    cache, table = member.cache, member.cache.table
+    buckets, table = member.buckets, member.buckets.table
     table.last_gc_array[:] = recount.oldest
-    cache.table.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
+    buckets.table.take_over(recount.sectors, recount.dirty_sectors, recount.is_named)
 
 
 async def _replay(

@@ -81,14 +81,14 @@ async def recover(
     members, rings = [], []
     for number, member in enumerate(found.members):
         geometry = geometry_of(member.superblock)
-        cache = make_cache(geometry, number)
-        _fill_table(cache, contents, number)
+        buckets = make_cache(geometry, number)
+        _fill_table(buckets, contents, number)
         ring = JournalRing(geometry, member.superblock.journal_buckets)
         ring_found = contents.journal.rings[number]
         ring.resume(ring_found.newest_seqs, ring_found.index, ring_found.behind_byte)
         rings.append(ring)
         chain = contents.chains[number]
-        members.append(Member(number, member.block_device, member.superblock, cache, chain.seq))
+        members.append(Member(number, member.block_device, member.superblock, buckets, chain.seq))
     journal = Journal(
         members,
         rings,
@@ -99,7 +99,7 @@ async def recover(
         entries=contents.journal.entries,
     )
     place_metadata(members, newest.uuid_bucket, State.UUID)
-    uuid_table = UuidTable(members[0].cache.geometry, contents.uuids)
+    uuid_table = UuidTable(members[0].buckets.geometry, contents.uuids)
     volumes = {volume.inode for volume in uuid_table.volumes()}
     table = (newest.uuid_bucket.pointers[0], f"{members[0].path} journal entry {newest.seq}, uuid_bucket")
     index = await recover_index(
@@ -107,23 +107,23 @@ async def recover(
     )
     journal.space.oldest_needed = lambda: index.tree.leaves.pins.oldest
     for opened in members:
-        opened.cache.reserves.fit_tree(newest.level)
-        opened.cache.initial_fill(FILLED_FIRST)
+        opened.buckets.reserves.fit_tree(newest.level)
+        opened.buckets.initial_fill(FILLED_FIRST)
         await repair_superblock(opened.block_device, opened.superblock)
     return OpenedSet(members, journal, uuid_table, index)
 
 
-def _fill_table(cache: MemberBuckets, contents: Contents, number: int) -> None:
+def _fill_table(buckets: MemberBuckets, contents: Contents, number: int) -> None:
     """Fill in prios and gens from the chain; each bucket's oldest gen is at first the one on disk."""
-    chain, table = contents.chains[number], cache.table
+    chain, table = contents.chains[number], buckets.table
     for column in (table.gens_array, table.gens_on_disk_array, table.last_gc_array):
         column[:] = chain.gens
     # Data never has a higher prio than new data. Higher ones are of former metadata; present metadata gets
     # its own below.
     np.minimum(chain.prios, INITIAL_PRIO, out=table.prios_array)
-    for bucket in cache.geometry.journal_buckets:
+    for bucket in buckets.geometry.journal_buckets:
         table.move(bucket, State.JOURNAL)
-    cache.prio_chains.current = list(chain.buckets)
+    buckets.prio_chains.current = list(chain.buckets)
     for bucket in chain.buckets:
         table.become_metadata(bucket, State.PRIO)
 
@@ -138,12 +138,12 @@ async def first_run(
     if synchronous:
         for member in members:
             await wipe_buckets(
-                member.block_device, member.cache.geometry, member.cache.geometry.journal_buckets
+                member.block_device, member.buckets.geometry, member.buckets.geometry.journal_buckets
             )
-    geometry = members[0].cache.geometry
+    geometry = members[0].buckets.geometry
     uuid_table = UuidTable(geometry, [None] * uuid_slots(geometry.bucket_sectors))
     nowhere = Key(0, 0, 0, False, ())
-    rings = [JournalRing(member.cache.geometry, member.superblock.journal_buckets) for member in members]
+    rings = [JournalRing(member.buckets.geometry, member.superblock.journal_buckets) for member in members]
     journal = Journal(members, rings, Locations(nowhere, nowhere), seq=0, durable_last_seq=0, clock=clock)
     if synchronous:
         for member in members:
@@ -158,7 +158,7 @@ async def first_run(
             await member.change_superblock(version=version, synchronous=True, last_mount=int(time.time()))
     for member in members:
         # Refill the reserves after the first run: the next prio write could not wait for its buckets.
-        member.cache.initial_fill(FILLED_FIRST)
+        member.buckets.initial_fill(FILLED_FIRST)
     tree = Tree(root, shape_of(members))
     journal.space.oldest_needed = lambda: tree.leaves.pins.oldest
     index = RecoveredIndex(tree, node_io(members), live_sectors(members), IndexHealth())
@@ -168,12 +168,12 @@ async def first_run(
 def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> Member:
     superblock = with_new_journal(found.superblock)
     geometry = geometry_of(superblock)
-    cache = make_cache(geometry, number)
+    buckets = make_cache(geometry, number)
     for bucket in geometry.journal_buckets:
-        cache.table.move(bucket, State.JOURNAL)
-    cache.initial_fill(FILLED_FIRST)
-    assert cache.has_prio_chain, "the reader checks for enough buckets"
-    return Member(number, found.block_device, superblock, cache)
+        buckets.table.move(bucket, State.JOURNAL)
+    buckets.initial_fill(FILLED_FIRST)
+    assert buckets.has_prio_chain, "the reader checks for enough buckets"
+    return Member(number, found.block_device, superblock, buckets)
 
 
 async def _take_back(member: Member) -> None:
@@ -188,30 +188,30 @@ async def _take_back(member: Member) -> None:
 
 async def write_first_prios(member: Member, journal: Journal) -> None:
     """Write the first prio chain; it is valid from the first journal entry on."""
-    cache = member.cache
-    cache.take_prio_chain()
-    gens, through = cache.snapshot_gens()
+    buckets = member.buckets
+    buckets.take_prio_chain()
+    gens, through = buckets.snapshot_gens()
     await member.write_prios(gens)
-    journal.locations.prio_heads[member.device] = cache.prio_chains.writing[0]
-    for _ in cache.gens_became_durable(gens, through):
+    journal.locations.prio_heads[member.device] = buckets.prio_chains.writing[0]
+    for _ in buckets.gens_became_durable(gens, through):
         pass
 
 
 async def write_uuids(member: Member, table: UuidTable, entries: list[UuidEntry | None]) -> Key:
     """Write the whole table to a fresh bucket of a member that has one. Returns the table's key."""
-    bucket = member.cache.take_metadata(State.UUID)
+    bucket = member.buckets.take_metadata(State.UUID)
     assert bucket is not None, "the caller reserves a bucket"
-    await member.block_device.write(member.cache.geometry.byte_of(bucket), table.pack(entries))
-    return table.key_at(member.device, bucket, member.cache.table.gens[bucket])
+    await member.block_device.write(member.buckets.geometry.byte_of(bucket), table.pack(entries))
+    return table.key_at(member.device, bucket, member.buckets.table.gens[bucket])
 
 
 async def _write_root(member: Member) -> Leaf:
     """Write a tree of one empty leaf."""
-    geometry = member.cache.geometry
-    bucket = member.cache.take_metadata(State.BTREE)
+    geometry = member.buckets.geometry
+    bucket = member.buckets.take_metadata(State.BTREE)
     assert bucket is not None, "the reserve was filled"
     sectors = node_sectors(geometry.bucket_sectors)
-    pointer = Pointer(member.device, geometry.sector_of(bucket), member.cache.table.gens[bucket])
+    pointer = Pointer(member.device, geometry.sector_of(bucket), member.buckets.table.gens[bucket])
     root = Key(INODE_MAX, END_MAX - sectors, sectors, False, (pointer,))
     seq = secrets.randbits(64) | 1
     raw = pack_bset(Bset(seq, ()), root, member.superblock.set_magic, geometry.block_bytes)

@@ -173,21 +173,23 @@ def _buckets(opened: OpenedSet, contents: Contents) -> str | None:
     """The invariants, and every pointer at its bucket's gen; and the reserves are filled."""
     metadata: list[dict[BucketState, set[int]]] = []
     for member in opened.members:
-        journal = set(member.cache.geometry.journal_buckets)
+        journal = set(member.buckets.geometry.journal_buckets)
         metadata.append({BucketState.JOURNAL: journal, BucketState.UUID: set(), BucketState.BTREE: set()})
-        if len(member.cache.reserves.lists[Reserve.PRIO]) < member.cache.geometry.prio_bucket_count:
+        if len(member.buckets.reserves.lists[Reserve.PRIO]) < member.buckets.geometry.prio_bucket_count:
             return f"{member.device}: no buckets for a prio write"
         if not opened.journal.free_buckets(member):
             return f"{member.device}: the journal is used up"
     newest = contents.newest
     for key, state in ((newest.uuid_bucket, BucketState.UUID), (newest.root, BucketState.BTREE)):
         pointer = key.pointers[0]
-        cache = opened.members[pointer.device].cache
-        bucket = cache.geometry.bucket_of(pointer.sector)
+        buckets = opened.members[pointer.device].buckets
+        bucket = buckets.geometry.bucket_of(pointer.sector)
         metadata[pointer.device][state].add(bucket)
-        if cache.table.gens[bucket] != pointer.gen:
-            return f"pointer to bucket {bucket} has gen {pointer.gen}, the bucket {cache.table.gens[bucket]}"
-    wrong = violations(SectorAllocator([member.cache for member in opened.members]), [], metadata)
+        if buckets.table.gens[bucket] != pointer.gen:
+            return (
+                f"pointer to bucket {bucket} has gen {pointer.gen}, the bucket {buckets.table.gens[bucket]}"
+            )
+    wrong = violations(SectorAllocator([member.buckets for member in opened.members]), [], metadata)
     return wrong[0] if wrong else None
 
 

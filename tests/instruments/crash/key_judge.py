@@ -243,16 +243,18 @@ def _make_cache(geometry: Geometry, device: int) -> MemberBuckets:
 
 def _take_keys(verdict: Verdict, opened: OpenedSet) -> str | None:
     """What is live, in memory; and what is wrong with it, and with the buckets."""
-    caches = [member.cache for member in opened.members]
-    bucket_sectors = caches[0].geometry.bucket_sectors
-    counts = [([0] * count, [0] * count) for count in (cache.geometry.bucket_count for cache in caches)]
+    member_buckets = [member.buckets for member in opened.members]
+    bucket_sectors = member_buckets[0].geometry.bucket_sectors
+    counts = [
+        ([0] * count, [0] * count) for count in (buckets.geometry.bucket_count for buckets in member_buckets)
+    ]
     owners: dict[tuple[int, int], Place] = {}
     for leaf in opened.index.tree.leaves:
         for key in leaf.live:
             current = []
             for pointer in key.pointers:
                 bucket = pointer.sector // bucket_sectors
-                if caches[pointer.device].table.gens[bucket] == pointer.gen:
+                if member_buckets[pointer.device].table.gens[bucket] == pointer.gen:
                     current.append(pointer)
                     counts[pointer.device][0][bucket] += key.sectors
                     counts[pointer.device][1][bucket] += key.sectors * key.dirty
@@ -284,23 +286,23 @@ def _buckets(opened: OpenedSet, counts: Sequence[Any]) -> str | None:
     """The invariants, and counts that agree."""
     metadata: list[dict[BucketState, set[int]]] = []
     for member, (sectors, dirty_sectors) in zip(opened.members, counts, strict=True):
-        cache = member.cache
-        journal = set(cache.geometry.journal_buckets)
+        buckets = member.buckets
+        journal = set(buckets.geometry.journal_buckets)
         metadata.append({BucketState.JOURNAL: journal, BucketState.UUID: set(), BucketState.BTREE: set()})
         if not opened.journal.free_buckets(member):
             return f"{member.device}: the journal is used up"
-        for wrong in content(cache, np.array(sectors), np.array(dirty_sectors)):
+        for wrong in content(buckets, np.array(sectors), np.array(dirty_sectors)):
             return wrong
-        if len(cache.reserves.lists[Reserve.PRIO]) < cache.geometry.prio_bucket_count:
+        if len(buckets.reserves.lists[Reserve.PRIO]) < buckets.geometry.prio_bucket_count:
             return f"{member.device}: no buckets for a prio write"
     named = [(opened.journal.locations.uuid_bucket, BucketState.UUID)]
     named += [(key, BucketState.BTREE) for key in opened.index.tree.node_keys()]
     for key, state in named:
         pointer = key.pointers[0]
         metadata[pointer.device][state].add(
-            opened.members[pointer.device].cache.geometry.bucket_of(pointer.sector)
+            opened.members[pointer.device].buckets.geometry.bucket_of(pointer.sector)
         )
-    wrong_buckets = violations(SectorAllocator([member.cache for member in opened.members]), [], metadata)
+    wrong_buckets = violations(SectorAllocator([member.buckets for member in opened.members]), [], metadata)
     return wrong_buckets[0] if wrong_buckets else None
 
 

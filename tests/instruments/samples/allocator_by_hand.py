@@ -14,7 +14,7 @@ from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.next_step import Attempts, Step, next_step
 from bcached.state.buckets.replacement import EXHAUSTIVE
 from bcached.state.buckets.reserves import Reserve
-from instruments.samples.small_cache import run
+from instruments.samples.small_member import run
 
 PUSH_BUCKETS_MAX = 1024
 STEPS_MAX = 100  # more in one go is spinning
@@ -25,11 +25,11 @@ class AllocatorByHand:
 
     def __init__(
         self,
-        cache: MemberBuckets,
+        member: MemberBuckets,
         policy: Replacement = Replacement.LRU,
         on_push: Callable[[], None] = lambda: None,
     ) -> None:
-        self.cache = cache
+        self.buckets = member
         self.policy = policy
         self.waiting: set[Reserve] = set()
         self.tried = Attempts()
@@ -42,13 +42,13 @@ class AllocatorByHand:
 
     @property
     def geometry(self) -> Geometry:
-        return self.cache.geometry
+        return self.buckets.geometry
 
     def next_step(self) -> Step:
         return next_step(
-            self.cache,
+            self.buckets,
             self.tried,
-            synchronous=self.cache.synchronous,
+            synchronous=self.buckets.synchronous,
             collections=self.collections,
             collecting=self.marking is not None,
             waiting=frozenset(self.waiting),
@@ -59,7 +59,7 @@ class AllocatorByHand:
         """What the task does with a step; a prio write and a collection only begin."""
         self.steps.append(step)
         if step is Step.PUSH:
-            self.cache.push(self.cache.next_batch(PUSH_BUCKETS_MAX))
+            self.buckets.push(self.buckets.next_batch(PUSH_BUCKETS_MAX))
             self._on_push()
             self.begin_prios()
         elif step is Step.INVALIDATE:
@@ -68,34 +68,34 @@ class AllocatorByHand:
             self.prios_asked = True
             self.begin_prios()
         elif step is Step.COLLECT:
-            self.tried.collection_requested(self.cache)
-            self.marking = GcMarks(self.cache)
+            self.tried.collection_requested(self.buckets)
+            self.marking = GcMarks(self.buckets)
             run(self.marking.begin())
 
     def invalidate(self) -> None:
-        is_exhaustive = self.cache.policies[self.policy].is_exhaustive
-        self.tried.pass_begins(self.cache, self.collections, is_exhaustive=is_exhaustive)
+        is_exhaustive = self.buckets.policies[self.policy].is_exhaustive
+        self.tried.pass_begins(self.buckets, self.collections, is_exhaustive=is_exhaustive)
         self._pass(self.policy)
-        if self.cache.invalidate_needs_gc and not is_exhaustive and self.waiting:
+        if self.buckets.invalidate_needs_gc and not is_exhaustive and self.waiting:
             self._pass(EXHAUSTIVE)
             self.tried.was_exhaustive = True
-        if not self.cache.synchronous:
-            self.cache.free_inc.need_no_prios()
+        if not self.buckets.synchronous:
+            self.buckets.free_inc.need_no_prios()
 
     def _pass(self, policy: Replacement) -> None:
-        run(self.cache.invalidate(policy, run(self.cache.search(policy, 0))))
+        run(self.buckets.invalidate(policy, run(self.buckets.search(policy, 0))))
 
     def begin_prios(self) -> None:
         """Take the chain and the snapshot, once the reserves hold a chain."""
-        if self.prios_asked and self.snapshot is None and self.cache.has_prio_chain:
-            self.cache.take_prio_chain()
-            self.snapshot = self.cache.snapshot_gens()
+        if self.prios_asked and self.snapshot is None and self.buckets.has_prio_chain:
+            self.buckets.take_prio_chain()
+            self.snapshot = self.buckets.snapshot_gens()
 
     def end_prios(self) -> None:
         """The prio write is durable."""
         assert self.snapshot is not None
         snapshot, self.snapshot = self.snapshot, None
-        run(self.cache.gens_became_durable(*snapshot))
+        run(self.buckets.gens_became_durable(*snapshot))
         self.prios_asked = False
 
     def end_collection(self) -> None:

@@ -9,9 +9,9 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import ExtentAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from instruments.samples.bucket_states import force_state
-from instruments.samples.small_cache import (
+from instruments.samples.small_member import (
     GEOMETRY,
-    a_cache,
+    a_member,
     an_allocator,
     fill_reserves,
     invalidate,
@@ -30,14 +30,14 @@ class BusySet:
     """
 
     def __init__(self) -> None:
-        self.caches = [a_cache(GEOMETRY, 0), a_cache(GEOMETRY, 1)]
-        self.allocator = an_allocator(*self.caches)
+        self.members = [a_member(GEOMETRY, 0), a_member(GEOMETRY, 1)]
+        self.allocator = an_allocator(*self.members)
         self.first, self.second, self.broken = (
             Holder(name, 100, GEOMETRY) for name in ("first", "second", "broken")
         )
-        self.metadata = [metadata_of(cache) for cache in self.caches]
-        for cache in self.caches:
-            self._furnish(cache)
+        self.metadata = [metadata_of(buckets) for buckets in self.members]
+        for buckets in self.members:
+            self._furnish(buckets)
         self.open_bucket = self._bucket(self.carve(self.first, 0, 4))
         self.carve(self.second, 4, 4)
         self.held_bucket = self._bucket(self.carve(self.first, 1000, 16, 6))
@@ -46,35 +46,35 @@ class BusySet:
         self.waiting = ExtentAllocation(self.allocator, self.first, [ExtentRequest(2, 0, 64, 8, whole=True)])
         self.fill()
         assert self.waiting.advance() is None
-        self.cache = self.caches[0]
+        self.buckets = self.members[0]
         self.bucket = 0  # the one a test is about
-        self._prepare_lists(self.cache)
+        self._prepare_lists(self.buckets)
 
-    def _furnish(self, cache: MemberBuckets) -> None:
-        use(cache, 300, sectors=5, dirty=False)
-        use(cache, 301, sectors=3)
-        uuids = cache.take_metadata(State.UUID)
+    def _furnish(self, buckets: MemberBuckets) -> None:
+        use(buckets, 300, sectors=5, dirty=False)
+        use(buckets, 301, sectors=3)
+        uuids = buckets.take_metadata(State.UUID)
         assert uuids is not None
-        self.metadata[cache.device][State.UUID].add(uuids)
+        self.metadata[buckets.device][State.UUID].add(uuids)
 
-    def _prepare_lists(self, cache: MemberBuckets) -> None:
+    def _prepare_lists(self, buckets: MemberBuckets) -> None:
         """Two ready and two that await their gens on free_inc, something unused, a prio write under way."""
-        fill_reserves(cache)
-        invalidate(cache)
-        while len(cache.free_inc) > 2:
-            force_state(cache.table, cache.free_inc.buckets.pop(), State.EMPTY)
-        write_prios(cache)
-        invalidate(cache)
-        cache.retire(400)
+        fill_reserves(buckets)
+        invalidate(buckets)
+        while len(buckets.free_inc) > 2:
+            force_state(buckets.table, buckets.free_inc.buckets.pop(), State.EMPTY)
+        write_prios(buckets)
+        invalidate(buckets)
+        buckets.retire(400)
 
     def fill(self) -> None:
-        for cache in self.caches:
-            fill_reserves(cache)
+        for buckets in self.members:
+            fill_reserves(buckets)
 
     def carve(self, holder: Holder, offset: int, sectors: int, write_point: int = 5) -> Key:
         """A key on member 0."""
         self.fill()
-        device_1 = self.caches[1].reserves.lists[Reserve.NONE]
+        device_1 = self.members[1].reserves.lists[Reserve.NONE]
         aside = list(device_1)
         device_1.clear()
         key = self.allocator.carve(holder, 0, offset, sectors, write_point)

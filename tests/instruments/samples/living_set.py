@@ -67,10 +67,10 @@ async def take_buckets(
     return keys
 
 
-def spare_buckets(cache: MemberBuckets, reserve: Reserve = Reserve.NONE) -> int:
+def spare_buckets(buckets: MemberBuckets, reserve: Reserve = Reserve.NONE) -> int:
     """Buckets of a member that could come to a reserve once those filled before it have what they lack."""
-    reserves = cache.reserves
-    coming = cache.table.reclaimable_count + len(cache.free_inc) + len(cache.unused.buckets)
+    reserves = buckets.reserves
+    coming = buckets.table.reclaimable_count + len(buckets.free_inc) + len(buckets.unused.buckets)
     lacking = reserves.room_in(Reserve.PRIO)
     if reserve is not Reserve.BTREE:
         lacking += reserves.room_in(Reserve.BTREE)

@@ -155,23 +155,23 @@ class Story:
             if self.ledger.volumes[-1].kept is None:
                 self.ledger.volumes[-1].kept = self.clock.now
             for member in cache_set.members:
-                self._watch(member.device, member.cache)
+                self._watch(member.device, member.buckets)
             yield cache_set
 
-    def _watch(self, device: int, cache: MemberBuckets) -> None:
+    def _watch(self, device: int, buckets: MemberBuckets) -> None:
         """Write down what leaves free_inc: from then on anybody may be given it."""
-        push = cache.push
+        push = buckets.push
 
         def watched(batch: list[int]) -> int:
-            through_free_inc = [bucket for bucket in batch if cache.table.states[bucket] == State.FREE_INC]
+            through_free_inc = [bucket for bucket in batch if buckets.table.states[bucket] == State.FREE_INC]
             count = push(batch)
             for bucket in through_free_inc:
-                if cache.table.states[bucket] == State.FREE:
-                    promise = (self.clock.now, device, bucket, cache.table.gens[bucket])
+                if buckets.table.states[bucket] == State.FREE:
+                    promise = (self.clock.now, device, bucket, buckets.table.gens[bucket])
                     self.ledger.handed_out.append(promise)
             return count
 
-        cache.push = watched  # type: ignore[method-assign]
+        buckets.push = watched  # type: ignore[method-assign]
 
     async def create(self, label: str) -> int:
         """Create a volume."""
@@ -209,7 +209,7 @@ class Story:
     async def write_prios(self) -> None:
         """Have the gens of now made durable."""
         assert self.cache_set is not None
-        gens = [member.cache.table.gens_array.copy() for member in self.cache_set.members]
+        gens = [member.buckets.table.gens_array.copy() for member in self.cache_set.members]
         await self.cache_set.maintenance.write_priorities()
         self.ledger.gens.append((self.clock.now, gens))
 

@@ -36,7 +36,7 @@ class Watch:
         """Note that somebody was given a key; nobody else may hold any of it."""
         self.given_sectors += key.sectors
         for pointer in key.pointers:
-            table = self._cache_set.members[pointer.device].cache.table
+            table = self._cache_set.members[pointer.device].buckets.table
             bucket = self._cache_set.geometry.bucket_of(pointer.sector)
             last = self._cache_set.geometry.bucket_of(pointer.sector + key.sectors - 1)
             assert bucket == last, f"{key} crosses a bucket's end"
@@ -307,9 +307,9 @@ class Crowd:
         assert now.holders == 0
         assert not any(now.waiters.values())
         for member in self.cache_set.members:
-            counts = member.cache.table.counts
+            counts = member.buckets.table.counts
             assert counts[State.HELD] == counts[State.QUARANTINE] == counts[State.DIRTY] == 0
-            assert int(member.cache.table.pins_array.sum()) == counts[State.OPEN]
+            assert int(member.buckets.table.pins_array.sum()) == counts[State.OPEN]
 
     async def _meddle(self, random: Random) -> None:
         """An administrator who does everything, and sometimes goes away in the middle of it."""
@@ -389,5 +389,5 @@ class Crowd:
         copies = getattr(work, "_replicas", None) or max(
             (request.replicas for request in getattr(work, "_requests", ())), default=1
         )
-        caches = [member.cache for member in self.cache_set.members]
-        return sum(spare_buckets(cache, reserve) > 0 for cache in caches) >= copies
+        member_buckets = [member.buckets for member in self.cache_set.members]
+        return sum(spare_buckets(buckets, reserve) > 0 for buckets in member_buckets) >= copies

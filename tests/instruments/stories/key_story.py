@@ -192,9 +192,10 @@ class KeyStory(Story):
 
     # What the ledger hears of
 
-    def _watch(self, device: int, cache: MemberBuckets) -> None:
-        super()._watch(device, cache)
-        table, invalidate = cache.table, cache.table.invalidate
+    def _watch(self, device: int, buckets: MemberBuckets) -> None:
+        super()._watch(device, buckets)
+        table = buckets.table
+        invalidate = table.invalidate
 
         def watched(buckets: Any) -> None:
             invalidate(buckets)
@@ -234,4 +235,4 @@ def _places(key: Key) -> list[Place]:
 
 
 def gens_of(cache_set: CacheSet) -> list[np.ndarray]:
-    return [member.cache.table.gens_array.copy() for member in cache_set.members]
+    return [member.buckets.table.gens_array.copy() for member in cache_set.members]

@@ -237,16 +237,16 @@ async def grow_when_there_are_no_buckets(cache_set: CacheSet, client: KeepingCli
     """Changes that the tree may have to grow for wait while every bucket for nodes is taken."""
     await client.write(inode, 0, 8)
     taken = [
-        (member.cache, bucket)
+        (member.buckets, bucket)
         for member in cache_set.members
-        for bucket in iter(partial(member.cache.take_metadata, State.UUID), None)
+        for bucket in iter(partial(member.buckets.take_metadata, State.UUID), None)
     ]
     try:
         waiting = asyncio.gather(client.write(inode, 100, 8), client.drop(inode, 0, 8))
         await asyncio.sleep(0.001)
     finally:
-        for cache, bucket in taken:
-            cache.free_metadata([bucket])
+        for buckets, bucket in taken:
+            buckets.free_metadata([bucket])
         cache_set.shared.buckets_moved()
     await waiting
 
@@ -337,8 +337,8 @@ async def nothing_leaks(cache_set: CacheSet) -> None:
     now = cache_set.statistics()
     assert now.reserved_sectors == now.quarantined_holders == sum(now.waiters.values()) == 0
     for member in cache_set.members:
-        assert int(member.cache.table.pins_array.sum()) == member.cache.table.counts[State.OPEN]
-        assert not member.cache.table.counts[State.HELD] + member.cache.table.counts[State.QUARANTINE]
+        assert int(member.buckets.table.pins_array.sum()) == member.buckets.table.counts[State.OPEN]
+        assert not member.buckets.table.counts[State.HELD] + member.buckets.table.counts[State.QUARANTINE]
     holder = cache_set.allocations.new_holder("afterwards")
     assert await take_buckets(cache_set, holder, 10)
     cache_set.allocations.drop_holder(holder, None)

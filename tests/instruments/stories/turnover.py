@@ -37,7 +37,7 @@ class Figures:
     def look(self, cache_set: CacheSet) -> None:
         """Measure the gen distances, in the columns themselves."""
         for member in cache_set.members:
-            table = member.cache.table
+            table = member.buckets.table
             for against in (table.last_gc_array, table.gens_on_disk_array):
                 self.gen_distance = max(self.gen_distance, int((table.gens_array - against).max()))
 
@@ -104,9 +104,9 @@ class Witness:
 
     def observe(self, member: Member) -> None:
         """Note from now on what leaves the free_inc of this member."""
-        table, log = member.cache.table, self.device.log
+        table, log = member.buckets.table, self.device.log
         move, discard = table.move, self.device.discard
-        bucket_bytes = member.cache.geometry.bucket_bytes
+        bucket_bytes = member.buckets.geometry.bucket_bytes
 
         def observed_move(bucket: int, state: State) -> None:
             if table.states[bucket] == State.FREE_INC:
@@ -127,7 +127,7 @@ class Witness:
     def check(self, member: Member) -> int:
         """That each handover came after its gen was durable; how many prio chains were read for it."""
         entries = _journal_entries(self.device.log, member)
-        logs = _logs_of_buckets(self.device.log, member.cache.geometry.bucket_bytes)
+        logs = _logs_of_buckets(self.device.log, member.buckets.geometry.bucket_bytes)
         assert entries, "the log holds no journal entry"
         chains = 0
         by_entry: dict[int, list[Handover]] = {}
@@ -151,7 +151,7 @@ class Witness:
 
 def _journal_entries(log: DurabilityLog, member: Member) -> list[tuple[int, JournalEntry]]:
     """(position from which it is durable, entry) of all writes into the journal's buckets, oldest first."""
-    geometry = member.cache.geometry
+    geometry = member.buckets.geometry
     journal = range(
         geometry.byte_of(geometry.journal_buckets.start), geometry.byte_of(geometry.journal_buckets.stop)
     )
@@ -205,7 +205,7 @@ def _durable_gens(
     logs: dict[int, DurabilityLog], member: Member, entry: JournalEntry, position: int
 ) -> "np.ndarray[tuple[int], np.dtype[np.uint8]]":
     """All gens as a power cut at the position would leave them for sure."""
-    geometry = member.cache.geometry
+    geometry = member.buckets.geometry
     bucket = entry.prio_heads[member.device]
     gens = []
     for _ in range(geometry.prio_bucket_count):

@@ -200,7 +200,7 @@ async def crowd(story: KeyStory, empty: int) -> None:
     cache_set = story.cache_set
     assert cache_set is not None
     holder, begun = cache_set.allocations.new_holder("hoarder"), story.clock.now
-    tables = [member.cache.table for member in cache_set.members]
+    tables = [member.buckets.table for member in cache_set.members]
     with suppress(NoFreeBuckets):
         for _ in range(sum(table.bucket_count for table in tables)):
             if sum(table.counts[State.EMPTY] for table in tables) <= empty * len(tables):

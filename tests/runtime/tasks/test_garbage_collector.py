@@ -75,7 +75,7 @@ async def test_gens_may_rise_as_far_as_no_key_holds_them_back(tmp_path: Path) ->
         await cache_set.index.invalidate(0, 0, 16 * KEYS, 5.0)
         await cache_set.index.write_out()
         await cache_set.maintenance.collect_garbage()
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         buckets = np.unique([key.pointers[0].sector // 8 for key in keys])
         assert (table.last_gc_array[buckets] == table.gens_array[buckets]).all()
 

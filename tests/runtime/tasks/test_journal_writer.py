@@ -28,7 +28,7 @@ def key(number: int) -> Key:
 
 def writer_of(story: JournalStory) -> JournalWriter:
     options = SetOptions("unused", "unused", journal_delay_s=DELAY_S)
-    sectors = SectorAllocator([member.cache for member in story.members])
+    sectors = SectorAllocator([member.buckets for member in story.members])
     clock = asyncio.get_running_loop().time
     return JournalWriter(story.journal, create_shared(options, sectors, clock, lambda: None))
 

@@ -49,7 +49,7 @@ async def test_prios_are_written_by_a_write_that_began_after_the_asking(tmp_path
         first = asyncio.ensure_future(cache_set.maintenance.write_priorities())
         await asyncio.sleep(0.001)
         assert cache_set.shared.prios.writing
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         holder = cache_set.allocations.new_holder("client")
         keys = await take_buckets(cache_set, holder, 1)
         cache_set.allocations.free_bucket(holder, keys[0])  # its gen goes up now, behind the snapshot
@@ -65,15 +65,15 @@ async def test_a_write_that_lacks_a_bucket_goes_on_when_it_has_come(tmp_path: Pa
     """As it may be when the chain before waits for a collection, its gens being far ahead."""
     async with a_set(tmp_path, verify=False) as cache_set:
         await take_buckets(cache_set, cache_set.allocations.new_holder("greedy"), patience_s=0.2)
-        cache = cache_set.members[0].cache
-        bucket = cache.reserves.take(Reserve.PRIO)
+        buckets = cache_set.members[0].buckets
+        bucket = buckets.reserves.take(Reserve.PRIO)
         assert bucket is not None
-        force_state(cache.table, bucket, State.EMPTY)
-        assert not cache.has_prio_chain
+        force_state(buckets.table, bucket, State.EMPTY)
+        assert not buckets.has_prio_chain
         asking = asyncio.ensure_future(cache_set.maintenance.write_priorities())
         await asyncio.sleep(1)
         assert not asking.done()
-        assert cache.retire(bucket)
+        assert buckets.retire(bucket)
         cache_set.shared.buckets_moved()
         async with patience(5):
             await asking
@@ -118,7 +118,7 @@ async def test_who_stops_waiting_for_a_collection_or_a_write_leaves_no_trace(tmp
 async def test_the_epoch_moves_before_gens_may_go_further(tmp_path: Path) -> None:
     async with a_set(tmp_path) as cache_set:
         (mapped,) = cache_set.gen_maps
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         holder = cache_set.allocations.new_holder("client")
         for _ in range(30):
             for key in await take_buckets(cache_set, holder, 3):
@@ -146,7 +146,7 @@ async def test_reuse_without_traffic_is_guarded_too(tmp_path: Path) -> None:
     async with a_set(tmp_path, verify=False) as cache_set:
         holder = cache_set.allocations.new_holder("client")
         key = (await take_buckets(cache_set, holder, patience_s=0.1))[-1]
-        table = cache_set.members[0].cache.table
+        table = cache_set.members[0].buckets.table
         seen = set()
         farthest = 0
         for _ in range(600):

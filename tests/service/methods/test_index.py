@@ -79,7 +79,7 @@ async def found(talker: Talker, offset: int, sectors: int = 8, **more: Any) -> l
 
 
 def state_of(it: Served, key: Any) -> State:
-    table = it.cache_set.members[0].cache.table
+    table = it.cache_set.members[0].buckets.table
     return State(table.states[key["pointers"][0]["sector"] // BUCKET_SECTORS])
 
 
@@ -108,7 +108,7 @@ async def no_split_possible(it: Served) -> AsyncIterator[None]:
             yield
         finally:
             for device, bucket in taken:
-                it.cache_set.members[device].cache.free_metadata([bucket])
+                it.cache_set.members[device].buckets.free_metadata([bucket])
             it.cache_set.shared.buckets_moved()
 
 
@@ -656,7 +656,7 @@ async def test_lookups_and_hits_are_counted(tmp_path: Path) -> None:
 async def test_a_hit_renews_its_bucket_unless_it_is_not_to(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = await committed(talker, 0, BUCKET_SECTORS)
-        table = it.cache_set.members[0].cache.table
+        table = it.cache_set.members[0].buckets.table
         bucket = key["pointers"][0]["sector"] // BUCKET_SECTORS
         table.prios[bucket] = 100
         await found(talker, 0, touch=False)

@@ -21,7 +21,7 @@ GEOMETRY = Geometry(
 )
 
 
-def caches(members: int = 1) -> list[MemberBuckets]:
+def some_members(members: int = 1) -> list[MemberBuckets]:
     return [MemberBuckets(GEOMETRY, member, seed=1) for member in range(members)]
 
 
@@ -48,7 +48,7 @@ def test_every_key_is_counted_once_for_what_it_is(
     made: list[tuple[int, bool, list[bool]]], volumes: set[int]
 ) -> None:
     """Each is made of its inode, whether it is dirty, and whether each of its copies is stale."""
-    members = caches(3)
+    members = some_members(3)
     for member in members:
         member.table.gens[100] = 7
     keys = [
@@ -83,14 +83,14 @@ def test_very_many_inodes_are_counted_and_not_kept_one_by_one() -> None:
     tally, inodes = Tally(), ORPHANS_MAX + 100
     keys = [a_key(inode, 16 * copy, at(100)) for inode in range(inodes) for copy in range(2)]
     for first in range(0, len(keys), 51):  # so that some inodes have keys in two leaves
-        tally.add(a_leaf(keys[first : first + 51]), caches(), ())
+        tally.add(a_leaf(keys[first : first + 51]), some_members(), ())
     assert len(tally.orphans) == ORPHANS_MAX
     assert tally.orphaned_inodes == inodes
     assert tally.orphaned.keys == 2 * inodes
 
 
 def test_what_goes_is_counted_no_more() -> None:
-    members = caches()
+    members = some_members()
     members[0].table.gens[100] = 1
     keys = [a_key(0, 100 * n, at(100), dirty=True) for n in range(3)]
     tally = Tally()
@@ -110,7 +110,7 @@ def test_what_goes_is_counted_no_more() -> None:
 def test_what_goes_while_it_is_counted_again_is_counted_neither_before_nor_after(
     is_counted_already: bool,
 ) -> None:
-    members = caches()
+    members = some_members()
     members[0].table.gens[100] = 1
     keys = [a_key(0, 0, at(100), dirty=True), a_key(5, 100, at(100), dirty=True)]
     before = Tally()

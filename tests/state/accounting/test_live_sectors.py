@@ -6,14 +6,14 @@ from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
-from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache
+from instruments.samples.small_member import BUCKET_SECTORS, GEOMETRY, a_member
 
 BUCKET = 300
 
 
 def two_members() -> tuple[LiveSectors, list[MemberBuckets]]:
-    caches = [a_cache(GEOMETRY, device) for device in range(2)]
-    return LiveSectors(caches), caches
+    members = [a_member(GEOMETRY, device) for device in range(2)]
+    return LiveSectors(members), members
 
 
 def a_key(*gens: int, sectors: int = 8, dirty: bool = False) -> Key:
@@ -22,55 +22,55 @@ def a_key(*gens: int, sectors: int = 8, dirty: bool = False) -> Key:
     return Key(0, 0, sectors, dirty, pointers)
 
 
-def counts(cache: MemberBuckets) -> tuple[int, int]:
-    return cache.table.sectors[BUCKET], cache.table.dirty_sectors[BUCKET]
+def counts(member: MemberBuckets) -> tuple[int, int]:
+    return member.table.sectors[BUCKET], member.table.dirty_sectors[BUCKET]
 
 
 def test_what_comes_counts_in_every_copys_bucket() -> None:
-    live, caches = two_members()
+    live, members = two_members()
     live.add(a_key(0, 0))
     live.add(a_key(0, 0, sectors=3, dirty=True))
-    assert [counts(cache) for cache in caches] == [(11, 3), (11, 3)]
-    assert [cache.table.states[BUCKET] for cache in caches] == [State.DIRTY, State.DIRTY]
+    assert [counts(member) for member in members] == [(11, 3), (11, 3)]
+    assert [member.table.states[BUCKET] for member in members] == [State.DIRTY, State.DIRTY]
 
 
 def test_what_goes_counts_no_more() -> None:
-    live, caches = two_members()
+    live, members = two_members()
     live.add(a_key(0, 0))
     live.add(a_key(0, sectors=3, dirty=True))
     live.remove([a_key(0, 0), a_key(0, sectors=2, dirty=True)], 7)
-    assert [counts(cache) for cache in caches] == [(1, 1), (0, 0)]
-    assert [dict(cache.emptied) for cache in caches] == [{}, {BUCKET: 7}]
+    assert [counts(member) for member in members] == [(1, 1), (0, 0)]
+    assert [dict(member.emptied) for member in members] == [{}, {BUCKET: 7}]
 
 
 @pytest.mark.parametrize("gen", [4, 6, 250])
 def test_pointers_of_another_gen_count_nothing(gen: int) -> None:
-    live, caches = two_members()
-    for cache in caches:
-        cache.table.gens[BUCKET] = 5
+    live, members = two_members()
+    for member in members:
+        member.table.gens[BUCKET] = 5
     live.add(a_key(gen, 5))
-    assert [counts(cache) for cache in caches] == [(0, 0), (8, 0)]
+    assert [counts(member) for member in members] == [(0, 0), (8, 0)]
     live.remove([a_key(gen, 5)], 3)
-    assert [counts(cache) for cache in caches] == [(0, 0), (0, 0)]
-    assert not caches[0].emptied
+    assert [counts(member) for member in members] == [(0, 0), (0, 0)]
+    assert not members[0].emptied
 
 
 def test_deletions_and_devices_that_are_not_there_count_nothing() -> None:
-    live, caches = two_members()
+    live, members = two_members()
     nowhere = Key(0, 0, 8, False, (Pointer(0xFFF, 64, 0),))
     deletion = Key(0, 0, 8, False, ())
-    before = [bytes(cache.table.sectors) for cache in caches]
+    before = [bytes(member.table.sectors) for member in members]
     for key in (nowhere, deletion):
         live.add(key)
         live.remove([key], 1)
-    assert [bytes(cache.table.sectors) for cache in caches] == before
+    assert [bytes(member.table.sectors) for member in members] == before
 
 
 def test_a_collection_hears_of_every_pointer_that_goes_and_of_none_that_comes() -> None:
-    live, caches = two_members()
+    live, members = two_members()
     heard: list[tuple[int, int, int]] = []
     live.marking = lambda device, bucket, gen: heard.append((device, bucket, gen))
-    caches[0].table.gens[BUCKET] = 5
+    members[0].table.gens[BUCKET] = 5
     live.add(a_key(5, 0))
     assert heard == []
     live.remove([a_key(5, 0), a_key(3)], 1)  # the last one stale
@@ -82,9 +82,9 @@ def test_a_collection_hears_of_every_pointer_that_goes_and_of_none_that_comes() 
 
 
 def test_data_for_a_bucket_that_cannot_have_any_is_a_bug_of_ours() -> None:
-    live, caches = two_members()
-    free = caches[0].reserves.lists[Reserve.BTREE][0]
-    key = Key(0, 0, 8, False, (Pointer(0, free * BUCKET_SECTORS, caches[0].table.gens[free]),))
+    live, members = two_members()
+    free = members[0].reserves.lists[Reserve.BTREE][0]
+    key = Key(0, 0, 8, False, (Pointer(0, free * BUCKET_SECTORS, members[0].table.gens[free]),))
     with pytest.raises(AssertionError, match="which is FREE"):
         live.add(key)
 

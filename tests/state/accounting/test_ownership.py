@@ -10,7 +10,7 @@ from bcached.state.sectors.open_buckets import Slot
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.bucket_states import force_state
 from instruments.samples.busy_set import BusySet
-from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY
+from instruments.samples.small_member import BUCKET_SECTORS, GEOMETRY
 
 Breach = Callable[[BusySet], object]
 
@@ -25,7 +25,7 @@ def slot_of(busy: BusySet) -> Slot:
 
 
 def pins(busy: BusySet, bucket: int, change: int) -> None:
-    busy.cache.table.pins[bucket] += change
+    busy.buckets.table.pins[bucket] += change
 
 
 def read_but_unheld(busy: BusySet) -> None:
@@ -57,8 +57,8 @@ def given_out_elsewhere(busy: BusySet) -> None:
 
 
 def reclaimed_while_held(busy: BusySet) -> None:
-    busy.cache.table.pins[busy.held_bucket] = 0
-    force_state(busy.cache.table, busy.held_bucket, State.EMPTY)
+    busy.buckets.table.pins[busy.held_bucket] = 0
+    force_state(busy.buckets.table, busy.held_bucket, State.EMPTY)
 
 
 BREACHES: dict[str, tuple[Breach, list[str]]] = {
@@ -82,23 +82,23 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ],
     ),
     "a bucket held by nobody": (
-        lambda busy: force_state(busy.cache.table, 450, State.HELD),
+        lambda busy: force_state(busy.buckets.table, 450, State.HELD),
         ["member 0: bucket 450 is HELD, but has no owner"],
     ),
     "a bucket open in no slot": (
-        lambda busy: force_state(busy.cache.table, busy.held_bucket, State.OPEN),
+        lambda busy: force_state(busy.buckets.table, busy.held_bucket, State.OPEN),
         ["member 0: bucket 17 is OPEN, but should be HELD"],
     ),
     "a slot's bucket that counts as closed": (
-        lambda busy: force_state(busy.cache.table, busy.open_bucket, State.HELD),
+        lambda busy: force_state(busy.buckets.table, busy.open_bucket, State.HELD),
         ["member 0: bucket 16 is HELD, but should be OPEN"],
     ),
     "a quarantine that was lifted too early": (
-        lambda busy: force_state(busy.cache.table, busy.quarantined_bucket, State.HELD),
+        lambda busy: force_state(busy.buckets.table, busy.quarantined_bucket, State.HELD),
         ["member 0: bucket 18 is HELD, but should be QUARANTINE"],
     ),
     "a quarantine for nobody": (
-        lambda busy: force_state(busy.cache.table, busy.held_bucket, State.QUARANTINE),
+        lambda busy: force_state(busy.buckets.table, busy.held_bucket, State.QUARANTINE),
         ["member 0: bucket 17 is QUARANTINE, but should be HELD"],
     ),
     "sectors given out twice": (
@@ -118,7 +118,7 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         [f"member 0: bucket 16 is open at sector {16 * BUCKET_SECTORS + 8}, but 4 sectors of it are left"],
     ),
     "an open bucket that was invalidated": (
-        lambda busy: busy.cache.table.gens.__setitem__(busy.open_bucket, 2),
+        lambda busy: busy.buckets.table.gens.__setitem__(busy.open_bucket, 2),
         ["member 0: bucket 16 is open with gen 1, but has gen 2"],
     ),
     "a reader that counts wrong": (

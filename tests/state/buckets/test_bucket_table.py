@@ -5,7 +5,7 @@ import pytest
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, LEGAL_MOVES, BucketTable, Mark, State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, INITIAL_PRIO, METADATA_PRIO
 from instruments.samples.bucket_states import force_state
-from instruments.samples.small_cache import run
+from instruments.samples.small_member import run
 
 every_state = pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
 

@@ -6,7 +6,7 @@ from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import INITIAL_PRIO, METADATA_PRIO
 from bcached.state.buckets.prio_aging import Aging, age
 from bcached.state.buckets.replacement import SLICE_BUCKETS
-from instruments.samples.small_cache import run
+from instruments.samples.small_member import run
 
 every_state = pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
 

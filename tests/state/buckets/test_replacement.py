@@ -19,7 +19,7 @@ from bcached.state.buckets.replacement import (
     make_policies,
 )
 from instruments.samples.bucket_states import force_state
-from instruments.samples.small_cache import run
+from instruments.samples.small_member import run
 
 SEEDS = range(12)
 

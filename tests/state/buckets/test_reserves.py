@@ -5,7 +5,7 @@ import pytest
 
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.reserves import Reserve, Reserves
-from instruments.samples.small_cache import GEOMETRY
+from instruments.samples.small_member import GEOMETRY
 
 SIZES = {Reserve.PRIO: 1, Reserve.BTREE: 7, Reserve.MOVINGGC: 1, Reserve.NONE: 1}
 

@@ -13,7 +13,7 @@ from bcached.state.sectors.closing import IDLE_S, TIMER_S, LastResort, abandoned
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.samples.small_cache import BUCKET_SECTORS, GEOMETRY, a_cache, fill_reserves
+from instruments.samples.small_member import BUCKET_SECTORS, GEOMETRY, a_member, fill_reserves
 
 NONE_WAITS = frozenset({Reserve.NONE})
 
@@ -23,8 +23,8 @@ class Open:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.cache = a_cache()
-        self.sectors = SectorAllocator([self.cache], lambda: self.now)
+        self.buckets = a_member()
+        self.sectors = SectorAllocator([self.buckets], lambda: self.now)
         for inode in range(4):
             self.sectors.inodes[inode] = UUID(int=inode)
         self.sectors.flash_sectors = {3: 1 << 40}
@@ -33,8 +33,8 @@ class Open:
     def cut(self, write_point: int, sectors: int = 4, inode: int = 0) -> tuple[Holder, Key]:
         """A writer of its own, which holds what it was given."""
         holder = Holder(f"writer {write_point}", 100, GEOMETRY)
-        if not self.cache.reserves.has(Reserve.NONE):
-            fill_reserves(self.cache)
+        if not self.buckets.reserves.has(Reserve.NONE):
+            fill_reserves(self.buckets)
         key = self.sectors.carve(holder, inode, write_point << 20, sectors, write_point)
         assert key is not None
         return holder, key
@@ -69,13 +69,13 @@ def test_what_the_gone_had_open_is_closed_at_once_and_is_empty_where_nothing_lie
     assert (
         [slot.bucket_ids[0][1] for slot in abandoned(open_.sectors)] == open_.closed() == [open_.bucket(key)]
     )
-    assert open_.cache.table.states[open_.bucket(key)] == State.UNUSED
-    assert open_.cache.table.states[open_.bucket(others)] == State.OPEN
+    assert open_.buckets.table.states[open_.bucket(key)] == State.UNUSED
+    assert open_.buckets.table.states[open_.bucket(others)] == State.OPEN
 
 
 def test_who_waits_in_a_queue_is_there_as_long_as_its_connection(open_: Open) -> None:
     owner = Holder("owner", 100, GEOMETRY)
-    fill_reserves(open_.cache)
+    fill_reserves(open_.buckets)
     open_.sectors.carve(Holder("owner, waiting", 100, GEOMETRY, owner), 0, 0, 4, 1)
     assert not list(abandoned(open_.sectors))
     owner.connection_closed = True
@@ -86,7 +86,7 @@ def test_what_others_still_hold_of_it_stays_held(open_: Open) -> None:
     writer, key = open_.cut(1)
     writer.connection_closed = True
     assert open_.closed() == [open_.bucket(key)]
-    assert open_.cache.table.states[open_.bucket(key)] == State.HELD
+    assert open_.buckets.table.states[open_.bucket(key)] == State.HELD
 
 
 @pytest.mark.parametrize("dirty", [False, True])
@@ -94,7 +94,7 @@ def test_the_idle_are_closed_longest_idle_first_if_that_gives_a_bucket(open_: Op
     kept, _ = open_.cut(1), open_.cut(2)
     first, second = open_.cut(3), open_.cut(4)
     for writer, key in (second, first):
-        open_.cache.add_live(open_.bucket(key), key.sectors, dirty)
+        open_.buckets.add_live(open_.bucket(key), key.sectors, dirty)
         open_.sectors.end(writer)
     open_.now += IDLE_S - 0.001
     assert open_.closed(with_dirty=True) == []
@@ -105,7 +105,7 @@ def test_the_idle_are_closed_longest_idle_first_if_that_gives_a_bucket(open_: Op
     expected = [open_.bucket(first[1]), open_.bucket(second[1])]
     assert open_.closed() == ([] if dirty else expected)
     assert open_.closed(with_dirty=True) == (expected if dirty else [])
-    assert open_.cache.table.states[open_.bucket(kept[1])] == State.OPEN
+    assert open_.buckets.table.states[open_.bucket(kept[1])] == State.OPEN
 
 
 @pytest.mark.parametrize("rest_s", [1e-15, 1e-9])
@@ -123,7 +123,7 @@ def test_one_that_is_used_is_never_closed(open_: Open) -> None:
         open_.sectors.end(writer)
         assert open_.closed(with_dirty=True) == []
         assert open_.sectors.carve(writer, 0, (1 << 20) + offset, 2, 1) is not None
-    assert open_.cache.table.states[open_.bucket(key)] == State.OPEN
+    assert open_.buckets.table.states[open_.bucket(key)] == State.OPEN
 
 
 def test_what_the_mover_fills_is_not_closed_nor_shared(open_: Open) -> None:
@@ -144,14 +144,14 @@ def test_sharing_begins_once_and_only_for_those_who_wait_for_sectors(open_: Open
 
 def test_who_shares_gets_sectors_of_its_kind_from_the_one_used_longest_ago(open_: Open) -> None:
     flash, first, second = open_.cut(1, inode=3), open_.cut(2), open_.cut(3)
-    open_.cache.reserves.lists[Reserve.NONE].clear()
+    open_.buckets.reserves.lists[Reserve.NONE].clear()
     asker = Holder("asker", 100, GEOMETRY)
 
     def ask(inode: int = 0, *, moving: bool = False, may_refill: bool = True) -> int | None:
         key = open_.sectors.carve(asker, inode, 0, 4, 9, moving=moving, may_refill=may_refill)
         return None if key is None else open_.bucket(key)
 
-    open_.cache.reserves.lists[Reserve.MOVINGGC].clear()
+    open_.buckets.reserves.lists[Reserve.MOVINGGC].clear()
     assert ask() is None
     open_.sectors.sharing = True
     assert ask(moving=True) is None

@@ -8,30 +8,30 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import BucketAllocation, ExtentAllocation, MetadataAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from instruments.samples.small_cache import (
+from instruments.samples.small_member import (
     BUCKET_SECTORS,
     GEOMETRY,
-    a_cache,
+    a_member,
     an_allocator,
     fill_reserves,
     metadata_of,
 )
 
 
-def a_set(limit: int = 1000, members: int = 1) -> tuple[SectorAllocator, Holder]:
-    caches = [a_cache(GEOMETRY, device) for device in range(members)]
-    for cache in caches:
-        fill_reserves(cache)
-    return an_allocator(*caches), Holder("somebody", limit, GEOMETRY)
+def a_set(limit: int = 1000, member_count: int = 1) -> tuple[SectorAllocator, Holder]:
+    members = [a_member(GEOMETRY, device) for device in range(member_count)]
+    for member in members:
+        fill_reserves(member)
+    return an_allocator(*members), Holder("somebody", limit, GEOMETRY)
 
 
 def fill(allocator: SectorAllocator) -> None:
-    for cache in allocator.caches:
-        fill_reserves(cache)
+    for member in allocator.members:
+        fill_reserves(member)
 
 
 def wrong(allocator: SectorAllocator, *holders: Holder) -> list[str]:
-    return violations(allocator, holders, [metadata_of(cache) for cache in allocator.caches])
+    return violations(allocator, holders, [metadata_of(member) for member in allocator.members])
 
 
 def whole(sectors: int, offset: int = 0, inode: int = 0, **options: object) -> ExtentRequest:
@@ -146,11 +146,11 @@ def test_one_that_moves_waits_for_the_moving_reserve_and_the_others_for_none() -
 
 
 def test_whole_buckets_come_all_at_once_or_not_at_all() -> None:
-    allocator, holder = a_set(members=2)
-    bucket = allocator.caches[1].take_data(Reserve.NONE)
+    allocator, holder = a_set(member_count=2)
+    bucket = allocator.members[1].take_data(Reserve.NONE)
     assert bucket is not None
-    allocator.caches[1].table.pins[bucket] = 0
-    allocator.caches[1].settle(bucket)
+    allocator.members[1].table.pins[bucket] = 0
+    allocator.members[1].settle(bucket)
     work = BucketAllocation(allocator, holder, 2)
     assert work.advance() is None
     work.undo()
@@ -170,6 +170,6 @@ def test_a_metadata_bucket_is_known_from_the_moment_it_is_taken() -> None:
     taken = work.advance()
     assert taken is not None
     assert taken == work.taken
-    assert allocator.caches[0].table.states[taken[1]] == State.UUID
+    assert allocator.members[0].table.states[taken[1]] == State.UUID
     work.undo()
     assert work.taken == taken

@@ -15,10 +15,10 @@ from bcached.state.sectors import sector_allocator
 from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from instruments.samples.bucket_states import force_state
-from instruments.samples.small_cache import (
+from instruments.samples.small_member import (
     BUCKET_SECTORS,
     GEOMETRY,
-    a_cache,
+    a_member,
     an_allocator,
     fill_reserves,
     metadata_of,
@@ -30,14 +30,14 @@ class Set:
     """A sector allocator over some members with full reserves, and a holder."""
 
     def __init__(self, members: int = 1, limit: int = 1000, geometry: Geometry = GEOMETRY) -> None:
-        self.caches = [a_cache(geometry, device) for device in range(members)]
-        self.allocator = an_allocator(*self.caches)
+        self.members = [a_member(geometry, device) for device in range(members)]
+        self.allocator = an_allocator(*self.members)
         self.holders = [Holder(name, limit, geometry) for name in ("one", "two")]
         self.fill()
 
     def fill(self) -> None:
-        for cache in self.caches:
-            fill_reserves(cache)
+        for member in self.members:
+            fill_reserves(member)
 
     def carve(self, sectors: int = 8, offset: int = 0, holder: int = 0, **options: object) -> Key:
         key = self.allocator.carve(self.holders[holder], 0, offset, sectors, 5, **options)  # type: ignore[arg-type]
@@ -45,27 +45,27 @@ class Set:
         return key
 
     def verify(self) -> None:
-        found = violations(self.allocator, self.holders, [metadata_of(cache) for cache in self.caches])
+        found = violations(self.allocator, self.holders, [metadata_of(member) for member in self.members])
         assert found == []
 
     def bucket(self, key: Key) -> int:
-        return self.caches[0].geometry.bucket_of(key.pointers[0].sector)
+        return self.members[0].geometry.bucket_of(key.pointers[0].sector)
 
     def state(self, bucket: int) -> State:
-        return State(self.caches[0].table.states[bucket])
+        return State(self.members[0].table.states[bucket])
 
     def pins(self, bucket: int) -> int:
-        return self.caches[0].table.pins[bucket]
+        return self.members[0].table.pins[bucket]
 
     def everything(self) -> tuple[object, ...]:
         """All that a refused request must leave as it was."""
         allocator = self.allocator
         return (
             [
-                (bytes(cache.table.states), bytes(cache.table.gens), bytes(cache.table.pins.cast("B")))
-                for cache in self.caches
+                (bytes(member.table.states), bytes(member.table.gens), bytes(member.table.pins.cast("B")))
+                for member in self.members
             ],
-            [[list(buckets) for buckets in cache.reserves.lists] for cache in self.caches],
+            [[list(buckets) for buckets in member.reserves.lists] for member in self.members],
             [(slot.stream, slot.writer, slot.sectors_free, slot.sectors) for slot in allocator.open_buckets],
             [
                 (holder.total, {place: list(pieces) for place, pieces in holder.pieces.items()})
@@ -78,9 +78,9 @@ class Set:
 def exhausted(members: int = 1) -> Set:
     """Nothing open, and no bucket ready for data."""
     a_set = Set(members)
-    for cache in a_set.caches:
-        while (bucket := cache.reserves.take(Reserve.NONE)) is not None:
-            cache.table.become_metadata(bucket, State.BTREE)
+    for member in a_set.members:
+        while (bucket := member.reserves.take(Reserve.NONE)) is not None:
+            member.table.become_metadata(bucket, State.BTREE)
     return a_set
 
 
@@ -135,8 +135,8 @@ def test_a_row_is_carved_as_its_extents_are_one_by_one(seed: int) -> None:
 
 def test_a_key_names_its_extent_and_the_bucket_with_its_gen() -> None:
     a_set = Set()
-    bucket = a_set.caches[0].reserves.lists[Reserve.NONE][0]
-    gen = a_set.caches[0].table.gens[bucket]
+    bucket = a_set.members[0].reserves.lists[Reserve.NONE][0]
+    gen = a_set.members[0].table.gens[bucket]
     assert a_set.carve(8, 40) == Key(0, 40, 8, False, (Pointer(0, bucket * BUCKET_SECTORS, gen),))
     assert a_set.allocator.allocated_sectors == a_set.allocator.reserved_sectors == 8
     a_set.verify()
@@ -171,7 +171,7 @@ def test_copies_lie_on_different_members() -> None:
 
 def test_what_is_moved_comes_from_its_own_reserve_once_none_is_empty() -> None:
     a_set = exhausted()
-    (moving,) = a_set.caches[0].reserves.lists[Reserve.MOVINGGC]
+    (moving,) = a_set.members[0].reserves.lists[Reserve.MOVINGGC]
     assert a_set.allocator.carve(a_set.holders[0], 0, 0, 8, 5) is None
     assert a_set.bucket(a_set.carve(moving=True)) == moving
 
@@ -283,8 +283,8 @@ def test_without_a_bucket_there_is_nothing_and_nothing_changes(members: int) -> 
 
 def test_one_member_without_a_bucket_is_enough_for_that() -> None:
     a_set = Set(2)
-    while (bucket := a_set.caches[1].reserves.take(Reserve.NONE)) is not None:
-        a_set.caches[1].table.become_metadata(bucket, State.BTREE)
+    while (bucket := a_set.members[1].reserves.take(Reserve.NONE)) is not None:
+        a_set.members[1].table.become_metadata(bucket, State.BTREE)
     before = a_set.everything()
     assert a_set.allocator.carve(a_set.holders[0], 0, 0, 8, 5, replicas=2) is None
     assert a_set.everything() == before
@@ -341,12 +341,12 @@ def test_a_closed_bucket_retires_with_its_last_pin() -> None:
     a_set = Set()
     keys = [a_set.carve(8), a_set.carve(8, 8)]
     bucket = a_set.bucket(keys[0])
-    gen = a_set.caches[0].table.gens[bucket]
+    gen = a_set.members[0].table.gens[bucket]
     a_set.allocator.release(a_set.holders[0], keys[:1])
     assert a_set.state(bucket) == State.HELD
     a_set.allocator.release(a_set.holders[0], keys[1:])
     assert a_set.state(bucket) == State.UNUSED
-    assert a_set.caches[0].table.gens[bucket] == gen + 1
+    assert a_set.members[0].table.gens[bucket] == gen + 1
     a_set.verify()
 
 
@@ -464,16 +464,16 @@ def test_a_holder_that_was_never_admitted_is_not_let_out() -> None:
 
 def test_a_metadata_bucket_is_placed_like_data() -> None:
     a_set = Set(2)
-    for bucket in list(a_set.caches[0].table.in_state(State.EMPTY))[:20]:
-        force_state(a_set.caches[0].table, bucket, State.DIRTY)
-    expected = a_set.caches[1].reserves.lists[Reserve.NONE][0]
+    for bucket in list(a_set.members[0].table.in_state(State.EMPTY))[:20]:
+        force_state(a_set.members[0].table, bucket, State.DIRTY)
+    expected = a_set.members[1].reserves.lists[Reserve.NONE][0]
     assert a_set.allocator.take_metadata(State.UUID) == (1, expected)
-    assert a_set.caches[1].table.states[expected] == State.UUID
+    assert a_set.members[1].table.states[expected] == State.UUID
 
 
 def test_without_a_bucket_for_metadata_there_is_none() -> None:
     a_set = exhausted()
-    while a_set.caches[0].take_metadata(State.BTREE) is not None:
+    while a_set.members[0].take_metadata(State.BTREE) is not None:
         pass
     before = a_set.everything()
     assert a_set.allocator.take_metadata(State.UUID) is None
@@ -481,6 +481,6 @@ def test_without_a_bucket_for_metadata_there_is_none() -> None:
 
 
 def test_an_allocator_of_nothing_has_nothing_open() -> None:
-    allocator = SectorAllocator([a_cache()])
+    allocator = SectorAllocator([a_member()])
     assert allocator.open_buckets.open_count == 0
     assert allocator.pending_holders == set()

@@ -45,7 +45,7 @@ async def test_the_newest_of_the_journals_keys_wins() -> None:
     rest = Key(0, 6, 2, True, (Pointer(0, BUCKET * BUCKET_SECTORS + 6, 0),))
     assert all_keys(opened) == [data(0, 4, BUCKET, 0), new, rest]
     assert opened.index.keys_replayed == 2
-    table = opened.members[0].cache.table
+    table = opened.members[0].buckets.table
     assert (table.sectors[BUCKET], table.sectors[OTHER]) == (6, 2)
 
 
@@ -60,7 +60,7 @@ async def test_a_stale_key_cuts_what_it_overlaps_and_is_not_counted() -> None:
     live, stale = data(0, 8, BUCKET, 1), data(2, 2, OTHER, 0)
     raising = data(20, 2, OTHER, 1)
     opened = await open_set(await a_set_with([live], [stale], [raising]))
-    table = opened.members[0].cache.table
+    table = opened.members[0].buckets.table
     assert table.gens[OTHER] == 1
     assert (table.sectors[BUCKET], table.sectors[OTHER]) == (6, 2)
     assert opened.index.health.tally.stale_dirty_keys == 1
@@ -69,7 +69,7 @@ async def test_a_stale_key_cuts_what_it_overlaps_and_is_not_counted() -> None:
 async def test_a_deletion_deletes_and_is_no_key() -> None:
     opened = await open_set(await a_set_with([data(0, 8, BUCKET, 0)], [Key(0, 0, 8, False, ())]))
     assert all_keys(opened) == []
-    assert opened.members[0].cache.table.sectors[BUCKET] == 0
+    assert opened.members[0].buckets.table.sectors[BUCKET] == 0
 
 
 async def test_a_bucket_that_is_used_already_holds_no_node() -> None:

@@ -119,13 +119,13 @@ async def test_opening_writes_nothing_and_fills_the_tables() -> None:
     assert [[e.kind for e in recorder.log.entries] for recorder in recorders] == [["flush"]] * 2
     journal = opened.journal
     for member in opened.members:
-        table = member.cache.table
+        table = member.buckets.table
         assert set(table.in_state(State.JOURNAL)) == set(member.superblock.journal_buckets)
         assert list(table.in_state(State.PRIO)) == [journal.locations.prio_heads[member.device]]
         assert all(table.prios[bucket] == METADATA_PRIO for bucket in table.in_state(State.PRIO))
         assert all(table.prios[bucket] == INITIAL_PRIO for bucket in table.in_state(State.FREE))
         for reserve in (Reserve.PRIO, Reserve.BTREE):
-            assert member.cache.reserves.room_in(reserve) == 0
+            assert member.buckets.reserves.room_in(reserve) == 0
         assert member.prio_seq == 1
     assert journal.seq == 3
 
@@ -148,7 +148,7 @@ async def test_gens_follow_pointers_that_are_ahead_and_keep_the_older_as_the_old
     image.spoil_prios(40 + 3 * 300, "H", METADATA_PRIO)
     image.spoil_prios(40 + 3 * 301, "H", INITIAL_PRIO + 1)
     (member,) = (await open_set([image.device()])).members
-    table = member.cache.table
+    table = member.buckets.table
     assert (table.gens[bucket], table.gens_on_disk[bucket], table.last_gc[bucket]) == (1, 161, 161)
     assert table.distance_disk == table.distance_index == 96
     assert table.prios[bucket] == METADATA_PRIO
