@@ -58,7 +58,7 @@ async def fill(folder: Path, order: str, count: int) -> dict[str, Any]:
             "waits": waits,
             "node_bytes": sum(key.sectors for key in keys) * 512,
             "nodes": len(keys),
-            "cached_bytes": tree.leaves.cached_bytes,
+            "memory_bytes": tree.leaves.memory_bytes,
             "written_bytes": io.written_bytes,
             "nodes_written": io.nodes_written,
             "nodes_read": io.nodes_read,

@@ -136,7 +136,7 @@ def run(report: Report, folder: Path, count: int) -> None:
                 f"{filled['elapsed_s'] / count * 1e6:.1f}",
                 f"{filled['node_bytes'] / count:.1f}",
                 f"{filled['written_bytes'] / count:.1f}",
-                f"{filled['cached_bytes'] / count:.1f}",
+                f"{filled['memory_bytes'] / count:.1f}",
                 f"{opened_s:.2f}",
                 f"{opened_s / count * 1e6:.2f}",
                 f"{peak / count:.1f}",

@@ -13,7 +13,7 @@ from bcached.keys import POINTERS_MAX, Key
 from bcached.runtime.quarantine import Quarantine
 from bcached.runtime.shared import Shared
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.open_buckets import Extent
+from bcached.state.sectors.open_buckets import RequestedExtent
 from bcached.state.sectors.pending_allocations import BucketAllocation, ExtentAllocation, PendingAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -70,7 +70,9 @@ class Allocations:
             self._note_taken()
         return key
 
-    def carve_run(self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int) -> list[Key]:
+    def carve_run(
+        self, holder: Holder, extents: Sequence[RequestedExtent], at: int, write_point: int
+    ) -> list[Key]:
         """The ready path of a batch: returns keys for extents[at] and those after it in the same bucket."""
         allocator, queue = self._sectors, self._queue
         if self._stop.refusal is not None:

@@ -94,8 +94,8 @@ def _index(index: Index, tasks: Tasks) -> IndexState:
     return IndexState(
         levels=tree.root.level + 1,
         leaves=len(tree.leaves),
-        memory_bytes=tree.leaves.cached_bytes,
-        memory_bytes_max=nodes.cache_bytes,
+        memory_bytes=tree.leaves.memory_bytes,
+        memory_bytes_max=nodes.limit_bytes,
         unwritten_bytes=tree.leaves.unwritten_words * WORD_BYTES,
         nodes_read=io.nodes_read,
         nodes_written=io.nodes_written,

@@ -26,9 +26,9 @@ from bcached.device.file_device import FileDevice
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
-from bcached.service import memory
 from bcached.service.command_line import allow_descriptors, parse_arguments
 from bcached.service.failures import report, report_unusable
+from bcached.service.heap import trim_heap
 from bcached.service.listening_sockets import ListeningSockets
 from bcached.service.logs.log import LogHandler, get_logger, log_what_is_not_caught, replace_stderr
 from bcached.service.logs.log import finish as finish_logging
@@ -121,7 +121,7 @@ class Daemon:
                 helpers = [tasks.create_task(feeding), tasks.create_task(reloading)]
                 self._is_serving = True
                 gc.collect()
-                memory.give_back()
+                trim_heap()
                 gc.freeze()  # these objects stay: the collector need not scan them again
                 # Requests leave no cyclic garbage; a scan every 700 objects costs 5 % of the CPU time.
                 gc.set_threshold(YOUNG_OBJECTS)

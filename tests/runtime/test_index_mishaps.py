@@ -110,10 +110,10 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
         async with running([MemoryDevice.holding(cut_off)], options) as cache_set:
             tree = cache_set.index.nodes.tree
             assert len(tree.leaves.deferred) > 20
-            assert tree.leaves.cached_bytes < bound
+            assert tree.leaves.memory_bytes < bound
             yield cache_set, tree
             assert await keys_found(cache_set) == 20_000 - 200
-            assert tree.leaves.cached_bytes < bound * 3 // 2, "a quarter too many, and one"
+            assert tree.leaves.memory_bytes < bound * 3 // 2, "a quarter too many, and one"
 
     async with another_life() as (cache_set, tree):
         assert [cache_set.members[0].buckets.table.content(bucket) for bucket in range(1500)] == live
@@ -122,7 +122,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
         assert tree.leaves.pins.oldest is None
     async with another_life() as (cache_set, tree):
         async for _ in cache_set.index.nodes.leaves():
-            assert tree.leaves.cached_bytes < bound * 3 // 2
+            assert tree.leaves.memory_bytes < bound * 3 // 2
         assert tree.leaves.deferred, "not all of them were written for that"
     async with another_life() as (cache_set, tree):
         await cache_set.maintenance.collect_garbage()

@@ -48,11 +48,11 @@ async def test_a_change_waits_while_the_index_is_over_its_memory_limit(tmp_path:
         spans, words = spans_of([key]), words_of([key])
         assert writer.is_ready(spans, words)
         writer.change([key])
-        limit, writer.nodes.cache_bytes = writer.nodes.cache_bytes, 0
+        limit, writer.nodes.limit_bytes = writer.nodes.limit_bytes, 0
         assert not writer.is_ready(spans, words)
         with pytest.raises(NoFreeBuckets):
             await writer.make_ready(spans, words, 0)
-        writer.nodes.cache_bytes = limit
+        writer.nodes.limit_bytes = limit
         await writer.make_ready(spans, words, 0)
 
 

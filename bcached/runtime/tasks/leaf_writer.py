@@ -89,7 +89,7 @@ class LeafWriter:
             self._shared.stop.is_requested
             or not self._is_repaired
             or leaves.wanted
-            or (leaves.cached_bytes > nodes.cache_bytes and next(nodes.tree.evictable(), None) is not None)
+            or (leaves.memory_bytes > nodes.limit_bytes and next(nodes.tree.evictable(), None) is not None)
             or self._write_back.has_throttled
             or nodes.is_over_limit
             or self._pressing() is not None

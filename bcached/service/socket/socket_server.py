@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bcached.errors import LimitExceeded, RequestError
-from bcached.service import memory
+from bcached.service.heap import trim_heap
 from bcached.service.socket.acceptor import Acceptor
 from bcached.service.socket.access import Access, Role
 from bcached.service.socket.buffers import Buffers
@@ -257,7 +257,7 @@ class SocketServer:
         if self.buffers.peak_bytes - self.buffers.held_bytes > TRIM_BYTES and now_s > self._next_trim_s:
             self._next_trim_s = now_s + TRIM_PAUSE_S
             self.buffers.peak_bytes = self.buffers.held_bytes
-            asyncio.get_running_loop().run_in_executor(None, memory.give_back)
+            asyncio.get_running_loop().run_in_executor(None, trim_heap)
 
 
 def _refuse(connected: socket.socket, error: RequestError) -> None:

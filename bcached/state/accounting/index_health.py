@@ -24,8 +24,8 @@ ORPHANS_MAX = 1024  # counted by inode
 
 
 @dataclass(slots=True)
-class Orphan:
-    """The keys of an inode that no volume has which are live, or dirty."""
+class OrphanedKeys:
+    """Counts of the keys of an inode without a volume, as far as live or dirty."""
 
     keys: int = 0
     dirty_sectors: int = 0
@@ -38,8 +38,8 @@ class Tally:
 
     stale_dirty_keys: int = 0
     stale_dirty_sectors: int = 0
-    orphans: dict[int, Orphan] = field(default_factory=dict)
-    others: Orphan = field(default_factory=Orphan)  # all orphans beyond the first ORPHANS_MAX
+    orphans: dict[int, OrphanedKeys] = field(default_factory=dict)
+    others: OrphanedKeys = field(default_factory=OrphanedKeys)  # all orphans beyond the first ORPHANS_MAX
     other_inodes: int = 0  # how many inodes those have
     through: int = 0  # the bound of the last leaf counted, if keys may be removed meanwhile
     _last_inode: int = -1
@@ -50,9 +50,9 @@ class Tally:
         return len(self.orphans) + self.other_inodes
 
     @property
-    def orphaned(self) -> Orphan:
+    def orphaned(self) -> OrphanedKeys:
         """The sum of all orphans."""
-        total = Orphan()
+        total = OrphanedKeys()
         for orphan in (*self.orphans.values(), self.others):
             total.keys += orphan.keys
             total.dirty_sectors += orphan.dirty_sectors
@@ -79,11 +79,11 @@ class Tally:
                     orphan.dirty_sectors += int(sectors[dirty].sum())
                     orphan.clean_sectors += int(sectors[held & ~dirty].sum())
 
-    def _orphan(self, inode: int) -> Orphan:
+    def _orphan(self, inode: int) -> OrphanedKeys:
         if inode in self.orphans:
             return self.orphans[inode]
         if len(self.orphans) < ORPHANS_MAX:
-            self.orphans[inode] = Orphan()
+            self.orphans[inode] = OrphanedKeys()
             return self.orphans[inode]
         self.other_inodes += inode != self._last_inode
         self._last_inode = inode

@@ -57,8 +57,8 @@ def dirty_by_inode(part: LeafPointers) -> dict[int, int]:
     dirty = part.is_current & part.rows.dirty
     if not dirty.any():
         return {}
-    inodes, places = np.unique(part.rows.inodes[dirty], return_inverse=True)
-    counts = np.bincount(places, part.rows.sectors[dirty])
+    inodes, positions = np.unique(part.rows.inodes[dirty], return_inverse=True)
+    counts = np.bincount(positions, part.rows.sectors[dirty])
     return dict(zip(inodes.tolist(), counts.astype(np.int64).tolist(), strict=True))
 
 

@@ -35,13 +35,13 @@ class SmallestK:
         self._count = 0
 
     def add(
-        self, first_bucket: int, weights: npt.NDArray[np.uint32], places: npt.NDArray[np.int64]
+        self, first_bucket: int, weights: npt.NDArray[np.uint32], indexes: npt.NDArray[np.int64]
     ) -> Generator[None, None, None]:
-        """Buffer the buckets at these places of a slice; weights[i] is that of first_bucket + i."""
-        words = self._words[self._count : self._count + len(places)]
-        np.left_shift(weights[places], np.uint64(32), out=words, dtype=np.uint64)
-        words |= (places + first_bucket).astype(np.uint64)
-        self._count += len(places)
+        """Buffer the buckets with these indexes in a slice; weights[i] is the weight of first_bucket + i."""
+        words = self._words[self._count : self._count + len(indexes)]
+        np.left_shift(weights[indexes], np.uint64(32), out=words, dtype=np.uint64)
+        words |= (indexes + first_bucket).astype(np.uint64)
+        self._count += len(indexes)
         if self._count >= self._crowd:
             yield
             yield from self._thin_out()

@@ -49,7 +49,7 @@ class LoadedLeaves:
         return leaf in self.order
 
     @property
-    def cached_bytes(self) -> int:
+    def memory_bytes(self) -> int:
         """An estimate of the memory of all of them, in bytes."""
         return self.cached_words * 8 + len(self.order) * LEAF_BYTES
 

@@ -29,8 +29,8 @@ MOVERS_WRITE_POINT = -1  # of no client, so moved data is kept together
 KIND_SLOTS_MIN = 8  # a kind with fewer may take slots of others; twelve kinds need less than there are
 
 
-class Extent(Protocol):
-    """What sectors are requested for."""
+class RequestedExtent(Protocol):
+    """An extent of a volume for which sectors are requested."""
 
     @property
     def inode(self) -> int:
@@ -185,7 +185,7 @@ class OpenBuckets:
         return self._newest
 
     def carve_on(
-        self, slot: Slot, inode: int, extents: Iterable[Extent], write_point: int
+        self, slot: Slot, inode: int, extents: Iterable[RequestedExtent], write_point: int
     ) -> tuple[list[Key], list[int]]:
         """Cut from the newest slot for all extents that `choose` would give it, while its bucket stays open.
 

@@ -19,7 +19,7 @@ from bcached.state.buckets.placement import members_with, take_data_buckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.bucket_pins import BucketPins
 from bcached.state.sectors.key_validity import KeyValidity
-from bcached.state.sectors.open_buckets import COPIES_SHIFT, Extent, OpenBuckets, Slot
+from bcached.state.sectors.open_buckets import COPIES_SHIFT, OpenBuckets, RequestedExtent, Slot
 from bcached.state.sectors.reader_pins import BUCKETS_A_SLICE, ReaderPins
 from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
 
@@ -100,7 +100,12 @@ class SectorAllocator:
         return Key(inode, offset, given, always_dirty, pointers)
 
     def carve_run(
-        self, holder: Holder, extents: Sequence[Extent], at: int, write_point: int, may_refill: bool = True
+        self,
+        holder: Holder,
+        extents: Sequence[RequestedExtent],
+        at: int,
+        write_point: int,
+        may_refill: bool = True,
     ) -> list[Key]:
         """Returns the keys of extents[at] and of all that follow in its bucket; none if no bucket is ready.
 

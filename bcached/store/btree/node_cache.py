@@ -26,22 +26,22 @@ EVICTED_LEAVES = 16  # at once; written out first if none of the least recently 
 class NodeCache:
     """A tree, and the reader of its nodes. gens follow the pointers of the nodes that are read."""
 
-    def __init__(self, tree: Tree, io: NodeIo, gens: Gens, cache_bytes: int) -> None:
+    def __init__(self, tree: Tree, io: NodeIo, gens: Gens, limit_bytes: int) -> None:
         self.tree = tree
         self.io = io
-        self.cache_bytes = cache_bytes  # the memory limit
+        self.limit_bytes = limit_bytes  # of leaves in memory
         self._gens = gens
         self._loading: dict[Key, asyncio.Event] = {}  # nodes being read, set at the end
 
     def __repr__(self) -> str:
-        return f"<NodeCache of {self.cache_bytes} bytes, {self.tree!r}, {len(self._loading)} loading>"
+        return f"<NodeCache of {self.limit_bytes} bytes, {self.tree!r}, {len(self._loading)} loading>"
 
     @classmethod
-    async def open(cls, root: Key, level: int, io: NodeIo, gens: Gens, cache_bytes: int) -> "NodeCache":
+    async def open(cls, root: Key, level: int, io: NodeIo, gens: Gens, limit_bytes: int) -> "NodeCache":
         """Returns the nodes under a root that the journal names; reads only the root."""
         gens.raise_gen(root.pointers[0])
         tree = Tree(await io.read(root, level, START, gens), io.shape)
-        return cls(tree, io, gens, cache_bytes)
+        return cls(tree, io, gens, limit_bytes)
 
     # The memory limit
 
@@ -49,19 +49,19 @@ class NodeCache:
     def is_over_limit(self) -> bool:
         """Whether so much is unwritten, or in memory, that changes must wait for leaves to be written."""
         return (
-            self.tree.leaves.unwritten_words * WORD_BYTES > self.cache_bytes // 2 or self._is_far_over_limit
+            self.tree.leaves.unwritten_words * WORD_BYTES > self.limit_bytes // 2 or self._is_far_over_limit
         )
 
     @property
     def _is_far_over_limit(self) -> bool:
-        return self.tree.leaves.cached_bytes > self.cache_bytes + self.cache_bytes // 4
+        return self.tree.leaves.memory_bytes > self.limit_bytes + self.limit_bytes // 4
 
     def evict(self) -> bool:
         """Evict clean leaves, the least recently used first. Returns whether that reached the limit."""
-        while self.tree.leaves.cached_bytes > self.cache_bytes:
+        while self.tree.leaves.memory_bytes > self.limit_bytes:
             clean = [leaf for leaf in islice(self.tree.evictable(), EVICTED_LEAVES) if leaf.is_clean]
             for leaf in clean:
-                if self.tree.leaves.cached_bytes > self.cache_bytes:
+                if self.tree.leaves.memory_bytes > self.limit_bytes:
                     self.tree.evict(leaf)
             if not clean:
                 return False

@@ -62,7 +62,7 @@ class WriteBack:
     async def reduce_unwritten(self) -> None:
         """Write out leaves, the least recently used first, while too much is unwritten."""
         tree = self._tree
-        while tree.leaves.unwritten_words * WORD_BYTES > self.nodes.cache_bytes // 4:
+        while tree.leaves.unwritten_words * WORD_BYTES > self.nodes.limit_bytes // 4:
             dirty = list(islice((leaf for leaf in tree.leaves if not leaf.is_clean), EVICTED_LEAVES))
             await self.write_leaves(dirty)
         await self.trim()

@@ -81,7 +81,7 @@ async def recover_index(
     censuses: Sequence[Census],
     entries: Sequence[JournalEntry],
     metadata: Sequence[MetadataLocation],
-    cache_bytes: int,
+    limit_bytes: int,
     progress: Progress,
     volumes: Container[int],
 ) -> RecoveredIndex:
@@ -112,7 +112,7 @@ async def recover_index(
 
     # 1. Every node is read once, and counted. Only now may a wrong checksum be that of a torn append.
     io.claim = claim
-    reader = await NodeCache.open(root, level, io, NodeGens(contents), cache_bytes)
+    reader = await NodeCache.open(root, level, io, NodeGens(contents), limit_bytes)
     await _count_leaves(reader, contents, doubtful, progress)
     io.may_be_torn = io.claim = lambda _: False
     # 2. The gens of the journal's keys.

@@ -222,7 +222,7 @@ class IndexStory:
         bucket_sectors: int = 8,
         block_sectors: int = 1,
         sectors: int = 0,
-        cache_bytes: int = 1 << 30,
+        limit_bytes: int = 1 << 30,
     ) -> "IndexStory":
         """An empty tree, as a first run leaves it, with nodes of so many sectors."""
         rng = Random(seed)
@@ -235,7 +235,7 @@ class IndexStory:
         raw = pack_bset(Bset(rng.getrandbits(64), ()), root, superblock.set_magic, block_sectors * SECTOR)
         await device.write(pointer.sector * SECTOR, raw, durable=True)
         journal = ToyJournal(root, 0, rng)
-        story = await cls.over(device, superblock, buckets, journal, rng, cache_bytes)
+        story = await cls.over(device, superblock, buckets, journal, rng, limit_bytes)
         story.copies_max = 1 + seed % 2
         return story
 
@@ -247,7 +247,7 @@ class IndexStory:
         buckets: ToyBuckets,
         journal: ToyJournal,
         rng: Random,
-        cache_bytes: int = 1 << 30,
+        limit_bytes: int = 1 << 30,
         may_be_torn: MayBeTorn = lambda _: False,
     ) -> "IndexStory":
         """A tree that is on a device already."""
@@ -255,7 +255,7 @@ class IndexStory:
         member = MemberFound(RecordingDevice(device, log), superblock)
         shape = NodeShape(journal.root.sectors, superblock.block_sectors * SECTOR, superblock.bucket_sectors)
         io = NodeIo([member], shape, bounds_of(superblock), may_be_torn)
-        nodes = await NodeCache.open(journal.root, journal.level, io, buckets, cache_bytes)
+        nodes = await NodeCache.open(journal.root, journal.level, io, buckets, limit_bytes)
         story = cls(nodes, WriteBack(nodes, buckets, journal, rng), buckets, journal, superblock, rng, log)
         log.attach(story)
         return story
@@ -381,7 +381,7 @@ class IndexStory:
         assert found == self.model
         assert not torn
 
-    async def reopen_after_cut(self, position: int, cache_bytes: int = 1 << 30) -> "IndexStory":
+    async def reopen_after_cut(self, position: int, limit_bytes: int = 1 << 30) -> "IndexStory":
         """The index opened again: the whole tree read, the journal's keys inserted, torn nodes mended."""
         moment = self.log.moments[position]
         device = MemoryDevice.holding(self.log.image_after_cut(self.rng, position))
@@ -398,7 +398,7 @@ class IndexStory:
             buckets,
             journal,
             self.rng,
-            cache_bytes,
+            limit_bytes,
             lambda node: node.level > 0 or any(replayed.between(node.low, node.high)),
         )
         async for _ in story.nodes.leaves():

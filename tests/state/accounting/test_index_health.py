@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bcached.format.bkey import END_MAX
 from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.accounting.index_health import ORPHANS_MAX, IndexHealth, Orphan, Tally, names_data
+from bcached.state.accounting.index_health import ORPHANS_MAX, IndexHealth, OrphanedKeys, Tally, names_data
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.extents import Extents
@@ -75,7 +75,7 @@ def test_every_key_is_counted_once_for_what_it_is(
             continue
         dirty_sectors = sum(key.sectors for key in of_inode if key.dirty)
         clean_sectors = sum(key.sectors for key in of_inode if not key.dirty)
-        assert tally.orphans[inode] == Orphan(len(of_inode), dirty_sectors, clean_sectors)
+        assert tally.orphans[inode] == OrphanedKeys(len(of_inode), dirty_sectors, clean_sectors)
     assert tally.orphaned.keys == sum(key.inode not in volumes for key in held)
 
 

@@ -52,7 +52,7 @@ async def test_eviction_spares_leaves_that_are_not_clean() -> None:
     await story.insert(story.key_at(0, 10, 2))
     await story.nodes.leaf_at(0, SECTORS)
     assert len(story.nodes.tree.leaves) == 2
-    story.nodes.cache_bytes = 0
+    story.nodes.limit_bytes = 0
     assert not story.nodes.evict()
     assert [leaf.is_clean for leaf in story.nodes.tree.leaves] == [False]
     assert story.nodes.is_over_limit
@@ -61,7 +61,7 @@ async def test_eviction_spares_leaves_that_are_not_clean() -> None:
 async def test_a_leaf_that_others_are_about_to_use_stays() -> None:
     story = await several_leaves()
     spans = [(0, start, start + 1) for start in range(0, SECTORS, 100)]
-    story.nodes.cache_bytes = 0
+    story.nodes.limit_bytes = 0
     await story.nodes.load(spans)
     assert all(story.nodes.tree.missing(*span) is None for span in spans)
     assert story.nodes.evict()

@@ -147,14 +147,14 @@ async def test_the_tree_opens_after_any_cut_and_goes_on(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(2))
 async def test_few_leaves_in_memory_hold_as_much(seed: int) -> None:
     bound = 60_000
-    story = await IndexStory.begin(seed, sectors=4, cache_bytes=bound)
+    story = await IndexStory.begin(seed, sectors=4, limit_bytes=bound)
     async with company(story):
         for number in range(1500):
             await story.insert(story.some_key(sectors=SECTORS, size_max=6))
             if number % 5 == 0:
                 await asyncio.sleep(0)
     await story.write_back.trim()
-    assert story.nodes.tree.leaves.cached_bytes <= bound
+    assert story.nodes.tree.leaves.memory_bytes <= bound
     assert len(story.buckets.in_use) > 2 * len(story.nodes.tree.leaves)
     await story.check_memory()
     assert story.nodes.io.nodes_read > 20

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Gives memory that opening a set used temporarily back to the system."""
+"""The process heap: memory that was freed is returned to the system."""
 
 import ctypes
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Release free memory to the system: malloc would keep that of freed multi-megabyte columns for good.
 
     Not every libc has the call (glibc does).
