@@ -6,9 +6,11 @@ the set. The set itself answers only what takes several of them: statistics, hea
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from bcached.runtime.allocations import Allocations
+from bcached.runtime.conditional_commits import ConditionalCommits
 from bcached.runtime.index import Index
 from bcached.runtime.lookups import Lookups
 from bcached.runtime.maintenance import Maintenance
@@ -40,6 +42,22 @@ class MappedGens:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class MappedChanges:
+    """The file in which clients can map the change counters; a region has 2^shift sectors."""
+
+    path: str
+    bytes: int
+    shift: int
+
+
+class MappedFiles(NamedTuple):
+    """All that clients can map: the gens of each member, and the change counters of the set."""
+
+    gens: list[MappedGens]
+    changes: MappedChanges
+
+
 class CacheSet:
     """An open set; runtime/lifetime.py creates it and runs its tasks."""
 
@@ -53,16 +71,18 @@ class CacheSet:
         allocations: Allocations,
         shared: Shared,
         tasks: Tasks,
-        gen_maps: list[MappedGens],
+        files: MappedFiles,
         lease_path: str,
     ) -> None:
         self.allocations = allocations  # reserve and release sectors
         self.index = index  # commit, clean and drop keys; make them durable
+        self.conditional_commits = ConditionalCommits(index, sectors, shared)
         self.lookups = Lookups(index.nodes, sectors, shared)
         self.touches = Touches(sectors, shared)  # what clients read without a look-up
         self.volumes = volumes
         self.maintenance = Maintenance(members, volumes, shared)  # what admins request
-        self.gen_maps = gen_maps  # the files to map for the gens, one per member
+        self.gen_maps = files.gens  # the files to map for the gens, one per member
+        self.change_map = files.changes
         self.lease_path = lease_path
         self.shared = shared
         self.members = members

@@ -56,27 +56,27 @@ class Index:
 
     def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
         """Accept keys now; returns the seq of their entry, or None if that has to wait."""
-        words = self._check_keys(keys)
+        words = self.check_keys(keys)
         if not self.changes.is_ready(spans_of(keys), words) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
             return None
-        return self._commit(holder, keys)
+        return self.accept(holder, keys)
 
     async def commit(self, holder: Holder, keys: Sequence[Key], timeout_s: float) -> int:
         """Accept keys, all in one entry; returns its seq. NoFreeBuckets if the index cannot grow in time."""
         spans, clock = spans_of(keys), self._shared.clock
         deadline = clock() + timeout_s
-        words = self._check_keys(keys)
+        words = self.check_keys(keys)
         self._sectors.check_commit(holder, keys)
         while True:
             await self.changes.make_ready(spans, words, deadline - clock())
-            self._check_keys(keys)
+            self.check_keys(keys)
             if self.changes.may_grow():
-                return self._commit(holder, keys)
+                return self.accept(holder, keys)
             self._sectors.check_commit(holder, keys)
             await self.changes.wait_to_grow(deadline - clock())
 
-    def _check_keys(self, keys: Sequence[Key]) -> int:
+    def check_keys(self, keys: Sequence[Key]) -> int:
         """Returns the words of the keys; raises if they could not be committed by any holder."""
         self._shared.stop.check_changeable()
         words = words_of(keys)
@@ -106,10 +106,13 @@ class Index:
                 "keys", f"volume {key.inode} ends at sector {size}, found a key up to {key.end}"
             )
 
-    def _commit(self, holder: Holder, keys: Sequence[Key]) -> int:
-        """Commit keys, without an await: no other task sees only a part of it. Returns their seq."""
+    def accept(self, holder: Holder, keys: Sequence[Key], deletions: Sequence[Key] = ()) -> int:
+        """Commit keys, and deletions before them, without an await: no other task sees only a part of it.
+
+        Returns their seq. All must be ready for them.
+        """
         ended = self._sectors.end_reservations(holder, keys)  # raises before anything has changed
-        seq = self.changes.put(keys)
+        seq = self.changes.put([*deletions, *keys] if deletions else keys)
         self._sectors.drop_pins(ended)  # not before: a bucket emptied of pins and data is retired
         self.changes.settle()
         return seq
@@ -322,7 +325,7 @@ class Index:
         """Replace a key by its reserved copy; returns False if the key has changed since it was copied."""
         if self._loaded(old.inode, old.offset, old.end) != [old]:
             return False
-        self._commit(holder, [new])
+        self.accept(holder, [new])
         return True
 
     def _loaded(self, inode: int, start: int, end: int) -> list[Key]:

@@ -19,6 +19,7 @@ from bcached.state.index.key_ranges import Span
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal.journal import Journal
+from bcached.wire.change_map import ChangeMap
 
 
 class IndexWriter:
@@ -31,8 +32,10 @@ class IndexWriter:
         sectors: SectorAllocator,
         live: LiveSectors,
         buckets: NodeBuckets,
+        change_map: ChangeMap,
         shared: Shared,
     ) -> None:
+        self.change_map = change_map
         self.write_back = write_back
         self.nodes = write_back.nodes
         self.journal = journal
@@ -40,6 +43,7 @@ class IndexWriter:
         self.buckets = buckets
         self.newest_seq = journal.seq  # the newest entry that may hold keys
         self._tree = write_back.nodes.tree
+        self._count_changes = change_map.count
         self._member_buckets = sectors.members
         self._shared = shared
         self._reclaims = 0  # the members' count when the allocators were notified last
@@ -111,6 +115,7 @@ class IndexWriter:
             if removed:
                 live.remove(removed, seq)
             live.add(key)
+        self._count_changes(keys)
         self.newest_seq = seq
         if self._tree.leaves.wanted:
             self._shared.leaves_wanted()

@@ -22,7 +22,7 @@ from bcached.device.claims.set_lock import SetLock
 from bcached.device.mapped_file import MappedFile
 from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
 from bcached.runtime.allocations import Allocations
-from bcached.runtime.cache_set import CacheSet, MappedGens
+from bcached.runtime.cache_set import CacheSet, MappedChanges, MappedFiles, MappedGens
 from bcached.runtime.fence import wait_for_old_writers
 from bcached.runtime.index import Index
 from bcached.runtime.index_writer import IndexWriter
@@ -47,7 +47,9 @@ from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.opening.recovery import OpenedSet, first_run, recover
 from bcached.store.reading.set_reader import SetFound, read_set
-from bcached.wire.gen_map import GenMap, file_bytes
+from bcached.wire import change_map, gen_map
+from bcached.wire.change_map import ChangeMap
+from bcached.wire.gen_map import GenMap
 
 T = TypeVar("T")
 # A function, called when its task begins: a task cancelled before leaves no coroutine unawaited.
@@ -120,6 +122,8 @@ class SetRun:
         self._background: list[asyncio.Task[None]] = []  # those that it cancels
         self._files: list[MappedFile] = []  # of the mapped gens, by member
         self._maps: list[GenMap] = []
+        self._change_files: list[MappedFile] = []  # one, of the change counters
+        self._change_map: ChangeMap | None = None
 
     async def begin(self, found: SetFound, progress: Callable[[str], None]) -> CacheSet:
         """Open the set once no writer of a previous run is left; returns it."""
@@ -168,17 +172,26 @@ class SetRun:
 
     def _map_gens(self, name: str, geometry: Geometry, device: int) -> memoryview:
         path = os.path.join(self.options.gen_directory, f"{name}.{device}.gens")
-        file = MappedFile(path, file_bytes(geometry.bucket_count), self.options.gid)
+        file = MappedFile(path, gen_map.file_bytes(geometry.bucket_count), self.options.gid)
         self._files.append(file)
         self._maps.append(GenMap.lay_out(file.memory, geometry.bucket_count, self.number))
         return self._maps[-1].gens
+
+    def _map_changes(self, name: str) -> ChangeMap:
+        path = os.path.join(self.options.gen_directory, f"{name}.changes")
+        count = self.options.change_counters
+        file = MappedFile(path, change_map.file_bytes(count), self.options.gid)
+        self._change_files.append(file)
+        self._change_map = ChangeMap.lay_out(file.memory, count, self.number)
+        return self._change_map
 
     def _assemble(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
         sectors = SectorAllocator([member.buckets for member in members], precise_clock())
         shared = create_shared(self.options, sectors, precise_clock(), self._after_step, self._warn)
         allocations = Allocations(members, sectors, shared)
-        changes = self._key_changes(opened, sectors, shared)
+        counters = self._map_changes(str(members[0].superblock.set_uuid))
+        changes = self._key_changes(opened, sectors, counters, shared)
         index = Index(changes, opened.index.health, sectors, shared)
         mover = Mover(members, sectors, index, shared)
         moving = MovingCollector(sectors, index.nodes, mover, shared)
@@ -205,17 +218,21 @@ class SetRun:
             members, journal, opened.uuid_table, sectors, index, allocations, shared, self._spawn
         )
         maps = [MappedGens(number, file.path, file.size_bytes) for number, file in enumerate(self._files)]
+        (file,) = self._change_files
+        files = MappedFiles(maps, MappedChanges(file.path, file.size_bytes, counters.shift))
         return CacheSet(
-            members, journal, volumes, sectors, index, allocations, shared, tasks, maps, lease_path
+            members, journal, volumes, sectors, index, allocations, shared, tasks, files, lease_path
         )
 
-    def _key_changes(self, opened: OpenedSet, sectors: SectorAllocator, shared: Shared) -> IndexWriter:
+    def _key_changes(
+        self, opened: OpenedSet, sectors: SectorAllocator, counters: ChangeMap, shared: Shared
+    ) -> IndexWriter:
         tree, journal = opened.index.tree, opened.journal
         buckets = NodeBuckets(sectors, shared, tree.node_keys())
         nodes = NodeCache(tree, opened.index.io, buckets, self.options.index_bytes)
         # Never from options.seed: a bset of a previous run with the same seq would be taken for this run's.
         write_back = WriteBack(nodes, buckets, journal, SystemRandom())
-        return IndexWriter(write_back, journal, sectors, opened.index.live, buckets, shared)
+        return IndexWriter(write_back, journal, sectors, opened.index.live, buckets, counters, shared)
 
     def run_tasks(self, group: asyncio.TaskGroup) -> None:
         """Start the set's tasks in the group."""
@@ -277,16 +294,18 @@ class SetRun:
 
     def _before_gens_count(self) -> None:
         """Bump the mapped gens' gc_epoch: a collection will let gens rise beyond what readers rely on."""
-        for gen_map in self._maps:
-            gen_map.bump_gc_epoch()
+        for one in self._maps:
+            one.bump_gc_epoch()
 
     def end(self) -> None:
         """Retire the mapped gens and unlock the set. The lease stays: writers may still hold it."""
         if self._set is not None:
             self._set.allocations.quarantine.close()
-        for gen_map in self._maps:
-            gen_map.retire()
-        for file in self._files:
+        for one in self._maps:
+            one.retire()
+        if self._change_map is not None:
+            self._change_map.retire()
+        for file in [*self._files, *self._change_files]:
             file.remove()
         if self._lock is not None:
             self._lock.release()

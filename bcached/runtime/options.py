@@ -3,13 +3,16 @@
 
 from dataclasses import dataclass
 
+from bcached.wire.change_map import COUNTERS
+
 
 @dataclass(slots=True)
 class SetOptions:
     """Options of one set; those of gc and limits may change while it runs.
 
     synchronous false: the cache is emptied at every start. verify: check every invariant after every step.
-    gen_directory holds the mapped gens, state_directory the lease files; gid is the group that may read them.
+    gen_directory holds the mapped gens and change counters, state_directory the lease files; gid is the group
+    that may read them.
     """
 
     gen_directory: str
@@ -24,5 +27,6 @@ class SetOptions:
     pins_per_connection: int = 65536
     restart_grace_s: float = 10.0
     journal_delay_s: float = 0.1  # delay of keys without a waiter, which lets them share an entry
+    change_counters: int = COUNTERS  # a power of two
     index_bytes: int = 256 << 20  # approximate limit of leaves in memory
     seed: int | None = None  # makes the random policy repeatable

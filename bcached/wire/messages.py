@@ -161,10 +161,21 @@ class Commit(Parameters, frozen=True):
     keys: Keys
     durable: bool | None = None
     timeout_ms: TimeoutMs | None = None
+    versions: bool | None = None
+    if_absent: bool | None = None
+    replaces: Annotated[tuple["Lookup", ...], Meta(max_length=MANY_MAX)] | None = None
 
 
-class Committed(Results):
-    """Commit's results."""
+class Committed(Results, omit_defaults=True):
+    """Commit's results: versions[i] and committed[i], if asked for, are for keys[i]."""
+
+    sequence: int
+    versions: tuple[int, ...] | None = None
+    committed: tuple[bool, ...] | None = None
+
+
+class Flushed(Results):
+    """Flush's results."""
 
     sequence: int
 
@@ -265,6 +276,14 @@ class GenMaps(Results):
     """MapGens' results."""
 
     maps: tuple[GenMapFile, ...]
+
+
+class ChangeMapFile(Results):
+    """MapChanges' results: the file from which the change counters can be mapped."""
+
+    path: str
+    bytes: int
+    shift: int
 
 
 # io.bcached.Admin

@@ -33,8 +33,9 @@ from bcached.errors import (
 from bcached.keys import Key, Pointer
 from bcached.service.socket.access import Access, Role
 from bcached.service.socket.socket_server import SocketLimits
+from bcached.wire.change_map import COUNTERS
 from bcached.wire.codec import Refusal, encode_replies
-from bcached.wire.messages import Bucket, Extent
+from bcached.wire.messages import Bucket, Extent, Lookup
 from instruments.clients.served_set import BUCKET_SECTORS, SET_BYTES, served
 from instruments.clients.stranger import stranger
 from instruments.devices.loop_device import loop_device
@@ -267,6 +268,22 @@ async def test_a_volume_by_its_label_and_a_report_of_reads(folder: Path) -> None
         with pytest.raises(InvalidParameter):
             await client.touch([], hits=-1)
         assert (await client.status()).client_hits == 2
+
+
+async def test_commits_with_conditions_and_the_map_of_changes(folder: Path) -> None:
+    async with served(folder), Client(str(folder / "s")) as client:
+        file = await client.map_changes()
+        assert file.bytes == 4096 + 4 * COUNTERS
+        (key,) = await client.allocate(0, 0, 48)
+        first = await client.commit_if([key], versions=True)
+        assert (first.versions, first.committed) == ((1,), None)
+        (key,) = await client.allocate(0, 0, 8)
+        second = await client.commit_if([key], versions=True, replaces=[Lookup(0, 0, 1 << 17)])
+        assert second.versions == (3,), "a deletion and a key"
+        (key,) = await client.allocate(0, 0, 8)
+        third = await client.commit_if([key], if_absent=True, durable=False)
+        assert (third.versions, third.committed) == (None, (False,))
+        assert [found.sectors for found in (await client.lookup(0, 0, 1000)).keys] == [8]
 
 
 async def test_a_watch_gives_the_state_whenever_it_changed(folder: Path) -> None:

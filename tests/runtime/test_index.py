@@ -237,7 +237,7 @@ async def test_a_volume_s_keys_go_that_lie_beyond_what_clients_may_name(tmp_path
         index = story.cache_set.index
         for offset in (OFFSET_MAX, bkey.END_MAX - 8):
             ((key,),) = await story.cache_set.allocations.allocate(story.holder, [extent(8)], 1.0)
-            index._commit(story.holder, [Key(0, offset, 8, True, key.pointers)])
+            index.accept(story.holder, [Key(0, offset, 8, True, key.pointers)])
         assert await index.inode_keys.dirty_sectors(0) == 16
         await story.cache_set.volumes.delete(0, force=True)
         assert await story.cache_set.volumes.create("again") == 0

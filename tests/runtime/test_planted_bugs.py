@@ -314,7 +314,7 @@ def moves_keys_before_their_data(patch: pytest.MonkeyPatch) -> None:
 
 def puts_copies_over_what_was_overwritten(patch: pytest.MonkeyPatch) -> None:
     def unchecked(self: Index, holder: Any, _: Key, new: Key) -> bool:
-        self._commit(holder, [new])
+        self.accept(holder, [new])
         return True
 
     copy = Mover._copy

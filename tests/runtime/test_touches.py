@@ -27,6 +27,7 @@ async def bucket_in_use(cache_set: CacheSet) -> Bucket:
     holder = cache_set.allocations.new_holder("client")
     ((key,),) = await cache_set.allocations.allocate(holder, [ExtentRequest(inode, 0, 8, 1)], 1.0)
     pointer = key.pointers[0]
+    await cache_set.index.commit(holder, [key], 1.0)
     return Bucket(pointer.device, cache_set.geometry.bucket_of(pointer.sector), pointer.gen)
 
 

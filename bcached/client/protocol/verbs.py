@@ -14,7 +14,7 @@ from bcached.set_state import SetState
 from bcached.wire import messages, volume_messages
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.interfaces import ADMIN, ALLOCATOR, MONITOR
-from bcached.wire.messages import Bucket, Extent, Found, Lookup, Policy
+from bcached.wire.messages import Bucket, ChangeMapFile, Committed, Extent, Found, Lookup, Policy
 from bcached.wire.volume_messages import Orphan, Volume
 
 NOTHING = messages.Nothing()
@@ -31,6 +31,12 @@ def map_gens(at: Attachment) -> Call[tuple[messages.GenMapFile, ...]]:
     """Returns the files from which the members' gens can be mapped."""
     at.check()
     return Call(f"{ALLOCATOR}.MapGens", NOTHING, messages.GenMaps, lambda it: it.maps)
+
+
+def map_changes(at: Attachment) -> Call[ChangeMapFile]:
+    """Returns the file from which the change counters can be mapped."""
+    at.check()
+    return Call(f"{ALLOCATOR}.MapChanges", NOTHING, ChangeMapFile, lambda it: it)
 
 
 def allocate(
@@ -111,6 +117,23 @@ def commit(
     at.check()
     request = messages.Commit(tuple(keys), durable, timeout_ms)
     return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, lambda it: it.sequence)
+
+
+def commit_if(
+    at: Attachment,
+    keys: Sequence[Key],
+    *,
+    durable: bool | None = None,
+    timeout_ms: int | None = None,
+    versions: bool | None = None,
+    if_absent: bool | None = None,
+    replaces: Iterable[Lookup] | None = None,
+) -> Call[Committed]:
+    """Insert keys as `commit` does: if nothing is there, in place of all else in ranges, with versions."""
+    at.check()
+    ranges = None if replaces is None else tuple(replaces)
+    request = messages.Commit(tuple(keys), durable, timeout_ms, versions, if_absent, ranges)
+    return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, lambda it: it)
 
 
 def mark_clean(
@@ -210,7 +233,7 @@ def volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
 def flush(at: Attachment) -> Call[int]:
     """Make all commits of any client durable. Returns the number of the newest journal entry."""
     at.check()
-    return Call(f"{ALLOCATOR}.Flush", NOTHING, messages.Committed, lambda it: it.sequence)
+    return Call(f"{ALLOCATOR}.Flush", NOTHING, messages.Flushed, lambda it: it.sequence)
 
 
 # io.bcached.Admin

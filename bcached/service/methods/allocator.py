@@ -40,7 +40,11 @@ class Allocation:
             "FreeBucket": self.free_bucket,
             "Release": self.release,
         }
-        reading: dict[str, Handler] = {"Describe": self.describe, "MapGens": self.map_gens}
+        reading: dict[str, Handler] = {
+            "Describe": self.describe,
+            "MapGens": self.map_gens,
+            "MapChanges": self.map_changes,
+        }
         table = {
             name: Operation(Role.ALLOCATOR, run, brief=True, changes=True) for name, run in changing.items()
         }
@@ -200,6 +204,11 @@ class Allocation:
         """Returns the files from which the gens can be mapped."""
         maps = self._set.gen_maps
         return messages.GenMaps(tuple(messages.GenMapFile(one.device, one.path, one.bytes) for one in maps))
+
+    def map_changes(self, _session: Session, _request: Any) -> Outcome:
+        """Returns the file from which the change counters can be mapped."""
+        file = self._set.change_map
+        return messages.ChangeMapFile(file.path, file.bytes, file.shift)
 
 
 DONE = messages.Done()

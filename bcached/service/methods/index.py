@@ -11,6 +11,8 @@ from typing import Any
 
 from bcached.errors import InvalidParameter, RequestError
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.conditional_commits import Conditions
+from bcached.runtime.conditional_commits import Outcome as Made
 from bcached.runtime.lookups import LookupResult
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
 from bcached.service.methods.allocator import DONE
@@ -60,6 +62,8 @@ class IndexOperations:
         for key in request.keys:
             check_blocks("keys", key, self._block_mask)
         self._check_durable(request.durable)
+        if request.replaces is not None or request.if_absent or request.versions:
+            return self._commit_if(session, request)
         if not request.keys:
             seq: int | None = self._set.journal.accepted_seq
         else:
@@ -71,6 +75,32 @@ class IndexOperations:
             lambda seq: self._once_durable(request.durable, seq, messages.Committed(seq)),
             cancellable=True,
         )
+
+    def _commit_if(self, session: Session, request: messages.Commit) -> Outcome:
+        """Insert keys on conditions, or with an answer for each."""
+        ranges = request.replaces or ()
+        for one in ranges:
+            if (one.offset | one.sectors) & self._block_mask:
+                refuse_unaligned(one, self._block_mask)
+        conditions = Conditions(
+            tuple((one.inode, one.offset, one.offset + one.sectors) for one in ranges),
+            bool(request.if_absent),
+        )
+
+        def made(made: Made) -> Outcome:
+            results = messages.Committed(made.seq)
+            if request.if_absent:
+                results.committed = made.committed
+            if request.versions:
+                results.versions = made.versions
+            return self._once_durable(request.durable, made.seq, results)
+
+        commits = self._set.conditional_commits
+        at_once = commits.try_commit(session.holder, request.keys, conditions)
+        if at_once is not None:
+            return made(at_once)
+        waiting = commits.commit(session.holder, request.keys, conditions, timeout_s(request))
+        return Later(waiting, made, cancellable=True)
 
     def mark_clean(self, _session: Session, request: messages.MarkClean) -> Outcome:
         """Mark dirty keys clean where they are unchanged in the index."""
@@ -99,7 +129,7 @@ class IndexOperations:
 
     def flush(self, _session: Session, _request: Any) -> Outcome:
         """Make all changes so far durable."""
-        return Later(self._durability.flushed(), messages.Committed, is_decided=True)
+        return Later(self._durability.flushed(), messages.Flushed, is_decided=True)
 
     def _check_durable(self, durable: bool | None) -> None:
         if durable is not False and not self._set.shared.options.synchronous:

@@ -41,7 +41,8 @@ def reopened(devices: Iterable[MemoryDevice]) -> list[BlockDevice]:
 
 def set_options(folder: Path, **changes: Any) -> SetOptions:
     """Options with every check on, and with a chance for others to run after every slice."""
-    values = {"verify": True, "gc_slice_s": 0.0, "restart_grace_s": 0.5, "seed": 1} | changes
+    values: dict[str, Any] = {"verify": True, "gc_slice_s": 0.0, "restart_grace_s": 0.5, "seed": 1}
+    values |= {"change_counters": 1 << 10} | changes
     return SetOptions(str(folder), str(folder), **values)
 
 

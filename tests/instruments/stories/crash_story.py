@@ -149,7 +149,8 @@ class Story:
         devices = [RecordingDevice(disk, log) for disk, log in zip(disks, self.logs, strict=True)]
         if self.ledger.volumes[-1].value is FRESH:
             self.ledger.volumes.append(Change({}, self.clock.now))
-        chosen = SetOptions(str(self.folder), str(self.folder), restart_grace_s=0, seed=1, **options)
+        options = {"restart_grace_s": 0, "seed": 1, "change_counters": 1 << 10} | options
+        chosen = SetOptions(str(self.folder), str(self.folder), **options)
         async with running(devices, chosen) as cache_set:
             self.cache_set = cache_set
             if self.ledger.volumes[-1].kept is None:

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""The mapped file of change counters: a client checks with it whether what it knows of a range still holds.
+
+    byte 0     u64  magic
+    byte 8     u64  version
+    byte 16    u64  count        of the counters, a power of two
+    byte 24    u64  life         id of the daemon's run, as in the gen maps; 0 once it stopped
+    byte 32    u64  shift        a region is 2^shift sectors of a volume
+    byte 4096  u32  counter 0, counter 1, ... count of them
+
+The header is little-endian, the counters are in the machine's byte order. Regions share counters: that of a
+sector's region is h(inode, sector >> shift), with
+
+    h(inode, region) = (region + inode * 2654435761) mod count
+
+which needs 64 bits, and spreads neighbouring regions of a volume as well as random ones. The daemon adds one,
+modulo 2^32, for each key that it changes in a region, after the change is made and before its reply is sent.
+Each counter is written by one aligned 4-byte store.
+"""
+
+from collections.abc import Iterable
+
+from bcached.errors import BadField, BadMagic
+from bcached.keys import Key
+
+HEADER_BYTES = 4096
+MAGIC = 0x676E686364636362  # the bytes "bccdchng"
+VERSION = 1
+REGION_SHIFT = 17  # 64 MiB
+COUNTERS = 1 << 20
+
+MAGIC_AT, VERSION_AT, COUNT_AT, LIFE_AT, SHIFT_AT = 0, 8, 16, 24, 32
+INODE_FACTOR = 2654435761
+COUNTER_BYTES, COUNTER_LIMIT = 4, (1 << 32) - 1
+
+STRUCTURE = "change map"
+
+
+def file_bytes(count: int) -> int:
+    """Returns the length of the file with so many counters."""
+    return HEADER_BYTES + count * COUNTER_BYTES
+
+
+class ChangeMap:
+    """A view of the map: counters by region, and the header's fields."""
+
+    __slots__ = ("_memory", "counters", "mask", "shift")
+
+    def __init__(self, memory: memoryview, count: int, shift: int) -> None:
+        assert memory.nbytes >= file_bytes(count)
+        assert count & count - 1 == 0 < count
+        self._memory = memory[:]
+        self.counters = memory[HEADER_BYTES : file_bytes(count)].cast("I")
+        self.mask = count - 1
+        self.shift = shift
+
+    @classmethod
+    def lay_out(cls, memory: memoryview, count: int, life: int, shift: int = REGION_SHIFT) -> "ChangeMap":
+        """Write the header; the counters stay as they are: the daemon's side, once at its start."""
+        assert life > 0, "0 means that no daemon maintains the map"
+        change_map = cls(memory, count, shift)
+        for at, value in ((MAGIC_AT, MAGIC), (VERSION_AT, VERSION), (COUNT_AT, count), (SHIFT_AT, shift)):
+            _put(memory, at, value)
+        _put(memory, LIFE_AT, life)
+        return change_map
+
+    @classmethod
+    def parse(cls, memory: memoryview, where: str) -> "ChangeMap":
+        """Returns the map in these bytes. Raises BadMagic or BadField. The client's side."""
+        if memory.nbytes < HEADER_BYTES:
+            raise BadField(STRUCTURE, f"{where} length", f"at least {HEADER_BYTES} bytes", memory.nbytes)
+        magic, version = _get(memory, MAGIC_AT), _get(memory, VERSION_AT)
+        if magic != MAGIC:
+            raise BadMagic(STRUCTURE, where, f"{MAGIC:#x}", f"{magic:#x}")
+        if version != VERSION:
+            raise BadField(STRUCTURE, f"{where} version", VERSION, version)
+        count, shift = _get(memory, COUNT_AT), _get(memory, SHIFT_AT)
+        most = (memory.nbytes - HEADER_BYTES) // COUNTER_BYTES
+        if not 0 < count <= most or count & count - 1:
+            raise BadField(STRUCTURE, f"{where} count", f"a power of two up to {most}", count)
+        if shift > 63:
+            raise BadField(STRUCTURE, f"{where} shift", "at most 63", shift)
+        return cls(memory, count, shift)
+
+    @property
+    def life(self) -> int:
+        """Returns the id of the daemon's run; 0 once it has stopped cleanly."""
+        return _get(self._memory, LIFE_AT)
+
+    def counter(self, inode: int, sector: int) -> int:
+        """Returns the counter of a sector's region, as it is now."""
+        value: int = self.counters[inode * INODE_FACTOR + (sector >> self.shift) & self.mask]
+        return value
+
+    def count(self, keys: Iterable[Key]) -> None:
+        """Add one to the counters of the regions that each of these changed keys is in: the daemon's side."""
+        counters, mask, shift = self.counters, self.mask, self.shift
+        for key in keys:
+            offset = key.offset
+            region = offset >> shift
+            at = key.inode * INODE_FACTOR + region & mask
+            counters[at] = counters[at] + 1 & COUNTER_LIMIT
+            last = offset + key.sectors - 1 >> shift
+            while region < last:
+                region += 1
+                at = key.inode * INODE_FACTOR + region & mask
+                counters[at] = counters[at] + 1 & COUNTER_LIMIT
+
+    def retire(self) -> None:
+        """Mark the map as out of use: no reader trusts it from here on."""
+        _put(self._memory, LIFE_AT, 0)
+
+    def release(self) -> None:
+        """Release our views of the memory, so that its owner can unmap it."""
+        self.counters.release()
+        self._memory.release()
+
+
+def _get(memory: memoryview, at: int) -> int:
+    return int.from_bytes(memory[at : at + 8], "little")
+
+
+def _put(memory: memoryview, at: int, value: int) -> None:
+    memory[at : at + 8] = value.to_bytes(8, "little")
