@@ -122,7 +122,7 @@ def _lines(done: Repair) -> list[str]:
     lines = _steps(done)
     found = done.after or done.before
     lines += [str(finding) for finding in found.findings.listed if finding.severity > Severity.NOTE]
-    then = {(True, True): "sound now", (True, False): "NOT SOUND still"}
+    then = {(True, True): "sound now", (True, False): "still NOT SOUND"}
     then |= {(False, True): "would be sound then", (False, False): "would NOT be sound then"}
     if done.after is not None:
         lines.append(then[done.is_done, found.findings.sound])

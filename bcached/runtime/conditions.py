@@ -13,15 +13,15 @@ from enum import Enum, auto
 
 
 class Fact(Enum):
-    """What can become true."""
+    """A change that tasks wait for, each with its condition."""
 
-    BUCKETS_MOVED = auto()  # taken, freed or retired, or a request waits for one: allocators check again
-    PRIOS_WANTED = auto()
+    BUCKETS_MOVED = auto()  # a bucket was taken, freed or retired, or a request waits: allocators check again
+    PRIOS_WANTED = auto()  # a prio write is requested
     GENS_DURABLE = auto()  # a prio write ended
-    COLLECTION_WANTED = auto()
+    COLLECTION_WANTED = auto()  # a collection or an evacuation is requested
     MARKS_VALID = auto()  # a garbage collection ended
     LEAVES_WANTED = auto()  # leaves of the index are to be written out
-    LEAVES_WRITTEN = auto()  # they are written as requested, or wait for buckets
+    LEAVES_WRITTEN = auto()  # the leaf writer wrote them, or waits for buckets
 
     # Enum.__hash__ hashes the name, which costs as much as the rest of announce().
     __hash__ = object.__hash__

@@ -15,15 +15,15 @@ class GcSchedule:
     """
 
     def __init__(self, conditions: Conditions, volume_sectors: int) -> None:
-        self.markings = 0  # completed ones
-        self.is_marking = False  # a part of the round
-        self.rounds = 0  # completed ones
+        self.markings = 0  # completed markings
+        self.is_marking = False  # the first part of a round
+        self.rounds = 0  # completed rounds
         self.in_round = False
         self.wanted: str | None = None  # the trigger of the requested collection
         self.runs = dict.fromkeys(GC_TRIGGERS, 0)  # completed markings by trigger
         self.evacuations_wanted: set[Member] = set()
-        self.evacuating: Member | None = None  # by the evacuator
-        # Sectors of new data until traffic requests a collection; below 0 it has.
+        self.evacuating: Member | None = None  # the member the evacuator works on
+        # Sectors of new data until traffic requests a collection; negative once it has requested one.
         self.sectors_to_next = self._interval = max(volume_sectors // TRAFFIC_PART, 1)
         self._conditions = conditions
 

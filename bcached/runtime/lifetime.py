@@ -97,11 +97,11 @@ async def running(
                 try:
                     yield cache_set
                 except BaseException:
-                    cache_set.shared.stop.refuse(DeviceFailed("the daemon is going down"))
+                    cache_set.shared.stop.refuse(DeviceFailed("the daemon is stopping"))
                     raise
                 await run.stop(progress)
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the others are its consequences
+            raise errors.exceptions[0] from None  # the other errors follow from the first
 
 
 async def _raise_error_of(broken: "asyncio.Future[None]") -> None:
@@ -118,8 +118,8 @@ class SetRun:
         self._lock: SetLock | None = None
         self._set: CacheSet | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()  # those that an orderly stop waits for
-        self._background: list[asyncio.Task[None]] = []  # those that it cancels
+        self._tasks: set[asyncio.Task[Any]] = set()  # tasks that an orderly stop waits for
+        self._background: list[asyncio.Task[None]] = []  # tasks that an orderly stop cancels
         self._files: list[MappedFile] = []  # of the mapped gens, by member
         self._maps: list[GenMap] = []
         self._change_files: list[MappedFile] = []  # one, of the change counters

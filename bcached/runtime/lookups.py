@@ -43,14 +43,14 @@ class Lookups:
     """Look-ups of keys, which may be cancelled at any await, and their counts."""
 
     def __init__(self, nodes: NodeCache, sectors: SectorAllocator, shared: Shared) -> None:
-        self.count = 0  # of look-ups
-        self.hits = 0  # of those that found something live
+        self.count = 0  # look-ups
+        self.hits = 0  # look-ups that found a live key
         self._nodes = nodes
         self._tree = nodes.tree
         self._sectors = sectors
         self._shared = shared
         self._bucket_sectors = sectors.members[0].geometry.bucket_sectors
-        self._read_sectors = 0  # not counted as traffic yet
+        self._read_sectors = 0  # sectors found and not yet counted as traffic
 
     def try_lookup(self, request: LookupRequest) -> LookupResult | None:
         """Returns what is live in a range; None if a node has to be read first, or very many searched.

@@ -38,7 +38,7 @@ class Shared:
     prios: PrioSchedule
     collections: GcSchedule
     traffic: Traffic
-    slices: Histogram  # for how long long work held the loop
+    slices: Histogram  # seconds per slice of long work
 
     @property
     def is_short(self) -> bool:

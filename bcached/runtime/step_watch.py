@@ -9,7 +9,7 @@ class StepWatch:
 
     def __init__(self, clock: Callable[[], float], after_step: Callable[[], None]) -> None:
         self.node_writers: set[object] = set()  # the tasks that write nodes of the index
-        self.waiting_for_nodes = 0  # how many of their writes wait for buckets
+        self.waiting_for_nodes = 0  # how many node writes wait for buckets
         self._clock = clock
         self._after_step = after_step
         self._busy_since: dict[object, float] = {}  # when each busy task began its step

@@ -17,7 +17,7 @@ class Stop:
 
     def __init__(self, conditions: Conditions) -> None:
         self.refusal: RequestError | None = None  # why nothing may change any more
-        self.on_refusal: list[Callable[[RequestError], None]] = []  # called with it when it is set
+        self.on_refusal: list[Callable[[RequestError], None]] = []  # called with the refusal when it is set
         self.is_requested = False  # every task ends after its present step
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._conditions = conditions

@@ -13,7 +13,7 @@ class Traffic:
         self._sectors = sectors
         self._prios = prios
         self._collections = collections
-        self._counted_sectors = 0  # of the allocated ones
+        self._counted_sectors = 0  # allocated sectors that the schedules were given
 
     def count_allocated(self) -> None:
         """Count sectors allocated since the last call: they age prios and trigger garbage collection."""

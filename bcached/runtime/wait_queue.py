@@ -58,8 +58,10 @@ class WaitQueue:
         # Requests that got nothing, by reason.
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, deque[Waiter]] = {reserve: deque() for reserve in Reserve}
-        self._of_holder: dict[Holder, dict[Waiter, None]] = {}  # of connections: all end with theirs
-        self._turned_away: set[Reserve] = set()  # with requests refused since buckets arrived last
+        self._of_holder: dict[Holder, dict[Waiter, None]] = {}  # a holder's waiters end with its connection
+        self._turned_away: set[Reserve] = (
+            set()
+        )  # reserves for which a request was refused since buckets arrived
         self._refusal: RequestError | None = None  # why no request may wait any more
         self._on_change = on_change
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)

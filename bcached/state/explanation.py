@@ -102,7 +102,7 @@ def _dry(statistics: SetStatistics) -> Iterator[str]:
     if statistics.open_buckets:
         gone, idle = statistics.open_buckets_gone, statistics.open_buckets_idle
         yield (
-            f"{statistics.open_buckets} buckets are open: {gone} of closed connections, given up when a "
+            f"{statistics.open_buckets} buckets are open: {gone} of closed connections, closed when a "
             f"request waits, and {idle} of idle writers, whose sectors other writers get then"
         )
 

@@ -18,7 +18,7 @@ FINDINGS_OF_A_RULE_MAX = 100  # one fault can cause millions of findings
 
 
 class Severity(IntEnum):
-    """How grave a finding is."""
+    """The severity of a finding, in ascending order."""
 
     NOTE = 0  # nothing is wrong, but it may explain what an operator sees
     TORN = 1  # a write was interrupted; opening the set in bcached repairs it

@@ -38,7 +38,7 @@ def claim(path: str, descriptor: int) -> list[Process]:
     for holder in holders:
         if _may_own(holder.process, file):
             raise _refusal(path, holder)
-    if not holders:  # of another container, or released by now
+    if not holders:  # the holder is in another container, or has released it
         raise DeviceBusy(path, "in use: another process has locked it")
     refuse_served(path, file)
     _try_lock(descriptor, fcntl.LOCK_SH)

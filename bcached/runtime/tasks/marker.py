@@ -50,8 +50,8 @@ class Marker:
         self.found: dict[str, int] = {}  # counts of the last marking, to which its round adds
         self.dirty_sectors: Counter[int] = Counter()  # by inode, from the last completed marking
         self.outdated: list[Interior] = []  # nodes that name buckets reused many times since
-        self.fills: list[tuple[int, int]] = []  # of all leaves: the end of its range, and its words
-        self._dirty_so_far: Counter[int] = Counter()  # as dirty_sectors, from the present marking
+        self.fills: list[tuple[int, int]] = []  # for each leaf: the end of its range, and its words
+        self._dirty_so_far: Counter[int] = Counter()  # dirty_sectors of the marking in progress
         self._members = members
         self._member_buckets = [member.buckets for member in members]
         self._journal = journal

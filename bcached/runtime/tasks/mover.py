@@ -28,7 +28,7 @@ from bcached.store.member import Member
 from bcached.units import SECTOR_BYTES
 
 MOVES_AT_ONCE = 16  # kernel: 64 in flight
-INDEX_TIMEOUT_S = 1.0  # for the index to be ready for a copy
+INDEX_TIMEOUT_S = 1.0  # how long a copy may wait for space in the index
 
 
 class Move(NamedTuple):
@@ -43,17 +43,17 @@ class MoveResult(Enum):
 
     MOVED = auto()  # or skipped for good reason
     NO_SPACE = auto()  # there is no bucket for the copies
-    INDEX_BUSY = auto()  # it did not get ready in time
+    INDEX_BUSY = auto()  # the index had no space for the key in time
 
 
 class Mover:
     """Moves keys; holder owns the copies until they are committed."""
 
     def __init__(self, members: list[Member], sectors: SectorAllocator, index: Index, shared: Shared) -> None:
-        self.moved_sectors = 0  # whose keys name the copy now
-        self.buckets_taken: Counter[int] = Counter()  # for copies, by member
-        self.own_changes = [(0, 0) for _ in members]  # its share of the changes that evacuations depend on
-        self.copies_lacking = 1  # of the last key without space
+        self.moved_sectors = 0  # sectors of committed copies
+        self.buckets_taken: Counter[int] = Counter()  # buckets taken for copies, by member
+        self.own_changes = [(0, 0) for _ in members]  # by member: evacuation_finds() due to the mover
+        self.copies_lacking = 1  # how many copies the last key without space has
         self.holder = Holder("moving garbage collection", 1 << 20, sectors.members[0].geometry)
         self._members = members
         self._sectors = sectors

@@ -95,7 +95,7 @@ def encoder(accept: str) -> tuple[Callable[[Any], bytes], str]:
     """Returns the library's choice for an Accept field; its default if it cannot parse the field."""
     try:
         encode, kind = choose_encoder(accept)
-    except Exception:  # it parses versions unchecked, and any exception may come out
+    except Exception:  # the parser does not check versions, and may raise any exception
         return choose_encoder("")
     return (encode, kind) if kind.isascii() and kind.isprintable() else choose_encoder("")
 

@@ -43,7 +43,9 @@ class Buffers:
         self.peak_bytes = 0  # since it was last reset
         self.gave_way = 0
         self._noted: dict[Holding, int] = {}
-        self._large: dict[Holding, None] = {}  # those above their share, in the order they exceeded it
+        self._large: dict[
+            Holding, None
+        ] = {}  # connections above their share, in the order in which they exceeded it
         self.set_limits(limit_bytes, connections)
 
     def set_limits(self, limit_bytes: int, connections: int) -> None:

@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         """Close at once and release everything: the limit of buffers is exceeded."""
         peer = self.session.peer
         log.warning(
-            "client gave way: the buffers are full", pid=peer.pid, uid=peer.uid, held_bytes=held_bytes
+            "client disconnected: the buffers are full", pid=peer.pid, uid=peer.uid, held_bytes=held_bytes
         )
         self._release()
         if self._transport is None:

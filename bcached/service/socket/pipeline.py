@@ -52,7 +52,7 @@ from bcached.wire.codec import (
 from bcached.wire.messages import REPLY_BYTES_MAX, Results
 from bcached.wire.methods import ALLOCATOR, METHODS, Request
 
-EARLY_REPLIES = 8  # that are sent ahead of twice as many or more
+EARLY_REPLIES = 8  # replies that are sent first if twice as many or more are queued
 BATCH_REQUESTS = 256  # requests answered by one write; back-pressure is checked between batches
 
 INTERFACE_OF = {method.request: method.interface for method in METHODS.values()}

@@ -38,7 +38,7 @@ class ReplyQueue:
 
     def __init__(self) -> None:
         self.slots: deque[ReplySlot] = deque()
-        self.reply_bytes = 0  # of the replies that wait behind the first slot
+        self.reply_bytes = 0  # bytes of replies that wait behind the first slot
         self.request_bytes = 0  # of the requests without a reply
 
     def __repr__(self) -> str:

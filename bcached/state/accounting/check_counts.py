@@ -88,7 +88,7 @@ class Census:
         if self._unknown is not None:
             self._learn(buckets, gens)
         raised, newer = newer_pointers(buckets, gens, self.gens, self.gens_on_disk)
-        self.gens[raised] = newer  # of several into a bucket the last assignment wins, the newest
+        self.gens[raised] = newer  # where one bucket has several pointers, the newest is assigned last
 
     def raise_gen(self, bucket: int, gen: int) -> None:
         """Raise a bucket's gen to that of a newer pointer."""

@@ -44,7 +44,7 @@ class GcMarks:
         """Record pointers into these buckets, of which some may be named several times."""
         steps = behind_each(gens, self._oldest[buckets])
         older = np.flatnonzero(steps)
-        if len(older):  # sorted: of several into one bucket the last assignment wins, the oldest
+        if len(older):  # where one bucket has several pointers, the oldest is assigned last
             older = older[np.argsort(steps[older], kind="stable")]
             self._oldest[buckets[older]] = gens[older].astype(np.uint8)
 

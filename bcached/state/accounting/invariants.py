@@ -71,7 +71,7 @@ def _lists(member: MemberBuckets) -> Iterator[str]:
         State.FREE: [*reserves.for_data, *(bucket for buckets in reserves.lists for bucket in buckets)],
         State.FREE_INC: list(member.free_inc),
         State.UNUSED: [*member.unused.buckets, *member.unused.for_data],
-        State.PRIO: chain + member.prio_chains.before,
+        State.PRIO: chain + member.prio_chains.freeing,
     }
     for state, buckets in lists.items():
         if len(set(buckets)) != len(buckets):

@@ -74,7 +74,7 @@ class Recount:
 
     def _raise(self, buckets: NumberColumn, gens: NumberColumn) -> None:
         raised, newer = newer_pointers(buckets, gens, self.gens, self._base)
-        self.gens[raised] = newer  # of several into a bucket the last assignment wins, the newest
+        self.gens[raised] = newer  # where one bucket has several pointers, the newest is assigned last
         self.overtook_dirty |= bool(self.dirty_sectors[raised].any())
         self.sectors[raised] = 0
         self.dirty_sectors[raised] = 0

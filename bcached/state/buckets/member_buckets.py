@@ -343,7 +343,7 @@ class MemberBuckets:
         self.free_inc.gens_became_durable(through)
         self.reserves.lift(self.table.is_tainted)
         self.unused.lift(self.table)
-        before = self.prio_chains.before
+        before = self.prio_chains.freeing
         while before:
             freed = before[:FREED_BUCKETS]
             del before[:FREED_BUCKETS]

@@ -12,10 +12,10 @@ class PrioChains:
     """The buckets of the chains, and the buffer for the gens of the next one."""
 
     def __init__(self, table: BucketTable) -> None:
-        self.current: list[int] = []  # that the journal points to
-        self.writing: list[int] = []  # of a prio write that is under way
-        self.before: list[int] = []  # the rest of the previous chain, which is being freed
-        self.writes = 0  # finished ones
+        self.current: list[int] = []  # the chain that the journal points to
+        self.writing: list[int] = []  # the chain that a prio write is writing
+        self.freeing: list[int] = []  # the rest of the previous chain
+        self.writes = 0  # finished prio writes
         self._table = table
         # Buffer of the next snapshot of the gens: copying to memory that is mapped already is twice as fast.
         self._spare_gens: bytearray | None = bytearray(table.gens)
@@ -35,5 +35,5 @@ class PrioChains:
         """Record a finished prio write of these gens: its chain is the current one."""
         assert self._spare_gens is None, "no prio write was begun"
         self._spare_gens = self._table.replace_gens_on_disk(gens)
-        self.before, self.current, self.writing = self.current, self.writing, []
+        self.freeing, self.current, self.writing = self.current, self.writing, []
         self.writes += 1

@@ -13,14 +13,14 @@ from bcached.state.index.journal_pins import SeqPins
 from bcached.state.index.node import Leaf, Unwritten
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
 
-LEAF_BYTES = 4096  # of objects per leaf, beside the words
+LEAF_BYTES = 4096  # bytes of Python objects per leaf, beside its words
 
 
 class LoadedLeaves:
     """The loaded leaves of one tree, and the changes of evicted ones."""
 
     def __init__(self, shape: NodeShape) -> None:
-        self.order: OrderedDict[Leaf, None] = OrderedDict()  # all of them, least recently used first
+        self.order: OrderedDict[Leaf, None] = OrderedDict()  # all loaded leaves, least recently used first
         self.wanted: OrderedDict[Leaf, None] = OrderedDict()  # to be written soon
         self.oversize: set[Leaf] = set()  # too large for one node; wanted, too
         self.deferred: dict[int, Unwritten] = {}  # by bound: unwritten changes of evicted leaves

@@ -75,12 +75,12 @@ class Leaf:
         self.key = key
         self.bound = bound_of(key)  # where its range ends
         self._last_inode, self._end = position_at(self.bound)
-        self.seq = seq  # of its bsets
+        self.seq = seq  # the seq that all bsets of a node have
         self.blocks_used = blocks_used
         self.live = live  # all extents, merged
-        self.unwritten = self._nothing()  # those in no written bset, deletions included
-        self.writing: Unwritten | None = None  # those whose write is not finished
-        self.pins = 0  # of tasks that are about to use it
+        self.unwritten = self._nothing()  # extents in no written bset, deletions included
+        self.writing: Unwritten | None = None  # extents whose write is not finished
+        self.pins = 0  # how many tasks are about to use it
         self.is_detached = False  # replaced by other nodes, or evicted
         self.is_torn = False  # its last bset was lost in a crash
 

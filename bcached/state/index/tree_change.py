@@ -61,12 +61,12 @@ Source: TypeAlias = NewNode | tuple[Interior, int]  # a new child, or an existin
 
 @dataclass(slots=True, eq=False)
 class Append:
-    """The bset that makes a change effective, in a node that stays."""
+    """The bset that makes a change effective, in a node that is not replaced."""
 
     parent: Interior
     index: int  # of the first child that is replaced
     replaced: list[Key]  # the keys of the children that are replaced
-    new_nodes: list[NewNode]  # those that replace them
+    new_nodes: list[NewNode]  # the nodes that replace the children
 
     def freeing(self, gens: Sequence[int]) -> list[Key]:
         """The keys that free the old nodes: their pointers, with the new gens of their buckets."""
@@ -86,7 +86,7 @@ class TreeChange:
     below: list[Key] = field(default_factory=list)  # keys of the nodes below the last of those replaced
     replaced_parents: list[Interior] = field(default_factory=list)  # parents that are replaced too
     append: Append | None = None
-    root: NewNode | None = None  # either this or an append
+    root: NewNode | None = None  # the new root; None if there is an append
 
     @property
     def growth(self) -> int:

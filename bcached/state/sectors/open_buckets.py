@@ -69,12 +69,12 @@ class Slot:
         self.stream: tuple[int, int, int] | None = None  # kind, inode, end of the last extent
         self.writer: tuple[int, int] | None = None  # kind, write point of the last extent
         self.of_writer: dict[Slot, None] = {}  # all slots with that writer
-        self.kind = 0  # copies << COPIES_SHIFT, and ALWAYS_DIRTY for volumes whose data never is clean
+        self.kind = 0  # copies << COPIES_SHIFT, and ALWAYS_DIRTY for flash-only volumes
         self.sectors_free = 0
         self.bucket_ids: tuple[tuple[int, int], ...] = ()
         self.sectors: tuple[int, ...] = ()
         self.gens: tuple[int, ...] = ()
-        self.holder: Holder | None = None  # that got sectors last, and when
+        self.holder: Holder | None = None  # the last user of the slot, and when (seconds)
         self.used_at = 0.0
 
     def __repr__(self) -> str:
@@ -93,7 +93,7 @@ class OpenBuckets:
         self._geometry = geometry
         self._block_sectors = geometry.block_sectors
         self._by_use = OrderedDict.fromkeys(Slot() for _ in range(OPEN_BUCKETS_MAX))
-        self._newest = next(reversed(self._by_use))  # while one stream goes on, nothing else changes
+        self._newest = next(reversed(self._by_use))  # the slot that the last request used: a stream reuses it
         self._by_stream: dict[tuple[int, int, int], list[Slot]] = {}  # newest last; all but the newest slot's
         self._by_writer: dict[tuple[int, int], dict[Slot, None]] = {}  # oldest first
 

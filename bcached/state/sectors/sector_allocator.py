@@ -42,13 +42,13 @@ class SectorAllocator:
         self.open_buckets = OpenBuckets(geometry)
         self.inodes: dict[int, UUID] = {}
         self.flash_sectors: dict[int, int] = {}
-        self.pending_holders: set[Holder] = set()  # of requests that wait for more buckets
+        self.pending_holders: set[Holder] = set()  # holders of what waiting requests have collected
         self.allocated_sectors = 0
         self.reserved_sectors = 0  # counting each copy
         self.buckets_taken = 0  # from the reserves
-        self.sharing = False  # without a bucket a request gets sectors of any open one (closing.py)
+        self.sharing = False  # a request may use any open bucket (closing.py)
         self._clock = clock
-        self._pins = self.pins.columns  # by member: the request path adds one without a call
+        self._pins = self.pins.columns  # by member; the request path increments them without a call
         self._geometry = geometry  # of every member
 
     # Cutting

@@ -44,14 +44,14 @@ class NodeIo:
         bounds: Bounds,
         may_be_torn: MayBeTorn = _never,
     ) -> None:
-        self.shape = shape  # of new nodes
+        self.shape = shape  # limits of new nodes
         self.may_be_torn = may_be_torn
         self.claim: Claim = _never
         self.report = OpeningReport()  # which counts checksum errors
         self.nodes_read = 0
-        self.nodes_written = 0  # whole
-        self.blocks_appended = 0  # to nodes that stay
-        self.written_bytes = 0  # by both
+        self.nodes_written = 0  # nodes written whole
+        self.blocks_appended = 0  # blocks appended to existing nodes
+        self.written_bytes = 0  # bytes of both
         self.vanished: list[tuple[Interior, int]] = []  # nodes read, and how many children of each are lost
         self.path = members[0].path  # for errors that concern no single node
         self._members = members

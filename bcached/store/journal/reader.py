@@ -31,16 +31,16 @@ class BucketFound:
     """One journal bucket of one member, read whole."""
 
     member: int
-    index: int  # in the ring
+    index: int  # position in the ring
     bucket: int
     where: str
-    entries: list[PlacedEntry]  # in one lap of the ring
-    leftovers: list[PlacedEntry]  # of the laps before, right behind them: the kernel reads on through these
-    traces: list[Trace]  # all that looks like an entry
-    behind: list[PlacedEntry]  # sound ones behind what ends the others; no opening uses them
-    end: FormatError | None  # why there are no more
+    entries: list[PlacedEntry]  # entries of the newest lap of the ring in this bucket
+    leftovers: list[PlacedEntry]  # entries of earlier laps behind those; the kernel reads them, too
+    traces: list[Trace]  # every position with an entry's magic
+    behind: list[PlacedEntry]  # sound entries behind `end`, which an opening does not use
+    end: FormatError | None  # what is wrong at the position of the next entry
     next_byte: int  # where the next entry would begin
-    next_seq: int  # the value at the position of its seq
+    next_seq: int  # the seq that the bytes there claim
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class JournalFound:
 
     rings: list[RingFound] = field(default_factory=list)
     buckets: list[BucketFound] = field(default_factory=list)
-    others: list[BucketFound] = field(default_factory=list)  # that hold nothing that counts
+    others: list[BucketFound] = field(default_factory=list)  # buckets without a needed entry
     entries: list[JournalEntry] = field(default_factory=list)  # oldest first
 
     @property
@@ -147,7 +147,8 @@ async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFou
 def _follows(before: JournalEntry, after: JournalEntry) -> bool:
     """Whether two adjacent entries are of one lap: a later entry never has an older last_seq.
 
-    So a seq that is too high does not make an old entry a newer one. The next seq in order is believed.
+    So a damaged seq that is too high does not make an old entry a newer one. The next seq in order is
+    accepted.
     """
     if after.seq == before.seq + 1:
         return True

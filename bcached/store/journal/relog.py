@@ -22,7 +22,7 @@ class Record(NamedTuple):
     """The keys of one entry."""
 
     seq: int
-    accepted_seq: int  # of the oldest key: older than the entry if it was relogged
+    accepted_seq: int  # entry that first held the oldest key; older than seq if relogged
     packed: bytes
     cuts: int  # keys that may yet divide an older one; keys merged by one relog no longer divide each other
 
@@ -31,8 +31,8 @@ class NeededKeys:
     """Keys by the entry that holds them, oldest first."""
 
     def __init__(self, member_count: int) -> None:
-        self.words = 0  # of all keys
-        self.cuts = 0  # of all records
+        self.words = 0  # words of all keys
+        self.cuts = 0  # the sum of the records' cuts
         # Dividing a key adds one. Its copies are on different members; one of the kernel's pointers may name
         # no device.
         self._words_of_key = HEAD_WORDS + min(member_count + 1, POINTERS_MAX)

@@ -27,9 +27,9 @@ class JournalSpace:
         # Returns the oldest entry with keys that no written leaf holds. To be set before the first entry
         # after an opening that found keys: that entry would release them.
         self.oldest_needed: Callable[[], int | None] = lambda: None
-        self.waiters = Waiters()  # for words
-        self.is_relogging = False  # in parts: no key is accepted meanwhile
-        self.is_release_wanted = False  # an entry, even without keys, would free buckets
+        self.waiters = Waiters()  # changes that wait for space for their words
+        self.is_relogging = False  # between the entries of a relog no key is accepted
+        self.is_release_wanted = False  # writing an entry, even an empty one, would free buckets
         self._open = open_entry
 
     def __repr__(self) -> str:

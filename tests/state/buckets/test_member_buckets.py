@@ -419,7 +419,7 @@ def test_between_two_steps_of_freeing_a_long_chain_every_bucket_is_on_its_list()
         steps += 1
         assert wrong(member) == []
     assert steps >= 2
-    assert member.prio_chains.before == []
+    assert member.prio_chains.freeing == []
 
 
 # Live data
