@@ -27,7 +27,7 @@ from instruments.samples.small_member import GEOMETRY, a_member, an_allocator, m
 SEEDS = [*range(5)]
 STEPS = int(os.environ.get("BCACHED_MODEL_STEPS", "800"))
 
-Sector = tuple[int, int]  # member, sector
+Sector = tuple[int, int, int]  # member, sector, gen: the sector may be given out again under the next gen
 
 
 class Model:
@@ -58,7 +58,7 @@ class Model:
 def sectors(key: Key) -> Iterator[Sector]:
     for pointer in key.pointers:
         for number in range(key.sectors):
-            yield pointer.device, pointer.sector + number
+            yield pointer.device, pointer.sector + number, pointer.gen
 
 
 class Run:
@@ -319,9 +319,9 @@ class Run:
         for member in self.members:
             assert max(member.table.distance_index, member.table.distance_disk) <= GEN_DISTANCE_MAX
         here = {
-            (device, sector): holder
+            (device, sector, int(self.members[device].table.gens[bucket])): holder
             for holder in [*self.holders, *self.quarantined]
-            for (device, _), pieces in holder.pieces.items()
+            for (device, bucket), pieces in holder.pieces.items()
             for start, end, _ in pieces
             for sector in range(start, end)
         }
