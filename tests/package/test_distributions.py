@@ -16,6 +16,7 @@ from bcached import __version__
 from bcached.service.settings.sections import Tables
 from package.conftest import ROOT
 
+pytestmark = pytest.mark.timeout(600)  # environments are made, on a machine that does much else
 TRACKED = [
     "Makefile",
     "install.mk",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(600)  # environments are made, on a machine that does much else
 CONFIGURATION = "etc/bcached/bcached.toml"
 ENVIRONMENT = {
     **os.environ,
