@@ -11,6 +11,7 @@ from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline import opened, warn_if_used
+from bcached.cli.paths import PATH
 from bcached.format.label import printable_label
 from bcached.store.check.checker import CheckedSet
 from bcached.store.check.key_check import VolumeSectors
@@ -27,7 +28,7 @@ from bcached.units import SECTOR_BYTES, format_size
     )
     + "\n\nExit status, as fsck's: 0 sound, 4 errors found, 8 could not be checked, 16 usage.",
 )
-@click.argument("devices", metavar="DEVICE...", type=click.Path(), nargs=-1, required=True)
+@click.argument("devices", metavar="DEVICE...", type=PATH, nargs=-1, required=True)
 @pass_options
 def check(options: GlobalOptions, devices: tuple[str, ...]) -> None:
     """Check everything on DEVICE, also one that the kernel wrote, and change nothing.

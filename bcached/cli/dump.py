@@ -11,6 +11,7 @@ import msgspec
 from bcached.cli.check import finding_document
 from bcached.cli.examples import examples
 from bcached.cli.offline import opened, warn_if_used
+from bcached.cli.paths import PATH
 from bcached.cli.show import superblock_document
 from bcached.errors import SetRefused
 from bcached.format.label import printable_label
@@ -34,7 +35,7 @@ TYPES = ("superblock", "journal_entry", "prio_set", "node", "key", "volume", "bu
         "bcachectl dump --only bucket cache.img | jq -s 'group_by(.use) | map([.[0].use, length])'",
     )
 )
-@click.argument("devices", metavar="DEVICE...", type=click.Path(), nargs=-1, required=True)
+@click.argument("devices", metavar="DEVICE...", type=PATH, nargs=-1, required=True)
 @click.option(
     "--only",
     metavar="TYPE",

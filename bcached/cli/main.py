@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 from bcached import __version__
 from bcached.cli.examples import examples
 from bcached.cli.global_options import DEFAULT_SOCKET, SOCKET_VARIABLE, GlobalOptions
+from bcached.cli.paths import PATH
 from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import (
     BcachedError,
@@ -146,7 +147,7 @@ def _fail(message: str) -> NoReturn:
 @click.option(
     "--socket",
     metavar="PATH",
-    type=click.Path(),
+    type=PATH,
     default=DEFAULT_SOCKET,
     envvar=SOCKET_VARIABLE,
     show_default=True,

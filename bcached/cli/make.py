@@ -10,6 +10,7 @@ from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.paths import PATH
 from bcached.set_state import POLICY_NAMES, Replacement
 from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
 from bcached.store.make.request import MakeOutcome, MakeRequest, make_set
@@ -29,7 +30,7 @@ def _not_zero(context: click.Context, parameter: click.Parameter, value: UUID | 
         "bcachectl make -n --force /dev/sdx /dev/sdy",
     )
 )
-@click.argument("devices", metavar="DEVICE...", type=click.Path(), nargs=-1, required=True)
+@click.argument("devices", metavar="DEVICE...", type=PATH, nargs=-1, required=True)
 @click.option(
     "-b",
     "--bucket",

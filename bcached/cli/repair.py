@@ -14,6 +14,7 @@ from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline import opened
+from bcached.cli.paths import PATH
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 from bcached.store.repair.repair import RepairStep, check_patched, clear_journal_behind, write_steps
@@ -53,7 +54,7 @@ class Repair:
     + "\n\nExit status, as fsck's: 0 sound, 1 corrected, 4 errors remain, 8 could not be done, "
     "16 usage.",
 )
-@click.argument("devices", metavar="CACHE...", type=click.Path(), nargs=-1, required=True)
+@click.argument("devices", metavar="CACHE...", type=PATH, nargs=-1, required=True)
 @click.option(
     "--clear-journal-behind",
     "seq",

@@ -16,6 +16,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed
 from bcached.cli.offline import opened, warn_if_used
+from bcached.cli.paths import PATH
 from bcached.cli.rescue_report import document, lines, shortfall
 from bcached.cli.set_layout import GEOMETRY
 from bcached.device import FileDevice
@@ -66,16 +67,14 @@ class Request:
     + "\n\nExit status: 0 all dirty data was written (with -n: it was read), 1 not all or none, 2 usage. "
     "docs/rescue.md says what to do about which message of the kernel.",
 )
-@click.argument("caches", metavar="CACHE...", type=click.Path(), nargs=-1, required=True)
+@click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
 @click.option(
-    "--backing", metavar="DEV", type=click.Path(), help="The backing device: its dirty data is written to it."
+    "--backing", metavar="DEV", type=PATH, help="The backing device: its dirty data is written to it."
 )
 @click.option(
     "--volume", metavar="N", type=click.IntRange(0, (1 << 20) - 1), help="The volume N, by its number."
 )
-@click.option(
-    "--to", "image", metavar="FILE", type=click.Path(), help="Write the volume's data to a sparse image."
-)
+@click.option("--to", "image", metavar="FILE", type=PATH, help="Write the volume's data to a sparse image.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; write nothing.")
 @click.option(
     "--confidence",
@@ -88,7 +87,7 @@ class Request:
     "--map",
     "map_path",
     metavar="FILE",
-    type=click.Path(),
+    type=PATH,
     help="A ddrescue map: which parts of CACHE were not read.",
 )
 @click.option(

@@ -9,6 +9,7 @@ import click
 
 from bcached.cli.answer import answer
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.paths import PATH
 from bcached.device import FileDevice
 from bcached.errors import BadMagic, FormatError
 from bcached.format.backing_superblock import BackingSuperblock
@@ -53,7 +54,7 @@ class Shown:
 
 
 @click.command
-@click.argument("device", type=click.Path())
+@click.argument("device", type=PATH)
 @pass_options
 def show(options: GlobalOptions, device: str) -> None:
     """Print the superblock of DEVICE, a cache or backing device, in the format of bcache-super-show.

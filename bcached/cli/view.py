@@ -20,6 +20,7 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import ends_by_signal
 from bcached.cli.main import Failed
 from bcached.cli.offline import opened, warn_if_used
+from bcached.cli.paths import PATH
 from bcached.cli.rescue import CONFIDENCE
 from bcached.errors import SetRefused
 from bcached.store.rescue.dirty_extents import DirtyExtents
@@ -65,8 +66,8 @@ class Exported:
         "bcachectl view --cow /dev/sdc --backing /dev/sdb   it can be written; that is lost at the end",
     )
 )
-@click.argument("caches", metavar="CACHE...", type=click.Path(), nargs=-1, required=True)
-@click.option("--backing", metavar="DEV", type=click.Path(), help="The backing device below the dirty data.")
+@click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
+@click.option("--backing", metavar="DEV", type=PATH, help="The backing device below the dirty data.")
 @click.option(
     "--volume", metavar="N", type=click.IntRange(0, (1 << 20) - 1), help="The volume N, by its number."
 )
@@ -75,7 +76,7 @@ class Exported:
     "--socket",
     "socket_path",
     metavar="PATH",
-    type=click.Path(),
+    type=PATH,
     help="The socket to make (default: a temporary one).",
 )
 @click.option(

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import os
 import socket
 import subprocess
 import sys
@@ -141,3 +142,18 @@ def test_whatever_a_verb_raises_becomes_one_line_without_a_traceback(error: Exce
 
 def test_the_version_is_the_packages() -> None:
     assert run("--version").stdout.startswith("bcachectl 0.")
+
+
+@pytest.mark.parametrize("verb", ["status", "show"])
+def test_a_path_without_permission_is_no_wrong_usage(verb: str, tmp_path: Path) -> None:
+    # The verb finds out whether a path can be read: it says what to do then, and ends with its own status.
+    path = tmp_path / "locked"
+    path.write_text("")
+    path.chmod(0)
+    arguments = ["--socket", str(path), "status"] if verb == "status" else ["show", str(path)]
+    code = f"from bcached.cli.main import bcachectl; bcachectl({arguments!r}, prog_name='bcachectl')"
+    become = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    done = subprocess.run([*become, sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+    assert "Usage" not in done.stderr
