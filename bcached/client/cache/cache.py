@@ -2,7 +2,7 @@
 """The verbs of a cache."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
@@ -18,6 +18,7 @@ from bcached.client.cache.object_format import (
     record_value,
     value_at,
 )
+from bcached.client.cache.reading import StaleRead
 from bcached.client.cache.sender import Sender
 from bcached.client.cache.serializers import Serializer, Values
 from bcached.client.cache.session import Session
@@ -135,6 +136,18 @@ class Cache:
     def __setitem__(self, name: Name, value: Any) -> None:
         self.set(name, value)
 
+    def add(self, name: Name, value: Any, *, expire: float | None = None, durable: bool = False) -> bool:
+        """Store a value if there is none, for all processes; returns whether it was stored.
+
+        An expired value is removed first: of several callers that find one at the same moment more than one
+        may store.
+        """
+        key, (codec, data) = name_bytes(name), self._values.encode(value)
+        expires_at_us = _expiry(expire)
+        return self._run(
+            lambda session: self._add(session, key, codec, data, expires_at_us, durable=durable), False
+        )
+
     def set_many(
         self,
         values: Mapping[str, Any] | Mapping[bytes, Any] | Iterable[tuple[Name, Any]],
@@ -250,7 +263,15 @@ class Cache:
 
     def _find(self, session: Session, name: bytes, offset: int) -> StoredObject | None:
         found = self._find_own(session, name, offset) if session.commits.newest else None
-        return _unexpired(found or session.find(name, offset))
+        if found is not None:
+            return _unexpired(found)
+        position = session.positions.get(offset)
+        if position is not None:
+            try:
+                return _unexpired(session.recall(name, offset, position))
+            except StaleRead:
+                session.positions.forget(offset)
+        return _unexpired(session.find(name, offset))
 
     def _find_own(self, session: Session, name: bytes, offset: int) -> StoredObject | None:
         """Returns an object on its way to the index, if there is one still when the answers are read."""
@@ -278,13 +299,7 @@ class Cache:
         wait: bool,
         durable: bool,
     ) -> None:
-        length = value_at(len(name), len(value)) + len(value)
-        if length > session.object_bytes_max:
-            raise ValueError(
-                f"an object of this set has at most {session.object_bytes_max} bytes, this one {length}: "
-                "store it in parts"
-            )
-        parts = encoded(name, codec, value, _now_us(), expires_at_us, session.block_bytes)
+        parts = _parts(session, name, codec, value, expires_at_us)
         with self._sessions.lock:
             session.commits.raise_error()
             pending = session.store(offset_of(name), parts, durable=durable)
@@ -292,6 +307,28 @@ class Cache:
                 session.commits.finish(pending)
             elif session.commits.has_gathered:
                 self._sender.want()
+
+    def _add(
+        self,
+        session: Session,
+        name: bytes,
+        codec: int,
+        value: bytes | memoryview,
+        expires_at_us: int,
+        *,
+        durable: bool,
+    ) -> bool:
+        parts, offset = _parts(session, name, codec, value, expires_at_us), offset_of(name)
+        with self._sessions.lock:
+            session.commits.drain()
+            if self._find(session, name, offset) is not None:
+                return False
+            if session.store_if_absent(offset, parts, durable=durable):
+                return True
+            if self._find(session, name, offset) is not None:  # stored meanwhile
+                return False
+            session.drop([offset])  # expired, another name's, or evicted in part
+            return session.store_if_absent(offset, parts, durable=durable)
 
     def _touch(self, session: Session, name: bytes, expires_at_us: int) -> bool:
         offset = offset_of(name)
@@ -303,7 +340,7 @@ class Cache:
             block_bytes = max(PAGE_BYTES, session.block_bytes)
             value = record_value(found.crc)
             parts = encoded(name, RECORD, value, _now_us(), expires_at_us, block_bytes)
-            session.commits.finish(session.store(offset + RECORD_AT, parts))
+            session.store_record(offset + RECORD_AT, parts)
             return True
 
     def _drop(self, session: Session, offsets: list[int]) -> list[bool]:
@@ -320,6 +357,19 @@ class Cache:
             if durable:
                 session.flush()
             session.commits.raise_error()
+
+
+def _parts(
+    session: Session, name: bytes, codec: int, value: bytes | memoryview, expires_at_us: int
+) -> Sequence[bytes | memoryview]:
+    """Returns an object's bytes. Raises ValueError if they are more than the set commits at once."""
+    length = value_at(len(name), len(value)) + len(value)
+    if length > session.object_bytes_max:
+        raise ValueError(
+            f"an object of this set has at most {session.object_bytes_max} bytes, this one {length}: "
+            "store it in parts"
+        )
+    return encoded(name, codec, value, _now_us(), expires_at_us, session.block_bytes)
 
 
 def _unexpired(found: StoredObject | None) -> StoredObject | None:

@@ -7,15 +7,16 @@ faster than the daemon commits sends few, large messages.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from bcached.client.attachment import Attachment
+from bcached.client.cache.names import SLOT_SECTORS
 from bcached.client.gens import Instant
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import BcachedError, ConnectionLost
 from bcached.keys import Key
+from bcached.wire.messages import Committed, Lookup
 
 UNDER_WAY_MAX = 4
 KEYS_MAX = 500
@@ -25,10 +26,12 @@ HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 class Pending:
     """One object's keys until their commit is answered; `since` is before its buckets were leased or cut."""
 
-    __slots__ = ("error", "is_settled", "keys", "offset", "since")
+    __slots__ = ("error", "is_alone", "is_settled", "keys", "offset", "since", "was_committed")
 
-    def __init__(self, offset: int, keys: Sequence[Key], since: Instant) -> None:
+    def __init__(self, offset: int, keys: Sequence[Key], since: Instant, *, is_alone: bool) -> None:
         self.offset = offset
+        self.is_alone = is_alone  # all else in its slot is removed with its commit
+        self.was_committed = False
         self.keys = keys
         self.since = since
         self.is_settled = False
@@ -39,17 +42,21 @@ class Commits:
     """The commits of one connection. The caller holds the session's lock."""
 
     def __init__(
-        self, channel: SocketChannel, at: Attachment, forget: Callable[[Sequence[int]], None]
+        self,
+        channel: SocketChannel,
+        at: Attachment,
+        forget: Callable[[Sequence[int]], None],
+        remember: Callable[[Pending, int], None],
     ) -> None:
         self._channel = channel
         self._at = at
+        self._remember = remember  # takes a committed object and its change counter
         self._forget = forget  # drops the objects at these offsets, of which the index may have an older one
-        self.newest: dict[
-            int, Pending
-        ] = {}  # by offset: what this process has stored and others may not see yet
+        # By offset: what this process has stored, and others may not see yet.
+        self.newest: dict[int, Pending] = {}
         self._gathered: list[Pending] = []
         self._gathered_keys = 0
-        self._under_way: deque[tuple[Call[int], Sequence[Pending]]] = deque()
+        self._under_way: deque[tuple[Call[Committed], Sequence[Pending]]] = deque()
         self.keys_max = at.description.commit_words // (HEAD_WORDS + 1)  # of one message
         self._gather_max = min(KEYS_MAX, self.keys_max)
         self.error: BcachedError | None = None  # the first refusal that no caller has seen
@@ -83,7 +90,21 @@ class Commits:
         if not self._gathered:
             return
         gathered, self._gathered, self._gathered_keys = self._gathered, [], 0
-        call = verbs.commit(self._at, [key for one in gathered for key in one.keys], durable=durable)
+        self._dispatch(gathered, durable=durable)
+
+    def add_if_absent(self, one: Pending, *, durable: bool = False) -> bool:
+        """Commit an object if there is none in its slot; returns whether it was committed."""
+        self.drain()
+        self._dispatch([one], durable=durable, if_absent=True)
+        self.finish(one)
+        return one.was_committed
+
+    def _dispatch(self, gathered: Sequence[Pending], *, durable: bool, if_absent: bool | None = None) -> None:
+        keys = [key for one in gathered for key in one.keys]
+        slots = [Lookup(one.keys[0].inode, one.offset, SLOT_SECTORS) for one in gathered if one.is_alone]
+        call = verbs.commit_if(
+            self._at, keys, durable=durable, versions=True, if_absent=if_absent, replaces=slots
+        )
         self._under_way.append((call, gathered))
         try:
             self._channel.send(call)
@@ -132,9 +153,13 @@ class Commits:
 
     def _settle(self) -> None:
         call, objects = self._under_way[0]
-        error = _error_of(call)
-        if isinstance(error, ConnectionLost):
-            raise error  # they stay unsettled: whether they are committed is unknown
+        error: BcachedError | None = None
+        try:
+            self._note(call.outcome(), objects)
+        except ConnectionLost:
+            raise  # they stay unsettled: whether they are committed is unknown
+        except BcachedError as refusal:
+            error = refusal
         for one in objects:
             one.error, one.is_settled = error, True
             if self.newest.get(one.offset) is one:
@@ -144,10 +169,12 @@ class Commits:
             self.error = self.error or error
             self._forget([one.offset for one in objects])
 
-
-def _error_of(call: Call[Any]) -> BcachedError | None:
-    try:
-        call.outcome()
-    except BcachedError as error:
-        return error
-    return None
+    def _note(self, done: Committed, objects: Sequence[Pending]) -> None:
+        """Take the change counter of each object, after its last key."""
+        assert done.versions is not None
+        at = 0
+        for one in objects:
+            at += len(one.keys)
+            one.was_committed = done.committed is None or done.committed[at - 1]
+            if one.was_committed:
+                self._remember(one, done.versions[at - 1])

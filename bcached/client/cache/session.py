@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from bcached.client.attachment import Attachment
 from bcached.client.cache.carving import Carver
 from bcached.client.cache.commits import Commits, Pending
+from bcached.client.cache.hits import Hits
 from bcached.client.cache.names import SLOT_SECTORS
 from bcached.client.cache.object_format import OBJECT_BYTES_MAX, StoredObject
+from bcached.client.cache.positions import Position, Positions
 from bcached.client.cache.reading import Reader, StaleRead
+from bcached.client.changes import mapped_changes
 from bcached.client.protocol import verbs
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import DeviceError
@@ -31,6 +34,7 @@ class Session:
             self.at.begin(self.channel, self.channel.ask(verbs.describe()))
             files = self.channel.ask(verbs.map_gens(self.at))
             self.gens = self.at.map_gens(files)
+            self.changes = mapped_changes(self.channel.ask(verbs.map_changes(self.at)))
             self.inode = volume if isinstance(volume, int) else self._volume_of(volume)
         except BaseException:
             self.channel.close()
@@ -39,8 +43,12 @@ class Session:
         self.block_bytes = max(device.block_sectors for device in devices) * SECTOR_BYTES
         self.refused: list[int] = []  # offsets whose objects were not committed: an older one may be there
         self.reader = Reader(self.at, self.gens)
-        self.commits = Commits(self.channel, self.at, self.refused.extend)
+        self.positions = Positions()
+        self.commits = Commits(self.channel, self.at, self.refused.extend, self._remember)
         self._carver = Carver(devices[0].bucket_sectors)
+        self._hits = Hits(
+            devices[0].bucket_sectors, lambda touch: self.at.send_oneway(verbs.touch_message(touch))
+        )
         whole_buckets = self.commits.keys_max - 1  # since the first may be in the middle of one
         self.object_bytes_max = min(
             OBJECT_BYTES_MAX, whole_buckets * devices[0].bucket_sectors * SECTOR_BYTES
@@ -56,12 +64,29 @@ class Session:
 
     def store(self, offset: int, parts: Sequence[bytes | memoryview], *, durable: bool = False) -> Pending:
         """Write an object at this offset, and commit it; returns before the answer."""
+        pending = self._written(offset, parts, is_alone=True)
+        self.commits.add(pending, durable=durable)
+        return pending
+
+    def store_if_absent(self, offset: int, parts: Sequence[bytes | memoryview], *, durable: bool) -> bool:
+        """Write an object at this offset, and commit it if its slot is empty; returns whether it was."""
+        pending = self._written(offset, parts, is_alone=True)
+        if self.commits.add_if_absent(pending, durable=durable):
+            return True
+        self.at.send_oneway(verbs.release_message(tuple(pending.keys)))
+        return False
+
+    def store_record(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
+        """Write a record at this offset, and wait for its commit."""
+        pending = self._written(offset, parts, is_alone=False)
+        self.commits.add(pending)
+        self.commits.finish(pending)
+
+    def _written(self, offset: int, parts: Sequence[bytes | memoryview], *, is_alone: bool) -> Pending:
         length = sum(map(len, parts))
         since, keys = self.gens.now(), self._cut(offset, length // SECTOR_BYTES)
         self._write(keys, parts)
-        pending = Pending(offset, keys, since)
-        self.commits.add(pending, durable=durable)
-        return pending
+        return Pending(offset, keys, since, is_alone=is_alone)
 
     def _cut(self, offset: int, sectors: int) -> list[Key]:
         for _ in range(self._carver.lacking(sectors)):
@@ -95,10 +120,31 @@ class Session:
 
     # Looking up
 
+    def recall(self, name: bytes, offset: int, position: Position) -> StoredObject | None:
+        """Returns what find would, without a request. Raises StaleRead if that is not certain."""
+        found = None
+        if position.keys:
+            found = self.reader.read(name, offset, position.keys, position.since)
+        elif self.changes.life != position.since.life or not self.at.is_connected:
+            raise StaleRead
+        # The counter comes last: the object was the newest one when it was read.
+        if self.changes.counter(self.inode, offset) != position.version:
+            raise StaleRead
+        if found is None:
+            self._hits.miss()
+        else:
+            self._hits.hit(position.keys[0].pointers[0], len(found.value))
+        return found
+
+    def _remember(self, one: Pending, version: int) -> None:
+        """Remember an object that we have committed."""
+        if one.is_alone:
+            self.positions.put(one.offset, Position(version, one.keys, one.since))
+
     def find(self, name: bytes, offset: int) -> StoredObject | None:
         """Returns the newest object of this name that was committed, by any client."""
         for _ in range(TRIES):
-            since = self.gens.now()
+            since, version = self.gens.now(), self.changes.counter(self.inode, offset)
             found = self.channel.ask(verbs.lookup(self.at, self.inode, offset, SLOT_SECTORS))
             keys = list(found.keys)
             while found.next is not None:
@@ -106,9 +152,12 @@ class Session:
                 found = self.channel.ask(verbs.lookup(self.at, self.inode, found.next, rest))
                 keys += found.keys
             try:
-                return self.reader.read(name, offset, keys, since)
+                read = self.reader.read(name, offset, keys, since)
             except StaleRead:
                 continue
+            if read is not None or not keys:  # else another name's, of which it would say that it is missing
+                self.positions.put(offset, Position(version, keys, since))
+            return read
         return None
 
     def find_own(self, name: bytes, pending: Pending) -> StoredObject | None:

@@ -325,6 +325,11 @@ def release_message(keys: tuple[Key, ...]) -> bytes:
     return _oneway("Release", messages.Release(keys)) if keys else b""
 
 
+def touch_message(touch: messages.Touch) -> bytes:
+    """Returns a oneway Touch."""
+    return _oneway("Touch", touch)
+
+
 def _unpin_message(keys: tuple[Key, ...]) -> bytes:
     return _oneway("Unpin", messages.Unpin(keys)) if keys else b""
 

@@ -93,6 +93,73 @@ def test_dropping(opened: Open) -> None:
     assert here.get_many("abcdef") == there.get_many("abcdef") == {}
 
 
+def test_a_value_is_added_once(opened: Open) -> None:
+    here, there = opened(), opened()
+    assert here.add("lock", 1, expire=1000)
+    assert not there.add("lock", 2)
+    assert not here.add("lock", 3)
+    assert there["lock"] == 1
+    assert there.delete("lock")
+    assert there.add("lock", 4, expire=0.05)
+    time.sleep(0.06)
+    assert here.add("lock", b"v" * 300_000, durable=True)
+    assert there["lock"] == b"v" * 300_000
+    here.set("lock", 5)
+    assert not here.add("lock", 6)
+
+
+def test_of_many_that_add_one_does(opened: Open) -> None:
+    caches = [opened() for _ in range(4)]
+    added: list[int] = []
+
+    def work(cache: Cache) -> None:
+        added.extend(number for number in range(25) if cache.add(str(number), number))
+
+    threads = [Thread(target=work, args=(one,)) for one in caches]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(added) == list(range(25))
+
+
+def test_what_is_known_takes_no_request(opened: Open, daemon: DaemonProcess) -> None:
+    def lookups() -> int:
+        count: int = daemon.ask("Admin.Status")["parameters"]["state"]["lookups"]
+        return count
+
+    here, there = opened(), opened()
+    here.set("a", 1, wait=True)
+    here.set("b", b"v" * 300_000, wait=True)
+    assert (there["a"], len(there["b"]), there.get("c")) == (1, 300_000, None)
+    before = lookups()
+    for _ in range(200):
+        for cache in (here, there):
+            assert (cache["a"], len(cache["b"])) == (1, 300_000)
+        assert there.get("c") is None
+    assert lookups() == before
+    there.set("a", 2, wait=True)
+    assert here["a"] == 2
+    here.delete("b")
+    assert there.get("b") is None
+    here.set("c", 3, wait=True)
+    assert there["c"] == 3
+    state = daemon.ask("Admin.Status")["parameters"]["state"]
+    assert state["client_hits"] > 0
+    assert state["client_misses"] > 0
+
+
+def test_nothing_is_left_of_a_longer_value(opened: Open, daemon: DaemonProcess) -> None:
+    cache = opened()
+    with BlockingClient(str(daemon.socket_path)) as client:
+        inode = client.open_volume("test_nothing_is_left_of_a_longer_value"[:32])[0]
+        cache.set("a", b"v" * 300_000, wait=True)
+        cache.touch("a", 1000)
+        assert sum(key.sectors for key in client.lookup(inode, 0, 1 << 61).keys) == 75 * 8 + 8
+        cache.set("a", b"v", wait=True)
+        assert sum(key.sectors for key in client.lookup(inode, 0, 1 << 61).keys) == 8
+
+
 def test_a_value_expires(opened: Open) -> None:
     here, there = opened(), opened()
     here.set("soon", 1, expire=0.05)
