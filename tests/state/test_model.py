@@ -11,7 +11,7 @@ from random import Random
 import pytest
 
 from bcached.errors import LimitExceeded, RequestError
-from bcached.keys import Key
+from bcached.keys import Key, Pointer
 from bcached.set_state import Replacement
 from bcached.state.accounting.invariants import violations
 from bcached.state.buckets.bucket_table import State
@@ -188,10 +188,19 @@ class Run:
         holder = self.rng.choice(owners)
         return holder, self.rng.choice(self.model.keys[holder])
 
+    def holds(self, holder: Holder, key: Key) -> bool:
+        """Whether the holder has all of it, and not only its sectors again with another gen."""
+        if any(self.gen_of(pointer) != pointer.gen for pointer in key.pointers):
+            return False
+        return all(self.model.out.get(sector) is holder for sector in sectors(key))
+
+    def gen_of(self, pointer: Pointer) -> int:
+        return self.members[pointer.device].table.gens[self.geometry.bucket_of(pointer.sector)]
+
     def release(self) -> None:
         if found := self.some_key():
             holder, key = found
-            if all(self.model.out.get(sector) is holder for sector in sectors(key)):
+            if self.holds(holder, key):
                 self.allocator.release(holder, [key])
                 self.model.take_back(holder, key)
             else:  # part of it is gone already
@@ -210,7 +219,7 @@ class Run:
             False,
             tuple(type(it)(it.device, it.sector + first, it.gen) for it in key.pointers),
         )
-        if all(self.model.out.get(sector) is holder for sector in sectors(part)):
+        if self.holds(holder, part):
             try:
                 self.allocator.release(holder, [part])
             except LimitExceeded:
@@ -225,7 +234,7 @@ class Run:
             other = self.rng.choice(self.holders)
             if other is not holder:
                 self.refused(other, key)
-            elif all(self.model.out.get(sector) is holder for sector in sectors(key)):
+            elif self.holds(holder, key):
                 self.refused(holder, key, key)
 
     def refused(self, holder: Holder, *keys: Key) -> None:
