@@ -23,7 +23,7 @@ REPLACED_SECTORS_MAX = 1 << 26  # of all ranges: their nodes are loaded at once
 REPLACED_KEYS_MAX = 4096  # removed by one commit: it blocks the loop meanwhile
 
 
-class Conditions(Struct, frozen=True):
+class CommitConditions(Struct, frozen=True):
     """What a commit asks for: ranges whose other keys are removed; and whether keys are only added."""
 
     replaces: tuple[Span, ...] = ()
@@ -61,7 +61,7 @@ class ConditionalCommits:
         block_sectors = sectors.members[0].geometry.block_sectors
         self._deletion_sectors = KEY_SECTORS_MAX // block_sectors * block_sectors
 
-    def try_commit(self, holder: Holder, keys: Sequence[Key], conditions: Conditions) -> Outcome | None:
+    def try_commit(self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions) -> Outcome | None:
         """Accept keys now; returns None if that has to wait."""
         words = self._check(keys, conditions)
         if conditions.if_absent:  # else accepting them is the check
@@ -74,7 +74,7 @@ class ConditionalCommits:
         return None
 
     async def commit(
-        self, holder: Holder, keys: Sequence[Key], conditions: Conditions, timeout_s: float
+        self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions, timeout_s: float
     ) -> Outcome:
         """Accept keys, all in one entry. NoFreeBuckets if that is not possible in time."""
         spans, deadline = _spans(keys, conditions), self._clock() + timeout_s
@@ -92,7 +92,7 @@ class ConditionalCommits:
             else:
                 await self._changes.wait_to_grow(deadline - self._clock())
 
-    def _check(self, keys: Sequence[Key], conditions: Conditions) -> int:
+    def _check(self, keys: Sequence[Key], conditions: CommitConditions) -> int:
         """Returns the words of the keys; raises if no holder could commit them."""
         words = self._index.check_keys(keys)
         sectors = 0
@@ -108,7 +108,7 @@ class ConditionalCommits:
 
     # Deciding
 
-    def _plan(self, keys: Sequence[Key], conditions: Conditions) -> _Plan:
+    def _plan(self, keys: Sequence[Key], conditions: CommitConditions) -> _Plan:
         if conditions.if_absent:
             plan = self._additions(keys, conditions)
         else:
@@ -117,14 +117,14 @@ class ConditionalCommits:
             raise LimitExceeded("commit_words", plan.words)
         return plan
 
-    def _additions(self, keys: Sequence[Key], conditions: Conditions) -> _Plan:
+    def _additions(self, keys: Sequence[Key], conditions: CommitConditions) -> _Plan:
         """Returns the keys where nothing live is: nor in the ranges to be replaced, which are then empty."""
         taken = SpanSet(span for span in conditions.replaces if self._live(span))
         spans = spans_of(keys)
         committed = tuple(not taken.touches(*span) and not self._live(span) for span in spans)
         return _Plan([key for key, is_new in zip(keys, committed, strict=True) if is_new], (), committed)
 
-    def _deletions(self, keys: Sequence[Key], conditions: Conditions) -> list[Key]:
+    def _deletions(self, keys: Sequence[Key], conditions: CommitConditions) -> list[Key]:
         """Returns keys that delete what is live in the ranges and not covered by the keys.
 
         They come before the keys in the entry, and so may extend over these.
@@ -169,5 +169,5 @@ class ConditionalCommits:
         return Outcome(seq, tuple([counter(key.inode, key.offset) for key in keys]), plan.committed)
 
 
-def _spans(keys: Sequence[Key], conditions: Conditions) -> list[Span]:
+def _spans(keys: Sequence[Key], conditions: CommitConditions) -> list[Span]:
     return [*spans_of(keys), *conditions.replaces]

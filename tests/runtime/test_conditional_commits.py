@@ -15,7 +15,12 @@ from hypothesis import strategies as st
 from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume, NotReserved, RequestError
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.conditional_commits import REPLACED_KEYS_MAX, REPLACED_SECTORS_MAX, Conditions, Outcome
+from bcached.runtime.conditional_commits import (
+    REPLACED_KEYS_MAX,
+    REPLACED_SECTORS_MAX,
+    CommitConditions,
+    Outcome,
+)
 from bcached.runtime.lifetime import running
 from bcached.runtime.lookups import LookupRequest
 from bcached.state.index.key_ranges import Span
@@ -46,7 +51,7 @@ class Client:
 
     async def commit(self, keys: Sequence[Key], *replaces: Span, if_absent: bool = False) -> Outcome:
         """Commit as a request does: at once if that is possible."""
-        commits, conditions = self.cache_set.conditional_commits, Conditions(replaces, if_absent)
+        commits, conditions = self.cache_set.conditional_commits, CommitConditions(replaces, if_absent)
         at_once = commits.try_commit(self.holder, keys, conditions)
         return at_once or await commits.commit(self.holder, keys, conditions, PATIENCE_S)
 
@@ -190,12 +195,12 @@ async def test_what_is_stale_is_not_there(tmp_path: Path) -> None:
         await client.commit([key])
         commits, buckets = client.cache_set.conditional_commits, client.cache_set.members[0].buckets
         bucket = buckets.geometry.bucket_of(key.pointers[0].sector)
-        assert commits._plan([key], Conditions((), if_absent=True)).committed == (False,)
+        assert commits._plan([key], CommitConditions((), if_absent=True)).committed == (False,)
         buckets.table.gens[bucket] += 1
-        assert commits._plan([key], Conditions((), if_absent=True)).committed == (True,)
-        assert commits._plan([], Conditions(((0, 0, 8),))).deletions == []
+        assert commits._plan([key], CommitConditions((), if_absent=True)).committed == (True,)
+        assert commits._plan([], CommitConditions(((0, 0, 8),))).deletions == []
         buckets.table.gens[bucket] -= 1
-        assert commits._plan([], Conditions(((0, 0, 8),))).deletions == [Key(0, 0, 8, False, ())]
+        assert commits._plan([], CommitConditions(((0, 0, 8),))).deletions == [Key(0, 0, 8, False, ())]
 
 
 @in_virtual_time

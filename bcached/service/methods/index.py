@@ -11,7 +11,7 @@ from typing import Any
 
 from bcached.errors import InvalidParameter, RequestError
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.conditional_commits import Conditions
+from bcached.runtime.conditional_commits import CommitConditions
 from bcached.runtime.conditional_commits import Outcome as Made
 from bcached.runtime.lookups import LookupResult
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
@@ -82,7 +82,7 @@ class IndexOperations:
         for one in ranges:
             if (one.offset | one.sectors) & self._block_mask:
                 refuse_unaligned(one, self._block_mask)
-        conditions = Conditions(
+        conditions = CommitConditions(
             tuple((one.inode, one.offset, one.offset + one.sectors) for one in ranges),
             bool(request.if_absent),
         )

@@ -34,7 +34,7 @@ class Stage(IntEnum):
     ANSWERED = 2
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """What a connection needs of its server."""
 
     registry: CollectorRegistry
@@ -52,7 +52,7 @@ class Owner(Protocol):
 class Scrape(asyncio.Protocol):
     """The daemon's end of one connection."""
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: ConnectionOwner) -> None:
         self._owner = owner
         self._received = bytearray()
         self._ignored_bytes = 0

@@ -4,10 +4,10 @@
 from typing import Protocol
 
 from bcached.keys import Key, Pointer
-from bcached.store.btree.node_rules import Gens
+from bcached.store.btree.node_rules import BucketGens
 
 
-class NodeAllocator(Gens, Protocol):
+class NodeAllocator(BucketGens, Protocol):
     """Buckets for nodes. All but `wait_for` return at once."""
 
     def take(self, count: int, growth: int) -> list[Pointer] | None:

@@ -18,7 +18,7 @@ from bcached.state.index.node import Leaf, position_at
 from bcached.state.index.node_paths import low_of
 from bcached.state.index.tree import Missing, Tree
 from bcached.store.btree.node_io import NodeIo
-from bcached.store.btree.node_rules import Gens
+from bcached.store.btree.node_rules import BucketGens
 
 EVICTED_LEAVES = 16  # at once; written out first if none of the least recently used ones is clean
 
@@ -26,7 +26,7 @@ EVICTED_LEAVES = 16  # at once; written out first if none of the least recently 
 class NodeCache:
     """A tree, and the reader of its nodes. gens follow the pointers of the nodes that are read."""
 
-    def __init__(self, tree: Tree, io: NodeIo, gens: Gens, limit_bytes: int) -> None:
+    def __init__(self, tree: Tree, io: NodeIo, gens: BucketGens, limit_bytes: int) -> None:
         self.tree = tree
         self.io = io
         self.limit_bytes = limit_bytes  # of leaves in memory
@@ -37,7 +37,7 @@ class NodeCache:
         return f"<NodeCache of {self.limit_bytes} bytes, {self.tree!r}, {len(self._loading)} loading>"
 
     @classmethod
-    async def open(cls, root: Key, level: int, io: NodeIo, gens: Gens, limit_bytes: int) -> "NodeCache":
+    async def open(cls, root: Key, level: int, io: NodeIo, gens: BucketGens, limit_bytes: int) -> "NodeCache":
         """Returns the nodes under a root that the journal names; reads only the root."""
         gens.raise_gen(root.pointers[0])
         tree = Tree(await io.read(root, level, START, gens), io.shape)

@@ -17,7 +17,7 @@ from bcached.state.index.node import Interior, Leaf, Node
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree_change import NewNode
 from bcached.store.btree.node_reader import NodeFound, read_node
-from bcached.store.btree.node_rules import Gens, MayBeTorn, judge_children, judge_damage, leaf_extents
+from bcached.store.btree.node_rules import BucketGens, MayBeTorn, judge_children, judge_damage, leaf_extents
 from bcached.store.finding import OpeningReport, refuse_fatal
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
@@ -59,7 +59,9 @@ class NodeIo:
         self._bounds = bounds
         self._set_magic = members[0].superblock.set_magic
 
-    async def read(self, key: Key, level: int, low: Position, gens: Gens, below: Sequence[Key] = ()) -> Node:
+    async def read(
+        self, key: Key, level: int, low: Position, gens: BucketGens, below: Sequence[Key] = ()
+    ) -> Node:
         """Returns the node that a key names; a leaf is merged over the older ones in below, newest first."""
         check_node_key(key, self._bounds, f"btree, level {level}")
         layers = [NodeFound(layer, level, low) for layer in (*reversed(below), key)]
@@ -147,7 +149,7 @@ class NodeIo:
         await self._flushes[member].flush()
         self.written_bytes += len(raw)
 
-    def _interior(self, found: NodeFound, seq: int, blocks_used: int, gens: Gens) -> Interior:
+    def _interior(self, found: NodeFound, seq: int, blocks_used: int, gens: BucketGens) -> Interior:
         """Returns an interior node: which children live is known once all keys have raised their gens."""
         _, children = judge_children(found, self._bounds, gens, refuse_fatal)
         node = Interior(found.key, found.level, seq, blocks_used, list(children.all_live))

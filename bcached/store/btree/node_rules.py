@@ -21,7 +21,7 @@ NODE = "node"
 MayBeTorn = Callable[[NodeFound], bool]
 
 
-class Gens(Protocol):
+class BucketGens(Protocol):
     """The gens of buckets, as far as the nodes read so far name them."""
 
     def raise_gen(self, pointer: Pointer) -> None:
@@ -81,7 +81,9 @@ def _sum(keys: Sequence[Key]) -> str:
     return f"{len(keys)} keys of {sectors} sectors, {dirty_sectors} of them dirty ({len(dirty)} keys)"
 
 
-def judge_children(node: NodeFound, bounds: Bounds, gens: Gens, report: Report) -> tuple[list[Key], Children]:
+def judge_children(
+    node: NodeFound, bounds: Bounds, gens: BucketGens, report: Report
+) -> tuple[list[Key], Children]:
     """Returns all valid keys of an interior node, after raising their gens, and its children by them."""
     keys = [key for key in node.keys_of_newest_first() if _is_node_key(key, node, bounds, report)]
     for key in keys:
@@ -116,7 +118,9 @@ def _report_doubled(node: NodeFound, key: Key, report: Report) -> None:
     report(Finding("node-doubled", Severity.NOTE, NODE, node.where, problem))
 
 
-def _report_vanished(node: NodeFound, key: Key, live: Sequence[Key], gens: Gens, report: Report) -> None:
+def _report_vanished(
+    node: NodeFound, key: Key, live: Sequence[Key], gens: BucketGens, report: Report
+) -> None:
     pointer = key.pointers[0]
     low = max(
         (position_of(child) for child in live if position_of(child) < position_of(key)), default=node.low
