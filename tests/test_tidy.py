@@ -41,7 +41,7 @@ WINGS = {
         "opening": 3,
         "make": 4,
         "repair": 4,
-        "rescue": 4,
+        "rescue": 5,
     },
     "service": {"logs": 0, "socket": 1, "methods": 2, "metrics": 2, "settings": 2},
     "device": {"claims": 0},

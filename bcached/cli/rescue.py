@@ -22,12 +22,12 @@ from bcached.cli.set_layout import GEOMETRY
 from bcached.device import FileDevice
 from bcached.device.image_file import create_image
 from bcached.errors import FormatError, SetRefused
+from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import BackingFound, Owner, owner_of, read_backing, volume_sectors
 from bcached.store.rescue.rescue import Rescue, first_data_sector
-from bcached.store.rescue.set_left import read_what_is_left
 from bcached.store.rescue.superblock_left import Layout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import Progress, Written
@@ -164,7 +164,7 @@ def _lines_of(path: str | None) -> list[str]:
 
 async def _rescue(options: GlobalOptions, request: Request) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
-        left = await read_what_is_left(caches, request.layout)
+        left = await read_corrected(caches, request.layout)
         await add_found_leaves(left)
         unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])
         if request.map_path is not None:

@@ -38,6 +38,7 @@ def document(rescue: Rescue) -> dict[str, object]:
         "complete": rescue.is_complete,
         "marked_clean": rescue.is_marked_clean,
         "other_volumes": _others(rescue),
+        "corrected": rescue.left.corrections,
         "damage": [finding_document(finding) for finding in _damage(rescue)],
     }
 
@@ -46,6 +47,7 @@ def lines(rescue: Rescue, target: str) -> Iterator[str]:
     """Yields the damage, what was found, and what was or would be done."""
     for finding in _damage(rescue):
         yield str(finding)
+    yield from (f"corrected a wrong bit in {what}" for what in rescue.left.corrections)
     yield f"dirty data of volume {rescue.owner.inode}:"
     for confidence, name in NAMES.items():
         sectors = rescue.totals.sectors[confidence]

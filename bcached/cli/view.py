@@ -23,13 +23,13 @@ from bcached.cli.offline import opened, warn_if_used
 from bcached.cli.paths import PATH
 from bcached.cli.rescue import CONFIDENCE
 from bcached.errors import SetRefused
+from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.extent_map import packed_map
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_sectors
 from bcached.store.rescue.rescue import Rescue, first_data_sector
-from bcached.store.rescue.set_left import read_what_is_left
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -133,7 +133,7 @@ async def _find(
     paths: Sequence[str], backing_path: str | None, volume: int | None, most: Confidence
 ) -> Exported:
     async with opened(paths) as caches:
-        left = await read_what_is_left(caches)
+        left = await read_corrected(caches)
         await add_found_leaves(left)
         extents = DirtyExtents.of(left)
         unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])

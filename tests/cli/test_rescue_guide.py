@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -17,7 +18,7 @@ from instruments.samples.damaged_kernel_image import (
     backing_bytes,
     bsets,
     erase,
-    flip,
+    garble,
     journal_entries,
     structures,
     wrong_sectors,
@@ -50,7 +51,7 @@ def prios(raw: bytearray) -> None:
 
 def leaf(raw: bytearray) -> None:
     _, nodes = asyncio.run(structures("crash"))
-    flip(list(bsets(nodes, 0))[1][0] + 40)(raw)
+    garble(list(bsets(nodes, 0))[1][0] + 40, Random(1))(raw)
 
 
 def entry(raw: bytearray) -> None:

@@ -57,6 +57,8 @@ class SetLeft:
     bounds: Bounds
     former_tables: list[list[UuidEntry | None]] = field(default_factory=list)  # newest first
     sound_leaves: list[tuple[Position, Position]] = field(default_factory=list)  # below sound parents
+    damaged_nodes: list[NodeFound] = field(default_factory=list)
+    corrections: list[str] = field(default_factory=list)  # single wrong bits (corrections.py)
     found_leaves: int = 0  # by a search for leaves below these (node_scan.py)
     lost_branches: list[tuple[Position, Position]] = field(default_factory=list)  # below damaged parents
 
@@ -111,6 +113,7 @@ async def _read_tree(left: SetLeft) -> None:
     async for node in read_tree(left.checked):
         reached_root |= node.level == level
         if node.damage is not None:
+            left.damaged_nodes.append(node)
             _doubt(left, node)
         elif node.level == 0:
             leaves.append((node.low, node.high))

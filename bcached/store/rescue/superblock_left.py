@@ -9,6 +9,7 @@ from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import FormatError, SetRefused
+from bcached.format.correction import corrected_superblock
 from bcached.format.superblock import (
     SUPERBLOCK_BYTES,
     SUPERBLOCK_SECTOR,
@@ -46,8 +47,8 @@ class MemberLeft:
 async def read_member_left(device: BlockDevice, layout: Layout | None, report: Report) -> MemberLeft:
     """Returns the member on a device, with the best superblock there is. Raises SetRefused without one.
 
-    1. A sound one, or its copy. 2. A sound one that says more than the device has. 3. The fields of a damaged
-    one. 4. The layout that the owner gives.
+    1. A sound one, or its copy. 2. A sound one that says more than the device has, or with its magic erased,
+    or one bit wrong. 3. The fields of a damaged one. 4. The layout that the owner gives.
     """
     try:
         return MemberLeft(MemberFound(device, await read_superblock(device)), is_guess=False)
@@ -57,6 +58,9 @@ async def read_member_left(device: BlockDevice, layout: Layout | None, report: R
         damage = error
     raw = await device.read(SUPERBLOCK_SECTOR * SECTOR_BYTES, SUPERBLOCK_BYTES)
     where = f"{device.path} sector {SUPERBLOCK_SECTOR}"
+    corrected = corrected_superblock(raw)
+    if corrected is not None:
+        raw = corrected + raw[len(corrected) :]
     try:
         sealed = resealed(raw, where)
         superblock = Superblock.parse(

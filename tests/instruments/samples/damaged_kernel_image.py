@@ -2,19 +2,22 @@
 """A kernel's images with structures damaged, and what a rescue of them makes of the backing device."""
 
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from random import Random
 
 import numpy as np
 
+from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
+from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents, Totals, totals_of
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
-from bcached.store.rescue.set_left import read_what_is_left
+from bcached.store.rescue.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import WriteBack, Written
 from bcached.units import SECTOR_BYTES
@@ -76,7 +79,11 @@ class Rescued:
 
 
 async def rescued(
-    name: str, damage: Damage | None = None, most: Confidence = Confidence.SURE, inode: int = 0
+    name: str,
+    damage: Damage | None = None,
+    most: Confidence = Confidence.SURE,
+    inode: int = 0,
+    read: Callable[[Sequence[BlockDevice]], Awaitable[SetLeft]] = read_corrected,
 ) -> Rescued:
     """Damage a copy of an image, and write the dirty data of a volume to a copy of its backing device."""
     raw = bytearray(image_bytes(name))
@@ -84,7 +91,7 @@ async def rescued(
         damage(raw)
     cache, target = MemoryDevice.holding(raw), MemoryDevice.holding(backing_bytes(name))
     try:
-        left = await read_what_is_left([cache])
+        left = await read([cache])
         await add_found_leaves(left)
         extents = DirtyExtents.of(left)
     except BcachedError as error:
@@ -111,6 +118,16 @@ def flip(byte: int) -> Damage:
 
     def damage(raw: bytearray) -> None:
         raw[byte] ^= 4
+
+    return damage
+
+
+def garble(byte: int, random: Random) -> Damage:
+    """Change many bits of the word that a byte is in."""
+    word = random.randbytes(8)
+
+    def damage(raw: bytearray) -> None:
+        raw[byte - byte % 8 : byte - byte % 8 + 8] = word
 
     return damage
 

@@ -5,7 +5,7 @@ Whatever is damaged, no sector of the backing device that was right may be wrong
 called sure is right to the byte.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from random import Random
 
 import pytest
@@ -18,12 +18,14 @@ from instruments.samples.damaged_kernel_image import (
     bsets,
     erase,
     flip,
+    garble,
     journal_entries,
     rescued,
     structures,
     wrong_sectors,
 )
 
+pytestmark = pytest.mark.timeout(600)  # each damage is a rescue of 32 or 64 MiB
 DIRTY = {"clean": 27129, "crash": 48167, "flash": 19964}
 every_image = pytest.mark.parametrize("name", DIRTY)
 SECTOR = 512
@@ -49,47 +51,71 @@ async def test_a_writethrough_cache_has_nothing_to_rescue() -> None:
     assert (await rescued("full-lru")).found == 0
 
 
-async def damages(name: str, random: Random) -> AsyncIterator[tuple[str, Damage]]:
-    """Each structure damaged by itself: a bit anywhere in what it uses, or all of its first block."""
+async def damages(
+    name: str, random: Random, spoil: Callable[[int], Damage]
+) -> AsyncIterator[tuple[str, Damage]]:
+    """Each structure spoilt by itself, at a byte anywhere in what it uses."""
     checked, nodes = await structures(name)
     superblock = checked.members[0].superblock
     bucket_bytes = superblock.bucket_sectors * SECTOR
     for byte in (0, 40, 60, 104, 150, 192, 194, 204, 206, 208):
-        yield f"superblock byte {byte}", flip(4096 + byte)
-    yield "superblock magic", erase(4096 + 24, 16)
-    yield "superblock", erase(4096, 4096)
+        yield f"superblock byte {byte}", spoil(4096 + byte)
     entries = list(journal_entries(checked))
     for seq, byte, length in entries:
-        yield f"entry {seq}", flip(byte + random.randrange(length))
-    # Without a trace of the newest there is no way to know of it.
-    for seq, byte, _ in random.sample(entries[:-1], 2):
-        yield f"entry {seq} erased", erase(byte, SECTOR)
+        yield f"entry {seq}", spoil(byte + random.randrange(length))
     ((prio, _),) = checked.chains[0]
-    yield "prios", flip(prio * bucket_bytes + random.randrange(bucket_bytes))
-    yield "prios erased", erase(prio * bucket_bytes, bucket_bytes)
-    assert checked.journal is not None
-    table = checked.journal.newest.uuid_bucket.pointers[0].sector * SECTOR
-    yield "uuid table", flip(table + random.randrange(128))
-    yield "uuid table erased", erase(table, bucket_bytes)
+    yield "prios", spoil(prio * bucket_bytes + random.randrange(bucket_bytes))
     for level in (0, 1):
         all_of_them = list(bsets(nodes, level))
         for byte, length in random.sample(all_of_them, min(len(all_of_them), 8)):
-            yield f"bset of level {level} at {byte}", flip(byte + random.randrange(length))
-        for byte, _ in random.sample(all_of_them, min(len(all_of_them), 2)):
-            yield f"bset of level {level} at {byte} erased", erase(byte, SECTOR)
+            yield f"bset of level {level} at {byte}", spoil(byte + random.randrange(length))
+
+
+async def erasures(name: str, random: Random) -> AsyncIterator[tuple[str, Damage]]:
+    """Each structure erased by itself."""
+    checked, nodes = await structures(name)
+    bucket_bytes = checked.members[0].superblock.bucket_sectors * SECTOR
+    yield "superblock magic", erase(4096 + 24, 16)
+    yield "superblock", erase(4096, 4096)
+    # Without a trace of the newest there is no way to know of it.
+    for seq, byte, _ in random.sample(list(journal_entries(checked))[:-1], 2):
+        yield f"entry {seq}", erase(byte, SECTOR)
+    ((prio, _),) = checked.chains[0]
+    yield "prios", erase(prio * bucket_bytes, bucket_bytes)
+    assert checked.journal is not None
+    table = checked.journal.newest.uuid_bucket.pointers[0].sector * SECTOR
+    yield "uuid table", erase(table, bucket_bytes)
+    yield "volume", garble(table + random.randrange(128), random)
+    for byte, _ in random.sample(list(bsets(nodes, 0)), 2):
+        yield f"bset at {byte}", erase(byte, SECTOR)
     for node in nodes:
         length = node.key.sectors * SECTOR
         yield f"node of level {node.level}", erase(node.key.pointers[0].sector * SECTOR, length)
 
 
 @every_image
-async def test_no_damage_makes_a_sector_wrong_that_was_right(name: str) -> None:
-    async for what, damage in damages(name, Random(name)):
+@pytest.mark.parametrize("kind", ["garbled", "erased"])
+async def test_no_damage_makes_a_sector_wrong_that_was_right(name: str, kind: str) -> None:
+    random = Random(name)
+    each = (
+        damages(name, random, lambda byte: garble(byte, random))
+        if kind == "garbled"
+        else erasures(name, random)
+    )
+    async for what, damage in each:
         found = await rescued(name, damage)
         try:
             assert_harmless(name, found)
         except AssertionError as error:
             raise AssertionError(f"{name}: {what}: {error}") from error
+
+
+@every_image
+async def test_a_single_wrong_bit_anywhere_costs_nothing(name: str) -> None:
+    async for what, damage in damages(name, Random(name), flip):
+        found = await rescued(name, damage)
+        assert (found.sure, found.refused) == (DIRTY[name], ""), what
+        assert wrong_sectors(name, found.contents) == set(), what
 
 
 async def test_prios_that_were_discarded_cost_nothing_but_a_few_doubts() -> None:
@@ -129,7 +155,7 @@ async def test_a_wiped_magic_costs_nothing() -> None:
 async def test_bsets_behind_a_bad_one_are_used() -> None:
     _, nodes = await structures("crash")
     first, *_ = bsets(nodes, 0)
-    found = await rescued("crash", flip(first[0] + 40))
+    found = await rescued("crash", garble(first[0] + 40, Random(1)))
     assert found.sure > 0.5 * DIRTY["crash"]
 
 
