@@ -10,7 +10,7 @@ import pytest
 
 from instruments.crash.exploration import Tally, all_workloads, base_of, explore, explore_workload
 from instruments.crash.state_share import property_of
-from instruments.stories.workloads import evacuate
+from instruments.stories.workloads import evacuate, fill, overwrite, replace
 
 PARTS = 16
 STATES_OF_A_WORKLOAD = 8
@@ -71,6 +71,15 @@ def test_stories_of_dirty_data_that_is_moved_together_survive_a_cut_at_any_momen
     tally = explore(1, states=8, again=1, check_every=CHECK_EVERY, only=(evacuate,))
     assert tally.told() == ""
     assert tally.evacuated
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_stories_of_values_that_are_replaced_survive_a_cut_at_any_moment(seed: int) -> None:
+    tally = explore(
+        seed, states=16, again=1, check_every=CHECK_EVERY, only=(overwrite, fill, replace, replace)
+    )
+    assert tally.told() == ""
+    assert tally.moments > 5
 
 
 def test_a_case_is_the_same_every_time() -> None:

@@ -28,8 +28,10 @@ from bcached.state.buckets.free_inc import FreeInc
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.journal_pins import SeqPins
+from bcached.state.index.key_ranges import spans_of
 from bcached.state.index.loaded_leaves import LoadedLeaves
 from bcached.state.index.node import Leaf, Unwritten
+from bcached.state.index.span_set import SpanSet
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal import entry_writer
@@ -42,7 +44,10 @@ from instruments.stories.workloads import (
     OPERATIONS,
     Operation,
     evacuate,
+    fill,
+    overwrite,
     race,
+    replace,
     split_while_gens_are_written,
     volumes,
 )
@@ -327,6 +332,30 @@ def puts_copies_over_what_was_overwritten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Mover, "_copy", slowly)
 
 
+def removes_what_is_replaced_with_a_later_entry(patch: pytest.MonkeyPatch) -> None:
+    accept = Index.accept
+    running = set()
+
+    def apart(self: Index, holder: Any, keys: Sequence[Key], deletions: Sequence[Key] = ()) -> int:
+        covered = SpanSet(spans_of(keys))
+        rests = [
+            Key(inode, start, end - start, False, ())
+            for deletion in deletions
+            for inode, start, end in covered.gaps(deletion.inode, deletion.offset, deletion.end)
+        ]
+        seq = accept(self, holder, keys)
+
+        async def later() -> None:
+            await self.durable(seq)
+            self.changes.change(rests)
+
+        if rests:
+            running.add(asyncio.ensure_future(later()))
+        return seq
+
+    patch.setattr(Index, "accept", apart)
+
+
 def reuses_what_data_was_moved_out_of_before_that_is_durable(patch: pytest.MonkeyPatch) -> None:
     replace = Mover._replace
 
@@ -369,7 +398,8 @@ ANY_AND_AFTER, GROWN_AND_AFTER = Told(0, 2), Told(1, 2)
 GENS_WRITTEN = Told(1, only=(split_while_gens_are_written,))
 VOLUMES = Told(4, only=(volumes,))
 EVACUATED = Told(1, only=(evacuate,))
-STORIES = [ANY_AND_AFTER, GROWN, SPLIT, GENS_WRITTEN, VOLUMES, EVACUATED]
+REPLACED = Told(1, only=(overwrite, fill, replace, replace))
+STORIES = [ANY_AND_AFTER, GROWN, SPLIT, GENS_WRITTEN, VOLUMES, EVACUATED, REPLACED]
 
 BUGS: list[tuple[Plant, Told]] = [
     (entries_without_a_flush_before, ANY),
@@ -400,6 +430,7 @@ BUGS: list[tuple[Plant, Told]] = [
     (puts_copies_over_what_was_overwritten, Told(7, only=(race,))),
     (reuses_what_data_was_moved_out_of_before_that_is_durable, EVACUATED),
     (leaves_the_keys_of_a_deleted_volume, VOLUMES),
+    (removes_what_is_replaced_with_a_later_entry, REPLACED),
 ]
 
 

@@ -90,16 +90,17 @@ class Mover:
         """Whether there are buckets for the last key without space."""
         return members_with(self._sectors.members, Reserve.MOVINGGC, self.copies_lacking) is not None
 
-    async def move(self, keys: Sequence[Key], tried: set[Key]) -> MoveResult:
+    async def move(self, keys: Sequence[Key], tried: set[Key], *, undivided: bool = False) -> MoveResult:
         """Copy some keys that are in the index now, as far as there is space.
 
+        undivided: a key stays one key, if need be at the cost of a bucket's rest. Otherwise it is cut there.
         Keys it begins to copy are added to tried: one that is unchanged afterwards cannot be moved.
         """
         moves: list[Move] = []
         result = MoveResult.MOVED
         for key in filter(self._is_movable, keys):
             begun = len(moves)
-            result = self._prepare(key, moves)
+            result = self._prepare(key, moves, undivided=undivided)
             if len(moves) > begun:
                 tried.add(key)
             if result is MoveResult.NO_SPACE:
@@ -150,13 +151,20 @@ class Mover:
             and all(map(self._sectors.validity.is_current, key.pointers))
         )
 
-    def _prepare(self, key: Key, moves: list[Move]) -> MoveResult:
+    def _prepare(self, key: Key, moves: list[Move], *, undivided: bool) -> MoveResult:
         """Reserve sectors for a copy, in as many buckets as necessary, and pin the old ones."""
         at = key.offset
         while at < key.end:
             before = self._sectors.buckets_taken
             new = self._sectors.carve(
-                self.holder, key.inode, at, key.end - at, MOVERS_WRITE_POINT, len(key.pointers), moving=True
+                self.holder,
+                key.inode,
+                at,
+                key.end - at,
+                MOVERS_WRITE_POINT,
+                len(key.pointers),
+                moving=True,
+                undivided=undivided,
             )
             if new is None:
                 self.copies_lacking = len(key.pointers)

@@ -48,7 +48,9 @@ class MovingCollector:
             keys = self._keys_in(leaf, chosen)
             for start in range(0, len(keys), MOVES_AT_ONCE):
                 self._shared.stop.check_changeable()
-                if await self._mover.move(keys[start : start + MOVES_AT_ONCE], set()) is not MoveResult.MOVED:
+                some = keys[start : start + MOVES_AT_ONCE]
+                # Buckets half full at most become buckets more than half full, divided or not.
+                if await self._mover.move(some, set(), undivided=True) is not MoveResult.MOVED:
                     return
                 await pacer.begin()
             await pacer.checkpoint()

@@ -63,11 +63,12 @@ class SectorAllocator:
         replicas: int = 1,
         moving: bool = False,
         may_refill: bool = True,
+        undivided: bool = False,
     ) -> Key | None:
         """Returns a key for an extent, perhaps a shorter one; None if it takes a bucket and none is ready.
 
-        may_refill false: it may not take a bucket, since others wait for one. Raises NoSuchVolume,
-        LimitExceeded.
+        may_refill false: it may not take a bucket, since others wait for one. undivided: an extent that does
+        not fit in the rest of its bucket begins in the next one. Raises NoSuchVolume, LimitExceeded.
         """
         if inode not in self.inodes:
             raise NoSuchVolume(inode)
@@ -76,7 +77,11 @@ class SectorAllocator:
         always_dirty = inode in self.flash_sectors
         kind = replicas << COPIES_SHIFT | always_dirty
         slot = self.open_buckets.choose(kind, inode, offset, write_point)
-        if slot.sectors_free == 0 or slot.kind != kind:
+        if (
+            slot.sectors_free == 0
+            or slot.kind != kind
+            or (undivided and slot.sectors_free < min(sectors, self._geometry.bucket_sectors))
+        ):
             reserve = Reserve.MOVINGGC if moving else Reserve.NONE
             if not may_refill or not self._refill(slot, kind, reserve, replicas):
                 shared = self.open_buckets.shared(kind) if self.sharing and not moving else None

@@ -12,8 +12,10 @@ import numpy as np
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.conditional_commits import CommitConditions
 from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.member_buckets import MemberBuckets
+from bcached.state.index.key_ranges import Span
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.units import SECTOR_BYTES
 from instruments.crash.crash_states import ClockedLog
@@ -79,21 +81,30 @@ class KeyStory(Story):
             device = self.cache_set.members[pointer.device].block_device
             await device.write(pointer.sector * SECTOR_BYTES, data_of(token, key))
 
-    async def commit(self, *, durable: bool) -> None:
-        """Commit all that was written, in one go."""
+    async def commit(self, *, durable: bool, replaces: Sequence[Span] = ()) -> None:
+        """Commit all that was written, in one go, in place of all else in some ranges."""
         assert self.cache_set is not None
         if not self.pending:
             return
         written, self.pending = self.pending, []
         keys = [key for key, _ in written]
         try:
-            seq = await self.cache_set.index.commit(self.holder, keys, PATIENCE_S)
+            seq = await self._commit(keys, replaces)
         except NoFreeBuckets:
             self.cache_set.allocations.release(self.holder, keys)
             return
+        within = {place for place, _ in self.keys.there() if any(_is_in(place, span) for span in replaces)}
+        self.keys.put(within - {place for key in keys for place in _places(key)}, None, seq, seq)
         for key, token in written:
             self.keys.put(_places(key), (key.dirty, token), seq, seq)
         await self._accepted(seq, durable)
+
+    async def _commit(self, keys: Sequence[Key], replaces: Sequence[Span]) -> int:
+        assert self.cache_set is not None
+        if not replaces:
+            return await self.cache_set.index.commit(self.holder, keys, PATIENCE_S)
+        commits, conditions = self.cache_set.conditional_commits, CommitConditions(tuple(replaces))
+        return (await commits.commit(self.holder, keys, conditions, PATIENCE_S)).seq
 
     async def _accepted(self, seq: int, durable: bool) -> None:
         assert self.cache_set is not None
@@ -228,6 +239,11 @@ class KeyStory(Story):
         """Where something is, by preference."""
         there = [place for place, _ in self.keys.there() if place[0] == inode]
         return random.choice(there) if there and random.random() < 0.8 else (inode, random.randrange(64))
+
+
+def _is_in(place: Place, span: Span) -> bool:
+    inode, start, end = span
+    return place[0] == inode and start <= place[1] < end
 
 
 def _places(key: Key) -> list[Place]:

@@ -59,6 +59,15 @@ async def overwrite(story: KeyStory, random: Random) -> None:
     await story.commit(durable=random.random() < 0.6)
 
 
+async def replace(story: KeyStory, random: Random) -> None:
+    """Write a shorter value where a longer one may be, of which nothing is left with the same commit."""
+    for _ in range(random.randint(1, 3)):
+        inode, sector = story.some_place(random, random.choice((PLAIN, FLASH)))
+        await story.write(inode, sector, random.randint(1, 6), dirty=random.random() < 0.4)
+        reaches = (inode, sector, sector + random.randint(8, 80))
+        await story.commit(durable=random.random() < 0.6, replaces=[reaches])
+
+
 async def invalidate(story: KeyStory, random: Random) -> None:
     """Drop a range."""
     inode, sector = story.some_place(random, random.choice((PLAIN, FLASH)))

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One key moved: its copy replaces it, unless it changed meanwhile or cannot be read."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from bcached.errors import DeviceError
 from bcached.keys import Key
@@ -67,6 +70,28 @@ async def test_the_copy_replaces_the_key_and_stays_dirty(tmp_path: Path) -> None
         assert await device.read(moved.pointers[0].sector * SECTOR_BYTES, len(DATA)) == DATA
         assert not mover.holder.pieces
         assert not mover.holder.reads
+
+
+@pytest.mark.parametrize("undivided", [True, False])
+@in_virtual_time
+async def test_a_key_is_cut_at_a_buckets_end_only_if_it_may_be(tmp_path: Path, undivided: bool) -> None:
+    async with running(
+        await fresh_members([4000], 16 << 10), set_options(tmp_path, moving_gc=False)
+    ) as cache_set:
+        await cache_set.volumes.create("volume")
+        holder = cache_set.allocations.new_holder("client")
+        wanted = [extent(20, offset=100 * number, write_point=number) for number in range(3)]
+        keys = [key for (key,) in await cache_set.allocations.allocate(holder, wanted, 5.0)]
+        await cache_set.index.commit(holder, keys, 5.0)
+        assert [key.sectors for key in keys] == [20, 20, 20]
+        await asyncio.sleep(1)  # the reserve is filled
+        mover = cache_set.tasks.garbage_collector.mover
+        with mover.at_work():
+            assert await mover.move(keys, set(), undivided=undivided) is MoveResult.MOVED
+        (leaf,) = cache_set.index.nodes.tree.leaves
+        found = leaf.live.lookup(0, 0, 1000)
+        assert [key.sectors for key in found] == ([20, 20, 20] if undivided else [20, 12, 8, 20])
+        assert not {key.pointers for key in keys} & {key.pointers for key in found}
 
 
 @in_virtual_time

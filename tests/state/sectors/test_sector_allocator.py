@@ -160,6 +160,28 @@ def test_less_is_given_when_the_bucket_ends() -> None:
     a_set.verify()
 
 
+def test_an_extent_that_is_not_to_be_divided_begins_in_the_next_bucket() -> None:
+    it = Set()
+    first = it.carve(BUCKET_SECTORS - 8, undivided=True)
+    it.fill()
+    second = it.carve(16, offset=1000, undivided=True)
+    assert second.sectors == 16
+    assert it.bucket(second) != it.bucket(first)
+    it.fill()
+    assert it.carve(BUCKET_SECTORS + 8, offset=2000, undivided=True).sectors == BUCKET_SECTORS
+    it.verify()
+
+
+def test_without_a_next_bucket_it_is_refused_and_the_rest_is_kept_for_others() -> None:
+    it = Set()
+    it.carve(BUCKET_SECTORS - 8, moving=True)
+    for reserve in (Reserve.NONE, Reserve.MOVINGGC):
+        while it.members[0].take_data(reserve) is not None:
+            pass
+    assert it.allocator.carve(it.holders[0], 0, 1000, 16, 5, moving=True, undivided=True) is None
+    assert it.carve(16, offset=1000, moving=True).sectors == 8
+
+
 def test_copies_lie_on_different_members() -> None:
     a_set = Set(3)
     key = a_set.carve(8, replicas=3)
