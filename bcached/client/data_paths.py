@@ -83,7 +83,7 @@ class DataPaths:
     def read_bytes(self, pointer: Pointer, length: int) -> bytes:
         """Returns so many bytes at a pointer, from the page cache, with the fewest copies."""
         path = self._path(pointer, write=False)
-        assert not path.is_direct, "a direct read needs aligned memory"
+        assert not path.is_direct, "direct read into unaligned memory"
         try:
             data = os.pread(path.descriptor, length, pointer.sector * SECTOR_BYTES)
         except OSError as error:
@@ -93,7 +93,7 @@ class DataPaths:
     def write_parts(self, pointer: Pointer, parts: "Sequence[bytes | memoryview]") -> None:
         """Write the parts, one behind the other, at a pointer, into the page cache."""
         path = self._path(pointer, write=True)
-        assert not path.is_direct, "a direct write needs aligned memory"
+        assert not path.is_direct, "direct write from unaligned memory"
         length = sum(map(len, parts))
         try:
             written = os.pwritev(path.descriptor, parts, pointer.sector * SECTOR_BYTES)

@@ -26,7 +26,7 @@ def pack_label(label: str) -> bytes:
     """The 32 bytes of a label."""
     raw = label_bytes(label)
     assert len(raw) <= LABEL_BYTES, f"label {label!r} has {len(raw)} bytes"
-    assert b"\0" not in raw, "a label has no zero byte inside"
+    assert b"\0" not in raw, "label with a zero byte inside"
     return raw.ljust(LABEL_BYTES, b"\0")
 
 

@@ -157,7 +157,7 @@ class ConditionalCommits:
     def _live(self, span: Span) -> list[Key]:
         """Returns what is live in a range, which is loaded."""
         found = self._tree.lookup(*span)
-        assert not isinstance(found, Missing), "the caller has the range loaded"
+        assert not isinstance(found, Missing), "the caller has not loaded the range"
         return self._sectors.validity.current(found, touch=False)
 
     def _accept(self, holder: Holder, keys: Sequence[Key], plan: _Plan) -> Outcome:

@@ -330,5 +330,5 @@ class Index:
 
     def _loaded(self, inode: int, start: int, end: int) -> list[Key]:
         found = self._tree.lookup(inode, start, end)
-        assert not isinstance(found, Missing), "the caller has the range loaded"
+        assert not isinstance(found, Missing), "the caller has not loaded the range"
         return found

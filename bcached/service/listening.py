@@ -103,4 +103,8 @@ def give_to_group(path: str, group: str) -> None:
     except KeyError:
         log.warning("socket keeps the daemon's group: no such group on this host", path=path, group=group)
     except PermissionError:
-        log.warning("socket keeps the daemon's group: not a member of the other", path=path, group=group)
+        log.warning(
+            "socket keeps the daemon's group: the daemon is no member of the configured one",
+            path=path,
+            group=group,
+        )

@@ -64,7 +64,7 @@ def _size(sectors: int) -> str:
 
 def _set(statistics: SetStatistics) -> Iterator[str]:
     if statistics.failed:
-        yield f"nothing can change any more: {statistics.failed}"
+        yield f"the set accepts no changes: {statistics.failed}"
     yield from explain_index(statistics)
     for reserve, count in statistics.waiters.items():
         if count:
@@ -128,7 +128,7 @@ def _member(member: MemberState) -> Iterator[str]:
         if not reclaimable and not coming:
             yield (
                 f"all buckets are in use: {buckets['open']} open, {buckets['held']} held by connections, "
-                f"{buckets['quarantine']} in quarantine after a broken connection, {buckets['dirty']} dirty "
+                f"{buckets['quarantine']} in quarantine after a closed connection, {buckets['dirty']} dirty "
                 f"until marked clean or invalidated, {buckets['free']} in other reserves"
             )
     if member.invalidate_needs_gc:

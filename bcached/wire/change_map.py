@@ -57,7 +57,7 @@ class ChangeMap:
     @classmethod
     def lay_out(cls, memory: memoryview, count: int, life: int, shift: int = REGION_SHIFT) -> "ChangeMap":
         """Write the header; the counters stay as they are: the daemon's side, once at its start."""
-        assert life > 0, "0 means that no daemon maintains the map"
+        assert life > 0, "life 0, which means that no daemon maintains the map"
         change_map = cls(memory, count, shift)
         for at, value in ((MAGIC_AT, MAGIC), (VERSION_AT, VERSION), (COUNT_AT, count), (SHIFT_AT, shift)):
             _put(memory, at, value)

@@ -43,7 +43,7 @@ class GenMap:
     @classmethod
     def lay_out(cls, memory: memoryview, bucket_count: int, life: int) -> "GenMap":
         """Write a new header (the gens stay as they are): the daemon's side, once at its start."""
-        assert life > 0, "0 means that no daemon maintains the map"
+        assert life > 0, "life 0, which means that no daemon maintains the map"
         gen_map = cls(memory, bucket_count)
         gen_map._put(MAGIC_AT, MAGIC)
         gen_map._put(VERSION_AT, VERSION)

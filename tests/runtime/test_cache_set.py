@@ -316,4 +316,4 @@ async def test_a_set_that_refuses_says_the_first_reason_to_everybody(tmp_path: P
             with pytest.raises(DeviceFailed, match="flush failed"):
                 await changing
         assert "flush failed" in str(cache_set.statistics().failed)
-        assert cache_set.explain()[0].startswith("nothing can change any more")
+        assert cache_set.explain()[0].startswith("the set accepts no changes")

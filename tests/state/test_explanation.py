@@ -140,7 +140,7 @@ def test_a_set_at_ease_says_so() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"failed": "/dev/x: gone"}, "nothing can change any more: /dev/x: gone"),
+        ({"failed": "/dev/x: gone"}, "the set accepts no changes: /dev/x: gone"),
         (
             {"waiters": {"none": 3, "btree": 0}, "oldest_wait_s": 2.25},
             "3 requests wait for a bucket of reserve none, the oldest 2.2 s",
@@ -187,7 +187,7 @@ def test_every_reason_for_a_failure_has_words(reason: str) -> None:
                 ),
                 (
                     "/dev/x: all buckets are in use: 1 open, 2 held by connections, "
-                    "3 in quarantine after a broken connection, 4 dirty "
+                    "3 in quarantine after a closed connection, 4 dirty "
                     "until marked clean or invalidated, 5 in other reserves"
                 ),
             ],

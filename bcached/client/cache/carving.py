@@ -32,7 +32,7 @@ class Carver:
 
     def cut(self, inode: int, offset: int, sectors: int) -> list[Key]:
         """Returns the keys, clean, of an object at this offset of the volume."""
-        assert not self.lacking(sectors), "leased before it is cut"
+        assert not self.lacking(sectors), "more is cut than was leased"
         if self._skips(sectors):
             self.unused.append(self._leases.pop(0))
         keys = []

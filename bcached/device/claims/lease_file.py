@@ -75,7 +75,7 @@ class OldLease:
         try:
             return not _is_locked(descriptor)
         except OSError as error:
-            raise DeviceError(self.path, f"cannot look at the lease's locks: {reason(error)}") from None
+            raise DeviceError(self.path, f"cannot query the lease's locks: {reason(error)}") from None
         finally:
             os.close(descriptor)
 

@@ -51,7 +51,7 @@ class GcMarks:
     def finish(self) -> Generator[None, None, None]:
         """Install the oldest gens, and retire the empty buckets that their gens held back."""
         table = self._member.table
-        assert len(self._oldest) == table.bucket_count, "marks are installed that were not begun"
+        assert len(self._oldest) == table.bucket_count, "marks installed that were not begun"
         for start in range(0, table.bucket_count, COUNT_BUCKETS):
             chunk = slice(start, start + COUNT_BUCKETS)
             far = ahead_each(table.gens_array[chunk], table.last_gc_array[chunk]) >= GEN_DISTANCE_MAX

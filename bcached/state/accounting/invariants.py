@@ -86,7 +86,7 @@ def _lists(member: MemberBuckets) -> Iterator[str]:
         if length > capacity:
             yield f"{name} holds {length} buckets, more than its {capacity}"
     if len(chain) % geometry.prio_bucket_count:
-        yield f"prio chains hold {len(chain)} buckets, no multiple of {geometry.prio_bucket_count}"
+        yield f"prio chains hold {len(chain)} buckets, not a multiple of {geometry.prio_bucket_count}"
 
 
 def _durable(member: MemberBuckets) -> Iterator[str]:

@@ -42,7 +42,7 @@ class State(IntEnum):
     UNUSED = 7  # no pointer into it is valid, even after a crash; needs no prio write
     OPEN = 8  # sectors are being cut from it
     HELD = 9  # closed, and connections hold sectors of it
-    QUARANTINE = 10  # held by a broken connection, whose writes may still be in flight
+    QUARANTINE = 10  # held by a closed connection, whose writes may still be in flight
     DIRTY = 11  # holds data that exists nowhere else
     CLEAN = 12  # holds cached data only
     EMPTY = 13  # holds nothing

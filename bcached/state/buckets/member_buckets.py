@@ -316,9 +316,9 @@ class MemberBuckets:
 
         Kernel: bch_prio_write allocates one by one, and in between waits for the thread it runs in.
         """
-        assert self.has_prio_chain, "the prio writer never waits for a bucket"
+        assert self.has_prio_chain, "the prio reserve does not hold a whole chain"
         writing = self.prio_chains.writing
-        assert not writing, "a prio write is under way"
+        assert not writing, "a prio write is in progress already"
         for _ in range(self.geometry.prio_bucket_count):
             bucket = self.reserves.take(Reserve.PRIO)
             assert bucket is not None

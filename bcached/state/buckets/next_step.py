@@ -28,7 +28,7 @@ class Step(Enum):
     WRITE_PRIOS = "make gens durable"
     CLOSE = "close open buckets of closed connections or idle writers"
     SHARE = "let waiting requests have sectors of any open bucket"
-    EVACUATE = "have dirty data moved together, so that clean data can go"
+    EVACUATE = "have dirty data moved together, so that clean data can be dropped"
     COLLECT = "have the garbage collector find more buckets, or drop the oldest gens"
     WAIT = "nothing to do until something changes"
 

@@ -27,7 +27,7 @@ class PrioChains:
     def snapshot(self) -> bytearray:
         """Returns a copy of all gens, for a prio write that begins."""
         gens, self._spare_gens = self._spare_gens, None
-        assert gens is not None, "a prio write is under way"
+        assert gens is not None, "a prio write is in progress already"
         memoryview(gens)[:] = self._table.gens
         return gens
 

@@ -160,7 +160,7 @@ class Run:
     def split(self, index: int = -1) -> "Run":
         """Move the extents from an index on, or the upper half, to a new run. Returns that run."""
         half = len(self.ends) // 2 if index < 0 else index
-        assert 0 < half < len(self.ends), "neither part may be empty"
+        assert 0 < half < len(self.ends), "a part is empty"
         upper = Run(self.inode)
         upper.ends, self.ends = self.ends[half:], self.ends[:half]
         upper.heads, self.heads = self.heads[half:], self.heads[:half]

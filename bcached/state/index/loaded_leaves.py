@@ -26,14 +26,14 @@ class LoadedLeaves:
         self.deferred: dict[int, Unwritten] = {}  # by bound: unwritten changes of evicted leaves
         self.pins = SeqPins()  # the journal entries that leaves need, loaded or not
         self.unwritten_words = 0  # of keys that are in no written bset
-        self.cached_words = 0  # of keys in memory, counting unwritten ones twice
+        self.memory_words = 0  # of keys in memory, counting unwritten ones twice
         self._shape = shape
         self._write_at_words = shape.block_words - KEY_WORDS_MAX  # so that another key fits in the block
         self._node_words = shape.node_words
 
     def __repr__(self) -> str:
         return (
-            f"<LoadedLeaves {len(self.order)} leaves, {self.cached_words} words, {self.unwritten_words} "
+            f"<LoadedLeaves {len(self.order)} leaves, {self.memory_words} words, {self.unwritten_words} "
             f"unwritten, {len(self.wanted)} wanted, {len(self.oversize)} oversize, "
             f"{len(self.deferred)} deferred>"
         )
@@ -51,7 +51,7 @@ class LoadedLeaves:
     @property
     def memory_bytes(self) -> int:
         """An estimate of the memory of all of them, in bytes."""
-        return self.cached_words * 8 + len(self.order) * LEAF_BYTES
+        return self.memory_words * 8 + len(self.order) * LEAF_BYTES
 
     # Adding and removing leaves
 
@@ -59,7 +59,7 @@ class LoadedLeaves:
         """Add a leaf with the changes that it has."""
         assert leaf not in self.order
         self.order[leaf] = None
-        self.cached_words += leaf.word_count
+        self.memory_words += leaf.word_count
         unwritten = leaf.unwritten
         self.unwritten_words += unwritten.extents.word_count
         if unwritten.oldest_seq:
@@ -73,9 +73,9 @@ class LoadedLeaves:
         del self.order[leaf]
         self.wanted.pop(leaf, None)
         self.oversize.discard(leaf)
-        self.cached_words -= leaf.live.word_count
+        self.memory_words -= leaf.live.word_count
         for part in leaf.changes():
-            self.cached_words -= part.extents.word_count
+            self.memory_words -= part.extents.word_count
             self.unwritten_words -= part.extents.word_count
 
     def unpin(self, leaf: Leaf) -> None:
@@ -97,7 +97,7 @@ class LoadedLeaves:
         more = extents.word_count
         self.unwritten_words += more - unwritten_words
         words = live.word_count
-        self.cached_words += words - live_words + more - unwritten_words
+        self.memory_words += words - live_words + more - unwritten_words
         if more > self._write_at_words:
             self.wanted[leaf] = None
         if words > self._node_words or self.oversize:
@@ -106,14 +106,14 @@ class LoadedLeaves:
 
     def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
         """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out."""
-        assert not leaf.unwritten.oldest_seq, "the leaf has no changes of its own"
+        assert not leaf.unwritten.oldest_seq, "the leaf is not clean"
         words = leaf.word_count
         removed: list[Key] = []
         for key in changes.extents:
             removed += leaf.insert(key, changes.newest_seq)
         leaf.unwritten.oldest_seq = changes.oldest_seq
         unwritten_words = leaf.unwritten.extents.word_count
-        self.cached_words += leaf.word_count - words
+        self.memory_words += leaf.word_count - words
         self.unwritten_words += unwritten_words
         if unwritten_words > self._write_at_words:
             self.wanted[leaf] = None
@@ -128,7 +128,7 @@ class LoadedLeaves:
         assert leaf in self.order
         words = leaf.live.word_count
         dropped = leaf.drop(key)
-        self.cached_words += leaf.live.word_count - words
+        self.memory_words += leaf.live.word_count - words
         self._note_size(leaf)
         return dropped
 
@@ -172,7 +172,7 @@ class LoadedLeaves:
         written = leaf.end_write(blocks)
         words = written.extents.word_count
         self.unwritten_words -= words
-        self.cached_words -= words
-        assert 0 <= self.unwritten_words <= self.cached_words
+        self.memory_words -= words
+        assert 0 <= self.unwritten_words <= self.memory_words
         if written.oldest_seq:
             self.pins.unpin(written.oldest_seq)

@@ -113,7 +113,7 @@ class Leaf:
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
         """Insert a key of the leaf's range, in journal entry seq. Returns the pieces it cut out."""
-        assert seq >= self.unwritten.newest_seq, "entries come in order"
+        assert seq >= self.unwritten.newest_seq, "a key of an older entry than the last insert"
         sectors, words = key.sectors, data_words(key)
         head = head_word(key.inode, sectors, key.dirty, len(words))
         removed = self.live.insert_words(key.inode, key.offset, sectors, head, words)
@@ -147,7 +147,7 @@ class Leaf:
     def end_write(self, blocks: int) -> Unwritten:
         """Record that the changes in `writing` are durable, in `blocks` more blocks. Returns them."""
         written, self.writing = self.writing, None
-        assert written is not None, "the leaf is being written"
+        assert written is not None, "no write of the leaf was begun"
         self.blocks_used += blocks
         return written
 
@@ -201,7 +201,7 @@ class Interior:
         self.blocks_used = blocks_used
         self.children = children  # in order: nodes if loaded, else their keys
         self.bounds = [bound_of(key_of(child)) for child in children]
-        assert self.bounds[-1] == bound_of(key), "the last child must end where its parent ends"
+        assert self.bounds[-1] == bound_of(key), "the last child does not end where its parent ends"
         # Keys that are still in its bsets: of replaced children, and those that freed them. The gens they
         # name must not be used again.
         self.replaced: list[Key] = []

@@ -15,7 +15,7 @@ def path_to(root: Node, node: Node) -> NodePath:
     path: NodePath = []
     here: Child = root
     while here is not node:
-        assert isinstance(here, Interior), "the node is in the tree"
+        assert isinstance(here, Interior), "the node is not in the tree"
         index = here.index_of_key(node.key)
         path.append((here, index))
         here = here.children[index]
@@ -28,7 +28,7 @@ def node_at(root: Node, level: int, inode: int, sector: int) -> Node:
     while node.level > level:
         assert isinstance(node, Interior)
         child = node.children[node.index_at(inode, sector)]
-        assert not isinstance(child, Key), "the caller has it loaded"
+        assert not isinstance(child, Key), "the caller has not loaded the child"
         node = child
     return node
 

@@ -137,7 +137,7 @@ class Tree:
         Its range must be loaded.
         """
         leaf = self.find(key.inode, key.offset)
-        assert isinstance(leaf, Leaf), "the caller has the range loaded"
+        assert isinstance(leaf, Leaf), "the caller has not loaded the range"
         end = leaf.end_within(key.inode)
         if key.offset + key.sectors <= end:  # the common case
             return self._insert(leaf, key, seq)
@@ -149,7 +149,7 @@ class Tree:
         """Whether `words` more fit in each leaf of a range, all of them loaded, without another node."""
         while start < end:
             leaf = self.find(inode, start)
-            assert isinstance(leaf, Leaf), "the caller has the range loaded"
+            assert isinstance(leaf, Leaf), "the caller has not loaded the range"
             if leaf.live.word_count + words > self.shape.node_words:
                 return False
             start = leaf.end_within(inode)

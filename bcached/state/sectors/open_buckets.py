@@ -147,7 +147,7 @@ class OpenBuckets:
 
     def refill(self, slot: Slot, kind: int, pointers: tuple[Pointer, ...]) -> None:
         """Open new buckets, one per copy, in a slot that has no sectors left."""
-        assert slot.sectors_free == 0, "the slot still has sectors"
+        assert slot.sectors_free == 0, "the slot still has free sectors"
         slot.kind = kind
         slot.sectors_free = self._geometry.bucket_sectors
         bucket_of = self._geometry.bucket_of
@@ -164,7 +164,7 @@ class OpenBuckets:
         """
         free = slot.sectors_free
         given = min(sectors, free)
-        assert given > 0, "the slot has nothing left"
+        assert given > 0, "the slot has no free sectors"
         pointers: tuple[Pointer, ...]
         if len(slot.sectors) == 1:
             ((device, _),), (sector,), (gen,) = slot.bucket_ids, slot.sectors, slot.gens
@@ -222,7 +222,7 @@ class OpenBuckets:
 
     def close(self, slot: Slot) -> tuple[tuple[int, int], ...]:
         """Give up the sectors left of a slot's buckets. Returns (device, bucket) of each."""
-        assert slot.sectors_free, "nothing is open in the slot"
+        assert slot.sectors_free, "the slot has no open bucket"
         slot.sectors_free = 0
         return slot.bucket_ids
 

@@ -108,7 +108,7 @@ class Holder:
 
     def add_row(self, bucket_id: BucketId, bounds: list[int], inode: int) -> None:
         """Add adjacent pieces, each from one bound to the next, of a bucket it holds pieces of already."""
-        assert bucket_id in self.pieces, "a row follows a piece of its bucket"
+        assert bucket_id in self.pieces, "no piece precedes the run in its bucket"
         self.pieces[bucket_id].add_row(bounds, inode)
         self.total += len(bounds) - 1
 

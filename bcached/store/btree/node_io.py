@@ -121,7 +121,9 @@ class NodeIo:
         end = (pointer.sector + node.key.sectors) * SECTOR_BYTES
         for keys in parts:
             raw = pack_words(node.seq, keys, node.key, self._set_magic, block_bytes)
-            assert len(raw) == block_bytes, "an appended bset is one block, so that it is there or not"
+            assert len(raw) == block_bytes, (
+                "an appended bset must be one block, which is written whole or not at all"
+            )
             assert byte + block_bytes <= end, "the node is full"
             await self._write(pointer.device, byte, raw)
             byte += block_bytes

@@ -51,7 +51,7 @@ async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> Ste
             break
         in_use = True
         await asyncio.sleep(READING_PAUSE_S)
-    assert stays is not None, "the last reading ended with an error, or found something"
+    assert stays is not None, "the last reading neither failed nor found anything"
     checked.findings = _only(checked.findings, stays)
     return SteadyCheck(checked, reading, len(seen - stays))
 

@@ -25,7 +25,7 @@ class OpenEntry:
         self.words += words
         self.granted_words -= words
         self.key_count += keys
-        assert 0 < words <= self.words <= self.words_max, "the space was not asked for"
+        assert 0 < words <= self.words <= self.words_max, "more words are added than were reserved"
         return is_first
 
     def close(self) -> bytes:

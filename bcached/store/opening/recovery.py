@@ -172,7 +172,7 @@ def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> 
     for bucket in geometry.journal_buckets:
         buckets.table.move(bucket, State.JOURNAL)
     buckets.initial_fill(FILLED_FIRST)
-    assert buckets.has_prio_chain, "the reader checks for enough buckets"
+    assert buckets.has_prio_chain, "too few buckets for a prio chain, which the reader checks"
     return Member(number, found.block_device, superblock, buckets)
 
 
@@ -200,7 +200,7 @@ async def write_first_prios(member: Member, journal: Journal) -> None:
 async def write_uuids(member: Member, table: UuidTable, entries: list[UuidEntry | None]) -> Key:
     """Write the whole table to a fresh bucket of a member that has one. Returns the table's key."""
     bucket = member.buckets.take_metadata(State.UUID)
-    assert bucket is not None, "the caller reserves a bucket"
+    assert bucket is not None, "the caller has reserved no bucket"
     await member.block_device.write(member.buckets.geometry.byte_of(bucket), table.pack(entries))
     return table.key_at(member.device, bucket, member.buckets.table.gens[bucket])
 
@@ -209,7 +209,7 @@ async def _write_root(member: Member) -> Leaf:
     """Write a tree of one empty leaf."""
     geometry = member.buckets.geometry
     bucket = member.buckets.take_metadata(State.BTREE)
-    assert bucket is not None, "the reserve was filled"
+    assert bucket is not None, "the reserve is empty after its first fill"
     sectors = node_sectors(geometry.bucket_sectors)
     pointer = Pointer(member.device, geometry.sector_of(bucket), member.buckets.table.gens[bucket])
     root = Key(INODE_MAX, END_MAX - sectors, sectors, False, (pointer,))

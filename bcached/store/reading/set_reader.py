@@ -72,7 +72,7 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
     found = await read_metadata(devices, report)
     if found.is_fresh:
         return SetFound(found.members, None, report.checksum_errors)
-    assert found.journal is not None, "a set without a journal to go by was refused"
+    assert found.journal is not None, "a set without a readable journal was not refused"
     # What was read may be in the drive's cache only: a later power cut must not revert it.
     for member in found.members:
         await member.block_device.flush()

@@ -310,7 +310,7 @@ class IndexStory:
         assert tree.leaves.unwritten_words == sum(
             part.extents.word_count for leaf in leaves for part in leaf.changes()
         )
-        assert tree.leaves.cached_words == tree.leaves.unwritten_words + sum(
+        assert tree.leaves.memory_words == tree.leaves.unwritten_words + sum(
             leaf.live.word_count for leaf in leaves
         )
         assert tree.leaves.oversize == {

@@ -279,7 +279,7 @@ def test_part_of_a_prio_chain_is_found() -> None:
     busy = BusySet()
     a_chain_too_long(busy)
     found = [text for text in busy.violations() if "prio chains" in text]
-    assert found == ["member 0: prio chains hold 1 buckets, no multiple of 2"]
+    assert found == ["member 0: prio chains hold 1 buckets, not a multiple of 2"]
 
 
 def test_every_member_is_looked_at() -> None:

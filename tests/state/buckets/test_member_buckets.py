@@ -358,7 +358,7 @@ def test_a_chain_is_taken_whole_or_not_at_all() -> None:
         member.take_data(Reserve.PRIO)
     before = lists(member)
     assert not member.has_prio_chain
-    with pytest.raises(AssertionError, match="never waits"):
+    with pytest.raises(AssertionError, match="not hold a whole chain"):
         member.take_prio_chain()
     assert lists(member) == before
     assert member.prio_chains.writing == []

@@ -14,14 +14,14 @@ def test_leaves_with_a_blocks_worth_of_keys_want_to_be_written() -> None:
     tree.insert(Key(0, 170, 1, True, (Pointer(0, 64000, 1),)), 18)
     assert list(tree.leaves.wanted) == [leaf]
     assert tree.leaves.unwritten_words == 18 * 3
-    assert tree.leaves.cached_words == 2 * 18 * 3
+    assert tree.leaves.memory_words == 2 * 18 * 3
     tree.leaves.begin_write(leaf)
     assert not tree.leaves.wanted
     assert tree.leaves.unwritten(1) == [leaf]
     tree.leaves.end_write(leaf, 1)
     assert tree.leaves.unwritten() == []
     assert tree.leaves.pins.oldest is None
-    assert (tree.leaves.unwritten_words, tree.leaves.cached_words) == (0, 18 * 3)
+    assert (tree.leaves.unwritten_words, tree.leaves.memory_words) == (0, 18 * 3)
 
 
 def test_changes_of_an_evicted_leaf_are_deferred_until_it_is_read_again() -> None:
@@ -29,7 +29,7 @@ def test_changes_of_an_evicted_leaf_are_deferred_until_it_is_read_again() -> Non
     first = load(tree, 0, 0)
     tree.insert(data(10, 5), 7)
     tree.defer(first)
-    assert (len(tree.leaves), tree.leaves.unwritten_words, tree.leaves.cached_words) == (0, 0, 0)
+    assert (len(tree.leaves), tree.leaves.unwritten_words, tree.leaves.memory_words) == (0, 0, 0)
     assert tree.leaves.needs(7), "its entry is still pinned"
     assert tree.leaves.deferred_bounds(7) == [100]
     assert tree.leaves.deferred_bounds(6) == []
@@ -55,10 +55,10 @@ def test_a_stale_key_is_dropped_only_if_it_is_unchanged() -> None:
     tree, _ = a_tree()
     leaf = load(tree, 0, 0)
     leaf.live.insert(data(10, 5))
-    tree.leaves.cached_words += 3
+    tree.leaves.memory_words += 3
     assert not tree.leaves.drop(leaf, data(9, 5))
     assert tree.leaves.drop(leaf, data(10, 5))
-    assert (len(leaf.live), tree.leaves.cached_words) == (0, 0)
+    assert (len(leaf.live), tree.leaves.memory_words) == (0, 0)
 
 
 def test_unpinning_follows_removal() -> None:

@@ -265,13 +265,13 @@ def test_copies_are_cut_from_all_their_buckets_alike() -> None:
 def test_an_empty_slot_gives_nothing_and_an_open_one_is_not_refilled() -> None:
     open_buckets = OpenBuckets(GEOMETRY)
     slot = next(iter(open_buckets))
-    with pytest.raises(AssertionError, match="nothing left"):
+    with pytest.raises(AssertionError, match="no free sectors"):
         open_buckets.carve(slot, 1, 0, 8, 5)
-    with pytest.raises(AssertionError, match="nothing is open"):
+    with pytest.raises(AssertionError, match="no open bucket"):
         open_buckets.close(slot)
     assert next(iter(open_buckets)) is slot
     opened(slot, open_buckets)
-    with pytest.raises(AssertionError, match="still has sectors"):
+    with pytest.raises(AssertionError, match="still has free sectors"):
         opened(slot, open_buckets, ONE, 2)
     assert slot.bucket_ids == ((0, 1),)
 

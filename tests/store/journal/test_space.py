@@ -73,7 +73,7 @@ def test_while_keys_are_relogged_in_parts_none_is_accepted() -> None:
 
 def test_keys_that_were_not_asked_for_are_a_bug() -> None:
     journal = Journal(40)
-    with pytest.raises(AssertionError, match="the space was not asked for"):
+    with pytest.raises(AssertionError, match="than were reserved"):
         journal.accept(ENTRY_WORDS)
 
 
