@@ -154,7 +154,7 @@ class SetRun:
     async def _open(self, found: SetFound, name: str, progress: Callable[[str], None]) -> OpenedSet:
         clock = precise_clock()
 
-        def make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+        def make_buckets(geometry: Geometry, device: int) -> MemberBuckets:
             return MemberBuckets(
                 geometry,
                 device,
@@ -165,9 +165,9 @@ class SetRun:
             )
 
         if found.contents is None:
-            return await first_run(found, make_cache, clock, synchronous=self.options.synchronous)
+            return await first_run(found, make_buckets, clock, synchronous=self.options.synchronous)
         return await recover(
-            found, make_cache, clock, index_bytes=self.options.index_bytes, progress=progress
+            found, make_buckets, clock, index_bytes=self.options.index_bytes, progress=progress
         )
 
     def _map_gens(self, name: str, geometry: Geometry, device: int) -> memoryview:

@@ -45,7 +45,7 @@ from bcached.store.superblock_slot import repair_superblock
 from bcached.store.uuid_table import UuidTable
 from bcached.store.wiping import wipe_buckets
 
-CacheFactory = Callable[[Geometry, int], MemberBuckets]
+BucketsFactory = Callable[[Geometry, int], MemberBuckets]
 Clock = Callable[[], float]
 
 FILLED_FIRST = (Reserve.PRIO, Reserve.BTREE)
@@ -68,7 +68,7 @@ def _say_nothing(_: str) -> None:
 
 async def recover(
     found: SetFound,
-    make_cache: CacheFactory,
+    make_buckets: BucketsFactory,
     clock: Clock,
     *,
     index_bytes: int = INDEX_BYTES,
@@ -81,7 +81,7 @@ async def recover(
     members, rings = [], []
     for number, member in enumerate(found.members):
         geometry = geometry_of(member.superblock)
-        buckets = make_cache(geometry, number)
+        buckets = make_buckets(geometry, number)
         _fill_table(buckets, contents, number)
         ring = JournalRing(geometry, member.superblock.journal_buckets)
         ring_found = contents.journal.rings[number]
@@ -129,10 +129,10 @@ def _fill_table(buckets: MemberBuckets, contents: Contents, number: int) -> None
 
 
 async def first_run(
-    found: SetFound, make_cache: CacheFactory, clock: Clock, *, synchronous: bool
+    found: SetFound, make_buckets: BucketsFactory, clock: Clock, *, synchronous: bool
 ) -> OpenedSet:
     """Set up an empty set. Without `synchronous` the next opening finds it fresh again."""
-    members = [_fresh_member(number, member, make_cache) for number, member in enumerate(found.members)]
+    members = [_fresh_member(number, member, make_buckets) for number, member in enumerate(found.members)]
     for member in members:
         await _take_back(member)
     if synchronous:
@@ -165,10 +165,10 @@ async def first_run(
     return OpenedSet(members, journal, uuid_table, index)
 
 
-def _fresh_member(number: int, found: MemberFound, make_cache: CacheFactory) -> Member:
+def _fresh_member(number: int, found: MemberFound, make_buckets: BucketsFactory) -> Member:
     superblock = with_new_journal(found.superblock)
     geometry = geometry_of(superblock)
-    buckets = make_cache(geometry, number)
+    buckets = make_buckets(geometry, number)
     for bucket in geometry.journal_buckets:
         buckets.table.move(bucket, State.JOURNAL)
     buckets.initial_fill(FILLED_FIRST)

@@ -126,14 +126,14 @@ def _fingerprint(found: SetFound, contents: Contents) -> object:
 def _open(found: SetFound, contents: Contents) -> tuple[dict[int, str], str | None]:
     """The volumes of the open set, and what is wrong with it."""
     try:
-        opened = without_loop(recover(found, _make_cache, lambda: 0.0))
+        opened = without_loop(recover(found, _make_buckets, lambda: 0.0))
     except (BcachedError, AssertionError) as error:
         return {}, f"not opened: {error!r}"
     volumes = {volume.inode: volume.label for volume in opened.uuid_table.volumes()}
     return volumes, _buckets(opened, contents)
 
 
-def _make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+def _make_buckets(geometry: Geometry, device: int) -> MemberBuckets:
     return MemberBuckets(geometry, device, seed=1)
 
 

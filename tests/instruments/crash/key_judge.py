@@ -221,7 +221,7 @@ def open_state(devices: Sequence[StateDevice]) -> Verdict:
     verdict.fields = [(one.superblock.replacement, one.superblock.discard) for one in found.members]
     verdict.volumes = {inode: entry.label for inode, entry in enumerate(contents.uuids) if entry}
     try:
-        opened = without_loop(recover(found, _make_cache, lambda: 0.0))
+        opened = without_loop(recover(found, _make_buckets, lambda: 0.0))
     except (BcachedError, AssertionError) as error:
         verdict.wrong = f"not opened: {error!r}"
         return verdict
@@ -237,7 +237,7 @@ def _worst_finding(devices: Sequence[StateDevice]) -> str | None:
     return f"check: {worse[0]}" if worse else None
 
 
-def _make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+def _make_buckets(geometry: Geometry, device: int) -> MemberBuckets:
     return MemberBuckets(geometry, device, seed=1)
 
 

@@ -23,7 +23,7 @@ SET_UUID = UUID(int=0x1234)
 SUPERBLOCK_AT, COPY_AT = 4096, 8192
 
 
-def make_cache(geometry: Geometry, device: int) -> MemberBuckets:
+def make_buckets(geometry: Geometry, device: int) -> MemberBuckets:
     return MemberBuckets(geometry, device, seed=1)
 
 
@@ -31,8 +31,8 @@ async def open_set(devices: Sequence[BlockDevice]) -> OpenedSet:
     """A set opened without a daemon around it."""
     found = await read_set(devices)
     if found.contents is None:
-        return await first_run(found, make_cache, lambda: 0.0, synchronous=True)
-    return await recover(found, make_cache, lambda: 0.0)
+        return await first_run(found, make_buckets, lambda: 0.0, synchronous=True)
+    return await recover(found, make_buckets, lambda: 0.0)
 
 
 async def fresh_devices(*bucket_counts: int, block_bytes: int = 512) -> list[MemoryDevice]:

@@ -13,7 +13,7 @@ from bcached.store.opening.index_recovery import place_metadata
 from bcached.store.opening.recovery import OpenedSet, recover
 from bcached.store.reading.set_reader import read_set
 from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.used_set import fresh_devices, make_cache, open_set
+from instruments.samples.used_set import fresh_devices, make_buckets, open_set
 
 BUCKET_SECTORS = 8
 BUCKET, OTHER = 300, 301
@@ -83,7 +83,7 @@ async def test_progress_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(index_recovery, "LEAVES_A_REPORT", 1)
     devices = await a_set_with([data(8 * number, 4, BUCKET + number, 0) for number in range(5)])
     said: list[str] = []
-    await recover(await read_set(devices), make_cache, lambda: 0.0, progress=said.append)
+    await recover(await read_set(devices), make_buckets, lambda: 0.0, progress=said.append)
     assert said == [
         "recovering: 1 leaves of the index read",
         "recovering: 2 keys of the journal replayed",

@@ -23,7 +23,7 @@ from instruments.samples.used_set import (
     SUPERBLOCK_AT,
     Image,
     fresh_devices,
-    make_cache,
+    make_buckets,
     open_set,
     used_devices,
 )
@@ -91,7 +91,7 @@ async def test_a_set_of_several_stays_at_the_version_that_keeps_kernels_away() -
 async def test_without_synchronous_the_next_opening_finds_the_set_fresh() -> None:
     (device,) = await fresh_devices(530)
     before = bytes(device.disk.contents[: 7 * BUCKET_BYTES])
-    opened = await first_run(await read_set([device]), make_cache, lambda: 0.0, synchronous=False)
+    opened = await first_run(await read_set([device]), make_buckets, lambda: 0.0, synchronous=False)
     assert bytes(device.disk.contents[: 7 * BUCKET_BYTES]) == before
     assert opened.journal.seq == 0
     assert (await read_set([device])).contents is None
@@ -163,7 +163,7 @@ async def test_a_superblock_read_from_its_copy_is_mended_when_the_set_is_known_t
     recorder = await RecordingDevice.over(device)
     found = await read_set([recorder])
     assert [entry.kind for entry in recorder.log.entries] == ["flush"]
-    await recover(found, make_cache, lambda: 0.0)
+    await recover(found, make_buckets, lambda: 0.0)
     assert told(recorder) == ["flush", "superblock", "flush"]
     assert device.image()[SUPERBLOCK_AT:COPY_AT] == device.image()[COPY_AT : COPY_AT + 4096]
 
