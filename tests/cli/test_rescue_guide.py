@@ -87,7 +87,7 @@ DAMAGE: dict[str, Callable[[bytearray], None]] = {
     "How sure": nothing,
     "`prio_read()": prios,
     "`corrupted btree": leaf,
-    "`journal entries": entry,
+    "`no journal entries": entry,
     "`Not a bcache": erase(4096 + 24, 16),
     "The superblock is gone": erase(4096, 4096),
     "`IO error": nothing,

@@ -9,8 +9,10 @@ of their ranges; all older ones may have been overwritten by the keys that are m
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bcached.errors import BcachedError, SetRefused
+from bcached.errors import BcachedError
 from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, sound_entries, trace_entries
+from bcached.format.sizes import MEMBERS_MAX
+from bcached.keys import Key
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.journal.reader import BucketFound, JournalFound, read_bucket
 from bcached.store.membership import MemberFound
@@ -29,6 +31,7 @@ class JournalLeft:
     found: JournalFound
     sure_from: int = 0  # the keys of entries from this seq on are the newest of their ranges
     is_whole: bool = True  # then so are the keys of the index
+    is_lost: bool = False  # there is no entry
     others: list[JournalEntry] = field(default_factory=list)  # not needed any more, newest first
 
     @property
@@ -54,7 +57,7 @@ class JournalLeft:
 
 
 async def read_journal_left(members: Sequence[MemberFound], report: Report) -> JournalLeft:
-    """Read all journal buckets of all members. Raises SetRefused if there is no entry at all."""
+    """Read all journal buckets of all members. Without any entry, the index can only be searched for."""
     found, is_readable = await _read_buckets(members, report)
     known: dict[int, JournalEntry] = {}
     contradictions = set[int]()
@@ -64,9 +67,7 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
             if known.setdefault(entry.seq, entry) != entry:
                 contradictions.add(entry.seq)
     if not known:
-        raise SetRefused(
-            f"{members[0].path}: found no journal entry: only the journal says where the index is"
-        )
+        return _lost(found, members, report)
     newest = known[max(known)]
     found.entries = [known[seq] for seq in sorted(known) if seq >= newest.last_seq]
     others = [known[seq] for seq in sorted(known, reverse=True) if seq < newest.last_seq]
@@ -80,6 +81,16 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
         lost = "the changes in them, if the power did not fail while they were written"
         report(Finding("journal-newer", Severity.DAMAGE, STRUCTURE, newer[min(newer)], problem, lost))
     return left
+
+
+def _lost(found: JournalFound, members: Sequence[MemberFound], report: Report) -> JournalLeft:
+    """Returns a journal with one entry that names nothing."""
+    lost = "where the index and the volumes are: leaves have to be searched for"
+    problem = "found no journal entry"
+    report(Finding("journal-empty", Severity.FATAL, STRUCTURE, members[0].path, problem, lost))
+    nowhere = Key(0, 0, 0, False, ())
+    found.entries = [JournalEntry(1, 1, nowhere, nowhere, 0, (0,) * MEMBERS_MAX)]
+    return JournalLeft(found, sure_from=2, is_whole=False, is_lost=True)
 
 
 async def _read_buckets(members: Sequence[MemberFound], report: Report) -> tuple[JournalFound, bool]:

@@ -10,7 +10,7 @@ claims are conflicting.
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from bcached.errors import BcachedError
+from bcached.errors import BcachedError, SetRefused
 from bcached.format.bkey import END_MAX
 from bcached.format.node_gen import gen_of_node, looks_like_node
 from bcached.format.sizes import node_sectors
@@ -53,6 +53,12 @@ async def add_found_leaves(left: SetLeft) -> None:
         if not _is_interior(node, locations):
             _merge(found, leaf_extents([node], left.bounds, _ignore))
             left.found_leaves += 1
+    if left.journal.is_lost and not left.found_leaves:
+        superblock = left.members[0].superblock
+        raise SetRefused(
+            f"{left.members[0].path}: found neither a journal entry nor a leaf of set {superblock.set_uuid}, "
+            f"with buckets of {superblock.bucket_sectors} sectors and blocks of {superblock.block_sectors}"
+        )
     _cut_by_the_rest(left, found)
     assert left.checked.tree is not None
     left.checked.tree.rows.add(found.extents)

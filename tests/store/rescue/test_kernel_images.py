@@ -146,6 +146,18 @@ async def test_leaves_are_found_without_the_root(are_prios_lost: bool) -> None:
     assert wrong_sectors("clean", found.contents) == set()
 
 
+@every_image
+async def test_without_any_journal_entry_the_leaves_are_found_and_none_is_sure(name: str) -> None:
+    checked, _ = await structures(name)
+    geometry = checked.censuses[0].geometry
+    first = geometry.byte_of(geometry.journal_buckets.start)
+    gone = erase(first, len(geometry.journal_buckets) * geometry.bucket_bytes)
+    found = await rescued(name, gone)
+    assert (found.sure, found.refused, found.contents) == (0, "", backing_bytes(name))
+    everything = await rescued(name, gone, Confidence.NEWEST)
+    assert len(everything.sectors - wrong_sectors(name, everything.contents)) > 0.9 * DIRTY[name]
+
+
 async def test_a_wiped_magic_costs_nothing() -> None:
     found = await rescued("crash", erase(4096 + 24, 16))
     assert found.sure == DIRTY["crash"]
