@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make bench`: everything in one run; what can be compared is compared as ratios within the run.
 
-python -m bench [--keys N] [client] [commits] [invalidation] [keys] [lookups] [opening] [sockets]
+python -m bench [--keys N] [client] [commits] [invalidation] [keys] [lookups] [objects] [opening] [sockets]
 
 Without a name: all of them. N is how many keys `keys` inserts: ten million take minutes.
 """
@@ -13,11 +13,11 @@ import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
-from bench import client, commits, invalidation, keys, lookups, opening, sockets
+from bench import client, commits, invalidation, keys, lookups, objects, opening, sockets
 from bench.table import Report, interpreter
 
 VAR = Path(__file__).parent.parent / "var"
-PARTS = ("sockets", "client", "commits", "lookups", "opening", "invalidation", "keys")
+PARTS = ("sockets", "client", "commits", "lookups", "objects", "opening", "invalidation", "keys")
 
 
 def main() -> int:
@@ -41,6 +41,8 @@ def main() -> int:
             commits.run(report, folder)
         if "lookups" in parts:
             lookups.run(report, folder)
+        if "objects" in parts:
+            objects.run(report, folder)
         if "opening" in parts:
             opening.run(report, folder)
         if "invalidation" in parts:

@@ -120,7 +120,7 @@ class Cache:
         """Store a value, in place of an earlier one.
 
         It returns when the value is written and its commit is sent or about to be: this process sees it at
-        once, others after a round trip. wait: return when all see it; durable: when it also survives a power
+        once, others within milliseconds. wait: return when all see it; durable: when it also survives a power
         cut. expire: seconds from now; an expired value is a miss. Raises ValueError for more than 64 MiB, or
         than the set can commit at once. A refusal by the daemon is raised by the call that waits, or by the
         next one that stores, or by flush().

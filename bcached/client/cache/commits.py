@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Keys on their way to the index: commits that are sent before the earlier ones are answered.
 
-While one is under way, further keys gather, and its answer sends them together. So a process that stores
-faster than the daemon commits sends few, large messages.
+While one is under way, or was sent within the last millisecond, further keys gather and are sent together. So
+a process that stores much sends few, large messages; the sender's thread sends what is left at the end.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -20,11 +21,12 @@ from bcached.wire.messages import Committed, Lookup
 
 UNDER_WAY_MAX = 4
 KEYS_MAX = 500
+BUNDLE_KEYS, GATHER_S = 64, 0.001  # sent when there are so many, or so long after the message before
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 
 
 class Pending:
-    """One object's keys until their commit is answered; `since` is before its buckets were leased or cut."""
+    """One object's keys until their commit is answered; they were valid at `since`."""
 
     __slots__ = ("error", "is_alone", "is_settled", "keys", "offset", "since", "was_committed")
 
@@ -56,6 +58,7 @@ class Commits:
         self.newest: dict[int, Pending] = {}
         self._gathered: list[Pending] = []
         self._gathered_keys = 0
+        self._sent_s = 0.0  # when the last message was sent
         self._under_way: deque[tuple[Call[Committed], Sequence[Pending]]] = deque()
         self.keys_max = at.description.commit_words // (HEAD_WORDS + 1)  # of one message
         self._gather_max = min(KEYS_MAX, self.keys_max)
@@ -80,8 +83,12 @@ class Commits:
         self.newest[one.offset] = one
         self._gathered.append(one)
         self._gathered_keys += len(one.keys)
-        if durable or not self._under_way:
+        if durable or (not self._under_way and self._is_due()):
             self.send(durable=durable)
+
+    def _is_due(self) -> bool:
+        """Whether another message is worth its cost, which is that of several keys."""
+        return self._gathered_keys >= BUNDLE_KEYS or time.monotonic() >= self._sent_s + GATHER_S
 
     def send(self, *, durable: bool = False) -> None:
         """Send what has gathered; waits while too many commits are under way."""
@@ -106,6 +113,7 @@ class Commits:
             self._at, keys, durable=durable, versions=True, if_absent=if_absent, replaces=slots
         )
         self._under_way.append((call, gathered))
+        self._sent_s = time.monotonic()
         try:
             self._channel.send(call)
         except BaseException:

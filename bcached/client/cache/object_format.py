@@ -16,6 +16,7 @@ it is an object of codec RECORD whose value is the CRC of the one that it is abo
 other.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class StoredObject(NamedTuple):
     """A verified object."""
 
     codec: int
-    value: bytes | memoryview
+    value: bytes
     stored_at_us: int
     expires_at_us: int
     crc: int
@@ -82,30 +83,31 @@ def encoded(
     return (_sealed(crc) + checked, value, padding) if padding else (_sealed(crc) + checked, value)
 
 
-def bytes_needed(start: bytes | memoryview) -> int:
+def bytes_needed(start: bytes) -> int:
     """Returns how many bytes an object has, from its first ones; 0 if it is none."""
-    if len(start) < HEADER_BYTES or start[:8] != _MAGIC:
+    if len(start) < HEADER_BYTES:
         return 0
-    name_length, length = _number(start[20:24]), _number(start[24:32])
-    if start[16:18] != _VERSION or length > VALUE_BYTES_MAX:
+    magic, _, kinds, length, _, _ = _header(start)
+    if magic != MAGIC or kinds & 0xFFFF != VERSION or length > VALUE_BYTES_MAX:
         return 0
-    return value_at(name_length, length) + length
+    return value_at(kinds >> 32, length) + length
 
 
-def decoded(data: bytes | memoryview, name: bytes) -> StoredObject | None:
+def decoded(data: bytes, name: bytes) -> StoredObject | None:
     """Returns the object, or None if these bytes are not a whole object of this name."""
-    end = bytes_needed(data)
-    if not end or end > len(data):
+    if len(data) < HEADER_BYTES:
         return None
-    with memoryview(data) as view:
-        crc = _number(data[8:16])
-        name_ends = HEADER_BYTES + _number(data[20:24])
-        if view[HEADER_BYTES:name_ends] != name or crc64.xz(view[CHECKED_AT:end]) != crc:
-            return None
-    begins = end - _number(data[24:32])
-    return StoredObject(
-        _number(data[18:20]), data[begins:end], _number(data[32:40]), _number(data[40:48]), crc
-    )
+    magic, crc, kinds, length, stored_at_us, expires_at_us = _header(data)
+    name_length = kinds >> 32
+    begins = value_at(name_length, length)
+    end = begins + length
+    if magic != MAGIC or kinds & 0xFFFF != VERSION or end > len(data):
+        return None
+    if data[HEADER_BYTES : HEADER_BYTES + name_length] != name:
+        return None
+    if crc64.xz(memoryview(data)[CHECKED_AT:end]) != crc:
+        return None
+    return StoredObject(kinds >> 16 & 0xFFFF, data[begins:end], stored_at_us, expires_at_us, crc)
 
 
 def record_value(crc: int) -> bytes:
@@ -117,9 +119,11 @@ def _sealed(crc: int) -> bytes:
     return _MAGIC + crc.to_bytes(8, "little")
 
 
-def _number(data: bytes | memoryview) -> int:
-    return int.from_bytes(data, "little")
+def _header(data: bytes) -> Sequence[int]:
+    """Returns the six words of a header."""
+    if sys.byteorder == "little":
+        return memoryview(data)[:HEADER_BYTES].cast("Q").tolist()
+    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, HEADER_BYTES, 8)]
 
 
 _MAGIC = MAGIC.to_bytes(8, "little")
-_VERSION = VERSION.to_bytes(2, "little")

@@ -50,11 +50,9 @@ class Reader:
 
     def _object(self, name: bytes, offset: int, keys: Sequence[Key], since: Instant) -> StoredObject | None:
         first = self._piece(keys[0], keys[0].sectors * SECTOR_BYTES, since)
-        needed = bytes_needed(first)
-        if needed <= len(first):
-            found = decoded(first, name)
-        else:
-            pieces = _pieces(keys, offset, needed)
+        found = decoded(first, name)
+        if found is None and bytes_needed(first) > len(first):
+            pieces = _pieces(keys, offset, bytes_needed(first))
             if not pieces:
                 return None  # evicted in part
             found = self._assembled(name, first, pieces, since)

@@ -66,15 +66,15 @@ class Values:
             return RAW, memoryview(value).cast("B")
         return self._codec, self._serializer.dumps(value)
 
-    def decode(self, codec: int, data: bytes | memoryview) -> Any:
+    def decode(self, codec: int, data: bytes) -> Any:
         """Returns the value. Raises ValueError for a codec that this serializer does not read."""
         if codec == RAW:
-            return bytes(data)
+            return data
         if codec == TEXT:
-            return str(data, "utf-8")
+            return data.decode()
         if codec != self._codec:
             raise ValueError(
                 f"the value was stored with {CODECS.get(codec, f'codec {codec}')}, "
                 f"and this cache reads {CODECS[self._codec]}: open it with that serializer"
             )
-        return self._serializer.loads(bytes(data))
+        return self._serializer.loads(data)

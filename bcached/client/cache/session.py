@@ -46,6 +46,7 @@ class Session:
         self.positions = Positions()
         self.commits = Commits(self.channel, self.at, self.refused.extend, self._remember)
         self._carver = Carver(devices[0].bucket_sectors)
+        self._leased = self.gens.now()  # when the newest lease was taken: all of them are valid then
         self._hits = Hits(
             devices[0].bucket_sectors, lambda touch: self.at.send_oneway(verbs.touch_message(touch))
         )
@@ -84,13 +85,14 @@ class Session:
 
     def _written(self, offset: int, parts: Sequence[bytes | memoryview], *, is_alone: bool) -> Pending:
         length = sum(map(len, parts))
-        since, keys = self.gens.now(), self._cut(offset, length // SECTOR_BYTES)
+        keys = self._cut(offset, length // SECTOR_BYTES)
         self._write(keys, parts)
-        return Pending(offset, keys, since, is_alone=is_alone)
+        return Pending(offset, keys, self._leased, is_alone=is_alone)
 
     def _cut(self, offset: int, sectors: int) -> list[Key]:
         for _ in range(self._carver.lacking(sectors)):
             self._carver.lease(self.channel.ask(verbs.allocate_bucket(self.at)))
+            self._leased = self.gens.now()
         keys = self._carver.cut(self.inode, offset, sectors)
         if self._carver.unused:
             self.at.send_oneway(verbs.release_message(self._carver.take_unused()))

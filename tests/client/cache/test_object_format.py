@@ -38,7 +38,6 @@ def test_what_was_encoded_is_decoded(name: bytes, value: bytes, block_bytes: int
     assert found == (3, value, 1111, 2222, found.crc)
     assert len(data) % block_bytes == 0
     assert bytes_needed(data) == value_at(len(name), len(value)) + len(value) <= len(data)
-    assert decoded(memoryview(data), name) == found
 
 
 @pytest.mark.parametrize("length", [ON_A_PAGE_BYTES - 1, ON_A_PAGE_BYTES, ON_A_PAGE_BYTES + 4095, 1 << 20])
