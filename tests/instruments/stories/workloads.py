@@ -64,7 +64,7 @@ async def replace(story: KeyStory, random: Random) -> None:
     for _ in range(random.randint(1, 3)):
         inode, sector = story.some_place(random, random.choice((PLAIN, FLASH)))
         await story.write(inode, sector, random.randint(1, 6), dirty=random.random() < 0.4)
-        reaches = (inode, sector, sector + random.randint(8, 80))
+        reaches = (inode, max(sector - random.randint(0, 20), 0), sector + random.randint(8, 80))
         await story.commit(durable=random.random() < 0.6, replaces=[reaches])
 
 
