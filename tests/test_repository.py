@@ -100,11 +100,12 @@ FOLDERS_OF_FILES = (
     "systemd",
     "tests",
 )
+NOT_OURS = {".git", ".coverage", "PKG-INFO", "setup.cfg"}  # the last two are made with a source distribution
 FILES = sorted(
     path.relative_to(ROOT)
     for start, pattern in ((ROOT, "*"), *((ROOT / folder, "**/*") for folder in FOLDERS_OF_FILES))
     for path in start.glob(pattern)
-    if path.is_file() and path.suffix != ".pyc" and path.name not in {".git", ".coverage"}
+    if path.is_file() and path.suffix != ".pyc" and path.name not in NOT_OURS
 )
 REUSE = tomllib.loads((ROOT / "REUSE.toml").read_text())["annotations"]
 
