@@ -6,7 +6,7 @@ VENV     := .venv
 STAMP    := $(VENV)/.stamp
 BIN      := $(VENV)/bin
 
-.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test kernel-test systemd-test man dist deb package-test clean
+.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test cache-test kernel-test systemd-test man dist deb package-test clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -76,6 +76,10 @@ fuzz: $(STAMP)
 # need root and qemu-storage-daemon.
 kill-test: $(STAMP)
 	$(BIN)/python -m tests.kill
+
+# Histories of several processes on one cache, twenty times as long as in make test.
+cache-test: $(STAMP)
+	BCACHED_HISTORY_CALLS=12000 $(BIN)/pytest -q tests/client/cache/test_history.py
 
 # The real kernel under qemu: needs qemu-system-x86_64 and, once, Debian's kernel package from a mirror. The newer
 # of its kernels: make kernel-test KERNEL=6.12

@@ -28,6 +28,7 @@ from bcached.errors import ConnectionLost
 P = ParamSpec("P")
 T = TypeVar("T")
 Name = str | bytes
+UNKNOWN = StoredObject(0, b"", 0, 0, 0)
 
 
 class Stats(NamedTuple):
@@ -253,9 +254,25 @@ class Cache:
             raise
 
     def _found(self, name: bytes) -> StoredObject | None:
-        found = self._run(lambda session: self._find(session, name, offset_of(name)), None)
+        offset = offset_of(name)
+        found = self._known(name, offset)
+        if found is UNKNOWN:
+            found = self._run(lambda session: self._find(session, name, offset), None)
         self._count(found is not None, 1)
         return found
+
+    def _known(self, name: bytes, offset: int) -> StoredObject | None:
+        """Returns what is known without a request, at the least cost; else UNKNOWN, and _find finds out."""
+        session = self._sessions.existing
+        if session is None or session.refused or offset in session.commits.newest:
+            return UNKNOWN
+        position = session.positions.get(offset)
+        if position is None:
+            return UNKNOWN
+        try:
+            return _unexpired(session.recall(name, offset, position))
+        except (StaleRead, ConnectionLost):
+            return UNKNOWN
 
     def _count(self, hits: int, wanted: int) -> None:
         self._hits += hits

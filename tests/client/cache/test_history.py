@@ -7,6 +7,7 @@ value that was read had ended, and ended before the read began.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -14,6 +15,8 @@ from collections import defaultdict
 import pytest
 
 from instruments.clients.daemon_process import DaemonProcess
+
+CALLS = int(os.environ.get("BCACHED_HISTORY_CALLS", "600"))  # of each process
 
 PROCESS = """
 import json, random, sys, time
@@ -92,12 +95,13 @@ def test_the_check_finds_an_older_value_and_a_foreign_one() -> None:
     assert len(faults([one, [["get", "a", 0, 2, 41, 50, False], ["get", "b", 0, 2, 41, 50, True]]])) == 2
 
 
-@pytest.mark.timeout(300)
-def test_no_process_reads_an_older_value(own_daemon: DaemonProcess) -> None:
-    histories = played(str(own_daemon.socket_path), 3, 600, 12)
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("names", [6, 400], ids=["contended", "evicted"])
+def test_no_process_reads_an_older_value(own_daemon: DaemonProcess, names: int) -> None:
+    histories = played(str(own_daemon.socket_path), 3, CALLS, names)
     assert faults(histories) == []
     gets = [event for events in histories for event in events if event[0] == "get"]
     foreign = [event for own, events in enumerate(histories) for event in events if event[2] != own]
-    assert len(gets) > 300
-    assert len(foreign) > 100
+    assert len(gets) > CALLS // 4
+    assert len(foreign) > CALLS // 10
     assert own_daemon.ask("Admin.Verify") == {"parameters": {"violations": []}}
