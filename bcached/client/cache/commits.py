@@ -15,7 +15,7 @@ from bcached.client.gens import Instant
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.socket_channel import SocketChannel
-from bcached.errors import BcachedError, ConnectionLost
+from bcached.errors import BcachedError, ConnectionLost, LimitExceeded
 from bcached.keys import Key
 from bcached.wire.messages import Committed, Lookup
 
@@ -59,7 +59,7 @@ class Commits:
         self._gathered: list[Pending] = []
         self._gathered_keys = 0
         self._sent_s = 0.0  # when the last message was sent
-        self._under_way: deque[tuple[Call[Committed], Sequence[Pending]]] = deque()
+        self._under_way: deque[tuple[Call[Committed], Sequence[Pending], bool]] = deque()
         self.keys_max = at.description.commit_words // (HEAD_WORDS + 1)  # of one message
         self._gather_max = min(KEYS_MAX, self.keys_max)
         self.error: BcachedError | None = None  # the first refusal that no caller has seen
@@ -112,7 +112,7 @@ class Commits:
         call = verbs.commit_if(
             self._at, keys, durable=durable, versions=True, if_absent=if_absent, replaces=slots
         )
-        self._under_way.append((call, gathered))
+        self._under_way.append((call, gathered, durable))
         self._sent_s = time.monotonic()
         try:
             self._channel.send(call)
@@ -146,7 +146,7 @@ class Commits:
 
     def unsettled(self) -> list[int]:
         """Returns the offsets of objects whose commits have no answer, in the order stored."""
-        those = [one for _, objects in self._under_way for one in objects] + self._gathered
+        those = [one for _, objects, _ in self._under_way for one in objects] + self._gathered
         return [one.offset for one in those]
 
     def raise_error(self) -> None:
@@ -160,7 +160,7 @@ class Commits:
         self._settle()
 
     def _settle(self) -> None:
-        call, objects = self._under_way[0]
+        call, objects, durable = self._under_way[0]
         error: BcachedError | None = None
         try:
             self._note(call.outcome(), objects)
@@ -168,6 +168,9 @@ class Commits:
             raise  # they stay unsettled: whether they are committed is unknown
         except BcachedError as refusal:
             error = refusal
+        if isinstance(error, LimitExceeded) and len(objects) > 1:
+            self._send_one_by_one(objects, durable=durable)
+            return
         for one in objects:
             one.error, one.is_settled = error, True
             if self.newest.get(one.offset) is one:
@@ -176,6 +179,15 @@ class Commits:
         if error is not None:
             self.error = self.error or error
             self._forget([one.offset for one in objects])
+
+    def _send_one_by_one(self, objects: Sequence[Pending], *, durable: bool) -> None:
+        """Repeat a commit that was refused since too much is left of longer objects in all of its slots."""
+        self._under_way.popleft()
+        for one in objects:
+            if self.newest.get(one.offset) is one:
+                self._dispatch([one], durable=durable)
+            else:
+                one.is_settled = True  # a later one is under way
 
     def _note(self, done: Committed, objects: Sequence[Pending]) -> None:
         """Take the change counter of each object, after its last key."""

@@ -160,6 +160,21 @@ def test_nothing_is_left_of_a_longer_value(opened: Open, daemon: DaemonProcess) 
         assert sum(key.sectors for key in client.lookup(inode, 0, 1 << 61).keys) == 8
 
 
+def test_a_commit_that_would_remove_too_much_is_repeated_in_parts(
+    opened: Open, daemon: DaemonProcess, request: pytest.FixtureRequest
+) -> None:
+    cache, pieces = opened(), 2200  # two such slots have more keys than one commit removes
+    with BlockingClient(str(daemon.socket_path)) as client:
+        inode = client.open_volume(request.node.name[:32])[0]
+        for name in (b"a", b"b"):
+            items = [(inode, offset_of(name) + 16 * number, bytes(4096)) for number in range(pieces)]
+            client.store_many(items, durable=False)
+    cache.set("first", 0)
+    cache.set_many({"a": 1, "b": 2, "c": 3}, wait=True)
+    assert cache.get_many("abc") == {"a": 1, "b": 2, "c": 3}
+    assert opened().get_many("abc") == {"a": 1, "b": 2, "c": 3}
+
+
 def test_a_value_expires(opened: Open) -> None:
     here, there = opened(), opened()
     here.set("soon", 1, expire=0.05)
