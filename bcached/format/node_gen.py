@@ -16,6 +16,12 @@ def looks_like_node(raw: Buffer, set_magic: int) -> bool:
     return bool(magic == BSET ^ set_magic and seq and version == BSET_VERSION)
 
 
+def may_be_bset(raw: Buffer, set_magic: int, seq: int) -> bool:
+    """Whether a block has the magic of the set's bsets, or the seq of a node: the other may be damaged."""
+    _, magic, found, _, _ = BSET_HEADER.unpack_from(raw)
+    return bool(magic == BSET ^ set_magic or found == seq)
+
+
 def gen_of_node(raw: Buffer, device: int, sector: int, set_magic: int) -> int | None:
     """Returns the gen with which the first bset in raw has the right checksum; None if there is none.
 

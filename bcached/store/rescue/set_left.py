@@ -23,6 +23,7 @@ from bcached.store.reading.set_reader import Metadata, read_locations, read_prio
 from bcached.store.reading.volume_check import read_volumes
 from bcached.store.rescue.doubts import Doubts
 from bcached.store.rescue.journal_left import JournalLeft, newest_seq_anywhere, read_journal_left
+from bcached.store.rescue.newest_bsets import bsets_behind_all_damage
 from bcached.store.rescue.superblock_left import Layout, MemberLeft, read_member_left, refuse_unused
 
 # Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
@@ -114,7 +115,7 @@ async def _read_tree(left: SetLeft) -> None:
         reached_root |= node.level == level
         if node.damage is not None:
             left.damaged_nodes.append(node)
-            _doubt(left, node)
+            await _doubt(left, node)
         elif node.level == 0:
             leaves.append((node.low, node.high))
     if not reached_root:
@@ -173,11 +174,12 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
             yield table
 
 
-def _doubt(left: SetLeft, node: NodeFound) -> None:
-    """Record what a damaged node makes doubtful: its range, but not keys behind the damage in a leaf."""
+async def _doubt(left: SetLeft, node: NodeFound) -> None:
+    """Record what a damaged node makes doubtful: its range, but not keys behind all damage in a leaf."""
     if node.level:
         left.lost_branches.append((node.low, node.high))
         left.doubts.add_interior(node.low, node.high)
         return
-    behind = NodeFound(node.key, node.level, node.low, node.where, bsets=node.behind)
+    newer = await bsets_behind_all_damage(left.members, node)
+    behind = NodeFound(node.key, node.level, node.low, node.where, bsets=newer)
     left.doubts.add_leaf(node.low, node.high, leaf_extents([behind], left.bounds, lambda _: None))

@@ -79,6 +79,35 @@ async def test_of_a_leaf_with_a_bad_bset_the_keys_behind_it_are_sure() -> None:
     assert ranges(await dirty(builder)) == [(0, 8, NEWEST), (16, 8, SURE)]
 
 
+@pytest.mark.parametrize(("damaged", "sure"), [((1,), {2, 3}), ((1, 2), {3}), ((1, 3), set()), ((0, 2), {3})])
+async def test_of_a_leaf_with_several_bad_bsets_only_keys_behind_the_last_are_sure(
+    damaged: tuple[int, ...], sure: set[int]
+) -> None:
+    builder = ImageBuilder()
+    keys = [builder.extent(0, 8 * n, 8, dirty=True) for n in range(4)]
+    root = builder.node(*([key] for key in keys))
+    builder.finish(root)
+    for number in damaged:
+        byte = root.pointers[0].sector * 512 + number * builder.geometry.block_bytes
+        builder.write(byte + 40, b"garbled!")
+    found = await dirty(builder)
+    assert {extent.offset // 8 for extent in found} == set(range(4)) - set(damaged)
+    assert {extent.offset // 8 for extent in found if extent.confidence == SURE} == sure
+
+
+async def test_leftovers_of_a_former_node_behind_a_leaf_are_no_damage() -> None:
+    builder = ImageBuilder()
+    first, last = (builder.extent(0, 8 * n, 8, dirty=True) for n in range(2))
+    root = builder.node_key(gen=1)
+    builder.gens[0][builder.geometry.bucket_of(root.pointers[0].sector)] = 1
+    former = Key(root.inode, root.offset, root.sectors, False, (Pointer(0, root.pointers[0].sector, 0),))
+    builder.write_node(former, *([first] for _ in range(4)))
+    builder.write_node(root, [first], [last])
+    builder.finish(root)
+    builder.write(root.pointers[0].sector * 512 + 40, b"garbled!")
+    assert ranges(await dirty(builder)) == [(8, 8, SURE)]
+
+
 async def test_keys_of_entries_behind_a_hole_are_sure() -> None:
     builder = ImageBuilder()
     in_leaf = builder.extent(0, 0, 16, dirty=True)

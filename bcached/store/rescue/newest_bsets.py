@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which bsets of a damaged leaf nothing newer is missing of: those behind the last damage."""
+
+from collections.abc import Sequence
+
+from bcached.errors import BcachedError
+from bcached.format.bset import PlacedBset
+from bcached.format.node_gen import gen_of_node, may_be_bset
+from bcached.store.btree.node_reader import NodeFound
+from bcached.store.membership import MemberFound
+from bcached.units import SECTOR_BYTES
+
+
+async def bsets_behind_all_damage(members: Sequence[MemberFound], node: NodeFound) -> list[PlacedBset]:
+    """Returns the sound bsets of a node that follow its last damaged one.
+
+    1. A gap between two of them is damage, too. 2. So is something like a bset behind the last one, unless
+    its checksum is that of a former node in the same bucket, which had another gen.
+    """
+    pointer = node.key.pointers[0]
+    superblock = members[pointer.device].superblock
+    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    newest: list[PlacedBset] = []
+    end = 0
+    for placed in node.behind:
+        if placed.offset_bytes != end:
+            newest = []
+        newest.append(placed)
+        end = placed.offset_bytes + placed.blocks * block_bytes
+    length = node.key.sectors * SECTOR_BYTES
+    if not newest or end >= length:
+        return newest
+    try:
+        raw = await members[pointer.device].block_device.read(
+            pointer.sector * SECTOR_BYTES + end, length - end
+        )
+    except BcachedError:
+        return []
+    if not may_be_bset(raw, superblock.set_magic, newest[0].bset.seq):
+        return newest
+    gen = gen_of_node(raw, pointer.device, pointer.sector, superblock.set_magic)
+    return [] if gen is None or gen == pointer.gen else newest
