@@ -129,14 +129,18 @@ class ConditionalCommits:
 
         They come before the keys in the entry, and so may extend over these.
         """
-        covered = SpanSet(spans_of(keys))
-        deletions: list[Key] = []
+        live_by_range: list[list[Key]] = []
         count = 0
         for span in SpanSet(conditions.replaces).spans:
-            live = self._live(span)
-            count += len(live)
+            live_by_range.append(self._live(span))
+            count += len(live_by_range[-1])
             if count > REPLACED_KEYS_MAX:
                 raise LimitExceeded("replaced_keys", count)
+        if not count:  # as for most new objects
+            return []
+        covered = SpanSet(spans_of(keys))
+        deletions: list[Key] = []
+        for live in live_by_range:
             rests = [rest for key in live for rest in covered.gaps(key.inode, key.offset, key.end)]
             deletions += self._joined(rests)
         return deletions
@@ -155,9 +159,11 @@ class ConditionalCommits:
         return deletions
 
     def _live(self, span: Span) -> list[Key]:
-        """Returns what is live in a range, which is loaded."""
-        found = self._tree.lookup(*span)
+        """Returns what is live in a range, which is loaded. LimitExceeded if these are too many keys."""
+        found = self._tree.lookup(*span, REPLACED_KEYS_MAX + 1)
         assert not isinstance(found, Missing), "the caller has not loaded the range"
+        if len(found) > REPLACED_KEYS_MAX:  # stale or not
+            raise LimitExceeded("replaced_keys", len(found))
         return self._sectors.validity.current(found, touch=False)
 
     def _accept(self, holder: Holder, keys: Sequence[Key], plan: _Plan) -> Outcome:
