@@ -96,7 +96,12 @@ class Request:
     type=GEOMETRY,
     help="The sizes that the set was made with, if the superblock is gone.",
 )
-@click.option("--set-uuid", metavar="UUID", type=click.UUID, help="The uuid of the cache set, if it is gone.")
+@click.option(
+    "--set-uuid",
+    metavar="UUID",
+    type=click.UUID,
+    help="The set's uuid for --geometry (default: the one that DEV is attached to).",
+)
 @click.option(
     "--mark-clean", is_flag=True, help="If all was written: detach DEV from the set, without dirty data."
 )
@@ -126,8 +131,12 @@ def rescue(
         raise click.UsageError("expected --backing DEV, or --volume N --to FILE")
     if mark_clean and backing is None:
         raise click.UsageError("--mark-clean is for --backing")
-    if (geometry is None) != (set_uuid is None):
-        raise click.UsageError("--geometry and --set-uuid are used together")
+    if set_uuid is not None and geometry is None:
+        raise click.UsageError("--set-uuid is for --geometry")
+    if geometry is not None and set_uuid is None:
+        if backing is None:
+            raise click.UsageError("--geometry needs --set-uuid, or --backing, whose superblock has it")
+        set_uuid = asyncio.run(_set_uuid_of(backing))
     layout = Layout(*geometry, set_uuid) if geometry is not None and set_uuid is not None else None
     request = Request(
         caches,
@@ -162,6 +171,11 @@ def _lines_of(path: str | None) -> list[str]:
         return file.readlines()
 
 
+async def _set_uuid_of(backing: str) -> UUID:
+    async with opened([backing]) as (device,):
+        return (await read_backing(device)).superblock.set_uuid
+
+
 async def _rescue(options: GlobalOptions, request: Request) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
         left = await read_corrected(caches, request.layout)
@@ -186,6 +200,8 @@ async def _to_backing(
         else:
             assert request.volume is not None
             owner = Owner(request.volume, f"{path} has no superblock that says whose device it is")
+        if request.mark_clean and backing is None:
+            raise SetRefused(f"{path}: has no superblock that could be marked clean")
         rescue = Rescue(extents, owner, request.most, unreadable)
         rescue.count()
         if request.dry_run:

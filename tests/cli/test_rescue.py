@@ -224,10 +224,18 @@ def test_an_erased_superblock_is_replaced_by_what_the_owner_says(cache: Path, ba
     assert refused.exit_code == FAILED
     assert "--geometry 512k,4k" in refused.stderr
     uuid = json.loads(run("--json", "show", backing).stdout)["set_uuid"]
-    layout = ("--geometry", "64k,512", "--set-uuid", uuid)
+    layout = ("--geometry", "64k,512")
+    image = cache.with_name("volume.img")
+    assert run("rescue", cache, "--volume", 0, "--to", image, *layout).exit_code == USAGE
+    named = run("rescue", "--yes", cache, "--volume", 0, "--to", image, *layout, "--set-uuid", uuid)
+    assert named.exit_code == 0
     done = run("rescue", "--yes", cache, "--backing", backing, *layout)
     assert done.exit_code == 0
     assert wrong_sectors("crash", backing.read_bytes()) == set()
+    found = json.loads(
+        run("--json", "rescue", "-n", cache, "--backing", backing, "--geometry", "64k,4k").stdout
+    )
+    assert found["sure"]["sectors"] == 0, "blocks of another size"
     wrong = run("rescue", "-n", cache, "--backing", backing, "--geometry", "512k,512", "--set-uuid", uuid)
     assert (wrong.exit_code, wrong.stderr.count("\n")) == (FAILED, 1)
 

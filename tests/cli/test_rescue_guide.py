@@ -119,7 +119,7 @@ def test_the_commands_work_as_written(key: str, tmp_path: Path) -> None:
     )
     (commands,) = (commands for heading, commands in sections().items() if heading.startswith(key))
     assert commands
-    outcomes = [run(line, tmp_path) for line in assigned(commands)]
+    outcomes = [run(line, tmp_path) for line in commands]
     for line, (status, said) in zip(commands, outcomes, strict=True):
         assert status in {0, 1, 4}, (line, said)
         assert not re.search("Traceback|a bug in bcachectl", said), (line, said)
@@ -133,12 +133,6 @@ def test_the_commands_work_as_written(key: str, tmp_path: Path) -> None:
         assert len(left) < 0.1 * len(wrong_sectors("crash", backing_bytes("crash")))
     else:
         assert left == set()
-
-
-def assigned(commands: list[str]) -> list[str]:
-    """The commands, each with the assignments before it: every one runs in a shell of its own."""
-    assignments = [line for line in commands if re.match(r"[A-Z]+=", line)]
-    return [line if line in assignments else "; ".join([*assignments, line]) for line in commands]
 
 
 def run(line: str, folder: Path) -> tuple[int, str]:

@@ -134,14 +134,15 @@ def _find_hole(left: JournalLeft, members: Sequence[MemberFound], report: Report
         expected = entry.seq + 1
 
 
-async def newest_seq_anywhere(member: MemberFound) -> int:
-    """Returns the highest seq of an entry near the device's beginning, whatever the superblock says.
+async def fits_its_journal(member: MemberFound, newest: int) -> bool:
+    """Whether a superblock that is a guess hides no entries: newest is the highest seq found by it.
 
-    If a damaged superblock gives the journal's place and its blocks wrongly, there are entries that it hides.
+    1. No entry near the device's beginning is newer: the journal is where the superblock says. 2. All begin
+    at a block: blocks are not smaller. (If they are larger, bsets are found behind a gap, which is damage.)
     """
     device, superblock = member.block_device, member.superblock
     end = min(device.size_bytes, BUCKETS_LOOKED_AT * superblock.bucket_sectors * SECTOR_BYTES)
-    newest = 0
+    block_bytes = superblock.block_sectors * SECTOR_BYTES
     for begin in range(0, end, CHUNK_BYTES):
         length = min(CHUNK_BYTES + JSET_BYTES_MAX, device.size_bytes - begin)
         try:
@@ -150,5 +151,6 @@ async def newest_seq_anywhere(member: MemberFound) -> int:
             continue
         traces = [trace.byte for trace in trace_entries(raw, superblock.set_magic, SECTOR_BYTES)]
         placed = sound_entries(raw, traces, superblock.set_magic, SECTOR_BYTES, member.path)
-        newest = max([newest, *(one.entry.seq for one in placed)])
-    return newest
+        if any(one.entry.seq > newest or (begin + one.offset_bytes) % block_bytes for one in placed):
+            return False
+    return True

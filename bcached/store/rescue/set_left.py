@@ -22,7 +22,7 @@ from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
 from bcached.store.reading.volume_check import read_volumes
 from bcached.store.rescue.doubts import Doubts
-from bcached.store.rescue.journal_left import JournalLeft, newest_seq_anywhere, read_journal_left
+from bcached.store.rescue.journal_left import JournalLeft, fits_its_journal, read_journal_left
 from bcached.store.rescue.newest_bsets import bsets_behind_all_damage
 from bcached.store.rescue.superblock_left import Layout, MemberLeft, read_member_left, refuse_unused
 
@@ -151,7 +151,7 @@ async def _guesses_fit(members: Sequence[MemberLeft], journal: JournalLeft) -> b
     """Whether the journal is complete by what is on the devices, and not only by a guessed superblock."""
     newest = journal.entries[-1].seq
     for member in members:
-        if member.is_guess and await newest_seq_anywhere(member.found) > newest:
+        if member.is_guess and not await fits_its_journal(member.found, newest):
             return False
     return True
 

@@ -70,7 +70,7 @@ async def read_member_left(device: BlockDevice, layout: Layout | None, report: R
         if layout is None:
             raise SetRefused(
                 f"{damage}; if it was made with buckets of 512k and blocks of 4k, for example: "
-                "--geometry 512k,4k --set-uuid UUID (of the cache set, as in the backing device's superblock)"
+                "--geometry 512k,4k"
             ) from None
         sealed, superblock = b"", _of_layout(layout, device)
     _report(damage, report)
