@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What is called sure, and why something is not, in sets built for the case."""
 
+import asyncio
+from contextlib import suppress
+
 import pytest
 
 from bcached.errors import BcachedError, SetRefused
@@ -179,6 +182,22 @@ async def test_what_is_there_already_is_counted() -> None:
     extents = [DirtyExtent(n, 1, SURE, (Place(0, n),)) for n in range(1, 9)]
     assert (await written(extents[:3], target)).done.equal_sectors == 0
     assert (await written(extents, target)).done.equal_sectors == 3
+
+
+async def test_a_run_that_was_cancelled_is_completed_by_the_next() -> None:
+    target = MemoryDevice(64 * 512)
+    extents = [DirtyExtent(n, 1, SURE, (Place(0, n),)) for n in range(1, 60)]
+    for steps in range(1, 60, 7):
+        task = asyncio.create_task(written(extents, target))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        assert all(byte in {0, sector} for sector, byte in enumerate(target.image()[::512]))
+    done = (await written(extents, target)).done
+    assert target.image()[::512] == bytes(range(60)) + bytes(4)
+    assert 0 < done.equal_sectors <= done.written_sectors == 59
 
 
 async def test_a_device_that_keeps_other_bytes_is_noticed() -> None:
