@@ -23,6 +23,7 @@ FLOORS = {
     "wire": 1,
     "device": 2,
     "client": 2,
+    "adapters": 3,
     "state": 3,
     "store": 4,
     "runtime": 5,
