@@ -5,6 +5,7 @@
 found, but what could be newer is missing. *Conflicting*: other live keys or metadata claim the same sectors.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -48,7 +49,8 @@ class Doubts:
     since_prios: Extents  # of those since the last prio write
     nothing_is_sure: bool = False
     index_is_whole: bool = True
-    ranges: list[_DoubtfulRange] = field(default_factory=list)
+    leaves: list[_DoubtfulRange] = field(default_factory=list)  # in the order of their positions
+    interiors: list[_DoubtfulRange] = field(default_factory=list)
     contested: Extents = field(default_factory=Extents)  # parts of the index that two leaves name otherwise
 
     @classmethod
@@ -63,12 +65,12 @@ class Doubts:
         )
 
     def add_leaf(self, low: Position, high: Position, newer: Extents) -> None:
-        """Doubt what a leaf holds, but for these newer keys."""
-        self.ranges.insert(0, _DoubtfulRange(low, high, newer))
+        """Doubt what a leaf holds, but for these newer keys. Leaves are added from left to right."""
+        self.leaves.append(_DoubtfulRange(low, high, newer))
 
     def add_interior(self, low: Position, high: Position) -> None:
         """Doubt all below an interior node, sound leaves included: they may have been replaced."""
-        self.ranges.append(_DoubtfulRange(low, high, Extents()))
+        self.interiors.append(_DoubtfulRange(low, high, Extents()))
 
     def parts_of(self, key: Key, pointer: Pointer, *, gen_is_known: bool, in_leaf: Extents) -> list[Part]:
         """Returns the parts of a live key and how far each can be trusted.
@@ -83,10 +85,12 @@ class Doubts:
             return painted(parts, self._contested_in(key), Confidence.CONFLICTING)
         is_sure = self.journal_is_whole and (gen_is_known or self.index_is_whole)
         parts = [(key.offset, key.end, Confidence.SURE if is_sure else Confidence.NEWEST)]
-        for doubtful in self.ranges:
+        for doubtful in self._leaves_at(key):
             parts = painted(parts, _inside(key, doubtful), Confidence.NEWEST)
             if is_sure:
                 parts = painted(parts, same_place(doubtful.newer, key, pointer), Confidence.SURE)
+        for doubtful in self.interiors:
+            parts = painted(parts, _inside(key, doubtful), Confidence.NEWEST)
         parts = painted(parts, self._contested_in(key), Confidence.CONFLICTING)
         if gen_is_known:
             return painted(parts, same_place(self.sure, key, pointer), Confidence.SURE)
@@ -94,13 +98,26 @@ class Doubts:
             return parts
         only_journal = same_place(self.replayed, key, pointer)
         parts = painted(parts, only_journal, Confidence.NEWEST)
-        if self.journal_is_whole and not self.ranges:
+        if self.journal_is_whole and not self.leaves and not self.interiors:
             parts = painted(parts, same_place(in_leaf, key, pointer), Confidence.SURE)
         return painted(parts, same_place(self.since_prios, key, pointer), Confidence.SURE)
+
+    def _leaves_at(self, key: Key) -> Iterator[_DoubtfulRange]:
+        """Yields the doubtful leaves that have a part of a key."""
+        behind = bisect_left(self.leaves, (key.inode, key.end), key=_low_of)
+        for number in range(behind - 1, -1, -1):
+            doubtful = self.leaves[number]
+            if doubtful.high <= (key.inode, key.offset):
+                return
+            yield doubtful
 
     def _contested_in(self, key: Key) -> Iterator[tuple[int, int]]:
         for found in self.contested.lookup(key.inode, key.offset, key.end):
             yield found.offset, found.end
+
+
+def _low_of(doubtful: _DoubtfulRange) -> Position:
+    return doubtful.low
 
 
 def same_place(extents: Extents, key: Key, pointer: Pointer) -> Iterator[tuple[int, int]]:
