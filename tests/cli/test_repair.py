@@ -133,3 +133,20 @@ def test_a_wrong_number_is_a_wrong_usage(tmp_path: Path) -> None:
     for wrong in ("0", "-1", "x"):
         assert run("repair", "--clear-journal-behind", wrong, path).exit_code == USAGE
     assert run("repair").exit_code == USAGE
+
+
+def test_a_sound_entry_that_was_never_written_can_be_cleared_as_advised(tmp_path: Path) -> None:
+    """The kernel would take it for the newest once there are entries right up to it."""
+    builder = ImageBuilder()
+    root, _ = two_levels(builder)
+    builder.finish(root, 1, [[builder.extent(0, 5000 + 8 * n, 8, dirty=True)] for n in range(3)])
+    journal = builder.entries[1][1]
+    builder.write_entry(builder.entry(1 << 50, 1), journal + 12 * builder.geometry.block_bytes)
+    (path,) = builder.files(tmp_path)
+    checked = run("check", path)
+    advice = f"repair --clear-journal-behind 3 {path}"
+    assert checked.exit_code != 0
+    assert advice in checked.stdout
+    assert run("--json", *advice.split(), "--yes").exit_code == MENDED
+    assert run("check", path).exit_code == 0
+    assert run_in_virtual_time(offsets([path], tmp_path)) == [5000, 5008, 5016]

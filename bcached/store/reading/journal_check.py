@@ -177,6 +177,7 @@ def newer_traces(found: JournalFound, members: Sequence[MemberFound], report: Re
     seq_max = newest.seq + max(map(_blocks_of_ring, members))
     for bucket in found.buckets:
         follows = not bucket.entries or bucket.entries[-1].entry.seq == newest.seq
+        sound = {placed.offset_bytes for placed in bucket.behind}
         for byte, seq, last_seq in bucket.traces:
             if seq <= newest.seq:
                 continue
@@ -189,11 +190,20 @@ def newer_traces(found: JournalFound, members: Sequence[MemberFound], report: Re
             # 2. A damaged seq at the next entry's position.
             elif seq > seq_max and follows and byte == bucket.next_byte and not is_old:
                 newer.setdefault(newest.seq + 1, where)
-            # 3. No entry.
+            # 3. No entry that was ever written, but sound: the next entries will end in front of it.
+            elif byte in sound:
+                problem = (
+                    f"a sound entry has seq {seq}, which no entry can have: ignored here, but the kernel "
+                    "takes it for the newest once there are entries right up to it"
+                )
+                lost = "nothing here; the kernel may refuse the set"
+                advice = way_back(members, newest.seq)
+                report(Finding("journal-stray", Severity.DAMAGE, STRUCTURE, where, problem, lost, advice))
+            # 4. No entry.
             else:
                 problem = f"a block with an entry's magic has seq {seq}, which no entry can have: ignored"
                 report(Finding("journal-stray", Severity.NOTE, STRUCTURE, where, problem))
-        # 4. The right seq at the next entry's position, and a damaged magic: that is no trace.
+        # 5. The right seq at the next entry's position, and a damaged magic: that is no trace.
         if follows and bucket.end is not None and bucket.next_seq == newest.seq + 1:
             newer.setdefault(newest.seq + 1, f"{bucket.where}, byte {bucket.next_byte}")
     return newer
