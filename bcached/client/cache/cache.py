@@ -88,6 +88,14 @@ class Cache:
         found = self._found(name_bytes(name))
         return default if found is None else self._values.decode(found.codec, found.value)
 
+    def get_with_expiry(self, name: Name, default: Any = None) -> tuple[Any, float | None]:
+        """Returns the value and the seconds until it expires, None for never; (default, None) without one."""
+        found = self._found(name_bytes(name))
+        if found is None:
+            return default, None
+        left_s = (found.expires_at_us - _now_us()) / 1e6 if found.expires_at_us else None
+        return self._values.decode(found.codec, found.value), left_s
+
     def get_many(self, names: Iterable[Name]) -> dict[Name, Any]:
         """Returns the values that were found, by name."""
         wanted = [(name, key, offset_of(key)) for name in names for key in (name_bytes(name),)]

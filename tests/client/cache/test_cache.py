@@ -205,6 +205,26 @@ def test_a_touch_changes_when_a_value_expires(opened: Open) -> None:
     assert not here.touch("b", 10)
 
 
+def test_a_value_says_when_it_expires(opened: Open) -> None:
+    def left(cache: Cache) -> float:
+        value, left_s = cache.get_with_expiry("later")
+        assert value == "v"
+        assert left_s is not None
+        return left_s
+
+    here, there = opened(), opened()
+    here.set("never", 1, wait=True)
+    here.set("later", "v", expire=1000, wait=True)
+    assert there.get_with_expiry("never") == (1, None)
+    assert 900 < left(there) <= 1000
+    here.touch("later", 50)
+    assert 0 < left(there) <= 50
+    assert 0 < left(here) <= 50
+    here.touch("later")
+    assert there.get_with_expiry("later") == ("v", None)
+    assert there.get_with_expiry("missing", 7) == (7, None)
+
+
 def test_two_names_in_one_slot_replace_each_other(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bcached.client.cache.cache.offset_of", lambda _: 5 * SLOT_SECTORS)
     here, there = opened(), opened()
