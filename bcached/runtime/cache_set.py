@@ -59,7 +59,10 @@ class MappedFiles(NamedTuple):
 
 
 class CacheSet:
-    """An open set; runtime/lifetime.py creates it and runs its tasks."""
+    """An open set; runtime/lifetime.py creates it and runs its tasks.
+
+    Its parts are its interface, one attribute each; it forwards nothing.
+    """
 
     def __init__(
         self,

@@ -25,7 +25,10 @@ DROPPED_KEYS = 256  # at once: an invalidation blocks the loop meanwhile
 
 
 class Index:
-    """Changes of the keys. Every method may be cancelled at any await: no change is left half done."""
+    """Changes of the keys. Every method may be cancelled at any await: no change is left half done.
+
+    One method per kind of change, and those that make changes durable: all that is written passes here.
+    """
 
     def __init__(
         self, changes: IndexWriter, health: IndexHealth, sectors: SectorAllocator, shared: Shared
