@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
+import fcntl
 import os
 import socket
 import subprocess
@@ -118,7 +119,7 @@ def test_sockets_are_taken_by_their_names(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as varlink, socket.create_server(("127.0.0.1", 0)) as metrics:
         varlink.bind(str(tmp_path / "s"))
         varlink.listen()
-        high = [os.dup2(varlink.fileno(), 50), os.dup2(metrics.fileno(), 51)]
+        high = [fcntl.fcntl(taken.fileno(), fcntl.F_DUPFD, 50) for taken in (varlink, metrics)]
         result = run(high, LISTEN_FDS="2", LISTEN_FDNAMES="varlink:metrics")
         for descriptor in high:
             os.close(descriptor)

@@ -2,6 +2,7 @@
 """The real daemon, as a subprocess on a real image, with the service manager's place taken by the test."""
 
 import atexit
+import fcntl
 import json
 import os
 import select
@@ -99,7 +100,8 @@ class DaemonProcess:
         self.told = []
         environment = {**os.environ, **self._environment, "NOTIFY_SOCKET": str(self.folder / "notify")}
         command = [*self._launcher, str(BIN / "bcached"), "--config", str(self.config), *self._arguments]
-        descriptors = [os.dup2(passed.fileno(), 60 + n) for n, passed in enumerate(self._passed.values())]
+        # Free numbers beyond those the daemon is to have: dup2 would close what the tests have open there.
+        descriptors = [fcntl.fcntl(passed.fileno(), fcntl.F_DUPFD, 60) for passed in self._passed.values()]
         if descriptors:
             moves = " ".join(f"{3 + n}<&{descriptor}" for n, descriptor in enumerate(descriptors))
             command = ["bash", "-c", f'export LISTEN_PID=$$; exec "$0" "$@" {moves}', *command]
