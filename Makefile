@@ -32,7 +32,8 @@ PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runti
             tests/runtime/test_no_livelock.py tests/runtime/test_await_points.py tests/runtime/test_large_trees.py \
             tests/runtime/test_odd_sets.py tests/state/test_model.py tests/state/test_live_model.py \
             tests/store/btree/test_write_back.py tests/store/test_journal_keys.py tests/store/test_planted_bugs.py \
-            tests/store/test_power_cuts.py
+            tests/store/test_power_cuts.py tests/store/rescue/test_kernel_images.py \
+            tests/store/rescue/test_random_damage.py tests/cli/test_rescue_guide.py
 
 unit: $(STAMP)
 	$(BIN)/pytest -q -n auto --cov --cov-report=term --cov-fail-under=85 $(addprefix --ignore=,$(PLAYED))
