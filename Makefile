@@ -33,13 +33,16 @@ PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runti
             tests/runtime/test_odd_sets.py tests/state/test_model.py tests/state/test_live_model.py \
             tests/store/btree/test_write_back.py tests/store/test_journal_keys.py tests/store/test_planted_bugs.py \
             tests/store/test_power_cuts.py tests/store/rescue/test_kernel_images.py \
-            tests/store/rescue/test_random_damage.py tests/cli/test_rescue_guide.py
+            tests/store/rescue/test_random_damage.py tests/cli/test_rescue_guide.py tests/runtime/test_failing_devices.py
+
+# One worker more than there are cores: many tests wait for processes.
+WORKERS  := $(shell expr $$(nproc) + 1)
 
 unit: $(STAMP)
-	$(BIN)/pytest -q -n auto --cov --cov-report=term --cov-fail-under=85 $(addprefix --ignore=,$(PLAYED))
+	$(BIN)/pytest -q -n $(WORKERS) --cov --cov-report=term --cov-fail-under=85 $(addprefix --ignore=,$(PLAYED))
 
 crash: $(STAMP)
-	$(BIN)/pytest -q -n auto $(PLAYED)
+	$(BIN)/pytest -q -n $(WORKERS) $(PLAYED)
 
 # All that CI runs, one after the other also under make -j: the parts would compete for the same cores.
 test: lint unit crash
