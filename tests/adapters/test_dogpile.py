@@ -44,20 +44,15 @@ class TestSuite(_GenericBackendTestSuite, _GenericMutexTestSuite):
     config_args = {"arguments": ARGUMENTS}  # noqa: RUF012 - as the suite has it
 
 
-# The same suites with other locks take as long again, most of it in waits: BCACHED_SWEEP=1 runs them, too.
-every_kind_of_lock = pytest.mark.skipif("BCACHED_SWEEP" not in os.environ, reason="BCACHED_SWEEP is not set")
+if "BCACHED_SWEEP" in os.environ:  # the same suites with other locks take as long again, most of it in waits
 
+    class TestSuiteWithoutLockTimeout(_GenericBackendTestSuite, _GenericMutexTestSuite):
+        backend = "bcached"
+        config_args = {"arguments": WITHOUT_TIMEOUT}  # noqa: RUF012 - as the suite has it
 
-@every_kind_of_lock
-class TestSuiteWithoutLockTimeout(_GenericBackendTestSuite, _GenericMutexTestSuite):
-    backend = "bcached"
-    config_args = {"arguments": WITHOUT_TIMEOUT}  # noqa: RUF012 - as the suite has it
-
-
-@every_kind_of_lock
-class TestSuiteWithLocksOfThisProcess(_GenericBackendTestSuite):
-    backend = "bcached"
-    config_args = {"arguments": OF_THIS_PROCESS}  # noqa: RUF012 - as the suite has it
+    class TestSuiteWithLocksOfThisProcess(_GenericBackendTestSuite):
+        backend = "bcached"
+        config_args = {"arguments": OF_THIS_PROCESS}  # noqa: RUF012 - as the suite has it
 
 
 class TestSerializerSuite(_GenericSerializerTestSuite, _GenericBackendFixture):
