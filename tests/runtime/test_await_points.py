@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bcached.errors import BcachedError, DeviceError
+from instruments.clients.keeping_client import OwnWriteFailed
 from instruments.stories.stories import STORIES, Life, Story
 from instruments.time.await_points import AwaitPoints, awaits_in
 from instruments.time.virtual_time import run_in_virtual_time
@@ -24,7 +25,7 @@ ACTIONS: dict[str, tuple[Action, tuple[type[BaseException], ...]]] = {
     "its client is gone": (Life.lose_the_client, ()),
     "told to stop": (Life.stop, ()),
     "interrupted": (Life.interrupt, ()),
-    "a device fails": (Life.break_a_device, (DeviceError,)),
+    "a device fails": (Life.break_a_device, (DeviceError, OwnWriteFailed)),
 }
 
 

@@ -9,6 +9,7 @@ from itertools import count
 from bcached.errors import DeviceError, DeviceFailed
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.conditional_commits import CommitConditions
 from bcached.runtime.lookups import LookupRequest
 from bcached.state.sectors.reservations import Holder
 from bcached.units import SECTOR_BYTES
@@ -64,21 +65,31 @@ class KeepingClient:
         self.holder: Holder = cache_set.allocations.new_holder("keeping client")
         self._tokens = count(1 + max((max(tokens) for tokens in kept.tokens.values()), default=0))
 
-    async def write(self, inode: int, offset: int, sectors: int, *, replicas: int = 1) -> list[Key]:
-        """Dirty data, durable."""
+    async def write(
+        self, inode: int, offset: int, sectors: int, *, replicas: int = 1, rest: int = 0
+    ) -> list[Key]:
+        """Dirty data, durable; so many sectors behind it, the rest, are removed by the same commit."""
         token = next(self._tokens)
         wanted = extent(sectors, inode=inode, offset=offset, replicas=replicas, whole=True)
         (keys,) = await self.cache_set.allocations.allocate(self.holder, [wanted], 20)
         dirty = [Key(key.inode, key.offset, key.sectors, True, key.pointers) for key in keys]
-        self.kept.begin(inode, offset, offset + sectors, token)
+        end = offset + sectors
+        self.kept.begin(inode, offset, end, token)
+        self.kept.begin(inode, end, end + rest, NOTHING)
         with own_write():
             for key in dirty:
                 for pointer in key.pointers:
                     device = self.cache_set.members[pointer.device].block_device
                     await device.write(pointer.sector * SECTOR_BYTES, data_of(token, key))
-        index = self.cache_set.index
-        await index.durable(await index.commit(self.holder, dirty, 20))
-        self.kept.done(inode, offset, offset + sectors, token)
+        if rest:
+            conditions = CommitConditions(((inode, offset, end + rest),))
+            commits = self.cache_set.conditional_commits
+            seq = (await commits.commit(self.holder, dirty, conditions, 20)).seq
+        else:
+            seq = await self.cache_set.index.commit(self.holder, dirty, 20)
+        await self.cache_set.index.durable(seq)
+        self.kept.done(inode, offset, end, token)
+        self.kept.done(inode, end, end + rest, NOTHING)
         return dirty
 
     async def scatter(self, inode: int, offset: int, step: int) -> None:

@@ -101,6 +101,11 @@ async def busy_administrator(cache_set: CacheSet, promises: Promises) -> None:
     async def create(label: str) -> None:
         promises.volumes[await cache_set.volumes.create(label)] = label
 
+    async def open_by_label(label: str) -> None:
+        for _ in range(2):
+            inode, _ = await cache_set.volumes.open(label)
+            promises.volumes[inode] = label
+
     async def choose(policy: Replacement) -> None:
         promises.policies.add(policy)
         await cache_set.maintenance.set_replacement(policy)
@@ -124,7 +129,7 @@ async def busy_administrator(cache_set: CacheSet, promises: Promises) -> None:
     await asyncio.gather(
         cache_set.volumes.delete(inode), choose(Replacement.FIFO), waiting, return_exceptions=True
     )
-    await asyncio.gather(choose(Replacement.RANDOM), churn(), create("three"))
+    await asyncio.gather(choose(Replacement.RANDOM), churn(), open_by_label("three"))
     with suppress(NoSuchVolume):
         await cache_set.volumes.delete(NO_VOLUME)
     cache_set.allocations.drop_holder(holder, None)
@@ -185,7 +190,7 @@ async def keeping(cache_set: CacheSet, promises: Promises) -> None:
     await asyncio.sleep(0.05)
     await write_many(one, plain, 8)
     found = await cache_set.lookups.lookup(LookupRequest(plain, 0, 4000, pin=one.holder))
-    await asyncio.gather(one.drop(plain, 0, 3000), other.write(flash, 2000, 100))
+    await asyncio.gather(one.drop(plain, 0, 3000), other.write(flash, 2000, 100, rest=48))
     cache_set.lookups.unpin(one.holder, found.keys)
     for at in range(0, 2400, 60):  # more at once than may be unwritten
         await one.scatter(plain, 4000 + at, 7)
@@ -242,7 +247,9 @@ async def grow_when_there_are_no_buckets(cache_set: CacheSet, client: KeepingCli
         for bucket in iter(partial(member.buckets.take_metadata, State.UUID), None)
     ]
     try:
-        waiting = asyncio.gather(client.write(inode, 100, 8), client.drop(inode, 0, 8))
+        waiting = asyncio.gather(
+            client.write(inode, 100, 8), client.write(inode, 200, 8, rest=8), client.drop(inode, 0, 8)
+        )
         await asyncio.sleep(0.001)
     finally:
         for buckets, bucket in taken:
