@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The verbs of a cache."""
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH
+from bcached.client.cache.expiry import expiry_us, now_us, unexpired
 from bcached.client.cache.memoizing import MISSING, memoized
 from bcached.client.cache.names import ALL_SECTORS, RECORD_AT, name_bytes, offset_of
 from bcached.client.cache.object_format import (
     PAGE_BYTES,
     RECORD,
-    TIME_MAX_US,
     StoredObject,
     encoded,
     record_value,
@@ -93,7 +92,7 @@ class Cache:
         found = self._found(name_bytes(name))
         if found is None:
             return default, None
-        left_s = (found.expires_at_us - _now_us()) / 1e6 if found.expires_at_us else None
+        left_s = (found.expires_at_us - now_us()) / 1e6 if found.expires_at_us else None
         return self._values.decode(found.codec, found.value), left_s
 
     def get_many(self, names: Iterable[Name]) -> dict[Name, Any]:
@@ -135,7 +134,7 @@ class Cache:
         next one that stores, or by flush().
         """
         key, (codec, data) = name_bytes(name), self._values.encode(value)
-        expires_at_us = _expiry(expire)
+        expires_at_us = expiry_us(expire)
         self._run(
             lambda session: self._store(session, key, codec, data, expires_at_us, wait=wait, durable=durable),
             None,
@@ -152,7 +151,7 @@ class Cache:
         may store.
         """
         key, (codec, data) = name_bytes(name), self._values.encode(value)
-        expires_at_us = _expiry(expire)
+        expires_at_us = expiry_us(expire)
         return self._run(
             lambda session: self._add(session, key, codec, data, expires_at_us, durable=durable), False
         )
@@ -176,7 +175,7 @@ class Cache:
 
         Another process sees it when this returns. A value stored meanwhile keeps its own expiry.
         """
-        key, expires_at_us = name_bytes(name), _expiry(expire)
+        key, expires_at_us = name_bytes(name), expiry_us(expire)
         return self._run(lambda session: self._touch(session, key, expires_at_us), False)
 
     def memoize(
@@ -278,7 +277,7 @@ class Cache:
         if position is None:
             return UNKNOWN
         try:
-            return _unexpired(session.recall(name, offset, position))
+            return unexpired(session.recall(name, offset, position))
         except (StaleRead, ConnectionLost):
             return UNKNOWN
 
@@ -289,14 +288,14 @@ class Cache:
     def _find(self, session: Session, name: bytes, offset: int) -> StoredObject | None:
         found = self._find_own(session, name, offset) if session.commits.newest else None
         if found is not None:
-            return _unexpired(found)
+            return unexpired(found)
         position = session.positions.get(offset)
         if position is not None:
             try:
-                return _unexpired(session.recall(name, offset, position))
+                return unexpired(session.recall(name, offset, position))
             except StaleRead:
                 session.positions.forget(offset)
-        return _unexpired(session.find(name, offset))
+        return unexpired(session.find(name, offset))
 
     def _find_own(self, session: Session, name: bytes, offset: int) -> StoredObject | None:
         """Returns an object on its way to the index, if there is one still when the answers are read."""
@@ -311,7 +310,7 @@ class Cache:
         if session.commits.newest:
             with self._sessions.lock:
                 session.commits.drain()
-        return [_unexpired(one) for one in session.find_many(wanted)]
+        return [unexpired(one) for one in session.find_many(wanted)]
 
     def _store(
         self,
@@ -359,12 +358,12 @@ class Cache:
         offset = offset_of(name)
         with self._sessions.lock:
             session.commits.drain()
-            found = _unexpired(session.find(name, offset))
+            found = unexpired(session.find(name, offset))
             if found is None:
                 return False
             block_bytes = max(PAGE_BYTES, session.block_bytes)
             value = record_value(found.crc)
-            parts = encoded(name, RECORD, value, _now_us(), expires_at_us, block_bytes)
+            parts = encoded(name, RECORD, value, now_us(), expires_at_us, block_bytes)
             session.store_record(offset + RECORD_AT, parts)
             return True
 
@@ -394,23 +393,4 @@ def _parts(
             f"an object of this set has at most {session.object_bytes_max} bytes, this one {length}: "
             "store it in parts"
         )
-    return encoded(name, codec, value, _now_us(), expires_at_us, session.block_bytes)
-
-
-def _unexpired(found: StoredObject | None) -> StoredObject | None:
-    if found is None or not found.expires_at_us or found.expires_at_us > _now_us():
-        return found
-    return None
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
-
-
-def _expiry(expire: float | None) -> int:
-    """Returns when what is stored now expires, in microseconds since 1970; 0 for never."""
-    if expire is None:
-        return 0
-    if not expire > -1e9:  # also a NaN
-        raise ValueError(f"expire is a number of seconds, not {expire!r}")
-    return max(1, min(_now_us() + int(min(expire, 1e12) * 1e6), TIME_MAX_US))
+    return encoded(name, codec, value, now_us(), expires_at_us, session.block_bytes)

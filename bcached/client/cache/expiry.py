@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: MIT
+"""When objects expire, in microseconds since 1970."""
+
+import time
+
+from bcached.client.cache.object_format import TIME_MAX_US, StoredObject
+
+
+def now_us() -> int:
+    """Returns the present time."""
+    return time.time_ns() // 1000
+
+
+def expiry_us(expire: float | None) -> int:
+    """Returns when what is stored now expires, after so many seconds; 0 for never. Raises ValueError."""
+    if expire is None:
+        return 0
+    if not expire > -1e9:  # also a NaN
+        raise ValueError(f"expire is a number of seconds, not {expire!r}")
+    return max(1, min(now_us() + int(min(expire, 1e12) * 1e6), TIME_MAX_US))
+
+
+def unexpired(found: StoredObject | None) -> StoredObject | None:
+    """Returns the object, or None if it has expired or there is none."""
+    if found is None or not found.expires_at_us or found.expires_at_us > now_us():
+        return found
+    return None

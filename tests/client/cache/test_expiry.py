@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0-only
+import math
+
+import pytest
+
+from bcached.client.cache.expiry import expiry_us, now_us, unexpired
+from bcached.client.cache.object_format import TIME_MAX_US, StoredObject
+
+
+def test_what_has_no_expiry_never_expires() -> None:
+    assert expiry_us(None) == 0
+    kept = StoredObject(0, b"", 0, 0, 0)
+    assert unexpired(kept) is kept
+    assert unexpired(None) is None
+
+
+def test_it_expires_so_many_seconds_from_now() -> None:
+    before = now_us()
+    assert before + 2_500_000 <= expiry_us(2.5) <= now_us() + 2_500_000
+    assert expiry_us(-5) < now_us()
+    assert now_us() < expiry_us(math.inf) <= TIME_MAX_US
+
+
+@pytest.mark.parametrize("expire", [math.nan, -math.inf, -1e10])
+def test_no_number_of_seconds_is_refused(expire: float) -> None:
+    with pytest.raises(ValueError, match="a number of seconds"):
+        expiry_us(expire)
