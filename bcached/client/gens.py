@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The gens of all members, mapped read-only: checks whether a key is valid without a request."""
 
-import mmap
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bcached.errors import BadField, DeviceError, calling, reason
+from bcached.client.mapped_file import map_file
+from bcached.errors import BadField
 from bcached.keys import Key, Pointer
 from bcached.wire.gen_map import GenMap
 from bcached.wire.messages import Device, GenMapFile
@@ -62,15 +61,7 @@ class Gens:
 
 
 def _map(file: GenMapFile, bucket_count: int) -> GenMap:
-    try:
-        descriptor: int = calling(os.open, file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            mapping: mmap.mmap = calling(mmap.mmap, descriptor, file.bytes, mmap.MAP_SHARED, mmap.PROT_READ)
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        raise DeviceError(file.path, f"cannot map the gens: {reason(error)}") from None
-    gen_map = GenMap.parse(memoryview(mapping), file.path)
+    gen_map = GenMap.parse(map_file(file.path, file.bytes, "the gens"), file.path)
     if gen_map.bucket_count != bucket_count:
         raise BadField("gen map", f"{file.path} bucket_count", bucket_count, gen_map.bucket_count)
     return gen_map
