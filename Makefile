@@ -28,12 +28,12 @@ lint: $(STAMP)
 
 # Tests that repeat the same stories thousands of times are not measured: that would cost half as much again.
 PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runtime/test_planted_bugs.py \
-            tests/runtime/test_turnover.py tests/runtime/test_index.py tests/runtime/test_stale_dirty.py \
+            tests/runtime/test_turnover.py tests/runtime/index/test_index.py tests/runtime/test_stale_dirty.py \
             tests/runtime/test_no_livelock.py tests/runtime/test_await_points.py tests/runtime/test_large_trees.py \
             tests/runtime/test_odd_sets.py tests/state/test_model.py tests/state/test_live_model.py \
             tests/store/btree/test_write_back.py tests/store/test_journal_keys.py tests/store/test_planted_bugs.py \
             tests/store/test_power_cuts.py tests/store/rescue/test_kernel_images.py \
-            tests/store/rescue/test_random_damage.py tests/cli/test_rescue_guide.py tests/runtime/test_failing_devices.py
+            tests/store/rescue/test_random_damage.py tests/cli/offline/test_rescue_guide.py tests/runtime/test_failing_devices.py
 
 # One worker more than there are cores: many tests wait for processes.
 WORKERS  := $(shell expr $$(nproc) + 1)

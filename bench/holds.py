@@ -19,8 +19,8 @@ from typing import Any
 import uvloop
 
 from bcached.device.file_device import FileDevice
+from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
-from bcached.runtime.options import SetOptions
 
 SETTLE_S = 1.0
 QUIET_S = 1.0

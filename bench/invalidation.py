@@ -15,7 +15,7 @@ from time import perf_counter, thread_time
 import numpy as np
 import uvloop
 
-from bcached.runtime.slices import run_sliced
+from bcached.runtime.coordination.slices import run_sliced
 from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry

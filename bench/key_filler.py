@@ -21,8 +21,8 @@ import uvloop
 from bcached.device.file_device import FileDevice
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
-from bcached.runtime.options import SetOptions
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bench.requests import EXTENT_SECTORS
 

@@ -44,9 +44,11 @@ WINGS = {
         "repair": 4,
         "rescue": 5,
     },
+    "runtime": {"coordination": 0, "index": 1, "sectors": 1, "tasks": 2, "": 3},
     "service": {"logs": 0, "socket": 1, "methods": 2, "metrics": 2, "settings": 2},
     "device": {"claims": 0},
     "client": {"": 0, "cache": 1},
+    "cli": {"": 0, "online": 1, "offline": 1},
 }
 ROOMS = [name for name, floor in FLOORS.items() if floor > 0]
 PURE_ROOMS = {"format", "wire", "state"}

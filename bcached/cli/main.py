@@ -39,36 +39,38 @@ HINTS: dict[type[Exception], str] = {
 
 
 class Verb(NamedTuple):
-    """A verb's module and function, and its short help."""
+    """A verb's wing, its file there and the function in it, which have one name, and its short help."""
 
-    module: str
+    wing: str
     command: str
     summary: str
 
 
 VERBS = {
-    "make": Verb("make", "make", "Format devices or an image file as a cache set."),
-    "show": Verb("show", "show", "Print the superblock of a device as bcache-super-show does."),
-    "dump": Verb("dump", "dump", "Print every structure on a device as JSON lines."),
-    "check": Verb("check", "check", "Check everything on a device; report what is wrong and what is lost."),
-    "rescue": Verb("rescue", "rescue", "Write a set's dirty data to its backing device, without the kernel."),
-    "view": Verb("view", "view", "Export a backing device as a rescue would leave it, without writing."),
-    "repair": Verb("repair", "repair", "Repair a set that does not open, by the steps named."),
-    "status": Verb("status", "status", "Print the set's state: buckets, free lists, waits, gens."),
-    "top": Verb("top", "top", "Show the set's state, live."),
-    "explain": Verb("explain", "explain", "Say why an allocation waits or failed."),
-    "verify": Verb("verify", "verify", "Check every invariant of the allocator."),
-    "write": Verb("write", "write", "Allocate, write and commit standard input."),
-    "read": Verb("read", "read", "Look up, read and check, to standard output."),
-    "allocate": Verb("allocate", "allocate", "Reserve sectors for as long as the command runs."),
-    "lookup": Verb("lookup", "lookup", "Print which sectors of a volume are cached, and where."),
-    "invalidate": Verb("invalidate", "invalidate", "Drop sectors of a volume."),
-    "mark-clean": Verb("mark_clean", "mark_clean", "Mark dirty sectors clean, so that they may be dropped."),
-    "flush": Verb("flush", "flush", "Make everything committed so far durable."),
-    "volume": Verb("volume", "volume", "List, create and delete volumes."),
-    "set": Verb("set_policy", "set_policy", "Set the replacement policy, or turn discards on or off."),
-    "gc": Verb("gc", "gc", "Collect garbage now."),
-    "write-prios": Verb("write_prios", "write_prios", "Make prios and gens durable now."),
+    "make": Verb("offline", "make", "Format devices or an image file as a cache set."),
+    "show": Verb("offline", "show", "Print the superblock of a device as bcache-super-show does."),
+    "dump": Verb("offline", "dump", "Print every structure on a device as JSON lines."),
+    "check": Verb("offline", "check", "Check everything on a device; report what is wrong and what is lost."),
+    "rescue": Verb(
+        "offline", "rescue", "Write a set's dirty data to its backing device, without the kernel."
+    ),
+    "view": Verb("offline", "view", "Export a backing device as a rescue would leave it, without writing."),
+    "repair": Verb("offline", "repair", "Repair a set that does not open, by the steps named."),
+    "status": Verb("online", "status", "Print the set's state: buckets, free lists, waits, gens."),
+    "top": Verb("online", "top", "Show the set's state, live."),
+    "explain": Verb("online", "explain", "Say why an allocation waits or failed."),
+    "verify": Verb("online", "verify", "Check every invariant of the allocator."),
+    "write": Verb("online", "write", "Allocate, write and commit standard input."),
+    "read": Verb("online", "read", "Look up, read and check, to standard output."),
+    "allocate": Verb("online", "allocate", "Reserve sectors for as long as the command runs."),
+    "lookup": Verb("online", "lookup", "Print which sectors of a volume are cached, and where."),
+    "invalidate": Verb("online", "invalidate", "Drop sectors of a volume."),
+    "mark-clean": Verb("online", "mark_clean", "Mark dirty sectors clean, so that they may be dropped."),
+    "flush": Verb("online", "flush", "Make everything committed so far durable."),
+    "volume": Verb("online", "volume", "List, create and delete volumes."),
+    "set": Verb("online", "set_policy", "Set the replacement policy, or turn discards on or off."),
+    "gc": Verb("online", "gc", "Collect garbage now."),
+    "write-prios": Verb("online", "write_prios", "Make prios and gens durable now."),
 }
 
 
@@ -94,7 +96,8 @@ class Verbs(click.Group):
         verb = VERBS.get(cmd_name)
         if verb is None:
             return None
-        command: click.Command = getattr(importlib.import_module(f"bcached.cli.{verb.module}"), verb.command)
+        module = importlib.import_module(f"bcached.cli.{verb.wing}.{verb.command}")
+        command: click.Command = getattr(module, verb.command)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

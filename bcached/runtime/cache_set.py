@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from bcached.runtime.allocations import Allocations
-from bcached.runtime.conditional_commits import ConditionalCommits
-from bcached.runtime.index import Index
-from bcached.runtime.lookups import Lookups
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.conditional_commits import ConditionalCommits
+from bcached.runtime.index.index import Index
+from bcached.runtime.index.lookups import Lookups
+from bcached.runtime.index.touches import Touches
 from bcached.runtime.maintenance import Maintenance
-from bcached.runtime.shared import Shared
+from bcached.runtime.sectors.allocations import Allocations
 from bcached.runtime.snapshot import take_snapshot
 from bcached.runtime.tasks.task_set import Tasks
-from bcached.runtime.touches import Touches
 from bcached.runtime.volumes import Volumes
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.accounting.leaf_pointers import live_counts

@@ -21,15 +21,15 @@ from bcached.device.claims.lease_file import boot_id, create_lease, old_leases
 from bcached.device.claims.set_lock import SetLock
 from bcached.device.mapped_file import MappedFile
 from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
-from bcached.runtime.allocations import Allocations
 from bcached.runtime.cache_set import CacheSet, MappedChanges, MappedFiles, MappedGens
+from bcached.runtime.coordination.options import SetOptions
+from bcached.runtime.coordination.shared import Shared, create_shared
+from bcached.runtime.coordination.slices import precise_clock
 from bcached.runtime.fence import wait_for_old_writers
-from bcached.runtime.index import Index
-from bcached.runtime.index_writer import IndexWriter
-from bcached.runtime.node_buckets import NodeBuckets
-from bcached.runtime.options import SetOptions
-from bcached.runtime.shared import Shared, create_shared
-from bcached.runtime.slices import precise_clock
+from bcached.runtime.index.index import Index
+from bcached.runtime.index.index_writer import IndexWriter
+from bcached.runtime.index.node_buckets import NodeBuckets
+from bcached.runtime.sectors.allocations import Allocations
 from bcached.runtime.tasks.allocator import Allocator
 from bcached.runtime.tasks.evacuator import Evacuator
 from bcached.runtime.tasks.garbage_collector import GarbageCollector

@@ -3,8 +3,8 @@
 
 from collections.abc import Callable
 
-from bcached.runtime.conditions import Fact
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.conditions import Fact
+from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.volumes import Volumes
 from bcached.set_state import Replacement
 from bcached.store.member import Member

@@ -2,11 +2,11 @@
 """The statistics of a set, collected at one instant from their counters."""
 
 from bcached.format.bkey import WORD_BYTES
-from bcached.runtime.index import Index
-from bcached.runtime.lookups import Lookups
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.index import Index
+from bcached.runtime.index.lookups import Lookups
+from bcached.runtime.index.touches import Touches
 from bcached.runtime.tasks.task_set import Tasks
-from bcached.runtime.touches import Touches
 from bcached.set_state import IndexState, MemberState
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State

@@ -20,9 +20,9 @@ from bcached.errors import (
 )
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
-from bcached.runtime.allocations import Allocations
-from bcached.runtime.index import Index
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.index import Index
+from bcached.runtime.sectors.allocations import Allocations
 from bcached.runtime.snapshot import orphans_of
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.pending_allocations import MetadataAllocation

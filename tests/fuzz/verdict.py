@@ -15,8 +15,8 @@ from types import FrameType
 from bcached.errors import BcachedError, RequestError, SetRefused
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.finding import Severity
 from fuzz.bases import TURNS, base

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from bcached.cli.offline import opened
+from bcached.cli.offline.devices import opened
 from bcached.client import Client
 from bcached.keys import Key
 from bcached.store.check.checker import CheckedSet, check_set

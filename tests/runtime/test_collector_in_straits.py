@@ -7,8 +7,8 @@ from pathlib import Path
 from bcached.errors import DeviceError
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.devices.passing_device import PassingDevice

@@ -13,8 +13,8 @@ import pytest
 from bcached.errors import DeviceError, NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest
 from bcached.runtime.tasks.evacuator import EvacuationTotals
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES

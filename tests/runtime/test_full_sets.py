@@ -9,8 +9,8 @@ import pytest
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest, LookupResult
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest, LookupResult
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time

@@ -11,8 +11,8 @@ import pytest
 
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.units import SECTOR_BYTES
 from instruments.devices.memory_device import MemoryDevice

@@ -8,8 +8,8 @@ from pathlib import Path
 from random import Random
 
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LEAVES_AT_ONCE, LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LEAVES_AT_ONCE, LookupRequest
 from bcached.runtime.tasks.node_tidier import FILLS_A_PIECE
 from bcached.store.btree.write_back import WRITTEN_LEAVES
 from instruments.samples.living_set import extent, fresh_members, set_options

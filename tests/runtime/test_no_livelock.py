@@ -14,8 +14,8 @@ import pytest
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
-from bcached.runtime.options import SetOptions
 from bcached.set_state import Replacement
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.store.make.layout import lay_out, plan_set

@@ -12,8 +12,8 @@ from bcached.format.bset import Bset, pack_bset
 from bcached.format.uuid_entry import BURNT_UUID, OLD_LAYOUT, UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set
 from bcached.units import SECTOR_BYTES

@@ -17,8 +17,8 @@ from bcached.device.run_all import DeviceOperation, run_all
 from bcached.device.shared_flush import SharedFlush
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key
-from bcached.runtime.index import Index
-from bcached.runtime.node_buckets import NodeBuckets
+from bcached.runtime.index.index import Index
+from bcached.runtime.index.node_buckets import NodeBuckets
 from bcached.runtime.tasks.mover import Move, Mover
 from bcached.runtime.tasks.prio_writer import PrioWriter
 from bcached.state.accounting.live_sectors import LiveSectors

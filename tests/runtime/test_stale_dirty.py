@@ -12,8 +12,8 @@ import pytest
 
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest
 from bcached.state.sectors.reservations import Holder
 from bcached.store.check.checker import check_set
 from instruments.devices.memory_device import MemoryDevice

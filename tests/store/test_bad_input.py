@@ -16,8 +16,8 @@ from bcached.errors import BcachedError
 from bcached.format.jset import JournalEntry
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
 from bcached.keys import Key, Pointer
+from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
-from bcached.runtime.options import SetOptions
 from bcached.store.reading.set_reader import read_set
 from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.recording_device import RecordingDevice

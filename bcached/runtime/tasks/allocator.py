@@ -9,8 +9,8 @@ import asyncio
 from functools import partial
 
 from bcached.device.run_all import run_all
-from bcached.runtime.conditions import Fact
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.conditions import Fact
+from bcached.runtime.coordination.shared import Shared
 from bcached.set_state import Replacement
 from bcached.state.buckets.next_step import Attempts, Step, next_step
 from bcached.state.buckets.replacement import EXHAUSTIVE

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from bcached.errors import LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
-from bcached.runtime.pacing import Pacer
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.pacing import Pacer
+from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.tasks.mover import INDEX_TIMEOUT_S, MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.evacuation import Evacuation, plan

@@ -7,10 +7,10 @@ An evacuation is its work, too, so that the two never move data at the same time
 from collections.abc import Callable, Iterable
 
 from bcached.errors import RequestError
-from bcached.runtime.conditions import Fact
-from bcached.runtime.index import Index
-from bcached.runtime.pacing import Pacer
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.conditions import Fact
+from bcached.runtime.coordination.pacing import Pacer
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.index import Index
 from bcached.runtime.tasks.evacuator import Evacuator
 from bcached.runtime.tasks.marker import Marker
 from bcached.runtime.tasks.mover import Mover

@@ -6,7 +6,7 @@ A waiter for `Journal.durable` or for space may be cancelled with its client, so
 
 import asyncio
 
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.shared import Shared
 from bcached.store.journal.journal import Journal
 
 JOURNAL_WRITER = "journal writer"

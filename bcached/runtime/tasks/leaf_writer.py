@@ -9,8 +9,8 @@ durable, it writes leaves on whose device copy removed dirty keys remain: these 
 import asyncio
 
 from bcached.errors import RequestError
-from bcached.runtime.conditions import Fact
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.conditions import Fact
+from bcached.runtime.coordination.shared import Shared
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
 from bcached.store.btree.write_back import WriteBack

@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator, Iterable
 import numpy as np
 
 from bcached.keys import Key
-from bcached.runtime.index import Index
-from bcached.runtime.pacing import Pacer
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.pacing import Pacer
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.index import Index
 from bcached.runtime.tasks.stale_keys import STALE_GENS_MAX, StaleKeyRemover
 from bcached.state.accounting.gc_marks import GcMarks
 from bcached.state.accounting.index_health import Tally

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, LimitExceeded, NoFreeBuckets
 from bcached.keys import Key
-from bcached.runtime.index import Index
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.index import Index
 from bcached.state.buckets.placement import members_with
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.key_ranges import cut_to

@@ -9,8 +9,8 @@ from collections.abc import Generator
 import numpy as np
 
 from bcached.keys import Key
-from bcached.runtime.pacing import Pacer
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.pacing import Pacer
+from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.tasks.mover import MOVES_AT_ONCE, Mover, MoveResult
 from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.buckets.bucket_table import COUNT_BUCKETS, Bools, State

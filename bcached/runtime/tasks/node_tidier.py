@@ -3,9 +3,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from bcached.runtime.index import Index
-from bcached.runtime.pacing import Pacer
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.pacing import Pacer
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.index import Index
 from bcached.state.index.node import Interior, position_at
 from bcached.store.btree.write_back import COALESCED_MAX
 

@@ -8,8 +8,8 @@ bch_prio_write waits for buckets in the very thread that supplies them.)
 from functools import partial
 
 from bcached.device.run_all import run_all
-from bcached.runtime.conditions import Fact
-from bcached.runtime.shared import Shared
+from bcached.runtime.coordination.conditions import Fact
+from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.tasks.leaf_writer import LeafWriter
 from bcached.state.buckets.prio_aging import age
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram

@@ -7,8 +7,8 @@ import numpy as np
 
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
-from bcached.runtime.index import Index
-from bcached.runtime.pacing import Pacer
+from bcached.runtime.coordination.pacing import Pacer
+from bcached.runtime.index.index import Index
 from bcached.state.accounting.leaf_pointers import copies
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.node import Leaf

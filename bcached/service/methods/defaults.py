@@ -4,7 +4,7 @@
 from typing import Any
 
 from bcached.errors import PermissionDenied
-from bcached.runtime.lookups import LookupRequest
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.service.methods.alignment import refuse_unaligned
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Session

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from bcached.runtime.index import Index
+from bcached.runtime.index.index import Index
 
 
 class Durability:

@@ -11,9 +11,9 @@ from typing import Any
 
 from bcached.errors import InvalidParameter, RequestError
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.conditional_commits import CommitConditions
-from bcached.runtime.conditional_commits import Outcome as Made
-from bcached.runtime.lookups import LookupResult
+from bcached.runtime.index.conditional_commits import CommitConditions
+from bcached.runtime.index.conditional_commits import Outcome as Made
+from bcached.runtime.index.lookups import LookupResult
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
 from bcached.service.methods.allocator import DONE
 from bcached.service.methods.defaults import lookup_request, timeout_s

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bcached.errors import RequestError
 from bcached.keys import Key
-from bcached.runtime.lookups import LookupRequest, LookupResult, Lookups
+from bcached.runtime.index.lookups import LookupRequest, LookupResult, Lookups
 from bcached.service.methods.defaults import lookup_request
 from bcached.state.sectors.reservations import Holder
 from bcached.wire import messages

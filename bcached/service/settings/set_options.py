@@ -6,7 +6,7 @@ import os
 
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.options import SetOptions
+from bcached.runtime.coordination.options import SetOptions
 from bcached.service.logs.log import get_logger
 from bcached.service.settings.config import Settings
 from bcached.service.socket.access import Access

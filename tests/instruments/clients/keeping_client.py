@@ -9,8 +9,8 @@ from itertools import count
 from bcached.errors import DeviceError, DeviceFailed
 from bcached.keys import Key, Pointer
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.conditional_commits import CommitConditions
-from bcached.runtime.lookups import LookupRequest
+from bcached.runtime.index.conditional_commits import CommitConditions
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.state.sectors.reservations import Holder
 from bcached.units import SECTOR_BYTES
 from instruments.samples.living_set import extent

@@ -9,8 +9,8 @@ from pathlib import Path
 from bcached.device.block_device import BlockDevice
 from bcached.device.file_device import FileDevice
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
-from bcached.runtime.options import SetOptions
 from bcached.service.listening import bind_unix
 from bcached.service.methods.service import CacheService
 from bcached.service.socket.access import Access

@@ -9,7 +9,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.options import SetOptions
+from bcached.runtime.coordination.options import SetOptions
 from bcached.set_state import Replacement
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from bcached.device.block_device import BlockDevice
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
-from bcached.runtime.options import SetOptions
 from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.member_buckets import MemberBuckets

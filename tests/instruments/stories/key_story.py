@@ -12,8 +12,8 @@ import numpy as np
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.conditional_commits import CommitConditions
-from bcached.runtime.lookups import LookupRequest
+from bcached.runtime.index.conditional_commits import CommitConditions
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.key_ranges import Span
 from bcached.state.sectors.reservations import ExtentRequest, Holder

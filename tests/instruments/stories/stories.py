@@ -16,8 +16,8 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import NoFreeBuckets, NoSuchVolume, RequestError
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.runtime.lookups import LookupRequest
 from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import State
 from bcached.store.check.checker import check_set

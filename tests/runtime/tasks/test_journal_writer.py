@@ -10,8 +10,8 @@ import pytest
 
 from bcached.errors import FlushFailed
 from bcached.keys import Key
-from bcached.runtime.options import SetOptions
-from bcached.runtime.shared import create_shared
+from bcached.runtime.coordination.options import SetOptions
+from bcached.runtime.coordination.shared import create_shared
 from bcached.runtime.tasks.journal_writer import JournalWriter
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from instruments.devices.failing_device import FailingDevice, Fault

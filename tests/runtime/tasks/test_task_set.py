@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.conditions import Conditions, Fact
+from bcached.runtime.coordination.conditions import Conditions, Fact
+from bcached.runtime.coordination.slices import run_sliced
 from bcached.runtime.lifetime import running
-from bcached.runtime.slices import run_sliced
 from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.reserves import Reserve

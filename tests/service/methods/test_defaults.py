@@ -2,7 +2,7 @@
 import pytest
 
 from bcached.errors import InvalidParameter, PermissionDenied
-from bcached.runtime.lookups import LookupRequest
+from bcached.runtime.index.lookups import LookupRequest
 from bcached.service.methods.defaults import extent_request, lookup_request, timeout_s, wait_s
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Session

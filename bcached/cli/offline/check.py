@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bcachectl check`: everything on a set's devices, read and checked, with fsck's exit status."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+import click
+
+from bcached.cli.answer import answer
+from bcached.cli.examples import examples
+from bcached.cli.fsck_command import FsckCommand, FsckStatus
+from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.paths import PATH
+from bcached.format.label import printable_label
+from bcached.store.check.checker import CheckedSet
+from bcached.store.check.key_check import VolumeSectors
+from bcached.store.check.steady_check import SteadyCheck, check_steadily
+from bcached.store.finding import Finding, Severity
+from bcached.units import SECTOR_BYTES, format_size
+
+
+@click.command(
+    cls=FsckCommand,
+    epilog=examples(
+        "bcachectl check cache.img",
+        "bcachectl --json check /dev/sdx | jq '.findings[]'",
+    )
+    + "\n\nExit status, as fsck's: 0 sound, 4 errors found, 8 could not be checked, 16 usage.",
+)
+@click.argument("devices", metavar="DEVICE...", type=PATH, nargs=-1, required=True)
+@pass_options
+def check(options: GlobalOptions, devices: tuple[str, ...]) -> None:
+    """Check everything on DEVICE, also one that the kernel wrote, and change nothing.
+
+    Name all devices of a set. Reports which structure is wrong, where, and what is lost by it. A set in use
+    is read again if anything is wrong, and only findings that remain count.
+    """
+    warnings = warn_if_used(devices)
+    steady = asyncio.run(_check(devices, in_use=bool(warnings)))
+    checked = steady.checked
+    if steady.passing:
+        warnings.append(
+            f"read {steady.readings} times: {steady.passing} findings were not there again, since the set is "
+            "being written"
+        )
+        click.echo(f"bcachectl: {warnings[-1]}", err=True)
+    answer(options, _document(checked, warnings), lambda: "\n".join(_lines(checked)))
+    status = FsckStatus.SOUND if checked.findings.sound else FsckStatus.ERRORS_LEFT
+    click.get_current_context().exit(status)
+
+
+async def _check(paths: Sequence[str], *, in_use: bool) -> SteadyCheck:
+    async with opened(paths) as devices:
+        return await check_steadily(devices, in_use=in_use)
+
+
+def _lines(checked: CheckedSet) -> Iterator[str]:
+    """Yields the contents, the findings, and the verdict."""
+    yield from _facts(checked)
+    for finding in checked.findings.listed:
+        yield str(finding)
+    for rule, count in checked.findings.unlisted().items():
+        yield f"and {count} more of the kind {rule}"
+    wrong = sum(finding.severity > Severity.NOTE for finding in checked.findings.listed)
+    wrong += sum(checked.findings.unlisted().values())
+    yield "sound" if checked.findings.sound else f"NOT SOUND: {wrong} found wrong"
+
+
+def _facts(checked: CheckedSet) -> Iterator[str]:
+    for member in checked.members:
+        superblock = member.superblock
+        bucket = format_size(superblock.bucket_sectors * SECTOR_BYTES)
+        yield f"device {superblock.member}: {member.path}, {superblock.bucket_count} buckets of {bucket}"
+    if checked.members:
+        yield f"set: {checked.members[0].superblock.set_uuid}"
+    if checked.is_fresh:
+        yield "not in use yet: it holds nothing"
+    if checked.journal is not None and checked.journal.entries:
+        entries = checked.journal.entries
+        keys = sum(len(entry.keys) for entry in entries)
+        yield f"journal: entries {entries[0].seq} to {entries[-1].seq}, {keys} keys to replay"
+    if checked.tree is not None:
+        levels = sorted(checked.tree.nodes_by_level.items(), reverse=True)
+        nodes = ", ".join(f"{count} of level {level}" for level, count in levels)
+        yield f"tree: nodes: {nodes or 'none'}"
+        totals = checked.totals
+        stale = totals.keys - totals.live_keys
+        yield (
+            f"keys: {totals.live_keys} live, {stale} stale; {_size(totals.dirty_sectors)} dirty, "
+            f"{_size(totals.clean_sectors)} clean"
+        )
+    for inode, volume in enumerate(checked.volumes):
+        if volume is not None and not volume.is_burnt:
+            held = checked.totals.volumes.get(inode, VolumeSectors())
+            kind = f"flash-only of {_size(volume.sectors)}" if volume.flash_only else "cached"
+            yield (
+                f"volume {inode}: {printable_label(volume.label) or volume.uuid}, {kind}; {held.keys} keys, "
+                f"{_size(held.dirty_sectors)} dirty, {_size(held.clean_sectors)} clean"
+            )
+
+
+def _size(sectors: int) -> str:
+    return format_size(sectors * SECTOR_BYTES)
+
+
+def finding_document(finding: Finding) -> dict[str, object]:
+    """Returns a finding as a JSON document."""
+    return {
+        "rule": finding.rule,
+        "severity": finding.severity.name.lower(),
+        "structure": finding.structure,
+        "where": finding.where,
+        "problem": finding.problem,
+        "lost": finding.lost,
+        "advice": finding.advice,
+    }
+
+
+def _document(checked: CheckedSet, warnings: list[str]) -> dict[str, object]:
+    totals, journal = checked.totals, checked.journal
+    entries = journal.entries if journal else []
+    return {
+        "sound": checked.findings.sound,
+        "worst": checked.findings.worst.name.lower(),
+        "findings": [finding_document(finding) for finding in checked.findings.listed],
+        "findings_not_listed": checked.findings.unlisted(),
+        "warnings": warnings,
+        "set_uuid": str(checked.members[0].superblock.set_uuid) if checked.members else None,
+        "devices": [
+            {"device": member.superblock.member, "path": member.path, "uuid": str(member.superblock.uuid)}
+            for member in checked.members
+        ],
+        "fresh": checked.is_fresh,
+        "journal": {
+            "last_seq": entries[0].seq if entries else None,
+            "seq": entries[-1].seq if entries else None,
+            "keys": sum(len(entry.keys) for entry in entries),
+        },
+        "nodes": checked.tree.nodes_by_level.total() if checked.tree else 0,
+        "levels": len(checked.tree.nodes_by_level) if checked.tree else 0,
+        "keys": totals.keys,
+        "live_keys": totals.live_keys,
+        "dirty_sectors": totals.dirty_sectors,
+        "clean_sectors": totals.clean_sectors,
+        "volumes": [
+            {
+                "inode": inode,
+                "uuid": str(volume.uuid),
+                "label": printable_label(volume.label),
+                "flash_only": volume.flash_only,
+                "sectors": volume.sectors,
+                **_held(totals.volumes.get(inode, VolumeSectors())),
+            }
+            for inode, volume in enumerate(checked.volumes)
+            if volume is not None and not volume.is_burnt
+        ],
+    }
+
+
+def _held(held: VolumeSectors) -> dict[str, int]:
+    return {
+        "live_keys": held.keys,
+        "dirty_sectors": held.dirty_sectors,
+        "clean_sectors": held.clean_sectors,
+    }

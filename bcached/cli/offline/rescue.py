@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bcachectl rescue`: dirty data written to its backing device, or to an image, without kernel or daemon."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import click
+
+from bcached.cli.answer import answer
+from bcached.cli.examples import examples
+from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.main import Failed
+from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.rescue_report import document, lines, shortfall
+from bcached.cli.offline.set_layout import GEOMETRY
+from bcached.cli.paths import PATH
+from bcached.device import FileDevice
+from bcached.device.image_file import create_image
+from bcached.errors import FormatError, SetRefused
+from bcached.store.rescue.corrections import read_corrected
+from bcached.store.rescue.dirty_extents import DirtyExtents
+from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.node_scan import add_found_leaves
+from bcached.store.rescue.owner_of import BackingFound, Owner, owner_of, read_backing, volume_sectors
+from bcached.store.rescue.rescue import Rescue, first_data_sector
+from bcached.store.rescue.superblock_left import Layout
+from bcached.store.rescue.unreadable import Unreadable
+from bcached.store.rescue.write_back import Progress, Written
+from bcached.units import SECTOR_BYTES, format_size
+
+CONFIDENCE = {"sure": Confidence.SURE, "newest": Confidence.NEWEST, "all": Confidence.CONFLICTING}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for."""
+
+    caches: Sequence[str]
+    backing: str | None
+    volume: int | None
+    image: str | None
+    dry_run: bool
+    yes: bool
+    mark_clean: bool
+    most: Confidence
+    map_path: str | None
+    map_lines: Sequence[str]
+    layout: Layout | None
+
+    @property
+    def target(self) -> str:
+        """The path of what is written."""
+        return self.backing or self.image or ""
+
+
+@click.command(
+    epilog=examples(
+        "bcachectl rescue -n /dev/sdc --backing /dev/sdb        what there is, and how sure it is",
+        "bcachectl rescue /dev/sdc --backing /dev/sdb           write what is sure",
+        "bcachectl rescue /dev/sdc --volume 1 --to volume.img   a flash-only volume, or any, to an image",
+    )
+    + "\n\nExit status: 0 all dirty data was written (with -n: it was read), 1 not all or none, 2 usage. "
+    "docs/rescue.md says what to do about which message of the kernel.",
+)
+@click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--backing", metavar="DEV", type=PATH, help="The backing device: its dirty data is written to it."
+)
+@click.option(
+    "--volume", metavar="N", type=click.IntRange(0, (1 << 20) - 1), help="The volume N, by its number."
+)
+@click.option("--to", "image", metavar="FILE", type=PATH, help="Write the volume's data to a sparse image.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be written; write nothing.")
+@click.option(
+    "--confidence",
+    type=click.Choice(list(CONFIDENCE)),
+    default="sure",
+    show_default=True,
+    help="What to write: only what is sure, also the newest that was found, or all.",
+)
+@click.option(
+    "--map",
+    "map_path",
+    metavar="FILE",
+    type=PATH,
+    help="A ddrescue map: which parts of CACHE were not read.",
+)
+@click.option(
+    "--geometry",
+    metavar="BUCKET,BLOCK",
+    type=GEOMETRY,
+    help="The sizes that the set was made with, if the superblock is gone.",
+)
+@click.option(
+    "--set-uuid",
+    metavar="UUID",
+    type=click.UUID,
+    help="The set's uuid for --geometry (default: the one that DEV is attached to).",
+)
+@click.option(
+    "--mark-clean", is_flag=True, help="If all was written: detach DEV from the set, without dirty data."
+)
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@pass_options
+def rescue(
+    options: GlobalOptions,
+    caches: tuple[str, ...],
+    *,
+    backing: str | None,
+    volume: int | None,
+    image: str | None,
+    dry_run: bool,
+    confidence: str,
+    map_path: str | None,
+    geometry: tuple[int, int] | None,
+    set_uuid: UUID | None,
+    mark_clean: bool,
+    yes: bool,
+) -> None:
+    """Write the dirty data on CACHE (name all devices of the set) to DEV or FILE, and verify it.
+
+    Works on damaged sets: reads what can be read, and says of each part how sure it is. Writes to no CACHE.
+    If interrupted, it is safe to run again.
+    """
+    if (backing is None) == (image is None) or (image is not None and volume is None):
+        raise click.UsageError("expected --backing DEV, or --volume N --to FILE")
+    if mark_clean and backing is None:
+        raise click.UsageError("--mark-clean is for --backing")
+    if set_uuid is not None and geometry is None:
+        raise click.UsageError("--set-uuid is for --geometry")
+    if geometry is not None and set_uuid is None:
+        if backing is None:
+            raise click.UsageError("--geometry needs --set-uuid, or --backing, whose superblock has it")
+        set_uuid = asyncio.run(_set_uuid_of(backing))
+    layout = Layout(*geometry, set_uuid) if geometry is not None and set_uuid is not None else None
+    request = Request(
+        caches,
+        backing,
+        volume,
+        image,
+        dry_run,
+        yes,
+        mark_clean,
+        CONFIDENCE[confidence],
+        map_path,
+        _lines_of(map_path),
+        layout,
+    )
+    if dry_run:
+        warn_if_used(caches)
+    try:
+        done = asyncio.run(_rescue(options, request))
+    except KeyboardInterrupt:
+        raise Failed(
+            f"interrupted: what was written to {request.target} is right; the same command continues"
+        ) from None
+    answer(options, document(done), lambda: "\n".join(lines(done, request.target)))
+    if not dry_run and not done.is_complete:
+        raise Failed(shortfall(done, request.target))
+
+
+def _lines_of(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.readlines()
+
+
+async def _set_uuid_of(backing: str) -> UUID:
+    async with opened([backing]) as (device,):
+        return (await read_backing(device)).superblock.set_uuid
+
+
+async def _rescue(options: GlobalOptions, request: Request) -> Rescue:
+    async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
+        left = await read_corrected(caches, request.layout)
+        await add_found_leaves(left)
+        unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])
+        if request.map_path is not None:
+            unreadable.add_map(request.map_lines, request.map_path)
+        extents = DirtyExtents.of(left)
+        if request.backing is not None:
+            return await _to_backing(options, request, request.backing, extents, unreadable)
+        return await _to_image(options, request, extents, unreadable)
+
+
+async def _to_backing(
+    options: GlobalOptions, request: Request, path: str, extents: DirtyExtents, unreadable: Unreadable
+) -> Rescue:
+    async with opened([path], to_change=not request.dry_run) as (target,):
+        backing = await _backing_of(target, request)
+        inodes = extents.inodes()
+        if backing is not None:
+            owner = owner_of(extents.left, backing.superblock, path, inodes, request.volume)
+        else:
+            assert request.volume is not None
+            owner = Owner(request.volume, f"{path} has no superblock that says whose device it is")
+        if request.mark_clean and backing is None:
+            raise SetRefused(f"{path}: has no superblock that could be marked clean")
+        rescue = Rescue(extents, owner, request.most, unreadable)
+        rescue.count()
+        if request.dry_run:
+            return rescue
+        _ask(options, request, rescue)
+        first = first_data_sector(backing.superblock) if backing is not None else 0
+        with _progress(rescue) as progress:
+            await rescue.write(target, first, progress)
+        if request.mark_clean and backing is not None:
+            await rescue.mark_clean(target, backing)
+        return rescue
+
+
+async def _backing_of(target: FileDevice, request: Request) -> BackingFound | None:
+    """Returns the backing device's superblock; None if it is damaged and the volume was named."""
+    try:
+        return await read_backing(target)
+    except FormatError as error:
+        if request.volume is None:
+            raise SetRefused(f"{error}; --volume N says whose data it is") from None
+        return None
+
+
+async def _to_image(
+    options: GlobalOptions, request: Request, extents: DirtyExtents, unreadable: Unreadable
+) -> Rescue:
+    assert request.volume is not None
+    assert request.image is not None
+    rescue = Rescue(extents, Owner(request.volume), request.most, unreadable)
+    rescue.count()
+    if request.dry_run:
+        return rescue
+    sectors = max(volume_sectors(extents.left, request.volume), rescue.totals.end)
+    if not sectors:
+        raise SetRefused(f"volume {request.volume} has no dirty data")
+    _ask(options, request, rescue)
+    _create(request.image, sectors * SECTOR_BYTES)
+    async with opened([request.image], to_change=True) as (target,):
+        with _progress(rescue) as progress:
+            await rescue.write(target, 0, progress)
+    return rescue
+
+
+def _create(path: str, size_bytes: int) -> None:
+    """Create an image, unless an interrupted run has left it."""
+    if not os.path.exists(path):
+        create_image(path, size_bytes)
+    elif os.path.getsize(path) != size_bytes:
+        raise SetRefused(
+            f"{path}: it exists already, and not with the volume's size of {size_bytes} bytes: choose another"
+        )
+
+
+def _ask(options: GlobalOptions, request: Request, rescue: Rescue) -> None:
+    """Get the user's consent, on a terminal or by --yes."""
+    if request.yes:
+        return
+    if options.as_json or not sys.stdin.isatty():
+        raise click.UsageError(f"it writes to {request.target}: say --yes, or -n to see what it would do")
+    click.echo("\n".join(lines(rescue, request.target)), err=True)
+    click.confirm(f"Write to {request.target}?", abort=True, err=True)
+
+
+@contextmanager
+def _progress(rescue: Rescue) -> Iterator[Progress]:
+    """Yields a report of progress: a line on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    total = sum(extent.sectors for extent in rescue.chosen())
+
+    def show(done: Written) -> None:
+        now = format_size(done.written_sectors * SECTOR_BYTES)
+        click.echo(
+            f"\r{now} of {format_size(total * SECTOR_BYTES)} written and verified  ", nl=False, err=True
+        )
+
+    try:
+        yield show
+    finally:
+        click.echo(err=True)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bcachectl view`: a backing device with its dirty data, as a network block device; neither is written."""
+
+import asyncio
+import importlib.util
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from bcached.cli.answer import answer
+from bcached.cli.examples import examples
+from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import ends_by_signal
+from bcached.cli.main import Failed
+from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.rescue import CONFIDENCE
+from bcached.cli.paths import PATH
+from bcached.errors import SetRefused
+from bcached.store.rescue.corrections import read_corrected
+from bcached.store.rescue.dirty_extents import DirtyExtents
+from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.extent_map import packed_map
+from bcached.store.rescue.node_scan import add_found_leaves
+from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_sectors
+from bcached.store.rescue.rescue import Rescue, first_data_sector
+from bcached.store.rescue.unreadable import Unreadable
+from bcached.units import SECTOR_BYTES, format_size
+
+ENGINE = "nbdkit"
+PLUGIN = "bcached.device.view_plugin"  # run by nbdkit, never imported
+MISSING = "the program nbdkit and its Python plugin are needed (Debian: nbdkit, nbdkit-plugin-python)"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What the plugin needs to know."""
+
+    rows: bytes
+    size_bytes: int
+    caches: Sequence[str]
+    base: str | None = None
+    base_sector: int = 0
+
+    def parameters(self, map_path: str) -> list[str]:
+        """Returns the plugin's parameters."""
+        parameters = [
+            f"map={map_path}",
+            f"size={self.size_bytes}",
+            *(f"cache={path}" for path in self.caches),
+        ]
+        if self.base is not None:
+            parameters += [f"base={self.base}", f"base_sector={self.base_sector}"]
+        return parameters
+
+
+@click.command(
+    epilog=examples(
+        "bcachectl view /dev/sdc --backing /dev/sdb         prints a URI for nbd-client, qemu-img, nbdfuse",
+        "bcachectl view --cow /dev/sdc --backing /dev/sdb   it can be written; that is lost at the end",
+    )
+)
+@click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
+@click.option("--backing", metavar="DEV", type=PATH, help="The backing device below the dirty data.")
+@click.option(
+    "--volume", metavar="N", type=click.IntRange(0, (1 << 20) - 1), help="The volume N, by its number."
+)
+@click.option("--cow", is_flag=True, help="Let clients write; what they write is kept apart, until the end.")
+@click.option(
+    "--socket",
+    "socket_path",
+    metavar="PATH",
+    type=PATH,
+    help="The socket to make (default: a temporary one).",
+)
+@click.option(
+    "--confidence",
+    type=click.Choice(list(CONFIDENCE)),
+    default="sure",
+    show_default=True,
+    help="What to show of the dirty data, as rescue would write it.",
+)
+@pass_options
+def view(
+    options: GlobalOptions,
+    caches: tuple[str, ...],
+    *,
+    backing: str | None,
+    volume: int | None,
+    cow: bool,
+    socket_path: str | None,
+    confidence: str,
+) -> None:
+    """Export DEV as it would be after a rescue, until interrupted, so that fsck and mount can be tried first.
+
+    Neither CACHE nor DEV is written. Without --backing, what is not dirty reads as zeros.
+    """
+    if backing is None and volume is None:
+        raise click.UsageError("expected --backing DEV or --volume N")
+    if shutil.which(ENGINE) is None:
+        raise Failed(MISSING)
+    warn_if_used([*caches, *([backing] if backing is not None else [])])
+    exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence]))
+    with tempfile.TemporaryDirectory(prefix="bcachectl-view-") as folder:
+        map_path = Path(folder, "map")
+        map_path.write_bytes(exported.rows)
+        path = socket_path or str(Path(folder, "socket"))
+        engine = [*_engine(path, cow=cow), *exported.parameters(str(map_path))]
+        _serve(options, [*engine, "--run", 'echo "$uri"; exec cat'], exported)
+
+
+def _engine(socket_path: str, *, cow: bool) -> list[str]:
+    spec = importlib.util.find_spec(PLUGIN)
+    assert spec is not None
+    assert spec.origin is not None
+    return [
+        ENGINE,
+        "-U",
+        socket_path,
+        *(["--filter=cow"] if cow else ["-r"]),
+        "python",
+        f"script={spec.origin}",
+    ]
+
+
+async def _find(
+    paths: Sequence[str], backing_path: str | None, volume: int | None, most: Confidence
+) -> Exported:
+    async with opened(paths) as caches:
+        left = await read_corrected(caches)
+        await add_found_leaves(left)
+        extents = DirtyExtents.of(left)
+        unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])
+        files = [member.block_device.data_path for member in left.members]
+        if backing_path is None:
+            assert volume is not None
+            rescue = Rescue(extents, Owner(volume), most, unreadable)
+            rescue.count()
+            sectors = max(volume_sectors(left, volume), rescue.totals.end)
+            if not sectors:
+                raise SetRefused(f"volume {volume} has no dirty data")
+            return Exported(packed_map(rescue.chosen(), 0), sectors * SECTOR_BYTES, files)
+        async with opened([backing_path]) as (device,):
+            backing = await read_backing(device)
+            owner = owner_of(left, backing.superblock, backing_path, extents.inodes(), volume)
+            rescue = Rescue(extents, owner, most, unreadable)
+            first = first_data_sector(backing.superblock)
+            size_bytes = device.size_bytes - first * SECTOR_BYTES
+            return Exported(packed_map(rescue.chosen(), first), size_bytes, files, device.data_path, first)
+
+
+def _serve(options: GlobalOptions, command: Sequence[str], exported: Exported) -> None:
+    """Run nbdkit until it ends or a signal does. It ends with this process, since it reads from it."""
+    engine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    assert engine.stdin is not None
+    assert engine.stdout is not None
+    try:
+        with ends_by_signal():
+            uri = engine.stdout.readline().strip()
+            if not uri:
+                raise Failed(f"nbdkit failed with status {engine.wait()}: {shlex.join(command)}; {MISSING}")
+            answer(options, {"uri": uri, "size_bytes": exported.size_bytes}, lambda: _lines(uri, exported))
+            sys.stdout.flush()
+            engine.wait()
+    finally:
+        engine.stdin.close()
+        engine.stdout.close()
+        engine.wait()
+
+
+def _lines(uri: str, exported: Exported) -> str:
+    return f"{uri}  ({format_size(exported.size_bytes)}; Ctrl-C ends it)"

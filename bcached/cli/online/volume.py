@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bcachectl volume`: the entries of the uuid table, whose slots are the inodes of keys."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+import click
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bcached.cli.amounts import SIZE_IN_SECTORS
+from bcached.cli.answer import answer
+from bcached.cli.examples import examples
+from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.online.daemon import connected
+from bcached.units import SECTOR_BYTES, format_size
+from bcached.wire.volume_messages import Orphan, Volume
+
+
+@click.group
+def volume() -> None:
+    """List, create and delete volumes. Allocations name a volume by its inode."""
+
+
+@volume.command("list")
+@pass_options
+def list_volumes(options: GlobalOptions) -> None:
+    """List all volumes of the set, and the inodes without a volume that still have keys."""
+    with connected(options) as client:
+        volumes, orphans = client.list_volumes(), client.list_orphans()
+
+    def drawn() -> RenderableType:
+        parts: list[RenderableType] = [table(volumes) if volumes else "no volumes"]
+        if orphans:
+            parts += ["", "keys under inodes without a volume:", orphan_table(orphans)]
+        return Group(*parts)
+
+    answer(options, {"volumes": volumes, "orphans": orphans}, drawn)
+
+
+def table(volumes: Iterable[Volume]) -> Table:
+    """Returns a table of volumes, one a line."""
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    drawn.add_column("inode", justify="right")
+    for column in ("label", "kind", "size", "uuid"):
+        drawn.add_column(column, justify="right" if column == "size" else "left")
+    for one in volumes:
+        size = format_size(one.sectors * SECTOR_BYTES) if one.sectors else ""
+        kind = "flash-only" if one.flash_only else "cached"
+        drawn.add_row(str(one.inode), Text(one.label), kind, size, one.uuid)
+    return drawn
+
+
+def orphan_table(orphans: Iterable[Orphan]) -> Table:
+    """Returns a table of the inodes without a volume that have keys, one a line."""
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("inode", "keys", "dirty", "clean"):
+        drawn.add_column(column, justify="right")
+    for one in orphans:
+        sizes = (format_size(sectors * SECTOR_BYTES) for sectors in (one.dirty_sectors, one.clean_sectors))
+        drawn.add_row(str(one.inode), f"{one.keys:,}", *sizes)
+    return drawn
+
+
+@volume.command(
+    epilog=examples("bcachectl volume create thumbnails", "bcachectl volume create scratch --size 10G")
+)
+@click.argument("label")
+@click.option(
+    "--size",
+    metavar="SIZE",
+    type=SIZE_IN_SECTORS,
+    help="Make it flash-only: a block device of that size to the kernel, whose data is nowhere else.",
+)
+@click.option("--uuid", type=click.UUID, help="The backing device that the kernel may attach to it.")
+@pass_options
+def create(options: GlobalOptions, label: str, size: int | None, uuid: UUID | None) -> None:
+    """Create a volume and print its inode. Durable when the command returns."""
+    with connected(options) as client:
+        inode = client.create_volume(label, sectors=size, uuid=None if uuid is None else str(uuid))
+    answer(options, {"inode": inode}, lambda: str(inode))
+
+
+@volume.command
+@click.argument("inode", type=click.IntRange(min=0))
+@click.option("--force", is_flag=True, help="Even if it holds dirty data, which is then lost.")
+@pass_options
+def delete(options: GlobalOptions, inode: int, force: bool) -> None:
+    """Delete a volume: its reservations end, its keys are dropped, its inode is free.
+
+    Also for the keys under an inode without a volume (`volume list` prints those).
+    """
+    with connected(options) as client:
+        client.delete_volume(inode, force=force)
+    answer(options, {}, lambda: f"volume {inode} deleted")

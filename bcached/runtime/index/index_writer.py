@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Applying a change of keys, for every kind of caller.
+
+A change is accepted without an await: its journal entry, the tree and the live sectors change together, in
+the order in which they are replayed. All waiting comes before: for nodes that must be read, space in the
+journal, buckets for new nodes. After a wait every condition is checked again: none is valid across an await.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from bcached.errors import DeviceError, DeviceFailed, FormatError, NoFreeBuckets
+from bcached.keys import Key
+from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.index.node_buckets import NodeBuckets
+from bcached.state.accounting.live_sectors import LiveSectors
+from bcached.state.index.key_ranges import Span
+from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.store.btree.write_back import WriteBack
+from bcached.store.journal.journal import Journal
+from bcached.wire.change_map import ChangeMap
+
+
+class IndexWriter:
+    """Puts keys into the journal, the tree and the counts of live sectors, once there is space for them."""
+
+    def __init__(
+        self,
+        write_back: WriteBack,
+        journal: Journal,
+        sectors: SectorAllocator,
+        live: LiveSectors,
+        buckets: NodeBuckets,
+        change_map: ChangeMap,
+        shared: Shared,
+    ) -> None:
+        self.change_map = change_map
+        self.write_back = write_back
+        self.nodes = write_back.nodes
+        self.journal = journal
+        self.live = live
+        self.buckets = buckets
+        self.newest_seq = journal.seq  # the newest entry that may hold keys
+        self._tree = write_back.nodes.tree
+        self._count_changes = change_map.count
+        self._member_buckets = sectors.members
+        self._shared = shared
+        self._reclaims = 0  # the members' count when the allocators were notified last
+        shared.stop.on_refusal.append(lambda _: write_back.wake_throttled())
+        journal.on_durable.append(self._entry_durable)
+
+    # Whether it can be made now
+
+    def is_ready(self, spans: Iterable[Span], words: int) -> bool:
+        """Whether keys of so many words can be inserted in these ranges now."""
+        if not self.journal.has_space(words) or self.nodes.is_over_limit:
+            return False
+        missing = self._tree.missing
+        for inode, start, end in spans:  # noqa: SIM110 (most commits have one key)
+            if missing(inode, start, end) is not None:
+                return False
+        return True
+
+    async def make_ready(self, spans: Sequence[Span], words: int, left_s: float) -> None:
+        """Wait until a change can be made; that holds until the caller's next await.
+
+        The memory limit is checked before the nodes are loaded, not after: they alone may exceed it.
+        Raises NoFreeBuckets after left_s.
+        """
+        shared, journal, nodes = self._shared, self.journal, self.nodes
+        shared.stop.check_changeable()
+        if self.is_ready(spans, words):
+            return
+        lacks = "btree"
+        try:
+            async with asyncio.timeout(max(left_s, 0)):
+                while nodes.is_over_limit:
+                    shared.leaves_wanted()
+                    await self.write_back.wait_for_trim()
+                    shared.stop.check_changeable()
+                while True:
+                    with as_device_failed(shared):
+                        await nodes.load(spans)
+                    if journal.has_space(words):
+                        break
+                    lacks = "journal"
+                    with as_device_failed(shared):
+                        await journal.wait_for_space(words)
+                    shared.stop.check_changeable()
+                    lacks = "btree"
+        except TimeoutError:
+            raise NoFreeBuckets(lacks, int(max(left_s, 0) * 1000)) from None
+        shared.stop.check_changeable()
+
+    def may_grow(self) -> bool:
+        """Whether there are buckets for the nodes that new keys may need."""
+        return self.buckets.may_grow(self._tree)
+
+    async def wait_to_grow(self, left_s: float) -> None:
+        """Wait for buckets for new nodes; check `may_grow` again. NoFreeBuckets after left_s."""
+        await self.buckets.wait_to_grow(self._tree, left_s)
+
+    # Making it
+
+    def put(self, keys: Sequence[Key]) -> int:
+        """Insert keys, which replace others in their ranges; returns their seq.
+
+        The ranges must be loaded, and the journal have space. Call `settle` after all related changes.
+        """
+        seq = self.journal.append(keys)
+        tree, live = self._tree, self.live
+        for key in keys:
+            removed = tree.insert(key, seq)
+            if removed:
+                live.remove(removed, seq)
+            live.add(key)
+        self._count_changes(keys)
+        self.newest_seq = seq
+        if self._tree.leaves.wanted:
+            self._shared.leaves_wanted()
+        return seq
+
+    def settle(self) -> None:
+        """Notify the allocators if buckets became reclaimable."""
+        reclaims = 0
+        for buckets in self._member_buckets:
+            reclaims += buckets.reclaims
+        if reclaims != self._reclaims:
+            self._reclaims = reclaims
+            self._shared.buckets_moved()
+
+    def change(self, keys: Sequence[Key]) -> int:
+        """Put keys without a reservation; returns their seq."""
+        seq = self.put(keys)
+        self.settle()
+        return seq
+
+    # Afterwards
+
+    def _entry_durable(self, seq: int) -> None:
+        """Allow reuse of buckets whose last keys this entry removed: a replay does not restore them.
+
+        Buckets of removed dirty keys wait until no leaf and no needed entry has these keys: the kernel
+        complains of a stale dirty key even if a later one overwrites it.
+        """
+        if self.live.cleaned_seq >= self.journal.oldest_kept_seq:
+            seq = self.journal.oldest_kept_seq - 1
+        if sum([buckets.emptying_durable(seq) for buckets in self._member_buckets]):
+            self._shared.buckets_moved()
+
+
+@contextmanager
+def as_device_failed(shared: Shared) -> Iterator[None]:
+    """Raise DeviceFailed for an error of a device or its contents, with the first failure as the reason.
+
+    After a failure the set refuses changes, and tasks end that others wait for: later errors follow from it.
+    """
+    try:
+        yield
+    except (DeviceError, FormatError) as error:
+        if isinstance(shared.stop.refusal, DeviceFailed):
+            raise shared.stop.refusal.with_traceback(None) from None
+        raise DeviceFailed(str(error)) from None

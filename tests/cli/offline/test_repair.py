@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bcachectl repair`: nothing is given up unasked, and what is asked for leaves a set that opens."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bcached.cli.main import bcachectl
+from bcached.runtime.index.lookups import LookupRequest
+from bcached.runtime.lifetime import running
+from instruments.devices.memory_device import MemoryDevice
+from instruments.samples.image_builder import ImageBuilder, two_levels
+from instruments.samples.living_set import set_options
+from instruments.time.virtual_time import run_in_virtual_time
+
+MENDED, ERRORS_LEFT, OPERATIONAL, USAGE = 1, 4, 8, 16
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(bcachectl, list(map(str, arguments)))
+
+
+def with_a_hole(members: int = 1, *, last_lost: int = 6) -> ImageBuilder:
+    """Entry 4 of six is damaged, so that 3 is the newest that can be read."""
+    builder = ImageBuilder(members=members)
+    root, _ = two_levels(builder)
+    keys = [[builder.extent(0, 5000 + 8 * n, 8, dirty=True)] for n in range(last_lost)]
+    builder.finish(root, 1, keys)
+    for member in range(members):
+        builder.flip(builder.entries[4][1] + 200, member)
+    return builder
+
+
+def test_without_a_step_it_says_what_could_be_done_and_does_nothing(tmp_path: Path) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    before = Path(path).read_bytes()
+    done = run("repair", path)
+    assert done.exit_code == ERRORS_LEFT
+    assert f"to go on without: bcachectl repair --clear-journal-behind 3 {path}" in done.stdout
+    assert Path(path).read_bytes() == before
+
+
+def test_a_dry_run_names_what_is_given_up_and_changes_nothing(tmp_path: Path) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    before = Path(path).read_bytes()
+    done = run("repair", "-n", "--clear-journal-behind", 3, path)
+    assert done.exit_code == ERRORS_LEFT
+    assert done.stdout.splitlines() == [
+        "clear the journal behind entry 3: 3 blocks",
+        "  gives up: all changes since journal entry 3: 3 entries, 2 of them readable",
+        "  gives up: in those that are readable: 2 keys of 16 sectors, 16 of them dirty",
+        "would be sound then",
+    ]
+    assert Path(path).read_bytes() == before
+
+
+def test_without_a_terminal_it_wants_yes(tmp_path: Path) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    before = Path(path).read_bytes()
+    done = run("repair", "--clear-journal-behind", 3, path)
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert "say --yes" in done.stderr
+    assert Path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_was_cleared_is_found_by_nobody_again(tmp_path: Path, members: int) -> None:
+    builder = with_a_hole(members)
+    paths = builder.files(tmp_path)
+    done = run("--json", "repair", "--yes", "--clear-journal-behind", 3, *paths)
+    assert done.exit_code == MENDED
+    assert json.loads(done.stdout)["sound"] is True
+    for path in paths:
+        raw = Path(path).read_bytes()
+        for seq in (4, 5, 6):
+            byte = builder.entries[seq][1]
+            assert raw[byte : byte + builder.geometry.block_bytes] == bytes(builder.geometry.block_bytes)
+    assert run("check", *paths).exit_code == 0
+    assert run_in_virtual_time(offsets(paths, tmp_path)) == [5000, 5008, 5016]
+    again = run("repair", "--yes", "--clear-journal-behind", 3, *paths)
+    assert again.exit_code == 0, "there is nothing to do any more"
+
+
+async def offsets(paths: list[str], folder: Path) -> list[int]:
+    """Where the keys of the journal begin that a daemon finds."""
+    devices = [MemoryDevice.holding(Path(path).read_bytes()) for path in paths]
+    async with running(devices, set_options(folder)) as cache_set:
+        assert cache_set.verify() == []
+        keys = (await cache_set.lookups.lookup(LookupRequest(0, 5000, 64))).keys
+        return [key.offset for key in keys]
+
+
+def test_it_goes_back_as_far_as_it_is_told(tmp_path: Path) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    assert run("repair", "--yes", "--clear-journal-behind", 1, path).exit_code == MENDED
+    checked = json.loads(run("--json", "check", path).stdout)
+    assert (checked["journal"]["seq"], checked["sound"]) == (1, True)
+
+
+@pytest.mark.parametrize("seq", [4, 5, 99])
+def test_only_to_an_entry_that_is_whole(tmp_path: Path, seq: int) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    before = Path(path).read_bytes()
+    done = run("repair", "--yes", "--clear-journal-behind", seq, path)
+    assert done.exit_code == OPERATIONAL
+    assert "found 1 to 3" in done.stderr
+    assert Path(path).read_bytes() == before
+
+
+def test_an_entry_whose_magic_is_gone_is_cleared_too(tmp_path: Path) -> None:
+    builder = with_a_hole(last_lost=4)
+    builder.flip(builder.entries[4][1] + 8)
+    (path,) = builder.files(tmp_path)
+    assert "journal-torn" in run("--json", "check", path).stdout
+    assert run("repair", "--yes", "--clear-journal-behind", 3, path).exit_code == MENDED
+    assert run("check", path).exit_code == 0
+
+
+def test_a_device_in_use_is_refused(tmp_path: Path) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = run("repair", "--yes", "--clear-journal-behind", 3, path)
+    assert (done.exit_code, done.stdout) == (OPERATIONAL, "")
+    assert "in use" in done.stderr
+
+
+def test_a_wrong_number_is_a_wrong_usage(tmp_path: Path) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    for wrong in ("0", "-1", "x"):
+        assert run("repair", "--clear-journal-behind", wrong, path).exit_code == USAGE
+    assert run("repair").exit_code == USAGE
+
+
+def test_a_sound_entry_that_was_never_written_can_be_cleared_as_advised(tmp_path: Path) -> None:
+    """The kernel would take it for the newest once there are entries right up to it."""
+    builder = ImageBuilder()
+    root, _ = two_levels(builder)
+    builder.finish(root, 1, [[builder.extent(0, 5000 + 8 * n, 8, dirty=True)] for n in range(3)])
+    journal = builder.entries[1][1]
+    builder.write_entry(builder.entry(1 << 50, 1), journal + 12 * builder.geometry.block_bytes)
+    (path,) = builder.files(tmp_path)
+    checked = run("check", path)
+    advice = f"repair --clear-journal-behind 3 {path}"
+    assert checked.exit_code != 0
+    assert advice in checked.stdout
+    assert run("--json", *advice.split(), "--yes").exit_code == MENDED
+    assert run("check", path).exit_code == 0
+    assert run_in_virtual_time(offsets([path], tmp_path)) == [5000, 5008, 5016]
