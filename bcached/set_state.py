@@ -88,9 +88,13 @@ class MemberState(Struct, frozen=True, gc=False):
         int,
         gauge("bcached_free_inc_buckets", "Buckets invalidated, waiting for their gens to be durable."),
     ]
-    free_inc_capacity: int
+    free_inc_capacity: Annotated[
+        int, gauge("bcached_free_inc_capacity_buckets", "Invalidated buckets that can wait.")
+    ]
     unused: Annotated[int, gauge("bcached_unused_buckets", "Empty buckets, on the unused list.")]
-    unused_capacity: int
+    unused_capacity: Annotated[
+        int, gauge("bcached_unused_capacity_buckets", "Buckets that the unused list can hold.")
+    ]
     allocations: Annotated[
         dict[str, int],
         counter("bcached_allocations", "Buckets taken from a reserve.", label="reserve", known=RESERVES),
@@ -125,13 +129,28 @@ class MemberState(Struct, frozen=True, gc=False):
             value="disk",
         ),
     ]
-    held_back_by_gen: int  # buckets the last invalidation skipped for their gen distance
+    # Buckets the last invalidation skipped for their gen distance.
+    held_back_by_gen: Annotated[
+        int,
+        gauge(
+            "bcached_held_back_by_gen_buckets",
+            "Buckets that the last invalidation skipped, as their gens are at the limit.",
+        ),
+    ]
     journal_free_buckets: Annotated[
         int, gauge("bcached_journal_free_buckets", "Journal buckets free for new entries.")
     ]
-    journal_bucket_count: int
-    invalidate_needs_gc: bool  # the last invalidation found too few buckets
+    journal_bucket_count: Annotated[int, gauge("bcached_journal_buckets", "Journal buckets in all.")]
+    # The last invalidation found too few buckets.
+    invalidate_needs_gc: Annotated[
+        bool, gauge("bcached_invalidate_needs_gc", "1 if the last invalidation found too few buckets.")
+    ]
     io_errors: Annotated[int, counter("bcached_io_errors", "Reads, writes and flushes that failed.")]
+    # A daemon that does not count these yet gives 0.
+    gen_distance_limit: Annotated[
+        int,
+        gauge("bcached_gen_distance_limit", "The distance at which a gen rises no more (see _max)."),
+    ] = 0
 
 
 class IndexState(Struct, frozen=True, gc=False):
@@ -272,10 +291,18 @@ class SetState(Struct, frozen=True, gc=False):
         dict[str, int],
         counter("bcached_gc_runs", "Garbage collections by cause.", label="trigger", known=GC_TRIGGERS),
     ]
-    gc_running: bool
+    gc_running: Annotated[bool, gauge("bcached_gc_running", "1 while a garbage collection marks.")]
     gc_found: dict[str, int]  # counted by the last collection
     dirty_sectors: dict[str, int]
-    sectors_to_gc: int  # of new data, until traffic triggers a collection
+    # Sectors of new data until traffic triggers a collection.
+    sectors_to_gc: Annotated[
+        int,
+        gauge(
+            "bcached_gc_due_bytes",
+            "New data until the next garbage collection; negative if it is overdue.",
+            unit=SECTOR_BYTES,
+        ),
+    ]
     min_prio: int
     journal_seq: int
     index: IndexState
@@ -297,4 +324,27 @@ class SetState(Struct, frozen=True, gc=False):
     client_misses: Annotated[int, counter("bcached_client_misses", "Reads that clients did not serve.")] = 0
     client_hit_bytes: Annotated[
         int, counter("bcached_client_hit_bytes", "Bytes of the reads that clients served.")
+    ] = 0
+    gc_requested: Annotated[
+        bool, gauge("bcached_gc_requested", "1 if a garbage collection is requested and has not begun.")
+    ] = False
+    gc_interval_sectors: Annotated[
+        int,
+        gauge(
+            "bcached_gc_interval_bytes",
+            "New data after which garbage is collected at the latest.",
+            unit=SECTOR_BYTES,
+        ),
+    ] = 0
+    gc_pointers: Annotated[
+        int, gauge("bcached_gc_pointers", "Pointers that the last garbage collection marked.")
+    ] = 0
+    gc_stale_pointers: Annotated[
+        int, gauge("bcached_gc_stale_pointers", "Those of them that were stale.")
+    ] = 0
+    gc_leaves_rewritten: Annotated[
+        int, counter("bcached_gc_leaves_rewritten", "Leaves that collections rewrote without stale keys.")
+    ] = 0
+    gc_nodes_saved: Annotated[
+        int, counter("bcached_gc_nodes_saved", "Nodes that collections gained by merging.")
     ] = 0

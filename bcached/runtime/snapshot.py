@@ -10,6 +10,7 @@ from bcached.runtime.tasks.task_set import Tasks
 from bcached.set_state import IndexState, MemberState
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
+from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.closing import abandoned, idle
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -60,6 +61,12 @@ def take_snapshot(
             str(inode): count for inode, count in tasks.garbage_collector.marker.dirty_sectors.items()
         },
         sectors_to_gc=shared.collections.sectors_to_next,
+        gc_requested=shared.collections.wanted is not None,
+        gc_interval_sectors=shared.collections.interval_sectors,
+        gc_pointers=marker.found.get("pointers", 0),
+        gc_stale_pointers=marker.found.get("stale_pointers", 0),
+        gc_leaves_rewritten=tasks.garbage_collector.stale_keys.leaves_rewritten,
+        gc_nodes_saved=tasks.garbage_collector.nodes_saved,
         min_prio=shared.prios.min_prio,
         journal_seq=journal.seq,
         index=_index(index, tasks),
@@ -142,4 +149,5 @@ def _member(member: Member, journal: Journal) -> MemberState:
         journal_bucket_count=buckets.geometry.journal_bucket_count,
         invalidate_needs_gc=buckets.invalidate_needs_gc,
         io_errors=member.block_device.errors,
+        gen_distance_limit=GEN_DISTANCE_MAX,
     )

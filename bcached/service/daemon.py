@@ -28,6 +28,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.service.command_line import allow_descriptors, parse_arguments
 from bcached.service.failures import report, report_unusable
+from bcached.service.health import probes_of
 from bcached.service.heap import trim_heap
 from bcached.service.listening_sockets import ListeningSockets
 from bcached.service.logs.log import LogHandler, get_logger, log_what_is_not_caught, replace_stderr
@@ -112,7 +113,7 @@ class Daemon:
         """Serve the socket and the metrics until a stop is requested."""
         service = CacheService(cache_set)
         async with SocketServer(service, access(self.settings), socket_limits(self.settings)) as server:
-            metrics = MetricsServer(registry(lambda: self._snapshot(cache_set, server)))
+            metrics = MetricsServer(registry(lambda: self._snapshot(cache_set, server)), probes_of(cache_set))
             helpers: list[asyncio.Task[None]] = []
             try:
                 status = await self._start_serving(cache_set, sockets, server, metrics)

@@ -2,21 +2,38 @@
 """The daemon's own statistics, which metrics and status read beside the set's."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
+from bcached.errors import RequestError
 from bcached.metric import counter, gauge
 from bcached.state.statistics import Histogram, SetStatistics
+
+# Without their interfaces: the same error has a name in each.
+ERROR_NAMES = tuple(
+    sorted(
+        error.NAME.rpartition(".")[2]
+        for error in RequestError.__subclasses__()
+        if error.__module__ == RequestError.__module__
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """The socket: how many clients are connected, and the requests since the start by method name."""
+    """The socket: how many clients are connected, and the requests since the start.
+
+    requests, errors and durations have the methods that were called.
+    """
 
     connections: Annotated[int, gauge("bcached_client_connections", "Clients connected.")]
     requests: Annotated[Mapping[str, int], counter("bcached_rpc_requests", "Requests.", label="method")]
     errors: Mapping[str, int]
     durations: Mapping[str, Histogram]
+    error_replies: Annotated[
+        Mapping[str, int],
+        counter("bcached_rpc_error_replies", "Replies with an error.", label="error", known=ERROR_NAMES),
+    ] = field(default_factory=dict)
     buffer_bytes: Annotated[
         int,
         gauge(

@@ -24,7 +24,7 @@ class GcSchedule:
         self.evacuations_wanted: set[Member] = set()
         self.evacuating: Member | None = None  # the member the evacuator works on
         # Sectors of new data until traffic requests a collection; negative once it has requested one.
-        self.sectors_to_next = self._interval = max(volume_sectors // TRAFFIC_PART, 1)
+        self.sectors_to_next = self.interval_sectors = max(volume_sectors // TRAFFIC_PART, 1)
         self._conditions = conditions
 
     @property
@@ -56,7 +56,7 @@ class GcSchedule:
         """Count a completed marking, and restart the count of traffic to the next."""
         self.markings += 1
         self.runs[trigger] += 1
-        self.sectors_to_next = self._interval
+        self.sectors_to_next = self.interval_sectors
 
     def begin_round(self) -> None:
         """Record that a whole collection began."""

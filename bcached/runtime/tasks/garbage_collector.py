@@ -39,6 +39,7 @@ class GarbageCollector:
         before_gens_count: Callable[[], None],
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)  # of markings
+        self.nodes_saved = 0  # by merging, in all rounds
         self.mover = mover
         self.evacuator = evacuator
         self._pacer = Pacer(self, shared)  # of all parts: they run one after the other, as this task
@@ -101,9 +102,11 @@ class GarbageCollector:
         self._warn_of_losses(dropped, vanished)
         if shared.options.moving_gc and shared.stop.refusal is None:
             await self._moving.move(self._pacer)
+        saved = max(nodes - len(self._index.changes.buckets.bucket_ids), 0)
+        self.nodes_saved += saved
         self.marker.found |= {
             "leaves_rewritten": self.stale_keys.leaves_rewritten - rewritten,
-            "nodes_saved": max(nodes - len(self._index.changes.buckets.bucket_ids), 0),
+            "nodes_saved": saved,
             "sectors_moved": self.mover.moved_sectors - moved,
             "milliseconds": int((shared.clock() - begun) * 1000),
         }

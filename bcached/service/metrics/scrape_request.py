@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Parses a request to the metrics port: as much HTTP as a scrape needs.
+"""Parses a request to the metrics port: as much HTTP as a scrape or a probe needs.
 
 Any input has a response. Input that is not HTTP/1 is refused as soon as that is visible, since a TLS or
 HTTP/2 client never sends the empty line that ends a request.
@@ -17,13 +17,23 @@ TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # an HTTP method
 VERSION = re.compile(rb"HTTP/\d\.\d")
 ORIGIN = re.compile(rb"(?i)https?://[^/?#]*")
 SPACE = b" \t\r"
+METRICS = "/metrics"
+PROBES = ("/", "/-/healthy", "/-/ready")  # the pages beside the metrics, as Prometheus itself has them
 
 
 class Wanted(NamedTuple):
-    """A request for the metrics in this encoding."""
+    """A request for the metrics in this encoding; gzip: compressed."""
 
     encode: Callable[[Any], bytes]
     kind: str
+    head_only: bool
+    gzip: bool = False
+
+
+class Probe(NamedTuple):
+    """A request for one of PROBES."""
+
+    path: str
     head_only: bool
 
 
@@ -35,7 +45,7 @@ class Refused(NamedTuple):
     header: str | None = None
 
 
-def parse(received: bytes) -> Wanted | Refused | None:
+def parse(received: bytes) -> Wanted | Probe | Refused | None:
     """Returns the request or its refusal; None while more input is needed."""
     start = 2 if received.startswith(b"\r\n") else 0  # RFC 9112: one empty line before a request is ignored
     head, is_whole = head_of(received[start:])
@@ -44,7 +54,11 @@ def parse(received: bytes) -> Wanted | Refused | None:
     if len(head) > HEAD_BYTES_MAX:
         return refusal_before_the_end(head) or Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     first, *fields = head.split(b"\n")
-    return refusal_of_line(first) or refusal_of_target(first) or wanted(first, fields)
+    refused = refusal_of_line(first) or refusal_of_target(first)
+    if refused is not None:
+        return refused
+    path, head_only = path_of(first), first.split()[0] == b"HEAD"
+    return wanted(fields, head_only=head_only) if path == METRICS else Probe(path, head_only)
 
 
 def head_of(received: bytes) -> tuple[bytes, bool]:
@@ -73,22 +87,39 @@ def refusal_of_line(line: bytes) -> Refused | None:
 
 
 def refusal_of_target(line: bytes) -> Refused | None:
-    """Returns a refusal if the path is not /metrics or the method is not GET or HEAD."""
-    method, target, _ = line.split()
-    path = re.split(rb"[?#]", ORIGIN.sub(b"", target), maxsplit=1)[0]
-    if path != b"/metrics":
+    """Returns a refusal if there is no such page or the method is not GET or HEAD."""
+    if path_of(line) not in (METRICS, *PROBES):
         return Refused(HTTPStatus.NOT_FOUND, b"the metrics are at /metrics\n")
-    if method not in (b"GET", b"HEAD"):
+    if line.split()[0] not in (b"GET", b"HEAD"):
         return Refused(HTTPStatus.METHOD_NOT_ALLOWED, b"", "Allow: GET, HEAD")
     return None
 
 
-def wanted(line: bytes, fields: list[bytes]) -> Wanted:
+def path_of(line: bytes) -> str:
+    """Returns the path of a request line, without host and query."""
+    target = ORIGIN.sub(b"", line.split()[1])
+    return re.split(rb"[?#]", target, maxsplit=1)[0].decode("latin-1") or "/"
+
+
+def wanted(fields: list[bytes], *, head_only: bool) -> Wanted:
     """Returns the encoding that the header fields ask for, or the default one."""
+    encode, kind = encoder(_values_of(b"accept", fields))
+    return Wanted(encode, kind, head_only, accepts_gzip(_values_of(b"accept-encoding", fields)))
+
+
+def _values_of(name: bytes, fields: list[bytes]) -> str:
+    """Returns the values of all header fields of a name, as one list."""
     split = [field.partition(b":") for field in fields]
-    accepted = [value for name, _, value in split if name.strip().lower() == b"accept"]
-    encode, kind = encoder(b",".join(accepted).decode("latin-1"))
-    return Wanted(encode, kind, line.split()[0] == b"HEAD")
+    return b",".join(value for key, _, value in split if key.strip().lower() == name).decode("latin-1")
+
+
+def accepts_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding field lists gzip with a weight above zero."""
+    for item in accepted.lower().split(","):
+        coding, *parameters = [part.strip() for part in item.split(";")]
+        if coding == "gzip":
+            return not any(re.fullmatch(r"q\s*=\s*0(\.0*)?", parameter) for parameter in parameters)
+    return False
 
 
 def encoder(accept: str) -> tuple[Callable[[Any], bytes], str]:

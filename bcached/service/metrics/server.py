@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Serves GET /metrics on the event loop, with as much HTTP as a scrape needs.
+"""Serves /metrics and the pages beside it on the event loop, with as much HTTP as a scrape needs.
 
 A scrape takes its snapshot at once and renders it in slices between which the loop serves requests: rendering
 all metrics would hold it for several milliseconds. One slice runs in each iteration of the loop, however many
@@ -13,6 +13,7 @@ from collections import deque
 from prometheus_client import CollectorRegistry
 
 from bcached.service.listening import BACKLOG
+from bcached.service.metrics.probes import Page, Probes
 from bcached.service.metrics.scrape import Scrape, Stage
 
 CONNECTIONS_MAX = 32
@@ -22,8 +23,9 @@ SLICE_S = 0.001
 class MetricsServer:
     """Serves listening sockets, whose addresses are in `addresses`."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, probes: Probes | None = None) -> None:
         self.registry = registry
+        self._probes = probes or Probes()
         self.addresses: list[str] = []
         self._servers: list[asyncio.Server] = []
         self._connections: set[Scrape] = set()
@@ -63,6 +65,10 @@ class MetricsServer:
         self._to_render.append(scrape)
         if len(self._to_render) == 1:
             asyncio.get_running_loop().call_soon(self._render)
+
+    def page(self, path: str) -> Page:
+        """Returns the page at a path beside the metrics."""
+        return self._probes.page(path)
 
     def _render(self) -> None:
         scrape = self._to_render[0]

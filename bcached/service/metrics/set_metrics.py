@@ -2,7 +2,8 @@
 """Every metric that Prometheus scrapes, made from one immutable snapshot.
 
 A scrape runs on the event loop, so its values are consistent; nothing is read from another thread. Every
-value of a label exists from the start, as 0, so that rates and alerts work from the first minute.
+value of a label exists from the start, as 0, so that rates and alerts work from the first minute; except
+methods, whose histograms are many series each: those exist from the first call on.
 """
 
 import platform

@@ -367,10 +367,11 @@ class RequestPipeline:
 
     def _refusal(self, kind: type, error: RequestError) -> Refusal:
         """Returns the error under the name of the interface that was called."""
-        self._server.counts.of(kind).errors += 1
         name = error.NAME
-        if name.startswith(f"{ALLOCATOR}."):
-            name = f"{INTERFACE_OF.get(kind, ALLOCATOR)}.{name.rpartition('.')[2]}"
+        interface, _, own_name = name.rpartition(".")
+        self._server.counts.count_error(kind, own_name)
+        if interface == ALLOCATOR:
+            name = f"{INTERFACE_OF.get(kind, ALLOCATOR)}.{own_name}"
         return Refusal(name, error.fields)
 
 

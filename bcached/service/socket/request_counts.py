@@ -54,10 +54,16 @@ class RequestCounts:
         }
         self._by_name = {name: self._by_kind[method.request] for name, method in METHODS.items()}
         self._by_name[UNKNOWN] = self._unknown
+        self.error_replies: Counter[str] = Counter()  # by the error's name without its interface
 
     def of(self, kind: type) -> MethodCounts:
         """Returns the counts of one method, or those of unknown methods for any other class."""
         return self._by_kind.get(kind, self._unknown)
+
+    def count_error(self, kind: type, name: str) -> None:
+        """Count a reply with an error, given the error's name without its interface."""
+        self.of(kind).errors += 1
+        self.error_replies[name] += 1
 
     def observe(self, requests: Sequence[object], elapsed_ns: int) -> None:
         """Count requests answered by one write."""
@@ -68,12 +74,14 @@ class RequestCounts:
                 self.of(kind).observe(count, elapsed_ns)
 
     def statistics(self, connections: int, buffers: Buffers) -> ServerStatistics:
-        """Returns all counts, as metrics read them."""
+        """Returns all counts, as metrics read them: of the methods that were called."""
+        called = {name: counts for name, counts in self._by_name.items() if counts.requests or counts.errors}
         return ServerStatistics(
             connections=connections,
-            requests={name: counts.requests for name, counts in self._by_name.items()},
-            errors={name: counts.errors for name, counts in self._by_name.items()},
-            durations={name: counts.histogram() for name, counts in self._by_name.items()},
+            requests={name: counts.requests for name, counts in called.items()},
+            errors={name: counts.errors for name, counts in called.items()},
+            durations={name: counts.histogram() for name, counts in called.items()},
+            error_replies=dict(self.error_replies),
             buffer_bytes=buffers.held_bytes,
             buffer_bytes_max=buffers.limit_bytes,
             gave_way=buffers.gave_way,

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Refused, Wanted, parse
+from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Probe, Refused, Wanted, accepts_gzip, parse
 
 GET = b"GET /metrics HTTP/1.1\r\n"
 ODD_VERSIONS = [
@@ -33,7 +33,7 @@ ODD_VERSIONS = [
 def status(head: bytes) -> int | None:
     """What the request comes to; None while it is not whole."""
     asked = parse(head)
-    return HTTPStatus.OK if isinstance(asked, Wanted) else None if asked is None else asked.status
+    return HTTPStatus.OK if isinstance(asked, Wanted | Probe) else None if asked is None else asked.status
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
@@ -130,3 +130,20 @@ def test_no_bytes_at_all_are_too_odd() -> None:
         asked = parse(bytes(head))
         found.add(asked.status if isinstance(asked, Refused) else type(asked))
     assert found >= {Wanted, type(None), 400, 404, 405, 505}
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("deflate, GZIP;q=0.1", True),
+        ("gzip;q=0", False),
+        ("gzip; q = 0.000", False),
+        ("identity", False),
+        ("gzipped", False),
+        (";;q=,", False),
+    ],
+)
+def test_gzip_is_sent_only_to_those_that_take_it(accepted: str, expected: bool) -> None:
+    assert accepts_gzip(accepted) is expected

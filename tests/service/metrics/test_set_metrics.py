@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import asyncio
+import gzip
 import re
 import shutil
 import socket
@@ -20,7 +21,9 @@ from bcached.service.listening import bind_metrics
 from bcached.service.metrics import scrape
 from bcached.service.metrics import server as metrics_server
 from bcached.service.metrics.families import coarser
+from bcached.service.metrics.probes import Probes
 from bcached.service.metrics.scrape import Rendering
+from bcached.service.metrics.scrape_request import Wanted
 from bcached.service.metrics.server import MetricsServer
 from bcached.service.metrics.set_metrics import registry
 from bcached.service.statistics import ServerStatistics, Snapshot
@@ -53,6 +56,20 @@ CONTRACT = {
     "bcached_gen_distance_max": {"against"},
     "bcached_journal_write_duration_seconds_bucket": {"le"},
     "bcached_journal_free_buckets": set(),
+    "bcached_journal_buckets": set(),
+    "bcached_free_inc_capacity_buckets": set(),
+    "bcached_unused_capacity_buckets": set(),
+    "bcached_held_back_by_gen_buckets": set(),
+    "bcached_gen_distance_limit": set(),
+    "bcached_invalidate_needs_gc": set(),
+    "bcached_gc_running": set(),
+    "bcached_gc_requested": set(),
+    "bcached_gc_due_bytes": set(),
+    "bcached_gc_interval_bytes": set(),
+    "bcached_gc_pointers": set(),
+    "bcached_gc_stale_pointers": set(),
+    "bcached_gc_leaves_rewritten_total": set(),
+    "bcached_gc_nodes_saved_total": set(),
     "bcached_open_buckets": set(),
     "bcached_open_buckets_gone": set(),
     "bcached_open_buckets_idle": set(),
@@ -80,6 +97,7 @@ CONTRACT = {
     "bcached_client_hit_bytes_total": set(),
     "bcached_rpc_requests_total": {"method"},
     "bcached_rpc_errors_total": {"method"},
+    "bcached_rpc_error_replies_total": {"error"},
     "bcached_rpc_duration_seconds_bucket": {"method", "le"},
     "bcached_event_loop_lag_seconds": set(),
     "bcached_client_connections": set(),
@@ -371,6 +389,37 @@ async def test_openmetrics_is_spoken_when_asked_for(server: MetricsServer) -> No
     assert body.count(b"# EOF") == 1
 
 
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text;version=1.0.0"])
+async def test_a_scrape_is_compressed_if_the_peer_takes_gzip(server: MetricsServer, accept: str) -> None:
+    wanted = f"GET /metrics HTTP/1.1\r\nAccept: {accept}\r\n"
+    _, plain_headers, plain = await ask(server, f"{wanted}\r\n".encode())
+    _, headers, body = await ask(server, f"{wanted}Accept-Encoding: br, gzip;q=0.5\r\n\r\n".encode())
+    assert "Content-Encoding" not in plain_headers
+    assert headers["Content-Encoding"] == "gzip"
+    assert len(body) * 4 < len(plain)
+
+    def ours(text: bytes) -> list[bytes]:
+        return [line for line in text.splitlines() if b"process_" not in line]
+
+    assert ours(gzip.decompress(body)) == ours(plain)
+
+
+async def test_probes_say_why_the_daemon_does_not_work_or_serve() -> None:
+    serving = MetricsServer(registry(snapshot), Probes(lambda: None, lambda: "the daemon is stopping"))
+    await serving.serve(bind_metrics("127.0.0.1:0"))
+    assert await ask(serving, b"GET /-/healthy HTTP/1.1\r\n\r\n") == (
+        "HTTP/1.1 200 OK",
+        {"Content-Type": "text/plain; charset=utf-8", "Content-Length": "14", "Connection": "close"},
+        b"bcached works\n",
+    )
+    status, _, body = await ask(serving, b"GET /-/ready HTTP/1.1\r\n\r\n")
+    assert (status, body) == ("HTTP/1.1 503 Service Unavailable", b"the daemon is stopping\n")
+    _, headers, landing = await ask(serving, b"GET / HTTP/1.1\r\n\r\n")
+    assert headers["Content-Type"].startswith("text/html")
+    assert b'href="/metrics"' in landing
+    await serving.close()
+
+
 async def test_head_is_answered_without_a_body(server: MetricsServer) -> None:
     status, headers, body = await ask(server, b"HEAD /metrics HTTP/1.1\r\n\r\n")
     assert (status, body) == ("HTTP/1.1 200 OK", b"")
@@ -380,7 +429,11 @@ async def test_head_is_answered_without_a_body(server: MetricsServer) -> None:
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 Not Found"),
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK"),
+        (b"GET /-/healthy HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK"),
+        (b"HEAD http://x/-/ready?y HTTP/1.1\r\n\r\n", "HTTP/1.1 200 OK"),
+        (b"POST /-/ready HTTP/1.1\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
+        (b"GET /-/reload HTTP/1.1\r\n\r\n", "HTTP/1.1 404 Not Found"),
         (b"GET /metrics/x HTTP/1.1\r\n\r\n", "HTTP/1.1 404 Not Found"),
         (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 405 Method Not Allowed"),
         (b"\x16\x03\x01junk\r\n\r\n", "HTTP/1.1 400 Bad Request"),
@@ -569,7 +622,7 @@ async def test_an_address_in_use_is_told_in_one_line(server: MetricsServer) -> N
 
 def test_rendering_goes_in_slices_and_loses_nothing() -> None:
     own: CollectorRegistry = registry(snapshot)
-    rendering = Rendering(own, generate_latest)
+    rendering = Rendering(own, Wanted(generate_latest, "text/plain", head_only=False))
     slices = 1
     while not rendering.advance(0):
         slices += 1

@@ -40,3 +40,20 @@ def test_what_is_no_known_request_counts_as_unknown() -> None:
     counts.of(ValueError).errors += 1
     statistics = counts.statistics(1, Buffers(1 << 20, 4))
     assert (statistics.requests[UNKNOWN], statistics.errors[UNKNOWN]) == (1, 1)
+
+
+def test_only_methods_that_were_called_are_in_the_statistics() -> None:
+    counts = RequestCounts()
+    assert counts.statistics(0, Buffers(1 << 20, 4)).requests == {}
+    counts.observe([request(FLUSH)], 2000)
+    statistics = counts.statistics(0, Buffers(1 << 20, 4))
+    assert set(statistics.requests) == set(statistics.errors) == set(statistics.durations) == {FLUSH}
+
+
+def test_errors_are_counted_by_method_and_by_name() -> None:
+    counts = RequestCounts()
+    for name in ("NotReserved", "NotReserved", "LimitExceeded"):
+        counts.count_error(type(request(FLUSH)), name)
+    statistics = counts.statistics(0, Buffers(1 << 20, 4))
+    assert statistics.errors == {FLUSH: 3}
+    assert statistics.error_replies == {"NotReserved": 2, "LimitExceeded": 1}
