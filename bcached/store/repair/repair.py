@@ -1,109 +1,68 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Changes of a set on its devices at its owner's request, each a step that says what is lost by it.
+"""A repair: steps that its owner names, each planned on the set as those before it will leave it.
 
-A step is planned first, as patches; the set can be checked as it would be with them before anything is
-written. They are written in order, so that a power cut leaves a set that can be repaired again.
+Nothing is written while it is planned. It is checked what the steps will come to, then they are written in
+order, and what the devices say afterwards is checked again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import FormatError, SetRefused
-from bcached.format.jset import JournalEntry
 from bcached.store.check.checker import CheckedSet, check_set
-from bcached.store.journal.reader import BucketFound
 from bcached.store.membership import MemberFound
-from bcached.store.repair.patched_device import Patch, PatchedDevice
-from bcached.units import SECTOR_BYTES
+from bcached.store.repair.applying import Applying, Progress
+from bcached.store.repair.repair_step import RepairStep, patched
+from bcached.store.repair.undo import UndoLog
 
 
 @dataclass(slots=True)
-class RepairStep:
-    """One change: what it does, what is lost by it, and its patches."""
+class Repair:
+    """What was found, the steps, and what is found with them."""
 
-    what: str
-    gives_up: list[str] = field(default_factory=list)
-    patches: list[Patch] = field(default_factory=list)
+    devices: Sequence[BlockDevice]
+    before: CheckedSet
+    steps: list[RepairStep] = field(default_factory=list)
+    after: CheckedSet | None = None
+    is_done: bool = False
+    _view: list[BlockDevice] = field(default_factory=list)
 
+    @classmethod
+    async def of(cls, devices: Sequence[BlockDevice]) -> "Repair":
+        """Returns a repair without steps."""
+        return cls(devices, await check_set(devices), _view=list(devices))
 
-async def clear_journal_behind(checked: CheckedSet, seq: int) -> RepairStep:
-    """Plan to erase all entries newer than seq, so that neither bcached nor the kernel finds them again."""
-    journal, members = checked.journal, checked.members
-    if journal is None:
-        raise SetRefused("the set has no journal that could be cleared")
-    whole = {placed.entry.seq for _, placed in journal.placed()}
-    if seq not in whole:
-        there = f"found {min(whole)} to {max(whole)}" if whole else "found none"
-        raise SetRefused(f"{members[0].path}: expected the number of a sound journal entry, {there}")
-    doomed: list[tuple[int, Patch]] = []
-    lost: dict[int, JournalEntry | None] = {}
-    for bucket in [*journal.buckets, *journal.others]:
-        doomed += await _newer(members[bucket.member], bucket, seq, lost)
-    # The newest first: if interrupted, this leaves fewer entries, and no gap.
-    doomed.sort(key=_seq_of, reverse=True)
-    step = RepairStep(f"clear the journal behind entry {seq}", patches=[patch for _, patch in doomed])
-    if doomed:
-        step.gives_up = _describe(lost, seq)
-    return step
+    @property
+    def view(self) -> Sequence[BlockDevice]:
+        """The devices as the steps so far will leave them."""
+        return self._view
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether any step writes anything."""
+        return any(step.is_needed for step in self.steps)
 
-async def _newer(
-    member: MemberFound, bucket: BucketFound, seq: int, lost: dict[int, JournalEntry | None]
-) -> list[tuple[int, Patch]]:
-    """Returns patches for the blocks of a bucket where an entry newer than seq begins, or seems to."""
-    superblock = member.superblock
-    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
-    raw = await member.block_device.read(bucket.bucket * bucket_bytes, bucket_bytes)
-    found = {byte: newer for byte, newer, _ in bucket.traces if newer > seq}
-    if bucket.next_byte < bucket_bytes and bucket.next_seq == seq + 1:
-        found.setdefault(bucket.next_byte, bucket.next_seq)  # its magic is damaged
-    patches = []
-    for byte, newer in found.items():
-        try:
-            entry = JournalEntry.parse(raw[byte:], superblock.set_magic, bucket.where)
-        except FormatError:
-            lost.setdefault(newer, None)
-        else:
-            lost[newer] = entry
-        offset = bucket.bucket * bucket_bytes + byte
-        patches.append((newer, Patch(bucket.member, offset, bytes(block_bytes))))
-    return patches
+    @property
+    def found(self) -> CheckedSet:
+        """What is found now, or with the steps."""
+        return self.after or self.before
 
+    def add(self, step: RepairStep, members: Sequence[MemberFound]) -> None:
+        """Add a step that was planned on the view, with members of it."""
+        step = step.for_devices(members, self._view)
+        self.steps.append(step)
+        if step.is_needed:
+            self._view = list(patched(self._view, step.patches))
+            self.after = None
 
-def _seq_of(doomed: tuple[int, Patch]) -> int:
-    return doomed[0]
+    async def preview(self) -> CheckedSet:
+        """Returns what a check will find when the steps are done."""
+        if self.after is None:
+            self.after = await check_set(self._view) if self.is_needed else self.before
+        return self.after
 
-
-def _describe(lost: dict[int, JournalEntry | None], seq: int) -> list[str]:
-    readable = [entry for entry in lost.values() if entry is not None]
-    keys = [key for entry in readable for key in entry.keys]
-    sectors, dirty = sum(key.sectors for key in keys), sum(key.sectors for key in keys if key.dirty)
-    lines = [f"all changes since journal entry {seq}: {len(lost)} entries, {len(readable)} of them readable"]
-    if readable:
-        lines.append(
-            f"in those that are readable: {len(keys)} keys of {sectors} sectors, {dirty} of them dirty"
-        )
-    return lines
-
-
-async def check_patched(
-    devices: Sequence[BlockDevice], checked: CheckedSet, steps: Sequence[RepairStep]
-) -> CheckedSet:
-    """Returns what a check will find when the steps are done."""
-    patches = [patch for step in steps for patch in step.patches]
-    patched: list[BlockDevice] = []
-    for device in devices:
-        numbers = [number for number, member in enumerate(checked.members) if member.block_device is device]
-        patched.append(PatchedDevice(device, [patch for patch in patches if patch.member in numbers]))
-    return await check_set(patched)
-
-
-async def write_steps(members: Sequence[MemberFound], steps: Sequence[RepairStep]) -> None:
-    """Write the patches, durably."""
-    for step in steps:
-        for patch in step.patches:
-            await members[patch.member].block_device.write(patch.byte, patch.data)
-        for member in members:
-            await member.block_device.flush()
+    async def write(self, undo: UndoLog | None, progress: Progress) -> None:
+        """Write the steps, and check the devices."""
+        await Applying(self.devices, undo, progress).run(self.steps)
+        self.is_done = True
+        self.after = await check_set(self.devices)

@@ -18,8 +18,8 @@ from bcached.format.correction import (
 )
 from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.store.btree.node_reader import NodeFound
+from bcached.store.patched_device import Patch, PatchedDevice
 from bcached.store.prio_chain import follow_chain
-from bcached.store.repair.patched_device import Patch, PatchedDevice
 from bcached.store.rescue.set_left import SetLeft, read_what_is_left
 from bcached.store.rescue.superblock_left import Layout
 from bcached.units import SECTOR_BYTES

@@ -49,7 +49,7 @@ def test_a_dry_run_names_what_is_given_up_and_changes_nothing(tmp_path: Path) ->
     done = run("repair", "-n", "--clear-journal-behind", 3, path)
     assert done.exit_code == ERRORS_LEFT
     assert done.stdout.splitlines() == [
-        "clear the journal behind entry 3: 3 blocks",
+        "clear the journal behind entry 3: 3 blocks, 12k",
         "  gives up: all changes since journal entry 3: 3 entries, 2 of them readable",
         "  gives up: in those that are readable: 2 keys of 16 sectors, 16 of them dirty",
         "would be sound then",
@@ -150,3 +150,33 @@ def test_a_sound_entry_that_was_never_written_can_be_cleared_as_advised(tmp_path
     assert run("--json", *advice.split(), "--yes").exit_code == MENDED
     assert run("check", path).exit_code == 0
     assert run_in_virtual_time(offsets([path], tmp_path)) == [5000, 5008, 5016]
+
+
+def test_an_undo_file_brings_everything_back(tmp_path: Path) -> None:
+    builder = with_a_hole(2)
+    paths, undo = builder.files(tmp_path), tmp_path / "repair.undo"
+    before = [Path(path).read_bytes() for path in paths]
+    steps = ("--clear-journal-behind", 3)
+    assert run("repair", "-n", "--undo", undo, *steps, *paths).exit_code == ERRORS_LEFT
+    assert not undo.exists()
+    assert run("repair", "--yes", "--undo", undo, *steps, *paths).exit_code == MENDED
+    assert [Path(path).read_bytes() for path in paths] != before
+    again = run("repair", "--yes", "--undo", undo, "--clear-journal-behind", 1, *paths)
+    assert (again.exit_code, again.stdout) == (OPERATIONAL, "")
+    assert "exists already" in again.stderr
+    done = run("--json", "repair", "--restore", undo)
+    assert (done.exit_code, json.loads(done.stdout)["devices"]) == (0, paths)
+    assert [Path(path).read_bytes() for path in paths] == before
+
+
+def test_restoring_takes_the_devices_by_other_names(tmp_path: Path) -> None:
+    (path,) = with_a_hole().files(tmp_path)
+    undo, before = tmp_path / "repair.undo", Path(path).read_bytes()
+    run("repair", "--yes", "--undo", undo, "--clear-journal-behind", 3, path)
+    moved = Path(path).rename(tmp_path / "moved.img")
+    assert run("repair", "--restore", undo).exit_code == OPERATIONAL
+    assert run("repair", "--restore", undo, moved, moved).exit_code == USAGE
+    assert run("repair", "--restore", undo, moved).exit_code == 0
+    assert moved.read_bytes() == before
+    for wrong in (("-n",), ("--undo", tmp_path / "x"), ("--clear-journal-behind", 3)):
+        assert run("repair", "--restore", undo, *wrong, moved).exit_code == USAGE

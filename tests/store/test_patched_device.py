@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from bcached.errors import DeviceError
-from bcached.store.repair.patched_device import Patch, PatchedDevice
+from bcached.store.patched_device import Patch, PatchedDevice
 from instruments.devices.memory_device import MemoryDevice
 
 

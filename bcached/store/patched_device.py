@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A device as it would be with some blocks changed, to be checked before they are."""
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 
 from bcached.device.block_device import BlockDevice, BytesLike
 from bcached.errors import DeviceError
@@ -17,15 +19,23 @@ class Patch:
     data: bytes
 
 
+_BYTE = attrgetter("byte")
+
+
 class PatchedDevice:
     """Reads a device with patches applied in memory; never writes."""
 
     def __init__(self, inner: BlockDevice, patches: Iterable[Patch]) -> None:
+        patches = list(patches)
         self.inner = inner
         self.path, self.data_path = inner.path, inner.data_path
         self.size_bytes, self.logical_block_bytes = inner.size_bytes, inner.logical_block_bytes
         self.discards = False
-        self._patches: Sequence[Patch] = list(patches)
+        # In the order of their bytes, those of the same byte in the order in which they are written.
+        self._patches = sorted(patches, key=_BYTE)
+        self._bytes = [patch.byte for patch in self._patches]
+        self._longest = max((len(patch.data) for patch in self._patches), default=0)
+        self._ranks = {id(patch): rank for rank, patch in enumerate(patches)}
 
     @property
     def errors(self) -> int:
@@ -35,11 +45,20 @@ class PatchedDevice:
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset, as they would be."""
         found = bytearray(await self.inner.read(offset, length))
-        for patch in self._patches:
+        for patch in self._overlapping(offset, offset + length):
             begin, end = max(offset, patch.byte), min(offset + length, patch.byte + len(patch.data))
             if begin < end:
                 found[begin - offset : end - offset] = patch.data[begin - patch.byte : end - patch.byte]
         return bytes(found)
+
+    def _overlapping(self, begin: int, end: int) -> list[Patch]:
+        """Returns the patches that may change bytes of [begin, end), in the order of their writes."""
+        first = bisect_left(self._bytes, begin - self._longest)
+        found = self._patches[first : bisect_left(self._bytes, end)]
+        return sorted(found, key=self._rank)
+
+    def _rank(self, patch: Patch) -> int:
+        return self._ranks[id(patch)]
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
         """Raises DeviceError: read-only."""

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a repair prints: its steps, what they give up, and what is found afterwards."""
+
+from collections.abc import Iterator
+
+from bcached.cli.fsck_command import FsckStatus
+from bcached.cli.offline.check import finding_document
+from bcached.store.finding import Severity
+from bcached.store.repair.repair import Repair
+from bcached.units import format_size
+
+
+def status_of(done: Repair) -> FsckStatus:
+    """Returns fsck's status: whether there were errors, and whether they are corrected."""
+    if done.is_done and done.found.findings.sound:
+        return FsckStatus.CORRECTED
+    if not done.is_needed and done.before.findings.sound:
+        return FsckStatus.SOUND
+    return FsckStatus.ERRORS_LEFT
+
+
+def step_lines(done: Repair) -> Iterator[str]:
+    """Yields what each step does and gives up."""
+    for step in done.steps:
+        blocks = sum(1 for _ in step.patches)
+        size = f"{blocks} blocks, {format_size(step.written_bytes)}" if step.is_needed else "nothing to do"
+        yield f"{step.what}: {size}"
+        yield from (f"  keeps: {what}" for what in step.keeps)
+        yield from (f"  gives up: {what}" for what in step.gives_up)
+
+
+def lines(done: Repair) -> Iterator[str]:
+    """Yields lines on the steps and the findings after them; without steps, on what could be done."""
+    yield from step_lines(done)
+    found = done.found.findings
+    yield from (str(finding) for finding in found.listed if finding.severity > Severity.NOTE)
+    then = {(True, True): "sound now", (True, False): "still NOT SOUND"}
+    then |= {(False, True): "would be sound then", (False, False): "would NOT be sound then"}
+    if done.is_needed:
+        yield then[done.is_done, found.sound]
+    else:
+        yield "sound" if found.sound else "NOT SOUND: nothing was done"
+
+
+def document(done: Repair) -> dict[str, object]:
+    """Returns all of it as a JSON document."""
+    found = done.found.findings
+    return {
+        "done": done.is_done,
+        "steps": [
+            {
+                "what": step.what,
+                "keeps": step.keeps,
+                "gives_up": step.gives_up,
+                "may_lose_dirty": step.loses_dirty,
+                "blocks": sum(1 for _ in step.patches),
+                "bytes": step.written_bytes,
+            }
+            for step in done.steps
+        ],
+        "sound_before": done.before.findings.sound,
+        "sound": found.sound,
+        "findings": [finding_document(finding) for finding in found.listed],
+    }

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Undo files: all that a repair overwrote comes back to the byte, also after an interruption anywhere."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bcached.device.block_device import BytesLike
+from bcached.errors import DeviceError, DeviceRefused, SetRefused
+from bcached.store.patched_device import Patch
+from bcached.store.repair.applying import Applying
+from bcached.store.repair.repair_step import RepairStep
+from bcached.store.repair.undo import Undo, UndoLog
+from instruments.devices.memory_device import MemoryDevice
+from instruments.devices.passing_device import PassingDevice
+
+SIZE = 64 << 10
+
+
+class FailingAtWrite(PassingDevice):
+    """A device whose write with a number fails, with half of its sectors written."""
+
+    def __init__(self, inner: MemoryDevice, number: int) -> None:
+        super().__init__(inner)
+        self.left = number
+
+    async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
+        self.left -= 1
+        if self.left < 0:
+            half = len(data) // 1024 * 512
+            if half:
+                await self.inner.write(offset, bytes(data)[:half])
+            raise DeviceError(self.path, "cannot write: it is broken")
+        await self.inner.write(offset, data, durable=durable)
+
+
+def some_steps(random: Random) -> list[RepairStep]:
+    """Steps whose patches overlap, within a step and between two of them."""
+
+    def patches() -> list[Patch]:
+        return [
+            Patch(
+                random.randrange(2), random.randrange(SIZE - 4096), random.randbytes(random.randint(1, 4096))
+            )
+            for _ in range(random.randint(1, 12))
+        ]
+
+    return [RepairStep("", [patches() for _ in range(2)]) for _ in range(2)]
+
+
+def expected(images: Sequence[bytes], steps: Sequence[RepairStep]) -> list[bytes]:
+    found = [bytearray(image) for image in images]
+    for step in steps:
+        for patch in step.patches:
+            found[patch.member][patch.byte : patch.byte + len(patch.data)] = patch.data
+    return [bytes(image) for image in found]
+
+
+@pytest.mark.parametrize("block", [512, 4096])
+async def test_what_was_written_comes_back_to_the_byte(tmp_path: Path, block: int) -> None:
+    for seed in range(20):
+        random = Random(seed)
+        images = [random.randbytes(SIZE) for _ in range(2)]
+        devices = [MemoryDevice.holding(image) for image in images]
+        for device in devices:
+            device.logical_block_bytes = block
+        steps = some_steps(random)
+        path = tmp_path / f"undo{seed}"
+        log = await UndoLog.create(str(path), devices)
+        await Applying(devices, log).run(steps)
+        log.log.close()
+        assert [device.image() for device in devices] == expected(images, steps)
+        for _ in range(2):  # it may be repeated
+            await Undo.read(str(path)).restore(devices)
+            assert [device.image() for device in devices] == images
+
+
+async def test_a_repair_interrupted_at_any_write_is_undone(tmp_path: Path) -> None:
+    for number in range(30):
+        random = Random(7)
+        images = [random.randbytes(SIZE) for _ in range(2)]
+        disks = [MemoryDevice.holding(image) for image in images]
+        devices = [FailingAtWrite(disk, number) for disk in disks]
+        path = tmp_path / f"undo{number}"
+        log = await UndoLog.create(str(path), devices)
+        with suppress(DeviceError):
+            await Applying(devices, log).run(some_steps(random))
+        log.log.close()
+        undo = Undo.read(str(path))
+        if number % 2:  # so may the restoring be
+            with pytest.raises(DeviceError):
+                await undo.restore([FailingAtWrite(disk, 1) for disk in disks])
+        await undo.restore(disks)
+        assert [disk.image() for disk in disks] == images
+
+
+async def test_a_record_that_is_cut_off_was_not_written_yet(tmp_path: Path) -> None:
+    image = Random(1).randbytes(SIZE)
+    device = MemoryDevice.holding(image)
+    path = tmp_path / "undo"
+    log = await UndoLog.create(str(path), [device])
+    await Applying([device], log).run([RepairStep("", [[Patch(0, 512, bytes(512))]])])
+    size = path.stat().st_size
+    log.add(0, 4096, bytes(512), bytes(512))
+    await log.settle()
+    log.log.close()
+    whole = path.read_bytes()
+    for cut in range(size, len(whole), 7):
+        path.write_bytes(whole[:cut])
+        undo = Undo.read(str(path))
+        assert len(undo.first) == 1
+    await undo.restore([device])
+    assert device.image() == image
+
+
+async def test_what_another_program_wrote_since_stays(tmp_path: Path) -> None:
+    device = MemoryDevice.holding(Random(1).randbytes(SIZE))
+    path = tmp_path / "undo"
+    log = await UndoLog.create(str(path), [device])
+    await Applying([device], log).run([RepairStep("", [[Patch(0, 512, bytes(2048))]])])
+    log.log.close()
+    await device.write(1024, b"x" * 512)
+    before = device.image()
+    with pytest.raises(SetRefused, match="sector 2 was written after the repair"):
+        await Undo.read(str(path)).restore([device])
+    assert device.image() == before
+
+
+async def test_neither_another_file_nor_a_damaged_one_nor_another_device_is_taken(tmp_path: Path) -> None:
+    device = MemoryDevice.holding(bytes(SIZE))
+    path = tmp_path / "undo"
+    log = await UndoLog.create(str(path), [device])
+    for byte in (0, 4096):
+        log.add(0, byte, bytes(512), b"x" * 512)
+    await log.settle()
+    log.log.close()
+    with pytest.raises(SetRefused, match="expected the device of 65536 bytes"):
+        await Undo.read(str(path)).restore([MemoryDevice.holding(bytes(2 * SIZE))])
+    raw = path.read_bytes()
+    damaged = raw.replace(b'"byte":0', b'"byte":9')
+    damaged = damaged[:300] + b"\xff" + damaged[301:]
+    for wrong in (b"", b"nonsense\n", bytes(2000), damaged):
+        path.write_bytes(wrong)
+        with pytest.raises(SetRefused):
+            Undo.read(str(path))
+    with pytest.raises(DeviceRefused, match="exists already"):
+        await UndoLog.create(str(path), [device])
+    with pytest.raises(DeviceError, match="cannot create"):
+        await UndoLog.create(str(tmp_path / "no" / "undo"), [device])
