@@ -43,6 +43,8 @@ WINGS = {
         "make": 4,
         "rescue": 4,
         "repair": 5,
+        "clone": 5,
+        "resize": 5,
     },
     "runtime": {"coordination": 0, "index": 1, "sectors": 1, "tasks": 2, "": 3},
     "service": {"logs": 0, "socket": 1, "methods": 2, "metrics": 2, "settings": 2},

@@ -164,7 +164,7 @@ async def _make_on(request: MakeRequest) -> MakeOutcome:
         layout = request.plan(devices)
         if not request.dry_run:
             for device in devices:
-                await _erase_all(device, erased[device.path])
+                await erase_all(device, erased[device.path])
             await lay_out(layout, devices)
         return MakeOutcome(layout, erased, lost)
 
@@ -188,8 +188,8 @@ def _signatures(path: str, request: MakeRequest) -> tuple[Signature, ...]:
     return found
 
 
-async def _erase_all(device: FileDevice, signatures: tuple[Signature, ...]) -> None:
-    """Erase signatures until none is found."""
+async def erase_all(device: FileDevice, signatures: tuple[Signature, ...]) -> None:
+    """Erase a device's signatures until none is found. Raises DeviceRefused if one cannot be erased."""
     for _ in range(ERASE_ROUNDS_MAX):
         if not any(signature.offset is not None for signature in signatures):
             return

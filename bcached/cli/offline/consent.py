@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The user's consent to changes for good, and reports of progress, of the verbs that write to devices."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from bcached.cli.global_options import GlobalOptions
+from bcached.units import SECTOR_BYTES, format_size
+
+
+def ask(options: GlobalOptions, target: str, told: Sequence[str], *, yes: bool) -> None:
+    """Get the user's consent to write to target, on a terminal after `told`, or by --yes."""
+    if yes:
+        return
+    if options.as_json or not sys.stdin.isatty():
+        raise click.UsageError(f"it writes to {target}: say --yes, or -n to see what it would do")
+    click.echo("\n".join(told), err=True)
+    click.confirm(f"Write to {target}?", abort=True, err=True)
+
+
+@contextmanager
+def progress_line(total_sectors: int, done: str) -> Iterator[Callable[[int], None]]:
+    """Yields a report of the sectors that are done: a line on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    total = format_size(total_sectors * SECTOR_BYTES)
+
+    def show(sectors: int) -> None:
+        click.echo(f"\r{format_size(sectors * SECTOR_BYTES)} of {total} {done}  ", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo(err=True)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A clone of one member on another device: every bucket where it was, with its gen and prio.
+
+The target is no cache device until everything else on it is durable: its superblock is erased first, and
+written last. What is there already is not written again, so an interrupted run is simply repeated.
+"""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from bcached.device.block_device import BlockDevice
+from bcached.device.run_all import run_all
+from bcached.errors import DeviceError, DeviceRefused
+from bcached.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR
+from bcached.store.clone.live_areas import LiveAreas
+from bcached.store.make.layout import HEAD_BYTES
+from bcached.store.member import geometry_of
+from bcached.store.membership import MemberFound
+from bcached.store.superblock_slot import write_superblock
+from bcached.units import SECTOR_BYTES, format_size
+
+IN_FLIGHT = 4
+BATCH = 64  # pieces between two reports of progress
+
+
+@dataclass(slots=True)
+class Copied:
+    """What was done, in sectors."""
+
+    copied_sectors: int = 0
+    equal_sectors: int = 0  # of these were there before
+    verified_sectors: int = 0
+
+
+Progress = Callable[[Copied], None]
+
+
+@dataclass(slots=True)
+class Clone:
+    """One run: from a member, which is only read, to a target."""
+
+    source: MemberFound
+    areas: LiveAreas
+    target: BlockDevice
+    progress: Progress = lambda _: None
+    done: Copied = field(default_factory=Copied)
+
+    async def run(self, *, verify: bool) -> Copied:
+        """Copy. With verify all is read again from both. Raises DeviceError if anything differs."""
+        await self.target.write(0, bytes(HEAD_BYTES))
+        await self.target.flush()
+        await self._each(self._copy)
+        await self.target.flush()
+        if verify:
+            await self._each(self._verify)
+        await self._write_superblock()
+        return self.done
+
+    async def _write_superblock(self) -> None:
+        """Write the superblock, then its copy: the other way round a cut would leave a damaged device."""
+        superblock = self.source.superblock
+        byte = SUPERBLOCK_SECTOR * SECTOR_BYTES
+        await self.target.write(byte, superblock.pack())
+        await self.target.flush()
+        if await self.target.read(byte, SUPERBLOCK_BYTES) != superblock.pack():
+            raise DeviceError(self.target.path, "the superblock read back is not the one that was written")
+        await write_superblock(self.target, superblock)
+
+    async def _each(self, step: Callable[[int, int], Coroutine[Any, Any, None]]) -> None:
+        pieces = self.areas.pieces()
+        while batch := list(islice(pieces, BATCH)):
+            await run_all((partial(step, *piece) for piece in batch), IN_FLIGHT)
+            self.progress(self.done)
+
+    async def _copy(self, byte: int, length: int) -> None:
+        data = await self.source.block_device.read(byte, length)
+        if await self.target.read(byte, length) == data:
+            self.done.equal_sectors += length // SECTOR_BYTES
+        else:
+            await self.target.write(byte, data)
+        self.done.copied_sectors += length // SECTOR_BYTES
+
+    async def _verify(self, byte: int, length: int) -> None:
+        if await self.source.block_device.read(byte, length) != await self.target.read(byte, length):
+            raise DeviceError(
+                self.target.path, f"{length} bytes at {byte} read back are not those that were written"
+            )
+        self.done.verified_sectors += length // SECTOR_BYTES
+
+
+def bytes_needed(source: MemberFound) -> int:
+    """Returns how large a target must be: all buckets, but not what may be behind them."""
+    return geometry_of(source.superblock).byte_of(source.superblock.bucket_count)
+
+
+def refuse_unfit(source: MemberFound, target: BlockDevice) -> None:
+    """Refuse a target that is too small, or that cannot write the set's blocks."""
+    needed, block_bytes = bytes_needed(source), source.superblock.block_sectors * SECTOR_BYTES
+    if target.size_bytes < needed:
+        buckets = f"{source.superblock.bucket_count:,} buckets"
+        raise DeviceRefused(
+            target.path,
+            f"expected {needed:,} bytes ({format_size(needed)}) or more for {buckets}, found "
+            f"{target.size_bytes:,}; `bcachectl resize` can make the set smaller",
+        )
+    if target.logical_block_bytes > block_bytes:
+        raise DeviceRefused(
+            target.path,
+            f"its logical blocks are of {format_size(target.logical_block_bytes)}, and the set's blocks only "
+            f"of {format_size(block_bytes)}: use a device with smaller blocks",
+        )

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bcachectl clone`: only the target is written, and only if nothing on it would be lost."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bcached.cli.main import bcachectl
+from instruments.samples.image_builder import ImageBuilder, two_levels
+from instruments.samples.kernel_images import image_bytes
+
+FAILED, USAGE = 1, 2
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(bcachectl, list(map(str, arguments)))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    path = tmp_path / "cache.img"
+    path.write_bytes(image_bytes("clean"))
+    return path
+
+
+def test_an_image_is_made_and_is_sound(cache: Path, tmp_path: Path) -> None:
+    before, target = cache.read_bytes(), tmp_path / "new.img"
+    done = run("--json", "clone", "--yes", "--verify", cache, target)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["verified"]
+    assert told["copied_sectors"] == told["live_sectors"] < told["bytes_needed"] // 512
+    assert cache.read_bytes() == before
+    assert run("check", target).exit_code == 0
+
+
+def test_a_dry_run_makes_nothing(cache: Path, tmp_path: Path) -> None:
+    done = run("clone", "-n", cache, tmp_path / "new.img")
+    assert done.exit_code == 0, done.stderr
+    assert "would be copied" in done.stdout
+    assert not (tmp_path / "new.img").exists()
+
+
+def test_without_a_terminal_it_wants_yes(cache: Path, tmp_path: Path) -> None:
+    done = run("clone", cache, tmp_path / "new.img")
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert "say --yes" in done.stderr
+    assert not (tmp_path / "new.img").exists()
+
+
+def test_a_target_with_dirty_data_is_overwritten_only_by_force(cache: Path, tmp_path: Path) -> None:
+    target = tmp_path / "crash.img"
+    target.write_bytes(image_bytes("crash"))
+    refused = run("clone", "--yes", cache, target)
+    assert refused.exit_code == FAILED
+    assert "dirty keys" in refused.stderr
+    assert target.read_bytes() == image_bytes("crash")
+    assert run("clone", "--yes", "--force", cache, target).exit_code == 0
+    assert run("check", target).exit_code == 0
+
+
+def test_a_target_with_another_signature_is_refused(cache: Path, tmp_path: Path) -> None:
+    target = tmp_path / "ext4.img"
+    raw = bytearray(64 << 20)
+    raw[1080:1082] = b"\x53\xef"
+    raw[1024 + 0x4C : 1024 + 0x50] = (1).to_bytes(4, "little")
+    target.write_bytes(raw)
+    refused = run("clone", "--yes", cache, target)
+    assert refused.exit_code == FAILED
+    assert "signature" in refused.stderr
+    assert target.read_bytes() == raw
+
+
+@pytest.mark.parametrize("which", ["cache", "target"])
+def test_a_device_in_use_is_refused(cache: Path, tmp_path: Path, which: str) -> None:
+    target = tmp_path / "new.img"
+    target.write_bytes(bytes(32 << 20))
+    with (cache if which == "cache" else target).open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refused = run("clone", "--yes", cache, target)
+    assert refused.exit_code == FAILED
+    assert "in use" in refused.stderr
+    assert target.read_bytes() == bytes(32 << 20)
+
+
+def test_the_cache_is_never_the_target(cache: Path) -> None:
+    refused = run("clone", "--yes", cache, cache)
+    assert refused.exit_code == FAILED
+    assert "given twice" in refused.stderr
+
+
+def test_a_damaged_set_is_not_copied(tmp_path: Path) -> None:
+    builder = ImageBuilder()
+    root, leaves = two_levels(builder)
+    builder.finish(root, 1).flip(builder.byte_of(leaves[1]) + 40)
+    (cache,) = builder.files(tmp_path)
+    refused = run("clone", "--yes", cache, tmp_path / "new.img")
+    assert refused.exit_code == FAILED
+    assert "without damage" in refused.stderr
+    assert not (tmp_path / "new.img").exists()
+
+
+def test_all_members_of_a_set_are_needed(tmp_path: Path) -> None:
+    builder = ImageBuilder(members=2)
+    root, _ = two_levels(builder)
+    first, second = builder.finish(root, 1).files(tmp_path)
+    refused = run("clone", "--yes", second, tmp_path / "new.img")
+    assert refused.exit_code == FAILED
+    assert "2 members" in refused.stderr
+    done = run("clone", "--yes", second, tmp_path / "new.img", "--with", first)
+    assert done.exit_code == 0, done.stderr
+    assert run("check", first, tmp_path / "new.img").exit_code == 0
