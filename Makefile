@@ -27,7 +27,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # Tests that repeat the same stories thousands of times are not measured: that would cost half as much again.
-PLAYED   := tests/kill tests/fuzz tests/runtime/test_crash_states.py tests/runtime/test_planted_bugs.py \
+PLAYED   := tests/kill tests/history tests/fuzz tests/runtime/test_crash_states.py tests/runtime/test_planted_bugs.py \
             tests/runtime/test_turnover.py tests/runtime/index/test_index.py tests/runtime/test_stale_dirty.py \
             tests/runtime/test_no_livelock.py tests/runtime/test_await_points.py tests/runtime/test_large_trees.py \
             tests/runtime/test_odd_sets.py tests/state/test_model.py tests/state/test_live_model.py \
@@ -81,9 +81,14 @@ fuzz: $(STAMP)
 kill-test: $(STAMP)
 	$(BIN)/python -m tests.kill
 
-# Histories of several processes on one cache, twenty times as long as in make test.
+# A million calls of several processes on one cache, with kills, pauses, evictions and deleted volumes; then direct writes
+# beside buffered reads. Ten millions: make cache-test CACHE_TEST="--calls 10000000", half an hour on two cores.
+CACHE_TEST ?= --calls 1000000
 cache-test: $(STAMP)
-	BCACHED_HISTORY_CALLS=12000 $(BIN)/pytest -q tests/client/cache/test_history.py
+	$(BIN)/python -m tests.history $(CACHE_TEST)
+	$(BIN)/python -m tests.history --direct-writes --storage ext4 --calls 100000
+	$(BIN)/python -m tests.history --direct-writes --storage xfs --calls 100000
+	$(BIN)/python -m tests.history --direct-writes --storage loop --calls 100000
 
 # The real kernel under qemu: needs qemu-system-x86_64 and, once, Debian's kernel package from a mirror. The newer
 # of its kernels: make kernel-test KERNEL=6.12
