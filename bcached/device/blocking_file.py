@@ -3,6 +3,7 @@
 
 import errno
 import os
+from dataclasses import replace
 
 from bcached.device import kernel_calls
 from bcached.device.aligned_io import ShortTransferError, read_extent, write_extent
@@ -68,6 +69,13 @@ class BlockingFile:
                 return False
             raise
         return True
+
+    def change_size(self, size_bytes: int) -> None:
+        """Make an image file longer or shorter, durably."""
+        self.refuse_if_failed()
+        os.ftruncate(self._file.descriptor, size_bytes)
+        calling(os.fsync, self._file.descriptor)
+        self._file = replace(self._file, size_bytes=size_bytes)
 
     def close(self) -> None:
         """Close the descriptors."""

@@ -21,7 +21,7 @@ from bcached.device.blocking_file import BlockingFile
 from bcached.device.claims.patience import BRIEF, Patience
 from bcached.device.io_threads import IoThreads, ended
 from bcached.device.opening import OpenFile, Opening
-from bcached.errors import DeviceError, FlushFailed, reason
+from bcached.errors import DeviceError, DeviceRefused, FlushFailed, reason
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ TRANSFER_THREADS = 4
 class FileDevice:
     """A device behind a file descriptor.
 
-    Seven of its attributes are the properties of BlockDevice and of the opening; the others are the file, its
+    Eight of its attributes are the properties of BlockDevice and of the opening; the others are the file, its
     wrapped calls and the threads for these.
 
     `direct`: whether I/O bypasses the page cache. `discards`: whether discard has an effect; it turns false
@@ -41,19 +41,20 @@ class FileDevice:
 
     def __init__(self, path: str, file: OpenFile) -> None:
         self.path = path  # as given: the name in messages
-        # Measured at the opening (OpenFile); none of these changes later but `discards`.
+        # Measured at the opening (OpenFile); of these only `discards` changes later, and an image's size.
         self.data_path = file.target
         self.size_bytes = file.size_bytes
         self.logical_block_bytes = file.logical_block_bytes
         self.direct = file.direct
         self.writable = file.writable
+        self.is_block = file.is_block
         self.discards = file.writable
         self.errors = 0  # operations that failed
         # Its calls block, so each is wrapped by aiofiles: it runs in the threads that are given to it.
         self._file = BlockingFile(path, file)
         self._read, self._write = wrap(self._file.read), wrap(self._file.write)
         self._write_durably, self._flush = wrap(self._file.write_durably), wrap(self._file.flush)
-        self._discard = wrap(self._file.discard)
+        self._discard, self._change_size = wrap(self._file.discard), wrap(self._file.change_size)
         self._transfer_threads = IoThreads("device-io", TRANSFER_THREADS)
         self._barrier_thread = IoThreads("device-flush", 1)  # one: see BlockingFile
         self._discard_thread = IoThreads("device-discard", 1)
@@ -115,6 +116,15 @@ class FileDevice:
         what = f"discard {length} bytes at {offset}"
         if not await self._perform(what, self._discard_thread, self._discard, offset, length):
             self.discards = False
+
+    async def change_size(self, size_bytes: int) -> None:
+        """Make an image file longer, with zeros, or shorter. Raises DeviceRefused for a block device."""
+        if self.is_block:
+            raise DeviceRefused(self.path, "a block device has the size it has")
+        await self._perform(
+            f"make it {size_bytes} bytes long", self._barrier_thread, self._change_size, size_bytes
+        )
+        self.size_bytes = size_bytes
 
     async def close(self) -> None:
         """Wait for operations in flight and release the device; a second close waits for the first."""
