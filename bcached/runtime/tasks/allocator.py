@@ -40,9 +40,8 @@ class Allocator:
         conditions = self._shared.conditions
         while True:
             async with conditions.bucket_lock:
-                await conditions[Fact.BUCKETS_MOVED].wait_for(self._has_work)
-                step = self.next_step()
-            if self._shared.stop.is_requested:
+                step = await conditions[Fact.BUCKETS_MOVED].wait_for(self._step_to_take)
+            if step is None or self._shared.stop.is_requested:
                 return
             self._shared.steps.begin(self)
             self.steps[step] += 1
@@ -87,8 +86,10 @@ class Allocator:
         self._idle_timer = None
         self._shared.buckets_moved()
 
-    def _has_work(self) -> bool:
-        return self._shared.stop.is_requested or self.next_step() is not Step.WAIT
+    def _step_to_take(self) -> Step | None:
+        """Returns the step to take; None if there is nothing to do. With a stop requested, any step."""
+        step = self.next_step()
+        return step if step is not Step.WAIT or self._shared.stop.is_requested else None
 
     async def _do(self, step: Step) -> None:
         """Do a step itself, or request it of the task that does: prio writer, garbage collector."""

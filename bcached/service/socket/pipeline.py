@@ -157,7 +157,7 @@ class RequestPipeline:
                     continue
             elif queue.is_full:
                 break
-            sizes = sizes or lengths(block)
+            sizes = sizes or (lengths(block) if len(requests) > 1 else [len(block)])
             request = requests[at]
             slot = ReplySlot(type(request), started_ns, sizes[at], silent=bool(request.oneway))
             queue.append(slot)

@@ -225,15 +225,18 @@ class MemberBuckets:
     @property
     def ready(self) -> int:
         """Buckets that could go to the reserves now, if those have space."""
-        for_data = self.unused.ready_for_data(self.reserves.data_room)
-        return len(self.unused.buckets) + for_data + self.free_inc.ready
+        return len(self.unused.buckets) + self._ready_for_data + self.free_inc.ready
+
+    @property
+    def _ready_for_data(self) -> int:
+        """Buckets of the unused list for data that could."""
+        return self.unused.ready_for_data(self.reserves.data_room) if self.unused.for_data else 0
 
     def next_batch(self, limit: int) -> list[int]:
         """The buckets to push next, unused ones first, which stay on their lists until `push`."""
         count = min(limit, self.reserves.room(), self.ready)
         batch = list(islice(self.unused.buckets, count))
-        for_data = self.unused.ready_for_data(self.reserves.data_room)
-        batch += islice(self.unused.for_data, min(count - len(batch), for_data))
+        batch += islice(self.unused.for_data, min(count - len(batch), self._ready_for_data))
         return batch + list(islice(self.free_inc, min(count - len(batch), self.free_inc.ready)))
 
     def push(self, batch: list[int]) -> int:

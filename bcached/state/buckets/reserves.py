@@ -27,6 +27,7 @@ DATA = (Reserve.MOVINGGC, Reserve.NONE)
 
 # "Prios and gens are the most important": without them nothing becomes durable, and nothing free.
 PUSH = (Reserve.PRIO, Reserve.BTREE, Reserve.MOVINGGC, Reserve.NONE)
+PUSH_FIRST_MOVED = (Reserve.PRIO, Reserve.MOVINGGC, Reserve.BTREE, Reserve.NONE)  # see Reserves.lacking
 
 
 def kept_for_rewriting(root_level: int) -> int:
@@ -102,8 +103,9 @@ class Reserves:
 
         for_data: the bucket may not become metadata.
         """
-        for reserve, room in self.lacking():
-            if room > 0 and (reserve in DATA or not for_data):
+        order = PUSH if self.lists[Reserve.MOVINGGC] else PUSH_FIRST_MOVED
+        for reserve in DATA if for_data else order:
+            if self.room_in(reserve) > 0:
                 self.push_to(reserve, bucket, for_data=for_data)
                 return reserve
         raise AssertionError("no reserve has space")
