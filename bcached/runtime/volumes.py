@@ -64,6 +64,8 @@ class Volumes:
         self._lock = asyncio.Lock()
         self._new_table: MetadataAllocation | None = None  # the bucket of the table being written
         self._old_bucket: tuple[int, int] | None = None  # of the previous table, if still referenced
+        self._opened: set[int] = set()  # inodes that clients found by a label in this run
+        self._freed: dict[int, None] = {}  # those of them that were deleted, in that order
         self._update_inodes()
 
     def all(self) -> list[VolumeInfo]:
@@ -109,6 +111,7 @@ class Volumes:
             return found[0].inode, False
 
         opened: tuple[int, bool] = await self._run(change)
+        self._opened.add(opened[0])
         return opened
 
     async def _create(self, label: str, sectors: int, uuid: UUID) -> int:
@@ -119,11 +122,15 @@ class Volumes:
         return inode
 
     async def _find_inode(self) -> int:
-        """Returns the first free inode without keys that name data, which is a former volume's.
+        """Returns a free inode without keys that name data, which is a former volume's.
 
-        No keys are added to an inode without a volume, so the result stays valid.
+        One whose volume was opened by its label in this run comes last, since clients may have it open yet:
+        they would take the new volume for it. No keys are added to an inode without a volume, so the result
+        stays valid.
         """
-        for inode in self._table.free_inodes():
+        free = self._table.free_inodes()
+        reused = [inode for inode in self._freed if inode in free]
+        for inode in [*(inode for inode in free if inode not in self._freed), *reused]:
             if not await self._index.inode_keys.names_data(inode):
                 return inode
         raise LimitExceeded("volumes", len(self._table.entries) + 1)
@@ -151,6 +158,9 @@ class Volumes:
                 await self._index.drop_volume(inode, BUCKET_TIMEOUT_S)
                 if has_slot:
                     await self._write(self._table.without_volume(inode))
+                    if inode in self._opened:
+                        self._freed.pop(inode, None)
+                        self._freed[inode] = None
                 self._index.health.forget(inode)
                 await self._allocations.end_reservations(inode)
             finally:

@@ -17,16 +17,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from bcached.client import Cache
 from history.record import ALL_NAMES, Flag, Kind, Log, Outcome
 from history.rules import Fault, History, Life, rows_of
 from history.storage import storage
-from history.worker import TICK, Task
+from history.value import value_of
+from history.worker import HOT_NAMES, TICK, Task
 from kill.daemon import MortalDaemon
 
 TESTS = Path(__file__).parent.parent
 ROUND_CALLS = 400_000  # checked together; the next round has names of its own
 SIZE_BYTES = 64 << 20
 LABEL = "history"
+OWN, FOREIGN = 1, 2  # volumes, as values name them
 INVALIDATED = "bcached_bucket_invalidations_total"
 LIMIT_S = 300.0  # without any progress: something hangs
 
@@ -168,7 +171,7 @@ class Play:
         task = Task(
             path=str(self._daemon.socket_path),
             label=LABEL,
-            volume=1,
+            volume=OWN,
             prefix=prefix,
             names=self.plan.names,
             worker=number,
@@ -264,6 +267,15 @@ class Play:
                 at = own.begin(Kind.DELETE, ALL_NAMES, 0, Flag.WAITED)
                 self._daemon.ask("Admin.DeleteVolume", inode=volume["inode"], force=True)
                 own.end(at, Outcome.DONE)
+        self._take_inode()
+
+    def _take_inode(self) -> None:
+        """Make another volume with the same names: it must not be taken for the deleted one."""
+        with Cache(str(self._daemon.socket_path), f"another {self.played.mishaps.total()}") as another:
+            for running in [*self._workers.values()][:1]:
+                for name in range(HOT_NAMES):
+                    another.set(f"{running.task.prefix}{name}", value_of(1, name, FOREIGN, 100))
+            another.flush(durable=False)
 
     def _collect(self, _: Log) -> None:
         self._daemon.ask("Admin.CollectGarbage", wait=False)

@@ -57,6 +57,19 @@ async def test_what_is_answered_is_found_in_the_next_life(tmp_path: Path) -> Non
 
 
 @in_virtual_time
+async def test_the_inode_of_a_deleted_volume_that_clients_have_opened_is_taken_last(tmp_path: Path) -> None:
+    async with a_set(tmp_path, verify=False) as (cache_set, _):
+        slots = len(cache_set.volumes._table.entries)
+        assert [await cache_set.volumes.open(f"{n}") for n in range(4)] == [(n, True) for n in range(4)]
+        for inode in (2, 0):
+            await cache_set.volumes.delete(inode)
+        taken = [await cache_set.volumes.create(f"later {n}") for n in range(slots - 2)]
+        assert taken == [*range(4, slots), 2, 0]
+        with pytest.raises(LimitExceeded):
+            await cache_set.volumes.create("one too many")
+
+
+@in_virtual_time
 async def test_of_many_that_open_a_label_one_creates_it_and_all_get_it_durable(tmp_path: Path) -> None:
     async with a_set(tmp_path) as (cache_set, members):
         opened = await asyncio.gather(*(cache_set.volumes.open(f"cache {n % 3}") for n in range(24)))
@@ -111,9 +124,9 @@ async def test_a_volume_that_is_being_deleted_is_not_opened(tmp_path: Path) -> N
         inode, _ = await cache_set.volumes.open("cache")
         deleting = asyncio.ensure_future(cache_set.volumes.delete(inode))
         await asyncio.sleep(0.001)
-        assert await cache_set.volumes.open("cache") == (inode, True)
+        assert await cache_set.volumes.open("cache") == (inode + 1, True)
         await deleting
-        assert labels(cache_set) == {inode: "cache"}
+        assert labels(cache_set) == {inode + 1: "cache"}
 
 
 @in_virtual_time

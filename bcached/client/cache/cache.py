@@ -22,7 +22,7 @@ from bcached.client.cache.sender import Sender
 from bcached.client.cache.serializers import Serializer, Values
 from bcached.client.cache.session import Session
 from bcached.client.cache.sessions import Sessions
-from bcached.errors import ConnectionLost
+from bcached.errors import ConnectionLost, NoSuchVolume
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -247,12 +247,16 @@ class Cache:
     # Inside
 
     def _run(self, work: Callable[[Session], T], unavailable: T) -> T:
-        """Returns what the work does with a session; once more with a new one if the connection was lost."""
+        """Returns what the work does with a session.
+
+        Once more with a new one if the connection was lost, or if the volume was deleted: by its label it is
+        found or made again.
+        """
         try:
             session = self._sessions.current()
             try:
                 return work(session)
-            except ConnectionLost:
+            except (ConnectionLost, NoSuchVolume):
                 self._sessions.lose(session)
             return work(self._sessions.current())
         except ConnectionLost:

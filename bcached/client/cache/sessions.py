@@ -7,7 +7,7 @@ from threading import RLock
 
 from bcached.client.cache.session import Session
 from bcached.client.forks import end_in_children
-from bcached.errors import ClientClosed, ConnectionLost
+from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
@@ -40,7 +40,12 @@ class Sessions:
                 raise ClientClosed(self.path)
             session = self._session or self._opened()
             self._session = session
-            self._drop_doubtful(session)
+            try:
+                self._drop_doubtful(session)
+            except NoSuchVolume:  # deleted, with all that is doubtful
+                self.lose(session)
+                self._doubtful = []
+                session = self._session = self._opened()
             return session
 
     @property

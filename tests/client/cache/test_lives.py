@@ -89,6 +89,33 @@ def test_no_older_value_comes_back_for_one_whose_commit_was_lost(own_daemon: Dae
         assert cache["a"] == "newest"
 
 
+def test_a_cache_outlives_its_volume_and_never_reads_another(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path, "one") as one, Cache(path, "other") as other:
+        one.set("a", "of one", wait=True)
+        assert one["a"] == "of one"
+        (volume,) = own_daemon.ask("Admin.ListVolumes")["parameters"]["volumes"]
+        own_daemon.ask("Admin.DeleteVolume", inode=volume["inode"], force=True)
+        other.set("a", "of the other", wait=True)
+        assert one.get("a") is None
+        one.set("a", "again")
+        one.flush()
+        assert (one["a"], other["a"]) == ("again", "of the other")
+
+
+def test_a_volume_that_is_deleted_while_objects_are_under_way(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path, "one") as one:
+        for number in range(300):
+            one.set(str(number), number)
+            if number == 150:
+                (volume,) = own_daemon.ask("Admin.ListVolumes")["parameters"]["volumes"]
+                own_daemon.ask("Admin.DeleteVolume", inode=volume["inode"], force=True)
+        one.set("last", 1, wait=True)
+        assert one["last"] == 1
+        assert own_daemon.ask("Admin.Verify") == {"parameters": {"violations": []}}
+
+
 def test_a_forked_child_has_a_session_of_its_own(own_daemon: DaemonProcess) -> None:
     path = str(own_daemon.socket_path)
     with Cache(path) as cache:
