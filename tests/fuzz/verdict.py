@@ -17,7 +17,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.store.check.checker import CheckedSet, check_set
+from bcached.store.check.checker import CheckedSet, check_set, read_metadata, read_tree
 from bcached.store.finding import Severity
 from fuzz.bases import TURNS, base
 from fuzz.surgery import Surgeon
@@ -113,6 +113,10 @@ async def _judge(devices: Sequence[MemoryDevice], verdict: Verdict, random: Rand
     before = await _check(devices)
     verdict.worst = before.findings.worst if before else None
     fatal = before is None or before.findings.worst == Severity.FATAL
+    if before is not None:
+        singly = await _check_key_by_key([device.reopen() for device in devices])
+        if outcome_of(singly) != outcome_of(before):
+            verdict.wrong.append(f"key by key a check finds {outcome_of(singly)[0]}")
     await _live(devices, verdict, random)
     if fatal and verdict.refused is None:
         told = [str(finding) for finding in before.findings.listed] if before else ["it could not be checked"]
@@ -138,6 +142,23 @@ async def _check(devices: Sequence[MemoryDevice]) -> CheckedSet | None:
     finally:
         for device in devices:
             await device.close()
+
+
+async def _check_key_by_key(devices: Sequence[MemoryDevice]) -> CheckedSet:
+    """Read leaves as a dump does, and not in columns."""
+    checked = await read_metadata(devices)
+    async for _ in read_tree(checked):
+        pass
+    for device in devices:
+        await device.close()
+    return checked
+
+
+def outcome_of(checked: CheckedSet) -> tuple[object, ...]:
+    """All that a check finds, but for the words."""
+    findings = sorted((it.rule, it.severity, it.lost) for it in checked.findings.listed)
+    censuses = [(it.sectors.tolist(), it.dirty_sectors.tolist(), it.gens.tolist()) for it in checked.censuses]
+    return findings, checked.findings.counts, checked.totals, censuses
 
 
 async def _live(devices: Sequence[MemoryDevice], verdict: Verdict, random: Random) -> None:

@@ -22,7 +22,7 @@ from bcached.format.bkey import (
 from bcached.keys import Key, Pointer
 from bcached.state.index.extents import Extents
 
-CHUNK_ROWS = 1 << 19
+CHUNK_ROWS = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,17 +7,16 @@ from functools import partial
 
 from bcached.device.run_all import run_all
 from bcached.device.shared_flush import SharedFlush
-from bcached.errors import FormatError
 from bcached.format.bkey import Bounds, check_node_key
-from bcached.format.bset import pack_words, read_frames
+from bcached.format.bset import pack_words
 from bcached.keys import Key
-from bcached.state.index.bset_merge import merge_bsets
-from bcached.state.index.interior_keys import Position, position_of
+from bcached.state.index.interior_keys import Position
 from bcached.state.index.node import Interior, Leaf, Node
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree_change import NewNode
 from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import BucketGens, MayBeTorn, judge_children, judge_damage, leaf_extents
+from bcached.store.btree.plain_leaf import read_plain_leaf
 from bcached.store.finding import OpeningReport, refuse_fatal
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
@@ -69,9 +68,9 @@ class NodeIo:
             self.claim(layer)
         self.nodes_read += len(layers)
         if level == 0 and not below:
-            leaf = await self._read_plain_leaf(key, low)
-            if leaf is not None:
-                return leaf
+            plain = await read_plain_leaf(self._members, key, low, self._bounds)
+            if plain is not None:
+                return Leaf(key, plain.seq, plain.blocks_used, plain.extents)
         layers = [await self._read_sound(layer) for layer in layers]
         found = layers[-1]
         last = found.bsets[-1]
@@ -92,22 +91,6 @@ class NodeIo:
         found = await read_node(self._members, layer.key, layer.level, layer.low)
         judge_damage(found, self.may_be_torn, self.report)
         return found
-
-    async def _read_plain_leaf(self, key: Key, low: Position) -> Leaf | None:
-        """Returns a leaf that is sound; None if it has to be read key by key."""
-        pointer, block_bytes = key.pointers[0], self.shape.block_bytes
-        device = self._members[pointer.device].block_device
-        raw = await device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
-        try:
-            frames = list(read_frames(raw, key, self._set_magic, block_bytes))
-        except FormatError:
-            return None
-        bsets = [frame.keys for frame in frames]
-        live = merge_bsets(bsets, low, position_of(key), self._bounds, self.shape.bucket_sectors)
-        if live is None:
-            return None
-        last = frames[-1]
-        return Leaf(key, last.seq, last.offset_bytes // block_bytes + last.blocks, live)
 
     async def append(self, node: Node, parts: Sequence[bytes]) -> None:
         """Append bsets of one block each to a node, durably, one after the other.

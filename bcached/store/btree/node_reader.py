@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from bcached.errors import BadChecksum, BcachedError
 from bcached.format.bset import PlacedBset, bsets_behind, claimed_keys, is_last_bset, read_bsets
 from bcached.keys import Key
+from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START, Position, position_of
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
@@ -29,6 +30,7 @@ class NodeFound:
     is_torn: bool = False  # the damage may be an interrupted append
     claimed: tuple[Key, ...] = ()  # keys that the bset with the wrong checksum seems to hold
     behind: list[PlacedBset] = field(default_factory=list)  # sound ones behind what is damaged
+    merged: Extents | None = None  # of a sound leaf that was read in columns, without its bsets
 
     @property
     def high(self) -> Position:

@@ -79,7 +79,7 @@ class CheckedSet:
 async def check_set(devices: Sequence[BlockDevice]) -> CheckedSet:
     """Check everything. Raises SetRefused if these are not all the members of their set."""
     checked = await read_metadata(devices)
-    async for _ in read_tree(checked):
+    async for _ in read_tree(checked, in_columns=True):
         pass
     return checked
 
@@ -91,8 +91,8 @@ async def read_metadata(devices: Sequence[BlockDevice]) -> CheckedSet:
     return checked
 
 
-async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
-    """Yields the nodes of the tree, then judges all its keys."""
+async def read_tree(checked: CheckedSet, *, in_columns: bool = False) -> AsyncIterator[NodeFound]:
+    """Yields the nodes of the tree, then judges all its keys. In columns, sound leaves have no bsets."""
     if checked.journal is None or not checked.journal.entries:
         return
     found, report, entries = checked.metadata, checked.findings.report, checked.journal.entries
@@ -106,7 +106,8 @@ async def read_tree(checked: CheckedSet) -> AsyncIterator[NodeFound]:
     checked.superseded = replayed.superseded
     checked.tree = TreeReader(contents, bounds, replayed.extents, report)
     if found.metadata_keys.root is not None:
-        async for node in checked.tree.nodes(found.metadata_keys.root, checked.journal.newest.level):
+        root, level = found.metadata_keys.root, checked.journal.newest.level
+        async for node in checked.tree.nodes(root, level, in_columns=in_columns):
             yield node
     else:
         checked.tree.rows.add(replayed.extents)

@@ -6,9 +6,10 @@ What keeps a set from being opened is not judged here, but by the rules shared w
 the gens, one to judge.
 """
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
 from bcached.state.accounting.check_counts import Census, Use
-from bcached.state.index.key_rows import KeyRows, Rows
+from bcached.state.index.key_rows import CHUNK_ROWS, KeyRows, Rows
 from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Finding, Report, Severity
 from bcached.store.membership import MemberFound
 
 STRUCTURE = "key"
+OVERLAP = "key-overlap"
 
 
 @dataclass(slots=True)
@@ -85,7 +87,7 @@ class KeyCheck:
     def judge(self) -> KeyTotals:
         """Count all keys, and report those that are wrong. Returns the sums."""
         totals = KeyTotals(keys=self._rows.key_count)
-        extents: list[list[NDArray[np.int64]]] = [[] for _ in self._members]
+        extents = [array("q") for _ in self._members]  # grows without a copy
         for rows in self._rows.chunks():
             live = np.zeros(len(rows), bool)
             for census, chosen, of_member in self._by_member(rows):
@@ -97,7 +99,7 @@ class KeyCheck:
                 free = buckets[(behind == 0) & (census.uses[buckets] == Use.FREE)]
                 census.uses[free] = Use.DATA
                 device = int(of_member.devices[0])
-                extents[device].append(_packed_extents(of_member.where(behind == 0)))
+                extents[device].frombytes(_packed_extents(of_member.where(behind == 0)).tobytes())
             _add_up(totals, rows.where(live))
         self._remember_superseded()
         for device, packed in enumerate(extents):
@@ -127,27 +129,19 @@ class KeyCheck:
                 Finding("key-stale-dirty", Severity.DAMAGE, STRUCTURE, self._where(key), problem, lost)
             )
 
-    def _report_overlaps(self, device: int, packed: list[NDArray[np.int64]]) -> None:
-        """Report live keys that share a sector of the device."""
-        if not packed:
-            return
-        extents = np.concatenate(packed)
+    def _report_overlaps(self, device: int, packed: "array[int]") -> None:
+        """Report live keys that share a sector of the device. Sorts their packed extents."""
+        extents: NDArray[np.int64] = np.frombuffer(packed, np.int64)
         extents.sort()
-        sectors, ends = extents >> SIZE_BITS, (extents >> SIZE_BITS) + (extents & SIZE_MASK)
-        highest = np.maximum.accumulate(ends)
-        overlapping = np.flatnonzero(sectors[1:] < highest[:-1]) + 1
-        if not len(overlapping):
-            return
-        path = self._members[device].path
-        for sector in sectors[overlapping[:FINDINGS_OF_A_RULE_MAX]].tolist():
+        for sector in islice(_overlapping(extents), FINDINGS_OF_A_RULE_MAX):
             keys = [
                 key for key in self._keys_at(device, sector) if key.pointers[0].sector <= sector < _end(key)
             ]
             named = " and ".join(f"{key.inode}:{key.offset} ({_kind(key)})" for key in keys[:3])
             lost = f"{min(key.sectors for key in keys)} sectors of one of them" if keys else ""
             problem = f"more than one live key has these sectors: {named}"
-            where = f"{path} sector {sector}"
-            self._report(Finding("key-overlap", Severity.DAMAGE, STRUCTURE, where, problem, lost))
+            where = f"{self._members[device].path} sector {sector}"
+            self._report(Finding(OVERLAP, Severity.DAMAGE, STRUCTURE, where, problem, lost))
 
     def _keys_at(self, device: int, sector: int) -> Iterator[Key]:
         for rows in self._rows.chunks():
@@ -192,6 +186,21 @@ def _packed_extents(rows: Rows) -> NDArray[np.int64]:
     """Returns first sector and length of each row in one number that sorts by the sector."""
     packed: NDArray[np.int64] = rows.first_sectors << SIZE_BITS | rows.sectors
     return packed
+
+
+def _overlapping(extents: NDArray[np.int64]) -> Iterator[int]:
+    """Yields the first sectors of sorted packed extents that begin before an earlier one ends.
+
+    In parts: all of them unpacked would be the most that a check has in memory.
+    """
+    reached = 0
+    for start in range(0, len(extents), CHUNK_ROWS):
+        part = extents[start : start + CHUNK_ROWS]
+        sectors = part >> SIZE_BITS
+        ends = np.maximum.accumulate(sectors + (part & SIZE_MASK))
+        before = np.maximum(np.append(reached, ends[:-1]), reached)
+        yield from sectors[sectors < before].tolist()
+        reached = max(reached, int(ends[-1]))
 
 
 def _buckets(census: Census, rows: Rows) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ left out; the journal's keys count nevertheless.
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
+from bcached.errors import BcachedError
 from bcached.format.bkey import Bounds
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.gens import behind
@@ -21,6 +22,7 @@ from bcached.state.index.interior_keys import START, Position, position_of
 from bcached.state.index.key_rows import KeyRows
 from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import claim_bucket, judge_children, judge_damage, leaf_extents
+from bcached.store.btree.plain_leaf import read_plain_leaf
 from bcached.store.finding import Report
 from bcached.store.reading.bucket_checks import BucketContents
 
@@ -59,8 +61,11 @@ class TreeReader:
         self.node_pointers: list[tuple[Pointer, str]] = []  # of all nodes read so far
         self.nodes_by_level: Counter[int] = Counter()
 
-    async def nodes(self, root: Key, level: int) -> AsyncIterator[NodeFound]:
-        """Yields every node that can be reached, a parent before its children, these from left to right."""
+    async def nodes(self, root: Key, level: int, *, in_columns: bool = False) -> AsyncIterator[NodeFound]:
+        """Yields every node that can be reached, a parent before its children, these from left to right.
+
+        Sound leaves that are read in columns have no bsets.
+        """
         members, censuses = self._contents.members, self._contents.censuses
         self._gens.raise_gen(root.pointers[0])
         waiting: list[tuple[list[Key], int, Position]] = [([root], level, START)]
@@ -73,7 +78,8 @@ class TreeReader:
                 if claim_bucket(members, censuses, node, self._report):
                     census = censuses[key.pointers[0].device]
                     census.sectors[census.geometry.bucket_of(key.pointers[0].sector)] += key.sectors
-                    node = await read_node(members, key, level, low)
+                    is_plain = in_columns and level == 0 and len(keys) == 1
+                    node = await self._read(node, is_plain=is_plain)
                     self.node_pointers.append((key.pointers[0], node.where))
                     self.nodes_by_level[level] += 1
                     judge_damage(node, self._may_be_torn, self._report)
@@ -87,6 +93,20 @@ class TreeReader:
             below = [(child, level - 1, lows[number]) for number, child in enumerate(children)]
             waiting += reversed(below)
 
+    async def _read(self, node: NodeFound, *, is_plain: bool) -> NodeFound:
+        """Returns a claimed node with its contents, in columns if it may be plain and is."""
+        members = self._contents.members
+        if is_plain:
+            try:
+                plain = await read_plain_leaf(members, node.key, node.low, self._bounds)
+            except BcachedError as error:  # one reading, so that the error of a failing device counts
+                node.damage = error
+                return node
+            if plain is not None:
+                node.merged = plain.extents
+                return node
+        return await read_node(members, node.key, node.level, node.low)
+
     def _may_be_torn(self, node: NodeFound) -> bool:
         return may_be_torn(node, self._replayed)
 
@@ -98,11 +118,14 @@ class TreeReader:
 
     def _add(self, layers: Sequence[NodeFound], node: NodeFound) -> None:
         """Add a leaf's keys, merged with the journal's; only these of a node that could not be read."""
-        extents = leaf_extents(layers, self._bounds, self._report)
+        extents = node.merged if layers and node.merged is not None else self._merge(layers)
         self._contents.count_leaf(extents)
         for key in self._replayed.between(node.low, node.high):
             self.superseded += extents.insert(key)
         self.rows.add(extents)
+
+    def _merge(self, layers: Sequence[NodeFound]) -> Extents:
+        return leaf_extents(layers, self._bounds, self._report)
 
 
 def may_be_torn(node: NodeFound, replayed: Extents) -> bool:

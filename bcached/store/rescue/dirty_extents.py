@@ -19,7 +19,9 @@ from bcached.keys import Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
 from bcached.state.index.extents import Extents
 from bcached.state.index.key_rows import Rows
+from bcached.store.check.key_check import OVERLAP
 from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.plain_rows import PlainRows
 from bcached.store.rescue.set_left import SetLeft
 
 
@@ -56,8 +58,10 @@ class DirtyExtents:
         extents = cls(left, _proven=[census.gens_known.copy() for census in left.checked.censuses])
         tree = left.checked.tree
         if tree is not None:
-            for device in range(len(left.members)):
-                extents._conflicting |= _overlapping(left, device)
+            # The check has compared them already, but for those of leaves found later.
+            if left.checked.findings.counts[OVERLAP] or left.found_leaves:
+                for device in range(len(left.members)):
+                    extents._conflicting |= _overlapping(left, device)
             for key in tree.superseded:
                 extents._in_leaf.insert(key)
             if not all(known.all() for known in extents._proven):
@@ -81,14 +85,27 @@ class DirtyExtents:
 
     def of_inode(self, inode: int) -> Iterator[DirtyExtent]:
         """Yields the dirty extents of an inode, in order."""
+        for rows in self._rows_of(inode):
+            yield from self._extents(rows)
+
+    def in_columns(self, inode: int) -> Iterator[tuple[Rows, Iterator[DirtyExtent]]]:
+        """Yields the same in parts, to be counted: rows that are sure, each an extent; and the others."""
+        conflicting = np.array(sorted(self._conflicting), np.int64)
+        plain_rows = PlainRows(self.left, self._proven, conflicting)
+        for rows in self._rows_of(inode):
+            plain = plain_rows.of(rows)
+            yield rows.where(plain), self._extents(rows.where(~plain))
+
+    def _rows_of(self, inode: int) -> Iterator[Rows]:
         tree = self.left.checked.tree
-        if tree is None:
-            return
-        for rows in tree.rows.chunks():
-            chosen = rows.where(rows.dirty & (rows.inodes == inode) & (rows.devices != CHECK_DEVICE))
-            numbered = zip(chosen.keys.tolist(), chosen, strict=True)
-            for number, copies in groupby(numbered, key=itemgetter(0)):
-                yield from self._parts(number, [key for _, key in copies])
+        if tree is not None:
+            for rows in tree.rows.chunks():
+                yield rows.where(rows.dirty & (rows.inodes == inode) & (rows.devices != CHECK_DEVICE))
+
+    def _extents(self, rows: Rows) -> Iterator[DirtyExtent]:
+        numbered = zip(rows.keys.tolist(), rows, strict=True)
+        for number, copies in groupby(numbered, key=itemgetter(0)):
+            yield from self._parts(number, [key for _, key in copies])
 
     def _parts(self, number: int, copies: Sequence[Key]) -> Iterator[DirtyExtent]:
         """Yields a key's parts. 1. Only stale copies. 2. Claimed by others, too. 3. All others."""
@@ -157,6 +174,13 @@ class Totals:
     extents: Counter[Confidence] = field(default_factory=Counter)
     sectors: Counter[Confidence] = field(default_factory=Counter)
     end: int = 0  # of the last extent
+
+    def add_rows(self, rows: Rows, confidence: Confidence) -> None:
+        """Count rows, each an extent."""
+        if len(rows):
+            self.extents[confidence] += len(rows)
+            self.sectors[confidence] += int(rows.sectors.sum())
+            self.end = max(self.end, int(rows.ends.max()))
 
     def add(self, extent: DirtyExtent) -> None:
         """Count an extent."""

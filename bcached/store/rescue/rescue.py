@@ -38,17 +38,24 @@ class Rescue:
 
     def dirty(self) -> Iterator[DirtyExtent]:
         """Yields the volume's extents, less trusted if the volume itself is doubtful."""
-        least = Confidence.NEWEST if self.owner.doubt else Confidence.SURE
-        for extent in self.extents.of_inode(self.owner.inode):
-            if extent.confidence < least:
-                yield replace(extent, confidence=least)
-            else:
-                yield extent
+        return map(self._as_trusted, self.extents.of_inode(self.owner.inode))
 
     def count(self) -> None:
-        """Count all extents."""
-        for extent in self.dirty():
-            (self.lost if self.unreadable.holds(extent) else self.totals).add(extent)
+        """Count all extents, those that are sure in columns."""
+        for rows, others in self.extents.in_columns(self.owner.inode):
+            lost = self.unreadable.overlaps_rows(rows)
+            self.lost.add_rows(rows.where(lost), self._least)
+            self.totals.add_rows(rows.where(~lost), self._least)
+            for extent in map(self._as_trusted, others):
+                (self.lost if self.unreadable.holds(extent) else self.totals).add(extent)
+
+    @property
+    def _least(self) -> Confidence:
+        """What the best extents of the volume are."""
+        return Confidence.NEWEST if self.owner.doubt else Confidence.SURE
+
+    def _as_trusted(self, extent: DirtyExtent) -> DirtyExtent:
+        return replace(extent, confidence=self._least) if extent.confidence < self._least else extent
 
     def chosen(self) -> Iterator[DirtyExtent]:
         """Yields the extents that are to be written."""

@@ -111,7 +111,7 @@ async def _read_tree(left: SetLeft) -> None:
     level = left.journal.entries[-1].level
     reached_root = False
     leaves: list[tuple[Position, Position]] = []
-    async for node in read_tree(left.checked):
+    async for node in read_tree(left.checked, in_columns=True):
         reached_root |= node.level == level
         if node.damage is not None:
             left.damaged_nodes.append(node)

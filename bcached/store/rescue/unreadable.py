@@ -5,7 +5,11 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bcached.errors import SetRefused
+from bcached.state.index.key_rows import Rows
 from bcached.store.rescue.dirty_extents import DirtyExtent, Place
 from bcached.units import SECTOR_BYTES
 
@@ -34,6 +38,15 @@ class Unreadable:
             return True
         number = bisect_right(self._ends, place.sector)
         return number < len(self._firsts) and self._firsts[number] < place.sector + sectors
+
+    def overlaps_rows(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether each row has a sector that cannot be read."""
+        firsts, ends = rows.first_sectors, rows.first_sectors + rows.sectors
+        overlapping = ends > np.array(self.ends)[rows.devices]
+        if self._ends:
+            numbers = np.searchsorted(self._ends, firsts, side="right")
+            overlapping |= np.append(self._firsts, 1 << 62)[numbers] < ends
+        return overlapping
 
     def holds(self, extent: DirtyExtent) -> bool:
         """Whether every copy of an extent has a sector that cannot be read."""
