@@ -2,7 +2,7 @@
 """A device as it would be with some blocks changed, to be checked before they are."""
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -73,3 +73,12 @@ class PatchedDevice:
 
     async def close(self) -> None:
         """Leave the device open: its opener closes it."""
+
+
+def patched_devices(devices: Sequence[BlockDevice], patches: Iterable[Patch]) -> list[PatchedDevice]:
+    """Returns the devices as they will be with patches of these devices."""
+    patches = list(patches)
+    return [
+        PatchedDevice(device, [patch for patch in patches if patch.member == number])
+        for number, device in enumerate(devices)
+    ]

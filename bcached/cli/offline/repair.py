@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from uuid import UUID
 
 import click
 
@@ -15,11 +16,18 @@ from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline.devices import opened
 from bcached.cli.offline.repair_report import document, lines, status_of, step_lines
+from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
 from bcached.store.repair.applying import Progress
-from bcached.store.repair.journal_clearing import clear_journal_behind
+from bcached.store.repair.needs import REBUILDING, Step
+from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
 from bcached.store.repair.undo import Undo, UndoLog
+from bcached.store.repair.volume_slots import NamedBacking, parse_backing
+from bcached.store.repair.wishes import Wishes
+from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.owner_of import read_backing
+from bcached.store.rescue.superblock_left import Layout
 from bcached.units import format_size
 
 
@@ -28,29 +36,38 @@ class Request:
     """The command's arguments."""
 
     caches: tuple[str, ...]
-    seq: int | None
+    steps: frozenset[Step]
+    seq: int
+    newest: bool
+    accepts_loss: bool
+    geometry: tuple[int, int] | None
+    set_uuid: UUID | None
+    backings: tuple[tuple[int | None, str], ...]
     dry_run: bool
     yes: bool
     undo: str | None
-
-    @property
-    def names_steps(self) -> bool:
-        """Whether any step is named."""
-        return self.seq is not None
 
 
 @click.command(
     cls=FsckCommand,
     epilog=examples(
         "bcachectl repair cache.img                                   what could be done",
-        "bcachectl repair -n --clear-journal-behind 6 cache.img       what would be given up",
-        "bcachectl repair --undo cache.undo --clear-journal-behind 6 cache.img",
+        "bcachectl repair -n --rebuild-prios cache.img                what would be given up",
+        "bcachectl repair --undo cache.undo --rebuild-prios cache.img",
         "bcachectl repair --restore cache.undo                        all as it was before",
     )
     + "\n\nExit status, as fsck's: 0 sound, 1 corrected, 4 errors remain, 8 could not be done, "
-    "16 usage.",
+    "16 usage. docs/rescue.md says what to do about which message of the kernel.",
 )
 @click.argument("devices", metavar="CACHE...", type=PATH, nargs=-1)
+@click.option(
+    "--superblock",
+    is_flag=True,
+    help="Write a damaged superblock again: from its copy, its other fields, other members, or a scan.",
+)
+@click.option("--geometry", metavar="BUCKET,BLOCK", type=GEOMETRY, help="With it: how the set was made.")
+@click.option("--set-uuid", metavar="UUID", type=click.UUID, help="With it: the set's uuid.")
+@click.option("--correct-bits", is_flag=True, help="Put single wrong bits right, as the checksums say.")
 @click.option(
     "--clear-journal-behind",
     "seq",
@@ -58,6 +75,26 @@ class Request:
     type=click.IntRange(min=1),
     help="Go back to journal entry SEQ: nothing newer is left on any member.",
 )
+@click.option("--rebuild-prios", is_flag=True, help="Rebuild the prios: gens by the keys that are left.")
+@click.option(
+    "--rebuild-volumes",
+    is_flag=True,
+    help="Rebuild the uuid table, by an earlier one, backing devices and keys.",
+)
+@click.option(
+    "--backing",
+    "backings",
+    metavar="[N=]DEV",
+    multiple=True,
+    help="With it: the backing device of volume N; its uuid is read.",
+)
+@click.option(
+    "--drop-damaged",
+    is_flag=True,
+    help="Rebuild the index and the journal from what is sure; drop what is damaged, or points to nothing.",
+)
+@click.option("--newest", is_flag=True, help="Keep what is only the newest that was found as well.")
+@click.option("--give-up-dirty", is_flag=True, help="Go on if dirty data is lost by it, or may be.")
 @click.option("--undo", metavar="FILE", type=PATH, help="Save what is overwritten in a new FILE first.")
 @click.option("--restore", metavar="FILE", type=PATH, help="Undo a repair, also one that was interrupted.")
 @click.option("-n", "--dry-run", is_flag=True, help="Print what each step would do and lose; change nothing.")
@@ -66,7 +103,18 @@ class Request:
 def repair(
     options: GlobalOptions,
     devices: tuple[str, ...],
+    *,
+    superblock: bool,
+    geometry: tuple[int, int] | None,
+    set_uuid: UUID | None,
+    correct_bits: bool,
     seq: int | None,
+    rebuild_prios: bool,
+    rebuild_volumes: bool,
+    backings: tuple[str, ...],
+    drop_damaged: bool,
+    newest: bool,
+    give_up_dirty: bool,
     undo: str | None,
     restore: str | None,
     dry_run: bool,
@@ -77,27 +125,55 @@ def repair(
     Only the steps that are named are done. Each one first prints what is lost by it. --restore writes back
     what a FILE of --undo holds, to the devices it names, or to CACHE if they have other names now.
     """
-    request = Request(devices, seq, dry_run, yes, undo)
+    named = {
+        Step.SUPERBLOCK: superblock,
+        Step.CORRECT_BITS: correct_bits,
+        Step.CLEAR_JOURNAL: seq is not None,
+        Step.REBUILD_PRIOS: rebuild_prios,
+        Step.REBUILD_VOLUMES: rebuild_volumes,
+        Step.DROP_DAMAGED: drop_damaged,
+    }
+    request = Request(
+        devices,
+        frozenset(step for step, is_named in named.items() if is_named),
+        seq or 0,
+        newest,
+        give_up_dirty,
+        geometry,
+        set_uuid,
+        tuple(map(parse_backing, backings)),
+        dry_run,
+        yes,
+        undo,
+    )
     if restore is not None:
-        if request.names_steps or undo is not None or dry_run:
+        if request.steps or undo is not None or dry_run:
             raise WronglyUsed("--restore goes with no step, -n or --undo")
         asyncio.run(_restore(options, restore, devices))
         return
-    if not devices:
-        raise WronglyUsed("expected CACHE..., or --restore FILE")
+    _refuse_misuse(request)
     done = asyncio.run(_repair(options, request))
     answer(options, document(done), lambda: "\n".join(lines(done)))
     click.get_current_context().exit(status_of(done))
 
 
+def _refuse_misuse(request: Request) -> None:
+    """Refuse options that have no effect."""
+    if not request.caches:
+        raise WronglyUsed("expected CACHE..., or --restore FILE")
+    about_superblock = request.geometry is not None or request.set_uuid is not None
+    if about_superblock and Step.SUPERBLOCK not in request.steps:
+        raise WronglyUsed("--geometry and --set-uuid are for --superblock")
+    if request.backings and not {Step.SUPERBLOCK, Step.REBUILD_VOLUMES} & request.steps:
+        raise WronglyUsed("--backing is for --rebuild-volumes and --superblock")
+    if (request.newest or request.accepts_loss) and not request.steps & REBUILDING:
+        raise WronglyUsed("--newest and --give-up-dirty are for --drop-damaged and --rebuild-...")
+
+
 async def _repair(options: GlobalOptions, request: Request) -> Repair:
-    async with opened(request.caches, to_change=request.names_steps and not request.dry_run) as devices:
-        done = await Repair.of(devices)
-        if request.seq is not None:
-            step = await clear_journal_behind(done.before, request.seq)
-            done.add(step, done.before.members)
-        await done.preview()
-        if request.dry_run or not done.is_needed:
+    async with opened(request.caches, to_change=bool(request.steps) and not request.dry_run) as devices:
+        done = await plan_repair(devices, await _wishes(request))
+        if request.dry_run or not done.is_needed or done.obstacle:
             return done
         _ask(options, request, done)
         undo = await UndoLog.create(request.undo, devices) if request.undo is not None else None
@@ -108,6 +184,29 @@ async def _repair(options: GlobalOptions, request: Request) -> Repair:
             if undo is not None:
                 undo.log.close()
     return done
+
+
+async def _wishes(request: Request) -> Wishes:
+    """Returns what is asked for, with what the backing devices say."""
+    backings = []
+    for inode, path in request.backings:
+        async with opened([path]) as (device,):
+            backings.append(NamedBacking(path, (await read_backing(device)).superblock, inode))
+    set_uuid = request.set_uuid
+    if set_uuid is None and backings:
+        set_uuid = backings[0].superblock.set_uuid
+    if request.geometry is not None and set_uuid is None:
+        raise WronglyUsed("--geometry needs --set-uuid, or --backing, whose superblock has it")
+    layout = Layout(*request.geometry, set_uuid) if request.geometry and set_uuid is not None else None
+    return Wishes(
+        request.steps,
+        request.seq,
+        Confidence.NEWEST if request.newest else Confidence.SURE,
+        request.accepts_loss,
+        layout,
+        set_uuid,
+        backings,
+    )
 
 
 def _ask(options: GlobalOptions, request: Request, done: Repair) -> None:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a repair prints: its steps, what they give up, and what is found afterwards."""
 
+import shlex
 from collections.abc import Iterator
 
 from bcached.cli.fsck_command import FsckStatus
 from bcached.cli.offline.check import finding_document
 from bcached.store.finding import Severity
+from bcached.store.repair.needs import in_order, needed_steps
 from bcached.store.repair.repair import Repair
 from bcached.units import format_size
 
@@ -34,12 +36,17 @@ def lines(done: Repair) -> Iterator[str]:
     yield from step_lines(done)
     found = done.found.findings
     yield from (str(finding) for finding in found.listed if finding.severity > Severity.NOTE)
+    if done.obstacle and done.is_needed and not done.is_done:
+        yield f"not done: {done.obstacle}"
     then = {(True, True): "sound now", (True, False): "still NOT SOUND"}
     then |= {(False, True): "would be sound then", (False, False): "would NOT be sound then"}
     if done.is_needed:
         yield then[done.is_done, found.sound]
     else:
         yield "sound" if found.sound else "NOT SOUND: nothing was done"
+        if options := in_order(needed_steps(found)):
+            paths = shlex.join(device.path for device in done.devices)
+            yield f"to see what can be done: bcachectl repair -n {' '.join(options)} {paths}"
 
 
 def document(done: Repair) -> dict[str, object]:
@@ -58,6 +65,8 @@ def document(done: Repair) -> dict[str, object]:
             }
             for step in done.steps
         ],
+        "obstacle": done.obstacle if done.is_needed and not done.is_done else "",
+        "needed_steps": in_order(needed_steps(found)),
         "sound_before": done.before.findings.sound,
         "sound": found.sound,
         "findings": [finding_document(finding) for finding in found.listed],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Packs the keys of extents for bsets, column by column instead of key by key."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -48,14 +48,17 @@ class PackedKeys:
 
     def filled(self, words_max: int) -> list[bytes]:
         """Returns all keys in as few parts as possible, none of more than words_max."""
-        parts, begin = [], 0
+        return [self.cut(begin, end) for begin, end in self.parts(words_max)]
+
+    def parts(self, words_max: int) -> Iterator[tuple[int, int]]:
+        """Yields the first key and the end of each part of `filled`, by their numbers."""
+        begin = 0
         while begin < len(self):
             limit = self._firsts[begin] + words_max
             end = int(np.searchsorted(self._firsts, limit, side="right")) - 1
             assert end > begin, "a key does not fit"
-            parts.append(self.cut(begin, end))
+            yield begin, end
             begin = end
-        return parts
 
 
 def _pack_run(run: Run, words: WordColumn) -> NumberColumn:

@@ -158,12 +158,16 @@ def _in_order(
 ) -> Iterable[Key]:
     """Yields the keys of one bset that are valid in this node.
 
-    1. Deleted or invalid: skipped. 2. Before the node's range: skipped. 3. Out of order: reported, yielded.
+    1. Deleted: skipped. 2. Invalid: as a deletion, so that nothing older comes back. 3. Before the node's
+    range: skipped. 4. Out of order: reported, yielded.
     """
     behind: Position = node.low
     for number, key in enumerate(keys):
         where = f"{node.where}, byte {byte}, key {number}"
-        if key.sectors == 0 or not is_extent(key, bounds, where, report):
+        if key.sectors == 0:
+            continue
+        if not is_extent(key, bounds, where, report):
+            yield deletion_of(key)
             continue
         begin = (key.inode, key.offset)
         if begin < node.low:
@@ -176,6 +180,12 @@ def _in_order(
             report(Finding("key-order", Severity.DAMAGE, "extent", where, problem))
         behind = position_of(key)
         yield key
+
+
+def deletion_of(key: Key) -> Key:
+    """Returns a key that deletes what another one covers."""
+    start = max(key.offset, 0)
+    return Key(key.inode, start, max(key.end - start, 0), False, ())
 
 
 def is_extent(key: Key, bounds: Bounds, where: str, report: Report) -> bool:

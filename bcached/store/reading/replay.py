@@ -8,7 +8,7 @@ from bcached.format.bkey import Bounds
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key
 from bcached.state.index.extents import Extents
-from bcached.store.btree.node_rules import is_extent
+from bcached.store.btree.node_rules import deletion_of, is_extent
 from bcached.store.finding import Report
 
 
@@ -29,4 +29,6 @@ def merge_entries(path: str, entries: Sequence[JournalEntry], bounds: Bounds, re
             if is_extent(key, bounds, f"{path} journal entry {entry.seq}, key {number}", report):
                 replayed.keys.append(key)
                 replayed.superseded += replayed.extents.insert(key)
+            elif key.sectors:
+                replayed.superseded += replayed.extents.insert(deletion_of(key))
     return replayed

@@ -5,6 +5,7 @@ Read strictly, since the bytes may be a client's: the bucket that an older journ
 reused for data since. What neither bcached nor the kernel ever writes is refused.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bcached.errors import BcachedError
@@ -46,6 +47,31 @@ async def read_volumes(
         report(Finding("volume-slot", Severity.FATAL, STRUCTURE, f"{where}, slot {slot}", problem))
     _check_entries(entries, where, report)
     return entries
+
+
+async def sound_slots(members: Sequence[MemberFound], newest: JournalEntry) -> dict[int, UuidEntry]:
+    """Returns those slots of a table, which may be damaged, that bcached or the kernel may have written."""
+    if not newest.uuid_bucket.pointers or newest.uuid_bucket.pointers[0].device >= len(members):
+        return {}
+    pointer, found = newest.uuid_bucket.pointers[0], list[Finding]()
+    try:
+        entries = await read_volumes(members, newest, found.append)
+        raw = await members[pointer.device].block_device.read(
+            pointer.sector * SECTOR_BYTES, newest.uuid_bucket.sectors * SECTOR_BYTES
+        )
+    except BcachedError:
+        return {}
+    damaged = set(slots_with_leftovers(raw, newest.version)) if found else set()
+    uuids = Counter(entry.uuid for entry in entries if entry is not None)
+    sound = {}
+    for slot, entry in enumerate(entries[: uuid_slots(members[0].superblock.bucket_sectors)]):
+        if entry is None or slot in damaged or (uuids[entry.uuid] > 1 and not entry.is_burnt):
+            continue
+        wrong = list[Finding]()
+        _check_fields(entry, "", wrong.append)
+        if all(finding.severity < Severity.FATAL for finding in wrong):
+            sound[slot] = entry
+    return sound
 
 
 def _check_entries(entries: Sequence[UuidEntry | None], where: str, report: Report) -> None:

@@ -14,7 +14,7 @@ BATCH_BYTES = 8 << 20  # written between two appends to the undo file
 Progress = Callable[[int], None]  # bytes written
 
 
-def _say_nothing(_: int) -> None:
+def say_nothing(_: int) -> None:
     """Progress that is not reported."""
 
 
@@ -24,7 +24,7 @@ class Applying:
 
     devices: Sequence[BlockDevice]
     undo: UndoLog | None = None
-    progress: Progress = _say_nothing
+    progress: Progress = say_nothing
     written_bytes: int = 0
 
     async def run(self, steps: Sequence[RepairStep]) -> None:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from bcached.device.block_device import BlockDevice
 from bcached.store.check.checker import CheckedSet, check_set
 from bcached.store.membership import MemberFound
-from bcached.store.repair.applying import Applying, Progress
-from bcached.store.repair.repair_step import RepairStep, patched
+from bcached.store.patched_device import patched_devices
+from bcached.store.repair.applying import Applying, Progress, say_nothing
+from bcached.store.repair.repair_step import RepairStep
 from bcached.store.repair.undo import UndoLog
 
 
@@ -24,6 +25,7 @@ class Repair:
     before: CheckedSet
     steps: list[RepairStep] = field(default_factory=list)
     after: CheckedSet | None = None
+    accepts_loss: bool = False  # of dirty data
     is_done: bool = False
     _view: list[BlockDevice] = field(default_factory=list)
 
@@ -47,12 +49,13 @@ class Repair:
         """What is found now, or with the steps."""
         return self.after or self.before
 
-    def add(self, step: RepairStep, members: Sequence[MemberFound]) -> None:
-        """Add a step that was planned on the view, with members of it."""
-        step = step.for_devices(members, self._view)
+    def add(self, step: RepairStep, members: Sequence[MemberFound] | None = None) -> None:
+        """Add a step that was planned on the view, with patches of its devices, or of these members."""
+        if members is not None:
+            step = step.for_devices(members, self._view)
         self.steps.append(step)
         if step.is_needed:
-            self._view = list(patched(self._view, step.patches))
+            self._view = list(patched_devices(self._view, step.patches))
             self.after = None
 
     async def preview(self) -> CheckedSet:
@@ -61,8 +64,18 @@ class Repair:
             self.after = await check_set(self._view) if self.is_needed else self.before
         return self.after
 
-    async def write(self, undo: UndoLog | None, progress: Progress) -> None:
+    @property
+    def obstacle(self) -> str:
+        """Why the steps are not done; empty if nothing keeps them from it."""
+        if any(step.loses_dirty for step in self.steps) and not self.accepts_loss:
+            return "dirty data would be lost, or may be: --give-up-dirty says that it may"
+        if any(step.must_end_sound for step in self.steps) and not self.found.findings.sound:
+            return "the set would not be sound afterwards"
+        return ""
+
+    async def write(self, undo: UndoLog | None = None, progress: Progress = say_nothing) -> None:
         """Write the steps, and check the devices."""
+        assert not self.obstacle
         await Applying(self.devices, undo, progress).run(self.steps)
         self.is_done = True
         self.after = await check_set(self.devices)

@@ -4,12 +4,12 @@
 A step is planned first; the set can be checked as it would be with it before anything is written.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from bcached.device.block_device import BlockDevice
 from bcached.store.membership import MemberFound
-from bcached.store.patched_device import Patch, PatchedDevice
+from bcached.store.patched_device import Patch
 
 
 @dataclass(slots=True)
@@ -46,12 +46,3 @@ class RepairStep:
         ]
         stages = [[replace(patch, member=numbers[patch.member]) for patch in stage] for stage in self.stages]
         return replace(self, stages=stages)
-
-
-def patched(devices: Sequence[BlockDevice], patches: Iterable[Patch]) -> list[PatchedDevice]:
-    """Returns the devices as they will be with patches of these devices."""
-    patches = list(patches)
-    return [
-        PatchedDevice(device, [patch for patch in patches if patch.member == number])
-        for number, device in enumerate(devices)
-    ]

@@ -7,6 +7,7 @@ are corrected where they are read: superblock_left.py.)
 """
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
@@ -18,7 +19,7 @@ from bcached.format.correction import (
 )
 from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.store.btree.node_reader import NodeFound
-from bcached.store.patched_device import Patch, PatchedDevice
+from bcached.store.patched_device import Patch, patched_devices
 from bcached.store.prio_chain import follow_chain
 from bcached.store.rescue.set_left import SetLeft, read_what_is_left
 from bcached.store.rescue.superblock_left import Layout
@@ -29,18 +30,19 @@ READINGS = 4  # what is behind damage is seen only when that is corrected
 
 async def read_corrected(devices: Sequence[BlockDevice], layout: Layout | None = None) -> SetLeft:
     """Read everything that can be read, with single wrong bits put right. Nothing is written."""
-    patches: list[list[Patch]] = [[] for _ in devices]
+    patches: list[Patch] = []
     told: list[str] = []
     for _ in range(READINGS):
-        patched = [PatchedDevice(*pair) for pair in zip(devices, patches, strict=True)]
+        patched = patched_devices(devices, patches)
         left = await read_what_is_left(patched, layout)
-        left.corrections = told
+        left.corrections, left.corrected = told, patches
         found = [correction async for correction in _corrections(left)]
         if not found:
             break
         for what, patch in found:
             device = left.members[patch.member].block_device
-            patches[next(n for n, one in enumerate(patched) if one is device)].append(patch)
+            number = next(number for number, one in enumerate(patched) if one is device)
+            patches.append(replace(patch, member=number))
             told.append(what)
     return left
 

@@ -107,9 +107,32 @@ class DirtyExtents:
         for number, copies in groupby(numbered, key=itemgetter(0)):
             yield from self._parts(number, [key for _, key in copies])
 
+    def of_all(self) -> Iterator[tuple[Key, DirtyExtent]]:
+        """Yields the parts of all keys, clean ones, too: each with its key, which names its first copy.
+
+        Of a stale clean key there is none.
+        """
+        tree = self.left.checked.tree
+        for rows in tree.rows.chunks() if tree is not None else ():
+            chosen = rows.where(rows.devices != CHECK_DEVICE)
+            numbered = zip(chosen.keys.tolist(), chosen, strict=True)
+            for number, rest in groupby(numbered, key=itemgetter(0)):
+                copies = [key for _, key in rest]
+                if copies[0].dirty or any(self._is_live(key.pointers[0]) for key in copies):
+                    for part in self._parts(number, copies):
+                        yield copies[0], part
+
+    def is_proven(self, place: Place) -> bool:
+        """Whether the gen of a bucket is certain, so that clean data in it is what its key names, too."""
+        bucket = self.left.checked.censuses[place.device].geometry.bucket_of(place.sector)
+        return bool(self._proven[place.device][bucket])
+
+    def _is_live(self, pointer: Pointer) -> bool:
+        return self.left.checked.staleness(pointer) == 0
+
     def _parts(self, number: int, copies: Sequence[Key]) -> Iterator[DirtyExtent]:
         """Yields a key's parts. 1. Only stale copies. 2. Claimed by others, too. 3. All others."""
-        live = [key for key in copies if self.left.checked.staleness(key.pointers[0]) == 0]
+        live = [key for key in copies if self._is_live(key.pointers[0])]
         first = (live or copies)[0]
         if not live:
             in_use = any(self._is_in_use(key.pointers[0]) for key in copies)

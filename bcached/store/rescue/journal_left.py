@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from bcached.errors import BcachedError
 from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, sound_entries, trace_entries
-from bcached.format.sizes import MEMBERS_MAX
+from bcached.format.sizes import MEMBERS_MAX, metadata_bytes
+from bcached.format.superblock import Superblock
 from bcached.keys import Key
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.journal.reader import BucketFound, JournalFound, read_bucket
@@ -132,6 +133,11 @@ def _find_hole(left: JournalLeft, members: Sequence[MemberFound], report: Report
             where = members[0].path
             report(Finding("journal-hole", Severity.DAMAGE, STRUCTURE, where, problem, "the keys in them"))
         expected = entry.seq + 1
+
+
+def sizes_fit(superblock: Superblock, entry: JournalEntry) -> bool:
+    """Whether the uuid table that an entry names is as long as it is with a superblock's buckets."""
+    return entry.uuid_bucket.sectors * SECTOR_BYTES == metadata_bytes(superblock.bucket_sectors)
 
 
 async def fits_its_journal(member: MemberFound, newest: int) -> bool:

@@ -76,6 +76,7 @@ async def _nodes(left: SetLeft) -> AsyncIterator[Key]:
                 sector = census.geometry.sector_of(bucket)
                 gen = await _gen_at(member, device, sector, sectors)
                 if gen is not None:
+                    left.found_nodes.add((device, bucket))
                     yield Key(INODE_MAX, END_MAX - sectors, sectors, False, (Pointer(device, sector, gen),))
 
 

@@ -18,11 +18,12 @@ from bcached.store.btree.node_rules import leaf_extents
 from bcached.store.check.checker import CheckedSet, read_tree
 from bcached.store.finding import Finding, Severity
 from bcached.store.membership import MemberFound
+from bcached.store.patched_device import Patch
 from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
 from bcached.store.reading.volume_check import read_volumes
 from bcached.store.rescue.doubts import Doubts
-from bcached.store.rescue.journal_left import JournalLeft, fits_its_journal, read_journal_left
+from bcached.store.rescue.journal_left import JournalLeft, fits_its_journal, read_journal_left, sizes_fit
 from bcached.store.rescue.newest_bsets import bsets_behind_all_damage
 from bcached.store.rescue.superblock_left import Layout, MemberLeft, read_member_left, refuse_unused
 
@@ -37,6 +38,7 @@ ANSWERED = {
     "node-last-child",
     "bucket-shared",
     "bucket-crowded",
+    "key-invalid",
     "volume-table",
     "volume-slot",
     "volume-doubled",
@@ -60,7 +62,9 @@ class SetLeft:
     sound_leaves: list[tuple[Position, Position]] = field(default_factory=list)  # below sound parents
     damaged_nodes: list[NodeFound] = field(default_factory=list)
     corrections: list[str] = field(default_factory=list)  # single wrong bits (corrections.py)
+    corrected: list[Patch] = field(default_factory=list)  # what puts them right, by the number of the device
     found_leaves: int = 0  # by a search for leaves below these (node_scan.py)
+    found_nodes: set[tuple[int, int]] = field(default_factory=set)  # members and buckets of all that it found
     lost_branches: list[tuple[Position, Position]] = field(default_factory=list)  # below damaged parents
 
     @property
@@ -149,9 +153,13 @@ def _refuse_others(members: Sequence[MemberLeft]) -> None:
 
 async def _guesses_fit(members: Sequence[MemberLeft], journal: JournalLeft) -> bool:
     """Whether the journal is complete by what is on the devices, and not only by a guessed superblock."""
-    newest = journal.entries[-1].seq
+    newest = journal.entries[-1]
     for member in members:
-        if member.is_guess and not await fits_its_journal(member.found, newest):
+        if not member.is_guess:
+            continue
+        if not sizes_fit(member.found.superblock, newest):
+            return False
+        if not await fits_its_journal(member.found, newest.seq):
             return False
     return True
 

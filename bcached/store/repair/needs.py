@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which steps of a repair answer what a check has found."""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from enum import Enum
+
+from bcached.errors import SetRefused
+from bcached.store.finding import Finding, Findings, Severity
+
+
+class Step(Enum):
+    """A step that the owner names, by its option."""
+
+    SUPERBLOCK = "--superblock"
+    CORRECT_BITS = "--correct-bits"
+    CLEAR_JOURNAL = "--clear-journal-behind"
+    REBUILD_PRIOS = "--rebuild-prios"
+    REBUILD_VOLUMES = "--rebuild-volumes"
+    DROP_DAMAGED = "--drop-damaged"
+
+
+REBUILDING = {Step.REBUILD_PRIOS, Step.REBUILD_VOLUMES, Step.DROP_DAMAGED}
+RULES = {"superblock": Step.SUPERBLOCK, "superblock-copy": Step.SUPERBLOCK, "prio-chain": Step.REBUILD_PRIOS}
+RULES |= {"uuid-bucket": Step.REBUILD_VOLUMES}
+NO_STEP = {"set-members", "member-older", "geometry", "superblock-sync"}  # another device is needed
+
+
+def step_for(finding: Finding) -> Step | None:
+    """Returns the step that answers a finding; None if none does, or none is needed."""
+    if finding.severity < Severity.DAMAGE or finding.rule in NO_STEP:
+        return None
+    if finding.rule.startswith("volume-"):
+        return Step.REBUILD_VOLUMES
+    return RULES.get(finding.rule, Step.DROP_DAMAGED)
+
+
+def needed_steps(findings: Findings) -> set[Step]:
+    """Returns the steps that answer what was found."""
+    return {step for finding in findings.listed if (step := step_for(finding)) is not None}
+
+
+def refuse_unanswered(needed: AbstractSet[Step], named: AbstractSet[Step]) -> None:
+    """Refuse to rebuild a set of which more is damaged than the named steps answer."""
+    missing = needed - named
+    if missing:
+        options = " ".join(in_order(missing))
+        raise SetRefused(f"more is damaged than these steps are for: name {options} as well")
+
+
+def in_order(steps: Iterable[Step]) -> list[str]:
+    """Returns the options of steps, in the order in which they are done."""
+    order = list(Step)
+    return [step.value for step in sorted(steps, key=order.index)]
