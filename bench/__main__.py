@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make bench`: everything in one run; what can be compared is compared as ratios within the run.
 
-python -m bench [--keys N] [PART...]      PART: check, client, commits, invalidation, keys, lookups, objects,
-                                          opening, sockets
+python -m bench [--keys N] [PART...]      PART: check, client, commits, fairness, invalidation, keys, lookups,
+                                          objects, opening, sockets
 
 Without a name: all of them. N is how many keys `keys` inserts and `check` reads: ten million take
 minutes to insert.
@@ -15,15 +15,27 @@ import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
-from bench import check, client, commits, invalidation, keys, lookups, objects, opening, sockets
+from bench import check, client, commits, fairness, invalidation, keys, lookups, objects, opening, sockets
 from bench.table import Report, interpreter
 
 VAR = Path(__file__).parent.parent / "var"
-PARTS = ("sockets", "client", "commits", "lookups", "objects", "opening", "invalidation", "keys", "check")
+PARTS = (
+    "sockets",
+    "client",
+    "commits",
+    "fairness",
+    "lookups",
+    "objects",
+    "opening",
+    "invalidation",
+    "keys",
+    "check",
+)
 OTHERS = {
     "sockets": sockets.run,
     "client": client.run,
     "commits": commits.run,
+    "fairness": fairness.run,
     "lookups": lookups.run,
     "objects": objects.run,
     "opening": opening.run,

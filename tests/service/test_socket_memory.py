@@ -186,7 +186,7 @@ async def test_a_read_full_of_empty_messages_is_decoded_a_few_at_a_time(
         assert {outcome(await talker.hear()) for _ in range(count)} == {"InvalidParameter"}
         assert outcome(await talker.ask(DESCRIBE)) == "ok"
     assert max(decoded) <= 1024
-    assert sum(decoded) < 1.2 * count
+    assert sum(decoded) < 3 * count  # as many run in a slice as the machine is fast
 
 
 async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collector(path: str) -> None:

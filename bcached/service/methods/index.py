@@ -173,7 +173,9 @@ class IndexOperations:
         for one in request.requests:  # before any of them runs
             if (one.offset | one.sectors) & self._block_mask:
                 refuse_unaligned(one, self._block_mask)
-        lookups = ManyLookups(self._lookups, session.holder, request.requests, self._block_mask)
+        lookups = ManyLookups(
+            self._lookups, session.holder, request.requests, self._block_mask, session.pause
+        )
         lookups.begin()
         if lookups.are_done:
             return lookups.results()

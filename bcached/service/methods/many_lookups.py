@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Several look-ups for one reply: the first within the loop's time limit, the rest in steps."""
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from bcached.errors import RequestError
 from bcached.keys import Key
 from bcached.runtime.index.lookups import LookupRequest, LookupResult, Lookups
 from bcached.service.methods.defaults import lookup_request
+from bcached.service.socket.method import next_iteration
 from bcached.state.sectors.reservations import Holder
 from bcached.wire import messages
 
@@ -21,8 +21,14 @@ class ManyLookups:
     """
 
     def __init__(
-        self, lookups: Lookups, holder: Holder, requests: Sequence[messages.Lookup], block_mask: int
+        self,
+        lookups: Lookups,
+        holder: Holder,
+        requests: Sequence[messages.Lookup],
+        block_mask: int,
+        pause: Callable[[], Awaitable[None]] = next_iteration,
     ) -> None:
+        self._pause = pause
         self._lookups = lookups
         self._holder = holder
         self._requests = requests
@@ -53,7 +59,7 @@ class ManyLookups:
         """Run the rest."""
         try:
             while not self.are_done:
-                await asyncio.sleep(0)
+                await self._pause()
                 if (waiting := self._step()) is not None:
                     self._take(await self._lookups.lookup(waiting))
         except RequestError:

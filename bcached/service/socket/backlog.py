@@ -5,14 +5,20 @@ They are kept as received bytes: decoded they would take several times as much m
 decoded when the reply queue has space.
 """
 
+CHUNK_MIN, CHUNK_MAX = 8, 64
+
 
 class Backlog:
-    """Messages, each with its NUL: those of `block` from an offset on. `block` is empty if there are none."""
+    """Messages, each with its NUL: those of `block` from an offset on. `block` is empty if there are none.
 
-    __slots__ = ("_at", "block")
+    chunk: how many to decode at a time, about as many as run in one turn.
+    """
+
+    __slots__ = ("_at", "block", "chunk")
 
     def __init__(self) -> None:
         self.block = b""
+        self.chunk = CHUNK_MAX
         self._at = 0
 
     def add(self, block: bytes, past: int = 0) -> None:
@@ -26,6 +32,7 @@ class Backlog:
 
     def drop(self, count: int) -> None:
         """Remove the first `count` messages, which have run."""
+        self.chunk = min(max(CHUNK_MIN, 2 * count), CHUNK_MAX)
         self._at = end_of(self.block, self._at, count)
         if self._at == len(self.block):
             self.clear()

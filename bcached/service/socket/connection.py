@@ -19,11 +19,14 @@ from bcached.service.socket.access import Role
 from bcached.service.socket.backlog import Backlog
 from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.method import Session
-from bcached.service.socket.pipeline import BATCH_REQUESTS, RequestPipeline
+from bcached.service.socket.pipeline import RequestPipeline
+from bcached.service.socket.turns import TURN_NS, Turns
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 
-RUN_NS_MAX = 2_000_000
+SLICE_NS = 250_000  # of a turn; then other connections of the user are served
+UNEXPECTED_NS = 20_000  # more than twice as long as last time: the process had to wait for the processor
+DIRECT_BYTES = 8192  # of requests decoded at once; of more, only as many as run next
 NO_ROLE_BYTES = 4096  # limit of a request, or of unread replies, of a peer without a role
 SMALL_BYTES = 4096
 PARTIAL_PATIENCE_S = 30  # how long a message may stay incomplete
@@ -36,6 +39,7 @@ class ConnectionServer(pipeline.PipelineServer, Protocol):
     """What a connection needs of its server."""
 
     buffers: Buffers
+    turns: Turns
 
     def forget(self, connection: "Connection") -> None:
         """Remove a closed connection."""
@@ -44,17 +48,25 @@ class ConnectionServer(pipeline.PipelineServer, Protocol):
 class Connection(asyncio.Protocol):
     """The daemon's end of one connection.
 
-    It has three owners, with a few methods for each: the transport, the server, the account of buffers.
+    It has four owners, with a few methods for each: the transport, the server, the account of buffers, turns.
     """
 
     def __init__(self, server: ConnectionServer, session: Session, message_bytes: int) -> None:
         self.session = session
+        self.took_ns = (
+            0  # what its next turn is expected to take: as long as the last one, without rare delays
+        )
+        self.ran_ns = 0  # what its last turn took
+        self.user = user = server.turns.join(session.peer.uid)
+        session.pause = lambda: server.turns.pause(user)
         self._server = server
         self._message_bytes = message_bytes
         self._pipeline = RequestPipeline(server, session, self._resume)
+        self._pipeline.run_ns_max = TURN_NS
         self._slots = self._pipeline.slots
         self._frames = Frames(NO_ROLE_BYTES if self.has_no_role else message_bytes)
         self._backlog = Backlog()  # received, and cannot run yet
+        self._waits_for_turn = False
         self._final_refusal: RequestError | None = None  # the refusal sent after all other replies
         self._transport: asyncio.Transport | None = None  # from connection_made to connection_lost
         self._reading_paused = False
@@ -79,6 +91,9 @@ class Connection(asyncio.Protocol):
         block = self._frames.feed(data)
         if self._frames.overrun:
             self._end_with(self._overrun())
+        elif self.user.is_over:
+            self._defer(block)
+            return
         self._answer(block, started_ns)
 
     def eof_received(self) -> bool:
@@ -143,6 +158,14 @@ class Connection(asyncio.Protocol):
                 self._end_with(LimitExceeded("seconds_for_a_message", patience_s))
                 self._answer(b"", now_ns)
 
+    def take_turn(self) -> None:
+        """Run some of the backlog: it is the turn of this connection."""
+        self._waits_for_turn = False
+        started_ns = time.perf_counter_ns()
+        self._go_on()
+        self.ran_ns = max(0, self._pipeline.until_ns - started_ns)
+        self.took_ns = min(self.ran_ns, 2 * self.took_ns + UNEXPECTED_NS)
+
     # For the account of buffers
 
     @property
@@ -206,7 +229,7 @@ class Connection(asyncio.Protocol):
         """Run the backlog and these messages; what cannot run now stays in the backlog."""
         backlog, pipeline = self._backlog, self._pipeline
         try:
-            if backlog.block:
+            if backlog.block or len(block) > DIRECT_BYTES:
                 backlog.add(block)
             elif block:
                 requests = decode_requests(block)
@@ -219,10 +242,13 @@ class Connection(asyncio.Protocol):
             self._server.fail(error)
             self.abort()
             return
+        if (took_ns := pipeline.until_ns - started_ns) > 0:
+            user = self.user
+            user.spent_ns += took_ns
+            if user.spent_ns > TURN_NS and not user.is_over:
+                self._server.turns.end(user)
         if backlog.block or self._ending:
-            self._pause_reading()
-            if self._is_answered and self._transport is not None:
-                self._transport.close()
+            self._wait_or_close()
         holds = self._slots or self._frames.partial or backlog.block or pipeline.is_write_paused
         if self._is_noted or (holds and self._holds_much):
             self._note()
@@ -231,16 +257,45 @@ class Connection(asyncio.Protocol):
         """Run what can run of the backlog; once it is empty, send the final refusal, if any."""
         backlog, pipeline = self._backlog, self._pipeline
         while backlog.block and not pipeline.is_blocked:
-            some = backlog.first(min(BATCH_REQUESTS, pipeline.free_slots))
+            some = backlog.first(min(backlog.chunk, pipeline.free_slots))
             backlog.drop(pipeline.run(decode_requests(some), started_ns, some))
-            if time.perf_counter_ns() - started_ns > RUN_NS_MAX and backlog.block:
-                asyncio.get_running_loop().call_soon(self._resume)  # serve other connections first
+            if pipeline.until_ns - started_ns > SLICE_NS and backlog.block:
                 return
         refusal = self._final_refusal
         if refusal is not None and not backlog.block and pipeline.run([refusal], started_ns, b""):
             self._final_refusal = None
 
+    def _wait_or_close(self) -> None:
+        self._pause_reading()
+        if self._backlog.block and not self._pipeline.is_blocked:
+            self._wait_for_turn()
+        elif self._is_answered and self._transport is not None:
+            self._transport.close()
+
+    def _defer(self, block: bytes) -> None:
+        """Keep what has arrived for a later turn; a little more may arrive meanwhile."""
+        if not block:
+            return
+        self._backlog.add(block)
+        if len(self._backlog.block) >= SMALL_BYTES:
+            self._pause_reading()
+            self._note()
+        if not self._pipeline.is_blocked:
+            self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        if not self._waits_for_turn:
+            self._waits_for_turn = True
+            self._server.turns.wait(self.user, self)
+
     def _resume(self) -> None:
+        """Requests were answered, or replies read: continue with what waits for that."""
+        if self._backlog.block:
+            self._wait_for_turn()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
         """Run the backlog, and resume reading once it is empty."""
         if self._backlog.block or self._ending:
             self._answer(b"", time.perf_counter_ns())

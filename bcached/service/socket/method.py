@@ -6,7 +6,7 @@ for. 4. Stream: results at intervals. The server does not know what a method doe
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
@@ -17,16 +17,25 @@ from bcached.wire.messages import Results
 from bcached.wire.methods import Request
 
 
-class Session:
-    """A connection as the methods see it: its peer, its role, and the service's holder for it."""
+async def next_iteration() -> None:
+    """Continue in the next iteration of the loop."""
+    await asyncio.sleep(0)
 
-    __slots__ = ("holder", "peer", "role", "write_point")
+
+class Session:
+    """A connection as the methods see it: its peer, its role, and the service's holder for it.
+
+    pause: to be awaited between two steps of a longer request, until the user may run another one.
+    """
+
+    __slots__ = ("holder", "pause", "peer", "role", "write_point")
 
     def __init__(self, peer: Peer, role: Role, holder: Any) -> None:
         self.peer = peer
         self.role = role
         self.holder = holder
         self.write_point = peer.pid or 0
+        self.pause: Callable[[], Awaitable[None]] = next_iteration
 
 
 class Later(Struct, frozen=True):

@@ -53,7 +53,7 @@ from bcached.wire.messages import REPLY_BYTES_MAX, Results
 from bcached.wire.methods import ALLOCATOR, METHODS, Request
 
 EARLY_REPLIES = 8  # replies that are sent first if twice as many or more are queued
-BATCH_REQUESTS = 256  # requests answered by one write; back-pressure is checked between batches
+BATCH_REQUESTS = 64  # requests answered by one write; back-pressure and time are checked between batches
 
 INTERFACE_OF = {method.request: method.interface for method in METHODS.values()}
 
@@ -94,6 +94,8 @@ class RequestPipeline:
     ) -> None:
         self.session = session
         self.is_write_paused = False
+        self.until_ns = 0  # when a request ran last
+        self.run_ns_max = 1 << 63  # how long after its start `run` still begins a request
         self.write: Callable[[bytes], None] = _discard
         self._server = server
         self._on_progress = on_progress
@@ -143,7 +145,7 @@ class RequestPipeline:
     # Running
 
     def run(self, requests: Sequence[Received], started_ns: int, block: bytes) -> int:
-        """Run the requests of a block until all have run or we are blocked; returns how many ran."""
+        """Run the requests of a block until all ran, it is late, or we are blocked; returns how many ran."""
         queue = self._queue
         sizes: list[int] = []
         at = 0
@@ -154,6 +156,8 @@ class RequestPipeline:
                 ran, outcome = self._run_batch(batch, started_ns)
                 at += ran
                 if ran and outcome is None:
+                    if at < len(requests) and self.until_ns - started_ns > self.run_ns_max:
+                        break
                     continue
             elif queue.is_full:
                 break
@@ -166,6 +170,9 @@ class RequestPipeline:
             else:
                 self._settle(slot, outcome)
             at += 1
+            self.until_ns = time.perf_counter_ns()
+            if self.until_ns - started_ns > self.run_ns_max:
+                break
         return at
 
     def _run_batch(self, batch: Sequence[Received], started_ns: int) -> tuple[int, Outcome | None]:
@@ -175,8 +182,8 @@ class RequestPipeline:
         """
         if len(batch) > 1 and (replies := self._run_alike(batch)):
             self.write(encode_replies(replies))
-            elapsed_ns = time.perf_counter_ns() - started_ns
-            self._server.counts.of(type(batch[0])).observe(len(replies), elapsed_ns)
+            self.until_ns = time.perf_counter_ns()
+            self._server.counts.of(type(batch[0])).observe(len(replies), self.until_ns - started_ns)
             return len(replies), None
         replies = []
         ran, outcome = self._run_each(batch, replies)
@@ -184,7 +191,8 @@ class RequestPipeline:
             self.write(encode_replies(replies))
         if ran:
             done = batch if ran == len(batch) else batch[:ran]
-            self._server.counts.observe(done, time.perf_counter_ns() - started_ns)
+            self.until_ns = time.perf_counter_ns()
+            self._server.counts.observe(done, self.until_ns - started_ns)
         return ran, outcome
 
     def _run_alike(self, batch: Sequence[Any]) -> list[AnyReply]:

@@ -16,6 +16,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,6 +31,7 @@ from bcached.service.socket.connection import Connection
 from bcached.service.socket.method import Operation, Service
 from bcached.service.socket.peer import peer_of
 from bcached.service.socket.request_counts import RequestCounts
+from bcached.service.socket.turns import Turns
 from bcached.service.statistics import ServerStatistics
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.methods import Request
@@ -74,6 +76,7 @@ class SocketServer:
     def __init__(self, service: Service, access: Access, limits: SocketLimits) -> None:
         self.counts = RequestCounts()
         self.buffers = Buffers(limits.buffer_bytes, limits.connections)
+        self.turns = Turns(lambda run: asyncio.get_running_loop().call_soon(run), time.perf_counter_ns)
         self.draining = False  # no new connections and no changes
         self._service = service
         self._access = access
@@ -164,6 +167,7 @@ class SocketServer:
         if connection not in self._connections:
             return
         self._connections.remove(connection)
+        self.turns.leave(connection.user)
         try:
             self._service.close_session(connection.session)
         except Exception as error:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Turns: how the connections of all users share the event loop.
+
+A connection's requests run as they arrive, until its user has used its turn in the present iteration of the
+loop. From then on what arrives waits, and is run in rounds, one an iteration: each user has one turn in a
+round, whatever the number of its connections. Within a turn they run in the order of their deadlines: a
+thousand times as long after they began to wait as they took last time. So little requests go ahead of long
+ones, and of the next of thousands that were sent at once, and yet nothing waits for ever.
+"""
+
+import asyncio
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Protocol
+
+TURN_NS = 1_000_000
+ROUND_NS = 2_000_000  # then events are handled, and the round continues where it was
+STEP_NS = 500_000  # what a step of a longer request is counted as
+PATIENCE = 1000
+
+Schedule = Callable[[Callable[[], None]], object]
+
+
+class Taker(Protocol):
+    """What waits for a turn: a connection, or a longer request between two of its steps."""
+
+    took_ns: int  # what its turn is expected to take
+    ran_ns: int  # what it took
+
+    def take_turn(self) -> None:
+        """Run for a little while."""
+
+
+class User:
+    """What the connections of one user share.
+
+    is_over: it has used its turn, or its connections wait for the next one. spent_ns: used of the present
+    turn.
+    """
+
+    __slots__ = ("connections", "is_over", "spent_ns", "uid", "waiting")
+
+    def __init__(self, uid: int) -> None:
+        self.uid = uid
+        self.connections = 0
+        self.is_over = False
+        self.spent_ns = 0
+        self.waiting: list[tuple[int, int, Taker]] = []  # a heap, by deadline, then by arrival
+
+    def __repr__(self) -> str:
+        over = ", its turn is over" if self.is_over else ""
+        return f"<User {self.uid}: {self.connections} connections, {len(self.waiting)} wait{over}>"
+
+
+class Turns:
+    """The users with connections, and those of them whose turn is over, in the order of the next round.
+
+    schedule calls a function in the next iteration of the loop; clock returns nanoseconds.
+    """
+
+    def __init__(self, schedule: Schedule, clock: Callable[[], int]) -> None:
+        self.users: dict[int, User] = {}
+        self._schedule = schedule
+        self._clock = clock
+        self._over: dict[User, None] = {}
+        self._arrivals = 0
+        self._is_scheduled = False
+
+    def join(self, uid: int) -> User:
+        """Returns the user of a new connection."""
+        user = self.users.get(uid)
+        if user is None:
+            user = self.users[uid] = User(uid)
+        user.connections += 1
+        return user
+
+    def leave(self, user: User) -> None:
+        """Remove a closed connection of a user."""
+        user.connections -= 1
+        if not user.connections:
+            del self.users[user.uid]
+
+    def end(self, user: User) -> None:
+        """The user has used its turn; the next one begins with the next round."""
+        user.is_over = True
+        self._over.setdefault(user)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._schedule(self._run_round)
+
+    def wait(self, user: User, taker: Taker) -> None:
+        """Let something have its part of a later turn of its user."""
+        self._arrivals += 1
+        heappush(user.waiting, (self._clock() + PATIENCE * taker.took_ns, self._arrivals, taker))
+        self.end(user)
+
+    async def pause(self, user: User) -> None:
+        """Between two steps of a longer request: continue when it is the user's turn."""
+        if user.is_over:
+            pause = Pause()
+            self.wait(user, pause)
+            await pause.future
+        else:
+            self.end(user)
+            await asyncio.sleep(0)
+
+    def _run_round(self) -> None:
+        self._is_scheduled = False
+        spent_ns = 0
+        for user in list(self._over):
+            if spent_ns < ROUND_NS or not user.waiting:
+                spent_ns += self._run_turn(user)
+        if self._over and not self._is_scheduled:
+            self._is_scheduled = True
+            self._schedule(self._run_round)
+
+    def _run_turn(self, user: User) -> int:
+        """Run a user's turn; returns what it took. The user is over, and last, if more of it waits."""
+        spent_ns = 0
+        while user.waiting and spent_ns < TURN_NS:
+            taker = heappop(user.waiting)[2]
+            taker.take_turn()
+            spent_ns += taker.ran_ns
+        user.spent_ns = 0
+        del self._over[user]
+        if user.waiting:
+            self._over[user] = None
+        else:
+            user.is_over = False
+        return spent_ns
+
+
+class Pause:
+    """A longer request between two of its steps."""
+
+    def __init__(self) -> None:
+        self.took_ns = STEP_NS
+        self.ran_ns = 0
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def take_turn(self) -> None:
+        """Let the next step run, unless the request was cancelled."""
+        if not self.future.done():
+            self.ran_ns = STEP_NS
+            self.future.set_result(None)
