@@ -46,7 +46,7 @@ WINGS = {
         "clone": 5,
         "resize": 5,
     },
-    "runtime": {"coordination": 0, "index": 1, "sectors": 1, "tasks": 2, "": 3},
+    "runtime": {"coordination": 0, "index": 1, "sectors": 1, "tasks": 2, "": 3, "warming": 4},
     "service": {"logs": 0, "socket": 1, "methods": 2, "metrics": 2, "settings": 2},
     "device": {"claims": 0},
     "client": {"": 0, "cache": 1},

@@ -58,6 +58,7 @@ VERBS = {
     "repair": Verb("offline", "repair", "Repair a set that does not open, by the steps named."),
     "clone": Verb("offline", "clone", "Copy a cache device to another one, only what counts."),
     "resize": Verb("offline", "resize", "Make a cache device larger or smaller."),
+    "warm": Verb("offline", "warm", "Fill a cache with clean data of its backing device."),
     "status": Verb("online", "status", "Print the set's state: buckets, free lists, waits, gens."),
     "top": Verb("online", "top", "Show the set's state, live."),
     "explain": Verb("online", "explain", "Say why an allocation waits or failed."),

@@ -64,9 +64,18 @@ class BackingSuperblock:
 
 def detached(raw: bytes) -> bytes:
     """Returns a backing device's superblock without a cache set (kernel: cached_dev_detach_finish)."""
+    return _with_set(raw, UUID(int=0), "detached")
+
+
+def attached(raw: bytes, set_uuid: UUID) -> bytes:
+    """Returns the superblock of a device without dirty data in a set (kernel: bch_cached_dev_attach)."""
+    return _with_set(raw, set_uuid, "clean")
+
+
+def _with_set(raw: bytes, set_uuid: UUID, state: str) -> bytes:
     fields = unpack(raw, NAME)
     changed = bytearray(raw)
-    changed[SET_UUID_OFFSET : SET_UUID_OFFSET + UUID_BYTES] = bytes(UUID_BYTES)
-    flags = BACKING_STATE.put(fields.flags & ~BACKING_STATE.mask, BACKING_STATES.index("detached"))
+    changed[SET_UUID_OFFSET : SET_UUID_OFFSET + UUID_BYTES] = set_uuid.bytes
+    flags = BACKING_STATE.put(fields.flags & ~BACKING_STATE.mask, BACKING_STATES.index(state))
     changed[FLAGS_OFFSET : FLAGS_OFFSET + 8] = flags.to_bytes(8, "little")
     return resealed(changed, NAME)

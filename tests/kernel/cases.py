@@ -6,5 +6,6 @@ from .control import CONTROLS
 from .keys import KEYS
 from .lab import Case
 from .ours import OURS
+from .replacing import REPLACING
 
-CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS)
+CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *REPLACING)

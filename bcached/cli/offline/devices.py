@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Opening devices, for the verbs that read them without a daemon."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import click
 
 from bcached.device import FileDevice
-from bcached.device.claims.claim import user_of
+from bcached.device.claims.claim import refuse_writers, user_of
 
 
 @asynccontextmanager
@@ -16,13 +17,16 @@ async def opened(
 ) -> AsyncIterator[list[FileDevice]]:
     """Yields the devices, opened read-only and without a lock: they may be read while their daemon runs.
 
-    To be changed, or read alone, they are locked, and refused if a daemon or the kernel has them open.
+    To be changed, or read alone, they are locked, and refused if a daemon, the kernel or another process that
+    may write has them open.
     """
     async with AsyncExitStack() as stack:
         devices = []
         for path in paths:
             device = await FileDevice.open(path, writable=to_change, exclusive=to_change or to_read_alone)
             stack.push_async_callback(device.close)
+            if to_change or to_read_alone:
+                await asyncio.to_thread(refuse_writers, path)
             devices.append(device)
         yield devices
 

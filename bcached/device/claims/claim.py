@@ -86,6 +86,13 @@ def refuse_served(path: str, file: os.stat_result) -> None:
             raise DeviceRefused(path, f"in use: {user} serves it")
 
 
+def refuse_writers(path: str) -> None:
+    """Raises DeviceRefused if another process may still write to the device, as a daemon's former client."""
+    for user in openers(os.stat(path), to_write=True):
+        if user.pid != os.getpid():
+            raise DeviceRefused(path, f"in use: {user} has it open for writing")
+
+
 def be_known_as_daemon() -> None:
     """Set the command name by which daemons recognise each other, however this process was started."""
     with suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as command:

@@ -73,13 +73,15 @@ def record_lock_holders(descriptor: int) -> list[Process]:
     return [process(pid) for pid in _pids_with_lock(_file_id(descriptor), RECORD_LOCKS)]
 
 
-def openers(file: os.stat_result) -> Iterator[Process]:
+def openers(file: os.stat_result, *, to_write: bool = False) -> Iterator[Process]:
     """Yields the visible processes that have the file or block device open, under any name."""
     for pid in _pids():
         with suppress(OSError):
             for name in os.listdir(f"/proc/{pid}/fd"):
                 with suppress(OSError):
-                    if _is_same(file, os.stat(f"/proc/{pid}/fd/{name}")):
+                    if not _is_same(file, os.stat(f"/proc/{pid}/fd/{name}")):
+                        continue
+                    if not to_write or _may_write(pid, name):
                         yield process(pid)
                         break
 
@@ -92,6 +94,13 @@ def process(pid: int) -> Process:
     uids = fields.get("Uid", "").split()
     command = "".join(letter if letter.isprintable() else "?" for letter in fields.get("Name", ""))
     return Process(pid, command, int(uids[0]) if uids else None)
+
+
+def _may_write(pid: int, descriptor: str) -> bool:
+    """Whether a process's descriptor is open for writing."""
+    with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii", errors="replace") as info:
+        flags = next((line.split()[1] for line in info if line.startswith("flags:")), "0")
+    return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _is_same(file: os.stat_result, other: os.stat_result) -> bool:

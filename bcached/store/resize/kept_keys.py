@@ -2,8 +2,9 @@
 """The keys of an index that stay when a member becomes smaller."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +36,7 @@ class KeptKeys:
             last = -1
             for number, key in zip(rows.keys.tolist(), rows, strict=True):
                 if kept is not None and number == last:
-                    kept = replace(kept, pointers=kept.pointers + key.pointers)
+                    kept = msgspec.structs.replace(kept, pointers=kept.pointers + key.pointers)
                     continue
                 if kept is not None:
                     yield kept
