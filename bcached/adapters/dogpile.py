@@ -10,7 +10,8 @@ from dogpile.cache.api import NO_VALUE, BackendArguments, BytesBackend, CacheMut
 from bcached.adapters.dogpile_mutex import BcachedMutex
 from bcached.adapters.shared_caches import shared_cache
 from bcached.client.attachment import SOCKET_PATH
-from bcached.client.cache.cache import Cache, Name
+from bcached.client.cache.cache import Cache
+from bcached.client.cache.names import Name
 from bcached.errors import ClientClosed, ConnectionLost
 
 T = TypeVar("T")

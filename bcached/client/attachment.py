@@ -127,7 +127,7 @@ class Attachment:
         """In a child process: close its copies, which does not affect the parent's lock and files."""
         if self._lease is not None:
             self._lease.release()
-        self.data.close()
+        self.data.close_at_once()
 
     @property
     def description(self) -> Description:

@@ -10,7 +10,6 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from bcached.client.aligned_buffers import PART_BYTES, AlignedBuffers
 from bcached.errors import DeviceError
@@ -23,11 +22,28 @@ AT_ONCE_BYTES = 1 << 16  # copied from the page cache in a few microseconds
 NOT_IN_MEMORY = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)  # or the file system cannot tell
 
 
-class DataPath(NamedTuple):
-    """An open data path."""
+class DataPath:
+    """An open data path: until `close`, or until nothing refers to it any more.
 
-    descriptor: int
-    is_direct: bool
+    So a reader that holds a reference reads no other file that got its descriptor after it was closed.
+    """
+
+    __slots__ = ("descriptor", "is_direct")
+
+    def __init__(self, path: str, flags: int, *, is_direct: bool) -> None:
+        self.descriptor = -1
+        self.is_direct = is_direct
+        self.descriptor = os.open(path, flags | FLAGS | (os.O_DIRECT if is_direct else 0))
+
+    def __del__(self) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close it now, also under a reader. Idempotent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class DataPaths:
@@ -45,17 +61,13 @@ class DataPaths:
         self._writers: dict[int, DataPath] = {}
         self._buffers = AlignedBuffers()
 
-    def __del__(self) -> None:
-        """Close those of a client that was not closed."""
-        self.close()
-
     def write(self, key: Key, data: "bytes | bytearray | memoryview") -> None:
         """Write an extent's bytes at every pointer of the key; returns when all writes have returned."""
         view = memoryview(data).cast("B")
         if view.nbytes != key.sectors * SECTOR_BYTES:
             raise ValueError(f"the key has {key.sectors * SECTOR_BYTES} bytes, the data {view.nbytes}")
         for pointer in key.pointers:
-            path = self._path(pointer, write=True)
+            path = self._path(pointer.device, write=True)
             if path.is_direct:
                 self._write_aligned(path, pointer, view)
             else:
@@ -63,7 +75,7 @@ class DataPaths:
 
     def read(self, pointer: Pointer, sectors: int) -> bytes:
         """Returns the bytes at one of a key's pointers, without a check of validity."""
-        path = self._path(pointer, write=False)
+        path = self._path(pointer.device, write=False)
         end, parts = sectors * SECTOR_BYTES, []
         if not path.is_direct:  # nothing has to be aligned
             data = bytearray(end)
@@ -82,7 +94,7 @@ class DataPaths:
 
     def read_bytes(self, pointer: Pointer, length: int) -> bytes:
         """Returns so many bytes at a pointer, from the page cache, with the fewest copies."""
-        path = self._path(pointer, write=False)
+        path = self._path(pointer.device, write=False)
         assert not path.is_direct, "direct read into unaligned memory"
         try:
             data = os.pread(path.descriptor, length, pointer.sector * SECTOR_BYTES)
@@ -92,7 +104,7 @@ class DataPaths:
 
     def write_parts(self, pointer: Pointer, parts: "Sequence[bytes | memoryview]") -> None:
         """Write the parts, one behind the other, at a pointer, into the page cache."""
-        path = self._path(pointer, write=True)
+        path = self._path(pointer.device, write=True)
         assert not path.is_direct, "direct write from unaligned memory"
         length = sum(map(len, parts))
         try:
@@ -121,11 +133,20 @@ class DataPaths:
         finally:
             self._buffers.give(buffer)
 
+    def reader(self, device: int) -> DataPath:
+        """Returns the open path of a member, for reads."""
+        return self._path(device, write=False)
+
     def close(self) -> None:
-        """Close what was opened."""
+        """Close what was opened, once no reader refers to it."""
+        self._readers.clear()
+        self._writers.clear()
+
+    def close_at_once(self) -> None:
+        """Close what was opened, in a child process that has it from its parent."""
         for paths in (self._readers, self._writers):
             while paths:
-                os.close(paths.popitem()[1].descriptor)
+                paths.popitem()[1].close()
 
     def _write_aligned(self, path: DataPath, pointer: Pointer, view: memoryview) -> None:
         buffer = self._buffers.take()
@@ -158,18 +179,16 @@ class DataPaths:
         path = self._devices[pointer.device].data_path
         return DeviceError(path, f"cannot {what} at sector {pointer.sector}: {error.strerror}")
 
-    def _path(self, pointer: Pointer, *, write: bool) -> DataPath:
+    def _path(self, number: int, *, write: bool) -> DataPath:
         paths = self._writers if write else self._readers
-        path = paths.get(pointer.device)
+        path = paths.get(number)
         if path is None:
-            device = self._devices.get(pointer.device)
+            device = self._devices.get(number)
             if device is None:
-                raise DeviceError(f"device {pointer.device}", "the set has no such member")
+                raise DeviceError(f"device {number}", "the set has no such member")
             access = os.O_RDWR if write else os.O_RDONLY
             opened = _open(device, access, direct=self._direct, own_pages=self._has_own_pages(device))
-            path = paths.setdefault(pointer.device, opened)
-            if path is not opened:  # another thread was faster
-                os.close(opened.descriptor)
+            path = paths.setdefault(number, opened)  # another thread may be faster
         return path
 
     def _has_own_pages(self, device: Device) -> bool:
@@ -182,7 +201,7 @@ def _open(device: Device, access: int, *, direct: bool, own_pages: bool) -> Data
     path = device.data_path
     if direct:
         try:
-            return DataPath(os.open(path, access | FLAGS | os.O_DIRECT), is_direct=True)
+            return DataPath(path, access, is_direct=True)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise DeviceError(path, f"cannot open: {error.strerror}") from None
@@ -190,6 +209,6 @@ def _open(device: Device, access: int, *, direct: bool, own_pages: bool) -> Data
         why = "no direct I/O here" if direct else "the page cache is to be used"
         raise DeviceError(path, f"{why}, and the set's blocks are smaller than a page")
     try:
-        return DataPath(os.open(path, access | FLAGS), is_direct=False)
+        return DataPath(path, access, is_direct=False)
     except OSError as error:
         raise DeviceError(path, f"cannot open: {error.strerror}") from None

@@ -32,6 +32,10 @@ class Gens:
         """Returns the present instant: take it when you get a key, to check the key later."""
         return Instant(self._life(), tuple(one.gc_epoch for one in self._maps.values()))
 
+    def map_of(self, device: int) -> tuple[GenMap, int]:
+        """Returns a member's map, and the index of the member in an instant's gc_epochs."""
+        return self._maps[device], list(self._maps).index(device)
+
     def current(self, key: Key, since: Instant) -> tuple[Pointer, ...]:
         """Returns those of the key's pointers that are valid now, if the key was valid then.
 

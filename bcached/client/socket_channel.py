@@ -47,15 +47,24 @@ class SocketChannel:
         self._is_closed = False
         self._readable = select.poll()  # the leader's
         self._readable.register(self._socket, select.POLLIN)
-        self._hung_up = select.poll()
-        self._hung_up.register(self._socket, 0)  # no event requested: POLLHUP is always reported
+        # No event requested: EPOLLHUP is always reported. Closed before the socket, so that it never says of
+        # another file with the socket's descriptor that it is open.
+        self._hang_ups = select.epoll()
+        self._hang_ups.register(self._socket, 0)
         end_in_children(self)
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection is open, according to the kernel."""
-        with self._lock:
-            return not self._is_closed and not self._exchange.has_ended and not self._hung_up.poll(0)
+        try:
+            return not self._exchange.has_ended and not self._hang_ups.poll(0)
+        except ValueError:  # closed
+            return False
+
+    @property
+    def hang_ups(self) -> Callable[[float], object]:
+        """Returns a function that returns something once the connection has ended, or raises ValueError."""
+        return self._hang_ups.poll
 
     def ask(self, call: Call[T]) -> T:
         """Returns the call's result or raises its error."""
@@ -112,11 +121,13 @@ class SocketChannel:
             if not self._in_step:  # else a signal handler calls this, and what was sent is unknown
                 self._step(self._push)
             self._end(CLOSED)
+            self._hang_ups.close()
             if self._lead is None:  # else the leader closes it, once it does not read it any more
                 self._socket.close()
 
     def end_in_child(self) -> None:
-        """In a child process: close its copy of the socket."""
+        """In a child process: close its copies."""
+        self._hang_ups.close()
         self._socket.close()
 
     # Steps, run with the lock held

@@ -87,9 +87,13 @@ class ChangeMap:
         """Returns the id of the daemon's run; 0 once it has stopped cleanly."""
         return _get(self._memory, LIFE_AT)
 
+    def index(self, inode: int, sector: int) -> int:
+        """Returns which counter is that of a sector's region."""
+        return inode * INODE_FACTOR + (sector >> self.shift) & self.mask
+
     def counter(self, inode: int, sector: int) -> int:
         """Returns the counter of a sector's region, as it is now."""
-        value: int = self.counters[inode * INODE_FACTOR + (sector >> self.shift) & self.mask]
+        value: int = self.counters[self.index(inode, sector)]
         return value
 
     def count(self, keys: Iterable[Key]) -> None:

@@ -13,6 +13,8 @@ it read-only. Each header field is written by one aligned 8-byte store, each gen
 reader never sees a torn value.
 """
 
+import sys
+
 from bcached.errors import BadField, BadMagic
 
 HEADER_BYTES = 4096  # one page, so that the gens begin on a page boundary
@@ -20,6 +22,8 @@ MAGIC = 0x736E656764636362  # the bytes "bccdgens"
 VERSION = 1
 
 MAGIC_AT, VERSION_AT, BUCKET_COUNT_AT, LIFE_AT, GC_EPOCH_AT = 0, 8, 16, 24, 32
+
+LIFE_WORD, GC_EPOCH_WORD = LIFE_AT // 8, GC_EPOCH_AT // 8  # of `words`
 
 STRUCTURE = "gen map"
 
@@ -29,15 +33,24 @@ def file_bytes(bucket_count: int) -> int:
     return HEADER_BYTES + bucket_count
 
 
-class GenMap:
-    """A view of one member's map: gens by bucket, and the header's fields."""
+def native(word: int) -> int:
+    """Returns how this machine reads a little-endian word that is stored as this number, and back."""
+    return word if sys.byteorder == "little" else int.from_bytes(word.to_bytes(8, "little"), "big")
 
-    __slots__ = ("_memory", "bucket_count", "gens")
+
+class GenMap:
+    """A view of one member's map: gens by bucket, and the header's fields.
+
+    words is the header as this machine reads it (`native` translates): comparisons with it cost the least.
+    """
+
+    __slots__ = ("_memory", "bucket_count", "gens", "words")
 
     def __init__(self, memory: memoryview, bucket_count: int) -> None:
         assert memory.nbytes >= file_bytes(bucket_count)
         self._memory = memory[:]  # our own view, closed by release()
         self.bucket_count = bucket_count
+        self.words = memory[:HEADER_BYTES].cast("Q")
         self.gens = memory[HEADER_BYTES : file_bytes(bucket_count)]
 
     @classmethod
@@ -72,12 +85,12 @@ class GenMap:
     @property
     def life(self) -> int:
         """Returns the id of the daemon's run; 0 once it has stopped cleanly."""
-        return _get(self._memory, LIFE_AT)
+        return native(self.words[LIFE_WORD])
 
     @property
     def gc_epoch(self) -> int:
         """Returns the number of garbage collections of this run."""
-        return _get(self._memory, GC_EPOCH_AT)
+        return native(self.words[GC_EPOCH_WORD])
 
     def bump_gc_epoch(self) -> None:
         """Note the end of a garbage collection: gens may wrap around from here on."""
@@ -90,6 +103,7 @@ class GenMap:
     def release(self) -> None:
         """Release our views of the memory, so that its owner can unmap it."""
         self.gens.release()
+        self.words.release()
         self._memory.release()
 
     def _put(self, at: int, value: int) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Planted bugs of the cache: a step left out, by a patch in a worker. The rules must find each."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,9 @@ from unittest.mock import patch
 
 from bcached.client.cache import reading
 from bcached.client.cache.commits import Commits
-from bcached.client.cache.object_format import HEADER_BYTES, StoredObject, value_at
+from bcached.client.cache.known_object import Extent, KnownObject
+from bcached.client.cache.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
+from bcached.client.cache.recall import Read, Recall
 from bcached.wire.change_map import ChangeMap
 
 
@@ -16,23 +19,57 @@ def _unchecked(data: bytes, name: bytes) -> StoredObject | None:
     """Returns what an object of this name would have there, whatever the bytes are."""
     kinds, length = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
     begins = value_at(kinds >> 32, length) if len(data) >= HEADER_BYTES else 0
-    return StoredObject(0, data[begins : begins + length], 0, 0, 0)
+    return StoredObject(0, data[begins : begins + length], 0, 0, 0, data[CHECKED_AT:begins])
 
 
-def without_change_counters() -> Any:
+def _before_hits(change: Callable[[Recall, KnownObject], None]) -> Any:
+    """What is known of an object is changed before each hit, so that a check of it finds what it expects."""
+    known = Recall.known
+
+    def changed(self: Recall, name: bytes, read: Read = os.pread) -> tuple[KnownObject, bytes] | None:
+        one = self._positions.get(name)
+        if isinstance(one, KnownObject):
+            change(self, one)
+        return known(self, name, read)
+
+    return patch.object(Recall, "known", changed)
+
+
+def _with_todays_counter(recall: Recall, one: KnownObject) -> None:
+    one.version = recall._counters[one.counter]
+
+
+def _with_todays_gens(_: Recall, one: KnownObject) -> None:
+    parts: list[KnownObject | Extent] = [one, *(one.others or ())]
+    for part in parts:
+        part.gen = part.member.gens[part.bucket]
+
+
+@contextmanager
+def without_change_counters() -> Iterator[None]:
     """A position that is known is used although the object was replaced."""
-    return patch.object(ChangeMap, "counter", lambda *_: 0)
+    with patch.object(ChangeMap, "counter", lambda *_: 0), _before_hits(_with_todays_counter):
+        yield
 
 
-def without_gens() -> Any:
+@contextmanager
+def without_gens() -> Iterator[None]:
     """The gens are not compared after a read; the object's checksum and name still are."""
-    return patch.object(reading, "valid_pointers", lambda _at, _gens, key, _since: key.pointers)
+    with (
+        patch.object(reading, "valid_pointers", lambda _at, _gens, key, _since: key.pointers),
+        _before_hits(_with_todays_gens),
+    ):
+        yield
 
 
 @contextmanager
 def without_gens_and_checksums() -> Iterator[None]:
     """Neither gens nor checksum and name are compared: what a reused bucket contains is returned."""
-    with without_gens(), patch.object(reading, "decoded", _unchecked):
+    with (
+        without_gens(),
+        patch.object(reading, "decoded", _unchecked),
+        patch.object(Recall, "known", lambda *_: None),
+    ):
         yield
 
 

@@ -1,43 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""The verbs of a cache."""
+"""The verbs of a cache, blocking."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH
-from bcached.client.cache.expiry import expiry_us, now_us, unexpired
+from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized
-from bcached.client.cache.names import ALL_SECTORS, RECORD_AT, name_bytes, offset_of
-from bcached.client.cache.object_format import (
-    PAGE_BYTES,
-    RECORD,
-    StoredObject,
-    encoded,
-    record_value,
-    value_at,
-)
-from bcached.client.cache.reading import StaleRead
-from bcached.client.cache.sender import Sender
-from bcached.client.cache.serializers import Serializer, Values
-from bcached.client.cache.session import Session
-from bcached.client.cache.sessions import Sessions
-from bcached.errors import ConnectionLost, NoSuchVolume
+from bcached.client.cache.names import Name, name_bytes
+from bcached.client.cache.objects import NewObject, Objects, Stats
+from bcached.client.cache.serializers import RAW, Serializer, Values
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Name = str | bytes
-UNKNOWN = StoredObject(0, b"", 0, 0, 0)
-
-
-class Stats(NamedTuple):
-    """What a cache has done in this process."""
-
-    hits: int
-    misses: int
-    sets: int
-    lost: int  # objects stored, and dropped since their commit was not answered before the connection ended
-    pages_reread: int  # objects that only a direct read showed; see DESIGN
 
 
 class Cache:
@@ -66,11 +42,8 @@ class Cache:
         """
         self.path = path
         self._values = Values(serializer)
-        self._ignore_unavailable = ignore_unavailable
-        self._sessions = Sessions(path, volume, patience_s)
-        self._sender = Sender(self._sessions)
-        self._hits = self._misses = self._sets = 0
-        self._lost_told = 0  # of the names lost, those a flush has raised
+        self._objects = Objects(path, volume, patience_s, ignore_unavailable=ignore_unavailable)
+        self._sessions = self._objects.sessions
 
     def __enter__(self) -> Self:
         return self
@@ -84,29 +57,31 @@ class Cache:
 
     def get(self, name: Name, default: Any = None) -> Any:
         """Returns the value; the default without one."""
-        found = self._found(name_bytes(name))
+        key = name.encode() if type(name) is str else name_bytes(name)
+        session = self._sessions.existing
+        if session is not None and (recalled := session.recall.known(key)) is not None:
+            known, value = recalled
+            self._objects.hits += 1
+            return value if known.codec == RAW else self._values.decode(known.codec, value)
+        found = self._objects.find(name_bytes(key))
         return default if found is None else self._values.decode(found.codec, found.value)
 
     def get_with_expiry(self, name: Name, default: Any = None) -> tuple[Any, float | None]:
         """Returns the value and the seconds until it expires, None for never; (default, None) without one."""
-        found = self._found(name_bytes(name))
+        found = self._objects.find(name_bytes(name))
         if found is None:
             return default, None
-        left_s = (found.expires_at_us - now_us()) / 1e6 if found.expires_at_us else None
-        return self._values.decode(found.codec, found.value), left_s
+        return self._values.decode(found.codec, found.value), seconds_left(found.expires_at_us)
 
     def get_many(self, names: Iterable[Name]) -> dict[Name, Any]:
         """Returns the values that were found, by name."""
-        wanted = [(name, key, offset_of(key)) for name in names for key in (name_bytes(name),)]
-        objects: list[StoredObject | None] = self._run(
-            lambda session: self._find_many(session, [one[1:] for one in wanted]), []
-        )
-        self._count(sum(one is not None for one in objects), len(wanted))
-        pairs = zip(wanted, objects, strict=False)  # no objects without a daemon
-        return {one[0]: self._values.decode(it.codec, it.value) for one, it in pairs if it is not None}
+        wanted = list(names)
+        found = self._objects.find_many([name_bytes(name) for name in wanted])
+        pairs = zip(wanted, found, strict=True)
+        return {name: self._values.decode(one.codec, one.value) for name, one in pairs if one is not None}
 
     def __contains__(self, name: Name) -> bool:
-        return self._found(name_bytes(name)) is not None
+        return self._objects.find(name_bytes(name)) is not None
 
     def __getitem__(self, name: Name) -> Any:
         value = self.get(name, MISSING)
@@ -133,13 +108,8 @@ class Cache:
         than the set can commit at once. A refusal by the daemon is raised by the call that waits, or by the
         next one that stores, or by flush().
         """
-        key, (codec, data) = name_bytes(name), self._values.encode(value)
-        expires_at_us = expiry_us(expire)
-        self._run(
-            lambda session: self._store(session, key, codec, data, expires_at_us, wait=wait, durable=durable),
-            None,
-        )
-        self._sets += 1
+        one = NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))
+        self._objects.store(one, wait=wait, durable=durable)
 
     def __setitem__(self, name: Name, value: Any) -> None:
         self.set(name, value)
@@ -150,11 +120,8 @@ class Cache:
         An expired value is removed first: of several callers that find one at the same moment more than one
         may store.
         """
-        key, (codec, data) = name_bytes(name), self._values.encode(value)
-        expires_at_us = expiry_us(expire)
-        return self._run(
-            lambda session: self._add(session, key, codec, data, expires_at_us, durable=durable), False
-        )
+        one = NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))
+        return self._objects.add(one, durable=durable)
 
     def set_many(
         self,
@@ -175,8 +142,7 @@ class Cache:
 
         Another process sees it when this returns. A value stored meanwhile keeps its own expiry.
         """
-        key, expires_at_us = name_bytes(name), expiry_us(expire)
-        return self._run(lambda session: self._touch(session, key, expires_at_us), False)
+        return self._objects.touch(name_bytes(name), expiry_us(expire))
 
     def memoize(
         self, *, expire: float | None = None, typed: bool = False, name: str | None = None
@@ -195,8 +161,7 @@ class Cache:
 
     def delete_many(self, names: Iterable[Name]) -> int:
         """Drop several values; returns how many there were."""
-        offsets = [offset_of(name_bytes(name)) for name in names]
-        return self._run(lambda session: sum(self._drop(session, offsets)), 0)
+        return self._objects.drop([name_bytes(name) for name in names])
 
     def __delitem__(self, name: Name) -> None:
         if not self.delete(name):
@@ -209,7 +174,7 @@ class Cache:
 
     def clear(self) -> None:
         """Drop all values, of all processes."""
-        self._run(self._drop_all, None)
+        self._objects.drop_all()
 
     # The cache itself
 
@@ -218,183 +183,12 @@ class Cache:
 
         Raises ConnectionLost if objects were lost since the last flush, or the first refusal.
         """
-        self._run(lambda session: self._flush(session, durable=durable), None)
-        lost, self._lost_told = self._sessions.names_lost - self._lost_told, self._sessions.names_lost
-        if lost and not self._ignore_unavailable:
-            raise ConnectionLost(self.path, f"{lost} objects were not committed before it ended, and dropped")
+        self._objects.flush(durable=durable)
 
     def stats(self) -> Stats:
         """Returns what this cache has done since it was made."""
-        session = self._sessions.existing
-        reread = session.reader.pages_reread if session is not None else 0
-        return Stats(self._hits, self._misses, self._sets, self._sessions.names_lost, reread)
+        return self._objects.stats()
 
     def close(self) -> None:
         """Wait until all that was stored is committed, and disconnect. Idempotent."""
-        self._sender.close()
-        session = self._sessions.existing
-        try:
-            if session is not None:
-                with self._sessions.lock:
-                    session.commits.drain()
-                    session.commits.raise_error()
-        except ConnectionLost:
-            if not self._ignore_unavailable:
-                raise
-        finally:
-            self._sessions.close()
-
-    # Inside
-
-    def _run(self, work: Callable[[Session], T], unavailable: T) -> T:
-        """Returns what the work does with a session.
-
-        Once more with a new one if the connection was lost, or if the volume was deleted: by its label it is
-        found or made again.
-        """
-        try:
-            session = self._sessions.current()
-            try:
-                return work(session)
-            except (ConnectionLost, NoSuchVolume):
-                self._sessions.lose(session)
-            return work(self._sessions.current())
-        except ConnectionLost:
-            if self._ignore_unavailable and not self._sessions.is_closed:
-                return unavailable
-            raise
-
-    def _found(self, name: bytes) -> StoredObject | None:
-        offset = offset_of(name)
-        found = self._known(name, offset)
-        if found is UNKNOWN:
-            found = self._run(lambda session: self._find(session, name, offset), None)
-        self._count(found is not None, 1)
-        return found
-
-    def _known(self, name: bytes, offset: int) -> StoredObject | None:
-        """Returns what is known without a request, at the least cost; else UNKNOWN, and _find finds out."""
-        session = self._sessions.existing
-        if session is None or session.refused or offset in session.commits.newest:
-            return UNKNOWN
-        position = session.positions.get(offset)
-        if position is None:
-            return UNKNOWN
-        try:
-            return unexpired(session.recall(name, offset, position))
-        except (StaleRead, ConnectionLost):
-            return UNKNOWN
-
-    def _count(self, hits: int, wanted: int) -> None:
-        self._hits += hits
-        self._misses += wanted - hits
-
-    def _find(self, session: Session, name: bytes, offset: int) -> StoredObject | None:
-        found = self._find_own(session, name, offset) if session.commits.newest else None
-        if found is not None:
-            return unexpired(found)
-        position = session.positions.get(offset)
-        if position is not None:
-            try:
-                return unexpired(session.recall(name, offset, position))
-            except StaleRead:
-                session.positions.forget(offset)
-        return unexpired(session.find(name, offset))
-
-    def _find_own(self, session: Session, name: bytes, offset: int) -> StoredObject | None:
-        """Returns an object on its way to the index, if there is one still when the answers are read."""
-        if offset not in session.commits.newest:
-            return None
-        with self._sessions.lock:
-            session.commits.poll()
-            pending = session.commits.newest.get(offset)
-        return session.find_own(name, pending) if pending is not None else None
-
-    def _find_many(self, session: Session, wanted: list[tuple[bytes, int]]) -> list[StoredObject | None]:
-        if session.commits.newest:
-            with self._sessions.lock:
-                session.commits.drain()
-        return [unexpired(one) for one in session.find_many(wanted)]
-
-    def _store(
-        self,
-        session: Session,
-        name: bytes,
-        codec: int,
-        value: bytes | memoryview,
-        expires_at_us: int,
-        *,
-        wait: bool,
-        durable: bool,
-    ) -> None:
-        parts = _parts(session, name, codec, value, expires_at_us)
-        with self._sessions.lock:
-            session.commits.raise_error()
-            pending = session.store(offset_of(name), parts, durable=durable)
-            if wait or durable:
-                session.commits.finish(pending)
-            elif session.commits.has_gathered:
-                self._sender.want()
-
-    def _add(
-        self,
-        session: Session,
-        name: bytes,
-        codec: int,
-        value: bytes | memoryview,
-        expires_at_us: int,
-        *,
-        durable: bool,
-    ) -> bool:
-        parts, offset = _parts(session, name, codec, value, expires_at_us), offset_of(name)
-        with self._sessions.lock:
-            session.commits.drain()
-            if self._find(session, name, offset) is not None:
-                return False
-            if session.store_if_absent(offset, parts, durable=durable):
-                return True
-            if self._find(session, name, offset) is not None:  # stored meanwhile
-                return False
-            session.drop([offset])  # expired, another name's, or evicted in part
-            return session.store_if_absent(offset, parts, durable=durable)
-
-    def _touch(self, session: Session, name: bytes, expires_at_us: int) -> bool:
-        offset = offset_of(name)
-        with self._sessions.lock:
-            session.commits.drain()
-            found = unexpired(session.find(name, offset))
-            if found is None:
-                return False
-            block_bytes = max(PAGE_BYTES, session.block_bytes)
-            value = record_value(found.crc)
-            parts = encoded(name, RECORD, value, now_us(), expires_at_us, block_bytes)
-            session.store_record(offset + RECORD_AT, parts)
-            return True
-
-    def _drop(self, session: Session, offsets: list[int]) -> list[bool]:
-        with self._sessions.lock:
-            return session.drop(offsets)
-
-    def _drop_all(self, session: Session) -> None:
-        with self._sessions.lock:
-            session.drop_all(ALL_SECTORS)
-
-    def _flush(self, session: Session, *, durable: bool) -> None:
-        with self._sessions.lock:
-            session.commits.drain()
-            if durable:
-                session.flush()
-            session.commits.raise_error()
-
-
-def _parts(
-    session: Session, name: bytes, codec: int, value: bytes | memoryview, expires_at_us: int
-) -> Sequence[bytes | memoryview]:
-    """Returns an object's bytes. Raises ValueError if they are more than the set commits at once."""
-    length = value_at(len(name), len(value)) + len(value)
-    if length > session.object_bytes_max:
-        raise ValueError(
-            f"an object of this set has at most {session.object_bytes_max} bytes, this one {length}: "
-            "store it in parts"
-        )
-    return encoded(name, codec, value, now_us(), expires_at_us, session.block_bytes)
+        self._objects.close()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from bcached.client.attachment import Attachment
 from bcached.client.cache.names import SLOT_SECTORS
+from bcached.client.cache.object_format import Seal
 from bcached.client.gens import Instant
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
@@ -28,11 +29,14 @@ HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 class Pending:
     """One object's keys until their commit is answered; they were valid at `since`."""
 
-    __slots__ = ("error", "is_alone", "is_settled", "keys", "offset", "since", "was_committed")
+    __slots__ = ("error", "is_settled", "keys", "name", "offset", "seal", "since", "was_committed")
 
-    def __init__(self, offset: int, keys: Sequence[Key], since: Instant, *, is_alone: bool) -> None:
+    def __init__(
+        self, name: bytes, offset: int, keys: Sequence[Key], since: Instant, seal: Seal | None
+    ) -> None:
+        self.name = name
         self.offset = offset
-        self.is_alone = is_alone  # all else in its slot is removed with its commit
+        self.seal = seal  # of an object: all else in its slot is removed with its commit; None of a record
         self.was_committed = False
         self.keys = keys
         self.since = since
@@ -108,7 +112,7 @@ class Commits:
 
     def _dispatch(self, gathered: Sequence[Pending], *, durable: bool, if_absent: bool | None = None) -> None:
         keys = [key for one in gathered for key in one.keys]
-        slots = [Lookup(one.keys[0].inode, one.offset, SLOT_SECTORS) for one in gathered if one.is_alone]
+        slots = [Lookup(one.keys[0].inode, one.offset, SLOT_SECTORS) for one in gathered if one.seal]
         call = verbs.commit_if(
             self._at, keys, durable=durable, versions=True, if_absent=if_absent, replaces=slots
         )

@@ -20,6 +20,11 @@ def expiry_us(expire: float | None) -> int:
     return max(1, min(now_us() + int(min(expire, 1e12) * 1e6), TIME_MAX_US))
 
 
+def seconds_left(expires_at_us: int) -> float | None:
+    """Returns the seconds until then; None for never."""
+    return (expires_at_us - now_us()) / 1e6 if expires_at_us else None
+
+
 def unexpired(found: StoredObject | None) -> StoredObject | None:
     """Returns the object, or None if it has expired or there is none."""
     if found is None or not found.expires_at_us or found.expires_at_us > now_us():

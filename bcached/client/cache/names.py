@@ -14,10 +14,12 @@ RECORD_AT = SLOT_SECTORS - RECORD_SECTORS
 ALL_SECTORS = SLOT_SECTORS << SLOT_BITS
 NAME_BYTES_MAX = 4000  # so that header and name fit a page
 
+Name = str | bytes
+
 _DIGEST_BYTES = 8
 
 
-def name_bytes(name: str | bytes) -> bytes:
+def name_bytes(name: Name) -> bytes:
     """Returns the name as bytes: a str and its UTF-8 are one name. Raises TypeError or ValueError."""
     if isinstance(name, str):
         name = name.encode()

@@ -38,6 +38,19 @@ TIME_MAX_US = (1 << 64) - 1
 RECORD = 255  # the codec of a record; those of values are in serializers
 
 
+Parts = Sequence[bytes | memoryview]
+
+
+class Seal(NamedTuple):
+    """All of an object but its value, and what the checksum of its bytes from CHECKED_AT on must be."""
+
+    codec: int
+    expires_at_us: int
+    crc: int
+    head: bytes  # from CHECKED_AT to the value
+    length: int  # of the object
+
+
 class StoredObject(NamedTuple):
     """A verified object."""
 
@@ -46,6 +59,13 @@ class StoredObject(NamedTuple):
     stored_at_us: int
     expires_at_us: int
     crc: int
+    head: bytes  # as in its seal
+
+    @property
+    def seal(self) -> Seal:
+        """Returns what the object was verified with."""
+        length = CHECKED_AT + len(self.head) + len(self.value)
+        return Seal(self.codec, self.expires_at_us, self.crc, self.head, length)
 
 
 def value_at(name_length: int, value_length: int) -> int:
@@ -61,10 +81,10 @@ def encoded(
     stored_at_us: int,
     expires_at_us: int,
     block_bytes: int,
-) -> Sequence[bytes | memoryview]:
+) -> tuple[Parts, Seal]:
     """Returns the object's bytes, whole blocks, in parts; a long value is one of them and is not copied."""
     length, begins = len(value), value_at(len(name), len(value))
-    checked = b"".join(
+    head = b"".join(
         (
             (VERSION | codec << 16 | len(name) << 32).to_bytes(8, "little"),
             length.to_bytes(8, "little"),
@@ -75,12 +95,15 @@ def encoded(
         )
     )
     padding = bytes(-(begins + length) % block_bytes)
+    parts: Parts
     if length < ON_A_PAGE_BYTES:
-        checked = b"".join((checked, value))
+        checked = head + value
         crc = crc64.xz(checked)
-        return (b"".join((_sealed(crc), checked, padding)),)
-    crc = crc64.xz(value, crc64.xz(checked))
-    return (_sealed(crc) + checked, value, padding) if padding else (_sealed(crc) + checked, value)
+        parts = (b"".join((_sealed(crc), checked, padding)),)
+    else:
+        crc = crc64.xz(value, crc64.xz(head))
+        parts = (_sealed(crc) + head, value, padding) if padding else (_sealed(crc) + head, value)
+    return parts, Seal(codec, expires_at_us, crc, head, begins + length)
 
 
 def bytes_needed(start: bytes) -> int:
@@ -107,7 +130,9 @@ def decoded(data: bytes, name: bytes) -> StoredObject | None:
         return None
     if crc64.xz(memoryview(data)[CHECKED_AT:end]) != crc:
         return None
-    return StoredObject(kinds >> 16 & 0xFFFF, data[begins:end], stored_at_us, expires_at_us, crc)
+    codec = kinds >> 16 & 0xFFFF
+    head = data[CHECKED_AT:begins]
+    return StoredObject(codec, data[begins:end], stored_at_us, expires_at_us, crc, head)
 
 
 def record_value(crc: int) -> bytes:

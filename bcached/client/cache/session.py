@@ -7,11 +7,14 @@ from bcached.client.attachment import Attachment
 from bcached.client.cache.carving import Carver
 from bcached.client.cache.commits import Commits, Pending
 from bcached.client.cache.hits import Hits
-from bcached.client.cache.names import SLOT_SECTORS
-from bcached.client.cache.object_format import OBJECT_BYTES_MAX, StoredObject
+from bcached.client.cache.known_object import KnownObject, Members
+from bcached.client.cache.names import RECORD_AT, SLOT_SECTORS, offset_of
+from bcached.client.cache.object_format import CHECKED_AT, OBJECT_BYTES_MAX, Parts, Seal, StoredObject
 from bcached.client.cache.positions import Position, Positions
 from bcached.client.cache.reading import Reader, StaleRead
+from bcached.client.cache.recall import Recall
 from bcached.client.changes import mapped_changes
+from bcached.client.gens import Instant
 from bcached.client.protocol import verbs
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import DeviceError
@@ -50,6 +53,15 @@ class Session:
         self._hits = Hits(
             devices[0].bucket_sectors, lambda touch: self.at.send_oneway(verbs.touch_message(touch))
         )
+        self._members = Members(self.at.data, self.gens, devices)
+        self.recall = Recall(
+            self.positions,
+            self.commits.newest,
+            self.refused,
+            self.changes.counters,
+            self.channel.hang_ups,
+            self._hits,
+        )
         whole_buckets = self.commits.keys_max - 1  # since the first may be in the middle of one
         self.object_bytes_max = min(
             OBJECT_BYTES_MAX, whole_buckets * devices[0].bucket_sectors * SECTOR_BYTES
@@ -60,34 +72,36 @@ class Session:
         if self.at.close():
             self.channel.close()
             self.at.settle()
+            self.positions.clear()  # which keep data paths open, as the members do
+            self._members.clear()
 
     # Storing
 
-    def store(self, offset: int, parts: Sequence[bytes | memoryview], *, durable: bool = False) -> Pending:
-        """Write an object at this offset, and commit it; returns before the answer."""
-        pending = self._written(offset, parts, is_alone=True)
+    def store(self, name: bytes, parts: Parts, seal: Seal, *, durable: bool = False) -> Pending:
+        """Write an object of this name, and commit it; returns before the answer."""
+        pending = self._written(name, offset_of(name), parts, seal)
         self.commits.add(pending, durable=durable)
         return pending
 
-    def store_if_absent(self, offset: int, parts: Sequence[bytes | memoryview], *, durable: bool) -> bool:
-        """Write an object at this offset, and commit it if its slot is empty; returns whether it was."""
-        pending = self._written(offset, parts, is_alone=True)
+    def store_if_absent(self, name: bytes, parts: Parts, seal: Seal, *, durable: bool) -> bool:
+        """Write an object of this name, and commit it if its slot is empty; returns whether it was."""
+        pending = self._written(name, offset_of(name), parts, seal)
         if self.commits.add_if_absent(pending, durable=durable):
             return True
         self.at.send_oneway(verbs.release_message(tuple(pending.keys)))
         return False
 
-    def store_record(self, offset: int, parts: Sequence[bytes | memoryview]) -> None:
-        """Write a record at this offset, and wait for its commit."""
-        pending = self._written(offset, parts, is_alone=False)
+    def store_record(self, name: bytes, parts: Parts) -> None:
+        """Write a record on the object of this name, and wait for its commit."""
+        pending = self._written(name, offset_of(name) + RECORD_AT, parts, None)
         self.commits.add(pending)
         self.commits.finish(pending)
 
-    def _written(self, offset: int, parts: Sequence[bytes | memoryview], *, is_alone: bool) -> Pending:
+    def _written(self, name: bytes, offset: int, parts: Parts, seal: Seal | None) -> Pending:
         length = sum(map(len, parts))
         keys = self._cut(offset, length // SECTOR_BYTES)
         self._write(keys, parts)
-        return Pending(offset, keys, self._leased, is_alone=is_alone)
+        return Pending(name, offset, keys, self._leased, seal)
 
     def _cut(self, offset: int, sectors: int) -> list[Key]:
         for _ in range(self._carver.lacking(sectors)):
@@ -98,7 +112,7 @@ class Session:
             self.at.send_oneway(verbs.release_message(self._carver.take_unused()))
         return keys
 
-    def _write(self, keys: Sequence[Key], parts: Sequence[bytes | memoryview]) -> None:
+    def _write(self, keys: Sequence[Key], parts: Parts) -> None:
         write = object()
         try:
             self.at.begin_write(write)
@@ -122,26 +136,41 @@ class Session:
 
     # Looking up
 
-    def recall(self, name: bytes, offset: int, position: Position) -> StoredObject | None:
+    def find_known(self, name: bytes, position: Position) -> StoredObject | None:
         """Returns what find would, without a request. Raises StaleRead if that is not certain."""
-        found = None
+        found, now = None, self.gens.now()
         if position.keys:
+            offset = position.keys[0].offset
             found = self.reader.read(name, offset, position.keys, position.since)
-        elif self.changes.life != position.since.life or not self.at.is_connected:
-            raise StaleRead
+        else:
+            offset = offset_of(name)
+            if self.changes.life != position.since.life or not self.at.is_connected:
+                raise StaleRead
         # The counter comes last: the object was the newest one when it was read.
         if self.changes.counter(self.inode, offset) != position.version:
             raise StaleRead
+        if all(len(key.pointers) == 1 for key in position.keys):
+            position.since = now  # those pointers were valid after that
         if found is None:
             self._hits.miss()
         else:
             self._hits.hit(position.keys[0].pointers[0], len(found.value))
+            self._know(name, position.version, position.keys, position.since, found.seal)
         return found
+
+    def _know(self, name: bytes, version: int, keys: Sequence[Key], since: Instant, seal: Seal) -> None:
+        """Have the next read of an object take the shortest path."""
+        if keys[0].sectors * SECTOR_BYTES < CHECKED_AT + len(seal.head):
+            position = Position(version, keys, since)  # the header is divided: rare, and left to the reader
+        else:
+            counter = self.changes.index(self.inode, keys[0].offset)
+            position = KnownObject(version, keys, since, seal, self._members, counter)
+        self.positions.put(name, position)
 
     def _remember(self, one: Pending, version: int) -> None:
         """Remember an object that we have committed."""
-        if one.is_alone:
-            self.positions.put(one.offset, Position(version, one.keys, one.since))
+        if one.seal is not None:
+            self._know(one.name, version, one.keys, one.since, one.seal)
 
     def find(self, name: bytes, offset: int) -> StoredObject | None:
         """Returns the newest object of this name that was committed, by any client."""
@@ -157,8 +186,10 @@ class Session:
                 read = self.reader.read(name, offset, keys, since)
             except StaleRead:
                 continue
-            if read is not None or not keys:  # else another name's, of which it would say that it is missing
-                self.positions.put(offset, Position(version, keys, since))
+            if read is not None:
+                self._know(name, version, keys, since, read.seal)
+            elif not keys:  # else another name's, or one that has lost a part
+                self.positions.put(name, Position(version, keys, since))
             return read
         return None
 

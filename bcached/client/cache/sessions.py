@@ -24,7 +24,7 @@ class Sessions:
         self.names_lost = 0  # objects that were stored, not committed, and dropped after a loss
         self._volume = volume
         self._patience_s = patience_s
-        self._session: Session | None = None
+        self.existing: Session | None = None  # set here only
         self._doubtful: list[int] = []  # offsets at which an older object may be: dropped before any look-up
         self._is_closed = False
         self._pause_s = 0.0  # between the last failed attempt and the next
@@ -32,26 +32,21 @@ class Sessions:
 
     def current(self) -> Session:
         """Returns a session. Raises ClientClosed, or ConnectionLost without a daemon."""
-        session = self._session
+        session = self.existing
         if session is not None and not session.refused:
             return session
         with self.lock:
             if self._is_closed:
                 raise ClientClosed(self.path)
-            session = self._session or self._opened()
-            self._session = session
+            session = self.existing or self._opened()
+            self.existing = session
             try:
                 self._drop_doubtful(session)
             except NoSuchVolume:  # deleted, with all that is doubtful
                 self.lose(session)
                 self._doubtful = []
-                session = self._session = self._opened()
+                session = self.existing = self._opened()
             return session
-
-    @property
-    def existing(self) -> Session | None:
-        """Returns the session, if there is one."""
-        return self._session
 
     @property
     def is_closed(self) -> bool:
@@ -61,27 +56,27 @@ class Sessions:
     def lose(self, session: Session) -> None:
         """The session's connection is closed: what was under way is neither committed nor known not to be."""
         with self.lock:
-            if self._session is not session:
+            if self.existing is not session:
                 return
             lost = session.commits.unsettled()
             self.names_lost += len(lost)
             self._doubtful += lost + session.refused
             session.refused.clear()
             session.close()
-            self._session = None
+            self.existing = None
 
     def close(self) -> None:
         """Close the session for good."""
         with self.lock:
             self._is_closed = True
-            session, self._session = self._session, None
+            session, self.existing = self.existing, None
             if session is not None:
                 session.close()
 
     def end_in_child(self) -> None:
         """In a child process: begin without a session; a thread that the child lacks may hold the lock."""
         self.lock = RLock()
-        self._session = None
+        self.existing = None
         self._doubtful = []  # the parent's to drop
 
     def _opened(self) -> Session:

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from bcached.client import BlockingClient, Cache
-from bcached.client.cache.names import RECORD_AT, SLOT_SECTORS, offset_of
+from bcached.client.cache.names import RECORD_AT, offset_of
 from bcached.errors import ClientClosed, ConnectionLost
 from instruments.clients.daemon_process import DaemonProcess
 
@@ -226,7 +226,7 @@ def test_a_value_says_when_it_expires(opened: Open) -> None:
 
 
 def test_two_names_in_one_slot_replace_each_other(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bcached.client.cache.cache.offset_of", lambda _: 5 * SLOT_SECTORS)
+    monkeypatch.setattr("bcached.client.cache.names.SLOT_BITS", 0)
     here, there = opened(), opened()
     here.set("one", b"1" * 10_000, wait=True)
     there.set("two", b"2", wait=True)

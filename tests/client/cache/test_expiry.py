@@ -9,7 +9,7 @@ from bcached.client.cache.object_format import TIME_MAX_US, StoredObject
 
 def test_what_has_no_expiry_never_expires() -> None:
     assert expiry_us(None) == 0
-    kept = StoredObject(0, b"", 0, 0, 0)
+    kept = StoredObject(0, b"", 0, 0, 0, b"")
     assert unexpired(kept) is kept
     assert unexpired(None) is None
 

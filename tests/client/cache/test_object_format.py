@@ -2,10 +2,12 @@
 """Objects as bytes: what is decoded is what was encoded, and anything else is none."""
 
 import pytest
+from fastcrc import crc64
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.client.cache.object_format import (
+    CHECKED_AT,
     HEADER_BYTES,
     ON_A_PAGE_BYTES,
     PAGE_BYTES,
@@ -19,7 +21,7 @@ NAMES, BLOCKS = st.binary(max_size=4000), st.sampled_from([512, 1024, 4096, 1638
 
 
 def stored(name: bytes = b"cat", value: bytes = b"meow", block_bytes: int = 512) -> bytes:
-    return b"".join(encoded(name, 3, value, 1111, 2222, block_bytes))
+    return b"".join(encoded(name, 3, value, 1111, 2222, block_bytes)[0])
 
 
 def test_the_layout() -> None:
@@ -35,7 +37,10 @@ def test_what_was_encoded_is_decoded(name: bytes, value: bytes, block_bytes: int
     data = stored(name, value, block_bytes)
     found = decoded(data, name)
     assert found is not None
-    assert found == (3, value, 1111, 2222, found.crc)
+    assert found[:4] == (3, value, 1111, 2222)
+    assert found.seal == encoded(name, 3, value, 1111, 2222, block_bytes)[1]
+    assert crc64.xz(data[CHECKED_AT : found.seal.length]) == found.seal.crc
+    assert data[CHECKED_AT:].startswith(found.seal.head + value)
     assert len(data) % block_bytes == 0
     assert bytes_needed(data) == value_at(len(name), len(value)) + len(value) <= len(data)
 
@@ -44,10 +49,11 @@ def test_what_was_encoded_is_decoded(name: bytes, value: bytes, block_bytes: int
 @pytest.mark.parametrize("name", [b"", b"n" * 4000])
 def test_a_long_value_begins_on_a_page_and_is_not_copied(length: int, name: bytes) -> None:
     value = bytes(range(256)) * (length // 256 + 1)
-    parts = encoded(name, 0, memoryview(value)[:length], 1, 0, 4096)
+    parts, seal = encoded(name, 0, memoryview(value)[:length], 1, 0, 4096)
     found = decoded(b"".join(parts), name)
     assert found is not None
     assert found.value == value[:length]
+    assert found.seal == seal
     assert value_at(len(name), length) == (HEADER_BYTES + len(name) if len(parts) == 1 else PAGE_BYTES)
     assert any(part is value or getattr(part, "obj", None) is value for part in parts) == (len(parts) > 1)
 

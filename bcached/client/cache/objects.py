@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""Objects by name and as bytes: what the verbs of a cache do, over one session after the other.
+
+Cache calls it in the caller's thread. AsyncCache calls in the loop what takes no request, and all else in
+threads.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from bcached.client.cache.expiry import now_us, unexpired
+from bcached.client.cache.names import ALL_SECTORS, offset_of
+from bcached.client.cache.object_format import (
+    PAGE_BYTES,
+    RECORD,
+    Parts,
+    Seal,
+    StoredObject,
+    encoded,
+    record_value,
+    value_at,
+)
+from bcached.client.cache.reading import StaleRead
+from bcached.client.cache.recall import Read
+from bcached.client.cache.sender import Sender
+from bcached.client.cache.session import Session
+from bcached.client.cache.sessions import Sessions
+from bcached.errors import ConnectionLost, NoSuchVolume
+
+T = TypeVar("T")
+
+
+class Stats(NamedTuple):
+    """What a cache has done in this process."""
+
+    hits: int
+    misses: int
+    sets: int
+    lost: int  # objects stored, and dropped since their commit was not answered before the connection ended
+    pages_reread: int  # objects that only a direct read showed; see DESIGN
+
+
+class Found(NamedTuple):
+    """An object that was found."""
+
+    codec: int
+    value: bytes
+    expires_at_us: int
+
+
+class NewObject(NamedTuple):
+    """An object to be stored."""
+
+    name: bytes
+    codec: int
+    value: bytes | memoryview
+    expires_at_us: int
+
+
+class Objects:
+    """The objects of a volume. Thread-safe."""
+
+    def __init__(self, path: str, volume: str | int, patience_s: float, *, ignore_unavailable: bool) -> None:
+        self.path = path
+        self.sessions = Sessions(path, volume, patience_s)
+        self.hits = self.misses = self.sets = 0  # counted by the verbs
+        self._ignore_unavailable = ignore_unavailable
+        self._sender = Sender(self.sessions)
+        self._lost_told = 0  # of the names lost, those a flush has raised
+
+    # Looking up
+
+    def recall(self, name: bytes, read: Read = os.pread) -> Found | None:
+        """Returns the object of this name, counted as a hit, if it is known without a request."""
+        session = self.sessions.existing
+        recalled = session.recall.known(name, read) if session is not None else None
+        if recalled is None:
+            return None
+        known, value = recalled
+        self.hits += 1
+        return Found(known.codec, value, known.expires_at_us)
+
+    def find(self, name: bytes) -> Found | None:
+        """Returns the object of this name, and counts a hit or a miss."""
+        found = self.recall(name)
+        if found is not None:
+            return found
+        stored = self._run(lambda session: self._find(session, name), None)
+        self.count(stored is not None, 1)
+        return _found(stored)
+
+    def find_many(self, names: Sequence[bytes]) -> Sequence[Found | None]:
+        """Returns the object of each name, and counts hits and misses."""
+        found = [self.recall(name) for name in names]
+        unknown = [number for number, one in enumerate(found) if one is None]
+        if unknown:
+            rest = [names[number] for number in unknown]
+            none: list[StoredObject | None] = [None] * len(rest)
+            stored = self._run(lambda session: self._find_many(session, rest), none)
+            self.count(sum(one is not None for one in stored), len(rest))
+            for number, one in zip(unknown, stored, strict=True):
+                found[number] = _found(one)
+        return found
+
+    def count(self, hits: int, wanted: int) -> None:
+        """Count look-ups."""
+        self.hits += hits
+        self.misses += wanted - hits
+
+    # Storing and dropping
+
+    def store(self, one: NewObject, *, wait: bool = False, durable: bool = False) -> None:
+        """Store an object in place of an earlier one."""
+        self._run(lambda session: self._store(session, one, wait=wait, durable=durable), None)
+        self.sets += 1
+
+    def add(self, one: NewObject, *, durable: bool) -> bool:
+        """Store an object if there is none; returns whether it was stored."""
+        return self._run(lambda session: self._add(session, one, durable=durable), False)
+
+    def touch(self, name: bytes, expires_at_us: int) -> bool:
+        """Change when an object expires; returns whether it was there."""
+        return self._run(lambda session: self._touch(session, name, expires_at_us), False)
+
+    def drop(self, names: Sequence[bytes]) -> int:
+        """Drop objects; returns how many there were."""
+        offsets = [offset_of(name) for name in names]
+        return self._run(lambda session: sum(self._drop(session, offsets)), 0)
+
+    def drop_all(self) -> None:
+        """Drop all objects of the volume."""
+        self._run(self._drop_all, None)
+
+    # All of them
+
+    def flush(self, *, durable: bool) -> None:
+        """Wait until all that was stored is committed, or durable. Raises what was lost or refused."""
+        self._run(lambda session: self._flush(session, durable=durable), None)
+        lost, self._lost_told = self.sessions.names_lost - self._lost_told, self.sessions.names_lost
+        if lost and not self._ignore_unavailable:
+            raise ConnectionLost(self.path, f"{lost} objects were not committed before it ended, and dropped")
+
+    def stats(self) -> Stats:
+        """Returns what was done since the beginning."""
+        session = self.sessions.existing
+        reread = session.reader.pages_reread if session is not None else 0
+        return Stats(self.hits, self.misses, self.sets, self.sessions.names_lost, reread)
+
+    def close(self) -> None:
+        """Wait until all that was stored is committed, and disconnect. Idempotent."""
+        self._sender.close()
+        session = self.sessions.existing
+        try:
+            if session is not None:
+                with self.sessions.lock:
+                    session.commits.drain()
+                    session.commits.raise_error()
+        except ConnectionLost:
+            if not self._ignore_unavailable:
+                raise
+        finally:
+            self.sessions.close()
+
+    # Inside
+
+    def _run(self, work: Callable[[Session], T], unavailable: T) -> T:
+        """Returns what the work does with a session.
+
+        Once more with a new one if the connection was lost, or if the volume was deleted: by its label it is
+        found or made again.
+        """
+        try:
+            session = self.sessions.current()
+            try:
+                return work(session)
+            except (ConnectionLost, NoSuchVolume):
+                self.sessions.lose(session)
+            return work(self.sessions.current())
+        except ConnectionLost:
+            if self._ignore_unavailable and not self.sessions.is_closed:
+                return unavailable
+            raise
+
+    def _find(self, session: Session, name: bytes) -> StoredObject | None:
+        found = self._find_own(session, name) if session.commits.newest else None
+        if found is not None:
+            return unexpired(found)
+        position = session.positions.get(name)
+        if position is not None:
+            try:
+                return unexpired(session.find_known(name, position))
+            except StaleRead:
+                session.positions.forget(name)
+        return unexpired(session.find(name, offset_of(name)))
+
+    def _find_own(self, session: Session, name: bytes) -> StoredObject | None:
+        """Returns an object on its way to the index, if there is one still when the answers are read."""
+        offset = offset_of(name)
+        if offset not in session.commits.newest:
+            return None
+        with self.sessions.lock:
+            session.commits.poll()
+            pending = session.commits.newest.get(offset)
+        return session.find_own(name, pending) if pending is not None else None
+
+    def _find_many(self, session: Session, names: Sequence[bytes]) -> list[StoredObject | None]:
+        if session.commits.newest:
+            with self.sessions.lock:
+                session.commits.drain()
+        return [unexpired(one) for one in session.find_many([(name, offset_of(name)) for name in names])]
+
+    def _store(self, session: Session, one: NewObject, *, wait: bool, durable: bool) -> None:
+        parts, seal = _encoded(session, one)
+        with self.sessions.lock:
+            session.commits.raise_error()
+            pending = session.store(one.name, parts, seal, durable=durable)
+            if wait or durable:
+                session.commits.finish(pending)
+            elif session.commits.has_gathered:
+                self._sender.want()
+
+    def _add(self, session: Session, one: NewObject, *, durable: bool) -> bool:
+        parts, seal = _encoded(session, one)
+        with self.sessions.lock:
+            session.commits.drain()
+            if self._find(session, one.name) is not None:
+                return False
+            if session.store_if_absent(one.name, parts, seal, durable=durable):
+                return True
+            if self._find(session, one.name) is not None:  # stored meanwhile
+                return False
+            session.drop([offset_of(one.name)])  # expired, another name's, or evicted in part
+            return session.store_if_absent(one.name, parts, seal, durable=durable)
+
+    def _touch(self, session: Session, name: bytes, expires_at_us: int) -> bool:
+        with self.sessions.lock:
+            session.commits.drain()
+            found = unexpired(session.find(name, offset_of(name)))
+            if found is None:
+                return False
+            block_bytes = max(PAGE_BYTES, session.block_bytes)
+            value = record_value(found.crc)
+            record, _ = encoded(name, RECORD, value, now_us(), expires_at_us, block_bytes)
+            session.store_record(name, record)
+            return True
+
+    def _drop(self, session: Session, offsets: list[int]) -> list[bool]:
+        with self.sessions.lock:
+            return session.drop(offsets)
+
+    def _drop_all(self, session: Session) -> None:
+        with self.sessions.lock:
+            session.drop_all(ALL_SECTORS)
+
+    def _flush(self, session: Session, *, durable: bool) -> None:
+        with self.sessions.lock:
+            session.commits.drain()
+            if durable:
+                session.flush()
+            session.commits.raise_error()
+
+
+def _found(one: StoredObject | None) -> Found | None:
+    return None if one is None else Found(one.codec, one.value, one.expires_at_us)
+
+
+def _encoded(session: Session, one: NewObject) -> tuple[Parts, Seal]:
+    """Returns an object's bytes. Raises ValueError if they are more than the set commits at once."""
+    length = value_at(len(one.name), len(one.value)) + len(one.value)
+    if length > session.object_bytes_max:
+        raise ValueError(
+            f"an object of this set has at most {session.object_bytes_max} bytes, this one {length}: "
+            "store it in parts"
+        )
+    return encoded(one.name, one.codec, one.value, now_us(), one.expires_at_us, session.block_bytes)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Reads known objects again without a request: the path of a hit.
+
+What is not certain is not decided here: the caller then looks it up. An object is read, and *then* checked,
+in this order (docs/client.md says why): the gens of its buckets, the header of the map of gens, the
+connection, and the change counter last: so the object was the newest one when it was read. The checksum of
+its bytes, its header and its name must be those with which it was stored, or verified first.
+"""
+
+import os
+from collections.abc import Callable, Container, Sized
+from typing import Any, Protocol
+
+from fastcrc import crc64
+
+from bcached.client.cache.expiry import now_us
+from bcached.client.cache.hits import CALLS, Hits
+from bcached.client.cache.known_object import KnownObject
+from bcached.client.cache.positions import Positions
+from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
+
+Read = Callable[[int, int, int], bytes]  # descriptor, length, byte of the device
+
+
+class _Doubts(Container[int], Sized, Protocol):
+    """Offsets of slots."""
+
+
+class Recall:
+    """Thread-safe, without a lock: nothing that it uses changes but by one step."""
+
+    def __init__(
+        self,
+        positions: Positions,
+        under_way: _Doubts,
+        refused: Sized,
+        counters: memoryview,
+        hang_ups: Callable[[float], object],
+        hits: Hits,
+    ) -> None:
+        self._positions = positions
+        self._under_way = under_way  # slots with an object of ours that is not committed yet
+        self._refused = refused  # slots in which an older object may be
+        self._counters = counters
+        self._hang_ups = hang_ups  # returns something if the connection has ended; raises once it is closed
+        self._hits = hits
+
+    def known(self, name: bytes, read: Read = os.pread) -> tuple[KnownObject, bytes] | None:
+        """Returns the newest object of this name, and its value; None if that is not known for certain.
+
+        read: may raise OSError for bytes that are not in memory.
+        """
+        one: Any = self._positions.young.get(name) or self._positions.get(name)
+        if (
+            one is None
+            or (member := one.member) is None
+            or self._refused
+            or (self._under_way and one.offset in self._under_way)
+            or (one.expires_at_us and one.expires_at_us <= now_us())
+        ):
+            return None
+        try:
+            value: bytes | None
+            if one.others is not None:
+                value = _long_value(one, read)
+            else:
+                data = read(member.path.descriptor, one.length, one.at)
+                sound = crc64.xz(data) == one.crc and data.startswith(one.head)
+                value = data[one.value_at :] if sound else None
+            if (
+                value is None
+                or member.gens[one.bucket] != one.gen
+                or member.words[LIFE_WORD] != one.life
+                or member.words[GC_EPOCH_WORD] != one.gc_epoch
+                or self._hang_ups(0)
+                or self._counters[one.counter] != one.version
+            ):
+                return None
+        except (OSError, ValueError):  # ValueError: the connection is closed
+            return None
+        hits = self._hits
+        if one.reported_in is not hits.interval:
+            one.reported_in = hits.interval
+            hits.touched.add((member.device, one.bucket, one.gen))
+        hits.bytes += len(value)
+        hits.count += 1
+        if not hits.count % CALLS:
+            hits.report_if_due()
+        return one, value
+
+
+def _long_value(one: KnownObject, read: Read) -> bytes | None:
+    """Returns the value of an object that is long or in several extents, if its bytes are sound.
+
+    That the first extent is still valid is left to the caller.
+    """
+    descriptor, at, others = one.member.path.descriptor, one.value_at, one.others
+    head = read(descriptor, at, one.at)
+    if head != one.head:
+        return None
+    value = read(descriptor, one.length - at, one.at + at) if one.length > at else b""
+    if others:
+        value = b"".join([value, *[read(it.member.path.descriptor, it.length, it.at) for it in others]])
+    if crc64.xz(value, crc64.xz(head)) != one.crc:
+        return None
+    return value if not others or all(it.is_valid for it in others) else None

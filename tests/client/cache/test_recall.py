@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Hits without a request: every check that fails makes the caller look it up."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from bcached.client import Cache
+from bcached.client.cache.known_object import KnownObject
+from bcached.client.cache.recall import Read
+from bcached.client.cache.session import Session
+from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
+from instruments.clients.daemon_process import DaemonProcess
+
+VALUES = [b"", b"v" * 200, b"w" * 4096, b"x" * 65_535, b"y" * 65_536, b"z" * 300_000]
+SHORT, LONG = b"v" * 200, b"z" * 300_000
+
+
+@pytest.fixture
+def session(daemon: DaemonProcess, request: pytest.FixtureRequest) -> Iterator[Session]:
+    """The session of a cache with two objects that it knows."""
+    with Cache(str(daemon.socket_path), request.node.name[:32]) as cache:
+        cache.set_many({"short": SHORT, "long": LONG}, wait=True)
+        session = cache._objects.sessions.existing
+        assert session is not None
+        yield session
+
+
+def value(session: Session, name: bytes, read: Read = os.pread) -> bytes | None:
+    found = session.recall.known(name, read)
+    return None if found is None else found[1]
+
+
+@pytest.mark.parametrize("stored", VALUES, ids=len)
+def test_an_object_is_known_to_the_one_that_stored_it_and_to_one_that_read_it(
+    daemon: DaemonProcess, stored: bytes
+) -> None:
+    path = str(daemon.socket_path)
+    with Cache(path, "known") as here, Cache(path, "known") as there:
+        name = b"%d" % len(stored)
+        here.set(name, stored, wait=True)
+        assert there[name] == stored
+        for cache in (here, there):
+            session = cache._objects.sessions.existing
+            assert session is not None
+            assert value(session, name) == stored
+            assert value(session, b"another") is None
+
+
+@contextmanager
+def changed(member: object, slot: str, at: int) -> Iterator[None]:
+    """One word of a mapped file with another value."""
+    real = getattr(member, slot)
+    other = memoryview(bytearray(real)).cast(real.format)
+    other[at] ^= 1
+    setattr(member, slot, other)
+    yield
+    setattr(member, slot, real)
+
+
+@pytest.mark.parametrize("name", [b"short", b"long"])
+def test_each_word_of_the_maps_counts(session: Session, name: bytes) -> None:
+    one = session.positions.get(name)
+    assert isinstance(one, KnownObject)
+    assert value(session, name) is not None
+    last = one.others[-1] if one.others else one
+    for part in (one, last):
+        places = (("gens", part.bucket), ("words", LIFE_WORD), ("words", GC_EPOCH_WORD))
+        for slot, at in places:
+            with changed(part.member, slot, at):
+                assert value(session, name) is None
+            assert value(session, name) is not None
+    one.version ^= 1
+    assert value(session, name) is None
+
+
+@pytest.mark.parametrize("name", [b"short", b"long"])
+@pytest.mark.parametrize("where", ["first", "name", "last"])
+def test_each_byte_that_is_read_counts(session: Session, name: bytes, where: str) -> None:
+    def spoilt(at: Callable[[bytearray], int]) -> Read:
+        def read(descriptor: int, length: int, offset: int) -> bytes:
+            data = bytearray(os.pread(descriptor, length, offset))
+            data[at(data)] ^= 0x10
+            return bytes(data)
+
+        return read
+
+    ats: dict[str, Callable[[bytearray], int]] = {
+        "first": lambda _: 0,
+        "name": lambda data: max(0, data.find(name)),
+        "last": lambda _: -1,
+    }
+    assert value(session, name, spoilt(ats[where])) is None
+    assert value(session, name, lambda *_: b"") is None
+    assert value(session, name) is not None
+
+
+def test_what_is_not_in_memory_is_left_to_the_caller(session: Session) -> None:
+    def read(*_: int) -> bytes:
+        raise BlockingIOError
+
+    assert value(session, b"short", read) is None
+
+
+def test_the_connection_counts(session: Session) -> None:
+    session.channel.close()
+    assert value(session, b"short") is None
+    assert value(session, b"long") is None
+
+
+def test_a_value_under_way_is_not_taken_for_the_one_before_it(session: Session) -> None:
+    one = session.positions.get(b"short")
+    assert isinstance(one, KnownObject)
+    session.commits.newest[one.offset] = None  # type: ignore[assignment]
+    assert value(session, b"short") is None
+    assert value(session, b"long") is not None
+    del session.commits.newest[one.offset]
+    session.refused.append(0)
+    assert value(session, b"long") is None
+    session.refused.clear()
+    assert value(session, b"short") is not None
+
+
+def test_a_closed_session_keeps_no_data_path_open(daemon: DaemonProcess) -> None:
+    def images() -> int:
+        links = [os.path.realpath(f"/proc/self/fd/{one}") for one in os.listdir("/proc/self/fd")]
+        return sum(link.endswith("cache.img") for link in links)
+
+    cache = Cache(str(daemon.socket_path), "open files")
+    cache.set("a", 1, wait=True)
+    assert cache["a"] == 1
+    assert images() == 2
+    cache.close()
+    assert images() == 0
