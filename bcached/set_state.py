@@ -9,7 +9,7 @@ runtime/snapshot.py fills them.
 from enum import IntEnum
 from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from bcached.metric import counter, gauge
 from bcached.units import SECTOR_BYTES
@@ -40,6 +40,8 @@ BUCKET_STATES = (
     "empty",
 )
 RESERVES = ("btree", "prio", "movinggc", "none")
+HOLDER_ROLES = ("none", "reader", "allocator", "admin", "gc", "quarantine")
+WRITE_CAUSES = ("data", "moved", "nodes", "journal", "prios", "uuids")
 POLICY_NAMES = tuple(policy.name.lower() for policy in Replacement)
 FAILURE_REASONS = ("timeout", "no_wait", "limit", "cancelled")
 GC_TRIGGERS = ("dry", "gens", "traffic", "asked")
@@ -151,6 +153,21 @@ class MemberState(Struct, frozen=True, gc=False):
         int,
         gauge("bcached_gen_distance_limit", "The distance at which a gen rises no more (see _max)."),
     ] = 0
+    live_sectors: Annotated[
+        int, gauge("bcached_live_bytes", "Data that keys name, in each copy.", unit=SECTOR_BYTES)
+    ] = 0
+    dirty_sectors: Annotated[
+        int, gauge("bcached_dirty_bytes", "Those of it that are stored nowhere else.", unit=SECTOR_BYTES)
+    ] = 0
+    written_bytes: Annotated[
+        dict[str, int],
+        counter(
+            "bcached_written_bytes",
+            "Bytes written to the device since the start; data is what clients committed.",
+            label="cause",
+            known=WRITE_CAUSES,
+        ),
+    ] = field(default_factory=dict)
 
 
 class IndexState(Struct, frozen=True, gc=False):
@@ -222,13 +239,47 @@ class IndexState(Struct, frozen=True, gc=False):
     ] = 0
 
 
+class VolumeState(Struct, frozen=True, gc=False):
+    """One volume. live_sectors and dirty_sectors are those on the devices, in each copy.
+
+    live_sectors includes what was evicted since the last garbage collection. keys is how many the index has,
+    stale ones included. The look-ups are those since the start: how many, how many found something, the
+    sectors that were looked up, and those of them that were found.
+    """
+
+    label: str
+    flash_only: bool
+    live_sectors: Annotated[
+        int,
+        gauge(
+            "bcached_volume_live_bytes",
+            "Data of the volume, with what was evicted since the last collection.",
+            unit=SECTOR_BYTES,
+        ),
+    ]
+    dirty_sectors: Annotated[
+        int, gauge("bcached_volume_dirty_bytes", "Dirty data of the volume.", unit=SECTOR_BYTES)
+    ]
+    keys: Annotated[int, gauge("bcached_volume_keys", "Keys of the volume, stale ones included.")]
+    lookups: Annotated[int, counter("bcached_volume_lookups", "Lookups in the volume.")]
+    lookup_hits: Annotated[int, counter("bcached_volume_lookup_hits", "Those that found a key.")]
+    lookup_sectors: Annotated[
+        int, counter("bcached_volume_lookup_bytes", "Bytes looked up in the volume.", unit=SECTOR_BYTES)
+    ]
+    lookup_hit_sectors: Annotated[
+        int, counter("bcached_volume_lookup_hit_bytes", "Those that were found.", unit=SECTOR_BYTES)
+    ]
+
+
 class SetState(Struct, frozen=True, gc=False):
     """The set at one instant.
 
     open_buckets includes those of disconnected writers (gone) and of idle ones. failed is the reason why
-    the set accepts no more changes, if so. dirty_sectors are those on the devices by inode, as of the
-    last garbage collection. checksum_errors counts structures read since the start whose checksum was
-    wrong; a write that a power cut interrupted leaves such, too.
+    the set accepts no more changes, if so. dirty_sectors are those on the devices by inode, of the inodes
+    with the most. volumes are by inode: at most 64 of them, and "others" for all others together.
+    held_buckets are by the role of the peer that holds them; gc is the moving garbage collector.
+    checksum_errors counts structures read since the start whose checksum was wrong; a write that a power
+    cut interrupted leaves such, too.
     """
 
     set_uuid: str
@@ -348,3 +399,17 @@ class SetState(Struct, frozen=True, gc=False):
     gc_nodes_saved: Annotated[
         int, counter("bcached_gc_nodes_saved", "Nodes that collections gained by merging.")
     ] = 0
+    lookup_sectors: Annotated[int, counter("bcached_lookup_bytes", "Bytes looked up.", unit=SECTOR_BYTES)] = 0
+    lookup_hit_sectors: Annotated[
+        int, counter("bcached_lookup_hit_bytes", "Bytes that lookups found.", unit=SECTOR_BYTES)
+    ] = 0
+    held_buckets: Annotated[
+        dict[str, int],
+        gauge(
+            "bcached_client_held_buckets",
+            "Buckets that connections hold sectors of, or read.",
+            label="role",
+            known=HOLDER_ROLES,
+        ),
+    ] = field(default_factory=dict)
+    volumes: dict[str, VolumeState] = field(default_factory=dict)

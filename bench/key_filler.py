@@ -59,7 +59,7 @@ async def fill(folder: Path, order: str, count: int) -> dict[str, Any]:
             "node_bytes": sum(key.sectors for key in keys) * 512,
             "nodes": len(keys),
             "memory_bytes": tree.leaves.memory_bytes,
-            "written_bytes": io.written_bytes,
+            "written_bytes": sum(io.written_bytes),
             "nodes_written": io.nodes_written,
             "nodes_read": io.nodes_read,
             "blocks_appended": io.blocks_appended,

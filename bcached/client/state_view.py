@@ -27,5 +27,9 @@ class StateView:
         *way, last = change.name.split(".")
         parent = self._known
         for step in way:
-            parent = parent[int(step) if isinstance(parent, list | tuple) else step]
-        parent[last] = change.value
+            # What is not there yet is an entry of a map, as a new volume is.
+            parent = parent[int(step)] if isinstance(parent, list | tuple) else parent.setdefault(step, {})
+        if change.value is None and way:  # an entry of a map that is gone
+            parent.pop(last, None)
+        else:
+            parent[last] = change.value

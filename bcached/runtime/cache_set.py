@@ -21,6 +21,7 @@ from bcached.runtime.tasks.task_set import Tasks
 from bcached.runtime.volumes import Volumes
 from bcached.state.accounting.invariants import content, violations
 from bcached.state.accounting.leaf_pointers import live_counts
+from bcached.state.accounting.volume_use import volume_violations
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.explanation import explain, explain_index
@@ -80,7 +81,7 @@ class CacheSet:
         self.allocations = allocations  # reserve and release sectors
         self.index = index  # commit, clean and drop keys; make them durable
         self.conditional_commits = ConditionalCommits(index, sectors, shared)
-        self.lookups = Lookups(index.nodes, sectors, shared)
+        self.lookups = Lookups(index.nodes, sectors, index.reads, shared)
         self.touches = Touches(sectors, shared)  # what clients read without a look-up
         self.volumes = volumes
         self.maintenance = Maintenance(members, volumes, shared)  # what admins request
@@ -116,12 +117,11 @@ class CacheSet:
             self.journal,
             self.sectors,
             self.index,
-            self.lookups,
             self.touches,
+            self.allocations,
+            self.volumes.all(),
             self.shared,
             self.tasks,
-            holders=len(self.allocations.holders),
-            quarantined=len(self.allocations.quarantine),
             failed=None if self.shared.stop.refusal is None else str(self.shared.stop.refusal),
         )
 
@@ -159,6 +159,7 @@ class CacheSet:
             member_buckets = self.sectors.members
             for buckets, counts in zip(member_buckets, live_counts(tree.leaves, member_buckets), strict=True):
                 found += content(buckets, *counts)
+            found += volume_violations(tree.leaves, member_buckets, self.index.changes.live.use)
         return found
 
     def explain_index(self) -> list[str]:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The statistics of a set, collected at one instant from their counters."""
 
+from collections.abc import Sequence
+
 from bcached.format.bkey import WORD_BYTES
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index import Index
-from bcached.runtime.index.lookups import Lookups
 from bcached.runtime.index.touches import Touches
+from bcached.runtime.sectors.allocations import Allocations
 from bcached.runtime.tasks.task_set import Tasks
+from bcached.runtime.volume_figures import buckets_held, dirty_by_inode, largest_holders, volume_states
 from bcached.set_state import IndexState, MemberState
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
@@ -17,6 +20,8 @@ from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import OrphanStatistics, SetStatistics
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
+from bcached.store.uuid_table import VolumeInfo
+from bcached.units import SECTOR_BYTES
 
 ORPHANS_LISTED = 8  # each is reported in its own sentence
 
@@ -26,24 +31,24 @@ def take_snapshot(
     journal: Journal,
     sectors: SectorAllocator,
     index: Index,
-    lookups: Lookups,
     touches: Touches,
+    allocations: Allocations,
+    volumes: Sequence[VolumeInfo],
     shared: Shared,
     tasks: Tasks,
     *,
-    holders: int,
-    quarantined: int,
     failed: str | None,
 ) -> SetStatistics:
     """Returns a frozen record of the set's counters and levels, in time independent of the bucket count."""
-    superblock, marker = members[0].superblock, tasks.garbage_collector.marker
+    superblock, collector = members[0].superblock, tasks.garbage_collector
+    marker, reads = collector.marker, index.reads.total()
     return SetStatistics(
         set_uuid=str(superblock.set_uuid),
         replacement=superblock.replacement.name.lower(),
         discard=superblock.discard,
         synchronous=shared.options.synchronous,
         failed=failed,
-        members=tuple(_member(member, journal) for member in members),
+        members=tuple(_member(member, journal, index) for member in members),
         waiters={reserve.name.lower(): shared.queue.count(reserve) for reserve in Reserve},
         oldest_wait_s=shared.queue.oldest_wait_s(),
         allocation_failures=dict(shared.queue.failures),
@@ -51,37 +56,41 @@ def take_snapshot(
         open_buckets=sectors.open_buckets.open_count,
         open_buckets_gone=sum(1 for _ in abandoned(sectors)),
         open_buckets_idle=sum(1 for _ in idle(sectors, shared.clock())),
-        holders=holders,
-        quarantined_holders=quarantined,
+        holders=len(allocations.holders),
+        quarantined_holders=len(allocations.quarantine),
+        held_buckets=buckets_held(allocations, collector.mover),
         reserved_sectors=sectors.reserved_sectors,
         gc_runs=dict(shared.collections.runs),
         gc_running=shared.collections.is_marking,
         gc_found=dict(marker.found),
-        dirty_sectors={
-            str(inode): count for inode, count in tasks.garbage_collector.marker.dirty_sectors.items()
-        },
+        dirty_sectors=dirty_by_inode(index),
+        volumes=volume_states(volumes, index),
         sectors_to_gc=shared.collections.sectors_to_next,
         gc_requested=shared.collections.wanted is not None,
         gc_interval_sectors=shared.collections.interval_sectors,
         gc_pointers=marker.found.get("pointers", 0),
         gc_stale_pointers=marker.found.get("stale_pointers", 0),
-        gc_leaves_rewritten=tasks.garbage_collector.stale_keys.leaves_rewritten,
-        gc_nodes_saved=tasks.garbage_collector.nodes_saved,
+        gc_leaves_rewritten=collector.stale_keys.leaves_rewritten,
+        gc_nodes_saved=collector.nodes_saved,
         min_prio=shared.prios.min_prio,
         journal_seq=journal.seq,
         index=_index(index, tasks),
-        lookups=lookups.count,
-        lookup_hits=lookups.hits,
+        lookups=reads.lookups,
+        lookup_hits=reads.hits,
+        lookup_sectors=reads.sectors,
+        lookup_hit_sectors=reads.hit_sectors,
         client_hits=touches.hits,
         client_misses=touches.misses,
         client_hit_bytes=touches.hit_bytes,
         checksum_errors=dict(index.nodes.io.report.checksum_errors),
         wait=shared.queue.waits.copy(),
         prio_write=tasks.prio_writer.durations.copy(),
-        gc=tasks.garbage_collector.durations.copy(),
+        gc=collector.durations.copy(),
         gc_slice=shared.slices.copy(),
         journal_write=journal.durations.copy(),
+        evicted_idle=tasks.prio_writer.evictions.ages.copy(),
         orphans=orphans_of(index.health)[:ORPHANS_LISTED],
+        largest_holders=largest_holders(allocations),
     )
 
 
@@ -121,7 +130,13 @@ def _index(index: Index, tasks: Tasks) -> IndexState:
     )
 
 
-def _member(member: Member, journal: Journal) -> MemberState:
+def _written(member: Member, index: Index) -> dict[str, int]:
+    """Returns the bytes written to a member by cause, those of the clients' data as committed."""
+    data_bytes = index.committed_sectors[member.device] * SECTOR_BYTES
+    return {**member.written_bytes, "data": data_bytes, "nodes": index.nodes.io.written_bytes[member.device]}
+
+
+def _member(member: Member, journal: Journal, index: Index) -> MemberState:
     buckets = member.buckets
     reserves, table = buckets.reserves, buckets.table
     return MemberState(
@@ -150,4 +165,7 @@ def _member(member: Member, journal: Journal) -> MemberState:
         invalidate_needs_gc=buckets.invalidate_needs_gc,
         io_errors=member.block_device.errors,
         gen_distance_limit=GEN_DISTANCE_MAX,
+        live_sectors=table.sectors_total,
+        dirty_sectors=table.dirty_sectors_total,
+        written_bytes=_written(member, index),
     )

@@ -66,11 +66,12 @@ class Volumes:
         self._old_bucket: tuple[int, int] | None = None  # of the previous table, if still referenced
         self._opened: set[int] = set()  # inodes that clients found by a label in this run
         self._freed: dict[int, None] = {}  # those of them that were deleted, in that order
+        self._all: list[VolumeInfo] = []
         self._update_inodes()
 
     def all(self) -> list[VolumeInfo]:
-        """Returns the volumes, by inode."""
-        return list(self._table.volumes())
+        """Returns the volumes, by inode; not to be changed."""
+        return self._all
 
     def table_buckets(self) -> set[tuple[int, int]]:
         """Returns (device, bucket) of the buckets in use for the uuid table."""
@@ -161,12 +162,18 @@ class Volumes:
                     if inode in self._opened:
                         self._freed.pop(inode, None)
                         self._freed[inode] = None
-                self._index.health.forget(inode)
+                self._forget(inode)
                 await self._allocations.end_reservations(inode)
             finally:
                 self._update_inodes()
 
         await self._run(change)
+
+    def _forget(self, inode: int) -> None:
+        """Remove a deleted volume from the counts by inode."""
+        self._index.health.forget(inode)
+        self._index.changes.live.use.forget(inode)
+        self._index.reads.forget(inode)
 
     async def _refuse_if_dirty(self, inode: int) -> None:
         dirty_sectors = await self._index.inode_keys.dirty_sectors(inode)
@@ -220,6 +227,7 @@ class Volumes:
         if synchronous:
             raw = self._table.pack(entries)
             await self._members[device].block_device.write(buckets.geometry.byte_of(bucket), raw)
+            self._members[device].written_bytes["uuids"] += len(raw)
         self._old_bucket = old_device, old_bucket = self._bucket_of(journal.locations.uuid_bucket)
         journal.locations.uuid_bucket = self._table.key_at(device, bucket, buckets.table.gens[bucket])
         if synchronous:
@@ -233,7 +241,7 @@ class Volumes:
         return pointer.device, self._members[pointer.device].buckets.geometry.bucket_of(pointer.sector)
 
     def _update_inodes(self) -> None:
-        volumes = self.all()
+        self._all = volumes = list(self._table.volumes())
         self._sectors.inodes = {volume.inode: volume.uuid for volume in volumes}
         self._sectors.flash_sectors = {
             volume.inode: volume.sectors for volume in volumes if volume.flash_only

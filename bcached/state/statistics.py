@@ -33,6 +33,11 @@ class Histogram:
         self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds
 
+    def observe_many(self, seconds: float, count: int) -> None:
+        """Count several equal observations."""
+        self.counts[bisect_left(self.bounds_s, seconds)] += count
+        self.sum_s += seconds * count
+
     def copy(self) -> "Histogram":
         """A copy that later observations do not change."""
         return Histogram(self.bounds_s, list(self.counts), self.sum_s)
@@ -46,6 +51,16 @@ class OrphanStatistics:
     keys: int
     dirty_sectors: int
     clean_sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class HolderStatistics:
+    """A connection that holds sectors in some buckets, and reads others; its peer may be gone."""
+
+    name: str
+    buckets: int
+    read_buckets: int
+    is_closed: bool
 
 
 class SetStatistics(SetState, frozen=True, gc=False, kw_only=True):
@@ -66,7 +81,12 @@ class SetStatistics(SetState, frozen=True, gc=False, kw_only=True):
     journal_write: Annotated[
         Histogram, histogram("bcached_journal_write_duration_seconds", "Writing a journal entry.")
     ]
+    evicted_idle: Annotated[
+        Histogram,
+        histogram("bcached_evicted_idle_seconds", "For how long data was not used before its eviction."),
+    ]
     orphans: tuple[OrphanStatistics, ...] = ()  # those with the most dirty sectors, in that order
+    largest_holders: tuple[HolderStatistics, ...] = ()
 
     def state(self) -> SetState:
         """Returns what the socket reports of it."""

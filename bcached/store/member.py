@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One member of an open set: its device, its superblock and its buckets."""
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Member:
     superblock: Superblock  # as it is on the device
     buckets: MemberBuckets  # its buckets
     prio_seq: int = 0  # of the prio chain written last
+    written_bytes: Counter[str] = field(default_factory=Counter)  # since the start, by what was written
 
     @property
     def path(self) -> str:
@@ -58,6 +60,8 @@ class Member:
             self.buckets.table.prios_array,
             np.frombuffer(gens, np.uint8),
         )
+        geometry = self.buckets.geometry
+        self.written_bytes["prios"] += geometry.prio_bucket_count * geometry.metadata_bytes
 
     async def change_superblock(self, **fields: object) -> None:
         """Write a superblock with changed fields, which becomes the member's."""

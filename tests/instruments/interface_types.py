@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The types of the .varlink files that bcached/set_state.py declares: `make interfaces` writes them.
 
-The interfaces Admin and Monitor contain the same three types. This program writes them into both files, with
+The interfaces Admin and Monitor contain the same types. This program writes them into both files, with
 the docstrings as comments; tests/wire/test_interfaces.py compares.
 """
 
@@ -15,11 +15,16 @@ import msgspec
 from msgspec import Struct
 
 import bcached.wire
-from bcached.set_state import IndexState, MemberState, SetState
+from bcached.set_state import IndexState, MemberState, SetState, VolumeState
 
 FOLDER = Path(bcached.wire.__file__).parent
 FILES = ("io.bcached.Admin.varlink", "io.bcached.Monitor.varlink")
-TYPES: dict[str, type[Struct]] = {"Member": MemberState, "IndexState": IndexState, "State": SetState}
+TYPES: dict[str, type[Struct]] = {
+    "Member": MemberState,
+    "IndexState": IndexState,
+    "VolumeState": VolumeState,
+    "State": SetState,
+}
 WORDS = {int: "int", str: "string", float: "float", bool: "bool"}
 WIDTH = 118
 

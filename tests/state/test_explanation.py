@@ -74,6 +74,7 @@ def a_set(*members: MemberState, **changes: object) -> SetStatistics:
         gc=Histogram(WAIT_BOUNDS_S),
         gc_slice=Histogram(WAIT_BOUNDS_S),
         journal_write=Histogram(WAIT_BOUNDS_S),
+        evicted_idle=Histogram(WAIT_BOUNDS_S),
     )
     return replace(statistics, **changes)
 

@@ -15,6 +15,7 @@ from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index_writer import IndexWriter, as_device_failed
 from bcached.runtime.index.inode_keys import InodeKeys
+from bcached.runtime.index.volume_reads import ReadsByVolume
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.index.key_ranges import cut_to, spans_of, words_of
 from bcached.state.index.tree import Missing
@@ -48,6 +49,8 @@ class Index:
         # An existing key may take two deletions.
         self._dropped_at_once = min(DROPPED_KEYS, self._journal.commit_words // (2 * HEAD_WORDS))
         self._deletion_words = self._dropped_at_once * 2 * HEAD_WORDS
+        self.reads = ReadsByVolume()  # of the look-ups
+        self.committed_sectors = [0] * len(sectors.members)  # by clients, on each member
         changes.live.on_stale_dirty = health.stale_dirty_removed
 
     @property
@@ -114,6 +117,14 @@ class Index:
 
         Returns their seq. All must be ready for them.
         """
+        committed = self.committed_sectors
+        seq = self._accept(holder, keys, deletions)
+        for key in keys:
+            for pointer in key.pointers:
+                committed[pointer.device] += key.sectors
+        return seq
+
+    def _accept(self, holder: Holder, keys: Sequence[Key], deletions: Sequence[Key] = ()) -> int:
         ended = self._sectors.end_reservations(holder, keys)  # raises before anything has changed
         seq = self.changes.put([*deletions, *keys] if deletions else keys)
         self._sectors.drop_pins(ended)  # not before: a bucket emptied of pins and data is retired
@@ -328,7 +339,7 @@ class Index:
         """Replace a key by its reserved copy; returns False if the key has changed since it was copied."""
         if self._loaded(old.inode, old.offset, old.end) != [old]:
             return False
-        self.accept(holder, [new])
+        self._accept(holder, [new])
         return True
 
     def _loaded(self, inode: int, start: int, end: int) -> list[Key]:

@@ -10,6 +10,7 @@ from bcached.errors import NoSuchVolume
 from bcached.keys import Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index_writer import as_device_failed
+from bcached.runtime.index.volume_reads import ReadsByVolume, VolumeReads
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.btree.node_cache import NodeCache
@@ -42,9 +43,10 @@ class LookupResult(Struct, frozen=True, gc=False):
 class Lookups:
     """Look-ups of keys, which may be cancelled at any await, and their counts."""
 
-    def __init__(self, nodes: NodeCache, sectors: SectorAllocator, shared: Shared) -> None:
-        self.count = 0  # look-ups
-        self.hits = 0  # look-ups that found a live key
+    def __init__(
+        self, nodes: NodeCache, sectors: SectorAllocator, reads: ReadsByVolume, shared: Shared
+    ) -> None:
+        self._reads = reads
         self._nodes = nodes
         self._tree = nodes.tree
         self._sectors = sectors
@@ -64,9 +66,11 @@ class Lookups:
         found, until = self._tree.scan(inode, offset, end, limit, LEAVES_AT_ONCE)
         if until < end and len(found) < limit:
             return None
-        self.count += 1
         following = found[-1].end if len(found) == limit and found[-1].end < end else None
-        return LookupResult(self._live(found, request), following)
+        reads = self._reads[inode]
+        reads.lookups += 1
+        reads.sectors += request.sectors if following is None else following - offset
+        return LookupResult(self._live(found, request, reads), following)
 
     async def lookup(self, request: LookupRequest) -> LookupResult:
         """Returns what is live in a range; ends early, with `next`, where a node is not in memory.
@@ -76,14 +80,15 @@ class Lookups:
         inode, offset, limit = request.inode, request.offset, request.limit
         if inode not in self._sectors.inodes:
             raise NoSuchVolume(inode)
-        end = offset + request.sectors
+        end, first = offset + request.sectors, offset
         while True:
             with as_device_failed(self._shared):
                 await self._nodes.leaf_at(inode, offset)
             if inode not in self._sectors.inodes:  # deleted meanwhile
                 raise NoSuchVolume(inode)
             found, until = self._tree.scan(inode, offset, end, limit, LEAVES_AT_ONCE)
-            keys = self._live(found, request)
+            reads = self._reads[inode]
+            keys = self._live(found, request, reads)
             # 1. The last leaf holds more keys than the limit: the caller continues behind the last key.
             if len(found) == limit and found[-1].end < until:
                 until = found[-1].end
@@ -93,10 +98,11 @@ class Lookups:
                 await asyncio.sleep(0)  # all of it may be in memory, so that no await suspends
                 continue
             # 3. Otherwise the caller continues where the search ended, if that is before the end.
-            self.count += 1
+            reads.lookups += 1
+            reads.sectors += until - first
             return LookupResult(keys, until if until < end else None)
 
-    def _live(self, found: list[Key], request: LookupRequest) -> list[Key]:
+    def _live(self, found: list[Key], request: LookupRequest, reads: VolumeReads) -> list[Key]:
         """Returns the found keys that are not stale, pinned and counted as read if the request says so."""
         allocator, pin, touch = self._sectors, request.pin, request.touch
         keys = allocator.validity.current(found, touch and pin is None)
@@ -105,10 +111,13 @@ class Lookups:
                 allocator.readers.pin(pin, keys)
                 if touch:
                     allocator.validity.touch(keys)
-            self.hits += 1
+            sectors = 0
+            for key in keys:
+                sectors += key.sectors
+            reads.hits += 1
+            reads.hit_sectors += sectors
             if touch:
-                for key in keys:
-                    self._read_sectors += key.sectors
+                self._read_sectors += sectors
                 if self._read_sectors >= self._bucket_sectors:
                     self._count_reads()
         return keys

@@ -38,14 +38,15 @@ class Allocations:
         self._queue = shared.queue
         self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
 
-    def new_holder(self, name: str) -> Holder:
-        """Returns a new holder of reservations; `name` is for messages."""
+    def new_holder(self, name: str, role: str = "allocator") -> Holder:
+        """Returns a new holder of reservations; name is for messages, role for statistics."""
         options = self._shared.options
         holder = Holder(
             name,
             options.reservations_per_connection,
             self._geometry,
             reads_limit=options.pins_per_connection,
+            role=role,
         )
         self.holders.add(holder)
         return holder

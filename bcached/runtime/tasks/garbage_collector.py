@@ -139,6 +139,7 @@ class GarbageCollector:
         finally:
             self._index.changes.live.marking = None
             self._index.health.abort()
+            self._index.changes.live.use.abort()
             shared.collections.is_marking = False
         shared.collections.end_marking(trigger)
         self.durations.observe(shared.clock() - begun)

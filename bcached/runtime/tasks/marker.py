@@ -7,7 +7,6 @@ needs none before it: what was cut in memory by then is stored nowhere. Keys tha
 are marked, too (state/accounting/live_sectors.py).
 """
 
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 
 import numpy as np
@@ -19,7 +18,7 @@ from bcached.runtime.index.index import Index
 from bcached.runtime.tasks.stale_keys import STALE_GENS_MAX, StaleKeyRemover
 from bcached.state.accounting.gc_marks import GcMarks
 from bcached.state.accounting.index_health import Tally
-from bcached.state.accounting.leaf_pointers import dirty_by_inode, leaf_pointers
+from bcached.state.accounting.leaf_pointers import leaf_pointers
 from bcached.state.index.node import Interior, Leaf, key_of
 from bcached.state.index.node_paths import interiors
 from bcached.state.sectors.reservations import Holder
@@ -48,10 +47,8 @@ class Marker:
         before_gens_count: Callable[[], None],
     ) -> None:
         self.found: dict[str, int] = {}  # counts of the last marking, to which its round adds
-        self.dirty_sectors: Counter[int] = Counter()  # by inode, from the last completed marking
         self.outdated: list[Interior] = []  # nodes that name buckets reused many times since
         self.fills: list[tuple[int, int]] = []  # for each leaf: the end of its range, and its words
-        self._dirty_so_far: Counter[int] = Counter()  # dirty_sectors of the marking in progress
         self._members = members
         self._member_buckets = [member.buckets for member in members]
         self._journal = journal
@@ -94,19 +91,21 @@ class Marker:
         """Mark the pointers of all leaves, and rewrite leaves with too many stale ones."""
         await self._pacer.begin()
         self.found = {"leaves": 0, "pointers": 0, "stale_pointers": 0}
-        self.fills, self._dirty_so_far = [], Counter()
-        tally = self._index.health.begin()
+        self.fills = []
+        tally, use = self._index.health.begin(), self._index.changes.live.use
+        use.begin()
         async for leaf in self._index.nodes.leaves():
             self.found["leaves"] += 1
             is_worth_it = self._mark_leaf(leaf, markings, tally)
             tally.through = leaf.bound
+            use.counted(leaf)
             if is_worth_it:
                 await self._stale_keys.rewrite(leaf)
             self.fills.append((leaf.bound, leaf.live.word_count))
             await self._pacer.checkpoint()
             self._shared.stop.check_changeable()  # a stop does not wait for a large index
         self._index.health.end()
-        self.dirty_sectors = self._dirty_so_far
+        use.end()
 
     def _mark_leaf(self, leaf: Leaf, markings: list[GcMarks], tally: Tally) -> bool:
         """Mark and count the pointers of a leaf; returns whether to rewrite it without stale keys."""
@@ -117,7 +116,7 @@ class Marker:
             stale += int(np.count_nonzero(part.behind))
             stale_dirty += int(np.count_nonzero(part.rows.dirty & (part.behind > 0)))
             oldest = max(oldest, int(part.behind.max(initial=0)))
-            self._dirty_so_far.update(dirty_by_inode(part))
+            self._index.changes.live.use.count_part(part)
         self.found["pointers"] += pointers
         self.found["stale_pointers"] += stale
         inodes = self._index.volumes

@@ -182,7 +182,9 @@ class Mover:
         if data is None:
             return
         for pointer in move.new.pointers:
-            await self._members[pointer.device].block_device.write(pointer.sector * SECTOR_BYTES, data)
+            member = self._members[pointer.device]
+            await member.block_device.write(pointer.sector * SECTOR_BYTES, data)
+            member.written_bytes["moved"] += len(data)
         copied.add(move)
 
     async def _read(self, key: Key) -> bytes | None:

@@ -12,6 +12,7 @@ from bcached.runtime.coordination.conditions import Fact
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.tasks.leaf_writer import LeafWriter
 from bcached.state.buckets.prio_aging import age
+from bcached.state.eviction_ages import EvictionAges
 from bcached.state.statistics import WRITE_BOUNDS_S, Histogram
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
@@ -24,10 +25,13 @@ class PrioWriter:
         self, members: list[Member], journal: Journal, leaf_writer: LeafWriter, shared: Shared
     ) -> None:
         self.durations = Histogram(WRITE_BOUNDS_S)
+        self.evictions = EvictionAges(shared.clock)
         self._members = members
         self._journal = journal
         self._leaf_writer = leaf_writer
         self._shared = shared
+        for member in members:
+            member.buckets.on_evicted = self.evictions.evicted
 
     async def run(self) -> None:
         """Work until the set stops; a DeviceError ends it, and the daemon with it."""
@@ -98,3 +102,4 @@ class PrioWriter:
             member.buckets.oldest_prio = await shared.run_sliced(aging)
             smallest.append(member.buckets.oldest_prio)
         shared.prios.aging.min_prio = min(smallest)
+        self.evictions.aged(steps)

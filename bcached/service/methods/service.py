@@ -98,7 +98,9 @@ class CacheService:
 
     def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection, with a holder for its reservations."""
-        return Session(peer, role, self._set.allocations.new_holder(f"pid {peer.pid} uid {peer.uid}"))
+        return Session(
+            peer, role, self._set.allocations.new_holder(f"pid {peer.pid} uid {peer.uid}", role.label)
+        )
 
     def close_session(self, session: Session) -> None:
         """End the session's reservations as soon as its process can write no more."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What Watch sends: the state first, then what has changed since the last reply."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -24,9 +24,21 @@ class StateChanges:
         before, self._reported = self._reported, now
         if before is None:
             return News(state=state)
-        # A running set's members and reserves do not change; only counts by reason may appear.
-        changes = tuple(Change(name, value) for name, value in now.items() if before.get(name, ...) != value)
-        return News(changes=changes) if changes else None
+        changes = [Change(name, value) for name, value in now.items() if before.get(name, ...) != value]
+        if gone := before.keys() - now.keys():
+            changes += [Change(name, None) for name in _entries(gone, now)]
+        return News(changes=tuple(changes)) if changes else None
+
+
+def _entries(gone: Iterable[str], now: Iterable[str]) -> list[str]:
+    """Returns the entries of maps that are gone, without what was inside: a volume, not its figures."""
+    kept = {name[:end] for name in now for end in range(len(name)) if name[end] == "."}
+    entries = set()
+    for name in gone:
+        parts = name.split(".")
+        ways = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        entries.add(next(way for way in ways if way not in kept and "." in way))
+    return sorted(entries)
 
 
 def _leaves(way: str, value: Any) -> "list[tuple[str, Any]]":

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 import bcached
 from bcached.service.metrics.families import add_histogram, coarser, declared_families, with_zeros
 from bcached.service.statistics import ServerStatistics, Snapshot
-from bcached.set_state import IndexState, MemberState
+from bcached.set_state import IndexState, MemberState, VolumeState
 from bcached.state.statistics import SetStatistics
 
 MEMBER_LABELS = ["uuid", "cache_device"]
@@ -71,6 +71,20 @@ def set_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     uuid = [statistics.set_uuid]
     yield from declared_families(SetStatistics, ["uuid"], [(uuid, statistics)])
     yield from declared_families(IndexState, ["uuid"], [(uuid, statistics.index)])
+    yield from volume_metrics(statistics)
+
+
+def volume_metrics(statistics: SetStatistics) -> Iterator[Metric]:
+    """Yields the metrics of the volumes that are listed, and of all others together."""
+    uuid = statistics.set_uuid
+    info = GaugeMetricFamily(
+        "bcached_volume_info", "1; the labels name the volume.", labels=["uuid", "inode", "label", "kind"]
+    )
+    for inode, volume in statistics.volumes.items():
+        info.add_metric([uuid, inode, volume.label, "flash-only" if volume.flash_only else "cached"], 1)
+    yield info
+    volumes = [([uuid, inode], volume) for inode, volume in statistics.volumes.items()]
+    yield from declared_families(VolumeState, ["uuid", "inode"], volumes)
 
 
 def server_metrics(snapshot: Snapshot) -> Iterator[Metric]:

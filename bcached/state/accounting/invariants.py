@@ -111,6 +111,9 @@ def _contents(member: MemberBuckets) -> Iterator[str]:
     """Only data buckets have live sectors, which give the state of those that are not held."""
     table = member.table
     states, sectors, dirty = table.states_array, table.sectors_array, table.dirty_sectors_array
+    totals, sums = (table.sectors_total, table.dirty_sectors_total), (int(sectors.sum()), int(dirty.sum()))
+    if totals != sums:
+        yield f"live and dirty sectors are {sums} in all buckets, but {totals} in their totals"
     for bucket in np.flatnonzero((states < State.OPEN) & (sectors > 0)):
         yield f"bucket {bucket} is {State(states[bucket]).name}, but has {sectors[bucket]} sectors"
     for bucket in np.flatnonzero((sectors > member.geometry.bucket_sectors) | (dirty > sectors)):

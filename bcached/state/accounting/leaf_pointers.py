@@ -52,16 +52,6 @@ def live_counts(leaves: Iterable[Leaf], members: Sequence[MemberBuckets]) -> lis
     return counts
 
 
-def dirty_by_inode(part: LeafPointers) -> dict[int, int]:
-    """The live dirty sectors of each volume."""
-    dirty = part.is_current & part.rows.dirty
-    if not dirty.any():
-        return {}
-    inodes, positions = np.unique(part.rows.inodes[dirty], return_inverse=True)
-    counts = np.bincount(positions, part.rows.sectors[dirty])
-    return dict(zip(inodes.tolist(), counts.astype(np.int64).tolist(), strict=True))
-
-
 def dirty_sectors(leaf: Leaf, inode: int) -> int:
     """The dirty sectors of a volume in a leaf, counting each key once for all its copies."""
     keys = KeyRows()

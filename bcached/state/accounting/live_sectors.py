@@ -9,6 +9,7 @@ with it or reset by the table.
 from collections.abc import Callable, Iterable, Sequence
 
 from bcached.keys import Key
+from bcached.state.accounting.volume_use import VolumeUse
 from bcached.state.buckets.member_buckets import MemberBuckets
 
 
@@ -17,10 +18,11 @@ class LiveSectors:
 
     marking, set while a collection runs, is called for every removed pointer, stale or not (device, bucket,
     gen): the node it was in may not have been written yet, nor marked by the collection. on_stale_dirty is
-    called with removed dirty keys, or parts of them, of which a copy was stale.
+    called with removed dirty keys, or parts of them, of which a copy was stale. use has the sums by volume.
     """
 
-    def __init__(self, members: Sequence[MemberBuckets]) -> None:
+    def __init__(self, members: Sequence[MemberBuckets], use: VolumeUse | None = None) -> None:
+        self.use = use or VolumeUse()
         self.marking: Callable[[int, int, int], None] | None = None
         self.on_stale_dirty: Callable[[Key], None] = lambda _: None
         self.cleaned_seq = 0  # the newest entry that removed dirty data, or marked it clean
@@ -30,19 +32,28 @@ class LiveSectors:
     def add(self, key: Key) -> None:
         """Count a key that was added to the index."""
         members, bucket_sectors = self._members, self._bucket_sectors
+        live = 0
         for pointer in key.pointers:
             if pointer.device < len(members):
                 member = members[pointer.device]
                 bucket = pointer.sector // bucket_sectors
                 if member.table.gens[bucket] == pointer.gen:
                     member.add_live(bucket, key.sectors, key.dirty)
+                    live += key.sectors
+        if live:  # what use.count does, without the call: every commit does it
+            use = self.use
+            use.live[key.inode] += live
+            if key.dirty:
+                use.dirty[key.inode] += live
+            if use.following is not None:
+                use.count_following(key, live)
 
     def remove(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""
         members, bucket_sectors = self._members, self._bucket_sectors
         marking = self.marking
         for key in keys:
-            is_stale = False
+            is_stale, live = False, 0
             if key.dirty:
                 self.cleaned_seq = seq
             for pointer in key.pointers:
@@ -53,7 +64,10 @@ class LiveSectors:
                         marking(pointer.device, bucket, pointer.gen)
                     if member.table.gens[bucket] == pointer.gen:
                         member.remove_live(bucket, key.sectors, key.dirty, seq)
+                        live += key.sectors
                     else:
                         is_stale = True
+            if live:
+                self.use.count(key, -live)
             if is_stale and key.dirty:
                 self.on_stale_dirty(key)

@@ -132,6 +132,8 @@ class BucketTable:
         self.pins_array: U32 = np.frombuffer(self.pins, np.uint32)
         self.counts = [0] * len(State)  # buckets by state, updated by every move
         self.counts[State.EMPTY] = bucket_count
+        self.sectors_total = 0  # the sums of both columns of sectors
+        self.dirty_sectors_total = 0
         self.distance_index = 0  # largest gen - last_gc (kernel: need_gc)
         self.distance_disk = 0  # largest gen - gen on disk (old kernels: need_save_prio)
         for bucket in range(first_bucket):
@@ -273,6 +275,7 @@ class BucketTable:
         self.states_array[buckets] = State.FREE_INC
         self.gens_array[buckets] += 1
         self.prios_array[buckets] = INITIAL_PRIO
+        self.sectors_total -= int(self.sectors_array[buckets].sum())  # none of it is dirty
         self.sectors_array[buckets] = 0
         gens = self.gens_array[buckets]
         if len(buckets):
@@ -294,6 +297,7 @@ class BucketTable:
         assert bool((dirty_sectors <= sectors).all())
         self.sectors_array[:] = sectors
         self.dirty_sectors_array[:] = dirty_sectors
+        self.recount_sectors()
         self.tainted_array[:] = named & empty
         dirty = dirty_sectors > 0
         clean = (sectors > 0) & ~dirty
@@ -302,6 +306,11 @@ class BucketTable:
             self.states_array[buckets] = state
             self.counts[state] += count
             self.counts[State.EMPTY] -= count
+
+    def recount_sectors(self) -> None:
+        """Recount the sums of live and dirty sectors, after the columns were set as a whole."""
+        self.sectors_total = int(self.sectors_array.sum())
+        self.dirty_sectors_total = int(self.dirty_sectors_array.sum())
 
     def replace_gens_on_disk(self, gens: bytearray) -> bytearray:
         """Install a snapshot as the gens on disk. Returns the buffer it replaces."""

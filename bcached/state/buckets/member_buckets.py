@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Iterable
 from itertools import islice
 
 from bcached.set_state import Replacement
-from bcached.state.buckets.bucket_table import BucketTable, State
+from bcached.state.buckets.bucket_table import U16, BucketTable, State
 from bcached.state.buckets.free_inc import FreeInc
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
 from bcached.state.buckets.prio_chains import PrioChains
@@ -71,6 +71,7 @@ class MemberBuckets:
         self._fruitless: tuple[int, int] | None = None  # evacuation_finds() of one that gained nothing
         self.invalidated = dict.fromkeys(Replacement, 0)  # buckets by policy, since the start
         self.discarded = 0  # buckets, since the start
+        self.on_evicted: Callable[[U16], None] = lambda _: None  # called with the prios of buckets with data
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{state.name} {self.table.counts[state]}" for state in State)
@@ -93,6 +94,7 @@ class MemberBuckets:
         for start in range(0, len(found.buckets), INVALIDATED_BUCKETS):
             buckets = found.buckets[start : start + INVALIDATED_BUCKETS]
             buckets = buckets[self.table.may_invalidate(buckets)][:missing]
+            self.on_evicted(self.table.prios_array[buckets[self.table.sectors_array[buckets] > 0]])
             self.table.invalidate(buckets)
             self.free_inc.extend(buckets.tolist())
             if self.emptied:  # the prio write's journal entry is newer than those that emptied them
@@ -155,8 +157,10 @@ class MemberBuckets:
         state = table.states[bucket]
         assert state >= State.OPEN, f"live data for bucket {bucket}, which is {State(state).name}"
         table.sectors[bucket] += sectors
+        table.sectors_total += sectors
         if dirty:
             table.dirty_sectors[bucket] += sectors
+            table.dirty_sectors_total += sectors
         table.tainted[bucket] = True
         if self.emptied:
             self.emptied.pop(bucket, None)
@@ -176,9 +180,11 @@ class MemberBuckets:
         assert left >= 0, f"bucket {bucket}: {sectors} sectors removed of {table.sectors[bucket]}"
         if dirty:
             table.dirty_sectors[bucket] -= sectors
+            table.dirty_sectors_total -= sectors
             self.dirty_changes += 1
         assert left >= table.dirty_sectors[bucket], f"bucket {bucket}: dirty data removed as clean"
         table.sectors[bucket] = left
+        table.sectors_total -= sectors
         if not left and self.synchronous:
             self.emptied[bucket] = seq  # at the end: add_live removed the older item
         state = table.states[bucket]

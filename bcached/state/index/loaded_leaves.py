@@ -5,7 +5,7 @@ Every change of a leaf that is in the tree goes through here, so that the counts
 marked when it is to be written.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from bcached.keys import Key
@@ -27,6 +27,7 @@ class LoadedLeaves:
         self.pins = SeqPins()  # the journal entries that leaves need, loaded or not
         self.unwritten_words = 0  # of keys that are in no written bset
         self.memory_words = 0  # of keys in memory, counting unwritten ones twice
+        self.key_counts: defaultdict[int, int] = defaultdict(int)  # by inode, of all leaves, loaded or not
         self._shape = shape
         self._write_at_words = shape.block_words - KEY_WORDS_MAX  # so that another key fits in the block
         self._node_words = shape.node_words
@@ -78,6 +79,11 @@ class LoadedLeaves:
             self.memory_words -= part.extents.word_count
             self.unwritten_words -= part.extents.word_count
 
+    def count_keys(self, leaf: Leaf, sign: int = 1) -> None:
+        """Count a leaf's keys that were not counted yet; with sign -1 count them out."""
+        for run in leaf.live.runs:
+            self.key_counts[run.inode] += sign * len(run)
+
     def unpin(self, leaf: Leaf) -> None:
         """Unpin the journal entries that a removed leaf needed; its successors may have pinned them."""
         for part in leaf.changes():
@@ -91,6 +97,7 @@ class LoadedLeaves:
         live, unwritten = leaf.live, leaf.unwritten
         extents = unwritten.extents
         live_words, unwritten_words = live.word_count, extents.word_count
+        keys = live.key_count
         if not unwritten.oldest_seq:
             self.pins.pin(seq)
         removed = leaf.insert(key, seq)
@@ -98,6 +105,8 @@ class LoadedLeaves:
         self.unwritten_words += more - unwritten_words
         words = live.word_count
         self.memory_words += words - live_words + more - unwritten_words
+        if live.key_count != keys:
+            self.key_counts[key.inode] += live.key_count - keys
         if more > self._write_at_words:
             self.wanted[leaf] = None
         if words > self._node_words or self.oversize:
@@ -105,7 +114,10 @@ class LoadedLeaves:
         return removed
 
     def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
-        """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out."""
+        """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out.
+
+        Keys are not counted: those of deferred changes were.
+        """
         assert not leaf.unwritten.oldest_seq, "the leaf is not clean"
         words = leaf.word_count
         removed: list[Key] = []
@@ -128,6 +140,7 @@ class LoadedLeaves:
         assert leaf in self.order
         words = leaf.live.word_count
         dropped = leaf.drop(key)
+        self.key_counts[key.inode] -= dropped
         self.memory_words += leaf.live.word_count - words
         self._note_size(leaf)
         return dropped

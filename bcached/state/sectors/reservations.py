@@ -53,6 +53,7 @@ class Holder:
         "reads",
         "reads_limit",
         "reads_total",
+        "role",
         "total",
     )
 
@@ -63,8 +64,10 @@ class Holder:
         geometry: Geometry,
         owner: "Holder | None" = None,
         reads_limit: int = READS_MAX,
+        role: str = "",
     ) -> None:
         self.name = name
+        self.role = role  # of its peer, for the statistics
         self.limit = limit
         self.geometry = geometry  # of every member
         self.owner = owner

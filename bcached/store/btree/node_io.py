@@ -50,7 +50,7 @@ class NodeIo:
         self.nodes_read = 0
         self.nodes_written = 0  # nodes written whole
         self.blocks_appended = 0  # blocks appended to existing nodes
-        self.written_bytes = 0  # bytes of both
+        self.written_bytes = [0] * len(members)  # of both, by member
         self.vanished: list[tuple[Interior, int]] = []  # nodes read, and how many children of each are lost
         self.path = members[0].path  # for errors that concern no single node
         self._members = members
@@ -132,7 +132,7 @@ class NodeIo:
         """Write to a member, durably; nodes that are written at the same time share a flush."""
         await self._members[member].block_device.write(byte, raw)
         await self._flushes[member].flush()
-        self.written_bytes += len(raw)
+        self.written_bytes[member] += len(raw)
 
     def _interior(self, found: NodeFound, seq: int, blocks_used: int, gens: BucketGens) -> Interior:
         """Returns an interior node: which children live is known once all keys have raised their gens."""

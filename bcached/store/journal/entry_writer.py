@@ -53,6 +53,8 @@ class EntryWriter:
         if not self._one_by_one:
             await run_all(writes)
         self._one_by_one = []
+        for member in self.members:
+            member.written_bytes["journal"] += len(raw)
         self.durations.observe(self._clock() - begun)
 
     def refuse_the_last_block(self, remaining: Sequence[Remaining | None], seq: int) -> None:

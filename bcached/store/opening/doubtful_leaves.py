@@ -10,6 +10,7 @@ from collections.abc import Container, Sequence
 
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.index_health import Tally
+from bcached.state.accounting.volume_use import VolumeUse
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.index.node import Leaf, position_at
 from bcached.store.btree.node_cache import NodeCache
@@ -23,7 +24,7 @@ class DoubtfulLeaves:
     def __init__(self, member_buckets: Sequence[MemberBuckets], volumes: Container[int]) -> None:
         self.bounds: set[int] = set()
         self.are_all = False
-        self._member_buckets = member_buckets
+        self.member_buckets = member_buckets
         self._volumes = volumes
 
     def see_inodes(self, leaf: Leaf) -> None:
@@ -38,21 +39,23 @@ class DoubtfulLeaves:
             self.bounds.add(bound)
 
     def _is_stale(self, pointer: Pointer) -> bool:
-        if pointer.device >= len(self._member_buckets):
+        if pointer.device >= len(self.member_buckets):
             return False
-        buckets = self._member_buckets[pointer.device]
+        buckets = self.member_buckets[pointer.device]
         return buckets.table.gens[buckets.geometry.bucket_of(pointer.sector)] != pointer.gen
 
-    async def count(self, reader: NodeCache) -> Tally:
-        """Returns what the marked leaves hold, with all keys merged."""
+    async def count(self, reader: NodeCache, use: VolumeUse) -> Tally:
+        """Returns what the marked leaves hold, with all keys merged; counts use again if those are all."""
         tally = Tally()
         if self.are_all:
+            use.clear()
             async for leaf in reader.leaves():
-                tally.add(leaf, self._member_buckets, self._volumes)
+                use.add_leaves([leaf], self.member_buckets)
+                tally.add(leaf, self.member_buckets, self._volumes)
             return tally
         for number, bound in enumerate(sorted(self.bounds)):
             leaf = await reader.leaf_at(*position_at(bound - 1))
-            tally.add(leaf, self._member_buckets, self._volumes)
+            tally.add(leaf, self.member_buckets, self._volumes)
             if (number + 1) % LEAVES_A_TURN == 0:
                 await asyncio.sleep(0)
         return tally

@@ -21,6 +21,7 @@ from bcached.state.accounting.check_counts import Census
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.accounting.opening_counts import Recount
+from bcached.state.accounting.volume_use import VolumeUse
 from bcached.state.buckets.bucket_table import State
 from bcached.state.index.extents import Extents
 from bcached.state.index.node import Unwritten, position_at
@@ -113,7 +114,8 @@ async def recover_index(
     # 1. Every node is read once, and counted. Only now may a wrong checksum be that of a torn append.
     io.claim = claim
     reader = await NodeCache.open(root, level, io, NodeGens(contents), limit_bytes)
-    await _count_leaves(reader, contents, doubtful, progress)
+    use = VolumeUse()
+    await _count_leaves(reader, contents, doubtful, use, progress)
     io.may_be_torn = io.claim = lambda _: False
     # 2. The gens of the journal's keys.
     contents.judge(replayed.keys, locations)
@@ -122,10 +124,11 @@ async def recover_index(
     for member, recount in zip(members, recounts, strict=True):
         _fill_counts(member, recount)
     # 4. All gens are known: the journal's keys, and then what no look-up finds.
-    index = RecoveredIndex(reader.tree, io, live_sectors(members), IndexHealth())
+    live = LiveSectors([member.buckets for member in members], use)
+    index = RecoveredIndex(reader.tree, io, live, IndexHealth())
     await _replay(index, reader, entries, doubtful, progress)
     doubtful.are_all |= any(recount.overtook_dirty for recount in recounts)
-    index.health = IndexHealth(await doubtful.count(reader), io.vanished)
+    index.health = IndexHealth(await doubtful.count(reader, live.use), io.vanished)
     for device, member in enumerate(members):
         contents.judge_sectors(device, member.buckets.table.sectors_array)
         if not index.live.cleaned_seq:  # else leaves on the device still name cleaned data as dirty
@@ -136,13 +139,20 @@ async def recover_index(
 
 
 async def _count_leaves(
-    reader: NodeCache, contents: BucketContents, doubtful: DoubtfulLeaves, progress: Progress
+    reader: NodeCache,
+    contents: BucketContents,
+    doubtful: DoubtfulLeaves,
+    use: VolumeUse,
+    progress: Progress,
 ) -> None:
+    """Count all leaves; use by the gens so far, and later keys may raise some."""
     leaves = 0
     async for leaf in reader.leaves():
         doubtful.see_inodes(leaf)
         if contents.count_leaf(leaf.live):
             doubtful.bounds.add(leaf.bound)
+        use.add_leaves([leaf], doubtful.member_buckets)
+        reader.tree.leaves.count_keys(leaf)
         leaves += 1
         if leaves % LEAVES_A_REPORT == 0:
             progress(f"recovering: {leaves} leaves of the index read")
@@ -190,7 +200,9 @@ async def _replay(
     changes = await _by_leaf(index, entries, doubtful, progress)
     for bound in sorted(changes):
         leaf = await reader.leaf_at(*position_at(bound - 1))
+        tree.leaves.count_keys(leaf, -1)
         index.live.remove(tree.leaves.merge_changes(leaf, changes.pop(bound)), newest_seq)
+        tree.leaves.count_keys(leaf)
         if not reader.evict() and leaf is not tree.root and not leaf.is_torn:
             tree.defer(leaf)
 

@@ -71,19 +71,42 @@ async def test_no_volume_no_keys(tmp_path: Path) -> None:
             await cache_set.lookups.lookup(LookupRequest(7, 0, 8))
 
 
+def counted(cache_set: CacheSet) -> tuple[int, int]:
+    """The look-ups of all volumes, and how many of them found something."""
+    total = cache_set.index.reads.total()
+    return total.lookups, total.hits
+
+
+@in_virtual_time
+async def test_bytes_are_counted_as_far_as_a_look_up_searched(tmp_path: Path) -> None:
+    async with a_set_with_keys(tmp_path, 5) as (cache_set, _):
+        other = await cache_set.volumes.create("other")
+        lookups, reads = cache_set.lookups, cache_set.index.reads
+        lookups.try_lookup(LookupRequest(0, 0, END))
+        assert (reads[0].sectors, reads[0].hit_sectors) == (END, 5)
+        lookups.try_lookup(LookupRequest(0, 0, END, limit=2, touch=False))
+        assert (reads[0].sectors, reads[0].hit_sectors) == (END + STRIDE + 1, 7)
+        await lookups.lookup(LookupRequest(other, 8, 16))
+        assert (reads[other].lookups, reads[other].sectors, reads[other].hits) == (1, 16, 0)
+        before = counted(cache_set)
+        await cache_set.volumes.delete(other)
+        assert other not in reads
+        assert counted(cache_set) == before, "a total that goes down would look like a restart"
+
+
 @in_virtual_time
 async def test_hits_are_look_ups_that_found_something_live(tmp_path: Path) -> None:
     async with a_set_with_keys(tmp_path, 1) as (cache_set, keys):
         lookups = cache_set.lookups
         lookups.try_lookup(LookupRequest(0, 0, 8))
         lookups.try_lookup(LookupRequest(0, STRIDE, 8))
-        assert (lookups.count, lookups.hits) == (2, 1)
+        assert counted(cache_set) == (2, 1)
         (pointer,) = keys[0].pointers
         member = cache_set.members[0].buckets
         member.table.gens_array[member.geometry.bucket_of(pointer.sector)] += 1
         assert lookups.try_lookup(LookupRequest(0, 0, 8)) == LookupResult([], None), "stale"
         member.table.gens_array[member.geometry.bucket_of(pointer.sector)] -= 1
-        assert (lookups.count, lookups.hits) == (3, 1)
+        assert counted(cache_set) == (3, 1)
 
 
 @in_virtual_time

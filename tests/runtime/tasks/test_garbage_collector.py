@@ -13,6 +13,8 @@ from bcached.errors import DeviceFailed
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
+from bcached.set_state import Replacement
+from bcached.state.buckets.replacement import Candidates
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
 
@@ -46,14 +48,32 @@ async def test_a_round_counts_what_it_found_and_did(tmp_path: Path) -> None:
 
 
 @in_virtual_time
-async def test_a_completed_marking_counts_dirty_sectors_by_volume(tmp_path: Path) -> None:
+async def test_dirty_sectors_by_volume_follow_every_change(tmp_path: Path) -> None:
     async with a_filled_set(tmp_path) as (cache_set, keys):
-        await cache_set.maintenance.collect_garbage()
         assert cache_set.statistics().dirty_sectors == {"0": 8 * KEYS // 2}
         await cache_set.index.mark_clean(keys[:20], 5.0)
-        assert cache_set.statistics().dirty_sectors == {"0": 8 * KEYS // 2}, "of the last marking"
+        assert cache_set.statistics().dirty_sectors == {"0": 8 * KEYS // 2 - 8 * 10}
         await cache_set.maintenance.collect_garbage()
         assert cache_set.statistics().dirty_sectors == {"0": 8 * KEYS // 2 - 8 * 10}
+
+
+@in_virtual_time
+async def test_a_collection_counts_out_what_was_evicted_of_a_volume(tmp_path: Path) -> None:
+    async with a_filled_set(tmp_path) as (cache_set, keys):
+        (member,) = cache_set.sectors.members
+        (pointer,) = keys[1].pointers
+        bucket = member.geometry.bucket_of(pointer.sector)
+        assert cache_set.statistics().volumes["0"].live_sectors == 8 * KEYS
+        for _ in member.invalidate(Replacement.LRU, Candidates(np.array([bucket]), 0)):
+            pass
+        counted = cache_set.statistics()
+        assert counted.members[0].live_sectors == 8 * (KEYS - 1)
+        assert counted.volumes["0"].live_sectors == 8 * KEYS, "nothing says whose bucket that was"
+        assert sum(counted.evicted_idle.counts) == 1
+        await cache_set.maintenance.collect_garbage()
+        counted = cache_set.statistics()
+        assert counted.volumes["0"].live_sectors == 8 * (KEYS - 1)
+        assert (counted.volumes["0"].keys, counted.gc_stale_pointers) == (KEYS, 1)
 
 
 @in_virtual_time

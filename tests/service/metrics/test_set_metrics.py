@@ -27,7 +27,8 @@ from bcached.service.metrics.scrape_request import Wanted
 from bcached.service.metrics.server import MetricsServer
 from bcached.service.metrics.set_metrics import registry
 from bcached.service.statistics import ServerStatistics, Snapshot
-from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState
+from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, VolumeState
+from bcached.state.eviction_ages import AGE_BOUNDS_S
 from bcached.state.statistics import SLICE_BOUNDS_S, WAIT_BOUNDS_S, WRITE_BOUNDS_S, Histogram, SetStatistics
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -63,6 +64,21 @@ CONTRACT = {
     "bcached_gen_distance_limit": set(),
     "bcached_invalidate_needs_gc": set(),
     "bcached_gc_running": set(),
+    "bcached_live_bytes": set(),
+    "bcached_dirty_bytes": set(),
+    "bcached_written_bytes_total": {"cause"},
+    "bcached_client_held_buckets": {"role"},
+    "bcached_lookup_bytes_total": set(),
+    "bcached_lookup_hit_bytes_total": set(),
+    "bcached_volume_info": {"inode", "label", "kind"},
+    "bcached_volume_live_bytes": {"inode"},
+    "bcached_volume_dirty_bytes": {"inode"},
+    "bcached_volume_keys": {"inode"},
+    "bcached_volume_lookups_total": {"inode"},
+    "bcached_volume_lookup_hits_total": {"inode"},
+    "bcached_volume_lookup_bytes_total": {"inode"},
+    "bcached_volume_lookup_hit_bytes_total": {"inode"},
+    "bcached_evicted_idle_seconds_bucket": {"le"},
     "bcached_gc_requested": set(),
     "bcached_gc_due_bytes": set(),
     "bcached_gc_interval_bytes": set(),
@@ -182,6 +198,8 @@ def snapshot() -> Snapshot:
         gc=Histogram(WRITE_BOUNDS_S),
         gc_slice=Histogram(SLICE_BOUNDS_S),
         journal_write=Histogram(WRITE_BOUNDS_S),
+        evicted_idle=Histogram(AGE_BOUNDS_S),
+        volumes={"7": VolumeState('a "b"', False, 8, 4, 2, 10, 9, 80, 72)},
     )
     methods = ("Allocate", "Release")
     server = ServerStatistics(
@@ -275,6 +293,13 @@ def test_what_no_look_up_finds_is_told_as_it_was_counted() -> None:
     assert found["bcached_orphaned_keys"] == {(UUID,): 5}
     assert found["bcached_orphaned_dirty_bytes"] == {(UUID,): 3072}
     assert found["bcached_vanished_nodes"] == {(UUID,): 7}
+
+
+def test_a_volumes_figures_are_in_bytes_by_inode(text: str) -> None:
+    found = samples(text)
+    assert found["bcached_volume_info"] == {("7", "cached", 'a "b"', UUID): 1}
+    assert found["bcached_volume_live_bytes"] == {("7", UUID): 4096}
+    assert found["bcached_volume_lookup_hit_bytes_total"] == {("7", UUID): 72 * 512}
 
 
 def test_names_are_escaped(text: str) -> None:

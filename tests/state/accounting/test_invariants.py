@@ -97,6 +97,13 @@ def live(busy: BusySet, bucket: int, sectors: int, dirty_sectors: int = 0) -> No
     table = busy.buckets.table
     table.sectors[bucket], table.dirty_sectors[bucket] = sectors, dirty_sectors
     table.tainted[bucket] = sectors > 0
+    table.recount_sectors()
+
+
+def free_with_data(busy: BusySet) -> None:
+    table = busy.buckets.table
+    table.sectors[busy.buckets.free_inc.buckets[0]] = 3
+    table.recount_sectors()
 
 
 def gen(busy: BusySet, column: str, behind: int) -> None:
@@ -172,8 +179,12 @@ BREACHES: dict[str, tuple[Breach, list[str]]] = {
         ["member 0: a gen is 97 ahead of the disk's"],
     ),
     "data in a free bucket": (
-        lambda busy: busy.buckets.table.sectors.__setitem__(busy.buckets.free_inc.buckets[0], 3),
+        free_with_data,
         ["member 0: bucket 21 is FREE_INC, but has 3 sectors"],
+    ),
+    "a total of live sectors that is wrong": (
+        lambda busy: setattr(busy.buckets.table, "sectors_total", 1),
+        ["member 0: live and dirty sectors are (8, 3) in all buckets, but (1, 3) in their totals"],
     ),
     "data in an empty bucket": (
         lambda busy: live(busy, 450, 3),
@@ -285,6 +296,7 @@ def test_part_of_a_prio_chain_is_found() -> None:
 def test_every_member_is_looked_at() -> None:
     busy = BusySet()
     busy.members[1].table.sectors[2] = 3
+    busy.members[1].table.recount_sectors()
     assert busy.violations() == ["member 1: bucket 2 is JOURNAL, but has 3 sectors"]
 
 
@@ -321,6 +333,7 @@ def test_counts_that_are_not_the_indexes_are_found() -> None:
 def test_several_breaches_are_all_told() -> None:
     busy = BusySet()
     busy.buckets.table.sectors[20] = 3
+    busy.buckets.table.recount_sectors()
     busy.members[1].table.counts[State.EMPTY] += 1
     found = violations(busy.allocator, [busy.first, busy.second, busy.broken], busy.metadata)
     assert len(found) == 2

@@ -43,6 +43,7 @@ def with_empty(count: int, **options: Any) -> MemberBuckets:
     table.states_array[in_use] = State.DIRTY
     for column in (table.sectors_array, table.dirty_sectors_array, table.tainted_array):
         column[in_use] = 1
+    table.recount_sectors()
     table.counts[State.EMPTY] -= len(in_use)
     table.counts[State.DIRTY] += len(in_use)
     return member
@@ -143,9 +144,11 @@ def test_a_short_pass_is_made_once_and_again_when_something_was_given_back() -> 
     hand.settle()
     assert hand.settle() == []
     member.table.dirty_sectors[519] = 0
+    member.table.recount_sectors()
     member.settle(519)  # one is still too few
     assert hand.settle() == []
     member.table.dirty_sectors[518] = 0
+    member.table.recount_sectors()
     member.settle(518)
     assert hand.settle()[:2] == [Step.INVALIDATE, Step.WRITE_PRIOS]
 
