@@ -3,7 +3,7 @@
 
 Changes of keys are counted as they are made, so dirty data is exact. Buckets are invalidated whole, without a
 look at whose data they hold: so live data includes what was evicted since the last collection, which counts
-all keys anew, as the opening does.
+all keys, as the opening does.
 """
 
 from collections import Counter, defaultdict
@@ -56,7 +56,7 @@ class VolumeUse:
                 sums.live.pop(inode, None)
                 sums.dirty.pop(inode, None)
 
-    # Counting all leaves anew
+    # A new count of all leaves
 
     def begin(self) -> None:
         """Begin a new count, from the first leaf to the last; keys change meanwhile."""
