@@ -6,6 +6,7 @@ from .control import CONTROLS
 from .keys import KEYS
 from .lab import Case
 from .ours import OURS
+from .repairs import CASES_OF_REPAIR
 from .replacing import REPLACING
 
-CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *REPLACING)
+CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *REPLACING, *CASES_OF_REPAIR)

@@ -39,3 +39,8 @@ def use(
     lines += ["collect_garbage"]
     lines += ["has_set || fail 'the cache set is gone'" if cut else "stop_set"]
     return "\n".join(lines) + "\n"
+
+
+def start_alone(disk: str, device: str) -> str:
+    """Register the backing device on a disk without a cache, and hand over what it holds."""
+    return f"alone {disk} {device}\ngive {device}\n"
