@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`make bench`: everything in one run; what can be compared is compared as ratios within the run.
 
-python -m bench [--keys N] [PART...]      PART: check, client, commits, fairness, invalidation, keys, lookups,
-                                          objects, opening, sockets
+python -m bench [--keys N] [--trace FILE] [PART]...
 
-Without a name: all of them. N is how many keys `keys` inserts and `check` reads: ten million take
-minutes to insert.
+Without a part: all of them. N is how many keys `keys` inserts and `check` reads: ten million take
+minutes to insert. FILE, which may be repeated, is what `trace` replays in place of a synthetic trace.
 """
 
 import os
@@ -13,9 +12,22 @@ import shutil
 import sys
 import tempfile
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 
-from bench import check, client, commits, fairness, invalidation, keys, lookups, objects, opening, sockets
+from bench import (
+    check,
+    client,
+    commits,
+    fairness,
+    invalidation,
+    keys,
+    lookups,
+    objects,
+    opening,
+    sockets,
+    trace,
+)
 from bench.table import Report, interpreter
 
 VAR = Path(__file__).parent.parent / "var"
@@ -28,47 +40,42 @@ PARTS = (
     "objects",
     "opening",
     "invalidation",
+    "trace",
     "keys",
     "check",
 )
-OTHERS = {
-    "sockets": sockets.run,
-    "client": client.run,
-    "commits": commits.run,
-    "fairness": fairness.run,
-    "lookups": lookups.run,
-    "objects": objects.run,
-    "opening": opening.run,
-}
-COUNTED = {"keys": keys.run, "check": check.run}
-
-
-def _run(part: str, report: Report, folder: Path, key_count: int) -> None:
-    if part in COUNTED:
-        COUNTED[part](report, folder, key_count)
-    elif part == "invalidation":
-        invalidation.run(report)
-    else:
-        OTHERS[part](report, folder)
 
 
 def main() -> int:
     parser = ArgumentParser(prog="python -m bench")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; without: all")
-    parser.add_argument(
-        "--keys", type=int, default=keys.COUNT, help="how many keys `keys` inserts, and `check` reads"
-    )
+    parser.add_argument("--keys", type=int, default=keys.COUNT, help="how many keys `keys` inserts")
+    parser.add_argument("--trace", type=Path, action="append", default=[], help="a file that `trace` replays")
     asked = parser.parse_args()
-    parts = [part for part in PARTS if part in (asked.parts or PARTS)]
-    if unknown := set(asked.parts) - set(PARTS):
+    parts = asked.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; expected some of {', '.join(PARTS)}")
     report = Report()
     report.note(f"{interpreter()}; cores {sorted(os.sched_getaffinity(0))}, load {os.getloadavg()[0]:.1f}")
     VAR.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=VAR))
+    runs: dict[str, Callable[[], object]] = {
+        "sockets": lambda: sockets.run(report, folder),
+        "client": lambda: client.run(report, folder),
+        "commits": lambda: commits.run(report, folder),
+        "fairness": lambda: fairness.run(report, folder),
+        "lookups": lambda: lookups.run(report, folder),
+        "objects": lambda: objects.run(report, folder),
+        "opening": lambda: opening.run(report, folder),
+        "invalidation": lambda: invalidation.run(report),
+        "trace": lambda: trace.run(report, folder, asked.trace),
+        "keys": lambda: keys.run(report, folder, asked.keys),
+        "check": lambda: check.run(report, folder, asked.keys),
+    }
     try:
-        for part in parts:
-            _run(part, report, folder, asked.keys)
+        for part in PARTS:
+            if part in parts:
+                runs[part]()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report.finish(VAR / "bench.json")
