@@ -102,10 +102,15 @@ class NodeBuckets:
         self._shared.prios.unblock(count)
 
     def free(self, pointer: Pointer) -> None:
-        """Free the pointer's bucket: nothing references the node in it any more."""
+        """Free the pointer's bucket: nothing references the node in it any more.
+
+        The tree has changed, and with it how many buckets it needs to grow: waiters are served although the
+        reserves may be full, and no bucket moves to them.
+        """
         bucket_id = self._bucket_id(pointer)
         self.bucket_ids.remove(bucket_id)
         self._give_back([bucket_id])
+        self._shared.queue.serve()
 
     def raise_gen(self, pointer: Pointer) -> None:
         """Raise the bucket's gen to the pointer's; none is ahead: read at the opening, or written since."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
@@ -190,6 +191,24 @@ async def test_a_crowded_set_keeps_its_promises_through_many_lives(
                     await story.cache_set.maintenance.collect_garbage()
             await story.check()
             assert story.cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_a_freed_node_serves_those_who_wait_for_the_index_to_grow(tmp_path: Path) -> None:
+    """Although the reserves are full, and no bucket comes to them."""
+    async with story_on(tmp_path, await fresh_members([1024], 16 << 10), 1) as story:
+        index, tree = story.cache_set.index, story.cache_set.index.nodes.tree
+        buckets = index.changes.buckets
+        replaced = buckets.take(1, 0)
+        assert replaced is not None
+        with patch.object(tree.leaves, "oversize", {1, 2, 3, 4, 5}):
+            waiting = asyncio.ensure_future(buckets.wait_to_grow(tree, 60.0))
+            await asyncio.sleep(5)
+            assert not waiting.done()
+        buckets.free(replaced[0])  # by the change of the tree after which none is oversize
+        await asyncio.sleep(5)
+        assert waiting.done()
+        await waiting
 
 
 @in_virtual_time
