@@ -8,6 +8,7 @@ Libraries may abort the process then, so the limit is checked before they are lo
 import importlib
 import os
 import resource
+import signal
 import sys
 
 ADDRESS_SPACE_MIN = 512 << 20  # for the libraries and the stacks of some threads
@@ -35,6 +36,9 @@ def _run(program: str, module: str) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # unused, and each thread has a stack
     try:
         status = importlib.import_module(module).main()
+    except KeyboardInterrupt:  # while modules were imported: no command had begun
+        sys.stderr.write(f"{program}: interrupted\n")
+        return 128 + signal.SIGINT
     except (MemoryError, ImportError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

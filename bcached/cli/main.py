@@ -6,6 +6,7 @@ completion are quick.
 """
 
 import importlib
+import signal
 from typing import NamedTuple, NoReturn
 
 import click
@@ -86,6 +87,12 @@ class Failed(click.ClickException):
         click.echo(f"bcachectl: {' '.join(self.message.splitlines())}", err=True)
 
 
+class Interrupted(Failed):
+    """Ctrl-C ended a verb: one line on stderr that says what is left behind, and the shell's status."""
+
+    exit_code = 128 + signal.SIGINT
+
+
 class Verbs(click.Group):
     """The group of all verbs: imports one when it is used, and turns its errors into one line."""
 
@@ -124,6 +131,8 @@ class Verbs(click.Group):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
         except (BcachedError, OSError) as error:
             hint = HINTS.get(type(error))
             _fail(f"{error}; {hint}" if hint else str(error))

@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import click
 
@@ -10,14 +11,35 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.main import Interrupted
+from bcached.cli.offline.consent import progress_line
+from bcached.cli.offline.devices import lines_of, opened, warn_if_used
+from bcached.cli.offline.finding_document import finding_document
+from bcached.cli.offline.owner_report import next_commands, owner_document, owner_lines
 from bcached.cli.paths import PATH
 from bcached.format.label import printable_label
 from bcached.store.check.checker import CheckedSet
 from bcached.store.check.key_check import VolumeSectors
 from bcached.store.check.steady_check import SteadyCheck, check_steadily
-from bcached.store.finding import Finding, Severity
+from bcached.store.finding import Severity
+from bcached.store.rescue.owner_check import OwnerCheck, OwnerQuestion
 from bcached.units import SECTOR_BYTES, format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for."""
+
+    devices: Sequence[str]
+    backings: Sequence[str]
+    with_data: bool
+    map_path: str | None
+    in_use: bool
+
+    @property
+    def is_of_owner(self) -> bool:
+        """Whether more is asked for than whether the set is sound."""
+        return bool(self.backings) or self.with_data or self.map_path is not None
 
 
 @click.command(
@@ -25,19 +47,44 @@ from bcached.units import SECTOR_BYTES, format_size
     epilog=examples(
         "bcachectl check cache.img",
         "bcachectl --json check /dev/sdx | jq '.findings[]'",
+        "bcachectl check /dev/sdc --backing /dev/sdb           is it the right one, and what does it lack?",
+        "bcachectl check /dev/sdc --backing /dev/sdb --data    read all data, compare what is clean",
     )
-    + "\n\nExit status, as fsck's: 0 sound, 4 errors found, 8 could not be checked, 16 usage.",
+    + "\n\nExit status, as fsck's: 0 sound, 4 errors found, 8 could not be checked, 16 usage, 130 by Ctrl-C.",
 )
-@click.argument("devices", metavar="DEVICE...", type=PATH, nargs=-1, required=True)
+@click.argument("devices", metavar="CACHE...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--backing", "backings", metavar="DEV", type=PATH, multiple=True, help="A backing device of the set."
+)
+@click.option("--data", "with_data", is_flag=True, help="Read all data, too, and compare it with DEV's.")
+@click.option(
+    "--map",
+    "map_path",
+    metavar="FILE",
+    type=PATH,
+    help="A ddrescue map: which parts of CACHE were not read.",
+)
 @pass_options
-def check(options: GlobalOptions, devices: tuple[str, ...]) -> None:
-    """Check everything on DEVICE, also one that the kernel wrote, and change nothing.
+def check(
+    options: GlobalOptions,
+    devices: tuple[str, ...],
+    *,
+    backings: tuple[str, ...],
+    with_data: bool,
+    map_path: str | None,
+) -> None:
+    """Check everything on CACHE, also one that the kernel wrote, and change nothing.
 
     Name all devices of a set. Reports which structure is wrong, where, and what is lost by it. A set in use
-    is read again if anything is wrong, and only findings that remain count.
+    is read again if anything is wrong, and only findings that remain count. With any of the options, reports
+    for each volume how much dirty data there is, and how sure it is.
     """
-    warnings = warn_if_used(devices)
-    steady = asyncio.run(_check(devices, in_use=bool(warnings)))
+    warnings = warn_if_used([*devices, *backings])
+    request = Request(devices, backings, with_data, map_path, in_use=bool(warnings))
+    try:
+        steady, owner = asyncio.run(_check(request, warnings))
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted: a check changes nothing") from None
     checked = steady.checked
     if steady.passing:
         warnings.append(
@@ -45,19 +92,33 @@ def check(options: GlobalOptions, devices: tuple[str, ...]) -> None:
             "being written"
         )
         click.echo(f"bcachectl: {warnings[-1]}", err=True)
-    answer(options, _document(checked, warnings), lambda: "\n".join(_lines(checked)))
+    document = _document(checked, warnings) | owner_document(owner, devices)
+    answer(options, document, lambda: "\n".join(_lines(checked, owner, devices)))
     status = FsckStatus.SOUND if checked.findings.sound else FsckStatus.ERRORS_LEFT
     click.get_current_context().exit(status)
 
 
-async def _check(paths: Sequence[str], *, in_use: bool) -> SteadyCheck:
-    async with opened(paths) as devices:
-        return await check_steadily(devices, in_use=in_use)
+async def _check(request: Request, warnings: list[str]) -> tuple[SteadyCheck, OwnerCheck | None]:
+    async with opened(request.devices) as devices, opened(request.backings) as backings:
+        steady = await check_steadily(devices, in_use=request.in_use)
+        if not request.is_of_owner or steady.checked.is_fresh:
+            return steady, None
+        question = OwnerQuestion(backings, request.with_data, compare=not request.in_use)
+        if request.map_path is not None:
+            question.map_path, question.map_lines = request.map_path, lines_of(request.map_path)
+        if request.with_data and request.backings and request.in_use:
+            warnings.append("clean data is not compared with a backing device while one of them is in use")
+            click.echo(f"bcachectl: {warnings[-1]}", err=True)
+        totals, report = steady.checked.totals, steady.checked.findings.report
+        with progress_line(totals.dirty_sectors + totals.clean_sectors, "read") as show:
+            owner = await question.answer(devices, report, lambda done: show(done.sectors))
+        return steady, owner
 
 
-def _lines(checked: CheckedSet) -> Iterator[str]:
-    """Yields the contents, the findings, and the verdict."""
+def _lines(checked: CheckedSet, owner: OwnerCheck | None, caches: Sequence[str]) -> Iterator[str]:
+    """Yields the contents, the findings, the answer to the owner, and the verdict."""
     yield from _facts(checked)
+    yield from owner_lines(owner)
     for finding in checked.findings.listed:
         yield str(finding)
     for rule, count in checked.findings.unlisted().items():
@@ -65,6 +126,7 @@ def _lines(checked: CheckedSet) -> Iterator[str]:
     wrong = sum(finding.severity > Severity.NOTE for finding in checked.findings.listed)
     wrong += sum(checked.findings.unlisted().values())
     yield "sound" if checked.findings.sound else f"NOT SOUND: {wrong} found wrong"
+    yield from (f"next: {command}" for command in next_commands(owner, caches))
 
 
 def _facts(checked: CheckedSet) -> Iterator[str]:
@@ -102,19 +164,6 @@ def _facts(checked: CheckedSet) -> Iterator[str]:
 
 def _size(sectors: int) -> str:
     return format_size(sectors * SECTOR_BYTES)
-
-
-def finding_document(finding: Finding) -> dict[str, object]:
-    """Returns a finding as a JSON document."""
-    return {
-        "rule": finding.rule,
-        "severity": finding.severity.name.lower(),
-        "structure": finding.structure,
-        "where": finding.where,
-        "problem": finding.problem,
-        "lost": finding.lost,
-        "advice": finding.advice,
-    }
 
 
 def _document(checked: CheckedSet, warnings: list[str]) -> dict[str, object]:

@@ -9,8 +9,8 @@ import click
 import msgspec
 
 from bcached.cli.examples import examples
-from bcached.cli.offline.check import finding_document
 from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.finding_document import finding_document
 from bcached.cli.offline.show import superblock_document
 from bcached.cli.paths import PATH
 from bcached.errors import SetRefused

@@ -14,8 +14,8 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.cli.main import Failed
-from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.main import Failed, Interrupted
+from bcached.cli.offline.devices import lines_of, opened, warn_if_used
 from bcached.cli.offline.rescue_report import document, lines, shortfall
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
@@ -148,7 +148,7 @@ def rescue(
         mark_clean,
         CONFIDENCE[confidence],
         map_path,
-        _lines_of(map_path),
+        lines_of(map_path) if map_path is not None else [],
         layout,
     )
     if dry_run:
@@ -156,19 +156,12 @@ def rescue(
     try:
         done = asyncio.run(_rescue(options, request))
     except KeyboardInterrupt:
-        raise Failed(
+        raise Interrupted(
             f"interrupted: what was written to {request.target} is right; the same command continues"
         ) from None
     answer(options, document(done), lambda: "\n".join(lines(done, request.target)))
     if not dry_run and not done.is_complete:
         raise Failed(shortfall(done, request.target))
-
-
-def _lines_of(path: str | None) -> list[str]:
-    if path is None:
-        return []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.readlines()
 
 
 async def _set_uuid_of(backing: str) -> UUID:

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from bcached.cli.offline.check import finding_document
+from bcached.cli.offline.finding_document import finding_document
 from bcached.store.finding import Finding, Severity
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.rescue import Rescue

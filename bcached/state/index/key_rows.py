@@ -41,8 +41,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def where(self, chosen: NDArray[np.bool_]) -> "Rows":
-        """The chosen rows."""
+    def where(self, chosen: NDArray[np.bool_] | NumberColumn) -> "Rows":
+        """The chosen rows, by a mask or by their numbers."""
         return Rows(
             self.keys[chosen],
             self.inodes[chosen],

@@ -9,6 +9,7 @@ the gens, one to judge.
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain, islice
 
 import numpy as np
@@ -174,8 +175,25 @@ def report_unknown_volumes(
                 )
             )
         elif entry.is_burnt:
-            problem = f"{what} of a deleted volume"
-            report(Finding("volume-gone", Severity.NOTE, "uuid table", f"{where}, slot {inode}", problem))
+            _report_gone(entry, held, what, f"{where}, slot {inode}", report)
+
+
+def _report_gone(entry: UuidEntry, held: VolumeSectors, what: str, where: str, report: Report) -> None:
+    """1. Dirty data of a backing device that was given up. 2. What deleting a volume leaves behind.
+
+    A flash-only volume, whose data is always dirty, keeps its size in the slot when it is deleted.
+    """
+    if held.dirty_sectors and not entry.sectors:
+        since = f" on {_day(entry.invalidated)}" if entry.invalidated else ""
+        problem = f"{what} of a backing device that was given up{since}"
+        lost = f"{held.dirty_sectors} dirty sectors, unless they are written back"
+        report(Finding("volume-gone", Severity.DAMAGE, "uuid table", where, problem, lost))
+        return
+    report(Finding("volume-gone", Severity.NOTE, "uuid table", where, f"{what} of a deleted volume"))
+
+
+def _day(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 SIZE_BITS = 16

@@ -568,9 +568,14 @@ async def test_keys_of_a_volume_that_is_not_there() -> None:
     assert found.findings.listed[0].lost.startswith(f"{found.totals.dirty_sectors} dirty sectors")
 
 
-async def test_keys_of_a_volume_that_was_given_up_are_worth_a_note() -> None:
+async def test_dirty_data_of_a_volume_that_was_given_up_is_damage_and_of_a_deleted_one_a_note() -> None:
     builder = sound()
-    builder.volumes[0] = UuidEntry(BURNT_UUID)
+    builder.volumes[0] = UuidEntry(BURNT_UUID, invalidated=1704067300)
+    builder.write_volumes()
+    found = await assert_found(builder, ("volume-gone", DAMAGE))
+    assert "given up on 2024-01-01" in found.findings.listed[0].problem
+    assert found.findings.listed[0].lost.startswith(f"{found.totals.dirty_sectors} dirty sectors")
+    builder.volumes[0] = UuidEntry(BURNT_UUID, sectors=1 << 16)
     builder.write_volumes()
     await assert_found(builder, ("volume-gone", NOTE))
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the owner of a set asks, beyond whether it is sound: whose dirty data it has, and is it readable."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import BcachedError
+from bcached.store.finding import Report
+from bcached.store.rescue.backing_check import CheckedBacking, check_backing
+from bcached.store.rescue.corrections import read_corrected
+from bcached.store.rescue.data_check import DataCheck, DataRead, Progress
+from bcached.store.rescue.dirty_extents import DirtyExtents
+from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.node_scan import add_found_leaves
+from bcached.store.rescue.owner_of import Owner
+from bcached.store.rescue.rescue import Rescue
+from bcached.store.rescue.unreadable import Unreadable
+from bcached.units import SECTOR_BYTES
+
+
+@dataclass(slots=True)
+class OwnerCheck:
+    """The answer: dirty data by volume, the backing devices, and what became of reading the data."""
+
+    rescues: dict[int, Rescue] = field(default_factory=dict)  # by inode, counted
+    backings: list[CheckedBacking] = field(default_factory=list)
+    data: DataRead | None = None  # None: not asked for
+
+
+@dataclass(slots=True)
+class OwnerQuestion:
+    """What is asked about a set: its backing devices, whether to read its data, and what a map calls bad."""
+
+    backings: Sequence[BlockDevice] = ()
+    with_data: bool = False
+    compare: bool = True  # not while the devices are in use: data changes under the comparison
+    map_path: str = ""
+    map_lines: Sequence[str] = ()
+
+    async def answer(self, devices: Sequence[BlockDevice], report: Report, progress: Progress) -> OwnerCheck:
+        """Read what is left of the set, and its data if asked for. Without any answer if nothing is left.
+
+        Raises SetRefused if a map or a backing device is none.
+        """
+        try:
+            left = await read_corrected(devices)
+            await add_found_leaves(left)
+        except BcachedError:  # which the check has reported
+            return OwnerCheck()
+        extents = DirtyExtents.of(left)
+        unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])
+        if self.map_path:
+            unreadable.add_map(self.map_lines, self.map_path)
+        found = OwnerCheck()
+        for device in self.backings:
+            found.backings.append(await check_backing(extents, device, unreadable, report))
+        found.rescues = _rescues(extents, unreadable, found.backings)
+        if self.with_data:
+            compared = found.backings if self.compare else []
+            by_inode = {backing.inode: backing for backing in compared if backing.inode is not None}
+            found.data = await DataCheck(left, unreadable, by_inode, report, progress).run()
+        return found
+
+
+def _rescues(
+    extents: DirtyExtents, unreadable: Unreadable, backings: Sequence[CheckedBacking]
+) -> dict[int, Rescue]:
+    """Returns what there is of each volume with dirty data, doubtful if its backing device says so."""
+    found = {backing.rescue.owner.inode: backing.rescue for backing in backings if backing.rescue is not None}
+    for inode in extents.inodes():
+        if inode not in found:
+            rescue = Rescue(extents, Owner(inode), Confidence.SURE, unreadable)
+            rescue.count()
+            found[inode] = rescue
+    return dict(sorted(found.items()))

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`bcachectl check --backing --data`: the owner's questions, on what the kernel wrote."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bcached.cli.main import bcachectl
+from bcached.format.superblock_seal import resealed
+from bcached.keys import Key
+from instruments.devices.loop_device import loop_device
+from instruments.samples.damaged_kernel_image import backing_bytes, structures
+from instruments.samples.kernel_images import image_bytes
+
+SOUND, ERRORS_LEFT, OPERATIONAL, USAGE = 0, 4, 8, 16
+DIRTY, CLEAN = 48167, 10349
+SECTOR = 512
+UUID = "9bc1f66d-62e1-4b4a-bd9c-099118638628"
+STATES = {"detached": 0, "clean": 1, "dirty": 2, "inconsistent": 3}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(bcachectl, list(map(str, arguments)))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    path = tmp_path / "cache.img"
+    path.write_bytes(image_bytes("crash"))
+    return path
+
+
+@pytest.fixture
+def backing(tmp_path: Path) -> Path:
+    path = tmp_path / "backing.img"
+    path.write_bytes(backing_bytes("crash"))
+    return path
+
+
+def change(path: Path, byte: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(byte)
+        file.write(data)
+
+
+def reseal(path: Path, edit: Callable[[bytearray], None]) -> None:
+    """Change a backing device's superblock, with a right checksum."""
+    raw = bytearray(path.read_bytes()[4096:8192])
+    edit(raw)
+    change(path, 4096, resealed(raw, "superblock"))
+
+
+def keys(*, dirty: bool) -> list[Key]:
+    checked, _ = asyncio.run(structures("crash"))
+    assert checked.tree is not None
+    return [key for rows in checked.tree.rows.chunks() for key in rows if key.dirty == dirty]
+
+
+def checked(*arguments: object) -> tuple[int, dict[str, Any]]:
+    done = run("--json", "check", *arguments)
+    return done.exit_code, json.loads(done.stdout)
+
+
+def found(document: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(finding["rule"], finding["severity"]) for finding in document["findings"]}
+
+
+def test_a_sound_pair_is_told_with_the_next_command(cache: Path, backing: Path) -> None:
+    done = run("check", cache, "--backing", backing, "--data")
+    assert (done.exit_code, done.stderr) == (SOUND, "")
+    assert done.stdout.splitlines()[-6:] == [
+        f"backing device {backing}: volume 0, dirty, writeback, data from sector 16 on, uuid {UUID}",
+        "dirty data of volume 0: 23.5M sure",
+        "data: 23.5M dirty and 5.1M clean read, 0 in 0 extents unreadable",
+        "clean data: 5.1M compared with the backing devices, 0 in 0 extents different",
+        "sound",
+        f"next: bcachectl rescue -n {cache} --backing {backing}",
+    ]
+    assert (cache.read_bytes(), backing.read_bytes()) == (image_bytes("crash"), backing_bytes("crash"))
+
+
+def test_programs_get_all_of_it(cache: Path, backing: Path) -> None:
+    status, document = checked(cache, "--backing", backing, "--data")
+    nothing = {"extents": 0, "sectors": 0}
+    assert (status, document["sound"]) == (SOUND, True)
+    assert document["dirty_data"] == [
+        {
+            "inode": 0,
+            "sure": {"extents": 1255, "sectors": DIRTY},
+            "newest": nothing,
+            "conflicting": nothing,
+            "unreadable": nothing,
+        }
+    ]
+    assert document["backing"][0] | {"path": ""} == {
+        "path": "",
+        "uuid": UUID,
+        "set_uuid": document["set_uuid"],
+        "inode": 0,
+        "doubt": None,
+        "state": "dirty",
+        "cache_mode": "writeback",
+        "data_sector": 16,
+        "sectors": backing.stat().st_size // SECTOR,
+        "dirty_sectors": DIRTY,
+    }
+    assert document["data"] == {
+        "dirty_sectors": DIRTY,
+        "clean_sectors": CLEAN,
+        "unreadable": {"extents": 0, "dirty_sectors": 0, "clean_sectors": 0},
+        "compared_sectors": CLEAN,
+        "different": nothing,
+    }
+    assert document["next"] == [f"bcachectl rescue -n {cache} --backing {backing}"]
+
+
+def test_another_sets_backing_device_is_no_volume_of_this_one(cache: Path, backing: Path) -> None:
+    backing.write_bytes(backing_bytes("clean"))
+    status, document = checked(cache, "--backing", backing)
+    assert (status, found(document)) == (ERRORS_LEFT, {("backing-unknown", "damage")})
+    assert document["backing"][0]["inode"] is None
+    assert document["next"] == [f"bcachectl rescue -n {cache} --backing {backing} --volume 0"]
+
+
+@pytest.mark.parametrize("state", ["detached", "clean", "inconsistent"])
+def test_a_backing_device_that_was_used_without_its_cache(cache: Path, backing: Path, state: str) -> None:
+    def put_state(raw: bytearray) -> None:
+        raw[111] = raw[111] & 0x9F | STATES[state] << 5
+
+    reseal(backing, put_state)
+    status, document = checked(cache, "--backing", backing)
+    assert (status, found(document)) == (ERRORS_LEFT, {("backing-state", "damage")})
+    assert document["backing"][0]["state"] == state
+    assert document["backing"][0]["doubt"] is not None
+    assert document["dirty_data"][0]["newest"]["sectors"] == DIRTY, "none of it is sure"
+
+
+def test_a_damaged_superblock_of_a_backing_device(cache: Path, backing: Path) -> None:
+    change(backing, 4096 + 40, b"garbled!")
+    status, document = checked(cache, "--backing", backing, "--data")
+    assert (status, found(document)) == (ERRORS_LEFT, {("backing-superblock", "damage")})
+    assert document["data"]["compared_sectors"] == 0
+
+
+def test_a_cache_device_is_no_backing_device(cache: Path, tmp_path: Path) -> None:
+    done = run("check", cache, "--backing", cache)
+    assert (done.exit_code, done.stdout) == (OPERATIONAL, "")
+    assert "is a cache device: expected the backing device" in done.stderr
+    assert run("check", cache, "--backing", tmp_path / "none").exit_code == OPERATIONAL
+    assert run("check", cache, "--backing").exit_code == USAGE
+
+
+def test_a_backing_device_that_is_short(cache: Path, backing: Path) -> None:
+    last = max(keys(dirty=True), key=lambda key: key.end)
+    os.truncate(backing, (last.end - 1) * SECTOR)
+    status, document = checked(cache, "--backing", backing)
+    assert (status, found(document)) == (ERRORS_LEFT, {("backing-size", "damage")})
+    assert document["findings"][0]["lost"].startswith(f"{last.sectors} dirty sectors")
+
+
+@pytest.mark.parametrize("sector", [0, 8, 1 << 40])
+def test_data_that_begins_nowhere(cache: Path, backing: Path, sector: int) -> None:
+    def put_offset(raw: bytearray) -> None:
+        raw[16:24] = (4).to_bytes(8, "little")  # a version with an offset
+        raw[184:192] = sector.to_bytes(8, "little")
+
+    reseal(backing, put_offset)
+    status, document = checked(cache, "--backing", backing)
+    assert status == ERRORS_LEFT
+    assert ("backing-offset", "damage") in found(document)
+
+
+def test_clean_data_that_differs_is_named_and_dirty_data_may_differ(cache: Path, backing: Path) -> None:
+    clean, dirty = keys(dirty=False)[7], keys(dirty=True)[7]
+    for key in (clean, dirty):
+        change(cache, (key.pointers[0].sector + key.sectors - 1) * SECTOR, b"x" * SECTOR)
+    assert checked(cache, "--backing", backing)[0] == SOUND, "data was not read"
+    status, document = checked(cache, "--backing", backing, "--data")
+    assert status == ERRORS_LEFT
+    (finding,) = document["findings"]
+    assert finding["rule"] == "data-differs"
+    assert finding["where"].startswith(f"inode 0 sector {clean.offset}, {cache} sector ")
+    assert finding["problem"].startswith(f"1 of its {clean.sectors} clean sectors differ")
+    assert document["data"]["different"] == {"extents": 1, "sectors": 1}
+
+
+def test_a_map_says_what_was_not_read(cache: Path, backing: Path, tmp_path: Path) -> None:
+    clean, dirty = keys(dirty=False)[7], keys(dirty=True)[7]
+    bad = sorted(key.pointers[0].sector * SECTOR for key in (clean, dirty))
+    rows = [f"{byte:#x} {SECTOR:#x} -" for byte in bad]
+    path = tmp_path / "map"
+    path.write_text("\n".join(["0x0 + 1", *rows, ""]))
+    status, document = checked(cache, "--map", path)
+    assert (status, document["dirty_data"][0]["unreadable"]["extents"]) == (SOUND, 1)
+    status, document = checked(cache, "--map", path, "--data", "--backing", backing)
+    assert (status, found(document)) == (ERRORS_LEFT, {("data-unreadable", "damage")})
+    assert document["data"]["unreadable"] == {"extents": 2, "dirty_sectors": 1, "clean_sectors": 1}
+    assert document["data"]["compared_sectors"] == CLEAN - 1
+    path.write_text("no map\n\nno map")
+    assert run("check", cache, "--map", path).exit_code == OPERATIONAL
+
+
+def test_a_fresh_set_and_one_that_is_lost_have_no_data_to_check(tmp_path: Path, backing: Path) -> None:
+    fresh = tmp_path / "fresh.img"
+    assert run("make", "--size", "64M", "-b", "64k", fresh).exit_code == 0
+    status, document = checked(fresh, "--backing", backing, "--data")
+    assert (status, document["fresh"]) == (SOUND, True)
+    fresh.write_bytes(bytes(1 << 20))
+    status, document = checked(fresh, "--backing", backing, "--data")
+    assert (status, found(document)) == (ERRORS_LEFT, {("superblock", "fatal")})
+
+
+@pytest.fixture
+def failing(cache: Path) -> Iterator[tuple[str, int]]:
+    """A block device that cannot be read from a byte on: a loop device's file was cut."""
+    with loop_device(cache) as path:
+        os.truncate(cache, 30 << 20)
+        yield path, 30 << 20
+
+
+def test_a_device_that_fails_in_places_is_read_as_far_as_it_can_be(
+    failing: tuple[str, int], backing: Path
+) -> None:
+    path, end = failing
+    behind = [key for key in keys(dirty=True) if key.pointers[0].sector * SECTOR >= end]
+    status, document = checked(path, "--backing", backing, "--data")
+    assert (status, found(document)) == (ERRORS_LEFT, {("data-unreadable", "damage")})
+    assert document["data"]["unreadable"]["dirty_sectors"] == sum(key.sectors for key in behind)
+    assert document["data"]["dirty_sectors"] == DIRTY
