@@ -45,8 +45,13 @@ class Hits:
         now_s = time.monotonic()
         if now_s >= self._due_s:
             self._due_s = now_s + PAUSE_S
-            self.interval = object()
-            touched, self.touched = self.touched, set()
-            buckets = tuple([Bucket(*one) for one in touched])[:TOUCHED_MAX]
-            counts, self.count, self._misses, self.bytes = (self.count, self._misses, self.bytes), 0, 0, 0
+            self.report()
+
+    def report(self) -> None:
+        """Report what was counted, if anything."""
+        self.interval = object()
+        touched, self.touched = self.touched, set()
+        buckets = tuple([Bucket(*one) for one in touched])[:TOUCHED_MAX]
+        counts, self.count, self._misses, self.bytes = (self.count, self._misses, self.bytes), 0, 0, 0
+        if any(counts):
             self._report(Touch(buckets, *counts))

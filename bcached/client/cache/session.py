@@ -68,7 +68,8 @@ class Session:
         )
 
     def close(self) -> None:
-        """Disconnect: the daemon takes back what is reserved."""
+        """Report the last reads and disconnect: the daemon takes back what is reserved."""
+        self._hits.report()
         if self.at.close():
             self.channel.close()
             self.at.settle()
