@@ -268,6 +268,7 @@ GUIDES = [
     "docs/cache.md",
     "docs/installing.md",
     "docs/monitoring.md",
+    "docs/replacing.md",
 ]
 
 

@@ -89,14 +89,18 @@ def make_bcache(tool: Path, path: Path, size_bytes: int, bucket_bytes: int, bloc
     subprocess.run(command, check=True, capture_output=True)
 
 
-def make_backing(path: Path, data: bytes, uuid: bytes, cache: Path, *, dirty: bool) -> Path:
+def make_backing(
+    path: Path, data: bytes, uuid: bytes, cache: Path, *, dirty: bool = False, attached: bool = True
+) -> Path:
     """A backing device with this data, attached as the volume of that uuid to the set of the cache device."""
     raw, of_cache = bytearray(4096), read_at(cache, SUPERBLOCK, 4096)
-    state = 2 if dirty else 1
+    state = (2 if dirty else 1) if attached else 0
     fields = {8: 8, 16: 4, 104: state << 61 | 1, 184: DATA_OFFSET}  # where it is, version, writeback
     for offset, value in fields.items():
         raw[offset : offset + 8] = value.to_bytes(8, "little")
-    raw[24:40], raw[56:72] = of_cache[24:40], of_cache[56:72]  # the magic, and the set
+    raw[24:40] = of_cache[24:40]  # the magic
+    if attached:
+        raw[56:72] = of_cache[56:72]  # the set
     raw[40:56] = uuid
     raw[192:196] = of_cache[192:196]  # sizes of block and bucket
     raw[196] = 1  # devices in the set

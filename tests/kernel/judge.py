@@ -39,11 +39,13 @@ def judge(
     cut: bool = False,
     keep_writes: bool = False,
     may_be_fresh: bool = False,
+    hits: bool = False,
 ) -> Verdict:
     """Let the kernel use the image; with keep_writes, what it did stays in the file.
 
     backing is a device that belongs to it, and comes behind the volumes; give asks for what they all hold.
-    fill is written to the start of each of them; cut ends the guest without stopping the set.
+    fill is written to the start of each of them; cut ends the guest without stopping the set. hits counts the
+    reads of the backing device's data that the cache answers.
     """
     expected, silent = images.journal(image), silent_faults(image)
     block_bytes = images.superblock(image).block_bytes
@@ -51,7 +53,7 @@ def judge(
     attached = f"bcache{len(volumes)}" if backing else ""
     if backing:
         disks.append(Disk("backing", backing, keep_writes, block_bytes))
-    scenario = use(volumes, backing=attached, give=give, fill=bool(fill), cut=cut)
+    scenario = use(volumes, backing=attached, give=give, fill=bool(fill), cut=cut, hits=hits)
     handover = machine.boot(scenario, disks, {"fill": fill} if fill else {})
     return Verdict(
         (*silent, *complaints_of(handover, expected, may_be_fresh)),

@@ -7,11 +7,16 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+from . import images
 from .daemon import DaemonFailed, program
+from .images import DATA_OFFSET, SECTOR
+from .judge import judge
 from .keys import SHAPES, Trial
 from .lab import Case, Lab, Outcome
 from .ours import made
 
+BACKING_BYTES = 8 << 20
+HOT = ((0, 3 << 20), (10000, 1 << 20))  # sectors of the data, and bytes
 SHAPE_NAMES = ("4k 512", "64k 512")
 ENOUGH = re.compile(r"or choose (\S+) or more")
 
@@ -78,7 +83,27 @@ def cloned(lab: Lab, name: str) -> Outcome:
     return trial.outcome()
 
 
+def warmed(lab: Lab) -> Outcome:
+    """A device of no set is attached and warmed; what is garbled below afterwards is read from the cache."""
+    path = made(lab, "warmed")
+    data = random.Random(1).randbytes(BACKING_BYTES)
+    backing = images.make_backing(path.with_suffix(".backing"), data, bytes(range(16)), path, attached=False)
+    ranges = path.with_suffix(".ranges")
+    ranges.write_text("".join(f"{first} {length}b\n" for first, length in HOT))
+    bcachectl("warm", "--yes", "--attach", path, "--backing", backing, "--ranges", ranges)
+    for first, length in HOT:
+        images.write_at(backing, DATA_OFFSET * SECTOR + first * SECTOR, bytes(length))
+    verdict = judge(lab.machine, path, backing=backing, give=True, hits=True, keep_writes=True)
+    outcome = Outcome.of(verdict)
+    complaints = () if verdict.given.get("bcache0") == data else ("the data read is not that of the cache",)
+    note = "hits {cache_hits}, bypassing {cache_bypass_hits}".format(**verdict.facts)
+    again = Outcome.of(judge(lab.machine, path, backing=backing))
+    facts = {**outcome.facts, "note": note}
+    return Outcome((*outcome.complaints, *again.complaints, *complaints), facts, outcome.log + again.log)
+
+
 REPLACING = (
+    Case("warmed", "the kernel attaches a cache that was filled offline, and reads of it hit", warmed),
     *(
         Case(
             f"resized {name}",

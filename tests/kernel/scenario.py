@@ -20,11 +20,12 @@ def use(
     give: bool = False,
     fill: bool = False,
     cut: bool = False,
+    hits: bool = False,
 ) -> str:
     """Register the disk named cache, look at it, use it, collect garbage, stop it (or cut it off).
 
     backing: the device that the disk named backing becomes, beside the volumes. give: hand over what all of
-    them hold, before anything is written to them.
+    them hold, before anything is written to them. hits: count reads of the backing device's data that hit.
     """
     lines = ["register cache || return 0", "note_set"]
     lines += [f"volume {volume.device} {volume.size_bytes}" for volume in volumes]
@@ -34,6 +35,8 @@ def use(
         devices += [backing]
     if give:
         lines += [f"give {device}" for device in devices]
+    if hits:
+        lines += [f"note_hits {backing}"]
     if fill:
         lines += [f"fill {device} /fill" for device in devices]
     lines += ["collect_garbage"]

@@ -59,8 +59,9 @@ class Outcome:
         "bcachectl clone --verify /dev/sdc /dev/sdd",
         "bcachectl clone /dev/sdc cache.img        to an image, which is made",
     )
-    + "\n\nA clone has the uuids of CACHE and takes its place: never register both, and erase one of them "
-    "(wipefs -a) before the next start.",
+    + "\n\nExit status: 0 done (with -n: it could be), 1 not, 2 usage. A clone has the uuids of CACHE and "
+    "takes its place: never register both, and erase one of them (wipefs -a) before the next start. "
+    "docs/replacing.md says more.",
 )
 @click.argument("cache", metavar="CACHE", type=PATH)
 @click.argument("target", metavar="TARGET", type=PATH)

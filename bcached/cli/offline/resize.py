@@ -65,6 +65,7 @@ class Outcome:
         "bcachectl resize cache.img 20G          the image becomes as long, too",
         "bcachectl resize /dev/sdc max           after the device became larger",
     )
+    + "\n\nExit status: 0 done (with -n: it could be), 1 not, 2 usage. docs/replacing.md says more.",
 )
 @click.argument("cache", metavar="CACHE", type=PATH)
 @click.argument("size", metavar="SIZE", type=NewSize())

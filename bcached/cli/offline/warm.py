@@ -68,6 +68,7 @@ class Outcome:
         "bcachectl warm /dev/sdc --backing /dev/sdb --ranges hot.txt",
         "echo '0 64M' | bcachectl warm --yes --attach cache.img --backing disk.img --ranges -",
     )
+    + "\n\nExit status: 0 done (with -n: it could be), 1 not, 2 usage. docs/replacing.md says more.",
 )
 @click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
 @click.option(
@@ -105,9 +106,7 @@ def warm(
     If interrupted, it is safe to run again: it continues.
     """
     refuse_duplicates([*caches, backing])
-    with click.open_file(ranges_path, encoding="utf-8", errors="replace") as lines:
-        ranges = parse_ranges(lines)
-    request = Request(caches, backing, ranges, attaches, dry_run, yes)
+    request = Request(caches, backing, _ranges_in(ranges_path), attaches, dry_run, yes)
     if dry_run:
         warn_if_used([*caches, backing])
     try:
@@ -115,6 +114,14 @@ def warm(
     except KeyboardInterrupt:
         raise Failed("interrupted: the set is sound, and the same command continues") from None
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
+
+
+def _ranges_in(path: str) -> list[Range]:
+    try:
+        with click.open_file(path, encoding="utf-8", errors="replace") as lines:
+            return parse_ranges(lines)
+    except OSError as error:
+        raise Failed(f"{path}: cannot read the ranges: {error.strerror}") from None
 
 
 async def _warm(options: GlobalOptions, request: Request) -> Outcome:
