@@ -20,16 +20,25 @@ Each counter is written by one aligned 4-byte store.
 
 from collections.abc import Iterable
 
-from bcached.errors import BadField, BadMagic
+from bcached.errors import BadField
 from bcached.keys import Key
+from bcached.wire.map_header import (
+    COUNT_AT,
+    HEADER_BYTES,
+    LIFE_AT,
+    MAGIC_AT,
+    VERSION_AT,
+    check_header,
+    get_word,
+    put_word,
+)
 
-HEADER_BYTES = 4096
 MAGIC = 0x676E686364636362  # the bytes "bccdchng"
 VERSION = 1
 REGION_SHIFT = 17  # 64 MiB
 COUNTERS = 1 << 20
 
-MAGIC_AT, VERSION_AT, COUNT_AT, LIFE_AT, SHIFT_AT = 0, 8, 16, 24, 32
+SHIFT_AT = 32
 INODE_FACTOR = 2654435761
 COUNTER_BYTES, COUNTER_LIMIT = 4, (1 << 32) - 1
 
@@ -60,21 +69,15 @@ class ChangeMap:
         assert life > 0, "life 0, which means that no daemon maintains the map"
         change_map = cls(memory, count, shift)
         for at, value in ((MAGIC_AT, MAGIC), (VERSION_AT, VERSION), (COUNT_AT, count), (SHIFT_AT, shift)):
-            _put(memory, at, value)
-        _put(memory, LIFE_AT, life)
+            put_word(memory, at, value)
+        put_word(memory, LIFE_AT, life)
         return change_map
 
     @classmethod
     def parse(cls, memory: memoryview, where: str) -> "ChangeMap":
         """Returns the map in these bytes. Raises BadMagic or BadField. The client's side."""
-        if memory.nbytes < HEADER_BYTES:
-            raise BadField(STRUCTURE, f"{where} length", f"at least {HEADER_BYTES} bytes", memory.nbytes)
-        magic, version = _get(memory, MAGIC_AT), _get(memory, VERSION_AT)
-        if magic != MAGIC:
-            raise BadMagic(STRUCTURE, where, f"{MAGIC:#x}", f"{magic:#x}")
-        if version != VERSION:
-            raise BadField(STRUCTURE, f"{where} version", VERSION, version)
-        count, shift = _get(memory, COUNT_AT), _get(memory, SHIFT_AT)
+        check_header(memory, STRUCTURE, where, magic=MAGIC, version=VERSION)
+        count, shift = get_word(memory, COUNT_AT), get_word(memory, SHIFT_AT)
         most = (memory.nbytes - HEADER_BYTES) // COUNTER_BYTES
         if not 0 < count <= most or count & count - 1:
             raise BadField(STRUCTURE, f"{where} count", f"a power of two up to {most}", count)
@@ -85,7 +88,7 @@ class ChangeMap:
     @property
     def life(self) -> int:
         """Returns the id of the daemon's run; 0 once it has stopped cleanly."""
-        return _get(self._memory, LIFE_AT)
+        return get_word(self._memory, LIFE_AT)
 
     def index(self, inode: int, sector: int) -> int:
         """Returns which counter is that of a sector's region."""
@@ -112,17 +115,9 @@ class ChangeMap:
 
     def retire(self) -> None:
         """Mark the map as out of use: no reader trusts it from here on."""
-        _put(self._memory, LIFE_AT, 0)
+        put_word(self._memory, LIFE_AT, 0)
 
     def release(self) -> None:
         """Release our views of the memory, so that its owner can unmap it."""
         self.counters.release()
         self._memory.release()
-
-
-def _get(memory: memoryview, at: int) -> int:
-    return int.from_bytes(memory[at : at + 8], "little")
-
-
-def _put(memory: memoryview, at: int, value: int) -> None:
-    memory[at : at + 8] = value.to_bytes(8, "little")

@@ -15,13 +15,22 @@ reader never sees a torn value.
 
 import sys
 
-from bcached.errors import BadField, BadMagic
+from bcached.errors import BadField
+from bcached.wire.map_header import (
+    COUNT_AT,
+    HEADER_BYTES,
+    LIFE_AT,
+    MAGIC_AT,
+    VERSION_AT,
+    check_header,
+    get_word,
+    put_word,
+)
 
-HEADER_BYTES = 4096  # one page, so that the gens begin on a page boundary
 MAGIC = 0x736E656764636362  # the bytes "bccdgens"
 VERSION = 1
 
-MAGIC_AT, VERSION_AT, BUCKET_COUNT_AT, LIFE_AT, GC_EPOCH_AT = 0, 8, 16, 24, 32
+GC_EPOCH_AT = 32
 
 LIFE_WORD, GC_EPOCH_WORD = LIFE_AT // 8, GC_EPOCH_AT // 8  # of `words`
 
@@ -58,24 +67,18 @@ class GenMap:
         """Write a new header (the gens stay as they are): the daemon's side, once at its start."""
         assert life > 0, "life 0, which means that no daemon maintains the map"
         gen_map = cls(memory, bucket_count)
-        gen_map._put(MAGIC_AT, MAGIC)
-        gen_map._put(VERSION_AT, VERSION)
-        gen_map._put(BUCKET_COUNT_AT, bucket_count)
-        gen_map._put(GC_EPOCH_AT, 0)
-        gen_map._put(LIFE_AT, life)
+        put_word(memory, MAGIC_AT, MAGIC)
+        put_word(memory, VERSION_AT, VERSION)
+        put_word(memory, COUNT_AT, bucket_count)
+        put_word(memory, GC_EPOCH_AT, 0)
+        put_word(memory, LIFE_AT, life)
         return gen_map
 
     @classmethod
     def parse(cls, memory: memoryview, where: str) -> "GenMap":
         """Returns the map in these bytes. Raises BadMagic or BadField. The client's side."""
-        if memory.nbytes < HEADER_BYTES:
-            raise BadField(STRUCTURE, f"{where} length", f"at least {HEADER_BYTES} bytes", memory.nbytes)
-        magic, version = _get(memory, MAGIC_AT), _get(memory, VERSION_AT)
-        if magic != MAGIC:
-            raise BadMagic(STRUCTURE, where, f"{MAGIC:#x}", f"{magic:#x}")
-        if version != VERSION:
-            raise BadField(STRUCTURE, f"{where} version", VERSION, version)
-        bucket_count = _get(memory, BUCKET_COUNT_AT)
+        check_header(memory, STRUCTURE, where, magic=MAGIC, version=VERSION)
+        bucket_count = get_word(memory, COUNT_AT)
         if memory.nbytes < file_bytes(bucket_count):
             raise BadField(
                 STRUCTURE, f"{where} bucket_count", f"at most {memory.nbytes - HEADER_BYTES}", bucket_count
@@ -94,21 +97,14 @@ class GenMap:
 
     def bump_gc_epoch(self) -> None:
         """Note the end of a garbage collection: gens may wrap around from here on."""
-        self._put(GC_EPOCH_AT, self.gc_epoch + 1)
+        put_word(self._memory, GC_EPOCH_AT, self.gc_epoch + 1)
 
     def retire(self) -> None:
         """Mark the map as out of use: no reader trusts it from here on."""
-        self._put(LIFE_AT, 0)
+        put_word(self._memory, LIFE_AT, 0)
 
     def release(self) -> None:
         """Release our views of the memory, so that its owner can unmap it."""
         self.gens.release()
         self.words.release()
         self._memory.release()
-
-    def _put(self, at: int, value: int) -> None:
-        self._memory[at : at + 8] = value.to_bytes(8, "little")
-
-
-def _get(memory: memoryview, at: int) -> int:
-    return int.from_bytes(memory[at : at + 8], "little")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from bcached.errors import BadField, BadMagic
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, Key
-from bcached.wire.change_map import COUNTER_LIMIT, HEADER_BYTES, REGION_SHIFT, ChangeMap, file_bytes
+from bcached.wire.change_map import COUNTER_LIMIT, REGION_SHIFT, ChangeMap, file_bytes
+from bcached.wire.map_header import HEADER_BYTES
 
 COUNT = 64
 REGION = 1 << REGION_SHIFT

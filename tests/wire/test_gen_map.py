@@ -2,7 +2,8 @@
 import pytest
 
 from bcached.errors import BadField, BadMagic
-from bcached.wire.gen_map import HEADER_BYTES, GenMap, file_bytes
+from bcached.wire.gen_map import GenMap, file_bytes
+from bcached.wire.map_header import HEADER_BYTES
 
 BUCKETS = 1000
 
