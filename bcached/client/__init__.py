@@ -12,7 +12,7 @@ can never reach a bucket that a later run of the daemon has allocated to another
 
 protocol/     without a socket or a loop: calls to bytes, bytes to replies; a call for each of the socket's
               methods; plans of operations with several steps, without performing them
-cache/        objects by name, on a blocking connection
+cache/        objects by name, on a blocking connection; blocking and for asyncio
 attachment    the state of a connection; lease, gens and data_paths are parts of it
 client        the asyncio client, on channel        blocking   the blocking client, on socket_channel
 """
@@ -25,10 +25,18 @@ from bcached.client.protocol.fetching import Piece
 from bcached.errors import ClientClosed, ForkedClient
 
 if TYPE_CHECKING:
+    from bcached.client.cache.async_cache import AsyncCache
     from bcached.client.cache.cache import Cache
     from bcached.client.client import Client
 
-# On demand: asyncio takes longer to import than all the rest, and Cache needs fastcrc.
-__getattr__ = on_demand(__name__, {"Cache": "bcached.client.cache.cache", "Client": "bcached.client.client"})
+# On demand: asyncio takes longer to import than all the rest, and the caches need fastcrc.
+__getattr__ = on_demand(
+    __name__,
+    {
+        "AsyncCache": "bcached.client.cache.async_cache",
+        "Cache": "bcached.client.cache.cache",
+        "Client": "bcached.client.client",
+    },
+)
 
-__all__ = ["BlockingClient", "Cache", "Client", "ClientClosed", "ForkedClient", "Piece"]
+__all__ = ["AsyncCache", "BlockingClient", "Cache", "Client", "ClientClosed", "ForkedClient", "Piece"]

@@ -212,3 +212,11 @@ def _open(device: Device, access: int, *, direct: bool, own_pages: bool) -> Data
         return DataPath(path, access, is_direct=False)
     except OSError as error:
         raise DeviceError(path, f"cannot open: {error.strerror}") from None
+
+
+def read_cached(descriptor: int, length: int, offset: int) -> bytes:
+    """Returns bytes of a file if they are in the page cache. Raises OSError otherwise, without waiting."""
+    buffer = bytearray(length)
+    if os.preadv(descriptor, (buffer,), offset, os.RWF_NOWAIT) != length:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    return bytes(buffer)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Planted bugs of the cache: a step left out, by a patch in a worker. The rules must find each."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +10,7 @@ from bcached.client.cache import reading
 from bcached.client.cache.commits import Commits
 from bcached.client.cache.known_object import Extent, KnownObject
 from bcached.client.cache.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
-from bcached.client.cache.recall import Read, Recall
+from bcached.client.cache.recall import Recall
 from bcached.wire.change_map import ChangeMap
 
 
@@ -26,11 +25,11 @@ def _before_hits(change: Callable[[Recall, KnownObject], None]) -> Any:
     """What is known of an object is changed before each hit, so that a check of it finds what it expects."""
     known = Recall.known
 
-    def changed(self: Recall, name: bytes, read: Read = os.pread) -> tuple[KnownObject, bytes] | None:
+    def changed(self: Recall, name: bytes, *how: Any) -> tuple[KnownObject, bytes] | None:
         one = self._positions.get(name)
         if isinstance(one, KnownObject):
             change(self, one)
-        return known(self, name, read)
+        return known(self, name, *how)
 
     return patch.object(Recall, "known", changed)
 

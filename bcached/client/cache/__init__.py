@@ -2,6 +2,8 @@
 """A cache of objects by name, on one volume of a set, for any number of processes.
 
 names, object_format, serializers, carving     decisions, without a socket or a file
+known_object   all that a hit needs             recall         a hit, without a request
 commits        keys on their way to the index   session        what ends with a connection
-reading        an object from its keys          cache          the verbs
+reading        an object from its keys          objects        what the verbs do
+cache          the verbs                        async_cache    the verbs for asyncio
 """

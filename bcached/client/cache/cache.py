@@ -108,8 +108,7 @@ class Cache:
         than the set can commit at once. A refusal by the daemon is raised by the call that waits, or by the
         next one that stores, or by flush().
         """
-        one = NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))
-        self._objects.store(one, wait=wait, durable=durable)
+        self._objects.store(self._new(name, value, expire), wait=wait, durable=durable)
 
     def __setitem__(self, name: Name, value: Any) -> None:
         self.set(name, value)
@@ -120,8 +119,7 @@ class Cache:
         An expired value is removed first: of several callers that find one at the same moment more than one
         may store.
         """
-        one = NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))
-        return self._objects.add(one, durable=durable)
+        return self._objects.add(self._new(name, value, expire), durable=durable)
 
     def set_many(
         self,
@@ -132,10 +130,7 @@ class Cache:
     ) -> None:
         """Store several values; each is stored by itself."""
         pairs: Iterable[tuple[Name, Any]] = values.items() if isinstance(values, Mapping) else values
-        for name, value in pairs:
-            self.set(name, value, expire=expire)
-        if wait:
-            self.flush(durable=False)
+        self._objects.store_many((self._new(name, value, expire) for name, value in pairs), wait=wait)
 
     def touch(self, name: Name, expire: float | None = None) -> bool:
         """Change when a value expires, from now on, to never with None; returns whether it was there.
@@ -192,3 +187,8 @@ class Cache:
     def close(self) -> None:
         """Wait until all that was stored is committed, and disconnect. Idempotent."""
         self._objects.close()
+
+    # Inside
+
+    def _new(self, name: Name, value: Any, expire: float | None) -> NewObject:
+        return NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))

@@ -56,8 +56,8 @@ class KnownObject(Position):
     """
 
     __slots__ = (
-        "at", "bucket", "codec", "counter", "crc", "expires_at_us", "gc_epoch", "gen", "head", "length",
-        "life", "offset", "others", "reported_in", "value_at",
+        "at", "bucket", "bytes", "codec", "counter", "crc", "expires_at_us", "gc_epoch", "gen", "head",
+        "length", "life", "offset", "others", "reported_in", "value_at",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class KnownObject(Position):
         """Keys are the object's, the slot's first one first; all were valid at `since` or later."""
         super().__init__(version, keys, since)
         self.codec, self.expires_at_us, self.crc, self.head, length = seal
+        self.bytes = length  # of the object
         self.value_at = len(self.head)  # in the bytes from CHECKED_AT on
         key = keys[0]
         self.offset, self.counter = (

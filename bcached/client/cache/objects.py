@@ -5,13 +5,15 @@ Cache calls it in the caller's thread. AsyncCache calls in the loop what takes n
 threads.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from bcached.client.cache.expiry import now_us, unexpired
 from bcached.client.cache.names import ALL_SECTORS, offset_of
 from bcached.client.cache.object_format import (
+    OBJECT_BYTES_MAX,
     PAGE_BYTES,
     RECORD,
     Parts,
@@ -71,10 +73,13 @@ class Objects:
 
     # Looking up
 
-    def recall(self, name: bytes, read: Read = os.pread) -> Found | None:
-        """Returns the object of this name, counted as a hit, if it is known without a request."""
+    def recall(self, name: bytes, read: Read = os.pread, most: int = OBJECT_BYTES_MAX) -> Found | None:
+        """Returns the object of this name, counted as a hit, if it is known without a request.
+
+        read, most: see Recall.known.
+        """
         session = self.sessions.existing
-        recalled = session.recall.known(name, read) if session is not None else None
+        recalled = session.recall.known(name, read, most) if session is not None else None
         if recalled is None:
             return None
         known, value = recalled
@@ -114,6 +119,13 @@ class Objects:
         """Store an object in place of an earlier one."""
         self._run(lambda session: self._store(session, one, wait=wait, durable=durable), None)
         self.sets += 1
+
+    def store_many(self, ones: Iterable[NewObject], *, wait: bool) -> None:
+        """Store several objects, each by itself."""
+        for one in ones:
+            self.store(one)
+        if wait:
+            self.flush(durable=False)
 
     def add(self, one: NewObject, *, durable: bool) -> bool:
         """Store an object if there is none; returns whether it was stored."""
@@ -184,15 +196,21 @@ class Objects:
 
     def _find(self, session: Session, name: bytes) -> StoredObject | None:
         found = self._find_own(session, name) if session.commits.newest else None
-        if found is not None:
-            return unexpired(found)
+        try:
+            return unexpired(found or self._find_known(session, name))
+        except StaleRead:
+            return unexpired(session.find(name, offset_of(name)))
+
+    def _find_known(self, session: Session, name: bytes) -> StoredObject | None:
+        """Returns the object, or None for a miss. Raises StaleRead if that takes a look-up."""
         position = session.positions.get(name)
-        if position is not None:
-            try:
-                return unexpired(session.find_known(name, position))
-            except StaleRead:
-                session.positions.forget(name)
-        return unexpired(session.find(name, offset_of(name)))
+        if position is None:
+            raise StaleRead
+        try:
+            return session.find_known(name, position)
+        except StaleRead:
+            session.positions.forget(name)
+            raise
 
     def _find_own(self, session: Session, name: bytes) -> StoredObject | None:
         """Returns an object on its way to the index, if there is one still when the answers are read."""
@@ -208,7 +226,13 @@ class Objects:
         if session.commits.newest:
             with self.sessions.lock:
                 session.commits.drain()
-        return [unexpired(one) for one in session.find_many([(name, offset_of(name)) for name in names])]
+        found: dict[bytes, StoredObject | None] = {}
+        for name in names:
+            with contextlib.suppress(StaleRead):
+                found[name] = self._find_known(session, name)
+        unknown = [name for name in dict.fromkeys(names) if name not in found]
+        found.update(zip(unknown, session.find_many(unknown), strict=True))
+        return [unexpired(found[name]) for name in names]
 
     def _store(self, session: Session, one: NewObject, *, wait: bool, durable: bool) -> None:
         parts, seal = _encoded(session, one)

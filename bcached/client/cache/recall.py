@@ -16,6 +16,7 @@ from fastcrc import crc64
 from bcached.client.cache.expiry import now_us
 from bcached.client.cache.hits import CALLS, Hits
 from bcached.client.cache.known_object import KnownObject
+from bcached.client.cache.object_format import OBJECT_BYTES_MAX
 from bcached.client.cache.positions import Positions
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 
@@ -45,10 +46,12 @@ class Recall:
         self._hang_ups = hang_ups  # returns something if the connection has ended; raises once it is closed
         self._hits = hits
 
-    def known(self, name: bytes, read: Read = os.pread) -> tuple[KnownObject, bytes] | None:
+    def known(
+        self, name: bytes, read: Read = os.pread, most: int = OBJECT_BYTES_MAX
+    ) -> tuple[KnownObject, bytes] | None:
         """Returns the newest object of this name, and its value; None if that is not known for certain.
 
-        read: may raise OSError for bytes that are not in memory.
+        read: may raise OSError for bytes that are not in memory. most: bytes; a longer object is not read.
         """
         one: Any = self._positions.young.get(name) or self._positions.get(name)
         if (
@@ -62,7 +65,7 @@ class Recall:
         try:
             value: bytes | None
             if one.others is not None:
-                value = _long_value(one, read)
+                value = _long_value(one, read) if one.bytes <= most else None
             else:
                 data = read(member.path.descriptor, one.length, one.at)
                 sound = crc64.xz(data) == one.crc and data.startswith(one.head)

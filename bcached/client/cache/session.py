@@ -184,14 +184,9 @@ class Session:
                 found = self.channel.ask(verbs.lookup(self.at, self.inode, found.next, rest))
                 keys += found.keys
             try:
-                read = self.reader.read(name, offset, keys, since)
+                return self._read(name, offset, version, keys, since)
             except StaleRead:
                 continue
-            if read is not None:
-                self._know(name, version, keys, since, read.seal)
-            elif not keys:  # else another name's, or one that has lost a part
-                self.positions.put(name, Position(version, keys, since))
-            return read
         return None
 
     def find_own(self, name: bytes, pending: Pending) -> StoredObject | None:
@@ -201,22 +196,33 @@ class Session:
         except StaleRead:
             return None
 
-    def find_many(self, wanted: Sequence[tuple[bytes, int]]) -> list[StoredObject | None]:
-        """Returns the objects of these names and offsets, with few round trips."""
+    def find_many(self, names: Sequence[bytes]) -> list[StoredObject | None]:
+        """Returns the objects of these names, with few round trips."""
         objects: list[StoredObject | None] = []
-        for start in range(0, len(wanted), MANY_MAX):
-            batch = wanted[start : start + MANY_MAX]
-            since = self.gens.now()
+        for start in range(0, len(names), MANY_MAX):
+            batch = [(name, offset_of(name)) for name in names[start : start + MANY_MAX]]
+            since, versions = self.gens.now(), [self.changes.counter(self.inode, one[1]) for one in batch]
             requests = [Lookup(self.inode, offset, SLOT_SECTORS) for _, offset in batch]
             answers = self.channel.ask(verbs.lookup_many(self.at, requests))
-            for (name, offset), found in zip(batch, answers, strict=True):
+            for (name, offset), version, found in zip(batch, versions, answers, strict=True):
                 try:
                     if found.next is not None:
                         raise StaleRead
-                    objects.append(self.reader.read(name, offset, found.keys, since))
+                    objects.append(self._read(name, offset, version, found.keys, since))
                 except StaleRead:
                     objects.append(self.find(name, offset))
         return objects
+
+    def _read(
+        self, name: bytes, offset: int, version: int, keys: Sequence[Key], since: Instant
+    ) -> StoredObject | None:
+        """Returns the object in keys that were looked up, and remembers it. Raises StaleRead."""
+        read = self.reader.read(name, offset, keys, since)
+        if read is not None:
+            self._know(name, version, keys, since, read.seal)
+        elif not keys:  # else another name's, or one that has lost a part
+            self.positions.put(name, Position(version, keys, since))
+        return read
 
     # Dropping
 
