@@ -6,7 +6,7 @@ VENV     := .venv
 STAMP    := $(VENV)/.stamp
 BIN      := $(VENV)/bin
 
-.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test cache-test kernel-test systemd-test man dist deb package-test clean
+.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test repair-test cache-test kernel-test systemd-test man dist deb package-test clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -80,6 +80,10 @@ fuzz: $(STAMP)
 # need root and qemu-storage-daemon.
 kill-test: $(STAMP)
 	$(BIN)/python -m tests.kill
+
+# Sets damaged at random and repaired, a thousand times as many as in make test.
+repair-test: $(STAMP)
+	BCACHED_REPAIRS=16000 $(BIN)/pytest -q -n $(WORKERS) tests/store/repair/test_random_damage.py
 
 # A million calls of several processes on one cache, with kills, pauses, evictions and deleted volumes; then direct writes
 # beside buffered reads. Ten millions: make cache-test CACHE_TEST="--calls 10000000", half an hour on two cores.

@@ -25,6 +25,7 @@ from bcached.errors import FormatError, SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.missing_members import readable_sectors
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import BackingFound, Owner, owner_of, read_backing, volume_sectors
 from bcached.store.rescue.rescue import Rescue, first_data_sector
@@ -173,7 +174,7 @@ async def _rescue(options: GlobalOptions, request: Request) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
         left = await read_corrected(caches, request.layout)
         await add_found_leaves(left)
-        unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])
+        unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
         if request.map_path is not None:
             unreadable.add_map(request.map_lines, request.map_path)
         extents = DirtyExtents.of(left)

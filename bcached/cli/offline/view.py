@@ -27,6 +27,7 @@ from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.extent_map import packed_map
+from bcached.store.rescue.missing_members import is_missing, readable_sectors
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_sectors
 from bcached.store.rescue.rescue import Rescue, first_data_sector
@@ -134,9 +135,13 @@ async def _find(
 ) -> Exported:
     async with opened(paths) as caches:
         left = await read_corrected(caches)
+        if any(is_missing(member.block_device) for member in left.members):
+            raise SetRefused(
+                f"{paths[0]}: a member of its set is missing: view reads all of them, rescue does not"
+            )
         await add_found_leaves(left)
         extents = DirtyExtents.of(left)
-        unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])
+        unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
         files = [member.block_device.data_path for member in left.members]
         if backing_path is None:
             assert volume is not None

@@ -104,7 +104,7 @@ async def _read_buckets(members: Sequence[MemberFound], report: Report) -> tuple
             if bucket is not None:
                 found.buckets.append(bucket)
         failed += len(found.buckets) - before < len(member.superblock.journal_buckets)
-    return found, failed < len(members)
+    return found, failed < sum(bool(member.superblock.journal_buckets) for member in members)
 
 
 async def _bucket_left(member: MemberFound, number: int, index: int, report: Report) -> BucketFound | None:

@@ -22,6 +22,7 @@ from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import is_extent, leaf_extents
 from bcached.store.finding import Finding
 from bcached.store.membership import MemberFound
+from bcached.store.rescue.missing_members import is_missing
 from bcached.store.rescue.set_left import SetLeft
 from bcached.units import SECTOR_BYTES
 
@@ -69,6 +70,8 @@ async def add_found_leaves(left: SetLeft) -> None:
 async def _nodes(left: SetLeft) -> AsyncIterator[Key]:
     """Yields keys for the nodes at the beginning of buckets that nothing is known to use."""
     for device, member in enumerate(left.members):
+        if is_missing(member.block_device):
+            continue
         census = left.checked.censuses[device]
         sectors = node_sectors(member.superblock.bucket_sectors)
         for bucket in range(member.superblock.first_bucket, member.superblock.bucket_count):

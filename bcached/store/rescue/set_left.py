@@ -24,12 +24,14 @@ from bcached.store.reading.set_reader import Metadata, read_locations, read_prio
 from bcached.store.reading.volume_check import read_volumes
 from bcached.store.rescue.doubts import Doubts
 from bcached.store.rescue.journal_left import JournalLeft, fits_its_journal, read_journal_left, sizes_fit
+from bcached.store.rescue.missing_members import with_missing
 from bcached.store.rescue.newest_bsets import bsets_behind_all_damage
 from bcached.store.rescue.superblock_left import Layout, MemberLeft, read_member_left, refuse_unused
 
 # Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
 ANSWERED = {
     "superblock",
+    "member-missing",
     "prio-chain",
     "btree-root",
     "uuid-bucket",
@@ -96,6 +98,7 @@ async def read_what_is_left(devices: Sequence[BlockDevice], layout: Layout | Non
     members.sort(key=lambda member: member.found.superblock.member)
     _refuse_others(members)
     refuse_unused(members, report)
+    members = with_missing(members, report)
     checked.metadata = Metadata([member.found for member in members])
     journal = await read_journal_left(checked.members, report)
     checked.metadata.journal = journal.found
@@ -133,7 +136,7 @@ async def _read_tree(left: SetLeft) -> None:
 
 
 def _refuse_others(members: Sequence[MemberLeft]) -> None:
-    """Refuse devices that are not all the members of one set."""
+    """Refuse devices that are not members of one set, or are one of them twice."""
     first = members[0].found
     numbers = [member.found.superblock.member for member in members]
     for member in members:
@@ -144,10 +147,10 @@ def _refuse_others(members: Sequence[MemberLeft]) -> None:
             )
         if superblock.bucket_sectors != first.superblock.bucket_sectors:
             raise SetRefused(f"{path}: its buckets have another size than those of {first.path}")
-    if numbers != list(range(first.superblock.members)):
+    if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(first.superblock.members)):
         raise SetRefused(
-            f"{first.path}: expected the {first.superblock.members} members of its set, found the numbers "
-            f"{', '.join(map(str, numbers))}: give all of them, each once"
+            f"{first.path}: expected members of a set of {first.superblock.members}, found the numbers "
+            f"{', '.join(map(str, numbers))}: give each once"
         )
 
 

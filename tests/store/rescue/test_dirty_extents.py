@@ -120,15 +120,15 @@ async def test_keys_of_entries_behind_a_hole_are_sure() -> None:
     assert ranges(await dirty(builder)) == [(0, 8, NEWEST), (8, 8, NEWEST), (48, 8, SURE)]
 
 
-async def test_a_set_of_several_members_is_read_whole_and_not_in_part() -> None:
+async def test_a_set_of_several_members_is_read_whole() -> None:
     builder = ImageBuilder(members=2)
     keys = [builder.extent(0, 8 * n, 8, dirty=True, member=n % 2) for n in range(4)]
     builder.finish(builder.node(keys))
     found = await dirty(builder)
     assert ranges(found) == [(8 * n, 8, SURE) for n in range(4)]
     assert [extent.copies[0].device for extent in found] == [0, 1, 0, 1]
-    with pytest.raises(SetRefused, match="expected the 2 members of its set, found the numbers 1"):
-        await read_corrected(builder.devices()[1:])
+    with pytest.raises(SetRefused, match="expected members of a set of 2, found the numbers 1, 1"):
+        await read_corrected([*builder.devices()[1:], *builder.devices()[1:]])
 
 
 async def test_an_entry_damaged_on_one_member_is_read_from_the_other() -> None:
