@@ -49,6 +49,7 @@ class Outcome:
 
     source: MemberFound
     areas: LiveAreas
+    overwritten: list[str] = field(default_factory=list)  # what is found on the target
     done: Copied = field(default_factory=Copied)
     is_done: bool = False
 
@@ -78,7 +79,7 @@ class Outcome:
 @click.option(
     "-n", "--dry-run", is_flag=True, help="Check everything, say what would be copied, write nothing."
 )
-@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask before anything is overwritten.")
 @pass_options
 def clone(
     options: GlobalOptions,
@@ -117,26 +118,28 @@ async def _clone(options: GlobalOptions, request: Request, *, is_new: bool) -> O
         outcome = Outcome(checked.members[numbers[0]], live_areas(checked, numbers[0]))
         if is_new:
             if not request.dry_run:
-                ask(options, request.target, _lines(outcome, request), yes=request.yes)
                 create_image(request.target, bytes_needed(outcome.source))
-                await _run(request, outcome)
-            return outcome
-        async with opened([request.target]) as (target,):
-            await _judge_target(request, outcome, target)
+        else:
+            async with opened([request.target]) as (target,):
+                await _judge_target(request, outcome, target)
         if not request.dry_run:
-            ask(options, request.target, _lines(outcome, request), yes=request.yes)
+            if outcome.overwritten:
+                ask(options, request.target, _lines(outcome, request), yes=request.yes)
             await _run(request, outcome)
     return outcome
 
 
 async def _judge_target(request: Request, outcome: Outcome, target: FileDevice) -> None:
-    """Refuse a target that does not fit, or that holds anything."""
+    """Refuse a target that does not fit, or that holds anything unless it may be overwritten."""
     refuse_unfit(outcome.source, target)
-    if request.force:
-        return
-    for path, words in (await losses([target])).items():
-        raise DeviceRefused(path, f"{words}: that would be lost. Nothing was changed; --force overwrites it")
-    refuse_signatures(request.target, find_signatures(request.target))
+    lost, signatures = await losses([target]), find_signatures(request.target)
+    if not request.force:
+        for path, words in lost.items():
+            raise DeviceRefused(
+                path, f"{words}: that would be lost. Nothing was changed; --force overwrites it"
+            )
+        refuse_signatures(request.target, signatures)
+    outcome.overwritten = [*lost.values()] or [str(signature) for signature in signatures]
 
 
 async def _run(request: Request, outcome: Outcome) -> None:
@@ -176,6 +179,7 @@ def _lines(outcome: Outcome, request: Request) -> list[str]:
         return [
             f"{live} of {whole} on {request.cache} count, and would be copied to {request.target}",
             f"{request.target} would get its uuids and take its place",
+            *(f"{request.target} would be overwritten: {found}" for found in outcome.overwritten),
         ]
     there = format_size(outcome.done.equal_sectors * SECTOR_BYTES)
     verified = ", and verified" if request.verify else ""

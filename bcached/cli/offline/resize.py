@@ -80,7 +80,7 @@ class Outcome:
 @click.option(
     "-n", "--dry-run", is_flag=True, help="Check everything, say what would be done, write nothing."
 )
-@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask before clean data is dropped.")
 @pass_options
 def resize(
     options: GlobalOptions, cache: str, size: int, *, others: tuple[str, ...], dry_run: bool, yes: bool
@@ -113,7 +113,8 @@ async def _resize(options: GlobalOptions, request: Request) -> Outcome:
         plan = await _planned(devices, size_bytes)
         outcome = Outcome(plan, size_bytes)
         if not request.dry_run:
-            ask(options, request.cache, _lines(outcome, request), yes=request.yes)
+            if plan.dropped_sectors or plan.emptied_sectors:
+                ask(options, request.cache, _lines(outcome, request), yes=request.yes)
             await _run(devices, plan, size_bytes)
             outcome.is_done = True
     return outcome

@@ -88,7 +88,7 @@ class Outcome:
 )
 @click.option("--attach", "attaches", is_flag=True, help="Attach DEV first if it is attached to no set.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say how much would be brought in; write nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask before DEV is attached.")
 @pass_options
 def warm(
     options: GlobalOptions,
@@ -136,7 +136,8 @@ async def _warm(options: GlobalOptions, request: Request) -> Outcome:
         refuse_damaged(checked)
         outcome = _plan(request, checked, found, backing)
         if changes:
-            ask(options, ", ".join(request.caches), _lines(outcome, request), yes=request.yes)
+            if outcome.inode is None:
+                ask(options, request.backing, _lines(outcome, request), yes=request.yes)
             await _fill(outcome, devices, backing, found)
         return outcome
 

@@ -12,6 +12,8 @@ def refuse_damaged(checked: CheckedSet) -> None:
     if worst <= Severity.TORN:
         return
     finding = next(finding for finding in checked.findings.listed if finding.severity == worst)
+    if not checked.members:  # it is no cache device, or not all of one
+        raise finding.cause or SetRefused(finding.text)
     raise SetRefused(
         f"expected a set without damage, found {finding.text}. `bcachectl check` lists all of it; "
         "`bcachectl rescue` brings dirty data back"

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
+from instruments.samples.damaged_kernel_image import backing_bytes
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.samples.kernel_images import image_bytes
 
@@ -44,11 +45,24 @@ def test_a_dry_run_makes_nothing(cache: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new.img").exists()
 
 
-def test_without_a_terminal_it_wants_yes(cache: Path, tmp_path: Path) -> None:
-    done = run("clone", cache, tmp_path / "new.img")
+def test_only_before_something_is_overwritten_it_asks(cache: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new.img"
+    assert run("clone", cache, target).exit_code == 0
+    whole = target.read_bytes()
+    done = run("clone", "--force", cache, target)
     assert (done.exit_code, done.stdout) == (USAGE, "")
     assert "say --yes" in done.stderr
-    assert not (tmp_path / "new.img").exists()
+    assert target.read_bytes() == whole
+    assert "would be overwritten: cache set" in run("clone", "-n", "--force", cache, target).stdout
+
+
+def test_a_device_that_is_no_cache_is_called_what_it_is(tmp_path: Path) -> None:
+    backing = tmp_path / "backing.img"
+    backing.write_bytes(backing_bytes("clean"))
+    refused = run("clone", backing, tmp_path / "new.img")
+    assert refused.exit_code == FAILED
+    assert "is a bcache backing device" in refused.stderr
+    assert "damage" not in refused.stderr
 
 
 def test_a_target_with_dirty_data_is_overwritten_only_by_force(cache: Path, tmp_path: Path) -> None:

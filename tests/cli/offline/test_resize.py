@@ -60,7 +60,12 @@ def test_a_dry_run_says_what_would_be_dropped_and_changes_nothing(cache: Path) -
     assert cache.read_bytes() == before
 
 
-def test_without_a_terminal_it_wants_yes(cache: Path) -> None:
+def test_what_drops_nothing_is_not_asked_about(cache: Path) -> None:
+    assert run("resize", cache, "17M").exit_code == 0
+    assert cache.stat().st_size == 17 << 20
+
+
+def test_without_a_terminal_dropping_wants_yes(cache: Path) -> None:
     before = cache.read_bytes()
     done = run("resize", cache, "12M")
     assert (done.exit_code, done.stdout) == (USAGE, "")

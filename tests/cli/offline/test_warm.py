@@ -82,7 +82,7 @@ def test_what_is_missing_is_brought_in_and_the_rest_stays(cache: Path, backing: 
         run("--json", "warm", "-n", cache, "--backing", backing, "--ranges", "-", told=HOT).stdout
     )
     assert cache.read_bytes() == image_bytes("clean")
-    done = run("--json", "warm", "--yes", cache, "--backing", backing, "--ranges", "-", told=HOT)
+    done = run("--json", "warm", cache, "--backing", backing, "--ranges", "-", told=HOT)
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
     assert 0 < told["warmed_sectors"] == planned["missing_sectors"] < told["wanted_sectors"] == 2048
@@ -92,6 +92,14 @@ def test_what_is_missing_is_brought_in_and_the_rest_stays(cache: Path, backing: 
     assert_right(cache, backing, range(1024))
     again = run("--json", "warm", "--yes", cache, "--backing", backing, "--ranges", "-", told=HOT)
     assert json.loads(again.stdout)["warmed_sectors"] < told["warmed_sectors"] // 4
+
+
+def test_it_asks_before_a_device_is_attached(fresh: Path, alone: Path) -> None:
+    below = alone.read_bytes()
+    done = run("warm", "--attach", fresh, "--backing", alone, "--ranges", "-", told="0 1M")
+    assert (done.exit_code, done.stdout) == (USAGE, "")
+    assert "say --yes" in done.stderr
+    assert alone.read_bytes() == below
 
 
 def test_a_device_of_no_set_is_attached_when_asked_for(fresh: Path, alone: Path) -> None:
