@@ -76,8 +76,8 @@ torture: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-# A thousand kills of the daemon under load, and two hundred power cuts on a recorded block device: the latter
-# need root and qemu-storage-daemon.
+# A thousand kills of the daemon under load, and two hundred power cuts on a recorded block device; then some of both
+# under a cache of objects. Power cuts need root and qemu-storage-daemon.
 kill-test: $(STAMP)
 	$(BIN)/python -m tests.kill
 

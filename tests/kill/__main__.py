@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from .lives import Lives, run_lives
+from .objects import ObjectKills, run_object_cuts, run_object_kills
 from .power import PowerCuts, run_cuts
 from .recorder import why_not
 
@@ -28,11 +29,15 @@ def main() -> int:
             told_of_lives(
                 asyncio.run(run_lives(options.lives, options.seed, members=options.members, told=True))
             )
-        if options.cuts and (missing := why_not()) is not None:
-            print(f"SKIPPED {options.cuts} power cuts: {missing}", file=sys.stderr)
-            return 0 if options.lives else 2
+        if options.object_kills:
+            told_of_objects(run_object_kills(options.object_kills, options.seed, told=True))
+        if (options.cuts or options.object_cuts) and (missing := why_not()) is not None:
+            print(f"SKIPPED {options.cuts + options.object_cuts} power cuts: {missing}", file=sys.stderr)
+            return 0 if options.lives or options.object_kills else 2
         if options.cuts:
             told_of_cuts(asyncio.run(run_cuts(options.cuts, options.seed, told=True)))
+        if options.object_cuts:
+            told_of_objects(run_object_cuts(options.object_cuts, options.seed, told=True))
     except Exception:
         traceback.print_exc()
         return 1
@@ -44,6 +49,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
     parser.add_argument("--lives", type=int, default=1000, help="how often the daemon is killed")
     parser.add_argument("--cuts", type=int, default=200, help="how many power cuts; they need root")
+    parser.add_argument("--object-kills", type=int, default=200, help="how often under a cache of objects")
+    parser.add_argument(
+        "--object-cuts", type=int, default=60, help="power cuts under a cache; they need root"
+    )
     parser.add_argument("--members", type=int, default=1, help="how many devices the killed set has")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
@@ -64,6 +73,14 @@ def told_of_cuts(cuts: PowerCuts) -> None:
     print(f"power cuts: {cuts.cuts} in {cuts.sessions} sessions, {cuts.undecided} sectors undecided at them")
     print(f"logged: {cuts.entries} entries, {cuts.flushes} flushes, {cuts.discards} discards")
     print(f"clients: {told(cuts.ledger.figures)}; nothing lost")
+
+
+def told_of_objects(kills: ObjectKills) -> None:
+    """The figures of a run of kills or power cuts under a cache."""
+    print(
+        f"objects: {kills.kills} kills, {kills.cuts} power cuts, {kills.undecided} sectors undecided at them"
+    )
+    print(f"found {kills.found} objects; clients: {told(kills.figures)}; nothing lost")
 
 
 def told(figures: dict[str, int]) -> str:
