@@ -18,6 +18,7 @@ from instruments.samples.damaged_kernel_image import (
     backing_bytes,
     bsets,
     erase,
+    flip,
     garble,
     journal_entries,
     structures,
@@ -74,6 +75,11 @@ def table_at() -> int:
     return checked.journal.newest.uuid_bucket.pointers[0].sector * 512
 
 
+def bit(raw: bytearray) -> None:
+    _, nodes = asyncio.run(structures("crash"))
+    flip(list(bsets(nodes, 0))[1][0] + 40)(raw)
+
+
 def stale(raw: bytearray) -> None:
     """Raise the gen of a bucket with dirty data in the prios."""
     checked, _ = asyncio.run(structures("crash"))
@@ -96,9 +102,17 @@ DAMAGE: dict[str, Callable[[bytearray], None]] = {
     "`stale dirty": stale,
     "A volume without": nothing,
     "Afterwards": nothing,
+    "Repairing the cache": bit,
+    "Repair of the prios": prios,
+    "Repair of the index": leaf,
+    "Repair of the journal": entry,
+    "Repair of the superblock": erase(4096, 4096),
+    "Repair of the uuid table": table,
+    "Undoing": prios,
 }
 LOST = {"`corrupted btree", "`IO error"}  # where some dirty data is not there to be found
 UNTOUCHED = {"A volume without"}
+LOSSY = {"Repair of the index", "Repair of the journal"}
 
 
 def test_every_section_is_tried() -> None:
@@ -124,6 +138,12 @@ def test_the_commands_work_as_written(key: str, tmp_path: Path) -> None:
         assert status in {0, 1, 4}, (line, said)
         assert not re.search("Traceback|a bug in bcachectl", said), (line, said)
     last = outcomes[-1][0]
+    if key.startswith("Repair"):
+        judge_repair(key, tmp_path, last)
+        return
+    if key == "Undoing":
+        assert (last, cache.read_bytes()) == (0, bytes(raw))
+        return
     assert last == (1 if key in LOST else 0), outcomes[-1]
     assert cache.read_bytes() == raw
     left = wrong_sectors("crash", backing.read_bytes())
@@ -133,6 +153,16 @@ def test_the_commands_work_as_written(key: str, tmp_path: Path) -> None:
         assert len(left) < 0.1 * len(wrong_sectors("crash", backing_bytes("crash")))
     else:
         assert left == set()
+
+
+def judge_repair(key: str, folder: Path, checked: int) -> None:
+    """The set is sound, the backing device as it was, and a rescue makes nothing of it wrong."""
+    backing = folder / "backing.img"
+    before = wrong_sectors("crash", backing_bytes("crash"))
+    assert (checked, backing.read_bytes()) == (0, backing_bytes("crash"))
+    assert run('bcachectl rescue "$CACHE" --backing "$BACKING"', folder)[0] == 0
+    left = wrong_sectors("crash", backing.read_bytes())
+    assert left < before if key in LOSSY else left == set()
 
 
 def run(line: str, folder: Path) -> tuple[int, str]:
