@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -25,6 +25,7 @@ from bcached.cli.paths import PATH
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
+from bcached.store.rescue.dm_table import Target, targets_of
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.extent_map import packed_map
 from bcached.store.rescue.missing_members import is_missing, readable_sectors
@@ -60,11 +61,17 @@ class Exported:
             parameters += [f"base={self.base}", f"base_sector={self.base_sector}"]
         return parameters
 
+    def dm_table(self) -> Iterator[Target]:
+        """Yields the same as targets of a table for dmsetup."""
+        size_sectors = self.size_bytes // SECTOR_BYTES
+        return targets_of(self.rows, size_sectors, self.caches, self.base, self.base_sector)
+
 
 @click.command(
     epilog=examples(
         "bcachectl view /dev/sdc --backing /dev/sdb         prints a URI for nbd-client, qemu-img, nbdfuse",
         "bcachectl view --cow /dev/sdc --backing /dev/sdb   it can be written; that is lost at the end",
+        "bcachectl view --dm-table /dev/sdc --backing /dev/sdb | dmsetup create --readonly merged",
     )
 )
 @click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
@@ -80,6 +87,7 @@ class Exported:
     type=PATH,
     help="The socket to make (default: a temporary one).",
 )
+@click.option("--dm-table", is_flag=True, help="Print a table for dmsetup instead, and export nothing.")
 @click.option(
     "--confidence",
     type=click.Choice(list(CONFIDENCE)),
@@ -96,6 +104,7 @@ def view(
     volume: int | None,
     cow: bool,
     socket_path: str | None,
+    dm_table: bool,
     confidence: str,
 ) -> None:
     """Export DEV as it would be after a rescue, until interrupted, so that fsck and mount can be tried first.
@@ -104,16 +113,35 @@ def view(
     """
     if backing is None and volume is None:
         raise click.UsageError("expected --backing DEV or --volume N")
-    if shutil.which(ENGINE) is None:
+    if dm_table and (cow or socket_path is not None):
+        raise click.UsageError("--dm-table exports nothing: it is for neither --cow nor --socket")
+    if shutil.which(ENGINE) is None and not dm_table:
         raise Failed(MISSING)
     warn_if_used([*caches, *([backing] if backing is not None else [])])
     exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence]))
+    if dm_table:
+        _print_table(options, exported)
+        return
     with tempfile.TemporaryDirectory(prefix="bcachectl-view-") as folder:
         map_path = Path(folder, "map")
         map_path.write_bytes(exported.rows)
         path = socket_path or str(Path(folder, "socket"))
         engine = [*_engine(path, cow=cow), *exported.parameters(str(map_path))]
         _serve(options, [*engine, "--run", 'echo "$uri"; exec cat'], exported)
+
+
+def _print_table(options: GlobalOptions, exported: Exported) -> None:
+    targets = exported.dm_table()
+    for path in [*exported.caches, *filter(None, [exported.base])]:
+        if not Path(path).is_block_device():
+            click.echo(
+                f"bcachectl: {path} is a file, and dmsetup needs a device: losetup -r -f --show", err=True
+            )
+    if options.as_json:
+        answer(options, {"size_bytes": exported.size_bytes, "table": list(map(asdict, targets))}, str)
+        return
+    for target in targets:
+        click.echo(str(target))
 
 
 def _engine(socket_path: str, *, cow: bool) -> list[str]:

@@ -144,7 +144,12 @@ async def _refuse_losses(path: str) -> None:
 
 def _loss(path: str, words: str) -> DeviceRefused:
     """Returns the refusal of a device with data that may be needed. It names no option that overrides it."""
-    remedy = "Write back dirty data, or copy the device, before it is laid out again; nothing was changed"
+    look = (
+        f"`bcachectl rescue -n {path} --backing DEV` says what can be written back, without -n it is written"
+    )
+    remedy = f"Copy the device, or write back dirty data first: {look}; nothing was changed"
+    if "backing device" in words:
+        remedy = "Write back its dirty data and copy what is on it first; nothing was changed"
     return DeviceRefused(path, f"{words}: that would be lost. {remedy}")
 
 

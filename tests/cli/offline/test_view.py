@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -131,3 +132,52 @@ def test_without_nbdkit_it_says_what_to_install(
     done = CliRunner().invoke(bcachectl, ["view", str(paths[0]), "--backing", str(paths[1])])
     assert done.exit_code == 1
     assert "nbdkit-plugin-python" in done.stderr
+
+
+def merged(table: list[dict[str, Any]], size_bytes: int) -> bytes:
+    """What the device of a table would have, as device mapper puts it together."""
+    paths = {target["device"] for target in table} - {None}
+    contents = {path: Path(path).read_bytes() for path in paths}
+    pieces: list[bytes] = []
+    end = 0
+    for target in table:
+        assert target["start"] * 512 == end, "without a gap"
+        begin, length = target["sector"] * 512, target["sectors"] * 512
+        device = contents.get(target["device"])
+        pieces.append(device[begin : begin + length] if device is not None else bytes(length))
+        assert len(pieces[-1]) == length, "inside of the device"
+        end += length
+    assert end == size_bytes
+    return b"".join(pieces)
+
+
+def test_a_table_for_dmsetup_is_what_the_kernel_read(paths: tuple[Path, Path]) -> None:
+    cache, backing = paths
+    done = CliRunner().invoke(
+        bcachectl, ["--json", "view", "--dm-table", str(cache), "--backing", str(backing)]
+    )
+    document = json.loads(done.stdout)
+    assert document["size_bytes"] == len(backing_bytes("crash")) - DATA_AT
+    seen = merged(document["table"], document["size_bytes"])
+    assert wrong_sectors("crash", bytes(DATA_AT) + seen) == set()
+    lines = CliRunner().invoke(bcachectl, ["view", "--dm-table", str(cache), "--backing", str(backing)])
+    assert lines.stdout.splitlines() == [
+        f"{it['start']} {it['sectors']} linear {it['device']} {it['sector']}" for it in document["table"]
+    ]
+    assert f"{cache} is a file, and dmsetup needs a device" in lines.stderr
+    assert (cache.read_bytes(), backing.read_bytes()) == (image_bytes("crash"), backing_bytes("crash"))
+
+
+def test_a_table_of_a_volume_has_zeros_where_nothing_is(paths: tuple[Path, Path]) -> None:
+    cache, _ = paths
+    cache.write_bytes(image_bytes("flash"))
+    done = CliRunner().invoke(bcachectl, ["--json", "view", "--dm-table", str(cache), "--volume", "0"])
+    document = json.loads(done.stdout)
+    assert document["size_bytes"] == 16 << 20
+    assert any(target["device"] is None for target in document["table"])
+    assert wrong_sectors("flash", merged(document["table"], document["size_bytes"])) == set()
+
+
+def test_a_table_is_no_export(paths: tuple[Path, Path]) -> None:
+    done = CliRunner().invoke(bcachectl, ["view", "--dm-table", "--cow", str(paths[0]), "--volume", "0"])
+    assert (done.exit_code, "exports nothing" in done.stderr) == (2, True)

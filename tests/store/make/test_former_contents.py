@@ -11,6 +11,7 @@ from bcached.store.make.request import MakeRequest, make_set
 from instruments.samples.format_samples import sealed, with_field
 from instruments.samples.image_builder import SECTOR, ImageBuilder
 
+FOUR = "holds 4 dirty keys of 16k, which may exist nowhere else"
 MAKERS = [{}, {"wipe_bcache": True}, {"dry_run": True, "wipe_bcache": True}, {"image_bytes": 32 << 20}]
 every_way = pytest.mark.parametrize("how", MAKERS, ids=["plain", "wipe", "dry run", "new image"])
 
@@ -44,6 +45,18 @@ def backing(image: ImageBuilder) -> None:
     image.write(4096, sealed(raw, 208 + 8 * len(image.superblocks[0].journal_buckets)))
 
 
+def wiped_magic(image: ImageBuilder) -> None:
+    """As wipefs does, once for the superblock and once for its copy."""
+    dirty(image)
+    for byte in (4096 + 24, 8192 + 24):
+        image.write(byte, bytes(16))
+
+
+def without_superblock(image: ImageBuilder) -> None:
+    dirty(image)
+    image.write(0, bytes(16384))
+
+
 def request(paths: list[str], **how: object) -> MakeRequest:
     return MakeRequest(tuple(paths), bucket_bytes=32 << 10, **how)  # type: ignore[arg-type]
 
@@ -52,8 +65,13 @@ def request(paths: list[str], **how: object) -> MakeRequest:
 @pytest.mark.parametrize(
     ("put", "words"),
     [
-        (dirty, "holds 4 dirty keys of 16k, which may exist nowhere else: that would be lost"),
-        (stale, "holds 4 dirty keys of 16k, which may exist nowhere else: that would be lost"),
+        (dirty, f"{FOUR} (volume 0, plain: 24 dirty sectors; volume 1, flash: 8 dirty sectors): that would"),
+        (stale, f"{FOUR} (volume 0, plain: 32 dirty sectors): that would be lost"),
+        (
+            wiped_magic,
+            "its bcache superblock was erased in part, and the rest is right: it may hold dirty data",
+        ),
+        (without_superblock, "a journal and an index of a cache set are there: it may hold dirty data"),
         (damaged, "may hold dirty data, which cannot be counted: "),
         (torn_superblock, "its bcache superblock cannot be read ("),
         (backing, "it is a bcache backing device (dirty, writeback, of cache set 05e70000-"),
@@ -70,9 +88,18 @@ async def test_what_may_be_missed_is_refused_by_name(
     told = str(refused.value)
     assert words in told
     assert "would be lost" in told
+    assert ("bcachectl rescue -n" in told) == (put is not backing)
     assert "--force" not in told
     assert "--wipe" not in told
     assert Path(paths[0]).read_bytes() == bytes(image.images[0])
+
+
+async def test_a_journal_whose_index_is_gone_keeps_nothing(tmp_path: Path) -> None:
+    image = ImageBuilder()
+    without_superblock(image)
+    image.write(image.byte_of(image.root), bytes(4096))
+    (path,) = image.files(tmp_path)
+    assert (await make_set(request([path], dry_run=True))).lost == {}
 
 
 @pytest.mark.parametrize("given", [[0], [1], [0, 1]])
