@@ -62,6 +62,7 @@ VERBS = {
     "warm": Verb("offline", "warm", "Fill a cache with clean data of its backing device."),
     "status": Verb("online", "status", "Print the set's state: buckets, free lists, waits, gens."),
     "top": Verb("online", "top", "Show the set's state, live."),
+    "trace": Verb("online", "trace", "Print the daemon's events as they happen, as perf would."),
     "explain": Verb("online", "explain", "Say why an allocation waits or failed."),
     "verify": Verb("online", "verify", "Check every invariant of the allocator."),
     "write": Verb("online", "write", "Allocate, write and commit standard input."),

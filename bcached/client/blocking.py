@@ -17,7 +17,7 @@ from bcached.client.state_view import StateView
 from bcached.errors import ConnectionLost
 from bcached.set_state import SetState
 from bcached.units import SECTOR_BYTES
-from bcached.wire.messages import Description
+from bcached.wire.messages import Description, Traced
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -155,6 +155,20 @@ class BlockingClient:
                 yield view.take(call.news.popleft())
                 self._at.check()
             call.outcome()
+        finally:
+            if not self._at.is_foreign:
+                channel.close()
+
+    def trace(self, *events: str, limit: int | None = None) -> Iterator[Traced]:
+        """Yields the daemon's events, all or those named, as they happen; over a connection of its own."""
+        self._at.check()
+        channel = SocketChannel(self.path, self._patience_s)
+        try:
+            call = verbs.trace(events, limit)
+            channel.send(call)
+            while channel.news(call):
+                yield call.news.popleft()
+            yield call.outcome()
         finally:
             if not self._at.is_foreign:
                 channel.close()

@@ -20,7 +20,7 @@ from bcached.client.state_view import StateView
 from bcached.errors import ClientClosed
 from bcached.keys import Key
 from bcached.set_state import SetState
-from bcached.wire.messages import Description
+from bcached.wire.messages import Description, Traced
 
 __all__ = ["SOCKET_PATH", "Client", "Piece"]
 
@@ -167,6 +167,21 @@ class Client:
                 yield view.take(call.news.popleft())
                 self._at.check()
             call.outcome()
+        finally:
+            if not self._at.is_foreign:
+                channel.abort()
+                await channel.lost
+
+    async def trace(self, *events: str, limit: int | None = None) -> AsyncGenerator[Traced, None]:
+        """Yields the daemon's events, all or those named, as they happen; over a connection of its own."""
+        self._at.check()
+        channel = await Channel.open(self.path, self._patience_s)
+        try:
+            call = verbs.trace(events, limit)
+            channel.send(call)
+            while await channel.news(call):
+                yield call.news.popleft()
+            yield call.outcome()
         finally:
             if not self._at.is_foreign:
                 channel.abort()

@@ -47,6 +47,7 @@ from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.opening.recovery import OpenedSet, first_run, recover
 from bcached.store.reading.set_reader import SetFound, read_set
+from bcached.tracepoints import Tracepoints
 from bcached.wire import change_map, gen_map
 from bcached.wire.change_map import ChangeMap
 from bcached.wire.gen_map import GenMap
@@ -114,6 +115,7 @@ class SetRun:
     def __init__(self, options: SetOptions, warn: Callable[[str], None]) -> None:
         self.options = options
         self._warn = warn
+        self.trace = Tracepoints()
         self.number = secrets.randbits(63) | 1  # names the run in leases and in the mapped gens
         self._lock: SetLock | None = None
         self._set: CacheSet | None = None
@@ -188,7 +190,12 @@ class SetRun:
     def _assemble(self, opened: OpenedSet, lease_path: str) -> CacheSet:
         members, journal = opened.members, opened.journal
         sectors = SectorAllocator([member.buckets for member in members], precise_clock())
-        shared = create_shared(self.options, sectors, precise_clock(), self._after_step, self._warn)
+        shared = create_shared(
+            self.options, sectors, precise_clock(), self._after_step, self._warn, self.trace
+        )
+        journal.trace = opened.index.io.trace = self.trace
+        for member in members:
+            member.buckets.trace = self.trace
         allocations = Allocations(members, sectors, shared)
         counters = self._map_changes(str(members[0].superblock.set_uuid))
         changes = self._key_changes(opened, sectors, counters, shared)

@@ -34,7 +34,7 @@ def volume_states(volumes: Sequence[VolumeInfo], index: Index) -> dict[str, Volu
             use.live.get(inode, 0),
             use.dirty.get(inode, 0),
             counts.get(inode, 0),
-            index.reads.get(inode) or VolumeReads(),
+            index.reads.of(inode),
         )
     if len(volumes) > VOLUMES_LISTED:
         total = index.reads.total()

@@ -20,6 +20,7 @@ REPLY_BYTES_MAX = 4 << 20  # no reply is longer
 REQUEST_BYTES_MAX = 1 << 20  # nor a request, by default
 TIMEOUT_MS, TIMEOUT_MS_MAX = 30_000, 300_000
 FOUND_MAX = 1000  # keys in one reply
+EVENTS_MAX = (1 << 31) - 1  # of one trace with a limit
 TOUCHED_MAX = 10_000  # buckets in one Touch
 RANGE_SECTORS_MAX = OFFSET_MAX - 1  # so that no range reaches beyond the last key's end
 INTERVAL_MS, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 3_600_000
@@ -346,6 +347,28 @@ class News(Results, omit_defaults=True):
 
     state: SetState | None = None
     changes: tuple[Change, ...] | None = None
+
+
+class Trace(Parameters, frozen=True):
+    """A stream of events: those with these names, and at most so many."""
+
+    events: tuple[str, ...] | None = None
+    limit: Annotated[int, Meta(ge=1, le=EVENTS_MAX)] | None = None
+
+
+class TraceEvent(Struct, gc=False):
+    """An event; time_ns is the system's monotonic clock."""
+
+    time_ns: int
+    name: str
+    fields: Any
+
+
+class Traced(Results):
+    """One of Trace's replies: the events since the last, and how many more were dropped before them."""
+
+    events: tuple[TraceEvent, ...]
+    dropped: int
 
 
 # org.varlink.service

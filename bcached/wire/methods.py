@@ -93,5 +93,6 @@ METHODS = {
         _method(ADMIN, "CreateVolume", volume_messages.CreateVolume, volume_messages.NewVolume),
         _method(ADMIN, "DeleteVolume", volume_messages.DeleteVolume, messages.Done),
         _method(MONITOR, "Watch", messages.Watch, messages.News),
+        _method(MONITOR, "Trace", messages.Trace, messages.Traced),
     )
 }

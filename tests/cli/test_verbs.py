@@ -4,12 +4,15 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from typing import Any
 
 import pytest
 
+from bcached.cli.online.trace import FORMATS
+from bcached.tracepoints import EVENTS
 from instruments.clients.daemon_process import DaemonProcess
 from instruments.clients.shell import Shell, wait_until
 
@@ -143,6 +146,32 @@ def test_top_draws_on_a_terminal_until_ctrl_c(shell: Shell) -> None:
     _, complaint = top.communicate(timeout=20)
     os.close(ours)
     assert (top.returncode, complaint) == (0, b"")
+
+
+def traced(shell: Shell, *options: str) -> list[str]:
+    """What `trace` prints until it ends by itself, while garbage is collected."""
+    trace = subprocess.Popen([*shell.command, *options], stdout=subprocess.PIPE, text=True)
+    while trace.poll() is None:
+        shell.told("gc")
+    output, _ = trace.communicate(timeout=20)
+    assert trace.returncode == 0
+    return output.splitlines()
+
+
+def test_trace_prints_events_as_perf_does(shell: Shell) -> None:
+    start, end = traced(shell, "trace", "gc_start", "bcache:bcache_gc_end", "-n", "2")
+    assert re.fullmatch(r" *\d+\.\d{6}: bcache:bcache_gc_start: trigger=asked", start)
+    assert re.fullmatch(r" *\d+\.\d{6}: bcache:bcache_gc_end: pointers \d+ stale \d+ in \d+ us", end)
+    (event,) = map(json.loads, traced(shell, "--json", "trace", "gc_st*", "-n", "1"))
+    assert (event["name"], event["fields"]) == ("bcache_gc_start", {"trigger": "asked"})
+
+
+def test_trace_knows_its_events_and_suggests_one_for_a_typo(shell: Shell) -> None:
+    listed = [line.split()[0] for line in shell.told("trace", "--list").splitlines()]
+    assert listed == list(EVENTS) == list(FORMATS)
+    done = shell.run("trace", "aloc")
+    assert done.exit_code == 2
+    assert "no event is named 'aloc': did you mean bcache_alloc?" in done.stderr
 
 
 def test_a_daemon_that_goes_away_ends_a_hold_with_one_line() -> None:

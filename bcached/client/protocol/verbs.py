@@ -317,6 +317,12 @@ def watch(interval_ms: int | None) -> Call[None]:
     return Call(f"{MONITOR}.Watch", request, messages.News, _nothing, more=True)
 
 
+def trace(events: Sequence[str], limit: int | None) -> Call[messages.Traced]:
+    """Listen to events, as news; after limit of them the call ends with the last."""
+    request = messages.Trace(tuple(events) or None, limit)
+    return Call(f"{MONITOR}.Trace", request, messages.Traced, lambda it: it, more=True)
+
+
 # Oneway messages
 
 

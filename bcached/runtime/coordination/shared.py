@@ -18,8 +18,10 @@ from bcached.runtime.coordination.step_watch import StepWatch
 from bcached.runtime.coordination.stop import Stop
 from bcached.runtime.coordination.traffic import Traffic
 from bcached.runtime.coordination.wait_queue import WaitQueue
+from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import SLICE_BOUNDS_S, Histogram
+from bcached.tracepoints import OFF, Tracepoints
 
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ class Shared:
     collections: GcSchedule
     traffic: Traffic
     slices: Histogram  # seconds per slice of long work
+    trace: Tracepoints
 
     @property
     def is_short(self) -> bool:
@@ -64,6 +67,7 @@ def create_shared(
     clock: Callable[[], float],
     after_step: Callable[[], None],
     warn: Callable[[str], None] = lambda _: None,
+    trace: Tracepoints = OFF,
 ) -> Shared:
     """Returns the shared parts of a set; after_step is called after every step of every task."""
     volume_sectors = sum(
@@ -78,7 +82,22 @@ def create_shared(
         traffic.count_allocated()
         conditions.announce(Fact.BUCKETS_MOVED)
 
+    def found_no_bucket(reserve: Reserve) -> None:
+        for buckets in sectors.members if trace.listeners else ():
+            if not buckets.reserves.has(reserve):
+                trace.emit(
+                    "bcache_alloc_fail",
+                    device=buckets.device,
+                    reserve=reserve.name.lower(),
+                    free=buckets.reserves.count(reserve),
+                    free_inc=len(buckets.free_inc),
+                    blocked=prios.blocked,
+                )
+
     queue = WaitQueue(options.waiters, queue_changed, stop.guarded)
+    queue.on_short = found_no_bucket
     stop.on_refusal.append(queue.refuse)
     steps, slices = StepWatch(clock, after_step), Histogram(SLICE_BOUNDS_S)
-    return Shared(options, clock, warn, conditions, queue, stop, steps, prios, collections, traffic, slices)
+    return Shared(
+        options, clock, warn, conditions, queue, stop, steps, prios, collections, traffic, slices, trace
+    )

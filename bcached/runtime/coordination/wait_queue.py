@@ -63,6 +63,7 @@ class WaitQueue:
             set()
         )  # reserves for which a request was refused since buckets arrived
         self._refusal: RequestError | None = None  # why no request may wait any more
+        self.on_short: Callable[[Reserve], None] = lambda _: None  # called when a request has to wait
         self._on_change = on_change
         self._expire_guarded, self._forget_guarded = guard(self._expire), guard(self._forget)
         self._loop = asyncio.get_running_loop()
@@ -93,6 +94,7 @@ class WaitQueue:
             if result is not None:
                 future.set_result(result)
                 return future
+        self.on_short(work.reserve)
         name = work.reserve.name.lower()
         if timeout_s <= 0:
             work.undo()

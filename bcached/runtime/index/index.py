@@ -43,6 +43,7 @@ class Index:
         self._journal = changes.journal
         self._sectors = sectors
         self._shared = shared
+        self._trace = shared.trace
         block_sectors = sectors.members[0].geometry.block_sectors
         # The longest deletion: a key's most sectors, in whole blocks.
         self._deletion_sectors = KEY_SECTORS_MAX // block_sectors * block_sectors
@@ -118,11 +119,19 @@ class Index:
         Returns their seq. All must be ready for them.
         """
         committed = self.committed_sectors
+        if self._trace.listeners:
+            for key in keys:
+                self._trace_insert(key)
         seq = self._accept(holder, keys, deletions)
         for key in keys:
             for pointer in key.pointers:
                 committed[pointer.device] += key.sectors
         return seq
+
+    def _trace_insert(self, key: Key) -> None:
+        self._trace.emit(
+            "bcache_cache_insert", inode=key.inode, offset=key.offset, sectors=key.sectors, dirty=key.dirty
+        )
 
     def _accept(self, holder: Holder, keys: Sequence[Key], deletions: Sequence[Key] = ()) -> int:
         ended = self._sectors.end_reservations(holder, keys)  # raises before anything has changed

@@ -47,6 +47,7 @@ class Lookups:
         self, nodes: NodeCache, sectors: SectorAllocator, reads: ReadsByVolume, shared: Shared
     ) -> None:
         self._reads = reads
+        self._reads_of = reads.by_inode
         self._nodes = nodes
         self._tree = nodes.tree
         self._sectors = sectors
@@ -67,7 +68,7 @@ class Lookups:
         if until < end and len(found) < limit:
             return None
         following = found[-1].end if len(found) == limit and found[-1].end < end else None
-        reads = self._reads[inode]
+        reads = self._reads_of.get(inode) or self._reads.of(inode)
         reads.lookups += 1
         reads.sectors += request.sectors if following is None else following - offset
         return LookupResult(self._live(found, request, reads), following)
@@ -87,7 +88,7 @@ class Lookups:
             if inode not in self._sectors.inodes:  # deleted meanwhile
                 raise NoSuchVolume(inode)
             found, until = self._tree.scan(inode, offset, end, limit, LEAVES_AT_ONCE)
-            reads = self._reads[inode]
+            reads = self._reads.of(inode)
             keys = self._live(found, request, reads)
             # 1. The last leaf holds more keys than the limit: the caller continues behind the last key.
             if len(found) == limit and found[-1].end < until:
@@ -111,8 +112,8 @@ class Lookups:
                 allocator.readers.pin(pin, keys)
                 if touch:
                     allocator.validity.touch(keys)
-            sectors = 0
-            for key in keys:
+            sectors = keys[0].sectors
+            for key in keys[1:] if len(keys) > 1 else ():
                 sectors += key.sectors
             reads.hits += 1
             reads.hit_sectors += sectors

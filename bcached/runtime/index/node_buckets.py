@@ -5,7 +5,7 @@ The last few are only for rewriting: a rewrite of a node takes one bucket and fr
 of buckets the index can always be written out. Growth of the index leaves these alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from bcached.keys import Key, Pointer
@@ -68,6 +68,7 @@ class NodeBuckets:
                 return None
             taken.append(bucket_id)
         self.bucket_ids.update(taken)
+        self._trace("bcache_btree_node_alloc", taken)
         self._shared.traffic.count_allocated()
         self._shared.buckets_moved()
         return [self._pointer(bucket_id) for bucket_id in taken]
@@ -75,6 +76,8 @@ class NodeBuckets:
     async def wait_for(self, count: int, growth: int) -> None:
         """Wait for count buckets; the caller tries to take them again."""
         self._shared.steps.waiting_for_nodes += 1
+        if self._shared.trace.listeners:
+            self._shared.trace.emit("bcache_btree_node_alloc_fail", nodes=count)
         self._shared.conditions.announce(Fact.LEAVES_WRITTEN)
         try:
             work = BucketWait(Reserve.BTREE, partial(self.suffices, count, growth))
@@ -109,6 +112,7 @@ class NodeBuckets:
         """
         bucket_id = self._bucket_id(pointer)
         self.bucket_ids.remove(bucket_id)
+        self._trace("bcache_btree_node_free", [bucket_id])
         self._give_back([bucket_id])
         self._shared.queue.serve()
 
@@ -121,6 +125,11 @@ class NodeBuckets:
         """Returns how many gens the pointer is behind its bucket."""
         device, bucket = self._bucket_id(pointer)
         return behind(pointer.gen, self._sectors.members[device].table.gens[bucket])
+
+    def _trace(self, name: str, bucket_ids: Sequence[BucketId]) -> None:
+        if self._shared.trace.listeners:
+            for device, bucket in bucket_ids:
+                self._shared.trace.emit(name, device=device, bucket=bucket)
 
     def _bucket_id(self, pointer: Pointer) -> BucketId:
         return pointer.device, self._sectors.members[pointer.device].geometry.bucket_of(pointer.sector)

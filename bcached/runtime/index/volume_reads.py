@@ -21,23 +21,24 @@ class VolumeReads:
         self.hit_sectors += other.hit_sectors
 
 
-class ReadsByVolume(dict[int, VolumeReads]):
+class ReadsByVolume:
     """The counts by inode, made on demand; those of deleted volumes stay in the total."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.by_inode: dict[int, VolumeReads] = {}
         self._deleted = VolumeReads()
 
-    def __missing__(self, inode: int) -> VolumeReads:
-        return self.setdefault(inode, VolumeReads())
+    def of(self, inode: int) -> VolumeReads:
+        """Returns the counts of a volume."""
+        return self.by_inode.setdefault(inode, VolumeReads())
 
     def forget(self, inode: int) -> None:
         """Remove a deleted volume."""
-        self._deleted.add(self.pop(inode, VolumeReads()))
+        self._deleted.add(self.by_inode.pop(inode, VolumeReads()))
 
     def total(self) -> VolumeReads:
         """Returns the sums over all volumes."""
         total = VolumeReads()
-        for reads in (self._deleted, *self.values()):
+        for reads in (self._deleted, *self.by_inode.values()):
             total.add(reads)
         return total

@@ -134,6 +134,8 @@ class GarbageCollector:
         shared = self._shared
         trigger = shared.collections.begin_marking()
         begun = shared.clock()
+        if shared.trace.listeners:
+            shared.trace.emit("bcache_gc_start", trigger=trigger)
         try:
             await self.marker.mark_all()
         finally:
@@ -143,6 +145,13 @@ class GarbageCollector:
             shared.collections.is_marking = False
         shared.collections.end_marking(trigger)
         self.durations.observe(shared.clock() - begun)
+        if shared.trace.listeners:
+            shared.trace.emit(
+                "bcache_gc_end",
+                pointers=self.marker.found["pointers"],
+                stale=self.marker.found["stale_pointers"],
+                microseconds=int((shared.clock() - begun) * 1e6),
+            )
         async with shared.conditions.bucket_lock:
             shared.conditions[Fact.MARKS_VALID].notify_all()
             shared.conditions[Fact.BUCKETS_MOVED].notify_all()

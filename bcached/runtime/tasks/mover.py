@@ -140,6 +140,7 @@ class Mover:
             if self._index.replace(self.holder, move.old, move.new):
                 self.moved_sectors += move.new.sectors
             else:
+                self._trace("bcache_gc_copy_collision", move.new)
                 self._sectors.release(self.holder, [move.new])
 
     def _is_movable(self, key: Key) -> bool:
@@ -186,6 +187,12 @@ class Mover:
             await member.block_device.write(pointer.sector * SECTOR_BYTES, data)
             member.written_bytes["moved"] += len(data)
         copied.add(move)
+        self._trace("bcache_gc_copy", move.new)
+
+    def _trace(self, name: str, key: Key) -> None:
+        trace = self._shared.trace
+        if trace.listeners:
+            trace.emit(name, inode=key.inode, offset=key.offset, sectors=key.sectors, dirty=key.dirty)
 
     async def _read(self, key: Key) -> bytes | None:
         """Returns the data of a pinned key from the first readable copy; None if there is none."""

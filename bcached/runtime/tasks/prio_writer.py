@@ -88,6 +88,15 @@ class PrioWriter:
             await shared.run_sliced(durable)
         shared.prios.writing.difference_update(members)
         self.durations.observe(shared.clock() - begun)
+        for member in members if shared.trace.listeners else ():
+            chain = member.buckets.prio_chains.current
+            shared.trace.emit(
+                "bcache_prio_write",
+                device=member.device,
+                sector=member.buckets.geometry.sector_of(chain[0]),
+                buckets=len(chain),
+                microseconds=int((shared.clock() - begun) * 1e6),
+            )
         async with shared.conditions.bucket_lock:
             shared.conditions[Fact.GENS_DURABLE].notify_all()
             shared.conditions[Fact.BUCKETS_MOVED].notify_all()

@@ -7,6 +7,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.allocator import DONE, Allocation
 from bcached.service.methods.index import IndexOperations
 from bcached.service.methods.state_changes import StateChanges
+from bcached.service.methods.tracing import INTERVAL_S, EventStream
 from bcached.service.methods.varlink import Interfaces
 from bcached.service.methods.volumes import VolumeOperations
 from bcached.service.socket.access import Role
@@ -40,6 +41,9 @@ class Administration:
         self.operations = {METHODS[f"{ADMIN}.{name}"].request: each for name, each in table.items()}
         self.operations[METHODS[f"{MONITOR}.Watch"].request] = Operation(
             Role.READER, self.watch, streams=True
+        )
+        self.operations[METHODS[f"{MONITOR}.Trace"].request] = Operation(
+            Role.READER, self.trace, streams=True
         )
 
     def status(self, _session: Session, _request: Any) -> Outcome:
@@ -81,6 +85,11 @@ class Administration:
         """Returns a stream: the state, then its changes."""
         interval_ms = messages.INTERVAL_MS if request.interval_ms is None else request.interval_ms
         return Stream(StateChanges(self._set.statistics).following, interval_ms / 1000)
+
+    def trace(self, _session: Session, request: messages.Trace) -> Outcome:
+        """Returns a stream of events."""
+        events = EventStream(self._set.shared.trace, request)
+        return Stream(events.following, INTERVAL_S, events.close)
 
 
 class CacheService:

@@ -14,12 +14,12 @@ from typing import Protocol, cast
 
 from bcached.errors import LimitExceeded, PermissionDenied, RequestError
 from bcached.service.logs.log import get_logger
-from bcached.service.socket import pipeline
 from bcached.service.socket.access import Role
 from bcached.service.socket.backlog import Backlog
 from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.method import Session
 from bcached.service.socket.pipeline import RequestPipeline
+from bcached.service.socket.pipeline_server import PipelineServer
 from bcached.service.socket.turns import TURN_NS, Turns
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
@@ -35,7 +35,7 @@ NO_ROLE_PATIENCE_S = 5
 log = get_logger(__name__)
 
 
-class ConnectionServer(pipeline.PipelineServer, Protocol):
+class ConnectionServer(PipelineServer, Protocol):
     """What a connection needs of its server."""
 
     buffers: Buffers

@@ -58,11 +58,22 @@ class Long(NamedTuple):
     results: Results
 
 
-class Stream(NamedTuple):
-    """Repeated results: polled at each interval, None while nothing has changed."""
+def _nothing() -> None:
+    """Close a stream that holds nothing."""
 
-    following: Callable[[], Results | None]
+
+class Last(NamedTuple):
+    """The results that end a stream."""
+
+    results: Results
+
+
+class Stream(NamedTuple):
+    """Repeated results: polled at each interval, None while nothing has changed; closed at its end."""
+
+    following: Callable[[], Results | Last | None]
     interval_s: float
+    close: Callable[[], None] = _nothing
 
 
 Outcome = Results | Long | Later | Stream

@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -32,6 +32,7 @@ from bcached.service.socket.in_order import InOrderRequests
 from bcached.service.socket.method import (
     BatchHandler,
     Handler,
+    Last,
     Later,
     Long,
     Operation,
@@ -39,8 +40,8 @@ from bcached.service.socket.method import (
     Session,
     Stream,
 )
+from bcached.service.socket.pipeline_server import PipelineServer
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX, ReplyQueue, ReplySlot
-from bcached.service.socket.request_counts import RequestCounts
 from bcached.wire.codec import (
     AnyReply,
     Continued,
@@ -58,25 +59,6 @@ BATCH_REQUESTS = 64  # requests answered by one write; back-pressure and time ar
 INTERFACE_OF = {method.request: method.interface for method in METHODS.values()}
 
 Received = Request | RequestError  # the error is for a message that could not be decoded
-
-
-class PipelineServer(Protocol):
-    """What a pipeline needs of its server."""
-
-    counts: RequestCounts
-    draining: bool
-
-    def operation_of(self, kind: type[Request]) -> Operation:
-        """Returns the operation of a request's class."""
-
-    def ready_operations(self, role: Role) -> dict[type, Operation]:
-        """Returns the brief operations that a role may run now without further checks."""
-
-    def spawn(self, coroutine: Any, cancellable: bool) -> "asyncio.Future[Any]":
-        """Run a coroutine as a task of the server; returns a future, which cancels it only if cancellable."""
-
-    def fail(self, error: Exception) -> None:
-        """Report a bug: the daemon stops."""
 
 
 class RequestPipeline:
@@ -327,9 +309,19 @@ class RequestPipeline:
         except Exception as error:
             self._server.fail(error)
             return
+        if isinstance(news, Last):
+            self._end_stream(slot)
+            self._fill(slot, self._encoded(slot.kind, news.results))
+            self._on_progress()
+            return
         if news is not None and not slot.silent:
             self.write(encode_replies([Continued(news)]))
         self._ticking = asyncio.get_running_loop().call_later(slot.stream.interval_s, self._tick, slot)
+
+    def _end_stream(self, slot: ReplySlot) -> None:
+        if slot.stream is not None:
+            slot.stream.close()
+            slot.stream = None
 
     # The end
 
@@ -340,6 +332,7 @@ class RequestPipeline:
         for slot in self._queue.waiting():
             if slot.future is None:  # a stream, or deferred
                 self._stop_ticking()
+                self._end_stream(slot)
                 self._fill(slot, encode_reply(self._refusal(slot.kind, ShuttingDown())))
                 refused = True
             elif not slot.is_decided:
@@ -354,6 +347,7 @@ class RequestPipeline:
         self._stop_ticking()
         self._in_order.clear()
         for slot in self._queue.clear():
+            self._end_stream(slot)
             if slot.future is not None:
                 slot.future.cancel()
 

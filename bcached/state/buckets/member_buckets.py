@@ -30,6 +30,7 @@ from bcached.state.buckets.prio_chains import PrioChains
 from bcached.state.buckets.replacement import Candidates, make_policies
 from bcached.state.buckets.reserves import Reserve, Reserves
 from bcached.state.buckets.unused_list import UnusedList
+from bcached.tracepoints import OFF
 
 INVALIDATED_BUCKETS = 2048  # per slice, scattered: up to a millisecond
 FREED_BUCKETS = 512  # per slice, one by one: a millisecond
@@ -71,6 +72,7 @@ class MemberBuckets:
         self._fruitless: tuple[int, int] | None = None  # evacuation_finds() of one that gained nothing
         self.invalidated = dict.fromkeys(Replacement, 0)  # buckets by policy, since the start
         self.discarded = 0  # buckets, since the start
+        self.trace = OFF
         self.on_evicted: Callable[[U16], None] = lambda _: None  # called with the prios of buckets with data
 
     def __repr__(self) -> str:
@@ -95,6 +97,8 @@ class MemberBuckets:
             buckets = found.buckets[start : start + INVALIDATED_BUCKETS]
             buckets = buckets[self.table.may_invalidate(buckets)][:missing]
             self.on_evicted(self.table.prios_array[buckets[self.table.sectors_array[buckets] > 0]])
+            if self.trace.listeners:
+                self._trace_invalidation(buckets.tolist())
             self.table.invalidate(buckets)
             self.free_inc.extend(buckets.tolist())
             if self.emptied:  # the prio write's journal entry is newer than those that emptied them
@@ -108,6 +112,11 @@ class MemberBuckets:
         self.invalidate_needs_gc = missing > 0
         self.held_back = found.held_back
         return space - missing
+
+    def _trace_invalidation(self, buckets: list[int]) -> None:
+        for bucket in buckets:
+            sector, sectors = self.geometry.sector_of(bucket), self.table.sectors[bucket]
+            self.trace.emit("bcache_invalidate", device=self.device, sector=sector, sectors=sectors)
 
     def retire(self, bucket: int) -> bool:
         """Put an empty bucket on the unused list. Returns whether that was possible.
@@ -306,13 +315,21 @@ class MemberBuckets:
         bucket = self.reserves.take(reserve)
         if bucket is not None:
             self.table.become_open(bucket)
+            if self.trace.listeners:
+                self._trace_alloc(bucket, reserve)
         return bucket
+
+    def _trace_alloc(self, bucket: int, reserve: Reserve) -> None:
+        sector = self.geometry.sector_of(bucket)
+        self.trace.emit("bcache_alloc", device=self.device, sector=sector, reserve=reserve.name.lower())
 
     def take_metadata(self, state: State) -> int | None:
         """Take a bucket for a btree node or the uuid table; None if there is none."""
         bucket = self.reserves.take(Reserve.BTREE)
         if bucket is not None:
             self._become_metadata(bucket, state)
+            if self.trace.listeners:
+                self._trace_alloc(bucket, Reserve.BTREE)
         return bucket
 
     @property
@@ -332,6 +349,8 @@ class MemberBuckets:
             bucket = self.reserves.take(Reserve.PRIO)
             assert bucket is not None
             self._become_metadata(bucket, State.PRIO)
+            if self.trace.listeners:
+                self._trace_alloc(bucket, Reserve.PRIO)
             writing.append(bucket)
         return writing
 

@@ -19,6 +19,7 @@ from bcached.store.btree.node_rules import BucketGens, MayBeTorn, judge_children
 from bcached.store.btree.plain_leaf import read_plain_leaf
 from bcached.store.finding import OpeningReport, refuse_fatal
 from bcached.store.membership import MemberFound
+from bcached.tracepoints import OFF
 from bcached.units import SECTOR_BYTES
 
 Claim = Callable[[NodeFound], object]
@@ -47,6 +48,7 @@ class NodeIo:
         self.may_be_torn = may_be_torn
         self.claim: Claim = _never
         self.report = OpeningReport()  # which counts checksum errors
+        self.trace = OFF
         self.nodes_read = 0
         self.nodes_written = 0  # nodes written whole
         self.blocks_appended = 0  # blocks appended to existing nodes
@@ -67,6 +69,9 @@ class NodeIo:
         for layer in layers:
             self.claim(layer)
         self.nodes_read += len(layers)
+        if self.trace.listeners:
+            for layer in layers:
+                self._trace("bcache_btree_read", layer.key)
         if level == 0 and not below:
             plain = await read_plain_leaf(self._members, key, low, self._bounds)
             if plain is not None:
@@ -111,6 +116,8 @@ class NodeIo:
             await self._write(pointer.device, byte, raw)
             byte += block_bytes
             self.blocks_appended += 1
+        if self.trace.listeners:
+            self._trace("bcache_btree_write", node.key, block=node.blocks_used, blocks=len(parts))
 
     async def write_whole(self, new_nodes: Sequence[NewNode]) -> None:
         """Write new nodes, durably; nothing names them yet."""
@@ -127,6 +134,15 @@ class NodeIo:
         assert len(raw) <= new_node.key.sectors * SECTOR_BYTES
         await self._write(pointer.device, pointer.sector * SECTOR_BYTES, raw)
         self.nodes_written += 1
+        if self.trace.listeners:
+            self._trace(
+                "bcache_btree_write", new_node.key, block=0, blocks=len(raw) // self.shape.block_bytes
+            )
+
+    def _trace(self, name: str, key: Key, **fields: int) -> None:
+        pointer = key.pointers[0]
+        bucket = pointer.sector // self.shape.bucket_sectors
+        self.trace.emit(name, device=pointer.device, bucket=bucket, **fields)
 
     async def _write(self, member: int, byte: int, raw: bytes) -> None:
         """Write to a member, durably; nodes that are written at the same time share a flush."""

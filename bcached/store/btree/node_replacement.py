@@ -103,10 +103,29 @@ class NodeReplacement:
         else:
             assert change.root is not None
             await self._journal.set_root(change.root.key, change.root.level)
+        if self._io.trace.listeners:
+            self._trace(change)
         freed = change.freed()
         install(self.tree, change, freeing)
         for key in freed:
             self._buckets.free(key.pointers[0])
+
+    def _trace(self, change: TreeChange) -> None:
+        """Emit what a change did to the shape of the tree."""
+        trace, replaced, new = self._io.trace, change.replaced, change.new_nodes
+        pointer = replaced[0].key.pointers[0]
+        device, bucket = pointer.device, pointer.sector // self._io.shape.bucket_sectors
+        # 1. Several nodes became one. 2. One became several. 3. One was rewritten.
+        if len(replaced) > 1:
+            trace.emit("bcache_btree_gc_coalesce", nodes=len(replaced))
+        elif len(new) > 1:
+            trace.emit("bcache_btree_node_split", device=device, bucket=bucket, nodes=len(new))
+        else:
+            trace.emit("bcache_btree_node_compact", device=device, bucket=bucket)
+        if change.root is not None and not change.append:
+            pointer = change.root.key.pointers[0]
+            bucket = pointer.sector // self._io.shape.bucket_sectors
+            trace.emit("bcache_btree_set_root", device=pointer.device, bucket=bucket)
 
     def _may_free(self, key: Key) -> bool:
         return self._buckets.may_bump(key.pointers[0])

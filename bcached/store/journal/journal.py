@@ -28,6 +28,8 @@ from bcached.store.journal.rings import Rings
 from bcached.store.journal.space import JournalSpace
 from bcached.store.journal.waiters import Waiters
 from bcached.store.member import Member
+from bcached.tracepoints import OFF
+from bcached.units import SECTOR_BYTES
 
 
 class Journal:
@@ -52,6 +54,7 @@ class Journal:
         self.locations = locations
         self.on_durable: list[Callable[[int], None]] = []  # called with each new durable_seq
         self.on_pressure: list[Callable[[], None]] = []  # called when a ring runs short: ask `pressure`
+        self.trace = OFF
         self.on_wanted: Callable[[], None] = lambda: None  # called when `is_wanted` may have become true
         needed = NeededKeys.of(entries, len(members))
         limits = JournalLimits(members[0].buckets.geometry, [len(ring.buckets) for ring in rings])
@@ -106,6 +109,9 @@ class Journal:
             self._refuse_if_aborted()
             self.on_wanted()
             self._report_pressure()
+            if self.trace.listeners:
+                is_full = self.space.fits_open_entry(words)
+                self.trace.emit("bcache_journal_full" if is_full else "bcache_journal_entry_full")
             await self.space.waiters.wait(words)
 
     async def durable(self, seq: int) -> None:
@@ -266,10 +272,19 @@ class Journal:
         self.space.count_free()
         self.space.waiters.wake_all()  # a new entry is open
         await self._writer.write(raw, offsets)
+        if self.trace.listeners:
+            self._trace_write(len(raw), len(packed) // WORD_BYTES, offsets)
         self.durable_seq, self.space.rings.durable_last_seq = seq, last_seq
         self.oldest_kept_seq = oldest_kept_seq
         self.space.count_free()
         self._report_durable()
+
+    def _trace_write(self, size_bytes: int, words: int, offsets: Sequence[int]) -> None:
+        for member, offset in zip(self._writer.members, offsets, strict=True):
+            sector, sectors = offset // SECTOR_BYTES, size_bytes // SECTOR_BYTES
+            self.trace.emit(
+                "bcache_journal_write", device=member.device, sector=sector, sectors=sectors, words=words
+            )
 
     def _report_durable(self) -> None:
         self._waiters.wake(self.durable_seq)

@@ -81,7 +81,7 @@ def counted(cache_set: CacheSet) -> tuple[int, int]:
 async def test_bytes_are_counted_as_far_as_a_look_up_searched(tmp_path: Path) -> None:
     async with a_set_with_keys(tmp_path, 5) as (cache_set, _):
         other = await cache_set.volumes.create("other")
-        lookups, reads = cache_set.lookups, cache_set.index.reads
+        lookups, reads = cache_set.lookups, cache_set.index.reads.by_inode
         lookups.try_lookup(LookupRequest(0, 0, END))
         assert (reads[0].sectors, reads[0].hit_sectors) == (END, 5)
         lookups.try_lookup(LookupRequest(0, 0, END, limit=2, touch=False))
