@@ -19,6 +19,7 @@ FLOORS = {
     "keys": 0,
     "metric": -1,
     "set_state": 0,
+    "tracepoints": 0,
     "format": 1,
     "wire": 1,
     "device": 2,

@@ -13,7 +13,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import until_interrupted
 from bcached.cli.online.daemon import connected
-from bcached.client import Client
+from bcached.client.client import Client
 from bcached.tracepoints import EVENTS
 from bcached.wire.messages import Traced, TraceEvent
 
