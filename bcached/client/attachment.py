@@ -142,9 +142,10 @@ class Attachment:
 
     def begin_write(self, write: object) -> None:
         """Register a write; raises ConnectionLost without a lease. end_write() follows its return."""
-        self.check()
         with self._lock:
-            may_write = self.is_connected and self._lease is not None and self._lease.is_held
+            self.check()
+            is_connected = self.connection is not None and self.connection.is_connected
+            may_write = is_connected and self._lease is not None and self._lease.is_held
             if may_write:
                 self._writes.add(write)
         if not may_write:
@@ -154,14 +155,15 @@ class Attachment:
     def end_write(self, write: object) -> None:
         """It has returned."""
         self._writes.discard(write)
-        if not self._writes:
+        is_usable = self._is_open and self.connection is not None and self.connection.is_connected
+        if not self._writes and not is_usable:
             self.settle()
 
     def begin_read(self, read: object) -> None:
         """Register a read; end_read() follows once it has returned."""
-        with self._lock:
-            self.check()  # under the lock, since close() is followed by the close of the data paths
-            self._reads.add(read)
+        # In this order, and without the lock: close() ends the usability first, and then looks for reads.
+        self._reads.add(read)
+        self.check()
 
     def end_read(self, read: object) -> None:
         """It has returned."""

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from bcached.client.attachment import SOCKET_PATH, Attachment
 from bcached.client.protocol import fetching, plans, storing, verbs
 from bcached.client.protocol.exchange import Call
-from bcached.client.protocol.plans import Plan, Step
+from bcached.client.protocol.plans import Plan
 from bcached.client.protocol.transfers import Reads, Writes
 from bcached.client.side_by_side import side_by_side
 from bcached.client.socket_channel import SocketChannel
@@ -187,7 +187,7 @@ class BlockingClient:
             step = next(plan)
             while True:
                 try:
-                    done = self._perform(step)
+                    done = self._ask(step) if isinstance(step, Call) else self._transfer(step)
                 except BaseException as error:
                     step = plan.throw(error)
                 else:
@@ -196,12 +196,8 @@ class BlockingClient:
             result: T = end.value
             return result
 
-    def _perform(self, step: Step) -> Any:
-        if isinstance(step, Reads):
-            return self._read(step)
-        if isinstance(step, Writes):
-            return self._write(step)
-        return self._ask(step)
+    def _transfer(self, step: Reads | Writes) -> Any:
+        return self._read(step) if isinstance(step, Reads) else self._write(step)
 
     def _read(self, reads: Reads) -> Sequence[bytes]:
         try:

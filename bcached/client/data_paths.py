@@ -76,12 +76,9 @@ class DataPaths:
     def read(self, pointer: Pointer, sectors: int) -> bytes:
         """Returns the bytes at one of a key's pointers, without a check of validity."""
         path = self._path(pointer.device, write=False)
+        if not path.is_direct:
+            return self._read_cached(path, pointer, sectors * SECTOR_BYTES)
         end, parts = sectors * SECTOR_BYTES, []
-        if not path.is_direct:  # nothing has to be aligned
-            data = bytearray(end)
-            with memoryview(data) as view:
-                self._transfer(os.preadv, path, pointer, view, 0)
-            return bytes(data)
         buffer = self._buffers.take()
         try:
             for start in range(0, end, PART_BYTES):
@@ -96,11 +93,23 @@ class DataPaths:
         """Returns so many bytes at a pointer, from the page cache, with the fewest copies."""
         path = self._path(pointer.device, write=False)
         assert not path.is_direct, "direct read into unaligned memory"
+        return self._read_cached(path, pointer, length)
+
+    def _read_cached(self, path: DataPath, pointer: Pointer, length: int) -> bytes:
         try:
             data = os.pread(path.descriptor, length, pointer.sector * SECTOR_BYTES)
         except OSError as error:
             raise self._failed("read", pointer, error) from None
-        return data if len(data) == length else self.read(pointer, -(-length // SECTOR_BYTES))[:length]
+        return data if len(data) == length else self._rest(path, pointer, length, data)
+
+    def _rest(self, path: DataPath, pointer: Pointer, length: int, data: bytes) -> bytes:
+        """Returns all bytes, after a read that was cut short. Raises DeviceError at the device's end."""
+        whole = bytearray(length)
+        done = len(data) - len(data) % SECTOR_BYTES
+        whole[:done] = data[:done]
+        with memoryview(whole) as view, view[done:] as rest:
+            self._transfer(os.preadv, path, pointer, rest, done)
+        return bytes(whole)
 
     def write_parts(self, pointer: Pointer, parts: "Sequence[bytes | memoryview]") -> None:
         """Write the parts, one behind the other, at a pointer, into the page cache."""

@@ -219,6 +219,9 @@ class SocketChannel:
             self._readable.poll()  # may be interrupted: nothing is read from the socket here
             with self._lock:
                 self._step(self._receive)
+                if call.is_answered:
+                    self._hand_on(call)
+                    return
         with self._lock:
             self._hand_on(call)
 

@@ -1,9 +1,27 @@
 # SPDX-License-Identifier: MIT
 """Cuts the extents of objects from leased buckets."""
 
+from collections import deque
+
 from bcached.keys import Key, Pointer
 
 SMALL_SHARE = 8  # an object of at most a bucket's eighth is not divided: it begins in the next bucket
+
+
+class _Lease:
+    """What is left of a leased bucket."""
+
+    __slots__ = ("pointers", "sectors")
+
+    def __init__(self, bucket: Key) -> None:
+        self.pointers = bucket.pointers  # of its first sector that is left
+        self.sectors = bucket.sectors
+
+    def first(self, count: int) -> tuple[Pointer, ...]:
+        """Take sectors; returns where they are."""
+        pointers, self.sectors = self.pointers, self.sectors - count
+        self.pointers = tuple([Pointer(one.device, one.sector + count, one.gen) for one in pointers])
+        return pointers
 
 
 class Carver:
@@ -11,34 +29,39 @@ class Carver:
 
     def __init__(self, bucket_sectors: int) -> None:
         self.bucket_sectors = bucket_sectors
-        self._leases: list[Key] = []  # what is left of each, the one in use first
+        self.sectors_left = 0  # leased and not used
+        self._small = bucket_sectors // SMALL_SHARE
+        self._leases: deque[_Lease] = deque()  # the one in use first
         self.unused: list[Key] = []  # ends too short for an object, to be released
-
-    @property
-    def sectors_left(self) -> int:
-        """Returns how many sectors are leased and not used."""
-        return sum(lease.sectors for lease in self._leases)
 
     def lacking(self, sectors: int) -> int:
         """Returns how many more buckets are to be leased before so many sectors can be cut."""
-        skipped = self._leases[0].sectors if self._skips(sectors) else 0
+        if self._leases and sectors <= self._leases[0].sectors:
+            return 0
+        skipped = self._leases[0].sectors if self._leases and sectors <= self._small else 0
         missing = sectors - self.sectors_left + skipped
         return max(0, -(-missing // self.bucket_sectors))
 
     def lease(self, bucket: Key) -> None:
         """Add a whole bucket."""
         assert bucket.sectors == self.bucket_sectors
-        self._leases.append(bucket)
+        self._leases.append(_Lease(bucket))
+        self.sectors_left += bucket.sectors
 
     def cut(self, inode: int, offset: int, sectors: int) -> list[Key]:
         """Returns the keys, clean, of an object at this offset of the volume."""
         assert not self.lacking(sectors), "more is cut than was leased"
-        if self._skips(sectors):
-            self.unused.append(self._leases.pop(0))
+        lease = self._leases[0]
+        if lease.sectors < sectors <= self._small:
+            self._skip()
         keys = []
         while sectors:
-            count = min(sectors, self._leases[0].sectors)
-            keys.append(Key(inode, offset, count, False, self._first(count)))
+            lease = self._leases[0]
+            count = min(sectors, lease.sectors)
+            keys.append(Key(inode, offset, count, False, lease.first(count)))
+            if not lease.sectors:
+                self._leases.popleft()
+            self.sectors_left -= count
             offset, sectors = offset + count, sectors - count
         return keys
 
@@ -47,17 +70,8 @@ class Carver:
         unused, self.unused = tuple(self.unused), []
         return unused
 
-    def _skips(self, sectors: int) -> bool:
-        """Whether the rest of the bucket in use is left unused, so that the object stays in one piece."""
-        is_small = sectors <= self.bucket_sectors // SMALL_SHARE
-        return is_small and bool(self._leases) and sectors > self._leases[0].sectors
-
-    def _first(self, count: int) -> tuple[Pointer, ...]:
-        """Take sectors of the first lease; returns where they are."""
-        lease = self._leases[0]
-        if count == lease.sectors:
-            del self._leases[0]
-        else:
-            behind = tuple([Pointer(one.device, one.sector + count, one.gen) for one in lease.pointers])
-            self._leases[0] = Key(lease.inode, lease.offset + count, lease.sectors - count, False, behind)
-        return lease.pointers
+    def _skip(self) -> None:
+        """Leave the rest of the bucket in use unused, so that a small object stays in one piece."""
+        lease = self._leases.popleft()
+        self.sectors_left -= lease.sectors
+        self.unused.append(Key(0, 0, lease.sectors, False, lease.pointers))

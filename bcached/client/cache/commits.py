@@ -23,13 +23,14 @@ from bcached.wire.messages import Committed, Lookup
 UNDER_WAY_MAX = 4
 KEYS_MAX = 500
 BUNDLE_KEYS, GATHER_S = 64, 0.001  # sent when there are so many, or so long after the message before
+LOOK_S = 0.0002  # between two looks for an answer
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 
 
 class Pending:
     """One object's keys until their commit is answered; they were valid at `since`."""
 
-    __slots__ = ("error", "is_settled", "keys", "name", "offset", "seal", "since", "was_committed")
+    __slots__ = ("error", "is_sent", "is_settled", "keys", "name", "offset", "seal", "since", "was_committed")
 
     def __init__(
         self, name: bytes, offset: int, keys: Sequence[Key], since: Instant, seal: Seal | None
@@ -40,7 +41,7 @@ class Pending:
         self.was_committed = False
         self.keys = keys
         self.since = since
-        self.is_settled = False
+        self.is_sent = self.is_settled = False
         self.error: BcachedError | None = None
 
 
@@ -62,7 +63,8 @@ class Commits:
         self.newest: dict[int, Pending] = {}
         self._gathered: list[Pending] = []
         self._gathered_keys = 0
-        self._sent_s = 0.0  # when the last message was sent
+        # A message costs as much as several keys: it is worth sending with so many, or at this time.
+        self._enough, self._due_s = BUNDLE_KEYS, 0.0
         self._under_way: deque[tuple[Call[Committed], Sequence[Pending], bool]] = deque()
         self.keys_max = at.description.commit_words // (HEAD_WORDS + 1)  # of one message
         self._gather_max = min(KEYS_MAX, self.keys_max)
@@ -80,19 +82,27 @@ class Commits:
 
     def add(self, one: Pending, *, durable: bool = False) -> None:
         """Commit an object's keys, now or, unless durable, together with later ones."""
-        self.poll()
         before = self.newest.get(one.offset)
-        if self._gathered_keys + len(one.keys) > self._gather_max or (before and before in self._gathered):
+        is_replaced = before is not None and not before.is_sent
+        if is_replaced or self._gathered_keys + len(one.keys) > self._gather_max:
+            self.poll()
             self.send()
         self.newest[one.offset] = one
         self._gathered.append(one)
         self._gathered_keys += len(one.keys)
-        if durable or (not self._under_way and self._is_due()):
-            self.send(durable=durable)
+        if durable:
+            self.send(durable=True)
+        elif self._gathered_keys >= self._enough or time.monotonic() >= self._due_s:
+            self._send_if_idle()
 
-    def _is_due(self) -> bool:
-        """Whether another message is worth its cost, which is that of several keys."""
-        return self._gathered_keys >= BUNDLE_KEYS or time.monotonic() >= self._sent_s + GATHER_S
+    def _send_if_idle(self) -> None:
+        """Send what has gathered, unless a commit is under way: then look again for its answer later."""
+        self.poll()
+        if not self._under_way:
+            self.send()
+        else:
+            self._enough = self._gathered_keys + BUNDLE_KEYS
+            self._due_s = time.monotonic() + LOOK_S
 
     def send(self, *, durable: bool = False) -> None:
         """Send what has gathered; waits while too many commits are under way."""
@@ -111,13 +121,15 @@ class Commits:
         return one.was_committed
 
     def _dispatch(self, gathered: Sequence[Pending], *, durable: bool, if_absent: bool | None = None) -> None:
+        for one in gathered:
+            one.is_sent = True
         keys = [key for one in gathered for key in one.keys]
         slots = [Lookup(one.keys[0].inode, one.offset, SLOT_SECTORS) for one in gathered if one.seal]
         call = verbs.commit_if(
             self._at, keys, durable=durable, versions=True, if_absent=if_absent, replaces=slots
         )
         self._under_way.append((call, gathered, durable))
-        self._sent_s = time.monotonic()
+        self._enough, self._due_s = BUNDLE_KEYS, time.monotonic() + GATHER_S
         try:
             self._channel.send(call)
         except BaseException:
@@ -127,7 +139,7 @@ class Commits:
 
     def finish(self, one: Pending) -> None:
         """Wait until an object's commit is answered. Raises its refusal."""
-        if one in self._gathered:
+        if not one.is_sent:
             self.send()
         while not one.is_settled:
             self._wait_for_first()

@@ -70,7 +70,7 @@ class KnownObject(Position):
         counter: int,
     ) -> None:
         """Keys are the object's, the slot's first one first; all were valid at `since` or later."""
-        super().__init__(version, keys, since)
+        self.version, self.keys, self.since = version, keys, since
         self.codec, self.expires_at_us, self.crc, self.head, length = seal
         self.bytes = length  # of the object
         self.value_at = len(self.head)  # in the bytes from CHECKED_AT on

@@ -82,28 +82,19 @@ def encoded(
     expires_at_us: int,
     block_bytes: int,
 ) -> tuple[Parts, Seal]:
-    """Returns the object's bytes, whole blocks, in parts; a long value is one of them and is not copied."""
-    length, begins = len(value), value_at(len(name), len(value))
-    head = b"".join(
-        (
-            (VERSION | codec << 16 | len(name) << 32).to_bytes(8, "little"),
-            length.to_bytes(8, "little"),
-            stored_at_us.to_bytes(8, "little"),
-            expires_at_us.to_bytes(8, "little"),
-            name,
-            bytes(begins - HEADER_BYTES - len(name)),
-        )
-    )
-    padding = bytes(-(begins + length) % block_bytes)
-    parts: Parts
-    if length < ON_A_PAGE_BYTES:
-        checked = head + value
-        crc = crc64.xz(checked)
-        parts = (b"".join((_sealed(crc), checked, padding)),)
-    else:
-        crc = crc64.xz(value, crc64.xz(head))
-        parts = (_sealed(crc) + head, value, padding) if padding else (_sealed(crc) + head, value)
-    return parts, Seal(codec, expires_at_us, crc, head, begins + length)
+    """Returns the object's bytes, whole blocks, in parts; the value is one of them and is not copied."""
+    length, name_length = len(value), len(name)
+    begins = value_at(name_length, length)
+    kinds = VERSION | codec << 16 | name_length << 32
+    words = kinds | length << 64 | stored_at_us << 128 | expires_at_us << 192
+    head = words.to_bytes(HEADER_BYTES - CHECKED_AT, "little") + name
+    if begins > HEADER_BYTES + name_length:
+        head += bytes(begins - HEADER_BYTES - name_length)
+    crc = crc64.xz(value, crc64.xz(head))
+    seal = Seal(codec, expires_at_us, crc, head, begins + length)
+    start = (MAGIC | crc << 64).to_bytes(CHECKED_AT, "little") + head
+    padding = -(begins + length) % block_bytes
+    return ((start, value, bytes(padding)) if padding else (start, value)), seal
 
 
 def bytes_needed(start: bytes) -> int:
@@ -140,15 +131,8 @@ def record_value(crc: int) -> bytes:
     return crc.to_bytes(8, "little")
 
 
-def _sealed(crc: int) -> bytes:
-    return _MAGIC + crc.to_bytes(8, "little")
-
-
 def _header(data: bytes) -> Sequence[int]:
     """Returns the six words of a header."""
     if sys.byteorder == "little":
         return memoryview(data)[:HEADER_BYTES].cast("Q").tolist()
     return [int.from_bytes(data[at : at + 8], "little") for at in range(0, HEADER_BYTES, 8)]
-
-
-_MAGIC = MAGIC.to_bytes(8, "little")

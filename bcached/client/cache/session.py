@@ -8,6 +8,7 @@ from bcached.client.cache.carving import Carver
 from bcached.client.cache.commits import Commits, Pending
 from bcached.client.cache.hits import Hits
 from bcached.client.cache.known_object import KnownObject, Members
+from bcached.client.cache.leasing import Leases
 from bcached.client.cache.names import RECORD_AT, SLOT_SECTORS, offset_of
 from bcached.client.cache.object_format import CHECKED_AT, OBJECT_BYTES_MAX, Parts, Seal, StoredObject
 from bcached.client.cache.positions import Position, Positions
@@ -24,6 +25,7 @@ from bcached.wire.messages import MANY_MAX, Lookup
 
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
 READER = "reader"  # the role
+AHEAD_SHARE = 4  # the next bucket is leased when less than this part of one is left
 CALLS_MAX = 256  # sent before the first is answered
 
 
@@ -48,6 +50,7 @@ class Session:
         self.reader = Reader(self.at, self.gens)
         self.positions = Positions()
         self.commits = Commits(self.channel, self.at, self.refused.extend, self._remember)
+        self._leases = Leases(self.channel, self.at)
         self._carver = Carver(devices[0].bucket_sectors)
         self._leased = self.gens.now()  # when the newest lease was taken: all of them are valid then
         self._hits = Hits(
@@ -105,12 +108,15 @@ class Session:
         return Pending(name, offset, keys, self._leased, seal)
 
     def _cut(self, offset: int, sectors: int) -> list[Key]:
-        for _ in range(self._carver.lacking(sectors)):
-            self._carver.lease(self.channel.ask(verbs.allocate_bucket(self.at)))
+        carver = self._carver
+        for _ in range(carver.lacking(sectors)):
+            carver.lease(self._leases.take())
             self._leased = self.gens.now()
-        keys = self._carver.cut(self.inode, offset, sectors)
-        if self._carver.unused:
-            self.at.send_oneway(verbs.release_message(self._carver.take_unused()))
+        keys = carver.cut(self.inode, offset, sectors)
+        if carver.unused:
+            self.at.send_oneway(verbs.release_message(carver.take_unused()))
+        if carver.sectors_left < carver.bucket_sectors // AHEAD_SHARE:
+            self._leases.prepare()
         return keys
 
     def _write(self, keys: Sequence[Key], parts: Parts) -> None:

@@ -19,7 +19,8 @@ class Reads:
 
     def __init__(self, wanted: Sequence[tuple[Pointer, int]]) -> None:
         self.wanted = wanted
-        self.is_divided = max(sectors for _, sectors in wanted) > PART_SECTORS
+        most = wanted[0][1] if len(wanted) == 1 else max(sectors for _, sectors in wanted)
+        self.is_divided = most > PART_SECTORS
         self.jobs = list(self._parts()) if self.is_divided else wanted
 
     def whole(self, parts: Sequence[bytes]) -> Sequence[bytes]:
