@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Waiting for buckets: first come, first served, with deadlines.
+"""Waiting for buckets: users take turns, each first come, first served, with deadlines.
 
 One queue per reserve. When buckets arrive, the head of each queue takes what it needs at once, and its future
 gets the result; no waiter is woken only to find the buckets taken. A head that leaves, at its deadline or
 with its client, gives back what it gathered, and the next one is served.
+
+A head that gathers much lets others pass: as many small requests as it got pieces last time; and it keeps
+nothing while the set could not complete it.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
-from itertools import takewhile
+from itertools import islice, takewhile
 from operator import attrgetter
 from typing import Any, TypeVar
 
 from bcached.errors import BcachedError, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
+from bcached.runtime.coordination.fair_queue import FairQueue
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import PendingAllocation
 from bcached.state.sectors.reservations import Holder
@@ -21,13 +25,15 @@ from bcached.state.statistics import WAIT_BOUNDS_S, Histogram
 
 T = TypeVar("T")
 
+LOOKED_AT = 256  # behind a head that lets others pass
+
 Guard = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class Waiter:
-    """One entry of a queue; first: it goes ahead of those that are not."""
+    """One entry of a queue; first: it goes ahead of those that are not. granted: pieces it got last time."""
 
-    __slots__ = ("deadline", "first", "future", "in_queue", "since", "work")
+    __slots__ = ("deadline", "first", "future", "granted", "in_queue", "round", "since", "user", "work")
 
     def __init__(
         self, work: PendingAllocation[Any], future: "asyncio.Future[Any]", since: float, first: bool
@@ -37,6 +43,9 @@ class Waiter:
         self.since = since
         self.first = first
         self.in_queue = True
+        self.granted = 0
+        self.round = 0
+        self.user = None if work.holder is None else work.holder.user
         self.deadline: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -47,7 +56,8 @@ class Waiter:
 class WaitQueue:
     """The queues of a set.
 
-    limit is the most waiters in all, total their number. on_change is called when waiters arrive, leave or
+    limit is the most waiters in all, total their number; of these, one user keeps no more than half while
+    another one's are refused. on_change is called when waiters arrive, leave or
     are served. guard wraps callbacks of the loop, which would only log their exceptions.
     """
 
@@ -57,7 +67,8 @@ class WaitQueue:
         self.waits = Histogram(WAIT_BOUNDS_S)
         # Requests that got nothing, by reason.
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
-        self._queues: dict[Reserve, deque[Waiter]] = {reserve: deque() for reserve in Reserve}
+        self._queues: dict[Reserve, FairQueue[Waiter]] = {reserve: FairQueue() for reserve in Reserve}
+        self._of_user: Counter[int | None] = Counter()
         self._of_holder: dict[Holder, dict[Waiter, None]] = {}  # a holder's waiters end with its connection
         self._turned_away: set[Reserve] = (
             set()
@@ -69,7 +80,7 @@ class WaitQueue:
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
-        waiting = {reserve.name.lower(): len(queue) for reserve, queue in self._queues.items() if queue}
+        waiting = {reserve.name.lower(): len(queue) for reserve, queue in self._queues.items() if len(queue)}
         refusal = "" if self._refusal is None else f", refused: {self._refusal}"
         return f"<WaitQueue {waiting or 'empty'}, oldest {self.oldest_wait_s():.1f} s{refusal}>"
 
@@ -89,7 +100,7 @@ class WaitQueue:
             raise self._refusal.with_traceback(None)
         queue = self._queues[work.reserve]
         future: asyncio.Future[T] = self._loop.create_future()
-        if first or not queue:
+        if first or not len(queue):
             result = self._advance(work)
             if result is not None:
                 future.set_result(result)
@@ -102,20 +113,23 @@ class WaitQueue:
             self._turned_away.add(work.reserve)
             self._on_change()
             raise NoFreeBuckets(name, 0)
-        if not first and self.total >= self.limit:
+        waiter = Waiter(work, future, self._loop.time(), first)
+        if not first and self.total >= self.limit and not self._make_room(waiter.user):
             work.undo()
             self.failures["limit"] += 1
             raise LimitExceeded("waiters", self.total + 1)
-        waiter = Waiter(work, future, self._loop.time(), first)
         waiter.deadline = self._loop.call_later(timeout_s, self._expire_guarded, waiter)
         if first:
-            queue.appendleft(waiter)
+            queue.put_first(waiter)
         else:
             queue.append(waiter)
         self.total += 1
+        self._of_user[waiter.user] += 1
         if work.holder is not None:
             self._of_holder.setdefault(work.holder, {})[waiter] = None
         future.add_done_callback(lambda _: self._forget_guarded(waiter))
+        if not queue[0].work.is_small:
+            self._serve_in_turn(queue)  # the head may have to give back what it gathered alone
         self._on_change()
         return future
 
@@ -127,7 +141,7 @@ class WaitQueue:
         for queue in self._queues.values():
             for waiter in list(takewhile(attrgetter("first"), queue)):
                 self._serve_head(waiter)
-            while queue and self._serve_head(queue[0]):
+            while len(queue) and self._serve_in_turn(queue):
                 pass
         self._on_change()  # buckets taken from a reserve are to be refilled, on any member
 
@@ -152,6 +166,43 @@ class WaitQueue:
             return False
         self._take_out(waiter)
         waiter.future.set_result(result)
+        return True
+
+    def _serve_in_turn(self, queue: FairQueue[Waiter]) -> bool:
+        """Serve the head of a queue, or those that it lets pass; returns whether the head left.
+
+        1. It gathers alone: it takes all there is.
+        2. It cannot be completed by what the set may free: it gives back, and the others take all there is.
+        3. It has gathered: as many others as it got pieces last time go first.
+        """
+        head = queue[0]
+        if head.work.is_small or len(queue) == 1:
+            return self._serve_head(head)
+        if not head.work.may_complete():
+            head.work.undo()
+            self._let_pass(queue, LOOKED_AT)
+            return False
+        self._let_pass(queue, head.granted)
+        before = head.work.gathered
+        has_left = self._serve_head(head)
+        head.granted = head.work.gathered - before
+        return has_left
+
+    def _let_pass(self, queue: FairQueue[Waiter], count: int) -> None:
+        """Serve up to `count` small requests behind the head."""
+        small = [waiter for waiter in islice(queue, 1, LOOKED_AT) if waiter.work.is_small]
+        for waiter in small[:count]:
+            if not self._serve_head(waiter):
+                break
+
+    def _make_room(self, user: int | None) -> bool:
+        """Refuse the last waiter of another user that has more than half of all. Returns whether one has."""
+        ((greedy, count),) = self._of_user.most_common(1)
+        if greedy == user or 2 * count <= self.limit:
+            return False
+        last = next(found for queue in self._queues.values() if (found := queue.last_of(greedy)) is not None)
+        self.failures["limit"] += 1
+        self._fail([last], LimitExceeded("waiters", self.total + 1))
         return True
 
     def refuse(self, error: RequestError) -> None:
@@ -188,7 +239,7 @@ class WaitQueue:
 
         A client that does not wait will retry, and is worth the same effort for the last few buckets.
         """
-        return frozenset(reserve for reserve, queue in self._queues.items() if queue) | self._turned_away
+        return frozenset(reserve for reserve, queue in self._queues.items() if len(queue)) | self._turned_away
 
     def count(self, reserve: Reserve) -> int:
         """Returns how many wait for a reserve."""
@@ -197,7 +248,7 @@ class WaitQueue:
     def oldest_wait_s(self) -> float:
         """Returns how long the oldest waiter has waited, in seconds."""
         now = self._loop.time()
-        return max((now - _oldest_since(queue) for queue in self._queues.values() if queue), default=0.0)
+        return max((now - waiter.since for queue in self._queues.values() for waiter in queue), default=0.0)
 
     def _advance(self, work: PendingAllocation[T]) -> T | None:
         try:
@@ -234,6 +285,9 @@ class WaitQueue:
     def _take_out(self, waiter: Waiter) -> None:
         self._queues[waiter.work.reserve].remove(waiter)
         self.total -= 1
+        self._of_user[waiter.user] -= 1
+        if not self._of_user[waiter.user]:
+            del self._of_user[waiter.user]
         waiter.in_queue = False
         if (holder := waiter.work.holder) is not None:
             del self._of_holder[holder][waiter]
@@ -242,13 +296,3 @@ class WaitQueue:
         if waiter.deadline is not None:
             waiter.deadline.cancel()
         self.waits.observe(self._loop.time() - waiter.since)
-
-
-def _oldest_since(queue: deque[Waiter]) -> float:
-    """Returns since when the oldest waiter waits: one of the `first` ones, or the next one behind them."""
-    since = queue[0].since
-    for waiter in queue:
-        since = min(since, waiter.since)
-        if not waiter.first:
-            break
-    return since

@@ -38,7 +38,7 @@ class Allocations:
         self._queue = shared.queue
         self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
 
-    def new_holder(self, name: str, role: str = "allocator") -> Holder:
+    def new_holder(self, name: str, role: str = "allocator", user: int | None = None) -> Holder:
         """Returns a new holder of reservations; name is for messages, role for statistics."""
         options = self._shared.options
         holder = Holder(
@@ -47,6 +47,7 @@ class Allocations:
             self._geometry,
             reads_limit=options.pins_per_connection,
             role=role,
+            user=user,
         )
         self.holders.add(holder)
         return holder

@@ -107,9 +107,8 @@ class CacheService:
 
     def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection, with a holder for its reservations."""
-        return Session(
-            peer, role, self._set.allocations.new_holder(f"pid {peer.pid} uid {peer.uid}", role.label)
-        )
+        name = f"pid {peer.pid} uid {peer.uid}"
+        return Session(peer, role, self._set.allocations.new_holder(name, role.label, peer.uid))
 
     def close_session(self, session: Session) -> None:
         """End the session's reservations as soon as its process can write no more."""

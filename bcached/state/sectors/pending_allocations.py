@@ -31,11 +31,36 @@ class PendingAllocation(Protocol[T_co]):
     def inodes(self) -> frozenset[int]:
         """The volumes they are for."""
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it needs a bucket (and one for each further copy) at most."""
+
+    @property
+    def gathered(self) -> int:
+        """How many pieces it has, and needs more."""
+
+    def may_complete(self) -> bool:
+        """Whether what it needs could become free: there are as many buckets without dirty or held data."""
+
     def advance(self) -> T_co | None:
         """Take what there is. Returns the result once that is enough, else None."""
 
     def undo(self) -> None:
         """Give back what was gathered."""
+
+
+class AtOnce:
+    """What is taken by one call, or not at all."""
+
+    is_small = True
+    gathered = 0
+
+    def may_complete(self) -> bool:
+        """Whether what it needs could become free."""
+        return True
+
+    def undo(self) -> None:
+        """Nothing was gathered."""
 
 
 class ExtentAllocation:
@@ -53,6 +78,15 @@ class ExtentAllocation:
         self._requests = requests
         self._keys: list[list[Key]] = []
         self._current: list[Key] = []
+        bucket_sectors = holder.geometry.bucket_sectors
+        self.is_small = len(requests) == 1 and not (
+            requests[0].whole and requests[0].sectors > bucket_sectors
+        )
+
+    @property
+    def gathered(self) -> int:
+        """How many pieces it has, and needs more."""
+        return self._collected.total
 
     @property
     def inodes(self) -> frozenset[int]:
@@ -91,6 +125,11 @@ class ExtentAllocation:
                 return True
         return True
 
+    def may_complete(self) -> bool:
+        """Whether the set has as many buckets without dirty or held data as it still needs."""
+        wanted = sum(request.sectors * request.replicas for request in self._requests if request.whole)
+        return wanted - self._collected.sectors <= self._allocator.obtainable_sectors
+
     def undo(self) -> None:
         """End the reservations of all keys gathered so far."""
         self._keys, self._current = [], []
@@ -98,7 +137,7 @@ class ExtentAllocation:
         self._allocator.pending_holders.discard(self._collected)
 
 
-class BucketAllocation:
+class BucketAllocation(AtOnce):
     """A whole bucket, or one on each of several members."""
 
     reserve = Reserve.NONE
@@ -113,11 +152,8 @@ class BucketAllocation:
         """Returns the key of the buckets; None if they are not ready."""
         return self._allocator.take_buckets(self.holder, self._replicas)
 
-    def undo(self) -> None:
-        """Nothing was gathered: buckets are taken all at once."""
 
-
-class MetadataAllocation:
+class MetadataAllocation(AtOnce):
     """A bucket of the btree reserve, on the member with most space.
 
     taken is set when the bucket is taken; the waiter's future gets it a little later.
@@ -137,11 +173,8 @@ class MetadataAllocation:
         self.taken = self._allocator.take_metadata(self._state)
         return self.taken
 
-    def undo(self) -> None:
-        """Nothing was gathered."""
 
-
-class BucketWait:
+class BucketWait(AtOnce):
     """Waits until there are buckets for what the caller does next, and takes none of them."""
 
     holder: Holder | None = None
@@ -154,6 +187,3 @@ class BucketWait:
     def advance(self) -> bool | None:
         """Returns True once there are enough, else None."""
         return True if self._suffices() else None
-
-    def undo(self) -> None:
-        """Nothing was gathered."""

@@ -40,7 +40,8 @@ class Holder:
     """The reservations and reader pins of one connection; limits are the most pieces and pins it may hold.
 
     owner is the holder that absorbs the pieces in the end: they count towards its limit, too. Pieces and pins
-    are two halves of what a connection holds, with half of the methods each; they end together.
+    are two halves of what a connection holds, with half of the methods each; they end together. user is whose
+    connection it is.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Holder:
         "reads_total",
         "role",
         "total",
+        "user",
     )
 
     def __init__(
@@ -65,9 +67,11 @@ class Holder:
         owner: "Holder | None" = None,
         reads_limit: int = READS_MAX,
         role: str = "",
+        user: int | None = None,
     ) -> None:
         self.name = name
         self.role = role  # of its peer, for the statistics
+        self.user = user
         self.limit = limit
         self.geometry = geometry  # of every member
         self.owner = owner

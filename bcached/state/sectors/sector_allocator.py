@@ -25,6 +25,8 @@ from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
 
 EndedPins = list[tuple[BucketId, int]]  # how many pins each bucket loses: 1, 0, or -1 (Holder.remove)
 
+COMING = (State.FREE_INC, State.UNUSED, State.CLEAN, State.EMPTY)
+
 
 class SectorAllocator:
     """The open buckets of a set, and what connections hold of them.
@@ -172,6 +174,15 @@ class SectorAllocator:
             self.close(slot)
         self.open_buckets.refill(slot, kind, pointers)
         return True
+
+    @property
+    def obtainable_sectors(self) -> int:
+        """Returns how much is ready for data, on its way to it, or can be invalidated."""
+        buckets = 0
+        for member in self.members:
+            counts = member.table.counts
+            buckets += sum(counts[state] for state in COMING) + member.reserves.available(Reserve.NONE)
+        return buckets * self._geometry.bucket_sectors
 
     def close(self, slot: Slot) -> None:
         """Give up the sectors left of a slot's buckets; pins and live data give each bucket's new state."""

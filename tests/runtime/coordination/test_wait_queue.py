@@ -20,6 +20,7 @@ class Pot:
 
     def __init__(self) -> None:
         self.tokens = 0
+        self.to_come = 1 << 30  # tokens there may be in the end
         self.log: list[str] = []
 
 
@@ -27,10 +28,18 @@ class Draw:
     """Work that takes tokens one by one as there are any, until it has what it wants."""
 
     def __init__(
-        self, pot: Pot, name: str, wanted: int = 1, *, reserve: Reserve = Reserve.NONE, inode: int = 0
+        self,
+        pot: Pot,
+        name: str,
+        wanted: int = 1,
+        *,
+        reserve: Reserve = Reserve.NONE,
+        inode: int = 0,
+        user: int | None = None,
     ) -> None:
         self.reserve = reserve
-        self.holder = Holder(name, 10, GEOMETRY)
+        self.holder = Holder(name, 10, GEOMETRY, user=user)
+        self.is_small = wanted == 1
         self.inodes = frozenset({inode})
         self.gathered = 0
         self._pot = pot
@@ -47,6 +56,9 @@ class Draw:
             return None
         self._pot.log.append(self._name)
         return self._name
+
+    def may_complete(self) -> bool:
+        return self._wanted - self.gathered <= self._pot.to_come
 
     def undo(self) -> None:
         self._pot.tokens += self.gathered
@@ -111,6 +123,62 @@ async def test_nobody_overtakes_who_wants_more_than_there_is() -> None:
     assert not small.done()
     put(queue, pot, 1)
     assert pot.log == ["greedy", "small"]
+
+
+@in_virtual_time
+async def test_who_gathers_lets_as_many_pass_as_it_got_pieces() -> None:
+    queue, pot, _ = queue_of()
+    greedy = queue.submit(Draw(pot, "greedy", 6), 50)
+    small = [queue.submit(Draw(pot, name), 50) for name in "abcdef"]
+    served = []
+    for _ in range(12):
+        put(queue, pot, 1)
+        served.append(sum(future.done() for future in small))
+    assert served == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6]
+    assert greedy.done()
+    assert pot.log == [*"abcde", "greedy", "f"]
+
+
+@in_virtual_time
+async def test_who_gathers_keeps_nothing_that_cannot_become_enough() -> None:
+    queue, pot, _ = queue_of()
+    pot.tokens, pot.to_come = 3, 4
+    greedy = queue.submit(Draw(pot, "greedy", 9), 50)
+    assert pot.tokens == 0  # alone, it takes what there is
+    small = [queue.submit(Draw(pot, name), 50) for name in "ab"]
+    put(queue, pot, 0)
+    assert all(future.done() for future in small)
+    assert pot.tokens == 0  # alone again
+    pot.to_come = 10
+    put(queue, pot, 8)
+    assert greedy.done()
+
+
+@in_virtual_time
+async def test_another_user_is_not_served_behind_all_of_the_first() -> None:
+    queue, pot, _ = queue_of()
+    for number in range(5):
+        queue.submit(Draw(pot, f"many {number}", user=1), 50)
+    queue.submit(Draw(pot, "one", user=2), 50)
+    queue.submit(Draw(pot, "two", user=2), 50)
+    put(queue, pot, 7)
+    assert pot.log == ["many 0", "one", "many 1", "two", "many 2", "many 3", "many 4"]
+
+
+@in_virtual_time
+async def test_another_user_finds_room_among_all_the_waiters_of_the_first() -> None:
+    queue, pot, _ = queue_of(4)
+    many = [queue.submit(Draw(pot, f"many {number}", user=1), 50) for number in range(4)]
+    with pytest.raises(LimitExceeded):
+        queue.submit(Draw(pot, "one more", user=1), 50)
+    one, two = (queue.submit(Draw(pot, name, user=2), 50) for name in ("one", "two"))
+    assert [isinstance(future.exception(), LimitExceeded) for future in many if future.done()] == [True, True]
+    with pytest.raises(LimitExceeded):  # nobody has more than half
+        queue.submit(Draw(pot, "three", user=2), 50)
+    put(queue, pot, 4)
+    assert pot.log == ["many 0", "one", "many 1", "two"]
+    assert one.done()
+    assert two.done()
 
 
 @in_virtual_time
