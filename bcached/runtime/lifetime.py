@@ -307,7 +307,7 @@ class SetRun:
     def end(self) -> None:
         """Retire the mapped gens and unlock the set. The lease stays: writers may still hold it."""
         if self._set is not None:
-            self._set.allocations.quarantine.close()
+            self._set.allocations.close()
         for one in self._maps:
             one.retire()
         if self._change_map is not None:

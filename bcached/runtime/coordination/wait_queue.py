@@ -245,6 +245,11 @@ class WaitQueue:
         """Returns how many wait for a reserve."""
         return len(self._queues[reserve])
 
+    def users_waiting(self, seconds: float) -> set[int | None]:
+        """Returns the users that have waited for data buckets for so long."""
+        before = self._loop.time() - seconds
+        return {it.user for it in self._queues[Reserve.NONE] if it.work.holder and it.since <= before}
+
     def oldest_wait_s(self) -> float:
         """Returns how long the oldest waiter has waited, in seconds."""
         now = self._loop.time()

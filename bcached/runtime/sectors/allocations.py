@@ -11,6 +11,7 @@ from typing import TypeVar
 from bcached.errors import LimitExceeded
 from bcached.keys import POINTERS_MAX, Key
 from bcached.runtime.coordination.shared import Shared
+from bcached.runtime.sectors.held_shares import HeldShares
 from bcached.runtime.sectors.quarantine import Quarantine
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.open_buckets import RequestedExtent
@@ -36,6 +37,7 @@ class Allocations:
         self._shared = shared
         self._stop = shared.stop
         self._queue = shared.queue
+        self._shares = HeldShares(self.holders, shared.queue, self._data_buckets, shared.stop.guarded)
         self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
 
     def new_holder(self, name: str, role: str = "allocator", user: int | None = None) -> Holder:
@@ -107,7 +109,10 @@ class Allocations:
 
     def _submit(self, work: PendingAllocation[T], timeout_s: float) -> "asyncio.Future[T]":
         try:
-            return self._queue.submit(work, timeout_s)
+            future = self._queue.submit(work, timeout_s)
+            if not future.done():
+                self._shares.watch()
+            return future
         finally:
             self._shared.traffic.count_allocated()
             self._shared.buckets_moved()
@@ -131,6 +136,11 @@ class Allocations:
         holder.connection_closed = True
         self.quarantine.admit(holder, pid, self._shared.options.restart_grace_s)
 
+    def close(self) -> None:
+        """Watch no process and no shares any more: the set closes."""
+        self.quarantine.close()
+        self._shares.close()
+
     def _check_replicas(self, replicas: int) -> None:
         if replicas > min(len(self._members), POINTERS_MAX):
             raise LimitExceeded("replicas", replicas)
@@ -146,13 +156,16 @@ class Allocations:
     @property
     def data_sectors(self) -> int:
         """The most sectors the set can allocate, with all buckets but metadata and reserves available."""
+        return self._data_buckets() * self._geometry.bucket_sectors
+
+    def _data_buckets(self) -> int:
         buckets = 0
         for member in self._members:
             geometry = member.buckets.geometry
             capacities = geometry.reserve_capacities
             kept = 2 * geometry.prio_bucket_count + capacities["btree"] + capacities["prio"] + 2
             buckets += geometry.bucket_count - geometry.journal_buckets.stop - kept
-        return buckets * self._geometry.bucket_sectors
+        return buckets
 
     async def end_reservations(self, inode: int) -> None:
         """Quarantine the reservations for a removed volume, some buckets at a time: there may be many."""

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Every method of the socket on a cache set: the table of the role each needs and the function it runs."""
 
+from functools import partial
 from typing import Any
 
+from bcached.errors import LimitExceeded
 from bcached.runtime.cache_set import CacheSet
+from bcached.service.logs.log import get_logger
 from bcached.service.methods.allocator import DONE, Allocation
 from bcached.service.methods.index import IndexOperations
 from bcached.service.methods.state_changes import StateChanges
@@ -16,6 +19,8 @@ from bcached.service.socket.peer import Peer
 from bcached.set_state import Replacement
 from bcached.wire import messages
 from bcached.wire.methods import ADMIN, METHODS, MONITOR
+
+log = get_logger(__name__)
 
 VIOLATIONS_MAX = 1000  # listed one by one; a set so broken needs no longer list
 
@@ -108,11 +113,23 @@ class CacheService:
     def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection, with a holder for its reservations."""
         name = f"pid {peer.pid} uid {peer.uid}"
-        return Session(peer, role, self._set.allocations.new_holder(name, role.label, peer.uid))
+        session = Session(peer, role, self._set.allocations.new_holder(name, role.label, peer.uid))
+        session.holder.give_way = partial(_give_way, session)
+        return session
 
     def close_session(self, session: Session) -> None:
         """End the session's reservations as soon as its process can write no more."""
+        session.holder.give_way = None
         self._set.allocations.drop_holder(session.holder, session.peer.pid)
+
+
+def _give_way(session: Session, buckets: int) -> None:
+    """Close a connection whose user holds more than half of all buckets, while another user waits for one."""
+    peer = session.peer
+    log.warning(
+        "client disconnected: its user holds most buckets", pid=peer.pid, uid=peer.uid, buckets=buckets
+    )
+    session.disconnect(LimitExceeded("held_buckets", buckets))
 
 
 def _done(_: object) -> messages.Results:

@@ -17,7 +17,7 @@ from bcached.service.logs.log import get_logger
 from bcached.service.socket.access import Role
 from bcached.service.socket.backlog import Backlog
 from bcached.service.socket.buffers import Buffers
-from bcached.service.socket.method import Session
+from bcached.service.socket.method import Session, not_connected
 from bcached.service.socket.pipeline import RequestPipeline
 from bcached.service.socket.pipeline_server import PipelineServer
 from bcached.service.socket.turns import TURN_NS, Turns
@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         self.ran_ns = 0  # what its last turn took
         self.user = user = server.turns.join(session.peer.uid)
         session.pause = lambda: server.turns.pause(user)
+        session.disconnect = self._disconnect
         self._server = server
         self._message_bytes = message_bytes
         self._pipeline = RequestPipeline(server, session, self._resume)
@@ -116,6 +117,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what waits and release what is held."""
         self._transport = None
+        self.session.disconnect = not_connected
         self._release()
         self._server.forget(self)
 
@@ -174,6 +176,16 @@ class Connection(asyncio.Protocol):
         return self.session.role == Role.NONE
 
     @property
+    def is_busy(self) -> bool:
+        """Whether requests of it are under way."""
+        return bool(self._slots or self._backlog.block)
+
+    @property
+    def active_at_ns(self) -> int:
+        """Returns when a request of it ran last, by time.perf_counter_ns(); 0 if none did."""
+        return self._pipeline.until_ns
+
+    @property
     def held_bytes(self) -> int:
         """Returns the memory this connection holds beyond the fixed cost of a connection."""
         unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
@@ -197,14 +209,17 @@ class Connection(asyncio.Protocol):
         log.warning(
             "client disconnected: the buffers are full", pid=peer.pid, uid=peer.uid, held_bytes=held_bytes
         )
+        self._disconnect(LimitExceeded("buffer_bytes", held_bytes))
+
+    def _disconnect(self, refusal: RequestError) -> None:
+        """Close at once and release everything; the peer gets the refusal unless it does not read."""
         self._release()
         if self._transport is None:
             return
         if self._transport.is_closing() or self._transport.get_write_buffer_size():
             self._transport.abort()
         else:
-            error = LimitExceeded("buffer_bytes", held_bytes)
-            self._transport.write(encode_replies([Refusal(error.NAME, error.fields)]))
+            self._transport.write(encode_replies([Refusal(refusal.NAME, refusal.fields)]))
             self._transport.close()
 
     # Running requests

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from bcached.errors import RequestError
 from bcached.service.socket.access import Role
 from bcached.service.socket.peer import Peer
 from bcached.wire.messages import Results
@@ -22,13 +23,18 @@ async def next_iteration() -> None:
     await asyncio.sleep(0)
 
 
+def not_connected(_: RequestError) -> None:
+    """There is no connection yet."""
+
+
 class Session:
     """A connection as the methods see it: its peer, its role, and the service's holder for it.
 
     pause: to be awaited between two steps of a longer request, until the user may run another one.
+    disconnect: closes the connection at once, with a refusal.
     """
 
-    __slots__ = ("holder", "pause", "peer", "role", "write_point")
+    __slots__ = ("disconnect", "holder", "pause", "peer", "role", "write_point")
 
     def __init__(self, peer: Peer, role: Role, holder: Any) -> None:
         self.peer = peer
@@ -36,6 +42,7 @@ class Session:
         self.holder = holder
         self.write_point = peer.pid or 0
         self.pause: Callable[[], Awaitable[None]] = next_iteration
+        self.disconnect: Callable[[RequestError], None] = not_connected
 
 
 class Later(Struct, frozen=True):

@@ -17,19 +17,20 @@
 import asyncio
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from bcached.errors import LimitExceeded, RequestError
 from bcached.service.heap import trim_heap
+from bcached.service.logs.log import get_logger
 from bcached.service.socket.acceptor import Acceptor
 from bcached.service.socket.access import Access, Role
 from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.connection import Connection
 from bcached.service.socket.method import Operation, Service
-from bcached.service.socket.peer import peer_of
+from bcached.service.socket.peer import Peer, peer_of
 from bcached.service.socket.request_counts import RequestCounts
 from bcached.service.socket.turns import Turns
 from bcached.service.statistics import ServerStatistics
@@ -43,6 +44,9 @@ TRIM_PAUSE_S = 10.0
 ADMIN_SHARE = (
     64  # one connection in so many is reserved for admins, who connect when other clients hold all the rest
 )
+
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +75,25 @@ class CancellableResult(asyncio.Future[Any]):
 
 
 class SocketServer:
-    """Owns all connections and the tasks they start."""
+    """Owns all connections and the tasks they start.
 
-    def __init__(self, service: Service, access: Access, limits: SocketLimits) -> None:
+    identify: returns the peer of a new connection. It has many attributes: those of connections, of their
+    limits, and of the stop.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        access: Access,
+        limits: SocketLimits,
+        identify: Callable[[socket.socket], Peer] = peer_of,
+    ) -> None:
         self.counts = RequestCounts()
         self.buffers = Buffers(limits.buffer_bytes, limits.connections)
         self.turns = Turns(lambda run: asyncio.get_running_loop().call_soon(run), time.perf_counter_ns)
         self.draining = False  # no new connections and no changes
         self._service = service
+        self._identify = identify
         self._access = access
         self._limits = limits
         self._connections: set[Connection] = set()
@@ -184,14 +199,14 @@ class SocketServer:
 
     def _admit(self, connected: socket.socket) -> None:
         try:
-            peer = peer_of(connected)
+            peer = self._identify(connected)
         except OSError:
             connected.close()
             return
         role = self._access.role_of(peer)
         count, limit = len(self._connections), self._limits.connections
         is_full = count >= (limit if role == Role.ADMIN else limit - limit // ADMIN_SHARE)
-        if is_full and not (role > Role.NONE and self._evict_without_role()):
+        if is_full and not (role > Role.NONE and (self._evict_without_role() or self._evict_for(peer.uid))):
             _refuse(connected, LimitExceeded("connections", count + 1))
             return
         connection = Connection(self, self._service.open_session(peer, role), self._limits.message_bytes)
@@ -200,7 +215,24 @@ class SocketServer:
 
     def _evict_without_role(self) -> bool:
         """Close the connection of a peer without a role, if there is one; returns whether there was."""
-        evicted = next((it for it in self._connections if it.has_no_role), None)
+        return self._evict(next((it for it in self._connections if it.has_no_role), None))
+
+    def _evict_for(self, uid: int) -> bool:
+        """Close a connection of another user that has more than half of all; returns whether one has.
+
+        One without requests under way if there is one, that which sent nothing for longest.
+        """
+        greedy = max(self.turns.users.values(), key=lambda user: user.connections)
+        if greedy.uid == uid or 2 * greedy.connections <= self._limits.connections:
+            return False
+        evicted = min(
+            (it for it in self._connections if it.user is greedy),
+            key=lambda it: (it.is_busy, it.active_at_ns),
+        )
+        log.warning("client disconnected for another user's", uid=greedy.uid, connections=greedy.connections)
+        return self._evict(evicted)
+
+    def _evict(self, evicted: Connection | None) -> bool:
         if evicted is not None:
             evicted.abort()
             self.forget(evicted)

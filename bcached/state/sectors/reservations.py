@@ -6,7 +6,7 @@ separately, by bucket.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -41,12 +41,13 @@ class Holder:
 
     owner is the holder that absorbs the pieces in the end: they count towards its limit, too. Pieces and pins
     are two halves of what a connection holds, with half of the methods each; they end together. user is whose
-    connection it is.
+    connection it is; give_way closes it, since the user holds too many buckets.
     """
 
     __slots__ = (
         "connection_closed",
         "geometry",
+        "give_way",
         "limit",
         "name",
         "owner",
@@ -72,6 +73,7 @@ class Holder:
         self.name = name
         self.role = role  # of its peer, for the statistics
         self.user = user
+        self.give_way: Callable[[int], None] | None = None
         self.limit = limit
         self.geometry = geometry  # of every member
         self.owner = owner
@@ -230,6 +232,11 @@ class Holder:
         pieces = self.pieces.pop(bucket_id)
         self.total -= len(pieces)
         return pieces
+
+    @property
+    def buckets(self) -> int:
+        """Returns how many buckets its pieces and pins keep from reuse."""
+        return len(self.pieces.keys() | self.reads.keys()) if self.reads else len(self.pieces)
 
     @property
     def sectors(self) -> int:

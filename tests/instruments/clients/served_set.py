@@ -2,7 +2,8 @@
 """A real set on a memory device or an image, behind a real socket, in this process."""
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bcached.runtime.lifetime import running
 from bcached.service.listening import bind_unix
 from bcached.service.methods.service import CacheService
 from bcached.service.socket.access import Access
+from bcached.service.socket.peer import Peer, peer_of
 from bcached.service.socket.socket_server import SocketLimits, SocketServer
 from bcached.store.make.layout import lay_out, plan_set
 from instruments.devices.memory_device import MemoryDevice
@@ -47,6 +49,7 @@ async def served(
     pins: int = 65536,
     synchronous: bool = True,
     mode: int = 0o600,
+    identify: Callable[[socket.socket], Peer] = peer_of,
 ) -> AsyncIterator[Served]:
     """A fresh set with one volume (inode 0), served at folder/s; its end is checked for broken invariants."""
     devices: list[BlockDevice] = [await FileDevice.open(path) for path in paths]
@@ -71,7 +74,8 @@ async def served(
     async with running(devices, options) as cache_set:
         assert await cache_set.volumes.create("first", 0, None) == 0
         service = CacheService(cache_set)
-        async with SocketServer(service, access or Access([], [], []), limits or SocketLimits()) as server:
+        access = access or Access([], [], [])
+        async with SocketServer(service, access, limits or SocketLimits(), identify) as server:
             socket_path = str(folder / "s")
             server.listen(bind_unix(socket_path, mode))
             yield Served(socket_path, cache_set, server)

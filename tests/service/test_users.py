@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Users who do not trust each other: what one takes, another one gets its part of."""
+
+import os
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bcached.service.socket.access import Access, Role
+from bcached.service.socket.peer import Peer
+from bcached.service.socket.socket_server import SocketLimits
+from instruments.clients.served_set import served
+from instruments.clients.talker import Talker, call, outcome
+
+BUCKET = call("AllocateBucket", {"timeout_ms": 20_000})
+AT_ONCE = call("AllocateBucket", {"wait": False})
+DESCRIBE = call("Describe")
+
+
+class Uids:
+    """Says that each new connection is of the user that is set."""
+
+    def __init__(self) -> None:
+        self.uid = 1
+
+    def __call__(self, _: socket.socket) -> Peer:
+        return Peer(os.getpid(), self.uid, frozenset())
+
+
+class Allocators(Access):
+    """Every user is an allocator."""
+
+    def __init__(self) -> None:
+        super().__init__([], [], [])
+
+    def role_of(self, peer: Peer) -> Role:
+        return Role.ALLOCATOR
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bcached.runtime.sectors.held_shares.PATIENCE_S", 0.05)
+
+
+async def hold_all(talker: Talker) -> int:
+    """Reserve every bucket there is; returns how many there were."""
+    count = 0
+    while outcome(await talker.ask(call("AllocateBucket", {"timeout_ms": 300}))) == "ok":
+        count += 1
+    return count
+
+
+async def test_another_user_gets_a_bucket_of_one_that_holds_all(tmp_path: Path) -> None:
+    uids = Uids()
+    async with served(tmp_path, access=Allocators(), identify=uids) as it, Talker(it.path) as greedy:
+        assert await hold_all(greedy) > 900
+        uids.uid = 2
+        async with Talker(it.path) as honest:
+            assert outcome(await honest.ask(BUCKET)) == "ok"
+        reply = await greedy.hear()
+        assert outcome(reply) == "LimitExceeded"
+        assert reply["parameters"]["limit"] == "held_buckets"
+        assert await greedy.hears_the_end()
+
+
+async def test_a_user_alone_may_hold_all(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path, access=Allocators(), identify=Uids()) as it,
+        Talker(it.path) as greedy,
+        Talker(it.path) as other,
+    ):
+        await hold_all(greedy)
+        assert outcome(await other.ask(call("AllocateBucket", {"timeout_ms": 300}))) == "NoFreeBuckets"
+        assert outcome(await greedy.ask(DESCRIBE)) == "ok"
+
+
+async def test_pins_of_one_user_do_not_keep_another_from_writing(tmp_path: Path) -> None:
+    uids = Uids()
+    async with served(tmp_path, access=Allocators(), identify=uids) as it, Talker(it.path) as reader:
+        offset = 0
+        while "error" not in (reply := await reader.ask(AT_ONCE)):
+            key = {**reply["parameters"]["key"], "offset": offset}
+            committed = await reader.ask(call("Commit", {"keys": [key], "durable": False}))
+            assert outcome(committed) == "ok"
+            pinned = await reader.ask(
+                call("Lookup", {"inode": 0, "offset": offset, "sectors": key["sectors"], "pin": True})
+            )
+            assert outcome(pinned) == "ok"
+            offset += key["sectors"]
+        await hold_all(reader)
+        uids.uid = 2
+        async with Talker(it.path) as writer:
+            assert outcome(await writer.ask(BUCKET)) == "ok"
+        assert (await reader.hear())["parameters"]["limit"] == "held_buckets"
+
+
+async def test_another_user_gets_a_connection_of_one_that_has_all(tmp_path: Path) -> None:
+    uids = Uids()
+    limits = SocketLimits(connections=4)
+    async with (
+        served(tmp_path, access=Allocators(), limits=limits, identify=uids) as it,
+        AsyncExitStack() as stack,
+    ):
+
+        async def connected() -> tuple[Talker, Any]:
+            talker = await stack.enter_async_context(Talker(it.path))
+            return talker, await talker.ask(DESCRIBE)
+
+        many = [(await connected())[0] for _ in range(4)]
+        assert outcome(await many[0].ask(DESCRIBE)) == "ok"  # so that the second is idle for longest
+        uids.uid = 2
+        for _ in range(2):
+            assert outcome((await connected())[1]) == "ok"
+        assert await many[1].hears_the_end()
+        assert await many[2].hears_the_end()
+        assert outcome(await many[0].ask(DESCRIBE)) == "ok"
+        third = await stack.enter_async_context(Talker(it.path))
+        assert (await third.hear())["parameters"]["limit"] == "connections"
+
+
+async def test_a_user_with_all_connections_gets_no_more(tmp_path: Path) -> None:
+    limits = SocketLimits(connections=2)
+    async with (
+        served(tmp_path, access=Allocators(), limits=limits, identify=Uids()) as it,
+        Talker(it.path) as first,
+        Talker(it.path) as second,
+        Talker(it.path) as third,
+    ):
+        assert (await third.hear())["parameters"]["limit"] == "connections"
+        for talker in (first, second):
+            assert outcome(await talker.ask(DESCRIBE)) == "ok"
