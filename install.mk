@@ -12,7 +12,7 @@ USERSDIR   ?= /etc/sysusers.d
 CONFDIR    ?= /etc/bcached
 
 HERE       := $(DESTDIR)$(PREFIX)
-DOCUMENTS  := README.md DESIGN.md CHANGELOG.md LICENSE LICENSES/GPL-2.0-only.txt LICENSES/MIT.txt \
+DOCUMENTS  := README.md DESIGN.md SECURITY.md CHANGELOG.md LICENSE LICENSES/GPL-2.0-only.txt LICENSES/MIT.txt \
               systemd/block-device.conf
 SOURCES    := bcached pyproject.toml README.md LICENSE LICENSES
 UNITS      := $(wildcard systemd/*.service systemd/*.socket)

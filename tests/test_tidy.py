@@ -270,6 +270,8 @@ GUIDES = [
     "docs/installing.md",
     "docs/monitoring.md",
     "docs/replacing.md",
+    "docs/operating.md",
+    "SECURITY.md",
 ]
 
 
