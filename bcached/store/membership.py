@@ -11,6 +11,7 @@ from bcached.format.superblock import (
     FEATURE_INCOMPAT_BCACHED_SET,
     FEATURE_INCOMPAT_LOG_LARGE_BUCKET,
     VERSION_FEATURES,
+    VERSION_IN_USE,
     Superblock,
     journal_bucket_count_for,
 )
@@ -97,6 +98,21 @@ def refuse_older_copies(members: Sequence[MemberFound], newest_seqs: Sequence[in
                 f"{newest} on {ahead.path}, {newest - seq} later; it lacks what was written since. Give "
                 "the device that was in use last, or copies of all members from the same moment"
             )
+
+
+def renumbered(superblock: Superblock, member: int, members: int) -> Superblock:
+    """Returns the superblock of a member of a set with fewer members; the kernel knows sets of one only."""
+    version, features = superblock.version, superblock.feature_incompat
+    if members == 1:
+        version, features = VERSION_IN_USE, 0
+    return replace(
+        superblock,
+        member=member,
+        members=members,
+        version=version,
+        feature_incompat=features,
+        seq=superblock.seq + 1,
+    )
 
 
 def with_new_journal(superblock: Superblock) -> Superblock:

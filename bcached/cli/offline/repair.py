@@ -93,6 +93,11 @@ class Request:
     is_flag=True,
     help="Rebuild the index and the journal from what is sure; drop what is damaged, or points to nothing.",
 )
+@click.option(
+    "--drop-missing",
+    is_flag=True,
+    help="Make a set of the members that are left of one of several; needs --undo.",
+)
 @click.option("--newest", is_flag=True, help="Keep what is only the newest that was found as well.")
 @click.option("--give-up-dirty", is_flag=True, help="Go on if dirty data is lost by it, or may be.")
 @click.option("--undo", metavar="FILE", type=PATH, help="Save what is overwritten in a new FILE first.")
@@ -113,6 +118,7 @@ def repair(
     rebuild_volumes: bool,
     backings: tuple[str, ...],
     drop_damaged: bool,
+    drop_missing: bool,
     newest: bool,
     give_up_dirty: bool,
     undo: str | None,
@@ -132,6 +138,7 @@ def repair(
         Step.REBUILD_PRIOS: rebuild_prios,
         Step.REBUILD_VOLUMES: rebuild_volumes,
         Step.DROP_DAMAGED: drop_damaged,
+        Step.DROP_MISSING: drop_missing,
     }
     request = Request(
         devices,
@@ -166,6 +173,8 @@ def _refuse_misuse(request: Request) -> None:
         raise WronglyUsed("--geometry and --set-uuid are for --superblock")
     if request.backings and not {Step.SUPERBLOCK, Step.REBUILD_VOLUMES} & request.steps:
         raise WronglyUsed("--backing is for --rebuild-volumes and --superblock")
+    if Step.DROP_MISSING in request.steps and request.undo is None and not request.dry_run:
+        raise WronglyUsed("--drop-missing changes the members' numbers, and so needs --undo FILE")
     if (request.newest or request.accepts_loss) and not request.steps & REBUILDING:
         raise WronglyUsed("--newest and --give-up-dirty are for --drop-damaged and --rebuild-...")
 

@@ -17,6 +17,7 @@ from bcached.keys import Key, Pointer
 from bcached.state.index.extents import Extents
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
 from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.missing_members import is_missing
 from bcached.store.rescue.set_left import SetLeft
 
 
@@ -25,17 +26,22 @@ class KeptKeys:
     """The keys that stay, with the gens that their buckets have, and how much does not stay."""
 
     left: SetLeft
-    extents: Extents
+    extents: Extents  # their pointers are to the members that are present, by their new numbers
+    present: list[int]  # the numbers that these members had
     dirty_sectors: int = 0
     clean_sectors: int = 0
     dropped_clean_sectors: int = 0
     lost: Counter[Confidence] = field(default_factory=Counter)  # dirty sectors
     outside: int = 0  # dirty sectors of inodes that no table has a slot for
+    missing: int = 0  # dirty sectors that only members have which are missing
 
     @classmethod
     def of(cls, left: SetLeft, most: Confidence, slots: int) -> "KeptKeys":
         """Returns what stays of all that was found; no inode is beyond the table's slots."""
-        kept = cls(left, Extents(merge_within=left.bounds.bucket_sectors))
+        present = [
+            number for number, member in enumerate(left.members) if not is_missing(member.block_device)
+        ]
+        kept = cls(left, Extents(merge_within=left.bounds.bucket_sectors), present)
         extents = DirtyExtents.of(left)
         for key, part in extents.of_all():
             if key.inode >= slots:
@@ -50,9 +56,13 @@ class KeptKeys:
 
     def _keep(self, key: Key, part: DirtyExtent) -> None:
         pointers = tuple(
-            Pointer(place.device, place.sector, self._gen(place.device, place.sector))
+            Pointer(self.present.index(place.device), place.sector, self._gen(place.device, place.sector))
             for place in part.copies
+            if place.device in self.present
         )
+        if not pointers:
+            self.missing += part.sectors if key.dirty else 0
+            return
         self.extents.insert(Key(key.inode, part.offset, part.sectors, key.dirty, pointers))
         if key.dirty:
             self.dirty_sectors += part.sectors
@@ -66,7 +76,7 @@ class KeptKeys:
     @property
     def lost_dirty_sectors(self) -> int:
         """Dirty sectors that were found and do not stay."""
-        return self.lost.total() + self.outside
+        return self.lost.total() + self.outside + self.missing
 
     def inodes(self) -> list[int]:
         """Returns the inodes that have keys."""
@@ -82,7 +92,7 @@ class KeptKeys:
 
     def sectors_by_bucket(self) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
         """Returns, by member, how many dirty and how many clean sectors of keys are in each bucket."""
-        counts = [census.geometry.bucket_count for census in self.left.checked.censuses]
+        counts = [self.left.checked.censuses[number].geometry.bucket_count for number in self.present]
         dirty = [np.zeros(count, np.int64) for count in counts]
         clean = [np.zeros(count, np.int64) for count in counts]
         for key, pointer in self._pointers():

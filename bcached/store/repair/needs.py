@@ -18,9 +18,10 @@ class Step(Enum):
     REBUILD_PRIOS = "--rebuild-prios"
     REBUILD_VOLUMES = "--rebuild-volumes"
     DROP_DAMAGED = "--drop-damaged"
+    DROP_MISSING = "--drop-missing"
 
 
-REBUILDING = {Step.REBUILD_PRIOS, Step.REBUILD_VOLUMES, Step.DROP_DAMAGED}
+REBUILDING = {Step.REBUILD_PRIOS, Step.REBUILD_VOLUMES, Step.DROP_DAMAGED, Step.DROP_MISSING}
 RULES = {"superblock": Step.SUPERBLOCK, "superblock-copy": Step.SUPERBLOCK, "prio-chain": Step.REBUILD_PRIOS}
 RULES |= {"uuid-bucket": Step.REBUILD_VOLUMES}
 NO_STEP = {"set-members", "member-older", "geometry", "superblock-sync"}  # another device is needed

@@ -35,10 +35,11 @@ class NewBuckets:
         """
         left = kept.left
         dirty, clean = kept.sectors_by_bucket()
-        buckets = cls(left, [census.gens.copy() for census in left.checked.censuses])
+        censuses = [left.checked.censuses[number] for number in kept.present]
+        buckets = cls(left, [census.gens.copy() for census in censuses])
         evicted = set[tuple[int, int]]()
-        for device, census in enumerate(left.checked.censuses):
-            rank = _ranks(left, census, device)
+        for device, census in enumerate(censuses):
+            rank = _ranks(left, census, kept.present[device])
             rank[(dirty[device] > 0) | (clean[device] > 0)] = IN_USE
             in_order = np.argsort(rank, kind="stable")
             free: list[int] = in_order[rank[in_order] < IN_USE].tolist()
@@ -49,10 +50,10 @@ class NewBuckets:
                 evicted |= {(device, bucket) for bucket in cheapest}
                 free += cheapest
             if wanted[device] > len(free):
+                path = left.members[kept.present[device]].path
                 raise SetRefused(
-                    f"{left.members[device].path}: expected {wanted[device]} buckets that hold neither "
-                    f"metadata nor dirty data for new metadata, found {len(free)}: rescue the dirty "
-                    "data instead (bcachectl rescue)"
+                    f"{path}: expected {wanted[device]} buckets that hold neither metadata nor dirty data "
+                    f"for new metadata, found {len(free)}: rescue the dirty data instead (bcachectl rescue)"
                 )
             buckets._free.append(free[::-1])
             buckets.taken.append(0)

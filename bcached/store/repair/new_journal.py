@@ -34,7 +34,7 @@ def next_seq(journal: JournalLeft, members: list[MemberFound]) -> int:
 
 
 async def write_entry(
-    journal: JournalLeft, members: list[MemberFound], entry: JournalEntry
+    journal: JournalLeft, members: list[MemberFound], former_numbers: list[int], entry: JournalEntry
 ) -> tuple[list[Patch], list[Patch]]:
     """Returns the writes of the entry, and those that erase all others."""
     writes: list[Patch] = []
@@ -45,7 +45,9 @@ async def write_entry(
             superblock.bucket_sectors * SECTOR_BYTES,
             superblock.block_sectors * SECTOR_BYTES,
         )
-        place = _Place(number, superblock.journal_buckets[_index(journal, number, member)] * bucket_bytes)
+        place = _Place(
+            number, superblock.journal_buckets[_index(journal, former_numbers[number], member)] * bucket_bytes
+        )
         raw = entry.pack(superblock.set_magic, block_bytes)
         writes.append(Patch(number, place.byte, raw))
         erasures += await _erasures(member, place, len(raw))

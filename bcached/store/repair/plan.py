@@ -9,14 +9,14 @@ from bcached.store.repair.bit_correction import correct_bits
 from bcached.store.repair.journal_clearing import clear_journal_behind
 from bcached.store.repair.needs import Step, needed_steps, refuse_unanswered
 from bcached.store.repair.rebuild import rebuild
-from bcached.store.repair.repair import Repair
+from bcached.store.repair.repair import MEMBERS_RULE, Repair
 from bcached.store.repair.superblocks import rewrite_superblocks
 from bcached.store.repair.wishes import Wishes
 
 
 async def plan_repair(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
     """Returns the repair, planned and previewed. Raises BcachedError if a step cannot be done."""
-    repair = await Repair.of(devices)
+    repair = await Repair.of(devices, may_lack_members=Step.DROP_MISSING in wishes.steps)
     repair.accepts_loss = wishes.accepts_loss
     if Step.SUPERBLOCK in wishes.steps:
         repair.add(await rewrite_superblocks(repair.view, wishes.layout, wishes.set_uuid))
@@ -35,6 +35,8 @@ async def _rebuild(repair: Repair, wishes: Wishes) -> None:
     """Add the step of new metadata, if what is damaged asks for it and is all named."""
     found = await repair.preview()
     needed = needed_steps(found.findings)
+    if MEMBERS_RULE in found.findings.counts:
+        needed.add(Step.DROP_MISSING)  # what else is wrong is not known yet
     if _misses_backing(found, wishes):
         needed.add(Step.REBUILD_VOLUMES)
     if not needed & wishes.rebuilding:

@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.device.block_device import BlockDevice
+from bcached.errors import SetRefused
 from bcached.format.jset import JournalEntry
 from bcached.format.prio_set import PrioSet
 from bcached.format.sizes import MEMBERS_MAX, uuid_slots
+from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
 from bcached.store.finding import Severity
-from bcached.store.membership import MemberFound
+from bcached.store.membership import MemberFound, renumbered
 from bcached.store.patched_device import Patch, PatchedDevice
 from bcached.store.prio_chain import PrioChain
 from bcached.store.repair.kept_keys import KeptKeys
@@ -31,9 +33,11 @@ from bcached.store.repair.volume_slots import VolumeSlots
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.missing_members import is_missing
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.set_left import SetLeft
 from bcached.store.uuid_table import UuidTable
+from bcached.units import SECTOR_BYTES
 
 LOSSES_LISTED = 20
 
@@ -42,7 +46,11 @@ async def rebuild(devices: Sequence[BlockDevice], wishes: Wishes) -> tuple[Repai
     """Plan to write new metadata. Returns the step, and the members that its patches are of."""
     left = await read_corrected(devices)
     await add_found_leaves(left)
-    members = [MemberFound(_below(member.block_device), member.superblock) for member in left.members]
+    members = [
+        MemberFound(_below(member.block_device), member.superblock)
+        for member in left.members
+        if not is_missing(member.block_device)
+    ]
     plan = Rebuild(left, members, wishes)
     return await plan.step(), members
 
@@ -60,14 +68,16 @@ class Rebuild:
     left: SetLeft
     members: list[MemberFound]
     wishes: Wishes
+    _present: list[int] = field(default_factory=list)  # the numbers that the members had
     _geometries: list[Geometry] = field(default_factory=list)
 
     async def step(self) -> RepairStep:
         """Returns the step. Raises SetRefused if there is no space, or a volume's owner is not clear."""
         left = self.left
-        self._geometries = [census.geometry for census in left.checked.censuses]
         superblock = self.members[0].superblock
         kept = KeptKeys.of(left, self.wishes.most, uuid_slots(superblock.bucket_sectors))
+        self._present = kept.present
+        self._geometries = [left.checked.censuses[number].geometry for number in kept.present]
         volumes = await self._volumes(kept)
         size = NodeSize.of(superblock)
         buckets = NewBuckets.of(kept, self._wanted(NewTree.of(kept.extents, size).node_count))
@@ -79,14 +89,16 @@ class Rebuild:
         heads = tuple(chain[0] for chain in chains) + (0,) * (MEMBERS_MAX - len(chains))
         seq = next_seq(left.journal, self.members)
         entry = JournalEntry(seq, seq, uuid_key, root, level, heads)
-        writes, erasures = await write_entry(left.journal, self.members, entry)
+        writes, erasures = await write_entry(left.journal, self.members, self._present, entry)
         step = self._described(kept, volumes)
-        step.stages = [[*tree.patches, table, *prios], writes, erasures]
+        step.stages = [[*tree.patches, table, *prios], writes, *self._superblocks(), erasures]
         return step
 
     async def _volumes(self, kept: KeptKeys) -> VolumeSlots:
         if Step.REBUILD_VOLUMES in self.wishes.steps:
             return await VolumeSlots.of(self.left, kept, self.wishes.backings)
+        if not self.left.volumes_are_sound:
+            raise SetRefused(f"the uuid table is damaged, too: name {Step.REBUILD_VOLUMES.value} as well")
         return VolumeSlots(self.left.checked.volumes)
 
     def _wanted(self, nodes: int) -> list[int]:
@@ -131,11 +143,22 @@ class Rebuild:
 
     def _former_prios(self, number: int) -> tuple[NDArray[np.uint16], int]:
         """Returns the prios that the old chain had, as far as it can be read, and the new chain's seq."""
-        geometry, placed = self._geometries[number], self.left.checked.chains[number]
+        geometry, placed = self._geometries[number], self.left.checked.chains[self._present[number]]
         if len(placed) < geometry.prio_bucket_count:
             return np.full(geometry.bucket_count, INITIAL_PRIO, np.uint16), 1
         chain = PrioChain.of(placed, geometry.bucket_count)
         return np.minimum(chain.prios, INITIAL_PRIO), (chain.seq + 1) & (1 << 64) - 1
+
+    def _superblocks(self) -> list[list[Patch]]:
+        """Returns the writes of superblocks if a member is given up: the others get new numbers."""
+        if len(self.members) == len(self.left.members):
+            return []
+        stages = []
+        for number, member in enumerate(self.members):
+            new = renumbered(member.superblock, number, len(self.members))
+            sectors = [COPY_SECTOR, SUPERBLOCK_SECTOR] if new.has_space_for_copy else [SUPERBLOCK_SECTOR]
+            stages += [[Patch(number, sector * SECTOR_BYTES, new.pack())] for sector in sectors]
+        return stages
 
     def _described(self, kept: KeptKeys, volumes: VolumeSlots) -> RepairStep:
         options = " ".join(in_order(self.wishes.rebuilding))
@@ -156,6 +179,8 @@ class Rebuild:
             yield f"{newest} dirty sectors that may not be the newest; --newest keeps them"
         if conflicting:
             yield f"{conflicting} dirty sectors that other keys or metadata claim, too"
+        if kept.missing:
+            yield f"{kept.missing} dirty sectors that only the missing member has"
         if kept.outside:
             yield f"{kept.outside} dirty sectors of volumes that the table has no slot for"
         if kept.dropped_clean_sectors:

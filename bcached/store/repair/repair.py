@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
+from bcached.errors import SetRefused
 from bcached.store.check.checker import CheckedSet, check_set
+from bcached.store.finding import Severity, finding_of
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import patched_devices
 from bcached.store.repair.applying import Applying, Progress, say_nothing
 from bcached.store.repair.repair_step import RepairStep
 from bcached.store.repair.undo import UndoLog
+
+MEMBERS_RULE = "set-members"
 
 
 @dataclass(slots=True)
@@ -30,9 +34,16 @@ class Repair:
     _view: list[BlockDevice] = field(default_factory=list)
 
     @classmethod
-    async def of(cls, devices: Sequence[BlockDevice]) -> "Repair":
-        """Returns a repair without steps."""
-        return cls(devices, await check_set(devices), _view=list(devices))
+    async def of(cls, devices: Sequence[BlockDevice], *, may_lack_members: bool = False) -> "Repair":
+        """Returns a repair without steps. Raises SetRefused if members are missing, and may not be."""
+        try:
+            checked = await check_set(devices)
+        except SetRefused as error:
+            if not may_lack_members:
+                raise
+            checked = CheckedSet()
+            checked.findings.report(finding_of(error, MEMBERS_RULE, Severity.FATAL, "what only they have"))
+        return cls(devices, checked, _view=list(devices))
 
     @property
     def view(self) -> Sequence[BlockDevice]:

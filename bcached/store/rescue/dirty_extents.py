@@ -90,8 +90,7 @@ class DirtyExtents:
 
     def in_columns(self, inode: int) -> Iterator[tuple[Rows, Iterator[DirtyExtent]]]:
         """Yields the same in parts, to be counted: rows that are sure, each an extent; and the others."""
-        conflicting = np.array(sorted(self._conflicting), np.int64)
-        plain_rows = PlainRows(self.left, self._proven, conflicting)
+        plain_rows = self._plain_rows()
         for rows in self._rows_of(inode):
             plain = plain_rows.of(rows)
             yield rows.where(plain), self._extents(rows.where(~plain))
@@ -113,14 +112,26 @@ class DirtyExtents:
         Of a stale clean key there is none.
         """
         tree = self.left.checked.tree
-        for rows in tree.rows.chunks() if tree is not None else ():
-            chosen = rows.where(rows.devices != CHECK_DEVICE)
-            numbered = zip(chosen.keys.tolist(), chosen, strict=True)
-            for number, rest in groupby(numbered, key=itemgetter(0)):
-                copies = [key for _, key in rest]
-                if copies[0].dirty or any(self._is_live(key.pointers[0]) for key in copies):
-                    for part in self._parts(number, copies):
-                        yield copies[0], part
+        plain_rows = self._plain_rows()
+        for chunk in tree.rows.chunks() if tree is not None else ():
+            rows = chunk.where(chunk.devices != CHECK_DEVICE)
+            plain = plain_rows.of(rows)
+            for key in rows.where(plain):
+                pointer = key.pointers[0]
+                places = (Place(pointer.device, pointer.sector),)
+                yield key, DirtyExtent(key.offset, key.sectors, Confidence.SURE, places)
+            yield from self._others(rows.where(~plain))
+
+    def _others(self, rows: Rows) -> Iterator[tuple[Key, DirtyExtent]]:
+        numbered = zip(rows.keys.tolist(), rows, strict=True)
+        for number, rest in groupby(numbered, key=itemgetter(0)):
+            copies = [key for _, key in rest]
+            if copies[0].dirty or any(self._is_live(key.pointers[0]) for key in copies):
+                for part in self._parts(number, copies):
+                    yield copies[0], part
+
+    def _plain_rows(self) -> PlainRows:
+        return PlainRows(self.left, self._proven, np.array(sorted(self._conflicting), np.int64))
 
     def is_proven(self, place: Place) -> bool:
         """Whether the gen of a bucket is certain, so that clean data in it is what its key names, too."""
