@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, trace_entries
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
+from bcached.store.reading.journal_check import SEQ_MAX
 from bcached.store.rescue.journal_left import JournalLeft
 from bcached.units import SECTOR_BYTES
 
@@ -30,7 +31,9 @@ def next_seq(journal: JournalLeft, members: list[MemberFound]) -> int:
     blocks = max(len(member.superblock.journal_buckets) for member in members)
     seq_max = newest + blocks * superblock.bucket_sectors // superblock.block_sectors
     traces = [trace.seq for bucket in journal.found.buckets for trace in bucket.traces]
-    return max([newest, *(seq for seq in traces if seq <= seq_max)]) + 1
+    written = [newest, *(seq for seq in traces if seq <= seq_max)]
+    # No entry can follow one with a higher seq, which is damaged.
+    return max((seq for seq in written if seq < SEQ_MAX), default=0) + 1
 
 
 async def write_entry(
