@@ -192,13 +192,26 @@ class AmbiguousLabel(RequestError):
         )
 
 
+# What the limits mean of which users hear; the others are keys of the configuration.
+LIMITS_IN_WORDS = {
+    "sectors": "{value} sectors are larger than the set",
+    "keys_in_a_reply": "the answer may have {value} keys, more than one reply holds: request less at once",
+    "replicas": "{value} replicas need as many devices, and the set has fewer",
+    "commit_words": "{value} words of keys do not fit one journal entry: commit fewer keys at once",
+    "volumes": "no slot is left for volume number {value}",
+    "trace_listeners": "{value} traces at once are too many: end another one first",
+}
+
+
 class LimitExceeded(RequestError):
     """A limit of the daemon or of the set, and the value that exceeds it."""
 
     NAME = "io.bcached.Allocator.LimitExceeded"
 
     def __init__(self, limit: str, value: int) -> None:
-        super().__init__(f"{value} exceeds the limit: {limit}", limit=limit, value=value)
+        words = LIMITS_IN_WORDS.get(limit)
+        message = f"{value} exceeds the limit: {limit}" if words is None else words.format(value=value)
+        super().__init__(message, limit=limit, value=value)
 
 
 class PermissionDenied(RequestError):

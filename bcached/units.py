@@ -15,6 +15,11 @@ def parse_size(text: str) -> int:
     return int(match[1]) * SUFFIXES[match[2]]
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns a count with its noun: "1 bucket", "1,024 buckets"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def format_size(size_bytes: int) -> str:
     """Returns the shortest exact or one-decimal form of a size: 65536 is "64k", 1536 is "1.5k"."""
     for suffix, unit in (("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20), ("k", 1 << 10)):

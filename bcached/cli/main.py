@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from bcached import __version__
 from bcached.cli.examples import examples
 from bcached.cli.global_options import DEFAULT_SOCKET, SOCKET_VARIABLE, GlobalOptions
+from bcached.cli.groups import check_verb
 from bcached.cli.paths import PATH
 from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import (
@@ -97,6 +98,17 @@ class Interrupted(Failed):
 class Verbs(click.Group):
     """The group of all verbs: imports one when it is used, and turns its errors into one line."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Returns the verb, with a suggestion if there is none; takes --json from behind the verb, too."""
+        options, dashes, behind = _parted(args[1:])
+        if "--json" in options:
+            ctx.params["as_json"] = True
+            args = [args[0], *(option for option in options if option != "--json"), *dashes, *behind]
+        check_verb(self, ctx, args[0])
+        return super().resolve_command(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the verbs in the order of the table above."""
         del ctx
@@ -136,11 +148,27 @@ class Verbs(click.Group):
             raise Interrupted("interrupted") from None
         except (BcachedError, OSError) as error:
             hint = HINTS.get(type(error))
-            _fail(f"{error}; {hint}" if hint else str(error))
+            _fail(f"{words_of(error)}; {hint}" if hint else words_of(error))
         except Exception as error:  # never a traceback: a user cannot act on one
             if is_out_of_memory(error):
                 _fail(OUT_OF_MEMORY)
             _fail(f"a bug in bcachectl, please report it: {type(error).__name__}: {error}")
+
+
+def _parted(args: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Returns the arguments before "--", that, and those behind it, which are no options."""
+    if "--" not in args:
+        return args, [], []
+    at = args.index("--")
+    return args[:at], ["--"], args[at + 1 :]
+
+
+def words_of(error: Exception) -> str:
+    """Returns what an error says, without the number that Python puts before the system's message."""
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([*names, error.strerror])
+    return str(error)
 
 
 def _fail(message: str) -> NoReturn:
@@ -158,7 +186,7 @@ def _fail(message: str) -> NoReturn:
         "bcachectl read 0 0 64k > picture.jpg   and read it back",
     )
     + "\n\nExit status: 0 done, 1 failed (one line on stderr says why), 2 usage. "
-    "Sizes take k, M, G and T; a sector has 512 bytes.",
+    "Sizes take k, M, G and T; a sector has 512 bytes. --json may stand behind the verb, too.",
 )
 @click.option(
     "--socket",

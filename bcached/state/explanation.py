@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from bcached.set_state import MemberState
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
-from bcached.state.statistics import SetStatistics
-from bcached.units import SECTOR_BYTES, format_size
+from bcached.state.statistics import HolderStatistics, SetStatistics
+from bcached.units import SECTOR_BYTES, format_size, plural
 
 
 def explain(set_statistics: SetStatistics) -> list[str]:
@@ -24,19 +24,19 @@ def explain_index(statistics: SetStatistics) -> Iterator[str]:
     """
     index = statistics.index
     if index.vanished_nodes:
-        nodes = _counted(index.vanished_nodes, "node")
+        nodes = plural(index.vanished_nodes, "node")
         yield (
             f"{nodes} of the index vanished: their buckets' gens are ahead of the pointers to them, and no "
             "node replaced them; the keys in them are lost: `bcachectl check` lists the ranges"
         )
     if index.stale_dirty_keys:
-        keys, size = _counted(index.stale_dirty_keys, "dirty key"), _size(index.stale_dirty_sectors)
+        keys, size = plural(index.stale_dirty_keys, "dirty key"), _size(index.stale_dirty_sectors)
         yield (
             f"{keys} of {size} are stale: the gens of their buckets are ahead, and the data is lost when the "
             "buckets are used again; `bcachectl check` lists the keys"
         )
     if index.orphaned_keys:
-        keys = _counted(index.orphaned_keys, "key")
+        keys = plural(index.orphaned_keys, "key")
         data = f"{_size(index.orphaned_dirty_sectors)} dirty, {_size(index.orphaned_clean_sectors)} clean"
         yield (
             f"{keys} ({data}) are under inodes without a volume: {_inodes(statistics)}; no new volume gets "
@@ -47,15 +47,15 @@ def explain_index(statistics: SetStatistics) -> Iterator[str]:
 def _inodes(statistics: SetStatistics) -> str:
     """The inodes without a volume that hold the most."""
     listed = [
-        f"{orphan.inode} ({_counted(orphan.keys, 'key')}, {_size(orphan.dirty_sectors)} dirty)"
+        f"{orphan.inode} ({plural(orphan.keys, 'key')}, {_size(orphan.dirty_sectors)} dirty)"
         for orphan in statistics.orphans
     ]
     more = statistics.index.orphaned_inodes - len(listed)
     return ", ".join(listed) + (f" and {more:,} more" if more else "")
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def _are(count: int, noun: str) -> str:
+    return f"{plural(count, noun)} {'is' if count == 1 else 'are'}"
 
 
 def _size(sectors: int) -> str:
@@ -89,22 +89,38 @@ def _dry(statistics: SetStatistics) -> Iterator[str]:
     if statistics.gc_found:
         found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in statistics.gc_found.items())
         yield f"the last garbage collection found: {found}"
-    volumes = sorted(statistics.dirty_sectors.items(), key=lambda volume: -volume[1])[:VOLUMES_NAMED]
-    if volumes:
-        named = ", ".join(f"{sectors} sectors of volume {inode}" for inode, sectors in volumes)
+    dirty = sorted(statistics.dirty_sectors.items(), key=lambda volume: -volume[1])[:VOLUMES_NAMED]
+    if dirty:
+        named = ", ".join(f"{_size(sectors)} of {_volume(statistics, inode)}" for inode, sectors in dirty)
         yield f"most of the dirty data, until marked clean or invalidated: {named}"
+    if statistics.largest_holders:
+        named = ", ".join(map(_holder, statistics.largest_holders))
+        yield f"most of the buckets that connections hold or read: {named}"
     index = statistics.index
     if index.evacuations:
         yield (
-            f"dirty data was moved together {index.evacuations} times so far, which emptied "
-            f"{index.evacuated_buckets} buckets; it gains nothing if all data is dirty or held"
+            f"dirty data was moved together {plural(index.evacuations, 'time')} so far, which emptied "
+            f"{plural(index.evacuated_buckets, 'bucket')}; it gains nothing if all data is dirty or held"
         )
     if statistics.open_buckets:
         gone, idle = statistics.open_buckets_gone, statistics.open_buckets_idle
         yield (
-            f"{statistics.open_buckets} buckets are open: {gone} of closed connections, closed when a "
+            f"{_are(statistics.open_buckets, 'bucket')} open: {gone} of closed connections, closed when a "
             f"request waits, and {idle} of idle writers, whose sectors other writers get then"
         )
+
+
+def _volume(statistics: SetStatistics, inode: str) -> str:
+    """A volume by its label, if that is known."""
+    volume = statistics.volumes.get(inode)
+    return f"volume {inode} ({volume.label})" if volume is not None and volume.label else f"volume {inode}"
+
+
+def _holder(holder: HolderStatistics) -> str:
+    """A connection by its process and user, and what it holds."""
+    parts = [f"{plural(holder.buckets, 'bucket')} held"] if holder.buckets else []
+    parts += [f"{holder.read_buckets:,} read"] if holder.read_buckets else []
+    return f"{', '.join(parts)} by {holder.name}" + (" (disconnected)" if holder.is_closed else "")
 
 
 VOLUMES_NAMED = 3
@@ -135,7 +151,7 @@ def _member(member: MemberState) -> Iterator[str]:
         yield f"the last search for buckets to invalidate found too few ({reclaimable} are left)"
     if member.held_back_by_gen:
         yield (
-            f"{member.held_back_by_gen} buckets are skipped until garbage is collected or prios are "
+            f"{_are(member.held_back_by_gen, 'bucket')} skipped until garbage is collected or prios are "
             f"written: their gens are {GEN_DISTANCE_MAX} ahead"
         )
     if member.journal_free_buckets == 0:

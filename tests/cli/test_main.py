@@ -59,7 +59,9 @@ def test_help_loads_nothing_that_only_verbs_need() -> None:
         ["set", "discard", "maybe"],
         ["volume", "create"],
         ["volume", "create", "a", "--size", "1000"],
-        ["volume", "delete", "first"],
+        ["volume", "delete", ""],
+        ["statsu"],
+        ["volume", "lsit"],
         ["--json", "top"],
     ],
     ids=" ".join,
@@ -120,7 +122,7 @@ def test_the_environment_names_the_socket_and_the_option_wins(tmp_path: Path) ->
         (ShuttingDown(), "the daemon is stopping; try again once it has started"),
         (VolumeInUse(3, 8), "volume 3 holds 8 dirty sectors; --force drops them, too"),
         (NoFreeBuckets("none", 7), "no free bucket in reserve none after 7 ms; bcachectl explain says why"),
-        (FileNotFoundError(2, "No such file or directory", "/x"), "No such file or directory: '/x'"),
+        (FileNotFoundError(2, "No such file or directory", "/x"), "bcachectl: /x: No such file or directory"),
         (AssertionError("odd"), "a bug in bcachectl, please report it: AssertionError: odd"),
     ],
 )
@@ -157,3 +159,12 @@ def test_a_path_without_permission_is_no_wrong_usage(verb: str, tmp_path: Path) 
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
     assert "Usage" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["statsu"], "status"), (["volume", "lsit"], "list"), (["set", "discrad"], "discard")],
+)
+def test_a_typo_gets_a_suggestion(typed: list[str], meant: str) -> None:
+    done = run(*typed)
+    assert f"no such verb: {typed[-1]!r}; did you mean {meant!r}?" in done.stderr

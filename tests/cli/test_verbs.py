@@ -124,28 +124,73 @@ def test_gc_and_write_prios_are_done_when_they_return(shell: Shell) -> None:
     assert shell.told("gc", "--no-wait") == "garbage collection requested\n"
 
 
+class Top:
+    """A `top` on a terminal of its own."""
+
+    def __init__(self, shell: Shell, columns: int, lines: int) -> None:
+        self.screen = b""
+        self._ours, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [*shell.command, "top", "--interval", "0.1"],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines)},
+        )
+        os.close(theirs)
+
+    def wait_for(self, words: bytes) -> None:
+        self.screen = b""
+        while words not in self.screen:
+            self.screen += os.read(self._ours, 65536)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> tuple[int, bytes]:
+        """Its exit status, and what it complained of."""
+        while self._process.poll() is None:
+            try:
+                os.read(self._ours, 65536)
+            except OSError:  # the other end is closed
+                break
+        _, complaint = self._process.communicate(timeout=20)
+        os.close(self._ours)
+        return self._process.returncode, complaint
+
+
 def test_top_draws_on_a_terminal_until_ctrl_c(shell: Shell) -> None:
-    ours, theirs = pty.openpty()
-    top = subprocess.Popen(
-        [*shell.command, "top", "--interval", "0.1"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
-    )
-    os.close(theirs)
-    seen = b""
-    while b"free_inc" not in seen:
-        seen += os.read(ours, 65536)
-    top.send_signal(signal.SIGINT)
-    while top.poll() is None:
-        try:
-            os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-    _, complaint = top.communicate(timeout=20)
-    os.close(ours)
-    assert (top.returncode, complaint) == (0, b"")
+    top = Top(shell, 120, 60)
+    top.wait_for(b"free_inc")
+    top.interrupt()
+    assert top.end() == (0, b"")
+
+
+def test_top_says_what_a_small_terminal_leaves_out_and_knows_its_keys(shell: Shell) -> None:
+    top = Top(shell, 80, 24)
+    top.wait_for(b"left out: enlarge the window")
+    top.type(b"?")
+    top.wait_for(b"q or Ctrl-C")
+    top.type(b" ")
+    top.wait_for(b"free list")
+    top.type(b"q")
+    assert top.end() == (0, b"")
+
+
+def test_volumes_go_by_label_and_json_may_stand_behind_the_verb(shell: Shell) -> None:
+    shell.told("write", "first", "2M", given=bytes(4096))
+    (found,) = shell.document("lookup", "first", "2M", "4k")["keys"]
+    assert json.loads(shell.told("lookup", "0", "2M", "4k", "--json"))["keys"] == [found]
+    assert "did you mean 'first'?" in shell.refused("lookup", "frist", "0", "4k")
+    inode = shell.document("volume", "create", "twice")["inode"]
+    shell.told("volume", "create", "twice", "--json")
+    assert "expected one volume, found 2" in shell.refused("volume", "delete", "twice")
+    shell.told("volume", "delete", str(inode))
+    shell.told("volume", "delete", "twice")
+    assert "larger than the set" in shell.refused("allocate", "first", "0", "1G", "--whole")
 
 
 def traced(shell: Shell, *options: str) -> list[str]:

@@ -2,9 +2,15 @@
 import pytest
 from msgspec.structs import replace
 
-from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState
+from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, VolumeState
 from bcached.state.explanation import FAILURES, explain, explain_index
-from bcached.state.statistics import WAIT_BOUNDS_S, Histogram, OrphanStatistics, SetStatistics
+from bcached.state.statistics import (
+    WAIT_BOUNDS_S,
+    Histogram,
+    HolderStatistics,
+    OrphanStatistics,
+    SetStatistics,
+)
 
 ALL_IS_WELL = ["nothing waits, and buckets are ready to be used"]
 
@@ -87,8 +93,23 @@ def test_a_dry_member_is_told_beside_what_the_last_collection_found() -> None:
 def test_a_dry_member_is_told_beside_whose_dirty_data_there_is() -> None:
     dirty = {"0": 10, "7": 900, "3": 20, "5": 1}
     index = IndexState(2, 7, 60_000, 100_000, 512, 9, 3, 40, 16, 4, 60)
-    told = explain(a_set(a_member(invalidate_needs_gc=True), dirty_sectors=dirty, index=index))
-    most = "900 sectors of volume 7, 20 sectors of volume 3, 10 sectors of volume 0"
+    volumes = {"7": VolumeState("mail", False, 900, 900, 1, 0, 0, 0, 0)}
+    holders = (
+        HolderStatistics("pid 12 uid 0", 1, 0, False),
+        HolderStatistics("pid 13 uid 7", 2, 4, True),
+    )
+    told = explain(
+        a_set(
+            a_member(invalidate_needs_gc=True),
+            dirty_sectors=dirty,
+            index=index,
+            volumes=volumes,
+            largest_holders=holders,
+        )
+    )
+    most = "450k of volume 7 (mail), 10k of volume 3, 5k of volume 0"
+    held = "1 bucket held by pid 12 uid 0, 2 buckets held, 4 read by pid 13 uid 7 (disconnected)"
+    assert f"most of the buckets that connections hold or read: {held}" in told
     assert f"most of the dirty data, until marked clean or invalidated: {most}" in told
     assert any("moved together 4 times so far, which emptied 60 buckets" in line for line in told)
     assert explain(a_set(dirty_sectors=dirty, index=index)) == ALL_IS_WELL

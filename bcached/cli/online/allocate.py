@@ -14,6 +14,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import until_interrupted
 from bcached.cli.online.daemon import connected
+from bcached.cli.online.volume_name import VOLUME, inode_of
 from bcached.client.client import Client
 from bcached.keys import POINTERS_MAX, Key
 from bcached.units import SECTOR_BYTES, format_size
@@ -23,7 +24,7 @@ from bcached.wire.messages import INTERVAL_MS_MAX
 @click.command(
     epilog=examples("bcachectl allocate 0 0 4k", "bcachectl allocate 0 1G 16M --whole --hold"),
 )
-@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("volume", type=VOLUME)
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option(
@@ -45,7 +46,7 @@ from bcached.wire.messages import INTERVAL_MS_MAX
 @pass_options
 def allocate(
     options: GlobalOptions,
-    inode: int,
+    volume: int | str,
     offset: int,
     sectors: int,
     whole: bool,
@@ -55,12 +56,14 @@ def allocate(
     no_wait: bool,
     hold: bool,
 ) -> None:
-    """Reserve SECTORS of volume INODE from sector OFFSET on, and print their locations.
+    """Reserve SECTORS of VOLUME from sector OFFSET on, and print their locations.
 
+    VOLUME is an inode or a label.
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. The
     reservation ends with the command.
     """
     with connected(options) as client:
+        inode = inode_of(client, volume)
         keys = client.allocate(
             inode,
             offset,

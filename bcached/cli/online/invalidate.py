@@ -8,19 +8,22 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.online.daemon import connected
+from bcached.cli.online.volume_name import VOLUME, inode_of
 
 
 @click.command(epilog=examples("bcachectl invalidate 0 0 1G"))
-@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("volume", type=VOLUME)
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option("--lazy", is_flag=True, help="Do not wait until it is durable.")
 @pass_options
-def invalidate(options: GlobalOptions, inode: int, offset: int, sectors: int, lazy: bool) -> None:
-    """Drop SECTORS of volume INODE from sector OFFSET on, dirty data too, which is then lost.
+def invalidate(options: GlobalOptions, volume: int | str, offset: int, sectors: int, lazy: bool) -> None:
+    """Drop SECTORS of VOLUME from sector OFFSET on, dirty data too, which is then lost.
 
+    VOLUME is an inode or a label.
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same.
     """
     with connected(options) as client:
+        inode = inode_of(client, volume)
         dropped = client.invalidate(inode, offset, sectors, durable=not lazy)
     answer(options, {"sectors": dropped}, lambda: f"{dropped} sectors dropped")

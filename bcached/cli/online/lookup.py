@@ -11,26 +11,29 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.online.daemon import connected
+from bcached.cli.online.volume_name import VOLUME, inode_of
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES, format_size
 from bcached.wire.messages import FOUND_MAX
 
 
 @click.command(epilog=examples("bcachectl lookup 0 0 1G", "bcachectl --json lookup 0 0 1G | jq .keys"))
-@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("volume", type=VOLUME)
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option("--limit", type=click.IntRange(1, FOUND_MAX), help="Maximum number of keys.")
 @click.option("--no-touch", is_flag=True, help="Do not count this as use of the buckets found.")
 @pass_options
 def lookup(
-    options: GlobalOptions, inode: int, offset: int, sectors: int, limit: int | None, no_touch: bool
+    options: GlobalOptions, volume: int | str, offset: int, sectors: int, limit: int | None, no_touch: bool
 ) -> None:
-    """Print the keys of SECTORS of volume INODE from sector OFFSET on; what no key covers is not cached.
+    """Print the keys of SECTORS of VOLUME from sector OFFSET on; what no key covers is not cached.
 
+    VOLUME is an inode or a label.
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same.
     """
     with connected(options) as client:
+        inode = inode_of(client, volume)
         found = client.lookup(inode, offset, sectors, limit=limit, touch=not no_touch)
     answer(options, found, lambda: table(found.keys) if found.keys else "nothing there")
     if found.next is not None:

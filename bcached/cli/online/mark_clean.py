@@ -8,23 +8,26 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.online.daemon import connected
+from bcached.cli.online.volume_name import VOLUME, inode_of
 
 
 @click.command("mark-clean", epilog=examples("bcachectl mark-clean 0 0 1G"))
-@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("volume", type=VOLUME)
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option("--lazy", is_flag=True, help="Do not wait until it is durable.")
 @pass_options
-def mark_clean(options: GlobalOptions, inode: int, offset: int, sectors: int, lazy: bool) -> None:
-    """Mark the dirty data in SECTORS of volume INODE from sector OFFSET on clean.
+def mark_clean(options: GlobalOptions, volume: int | str, offset: int, sectors: int, lazy: bool) -> None:
+    """Mark the dirty data in SECTORS of VOLUME from sector OFFSET on clean.
 
+    VOLUME is an inode or a label.
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. Data
     overwritten meanwhile stays dirty.
     """
     count, changed = 0, 0
     at: int | None = offset
     with connected(options) as client:
+        inode = inode_of(client, volume)
         while at is not None:
             found = client.lookup(inode, at, offset + sectors - at, touch=False)
             dirty = [key for key in found.keys if key.dirty]

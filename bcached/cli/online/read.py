@@ -10,6 +10,7 @@ from bcached.cli.amounts import SECTORS
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.online.daemon import connected
+from bcached.cli.online.volume_name import VOLUME, inode_of
 from bcached.client import BlockingClient, Piece
 from bcached.errors import BcachedError
 from bcached.units import SECTOR_BYTES
@@ -20,20 +21,22 @@ CHUNK_SECTORS = 16384  # in memory at a time
 @click.command(
     epilog=examples("bcachectl read 0 0 64k > thumbnail.jpg", "bcachectl read 1 0 10M --zeros > volume.img")
 )
-@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("volume", type=VOLUME)
 @click.argument("offset", type=SECTORS)
 @click.argument("sectors", type=SECTORS)
 @click.option("--zeros", is_flag=True, help="Write zeros for sectors that are not cached, rather than fail.")
 @pass_options
-def read(options: GlobalOptions, inode: int, offset: int, sectors: int, zeros: bool) -> None:
-    """Read SECTORS of volume INODE from sector OFFSET on to standard output.
+def read(options: GlobalOptions, volume: int | str, offset: int, sectors: int, zeros: bool) -> None:
+    """Read SECTORS of VOLUME from sector OFFSET on to standard output.
 
+    VOLUME is an inode or a label.
     OFFSET and SECTORS are sectors of 512 bytes, or sizes with a suffix: 8 and 4k are the same. Data whose
     bucket was reused before it was read is not written. At the first sector that is not cached it fails, with
     all before it written.
     """
     end = offset + sectors
     with connected(options) as client:
+        inode = inode_of(client, volume)
         for start in range(offset, end, CHUNK_SECTORS):
             until = min(start + CHUNK_SECTORS, end)
             for piece in whole(client, inode, start, until, zeros):

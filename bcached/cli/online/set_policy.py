@@ -6,12 +6,13 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.groups import VerbGroup
 from bcached.cli.online.daemon import connected
 from bcached.set_state import POLICY_NAMES
 from bcached.wire.messages import Policy
 
 
-@click.group("set")
+@click.group("set", cls=VerbGroup)
 def set_policy() -> None:
     """Change how buckets are chosen and prepared for reuse. Durable when the command returns."""
 

@@ -2,12 +2,19 @@
 """`bcachectl top`: the state of the set, live."""
 
 import asyncio
+import os
+import sys
+import termios
 import time
-from contextlib import aclosing, suppress
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 
 import click
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
+from rich.segment import Segment
+from rich.style import Style
 
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import until_interrupted
@@ -15,6 +22,16 @@ from bcached.cli.online.daemon import connected
 from bcached.cli.online.picture import picture
 from bcached.client.client import Client
 from bcached.set_state import SetState
+from bcached.units import plural
+
+HELP = """Keys of bcachectl top
+
+  q or Ctrl-C   end
+  ? or h        this help; any key ends it
+
+Free lists: buckets ready in each reserve, of how many; a nearly empty one is yellow.
+Buckets: how many are in each state. What each figure means: bcachectl(8), docs/monitoring.md.
+"""
 
 
 @click.command
@@ -28,7 +45,11 @@ from bcached.set_state import SetState
 )
 @pass_options
 def top(options: GlobalOptions, interval: float) -> None:
-    """Show the set's state, live, until Ctrl-C. Without a terminal, or with --json, use status."""
+    """Show the set's state, live, until q or Ctrl-C; ? shows the keys.
+
+    What does not fit on the terminal is left out, and the last line says so. Without a terminal, or with
+    --json, use status.
+    """
     console = Console(highlight=False)
     if options.as_json or not console.is_terminal:
         raise click.UsageError("top needs a terminal; bcachectl status prints the same once, also as --json")
@@ -42,13 +63,80 @@ def top(options: GlobalOptions, interval: float) -> None:
 
 
 async def draw(path: str, live: Live, interval_ms: int) -> None:
-    """Draw every change of the state, until the daemon stops or a signal cancels it."""
+    """Draw every change of the state, until the daemon stops, q is typed, or a signal cancels it."""
     before: tuple[SetState, float] | None = None
+    screen = Screen(live)
     async with Client(path) as client, aclosing(client.watch(interval_ms)) as states:
-        async for state in states:
-            now = time.monotonic()
-            live.update(picture(state, rates(before, state, now)), refresh=True)
-            before = state, now
+        with keys(screen.typed):
+            async for state in states:
+                now = time.monotonic()
+                screen.show(picture(state, rates(before, state, now)))
+                before = state, now
+
+
+class Screen:
+    """What is on the terminal: the picture, cut to its height, or the help."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._picture: RenderableType = ""
+        self._has_help = False
+        self._task = asyncio.current_task()
+
+    def show(self, drawn: RenderableType) -> None:
+        """Show a new picture, unless the help is shown."""
+        self._picture = drawn
+        shown = HELP if self._has_help else Fitted(drawn)
+        self._live.update(shown, refresh=True)
+
+    def typed(self, key: str) -> None:
+        """Handle a key: q ends it, ? shows the help, and any key ends that."""
+        if key in ("q", "Q") and self._task is not None:
+            self._task.cancel()
+            return
+        self._has_help = not self._has_help and key in ("?", "h")
+        self.show(self._picture)
+
+
+class Fitted:
+    """A picture cut to the terminal; the last line says how much was left out."""
+
+    def __init__(self, drawn: RenderableType) -> None:
+        self._drawn = drawn
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._drawn, options.update(height=None), pad=False)
+        height = console.height
+        left_out = max(len(lines) - height + 1, 0) if len(lines) > height else 0
+        for number, line in enumerate(lines[: height - 1] if left_out else lines):
+            yield from line
+            if left_out or number + 1 < len(lines):
+                yield Segment.line()
+        if left_out:
+            text = f"{plural(left_out, 'line')} left out: enlarge the window, or see bcachectl status"
+            yield Segment(text[: options.max_width], Style(reverse=True))
+
+
+@contextmanager
+def keys(typed: Callable[[str], None]) -> Iterator[None]:
+    """Call typed with each key that is pressed, as long as the block runs; stdin may be no terminal."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    terminal, loop = sys.stdin.fileno(), asyncio.get_running_loop()
+    before = termios.tcgetattr(terminal)
+
+    def read() -> None:
+        for key in os.read(terminal, 64).decode("ascii", "replace"):
+            typed(key)
+
+    try:
+        tty.setcbreak(terminal)
+        loop.add_reader(terminal, read)
+        yield
+    finally:
+        loop.remove_reader(terminal)
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def rates(before: tuple[SetState, float] | None, state: SetState, now: float) -> dict[str, float]:

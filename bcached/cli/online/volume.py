@@ -13,14 +13,16 @@ from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.groups import VerbGroup
 from bcached.cli.online.daemon import connected
+from bcached.cli.online.volume_name import VOLUME, inode_of
 from bcached.units import SECTOR_BYTES, format_size
 from bcached.wire.volume_messages import Orphan, Volume
 
 
-@click.group
+@click.group(cls=VerbGroup)
 def volume() -> None:
-    """List, create and delete volumes. Allocations name a volume by its inode."""
+    """List, create and delete volumes. Other verbs take a volume by its inode or its label."""
 
 
 @volume.command("list")
@@ -83,14 +85,15 @@ def create(options: GlobalOptions, label: str, size: int | None, uuid: UUID | No
 
 
 @volume.command
-@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("name", metavar="VOLUME", type=VOLUME)
 @click.option("--force", is_flag=True, help="Even if it holds dirty data, which is then lost.")
 @pass_options
-def delete(options: GlobalOptions, inode: int, force: bool) -> None:
+def delete(options: GlobalOptions, name: int | str, force: bool) -> None:
     """Delete a volume: its reservations end, its keys are dropped, its inode is free.
 
     Also for the keys under an inode without a volume (`volume list` prints those).
     """
     with connected(options) as client:
+        inode = inode_of(client, name)
         client.delete_volume(inode, force=force)
     answer(options, {}, lambda: f"volume {inode} deleted")

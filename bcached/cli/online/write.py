@@ -10,6 +10,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.online.daemon import connected
+from bcached.cli.online.volume_name import VOLUME, inode_of
 from bcached.keys import POINTERS_MAX
 from bcached.units import SECTOR_BYTES
 
@@ -19,7 +20,7 @@ CHUNK_BYTES = 8 << 20  # in memory at a time
 @click.command(
     epilog=examples("bcachectl write 0 0 < thumbnail.jpg", "bcachectl write 0 1G --dirty < notes.txt")
 )
-@click.argument("inode", type=click.IntRange(min=0))
+@click.argument("volume", type=VOLUME)
 @click.argument("offset", type=SECTORS)
 @click.option(
     "--dirty/--clean",
@@ -39,19 +40,21 @@ CHUNK_BYTES = 8 << 20  # in memory at a time
 @pass_options
 def write(
     options: GlobalOptions,
-    inode: int,
+    volume: int | str,
     offset: int,
     dirty: bool | None,
     lazy: bool,
     replicas: int | None,
     write_point: int | None,
 ) -> None:
-    """Write standard input to volume INODE from sector OFFSET on, replacing what was there.
+    """Write standard input to VOLUME from sector OFFSET on, replacing what was there.
 
+    VOLUME is an inode or a label.
     OFFSET is sectors of 512 bytes, or a size with a suffix: 8 and 4k are the same. The last block is padded
     with zeros. Each piece of at most 8 MiB is committed atomically: if something fails, whole or not at all.
     """
     with connected(options) as client:
+        inode = inode_of(client, volume)
         block_bytes = client.description.devices[0].block_sectors * SECTOR_BYTES
         at, byte_count = offset, 0
         chunk_bytes = min(CHUNK_BYTES, client.atomic_bytes(replicas or 1))

@@ -98,7 +98,7 @@ class Allocations:
     ) -> "asyncio.Future[list[list[Key]]]":
         """Returns the keys of all requests, or raises NoFreeBuckets after timeout_s, at once if that is 0."""
         self._stop.check_changeable()
-        self._check_possible(requests)
+        self.check_possible(requests)
         return self._submit(ExtentAllocation(self._sectors, holder, requests), timeout_s)
 
     def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":
@@ -145,7 +145,7 @@ class Allocations:
         if replicas > min(len(self._members), POINTERS_MAX):
             raise LimitExceeded("replicas", replicas)
 
-    def _check_possible(self, requests: Sequence[ExtentRequest]) -> None:
+    def check_possible(self, requests: Sequence[ExtentRequest]) -> None:
         """Raises LimitExceeded for requests that no wait could satisfy."""
         for request in requests:
             self._check_replicas(request.replicas)

@@ -153,6 +153,7 @@ class Allocation:
         bucket_sectors = self._set.geometry.bucket_sectors
         keys_max = sum(1 if not one.whole else one.sectors // bucket_sectors + 2 for one in requests)
         if keys_max > messages.KEYS_IN_REPLY_MAX:
+            self._set.allocations.check_possible(requests)  # what no set of this size could hold at all
             raise LimitExceeded("keys_in_a_reply", keys_max)
         return _settled(self._set.allocations.allocate(session.holder, requests, wait_s(request)), results)
 

@@ -4,11 +4,13 @@
 from io import StringIO
 
 import msgspec
+import pytest
 from rich.console import Console
 
-from bcached.cli.online.picture import BAR_WIDTH, bar, counted, picture
+from bcached.cli.locale import is_ascii_only
+from bcached.cli.online.picture import BAR_WIDTH, VOLUMES_SHOWN, bar, counted, picture
 from bcached.cli.online.top import rates
-from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, SetState
+from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, SetState, VolumeState
 
 
 def member(**changes: object) -> MemberState:
@@ -85,7 +87,7 @@ def test_a_sound_set_shows_its_lists_states_and_policy() -> None:
     told = drawn(state())
     for words in ("working", "lru, discards on", "8k, 2 connected", "3/31", "7/15", "97.7 %", "3 (asked 3)"):
         assert words in told
-    assert "levels 2, leaves in memory 7 (58.6k of 1M), 512 of keys unwritten" in told
+    assert "2 levels, 7 leaves in memory (58.6k of 1M), 512 bytes of keys unwritten" in told
     assert "quarantine" not in told
     assert "FAILED" not in told
     assert "dirty" not in told, "states that no bucket is in are left out"
@@ -119,7 +121,7 @@ def test_what_clients_count_is_shown_if_they_count() -> None:
     assert "client reads" not in drawn(state())
     told = drawn(state(client_hits=12_345, client_misses=6, client_hit_bytes=3 << 20))
     assert "client reads" in told
-    assert "12,345 hits (3M), 6 misses" in told
+    assert "12,345 hits (3M), 6 missed" in told
 
 
 def test_every_member_is_shown() -> None:
@@ -151,3 +153,59 @@ def test_top_tells_what_went_on_each_second_since_the_picture_before() -> None:
     told = rates((state(), 10.0), later, 12.0)
     assert (told["sectors allocated"], told["prio writes"], told["discarded"]) == (1000, 2, 0)
     assert "sectors allocated 1,000" in drawn(later, **told)
+
+
+def test_counts_have_the_right_number_and_hits_are_in_per_cent() -> None:
+    told = drawn(state(open_buckets=1, lookups=3, lookup_hits=2, lookup_sectors=40, lookup_hit_sectors=10))
+    assert "1 bucket open" in told
+    assert "3, 66.7 % hits, 25.0 % of the bytes" in told
+
+
+def test_who_holds_buckets_and_what_wears_the_device_is_shown() -> None:
+    told = drawn(
+        state(
+            member(written_bytes={"data": 2048, "journal": 1024}, live_sectors=4, dirty_sectors=1),
+            held_buckets={"admin": 1, "allocator": 2, "gc": 0},
+        )
+    )
+    assert "1 bucket by admin, 2 buckets by allocator" in told
+    assert "3k, 1.50 times the data (data 2k, journal 1k)" in told
+    assert "2k live, 512 bytes of it dirty" in told
+
+
+def test_the_volumes_with_the_most_data_are_shown() -> None:
+    made = {
+        str(number): VolumeState(f"label {number}", False, 8 * number, number, 3, 10, 9, 80, 40)
+        for number in range(VOLUMES_SHOWN + 1)
+    }
+    told = drawn(state(volumes=made))
+    assert "label 8" in told
+    assert "label 0" not in told
+    assert "90.0 %" in told
+    assert "50.0 %" in told
+    assert "and 1 more volume" in told
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, True),
+        ({"LANG": "C"}, True),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, True),  # as Python sets it
+        ({"LC_ALL": "POSIX", "LANG": "de_DE.UTF-8"}, True),
+        ({"LANG": "de_DE.UTF-8"}, False),
+        ({"LANG": "de_DE.UTF-8", "LC_CTYPE": "C.UTF-8"}, False),
+        ({"LC_ALL": "C.UTF-8"}, False),
+        ({"LANG": "de_DE.ISO-8859-1"}, True),
+    ],
+)
+def test_the_c_locale_gets_ascii(
+    environment: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_ascii_only() is expected
+    assert drawn(state()).isascii() is expected
+    assert bar(5, 10).plain == ("#####-----" if expected else "█████░░░░░")
