@@ -33,7 +33,8 @@ PLAYED   := tests/kill tests/history tests/fuzz tests/runtime/test_crash_states.
             tests/runtime/test_odd_sets.py tests/state/test_model.py tests/state/test_live_model.py \
             tests/store/btree/test_write_back.py tests/store/test_journal_keys.py tests/store/test_planted_bugs.py \
             tests/store/test_power_cuts.py tests/store/rescue/test_kernel_images.py \
-            tests/store/rescue/test_random_damage.py tests/store/repair/test_random_damage.py tests/cli/offline/test_rescue_guide.py tests/runtime/test_failing_devices.py
+            tests/store/rescue/test_random_damage.py tests/store/rescue/test_bad_sectors.py \
+            tests/store/repair/test_random_damage.py tests/cli/offline/test_rescue_guide.py tests/runtime/test_failing_devices.py
 
 # One worker more than there are cores: many tests wait for processes.
 WORKERS  := $(shell expr $$(nproc) + 1)

@@ -6,9 +6,10 @@ checksum; it is dropped, and the keys of a leaf's come from the journal.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from bcached.errors import BadChecksum, BcachedError
+from bcached.errors import BadChecksum, BcachedError, DeviceError, FormatError
 from bcached.format.bset import PlacedBset, bsets_behind, claimed_keys, is_last_bset, read_bsets
 from bcached.keys import Key
 from bcached.state.index.extents import Extents
@@ -53,19 +54,19 @@ class NodeFound:
 
 async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: Position = START) -> NodeFound:
     """Returns the node that a (checked) key names; damage is in the result, not raised."""
-    pointer = key.pointers[0]
-    member = members[pointer.device]
-    superblock = member.superblock
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
-    node = NodeFound(key, level, low, f"{member.path} node at sector {pointer.sector}, level {level}")
+    node, member, block_bytes = _unread(members, key, level, low)
     try:
-        raw = await member.block_device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
+        raw = await member.block_device.read(
+            key.pointers[0].sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES
+        )
+    except DeviceError as error:
+        return await read_node_in_parts(members, key, level, low, error)
     except BcachedError as error:
         node.damage = error
         return node
     offset = 0
     try:
-        for placed in read_bsets(raw, key, superblock.set_magic, block_bytes, node.where):
+        for placed in read_bsets(raw, key, member.superblock.set_magic, block_bytes, node.where):
             node.bsets.append(placed)
             offset = placed.offset_bytes + placed.blocks * block_bytes
     except BcachedError as error:
@@ -73,6 +74,48 @@ async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: P
         if isinstance(error, BadChecksum):
             node.is_torn = bool(node.bsets) and is_last_bset(raw, offset, block_bytes)
         if not node.is_torn:
-            node.behind = list(bsets_behind(raw, offset, key, superblock.set_magic, block_bytes))
+            node.behind = list(bsets_behind(raw, offset, key, member.superblock.set_magic, block_bytes))
         node.claimed = claimed_keys(raw, offset)
     return node
+
+
+async def read_node_in_parts(
+    members: Sequence[MemberFound], key: Key, level: int, low: Position, error: DeviceError
+) -> NodeFound:
+    """Returns what can be read of a node that could not be read whole, block by block.
+
+    It is damaged, even if all that was found is sound: what could not be read may be the newest.
+    """
+    node, member, block_bytes = _unread(members, key, level, low)
+    node.damage = error
+    begin, set_magic = key.pointers[0].sector * SECTOR_BYTES, member.superblock.set_magic
+    raw = b"".join(
+        [
+            await _read_or_zeros(member, begin + offset, block_bytes)
+            for offset in range(0, key.sectors * SECTOR_BYTES, block_bytes)
+        ]
+    )
+    offset = 0
+    with suppress(FormatError):
+        for placed in read_bsets(raw, key, set_magic, block_bytes, node.where):
+            node.bsets.append(placed)
+            offset = placed.offset_bytes + placed.blocks * block_bytes
+    node.behind = list(bsets_behind(raw, offset, key, set_magic, block_bytes))
+    return node
+
+
+def _unread(
+    members: Sequence[MemberFound], key: Key, level: int, low: Position
+) -> tuple[NodeFound, MemberFound, int]:
+    """Returns a node before it is read, its member, and the bytes of a block."""
+    pointer = key.pointers[0]
+    member = members[pointer.device]
+    where = f"{member.path} node at sector {pointer.sector}, level {level}"
+    return NodeFound(key, level, low, where), member, member.superblock.block_sectors * SECTOR_BYTES
+
+
+async def _read_or_zeros(member: MemberFound, byte: int, length: int) -> bytes:
+    try:
+        return await member.block_device.read(byte, length)
+    except DeviceError:
+        return bytes(length)

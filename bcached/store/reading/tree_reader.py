@@ -13,14 +13,14 @@ left out; the journal's keys count nevertheless.
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 
-from bcached.errors import BcachedError
+from bcached.errors import DeviceError
 from bcached.format.bkey import Bounds
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.gens import behind
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START, Position, position_of
 from bcached.state.index.key_rows import KeyRows
-from bcached.store.btree.node_reader import NodeFound, read_node
+from bcached.store.btree.node_reader import NodeFound, read_node, read_node_in_parts
 from bcached.store.btree.node_rules import claim_bucket, judge_children, judge_damage, leaf_extents
 from bcached.store.btree.plain_leaf import read_plain_leaf
 from bcached.store.finding import Report
@@ -99,9 +99,8 @@ class TreeReader:
         if is_plain:
             try:
                 plain = await read_plain_leaf(members, node.key, node.low, self._bounds)
-            except BcachedError as error:  # one reading, so that the error of a failing device counts
-                node.damage = error
-                return node
+            except DeviceError as error:  # not read whole again, so that the error of a failing device counts
+                return await read_node_in_parts(members, node.key, node.level, node.low, error)
             if plain is not None:
                 node.merged = plain.extents
                 return node

@@ -4,11 +4,12 @@
 What is read from a damaged one, or taken from the owner, is a guess: set_left.py says when it is trusted.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import FormatError, SetRefused
+from bcached.errors import DeviceError, FormatError, SetRefused
 from bcached.format.correction import corrected_superblock
 from bcached.format.superblock import (
     SUPERBLOCK_BYTES,
@@ -54,9 +55,11 @@ async def read_member_left(device: BlockDevice, layout: Layout | None, report: R
         return MemberLeft(MemberFound(device, await read_superblock(device)), is_guess=False)
     except BackingDevice:
         raise
-    except FormatError as error:
+    except (FormatError, DeviceError) as error:
         damage = error
-    raw = await device.read(SUPERBLOCK_SECTOR * SECTOR_BYTES, SUPERBLOCK_BYTES)
+    raw = bytes(SUPERBLOCK_BYTES)
+    with suppress(DeviceError):
+        raw = await device.read(SUPERBLOCK_SECTOR * SECTOR_BYTES, SUPERBLOCK_BYTES)
     where = f"{device.path} sector {SUPERBLOCK_SECTOR}"
     corrected = corrected_superblock(raw)
     if corrected is not None:
@@ -77,7 +80,7 @@ async def read_member_left(device: BlockDevice, layout: Layout | None, report: R
     return MemberLeft(MemberFound(device, superblock), is_guess=sealed != raw)
 
 
-def _report(damage: FormatError, report: Report) -> None:
+def _report(damage: FormatError | DeviceError, report: Report) -> None:
     report(
         finding_of(damage, "superblock", Severity.FATAL, "nothing, if the fields that are left fit the rest")
     )
