@@ -12,7 +12,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed
-from bcached.cli.offline.consent import ask
+from bcached.cli.offline.consent import ask, progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
@@ -20,7 +20,7 @@ from bcached.errors import DeviceRefused, SetRefused
 from bcached.store.check.checker import check_set
 from bcached.store.check.soundness import refuse_damaged
 from bcached.store.make.layout import refuse_duplicates
-from bcached.store.resize.plan import ResizePlan, plan_resize
+from bcached.store.resize.plan import ResizePlan, plan_resize, shape_of
 from bcached.store.resize.resize import empty_first
 from bcached.store.resize.resize import resize as resize_member
 from bcached.units import SECTOR_BYTES, format_size
@@ -139,7 +139,9 @@ async def _run(devices: Sequence[FileDevice], plan: ResizePlan, size_bytes: int)
         plan = await _planned(devices, size_bytes)
     else:
         raise SetRefused(f"{device.path}: too few empty buckets, even after clean data was dropped")
-    await resize_member(plan)
+    node_sectors = shape_of(plan.found).node_sectors
+    with progress_line(plan.nodes * node_sectors, "of the index written") as show:
+        await resize_member(plan, lambda nodes: show(nodes * node_sectors))
     refuse_damaged(await check_set(devices))
     if not device.is_block and size_bytes < device.size_bytes:
         await device.change_size(size_bytes)
