@@ -181,7 +181,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             watching.wait_for_scrapes(1)
             with BlockingClient(str(daemon.socket_path)) as client:
                 inode = client.create_volume("photos")
-                work(client, inode, range(200))
+                work(client, inode, range(320))  # more than the set holds: data is evicted
                 daemon.ask("Allocator.Touch", buckets=[], hits=3, misses=1, bytes=4096)
                 daemon.ask("Admin.CollectGarbage", wait=True)
                 daemon.ask("Admin.WritePriorities")
