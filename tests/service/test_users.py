@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Users who do not trust each other: what one takes, another one gets its part of."""
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from bcached.service.socket.peer import Peer
 from bcached.service.socket.socket_server import SocketLimits
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call, outcome
+from instruments.time.patience import patience
 
 BUCKET = call("AllocateBucket", {"timeout_ms": 20_000})
 AT_ONCE = call("AllocateBucket", {"wait": False})
@@ -43,6 +46,12 @@ class Allocators(Access):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bcached.runtime.sectors.held_shares.PATIENCE_S", 0.05)
+
+
+async def until(question: Callable[[], bool]) -> None:
+    async with patience(20):
+        while not question():
+            await asyncio.sleep(0.001)
 
 
 async def hold_all(talker: Talker) -> int:
@@ -75,6 +84,27 @@ async def test_a_user_alone_may_hold_all(tmp_path: Path) -> None:
         await hold_all(greedy)
         assert outcome(await other.ask(call("AllocateBucket", {"timeout_ms": 300}))) == "NoFreeBuckets"
         assert outcome(await greedy.ask(DESCRIBE)) == "ok"
+
+
+async def test_a_request_for_nearly_everything_starves_nobody_else(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path, access=Allocators(), identify=Uids()) as it,
+        Talker(it.path) as half,
+        Talker(it.path) as greedy,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(450):
+            assert outcome(await half.ask(BUCKET)) == "ok"
+        sectors = int(0.9 * it.cache_set.allocations.data_sectors) // 128 * 128
+        whole = {"inode": 0, "offset": 0, "sectors": sectors, "whole": True, "timeout_ms": 20_000}
+        greedy.say(call("Allocate", whole))
+        await until(lambda: it.cache_set.shared.queue.total == 1)
+        others = [await stack.enter_async_context(Talker(it.path)) for _ in range(20)]
+        for other in others:
+            other.say(BUCKET)
+        assert [outcome(await other.hear()) for other in others] == ["ok"] * 20
+        half.hang_up()  # what it held is enough for the rest
+        assert outcome(await greedy.hear()) == "ok"
 
 
 async def test_pins_of_one_user_do_not_keep_another_from_writing(tmp_path: Path) -> None:
@@ -132,3 +162,14 @@ async def test_a_user_with_all_connections_gets_no_more(tmp_path: Path) -> None:
         assert (await third.hear())["parameters"]["limit"] == "connections"
         for talker in (first, second):
             assert outcome(await talker.ask(DESCRIBE)) == "ok"
+
+
+async def test_a_refusal_does_not_tell_what_exists(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path, access=Allocators(), identify=Uids()) as it,
+        Talker(it.path) as allocator,
+    ):
+        delete = "io.bcached.Admin.DeleteVolume"
+        there, not_there = [await allocator.ask(call(delete, {"inode": inode})) for inode in (0, 99)]
+        assert there == not_there
+        assert outcome(there) == "PermissionDenied"
