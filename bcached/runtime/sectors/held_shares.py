@@ -16,7 +16,7 @@ PATIENCE_S = 1.0  # most waits are shorter
 
 
 class HeldShares:
-    """Looks once a second at who holds what, as long as requests wait."""
+    """Looks once a second at who holds what, while requests for data wait and there are several users."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class HeldShares:
 
     def watch(self) -> None:
         """A request waits: look in a while, and again until none does."""
-        if self._timer is None:
+        if self._timer is None and len({holder.user for holder in self._holders}) > 1:
             self._timer = self._loop.call_later(PATIENCE_S, self._look_guarded)
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class HeldShares:
 
     def _look(self) -> None:
         self._timer = None
-        if not self._queue.total:
+        if not self._queue.users_waiting(0):
             return
         waiting = self._queue.users_waiting(PATIENCE_S)
         if waiting and (greedy := self._greedy_user(waiting)) is not None:
