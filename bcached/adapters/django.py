@@ -119,16 +119,12 @@ class BcachedCache(BaseCache):
         return self._cache.touch(name, self.get_backend_timeout(timeout))
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
-        """Returns the value with delta added, which keeps its expiry. Raises ValueError without a value.
-
-        It reads and stores: of callers at the same moment one may overwrite what another has added.
-        """
+        """Returns the value with delta added, which keeps its expiry. Raises ValueError without a value."""
         name = self.make_and_validate_key(key, version=version)
-        value, left_s = self._cache.get_with_expiry(name, self._missing_key)
-        if value is self._missing_key:
-            raise ValueError(f"Key '{key}' not found")
-        self._cache.set(name, value + delta, expire=left_s, wait=self._wait)
-        return value + delta
+        try:
+            return self._cache.incr(name, delta)
+        except KeyError:
+            raise ValueError(f"Key '{key}' not found") from None
 
     def delete(self, key: Any, version: int | None = None) -> bool:
         """Drop a value; returns whether there was one."""

@@ -30,9 +30,8 @@ class LockStore(Protocol):
 class BcachedMutex(CacheMutex):
     """A mutex of one key.
 
-    Of all processes one holds it, with two exceptions: its space may be reclaimed, as any object's, and of
-    callers that find an expired one at the same moment several may take it. Either costs a value that is
-    created twice.
+    Of all processes one holds it, unless its space is reclaimed, as any object's may be: that costs a value
+    that is created twice.
     """
 
     def __init__(self, store: LockStore, key: str) -> None:

@@ -165,6 +165,13 @@ class Commit(Parameters, frozen=True):
     versions: bool | None = None
     if_absent: bool | None = None
     replaces: Annotated[tuple["Lookup", ...], Meta(max_length=MANY_MAX)] | None = None
+    if_versions: tuple[Annotated[int, Meta(ge=0, le=(1 << 32) - 1)], ...] | None = None
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether more is asked for than to insert the keys."""
+        given = self.replaces is not None or self.if_versions is not None
+        return given or bool(self.if_absent or self.versions)
 
 
 class Committed(Results, omit_defaults=True):

@@ -11,6 +11,7 @@ from bcached.client.cache.commits import Commits
 from bcached.client.cache.known_object import Extent, KnownObject
 from bcached.client.cache.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
 from bcached.client.cache.recall import Recall
+from bcached.client.cache.session import Session
 from bcached.wire.change_map import ChangeMap
 
 
@@ -47,7 +48,11 @@ def _with_todays_gens(_: Recall, one: KnownObject) -> None:
 @contextmanager
 def without_change_counters() -> Iterator[None]:
     """A position that is known is used although the object was replaced."""
-    with patch.object(ChangeMap, "counter", lambda *_: 0), _before_hits(_with_todays_counter):
+    with (
+        patch.object(ChangeMap, "counter", lambda *_: 0),
+        _before_hits(_with_todays_counter),
+        without_condition(),  # which no counter would fulfil
+    ):
         yield
 
 
@@ -88,15 +93,20 @@ def without_waiting() -> Any:
     return patch.object(Commits, "finish", lambda *_: None)
 
 
-def without_if_absent() -> Any:
+@contextmanager
+def without_condition() -> Iterator[None]:
     """An object is added in place of another one."""
 
-    def added(self: Commits, one: Any, *, durable: bool = False) -> bool:
+    def added(self: Commits, one: Any, _version: int, *, durable: bool = False) -> bool:
         self.add(one, durable=durable)
         self.finish(one)
         return True
 
-    return patch.object(Commits, "add_if_absent", added)
+    with (
+        patch.object(Session, "version_of", lambda *_: 0),
+        patch.object(Commits, "add_if_unchanged", added),
+    ):
+        yield
 
 
 PLANTS: dict[str, Callable[[], Any]] = {
@@ -105,7 +115,7 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "counters": without_change_counters,
     "durability": without_durability,
     "wait": without_waiting,
-    "if_absent": without_if_absent,
+    "add": without_condition,
 }
 
 

@@ -31,7 +31,7 @@ def test_no_rule_is_broken_by_kills_pauses_evictions_and_deletions() -> None:
         ("gens and checksums", "a value of another name, or a part of one", 0),
         ("wait", "a value that was never stored under this name", 0),
         ("durability", "an older value than one that was durable", 1000),
-        ("if_absent", "two adds at the same time have won", 0),
+        ("add", "two adds at the same time have won", 0),
     ],
 )
 def test_a_planted_bug_is_found(plant: str, rule: str, mishap_calls: int) -> None:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH
+from bcached.client.cache.adding import adding
 from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized_coroutine
 from bcached.client.cache.names import Name, name_bytes
@@ -105,6 +106,17 @@ class AsyncCache:
     ) -> bool:
         """Store a value if there is none, for all processes; returns whether it was stored."""
         return await self._in_thread(self._objects.add, self._new(name, value, expire), durable=durable)
+
+    async def incr(self, name: Name, delta: Any = 1) -> Any:
+        """Add to a value, which keeps its expiry; returns the sum. No caller overwrites another's sum.
+
+        Raises KeyError without a value, TypeError for one that delta cannot be added to.
+        """
+        key = name_bytes(name)
+        one = await self._in_thread(self._objects.change, key, adding(self._values, key, delta))
+        if one is None:
+            raise KeyError(name)
+        return self._values.decode(one.codec, bytes(one.value))
 
     async def set_many(
         self,

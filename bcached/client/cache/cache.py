@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH
+from bcached.client.cache.adding import adding
 from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized
 from bcached.client.cache.names import Name, name_bytes
@@ -114,12 +115,22 @@ class Cache:
         self.set(name, value)
 
     def add(self, name: Name, value: Any, *, expire: float | None = None, durable: bool = False) -> bool:
-        """Store a value if there is none, for all processes; returns whether it was stored.
+        """Store a value if there is none, or an expired one; returns whether it was stored.
 
-        An expired value is removed first: of several callers that find one at the same moment more than one
-        may store.
+        Of several callers, of all processes, one stores.
         """
         return self._objects.add(self._new(name, value, expire), durable=durable)
+
+    def incr(self, name: Name, delta: Any = 1) -> Any:
+        """Add to a value, which keeps its expiry; returns the sum. No caller overwrites another's sum.
+
+        Raises KeyError without a value, TypeError for one that delta cannot be added to.
+        """
+        key = name_bytes(name)
+        one = self._objects.change(key, adding(self._values, key, delta))
+        if one is None:
+            raise KeyError(name)
+        return self._values.decode(one.codec, bytes(one.value))
 
     def set_many(
         self,

@@ -113,20 +113,22 @@ class Commits:
         gathered, self._gathered, self._gathered_keys = self._gathered, [], 0
         self._dispatch(gathered, durable=durable)
 
-    def add_if_absent(self, one: Pending, *, durable: bool = False) -> bool:
-        """Commit an object if there is none in its slot; returns whether it was committed."""
+    def add_if_unchanged(self, one: Pending, version: int, *, durable: bool = False) -> bool:
+        """Commit an object if its slot's change counter has this value; returns whether it was committed."""
         self.drain()
-        self._dispatch([one], durable=durable, if_absent=True)
+        self._dispatch([one], durable=durable, if_versions=[version] * len(one.keys))
         self.finish(one)
         return one.was_committed
 
-    def _dispatch(self, gathered: Sequence[Pending], *, durable: bool, if_absent: bool | None = None) -> None:
+    def _dispatch(
+        self, gathered: Sequence[Pending], *, durable: bool, if_versions: Sequence[int] | None = None
+    ) -> None:
         for one in gathered:
             one.is_sent = True
         keys = [key for one in gathered for key in one.keys]
         slots = [Lookup(one.keys[0].inode, one.offset, SLOT_SECTORS) for one in gathered if one.seal]
         call = verbs.commit_if(
-            self._at, keys, durable=durable, versions=True, if_absent=if_absent, replaces=slots
+            self._at, keys, durable=durable, versions=True, if_versions=if_versions, replaces=slots
         )
         self._under_way.append((call, gathered, durable))
         self._enough, self._due_s = BUNDLE_KEYS, time.monotonic() + GATHER_S

@@ -60,6 +60,9 @@ class NewObject(NamedTuple):
     expires_at_us: int
 
 
+Change = Callable[[Found], NewObject]
+
+
 class Objects:
     """The objects of a volume. Thread-safe."""
 
@@ -130,6 +133,10 @@ class Objects:
     def add(self, one: NewObject, *, durable: bool) -> bool:
         """Store an object if there is none; returns whether it was stored."""
         return self._run(lambda session: self._add(session, one, durable=durable), False)
+
+    def change(self, name: bytes, changed: Change) -> NewObject | None:
+        """Returns what was stored in place of an object, made from it; None without one."""
+        return self._run(lambda session: self._change(session, name, changed), None)
 
     def touch(self, name: bytes, expires_at_us: int) -> bool:
         """Change when an object expires; returns whether it was there."""
@@ -248,14 +255,24 @@ class Objects:
         parts, seal = _encoded(session, one)
         with self.sessions.lock:
             session.commits.drain()
-            if self._find(session, one.name) is not None:
-                return False
-            if session.store_if_absent(one.name, parts, seal, durable=durable):
-                return True
-            if self._find(session, one.name) is not None:  # stored meanwhile
-                return False
-            session.drop([offset_of(one.name)])  # expired, another name's, or evicted in part
-            return session.store_if_absent(one.name, parts, seal, durable=durable)
+            while True:
+                version = session.version_of(one.name)  # before the look-up
+                if self._find(session, one.name) is not None:
+                    return False
+                if session.store_if_unchanged(one.name, parts, seal, version, durable=durable):
+                    return True
+
+    def _change(self, session: Session, name: bytes, changed: Change) -> NewObject | None:
+        with self.sessions.lock:
+            session.commits.drain()
+            while True:
+                version = session.version_of(name)  # before the look-up
+                found = _found(self._find(session, name))
+                if found is None:
+                    return None
+                one = changed(found)
+                if session.store_if_unchanged(name, *_encoded(session, one), version):
+                    return one
 
     def _touch(self, session: Session, name: bytes, expires_at_us: int) -> bool:
         with self.sessions.lock:

@@ -87,10 +87,18 @@ class Session:
         self.commits.add(pending, durable=durable)
         return pending
 
-    def store_if_absent(self, name: bytes, parts: Parts, seal: Seal, *, durable: bool) -> bool:
-        """Write an object of this name, and commit it if its slot is empty; returns whether it was."""
+    def version_of(self, name: bytes) -> int:
+        """Returns the change counter of the name's slot, as it is now."""
+        return self.changes.counter(self.inode, offset_of(name))
+
+    def store_if_unchanged(
+        self, name: bytes, parts: Parts, seal: Seal, version: int, *, durable: bool = False
+    ) -> bool:
+        """Write an object of this name, and commit it if its slot has this version; whether it has."""
+        if self.version_of(name) != version:
+            return False
         pending = self._written(name, offset_of(name), parts, seal)
-        if self.commits.add_if_absent(pending, durable=durable):
+        if self.commits.add_if_unchanged(pending, version, durable=durable):
             return True
         self.at.send_oneway(verbs.release_message(tuple(pending.keys)))
         return False

@@ -128,11 +128,13 @@ def commit_if(
     versions: bool | None = None,
     if_absent: bool | None = None,
     replaces: Iterable[Lookup] | None = None,
+    if_versions: Iterable[int] | None = None,
 ) -> Call[Committed]:
-    """Insert keys as `commit` does: if nothing is there, in place of all else in ranges, with versions."""
+    """Insert keys as `commit` does: on conditions, in place of all else in ranges, with versions."""
     at.check()
     ranges = None if replaces is None else tuple(replaces)
-    request = messages.Commit(tuple(keys), durable, timeout_ms, versions, if_absent, ranges)
+    expected = None if if_versions is None else tuple(if_versions)
+    request = messages.Commit(tuple(keys), durable, timeout_ms, versions, if_absent, ranges, expected)
     return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, lambda it: it)
 
 

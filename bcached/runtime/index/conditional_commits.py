@@ -24,10 +24,15 @@ REPLACED_KEYS_MAX = 4096  # removed by one commit: it blocks the loop meanwhile
 
 
 class CommitConditions(Struct, frozen=True):
-    """What a commit asks for: ranges whose other keys are removed; and whether keys are only added."""
+    """What a commit asks for: ranges whose other keys are removed; and when which keys are inserted.
+
+    With if_absent those where nothing is. With if_versions all, if the change counter of each key's first
+    sector has that value, else none.
+    """
 
     replaces: tuple[Span, ...] = ()
     if_absent: bool = False
+    if_versions: tuple[int, ...] | None = None
 
 
 class Outcome(NamedTuple):
@@ -64,7 +69,7 @@ class ConditionalCommits:
     def try_commit(self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions) -> Outcome | None:
         """Accept keys now; returns None if that has to wait."""
         words = self._check(keys, conditions)
-        if conditions.if_absent:  # else accepting them is the check
+        if conditions.if_absent or conditions.if_versions is not None:  # else accepting them is the check
             self._sectors.check_commit(holder, keys)
         if self._changes.is_ready(_spans(keys, conditions), words):
             plan = self._plan(keys, conditions)
@@ -104,12 +109,17 @@ class ConditionalCommits:
             raise LimitExceeded("replaced_sectors", sectors)
         if conditions.if_absent and SpanSet(spans_of(keys)).has_overlaps:
             raise InvalidParameter("keys", "with if_absent: expected keys that do not overlap each other")
+        if conditions.if_versions is not None and len(conditions.if_versions) != len(keys):
+            raise InvalidParameter("if_versions", f"expected {len(keys)}, one for each key")
         return words
 
     # Deciding
 
     def _plan(self, keys: Sequence[Key], conditions: CommitConditions) -> _Plan:
-        if conditions.if_absent:
+        versions = conditions.if_versions
+        if versions is not None and self._versions(keys) != versions:
+            plan = _Plan((), (), (False,) * len(keys))
+        elif conditions.if_absent:
             plan = self._additions(keys, conditions)
         else:
             plan = _Plan(keys, self._deletions(keys, conditions), (True,) * len(keys))
@@ -171,8 +181,11 @@ class ConditionalCommits:
         seq = self._changes.journal.accepted_seq
         if plan.words:
             seq = self._index.accept(holder, plan.keys, plan.deletions)
+        return Outcome(seq, self._versions(keys), plan.committed)
+
+    def _versions(self, keys: Sequence[Key]) -> tuple[int, ...]:
         counter = self._changes.change_map.counter
-        return Outcome(seq, tuple([counter(key.inode, key.offset) for key in keys]), plan.committed)
+        return tuple([counter(key.inode, key.offset) for key in keys])
 
 
 def _spans(keys: Sequence[Key], conditions: CommitConditions) -> list[Span]:

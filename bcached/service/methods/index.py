@@ -62,7 +62,7 @@ class IndexOperations:
         for key in request.keys:
             check_blocks("keys", key, self._block_mask)
         self._check_durable(request.durable)
-        if request.replaces is not None or request.if_absent or request.versions:
+        if request.has_conditions:
             return self._commit_if(session, request)
         if not request.keys:
             seq: int | None = self._set.journal.accepted_seq
@@ -85,11 +85,12 @@ class IndexOperations:
         conditions = CommitConditions(
             tuple((one.inode, one.offset, one.offset + one.sectors) for one in ranges),
             bool(request.if_absent),
+            request.if_versions,
         )
 
         def made(made: Made) -> Outcome:
             results = messages.Committed(made.seq)
-            if request.if_absent:
+            if request.if_absent or request.if_versions is not None:
                 results.committed = made.committed
             if request.versions:
                 results.versions = made.versions

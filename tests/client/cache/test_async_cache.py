@@ -126,6 +126,15 @@ async def test_of_many_that_add_one_does(opened: Open) -> None:
     assert not await caches[1].add("lock", 5)
 
 
+async def test_a_sum_loses_no_part(opened: Open) -> None:
+    here, there = opened(), opened()
+    await here.set("count", 0, wait=True)
+    sums = await asyncio.gather(*(cache.incr("count", 2) for cache in (here, there) for _ in range(5)))
+    assert sorted(sums) == list(range(2, 21, 2))
+    with pytest.raises(KeyError, match="nothing"):
+        await here.incr("nothing")
+
+
 async def test_dropping(opened: Open) -> None:
     here, there = opened(), opened()
     await here.set_many([("a", 1), ("b", 2), ("c", 3), ("d", 4)], wait=True)

@@ -108,19 +108,48 @@ def test_a_value_is_added_once(opened: Open) -> None:
     assert not here.add("lock", 6)
 
 
-def test_of_many_that_add_one_does(opened: Open) -> None:
-    caches = [opened() for _ in range(4)]
-    added: list[int] = []
+@pytest.mark.parametrize("before", ["nothing", "expired"])
+def test_of_many_that_add_one_does(opened: Open, before: str) -> None:
+    caches, added = [opened() for _ in range(4)], list[tuple[int, int]]()
+    if before == "expired":
+        caches[0].set_many({str(number): -1 for number in range(25)}, expire=0, wait=True)
 
-    def work(cache: Cache) -> None:
-        added.extend(number for number in range(25) if cache.add(str(number), number))
+    def work(own: int) -> None:
+        added.extend((number, own) for number in range(25) if caches[own].add(str(number), own))
 
-    threads = [Thread(target=work, args=(one,)) for one in caches]
+    in_threads([lambda own=own: work(own) for own in range(4)])  # type: ignore[misc]
+    assert sorted(number for number, _ in added) == list(range(25))
+    assert caches[0].get_many(map(str, range(25))) == {str(number): own for number, own in added}
+
+
+def in_threads(works: list[Callable[[], None]]) -> None:
+    threads = [Thread(target=work) for work in works]
     for one in threads:
         one.start()
     for one in threads:
         one.join()
-    assert sorted(added) == list(range(25))
+
+
+def test_a_sum_loses_no_part(opened: Open) -> None:
+    caches, sums = [opened() for _ in range(4)], list[int]()
+    caches[0].set("count", 0, expire=1000, wait=True)
+
+    def work(cache: Cache) -> None:
+        sums.extend(cache.incr("count") for _ in range(25))
+
+    in_threads([lambda cache=cache: work(cache) for cache in caches])  # type: ignore[misc]
+    assert sorted(sums) == list(range(1, 101))
+    value, left_s = caches[1].get_with_expiry("count")
+    assert value == 100
+    assert left_s is not None
+    assert 900 < left_s <= 1000
+    assert caches[2].incr("count", -40) == 60
+    assert caches[3]["count"] == 60
+    with pytest.raises(KeyError, match="nothing"):
+        caches[0].incr("nothing")
+    caches[0].set("text", "1")
+    with pytest.raises(TypeError):
+        caches[0].incr("text")
 
 
 def test_what_is_known_takes_no_request(opened: Open, daemon: DaemonProcess) -> None:

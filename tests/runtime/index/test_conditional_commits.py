@@ -49,9 +49,17 @@ class Client:
         keys = await self.cache_set.allocations.allocate(self.holder, wanted, PATIENCE_S)
         return [key for row in keys for key in row]
 
-    async def commit(self, keys: Sequence[Key], *replaces: Span, if_absent: bool = False) -> Outcome:
+    async def commit(
+        self,
+        keys: Sequence[Key],
+        *replaces: Span,
+        if_absent: bool = False,
+        if_versions: Sequence[int] | None = None,
+    ) -> Outcome:
         """Commit as a request does: at once if that is possible."""
-        commits, conditions = self.cache_set.conditional_commits, CommitConditions(replaces, if_absent)
+        expected = None if if_versions is None else tuple(if_versions)
+        conditions = CommitConditions(replaces, if_absent, expected)
+        commits = self.cache_set.conditional_commits
         at_once = commits.try_commit(self.holder, keys, conditions)
         return at_once or await commits.commit(self.holder, keys, conditions, PATIENCE_S)
 
@@ -186,6 +194,30 @@ async def test_of_two_that_add_the_same_one_does(tmp_path: Path) -> None:
             one.commit(keys[0], if_absent=True), other.commit(keys[1], if_absent=True)
         )
         assert [outcome.committed for outcome in outcomes] == [(True,), (False,)]
+
+
+@in_virtual_time
+async def test_of_two_that_have_seen_the_same_version_one_commits(tmp_path: Path) -> None:
+    async with a_client(tmp_path) as one:
+        other = Client(one.cache_set)
+        first = await one.commit(await one.reserve([(0, 0, 64)]))
+        keys = [await client.reserve([(0, 0, 8), (0, 8, 16)]) for client in (one, other)]
+        seen = first.versions[:1] * 2
+        outcomes = await asyncio.gather(
+            one.commit(keys[0], (0, 0, 1 << 17), if_versions=seen),
+            other.commit(keys[1], (0, 0, 1 << 17), if_versions=seen),
+        )
+        assert [outcome.committed for outcome in outcomes] == [(True, True), (False, False)]
+        assert outcomes[0].versions == outcomes[1].versions != seen
+        assert (await one.found()).keys() == {(0, sector) for sector in range(16)}, "the rest was removed"
+        assert other.holder.sectors == 16, "what was not committed stays reserved"
+        assert (await other.commit(keys[1], if_versions=outcomes[1].versions)).committed == (True, True)
+        (key,) = await one.reserve([(0, 0, 8)])
+        assert (await one.commit([key], if_absent=True, if_versions=seen[:1])).committed == (False,)
+        for versions in ((), (1, 2)):
+            with pytest.raises(InvalidParameter, match="one for each key"):
+                await one.commit([key], if_versions=versions)
+        assert (await one.commit((), if_versions=())).committed == ()
 
 
 @in_virtual_time

@@ -41,6 +41,7 @@ async def test_a_commit_tells_only_what_it_was_asked(tmp_path: Path) -> None:
             ({"versions": False, "if_absent": False}, {"sequence"}),
             ({"versions": True}, {"sequence", "versions"}),
             ({"if_absent": True}, {"sequence", "committed"}),
+            ({"if_versions": [1]}, {"sequence", "committed"}),
             ({"replaces": []}, {"sequence"}),
         ):
             key = await reserved(talker, 0)
