@@ -11,7 +11,7 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.cli.main import Failed
+from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import ask, progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.paths import PATH
@@ -104,7 +104,7 @@ def clone(
     try:
         outcome = asyncio.run(_clone(options, request, is_new=not os.path.lexists(target)))
     except KeyboardInterrupt:
-        raise Failed(
+        raise Interrupted(
             f"interrupted: {target} is no cache device yet, {cache} is as it was; the same command continues"
         ) from None
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))

@@ -11,7 +11,7 @@ from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.cli.main import Failed
+from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import ask, progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.paths import PATH
@@ -98,7 +98,7 @@ def resize(
     try:
         outcome = asyncio.run(_resize(options, request))
     except KeyboardInterrupt:
-        raise Failed(f"interrupted: {cache} is sound, and the same command continues") from None
+        raise Interrupted(f"interrupted: {cache} is sound, and the same command continues") from None
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
 
 

@@ -11,7 +11,7 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.cli.main import Failed
+from bcached.cli.main import Failed, Interrupted
 from bcached.cli.offline.consent import ask, progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.ranges_file import parse_ranges
@@ -112,7 +112,7 @@ def warm(
     try:
         outcome = asyncio.run(_warm(options, request))
     except KeyboardInterrupt:
-        raise Failed("interrupted: the set is sound, and the same command continues") from None
+        raise Interrupted("interrupted: the set is sound, and the same command continues") from None
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
 
 
