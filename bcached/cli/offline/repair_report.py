@@ -44,6 +44,8 @@ def lines(done: Repair) -> Iterator[str]:
         yield then[done.is_done, found.sound]
     else:
         yield "sound" if found.sound else "NOT SOUND: nothing was done"
+        if found.worst == Severity.TORN:
+            yield "nothing is to be repaired: the next opening puts right what was interrupted"
         if options := in_order(needed_steps(found)):
             paths = shlex.join(device.path for device in done.devices)
             yield f"to see what can be done: bcachectl repair -n {' '.join(options)} {paths}"

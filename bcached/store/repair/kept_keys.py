@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bcached.format.bkey import CHECK_DEVICE
 from bcached.keys import Key, Pointer
 from bcached.state.index.extents import Extents
+from bcached.state.index.key_rows import KeyRows
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.missing_members import is_missing
@@ -95,9 +96,14 @@ class KeptKeys:
         counts = [self.left.checked.censuses[number].geometry.bucket_count for number in self.present]
         dirty = [np.zeros(count, np.int64) for count in counts]
         clean = [np.zeros(count, np.int64) for count in counts]
-        for key, pointer in self._pointers():
-            bucket = pointer.sector // self.left.bounds.bucket_sectors
-            (dirty if key.dirty else clean)[pointer.device][bucket] += key.sectors
+        rows = KeyRows()
+        rows.add(self.extents)
+        for chunk in rows.chunks():
+            for device in range(len(counts)):
+                for counted, chosen in ((dirty, chunk.dirty), (clean, ~chunk.dirty)):
+                    here = chunk.where(chosen & (chunk.devices == device))
+                    buckets = here.first_sectors // self.left.bounds.bucket_sectors
+                    np.add.at(counted[device], buckets, here.sectors)
         return dirty, clean
 
     def _pointers(self) -> Iterator[tuple[Key, Pointer]]:

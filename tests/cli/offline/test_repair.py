@@ -180,3 +180,14 @@ def test_restoring_takes_the_devices_by_other_names(tmp_path: Path) -> None:
     assert moved.read_bytes() == before
     for wrong in (("-n",), ("--undo", tmp_path / "x"), ("--clear-journal-behind", 3)):
         assert run("repair", "--restore", undo, *wrong, moved).exit_code == USAGE
+
+
+def test_an_interrupted_write_needs_no_repair(tmp_path: Path) -> None:
+    (path,) = with_a_hole(last_lost=4).files(tmp_path)
+    before = Path(path).read_bytes()
+    done = run("repair", path)
+    assert done.exit_code == ERRORS_LEFT
+    assert done.stdout.splitlines()[-1] == (
+        "nothing is to be repaired: the next opening puts right what was interrupted"
+    )
+    assert Path(path).read_bytes() == before
