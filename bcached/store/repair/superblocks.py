@@ -31,7 +31,7 @@ async def rewrite_superblocks(
     devices: Sequence[BlockDevice], layout: Layout | None, set_uuid: UUID | None
 ) -> RepairStep:
     """Plan to write the superblocks that are damaged; patches are of devices."""
-    found = [await _best(device, layout) for device in devices]
+    found = _without_contradictions([await _best(device, layout) for device in devices])
     known = [one for one in found if one is not None]
     step = RepairStep("write the superblock again")
     members: list[MemberLeft] = []
@@ -43,6 +43,20 @@ async def rewrite_superblocks(
     for number, one in enumerate(members):
         await _add(step, number, one.found)
     return step
+
+
+def _without_contradictions(found: Sequence[MemberLeft | None]) -> list[MemberLeft | None]:
+    """Returns None in place of a guess that says otherwise than a sound superblock of the set."""
+    sound = [_of_set(one) for one in found if one is not None and not one.is_guess]
+    if not sound:
+        return list(found)
+    return [one if one is not None and _of_set(one) in sound else None for one in found]
+
+
+def _of_set(one: MemberLeft) -> tuple[object, ...]:
+    """Returns what all superblocks of a set have in common."""
+    superblock = one.found.superblock
+    return superblock.set_uuid, superblock.bucket_sectors, superblock.block_sectors, superblock.members
 
 
 async def _best(device: BlockDevice, layout: Layout | None) -> MemberLeft | None:

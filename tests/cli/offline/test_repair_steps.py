@@ -246,3 +246,14 @@ def test_a_sound_set_is_left_as_it_is(tmp_path: Path) -> None:
 def test_options_without_their_step_are_a_wrong_usage(options: tuple[str, ...], tmp_path: Path) -> None:
     (path,) = a_set()[0].files(tmp_path)
     assert run("repair", *options, path).exit_code == USAGE
+
+
+def test_a_damaged_superblock_that_contradicts_the_other_members_is_not_believed(tmp_path: Path) -> None:
+    builder, _ = a_set(members=2)
+    builder.write(4096, bytes(8), member=1)  # the checksum
+    builder.write(4096 + 192, (16).to_bytes(2, "little"), member=1)  # blocks
+    builder.write(8192, bytes(4096), member=1)
+    paths = builder.files(tmp_path)
+    done = run("repair", "--yes", "--superblock", *paths)
+    assert done.exit_code == MENDED, done.output
+    assert run("check", *paths).exit_code == 0
