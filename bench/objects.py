@@ -1,131 +1,100 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Objects by name: `bcached.client.Cache` beside diskcache, LMDB and a file for each name.
+"""Objects by name: `bcached.client.Cache` beside diskcache, LMDB, files, Redis and memcached.
 
-All in one process, values in the page cache, nothing synced: ratios of times within a round. LMDB neither
-evicts nor checks what it reads; it and diskcache have one writer at a time; a file is written to a temporary
-name and renamed.
+In one process and in eight, values in the page cache, nothing synced: ratios of times within a round. A get
+is the median of all, a set the mean of all with the wait until others see them, since commits are gathered.
+LMDB neither evicts nor checks what it reads; it and diskcache have one writer at a time; Redis and memcached
+keep objects in RAM only, and are asked through a plain socket.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from random import Random
 from statistics import median
 from time import perf_counter
-from typing import Protocol
 
-import lmdb
-
-from bcached.client import Cache
 from bench.daemon import daemon, make_image
+from bench.object_device import against_the_device
+from bench.object_processes import in_many_processes
+from bench.object_stores import OURS, SET_BYTES, Peer, Store, peers
 from bench.table import Report
+from bench.zipf import drawn
 
-ROUNDS = 5
-NAMES = 1000
-SET_BYTES = 1 << 30
-SIZES = (200, 4096, 65536)
-OURS = "bcached"
+ROUNDS, LARGE_ROUNDS = 5, 3
+COUNTS = {200: 1000, 4096: 1000, 65_536: 250, 1 << 20: 48, 32 << 20: 5}  # names of each size
+LARGE = 1 << 20
+VERBS = ("set", "get")
+LMDB, DISKCACHE, REDIS = "LMDB, no sync", "diskcache Cache", "Redis"
+# By (size, verb): how many times our time a peer's must be at least.
+TARGETS: dict[tuple[int, str], dict[str, float]] = {
+    (200, "get"): {DISKCACHE: 2.5, REDIS: 10, LMDB: 1 / 3},
+    (4096, "get"): {DISKCACHE: 2.5, REDIS: 10, LMDB: 1 / 3},
+    (65_536, "get"): {DISKCACHE: 2.5},
+    (4096, "set"): {DISKCACHE: 2.5},
+    (65_536, "set"): {DISKCACHE: 5},
+}
 
-
-class Store(Protocol):
-    """What is compared."""
-
-    def set(self, name: str, value: bytes, /) -> object: ...
-    def get(self, name: str, /) -> object: ...
-    def settle(self) -> object: ...
-
-
-class Ours:
-    def __init__(self, cache: Cache) -> None:
-        self.set, self.get = cache.set, cache.get
-        self.settle = lambda: cache.flush(durable=False)
-
-
-class Lmdb:
-    def __init__(self, folder: Path) -> None:
-        self._environment = lmdb.open(str(folder / "lmdb"), map_size=SET_BYTES, sync=False)
-
-    def set(self, name: str, value: bytes) -> None:
-        with self._environment.begin(write=True) as transaction:
-            transaction.put(name.encode(), value)
-
-    def get(self, name: str) -> object:
-        with self._environment.begin() as transaction:
-            return transaction.get(name.encode())
-
-    def settle(self) -> None:
-        pass
-
-
-class Files:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "files"
-        self._folder.mkdir()
-
-    def set(self, name: str, value: bytes) -> None:
-        path = f"{self._folder}/{name}"
-        with open(path + ".new", "wb") as file:
-            file.write(value)
-        os.rename(path + ".new", path)
-
-    def get(self, name: str) -> bytes:
-        with open(f"{self._folder}/{name}", "rb") as file:
-            return file.read()
-
-    def settle(self) -> None:
-        pass
-
-
-@contextmanager
-def diskcache(folder: Path) -> Iterator[Store]:
-    from diskcache import Cache as DiskCache  # noqa: PLC0415 - an optional package
-
-    with DiskCache(str(folder / "diskcache"), size_limit=SET_BYTES) as cache:
-        cache.settle = lambda: None
-        yield cache
+Key = tuple[int, str]
+Times = dict[str, dict[Key, list[float]]]
 
 
 def run(report: Report, folder: Path) -> None:
-    """All sizes, all stores in turn."""
-    report.heading("Objects by name, microseconds a call (in brackets: times as long as ours)")
+    """Eight processes; then one, with all sizes, all stores in turn; then the device."""
     make_image(folder, "512k", SET_BYTES)
-    with daemon(folder) as process, Cache(process.path, "bench") as cache:
-        stores: dict[str, Store] = {OURS: Ours(cache), "LMDB, no sync": Lmdb(folder), "files": Files(folder)}
-        if find_spec("diskcache") is None:
-            report.skip("diskcache is not installed: pip install diskcache")
-            times = measured(stores)
-        else:
-            with diskcache(folder) as one:
-                times = measured({**stores, "diskcache": one})
-        assert cache.stats().misses == 0
-    report.table(("", *[f"{verb} {size}" for size in SIZES for verb in ("set", "get")]), rows(times))
+    with daemon(folder) as process, peers(folder, process.path, report.skip) as found:
+        in_many_processes(report, found)  # before this process opens any: LMDB may not be opened twice
+        report.heading("Objects by name, microseconds a call in one process (in brackets: times ours)")
+        stores = [(peer, peer.open()) for peer in found]
+        times = measured(stores)
+        for _, store in stores:
+            store.close()
+        for sizes in (tuple(size for size in COUNTS if size < LARGE), tuple(_large())):
+            keys = [(size, verb) for size in sizes for verb in VERBS]
+            report.table(("", *[f"{verb} {told(size)}" for size, verb in keys]), rows(times, keys))
+        _targets(report, times)
+    against_the_device(report, folder, _large())
     report.keep("objects", {name: {str(key): own for key, own in one.items()} for name, one in times.items()})
 
 
-Times = dict[str, dict[tuple[int, str], list[float]]]
+def _large() -> Sequence[int]:
+    return [size for size in COUNTS if size >= LARGE]
 
 
-def measured(stores: dict[str, Store]) -> Times:
+def told(size: int) -> str:
+    """A size as the tables have it."""
+    return f"{size >> 20}M" if size >= 1 << 20 else f"{size >> 10}k" if size >= 1 << 10 else f"{size}"
+
+
+def measured(stores: Sequence[tuple[Peer, Store]]) -> Times:
     """Microseconds a call of each store, size and verb, in each round."""
-    times: Times = {name: {(size, verb): [] for size in SIZES for verb in ("set", "get")} for name in stores}
+    times: Times = {peer.name: {(size, verb): [] for size in COUNTS for verb in VERBS} for peer, _ in stores}
     for number in range(-1, ROUNDS):
-        for size in SIZES:
-            value = os.urandom(size)
-            for name in stores if number % 2 else reversed(stores):
-                sets, gets = one_round(stores[name], size, value)
-                if number >= 0:  # the first one warms up
-                    times[name][size, "set"].append(sets)
-                    times[name][size, "get"].append(gets)
+        for size in COUNTS:
+            if size >= LARGE and number >= LARGE_ROUNDS:
+                continue
+            value, random = os.urandom(size), Random(number)
+            for peer, store in stores if number % 2 else reversed(stores):
+                found = one_round(store, size, value, random)
+                for verb, took in zip(VERBS, found, strict=True):
+                    if number >= 0:  # the first one fills, and warms up
+                        times[peer.name][size, verb].append(took)
     return times
 
 
-def one_round(store: Store, size: int, value: bytes) -> tuple[float, float]:
-    count = NAMES // 4 if size > 10_000 else NAMES
-    names = [f"{size} {number}" for number in range(count)]
-    sets = timed(lambda: [store.set(name, value) for name in names] and store.settle()) / count
-    gets = timed(lambda: [store.get(name) for name in names]) / count
-    assert store.get(names[0]) == value
+def one_round(store: Store, size: int, value: bytes, random: Random) -> tuple[float, float]:
+    """Microseconds a set and a get, of names drawn by Zipf; each name is there."""
+    count = COUNTS[size]
+    names = [f"{size}-{number}" for number in range(count)]
+    if store.get(names[-1]) is None:
+        for name in names:
+            store.set(name, value)
+        store.settle()
+    setting, getting = ([names[one] for one in drawn(count, count, random)] for _ in VERBS)
+    sets = timed(lambda: [store.set(name, value) for name in setting] and store.settle()) / count
+    gets = median([timed(partial(store.get, name)) for name in getting])
+    assert store.get(setting[0]) == value
     return sets, gets
 
 
@@ -135,10 +104,25 @@ def timed(work: Callable[[], object]) -> float:
     return (perf_counter() - began) * 1e6
 
 
-def rows(times: Times) -> Iterator[list[str]]:
+def ratio(times: Times, name: str, key: Key) -> float:
+    """A peer's time as a multiple of ours, of the same round."""
+    return median(a / b for a, b in zip(times[name][key], times[OURS][key], strict=True))
+
+
+def rows(times: Times, keys: Sequence[Key]) -> Iterator[list[str]]:
     for name, own in times.items():
         row = [name]
-        for key, rounds in own.items():
-            ratio = median(a / b for a, b in zip(rounds, times[OURS][key], strict=True))
-            row.append(f"{median(rounds):.1f}" + ("" if name == OURS else f" ({ratio:.2f})"))
+        for key in keys:
+            beside = "" if name == OURS else f" ({ratio(times, name, key):.2f})"
+            row.append(f"{median(own[key]):.1f}{beside}")
         yield row
+
+
+def _targets(report: Report, times: Times) -> None:
+    for key, least in TARGETS.items():
+        for name, wanted in least.items():
+            if name in times:
+                what = f"{name}'s time / ours"
+                report.target(
+                    f"{key[1]} {told(key[0])}", what, ratio(times, name, key), at_least=round(wanted, 2)
+                )
