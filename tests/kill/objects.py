@@ -2,7 +2,8 @@
 """Objects of a cache through kills of the daemon, and through power cuts of a recorded block device."""
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -61,24 +62,28 @@ def _live(daemon: MortalDaemon, ledger: ObjectLedger, random: Random, result: Ob
     """All durable objects are there; then store until the daemon is killed."""
     daemon.start()
     assert daemon.wait_until_ready_or_dead(), daemon.log_text()
-    cache = Cache(str(daemon.socket_path))
-    result.found += ledger.judge(cache)
-    ledger.settle(cache)
-    killer = threading.Timer(random.random() * BUSY_S, daemon.kill)
-    killer.start()
-    with suppress(BcachedError):
-        while killer.is_alive():
-            act(cache, ledger, random)
-    killer.join()
-    _abandon(cache)
+    with _cache_on(daemon) as cache:
+        result.found += ledger.judge(cache)
+        ledger.settle(cache)
+        killer = threading.Timer(random.random() * BUSY_S, daemon.kill)
+        killer.start()
+        with suppress(BcachedError):
+            while killer.is_alive():
+                act(cache, ledger, random)
+        killer.join()
     assert not daemon.quarrels(), daemon.log_text()
     result.kills += 1
 
 
-def _abandon(cache: Cache) -> None:
-    """Close a cache whose daemon is gone."""
-    with suppress(BcachedError):
-        cache.close()
+@contextmanager
+def _cache_on(daemon: MortalDaemon) -> Iterator[Cache]:
+    """A cache that is closed at the end, whether its daemon is gone or not."""
+    cache = Cache(str(daemon.socket_path))
+    try:
+        yield cache
+    finally:
+        with suppress(BcachedError):
+            cache.close()
 
 
 def run_object_cuts(
@@ -112,13 +117,12 @@ def _session(folder: Path, ledger: ObjectLedger, random: Random, calls: int, cou
             daemon.start()
             assert daemon.wait_until_ready_or_dead(), daemon.log_text()
             ledger.position = device.position
-            cache = Cache(str(daemon.socket_path))
-            cache.flush()
-            made = device.position()
-            for _ in range(calls):
-                act(cache, ledger, random)
-            daemon.kill()
-            _abandon(cache)
+            with _cache_on(daemon) as cache:
+                cache.flush()
+                made = device.position()
+                for _ in range(calls):
+                    act(cache, ledger, random)
+                daemon.kill()
         base = bytearray(device.base)
     entries = list(device.entries())
     first = next(index for index, entry in enumerate(entries) if entry.end > made)
@@ -134,7 +138,7 @@ def _judge(judge: MortalDaemon, cut: Cut, ledger: ObjectLedger, result: ObjectKi
     Path(path).write_bytes(cut.image)
     judge.start()
     assert judge.wait_until_ready_or_dead(), judge.log_text()
-    with Cache(str(judge.socket_path)) as cache:
+    with _cache_on(judge) as cache:
         result.found += ledger.judge(cache, cut.position)
         cache.set("afterwards", b"v" * 9000, durable=True)
         assert cache["afterwards"] == b"v" * 9000

@@ -36,7 +36,7 @@ def test_every_read_of_a_closed_cache_is_in_the_figures(own_daemon: DaemonProces
         assert float(line) == value
     command = [str(BIN / "bcachectl"), "--socket", path, "status"]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"client reads +11 hits \(107.4k\), 3 misses", told), told
+    assert re.search(r"client reads +11 hits \(107.4k\), 3 miss", told), told
 
 
 def test_reads_are_reported_while_a_cache_is_open(own_daemon: DaemonProcess) -> None:
