@@ -106,8 +106,8 @@ class Cache:
         It returns when the value is written and its commit is sent or about to be: this process sees it at
         once, others within milliseconds. wait: return when all see it; durable: when it also survives a power
         cut. expire: seconds from now; an expired value is a miss. Raises ValueError for more than 64 MiB, or
-        than the set can commit at once. A refusal by the daemon is raised by the call that waits, or by the
-        next one that stores, or by flush().
+        than the set can commit at once. A refusal by the daemon is raised by the call that waits, or by a
+        later one that stores, or by flush().
         """
         self._objects.store(self._new(name, value, expire), wait=wait, durable=durable)
 
