@@ -3,8 +3,9 @@
 
 python -m bench [--keys N] [--trace FILE] [PART]...
 
-Without a part: all of them. N is how many keys `keys` inserts and `check` reads: ten million take
-minutes to insert. FILE, which may be repeated, is what `trace` replays in place of a synthetic trace.
+Without a part: all of them. N is how many keys `keys` inserts, `check` reads and `costs` has in the
+index: ten million take minutes to insert. FILE, which may be repeated, is what `trace` replays in place of
+a synthetic trace.
 """
 
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from bench import (
     check,
     client,
+    commit_costs,
     commits,
     fairness,
     invalidation,
@@ -35,6 +37,7 @@ PARTS = (
     "sockets",
     "client",
     "commits",
+    "costs",
     "fairness",
     "lookups",
     "objects",
@@ -63,6 +66,7 @@ def main() -> int:
         "sockets": lambda: sockets.run(report, folder),
         "client": lambda: client.run(report, folder),
         "commits": lambda: commits.run(report, folder),
+        "costs": lambda: commit_costs.run(report, folder, asked.keys),
         "fairness": lambda: fairness.run(report, folder),
         "lookups": lambda: lookups.run(report, folder),
         "objects": lambda: objects.run(report, folder),

@@ -141,6 +141,11 @@ def pack_keys(keys: tuple[Key, ...]) -> bytes:
         assert 0 <= end <= END_MAX
         words += (head_word(key.inode, key.sectors, key.dirty, len(pointers)), end)
         words += map(pointer_word, pointers)
+    return pack_key_words(words)
+
+
+def pack_key_words(words: Sequence[int]) -> bytes:
+    """The words of keys, one behind the other."""
     return struct.pack(f"<{len(words)}Q", *words)
 
 

@@ -99,6 +99,11 @@ class ChangeMap:
         value: int = self.counters[self.index(inode, sector)]
         return value
 
+    def counters_of(self, keys: Iterable[Key]) -> tuple[int, ...]:
+        """Returns the counter of each key's first region."""
+        counters, mask, shift = self.counters, self.mask, self.shift
+        return tuple([counters[key.inode * INODE_FACTOR + (key.offset >> shift) & mask] for key in keys])
+
     def count(self, keys: Iterable[Key]) -> None:
         """Add one to the counters of the regions that each of these changed keys is in: the daemon's side."""
         counters, mask, shift = self.counters, self.mask, self.shift

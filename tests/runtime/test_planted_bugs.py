@@ -30,8 +30,9 @@ from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.journal_pins import SeqPins
 from bcached.state.index.key_ranges import spans_of
 from bcached.state.index.loaded_leaves import LoadedLeaves
-from bcached.state.index.node import Leaf, Unwritten
+from bcached.state.index.node import Leaf
 from bcached.state.index.span_set import SpanSet
+from bcached.state.index.unwritten import Unwritten
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal import entry_writer
@@ -92,13 +93,13 @@ def seals_an_entry_when_its_flush_is_over(patch: pytest.MonkeyPatch) -> None:
 
 
 def takes_keys_for_part_of_the_entry_under_way(patch: pytest.MonkeyPatch) -> None:
-    append = Journal.append
+    append = Journal.append_packed
 
-    def joined(self: Journal, keys: Sequence[Key]) -> int:
-        seq = append(self, keys)
+    def joined(self: Journal, packed: bytes, key_count: int) -> int:
+        seq = append(self, packed, key_count)
         return seq - 1 if self._lock.locked() else seq
 
-    patch.setattr(Journal, "append", joined)
+    patch.setattr(Journal, "append_packed", joined)
 
 
 def lets_go_of_entries_whose_leaves_are_not_written(patch: pytest.MonkeyPatch) -> None:
@@ -336,7 +337,9 @@ def removes_what_is_replaced_with_a_later_entry(patch: pytest.MonkeyPatch) -> No
     accept = Index.accept
     running = set()
 
-    def apart(self: Index, holder: Any, keys: Sequence[Key], deletions: Sequence[Key] = ()) -> int:
+    def apart(
+        self: Index, holder: Any, keys: Sequence[Key], deletions: Sequence[Key] = (), batch: Any = None
+    ) -> int:
         covered = SpanSet(spans_of(keys))
         rests = [
             Key(inode, start, end - start, False, ())

@@ -4,7 +4,7 @@
 The condition is evaluated and the keys are accepted without an await in between, in one journal entry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -13,6 +13,7 @@ from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume
 from bcached.keys import KEY_SECTORS_MAX, Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index import Index
+from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.key_ranges import Span, spans_of, words_of
 from bcached.state.index.span_set import SpanSet
 from bcached.state.index.tree import Missing
@@ -44,13 +45,13 @@ class Outcome(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    keys: Sequence[Key]
+    batch: KeyBatch  # the keys to be committed, placed
     deletions: Sequence[Key]
-    committed: tuple[bool, ...]
+    committed: tuple[bool, ...]  # for each key of the request
 
     @property
     def words(self) -> int:
-        return words_of(self.keys) + words_of(self.deletions)
+        return len(self.batch.words) + words_of(self.deletions)
 
 
 class ConditionalCommits:
@@ -68,12 +69,15 @@ class ConditionalCommits:
 
     def try_commit(self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions) -> Outcome | None:
         """Accept keys now; returns None if that has to wait."""
-        words = self._check(keys, conditions)
+        self._check(keys, conditions)
         if conditions.if_absent or conditions.if_versions is not None:  # else accepting them is the check
             self._sectors.check_commit(holder, keys)
-        if self._changes.is_ready(_spans(keys, conditions), words):
-            plan = self._plan(keys, conditions)
-            if not plan.words or (self._changes.journal.has_space(plan.words) and self._changes.may_grow()):
+        batch = KeyBatch(keys)
+        if self._changes.is_ready_for(batch):
+            plan = self._plan(batch, conditions)
+            if plan is not None and (
+                not plan.words or (self._changes.journal.has_space(plan.words) and self._changes.may_grow())
+            ):
                 return self._accept(holder, keys, plan)
         self._sectors.check_commit(holder, keys)
         return None
@@ -82,14 +86,17 @@ class ConditionalCommits:
         self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions, timeout_s: float
     ) -> Outcome:
         """Accept keys, all in one entry. NoFreeBuckets if that is not possible in time."""
-        spans, deadline = _spans(keys, conditions), self._clock() + timeout_s
+        spans, deadline = [*spans_of(keys), *conditions.replaces], self._clock() + timeout_s
         words = self._check(keys, conditions)
         while True:
             self._sectors.check_commit(holder, keys)
             await self._changes.make_ready(spans, words, deadline - self._clock())
             self._check(keys, conditions)  # a volume may have been deleted
             self._sectors.check_commit(holder, keys)
-            plan = self._plan(keys, conditions)
+            batch = KeyBatch(keys)
+            missing = self._tree.place(batch)
+            plan = self._plan(batch, conditions)
+            assert missing is None and plan is not None, "the ranges are loaded"  # noqa: PT018 (one fact)
             if plan.words > words:  # the keys to be removed are known only now
                 words = plan.words
             elif not plan.words or self._changes.may_grow():
@@ -107,7 +114,7 @@ class ConditionalCommits:
             sectors += end - start
         if sectors > REPLACED_SECTORS_MAX:
             raise LimitExceeded("replaced_sectors", sectors)
-        if conditions.if_absent and SpanSet(spans_of(keys)).has_overlaps:
+        if conditions.if_absent and len(keys) > 1 and SpanSet(spans_of(keys)).has_overlaps:
             raise InvalidParameter("keys", "with if_absent: expected keys that do not overlap each other")
         if conditions.if_versions is not None and len(conditions.if_versions) != len(keys):
             raise InvalidParameter("if_versions", f"expected {len(keys)}, one for each key")
@@ -115,43 +122,74 @@ class ConditionalCommits:
 
     # Deciding
 
-    def _plan(self, keys: Sequence[Key], conditions: CommitConditions) -> _Plan:
+    def _plan(self, batch: KeyBatch, conditions: CommitConditions) -> _Plan | None:
+        """Returns what is to be changed for a placed batch; None if a replaced range is not loaded."""
         versions = conditions.if_versions
-        if versions is not None and self._versions(keys) != versions:
-            plan = _Plan((), (), (False,) * len(keys))
-        elif conditions.if_absent:
-            plan = self._additions(keys, conditions)
+        if versions is not None and self._changes.change_map.counters_of(batch.keys) != versions:
+            return _Plan(KeyBatch(()), (), (False,) * len(batch.keys))
+        live = self._live_by_range(conditions.replaces)
+        if live is None:
+            return None
+        if conditions.if_absent:
+            plan = self._additions(batch, live)
         else:
-            plan = _Plan(keys, self._deletions(keys, conditions), (True,) * len(keys))
+            deletions = self._deletions(batch, live) if live else ()
+            plan = _Plan(batch, deletions, (True,) * len(batch.keys))
         if plan.words > self._commit_words:
             raise LimitExceeded("commit_words", plan.words)
         return plan
 
-    def _additions(self, keys: Sequence[Key], conditions: CommitConditions) -> _Plan:
-        """Returns the keys where nothing live is: nor in the ranges to be replaced, which are then empty."""
-        taken = SpanSet(span for span in conditions.replaces if self._live(span))
-        spans = spans_of(keys)
-        committed = tuple(not taken.touches(*span) and not self._live(span) for span in spans)
-        return _Plan([key for key, is_new in zip(keys, committed, strict=True) if is_new], (), committed)
+    def _live_by_range(self, ranges: Sequence[Span]) -> dict[Span, list[Key]] | None:
+        """Returns what is live in ranges, those left out where nothing is; None if a node has to be read."""
+        found = self._tree.lookup_several(ranges, REPLACED_KEYS_MAX + 1)
+        if isinstance(found, Missing):
+            return None
+        if not found:  # as for most new objects
+            return found
+        live = {span: self._checked(keys) for span, keys in found.items()}
+        return {span: keys for span, keys in live.items() if keys}
 
-    def _deletions(self, keys: Sequence[Key], conditions: CommitConditions) -> list[Key]:
+    def _additions(self, batch: KeyBatch, live: Iterable[Span]) -> _Plan:
+        """Returns the keys where nothing live is: nor in the ranges to be replaced, which are then empty."""
+        taken = SpanSet(live)
+        committed = []
+        for number, (inode, start, end, _, _) in enumerate(batch.rows):
+            is_taken = bool(taken.spans) and taken.touches(inode, start, end)
+            committed.append(not is_taken and not self._has_live(batch, number))
+        if all(committed):
+            return _Plan(batch, (), tuple(committed))
+        keys = [key for key, is_new in zip(batch.keys, committed, strict=True) if is_new]
+        return _Plan(KeyBatch(keys), (), tuple(committed))
+
+    def _has_live(self, batch: KeyBatch, number: int) -> bool:
+        """Whether anything live is in the range of a key of a placed batch."""
+        assert batch.leaves is not None
+        leaf, (inode, start, end, _, _) = batch.leaves[number], batch.rows[number]
+        if leaf is None:
+            return bool(self._live((inode, start, end)))
+        found = leaf.live.lookup(inode, start, end, REPLACED_KEYS_MAX + 1)
+        return bool(found and self._checked(found))
+
+    def _deletions(self, batch: KeyBatch, live: dict[Span, list[Key]]) -> list[Key]:
         """Returns keys that delete what is live in the ranges and not covered by the keys.
 
         They come before the keys in the entry, and so may extend over these.
         """
-        live_by_range: list[list[Key]] = []
+        count = sum(map(len, live.values()))
+        exact = {row[:3] for row in batch.rows}
+        if count <= REPLACED_KEYS_MAX and exact.issuperset(
+            [span for found in live.values() for span in spans_of(found)]
+        ):
+            return []  # as for objects that are stored again
+        covered = SpanSet(spans_of(batch.keys))
+        deletions: list[Key] = []
         count = 0
-        for span in SpanSet(conditions.replaces).spans:
-            live_by_range.append(self._live(span))
-            count += len(live_by_range[-1])
+        for span in SpanSet(live).spans:
+            found = self._live(span)
+            count += len(found)
             if count > REPLACED_KEYS_MAX:
                 raise LimitExceeded("replaced_keys", count)
-        if not count:  # as for most new objects
-            return []
-        covered = SpanSet(spans_of(keys))
-        deletions: list[Key] = []
-        for live in live_by_range:
-            rests = [rest for key in live for rest in covered.gaps(key.inode, key.offset, key.end)]
+            rests = [rest for key in found for rest in covered.gaps(key.inode, key.offset, key.end)]
             deletions += self._joined(rests)
         return deletions
 
@@ -169,10 +207,14 @@ class ConditionalCommits:
         return deletions
 
     def _live(self, span: Span) -> list[Key]:
-        """Returns what is live in a range, which is loaded. LimitExceeded if these are too many keys."""
+        """Returns what is live in a range, which is loaded."""
         found = self._tree.lookup(*span, REPLACED_KEYS_MAX + 1)
         assert not isinstance(found, Missing), "the caller has not loaded the range"
-        if len(found) > REPLACED_KEYS_MAX:  # stale or not
+        return self._checked(found)
+
+    def _checked(self, found: Sequence[Key]) -> list[Key]:
+        """Returns those of found keys that are live. LimitExceeded if there are too many, stale or not."""
+        if len(found) > REPLACED_KEYS_MAX:
             raise LimitExceeded("replaced_keys", len(found))
         return self._sectors.validity.current(found, touch=False)
 
@@ -180,13 +222,6 @@ class ConditionalCommits:
         """Make the change. The counters are read before any other change can be made."""
         seq = self._changes.journal.accepted_seq
         if plan.words:
-            seq = self._index.accept(holder, plan.keys, plan.deletions)
-        return Outcome(seq, self._versions(keys), plan.committed)
-
-    def _versions(self, keys: Sequence[Key]) -> tuple[int, ...]:
-        counter = self._changes.change_map.counter
-        return tuple([counter(key.inode, key.offset) for key in keys])
-
-
-def _spans(keys: Sequence[Key], conditions: CommitConditions) -> list[Span]:
-    return [*spans_of(keys), *conditions.replaces]
+            batch = None if plan.deletions else plan.batch
+            seq = self._index.accept(holder, plan.batch.keys, plan.deletions, batch)
+        return Outcome(seq, self._changes.change_map.counters_of(keys), plan.committed)

@@ -17,10 +17,12 @@ from bcached.runtime.index.index_writer import IndexWriter, as_device_failed
 from bcached.runtime.index.inode_keys import InodeKeys
 from bcached.runtime.index.volume_reads import ReadsByVolume
 from bcached.state.accounting.index_health import IndexHealth
+from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.key_ranges import cut_to, spans_of, words_of
 from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.state.sectors.sector_runs import SectorRun
 
 DROPPED_KEYS = 256  # at once: an invalidation blocks the loop meanwhile
 
@@ -63,11 +65,12 @@ class Index:
 
     def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
         """Accept keys now; returns the seq of their entry, or None if that has to wait."""
-        words = self.check_keys(keys)
-        if not self.changes.is_ready(spans_of(keys), words) or not self.changes.may_grow():
+        self.check_keys(keys)
+        batch = KeyBatch(keys)
+        if not self.changes.is_ready_for(batch) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
             return None
-        return self.accept(holder, keys)
+        return self.accept(holder, keys, batch=batch)
 
     async def commit(self, holder: Holder, keys: Sequence[Key], timeout_s: float) -> int:
         """Accept keys, all in one entry; returns its seq. NoFreeBuckets if the index cannot grow in time."""
@@ -113,19 +116,24 @@ class Index:
                 "keys", f"volume {key.inode} ends at sector {size}, found a key up to {key.end}"
             )
 
-    def accept(self, holder: Holder, keys: Sequence[Key], deletions: Sequence[Key] = ()) -> int:
+    def accept(
+        self,
+        holder: Holder,
+        keys: Sequence[Key],
+        deletions: Sequence[Key] = (),
+        batch: KeyBatch | None = None,
+    ) -> int:
         """Commit keys, and deletions before them, without an await: no other task sees only a part of it.
 
-        Returns their seq. All must be ready for them.
+        Returns their seq. All must be ready for them; batch is both, if the caller has packed them.
         """
-        committed = self.committed_sectors
         if self._trace.listeners:
             for key in keys:
                 self._trace_insert(key)
-        seq = self._accept(holder, keys, deletions)
-        for key in keys:
-            for pointer in key.pointers:
-                committed[pointer.device] += key.sectors
+        runs = self._sectors.runs_of(keys)
+        seq = self._accept(holder, keys, runs, batch or KeyBatch([*deletions, *keys]))
+        for run in runs:
+            self.committed_sectors[run.device] += run.end - run.start
         return seq
 
     def _trace_insert(self, key: Key) -> None:
@@ -133,9 +141,9 @@ class Index:
             "bcache_cache_insert", inode=key.inode, offset=key.offset, sectors=key.sectors, dirty=key.dirty
         )
 
-    def _accept(self, holder: Holder, keys: Sequence[Key], deletions: Sequence[Key] = ()) -> int:
-        ended = self._sectors.end_reservations(holder, keys)  # raises before anything has changed
-        seq = self.changes.put([*deletions, *keys] if deletions else keys)
+    def _accept(self, holder: Holder, keys: Sequence[Key], runs: Sequence[SectorRun], batch: KeyBatch) -> int:
+        ended = self._sectors.end_reservations(holder, keys, runs)  # raises before anything has changed
+        seq = self.changes.put(batch, keys, runs)
         self._sectors.drop_pins(ended)  # not before: a bucket emptied of pins and data is retired
         self.changes.settle()
         return seq
@@ -348,7 +356,7 @@ class Index:
         """Replace a key by its reserved copy; returns False if the key has changed since it was copied."""
         if self._loaded(old.inode, old.offset, old.end) != [old]:
             return False
-        self._accept(holder, [new])
+        self._accept(holder, [new], self._sectors.runs_of([new]), KeyBatch([new]))
         return True
 
     def _loaded(self, inode: int, start: int, end: int) -> list[Key]:

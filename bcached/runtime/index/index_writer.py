@@ -15,8 +15,10 @@ from bcached.keys import Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.node_buckets import NodeBuckets
 from bcached.state.accounting.live_sectors import LiveSectors
+from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.key_ranges import Span
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.state.sectors.sector_runs import SectorRun, sector_runs
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal.journal import Journal
 from bcached.wire.change_map import ChangeMap
@@ -45,6 +47,7 @@ class IndexWriter:
         self._tree = write_back.nodes.tree
         self._count_changes = change_map.count
         self._member_buckets = sectors.members
+        self._bucket_sectors = sectors.members[0].geometry.bucket_sectors
         self._shared = shared
         self._reclaims = 0  # the members' count when the allocators were notified last
         shared.stop.on_refusal.append(lambda _: write_back.wake_throttled())
@@ -61,6 +64,14 @@ class IndexWriter:
             if missing(inode, start, end) is not None:
                 return False
         return True
+
+    def is_ready_for(self, batch: KeyBatch) -> bool:
+        """Whether a batch can be put now; that holds until the caller's next await."""
+        return (
+            self.journal.has_space(len(batch.words))
+            and not self.nodes.is_over_limit
+            and self._tree.place(batch) is None
+        )
 
     async def make_ready(self, spans: Sequence[Span], words: int, left_s: float) -> None:
         """Wait until a change can be made; that holds until the caller's next await.
@@ -103,23 +114,37 @@ class IndexWriter:
 
     # Making it
 
-    def put(self, keys: Sequence[Key]) -> int:
-        """Insert keys, which replace others in their ranges; returns their seq.
+    def put(self, batch: KeyBatch, keys: Sequence[Key], runs: Sequence[SectorRun]) -> int:
+        """Insert a batch, whose keys replace others in their ranges; returns their seq.
 
-        The ranges must be loaded, and the journal have space. Call `settle` after all related changes.
+        The ranges must be loaded, and the journal have space. keys are those with data, runs their sectors.
+        Call `settle` after all related changes.
         """
-        seq = self.journal.append(keys)
-        tree, live = self._tree, self.live
-        for key in keys:
-            removed = tree.insert(key, seq)
-            if removed:
-                live.remove(removed, seq)
-            live.add(key)
-        self._count_changes(keys)
+        if batch.leaves is None:
+            missing = self._tree.place(batch)
+            assert missing is None, "the caller has not loaded the ranges"
+        seq = self.journal.append_packed(batch.packed(), len(batch.keys))
+        cut = self._tree.insert_batch(batch, seq)
+        if cut:
+            self._count(batch.keys, cut, seq)
+        else:
+            self.live.add_runs(keys, runs)
+        self._count_changes(batch.keys)
         self.newest_seq = seq
         if self._tree.leaves.wanted:
             self._shared.leaves_wanted()
         return seq
+
+    def _count(self, keys: Sequence[Key], cut: Sequence[tuple[int, Sequence[Key]]], seq: int) -> None:
+        """Count inserted keys, and what each of them cut out, in their order: it may be of one before it."""
+        live, first = self.live, 0
+        for number, removed in cut:
+            for key in keys[first:number]:
+                live.add(key)
+            live.remove(removed, seq)
+            first = number
+        for key in keys[first:]:
+            live.add(key)
 
     def settle(self) -> None:
         """Notify the allocators if buckets became reclaimable."""
@@ -132,7 +157,7 @@ class IndexWriter:
 
     def change(self, keys: Sequence[Key]) -> int:
         """Put keys without a reservation; returns their seq."""
-        seq = self.put(keys)
+        seq = self.put(KeyBatch(keys), keys, sector_runs(keys, self._bucket_sectors))
         self.settle()
         return seq
 

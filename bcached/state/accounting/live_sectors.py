@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from bcached.keys import Key
 from bcached.state.accounting.volume_use import VolumeUse
 from bcached.state.buckets.member_buckets import MemberBuckets
+from bcached.state.sectors.sector_runs import SectorRun
 
 
 class LiveSectors:
@@ -47,6 +48,21 @@ class LiveSectors:
                 use.dirty[key.inode] += live
             if use.following is not None:
                 use.count_following(key, live)
+
+    def add_runs(self, keys: Sequence[Key], runs: Iterable[SectorRun]) -> None:
+        """Count keys that were added to the index, by the runs of their sectors."""
+        members, use = self._members, self.use
+        for run in runs:
+            if run.device < len(members):
+                member, sectors = members[run.device], run.end - run.start
+                if member.table.gens[run.bucket] == run.gen:
+                    member.add_live(run.bucket, sectors, run.dirty)
+                    use.live[run.inode] += sectors
+                    if run.dirty:
+                        use.dirty[run.inode] += sectors
+                    if use.following is not None:
+                        for key in keys[run.first : run.behind]:
+                            use.count_following(key, key.sectors)
 
     def remove(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""

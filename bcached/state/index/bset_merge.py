@@ -62,12 +62,27 @@ def merge_bsets(
     sizes = KEY_SIZE.of_column(columns.heads)
     if not sizes.all():
         columns = columns.where(sizes > 0)
+    extents = Extents(merge_within=merge_within)
+    extents.take_runs(merged_runs(columns, merge_within))
+    return extents
+
+
+def merged_runs(columns: Columns, merge_within: int) -> list[Run]:
+    """Merge keys of at most one pointer, the newest last: later ones cut earlier ones."""
     runs: list[Run] = []
     for inode, part in _by_inode(columns):
-        runs += _runs_of(inode, _joined(_settled(part), merge_within))
-    extents = Extents(merge_within=merge_within)
-    extents.take_runs(runs)
-    return extents
+        apart = _apart(part)
+        runs += _runs_of(inode, _joined(_settled(part), merge_within) if apart is None else apart)
+    return runs
+
+
+def _apart(columns: Columns) -> Columns | None:
+    """Returns one inode's keys, of one pointer each, in order; None if any two touch."""
+    order = np.argsort(columns.ends)
+    found = columns.where(order)
+    starts = found.ends - (found.heads >> np.uint64(KEY_SIZE.shift) & np.uint64(KEY_SIZE.limit))
+    are_apart = bool((starts[1:] > found.ends[:-1]).all() and columns.pointers.all())
+    return found if are_apart else None
 
 
 def _all_alike(bsets: Sequence[Buffer]) -> tuple[Columns, NumberColumn] | None:

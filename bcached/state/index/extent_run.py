@@ -43,6 +43,11 @@ class Run:
     def __len__(self) -> int:
         return len(self.ends)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether each extent has one pointer."""
+        return len(self.pointers) == 1 and self.word_count == (HEAD_WORDS + 1) * len(self.ends)
+
     def start(self, index: int) -> int:
         """The first sector of an extent."""
         return self.ends[index] - (self.heads[index] >> SIZE_SHIFT & SIZE_LIMIT)
@@ -161,12 +166,16 @@ class Run:
         """Move the extents from an index on, or the upper half, to a new run. Returns that run."""
         half = len(self.ends) // 2 if index < 0 else index
         assert 0 < half < len(self.ends), "a part is empty"
+        is_plain = self.is_plain
         upper = Run(self.inode)
         upper.ends, self.ends = self.ends[half:], self.ends[:half]
         upper.heads, self.heads = self.heads[half:], self.heads[:half]
         upper.pointers = [column[half:] for column in self.pointers]
         self.pointers = [column[:half] for column in self.pointers]
-        upper.word_count = sum(HEAD_WORDS + pointer_count(head) for head in upper.heads)
+        if is_plain:
+            upper.word_count = (HEAD_WORDS + 1) * len(upper.ends)
+        else:
+            upper.word_count = sum(HEAD_WORDS + pointer_count(head) for head in upper.heads)
         self.word_count -= upper.word_count
         return upper
 

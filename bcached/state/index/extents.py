@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import lt
+from typing import TypeAlias
 
 from bcached.format.bkey import (
     CHECK_DEVICE,
@@ -19,7 +20,7 @@ from bcached.format.bkey import (
     pack_keys,
     pointer_word,
 )
-from bcached.keys import Key
+from bcached.keys import INODE_MAX, Key
 from bcached.state.index.extent_run import Run
 from bcached.state.index.key_words import COUNT_LIMIT, COUNT_SHIFT, SIZE_LIMIT, SIZE_SHIFT
 
@@ -27,6 +28,8 @@ RUN_KEYS_MAX = 512  # so that an insert moves at most a few kilobytes
 INODE_SHIFT = 64  # a position is one number: the inode above an end of at most 63 bits
 NO_LIMIT = 1 << 63
 NOTHING: Sequence[Key] = ()
+# A key in words: inode, start, end, head, and the pointers to its data.
+Row: TypeAlias = tuple[int, int, int, int, tuple[int, ...]]
 
 
 class Extents:
@@ -88,26 +91,42 @@ class Extents:
 
     def insert(self, key: Key) -> Sequence[Key]:
         """Insert a key. Returns the pieces it cut out of older extents."""
-        sectors = key.sectors
-        if sectors == 0:
-            return NOTHING
-        words = data_words(key)
-        head = head_word(key.inode, sectors, key.dirty, len(words))
-        return self.insert_words(key.inode, key.offset, sectors, head, words)
+        return self.insert_row(row_of(key)) if key.sectors else NOTHING
 
-    def insert_words(
-        self, inode: int, start: int, sectors: int, head: int, words: tuple[int, ...]
-    ) -> Sequence[Key]:
-        """Insert a key given as words: its head, and the pointers to its data. Returns the pieces cut out."""
+    def insert_packed(self, head: int, end: int, pointer: int) -> Sequence[Key]:
+        """Insert a key of one pointer, given as its three words. Returns the pieces it cut out."""
+        start = end - (head >> SIZE_SHIFT & SIZE_LIMIT)
+        return self.insert_row((head & INODE_MAX, start, end, head, (pointer,)))
+
+    def insert_row(self, row: Row) -> Sequence[Key]:
+        """Insert a key. Returns the pieces it cut out of older extents."""
+        inode, start, end, head, words = row
         assert start >= 0
-        end, position, runs = start + sectors, inode << INODE_SHIFT | start, self._runs
+        position, runs = inode << INODE_SHIFT | start, self._runs
         # The run that the key belongs into, and in it the first extent that ends behind the key's start.
         number = bisect_right(self._lasts, position)
         index, removed = -1, NOTHING
         if number < len(runs) and runs[number].inode == inode:
             run = runs[number]
-            index = bisect_right(run.ends, start)
-            if run.ends[index] - (run.heads[index] >> SIZE_SHIFT & SIZE_LIMIT) < end:
+            ends = run.ends
+            index = bisect_right(ends, start)
+            following = ends[index] - (run.heads[index] >> SIZE_SHIFT & SIZE_LIMIT)
+            # 1. It touches no other, as nearly all keys at random positions.
+            if (
+                following > end
+                and len(words) == 1 == len(run.pointers)
+                and len(ends) < RUN_KEYS_MAX
+                and (not index or ends[index - 1] < start)
+            ):
+                ends.insert(index, end)
+                run.heads.insert(index, head)
+                run.pointers[0].insert(index, words[0])
+                run.word_count += HEAD_WORDS + 1
+                self.key_count += 1
+                self.word_count += HEAD_WORDS + 1
+                return NOTHING
+            # 2. It overlaps others.
+            if following < end:
                 removed = self._cut(number, index, start, end)
                 number, index = bisect_right(self._lasts, position), -1  # cutting moves extents and runs
         if words or self._keep_deletions:
@@ -125,6 +144,14 @@ class Extents:
         if run.start(index) >= end:
             return NOTHING
         return self._cut(number, index, start, end)
+
+    def is_empty_in(self, inode: int, start: int, end: int) -> bool:
+        """Whether no extent has a sector in [start, end)."""
+        number = bisect_right(self._lasts, inode << INODE_SHIFT | start)
+        if number == len(self._runs) or self._runs[number].inode != inode:
+            return True
+        run = self._runs[number]
+        return run.start(bisect_right(run.ends, start)) >= end
 
     def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key]:
         """Returns the extents in [start, end), cut to it, in order; at most limit of them."""
@@ -280,6 +307,12 @@ class Extents:
             self.word_count -= HEAD_WORDS + len(words)
         if len(ends) > RUN_KEYS_MAX:
             self._settle(number)
+
+
+def row_of(key: Key) -> Row:
+    """The key as it is inserted."""
+    words = data_words(key)
+    return key.inode, key.offset, key.end, head_word(key.inode, key.sectors, key.dirty, len(words)), words
 
 
 def data_words(key: Key) -> tuple[int, ...]:

@@ -9,9 +9,11 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from bcached.keys import Key
+from bcached.state.index.extents import Row, row_of
 from bcached.state.index.journal_pins import SeqPins
-from bcached.state.index.node import Leaf, Unwritten
+from bcached.state.index.node import Leaf
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
+from bcached.state.index.unwritten import Unwritten
 
 LEAF_BYTES = 4096  # bytes of Python objects per leaf, beside its words
 
@@ -62,10 +64,10 @@ class LoadedLeaves:
         self.order[leaf] = None
         self.memory_words += leaf.word_count
         unwritten = leaf.unwritten
-        self.unwritten_words += unwritten.extents.word_count
+        self.unwritten_words += unwritten.word_count
         if unwritten.oldest_seq:
             self.pins.pin(unwritten.oldest_seq)
-        if unwritten.extents.word_count > self._write_at_words or leaf.is_torn:
+        if unwritten.word_count > self._write_at_words or leaf.is_torn:
             self.wanted[leaf] = None
         self._note_size(leaf)
 
@@ -76,8 +78,8 @@ class LoadedLeaves:
         self.oversize.discard(leaf)
         self.memory_words -= leaf.live.word_count
         for part in leaf.changes():
-            self.memory_words -= part.extents.word_count
-            self.unwritten_words -= part.extents.word_count
+            self.memory_words -= part.word_count
+            self.unwritten_words -= part.word_count
 
     def count_keys(self, leaf: Leaf, sign: int = 1) -> None:
         """Count a leaf's keys that were not counted yet; with sign -1 count them out."""
@@ -94,24 +96,36 @@ class LoadedLeaves:
 
     def insert(self, leaf: Leaf, key: Key, seq: int) -> Sequence[Key]:
         """Insert a key of the leaf's range, of journal entry seq. Returns the pieces it cut out."""
+        return self.insert_row(leaf, row_of(key), seq)
+
+    def insert_row(self, leaf: Leaf, row: Row, seq: int) -> Sequence[Key]:
+        """Insert a key of the leaf's range, of journal entry seq. Returns the pieces it cut out."""
         live, unwritten = leaf.live, leaf.unwritten
-        extents = unwritten.extents
-        live_words, unwritten_words = live.word_count, extents.word_count
+        live_words, unwritten_words = live.word_count, unwritten.word_count
         keys = live.key_count
         if not unwritten.oldest_seq:
             self.pins.pin(seq)
-        removed = leaf.insert(key, seq)
-        more = extents.word_count
+        removed = leaf.insert_row(row, seq)
+        more, words = unwritten.word_count, live.word_count
         self.unwritten_words += more - unwritten_words
-        words = live.word_count
         self.memory_words += words - live_words + more - unwritten_words
         if live.key_count != keys:
-            self.key_counts[key.inode] += live.key_count - keys
-        if more > self._write_at_words:
-            self.wanted[leaf] = None
-        if words > self._node_words or self.oversize:
+            self.key_counts[row[0]] += live.key_count - keys
+        if more > self._write_at_words and leaf not in self.wanted:
+            self._want_if_full(leaf)
+        if words > self._node_words or (self.oversize and leaf in self.oversize):
             self._note_size(leaf)
         return removed
+
+    def _want_if_full(self, leaf: Leaf) -> None:
+        """Have a leaf written if its unwritten keys, merged, take a block."""
+        unwritten = leaf.unwritten
+        words = unwritten.word_count
+        unwritten.recount()
+        self.unwritten_words += unwritten.word_count - words
+        self.memory_words += unwritten.word_count - words
+        if unwritten.word_count > self._write_at_words:
+            self.wanted[leaf] = None
 
     def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
         """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out.
@@ -124,7 +138,7 @@ class LoadedLeaves:
         for key in changes.extents:
             removed += leaf.insert(key, changes.newest_seq)
         leaf.unwritten.oldest_seq = changes.oldest_seq
-        unwritten_words = leaf.unwritten.extents.word_count
+        unwritten_words = leaf.unwritten.word_count
         self.memory_words += leaf.word_count - words
         self.unwritten_words += unwritten_words
         if unwritten_words > self._write_at_words:
@@ -183,7 +197,7 @@ class LoadedLeaves:
     def end_write(self, leaf: Leaf, blocks: int) -> None:
         """Record that a leaf's `writing` changes are durable, in `blocks` more blocks."""
         written = leaf.end_write(blocks)
-        words = written.extents.word_count
+        words = written.word_count
         self.unwritten_words -= words
         self.memory_words -= words
         assert 0 <= self.unwritten_words <= self.memory_words

@@ -12,9 +12,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from bcached.format.bkey import head_word
 from bcached.keys import Key
-from bcached.state.index.extents import INODE_SHIFT, NO_LIMIT, Extents, data_words
+from bcached.state.index.extents import INODE_SHIFT, NO_LIMIT, Extents, Row, row_of
+from bcached.state.index.unwritten import Unwritten
 
 Child: TypeAlias = "Leaf | Interior | Key"
 Node: TypeAlias = "Leaf | Interior"
@@ -34,17 +34,6 @@ def position_at(bound: int) -> tuple[int, int]:
 def key_of(child: Child) -> Key:
     """The key of a child, loaded or not."""
     return child if isinstance(child, Key) else child.key
-
-
-class Unwritten:
-    """Changes of a leaf that are in no written bset, and the journal entries that have them."""
-
-    __slots__ = ("extents", "newest_seq", "oldest_seq")
-
-    def __init__(self, extents: Extents, oldest_seq: int = 0, newest_seq: int = 0) -> None:
-        self.extents = extents
-        self.oldest_seq = oldest_seq  # 0: none
-        self.newest_seq = newest_seq
 
 
 class Leaf:
@@ -101,7 +90,7 @@ class Leaf:
     @property
     def word_count(self) -> int:
         """Words of its keys in memory."""
-        return self.live.word_count + self.unwritten.extents.word_count
+        return self.live.word_count + self.unwritten.word_count
 
     def end_within(self, inode: int) -> int:
         """The sector at which the leaf's range of an inode ends."""
@@ -113,16 +102,18 @@ class Leaf:
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
         """Insert a key of the leaf's range, in journal entry seq. Returns the pieces it cut out."""
-        assert seq >= self.unwritten.newest_seq, "a key of an older entry than the last insert"
-        sectors, words = key.sectors, data_words(key)
-        head = head_word(key.inode, sectors, key.dirty, len(words))
-        removed = self.live.insert_words(key.inode, key.offset, sectors, head, words)
+        return self.insert_row(row_of(key), seq)
+
+    def insert_row(self, row: Row, seq: int) -> Sequence[Key]:
+        """Insert a key of the leaf's range, in journal entry seq. Returns the pieces it cut out."""
         unwritten = self.unwritten
-        unwritten.extents.insert_words(key.inode, key.offset, sectors, head, words)
+        assert seq >= unwritten.newest_seq, "a key of an older entry than the last insert"
+        removed = self.live.insert_row(row)
+        unwritten.add(row)
         if removed and self.live.was_divided:
-            rest = self._rest_behind(key, removed[-1])
+            rest = self._rest_behind(row, removed[-1])
             if rest is not None:
-                unwritten.extents.insert(rest)
+                unwritten.add(row_of(rest))
         if not unwritten.oldest_seq:
             unwritten.oldest_seq = seq
         unwritten.newest_seq = seq
@@ -154,15 +145,16 @@ class Leaf:
     def _nothing(self) -> Unwritten:
         return Unwritten(Extents(keep_deletions=True, merge_within=self.live.merge_within))
 
-    def _rest_behind(self, key: Key, removed: Key) -> Key | None:
-        """Returns the rest behind key of an extent whose middle key cut out; None otherwise.
+    def _rest_behind(self, row: Row, removed: Key) -> Key | None:
+        """Returns the rest behind a key of an extent whose middle key cut out; None otherwise.
 
         Kernel: writes that rest again beside the new key, so that reading never has to cut a key in two.
         """
-        if (removed.offset, removed.end) != (key.offset, key.end):
+        inode, start, end, _, _ = row
+        if (removed.offset, removed.end) != (start, end):
             return None
-        rest = self.live.lookup(key.inode, key.end, NO_LIMIT, 1)
-        if not rest or rest[0].offset != key.end or len(rest[0].pointers) != len(removed.pointers):
+        rest = self.live.lookup(inode, end, NO_LIMIT, 1)
+        if not rest or rest[0].offset != end or len(rest[0].pointers) != len(removed.pointers):
             return None
         for before, behind in zip(removed.pointers, rest[0].pointers, strict=True):
             if (before.device, before.sector + removed.sectors, before.gen) != (

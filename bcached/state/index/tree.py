@@ -6,12 +6,14 @@ again, since a result is only valid until the next await.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bcached.keys import Key
 from bcached.state.index.extents import INODE_SHIFT, NO_LIMIT
-from bcached.state.index.key_ranges import cut_at
+from bcached.state.index.key_batch import KeyBatch
+from bcached.state.index.key_ranges import Span, cut_at
 from bcached.state.index.loaded_leaves import LoadedLeaves
 from bcached.state.index.node import Interior, Leaf, Node, bound_of, key_of, position_at
 from bcached.state.index.node_paths import interiors, path_to
@@ -110,6 +112,25 @@ class Tree:
             leaf = self.find(inode, start)
         return keys, start
 
+    def lookup_several(self, spans: Iterable[Span], limit: int) -> dict[Span, list[Key]] | Missing:
+        """Returns the keys in each range, as `lookup`, those left out that hold none."""
+        found: dict[Span, list[Key]] = {}
+        for span in spans:
+            inode, start, end = span
+            leaf = self.find(inode, start)
+            if (
+                isinstance(leaf, Leaf)
+                and inode << INODE_SHIFT | end <= leaf.bound
+                and leaf.live.is_empty_in(inode, start, end)
+            ):
+                continue  # the common case
+            keys = self.lookup(inode, start, end, limit)
+            if isinstance(keys, Missing):
+                return keys
+            if keys:
+                found[span] = keys
+        return found
+
     def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key] | Missing:
         """Returns the keys in [start, end), stale or not, at most limit; or the node to be read first."""
         keys, until = self.scan(inode, start, end, limit)
@@ -130,6 +151,43 @@ class Tree:
             yield bound, part
 
     # Changing
+
+    def place(self, batch: KeyBatch) -> Missing | None:
+        """Find the leaf of each key of a batch. Returns the first node to be read before that is possible."""
+        leaves: list[Leaf | None] = []
+        root, levels, use = self.root, range(self.root.level), self._use
+        for inode, start, end, _, _ in batch.rows:
+            position = inode << INODE_SHIFT | start
+            node: Any = root
+            for _ in levels:
+                parent = node
+                node = parent.children[bisect_right(parent.bounds, position)]
+                if type(node) is Key:
+                    return Missing(parent, node)
+            use(node)
+            if inode << INODE_SHIFT | end <= node.bound:
+                leaves.append(node)
+                continue
+            missing = self.missing(inode, start, end)
+            if missing is not None:
+                return missing
+            leaves.append(None)
+        batch.leaves = leaves
+        return None
+
+    def insert_batch(self, batch: KeyBatch, seq: int) -> list[tuple[int, Sequence[Key]]]:
+        """Insert the keys of a batch, which is placed, of journal entry seq.
+
+        Returns the pieces cut out of older keys, with the number of the key that cut them, in order.
+        """
+        assert batch.leaves is not None, "the caller has not placed the batch"
+        cut: list[tuple[int, Sequence[Key]]] = []
+        insert_row = self.leaves.insert_row
+        for number, (leaf, row) in enumerate(zip(batch.leaves, batch.rows, strict=True)):
+            removed = self.insert(batch.keys[number], seq) if leaf is None else insert_row(leaf, row, seq)
+            if removed:
+                cut.append((number, removed))
+        return cut
 
     def insert(self, key: Key, seq: int) -> Sequence[Key]:
         """Insert a key of journal entry seq. Returns the pieces it cut out of older keys.

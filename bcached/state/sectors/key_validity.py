@@ -9,6 +9,7 @@ from bcached.keys import Key, Pointer
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO
 from bcached.state.buckets.member_buckets import MemberBuckets
+from bcached.state.sectors.sector_runs import SectorRun
 
 OPEN = int(State.OPEN)
 
@@ -63,6 +64,20 @@ class KeyValidity:
                     continue
             gen = self.gen_of(pointer)
             raise StaleKey(key, -1 if gen is None else gen)
+
+    def check_runs(self, keys: Sequence[Key], runs: Iterable[SectorRun]) -> None:
+        """Do what `check` does for all keys; runs are theirs."""
+        members = self._members
+        for run in runs:
+            if run.device < len(members):
+                table = members[run.device].table
+                if (
+                    table.first_bucket <= run.bucket < table.bucket_count
+                    and table.gens[run.bucket] == run.gen
+                ):
+                    continue
+            for key in keys:  # the first that is not valid is the one to be reported
+                self.check(key)
 
     def current(self, keys: Iterable[Key], touch: bool) -> list[Key]:
         """Returns keys without their stale pointers, those with none left out; touch: renew the prios.

@@ -6,14 +6,15 @@ separately, by bucket.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from bcached.errors import LimitExceeded, NotReserved, RequestError
-from bcached.keys import Key, Pointer
+from bcached.keys import Key
 from bcached.state.buckets.geometry import BucketId, Geometry
 from bcached.state.sectors.held_ranges import HeldRanges, Removed
+from bcached.state.sectors.sector_runs import SectorRun, sector_runs
 
 WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
 
@@ -126,7 +127,11 @@ class Holder:
 
         Returns how many pins each bucket loses: 1, 0, or -1 where one piece became two.
         """
-        return [(bucket_id, 1 - removed.left) for bucket_id, removed in self._remove_all(keys)]
+        return self.remove_runs(keys, sector_runs(keys, self.geometry.bucket_sectors))
+
+    def remove_runs(self, keys: Sequence[Key], runs: Iterable[SectorRun]) -> list[tuple[BucketId, int]]:
+        """Do what `remove` does; runs are those of the keys."""
+        return [(bucket_id, 1 - removed.left) for bucket_id, removed in self._remove_all(keys, runs)]
 
     def check(self, keys: Sequence[Key]) -> None:
         """Raises what `remove` would raise, and changes nothing."""
@@ -134,14 +139,13 @@ class Holder:
             if not self.covers(keys[0]):
                 raise NotReserved(keys[0])
             return
-        self._restore_all(self._remove_all(keys))
+        self._restore_all(self._remove_all(keys, sector_runs(keys, self.geometry.bucket_sectors)))
 
-    def _remove_all(self, keys: Sequence[Key]) -> list[tuple[BucketId, Removed]]:
+    def _remove_all(self, keys: Sequence[Key], runs: Iterable[SectorRun]) -> list[tuple[BucketId, Removed]]:
         done: list[tuple[BucketId, Removed]] = []
         try:
-            for key in keys:
-                for pointer in key.pointers:
-                    done.append(self._remove_one(key, pointer))  # noqa: PERF401 (the rollback needs what was done)
+            for run in runs:
+                self._remove_run(keys[run.first : run.behind], run, done)
         except RequestError:
             self._restore_all(done)
             raise
@@ -151,19 +155,39 @@ class Holder:
         for bucket_id, removed in reversed(done):
             self._restore(bucket_id, removed)
 
-    def _remove_one(self, key: Key, pointer: Pointer) -> tuple[BucketId, Removed]:
-        bucket_id = (pointer.device, pointer.sector // self.geometry.bucket_sectors)  # a call would cost more
+    def _remove_run(self, keys: Sequence[Key], run: SectorRun, done: list[tuple[BucketId, Removed]]) -> None:
+        """Remove a run at once if one piece holds all of it, else key by key; adds to done what was removed.
+
+        Pins and pieces are the same: a piece that is cut several times from its front stays one piece.
+        """
+        bucket_id = run.device, run.bucket
+        removed = self._remove(bucket_id, run.start, run.end)
+        if removed is not None:
+            done.append((bucket_id, removed))
+            return
+        if len(keys) == 1:
+            raise NotReserved(keys[0])
+        start = run.start
+        for key in keys:
+            removed = self._remove(bucket_id, start, start + key.sectors)
+            if removed is None:
+                raise NotReserved(key)
+            done.append((bucket_id, removed))
+            start += key.sectors
+
+    def _remove(self, bucket_id: BucketId, start: int, end: int) -> Removed | None:
+        """Remove [start, end) of a bucket; returns None if no piece holds all of it."""
         pieces = self.pieces.get(bucket_id)
-        removed = None if pieces is None else pieces.remove(pointer.sector, pointer.sector + key.sectors)
+        removed = None if pieces is None else pieces.remove(start, end)
         if pieces is None or removed is None:
-            raise NotReserved(key)
+            return None
         if not pieces:
             del self.pieces[bucket_id]
         self.total += removed.left - 1
         if removed.left > 1 and self.total > self.limit:
             self._restore(bucket_id, removed)
             raise LimitExceeded("reservations_per_connection", self.limit + 1)
-        return bucket_id, removed
+        return removed
 
     def _restore(self, bucket_id: BucketId, removed: Removed) -> None:
         self.pieces.setdefault(bucket_id, HeldRanges()).restore(removed)

@@ -22,6 +22,7 @@ from bcached.state.sectors.key_validity import KeyValidity
 from bcached.state.sectors.open_buckets import COPIES_SHIFT, OpenBuckets, RequestedExtent, Slot
 from bcached.state.sectors.reader_pins import BUCKETS_A_SLICE, ReaderPins
 from bcached.state.sectors.reservations import WHOLE_BUCKET_INODE, Holder
+from bcached.state.sectors.sector_runs import SectorRun, sector_runs
 
 EndedPins = list[tuple[BucketId, int]]  # how many pins each bucket loses: 1, 0, or -1 (Holder.remove)
 
@@ -202,17 +203,24 @@ class SectorAllocator:
             self.validity.check(key)
         holder.check(keys)
 
-    def end_reservations(self, holder: Holder, keys: Sequence[Key]) -> EndedPins:
+    def runs_of(self, keys: Sequence[Key]) -> list[SectorRun]:
+        """Returns the runs of sectors that keys name."""
+        return sector_runs(keys, self._geometry.bucket_sectors)
+
+    def end_reservations(
+        self, holder: Holder, keys: Sequence[Key], runs: Sequence[SectorRun] | None = None
+    ) -> EndedPins:
         """End the reservations of these keys, or raise what check_commit does and change nothing.
 
         Returns the pins that end, for `drop_pins`. Until then the buckets stay pinned: a commit puts the keys
         into the index in between, since a bucket that loses its last pin first would be empty, and retired.
         """
-        for key in keys:
-            self.validity.check(key)
-        ended = holder.remove(keys)
-        for key in keys:
-            self.reserved_sectors -= key.sectors * len(key.pointers)
+        if runs is None:
+            runs = self.runs_of(keys)
+        self.validity.check_runs(keys, runs)
+        ended = holder.remove_runs(keys, runs)
+        for run in runs:
+            self.reserved_sectors -= run.end - run.start
         return ended
 
     def drop_pins(self, ended: EndedPins) -> None:

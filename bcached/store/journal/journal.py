@@ -97,8 +97,11 @@ class Journal:
 
     def append(self, keys: Sequence[Key]) -> int:
         """Accept keys, after `has_space`. Returns the seq of the entry that will hold them all."""
-        packed = pack_keys(tuple(keys))
-        if self.open_entry.append(packed, len(packed) // WORD_BYTES, len(keys)):
+        return self.append_packed(pack_keys(tuple(keys)), len(keys))
+
+    def append_packed(self, packed: bytes, key_count: int) -> int:
+        """Accept keys that are packed already, as `append`."""
+        if self.open_entry.append(packed, len(packed) // WORD_BYTES, key_count):
             self.on_wanted()
         return self.seq + 1
 

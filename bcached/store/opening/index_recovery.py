@@ -24,9 +24,10 @@ from bcached.state.accounting.opening_counts import Recount
 from bcached.state.accounting.volume_use import VolumeUse
 from bcached.state.buckets.bucket_table import State
 from bcached.state.index.extents import Extents
-from bcached.state.index.node import Unwritten, position_at
+from bcached.state.index.node import position_at
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree import Tree
+from bcached.state.index.unwritten import Unwritten
 from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.node_reader import NodeFound
@@ -222,7 +223,7 @@ async def _by_leaf(
                     changes[bound] = Unwritten(Extents(keep_deletions=True), entry.seq)
                     tree.leaves.pins.pin(entry.seq)
                 changes[bound].newest_seq = entry.seq
-                live.remove(changes[bound].extents.insert(part), entry.seq)
+                live.remove(changes[bound].insert(part), entry.seq)
                 doubtful.see_key(bound, part)
                 live.add(part)
             index.keys_replayed += 1

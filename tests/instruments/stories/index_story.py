@@ -308,7 +308,7 @@ class IndexStory:
         tree = self.nodes.tree
         leaves = list(tree.leaves)
         assert tree.leaves.unwritten_words == sum(
-            part.extents.word_count for leaf in leaves for part in leaf.changes()
+            part.word_count for leaf in leaves for part in leaf.changes()
         )
         assert tree.leaves.memory_words == tree.leaves.unwritten_words + sum(
             leaf.live.word_count for leaf in leaves

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from bcached.runtime.index.conditional_commits import (
 )
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
+from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.key_ranges import Span
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options
@@ -227,12 +229,18 @@ async def test_what_is_stale_is_not_there(tmp_path: Path) -> None:
         await client.commit([key])
         commits, buckets = client.cache_set.conditional_commits, client.cache_set.members[0].buckets
         bucket = buckets.geometry.bucket_of(key.pointers[0].sector)
-        assert commits._plan([key], CommitConditions((), if_absent=True)).committed == (False,)
+
+        def plan(keys: Sequence[Key], *replaces: Span, if_absent: bool = False) -> Any:
+            batch = KeyBatch(keys)
+            assert client.cache_set.index.nodes.tree.place(batch) is None
+            return commits._plan(batch, CommitConditions(replaces, if_absent))
+
+        assert plan([key], if_absent=True).committed == (False,)
         buckets.table.gens[bucket] += 1
-        assert commits._plan([key], CommitConditions((), if_absent=True)).committed == (True,)
-        assert commits._plan([], CommitConditions(((0, 0, 8),))).deletions == []
+        assert plan([key], if_absent=True).committed == (True,)
+        assert not plan([], (0, 0, 8)).deletions
         buckets.table.gens[bucket] -= 1
-        assert commits._plan([], CommitConditions(((0, 0, 8),))).deletions == [Key(0, 0, 8, False, ())]
+        assert plan([], (0, 0, 8)).deletions == [Key(0, 0, 8, False, ())]
 
 
 @in_virtual_time

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Keys whose copies are one behind the other on a device, taken together.
+
+A client that has leased a bucket commits from its front on, so the keys of a message nearly always are one
+run, or two: it is compared with its bucket's gen, cut from what the client holds, and counted once.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from bcached.format.bkey import CHECK_DEVICE
+from bcached.keys import Key, Pointer
+
+NOWHERE = (Pointer(CHECK_DEVICE, 0, 0),)
+
+
+class SectorRun(msgspec.Struct, gc=False):
+    """Sectors [start, end) of one bucket with one gen: a copy of keys [first, behind) of one volume."""
+
+    device: int
+    bucket: int
+    gen: int
+    start: int
+    end: int
+    dirty: bool
+    inode: int
+    first: int
+    behind: int
+
+    @property
+    def bucket_id(self) -> tuple[int, int]:
+        """The bucket."""
+        return self.device, self.bucket
+
+
+def sector_runs(keys: Iterable[Key], bucket_sectors: int) -> list[SectorRun]:
+    """Returns the runs of these keys, in order.
+
+    A key of several copies begins one for each; one without any is a run on no device.
+    """
+    runs: list[SectorRun] = []
+    device = gen = behind = limit = inode = -1
+    dirty = False
+    run = SectorRun(CHECK_DEVICE, 0, 0, 0, 0, False, 0, 0, 0)
+    for number, key in enumerate(keys):
+        pointers = key.pointers
+        if len(pointers) == 1:
+            pointer = pointers[0]
+            sector = pointer.sector
+            end = sector + key.sectors
+            # 1. It continues the run.
+            if (
+                sector == behind
+                and end <= limit
+                and pointer.gen == gen
+                and pointer.device == device
+                and key.dirty == dirty
+                and key.inode == inode
+            ):
+                behind = end
+                run.end, run.behind = end, number + 1
+                continue
+            # 2. It begins another one.
+            device, gen, behind, dirty, inode = pointer.device, pointer.gen, end, key.dirty, key.inode
+            bucket = sector // bucket_sectors
+            limit = (bucket + 1) * bucket_sectors
+            run = SectorRun(device, bucket, gen, sector, end, dirty, inode, number, number + 1)
+            runs.append(run)
+            continue
+        # 3. Each copy is a run of its own.
+        limit = -1
+        for it in pointers or NOWHERE:
+            bucket, end = it.sector // bucket_sectors, it.sector + key.sectors
+            runs.append(
+                SectorRun(it.device, bucket, it.gen, it.sector, end, key.dirty, key.inode, number, number + 1)
+            )
+    return runs
