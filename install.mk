@@ -15,7 +15,7 @@ HERE       := $(DESTDIR)$(PREFIX)
 DOCUMENTS  := README.md DESIGN.md SECURITY.md CHANGELOG.md LICENSE LICENSES/GPL-2.0-only.txt LICENSES/MIT.txt \
               systemd/block-device.conf
 SOURCES    := bcached pyproject.toml README.md LICENSE LICENSES
-UNITS      := $(wildcard systemd/*.service systemd/*.socket)
+UNITS      := $(wildcard systemd/*.service systemd/*.socket systemd/*.target)
 SHARED     := man/man8/bcached.8 man/man8/bcachectl.8 man/man5/bcached.toml.5 \
               bash-completion/completions/bcachectl zsh/site-functions/_bcachectl \
               fish/vendor_completions.d/bcachectl.fish

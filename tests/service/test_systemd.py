@@ -23,7 +23,7 @@ from instruments.clients.daemon_process import BIN, DaemonProcess
 
 FILES = Path(__file__).parents[2] / "systemd"
 PROGRAM_BYTES, BYTES_A_BUCKET = 80 << 20, 24  # as measured, and as the benchmark bounds it
-UNITS = sorted([*FILES.glob("*.service"), *FILES.glob("*.socket")])
+UNITS = sorted([*FILES.glob("*.service"), *FILES.glob("*.socket"), *FILES.glob("*.target")])
 
 
 def tool(name: str) -> str:

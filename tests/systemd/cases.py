@@ -11,6 +11,7 @@ from . import readme
 from .container import OPERATOR, Container
 
 SERVICE, SOCKET, METRICS = "bcached.service", "bcached.socket", "bcached-metrics.socket"
+TARGET = "bcached.target"
 CONFIG = "/etc/bcached/bcached.toml"
 START_S = 60.0  # on a machine that does much else
 OLD_BURST = 5  # restarts after which systemd gives up by default
@@ -137,17 +138,21 @@ def wrong_configuration(machine: Container) -> None:
 
 
 def stop(machine: Container) -> None:
-    """A stop is clean and quick; a client starts the service again, unless the sockets are stopped, too."""
+    """A stop is clean and quick; a client starts the service again, unless all of it is stopped."""
     before = fetched(machine)
     began = time.monotonic()
     machine.run(f"systemctl stop {SERVICE}")
     assert time.monotonic() - began < 15, "the time that systemd gives it"
     assert machine.property(SERVICE, "Result") == "success"
     assert fetched(machine) == before
-    machine.run(f"systemctl stop {SOCKET} {METRICS}")
-    assert machine.property(SERVICE, "ActiveState") == "inactive"
+    machine.run(f"systemctl stop {TARGET}")
+    for unit in (SERVICE, SOCKET, METRICS):
+        assert machine.property(unit, "ActiveState") == "inactive"
     assert "is the daemon running?" in machine.run("bcachectl status", check=False)
-    machine.run(f"systemctl start {SERVICE}")
+    machine.run(f"systemctl start {SOCKET} && systemctl stop {TARGET}")
+    assert machine.property(SOCKET, "ActiveState") == "inactive", "also if only a socket listened"
+    machine.run(f"systemctl start {TARGET}")
+    assert machine.property(METRICS, "ActiveState") == "active"
     assert fetched(machine) == before
 
 
@@ -168,6 +173,8 @@ def second_set(machine: Container) -> None:
     assert machine.ends("systemctl reload bcached@fast.service").returncode != 0
     metrics = "curl -s --unix-socket /run/bcached-fast/metrics http://localhost/metrics"
     assert "bcached_device_buckets" in machine.run(metrics)
+    machine.run("systemctl stop bcached@fast.target")
+    assert machine.property("bcached@fast.socket", "ActiveState") == "inactive"
     assert machine.property(SERVICE, "ActiveState") == "active"
 
 
@@ -202,7 +209,7 @@ CASES = {
     "patient": Case("a failure that passes leaves nothing down", patient),
     "locked": Case("a start waits for a lock, however long", locked),
     "wrong-configuration": Case("a start with a wrong file is tried once", wrong_configuration),
-    "stop": Case("stop is clean; the sockets decide whether it lasts", stop),
+    "stop": Case("stop is clean; that of the target lasts", stop),
     "second-set": Case("the template serves another set", second_set),
     "upgraded": Case("a second install replaces a program that runs", upgraded),
     "uninstalled": Case("an uninstall leaves configuration and images", uninstalled),
