@@ -39,6 +39,7 @@ async def rewrite_superblocks(
         one = found[number] or await _from_elsewhere(device, known, set_uuid, len(devices))
         one = MemberLeft(_fitted(one.found), one.is_guess)
         members.append(one)
+    _refuse_contradictions(members)
     await _refuse_wrong_guesses(members)
     for number, one in enumerate(members):
         await _add(step, number, one.found)
@@ -106,6 +107,17 @@ def _fitted(member: MemberFound) -> MemberFound:
     return replace(
         member, superblock=replace(superblock, uuid=uuid, bucket_count=min(superblock.bucket_count, count))
     )
+
+
+def _refuse_contradictions(members: Sequence[MemberLeft]) -> None:
+    """Refuse guesses that are not of one set: which of them is wrong is not known."""
+    first = members[0]
+    for one in members:
+        if any(other.is_guess for other in members) and _of_set(one) != _of_set(first):
+            raise SetRefused(
+                f"{one.found.path}: what is left of its superblock contradicts that of {first.found.path}: "
+                "say how the set was made with --geometry and --set-uuid"
+            )
 
 
 async def _refuse_wrong_guesses(members: Sequence[MemberLeft]) -> None:

@@ -257,3 +257,15 @@ def test_a_damaged_superblock_that_contradicts_the_other_members_is_not_believed
     done = run("repair", "--yes", "--superblock", *paths)
     assert done.exit_code == MENDED, done.output
     assert run("check", *paths).exit_code == 0
+
+
+def test_damaged_superblocks_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    builder, _ = a_set(members=2)
+    for member in range(2):
+        builder.write(4096, bytes(8), member)
+        builder.write(8192, bytes(4096), member)
+    builder.write(4096 + 192, (4).to_bytes(2, "little"), member=1)  # blocks
+    paths = builder.files(tmp_path)
+    done = run("repair", "--yes", "--superblock", *paths)
+    assert done.exit_code == OPERATIONAL
+    assert "contradicts" in done.stderr
