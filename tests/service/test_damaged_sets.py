@@ -34,7 +34,7 @@ def test_the_owner_is_told_in_the_log_the_metrics_and_every_verb_that_looks() ->
             "without a volume",
         ]
         assert (
-            "3 keys without a volume (8k dirty), 2 stale dirty keys, 1 nodes of the index vanished"
+            "3 keys without a volume (8k dirty), 2 stale dirty keys, 1 node of the index vanished"
             in " ".join(shell.told("status").split())
         )
         metrics = {

@@ -61,7 +61,7 @@ def facts(state: SetState, rates: dict[str, float]) -> Table:
     if state.client_hits or state.client_misses:
         lines["client reads"] = (
             f"{plural(state.client_hits, 'hit')} ({amount(state.client_hit_bytes)}), "
-            f"{state.client_misses:,} missed"
+            f"{state.client_misses:,} {'miss' if state.client_misses == 1 else 'misses'}"
         )
     if lost := lost_in_words(state.index):
         lines["not found"] = lost

@@ -121,7 +121,7 @@ def test_what_clients_count_is_shown_if_they_count() -> None:
     assert "client reads" not in drawn(state())
     told = drawn(state(client_hits=12_345, client_misses=6, client_hit_bytes=3 << 20))
     assert "client reads" in told
-    assert "12,345 hits (3M), 6 missed" in told
+    assert "12,345 hits (3M), 6 misses" in told
 
 
 def test_every_member_is_shown() -> None:
