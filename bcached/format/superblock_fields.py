@@ -30,6 +30,7 @@ from bcached.format.sizes import (
     JOURNAL_BUCKETS_MAX,
     MEMBERS_MAX,
 )
+from bcached.set_state import Replacement
 from bcached.units import SECTOR_BYTES
 
 SUPERBLOCK_SECTOR = 8
@@ -54,7 +55,7 @@ SYNC = BitField(0, 1)  # CACHE_SYNC
 DISCARD = BitField(1, 1)  # CACHE_DISCARD
 REPLACEMENT = BitField(2, 3)  # CACHE_REPLACEMENT
 KNOWN_FLAGS = SYNC.mask | DISCARD.mask | REPLACEMENT.mask
-REPLACEMENT_MAX = 2
+REPLACEMENT_MAX = int(max(Replacement))
 
 FEATURE_INCOMPAT_LOG_LARGE_BUCKET = 1 << 1  # BCH_FEATURE_INCOMPAT_LOG_LARGE_BUCKET_SIZE
 FEATURE_INCOMPAT_BCACHED_SET = 1 << 62  # bcached's own: one of several members with mirrored journals
@@ -141,7 +142,8 @@ class RawSuperblock:
         self._check_membership(where)
         self._check_journal(raw, where)
         policy = REPLACEMENT.get(self.flags)
-        _require(policy <= REPLACEMENT_MAX, where, "flags", "replacement 0, 1 or 2", f"replacement {policy}")
+        known = f"replacement 0 to {REPLACEMENT_MAX}"
+        _require(policy <= REPLACEMENT_MAX, where, "flags", known, f"replacement {policy}")
 
     def _check_identity(self, raw: bytes, where: str) -> None:
         """Check that it is a superblock with a good checksum."""

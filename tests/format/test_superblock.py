@@ -33,6 +33,9 @@ ONE_OF_THREE = replace(IN_USE, version=5, feature_incompat=FEATURE_INCOMPAT_BCAC
 USED_BYTES = 208 + 8 * 8
 GOLDEN = Path(__file__).parent / "golden"
 
+UNKNOWN = max(Replacement) + 1
+KNOWN = f"expected replacement 0 to {UNKNOWN - 1}"
+
 
 def parse(raw: bytes, device_bytes: int = GIB, logical_block_bytes: int = 512) -> Superblock:
     return Superblock.parse(
@@ -106,8 +109,13 @@ def test_bits_behind_the_last_journal_bucket_mean_nothing() -> None:
         (16, "Q", 7, "here, version: expected a cache device's: 0, 3 or 5, found 7"),
         (40, "16s", bytes(16), "here, uuid: expected not zero, found zero"),
         (56, "16s", bytes(16), "here, set_uuid: expected not zero, found zero"),
-        (104, "Q", 1 | 3 << 2, "here, flags: expected replacement 0, 1 or 2, found replacement 3"),
-        (104, "Q", 1 | 7 << 2, "here, flags: expected replacement 0, 1 or 2, found replacement 7"),
+        (
+            104,
+            "Q",
+            1 | UNKNOWN << 2,
+            f"here, flags: {KNOWN}, found replacement {UNKNOWN}",
+        ),
+        (104, "Q", 1 | 7 << 2, f"here, flags: {KNOWN}, found replacement 7"),
         (120, "Q", 1, "here, feature_compat: expected no unknown bit, found 0x1"),
         (128, "Q", 1, "here, feature_incompat: expected no unknown bit, found 0x1"),
         (128, "Q", 1 << 63, "here, feature_incompat: expected no unknown bit, found 0x8000000000000000"),

@@ -25,7 +25,7 @@ from instruments.devices.failing_device import Fault, Verb
 from instruments.stories.crash_story import FRESH, Ledger, Story
 
 STATES_A_MOMENT = int(os.environ.get("BCACHED_CRASH_STATES", "24"))
-LRU, FIFO, RANDOM = Replacement
+LRU, FIFO, RANDOM = Replacement.LRU, Replacement.FIFO, Replacement.RANDOM
 
 
 def judged(story: Story, seed: int = 1, from_moment: int = 0, states: int = STATES_A_MOMENT) -> Judge:
@@ -83,6 +83,19 @@ async def test_what_was_acknowledged_outlives_a_cut_at_any_moment(
     await busy_life(story)
     judge = judged(story)
     assert judge.moments > 80
+
+
+async def test_a_cut_in_a_prio_write_loses_nothing_and_frees_no_bucket_early(tmp_path: Path) -> None:
+    story = await Story.fresh(tmp_path, 530)
+    async with story.life():
+        await story.create("first")
+        await story.turn_over(60, at_once=30)
+        begun = len(story.clock.positions)
+        await story.write_prios()
+        written = len(story.clock.positions)
+        await story.turn_over(60, at_once=30)
+    assert written > begun
+    judged(story, from_moment=begun)
 
 
 @pytest.mark.parametrize("members", [1, 2])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bcached.errors import SetRefused
 from bcached.format.superblock import COPY_SECTOR
+from bcached.format.superblock_fields import REPLACEMENT_MAX
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.set_state import Replacement
@@ -149,7 +150,7 @@ def field(builder: ImageBuilder, offset: int, layout: str, value: int | bytes) -
         (204, "H", 2),  # first_bucket
         (206, "H", 300),  # njournal_buckets
         (208, "Q", 2),  # d[0]
-        (104, "Q", 1 | 3 << 2),  # replacement 3
+        (104, "Q", 1 | (REPLACEMENT_MAX + 1) << 2),  # replacement
     ],
 )
 async def test_a_wrong_superblock(offset: int, layout: str, value: int | bytes) -> None:
