@@ -20,7 +20,7 @@ from bcached.set_state import Replacement
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bench.seed_heap import SeedHeap, compiler
+from bench.alloc_heap import AllocHeap, compiler
 from bench.table import Report
 
 MILLION = 1 << 20
@@ -87,7 +87,7 @@ def weights(table: BucketTable, buckets: np.ndarray) -> np.ndarray:
     return np.sort(prios * table.sectors_array[buckets])
 
 
-def measure(bucket_count: int, prios: str, heap: SeedHeap | None) -> Pass:
+def measure(bucket_count: int, prios: str, heap: AllocHeap | None) -> Pass:
     """Some rounds, ours and C in turn, each on the columns as they were."""
     member = full_set(bucket_count, prios)
     before = Columns(member.table)
@@ -139,7 +139,7 @@ def run(report: Report) -> None:
     """All sizes, with prios at random and all the same."""
     report.heading("One lru invalidation of a whole free_inc, every bucket clean")
     with tempfile.TemporaryDirectory() as folder:
-        heap = SeedHeap(Path(folder)) if compiler() else None
+        heap = AllocHeap(Path(folder)) if compiler() else None
         if heap is None:
             report.skip("no cc: the seed's heap in C is not measured")
         passes = [

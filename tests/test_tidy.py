@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "bcached"
 FLOORS = {
     "": 0,
-    "entry": 0,
+    "entry_points": 0,
     "errors": 0,
     "units": -1,
     "keys": 0,
@@ -131,6 +131,16 @@ def calls(path: Path) -> Iterator[tuple[str, str, int]]:
 
 def test_every_room_of_the_house_exists() -> None:
     assert [room for room in ROOMS if not (PACKAGE / room / "__init__.py").is_file()] == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """A name that means two things sends a reader to the wrong file."""
+    found: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
 @every_source

@@ -17,7 +17,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import DEFAULT_SOCKET, SOCKET_VARIABLE, GlobalOptions
 from bcached.cli.groups import check_verb
 from bcached.cli.paths import PATH
-from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
+from bcached.entry_points import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import (
     BcachedError,
     DeviceFailed,

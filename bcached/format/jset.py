@@ -135,7 +135,7 @@ def scan_journal_bucket(
     return placed, None
 
 
-class Trace(NamedTuple):
+class EntryTrace(NamedTuple):
     """A block with the magic of an entry, and its fields; it may be damaged."""
 
     byte: int  # of the journal bucket
@@ -143,12 +143,12 @@ class Trace(NamedTuple):
     last_seq: int
 
 
-def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[Trace]:
+def trace_entries(raw: Buffer, set_magic: int, block_bytes: int) -> list[EntryTrace]:
     """Returns the traces of entries in a journal bucket, sound or damaged."""
     words = np.frombuffer(raw, dtype="<u8").reshape(-1, block_bytes // WORD_BYTES)
     blocks = np.flatnonzero(words[:, MAGIC_OFFSET // WORD_BYTES] == JSET ^ set_magic)
     seqs, last_seqs = (words[blocks, offset // WORD_BYTES] for offset in (SEQ_OFFSET, LAST_SEQ_OFFSET))
-    return list(map(Trace, (blocks * block_bytes).tolist(), seqs.tolist(), last_seqs.tolist()))
+    return list(map(EntryTrace, (blocks * block_bytes).tolist(), seqs.tolist(), last_seqs.tolist()))
 
 
 def sound_entries(

@@ -15,7 +15,7 @@ from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.closing import abandoned, idle
+from bcached.state.sectors.last_resort import abandoned, idle
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.statistics import OrphanStatistics, SetStatistics
 from bcached.store.journal.journal import Journal

@@ -36,7 +36,7 @@ from bcached.service.logs.log import finish as finish_logging
 from bcached.service.logs.log import start as start_logging
 from bcached.service.logs.stream import open_for_fault_handler
 from bcached.service.loop_lag import LoopLag
-from bcached.service.methods.service import CacheService
+from bcached.service.methods.cache_service import CacheService
 from bcached.service.metrics.server import MetricsServer
 from bcached.service.metrics.set_metrics import registry
 from bcached.service.notify import Notifier

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from bcached.entry import OUT_OF_MEMORY, is_out_of_memory
+from bcached.entry_points import OUT_OF_MEMORY, is_out_of_memory
 from bcached.errors import BcachedError, ConfigError
 from bcached.service.logs.log import get_logger, is_journal
 from bcached.service.notify import Notifier

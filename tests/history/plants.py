@@ -8,10 +8,10 @@ from unittest.mock import patch
 
 from bcached.client.cache import reading
 from bcached.client.cache.commits import Commits
-from bcached.client.cache.known_object import Extent, KnownObject
+from bcached.client.cache.known_object import KnownExtent, KnownObject
 from bcached.client.cache.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
 from bcached.client.cache.recall import Recall
-from bcached.client.cache.session import Session
+from bcached.client.cache.session import CacheSession
 from bcached.wire.change_map import ChangeMap
 
 
@@ -40,7 +40,7 @@ def _with_todays_counter(recall: Recall, one: KnownObject) -> None:
 
 
 def _with_todays_gens(_: Recall, one: KnownObject) -> None:
-    parts: list[KnownObject | Extent] = [one, *(one.others or ())]
+    parts: list[KnownObject | KnownExtent] = [one, *(one.others or ())]
     for part in parts:
         part.gen = part.member.gens[part.bucket]
 
@@ -103,7 +103,7 @@ def without_condition() -> Iterator[None]:
         return True
 
     with (
-        patch.object(Session, "version_of", lambda *_: 0),
+        patch.object(CacheSession, "version_of", lambda *_: 0),
         patch.object(Commits, "add_if_unchanged", added),
     ):
         yield

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Near exhaustion the kernel's allocator and collector wake each other for ever, or its prio writer waits
-for itself (tests/seed_order shows both). Here the same straits are work for a moment, then quiet, an
+for itself (tests/alloc_order shows both). Here the same straits are work for a moment, then quiet, an
 error at the deadline, and service again once something is given back."""
 
 import asyncio

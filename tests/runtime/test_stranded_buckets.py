@@ -14,7 +14,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.state.buckets.bucket_table import State
-from bcached.state.sectors.closing import IDLE_S
+from bcached.state.sectors.last_resort import IDLE_S
 from bcached.state.sectors.open_buckets import OPEN_BUCKETS_MAX
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets

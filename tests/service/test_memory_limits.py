@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bcached.entry import ADDRESS_SPACE_MIN
+from bcached.entry_points import ADDRESS_SPACE_MIN
 
 BIN = Path(sys.executable).parent
 MIB = 1 << 20

@@ -27,7 +27,7 @@ from bcached.units import SECTOR_BYTES, format_size
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CheckRequest:
     """What is asked for."""
 
     devices: Sequence[str]
@@ -80,7 +80,7 @@ def check(
     for each volume how much dirty data there is, and how sure it is.
     """
     warnings = warn_if_used([*devices, *backings])
-    request = Request(devices, backings, with_data, map_path, in_use=bool(warnings))
+    request = CheckRequest(devices, backings, with_data, map_path, in_use=bool(warnings))
     try:
         steady, owner = asyncio.run(_check(request, warnings))
     except KeyboardInterrupt:
@@ -98,7 +98,7 @@ def check(
     click.get_current_context().exit(status)
 
 
-async def _check(request: Request, warnings: list[str]) -> tuple[SteadyCheck, OwnerCheck | None]:
+async def _check(request: CheckRequest, warnings: list[str]) -> tuple[SteadyCheck, OwnerCheck | None]:
     async with opened(request.devices) as devices, opened(request.backings) as backings:
         steady = await check_steadily(devices, in_use=request.in_use)
         if not request.is_of_owner or steady.checked.is_fresh:

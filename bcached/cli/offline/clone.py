@@ -31,7 +31,7 @@ from bcached.units import SECTOR_BYTES, format_size
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CloneRequest:
     """What is asked for."""
 
     cache: str
@@ -44,7 +44,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Outcome:
+class CloneOutcome:
     """What was copied, or would be."""
 
     source: MemberFound
@@ -97,7 +97,7 @@ def clone(
     Copies metadata and live data, dirty and clean, each bucket to its place, with its gen and prio. TARGET
     may be larger; `bcachectl resize` makes use of that. If interrupted, it is safe to run again.
     """
-    request = Request(cache, target, others, dry_run, verify, force, yes)
+    request = CloneRequest(cache, target, others, dry_run, verify, force, yes)
     refuse_duplicates([cache, target, *others])
     if dry_run:
         warn_if_used([cache, *others])
@@ -110,12 +110,12 @@ def clone(
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
 
 
-async def _clone(options: GlobalOptions, request: Request, *, is_new: bool) -> Outcome:
+async def _clone(options: GlobalOptions, request: CloneRequest, *, is_new: bool) -> CloneOutcome:
     async with opened([request.cache, *request.others], to_read_alone=not request.dry_run) as devices:
         checked = await check_set(devices)
         refuse_damaged(checked)
         numbers = [n for n, member in enumerate(checked.members) if member.block_device is devices[0]]
-        outcome = Outcome(checked.members[numbers[0]], live_areas(checked, numbers[0]))
+        outcome = CloneOutcome(checked.members[numbers[0]], live_areas(checked, numbers[0]))
         if is_new:
             if not request.dry_run:
                 create_image(request.target, bytes_needed(outcome.source))
@@ -129,7 +129,7 @@ async def _clone(options: GlobalOptions, request: Request, *, is_new: bool) -> O
     return outcome
 
 
-async def _judge_target(request: Request, outcome: Outcome, target: FileDevice) -> None:
+async def _judge_target(request: CloneRequest, outcome: CloneOutcome, target: FileDevice) -> None:
     """Refuse a target that does not fit, or that holds anything unless it may be overwritten."""
     refuse_unfit(outcome.source, target)
     lost, signatures = await losses([target]), find_signatures(request.target)
@@ -142,7 +142,7 @@ async def _judge_target(request: Request, outcome: Outcome, target: FileDevice) 
     outcome.overwritten = [*lost.values()] or [str(signature) for signature in signatures]
 
 
-async def _run(request: Request, outcome: Outcome) -> None:
+async def _run(request: CloneRequest, outcome: CloneOutcome) -> None:
     async with opened([request.target], to_change=True) as (target,):
         await _judge_target(request, outcome, target)
         await erase_all(target, find_signatures(request.target))
@@ -154,7 +154,7 @@ async def _run(request: Request, outcome: Outcome) -> None:
         outcome.is_done = True
 
 
-def _document(outcome: Outcome, request: Request) -> dict[str, object]:
+def _document(outcome: CloneOutcome, request: CloneRequest) -> dict[str, object]:
     superblock, done = outcome.source.superblock, outcome.done
     return {
         "source": request.cache,
@@ -171,7 +171,7 @@ def _document(outcome: Outcome, request: Request) -> dict[str, object]:
     }
 
 
-def _lines(outcome: Outcome, request: Request) -> list[str]:
+def _lines(outcome: CloneOutcome, request: CloneRequest) -> list[str]:
     """Returns what was done, or is about to be, as text."""
     live = format_size(outcome.areas.sectors * SECTOR_BYTES)
     whole = format_size(bytes_needed(outcome.source))

@@ -19,7 +19,7 @@ from bcached.cli.offline.repair_report import document, lines, status_of, step_l
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
 from bcached.store.repair.applying import Progress
-from bcached.store.repair.needs import REBUILDING, Step
+from bcached.store.repair.needs import REBUILDING, StepOption
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
 from bcached.store.repair.undo import Undo, UndoLog
@@ -27,16 +27,16 @@ from bcached.store.repair.volume_slots import NamedBacking, parse_backing
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.owner_of import read_backing
-from bcached.store.rescue.superblock_left import Layout
+from bcached.store.rescue.superblock_left import KnownLayout
 from bcached.units import format_size
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RepairRequest:
     """The command's arguments."""
 
     caches: tuple[str, ...]
-    steps: frozenset[Step]
+    steps: frozenset[StepOption]
     seq: int
     newest: bool
     accepts_loss: bool
@@ -132,15 +132,15 @@ def repair(
     what a FILE of --undo holds, to the devices it names, or to CACHE if they have other names now.
     """
     named = {
-        Step.SUPERBLOCK: superblock,
-        Step.CORRECT_BITS: correct_bits,
-        Step.CLEAR_JOURNAL: seq is not None,
-        Step.REBUILD_PRIOS: rebuild_prios,
-        Step.REBUILD_VOLUMES: rebuild_volumes,
-        Step.DROP_DAMAGED: drop_damaged,
-        Step.DROP_MISSING: drop_missing,
+        StepOption.SUPERBLOCK: superblock,
+        StepOption.CORRECT_BITS: correct_bits,
+        StepOption.CLEAR_JOURNAL: seq is not None,
+        StepOption.REBUILD_PRIOS: rebuild_prios,
+        StepOption.REBUILD_VOLUMES: rebuild_volumes,
+        StepOption.DROP_DAMAGED: drop_damaged,
+        StepOption.DROP_MISSING: drop_missing,
     }
-    request = Request(
+    request = RepairRequest(
         devices,
         frozenset(step for step, is_named in named.items() if is_named),
         seq or 0,
@@ -164,22 +164,22 @@ def repair(
     click.get_current_context().exit(status_of(done))
 
 
-def _refuse_misuse(request: Request) -> None:
+def _refuse_misuse(request: RepairRequest) -> None:
     """Refuse options that have no effect."""
     if not request.caches:
         raise WronglyUsed("expected CACHE..., or --restore FILE")
     about_superblock = request.geometry is not None or request.set_uuid is not None
-    if about_superblock and Step.SUPERBLOCK not in request.steps:
+    if about_superblock and StepOption.SUPERBLOCK not in request.steps:
         raise WronglyUsed("--geometry and --set-uuid are for --superblock")
-    if request.backings and not {Step.SUPERBLOCK, Step.REBUILD_VOLUMES} & request.steps:
+    if request.backings and not {StepOption.SUPERBLOCK, StepOption.REBUILD_VOLUMES} & request.steps:
         raise WronglyUsed("--backing is for --rebuild-volumes and --superblock")
-    if Step.DROP_MISSING in request.steps and request.undo is None and not request.dry_run:
+    if StepOption.DROP_MISSING in request.steps and request.undo is None and not request.dry_run:
         raise WronglyUsed("--drop-missing changes the members' numbers, and so needs --undo FILE")
     if (request.newest or request.accepts_loss) and not request.steps & REBUILDING:
         raise WronglyUsed("--newest and --give-up-dirty are for --drop-damaged and --rebuild-...")
 
 
-async def _repair(options: GlobalOptions, request: Request) -> Repair:
+async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
     async with opened(request.caches, to_change=bool(request.steps) and not request.dry_run) as devices:
         done = await plan_repair(devices, await _wishes(request))
         if request.dry_run or not done.is_needed or done.obstacle:
@@ -195,7 +195,7 @@ async def _repair(options: GlobalOptions, request: Request) -> Repair:
     return done
 
 
-async def _wishes(request: Request) -> Wishes:
+async def _wishes(request: RepairRequest) -> Wishes:
     """Returns what is asked for, with what the backing devices say."""
     backings = []
     for inode, path in request.backings:
@@ -206,7 +206,7 @@ async def _wishes(request: Request) -> Wishes:
         set_uuid = backings[0].superblock.set_uuid
     if request.geometry is not None and set_uuid is None:
         raise WronglyUsed("--geometry needs --set-uuid, or --backing, whose superblock has it")
-    layout = Layout(*request.geometry, set_uuid) if request.geometry and set_uuid is not None else None
+    layout = KnownLayout(*request.geometry, set_uuid) if request.geometry and set_uuid is not None else None
     return Wishes(
         request.steps,
         request.seq,
@@ -218,7 +218,7 @@ async def _wishes(request: Request) -> Wishes:
     )
 
 
-def _ask(options: GlobalOptions, request: Request, done: Repair) -> None:
+def _ask(options: GlobalOptions, request: RepairRequest, done: Repair) -> None:
     """Get the user's consent, on a terminal or by --yes."""
     if request.yes:
         return

@@ -29,7 +29,7 @@ from bcached.store.rescue.missing_members import readable_sectors
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import BackingFound, Owner, owner_of, read_backing, volume_sectors
 from bcached.store.rescue.rescue import Rescue, first_data_sector
-from bcached.store.rescue.superblock_left import Layout
+from bcached.store.rescue.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import Progress, Written
 from bcached.units import SECTOR_BYTES, format_size
@@ -38,7 +38,7 @@ CONFIDENCE = {"sure": Confidence.SURE, "newest": Confidence.NEWEST, "all": Confi
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RescueRequest:
     """What is asked for."""
 
     caches: Sequence[str]
@@ -51,7 +51,7 @@ class Request:
     most: Confidence
     map_path: str | None
     map_lines: Sequence[str]
-    layout: Layout | None
+    layout: KnownLayout | None
 
     @property
     def target(self) -> str:
@@ -138,8 +138,8 @@ def rescue(
         if backing is None:
             raise click.UsageError("--geometry needs --set-uuid, or --backing, whose superblock has it")
         set_uuid = asyncio.run(_set_uuid_of(backing))
-    layout = Layout(*geometry, set_uuid) if geometry is not None and set_uuid is not None else None
-    request = Request(
+    layout = KnownLayout(*geometry, set_uuid) if geometry is not None and set_uuid is not None else None
+    request = RescueRequest(
         caches,
         backing,
         volume,
@@ -170,7 +170,7 @@ async def _set_uuid_of(backing: str) -> UUID:
         return (await read_backing(device)).superblock.set_uuid
 
 
-async def _rescue(options: GlobalOptions, request: Request) -> Rescue:
+async def _rescue(options: GlobalOptions, request: RescueRequest) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
         left = await read_corrected(caches, request.layout)
         await add_found_leaves(left)
@@ -184,7 +184,7 @@ async def _rescue(options: GlobalOptions, request: Request) -> Rescue:
 
 
 async def _to_backing(
-    options: GlobalOptions, request: Request, path: str, extents: DirtyExtents, unreadable: Unreadable
+    options: GlobalOptions, request: RescueRequest, path: str, extents: DirtyExtents, unreadable: Unreadable
 ) -> Rescue:
     async with opened([path], to_change=not request.dry_run) as (target,):
         backing = await _backing_of(target, request)
@@ -209,7 +209,7 @@ async def _to_backing(
         return rescue
 
 
-async def _backing_of(target: FileDevice, request: Request) -> BackingFound | None:
+async def _backing_of(target: FileDevice, request: RescueRequest) -> BackingFound | None:
     """Returns the backing device's superblock; None if it is damaged and the volume was named."""
     try:
         return await read_backing(target)
@@ -220,7 +220,7 @@ async def _backing_of(target: FileDevice, request: Request) -> BackingFound | No
 
 
 async def _to_image(
-    options: GlobalOptions, request: Request, extents: DirtyExtents, unreadable: Unreadable
+    options: GlobalOptions, request: RescueRequest, extents: DirtyExtents, unreadable: Unreadable
 ) -> Rescue:
     assert request.volume is not None
     assert request.image is not None
@@ -249,7 +249,7 @@ def _create(path: str, size_bytes: int) -> None:
         )
 
 
-def _ask(options: GlobalOptions, request: Request, rescue: Rescue) -> None:
+def _ask(options: GlobalOptions, request: RescueRequest, rescue: Rescue) -> None:
     """Get the user's consent, on a terminal or by --yes."""
     if request.yes:
         return

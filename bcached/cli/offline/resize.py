@@ -40,7 +40,7 @@ class NewSize(click.ParamType[int]):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ResizeRequest:
     """What is asked for."""
 
     cache: str
@@ -51,7 +51,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ResizeOutcome:
     """The first plan, and whether it was carried out."""
 
     plan: ResizePlan
@@ -92,7 +92,7 @@ def resize(
     the old size or the new one.
     """
     refuse_duplicates([cache, *others])
-    request = Request(cache, size, others, dry_run, yes)
+    request = ResizeRequest(cache, size, others, dry_run, yes)
     if dry_run:
         warn_if_used([cache, *others])
     try:
@@ -102,7 +102,7 @@ def resize(
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
 
 
-async def _resize(options: GlobalOptions, request: Request) -> Outcome:
+async def _resize(options: GlobalOptions, request: ResizeRequest) -> ResizeOutcome:
     async with opened([request.cache, *request.others], to_change=not request.dry_run) as devices:
         whole = request.sectors == MAX
         size_bytes = devices[0].size_bytes if whole else request.sectors * SECTOR_BYTES
@@ -111,7 +111,7 @@ async def _resize(options: GlobalOptions, request: Request) -> Outcome:
                 request.cache, f"expected at most its {devices[0].size_bytes} bytes, found {size_bytes}"
             )
         plan = await _planned(devices, size_bytes)
-        outcome = Outcome(plan, size_bytes)
+        outcome = ResizeOutcome(plan, size_bytes)
         if not request.dry_run:
             if plan.dropped_sectors or plan.emptied_sectors:
                 ask(options, request.cache, _lines(outcome, request), yes=request.yes)
@@ -147,7 +147,7 @@ async def _run(devices: Sequence[FileDevice], plan: ResizePlan, size_bytes: int)
         await device.change_size(size_bytes)
 
 
-def _document(outcome: Outcome, request: Request) -> dict[str, object]:
+def _document(outcome: ResizeOutcome, request: ResizeRequest) -> dict[str, object]:
     plan = outcome.plan
     return {
         "path": request.cache,
@@ -161,7 +161,7 @@ def _document(outcome: Outcome, request: Request) -> dict[str, object]:
     }
 
 
-def _lines(outcome: Outcome, request: Request) -> list[str]:
+def _lines(outcome: ResizeOutcome, request: ResizeRequest) -> list[str]:
     """Returns what was done, or is about to be, as text."""
     plan = outcome.plan
     before, after = plan.before.bucket_count, plan.after.bucket_count

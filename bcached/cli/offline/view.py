@@ -25,7 +25,7 @@ from bcached.cli.paths import PATH
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.dm_table import Target, targets_of
+from bcached.store.rescue.dm_table import LinearTarget, targets_of
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.extent_map import packed_map
 from bcached.store.rescue.missing_members import is_missing, readable_sectors
@@ -61,7 +61,7 @@ class Exported:
             parameters += [f"base={self.base}", f"base_sector={self.base_sector}"]
         return parameters
 
-    def dm_table(self) -> Iterator[Target]:
+    def dm_table(self) -> Iterator[LinearTarget]:
         """Yields the same as targets of a table for dmsetup."""
         size_sectors = self.size_bytes // SECTOR_BYTES
         return targets_of(self.rows, size_sectors, self.caches, self.base, self.base_sector)

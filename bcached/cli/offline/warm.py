@@ -20,7 +20,7 @@ from bcached.device import FileDevice
 from bcached.errors import SetRefused
 from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
-from bcached.runtime.warming.attachment import Attachment, attach, find_attachment
+from bcached.runtime.warming.attachment import BackingAttachment, attach, find_attachment
 from bcached.runtime.warming.ranges import Range, cached_ranges, gaps
 from bcached.runtime.warming.warming import Warming
 from bcached.store.check.checker import CheckedSet, check_set
@@ -34,7 +34,7 @@ CHANGE_COUNTERS = 1 << 10  # no client maps them
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class WarmRequest:
     """What is asked for; ranges count from the start of the data."""
 
     caches: Sequence[str]
@@ -46,10 +46,10 @@ class Request:
 
 
 @dataclass(slots=True)
-class Outcome:
+class WarmOutcome:
     """What is wanted, what of it is missing, and what was brought in."""
 
-    attachment: Attachment
+    attachment: BackingAttachment
     wanted_sectors: int
     missing: list[Range]
     inode: int | None = None
@@ -106,7 +106,7 @@ def warm(
     If interrupted, it is safe to run again: it continues.
     """
     refuse_duplicates([*caches, backing])
-    request = Request(caches, backing, _ranges_in(ranges_path), attaches, dry_run, yes)
+    request = WarmRequest(caches, backing, _ranges_in(ranges_path), attaches, dry_run, yes)
     if dry_run:
         warn_if_used([*caches, backing])
     try:
@@ -124,7 +124,7 @@ def _ranges_in(path: str) -> list[Range]:
         raise Failed(f"{path}: cannot read the ranges: {error.strerror}") from None
 
 
-async def _warm(options: GlobalOptions, request: Request) -> Outcome:
+async def _warm(options: GlobalOptions, request: WarmRequest) -> WarmOutcome:
     changes = not request.dry_run
     writes_backing = changes and request.attach
     async with (
@@ -142,7 +142,7 @@ async def _warm(options: GlobalOptions, request: Request) -> Outcome:
         return outcome
 
 
-def _plan(request: Request, checked: CheckedSet, found: BackingFound, backing: FileDevice) -> Outcome:
+def _plan(request: WarmRequest, checked: CheckedSet, found: BackingFound, backing: FileDevice) -> WarmOutcome:
     attachment = find_attachment(checked, found, request.backing, attach=request.attach)
     superblock, data = checked.members[0].superblock, first_data_sector(found.superblock)
     end = backing.size_bytes // SECTOR_BYTES
@@ -153,11 +153,11 @@ def _plan(request: Request, checked: CheckedSet, found: BackingFound, backing: F
         )
     cached = cached_ranges(checked, attachment.inode) if attachment.inode is not None else iter(())
     missing = list(gaps(wanted, cached, superblock.block_sectors))
-    return Outcome(attachment, sum(each.sectors for each in wanted), missing, attachment.inode)
+    return WarmOutcome(attachment, sum(each.sectors for each in wanted), missing, attachment.inode)
 
 
 async def _fill(
-    outcome: Outcome, devices: Sequence[FileDevice], backing: FileDevice, found: BackingFound
+    outcome: WarmOutcome, devices: Sequence[FileDevice], backing: FileDevice, found: BackingFound
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="bcachectl-warm-") as folder:
         # No other process has the devices open for writing, so there are no late writers to wait for.
@@ -178,7 +178,7 @@ async def _fill(
         outcome.is_done = True
 
 
-def _document(outcome: Outcome, request: Request) -> dict[str, object]:
+def _document(outcome: WarmOutcome, request: WarmRequest) -> dict[str, object]:
     return {
         "backing": request.backing,
         "dry_run": request.dry_run,
@@ -191,7 +191,7 @@ def _document(outcome: Outcome, request: Request) -> dict[str, object]:
     }
 
 
-def _lines(outcome: Outcome, request: Request) -> list[str]:
+def _lines(outcome: WarmOutcome, request: WarmRequest) -> list[str]:
     """Returns what was done, or is about to be, as text."""
     wanted = format_size(outcome.wanted_sectors * SECTOR_BYTES)
     missing = format_size(outcome.missing_sectors * SECTOR_BYTES)

@@ -13,7 +13,7 @@ from bcached.client.cache.adding import adding
 from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized_coroutine
 from bcached.client.cache.names import Name, name_bytes
-from bcached.client.cache.objects import Found, NewObject, Objects, Stats
+from bcached.client.cache.objects import FoundObject, NewObject, Objects, Stats
 from bcached.client.cache.serializers import Serializer, Values
 from bcached.client.data_paths import read_cached
 from bcached.client.forks import end_in_children
@@ -190,10 +190,10 @@ class AsyncCache:
     def _new(self, name: Name, value: Any, expire: float | None) -> NewObject:
         return NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))
 
-    def _recall(self, name: bytes) -> Found | None:
+    def _recall(self, name: bytes) -> FoundObject | None:
         return self._objects.recall(name, read_cached, AT_ONCE_BYTES)
 
-    async def _find(self, name: bytes) -> Found | None:
+    async def _find(self, name: bytes) -> FoundObject | None:
         found = self._recall(name)
         return found if found is not None else await self._in_thread(self._objects.find, name)
 

@@ -17,7 +17,7 @@ from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD, GenMap, native
 from bcached.wire.messages import Device
 
 
-class Member:
+class KnownMember:
     """A member device, as reads of its extents need it."""
 
     __slots__ = ("bucket_sectors", "device", "gens", "number", "path", "words")
@@ -33,7 +33,7 @@ class Member:
         self.number = number  # in an instant
 
 
-class Members(dict[int, Member]):
+class Members(dict[int, KnownMember]):
     """The members by device, each opened when first needed."""
 
     def __init__(self, paths: DataPaths, gens: Gens, devices: Sequence[Device]) -> None:
@@ -42,9 +42,11 @@ class Members(dict[int, Member]):
         self._gens = gens
         self._bucket_sectors = {one.device: one.bucket_sectors for one in devices}
 
-    def __missing__(self, device: int) -> Member:
+    def __missing__(self, device: int) -> KnownMember:
         gen_map, number = self._gens.map_of(device)
-        member = Member(device, self._paths.reader(device), gen_map, self._bucket_sectors[device], number)
+        member = KnownMember(
+            device, self._paths.reader(device), gen_map, self._bucket_sectors[device], number
+        )
         return self.setdefault(device, member)
 
 
@@ -88,13 +90,13 @@ class KnownObject(Position):
         self.life, self.gc_epoch = native(since.life), native(since.gc_epochs[member.number])
         self.reported_in: object = None  # the interval of Hits in which the daemon is told of the bucket
         # The extents behind the first; None of a short object in one extent, which takes the shortest path.
-        self.others: Sequence[Extent] | None = None
+        self.others: Sequence[KnownExtent] | None = None
         left = length - CHECKED_AT - self.length
         if left or length >= ON_A_PAGE_BYTES:
             self.others = _others(keys[1:], left, since, members)
 
 
-class Extent:
+class KnownExtent:
     """Bytes of an object behind its first extent, and what tells that they are still its own."""
 
     __slots__ = ("at", "bucket", "gc_epoch", "gen", "length", "life", "member")
@@ -118,12 +120,12 @@ class Extent:
         )
 
 
-def _others(keys: Sequence[Key], length: int, since: Instant, members: Members) -> Sequence[Extent]:
+def _others(keys: Sequence[Key], length: int, since: Instant, members: Members) -> Sequence[KnownExtent]:
     others = []
     for key in keys:
         if not length:
             break
         own = min(length, key.sectors * SECTOR_BYTES)
-        others.append(Extent(key, own, since, members))
+        others.append(KnownExtent(key, own, since, members))
         length -= own
     return others

@@ -26,7 +26,7 @@ from bcached.client.cache.object_format import (
 from bcached.client.cache.reading import StaleRead
 from bcached.client.cache.recall import Read
 from bcached.client.cache.sender import Sender
-from bcached.client.cache.session import Session
+from bcached.client.cache.session import CacheSession
 from bcached.client.cache.sessions import Sessions
 from bcached.errors import ConnectionLost, NoSuchVolume
 
@@ -43,7 +43,7 @@ class Stats(NamedTuple):
     pages_reread: int  # objects that only a direct read showed; see DESIGN
 
 
-class Found(NamedTuple):
+class FoundObject(NamedTuple):
     """An object that was found."""
 
     codec: int
@@ -60,7 +60,7 @@ class NewObject(NamedTuple):
     expires_at_us: int
 
 
-Change = Callable[[Found], NewObject]
+Change = Callable[[FoundObject], NewObject]
 
 
 class Objects:
@@ -76,7 +76,7 @@ class Objects:
 
     # Looking up
 
-    def recall(self, name: bytes, read: Read = os.pread, most: int = OBJECT_BYTES_MAX) -> Found | None:
+    def recall(self, name: bytes, read: Read = os.pread, most: int = OBJECT_BYTES_MAX) -> FoundObject | None:
         """Returns the object of this name, counted as a hit, if it is known without a request.
 
         read, most: see Recall.known.
@@ -87,9 +87,9 @@ class Objects:
             return None
         known, value = recalled
         self.hits += 1
-        return Found(known.codec, value, known.expires_at_us)
+        return FoundObject(known.codec, value, known.expires_at_us)
 
-    def find(self, name: bytes) -> Found | None:
+    def find(self, name: bytes) -> FoundObject | None:
         """Returns the object of this name, and counts a hit or a miss."""
         found = self.recall(name)
         if found is not None:
@@ -98,7 +98,7 @@ class Objects:
         self.count(stored is not None, 1)
         return _found(stored)
 
-    def find_many(self, names: Sequence[bytes]) -> Sequence[Found | None]:
+    def find_many(self, names: Sequence[bytes]) -> Sequence[FoundObject | None]:
         """Returns the object of each name, and counts hits and misses."""
         found = [self.recall(name) for name in names]
         unknown = [number for number, one in enumerate(found) if one is None]
@@ -183,7 +183,7 @@ class Objects:
 
     # Inside
 
-    def _run(self, work: Callable[[Session], T], unavailable: T) -> T:
+    def _run(self, work: Callable[[CacheSession], T], unavailable: T) -> T:
         """Returns what the work does with a session.
 
         Once more with a new one if the connection was lost, or if the volume was deleted: by its label it is
@@ -201,14 +201,14 @@ class Objects:
                 return unavailable
             raise
 
-    def _find(self, session: Session, name: bytes) -> StoredObject | None:
+    def _find(self, session: CacheSession, name: bytes) -> StoredObject | None:
         found = self._find_own(session, name) if session.commits.newest else None
         try:
             return unexpired(found or self._find_known(session, name))
         except StaleRead:
             return unexpired(session.find(name, offset_of(name)))
 
-    def _find_known(self, session: Session, name: bytes) -> StoredObject | None:
+    def _find_known(self, session: CacheSession, name: bytes) -> StoredObject | None:
         """Returns the object, or None for a miss. Raises StaleRead if that takes a look-up."""
         position = session.positions.get(name)
         if position is None:
@@ -219,7 +219,7 @@ class Objects:
             session.positions.forget(name)
             raise
 
-    def _find_own(self, session: Session, name: bytes) -> StoredObject | None:
+    def _find_own(self, session: CacheSession, name: bytes) -> StoredObject | None:
         """Returns an object on its way to the index, if there is one still when the answers are read."""
         offset = offset_of(name)
         if offset not in session.commits.newest:
@@ -229,7 +229,7 @@ class Objects:
             pending = session.commits.newest.get(offset)
         return session.find_own(name, pending) if pending is not None else None
 
-    def _find_many(self, session: Session, names: Sequence[bytes]) -> list[StoredObject | None]:
+    def _find_many(self, session: CacheSession, names: Sequence[bytes]) -> list[StoredObject | None]:
         if session.commits.newest:
             with self.sessions.lock:
                 session.commits.drain()
@@ -241,7 +241,7 @@ class Objects:
         found.update(zip(unknown, session.find_many(unknown), strict=True))
         return [unexpired(found[name]) for name in names]
 
-    def _store(self, session: Session, one: NewObject, *, wait: bool, durable: bool) -> None:
+    def _store(self, session: CacheSession, one: NewObject, *, wait: bool, durable: bool) -> None:
         parts, seal = _encoded(session, one)
         with self.sessions.lock:
             session.commits.raise_error()
@@ -251,7 +251,7 @@ class Objects:
             elif session.commits.has_gathered:
                 self._sender.want()
 
-    def _add(self, session: Session, one: NewObject, *, durable: bool) -> bool:
+    def _add(self, session: CacheSession, one: NewObject, *, durable: bool) -> bool:
         parts, seal = _encoded(session, one)
         with self.sessions.lock:
             session.commits.drain()
@@ -262,7 +262,7 @@ class Objects:
                 if session.store_if_unchanged(one.name, parts, seal, version, durable=durable):
                     return True
 
-    def _change(self, session: Session, name: bytes, changed: Change) -> NewObject | None:
+    def _change(self, session: CacheSession, name: bytes, changed: Change) -> NewObject | None:
         with self.sessions.lock:
             session.commits.drain()
             while True:
@@ -274,7 +274,7 @@ class Objects:
                 if session.store_if_unchanged(name, *_encoded(session, one), version):
                     return one
 
-    def _touch(self, session: Session, name: bytes, expires_at_us: int) -> bool:
+    def _touch(self, session: CacheSession, name: bytes, expires_at_us: int) -> bool:
         with self.sessions.lock:
             session.commits.drain()
             found = unexpired(session.find(name, offset_of(name)))
@@ -286,15 +286,15 @@ class Objects:
             session.store_record(name, record)
             return True
 
-    def _drop(self, session: Session, offsets: list[int]) -> list[bool]:
+    def _drop(self, session: CacheSession, offsets: list[int]) -> list[bool]:
         with self.sessions.lock:
             return session.drop(offsets)
 
-    def _drop_all(self, session: Session) -> None:
+    def _drop_all(self, session: CacheSession) -> None:
         with self.sessions.lock:
             session.drop_all(ALL_SECTORS)
 
-    def _flush(self, session: Session, *, durable: bool) -> None:
+    def _flush(self, session: CacheSession, *, durable: bool) -> None:
         with self.sessions.lock:
             session.commits.drain()
             if durable:
@@ -302,11 +302,11 @@ class Objects:
             session.commits.raise_error()
 
 
-def _found(one: StoredObject | None) -> Found | None:
-    return None if one is None else Found(one.codec, one.value, one.expires_at_us)
+def _found(one: StoredObject | None) -> FoundObject | None:
+    return None if one is None else FoundObject(one.codec, one.value, one.expires_at_us)
 
 
-def _encoded(session: Session, one: NewObject) -> tuple[Parts, Seal]:
+def _encoded(session: CacheSession, one: NewObject) -> tuple[Parts, Seal]:
     """Returns an object's bytes. Raises ValueError if they are more than the set commits at once."""
     length = value_at(len(one.name), len(one.value)) + len(one.value)
     if length > session.object_bytes_max:

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from fastcrc import crc64
 
 from bcached.client.cache.expiry import now_us
-from bcached.client.cache.hits import CALLS, Hits
 from bcached.client.cache.known_object import KnownObject
 from bcached.client.cache.object_format import OBJECT_BYTES_MAX
 from bcached.client.cache.positions import Positions
+from bcached.client.cache.read_reports import CALLS, Hits
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 
 Read = Callable[[int, int, int], bytes]  # descriptor, length, byte of the device

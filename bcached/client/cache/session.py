@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from bcached.client.attachment import Attachment
 from bcached.client.cache.carving import Carver
 from bcached.client.cache.commits import Commits, Pending
-from bcached.client.cache.hits import Hits
 from bcached.client.cache.known_object import KnownObject, Members
 from bcached.client.cache.leasing import Leases
 from bcached.client.cache.names import RECORD_AT, SLOT_SECTORS, offset_of
 from bcached.client.cache.object_format import CHECKED_AT, OBJECT_BYTES_MAX, Parts, Seal, StoredObject
 from bcached.client.cache.positions import Position, Positions
+from bcached.client.cache.read_reports import Hits
 from bcached.client.cache.reading import Reader, StaleRead
 from bcached.client.cache.recall import Recall
 from bcached.client.changes import mapped_changes
@@ -29,7 +29,7 @@ AHEAD_SHARE = 4  # the next bucket is leased when less than this part of one is 
 CALLS_MAX = 256  # sent before the first is answered
 
 
-class Session:
+class CacheSession:
     """A connection, and the volume. Storing needs the cache's lock, looking up does not."""
 
     def __init__(self, path: str, volume: str | int, patience_s: float) -> None:

@@ -5,7 +5,7 @@ import time
 from random import Random
 from threading import RLock
 
-from bcached.client.cache.session import Session
+from bcached.client.cache.session import CacheSession
 from bcached.client.forks import end_in_children
 from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume
 
@@ -24,13 +24,13 @@ class Sessions:
         self.names_lost = 0  # objects that were stored, not committed, and dropped after a loss
         self._volume = volume
         self._patience_s = patience_s
-        self.existing: Session | None = None  # set here only
+        self.existing: CacheSession | None = None  # set here only
         self._doubtful: list[int] = []  # offsets at which an older object may be: dropped before any look-up
         self._is_closed = False
         self._pause_s = 0.0  # between the last failed attempt and the next
         self._next_attempt_s = 0.0
 
-    def current(self) -> Session:
+    def current(self) -> CacheSession:
         """Returns a session. Raises ClientClosed, or ConnectionLost without a daemon."""
         session = self.existing
         if session is not None and not session.refused:
@@ -53,7 +53,7 @@ class Sessions:
         """Whether the cache was closed."""
         return self._is_closed
 
-    def lose(self, session: Session) -> None:
+    def lose(self, session: CacheSession) -> None:
         """The session's connection is closed: what was under way is neither committed nor known not to be."""
         with self.lock:
             if self.existing is not session:
@@ -79,13 +79,13 @@ class Sessions:
         self.existing = None
         self._doubtful = []  # the parent's to drop
 
-    def _opened(self) -> Session:
+    def _opened(self) -> CacheSession:
         end_in_children(self)  # of this process, which may be a child itself
         left_s = self._next_attempt_s - time.monotonic()
         if left_s > 0:
             raise ConnectionLost(self.path, f"the next attempt is due in {left_s:.1f} s")
         try:
-            session = Session(self.path, self._volume, self._patience_s)
+            session = CacheSession(self.path, self._volume, self._patience_s)
         except ConnectionLost:
             self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             self._next_attempt_s = time.monotonic() + self._pause_s * _random.uniform(0.5, 1.0)
@@ -93,7 +93,7 @@ class Sessions:
         self._pause_s = 0.0
         return session
 
-    def _drop_doubtful(self, session: Session) -> None:
+    def _drop_doubtful(self, session: CacheSession) -> None:
         """Drop what may be older than an object that was stored and not committed."""
         self._doubtful += session.refused
         session.refused.clear()

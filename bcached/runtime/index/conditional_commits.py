@@ -36,7 +36,7 @@ class CommitConditions(Struct, frozen=True):
     if_versions: tuple[int, ...] | None = None
 
 
-class Outcome(NamedTuple):
+class CommitResult(NamedTuple):
     """The seq of the entry, and for each key its change counter and whether it was committed."""
 
     seq: int
@@ -67,7 +67,9 @@ class ConditionalCommits:
         block_sectors = sectors.members[0].geometry.block_sectors
         self._deletion_sectors = KEY_SECTORS_MAX // block_sectors * block_sectors
 
-    def try_commit(self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions) -> Outcome | None:
+    def try_commit(
+        self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions
+    ) -> CommitResult | None:
         """Accept keys now; returns None if that has to wait."""
         self._check(keys, conditions)
         if conditions.if_absent or conditions.if_versions is not None:  # else accepting them is the check
@@ -84,7 +86,7 @@ class ConditionalCommits:
 
     async def commit(
         self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions, timeout_s: float
-    ) -> Outcome:
+    ) -> CommitResult:
         """Accept keys, all in one entry. NoFreeBuckets if that is not possible in time."""
         spans, deadline = [*spans_of(keys), *conditions.replaces], self._clock() + timeout_s
         words = self._check(keys, conditions)
@@ -218,10 +220,10 @@ class ConditionalCommits:
             raise LimitExceeded("replaced_keys", len(found))
         return self._sectors.validity.current(found, touch=False)
 
-    def _accept(self, holder: Holder, keys: Sequence[Key], plan: _Plan) -> Outcome:
+    def _accept(self, holder: Holder, keys: Sequence[Key], plan: _Plan) -> CommitResult:
         """Make the change. The counters are read before any other change can be made."""
         seq = self._changes.journal.accepted_seq
         if plan.words:
             batch = None if plan.deletions else plan.batch
             seq = self._index.accept(holder, plan.batch.keys, plan.deletions, batch)
-        return Outcome(seq, self._changes.change_map.counters_of(keys), plan.committed)
+        return CommitResult(seq, self._changes.change_map.counters_of(keys), plan.committed)

@@ -14,7 +14,7 @@ from bcached.runtime.coordination.shared import Shared
 from bcached.set_state import Replacement
 from bcached.state.buckets.next_step import Attempts, Step, next_step
 from bcached.state.buckets.replacement import EXHAUSTIVE
-from bcached.state.sectors.closing import LastResort
+from bcached.state.sectors.last_resort import LastResort
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.store.member import Member
 

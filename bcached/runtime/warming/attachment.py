@@ -19,14 +19,16 @@ from bcached.units import SECTOR_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
+class BackingAttachment:
     """A backing device's volume: its inode, or None if it has to be attached first."""
 
     inode: int | None
     former: int | None = None  # a volume with its uuid whose keys no longer count
 
 
-def find_attachment(checked: CheckedSet, found: BackingFound, path: str, *, attach: bool) -> Attachment:
+def find_attachment(
+    checked: CheckedSet, found: BackingFound, path: str, *, attach: bool
+) -> BackingAttachment:
     """Returns the backing device's volume. Raises SetRefused if what is in the cache could be wrong for it.
 
     1. Attached to this set. 2. Attached to none, and it may be attached. 3. To another set, or used without
@@ -35,7 +37,7 @@ def find_attachment(checked: CheckedSet, found: BackingFound, path: str, *, atta
     backing, set_uuid = found.superblock, checked.members[0].superblock.set_uuid
     inode = _inode_of(checked, found)
     if backing.state_name in {"clean", "dirty"} and backing.set_uuid == set_uuid and inode is not None:
-        return Attachment(inode)
+        return BackingAttachment(inode)
     if backing.state_name == "detached":
         if not attach:
             raise SetRefused(f"{path}: is attached to no cache set; --attach attaches it, which writes to it")
@@ -44,7 +46,7 @@ def find_attachment(checked: CheckedSet, found: BackingFound, path: str, *, atta
                 f"{path}: is detached, and volume {inode}, which has its uuid, holds dirty data: "
                 "`bcachectl rescue` says what is newer"
             )
-        return Attachment(None, inode)
+        return BackingAttachment(None, inode)
     if backing.set_uuid != set_uuid:
         raise SetRefused(
             f"{path}: is attached to the set {backing.set_uuid}, not to {set_uuid}: let the kernel detach it"
@@ -69,7 +71,7 @@ def _dirty_sectors(checked: CheckedSet, inode: int) -> int:
 
 
 async def attach(
-    cache_set: CacheSet, backing: BlockDevice, found: BackingFound, attachment: Attachment
+    cache_set: CacheSet, backing: BlockDevice, found: BackingFound, attachment: BackingAttachment
 ) -> int:
     """Make a volume for the backing device, then write its superblock. Returns the volume's inode."""
     if attachment.former is not None:

@@ -11,8 +11,7 @@ from typing import Any
 
 from bcached.errors import InvalidParameter, RequestError
 from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.index.conditional_commits import CommitConditions
-from bcached.runtime.index.conditional_commits import Outcome as Made
+from bcached.runtime.index.conditional_commits import CommitConditions, CommitResult
 from bcached.runtime.index.lookups import LookupResult
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
 from bcached.service.methods.allocator import DONE
@@ -88,7 +87,7 @@ class IndexOperations:
             request.if_versions,
         )
 
-        def made(made: Made) -> Outcome:
+        def made(made: CommitResult) -> Outcome:
             results = messages.Committed(made.seq)
             if request.if_absent or request.if_versions is not None:
                 results.committed = made.committed

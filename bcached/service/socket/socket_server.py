@@ -10,7 +10,7 @@
         server.drain()              # no new connections or changes; what waits is refused: ShuttingDown
     # here all connections are closed
 
-`service` is methods.service.CacheService(cache_set), which runs the methods. A bug in a method ends the
+`service` is methods.cache_service.CacheService(cache_set), which runs the methods. A bug in a method ends the
 `async with` with that exception: the daemon does not continue with a set whose state is uncertain.
 """
 

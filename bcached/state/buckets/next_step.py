@@ -69,8 +69,8 @@ def next_step(
 
     prios_asked: a prio write is running or requested. nodes_wait: a node of the index waits for a bucket to
     be written to, and a collection may not end before. may_evacuate: dirty data may be moved; evacuating:
-    that is running or requested. last_resort returns the step that open buckets offer (closing.py), with its
-    argument true also of those with dirty data.
+    that is running or requested. last_resort returns the step that open buckets offer (last_resort.py), with
+    its argument true also of those with dirty data.
 
     1. Ready buckets go to the reserves. 2. A full free_inc needs a prio write. 3. free_inc has space: a pass.
     4. The last pass found too few: see _when_short. 5. Gens must not run too far ahead: see _guard.

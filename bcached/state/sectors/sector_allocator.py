@@ -49,7 +49,7 @@ class SectorAllocator:
         self.allocated_sectors = 0
         self.reserved_sectors = 0  # counting each copy
         self.buckets_taken = 0  # from the reserves
-        self.sharing = False  # a request may use any open bucket (closing.py)
+        self.sharing = False  # a request may use any open bucket (last_resort.py)
         self._clock = clock
         self._pins = self.pins.columns  # by member; the request path increments them without a call
         self._geometry = geometry  # of every member

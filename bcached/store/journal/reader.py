@@ -14,9 +14,9 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import FormatError
 from bcached.format.jset import (
     JSET_BYTES_MAX,
+    EntryTrace,
     JournalEntry,
     PlacedEntry,
-    Trace,
     claimed_seq,
     scan_journal_bucket,
     sound_entries,
@@ -36,7 +36,7 @@ class BucketFound:
     where: str
     entries: list[PlacedEntry]  # entries of the newest lap of the ring in this bucket
     leftovers: list[PlacedEntry]  # entries of earlier laps behind those; the kernel reads them, too
-    traces: list[Trace]  # every position with an entry's magic
+    traces: list[EntryTrace]  # every position with an entry's magic
     behind: list[PlacedEntry]  # sound entries behind `end`, which an opening does not use
     end: FormatError | None  # what is wrong at the position of the next entry
     next_byte: int  # where the next entry would begin

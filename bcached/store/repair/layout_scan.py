@@ -27,7 +27,7 @@ from bcached.format.jset import (
 from bcached.format.magic import JSET, set_magic_of
 from bcached.format.sizes import BLOCK_SECTORS_MAX, BUCKET_SECTORS_MIN, METADATA_BYTES_MAX
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR
-from bcached.store.rescue.superblock_left import Layout
+from bcached.store.rescue.superblock_left import KnownLayout
 from bcached.units import SECTOR_BYTES
 
 CHUNK_BYTES = 4 << 20
@@ -37,7 +37,7 @@ KEY_WORDS_MAX = (JSET_BYTES_MAX - JSET_BYTES) // 8
 ENOUGH = 64  # entries
 
 
-async def scan_layout(device: BlockDevice, set_uuid: UUID | None) -> Layout:
+async def scan_layout(device: BlockDevice, set_uuid: UUID | None) -> KnownLayout:
     """Returns the layout that the entries on a device show. Raises SetRefused if there are none."""
     found: list[tuple[int, int, JournalEntry]] = []
     for begin in range(0, min(device.size_bytes, SCANNED_BYTES), CHUNK_BYTES):
@@ -70,7 +70,9 @@ async def _uuid_left(device: BlockDevice) -> UUID | None:
     return None
 
 
-def _layout(device: BlockDevice, found: list[tuple[int, int, JournalEntry]], set_uuid: UUID | None) -> Layout:
+def _layout(
+    device: BlockDevice, found: list[tuple[int, int, JournalEntry]], set_uuid: UUID | None
+) -> KnownLayout:
     _, magic, newest = max(found, key=lambda one: one[2].seq)
     places = [byte // SECTOR_BYTES for byte, one, _ in found if one == magic]
     bucket_sectors = newest.uuid_bucket.sectors
@@ -87,7 +89,7 @@ def _layout(device: BlockDevice, found: list[tuple[int, int, JournalEntry]], set
             f"{device.path}: the set's uuid begins with {half[:8]}-{half[8:12]}-{half[12:]}, and {given}: "
             "--set-uuid says it, or --backing DEV, whose superblock has it"
         )
-    return Layout(bucket_sectors, block_sectors, set_uuid)
+    return KnownLayout(bucket_sectors, block_sectors, set_uuid)
 
 
 def _entries(raw: bytes) -> Iterator[tuple[int, int, JournalEntry]]:

@@ -9,7 +9,7 @@ from bcached.errors import SetRefused
 from bcached.store.finding import Finding, Findings, Severity
 
 
-class Step(Enum):
+class StepOption(Enum):
     """A step that the owner names, by its option."""
 
     SUPERBLOCK = "--superblock"
@@ -21,27 +21,36 @@ class Step(Enum):
     DROP_MISSING = "--drop-missing"
 
 
-REBUILDING = {Step.REBUILD_PRIOS, Step.REBUILD_VOLUMES, Step.DROP_DAMAGED, Step.DROP_MISSING}
-RULES = {"superblock": Step.SUPERBLOCK, "superblock-copy": Step.SUPERBLOCK, "prio-chain": Step.REBUILD_PRIOS}
-RULES |= {"uuid-bucket": Step.REBUILD_VOLUMES}
+REBUILDING = {
+    StepOption.REBUILD_PRIOS,
+    StepOption.REBUILD_VOLUMES,
+    StepOption.DROP_DAMAGED,
+    StepOption.DROP_MISSING,
+}
+RULES = {
+    "superblock": StepOption.SUPERBLOCK,
+    "superblock-copy": StepOption.SUPERBLOCK,
+    "prio-chain": StepOption.REBUILD_PRIOS,
+}
+RULES |= {"uuid-bucket": StepOption.REBUILD_VOLUMES}
 NO_STEP = {"set-members", "member-older", "geometry", "superblock-sync"}  # another device is needed
 
 
-def step_for(finding: Finding) -> Step | None:
+def step_for(finding: Finding) -> StepOption | None:
     """Returns the step that answers a finding; None if none does, or none is needed."""
     if finding.severity < Severity.DAMAGE or finding.rule in NO_STEP:
         return None
     if finding.rule.startswith("volume-"):
-        return Step.REBUILD_VOLUMES
-    return RULES.get(finding.rule, Step.DROP_DAMAGED)
+        return StepOption.REBUILD_VOLUMES
+    return RULES.get(finding.rule, StepOption.DROP_DAMAGED)
 
 
-def needed_steps(findings: Findings) -> set[Step]:
+def needed_steps(findings: Findings) -> set[StepOption]:
     """Returns the steps that answer what was found."""
     return {step for finding in findings.listed if (step := step_for(finding)) is not None}
 
 
-def refuse_unanswered(needed: AbstractSet[Step], named: AbstractSet[Step]) -> None:
+def refuse_unanswered(needed: AbstractSet[StepOption], named: AbstractSet[StepOption]) -> None:
     """Refuse to rebuild a set of which more is damaged than the named steps answer."""
     missing = needed - named
     if missing:
@@ -49,7 +58,7 @@ def refuse_unanswered(needed: AbstractSet[Step], named: AbstractSet[Step]) -> No
         raise SetRefused(f"more is damaged than these steps are for: name {options} as well")
 
 
-def in_order(steps: Iterable[Step]) -> list[str]:
+def in_order(steps: Iterable[StepOption]) -> list[str]:
     """Returns the options of steps, in the order in which they are done."""
-    order = list(Step)
+    order = list(StepOption)
     return [step.value for step in sorted(steps, key=order.index)]

@@ -7,7 +7,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.store.check.checker import CheckedSet
 from bcached.store.repair.bit_correction import correct_bits
 from bcached.store.repair.journal_clearing import clear_journal_behind
-from bcached.store.repair.needs import Step, needed_steps, refuse_unanswered
+from bcached.store.repair.needs import StepOption, needed_steps, refuse_unanswered
 from bcached.store.repair.rebuild import rebuild
 from bcached.store.repair.repair import MEMBERS_RULE, Repair
 from bcached.store.repair.superblocks import rewrite_superblocks
@@ -16,13 +16,13 @@ from bcached.store.repair.wishes import Wishes
 
 async def plan_repair(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
     """Returns the repair, planned and previewed. Raises BcachedError if a step cannot be done."""
-    repair = await Repair.of(devices, may_lack_members=Step.DROP_MISSING in wishes.steps)
+    repair = await Repair.of(devices, may_lack_members=StepOption.DROP_MISSING in wishes.steps)
     repair.accepts_loss = wishes.accepts_loss
-    if Step.SUPERBLOCK in wishes.steps:
+    if StepOption.SUPERBLOCK in wishes.steps:
         repair.add(await rewrite_superblocks(repair.view, wishes.layout, wishes.set_uuid))
-    if Step.CORRECT_BITS in wishes.steps:
+    if StepOption.CORRECT_BITS in wishes.steps:
         repair.add(await correct_bits(repair.view))
-    if Step.CLEAR_JOURNAL in wishes.steps:
+    if StepOption.CLEAR_JOURNAL in wishes.steps:
         found = await repair.preview()
         repair.add(await clear_journal_behind(found, wishes.seq), found.members)
     if wishes.rebuilding:
@@ -36,9 +36,9 @@ async def _rebuild(repair: Repair, wishes: Wishes) -> None:
     found = await repair.preview()
     needed = needed_steps(found.findings)
     if MEMBERS_RULE in found.findings.counts:
-        needed.add(Step.DROP_MISSING)  # what else is wrong is not known yet
+        needed.add(StepOption.DROP_MISSING)  # what else is wrong is not known yet
     if _misses_backing(found, wishes):
-        needed.add(Step.REBUILD_VOLUMES)
+        needed.add(StepOption.REBUILD_VOLUMES)
     if not needed & wishes.rebuilding:
         return
     refuse_unanswered(needed, wishes.rebuilding)
@@ -49,5 +49,5 @@ async def _rebuild(repair: Repair, wishes: Wishes) -> None:
 def _misses_backing(found: CheckedSet, wishes: Wishes) -> bool:
     """Whether the uuid table lacks a backing device that was named: no check knows of it."""
     uuids = {entry.uuid for entry in found.volumes if entry is not None}
-    is_named = Step.REBUILD_VOLUMES in wishes.steps and not found.is_fresh
+    is_named = StepOption.REBUILD_VOLUMES in wishes.steps and not found.is_fresh
     return is_named and any(backing.superblock.uuid not in uuids for backing in wishes.backings)

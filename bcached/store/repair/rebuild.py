@@ -24,7 +24,7 @@ from bcached.store.membership import MemberFound, renumbered
 from bcached.store.patched_device import Patch, PatchedDevice
 from bcached.store.prio_chain import PrioChain
 from bcached.store.repair.kept_keys import KeptKeys
-from bcached.store.repair.needs import Step, in_order
+from bcached.store.repair.needs import StepOption, in_order
 from bcached.store.repair.new_buckets import NewBuckets
 from bcached.store.repair.new_journal import next_seq, write_entry
 from bcached.store.repair.new_tree import NewTree, NodeSize
@@ -95,10 +95,12 @@ class Rebuild:
         return step
 
     async def _volumes(self, kept: KeptKeys) -> VolumeSlots:
-        if Step.REBUILD_VOLUMES in self.wishes.steps:
+        if StepOption.REBUILD_VOLUMES in self.wishes.steps:
             return await VolumeSlots.of(self.left, kept, self.wishes.backings)
         if not self.left.volumes_are_sound:
-            raise SetRefused(f"the uuid table is damaged, too: name {Step.REBUILD_VOLUMES.value} as well")
+            raise SetRefused(
+                f"the uuid table is damaged, too: name {StepOption.REBUILD_VOLUMES.value} as well"
+            )
         return VolumeSlots(self.left.checked.volumes)
 
     def _wanted(self, nodes: int) -> list[int]:

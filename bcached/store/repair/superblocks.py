@@ -23,12 +23,12 @@ from bcached.store.patched_device import Patch
 from bcached.store.repair.layout_scan import scan_layout
 from bcached.store.repair.repair_step import RepairStep
 from bcached.store.rescue.journal_left import fits_its_journal, read_journal_left, sizes_fit
-from bcached.store.rescue.superblock_left import Layout, MemberLeft, read_member_left
+from bcached.store.rescue.superblock_left import KnownLayout, MemberLeft, read_member_left
 from bcached.units import SECTOR_BYTES
 
 
 async def rewrite_superblocks(
-    devices: Sequence[BlockDevice], layout: Layout | None, set_uuid: UUID | None
+    devices: Sequence[BlockDevice], layout: KnownLayout | None, set_uuid: UUID | None
 ) -> RepairStep:
     """Plan to write the superblocks that are damaged; patches are of devices."""
     found = _without_contradictions([await _best(device, layout) for device in devices])
@@ -60,7 +60,7 @@ def _of_set(one: MemberLeft) -> tuple[object, ...]:
     return superblock.set_uuid, superblock.bucket_sectors, superblock.block_sectors, superblock.members
 
 
-async def _best(device: BlockDevice, layout: Layout | None) -> MemberLeft | None:
+async def _best(device: BlockDevice, layout: KnownLayout | None) -> MemberLeft | None:
     """Returns the member by its own superblock, its copy, what is left of them, or the owner's layout."""
     try:
         return await read_member_left(device, layout, lambda _: None)

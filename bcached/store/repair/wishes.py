@@ -6,25 +6,25 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from uuid import UUID
 
-from bcached.store.repair.needs import REBUILDING, Step
+from bcached.store.repair.needs import REBUILDING, StepOption
 from bcached.store.repair.volume_slots import NamedBacking
 from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.superblock_left import Layout
+from bcached.store.rescue.superblock_left import KnownLayout
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """The steps that are named, and what they may use."""
 
-    steps: AbstractSet[Step]
+    steps: AbstractSet[StepOption]
     seq: int = 0  # the journal entry to go back to
     most: Confidence = Confidence.SURE  # the least confidence of keys that stay
     accepts_loss: bool = False  # of dirty data
-    layout: Layout | None = None  # where a superblock cannot be read
+    layout: KnownLayout | None = None  # where a superblock cannot be read
     set_uuid: UUID | None = None
     backings: Sequence[NamedBacking] = ()
 
     @property
-    def rebuilding(self) -> set[Step]:
+    def rebuilding(self) -> set[StepOption]:
         """Those of the steps that are done as one, by new metadata."""
         return set(self.steps) & REBUILDING

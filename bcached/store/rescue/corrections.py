@@ -22,13 +22,13 @@ from bcached.store.btree.node_reader import NodeFound
 from bcached.store.patched_device import Patch, patched_devices
 from bcached.store.prio_chain import follow_chain
 from bcached.store.rescue.set_left import SetLeft, read_what_is_left
-from bcached.store.rescue.superblock_left import Layout
+from bcached.store.rescue.superblock_left import KnownLayout
 from bcached.units import SECTOR_BYTES
 
 READINGS = 4  # what is behind damage is seen only when that is corrected
 
 
-async def read_corrected(devices: Sequence[BlockDevice], layout: Layout | None = None) -> SetLeft:
+async def read_corrected(devices: Sequence[BlockDevice], layout: KnownLayout | None = None) -> SetLeft:
     """Read everything that can be read, with single wrong bits put right. Nothing is written."""
     patches: list[Patch] = []
     told: list[str] = []

@@ -11,7 +11,7 @@ from bcached.store.rescue.extent_map import ROW_WORDS
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LinearTarget:
     """One line: sectors [start, start + sectors) are a device's from its sector on; of no device, zeros."""
 
     start: int
@@ -27,13 +27,13 @@ class Target:
 
 def targets_of(
     rows: bytes, size_sectors: int, caches: Sequence[str], base: str | None, base_sector: int
-) -> Iterator[Target]:
+) -> Iterator[LinearTarget]:
     """Yields the targets for a packed map (extent_map.py), without a gap, and neighbours as one."""
     columns: NDArray[np.uint64] = np.frombuffer(rows, np.uint64).reshape(-1, ROW_WORDS)
-    last = Target(0, 0)
+    last = LinearTarget(0, 0)
     for found in _targets(columns, size_sectors, caches, base, base_sector):
         if last.sectors and _continues(last, found):
-            last = Target(last.start, last.sectors + found.sectors, last.device, last.sector)
+            last = LinearTarget(last.start, last.sectors + found.sectors, last.device, last.sector)
             continue
         if last.sectors:
             yield last
@@ -44,21 +44,21 @@ def targets_of(
 
 def _targets(
     columns: NDArray[np.uint64], size_sectors: int, caches: Sequence[str], base: str | None, base_sector: int
-) -> Iterator[Target]:
+) -> Iterator[LinearTarget]:
     end = 0
     for row in columns:
         start, sectors, device, sector = row.tolist()
         if start >= size_sectors:
             break
         if start > end:
-            yield Target(end, start - end, base, base_sector + end if base else 0)
+            yield LinearTarget(end, start - end, base, base_sector + end if base else 0)
         sectors = min(sectors, size_sectors - start)
-        yield Target(start, sectors, caches[device], sector)
+        yield LinearTarget(start, sectors, caches[device], sector)
         end = start + sectors
     if end < size_sectors:
-        yield Target(end, size_sectors - end, base, base_sector + end if base else 0)
+        yield LinearTarget(end, size_sectors - end, base, base_sector + end if base else 0)
 
 
-def _continues(before: Target, target: Target) -> bool:
+def _continues(before: LinearTarget, target: LinearTarget) -> bool:
     is_zero = before.device is None and target.device is None
     return is_zero or (before.device == target.device and before.sector + before.sectors == target.sector)

@@ -13,7 +13,7 @@ from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.owner_of import BackingFound, Owner
 from bcached.store.rescue.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
-from bcached.store.rescue.write_back import Progress, WriteBack, Written, refuse_outside
+from bcached.store.rescue.write_back import DirtyDataWriter, Progress, Written, refuse_outside
 from bcached.units import SECTOR_BYTES
 
 
@@ -91,7 +91,7 @@ class Rescue:
         """Write the chosen extents to the target, from its first data sector on, and verify them."""
         refuse_outside(target, first_sector, self.chosen())
         devices = [member.block_device for member in self.left.members]
-        run = WriteBack(devices, self.unreadable, target, progress, self.done)
+        run = DirtyDataWriter(devices, self.unreadable, target, progress, self.done)
         await run.run(self.chosen())
         self.is_written = True
 

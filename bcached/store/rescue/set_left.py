@@ -26,7 +26,7 @@ from bcached.store.rescue.doubts import Doubts
 from bcached.store.rescue.journal_left import JournalLeft, fits_its_journal, read_journal_left, sizes_fit
 from bcached.store.rescue.missing_members import with_missing
 from bcached.store.rescue.newest_bsets import bsets_behind_all_damage
-from bcached.store.rescue.superblock_left import Layout, MemberLeft, read_member_left, refuse_unused
+from bcached.store.rescue.superblock_left import KnownLayout, MemberLeft, read_member_left, refuse_unused
 
 # Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
 ANSWERED = {
@@ -90,7 +90,7 @@ class SetLeft:
         self.doubts.index_is_whole = not set(self.checked.findings.counts) & INCOMPLETE
 
 
-async def read_what_is_left(devices: Sequence[BlockDevice], layout: Layout | None = None) -> SetLeft:
+async def read_what_is_left(devices: Sequence[BlockDevice], layout: KnownLayout | None = None) -> SetLeft:
     """Read everything that can be read. Raises BcachedError if no superblock or no journal can be found."""
     checked = CheckedSet()
     report = checked.findings.report

@@ -29,7 +29,7 @@ ANY_SIZE = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class KnownLayout:
     """How a set was made, as its owner says: used where a superblock cannot be read."""
 
     bucket_sectors: int
@@ -45,7 +45,7 @@ class MemberLeft:
     is_guess: bool
 
 
-async def read_member_left(device: BlockDevice, layout: Layout | None, report: Report) -> MemberLeft:
+async def read_member_left(device: BlockDevice, layout: KnownLayout | None, report: Report) -> MemberLeft:
     """Returns the member on a device, with the best superblock there is. Raises SetRefused without one.
 
     1. A sound one, or its copy. 2. A sound one that says more than the device has, or with its magic erased,
@@ -86,7 +86,7 @@ def _report(damage: FormatError | DeviceError, report: Report) -> None:
     )
 
 
-def _of_layout(layout: Layout, device: BlockDevice) -> Superblock:
+def _of_layout(layout: KnownLayout, device: BlockDevice) -> Superblock:
     """Returns the superblock that make-bcache and the first run would write, without the device's uuid."""
     superblock = Superblock(
         uuid=UUID(int=0),

@@ -41,7 +41,7 @@ Progress = Callable[[Written], None]
 
 
 @dataclass(slots=True)
-class WriteBack:
+class DirtyDataWriter:
     """One run: from the members of a set to one device."""
 
     members: Sequence[BlockDevice]

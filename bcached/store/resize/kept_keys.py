@@ -15,7 +15,7 @@ from bcached.store.check.checker import CheckedSet
 
 
 @dataclass(frozen=True, slots=True)
-class KeptKeys:
+class FittingKeys:
     """Live keys, without the pointers behind the end of a member."""
 
     checked: CheckedSet

@@ -16,7 +16,7 @@ from bcached.store.geometry_limits import MEMBER_SECTORS_MAX, buckets_needed
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound, with_new_journal
 from bcached.store.resize.empty_buckets import droppable_buckets, empty_buckets
-from bcached.store.resize.kept_keys import KeptKeys
+from bcached.store.resize.kept_keys import FittingKeys
 from bcached.store.resize.tree_writer import nodes_needed
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -108,7 +108,7 @@ def _shrinking(plan: ResizePlan) -> ResizePlan:
             f"{least >> 10}k or more"
         )
     metadata = (census.uses >= Use.PRIO) & (census.uses <= Use.BTREE)
-    kept = KeptKeys(plan.checked, plan.member, end)
+    kept = FittingKeys(plan.checked, plan.member, end)
     return replace(
         plan,
         dropped_sectors=int(census.data_sectors[end:].sum()),

@@ -19,7 +19,7 @@ from bcached.store.member import SEQ_MASK
 from bcached.store.membership import MemberFound
 from bcached.store.prio_chain import write_chain
 from bcached.store.resize.empty_buckets import EmptyBuckets
-from bcached.store.resize.kept_keys import KeptKeys
+from bcached.store.resize.kept_keys import FittingKeys
 from bcached.store.resize.next_entry import append_entry
 from bcached.store.resize.plan import ResizePlan, shape_of
 from bcached.store.resize.tree_writer import TreeWriter
@@ -109,7 +109,7 @@ async def _write_tree(plan: ResizePlan, buckets: EmptyBuckets, progress: Progres
 
     writer = TreeWriter(plan.found, shape_of(plan.found), take)
     reported = 0
-    for key in KeptKeys(plan.checked, plan.member, plan.after.bucket_count):
+    for key in FittingKeys(plan.checked, plan.member, plan.after.bucket_count):
         await writer.add(key)
         if writer.nodes - reported >= NODES_A_REPORT:
             reported = writer.nodes

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 
 from bcached.client import Cache
-from bcached.client.cache.known_object import Extent, KnownObject
+from bcached.client.cache.known_object import KnownExtent, KnownObject
 from bcached.client.cache.recall import Read
-from bcached.client.cache.session import Session
+from bcached.client.cache.session import CacheSession
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 from instruments.clients.daemon_process import DaemonProcess
 
@@ -19,7 +19,7 @@ SHORT, LONG = b"v" * 200, b"z" * 300_000
 
 
 @pytest.fixture
-def session(daemon: DaemonProcess, request: pytest.FixtureRequest) -> Iterator[Session]:
+def session(daemon: DaemonProcess, request: pytest.FixtureRequest) -> Iterator[CacheSession]:
     """The session of a cache with two objects that it knows."""
     with Cache(str(daemon.socket_path), request.node.name[:32]) as cache:
         cache.set_many({"short": SHORT, "long": LONG}, wait=True)
@@ -28,12 +28,12 @@ def session(daemon: DaemonProcess, request: pytest.FixtureRequest) -> Iterator[S
         yield session
 
 
-def value(session: Session, name: bytes, read: Read = os.pread) -> bytes | None:
+def value(session: CacheSession, name: bytes, read: Read = os.pread) -> bytes | None:
     found = session.recall.known(name, read)
     return None if found is None else found[1]
 
 
-def is_known(session: Session, name: bytes) -> bool:
+def is_known(session: CacheSession, name: bytes) -> bool:
     """Whether it is, if need be after it was read once more: a collection ends what is known."""
     for _ in range(10):
         if value(session, name) is not None:
@@ -76,11 +76,11 @@ def changed(member: object, slot: str, at: int) -> Iterator[None]:
 @pytest.mark.parametrize("name", [b"short", b"long"])
 @pytest.mark.parametrize("place", ["gen", "life", "gc_epoch"])
 @pytest.mark.parametrize("which", [0, -1])
-def test_each_word_of_the_maps_counts(session: Session, name: bytes, place: str, which: int) -> None:
+def test_each_word_of_the_maps_counts(session: CacheSession, name: bytes, place: str, which: int) -> None:
     assert is_known(session, name)
     one = session.positions.get(name)
     assert isinstance(one, KnownObject)
-    parts: list[KnownObject | Extent] = [one, *(one.others or ())]
+    parts: list[KnownObject | KnownExtent] = [one, *(one.others or ())]
     part = parts[which]
     at = {"gen": part.bucket, "life": LIFE_WORD, "gc_epoch": GC_EPOCH_WORD}[place]
     with changed(part.member, "gens" if place == "gen" else "words", at):
@@ -89,7 +89,7 @@ def test_each_word_of_the_maps_counts(session: Session, name: bytes, place: str,
 
 
 @pytest.mark.parametrize("name", [b"short", b"long"])
-def test_the_change_counter_counts(session: Session, name: bytes) -> None:
+def test_the_change_counter_counts(session: CacheSession, name: bytes) -> None:
     assert is_known(session, name)
     one = session.positions.get(name)
     assert isinstance(one, KnownObject)
@@ -99,7 +99,7 @@ def test_the_change_counter_counts(session: Session, name: bytes) -> None:
 
 @pytest.mark.parametrize("name", [b"short", b"long"])
 @pytest.mark.parametrize("where", ["first", "name", "last"])
-def test_each_byte_that_is_read_counts(session: Session, name: bytes, where: str) -> None:
+def test_each_byte_that_is_read_counts(session: CacheSession, name: bytes, where: str) -> None:
     def spoilt(at: Callable[[bytearray], int]) -> Read:
         def read(descriptor: int, length: int, offset: int) -> bytes:
             data = bytearray(os.pread(descriptor, length, offset))
@@ -119,21 +119,21 @@ def test_each_byte_that_is_read_counts(session: Session, name: bytes, where: str
     assert is_known(session, name)
 
 
-def test_what_is_not_in_memory_is_left_to_the_caller(session: Session) -> None:
+def test_what_is_not_in_memory_is_left_to_the_caller(session: CacheSession) -> None:
     def read(*_: int) -> bytes:
         raise BlockingIOError
 
     assert value(session, b"short", read) is None
 
 
-def test_the_connection_counts(session: Session) -> None:
+def test_the_connection_counts(session: CacheSession) -> None:
     assert is_known(session, b"short")
     session.channel.close()
     assert value(session, b"short") is None
     assert value(session, b"long") is None
 
 
-def test_a_value_under_way_is_not_taken_for_the_one_before_it(session: Session) -> None:
+def test_a_value_under_way_is_not_taken_for_the_one_before_it(session: CacheSession) -> None:
     one = session.positions.get(b"short")
     assert isinstance(one, KnownObject)
     session.commits.newest[one.offset] = None  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
 from bcached.service.listening import bind_unix
-from bcached.service.methods.service import CacheService
+from bcached.service.methods.cache_service import CacheService
 from bcached.service.socket.access import Access
 from bcached.service.socket.peer import Peer, peer_of
 from bcached.service.socket.socket_server import SocketLimits, SocketServer

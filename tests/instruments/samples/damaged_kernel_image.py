@@ -19,7 +19,7 @@ from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
-from bcached.store.rescue.write_back import WriteBack, Written
+from bcached.store.rescue.write_back import DirtyDataWriter, Written
 from bcached.units import SECTOR_BYTES
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.kernel_images import FOLDER, image_bytes, kernel_image
@@ -98,7 +98,7 @@ async def rescued(
         return Rescued(Totals(), backing_bytes(name), Written(), set(), str(error))
     chosen = [extent for extent in extents.of_inode(inode) if extent.confidence <= most]
     sectors = {sector for one in chosen for sector in range(one.offset, one.offset + one.sectors)}
-    write_back = WriteBack([cache], Unreadable([cache.size_bytes // SECTOR_BYTES]), target)
+    write_back = DirtyDataWriter([cache], Unreadable([cache.size_bytes // SECTOR_BYTES]), target)
     written = await write_back.run(chosen)
     assert cache.image() == raw, "a rescue writes to no cache device"
     return Rescued(totals_of(extents.of_inode(inode)), target.image(), written, sectors)

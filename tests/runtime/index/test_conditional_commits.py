@@ -20,7 +20,7 @@ from bcached.runtime.index.conditional_commits import (
     REPLACED_KEYS_MAX,
     REPLACED_SECTORS_MAX,
     CommitConditions,
-    Outcome,
+    CommitResult,
 )
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
@@ -57,7 +57,7 @@ class Client:
         *replaces: Span,
         if_absent: bool = False,
         if_versions: Sequence[int] | None = None,
-    ) -> Outcome:
+    ) -> CommitResult:
         """Commit as a request does: at once if that is possible."""
         expected = None if if_versions is None else tuple(if_versions)
         conditions = CommitConditions(replaces, if_absent, expected)
@@ -163,7 +163,7 @@ async def test_what_a_shorter_value_leaves_of_a_longer_one_goes_with_the_same_en
 async def test_nothing_is_journalled_where_nothing_is(tmp_path: Path) -> None:
     async with a_client(tmp_path) as client:
         seq = client.cache_set.journal.accepted_seq
-        assert await client.commit((), (0, 0, 1000), (1, 0, 1 << 20)) == Outcome(seq, (), ())
+        assert await client.commit((), (0, 0, 1000), (1, 0, 1 << 20)) == CommitResult(seq, (), ())
         before = client.cache_set.journal.open_entry.key_count
         await client.commit(await client.reserve([(0, 0, 8)]), (0, 0, 1 << 17))
         assert client.cache_set.journal.open_entry.key_count - before == 1

@@ -10,7 +10,7 @@ import pytest
 from bcached.errors import DeviceError
 from bcached.format.backing_superblock import BackingSuperblock
 from bcached.runtime.lifetime import running
-from bcached.runtime.warming.attachment import Attachment, attach
+from bcached.runtime.warming.attachment import BackingAttachment, attach
 from bcached.runtime.warming.ranges import Range, cached_ranges, gaps
 from bcached.runtime.warming.warming import Warming
 from bcached.store.check.checker import check_set
@@ -51,7 +51,7 @@ async def test_a_cut_anywhere_leaves_only_right_data(tmp_path: Path) -> None:
     backing, found = await backing_device()
     recorded = await RecordingDevice.over(member)
     async with running([recorded], set_options(tmp_path)) as cache_set:
-        inode = await attach(cache_set, backing, found, Attachment(None))
+        inode = await attach(cache_set, backing, found, BackingAttachment(None))
         run = Warming(cache_set, inode, backing)
         await run.fill(HOT)
     assert run.warmed_sectors == sum(each.sectors for each in HOT)
@@ -79,7 +79,7 @@ async def test_what_is_left_after_an_error_is_brought_in_later(tmp_path: Path) -
     (member,) = await fresh_members([600], bucket_bytes=16 << 10)
     backing, found = await backing_device()
     async with running([member], set_options(tmp_path)) as cache_set:
-        inode = await attach(cache_set, backing, found, Attachment(None))
+        inode = await attach(cache_set, backing, found, BackingAttachment(None))
         run = Warming(cache_set, inode, FailingBelow(backing))
         with pytest.raises(DeviceError):
             await run.fill(HOT)
@@ -96,7 +96,7 @@ async def test_attaching_makes_the_device_clean_and_of_this_set(tmp_path: Path) 
     (member,) = await fresh_members([600], bucket_bytes=16 << 10)
     backing, found = await backing_device()
     async with running([member], set_options(tmp_path)) as cache_set:
-        await attach(cache_set, backing, found, Attachment(None))
+        await attach(cache_set, backing, found, BackingAttachment(None))
         set_uuid = cache_set.set_uuid
     after: BackingSuperblock = (await read_backing(backing)).superblock
     assert (after.state_name, after.set_uuid, after.uuid) == ("clean", set_uuid, found.superblock.uuid)

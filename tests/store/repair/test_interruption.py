@@ -9,7 +9,7 @@ from bcached.device.block_device import BytesLike
 from bcached.errors import DeviceError
 from bcached.keys import Key
 from bcached.store.check.checker import check_set
-from bcached.store.repair.needs import Step
+from bcached.store.repair.needs import StepOption
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.doubts import Confidence
@@ -17,7 +17,7 @@ from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.passing_device import PassingDevice
 from instruments.samples.image_builder import ImageBuilder, two_levels
 
-REBUILDING = {Step.REBUILD_PRIOS, Step.REBUILD_VOLUMES, Step.DROP_DAMAGED}
+REBUILDING = {StepOption.REBUILD_PRIOS, StepOption.REBUILD_VOLUMES, StepOption.DROP_DAMAGED}
 Found = set[tuple[int, int, bool, int]]  # offset, sectors, dirty, and the first sector on the device
 
 

@@ -16,7 +16,7 @@ from bcached.errors import BcachedError
 from bcached.keys import Key
 from bcached.runtime.lifetime import running
 from bcached.store.check.checker import check_set
-from bcached.store.repair.needs import Step
+from bcached.store.repair.needs import StepOption
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
 from bcached.store.repair.undo import Undo, UndoLog
@@ -41,7 +41,7 @@ from instruments.time.virtual_time import run_in_virtual_time
 
 pytestmark = pytest.mark.timeout(3600)
 CASES = int(os.environ.get("BCACHED_REPAIRS", "16"))
-STEPS = frozenset(Step) - {Step.CLEAR_JOURNAL, Step.DROP_MISSING}
+STEPS = frozenset(StepOption) - {StepOption.CLEAR_JOURNAL, StepOption.DROP_MISSING}
 
 
 async def repaired(

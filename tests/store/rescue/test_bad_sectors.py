@@ -16,9 +16,9 @@ from bcached.store.rescue.data_check import DataCheck
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
-from bcached.store.rescue.superblock_left import Layout
+from bcached.store.rescue.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
-from bcached.store.rescue.write_back import WriteBack, Written
+from bcached.store.rescue.write_back import DirtyDataWriter, Written
 from instruments.devices.bad_sectors import BadSectorsDevice
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import (
@@ -37,18 +37,18 @@ def device(name: str, *bad: range) -> BadSectorsDevice:
     return BadSectorsDevice(MemoryDevice.holding(image_bytes(name)), bad)
 
 
-async def extents_of(cache: BadSectorsDevice, layout: Layout | None = None) -> DirtyExtents:
+async def extents_of(cache: BadSectorsDevice, layout: KnownLayout | None = None) -> DirtyExtents:
     left = await read_corrected([cache], layout)
     await add_found_leaves(left)
     return DirtyExtents.of(left)
 
 
-async def written(name: str, cache: BadSectorsDevice, layout: Layout | None = None) -> Written:
+async def written(name: str, cache: BadSectorsDevice, layout: KnownLayout | None = None) -> Written:
     """Write what is sure to a copy of the backing device: nothing of it is wrong afterwards."""
     extents = await extents_of(cache, layout)
     target = MemoryDevice.holding(backing_bytes(name))
     sure = [one for one in extents.of_inode(0) if one.confidence == Confidence.SURE]
-    done = await WriteBack([cache], Unreadable([cache.size_bytes // SECTOR]), target).run(sure)
+    done = await DirtyDataWriter([cache], Unreadable([cache.size_bytes // SECTOR]), target).run(sure)
     wrong = wrong_sectors(name, target.image())
     assert wrong <= wrong_sectors(name, backing_bytes(name))
     assert len(
@@ -105,7 +105,7 @@ async def test_an_unreadable_superblock_is_replaced_by_what_the_owner_says() -> 
     cache = device("crash", range(8, 16))
     with pytest.raises(SetRefused, match="--geometry"):
         await extents_of(cache)
-    layout = Layout(superblock.bucket_sectors, superblock.block_sectors, superblock.set_uuid)
+    layout = KnownLayout(superblock.bucket_sectors, superblock.block_sectors, superblock.set_uuid)
     assert (await written("crash", cache, layout)).written_sectors == DIRTY["crash"]
     with pytest.raises(BcachedError):
         await extents_of(device("crash", range(1 << 20)), layout)

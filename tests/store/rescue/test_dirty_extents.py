@@ -13,7 +13,7 @@ from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place,
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.unreadable import Unreadable
-from bcached.store.rescue.write_back import WriteBack, refuse_outside
+from bcached.store.rescue.write_back import DirtyDataWriter, refuse_outside
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder
 
@@ -142,14 +142,14 @@ async def test_an_entry_damaged_on_one_member_is_read_from_the_other() -> None:
 # Writing
 
 
-async def written(extents: list[DirtyExtent], target: MemoryDevice, *bad: int) -> WriteBack:
+async def written(extents: list[DirtyExtent], target: MemoryDevice, *bad: int) -> DirtyDataWriter:
     """Write extents of a cache whose sectors hold their numbers; the bad ones cannot be read."""
     cache = MemoryDevice(64 * 512)
     for sector in range(64):
         cache.disk.contents[sector * 512 : sector * 512 + 512] = bytes([sector]) * 512
     unreadable = Unreadable([64])
     unreadable.add_map(["0 +", *(f"{sector * 512} 512 -" for sector in bad)], "map")
-    run = WriteBack([cache], unreadable, target)
+    run = DirtyDataWriter([cache], unreadable, target)
     await run.run(extents)
     return run
 

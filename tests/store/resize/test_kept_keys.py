@@ -3,7 +3,7 @@
 
 from bcached.keys import Key
 from bcached.store.check.checker import check_set
-from bcached.store.resize.kept_keys import KeptKeys
+from bcached.store.resize.kept_keys import FittingKeys
 from instruments.samples.image_builder import ImageBuilder
 
 
@@ -16,8 +16,8 @@ async def test_of_several_copies_those_in_front_of_the_end_stay() -> None:
     builder.finish(builder.node([both, alone, stale]))
     checked = await check_set(builder.devices())
     end = alone.pointers[0].sector // 64
-    assert list(KeptKeys(checked, 0, end + 1)) == [both, alone]
-    assert list(KeptKeys(checked, 0, end)) == [both]
-    kept = KeptKeys(checked, 0, first.pointers[0].sector // 64)
+    assert list(FittingKeys(checked, 0, end + 1)) == [both, alone]
+    assert list(FittingKeys(checked, 0, end)) == [both]
+    kept = FittingKeys(checked, 0, first.pointers[0].sector // 64)
     assert list(kept) == [Key(0, 0, 8, True, second.pointers)]
-    assert (kept.words(), KeptKeys(checked, 0, end).words()) == (3, 4)
+    assert (kept.words(), FittingKeys(checked, 0, end).words()) == (3, 4)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bcached.state.buckets.bucket_table import State
+from bench.alloc_heap import AllocHeap, compiler
 from bench.invalidation import MIN_PRIO, full_set, weights
-from bench.seed_heap import SeedHeap, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
 
@@ -25,7 +25,7 @@ def test_it_takes_the_lightest_that_may_be_taken(prios: str, tmp_path: Path) -> 
     best = weights(table, np.flatnonzero(may))[: geometry.free_inc_capacity]
     before = weights(table, np.arange(20_000)).copy()
     prios_before = table.prios_array.copy()
-    taken = SeedHeap(tmp_path).invalidate(table, geometry, MIN_PRIO)
+    taken = AllocHeap(tmp_path).invalidate(table, geometry, MIN_PRIO)
     assert len(set(taken.tolist())) == geometry.free_inc_capacity
     assert may[taken].all()
     table.prios_array[:] = prios_before

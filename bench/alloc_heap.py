@@ -11,7 +11,7 @@ import numpy as np
 from bcached.state.buckets.bucket_table import BucketTable, State
 from bcached.state.buckets.geometry import Geometry
 
-SOURCE = Path(__file__).with_name("seed_heap.c")
+SOURCE = Path(__file__).with_name("alloc_heap.c")
 
 
 class Columns(ctypes.Structure):
@@ -22,11 +22,11 @@ def compiler() -> str | None:
     return shutil.which("cc")
 
 
-class SeedHeap:
+class AllocHeap:
     """The compiled function, and the memory it works in."""
 
     def __init__(self, folder: Path) -> None:
-        library = folder / "seed_heap.so"
+        library = folder / "alloc_heap.so"
         command = ["cc", "-O2", "-Wall", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
         subprocess.run(command, check=True)
         self.function = ctypes.CDLL(str(library)).invalidate_lru

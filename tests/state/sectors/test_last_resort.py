@@ -9,7 +9,7 @@ from bcached.keys import Key
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.next_step import Step
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.sectors.closing import IDLE_S, TIMER_S, LastResort, abandoned, idle
+from bcached.state.sectors.last_resort import IDLE_S, TIMER_S, LastResort, abandoned, idle
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator

@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every method of the socket on a cache set: the table of the role each needs and the function it runs."""
+"""io.bcached.Admin and io.bcached.Monitor on a cache set, without the methods on volumes."""
 
-from functools import partial
 from typing import Any
 
-from bcached.errors import LimitExceeded
 from bcached.runtime.cache_set import CacheSet
-from bcached.service.logs.log import get_logger
-from bcached.service.methods.allocator import DONE, Allocation
-from bcached.service.methods.index import IndexOperations
+from bcached.service.methods.allocator import DONE
 from bcached.service.methods.state_changes import StateChanges
 from bcached.service.methods.tracing import INTERVAL_S, EventStream
-from bcached.service.methods.varlink import Interfaces
-from bcached.service.methods.volumes import VolumeOperations
 from bcached.service.socket.access import Role
-from bcached.service.socket.method import Handler, Later, Operation, Operations, Outcome, Session, Stream
-from bcached.service.socket.peer import Peer
+from bcached.service.socket.method import Handler, Later, Operation, Outcome, Session, Stream
 from bcached.set_state import Replacement
 from bcached.wire import messages
 from bcached.wire.methods import ADMIN, METHODS, MONITOR
-
-log = get_logger(__name__)
 
 VIOLATIONS_MAX = 1000  # listed one by one; a set so broken needs no longer list
 
@@ -95,41 +86,6 @@ class Administration:
         """Returns a stream of events."""
         events = EventStream(self._set.shared.trace, request)
         return Stream(events.following, INTERVAL_S, events.close)
-
-
-class CacheService:
-    """The service behind the socket: a cache set and its methods."""
-
-    def __init__(self, cache_set: CacheSet) -> None:
-        self._set = cache_set
-        self.operations: Operations = {
-            **Interfaces().operations,
-            **Allocation(cache_set).operations,
-            **IndexOperations(cache_set).operations,
-            **VolumeOperations(cache_set).operations,
-            **Administration(cache_set).operations,
-        }
-
-    def open_session(self, peer: Peer, role: Role) -> Session:
-        """Returns the session of a new connection, with a holder for its reservations."""
-        name = f"pid {peer.pid} uid {peer.uid}"
-        session = Session(peer, role, self._set.allocations.new_holder(name, role.label, peer.uid))
-        session.holder.give_way = partial(_give_way, session)
-        return session
-
-    def close_session(self, session: Session) -> None:
-        """End the session's reservations as soon as its process can write no more."""
-        session.holder.give_way = None
-        self._set.allocations.drop_holder(session.holder, session.peer.pid)
-
-
-def _give_way(session: Session, buckets: int) -> None:
-    """Close a connection whose user holds more than half of all buckets, while another user waits for one."""
-    peer = session.peer
-    log.warning(
-        "client disconnected: its user holds most buckets", pid=peer.pid, uid=peer.uid, buckets=buckets
-    )
-    session.disconnect(LimitExceeded("held_buckets", buckets))
 
 
 def _done(_: object) -> messages.Results:
