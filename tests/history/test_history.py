@@ -10,6 +10,7 @@ from history.play import Plan, played
 from history.storage import missing_for
 
 CALLS = 16_000
+HISTORIES_MAX = 12
 
 
 @pytest.mark.timeout(600)
@@ -35,8 +36,12 @@ def test_no_rule_is_broken_by_kills_pauses_evictions_and_deletions() -> None:
     ],
 )
 def test_a_planted_bug_is_found(plant: str, rule: str, mishap_calls: int) -> None:
-    result = played(Plan(10_000, seed=2, mishap_calls=mishap_calls, plant=plant))
-    assert rule in {fault.rule for fault in result.faults}
+    # A history is no proof that there is no bug: processes race in it. Most find theirs at once.
+    for seed in range(2, 2 + HISTORIES_MAX):
+        result = played(Plan(10_000, seed=seed, mishap_calls=mishap_calls, plant=plant))
+        if rule in {fault.rule for fault in result.faults}:
+            return
+    pytest.fail(f"{HISTORIES_MAX} histories, and no {rule}")
 
 
 @pytest.mark.root
