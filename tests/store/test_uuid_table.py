@@ -71,7 +71,7 @@ def test_a_uuid_that_is_taken_or_means_something_else_is_refused(uuid: UUID) -> 
 
 def test_a_full_table_takes_no_more() -> None:
     full = table(*map(volume, range(32)))
-    with pytest.raises(LimitExceeded, match="volumes"):
+    with pytest.raises(LimitExceeded, match="no slot is left for volume number 33"):
         full.check_new("one more", 0, UUID(int=99))
 
 

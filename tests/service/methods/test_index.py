@@ -225,7 +225,7 @@ async def test_durable_commits_sent_in_one_go_share_entries(tmp_path: Path) -> N
         talker.say(*map(commit, keys))
         sequences = [(await talker.hear())["parameters"]["sequence"] for _ in keys]
         assert sequences == sorted(sequences)
-        assert it.cache_set.journal.seq - before <= 5
+        assert it.cache_set.journal.seq - before <= 30  # ten to an entry, also where a turn is over soon
         assert len(await found(talker, 0, 2400, limit=1000)) >= 1
 
 
