@@ -35,6 +35,11 @@ class OnTerminal(DaemonProcess):
         )
         os.close(self._terminal)
 
+    @property
+    def has_ended(self) -> bool:
+        """Never, as far as is known: the shell may end before the daemon does."""
+        return False
+
     def close_terminal(self) -> None:
         os.close(self.controller)
 

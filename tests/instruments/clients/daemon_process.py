@@ -113,12 +113,17 @@ class DaemonProcess:
         for descriptor in descriptors:
             os.close(descriptor)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more can be told."""
+        return self.process is not None and self.process.poll() is not None
+
     def wait_until_told(
         self, name: str, value: str | None = None, within_s: float = START_S
     ) -> dict[str, str]:
         """The next message to the service manager that assigns the name (that value)."""
         for _ in tries(within_s, pause_s=0.01):
-            has_ended = self.process is not None and self.process.poll() is not None
+            has_ended = self.has_ended
             while select.select([self._manager], [], [], 0)[0]:
                 message = dict(line.split("=", 1) for line in self._manager.recv(65536).decode().split("\n"))
                 self.told.append(message)
