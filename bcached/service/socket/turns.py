@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Turns: how the connections of all users share the event loop.
 
-A connection's requests run as they arrive, until its user has used its turn in the present iteration of the
-loop. From then on what arrives waits, and is run in rounds, one an iteration: each user has one turn in a
-round, whatever the number of its connections. Within a turn they run in the order of their deadlines: a
-thousand times as long after they began to wait as they took last time. So little requests go ahead of long
-ones, and of the next of thousands that were sent at once, and yet nothing waits for ever.
+A connection's requests run as they arrive, for a slice at most; the rest waits for a turn. While several
+users have connections, what arrives waits, too, once its user has used its turn in the present iteration of
+the loop. What waits is run in rounds, one an iteration: each user has one turn in a round, whatever the
+number of its connections. Within a turn they run in the order of their deadlines: a thousand times as long
+after they began to wait as they took last time. So little requests go ahead of long ones, and of the next of
+thousands that were sent at once, and yet nothing waits for ever.
 """
 
 import asyncio
@@ -60,6 +61,7 @@ class Turns:
 
     def __init__(self, schedule: Schedule, clock: Callable[[], int]) -> None:
         self.users: dict[int, User] = {}
+        self.are_shared = False  # whether several users have connections
         self._schedule = schedule
         self._clock = clock
         self._over: dict[User, None] = {}
@@ -71,6 +73,7 @@ class Turns:
         user = self.users.get(uid)
         if user is None:
             user = self.users[uid] = User(uid)
+            self.are_shared = len(self.users) > 1
         user.connections += 1
         return user
 
@@ -79,6 +82,7 @@ class Turns:
         user.connections -= 1
         if not user.connections:
             del self.users[user.uid]
+            self.are_shared = len(self.users) > 1
 
     def end(self, user: User) -> None:
         """The user has used its turn; the next one begins with the next round."""

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bcached.format.bits import WordColumn
+from bcached.format.bkey import KEY_INODE
 from bcached.keys import Key
 from bcached.state.index.bset_merge import WORDS_WITH_POINTER, Columns, merged_runs
 from bcached.state.index.extents import Extents, Row, row_of
 
-FEW_KEYS = 8  # cheaper to insert than to merge
+FEW_KEYS = 12  # of each volume: cheaper to insert than to merge, for a merge takes one volume after the other
+MERGED_AS_ONE = 50  # so many keys take as long to be merged as one takes to be inserted
 
 
 class Unwritten:
@@ -72,7 +74,10 @@ class Unwritten:
         """Merge the log into the extents: all at once, or key by key if these are few or some are unusual."""
         log, self._log, extents = self._log, array("Q"), self._extents
         words = np.frombuffer(log, np.uint64).reshape(-1, WORDS_WITH_POINTER)
-        if len(words) <= FEW_KEYS or not all(run.is_plain for run in extents.runs):
+        volumes = {run.inode for run in extents.runs}
+        volumes.update(np.unique(KEY_INODE.of_column(words[:, 0])).tolist())
+        few = FEW_KEYS * len(volumes) + sum(map(len, extents.runs)) // MERGED_AS_ONE
+        if len(words) <= few or not all(run.is_plain for run in extents.runs):
             for head, end, pointer in words.tolist():
                 extents.insert_packed(head, end, pointer)
             return
