@@ -27,7 +27,7 @@ OPTIONS = {
 
 
 class BcachedCache(BaseCache):
-    """Values as objects of a volume, shared by all processes of a host.
+    """Values as objects of a volume, shared by all processes of a host; its methods are Django's.
 
     LOCATION is the path of the daemon's socket. OPTIONS, all optional:
     volume: its label or inode; "django".

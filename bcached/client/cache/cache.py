@@ -23,7 +23,7 @@ class Cache:
     A value read is the last one stored or a miss: never another name's, never an older one after
     set(wait=True) has returned, never a part; each is verified by checksum and name. Space is reclaimed by
     the daemon, so any object may be gone at any time. Threads may share a cache; a forked child connects its
-    own session with the first call.
+    own session with the first call. Its methods are the verbs, a line or two each.
     """
 
     def __init__(

@@ -30,7 +30,10 @@ CALLS_MAX = 256  # sent before the first is answered
 
 
 class CacheSession:
-    """A connection, and the volume. Storing needs the cache's lock, looking up does not."""
+    """A connection, and the volume. Storing needs the cache's lock, looking up does not.
+
+    Its many attributes are the parts that end together with the connection; each has methods of its own.
+    """
 
     def __init__(self, path: str, volume: str | int, patience_s: float) -> None:
         self.channel = SocketChannel(path, patience_s)

@@ -39,7 +39,11 @@ class Missing:
 
 
 class Tree:
-    """The nodes by position: finds the leaf of a sector, reads and changes keys over several leaves."""
+    """The nodes by position: finds the leaf of a sector, reads and changes keys over several leaves.
+
+    Three groups of methods, one for each caller: finding and changing keys, attaching what was read and
+    evicting it, and the walk of a collection.
+    """
 
     def __init__(self, root: Node, shape: NodeShape) -> None:
         self.root = root

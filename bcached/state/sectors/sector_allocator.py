@@ -33,7 +33,8 @@ class SectorAllocator:
     """The open buckets of a set, and what connections hold of them.
 
     inodes has the uuid of each volume, flash_sectors the size of the flash-only ones, which are never clean.
-    clock returns seconds; only differences count.
+    clock returns seconds; only differences count. Sectors are cut here, given back, and counted in between:
+    these share the pins of buckets, which no other class may change for data.
     """
 
     def __init__(self, members: Sequence[MemberBuckets], clock: Callable[[], float] = lambda: 0.0) -> None:
