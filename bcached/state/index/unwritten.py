@@ -73,20 +73,26 @@ class Unwritten:
     def _merge_log(self) -> None:
         """Merge the log into the extents: all at once, or key by key if these are few or some are unusual."""
         log, self._log, extents = self._log, array("Q"), self._extents
-        words = np.frombuffer(log, np.uint64).reshape(-1, WORDS_WITH_POINTER)
-        volumes = {run.inode for run in extents.runs}
-        volumes.update(np.unique(KEY_INODE.of_column(words[:, 0])).tolist())
-        few = FEW_KEYS * len(volumes) + sum(map(len, extents.runs)) // MERGED_AS_ONE
-        if len(words) <= few or not all(run.is_plain for run in extents.runs):
-            for head, end, pointer in words.tolist():
+        if self._is_short(log) or not all(run.is_plain for run in extents.runs):
+            for head, end, pointer in zip(log[::3], log[1::3], log[2::3], strict=True):
                 extents.insert_packed(head, end, pointer)
             return
+        words = np.frombuffer(log, np.uint64).reshape(-1, WORDS_WITH_POINTER)
         columns = Columns(
             _column([run.heads for run in extents.runs], words[:, 0]),
             _column([run.ends for run in extents.runs], words[:, 1]),
             _column([run.pointers[0] for run in extents.runs], words[:, 2]),
         )
         extents.take_runs(merged_runs(columns, extents.merge_within))
+
+    def _is_short(self, log: "array[int]") -> bool:
+        """Whether inserting the keys of a log takes less time than merging them."""
+        count, runs = len(log) // WORDS_WITH_POINTER, self._extents.runs
+        if count <= FEW_KEYS:
+            return True
+        volumes = {run.inode for run in runs}
+        volumes.update(map(KEY_INODE.get, log[::WORDS_WITH_POINTER]))
+        return count <= FEW_KEYS * len(volumes) + sum(map(len, runs)) // MERGED_AS_ONE
 
 
 def _column(older: Iterable["array[int]"], newer: WordColumn) -> WordColumn:
