@@ -53,9 +53,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: ConnectionServer, session: Session, message_bytes: int) -> None:
         self.session = session
-        self.took_ns = (
-            0  # what its next turn is expected to take: as long as the last one, without rare delays
-        )
+        self.took_ns = 0  # what its next turn is expected to take: as the last one, without rare delays
         self.ran_ns = 0  # what its last turn took
         self.user = user = server.turns.join(session.peer.uid)
         session.pause = lambda: server.turns.pause(user)

@@ -221,11 +221,3 @@ class Totals:
         self.extents[extent.confidence] += 1
         self.sectors[extent.confidence] += extent.sectors
         self.end = max(self.end, extent.offset + extent.sectors)
-
-
-def totals_of(extents: Iterator[DirtyExtent]) -> Totals:
-    """Returns the sums over these extents."""
-    totals = Totals()
-    for extent in extents:
-        totals.add(extent)
-    return totals

@@ -14,7 +14,7 @@ from bcached.errors import BcachedError
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
 from bcached.store.rescue.corrections import read_corrected
-from bcached.store.rescue.dirty_extents import DirtyExtents, Totals, totals_of
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.set_left import SetLeft
@@ -160,3 +160,11 @@ def bsets(nodes: list[NodeFound], level: int) -> Iterator[tuple[int, int]]:
             for placed in node.bsets:
                 words = sum(2 + len(key.pointers) for key in placed.bset.keys)
                 yield node.key.pointers[0].sector * SECTOR_BYTES + placed.offset_bytes, 32 + 8 * words
+
+
+def totals_of(extents: Iterator[DirtyExtent]) -> Totals:
+    """Returns the sums over these extents."""
+    totals = Totals()
+    for extent in extents:
+        totals.add(extent)
+    return totals

@@ -9,12 +9,13 @@ import pytest
 from bcached.errors import BcachedError, SetRefused
 from bcached.keys import Key, Pointer
 from bcached.store.rescue.corrections import read_corrected
-from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place, totals_of
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, refuse_outside
 from instruments.devices.memory_device import MemoryDevice
+from instruments.samples.damaged_kernel_image import totals_of
 from instruments.samples.image_builder import ImageBuilder
 
 SURE, NEWEST, CONFLICTING = Confidence

@@ -9,14 +9,14 @@ import pytest
 from bcached.device.block_device import BlockDevice
 from bcached.keys import Key, Pointer
 from bcached.store.rescue.corrections import read_corrected
-from bcached.store.rescue.dirty_extents import DirtyExtents, Totals, totals_of
+from bcached.store.rescue.dirty_extents import DirtyExtents, Totals
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import Owner
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
 from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.damaged_kernel_image import bsets, garble, journal_entries, structures
+from instruments.samples.damaged_kernel_image import bsets, garble, journal_entries, structures, totals_of
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.samples.kernel_images import image_bytes
 
