@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         block = self._frames.feed(data)
         if self._frames.overrun:
             self._end_with(self._overrun())
-        elif self.user.is_over and self._server.turns.are_shared:
+        elif self.user.is_over:
             self._defer(block)
             return
         self._answer(block, started_ns)
@@ -255,10 +255,10 @@ class Connection(asyncio.Protocol):
             self._server.fail(error)
             self.abort()
             return
-        if self._server.turns.are_shared and (took_ns := pipeline.until_ns - started_ns) > 0:
+        if (took_ns := pipeline.until_ns - started_ns) > 0:
             user = self.user
             user.spent_ns += took_ns
-            if user.spent_ns > TURN_NS and not user.is_over:
+            if user.spent_ns > self._server.turns.turn_ns and not user.is_over:
                 self._server.turns.end(user)
         if backlog.block or self._ending:
             self._wait_or_close()

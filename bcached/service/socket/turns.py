@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Turns: how the connections of all users share the event loop.
 
-A connection's requests run as they arrive, for a slice at most; the rest waits for a turn. While several
-users have connections, what arrives waits, too, once its user has used its turn in the present iteration of
-the loop. What waits is run in rounds, one an iteration: each user has one turn in a round, whatever the
-number of its connections. Within a turn they run in the order of their deadlines: a thousand times as long
-after they began to wait as they took last time. So little requests go ahead of long ones, and of the next of
-thousands that were sent at once, and yet nothing waits for ever.
+A connection's requests run as they arrive, for a slice at most; the rest waits for a turn, as does all that
+arrives once its user has used its turn in the present iteration of the loop. What waits is run in rounds, one
+an iteration: each user has one turn in a round, whatever the number of its connections. A user that is alone
+has a longer one, which little requests hardly ever use up. Within a turn they run in the order of their
+deadlines: a thousand times as long after they began to wait as they took last time. So little requests go
+ahead of long ones, and of the next of thousands that were sent at once, and yet nothing waits for ever.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 TURN_NS = 1_000_000
+ALONE_NS = 5_000_000  # of a user that is the only one: turns cost a tenth of a small request
 ROUND_NS = 2_000_000  # then events are handled, and the round continues where it was
 STEP_NS = 500_000  # what a step of a longer request is counted as
 PATIENCE = 1000
@@ -61,7 +62,7 @@ class Turns:
 
     def __init__(self, schedule: Schedule, clock: Callable[[], int]) -> None:
         self.users: dict[int, User] = {}
-        self.are_shared = False  # whether several users have connections
+        self.turn_ns = ALONE_NS  # of a user, in an iteration of the loop
         self._schedule = schedule
         self._clock = clock
         self._over: dict[User, None] = {}
@@ -73,16 +74,19 @@ class Turns:
         user = self.users.get(uid)
         if user is None:
             user = self.users[uid] = User(uid)
-            self.are_shared = len(self.users) > 1
+            self._fit_turn()
         user.connections += 1
         return user
+
+    def _fit_turn(self) -> None:
+        self.turn_ns = TURN_NS if len(self.users) > 1 else ALONE_NS
 
     def leave(self, user: User) -> None:
         """Remove a closed connection of a user."""
         user.connections -= 1
         if not user.connections:
             del self.users[user.uid]
-            self.are_shared = len(self.users) > 1
+            self._fit_turn()
 
     def end(self, user: User) -> None:
         """The user has used its turn; the next one begins with the next round."""
