@@ -78,7 +78,7 @@ def dirty_by_inode(index: Index) -> dict[str, int]:
 def buckets_held(allocations: Allocations, mover: Mover) -> dict[str, int]:
     """Returns how many buckets connections hold sectors of, or read, by role.
 
-    The role is that at connecting; a bucket that several hold counts for each.
+    A bucket that several hold counts for each.
     """
     held = dict.fromkeys(HOLDER_ROLES, 0)
     for holder in allocations.holders:

@@ -101,7 +101,10 @@ async def test_a_role_taken_away_is_gone_at_once(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         message = call("Allocate", {"inode": 0, "offset": 0, "sectors": 8})
         assert outcome(await talker.ask(message)) == "ok"
+        assert it.cache_set.statistics().held_buckets["admin"] == 1
         it.server.reload(GrantedByNumber({os.geteuid(): Role.READER}, {}), SocketLimits())
+        held = it.cache_set.statistics().held_buckets
+        assert (held["admin"], held["reader"]) == (0, 1), "what it holds counts for the role that it has"
         assert outcome(await talker.ask(message)) == DENIED
         assert (await talker.ask(call("Describe")))["parameters"]["role"] == "reader"
 

@@ -12,12 +12,11 @@ nothing while the set could not complete it.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from itertools import islice, takewhile
-from operator import attrgetter
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from bcached.errors import BcachedError, LimitExceeded, NoFreeBuckets, NoSuchVolume, RequestError
-from bcached.runtime.coordination.fair_queue import FairQueue
+from bcached.runtime.coordination.fair_queue import FairQueue, Round
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import PendingAllocation
 from bcached.state.sectors.reservations import Holder
@@ -33,7 +32,7 @@ Guard = Callable[[Callable[..., None]], Callable[..., None]]
 class Waiter:
     """One entry of a queue; first: it goes ahead of those that are not. granted: pieces it got last time."""
 
-    __slots__ = ("deadline", "first", "future", "granted", "in_queue", "round", "since", "user", "work")
+    __slots__ = ("deadline", "first", "future", "granted", "in_queue", "in_round", "since", "user", "work")
 
     def __init__(
         self, work: PendingAllocation[Any], future: "asyncio.Future[Any]", since: float, first: bool
@@ -44,7 +43,7 @@ class Waiter:
         self.first = first
         self.in_queue = True
         self.granted = 0
-        self.round = 0
+        self.in_round: Round[Any] | None = None
         self.user = None if work.holder is None else work.holder.user
         self.deadline: asyncio.TimerHandle | None = None
 
@@ -69,6 +68,7 @@ class WaitQueue:
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, FairQueue[Waiter]] = {reserve: FairQueue() for reserve in Reserve}
         self._of_user: Counter[int | None] = Counter()
+        self._greedy: int | None = None  # the user that had more than half of the limit last
         self._of_holder: dict[Holder, dict[Waiter, None]] = {}  # a holder's waiters end with its connection
         self._turned_away: set[Reserve] = (
             set()
@@ -83,6 +83,12 @@ class WaitQueue:
         waiting = {reserve.name.lower(): len(queue) for reserve, queue in self._queues.items() if len(queue)}
         refusal = "" if self._refusal is None else f", refused: {self._refusal}"
         return f"<WaitQueue {waiting or 'empty'}, oldest {self.oldest_wait_s():.1f} s{refusal}>"
+
+    def set_limit(self, limit: int) -> None:
+        """Set how many may wait in all; those that wait already stay."""
+        self.limit = limit
+        for user, _ in self._of_user.most_common(1):
+            self._greedy = user
 
     def submit(
         self, work: PendingAllocation[T], timeout_s: float, *, first: bool = False
@@ -125,10 +131,12 @@ class WaitQueue:
             queue.append(waiter)
         self.total += 1
         self._of_user[waiter.user] += 1
+        if 2 * self._of_user[waiter.user] > self.limit:
+            self._greedy = waiter.user
         if work.holder is not None:
             self._of_holder.setdefault(work.holder, {})[waiter] = None
         future.add_done_callback(lambda _: self._forget_guarded(waiter))
-        if not queue[0].work.is_small:
+        if not queue.head.work.is_small:
             self._serve_in_turn(queue)  # the head may have to give back what it gathered alone
         self._on_change()
         return future
@@ -139,7 +147,7 @@ class WaitQueue:
         if not self.total:
             return
         for queue in self._queues.values():
-            for waiter in list(takewhile(attrgetter("first"), queue)):
+            for waiter in queue.first:
                 self._serve_head(waiter)
             while len(queue) and self._serve_in_turn(queue):
                 pass
@@ -175,7 +183,7 @@ class WaitQueue:
         2. It cannot be completed by what the set may free: it gives back, and the others take all there is.
         3. It has gathered: as many others as it got pieces last time go first.
         """
-        head = queue[0]
+        head = queue.head
         if head.work.is_small or len(queue) == 1:
             return self._serve_head(head)
         if not head.work.may_complete():
@@ -190,15 +198,17 @@ class WaitQueue:
 
     def _let_pass(self, queue: FairQueue[Waiter], count: int) -> None:
         """Serve up to `count` small requests behind the head."""
-        small = [waiter for waiter in islice(queue, 1, LOOKED_AT) if waiter.work.is_small]
-        for waiter in small[:count]:
+        small = (waiter for waiter in islice(queue, 1, LOOKED_AT) if waiter.work.is_small)
+        for waiter in list(islice(small, count)):
             if not self._serve_head(waiter):
                 break
 
     def _make_room(self, user: int | None) -> bool:
         """Refuse the last waiter of another user that has more than half of all. Returns whether one has."""
-        ((greedy, count),) = self._of_user.most_common(1)
-        if greedy == user or 2 * count <= self.limit:
+        if self.total > self.limit:  # it was lowered, and several may have more than half
+            self.set_limit(self.limit)
+        greedy = self._greedy
+        if greedy == user or 2 * self._of_user[greedy] <= self.limit:
             return False
         last = next(found for queue in self._queues.values() if (found := queue.last_of(greedy)) is not None)
         self.failures["limit"] += 1
@@ -248,12 +258,13 @@ class WaitQueue:
     def users_waiting(self, seconds: float) -> set[int | None]:
         """Returns the users that have waited for data buckets for so long."""
         before = self._loop.time() - seconds
-        return {it.user for it in self._queues[Reserve.NONE] if it.work.holder and it.since <= before}
+        return {it.user for it in self._queues[Reserve.NONE].oldest() if it.since <= before}
 
     def oldest_wait_s(self) -> float:
         """Returns how long the oldest waiter has waited, in seconds."""
         now = self._loop.time()
-        return max((now - waiter.since for queue in self._queues.values() for waiter in queue), default=0.0)
+        oldest = chain.from_iterable(chain(queue.first, queue.oldest()) for queue in self._queues.values())
+        return max((now - waiter.since for waiter in oldest), default=0.0)
 
     def _advance(self, work: PendingAllocation[T]) -> T | None:
         try:

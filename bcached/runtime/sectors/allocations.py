@@ -52,6 +52,7 @@ class Allocations:
             user=user,
         )
         self.holders.add(holder)
+        self._shares.add(holder)
         return holder
 
     def carve(
@@ -132,7 +133,9 @@ class Allocations:
     def drop_holder(self, holder: Holder, pid: int | None) -> None:
         """Handle a closed connection: its reservations end once process `pid` can write no more."""
         self._queue.end_holder(holder)  # first, while what it gathered is still separate from what it holds
-        self.holders.discard(holder)
+        if holder in self.holders:
+            self.holders.remove(holder)
+            self._shares.remove(holder)
         holder.connection_closed = True
         self.quarantine.admit(holder, pid, self._shared.options.restart_grace_s)
 

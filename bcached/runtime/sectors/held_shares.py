@@ -31,10 +31,21 @@ class HeldShares:
         self._look_guarded = guard(self._look)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._connections: Counter[int | None] = Counter()  # of each user
+
+    def add(self, holder: Holder) -> None:
+        """Count the connection of a new holder."""
+        self._connections[holder.user] += 1
+
+    def remove(self, holder: Holder) -> None:
+        """The connection of a holder is closed."""
+        self._connections[holder.user] -= 1
+        if not self._connections[holder.user]:
+            del self._connections[holder.user]
 
     def watch(self) -> None:
         """A request waits: look in a while, and again until none does."""
-        if self._timer is None and len({holder.user for holder in self._holders}) > 1:
+        if self._timer is None and len(self._connections) > 1:
             self._timer = self._loop.call_later(PATIENCE_S, self._look_guarded)
 
     def close(self) -> None:
@@ -55,8 +66,16 @@ class HeldShares:
 
     def _greedy_user(self, waiting: set[int | None]) -> int | None:
         """Returns the user with more than half of all data buckets, if another one waits."""
-        held: Counter[int | None] = Counter()
+        bounds: Counter[int | None] = Counter()  # what is both reserved and pinned counts twice
         for holder in self._holders:
-            held[holder.user] += holder.buckets
-        ((user, buckets),) = held.most_common(1) or [(None, 0)]
-        return user if 2 * buckets > self._data_buckets() and waiting - {user} else None
+            bounds[holder.user] += len(holder.pieces) + len(holder.reads)
+        half = self._data_buckets() / 2
+        for user, bound in bounds.most_common():
+            if bound <= half:
+                break
+            if self._held_by(user) > half:
+                return user if waiting - {user} else None
+        return None
+
+    def _held_by(self, user: int | None) -> int:
+        return sum(holder.buckets for holder in self._holders if holder.user == user)

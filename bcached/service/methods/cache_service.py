@@ -38,6 +38,10 @@ class CacheService:
         session.holder.give_way = partial(_give_way, session)
         return session
 
+    def note_role(self, session: Session) -> None:
+        """Count what the session holds for its present role."""
+        session.holder.role = session.role.label
+
     def close_session(self, session: Session) -> None:
         """End the session's reservations as soon as its process can write no more."""
         session.holder.give_way = None

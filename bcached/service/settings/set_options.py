@@ -47,7 +47,7 @@ def retune(cache_set: CacheSet, settings: Settings) -> None:
         "restart_grace_s",
     ):
         setattr(options, name, getattr(wanted, name))
-    cache_set.shared.queue.limit = wanted.waiters
+    cache_set.shared.queue.set_limit(wanted.waiters)
 
 
 def access(settings: Settings) -> Access:

@@ -117,5 +117,8 @@ class Service(Protocol):
     def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection."""
 
+    def note_role(self, session: Session) -> None:
+        """Take note of the session's role, which a reload may have changed."""
+
     def close_session(self, session: Session) -> None:
         """Release all that a connection held."""

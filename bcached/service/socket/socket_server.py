@@ -147,6 +147,7 @@ class SocketServer:
         self._access, self._limits = access, limits
         for connection in self._connections:
             connection.set_role(access.role_of(connection.session.peer))
+            self._service.note_role(connection.session)
         self.buffers.set_limits(limits.buffer_bytes, limits.connections)
 
     def statistics(self) -> ServerStatistics:

@@ -260,7 +260,8 @@ class Holder:
     @property
     def buckets(self) -> int:
         """Returns how many buckets its pieces and pins keep from reuse."""
-        return len(self.pieces.keys() | self.reads.keys()) if self.reads else len(self.pieces)
+        few, many = sorted((self.pieces.keys(), self.reads.keys()), key=len)
+        return len(many) + sum(bucket_id not in many for bucket_id in few)
 
     @property
     def sectors(self) -> int:

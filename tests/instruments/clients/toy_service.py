@@ -55,6 +55,9 @@ class ToyService:
     def open_session(self, peer: Peer, role: Role) -> Session:
         return Session(peer, role, holder=[])
 
+    def note_role(self, session: Session) -> None:
+        self.log.append(f"role {session.role.label}")
+
     def close_session(self, session: Session) -> None:
         self.gone.append(session)
 

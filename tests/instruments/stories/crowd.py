@@ -374,7 +374,7 @@ class Crowd:
         while True:
             await asyncio.sleep(0.25)
             for reserve, queue in queues.items():
-                head = queue[0] if queue else None
+                head = queue.head if queue else None
                 if head is None or not self._could_be_served(reserve, head.work):
                     since.pop(reserve, None)
                 elif reserve not in since or since[reserve][0] is not head:

@@ -182,6 +182,24 @@ async def test_another_user_finds_room_among_all_the_waiters_of_the_first() -> N
 
 
 @in_virtual_time
+async def test_with_a_lower_limit_those_with_more_than_half_make_room() -> None:
+    queue, pot, _ = queue_of(100)
+    counts = {1: 7, 2: 5}
+    many = {
+        user: [queue.submit(Draw(pot, f"{user} {number}", user=user), 50) for number in range(count)]
+        for user, count in counts.items()
+    }
+    queue.set_limit(8)
+    for number in range(4):
+        queue.submit(Draw(pot, f"new {number}", user=3), 50)
+    with pytest.raises(LimitExceeded):  # nobody has more than half
+        queue.submit(Draw(pot, "one more", user=3), 50)
+    refused = [sum(future.done() for future in many[user]) for user in (1, 2)]
+    assert refused == [3, 1]
+    assert queue.total == sum(counts.values())
+
+
+@in_virtual_time
 async def test_a_reserve_does_not_hold_up_another() -> None:
     queue, pot, _ = queue_of()
     data = queue.submit(Draw(pot, "data", 2), 50)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whose connection is closed while another user waits; tests/service/test_users.py tries it over a socket."""
+
+import asyncio
+
+import pytest
+
+from bcached.errors import NoFreeBuckets
+from bcached.runtime.coordination.wait_queue import WaitQueue
+from bcached.runtime.sectors.held_shares import PATIENCE_S, HeldShares
+from bcached.state.buckets.reserves import Reserve
+from bcached.state.sectors.pending_allocations import BucketWait
+from bcached.state.sectors.reservations import Holder
+from instruments.samples.small_member import GEOMETRY
+from instruments.time.virtual_time import in_virtual_time
+
+DATA_BUCKETS = 10
+SECTORS = GEOMETRY.bucket_sectors
+
+
+class Shares:
+    """Holders of several users, and a queue in which some of them wait for a bucket that never comes."""
+
+    def __init__(self) -> None:
+        self.holders: list[Holder] = []
+        self.closed: list[str] = []
+        self.queue = WaitQueue(100, lambda: None, lambda callback: callback)
+        self.shares = HeldShares(self.holders, self.queue, lambda: DATA_BUCKETS, lambda callback: callback)
+
+    def connect(self, name: str, user: int, reserved: range, pinned: range) -> Holder:
+        """Add a connection with reservations and pins in these buckets."""
+        holder = Holder(name, 1000, GEOMETRY, user=user)
+        for bucket in reserved:
+            holder.add((0, bucket), bucket * SECTORS, bucket * SECTORS + 8, 0)
+        for bucket in pinned:
+            holder.read((0, bucket))
+        holder.give_way = lambda _: self.closed.append(name)
+        self.holders.append(holder)
+        self.shares.add(holder)
+        return holder
+
+    async def wait(self, holder: Holder) -> None:
+        """Let a connection wait in vain for longer than the patience."""
+        work = BucketWait(Reserve.NONE, lambda: False)
+        work.holder = holder
+        waiting = self.queue.submit(work, 1.5 * PATIENCE_S)
+        self.shares.watch()
+        with pytest.raises(NoFreeBuckets):
+            await waiting
+        await asyncio.sleep(2 * PATIENCE_S)
+
+
+@in_virtual_time
+async def test_the_connection_with_most_of_the_user_with_more_than_half_is_closed() -> None:
+    it = Shares()
+    it.connect("few", 1, range(2), range(0))
+    it.connect("many", 1, range(2, 4), range(4, 6))
+    waits = it.connect("waits", 2, range(6, 9), range(0))
+    await it.wait(waits)
+    assert it.closed == ["many"]
+
+
+@in_virtual_time
+async def test_a_bucket_both_reserved_and_pinned_counts_once() -> None:
+    it = Shares()
+    it.connect("half", 1, range(5), range(5))
+    await it.wait(it.connect("waits", 2, range(0), range(0)))
+    assert it.closed == []
+
+
+@in_virtual_time
+async def test_nothing_is_closed_for_another_connection_of_the_same_user() -> None:
+    it = Shares()
+    it.connect("all", 1, range(10), range(0))
+    await it.wait(it.connect("waits", 1, range(0), range(0)))
+    other = it.connect("other", 2, range(0), range(0))
+    await it.wait(it.holders[1])
+    assert it.closed == []
+    it.shares.remove(other)
+    it.holders.remove(other)
+    await it.wait(it.holders[1])
+    assert it.closed == [], "it is the only user again"
