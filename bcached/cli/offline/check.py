@@ -15,8 +15,10 @@ from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line
 from bcached.cli.offline.devices import lines_of, opened, warn_if_used
 from bcached.cli.offline.finding_document import finding_document
+from bcached.cli.offline.next_commands import next_for_damage
 from bcached.cli.offline.owner_report import next_commands, owner_document, owner_lines
 from bcached.cli.paths import PATH
+from bcached.device.block_device import BlockDevice
 from bcached.format.label import printable_label
 from bcached.store.check.checker import CheckedSet
 from bcached.store.check.key_check import VolumeSectors
@@ -82,7 +84,7 @@ def check(
     warnings = warn_if_used([*devices, *backings])
     request = CheckRequest(devices, backings, with_data, map_path, in_use=bool(warnings))
     try:
-        steady, owner = asyncio.run(_check(request, warnings))
+        steady, owner, following = asyncio.run(_check(request, warnings))
     except KeyboardInterrupt:
         raise Interrupted("interrupted: a check changes nothing") from None
     checked = steady.checked
@@ -92,17 +94,32 @@ def check(
             "being written"
         )
         click.echo(f"bcachectl: {warnings[-1]}", err=True)
-    document = _document(checked, warnings) | owner_document(owner, devices)
-    answer(options, document, lambda: "\n".join(_lines(checked, owner, devices)))
+    document = _document(checked, warnings) | owner_document(owner) | {"next": following}
+    answer(options, document, lambda: "\n".join(_lines(checked, owner, following)))
     status = FsckStatus.SOUND if checked.findings.sound else FsckStatus.ERRORS_LEFT
     click.get_current_context().exit(status)
 
 
-async def _check(request: CheckRequest, warnings: list[str]) -> tuple[SteadyCheck, OwnerCheck | None]:
+async def _check(
+    request: CheckRequest, warnings: list[str]
+) -> tuple[SteadyCheck, OwnerCheck | None, list[str]]:
+    """Returns the check, the answer to the owner if that was asked for, and the commands to type next."""
     async with opened(request.devices) as devices, opened(request.backings) as backings:
         steady = await check_steadily(devices, in_use=request.in_use)
-        if not request.is_of_owner or steady.checked.is_fresh:
-            return steady, None
+        owner = await _answer_owner(request, steady, devices, backings, warnings)
+        following = await next_for_damage(steady.checked, devices, request.backings)
+        rescues = next_commands(owner, request.devices)
+        return steady, owner, rescues + following[1:] if rescues else following
+
+
+async def _answer_owner(
+    request: CheckRequest,
+    steady: SteadyCheck,
+    devices: Sequence[BlockDevice],
+    backings: Sequence[BlockDevice],
+    warnings: list[str],
+) -> OwnerCheck | None:
+    if request.is_of_owner and not steady.checked.is_fresh:
         question = OwnerQuestion(backings, request.with_data, compare=not request.in_use)
         if request.map_path is not None:
             question.map_path, question.map_lines = request.map_path, lines_of(request.map_path)
@@ -111,12 +128,12 @@ async def _check(request: CheckRequest, warnings: list[str]) -> tuple[SteadyChec
             click.echo(f"bcachectl: {warnings[-1]}", err=True)
         totals, report = steady.checked.totals, steady.checked.findings.report
         with progress_line(totals.dirty_sectors + totals.clean_sectors, "read") as show:
-            owner = await question.answer(devices, report, lambda done: show(done.sectors))
-        return steady, owner
+            return await question.answer(devices, report, lambda done: show(done.sectors))
+    return None
 
 
-def _lines(checked: CheckedSet, owner: OwnerCheck | None, caches: Sequence[str]) -> Iterator[str]:
-    """Yields the contents, the findings, the answer to the owner, and the verdict."""
+def _lines(checked: CheckedSet, owner: OwnerCheck | None, following: Sequence[str]) -> Iterator[str]:
+    """Yields the contents, the findings, the answer to the owner, the verdict, and the next commands."""
     yield from _facts(checked)
     yield from owner_lines(owner)
     for finding in checked.findings.listed:
@@ -126,7 +143,7 @@ def _lines(checked: CheckedSet, owner: OwnerCheck | None, caches: Sequence[str])
     wrong = sum(finding.severity > Severity.NOTE for finding in checked.findings.listed)
     wrong += sum(checked.findings.unlisted().values())
     yield "sound" if checked.findings.sound else f"NOT SOUND: {wrong} found wrong"
-    yield from (f"next: {command}" for command in next_commands(owner, caches))
+    yield from (f"next: {command}" for command in following)
 
 
 def _facts(checked: CheckedSet) -> Iterator[str]:

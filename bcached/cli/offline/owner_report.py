@@ -74,7 +74,7 @@ def _options(backing: CheckedBacking, owner: OwnerCheck | None) -> Iterator[list
         yield from (["--volume", str(inode)] for inode in owner.rescues)
 
 
-def owner_document(owner: OwnerCheck | None, caches: Sequence[str]) -> dict[str, object]:
+def owner_document(owner: OwnerCheck | None) -> dict[str, object]:
     """Returns what a check adds to its document: nothing if only the set itself was to be checked."""
     if owner is None:
         return {}
@@ -82,7 +82,6 @@ def owner_document(owner: OwnerCheck | None, caches: Sequence[str]) -> dict[str,
         "dirty_data": [{"inode": inode, **_classes(rescue)} for inode, rescue in owner.rescues.items()],
         "backing": [_backing_document(backing) for backing in owner.backings],
         "data": None if owner.data is None else _data_document(owner.data),
-        "next": next_commands(owner, caches),
     }
 
 

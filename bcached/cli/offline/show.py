@@ -3,54 +3,30 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import click
 
 from bcached.cli.answer import answer
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.main import Failed
+from bcached.cli.offline.devices import opened
+from bcached.cli.offline.next_commands import without_superblock
+from bcached.cli.offline.shown_superblock import ShownSuperblock, shown_superblock
 from bcached.cli.paths import PATH
-from bcached.device import FileDevice
-from bcached.errors import BadMagic, FormatError
+from bcached.errors import BcachedError
 from bcached.format.backing_superblock import BackingSuperblock
 from bcached.format.label import label_bytes, printable_label
 from bcached.format.superblock import (
     COPY_SECTOR,
     FEATURE_INCOMPAT_BCACHED_SET,
-    SUPERBLOCK_BYTES,
-    SUPERBLOCK_SECTOR,
     VERSION_FEATURES,
     Superblock,
 )
-from bcached.format.superblock_fields import BackingDevice
-from bcached.format.superblock_seal import resealed
-from bcached.units import SECTOR_BYTES
+from bcached.store.repair.layout_scan import LayoutFound, find_layout
+from bcached.units import SECTOR_BYTES, format_size
 
 PLAIN = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._")
-CSUM_BYTES = 8
-ANY_SIZE = 1 << 63  # the fields of a copy that was cut short are of interest, too
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A superblock, its checksum as found and as it should be, and its sector.
-
-    damage is that of the first one if this is its copy, else its own.
-    """
-
-    superblock: Superblock | BackingSuperblock
-    csum: int
-    expected_csum: int
-    sector: int
-    damage: str | None = None
-
-    @property
-    def identity(self) -> Iterator[str]:
-        """Yields the first lines of bcache-super-show's output."""
-        is_right = self.csum == self.expected_csum
-        yield "sb.magic\t\tok"
-        yield f"sb.first_sector\t\t{SUPERBLOCK_SECTOR} [match]"
-        yield f"sb.csum\t\t\t{self.csum:X} [{'match' if is_right else f'expected {self.expected_csum:X}'}]"
+SCANNED_BYTES = 256 << 20  # for a journal, where there is no superblock: it is at the beginning
 
 
 @click.command
@@ -59,79 +35,71 @@ class Shown:
 def show(options: GlobalOptions, device: str) -> None:
     """Print the superblock of DEVICE, a cache or backing device, in the format of bcache-super-show.
 
-    Works while a daemon runs on it. If it is damaged, print its copy, or its fields as they are, and what is
-    wrong with it.
+    Works while a daemon runs on it. If it is damaged or erased, print its copy, or its fields as they are,
+    and what is wrong with it. If nothing of it is left, say what the journal tells of the set, and how to go
+    on.
 
     With --json, print all its fields.
     """
-    shown = asyncio.run(_read(device))
+    try:
+        shown = asyncio.run(_read(device))
+    except _Gone as error:
+        gone = error
+        answer(options, gone.document, lambda: "\n".join(gone.lines))
+        raise Failed(str(gone)) from None
     if shown.damage is not None:
-        click.echo(f"bcachectl: {shown.damage}; {_what_is_shown(shown)}", err=True)
+        click.echo(f"bcachectl: {shown.damage}; {shown.what}", err=True)
     answer(options, _document(shown), lambda: "\n".join(_lines(shown)))
 
 
-def _what_is_shown(shown: Shown) -> str:
-    if shown.sector != SUPERBLOCK_SECTOR:
-        return f"this is its copy at sector {shown.sector}"
-    return "these are its fields as they are"
+class _Gone(Exception):
+    """There is no superblock, but a journal of a set."""
+
+    def __init__(self, path: str, damage: BcachedError, layout: LayoutFound) -> None:
+        super().__init__(f"{damage}; there is no copy of it at sector {COPY_SECTOR} either")
+        self.path, self.layout = path, layout
+
+    @property
+    def lines(self) -> Iterator[str]:
+        """Yields what is known of the set, and the commands to type next."""
+        layout = self.layout
+        bucket = format_size(layout.bucket_sectors * SECTOR_BYTES) if layout.bucket_sectors else "4M or more"
+        yield f"journal entries of a cache set, up to entry {layout.newest_seq}, are there; they say:"
+        yield f"  buckets of {bucket}, blocks of {format_size(layout.block_sectors * SECTOR_BYTES)}"
+        yield f"  the set's uuid is {layout.set_uuid or f'{layout.uuid_half}-...'}"
+        yield from (f"next: {command}" for command in without_superblock([self.path], layout))
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The same as a JSON document."""
+        layout = self.layout
+        return {
+            "sector": None,
+            "damage": str(self),
+            "journal": {
+                "seq": layout.newest_seq,
+                "bucket_sectors": layout.bucket_sectors or None,
+                "block_sectors": layout.block_sectors,
+                "set_uuid": str(layout.set_uuid) if layout.set_uuid is not None else None,
+                "set_uuid_begins": layout.uuid_half,
+            },
+            "next": without_superblock([self.path], layout),
+        }
 
 
-async def _read(path: str) -> Shown:
-    """Returns the superblock; if that is damaged its copy, or without one its fields as they are.
-
-    1. Sound. 2. Not bcache, or not any more. 3. Damaged, with a sound copy. 4. Damaged.
-    """
-    device = await FileDevice.open(path, writable=False, exclusive=False)
-    try:
-        return await _read_at(device, SUPERBLOCK_SECTOR)
-    except BadMagic:
-        raise
-    except FormatError as damage:
+async def _read(path: str) -> ShownSuperblock:
+    """Returns what is to be shown. Raises _Gone if only a journal is left, BcachedError without one."""
+    async with opened([path]) as (device,):
         try:
-            copy = await _read_at(device, COPY_SECTOR)
-            return replace(copy, damage=str(damage))
-        except FormatError:
-            return await _read_damaged(device, damage)
-    finally:
-        await device.close()
+            return await shown_superblock(device)
+        except BcachedError as damage:
+            layout = await find_layout(device, SCANNED_BYTES)
+            if layout is None:
+                raise
+            raise _Gone(path, damage, layout) from damage
 
 
-async def _read_at(device: FileDevice, sector: int) -> Shown:
-    where = f"{device.path} sector {sector}"
-    offset = sector * SECTOR_BYTES
-    if device.size_bytes < offset + SUPERBLOCK_BYTES:
-        raise BadMagic("superblock", where, "one", f"the device's end at byte {device.size_bytes}")
-    raw = await device.read(offset, SUPERBLOCK_BYTES)
-    csum = int.from_bytes(raw[:CSUM_BYTES], "little")
-    found = _parsed(raw, device.size_bytes, device.logical_block_bytes, where)
-    return Shown(found, csum, csum, sector)
-
-
-async def _read_damaged(device: FileDevice, damage: FormatError) -> Shown:
-    """Returns the fields as they are. Raises damage if they are no superblock's."""
-    where = f"{device.path} sector {SUPERBLOCK_SECTOR}"
-    raw = await device.read(SUPERBLOCK_SECTOR * SECTOR_BYTES, SUPERBLOCK_BYTES)
-    try:
-        sealed = resealed(raw, where)
-        found = _parsed(sealed, ANY_SIZE, SECTOR_BYTES, where)
-    except FormatError:
-        raise damage from None
-    csum, expected_csum = (int.from_bytes(block[:CSUM_BYTES], "little") for block in (raw, sealed))
-    return Shown(found, csum, expected_csum, SUPERBLOCK_SECTOR, str(damage))
-
-
-def _parsed(
-    raw: bytes, device_bytes: int, logical_block_bytes: int, where: str
-) -> Superblock | BackingSuperblock:
-    try:
-        return Superblock.parse(
-            raw, device_bytes=device_bytes, logical_block_bytes=logical_block_bytes, where=where
-        )
-    except BackingDevice as error:
-        return BackingSuperblock.of(error.raw)
-
-
-def _lines(shown: Shown) -> Iterator[str]:
+def _lines(shown: ShownSuperblock) -> Iterator[str]:
     """Yields bcache-super-show's output, byte for byte; also for version 5, which it refuses."""
     superblock = shown.superblock
     yield from shown.identity
@@ -202,7 +170,7 @@ def _encoded(label: str) -> str:
     return "".join(chr(code) if code in PLAIN else f"%{code:x}" for code in codes)
 
 
-def _document(shown: Shown) -> dict[str, object]:
+def _document(shown: ShownSuperblock) -> dict[str, object]:
     """Returns every field as a JSON document."""
     common = {"sector": shown.sector, "damage": shown.damage, "csum": f"{shown.csum:016x}"}
     if isinstance(shown.superblock, BackingSuperblock):

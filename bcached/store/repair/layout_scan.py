@@ -6,6 +6,7 @@ the uuid table, which is as long as a bucket (up to 4 MiB); its own place is a m
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import gcd
 from uuid import UUID
 
@@ -37,10 +38,27 @@ KEY_WORDS_MAX = (JSET_BYTES_MAX - JSET_BYTES) // 8
 ENOUGH = 64  # entries
 
 
-async def scan_layout(device: BlockDevice, set_uuid: UUID | None) -> KnownLayout:
-    """Returns the layout that the entries on a device show. Raises SetRefused if there are none."""
+@dataclass(frozen=True, slots=True)
+class LayoutFound:
+    """What the journal entries on a device say of their set."""
+
+    set_magic: int
+    newest_seq: int
+    bucket_sectors: int  # 0: too large to be seen
+    block_sectors: int
+    set_uuid: UUID | None  # if there is more left of it than the half that is in each entry
+
+    @property
+    def uuid_half(self) -> str:
+        """The half of the set's uuid that is in each entry."""
+        half = self.set_magic.to_bytes(8, "little").hex()
+        return f"{half[:8]}-{half[8:12]}-{half[12:]}"
+
+
+async def find_layout(device: BlockDevice, scanned_bytes: int = SCANNED_BYTES) -> LayoutFound | None:
+    """Returns what the journal entries near the beginning of a device show; None if there are none."""
     found: list[tuple[int, int, JournalEntry]] = []
-    for begin in range(0, min(device.size_bytes, SCANNED_BYTES), CHUNK_BYTES):
+    for begin in range(0, min(device.size_bytes, scanned_bytes), CHUNK_BYTES):
         length = min(CHUNK_BYTES + JSET_BYTES_MAX, device.size_bytes - begin)
         try:
             raw = await device.read(begin, length)
@@ -50,11 +68,39 @@ async def scan_layout(device: BlockDevice, set_uuid: UUID | None) -> KnownLayout
         if len(found) > ENOUGH:
             break
     if not found:
+        return None
+    _, magic, newest = max(found, key=lambda one: one[2].seq)
+    places = [byte // SECTOR_BYTES for byte, one, _ in found if one == magic]
+    bucket_sectors = newest.uuid_bucket.sectors
+    block_sectors = min(gcd(*places), BLOCK_SECTORS_MAX, bucket_sectors)
+    if bucket_sectors < BUCKET_SECTORS_MIN or bucket_sectors * SECTOR_BYTES >= METADATA_BYTES_MAX:
+        bucket_sectors = 0
+    set_uuid = await _uuid_left(device)
+    is_right = set_uuid is not None and set_magic_of(set_uuid) == magic
+    return LayoutFound(magic, newest.seq, bucket_sectors, block_sectors, set_uuid if is_right else None)
+
+
+async def scan_layout(device: BlockDevice, set_uuid: UUID | None) -> KnownLayout:
+    """Returns the layout that the entries on a device show. Raises SetRefused if it is not all known."""
+    found = await find_layout(device)
+    if found is None:
         raise SetRefused(
             f"{device.path}: found neither a superblock nor a journal entry; if it was made with buckets of "
             "512k and blocks of 4k, for example: --geometry 512k,4k --set-uuid UUID"
         )
-    return _layout(device, found, set_uuid or await _uuid_left(device))
+    if not found.bucket_sectors:
+        raise SetRefused(
+            f"{device.path}: its journal does not say how large its buckets are (4M or more): --geometry "
+            f"BUCKET,{found.block_sectors * SECTOR_BYTES} says it"
+        )
+    set_uuid = set_uuid or found.set_uuid
+    if set_uuid is None or set_magic_of(set_uuid) != found.set_magic:
+        given = f"the one given is {set_uuid}" if set_uuid is not None else "there is no more of it"
+        raise SetRefused(
+            f"{device.path}: the set's uuid begins with {found.uuid_half}, and {given}: "
+            "--set-uuid says it, or --backing DEV, whose superblock has it"
+        )
+    return KnownLayout(found.bucket_sectors, found.block_sectors, set_uuid)
 
 
 async def _uuid_left(device: BlockDevice) -> UUID | None:
@@ -68,28 +114,6 @@ async def _uuid_left(device: BlockDevice) -> UUID | None:
         if uuid.int:
             return uuid
     return None
-
-
-def _layout(
-    device: BlockDevice, found: list[tuple[int, int, JournalEntry]], set_uuid: UUID | None
-) -> KnownLayout:
-    _, magic, newest = max(found, key=lambda one: one[2].seq)
-    places = [byte // SECTOR_BYTES for byte, one, _ in found if one == magic]
-    bucket_sectors = newest.uuid_bucket.sectors
-    block_sectors = min(gcd(*places), BLOCK_SECTORS_MAX, bucket_sectors)
-    if bucket_sectors < BUCKET_SECTORS_MIN or bucket_sectors * SECTOR_BYTES >= METADATA_BYTES_MAX:
-        raise SetRefused(
-            f"{device.path}: its journal does not say how large its buckets are (4M or more): --geometry "
-            f"BUCKET,{block_sectors * SECTOR_BYTES} says it"
-        )
-    half = magic.to_bytes(8, "little").hex()
-    if set_uuid is None or set_magic_of(set_uuid) != magic:
-        given = f"the one found is {set_uuid}" if set_uuid is not None else "there is no more of it"
-        raise SetRefused(
-            f"{device.path}: the set's uuid begins with {half[:8]}-{half[8:12]}-{half[12:]}, and {given}: "
-            "--set-uuid says it, or --backing DEV, whose superblock has it"
-        )
-    return KnownLayout(bucket_sectors, block_sectors, set_uuid)
 
 
 def _entries(raw: bytes) -> Iterator[tuple[int, int, JournalEntry]]:

@@ -34,11 +34,14 @@ RULES = {
 }
 RULES |= {"uuid-bucket": StepOption.REBUILD_VOLUMES}
 NO_STEP = {"set-members", "member-older", "geometry", "superblock-sync"}  # another device is needed
+NO_STEP_PREFIXES = "backing-", "data-"  # nothing of the set's metadata
 
 
 def step_for(finding: Finding) -> StepOption | None:
     """Returns the step that answers a finding; None if none does, or none is needed."""
     if finding.severity < Severity.DAMAGE or finding.rule in NO_STEP:
+        return None
+    if finding.rule.startswith(NO_STEP_PREFIXES):
         return None
     if finding.rule.startswith("volume-"):
         return StepOption.REBUILD_VOLUMES

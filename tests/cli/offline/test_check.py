@@ -65,13 +65,15 @@ def test_damage_ends_with_four_and_says_what_where_and_what_is_lost(tmp_path: Pa
     (path,) = builder.files(tmp_path)
     done = run("check", path)
     assert done.exit_code == 4
-    lines = done.stdout.splitlines()
+    *lines, rescue, repair = done.stdout.splitlines()
     sector = builder.root.pointers[0].sector
     assert lines[-2].startswith(
         f"fatal: bset at {path} node at sector {sector}, level 1, byte 0: expected 0x"
     )
     assert "; lost: its keys from inode 0 sector 0 to" in lines[-2]
     assert lines[-1] == "NOT SOUND: 1 found wrong"
+    assert rescue == f"next: bcachectl rescue -n {path} --backing DEV"
+    assert repair == f"next: bcachectl repair -n --drop-damaged {path}"
     document = json.loads(run("--json", "check", path).stdout)
     assert document["sound"] is False
     assert document["worst"] == "fatal"
@@ -87,7 +89,7 @@ def test_many_findings_of_a_kind_are_counted(tmp_path: Path) -> None:
     done = run("check", path)
     assert done.exit_code == 4
     assert "and 30 more of the kind key-stale-dirty" in done.stdout
-    assert done.stdout.splitlines()[-1] == "NOT SOUND: 131 found wrong"
+    assert "NOT SOUND: 131 found wrong" in done.stdout.splitlines()
     assert json.loads(run("--json", "check", path).stdout)["findings_not_listed"] == {"key-stale-dirty": 30}
 
 

@@ -10,9 +10,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
+from bcached.cli.offline.shown_superblock import shown_superblock
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
 from bcached.set_state import Replacement
+from instruments.devices.bad_sectors import BadSectorsDevice
+from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.format_samples import SUPERBLOCK, sealed, with_field
+from instruments.samples.kernel_images import image_bytes
 
 SUPER_SHOW = shutil.which("bcache-super-show", path="/usr/sbin:/sbin:/usr/bin")
 SMALL = replace(SUPERBLOCK, bucket_sectors=8, first_bucket=3)
@@ -139,6 +143,13 @@ def test_a_label_that_is_no_text_is_still_json(tmp_path: Path) -> None:
     assert json.loads(run("--json", "show", path).stdout)["label"] == "half \ufffd"
 
 
+def erased(path: Path, offset: int, length: int) -> Path:
+    raw = bytearray(path.read_bytes())
+    raw[offset : offset + length] = bytes(length)
+    path.write_bytes(raw)
+    return path
+
+
 def damaged(path: Path, offset: int) -> Path:
     raw = bytearray(path.read_bytes())
     raw[offset] ^= 1
@@ -199,12 +210,55 @@ def test_what_has_the_fields_of_no_superblock_is_refused_in_one_line(tmp_path: P
     assert done.stderr.count("\n") == 1
 
 
-def test_what_is_no_bcache_is_refused_in_one_line_even_if_it_was(tmp_path: Path) -> None:
-    path = damaged(image(tmp_path / "image", SMALL, copy=IN_USE), 4096 + 24)
+@pytest.mark.parametrize("is_backing", [False, True])
+def test_a_superblock_without_its_magic_is_shown_and_said_to_lack_it(
+    tmp_path: Path, is_backing: bool
+) -> None:
+    path = backing_image(tmp_path / "image", 1, 2 << 61 | 1) if is_backing else tmp_path / "image"
+    if not is_backing:
+        image(path, SMALL, copy=IN_USE)
+    whole = run("show", path).stdout.splitlines()
+    erased(path, 4096 + 24, 16)
     done = run("show", path)
-    assert done.exit_code == 1
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == ["sb.magic\t\tbad magic", *whole[1:]]
+    assert "sector 8: expected c68573f6" in done.stderr
+    assert "only its magic was erased" in done.stderr
+
+
+def test_what_is_no_bcache_any_more_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = erased(image(tmp_path / "image", SMALL), 4096 + 24, 64)
+    done = run("show", path)
+    assert (done.exit_code, done.stdout) == (1, "")
     assert "sector 8: expected c68573f6" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+async def test_of_an_unreadable_superblock_the_copy_is_shown() -> None:
+    device = MemoryDevice.holding(bytes(4096) + SMALL.pack() + IN_USE.pack() + bytes(1024 * 4096))
+    shown = await shown_superblock(BadSectorsDevice(device, [range(8, 9)]))
+    assert (shown.sector, shown.superblock) == (16, IN_USE)
+    assert "cannot read" in (shown.damage or "")
+
+
+@pytest.mark.parametrize("is_uuid_left", [False, True])
+def test_without_a_superblock_the_journal_says_how_the_set_was_made(
+    tmp_path: Path, is_uuid_left: bool
+) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(image_bytes("flash"))
+    erased(path, 4096, 40 if is_uuid_left else 4096)
+    erased(path, 4096 + 184, 32)
+    done = run("show", path)
+    assert done.exit_code == 1
+    assert "buckets of 32k, blocks of 512" in done.stdout
+    document = json.loads(run("--json", "show", path).stdout)
+    assert (document["journal"]["bucket_sectors"], document["journal"]["block_sectors"]) == (64, 1)
+    rescue, repair = document["next"]
+    assert rescue == f"bcachectl rescue -n {path} --backing DEV --geometry 32k,512"
+    options = "--superblock" if is_uuid_left else "--superblock --backing DEV"
+    assert repair == f"bcachectl repair -n {options} {path}"
+    assert json.loads(run("--json", "check", path).stdout)["next"] == document["next"]
 
 
 @pytest.mark.parametrize("size", [512, 4096, 8191])

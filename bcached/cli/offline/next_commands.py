@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The commands to type next for a set that is damaged: what can be rescued, what a repair would do."""
+
+import shlex
+from collections.abc import Sequence
+
+from bcached.device.block_device import BlockDevice
+from bcached.errors import BcachedError
+from bcached.format.superblock_fields import BackingDevice
+from bcached.store.check.checker import CheckedSet
+from bcached.store.finding import Severity
+from bcached.store.repair.layout_scan import LayoutFound, find_layout
+from bcached.store.repair.needs import StepOption, in_order, needed_steps
+from bcached.store.rescue.superblock_left import read_member_left
+from bcached.units import SECTOR_BYTES, format_size
+
+BACKING = ("--backing", "DEV")
+GIVEN_SIZES = "BUCKET,BLOCK"
+ANOTHER_DEVICE = {"set-members", "member-older", "geometry"}  # is needed: these findings say which
+
+
+async def next_for_damage(
+    checked: CheckedSet, devices: Sequence[BlockDevice], backings: Sequence[str]
+) -> list[str]:
+    """Returns the commands for what a check found.
+
+    1. None for a set that is sound, that opening repairs, or that another device is missing of. 2. A
+    superblock of which no field is left. 3. Anything else that is damaged.
+    """
+    findings = checked.findings
+    rules = {finding.rule for finding in findings.listed}
+    if findings.worst < Severity.DAMAGE or rules & ANOTHER_DEVICE or _is_backing(checked):
+        return []
+    caches = [device.path for device in devices]
+    if not checked.members:
+        for device in devices:
+            if not await _has_fields(device):
+                return without_superblock(caches, await find_layout(device), backings)
+    return [_rescue(caches, backings), *_repair(caches, needed_steps(findings))]
+
+
+def _is_backing(checked: CheckedSet) -> bool:
+    return any(isinstance(finding.cause, BackingDevice) for finding in checked.findings.listed)
+
+
+async def _has_fields(device: BlockDevice) -> bool:
+    """Whether there is a superblock, or enough of one."""
+    try:
+        await read_member_left(device, None, lambda _: None)
+    except BcachedError:
+        return False
+    return True
+
+
+def without_superblock(
+    caches: Sequence[str], layout: LayoutFound | None, backings: Sequence[str] = ()
+) -> list[str]:
+    """Returns the commands for a device that has no superblock any more, by what its journal says."""
+    if layout is None:
+        return [_rescue(caches, backings, "--geometry", GIVEN_SIZES)]
+    bucket = format_size(layout.bucket_sectors * SECTOR_BYTES) if layout.bucket_sectors else "BUCKET"
+    sizes = ["--geometry", f"{bucket},{format_size(layout.block_sectors * SECTOR_BYTES)}"]
+    options = [StepOption.SUPERBLOCK.value, *(sizes if not layout.bucket_sectors else [])]
+    options += [] if layout.set_uuid is not None else _backing(backings)
+    return [
+        _rescue(caches, backings, *sizes),
+        shlex.join(["bcachectl", "repair", "-n", *options, *caches]),
+    ]
+
+
+def _backing(backings: Sequence[str]) -> list[str]:
+    return ["--backing", backings[0]] if backings else list(BACKING)
+
+
+def _rescue(caches: Sequence[str], backings: Sequence[str], *options: str) -> str:
+    return shlex.join(["bcachectl", "rescue", "-n", *caches, *_backing(backings), *options])
+
+
+def _repair(caches: Sequence[str], steps: set[StepOption]) -> list[str]:
+    return [shlex.join(["bcachectl", "repair", "-n", *in_order(steps), *caches])] if steps else []
