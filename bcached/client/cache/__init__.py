@@ -5,5 +5,6 @@ names, object_format, serializers, carving     decisions, without a socket or a 
 known_object   all that a hit needs             recall         a hit, without a request
 commits        keys on their way to the index   session        what ends with a connection
 reading        an object from its keys          objects        what the verbs do
+new_object     objects as verbs have them       conditional_store   adds, and changes of values
 cache          the verbs                        async_cache    the verbs for asyncio
 """

@@ -3,14 +3,16 @@
 
 from typing import Any
 
-from bcached.client.cache.objects import Change, FoundObject, NewObject
+from bcached.client.cache.new_object import Change, FoundObject, NewObject
 from bcached.client.cache.serializers import Values
 
 
 def adding(values: Values, name: bytes, delta: Any) -> Change:
-    """Returns a change of the object of this name to its value plus delta, with the same expiry."""
+    """Returns a change of the object of this name, if there is one, to its value plus delta."""
 
-    def change(found: FoundObject) -> NewObject:
+    def change(found: FoundObject | None) -> NewObject | None:
+        if found is None:
+            return None
         total = values.decode(found.codec, found.value) + delta
         return NewObject(name, *values.encode(total), found.expires_at_us)
 

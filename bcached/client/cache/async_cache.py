@@ -13,7 +13,8 @@ from bcached.client.cache.adding import adding
 from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized_coroutine
 from bcached.client.cache.names import Name, name_bytes
-from bcached.client.cache.objects import FoundObject, NewObject, Objects, Stats
+from bcached.client.cache.new_object import FoundObject, NewObject
+from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.serializers import Serializer, Values
 from bcached.client.data_paths import read_cached
 from bcached.client.forks import end_in_children

@@ -10,7 +10,8 @@ from bcached.client.cache.adding import adding
 from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized
 from bcached.client.cache.names import Name, name_bytes
-from bcached.client.cache.objects import NewObject, Objects, Stats
+from bcached.client.cache.new_object import NewObject
+from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.serializers import RAW, Serializer, Values
 
 P = ParamSpec("P")

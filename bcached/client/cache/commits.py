@@ -7,7 +7,7 @@ a process that stores much sends few, large messages; the sender's thread sends 
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from bcached.client.attachment import Attachment
 from bcached.client.cache.names import SLOT_SECTORS
@@ -30,7 +30,10 @@ HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 class Pending:
     """One object's keys until their commit is answered; they were valid at `since`."""
 
-    __slots__ = ("error", "is_sent", "is_settled", "keys", "name", "offset", "seal", "since", "was_committed")
+    __slots__ = (
+        "error", "is_conditional", "is_sent", "is_settled", "keys", "name", "offset", "seal", "since",
+        "was_committed",
+    )  # fmt: skip
 
     def __init__(
         self, name: bytes, offset: int, keys: Sequence[Key], since: Instant, seal: Seal | None
@@ -38,7 +41,7 @@ class Pending:
         self.name = name
         self.offset = offset
         self.seal = seal  # of an object: all else in its slot is removed with its commit; None of a record
-        self.was_committed = False
+        self.was_committed = self.is_conditional = False
         self.keys = keys
         self.since = since
         self.is_sent = self.is_settled = False
@@ -115,6 +118,7 @@ class Commits:
 
     def add_if_unchanged(self, one: Pending, version: int, *, durable: bool = False) -> bool:
         """Commit an object if its slot's change counter has this value; returns whether it was committed."""
+        one.is_conditional = True
         self.drain()
         self._dispatch([one], durable=durable, if_versions=[version] * len(one.keys))
         self.finish(one)
@@ -163,9 +167,13 @@ class Commits:
                 self._settle()
 
     def unsettled(self) -> list[int]:
-        """Returns the offsets of objects whose commits have no answer, in the order stored."""
+        """Returns the offsets of objects whose commits have no answer, in the order stored.
+
+        Not of conditional ones: no caller has read them before they were committed, and what another process
+        has added in their place must not be dropped.
+        """
         those = [one for _, objects, _ in self._under_way for one in objects] + self._gathered
-        return [one.offset for one in those]
+        return _offsets(those)
 
     def raise_error(self) -> None:
         """Raise the first refusal that no caller has seen."""
@@ -196,7 +204,7 @@ class Commits:
         self._under_way.popleft()
         if error is not None:
             self.error = self.error or error
-            self._forget([one.offset for one in objects])
+            self._forget(_offsets(objects))
 
     def _send_one_by_one(self, objects: Sequence[Pending], *, durable: bool) -> None:
         """Repeat a commit that was refused since too much is left of longer objects in all of its slots."""
@@ -216,3 +224,8 @@ class Commits:
             one.was_committed = done.committed is None or done.committed[at - 1]
             if one.was_committed:
                 self._remember(one, done.versions[at - 1])
+
+
+def _offsets(objects: Iterable[Pending]) -> list[int]:
+    """Returns where an older object may be in place of these if they are not committed."""
+    return [one.offset for one in objects if not one.is_conditional]

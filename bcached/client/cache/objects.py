@@ -10,18 +10,17 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
+from bcached.client.cache.conditional_store import ConditionalStore
 from bcached.client.cache.expiry import now_us, unexpired
 from bcached.client.cache.names import ALL_SECTORS, offset_of
+from bcached.client.cache.new_object import Change, FoundObject, NewObject, found_object, only_if_absent
 from bcached.client.cache.object_format import (
     OBJECT_BYTES_MAX,
     PAGE_BYTES,
     RECORD,
-    Parts,
-    Seal,
     StoredObject,
     encoded,
     record_value,
-    value_at,
 )
 from bcached.client.cache.reading import StaleRead
 from bcached.client.cache.recall import Read
@@ -41,26 +40,6 @@ class Stats(NamedTuple):
     sets: int
     lost: int  # objects stored, and dropped since their commit was not answered before the connection ended
     pages_reread: int  # objects that only a direct read showed; see DESIGN
-
-
-class FoundObject(NamedTuple):
-    """An object that was found."""
-
-    codec: int
-    value: bytes
-    expires_at_us: int
-
-
-class NewObject(NamedTuple):
-    """An object to be stored."""
-
-    name: bytes
-    codec: int
-    value: bytes | memoryview
-    expires_at_us: int
-
-
-Change = Callable[[FoundObject], NewObject]
 
 
 class Objects:
@@ -96,7 +75,7 @@ class Objects:
             return found
         stored = self._run(lambda session: self._find(session, name), None)
         self.count(stored is not None, 1)
-        return _found(stored)
+        return found_object(stored)
 
     def find_many(self, names: Sequence[bytes]) -> Sequence[FoundObject | None]:
         """Returns the object of each name, and counts hits and misses."""
@@ -108,7 +87,7 @@ class Objects:
             stored = self._run(lambda session: self._find_many(session, rest), none)
             self.count(sum(one is not None for one in stored), len(rest))
             for number, one in zip(unknown, stored, strict=True):
-                found[number] = _found(one)
+                found[number] = found_object(one)
         return found
 
     def count(self, hits: int, wanted: int) -> None:
@@ -132,11 +111,11 @@ class Objects:
 
     def add(self, one: NewObject, *, durable: bool) -> bool:
         """Store an object if there is none; returns whether it was stored."""
-        return self._run(lambda session: self._add(session, one, durable=durable), False)
+        return self._store_if(one.name, only_if_absent(one), durable=durable) is not None
 
     def change(self, name: bytes, changed: Change) -> NewObject | None:
-        """Returns what was stored in place of an object, made from it; None without one."""
-        return self._run(lambda session: self._change(session, name, changed), None)
+        """Returns what was stored in place of an object, made from it; None if nothing was."""
+        return self._store_if(name, changed)
 
     def touch(self, name: bytes, expires_at_us: int) -> bool:
         """Change when an object expires; returns whether it was there."""
@@ -241,8 +220,12 @@ class Objects:
         found.update(zip(unknown, session.find_many(unknown), strict=True))
         return [unexpired(found[name]) for name in names]
 
+    def _store_if(self, name: bytes, change: Change, *, durable: bool = False) -> NewObject | None:
+        store = ConditionalStore(self._find, name, change, durable=durable)
+        return self._run(lambda session: store.run(session, self.sessions.lock), None)
+
     def _store(self, session: CacheSession, one: NewObject, *, wait: bool, durable: bool) -> None:
-        parts, seal = _encoded(session, one)
+        parts, seal = session.encoded(one)
         with self.sessions.lock:
             session.commits.raise_error()
             pending = session.store(one.name, parts, seal, durable=durable)
@@ -250,29 +233,6 @@ class Objects:
                 session.commits.finish(pending)
             elif session.commits.has_gathered:
                 self._sender.want()
-
-    def _add(self, session: CacheSession, one: NewObject, *, durable: bool) -> bool:
-        parts, seal = _encoded(session, one)
-        with self.sessions.lock:
-            session.commits.drain()
-            while True:
-                version = session.version_of(one.name)  # before the look-up
-                if self._find(session, one.name) is not None:
-                    return False
-                if session.store_if_unchanged(one.name, parts, seal, version, durable=durable):
-                    return True
-
-    def _change(self, session: CacheSession, name: bytes, changed: Change) -> NewObject | None:
-        with self.sessions.lock:
-            session.commits.drain()
-            while True:
-                version = session.version_of(name)  # before the look-up
-                found = _found(self._find(session, name))
-                if found is None:
-                    return None
-                one = changed(found)
-                if session.store_if_unchanged(name, *_encoded(session, one), version):
-                    return one
 
     def _touch(self, session: CacheSession, name: bytes, expires_at_us: int) -> bool:
         with self.sessions.lock:
@@ -300,18 +260,3 @@ class Objects:
             if durable:
                 session.flush()
             session.commits.raise_error()
-
-
-def _found(one: StoredObject | None) -> FoundObject | None:
-    return None if one is None else FoundObject(one.codec, one.value, one.expires_at_us)
-
-
-def _encoded(session: CacheSession, one: NewObject) -> tuple[Parts, Seal]:
-    """Returns an object's bytes. Raises ValueError if they are more than the set commits at once."""
-    length = value_at(len(one.name), len(one.value)) + len(one.value)
-    if length > session.object_bytes_max:
-        raise ValueError(
-            f"an object of this set has at most {session.object_bytes_max} bytes, this one {length}: "
-            "store it in parts"
-        )
-    return encoded(one.name, one.codec, one.value, now_us(), one.expires_at_us, session.block_bytes)

@@ -6,10 +6,20 @@ from collections.abc import Iterable, Sequence
 from bcached.client.attachment import Attachment
 from bcached.client.cache.carving import Carver
 from bcached.client.cache.commits import Commits, Pending
+from bcached.client.cache.expiry import now_us
 from bcached.client.cache.known_object import KnownObject, Members
 from bcached.client.cache.leasing import Leases
 from bcached.client.cache.names import RECORD_AT, SLOT_SECTORS, offset_of
-from bcached.client.cache.object_format import CHECKED_AT, OBJECT_BYTES_MAX, Parts, Seal, StoredObject
+from bcached.client.cache.new_object import NewObject
+from bcached.client.cache.object_format import (
+    CHECKED_AT,
+    OBJECT_BYTES_MAX,
+    Parts,
+    Seal,
+    StoredObject,
+    encoded,
+    value_at,
+)
 from bcached.client.cache.positions import Position, Positions
 from bcached.client.cache.read_reports import Hits
 from bcached.client.cache.reading import Reader, StaleRead
@@ -84,6 +94,16 @@ class CacheSession:
 
     # Storing
 
+    def encoded(self, one: NewObject) -> tuple[Parts, Seal]:
+        """Returns an object's bytes. Raises ValueError if they are more than the set commits at once."""
+        length = value_at(len(one.name), len(one.value)) + len(one.value)
+        if length > self.object_bytes_max:
+            raise ValueError(
+                f"an object of this set has at most {self.object_bytes_max} bytes, this one {length}: "
+                "store it in parts"
+            )
+        return encoded(one.name, one.codec, one.value, now_us(), one.expires_at_us, self.block_bytes)
+
     def store(self, name: bytes, parts: Parts, seal: Seal, *, durable: bool = False) -> Pending:
         """Write an object of this name, and commit it; returns before the answer."""
         pending = self._written(name, offset_of(name), parts, seal)
@@ -94,13 +114,12 @@ class CacheSession:
         """Returns the change counter of the name's slot, as it is now."""
         return self.changes.counter(self.inode, offset_of(name))
 
-    def store_if_unchanged(
-        self, name: bytes, parts: Parts, seal: Seal, version: int, *, durable: bool = False
-    ) -> bool:
-        """Write an object of this name, and commit it if its slot has this version; whether it has."""
-        if self.version_of(name) != version:
-            return False
-        pending = self._written(name, offset_of(name), parts, seal)
+    def written(self, name: bytes, parts: Parts, seal: Seal) -> Pending:
+        """Write an object of this name, which is not committed yet."""
+        return self._written(name, offset_of(name), parts, seal)
+
+    def commit_if_unchanged(self, pending: Pending, version: int, *, durable: bool = False) -> bool:
+        """Commit what was written if its slot has this version, and wait; returns whether it has."""
         if self.commits.add_if_unchanged(pending, version, durable=durable):
             return True
         self.at.send_oneway(verbs.release_message(tuple(pending.keys)))

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""A store that depends on what is there: adds, and changes of values.
+
+It reads the slot's change counter, looks the object up, decides, and commits on condition that the counter
+has not changed. Evictions change no counter, and need not: what is left of an object that lost a part is
+nothing to any reader, and the commit removes it. So of several callers that find nothing one stores.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from bcached.client.cache.commits import Pending
+from bcached.client.cache.new_object import Change, NewObject, found_object
+from bcached.client.cache.object_format import StoredObject
+from bcached.client.cache.session import CacheSession
+
+Find = Callable[[CacheSession, bytes], StoredObject | None]
+
+
+class ConditionalStore:
+    """One call of a verb, on one connection and, if that is lost, on the next.
+
+    The commit that was under way when a connection ended may have been carried out. Then the object that the
+    next one finds is this call's own, which is recognised by its place and its checksum: dropping it would
+    let another caller's add succeed as well, and a change would be made twice.
+    """
+
+    def __init__(self, find: Find, name: bytes, change: Change, *, durable: bool = False) -> None:
+        self._find = find
+        self._name = name
+        self._change = change
+        self._durable = durable
+        self._attempt: tuple[NewObject, Pending] | None = None  # the last one, unless it was refused
+
+    def run(self, session: CacheSession, lock: AbstractContextManager[object]) -> NewObject | None:
+        """Returns what was stored; None if the change was to leave what there was."""
+        with lock:
+            session.commits.drain()
+            while True:
+                version = session.version_of(self._name)  # before the look-up
+                found = self._find(session, self._name)
+                if self._attempt is not None and self._is_own(session, found, self._attempt[1]):
+                    return self._made_durable(session, self._attempt[0])
+                one = self._change(found_object(found))
+                if one is None or self._store(session, one, version):
+                    return one
+
+    def _store(self, session: CacheSession, one: NewObject, version: int) -> bool:
+        """Returns whether it was stored: not if the slot was changed since."""
+        parts, seal = session.encoded(one)
+        if session.version_of(self._name) != version:
+            return False
+        pending = session.written(self._name, parts, seal)
+        self._attempt = one, pending
+        if session.commit_if_unchanged(pending, version, durable=self._durable):
+            return True
+        self._attempt = None
+        return False
+
+    def _is_own(self, session: CacheSession, found: StoredObject | None, attempt: Pending) -> bool:
+        if found is None or attempt.seal is None or found.crc != attempt.seal.crc:
+            return False
+        position = session.positions.get(self._name)
+        return position is not None and position.keys[0].pointers == attempt.keys[0].pointers
+
+    def _made_durable(self, session: CacheSession, one: NewObject) -> NewObject:
+        if self._durable:
+            session.flush()
+        return one
