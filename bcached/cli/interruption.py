@@ -11,17 +11,16 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def ends_by_signal() -> Iterator[None]:
-    """Let one of the signals end what is inside, which is no error: for commands that wait for a program."""
+def signals_interrupt() -> Iterator[None]:
+    """Let each of the signals raise KeyboardInterrupt inside, as Ctrl-C alone does otherwise."""
 
-    def end(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         del number, frame
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, end) for number in ENDS}
+    before = {number: signal.signal(number, interrupt) for number in ENDS}
     try:
-        with suppress(KeyboardInterrupt):
-            yield
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,10 +2,6 @@
 """`bcachectl view`: a backing device with its dirty data, as a network block device; neither is written."""
 
 import asyncio
-import importlib.util
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,9 +13,8 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
-from bcached.cli.interruption import ends_by_signal
-from bcached.cli.main import Failed
 from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.rescue import CONFIDENCE
 from bcached.cli.paths import PATH
 from bcached.errors import SetRefused
@@ -34,10 +29,6 @@ from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_
 from bcached.store.rescue.rescue import Rescue, first_data_sector
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES, format_size
-
-ENGINE = "nbdkit"
-PLUGIN = "bcached.device.view_plugin"  # run by nbdkit, never imported
-MISSING = "the program nbdkit and its Python plugin are needed (Debian: nbdkit, nbdkit-plugin-python)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +64,8 @@ class Exported:
         "bcachectl view --cow /dev/sdc --backing /dev/sdb   it can be written; that is lost at the end",
         "bcachectl view --dm-table /dev/sdc --backing /dev/sdb | dmsetup create --readonly merged",
     )
+    + "\n\nExit status: 0 exported until Ctrl-C, SIGTERM or SIGHUP (with --dm-table: printed), 1 not, or "
+    "nbdkit ended by itself, 2 usage, 130 Ctrl-C before the export began.",
 )
 @click.argument("caches", metavar="CACHE...", type=PATH, nargs=-1, required=True)
 @click.option("--backing", metavar="DEV", type=PATH, help="The backing device below the dirty data.")
@@ -115,19 +108,14 @@ def view(
         raise click.UsageError("expected --backing DEV or --volume N")
     if dm_table and (cow or socket_path is not None):
         raise click.UsageError("--dm-table exports nothing: it is for neither --cow nor --socket")
-    if shutil.which(ENGINE) is None and not dm_table:
-        raise Failed(MISSING)
+    if not dm_table:
+        refuse_without_engine()
     warn_if_used([*caches, *([backing] if backing is not None else [])])
     exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence]))
     if dm_table:
         _print_table(options, exported)
         return
-    with tempfile.TemporaryDirectory(prefix="bcachectl-view-") as folder:
-        map_path = Path(folder, "map")
-        map_path.write_bytes(exported.rows)
-        path = socket_path or str(Path(folder, "socket"))
-        engine = [*_engine(path, cow=cow), *exported.parameters(str(map_path))]
-        _serve(options, [*engine, "--run", 'echo "$uri"; exec cat'], exported)
+    _export(options, exported, socket_path, cow=cow)
 
 
 def _print_table(options: GlobalOptions, exported: Exported) -> None:
@@ -142,20 +130,6 @@ def _print_table(options: GlobalOptions, exported: Exported) -> None:
         return
     for target in targets:
         click.echo(str(target))
-
-
-def _engine(socket_path: str, *, cow: bool) -> list[str]:
-    spec = importlib.util.find_spec(PLUGIN)
-    assert spec is not None
-    assert spec.origin is not None
-    return [
-        ENGINE,
-        "-U",
-        socket_path,
-        *(["--filter=cow"] if cow else ["-r"]),
-        "python",
-        f"script={spec.origin}",
-    ]
 
 
 async def _find(
@@ -188,23 +162,18 @@ async def _find(
             return Exported(packed_map(rescue.chosen(), first), size_bytes, files, device.data_path, first)
 
 
-def _serve(options: GlobalOptions, command: Sequence[str], exported: Exported) -> None:
-    """Run nbdkit until it ends or a signal does. It ends with this process, since it reads from it."""
-    engine = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    assert engine.stdin is not None
-    assert engine.stdout is not None
-    try:
-        with ends_by_signal():
-            uri = engine.stdout.readline().strip()
-            if not uri:
-                raise Failed(f"nbdkit failed with status {engine.wait()}: {shlex.join(command)}; {MISSING}")
-            answer(options, {"uri": uri, "size_bytes": exported.size_bytes}, lambda: _lines(uri, exported))
+def _export(options: GlobalOptions, exported: Exported, socket_path: str | None, *, cow: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="bcachectl-view-") as folder:
+        map_path = Path(folder, "map")
+        map_path.write_bytes(exported.rows)
+        path = socket_path or str(Path(folder, "socket"))
+
+        def announce() -> None:
+            document = {"uri": uri_of(path), "size_bytes": exported.size_bytes}
+            answer(options, document, lambda: _lines(uri_of(path), exported))
             sys.stdout.flush()
-            engine.wait()
-    finally:
-        engine.stdin.close()
-        engine.stdout.close()
-        engine.wait()
+
+        serve(path, exported.parameters(str(map_path)), cow=cow, on_ready=announce)
 
 
 def _lines(uri: str, exported: Exported) -> str:

@@ -2,6 +2,8 @@
 """`bcachectl view`: what a client of the export reads is what the kernel read, and nothing is written."""
 
 import json
+import os
+import select
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,8 @@ from instruments.samples.kernel_images import image_bytes
 
 BIN = Path(sys.executable).parent
 DATA_AT = 8192  # of the backing device
+PATIENCE_S = 100
+EXPORTED, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def has_python_plugin() -> bool:
@@ -45,21 +49,43 @@ def paths(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
+def viewing(*arguments: object, path: str | None = None) -> Iterator["subprocess.Popen[str]"]:
+    """The program, killed if it still runs at the end."""
+    command: list[str | Path] = [BIN / "bcachectl", "--json", "view", *map(str, arguments)]
+    environment = {**os.environ, "PATH": path or os.environ["PATH"]}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
+def announced(program: "subprocess.Popen[str]") -> str:
+    """The URI, once there is one."""
+    assert program.stdout is not None
+    text = ""
+    while not text.endswith("}\n"):
+        line = program.stdout.readline()
+        assert line, "it ended"
+        text += line
+    return str(json.loads(text)["uri"])
+
+
+@contextmanager
 def viewed(*arguments: object, end: int = signal.SIGINT) -> Iterator[str]:
     """The URI of an export, for as long as the block lasts."""
-    command: list[str | Path] = [BIN / "bcachectl", "--json", "view", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        text = ""
-        while not text.endswith("}\n"):
-            line = program.stdout.readline()
-            assert line, "it ended"
-            text += line
-        try:
-            yield str(json.loads(text)["uri"])
-        finally:
-            program.send_signal(end)
-            assert program.wait() == 0
+    with viewing(*arguments) as program:
+        yield announced(program)
+        program.send_signal(end)
+        assert (program.wait(PATIENCE_S), program.communicate()) == (EXPORTED, ("", ""))
+
+
+def engine_of(program: "subprocess.Popen[str]") -> int:
+    """The pid of its nbdkit."""
+    (pid,) = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+    return int(pid)
 
 
 def contents(uri: str, folder: Path) -> bytes:
@@ -119,6 +145,61 @@ async def test_what_is_not_sure_is_shown_when_asked_for(paths: tuple[Path, Path]
         assert 0 < len(wrong_sectors("crash", bytes(DATA_AT) + contents(uri, tmp_path))) < 2000
     with viewed(cache, "--backing", backing, "--confidence", "newest") as uri:
         assert wrong_sectors("crash", bytes(DATA_AT) + contents(uri, tmp_path)) == set()
+
+
+@needs_nbdkit
+def test_the_end_of_nbdkit_is_a_failure_and_changes_no_device(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cache, backing = paths
+    socket = tmp_path / "socket"
+    with viewing("--cow", "--socket", socket, cache, "--backing", backing) as program:
+        uri = announced(program)
+        write = ["qemu-io", "-f", "raw", "-c", "write -P 7 0 1M", uri]
+        subprocess.run(write, check=True, capture_output=True)
+        os.kill(engine_of(program), signal.SIGKILL)
+        _, said = program.communicate(timeout=PATIENCE_S)
+    assert program.returncode == FAILED
+    assert said.startswith("bcachectl: nbdkit ended with status")
+    assert "neither device was written" in said
+    assert not socket.exists(), "a client must not wait for an answer"
+    assert (cache.read_bytes(), backing.read_bytes()) == (image_bytes("crash"), backing_bytes("crash"))
+
+
+@needs_nbdkit
+def test_nbdkit_ends_with_the_program_that_began_it(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, backing = paths
+    with viewing("--socket", tmp_path / "socket", cache, "--backing", backing) as program:
+        announced(program)
+        engine = os.pidfd_open(engine_of(program))
+        program.kill()
+        ended, _, _ = select.select([engine], [], [], PATIENCE_S)
+        os.close(engine)
+    assert ended == [engine]
+
+
+def test_a_signal_before_there_is_an_export_is_an_interruption(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The engine here is one that begins, and never serves."""
+    (tmp_path / "nbdkit").write_text(f"#!/bin/sh\necho > {tmp_path}/begun\nexec sleep 1000\n")
+    (tmp_path / "nbdkit").chmod(0o755)
+    os.mkfifo(tmp_path / "begun")
+    with viewing(paths[0], "--backing", paths[1], path=f"{tmp_path}:{os.environ['PATH']}") as program:
+        (tmp_path / "begun").read_text()
+        program.send_signal(signal.SIGINT)
+        said = program.communicate(timeout=PATIENCE_S)
+    assert (program.returncode, said) == (INTERRUPTED, ("", "bcachectl: interrupted: nothing was exported\n"))
+
+
+def test_an_engine_that_does_not_start_is_a_failure(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "nbdkit").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "nbdkit").chmod(0o755)
+    with viewing(paths[0], "--backing", paths[1], path=f"{tmp_path}:{os.environ['PATH']}") as program:
+        _, said = program.communicate(timeout=PATIENCE_S)
+    assert program.returncode == FAILED
+    assert "nbdkit ended with status 3" in said
+    assert "nbdkit-plugin-python" in said
 
 
 def test_it_wants_to_know_whose_data(paths: tuple[Path, Path]) -> None:
