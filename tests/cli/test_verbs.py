@@ -171,7 +171,7 @@ def test_top_draws_on_a_terminal_until_ctrl_c(shell: Shell) -> None:
 
 def test_top_says_what_a_small_terminal_leaves_out_and_knows_its_keys(shell: Shell) -> None:
     top = Top(shell, 80, 24)
-    top.wait_for(b"left out: enlarge the window")
+    top.wait_for(b"left out: policy, ")
     top.type(b"?")
     top.wait_for(b"q or Ctrl-C")
     top.type(b" ")

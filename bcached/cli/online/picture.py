@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The state of a set, drawn for people: what `status` prints once and `top` keeps drawing."""
 
-from collections.abc import Iterable
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,25 +17,25 @@ LOW_SHARE = 0.25  # a list emptier than this is worth a look
 
 def picture(state: SetState, rates: dict[str, float] | None = None) -> RenderableType:
     """The whole set: a few lines about all of it, then each member; rates are of `top`."""
-    parts: list[RenderableType] = [heading(state), facts(state, rates or {})]
+    parts: list[RenderableType] = [heading(state, state.set_uuid), pairs(facts(state, rates or {}))]
     for member in state.members:
-        parts += [Text(), member_heading(member), beside(free_lists(member, state), buckets(member))]
-        parts.append(activity(member))
+        lists = beside(free_lists(member, state), buckets(member.buckets, member.bucket_count))
+        parts += [Text(), member_heading(member), lists, pairs(activity(member))]
     if state.volumes:
-        parts += [Text(), volumes(state)]
+        parts += [Text(), volumes(state, VOLUMES_SHOWN)]
     return Group(*parts)
 
 
-def heading(state: SetState) -> Text:
+def heading(state: SetState, name: str) -> Text:
     """Which set, and whether it works."""
-    text = Text.assemble(("set ", "bold"), state.set_uuid, "  ")
+    text = Text.assemble(("set ", "bold"), name, "  ")
     if state.failed is not None:
         return text.append(f"FAILED: {state.failed}", "bold red")
     return text.append("working", "green")
 
 
-def facts(state: SetState, rates: dict[str, float]) -> Table:
-    """Returns a table of facts on the whole set."""
+def facts(state: SetState, rates: dict[str, float]) -> dict[str, str]:
+    """Returns facts on the whole set, by their names."""
     waiting = sum(state.waiters.values())
     oldest = f", the oldest for {state.oldest_wait_s:.1f} s" if waiting else ""
     collections = sum(state.gc_runs.values())
@@ -45,9 +43,9 @@ def facts(state: SetState, rates: dict[str, float]) -> Table:
         "policy": f"{state.replacement}, discards {'on' if state.discard else 'off'}, "
         + ("synchronous" if state.synchronous else "not synchronous: the cache is empty after every start"),
         "waiting": f"{waiting}{oldest}",
-        "reserved": f"{format_size(state.reserved_sectors * SECTOR_BYTES)}, {state.holders} connected"
+        "reserved": f"{amount(state.reserved_sectors * SECTOR_BYTES)}, {state.holders} connected"
         + (f", {state.quarantined_holders} in quarantine" if state.quarantined_holders else ""),
-        "allocated": format_size(state.allocated_sectors * SECTOR_BYTES)
+        "allocated": amount(state.allocated_sectors * SECTOR_BYTES)
         + f" so far, {plural(state.open_buckets, 'bucket')} open",
         "failures": counted(state.allocation_failures),
         "gc": f"{collections} ({counted(state.gc_runs)})" + (", running now" if state.gc_running else ""),
@@ -66,8 +64,15 @@ def facts(state: SetState, rates: dict[str, float]) -> Table:
     if lost := lost_in_words(state.index):
         lines["not found"] = lost
     if rates:
-        lines["per second"] = counted(rates)
-    return pairs(lines.items())
+        lines["per second"] = rates_in_words(rates)
+    return lines
+
+
+def rates_in_words(rates: dict[str, float]) -> str:
+    """Returns a line on what happens each second."""
+    size = amount(round(rates["sectors allocated"]) * SECTOR_BYTES)
+    others = {name: rate for name, rate in rates.items() if name != "sectors allocated"}
+    return f"{size} allocated, {counted(others)}" if any(rates.values()) else "nothing"
 
 
 def index_in_words(index: IndexState) -> str:
@@ -119,10 +124,10 @@ def counted(numbers: dict[str, int] | dict[str, float]) -> str:
     return ", ".join(parts) or "none"
 
 
-def pairs(lines: Iterable[tuple[str, str]]) -> Table:
+def pairs(lines: dict[str, str]) -> Table:
     """Returns a table of names and values, one a line."""
     table = Table.grid(padding=(0, 2))
-    for name, value in lines:
+    for name, value in lines.items():
         table.add_row(Text(name, "dim"), Text(value))
     return table
 
@@ -175,15 +180,15 @@ def bar(part: int, whole: int, *, warns: bool = False) -> Text:
     return Text.assemble((full_part * full, colour), (rest * (BAR_WIDTH - full), "bright_black"))
 
 
-def buckets(member: MemberState) -> Table:
+def buckets(states: dict[str, int], total: int) -> Table:
     """Returns a table of buckets by state."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("state")
     table.add_column("buckets", justify="right")
     table.add_column("share", justify="right")
-    for name, count in member.buckets.items():
+    for name, count in states.items():
         if count:
-            table.add_row(name, f"{count:,}", f"{100 * count / member.bucket_count:.1f} %")
+            table.add_row(name, f"{count:,}", percent(count, total))
     return table
 
 
@@ -209,35 +214,33 @@ def written_in_words(member: MemberState) -> str:
     return f"{amount(total)}{times} ({causes})" if total else "nothing yet"
 
 
-def volumes(state: SetState) -> RenderableType:
+def volumes(state: SetState, shown: int) -> RenderableType:
     """Returns a table of the volumes with the most data: what each holds, and how well it serves."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("volume", "label", "live", "dirty", "keys", "look-ups", "hits", "of bytes"):
         table.add_column(column, justify="left" if column in ("volume", "label") else "right")
     by_size = sorted(state.volumes.items(), key=lambda item: -item[1].live_sectors)
-    for inode, one in by_size[:VOLUMES_SHOWN]:
+    for inode, one in by_size[:shown]:
         sizes = (amount(sectors * SECTOR_BYTES) for sectors in (one.live_sectors, one.dirty_sectors))
         hits = percent(one.lookup_hits, one.lookups)
         hit_bytes = percent(one.lookup_hit_sectors, one.lookup_sectors)
         table.add_row(inode, Text(one.label), *sizes, f"{one.keys:,}", f"{one.lookups:,}", hits, hit_bytes)
-    left_out = len(by_size) - VOLUMES_SHOWN
+    left_out = len(by_size) - shown
     if left_out <= 0:
         return table
     return Group(table, f"and {plural(left_out, 'more volume')}: bcachectl --json status")
 
 
-def activity(member: MemberState) -> Table:
-    """Returns a table of the device's activity so far, and its gen distances."""
+def activity(member: MemberState) -> dict[str, str]:
+    """Returns facts on the device's activity so far, and its gen distances, by their names."""
     gens = f"{member.gen_distance_index} ahead of the index, {member.gen_distance_disk} of the disk"
     held_back = f", {plural(member.held_back_by_gen, 'bucket')} held back" if member.held_back_by_gen else ""
-    return pairs(
-        (
-            ("taken", counted(member.allocations)),
-            ("invalidated", counted(member.invalidations)),
-            ("contents", contents_in_words(member)),
-            ("written", written_in_words(member)),
-            ("prio writes", f"{member.prio_writes:,}, {plural(member.discards, 'bucket')} discarded"),
-            ("gens", gens + held_back + " (96 at most)"),
-            ("journal", f"{member.journal_free_buckets} of {member.journal_bucket_count} buckets free"),
-        )
-    )
+    return {
+        "taken": counted(member.allocations),
+        "invalidated": counted(member.invalidations),
+        "contents": contents_in_words(member),
+        "written": written_in_words(member),
+        "prio writes": f"{member.prio_writes:,}, {plural(member.discards, 'bucket')} discarded",
+        "gens": gens + held_back + " (96 at most)",
+        "journal": f"{member.journal_free_buckets} of {member.journal_bucket_count} buckets free",
+    }

@@ -11,18 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 
 import click
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.segment import Segment
-from rich.style import Style
 
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import until_interrupted
 from bcached.cli.online.daemon import connected
-from bcached.cli.online.picture import picture
+from bcached.cli.online.layouts import Fitted, layouts
 from bcached.client.client import Client
 from bcached.set_state import SetState
-from bcached.units import plural
 
 HELP = """Keys of bcachectl top
 
@@ -30,7 +27,8 @@ HELP = """Keys of bcachectl top
   ? or h        this help; any key ends it
 
 Free lists: buckets ready in each reserve, of how many; a nearly empty one is yellow.
-Buckets: how many are in each state. What each figure means: bcachectl(8), docs/monitoring.md.
+Buckets: how many are in each state; metadata is what bcache itself keeps on
+the device. A larger window shows more. What each figure means: bcachectl(8), docs/monitoring.md.
 """
 
 
@@ -47,7 +45,7 @@ Buckets: how many are in each state. What each figure means: bcachectl(8), docs/
 def top(options: GlobalOptions, interval: float) -> None:
     """Show the set's state, live, until q or Ctrl-C; ? shows the keys.
 
-    What does not fit on the terminal is left out, and the last line says so. Without a terminal, or with
+    What does not fit on the terminal is left out, and the last line says what. Without a terminal, or with
     --json, use status.
     """
     console = Console(highlight=False)
@@ -70,12 +68,12 @@ async def draw(path: str, live: Live, interval_ms: int) -> None:
         with keys(screen.typed):
             async for state in states:
                 now = time.monotonic()
-                screen.show(picture(state, rates(before, state, now)))
+                screen.show(Fitted(layouts(state, rates(before, state, now))))
                 before = state, now
 
 
 class Screen:
-    """What is on the terminal: the picture, cut to its height, or the help."""
+    """What is on the terminal: the picture, or the help."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -86,8 +84,7 @@ class Screen:
     def show(self, drawn: RenderableType) -> None:
         """Show a new picture, unless the help is shown."""
         self._picture = drawn
-        shown = HELP if self._has_help else Fitted(drawn)
-        self._live.update(shown, refresh=True)
+        self._live.update(HELP if self._has_help else drawn, refresh=True)
 
     def typed(self, key: str) -> None:
         """Handle a key: q ends it, ? shows the help, and any key ends that."""
@@ -96,25 +93,6 @@ class Screen:
             return
         self._has_help = not self._has_help and key in ("?", "h")
         self.show(self._picture)
-
-
-class Fitted:
-    """A picture cut to the terminal; the last line says how much was left out."""
-
-    def __init__(self, drawn: RenderableType) -> None:
-        self._drawn = drawn
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(self._drawn, options.update(height=None), pad=False)
-        height = console.height
-        left_out = max(len(lines) - height + 1, 0) if len(lines) > height else 0
-        for number, line in enumerate(lines[: height - 1] if left_out else lines):
-            yield from line
-            if left_out or number + 1 < len(lines):
-                yield Segment.line()
-        if left_out:
-            text = f"{plural(left_out, 'line')} left out: enlarge the window, or see bcachectl status"
-            yield Segment(text[: options.max_width], Style(reverse=True))
 
 
 @contextmanager

@@ -152,7 +152,8 @@ def test_top_tells_what_went_on_each_second_since_the_picture_before() -> None:
     assert rates(None, later, 1.0) == {}
     told = rates((state(), 10.0), later, 12.0)
     assert (told["sectors allocated"], told["prio writes"], told["discarded"]) == (1000, 2, 0)
-    assert "sectors allocated 1,000" in drawn(later, **told)
+    assert "500k allocated, prio writes 2" in drawn(later, **told)
+    assert "nothing" in drawn(later, **rates((later, 10.0), later, 12.0))
 
 
 def test_counts_have_the_right_number_and_hits_are_in_per_cent() -> None:
