@@ -9,11 +9,14 @@ from dataclasses import dataclass
 
 from . import readme
 from .container import OPERATOR, Container
+from .partition import NAME as PARTITION
 
 SERVICE, SOCKET, METRICS = "bcached.service", "bcached.socket", "bcached-metrics.socket"
 TARGET = "bcached.target"
+DISK_SERVICE = "bcached@disk.service"
 CONFIG = "/etc/bcached/bcached.toml"
 START_S = 60.0  # on a machine that does much else
+OLD_WRITERS = "writers of a previous run"  # a start waits ten seconds for them
 OLD_BURST = 5  # restarts after which systemd gives up by default
 
 
@@ -23,6 +26,7 @@ class Case:
 
     claim: str
     run: Callable[[Container], None]
+    needs_partition: bool = False
 
 
 def install(machine: Container) -> None:
@@ -178,6 +182,40 @@ def second_set(machine: Container) -> None:
     assert machine.property(SERVICE, "ActiveState") == "active"
 
 
+def block_device(machine: Container) -> None:
+    """docs/installing.md's commands make a set on a partition, with the rule and the drop-in as shipped."""
+    properties = f"udevadm info -q property -n /dev/disk/by-partlabel/{PARTITION}"
+    machine.run("mkdir -p /root/away && mv /etc/udev/rules.d/68-bcached.rules /root/away")
+    reread = (
+        f"udevadm control --reload && udevadm trigger --settle --name-match=disk/by-partlabel/{PARTITION}"
+    )
+    machine.run(reread)
+    assert "ID_FS_TYPE=bcached" not in machine.run(properties), "or the rule would prove nothing"
+    machine.run("mv /root/away/68-bcached.rules /etc/udev/rules.d")
+    for command in readme.blocks("On a block device", readme.INSTALLING.read_text())[0]:
+        machine.run(command, user=OPERATOR)
+    assert "ID_FS_TYPE=bcached" in machine.run(properties)
+    device = f"/dev/disk/by-partlabel/{PARTITION}"
+    assert machine.run(f"stat -L -c '%G %a' {device}").split() == ["bcached", "660"]
+    data, disk = b"disk" * 4096, "bcachectl --socket /run/bcached-disk/io.bcached"
+    machine.run(f"{disk} write 0 0", user=OPERATOR, feed=data)
+    machine.run("udevadm settle")  # the event of a node that was closed after writing
+    assert machine.run(f"stat -L -c '%G %a' {device}").split() == ["bcached", "660"]
+    pid = main_pid(machine, DISK_SERVICE)
+    machine.run(f"kill -9 {pid}")
+    comes_back(machine, pid, DISK_SERVICE)
+    machine.run(f"systemctl restart {DISK_SERVICE}")
+    assert machine.ends(f"{disk} read 0 0 16k", user=OPERATOR).stdout == data
+    assert '"level":"warning"' not in machine.journal(DISK_SERVICE)
+    assert OLD_WRITERS not in machine.journal(DISK_SERVICE)
+    assert device in machine.run(f"{disk} status")
+    assert "in use" in machine.run(f"bcachectl make {device}", check=False)
+    machine.run(
+        "systemctl disable --now bcached@disk.socket bcached-metrics@disk.socket bcached@disk.service"
+    )
+    machine.run(f"bcachectl check {device}")
+
+
 def upgraded(machine: Container) -> None:
     """A second `make install` leaves a daemon that runs alone; a restart takes the new program."""
     pid, before = main_pid(machine), fetched(machine)
@@ -189,6 +227,7 @@ def upgraded(machine: Container) -> None:
     machine.run(f"systemctl daemon-reload && systemctl restart {SERVICE}")
     assert fetched(machine) == before
     assert 'version="9.9.9"' in machine.run("curl -s http://127.0.0.1:9712/metrics")
+    assert OLD_WRITERS not in machine.journal(SERVICE), "no client wrote when it was stopped or killed"
 
 
 def uninstalled(machine: Container) -> None:
@@ -211,6 +250,7 @@ CASES = {
     "wrong-configuration": Case("a start with a wrong file is tried once", wrong_configuration),
     "stop": Case("stop is clean; that of the target lasts", stop),
     "second-set": Case("the template serves another set", second_set),
+    "block-device": Case("a partition, with the udev rule and the drop-in", block_device, True),
     "upgraded": Case("a second install replaces a program that runs", upgraded),
     "uninstalled": Case("an uninstall leaves configuration and images", uninstalled),
 }

@@ -11,6 +11,8 @@ from typing import Self
 
 from kernel.errors import HarnessFailed
 
+from .partition import Partition
+
 BOOT_S, COMMAND_S, POWEROFF_S = 60.0, 120.0, 60.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPERATOR = "keeper"
@@ -18,9 +20,14 @@ NOT_COPIED = shutil.ignore_patterns(".*", "var", "build", "dist", "*.egg-info", 
 
 
 class Container:
-    """Booted for as long as the block runs; its folder is the caller's to remove."""
+    """Booted for as long as the block runs; its folder is the caller's to remove.
 
-    def __init__(self, root: Path, wheels: Path, checkout: Path, folder: Path) -> None:
+    With a partition, udev runs in it, too, and knows that disk.
+    """
+
+    def __init__(
+        self, root: Path, wheels: Path, checkout: Path, folder: Path, partition: Partition | None = None
+    ) -> None:
         self.root = folder / "root"
         self._log = folder / "nspawn.log"
         subprocess.run(["cp", "-a", "--reflink=auto", root, self.root], check=True)
@@ -31,6 +38,7 @@ class Container:
         (self.root / "etc/sudoers.d/keeper").write_text(f"{OPERATOR} ALL=(ALL) NOPASSWD: ALL\n")
         (self.root / "etc/hostname").write_text("bcached-test\n")
         (self.root / "etc/hosts").write_text("127.0.0.1 localhost bcached-test\n")
+        self.partition = partition
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
 
@@ -39,12 +47,17 @@ class Container:
         command = ["systemd-nspawn", "-q", "--boot", "--private-network", "--register=no", "-M", name]
         if not Path("/run/systemd/system").is_dir():
             command.append("--keep-unit")  # no service manager here that could give it a unit
+        # Where /sys can be written to, systemd-udevd starts.
+        environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"} if self.partition else None
+        masked = self.root / "etc/systemd/system/systemd-udev-trigger.service"
+        masked.symlink_to("/dev/null")  # it would ask for events of all of this machine's devices
         with self._log.open("wb") as log:
             self._nspawn = subprocess.Popen(
-                [*command, "-D", self.root], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*command, "-D", self.root], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
             )
         try:
             self._wait_for_boot()
+            self._plug_in()
             self.run(f"useradd -m {OPERATOR} && chown -R {OPERATOR}: /checkout")
         except BaseException:
             self._kill()
@@ -131,6 +144,13 @@ class Container:
             if done.stdout.strip() in (b"running", b"degraded"):
                 return
         raise HarnessFailed(f"systemd did not come up: {self._log.read_text(errors='replace')[-500:]}")
+
+    def _plug_in(self) -> None:
+        """Make the nodes, which the kernel makes outside of containers, and have the events of a new disk."""
+        nodes = {} if self.partition is None else self.partition.nodes
+        for name, number in nodes.items():
+            self.run(f"mknod -m 0600 /dev/{name} b {number}")
+            self.run(f"udevadm trigger --settle --action=add /sys/class/block/{name}")
 
     def _kill(self) -> None:
         assert self._nspawn is not None

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the harness reads and decides, without a container: README's commands, the mirror, what is missing."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from kernel.errors import CannotRun
 
-from . import readme, root
+from . import partition, readme, root
 
 TARGETS = """\
 http://security.example/debian-security/ bookworm-security main
@@ -26,6 +30,30 @@ def test_readme_says_how_to_install_start_and_add_a_set() -> None:
     assert first[0] == "sudo make install"
     assert any(line.startswith("sudo systemctl enable --now") for line in first)
     assert any("bcached@fast.service" in line for line in second)
+
+
+def test_the_block_of_a_block_device_names_the_partition_that_is_made_for_it() -> None:
+    (block,) = readme.blocks("On a block device", readme.INSTALLING.read_text())
+    assert any(partition.NAME in line for line in block)
+    drop_in = readme.README.parent / "systemd/block-device.conf"
+    assert f"DeviceAllow=/dev/disk/by-partlabel/{partition.NAME} rw" in drop_in.read_text().splitlines()
+
+
+def test_a_disk_has_a_named_partition(tmp_path: Path) -> None:
+    blkid = shutil.which("blkid")
+    if blkid is None:
+        pytest.skip("blkid is not installed")
+    disk = tmp_path / "disk.img"
+    partition.write_disk(disk, "bcached-one")
+    said = subprocess.run([blkid, "-p", disk], capture_output=True, text=True)
+    assert 'PTTYPE="gpt"' in said.stdout, said.stderr
+    assert "bcached-one".encode("utf-16-le") in disk.read_bytes()[: 1 << 20]
+
+
+def test_without_loop_devices_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(CannotRun, match="losetup is not installed"), partition.Partition(tmp_path):
+        pass
 
 
 def test_a_missing_section_is_told() -> None:
