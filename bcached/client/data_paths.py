@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from bcached.client.aligned_buffers import PART_BYTES, AlignedBuffers
+from bcached.client.scattered_reads import NOT_IN_MEMORY, FileRange, ScatteredRead
 from bcached.errors import DeviceError
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
@@ -19,7 +20,6 @@ from bcached.wire.messages import Device
 
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 AT_ONCE_BYTES = 1 << 16  # copied from the page cache in a few microseconds
-NOT_IN_MEMORY = (errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL)  # or the file system cannot tell
 
 
 class DataPath:
@@ -94,6 +94,20 @@ class DataPaths:
         path = self._path(pointer.device, write=False)
         assert not path.is_direct, "direct read into unaligned memory"
         return self._read_cached(path, pointer, length)
+
+    def fill(self, scattered: ScatteredRead, extents: "Sequence[tuple[Pointer, int]]") -> None:
+        """Read so many bytes at each pointer, one behind the other, from the page cache."""
+        paths = [self._path(pointer.device, write=False) for pointer, _ in extents]  # open until the end
+        assert not any(path.is_direct for path in paths), "direct read into unaligned memory"
+        try:
+            scattered.fill(
+                [
+                    FileRange(path.descriptor, pointer.sector * SECTOR_BYTES, length)
+                    for path, (pointer, length) in zip(paths, extents, strict=True)
+                ]
+            )
+        except OSError as error:
+            raise self._failed("read", extents[0][0], error) from None
 
     def _read_cached(self, path: DataPath, pointer: Pointer, length: int) -> bytes:
         try:

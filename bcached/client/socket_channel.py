@@ -77,15 +77,16 @@ class SocketChannel:
             self._give_up(call)
             raise
 
-    def send(self, call: Call[Any]) -> None:
-        """Send a call; `news` waits for its replies."""
+    def send(self, *calls: Call[Any]) -> None:
+        """Send calls together; `news` waits for their replies."""
         self._refuse_within_another()
         try:
-            self._send(call)
+            self._send(*calls)
             with self._lock:
-                self._hand_on(call)
+                self._hand_on(calls[0])
         except BaseException:
-            self._give_up(call)
+            for call in calls:
+                self._give_up(call)
             raise
 
     def news(self, call: Call[Any]) -> bool:
@@ -143,8 +144,9 @@ class SocketChannel:
         finally:
             self._in_step = 0
 
-    def _ask(self, call: Call[Any]) -> None:
-        self._exchange.ask(call)
+    def _ask(self, *calls: Call[Any]) -> None:
+        for call in calls:
+            self._exchange.ask(call)
         self._push()
 
     def _push(self) -> None:
@@ -187,13 +189,13 @@ class SocketChannel:
 
     # A call
 
-    def _send(self, call: Call[Any]) -> None:
+    def _send(self, *calls: Call[Any]) -> None:
         with self._lock:
-            self._step(self._ask, call)
+            self._step(self._ask, *calls)
             if self._lead is None:
-                self._lead = call, get_ident()
+                self._lead = calls[0], get_ident()
         if self._unsent:
-            self._send_the_rest(call)
+            self._send_the_rest(calls[0])
 
     def _send_the_rest(self, call: Call[Any]) -> None:
         """Continue until all is sent; the daemon may wait for its replies to be read first."""

@@ -18,12 +18,13 @@ from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.serializers import Serializer, Values
 from bcached.client.data_paths import read_cached
 from bcached.client.forks import end_in_children
+from bcached.client.scattered_reads import LONG_BYTES
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 THREADS = 8
-AT_ONCE_BYTES = 1 << 18  # copied and checked in the event loop, in some 30 microseconds
+AT_ONCE_BYTES = LONG_BYTES  # copied and checked in the event loop, in some 30 microseconds
 
 
 class AsyncCache:

@@ -48,22 +48,23 @@ class Carver:
         self._leases.append(_Lease(bucket))
         self.sectors_left += bucket.sectors
 
-    def cut(self, inode: int, offset: int, sectors: int) -> list[Key]:
-        """Returns the keys, clean, of an object at this offset of the volume."""
-        assert not self.lacking(sectors), "more is cut than was leased"
-        lease = self._leases[0]
-        if lease.sectors < sectors <= self._small:
+    def needs_lease(self, sectors: int) -> bool:
+        """Whether a bucket is to be leased before anything can be cut for so many sectors."""
+        leases = self._leases
+        return not leases or (len(leases) == 1 and leases[0].sectors < sectors <= self._small)
+
+    def cut(self, inode: int, offset: int, sectors: int) -> Key:
+        """Returns a clean key at this offset of the volume, of so many sectors or what a bucket has left."""
+        assert not self.needs_lease(sectors), "more is cut than was leased"
+        if self._leases[0].sectors < sectors <= self._small:
             self._skip()
-        keys = []
-        while sectors:
-            lease = self._leases[0]
-            count = min(sectors, lease.sectors)
-            keys.append(Key(inode, offset, count, False, lease.first(count)))
-            if not lease.sectors:
-                self._leases.popleft()
-            self.sectors_left -= count
-            offset, sectors = offset + count, sectors - count
-        return keys
+        lease = self._leases[0]
+        count = min(sectors, lease.sectors)
+        key = Key(inode, offset, count, False, lease.first(count))
+        if not lease.sectors:
+            self._leases.popleft()
+        self.sectors_left -= count
+        return key
 
     def take_unused(self) -> tuple[Key, ...]:
         """Returns what is to be released, once."""

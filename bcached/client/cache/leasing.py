@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Leases whole buckets, the next one before it is needed."""
+"""Leases whole buckets, the next ones before they are needed."""
+
+from collections import deque
 
 from bcached.client.attachment import Attachment
 from bcached.client.protocol import verbs
@@ -9,6 +11,10 @@ from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 
 AHEAD_MS = 100  # how long the daemon may look for a bucket that is not needed yet: replies wait behind it
+SET_SHARE = 128  # of the buckets of the set, this part at most is requested ahead by a client
+AHEAD_MAX = 16
+AHEAD_OBJECTS = 8  # of the length of the last one, for which space is requested ahead
+LAST_SHARE = 4  # the next bucket is requested when less than this part of one is left, also for shorter ones
 
 
 class Leases:
@@ -17,19 +23,35 @@ class Leases:
     def __init__(self, channel: SocketChannel, at: Attachment) -> None:
         self._channel = channel
         self._at = at
-        self._ahead: Call[Key] | None = None  # requested, and perhaps granted
+        self._ahead: deque[Call[Key]] = deque()  # requested, and perhaps granted
+        device = at.description.devices[0]
+        self._bucket_sectors = device.bucket_sectors
+        self._ahead_max = max(1, min(AHEAD_MAX, device.bucket_count // SET_SHARE))
 
-    def prepare(self) -> None:
-        """Request a bucket without waiting for it."""
-        if self._ahead is None:
-            call = verbs.allocate_bucket(self._at, timeout_ms=AHEAD_MS)
-            self._channel.send(call)
-            self._ahead = call
+    def keep_ahead(self, sectors: int, left: int) -> None:
+        """Request buckets for objects as long as the last one, unless enough is left or requested."""
+        bucket = self._bucket_sectors
+        wanted = min(AHEAD_OBJECTS * sectors, self._ahead_max * bucket)
+        left += len(self._ahead) * bucket
+        if left < max(bucket // LAST_SHARE, wanted // 2):
+            self.prepare(max(1, (wanted - left) // bucket))
+
+    def prepare(self, count: int) -> None:
+        """Request so many buckets without waiting for them, in one message to the daemon."""
+        calls = [verbs.allocate_bucket(self._at, timeout_ms=AHEAD_MS) for _ in range(count)]
+        self._channel.send(*calls)
+        self._ahead += calls
+
+    def expect(self, count: int) -> None:
+        """So many are taken next: request those that are not requested yet together."""
+        missing = count - len(self._ahead)
+        if missing > 1:
+            self.prepare(missing)
 
     def take(self) -> Key:
         """Returns a bucket. Raises NoFreeBuckets if there is none in time."""
-        call, self._ahead = self._ahead, None
-        if call is not None:
+        if self._ahead:
+            call = self._ahead.popleft()
             self._channel.news(call)
             try:
                 return call.outcome()

@@ -97,7 +97,7 @@ def encoded(
     return ((start, value, bytes(padding)) if padding else (start, value)), seal
 
 
-def bytes_needed(start: bytes) -> int:
+def bytes_needed(start: "bytes | bytearray") -> int:
     """Returns how many bytes an object has, from its first ones; 0 if it is none."""
     if len(start) < HEADER_BYTES:
         return 0
@@ -105,6 +105,17 @@ def bytes_needed(start: bytes) -> int:
     if magic != MAGIC or kinds & 0xFFFF != VERSION or length > VALUE_BYTES_MAX:
         return 0
     return value_at(kinds >> 32, length) + length
+
+
+def decoded_long(start: bytes, value: bytes, name: bytes) -> StoredObject | None:
+    """Returns the object of this value and all bytes before it, or None if they are not one of this name."""
+    _, crc, kinds, _, stored_at_us, expires_at_us = _header(start)
+    if bytes_needed(start) != len(start) + len(value) or not _is_named(start, kinds >> 32, name):
+        return None
+    head = start[CHECKED_AT:]
+    if crc64.xz(value, crc64.xz(head)) != crc:
+        return None
+    return StoredObject(kinds >> 16 & 0xFFFF, value, stored_at_us, expires_at_us, crc, head)
 
 
 def decoded(data: bytes, name: bytes) -> StoredObject | None:
@@ -117,7 +128,7 @@ def decoded(data: bytes, name: bytes) -> StoredObject | None:
     end = begins + length
     if magic != MAGIC or kinds & 0xFFFF != VERSION or end > len(data):
         return None
-    if data[HEADER_BYTES : HEADER_BYTES + name_length] != name:
+    if not _is_named(data, name_length, name):
         return None
     if crc64.xz(memoryview(data)[CHECKED_AT:end]) != crc:
         return None
@@ -131,7 +142,11 @@ def record_value(crc: int) -> bytes:
     return crc.to_bytes(8, "little")
 
 
-def _header(data: bytes) -> Sequence[int]:
+def _is_named(data: bytes, name_length: int, name: bytes) -> bool:
+    return data[HEADER_BYTES : HEADER_BYTES + name_length] == name
+
+
+def _header(data: "bytes | bytearray") -> Sequence[int]:
     """Returns the six words of a header."""
     if sys.byteorder == "little":
         return memoryview(data)[:HEADER_BYTES].cast("Q").tolist()

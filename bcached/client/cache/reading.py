@@ -7,15 +7,19 @@ from bcached.client.attachment import Attachment
 from bcached.client.cache.names import RECORD_AT
 from bcached.client.cache.object_format import (
     HEADER_BYTES,
+    ON_A_PAGE_BYTES,
     RECORD,
     StoredObject,
     bytes_needed,
     decoded,
+    decoded_long,
     record_value,
+    value_at,
 )
 from bcached.client.data_paths import DataPaths
 from bcached.client.gens import Gens, Instant
 from bcached.client.protocol.plans import valid_pointers
+from bcached.client.scattered_reads import LONG_BYTES, ScatteredRead
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
 
@@ -49,6 +53,14 @@ class Reader:
             self._at.end_read(read)
 
     def _object(self, name: bytes, offset: int, keys: Sequence[Key], since: Instant) -> StoredObject | None:
+        whole = _whole(keys, offset)
+        total = sum(key.sectors for key in whole) * SECTOR_BYTES
+        if total > LONG_BYTES:
+            start, found = self._long(name, whole, total, since)
+            if found is None and bytes_needed(start) > total:
+                return None  # evicted in part
+            if found is not None or bytes_needed(start) > LONG_BYTES:
+                return found or self._reread(name, offset, keys, since)
         first = self._piece(keys[0], keys[0].sectors * SECTOR_BYTES, since)
         found = decoded(first, name)
         if found is None and bytes_needed(first) > len(first):
@@ -57,6 +69,22 @@ class Reader:
                 return None  # evicted in part
             found = self._assembled(name, first, pieces, since)
         return found or self._reread(name, offset, keys, since)
+
+    def _long(
+        self, name: bytes, keys: Sequence[Key], total: int, since: Instant
+    ) -> tuple[bytes, StoredObject | None]:
+        """Returns the first bytes of all that is in these keys, and the long object that they are."""
+        begins = value_at(len(name), ON_A_PAGE_BYTES)
+        read = ScatteredRead(begins, total - begins)
+        extents = [(self._pointer(key, since), key.sectors * SECTOR_BYTES) for key in keys]
+        self._at.data.fill(read, extents)
+        if not all(valid_pointers(self._at, self._gens, key, since) for key in keys):
+            raise StaleRead
+        start = bytes(read.head)
+        length = bytes_needed(start) - begins
+        if not ON_A_PAGE_BYTES <= length <= total - begins:
+            return start, None
+        return start, decoded_long(start, read.value(length), name)
 
     def _assembled(
         self, name: bytes, first: bytes, pieces: Sequence[tuple[Key, int]], since: Instant
@@ -100,6 +128,17 @@ class Reader:
         found = decoded(whole, name) if len(whole) >= HEADER_BYTES else None
         self.pages_reread += found is not None
         return found
+
+
+def _whole(keys: Sequence[Key], offset: int) -> Sequence[Key]:
+    """Returns the keys from this offset on, up to the first gap."""
+    whole = []
+    for key in keys:
+        if key.offset != offset:
+            break
+        whole.append(key)
+        offset = key.end
+    return whole
 
 
 def _pieces(keys: Sequence[Key], offset: int, needed: int) -> Sequence[tuple[Key, int]]:

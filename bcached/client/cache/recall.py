@@ -14,10 +14,11 @@ from typing import Any, Protocol
 from fastcrc import crc64
 
 from bcached.client.cache.expiry import now_us
-from bcached.client.cache.known_object import KnownObject
+from bcached.client.cache.known_object import KnownExtent, KnownObject
 from bcached.client.cache.object_format import OBJECT_BYTES_MAX
 from bcached.client.cache.positions import Positions
 from bcached.client.cache.read_reports import CALLS, Hits
+from bcached.client.scattered_reads import LONG_BYTES, FileRange, ScatteredRead
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 
 Read = Callable[[int, int, int], bytes]  # descriptor, length, byte of the device
@@ -97,6 +98,8 @@ def _long_value(one: KnownObject, read: Read) -> bytes | None:
 
     That the first extent is still valid is left to the caller.
     """
+    if one.bytes > LONG_BYTES:
+        return _scattered_value(one)
     descriptor, at, others = one.member.path.descriptor, one.value_at, one.others
     head = read(descriptor, at, one.at)
     if head != one.head:
@@ -107,3 +110,18 @@ def _long_value(one: KnownObject, read: Read) -> bytes | None:
     if crc64.xz(value, crc64.xz(head)) != one.crc:
         return None
     return value if not others or all(it.is_valid for it in others) else None
+
+
+def _scattered_value(one: KnownObject) -> bytes | None:
+    others = one.others
+    assert others is not None, "a long object"
+    length = one.length - one.value_at + sum(it.length for it in others)
+    read = ScatteredRead(one.value_at, length)
+    extents: list[KnownObject | KnownExtent] = [one, *others]
+    read.fill([FileRange(it.member.path.descriptor, it.at, it.length) for it in extents])
+    if read.head != one.head:
+        return None
+    value = read.value(length)
+    if crc64.xz(value, crc64.xz(one.head)) != one.crc:
+        return None
+    return value if all(it.is_valid for it in others) else None

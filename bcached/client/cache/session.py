@@ -26,6 +26,7 @@ from bcached.client.cache.reading import Reader, StaleRead
 from bcached.client.cache.recall import Recall
 from bcached.client.changes import mapped_changes
 from bcached.client.gens import Instant
+from bcached.client.parts_left import PartsLeft
 from bcached.client.protocol import verbs
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import DeviceError
@@ -35,7 +36,6 @@ from bcached.wire.messages import MANY_MAX, Lookup
 
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
 READER = "reader"  # the role
-AHEAD_SHARE = 4  # the next bucket is leased when less than this part of one is left
 CALLS_MAX = 256  # sent before the first is answered
 
 
@@ -132,40 +132,39 @@ class CacheSession:
         self.commits.finish(pending)
 
     def _written(self, name: bytes, offset: int, parts: Parts, seal: Seal | None) -> Pending:
-        length = sum(map(len, parts))
-        keys = self._cut(offset, length // SECTOR_BYTES)
-        self._write(keys, parts)
-        return Pending(name, offset, keys, self._leased, seal)
-
-    def _cut(self, offset: int, sectors: int) -> list[Key]:
-        carver = self._carver
-        for _ in range(carver.lacking(sectors)):
-            carver.lease(self._leases.take())
-            self._leased = self.gens.now()
-        keys = carver.cut(self.inode, offset, sectors)
-        if carver.unused:
-            self.at.send_oneway(verbs.release_message(carver.take_unused()))
-        if carver.sectors_left < carver.bucket_sectors // AHEAD_SHARE:
-            self._leases.prepare()
-        return keys
-
-    def _write(self, keys: Sequence[Key], parts: Parts) -> None:
+        keys: list[Key] = []
+        sectors = sum(map(len, parts)) // SECTOR_BYTES
         write = object()
         try:
             self.at.begin_write(write)
-            if len(keys) == 1:
-                for pointer in keys[0].pointers:
-                    self.at.data.write_parts(pointer, parts)
-                return
-            with memoryview(b"".join(parts)) as view:
-                start = 0
-                for key in keys:
-                    end = start + key.sectors * SECTOR_BYTES
-                    for pointer in key.pointers:
-                        self.at.data.write_parts(pointer, (view[start:end],))
-                    start = end
+            self._write(offset, sectors, parts, keys)
+        except BaseException:
+            self.at.send_oneway(verbs.release_message(tuple(keys)))
+            raise
         finally:
             self.at.end_write(write)
+        if self._carver.unused:
+            self.at.send_oneway(verbs.release_message(self._carver.take_unused()))
+        self._leases.keep_ahead(sectors, self._carver.sectors_left)
+        return Pending(name, offset, keys, self._leased, seal)
+
+    def _write(self, offset: int, sectors: int, parts: Parts, keys: list[Key]) -> None:
+        """Cut extents and write them; later buckets are on their way meanwhile."""
+        carver, write_parts = self._carver, self.at.data.write_parts
+        self._leases.expect(carver.lacking(sectors))
+        left = None
+        while sectors:
+            if carver.needs_lease(sectors):
+                carver.lease(self._leases.take())
+                self._leased = self.gens.now()
+            key = carver.cut(self.inode, offset, sectors)
+            keys.append(key)
+            if left is None and key.sectors < sectors:
+                left = PartsLeft(parts)
+            own = parts if left is None else left.take(key.sectors * SECTOR_BYTES)
+            for pointer in key.pointers:
+                write_parts(pointer, own)
+            offset, sectors = offset + key.sectors, sectors - key.sectors
 
     def flush(self) -> None:
         """Make all that is committed durable."""
@@ -268,8 +267,7 @@ class CacheSession:
         calls = [verbs.invalidate(self.at, self.inode, one, SLOT_SECTORS, durable=False) for one in offsets]
         dropped = []
         for start in range(0, len(calls), CALLS_MAX):
-            for call in calls[start : start + CALLS_MAX]:
-                self.channel.send(call)
+            self.channel.send(*calls[start : start + CALLS_MAX])
             for call in calls[start : start + CALLS_MAX]:
                 self.channel.news(call)
                 dropped.append(call.outcome() > 0)

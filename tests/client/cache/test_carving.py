@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Extents cut from leased buckets."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,16 +17,31 @@ def bucket(number: int, copies: int = 1) -> Key:
     return Key(0, 0, BUCKET, False, pointers)
 
 
+def cut_all(carver: Carver, offset: int, sectors: int, lease: Callable[[], Key]) -> list[Key]:
+    """All keys of an object, with a bucket leased whenever one is needed."""
+    keys = []
+    while sectors:
+        if carver.needs_lease(sectors):
+            carver.lease(lease())
+        keys.append(carver.cut(3, offset, sectors))
+        offset, sectors = keys[-1].end, sectors - keys[-1].sectors
+    return keys
+
+
 @given(st.lists(st.integers(1, 5 * BUCKET), max_size=40), st.integers(1, 3))
 def test_every_sector_is_cut_once_and_belongs_to_a_lease(wanted: list[int], copies: int) -> None:
     carver, leased = Carver(BUCKET), 0
     used: set[int] = set()
+
+    def lease() -> Key:
+        nonlocal leased
+        leased += 1
+        return bucket(leased - 1, copies)
+
     for sectors in wanted:
-        for _ in range(carver.lacking(sectors)):
-            carver.lease(bucket(leased, copies))
-            leased += 1
-        assert carver.lacking(sectors) == 0
-        keys, offset = carver.cut(3, 1000, sectors), 1000
+        before, lacking = leased, carver.lacking(sectors)
+        keys, offset = cut_all(carver, 1000, sectors, lease), 1000
+        assert leased - before == lacking
         for key in keys:
             assert (key.inode, key.offset, key.dirty, len(key.pointers)) == (3, offset, False, copies)
             offset = key.end
@@ -45,7 +62,8 @@ def test_no_more_is_leased_than_needed() -> None:
     assert carver.lacking(1) == carver.lacking(BUCKET) == 1
     assert carver.lacking(BUCKET + 1) == 2
     carver.lease(bucket(0))
-    carver.cut(0, 0, 120)
+    assert carver.cut(0, 0, 120).sectors == 120
+    assert (carver.needs_lease(8), carver.needs_lease(9), carver.needs_lease(17)) == (False, True, False)
     assert (carver.lacking(8), carver.lacking(9), carver.lacking(136), carver.lacking(137)) == (0, 1, 1, 2)
 
 
@@ -54,8 +72,7 @@ def test_a_small_object_begins_in_the_next_bucket_and_the_rest_is_released() -> 
     carver.lease(bucket(0))
     carver.cut(0, 0, 120)
     carver.lease(bucket(1))
-    (key,) = carver.cut(0, 0, 16)
-    assert key.pointers == (Pointer(0, BUCKET, 7),)
+    assert carver.cut(0, 0, 16).pointers == (Pointer(0, BUCKET, 7),)
     (unused,) = carver.take_unused()
     assert (unused.sectors, unused.pointers) == (8, (Pointer(0, 120, 7),))
     assert carver.take_unused() == ()

@@ -3,26 +3,27 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
 from bcached.client import Cache
 from bcached.client.cache.known_object import KnownExtent, KnownObject
+from bcached.client.cache.reading import StaleRead
 from bcached.client.cache.recall import Read
 from bcached.client.cache.session import CacheSession
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 from instruments.clients.daemon_process import DaemonProcess
 
 VALUES = [b"", b"v" * 200, b"w" * 4096, b"x" * 65_535, b"y" * 65_536, b"z" * 300_000]
-SHORT, LONG = b"v" * 200, b"z" * 300_000
+SHORT, MEDIUM, LONG = b"v" * 200, b"m" * 70_000, b"z" * 300_000
 
 
 @pytest.fixture
 def session(daemon: DaemonProcess, request: pytest.FixtureRequest) -> Iterator[CacheSession]:
-    """The session of a cache with two objects that it knows."""
+    """The session of a cache with three objects that it knows."""
     with Cache(str(daemon.socket_path), request.node.name[:32]) as cache:
-        cache.set_many({"short": SHORT, "long": LONG}, wait=True)
+        cache.set_many({"short": SHORT, "medium": MEDIUM, "long": LONG}, wait=True)
         session = cache._objects.sessions.existing
         assert session is not None
         yield session
@@ -97,7 +98,7 @@ def test_the_change_counter_counts(session: CacheSession, name: bytes) -> None:
     assert value(session, name) is None
 
 
-@pytest.mark.parametrize("name", [b"short", b"long"])
+@pytest.mark.parametrize("name", [b"short", b"medium"])
 @pytest.mark.parametrize("where", ["first", "name", "last"])
 def test_each_byte_that_is_read_counts(session: CacheSession, name: bytes, where: str) -> None:
     def spoilt(at: Callable[[bytearray], int]) -> Read:
@@ -117,6 +118,37 @@ def test_each_byte_that_is_read_counts(session: CacheSession, name: bytes, where
     assert value(session, name, spoilt(ats[where])) is None
     assert value(session, name, lambda *_: b"") is None
     assert is_known(session, name)
+
+
+@contextmanager
+def spoilt_byte(descriptor: int, at: int) -> Iterator[None]:
+    """One byte of the device with another value."""
+    real = os.pread(descriptor, 1, at)
+    os.pwrite(descriptor, bytes([real[0] ^ 0x10]), at)
+    yield
+    os.pwrite(descriptor, real, at)
+
+
+@pytest.mark.parametrize("which", [0, -1])
+@pytest.mark.parametrize("at_end", [False, True])
+def test_each_byte_of_a_long_object_counts(session: CacheSession, which: int, at_end: bool) -> None:
+    assert is_known(session, b"long")
+    one = session.positions.get(b"long")
+    assert isinstance(one, KnownObject)
+    parts: list[KnownObject | KnownExtent] = [one, *(one.others or ())]
+    part = parts[which]
+    device = next(it for it in session.at.description.devices if it.device == part.member.device)
+    writer = os.open(device.data_path, os.O_RDWR)
+    try:
+        with spoilt_byte(writer, part.at + (part.length - 1 if at_end else 0)):
+            assert value(session, b"long") is None
+            position = session.positions.get(b"long")
+            assert position is not None
+            with suppress(StaleRead):  # a collection ends what is known
+                assert session.find_known(b"long", position) is None
+    finally:
+        os.close(writer)
+    assert is_known(session, b"long")
 
 
 def test_what_is_not_in_memory_is_left_to_the_caller(session: CacheSession) -> None:
