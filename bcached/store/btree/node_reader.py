@@ -15,6 +15,7 @@ from bcached.keys import Key
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START, Position, position_of
 from bcached.store.membership import MemberFound
+from bcached.store.read_around import ReadAround
 from bcached.units import SECTOR_BYTES
 
 
@@ -89,12 +90,8 @@ async def read_node_in_parts(
     node, member, block_bytes = _unread(members, key, level, low)
     node.damage = error
     begin, set_magic = key.pointers[0].sector * SECTOR_BYTES, member.superblock.set_magic
-    raw = b"".join(
-        [
-            await _read_or_zeros(member, begin + offset, block_bytes)
-            for offset in range(0, key.sectors * SECTOR_BYTES, block_bytes)
-        ]
-    )
+    around = ReadAround(member.block_device, block_bytes)
+    raw = b"".join(await around.halves(begin, key.sectors * SECTOR_BYTES))
     offset = 0
     with suppress(FormatError):
         for placed in read_bsets(raw, key, set_magic, block_bytes, node.where):
@@ -112,10 +109,3 @@ def _unread(
     member = members[pointer.device]
     where = f"{member.path} node at sector {pointer.sector}, level {level}"
     return NodeFound(key, level, low, where), member, member.superblock.block_sectors * SECTOR_BYTES
-
-
-async def _read_or_zeros(member: MemberFound, byte: int, length: int) -> bytes:
-    try:
-        return await member.block_device.read(byte, length)
-    except DeviceError:
-        return bytes(length)

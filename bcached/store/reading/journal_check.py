@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from bcached.errors import BadChecksum, BadMagic, BcachedError
 from bcached.format.jset import JournalEntry, TooLong
 from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity, finding_of
-from bcached.store.journal.reader import BucketFound, JournalFound, RingFound, read_bucket, read_ring
+from bcached.store.journal.reader import BucketFound, JournalFound, read_bucket, read_ring
 from bcached.store.membership import MemberFound
+from bcached.store.read_around import around_bad_sectors
 from bcached.store.reading.ring_check import STRUCTURE, report_ring
 
 NOT_AN_ENTRY = (BadMagic, BadChecksum, TooLong)
@@ -67,7 +68,7 @@ async def _read(members: Sequence[MemberFound], report: Report) -> JournalFound:
         except BcachedError as error:
             lost = "the journal entries in it"
             report(finding_of(error, "journal-unreadable", Severity.FATAL, lost))
-            ring, buckets = RingFound([0] * len(member.superblock.journal_buckets)), []
+            ring, buckets = await read_ring(around_bad_sectors(member), number)
         found.rings.append(ring)
         found.buckets += sorted(buckets, key=_index_of)
     return found
@@ -84,6 +85,7 @@ async def _read_others(found: JournalFound, members: Sequence[MemberFound], repo
                 found.others.append(await read_bucket(member, number, index))
             except BcachedError as error:
                 report(finding_of(error, "journal-unreadable", Severity.DAMAGE, "old journal entries"))
+                found.others.append(await read_bucket(around_bad_sectors(member), number, index))
 
 
 def _index_of(bucket: BucketFound) -> int:

@@ -74,8 +74,8 @@ async def _of_journal(left: SetLeft) -> AsyncIterator[tuple[str, Patch]]:
             length = min(JSET_BYTES_MAX, bucket_bytes - byte)
             if length < JSET_BYTES:
                 continue
-            raw = await left.members[bucket.member].block_device.read(start, length)
-            corrected = corrected_entry(raw, superblock.set_magic)
+            raw = await _read_or_nothing(left.members[bucket.member].block_device, start, length)
+            corrected = corrected_entry(raw, superblock.set_magic) if raw else None
             if corrected is not None and _seq_of(corrected) >= needed:
                 yield f"entry {_seq_of(corrected)} at {bucket.where}", Patch(bucket.member, start, corrected)
 
@@ -92,11 +92,8 @@ async def _of_prios(left: SetLeft, number: int) -> AsyncIterator[tuple[str, Patc
         if not geometry.first_bucket <= bucket < geometry.bucket_count:
             return
         byte = geometry.byte_of(bucket)
-        try:
-            raw = await member.block_device.read(byte, geometry.metadata_bytes)
-        except BcachedError:
-            return
-        corrected = corrected_prio_set(raw, member.superblock.set_magic)
+        raw = await _read_or_nothing(member.block_device, byte, geometry.metadata_bytes)
+        corrected = corrected_prio_set(raw, member.superblock.set_magic) if raw else None
         if corrected is not None and corrected != raw:
             yield f"prio set {seen} at {member.path} bucket {bucket}", Patch(number, byte, corrected)
 
@@ -112,14 +109,20 @@ async def _of_node(left: SetLeft, node: NodeFound) -> AsyncIterator[tuple[str, P
     if offset >= length:
         return
     start = pointer.sector * SECTOR_BYTES
-    try:
-        raw = await left.members[pointer.device].block_device.read(start + offset, length - offset)
-    except BcachedError:
+    raw = await _read_or_nothing(left.members[pointer.device].block_device, start + offset, length - offset)
+    if not raw:
         return
     seq = node.bsets[0].bset.seq if node.bsets else 0
     corrected = corrected_bset(raw, node.key, superblock.set_magic, seq)
     if corrected is not None and corrected != raw[: len(corrected)]:
         yield f"bset at byte {offset} of {node.where}", Patch(pointer.device, start + offset, corrected)
+
+
+async def _read_or_nothing(device: BlockDevice, byte: int, length: int) -> bytes:
+    try:
+        return await device.read(byte, length)
+    except BcachedError:
+        return b""
 
 
 def _seq_of(raw: bytes) -> int:

@@ -7,18 +7,20 @@ of their ranges; all older ones may have been overwritten by the keys that are m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bcached.errors import BcachedError
 from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, sound_entries, trace_entries
 from bcached.format.sizes import MEMBERS_MAX, metadata_bytes
 from bcached.format.superblock import Superblock
 from bcached.keys import Key
-from bcached.store.finding import Finding, Report, Severity, finding_of
-from bcached.store.journal.reader import BucketFound, JournalFound, read_bucket
+from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity
+from bcached.store.journal.reader import JournalFound, read_bucket
 from bcached.store.membership import MemberFound
+from bcached.store.read_around import ReadAround
 from bcached.store.reading.journal_check import newer_traces
 from bcached.store.reading.ring_check import STRUCTURE
+from bcached.store.rescue.journal_end import is_interrupted, may_hide_newer
 from bcached.units import SECTOR_BYTES
 
 CHUNK_BYTES = 1 << 20
@@ -59,7 +61,7 @@ class JournalLeft:
 
 async def read_journal_left(members: Sequence[MemberFound], report: Report) -> JournalLeft:
     """Read all journal buckets of all members. Without any entry, the index can only be searched for."""
-    found, is_readable = await _read_buckets(members, report)
+    found, holes = await _read_buckets(members, report)
     known: dict[int, JournalEntry] = {}
     contradictions = set[int]()
     for bucket in found.buckets:
@@ -73,9 +75,16 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
     found.entries = [known[seq] for seq in sorted(known) if seq >= newest.last_seq]
     others = [known[seq] for seq in sorted(known, reverse=True) if seq < newest.last_seq]
     left = JournalLeft(found, others=others)
-    _find_hole(left, members, report)
+    _find_hole(left, members, holes, report)
     newer = newer_traces(found, members, report)
-    if newer or not is_readable or contradictions & {entry.seq for entry in left.entries}:
+    if newer and await is_interrupted(found, members):
+        newer = {}
+        problem = (
+            f"the power failed while entry {newest.seq + 1} was written: entry {newest.seq} is the newest"
+        )
+        where, lost = members[0].path, "nothing: nothing in it was acknowledged"
+        report(Finding(TORN_ENTRY, Severity.TORN, STRUCTURE, where, problem, lost))
+    if newer or may_hide_newer(found, members, holes) or contradictions & {e.seq for e in left.entries}:
         left.sure_from, left.is_whole = newest.seq + 1, False
     if newer:
         problem = f"entry {newest.seq} is the newest that is whole, but there are traces of newer ones"
@@ -94,33 +103,36 @@ def _lost(found: JournalFound, members: Sequence[MemberFound], report: Report) -
     return JournalLeft(found, sure_from=2, is_whole=False, is_lost=True)
 
 
-async def _read_buckets(members: Sequence[MemberFound], report: Report) -> tuple[JournalFound, bool]:
-    """Returns all journal buckets, and whether all could be read from some member."""
-    found, failed = JournalFound(), 0
+async def _read_buckets(
+    members: Sequence[MemberFound], report: Report
+) -> tuple[JournalFound, list[ReadAround]]:
+    """Returns all journal buckets, and the members as they were read, around what is unreadable."""
+    found = JournalFound()
+    around = [
+        ReadAround(member.block_device, member.superblock.block_sectors * SECTOR_BYTES) for member in members
+    ]
     for number, member in enumerate(members):
-        before = len(found.buckets)
+        readable = replace(member, block_device=around[number])
         for index in range(len(member.superblock.journal_buckets)):
-            bucket = await _bucket_left(member, number, index, report)
-            if bucket is not None:
-                found.buckets.append(bucket)
-        failed += len(found.buckets) - before < len(member.superblock.journal_buckets)
-    return found, failed < sum(bool(member.superblock.journal_buckets) for member in members)
+            found.buckets.append(await read_bucket(readable, number, index))
+        for begin, end in around[number].holes:
+            problem = f"bytes {begin} to {end - 1} cannot be read"
+            where = (
+                f"{member.path} journal bucket {begin // (member.superblock.bucket_sectors * SECTOR_BYTES)}"
+            )
+            lost = "the journal entry there, if there was one"
+            report(Finding("journal-unreadable", Severity.DAMAGE, STRUCTURE, where, problem, lost))
+    return found, around
 
 
-async def _bucket_left(member: MemberFound, number: int, index: int, report: Report) -> BucketFound | None:
-    try:
-        return await read_bucket(member, number, index)
-    except BcachedError as error:
-        report(finding_of(error, "journal-unreadable", Severity.DAMAGE, "the journal entries in it"))
-        return None
-
-
-def _find_hole(left: JournalLeft, members: Sequence[MemberFound], report: Report) -> None:
+def _find_hole(
+    left: JournalLeft, members: Sequence[MemberFound], around: Sequence[ReadAround], report: Report
+) -> None:
     """Find the last missing entry. One at the front was discarded by the kernel, if it left no trace."""
     entries = left.entries
     oldest = entries[-1].last_seq
     traces = {trace.seq for bucket in left.found.buckets for trace in bucket.traces}
-    discards = all(member.superblock.discard for member in members)
+    discards = all(member.superblock.discard for member in members) and not any(one.holes for one in around)
     expected = oldest
     for entry in entries:
         missing = range(expected, entry.seq)

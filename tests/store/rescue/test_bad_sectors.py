@@ -163,3 +163,33 @@ async def test_a_backing_device_with_bad_sectors_is_told_apart() -> None:
     done = await DataCheck(extents.left, unreadable, {0: pair}, findings.report).run()
     assert done.unreadable_extents == 0
     assert [it.rule for it in findings.listed] == ["backing-unreadable"]
+
+
+async def test_a_bad_sector_of_the_journal_costs_the_entry_in_it_and_what_that_leaves_in_doubt() -> None:
+    checked, _ = await structures("crash")
+    entries = {seq: byte // SECTOR for seq, byte, _ in journal_entries(checked)}
+    newest, oldest = max(entries), min(entries)
+    counts = {}
+    for what, sector in (
+        ("old", entries[oldest] - 1),
+        ("needed", entries[255]),
+        ("newest", entries[newest]),
+        ("behind the newest", entries[newest] + 1),
+        ("further behind", entries[newest] + 2),
+        ("the next bucket's first", (entries[newest] // 128 + 1) * 128),
+        ("the next bucket's second", (entries[newest] // 128 + 1) * 128 + 1),
+    ):
+        done = await written("crash", device("crash", range(sector, sector + 1)))
+        counts[what] = done.written_sectors
+        assert (
+            "journal-unreadable"
+            in (await check_set([device("crash", range(sector, sector + 1))])).findings.counts
+        )
+    whole = DIRTY["crash"]
+    assert [what for what, count in counts.items() if count == whole] == [
+        "old",
+        "further behind",
+        "the next bucket's second",
+    ]
+    assert 0 < counts["needed"] < whole
+    assert counts["newest"] == counts["behind the newest"] == 0

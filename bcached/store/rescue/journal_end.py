@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Whether the newest entry that was found is the newest that was written.
+
+If not, all that is older may have been overwritten. An entry behind it that a power cut interrupted does not
+count: nothing in it was acknowledged, and the kernel ignores it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bcached.errors import BcachedError
+from bcached.format.jset import JSET_BYTES_MAX, EntryTrace
+from bcached.format.torn_entry import is_cut_off
+from bcached.store.journal.reader import BucketFound, JournalFound
+from bcached.store.membership import MemberFound
+from bcached.store.read_around import ReadAround
+from bcached.store.reading.journal_check import newer_traces
+from bcached.units import SECTOR_BYTES
+
+
+def may_hide_newer(found: JournalFound, members: Sequence[MemberFound], around: Sequence[ReadAround]) -> bool:
+    """Whether the entry behind the newest may be in what no member can read.
+
+    It would be right behind it, or at the beginning of the bucket that is next. None is hidden further
+    behind: the one before it would have to be there.
+    """
+    with_journal = [number for number, member in enumerate(members) if member.superblock.journal_buckets]
+    return all(_hides_newer(found, number, members[number], around[number]) for number in with_journal)
+
+
+def _hides_newer(found: JournalFound, number: int, member: MemberFound, around: ReadAround) -> bool:
+    """Whether a member may hide the entry behind the newest; or all its newest ones."""
+    if not around.holes:
+        return False
+    seq = found.newest.seq
+    block_bytes, bucket_bytes = (
+        sectors * SECTOR_BYTES
+        for sectors in (member.superblock.block_sectors, member.superblock.bucket_sectors)
+    )
+    for bucket in found.buckets:
+        for placed in (*bucket.entries, *bucket.leftovers, *bucket.behind):
+            if bucket.member == number and placed.entry.seq == seq:
+                buckets = member.superblock.journal_buckets
+                behind = bucket.bucket * bucket_bytes + placed.offset_bytes + placed.blocks * block_bytes
+                following = buckets[(bucket.index + 1) % len(buckets)] * bucket_bytes
+                return any(around.is_hole(byte, byte + block_bytes) for byte in (behind, following))
+    return True
+
+
+async def is_interrupted(found: JournalFound, members: Sequence[MemberFound]) -> bool:
+    """Whether all traces of newer entries are of one whose write a power cut interrupted."""
+    buckets = []
+    for bucket in found.buckets:
+        cut_off = {
+            trace.byte
+            for trace in bucket.traces
+            if trace.seq == found.newest.seq + 1
+            and await _is_cut_off(found, members[bucket.member], bucket, trace)
+        }
+        traces = [trace for trace in bucket.traces if trace.byte not in cut_off]
+        next_seq = 0 if bucket.next_byte in cut_off else bucket.next_seq
+        buckets.append(replace(bucket, traces=traces, next_seq=next_seq))
+    others = replace(found, buckets=buckets)
+    return not newer_traces(others, members, lambda _: None)
+
+
+async def _is_cut_off(
+    found: JournalFound, member: MemberFound, bucket: BucketFound, trace: EntryTrace
+) -> bool:
+    bucket_bytes = member.superblock.bucket_sectors * SECTOR_BYTES
+    length = min(JSET_BYTES_MAX, bucket_bytes - trace.byte)
+    try:
+        raw = await member.block_device.read(bucket.bucket * bucket_bytes + trace.byte, length)
+    except BcachedError:
+        return False
+    return is_cut_off(raw, member.superblock.set_magic, found.newest)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A wrong checksum of the newest journal entry: after a power cut nothing is lost, else all is in doubt."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from bcached.keys import Key, Pointer
+from bcached.store.finding import Severity
+from bcached.store.repair.needs import StepOption
+from bcached.store.repair.plan import plan_repair
+from bcached.store.repair.wishes import Wishes
+from bcached.store.rescue.corrections import read_corrected
+from bcached.store.rescue.dirty_extents import DirtyExtents
+from bcached.store.rescue.doubts import Confidence
+from instruments.devices.memory_device import MemoryDevice
+from instruments.samples.damaged_kernel_image import structures
+from instruments.samples.kernel_images import image_bytes
+
+DIRTY = 27129
+
+
+async def with_another_entry(name: str, cut: int | None, damage: int | None = None) -> MemoryDevice:
+    """A kernel's image with one more entry of three sectors, written up to a byte, or with a word garbled."""
+    checked, _ = await structures(name)
+    superblock, journal = checked.members[0].superblock, checked.journal
+    assert journal is not None
+    bucket, placed = max(journal.placed(), key=lambda one: one[1].entry.seq)
+    keys = tuple(Key(0, 100 * n, 8, True, (Pointer(0, 4096, 3),)) for n in range(50))
+    newer = replace(journal.newest, seq=journal.newest.seq + 1, keys=keys)
+    raw = bytearray(newer.pack(superblock.set_magic, 512))
+    assert len(raw) == 3 * 512
+    if damage is not None:
+        raw[damage : damage + 8] = Random(damage).randbytes(8)
+    raw[len(raw) if cut is None else cut :] = b""
+    at = bucket.bucket * superblock.bucket_sectors * 512 + placed.offset_bytes + 512 * placed.blocks
+    image = bytearray(image_bytes(name))
+    image[at : at + len(raw)] = raw
+    return MemoryDevice.holding(image)
+
+
+async def sure_sectors(device: MemoryDevice) -> tuple[int, dict[str, Severity]]:
+    left = await read_corrected([device])
+    sure = sum(
+        extent.sectors for extent in DirtyExtents.of(left).of_inode(0) if extent.confidence == Confidence.SURE
+    )
+    return sure, {finding.rule: finding.severity for finding in left.checked.findings.listed}
+
+
+@pytest.mark.parametrize("cut", [512, 700])
+async def test_an_entry_that_a_power_cut_interrupted_costs_nothing(cut: int) -> None:
+    sure, found = await sure_sectors(await with_another_entry("clean", cut))
+    assert (sure, found) == (DIRTY, {"journal-torn": Severity.TORN})
+
+
+@pytest.mark.parametrize("damage", [200, 1400])
+async def test_one_that_was_written_and_damaged_leaves_all_in_doubt(damage: int) -> None:
+    sure, found = await sure_sectors(await with_another_entry("clean", None, damage))
+    assert (sure, found) == (0, {"journal-newer": Severity.DAMAGE})
+
+
+async def test_a_repair_of_something_else_gives_nothing_up_for_it() -> None:
+    device = await with_another_entry("clean", 512)
+    checked, _ = await structures("clean")
+    ((prio, _),) = checked.chains[0]
+    bucket_bytes = checked.censuses[0].geometry.bucket_bytes
+    await device.write(prio * bucket_bytes, bytes(bucket_bytes))
+    repair = await plan_repair(
+        [device], Wishes(frozenset({StepOption.REBUILD_PRIOS}), most=Confidence.NEWEST)
+    )
+    assert repair.obstacle == ""
+    assert repair.steps[0].loses_dirty is False
+    assert repair.found.findings.sound
