@@ -10,6 +10,8 @@ one line).
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from bcached.units import SECTOR_BYTES, format_size
+
 T = TypeVar("T")
 
 
@@ -194,7 +196,7 @@ class AmbiguousLabel(RequestError):
 
 # What the limits mean of which users hear; the others are keys of the configuration.
 LIMITS_IN_WORDS = {
-    "sectors": "{value} sectors are larger than the set",
+    "sectors": "{size} is larger than the set",
     "keys_in_a_reply": "the answer may have {value} keys, more than one reply holds: request less at once",
     "replicas": "{value} replicas need as many devices, and the set has fewer",
     "commit_words": "{value} words of keys do not fit one journal entry: commit fewer keys at once",
@@ -209,8 +211,10 @@ class LimitExceeded(RequestError):
     NAME = "io.bcached.Allocator.LimitExceeded"
 
     def __init__(self, limit: str, value: int) -> None:
-        words = LIMITS_IN_WORDS.get(limit)
-        message = f"{value} exceeds the limit: {limit}" if words is None else words.format(value=value)
+        words, size = LIMITS_IN_WORDS.get(limit), format_size(value * SECTOR_BYTES)
+        message = (
+            f"{value} exceeds the limit: {limit}" if words is None else words.format(value=value, size=size)
+        )
         super().__init__(message, limit=limit, value=value)
 
 

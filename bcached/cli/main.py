@@ -7,6 +7,7 @@ completion are quick.
 
 import importlib
 import signal
+from difflib import get_close_matches
 from typing import NamedTuple, NoReturn
 
 import click
@@ -142,6 +143,8 @@ class Verbs(click.Group):
         """Run the verb; every error becomes one line, a bug of ours as well."""
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise with_global_options(error, self.get_params(ctx)) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -153,6 +156,16 @@ class Verbs(click.Group):
             if is_out_of_memory(error):
                 _fail(OUT_OF_MEMORY)
             _fail(f"a bug in bcachectl, please report it: {type(error).__name__}: {error}")
+
+
+def with_global_options(error: click.NoSuchOption, known: list[click.Parameter]) -> click.UsageError:
+    """Returns an error for an option behind a verb that thinks of those before it, too."""
+    names = [name for parameter in known for name in parameter.opts if name.startswith("--")]
+    if error.option_name in names:
+        message = f"{error.option_name} stands before the verb: bcachectl {error.option_name} ..."
+        return click.UsageError(message, error.ctx)
+    close = error.possibilities or get_close_matches(error.option_name, names, 1)
+    return click.NoSuchOption(error.option_name, possibilities=close, ctx=error.ctx)
 
 
 def _parted(args: list[str]) -> tuple[list[str], list[str], list[str]]:

@@ -76,19 +76,15 @@ def _set(statistics: SetStatistics) -> Iterator[str]:
     index = statistics.index
     if index.unwritten_bytes * 2 > index.memory_bytes_max:
         yield f"changes of the index wait until some of {index.unwritten_bytes} bytes of keys are written"
-    if any(member.invalidate_needs_gc for member in statistics.members):
-        yield from _dry(statistics)
     for reason, count in statistics.allocation_failures.items():
         if count:
-            what = "allocation" if count == 1 else "allocations"
-            yield f"{count} {what} failed so far: {FAILURES[reason]}"
+            yield f"{plural(count, 'allocation')} failed so far: {FAILURES[reason]}"
+    if any(member.invalidate_needs_gc for member in statistics.members):
+        yield from _dry(statistics)
 
 
 def _dry(statistics: SetStatistics) -> Iterator[str]:
     """Yields what uses the buckets, and what was done to free some."""
-    if statistics.gc_found:
-        found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in statistics.gc_found.items())
-        yield f"the last garbage collection found: {found}"
     dirty = sorted(statistics.dirty_sectors.items(), key=lambda volume: -volume[1])[:VOLUMES_NAMED]
     if dirty:
         named = ", ".join(f"{_size(sectors)} of {_volume(statistics, inode)}" for inode, sectors in dirty)
@@ -108,6 +104,9 @@ def _dry(statistics: SetStatistics) -> Iterator[str]:
             f"{_are(statistics.open_buckets, 'bucket')} open: {gone} of closed connections, closed when a "
             f"request waits, and {idle} of idle writers, whose sectors other writers get then"
         )
+    if statistics.gc_found:
+        found = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in statistics.gc_found.items())
+        yield f"the last garbage collection found: {found}"
 
 
 def _volume(statistics: SetStatistics, inode: str) -> str:

@@ -19,7 +19,19 @@ ECHO_CHARACTERS = 200  # how much of a client's input an error repeats
 # The form of msgspec's errors; a test checks each of them.
 _AT = re.compile(r" - at `(\$.*)`$")
 _FIELD = re.compile(r"^Object (missing required|contains unknown) field `(.*)`$", re.DOTALL)
+_TYPE = re.compile(r"`(int|str|float|bool|object|array|null)`")
 _PARAMETER = re.compile(r"^\$\.(?:parameters\.)?([^.\[]+)")
+
+
+TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "a string",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "an array",
+    "null": "null",
+}
 
 
 class _Head(msgspec.Struct):
@@ -52,11 +64,17 @@ def _refusal_of(name: str, error: Exception) -> RequestError:
     return _invalid_parameter(name, str(error))
 
 
+def _type_in_words(name: re.Match[str]) -> str:
+    """Returns the words for a type of JSON."""
+    return TYPES[name[1]]
+
+
 def _invalid_parameter(method: str, message: str) -> InvalidParameter:
     at = _AT.search(message)
     path = at[1] if at else "$"
     what = message[: at.start()] if at else message
     field = _FIELD.match(what)
+    what = _TYPE.sub(_type_in_words, what).replace("Expected", "expected").replace(" got ", " found ")
     if field and path in ("$", "$.parameters"):
         parameter = field[2]
         if parameter == "parameters":  # left out as a whole: report the first required one

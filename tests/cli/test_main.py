@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from bcached.cli.groups import SYNONYMS
 from bcached.cli.main import VERBS, Verbs, bcachectl
 from bcached.errors import (
     BcachedError,
@@ -163,8 +164,48 @@ def test_a_path_without_permission_is_no_wrong_usage(verb: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [(["statsu"], "status"), (["volume", "lsit"], "list"), (["set", "discrad"], "discard")],
+    [
+        (["statsu"], "status"),
+        (["volume", "lsit"], "list"),
+        (["set", "discrad"], "discard"),
+        (["help"], "--help"),
+        (["set-policy"], "set replacement"),
+        (["volumes-list"], "volume"),
+        (["ls"], "volume list"),
+        (["mkfs"], "make"),
+    ],
 )
-def test_a_typo_gets_a_suggestion(typed: list[str], meant: str) -> None:
+def test_what_is_meant_gets_a_suggestion(typed: list[str], meant: str) -> None:
     done = run(*typed)
     assert f"no such verb: {typed[-1]!r}; did you mean {meant!r}?" in done.stderr
+
+
+def test_what_resembles_nothing_gets_none() -> None:
+    assert "did you mean" not in run("xyzzy").stderr
+    assert "no such verb: 'xyzzy'" in run("xyzzy").stderr
+
+
+def test_every_suggestion_is_a_verb() -> None:
+    for words in SYNONYMS.values():
+        done = run(*words.split(), "--help")
+        assert (done.exit_code, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["status", "--jsn"], "Did you mean --json?"),
+        (["gc", "--nowait"], "Did you mean --no-wait?"),
+        (["status", "--socket", "/x"], "--socket stands before the verb: bcachectl --socket ..."),
+    ],
+)
+def test_an_option_that_does_not_exist_gets_a_suggestion(typed: list[str], words: str) -> None:
+    done = run(*typed)
+    assert done.exit_code == 2
+    assert words in done.stderr.replace("'", "")
+
+
+def test_the_verbs_of_a_group_are_listed_with_whole_sentences() -> None:
+    told = run("volume", "--help").stdout
+    assert "..." not in told.partition("Verbs:")[2]
+    assert "its keys are dropped, its inode is free" in " ".join(told.split())

@@ -186,11 +186,12 @@ def test_volumes_go_by_label_and_json_may_stand_behind_the_verb(shell: Shell) ->
     assert json.loads(shell.told("lookup", "0", "2M", "4k", "--json"))["keys"] == [found]
     assert "did you mean 'first'?" in shell.refused("lookup", "frist", "0", "4k")
     inode = shell.document("volume", "create", "twice")["inode"]
-    shell.told("volume", "create", "twice", "--json")
+    again = shell.run("volume", "create", "twice", "--json")
+    assert again.stderr == f"bcachectl: volume {inode} has the label 'twice', too: use the inodes\n"
     assert "expected one volume, found 2" in shell.refused("volume", "delete", "twice")
     shell.told("volume", "delete", str(inode))
     shell.told("volume", "delete", "twice")
-    assert "larger than the set" in shell.refused("allocate", "first", "0", "1G", "--whole")
+    assert "1G is larger than the set" in shell.refused("allocate", "first", "0", "1G", "--whole")
 
 
 def traced(shell: Shell, *options: str) -> list[str]:

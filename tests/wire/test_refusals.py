@@ -126,14 +126,14 @@ def test_a_bad_message_is_told_which_parameter_is_wrong(message: bytes, paramete
             allocator(
                 "Commit", {"keys": [KEY, {**KEY, "pointers": [{"device": 0, "sector": 8, "gen": 256}]}]}
             ),
-            "Expected `int` <= 255 at keys[1].pointers[0].gen",
+            "expected an integer <= 255 at keys[1].pointers[0].gen",
         ),
         (
             allocator("AllocateMany", {"requests": [{"inode": 1, "offset": 8}]}),
             "Object missing required field `sectors` at requests[0]",
         ),
-        (allocator("Release", {"keys": [7]}), "Expected `object`, got `int` at keys[0]"),
-        (allocator("Allocate", {**EXTENT, "offset": "8"}), "Expected `int`, got `str`"),
+        (allocator("Release", {"keys": [7]}), "expected an object, found an integer at keys[0]"),
+        (allocator("Allocate", {**EXTENT, "offset": "8"}), "expected an integer, found a string"),
     ],
 )
 def test_the_reason_says_where_in_the_parameter(message: bytes, reason: str) -> None:

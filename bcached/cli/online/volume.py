@@ -78,8 +78,14 @@ def orphan_table(orphans: Iterable[Orphan]) -> Table:
 @click.option("--uuid", type=click.UUID, help="The backing device that the kernel may attach to it.")
 @pass_options
 def create(options: GlobalOptions, label: str, size: int | None, uuid: UUID | None) -> None:
-    """Create a volume and print its inode. Durable when the command returns."""
+    """Create a volume and print its inode. Durable when the command returns.
+
+    Several volumes may have one label; other verbs then take them by their inodes only.
+    """
     with connected(options) as client:
+        same = [one.inode for one in client.list_volumes() if one.label == label]
+        if same:
+            click.echo(f"bcachectl: volume {same[0]} has the label {label!r}, too: use the inodes", err=True)
         inode = client.create_volume(label, sectors=size, uuid=None if uuid is None else str(uuid))
     answer(options, {"inode": inode}, lambda: str(inode))
 
