@@ -81,8 +81,8 @@ def without_durability() -> Any:
     """A durable commit is answered before its flush."""
     add = Commits.add
 
-    def added(self: Commits, one: Any, *, durable: bool = False) -> None:
-        add(self, one)
+    def added(self: Commits, one: Any, *, wait: bool = False, durable: bool = False) -> None:
+        add(self, one, wait=wait or durable)
         self.send()
 
     return patch.object(Commits, "add", added)
@@ -97,14 +97,13 @@ def without_waiting() -> Any:
 def without_condition() -> Iterator[None]:
     """An object is added in place of another one."""
 
-    def added(self: Commits, one: Any, _version: int, *, durable: bool = False) -> bool:
-        self.add(one, durable=durable)
-        self.finish(one)
+    def added(self: Commits, one: Any, _version: int, *, durable: bool) -> bool:
+        self.add(one, wait=True, durable=durable)
         return True
 
     with (
         patch.object(CacheSession, "version_of", lambda *_: 0),
-        patch.object(Commits, "add_if_unchanged", added),
+        patch.object(Commits, "send_if_unchanged", added),
     ):
         yield
 

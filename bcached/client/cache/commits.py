@@ -3,11 +3,15 @@
 
 While one is under way, or was sent within the last millisecond, further keys gather and are sent together. So
 a process that stores much sends few, large messages; the sender's thread sends what is left at the end.
+
+Threads that wait for their commits share messages, too: one of them waits for the first answer, without the
+session's lock, while the others' keys gather.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from threading import Condition, RLock, get_ident
 
 from bcached.client.attachment import Attachment
 from bcached.client.cache.names import SLOT_SECTORS
@@ -31,8 +35,8 @@ class Pending:
     """One object's keys until their commit is answered; they were valid at `since`."""
 
     __slots__ = (
-        "error", "is_conditional", "is_sent", "is_settled", "keys", "name", "offset", "seal", "since",
-        "was_committed",
+        "error", "is_awaited", "is_conditional", "is_durable", "is_sent", "is_settled", "keys", "name",
+        "offset", "seal", "since", "was_committed",
     )  # fmt: skip
 
     def __init__(
@@ -41,7 +45,8 @@ class Pending:
         self.name = name
         self.offset = offset
         self.seal = seal  # of an object: all else in its slot is removed with its commit; None of a record
-        self.was_committed = self.is_conditional = False
+        self.was_committed = self.is_conditional = self.is_durable = False
+        self.is_awaited = False  # by a caller, which repeats it if the connection is lost, or raises
         self.keys = keys
         self.since = since
         self.is_sent = self.is_settled = False
@@ -49,12 +54,13 @@ class Pending:
 
 
 class Commits:
-    """The commits of one connection. The caller holds the session's lock."""
+    """The commits of one connection. The caller holds the session's lock, except for `finish`."""
 
     def __init__(
         self,
         channel: SocketChannel,
         at: Attachment,
+        lock: RLock,
         forget: Callable[[Sequence[int]], None],
         remember: Callable[[Pending, int], None],
     ) -> None:
@@ -68,7 +74,9 @@ class Commits:
         self._gathered_keys = 0
         # A message costs as much as several keys: it is worth sending with so many, or at this time.
         self._enough, self._due_s = BUNDLE_KEYS, 0.0
-        self._under_way: deque[tuple[Call[Committed], Sequence[Pending], bool]] = deque()
+        self._under_way: deque[tuple[Call[Committed], Sequence[Pending]]] = deque()
+        self._answered = Condition(lock)  # notified when `_waiting` has returned
+        self._waiting = 0  # the thread that waits for the first answer without the lock
         self.keys_max = at.description.commit_words // (HEAD_WORDS + 1)  # of one message
         self._gather_max = min(KEYS_MAX, self.keys_max)
         self.error: BcachedError | None = None  # the first refusal that no caller has seen
@@ -83,20 +91,26 @@ class Commits:
         """Whether nothing is gathered or under way."""
         return not self._gathered and not self._under_way
 
-    def add(self, one: Pending, *, durable: bool = False) -> None:
+    def add(self, one: Pending, *, wait: bool = False, durable: bool = False) -> None:
         """Commit an object's keys, now or, unless durable, together with later ones."""
-        before = self.newest.get(one.offset)
-        is_replaced = before is not None and not before.is_sent
-        if is_replaced or self._gathered_keys + len(one.keys) > self._gather_max:
+        one.is_awaited, one.is_durable = wait or durable, durable
+        is_replaced = self._is_gathered(one.offset)
+        while self._gathered and (is_replaced or self._gathered_keys + len(one.keys) > self._gather_max):
             self.poll()
             self.send()
+            is_replaced = self._is_gathered(one.offset)
         self.newest[one.offset] = one
         self._gathered.append(one)
         self._gathered_keys += len(one.keys)
         if durable:
-            self.send(durable=True)
+            self.send()
         elif self._gathered_keys >= self._enough or time.monotonic() >= self._due_s:
             self._send_if_idle()
+
+    def _is_gathered(self, offset: int) -> bool:
+        """Whether an earlier object of this offset was not sent yet."""
+        before = self.newest.get(offset)
+        return before is not None and not before.is_sent
 
     def _send_if_idle(self) -> None:
         """Send what has gathered, unless a commit is under way: then look again for its answer later."""
@@ -107,34 +121,36 @@ class Commits:
             self._enough = self._gathered_keys + BUNDLE_KEYS
             self._due_s = time.monotonic() + LOOK_S
 
-    def send(self, *, durable: bool = False) -> None:
+    def send(self) -> None:
         """Send what has gathered; waits while too many commits are under way."""
         while len(self._under_way) >= UNDER_WAY_MAX:
             self._wait_for_first()
         if not self._gathered:
             return
         gathered, self._gathered, self._gathered_keys = self._gathered, [], 0
-        self._dispatch(gathered, durable=durable)
+        self._dispatch(gathered)
 
-    def add_if_unchanged(self, one: Pending, version: int, *, durable: bool = False) -> bool:
-        """Commit an object if its slot's change counter has this value; returns whether it was committed."""
-        one.is_conditional = True
-        self.drain()
-        self._dispatch([one], durable=durable, if_versions=[version] * len(one.keys))
-        self.finish(one)
-        return one.was_committed
+    def send_if_unchanged(self, one: Pending, version: int, *, durable: bool) -> bool:
+        """Commit an object if its slot's change counter has this value.
 
-    def _dispatch(
-        self, gathered: Sequence[Pending], *, durable: bool, if_versions: Sequence[int] | None = None
-    ) -> None:
+        Returns whether that was sent: not if an earlier object of this process is on its way to the slot.
+        """
+        if one.offset in self.newest:
+            return False
+        one.is_conditional, one.is_durable = True, durable
+        self._dispatch([one], [version] * len(one.keys))
+        return True
+
+    def _dispatch(self, gathered: Sequence[Pending], if_versions: Sequence[int] | None = None) -> None:
         for one in gathered:
             one.is_sent = True
         keys = [key for one in gathered for key in one.keys]
         slots = [Lookup(one.keys[0].inode, one.offset, SLOT_SECTORS) for one in gathered if one.seal]
+        durable = any(one.is_durable for one in gathered)
         call = verbs.commit_if(
             self._at, keys, durable=durable, versions=True, if_versions=if_versions, replaces=slots
         )
-        self._under_way.append((call, gathered, durable))
+        self._under_way.append((call, gathered))
         self._enough, self._due_s = BUNDLE_KEYS, time.monotonic() + GATHER_S
         try:
             self._channel.send(call)
@@ -143,37 +159,62 @@ class Commits:
                 call.refuse(ConnectionLost(self._at.path, "interrupted before a commit was sent"))
             raise
 
+    # Waiting
+
     def finish(self, one: Pending) -> None:
-        """Wait until an object's commit is answered. Raises its refusal."""
-        if not one.is_sent:
-            self.send()
-        while not one.is_settled:
-            self._wait_for_first()
+        """Wait until an object's commit is answered, without the lock. Raises its refusal."""
+        while (call := self._awaited(one)) is not None:
+            try:
+                self._channel.news(call)
+            finally:
+                with self._answered:
+                    self._waiting = 0
+                    self._answered.notify_all()
         if one.error is not None:
             self.error = None
             raise one.error
 
+    def _awaited(self, one: Pending) -> Call[Committed] | None:
+        """Returns the call that this thread is to wait for, for all; None once the object's is answered."""
+        with self._answered:
+            self._settle_answered()
+            while not one.is_settled and self._is_another_waiting:
+                self._answered.wait()
+                self._settle_answered()
+            if one.is_settled:
+                return None
+            if not one.is_sent and not self._under_way:
+                self.send()
+            self._waiting = get_ident()
+            return self._under_way[0][0]
+
+    @property
+    def _is_another_waiting(self) -> bool:
+        """Whether another thread waits for the first answer; not this one, of which a signal handler runs."""
+        return self._waiting not in (0, get_ident())
+
     def drain(self) -> None:
-        """Send all, and wait for the answers."""
+        """Send all, and wait for the answers to what was sent so far."""
         self.send()
-        while self._under_way:
+        last = self._under_way[-1] if self._under_way else None
+        while last is not None and last in self._under_way:
             self._wait_for_first()
 
     def poll(self) -> None:
         """Take the answers that have arrived."""
         if self._under_way:
             self._channel.take_arrived()
-            while self._under_way and self._under_way[0][0].is_settled:
-                self._settle()
+            self._settle_answered()
 
-    def unsettled(self) -> list[int]:
-        """Returns the offsets of objects whose commits have no answer, in the order stored.
+    def unsettled(self) -> list[Pending]:
+        """Returns the objects without an answer in whose place an older one may be, in the order stored.
 
-        Not of conditional ones: no caller has read them before they were committed, and what another process
-        has added in their place must not be dropped.
+        Not conditional ones: no caller has read them before they were committed, and what another process
+        has added in their place must not be dropped. Nor records, which stand for no object.
         """
-        those = [one for _, objects, _ in self._under_way for one in objects] + self._gathered
-        return _offsets(those)
+        return [one for _, objects in self._under_way for one in _doubtful(objects)] + _doubtful(
+            self._gathered
+        )
 
     def raise_error(self) -> None:
         """Raise the first refusal that no caller has seen."""
@@ -182,11 +223,19 @@ class Commits:
             raise error
 
     def _wait_for_first(self) -> None:
-        self._channel.news(self._under_way[0][0])
-        self._settle()
+        """Wait for the first answer: with the lock, unless another thread waits for it."""
+        if self._is_another_waiting:
+            self._answered.wait()
+        else:
+            self._channel.news(self._under_way[0][0])
+        self._settle_answered()
+
+    def _settle_answered(self) -> None:
+        while self._under_way and self._under_way[0][0].is_settled:
+            self._settle()
 
     def _settle(self) -> None:
-        call, objects, durable = self._under_way[0]
+        call, objects = self._under_way[0]
         error: BcachedError | None = None
         try:
             self._note(call.outcome(), objects)
@@ -195,7 +244,7 @@ class Commits:
         except BcachedError as refusal:
             error = refusal
         if isinstance(error, LimitExceeded) and len(objects) > 1:
-            self._send_one_by_one(objects, durable=durable)
+            self._send_one_by_one(objects)
             return
         for one in objects:
             one.error, one.is_settled = error, True
@@ -204,14 +253,15 @@ class Commits:
         self._under_way.popleft()
         if error is not None:
             self.error = self.error or error
-            self._forget(_offsets(objects))
+            self._forget([one.offset for one in _doubtful(objects)])
+            self._at.send_oneway(verbs.release_message(tuple([key for one in objects for key in one.keys])))
 
-    def _send_one_by_one(self, objects: Sequence[Pending], *, durable: bool) -> None:
+    def _send_one_by_one(self, objects: Sequence[Pending]) -> None:
         """Repeat a commit that was refused since too much is left of longer objects in all of its slots."""
         self._under_way.popleft()
         for one in objects:
             if self.newest.get(one.offset) is one:
-                self._dispatch([one], durable=durable)
+                self._dispatch([one])
             else:
                 one.is_settled = True  # a later one is under way
 
@@ -226,6 +276,6 @@ class Commits:
                 self._remember(one, done.versions[at - 1])
 
 
-def _offsets(objects: Iterable[Pending]) -> list[int]:
-    """Returns where an older object may be in place of these if they are not committed."""
-    return [one.offset for one in objects if not one.is_conditional]
+def _doubtful(objects: Iterable[Pending]) -> list[Pending]:
+    """Returns those in whose place an older object may be if they are not committed."""
+    return [one for one in objects if one.seal is not None and not one.is_conditional]

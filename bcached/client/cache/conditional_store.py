@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from bcached.client.cache.commits import Pending
+from bcached.client.cache.names import offset_of
 from bcached.client.cache.new_object import Change, NewObject, found_object
 from bcached.client.cache.object_format import StoredObject
 from bcached.client.cache.session import CacheSession
@@ -34,28 +35,35 @@ class ConditionalStore:
 
     def run(self, session: CacheSession, lock: AbstractContextManager[object]) -> NewObject | None:
         """Returns what was stored; None if the change was to leave what there was."""
-        with lock:
-            session.commits.drain()
-            while True:
-                version = session.version_of(self._name)  # before the look-up
-                found = self._find(session, self._name)
-                if self._attempt is not None and self._is_own(session, found, self._attempt[1]):
-                    return self._made_durable(session, self._attempt[0])
-                one = self._change(found_object(found))
-                if one is None or self._store(session, one, version):
-                    return one
+        while True:
+            with lock:
+                if offset_of(self._name) in session.commits.newest:
+                    session.commits.drain()
+            version = session.version_of(self._name)  # before the look-up
+            found = self._find(session, self._name)
+            if self._attempt is not None and self._is_own(session, found, self._attempt[1]):
+                return self._made_durable(session, self._attempt[0])
+            one = self._change(found_object(found))
+            if one is None or self._store(session, lock, one, version):
+                return one
 
-    def _store(self, session: CacheSession, one: NewObject, version: int) -> bool:
+    def _store(
+        self, session: CacheSession, lock: AbstractContextManager[object], one: NewObject, version: int
+    ) -> bool:
         """Returns whether it was stored: not if the slot was changed since."""
         parts, seal = session.encoded(one)
         if session.version_of(self._name) != version:
             return False
-        pending = session.written(self._name, parts, seal)
-        self._attempt = one, pending
-        if session.commit_if_unchanged(pending, version, durable=self._durable):
-            return True
-        self._attempt = None
-        return False
+        with lock:
+            pending = session.written(self._name, parts, seal)
+            self._attempt = one, pending
+            is_sent = session.commits.send_if_unchanged(pending, version, durable=self._durable)
+        if is_sent:
+            session.commits.finish(pending)
+        if not pending.was_committed:
+            self._attempt = None
+            session.release(pending)
+        return pending.was_committed
 
     def _is_own(self, session: CacheSession, found: StoredObject | None, attempt: Pending) -> bool:
         if found is None or attempt.seal is None or found.crc != attempt.seal.crc:

@@ -31,6 +31,8 @@ from bcached.errors import ConnectionLost, NoSuchVolume
 
 T = TypeVar("T")
 
+CALLS_MAX = 256  # sent before the first is answered
+
 
 class Stats(NamedTuple):
     """What a cache has done in this process."""
@@ -228,11 +230,11 @@ class Objects:
         parts, seal = session.encoded(one)
         with self.sessions.lock:
             session.commits.raise_error()
-            pending = session.store(one.name, parts, seal, durable=durable)
-            if wait or durable:
-                session.commits.finish(pending)
-            elif session.commits.has_gathered:
+            pending = session.store(one.name, parts, seal, wait=wait, durable=durable)
+            if not (wait or durable) and session.commits.has_gathered:
                 self._sender.want()
+        if wait or durable:
+            session.commits.finish(pending)
 
     def _touch(self, session: CacheSession, name: bytes, expires_at_us: int) -> bool:
         with self.sessions.lock:
@@ -243,12 +245,17 @@ class Objects:
             block_bytes = max(PAGE_BYTES, session.block_bytes)
             value = record_value(found.crc)
             record, _ = encoded(name, RECORD, value, now_us(), expires_at_us, block_bytes)
-            session.store_record(name, record)
-            return True
+            pending = session.store_record(name, record)
+        session.commits.finish(pending)
+        return True
 
     def _drop(self, session: CacheSession, offsets: list[int]) -> list[bool]:
-        with self.sessions.lock:
-            return session.drop(offsets)
+        dropped = []
+        for start in range(0, len(offsets), CALLS_MAX):
+            with self.sessions.lock:
+                calls = session.send_drops(offsets[start : start + CALLS_MAX])
+            dropped += session.dropped(calls)
+        return dropped
 
     def _drop_all(self, session: CacheSession) -> None:
         with self.sessions.lock:
@@ -257,6 +264,7 @@ class Objects:
     def _flush(self, session: CacheSession, *, durable: bool) -> None:
         with self.sessions.lock:
             session.commits.drain()
-            if durable:
-                session.flush()
+        if durable:
+            session.flush()
+        with self.sessions.lock:
             session.commits.raise_error()

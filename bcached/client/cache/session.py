@@ -2,6 +2,7 @@
 """All of a cache that ends with its connection: leased space, commits under way, what is known about gens."""
 
 from collections.abc import Iterable, Sequence
+from threading import RLock
 
 from bcached.client.attachment import Attachment
 from bcached.client.cache.carving import Carver
@@ -28,6 +29,7 @@ from bcached.client.changes import mapped_changes
 from bcached.client.gens import Instant
 from bcached.client.parts_left import PartsLeft
 from bcached.client.protocol import verbs
+from bcached.client.protocol.exchange import Call
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import DeviceError
 from bcached.keys import Key
@@ -36,7 +38,6 @@ from bcached.wire.messages import MANY_MAX, Lookup
 
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
 READER = "reader"  # the role
-CALLS_MAX = 256  # sent before the first is answered
 
 
 class CacheSession:
@@ -45,7 +46,7 @@ class CacheSession:
     Its many attributes are the parts that end together with the connection; each has methods of its own.
     """
 
-    def __init__(self, path: str, volume: str | int, patience_s: float) -> None:
+    def __init__(self, path: str, volume: str | int, patience_s: float, lock: RLock) -> None:
         self.channel = SocketChannel(path, patience_s)
         try:
             self.at = Attachment(path, direct=False, whole_buckets=True)
@@ -62,7 +63,7 @@ class CacheSession:
         self.refused: list[int] = []  # offsets whose objects were not committed: an older one may be there
         self.reader = Reader(self.at, self.gens)
         self.positions = Positions()
-        self.commits = Commits(self.channel, self.at, self.refused.extend, self._remember)
+        self.commits = Commits(self.channel, self.at, lock, self.refused.extend, self._remember)
         self._leases = Leases(self.channel, self.at)
         self._carver = Carver(devices[0].bucket_sectors)
         self._leased = self.gens.now()  # when the newest lease was taken: all of them are valid then
@@ -104,10 +105,10 @@ class CacheSession:
             )
         return encoded(one.name, one.codec, one.value, now_us(), one.expires_at_us, self.block_bytes)
 
-    def store(self, name: bytes, parts: Parts, seal: Seal, *, durable: bool = False) -> Pending:
+    def store(self, name: bytes, parts: Parts, seal: Seal, *, wait: bool, durable: bool) -> Pending:
         """Write an object of this name, and commit it; returns before the answer."""
         pending = self._written(name, offset_of(name), parts, seal)
-        self.commits.add(pending, durable=durable)
+        self.commits.add(pending, wait=wait, durable=durable)
         return pending
 
     def version_of(self, name: bytes) -> int:
@@ -118,18 +119,15 @@ class CacheSession:
         """Write an object of this name, which is not committed yet."""
         return self._written(name, offset_of(name), parts, seal)
 
-    def commit_if_unchanged(self, pending: Pending, version: int, *, durable: bool = False) -> bool:
-        """Commit what was written if its slot has this version, and wait; returns whether it has."""
-        if self.commits.add_if_unchanged(pending, version, durable=durable):
-            return True
+    def release(self, pending: Pending) -> None:
+        """Return the space of what was written and not committed."""
         self.at.send_oneway(verbs.release_message(tuple(pending.keys)))
-        return False
 
-    def store_record(self, name: bytes, parts: Parts) -> None:
-        """Write a record on the object of this name, and wait for its commit."""
+    def store_record(self, name: bytes, parts: Parts) -> Pending:
+        """Write a record on the object of this name, and commit it; returns before the answer."""
         pending = self._written(name, offset_of(name) + RECORD_AT, parts, None)
         self.commits.add(pending)
-        self.commits.finish(pending)
+        return pending
 
     def _written(self, name: bytes, offset: int, parts: Parts, seal: Seal | None) -> Pending:
         keys: list[Key] = []
@@ -261,18 +259,22 @@ class CacheSession:
 
     # Dropping
 
-    def drop(self, offsets: Iterable[int]) -> list[bool]:
-        """Drop what is in the slots at these offsets; returns for each whether there was something."""
-        self.commits.send()  # what was stored before this is dropped, too
+    def send_drops(self, offsets: Iterable[int]) -> list[Call[int]]:
+        """Have what is in the slots at these offsets dropped; returns before the answers."""
+        offsets = list(offsets)
+        if any(one in self.commits.newest for one in offsets):
+            self.commits.drain()  # a commit that is refused may be repeated: it must not come after this
         calls = [verbs.invalidate(self.at, self.inode, one, SLOT_SECTORS, durable=False) for one in offsets]
-        dropped = []
-        for start in range(0, len(calls), CALLS_MAX):
-            self.channel.send(*calls[start : start + CALLS_MAX])
-            for call in calls[start : start + CALLS_MAX]:
-                self.channel.news(call)
-                dropped.append(call.outcome() > 0)
-        self.commits.drain()
-        return dropped
+        self.channel.send(*calls)
+        return calls
+
+    def dropped(self, calls: Iterable[Call[int]]) -> list[bool]:
+        """Wait for the answers, without the lock; returns for each slot whether there was something."""
+        found = []
+        for call in calls:
+            self.channel.news(call)
+            found.append(call.outcome() > 0)
+        return found
 
     def drop_all(self, sectors: int) -> None:
         """Drop everything in the volume."""

@@ -59,8 +59,8 @@ class Sessions:
             if self.existing is not session:
                 return
             lost = session.commits.unsettled()
-            self.names_lost += len(lost)
-            self._doubtful += lost + session.refused
+            self.names_lost += sum(not one.is_awaited for one in lost)
+            self._doubtful += [one.offset for one in lost] + session.refused
             session.refused.clear()
             session.close()
             self.existing = None
@@ -85,7 +85,7 @@ class Sessions:
         if left_s > 0:
             raise ConnectionLost(self.path, f"the next attempt is due in {left_s:.1f} s")
         try:
-            session = CacheSession(self.path, self._volume, self._patience_s)
+            session = CacheSession(self.path, self._volume, self._patience_s, self.lock)
         except ConnectionLost:
             self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             self._next_attempt_s = time.monotonic() + self._pause_s * _random.uniform(0.5, 1.0)
@@ -98,5 +98,5 @@ class Sessions:
         self._doubtful += session.refused
         session.refused.clear()
         if self._doubtful:
-            session.drop(self._doubtful)
+            session.dropped(session.send_drops(self._doubtful))
             self._doubtful = []

@@ -18,7 +18,7 @@ from instruments.clients.relay import Relay
 from instruments.time.patience import tries
 
 BYTES = 300_000  # some five buckets
-STEPS = ["version_of", "encoded", "written", "commit_if_unchanged"]
+STEPS = ["version_of", "encoded", "written"]
 
 
 def session_of(cache: Cache) -> CacheSession:
@@ -63,7 +63,7 @@ PARTLY = "an object that lost a part"
 @pytest.mark.parametrize(
     ("before", "step"),
     [(before, step) for before in ("nothing", "an expired object") for step in STEPS]
-    + [(PARTLY, "version_of"), (PARTLY, "commit_if_unchanged")],
+    + [(PARTLY, "version_of"), (PARTLY, "written")],
 )
 def test_of_two_that_add_one_wins_whenever_the_other_does(
     daemon: DaemonProcess, before: str, step: str
