@@ -6,16 +6,16 @@ sector in the cache would hide the right one below it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bcached.format.bkey import CHECK_DEVICE
 from bcached.keys import Key, Pointer
+from bcached.state.index.extent_columns import empty_rows, extents_of_rows, joined
 from bcached.state.index.extents import Extents
-from bcached.state.index.key_rows import KeyRows
+from bcached.state.index.key_rows import KeyRows, Rows
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.missing_members import is_missing
@@ -42,20 +42,45 @@ class KeptKeys:
         present = [
             number for number, member in enumerate(left.members) if not is_missing(member.block_device)
         ]
-        kept = cls(left, Extents(merge_within=left.bounds.bucket_sectors), present)
+        kept = cls(left, Extents(), present)
         extents = DirtyExtents.of(left)
-        for key, part in extents.of_all():
-            if key.inode >= slots:
-                kept.outside += part.sectors if key.dirty else 0
-            elif part.confidence <= most and (key.dirty or all(map(extents.is_proven, part.copies))):
-                kept._keep(key, part)
-            elif key.dirty:
-                kept.lost[part.confidence] += part.sectors
-            else:
-                kept.dropped_clean_sectors += part.sectors
+        parts, several = [empty_rows()], list[Key]()
+        for rows, others in extents.of_all():
+            parts.append(kept._sorted_out(rows, rows.dirty | extents.are_proven(rows), slots))
+            pieces = KeyRows()
+            for key, part in others:
+                if key.inode >= slots:
+                    kept.outside += part.sectors if key.dirty else 0
+                elif part.confidence <= most and (key.dirty or all(map(extents.is_proven, part.copies))):
+                    kept._keep(key, part, pieces, several)
+                elif key.dirty:
+                    kept.lost[part.confidence] += part.sectors
+                else:
+                    kept.dropped_clean_sectors += part.sectors
+            parts += pieces.chunks()
+        kept.extents = extents_of_rows(joined(parts), left.bounds.bucket_sectors)
+        for key in several:
+            kept.extents.insert(key)
         return kept
 
-    def _keep(self, key: Key, part: DirtyExtent) -> None:
+    def _sorted_out(self, rows: Rows, stays: NDArray[np.bool_], slots: int) -> Rows:
+        """Returns those rows of sure keys that stay, by their members' new numbers, and counts all."""
+        dirty = rows.dirty
+        inside = rows.inodes < slots
+        self.outside += int(rows.sectors[dirty & ~inside].sum())
+        self.dropped_clean_sectors += int(rows.sectors[inside & ~stays].sum())
+        stays = stays & inside
+        numbers = np.full(len(self.left.members), -1, np.int64)
+        numbers[self.present] = np.arange(len(self.present))
+        devices = numbers[rows.devices]
+        self.missing += int(rows.sectors[stays & dirty & (devices < 0)].sum())
+        stays &= devices >= 0
+        self.dirty_sectors += int(rows.sectors[stays & dirty].sum())
+        self.clean_sectors += int(rows.sectors[stays & ~dirty].sum())
+        return replace(rows, devices=devices).where(stays)
+
+    def _keep(self, key: Key, part: DirtyExtent, pieces: KeyRows, several: list[Key]) -> None:
+        """Add a piece to those with one copy, or to those with several."""
         pointers = tuple(
             Pointer(self.present.index(place.device), place.sector, self._gen(place.device, place.sector))
             for place in part.copies
@@ -64,7 +89,11 @@ class KeptKeys:
         if not pointers:
             self.missing += part.sectors if key.dirty else 0
             return
-        self.extents.insert(Key(key.inode, part.offset, part.sectors, key.dirty, pointers))
+        piece = Key(key.inode, part.offset, part.sectors, key.dirty, pointers)
+        if len(pointers) == 1:
+            pieces.add_key(piece)
+        else:
+            several.append(piece)
         if key.dirty:
             self.dirty_sectors += part.sectors
         else:
@@ -96,31 +125,28 @@ class KeptKeys:
         counts = [self.left.checked.censuses[number].geometry.bucket_count for number in self.present]
         dirty = [np.zeros(count, np.int64) for count in counts]
         clean = [np.zeros(count, np.int64) for count in counts]
-        rows = KeyRows()
-        rows.add(self.extents)
-        for chunk in rows.chunks():
+        for chunk in self._rows().chunks():
             for device in range(len(counts)):
                 for counted, chosen in ((dirty, chunk.dirty), (clean, ~chunk.dirty)):
                     here = chunk.where(chosen & (chunk.devices == device))
                     buckets = here.first_sectors // self.left.bounds.bucket_sectors
-                    np.add.at(counted[device], buckets, here.sectors)
+                    counted[device] += np.bincount(buckets, here.sectors, counts[device]).astype(np.int64)
         return dirty, clean
-
-    def _pointers(self) -> Iterator[tuple[Key, Pointer]]:
-        for key in self.extents:
-            for pointer in key.pointers:
-                if pointer.device != CHECK_DEVICE:
-                    yield key, pointer
 
     def drop_clean_in(self, buckets: Collection[tuple[int, int]]) -> None:
         """Drop the clean keys with a copy in these buckets, each a member and a bucket's number."""
-        size = self.left.bounds.bucket_sectors
-        doomed = [
-            key
-            for key, pointer in self._pointers()
-            if not key.dirty and (pointer.device, pointer.sector // size) in buckets
-        ]
-        for key in dict.fromkeys(doomed):
-            for cut in self.extents.remove(key.inode, key.offset, key.end):
+        doomed = list[Key]()
+        for device in {device for device, _ in buckets}:
+            numbers = np.array([bucket for one, bucket in buckets if one == device], np.int64)
+            for chunk in self._rows().chunks():
+                of_buckets = np.isin(chunk.first_sectors // self.left.bounds.bucket_sectors, numbers)
+                doomed += chunk.where(~chunk.dirty & (chunk.devices == device) & of_buckets)
+        for key in dict.fromkeys((key.inode, key.offset, key.end) for key in doomed):
+            for cut in self.extents.remove(*key):
                 self.clean_sectors -= cut.sectors
                 self.dropped_clean_sectors += cut.sectors
+
+    def _rows(self) -> KeyRows:
+        rows = KeyRows()
+        rows.add(self.extents)
+        return rows

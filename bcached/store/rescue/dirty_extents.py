@@ -69,13 +69,29 @@ class DirtyExtents:
         return extents
 
     def _prove_gens(self) -> None:
-        """Take the gens of buckets with sure dirty data as certain: such a bucket was not reused since."""
-        for inode in self.inodes():
-            for extent in self.of_inode(inode):
+        """Take the gens of buckets with sure dirty data as certain: such a bucket was not reused since.
+
+        1. Of what is sure in columns. 2. Of the others, which what was proven may have made sure.
+        """
+        for rows, _ in self._in_columns():
+            for device, census in enumerate(self.left.checked.censuses):
+                here = rows.first_sectors[rows.dirty & (rows.devices == device)]
+                self._proven[device][census.geometry.buckets_of(here)] = True
+        for _, others in self._in_columns():
+            for extent in self._extents(others.where(others.dirty)):
                 if extent.confidence == Confidence.SURE:
                     for place in extent.copies:
                         census = self.left.checked.censuses[place.device]
                         self._proven[place.device][census.geometry.bucket_of(place.sector)] = True
+
+    def _in_columns(self) -> Iterator[tuple[Rows, Rows]]:
+        """Yields the rows of all keys in parts: those that are sure in columns, and the others."""
+        tree = self.left.checked.tree
+        plain_rows = self._plain_rows()
+        for chunk in tree.rows.chunks() if tree is not None else ():
+            rows = chunk.where(chunk.devices != CHECK_DEVICE)
+            plain = plain_rows.of(rows)
+            yield rows.where(plain), rows.where(~plain)
 
     def inodes(self) -> list[int]:
         """Returns the inodes that have dirty extents."""
@@ -106,21 +122,21 @@ class DirtyExtents:
         for number, copies in groupby(numbered, key=itemgetter(0)):
             yield from self._parts(number, [key for _, key in copies])
 
-    def of_all(self) -> Iterator[tuple[Key, DirtyExtent]]:
-        """Yields the parts of all keys, clean ones, too: each with its key, which names its first copy.
+    def of_all(self) -> Iterator[tuple[Rows, Iterator[tuple[Key, DirtyExtent]]]]:
+        """Yields all keys, clean ones, too, in parts: rows that are sure, and the others in pieces.
 
-        Of a stale clean key there is none.
+        Each of these is yielded with its key, which names its first copy. Of a stale clean key there is none.
         """
-        tree = self.left.checked.tree
-        plain_rows = self._plain_rows()
-        for chunk in tree.rows.chunks() if tree is not None else ():
-            rows = chunk.where(chunk.devices != CHECK_DEVICE)
-            plain = plain_rows.of(rows)
-            for key in rows.where(plain):
-                pointer = key.pointers[0]
-                places = (Place(pointer.device, pointer.sector),)
-                yield key, DirtyExtent(key.offset, key.sectors, Confidence.SURE, places)
-            yield from self._others(rows.where(~plain))
+        for plain, others in self._in_columns():
+            yield plain, self._others(others)
+
+    def are_proven(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether the gen of each row's bucket is certain."""
+        certain = np.zeros(len(rows), bool)
+        for device, census in enumerate(self.left.checked.censuses):
+            here = np.flatnonzero(rows.devices == device)
+            certain[here] = self._proven[device][census.geometry.buckets_of(rows.first_sectors[here])]
+        return certain
 
     def _others(self, rows: Rows) -> Iterator[tuple[Key, DirtyExtent]]:
         numbered = zip(rows.keys.tolist(), rows, strict=True)
@@ -131,7 +147,7 @@ class DirtyExtents:
                     yield copies[0], part
 
     def _plain_rows(self) -> PlainRows:
-        return PlainRows(self.left, self._proven, np.array(sorted(self._conflicting), np.int64))
+        return PlainRows.for_set(self.left, self._proven, self._conflicting)
 
     def is_proven(self, place: Place) -> bool:
         """Whether the gen of a bucket is certain, so that clean data in it is what its key names, too."""

@@ -4,8 +4,8 @@
 What is not plain is looked at one by one (dirty_extents.py), which takes a hundred times as long.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,15 @@ from bcached.store.rescue.set_left import SetLeft
 Mask = NDArray[np.bool_]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranges:
+    """Sectors of an inode, in order, no two ranges overlapping."""
+
+    inode: int
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class PlainRows:
     """The rule for one set; its keys must all be known."""
@@ -26,13 +35,20 @@ class PlainRows:
     left: SetLeft
     proven: Sequence[Mask]  # by member: buckets whose gen is certain
     conflicting: NDArray[np.int64]  # numbers of keys, in order
+    _replayed: list[Ranges] = field(default_factory=list)  # what the journal has, if not all gens are certain
+
+    @classmethod
+    def for_set(cls, left: SetLeft, proven: Sequence[Mask], conflicting: Iterable[int]) -> "PlainRows":
+        """Returns the rule, by what is proven at this moment."""
+        replayed = list(_ranges(left)) if not all(known.all() for known in proven) else []
+        return cls(left, proven, np.array(sorted(conflicting), np.int64), replayed)
 
     def of(self, rows: Rows) -> Mask:
         """Whether each row is of a key that is sure as a whole; False where that takes a closer look.
 
         1. Nothing in this set is plain. 2. Keys of several copies, of other members, in buckets with a gen
-        that is not certain or is newer, or that hold metadata. 3. Keys that others claim, too. 4. Keys in the
-        range of a damaged node.
+        that is newer, or that is not certain (unless only the leaves have the key), or that hold metadata.
+        3. Keys that others claim, too. 4. Keys in the range of a damaged node.
         """
         if not _allow_plain(self.left.doubts):
             return np.zeros(len(rows), bool)
@@ -52,7 +68,31 @@ class PlainRows:
             current = census.gens[buckets] == rows.gens[here]
             holds_data = (uses == Use.FREE) | (uses == Use.DATA)
             sound[here] = current & holds_data & self.proven[device][buckets]
+            if self.left.doubts.index_is_whole and self._replayed:
+                sound[here] |= current & holds_data & self._only_in_leaves(rows, here)
         return sound
+
+    def _only_in_leaves(self, rows: Rows, here: NDArray[np.int64]) -> Mask:
+        """Whether the journal has no part of each of these rows."""
+        starts, ends, inodes = rows.ends[here] - rows.sectors[here], rows.ends[here], rows.inodes[here]
+        only = np.ones(len(here), bool)
+        for ranges in self._replayed:
+            if not len(ranges.ends):
+                continue
+            number = np.searchsorted(ranges.ends, starts, side="right")
+            following = ranges.starts[np.minimum(number, len(ranges.ends) - 1)]
+            only &= (inodes != ranges.inode) | (number == len(ranges.ends)) | (following >= ends)
+        return only
+
+
+def _ranges(left: SetLeft) -> Iterator[Ranges]:
+    """Yields what the journal has of each inode; at least one, of nothing."""
+    keys: dict[int, list[tuple[int, int]]] = {0: []}
+    for key in left.doubts.replayed:
+        keys.setdefault(key.inode, []).append((key.offset, key.end))
+    for inode, ranges in keys.items():
+        columns = np.array(ranges, np.int64).reshape(-1, 2)
+        yield Ranges(inode, columns[:, 0], columns[:, 1])
 
 
 def _allow_plain(doubts: Doubts) -> bool:
