@@ -244,7 +244,8 @@ class VolumeState(Struct, frozen=True, gc=False):
 
     live_sectors includes what was evicted since the last garbage collection. keys is how many the index has,
     stale ones included. The look-ups are those since the start: how many, how many found something, the
-    sectors that were looked up, and those of them that were found.
+    sectors that were looked up, and those of them that were found. private: it has an owner, and others see
+    nothing of it.
     """
 
     label: str
@@ -269,6 +270,7 @@ class VolumeState(Struct, frozen=True, gc=False):
     lookup_hit_sectors: Annotated[
         int, counter("bcached_volume_lookup_hit_bytes", "Those that were found.", unit=SECTOR_BYTES)
     ]
+    private: bool = False
 
 
 class SetState(Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ it; one that does not take its events in time loses the newest, and they are cou
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 # Each event, and its fields in the order in which they are printed. Sectors are those of the device.
@@ -48,14 +48,27 @@ class Event(NamedTuple):
     fields: dict[str, Any]
 
 
-class Listener:
-    """The events that one listener wants and has not taken."""
+NO_INODES: frozenset[int] = frozenset()
 
-    def __init__(self, wanted: Iterable[str], limit: int | None) -> None:
+
+class Listener:
+    """The events that one listener wants and has not taken, without those of inodes hidden from it."""
+
+    def __init__(
+        self,
+        wanted: Iterable[str],
+        limit: int | None,
+        hidden: Callable[[], Container[object]] = lambda: NO_INODES,
+    ) -> None:
         self.wanted = frozenset(wanted)
+        self.hidden = hidden
         self.events: deque[Event] = deque()
         self.dropped = 0  # since they were taken last
         self.left = limit  # how many more events it wants; None: no limit
+
+    def wants(self, name: str, fields: Mapping[str, Any]) -> bool:
+        """Whether an event is for it."""
+        return name in self.wanted and fields.get("inode") not in self.hidden()
 
     def add(self, event: Event) -> None:
         """Keep an event, or drop and count it."""
@@ -88,9 +101,14 @@ class Tracepoints:
         self.dropped = 0  # since the start, for all listeners
         self._clock = clock
 
-    def listen(self, wanted: Iterable[str], limit: int | None = None) -> Listener:
+    def listen(
+        self,
+        wanted: Iterable[str],
+        limit: int | None = None,
+        hidden: Callable[[], Container[object]] = lambda: NO_INODES,
+    ) -> Listener:
         """Returns a new listener for these events; call `stop` at its end."""
-        listener = Listener(wanted, limit)
+        listener = Listener(wanted, limit, hidden)
         self.listeners = (*self.listeners, listener)
         return listener
 
@@ -102,7 +120,7 @@ class Tracepoints:
         """Pass an event to its listeners."""
         event = Event(self._clock(), name, fields)
         for listener in self.listeners:
-            if name in listener.wanted:
+            if listener.wants(name, fields):
                 before = listener.dropped
                 listener.add(event)
                 self.dropped += listener.dropped - before

@@ -23,6 +23,7 @@ from bcached.client.blocking import BlockingClient
 from bcached.client.on_demand import on_demand
 from bcached.client.protocol.fetching import Piece
 from bcached.errors import ClientClosed, ForkedClient
+from bcached.wire.volume_messages import VolumeOwner
 
 if TYPE_CHECKING:
     from bcached.client.cache.async_cache import AsyncCache
@@ -39,4 +40,13 @@ __getattr__ = on_demand(
     },
 )
 
-__all__ = ["AsyncCache", "BlockingClient", "Cache", "Client", "ClientClosed", "ForkedClient", "Piece"]
+__all__ = [
+    "AsyncCache",
+    "BlockingClient",
+    "Cache",
+    "Client",
+    "ClientClosed",
+    "ForkedClient",
+    "Piece",
+    "VolumeOwner",
+]

@@ -143,6 +143,7 @@ class BlockingClient:
     list_orphans = _calls(verbs.list_orphans)
     create_volume = _calls(verbs.create_volume)
     delete_volume = _calls(verbs.delete_volume)
+    set_volume_owner = _calls(verbs.set_volume_owner)
 
     def watch(self, interval_ms: int | None = None) -> Iterator[SetState]:
         """Yields the state, and again whenever it has changed; over a connection of its own."""

@@ -155,6 +155,7 @@ class Client:
     list_orphans = _calls(verbs.list_orphans)
     create_volume = _calls(verbs.create_volume)
     delete_volume = _calls(verbs.delete_volume)
+    set_volume_owner = _calls(verbs.set_volume_owner)
 
     async def watch(self, interval_ms: int | None = None) -> AsyncGenerator[SetState, None]:
         """Yields the state, and again whenever it has changed; over a connection of its own."""

@@ -3,7 +3,7 @@
 
      0 uuid (16; zero in a free slot)    16 label (32)    48 first_reg u32    52 last_reg u32
     56 invalidated u32                   60 flags u32: bit 0 flash-only
-    64 sectors (of a flash-only volume)  72 zero (56)
+    64 sectors (of a flash-only volume)  72 owner (56; of bcached, zero for the kernel: volume_owner.py)
 
 The uuid of a deleted volume is overwritten with a constant, and its slot is never used again: keys of the old
 inode may remain. The table has no checksum. Journal entries of version 0 go with a table of 64-byte entries,
@@ -23,8 +23,9 @@ from bcached.format.checksum import Buffer
 from bcached.format.jset import VERSION_OLD_UUIDS
 from bcached.format.label import pack_label, parse_label
 from bcached.format.sizes import UUID_ENTRY_BYTES
+from bcached.format.volume_owner import NO_OWNER, EntryOwner, is_leftover, parse_owner
 
-LAYOUT = struct.Struct("<16s32sIIIIQ56x")
+LAYOUT = struct.Struct("<16s32sIIIIQ56s")
 OLD_LAYOUT = struct.Struct("<16s32sIII4x")
 assert LAYOUT.size == UUID_ENTRY_BYTES
 assert OLD_LAYOUT.size == 64
@@ -51,6 +52,7 @@ class UuidEntry:
     flash_only: bool = False
     sectors: int = 0
     other_flags: int = 0  # unknown flags, kept as they are
+    owner: EntryOwner | None = None
 
     @property
     def is_burnt(self) -> bool:
@@ -62,7 +64,8 @@ class UuidEntry:
         assert self.uuid != FREE_UUID
         flags = FLASH_ONLY.put(self.other_flags, int(self.flash_only))
         times = (self.first_reg, self.last_reg, self.invalidated)
-        return LAYOUT.pack(self.uuid.bytes, pack_label(self.label), *times, flags, self.sectors)
+        owner = NO_OWNER if self.owner is None else self.owner.pack()
+        return LAYOUT.pack(self.uuid.bytes, pack_label(self.label), *times, flags, self.sectors, owner)
 
 
 def parse_table(raw: Buffer, version: int = 1, where: str = "uuid table") -> list[UuidEntry | None]:
@@ -74,12 +77,15 @@ def parse_table(raw: Buffer, version: int = 1, where: str = "uuid table") -> lis
 
 
 def slots_with_leftovers(raw: Buffer, version: int = 1) -> list[int]:
-    """Returns the slots of a table with other bytes than zeros in unused fields."""
+    """Returns the slots of a table with other bytes than zeros in unused fields; an owner is none of them."""
     layout, used = (OLD_LAYOUT, OLD_USED_BYTES) if version == VERSION_OLD_UUIDS else (LAYOUT, USED_BYTES)
     slots = np.frombuffer(raw, dtype=np.uint8).reshape(-1, layout.size)
     free = ~slots[:, :UUID_BYTES].any(axis=1)
-    stray = slots[:, used:].any(axis=1) | (free & slots.any(axis=1))
-    return [int(slot) for slot in np.flatnonzero(stray)]
+    stray = set(np.flatnonzero(free & slots.any(axis=1)).tolist())
+    for slot in np.flatnonzero(slots[:, used:].any(axis=1)).tolist():
+        if layout is OLD_LAYOUT or is_leftover(slots[slot, used:].tobytes()):
+            stray.add(slot)
+    return sorted(stray)
 
 
 def _entry(
@@ -90,6 +96,7 @@ def _entry(
     invalidated: int,
     flags: int = 0,
     sectors: int = 0,
+    owner: bytes = NO_OWNER,
 ) -> UuidEntry | None:
     if uuid == FREE_UUID.bytes:
         return None
@@ -102,6 +109,7 @@ def _entry(
         flash_only=bool(FLASH_ONLY.get(flags)),
         sectors=sectors,
         other_flags=flags & ~FLASH_ONLY.mask,
+        owner=parse_owner(owner),
     )
 
 

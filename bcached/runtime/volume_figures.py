@@ -35,6 +35,7 @@ def volume_states(volumes: Sequence[VolumeInfo], index: Index) -> dict[str, Volu
             use.dirty.get(inode, 0),
             counts.get(inode, 0),
             index.reads.of(inode),
+            private=volume.owner is not None and not volume.owner.others_read,
         )
     if len(volumes) > VOLUMES_LISTED:
         total = index.reads.total()
@@ -45,7 +46,16 @@ def volume_states(volumes: Sequence[VolumeInfo], index: Index) -> dict[str, Volu
     return states
 
 
-def _state(label: str, flash_only: bool, live: int, dirty: int, keys: int, reads: VolumeReads) -> VolumeState:
+def _state(
+    label: str,
+    flash_only: bool,
+    live: int,
+    dirty: int,
+    keys: int,
+    reads: VolumeReads,
+    *,
+    private: bool = False,
+) -> VolumeState:
     return VolumeState(
         label=label,
         flash_only=flash_only,
@@ -56,6 +66,7 @@ def _state(label: str, flash_only: bool, live: int, dirty: int, keys: int, reads
         lookup_hits=reads.hits,
         lookup_sectors=reads.sectors,
         lookup_hit_sectors=reads.hit_sectors,
+        private=private,
     )
 
 
@@ -63,7 +74,7 @@ def _without(total: VolumeState, listed: Iterable[VolumeState]) -> VolumeState:
     """Returns the total without the figures of some volumes."""
     rest = {
         name: max(getattr(total, name) - sum(getattr(each, name) for each in listed), 0)
-        for name in VolumeState.__struct_fields__[2:]
+        for name in VolumeState.__struct_fields__[2:-1]
     }
     return VolumeState("", False, **rest)
 

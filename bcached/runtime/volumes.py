@@ -19,6 +19,7 @@ from bcached.errors import (
     VolumeInUse,
 )
 from bcached.format.uuid_entry import UuidEntry
+from bcached.format.volume_owner import EntryOwner
 from bcached.keys import Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index import Index
@@ -27,6 +28,7 @@ from bcached.runtime.snapshot import orphans_of
 from bcached.state.buckets.bucket_table import State
 from bcached.state.sectors.pending_allocations import MetadataAllocation
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 from bcached.state.statistics import OrphanStatistics
 from bcached.store.journal.journal import Journal
 from bcached.store.member import Member
@@ -40,7 +42,10 @@ Entries = list[UuidEntry | None]
 
 
 class Volumes:
-    """The volumes of a set; keeps the sector allocator's list of inodes up to date."""
+    """The volumes of a set; keeps the sector allocator's list of inodes and the holders' rights up to date.
+
+    owners: of the volumes that have one, by inode.
+    """
 
     def __init__(
         self,
@@ -67,6 +72,7 @@ class Volumes:
         self._opened: set[int] = set()  # inodes that clients found by a label in this run
         self._freed: dict[int, None] = {}  # those of them that were deleted, in that order
         self._all: list[VolumeInfo] = []
+        self.owners: dict[int, EntryOwner] = {}
         self._update_inodes()
 
     def all(self) -> list[VolumeInfo]:
@@ -83,42 +89,56 @@ class Volumes:
         """Returns the inodes without a volume that still have keys, as counted last."""
         return orphans_of(self._index.health)
 
-    async def create(self, label: str, sectors: int = 0, uuid: UUID | None = None) -> int:
+    async def create(
+        self,
+        label: str,
+        sectors: int = 0,
+        uuid: UUID | None = None,
+        owner: EntryOwner | None = None,
+    ) -> int:
         """Create a volume; returns its inode once it is durable. sectors > 0 makes it flash-only."""
         self._shared.stop.check_changeable()
 
         async def change() -> int:
-            return await self._create(label, sectors, uuid or uuid4())
+            return await self._create(label, sectors, uuid or uuid4(), owner)
 
         inode: int = await self._run(change)
         return inode
 
-    async def open(self, label: str, sectors: int | None = None) -> tuple[int, bool]:
+    async def open(
+        self,
+        label: str,
+        sectors: int | None = None,
+        owner: EntryOwner | None = None,
+        rights: VolumeRights = ALL_RIGHTS,
+    ) -> tuple[int, bool]:
         """Returns the inode of the volume with a label, and whether it had to be created; it is durable.
 
-        Raises AmbiguousLabel if there are several, InvalidParameter if it has another size.
+        Volumes that the rights hide do not count. Raises AmbiguousLabel if there are several,
+        InvalidParameter if it has another size or owner than given.
         """
         self._shared.stop.check_changeable()
         if not label:
             raise InvalidParameter("label", "expected at least one byte, found none")
 
         async def change() -> tuple[int, bool]:
-            found = self._table.labelled(label)
+            found = [it for it in self._table.labelled(label) if it.inode not in rights.hidden]
             if not found:
-                return await self._create(label, sectors or 0, uuid4()), True
+                return await self._create(label, sectors or 0, uuid4(), owner), True
             if len(found) > 1:
                 raise AmbiguousLabel(label, [volume.inode for volume in found])
             _check_size(found[0], sectors)
+            _check_owner(found[0], owner)
             return found[0].inode, False
 
         opened: tuple[int, bool] = await self._run(change)
         self._opened.add(opened[0])
         return opened
 
-    async def _create(self, label: str, sectors: int, uuid: UUID) -> int:
+    async def _create(self, label: str, sectors: int, uuid: UUID, owner: EntryOwner | None) -> int:
         self._table.check_new(label, sectors, uuid)
         inode = await self._find_inode()
-        await self._write(self._table.with_volume(inode, label, sectors, uuid))
+        await self._write(self._table.with_volume(inode, label, sectors, uuid, owner))
         self._update_inodes()
         return inode
 
@@ -135,6 +155,19 @@ class Volumes:
             if not await self._index.inode_keys.names_data(inode):
                 return inode
         raise LimitExceeded("volumes", len(self._table.entries) + 1)
+
+    async def set_owner(self, inode: int, owner: EntryOwner | None) -> None:
+        """Give a volume another owner, or none, durably; requests that wait are held to it, too."""
+        self._shared.stop.check_changeable()
+
+        async def change() -> None:
+            if not self._table.is_volume(inode):
+                raise NoSuchVolume(inode)
+            if self.owners.get(inode) != owner:
+                await self._write(self._table.with_owner(inode, owner))
+                self._update_inodes()
+
+        await self._run(change)
 
     async def delete(self, inode: int, *, force: bool = False) -> None:
         """Delete a volume durably; reservations for it are refused at once, and end.
@@ -246,6 +279,10 @@ class Volumes:
         self._sectors.flash_sectors = {
             volume.inode: volume.sectors for volume in volumes if volume.flash_only
         }
+        self.owners = {volume.inode: volume.owner for volume in volumes if volume.owner is not None}
+        for holder in self._allocations.holders:
+            if holder.rights is not ALL_RIGHTS:
+                holder.rights.update(self.owners)
 
 
 def _check_size(volume: VolumeInfo, sectors: int | None) -> None:
@@ -254,4 +291,13 @@ def _check_size(volume: VolumeInfo, sectors: int | None) -> None:
     if sectors not in (None, size):
         raise InvalidParameter(
             "sectors", f"volume {volume.inode} ({volume.label}) has {size}, found {sectors}: leave it out"
+        )
+
+
+def _check_owner(volume: VolumeInfo, owner: EntryOwner | None) -> None:
+    """Raises InvalidParameter if a volume has not the owner that its user expects."""
+    if owner not in (None, volume.owner):
+        raise InvalidParameter(
+            "owner",
+            f"volume {volume.inode} ({volume.label}) has {volume.owner or 'none'}, found {owner}",
         )

@@ -7,12 +7,13 @@ journal entry on that names it; only then is the old bucket free.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from bcached.errors import InvalidParameter, LimitExceeded
 from bcached.format.label import LABEL_BYTES, printable_label
 from bcached.format.uuid_entry import BURNT_UUID, FREE_UUID, UuidEntry, pack_table
+from bcached.format.volume_owner import EntryOwner
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.geometry import Geometry
 from bcached.units import SECTOR_BYTES
@@ -29,6 +30,7 @@ class VolumeInfo:
     label: str
     sectors: int
     flash_only: bool
+    owner: EntryOwner | None = None
 
 
 class UuidTable:
@@ -43,7 +45,7 @@ class UuidTable:
         for inode, entry in enumerate(self.entries):
             if entry is not None and not entry.is_burnt:
                 label = printable_label(entry.label)  # the kernel cuts in mid-character
-                yield VolumeInfo(inode, entry.uuid, label, entry.sectors, entry.flash_only)
+                yield VolumeInfo(inode, entry.uuid, label, entry.sectors, entry.flash_only, entry.owner)
 
     def labelled(self, label: str) -> list[VolumeInfo]:
         """Returns the volumes with this label, by inode."""
@@ -72,12 +74,26 @@ class UuidTable:
         """Returns the inodes of free slots."""
         return [inode for inode, entry in enumerate(self.entries) if entry is None]
 
-    def with_volume(self, inode: int, label: str, sectors: int, uuid: UUID) -> list[UuidEntry | None]:
+    def with_volume(
+        self, inode: int, label: str, sectors: int, uuid: UUID, owner: EntryOwner | None = None
+    ) -> list[UuidEntry | None]:
         """Returns the table with a new volume in a free slot."""
         assert self.entries[inode] is None
         now = int(time.time())
-        entry = UuidEntry(uuid, label, now, now, 0, flash_only=sectors > 0, sectors=sectors)
+        flash_only = sectors > 0
+        entry = UuidEntry(uuid, label, now, now, 0, flash_only=flash_only, sectors=sectors, owner=owner)
         return [*self.entries[:inode], entry, *self.entries[inode + 1 :]]
+
+    def with_owner(self, inode: int, owner: EntryOwner | None) -> list[UuidEntry | None]:
+        """Returns the table with another owner of a volume, or with none."""
+        entry = self.entries[inode]
+        assert entry is not None
+        return [*self.entries[:inode], replace(entry, owner=owner), *self.entries[inode + 1 :]]
+
+    def is_volume(self, inode: int) -> bool:
+        """Whether an inode's slot is of a volume."""
+        entry = self.entries[inode] if inode < len(self.entries) else None
+        return entry is not None and not entry.is_burnt
 
     def is_taken(self, inode: int) -> bool:
         """Whether an inode's slot is of a volume, or of a deleted one and not freed."""

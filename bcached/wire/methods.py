@@ -92,6 +92,7 @@ METHODS = {
         _method(ADMIN, "ListVolumes", messages.Nothing, volume_messages.ListedVolumes),
         _method(ADMIN, "CreateVolume", volume_messages.CreateVolume, volume_messages.NewVolume),
         _method(ADMIN, "DeleteVolume", volume_messages.DeleteVolume, messages.Done),
+        _method(ADMIN, "SetVolumeOwner", volume_messages.SetVolumeOwner, messages.Done),
         _method(MONITOR, "Watch", messages.Watch, messages.News),
         _method(MONITOR, "Trace", messages.Trace, messages.Traced),
     )

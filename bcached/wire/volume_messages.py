@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The parameters and results of the methods on volumes, of both interfaces that have such methods."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -9,9 +9,19 @@ from bcached.keys import OFFSET_MAX, Inode
 from bcached.wire.messages import Parameters, Results
 
 VolumeSectors = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
+Others = Literal["read", "nothing"]
+UserId = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]  # (uid_t) -1 is no user
 
 
-class Volume(Struct, gc=False):
+class VolumeOwner(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """A user or a group, who alone changes a volume, and what all others may do with it."""
+
+    user: UserId | None = None
+    group: UserId | None = None
+    others: Others | None = None
+
+
+class Volume(Struct, omit_defaults=True, gc=False):
     """An entry of the uuid table."""
 
     inode: int
@@ -19,6 +29,7 @@ class Volume(Struct, gc=False):
     label: str
     sectors: int
     flash_only: bool
+    owner: VolumeOwner | None = None
 
 
 class Orphan(Struct, gc=False):
@@ -43,6 +54,7 @@ class CreateVolume(Parameters, frozen=True):
     label: str
     sectors: VolumeSectors | None = None
     uuid: str | None = None
+    owner: VolumeOwner | None = None
 
 
 class NewVolume(Results):
@@ -58,11 +70,19 @@ class DeleteVolume(Parameters, frozen=True):
     force: bool | None = None
 
 
+class SetVolumeOwner(Parameters, frozen=True):
+    """A volume and its new owner, or none."""
+
+    inode: Inode
+    owner: VolumeOwner | None = None
+
+
 class OpenVolume(Parameters, frozen=True):
     """A volume to be found by its label, or to be created."""
 
     label: str
     sectors: VolumeSectors | None = None
+    owner: VolumeOwner | None = None
 
 
 class OpenedVolume(Results):

@@ -105,6 +105,22 @@ def test_a_volume_keeps_the_uuid_it_is_given(shell: Shell) -> None:
     shell.told("volume", "delete", inode)
 
 
+def test_a_volume_is_given_to_an_owner_and_back_to_all(shell: Shell) -> None:
+    shell.told("volume", "create", "owned", "--owner", "@54321", "--others", "nothing")
+    assert shell.told("volume", "owner", "owned") == "@54321, hidden\n"
+    assert "@54321, hidden" in shell.told("volume", "list")
+    assert shell.told("volume", "owner", "owned", "root") == "root\n"
+    assert shell.document("volume", "owner", "owned")["owner"] == {"user": 0, "others": "read"}
+    assert shell.told("volume", "owner", "owned", "--others", "nothing") == "root, hidden\n"
+    assert shell.told("volume", "owner", "owned", "--clear") == "no owner\n"
+    assert "has no owner" in shell.misused("volume", "owner", "owned", "--others", "read")
+    assert "no user has the name" in shell.misused("volume", "owner", "owned", "no-such-user")
+    assert "--clear takes" in shell.misused("volume", "owner", "owned", "root", "--clear")
+    assert "give --owner" in shell.misused("volume", "create", "x", "--others", "read")
+    assert shell.told("volume", "owner", "owned") == "no owner\n"
+    shell.told("volume", "delete", "owned")
+
+
 def test_the_policy_and_discards_can_be_switched(shell: Shell) -> None:
     assert shell.told("set", "replacement", "fifo") == "replacement is fifo\n"
     assert shell.document("set", "discard", "on") == {}

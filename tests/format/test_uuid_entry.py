@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from bcached.errors import BadField
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry, pack_table, parse_table, slots_with_leftovers
+from bcached.format.volume_owner import EntryOwner
 from instruments.samples.format_samples import uuid_entries
 
+OWNED = EntryOwner(0x1234, is_group=True, others_read=True)
 VOLUME = UuidEntry(UUID(bytes=bytes(range(16))), "vol", 1, 2, 3, flash_only=True, sectors=2048)
 
 
@@ -21,6 +23,30 @@ def test_every_field_stands_where_the_kernel_looks() -> None:
     assert raw[48:64].hex() == "01000000020000000300000001000000"
     assert raw[64:72].hex() == "0008000000000000"
     assert raw[72:] == bytes(56)
+
+
+def test_an_owner_stands_behind_what_the_kernel_knows() -> None:
+    raw = replace(VOLUME, owner=OWNED).pack()
+    assert raw[:72] == VOLUME.pack()[:72]
+    assert raw[72:].hex() == b"bcdowner".hex() + "020000003412000001000000" + bytes(36).hex()
+
+
+@pytest.mark.parametrize(
+    ("byte", "value"),
+    [(72, 0), (80, 0), (80, 3), (88, 2), (92, 1), (127, 1), (87, 0xFF)],
+)
+def test_what_is_nearly_an_owner_is_a_leftover(byte: int, value: int) -> None:
+    raw = bytearray(replace(VOLUME, owner=EntryOwner(0xFFFFFF)).pack())
+    raw[byte] = value
+    assert parse_table(raw)[0] == VOLUME
+    assert slots_with_leftovers(raw) == [0]
+
+
+def test_a_burnt_slot_may_keep_its_owner_and_a_free_one_has_none() -> None:
+    burnt = replace(VOLUME, uuid=BURNT_UUID, owner=OWNED).pack()
+    free = bytes(72) + burnt[72:]
+    assert slots_with_leftovers(burnt + free) == [1]
+    assert parse_table(burnt + free)[1] is None
 
 
 @given(st.lists(st.none() | uuid_entries, max_size=20))

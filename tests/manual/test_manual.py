@@ -140,7 +140,7 @@ def completed(share: Path, words: str) -> list[str]:
     [
         ("bcachectl st", ["status"]),
         ("bcachectl ve", ["verify"]),
-        ("bcachectl volume ''", ["create", "delete", "list"]),
+        ("bcachectl volume ''", ["create", "delete", "list", "owner"]),
         ("bcachectl set replacement ''", ["lru", "fifo", "random"]),
         ("bcachectl make --dis", ["--discard"]),
         ("bcachectl --js", ["--json"]),

@@ -193,6 +193,7 @@ def _volumes(checked: CheckedSet) -> Iterator[Document]:
                 "flash_only": volume.flash_only,
                 "sectors": volume.sectors,
                 "burnt": volume.is_burnt,
+                "owner": None if volume.owner is None else str(volume.owner),
             }
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl volume`: the entries of the uuid table, whose slots are the inodes of keys."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import click
@@ -16,13 +16,14 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.groups import VerbGroup
 from bcached.cli.online.daemon import connected
 from bcached.cli.online.volume_name import VOLUME, inode_of
+from bcached.cli.online.volume_owner import OWNER, owner_text, with_others
 from bcached.units import SECTOR_BYTES, format_size
-from bcached.wire.volume_messages import Orphan, Volume
+from bcached.wire.volume_messages import Orphan, Others, Volume, VolumeOwner
 
 
 @click.group(cls=VerbGroup)
 def volume() -> None:
-    """List, create and delete volumes. Other verbs take a volume by its inode or its label."""
+    """List, create, give away and delete volumes. Other verbs take a volume by its inode or its label."""
 
 
 @volume.command("list")
@@ -41,16 +42,19 @@ def list_volumes(options: GlobalOptions) -> None:
     answer(options, {"volumes": volumes, "orphans": orphans}, drawn)
 
 
-def table(volumes: Iterable[Volume]) -> Table:
-    """Returns a table of volumes, one a line."""
+def table(volumes: Sequence[Volume]) -> Table:
+    """Returns a table of volumes, one a line, with their owners if any has one."""
+    has_owners = any(one.owner is not None for one in volumes)
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     drawn.add_column("inode", justify="right")
-    for column in ("label", "kind", "size", "uuid"):
+    for column in ("label", "kind", "size", *(["owner"] if has_owners else [])):
         drawn.add_column(column, justify="right" if column == "size" else "left")
+    drawn.add_column("uuid", no_wrap=has_owners, min_width=36 if has_owners else None)
     for one in volumes:
         size = format_size(one.sectors * SECTOR_BYTES) if one.sectors else ""
         kind = "flash-only" if one.flash_only else "cached"
-        drawn.add_row(str(one.inode), Text(one.label), kind, size, one.uuid)
+        owner = [owner_text(one.owner)] if has_owners else []
+        drawn.add_row(str(one.inode), Text(one.label), kind, size, *owner, one.uuid)
     return drawn
 
 
@@ -65,8 +69,19 @@ def orphan_table(orphans: Iterable[Orphan]) -> Table:
     return drawn
 
 
+others_option = click.option(
+    "--others",
+    type=click.Choice(("read", "nothing")),
+    help="What the others may do: read it (the default), or nothing.",
+)
+
+
 @volume.command(
-    epilog=examples("bcachectl volume create thumbnails", "bcachectl volume create scratch --size 10G")
+    epilog=examples(
+        "bcachectl volume create thumbnails",
+        "bcachectl volume create scratch --size 10G",
+        "bcachectl volume create mail --owner @mail --others nothing",
+    )
 )
 @click.argument("label")
 @click.option(
@@ -76,17 +91,29 @@ def orphan_table(orphans: Iterable[Orphan]) -> Table:
     help="Make it flash-only: a block device of that size to the kernel, whose data is nowhere else.",
 )
 @click.option("--uuid", type=click.UUID, help="The backing device that the kernel may attach to it.")
+@click.option("--owner", metavar="OWNER", type=OWNER, help="The user, or @group, who alone may change it.")
+@others_option
 @pass_options
-def create(options: GlobalOptions, label: str, size: int | None, uuid: UUID | None) -> None:
+def create(
+    options: GlobalOptions,
+    label: str,
+    size: int | None,
+    uuid: UUID | None,
+    owner: VolumeOwner | None,
+    others: Others | None,
+) -> None:
     """Create a volume and print its inode. Durable when the command returns.
 
     Several volumes may have one label; other verbs then take them by their inodes only.
     """
+    if others is not None and owner is None:
+        raise click.UsageError("--others says what all but the owner may do: give --owner, too")
+    named = None if uuid is None else str(uuid)
     with connected(options) as client:
         same = [one.inode for one in client.list_volumes() if one.label == label]
         if same:
             click.echo(f"bcachectl: volume {same[0]} has the label {label!r}, too: use the inodes", err=True)
-        inode = client.create_volume(label, sectors=size, uuid=None if uuid is None else str(uuid))
+        inode = client.create_volume(label, sectors=size, uuid=named, owner=with_others(owner, others))
     answer(options, {"inode": inode}, lambda: str(inode))
 
 
@@ -103,3 +130,40 @@ def delete(options: GlobalOptions, name: int | str, force: bool) -> None:
         inode = inode_of(client, name)
         client.delete_volume(inode, force=force)
     answer(options, {}, lambda: f"volume {inode} deleted")
+
+
+@volume.command(
+    "owner",
+    epilog=examples(
+        "bcachectl volume owner thumbnails",
+        "bcachectl volume owner thumbnails www-data",
+        "bcachectl volume owner mail @mail --others nothing",
+        "bcachectl volume owner mail --clear",
+    ),
+)
+@click.argument("name", metavar="VOLUME", type=VOLUME)
+@click.argument("owner", metavar="[OWNER]", type=OWNER, required=False)
+@others_option
+@click.option("--clear", is_flag=True, help="Let every allocator change it again.")
+@pass_options
+def set_owner(
+    options: GlobalOptions, name: int | str, owner: VolumeOwner | None, others: Others | None, clear: bool
+) -> None:
+    """Print whose a volume is, or give it to a user, or to a @group; or, with --clear, open it to all.
+
+    Only the owner changes what is in it, at once and for all connections. The data on the device is not
+    guarded: who can open that can read and write it.
+    """
+    if clear and (owner is not None or others is not None):
+        raise click.UsageError("--clear takes neither an owner nor --others")
+    with connected(options) as client:
+        inode = inode_of(client, name)
+        found = next((one.owner for one in client.list_volumes() if one.inode == inode), None)
+        if not clear and owner is None and others is not None:
+            if found is None:
+                raise click.UsageError(f"volume {inode} has no owner: say who it is")
+            owner = found
+        if clear or owner is not None:
+            found = None if clear else with_others(owner, others)
+            client.set_volume_owner(inode, found)
+    answer(options, {"inode": inode, "owner": found}, lambda: owner_text(found) or "no owner")

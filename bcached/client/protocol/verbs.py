@@ -15,7 +15,7 @@ from bcached.wire import messages, volume_messages
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.interfaces import ADMIN, ALLOCATOR, MONITOR
 from bcached.wire.messages import Bucket, ChangeMapFile, Committed, Extent, Found, Lookup, Policy
-from bcached.wire.volume_messages import Orphan, Volume
+from bcached.wire.volume_messages import Orphan, Volume, VolumeOwner
 
 NOTHING = messages.Nothing()
 
@@ -218,16 +218,18 @@ def invalidate(
     return Call(f"{ALLOCATOR}.Invalidate", request, messages.Invalidated, lambda it: it.sectors)
 
 
-def open_volume(at: Attachment, label: str, *, sectors: int | None = None) -> Call[tuple[int, bool]]:
+def open_volume(
+    at: Attachment, label: str, *, sectors: int | None = None, owner: VolumeOwner | None = None
+) -> Call[tuple[int, bool]]:
     """Find the volume with a label, or create it. Returns its inode, and whether it was created."""
     at.check()
-    request = volume_messages.OpenVolume(label, sectors)
+    request = volume_messages.OpenVolume(label, sectors, owner)
     results = volume_messages.OpenedVolume
     return Call(f"{ALLOCATOR}.OpenVolume", request, results, lambda it: (it.inode, it.created))
 
 
 def volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
-    """Returns all volumes, to readers as well."""
+    """Returns the volumes that the caller may see, to readers as well."""
     at.check()
     return Call(f"{ALLOCATOR}.Volumes", NOTHING, volume_messages.ListedVolumes, lambda it: it.volumes)
 
@@ -296,12 +298,24 @@ def list_orphans(at: Attachment) -> Call[tuple[Orphan, ...]]:
 
 
 def create_volume(
-    at: Attachment, label: str, *, sectors: int | None = None, uuid: str | None = None
+    at: Attachment,
+    label: str,
+    *,
+    sectors: int | None = None,
+    uuid: str | None = None,
+    owner: VolumeOwner | None = None,
 ) -> Call[int]:
     """Create a volume. Returns its inode."""
     at.check()
-    request = volume_messages.CreateVolume(label, sectors, uuid)
+    request = volume_messages.CreateVolume(label, sectors, uuid, owner)
     return Call(f"{ADMIN}.CreateVolume", request, volume_messages.NewVolume, lambda it: it.inode)
+
+
+def set_volume_owner(at: Attachment, inode: int, owner: VolumeOwner | None) -> Call[None]:
+    """Give a volume another owner, or none."""
+    at.check()
+    request = volume_messages.SetVolumeOwner(inode, owner)
+    return Call(f"{ADMIN}.SetVolumeOwner", request, messages.Done, _nothing)
 
 
 def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> Call[None]:

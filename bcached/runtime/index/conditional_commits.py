@@ -71,7 +71,7 @@ class ConditionalCommits:
         self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions
     ) -> CommitResult | None:
         """Accept keys now; returns None if that has to wait."""
-        self._check(keys, conditions)
+        self._check(holder, keys, conditions)
         if conditions.if_absent or conditions.if_versions is not None:  # else accepting them is the check
             self._sectors.check_commit(holder, keys)
         batch = KeyBatch(keys)
@@ -89,11 +89,11 @@ class ConditionalCommits:
     ) -> CommitResult:
         """Accept keys, all in one entry. NoFreeBuckets if that is not possible in time."""
         spans, deadline = [*spans_of(keys), *conditions.replaces], self._clock() + timeout_s
-        words = self._check(keys, conditions)
+        words = self._check(holder, keys, conditions)
         while True:
             self._sectors.check_commit(holder, keys)
             await self._changes.make_ready(spans, words, deadline - self._clock())
-            self._check(keys, conditions)  # a volume may have been deleted
+            self._check(holder, keys, conditions)  # a volume may have been deleted
             self._sectors.check_commit(holder, keys)
             batch = KeyBatch(keys)
             missing = self._tree.place(batch)
@@ -106,13 +106,15 @@ class ConditionalCommits:
             else:
                 await self._changes.wait_to_grow(deadline - self._clock())
 
-    def _check(self, keys: Sequence[Key], conditions: CommitConditions) -> int:
-        """Returns the words of the keys; raises if no holder could commit them."""
-        words = self._index.check_keys(keys)
-        sectors = 0
+    def _check(self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions) -> int:
+        """Returns the words of the keys; raises if the holder could not commit them, were they reserved."""
+        words = self._index.check_keys(holder, keys)
+        sectors, rights = 0, holder.rights
         for inode, start, end in conditions.replaces:
             if inode not in self._sectors.inodes:
                 raise NoSuchVolume(inode)
+            if inode in rights.foreign:
+                rights.refuse_change(inode)
             sectors += end - start
         if sectors > REPLACED_SECTORS_MAX:
             raise LimitExceeded("replaced_sectors", sectors)

@@ -23,6 +23,7 @@ from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.sectors.sector_runs import SectorRun
+from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 
 DROPPED_KEYS = 256  # at once: an invalidation blocks the loop meanwhile
 
@@ -65,7 +66,7 @@ class Index:
 
     def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
         """Accept keys now; returns the seq of their entry, or None if that has to wait."""
-        self.check_keys(keys)
+        self.check_keys(holder, keys)
         batch = KeyBatch(keys)
         if not self.changes.is_ready_for(batch) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
@@ -76,23 +77,25 @@ class Index:
         """Accept keys, all in one entry; returns its seq. NoFreeBuckets if the index cannot grow in time."""
         spans, clock = spans_of(keys), self._shared.clock
         deadline = clock() + timeout_s
-        words = self.check_keys(keys)
+        words = self.check_keys(holder, keys)
         self._sectors.check_commit(holder, keys)
         while True:
             await self.changes.make_ready(spans, words, deadline - clock())
-            self.check_keys(keys)
+            self.check_keys(holder, keys)
             if self.changes.may_grow():
                 return self.accept(holder, keys)
             self._sectors.check_commit(holder, keys)
             await self.changes.wait_to_grow(deadline - clock())
 
-    def check_keys(self, keys: Sequence[Key]) -> int:
-        """Returns the words of the keys; raises if they could not be committed by any holder."""
+    def check_keys(self, holder: Holder, keys: Sequence[Key]) -> int:
+        """Returns the words of the keys; raises if the holder could not commit them, were they reserved."""
         self._shared.stop.check_changeable()
         words = words_of(keys)
         if words > self._journal.commit_words:
             raise LimitExceeded("commit_words", words)
         sectors, synchronous = self._sectors, self._shared.options.synchronous
+        if holder.rights.foreign:
+            holder.rights.check_changes(keys, sectors.inodes)
         for key in keys:
             if key.inode not in sectors.inodes:
                 raise NoSuchVolume(key.inode)
@@ -150,7 +153,9 @@ class Index:
 
     # Cleaning
 
-    async def mark_clean(self, keys: Sequence[Key], timeout_s: float) -> tuple[list[bool], int]:
+    async def mark_clean(
+        self, keys: Sequence[Key], timeout_s: float, rights: VolumeRights = ALL_RIGHTS
+    ) -> tuple[list[bool], int]:
         """Make dirty keys clean whose pointers are still the same.
 
         Returns for each key whether all of it is clean now, and the seq of the entry.
@@ -158,9 +163,11 @@ class Index:
         spans, deadline = spans_of(keys), self._shared.clock() + timeout_s
         words = 0
         while True:
-            self._check_volumes(keys)
+            rights.check_changes(keys, self._sectors.inodes)
             await self.changes.make_ready(spans, words, deadline - self._shared.clock())
-            self._check_volumes(keys)  # one may have been deleted, and its keys are orphans now
+            rights.check_changes(
+                keys, self._sectors.inodes
+            )  # one may have been deleted, and its keys are orphans now
             pieces, cleaned = self._cleanable(keys)
             if not pieces:
                 return cleaned, self._journal.accepted_seq
@@ -173,11 +180,6 @@ class Index:
                 return cleaned, self.changes.change(pieces)
             else:
                 await self.changes.wait_to_grow(deadline - self._shared.clock())
-
-    def _check_volumes(self, keys: Sequence[Key]) -> None:
-        for key in keys:
-            if key.inode not in self._sectors.inodes:
-                raise NoSuchVolume(key.inode)
 
     def _may_take(self, pieces: Sequence[Key]) -> bool:
         """Whether clean pieces of dirty keys fit without another node; the rests around them are keys, too.
@@ -225,7 +227,14 @@ class Index:
 
     # Invalidating
 
-    async def invalidate(self, inode: int, offset: int, sectors: int, timeout_s: float) -> tuple[int, int]:
+    async def invalidate(
+        self,
+        inode: int,
+        offset: int,
+        sectors: int,
+        timeout_s: float,
+        rights: VolumeRights = ALL_RIGHTS,
+    ) -> tuple[int, int]:
         """Drop the keys of a range, dirty or not.
 
         Returns how many sectors were live, and the seq of the last entry.
@@ -233,6 +242,8 @@ class Index:
         volume = self._sectors.inodes.get(inode)
         if volume is None:
             raise NoSuchVolume(inode)
+        if inode in rights.foreign:
+            rights.refuse_change(inode)
         dropped, seq = 0, self._journal.accepted_seq
         clock = self._shared.clock
         deadline = clock() + timeout_s
@@ -243,6 +254,8 @@ class Index:
             )
             if self._sectors.inodes.get(inode) != volume:  # deleted, or another one has its inode
                 raise NoSuchVolume(inode)
+            if inode in rights.foreign:  # it has another owner
+                rights.refuse_change(inode)
             if self._divides(inode, start, end) and not self.changes.may_grow():
                 await self.changes.wait_to_grow(deadline - clock())
                 continue

@@ -18,6 +18,7 @@ from bcached.state.sectors.open_buckets import RequestedExtent
 from bcached.state.sectors.pending_allocations import BucketAllocation, ExtentAllocation, PendingAllocation
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
+from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 from bcached.store.member import Member
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Allocations:
         self._shares = HeldShares(self.holders, shared.queue, self._data_buckets, shared.stop.guarded)
         self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
 
-    def new_holder(self, name: str, role: str = "allocator", user: int | None = None) -> Holder:
+    def new_holder(self, name: str, role: str = "allocator", rights: VolumeRights = ALL_RIGHTS) -> Holder:
         """Returns a new holder of reservations; name is for messages, role for statistics."""
         options = self._shared.options
         holder = Holder(
@@ -49,7 +50,7 @@ class Allocations:
             self._geometry,
             reads_limit=options.pins_per_connection,
             role=role,
-            user=user,
+            rights=rights,
         )
         self.holders.add(holder)
         self._shares.add(holder)
@@ -100,6 +101,8 @@ class Allocations:
         """Returns the keys of all requests, or raises NoFreeBuckets after timeout_s, at once if that is 0."""
         self._stop.check_changeable()
         self.check_possible(requests)
+        if holder.rights.foreign:
+            holder.rights.check_changes(requests, self._sectors.inodes)
         return self._submit(ExtentAllocation(self._sectors, holder, requests), timeout_s)
 
     def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":

@@ -77,14 +77,14 @@ class Administration:
         """Turn discards on or off."""
         return Later(self._set.maintenance.set_discard(request.discard), _done)
 
-    def watch(self, _session: Session, request: messages.Watch) -> Outcome:
+    def watch(self, session: Session, request: messages.Watch) -> Outcome:
         """Returns a stream: the state, then its changes."""
         interval_ms = messages.INTERVAL_MS if request.interval_ms is None else request.interval_ms
-        return Stream(StateChanges(self._set.statistics).following, interval_ms / 1000)
+        return Stream(StateChanges(self._set.statistics, session.holder.rights).following, interval_ms / 1000)
 
-    def trace(self, _session: Session, request: messages.Trace) -> Outcome:
+    def trace(self, session: Session, request: messages.Trace) -> Outcome:
         """Returns a stream of events."""
-        events = EventStream(self._set.shared.trace, request)
+        events = EventStream(self._set.shared.trace, request, session.holder.rights)
         return Stream(events.following, INTERVAL_S, events.close)
 
 

@@ -14,6 +14,7 @@ from bcached.service.methods.volumes import VolumeOperations
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Operations, Session
 from bcached.service.socket.peer import Peer
+from bcached.state.sectors.volume_rights import VolumeRights
 
 log = get_logger(__name__)
 
@@ -34,13 +35,17 @@ class CacheService:
     def open_session(self, peer: Peer, role: Role) -> Session:
         """Returns the session of a new connection, with a holder for its reservations."""
         name = f"pid {peer.pid} uid {peer.uid}"
-        session = Session(peer, role, self._set.allocations.new_holder(name, role.label, peer.uid))
+        rights = VolumeRights(peer.uid, peer.groups, is_admin=role == Role.ADMIN)
+        rights.update(self._set.volumes.owners)
+        session = Session(peer, role, self._set.allocations.new_holder(name, role.label, rights))
         session.holder.give_way = partial(_give_way, session)
         return session
 
     def note_role(self, session: Session) -> None:
-        """Count what the session holds for its present role."""
+        """Count what the session holds for its present role, and give it the role's rights."""
         session.holder.role = session.role.label
+        session.holder.rights.is_admin = session.role == Role.ADMIN
+        session.holder.rights.update(self._set.volumes.owners)
 
     def close_session(self, session: Session) -> None:
         """End the session's reservations as soon as its process can write no more."""

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Requests with defaults in place of what they leave out: parsed here, once, and frozen from then on."""
 
-from typing import Any
-
-from bcached.errors import PermissionDenied
+from bcached.errors import NoSuchVolume, PermissionDenied
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.service.methods.alignment import refuse_unaligned
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Session
-from bcached.state.sectors.reservations import ExtentRequest
+from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.wire import messages
 
 WaitingRequest = (
@@ -22,14 +20,19 @@ WaitingRequest = (
 
 
 def lookup_request(
-    request: messages.Lookup, holder: Any, block_mask: int, limit: int = messages.FOUND_MAX
+    request: messages.Lookup, holder: Holder, block_mask: int, limit: int = messages.FOUND_MAX
 ) -> LookupRequest:
-    """Returns the look-up of at most `limit` keys. Raises InvalidParameter if it is not block-aligned."""
-    offset, sectors = request.offset, request.sectors
+    """Returns the look-up of at most `limit` keys.
+
+    Raises InvalidParameter if it is not block-aligned, NoSuchVolume if the holder may not see the volume.
+    """
+    inode, offset, sectors = request.inode, request.offset, request.sectors
     if (offset | sectors) & block_mask:
         refuse_unaligned(request, block_mask)
+    if inode in holder.rights.hidden:
+        raise NoSuchVolume(inode)
     return LookupRequest(
-        request.inode,
+        inode,
         offset,
         sectors,
         limit if request.limit is None else min(request.limit, limit),

@@ -102,7 +102,7 @@ class IndexOperations:
         waiting = commits.commit(session.holder, request.keys, conditions, timeout_s(request))
         return Later(waiting, made, cancellable=True)
 
-    def mark_clean(self, _session: Session, request: messages.MarkClean) -> Outcome:
+    def mark_clean(self, session: Session, request: messages.MarkClean) -> Outcome:
         """Mark dirty keys clean where they are unchanged in the index."""
         for key in request.keys:
             check_blocks("keys", key, self._block_mask)
@@ -111,9 +111,10 @@ class IndexOperations:
             cleaned, seq = outcome
             return self._once_durable(request.durable, seq, messages.MarkedClean(tuple(cleaned)))
 
-        return Later(self._index.mark_clean(request.keys, timeout_s(request)), marked, cancellable=True)
+        marking = self._index.mark_clean(request.keys, timeout_s(request), session.holder.rights)
+        return Later(marking, marked, cancellable=True)
 
-    def invalidate(self, _session: Session, request: messages.Invalidate) -> Outcome:
+    def invalidate(self, session: Session, request: messages.Invalidate) -> Outcome:
         """Remove the keys of a range."""
         if (request.offset | request.sectors) & self._block_mask:
             refuse_unaligned(request, self._block_mask)
@@ -123,7 +124,7 @@ class IndexOperations:
             return self._once_durable(request.durable, seq, messages.Invalidated(sectors))
 
         invalidating = self._index.invalidate(
-            request.inode, request.offset, request.sectors, timeout_s(request)
+            request.inode, request.offset, request.sectors, timeout_s(request), session.holder.rights
         )
         return Later(invalidating, dropped, cancellable=True)
 

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What Watch sends: the state first, then what has changed since the last reply."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
 
+from bcached.set_state import SetState
+from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 from bcached.state.statistics import SetStatistics
 from bcached.wire.messages import Change, News
 
 
 class StateChanges:
-    """One watcher's view of the state."""
+    """One watcher's view of the state, without the volumes that its rights hide."""
 
-    def __init__(self, statistics: Callable[[], SetStatistics]) -> None:
+    def __init__(self, statistics: Callable[[], SetStatistics], rights: VolumeRights = ALL_RIGHTS) -> None:
         self._statistics = statistics
+        self._rights = rights
         self._reported: dict[str, Any] | None = None
 
     def following(self) -> News | None:
         """Returns the state the first time; then what has changed, or None if nothing has."""
-        state = self._statistics().state()
+        state = without(self._statistics().state(), self._rights.hidden)
         now = dict(_leaves("", msgspec.to_builtins(state)))
         before, self._reported = self._reported, now
         if before is None:
@@ -28,6 +31,18 @@ class StateChanges:
         if gone := before.keys() - now.keys():
             changes += [Change(name, None) for name in _entries(gone, now)]
         return News(changes=tuple(changes)) if changes else None
+
+
+def without(state: SetState, hidden: Collection[int]) -> SetState:
+    """Returns the state without the figures of some volumes; they are in its sums."""
+    if not hidden:
+        return state
+    names = set(map(str, hidden))
+    return msgspec.structs.replace(
+        state,
+        dirty_sectors={name: value for name, value in state.dirty_sectors.items() if name not in names},
+        volumes={name: value for name, value in state.volumes.items() if name not in names},
+    )
 
 
 def _entries(gone: Iterable[str], now: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 
 from bcached.errors import InvalidParameter, LimitExceeded
 from bcached.service.socket.method import Last
+from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 from bcached.tracepoints import EVENTS, Listener, Tracepoints
 from bcached.wire.messages import Trace, Traced, TraceEvent
 
@@ -14,8 +15,9 @@ LISTENERS_MAX = 16
 class EventStream:
     """One listener's events, for a stream of the socket; the first message, without any, is sent at once."""
 
-    def __init__(self, trace: Tracepoints, request: Trace) -> None:
+    def __init__(self, trace: Tracepoints, request: Trace, rights: VolumeRights = ALL_RIGHTS) -> None:
         self._trace = trace
+        self._rights = rights
         self._has_begun = False
         self._listener = self._listen(request)
 
@@ -26,7 +28,7 @@ class EventStream:
                 raise InvalidParameter("events", f"expected names of events, found {name!r}")
         if len(self._trace.listeners) >= LISTENERS_MAX:
             raise LimitExceeded("trace_listeners", LISTENERS_MAX + 1)
-        return self._trace.listen(request.events or EVENTS, request.limit)
+        return self._trace.listen(request.events or EVENTS, request.limit, lambda: self._rights.hidden)
 
     def following(self) -> Traced | Last | None:
         """Returns the next events, the last ones if the limit is reached, or None if there are none."""

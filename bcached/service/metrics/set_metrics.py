@@ -75,13 +75,17 @@ def set_metrics(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def volume_metrics(statistics: SetStatistics) -> Iterator[Metric]:
-    """Yields the metrics of the volumes that are listed, and of all others together."""
+    """Yields the metrics of the volumes that are listed, and of all others together.
+
+    A private volume has no label here: every local user may read the metrics.
+    """
     uuid = statistics.set_uuid
     info = GaugeMetricFamily(
         "bcached_volume_info", "1; the labels name the volume.", labels=["uuid", "inode", "label", "kind"]
     )
     for inode, volume in statistics.volumes.items():
-        info.add_metric([uuid, inode, volume.label, "flash-only" if volume.flash_only else "cached"], 1)
+        label = "" if volume.private else volume.label
+        info.add_metric([uuid, inode, label, "flash-only" if volume.flash_only else "cached"], 1)
     yield info
     volumes = [([uuid, inode], volume) for inode, volume in statistics.volumes.items()]
     yield from declared_families(VolumeState, ["uuid", "inode"], volumes)

@@ -15,6 +15,7 @@ from bcached.keys import Key
 from bcached.state.buckets.geometry import BucketId, Geometry
 from bcached.state.sectors.held_ranges import HeldRanges, Removed
 from bcached.state.sectors.sector_runs import SectorRun, sector_runs
+from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 
 WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
 
@@ -41,8 +42,8 @@ class Holder:
     """The reservations and reader pins of one connection; limits are the most pieces and pins it may hold.
 
     owner is the holder that absorbs the pieces in the end: they count towards its limit, too. Pieces and pins
-    are two halves of what a connection holds, with half of the methods each; they end together. user is whose
-    connection it is; give_way closes it, since the user holds too many buckets.
+    are two halves of what a connection holds, with half of the methods each; they end together. rights say
+    whose connection it is, and what it may do; give_way closes it, since the user holds too many buckets.
     """
 
     __slots__ = (
@@ -56,9 +57,9 @@ class Holder:
         "reads",
         "reads_limit",
         "reads_total",
+        "rights",
         "role",
         "total",
-        "user",
     )
 
     def __init__(
@@ -69,11 +70,11 @@ class Holder:
         owner: "Holder | None" = None,
         reads_limit: int = READS_MAX,
         role: str = "",
-        user: int | None = None,
+        rights: VolumeRights = ALL_RIGHTS,
     ) -> None:
         self.name = name
         self.role = role  # of its peer, for the statistics
-        self.user = user
+        self.rights = rights
         self.give_way: Callable[[int], None] | None = None
         self.limit = limit
         self.geometry = geometry  # of every member
@@ -87,6 +88,11 @@ class Holder:
 
     def __repr__(self) -> str:
         return f"<Holder {self.name}: {self.total} pieces, {self.reads_total} reader pins>"
+
+    @property
+    def user(self) -> int | None:
+        """Whose connection it is; None if it is no connection's."""
+        return self.rights.user
 
     @property
     def is_closed(self) -> bool:

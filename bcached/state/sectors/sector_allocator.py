@@ -72,10 +72,13 @@ class SectorAllocator:
         """Returns a key for an extent, perhaps a shorter one; None if it takes a bucket and none is ready.
 
         may_refill false: it may not take a bucket, since others wait for one. undivided: an extent that does
-        not fit in the rest of its bucket begins in the next one. Raises NoSuchVolume, LimitExceeded.
+        not fit in the rest of its bucket begins in the next one. Raises NoSuchVolume, PermissionDenied,
+        LimitExceeded.
         """
         if inode not in self.inodes:
             raise NoSuchVolume(inode)
+        if inode in holder.rights.foreign:
+            holder.rights.refuse_change(inode)
         if holder.total + replicas > holder.limit or holder.owner is not None:
             holder.check_room(replicas)
         always_dirty = inode in self.flash_sectors

@@ -88,7 +88,9 @@ class VolumeSlots:
             if former is not None:
                 self.told.append(f"volume {inode} was {_name(former)} until now")
             now = int(time.time())
-            self.slots[inode] = UuidEntry(backing.superblock.uuid, backing.superblock.label, now, now)
+            uuid, label = backing.superblock.uuid, backing.superblock.label
+            owner = None if former is None else former.owner
+            self.slots[inode] = UuidEntry(uuid, label, now, now, owner=owner)
             self.told.append(f"volume {inode} is that of {backing.path} ({backing.superblock.uuid})")
 
     def _make_up(self, inode: int, kept: KeptKeys) -> None:
@@ -99,7 +101,9 @@ class VolumeSlots:
         entry = UuidEntry(uuid4(), f"recovered {inode}", now, now, 0, flash_only=is_flash, sectors=sectors)
         self.slots[inode] = entry
         kind = f"flash-only, {sectors} sectors" if is_flash else "without its backing device"
-        self.told.append(f"volume {inode}: its entry is lost, a new one ({entry.uuid}, {kind})")
+        had_owners = any(slot is not None and slot.owner is not None for slot in self.slots)
+        open_to_all = "; open to every allocator: set its owner" if had_owners else ""
+        self.told.append(f"volume {inode}: its entry is lost, a new one ({entry.uuid}, {kind}){open_to_all}")
 
 
 def parse_backing(text: str) -> tuple[int | None, str]:

@@ -53,6 +53,12 @@ class Shell:
         (line,) = done.stderr.splitlines()
         return line
 
+    def misused(self, *arguments: str) -> str:
+        """What is said of a verb that cannot be meant so."""
+        done = self.run(*arguments)
+        assert (done.exit_code, done.stdout) == (2, "")
+        return " ".join(done.stderr.split())
+
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """A verb that goes on, as a process of its own."""
         return subprocess.Popen(

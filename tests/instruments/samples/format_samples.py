@@ -11,6 +11,7 @@ from bcached.format.checksum import crc64_seeded, crc64_we
 from bcached.format.jset import JournalEntry
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
 from bcached.format.uuid_entry import UuidEntry
+from bcached.format.volume_owner import NOBODY_ID, EntryOwner
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.set_state import Replacement
 
@@ -81,6 +82,7 @@ def superblocks(draw: st.DrawFn) -> Superblock:
     )
 
 
+entry_owners = st.builds(EntryOwner, st.integers(0, NOBODY_ID - 1), st.booleans(), st.booleans())
 uuid_entries = st.builds(
     UuidEntry,
     uuid=uuids.filter(lambda uuid: uuid.int),
@@ -91,6 +93,7 @@ uuid_entries = st.builds(
     flash_only=st.booleans(),
     sectors=words,
     other_flags=halves.map(lambda flags: flags & ~1),
+    owner=st.none() | entry_owners,
 )
 
 

@@ -11,6 +11,7 @@ from bcached.errors import LimitExceeded, NoFreeBuckets, NoSuchVolume, ShuttingD
 from bcached.runtime.coordination.wait_queue import WaitQueue
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.volume_rights import VolumeRights
 from instruments.samples.small_member import GEOMETRY
 from instruments.time.virtual_time import in_virtual_time
 
@@ -38,7 +39,7 @@ class Draw:
         user: int | None = None,
     ) -> None:
         self.reserve = reserve
-        self.holder = Holder(name, 10, GEOMETRY, user=user)
+        self.holder = Holder(name, 10, GEOMETRY, rights=VolumeRights(user, is_admin=False))
         self.is_small = wanted == 1
         self.inodes = frozenset({inode})
         self.gathered = 0

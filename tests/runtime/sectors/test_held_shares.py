@@ -11,6 +11,7 @@ from bcached.runtime.sectors.held_shares import PATIENCE_S, HeldShares
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.sectors.pending_allocations import BucketWait
 from bcached.state.sectors.reservations import Holder
+from bcached.state.sectors.volume_rights import VolumeRights
 from instruments.samples.small_member import GEOMETRY
 from instruments.time.virtual_time import in_virtual_time
 
@@ -29,7 +30,7 @@ class Shares:
 
     def connect(self, name: str, user: int, reserved: range, pinned: range) -> Holder:
         """Add a connection with reservations and pins in these buckets."""
-        holder = Holder(name, 1000, GEOMETRY, user=user)
+        holder = Holder(name, 1000, GEOMETRY, rights=VolumeRights(user, is_admin=False))
         for bucket in reserved:
             holder.add((0, bucket), bucket * SECTORS, bucket * SECTORS + 8, 0)
         for bucket in pinned:

@@ -7,12 +7,13 @@ from bcached.service.methods.defaults import extent_request, lookup_request, tim
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Session
 from bcached.service.socket.peer import Peer
-from bcached.state.sectors.reservations import ExtentRequest
+from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.wire.messages import FOUND_MAX, TIMEOUT_MS, Allocate, Commit, Lookup
+from instruments.samples.small_member import GEOMETRY
 
 BLOCK_MASK = 7
 PID = 77
-HOLDER = object()
+HOLDER = Holder("client", 10, GEOMETRY)
 
 
 def session(role: Role = Role.ALLOCATOR) -> Session:

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry, pack_table
+from bcached.format.volume_owner import EntryOwner
 from bcached.store.finding import Finding, Severity
 from bcached.store.reading.set_reader import read_set
 from bcached.store.reading.volume_check import read_volumes, sound_slots
@@ -41,7 +42,8 @@ async def read(*entries: UuidEntry | None, spoil: bytes = b"") -> tuple[list[int
 
 
 async def test_a_table_as_both_write_it_has_no_findings() -> None:
-    assert await read(GOOD, None, FLASH, BURNT) == ([0, 2, 3], [], [0, 2, 3])
+    owned = replace(GOOD, uuid=UUID(int=4), owner=EntryOwner(1000))
+    assert await read(GOOD, None, FLASH, BURNT, owned) == ([0, 2, 3, 4], [], [0, 2, 3, 4])
 
 
 @pytest.mark.parametrize("name", DAMAGE)
