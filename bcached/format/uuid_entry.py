@@ -6,8 +6,9 @@
     64 sectors (of a flash-only volume)  72 owner (56; of bcached, zero for the kernel: volume_owner.py)
 
 The uuid of a deleted volume is overwritten with a constant, and its slot is never used again: keys of the old
-inode may remain. The table has no checksum. Journal entries of version 0 go with a table of 64-byte entries,
-which end behind `invalidated`.
+inode may remain. A repair that gives up dirty data leaves a slot like that as a mark, with its own label. The
+table has no checksum. Journal entries of version 0 go with a table of 64-byte entries, which end behind
+`invalidated`.
 """
 
 import struct
@@ -37,6 +38,7 @@ FLASH_ONLY = BitField(0, 1)  # UUID_FLASH_ONLY
 FREE_UUID = UUID(int=0)
 BURNT_UUID = UUID("a03ef8ed-3ee1-b878-c850-fc5ecb16cd99")  # invalid_uuid
 FREE_SLOT = bytes(UUID_ENTRY_BYTES)
+GIVEN_UP = "gave up dirty data of "  # label of a burnt slot that a repair leaves as a mark
 NAME = "uuid table"
 
 
@@ -58,6 +60,18 @@ class UuidEntry:
     def is_burnt(self) -> bool:
         """Whether this slot was a volume's, and is never used again."""
         return self.uuid == BURNT_UUID
+
+    @classmethod
+    def mark_of(cls, inode: int, now: int) -> "UuidEntry":
+        """Returns a burnt slot that says of a volume that a repair gave up dirty data of it."""
+        return cls(BURNT_UUID, f"{GIVEN_UP}{inode}", now, now, now)
+
+    @property
+    def given_up(self) -> int | None:
+        """The volume that this slot is a mark of; None if it is none."""
+        number = self.label.removeprefix(GIVEN_UP)
+        is_mark = self.is_burnt and number != self.label and number.isdecimal()
+        return int(number) if is_mark else None
 
     def pack(self) -> bytes:
         """Returns the 128 bytes of the slot."""

@@ -162,7 +162,11 @@ class KeyCheck:
 def report_unknown_volumes(
     totals: KeyTotals, volumes: Sequence[UuidEntry | None], where: str, report: Report
 ) -> None:
-    """Report keys of an inode that has no volume."""
+    """Report keys of an inode that has no volume, and volumes of which a repair gave up dirty data."""
+    for slot, mark in enumerate(volumes):
+        if mark is not None and mark.given_up is not None:
+            problem = f"on {_day(mark.invalidated)} a repair gave up dirty data of volume {mark.given_up}"
+            report(Finding("volume-given-up", Severity.NOTE, "uuid table", f"{where}, slot {slot}", problem))
     for inode, held in sorted(totals.volumes.items()):
         entry = volumes[inode] if inode < len(volumes) else None
         what = f"{held.keys} live keys of {held.dirty_sectors + held.clean_sectors} sectors"

@@ -34,6 +34,7 @@ class KeptKeys:
     dropped_clean_sectors: int = 0
     lost: Counter[Confidence] = field(default_factory=Counter)  # dirty sectors
     outside: int = 0  # dirty sectors of inodes that no table has a slot for
+    lossy: set[int] = field(default_factory=set)  # inodes of which dirty sectors do not stay
     missing: int = 0  # dirty sectors that only members have which are missing
 
     @classmethod
@@ -55,6 +56,7 @@ class KeptKeys:
                     kept._keep(key, part, pieces, several)
                 elif key.dirty:
                     kept.lost[part.confidence] += part.sectors
+                    kept.lossy.add(key.inode)
                 else:
                     kept.dropped_clean_sectors += part.sectors
             parts += pieces.chunks()
@@ -73,7 +75,9 @@ class KeptKeys:
         numbers = np.full(len(self.left.members), -1, np.int64)
         numbers[self.present] = np.arange(len(self.present))
         devices = numbers[rows.devices]
-        self.missing += int(rows.sectors[stays & dirty & (devices < 0)].sum())
+        missing = stays & dirty & (devices < 0)
+        self.missing += int(rows.sectors[missing].sum())
+        self.lossy |= set(rows.inodes[missing].tolist())
         stays &= devices >= 0
         self.dirty_sectors += int(rows.sectors[stays & dirty].sum())
         self.clean_sectors += int(rows.sectors[stays & ~dirty].sum())
@@ -87,7 +91,9 @@ class KeptKeys:
             if place.device in self.present
         )
         if not pointers:
-            self.missing += part.sectors if key.dirty else 0
+            if key.dirty:
+                self.missing += part.sectors
+                self.lossy.add(key.inode)
             return
         piece = Key(key.inode, part.offset, part.sectors, key.dirty, pointers)
         if len(pointers) == 1:

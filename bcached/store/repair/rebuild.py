@@ -79,6 +79,7 @@ class Rebuild:
         self._present = kept.present
         self._geometries = [left.checked.censuses[number].geometry for number in kept.present]
         volumes = await self._volumes(kept)
+        volumes.mark_given_up(self._lossy(kept, volumes), kept.inodes())
         size = NodeSize.of(superblock)
         buckets = NewBuckets.of(kept, self._wanted(NewTree.of(kept.extents, size).node_count))
         tree = NewTree.of(kept.extents, size)  # a part of the clean keys may be gone
@@ -101,7 +102,15 @@ class Rebuild:
             raise SetRefused(
                 f"the uuid table is damaged, too: name {StepOption.REBUILD_VOLUMES.value} as well"
             )
-        return VolumeSlots(self.left.checked.volumes)
+        return VolumeSlots(list(self.left.checked.volumes))
+
+    def _lossy(self, kept: KeptKeys, volumes: VolumeSlots) -> set[int]:
+        """Returns the volumes of which dirty data is lost, or may be: any, if that is not known."""
+        if not self._unknown_losses():
+            return kept.lossy
+        return kept.lossy | {
+            inode for inode, entry in enumerate(volumes.slots) if entry is not None and not entry.is_burnt
+        }
 
     def _wanted(self, nodes: int) -> list[int]:
         """Returns how many buckets are needed on each member: nodes are spread over all."""

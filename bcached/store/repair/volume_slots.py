@@ -8,7 +8,7 @@ backing device is attached to it, but its data can be read by its number.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -58,6 +58,18 @@ class VolumeSlots:
             if table.slots[inode] is None:
                 table._make_up(inode, kept)
         return table
+
+    def mark_given_up(self, inodes: Collection[int], used: Collection[int]) -> None:
+        """Leave a mark for each volume of which dirty data is given up: in the last slots that are free."""
+        now = int(time.time())
+        marks = {entry.given_up: slot for slot, entry in enumerate(self.slots) if entry is not None}
+        free = [slot for slot, entry in enumerate(self.slots) if entry is None and slot not in used]
+        for inode in sorted(inodes):
+            slot = marks[inode] if inode in marks else free.pop() if free else None
+            if slot is None:
+                self.told.append(f"volume {inode}: no mark of what is given up, since the table is full")
+            else:
+                self.slots[slot] = UuidEntry.mark_of(inode, now)
 
     def _add_former(self, former: Slots, wanted: set[int]) -> None:
         known = {entry.uuid for entry in self.slots if entry is not None and not entry.is_burnt}

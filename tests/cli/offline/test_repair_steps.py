@@ -101,7 +101,10 @@ def test_a_damage_is_repaired_by_its_step_and_undone(case: str, tmp_path: Path) 
     assert Path(path).read_bytes() == before
     done = run("--json", "repair", "--yes", "--undo", undo, *options, path)
     assert (done.exit_code, json.loads(done.stdout)["sound"]) == (MENDED, True), done.output
-    assert run("check", path).exit_code == 0
+    checked = run("check", path)
+    assert checked.exit_code == 0
+    is_marked = "a repair gave up dirty data of volume 0" in checked.stdout
+    assert is_marked == ("--give-up-dirty" in options)
     assert run_in_virtual_time(live_sectors([path], tmp_path)) == sectors
     assert run("repair", *options, path).exit_code == 0, "there is nothing to do any more"
     assert run("repair", "--restore", undo).exit_code == 0
