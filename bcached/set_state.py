@@ -254,7 +254,7 @@ class VolumeState(Struct, frozen=True, gc=False):
         int,
         gauge(
             "bcached_volume_live_bytes",
-            "Data of the volume, with what was evicted since the last collection.",
+            "Data of the volume. What was evicted counts until the next garbage collection.",
             unit=SECTOR_BYTES,
         ),
     ]

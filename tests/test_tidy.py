@@ -281,6 +281,7 @@ GUIDES = [
     "docs/monitoring.md",
     "docs/replacing.md",
     "docs/operating.md",
+    "docs/troubleshooting.md",
     "SECURITY.md",
 ]
 

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from instruments.clients.daemon_process import BIN, DaemonProcess
-
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "client.md").read_text()
 BLOCKS = [(kind, text) for kind, text in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", PAGE)]
@@ -91,22 +89,6 @@ def shell(folder: Path, commands: str) -> str:
     )
     assert (done.returncode, done.stderr) == (0, ""), f"{commands}\n{done.stderr}"
     return done.stdout
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder as `make run` leaves it, from the point of view of a client, with a daemon like its own."""
-    daemon = DaemonProcess()
-    make = [str(BIN / "bcachectl"), "make", "-b", "64k", "--size", "256M", str(daemon.folder / "cache.img")]
-    subprocess.run(make, check=True, capture_output=True)
-    with daemon:
-        daemon.wait_until_ready()
-        (tmp_path / ".venv").mkdir()
-        (tmp_path / ".venv" / "bin").symlink_to(BIN)
-        (tmp_path / "var").mkdir()
-        (tmp_path / "var" / "bcached.sock").symlink_to(daemon.socket_path)
-        monkeypatch.chdir(tmp_path)
-        yield tmp_path
 
 
 def test_all_that_the_page_shows_happens(folder: Path) -> None:
