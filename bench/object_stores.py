@@ -39,6 +39,9 @@ class Ours:
     def __init__(self, path: str) -> None:
         self._cache = Cache(path, "bench")
         self.set, self.get = self._cache.set, self._cache.get
+        self.get(
+            ""
+        )  # the peers connect, or open their files, when they are made; a cache with the first call
 
     def settle(self) -> None:
         self._cache.flush(durable=False)

@@ -13,6 +13,7 @@ from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.conditional_commits import ConditionalCommits
 from bcached.runtime.index.index import Index
 from bcached.runtime.index.lookups import Lookups
+from bcached.runtime.index.published_places import PublishedPlaces
 from bcached.runtime.index.touches import Touches
 from bcached.runtime.maintenance import Maintenance
 from bcached.runtime.sectors.allocations import Allocations
@@ -81,7 +82,8 @@ class CacheSet:
         self.allocations = allocations  # reserve and release sectors
         self.index = index  # commit, clean and drop keys; make them durable
         self.conditional_commits = ConditionalCommits(index, sectors, shared)
-        self.lookups = Lookups(index.nodes, sectors, index.reads, shared)
+        places = PublishedPlaces(index.changes.change_map)
+        self.lookups = Lookups(index.nodes, sectors, index.reads, places, shared)
         self.touches = Touches(sectors, shared)  # what clients read without a look-up
         self.volumes = volumes
         self.maintenance = Maintenance(members, volumes, shared)  # what admins request

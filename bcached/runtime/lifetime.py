@@ -303,6 +303,8 @@ class SetRun:
         """Bump the mapped gens' gc_epoch: a collection will let gens rise beyond what readers rely on."""
         for one in self._maps:
             one.bump_gc_epoch()
+        assert self._change_map is not None
+        self._change_map.note_collection()
 
     def end(self) -> None:
         """Retire the mapped gens and unlock the set. The lease stays: writers may still hold it."""

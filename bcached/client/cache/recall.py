@@ -59,6 +59,7 @@ class Recall:
             one is None
             or (member := one.member) is None
             or self._refused
+            or self._counters[one.counter] != one.version  # once more at the end, where it counts
             or (self._under_way and one.offset in self._under_way)
             or (one.expires_at_us and one.expires_at_us <= now_us())
         ):

@@ -173,13 +173,13 @@ class CacheSession:
     def find_known(self, name: bytes, position: Position) -> StoredObject | None:
         """Returns what find would, without a request. Raises StaleRead if that is not certain."""
         found, now = None, self.gens.now()
+        offset = position.keys[0].offset if position.keys else offset_of(name)
+        if self.changes.counter(self.inode, offset) != position.version:
+            raise StaleRead
         if position.keys:
-            offset = position.keys[0].offset
             found = self.reader.read(name, offset, position.keys, position.since)
-        else:
-            offset = offset_of(name)
-            if self.changes.life != position.since.life or not self.at.is_connected:
-                raise StaleRead
+        elif self.changes.life != position.since.life or not self.at.is_connected:
+            raise StaleRead
         # The counter comes last: the object was the newest one when it was read.
         if self.changes.counter(self.inode, offset) != position.version:
             raise StaleRead
@@ -206,8 +206,31 @@ class CacheSession:
         if one.seal is not None:
             self._know(one.name, version, one.keys, one.since, one.seal)
 
+    def find_placed(self, name: bytes, offset: int) -> StoredObject | None:
+        """Returns the newest object of this name, without a request, if its place is published."""
+        placed, now = self.changes.place(self.inode, offset), self.gens.now()
+        if placed is None or self.changes.life != now.life:
+            return None
+        pointer = placed.pointer
+        since = self.gens.instant_of(pointer.device, placed.gc_epoch)
+        if since is None:
+            return None
+        keys = (Key(self.inode, offset, placed.sectors, False, (pointer,)),)
+        try:
+            found = self.reader.read(name, offset, keys, since)
+        except StaleRead:
+            return None
+        # The counter comes last: the object was the newest one when it was read.
+        if found is None or self.changes.counter(self.inode, offset) != placed.version:
+            return None
+        self._hits.hit(pointer, len(found.value))
+        self._know(name, placed.version, keys, now, found.seal)  # which was valid after that
+        return found
+
     def find(self, name: bytes, offset: int) -> StoredObject | None:
         """Returns the newest object of this name that was committed, by any client."""
+        if (placed := self.find_placed(name, offset)) is not None:
+            return placed
         for _ in range(TRIES):
             since, version = self.gens.now(), self.changes.counter(self.inode, offset)
             found = self.channel.ask(verbs.lookup(self.at, self.inode, offset, SLOT_SECTORS))

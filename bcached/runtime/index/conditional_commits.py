@@ -13,6 +13,7 @@ from bcached.errors import InvalidParameter, LimitExceeded, NoSuchVolume
 from bcached.keys import KEY_SECTORS_MAX, Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index import Index
+from bcached.runtime.index.published_places import PublishedPlaces
 from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.key_ranges import Span, spans_of, words_of
 from bcached.state.index.span_set import SpanSet
@@ -60,6 +61,7 @@ class ConditionalCommits:
     def __init__(self, index: Index, sectors: SectorAllocator, shared: Shared) -> None:
         self._index = index
         self._changes = index.changes
+        self._places = PublishedPlaces(index.changes.change_map)
         self._tree = index.nodes.tree
         self._commit_words = index.changes.journal.commit_words
         self._sectors = sectors
@@ -80,7 +82,7 @@ class ConditionalCommits:
             if plan is not None and (
                 not plan.words or (self._changes.journal.has_space(plan.words) and self._changes.may_grow())
             ):
-                return self._accept(holder, keys, plan)
+                return self._accept(holder, keys, plan, conditions)
         self._sectors.check_commit(holder, keys)
         return None
 
@@ -102,7 +104,7 @@ class ConditionalCommits:
             if plan.words > words:  # the keys to be removed are known only now
                 words = plan.words
             elif not plan.words or self._changes.may_grow():
-                return self._accept(holder, keys, plan)
+                return self._accept(holder, keys, plan, conditions)
             else:
                 await self._changes.wait_to_grow(deadline - self._clock())
 
@@ -222,10 +224,13 @@ class ConditionalCommits:
             raise LimitExceeded("replaced_keys", len(found))
         return self._sectors.validity.current(found, touch=False)
 
-    def _accept(self, holder: Holder, keys: Sequence[Key], plan: _Plan) -> CommitResult:
+    def _accept(
+        self, holder: Holder, keys: Sequence[Key], plan: _Plan, conditions: CommitConditions
+    ) -> CommitResult:
         """Make the change. The counters are read before any other change can be made."""
         seq = self._changes.journal.accepted_seq
         if plan.words:
             batch = None if plan.deletions else plan.batch
             seq = self._index.accept(holder, plan.batch.keys, plan.deletions, batch)
+            self._places.committed(plan.batch.keys, conditions.replaces)
         return CommitResult(seq, self._changes.change_map.counters_of(keys), plan.committed)

@@ -10,6 +10,7 @@ from bcached.errors import NoSuchVolume
 from bcached.keys import Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index_writer import as_device_failed
+from bcached.runtime.index.published_places import PublishedPlaces
 from bcached.runtime.index.volume_reads import ReadsByVolume, VolumeReads
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator
@@ -44,8 +45,15 @@ class Lookups:
     """Look-ups of keys, which may be cancelled at any await, and their counts."""
 
     def __init__(
-        self, nodes: NodeCache, sectors: SectorAllocator, reads: ReadsByVolume, shared: Shared
+        self,
+        nodes: NodeCache,
+        sectors: SectorAllocator,
+        reads: ReadsByVolume,
+        places: PublishedPlaces,
+        shared: Shared,
     ) -> None:
+        self._places = places
+        self._region_sectors = places.region_sectors
         self._reads = reads
         self._reads_of = reads.by_inode
         self._nodes = nodes
@@ -71,7 +79,10 @@ class Lookups:
         reads = self._reads_of.get(inode) or self._reads.of(inode)
         reads.lookups += 1
         reads.sectors += request.sectors if following is None else following - offset
-        return LookupResult(self._live(found, request, reads), following)
+        keys = self._live(found, request, reads)
+        if len(keys) == 1 and request.sectors == self._region_sectors and following is None:
+            self._places.found(offset, keys[0])
+        return LookupResult(keys, following)
 
     async def lookup(self, request: LookupRequest) -> LookupResult:
         """Returns what is live in a range; ends early, with `next`, where a node is not in memory.
