@@ -55,6 +55,9 @@ class LeafWriter:
             finally:
                 shared.steps.end(self)
             self.durations.observe(shared.clock() - begun)
+            # An oversize leaf may have shrunk: changes that wait for the index to grow can be made, although
+            # no node was freed. Such a leaf is wanted, so it ends in a round of this task.
+            shared.queue.serve()
             # Leaves that other tasks are about to use cannot be evicted, and no fact announces when they can.
             await asyncio.sleep(PAUSE_S if self._nodes.is_over_limit else 0)
 

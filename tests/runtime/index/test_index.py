@@ -212,6 +212,29 @@ async def test_a_freed_node_serves_those_who_wait_for_the_index_to_grow(tmp_path
 
 
 @in_virtual_time
+async def test_a_written_leaf_serves_those_who_wait_for_the_index_to_grow(tmp_path: Path) -> None:
+    """A leaf that was oversize may have shrunk, and no node is freed."""
+    async with story_on(tmp_path, await fresh_members([1024], 16 << 10), 1) as story:
+        index, tree = story.cache_set.index, story.cache_set.index.nodes.tree
+        await story.write(0, 100, 8, dirty=False)
+        await asyncio.sleep(5)
+        with patch.object(tree.leaves, "oversize", {1, 2, 3, 4, 5}):
+            waiting = asyncio.ensure_future(index.changes.wait_to_grow(60.0))
+            await asyncio.sleep(5)
+            assert not waiting.done()
+        await asyncio.sleep(5)
+        assert not waiting.done(), "what has changed is no fact that anything waits for"
+        in_use = set(index.changes.buckets.bucket_ids)
+        (leaf,) = tree.leaves.order
+        tree.leaves.wanted[leaf] = None
+        index.changes.buckets._shared.leaves_wanted()
+        await asyncio.sleep(5)
+        assert waiting.done()
+        await waiting
+        assert index.changes.buckets.bucket_ids == in_use
+
+
+@in_virtual_time
 async def test_what_cannot_be_committed_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     async with story_on(tmp_path, await fresh_members([1024]), 1) as story:
         index, holder = story.cache_set.index, story.holder
