@@ -250,6 +250,20 @@ async def test_allocate_many_that_cannot_have_all_keeps_none(tmp_path: Path) -> 
         ]
 
 
+async def test_with_few_buckets_allocate_many_needs_no_more_than_one_by_one(tmp_path: Path) -> None:
+    """Seventeen blocks, with fifteen left of an open bucket: one more bucket is enough."""
+    async with served(tmp_path) as it, Talker(it.path) as holder, Talker(it.path) as talker:
+        await keys_of(talker, allocate())
+        buckets = await exhaust(holder)
+        extents = [{"inode": 0, "offset": 8 * index, "sectors": 8} for index in range(17)]
+        talker.say(call("AllocateMany", {"requests": extents}))
+        async with patience(20):
+            while not it.cache_set.shared.queue.total:
+                await asyncio.sleep(0.001)
+            assert outcome(await holder.ask(call("FreeBucket", {"key": buckets[0]}))) == "ok"
+            assert outcome(await talker.hear()) == "ok"
+
+
 async def test_a_bucket_is_whole_and_freed_whole(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         key = (await talker.ask(call("AllocateBucket")))["parameters"]["key"]

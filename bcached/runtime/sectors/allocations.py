@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
-from bcached.errors import LimitExceeded
+from bcached.errors import LimitExceeded, RequestError
 from bcached.keys import POINTERS_MAX, Key
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.sectors.held_shares import HeldShares
@@ -96,14 +96,23 @@ class Allocations:
         self._shared.buckets_moved()
 
     def allocate(
-        self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float
+        self, holder: Holder, requests: Sequence[ExtentRequest], timeout_s: float, begun: Sequence[Key] = ()
     ) -> "asyncio.Future[list[list[Key]]]":
-        """Returns the keys of all requests, or raises NoFreeBuckets after timeout_s, at once if that is 0."""
-        self._stop.check_changeable()
-        self.check_possible(requests)
-        if holder.rights.foreign:
-            holder.rights.check_changes(requests, self._sectors.inodes)
-        return self._submit(ExtentAllocation(self._sectors, holder, requests), timeout_s)
+        """Returns the keys of all requests, or raises NoFreeBuckets after timeout_s, at once if that is 0.
+
+        begun: keys that the holder has for the first of them. They are given back with the others.
+        """
+        work = ExtentAllocation(self._sectors, holder, requests)
+        work.take_over(begun)
+        try:
+            self._stop.check_changeable()
+            self.check_possible(requests)
+            if holder.rights.foreign:
+                holder.rights.check_changes(requests, self._sectors.inodes)
+        except RequestError:
+            work.undo()
+            raise
+        return self._submit(work, timeout_s)
 
     def allocate_bucket(self, holder: Holder, replicas: int, timeout_s: float) -> "asyncio.Future[Key]":
         """Returns a whole bucket (one on each of `replicas` members), as one key of no volume."""

@@ -83,7 +83,11 @@ class Allocation:
         return [messages.Allocated((key,)) for key in keys]
 
     def allocate_many(self, session: Session, request: messages.AllocateMany) -> Outcome:
-        """Allocate for several extents, all or none: at once if all are ready, else as one that waits."""
+        """Allocate for several extents, all or none: at once if all are ready, else as one that waits.
+
+        What is ready is kept meanwhile: sectors that are given back serve no request before their bucket is
+        reused, so a set with few buckets could not complete what it could with one request after the other.
+        """
         extents = request.requests
         rows = self._plain_rows(extents)
         keys: list[Key] = []
@@ -95,11 +99,10 @@ class Allocation:
                 raise
             if len(keys) == len(extents):
                 return messages.AllocatedMany(tuple([(key,) for key in keys]))
-            self._give_back(session, keys)
         for extent in extents:
             if (extent.offset | extent.sectors) & self._block_mask:
                 refuse_unaligned(extent, self._block_mask)
-        return self._submit(session, [extent_request(one, session) for one in extents], request, _all)
+        return self._submit(session, [extent_request(one, session) for one in extents], request, _all, keys)
 
     def _plain_rows(
         self, extents: Sequence[ExtentParameters]
@@ -149,13 +152,15 @@ class Allocation:
         requests: Sequence[ExtentRequest],
         request: messages.Allocate | messages.AllocateMany,
         results: Callable[[list[list[Key]]], messages.Results],
+        begun: Sequence[Key] = (),
     ) -> Outcome:
         bucket_sectors = self._set.geometry.bucket_sectors
         keys_max = sum(1 if not one.whole else one.sectors // bucket_sectors + 2 for one in requests)
         if keys_max > messages.KEYS_IN_REPLY_MAX:
             self._set.allocations.check_possible(requests)  # what no set of this size could hold at all
             raise LimitExceeded("keys_in_a_reply", keys_max)
-        return _settled(self._set.allocations.allocate(session.holder, requests, wait_s(request)), results)
+        future = self._set.allocations.allocate(session.holder, requests, wait_s(request), begun)
+        return _settled(future, results)
 
     # Releasing
 

@@ -83,6 +83,17 @@ class ExtentAllocation:
             requests[0].whole and requests[0].sectors > bucket_sectors
         )
 
+    def take_over(self, keys: Sequence[Key]) -> None:
+        """Begin with keys that the holder has, one for each of the first requests; they are complete."""
+        geometry = self.holder.geometry
+        for key in keys:
+            ended = self.holder.remove([key])
+            assert all(pins == 1 for _, pins in ended), "it is not a whole piece"
+            for one in key.pointers:
+                bucket_id = one.device, geometry.bucket_of(one.sector)
+                self._collected.add(bucket_id, one.sector, one.sector + key.sectors, key.inode)
+            self._keys.append([key])
+
     @property
     def gathered(self) -> int:
         """How many pieces it has, and needs more."""
