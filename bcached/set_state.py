@@ -174,6 +174,7 @@ class IndexState(Struct, frozen=True, gc=False):
     """The btree and its keys.
 
     leaves and bytes are those in memory; unwritten keys are in the journal and in no node yet;
+    waiting keys, those of them whose leaves are not in memory: one read of a leaf will serve many;
     nodes_written counts nodes written whole. Evacuations compacted dirty data out of evacuated_buckets.
     From stale_dirty_keys on: keys that no look-up returns, though their data may exist, as counted at
     startup or by the last garbage collection. A dirty key is stale if its gen is older than its bucket's;
@@ -236,6 +237,9 @@ class IndexState(Struct, frozen=True, gc=False):
     orphaned_clean_sectors: int = 0
     vanished_nodes: Annotated[
         int, gauge("bcached_vanished_nodes", "Nodes of the btree that were lost and not replaced.")
+    ] = 0
+    waiting_keys: Annotated[
+        int, gauge("bcached_index_waiting_keys", "Keys that wait for leaves that are not in memory.")
     ] = 0
 
 

@@ -127,6 +127,7 @@ def _index(index: Index, tasks: Tasks) -> IndexState:
         orphaned_dirty_sectors=orphaned.dirty_sectors,
         orphaned_clean_sectors=orphaned.clean_sectors,
         vanished_nodes=health.vanished_nodes,
+        waiting_keys=tree.leaves.waiting.keys,
     )
 
 

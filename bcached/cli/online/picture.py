@@ -79,8 +79,9 @@ def index_in_words(index: IndexState) -> str:
     """Returns a line on the btree's levels and its leaves in memory."""
     memory = f"{format_size(index.memory_bytes)} of {format_size(index.memory_bytes_max)}"
     unwritten = f", {amount(index.unwritten_bytes)} of keys unwritten" if index.unwritten_bytes else ""
+    waiting = f", {plural(index.waiting_keys, 'key')} waiting for leaves" if index.waiting_keys else ""
     levels, leaves = plural(index.levels, "level"), "leaf" if index.leaves == 1 else "leaves"
-    return f"{levels}, {index.leaves:,} {leaves} in memory ({memory}){unwritten}"
+    return f"{levels}, {index.leaves:,} {leaves} in memory ({memory}){unwritten}{waiting}"
 
 
 def amount(size_bytes: int) -> str:

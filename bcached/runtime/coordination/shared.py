@@ -81,6 +81,7 @@ def create_shared(
     def queue_changed() -> None:
         traffic.count_allocated()
         conditions.announce(Fact.BUCKETS_MOVED)
+        conditions.announce(Fact.LEAVES_WANTED)  # changes that wait for leaves may hide free buckets
 
     def found_no_bucket(reserve: Reserve) -> None:
         for buckets in sectors.members if trace.listeners else ():

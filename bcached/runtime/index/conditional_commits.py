@@ -16,6 +16,7 @@ from bcached.runtime.index.index import Index
 from bcached.runtime.index.published_places import PublishedPlaces
 from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.key_ranges import Span, spans_of, words_of
+from bcached.state.index.node import Leaf
 from bcached.state.index.span_set import SpanSet
 from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
@@ -77,7 +78,7 @@ class ConditionalCommits:
         if conditions.if_absent or conditions.if_versions is not None:  # else accepting them is the check
             self._sectors.check_commit(holder, keys)
         batch = KeyBatch(keys)
-        if self._changes.is_ready_for(batch):
+        if self._changes.is_ready_for(batch, may_wait=False):
             plan = self._plan(batch, conditions)
             if plan is not None and (
                 not plan.words or (self._changes.journal.has_space(plan.words) and self._changes.may_grow())
@@ -171,7 +172,7 @@ class ConditionalCommits:
         """Whether anything live is in the range of a key of a placed batch."""
         assert batch.leaves is not None
         leaf, (inode, start, end, _, _) = batch.leaves[number], batch.rows[number]
-        if leaf is None:
+        if not isinstance(leaf, Leaf):
             return bool(self._live((inode, start, end)))
         found = leaf.live.lookup(inode, start, end, REPLACED_KEYS_MAX + 1)
         return bool(found and self._checked(found))

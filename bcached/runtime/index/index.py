@@ -68,22 +68,23 @@ class Index:
         """Accept keys now; returns the seq of their entry, or None if that has to wait."""
         self.check_keys(holder, keys)
         batch = KeyBatch(keys)
-        if not self.changes.is_ready_for(batch) or not self.changes.may_grow():
+        if not self.changes.is_ready_for(batch, may_wait=True) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
             return None
         return self.accept(holder, keys, batch=batch)
 
     async def commit(self, holder: Holder, keys: Sequence[Key], timeout_s: float) -> int:
         """Accept keys, all in one entry; returns its seq. NoFreeBuckets if the index cannot grow in time."""
-        spans, clock = spans_of(keys), self._shared.clock
+        clock = self._shared.clock
         deadline = clock() + timeout_s
-        words = self.check_keys(holder, keys)
+        self.check_keys(holder, keys)
         self._sectors.check_commit(holder, keys)
+        batch = KeyBatch(keys)
         while True:
-            await self.changes.make_ready(spans, words, deadline - clock())
+            await self.changes.make_ready_for(batch, deadline - clock())
             self.check_keys(holder, keys)
             if self.changes.may_grow():
-                return self.accept(holder, keys)
+                return self.accept(holder, keys, batch=batch)
             self._sectors.check_commit(holder, keys)
             await self.changes.wait_to_grow(deadline - clock())
 
@@ -353,10 +354,15 @@ class Index:
         return self.changes.is_ready(spans_of([old]), words_of([new])) and self._may_put(new)
 
     async def make_ready_for(self, old: Key, new: Key, timeout_s: float) -> None:
-        """Wait for what `replace` still lacks, or for some of it; NoFreeBuckets after timeout_s."""
+        """Wait for what `replace` lacks; that holds until the caller's next await.
+
+        It must not be checked again: the leaf that was loaded for it may be more than the memory limit, and
+        would be evicted for ever. NoFreeBuckets after timeout_s.
+        """
         await self.changes.make_ready(spans_of([old]), words_of([new]), timeout_s)
-        if not self._may_put(new):
+        while not self._may_put(new):
             await self.changes.wait_to_grow(timeout_s)
+            await self.changes.make_ready(spans_of([old]), words_of([new]), timeout_s)
 
     def _may_put(self, new: Key) -> bool:
         """Whether a copy's key fits: the index may grow, or the key needs no space, as it covers the old one.

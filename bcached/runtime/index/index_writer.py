@@ -7,8 +7,9 @@ journal, buckets for new nodes. After a wait every condition is checked again: n
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from bcached.errors import DeviceError, DeviceFailed, FormatError, NoFreeBuckets
 from bcached.keys import Key
@@ -16,7 +17,7 @@ from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.node_buckets import NodeBuckets
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.index.key_batch import KeyBatch
-from bcached.state.index.key_ranges import Span
+from bcached.state.index.key_ranges import Span, spans_of
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.sectors.sector_runs import SectorRun, sector_runs
 from bcached.store.btree.write_back import WriteBack
@@ -52,6 +53,8 @@ class IndexWriter:
         self._reclaims = 0  # the members' count when the allocators were notified last
         shared.stop.on_refusal.append(lambda _: write_back.wake_throttled())
         journal.on_durable.append(self._entry_durable)
+        waiting = self._tree.leaves.waiting
+        waiting.on_merged, waiting.on_many = self._count_merged, shared.leaves_wanted
 
     # Whether it can be made now
 
@@ -65,13 +68,35 @@ class IndexWriter:
                 return False
         return True
 
-    def is_ready_for(self, batch: KeyBatch) -> bool:
-        """Whether a batch can be put now; that holds until the caller's next await."""
-        return (
-            self.journal.has_space(len(batch.words))
-            and not self.nodes.is_over_limit
-            and self._tree.place(batch) is None
-        )
+    def is_ready_for(self, batch: KeyBatch, *, may_wait: bool) -> bool:
+        """Whether a batch can be put now; that holds until the caller's next await.
+
+        may_wait: its keys may wait for leaves that are not loaded.
+        """
+        if not self.journal.has_space(len(batch.words)) or self.nodes.is_over_limit:
+            return False
+        return self._tree.place(batch) is None or (may_wait and self._may_wait(batch))
+
+    def _may_wait(self, batch: KeyBatch) -> bool:
+        """Whether keys of a batch may wait for the leaves that are not loaded; it is placed then.
+
+        Not while requests wait for buckets that what they overwrite may provide.
+        """
+        if self._shared.queue.total and self.live.candidates_are_few:
+            return False
+        return self._tree.place_or_wait(batch) is None
+
+    async def make_ready_for(self, batch: KeyBatch, left_s: float) -> None:
+        """Wait until a batch can be put, as `make_ready`; its keys may wait for leaves to be loaded."""
+        if not self.is_ready_for(batch, may_wait=True):
+            await self._wait_until_ready(partial(self._load_for, batch), len(batch.words), left_s)
+
+    async def _load_for(self, batch: KeyBatch) -> None:
+        """Load the leaves of a batch unless its keys may wait."""
+        if not self._may_wait(batch):
+            await self.nodes.load(spans_of(batch.keys))
+            missing = self._tree.place(batch)
+            assert missing is None, "the ranges are loaded"
 
     async def make_ready(self, spans: Sequence[Span], words: int, left_s: float) -> None:
         """Wait until a change can be made; that holds until the caller's next await.
@@ -79,10 +104,12 @@ class IndexWriter:
         The memory limit is checked before the nodes are loaded, not after: they alone may exceed it.
         Raises NoFreeBuckets after left_s.
         """
+        self._shared.stop.check_changeable()
+        if not self.is_ready(spans, words):
+            await self._wait_until_ready(partial(self.nodes.load, spans), words, left_s)
+
+    async def _wait_until_ready(self, load: Callable[[], Awaitable[None]], words: int, left_s: float) -> None:
         shared, journal, nodes = self._shared, self.journal, self.nodes
-        shared.stop.check_changeable()
-        if self.is_ready(spans, words):
-            return
         lacks = "btree"
         try:
             async with asyncio.timeout(max(left_s, 0)):
@@ -92,7 +119,7 @@ class IndexWriter:
                     shared.stop.check_changeable()
                 while True:
                     with as_device_failed(shared):
-                        await nodes.load(spans)
+                        await load()
                     if journal.has_space(words):
                         break
                     lacks = "journal"
@@ -134,6 +161,16 @@ class IndexWriter:
         if self._tree.leaves.wanted:
             self._shared.leaves_wanted()
         return seq
+
+    def _count_merged(self, removed: Sequence[Key]) -> None:
+        """Count what changes overwrote that waited for their leaf.
+
+        As if the newest entry removed it: a bucket that this empties may have lost other keys since.
+        """
+        self.live.remove(removed, self.newest_seq)
+        self.settle()
+        if self._tree.leaves.wanted:
+            self._shared.leaves_wanted()
 
     def _count(self, keys: Sequence[Key], cut: Sequence[tuple[int, Sequence[Key]]], seq: int) -> None:
         """Count inserted keys, and what each of them cut out, in their order: it may be of one before it."""

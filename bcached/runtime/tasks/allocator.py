@@ -146,6 +146,8 @@ class Allocator:
         if buckets.invalidate_needs_gc and not is_exhaustive and shared.queue.waiting():
             await self._pass(EXHAUSTIVE)
             self._attempts.was_exhaustive = True
+        if buckets.invalidate_needs_gc:
+            shared.leaves_wanted()  # changes that wait for leaves may hide free buckets
         if not shared.options.synchronous:
             buckets.free_inc.need_no_prios()
 

@@ -95,6 +95,8 @@ class LeafWriter:
             or (leaves.memory_bytes > nodes.limit_bytes and next(nodes.tree.evictable(), None) is not None)
             or self._write_back.has_throttled
             or nodes.is_over_limit
+            or leaves.waiting.are_many
+            or self._hides_free_buckets
             or self._pressing() is not None
             or self._is_behind
         )
@@ -103,8 +105,9 @@ class LeafWriter:
         """Write what is wanted.
 
         1. Torn nodes, once, before all else: no other reader could read them. 2. Leaves that the oldest
-        entries are needed for. 3. Leaves until the rest fits into memory. 4. Leaves with a block's worth of
-        keys. 5. All, until no removed dirty key is left on a device.
+        entries are needed for. 3. Leaves until the rest fits into memory; else some that changes wait for,
+        if these are many or hide free buckets. 4. Leaves with a block's worth of keys. 5. All, until no
+        removed dirty key is left on a device.
         """
         if not self._is_repaired:
             await self._write_back.rewrite_torn()
@@ -114,10 +117,21 @@ class LeafWriter:
             await self._write_back.write_through(pressing)
         if self._nodes.is_over_limit:
             await self._write_back.reduce_unwritten()
+        elif self._nodes.tree.leaves.waiting.are_many or self._hides_free_buckets:
+            await self._write_back.write_waiting()
         await self._write_back.write_wanted()
         while self._is_behind:
             await self._write_back.write_through(self._journal.accepted_seq)
             await self._journal.commit()
+
+    @property
+    def _hides_free_buckets(self) -> bool:
+        """Whether requests lack buckets, and changes wait for leaves: what these overwrite counts as live."""
+        return bool(
+            self._nodes.tree.leaves.waiting.by_bound
+            and self._live.candidates_are_few
+            and self._shared.queue.waiting()
+        )
 
     def _pressing(self) -> int | None:
         """Returns the entry through which leaves must be written to free journal space; None if none."""

@@ -125,7 +125,7 @@ class Mover:
                     self._sectors.release(self.holder, [move.new])
                 continue
             try:
-                while not self._index.is_ready_for(move.old, move.new):
+                if not self._index.is_ready_for(move.old, move.new):
                     await self._index.make_ready_for(move.old, move.new, INDEX_TIMEOUT_S)
             except (NoFreeBuckets, LimitExceeded):  # LimitExceeded: too many waiters
                 with self._own_changes():

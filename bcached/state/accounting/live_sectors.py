@@ -30,6 +30,11 @@ class LiveSectors:
         self._members = members
         self._bucket_sectors = members[0].geometry.bucket_sectors  # divided by inline: every commit does it
 
+    @property
+    def candidates_are_few(self) -> bool:
+        """Whether the last search for buckets to be invalidated found too few, on any member."""
+        return any(member.invalidate_needs_gc for member in self._members)
+
     def add(self, key: Key) -> None:
         """Count a key that was added to the index."""
         members, bucket_sectors = self._members, self._bucket_sectors

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How much live and dirty data each volume has on the devices, counting each copy.
 
-Changes of keys are counted as they are made, so dirty data is exact. Buckets are invalidated whole, without a
+Changes of keys are counted as they are made, so dirty data is exact; but what keys overwrite that wait for
+their leaf (waiting_changes.py) counts until they are merged. Buckets are invalidated whole, without a
 look at whose data they hold: so live data includes what was evicted since the last collection, which counts
 all keys, as the opening does.
 """

@@ -30,8 +30,8 @@ ONE_POINTER = head_word(0, 0, False, 1)
 class KeyBatch:
     """Keys in order, as rows for the leaves and as words for the journal.
 
-    leaves has the leaf of each key, or None for a key that crosses the end of one (Tree.place). It is valid
-    until the next await.
+    leaves has the leaf of each key, the bound of one that is not loaded if the key may wait for it, or None
+    for a key that crosses the end of a leaf (Tree.place). It is valid until the next await.
     """
 
     __slots__ = ("keys", "leaves", "rows", "words")
@@ -40,7 +40,7 @@ class KeyBatch:
         self.keys = keys
         self.rows: list[Row] = []
         self.words: list[int] = []
-        self.leaves: list[Leaf | None] | None = None
+        self.leaves: list[Leaf | int | None] | None = None
         self._pack(keys)
 
     def __repr__(self) -> str:

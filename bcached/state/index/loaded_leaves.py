@@ -8,12 +8,14 @@ marked when it is to be written.
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from bcached.format.bkey import WORD_BYTES
 from bcached.keys import Key
 from bcached.state.index.extents import Row, row_of
 from bcached.state.index.journal_pins import SeqPins
 from bcached.state.index.node import Leaf
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
 from bcached.state.index.unwritten import Unwritten
+from bcached.state.index.waiting_changes import LEAF_WORDS, WaitingChanges
 
 LEAF_BYTES = 4096  # bytes of Python objects per leaf, beside its words
 
@@ -27,6 +29,7 @@ class LoadedLeaves:
         self.oversize: set[Leaf] = set()  # too large for one node; wanted, too
         self.deferred: dict[int, Unwritten] = {}  # by bound: unwritten changes of evicted leaves
         self.pins = SeqPins()  # the journal entries that leaves need, loaded or not
+        self.waiting = WaitingChanges(shape, self.pins)  # of leaves that are not loaded
         self.unwritten_words = 0  # of keys that are in no written bset
         self.memory_words = 0  # of keys in memory, counting unwritten ones twice
         self.key_counts: defaultdict[int, int] = defaultdict(int)  # by inode, of all leaves, loaded or not
@@ -54,7 +57,8 @@ class LoadedLeaves:
     @property
     def memory_bytes(self) -> int:
         """An estimate of the memory of all of them, in bytes."""
-        return self.memory_words * 8 + len(self.order) * LEAF_BYTES
+        words = self.memory_words + len(self.waiting.by_bound) * LEAF_WORDS
+        return words * WORD_BYTES + len(self.order) * LEAF_BYTES
 
     # Adding and removing leaves
 
@@ -127,21 +131,42 @@ class LoadedLeaves:
         if unwritten.word_count > self._write_at_words:
             self.wanted[leaf] = None
 
-    def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
-        """Merge changes, whose oldest entry is pinned, into a clean leaf. Returns the pieces cut out.
+    def insert_waiting(self, bound: int, row: Row, seq: int) -> Sequence[Key]:
+        """Have a key wait for its leaf. Returns the pieces it cut out of others that wait."""
+        words = self.waiting.words
+        removed = self.waiting.insert(bound, row, seq)
+        self.unwritten_words += self.waiting.words - words
+        self.memory_words += self.waiting.words - words
+        return removed
 
-        Keys are not counted: those of deferred changes were.
+    def merge_waiting(self, leaf: Leaf) -> None:
+        """Merge the changes that waited for a leaf, which has been read."""
+        changes = self.waiting.leaf_loaded(leaf.bound)
+        if changes is None:
+            return
+        self.unwritten_words -= changes.word_count
+        self.memory_words -= changes.word_count
+        self.count_keys(leaf, -1)
+        removed = self.merge_changes(leaf, changes)
+        self.count_keys(leaf)
+        self.waiting.on_merged(removed)
+
+    def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
+        """Merge changes, whose oldest entry is pinned, into a leaf that has older ones, or none.
+
+        Returns the pieces cut out. Keys are not counted: those of deferred changes were.
         """
-        assert not leaf.unwritten.oldest_seq, "the leaf is not clean"
-        words = leaf.word_count
+        words, unwritten = leaf.word_count, leaf.unwritten
+        oldest_seq, unwritten_words = unwritten.oldest_seq, unwritten.word_count
         removed: list[Key] = []
         for key in changes.extents:
             removed += leaf.insert(key, changes.newest_seq)
-        leaf.unwritten.oldest_seq = changes.oldest_seq
-        unwritten_words = leaf.unwritten.word_count
+        if oldest_seq:
+            self.pins.unpin(changes.oldest_seq)
+        unwritten.oldest_seq = oldest_seq or changes.oldest_seq
         self.memory_words += leaf.word_count - words
-        self.unwritten_words += unwritten_words
-        if unwritten_words > self._write_at_words:
+        self.unwritten_words += unwritten.word_count - unwritten_words
+        if unwritten.word_count > self._write_at_words:
             self.wanted[leaf] = None
         self._note_size(leaf)
         return removed
@@ -156,6 +181,7 @@ class LoadedLeaves:
         dropped = leaf.drop(key)
         self.key_counts[key.inode] -= dropped
         self.memory_words += leaf.live.word_count - words
+        leaf.dropped_words += words - leaf.live.word_count
         self._note_size(leaf)
         return dropped
 
@@ -183,10 +209,12 @@ class LoadedLeaves:
         return [leaf for leaf in leaves if 0 < leaf.oldest_seq <= through_seq]
 
     def deferred_bounds(self, through_seq: int | None = None) -> list[int]:
-        """Returns the bounds of evicted leaves with deferred changes; through_seq as in `unwritten`."""
+        """Returns the bounds of leaves not loaded that have changes; through_seq as in `unwritten`."""
+        waiting = [bound for bound in self.waiting.bounds(through_seq) if bound not in self.deferred]
         if through_seq is None:
-            return list(self.deferred)
-        return [bound for bound, changes in self.deferred.items() if changes.oldest_seq <= through_seq]
+            return [*self.deferred, *waiting]
+        deferred = self.deferred.items()
+        return [*(bound for bound, changes in deferred if changes.oldest_seq <= through_seq), *waiting]
 
     def begin_write(self, leaf: Leaf) -> None:
         """Move a leaf's unwritten changes to `writing`, to write them."""

@@ -48,6 +48,7 @@ class Leaf:
         "_last_inode",
         "blocks_used",
         "bound",
+        "dropped_words",
         "is_detached",
         "is_torn",
         "key",
@@ -69,6 +70,7 @@ class Leaf:
         self.live = live  # all extents, merged
         self.unwritten = self._nothing()  # extents in no written bset, deletions included
         self.writing: Unwritten | None = None  # extents whose write is not finished
+        self.dropped_words = 0  # of stale keys that are on disk only
         self.pins = 0  # how many tasks are about to use it
         self.is_detached = False  # replaced by other nodes, or evicted
         self.is_torn = False  # its last bset was lost in a crash

@@ -5,7 +5,7 @@ No method waits for a node. The caller first asks which node of a range is `miss
 again, since a result is only valid until the next await.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -158,7 +158,7 @@ class Tree:
 
     def place(self, batch: KeyBatch) -> Missing | None:
         """Find the leaf of each key of a batch. Returns the first node to be read before that is possible."""
-        leaves: list[Leaf | None] = []
+        leaves: list[Leaf | int | None] = []
         root, levels, use = self.root, range(self.root.level), self._use
         for inode, start, end, _, _ in batch.rows:
             position = inode << INODE_SHIFT | start
@@ -179,6 +179,32 @@ class Tree:
         batch.leaves = leaves
         return None
 
+    def place_or_wait(self, batch: KeyBatch) -> Missing | None:
+        """Find leaves as `place`, but one need not be loaded that can take its keys as waiting changes."""
+        leaves: list[Leaf | int | None] = []
+        for inode, start, end, _, _ in batch.rows:
+            found = self.find(inode, start)
+            if isinstance(found, Missing):
+                bound = bound_of(found.key)
+                if inode << INODE_SHIFT | end > bound or not self._may_wait(found.parent, bound, batch):
+                    return found
+                leaves.append(bound)
+            elif inode << INODE_SHIFT | end <= found.bound:
+                leaves.append(found)
+            else:
+                missing = self.missing(inode, start, end)
+                if missing is not None:
+                    return missing
+                leaves.append(None)
+        batch.leaves = leaves
+        return None
+
+    def _may_wait(self, parent: Interior, bound: int, batch: KeyBatch) -> bool:
+        """Whether keys of a batch may wait for a leaf; not if several nodes are at its position."""
+        if parent.level != 1 or not self.leaves.waiting.may_take(bound, len(batch.words), len(batch.keys)):
+            return False
+        return not parent.count_below(bisect_left(parent.bounds, bound))
+
     def insert_batch(self, batch: KeyBatch, seq: int) -> list[tuple[int, Sequence[Key]]]:
         """Insert the keys of a batch, which is placed, of journal entry seq.
 
@@ -188,7 +214,13 @@ class Tree:
         cut: list[tuple[int, Sequence[Key]]] = []
         insert_row = self.leaves.insert_row
         for number, (leaf, row) in enumerate(zip(batch.leaves, batch.rows, strict=True)):
-            removed = self.insert(batch.keys[number], seq) if leaf is None else insert_row(leaf, row, seq)
+            if type(leaf) is Leaf:
+                removed = insert_row(leaf, row, seq)
+            elif leaf is None:
+                removed = self.insert(batch.keys[number], seq)
+            else:
+                assert not isinstance(leaf, Leaf)
+                removed = self.leaves.insert_waiting(leaf, row, seq)
             if removed:
                 cut.append((number, removed))
         return cut
@@ -231,6 +263,7 @@ class Tree:
             changes = self.leaves.deferred.pop(node.bound, None)
             if changes is not None:
                 self.leaves.merge_changes(node, changes)
+            self.leaves.merge_waiting(node)
         return True
 
     def evictable(self) -> Iterator[Leaf]:
@@ -257,6 +290,7 @@ class Tree:
         parent.children[index] = leaf.key
         leaf.is_detached = True
         self.leaves.remove(leaf)
+        self.leaves.waiting.leaf_evicted(leaf.bound, leaf.live.word_count + leaf.dropped_words)
 
     # All nodes
 

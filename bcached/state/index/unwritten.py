@@ -60,9 +60,13 @@ class Unwritten:
 
     def insert(self, key: Key) -> Sequence[Key]:
         """Add a key. Returns the pieces it cut out of those added before."""
+        return self.insert_row(row_of(key))
+
+    def insert_row(self, row: Row) -> Sequence[Key]:
+        """Add a key. Returns the pieces it cut out of those added before."""
         extents = self.extents
         before = extents.word_count
-        removed = extents.insert_row(row_of(key))
+        removed = extents.insert_row(row)
         self.word_count += extents.word_count - before
         return removed
 

@@ -20,6 +20,7 @@ from bcached.state.index.tree import Missing, Tree
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.node_rules import BucketGens
 
+WAITING_SHARE = 4  # of the limit, for changes of leaves that are not in memory
 EVICTED_LEAVES = 16  # at once; written out first if none of the least recently used ones is clean
 
 
@@ -30,6 +31,7 @@ class NodeCache:
         self.tree = tree
         self.io = io
         self.limit_bytes = limit_bytes  # of leaves in memory
+        tree.leaves.waiting.limit_words = limit_bytes // WAITING_SHARE // WORD_BYTES
         self._gens = gens
         self._loading: dict[Key, asyncio.Event] = {}  # nodes being read, set at the end
 
@@ -48,8 +50,11 @@ class NodeCache:
     @property
     def is_over_limit(self) -> bool:
         """Whether so much is unwritten, or in memory, that changes must wait for leaves to be written."""
+        leaves = self.tree.leaves
         return (
-            self.tree.leaves.unwritten_words * WORD_BYTES > self.limit_bytes // 2 or self._is_far_over_limit
+            leaves.unwritten_words * WORD_BYTES > self.limit_bytes // 2
+            or leaves.waiting.are_too_many
+            or self._is_far_over_limit
         )
 
     @property

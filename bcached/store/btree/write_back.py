@@ -32,6 +32,7 @@ from bcached.store.btree.node_replacement import NodeReplacement, pinned_leaves
 Prepare = Callable[[], Awaitable[None]]
 
 COALESCED_MAX = 4  # kernel: GC_MERGE_NODES
+MERGED_LEAVES = 8  # at once, of those that changes wait for
 WRITTEN_LEAVES = 128  # at once: starting to write one takes ten microseconds
 LEAVES_A_LOOK = 512  # a millisecond
 
@@ -60,11 +61,23 @@ class WriteBack:
         self.wake_throttled()
 
     async def reduce_unwritten(self) -> None:
-        """Write out leaves, the least recently used first, while too much is unwritten."""
-        tree = self._tree
-        while tree.leaves.unwritten_words * WORD_BYTES > self.nodes.limit_bytes // 4:
-            dirty = list(islice((leaf for leaf in tree.leaves if not leaf.is_clean), EVICTED_LEAVES))
-            await self.write_leaves(dirty)
+        """Write out leaves, the least recently used first, while too much is unwritten.
+
+        Those that changes wait for come first if these are most of it.
+        """
+        leaves = self._tree.leaves
+        while leaves.waiting.are_many or leaves.unwritten_words * WORD_BYTES > self.nodes.limit_bytes // 4:
+            if leaves.waiting.are_many or 2 * leaves.waiting.words > leaves.unwritten_words:
+                await self.write_waiting()
+            else:
+                dirty = list(islice((leaf for leaf in leaves if not leaf.is_clean), EVICTED_LEAVES))
+                await self.write_leaves(dirty)
+        await self.trim()
+
+    async def write_waiting(self) -> None:
+        """Read some leaves, those that most changes wait for, and write them out."""
+        bounds = self._tree.leaves.waiting.fullest(MERGED_LEAVES)
+        await self.write_leaves([await self.nodes.leaf_at(*position_at(bound - 1)) for bound in bounds])
         await self.trim()
 
     def wake_throttled(self) -> None:

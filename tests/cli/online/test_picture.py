@@ -117,6 +117,12 @@ def test_what_no_look_up_finds_is_shown_if_there_is_any() -> None:
     assert "without a volume" not in told
 
 
+def test_keys_that_wait_for_leaves_are_shown_if_there_are_any() -> None:
+    assert "waiting for" not in drawn(state())
+    told = drawn(state(index=IndexState(2, 7, 0, 1 << 20, 512, 9, 3, 40, 16, 0, 0, waiting_keys=1234)))
+    assert "1,234 keys waiting for leaves" in told
+
+
 def test_what_clients_count_is_shown_if_they_count() -> None:
     assert "client reads" not in drawn(state())
     told = drawn(state(client_hits=12_345, client_misses=6, client_hit_bytes=3 << 20))

@@ -88,7 +88,15 @@ class LeavesAway:
         for interior in interiors(tree.root):
             for child in interior.children if interior.level == 1 else ():
                 if isinstance(child, Key):
-                    yield from self._of(child)
+                    yield from self._with_waiting(child)
+
+    def _with_waiting(self, leaf: Key) -> Iterator[Key]:
+        """What an evicted leaf holds, with the changes that wait for it."""
+        waiting = self.cache_set.index.nodes.tree.leaves.waiting.by_bound.get(bound_of(leaf))
+        live = Extents()
+        for key in [*self._of(leaf), *(waiting.extents if waiting else ())]:
+            live.insert(key)
+        return iter(live)
 
     def _of(self, leaf: Key) -> list[Key]:
         """What an evicted leaf holds; one that was away at first is what lies on the device."""

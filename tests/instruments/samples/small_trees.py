@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Trees of a few leaves, without a device."""
 
+from collections.abc import Sequence
+
 from bcached.format.bkey import END_MAX
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.index.extents import Extents
@@ -31,9 +33,12 @@ def a_tree() -> tuple[Tree, list[Key]]:
     return Tree(Interior(node_key(*LAST, 13), 1, 1, 1, list(keys)), SHAPE), keys
 
 
-def load(tree: Tree, inode: int, sector: int) -> Leaf:
+def load(tree: Tree, inode: int, sector: int, keys: Sequence[Key] = ()) -> Leaf:
+    """Load a leaf that has these keys on disk."""
     missing = tree.find(inode, sector)
     assert isinstance(missing, Missing)
     leaf = leaf_of(missing.key)
+    for key in keys:
+        leaf.live.insert(key)
     assert tree.attach(missing, leaf)
     return leaf

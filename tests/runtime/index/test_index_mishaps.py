@@ -117,7 +117,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
 
     async with another_life() as (cache_set, tree):
         assert [cache_set.members[0].buckets.table.content(bucket) for bucket in range(1500)] == live
-        await cache_set.index.write_back.write_through(tree.leaves.pins.oldest)
+        await cache_set.index.write_back.write_through(cache_set.journal.accepted_seq)
         assert not tree.leaves.deferred
         assert tree.leaves.pins.oldest is None
     async with another_life() as (cache_set, tree):

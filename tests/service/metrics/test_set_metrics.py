@@ -94,6 +94,7 @@ CONTRACT = {
     "bcached_index_memory_bytes": set(),
     "bcached_index_memory_max_bytes": set(),
     "bcached_index_unwritten_bytes": set(),
+    "bcached_index_waiting_keys": set(),
     "bcached_index_nodes_read_total": set(),
     "bcached_index_nodes_written_total": set(),
     "bcached_index_blocks_appended_total": set(),

@@ -2,6 +2,9 @@
 """The counts of loaded leaves, and which of them are to be written."""
 
 from bcached.keys import Key, Pointer
+from bcached.state.index.key_batch import KeyBatch
+from bcached.state.index.key_ranges import cut_to
+from bcached.state.index.node_shape import KEY_WORDS_MAX
 from instruments.samples.small_trees import a_tree, data, load
 
 
@@ -69,3 +72,40 @@ def test_unpinning_follows_removal() -> None:
     assert tree.leaves.pins.oldest == 3
     tree.leaves.unpin(leaf)
     assert tree.leaves.pins.oldest is None
+
+
+def test_changes_wait_for_a_leaf_that_is_not_in_memory() -> None:
+    tree, _ = a_tree()
+    leaf = load(tree, 0, 0)
+    tree.insert(data(10, 5), 7)
+    tree.leaves.begin_write(leaf)
+    tree.leaves.end_write(leaf, 1)
+    tree.leaves.waiting.limit_words = 1000
+    tree.evict(leaf)
+    merged: list[Key] = []
+    tree.leaves.waiting.on_merged = merged.extend
+    over, again = (Key(0, 12, size, True, (Pointer(0, 70000, size),)) for size in (5, 2))
+    batch = KeyBatch([over, again])
+    assert tree.place(batch) is not None, "its leaf would have to be read"
+    assert tree.place_or_wait(batch) is None
+    assert tree.insert_batch(batch, 8) == [(1, [cut_to(over, again)])], "only what waits is known"
+    assert tree.leaves.needs(8)
+    assert tree.leaves.deferred_bounds(8) == [100]
+    leaf = load(tree, 0, 0, [data(10, 5)])
+    assert merged == [data(12, 2), data(14, 1)]
+    rest = Key(0, 14, 3, True, (Pointer(0, 70002, 5),))
+    assert list(leaf.live) == [data(10, 2), again, rest]
+    assert tree.leaves.pins.oldest == 8
+    assert (tree.leaves.unwritten_words, tree.leaves.waiting.keys) == (leaf.unwritten.word_count, 0)
+
+
+def test_a_leaf_takes_no_more_than_fits_with_what_is_on_disk_only() -> None:
+    tree, _ = a_tree()
+    leaf = load(tree, 0, 0, [data(10, 5)])
+    tree.leaves.drop(leaf, data(10, 5))
+    tree.leaves.waiting.limit_words = 1000
+    tree.evict(leaf)
+    most = tree.shape.node_words - 3 - KEY_WORDS_MAX
+    assert tree.leaves.waiting.may_take(100, most, 1)
+    assert not tree.leaves.waiting.may_take(100, most + 1, 1)
+    assert not tree.leaves.waiting.may_take(200, 3, 1), "how full it is has to be known"

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Commits to leaves that are not in memory: one read serves many, and nothing is lost or found too early."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bcached.keys import Key
+from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.lookups import LookupRequest
+from bcached.runtime.lifetime import running
+from bcached.state.index.node import position_at
+from bcached.state.index.waiting_changes import LEAF_WORDS
+from bcached.state.sectors.reservations import Holder
+from instruments.devices.memory_device import MemoryDevice
+from instruments.samples.living_set import extent, fresh_members, reopened, set_options
+from instruments.time.virtual_time import in_virtual_time
+
+PATIENCE_S = 60.0
+BUCKETS = 1200
+BOUND = 100_000  # of leaves in memory: a third of them
+SPACING = 16
+KEY_WORDS = 3
+COUNT = 12_000
+
+
+async def commit(
+    cache_set: CacheSet, holder: Holder, places: Sequence[int], *, dirty: bool = False
+) -> list[Key]:
+    wanted = [extent(4, inode=0, offset=place * SPACING) for place in places]
+    given = [key for (key,) in await cache_set.allocations.allocate(holder, wanted, PATIENCE_S)]
+    keys = [Key(key.inode, key.offset, key.sectors, dirty, key.pointers) for key in given]
+    await asyncio.sleep(0)
+    if cache_set.index.try_commit(holder, keys) is None:
+        await cache_set.index.commit(holder, keys, PATIENCE_S)
+    return keys
+
+
+@asynccontextmanager
+async def a_large_index(
+    folder: Path, *, dirty: bool = False, moving_gc: bool = False
+) -> AsyncIterator[tuple[CacheSet, dict[int, Key], Holder]]:
+    """A set that was opened with too little memory for its leaves, and what is in it by place."""
+    devices = await fresh_members([BUCKETS], 16 << 10)
+    there: dict[int, Key] = {}
+    options = set_options(folder, verify=False, moving_gc=False)
+    async with running(devices, options) as cache_set:
+        await cache_set.volumes.create("volume")
+        holder = cache_set.allocations.new_holder("client")
+        places = list(range(0, COUNT, 2))
+        for at in range(0, len(places), 100):
+            part = places[at : at + 100]
+            there |= zip(part, await commit(cache_set, holder, part, dirty=dirty), strict=True)
+    options = set_options(folder, verify=False, moving_gc=moving_gc, index_bytes=BOUND)
+    async with running(reopened(devices), options) as cache_set:
+        assert not cache_set.index.nodes.tree.is_whole
+        yield cache_set, there, cache_set.allocations.new_holder("client")
+
+
+async def found(cache_set: CacheSet, place: int) -> list[Key]:
+    return (await cache_set.lookups.lookup(LookupRequest(0, place * SPACING, SPACING))).keys
+
+
+def image_of(cache_set: CacheSet) -> bytes:
+    device = cache_set.members[0].block_device
+    assert isinstance(device, MemoryDevice)
+    return device.image()
+
+
+async def check_reopened(
+    image: bytes, folder: Path, there: dict[int, Key], *, were_moved: bool = False
+) -> None:
+    """Open what a power cut would leave: these keys, and no invariant is violated."""
+    copy = folder / "copy"
+    copy.mkdir()
+    async with running([MemoryDevice.holding(image)], set_options(copy, restart_grace_s=0)) as cache_set:
+        keys = [key async for leaf in cache_set.index.nodes.leaves() for key in list(leaf.live)]
+        found = {key.offset // SPACING: key for key in keys}
+        assert found.keys() == there.keys()
+        assert were_moved or found == there
+        assert cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_one_read_of_a_leaf_serves_many_keys(tmp_path: Path) -> None:
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        nodes, random = cache_set.index.nodes, Random(1)
+        leaves, before = len(list(nodes.tree.node_keys())), nodes.io.nodes_read
+        waiting = nodes.tree.leaves.waiting
+        for _ in range(120):
+            places = random.sample(range(COUNT), 10)
+            there.update(zip(places, await commit(cache_set, holder, places), strict=True))
+            assert waiting.keys == sum(changes.extents.key_count for changes in waiting.by_bound.values())
+            assert waiting.memory_words <= waiting.limit_words + 10 * (KEY_WORDS + LEAF_WORDS), "one commit"
+        assert waiting.by_bound
+        assert nodes.io.nodes_read - before < 1200 // 4
+        assert leaves > 14
+        for place in random.sample(sorted(there), 40):
+            assert await found(cache_set, place) == [there[place]]
+        await cache_set.index.write_back.write_all()
+        assert not nodes.tree.leaves.waiting.by_bound
+        assert waiting.words == waiting.keys == 0
+        assert nodes.tree.leaves.pins.oldest is None
+        await cache_set.index.flush()
+        await check_reopened(image_of(cache_set), tmp_path, there)
+
+
+@in_virtual_time
+async def test_what_waits_survives_a_power_cut(tmp_path: Path) -> None:
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        random = Random(2)
+        for _ in range(30):
+            places = random.sample(range(COUNT), 10)
+            there.update(zip(places, await commit(cache_set, holder, places), strict=True))
+        await cache_set.index.flush()
+        assert cache_set.index.nodes.tree.leaves.waiting.by_bound
+        await check_reopened(image_of(cache_set), tmp_path, there)
+
+
+@in_virtual_time
+async def test_what_is_overwritten_counts_as_live_until_the_changes_are_merged(tmp_path: Path) -> None:
+    async with a_large_index(tmp_path, dirty=True) as (cache_set, there, holder):
+        table, waiting = cache_set.members[0].buckets.table, cache_set.index.nodes.tree.leaves.waiting
+        before = int(table.dirty_sectors_array.sum())
+        for _ in range(2):  # the second time what waits is overwritten, which is known at once
+            for at in range(0, 600, 100):
+                places = sorted(there)[at::600][:10]
+                there.update(zip(places, await commit(cache_set, holder, places, dirty=True), strict=True))
+        assert waiting.by_bound
+        assert before < int(table.dirty_sectors_array.sum()) <= before + 60 * 4
+        await cache_set.index.write_back.write_all()
+        assert int(table.dirty_sectors_array.sum()) == before
+        await cache_set.index.flush()
+        await check_reopened(image_of(cache_set), tmp_path, there)
+
+
+@in_virtual_time
+async def test_what_a_merge_removes_counts_as_removed_by_the_newest_entry(tmp_path: Path) -> None:
+    """A bucket that a merge empties may have lost other keys to newer entries, which are not durable yet."""
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        index, buckets = cache_set.index, cache_set.members[0].buckets
+        waiting = index.nodes.tree.leaves.waiting
+        for at in range(0, 800, 100):  # neighbours, whose data is in the same buckets
+            places = sorted(there)[at : at + 10]
+            there.update(zip(places, await commit(cache_set, holder, places), strict=True))
+        await index.flush()
+        assert len(waiting.by_bound) > 1
+        await commit(cache_set, holder, [1])
+        newest = index.changes.newest_seq
+        assert newest > index.durable_seq
+        known = set(buckets.emptied)
+        for bound in waiting.bounds(None):
+            await index.nodes.leaf_at(*position_at(bound - 1))
+        merged = {seq for bucket, seq in buckets.emptied.items() if bucket not in known}
+        assert merged == {newest}
+        await index.flush()
+        assert not buckets.emptied
+
+
+@in_virtual_time
+async def test_buckets_full_of_what_was_overwritten_can_be_used_again(tmp_path: Path) -> None:
+    """Overwriting all dirty data again and again needs the buckets that only a merge shows to be free."""
+    async with a_large_index(tmp_path, dirty=True, moving_gc=True) as (cache_set, there, holder):
+        random = Random(3)
+        turnover = (BUCKETS * 32 // 4 - len(there)) // 10 + 60
+        all_places = sorted(there)
+        for _ in range(turnover):
+            places = random.sample(all_places, 10)
+            there.update(zip(places, await commit(cache_set, holder, places, dirty=True), strict=True))
+        await cache_set.index.flush()
+        await check_reopened(image_of(cache_set), tmp_path, there, were_moved=True)
+
+
+@in_virtual_time
+async def test_a_leaf_that_may_become_too_large_is_read(tmp_path: Path) -> None:
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        waiting = cache_set.index.nodes.tree.leaves.waiting
+        words = cache_set.index.nodes.tree.shape.node_words
+        for at in range(0, 2400, 10):  # all to the same few leaves
+            places = list(range(at, at + 10))
+            there.update(zip(places, await commit(cache_set, holder, places), strict=True))
+            for bound, changes in waiting.by_bound.items():
+                assert waiting._fill[bound] + changes.word_count <= words
+        assert not cache_set.index.nodes.tree.leaves.oversize
+        await cache_set.index.flush()
+        await check_reopened(image_of(cache_set), tmp_path, there)
+
+
+@in_virtual_time
+async def test_conditions_are_judged_by_what_is_in_the_leaf(tmp_path: Path) -> None:
+    """A key that is only added has to know: its leaf is read."""
+    from bcached.runtime.index.conditional_commits import CommitConditions  # noqa: PLC0415
+
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        (place,) = Random(4).sample(sorted(there), 1)
+        for absent in (place, place + 1):
+            wanted = [extent(4, inode=0, offset=absent * SPACING)]
+            ((key,),) = await cache_set.allocations.allocate(holder, wanted, PATIENCE_S)
+            commits, conditions = cache_set.conditional_commits, CommitConditions((), if_absent=True)
+            outcome = commits.try_commit(holder, [key], conditions)
+            if outcome is None:
+                outcome = await commits.commit(holder, [key], conditions, PATIENCE_S)
+            assert outcome.committed == (absent not in there,)
+
+
+@pytest.mark.parametrize("volume_is_dropped", [False, True])
+@in_virtual_time
+async def test_what_waits_is_dropped_like_the_rest(tmp_path: Path, volume_is_dropped: bool) -> None:
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        for number in range(20):
+            places = Random(number).sample(range(COUNT), 10)
+            there.update(zip(places, await commit(cache_set, holder, places), strict=True))
+        assert cache_set.index.nodes.tree.leaves.waiting.by_bound
+        if volume_is_dropped:
+            await cache_set.volumes.delete(0, force=True)
+        else:
+            dropped, _ = await cache_set.index.invalidate(0, 0, COUNT * SPACING, PATIENCE_S)
+            assert dropped == len(there) * 4
+        await cache_set.index.flush()
+        await check_reopened(image_of(cache_set), tmp_path, {})
