@@ -104,7 +104,7 @@ class Daemon:
                 self._report_progress(f"opening {path}")
                 devices.append(await FileDevice.open(path, patience=patience))
                 stack.push_async_callback(devices[-1].close)
-            options = set_options(self.settings)
+            options = set_options(self.settings, sum(device.size_bytes for device in devices))
             yield await stack.enter_async_context(
                 running(devices, options, self._report_progress, log.warning)
             )

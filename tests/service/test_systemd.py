@@ -17,7 +17,8 @@ import pytest
 from bcached.device.file_device import TRANSFER_THREADS
 from bcached.format.sizes import MEMBERS_MAX
 from bcached.service.command_line import DESCRIPTORS_BESIDE_CLIENTS
-from bcached.service.settings.sections import IndexSection, LimitsSection
+from bcached.service.settings.index_memory import index_bytes
+from bcached.service.settings.sections import LimitsSection
 from instruments.clients import seccomp
 from instruments.clients.daemon_process import BIN, DaemonProcess
 
@@ -122,8 +123,8 @@ def test_the_bounds_leave_room_for_what_the_configuration_allows() -> None:
     assert int(service["LimitNOFILE"]) >= 2 * most + DESCRIPTORS_BESIDE_CLIENTS
     assert int(service["TasksMax"]) > MEMBERS_MAX * (TRANSFER_THREADS + 2) + 16
     tables = BYTES_A_BUCKET * (4 << 40) // (512 << 10)  # of four tebibytes
-    accounted = PROGRAM_BYTES + IndexSection().memory_bytes + buffers + tables
-    assert int(service["MemoryMax"].removesuffix("G")) << 30 > 1.5 * accounted
+    limit = int(service["MemoryMax"].removesuffix("G")) << 30
+    assert limit > 1.5 * (PROGRAM_BYTES + index_bytes(4 << 40, limit, buffers) + buffers + tables)
 
 
 def test_sockets_bear_the_names_the_daemon_looks_for() -> None:

@@ -14,6 +14,7 @@ from bcached.format.sizes import MEMBERS_MAX
 
 SOCKET_PATH_BYTES_MAX = 107
 CLIENT_BUFFER_BYTES = 64 << 20
+INDEX_BYTES_MIN = 1 << 20
 MESSAGES_BUFFERED = 8  # a running one takes four times its length, and one behind it as much
 CONNECTION_BYTES = 1024
 NAME = r"[\w.][\w.-]{0,63}\$?"  # of a user or group
@@ -31,6 +32,13 @@ def absolute_path(path: str) -> str:
     if not path:
         raise ValueError("Input should be a path")
     return os.path.abspath(printable(path))
+
+
+def parse_index_memory(memory_bytes: int) -> int:
+    """Check that it is 0, for what fits, or enough for a few leaves."""
+    if 0 < memory_bytes < INDEX_BYTES_MIN:
+        raise ValueError(f"Input should be 0, or {INDEX_BYTES_MIN} or more")
+    return memory_bytes
 
 
 def parse_members(devices: tuple[str, ...]) -> tuple[str, ...]:
@@ -135,7 +143,7 @@ class JournalSection(Section):
 class IndexSection(Section):
     """The keys."""
 
-    memory_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 256 << 20
+    memory_bytes: Annotated[int, Field(ge=0, le=1 << 40), AfterValidator(parse_index_memory)] = 0
 
 
 class LimitsSection(Section):

@@ -9,14 +9,15 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.coordination.options import SetOptions
 from bcached.service.logs.log import get_logger
 from bcached.service.settings.config import Settings
+from bcached.service.settings.index_memory import index_bytes, memory_limit
 from bcached.service.socket.access import Access
 from bcached.service.socket.socket_server import SocketLimits
 
 log = get_logger(__name__)
 
 
-def set_options(settings: Settings) -> SetOptions:
-    """Returns the options the set is run with."""
+def set_options(settings: Settings, device_bytes: int = 0) -> SetOptions:
+    """Returns the options the set is run with, on devices of this size in all."""
     limits = settings.limits
     return SetOptions(
         gen_directory=settings.set.runtime_directory,
@@ -30,7 +31,8 @@ def set_options(settings: Settings) -> SetOptions:
         reservations_per_connection=limits.reservations_per_connection,
         pins_per_connection=limits.pins_per_connection,
         restart_grace_s=limits.restart_grace_s,
-        index_bytes=settings.index.memory_bytes,
+        index_bytes=settings.index.memory_bytes
+        or index_bytes(device_bytes, memory_limit(), limits.buffer_bytes),
         journal_delay_s=settings.journal.delay_ms / 1e3,
     )
 
