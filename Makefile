@@ -6,7 +6,7 @@ VENV     := .venv
 STAMP    := $(VENV)/.stamp
 BIN      := $(VENV)/bin
 
-.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test repair-test cache-test kernel-test systemd-test man dist deb package-test clean
+.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test repair-test cache-test kernel-test systemd-test man dist deb package-test dashboard clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -122,6 +122,11 @@ deb:
 # what systemd-test needs.
 package-test: $(STAMP)
 	$(BIN)/python -m tests.package
+
+# The Grafana dashboard, drawn from a daemon at work: the picture, and what each query returns. Needs prometheus.
+dashboard: $(STAMP)
+	mkdir -p build
+	$(BIN)/python -m tests.monitoring build/dashboard.svg
 
 include install.mk
 

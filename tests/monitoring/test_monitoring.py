@@ -5,25 +5,17 @@ import json
 import math
 import re
 import shutil
-import signal
-import socket
 import subprocess
-import urllib.parse
-import urllib.request
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bcached.client import BlockingClient
-from instruments.clients.daemon_process import DaemonProcess
-from instruments.time.patience import tries
+from .prometheus import FILES, Prometheus, dashboard, filled_in, panels, watched_daemon
+from .rendering import amount, rendered
 
-FILES = Path(__file__).parents[2] / "monitoring"
 ALERTS_PAGE = FILES.parent / "docs" / "alerts.md"
-SCRAPE_S = 1
-START_S = 60.0
 RULE = re.compile(r"(?m)^      - alert: (\w+)$")
 SELECTOR = re.compile(r"\b((?:bcached|process)_\w+|up)(\{[^}]*\})?")
 
@@ -75,15 +67,6 @@ def test_the_page_has_a_section_for_each_alert() -> None:
     assert [word.lower() for word in said] == severities
 
 
-def dashboard() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((FILES / "grafana-dashboard.json").read_text())
-    return loaded
-
-
-def panels() -> list[dict[str, Any]]:
-    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
-
-
 def test_the_dashboard_can_be_provisioned() -> None:
     board = dashboard()
     assert (board["id"], board["uid"]) == (None, "bcached"), "Grafana gives the id, links use the uid"
@@ -109,94 +92,12 @@ def test_no_panel_covers_another() -> None:
 # With a daemon and a Prometheus
 
 
-class Prometheus:
-    """A Prometheus in a folder of its own, that scrapes one target and evaluates the alerts."""
-
-    def __init__(self, folder: Path, target: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        text = (FILES / "prometheus.yml").read_text()
-        text = text.replace("127.0.0.1:9712", target).replace("interval: 15s", f"interval: {SCRAPE_S}s")
-        (folder / "prometheus.yml").write_text(text)
-        shutil.copy(FILES / "alerts.yml", folder)
-        command = [
-            tool("prometheus"),
-            f"--config.file={folder}/prometheus.yml",
-            f"--storage.tsdb.path={folder}/data",
-            f"--web.listen-address={self.address}",
-            "--log.level=error",
-        ]
-        self._log = folder / "log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def get(self, path: str, **parameters: str) -> Any:
-        """The data of a reply."""
-        url = f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=20) as response:
-            reply = json.load(response)
-        assert reply["status"] == "success"
-        return reply["data"]
-
-    def query(self, expression: str) -> list[float]:
-        """The values of an expression now."""
-        return [float(one["value"][1]) for one in self.get("query", query=expression)["result"]]
-
-    def wait_for_scrapes(self, count: int) -> None:
-        """Until so many more scrapes have succeeded, and the alerts were evaluated as often."""
-        before = self._scrapes()
-        for _ in tries(START_S, pause_s=0.2):
-            assert self.process.poll() is None, self._log.read_text()
-            if self._scrapes() >= before + count:
-                return
-        raise AssertionError(self._log.read_text())
-
-    def _scrapes(self) -> float:
-        try:
-            return sum(self.query("count_over_time(bcached_build_info[1h])"))
-        except OSError:  # it does not listen yet
-            return 0
-
-
-def work(client: BlockingClient, inode: int, rounds: range) -> None:
-    """A little of everything that the figures count."""
-    for number in rounds:
-        client.store(inode, number * 1024, bytes(512 * 1024))
-        for _ in client.fetch(inode, number * 1024, 2048):
-            pass
-        client.invalidate(inode, number * 1024, 512)
-
-
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped a daemon for some seconds, in which it worked."""
     tool("prometheus")
-    with DaemonProcess() as daemon:
-        daemon.wait_until_ready()
-        (serving,) = (line for line in daemon.logs if line["message"] == "serving")
-        target = urllib.parse.urlsplit(serving["metrics"][0]).netloc
-        watching = Prometheus(tmp_path_factory.mktemp("prometheus"), target)
-        try:
-            watching.wait_for_scrapes(1)
-            with BlockingClient(str(daemon.socket_path)) as client:
-                inode = client.create_volume("photos")
-                work(client, inode, range(320))  # more than the set holds: data is evicted
-                daemon.ask("Allocator.Touch", buckets=[], hits=3, misses=1, bytes=4096)
-                daemon.ask("Admin.CollectGarbage", wait=True)
-                daemon.ask("Admin.WritePriorities")
-            watching.wait_for_scrapes(3)
-            yield watching
-        finally:
-            watching.process.send_signal(signal.SIGTERM)
-            watching.process.wait(20)
-        assert daemon.end() == 0
-
-
-def filled_in(expression: str) -> str:
-    for variable, value in (("$job", "bcached"), ("$instance", ".+"), ("$__rate_interval", "1m")):
-        expression = expression.replace(variable, value)
-    return expression
+    with watched_daemon(tmp_path_factory.mktemp("prometheus"), rounds=1) as watching:
+        yield watching
 
 
 @pytest.mark.parametrize(
@@ -208,6 +109,27 @@ def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus, expre
     assert values
     # A quantile or a ratio of nothing is no number; what no client has asked for has none.
     assert not all(math.isnan(value) for value in values) or "allocation_wait_seconds" in expression
+
+
+def test_the_dashboard_can_be_drawn(prometheus: Prometheus) -> None:
+    picture = ET.fromstring(rendered(prometheus, 30))
+    texts = ["".join(element.itertext()) for element in picture.iter() if element.tag.endswith("text")]
+    assert [panel["title"] for panel in dashboard()["panels"] if panel["title"] not in texts] == []
+    assert "no data" not in [text for text in texts if ":" not in text], "the large numbers"
+    assert sum(element.tag.endswith("polyline") for element in picture.iter()) > len(panels())
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (1536.0, "bytes", "1.5k"),
+        (2048.0, "Bps", "2k/s"),
+        (0.25, "percentunit", "25.0 %"),
+        (0.0021, "s", "2.1 ms"),
+    ],
+)
+def test_amounts_have_the_units_of_the_dashboard(value: float, unit: str, expected: str) -> None:
+    assert amount(value, unit) == expected
 
 
 def test_the_variables_of_the_dashboard_have_values(prometheus: Prometheus) -> None:
