@@ -34,7 +34,8 @@ PLAYED   := tests/kill tests/history tests/fuzz tests/runtime/test_crash_states.
             tests/store/btree/test_write_back.py tests/store/test_journal_keys.py tests/store/test_planted_bugs.py \
             tests/store/test_power_cuts.py tests/store/rescue/test_kernel_images.py \
             tests/store/rescue/test_random_damage.py tests/store/rescue/test_bad_sectors.py \
-            tests/store/repair/test_random_damage.py tests/cli/offline/test_rescue_guide.py tests/runtime/test_failing_devices.py
+            tests/store/repair/test_random_damage.py tests/cli/offline/test_rescue_guide.py tests/runtime/test_failing_devices.py \
+            tests/damages tests/store/rescue/test_torn_journal.py
 
 # One worker more than there are cores: many tests wait for processes.
 WORKERS  := $(shell expr $$(nproc) + 1)
@@ -82,9 +83,12 @@ fuzz: $(STAMP)
 kill-test: $(STAMP)
 	$(BIN)/python -m tests.kill
 
-# Sets damaged at random and repaired, a thousand times as many as in make test.
+# Sets damaged at random and repaired, a thousand times as many as in make test; then everything in the kernel's images
+# damaged one at a time and in pairs, with a table of what a rescue brings back. A sample: make repair-test DAMAGES="--each 1".
+DAMAGES  ?= --each 20 --pairs 50
 repair-test: $(STAMP)
 	BCACHED_REPAIRS=16000 $(BIN)/pytest -q -n $(WORKERS) tests/store/repair/test_random_damage.py
+	$(BIN)/python -m tests.damages $(DAMAGES)
 
 # A million calls of several processes on one cache, with kills, pauses, evictions and deleted volumes; then direct writes
 # beside buffered reads. Ten millions: make cache-test CACHE_TEST="--calls 10000000", half an hour on two cores.

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 
 from bcached.device.block_device import BlockDevice
+from bcached.errors import DeviceError, SetRefused
 from bcached.store.check.checker import CheckedSet
 from bcached.store.repair.bit_correction import correct_bits
 from bcached.store.repair.journal_clearing import clear_journal_behind
@@ -16,6 +17,15 @@ from bcached.store.repair.wishes import Wishes
 
 async def plan_repair(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
     """Returns the repair, planned and previewed. Raises BcachedError if a step cannot be done."""
+    try:
+        return await _plan(devices, wishes)
+    except DeviceError as error:
+        raise SetRefused(
+            f"{error}: a repair needs a device that can be read: copy it (ddrescue), and repair the copy"
+        ) from error
+
+
+async def _plan(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
     repair = await Repair.of(devices, may_lack_members=StepOption.DROP_MISSING in wishes.steps)
     repair.accepts_loss = wishes.accepts_loss
     if StepOption.SUPERBLOCK in wishes.steps:

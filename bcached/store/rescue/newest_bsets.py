@@ -3,11 +3,12 @@
 
 from collections.abc import Sequence
 
-from bcached.errors import BcachedError
+from bcached.errors import BcachedError, DeviceError
 from bcached.format.bset import PlacedBset
 from bcached.format.node_gen import gen_of_node, may_be_bset
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.membership import MemberFound
+from bcached.store.read_around import ReadAround
 from bcached.units import SECTOR_BYTES
 
 
@@ -40,3 +41,23 @@ async def bsets_behind_all_damage(members: Sequence[MemberFound], node: NodeFoun
         return newest
     gen = gen_of_node(raw, pointer.device, pointer.sector, superblock.set_magic)
     return [] if gen is None or gen == pointer.gen else newest
+
+
+async def lacks_nothing(members: Sequence[MemberFound], node: NodeFound) -> bool:
+    """Whether a node that cannot be read whole has all its bsets.
+
+    They follow each other without a gap. So none is in bad sectors further behind, if the block behind the
+    last one can be read, and no bset begins there.
+    """
+    if not isinstance(node.damage, DeviceError) or not node.bsets or node.behind:
+        return False
+    pointer = node.key.pointers[0]
+    superblock = members[pointer.device].superblock
+    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    last = node.bsets[-1]
+    end = last.offset_bytes + last.blocks * block_bytes
+    if end >= node.key.sectors * SECTOR_BYTES:
+        return True
+    around = ReadAround(members[pointer.device].block_device, block_bytes)
+    raw = await around.read(pointer.sector * SECTOR_BYTES + end, block_bytes)
+    return not around.holes and not may_be_bset(raw, superblock.set_magic, node.bsets[0].bset.seq)

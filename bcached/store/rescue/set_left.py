@@ -4,6 +4,7 @@
 Nothing stops at damage, and nothing is written. What the readers report decides what can be called sure.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ from bcached.store.reading.volume_check import read_volumes
 from bcached.store.rescue.doubts import Doubts
 from bcached.store.rescue.journal_left import JournalLeft, fits_its_journal, read_journal_left, sizes_fit
 from bcached.store.rescue.missing_members import with_missing
-from bcached.store.rescue.newest_bsets import bsets_behind_all_damage
+from bcached.store.rescue.newest_bsets import bsets_behind_all_damage, lacks_nothing
 from bcached.store.rescue.superblock_left import KnownLayout, MemberLeft, read_member_left, refuse_unused
 
 # Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
@@ -63,6 +64,7 @@ class SetLeft:
     former_tables: list[list[UuidEntry | None]] = field(default_factory=list)  # newest first
     sound_leaves: list[tuple[Position, Position]] = field(default_factory=list)  # below sound parents
     damaged_nodes: list[NodeFound] = field(default_factory=list)
+    whole_nodes: int = 0  # of these: only sectors behind their bsets are bad
     corrections: list[str] = field(default_factory=list)  # single wrong bits (corrections.py)
     corrected: list[Patch] = field(default_factory=list)  # what puts them right, by the number of the device
     found_leaves: int = 0  # by a search for leaves below these (node_scan.py)
@@ -87,7 +89,8 @@ class SetLeft:
         """Decide what the findings leave of the confidence in everything."""
         rules = self._fatal_rules()
         self.doubts.nothing_is_sure |= bool(rules - ANSWERED)
-        self.doubts.index_is_whole = not set(self.checked.findings.counts) & INCOMPLETE
+        counts = self.checked.findings.counts - Counter({"node-damaged": self.whole_nodes})
+        self.doubts.index_is_whole = not set(counts) & INCOMPLETE
 
 
 async def read_what_is_left(devices: Sequence[BlockDevice], layout: KnownLayout | None = None) -> SetLeft:
@@ -186,7 +189,13 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
 
 
 async def _doubt(left: SetLeft, node: NodeFound) -> None:
-    """Record what a damaged node makes doubtful: its range, but not keys behind all damage in a leaf."""
+    """Record what a damaged node makes doubtful: its range, but not keys behind all damage in a leaf.
+
+    Nothing, if only sectors behind its bsets are bad.
+    """
+    if await lacks_nothing(left.members, node):
+        left.whole_nodes += 1
+        return
     if node.level:
         left.lost_branches.append((node.low, node.high))
         left.doubts.add_interior(node.low, node.high)

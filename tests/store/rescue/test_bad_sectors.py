@@ -73,7 +73,9 @@ async def test_a_bad_sector_of_a_node_costs_no_more_than_what_it_may_have_hidden
     for what, sector in places(nodes):
         cache = device(name, range(sector, sector + 1))
         done = await written(name, cache)
-        assert done.written_sectors < DIRTY[name] or what == "first", "it may hide something newer"
+        if what == "last":
+            assert done.written_sectors == DIRTY[name], "its bsets end before"
+        assert done.written_sectors < DIRTY[name] or what != "middle", "it may hide something newer"
     assert "node-damaged" in (await check_set([cache])).findings.counts
 
 
@@ -168,16 +170,14 @@ async def test_a_backing_device_with_bad_sectors_is_told_apart() -> None:
 async def test_a_bad_sector_of_the_journal_costs_the_entry_in_it_and_what_that_leaves_in_doubt() -> None:
     checked, _ = await structures("crash")
     entries = {seq: byte // SECTOR for seq, byte, _ in journal_entries(checked)}
-    newest, oldest = max(entries), min(entries)
+    newest = max(entries)
     counts = {}
     for what, sector in (
-        ("old", entries[oldest] - 1),
         ("needed", entries[255]),
         ("newest", entries[newest]),
         ("behind the newest", entries[newest] + 1),
         ("further behind", entries[newest] + 2),
         ("the next bucket's first", (entries[newest] // 128 + 1) * 128),
-        ("the next bucket's second", (entries[newest] // 128 + 1) * 128 + 1),
     ):
         done = await written("crash", device("crash", range(sector, sector + 1)))
         counts[what] = done.written_sectors
@@ -186,10 +186,6 @@ async def test_a_bad_sector_of_the_journal_costs_the_entry_in_it_and_what_that_l
             in (await check_set([device("crash", range(sector, sector + 1))])).findings.counts
         )
     whole = DIRTY["crash"]
-    assert [what for what, count in counts.items() if count == whole] == [
-        "old",
-        "further behind",
-        "the next bucket's second",
-    ]
+    assert [what for what, count in counts.items() if count == whole] == ["further behind"]
     assert 0 < counts["needed"] < whole
     assert counts["newest"] == counts["behind the newest"] == 0

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Damages of the kernel's images, one at a time and in pairs: what rescues bring back, what repairs come to.
+
+    python -m tests.damages [--each N] [--pairs N] [--seed N]
+
+Exit 1 if anything that was called sure is wrong, or if a repair could not be undone.
+"""
+
+import asyncio
+import sys
+from argparse import ArgumentParser
+from collections import defaultdict
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from damages.kinds import TRACELESS, Kind, kinds_of
+from damages.outcome import Outcome, outcome_of
+
+IMAGES = ("clean", "crash", "flash")
+
+
+def main() -> int:
+    parser = ArgumentParser(prog="python -m tests.damages")
+    parser.add_argument("--each", type=int, default=1000, help="of a kind, on each image")
+    parser.add_argument("--pairs", type=int, default=100, help="pairs of damages, on each image")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    failed = 0
+    table = defaultdict[str, list[Outcome]](list)
+    with TemporaryDirectory() as folder:
+        for name, kind, kinds in cases(options.each, options.pairs, options.seed):
+            found = outcome_of(name, kinds, Path(folder))
+            table[kind].append(found)
+            where = "; ".join(f"{one.name} {one.where}" for one in kinds)
+            shares = f"sure {found.sure:.1%}, newest {found.newest:.1%}, harm {found.harm}"
+            print(f"{name}: {where}: {shares}; {found.repair}", flush=True)
+            failed += found.harm > 0 and not any(one.name in TRACELESS for one in kinds)
+    print()
+    for kind, outcomes in table.items():
+        print(f"| {kind} | {len(outcomes)} | {_span([one.sure for one in outcomes])} ", end="")
+        print(f"| {_span([one.newest for one in outcomes])} ", end="")
+        print(f"| {sum(one.repair == 'sound' for one in outcomes)} |")
+    print(f"\n{failed} failed")
+    return int(failed > 0)
+
+
+def cases(each: int, pairs: int, seed: int) -> list[tuple[str, str, list[Kind]]]:
+    """The image, the name, and the damages of each case."""
+    found = []
+    for name in IMAGES:
+        random = Random(f"{name} {seed}")
+        kinds = asyncio.run(kinds_of(name, random))
+        by_name = defaultdict[str, list[Kind]](list)
+        for kind in kinds:
+            by_name[kind.name].append(kind)
+        for kind_name, some in by_name.items():
+            chosen = some if len(some) <= each else random.sample(some, each)
+            found += [(name, kind_name, [one]) for one in chosen]
+        found += [(name, "pairs", random.sample(kinds, 2)) for _ in range(pairs)]
+    return found
+
+
+def _span(shares: list[float]) -> str:
+    low, high = min(shares), max(shares)
+    return f"{low:.1%}" if low == high else f"{low:.1%} to {high:.1%}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
