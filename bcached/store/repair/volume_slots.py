@@ -54,7 +54,8 @@ class VolumeSlots:
             table._add_former(former, wanted)
         nameless = [inode for inode in kept.inodes() if table.slots[inode] is None]
         lost = [inode for inode in sorted(kept.lossy) if inode < count and table.slots[inode] is None]
-        table._add_backings(nameless or lost or table._free[:1], backings)
+        is_empty = not any(table.slots)
+        table._add_backings(nameless or lost or ([0] if is_empty else []), backings)
         for inode in nameless:
             if table.slots[inode] is None:
                 table._make_up(inode, kept)
@@ -71,10 +72,6 @@ class VolumeSlots:
                 self.told.append(f"volume {inode}: no mark of what is given up, since the table is full")
             else:
                 self.slots[slot] = UuidEntry.mark_of(inode, now)
-
-    @property
-    def _free(self) -> list[int]:
-        return [inode for inode, entry in enumerate(self.slots) if entry is None]
 
     def _add_former(self, former: Slots, wanted: set[int]) -> None:
         known = {entry.uuid for entry in self.slots if entry is not None and not entry.is_burnt}
