@@ -17,6 +17,7 @@ from bcached.client.lease import Lease
 from bcached.errors import ClientClosed, ConnectionLost, ForkedClient
 from bcached.wire.messages import Description, GenMapFile
 
+SocketPath = str | os.PathLike[str]
 SOCKET_PATH = "/run/bcached/io.bcached"
 NOT_ENTERED = "it is made by `with` or `async with`, or by connect()"
 WRITER_ROLES = ("allocator", "admin")

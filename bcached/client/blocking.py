@@ -2,11 +2,12 @@
 """The blocking client: the same methods for programs without an event loop, on a plain socket."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from bcached.client.attachment import SOCKET_PATH, Attachment
+from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
 from bcached.client.protocol import fetching, plans, storing, verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.protocol.plans import Plan
@@ -52,10 +53,12 @@ class BlockingClient:
     a signal handler) leaves the client usable or closed: no reply is taken for another call's.
     """
 
-    def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True) -> None:
-        self.path = path
+    def __init__(
+        self, path: SocketPath = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True
+    ) -> None:
+        self.path = os.fspath(path)
         self._patience_s = patience_s
-        self._at = Attachment(path, direct=direct)
+        self._at = Attachment(self.path, direct=direct)
         self._channel: SocketChannel
 
     def __enter__(self) -> Self:

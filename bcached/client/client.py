@@ -3,12 +3,13 @@
 
 import asyncio
 import functools
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from bcached.client.attachment import SOCKET_PATH, Attachment
+from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
 from bcached.client.channel import Channel
 from bcached.client.protocol import fetching, plans, storing, verbs
 from bcached.client.protocol.exchange import Call
@@ -60,10 +61,12 @@ class Client:
     blocks of whole pages; cached pages are then read without leaving the loop.
     """
 
-    def __init__(self, path: str = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True) -> None:
-        self.path = path
+    def __init__(
+        self, path: SocketPath = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True
+    ) -> None:
+        self.path = os.fspath(path)
         self._patience_s = patience_s
-        self._at = Attachment(path, direct=direct)
+        self._at = Attachment(self.path, direct=direct)
         self._channel: Channel  # once connected
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="bcached-client")
 

@@ -2,13 +2,14 @@
 """The verbs of a cache, for asyncio."""
 
 import functools
+import os
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from bcached.client.attachment import SOCKET_PATH
+from bcached.client.attachment import SOCKET_PATH, SocketPath
 from bcached.client.cache.adding import adding
 from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized_coroutine
@@ -37,7 +38,7 @@ class AsyncCache:
 
     def __init__(
         self,
-        path: str = SOCKET_PATH,
+        path: SocketPath = SOCKET_PATH,
         volume: str | int = "cache",
         *,
         serializer: str | Serializer = "msgpack",
@@ -45,10 +46,13 @@ class AsyncCache:
         patience_s: float = 0.0,
     ) -> None:
         """Connects with the first call. The parameters are those of Cache."""
-        self.path = path
+        self.path = os.fspath(path)
         self._values = Values(serializer)
-        self._objects = Objects(path, volume, patience_s, ignore_unavailable=ignore_unavailable)
+        self._objects = Objects(self.path, volume, patience_s, ignore_unavailable=ignore_unavailable)
         self._pool: ThreadPoolExecutor | None = None  # made when first needed, once in each process
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._objects.volume!r} at {self.path}>"
 
     async def __aenter__(self) -> Self:
         return self

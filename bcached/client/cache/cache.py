@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The verbs of a cache, blocking."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from bcached.client.attachment import SOCKET_PATH
+from bcached.client.attachment import SOCKET_PATH, SocketPath
 from bcached.client.cache.adding import adding
 from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized
@@ -29,7 +30,7 @@ class Cache:
 
     def __init__(
         self,
-        path: str = SOCKET_PATH,
+        path: SocketPath = SOCKET_PATH,
         volume: str | int = "cache",
         *,
         serializer: str | Serializer = "msgpack",
@@ -42,10 +43,13 @@ class Cache:
         (only among trusted programs), or an object with dumps and loads. ignore_unavailable: without a daemon
         look-ups are misses and other calls do nothing, instead of ConnectionLost.
         """
-        self.path = path
+        self.path = os.fspath(path)
         self._values = Values(serializer)
-        self._objects = Objects(path, volume, patience_s, ignore_unavailable=ignore_unavailable)
+        self._objects = Objects(self.path, volume, patience_s, ignore_unavailable=ignore_unavailable)
         self._sessions = self._objects.sessions
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._objects.volume!r} at {self.path}>"
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +88,8 @@ class Cache:
 
     def __contains__(self, name: Name) -> bool:
         return self._objects.find(name_bytes(name)) is not None
+
+    __iter__ = None  # the daemon does not know names
 
     def __getitem__(self, name: Name) -> Any:
         value = self.get(name, MISSING)

@@ -12,9 +12,14 @@ def now_us() -> int:
 
 
 def expiry_us(expire: float | None) -> int:
-    """Returns when what is stored now expires, after so many seconds; 0 for never. Raises ValueError."""
+    """Returns when what is stored now expires, after so many seconds; 0 for never.
+
+    Raises TypeError for what is no number, ValueError for one that is too small, or NaN.
+    """
     if expire is None:
         return 0
+    if not isinstance(expire, int | float):
+        raise TypeError(f"expire is a number of seconds, not {expire!r}")
     if not expire > -1e9:  # also a NaN
         raise ValueError(f"expire is a number of seconds, not {expire!r}")
     return max(1, min(now_us() + int(min(expire, 1e12) * 1e6), TIME_MAX_US))

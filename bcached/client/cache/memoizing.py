@@ -11,6 +11,7 @@ import msgspec
 P = ParamSpec("P")
 T = TypeVar("T")
 MISSING = object()
+COROUTINE = 0x80  # inspect.CO_COROUTINE; inspect takes long to import
 
 
 class Keeping(Protocol):
@@ -36,7 +37,12 @@ class AwaitableKeeping(Protocol):
 def memoized(
     cache: Keeping, function: Callable[P, T], *, expire: float | None, typed: bool, name: str | None
 ) -> Callable[P, T]:
-    """Returns the function, called only for arguments whose result is not in the cache."""
+    """Returns the function, called only for arguments whose result is not in the cache.
+
+    Raises TypeError for a coroutine function, whose result is a coroutine.
+    """
+    if getattr(getattr(function, "__code__", None), "co_flags", 0) & COROUTINE:
+        raise TypeError(f"{function!r} is a coroutine function: memoize it with AsyncCache")
     prefix = _prefix(function, name)
 
     @functools.wraps(function)

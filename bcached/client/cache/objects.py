@@ -48,7 +48,7 @@ class Objects:
     """The objects of a volume. Thread-safe."""
 
     def __init__(self, path: str, volume: str | int, patience_s: float, *, ignore_unavailable: bool) -> None:
-        self.path = path
+        self.path, self.volume = path, volume
         self.sessions = Sessions(path, volume, patience_s)
         self.hits = self.misses = self.sets = 0  # counted by the verbs
         self._ignore_unavailable = ignore_unavailable

@@ -22,8 +22,8 @@ CODECS = {
 class Serializer(Protocol):
     """As the modules json, pickle and marshal have it."""
 
-    def dumps(self, value: Any, /) -> bytes:
-        """Returns the value as bytes."""
+    def dumps(self, value: Any, /) -> bytes | str:
+        """Returns the value as bytes, or as text, which is stored as UTF-8."""
 
     def loads(self, data: bytes, /) -> Any:
         """Returns the value of these bytes."""
@@ -52,6 +52,10 @@ class Values:
             self._codec, self._serializer = PICKLE, import_module("pickle")
         elif isinstance(serializer, str):
             raise ValueError(f'no serializer {serializer!r}: expected "msgpack", "pickle", or an object')
+        elif not (
+            callable(getattr(serializer, "dumps", None)) and callable(getattr(serializer, "loads", None))
+        ):
+            raise TypeError(f"no serializer {serializer!r}: expected an object with dumps and loads")
         else:
             self._codec, self._serializer = CUSTOM, serializer
 
@@ -63,8 +67,10 @@ class Values:
         if kind is str:
             return TEXT, value.encode()
         if kind is bytearray or kind is memoryview:
-            return RAW, memoryview(value).cast("B")
-        return self._codec, self._serializer.dumps(value)
+            view = memoryview(value)
+            return RAW, view.cast("B") if view.c_contiguous else view.tobytes()
+        data = self._serializer.dumps(value)
+        return self._codec, data.encode() if isinstance(data, str) else data
 
     def decode(self, codec: int, data: bytes) -> Any:
         """Returns the value. Raises ValueError for a codec that this serializer does not read."""

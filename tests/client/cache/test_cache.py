@@ -385,3 +385,22 @@ def test_without_a_daemon(tmp_path: Path) -> None:
         cache.clear()
         cache.flush()
         assert cache.stats()[:2] == (0, 2)
+
+
+def test_a_path_may_be_an_object(daemon: DaemonProcess) -> None:
+    with Cache(daemon.socket_path, "path") as cache, BlockingClient(daemon.socket_path) as client:
+        cache.set("a", 1, wait=True)
+        assert client.path == cache.path == str(daemon.socket_path)
+        assert repr(cache) == f"<Cache 'path' at {daemon.socket_path}>"
+
+
+def test_names_cannot_be_listed(opened: Open) -> None:
+    with pytest.raises(TypeError, match="not iterable"):
+        list(opened())  # type: ignore[call-overload]
+
+
+def test_a_coroutine_function_is_for_an_async_cache(opened: Open) -> None:
+    async def work() -> None: ...
+
+    with pytest.raises(TypeError, match="memoize it with AsyncCache"):
+        opened().memoize()(work)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import math
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -24,4 +26,10 @@ def test_it_expires_so_many_seconds_from_now() -> None:
 @pytest.mark.parametrize("expire", [math.nan, -math.inf, -1e10])
 def test_no_number_of_seconds_is_refused(expire: float) -> None:
     with pytest.raises(ValueError, match="a number of seconds"):
+        expiry_us(expire)
+
+
+@pytest.mark.parametrize("expire", ["5", timedelta(seconds=5), b""])
+def test_what_is_no_number_is_refused(expire: Any) -> None:
+    with pytest.raises(TypeError, match="expire is a number of seconds, not "):
         expiry_us(expire)

@@ -67,3 +67,16 @@ def test_a_serializer_of_the_callers_own() -> None:
         values.decode(MSGPACK, b"\x91\x01")
     with pytest.raises(ValueError, match="stored with codec 9"):
         values.decode(9, b"")
+
+
+def test_a_module_that_makes_text_is_a_serializer() -> None:
+    values = Values(json)
+    assert values.encode({"k": "ü"}) == (CUSTOM, b'{"k": "\\u00fc"}')
+    assert round_trip(values, {"k": "ü"}) == {"k": "ü"}
+    for other in (5, None, object()):
+        with pytest.raises(TypeError, match="expected an object with dumps and loads"):
+            Values(other)  # type: ignore[arg-type]
+
+
+def test_a_view_with_gaps_is_stored_as_its_bytes() -> None:
+    assert round_trip(Values(), memoryview(b"abcdef")[::2]) == b"ace"
