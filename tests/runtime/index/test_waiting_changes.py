@@ -42,7 +42,7 @@ async def commit(
 
 @asynccontextmanager
 async def a_large_index(
-    folder: Path, *, dirty: bool = False, moving_gc: bool = False
+    folder: Path, *, dirty: bool = False, moving_gc: bool = False, bound: int = BOUND
 ) -> AsyncIterator[tuple[CacheSet, dict[int, Key], Holder]]:
     """A set that was opened with too little memory for its leaves, and what is in it by place."""
     devices = await fresh_members([BUCKETS], 16 << 10)
@@ -55,7 +55,7 @@ async def a_large_index(
         for at in range(0, len(places), 100):
             part = places[at : at + 100]
             there |= zip(part, await commit(cache_set, holder, part, dirty=dirty), strict=True)
-    options = set_options(folder, verify=False, moving_gc=moving_gc, index_bytes=BOUND)
+    options = set_options(folder, verify=False, moving_gc=moving_gc, index_bytes=bound)
     async with running(reopened(devices), options) as cache_set:
         assert not cache_set.index.nodes.tree.is_whole
         yield cache_set, there, cache_set.allocations.new_holder("client")
@@ -222,3 +222,14 @@ async def test_what_waits_is_dropped_like_the_rest(tmp_path: Path, volume_is_dro
             assert dropped == len(there) * 4
         await cache_set.index.flush()
         await check_reopened(image_of(cache_set), tmp_path, {})
+
+
+@in_virtual_time
+async def test_data_is_moved_though_a_leaf_is_more_than_the_memory(tmp_path: Path) -> None:
+    """The leaf that is loaded for a move is over the limit; it must not be evicted and loaded for ever."""
+    async with a_large_index(tmp_path, dirty=True, moving_gc=True, bound=4000) as (cache_set, there, _):
+        for place in sorted(there)[:400]:
+            if place % 16:  # of each bucket's eight keys one stays
+                await cache_set.index.invalidate(0, place * SPACING, SPACING, PATIENCE_S)
+        await cache_set.maintenance.collect_garbage()
+        assert cache_set.tasks.garbage_collector.mover.moved_sectors > 0
