@@ -66,8 +66,9 @@ class Index:
 
     def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
         """Accept keys now; returns the seq of their entry, or None if that has to wait."""
-        self.check_keys(holder, keys)
+        self._check_each(holder, keys)
         batch = KeyBatch(keys)
+        self._check_words(len(batch.words))
         if not self.changes.is_ready_for(batch, may_wait=True) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
             return None
@@ -90,10 +91,17 @@ class Index:
 
     def check_keys(self, holder: Holder, keys: Sequence[Key]) -> int:
         """Returns the words of the keys; raises if the holder could not commit them, were they reserved."""
-        self._shared.stop.check_changeable()
         words = words_of(keys)
+        self._check_words(words)
+        self._check_each(holder, keys)
+        return words
+
+    def _check_words(self, words: int) -> None:
         if words > self._journal.commit_words:
             raise LimitExceeded("commit_words", words)
+
+    def _check_each(self, holder: Holder, keys: Sequence[Key]) -> None:
+        self._shared.stop.check_changeable()
         sectors, synchronous = self._sectors, self._shared.options.synchronous
         if holder.rights.foreign:
             holder.rights.check_changes(keys, sectors.inodes)
@@ -106,7 +114,6 @@ class Index:
                 self._check_flash_only(key)
             if key.dirty and not synchronous:
                 raise InvalidParameter("keys", "the set is not synchronous: expected clean keys, found dirty")
-        return words
 
     def _check_flash_only(self, key: Key) -> None:
         """Kernel: such a volume is a disk of its size, all of it data that exists nowhere else."""
@@ -322,15 +329,20 @@ class Index:
 
     # Durability
 
-    @property
-    def durable_seq(self) -> int:
-        """The newest journal entry that is durable."""
-        return self._journal.durable_seq
-
     async def durable(self, seq: int) -> None:
         """Return when an entry is durable."""
         with as_device_failed(self._shared):
             await self._journal.durable(seq)
+
+    def written(self, seq: int) -> "asyncio.Future[None]":
+        """Returns the journal's future of an entry that is not durable yet: Journal.written, DeviceFailed."""
+        with as_device_failed(self._shared):
+            return self._journal.written(seq)
+
+    def check_written(self, written: "asyncio.Future[None]") -> None:
+        """Raise DeviceFailed if such a future, which is done, has failed."""
+        with as_device_failed(self._shared):
+            written.result()
 
     async def flush(self) -> int:
         """Return when all that was accepted before is durable; returns its seq."""

@@ -1,60 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Waiting until a journal entry is durable: one task per entry, shared by all its waiters.
+"""Waiting until a journal entry is durable: one future per entry, shared by all its waiters.
 
-Many clients commit into one entry. A task waits on the journal for the first of them; each of the others
-costs one future.
+Many clients commit into one entry.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from functools import partial
 
+from bcached.errors import RequestError
 from bcached.runtime.index.index import Index
 
 
 class Durability:
-    """The waiters of each journal entry."""
+    """The entries that replies wait for."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._waiting: dict[int, list[asyncio.Future[None]]] = {}
+        self._journal = index.changes.journal
+        self._waited_for: dict[int, asyncio.Future[None]] = {}
 
-    def is_reached(self, seq: int) -> bool:
-        """Whether the entry is durable."""
-        return self._index.durable_seq >= seq
+    def reached(self, seq: int) -> "asyncio.Future[None] | None":
+        """Returns a future that is done when the entry is durable; None if it is.
 
-    def reached(self, seq: int) -> "asyncio.Future[None] | Coroutine[Any, Any, None]":
-        """Returns what completes when the entry is durable; a coroutine must be run: others wait on it."""
-        waiting = self._waiting.get(seq)
-        if waiting is None:
-            self._waiting[seq] = []
-            return self._wait(seq)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting.append(future)
+        It is shared, so never to be cancelled. It fails with DeviceFailed if the entry cannot be written, and
+        this raises it if that is known.
+        """
+        if self._journal.durable_seq >= seq:
+            return None
+        future = self._waited_for.get(seq)
+        if future is None:
+            written = self._index.written(seq)
+            future = self._waited_for[seq] = asyncio.get_running_loop().create_future()
+            written.add_done_callback(partial(self._settle, seq))
         return future
 
-    async def flushed(self) -> int:
-        """Returns the newest entry's number once every change accepted before is durable."""
-        return await self._index.flush()
-
-    async def _wait(self, seq: int) -> None:
-        failure: BaseException | None = None
+    def _settle(self, seq: int, written: "asyncio.Future[None]") -> None:
+        future = self._waited_for.pop(seq)
         try:
-            await self._index.durable(seq)
-        except BaseException as error:  # DeviceFailed: it ends the journal's writer and the daemon
-            failure = error
-            raise
-        finally:
-            for future in self._waiting.pop(seq):
-                _settle(future, failure)
-
-
-def _settle(future: "asyncio.Future[None]", failure: BaseException | None) -> None:
-    if future.done():  # its connection is closed
-        return
-    if failure is None:
-        future.set_result(None)
-    elif isinstance(failure, asyncio.CancelledError):
-        future.cancel()
-    else:
-        future.set_exception(failure)
+            self._index.check_written(written)
+        except RequestError as error:
+            future.set_exception(error)
+            future.exception()  # retrieved, if all connections that waited are closed
+        else:
+            future.set_result(None)

@@ -19,7 +19,7 @@ from bcached.service.methods.defaults import lookup_request, timeout_s
 from bcached.service.methods.durability import Durability
 from bcached.service.methods.many_lookups import ManyLookups
 from bcached.service.socket.access import Role
-from bcached.service.socket.method import Handler, Later, Long, Operation, Outcome, Session
+from bcached.service.socket.method import Decided, Handler, Later, Long, Operation, Outcome, Session
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS
 
@@ -130,17 +130,18 @@ class IndexOperations:
 
     def flush(self, _session: Session, _request: Any) -> Outcome:
         """Make all changes so far durable."""
-        return Later(self._durability.flushed(), messages.Flushed, is_decided=True)
+        seq = self._set.journal.accepted_seq
+        return self._once_durable(True, seq, messages.Flushed(seq))
 
     def _check_durable(self, durable: bool | None) -> None:
         if durable is not False and not self._set.shared.options.synchronous:
             raise InvalidParameter("durable", "expected false: the set is not synchronous")
 
     def _once_durable(self, durable: bool | None, seq: int, results: messages.Results) -> Outcome:
-        """Returns the reply to a change that is made: at once, or Later when its entry is durable."""
-        if durable is False or self._durability.is_reached(seq):
+        """Returns the reply to a change that is made: at once, or when its entry is durable."""
+        if durable is False or (waiting := self._durability.reached(seq)) is None:
             return results
-        return Later(self._durability.reached(seq), lambda _: results, is_decided=True)
+        return Decided(waiting, results)
 
     # Reading
 

@@ -20,6 +20,7 @@ from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.method import Session, not_connected
 from bcached.service.socket.pipeline import RequestPipeline
 from bcached.service.socket.pipeline_server import PipelineServer
+from bcached.service.socket.reply_queue import DECODED_FACTOR, SLOT_BYTES
 from bcached.service.socket.turns import TURN_NS, Turns
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
@@ -29,6 +30,7 @@ UNEXPECTED_NS = 20_000  # more than twice as long as last time: the process had 
 DIRECT_BYTES = 8192  # of requests decoded at once; of more, only as many as run next
 NO_ROLE_BYTES = 4096  # limit of a request, or of unread replies, of a peer without a role
 SMALL_BYTES = 4096
+SMALL_REQUEST_BYTES = (SMALL_BYTES - SLOT_BYTES) // DECODED_FACTOR  # of one that waits alone
 PARTIAL_PATIENCE_S = 30  # how long a message may stay incomplete
 NO_ROLE_PATIENCE_S = 5
 
@@ -262,8 +264,7 @@ class Connection(asyncio.Protocol):
                 self._server.turns.end(user)
         if backlog.block or self._ending:
             self._wait_or_close()
-        holds = self._slots or self._frames.partial or backlog.block or pipeline.is_write_paused
-        if self._is_noted or (holds and self._holds_much):
+        if self._is_noted or self._holds_much:
             self._note()
 
     def _run_backlog(self, started_ns: int) -> None:
@@ -305,7 +306,7 @@ class Connection(asyncio.Protocol):
         """Requests were answered, or replies read: continue with what waits for that."""
         if self._backlog.block:
             self._wait_for_turn()
-        else:
+        elif self._is_noted or self._ending or self._reading_paused:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -324,11 +325,13 @@ class Connection(asyncio.Protocol):
     @property
     def _holds_much(self) -> bool:
         """Whether to update the account at once; small amounts are noted by the next sweep."""
+        slots = self._slots
+        waits_alone = len(slots) == 1 and slots[0].request_bytes <= SMALL_REQUEST_BYTES
         return (
-            len(self._frames.partial) >= SMALL_BYTES
+            (bool(slots) and not waits_alone and self._pipeline.held_bytes >= SMALL_BYTES)
+            or len(self._frames.partial) >= SMALL_BYTES
             or bool(self._backlog.block)
             or self._pipeline.is_write_paused
-            or (bool(self._slots) and self._pipeline.held_bytes >= SMALL_BYTES)
         )
 
     def _note(self) -> None:

@@ -27,7 +27,9 @@ class InOrderRequests:
 
     def must_wait(self, operation: Operation) -> bool:
         """Whether a new request has to wait: nothing overtakes one that is deferred."""
-        return bool(self._deferred) or self._is_early(operation)
+        if self._deferred or self._change is not None:
+            return True
+        return operation.changes and bool(self._reads)
 
     def defer(self, slot: ReplySlot, request: Request, operation: Operation) -> None:
         """Keep a request until `next` returns it."""

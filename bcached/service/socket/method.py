@@ -2,7 +2,8 @@
 """What the socket server knows about a method: the role it needs, and the outcomes it may have.
 
 1. Results: the reply is ready. 2. Long: so is it, but it is sent by itself. 3. Later: results to be waited
-for. 4. Stream: results at intervals. The server does not know what a method does.
+for. 4. Decided: results whose reply waits for what other requests wait for, too. 5. Stream: results at
+intervals. The server does not know what a method does.
 """
 
 import asyncio
@@ -48,15 +49,23 @@ class Session:
 class Later(Struct, frozen=True):
     """Results that are still to come; the first outcome may be another Later.
 
-    A future is cancelled when its connection closes or the server stops, unless is_decided: then the request
-    is done, only its reply is outstanding, and stopping waits for it. A coroutine runs on, unless it is
+    A future is cancelled when its connection closes or the server stops. A coroutine runs on, unless it is
     cancellable: then it is cancelled too, and does not continue from where it is.
     """
 
     pending: "asyncio.Future[Any] | Coroutine[Any, Any, Any]"
     results: "Callable[[Any], Outcome]"
     cancellable: bool = False
-    is_decided: bool = False
+
+
+class Decided(Struct, frozen=True, gc=False):
+    """Results of a request that is done; its reply is sent once a future is, which all such requests share.
+
+    So it is never cancelled, and stopping waits for it. The replies of a connection are sent by one write.
+    """
+
+    recorded: "asyncio.Future[None]"
+    results: Results
 
 
 class Long(NamedTuple):
@@ -83,7 +92,7 @@ class Stream(NamedTuple):
     close: Callable[[], None] = _nothing
 
 
-Outcome = Results | Long | Later | Stream
+Outcome = Results | Long | Later | Decided | Stream
 Handler = Callable[[Session, Any], Outcome]
 BatchHandler = Callable[[Session, Sequence[Any]], Sequence[Results]]
 

@@ -31,6 +31,7 @@ from bcached.service.socket.backlog import lengths
 from bcached.service.socket.in_order import InOrderRequests
 from bcached.service.socket.method import (
     BatchHandler,
+    Decided,
     Handler,
     Last,
     Later,
@@ -84,8 +85,13 @@ class RequestPipeline:
         self._queue = ReplyQueue()
         self.slots = self._queue.slots  # replies not sent yet, in order
         self._in_order = InOrderRequests()
-        self._ready: dict[type, Handler] = {}  # of the brief operations that need no check, by request class
-        self._ready_batches: dict[type, BatchHandler] = {}  # of those that run several requests by one call
+        self._decided: dict[
+            asyncio.Future[None], list[tuple[ReplySlot, Results]]
+        ] = {}  # by what they wait for
+        # The brief operations that need no check, by request class; the handlers of each, and of several.
+        self._ready_operations: dict[type, Operation] = {}
+        self._ready: dict[type, Handler] = {}
+        self._ready_batches: dict[type, BatchHandler] = {}
         self._ticking: asyncio.TimerHandle | None = None  # until a stream, the head of the queue, is polled
         self.set_role(session.role)
 
@@ -116,7 +122,7 @@ class RequestPipeline:
     def set_role(self, role: Role) -> None:
         """Set the role, under the server's present state."""
         self.session.role = role
-        ready = self._server.ready_operations(role)
+        self._ready_operations = ready = self._server.ready_operations(role)
         self._ready = {kind: operation.run for kind, operation in ready.items()}
         self._ready_batches = {
             kind: operation.run_several
@@ -202,7 +208,7 @@ class RequestPipeline:
                 reply: AnyReply = self._refusal(type(request), error)
             else:
                 kind = outcome.__class__
-                if kind is Later or kind is Long:
+                if kind is Decided or kind is Later or kind is Long:
                     return ran, outcome
                 reply = Reply(outcome)
             ran += 1
@@ -214,7 +220,9 @@ class RequestPipeline:
         """Run any one request, or defer it; its slot is filled at once if its results are ready."""
         outcome: Outcome | Refusal
         try:
-            operation = self._permitted(request)
+            operation = self._ready_operations.get(type(request))
+            if operation is None or request.upgrade:  # type: ignore[union-attr]  # what is ready is a Request
+                operation = self._permitted(request)
             if operation.in_order and not was_deferred and self._in_order.must_wait(operation):
                 self._in_order.defer(slot, request, operation)  # type: ignore[arg-type]  # it was decoded
                 return
@@ -242,23 +250,55 @@ class RequestPipeline:
 
     def _settle(self, slot: ReplySlot, outcome: Outcome | Refusal) -> None:
         """Handle the outcome of a request."""
-        # 1. It waits: the slot is filled when the future is done.
-        if isinstance(outcome, Later):
+        # 1. It is done, and its reply waits with others.
+        if isinstance(outcome, Decided):
+            slot.is_decided = True
+            self._wait_with_others(slot, outcome)
+        # 2. It waits: the slot is filled when the future is done.
+        elif isinstance(outcome, Later):
             pending = outcome.pending
             if not isinstance(pending, asyncio.Future):
                 pending = self._server.spawn(pending, outcome.cancellable)
-            slot.future, slot.is_decided = pending, outcome.is_decided
+            slot.future = pending
             operation = self._server.operation_of(slot.kind)
-            if operation.in_order and not outcome.is_decided:
+            if operation.in_order:
                 self._in_order.begin(slot, operation)
             pending.add_done_callback(partial(self._on_done, slot, outcome.results))
-        # 2. It is a stream: the slot stays the head of the queue until the connection closes.
+        # 3. It is a stream: the slot stays the head of the queue until the connection closes.
         elif isinstance(outcome, Stream):
             slot.stream = outcome
             self._tick(slot)
-        # 3. It is done.
+        # 4. It is done.
         else:
             self._fill(slot, self._encoded(slot.kind, outcome))
+
+    def _wait_with_others(self, slot: ReplySlot, outcome: Decided) -> None:
+        waiting = self._decided.get(outcome.recorded)
+        if waiting is None:
+            self._decided[outcome.recorded] = waiting = []
+            outcome.recorded.add_done_callback(self._on_recorded)
+        waiting.append((slot, outcome.results))
+
+    def _on_recorded(self, recorded: "asyncio.Future[None]") -> None:
+        """What decided requests wait for is done: send their replies."""
+        failure = recorded.exception()
+        waiting = self._decided.pop(recorded, None)
+        if waiting is None:  # the connection is closed
+            self._report_bug(recorded)
+            return
+        try:
+            if failure is not None and not isinstance(failure, RequestError):
+                raise failure
+            now_ns, queue, counts = time.perf_counter_ns(), self._queue, self._server.counts
+            for slot, results in waiting:
+                outcome = results if failure is None else self._refusal(slot.kind, failure)
+                queue.set_reply(slot, self._encoded(slot.kind, outcome))
+                counts.of(slot.kind).observe(1, now_ns - slot.started_ns)
+            self._send(queue.pop_ready())
+        except Exception as error:
+            self._server.fail(error)
+            return
+        self._on_progress()
 
     def _on_done(
         self, slot: ReplySlot, results: Callable[[Any], Outcome], future: "asyncio.Future[Any]"
@@ -293,7 +333,10 @@ class RequestPipeline:
     def _fill(self, slot: ReplySlot, reply: msgspec.Raw) -> None:
         """Queue a reply, and send all that are ready."""
         self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
-        ready = self._queue.fill(slot, reply)
+        self._send(self._queue.fill(slot, reply))
+
+    def _send(self, ready: Sequence[msgspec.Raw]) -> None:
+        """Send replies, and begin a stream that is then first in the queue."""
         if ready:
             self.write(encode_replies(ready))
         if (head := self._queue.head) is not None and head.stream is not None and self._ticking is None:
@@ -330,12 +373,14 @@ class RequestPipeline:
         self._in_order.clear()
         refused = False
         for slot in self._queue.waiting():
+            if slot.is_decided:
+                continue
             if slot.future is None:  # a stream, or deferred
                 self._stop_ticking()
                 self._end_stream(slot)
                 self._fill(slot, encode_reply(self._refusal(slot.kind, ShuttingDown())))
                 refused = True
-            elif not slot.is_decided:
+            else:
                 slot.future.cancel()
         if refused:
             self._on_progress()
@@ -346,6 +391,7 @@ class RequestPipeline:
         self._on_progress = _nothing  # break the reference cycle: the collector rarely runs
         self._stop_ticking()
         self._in_order.clear()
+        self._decided.clear()
         for slot in self._queue.clear():
             self._end_stream(slot)
             if slot.future is not None:

@@ -26,8 +26,8 @@ class ReplySlot(Struct, eq=False):
     request_bytes: int = 0
     silent: bool = False
     reply: Raw | None = None
-    future: asyncio.Future[object] | None = None
-    is_decided: bool = False
+    future: asyncio.Future[object] | None = None  # of its own: cancelled with the connection
+    is_decided: bool = False  # only its reply is outstanding
     stream: Stream | None = None
 
 
@@ -77,17 +77,26 @@ class ReplyQueue:
             self.reply_bytes += len(slot.reply)
 
     def fill(self, slot: ReplySlot, reply: Raw) -> list[Raw]:
-        """Set the reply of a slot; returns all replies that can be sent now. A silent slot is removed."""
+        """Set the reply of a slot; returns all replies that can be sent now."""
+        self.set_reply(slot, reply)
+        return self.pop_ready()
+
+    def set_reply(self, slot: ReplySlot, reply: Raw) -> None:
+        """Set the reply of a slot; `pop_ready` is to follow. A silent slot is removed."""
         self.request_bytes -= slot.request_bytes
         if slot.silent:  # at once: oneway requests must not fill the queue behind one that waits for them
             self.slots.remove(slot)
         else:
             slot.reply = reply
             self.reply_bytes += len(reply)
+
+    def pop_ready(self) -> list[Raw]:
+        """Remove and return all replies that can be sent now."""
         ready = []
-        while self.slots and (first := self.slots[0].reply) is not None:
+        slots = self.slots
+        while slots and (first := slots[0].reply) is not None:
             self.reply_bytes -= len(first)
-            self.slots.popleft()
+            slots.popleft()
             ready.append(first)
         return ready
 

@@ -135,8 +135,14 @@ class Holder:
         """
         return self.remove_runs(keys, sector_runs(keys, self.geometry.bucket_sectors))
 
-    def remove_runs(self, keys: Sequence[Key], runs: Iterable[SectorRun]) -> list[tuple[BucketId, int]]:
+    def remove_runs(self, keys: Sequence[Key], runs: Sequence[SectorRun]) -> list[tuple[BucketId, int]]:
         """Do what `remove` does; runs are those of the keys."""
+        if len(runs) == 1:  # nearly always, and in one piece
+            (run,) = runs
+            bucket_id = run.device, run.bucket
+            removed = self._remove(bucket_id, run.start, run.end)
+            if removed is not None:
+                return [(bucket_id, 1 - removed.left)]
         return [(bucket_id, 1 - removed.left) for bucket_id, removed in self._remove_all(keys, runs)]
 
     def check(self, keys: Sequence[Key]) -> None:
@@ -187,7 +193,7 @@ class Holder:
         removed = None if pieces is None else pieces.remove(start, end)
         if pieces is None or removed is None:
             return None
-        if not pieces:
+        if not pieces.starts:
             del self.pieces[bucket_id]
         self.total += removed.left - 1
         if removed.left > 1 and self.total > self.limit:

@@ -42,14 +42,13 @@ def sector_runs(keys: Iterable[Key], bucket_sectors: int) -> list[SectorRun]:
     runs: list[SectorRun] = []
     device = gen = behind = limit = inode = -1
     dirty = False
-    run = SectorRun(CHECK_DEVICE, 0, 0, 0, 0, False, 0, 0, 0)
     for number, key in enumerate(keys):
         pointers = key.pointers
         if len(pointers) == 1:
             pointer = pointers[0]
             sector = pointer.sector
             end = sector + key.sectors
-            # 1. It continues the run.
+            # 1. It continues the last run.
             if (
                 sector == behind
                 and end <= limit
@@ -59,6 +58,7 @@ def sector_runs(keys: Iterable[Key], bucket_sectors: int) -> list[SectorRun]:
                 and key.inode == inode
             ):
                 behind = end
+                run = runs[-1]
                 run.end, run.behind = end, number + 1
                 continue
             # 2. It begins another one.

@@ -26,7 +26,7 @@ from bcached.store.journal.relog import NeededKeys, Record
 from bcached.store.journal.ring import JournalRing, Remaining
 from bcached.store.journal.rings import Rings
 from bcached.store.journal.space import JournalSpace
-from bcached.store.journal.waiters import Waiters
+from bcached.store.journal.waiters import AwaitedEntries
 from bcached.store.member import Member
 from bcached.tracepoints import OFF
 from bcached.units import SECTOR_BYTES
@@ -65,7 +65,7 @@ class Journal:
         self._writer = EntryWriter(members, self.space.rings, clock)
         self._lock = asyncio.Lock()  # held for one entry, from its seal until it is durable
         self._wanted_seq = 0  # the highest that any caller waited for
-        self._waiters = Waiters()  # for entries to be durable
+        self._awaited = AwaitedEntries()
         self._failure: DeviceError | None = None  # why it was aborted
 
     def __repr__(self) -> str:
@@ -119,12 +119,19 @@ class Journal:
 
     async def durable(self, seq: int) -> None:
         """Return when an entry is durable; the journal writer task writes it."""
-        assert seq <= self.accepted_seq
-        while self.durable_seq < seq:
-            self._refuse_if_aborted()
-            self._wanted_seq = max(self._wanted_seq, seq)
-            self.on_wanted()
-            await self._waiters.wait(seq)
+        if self.durable_seq < seq:
+            await asyncio.shield(self.written(seq))
+
+    def written(self, seq: int) -> "asyncio.Future[None]":
+        """Returns the future of an entry that is not durable yet; it is shared, so never to be cancelled.
+
+        It fails with the DeviceError for which the journal was aborted; if it was already, this raises it.
+        """
+        assert self.durable_seq < seq <= self.accepted_seq
+        self._refuse_if_aborted()
+        self._wanted_seq = max(self._wanted_seq, seq)
+        self.on_wanted()
+        return self._awaited.future(seq)
 
     # Entries
 
@@ -160,7 +167,7 @@ class Journal:
             what = f"the journal was aborted: entry {self.durable_seq + 1} was not completely written"
             aborted = DeviceError(self._writer.members[0].path, what)
             self._failure = cause if isinstance(cause, DeviceError) else aborted
-        self._waiters.wake_all()
+        self._awaited.fail(self._failure)
         self.space.waiters.wake_all()
 
     # Space
@@ -290,7 +297,7 @@ class Journal:
             )
 
     def _report_durable(self) -> None:
-        self._waiters.wake(self.durable_seq)
+        self._awaited.complete(self.durable_seq)
         self.space.waiters.wake_all()
         for report in self.on_durable:
             report(self.durable_seq)

@@ -1,37 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Waiters for the journal: for an entry to be durable, or for space. Each may be cancelled at any time."""
+"""Waiters for the journal: for space, and for an entry to be durable."""
 
 import asyncio
 
+from bcached.errors import DeviceError
+
 
 class Waiters:
-    """Futures by a number: a seq, or words."""
+    """Waiters for space, each for so many words. Each may be cancelled at any time."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     @property
     def most(self) -> int:
-        """The largest number of any waiter; 0 without waiters."""
-        return max((number for number, future in self._waiting if not future.done()), default=0)
+        """The most words that any of them waits for; 0 without waiters."""
+        return max((words for words, future in self._waiting if not future.done()), default=0)
 
-    async def wait(self, number: int) -> None:
-        """Return when waiters with this number are woken."""
+    async def wait(self, words: int) -> None:
+        """Return when all are woken."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((number, future))
+        self._waiting.append((words, future))
         await future
-
-    def wake(self, through: int) -> None:
-        """Wake waiters up to a number."""
-        still = []
-        for number, future in self._waiting:
-            if future.done():
-                continue
-            if number <= through:
-                future.set_result(None)
-            else:
-                still.append((number, future))
-        self._waiting = still
 
     def wake_all(self) -> None:
         """Wake all waiters: each checks its own condition again."""
@@ -39,3 +29,29 @@ class Waiters:
         for _, future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+class AwaitedEntries:
+    """One future for each entry that is waited for. All its waiters share it, so none may cancel it."""
+
+    def __init__(self) -> None:
+        self._futures: dict[int, asyncio.Future[None]] = {}
+
+    def future(self, seq: int) -> "asyncio.Future[None]":
+        """Returns the future of an entry."""
+        future = self._futures.get(seq)
+        if future is None:
+            future = self._futures[seq] = asyncio.get_running_loop().create_future()
+        return future
+
+    def complete(self, through_seq: int) -> None:
+        """All entries through this one are durable."""
+        for seq in [seq for seq in self._futures if seq <= through_seq]:
+            self._futures.pop(seq).set_result(None)
+
+    def fail(self, error: DeviceError) -> None:
+        """No entry will be written any more."""
+        futures, self._futures = self._futures, {}
+        for future in futures.values():
+            future.set_exception(error.with_traceback(None))
+            future.exception()  # retrieved, if all waiters were cancelled

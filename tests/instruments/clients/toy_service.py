@@ -12,7 +12,16 @@ from typing import Any
 from bcached.errors import NoFreeBuckets, NotReserved
 from bcached.keys import Key, Pointer
 from bcached.service.socket.access import Role
-from bcached.service.socket.method import Later, Long, Operation, Operations, Outcome, Session, Stream
+from bcached.service.socket.method import (
+    Decided,
+    Later,
+    Long,
+    Operation,
+    Operations,
+    Outcome,
+    Session,
+    Stream,
+)
 from bcached.service.socket.peer import Peer
 from bcached.wire import messages, volume_messages
 from bcached.wire.methods import METHODS
@@ -34,6 +43,7 @@ class ToyService:
         self.gone: list[Session] = []
         self.may_commit = asyncio.Semaphore(0)
         self.journal: list[asyncio.Future[None]] = []
+        self.journal_is_shared = False  # all changes wait for one entry
         self.collections = 0
         self.may_collect = asyncio.Event()
         self._next = 0
@@ -100,13 +110,14 @@ class ToyService:
         if key.offset == 0:
             raise NotReserved(key)
 
-    def committed(self, key: Key, asked: messages.Commit) -> messages.Results | Later:
+    def committed(self, key: Key, asked: messages.Commit) -> messages.Results | Decided:
         self.log.append(f"commit {key.offset}")
         results = messages.Committed(key.offset)
         if asked.durable is False:
             return results
-        self.journal.append(asyncio.get_running_loop().create_future())
-        return Later(self.journal[-1], lambda _: results, is_decided=True)
+        if not (self.journal and self.journal_is_shared):
+            self.journal.append(asyncio.get_running_loop().create_future())
+        return Decided(self.journal[-1], results)
 
     def lookup(self, session: Session, asked: messages.Lookup) -> Outcome:
         self.log.append(f"lookup {asked.offset}")

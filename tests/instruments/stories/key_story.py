@@ -180,7 +180,7 @@ class KeyStory(Story):
             self.keys.put(there, None, low, float("inf"))
             raise
         change.kept = self.clock.now
-        seq = self.cache_set.index.durable_seq
+        seq = self.cache_set.journal.durable_seq
         self.keys.put(there, None, low, seq)
         self.keys.promise(self.clock.now, seq)
 

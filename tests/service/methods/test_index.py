@@ -165,20 +165,19 @@ async def test_a_commit_of_nothing_is_the_newest_entry(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
         await committed(talker, 0)
         sequence = (await told(talker, commit()))["sequence"]
-        assert it.cache_set.index.durable_seq >= sequence
+        assert it.cache_set.journal.durable_seq >= sequence
         assert await told(talker, mark_clean()) == {"cleaned": []}
         assert await told(talker, call("LookupMany", {"requests": []})) == {"keys": [], "next": []}
 
 
 async def test_a_durable_commit_is_durable_when_answered_and_a_lazy_one_after_a_flush(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as talker:
-        index = it.cache_set.index
         sequence = (await told(talker, commit(await reserved(talker, 0))))["sequence"]
-        assert index.durable_seq >= sequence
+        assert it.cache_set.journal.durable_seq >= sequence
         lazy = (await told(talker, commit(await reserved(talker, 8), durable=False)))["sequence"]
-        assert index.durable_seq < lazy
+        assert it.cache_set.journal.durable_seq < lazy
         assert (await told(talker, call("Flush")))["sequence"] >= lazy
-        assert index.durable_seq >= lazy
+        assert it.cache_set.journal.durable_seq >= lazy
 
 
 # Order

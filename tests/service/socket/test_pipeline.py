@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bcached.errors import InvalidParameter
+from bcached.errors import DeviceFailed, InvalidParameter
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Operation
 from bcached.service.socket.peer import Peer
@@ -221,6 +221,61 @@ async def test_stopping_refuses_what_waits_but_not_what_is_decided() -> None:
     await settled()
     assert it.outcomes() == ["ok", "ShuttingDown", "ShuttingDown", "ShuttingDown"]
     assert it.bugs == []
+
+
+async def test_replies_to_requests_that_wait_for_one_thing_are_sent_by_one_write() -> None:
+    it = Bench()
+    it.service.journal_is_shared = True
+    it.run(commit(0), commit(8), lookup(), commit(16))
+    (recorded,) = set(it.service.journal)
+    assert (it.outcomes(), it.progress) == ([], 0)
+    recorded.set_result(None)
+    await settled()
+    assert [[outcome(reply) for reply in write] for write in it.replies()] == [["ok"] * 4]
+    assert (it.progress, it.pipeline.is_idle, it.pipeline.held_bytes) == (1, True, 0)
+    assert it.counts.of(type(decode_requests(commit())[0])).requests == 3
+
+
+async def test_a_decided_request_behind_one_that_waits_is_answered_after_it() -> None:
+    it = Bench()
+    it.run(allocate(inode=WAITS), commit(0))
+    it.service.journal[0].set_result(None)
+    await settled()
+    assert it.outcomes() == []
+    it.service.waiting[0].set_result(it.service.key(0, 8))
+    await settled()
+    assert it.outcomes() == ["ok", "ok"]
+
+
+async def test_if_what_decided_requests_wait_for_fails_each_is_refused() -> None:
+    it = Bench()
+    it.service.journal_is_shared = True
+    it.run(commit(0), commit(8))
+    it.service.journal[0].set_exception(DeviceFailed("sdb"))
+    await settled()
+    assert it.outcomes() == ["DeviceFailed", "DeviceFailed"]
+    assert it.bugs == []
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_bug_in_what_decided_requests_wait_for_is_reported(closed: bool) -> None:
+    it = Bench()
+    it.run(commit(0))
+    it.service.journal[0].set_exception(ZeroDivisionError())
+    if closed:
+        it.pipeline.abort()
+    await settled()
+    assert [type(bug) for bug in it.bugs] == [ZeroDivisionError]
+
+
+async def test_an_aborted_pipeline_leaves_what_others_wait_for_too() -> None:
+    it = Bench()
+    it.run(commit(0))
+    it.pipeline.abort()
+    assert not it.service.journal[0].cancelled()
+    it.service.journal[0].set_result(None)
+    await settled()
+    assert (it.writes, it.bugs, it.progress) == ([], [], 0)
 
 
 async def test_aborted_it_cancels_what_waits_and_writes_nothing_more() -> None:
