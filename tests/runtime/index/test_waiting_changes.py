@@ -151,7 +151,7 @@ async def test_what_a_merge_removes_counts_as_removed_by_the_newest_entry(tmp_pa
         assert len(waiting.by_bound) > 1
         await commit(cache_set, holder, [1])
         newest = index.changes.newest_seq
-        assert newest > index.durable_seq
+        assert newest > cache_set.journal.durable_seq
         known = set(buckets.emptied)
         for bound in waiting.bounds(None):
             await index.nodes.leaf_at(*position_at(bound - 1))
