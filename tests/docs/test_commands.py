@@ -26,7 +26,7 @@ EXECUTED_BY = {
     ): "tests/docs/test_commands.py",  # below: the devices are those of the reader
     ("README.md", "As a service"): "tests/systemd/cases.py",
     ("docs/client.md", ""): "tests/docs/test_client_page.py",
-    ("docs/container.md", ""): "tests/package/test_distributions.py",  # the file; a build needs a registry
+    ("docs/container.md", ""): "tests/package/container_image.py",
     ("docs/installing.md", "On a block device"): "tests/systemd/cases.py",
     ("docs/installing.md", "Upgrading"): "tests/systemd/cases.py",
     ("docs/installing.md", "Removing it"): "tests/systemd/cases.py",

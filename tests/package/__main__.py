@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Build, install, upgrade and remove the packages: exit 0 if all holds, 1 if not, 2 if nothing was judged.
 
-In two Debians without a network: one has what a build needs, the other only what the package depends on.
+In two Debians without a network: one has what a build needs, the other only what the package depends on. The
+container image is built and run, too, where buildah is installed.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from kernel.errors import CannotRun, HarnessFailed
 from package.cases import BUILDING, INSTALLED, NOT_IN_A_CLEAN_DEBIAN, PACKAGES, Cases
+from package.container_image import try_image
 from systemd.container import Container
 from systemd.root import CHECKOUT, FOLDER_VARIABLE, cache_folder, ensure_tools, made_root, made_wheels
 
@@ -54,8 +57,25 @@ def judge(root: Path, wheels: Path, folder: Path) -> int:
             (machine.root / PACKAGES[1:] / name).write_bytes(content)
         if not report(machine, INSTALLED):
             return 1
-    print(f"all {len(BUILDING) + len(INSTALLED)} cases hold")
-    return 0
+    return 0 if judge_image(root, wheels, folder / "c") else 1
+
+
+def judge_image(root: Path, wheels: Path, folder: Path) -> bool:
+    """Build the container image where there is a builder, and run it. Returns whether all holds."""
+    count = len(BUILDING) + len(INSTALLED)
+    if shutil.which("buildah") is None:
+        print(f"all {count} cases hold; SKIPPED, not judged: the container image (apt-get install buildah)")
+        return True
+    folder.mkdir()
+    began = time.monotonic()
+    try:
+        try_image(root, wheels, folder)
+    except (AssertionError, subprocess.TimeoutExpired):
+        print(f"FAILS  image        the container image serves a set\n{traceback.format_exc()}")
+        return False
+    print(f"holds  image        the container image serves a set  ({time.monotonic() - began:.0f} s)")
+    print(f"all {count + 1} cases hold")
+    return True
 
 
 def report(machine: Container, cases: Cases) -> bool:
