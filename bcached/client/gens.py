@@ -9,7 +9,6 @@ from bcached.errors import BadField
 from bcached.keys import Key, Pointer
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD, GenMap, native
 from bcached.wire.messages import Device, GenMapFile
-from bcached.wire.place_map import LOW_32
 
 _NO_GENS = (memoryview(b""), 0, 1)
 GC_EPOCHS_MAX = 1  # gens have 8 bits: after a second collection one may have wrapped around
@@ -45,16 +44,6 @@ class Gens:
     def map_of(self, device: int) -> tuple[GenMap, int]:
         """Returns a member's map, and the index of the member in an instant's gc_epochs."""
         return self._maps[device], list(self._maps).index(device)
-
-    def instant_of(self, device: int, gc_epoch: int) -> Instant | None:
-        """Returns an instant at which a member had this gc_epoch, modulo 2^32, if that was of late."""
-        now = self.now()
-        epochs, number = now.gc_epochs, list(self._maps).index(device)
-        ago = epochs[number] - gc_epoch & LOW_32
-        if not ago:
-            return now
-        then = (*epochs[:number], epochs[number] - ago, *epochs[number + 1 :])
-        return Instant(now.life, then) if ago <= GC_EPOCHS_MAX else None
 
     def current(self, key: Key, since: Instant) -> tuple[Pointer, ...]:
         """Returns those of the key's pointers that are valid now, if the key was valid then.
@@ -94,6 +83,10 @@ class Gens:
 
     def _is_present(self, last: tuple[Sequence[tuple[int, int]], Instant]) -> bool:
         """Whether the headers are as they were then."""
+        if len(self._words) == 1:  # as of most sets: each look-up and each check of a key ask
+            ((life, gc_epoch),) = last[0]
+            (one,) = self._words
+            return bool(one[LIFE_WORD] == life and one[GC_EPOCH_WORD] == gc_epoch)
         for one, (life, gc_epoch) in zip(self._words, last[0], strict=True):
             if one[LIFE_WORD] != life or one[GC_EPOCH_WORD] != gc_epoch:
                 return False

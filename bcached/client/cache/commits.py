@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Keys on their way to the index: commits that are sent before the earlier ones are answered.
 
-While one is under way, or was sent within the last millisecond, further keys gather and are sent together. So
-a process that stores much sends few, large messages; the sender's thread sends what is left at the end.
+While one is under way, or was sent within the last three milliseconds, further keys gather and are sent
+together. So a process that stores much sends few, large messages; the sender's thread sends what is left at
+the end.
 
 Threads that wait for their commits share messages, too: one of them waits for the first answer, without the
 session's lock, while the others' keys gather.
@@ -26,7 +27,7 @@ from bcached.wire.messages import Committed, Lookup
 
 UNDER_WAY_MAX = 4
 KEYS_MAX = 500
-BUNDLE_KEYS, GATHER_S = 64, 0.001  # sent when there are so many, or so long after the message before
+BUNDLE_KEYS, GATHER_S = 64, 0.003  # sent when there are so many, or so long after the message before
 LOOK_S = 0.0002  # between two looks for an answer
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 

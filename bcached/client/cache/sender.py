@@ -9,7 +9,7 @@ from bcached.client.cache.sessions import Sessions
 from bcached.client.forks import end_in_children
 from bcached.errors import ConnectionLost
 
-PAUSE_S = 0.002
+PAUSE_S = 0.003
 
 
 class Sender:

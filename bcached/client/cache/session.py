@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """All of a cache that ends with its connection: leased space, commits under way, what is known about gens."""
 
+import os
 from collections.abc import Iterable, Sequence
 from threading import RLock
 
@@ -18,6 +19,7 @@ from bcached.client.cache.object_format import (
     Parts,
     Seal,
     StoredObject,
+    decoded,
     encoded,
     value_at,
 )
@@ -26,15 +28,17 @@ from bcached.client.cache.read_reports import Hits
 from bcached.client.cache.reading import Reader, StaleRead
 from bcached.client.cache.recall import Recall
 from bcached.client.changes import mapped_changes
-from bcached.client.gens import Instant
+from bcached.client.gens import GC_EPOCHS_MAX, Instant
 from bcached.client.parts_left import PartsLeft
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
+from bcached.client.scattered_reads import LONG_BYTES
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import DeviceError
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import MANY_MAX, Lookup
+from bcached.wire.place_map import LOW_32
 
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
 READER = "reader"  # the role
@@ -70,13 +74,14 @@ class CacheSession:
         self._hits = Hits(
             devices[0].bucket_sectors, lambda touch: self.at.send_oneway(verbs.touch_message(touch))
         )
+        self._hang_ups = self.channel.hang_ups
         self._members = Members(self.at.data, self.gens, devices)
         self.recall = Recall(
             self.positions,
             self.commits.newest,
             self.refused,
             self.changes.counters,
-            self.channel.hang_ups,
+            self._hang_ups,
             self._hits,
         )
         whole_buckets = self.commits.keys_max - 1  # since the first may be in the middle of one
@@ -207,24 +212,34 @@ class CacheSession:
             self._know(one.name, version, one.keys, one.since, one.seal)
 
     def find_placed(self, name: bytes, offset: int) -> StoredObject | None:
-        """Returns the newest object of this name, without a request, if its place is published."""
-        placed, now = self.changes.place(self.inode, offset), self.gens.now()
-        if placed is None or self.changes.life != now.life:
+        """Returns the newest object of this name, without a request, if its place is published.
+
+        What is read is checked afterwards, in the order that recall.py tells.
+        """
+        changes, gens = self.changes, self.gens
+        placed, now = changes.place(self.inode, offset), gens.now()
+        if placed is None or not now.life or changes.life != now.life:
             return None
-        pointer = placed.pointer
-        since = self.gens.instant_of(pointer.device, placed.gc_epoch)
-        if since is None:
+        pointer, length = placed.pointer, placed.sectors * SECTOR_BYTES
+        member = self._members[pointer.device]
+        ago = now.gc_epochs[member.number] - placed.gc_epoch & LOW_32
+        if ago > GC_EPOCHS_MAX or length > LONG_BYTES:
+            return None
+        try:
+            found = decoded(os.pread(member.path.descriptor, length, pointer.sector * SECTOR_BYTES), name)
+            if (
+                found is None
+                or member.gens[pointer.sector // member.bucket_sectors] != pointer.gen
+                or gens.now() is not now
+                or self._hang_ups(0)
+                or changes.counter(self.inode, offset) != placed.version
+            ):
+                return None
+        except (OSError, ValueError):  # ValueError: the connection is closed
             return None
         keys = (Key(self.inode, offset, placed.sectors, False, (pointer,)),)
-        try:
-            found = self.reader.read(name, offset, keys, since)
-        except StaleRead:
-            return None
-        # The counter comes last: the object was the newest one when it was read.
-        if found is None or self.changes.counter(self.inode, offset) != placed.version:
-            return None
         self._hits.hit(pointer, len(found.value))
-        self._know(name, placed.version, keys, now, found.seal)  # which was valid after that
+        self._know(name, placed.version, keys, now, found.seal)
         return found
 
     def find(self, name: bytes, offset: int) -> StoredObject | None:
