@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A backend of Django's cache: CACHES = {"default": {"BACKEND": "bcached.adapters.django.BcachedCache"}}."""
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsIndex
 
@@ -10,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from bcached.adapters.shared_caches import shared_cache
-from bcached.client.attachment import SOCKET_PATH
+from bcached.client.attachment import SOCKET_PATH, SocketPath
 from bcached.client.cache.cache import Cache
 from bcached.client.cache.names import NAME_BYTES_MAX
 
@@ -40,11 +41,13 @@ class BcachedCache(BaseCache):
     close(), which Django calls after each request, does nothing: the connection is the process's.
     """
 
-    def __init__(self, location: str, params: dict[str, Any]) -> None:
+    def __init__(self, location: SocketPath, params: dict[str, Any]) -> None:
         super().__init__(params)
         options = params.get("OPTIONS", {})
         if unknown := options.keys() - OPTIONS:
             raise ImproperlyConfigured(f"OPTIONS of a cache: {sorted(unknown)} are none of {sorted(OPTIONS)}")
+        if not isinstance(location, str | os.PathLike):
+            raise ImproperlyConfigured(f"LOCATION of a cache is the path of one socket, not {location!r}")
         self._path = location or SOCKET_PATH
         self._volume = options.get("volume", "django")
         self._serializer = _serializer(options.get("serializer", "pickle"))

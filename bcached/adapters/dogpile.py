@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A backend of dogpile.cache: make_region().configure("bcached", arguments={"volume": "thumbnails"})."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import TypeVar
@@ -17,6 +18,16 @@ from bcached.errors import ClientClosed, ConnectionLost
 T = TypeVar("T")
 LONGEST_KEY_BYTES = 3900  # of names that have at most 4000 bytes
 LOCK_TIMEOUT_S = 60.0
+ARGUMENTS = {
+    "path",
+    "volume",
+    "expire",
+    "wait",
+    "distributed_lock",
+    "lock_timeout",
+    "ignore_unavailable",
+    "patience_s",
+}
 
 
 class BcachedBackend(BytesBackend):
@@ -34,6 +45,9 @@ class BcachedBackend(BytesBackend):
     """
 
     def __init__(self, arguments: BackendArguments) -> None:
+        if unknown := arguments.keys() - ARGUMENTS:
+            told = f"arguments of bcached are ignored: {sorted(unknown)} are none of {sorted(ARGUMENTS)}"
+            warnings.warn(told, stacklevel=2)  # no error: dogpile.cache requires backends to ignore others
         self._path = arguments.get("path", SOCKET_PATH)
         self._volume = arguments.get("volume", "dogpile")
         self._patience_s = arguments.get("patience_s", 0.0)

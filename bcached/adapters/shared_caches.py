@@ -6,9 +6,11 @@ lease buckets of its own.
 """
 
 import atexit
+import os
 from contextlib import suppress
 
 from bcached.client import Cache
+from bcached.client.attachment import SocketPath
 from bcached.client.cache.serializers import Serializer
 from bcached.errors import ConnectionLost
 
@@ -16,7 +18,7 @@ _caches: dict[tuple[object, ...], Cache] = {}
 
 
 def shared_cache(
-    path: str,
+    path: SocketPath,
     volume: str | int,
     *,
     serializer: str | Serializer,
@@ -24,7 +26,7 @@ def shared_cache(
     patience_s: float = 0.0,
 ) -> Cache:
     """Returns the cache of these options. It connects with its first call, in a forked child once more."""
-    options = (path, volume, serializer, ignore_unavailable, patience_s)
+    options = (os.fspath(path), volume, serializer, ignore_unavailable, patience_s)
     cache = _caches.get(options)
     if cache is not None:
         return cache

@@ -231,12 +231,17 @@ def test_the_default_timeout_is_the_settings(opened: Open) -> None:
 
 
 def test_touch(cache: Any) -> None:
-    cache.set("key", "value", timeout=0.1)
+    def left(key: str) -> float | None:
+        seconds: float | None = cache._cache.get_with_expiry(cache.make_key(key))[1]
+        return seconds
+
+    cache.set("key", "value", timeout=100)
     assert cache.touch("key", timeout=1000) is True
-    cache.set("other", "value", timeout=0.1)
+    cache.set("other", "value", timeout=100)
     assert cache.touch("other", timeout=None) is True
-    time.sleep(0.11)
     assert cache.get("key") == cache.get("other") == "value"
+    assert 800 < (left("key") or 0) <= 1000
+    assert left("other") is None
     assert cache.touch("missing", timeout=1) is False
 
 
@@ -435,7 +440,16 @@ def test_the_settings_are_checked(opened: Open) -> None:
     assert opened({"MAX_ENTRIES": 10, "CULL_FREQUENCY": 2}).get("a") is None
     with pytest.raises(ImproperlyConfigured, match="'volum'"):
         opened({"volum": "typo"})
+    with pytest.raises(ImproperlyConfigured, match=r"the path of one socket, not \['/a', '/b'\]"):
+        BcachedCache(["/a", "/b"], {})  # type: ignore[arg-type]
     assert BcachedCache("", {})._path == "/run/bcached/io.bcached"
+
+
+def test_a_location_may_be_a_path(daemon: DaemonProcess) -> None:
+    one, other = BcachedCache(daemon.socket_path, {}), BcachedCache(str(daemon.socket_path), {})
+    one.set("path", 1)
+    assert other.get("path") == 1
+    assert one._cache is other._cache
 
 
 def test_without_a_daemon(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def path(daemon: DaemonProcess) -> Iterator[str]:
     close_shared_caches()
 
 
+@pytest.mark.filterwarnings("ignore:arguments of bcached")  # which the suite makes up
 class TestSuite(_GenericBackendTestSuite, _GenericMutexTestSuite):
     backend = "bcached"
     config_args = {"arguments": ARGUMENTS}  # noqa: RUF012 - as the suite has it
@@ -170,6 +171,11 @@ def test_a_value_that_was_set_is_seen_by_all(path: str) -> None:
             region.set("a", number)
             assert isinstance(stored := other["a"], bytes)
             assert region._parse_serialized_from_backend(stored).payload == number
+
+
+def test_arguments_are_checked(path: str) -> None:
+    with pytest.warns(UserWarning, match=r"\['volum'\] are none of .*'volume'"):
+        BcachedBackend({"path": path, "volum": "typo"})
 
 
 def test_without_a_daemon(tmp_path: Path) -> None:
