@@ -6,12 +6,12 @@ has a hole. Here every entry with a right checksum counts. Keys of entries behin
 of their ranges; all older ones may have been overwritten by the keys that are missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from bcached.errors import BcachedError
 from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, sound_entries, trace_entries
-from bcached.format.sizes import MEMBERS_MAX, metadata_bytes
+from bcached.format.sizes import JOURNAL_BUCKETS_MAX, MEMBERS_MAX, METADATA_BYTES_MAX, metadata_bytes
 from bcached.format.superblock import Superblock
 from bcached.keys import Key
 from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity
@@ -158,9 +158,40 @@ async def fits_its_journal(member: MemberFound, newest: int) -> bool:
     1. No entry near the device's beginning is newer: the journal is where the superblock says. 2. All begin
     at a block: blocks are not smaller. (If they are larger, bsets are found behind a gap, which is damage.)
     """
+    block_bytes = member.superblock.block_sectors * SECTOR_BYTES
+    async for byte, entry in _entries_near_beginning(member):
+        if entry.seq > newest or byte % block_bytes:
+            return False
+    return True
+
+
+async def with_journal_found(member: MemberFound) -> MemberFound:
+    """Returns a member whose superblock is a guess with all journal buckets that there may be.
+
+    Its first bucket may be another than the usual one. Buckets too many do no harm to a reader. But the
+    entries must show that the sizes are right: of the largest buckets only the journal's place does.
+    """
+    superblock = member.superblock
+    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
+    if bucket_bytes >= METADATA_BYTES_MAX:
+        return member
+    found = set[int]()
+    async for byte, entry in _entries_near_beginning(member):
+        if not sizes_fit(superblock, entry) or byte % (superblock.block_sectors * SECTOR_BYTES):
+            return member
+        found.add(byte // bucket_bytes)
+    every = found | set(superblock.journal_buckets)
+    first, last = min(every), min(max(every), superblock.bucket_count - 1)
+    journal = tuple(range(first, last + 1))
+    if len(journal) > JOURNAL_BUCKETS_MAX:
+        return member
+    return replace(member, superblock=replace(superblock, journal_buckets=journal))
+
+
+async def _entries_near_beginning(member: MemberFound) -> AsyncIterator[tuple[int, JournalEntry]]:
+    """Yields the sound entries of the set where journals are, and the byte at which each begins."""
     device, superblock = member.block_device, member.superblock
     end = min(device.size_bytes, BUCKETS_LOOKED_AT * superblock.bucket_sectors * SECTOR_BYTES)
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
     for begin in range(0, end, CHUNK_BYTES):
         length = min(CHUNK_BYTES + JSET_BYTES_MAX, device.size_bytes - begin)
         try:
@@ -168,7 +199,6 @@ async def fits_its_journal(member: MemberFound, newest: int) -> bool:
         except BcachedError:
             continue
         traces = [trace.byte for trace in trace_entries(raw, superblock.set_magic, SECTOR_BYTES)]
-        placed = sound_entries(raw, traces, superblock.set_magic, SECTOR_BYTES, member.path)
-        if any(one.entry.seq > newest or (begin + one.offset_bytes) % block_bytes for one in placed):
-            return False
-    return True
+        for placed in sound_entries(raw, traces, superblock.set_magic, SECTOR_BYTES, member.path):
+            if placed.offset_bytes < CHUNK_BYTES:
+                yield begin + placed.offset_bytes, placed.entry

@@ -24,7 +24,13 @@ from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
 from bcached.store.reading.volume_check import read_volumes
 from bcached.store.rescue.doubts import Doubts
-from bcached.store.rescue.journal_left import JournalLeft, fits_its_journal, read_journal_left, sizes_fit
+from bcached.store.rescue.journal_left import (
+    JournalLeft,
+    fits_its_journal,
+    read_journal_left,
+    sizes_fit,
+    with_journal_found,
+)
 from bcached.store.rescue.missing_members import with_missing
 from bcached.store.rescue.newest_bsets import bsets_behind_all_damage, lacks_nothing
 from bcached.store.rescue.superblock_left import KnownLayout, MemberLeft, read_member_left, refuse_unused
@@ -97,7 +103,7 @@ async def read_what_is_left(devices: Sequence[BlockDevice], layout: KnownLayout 
     """Read everything that can be read. Raises BcachedError if no superblock or no journal can be found."""
     checked = CheckedSet()
     report = checked.findings.report
-    members = [await read_member_left(device, layout, report) for device in devices]
+    members = [await _with_journal(await read_member_left(device, layout, report)) for device in devices]
     members.sort(key=lambda member: member.found.superblock.member)
     _refuse_others(members)
     refuse_unused(members, report)
@@ -114,6 +120,10 @@ async def read_what_is_left(devices: Sequence[BlockDevice], layout: KnownLayout 
     await _read_tree(left)
     left.settle()
     return left
+
+
+async def _with_journal(member: MemberLeft) -> MemberLeft:
+    return MemberLeft(await with_journal_found(member.found), is_guess=True) if member.is_guess else member
 
 
 async def _read_tree(left: SetLeft) -> None:

@@ -40,9 +40,16 @@ class ImageBuilder:
     """Writes nodes and keys where it is told, and with `finish` all that makes a set of them."""
 
     def __init__(
-        self, *, members: int = 1, bucket_count: int = 640, bucket_sectors: int = 64, block_sectors: int = 8
+        self,
+        *,
+        members: int = 1,
+        bucket_count: int = 640,
+        bucket_sectors: int = 64,
+        block_sectors: int = 8,
+        first_bucket: int = 0,
     ) -> None:
-        first, count = first_bucket_for(bucket_sectors), journal_bucket_count_for(bucket_count)
+        first = first_bucket or first_bucket_for(bucket_sectors)
+        count = journal_bucket_count_for(bucket_count)
         self.superblocks = [
             Superblock(
                 uuid=UUID(int=0xDE71CE00 + member),

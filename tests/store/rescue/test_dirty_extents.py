@@ -12,6 +12,7 @@ from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place
 from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.node_scan import add_found_leaves
+from bcached.store.rescue.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, refuse_outside
 from instruments.devices.memory_device import MemoryDevice
@@ -221,3 +222,17 @@ async def test_nothing_in_front_of_the_data_or_behind_the_end_is_written() -> No
 async def test_totals_are_by_confidence() -> None:
     totals = totals_of(iter([DirtyExtent(0, 8, SURE, ()), DirtyExtent(8, 4, NEWEST, ())]))
     assert (totals.sectors[SURE], totals.sectors[NEWEST], totals.extents.total(), totals.end) == (8, 4, 2, 12)
+
+
+@pytest.mark.parametrize("first_bucket", [0, 7])
+async def test_a_journal_is_found_where_a_lost_superblock_had_it(first_bucket: int) -> None:
+    builder = ImageBuilder(first_bucket=first_bucket)
+    keys = [builder.extent(0, 0, 8, dirty=True), builder.extent(0, 16, 8, dirty=True)]
+    builder.finish(builder.node(keys), journal=[[Key(0, 16, 4, False, ())]])
+    builder.write(4096, bytes(4096))
+    superblock = builder.superblocks[0]
+    layout = KnownLayout(superblock.bucket_sectors, superblock.block_sectors, superblock.set_uuid)
+    left = await read_corrected(builder.devices(), layout)
+    await add_found_leaves(left)
+    found = ranges(list(DirtyExtents.of(left).of_inode(0)))
+    assert found == [(0, 8, SURE), (20, 4, SURE)]
