@@ -6,7 +6,8 @@ from .control import CONTROLS
 from .keys import KEYS
 from .lab import Case
 from .ours import OURS
+from .owners import OWNED
 from .repairs import CASES_OF_REPAIR
 from .replacing import REPLACING
 
-CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *REPLACING, *CASES_OF_REPAIR)
+CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *OWNED, *REPLACING, *CASES_OF_REPAIR)
