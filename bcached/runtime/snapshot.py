@@ -89,6 +89,9 @@ def take_snapshot(
         gc_slice=shared.slices.copy(),
         journal_write=journal.durations.copy(),
         evicted_idle=tasks.prio_writer.evictions.ages.copy(),
+        waiters_of_largest_user=shared.queue.most_of_a_user,
+        waiters_max=shared.queue.limit,
+        held_by_largest_user=allocations.shares.most_of_a_user,
         orphans=orphans_of(index.health)[:ORPHANS_LISTED],
         largest_holders=largest_holders(allocations),
     )

@@ -17,6 +17,16 @@ ERROR_NAMES = tuple(
         if error.__module__ == RequestError.__module__
     )
 )
+ROLES = ("none", "reader", "allocator", "admin")
+# The limit that the client's user, or peers without a role, had too much of; refused: no connection was left.
+DISCONNECTIONS = (
+    "buffer_bytes",
+    "buffer_bytes_without_role",
+    "connections",
+    "held_buckets",
+    "without_role",
+    "refused",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,38 @@ class ServerStatistics:
         int,
         counter("bcached_client_give_ways", "Clients disconnected because that limit was exceeded."),
     ] = 0
+    role_connections: Annotated[
+        Mapping[str, int],
+        gauge("bcached_client_role_connections", "Clients connected, by role.", label="role", known=ROLES),
+    ] = field(default_factory=dict)
+    role_buffer_bytes: Annotated[
+        Mapping[str, int],
+        gauge(
+            "bcached_client_role_buffer_bytes",
+            "Memory of partial requests, waiting requests and unread replies, by role.",
+            label="role",
+            known=ROLES,
+        ),
+    ] = field(default_factory=dict)
+    connections_of_largest_user: Annotated[
+        int, gauge("bcached_client_connections_largest_user", "Connections of the user that has the most.")
+    ] = 0
+    connections_max: Annotated[
+        int, gauge("bcached_client_connections_limit", "How many clients may be connected.")
+    ] = 0
+    buffer_bytes_of_largest_user: Annotated[
+        int,
+        gauge("bcached_client_buffer_largest_user_bytes", "That memory of the user that has the most."),
+    ] = 0
+    disconnections: Annotated[
+        Mapping[str, int],
+        counter(
+            "bcached_client_disconnections",
+            "Clients disconnected, or refused, for another one's sake.",
+            label="limit",
+            known=DISCONNECTIONS,
+        ),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from bcached.metric import histogram
+from bcached.metric import gauge, histogram
 from bcached.set_state import SetState
 
 WAIT_BOUNDS_S = (1e-4, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 2.5e-2, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0)
@@ -85,6 +85,20 @@ class SetStatistics(SetState, frozen=True, gc=False, kw_only=True):
         Histogram,
         histogram("bcached_evicted_idle_seconds", "For how long data was not used before its eviction."),
     ]
+    waiters_of_largest_user: Annotated[
+        int,
+        gauge("bcached_allocation_waiters_largest_user", "Requests waiting of the user that has the most."),
+    ] = 0
+    waiters_max: Annotated[
+        int, gauge("bcached_allocation_waiters_limit", "How many requests may wait at a time.")
+    ] = 0
+    held_by_largest_user: Annotated[
+        int,
+        gauge(
+            "bcached_client_held_buckets_largest_user",
+            "Buckets that the user with the most holds sectors of, and those it reads.",
+        ),
+    ] = 0
     orphans: tuple[OrphanStatistics, ...] = ()  # those with the most dirty sectors, in that order
     largest_holders: tuple[HolderStatistics, ...] = ()
 

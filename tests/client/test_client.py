@@ -32,7 +32,7 @@ from bcached.errors import (
 )
 from bcached.keys import Key, Pointer
 from bcached.service.socket.access import Access, Role
-from bcached.service.socket.socket_server import SocketLimits
+from bcached.service.socket.socket_limits import SocketLimits
 from bcached.wire.change_map import COUNTERS
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.messages import Bucket, Extent, Lookup

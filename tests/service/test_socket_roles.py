@@ -15,7 +15,7 @@ import pytest
 
 from bcached.service.socket.access import Role
 from bcached.service.socket.peer import peer_of
-from bcached.service.socket.socket_server import SocketLimits
+from bcached.service.socket.socket_limits import SocketLimits
 from instruments.clients.granted import GrantedByNumber
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call, outcome

@@ -6,14 +6,16 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bcached.service.socket.access import Access, Role
+from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.peer import Peer
-from bcached.service.socket.socket_server import SocketLimits
+from bcached.service.socket.socket_limits import SocketLimits
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call, outcome
 from instruments.time.patience import patience
@@ -52,6 +54,10 @@ async def until(question: Callable[[], bool]) -> None:
     async with patience(20):
         while not question():
             await asyncio.sleep(0.001)
+
+
+def at_least(buffers: Buffers, wanted: int) -> bool:
+    return buffers.held_bytes >= wanted
 
 
 async def hold_all(talker: Talker) -> int:
@@ -173,3 +179,47 @@ async def test_a_refusal_does_not_tell_what_exists(tmp_path: Path) -> None:
         there, not_there = [await allocator.ask(call(delete, {"inode": inode})) for inode in (0, 99)]
         assert there == not_there
         assert outcome(there) == "PermissionDenied"
+
+
+async def test_a_user_with_most_of_the_buffers_gives_way_to_one_that_held_its_own_for_longer(
+    tmp_path: Path,
+) -> None:
+    uids, limits = Uids(), SocketLimits(connections=16, buffer_bytes=1 << 20)
+    async with (
+        served(tmp_path, access=Allocators(), limits=limits, identify=uids) as it,
+        Talker(it.path) as honest,
+        AsyncExitStack() as stack,
+    ):
+        assert outcome(await honest.ask(DESCRIBE)) == "ok"
+        buffers = it.server.buffers
+        honest.say(DESCRIBE[:-1] + b" " * 400_000)  # the NUL is still to come
+        await until(lambda: buffers.held_bytes >= 400_000)
+        uids.uid = 2
+        greedy = [await stack.enter_async_context(Talker(it.path)) for _ in range(8)]
+        for number, talker in enumerate(greedy):
+            assert outcome(await talker.ask(DESCRIBE)) == "ok"
+            talker.say(b" " * 90_000)
+            wanted = min(400_000 + number * 90_000, 900_000)
+            await until(partial(at_least, buffers, wanted))
+        await until(lambda: buffers.gave_way > 0)
+        assert it.server.statistics().disconnections["buffer_bytes"] == buffers.gave_way < 8
+        honest.say(b"\0")
+        assert outcome(await honest.hear()) == "ok"
+        assert buffers.largest_user_bytes <= 1 << 19
+
+
+async def test_a_larger_part_of_a_user_may_be_configured(tmp_path: Path) -> None:
+    uids, limits = Uids(), SocketLimits(connections=4, user_percent=100)
+    async with (
+        served(tmp_path, access=Allocators(), limits=limits, identify=uids) as it,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(4):
+            talker = await stack.enter_async_context(Talker(it.path))
+            assert outcome(await talker.ask(DESCRIBE)) == "ok"
+        statistics = it.server.statistics()
+        assert (statistics.role_connections, statistics.connections_of_largest_user) == ({"allocator": 4}, 4)
+        uids.uid = 2
+        refused = await stack.enter_async_context(Talker(it.path))
+        assert (await refused.hear())["parameters"]["limit"] == "connections"
+        assert it.server.statistics().disconnections == {"refused": 1}

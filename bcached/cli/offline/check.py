@@ -216,6 +216,7 @@ def _document(checked: CheckedSet, warnings: list[str]) -> dict[str, object]:
                 "label": printable_label(volume.label),
                 "flash_only": volume.flash_only,
                 "sectors": volume.sectors,
+                "owner": None if volume.owner is None else str(volume.owner),
                 **_held(totals.volumes.get(inode, VolumeSectors())),
             }
             for inode, volume in enumerate(checked.volumes)

@@ -23,6 +23,7 @@ class SetOptions:
     gc_slice_s: float = 0.001
     moving_gc: bool = True
     waiters: int = 4096
+    user_percent: int = 50  # of waiters and data buckets that one user keeps while another one lacks them
     reservations_per_connection: int = 65536
     pins_per_connection: int = 65536
     restart_grace_s: float = 10.0

@@ -95,7 +95,7 @@ def create_shared(
                     blocked=prios.blocked,
                 )
 
-    queue = WaitQueue(options.waiters, queue_changed, stop.guarded)
+    queue = WaitQueue(options.waiters, queue_changed, stop.guarded, options.user_percent)
     queue.on_short = found_no_bucket
     stop.on_refusal.append(queue.refuse)
     steps, slices = StepWatch(clock, after_step), Histogram(SLICE_BOUNDS_S)

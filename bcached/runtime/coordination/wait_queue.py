@@ -60,15 +60,18 @@ class WaitQueue:
     are served. guard wraps callbacks of the loop, which would only log their exceptions.
     """
 
-    def __init__(self, limit: int, on_change: Callable[[], None], guard: Guard) -> None:
+    def __init__(
+        self, limit: int, on_change: Callable[[], None], guard: Guard, user_percent: int = 50
+    ) -> None:
         self.limit = limit
+        self.user_limit = limit * user_percent // 100  # of one user's waiters, while another one's lack room
         self.total = 0
         self.waits = Histogram(WAIT_BOUNDS_S)
         # Requests that got nothing, by reason.
         self.failures = {"timeout": 0, "no_wait": 0, "cancelled": 0, "limit": 0}
         self._queues: dict[Reserve, FairQueue[Waiter]] = {reserve: FairQueue() for reserve in Reserve}
         self._of_user: Counter[int | None] = Counter()
-        self._greedy: int | None = None  # the user that had more than half of the limit last
+        self._greedy: int | None = None  # the user that exceeded its part of the limit last
         self._of_holder: dict[Holder, dict[Waiter, None]] = {}  # a holder's waiters end with its connection
         self._turned_away: set[Reserve] = (
             set()
@@ -84,9 +87,18 @@ class WaitQueue:
         refusal = "" if self._refusal is None else f", refused: {self._refusal}"
         return f"<WaitQueue {waiting or 'empty'}, oldest {self.oldest_wait_s():.1f} s{refusal}>"
 
-    def set_limit(self, limit: int) -> None:
-        """Set how many may wait in all; those that wait already stay."""
+    @property
+    def most_of_a_user(self) -> int:
+        """Returns how many requests wait of the user that has the most."""
+        return max((count for user, count in self._of_user.items() if user is not None), default=0)
+
+    def set_limit(self, limit: int, user_percent: int = 50) -> None:
+        """Set how many may wait in all, and of one user; those that wait already stay."""
         self.limit = limit
+        self.user_limit = limit * user_percent // 100
+        self._find_greedy()
+
+    def _find_greedy(self) -> None:
         for user, _ in self._of_user.most_common(1):
             self._greedy = user
 
@@ -131,7 +143,7 @@ class WaitQueue:
             queue.append(waiter)
         self.total += 1
         self._of_user[waiter.user] += 1
-        if 2 * self._of_user[waiter.user] > self.limit:
+        if self._of_user[waiter.user] > self.user_limit:
             self._greedy = waiter.user
         if work.holder is not None:
             self._of_holder.setdefault(work.holder, {})[waiter] = None
@@ -204,11 +216,11 @@ class WaitQueue:
                 break
 
     def _make_room(self, user: int | None) -> bool:
-        """Refuse the last waiter of another user that has more than half of all. Returns whether one has."""
-        if self.total > self.limit:  # it was lowered, and several may have more than half
-            self.set_limit(self.limit)
+        """Refuse the last waiter of another user that has more than its part. Returns whether one has."""
+        if self.total > self.limit:  # it was lowered, and several may have more than their part
+            self._find_greedy()
         greedy = self._greedy
-        if greedy == user or 2 * self._of_user[greedy] <= self.limit:
+        if greedy == user or self._of_user[greedy] <= self.user_limit:
             return False
         last = next(found for queue in self._queues.values() if (found := queue.last_of(greedy)) is not None)
         self.failures["limit"] += 1

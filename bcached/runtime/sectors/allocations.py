@@ -38,7 +38,7 @@ class Allocations:
         self._shared = shared
         self._stop = shared.stop
         self._queue = shared.queue
-        self._shares = HeldShares(self.holders, shared.queue, self._data_buckets, shared.stop.guarded)
+        self.shares = HeldShares(self.holders, shared.queue, self._user_limit, shared.stop.guarded)
         self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
 
     def new_holder(self, name: str, role: str = "allocator", rights: VolumeRights = ALL_RIGHTS) -> Holder:
@@ -53,7 +53,7 @@ class Allocations:
             rights=rights,
         )
         self.holders.add(holder)
-        self._shares.add(holder)
+        self.shares.add(holder)
         return holder
 
     def carve(
@@ -124,7 +124,7 @@ class Allocations:
         try:
             future = self._queue.submit(work, timeout_s)
             if not future.done():
-                self._shares.watch()
+                self.shares.watch()
             return future
         finally:
             self._shared.traffic.count_allocated()
@@ -147,14 +147,14 @@ class Allocations:
         self._queue.end_holder(holder)  # first, while what it gathered is still separate from what it holds
         if holder in self.holders:
             self.holders.remove(holder)
-            self._shares.remove(holder)
+            self.shares.remove(holder)
         holder.connection_closed = True
         self.quarantine.admit(holder, pid, self._shared.options.restart_grace_s)
 
     def close(self) -> None:
         """Watch no process and no shares any more: the set closes."""
         self.quarantine.close()
-        self._shares.close()
+        self.shares.close()
 
     def _check_replicas(self, replicas: int) -> None:
         if replicas > min(len(self._members), POINTERS_MAX):
@@ -172,6 +172,10 @@ class Allocations:
     def data_sectors(self) -> int:
         """The most sectors the set can allocate, with all buckets but metadata and reserves available."""
         return self._data_buckets() * self._geometry.bucket_sectors
+
+    def _user_limit(self) -> float:
+        """Returns how many data buckets a user keeps while another one waits for one."""
+        return self._data_buckets() * self._shared.options.user_percent / 100
 
     def _data_buckets(self) -> int:
         buckets = 0

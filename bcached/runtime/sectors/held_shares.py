@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Of the buckets for data no user keeps more than half reserved or pinned while another one waits.
+"""Of the buckets for data no user keeps more than its part, half, reserved or pinned while another one waits.
 
 Reservations and pins cannot be taken back one by one: a client may be writing, or reading. So the connection
 with the most of them is closed, and they end as those of any closed connection do.
@@ -22,12 +22,12 @@ class HeldShares:
         self,
         holders: Collection[Holder],
         queue: WaitQueue,
-        data_buckets: Callable[[], int],
+        user_limit: Callable[[], float],
         guard: Guard,
     ) -> None:
         self._holders = holders
         self._queue = queue
-        self._data_buckets = data_buckets
+        self._user_limit = user_limit  # in buckets
         self._look_guarded = guard(self._look)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,17 +65,26 @@ class HeldShares:
         self.watch()
 
     def _greedy_user(self, waiting: set[int | None]) -> int | None:
-        """Returns the user with more than half of all data buckets, if another one waits."""
-        bounds: Counter[int | None] = Counter()  # what is both reserved and pinned counts twice
-        for holder in self._holders:
-            bounds[holder.user] += len(holder.pieces) + len(holder.reads)
-        half = self._data_buckets() / 2
-        for user, bound in bounds.most_common():
-            if bound <= half:
+        """Returns the user with more than its part of all data buckets, if another one waits."""
+        limit = self._user_limit()
+        for user, bound in self._bounds().most_common():
+            if bound <= limit:
                 break
-            if self._held_by(user) > half:
+            if self._held_by(user) > limit:
                 return user if waiting - {user} else None
         return None
+
+    def _bounds(self) -> Counter[int | None]:
+        """Returns at most how many buckets each user holds: what is both reserved and pinned counts twice."""
+        bounds: Counter[int | None] = Counter()
+        for holder in self._holders:
+            bounds[holder.user] += len(holder.pieces) + len(holder.reads)
+        return bounds
+
+    @property
+    def most_of_a_user(self) -> int:
+        """Returns about how many buckets the user holds that holds the most."""
+        return max((count for user, count in self._bounds().items() if user is not None), default=0)
 
     def _held_by(self, user: int | None) -> int:
         return sum(holder.buckets for holder in self._holders if holder.user == user)

@@ -73,10 +73,16 @@ def _dirty_sectors(checked: CheckedSet, inode: int) -> int:
 async def attach(
     cache_set: CacheSet, backing: BlockDevice, found: BackingFound, attachment: BackingAttachment
 ) -> int:
-    """Make a volume for the backing device, then write its superblock. Returns the volume's inode."""
+    """Make a volume for the backing device, then write its superblock. Returns the volume's inode.
+
+    It gets the owner of a former volume of the device.
+    """
+    owner = None
     if attachment.former is not None:
+        owner = cache_set.volumes.owners.get(attachment.former)
         await cache_set.volumes.delete(attachment.former)
-    inode = await cache_set.volumes.create(found.superblock.label, uuid=found.superblock.uuid)
+    superblock = found.superblock
+    inode = await cache_set.volumes.create(superblock.label, uuid=superblock.uuid, owner=owner)
     raw = attached(found.raw, cache_set.set_uuid)
     await backing.write(SUPERBLOCK_SECTOR * SECTOR_BYTES, raw)
     await backing.flush()

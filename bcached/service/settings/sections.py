@@ -152,6 +152,8 @@ class LimitsSection(Section):
     connections: Annotated[int, Field(ge=1, le=65_536)] = 1024
     message_bytes: Annotated[int, Field(ge=4096, le=16 << 20)] = 1 << 20
     buffer_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = Field(default_factory=enough_buffers)
+    buffer_bytes_without_role: Annotated[int, Field(ge=1 << 16, le=1 << 40)] = 4 << 20
+    user_percent: Annotated[int, Field(ge=50, le=100)] = 50
     waiters: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     reservations_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536
     pins_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536

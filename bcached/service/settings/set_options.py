@@ -11,7 +11,7 @@ from bcached.service.logs.log import get_logger
 from bcached.service.settings.config import Settings
 from bcached.service.settings.index_memory import index_bytes, memory_limit
 from bcached.service.socket.access import Access
-from bcached.service.socket.socket_server import SocketLimits
+from bcached.service.socket.socket_limits import SocketLimits
 
 log = get_logger(__name__)
 
@@ -28,6 +28,7 @@ def set_options(settings: Settings, device_bytes: int = 0) -> SetOptions:
         gc_slice_s=settings.gc.slice_ms / 1e3,
         moving_gc=settings.gc.moving,
         waiters=limits.waiters,
+        user_percent=limits.user_percent,
         reservations_per_connection=limits.reservations_per_connection,
         pins_per_connection=limits.pins_per_connection,
         restart_grace_s=limits.restart_grace_s,
@@ -44,12 +45,13 @@ def retune(cache_set: CacheSet, settings: Settings) -> None:
         "gc_slice_s",
         "moving_gc",
         "waiters",
+        "user_percent",
         "reservations_per_connection",
         "pins_per_connection",
         "restart_grace_s",
     ):
         setattr(options, name, getattr(wanted, name))
-    cache_set.shared.queue.set_limit(wanted.waiters)
+    cache_set.shared.queue.set_limit(wanted.waiters, wanted.user_percent)
 
 
 def access(settings: Settings) -> Access:
@@ -64,7 +66,9 @@ def access(settings: Settings) -> Access:
 def socket_limits(settings: Settings) -> SocketLimits:
     """Returns the limits of the socket's clients."""
     it = settings.limits
-    return SocketLimits(it.connections, it.message_bytes, it.buffer_bytes)
+    return SocketLimits(
+        it.connections, it.message_bytes, it.buffer_bytes, it.buffer_bytes_without_role, it.user_percent
+    )
 
 
 def group_of(name: str) -> int | None:

@@ -203,16 +203,31 @@ class Connection(asyncio.Protocol):
             waits.append(self._slots[0].started_ns)
         return min(waits)
 
-    def give_way(self, held_bytes: int) -> None:
-        """Close at once and release everything: the limit of buffers is exceeded."""
+    @property
+    def role(self) -> Role:
+        """Returns the role of the peer."""
+        return self.session.role
+
+    @property
+    def user_id(self) -> int:
+        """Returns the user of the peer."""
+        return self.session.peer.uid
+
+    def give_way(self, limit: str, held_bytes: int) -> None:
+        """Close at once and release everything: a limit of buffers is exceeded."""
         peer = self.session.peer
         log.warning(
-            "client disconnected: the buffers are full", pid=peer.pid, uid=peer.uid, held_bytes=held_bytes
+            "client disconnected: the buffers are full",
+            pid=peer.pid,
+            uid=peer.uid,
+            limit=limit,
+            held_bytes=held_bytes,
         )
-        self._disconnect(LimitExceeded("buffer_bytes", held_bytes))
+        self._disconnect(LimitExceeded(limit, held_bytes))
 
-    def _disconnect(self, refusal: RequestError) -> None:
+    def _disconnect(self, refusal: LimitExceeded) -> None:
         """Close at once and release everything; the peer gets the refusal unless it does not read."""
+        self._server.counts.disconnections[refusal.fields["limit"]] += 1
         self._release()
         if self._transport is None:
             return

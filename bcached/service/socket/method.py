@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
-from bcached.errors import RequestError
+from bcached.errors import LimitExceeded
 from bcached.service.socket.access import Role
 from bcached.service.socket.peer import Peer
 from bcached.wire.messages import Results
@@ -24,7 +24,7 @@ async def next_iteration() -> None:
     await asyncio.sleep(0)
 
 
-def not_connected(_: RequestError) -> None:
+def not_connected(_: LimitExceeded) -> None:
     """There is no connection yet."""
 
 
@@ -43,7 +43,7 @@ class Session:
         self.holder = holder
         self.write_point = peer.pid or 0
         self.pause: Callable[[], Awaitable[None]] = next_iteration
-        self.disconnect: Callable[[RequestError], None] = not_connected
+        self.disconnect: Callable[[LimitExceeded], None] = not_connected
 
 
 class Later(Struct, frozen=True):

@@ -6,7 +6,8 @@ are answered by one write share a duration, so they are counted at once.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from bcached.service.socket.buffers import Buffers
 from bcached.service.statistics import ServerStatistics
@@ -44,8 +45,16 @@ class MethodCounts:
         return Histogram(BOUNDS_S, list(self.durations), self.sum_ns / 1e9)
 
 
+class Connected(NamedTuple):
+    """How many connections there are, by role, how many the user with the most has, and the limit."""
+
+    roles: Mapping[str, int]
+    largest_user: int
+    limit: int
+
+
 class RequestCounts:
-    """The counts of all methods, by the class of their requests."""
+    """The counts of all methods, by the class of their requests; and of connections that were closed."""
 
     def __init__(self) -> None:
         self._unknown = MethodCounts()
@@ -55,6 +64,7 @@ class RequestCounts:
         self._by_name = {name: self._by_kind[method.request] for name, method in METHODS.items()}
         self._by_name[UNKNOWN] = self._unknown
         self.error_replies: Counter[str] = Counter()  # by the error's name without its interface
+        self.disconnections: Counter[str] = Counter()  # by the limit that others needed
 
     def of(self, kind: type) -> MethodCounts:
         """Returns the counts of one method, or those of unknown methods for any other class."""
@@ -73,11 +83,15 @@ class RequestCounts:
             for kind, count in Counter(map(type, requests)).items():
                 self.of(kind).observe(count, elapsed_ns)
 
-    def statistics(self, connections: int, buffers: Buffers) -> ServerStatistics:
+    def statistics(self, connected: Connected, buffers: Buffers) -> ServerStatistics:
         """Returns all counts, as metrics read them: of the methods that were called."""
         called = {name: counts for name, counts in self._by_name.items() if counts.requests or counts.errors}
         return ServerStatistics(
-            connections=connections,
+            connections=sum(connected.roles.values()),
+            role_connections=connected.roles,
+            connections_of_largest_user=connected.largest_user,
+            connections_max=connected.limit,
+            disconnections=dict(self.disconnections),
             requests={name: counts.requests for name, counts in called.items()},
             errors={name: counts.errors for name, counts in called.items()},
             durations={name: counts.histogram() for name, counts in called.items()},
@@ -85,4 +99,6 @@ class RequestCounts:
             buffer_bytes=buffers.held_bytes,
             buffer_bytes_max=buffers.limit_bytes,
             gave_way=buffers.gave_way,
+            role_buffer_bytes=buffers.by_role(),
+            buffer_bytes_of_largest_user=buffers.largest_user_bytes,
         )

@@ -17,8 +17,8 @@
 import asyncio
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,7 +31,8 @@ from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.connection import Connection
 from bcached.service.socket.method import Operation, Service
 from bcached.service.socket.peer import Peer, peer_of
-from bcached.service.socket.request_counts import RequestCounts
+from bcached.service.socket.request_counts import Connected, RequestCounts
+from bcached.service.socket.socket_limits import SocketLimits
 from bcached.service.socket.turns import Turns
 from bcached.service.statistics import ServerStatistics
 from bcached.wire.codec import Refusal, encode_replies
@@ -47,15 +48,6 @@ ADMIN_SHARE = (
 
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SocketLimits:
-    """What one client, and all of them together, may use."""
-
-    connections: int = 1024
-    message_bytes: int = 1 << 20
-    buffer_bytes: int = 64 << 20
 
 
 class CancellableResult(asyncio.Future[Any]):
@@ -89,7 +81,7 @@ class SocketServer:
         identify: Callable[[socket.socket], Peer] = peer_of,
     ) -> None:
         self.counts = RequestCounts()
-        self.buffers = Buffers(limits.buffer_bytes, limits.connections)
+        self.buffers = Buffers(limits)
         self.turns = Turns(lambda run: asyncio.get_running_loop().call_soon(run), time.perf_counter_ns)
         self.draining = False  # no new connections and no changes
         self._service = service
@@ -148,11 +140,13 @@ class SocketServer:
         for connection in self._connections:
             connection.set_role(access.role_of(connection.session.peer))
             self._service.note_role(connection.session)
-        self.buffers.set_limits(limits.buffer_bytes, limits.connections)
+        self.buffers.set_limits(limits)
 
     def statistics(self) -> ServerStatistics:
         """Returns how many are connected, and the counts of requests so far."""
-        return self.counts.statistics(len(self._connections), self.buffers)
+        roles = Counter(connection.session.role.label for connection in self._connections)
+        largest = max((user.connections for user in self.turns.users.values()), default=0)
+        return self.counts.statistics(Connected(roles, largest, self._limits.connections), self.buffers)
 
     # For connections
 
@@ -208,6 +202,7 @@ class SocketServer:
         count, limit = len(self._connections), self._limits.connections
         is_full = count >= (limit if role == Role.ADMIN else limit - limit // ADMIN_SHARE)
         if is_full and not (role > Role.NONE and (self._evict_without_role() or self._evict_for(peer.uid))):
+            self.counts.disconnections["refused"] += 1
             _refuse(connected, LimitExceeded("connections", count + 1))
             return
         connection = Connection(self, self._service.open_session(peer, role), self._limits.message_bytes)
@@ -216,25 +211,28 @@ class SocketServer:
 
     def _evict_without_role(self) -> bool:
         """Close the connection of a peer without a role, if there is one; returns whether there was."""
-        return self._evict(next((it for it in self._connections if it.has_no_role), None))
+        evicted = next((it for it in self._connections if it.has_no_role), None)
+        return self._evict(evicted, "without_role")
 
     def _evict_for(self, uid: int) -> bool:
-        """Close a connection of another user that has more than half of all; returns whether one has.
+        """Close a connection of another user that has more than its part of all; returns whether one has.
 
         One without requests under way if there is one, that which sent nothing for longest.
         """
         greedy = max(self.turns.users.values(), key=lambda user: user.connections)
-        if greedy.uid == uid or 2 * greedy.connections <= self._limits.connections:
+        limits = self._limits
+        if greedy.uid == uid or 100 * greedy.connections <= limits.user_percent * limits.connections:
             return False
         evicted = min(
             (it for it in self._connections if it.user is greedy),
             key=lambda it: (it.is_busy, it.active_at_ns),
         )
         log.warning("client disconnected for another user's", uid=greedy.uid, connections=greedy.connections)
-        return self._evict(evicted)
+        return self._evict(evicted, "connections")
 
-    def _evict(self, evicted: Connection | None) -> bool:
+    def _evict(self, evicted: Connection | None, why: str) -> bool:
         if evicted is not None:
+            self.counts.disconnections[why] += 1
             evicted.abort()
             self.forget(evicted)
         return evicted is not None

@@ -53,6 +53,7 @@ def test_programs_get_a_document(tmp_path: Path) -> None:
         "label": "flash",
         "flash_only": True,
         "sectors": 65536,
+        "owner": None,
         "live_keys": 0,
         "dirty_sectors": 0,
         "clean_sectors": 0,

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -11,11 +12,12 @@ from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
 from bcached.format.superblock_seal import resealed
+from bcached.format.volume_owner import EntryOwner
 from bcached.keys import Key, Pointer
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
 from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.image_builder import SET_UUID, ImageBuilder, two_levels
+from instruments.samples.image_builder import PLAIN, SET_UUID, ImageBuilder, two_levels
 from instruments.samples.living_set import set_options
 from instruments.time.virtual_time import run_in_virtual_time
 
@@ -187,6 +189,20 @@ def test_a_lost_volume_gets_its_backing_device_again(tmp_path: Path) -> None:
     assert run("repair", "--yes", "--rebuild-volumes", "--backing", f"0={other}", path).exit_code == MENDED
     (volume,) = json.loads(run("--json", "check", path).stdout)["volumes"]
     assert volume["uuid"] == str(UUID(int=0xBAD))
+
+
+def test_volumes_keep_their_owners_where_others_are_lost(tmp_path: Path) -> None:
+    builder = ImageBuilder()
+    builder.volumes[0] = replace(PLAIN, owner=EntryOwner(1000, others_read=False))
+    root, _ = two_levels(builder)
+    builder.finish(root, 1, [[builder.extent(1, 8, 8, dirty=True)]])
+    builder.write(builder.byte_of(builder.uuid_key) + 128 + 72, b"damage")
+    (path,) = builder.files(tmp_path)
+    done = run("repair", "--yes", "--rebuild-volumes", path)
+    assert done.exit_code == MENDED, done.output
+    assert "open to every allocator: set its owner" in done.stdout
+    listed = json.loads(run("--json", "check", path).stdout)["volumes"]
+    assert [volume["owner"] for volume in listed] == ["user 1000, nothing for others", None]
 
 
 def test_without_a_uuid_the_superblock_is_not_guessed(tmp_path: Path) -> None:

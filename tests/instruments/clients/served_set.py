@@ -16,7 +16,8 @@ from bcached.service.listening import bind_unix
 from bcached.service.methods.cache_service import CacheService
 from bcached.service.socket.access import Access
 from bcached.service.socket.peer import Peer, peer_of
-from bcached.service.socket.socket_server import SocketLimits, SocketServer
+from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.socket.socket_server import SocketServer
 from bcached.store.make.layout import lay_out, plan_set
 from instruments.devices.memory_device import MemoryDevice
 

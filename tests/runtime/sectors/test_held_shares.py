@@ -26,7 +26,9 @@ class Shares:
         self.holders: list[Holder] = []
         self.closed: list[str] = []
         self.queue = WaitQueue(100, lambda: None, lambda callback: callback)
-        self.shares = HeldShares(self.holders, self.queue, lambda: DATA_BUCKETS, lambda callback: callback)
+        self.shares = HeldShares(
+            self.holders, self.queue, lambda: DATA_BUCKETS / 2, lambda callback: callback
+        )
 
     def connect(self, name: str, user: int, reserved: range, pinned: range) -> Holder:
         """Add a connection with reservations and pins in these buckets."""

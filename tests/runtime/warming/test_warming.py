@@ -9,6 +9,7 @@ import pytest
 
 from bcached.errors import DeviceError
 from bcached.format.backing_superblock import BackingSuperblock
+from bcached.format.volume_owner import EntryOwner
 from bcached.runtime.lifetime import running
 from bcached.runtime.warming.attachment import BackingAttachment, attach
 from bcached.runtime.warming.ranges import Range, cached_ranges, gaps
@@ -96,7 +97,10 @@ async def test_attaching_makes_the_device_clean_and_of_this_set(tmp_path: Path) 
     (member,) = await fresh_members([600], bucket_bytes=16 << 10)
     backing, found = await backing_device()
     async with running([member], set_options(tmp_path)) as cache_set:
-        await attach(cache_set, backing, found, BackingAttachment(None))
+        owner = EntryOwner(1000)
+        former = await cache_set.volumes.create("disk", uuid=found.superblock.uuid, owner=owner)
+        inode = await attach(cache_set, backing, found, BackingAttachment(None, former))
+        assert cache_set.volumes.owners == {inode: owner}
         set_uuid = cache_set.set_uuid
     after: BackingSuperblock = (await read_backing(backing)).superblock
     assert (after.state_name, after.set_uuid, after.uuid) == ("clean", set_uuid, found.superblock.uuid)

@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 from bcached.service.socket.buffers import Buffers
-from bcached.service.socket.request_counts import BOUNDS, BOUNDS_S, UNKNOWN, MethodCounts, RequestCounts
+from bcached.service.socket.request_counts import (
+    BOUNDS,
+    BOUNDS_S,
+    UNKNOWN,
+    Connected,
+    MethodCounts,
+    RequestCounts,
+)
+from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.statistics import ServerStatistics
 from bcached.wire import messages
 from bcached.wire.methods import METHODS
 
@@ -29,24 +38,28 @@ def test_requests_of_one_write_share_a_duration() -> None:
     counts = RequestCounts()
     counts.observe([request(FLUSH), request(DESCRIBE), request(FLUSH)], 2000)
     counts.observe([request(FLUSH)], 2000)
-    statistics = counts.statistics(1, Buffers(1 << 20, 4))
+    statistics = statistics_of(counts)
     assert (statistics.requests[FLUSH], statistics.requests[DESCRIBE]) == (3, 1)
     assert statistics.durations[FLUSH].sum_s == 3 * 2000 / 1e9
+
+
+def statistics_of(counts: RequestCounts) -> ServerStatistics:
+    return counts.statistics(Connected({"admin": 1}, 1, 4), Buffers(SocketLimits()))
 
 
 def test_what_is_no_known_request_counts_as_unknown() -> None:
     counts = RequestCounts()
     counts.observe([ValueError()], 2000)
     counts.of(ValueError).errors += 1
-    statistics = counts.statistics(1, Buffers(1 << 20, 4))
+    statistics = statistics_of(counts)
     assert (statistics.requests[UNKNOWN], statistics.errors[UNKNOWN]) == (1, 1)
 
 
 def test_only_methods_that_were_called_are_in_the_statistics() -> None:
     counts = RequestCounts()
-    assert counts.statistics(0, Buffers(1 << 20, 4)).requests == {}
+    assert statistics_of(counts).requests == {}
     counts.observe([request(FLUSH)], 2000)
-    statistics = counts.statistics(0, Buffers(1 << 20, 4))
+    statistics = statistics_of(counts)
     assert set(statistics.requests) == set(statistics.errors) == set(statistics.durations) == {FLUSH}
 
 
@@ -54,6 +67,6 @@ def test_errors_are_counted_by_method_and_by_name() -> None:
     counts = RequestCounts()
     for name in ("NotReserved", "NotReserved", "LimitExceeded"):
         counts.count_error(type(request(FLUSH)), name)
-    statistics = counts.statistics(0, Buffers(1 << 20, 4))
+    statistics = statistics_of(counts)
     assert statistics.errors == {FLUSH: 3}
     assert statistics.error_replies == {"NotReserved": 2, "LimitExceeded": 1}
