@@ -27,13 +27,14 @@ IS_OURS    := test -e $(HERE)/pyvenv.cfg -a -e $(HERE)/bin/bcached \
 # The present environment is left as it is until the new one, beside it, is complete: programs that run continue, and an
 # install that fails changes nothing. An existing configuration is left as it is.
 .PHONY: install uninstall
+.SILENT: install uninstall
 install:
 	test -e $(HERE) -o ! -e $(HERE).old || mv -T $(HERE).old $(HERE)  # an install was interrupted there
-	@test ! -e $(HERE) -o -z "$$(ls -A $(HERE) 2>&1)" || { $(IS_OURS); } || { \
+	test ! -e $(HERE) -o -z "$$(ls -A $(HERE) 2>&1)" || { $(IS_OURS); } || { \
 		echo "$(HERE): not made by make install; remove it, or choose another PREFIX" >&2; exit 1; }
 	rm -rf $(HERE).new $(HERE).old
 	$(PYTHON) -m venv $(HERE).new
-	@set -e; build=$$(mktemp -d); trap 'rm -rf "$$build"' EXIT; \
+	set -e; build=$$(mktemp -d); trap 'rm -rf "$$build"' EXIT; \
 	cp -R $(SOURCES) "$$build"; \
 	$(HERE).new/bin/pip install -q --disable-pip-version-check --no-compile -c constraints.txt "$$build"
 	rm -f $(HERE).new/lib/python*/site-packages/bcached-*.dist-info/direct_url.json
@@ -54,10 +55,12 @@ install:
 	install -D -m 0644 -t $(DESTDIR)$(UDEVDIR) systemd/68-bcached.rules
 	install -D -m 0644 -t $(DESTDIR)$(USERSDIR) systemd/sysusers.d/bcached.conf
 	test -e $(DESTDIR)$(CONFDIR)/bcached.toml || install -m 0644 config/bcached.toml $(DESTDIR)$(CONFDIR)/
+	sed -n 's/^__version__ = "\(.*\)"/bcached \1 is installed in $(subst /,\/,$(HERE)). README, "As a service", goes on from here./p' \
+		bcached/__init__.py
 
 # All of that but the configuration, the user and the images, which may be needed again.
 uninstall:
-	@test ! -e $(HERE) || { $(IS_OURS); } || { \
+	test ! -e $(HERE) || { $(IS_OURS); } || { \
 		echo "$(HERE): not made by make install; it is left as it is" >&2; exit 1; }
 	rm -rf $(HERE) $(HERE).new $(HERE).old
 	for program in bcached bcachectl; do \
@@ -65,4 +68,4 @@ uninstall:
 		|| rm $(DESTDIR)$(BINDIR)/$$program; done
 	rm -f $(addprefix $(DESTDIR)$(SHAREDIR)/,$(SHARED)) $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(UNITS)))
 	rm -f $(DESTDIR)$(UDEVDIR)/68-bcached.rules $(DESTDIR)$(USERSDIR)/bcached.conf
-	@echo "Left as they are: $(DESTDIR)$(CONFDIR), the user bcached, and /var/lib/bcached"
+	echo "Left as they are: $(DESTDIR)$(CONFDIR), the user bcached, and /var/lib/bcached"

@@ -34,7 +34,7 @@ HINTS: dict[type[Exception], str] = {
     DeviceFailed: "the daemon is stopping, and its log says more",
     NoFreeBuckets: "bcachectl explain says why",
     NoSuchVolume: "bcachectl volume list prints them all",
-    PermissionDenied: "[access] in the daemon's configuration grants roles",
+    PermissionDenied: "root has every role, others those that the daemon's configuration grants in [access]",
     ShuttingDown: "try again once it has started",
     StaleKey: "look the key up again",
     VolumeInUse: "--force drops them, too",

@@ -119,7 +119,7 @@ def test_the_environment_names_the_socket_and_the_option_wins(tmp_path: Path) ->
     [
         (BcachedError("one\ntwo"), "bcachectl: one two"),
         (NoSuchVolume(7), "no volume has inode 7; bcachectl volume list prints them all"),
-        (PermissionDenied("admin"), "needs role admin; [access] in the daemon's configuration grants roles"),
+        (PermissionDenied("admin"), "needs role admin; root has every role, others those"),
         (ShuttingDown(), "the daemon is stopping; try again once it has started"),
         (VolumeInUse(3, 8), "volume 3 holds 8 dirty sectors; --force drops them, too"),
         (NoFreeBuckets("none", 7), "no free bucket in reserve none after 7 ms; bcachectl explain says why"),

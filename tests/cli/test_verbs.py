@@ -45,7 +45,9 @@ def test_allocate_says_where_the_sectors_lie(shell: Shell) -> None:
 
 def test_what_the_daemon_refuses_is_one_line_with_the_numbers(shell: Shell) -> None:
     assert "no volume has inode 77" in shell.refused("allocate", "77", "0", "8")
-    assert "expected a multiple of 8, found 1" in shell.refused("allocate", "0", "1", "8")
+    assert "expected a multiple of 8, the sectors of a block, found 1" in shell.refused(
+        "allocate", "0", "1", "8"
+    )
     assert "replicas" in shell.refused("allocate", "0", "0", "8", "--replicas", "2")
     assert "no volume has inode 500" in shell.refused("volume", "delete", "500")
 

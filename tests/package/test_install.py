@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from bcached import __version__
+
 pytestmark = pytest.mark.timeout(600)  # environments are made, on a machine that does much else
 CONFIGURATION = "etc/bcached/bcached.toml"
 ENVIRONMENT = {
@@ -41,6 +43,8 @@ def test_an_install_an_upgrade_and_an_uninstall(sources: Path, tmp_path: Path) -
     done = make(sources, "install", root)
     assert done.returncode == 0, done.stderr
     assert sorted(sources.rglob("*")) == before, "nothing is written into the sources"
+    (line,) = [line for line in done.stdout.splitlines() if not line.startswith("make")]
+    assert line.startswith(f"bcached {__version__} is installed in {root}/opt/bcached. README")
     installed = files(root)
     assert CONFIGURATION in installed
     assert {"usr/local/bin/bcached", "usr/local/share/man/man8/bcachectl.8"} <= installed

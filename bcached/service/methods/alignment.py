@@ -12,7 +12,9 @@ def refuse_unaligned(extent: Allocate | Extent | Lookup | Invalidate, block_mask
     """Raises InvalidParameter with the number of an extent that is not block-aligned."""
     name = "offset" if extent.offset & block_mask else "sectors"
     value = getattr(extent, name)
-    raise InvalidParameter(name, f"expected a multiple of {block_mask + 1}, found {value}")
+    raise InvalidParameter(
+        name, f"expected a multiple of {block_mask + 1}, the sectors of a block, found {value}"
+    )
 
 
 def check_blocks(parameter: str, key: Key, block_mask: int) -> None:

@@ -99,6 +99,8 @@ def test_what_the_daemon_refuses_is_one_line(shell: Shell) -> None:
     assert "no volume has inode 77" in shell.refused("read", "77", "0", "8")
     assert "no volume has inode 77" in shell.refused("lookup", "77", "0", "8")
     assert "no volume has inode 77" in shell.refused("invalidate", "77", "0", "8")
-    assert "expected a multiple of 8, found 1" in shell.refused("write", "0", "1", given=b"x")
-    assert "expected a multiple of 8, found 3" in shell.refused("read", "0", "0", "3")
+    assert "expected a multiple of 8, the sectors of a block, found 1" in shell.refused(
+        "write", "0", "1", given=b"x"
+    )
+    assert "expected a multiple of 8, the sectors of a block, found 3" in shell.refused("read", "0", "0", "3")
     assert "replicas" in shell.refused("write", "0", "0", "--replicas", "2", given=b"x")

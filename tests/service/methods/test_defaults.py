@@ -37,7 +37,9 @@ def test_the_smaller_limit_holds(own: int | None, shared: int, limit: int) -> No
 
 @pytest.mark.parametrize(("offset", "sectors", "name"), [(4, 8, "offset"), (8, 4, "sectors")])
 def test_a_look_up_of_part_of_a_block_is_refused(offset: int, sectors: int, name: str) -> None:
-    with pytest.raises(InvalidParameter, match=f"{name}: expected a multiple of 8, found 4"):
+    with pytest.raises(
+        InvalidParameter, match=f"{name}: expected a multiple of 8, the sectors of a block, found 4"
+    ):
         lookup_request(Lookup(1, offset, sectors), HOLDER, BLOCK_MASK)
 
 
