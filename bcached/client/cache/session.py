@@ -34,14 +34,14 @@ from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.scattered_reads import LONG_BYTES
 from bcached.client.socket_channel import SocketChannel
-from bcached.errors import DeviceError
+from bcached.errors import DeviceError, PermissionDenied
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import MANY_MAX, Lookup
 from bcached.wire.place_map import LOW_32
 
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
-READER = "reader"  # the role
+READER, WRITER = "reader", "allocator"  # roles: one of those that may not write, the lowest that may
 
 
 class CacheSession:
@@ -135,6 +135,8 @@ class CacheSession:
         return pending
 
     def _written(self, name: bytes, offset: int, parts: Parts, seal: Seal | None) -> Pending:
+        if self.at.description.role == READER:  # it has no lease
+            raise PermissionDenied(WRITER)
         keys: list[Key] = []
         sectors = sum(map(len, parts)) // SECTOR_BYTES
         write = object()
