@@ -3,6 +3,7 @@
 
 from .breaches import BREACHES
 from .control import CONTROLS
+from .filesystems import VIEWS
 from .keys import KEYS
 from .lab import Case
 from .ours import OURS
@@ -10,4 +11,4 @@ from .owners import OWNED
 from .repairs import CASES_OF_REPAIR
 from .replacing import REPLACING
 
-CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *OWNED, *REPLACING, *CASES_OF_REPAIR)
+CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *OWNED, *REPLACING, *CASES_OF_REPAIR, *VIEWS)

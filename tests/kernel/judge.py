@@ -10,6 +10,7 @@ from .machine import Handover, Machine
 from .qemu import Disk
 from .scenario import Volume, use
 from .silent import silent_faults
+from .verdicts import complaints_about
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,8 @@ def judge(
 
 def complaints_of(handover: Handover, expected: Sequence[images.Entry], may_be_fresh: bool) -> list[str]:
     """Everything that speaks against the image."""
-    found = [handover.trouble] if handover.trouble else []
-    found += handover.text("failures").splitlines()
-    lines = dmesg.since_begin(dmesg.parse(handover.text("dmesg")))
-    if lines is None:
-        return [*found, "the kernel's log does not hold the scenario's beginning"]
-    found += dmesg.complaints(lines, may_be_fresh=may_be_fresh)
-    replay = dmesg.replayed(lines)
+    found = complaints_about(handover, may_be_fresh=may_be_fresh)
+    replay = dmesg.replayed(dmesg.parse(handover.text("dmesg")))
     if replay and expected and replay["seq"] != expected[-1].seq:
         # The kernel says nothing of this: it takes the newest entry it happens to find.
         found.append(f"the kernel's newest journal entry is {replay['seq']}, the image's {expected[-1].seq}")

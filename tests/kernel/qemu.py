@@ -23,10 +23,10 @@ GRACE_S = 30  # beyond the guest's own limit
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """An image as a disk of the guest; its writes are thrown away unless kept."""
+    """An image, or the URI of an export, as a disk of the guest; its writes are thrown away unless kept."""
 
     name: str
-    path: Path
+    path: Path | str
     keep_writes: bool = False
     logical_block_bytes: int = 512
 
