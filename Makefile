@@ -6,7 +6,7 @@ VENV     := .venv
 STAMP    := $(VENV)/.stamp
 BIN      := $(VENV)/bin
 
-.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test repair-test cache-test kernel-test systemd-test man dist deb package-test dashboard clean
+.PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test repair-test cache-test kernel-test kernel-images-test systemd-test man dist deb package-test dashboard clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -104,6 +104,10 @@ cache-test: $(STAMP)
 KERNEL   ?= 6.1
 kernel-test: $(STAMP)
 	$(BIN)/python -m tests.kernel --kernel $(KERNEL)
+
+# Sets of all kinds that the kernel makes, rescued and compared: kernel-test has a sample of them.
+kernel-images-test: $(STAMP)
+	$(BIN)/python -m tests.kernel --kernel $(KERNEL) rescue images
 
 # A real systemd in a container without a network, which runs README's "As a service" word for word: needs root,
 # systemd-nspawn and, once, debootstrap and a mirror.

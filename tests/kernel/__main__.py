@@ -50,7 +50,9 @@ def parse_arguments() -> argparse.Namespace:
         prog="python -m tests.kernel",
         description=f"{__doc__} Downloads are kept in {cache_folder(USUAL).parent} (or ${FOLDER_VARIABLE}).",
     )
-    parser.add_argument("case", nargs="*", help="names or families of cases; all without any")
+    parser.add_argument(
+        "case", nargs="*", help="names or families of cases; all but the long ones without any"
+    )
     known = f"which of Debian's kernels: {' or '.join(SERIES)} (default: {USUAL})"
     parser.add_argument("--kernel", metavar="SERIES", choices=SERIES, default=USUAL, help=known)
     parser.add_argument("--list", action="store_true", help="print the cases and what they claim")
@@ -61,8 +63,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def choose(names: Sequence[str]) -> list[Case]:
-    """The cases with one of these names or families."""
-    return [case for case in CASES if not names or {case.name, case.name.split()[0]} & set(names)]
+    """The cases with one of these names or families; without any, those that are not long."""
+    if not names:
+        return [case for case in CASES if not case.is_long]
+    return [case for case in CASES if {case.name, case.name.split()[0]} & set(names)]
 
 
 def judge_one(machine: Machine, image: Path, fresh: bool) -> int:

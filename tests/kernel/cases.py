@@ -10,5 +10,16 @@ from .ours import OURS
 from .owners import OWNED
 from .repairs import CASES_OF_REPAIR
 from .replacing import REPLACING
+from .rescues import RESCUES
 
-CASES: tuple[Case, ...] = (*CONTROLS, *BREACHES, *OURS, *KEYS, *OWNED, *REPLACING, *CASES_OF_REPAIR, *VIEWS)
+CASES: tuple[Case, ...] = (
+    *CONTROLS,
+    *BREACHES,
+    *OURS,
+    *KEYS,
+    *OWNED,
+    *REPLACING,
+    *CASES_OF_REPAIR,
+    *VIEWS,
+    *RESCUES,
+)

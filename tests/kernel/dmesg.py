@@ -20,6 +20,7 @@ SOUND = (
     BY + r"registered cache device \w+",
     BY + r"registered backing device \w+",
     BY + r"cached dev \w+ is running already",  # at the attachment of one that was used alone before
+    BY + r"Caching disabled for \w+",  # at its end
     BY + r"Caching \w+ as bcache\d+ on set [0-9a-f-]+",
     BY + r"bcache\d+ stopped",
     BY + r"Cache set [0-9a-f-]+ unregistered",

@@ -90,12 +90,19 @@ def make_bcache(tool: Path, path: Path, size_bytes: int, bucket_bytes: int, bloc
 
 
 def make_backing(
-    path: Path, data: bytes, uuid: bytes, cache: Path, *, dirty: bool = False, attached: bool = True
+    path: Path,
+    data: bytes,
+    uuid: bytes,
+    cache: Path,
+    *,
+    dirty: bool = False,
+    attached: bool = True,
+    data_offset: int = DATA_OFFSET,
 ) -> Path:
     """A backing device with this data, attached as the volume of that uuid to the set of the cache device."""
     raw, of_cache = bytearray(4096), read_at(cache, SUPERBLOCK, 4096)
     state = (2 if dirty else 1) if attached else 0
-    fields = {8: 8, 16: 4, 104: state << 61 | 1, 184: DATA_OFFSET}  # where it is, version, writeback
+    fields = {8: 8, 16: 4, 104: state << 61 | 1, 184: data_offset}  # where it is, version, writeback
     for offset, value in fields.items():
         raw[offset : offset + 8] = value.to_bytes(8, "little")
     raw[24:40] = of_cache[24:40]  # the magic
@@ -105,9 +112,9 @@ def make_backing(
     raw[192:196] = of_cache[192:196]  # sizes of block and bucket
     raw[196] = 1  # devices in the set
     raw[:8] = crc64.we(bytes(raw[8:JOURNAL_BUCKETS_AT])).to_bytes(8, "little")
-    create(path, DATA_OFFSET * SECTOR + len(data))
+    create(path, data_offset * SECTOR + len(data))
     write_at(path, SUPERBLOCK, bytes(raw))
-    write_at(path, DATA_OFFSET * SECTOR, data)
+    write_at(path, data_offset * SECTOR, data)
     return path
 
 

@@ -40,6 +40,7 @@ class Case:
     name: str
     claim: str
     run: Callable[["Lab"], Outcome]
+    is_long: bool = False  # carried out only when named
 
 
 @dataclass

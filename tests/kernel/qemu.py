@@ -18,6 +18,7 @@ from .packages import QEMU
 
 MEMORY_MIB = 512
 BEGIN_WITHIN_S = 60
+DISKS_USUAL = 8
 GRACE_S = 30  # beyond the guest's own limit
 
 
@@ -55,7 +56,8 @@ def qemu_command(
 ) -> list[str]:
     """The command line."""
     command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    command += ["-machine", "microvm", "-accel", "tcg", "-smp", "1", "-m", str(MEMORY_MIB)]
+    machine = "microvm" if len(disks) <= DISKS_USUAL else "microvm,ioapic2=on"  # with 24 places for disks
+    command += ["-machine", machine, "-accel", "tcg", "-smp", "1", "-m", str(MEMORY_MIB)]
     command += ["-cpu", "qemu64,+rdrand", "-kernel", str(kernel), "-initrd", str(initramfs)]
     command += ["-serial", f"file:{console}", "-append", kernel_parameters(limit_s)]
     for disk in disks:

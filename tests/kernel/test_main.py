@@ -87,6 +87,8 @@ def test_cases_are_chosen_by_name_or_family() -> None:
     assert [case.name for case in choose(["control kernel"])] == ["control kernel"]
     assert len(choose([])) > len(choose(["breach"]))
     assert choose(["no such case"]) == []
+    assert [case.is_long for case in choose(["images"])] == [True, True]
+    assert not any(case.is_long for case in choose([]))
 
 
 def test_what_is_missing_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
