@@ -26,7 +26,7 @@ SLOT_SECTORS = 1 << 17  # a name's range in Cache
 POSITIONS = 1 << 44
 FILL_MESSAGE = 500
 MEASURED = 100_000
-TIGHT_MEASURED = 40_000
+TIGHT_MEASURED = 100_000  # twice what waits for leaves at most
 TIGHT_BYTES_A_KEY = 11  # 32 MiB for 3 million keys: a third of their leaves
 RECEIVE_BYTES = 1 << 18
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -182,7 +182,7 @@ class Positions:
 
 def run(report: Report, folder: Path, count: int = COUNT) -> None:
     """All shapes on one set, then one that has too little memory."""
-    more = len(SHAPES) * MEASURED + TIGHT_MEASURED
+    more = len(SHAPES) * MEASURED + 2 * TIGHT_MEASURED
     make_image(folder, BUCKET, (count + more) * EXTENT_SECTORS * 512 + MORE_BYTES)
     positions = Positions()
     found: list[tuple[Shape, float]] = []
@@ -195,7 +195,7 @@ def run(report: Report, folder: Path, count: int = COUNT) -> None:
     config = folder / "bcached.toml"
     config.write_text(config.read_text() + f"[index]\nmemory_bytes = {count * TIGHT_BYTES_A_KEY}\n")
     with daemon(folder) as server:
-        commit_all(server, inode, positions.new(), TIGHT, TIGHT_MEASURED // 4)  # to the edge
+        commit_all(server, inode, positions.new(), TIGHT, TIGHT_MEASURED)  # until leaves are read for them
         found.append((TIGHT, commit_all(server, inode, positions.new(), TIGHT, TIGHT_MEASURED)))
     report.heading(f"Processor of the daemon a committed key, {count:,} keys in the index (us)")
     report.table(("", "us a key"), [(f"fill, {FILL_MESSAGE} a message", f"{fill:.1f}")])

@@ -208,13 +208,12 @@ class LoadedLeaves:
             return [leaf for leaf in leaves if not leaf.is_clean]
         return [leaf for leaf in leaves if 0 < leaf.oldest_seq <= through_seq]
 
-    def deferred_bounds(self, through_seq: int | None = None) -> list[int]:
-        """Returns the bounds of leaves not loaded that have changes; through_seq as in `unwritten`."""
-        waiting = [bound for bound in self.waiting.bounds(through_seq) if bound not in self.deferred]
-        if through_seq is None:
-            return [*self.deferred, *waiting]
-        deferred = self.deferred.items()
-        return [*(bound for bound, changes in deferred if changes.oldest_seq <= through_seq), *waiting]
+    def deferred_bounds(self, through_seq: int | None = None) -> Iterator[int]:
+        """Yields the bounds of leaves not loaded that have changes; through_seq as in `unwritten`."""
+        for bound, changes in self.deferred.items():
+            if through_seq is None or changes.oldest_seq <= through_seq:
+                yield bound
+        yield from (bound for bound in self.waiting.bounds(through_seq) if bound not in self.deferred)
 
     def begin_write(self, leaf: Leaf) -> None:
         """Move a leaf's unwritten changes to `writing`, to write them."""

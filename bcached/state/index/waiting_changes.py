@@ -5,8 +5,9 @@ They are in the journal, and pin its entries, like those of a leaf that is loade
 leaf counts as live until they are merged into it: that keeps buckets from being reused, never the contrary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import nlargest
+from itertools import islice
 
 from bcached.keys import Key
 from bcached.state.index.extents import Extents, Row
@@ -14,6 +15,7 @@ from bcached.state.index.journal_pins import SeqPins
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
 from bcached.state.index.unwritten import Unwritten
 
+LEAVES_A_LOOK = 64
 LEAF_WORDS = 128  # of Python objects per leaf, beside the words of its keys
 
 
@@ -88,11 +90,12 @@ class WaitingChanges:
         return removed
 
     def fullest(self, count: int) -> list[int]:
-        """Returns the bounds of the leaves with most changes."""
-        return nlargest(count, self.by_bound, lambda bound: self.by_bound[bound].word_count)
+        """Returns the bounds of the leaves with most changes, among those that were waited for longest."""
+        oldest = islice(self.by_bound, LEAVES_A_LOOK)
+        return nlargest(count, oldest, lambda bound: self.by_bound[bound].word_count)
 
-    def bounds(self, through_seq: int | None) -> list[int]:
-        """Returns the bounds of leaves with changes of an entry through through_seq, or any."""
-        if through_seq is None:
-            return list(self.by_bound)
-        return [bound for bound, changes in self.by_bound.items() if changes.oldest_seq <= through_seq]
+    def bounds(self, through_seq: int | None) -> Iterator[int]:
+        """Yields the bounds of leaves with changes of an entry through through_seq, or any."""
+        for bound, changes in self.by_bound.items():
+            if through_seq is None or changes.oldest_seq <= through_seq:
+                yield bound

@@ -127,7 +127,7 @@ class WriteBack:
 
     async def _deferred_leaves(self, seq: int | None) -> list[Leaf]:
         """Read some of the leaves that have deferred changes and are not in memory."""
-        bounds = self._tree.leaves.deferred_bounds(seq)[:EVICTED_LEAVES]
+        bounds = list(islice(self._tree.leaves.deferred_bounds(seq), EVICTED_LEAVES))
         return [await self.nodes.leaf_at(*position_at(bound - 1)) for bound in bounds]
 
     async def write_leaves(self, leaves: Sequence[Leaf]) -> None:

@@ -153,7 +153,7 @@ async def test_what_a_merge_removes_counts_as_removed_by_the_newest_entry(tmp_pa
         newest = index.changes.newest_seq
         assert newest > cache_set.journal.durable_seq
         known = set(buckets.emptied)
-        for bound in waiting.bounds(None):
+        for bound in list(waiting.bounds(None)):
             await index.nodes.leaf_at(*position_at(bound - 1))
         merged = {seq for bucket, seq in buckets.emptied.items() if bucket not in known}
         assert merged == {newest}

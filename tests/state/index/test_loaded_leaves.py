@@ -34,8 +34,8 @@ def test_changes_of_an_evicted_leaf_are_deferred_until_it_is_read_again() -> Non
     tree.defer(first)
     assert (len(tree.leaves), tree.leaves.unwritten_words, tree.leaves.memory_words) == (0, 0, 0)
     assert tree.leaves.needs(7), "its entry is still pinned"
-    assert tree.leaves.deferred_bounds(7) == [100]
-    assert tree.leaves.deferred_bounds(6) == []
+    assert list(tree.leaves.deferred_bounds(7)) == [100]
+    assert list(tree.leaves.deferred_bounds(6)) == []
     again = load(tree, 0, 0)
     assert list(again.live) == [data(10, 5)]
     assert not tree.leaves.deferred
@@ -90,7 +90,7 @@ def test_changes_wait_for_a_leaf_that_is_not_in_memory() -> None:
     assert tree.place_or_wait(batch) is None
     assert tree.insert_batch(batch, 8) == [(1, [cut_to(over, again)])], "only what waits is known"
     assert tree.leaves.needs(8)
-    assert tree.leaves.deferred_bounds(8) == [100]
+    assert list(tree.leaves.deferred_bounds(8)) == [100]
     leaf = load(tree, 0, 0, [data(10, 5)])
     assert merged == [data(12, 2), data(14, 1)]
     rest = Key(0, 14, 3, True, (Pointer(0, 70002, 5),))
