@@ -12,6 +12,7 @@ from bcached.keys import Key
 
 AHEAD_MS = 100  # how long the daemon may look for a bucket that is not needed yet: replies wait behind it
 SET_SHARE = 128  # of the buckets of the set, this part at most is requested ahead by a client
+PATIENCE_MS = 30_000
 AHEAD_MAX = 16
 AHEAD_OBJECTS = 8  # of the length of the last one, for which space is requested ahead
 LAST_SHARE = 4  # the next bucket is requested when less than this part of one is left, also for shorter ones
@@ -48,7 +49,7 @@ class Leases:
         if missing > 1:
             self.prepare(missing)
 
-    def take(self) -> Key:
+    def take(self, timeout_ms: int = PATIENCE_MS) -> Key:
         """Returns a bucket. Raises NoFreeBuckets if there is none in time."""
         if self._ahead:
             call = self._ahead.popleft()
@@ -57,4 +58,4 @@ class Leases:
                 return call.outcome()
             except NoFreeBuckets:
                 pass  # there may be one now, and it is worth waiting for
-        return self._channel.ask(verbs.allocate_bucket(self._at))
+        return self._channel.ask(verbs.allocate_bucket(self._at, timeout_ms=timeout_ms))

@@ -16,6 +16,7 @@ from bcached.client.cache.new_object import NewObject
 from bcached.client.cache.object_format import (
     CHECKED_AT,
     OBJECT_BYTES_MAX,
+    PAGE_BYTES,
     Parts,
     Seal,
     StoredObject,
@@ -34,13 +35,15 @@ from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.scattered_reads import LONG_BYTES
 from bcached.client.socket_channel import SocketChannel
-from bcached.errors import DeviceError, PermissionDenied
+from bcached.errors import DeviceError, NoFreeBuckets, PermissionDenied
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import MANY_MAX, Lookup
 from bcached.wire.place_map import LOW_32
 
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
+# How long to wait for a bucket: before sectors of shared ones are requested, and where that is impossible.
+LEASE_MS, LEASE_MS_ELSE = 1000, 30_000
 READER, WRITER = "reader", "allocator"  # roles: one of those that may not write, the lowest that may
 
 
@@ -155,21 +158,42 @@ class CacheSession:
 
     def _write(self, offset: int, sectors: int, parts: Parts, keys: list[Key]) -> None:
         """Cut extents and write them; later buckets are on their way meanwhile."""
-        carver, write_parts = self._carver, self.at.data.write_parts
-        self._leases.expect(carver.lacking(sectors))
+        write_parts = self.at.data.write_parts
+        self._leases.expect(self._carver.lacking(sectors))
         left = None
         while sectors:
-            if carver.needs_lease(sectors):
-                carver.lease(self._leases.take())
+            reserved = self._reserved(offset, sectors)
+            keys += reserved
+            for key in reserved:
+                if left is None and key.sectors < sectors:
+                    left = PartsLeft(parts)
+                own = parts if left is None else left.take(key.sectors * SECTOR_BYTES)
+                for pointer in key.pointers:
+                    write_parts(pointer, own)
+                offset, sectors = offset + key.sectors, sectors - key.sectors
+
+    def _reserved(self, offset: int, sectors: int) -> Sequence[Key]:
+        """Returns space for an extent, or for its first part.
+
+        1. It is cut from a leased bucket. 2. There is none, nor any more to lease: where blocks are whole
+        pages, sectors of buckets that other clients use, too. 3. Else NoFreeBuckets, with the reason.
+        """
+        carver, has_own_pages = self._carver, not self.block_bytes % PAGE_BYTES
+        if carver.needs_lease(sectors):
+            try:
+                carver.lease(self._leases.take(LEASE_MS if has_own_pages else LEASE_MS_ELSE))
+            except NoFreeBuckets as error:
+                if not has_own_pages:
+                    error.add_note(
+                        f"a cache on blocks of {self.block_bytes} bytes takes whole buckets: "
+                        "the set is too small for its clients, or full of dirty or held data"
+                    )
+                    raise
+                keys = self.channel.ask(verbs.allocate(self.at, self.inode, offset, sectors, whole=True))
                 self._leased = self.gens.now()
-            key = carver.cut(self.inode, offset, sectors)
-            keys.append(key)
-            if left is None and key.sectors < sectors:
-                left = PartsLeft(parts)
-            own = parts if left is None else left.take(key.sectors * SECTOR_BYTES)
-            for pointer in key.pointers:
-                write_parts(pointer, own)
-            offset, sectors = offset + key.sectors, sectors - key.sectors
+                return keys
+            self._leased = self.gens.now()
+        return (carver.cut(self.inode, offset, sectors),)
 
     def flush(self) -> None:
         """Make all that is committed durable."""

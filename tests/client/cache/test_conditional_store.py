@@ -62,8 +62,7 @@ PARTLY = "an object that lost a part"
 
 @pytest.mark.parametrize(
     ("before", "step"),
-    [(before, step) for before in ("nothing", "an expired object") for step in STEPS]
-    + [(PARTLY, "version_of"), (PARTLY, "written")],
+    [(before, step) for before in ("nothing", "an expired object") for step in STEPS] + [(PARTLY, "written")],
 )
 def test_of_two_that_add_one_wins_whenever_the_other_does(
     daemon: DaemonProcess, before: str, step: str

@@ -2,12 +2,16 @@
 """The next bucket is leased before it is needed."""
 
 import contextlib
+import subprocess
 
-from bcached.client import Cache
+import pytest
+
+from bcached.client import BlockingClient, Cache
 from bcached.client.cache.leasing import AHEAD_MAX, LAST_SHARE, SET_SHARE, Leases
+from bcached.client.cache.names import offset_of
 from bcached.client.protocol import verbs
 from bcached.errors import NoFreeBuckets
-from instruments.clients.daemon_process import DaemonProcess
+from instruments.clients.daemon_process import BIN, DaemonProcess
 
 
 def test_a_prepared_lease_takes_no_round_trip_of_its_own(daemon: DaemonProcess) -> None:
@@ -60,3 +64,30 @@ def test_the_longer_the_objects_the_more_is_leased_ahead(daemon: DaemonProcess) 
         leases.keep_ahead(1, bucket // LAST_SHARE - 1)
         leases.keep_ahead(100 * bucket, 0)
         assert prepared == [1, most]
+
+
+@pytest.mark.parametrize("block", ["4096", "512"])
+def test_without_a_bucket_to_lease_objects_share_buckets_where_blocks_are_pages(
+    block: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bcached.client.cache.session.LEASE_MS_ELSE", 300)
+    daemon = DaemonProcess()
+    image, options = str(daemon.folder / "cache.img"), ["-b", "64k", "-w", block, "--size", "64M"]
+    subprocess.run([str(BIN / "bcachectl"), "make", *options, image], check=True, capture_output=True)
+    with daemon:
+        daemon.wait_until_ready()
+        with BlockingClient(daemon.socket_path) as client, Cache(daemon.socket_path, "shared") as cache:
+            inode = client.open_volume("shared")[0]
+            client.allocate(inode, 0, 8)  # opens a bucket
+            with contextlib.suppress(NoFreeBuckets):
+                while True:
+                    client.allocate_bucket(timeout_ms=300)
+            if block == "512":
+                with pytest.raises(NoFreeBuckets) as refusal:
+                    cache.set("a", 1)
+                assert "takes whole buckets" in refusal.value.__notes__[0]
+                return
+            cache.set("a", b"v" * 5000, wait=True)
+            assert cache["a"] == b"v" * 5000
+            (key,) = client.lookup(inode, offset_of(b"a"), 16).keys
+            assert key.pointers[0].sector % 128, "it shares the bucket that was opened"
