@@ -261,7 +261,7 @@ def test_two_names_in_one_slot_replace_each_other(opened: Open, monkeypatch: pyt
     there.set("two", b"2", wait=True)
     assert there.get_many(["one", "two"]) == {"two": b"2"}
     assert here.get("one") is None
-    here.set("one", b"1")
+    here.set("one", b"1", wait=True)
     assert here.get("two") is None
 
 
