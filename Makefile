@@ -35,7 +35,7 @@ PLAYED   := tests/kill tests/history tests/fuzz tests/runtime/test_crash_states.
             tests/store/test_power_cuts.py tests/store/rescue/test_kernel_images.py \
             tests/store/rescue/test_random_damage.py tests/store/rescue/test_bad_sectors.py \
             tests/store/repair/test_random_damage.py tests/cli/offline/test_rescue_guide.py tests/runtime/test_failing_devices.py \
-            tests/damages tests/store/rescue/test_torn_journal.py
+            tests/damages tests/store/rescue/test_torn_writes.py
 
 # One worker more than there are cores: many tests wait for processes.
 WORKERS  := $(shell expr $$(nproc) + 1)

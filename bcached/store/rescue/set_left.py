@@ -34,6 +34,7 @@ from bcached.store.rescue.journal_left import (
 from bcached.store.rescue.missing_members import with_missing
 from bcached.store.rescue.newest_bsets import bsets_behind_all_damage, lacks_nothing
 from bcached.store.rescue.superblock_left import KnownLayout, MemberLeft, read_member_left, refuse_unused
+from bcached.store.rescue.torn_leaf import JournaledPlaces, was_interrupted
 
 # Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
 ANSWERED = {
@@ -130,12 +131,13 @@ async def _read_tree(left: SetLeft) -> None:
     """Read the index, and record what is doubtful of it, and where a part of it cannot be reached."""
     level = left.journal.entries[-1].level
     reached_root = False
+    journaled = JournaledPlaces(left.journal.entries)
     leaves: list[tuple[Position, Position]] = []
     async for node in read_tree(left.checked, in_columns=True):
         reached_root |= node.level == level
         if node.damage is not None:
             left.damaged_nodes.append(node)
-            await _doubt(left, node)
+            await _doubt(left, node, journaled)
         elif node.level == 0:
             leaves.append((node.low, node.high))
     if not reached_root:
@@ -198,13 +200,15 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
             yield table
 
 
-async def _doubt(left: SetLeft, node: NodeFound) -> None:
+async def _doubt(left: SetLeft, node: NodeFound, journaled: JournaledPlaces) -> None:
     """Record what a damaged node makes doubtful: its range, but not keys behind all damage in a leaf.
 
-    Nothing, if only sectors behind its bsets are bad.
+    Nothing, if only sectors behind its bsets are bad, or the write of its last one was interrupted.
     """
     if await lacks_nothing(left.members, node):
         left.whole_nodes += 1
+        return
+    if await was_interrupted(left.members, node, journaled):
         return
     if node.level:
         left.lost_branches.append((node.low, node.high))

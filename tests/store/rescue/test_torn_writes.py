@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A wrong checksum of the newest journal entry: after a power cut nothing is lost, else all is in doubt."""
+"""What a power cut interrupted has a wrong checksum, and costs nothing; what was damaged leaves doubts."""
 
 from dataclasses import replace
 from random import Random
@@ -16,6 +16,7 @@ from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.doubts import Confidence
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import structures
+from instruments.samples.image_builder import ImageBuilder
 from instruments.samples.kernel_images import image_bytes
 
 DIRTY = 27129
@@ -72,3 +73,35 @@ async def test_a_repair_of_something_else_gives_nothing_up_for_it() -> None:
     assert repair.obstacle == ""
     assert repair.steps[0].loses_dirty is False
     assert repair.found.findings.sound
+
+
+async def confidences(old: bytes | None, *, journaled: int = 40, garbled: int = 0) -> set[Confidence]:
+    """Of a leaf whose last bset of two sectors was written up to the second: there is something old."""
+    builder = ImageBuilder(block_sectors=1)
+    first = [builder.extent(0, 0, 8, dirty=True)]
+    data = builder.geometry.sector_of(builder.bucket())
+    second = [Key(0, 100 + 8 * n, 1, True, (Pointer(0, data + n, 0),)) for n in range(40)]
+    leaf = builder.node(first, second)
+    builder.finish(leaf, journal=[second[:journaled], []])
+    start = builder.byte_of(leaf) + 512
+    if old is not None:
+        builder.write(start + 512, old.ljust(512, b"\0"))
+    if garbled:
+        builder.write(start + garbled, Random(garbled).randbytes(8))
+    left = await read_corrected(builder.devices())
+    return {extent.confidence for extent in DirtyExtents.of(left).of_inode(0)}
+
+
+@pytest.mark.parametrize("old", [b"", b"data of a client", Random(1).randbytes(512)])
+async def test_a_leaf_whose_last_write_was_interrupted_lacks_nothing(old: bytes) -> None:
+    assert await confidences(old) == {Confidence.SURE}
+
+
+async def test_it_may_lack_something_if_its_keys_are_not_all_in_the_journal_or_it_ends_elsewhere() -> None:
+    assert await confidences(None) == {Confidence.SURE}
+    for damage in (
+        {"old": b"", "journaled": 10},
+        {"old": None, "garbled": 200},
+        {"old": None, "garbled": 520},
+    ):
+        assert Confidence.NEWEST in await confidences(**damage)
