@@ -34,7 +34,7 @@ from bcached.wire.map_header import (
     get_word,
     put_word,
 )
-from bcached.wire.place_map import LOW_32, PLACE_BYTES, PLACES, Placed, PlaceMap
+from bcached.wire.place_map import INODE_FACTOR, LOW_32, PLACE_BYTES, PLACES, Placed, PlaceMap
 
 MAGIC = 0x676E686364636362  # the bytes "bccdchng"
 VERSION = 1
@@ -42,7 +42,6 @@ REGION_SHIFT = 17  # 64 MiB
 COUNTERS = 1 << 20
 
 SHIFT_AT = 32
-INODE_FACTOR = 2654435761
 COUNTER_BYTES, COUNTER_LIMIT = 4, (1 << 32) - 1
 
 PLACES_AT, PLACES_COUNT_AT = 40, 48
@@ -132,14 +131,8 @@ class ChangeMap:
 
     def put_places(self, keys: Sequence[Key]) -> None:
         """Publish keys with one pointer, each being all that is in its region: the daemon's side."""
-        places, counters, mask, shift = self.places, self.counters, self.mask, self.shift
-        if places is None:
-            return
-        put = places.put
-        for key in keys:
-            inode, region = key.inode, key.offset >> shift
-            index = inode * INODE_FACTOR + region & mask
-            put(index, inode, region, counters[index], key.sectors, key.pointers[0])
+        if self.places is not None:
+            self.places.put_keys(keys, self.counters, self.mask, self.shift)
 
     def note_collection(self) -> None:
         """Have later places tell that the gen maps' gc_epoch was bumped: the daemon's side."""

@@ -14,13 +14,15 @@ while it was written: with all products modulo 2^64,
     check = ((word 0 * A) xor (word 1 * B) xor (word 2 * C) xor (gc_epoch * D)) >> 32
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from bcached.keys import Pointer
+from bcached.keys import Key, Pointer
 
 WORDS = 4
 PLACE_BYTES = 8 * WORDS
 PLACES = 1 << 17
+INODE_FACTOR = 2654435761  # of h, by which regions have counters and places
 
 A, B = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 C, D = 0x165667B19E3779F9, 0xD6E8FEB86659FD93
@@ -50,17 +52,26 @@ class PlaceMap:
         self.mask = count - 1
         self.gc_epoch = 0  # the daemon's side: modulo 2^32
 
-    def put(self, index: int, inode: int, region: int, version: int, sectors: int, pointer: Pointer) -> None:
-        """Write the place of a region; index is that of its counter. The daemon's side."""
-        if region >> INODE_SHIFT:
-            return
-        words, at, epoch = self._words, (index & self.mask) * WORDS, self.gc_epoch
-        first, where = version | sectors << 32, region | inode << INODE_SHIFT
-        pointed = pointer.gen | pointer.sector << 8 | pointer.device << DEVICE_SHIFT
-        words[at] = first
-        words[at + 1] = where
-        words[at + 2] = pointed
-        words[at + 3] = epoch | (first * A ^ where * B ^ pointed * C ^ epoch * D) & LOW_32 << 32
+    def put_keys(self, keys: Iterable[Key], counters: memoryview, mask: int, shift: int) -> None:
+        """Write the places of the regions that these keys are all of. The daemon's side.
+
+        A loop without calls: it runs for each object that is stored.
+        """
+        words, places_mask, epoch = self._words, self.mask, self.gc_epoch
+        epoch_mixed = epoch * D
+        for key in keys:
+            inode, region, pointer = key.inode, key.offset >> shift, key.pointers[0]
+            if region >> INODE_SHIFT:
+                continue
+            index = inode * INODE_FACTOR + region
+            first = counters[index & mask] | key.sectors << 32
+            where = region | inode << INODE_SHIFT
+            pointed = pointer.gen | pointer.sector << 8 | pointer.device << DEVICE_SHIFT
+            at = (index & places_mask) * WORDS
+            words[at] = first
+            words[at + 1] = where
+            words[at + 2] = pointed
+            words[at + 3] = epoch | (first * A ^ where * B ^ pointed * C ^ epoch_mixed) & LOW_32 << 32
 
     def get(self, index: int, inode: int, region: int) -> Placed | None:
         """Returns the place of a region, if there is one. The client's side."""

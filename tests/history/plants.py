@@ -13,6 +13,7 @@ from bcached.client.cache.object_format import CHECKED_AT, HEADER_BYTES, StoredO
 from bcached.client.cache.recall import Recall
 from bcached.client.cache.session import CacheSession
 from bcached.wire.change_map import ChangeMap
+from bcached.wire.place_map import Placed
 
 
 def _unchecked(data: bytes, name: bytes) -> StoredObject | None:
@@ -77,6 +78,17 @@ def without_gens_and_checksums() -> Iterator[None]:
         yield
 
 
+def without_versions_of_places() -> Any:
+    """A place is believed although its region has changed since."""
+
+    def place(self: ChangeMap, inode: int, sector: int) -> Placed | None:
+        index = self.index(inode, sector)
+        found = self.places.get(index, inode, sector >> self.shift) if self.places else None
+        return None if found is None else found._replace(version=self.counters[index])
+
+    return patch.object(ChangeMap, "place", place)
+
+
 def without_durability() -> Any:
     """A durable commit is answered before its flush."""
     add = Commits.add
@@ -112,6 +124,7 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "gens": without_gens,
     "gens and checksums": without_gens_and_checksums,
     "counters": without_change_counters,
+    "places": without_versions_of_places,
     "durability": without_durability,
     "wait": without_waiting,
     "add": without_condition,

@@ -29,6 +29,7 @@ def test_no_rule_is_broken_by_kills_pauses_evictions_and_deletions() -> None:
     ("plant", "rule", "mishap_calls"),
     [
         ("counters", "an older value than one that was visible", 0),
+        ("places", "an older value than one that was visible", 0),
         ("gens and checksums", "a value of another name, or a part of one", 0),
         ("wait", "a value that was never stored under this name", 0),
         ("durability", "an older value than one that was durable", 1000),

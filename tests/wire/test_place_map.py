@@ -6,7 +6,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcached.keys import INODE_MAX, KEY_SECTORS_MAX, Pointer
+from bcached.keys import INODE_MAX, KEY_SECTORS_MAX, Key, Pointer
 from bcached.wire.place_map import INODE_SHIFT, PLACE_BYTES, PlaceMap
 
 POINTERS = st.builds(
@@ -17,9 +17,18 @@ SECTORS = st.integers(1, KEY_SECTORS_MAX)
 REGIONS = st.integers(0, (1 << INODE_SHIFT) - 1)
 
 
+SHIFT = 3
+
+
 def place_map(count: int = 1) -> tuple[bytearray, PlaceMap]:
     memory = bytearray(PLACE_BYTES * count)
     return memory, PlaceMap(memoryview(memory))
+
+
+def put(places: PlaceMap, inode: int, region: int, version: int, sectors: int, pointer: Pointer) -> None:
+    counters = memoryview(bytearray(4)).cast("I")
+    counters[0] = version
+    places.put_keys([Key(inode, region << SHIFT, sectors, False, (pointer,))], counters, 0, SHIFT)
 
 
 @given(st.integers(0, INODE_MAX), REGIONS, VERSIONS, SECTORS, POINTERS, VERSIONS)
@@ -28,7 +37,7 @@ def test_what_was_put_is_found_by_its_region_only(
 ) -> None:
     _, places = place_map()
     places.gc_epoch = gc_epoch
-    places.put(9, inode, region, version, sectors, pointer)
+    put(places, inode, region, version, sectors, pointer)
     assert places.get(9, inode, region) == (version, sectors, pointer, gc_epoch)
     assert places.get(9, inode ^ 1, region) is places.get(9, inode, region ^ 1) is None
 
@@ -36,8 +45,9 @@ def test_what_was_put_is_found_by_its_region_only(
 def test_the_form_is_that_of_the_interface() -> None:
     memory, places = place_map(4)
     places.gc_epoch = 2
-    places.put(5, 3, 77, 11, 8, Pointer(1, 4096, 200))
-    first, where, pointed, last = struct.unpack_from("=QQQQ", memory, PLACE_BYTES)
+    put(places, 3, 77, 11, 8, Pointer(1, 4096, 200))
+    at = (77 + 3 * 2654435761) % 4 * PLACE_BYTES
+    first, where, pointed, last = struct.unpack_from("=QQQQ", memory, at)
     assert (first, where) == (11 | 8 << 32, 77 | 3 << 44)
     assert pointed == 200 | 4096 << 8 | 1 << 51
     mixed = first * 0x9E3779B97F4A7C15 ^ where * 0xC2B2AE3D27D4EB4F
@@ -52,7 +62,7 @@ def test_a_place_that_is_part_old_and_part_new_is_none(
     memory, places = place_map()
     images = []
     for version, sectors, pointer in two:
-        places.put(0, 0, 5, version, sectors, pointer)
+        put(places, 0, 5, version, sectors, pointer)
         images.append(struct.unpack("=QQQQ", memory))
     torn = [images[data.draw(st.integers(0, 1))][word] for word in range(4)]
     struct.pack_into("=QQQQ", memory, 0, *torn)
@@ -62,6 +72,6 @@ def test_a_place_that_is_part_old_and_part_new_is_none(
 
 def test_no_place_is_put_for_a_region_beyond_them() -> None:
     memory, places = place_map()
-    places.put(0, 0, 1 << INODE_SHIFT, 1, 8, Pointer(0, 8, 0))
+    put(places, 0, 1 << INODE_SHIFT, 1, 8, Pointer(0, 8, 0))
     assert not any(memory)
     assert places.get(0, 0, 0) is None
