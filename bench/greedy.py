@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A client that takes what it can get: connections that keep as many requests under way as they may.
 
-    python -m bench.greedy PATH CONNECTIONS DEPTH [UID] < REQUESTS
+    python -m bench.greedy PATH CONNECTIONS DEPTH BEGIN [UID] < REQUESTS
 
-REQUESTS are messages with their NULs, sent again and again. It prints how many replies each connection got
-when the first ones are there, and goes on until it is ended. It becomes user UID before it connects: that
-user need not be able to read the interpreter.
+REQUESTS are messages with their NULs, sent again and again; a connection that is closed is made again. It
+prints how many connections there are once it has BEGIN replies from each, or so many seconds have passed, and
+goes on until it is ended. It becomes user UID before it connects: that user need not be able to read the
+interpreter.
 """
 
 import os
 import selectors
 import socket
 import sys
+import time
 from itertools import cycle, islice
 
 RECEIVE_BYTES = 1 << 16
+PAUSE_S = 0.2  # before a refused connection is tried again
+SECONDS_MAX = 3.0
 
 
 class Taker:
@@ -23,7 +27,11 @@ class Taker:
     def __init__(self, path: str, requests: list[bytes], depth: int) -> None:
         self.requests = cycle(requests)
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setblocking(False)
         self.unsent = self._more(depth)
         self.replies = 0
@@ -53,33 +61,42 @@ class Taker:
         return True
 
 
+def connected(path: str, requests: list[bytes], depth: int) -> Taker | None:
+    """A new connection, or None if it is refused."""
+    try:
+        return Taker(path, requests, depth)
+    except OSError:
+        return None
+
+
 def main() -> None:
-    path, connections, depth = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    path, connections, depth, begin = sys.argv[1], *map(int, sys.argv[2:5])
     requests = [message + b"\0" for message in sys.stdin.buffer.read().split(b"\0")[:-1]]
-    if len(sys.argv) > 4:
+    if len(sys.argv) > 5:
         os.setgroups([])
-        os.setuid(int(sys.argv[4]))
-    told = False
+        os.setuid(int(sys.argv[5]))
+    told, replies, tell_at = False, 0, time.monotonic() + SECONDS_MAX
     with selectors.EpollSelector() as selector:
-        takers = []
-        for _ in range(connections):
-            try:
-                takers.append(Taker(path, requests, depth))
-            except OSError:
-                continue  # refused: it goes on with those it has
-            selector.register(takers[-1].socket, selectors.EVENT_READ | selectors.EVENT_WRITE, takers[-1])
-        while selector.get_map():
-            for entry, _ in selector.select():
+        count = 0
+        while True:
+            while count < connections and (taker := connected(path, requests, depth)) is not None:
+                selector.register(taker.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, taker)
+                count += 1
+            for entry, _ in selector.select(PAUSE_S):
                 taker = entry.data
+                before = taker.replies
                 if not taker.go_on():
                     selector.unregister(taker.socket)
+                    taker.socket.close()
+                    count -= 1
                     continue
+                replies += taker.replies - before
                 wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if taker.unsent else 0)
                 if wanted != entry.events:
                     selector.modify(taker.socket, wanted, taker)
-            if not told and sum(taker.replies for taker in takers) >= connections:
+            if not told and (replies >= begin * connections or time.monotonic() > tell_at):
                 told = True
-                print(connections, flush=True)
+                print(count, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Of the buckets for data no user keeps more than its part, half, reserved or pinned while another one waits.
 
-Reservations and pins cannot be taken back one by one: a client may be writing, or reading. So the connection
-with the most of them is closed, and they end as those of any closed connection do.
+Reservations and pins cannot be taken back one by one: a client may be writing, or reading. So the connections
+with the most of them are closed, and they end as those of any closed connection do.
 """
 
 import asyncio
@@ -59,10 +59,21 @@ class HeldShares:
             return
         waiting = self._queue.users_waiting(PATIENCE_S)
         if waiting and (greedy := self._greedy_user(waiting)) is not None:
-            holder = max((it for it in self._holders if it.user == greedy), key=lambda it: it.buckets)
+            self._take_back(greedy)
+        self.watch()
+
+    def _take_back(self, user: int | None) -> None:
+        """Close the user's connections with the most until the others have no more than its part."""
+        holders = sorted(
+            (it for it in self._holders if it.user == user), key=lambda it: it.buckets, reverse=True
+        )
+        left, limit = sum(it.buckets for it in holders), self._user_limit()
+        for holder in holders:
+            if left <= limit:
+                break
+            left -= holder.buckets
             if holder.give_way is not None:
                 holder.give_way(holder.buckets)
-        self.watch()
 
     def _greedy_user(self, waiting: set[int | None]) -> int | None:
         """Returns the user with more than its part of all data buckets, if another one waits."""

@@ -64,6 +64,16 @@ async def test_the_connection_with_most_of_the_user_with_more_than_half_is_close
 
 
 @in_virtual_time
+async def test_connections_that_pin_the_same_buckets_are_closed_together() -> None:
+    it = Shares()
+    for number in range(15):
+        it.connect(f"reader {number}", 1, range(0), range(2, 9))
+    it.connect("small", 1, range(2), range(0))
+    await it.wait(it.connect("waits", 2, range(9, 10), range(0)))
+    assert it.closed == [f"reader {number}" for number in range(15)]
+
+
+@in_virtual_time
 async def test_a_bucket_both_reserved_and_pinned_counts_once() -> None:
     it = Shares()
     it.connect("half", 1, range(5), range(5))
