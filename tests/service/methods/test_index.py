@@ -89,21 +89,28 @@ class RoleForAll(Access):
         self._uids[os.geteuid()] = role
 
 
+def buckets_to_come(it: Served) -> int:
+    """How many buckets the allocator has not brought yet, also when it has had no time to."""
+    states = [member.buckets for member in it.cache_set.statistics().members]
+    return sum(state[name] for state in states for name in ("empty", "free_inc", "unused"))
+
+
 @contextlib.asynccontextmanager
 async def no_split_possible(it: Served) -> AsyncIterator[None]:
     """Every bucket that the tree could grow into is held by somebody else, for as long as the block runs."""
     sectors = it.cache_set.sectors
     async with Talker(it.path) as holder:
-        while outcome(await holder.ask(call("AllocateBucket", {"timeout_ms": 300}))) == "ok":
-            pass
         taken = []
         quiet = 0
-        while quiet < 60:  # the allocator brings what it still finds
-            quiet += 1
-            while (place := sectors.take_metadata(State.BTREE)) is not None:
-                taken.append(place)
-                quiet = 0
-            await asyncio.sleep(0.01)
+        async with patience(60):
+            while quiet < 30:  # the allocator brings what it still finds
+                quiet = 0 if buckets_to_come(it) else quiet + 1
+                while outcome(await holder.ask(call("AllocateBucket", {"wait": False}))) == "ok":
+                    quiet = 0
+                while (place := sectors.take_metadata(State.BTREE)) is not None:
+                    taken.append(place)
+                    quiet = 0
+                await asyncio.sleep(0.01)
         try:
             yield
         finally:
