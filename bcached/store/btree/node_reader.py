@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bcached.errors import BadChecksum, BcachedError, DeviceError, FormatError
 from bcached.format.bset import PlacedBset, bsets_behind, claimed_keys, is_last_bset, read_bsets
+from bcached.format.hidden_keys import has_keys_behind
 from bcached.keys import Key
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START, Position, position_of
@@ -32,6 +33,7 @@ class NodeFound:
     is_torn: bool = False  # the damage may be an interrupted append
     claimed: tuple[Key, ...] = ()  # keys that the bset with the wrong checksum seems to hold
     behind: list[PlacedBset] = field(default_factory=list)  # sound ones behind what is damaged
+    hides_keys: bool = False  # the beginning of its newest bset was erased
     merged: Extents | None = None  # of a sound leaf that was read in columns, without its bsets
 
     @property
@@ -70,6 +72,7 @@ async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: P
         for placed in read_bsets(raw, key, member.superblock.set_magic, block_bytes, node.where):
             node.bsets.append(placed)
             offset = placed.offset_bytes + placed.blocks * block_bytes
+        node.hides_keys = has_keys_behind(raw, offset)
     except BcachedError as error:
         node.damage = error
         if isinstance(error, BadChecksum):

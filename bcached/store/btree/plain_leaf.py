@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bcached.errors import FormatError
 from bcached.format.bkey import Bounds
 from bcached.format.bset import read_frames
+from bcached.format.hidden_keys import has_keys_behind
 from bcached.keys import Key
 from bcached.state.index.bset_merge import merge_bsets
 from bcached.state.index.extents import Extents
@@ -22,6 +23,7 @@ class PlainLeaf:
     extents: Extents
     seq: int
     blocks_used: int
+    hides_keys: bool = False  # the beginning of its newest bset was erased
 
 
 async def read_plain_leaf(
@@ -44,4 +46,5 @@ async def read_plain_leaf(
     if extents is None:
         return None
     last = frames[-1]
-    return PlainLeaf(extents, last.seq, last.offset_bytes // block_bytes + last.blocks)
+    blocks = last.offset_bytes // block_bytes + last.blocks
+    return PlainLeaf(extents, last.seq, blocks, has_keys_behind(raw, blocks * block_bytes))

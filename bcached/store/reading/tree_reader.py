@@ -102,7 +102,7 @@ class TreeReader:
             except DeviceError as error:  # not read whole again, so that the error of a failing device counts
                 return await read_node_in_parts(members, node.key, node.level, node.low, error)
             if plain is not None:
-                node.merged = plain.extents
+                node.merged, node.hides_keys = plain.extents, plain.hides_keys
                 return node
         return await read_node(members, node.key, node.level, node.low)
 

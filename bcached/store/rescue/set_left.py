@@ -13,6 +13,7 @@ from bcached.errors import BcachedError, SetRefused
 from bcached.format.bkey import END_MAX, Bounds
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import INODE_MAX
+from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import START, Position
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.btree.node_rules import leaf_extents
@@ -57,7 +58,15 @@ ANSWERED = {
     "volume-size",
 }
 # The index is incomplete: a gen may be unknown that only a lost key names.
-INCOMPLETE = {"btree-root", "node-damaged", "node-child", "node-last-child", "node-vanished", "bucket-shared"}
+INCOMPLETE = {
+    "btree-root",
+    "node-damaged",
+    "node-child",
+    "node-last-child",
+    "node-vanished",
+    "bucket-shared",
+    "node-erased",
+}
 
 
 @dataclass(slots=True)
@@ -138,6 +147,8 @@ async def _read_tree(left: SetLeft) -> None:
         if node.damage is not None:
             left.damaged_nodes.append(node)
             await _doubt(left, node, journaled)
+        elif node.hides_keys:
+            _doubt_hiding(left, node)
         elif node.level == 0:
             leaves.append((node.low, node.high))
     if not reached_root:
@@ -198,6 +209,20 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
             continue
         if table and all(finding.severity < Severity.FATAL for finding in findings):
             yield table
+
+
+def _doubt_hiding(left: SetLeft, node: NodeFound) -> None:
+    """Doubt what a node holds that was sound if its newest bset had not been erased in part."""
+    problem = "there are keys where its bsets end: the beginning of its newest bset was erased"
+    lost = f"these keys; others of {node.range} may not be the newest"
+    left.checked.findings.report(
+        Finding("node-erased", Severity.DAMAGE, "btree node", node.where, problem, lost)
+    )
+    if node.level:
+        left.lost_branches.append((node.low, node.high))
+        left.doubts.add_interior(node.low, node.high)
+    else:
+        left.doubts.add_leaf(node.low, node.high, Extents())
 
 
 async def _doubt(left: SetLeft, node: NodeFound, journaled: JournaledPlaces) -> None:

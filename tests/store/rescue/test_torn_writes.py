@@ -105,3 +105,20 @@ async def test_it_may_lack_something_if_its_keys_are_not_all_in_the_journal_or_i
         {"old": None, "garbled": 520},
     ):
         assert Confidence.NEWEST in await confidences(**damage)
+
+
+async def test_a_leaf_with_keys_where_its_bsets_end_is_in_doubt() -> None:
+    builder = ImageBuilder(block_sectors=1)
+    keys = [Key(0, 100 + 8 * n, 1, True, builder.extent(0, 0, 1).pointers) for n in range(40)]
+    leaf = builder.node([builder.extent(0, 0, 8, dirty=True)], keys)
+    builder.finish(leaf)
+    start = builder.byte_of(leaf) + 512
+    builder.write(start, bytes(512))
+    left = await read_corrected(builder.devices())
+    (extent,) = DirtyExtents.of(left).of_inode(0)
+    assert extent.confidence == Confidence.NEWEST
+    assert left.checked.findings.counts["node-erased"] == 1
+    builder.write(start + 512, bytes(1024))  # nothing of it is left: it is as if it had not been written
+    left = await read_corrected(builder.devices())
+    (extent,) = DirtyExtents.of(left).of_inode(0)
+    assert extent.confidence == Confidence.SURE
