@@ -7,4 +7,5 @@ commits        keys on their way to the index   session        what ends with a 
 reading        an object from its keys          objects        what the verbs do
 new_object     objects as verbs have them       conditional_store   adds, and changes of values
 cache          the verbs                        async_cache    the verbs for asyncio
+shared_hops    an event loop's stores, in one thread
 """

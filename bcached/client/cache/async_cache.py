@@ -17,6 +17,7 @@ from bcached.client.cache.names import Name, name_bytes
 from bcached.client.cache.new_object import FoundObject, NewObject
 from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.serializers import Serializer, Values
+from bcached.client.cache.shared_hops import SharedHops
 from bcached.client.data_paths import read_cached
 from bcached.client.forks import end_in_children
 from bcached.client.scattered_reads import LONG_BYTES
@@ -49,6 +50,7 @@ class AsyncCache:
         self.path = os.fspath(path)
         self._values = Values(serializer)
         self._objects = Objects(self.path, volume, patience_s, ignore_unavailable=ignore_unavailable)
+        self._stores = SharedHops(self._objects.store, self._threads)  # which do not wait for an answer
         self._pool: ThreadPoolExecutor | None = None  # made when first needed, once in each process
 
     def __repr__(self) -> str:
@@ -105,7 +107,10 @@ class AsyncCache:
     ) -> None:
         """Store a value, in place of an earlier one. See Cache.set."""
         one = self._new(name, value, expire)
-        await self._in_thread(self._objects.store, one, wait=wait, durable=durable)
+        if wait or durable:
+            await self._in_thread(self._objects.store, one, wait=wait, durable=durable)
+        else:
+            await self._stores.make(one)
 
     async def add(
         self, name: Name, value: Any, *, expire: float | None = None, durable: bool = False
@@ -192,6 +197,7 @@ class AsyncCache:
     def end_in_child(self) -> None:
         """In a child process: begin without threads."""
         self._pool = None
+        self._stores = SharedHops(self._objects.store, self._threads)
 
     def _new(self, name: Name, value: Any, expire: float | None) -> NewObject:
         return NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))
@@ -204,8 +210,11 @@ class AsyncCache:
         return found if found is not None else await self._in_thread(self._objects.find, name)
 
     async def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        work = functools.partial(call, *arguments, **named)
+        return await get_running_loop().run_in_executor(self._threads(), work)
+
+    def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
             end_in_children(self)
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="bcached-cache")
-        work = functools.partial(call, *arguments, **named)
-        return await get_running_loop().run_in_executor(self._pool, work)
+        return self._pool
