@@ -25,7 +25,7 @@ from bcached.service.metrics.probes import Probes
 from bcached.service.metrics.scrape import Rendering
 from bcached.service.metrics.scrape_request import Wanted
 from bcached.service.metrics.server import MetricsServer
-from bcached.service.metrics.set_metrics import registry
+from bcached.service.metrics.set_metrics import registry, volume_metrics
 from bcached.service.statistics import ServerStatistics, Snapshot
 from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, VolumeState
 from bcached.state.eviction_ages import AGE_BOUNDS_S
@@ -294,6 +294,13 @@ def test_what_no_look_up_finds_is_told_as_it_was_counted() -> None:
     assert found["bcached_orphaned_keys"] == {(UUID,): 5}
     assert found["bcached_orphaned_dirty_bytes"] == {(UUID,): 3072}
     assert found["bcached_vanished_nodes"] == {(UUID,): 7}
+
+
+def test_a_private_volume_has_no_label_where_every_user_reads() -> None:
+    volume = VolumeState("secret", False, 0, 0, 0, 0, 0, 0, 0, private=True)
+    cache_set = msgspec.structs.replace(snapshot().cache_set, volumes={"7": volume})
+    info = next(iter(volume_metrics(cache_set)))
+    assert [sample.labels["label"] for sample in info.samples] == [""]
 
 
 def test_a_volumes_figures_are_in_bytes_by_inode(text: str) -> None:
