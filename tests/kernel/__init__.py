@@ -10,5 +10,6 @@ packages (which kernels there are, and where they are kept) - apt (how they come
 (the guest's first files) - scenario (what the guest is to do) - qemu and machine (one boot) - images (how
 they are made, read and damaged) - dmesg, silent and judge (the verdict) - daemon and workload (bcached put
 to work) - model and filler (its clients, with data) - guest_programs (mkfs for the guest) - variety (sets
-that the kernel made) - control, breaches, ours, keys, repairs, replacing, filesystems, rescues (the claims).
+that the kernel made) - control, breaches, ours, keys, repairs, damages, members, replacing, filesystems and
+rescues (the claims).
 """

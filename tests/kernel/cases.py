@@ -3,9 +3,11 @@
 
 from .breaches import BREACHES
 from .control import CONTROLS
+from .damages import REPAIRED
 from .filesystems import VIEWS
 from .keys import KEYS
 from .lab import Case
+from .members import MEMBERS
 from .ours import OURS
 from .owners import OWNED
 from .repairs import CASES_OF_REPAIR
@@ -20,6 +22,8 @@ CASES: tuple[Case, ...] = (
     *OWNED,
     *REPLACING,
     *CASES_OF_REPAIR,
+    *REPAIRED,
+    *MEMBERS,
     *VIEWS,
     *RESCUES,
 )

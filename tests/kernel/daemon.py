@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ READY_WITHIN_S = 60
 STOPPED_WITHIN_S = 20
 CONFIG = """\
 [set]
-devices = ["{image}"]
+devices = [{images}]
 state_directory = "{folder}"
 runtime_directory = "{folder}"
 [limits]
@@ -65,12 +65,12 @@ class Daemon:
 
 
 @contextmanager
-def serving(image: Path) -> Iterator[Daemon]:
-    """A daemon that is ready; killed at the end of the block if it still runs."""
+def serving(image: Path, *others: Path) -> Iterator[Daemon]:
+    """A daemon that is ready, on all members of a set; killed at the end of the block if it still runs."""
     folder = image.with_suffix(".run")
     folder.mkdir(mode=0o700, exist_ok=True)
     with notify_socket(folder / "notify") as notifications:
-        daemon = Daemon(begin(image, folder), folder)
+        daemon = Daemon(begin([image, *others], folder), folder)
         try:
             wait_until_ready(daemon, notifications)
             yield daemon
@@ -83,10 +83,10 @@ def serving(image: Path) -> Iterator[Daemon]:
             daemon.kill()
 
 
-def begin(image: Path, folder: Path) -> "subprocess.Popen[bytes]":
+def begin(images: Sequence[Path], folder: Path) -> "subprocess.Popen[bytes]":
     """The process, told where to announce itself."""
     config = folder / "bcached.toml"
-    config.write_text(CONFIG.format(image=image, folder=folder))
+    config.write_text(CONFIG.format(images=", ".join(f'"{image}"' for image in images), folder=folder))
     config.chmod(0o600)
     with open(folder / "log", "wb") as log:
         return subprocess.Popen(

@@ -15,6 +15,7 @@ from pathlib import Path
 from . import images
 from .daemon import program
 from .images import SECTOR, SUPERBLOCK
+from .keys import FRONT
 from .lab import Case, Lab, Outcome
 from .qemu import Disk
 from .repairs import (
@@ -27,6 +28,7 @@ from .repairs import (
     erase_superblock,
     flip_bit,
     garble_leaf,
+    prepared,
 )
 from .verdicts import complaints_about
 
@@ -93,6 +95,14 @@ def cut_short(path: Path) -> None:
         file.truncate(SHAPE.size_bytes - SHAPE.bucket_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the kernel read: all of the flash-only volume is dirty, and of the other some may be clean."""
+
+    flash: str
+    plain: bytes
+
+
 DAMAGES = {
     "nothing": Damage(lambda _: None, is_lossless=True),
     "superblock's checksum": Damage(partial(write_superblock_bytes, offset=0, data=bytes(8)), True),
@@ -133,11 +143,18 @@ def mended(path: Path, backing: Path) -> str:
             return proposed.stderr.strip() or f"status {proposed.returncode}"
         steps = json.loads(proposed.stdout)["needed_steps"]
         if not steps:
-            return "no step answers it"
+            return repair_in_words(path)
         said = one_round(path, options_for(steps, backing), path.with_suffix(f".undo{number}"))
         if said:
             return said
     return f"it is not sound after {ROUNDS_MAX} rounds"
+
+
+def repair_in_words(path: Path) -> str:
+    """The last line of what repair says without a step."""
+    command = [program("bcachectl"), "repair", str(path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return done.stdout.strip().splitlines()[-1]
 
 
 def options_for(steps: Sequence[str], backing: Path) -> list[str]:
@@ -177,14 +194,18 @@ def repaired_all(lab: Lab) -> Outcome:
             print(f"     {name}: not repaired: {said[:160]}", flush=True)
         else:
             ready[name] = trial.path, trial.backing
+    plain = prepared(lab).plain
     complaints = [f"{name} must be repaired: {said}" for name, said in refused.items() if must(name)]
-    expected: dict[str, str] = {}
+    expected = ""
     names = list(ready)
     for first in range(0, len(names), BATCH):
         found, wrong = registered(lab, {name: ready[name] for name in names[first : first + BATCH]})
-        expected = expected or found["nothing"]
+        expected = expected or found["nothing"].flash
         complaints += wrong
-        complaints += [f"{name}: other data" for name in found if must(name) and found[name] != expected]
+        for name in filter(must, found):
+            complaints += [f"{name}: {said}" for said in plain.wrong(FRONT + found[name].plain)]
+            if found[name].flash != expected:
+                complaints.append(f"{name}: other data in the flash-only volume")
     return Outcome(tuple(complaints), {"note": f"{len(ready)} repaired, {len(refused)} refused"})
 
 
@@ -193,17 +214,17 @@ def must(name: str) -> bool:
     return DAMAGES[name].is_lossless
 
 
-def registered(lab: Lab, ready: dict[str, tuple[Path, Path]]) -> tuple[dict[str, dict[str, str]], list[str]]:
+def registered(lab: Lab, ready: dict[str, tuple[Path, Path]]) -> tuple[dict[str, Held], list[str]]:
     """The hashes of what the kernel reads of each set, and all that it complained of."""
     lines, disks = [], []
     for number, (cache, backing) in enumerate(ready.values()):
-        lines += [f"mark set {number}", f"register_one cache{number}", f"start backing{number} bcache1"]
-        lines += [f"note_contents bcache{place} {number}_{place}" for place in (0, 1)]
+        lines += [f"register_one cache{number}", f"start backing{number} bcache1"]
+        lines += [f"note_contents bcache0 {number}", f"give_as bcache1 plain.{number}"]
         lines += ["collect_garbage", f"stop_one cache{number}"]
         disks += [Disk(f"cache{number}", cache), Disk(f"backing{number}", backing)]
     handover = lab.machine.boot("\n".join(lines) + "\n", disks, None, LIMIT_S)
     found = {
-        name: {place: handover.facts.get(f"contents_{number}_{place}", "") for place in "01"}
+        name: Held(handover.facts.get(f"contents_{number}", ""), handover.files.get(f"plain.{number}", b""))
         for number, name in enumerate(ready)
     }
     return found, complaints_about(handover)

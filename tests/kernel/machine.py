@@ -21,7 +21,7 @@ from .qemu import Disk, qemu_command, read_console, run_qemu
 from .vmlinux import unpack_vmlinux
 
 BOOTS_MAX = 2
-RESULTS_BYTES = 32 << 20
+RESULTS_BYTES = 64 << 20
 INIT = Path(__file__).parent / "guest" / "init"
 
 
