@@ -16,6 +16,7 @@ from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, DeviceRefused
 from bcached.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR
 from bcached.store.clone.live_areas import LiveAreas
+from bcached.store.clone.windows import PieceWindow, windows, writes
 from bcached.store.make.layout import HEAD_BYTES
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound
@@ -23,7 +24,7 @@ from bcached.store.superblock_slot import write_superblock
 from bcached.units import SECTOR_BYTES, format_size
 
 IN_FLIGHT = 4
-BATCH = 64  # pieces between two reports of progress
+BATCH = 64  # windows between two reports of progress
 
 
 @dataclass(slots=True)
@@ -69,26 +70,42 @@ class Clone:
             raise DeviceError(self.target.path, "the superblock read back is not the one that was written")
         await write_superblock(self.target, superblock)
 
-    async def _each(self, step: Callable[[int, int], Coroutine[Any, Any, None]]) -> None:
-        pieces = self.areas.pieces()
-        while batch := list(islice(pieces, BATCH)):
-            await run_all((partial(step, *piece) for piece in batch), IN_FLIGHT)
+    async def _each(self, step: Callable[[PieceWindow, bytes], Coroutine[Any, Any, None]]) -> None:
+        following = windows(self.areas.pieces())
+        while batch := list(islice(following, BATCH)):
+            await run_all((partial(self._with_data, step, window) for window in batch), IN_FLIGHT)
             self.progress(self.done)
 
-    async def _copy(self, byte: int, length: int) -> None:
-        data = await self.source.block_device.read(byte, length)
-        if await self.target.read(byte, length) == data:
-            self.done.equal_sectors += length // SECTOR_BYTES
-        else:
-            await self.target.write(byte, data)
-        self.done.copied_sectors += length // SECTOR_BYTES
+    async def _with_data(
+        self, step: Callable[[PieceWindow, bytes], Coroutine[Any, Any, None]], window: PieceWindow
+    ) -> None:
+        """Read the window and do the step, or read its pieces: what is between them may be unreadable."""
+        try:
+            data = await self.source.block_device.read(window.byte, window.length)
+        except DeviceError:
+            if len(window.pieces) == 1:
+                raise
+            for one in window.each():
+                await self._with_data(step, one)
+            return
+        await step(window, data)
 
-    async def _verify(self, byte: int, length: int) -> None:
-        if await self.source.block_device.read(byte, length) != await self.target.read(byte, length):
+    async def _copy(self, window: PieceWindow, data: bytes) -> None:
+        there = await self.target.read(window.byte, window.length)
+        different = window.differing(data, there)
+        for byte, wanted in writes(window, different, data, there):
+            await self.target.write(byte, wanted)
+        differing_bytes = sum(length for _, length in different)
+        self.done.equal_sectors += (window.live_bytes - differing_bytes) // SECTOR_BYTES
+        self.done.copied_sectors += window.live_bytes // SECTOR_BYTES
+
+    async def _verify(self, window: PieceWindow, data: bytes) -> None:
+        there = await self.target.read(window.byte, window.length)
+        for byte, length in window.differing(data, there):
             raise DeviceError(
                 self.target.path, f"{length} bytes at {byte} read back are not those that were written"
             )
-        self.done.verified_sectors += length // SECTOR_BYTES
+        self.done.verified_sectors += window.live_bytes // SECTOR_BYTES
 
 
 def bytes_needed(source: MemberFound) -> int:
