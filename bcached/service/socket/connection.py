@@ -275,8 +275,8 @@ class Connection(asyncio.Protocol):
         if (took_ns := pipeline.until_ns - started_ns) > 0:
             user = self.user
             user.spent_ns += took_ns
-            if user.spent_ns > self._server.turns.turn_ns and not user.is_over:
-                self._server.turns.end(user)
+            if user.spent_ns > self._server.turns.half_turn_ns:
+                self._server.turns.note_spent(user)
         if backlog.block or self._ending:
             self._wait_or_close()
         if self._is_noted or self._holds_much:

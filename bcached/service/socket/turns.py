@@ -62,10 +62,11 @@ class Turns:
 
     def __init__(self, schedule: Schedule, clock: Callable[[], int]) -> None:
         self.users: dict[int, User] = {}
-        self.turn_ns = ALONE_NS  # of a user, in an iteration of the loop
+        self.half_turn_ns = ALONE_NS // 2  # of a user, in an iteration of the loop
         self._schedule = schedule
         self._clock = clock
         self._over: dict[User, None] = {}
+        self._half_over: set[User] = set()  # the next iteration begins with another turn
         self._arrivals = 0
         self._is_scheduled = False
 
@@ -79,7 +80,7 @@ class Turns:
         return user
 
     def _fit_turn(self) -> None:
-        self.turn_ns = TURN_NS if len(self.users) > 1 else ALONE_NS
+        self.half_turn_ns = (TURN_NS if len(self.users) > 1 else ALONE_NS) // 2
 
     def leave(self, user: User) -> None:
         """Remove a closed connection of a user."""
@@ -88,10 +89,24 @@ class Turns:
             del self.users[user.uid]
             self._fit_turn()
 
+    def note_spent(self, user: User) -> None:
+        """The user has used half of its turn, or all: then the next one begins with the next round.
+
+        A turn is one of an iteration, but iterations are only followed from its half on: most are too short.
+        """
+        if user.spent_ns > 2 * self.half_turn_ns:
+            self.end(user)
+        elif not user.is_over:
+            self._half_over.add(user)
+            self._schedule_round()
+
     def end(self, user: User) -> None:
         """The user has used its turn; the next one begins with the next round."""
         user.is_over = True
         self._over.setdefault(user)
+        self._schedule_round()
+
+    def _schedule_round(self) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
             self._schedule(self._run_round)
@@ -114,13 +129,15 @@ class Turns:
 
     def _run_round(self) -> None:
         self._is_scheduled = False
+        for user in self._half_over:
+            user.spent_ns = 0
+        self._half_over.clear()
         spent_ns = 0
         for user in list(self._over):
             if spent_ns < ROUND_NS or not user.waiting:
                 spent_ns += self._run_turn(user)
-        if self._over and not self._is_scheduled:
-            self._is_scheduled = True
-            self._schedule(self._run_round)
+        if self._over:
+            self._schedule_round()
 
     def _run_turn(self, user: User) -> int:
         """Run a user's turn; returns what it took. The user is over, and last, if more of it waits."""

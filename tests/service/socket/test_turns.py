@@ -102,6 +102,20 @@ def test_a_turn_that_is_over_begins_again_with_the_next_round() -> None:
     assert (before, user.is_over, user.spent_ns) == (True, False, 0)
 
 
+def test_what_was_used_of_a_turn_is_forgotten_with_the_iteration() -> None:
+    it = Bench()
+    user, _ = it.turns.join(1), it.turns.join(2)
+    for _ in range(10):  # more than a turn in all, and never more than most of one at a time
+        user.spent_ns += TURN_NS * 3 // 4
+        it.turns.note_spent(user)
+        assert (user.is_over, it.round(), user.spent_ns) == (False, [], 0)
+    user.spent_ns += TURN_NS + 1
+    it.turns.note_spent(user)
+    assert user.is_over
+    assert it.rounds() == [[]]
+    assert (user.is_over, user.spent_ns) == (False, 0)
+
+
 def test_a_user_whose_connections_wait_is_over_until_they_ran() -> None:
     it = Bench()
     user = it.turns.join(1)
