@@ -21,7 +21,7 @@ from bcached.service.socket.method import Session, not_connected
 from bcached.service.socket.pipeline import RequestPipeline
 from bcached.service.socket.pipeline_server import PipelineServer
 from bcached.service.socket.reply_queue import DECODED_FACTOR, SLOT_BYTES
-from bcached.service.socket.turns import TURN_NS, Turns
+from bcached.service.socket.turns import Turns
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 
@@ -63,7 +63,6 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._message_bytes = message_bytes
         self._pipeline = RequestPipeline(server, session, self._resume)
-        self._pipeline.run_ns_max = TURN_NS
         self._slots = self._pipeline.slots
         self._frames = Frames(NO_ROLE_BYTES if self.has_no_role else message_bytes)
         self._backlog = Backlog()  # received, and cannot run yet
@@ -258,6 +257,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, block: bytes, started_ns: int) -> None:
         """Run the backlog and these messages; what cannot run now stays in the backlog."""
         backlog, pipeline = self._backlog, self._pipeline
+        pipeline.run_ns_max = self._server.turns.run_ns
         try:
             if backlog.block or len(block) > DIRECT_BYTES:
                 backlog.add(block)

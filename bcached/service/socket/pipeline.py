@@ -4,7 +4,7 @@
 There are two ways to run a request:
 
 1. Brief requests that can be answered at once run in batches, without a suspension, and their replies are
-written by one call; of many, the first few are sent ahead, so that the peer handles them in parallel.
+written by one call: uvloop sends what is written when all reads of an iteration were handled, a call each.
 2. All others run one by one. Each takes a slot in the reply queue; if it has to wait, later requests still
 run, and their replies queue behind that slot. In-order requests may be deferred (in_order.py): a change while
 an earlier in-order change or read is outstanding, a read while a change is.
@@ -54,7 +54,6 @@ from bcached.wire.codec import (
 from bcached.wire.messages import REPLY_BYTES_MAX, Results
 from bcached.wire.methods import ALLOCATOR, METHODS, Request
 
-EARLY_REPLIES = 8  # replies that are sent first if twice as many or more are queued
 BATCH_REQUESTS = 64  # requests answered by one write; back-pressure and time are checked between batches
 
 INTERFACE_OF = {method.request: method.interface for method in METHODS.values()}
@@ -140,7 +139,11 @@ class RequestPipeline:
         while at < len(requests) and not self.is_write_paused:
             outcome: Outcome | None = None
             if not queue.slots:
-                batch = requests if len(requests) == 1 else batch_of(requests, at)
+                batch = (
+                    requests
+                    if not at and len(requests) <= BATCH_REQUESTS
+                    else requests[at : at + BATCH_REQUESTS]
+                )
                 ran, outcome = self._run_batch(batch, started_ns)
                 at += ran
                 if ran and outcome is None:
@@ -421,13 +424,6 @@ class RequestPipeline:
         if interface == ALLOCATOR:
             name = f"{INTERFACE_OF.get(kind, ALLOCATOR)}.{own_name}"
         return Refusal(name, error.fields)
-
-
-def batch_of(requests: Sequence[Received], at: int) -> Sequence[Received]:
-    """Returns the requests from one on that may be answered by one write; all of them without a copy."""
-    early = at == 0 and len(requests) >= 2 * EARLY_REPLIES
-    end = EARLY_REPLIES if early else at + BATCH_REQUESTS
-    return requests[at:end] if at or len(requests) > end else requests
 
 
 def _nothing() -> None:

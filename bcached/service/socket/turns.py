@@ -63,6 +63,7 @@ class Turns:
     def __init__(self, schedule: Schedule, clock: Callable[[], int]) -> None:
         self.users: dict[int, User] = {}
         self.half_turn_ns = ALONE_NS // 2  # of a user, in an iteration of the loop
+        self.run_ns = ALONE_NS // 2  # how long the requests of one read run at most, before others
         self._schedule = schedule
         self._clock = clock
         self._over: dict[User, None] = {}
@@ -80,7 +81,9 @@ class Turns:
         return user
 
     def _fit_turn(self) -> None:
-        self.half_turn_ns = (TURN_NS if len(self.users) > 1 else ALONE_NS) // 2
+        is_alone = len(self.users) <= 1
+        self.half_turn_ns = (ALONE_NS if is_alone else TURN_NS) // 2
+        self.run_ns = ALONE_NS // 2 if is_alone else TURN_NS
 
     def leave(self, user: User) -> None:
         """Remove a closed connection of a user."""

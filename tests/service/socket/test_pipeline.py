@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bcached.errors import DeviceFailed, InvalidParameter
+from bcached.errors import DeviceFailed
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Operation
 from bcached.service.socket.peer import Peer
-from bcached.service.socket.pipeline import BATCH_REQUESTS, EARLY_REPLIES, RequestPipeline, batch_of
+from bcached.service.socket.pipeline import BATCH_REQUESTS, RequestPipeline
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.request_counts import RequestCounts
 from bcached.wire.codec import decode_requests
@@ -96,10 +96,12 @@ async def test_brief_requests_are_answered_by_one_write() -> None:
     assert it.pipeline.is_idle
 
 
-async def test_of_many_brief_requests_the_first_are_answered_ahead() -> None:
+async def test_a_write_answers_a_limited_number_of_requests() -> None:
     it = Bench()
-    it.run(*map(allocate, range(2 * EARLY_REPLIES)))
-    assert [len(write) for write in it.replies()] == [EARLY_REPLIES, EARLY_REPLIES]
+    it.run(*map(allocate, range(BATCH_REQUESTS)))
+    assert [len(write) for write in it.replies()] == [BATCH_REQUESTS]
+    it.run(*map(allocate, range(2 * BATCH_REQUESTS + 1)))
+    assert [len(write) for write in it.replies()] == [BATCH_REQUESTS, BATCH_REQUESTS, 1]
 
 
 async def test_a_refused_brief_request_is_answered_with_the_others() -> None:
@@ -312,17 +314,6 @@ def test_a_bug_in_a_request_is_the_callers_to_report() -> None:
     it = Bench()
     with pytest.raises(AssertionError, match="a bug"):
         it.run(allocate(inode=BUG))
-
-
-def test_a_batch_is_all_of_few_requests_without_a_copy() -> None:
-    requests = [InvalidParameter("a", "b")] * (2 * EARLY_REPLIES - 1)
-    assert batch_of(requests, 0) is requests
-
-
-def test_a_batch_has_an_early_part_and_a_limit() -> None:
-    requests = [InvalidParameter("a", str(number)) for number in range(2 * BATCH_REQUESTS)]
-    assert batch_of(requests, 0) == requests[:EARLY_REPLIES]
-    assert batch_of(requests, EARLY_REPLIES) == requests[EARLY_REPLIES : EARLY_REPLIES + BATCH_REQUESTS]
 
 
 def test_its_repr_shows_what_waits() -> None:

@@ -14,7 +14,6 @@ import pytest
 
 from bcached.service.listening import bind_unix
 from bcached.service.socket.access import Access
-from bcached.service.socket.pipeline import EARLY_REPLIES
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.socket_limits import SocketLimits
 from bcached.service.socket.socket_server import SocketServer
@@ -73,33 +72,6 @@ async def until(question: Any) -> None:
 
 
 # Order
-
-
-@pytest.mark.parametrize(
-    ("count", "ahead"), [(2 * EARLY_REPLIES - 1, 0), (2 * EARLY_REPLIES, EARLY_REPLIES), (60, EARLY_REPLIES)]
-)
-async def test_of_many_requests_the_first_are_answered_while_the_others_run(
-    path: str, service: ToyService, count: int, ahead: int
-) -> None:
-    with socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(path)
-        peer.setblocking(False)
-        there: list[int] = []
-
-        def look() -> None:
-            with contextlib.suppress(BlockingIOError):
-                there.append(peer.recv(1 << 20, socket.MSG_PEEK).count(0))
-
-        service.on_allocate = look
-        peer.send(b"".join(allocate(offset=8 * number) for number in range(count)))
-        await until(lambda: len(service.log) == count)
-        assert there == [ahead] * (count - ahead if ahead else 0)
-        replies = b""
-        while replies.count(0) < count:
-            replies += await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
-        assert [
-            json.loads(reply)["parameters"]["keys"][0]["offset"] for reply in replies.split(b"\0")[:-1]
-        ] == [8 * number for number in range(count)]
 
 
 async def test_a_request_is_answered(talker: Talker) -> None:
