@@ -203,7 +203,8 @@ class AsyncCache:
         return NewObject(name_bytes(name), *self._values.encode(value), expiry_us(expire))
 
     def _recall(self, name: bytes) -> FoundObject | None:
-        return self._objects.recall(name, read_cached, AT_ONCE_BYTES)
+        objects = self._objects
+        return objects.recall(name, read_cached, AT_ONCE_BYTES) or objects.recall_placed(name, read_cached)
 
     async def _find(self, name: bytes) -> FoundObject | None:
         found = self._recall(name)

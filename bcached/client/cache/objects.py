@@ -70,6 +70,19 @@ class Objects:
         self.hits += 1
         return FoundObject(known.codec, value, known.expires_at_us)
 
+    def recall_placed(self, name: bytes, read: Read) -> FoundObject | None:
+        """Returns the object of this name, counted as a hit, if another process has told its place.
+
+        None also while a commit of ours for its slot is under way.
+        """
+        session, offset = self.sessions.existing, offset_of(name)
+        if session is None or self.sessions.has_doubts(session) or offset in session.commits.newest:
+            return None
+        stored = unexpired(session.find_placed(name, offset, read))
+        if stored is not None:
+            self.hits += 1
+        return found_object(stored)
+
     def find(self, name: bytes) -> FoundObject | None:
         """Returns the object of this name, and counts a hit or a miss."""
         found = self.recall(name)

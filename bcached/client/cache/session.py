@@ -27,7 +27,7 @@ from bcached.client.cache.object_format import (
 from bcached.client.cache.positions import Position, Positions
 from bcached.client.cache.read_reports import Hits
 from bcached.client.cache.reading import Reader, StaleRead
-from bcached.client.cache.recall import Recall
+from bcached.client.cache.recall import Read, Recall
 from bcached.client.changes import mapped_changes
 from bcached.client.gens import GC_EPOCHS_MAX, Instant
 from bcached.client.parts_left import PartsLeft
@@ -237,10 +237,10 @@ class CacheSession:
         if one.seal is not None:
             self._know(one.name, version, one.keys, one.since, one.seal)
 
-    def find_placed(self, name: bytes, offset: int) -> StoredObject | None:
+    def find_placed(self, name: bytes, offset: int, read: Read = os.pread) -> StoredObject | None:
         """Returns the newest object of this name, without a request, if its place is published.
 
-        What is read is checked afterwards, in the order that recall.py tells.
+        What is read is checked afterwards, in the order that recall.py tells. read: as of Recall.known.
         """
         changes, gens = self.changes, self.gens
         placed, now = changes.place(self.inode, offset), gens.now()
@@ -252,7 +252,7 @@ class CacheSession:
         if ago > GC_EPOCHS_MAX or length > LONG_BYTES:
             return None
         try:
-            found = decoded(os.pread(member.path.descriptor, length, pointer.sector * SECTOR_BYTES), name)
+            found = decoded(read(member.path.descriptor, length, pointer.sector * SECTOR_BYTES), name)
             if (
                 found is None
                 or member.gens[pointer.sector // member.bucket_sectors] != pointer.gen
@@ -295,6 +295,12 @@ class CacheSession:
 
     def find_many(self, names: Sequence[bytes]) -> list[StoredObject | None]:
         """Returns the objects of these names, with few round trips."""
+        placed = {name: self.find_placed(name, offset_of(name)) for name in names}
+        unknown = [name for name in names if placed[name] is None]
+        looked_up = dict(zip(unknown, self._look_up_many(unknown), strict=True))
+        return [placed[name] or looked_up[name] for name in names]
+
+    def _look_up_many(self, names: Sequence[bytes]) -> list[StoredObject | None]:
         objects: list[StoredObject | None] = []
         for start in range(0, len(names), MANY_MAX):
             batch = [(name, offset_of(name)) for name in names[start : start + MANY_MAX]]

@@ -33,7 +33,7 @@ class Sessions:
     def current(self) -> CacheSession:
         """Returns a session. Raises ClientClosed, or ConnectionLost without a daemon."""
         session = self.existing
-        if session is not None and not session.refused:
+        if session is not None and not self.has_doubts(session):
             return session
         with self.lock:
             if self._is_closed:
@@ -47,6 +47,13 @@ class Sessions:
                 self._doubtful = []
                 session = self.existing = self._opened()
             return session
+
+    def has_doubts(self, session: CacheSession) -> bool:
+        """Whether an older object may be in some slots: those of a session lost, or of refused commits.
+
+        A session is there for other threads before what is doubtful is dropped.
+        """
+        return bool(self._doubtful or session.refused)
 
     @property
     def is_closed(self) -> bool:

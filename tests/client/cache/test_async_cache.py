@@ -85,6 +85,24 @@ async def test_what_is_known_and_in_memory_does_not_leave_the_loop(
     assert await cache.get("huge") == b"x" * 2_000_000
 
 
+async def test_what_another_process_stored_does_not_leave_the_loop(
+    opened: Open, daemon: DaemonProcess, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def left(*_: object) -> None:
+        raise AssertionError("the loop was left")
+
+    here = opened()
+    assert await here.get("a") is None
+    with Cache(str(daemon.socket_path), label_of(request)) as there:
+        for number in range(3):
+            there.set("a", number, wait=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(here, "_in_thread", left)
+                assert await here.get("a") == number
+        there.set("a", "expired", expire=0, wait=True)
+        assert await here.get("a") is None
+
+
 async def test_what_is_not_in_memory_is_read_in_a_thread(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
