@@ -28,7 +28,8 @@ def made_of_two(lab: Lab) -> tuple[Path, Path]:
     paths = lab.path("member-0"), lab.path("member-1")
     for path in paths:
         path.unlink(missing_ok=True)
-    sizes = ["-b", "64k", "-w", "512", "--size", str(MEMBER_BYTES)]
+    # Buckets so small that there are many leaves, and each member has some.
+    sizes = ["-b", "8k", "-w", "512", "--size", str(MEMBER_BYTES)]
     subprocess.run([program("bcachectl"), "make", *sizes, *map(str, paths)], check=True, capture_output=True)
     with serving(*paths) as daemon:
         with daemon.client() as client:

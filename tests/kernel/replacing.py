@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The claims about other sizes and other devices: the kernel goes on with what resize and clone left."""
 
+import json
+import lzma
 import random
 import re
 import subprocess
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +18,12 @@ from .keys import SHAPES, Trial
 from .lab import Case, Lab, Outcome
 from .ours import made
 
+FULL = Path(__file__).parent.parent / "fixtures/kernel/full-lru.img.xz"
+BUCKETS_LEFT = 600
 BACKING_BYTES = 8 << 20
 HOT = ((0, 3 << 20), (10000, 1 << 20))  # sectors of the data, and bytes
 SHAPE_NAMES = ("4k 512", "64k 512")
+COUNTS = re.compile(r"[\d,]+ sectors \(\S+\) of dirty data in [\d,]+ buckets")
 ENOUGH = re.compile(r"or choose (\S+) or more")
 
 
@@ -35,15 +41,16 @@ def verb(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def shrink(path: Path, least: str) -> str:
-    """Make the image as small as its dirty data lets it be. Returns what is said of that."""
-    refused = verb("resize", "--yes", path, least)
-    if refused.returncode == 0:
-        return refused.stdout
-    enough = ENOUGH.search(refused.stderr)
-    if enough is None:
-        raise DaemonFailed(f"resize {least}: {refused.stderr}")
-    return bcachectl("resize", "--yes", path, enough[1])
+def shrink(path: Path, least: str) -> int:
+    """Make the image as small as its dirty data lets it be. Returns the sectors of clean data dropped."""
+    before = path.read_bytes()
+    done = verb("--json", "resize", "--yes", path, least)
+    if done.returncode != 0:
+        counts, enough = COUNTS.search(done.stderr), ENOUGH.search(done.stderr)
+        if counts is None or enough is None or path.read_bytes() != before:
+            raise DaemonFailed(f"resize {least}, refused: {done.stderr}")
+        return shrink(path, enough[1])
+    return int(json.loads(done.stdout)["dropped_sectors"])
 
 
 def begun(lab: Lab, name: str, what: str) -> Trial:
@@ -60,14 +67,29 @@ def resized(lab: Lab, name: str) -> Outcome:
     trial = begun(lab, name, "resized")
     bcachectl("resize", "--yes", trial.path, trial.shape.size_bytes * 2)
     trial.before_the_kernel(fill=True)
-    shrink(trial.path, str(520 * trial.shape.bucket_bytes))
+    dropped = shrink(trial.path, str(520 * trial.shape.bucket_bytes))
     trial.before_the_kernel()
     trial.before_the_daemon(200)
     trial.before_the_kernel()
     size = trial.path.stat().st_size
     if size >= trial.shape.size_bytes * 2:
         trial.complaints.append(f"the image has {size} bytes, so nothing was cut off")
-    return trial.outcome()
+    outcome = trial.outcome()
+    note = f"{outcome.facts['note']}, {dropped} sectors of clean data dropped"
+    return replace(outcome, facts={**outcome.facts, "note": note})
+
+
+def shrunk_full(lab: Lab) -> Outcome:
+    """A set that the kernel filled with clean data loses what is behind the new end, and is sound to both."""
+    path = lab.path("shrunk")
+    path.write_bytes(lzma.decompress(FULL.read_bytes()))
+    dropped = shrink(path, str(BUCKETS_LEFT * images.superblock(path).bucket_bytes))
+    first = judge(lab.machine, path, keep_writes=True)
+    bcachectl("check", path)
+    outcome = Outcome.of(first, judge(lab.machine, path))
+    complaints = [] if dropped else ["no clean data was dropped, so this shows less than it should"]
+    facts = {**outcome.facts, "note": f"{dropped} sectors of clean data dropped"}
+    return replace(outcome, complaints=(*outcome.complaints, *complaints), facts=facts)
 
 
 def cloned(lab: Lab, name: str) -> Outcome:
@@ -103,6 +125,7 @@ def warmed(lab: Lab) -> Outcome:
 
 
 REPLACING = (
+    Case("shrunk", "the kernel registers a set full of clean data that was made smaller", shrunk_full),
     Case("warmed", "the kernel attaches a cache that was filled offline, and reads of it hit", warmed),
     *(
         Case(
