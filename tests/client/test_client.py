@@ -273,7 +273,7 @@ async def test_a_volume_by_its_label_and_a_report_of_reads(folder: Path) -> None
 async def test_commits_with_conditions_and_the_map_of_changes(folder: Path) -> None:
     async with served(folder), Client(str(folder / "s")) as client:
         file = await client.map_changes()
-        assert file.bytes == 4096 + 4 * COUNTERS
+        assert file.bytes == 4096 + 8 * COUNTERS
         (key,) = await client.allocate(0, 0, 48)
         first = await client.commit_if([key], versions=True)
         assert (first.versions, first.committed) == ((1,), None)
