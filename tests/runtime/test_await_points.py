@@ -99,6 +99,8 @@ NOT_PASSED = {
     "await self._nodes.leaf_at(inode, start)": "a loop over an async generator shows none of its waits",
     "await asyncio.sleep(0)  # all may": "the same",
     "device, bucket = await": "test_volumes.py takes all buckets for metadata away",
+    "await self._write(self._table.with_owner(": "test_volume_owners.py",
+    "runtime/volumes.py await self._run(change)": "the same",
 }
 
 
