@@ -36,6 +36,11 @@ class KnownLayout:
     block_sectors: int
     set_uuid: UUID
 
+    def fits(self, superblock: Superblock) -> bool:
+        """Whether a superblock, which may be damaged, says the same."""
+        found = superblock.bucket_sectors, superblock.block_sectors, superblock.set_uuid
+        return found == (self.bucket_sectors, self.block_sectors, self.set_uuid)
+
 
 @dataclass(frozen=True, slots=True)
 class MemberLeft:
@@ -49,7 +54,8 @@ async def read_member_left(device: BlockDevice, layout: KnownLayout | None, repo
     """Returns the member on a device, with the best superblock there is. Raises SetRefused without one.
 
     1. A sound one, or its copy. 2. A sound one that says more than the device has, or with its magic erased,
-    or one bit wrong. 3. The fields of a damaged one. 4. The layout that the owner gives.
+    or one bit wrong. 3. The fields of a damaged one, if the owner says the same. 4. The layout that the owner
+    gives.
     """
     try:
         return MemberLeft(MemberFound(device, await read_superblock(device)), is_guess=False)
@@ -75,6 +81,8 @@ async def read_member_left(device: BlockDevice, layout: KnownLayout | None, repo
                 f"{damage}; if it was made with buckets of 512k and blocks of 4k, for example: "
                 "--geometry 512k,4k"
             ) from None
+        sealed, superblock = b"", _of_layout(layout, device)
+    if sealed != raw and layout is not None and not layout.fits(superblock):
         sealed, superblock = b"", _of_layout(layout, device)
     _report(damage, report)
     return MemberLeft(MemberFound(device, superblock), is_guess=sealed != raw)
