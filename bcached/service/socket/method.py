@@ -59,7 +59,7 @@ class Later(Struct, frozen=True):
 
 
 class Decided(Struct, frozen=True, gc=False):
-    """Results of a request that is done; its reply is sent once a future is, which all such requests share.
+    """Short results of a request that is done; its reply is sent once a future is, which such requests share.
 
     So it is never cancelled, and stopping waits for it. The replies of a connection are sent by one write.
     """

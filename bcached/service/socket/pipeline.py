@@ -293,11 +293,16 @@ class RequestPipeline:
             if failure is not None and not isinstance(failure, RequestError):
                 raise failure
             now_ns, queue, counts = time.perf_counter_ns(), self._queue, self._server.counts
+            replies: list[AnyReply] = []
             for slot, results in waiting:
-                outcome = results if failure is None else self._refusal(slot.kind, failure)
-                queue.set_reply(slot, self._encoded(slot.kind, outcome))
                 counts.of(slot.kind).observe(1, now_ns - slot.started_ns)
-            self._send(queue.pop_ready())
+                if failure is None and slot is queue.slots[0] and not slot.silent:  # nearly always
+                    queue.pop_first()
+                    replies.append(Reply(results))
+                else:
+                    outcome = results if failure is None else self._refusal(slot.kind, failure)
+                    queue.set_reply(slot, self._encoded(slot.kind, outcome))
+            self._send([*replies, *queue.pop_ready()])
         except Exception as error:
             self._server.fail(error)
             return
@@ -338,7 +343,7 @@ class RequestPipeline:
         self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
         self._send(self._queue.fill(slot, reply))
 
-    def _send(self, ready: Sequence[msgspec.Raw]) -> None:
+    def _send(self, ready: Sequence[AnyReply]) -> None:
         """Send replies, and begin a stream that is then first in the queue."""
         if ready:
             self.write(encode_replies(ready))

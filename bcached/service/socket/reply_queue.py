@@ -90,6 +90,10 @@ class ReplyQueue:
             slot.reply = reply
             self.reply_bytes += len(reply)
 
+    def pop_first(self) -> None:
+        """Remove the first slot, whose reply is sent by the caller."""
+        self.request_bytes -= self.slots.popleft().request_bytes
+
     def pop_ready(self) -> list[Raw]:
         """Remove and return all replies that can be sent now."""
         ready = []

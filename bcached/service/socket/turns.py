@@ -16,6 +16,7 @@ from typing import Protocol
 
 TURN_NS = 1_000_000
 ALONE_NS = 5_000_000  # of a user that is the only one: turns cost a tenth of a small request
+RUN_ALONE_NS = 2_500_000
 ROUND_NS = 2_000_000  # then events are handled, and the round continues where it was
 STEP_NS = 500_000  # what a step of a longer request is counted as
 PATIENCE = 1000
@@ -63,7 +64,7 @@ class Turns:
     def __init__(self, schedule: Schedule, clock: Callable[[], int]) -> None:
         self.users: dict[int, User] = {}
         self.half_turn_ns = ALONE_NS // 2  # of a user, in an iteration of the loop
-        self.run_ns = ALONE_NS // 2  # how long the requests of one read run at most, before others
+        self.run_ns = RUN_ALONE_NS  # how long the requests of one read run at most, before others
         self._schedule = schedule
         self._clock = clock
         self._over: dict[User, None] = {}
@@ -83,7 +84,7 @@ class Turns:
     def _fit_turn(self) -> None:
         is_alone = len(self.users) <= 1
         self.half_turn_ns = (ALONE_NS if is_alone else TURN_NS) // 2
-        self.run_ns = ALONE_NS // 2 if is_alone else TURN_NS
+        self.run_ns = RUN_ALONE_NS if is_alone else TURN_NS
 
     def leave(self, user: User) -> None:
         """Remove a closed connection of a user."""
