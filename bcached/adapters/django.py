@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from bcached.adapters.shared_caches import shared_cache
 from bcached.client.attachment import SOCKET_PATH, SocketPath
 from bcached.client.cache.cache import Cache
-from bcached.client.cache.names import NAME_BYTES_MAX
+from bcached.client.cache.values.names import NAME_BYTES_MAX
 
 # The first two are Django's, for caches that cull by themselves; here the daemon reclaims space.
 OPTIONS = {

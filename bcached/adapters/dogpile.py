@@ -12,7 +12,7 @@ from bcached.adapters.dogpile_mutex import BcachedMutex
 from bcached.adapters.shared_caches import shared_cache
 from bcached.client.attachment import SOCKET_PATH
 from bcached.client.cache.cache import Cache
-from bcached.client.cache.names import Name
+from bcached.client.cache.values.names import Name
 from bcached.errors import ClientClosed, ConnectionLost
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from bcached.client import Cache
 from bcached.client.attachment import SocketPath
-from bcached.client.cache.serializers import Serializer
+from bcached.client.cache.values.serializers import Serializer
 from bcached.errors import ConnectionLost
 
 _caches: dict[tuple[object, ...], Cache] = {}

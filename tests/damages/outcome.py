@@ -15,10 +15,10 @@ from bcached.store.repair.volume_slots import NamedBacking
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import read_backing
-from bcached.store.rescue.superblock_left import KnownLayout
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter
 from damages.kinds import SECTOR, Kind, damaged

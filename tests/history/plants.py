@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from bcached.client.cache import reading
 from bcached.client.cache.commits import Commits
-from bcached.client.cache.known_object import KnownExtent, KnownObject
-from bcached.client.cache.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
-from bcached.client.cache.recall import Recall
+from bcached.client.cache.finding import reading
+from bcached.client.cache.finding.known_object import KnownExtent, KnownObject
+from bcached.client.cache.finding.recall import Recall
 from bcached.client.cache.session import CacheSession
+from bcached.client.cache.values.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
 from bcached.wire.change_map import ChangeMap
 from bcached.wire.place_map import Placed
 

@@ -14,9 +14,9 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line
 from bcached.cli.offline.devices import lines_of, opened, warn_if_used
-from bcached.cli.offline.finding_document import finding_document
-from bcached.cli.offline.next_commands import next_for_damage
-from bcached.cli.offline.owner_report import next_commands, owner_document, owner_lines
+from bcached.cli.offline.reports.finding_document import finding_document
+from bcached.cli.offline.reports.next_commands import next_for_damage
+from bcached.cli.offline.reports.owner_report import next_commands, owner_document, owner_lines
 from bcached.cli.paths import PATH
 from bcached.device.block_device import BlockDevice
 from bcached.format.label import printable_label

@@ -10,7 +10,7 @@ import msgspec
 
 from bcached.cli.examples import examples
 from bcached.cli.offline.devices import opened, warn_if_used
-from bcached.cli.offline.finding_document import finding_document
+from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.show import superblock_document
 from bcached.cli.paths import PATH
 from bcached.errors import SetRefused

@@ -15,7 +15,7 @@ from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline.devices import opened
-from bcached.cli.offline.repair_report import document, lines, status_of, step_lines
+from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
 from bcached.store.repair.applying import Progress
@@ -25,9 +25,9 @@ from bcached.store.repair.repair import Repair
 from bcached.store.repair.undo import Undo, UndoLog
 from bcached.store.repair.volume_slots import NamedBacking, parse_backing
 from bcached.store.repair.wishes import Wishes
-from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.owner_of import read_backing
-from bcached.store.rescue.superblock_left import KnownLayout
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.units import format_size
 
 

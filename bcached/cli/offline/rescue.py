@@ -16,7 +16,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed, Interrupted
 from bcached.cli.offline.devices import lines_of, opened, warn_if_used
-from bcached.cli.offline.rescue_report import document, lines, shortfall
+from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
@@ -24,12 +24,12 @@ from bcached.device.image_file import create_image
 from bcached.errors import FormatError, SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.missing_members import readable_sectors
-from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import BackingFound, Owner, owner_of, read_backing, volume_sectors
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.missing_members import readable_sectors
+from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.rescue import Rescue, first_data_sector
-from bcached.store.rescue.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import Progress, Written
 from bcached.units import SECTOR_BYTES, format_size

@@ -10,8 +10,8 @@ from bcached.cli.answer import answer
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed
 from bcached.cli.offline.devices import opened
-from bcached.cli.offline.next_commands import without_superblock
-from bcached.cli.offline.shown_superblock import ShownSuperblock, shown_superblock
+from bcached.cli.offline.reports.next_commands import without_superblock
+from bcached.cli.offline.reports.shown_superblock import ShownSuperblock, shown_superblock
 from bcached.cli.paths import PATH
 from bcached.errors import BcachedError
 from bcached.format.backing_superblock import BackingSuperblock

@@ -21,11 +21,11 @@ from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.dm_table import LinearTarget, targets_of
-from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.extent_map import packed_map
-from bcached.store.rescue.missing_members import is_missing, readable_sectors
-from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_sectors
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.missing_members import is_missing, readable_sectors
+from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.rescue import Rescue, first_data_sector
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES, format_size

@@ -10,14 +10,14 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH, SocketPath
-from bcached.client.cache.adding import adding
-from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized_coroutine
-from bcached.client.cache.names import Name, name_bytes
-from bcached.client.cache.new_object import FoundObject, NewObject
 from bcached.client.cache.objects import Objects, Stats
-from bcached.client.cache.serializers import Serializer, Values
 from bcached.client.cache.shared_hops import SharedHops
+from bcached.client.cache.values.adding import adding
+from bcached.client.cache.values.expiry import expiry_us, seconds_left
+from bcached.client.cache.values.names import Name, name_bytes
+from bcached.client.cache.values.new_object import FoundObject, NewObject
+from bcached.client.cache.values.serializers import Serializer, Values
 from bcached.client.data_paths import read_cached
 from bcached.client.forks import end_in_children
 from bcached.client.scattered_reads import LONG_BYTES

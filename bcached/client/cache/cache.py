@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH, SocketPath
-from bcached.client.cache.adding import adding
-from bcached.client.cache.expiry import expiry_us, seconds_left
 from bcached.client.cache.memoizing import MISSING, memoized
-from bcached.client.cache.names import Name, name_bytes
-from bcached.client.cache.new_object import NewObject
 from bcached.client.cache.objects import Objects, Stats
-from bcached.client.cache.serializers import RAW, Serializer, Values
+from bcached.client.cache.values.adding import adding
+from bcached.client.cache.values.expiry import expiry_us, seconds_left
+from bcached.client.cache.values.names import Name, name_bytes
+from bcached.client.cache.values.new_object import NewObject
+from bcached.client.cache.values.serializers import RAW, Serializer, Values
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import Condition, RLock, get_ident
 
 from bcached.client.attachment import Attachment
-from bcached.client.cache.names import SLOT_SECTORS
-from bcached.client.cache.object_format import Seal
+from bcached.client.cache.values.names import SLOT_SECTORS
+from bcached.client.cache.values.object_format import Seal
 from bcached.client.gens import Instant
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call

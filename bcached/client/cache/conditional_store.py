@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from bcached.client.cache.commits import Pending
-from bcached.client.cache.names import offset_of
-from bcached.client.cache.new_object import Change, NewObject, found_object
-from bcached.client.cache.object_format import StoredObject
 from bcached.client.cache.session import CacheSession
+from bcached.client.cache.values.names import offset_of
+from bcached.client.cache.values.new_object import Change, NewObject, found_object
+from bcached.client.cache.values.object_format import StoredObject
 
 Find = Callable[[CacheSession, bytes], StoredObject | None]
 

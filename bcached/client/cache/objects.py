@@ -11,10 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from bcached.client.cache.conditional_store import ConditionalStore
-from bcached.client.cache.expiry import now_us, unexpired
-from bcached.client.cache.names import ALL_SECTORS, offset_of
-from bcached.client.cache.new_object import Change, FoundObject, NewObject, found_object, only_if_absent
-from bcached.client.cache.object_format import (
+from bcached.client.cache.finding.reading import StaleRead
+from bcached.client.cache.finding.recall import Read
+from bcached.client.cache.sender import Sender
+from bcached.client.cache.session import CacheSession
+from bcached.client.cache.sessions import Sessions
+from bcached.client.cache.values.expiry import now_us, unexpired
+from bcached.client.cache.values.names import ALL_SECTORS, offset_of
+from bcached.client.cache.values.new_object import (
+    Change,
+    FoundObject,
+    NewObject,
+    found_object,
+    only_if_absent,
+)
+from bcached.client.cache.values.object_format import (
     OBJECT_BYTES_MAX,
     PAGE_BYTES,
     RECORD,
@@ -22,11 +33,6 @@ from bcached.client.cache.object_format import (
     encoded,
     record_value,
 )
-from bcached.client.cache.reading import StaleRead
-from bcached.client.cache.recall import Read
-from bcached.client.cache.sender import Sender
-from bcached.client.cache.session import CacheSession
-from bcached.client.cache.sessions import Sessions
 from bcached.errors import ConnectionLost, NoSuchVolume
 
 T = TypeVar("T")

@@ -8,12 +8,16 @@ from threading import RLock
 from bcached.client.attachment import Attachment
 from bcached.client.cache.carving import Carver
 from bcached.client.cache.commits import Commits, Pending
-from bcached.client.cache.expiry import now_us
-from bcached.client.cache.known_object import KnownObject, Members
+from bcached.client.cache.finding.known_object import KnownObject, Members
+from bcached.client.cache.finding.positions import Position, Positions
+from bcached.client.cache.finding.read_reports import Hits
+from bcached.client.cache.finding.reading import Reader, StaleRead
+from bcached.client.cache.finding.recall import Read, Recall
 from bcached.client.cache.leasing import Leases
-from bcached.client.cache.names import RECORD_AT, SLOT_SECTORS, offset_of
-from bcached.client.cache.new_object import NewObject
-from bcached.client.cache.object_format import (
+from bcached.client.cache.values.expiry import now_us
+from bcached.client.cache.values.names import RECORD_AT, SLOT_SECTORS, offset_of
+from bcached.client.cache.values.new_object import NewObject
+from bcached.client.cache.values.object_format import (
     CHECKED_AT,
     OBJECT_BYTES_MAX,
     PAGE_BYTES,
@@ -24,10 +28,6 @@ from bcached.client.cache.object_format import (
     encoded,
     value_at,
 )
-from bcached.client.cache.positions import Position, Positions
-from bcached.client.cache.read_reports import Hits
-from bcached.client.cache.reading import Reader, StaleRead
-from bcached.client.cache.recall import Read, Recall
 from bcached.client.changes import mapped_changes
 from bcached.client.gens import GC_EPOCHS_MAX, Instant
 from bcached.client.parts_left import PartsLeft

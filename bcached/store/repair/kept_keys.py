@@ -17,9 +17,9 @@ from bcached.state.index.extent_columns import empty_rows, extents_of_rows, join
 from bcached.state.index.extents import Extents
 from bcached.state.index.key_rows import KeyRows, Rows
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.missing_members import is_missing
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.missing_members import is_missing
+from bcached.store.rescue.remains.set_left import SetLeft
 
 
 @dataclass(slots=True)

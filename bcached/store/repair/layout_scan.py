@@ -28,7 +28,7 @@ from bcached.format.jset import (
 from bcached.format.magic import JSET, set_magic_of
 from bcached.format.sizes import BLOCK_SECTORS_MAX, BUCKET_SECTORS_MIN, METADATA_BYTES_MAX
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR
-from bcached.store.rescue.superblock_left import KnownLayout
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.units import SECTOR_BYTES
 
 CHUNK_BYTES = 4 << 20

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bcached.errors import SetRefused
 from bcached.state.accounting.check_counts import Census, Use
 from bcached.store.repair.kept_keys import KeptKeys
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.set_left import SetLeft
 
 NAMED_BY_NOTHING, DROPPED_CLEAN, DROPPED_DIRTY, IN_USE = range(4)
 

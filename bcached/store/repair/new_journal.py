@@ -11,7 +11,7 @@ from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, trace_entries
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
 from bcached.store.reading.journal_check import SEQ_MAX
-from bcached.store.rescue.journal_left import JournalLeft
+from bcached.store.rescue.remains.journal_left import JournalLeft
 from bcached.units import SECTOR_BYTES
 
 

@@ -32,10 +32,10 @@ from bcached.store.repair.repair_step import RepairStep
 from bcached.store.repair.volume_slots import VolumeSlots
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.missing_members import is_missing
-from bcached.store.rescue.node_scan import add_found_leaves
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.missing_members import is_missing
+from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.uuid_table import UuidTable
 from bcached.units import SECTOR_BYTES
 

@@ -22,8 +22,8 @@ from bcached.store.membership import MemberFound, with_new_journal
 from bcached.store.patched_device import Patch
 from bcached.store.repair.layout_scan import scan_layout
 from bcached.store.repair.repair_step import RepairStep
-from bcached.store.rescue.journal_left import fits_its_journal, read_journal_left, sizes_fit
-from bcached.store.rescue.superblock_left import KnownLayout, MemberLeft, read_member_left
+from bcached.store.rescue.remains.journal_left import fits_its_journal, read_journal_left, sizes_fit
+from bcached.store.rescue.remains.superblock_left import KnownLayout, MemberLeft, read_member_left
 from bcached.units import SECTOR_BYTES
 
 

@@ -19,7 +19,7 @@ from bcached.format.sizes import uuid_slots
 from bcached.format.uuid_entry import UuidEntry
 from bcached.store.reading.volume_check import sound_slots
 from bcached.store.repair.kept_keys import KeptKeys
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.set_left import SetLeft
 
 Slots = list[UuidEntry | None]
 NUMBERED = re.compile(r"(\d+)=(.+)", re.DOTALL)

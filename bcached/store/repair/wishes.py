@@ -8,8 +8,8 @@ from uuid import UUID
 
 from bcached.store.repair.needs import REBUILDING, StepOption
 from bcached.store.repair.volume_slots import NamedBacking
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.superblock_left import KnownLayout
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 
 
 @dataclass(frozen=True, slots=True)

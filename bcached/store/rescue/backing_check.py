@@ -9,8 +9,8 @@ from bcached.errors import FormatError, SetRefused
 from bcached.format.backing_superblock import DATA_SECTOR_DEFAULT, BackingSuperblock
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.owner_of import DIRTY, Owner, owner_of, read_backing
+from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.rescue import Rescue, first_data_sector
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES

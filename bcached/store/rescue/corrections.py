@@ -21,8 +21,8 @@ from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.patched_device import Patch, patched_devices
 from bcached.store.prio_chain import follow_chain
-from bcached.store.rescue.set_left import SetLeft, read_what_is_left
-from bcached.store.rescue.superblock_left import KnownLayout
+from bcached.store.rescue.remains.set_left import SetLeft, read_what_is_left
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.units import SECTOR_BYTES
 
 READINGS = 4  # what is behind damage is seen only when that is corrected

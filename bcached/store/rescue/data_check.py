@@ -18,7 +18,7 @@ from bcached.state.index.key_rows import Rows
 from bcached.store.finding import Finding, Report, Severity
 from bcached.store.rescue.backing_check import CheckedBacking
 from bcached.store.rescue.dirty_extents import Place
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES
 

@@ -20,9 +20,9 @@ from bcached.state.accounting.check_counts import Census, Use
 from bcached.state.index.extents import Extents
 from bcached.state.index.key_rows import Rows
 from bcached.store.check.key_check import OVERLAP
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.plain_rows import PlainRows
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.plain_rows import PlainRows
+from bcached.store.rescue.remains.set_left import SetLeft
 
 
 @dataclass(frozen=True, slots=True)

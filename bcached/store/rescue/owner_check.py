@@ -11,9 +11,9 @@ from bcached.store.rescue.backing_check import CheckedBacking, check_backing
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.data_check import DataCheck, DataRead, Progress
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import Owner
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES

@@ -11,7 +11,7 @@ from bcached.format.backing_superblock import BackingSuperblock
 from bcached.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock
 from bcached.format.superblock_fields import BackingDevice
 from bcached.format.uuid_entry import UuidEntry
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.units import SECTOR_BYTES
 
 DIRTY, DETACHED = "dirty", "detached"

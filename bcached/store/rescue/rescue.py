@@ -9,9 +9,9 @@ from bcached.errors import SetRefused
 from bcached.format.backing_superblock import BackingSuperblock, detached
 from bcached.format.superblock import SUPERBLOCK_SECTOR
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals
-from bcached.store.rescue.doubts import Confidence
 from bcached.store.rescue.owner_of import BackingFound, Owner
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, Progress, Written, refuse_outside
 from bcached.units import SECTOR_BYTES

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
-from bcached.cli.offline.shown_superblock import shown_superblock
+from bcached.cli.offline.reports.shown_superblock import shown_superblock
 from bcached.format.superblock import FEATURE_INCOMPAT_BCACHED_SET, Superblock
 from bcached.set_state import Replacement
 from instruments.devices.bad_sectors import BadSectorsDevice

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from bcached.client import BlockingClient, Cache
-from bcached.client.cache.names import RECORD_AT, offset_of
+from bcached.client.cache.values.names import RECORD_AT, offset_of
 from bcached.errors import ClientClosed, ConnectionLost
 from instruments.clients.daemon_process import DaemonProcess
 
@@ -255,7 +255,7 @@ def test_a_value_says_when_it_expires(opened: Open) -> None:
 
 
 def test_two_names_in_one_slot_replace_each_other(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bcached.client.cache.names.SLOT_BITS", 0)
+    monkeypatch.setattr("bcached.client.cache.values.names.SLOT_BITS", 0)
     here, there = opened(), opened()
     here.set("one", b"1" * 10_000, wait=True)
     there.set("two", b"2", wait=True)

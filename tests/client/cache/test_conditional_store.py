@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from bcached.client import BlockingClient, Cache
-from bcached.client.cache.names import SLOT_SECTORS, offset_of
 from bcached.client.cache.session import CacheSession
+from bcached.client.cache.values.names import SLOT_SECTORS, offset_of
 from bcached.errors import ConnectionLost
 from instruments.clients.daemon_process import DaemonProcess
 from instruments.clients.relay import Relay

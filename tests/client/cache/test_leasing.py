@@ -8,7 +8,7 @@ import pytest
 
 from bcached.client import BlockingClient, Cache
 from bcached.client.cache.leasing import AHEAD_MAX, LAST_SHARE, SET_SHARE, Leases
-from bcached.client.cache.names import offset_of
+from bcached.client.cache.values.names import offset_of
 from bcached.client.protocol import verbs
 from bcached.errors import NoFreeBuckets
 from instruments.clients.daemon_process import BIN, DaemonProcess

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bcached.client import Cache
-from bcached.client.cache.names import offset_of
 from bcached.client.cache.session import CacheSession
+from bcached.client.cache.values.names import offset_of
 from instruments.clients.daemon_process import DaemonProcess
 
 

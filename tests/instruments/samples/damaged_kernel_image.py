@@ -15,9 +15,9 @@ from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.node_scan import add_found_leaves
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, Written
 from bcached.units import SECTOR_BYTES

@@ -12,7 +12,7 @@ from bcached.store.check.checker import check_set
 from bcached.store.repair.needs import StepOption
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.wishes import Wishes
-from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.remains.doubts import Confidence
 from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.passing_device import PassingDevice
 from instruments.samples.image_builder import ImageBuilder, two_levels

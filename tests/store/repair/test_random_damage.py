@@ -21,7 +21,7 @@ from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
 from bcached.store.repair.undo import Undo, UndoLog
 from bcached.store.repair.wishes import Wishes
-from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.remains.doubts import Confidence
 from bcached.units import SECTOR_BYTES
 from fuzz.bases import base
 from fuzz.surgery import Surgeon

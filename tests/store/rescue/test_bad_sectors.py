@@ -14,9 +14,9 @@ from bcached.store.rescue.backing_check import CheckedBacking, check_backing
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.data_check import DataCheck
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.node_scan import add_found_leaves
-from bcached.store.rescue.superblock_left import KnownLayout
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, Written
 from instruments.devices.bad_sectors import BadSectorsDevice

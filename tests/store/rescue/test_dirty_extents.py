@@ -10,9 +10,9 @@ from bcached.errors import BcachedError, SetRefused
 from bcached.keys import Key, Pointer
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.node_scan import add_found_leaves
-from bcached.store.rescue.superblock_left import KnownLayout
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, refuse_outside
 from instruments.devices.memory_device import MemoryDevice

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.remains.doubts import Confidence
 from instruments.samples.damaged_kernel_image import (
     Damage,
     Rescued,

@@ -11,9 +11,9 @@ from bcached.cli.main import bcachectl
 from bcached.keys import Key
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.missing_members import readable_sectors
-from bcached.store.rescue.node_scan import add_found_leaves
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.missing_members import readable_sectors
+from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.unreadable import Unreadable
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder

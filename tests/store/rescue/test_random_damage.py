@@ -12,7 +12,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.node_scan import add_found_leaves
+from bcached.store.rescue.remains.node_scan import add_found_leaves
 from fuzz.bases import base
 from fuzz.surgery import Surgeon
 from fuzz.verdict import case_names

@@ -13,7 +13,7 @@ from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.remains.doubts import Confidence
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import structures
 from instruments.samples.image_builder import ImageBuilder

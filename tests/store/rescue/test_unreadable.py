@@ -5,7 +5,7 @@ import pytest
 
 from bcached.errors import SetRefused
 from bcached.store.rescue.dirty_extents import DirtyExtent, Place
-from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.unreadable import Unreadable, bad_ranges
 
 MAP = """# Mapfile. Created by GNU ddrescue

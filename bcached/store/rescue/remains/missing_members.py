@@ -12,7 +12,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.device.missing_device import MissingDevice
 from bcached.store.finding import Finding, Report, Severity
 from bcached.store.membership import MemberFound
-from bcached.store.rescue.superblock_left import MemberLeft
+from bcached.store.rescue.remains.superblock_left import MemberLeft
 from bcached.units import SECTOR_BYTES
 
 TIMES_LARGER = 4  # than the largest of the others, at most: its size is in its own superblock only

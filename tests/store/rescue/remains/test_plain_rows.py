@@ -10,9 +10,9 @@ from bcached.device.block_device import BlockDevice
 from bcached.keys import Key, Pointer
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents, Totals
-from bcached.store.rescue.doubts import Confidence
-from bcached.store.rescue.node_scan import add_found_leaves
 from bcached.store.rescue.owner_of import Owner
+from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
 from instruments.devices.memory_device import MemoryDevice

@@ -3,8 +3,8 @@
 
 from typing import Any
 
-from bcached.client.cache.new_object import Change, FoundObject, NewObject
-from bcached.client.cache.serializers import Values
+from bcached.client.cache.values.new_object import Change, FoundObject, NewObject
+from bcached.client.cache.values.serializers import Values
 
 
 def adding(values: Values, name: bytes, delta: Any) -> Change:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator
 
 from bcached.cli.fsck_command import FsckStatus
-from bcached.cli.offline.finding_document import finding_document
+from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.store.finding import Severity
 from bcached.store.repair.needs import in_order, needed_steps
 from bcached.store.repair.repair import Repair

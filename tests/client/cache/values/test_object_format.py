@@ -6,7 +6,7 @@ from fastcrc import crc64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcached.client.cache.object_format import (
+from bcached.client.cache.values.object_format import (
     CHECKED_AT,
     HEADER_BYTES,
     ON_A_PAGE_BYTES,

@@ -16,7 +16,7 @@ from bcached.keys import Key, Pointer
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import Position
 from bcached.store.reading.replay import merge_entries
-from bcached.store.rescue.journal_left import JournalLeft
+from bcached.store.rescue.remains.journal_left import JournalLeft
 
 
 class Confidence(IntEnum):

@@ -3,9 +3,9 @@
 
 from collections.abc import Iterator
 
-from bcached.cli.offline.finding_document import finding_document
+from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.store.finding import Finding, Severity
-from bcached.store.rescue.doubts import Confidence
+from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.rescue import Rescue
 from bcached.units import SECTOR_BYTES, format_size
 

@@ -3,7 +3,7 @@
 
 import time
 
-from bcached.client.cache.object_format import TIME_MAX_US, StoredObject
+from bcached.client.cache.values.object_format import TIME_MAX_US, StoredObject
 
 
 def now_us() -> int:

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from bcached.client import Cache
-from bcached.client.cache.known_object import KnownExtent, KnownObject
-from bcached.client.cache.reading import StaleRead
-from bcached.client.cache.recall import Read
+from bcached.client.cache.finding.known_object import KnownExtent, KnownObject
+from bcached.client.cache.finding.reading import StaleRead
+from bcached.client.cache.finding.recall import Read
 from bcached.client.cache.session import CacheSession
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 from instruments.clients.daemon_process import DaemonProcess

@@ -4,7 +4,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bcached.client.cache.object_format import StoredObject
+from bcached.client.cache.values.object_format import StoredObject
 
 
 class FoundObject(NamedTuple):

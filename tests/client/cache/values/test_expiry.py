@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bcached.client.cache.expiry import expiry_us, now_us, unexpired
-from bcached.client.cache.object_format import TIME_MAX_US, StoredObject
+from bcached.client.cache.values.expiry import expiry_us, now_us, unexpired
+from bcached.client.cache.values.object_format import TIME_MAX_US, StoredObject
 
 
 def test_what_has_no_expiry_never_expires() -> None:

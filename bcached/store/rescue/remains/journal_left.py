@@ -20,7 +20,7 @@ from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
 from bcached.store.reading.journal_check import newer_traces
 from bcached.store.reading.ring_check import STRUCTURE
-from bcached.store.rescue.journal_end import is_interrupted, may_hide_newer
+from bcached.store.rescue.remains.journal_end import is_interrupted, may_hide_newer
 from bcached.units import SECTOR_BYTES
 
 CHUNK_BYTES = 1 << 20

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcached.client.cache.names import ALL_SECTORS, NAME_BYTES_MAX, SLOT_SECTORS, name_bytes, offset_of
+from bcached.client.cache.values.names import ALL_SECTORS, NAME_BYTES_MAX, SLOT_SECTORS, name_bytes, offset_of
 from bcached.keys import OFFSET_MAX
 
 

@@ -11,7 +11,7 @@ from bcached.store.check.checker import CheckedSet
 from bcached.store.finding import Severity
 from bcached.store.repair.layout_scan import LayoutFound, find_layout
 from bcached.store.repair.needs import StepOption, in_order, needed_steps
-from bcached.store.rescue.superblock_left import read_member_left
+from bcached.store.rescue.remains.superblock_left import read_member_left
 from bcached.units import SECTOR_BYTES, format_size
 
 BACKING = ("--backing", "DEV")

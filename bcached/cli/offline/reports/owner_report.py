@@ -4,7 +4,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 
-from bcached.cli.offline.rescue_report import NAMES
+from bcached.cli.offline.reports.rescue_report import NAMES
 from bcached.store.rescue.backing_check import CheckedBacking, dirty_sectors
 from bcached.store.rescue.data_check import DataRead
 from bcached.store.rescue.owner_check import OwnerCheck

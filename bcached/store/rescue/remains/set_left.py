@@ -24,18 +24,23 @@ from bcached.store.patched_device import Patch
 from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
 from bcached.store.reading.volume_check import read_volumes
-from bcached.store.rescue.doubts import Doubts
-from bcached.store.rescue.journal_left import (
+from bcached.store.rescue.remains.doubts import Doubts
+from bcached.store.rescue.remains.journal_left import (
     JournalLeft,
     fits_its_journal,
     read_journal_left,
     sizes_fit,
     with_journal_found,
 )
-from bcached.store.rescue.missing_members import with_missing
-from bcached.store.rescue.newest_bsets import bsets_behind_all_damage, lacks_nothing
-from bcached.store.rescue.superblock_left import KnownLayout, MemberLeft, read_member_left, refuse_unused
-from bcached.store.rescue.torn_leaf import JournaledPlaces, was_interrupted
+from bcached.store.rescue.remains.missing_members import with_missing
+from bcached.store.rescue.remains.newest_bsets import bsets_behind_all_damage, lacks_nothing
+from bcached.store.rescue.remains.superblock_left import (
+    KnownLayout,
+    MemberLeft,
+    read_member_left,
+    refuse_unused,
+)
+from bcached.store.rescue.remains.torn_leaf import JournaledPlaces, was_interrupted
 
 # Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
 ANSWERED = {

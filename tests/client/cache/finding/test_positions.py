@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Positions: the ones used last are kept."""
 
-from bcached.client.cache.positions import NAME_BYTES_MAX, Position, Positions
+from bcached.client.cache.finding.positions import NAME_BYTES_MAX, Position, Positions
 from bcached.client.gens import Instant
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from fastcrc import crc64
 
-from bcached.client.cache.names import RECORD_AT
+from bcached.client.cache.values.names import RECORD_AT
 from bcached.units import SECTOR_BYTES
 
 MAGIC = 0x746A626F64636362  # the bytes "bccdobjt"

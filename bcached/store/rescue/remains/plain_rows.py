@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bcached.state.accounting.check_counts import Use
 from bcached.state.index.interior_keys import Position
 from bcached.state.index.key_rows import Rows
-from bcached.store.rescue.doubts import Doubts
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.doubts import Doubts
+from bcached.store.rescue.remains.set_left import SetLeft
 
 Mask = NDArray[np.bool_]
 

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from fastcrc import crc64
 
-from bcached.client.cache.expiry import now_us
-from bcached.client.cache.known_object import KnownExtent, KnownObject
-from bcached.client.cache.object_format import OBJECT_BYTES_MAX
-from bcached.client.cache.positions import Positions
-from bcached.client.cache.read_reports import CALLS, Hits
+from bcached.client.cache.finding.known_object import KnownExtent, KnownObject
+from bcached.client.cache.finding.positions import Positions
+from bcached.client.cache.finding.read_reports import CALLS, Hits
+from bcached.client.cache.values.expiry import now_us
+from bcached.client.cache.values.object_format import OBJECT_BYTES_MAX
 from bcached.client.scattered_reads import LONG_BYTES, FileRange, ScatteredRead
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 

@@ -4,8 +4,8 @@
 from collections.abc import Sequence
 
 from bcached.client.attachment import Attachment
-from bcached.client.cache.names import RECORD_AT
-from bcached.client.cache.object_format import (
+from bcached.client.cache.values.names import RECORD_AT
+from bcached.client.cache.values.object_format import (
     HEADER_BYTES,
     ON_A_PAGE_BYTES,
     RECORD,

@@ -22,8 +22,8 @@ from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import is_extent, leaf_extents
 from bcached.store.finding import Finding
 from bcached.store.membership import MemberFound
-from bcached.store.rescue.missing_members import is_missing
-from bcached.store.rescue.set_left import SetLeft
+from bcached.store.rescue.remains.missing_members import is_missing
+from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.units import SECTOR_BYTES
 
 

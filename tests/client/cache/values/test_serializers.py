@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcached.client.cache.serializers import CUSTOM, MSGPACK, PICKLE, RAW, TEXT, Values
+from bcached.client.cache.values.serializers import CUSTOM, MSGPACK, PICKLE, RAW, TEXT, Values
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),

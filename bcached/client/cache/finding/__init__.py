@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""How an object is found and read again."""

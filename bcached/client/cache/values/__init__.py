@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Values as objects: their names, formats and times."""
