@@ -23,6 +23,7 @@ KEY = Key(0, 0, 8, False, (Pointer(0, 8000, 0),))
 ARGUMENTS = {
     "inode": 0, "offset": 0, "sectors": 8, "requests": (), "keys": (), "key": KEY, "data": bytes(4096),
     "since": None, "policy": "lru", "discard": True, "label": "x", "ranges": (), "items": (), "buckets": (),
+    "owner": None,
 }  # fmt: skip
 NOT_CALLS = {"connect", "close", "atomic_bytes"}
 

@@ -77,7 +77,7 @@ async def test_what_one_entry_does_not_hold_is_committed_in_order(
 
 async def test_what_the_set_could_never_hold_is_refused_at_once(tmp_path: Path) -> None:
     async with served(tmp_path, image=True) as it, Client(it.path) as client:
-        with pytest.raises(LimitExceeded, match="sectors"):
+        with pytest.raises(LimitExceeded, match="larger than the set"):
             await client.store(0, 0, bytes(200 * MIB))
         assert it.cache_set.statistics().allocated_sectors == 0
 
