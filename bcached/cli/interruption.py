@@ -26,6 +26,20 @@ def signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let each of the signals take effect at the end: nothing inside is interrupted half done."""
+    pending: list[int] = []
+    before = {number: signal.signal(number, lambda it, _: pending.append(it)) for number in ENDS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for raised in pending:
+            signal.raise_signal(raised)
+
+
 async def until_interrupted(work: Coroutine[Any, Any, None]) -> None:
     """Run work as the only task of a loop until it is done or a signal ends it, which is no error.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bcached.cli.interruption import signals_deferred, signals_interrupt
 from instruments.samples.damaged_kernel_image import backing_bytes, wrong_sectors
 from instruments.samples.kernel_images import image_bytes
 from instruments.time.patience import tries
@@ -75,3 +76,18 @@ def test_a_rescue_interrupted_while_it_writes_is_continued(paths: tuple[Path, Pa
     assert done.returncode == 0, done.stderr
     assert cache.read_bytes() == image_bytes("crash")
     assert wrong_sectors("crash", backing.read_bytes()) == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_defers_signals_is_not_interrupted_half_done(number: signal.Signals) -> None:
+    done = []
+
+    def work() -> None:
+        with signals_deferred():
+            signal.raise_signal(number)
+            done.append("first")
+        done.append("second")
+
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
+        work()
+    assert done == ["first"]

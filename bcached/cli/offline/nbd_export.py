@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from urllib.parse import quote
 
-from bcached.cli.interruption import signals_interrupt
+from bcached.cli.interruption import signals_deferred, signals_interrupt
 from bcached.cli.main import Failed, Interrupted
 
 ENGINE = "nbdkit"
@@ -84,18 +84,19 @@ def _engine(socket_path: str, *, cow: bool) -> list[str]:
 def _running(command: list[str]) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
     """Yields the process, and a pipe that it writes to when it accepts connections, and closes at its end."""
     ready, writer = os.pipe()
+    engine: subprocess.Popen[bytes] | None = None
     try:
         pid_file = ["--pidfile", f"/dev/fd/{writer}"]
         command = [*command[:1], *pid_file, *command[1:]]
         # In a session of its own: Ctrl-C is for this process, which then ends it.
-        engine = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, pass_fds=[writer], start_new_session=True
-        )
-        os.close(writer)
-        try:
-            yield engine, ready
-        finally:
+        with signals_deferred():  # a process that was begun is always known, and ended
+            engine = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.DEVNULL, pass_fds=[writer], start_new_session=True
+            )
+            os.close(writer)
+        yield engine, ready
+    finally:
+        if engine is not None:
             engine.terminate()
             engine.wait()
-    finally:
         os.close(ready)
