@@ -155,7 +155,7 @@ class Surgeon:
                     raw[first : first + 24],
                 )
             elif way == 4 and keys:
-                size = min(8 * (2 + (raw[at + 7] >> 4 & 7)), end - at)
+                size = min(8 * (2 + (raw[at + 7] >> 4 & 7)), end - at) if at < end else 0
                 raw[at:end] = raw[at + size : end] + bytes(size)
                 struct.pack_into("<I", raw, 28, words - size // 8)
             elif end + 24 <= len(raw):
