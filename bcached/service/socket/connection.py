@@ -279,7 +279,8 @@ class Connection(asyncio.Protocol):
                 self._server.turns.note_spent(user)
         if backlog.block or self._ending:
             self._wait_or_close()
-        if self._is_noted or self._holds_much:
+        holds = self._slots or self._frames.partial or backlog.block or pipeline.is_write_paused
+        if self._is_noted or (holds and self._holds_much):
             self._note()
 
     def _run_backlog(self, started_ns: int) -> None:
