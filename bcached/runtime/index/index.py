@@ -173,9 +173,8 @@ class Index:
         while True:
             rights.check_changes(keys, self._sectors.inodes)
             await self.changes.make_ready(spans, words, deadline - self._shared.clock())
-            rights.check_changes(
-                keys, self._sectors.inodes
-            )  # one may have been deleted, and its keys are orphans now
+            # Again: a volume may have been deleted, and its keys are orphans now.
+            rights.check_changes(keys, self._sectors.inodes)
             pieces, cleaned = self._cleanable(keys)
             if not pieces:
                 return cleaned, self._journal.accepted_seq

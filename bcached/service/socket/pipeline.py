@@ -84,9 +84,8 @@ class RequestPipeline:
         self._queue = ReplyQueue()
         self.slots = self._queue.slots  # replies not sent yet, in order
         self._in_order = InOrderRequests()
-        self._decided: dict[
-            asyncio.Future[None], list[tuple[ReplySlot, Results]]
-        ] = {}  # by what they wait for
+        # The decided requests whose replies wait, by what they wait for.
+        self._decided: dict[asyncio.Future[None], list[tuple[ReplySlot, Results]]] = {}
         # The brief operations that need no check, by request class; the handlers of each, and of several.
         self._ready_operations: dict[type, Operation] = {}
         self._ready: dict[type, Handler] = {}
@@ -139,11 +138,8 @@ class RequestPipeline:
         while at < len(requests) and not self.is_write_paused:
             outcome: Outcome | None = None
             if not queue.slots:
-                batch = (
-                    requests
-                    if not at and len(requests) <= BATCH_REQUESTS
-                    else requests[at : at + BATCH_REQUESTS]
-                )
+                is_whole = not at and len(requests) <= BATCH_REQUESTS  # no copy
+                batch = requests if is_whole else requests[at : at + BATCH_REQUESTS]
                 ran, outcome = self._run_batch(batch, started_ns)
                 at += ran
                 if ran and outcome is None:

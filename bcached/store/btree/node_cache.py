@@ -50,11 +50,11 @@ class NodeCache:
     @property
     def is_over_limit(self) -> bool:
         """Whether so much is unwritten, or in memory, that changes must wait for leaves to be written."""
-        leaves, limit_bytes = self.tree.leaves, self.limit_bytes
+        leaves = self.tree.leaves
         return (
-            leaves.unwritten_words * WORD_BYTES > limit_bytes // 2
-            or leaves.memory_bytes > limit_bytes + limit_bytes // 4  # far over it
+            leaves.unwritten_words * WORD_BYTES > self.limit_bytes // 2
             or leaves.waiting.are_too_many
+            or self._is_far_over_limit
         )
 
     @property
