@@ -72,8 +72,10 @@ def test_a_pipe_that_is_not_drained_holds_up_nobody_and_costs_bounded_memory(pip
 
 
 def test_lines_lost_are_told_of_once_even_if_the_telling_is_lost(pipe: Pipe) -> None:
+    pipe.stream.write("x" * 9_999 + "\n")  # fills the queue until the pipe is drained
     write_lines(pipe, 1000)
     lost = pipe.stream.unreported
+    assert lost == 1000
     pipe.stream.report_drops("lost in its turn\n", lost)  # there is no room for it
     assert pipe.stream.unreported == lost
     pipe.drain()
