@@ -268,9 +268,10 @@ class WaitQueue:
         return len(self._queues[reserve])
 
     def users_waiting(self, seconds: float) -> set[int | None]:
-        """Returns the users that have waited for data buckets for so long."""
+        """Returns the users that have waited for data buckets for so long; of very many, some."""
         before = self._loop.time() - seconds
-        return {it.user for it in self._queues[Reserve.NONE].oldest() if it.since <= before}
+        oldest = islice(self._queues[Reserve.NONE].oldest(), LOOKED_AT)
+        return {it.user for it in oldest if it.since <= before}
 
     def oldest_wait_s(self) -> float:
         """Returns how long the oldest waiter has waited, in seconds."""

@@ -38,7 +38,7 @@ class Allocations:
         self._shared = shared
         self._stop = shared.stop
         self._queue = shared.queue
-        self.shares = HeldShares(self.holders, shared.queue, self._user_limit, shared.stop.guarded)
+        self.shares = HeldShares(shared.queue, self._user_limit, shared.stop.guarded)
         self._seen_taken = 0  # the allocator's buckets_taken when traffic was counted last
 
     def new_holder(self, name: str, role: str = "allocator", rights: VolumeRights = ALL_RIGHTS) -> Holder:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 from bcached.service.socket.access import Role
 from bcached.service.socket.socket_limits import SocketLimits
 
-LOOKED_AT = 4096  # holders compared at a time: those that exceeded their share first
+LOOKED_AT = 1024  # holders compared at a time, in two milliseconds: those that exceeded their share first
 LOW_PART = 7 / 8  # of a limit: memory is freed down to it at once, not at every read
 NO_ROLE_WEIGHT = 1000
 LIMIT, NO_ROLE_LIMIT = "buffer_bytes", "buffer_bytes_without_role"

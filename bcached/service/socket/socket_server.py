@@ -29,6 +29,7 @@ from bcached.service.socket.acceptor import Acceptor
 from bcached.service.socket.access import Access, Role
 from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.connection import Connection
+from bcached.service.socket.evictions import Evictions
 from bcached.service.socket.method import Operation, Service
 from bcached.service.socket.peer import Peer, peer_of
 from bcached.service.socket.request_counts import Connected, RequestCounts
@@ -40,6 +41,7 @@ from bcached.wire.methods import Request
 
 LAST_REPLIES_S = 1.0  # how long the last replies may take to be sent
 SWEEP_S = 1.0
+SWEPT_AT_ONCE = 512  # a millisecond
 TRIM_BYTES = 8 << 20
 TRIM_PAUSE_S = 10.0
 ADMIN_SHARE = (
@@ -89,12 +91,13 @@ class SocketServer:
         self._access = access
         self._limits = limits
         self._connections: set[Connection] = set()
+        self._evictions: Evictions[Connection] = Evictions()
         self._acceptors: list[Acceptor] = []  # one for each listening socket
         self._tasks = asyncio.TaskGroup()
         self._children: set[asyncio.Task[None]] = set()  # those of the group, cancelled at the end
         self._failure: asyncio.Future[None] | None = None  # gets the first bug, which ends the group
         self._all_closed: asyncio.Future[None] | None = None  # at the end: done with the last connection
-        self._sweeping: asyncio.TimerHandle | None = None  # until the next sweep
+        self._sweeping: asyncio.Handle | None = None  # until the next sweep
         self._next_trim_s = 0.0  # not before that time memory is released to the system again
 
     async def __aenter__(self) -> Self:
@@ -140,13 +143,15 @@ class SocketServer:
         for connection in self._connections:
             connection.set_role(access.role_of(connection.session.peer))
             self._service.note_role(connection.session)
+            self._evictions.note_role(connection)
+        self._evictions.recount()
         self.buffers.set_limits(limits)
 
     def statistics(self) -> ServerStatistics:
         """Returns how many are connected, and the counts of requests so far."""
         roles = Counter(connection.session.role.label for connection in self._connections)
-        largest = max((user.connections for user in self.turns.users.values()), default=0)
-        return self.counts.statistics(Connected(roles, largest, self._limits.connections), self.buffers)
+        connected = Connected(roles, self._evictions.most_of_a_user, self._limits.connections)
+        return self.counts.statistics(connected, self.buffers)
 
     # For connections
 
@@ -177,6 +182,7 @@ class SocketServer:
         if connection not in self._connections:
             return
         self._connections.remove(connection)
+        self._evictions.remove(connection)
         self.turns.leave(connection.user)
         try:
             self._service.close_session(connection.session)
@@ -207,28 +213,21 @@ class SocketServer:
             return
         connection = Connection(self, self._service.open_session(peer, role), self._limits.message_bytes)
         self._connections.add(connection)
+        self._evictions.add(connection)
         self._start_task(self._attach(connection, connected))
 
     def _evict_without_role(self) -> bool:
         """Close the connection of a peer without a role, if there is one; returns whether there was."""
-        evicted = next((it for it in self._connections if it.has_no_role), None)
-        return self._evict(evicted, "without_role")
+        return self._evict(self._evictions.without_role(), "without_role")
 
     def _evict_for(self, uid: int) -> bool:
-        """Close a connection of another user that has more than its part of all; returns whether one has.
-
-        One without requests under way if there is one, that which sent nothing for longest.
-        """
-        greedy = max(self.turns.users.values(), key=lambda user: user.connections)
-        limits = self._limits
-        if greedy.uid == uid or 100 * greedy.connections <= limits.user_percent * limits.connections:
+        """Close a connection of another user that has more than its part of all; returns whether one has."""
+        greedy, limits = self._evictions.largest_uid, self._limits
+        count = self._evictions.count_of(greedy)
+        if greedy in (uid, None) or 100 * count <= limits.user_percent * limits.connections:
             return False
-        evicted = min(
-            (it for it in self._connections if it.user is greedy),
-            key=lambda it: (it.is_busy, it.active_at_ns),
-        )
-        log.warning("client disconnected for another user's", uid=greedy.uid, connections=greedy.connections)
-        return self._evict(evicted, "connections")
+        log.warning("client disconnected for another user's", uid=greedy, connections=count)
+        return self._evict(self._evictions.least_active(greedy), "connections")
 
     def _evict(self, evicted: Connection | None, why: str) -> bool:
         if evicted is not None:
@@ -281,8 +280,17 @@ class SocketServer:
         await broken
 
     def _sweep(self) -> None:
-        for connection in list(self._connections):
-            connection.sweep()
+        self._sweep_some(list(self._connections))
+
+    def _sweep_some(self, left: list[Connection]) -> None:
+        """Sweep some connections now, and the rest in the next iterations of the loop."""
+        for connection in left[-SWEPT_AT_ONCE:]:
+            if connection in self._connections:
+                connection.sweep()
+        del left[-SWEPT_AT_ONCE:]
+        if left:
+            self._sweeping = asyncio.get_running_loop().call_soon(self._sweep_some, left)
+            return
         self._give_memory_back()
         self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 

@@ -10,6 +10,7 @@ ahead of long ones, and of the next of thousands that were sent at once, and yet
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import Protocol
@@ -56,9 +57,11 @@ class User:
 
 
 class Turns:
-    """The users with connections, and those of them whose turn is over, in the order of the next round.
+    """The users with connections, and those of them whose turn is over.
 
-    schedule calls a function in the next iteration of the loop; clock returns nanoseconds.
+    Of these, those whose connections wait are in the order of the next round. A round takes as many steps as
+    users have a turn in it, or have used theirs since the last one, however many wait. schedule calls a
+    function in the next iteration of the loop; clock returns nanoseconds.
     """
 
     def __init__(self, schedule: Schedule, clock: Callable[[], int]) -> None:
@@ -67,7 +70,9 @@ class Turns:
         self.run_ns = RUN_ALONE_NS  # how long the requests of one read run at most, before others
         self._schedule = schedule
         self._clock = clock
-        self._over: dict[User, None] = {}
+        # Not a dict: the more of its entries were removed, the longer it takes to find the first one.
+        self._waiting: OrderedDict[User, None] = OrderedDict()
+        self._resting: set[User] = set()  # their turn is over, and nothing of them waited when it ended
         self._half_over: set[User] = set()  # the next iteration begins with another turn
         self._arrivals = 0
         self._is_scheduled = False
@@ -107,7 +112,10 @@ class Turns:
     def end(self, user: User) -> None:
         """The user has used its turn; the next one begins with the next round."""
         user.is_over = True
-        self._over.setdefault(user)
+        if user.waiting:
+            self._waiting.setdefault(user)
+        else:
+            self._resting.add(user)
         self._schedule_round()
 
     def _schedule_round(self) -> None:
@@ -136,11 +144,17 @@ class Turns:
         for user in self._half_over:
             user.spent_ns = 0
         self._half_over.clear()
+        for user in self._resting:
+            user.spent_ns = 0
+            user.is_over = bool(user.waiting)
+        self._resting.clear()
         spent_ns = 0
-        for user in list(self._over):
-            if spent_ns < ROUND_NS or not user.waiting:
-                spent_ns += self._run_turn(user)
-        if self._over:
+        for _ in range(len(self._waiting)):
+            if spent_ns >= ROUND_NS:
+                break
+            user, _ = self._waiting.popitem(last=False)
+            spent_ns += self._run_turn(user)
+        if self._waiting:
             self._schedule_round()
 
     def _run_turn(self, user: User) -> int:
@@ -151,9 +165,9 @@ class Turns:
             taker.take_turn()
             spent_ns += taker.ran_ns
         user.spent_ns = 0
-        del self._over[user]
+        self._waiting.pop(user, None)
         if user.waiting:
-            self._over[user] = None
+            self._waiting[user] = None
         else:
             user.is_over = False
         return spent_ns

@@ -52,6 +52,9 @@ class Ownership:
             reads = sum(holder.reads.values())
             if holder.reads_total != reads or min(holder.reads.values(), default=1) < 1:
                 yield f"holder {holder.name} has {reads} reader pins, but counts {holder.reads_total}"
+            kept = len(holder.pieces.keys() | holder.reads.keys())
+            if holder.buckets != kept:
+                yield f"holder {holder.name} keeps {kept} buckets, but counts {holder.buckets}"
         reserved = sum(holder.sectors for holder in self._holders)
         if reserved != self._allocator.reserved_sectors:
             yield f"{reserved} sectors are reserved, but {self._allocator.reserved_sectors} are counted"

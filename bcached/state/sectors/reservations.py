@@ -22,6 +22,13 @@ WHOLE_BUCKET_INODE = -1  # pieces made by AllocateBucket belong to no volume
 READS_MAX = 65536
 
 
+class HeldTotal:
+    """How many buckets the connections of one user keep from reuse: a bucket counts for each of them."""
+
+    def __init__(self) -> None:
+        self.buckets = 0
+
+
 class ExtentRequest(msgspec.Struct, frozen=True):
     """A request for sectors: the extent of the volume, and how it is to be placed.
 
@@ -44,14 +51,17 @@ class Holder:
     owner is the holder that absorbs the pieces in the end: they count towards its limit, too. Pieces and pins
     are two halves of what a connection holds, with half of the methods each; they end together. rights say
     whose connection it is, and what it may do; give_way closes it, since the user holds too many buckets.
+    buckets is how many its pieces and pins keep from reuse, counted at each change, as is the user's sum.
     """
 
     __slots__ = (
+        "buckets",
         "connection_closed",
         "geometry",
         "give_way",
         "limit",
         "name",
+        "of_user",
         "owner",
         "pieces",
         "reads",
@@ -85,6 +95,8 @@ class Holder:
         self.reads_limit = reads_limit
         self.reads: Counter[BucketId] = Counter()  # reader pins
         self.reads_total = 0
+        self.buckets = 0
+        self.of_user: HeldTotal | None = None
 
     def __repr__(self) -> str:
         return f"<Holder {self.name}: {self.total} pieces, {self.reads_total} reader pins>"
@@ -115,6 +127,7 @@ class Holder:
         pieces = self.pieces.get(bucket_id)
         if pieces is None:
             pieces = self.pieces[bucket_id] = HeldRanges()
+            self._keeps(bucket_id)
         elif start >= pieces.ends[-1]:  # the common case
             pieces.starts.append(start)
             pieces.ends.append(end)
@@ -195,6 +208,7 @@ class Holder:
             return None
         if not pieces.starts:
             del self.pieces[bucket_id]
+            self._keeps_no_more(bucket_id)
         self.total += removed.left - 1
         if removed.left > 1 and self.total > self.limit:
             self._restore(bucket_id, removed)
@@ -202,7 +216,11 @@ class Holder:
         return removed
 
     def _restore(self, bucket_id: BucketId, removed: Removed) -> None:
-        self.pieces.setdefault(bucket_id, HeldRanges()).restore(removed)
+        pieces = self.pieces.get(bucket_id)
+        if pieces is None:
+            pieces = self.pieces[bucket_id] = HeldRanges()
+            self._keeps(bucket_id)
+        pieces.restore(removed)
         self.total -= removed.left - 1
 
     def covers(self, key: Key) -> bool:
@@ -221,7 +239,9 @@ class Holder:
 
     def read(self, bucket_id: BucketId) -> None:
         """Add a reader pin."""
-        self.reads[bucket_id] += 1
+        pins = self.reads[bucket_id] = self.reads.get(bucket_id, 0) + 1
+        if pins == 1:
+            self._keeps(bucket_id)
         self.reads_total += 1
 
     def end_read(self, bucket_id: BucketId) -> bool:
@@ -231,6 +251,7 @@ class Holder:
             return False
         if pins == 1:
             del self.reads[bucket_id]
+            self._keeps_no_more(bucket_id)
         else:
             self.reads[bucket_id] = pins - 1
         self.reads_total -= 1
@@ -239,6 +260,7 @@ class Holder:
     def forget_reads(self, bucket_id: BucketId) -> int:
         """Remove all reader pins of a bucket. Returns how many there were."""
         pins = self.reads.pop(bucket_id)
+        self._keeps_no_more(bucket_id)
         self.reads_total -= pins
         return pins
 
@@ -247,11 +269,14 @@ class Holder:
         assert other is not self
         for bucket_id, pieces in other.pieces.items():
             ours = self.pieces.setdefault(bucket_id, pieces)
-            if ours is not pieces:
-                for piece in pieces:
-                    ours.add(*piece)
+            if ours is pieces:
+                self._keeps(bucket_id)
+                continue
+            for piece in pieces:
+                ours.add(*piece)
         self.total += other.total
-        other.pieces, other.total = {}, 0
+        assert other.of_user is None and not other.reads, "a connection's holder is not absorbed"  # noqa: PT018
+        other.pieces, other.total, other.buckets = {}, 0, 0
 
     def split_off(self, inode: int, bucket_ids: Sequence[BucketId]) -> "Holder":
         """Move the pieces of a volume in these buckets to a new holder. Returns that holder."""
@@ -266,14 +291,24 @@ class Holder:
     def forget(self, bucket_id: BucketId) -> HeldRanges:
         """Remove all pieces of a bucket. Returns them."""
         pieces = self.pieces.pop(bucket_id)
+        self._keeps_no_more(bucket_id)
         self.total -= len(pieces)
         return pieces
 
-    @property
-    def buckets(self) -> int:
-        """Returns how many buckets its pieces and pins keep from reuse."""
-        few, many = sorted((self.pieces.keys(), self.reads.keys()), key=len)
-        return len(many) + sum(bucket_id not in many for bucket_id in few)
+    def _keeps(self, bucket_id: BucketId) -> None:
+        """The first piece or the first pin of a bucket was added."""
+        if bucket_id not in self.pieces or bucket_id not in self.reads:
+            self._count(1)
+
+    def _keeps_no_more(self, bucket_id: BucketId) -> None:
+        """The last piece or the last pin of a bucket was removed."""
+        if bucket_id not in self.pieces and bucket_id not in self.reads:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        self.buckets += change
+        if self.of_user is not None:
+            self.of_user.buckets += change
 
     @property
     def sectors(self) -> int:

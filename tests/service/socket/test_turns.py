@@ -2,6 +2,7 @@
 from collections.abc import Callable
 
 from bcached.service.socket.turns import PATIENCE, STEP_NS, TURN_NS, Turns, User
+from instruments.time.lines_run import lines_run
 
 MS = 1_000_000
 
@@ -152,3 +153,16 @@ async def test_a_pause_ends_with_the_turn_and_counts_as_a_step() -> None:
     assert waiting == [4 - steps, 4 - 2 * steps]
     for coroutine in coroutines:
         coroutine.close()
+
+
+def test_a_round_takes_as_many_steps_however_many_users_wait() -> None:
+    """It ends when its time is used up; those behind cost nothing, and have their turns later."""
+    steps = []
+    for users in (10, 2000):
+        it = Bench()
+        for uid in range(users):
+            Work(it, it.turns.join(uid), str(uid), TURN_NS)
+        steps.append([lines_run(it.round) for _ in range(3)])
+        assert it.log == ["4", "5"]
+    few, many = steps
+    assert many == few
