@@ -201,6 +201,8 @@ LIMITS_IN_WORDS = {
     "replicas": "{value} replicas need as many devices, and the set has fewer",
     "commit_words": "{value} words of keys do not fit one journal entry: commit fewer keys at once",
     "volumes": "no slot is left for volume number {value}",
+    "volumes_of_a_user": "{value} volumes are more than one user may make: an admin can make or delete some",
+    "dirty_percent": "the set is {value} % dirty data: mark some of it clean, or invalidate it, first",
     "trace_listeners": "{value} traces at once are too many: end another one first",
 }
 

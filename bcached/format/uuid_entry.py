@@ -3,7 +3,7 @@
 
      0 uuid (16; zero in a free slot)    16 label (32)    48 first_reg u32    52 last_reg u32
     56 invalidated u32                   60 flags u32: bit 0 flash-only
-    64 sectors (of a flash-only volume)  72 owner (56; of bcached, zero for the kernel: volume_owner.py)
+    64 sectors (of a flash-only volume)  72 owner, maker (56; zero for the kernel: volume_owner.py)
 
 The uuid of a deleted volume is overwritten with a constant, and its slot is never used again: keys of the old
 inode may remain. A repair that gives up dirty data leaves a slot like that as a mark, with its own label. The
@@ -24,7 +24,7 @@ from bcached.format.checksum import Buffer
 from bcached.format.jset import VERSION_OLD_UUIDS
 from bcached.format.label import pack_label, parse_label
 from bcached.format.sizes import UUID_ENTRY_BYTES
-from bcached.format.volume_owner import NO_OWNER, EntryOwner, is_leftover, parse_owner
+from bcached.format.volume_owner import NO_OWNER, EntryOwner, is_leftover, pack_owner, parse_owner
 
 LAYOUT = struct.Struct("<16s32sIIIIQ56s")
 OLD_LAYOUT = struct.Struct("<16s32sIII4x")
@@ -55,6 +55,7 @@ class UuidEntry:
     sectors: int = 0
     other_flags: int = 0  # unknown flags, kept as they are
     owner: EntryOwner | None = None
+    maker: int | None = None  # the uid of the user that it counts for
 
     @property
     def is_burnt(self) -> bool:
@@ -78,7 +79,7 @@ class UuidEntry:
         assert self.uuid != FREE_UUID
         flags = FLASH_ONLY.put(self.other_flags, int(self.flash_only))
         times = (self.first_reg, self.last_reg, self.invalidated)
-        owner = NO_OWNER if self.owner is None else self.owner.pack()
+        owner = pack_owner(self.owner, self.maker)
         return LAYOUT.pack(self.uuid.bytes, pack_label(self.label), *times, flags, self.sectors, owner)
 
 
@@ -114,6 +115,7 @@ def _entry(
 ) -> UuidEntry | None:
     if uuid == FREE_UUID.bytes:
         return None
+    owned_by, maker = parse_owner(owner)
     return UuidEntry(
         uuid=UUID(bytes=uuid),
         label=parse_label(label),
@@ -123,7 +125,8 @@ def _entry(
         flash_only=bool(FLASH_ONLY.get(flags)),
         sectors=sectors,
         other_flags=flags & ~FLASH_ONLY.mask,
-        owner=parse_owner(owner),
+        owner=owned_by,
+        maker=maker,
     )
 
 

@@ -94,6 +94,7 @@ def take_snapshot(
         held_by_largest_user=allocations.shares.most_of_a_user,
         orphans=orphans_of(index.health)[:ORPHANS_LISTED],
         largest_holders=largest_holders(allocations),
+        largest_waiters=shared.queue.largest_waiters,
     )
 
 

@@ -114,8 +114,9 @@ class Volumes:
     ) -> tuple[int, bool]:
         """Returns the inode of the volume with a label, and whether it had to be created; it is durable.
 
-        Volumes that the rights hide do not count. Raises AmbiguousLabel if there are several,
-        InvalidParameter if it has another size or owner than given.
+        Volumes that the rights hide do not count; a new one counts for its user, unless that is an admin.
+        Raises AmbiguousLabel if there are several, InvalidParameter if it has another size or owner than
+        given, LimitExceeded if the user has made as many as it may.
         """
         self._shared.stop.check_changeable()
         if not label:
@@ -124,7 +125,8 @@ class Volumes:
         async def change() -> tuple[int, bool]:
             found = [it for it in self._table.labelled(label) if it.inode not in rights.hidden]
             if not found:
-                return await self._create(label, sectors or 0, uuid4(), owner), True
+                maker = None if rights.is_admin else rights.user
+                return await self._create(label, sectors or 0, uuid4(), owner, maker), True
             if len(found) > 1:
                 raise AmbiguousLabel(label, [volume.inode for volume in found])
             _check_size(found[0], sectors)
@@ -135,10 +137,14 @@ class Volumes:
         self._opened.add(opened[0])
         return opened
 
-    async def _create(self, label: str, sectors: int, uuid: UUID, owner: EntryOwner | None) -> int:
+    async def _create(
+        self, label: str, sectors: int, uuid: UUID, owner: EntryOwner | None, maker: int | None = None
+    ) -> int:
         self._table.check_new(label, sectors, uuid)
+        if maker is not None:
+            self._table.check_part(maker, self._shared.options.user_percent)
         inode = await self._find_inode()
-        await self._write(self._table.with_volume(inode, label, sectors, uuid, owner))
+        await self._write(self._table.with_volume(inode, label, sectors, uuid, owner, maker))
         self._update_inodes()
         return inode
 

@@ -71,6 +71,7 @@ def _set(statistics: SetStatistics) -> Iterator[str]:
             oldest_s = statistics.oldest_wait_s
             who = "request waits" if count == 1 else "requests wait"
             yield f"{count} {who} for a bucket of reserve {reserve}, the oldest {oldest_s:.1f} s"
+    yield from _waiters(statistics)
     if statistics.gc_running:
         yield "garbage is being collected"
     index = statistics.index
@@ -81,6 +82,20 @@ def _set(statistics: SetStatistics) -> Iterator[str]:
             yield f"{plural(count, 'allocation')} failed so far: {FAILURES[reason]}"
     if any(member.invalidate_needs_gc for member in statistics.members):
         yield from _dry(statistics)
+
+
+def _waiters(statistics: SetStatistics) -> Iterator[str]:
+    """Yields whose requests wait, if several do, and whether as many wait as may."""
+    total = sum(statistics.waiters.values())
+    if total > 1 and statistics.largest_waiters:
+        named = ", ".join(f"{count:,} of {_user(user)}" for user, count in statistics.largest_waiters)
+        yield f"most of the {total:,} requests that wait: {named}"
+    if 0 < statistics.waiters_max <= total:
+        yield f"as many requests wait as may ({statistics.waiters_max:,}): others are refused"
+
+
+def _user(user: int | None) -> str:
+    return "the set itself" if user is None else f"uid {user}"
 
 
 def _dry(statistics: SetStatistics) -> Iterator[str]:

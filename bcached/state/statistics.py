@@ -101,6 +101,7 @@ class SetStatistics(SetState, frozen=True, gc=False, kw_only=True):
     ] = 0
     orphans: tuple[OrphanStatistics, ...] = ()  # those with the most dirty sectors, in that order
     largest_holders: tuple[HolderStatistics, ...] = ()
+    largest_waiters: tuple[tuple[int | None, int], ...] = ()  # users, and how many requests of each wait
 
     def state(self) -> SetState:
         """Returns what the socket reports of it."""

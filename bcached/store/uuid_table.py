@@ -31,6 +31,7 @@ class VolumeInfo:
     sectors: int
     flash_only: bool
     owner: EntryOwner | None = None
+    maker: int | None = None
 
 
 class UuidTable:
@@ -45,7 +46,8 @@ class UuidTable:
         for inode, entry in enumerate(self.entries):
             if entry is not None and not entry.is_burnt:
                 label = printable_label(entry.label)  # the kernel cuts in mid-character
-                yield VolumeInfo(inode, entry.uuid, label, entry.sectors, entry.flash_only, entry.owner)
+                sectors, flash_only = entry.sectors, entry.flash_only
+                yield VolumeInfo(inode, entry.uuid, label, sectors, flash_only, entry.owner, entry.maker)
 
     def labelled(self, label: str) -> list[VolumeInfo]:
         """Returns the volumes with this label, by inode."""
@@ -70,18 +72,30 @@ class UuidTable:
         if None not in self.entries:
             raise LimitExceeded("volumes", len(self.entries) + 1)
 
+    def check_part(self, maker: int, percent: int) -> None:
+        """Raises LimitExceeded if a user that makes one more volume would have made more than its part."""
+        made = 1 + sum(volume.maker == maker for volume in self.volumes())
+        if 100 * made > percent * len(self.entries):
+            raise LimitExceeded("volumes_of_a_user", made)
+
     def free_inodes(self) -> list[int]:
         """Returns the inodes of free slots."""
         return [inode for inode, entry in enumerate(self.entries) if entry is None]
 
     def with_volume(
-        self, inode: int, label: str, sectors: int, uuid: UUID, owner: EntryOwner | None = None
+        self,
+        inode: int,
+        label: str,
+        sectors: int,
+        uuid: UUID,
+        owner: EntryOwner | None = None,
+        maker: int | None = None,
     ) -> list[UuidEntry | None]:
         """Returns the table with a new volume in a free slot."""
         assert self.entries[inode] is None
         now = int(time.time())
         flash_only = sectors > 0
-        entry = UuidEntry(uuid, label, now, now, 0, flash_only=flash_only, sectors=sectors, owner=owner)
+        entry = UuidEntry(uuid, label, now, now, 0, flash_only, sectors, owner=owner, maker=maker)
         return [*self.entries[:inode], entry, *self.entries[inode + 1 :]]
 
     def with_owner(self, inode: int, owner: EntryOwner | None) -> list[UuidEntry | None]:

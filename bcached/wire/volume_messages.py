@@ -30,6 +30,7 @@ class Volume(Struct, omit_defaults=True, gc=False):
     sectors: int
     flash_only: bool
     owner: VolumeOwner | None = None
+    maker: int | None = None
 
 
 class Orphan(Struct, gc=False):

@@ -33,13 +33,23 @@ def test_an_owner_stands_behind_what_the_kernel_knows() -> None:
 
 @pytest.mark.parametrize(
     ("byte", "value"),
-    [(72, 0), (80, 0), (80, 3), (88, 2), (92, 1), (127, 1), (87, 0xFF)],
+    [(72, 0), (80, 0), (80, 3), (88, 2), (96, 1), (127, 1), (87, 0xFF)],
 )
 def test_what_is_nearly_an_owner_is_a_leftover(byte: int, value: int) -> None:
     raw = bytearray(replace(VOLUME, owner=EntryOwner(0xFFFFFF)).pack())
     raw[byte] = value
     assert parse_table(raw)[0] == VOLUME
     assert slots_with_leftovers(raw) == [0]
+
+
+@pytest.mark.parametrize("owner", [None, OWNED])
+def test_the_maker_stands_behind_the_owner_or_where_it_would_be(owner: EntryOwner | None) -> None:
+    entry = replace(VOLUME, owner=owner, maker=1000)
+    raw = entry.pack()
+    kind = "020000003412000001000000" if owner else bytes(12).hex()
+    assert raw[72:].hex() == b"bcdowner".hex() + kind + "e9030000" + bytes(32).hex()
+    assert parse_table(raw) == [entry]
+    assert slots_with_leftovers(raw) == []
 
 
 def test_a_burnt_slot_may_keep_its_owner_and_a_free_one_has_none() -> None:

@@ -28,11 +28,15 @@ async def test_an_owner_is_there_in_the_next_life_until_it_is_cleared(tmp_path: 
         await volumes.create("none")
         await volumes.set_owner(1, TEAM)
         await volumes.set_owner(1, TEAM)  # nothing to do
+        rights = VolumeRights(1000, is_admin=False)
+        assert await volumes.open("made", rights=rights, owner=OWNER) == (3, True)
+        await volumes.set_owner(3, None)
         images = [device.image() for device in members]  # as a crash would leave them
     again = [MemoryDevice.holding(image) for image in images]
     async with running(again, set_options(tmp_path)) as cache_set:
         volumes = cache_set.volumes
         assert volumes.owners == {0: OWNER, 1: TEAM}
+        assert [volume.maker for volume in volumes.all()] == [None, None, None, 1000]
         await volumes.set_owner(0, None)
         await volumes.delete(1)
         assert await volumes.create("in its slot") == 1

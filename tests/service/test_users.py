@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from bcached.format.volume_owner import EntryOwner
 from bcached.service.socket.access import Access, Role
 from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.peer import Peer
 from bcached.service.socket.socket_limits import SocketLimits
+from bcached.state.explanation import explain
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call, outcome
 from instruments.time.patience import patience
@@ -113,6 +115,23 @@ async def test_a_request_for_nearly_everything_starves_nobody_else(tmp_path: Pat
         assert outcome(await greedy.hear()) == "ok"
 
 
+async def test_explain_names_whose_requests_wait(tmp_path: Path) -> None:
+    uids = Uids()
+    async with (
+        served(tmp_path, access=Allocators(), identify=uids) as it,
+        Talker(it.path) as greedy,
+    ):
+        await hold_all(greedy)
+        greedy.say(BUCKET * 3)
+        uids.uid = 2
+        async with Talker(it.path) as honest:
+            honest.say(BUCKET)
+            await until(lambda: it.cache_set.shared.queue.total == 4)
+            lines = explain(it.cache_set.statistics())
+            assert "most of the 4 requests that wait: 3 of uid 1, 1 of uid 2" in lines
+            assert any("by pid" in line and "uid 1" in line for line in lines), "and who holds the buckets"
+
+
 async def test_pins_of_one_user_do_not_keep_another_from_writing(tmp_path: Path) -> None:
     uids = Uids()
     async with served(tmp_path, access=Allocators(), identify=uids) as it, Talker(it.path) as reader:
@@ -168,6 +187,71 @@ async def test_a_user_with_all_connections_gets_no_more(tmp_path: Path) -> None:
         assert (await third.hear())["parameters"]["limit"] == "connections"
         for talker in (first, second):
             assert outcome(await talker.ask(DESCRIBE)) == "ok"
+
+
+async def test_a_user_makes_half_of_the_volumes_and_the_rest_is_for_others(tmp_path: Path) -> None:
+    """It counts who made them, whichever user owns them, until they are deleted."""
+
+    def opened(label: str) -> bytes:
+        return call("OpenVolume", {"label": label})
+
+    uids = Uids()
+    async with served(tmp_path, access=Allocators(), identify=uids) as it:
+        slots = len(it.cache_set.volumes._table.entries)
+        async with Talker(it.path) as greedy:
+            for number in range(slots // 2):
+                assert outcome(await greedy.ask(opened(f"of 1, {number}"))) == "ok"
+            reply = await greedy.ask(opened("one more"))
+            assert reply["parameters"] == {"limit": "volumes_of_a_user", "value": slots // 2 + 1}
+            assert outcome(await greedy.ask(opened("of 1, 7"))) == "ok", "it is there"
+            uids.uid = 2
+            async with Talker(it.path) as honest:
+                assert outcome(await honest.ask(opened("of 2"))) == "ok"
+                listed = (await honest.ask(call("Volumes")))["parameters"]["volumes"]
+                assert [one.get("maker") for one in listed] == [None, *[1] * (slots // 2), 2]
+            await it.cache_set.volumes.set_owner(1, EntryOwner(2))
+            assert outcome(await greedy.ask(opened("one more"))) == "LimitExceeded"
+            await it.cache_set.volumes.delete(1)
+            assert outcome(await greedy.ask(opened("one more"))) == "ok"
+
+
+async def test_volumes_of_an_admin_count_for_no_user(tmp_path: Path) -> None:
+    async with served(tmp_path) as it, Talker(it.path) as admin:
+        slots = len(it.cache_set.volumes._table.entries)
+        for number in range(slots - 1):
+            assert outcome(await admin.ask(call("OpenVolume", {"label": f"{number}"}))) == "ok"
+        reply = await admin.ask(call("OpenVolume", {"label": "none is left"}))
+        assert reply["parameters"] == {"limit": "volumes", "value": slots + 1}
+
+
+async def test_dirty_data_of_allocators_leaves_room_for_others_if_so_configured(tmp_path: Path) -> None:
+    uids = Uids()
+    async with (
+        served(tmp_path, access=Allocators(), identify=uids) as it,
+        Talker(it.path) as talker,
+    ):
+        options, sectors = it.cache_set.shared.options, 0
+
+        async def commit(**more: Any) -> Any:
+            reply = await talker.ask(call("AllocateBucket"))
+            key = {**reply["parameters"]["key"], "offset": sectors, "dirty": True}
+            message = {"keys": [{**key, **more}], "durable": False}
+            plain, added = await talker.ask(call("Commit", message)), {**message, "if_absent": True}
+            if "error" in plain:
+                assert await talker.ask(call("Commit", added)) == plain, "nor with conditions"
+                assert outcome(await talker.ask(call("Release", {"keys": [key]}))) == "ok"
+            return plain
+
+        options.dirty_percent = 2
+        while "error" not in (reply := await commit()):
+            sectors += 128
+        assert reply["parameters"] == {"limit": "dirty_percent", "value": 2}
+        geometry = it.cache_set.members[0].buckets.geometry
+        assert 0 <= geometry.bucket_count * 128 * 2 // 100 - sectors < 128
+        assert outcome(await commit(dirty=False)) == "ok"
+        options.dirty_percent = 100
+        sectors += 128
+        assert outcome(await commit()) == "ok"
 
 
 async def test_a_refusal_does_not_tell_what_exists(tmp_path: Path) -> None:

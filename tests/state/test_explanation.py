@@ -178,6 +178,17 @@ def test_what_concerns_the_set_is_told_once(changes: dict[str, object], sentence
     assert explain(a_set(**changes)) == [sentence]
 
 
+def test_whose_requests_wait_is_told_if_there_are_several() -> None:
+    waiting = {"waiters": {"none": 1000, "btree": 1}, "waiters_max": 1001}
+    lines = explain(a_set(**waiting, largest_waiters=((1000, 990), (7, 10), (None, 1))))
+    assert lines[-2:] == [
+        "most of the 1,001 requests that wait: 990 of uid 1000, 10 of uid 7, 1 of the set itself",
+        "as many requests wait as may (1,001): others are refused",
+    ]
+    alone = explain(a_set(waiters={"none": 1}, waiters_max=4096, largest_waiters=((7, 1),)))
+    assert alone == ["1 request waits for a bucket of reserve none, the oldest 0.0 s"]
+
+
 @pytest.mark.parametrize("reason", FAILURES)
 def test_every_reason_for_a_failure_has_words(reason: str) -> None:
     (sentence,) = explain(a_set(allocation_failures={reason: 1}))

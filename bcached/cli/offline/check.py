@@ -217,6 +217,7 @@ def _document(checked: CheckedSet, warnings: list[str]) -> dict[str, object]:
                 "flash_only": volume.flash_only,
                 "sectors": volume.sectors,
                 "owner": None if volume.owner is None else str(volume.owner),
+                "maker": volume.maker,
                 **_held(totals.volumes.get(inode, VolumeSectors())),
             }
             for inode, volume in enumerate(checked.volumes)

@@ -194,6 +194,7 @@ def _volumes(checked: CheckedSet) -> Iterator[Document]:
                 "sectors": volume.sectors,
                 "burnt": volume.is_burnt,
                 "owner": None if volume.owner is None else str(volume.owner),
+                "maker": volume.maker,
             }
 
 

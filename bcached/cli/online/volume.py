@@ -16,7 +16,7 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.groups import VerbGroup
 from bcached.cli.online.daemon import connected
 from bcached.cli.online.volume_name import VOLUME, inode_of
-from bcached.cli.online.volume_owner import OWNER, owner_text, with_others
+from bcached.cli.online.volume_owner import OWNER, owner_text, user_name, with_others
 from bcached.units import SECTOR_BYTES, format_size
 from bcached.wire.volume_messages import Orphan, Others, Volume, VolumeOwner
 
@@ -43,18 +43,21 @@ def list_volumes(options: GlobalOptions) -> None:
 
 
 def table(volumes: Sequence[Volume]) -> Table:
-    """Returns a table of volumes, one a line, with their owners if any has one."""
+    """Returns a table of volumes, one a line, with their owners and makers if any has one."""
     has_owners = any(one.owner is not None for one in volumes)
+    has_makers = any(one.maker is not None for one in volumes)
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     drawn.add_column("inode", justify="right")
-    for column in ("label", "kind", "size", *(["owner"] if has_owners else [])):
+    for column in ("label", "kind", "size", *["owner"] * has_owners, *["made by"] * has_makers):
         drawn.add_column(column, justify="right" if column == "size" else "left")
-    drawn.add_column("uuid", no_wrap=has_owners, min_width=36 if has_owners else None)
+    is_wide = has_owners or has_makers
+    drawn.add_column("uuid", no_wrap=is_wide, min_width=36 if is_wide else None)
     for one in volumes:
         size = format_size(one.sectors * SECTOR_BYTES) if one.sectors else ""
         kind = "flash-only" if one.flash_only else "cached"
         owner = [owner_text(one.owner)] if has_owners else []
-        drawn.add_row(str(one.inode), Text(one.label), kind, size, *owner, one.uuid)
+        maker = ["" if one.maker is None else user_name(one.maker)] if has_makers else []
+        drawn.add_row(str(one.inode), Text(one.label), kind, size, *owner, *maker, one.uuid)
     return drawn
 
 

@@ -54,8 +54,13 @@ def owner_text(owner: VolumeOwner | None) -> str:
     if owner.group is not None:
         text = "@" + named(owner.group, lambda number: grp.getgrgid(number).gr_name)
     else:
-        text = named(owner.user or 0, lambda number: pwd.getpwuid(number).pw_name)
+        text = user_name(owner.user or 0)
     return f"{text}, hidden" if owner.others == "nothing" else text
+
+
+def user_name(uid: int) -> str:
+    """Returns the name of a user, or its number."""
+    return named(uid, lambda number: pwd.getpwuid(number).pw_name)
 
 
 def named(number: int, name_of: Callable[[int], str]) -> str:

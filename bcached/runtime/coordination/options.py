@@ -24,6 +24,7 @@ class SetOptions:
     moving_gc: bool = True
     waiters: int = 4096
     user_percent: int = 50  # of waiters and data buckets that one user keeps while another one lacks them
+    dirty_percent: int = 100  # of the set, up to which allocators may add dirty data
     reservations_per_connection: int = 65536
     pins_per_connection: int = 65536
     restart_grace_s: float = 10.0

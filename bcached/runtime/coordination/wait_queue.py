@@ -25,6 +25,7 @@ from bcached.state.statistics import WAIT_BOUNDS_S, Histogram
 T = TypeVar("T")
 
 LOOKED_AT = 256  # behind a head that lets others pass
+USERS_NAMED = 3
 
 Guard = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -91,6 +92,11 @@ class WaitQueue:
     def most_of_a_user(self) -> int:
         """Returns how many requests wait of the user that has the most."""
         return max((count for user, count in self._of_user.items() if user is not None), default=0)
+
+    @property
+    def largest_waiters(self) -> tuple[tuple[int | None, int], ...]:
+        """Returns the users of which most requests wait, and how many; user None is the set itself."""
+        return tuple(self._of_user.most_common(USERS_NAMED))
 
     def set_limit(self, limit: int, user_percent: int = 50) -> None:
         """Set how many may wait in all, and of one user; those that wait already stay."""

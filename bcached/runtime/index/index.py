@@ -16,6 +16,7 @@ from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index_writer import IndexWriter, as_device_failed
 from bcached.runtime.index.inode_keys import InodeKeys
 from bcached.runtime.index.volume_reads import ReadsByVolume
+from bcached.state.accounting.dirty_room import DirtyRoom
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.key_ranges import cut_to, spans_of, words_of
@@ -47,6 +48,7 @@ class Index:
         self._sectors = sectors
         self._shared = shared
         self._trace = shared.trace
+        self._dirty_room = DirtyRoom(sectors.members)
         block_sectors = sectors.members[0].geometry.block_sectors
         # The longest deletion: a key's most sectors, in whole blocks.
         self._deletion_sectors = KEY_SECTORS_MAX // block_sectors * block_sectors
@@ -105,6 +107,8 @@ class Index:
         sectors, synchronous = self._sectors, self._shared.options.synchronous
         if holder.rights.foreign:
             holder.rights.check_changes(keys, sectors.inodes)
+        if (percent := self._shared.options.dirty_percent) < 100 and not holder.rights.is_admin:
+            self._dirty_room.check(keys, percent)
         for key in keys:
             if key.inode not in sectors.inodes:
                 raise NoSuchVolume(key.inode)

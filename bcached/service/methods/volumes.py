@@ -67,5 +67,5 @@ class VolumeOperations:
 
 
 def _document(one: VolumeInfo) -> volume_messages.Volume:
-    owner = owner_document(one.owner)
-    return volume_messages.Volume(one.inode, str(one.uuid), one.label, one.sectors, one.flash_only, owner)
+    owner, uuid = owner_document(one.owner), str(one.uuid)
+    return volume_messages.Volume(one.inode, uuid, one.label, one.sectors, one.flash_only, owner, one.maker)

@@ -154,6 +154,7 @@ class LimitsSection(Section):
     buffer_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = Field(default_factory=enough_buffers)
     buffer_bytes_without_role: Annotated[int, Field(ge=1 << 16, le=1 << 40)] = 4 << 20
     user_percent: Annotated[int, Field(ge=50, le=100)] = 50
+    dirty_percent: Annotated[int, Field(ge=0, le=100)] = 100
     waiters: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     reservations_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536
     pins_per_connection: Annotated[int, Field(ge=1, le=16_777_216)] = 65_536

@@ -104,7 +104,8 @@ class VolumeSlots:
             now = int(time.time())
             uuid, label = backing.superblock.uuid, backing.superblock.label
             owner = None if former is None else former.owner
-            self.slots[inode] = UuidEntry(uuid, label, now, now, owner=owner)
+            maker = None if former is None else former.maker
+            self.slots[inode] = UuidEntry(uuid, label, now, now, owner=owner, maker=maker)
             self.told.append(f"volume {inode} is that of {backing.path} ({backing.superblock.uuid})")
 
     def _make_up(self, inode: int, kept: KeptKeys) -> None:

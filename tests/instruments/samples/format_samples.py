@@ -94,6 +94,7 @@ uuid_entries = st.builds(
     sectors=words,
     other_flags=halves.map(lambda flags: flags & ~1),
     owner=st.none() | entry_owners,
+    maker=st.none() | st.integers(0, NOBODY_ID - 1),
 )
 
 
