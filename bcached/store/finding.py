@@ -108,6 +108,11 @@ class Findings:
         """Whether nothing is wrong."""
         return self.worst == Severity.NOTE
 
+    @property
+    def need_repair(self) -> bool:
+        """Whether more is wrong than a power cut leaves, which the next opening puts right."""
+        return self.worst > Severity.TORN
+
     def unlisted(self) -> dict[str, int]:
         """Returns how many of each rule are not listed."""
         return {

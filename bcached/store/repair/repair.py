@@ -80,7 +80,7 @@ class Repair:
         """Why the steps are not done; empty if nothing keeps them from it."""
         if any(step.loses_dirty for step in self.steps) and not self.accepts_loss:
             return "dirty data would be lost, or may be: --give-up-dirty says that it may"
-        if any(step.must_end_sound for step in self.steps) and not self.found.findings.sound:
+        if any(step.must_end_sound for step in self.steps) and self.found.findings.need_repair:
             return "the set would not be sound afterwards"
         return ""
 

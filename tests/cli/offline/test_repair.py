@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bcached.cli.main import bcachectl
+from bcached.format.superblock import SUPERBLOCK_SECTOR
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
+from bcached.units import SECTOR_BYTES
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.samples.living_set import set_options
@@ -185,9 +187,19 @@ def test_restoring_takes_the_devices_by_other_names(tmp_path: Path) -> None:
 def test_an_interrupted_write_needs_no_repair(tmp_path: Path) -> None:
     (path,) = with_a_hole(last_lost=4).files(tmp_path)
     before = Path(path).read_bytes()
+    for options in ([], ["--yes", "--drop-damaged"]):
+        done = run("repair", *options, path)
+        assert done.exit_code == 0
+        assert done.stdout.splitlines()[-1] == (
+            "nothing is to be repaired: the next opening puts right what was interrupted"
+        )
+        assert Path(path).read_bytes() == before
+
+
+def test_an_interrupted_write_hides_no_damage(tmp_path: Path) -> None:
+    builder = with_a_hole(last_lost=4)
+    builder.flip(SUPERBLOCK_SECTOR * SECTOR_BYTES + 60)
+    (path,) = builder.files(tmp_path)
     done = run("repair", path)
     assert done.exit_code == ERRORS_LEFT
-    assert done.stdout.splitlines()[-1] == (
-        "nothing is to be repaired: the next opening puts right what was interrupted"
-    )
-    assert Path(path).read_bytes() == before
+    assert "NOT SOUND: nothing was done" in done.stdout.splitlines()

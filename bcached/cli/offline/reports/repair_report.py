@@ -14,11 +14,9 @@ from bcached.units import format_size
 
 def status_of(done: Repair) -> FsckStatus:
     """Returns fsck's status: whether there were errors, and whether they are corrected."""
-    if done.is_done and done.found.findings.sound:
-        return FsckStatus.CORRECTED
-    if not done.is_needed and done.before.findings.sound:
-        return FsckStatus.SOUND
-    return FsckStatus.ERRORS_LEFT
+    if done.found.findings.need_repair or (done.is_needed and not done.is_done):
+        return FsckStatus.ERRORS_LEFT
+    return FsckStatus.CORRECTED if done.is_done else FsckStatus.SOUND
 
 
 def step_lines(done: Repair) -> Iterator[str]:
@@ -41,11 +39,12 @@ def lines(done: Repair) -> Iterator[str]:
     then = {(True, True): "sound now", (True, False): "still NOT SOUND"}
     then |= {(False, True): "would be sound then", (False, False): "would NOT be sound then"}
     if done.is_needed:
-        yield then[done.is_done, found.sound]
+        yield then[done.is_done, not found.need_repair]
+    elif found.worst == Severity.TORN:
+        yield "nothing is to be repaired: the next opening puts right what was interrupted"
     else:
         yield "sound" if found.sound else "NOT SOUND: nothing was done"
-        if found.worst == Severity.TORN:
-            yield "nothing is to be repaired: the next opening puts right what was interrupted"
+    if not done.is_needed:
         if options := in_order(needed_steps(found)):
             paths = shlex.join(device.path for device in done.devices)
             yield f"to see what can be done: bcachectl repair -n {' '.join(options)} {paths}"
