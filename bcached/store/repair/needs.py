@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from bcached.errors import SetRefused
+from bcached.format.superblock_fields import BackingDevice
 from bcached.store.finding import Finding, Findings, Severity
 
 
@@ -41,7 +42,7 @@ def step_for(finding: Finding) -> StepOption | None:
     """Returns the step that answers a finding; None if none does, or none is needed."""
     if finding.severity < Severity.DAMAGE or finding.rule in NO_STEP:
         return None
-    if finding.rule.startswith(NO_STEP_PREFIXES):
+    if finding.rule.startswith(NO_STEP_PREFIXES) or isinstance(finding.cause, BackingDevice):
         return None
     if finding.rule.startswith("volume-"):
         return StepOption.REBUILD_VOLUMES

@@ -86,3 +86,11 @@ def _ranks(left: SetLeft, census: Census, device: int) -> NDArray[np.uint8]:
     rank[(census.uses != Use.FREE) & (census.uses != Use.DATA)] = IN_USE
     rank[[bucket for member, bucket in left.found_nodes if member == device]] = IN_USE
     return rank
+
+
+def buckets_in_use(left: SetLeft, device: int) -> NDArray[np.bool_]:
+    """Returns which buckets of a member hold more than a superblock or the journal."""
+    census = left.checked.censuses[device]
+    in_use: NDArray[np.bool_] = _ranks(left, census, device) != NAMED_BY_NOTHING
+    in_use[np.isin(census.uses, (Use.RESERVED, Use.JOURNAL))] = False
+    return in_use

@@ -20,6 +20,7 @@ from bcached.format.superblock import (
 )
 from bcached.store.membership import MemberFound, with_new_journal
 from bcached.store.patched_device import Patch
+from bcached.store.repair.journal_place import with_places_found
 from bcached.store.repair.layout_scan import scan_layout
 from bcached.store.repair.repair_step import RepairStep
 from bcached.store.rescue.remains.journal_left import fits_its_journal, read_journal_left, sizes_fit
@@ -40,6 +41,7 @@ async def rewrite_superblocks(
         one = MemberLeft(_fitted(one.found), one.is_guess)
         members.append(one)
     _refuse_contradictions(members)
+    members = await with_places_found(devices, members)
     await _refuse_wrong_guesses(members)
     for number, one in enumerate(members):
         await _add(step, number, one.found)

@@ -14,6 +14,7 @@ from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
 from bcached.units import SECTOR_BYTES
 from instruments.devices.memory_device import MemoryDevice
+from instruments.samples.damaged_kernel_image import backing_bytes
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.samples.living_set import set_options
 from instruments.time.virtual_time import run_in_virtual_time
@@ -203,3 +204,13 @@ def test_an_interrupted_write_hides_no_damage(tmp_path: Path) -> None:
     done = run("repair", path)
     assert done.exit_code == ERRORS_LEFT
     assert "NOT SOUND: nothing was done" in done.stdout.splitlines()
+
+
+def test_no_step_is_proposed_for_a_backing_device(tmp_path: Path) -> None:
+    path = tmp_path / "backing.img"
+    path.write_bytes(backing_bytes("crash"))
+    done = run("repair", path)
+    assert done.exit_code == ERRORS_LEFT
+    assert "is a bcache backing device" in done.stdout
+    assert done.stdout.splitlines()[-1] == "NOT SOUND: nothing was done"
+    assert path.read_bytes() == backing_bytes("crash")

@@ -44,10 +44,9 @@ def lines(done: Repair) -> Iterator[str]:
         yield "nothing is to be repaired: the next opening puts right what was interrupted"
     else:
         yield "sound" if found.sound else "NOT SOUND: nothing was done"
-    if not done.is_needed:
-        if options := in_order(needed_steps(found)):
-            paths = shlex.join(device.path for device in done.devices)
-            yield f"to see what can be done: bcachectl repair -n {' '.join(options)} {paths}"
+    if not done.is_needed and (options := in_order(needed_steps(found))):
+        paths = shlex.join(device.path for device in done.devices)
+        yield f"to see what can be done: bcachectl repair -n {' '.join(options)} {paths}"
 
 
 def document(done: Repair) -> dict[str, object]:

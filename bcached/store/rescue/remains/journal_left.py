@@ -25,6 +25,7 @@ from bcached.units import SECTOR_BYTES
 
 CHUNK_BYTES = 1 << 20
 BUCKETS_LOOKED_AT = 300  # a journal has 256 at most, behind the superblock's
+BYTES_LOOKED_AT = 4 << 30  # if there is none
 
 
 @dataclass(slots=True)
@@ -159,7 +160,7 @@ async def fits_its_journal(member: MemberFound, newest: int) -> bool:
     at a block: blocks are not smaller. (If they are larger, bsets are found behind a gap, which is damage.)
     """
     block_bytes = member.superblock.block_sectors * SECTOR_BYTES
-    async for byte, entry in _entries_near_beginning(member):
+    async for byte, entry in entries_near_beginning(member):
         if entry.seq > newest or byte % block_bytes:
             return False
     return True
@@ -176,7 +177,7 @@ async def with_journal_found(member: MemberFound) -> MemberFound:
     if bucket_bytes >= METADATA_BYTES_MAX:
         return member
     found = set[int]()
-    async for byte, entry in _entries_near_beginning(member):
+    async for byte, entry in entries_near_beginning(member):
         if not sizes_fit(superblock, entry) or byte % (superblock.block_sectors * SECTOR_BYTES):
             return member
         found.add(byte // bucket_bytes)
@@ -188,11 +189,17 @@ async def with_journal_found(member: MemberFound) -> MemberFound:
     return replace(member, superblock=replace(superblock, journal_buckets=journal))
 
 
-async def _entries_near_beginning(member: MemberFound) -> AsyncIterator[tuple[int, JournalEntry]]:
-    """Yields the sound entries of the set where journals are, and the byte at which each begins."""
+async def entries_near_beginning(member: MemberFound) -> AsyncIterator[tuple[int, JournalEntry]]:
+    """Yields the sound entries of the set where journals are, and the byte at which each begins.
+
+    Behind the usual place of the journal only where no entry is there: its first bucket may be any.
+    """
     device, superblock = member.block_device, member.superblock
-    end = min(device.size_bytes, BUCKETS_LOOKED_AT * superblock.bucket_sectors * SECTOR_BYTES)
-    for begin in range(0, end, CHUNK_BYTES):
+    usual = BUCKETS_LOOKED_AT * superblock.bucket_sectors * SECTOR_BYTES
+    is_found = False
+    for begin in range(0, min(device.size_bytes, max(usual, BYTES_LOOKED_AT)), CHUNK_BYTES):
+        if is_found and begin >= usual:
+            return
         length = min(CHUNK_BYTES + JSET_BYTES_MAX, device.size_bytes - begin)
         try:
             raw = await device.read(begin, length)
@@ -201,4 +208,7 @@ async def _entries_near_beginning(member: MemberFound) -> AsyncIterator[tuple[in
         traces = [trace.byte for trace in trace_entries(raw, superblock.set_magic, SECTOR_BYTES)]
         for placed in sound_entries(raw, traces, superblock.set_magic, SECTOR_BYTES, member.path):
             if placed.offset_bytes < CHUNK_BYTES:
+                if not is_found and begin >= usual:
+                    usual += begin
+                is_found = True
                 yield begin + placed.offset_bytes, placed.entry

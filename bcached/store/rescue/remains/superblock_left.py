@@ -5,23 +5,27 @@ What is read from a damaged one, or taken from the owner, is a guess: set_left.p
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError, FormatError, SetRefused
 from bcached.format.correction import corrected_superblock
+from bcached.format.sizes import BLOCK_SECTORS_MAX, BUCKET_SECTORS_MAX, BUCKET_SECTORS_MIN, MEMBERS_MAX
 from bcached.format.superblock import (
+    FEATURE_INCOMPAT_BCACHED_SET,
     SUPERBLOCK_BYTES,
     SUPERBLOCK_SECTOR,
+    VERSION_FEATURES,
     VERSION_IN_USE,
     Superblock,
     first_bucket_for,
 )
-from bcached.format.superblock_fields import BackingDevice
+from bcached.format.superblock_fields import BackingDevice, is_power_of_two, unpack
 from bcached.format.superblock_seal import resealed
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.membership import MemberFound, with_new_journal
+from bcached.store.rescue.remains.journal_left import entries_near_beginning, sizes_fit
 from bcached.store.superblock_slot import read_superblock
 from bcached.units import SECTOR_BYTES
 
@@ -55,7 +59,7 @@ async def read_member_left(device: BlockDevice, layout: KnownLayout | None, repo
 
     1. A sound one, or its copy. 2. A sound one that says more than the device has, or with its magic erased,
     or one bit wrong. 3. The fields of a damaged one, if the owner says the same. 4. The layout that the owner
-    gives.
+    gives. 5. The layout that a damaged one says, if there are journal entries of it.
     """
     try:
         return MemberLeft(MemberFound(device, await read_superblock(device)), is_guess=False)
@@ -76,12 +80,14 @@ async def read_member_left(device: BlockDevice, layout: KnownLayout | None, repo
             sealed, device_bytes=ANY_SIZE, logical_block_bytes=SECTOR_BYTES, where=where
         )
     except FormatError:
-        if layout is None:
+        sealed = b""
+        by_fields = await _of_fields(raw, device) if layout is None else _of_layout(layout, device)
+        if by_fields is None:
             raise SetRefused(
                 f"{damage}; if it was made with buckets of 512k and blocks of 4k, for example: "
                 "--geometry 512k,4k"
             ) from None
-        sealed, superblock = b"", _of_layout(layout, device)
+        superblock = by_fields
     if sealed != raw and layout is not None and not layout.fits(superblock):
         sealed, superblock = b"", _of_layout(layout, device)
     _report(damage, report)
@@ -107,6 +113,30 @@ def _of_layout(layout: KnownLayout, device: BlockDevice) -> Superblock:
         synchronous=True,
     )
     return with_new_journal(superblock)
+
+
+async def _of_fields(raw: bytes, device: BlockDevice) -> Superblock | None:
+    """Returns the superblock by the fields that say which set it is; None without a journal of that."""
+    fields = unpack(raw, device.path)
+    sizes = fields.bucket_sectors, fields.block_sectors
+    is_possible = BUCKET_SECTORS_MIN <= sizes[0] <= BUCKET_SECTORS_MAX and sizes[1] <= BLOCK_SECTORS_MAX
+    if (
+        not is_possible
+        or not all(map(is_power_of_two, sizes))
+        or not fields.member < fields.members <= MEMBERS_MAX
+    ):
+        return None
+    superblock = replace(
+        _of_layout(KnownLayout(*sizes, UUID(bytes=fields.set_uuid)), device),
+        uuid=UUID(bytes=fields.uuid),
+        version=VERSION_FEATURES if fields.members > 1 else VERSION_IN_USE,
+        feature_incompat=FEATURE_INCOMPAT_BCACHED_SET if fields.members > 1 else 0,
+        members=fields.members,
+        member=fields.member,
+    )
+    async for _, entry in entries_near_beginning(MemberFound(device, superblock)):
+        return superblock if sizes_fit(superblock, entry) else None
+    return None
 
 
 def refuse_unused(members: list[MemberLeft], report: Report) -> None:
