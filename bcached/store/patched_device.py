@@ -3,7 +3,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 
 from bcached.device.block_device import BlockDevice, BytesLike
@@ -16,7 +16,7 @@ class Patch:
 
     member: int
     byte: int
-    data: bytes
+    data: bytes = field(repr=False)  # asyncio.run formats what its task returns
 
 
 _BYTE = attrgetter("byte")

@@ -34,3 +34,8 @@ async def test_it_is_read_only() -> None:
     await device.flush()
     await device.close()
     assert (await inner.read(0, 512), inner.writes) == (bytes(512), 0)
+
+
+def test_the_data_of_a_patch_is_not_in_its_text() -> None:
+    # asyncio.run formats the result of its task: a repair's, with patches of hundreds of megabytes.
+    assert len(repr(Patch(0, 4096, bytes(1 << 20)))) < 100

@@ -44,7 +44,8 @@ class Recount:
         self.name(buckets, gens)
         live = self.gens[buckets] == gens
         any_stale_dirty = bool((dirty & ~live).any())
-        buckets, sectors, dirty = buckets[live], sectors[live], dirty[live]
+        # Of the column's type: with another one numpy adds up a hundred times as slowly.
+        buckets, sectors, dirty = buckets[live], sectors[live].astype(np.uint32), dirty[live]
         np.add.at(self.sectors, buckets, sectors)
         np.add.at(self.dirty_sectors, buckets[dirty], sectors[dirty])
         return any_stale_dirty
