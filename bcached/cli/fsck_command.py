@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bcached.cli.main import Failed
+from bcached.cli.main import Failed, words_of
 from bcached.errors import BcachedError
 
 
@@ -55,7 +55,7 @@ class FsckCommand(click.Command):
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except (BcachedError, OSError) as error:
-            _fail(str(error))
+            _fail(words_of(error))
         except Exception as error:  # never a traceback, and never status 1 ("corrected")
             _fail(f"a bug in bcachectl, please report it: {type(error).__name__}: {error}")
 

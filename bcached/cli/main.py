@@ -7,6 +7,7 @@ completion are quick.
 
 import importlib
 import signal
+import sys
 from difflib import get_close_matches
 from typing import NamedTuple, NoReturn
 
@@ -221,4 +222,8 @@ def bcachectl(context: click.Context, socket: str, as_json: bool) -> None:
 
 def main() -> None:
     """The entry point."""
-    bcachectl(prog_name="bcachectl")
+    try:
+        bcachectl(prog_name="bcachectl")
+    except OSError as error:  # where no verb runs yet: of --help and --version
+        sys.stderr.write(f"bcachectl: {words_of(error)}\n")
+        sys.exit(1)

@@ -20,7 +20,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.device.claims.lease_file import boot_id, create_lease, old_leases
 from bcached.device.claims.set_lock import SetLock
 from bcached.device.mapped_file import MappedFile
-from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown
+from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown, reason
 from bcached.runtime.cache_set import CacheSet, MappedChanges, MappedFiles, MappedGens
 from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.coordination.shared import Shared, create_shared
@@ -268,7 +268,7 @@ class SetRun:
         try:
             return await work()
         except Exception as error:
-            self._set.shared.stop.refuse(DeviceFailed(str(error)))
+            self._set.shared.stop.refuse(DeviceFailed(reason(error)))
             raise
 
     async def stop(self, progress: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -209,3 +210,16 @@ def test_the_verbs_of_a_group_are_listed_with_whole_sentences() -> None:
     told = run("volume", "--help").stdout
     assert "..." not in told.partition("Verbs:")[2]
     assert "its keys are dropped, its inode is free" in " ".join(told.split())
+
+
+@pytest.mark.parametrize(("args", "status"), [(("--version",), 1), (("show", "{}"), 1), (("check", "{}"), 8)])
+def test_a_full_disk_behind_the_output_is_one_line_without_a_number(
+    args: Sequence[str], status: int, tmp_path: Path
+) -> None:
+    image = str(tmp_path / "cache.img")
+    assert run("make", "-b", "64k", "--size", "40M", image).exit_code == 0
+    program = [sys.executable, "-c", "from bcached.entry_points import control; raise SystemExit(control())"]
+    with open("/dev/full", "wb") as full:
+        command = [*program, *(arg.format(image) for arg in args)]
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (status, b"bcachectl: No space left on device\n")
