@@ -175,7 +175,7 @@ class Top:
                 os.read(self._ours, 65536)
             except OSError:  # the other end is closed
                 break
-        _, complaint = self._process.communicate(timeout=20)
+        _, complaint = self._process.communicate(timeout=60)
         os.close(self._ours)
         return self._process.returncode, complaint
 
@@ -217,7 +217,7 @@ def traced(shell: Shell, *options: str) -> list[str]:
     trace = subprocess.Popen([*shell.command, *options], stdout=subprocess.PIPE, text=True)
     while trace.poll() is None:
         shell.told("gc")
-    output, _ = trace.communicate(timeout=20)
+    output, _ = trace.communicate(timeout=60)
     assert trace.returncode == 0
     return output.splitlines()
 

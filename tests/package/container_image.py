@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The image of Containerfile, built by buildah on the minimal Debian instead of a registry's, and run."""
+"""The image of Containerfile, built by buildah on the minimal Debian instead of a registry's, and run.
 
+In it run the commands of docs/container.md.
+"""
+
+import argparse
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,13 +18,13 @@ NOT_COPIED = shutil.ignore_patterns(".*", "var", "build", "dist", "*.egg-info", 
 ENVIRONMENT = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}  # what works within a container, too
 USER = 912  # as in Containerfile
 BUILD_S, RUN_S = 900, 120
-SESSION = """\
-set -e
-bcachectl make --size 64M -b 64k /var/lib/bcached/cache.img
-chmod 0660 /var/lib/bcached/cache.img
+PAGE = CHECKOUT / "docs/container.md"
+PLACES = {"bcached-data": "/var/lib/bcached", "bcached-run": "/run/bcached"}  # the page's volumes
+SERVE = """\
 bcached & daemon=$!
 until bcachectl status > /dev/null 2>&1; do kill -0 $daemon; sleep 0.2; done
-bcachectl volume create photos
+"""
+USE = """\
 head -c 16384 /dev/urandom > /tmp/data
 bcachectl write photos 0 < /tmp/data
 bcachectl read photos 0 16k | cmp - /tmp/data
@@ -26,6 +32,37 @@ kill $daemon
 wait $daemon
 bcachectl check /var/lib/bcached/cache.img
 """
+
+
+def session() -> str:
+    """Returns what the page's commands do in their containers, one after the other in one, as a script.
+
+    There is no podman: what it would do outside (names, published ports) is left out. A container without a
+    command of its own runs the image's, the daemon.
+    """
+    run = argparse.ArgumentParser("podman run", add_help=False)
+    run.add_argument("-d", "--rm", action="store_true")
+    run.add_argument("--name")
+    run.add_argument("--stop-timeout", type=int)
+    run.add_argument("-p")
+    run.add_argument("-v", action="append", default=[])
+    run.add_argument("image", choices=["bcached"])
+    run.add_argument("command", nargs=argparse.REMAINDER)
+    script = ["set -e"]
+    (block,) = re.findall(r"(?ms)^```\n(.*?)^```$", PAGE.read_text())
+    for line in block.replace("\\\n", "").splitlines():
+        match shlex.split(line):
+            case ["podman", "build", "-t", "bcached", "."]:
+                pass
+            case ["podman", "run", *words]:
+                it = run.parse_args(words)
+                assert all(PLACES[name] == place for name, place in (one.split(":") for one in it.v)), line
+                script.append(shlex.join(it.command) if it.command else SERVE)
+            case ["podman", "exec", "bcached", *command]:
+                script.append(shlex.join(command))
+            case _:
+                raise AssertionError(f"{PAGE.name} has a command that this test does not know: {line}")
+    return "\n".join([*script, USE])
 
 
 class Builder:
@@ -66,12 +103,13 @@ def try_image(root: Path, wheels: Path, folder: Path) -> None:
     containerfile: list[str | Path] = ["-f", sources / "Containerfile", sources]
     builder.run("build", "--pull-never", "-t", "bcached", *containerfile, within_s=BUILD_S)
     container = builder.run("from", "--pull-never", "localhost/bcached").split()[-1]
+    assert builder.run("inspect", "--format", "{{.OCIv1.Config.Cmd}}", container).strip() == "[bcached]"
     volumes = []
-    for name, place in (("data", "/var/lib/bcached"), ("socket", "/run/bcached")):
+    for name, place in PLACES.items():
         (folder / name).mkdir()
         os.chown(folder / name, USER, USER)
         volumes += ["-v", f"{folder / name}:{place}"]
     # The network is the machine's here, on which another daemon may have the port.
     port = ["--env", "BCACHED__METRICS__LISTEN=127.0.0.1:0"]
-    printed = builder.run("run", *volumes, *port, container, "--", "sh", "-c", SESSION)
+    printed = builder.run("run", *volumes, *port, container, "--", "sh", "-c", session())
     assert printed.rstrip().endswith("sound"), printed

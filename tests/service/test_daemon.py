@@ -18,7 +18,7 @@ import pytest
 from instruments.clients.daemon_process import BIN, DaemonProcess, ask, made_image
 from instruments.time.patience import tries
 
-ONE_LINE_S = 20.0
+ONE_LINE_S = 60.0
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from typing import Any, Self
 from instruments.time.patience import tries
 
 BIN = Path(sys.executable).parent
-START_S = 30.0
+START_S = 60.0
 CONFIG = """\
 [set]
 devices = ["{folder}/cache.img"]
