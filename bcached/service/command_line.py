@@ -4,6 +4,8 @@
 import argparse
 import resource
 from contextlib import suppress
+from difflib import get_close_matches
+from typing import NoReturn
 
 import bcached
 from bcached.service.settings.config import DEFAULT_PATH
@@ -16,9 +18,22 @@ Exit status: 0 stopped cleanly, 1 failed (the log says why), 2 wrong usage or an
 """
 
 
+class Arguments(argparse.ArgumentParser):
+    """A parser that knows which option was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with usage, and the message."""
+        known = [name for action in self._actions for name in action.option_strings]
+        _, _, typed = message.partition("unrecognized arguments: ")
+        close = [
+            name for word in typed.split() for name in get_close_matches(word.partition("=")[0], known, 1)
+        ]
+        super().error(f"{message}; did you mean {close[0]}?" if close else message)
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line; its help is also the text of the man page."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="bcached",
         description=bcached.__doc__,
         epilog=SIGNALS_AND_STATUS,

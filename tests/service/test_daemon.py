@@ -19,6 +19,7 @@ from instruments.clients.daemon_process import BIN, DaemonProcess, ask, made_ima
 from instruments.time.patience import tries
 
 ONE_LINE_S = 60.0
+WRONG = "gc.slice: unknown key, expected one of slice_ms, moving; did you mean slice_ms?"
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -288,9 +289,7 @@ def test_a_wrong_configuration_changes_nothing() -> None:
         assert "set_uuid" in daemon.ask("Allocator.Describe")["parameters"]
         assert daemon.end() == 0
         (line,) = (line for line in daemon.logs if line["message"] == "configuration not reloaded")
-        assert line["reasons"] == [
-            f"{daemon.config}: gc.slice: unknown key, expected one of slice_ms, moving"
-        ]
+        assert line["reasons"] == [f"{daemon.config}: {WRONG}"]
         assert {line["level"] for line in daemon.logs} == {"info", "warning"}
 
 
@@ -473,7 +472,7 @@ def test_a_wrong_configuration_is_told_before_anything_is_opened(tmp_path: Path)
     result = run("--config", str(config))
     assert result.returncode == 2
     first, second = result.stderr.splitlines()
-    assert first == f"bcached: {config}: gc.slice: unknown key, expected one of slice_ms, moving"
+    assert first == f"bcached: {config}: {WRONG}"
     assert second.startswith(f"bcached: {config}: nonsense: unknown key, expected one of set, gc, journal")
 
 
@@ -484,7 +483,8 @@ def test_a_wrong_configuration_ends_with_two_so_that_no_manager_tries_again() ->
         daemon.start()
         assert daemon.end(None) == 2
         daemon.wait_until_told(
-            "STATUS", f"{daemon.config}: gc.slice: unknown key, expected one of slice_ms, moving"
+            "STATUS",
+            f"{daemon.config}: {WRONG}",
         )
 
 

@@ -12,6 +12,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -143,10 +144,14 @@ def check_environment(environment: Mapping[str, str]) -> None:
             continue
         section, _, key = variable[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
         if section not in Tables.model_fields:
-            raise ConfigError(f"{variable}: expected a section of {listed(Tables)}, found {section}")
+            raise ConfigError(
+                f"{variable}: expected a section of {listed(Tables)}, found {section}{meant(section, Tables)}"
+            )
         table = type(getattr(Tables(), section))
         if key not in table.model_fields:
-            raise ConfigError(f"{variable}: expected a key of {listed(table)}, found {key or 'none'}")
+            raise ConfigError(
+                f"{variable}: expected a key of {listed(table)}, found {key or 'none'}{meant(key, table)}"
+            )
         if isinstance(getattr(table(), key), tuple):
             check_list(variable, value)
 
@@ -166,6 +171,12 @@ def listed(table: type[BaseModel]) -> str:
     return ", ".join(table.model_fields)
 
 
+def meant(typed: str, table: type[BaseModel]) -> str:
+    """Returns a question for the name that was probably meant; empty if none is like it."""
+    close = get_close_matches(typed, table.model_fields, 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def error_lines(error: ValidationError, path: str, environment: Mapping[str, str]) -> str:
     """Returns one line for each error: where, which key, expected, found."""
     lines = []
@@ -177,7 +188,8 @@ def error_lines(error: ValidationError, path: str, environment: Mapping[str, str
             continue  # the value it is derived from is invalid, and has a line of its own
         if problem["type"] == "extra_forbidden":
             known = Tables if len(keys) == 1 else type(getattr(Tables(), keys[0]))
-            lines.append(f"{where}: unknown key, expected one of {listed(known)}")
+            told = f"unknown key, expected one of {listed(known)}{meant(keys[-1], known)}"
+            lines.append(f"{where}: {told}")
         else:
             expected = re.sub(r"^(Value error, )?Input should (be )?", "", problem["msg"])
             lines.append(f"{where}: expected {expected}, found {json.dumps(problem['input'], default=str)}")

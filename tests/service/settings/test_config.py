@@ -108,7 +108,10 @@ def test_paths_are_resolved_once(file: Path, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[gc]\nslice = 1", "gc.slice: unknown key, expected one of slice_ms, moving"),
+        (
+            "[gc]\nslice = 1",
+            "gc.slice: unknown key, expected one of slice_ms, moving; did you mean slice_ms?",
+        ),
         ("[gcc]\nslice_ms = 1", "gcc: unknown key, expected one of set, gc, journal"),
         ("gc = 1", "gc: expected an object, found 1"),
         ("[gc]\nslice_ms = 0", "gc.slice_ms: expected greater than or equal to 1, found 0"),
@@ -169,7 +172,11 @@ def test_what_is_not_toml_is_refused_with_its_line(file: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("BCACHED__GC__SLICE", "1", "expected a key of slice_ms, moving, found slice"),
+        (
+            "BCACHED__GC__SLICE",
+            "1",
+            "expected a key of slice_ms, moving, found slice; did you mean slice_ms?",
+        ),
         ("BCACHED__GC", "1", "expected a key of slice_ms, moving, found none"),
         ("BCACHED__GCC__SLICE_MS", "1", "expected a section of set, gc"),
         (
