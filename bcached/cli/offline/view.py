@@ -2,8 +2,8 @@
 """`bcachectl view`: a backing device with its dirty data, as a network block device; neither is written."""
 
 import asyncio
+import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.rescue import CONFIDENCE
 from bcached.cli.paths import PATH
+from bcached.device.locked_folder import locked_folder
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
@@ -163,17 +164,19 @@ async def _find(
 
 
 def _export(options: GlobalOptions, exported: Exported, socket_path: str | None, *, cow: bool) -> None:
-    with tempfile.TemporaryDirectory(prefix="bcachectl-view-") as folder:
-        map_path = Path(folder, "map")
-        map_path.write_bytes(exported.rows)
-        path = socket_path or str(Path(folder, "socket"))
+    with locked_folder() as folder, os.fdopen(os.memfd_create("map"), "wb") as map_file:
+        map_file.write(exported.rows)
+        map_file.flush()
+        path = socket_path or str(folder / "socket")
 
         def announce() -> None:
             document = {"uri": uri_of(path), "size_bytes": exported.size_bytes}
             answer(options, document, lambda: _lines(uri_of(path), exported))
             sys.stdout.flush()
 
-        serve(path, exported.parameters(str(map_path)), cow=cow, on_ready=announce)
+        map_number = map_file.fileno()
+        parameters = exported.parameters(f"/dev/fd/{map_number}")
+        serve(path, parameters, cow=cow, on_ready=announce, pass_fds=[map_number])
 
 
 def _lines(uri: str, exported: Exported) -> str:

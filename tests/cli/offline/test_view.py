@@ -167,15 +167,43 @@ def test_the_end_of_nbdkit_is_a_failure_and_changes_no_device(
 
 
 @needs_nbdkit
-def test_nbdkit_ends_with_the_program_that_began_it(paths: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_program_that_is_killed_leaves_nothing_for_the_next_one(
+    paths: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache, backing = paths
-    with viewing("--socket", tmp_path / "socket", cache, "--backing", backing) as program:
+    folder, socket = tmp_path / "tmp", tmp_path / "socket"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with viewing("--socket", socket, cache, "--backing", backing) as program:
         announced(program)
+        (abandoned,) = folder.iterdir()
+        assert list(abandoned.iterdir()) == [], "the map is in memory"
         engine = os.pidfd_open(engine_of(program))
         program.kill()
         ended, _, _ = select.select([engine], [], [], PATIENCE_S)
         os.close(engine)
-    assert ended == [engine]
+    assert ended == [engine], "nbdkit ends with the program that began it"
+    with viewing("--socket", socket, cache, "--backing", backing) as program:
+        announced(program)
+        (own,) = folder.iterdir()
+        assert own != abandoned
+        refused = CliRunner().invoke(
+            bcachectl, ["view", str(cache), "--backing", str(backing), "--socket", str(socket)]
+        )
+        assert (refused.exit_code, "another process serves" in refused.stderr) == (FAILED, True)
+        assert list(folder.iterdir()) == [own], "the folder of one that runs is not removed"
+        program.send_signal(signal.SIGINT)
+        assert program.wait(PATIENCE_S) == EXPORTED
+    assert list(folder.iterdir()) == []
+
+
+def test_no_file_is_taken_for_a_socket(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "nbdkit").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "nbdkit").chmod(0o755)
+    with viewing("--socket", paths[1], paths[0], "--backing", paths[1], path=str(tmp_path)) as program:
+        _, said = program.communicate(timeout=PATIENCE_S)
+    assert (program.returncode, "expected no file" in said) == (FAILED, True)
+    assert paths[1].read_bytes() == backing_bytes("crash")
 
 
 def test_a_signal_before_there_is_an_export_is_an_interruption(
