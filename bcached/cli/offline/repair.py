@@ -16,7 +16,7 @@ from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline.devices import opened
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
-from bcached.cli.offline.set_layout import GEOMETRY
+from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
 from bcached.cli.paths import PATH
 from bcached.store.repair.applying import Progress
 from bcached.store.repair.needs import REBUILDING, StepOption
@@ -43,6 +43,7 @@ class RepairRequest:
     geometry: tuple[int, int] | None
     set_uuid: UUID | None
     backings: tuple[tuple[int | None, str], ...]
+    volume_sizes: dict[int, int]
     dry_run: bool
     yes: bool
     undo: str | None
@@ -89,6 +90,14 @@ class RepairRequest:
     help="With it: the backing device of volume N; its uuid is read.",
 )
 @click.option(
+    "--volume-size",
+    "volume_sizes",
+    metavar="N=SIZE",
+    type=VOLUME_SIZE,
+    multiple=True,
+    help="With it: the size of the flash-only volume N (default, if that is lost: where its keys end).",
+)
+@click.option(
     "--drop-damaged",
     is_flag=True,
     help="Rebuild the index and the journal from what is sure; drop what is damaged, or points to nothing.",
@@ -117,6 +126,7 @@ def repair(
     rebuild_prios: bool,
     rebuild_volumes: bool,
     backings: tuple[str, ...],
+    volume_sizes: tuple[tuple[int, int], ...],
     drop_damaged: bool,
     drop_missing: bool,
     newest: bool,
@@ -149,6 +159,7 @@ def repair(
         geometry,
         set_uuid,
         tuple(map(parse_backing, backings)),
+        dict(volume_sizes),
         dry_run,
         yes,
         undo,
@@ -173,6 +184,8 @@ def _refuse_misuse(request: RepairRequest) -> None:
         raise WronglyUsed("--geometry and --set-uuid are for --superblock")
     if request.backings and not {StepOption.SUPERBLOCK, StepOption.REBUILD_VOLUMES} & request.steps:
         raise WronglyUsed("--backing is for --rebuild-volumes and --superblock")
+    if request.volume_sizes and StepOption.REBUILD_VOLUMES not in request.steps:
+        raise WronglyUsed("--volume-size is for --rebuild-volumes")
     if StepOption.DROP_MISSING in request.steps and request.undo is None and not request.dry_run:
         raise WronglyUsed("--drop-missing changes the members' numbers, and so needs --undo FILE")
     if (request.newest or request.accepts_loss) and not request.steps & REBUILDING:
@@ -215,6 +228,7 @@ async def _wishes(request: RepairRequest) -> Wishes:
         layout,
         set_uuid,
         backings,
+        request.volume_sizes,
     )
 
 

@@ -4,6 +4,7 @@
 import click
 
 from bcached.cli.amounts import SIZE_IN_SECTORS
+from bcached.units import SECTOR_BYTES
 
 
 class BucketAndBlock(click.ParamType[tuple[int, int]]):
@@ -31,4 +32,25 @@ class BucketAndBlock(click.ParamType[tuple[int, int]]):
         return sizes[0], sizes[1]
 
 
+class VolumeSize(click.ParamType[tuple[int, int]]):
+    """A volume's number and its size (0=16G); converted to the number and sectors."""
+
+    name = "volume size"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """The volume and its sectors, or a usage error."""
+        if isinstance(value, tuple):
+            return value
+        number, equals, size = value.partition("=")
+        if not (equals and number.isascii() and number.isdigit()):
+            self.fail(f"{value!r}: expected a volume's number and its size, as in 0=16G", param, ctx)
+        sectors = SIZE_IN_SECTORS.convert(size, param, ctx)
+        if not sectors:
+            self.fail(f"{value!r}: expected a size of at least {SECTOR_BYTES} bytes", param, ctx)
+        return int(number), sectors
+
+
 GEOMETRY = BucketAndBlock()
+VOLUME_SIZE = VolumeSize()

@@ -47,7 +47,7 @@ async def _rebuild(repair: Repair, wishes: Wishes) -> None:
     needed = needed_steps(found.findings)
     if MEMBERS_RULE in found.findings.counts:
         needed.add(StepOption.DROP_MISSING)  # what else is wrong is not known yet
-    if _misses_backing(found, wishes):
+    if _misses_backing(found, wishes) or _has_other_size(found, wishes):
         needed.add(StepOption.REBUILD_VOLUMES)
     if not needed & wishes.rebuilding:
         return
@@ -61,3 +61,10 @@ def _misses_backing(found: CheckedSet, wishes: Wishes) -> bool:
     uuids = {entry.uuid for entry in found.volumes if entry is not None}
     is_named = StepOption.REBUILD_VOLUMES in wishes.steps and not found.is_fresh
     return is_named and any(backing.superblock.uuid not in uuids for backing in wishes.backings)
+
+
+def _has_other_size(found: CheckedSet, wishes: Wishes) -> bool:
+    """Whether a volume has another size than the one that the owner says."""
+    sizes = {inode: entry.sectors for inode, entry in enumerate(found.volumes) if entry is not None}
+    is_named = StepOption.REBUILD_VOLUMES in wishes.steps and not found.is_fresh
+    return is_named and any(sizes.get(inode) != sectors for inode, sectors in wishes.volume_sizes.items())

@@ -97,7 +97,7 @@ class Rebuild:
 
     async def _volumes(self, kept: KeptKeys) -> VolumeSlots:
         if StepOption.REBUILD_VOLUMES in self.wishes.steps:
-            return await VolumeSlots.of(self.left, kept, self.wishes.backings)
+            return await VolumeSlots.of(self.left, kept, self.wishes.backings, self.wishes.volume_sizes)
         if not self.left.volumes_are_sound:
             raise SetRefused(
                 f"the uuid table is damaged, too: name {StepOption.REBUILD_VOLUMES.value} as well"

@@ -3,13 +3,14 @@
 
 1. Slots that are sound stay. 2. Others come from the tables that earlier journal entries name. 3. A volume
 with keys and without a slot gets the uuid of a backing device that the owner names. 4. Or a new uuid: then no
-backing device is attached to it, but its data can be read by its number.
+backing device is attached to it, but its data can be read by its number. A flash-only one ends where its keys
+do, if the owner does not say its size.
 """
 
 import re
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from bcached.errors import SetRefused
@@ -20,8 +21,10 @@ from bcached.format.uuid_entry import UuidEntry
 from bcached.store.reading.volume_check import sound_slots
 from bcached.store.repair.kept_keys import KeptKeys
 from bcached.store.rescue.remains.set_left import SetLeft
+from bcached.units import SECTOR_BYTES
 
 Slots = list[UuidEntry | None]
+SIZE_STEP = 2048  # sectors: a volume whose size is lost gets whole mebibytes
 NUMBERED = re.compile(r"(\d+)=(.+)", re.DOTALL)
 
 
@@ -42,8 +45,13 @@ class VolumeSlots:
     told: list[str] = field(default_factory=list)
 
     @classmethod
-    async def of(cls, left: SetLeft, kept: KeptKeys, backings: Sequence[NamedBacking]) -> "VolumeSlots":
-        """Returns the table that the keys need. Raises SetRefused if it is not clear whose a volume is."""
+    async def of(
+        cls, left: SetLeft, kept: KeptKeys, backings: Sequence[NamedBacking], sizes: Mapping[int, int]
+    ) -> "VolumeSlots":
+        """Returns the table that the keys need; sizes are in sectors, by volume.
+
+        Raises SetRefused if it is not clear whose a volume is, or if one cannot have its size.
+        """
         count = uuid_slots(left.members[0].superblock.bucket_sectors)
         table = cls([None] * count)
         for inode, entry in (await sound_slots(left.members, left.journal.entries[-1])).items():
@@ -58,7 +66,9 @@ class VolumeSlots:
         table._add_backings(nameless or lost or ([0] if is_empty else []), backings)
         for inode in nameless:
             if table.slots[inode] is None:
-                table._make_up(inode, kept)
+                table._make_up(inode, kept, inode in sizes)
+        for inode, sectors in sizes.items():
+            table._resize(inode, sectors, kept)
         return table
 
     def mark_given_up(self, inodes: Collection[int], used: Collection[int]) -> None:
@@ -108,17 +118,40 @@ class VolumeSlots:
             self.slots[inode] = UuidEntry(uuid, label, now, now, owner=owner, maker=maker)
             self.told.append(f"volume {inode} is that of {backing.path} ({backing.superblock.uuid})")
 
-    def _make_up(self, inode: int, kept: KeptKeys) -> None:
+    def _make_up(self, inode: int, kept: KeptKeys, has_size: bool) -> None:
         """Make an entry up. Kernel: no backing device's data begins before its superblock's end."""
         now = int(time.time())
-        is_flash = kept.first_sector(inode) < DATA_SECTOR_DEFAULT
-        sectors = kept.end(inode) if is_flash else 0
+        is_flash = has_size or kept.first_sector(inode) < DATA_SECTOR_DEFAULT
+        sectors = -(-kept.end(inode) // SIZE_STEP) * SIZE_STEP if is_flash else 0
         entry = UuidEntry(uuid4(), f"recovered {inode}", now, now, 0, flash_only=is_flash, sectors=sectors)
         self.slots[inode] = entry
-        kind = f"flash-only, {sectors} sectors" if is_flash else "without its backing device"
+        kind = "flash-only" if is_flash else "without its backing device"
+        if is_flash and not has_size:
+            kind = (
+                f"flash-only; {sectors} sectors, where its keys end: --volume-size {inode}=SIZE says its size"
+            )
         had_owners = any(slot is not None and slot.owner is not None for slot in self.slots)
         open_to_all = "; open to every allocator: set its owner" if had_owners else ""
         self.told.append(f"volume {inode}: its entry is lost, a new one ({entry.uuid}, {kind}){open_to_all}")
+
+    def _resize(self, inode: int, sectors: int, kept: KeptKeys) -> None:
+        """Give a flash-only volume its size. Raises SetRefused if it is none, or has keys behind that."""
+        entry = self.slots[inode] if inode < len(self.slots) else None
+        if entry is None or not entry.flash_only or entry.is_burnt:
+            known = [number for number, one in enumerate(self.slots) if one is not None and one.flash_only]
+            raise SetRefused(
+                f"--volume-size {inode}=...: expected the number of a flash-only volume, found "
+                f"{', '.join(map(str, known)) or 'none'}"
+            )
+        end = kept.end(inode) if inode in kept.inodes() else 0
+        if sectors < end:
+            raise SetRefused(
+                f"volume {inode} has keys up to sector {end}: expected a size of at least "
+                f"{end * SECTOR_BYTES} bytes, found {sectors * SECTOR_BYTES}"
+            )
+        if entry.sectors != sectors:
+            self.slots[inode] = replace(entry, sectors=sectors)
+            self.told.append(f"volume {inode} has {sectors} sectors, as its owner says")
 
 
 def parse_backing(text: str) -> tuple[int | None, str]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the owner of a set asks a repair for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from bcached.store.repair.needs import REBUILDING, StepOption
@@ -23,6 +23,7 @@ class Wishes:
     layout: KnownLayout | None = None  # where a superblock cannot be read
     set_uuid: UUID | None = None
     backings: Sequence[NamedBacking] = ()
+    volume_sizes: Mapping[int, int] = field(default_factory=dict)  # sectors of flash-only volumes
 
     @property
     def rebuilding(self) -> set[StepOption]:

@@ -205,6 +205,41 @@ def test_volumes_keep_their_owners_where_others_are_lost(tmp_path: Path) -> None
     assert [volume["owner"] for volume in listed] == ["user 1000, nothing for others", None]
 
 
+def test_a_volume_whose_size_is_lost_gets_the_one_that_its_owner_says(tmp_path: Path) -> None:
+    builder, leaves = a_set()
+    volumes(builder, leaves)
+    (path,) = builder.files(tmp_path)
+    before = Path(path).read_bytes()
+    done = run("repair", "-n", "--rebuild-volumes", path)
+    assert "flash-only; 10240 sectors, where its keys end: --volume-size 0=SIZE" in done.stdout
+    for wrong, status, reason in (
+        (("--volume-size", "0=4504k"), ERRORS_LEFT, ""),
+        (("--volume-size", "0=4503k"), OPERATIONAL, "up to sector 9008"),
+        (("--volume-size", "1=1G"), OPERATIONAL, "--volume-size 1=...: expected"),
+        (("--volume-size", "1048576=1G"), OPERATIONAL, "expected the number of a flash-only volume, found 0"),
+        (("--volume-size", "0=100"), USAGE, "multiple of 512"),
+        (("--volume-size", "0=0"), USAGE, "at least 512"),
+        (("--volume-size", "flash=1G"), USAGE, "a volume's number and its size"),
+    ):
+        refused = run("repair", "-n", "--rebuild-volumes", *wrong, path)
+        assert (refused.exit_code, reason in refused.output) == (status, True), refused.output
+    assert run("repair", "--volume-size", "0=1G", path).exit_code == USAGE
+    assert Path(path).read_bytes() == before
+    step = ("--yes", "--rebuild-volumes", "--volume-size")
+    assert run("repair", *step, "0=64M", path).exit_code == MENDED
+    assert size_of_volume(path) == 64 << 11
+    # Its size is no damage afterwards, and can be said again.
+    assert run("repair", *step, "0=64M", path).exit_code == 0
+    assert run("repair", *step, "0=96M", path).exit_code == MENDED
+    assert size_of_volume(path) == 96 << 11
+
+
+def size_of_volume(path: str) -> int:
+    """The sectors of the only volume of a sound set."""
+    (volume,) = json.loads(run("--json", "check", path).stdout)["volumes"]
+    return int(volume["sectors"])
+
+
 def test_without_a_uuid_the_superblock_is_not_guessed(tmp_path: Path) -> None:
     builder, leaves = a_set()
     superblock(builder, leaves)
