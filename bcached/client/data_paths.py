@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from bcached.client.aligned_buffers import PART_BYTES, AlignedBuffers
 from bcached.client.scattered_reads import NOT_IN_MEMORY, FileRange, ScatteredRead
+from bcached.client.write_back import begin_write_back
 from bcached.errors import DeviceError
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
@@ -125,8 +126,13 @@ class DataPaths:
             self._transfer(os.preadv, path, pointer, rest, done)
         return bytes(whole)
 
-    def write_parts(self, pointer: Pointer, parts: "Sequence[bytes | memoryview]") -> None:
-        """Write the parts, one behind the other, at a pointer, into the page cache."""
+    def write_parts(
+        self, pointer: Pointer, parts: "Sequence[bytes | memoryview]", *, write_back: bool = False
+    ) -> None:
+        """Write the parts, one behind the other, at a pointer, into the page cache.
+
+        write_back: begin to write them to the device, too.
+        """
         path = self._path(pointer.device, write=True)
         assert not path.is_direct, "direct write from unaligned memory"
         length = sum(map(len, parts))
@@ -137,6 +143,8 @@ class DataPaths:
         if written < length:  # a signal, or the device is full: the next write says which
             with memoryview(b"".join(parts)) as view:
                 self._transfer(os.pwritev, path, pointer, view, 0)
+        if write_back:
+            begin_write_back(path.descriptor, pointer.sector * SECTOR_BYTES, length)
 
     def read_at_once(self, pointer: Pointer, sectors: int) -> bytes | None:
         """Returns the bytes if they are few and in the page cache, else None. Never waits for a device."""

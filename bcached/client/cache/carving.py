@@ -34,14 +34,6 @@ class Carver:
         self._leases: deque[_Lease] = deque()  # the one in use first
         self.unused: list[Key] = []  # ends too short for an object, to be released
 
-    def lacking(self, sectors: int) -> int:
-        """Returns how many more buckets are to be leased before so many sectors can be cut."""
-        if self._leases and sectors <= self._leases[0].sectors:
-            return 0
-        skipped = self._leases[0].sectors if self._leases and sectors <= self._small else 0
-        missing = sectors - self.sectors_left + skipped
-        return max(0, -(-missing // self.bucket_sectors))
-
     def lease(self, bucket: Key) -> None:
         """Add a whole bucket."""
         assert bucket.sectors == self.bucket_sectors

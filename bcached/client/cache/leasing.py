@@ -9,12 +9,14 @@ from bcached.client.protocol.exchange import Call
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
+from bcached.units import SECTOR_BYTES
 
 AHEAD_MS = 100  # how long the daemon may look for a bucket that is not needed yet: replies wait behind it
 SET_SHARE = 128  # of the buckets of the set, this part at most is requested ahead by a client
 PATIENCE_MS = 30_000
-AHEAD_MAX = 16
-AHEAD_OBJECTS = 8  # of the length of the last one, for which space is requested ahead
+AHEAD_MAX, AHEAD_MIN, AHEAD_BYTES = 64, 16, 32 << 20  # buckets at most; at least, if not so many bytes
+# Objects of the length of the last one for which space is requested ahead: twice as many after each wait.
+AHEAD_OBJECTS, AHEAD_OBJECTS_MAX = 8, 64
 LAST_SHARE = 4  # the next bucket is requested when less than this part of one is left, also for shorter ones
 
 
@@ -27,12 +29,17 @@ class Leases:
         self._ahead: deque[Call[Key]] = deque()  # requested, and perhaps granted
         device = at.description.devices[0]
         self._bucket_sectors = device.bucket_sectors
-        self._ahead_max = max(1, min(AHEAD_MAX, device.bucket_count // SET_SHARE))
+        self._ahead_objects = AHEAD_OBJECTS
+        most = max(AHEAD_MIN, AHEAD_BYTES // (device.bucket_sectors * SECTOR_BYTES))
+        self._ahead_max = max(1, min(most, AHEAD_MAX, device.bucket_count // SET_SHARE))
 
     def keep_ahead(self, sectors: int, left: int) -> None:
-        """Request buckets for objects as long as the last one, unless enough is left or requested."""
+        """Request buckets for objects of so many sectors, unless enough is left or requested.
+
+        left: sectors that are leased and not used; negative if some are needed at once.
+        """
         bucket = self._bucket_sectors
-        wanted = min(AHEAD_OBJECTS * sectors, self._ahead_max * bucket)
+        wanted = min(self._ahead_objects * sectors, self._ahead_max * bucket)
         left += len(self._ahead) * bucket
         if left < max(bucket // LAST_SHARE, wanted // 2):
             self.prepare(max(1, (wanted - left) // bucket))
@@ -43,19 +50,19 @@ class Leases:
         self._channel.send(*calls)
         self._ahead += calls
 
-    def expect(self, count: int) -> None:
-        """So many are taken next: request those that are not requested yet together."""
-        missing = count - len(self._ahead)
-        if missing > 1:
-            self.prepare(missing)
-
     def take(self, timeout_ms: int = PATIENCE_MS) -> Key:
         """Returns a bucket. Raises NoFreeBuckets if there is none in time."""
         if self._ahead:
             call = self._ahead.popleft()
-            self._channel.news(call)
+            self._await(call)
             try:
                 return call.outcome()
             except NoFreeBuckets:
                 pass  # there may be one now, and it is worth waiting for
         return self._channel.ask(verbs.allocate_bucket(self._at, timeout_ms=timeout_ms))
+
+    def _await(self, call: Call[Key]) -> None:
+        self._channel.take_arrived()
+        if not call.is_settled:
+            self._ahead_objects = min(2 * self._ahead_objects, AHEAD_OBJECTS_MAX)
+            self._channel.news(call)

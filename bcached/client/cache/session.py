@@ -153,13 +153,16 @@ class CacheSession:
             self.at.end_write(write)
         if self._carver.unused:
             self.at.send_oneway(verbs.release_message(self._carver.take_unused()))
-        self._leases.keep_ahead(sectors, self._carver.sectors_left)
         return Pending(name, offset, keys, self._leased, seal)
 
     def _write(self, offset: int, sectors: int, parts: Parts, keys: list[Key]) -> None:
-        """Cut extents and write them; later buckets are on their way meanwhile."""
-        write_parts = self.at.data.write_parts
-        self._leases.expect(self._carver.lacking(sectors))
+        """Cut extents and write them; later buckets are on their way meanwhile.
+
+        A long object's extents are on their way to the device, too: else it is idle until the next flush,
+        for which new buckets may wait.
+        """
+        write_parts, is_long = self.at.data.write_parts, sectors * SECTOR_BYTES >= LONG_BYTES
+        self._leases.keep_ahead(sectors, self._carver.sectors_left - sectors)
         left = None
         while sectors:
             reserved = self._reserved(offset, sectors)
@@ -169,7 +172,7 @@ class CacheSession:
                     left = PartsLeft(parts)
                 own = parts if left is None else left.take(key.sectors * SECTOR_BYTES)
                 for pointer in key.pointers:
-                    write_parts(pointer, own)
+                    write_parts(pointer, own, write_back=is_long)
                 offset, sectors = offset + key.sectors, sectors - key.sectors
 
     def _reserved(self, offset: int, sectors: int) -> Sequence[Key]:

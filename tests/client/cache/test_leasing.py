@@ -7,10 +7,13 @@ import subprocess
 import pytest
 
 from bcached.client import BlockingClient, Cache
-from bcached.client.cache.leasing import AHEAD_MAX, LAST_SHARE, SET_SHARE, Leases
+from bcached.client.cache.leasing import AHEAD_MAX, AHEAD_OBJECTS, LAST_SHARE, SET_SHARE, Leases
+from bcached.client.cache.session import CacheSession
 from bcached.client.cache.values.names import offset_of
 from bcached.client.protocol import verbs
+from bcached.client.protocol.exchange import Call
 from bcached.errors import NoFreeBuckets
+from bcached.keys import Key
 from instruments.clients.daemon_process import BIN, DaemonProcess
 
 
@@ -20,8 +23,10 @@ def test_a_prepared_lease_takes_no_round_trip_of_its_own(daemon: DaemonProcess) 
         session = cache._objects.sessions.existing
         assert session is not None
         leases = Leases(session.channel, session.at)
-        leases.expect(2)
-        leases.expect(2)  # which are requested already
+        bucket = session.at.description.devices[0].bucket_sectors
+        leases.keep_ahead(1, -2 * bucket)
+        leases.keep_ahead(1, bucket // LAST_SHARE - 2 * bucket)  # those are enough
+        assert len(leases._ahead) == 2
         session.flush()  # answered after it
         asked: list[object] = []
         session.channel.ask = asked.append  # type: ignore[method-assign, assignment]
@@ -38,15 +43,44 @@ def test_a_set_without_a_spare_bucket_is_asked_again_when_it_is_needed(own_daemo
         cache.set("a", 1, wait=True)
         session = cache._objects.sessions.existing
         assert session is not None
-        leases, held = Leases(session.channel, session.at), []
-        with contextlib.suppress(NoFreeBuckets):
-            while True:
-                held.append(session.channel.ask(verbs.allocate_bucket(session.at, timeout_ms=1)))
+        leases, held = Leases(session.channel, session.at), held_by(session)
         leases.prepare(1)
         session.flush()
         session.at.send_oneway(verbs.release_message((held.pop(),)))
         assert leases.take().sectors == session.at.description.devices[0].bucket_sectors
         cache.get("a")
+
+
+def test_more_is_leased_ahead_after_a_wait(
+    own_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bcached.client.cache.leasing.AHEAD_MS", 30_000)
+    with Cache(str(own_daemon.socket_path), "leases") as cache:
+        cache.set("a", 1, wait=True)
+        session = cache._objects.sessions.existing
+        assert session is not None
+        leases, held, news = Leases(session.channel, session.at), held_by(session), session.channel.news
+
+        def news_of_a_bucket(call: Call[Key]) -> bool:
+            session.at.send_oneway(verbs.release_message((held.pop(),)))
+            return news(call)
+
+        monkeypatch.setattr(session.channel, "news", news_of_a_bucket)
+        leases.prepare(1)
+        leases.take()
+        prepared = list[int]()
+        monkeypatch.setattr(leases, "prepare", prepared.append)
+        leases.keep_ahead(session.at.description.devices[0].bucket_sectors // AHEAD_OBJECTS, 0)
+        assert prepared == [2]
+
+
+def held_by(session: CacheSession) -> list[Key]:
+    """Lease all buckets there are."""
+    held = []
+    with contextlib.suppress(NoFreeBuckets):
+        while True:
+            held.append(session.channel.ask(verbs.allocate_bucket(session.at, timeout_ms=1)))
+    return held
 
 
 def test_the_longer_the_objects_the_more_is_leased_ahead(daemon: DaemonProcess) -> None:
