@@ -21,7 +21,6 @@ from bcached.service.socket.method import Session, not_connected
 from bcached.service.socket.pipeline import RequestPipeline
 from bcached.service.socket.pipeline_server import PipelineServer
 from bcached.service.socket.reply_queue import DECODED_FACTOR, SLOT_BYTES
-from bcached.service.socket.turns import Turns
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 
@@ -41,7 +40,6 @@ class ConnectionServer(PipelineServer, Protocol):
     """What a connection needs of its server."""
 
     buffers: Buffers
-    turns: Turns
 
     def forget(self, connection: "Connection") -> None:
         """Remove a closed connection."""
@@ -59,6 +57,7 @@ class Connection(asyncio.Protocol):
         self.ran_ns = 0  # what its last turn took
         self.user = user = server.turns.join(session.peer.uid)
         session.pause = lambda: server.turns.pause(user)
+        self._turns = server.turns
         session.disconnect = self._disconnect
         self._server = server
         self._message_bytes = message_bytes
@@ -83,7 +82,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
         if self.has_no_role:
             self._transport.set_write_buffer_limits(high=NO_ROLE_BYTES)
-        self._pipeline.write = self._write
+        is_uvloops = not isinstance(transport, asyncio.Transport)  # it ignores writes after the peer's end
+        self._pipeline.write = self._transport.write if is_uvloops else self._write
 
     def data_received(self, data: bytes) -> None:
         """Run all complete messages."""
@@ -257,31 +257,31 @@ class Connection(asyncio.Protocol):
     def _answer(self, block: bytes, started_ns: int) -> None:
         """Run the backlog and these messages; what cannot run now stays in the backlog."""
         backlog, pipeline = self._backlog, self._pipeline
-        pipeline.run_ns_max = self._server.turns.run_ns
         try:
-            if backlog.block or len(block) > DIRECT_BYTES:
+            if backlog.block or len(block) > DIRECT_BYTES or self._ending:
                 backlog.add(block)
+                self._run_backlog(started_ns)
             elif block:
                 requests = decode_requests(block)
                 count = pipeline.run(requests, started_ns, block)
-                if count < len(requests) or count == DOUBTFUL_MAX:
+                if count < len(requests) or count >= DOUBTFUL_MAX:
                     backlog.add(block, count)
-            if backlog.block or self._final_refusal is not None:
-                self._run_backlog(started_ns)
+                    self._run_backlog(started_ns)
         except Exception as error:
             self._server.fail(error)
             self.abort()
             return
-        if (took_ns := pipeline.until_ns - started_ns) > 0:
+        took_ns = pipeline.until_ns - started_ns
+        if took_ns > 0:
             user = self.user
-            user.spent_ns += took_ns
-            if user.spent_ns > self._server.turns.half_turn_ns:
-                self._server.turns.note_spent(user)
+            user.spent_ns = spent_ns = user.spent_ns + took_ns
+            if spent_ns > self._turns.half_turn_ns:
+                self._turns.note_spent(user)
         if backlog.block or self._ending:
             self._wait_or_close()
-        holds = self._slots or self._frames.partial or backlog.block or pipeline.is_write_paused
-        if self._is_noted or (holds and self._holds_much):
-            self._note()
+            self._note_much()
+        elif self._slots or self._is_noted or self._frames.partial or pipeline.is_write_paused:
+            self._note_much()
 
     def _run_backlog(self, started_ns: int) -> None:
         """Run what can run of the backlog; once it is empty, send the final refusal, if any."""
@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
     def _wait_for_turn(self) -> None:
         if not self._waits_for_turn:
             self._waits_for_turn = True
-            self._server.turns.wait(self.user, self)
+            self._turns.wait(self.user, self)
 
     def _resume(self) -> None:
         """Requests were answered, or replies read: continue with what waits for that."""
@@ -338,9 +338,13 @@ class Connection(asyncio.Protocol):
 
     # The memory held
 
+    def _note_much(self) -> None:
+        """Update the account if it holds much, or did: small amounts are noted by the next sweep."""
+        if self._is_noted or self._holds_much:
+            self._note()
+
     @property
     def _holds_much(self) -> bool:
-        """Whether to update the account at once; small amounts are noted by the next sweep."""
         slots = self._slots
         waits_alone = len(slots) == 1 and slots[0].request_bytes <= SMALL_REQUEST_BYTES
         return (

@@ -21,7 +21,6 @@ import msgspec
 from bcached.errors import (
     ExpectedMore,
     InvalidParameter,
-    LimitExceeded,
     PermissionDenied,
     RequestError,
     ShuttingDown,
@@ -42,6 +41,7 @@ from bcached.service.socket.method import (
     Stream,
 )
 from bcached.service.socket.pipeline_server import PipelineServer
+from bcached.service.socket.replies import Replies
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX, ReplyQueue, ReplySlot
 from bcached.wire.codec import (
     AnyReply,
@@ -51,12 +51,12 @@ from bcached.wire.codec import (
     encode_replies,
     encode_reply,
 )
-from bcached.wire.messages import REPLY_BYTES_MAX, Results
-from bcached.wire.methods import ALLOCATOR, METHODS, Request
+from bcached.wire.messages import Results
+from bcached.wire.methods import Request
 
 BATCH_REQUESTS = 64  # requests answered by one write; back-pressure and time are checked between batches
 
-INTERFACE_OF = {method.request: method.interface for method in METHODS.values()}
+PENDING = (Decided, Later, Stream)  # outcomes whose replies are sent later
 
 Received = Request | RequestError  # the error is for a message that could not be decoded
 
@@ -77,9 +77,10 @@ class RequestPipeline:
         self.session = session
         self.is_write_paused = False
         self.until_ns = 0  # when a request ran last
-        self.run_ns_max = 1 << 63  # how long after its start `run` still begins a request
         self.write: Callable[[bytes], None] = _discard
         self._server = server
+        self._turns = server.turns
+        self._replies = Replies(server.counts)
         self._on_progress = on_progress
         self._queue = ReplyQueue()
         self.slots = self._queue.slots  # replies not sent yet, in order
@@ -135,32 +136,63 @@ class RequestPipeline:
         queue = self._queue
         sizes: list[int] = []
         at = 0
-        while at < len(requests) and not self.is_write_paused:
+        while not self.is_write_paused:
             outcome: Outcome | None = None
             if not queue.slots:
-                is_whole = not at and len(requests) <= BATCH_REQUESTS  # no copy
+                is_whole = len(requests) <= BATCH_REQUESTS and not at  # no copy
                 batch = requests if is_whole else requests[at : at + BATCH_REQUESTS]
                 ran, outcome = self._run_batch(batch, started_ns)
                 at += ran
+                if at == len(requests):  # nearly always
+                    return at
                 if ran and outcome is None:
-                    if at < len(requests) and self.until_ns - started_ns > self.run_ns_max:
-                        break
-                    continue
+                    if self._is_late(started_ns):
+                        return at
+                    if ran == len(batch):
+                        continue
             elif queue.is_full:
-                break
-            sizes = sizes or (lengths(block) if len(requests) > 1 else [len(block)])
-            request = requests[at]
-            slot = ReplySlot(type(request), started_ns, sizes[at], silent=bool(request.oneway))
-            queue.append(slot)
-            if outcome is None:
-                self._run_one(slot, request)
-            else:
-                self._settle(slot, outcome)
+                return at
+            sizes = sizes or lengths(block)
+            self._run_alone(requests[at], outcome, started_ns, sizes[at])
             at += 1
-            self.until_ns = time.perf_counter_ns()
-            if self.until_ns - started_ns > self.run_ns_max:
-                break
+            if at == len(requests) or self._is_late(started_ns):
+                return at
         return at
+
+    def _is_late(self, started_ns: int) -> bool:
+        """Whether others have to run before the next request of a block."""
+        return self.until_ns - started_ns > self._turns.run_ns
+
+    def _run_alone(
+        self, request: Received, outcome: Outcome | None, started_ns: int, request_bytes: int
+    ) -> None:
+        """Run a request that is in no batch, unless it ran with this outcome.
+
+        Its reply is sent at once, or it gets a slot in the queue.
+        """
+        kind, queue = type(request), self._queue
+        if not queue.slots:  # so nothing keeps it from running now
+            ready = self._outcome_of(request) if outcome is None else outcome
+            if not isinstance(ready, PENDING):
+                self._reply(request, ready, started_ns)
+                return
+            outcome = ready
+        slot = ReplySlot(kind, started_ns, request_bytes, silent=bool(request.oneway))
+        queue.append(slot)
+        if outcome is None:
+            self._run_or_defer(slot, request)
+        else:
+            self._settle(slot, outcome)
+        self.until_ns = time.perf_counter_ns()
+
+    def _reply(self, request: Received, results: Results | Long | Refusal, started_ns: int) -> None:
+        """Send the reply of a request that nothing is queued before."""
+        kind = type(request)
+        data = self._replies.message(kind, results)
+        self.until_ns = now_ns = time.perf_counter_ns()
+        self._server.counts.of(kind).observe(1, now_ns - started_ns)
+        if not request.oneway:
+            self.write(data)
 
     def _run_batch(self, batch: Sequence[Received], started_ns: int) -> tuple[int, Outcome | None]:
         """Run brief requests and write their replies, up to the first that does not belong to a batch.
@@ -173,13 +205,32 @@ class RequestPipeline:
             self._server.counts.of(type(batch[0])).observe(len(replies), self.until_ns - started_ns)
             return len(replies), None
         replies = []
-        ran, outcome = self._run_each(batch, replies)
+        ready, session = self._ready, self.session
+        outcome: Any = None
+        ran = 0
+        for request in batch:
+            run = ready.get(type(request))
+            if run is None or request.upgrade:  # type: ignore[union-attr]  # what is ready is a Request
+                break
+            try:
+                outcome = run(session, request.parameters)  # type: ignore[union-attr]
+            except RequestError as error:
+                reply: AnyReply = self._replies.refusal(type(request), error)
+            else:
+                kind = outcome.__class__
+                if kind is Decided or kind is Later or kind is Long:
+                    break
+                reply = Reply(outcome)
+            outcome = None
+            ran += 1
+            if not request.oneway:
+                replies.append(reply)
         if replies:
             self.write(encode_replies(replies))
         if ran:
             done = batch if ran == len(batch) else batch[:ran]
-            self.until_ns = time.perf_counter_ns()
-            self._server.counts.observe(done, self.until_ns - started_ns)
+            self.until_ns = now_ns = time.perf_counter_ns()
+            self._server.counts.observe(done, now_ns - started_ns)
         return ran, outcome
 
     def _run_alike(self, batch: Sequence[Any]) -> list[AnyReply]:
@@ -193,47 +244,33 @@ class RequestPipeline:
             return []
         return [Reply(results) for results in run_several(self.session, parameters)]
 
-    def _run_each(self, batch: Sequence[Any], replies: list[AnyReply]) -> tuple[int, Outcome | None]:
-        """Run a batch one request after the other, and add the replies; returns as _run_batch does."""
-        ready, session = self._ready, self.session
-        ran = 0
-        for request in batch:
-            run = ready.get(type(request))
-            if run is None or request.upgrade:
-                break
-            try:
-                outcome: Any = run(session, request.parameters)
-            except RequestError as error:
-                reply: AnyReply = self._refusal(type(request), error)
-            else:
-                kind = outcome.__class__
-                if kind is Decided or kind is Later or kind is Long:
-                    return ran, outcome
-                reply = Reply(outcome)
-            ran += 1
-            if not request.oneway:
-                replies.append(reply)
-        return ran, None
-
-    def _run_one(self, slot: ReplySlot, request: Received, *, was_deferred: bool = False) -> None:
-        """Run any one request, or defer it; its slot is filled at once if its results are ready."""
-        outcome: Outcome | Refusal
+    def _run_or_defer(self, slot: ReplySlot, request: Received) -> None:
+        """Run a request behind others, or defer it; its slot is filled at once if its results are ready."""
         try:
-            operation = self._ready_operations.get(type(request))
-            if operation is None or request.upgrade:  # type: ignore[union-attr]  # what is ready is a Request
-                operation = self._permitted(request)
-            if operation.in_order and not was_deferred and self._in_order.must_wait(operation):
-                self._in_order.defer(slot, request, operation)  # type: ignore[arg-type]  # it was decoded
-                return
-            outcome = operation.run(self.session, request.parameters)  # type: ignore[union-attr]
+            operation = self._permitted(request)
         except RequestError as error:
-            outcome = self._refusal(slot.kind, error)
-        self._settle(slot, outcome)
+            self._settle(slot, self._replies.refusal(slot.kind, error))
+            return
+        if operation.in_order and self._in_order.must_wait(operation):
+            self._in_order.defer(slot, request, operation)  # type: ignore[arg-type]  # it was decoded
+        else:
+            self._settle(slot, self._outcome_of(request))
+
+    def _outcome_of(self, request: Received) -> Outcome | Refusal:
+        """Run any one request; returns its outcome, or its refusal."""
+        try:
+            operation = self._permitted(request)
+            return operation.run(self.session, request.parameters)  # type: ignore[union-attr]
+        except RequestError as error:
+            return self._replies.refusal(type(request), error)
 
     def _permitted(self, request: Received) -> Operation:
         """Returns the operation of a request. Raises RequestError if it may not run, after all checks."""
         if isinstance(request, RequestError):
             raise request
+        operation = self._ready_operations.get(type(request))
+        if operation is not None and not request.upgrade:
+            return operation
         operation = self._server.operation_of(type(request))
         if self.session.role < operation.role:
             raise PermissionDenied(operation.role.label)
@@ -269,7 +306,7 @@ class RequestPipeline:
             self._tick(slot)
         # 4. It is done.
         else:
-            self._fill(slot, self._encoded(slot.kind, outcome))
+            self._fill(slot, self._replies.encoded(slot.kind, outcome))
 
     def _wait_with_others(self, slot: ReplySlot, outcome: Decided) -> None:
         waiting = self._decided.get(outcome.recorded)
@@ -296,8 +333,8 @@ class RequestPipeline:
                     queue.pop_first()
                     replies.append(Reply(results))
                 else:
-                    outcome = results if failure is None else self._refusal(slot.kind, failure)
-                    queue.set_reply(slot, self._encoded(slot.kind, outcome))
+                    outcome = results if failure is None else self._replies.refusal(slot.kind, failure)
+                    queue.set_reply(slot, self._replies.encoded(slot.kind, outcome))
             self._send([*replies, *queue.pop_ready()])
         except Exception as error:
             self._server.fail(error)
@@ -316,13 +353,14 @@ class RequestPipeline:
             try:
                 outcome = results(future.result())
             except asyncio.CancelledError:
-                outcome = self._refusal(slot.kind, ShuttingDown())
+                outcome = self._replies.refusal(slot.kind, ShuttingDown())
             except RequestError as error:
-                outcome = self._refusal(slot.kind, error)
+                outcome = self._replies.refusal(slot.kind, error)
             self._in_order.end(slot)
             self._settle(slot, outcome)
             while (deferred := self._in_order.next()) is not None:
-                self._run_one(*deferred, was_deferred=True)
+                slot, request = deferred
+                self._settle(slot, self._outcome_of(request))
         except Exception as error:
             self._server.fail(error)
             return
@@ -358,7 +396,7 @@ class RequestPipeline:
             return
         if isinstance(news, Last):
             self._end_stream(slot)
-            self._fill(slot, self._encoded(slot.kind, news.results))
+            self._fill(slot, self._replies.encoded(slot.kind, news.results))
             self._on_progress()
             return
         if news is not None and not slot.silent:
@@ -382,7 +420,7 @@ class RequestPipeline:
             if slot.future is None:  # a stream, or deferred
                 self._stop_ticking()
                 self._end_stream(slot)
-                self._fill(slot, encode_reply(self._refusal(slot.kind, ShuttingDown())))
+                self._fill(slot, encode_reply(self._replies.refusal(slot.kind, ShuttingDown())))
                 refused = True
             else:
                 slot.future.cancel()
@@ -405,26 +443,6 @@ class RequestPipeline:
         if self._ticking is not None:
             self._ticking.cancel()
             self._ticking = None
-
-    # Replies
-
-    def _encoded(self, kind: type, results: Results | Long | Refusal) -> msgspec.Raw:
-        """Returns the encoded reply, or the refusal if it is too long to be sent."""
-        if isinstance(results, Refusal):
-            return encode_reply(results)
-        reply = encode_reply(Reply(results.results if isinstance(results, Long) else results))
-        if len(reply) < REPLY_BYTES_MAX:
-            return reply
-        return encode_reply(self._refusal(kind, LimitExceeded("reply_bytes", len(reply))))
-
-    def _refusal(self, kind: type, error: RequestError) -> Refusal:
-        """Returns the error under the name of the interface that was called."""
-        name = error.NAME
-        interface, _, own_name = name.rpartition(".")
-        self._server.counts.count_error(kind, own_name)
-        if interface == ALLOCATOR:
-            name = f"{INTERFACE_OF.get(kind, ALLOCATOR)}.{own_name}"
-        return Refusal(name, error.fields)
 
 
 def _nothing() -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Operation
 from bcached.service.socket.request_counts import RequestCounts
+from bcached.service.socket.turns import Turns
 from bcached.wire.methods import Request
 
 
@@ -14,6 +15,7 @@ class PipelineServer(Protocol):
     """What a pipeline needs of its server."""
 
     counts: RequestCounts
+    turns: Turns
     draining: bool
 
     def operation_of(self, kind: type[Request]) -> Operation:

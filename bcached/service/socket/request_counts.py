@@ -78,7 +78,7 @@ class RequestCounts:
     def observe(self, requests: Sequence[object], elapsed_ns: int) -> None:
         """Count requests answered by one write."""
         if len(requests) == 1:
-            self.of(type(requests[0])).observe(1, elapsed_ns)
+            self._by_kind.get(type(requests[0]), self._unknown).observe(1, elapsed_ns)
         else:
             for kind, count in Counter(map(type, requests)).items():
                 self.of(kind).observe(count, elapsed_ns)

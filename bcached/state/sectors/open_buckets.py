@@ -198,25 +198,26 @@ class OpenBuckets:
         kind, by_stream = slot.kind, self._by_stream
         is_dirty = kind & ALWAYS_DIRTY != 0
         is_writers_only = len(slot.of_writer) == 1
+        is_only = is_writers_only and not by_stream
         assert slot.stream is not None
         end = slot.stream[2]
-        spare = slot.sectors_free - self._block_sectors
+        last = sector + slot.sectors_free - self._block_sectors
         keys: list[Key] = []
         bounds = [sector]
         for extent in extents:
             offset, sectors = extent.offset, extent.sectors
-            if sectors > spare or extent.inode != inode:
+            sector_end = sector + sectors
+            if sector_end > last or extent.inode != inode:
                 break
-            if offset != end and (not is_writers_only or (kind, inode, offset) in by_stream):
+            if offset != end and not is_only and (not is_writers_only or (kind, inode, offset) in by_stream):
                 break
             keys.append(Key(inode, offset, sectors, is_dirty, (Pointer(device, sector, gen),)))
             end = offset + sectors
-            sector += sectors
-            spare -= sectors
+            sector = sector_end
             bounds.append(sector)
         if keys:
             slot.sectors = (sector,)
-            slot.sectors_free = spare + self._block_sectors
+            slot.sectors_free = last - sector + self._block_sectors
             self._remember(slot, inode, end, write_point)
         return keys, bounds
 

@@ -77,7 +77,7 @@ class SectorAllocator:
         """
         if inode not in self.inodes:
             raise NoSuchVolume(inode)
-        if inode in holder.rights.foreign:
+        if holder.rights.foreign and inode in holder.rights.foreign:
             holder.rights.refuse_change(inode)
         if holder.total + replicas > holder.limit or holder.owner is not None:
             holder.check_room(replicas)

@@ -15,6 +15,7 @@ from bcached.service.socket.peer import Peer
 from bcached.service.socket.pipeline import BATCH_REQUESTS, RequestPipeline
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.request_counts import RequestCounts
+from bcached.service.socket.turns import Turns
 from bcached.wire.codec import decode_requests
 from bcached.wire.methods import Request
 from instruments.clients.talker import call, outcome
@@ -35,6 +36,8 @@ class Bench:
     def __init__(self, role: Role = Role.ADMIN) -> None:
         self.service = ToyService()
         self.counts = RequestCounts()
+        self.turns = Turns(lambda _: None, lambda: 0)
+        self.turns.run_ns = 1 << 63
         self.draining = False
         self.bugs: list[Exception] = []
         self.writes: list[bytes] = []
