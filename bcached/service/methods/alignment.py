@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Block alignment of requests: the socket counts in sectors, the set in blocks (a power of two)."""
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 from bcached.errors import InvalidParameter
@@ -17,10 +18,15 @@ def refuse_unaligned(extent: Allocate | Extent | Lookup | Invalidate, block_mask
     )
 
 
-def check_blocks(parameter: str, key: Key, block_mask: int) -> None:
-    """Raises InvalidParameter if a key names part of a block. Part of a reservation may be named."""
-    bits = key.offset | key.sectors
-    for pointer in key.pointers:
-        bits |= pointer.sector
+def check_blocks(parameter: str, keys: Sequence[Key], block_mask: int) -> None:
+    """Raises InvalidParameter for the first key that names part of a block: of a volume, or of a device."""
+    bits = 0
+    for key in keys:
+        bits |= key.offset | key.sectors
+        for pointer in key.pointers:
+            bits |= pointer.sector
     if bits & block_mask:
-        raise InvalidParameter(parameter, f"expected multiples of {block_mask + 1} sectors, found {key}")
+        if len(keys) > 1:
+            for key in keys:
+                check_blocks(parameter, (key,), block_mask)
+        raise InvalidParameter(parameter, f"expected multiples of {block_mask + 1} sectors, found {keys[0]}")

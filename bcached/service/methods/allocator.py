@@ -166,14 +166,13 @@ class Allocation:
 
     def release(self, session: Session, request: messages.Release) -> Outcome:
         """End reservations."""
-        for key in request.keys:
-            check_blocks("keys", key, self._block_mask)
+        check_blocks("keys", request.keys, self._block_mask)
         self._set.allocations.release(session.holder, request.keys)
         return DONE
 
     def free_bucket(self, session: Session, request: messages.FreeBucket) -> Outcome:
         """Free a whole bucket."""
-        check_blocks("key", request.key, self._block_mask)
+        check_blocks("key", (request.key,), self._block_mask)
         self._set.allocations.free_bucket(session.holder, request.key)
         return DONE
 

@@ -58,8 +58,7 @@ class IndexOperations:
 
     def commit(self, session: Session, request: messages.Commit) -> Outcome:
         """Insert keys into the index, atomically."""
-        for key in request.keys:
-            check_blocks("keys", key, self._block_mask)
+        check_blocks("keys", request.keys, self._block_mask)
         self._check_durable(request.durable)
         if request.has_conditions:
             return self._commit_if(session, request)
@@ -104,8 +103,7 @@ class IndexOperations:
 
     def mark_clean(self, session: Session, request: messages.MarkClean) -> Outcome:
         """Mark dirty keys clean where they are unchanged in the index."""
-        for key in request.keys:
-            check_blocks("keys", key, self._block_mask)
+        check_blocks("keys", request.keys, self._block_mask)
 
         def marked(outcome: tuple[list[bool], int]) -> Outcome:
             cleaned, seq = outcome

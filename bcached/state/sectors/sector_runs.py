@@ -5,7 +5,7 @@ A client that has leased a bucket commits from its front on, so the keys of a me
 run, or two: it is compared with its bucket's gen, cut from what the client holds, and counted once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import msgspec
 
@@ -34,21 +34,21 @@ class SectorRun(msgspec.Struct, gc=False):
         return self.device, self.bucket
 
 
-def sector_runs(keys: Iterable[Key], bucket_sectors: int) -> list[SectorRun]:
+def sector_runs(keys: Sequence[Key], bucket_sectors: int) -> list[SectorRun]:
     """Returns the runs of these keys, in order.
 
     A key of several copies begins one for each; one without any is a run on no device.
     """
     runs: list[SectorRun] = []
     device = gen = behind = limit = inode = -1
-    dirty = False
+    dirty = is_open = False
     for number, key in enumerate(keys):
         pointers = key.pointers
         if len(pointers) == 1:
             pointer = pointers[0]
             sector = pointer.sector
             end = sector + key.sectors
-            # 1. It continues the last run.
+            # 1. It continues the open run.
             if (
                 sector == behind
                 and end <= limit
@@ -58,21 +58,29 @@ def sector_runs(keys: Iterable[Key], bucket_sectors: int) -> list[SectorRun]:
                 and key.inode == inode
             ):
                 behind = end
-                run = runs[-1]
-                run.end, run.behind = end, number + 1
                 continue
             # 2. It begins another one.
+            if is_open:
+                _close(runs[-1], behind, number)
+            is_open = True
             device, gen, behind, dirty, inode = pointer.device, pointer.gen, end, key.dirty, key.inode
             bucket = sector // bucket_sectors
             limit = (bucket + 1) * bucket_sectors
-            run = SectorRun(device, bucket, gen, sector, end, dirty, inode, number, number + 1)
-            runs.append(run)
+            runs.append(SectorRun(device, bucket, gen, sector, end, dirty, inode, number, number + 1))
             continue
         # 3. Each copy is a run of its own.
-        limit = -1
+        if is_open:
+            _close(runs[-1], behind, number)
+        is_open, behind = False, -1
         for it in pointers or NOWHERE:
             bucket, end = it.sector // bucket_sectors, it.sector + key.sectors
             runs.append(
                 SectorRun(it.device, bucket, it.gen, it.sector, end, key.dirty, key.inode, number, number + 1)
             )
+    if is_open:
+        _close(runs[-1], behind, len(keys))
     return runs
+
+
+def _close(run: SectorRun, end: int, behind: int) -> None:
+    run.end, run.behind = end, behind
