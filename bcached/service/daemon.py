@@ -113,7 +113,11 @@ class Daemon:
         """Serve the socket and the metrics until a stop is requested."""
         service = CacheService(cache_set)
         async with SocketServer(service, access(self.settings), socket_limits(self.settings)) as server:
-            metrics = MetricsServer(registry(lambda: self._snapshot(cache_set, server)), probes_of(cache_set))
+            metrics = MetricsServer(
+                registry(lambda: self._snapshot(cache_set, server)),
+                probes_of(cache_set),
+                self.settings.set.runtime_directory,
+            )
             helpers: list[asyncio.Task[None]] = []
             try:
                 status = await self._start_serving(cache_set, sockets, server, metrics)

@@ -176,7 +176,10 @@ def second_set(machine: Container) -> None:
     machine.run("echo nonsense = 1 >> /etc/bcached/fast.toml")
     assert machine.ends("systemctl reload bcached@fast.service").returncode != 0
     metrics = "curl -s --unix-socket /run/bcached-fast/metrics http://localhost/metrics"
-    assert "bcached_device_buckets" in machine.run(metrics)
+    own = machine.run(metrics)
+    passed_on = machine.run("curl -s http://127.0.0.1:9712/sets/fast/metrics")
+    uuids = [set(re.findall(r'uuid="([^"]+)"', text)) for text in (own, passed_on)]
+    assert uuids[0] == uuids[1] != set(), "those of the named set, from the unnamed one's port"
     machine.run("systemctl stop bcached@fast.target")
     assert machine.property("bcached@fast.socket", "ActiveState") == "inactive"
     assert machine.property(SERVICE, "ActiveState") == "active"

@@ -18,7 +18,8 @@ from prometheus_client.metrics_core import Metric
 
 from bcached.service.logs.log import get_logger
 from bcached.service.metrics.probes import Page
-from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Probe, Refused, Wanted, parse
+from bcached.service.metrics.relay import Relay
+from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Probe, Refused, Relayed, Wanted, parse
 
 TIMEOUT_S = 10.0  # for a whole connection: the request, the rendering, the peer's reading
 LINGER_S = 2.0
@@ -55,6 +56,9 @@ class ConnectionOwner(Protocol):
     def page(self, path: str) -> Page:
         """Returns the page at one of PROBES."""
 
+    def path_of_set(self, name: str) -> str:
+        """Returns the path of the socket with the metrics of bcached@NAME."""
+
 
 class Scrape(asyncio.Protocol):
     """The daemon's end of one connection."""
@@ -66,6 +70,7 @@ class Scrape(asyncio.Protocol):
         self._peer_has_ended = False
         self._request: Wanted | None = None
         self._rendering: Rendering | None = None
+        self._relay: Relay | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self.stage = Stage.ASKING
         self.last_active_s = time.monotonic()
@@ -83,6 +88,8 @@ class Scrape(asyncio.Protocol):
         if self._lingering is not None:
             self._lingering.cancel()
         self._rendering = None
+        if self._relay is not None:
+            self._relay.close()
         self._owner.forget(self)
 
     def abort(self) -> None:
@@ -104,6 +111,10 @@ class Scrape(asyncio.Protocol):
         elif isinstance(request, Probe):
             status, kind, body = self._owner.page(request.path)
             self._reply(status, body, f"Content-Type: {kind}", head_only=request.head_only)
+        elif isinstance(request, Relayed):
+            self.stage = Stage.RENDERING
+            path = self._owner.path_of_set(request.name)
+            self._relay = Relay(path, request.request, self._transport.write, self._relayed)
         elif request is not None:
             self._request = request
             self.stage = Stage.RENDERING
@@ -148,6 +159,12 @@ class Scrape(asyncio.Protocol):
         self._reply(HTTPStatus.OK, body, *headers, head_only=it.head_only)
         return True
 
+    def _relayed(self, error: str) -> None:
+        if error:
+            self._refuse(Refused(HTTPStatus.BAD_GATEWAY, f"{error}\n".encode()))
+        else:
+            self._end()
+
     def _refuse(self, refusal: Refused) -> None:
         self._reply(refusal.status, refusal.body, *([refusal.header] if refusal.header else []))
 
@@ -162,9 +179,13 @@ class Scrape(asyncio.Protocol):
                 "",
             ]
         )
+        self._transport.write(head.encode() + (b"" if head_only else body))
+        self._end()
+
+    def _end(self) -> None:
+        """All of the response is written."""
         self.stage = Stage.ANSWERED
         self._received.clear()
-        self._transport.write(head.encode() + (b"" if head_only else body))
         if self._peer_has_ended:
             self._transport.close()
         else:

@@ -18,6 +18,7 @@ VERSION = re.compile(rb"HTTP/\d\.\d")
 ORIGIN = re.compile(rb"(?i)https?://[^/?#]*")
 SPACE = b" \t\r"
 METRICS = "/metrics"
+OF_SET = re.compile(r"/sets/([A-Za-z0-9_][\w.:-]{0,63})/metrics", re.ASCII)  # of bcached@NAME
 PROBES = ("/", "/-/healthy", "/-/ready")  # the pages beside the metrics, as Prometheus itself has them
 
 
@@ -37,6 +38,13 @@ class Probe(NamedTuple):
     head_only: bool
 
 
+class Relayed(NamedTuple):
+    """A request for the metrics of another set of the host: its name, and the request to its daemon."""
+
+    name: str
+    request: bytes
+
+
 class Refused(NamedTuple):
     """A request that is refused: the status, and the body or headers that say why."""
 
@@ -45,7 +53,7 @@ class Refused(NamedTuple):
     header: str | None = None
 
 
-def parse(received: bytes) -> Wanted | Probe | Refused | None:
+def parse(received: bytes) -> Wanted | Probe | Relayed | Refused | None:
     """Returns the request or its refusal; None while more input is needed."""
     start = 2 if received.startswith(b"\r\n") else 0  # RFC 9112: one empty line before a request is ignored
     head, is_whole = head_of(received[start:])
@@ -58,6 +66,9 @@ def parse(received: bytes) -> Wanted | Probe | Refused | None:
     if refused is not None:
         return refused
     path, head_only = path_of(first), first.split()[0] == b"HEAD"
+    if (named := OF_SET.fullmatch(path)) is not None:
+        line = b"%s %s HTTP/1.1" % (first.split()[0], METRICS.encode())
+        return Relayed(named[1], b"\r\n".join([line, *(field.rstrip(b"\r") for field in fields), b"", b""]))
     return wanted(fields, head_only=head_only) if path == METRICS else Probe(path, head_only)
 
 
@@ -88,7 +99,8 @@ def refusal_of_line(line: bytes) -> Refused | None:
 
 def refusal_of_target(line: bytes) -> Refused | None:
     """Returns a refusal if there is no such page or the method is not GET or HEAD."""
-    if path_of(line) not in (METRICS, *PROBES):
+    path = path_of(line)
+    if path not in (METRICS, *PROBES) and OF_SET.fullmatch(path) is None:
         return Refused(HTTPStatus.NOT_FOUND, b"the metrics are at /metrics\n")
     if line.split()[0] not in (b"GET", b"HEAD"):
         return Refused(HTTPStatus.METHOD_NOT_ALLOWED, b"", "Allow: GET, HEAD")

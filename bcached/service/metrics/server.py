@@ -23,8 +23,11 @@ SLICE_S = 0.001
 class MetricsServer:
     """Serves listening sockets, whose addresses are in `addresses`."""
 
-    def __init__(self, registry: CollectorRegistry, probes: Probes | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, probes: Probes | None = None, runtime_directory: str = ""
+    ) -> None:
         self.registry = registry
+        self._runtime_directory = runtime_directory
         self._probes = probes or Probes()
         self.addresses: list[str] = []
         self._servers: list[asyncio.Server] = []
@@ -69,6 +72,10 @@ class MetricsServer:
     def page(self, path: str) -> Page:
         """Returns the page at a path beside the metrics."""
         return self._probes.page(path)
+
+    def path_of_set(self, name: str) -> str:
+        """Returns the path of the socket with the metrics of bcached@NAME, as its unit names it."""
+        return f"{self._runtime_directory}-{name}/metrics"
 
     def _render(self) -> None:
         scrape = self._to_render[0]

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Probe, Refused, Wanted, accepts_gzip, parse
+from bcached.service.metrics.scrape_request import HEAD_BYTES_MAX, Refused, Wanted, accepts_gzip, parse
 
 GET = b"GET /metrics HTTP/1.1\r\n"
 ODD_VERSIONS = [
@@ -33,7 +33,9 @@ ODD_VERSIONS = [
 def status(head: bytes) -> int | None:
     """What the request comes to; None while it is not whole."""
     asked = parse(head)
-    return HTTPStatus.OK if isinstance(asked, Wanted | Probe) else None if asked is None else asked.status
+    if asked is None:
+        return None
+    return asked.status if isinstance(asked, Refused) else HTTPStatus.OK
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
