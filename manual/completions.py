@@ -18,7 +18,11 @@ def completion_files() -> dict[str, str]:
 
 
 def completion(shell: str) -> str:
-    """Returns what `_BCACHECTL_COMPLETE={shell}_source bcachectl` prints."""
+    """Returns what `_BCACHECTL_COMPLETE={shell}_source bcachectl` prints.
+
+    In fish, click's cuts what a verb or option is for at its first comma.
+    """
     kind = get_completion_class(shell)
     assert kind is not None
-    return kind(bcachectl, {}, "bcachectl", "_BCACHECTL_COMPLETE").source()
+    source = kind(bcachectl, {}, "bcachectl", "_BCACHECTL_COMPLETE").source()
+    return source.replace('(string split "," ', '(string split --max 1 "," ')

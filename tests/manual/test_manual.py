@@ -150,6 +150,35 @@ def test_bash_completes_verbs_options_and_values(share: Path, words: str, offere
     assert completed(share, words) == offered
 
 
+def test_fish_completes_with_what_each_is_for(share: Path) -> None:
+    file = share / "fish/vendor_completions.d/bcachectl.fish"
+    script = f"source {file}; complete -C 'bcachectl volu'; complete -C 'bcachectl set replacement l'"
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [tool("fish"), "-c", script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["volume\tList, create and delete volumes.", "lru"]
+
+
+def test_zsh_completes_a_line_that_is_typed(share: Path) -> None:
+    """It is run then, and says what follows the verb that was completed."""
+    folder = share / "zsh/site-functions"
+    setting = f"PS1=; fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D"
+    script = f"""\
+zmodload zsh/zpty
+zpty typist {tool("zsh")} -f -i
+zpty -w typist '{setting}'
+zpty -w typist $'bcachectl volume cr\\t'
+zpty -r typist seen "*Missing argument 'LABEL'*" && print completed
+zpty -d typist
+"""
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [tool("zsh"), "-f", "-c", script], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "completed\n"
+
+
 def test_devices_are_completed_as_files() -> None:
     environment = {**os.environ, "_BCACHECTL_COMPLETE": "bash_complete"}
     environment |= {"COMP_WORDS": "bcachectl check ", "COMP_CWORD": "2"}

@@ -57,6 +57,15 @@ def deb(machine: Container) -> None:
 # Where they are installed
 
 
+DOCUMENTS = [
+    "/usr/share/bash-completion/completions/bcachectl",
+    "/usr/share/zsh/vendor-completions/_bcachectl",
+    "/usr/share/fish/vendor_completions.d/bcachectl.fish",
+    *(f"/usr/share/man/man{page[-1]}/{page}.gz" for page in ("bcached.8", "bcachectl.8", "bcached.toml.5")),
+    "/usr/share/doc/bcached/copyright",
+]
+
+
 def clean(machine: Container) -> None:
     """What a build needs is not there, or the dependencies would not be tried."""
     for program in ("make", "pip", "pip3", "cc", "git"):
@@ -83,7 +92,13 @@ def installed(machine: Container) -> None:
         assert OLD in machine.run(f"{program} --version")
     missing = "find /opt/bcached -name '*.so*' | xargs ldd | grep 'not found'"
     assert machine.run(missing, check=False).strip() == ""
-    machine.run("test -s /usr/share/man/man8/bcachectl.8.gz && test -s /usr/share/doc/bcached/copyright")
+    for path in DOCUMENTS:
+        machine.run(f"test -s {path}")
+    # What bash proposes, without its package of completions: the file alone.
+    complete = (
+        "COMP_WORDS=(bcachectl vol); COMP_CWORD=1; _bcachectl_completion bcachectl vol; echo ${COMPREPLY[@]}"
+    )
+    machine.run(f"bash -c '. {DOCUMENTS[0]} && {complete}' | grep -qx volume")
     machine.run("dpkg -V bcached")
     machine.run("runuser -u bcached -- bcachectl make --size 64M -b 64k /var/lib/bcached/cache.img")
     machine.run(f"chmod 0660 /var/lib/bcached/cache.img && usermod -aG bcached {OPERATOR}")

@@ -11,6 +11,7 @@ from . import readme
 from .container import OPERATOR, Container
 from .partition import NAME as PARTITION
 
+EXPOSURE_MAX = 0.5
 SERVICE, SOCKET, METRICS = "bcached.service", "bcached.socket", "bcached-metrics.socket"
 TARGET = "bcached.target"
 DISK_SERVICE = "bcached@disk.service"
@@ -180,6 +181,12 @@ def second_set(machine: Container) -> None:
     passed_on = machine.run("curl -s http://127.0.0.1:9712/sets/fast/metrics")
     uuids = [set(re.findall(r'uuid="([^"]+)"', text)) for text in (own, passed_on)]
     assert uuids[0] == uuids[1] != set(), "those of the named set, from the unnamed one's port"
+    for unit in (SERVICE, "bcached@fast.service"):
+        told = machine.run(f"systemd-analyze security --no-pager {unit}").splitlines()[-1]
+        print(f"       {told}", flush=True)
+        rating = re.search(r": (\d+\.\d)", told)
+        assert rating is not None, told
+        assert float(rating[1]) <= EXPOSURE_MAX, told
     machine.run("systemctl stop bcached@fast.target")
     assert machine.property("bcached@fast.socket", "ActiveState") == "inactive"
     assert machine.property(SERVICE, "ActiveState") == "active"
