@@ -69,7 +69,7 @@ class Cache:
             known, value = recalled
             self._objects.hits += 1
             return value if known.codec == RAW else self._values.decode(known.codec, value)
-        found = self._objects.find(name_bytes(key))
+        found = self._objects.find_unknown(name_bytes(key))
         return default if found is None else self._values.decode(found.codec, found.value)
 
     def get_with_expiry(self, name: Name, default: Any = None) -> tuple[Any, float | None]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import Condition, RLock, get_ident
 
 from bcached.client.attachment import Attachment
+from bcached.client.cache.finding.positions import Position
 from bcached.client.cache.values.names import SLOT_SECTORS
 from bcached.client.cache.values.object_format import Seal
 from bcached.client.gens import Instant
@@ -36,8 +37,8 @@ class Pending:
     """One object's keys until their commit is answered; they were valid at `since`."""
 
     __slots__ = (
-        "error", "is_awaited", "is_conditional", "is_durable", "is_sent", "is_settled", "keys", "name",
-        "offset", "seal", "since", "was_committed",
+        "error", "is_awaited", "is_conditional", "is_durable", "is_sent", "is_settled", "keys", "known",
+        "name", "offset", "seal", "since", "version", "was_committed",
     )  # fmt: skip
 
     def __init__(
@@ -50,25 +51,29 @@ class Pending:
         self.is_awaited = False  # by a caller, which repeats it if the connection is lost, or raises
         self.keys = keys
         self.since = since
+        # The slot's change counter when it was stored: with this value the object is its newest one. None of
+        # an object that is not in the slot for this process before it is committed.
+        self.version: int | None = None
+        self.known: Position | None = None  # as which it is read again
         self.is_sent = self.is_settled = False
         self.error: BcachedError | None = None
 
 
 class Commits:
-    """The commits of one connection. The caller holds the session's lock, except for `finish`."""
+    """The commits of one connection. The caller holds the session's lock, but for `finish` and `settle`."""
 
     def __init__(
         self,
         channel: SocketChannel,
         at: Attachment,
         lock: RLock,
-        forget: Callable[[Sequence[int]], None],
+        forget: Callable[[Sequence[Pending]], None],
         remember: Callable[[Pending, int], None],
     ) -> None:
         self._channel = channel
         self._at = at
         self._remember = remember  # takes a committed object and its change counter
-        self._forget = forget  # drops the objects at these offsets, of which the index may have an older one
+        self._forget = forget  # takes objects that were refused, of which the index may have an older one
         # By offset: what this process has stored, and others may not see yet.
         self.newest: dict[int, Pending] = {}
         self._gathered: list[Pending] = []
@@ -164,6 +169,13 @@ class Commits:
 
     def finish(self, one: Pending) -> None:
         """Wait until an object's commit is answered, without the lock. Raises its refusal."""
+        self.settle(one)
+        if one.error is not None:
+            self.error = None
+            raise one.error
+
+    def settle(self, one: Pending) -> None:
+        """Wait until an object's commit is answered, without the lock."""
         while (call := self._awaited(one)) is not None:
             try:
                 self._channel.news(call)
@@ -171,9 +183,6 @@ class Commits:
                 with self._answered:
                     self._waiting = 0
                     self._answered.notify_all()
-        if one.error is not None:
-            self.error = None
-            raise one.error
 
     def _awaited(self, one: Pending) -> Call[Committed] | None:
         """Returns the call that this thread is to wait for, for all; None once the object's is answered."""
@@ -254,7 +263,7 @@ class Commits:
         self._under_way.popleft()
         if error is not None:
             self.error = self.error or error
-            self._forget([one.offset for one in _doubtful(objects)])
+            self._forget(_doubtful(objects))
             self._at.send_oneway(verbs.release_message(tuple([key for one in objects for key in one.keys])))
 
     def _send_one_by_one(self, objects: Sequence[Pending]) -> None:

@@ -79,10 +79,12 @@ class Objects:
     def recall_placed(self, name: bytes, read: Read) -> FoundObject | None:
         """Returns the object of this name, counted as a hit, if another process has told its place.
 
-        None also while a commit of ours for its slot is under way.
+        None also while a commit of ours for its slot is under way, and for what is known not to be there.
         """
         session, offset = self.sessions.existing, offset_of(name)
         if session is None or self.sessions.has_doubts(session) or offset in session.commits.newest:
+            return None
+        if session.positions.is_miss(name, session.version_at(offset)):
             return None
         stored = unexpired(session.find_placed(name, offset, read))
         if stored is not None:
@@ -92,10 +94,15 @@ class Objects:
     def find(self, name: bytes) -> FoundObject | None:
         """Returns the object of this name, and counts a hit or a miss."""
         found = self.recall(name)
+        return found if found is not None else self.find_unknown(name)
+
+    def find_unknown(self, name: bytes) -> FoundObject | None:
+        """Returns what `find` does, after `recall` has returned None."""
+        found = self.recall_placed(name, os.pread)
         if found is not None:
             return found
         stored = self._run(lambda session: self._find(session, name), None)
-        self.count(stored is not None, 1)
+        self._count(stored is not None, 1)
         return found_object(stored)
 
     def find_many(self, names: Sequence[bytes]) -> Sequence[FoundObject | None]:
@@ -106,15 +113,10 @@ class Objects:
             rest = [names[number] for number in unknown]
             none: list[StoredObject | None] = [None] * len(rest)
             stored = self._run(lambda session: self._find_many(session, rest), none)
-            self.count(sum(one is not None for one in stored), len(rest))
+            self._count(sum(one is not None for one in stored), len(rest))
             for number, one in zip(unknown, stored, strict=True):
                 found[number] = found_object(one)
         return found
-
-    def count(self, hits: int, wanted: int) -> None:
-        """Count look-ups."""
-        self.hits += hits
-        self.misses += wanted - hits
 
     # Storing and dropping
 
@@ -201,6 +203,11 @@ class Objects:
                 return unavailable
             raise
 
+    def _count(self, hits: int, wanted: int) -> None:
+        """Count look-ups."""
+        self.hits += hits
+        self.misses += wanted - hits
+
     def _find(self, session: CacheSession, name: bytes) -> StoredObject | None:
         found = self._find_own(session, name) if session.commits.newest else None
         try:
@@ -220,14 +227,24 @@ class Objects:
             raise
 
     def _find_own(self, session: CacheSession, name: bytes) -> StoredObject | None:
-        """Returns an object on its way to the index, if there is one still when the answers are read."""
+        """Returns an object on its way to the index, if there is one still when the answers are read.
+
+        The answer to its commit may be behind others that the daemon lets wait. So when the slot has changed
+        since it was sent, it may be committed, and a later object in its place: that is waited for.
+        """
         offset = offset_of(name)
         if offset not in session.commits.newest:
             return None
         with self.sessions.lock:
             session.commits.poll()
             pending = session.commits.newest.get(offset)
-        return session.find_own(name, pending) if pending is not None else None
+            if pending is None:
+                return None
+            may_be_committed = pending.is_sent and pending.version != session.version_at(offset)
+        if may_be_committed:
+            session.commits.settle(pending)
+            return None
+        return session.find_own(name, pending)
 
     def _find_many(self, session: CacheSession, names: Sequence[bytes]) -> list[StoredObject | None]:
         if session.commits.newest:

@@ -41,6 +41,7 @@ from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import MANY_MAX, Lookup
 from bcached.wire.place_map import LOW_32
 
+NEVER = -1  # no change counter has this value
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
 # How long to wait for a bucket: before sectors of shared ones are requested, and where that is impossible.
 LEASE_MS, LEASE_MS_ELSE = 1000, 30_000
@@ -70,7 +71,7 @@ class CacheSession:
         self.refused: list[int] = []  # offsets whose objects were not committed: an older one may be there
         self.reader = Reader(self.at, self.gens)
         self.positions = Positions()
-        self.commits = Commits(self.channel, self.at, lock, self.refused.extend, self._remember)
+        self.commits = Commits(self.channel, self.at, lock, self._refuse, self._remember)
         self._leases = Leases(self.channel, self.at)
         self._carver = Carver(devices[0].bucket_sectors)
         self._leased = self.gens.now()  # when the newest lease was taken: all of them are valid then
@@ -116,12 +117,15 @@ class CacheSession:
     def store(self, name: bytes, parts: Parts, seal: Seal, *, wait: bool, durable: bool) -> Pending:
         """Write an object of this name, and commit it; returns before the answer."""
         pending = self._written(name, offset_of(name), parts, seal)
+        pending.version = self.version_at(pending.offset)  # before it may be committed
         self.commits.add(pending, wait=wait, durable=durable)
+        if self.commits.newest.get(pending.offset) is pending:  # else another thread has had its answer
+            pending.known = self._know(name, pending.version, pending.keys, pending.since, seal)
         return pending
 
-    def version_of(self, name: bytes) -> int:
-        """Returns the change counter of the name's slot, as it is now."""
-        return self.changes.counter(self.inode, offset_of(name))
+    def version_at(self, offset: int) -> int:
+        """Returns the change counter of the slot at this offset, as it is now."""
+        return self.changes.counter(self.inode, offset)
 
     def written(self, name: bytes, parts: Parts, seal: Seal) -> Pending:
         """Write an object of this name, which is not committed yet."""
@@ -226,19 +230,32 @@ class CacheSession:
             self._know(name, position.version, position.keys, position.since, found.seal)
         return found
 
-    def _know(self, name: bytes, version: int, keys: Sequence[Key], since: Instant, seal: Seal) -> None:
-        """Have the next read of an object take the shortest path."""
+    def _know(self, name: bytes, version: int, keys: Sequence[Key], since: Instant, seal: Seal) -> Position:
+        """Have the next read of an object take the shortest path; returns as what."""
         if keys[0].sectors * SECTOR_BYTES < CHECKED_AT + len(seal.head):
             position = Position(version, keys, since)  # the header is divided: rare, and left to the reader
         else:
             counter = self.changes.index(self.inode, keys[0].offset)
             position = KnownObject(version, keys, since, seal, self._members, counter)
         self.positions.put(name, position)
+        return position
 
     def _remember(self, one: Pending, version: int) -> None:
-        """Remember an object that we have committed."""
-        if one.seal is not None:
+        """Remember an object that we have committed, unless a later one of ours is under way."""
+        if one.seal is None or self.commits.newest.get(one.offset, one) is not one:
+            return
+        if one.known is None:
             self._know(one.name, version, one.keys, one.since, one.seal)
+        else:
+            one.known.version = version
+            self.positions.put(one.name, one.known)
+
+    def _refuse(self, objects: Sequence[Pending]) -> None:
+        """Have objects that were not committed be read no more: older ones may be in their places."""
+        for one in objects:
+            if one.known is not None:
+                one.known.version = NEVER
+            self.refused.append(one.offset)
 
     def find_placed(self, name: bytes, offset: int, read: Read = os.pread) -> StoredObject | None:
         """Returns the newest object of this name, without a request, if its place is published.

@@ -8,13 +8,13 @@ its bytes, its header and its name must be those with which it was stored, or ve
 """
 
 import os
-from collections.abc import Callable, Container, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Protocol
 
 from fastcrc import crc64
 
 from bcached.client.cache.finding.known_object import KnownExtent, KnownObject
-from bcached.client.cache.finding.positions import Positions
+from bcached.client.cache.finding.positions import Position, Positions
 from bcached.client.cache.finding.read_reports import CALLS, Hits
 from bcached.client.cache.values.expiry import now_us
 from bcached.client.cache.values.object_format import OBJECT_BYTES_MAX
@@ -24,8 +24,12 @@ from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 Read = Callable[[int, int, int], bytes]  # descriptor, length, byte of the device
 
 
-class _Doubts(Container[int], Sized, Protocol):
-    """Offsets of slots."""
+class _UnderWay(Protocol):
+    """An object of ours that is not committed yet."""
+
+    @property
+    def known(self) -> Position | None:
+        """Returns as what it is read."""
 
 
 class Recall:
@@ -34,14 +38,14 @@ class Recall:
     def __init__(
         self,
         positions: Positions,
-        under_way: _Doubts,
+        under_way: Mapping[int, _UnderWay],
         refused: Sized,
         counters: memoryview,
         hang_ups: Callable[[float], object],
         hits: Hits,
     ) -> None:
         self._positions = positions
-        self._under_way = under_way  # slots with an object of ours that is not committed yet
+        self._under_way = under_way  # by slot
         self._refused = refused  # slots in which an older object may be
         self._counters = counters
         self._hang_ups = hang_ups  # returns something if the connection has ended; raises once it is closed
@@ -60,7 +64,11 @@ class Recall:
             or (member := one.member) is None
             or self._refused
             or self._counters[one.counter] != one.version  # once more at the end, where it counts
-            or (self._under_way and one.offset in self._under_way)
+            or (
+                self._under_way  # an own object that is not committed yet has the counter of those before it
+                and (own := self._under_way.get(one.offset)) is not None
+                and own.known is not one
+            )
             or (one.expires_at_us and one.expires_at_us <= now_us())
         ):
             return None

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from bcached.client import Cache
+from bcached.client.cache.commits import Pending
 from bcached.client.cache.finding.known_object import KnownExtent, KnownObject
 from bcached.client.cache.finding.reading import StaleRead
 from bcached.client.cache.finding.recall import Read
@@ -168,9 +169,12 @@ def test_the_connection_counts(session: CacheSession) -> None:
 def test_a_value_under_way_is_not_taken_for_the_one_before_it(session: CacheSession) -> None:
     one = session.positions.get(b"short")
     assert isinstance(one, KnownObject)
-    session.commits.newest[one.offset] = None  # type: ignore[assignment]
+    own = Pending(b"short", one.offset, one.keys, one.since, None)
+    session.commits.newest[one.offset] = own
     assert value(session, b"short") is None
     assert is_known(session, b"long")
+    own.known = one
+    assert is_known(session, b"short")
     del session.commits.newest[one.offset]
     session.refused.append(0)
     assert value(session, b"long") is None
