@@ -79,6 +79,27 @@ def test_the_dashboard_can_be_provisioned() -> None:
         assert used <= variables
 
 
+def test_what_the_page_copies_is_where_prometheus_and_grafana_look(tmp_path: Path) -> None:
+    """The page's commands, typed below another root; to restart what is not here is left out."""
+    page = (FILES.parent / "docs" / "monitoring.md").read_text()
+    (block,) = re.findall(r"(?ms)^```\n(sudo cp .*?)^```$", page)
+    for folder in ("etc/prometheus", "etc/grafana/provisioning/dashboards", "var/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+    for line in block.splitlines():
+        if line.startswith("sudo systemctl"):
+            assert line.split()[2:] in (["reload", "prometheus"], ["restart", "grafana-server"])
+        else:
+            typed = re.sub(r" /(etc|var)/", rf" {tmp_path}/\1/", line.removeprefix("sudo "))
+            subprocess.run(["sh", "-ec", typed], cwd=FILES.parent, check=True)
+    provider = (tmp_path / "etc/grafana/provisioning/dashboards/bcached.yml").read_text()
+    (folder,) = re.findall(r"(?m)^ +path: /(.*)$", provider)
+    assert json.loads((tmp_path / folder / "grafana-dashboard.json").read_text()) == dashboard()
+    shutil.copy(FILES / "prometheus.yml", tmp_path / "etc/prometheus")
+    judged = promtool("check", "config", tmp_path / "etc/prometheus/prometheus.yml")
+    assert judged.returncode == 0, judged.stderr
+    assert "alerts.yml" in judged.stdout, "the rules that were copied are those of the configuration"
+
+
 def test_no_panel_covers_another() -> None:
     covered: set[tuple[int, int]] = set()
     for panel in dashboard()["panels"]:
