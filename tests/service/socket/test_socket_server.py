@@ -693,7 +693,7 @@ async def test_stopping_does_not_wait_for_a_peer_that_does_not_read(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bcached.service.socket.socket_server.LAST_REPLIES_S", 0.1)
-    async with patience(5), contextlib.AsyncExitStack() as stack:
+    async with patience(20), contextlib.AsyncExitStack() as stack:
         async with serving(path):
             talker = await stack.enter_async_context(Talker(path))
             talker.stop_reading()
