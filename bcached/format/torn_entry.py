@@ -16,7 +16,9 @@ from bcached.format.magic import JSET
 from bcached.units import SECTOR_BYTES
 
 COUNT_OFFSET = 28
-COUNT = struct.Struct("<I")
+COUNT, WORD = struct.Struct("<I"), struct.Struct("<Q")
+KEY_WORDS_BELOW = 1 << 54  # the words of a key behind its head: an offset, or a pointer to a member
+HEAD_UNUSED = (1 << 60) - (1 << 37)
 
 
 def is_cut_off(raw: Buffer, set_magic: int, before: JournalEntry) -> bool:
@@ -29,6 +31,12 @@ def is_cut_off(raw: Buffer, set_magic: int, before: JournalEntry) -> bool:
     if used is None or not _has_keys_up_to(used, cut := _cut(used, set_magic, before.seq)):
         return False
     return cut < len(used) and not any(_is_whole(used, size) for size in _sizes(used, cut))
+
+
+def begins_with_key_word(raw: Buffer) -> bool:
+    """Whether raw begins with a word of a key, as the blocks of an entry behind its first one do."""
+    (word,) = WORD.unpack_from(raw)
+    return 0 < word < KEY_WORDS_BELOW or (HIGH_BIT.get(word) == 1 and not word & HEAD_UNUSED)
 
 
 def _used(raw: Buffer, set_magic: int, before: JournalEntry) -> memoryview | None:

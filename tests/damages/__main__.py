@@ -3,7 +3,8 @@
 
     python -m tests.damages [--each N] [--pairs N] [--seed N]
 
-Exit 1 if anything that was called sure is wrong, or if a repair could not be undone.
+Exit 1 if anything that was called sure is wrong, or if a repair could not be undone. Where the reader itself
+says that an erased newest entry could not be noticed, what is wrong is counted apart.
 """
 
 import asyncio
@@ -16,10 +17,13 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from damages.kinds import TRACELESS, Kind, kinds_of
+from damages.kinds import Kind, kinds_of
 from damages.outcome import Outcome, outcome_of
+from instruments.samples.damaged_kernel_image import LAPPED
 
-IMAGES = ("clean", "crash", "flash")
+# In the first lap of a journal's ring an erased newest entry leaves no trace; in a later one it does.
+IMAGES = ("clean", "crash", "flash", "clean-lapped", "crash-lapped", "flash-lapped")
+OF_JOURNAL = "journal", "entry", "newest entry"
 
 
 def main() -> int:
@@ -27,23 +31,27 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=1000, help="of a kind, on each image")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of damages, on each image")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="kinds whose name contains this")
     options = parser.parse_args()
-    failed = 0
+    failed = unnoticed = 0
     table = defaultdict[str, list[Outcome]](list)
     with TemporaryDirectory() as folder:
         for name, kind, kinds in cases(options.each, options.pairs, options.seed):
+            if options.only not in kind:
+                continue
             found = outcome_of(name, kinds, Path(folder))
             table[kind].append(found)
             where = "; ".join(f"{one.name} {one.where}" for one in kinds)
             shares = f"sure {found.sure:.1%}, newest {found.newest:.1%}, harm {found.harm}"
             print(f"{name}: {where}: {shares}; {found.repair}", flush=True)
-            failed += found.harm > 0 and not any(one.name in TRACELESS for one in kinds)
+            failed += found.harm > 0 and not found.end_is_open
+            unnoticed += found.harm > 0 and found.end_is_open
     print()
     for kind, outcomes in table.items():
         print(f"| {kind} | {len(outcomes)} | {_span([one.sure for one in outcomes])} ", end="")
         print(f"| {_span([one.newest for one in outcomes])} ", end="")
         print(f"| {sum(one.repair == 'sound' for one in outcomes)} |")
-    print(f"\n{failed} failed")
+    print(f"\n{failed} failed; {unnoticed} could not be noticed, which the reader says")
     return int(failed > 0)
 
 
@@ -57,6 +65,8 @@ def cases(each: int, pairs: int, seed: int) -> list[tuple[str, str, list[Kind]]]
         for kind in kinds:
             by_name[kind.name].append(kind)
         for kind_name, some in by_name.items():
+            if name.endswith(LAPPED) and not kind_name.startswith(OF_JOURNAL):
+                continue  # as without
             chosen = some if len(some) <= each else random.sample(some, each)
             found += [(name, kind_name, [one]) for one in chosen]
         found += [(name, "pairs", random.sample(kinds, 2)) for _ in range(pairs)]

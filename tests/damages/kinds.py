@@ -16,16 +16,12 @@ from instruments.samples.damaged_kernel_image import (
     erase,
     flip,
     garble,
+    image_bytes,
     journal_entries,
     structures,
 )
-from instruments.samples.kernel_images import image_bytes
 
 SECTOR = 512
-
-
-# Without a trace of the newest entry there is no way to know of it; the kernel goes back in silence, too.
-TRACELESS = "journal bucket with the newest entry: erased", "newest entry: erased"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
 from bcached.store.finding import Severity
+from bcached.store.journal.reader import End
 from bcached.store.repair.needs import StepOption
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.undo import Undo, UndoLog
@@ -36,6 +37,7 @@ class Outcome:
     newest: float  # right, with all that is the newest found
     harm: int  # sectors of those sure that are wrong, or were right before
     repair: str  # "sound", or why not
+    end_is_open: bool = False  # the reader says that an erased newest entry could not be noticed
 
 
 async def outcome(name: str, kinds: list[Kind], folder: Path) -> Outcome:
@@ -60,7 +62,11 @@ async def outcome(name: str, kinds: list[Kind], folder: Path) -> Outcome:
         if confidence == Confidence.SURE:
             named = {sector for one in chosen for sector in range(one.offset, one.offset + one.sectors)}
             harm = len(wrong - lacking) + max(len(wrong & named) - done.unreadable_sectors, 0)
-    return Outcome(shares[0], shares[1], harm, await repaired(name, device, readable, layout, folder))
+    end = left.journal.found.end
+    is_open = end is not None and end.known == End.PLAUSIBLE
+    return Outcome(
+        shares[0], shares[1], harm, await repaired(name, device, readable, layout, folder), is_open
+    )
 
 
 async def _layout(name: str) -> KnownLayout:

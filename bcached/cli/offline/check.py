@@ -15,6 +15,7 @@ from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line
 from bcached.cli.offline.devices import lines_of, opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
+from bcached.cli.offline.reports.journal_end import end_line, end_word
 from bcached.cli.offline.reports.next_commands import next_for_damage
 from bcached.cli.offline.reports.owner_report import next_commands, owner_document, owner_lines
 from bcached.cli.paths import PATH
@@ -159,6 +160,7 @@ def _facts(checked: CheckedSet) -> Iterator[str]:
         entries = checked.journal.entries
         keys = sum(len(entry.keys) for entry in entries)
         yield f"journal: entries {entries[0].seq} to {entries[-1].seq}, {keys} keys to replay"
+        yield end_line(checked.journal)
     if checked.tree is not None:
         levels = sorted(checked.tree.nodes_by_level.items(), reverse=True)
         nodes = ", ".join(f"{count} of level {level}" for level, count in levels)
@@ -202,6 +204,7 @@ def _document(checked: CheckedSet, warnings: list[str]) -> dict[str, object]:
             "last_seq": entries[0].seq if entries else None,
             "seq": entries[-1].seq if entries else None,
             "keys": sum(len(entry.keys) for entry in entries),
+            "end": end_word(journal) if journal and entries else None,
         },
         "nodes": checked.tree.nodes_by_level.total() if checked.tree else 0,
         "levels": len(checked.tree.nodes_by_level) if checked.tree else 0,

@@ -9,6 +9,7 @@ opening uses these only; a check reads the others, too, once it has judged the s
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import FormatError
@@ -52,6 +53,23 @@ class RingFound:
     behind_byte: int = 0
 
 
+class End(IntEnum):
+    """How it is known that no entry is newer than the newest found (reading/ring_end.py), best first."""
+
+    PROVEN = 0  # what an earlier lap of the ring left is where a newer entry would be
+    PLAUSIBLE = 1  # nothing contradicts it, but an entry erased without a trace could not be noticed
+    SUSPECT = 2  # something was erased there
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEnd:
+    """How the end is known; if it is suspect, where that shows and why."""
+
+    known: End = End.PLAUSIBLE
+    where: str = ""
+    why: str = ""
+
+
 @dataclass(slots=True)
 class JournalFound:
     """What was read of all members: their rings, the buckets that count, and the entries to be replayed."""
@@ -60,6 +78,7 @@ class JournalFound:
     buckets: list[BucketFound] = field(default_factory=list)
     others: list[BucketFound] = field(default_factory=list)  # buckets without a needed entry
     entries: list[JournalEntry] = field(default_factory=list)  # oldest first
+    end: JournalEnd | None = None  # judged if all buckets were read, and there is no trace of newer entries
 
     @property
     def newest(self) -> JournalEntry:

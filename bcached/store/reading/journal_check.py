@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from bcached.errors import BadChecksum, BadMagic, BcachedError
 from bcached.format.jset import JournalEntry, TooLong
 from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity, finding_of
-from bcached.store.journal.reader import BucketFound, JournalFound, read_bucket, read_ring
+from bcached.store.journal.reader import BucketFound, End, JournalFound, read_bucket, read_ring
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import around_bad_sectors
 from bcached.store.reading.ring_check import STRUCTURE, report_ring
+from bcached.store.reading.ring_end import find_end, finding_of_end
 
 NOT_AN_ENTRY = (BadMagic, BadChecksum, TooLong)
 SEQ_MAX = (1 << 63) - 1  # a thousand entries a second for three hundred million years
@@ -52,6 +53,8 @@ async def read_journal(
     newer = newer_traces(found, members, report)
     if newer:
         _report_newer(newer, found.newest.seq, members, report)
+    elif thorough:
+        await _report_end(found, members, report)
     for number, member in enumerate(members):
         report_ring(found, number, f"{member.path} journal", report, thorough=thorough)
     if thorough and len(members) > 1:
@@ -226,6 +229,13 @@ def _report_newer(newer: dict[int, str], newest: int, members: Sequence[MemberFo
     problem = f"entry {newest + 1} is not complete, so entry {newest} counts as the newest"
     lost = "nothing if the power failed while it was written; else the changes in it"
     report(Finding(TORN_ENTRY, Severity.TORN, STRUCTURE, where, problem, lost))
+
+
+async def _report_end(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
+    """Report an end that is no writer's: the newest entries may have been erased."""
+    found.end = end = await find_end(found, members)
+    if end.known == End.SUSPECT:
+        report(finding_of_end(found, way_back(members, found.newest.seq)))
 
 
 def _blocks_of_ring(member: MemberFound) -> int:

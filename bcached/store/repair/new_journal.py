@@ -7,6 +7,8 @@ the old entries is erased then, wherever it is, so that neither bcached nor the 
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, trace_entries
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
@@ -68,7 +70,10 @@ def _index(journal: JournalLeft, number: int, member: MemberFound) -> int:
 
 
 async def _erasures(member: MemberFound, place: _Place, length: int) -> list[Patch]:
-    """Returns zeros for each block with an entry's magic, and for the one behind the new entry."""
+    """Returns zeros for all that is in buckets with entries, and for the block behind the new entry.
+
+    A rest of an old entry behind the new one would look as if a newer entry had been erased.
+    """
     superblock = member.superblock
     bucket_bytes, block_bytes = (
         superblock.bucket_sectors * SECTOR_BYTES,
@@ -78,8 +83,9 @@ async def _erasures(member: MemberFound, place: _Place, length: int) -> list[Pat
     for bucket in superblock.journal_buckets:
         begin = bucket * bucket_bytes
         raw = await member.block_device.read(begin, bucket_bytes)
-        for trace in trace_entries(raw, superblock.set_magic, SECTOR_BYTES):
-            blocks.add(begin + trace.byte - trace.byte % block_bytes)
+        if trace_entries(raw, superblock.set_magic, SECTOR_BYTES):
+            used = np.frombuffer(raw, np.uint8).reshape(-1, block_bytes).any(axis=1)
+            blocks.update((begin + np.flatnonzero(used) * block_bytes).tolist())
     behind = place.byte + length
     if behind < place.byte + bucket_bytes:
         blocks.add(behind)

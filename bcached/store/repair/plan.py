@@ -7,6 +7,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError, SetRefused
 from bcached.store.check.checker import CheckedSet
 from bcached.store.repair.bit_correction import correct_bits
+from bcached.store.repair.gap_filling import fill_gap
 from bcached.store.repair.journal_clearing import clear_journal_behind
 from bcached.store.repair.needs import StepOption, needed_steps, refuse_unanswered
 from bcached.store.repair.rebuild import rebuild
@@ -35,6 +36,9 @@ async def _plan(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
     if StepOption.CLEAR_JOURNAL in wishes.steps:
         found = await repair.preview()
         repair.add(await clear_journal_behind(found, wishes.seq), found.members)
+        found = await repair.preview()
+        if (step := fill_gap(found)).is_needed:
+            repair.add(step, found.members)
     if wishes.rebuilding:
         await _rebuild(repair, wishes)
     await repair.preview()

@@ -30,6 +30,7 @@ def test_a_sound_set_ends_with_zero_and_says_what_is_there(tmp_path: Path) -> No
         f"device 0: {path}, 640 buckets of 32k",
         "set: 05e70000-0000-0000-0000-000000000001",
         "journal: entries 1 to 1, 1 keys to replay",
+        "journal: entry 1 is the newest found: nothing follows it; an erased newer one would not show",
         "tree: nodes: 1 of level 1, 3 of level 0",
         "keys: 31 live, 0 stale; 60k dirty, 64k clean",
         "volume 0: plain, cached; 31 keys, 60k dirty, 64k clean",

@@ -68,6 +68,7 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(cache: Path, backing
     done = run("rescue", "-n", cache, "--backing", backing)
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
+        "journal: entry 260 is the newest found: nothing follows it; an erased newer one would not show",
         "dirty data of volume 0:",
         "  sure           1,255 extents    23.5M   named by an index whose journal is whole",
         f"would write 23.5M to {backing}",

@@ -22,15 +22,26 @@ from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, Written
 from bcached.units import SECTOR_BYTES
 from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.kernel_images import FOLDER, image_bytes, kernel_image
+from instruments.samples import kernel_images
+from instruments.samples.kernel_images import FOLDER, kernel_image
+from instruments.samples.lapped_journal import in_a_later_lap
 
-WITH_BACKING = ("clean", "crash")
+LAPPED = "-lapped"
+WITH_BACKING = ("clean", "crash", "clean-lapped", "crash-lapped")
 Damage = Callable[[bytearray], None]
+
+
+@cache
+def image_bytes(name: str) -> bytes:
+    """The image, unpacked; of a name with "-lapped" behind it, with its journal in a later lap."""
+    raw = kernel_images.image_bytes(name.removesuffix(LAPPED))
+    return in_a_later_lap(raw) if name.endswith(LAPPED) else raw
 
 
 @cache
 def backing_bytes(name: str) -> bytes:
     """The backing device below an image, unpacked; zeros below the flash-only one."""
+    name = name.removesuffix(LAPPED)
     if name in WITH_BACKING:
         return lzma.decompress((FOLDER / f"{name}.backing.xz").read_bytes())
     return bytes(max(start + length for start, length, _ in kernel_image(name).expected))
@@ -39,7 +50,7 @@ def backing_bytes(name: str) -> bytes:
 @cache
 def truth(name: str) -> tuple[bytes, np.ndarray]:
     """What the kernel read from the volume, and which of the sectors are known."""
-    image = kernel_image(name)
+    image = kernel_image(name.removesuffix(LAPPED))
     contents = bytearray(backing_bytes(name))
     known = np.zeros(len(contents) // SECTOR_BYTES, bool)
     for start, length, _ in image.expected:

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 
 from bcached.cli.offline.reports.finding_document import finding_document
+from bcached.cli.offline.reports.journal_end import end_line, end_word
 from bcached.store.finding import Finding, Severity
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.rescue import Rescue
@@ -38,6 +39,7 @@ def document(rescue: Rescue) -> dict[str, object]:
         "complete": rescue.is_complete,
         "marked_clean": rescue.is_marked_clean,
         "other_volumes": _others(rescue),
+        "journal": {"seq": rescue.left.journal.found.newest.seq, "end": end_word(rescue.left.journal.found)},
         "corrected": rescue.left.corrections,
         "damage": [finding_document(finding) for finding in _damage(rescue)],
     }
@@ -48,6 +50,8 @@ def lines(rescue: Rescue, target: str) -> Iterator[str]:
     for finding in _damage(rescue):
         yield str(finding)
     yield from (f"corrected a wrong bit in {what}" for what in rescue.left.corrections)
+    if not rescue.left.journal.is_lost:
+        yield end_line(rescue.left.journal.found)
     yield f"dirty data of volume {rescue.owner.inode}:"
     for confidence, name in NAMES.items():
         sectors = rescue.totals.sectors[confidence]

@@ -15,11 +15,12 @@ from bcached.format.sizes import JOURNAL_BUCKETS_MAX, MEMBERS_MAX, METADATA_BYTE
 from bcached.format.superblock import Superblock
 from bcached.keys import Key
 from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity
-from bcached.store.journal.reader import JournalFound, read_bucket
+from bcached.store.journal.reader import End, JournalEnd, JournalFound, read_bucket
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
 from bcached.store.reading.journal_check import newer_traces
 from bcached.store.reading.ring_check import STRUCTURE
+from bcached.store.reading.ring_end import find_end, finding_of_end
 from bcached.store.rescue.remains.journal_end import is_interrupted, may_hide_newer
 from bcached.units import SECTOR_BYTES
 
@@ -78,7 +79,8 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
     left = JournalLeft(found, others=others)
     _find_hole(left, members, holes, report)
     newer = newer_traces(found, members, report)
-    if newer and await is_interrupted(found, members):
+    is_cut_off = bool(newer) and await is_interrupted(found, members)
+    if is_cut_off:
         newer = {}
         problem = (
             f"the power failed while entry {newest.seq + 1} was written: entry {newest.seq} is the newest"
@@ -91,7 +93,20 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
         problem = f"entry {newest.seq} is the newest that is whole, but there are traces of newer ones"
         lost = "the changes in them, if the power did not fail while they were written"
         report(Finding("journal-newer", Severity.DAMAGE, STRUCTURE, newer[min(newer)], problem, lost))
+    elif is_cut_off:
+        found.end = JournalEnd(End.PROVEN)
+    else:
+        await _judge_end(left, members, report)
     return left
+
+
+async def _judge_end(left: JournalLeft, members: Sequence[MemberFound], report: Report) -> None:
+    """Doubt everything if the end of the journal shows that a newer entry was erased."""
+    found = left.found
+    found.end = end = await find_end(found, members)
+    if end.known == End.SUSPECT:
+        left.sure_from, left.is_whole = found.newest.seq + 1, False
+        report(finding_of_end(found))
 
 
 def _lost(found: JournalFound, members: Sequence[MemberFound], report: Report) -> JournalLeft:
