@@ -13,13 +13,18 @@ from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.show import superblock_document
 from bcached.cli.paths import PATH
-from bcached.errors import SetRefused
+from bcached.device.block_device import BlockDevice
+from bcached.errors import BcachedError, SetRefused
 from bcached.format.label import printable_label
+from bcached.format.superblock import SUPERBLOCK_SECTOR
 from bcached.keys import Pointer
 from bcached.state.accounting.check_counts import Use
 from bcached.state.buckets.bucket_table import Mark
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
+from bcached.store.patched_device import Patch, patched_devices
+from bcached.store.rescue.remains.superblock_left import read_member_left
+from bcached.units import SECTOR_BYTES
 
 Document = dict[str, object]
 Emit = Callable[[str, Document], None]
@@ -72,9 +77,7 @@ def dump(devices: tuple[str, ...], only: tuple[str, ...]) -> None:
 
 async def _dump(paths: Sequence[str], emit: Emit) -> None:
     async with opened(paths) as devices:
-        checked = await read_metadata(devices)
-        if not checked.members:
-            raise SetRefused(str(checked.findings.listed[0]))
+        checked = await _read(devices)
         for kind, documents in _metadata(checked).items():
             for document in documents:
                 emit(kind, document)
@@ -83,6 +86,26 @@ async def _dump(paths: Sequence[str], emit: Emit) -> None:
     for kind, documents in _contents(checked).items():
         for document in documents:
             emit(kind, document)
+
+
+async def _read(devices: Sequence[BlockDevice]) -> CheckedSet:
+    """Returns the set, by what is left of damaged superblocks if need be. Raises SetRefused without any."""
+    checked = await read_metadata(devices)
+    if checked.members:
+        return checked
+    (damage, *_) = checked.findings.listed
+    patches = []
+    try:
+        for number, device in enumerate(devices):
+            superblock = (await read_member_left(device, None, lambda _: None)).found.superblock
+            patches.append(Patch(number, SUPERBLOCK_SECTOR * SECTOR_BYTES, superblock.pack()))
+    except BcachedError:
+        raise SetRefused(str(damage)) from None
+    checked = await read_metadata(patched_devices(devices, patches))
+    if not checked.members:
+        raise SetRefused(str(damage))
+    checked.findings.report(damage)
+    return checked
 
 
 def _metadata(checked: CheckedSet) -> dict[str, Iterator[Document]]:

@@ -2,7 +2,6 @@
 """`bcachectl rescue`: dirty data written to its backing device, or to an image, without kernel or daemon."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,13 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed, Interrupted
 from bcached.cli.offline.devices import lines_of, opened, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
+from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
-from bcached.device import FileDevice
-from bcached.device.image_file import create_image
-from bcached.errors import FormatError, SetRefused
+from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.owner_of import BackingFound, Owner, owner_of, read_backing, volume_sectors
+from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_sectors
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.missing_members import readable_sectors
 from bcached.store.rescue.remains.node_scan import add_found_leaves
@@ -187,7 +185,7 @@ async def _to_backing(
     options: GlobalOptions, request: RescueRequest, path: str, extents: DirtyExtents, unreadable: Unreadable
 ) -> Rescue:
     async with opened([path], to_change=not request.dry_run) as (target,):
-        backing = await _backing_of(target, request)
+        backing = await backing_of(target, request.volume)
         inodes = extents.inodes()
         if backing is not None:
             owner = owner_of(extents.left, backing.superblock, path, inodes, request.volume)
@@ -209,16 +207,6 @@ async def _to_backing(
         return rescue
 
 
-async def _backing_of(target: FileDevice, request: RescueRequest) -> BackingFound | None:
-    """Returns the backing device's superblock; None if it is damaged and the volume was named."""
-    try:
-        return await read_backing(target)
-    except FormatError as error:
-        if request.volume is None:
-            raise SetRefused(f"{error}; --volume N says whose data it is") from None
-        return None
-
-
 async def _to_image(
     options: GlobalOptions, request: RescueRequest, extents: DirtyExtents, unreadable: Unreadable
 ) -> Rescue:
@@ -226,27 +214,19 @@ async def _to_image(
     assert request.image is not None
     rescue = Rescue(extents, Owner(request.volume), request.most, unreadable)
     rescue.count()
+    size_bytes = max(volume_sectors(extents.left, request.volume), rescue.totals.end) * SECTOR_BYTES
+    if size_bytes:
+        await refuse_other_file(request.image, size_bytes)
     if request.dry_run:
         return rescue
-    sectors = max(volume_sectors(extents.left, request.volume), rescue.totals.end)
-    if not sectors:
+    if not size_bytes:
         raise SetRefused(f"volume {request.volume} has no dirty data")
     _ask(options, request, rescue)
-    _create(request.image, sectors * SECTOR_BYTES)
+    create_if_missing(request.image, size_bytes)
     async with opened([request.image], to_change=True) as (target,):
         with _progress(rescue) as progress:
             await rescue.write(target, 0, progress)
     return rescue
-
-
-def _create(path: str, size_bytes: int) -> None:
-    """Create an image, unless an interrupted run has left it."""
-    if not os.path.exists(path):
-        create_image(path, size_bytes)
-    elif os.path.getsize(path) != size_bytes:
-        raise SetRefused(
-            f"{path}: it exists already, and not with the volume's size of {size_bytes} bytes: choose another"
-        )
 
 
 def _ask(options: GlobalOptions, request: RescueRequest, rescue: Rescue) -> None:

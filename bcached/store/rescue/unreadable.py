@@ -13,6 +13,7 @@ from bcached.state.index.key_rows import Rows
 from bcached.store.rescue.dirty_extents import DirtyExtent, Place
 from bcached.units import SECTOR_BYTES
 
+SHOWN_OF_A_ROW = 40
 GOOD = "+"  # ddrescue: finished; every other status means that the block was not read
 
 
@@ -59,16 +60,30 @@ def bad_ranges(lines: Iterable[str], path: str) -> Iterator[tuple[int, int]]:
     Its lines are: comments (#), one of the current position, then position, size and status of each block.
     """
     rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    if len(rows) < 2 or not _is_position(rows[0]):
+        raise _no_map(path, rows[0] if rows else [])
     last = 0
     for row in rows[1:]:
         try:
             begin, size, status = int(row[0], 0), int(row[1], 0), row[2]
         except (ValueError, IndexError):
-            raise SetRefused(
-                f"{path}: expected a ddrescue map (position, size, status), found {' '.join(row)!r}"
-            ) from None
+            raise _no_map(path, row) from None
         if begin < last:
             raise SetRefused(f"{path}: expected blocks in order, found position {begin} behind {last}")
         last = begin + size
         if status != GOOD:
             yield begin, last
+
+
+def _is_position(row: Sequence[str]) -> bool:
+    """Whether a row is the current position and status, and perhaps the pass."""
+    try:
+        int(row[0], 0)
+    except ValueError:
+        return False
+    return len(row) in (2, 3)
+
+
+def _no_map(path: str, row: Sequence[str]) -> SetRefused:
+    found = repr(" ".join(row)[:SHOWN_OF_A_ROW]) if row else "no block"
+    return SetRefused(f"{path}: expected a ddrescue map (position, size, status), found {found}")

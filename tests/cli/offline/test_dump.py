@@ -122,6 +122,24 @@ def test_what_is_damaged_is_told_and_the_rest_is_there(builder: ImageBuilder, tm
     assert len([line for line in found if line["type"] == "key"]) == 1
 
 
+@pytest.mark.parametrize(("offset", "wrong"), [(24, bytes(16)), (0, b"damaged!"), (206, b"\x0c")])
+def test_a_damaged_superblock_is_said_and_hides_nothing(path: str, offset: int, wrong: bytes) -> None:
+    whole = lines(path)
+    with open(path, "r+b") as file:
+        file.seek(4096 + offset)
+        file.write(wrong)
+        file.seek(8192)
+        file.write(bytes(4096))
+    before = Path(path).read_bytes()
+    found = lines(path)
+    assert [line["rule"] for line in found if line["type"] == "finding"] == ["superblock"]
+    for kind in ("journal_entry", "prio_set", "node", "key", "volume"):
+        assert [line for line in found if line["type"] == kind] == [
+            line for line in whole if line["type"] == kind
+        ]
+    assert Path(path).read_bytes() == before
+
+
 def test_a_device_without_a_superblock_has_nothing_to_dump(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(bytes(1 << 20))

@@ -148,6 +148,37 @@ def test_a_volume_becomes_an_image(cache: Path, tmp_path: Path) -> None:
     assert "exists already" in refused.stderr
 
 
+def test_nothing_else_is_taken_for_an_image(cache: Path, tmp_path: Path) -> None:
+    cache.write_bytes(image_bytes("flash"))
+    other, short = tmp_path / "other.img", tmp_path / "short.img"
+    other.write_bytes(image_bytes("crash")[: 16 << 20])
+    short.write_bytes(b"x")
+    for path, reason in ((other, "that would be lost"), (short, "not with the volume's size")):
+        before = path.read_bytes()
+        for options in (["-n"], ["--yes"]):
+            done = run("rescue", *options, cache, "--volume", 0, "--to", path)
+            assert (done.exit_code, reason in done.stderr) == (1, True), done.output
+            assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["crypto_LUKS", "the journal of a cache set"])
+def test_nothing_else_is_taken_for_a_backing_device_without_a_superblock(
+    cache: Path, backing: Path, name: str
+) -> None:
+    """One that has a set's journal is that set's cache device, also without a superblock."""
+    before = bytearray(backing.read_bytes())
+    before[: 16 << 10] = bytes(16 << 10)
+    if name == "crypto_LUKS":
+        before[:8] = b"LUKS\xba\xbe\0\1"
+    else:
+        before[16 << 10 : 32 << 20] = image_bytes("crash")[16 << 10 : 32 << 20]
+    backing.write_bytes(before)
+    for options in (["-n"], ["--yes"]):
+        done = run("rescue", *options, cache, "--backing", backing, "--volume", 0)
+        assert (done.exit_code, name in done.stderr, "--to FILE" in done.stderr) == (1, True, True)
+    assert backing.read_bytes() == before
+
+
 def test_only_a_whole_backing_device_is_marked_clean(cache: Path, backing: Path) -> None:
     change(cache, 4 << 16, bytes(512))  # journal entry 256
     partly = run("rescue", "--yes", "--mark-clean", cache, "--backing", backing)

@@ -46,6 +46,13 @@ def test_what_is_no_map_is_refused(line: str) -> None:
         list(bad_ranges([*MAP.splitlines(), line], "m"))
 
 
+@pytest.mark.parametrize("text", ["", "x", "\0" * 4096, "# a comment\n0x2000 + 1\n", "no map\n0 0x1000 +\n"])
+def test_a_file_that_says_nothing_of_a_device_is_no_map(text: str) -> None:
+    with pytest.raises(SetRefused, match="m: expected a ddrescue map") as refused:
+        list(bad_ranges(text.splitlines(), "m"))
+    assert len(str(refused.value)) < 250
+
+
 def test_a_map_is_of_one_device() -> None:
     with pytest.raises(SetRefused, match="the set has 2"):
         Unreadable([100, 100]).add_map(MAP.splitlines(), "m")
