@@ -128,7 +128,7 @@ def scan_journal_bucket(
             size_bytes = _used_bytes(view[offset:], set_magic, here)
             entry = JournalEntry.parse(view[offset : offset + size_bytes], set_magic, here)
         except FormatError as error:
-            return placed, error
+            return placed, error.with_traceback(None)  # whose frames would keep the bucket's bytes
         blocks = -(-size_bytes // block_bytes)
         placed.append(PlacedEntry(offset, blocks, entry))
         offset += blocks * block_bytes

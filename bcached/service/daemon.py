@@ -23,13 +23,13 @@ import uvloop
 from bcached.device.claims.claim import be_known_as_daemon
 from bcached.device.claims.patience import Patience
 from bcached.device.file_device import FileDevice
+from bcached.device.heap import trim_heap
 from bcached.errors import ConfigError
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.service.command_line import allow_descriptors, parse_arguments
 from bcached.service.failures import report, report_unusable
 from bcached.service.health import probes_of
-from bcached.service.heap import trim_heap
 from bcached.service.listening_sockets import ListeningSockets
 from bcached.service.logs.log import LogHandler, get_logger, log_what_is_not_caught, replace_stderr
 from bcached.service.logs.log import finish as finish_logging

@@ -103,6 +103,13 @@ class Findings:
         if self.counts[finding.rule] <= FINDINGS_OF_A_RULE_MAX:
             self.listed.append(finding)
 
+    def add(self, others: "Findings") -> None:
+        """Add findings of another collection."""
+        before = self.counts.copy()
+        for finding in others.listed:
+            self.report(finding)
+        self.counts = before + others.counts
+
     @property
     def sound(self) -> bool:
         """Whether nothing is wrong."""

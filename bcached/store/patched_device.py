@@ -44,8 +44,11 @@ class PatchedDevice:
 
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset, as they would be."""
+        patches = self._overlapping(offset, offset + length)
+        if not patches:
+            return await self.inner.read(offset, length)
         found = bytearray(await self.inner.read(offset, length))
-        for patch in self._overlapping(offset, offset + length):
+        for patch in patches:
             begin, end = max(offset, patch.byte), min(offset + length, patch.byte + len(patch.data))
             if begin < end:
                 found[begin - offset : end - offset] = patch.data[begin - patch.byte : end - patch.byte]

@@ -227,7 +227,9 @@ def test_a_bucket_the_kernel_wrote_is_read() -> None:
 
 def test_a_scan_says_why_it_ends_and_raises_nothing() -> None:
     raw = bytearray(bucket(numbered(5), numbered(6)))
-    assert isinstance(scan_journal_bucket(raw, SET_MAGIC, 512, "here")[1], BadMagic)
+    found = scan_journal_bucket(raw, SET_MAGIC, 512, "here")[1]
+    assert isinstance(found, BadMagic)
+    assert found.__traceback__ is None  # its frames have the whole bucket
     raw[512] ^= 1
     placed, end = scan_journal_bucket(raw, SET_MAGIC, 512, "here")
     assert [p.entry.seq for p in placed] == [5]

@@ -22,8 +22,8 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self
 
+from bcached.device.heap import trim_heap
 from bcached.errors import LimitExceeded, RequestError
-from bcached.service.heap import trim_heap
 from bcached.service.logs.log import get_logger
 from bcached.service.socket.acceptor import Acceptor
 from bcached.service.socket.access import Access, Role

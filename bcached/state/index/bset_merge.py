@@ -70,9 +70,9 @@ def merge_bsets(
 def merged_runs(columns: Columns, merge_within: int) -> list[Run]:
     """Merge keys of at most one pointer, the newest last: later ones cut earlier ones."""
     runs: list[Run] = []
-    for inode, part in _by_inode(columns):
+    for inode, part in by_inode(columns):
         apart = _apart(part)
-        runs += _runs_of(inode, _joined(_settled(part), merge_within) if apart is None else apart)
+        runs += runs_of(inode, joined_within(_settled(part), merge_within) if apart is None else apart)
     return runs
 
 
@@ -114,7 +114,8 @@ def _one_by_one(bsets: Sequence[Buffer]) -> tuple[Columns, NumberColumn] | None:
     return columns, np.cumsum([len(part.heads) for part in parts])
 
 
-def _by_inode(columns: Columns) -> Iterator[tuple[int, Columns]]:
+def by_inode(columns: Columns) -> Iterator[tuple[int, Columns]]:
+    """Yields the keys of each inode, in their order."""
     inodes = KEY_INODE.of_column(columns.heads)
     if len(inodes) and bool((inodes == inodes[0]).all()):
         yield int(inodes[0]), columns
@@ -214,7 +215,7 @@ def _merged(left: Columns, right: Columns) -> Columns:
     return both.where(np.argsort(ends))
 
 
-def _joined(columns: Columns, bucket_sectors: int) -> Columns:
+def joined_within(columns: Columns, bucket_sectors: int) -> Columns:
     """Merge neighbours that are adjacent on the device, too (Run.extend)."""
     ends, sizes = columns.ends.astype(np.int64), KEY_SIZE.of_column(columns.heads)
     first_sectors = PTR_OFFSET.of_column(columns.pointers)
@@ -231,7 +232,8 @@ def _joined(columns: Columns, bucket_sectors: int) -> Columns:
     return Columns(heads, columns.ends[lasts], columns.pointers[firsts])
 
 
-def _runs_of(inode: int, columns: Columns) -> list[Run]:
+def runs_of(inode: int, columns: Columns) -> list[Run]:
+    """Returns the keys of an inode, which are in order and have a pointer each, as runs."""
     runs = []
     for begin in range(0, len(columns.heads), RUN_KEYS):
         chosen = slice(begin, begin + RUN_KEYS)

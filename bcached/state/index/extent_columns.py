@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Extents made of many keys at once: a tenth of the time that inserting each of them takes."""
 
-from array import array
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bcached.format.bits import WordColumn
 from bcached.format.bkey import (
-    HEAD_WORDS,
     HIGH_BIT,
     KEY_DIRTY,
     KEY_INODE,
@@ -18,101 +16,65 @@ from bcached.format.bkey import (
     PTR_GEN,
     PTR_OFFSET,
 )
+from bcached.state.index.bset_merge import Columns, by_inode, joined_within, runs_of
 from bcached.state.index.extent_run import Run
-from bcached.state.index.extents import RUN_KEYS_MAX, Extents
+from bcached.state.index.extents import Extents
 from bcached.state.index.key_rows import Rows
 
-
-def extents_of_rows(rows: Rows, merge_within: int) -> Extents:
-    """Returns the keys of these rows, each with its one pointer, in any order; a later one cuts the earlier.
-
-    Neighbours that are adjacent on the device are merged within a bucket of merge_within sectors.
-    """
-    extents = Extents(merge_within=merge_within)
-    in_order = rows.where(np.lexsort((rows.ends, rows.inodes)))
-    if _overlap(in_order):
-        for key in rows:
-            extents.insert(key)
-    else:
-        extents.take_runs(list(_runs(merged(in_order, merge_within))))
-    return extents
+WITH_POINTER = np.uint64(HIGH_BIT.mask | 1 << KEY_PTRS.shift)  # of a head
 
 
-def empty_rows() -> Rows:
-    """Returns no rows."""
-    none = np.zeros(0, np.int64)
-    return Rows(none, none, none, none, np.zeros(0, bool), none, none, none)
-
-
-def joined(parts: list[Rows]) -> Rows:
-    """Returns the rows of all parts, in order."""
-    return Rows(*(np.concatenate(column) for column in zip(*map(_columns, parts), strict=True)))
-
-
-def _columns(rows: Rows) -> tuple[NDArray[np.generic], ...]:
-    return (
-        rows.keys,
-        rows.inodes,
-        rows.ends,
-        rows.sectors,
-        rows.dirty,
-        rows.devices,
-        rows.first_sectors,
-        rows.gens,
-    )
-
-
-def _overlap(rows: Rows) -> bool:
-    """Whether any two of the rows, which are in order, share a sector."""
-    same = rows.inodes[1:] == rows.inodes[:-1]
-    return bool(np.any(same & (rows.ends[1:] - rows.sectors[1:] < rows.ends[:-1])))
-
-
-def merged(rows: Rows, within: int) -> Rows:
-    """Returns the rows, which are in order, with those merged that are one extent on the device as well."""
-    if not len(rows):
-        return rows
-    first = np.ones(len(rows), bool)
-    first[1:] = (
-        (rows.inodes[1:] != rows.inodes[:-1])
-        | (rows.ends[1:] - rows.sectors[1:] != rows.ends[:-1])
-        | (rows.dirty[1:] != rows.dirty[:-1])
-        | (rows.devices[1:] != rows.devices[:-1])
-        | (rows.gens[1:] != rows.gens[:-1])
-        | (rows.first_sectors[1:] != rows.first_sectors[:-1] + rows.sectors[:-1])
-        | (rows.first_sectors[1:] % within == 0)
-    )
-    starts = np.flatnonzero(first)
-    lasts = np.append(starts[1:], len(rows)) - 1
-    found = rows.where(starts)
-    return Rows(
-        found.keys,
-        found.inodes,
-        rows.ends[lasts],
-        np.add.reduceat(rows.sectors, starts),
-        found.dirty,
-        found.devices,
-        found.first_sectors,
-        found.gens,
-    )
-
-
-def _runs(rows: Rows) -> Iterator[Run]:
-    """Yields runs half as long as may be, so that inserting into them divides none at once."""
-    one = np.uint64(HIGH_BIT.mask | 1 << KEY_PTRS.shift)
-    heads = one | KEY_INODE.to_column(rows.inodes) | KEY_SIZE.to_column(rows.sectors)
+def columns_of_rows(rows: Rows) -> Columns:
+    """Returns a key for each row, with its one pointer, in packed words."""
+    heads = WITH_POINTER | KEY_INODE.to_column(rows.inodes) | KEY_SIZE.to_column(rows.sectors)
     heads |= KEY_DIRTY.to_column(rows.dirty.astype(np.int64))
     words = PTR_DEV.to_column(rows.devices) | PTR_OFFSET.to_column(rows.first_sectors)
     words |= PTR_GEN.to_column(rows.gens)
-    ends = rows.ends.astype(np.uint64)
-    changes = [*(np.flatnonzero(np.diff(rows.inodes)) + 1).tolist(), len(rows)]
-    begin = 0
-    for change in changes:
-        for first in range(begin, change, RUN_KEYS_MAX // 2):
-            part = slice(first, min(first + RUN_KEYS_MAX // 2, change))
-            run = Run(int(rows.inodes[first]))
-            run.ends, run.heads = array("Q", ends[part].tobytes()), array("Q", heads[part].tobytes())
-            run.pointers = [array("Q", words[part].tobytes())]
-            run.word_count = (HEAD_WORDS + 1) * len(run.ends)
-            yield run
-        begin = change
+    return Columns(heads, rows.ends.astype(np.uint64), words)
+
+
+def extents_of_parts(parts: list[Columns], merge_within: int) -> Extents:
+    """Returns the keys of these parts, in any order, each with one pointer; a later one cuts the earlier.
+
+    Neighbours that are adjacent on the device are merged within a bucket of merge_within sectors. The list is
+    empty afterwards: a part is not kept while the extents of the next one are made.
+    """
+    extents = Extents(merge_within=merge_within)
+    if not _are_in_order(parts):
+        whole = _joined(parts)
+        parts[:] = [whole.where(np.lexsort((whole.ends, KEY_INODE.of_column(whole.heads))))]
+        if not _are_in_order(parts):
+            parts.clear()
+            for head, end, pointer in zip(*(column.tolist() for column in _words(whole)), strict=True):
+                extents.insert_packed(head, end, pointer)
+            return extents
+    runs: list[Run] = []
+    parts.reverse()
+    while parts:
+        for inode, of_inode in by_inode(parts.pop()):
+            runs += runs_of(inode, joined_within(of_inode, merge_within))
+    extents.take_runs(runs)
+    return extents
+
+
+def _words(columns: Columns) -> tuple[WordColumn, WordColumn, WordColumn]:
+    return columns.heads, columns.ends, columns.pointers
+
+
+def _joined(parts: Sequence[Columns]) -> Columns:
+    return Columns(*(np.concatenate(column) for column in zip(*map(_words, parts), strict=True)))
+
+
+def _are_in_order(parts: Sequence[Columns]) -> bool:
+    """Whether the keys of all parts are in order, and no two of them share a sector."""
+    last = 0, 0
+    for part in parts:
+        if not len(part.ends):
+            continue
+        inodes, ends = KEY_INODE.of_column(part.heads), part.ends.astype(np.int64)
+        starts = ends - KEY_SIZE.of_column(part.heads)
+        ascend = (inodes[1:] > inodes[:-1]) | ((inodes[1:] == inodes[:-1]) & (starts[1:] >= ends[:-1]))
+        if (int(inodes[0]), int(starts[0])) < last or not ascend.all():
+            return False
+        last = int(inodes[-1]), int(ends[-1])
+    return True

@@ -20,6 +20,7 @@ from bcached.format.bkey import (
     pointer_word,
 )
 from bcached.keys import Key, Pointer
+from bcached.state.index.extent_run import Run
 from bcached.state.index.extents import Extents
 
 CHUNK_ROWS = 1 << 17
@@ -42,7 +43,9 @@ class Rows:
         return len(self.keys)
 
     def where(self, chosen: NDArray[np.bool_] | NumberColumn) -> "Rows":
-        """The chosen rows, by a mask or by their numbers."""
+        """The chosen rows, by a mask or by their numbers; no copy if a mask chooses all, as most do."""
+        if chosen.dtype == bool and bool(chosen.all()):
+            return self
         return Rows(
             self.keys[chosen],
             self.inodes[chosen],
@@ -72,16 +75,20 @@ class KeyRows:
     def add(self, extents: Extents) -> None:
         """Append the keys of a leaf."""
         for run in extents.runs:
-            numbers = range(self.key_count, self.key_count + len(run))
-            self.key_count += len(run)
-            if len(run.pointers) == 1:
-                self._keys.frombytes(np.arange(numbers.start, numbers.stop, dtype=np.uint32).tobytes())
-                self._heads += run.heads
-                self._ends += run.ends
-                self._pointers += run.pointers[0]
-                continue
-            for index, number in enumerate(numbers):
-                self._append(number, run.heads[index], run.ends[index], run.words(index))
+            self.add_run(run)
+
+    def add_run(self, run: Run) -> None:
+        """Append the keys of a run."""
+        numbers = range(self.key_count, self.key_count + len(run))
+        self.key_count += len(run)
+        if len(run.pointers) == 1:
+            self._keys.frombytes(np.arange(numbers.start, numbers.stop, dtype=np.uint32).tobytes())
+            self._heads += run.heads
+            self._ends += run.ends
+            self._pointers += run.pointers[0]
+            return
+        for index, number in enumerate(numbers):
+            self._append(number, run.heads[index], run.ends[index], run.words(index))
 
     def add_key(self, key: Key) -> None:
         """Append a single key."""

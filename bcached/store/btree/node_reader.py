@@ -65,7 +65,7 @@ async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: P
     except DeviceError as error:
         return await read_node_in_parts(members, key, level, low, error)
     except BcachedError as error:
-        node.damage = error
+        node.damage = error.with_traceback(None)
         return node
     offset = 0
     try:
@@ -74,7 +74,7 @@ async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: P
             offset = placed.offset_bytes + placed.blocks * block_bytes
         node.hides_keys = has_keys_behind(raw, offset)
     except BcachedError as error:
-        node.damage = error
+        node.damage = error.with_traceback(None)  # whose frames would keep the node's bytes
         if isinstance(error, BadChecksum):
             node.is_torn = bool(node.bsets) and is_last_bset(raw, offset, block_bytes)
         if not node.is_torn:

@@ -17,7 +17,7 @@ from bcached.state.accounting.opening_counts import Recount
 from bcached.state.buckets.gens import behind
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.key_check import KeyCheck, KeyTotals, report_unknown_volumes
-from bcached.store.finding import Findings
+from bcached.store.finding import Finding, Findings, Report
 from bcached.store.journal.reader import JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.bucket_checks import BucketContents
@@ -35,6 +35,7 @@ class CheckedSet:
     findings: Findings = field(default_factory=Findings)
     metadata: Metadata = field(default_factory=Metadata)
     tree: TreeReader | None = None
+    tree_findings: Findings = field(default_factory=Findings)  # those of the tree and its keys
     totals: KeyTotals = field(default_factory=KeyTotals)
     superseded: list[Key] = field(default_factory=list)  # keys of the journal superseded by later ones
 
@@ -95,7 +96,7 @@ async def read_tree(checked: CheckedSet, *, in_columns: bool = False) -> AsyncIt
     """Yields the nodes of the tree, then judges all its keys. In columns, sound leaves have no bsets."""
     if checked.journal is None or not checked.journal.entries:
         return
-    found, report, entries = checked.metadata, checked.findings.report, checked.journal.entries
+    found, report, entries = checked.metadata, _report_of_tree(checked), checked.journal.entries
     members, path = found.members, found.members[0].path
     bounds = bounds_of([member.superblock for member in members])
     replayed = merge_entries(path, entries, bounds, report)
@@ -112,12 +113,22 @@ async def read_tree(checked: CheckedSet, *, in_columns: bool = False) -> AsyncIt
     else:
         checked.tree.rows.add(replayed.extents)
     contents.judge(replayed.keys, [*found.metadata_pointers, *checked.tree.node_pointers])
-    _judge_keys(checked, contents)
+    _judge_keys(checked, contents, report)
 
 
-def _judge_keys(checked: CheckedSet, contents: BucketContents) -> None:
+def _report_of_tree(checked: CheckedSet) -> Report:
+    """Returns a report that adds to both collections, without a reference to the set, which has the tree."""
+    all_findings, tree_findings = checked.findings, checked.tree_findings
+
+    def report(finding: Finding) -> None:
+        all_findings.report(finding)
+        tree_findings.report(finding)
+
+    return report
+
+
+def _judge_keys(checked: CheckedSet, contents: BucketContents, report: Report) -> None:
     assert checked.tree is not None
-    report = checked.findings.report
     keys = KeyCheck(checked.members, checked.censuses, checked.tree.rows, report)
     for key in (*checked.superseded, *checked.tree.superseded):
         keys.add_superseded(key)

@@ -60,6 +60,10 @@ class TreeReader:
         self.node_keys: list[Key] = []
         self.node_pointers: list[tuple[Pointer, str]] = []  # of all nodes read so far
         self.nodes_by_level: Counter[int] = Counter()
+        # For who asks what can be relied on: nodes that are damaged or hide keys, and the range of each leaf
+        # that is neither.
+        self._doubtful: list[tuple[Key, int, Position]] = []
+        self.sound_leaves: list[tuple[Position, Position]] = []
 
     async def nodes(self, root: Key, level: int, *, in_columns: bool = False) -> AsyncIterator[NodeFound]:
         """Yields every node that can be reached, a parent before its children, these from left to right.
@@ -84,6 +88,7 @@ class TreeReader:
                     self.nodes_by_level[level] += 1
                     judge_damage(node, self._may_be_torn, self._report)
                     node.bsets += node.behind  # bsets behind damage count as far as they can be read
+                    self._note(node)
                     yield node
                     children = self._children(node) if level else []
                 layers.append(node)
@@ -92,6 +97,14 @@ class TreeReader:
             lows = [low, *(position_of(child) for child, *_ in children)]
             below = [(child, level - 1, lows[number]) for number, child in enumerate(children)]
             waiting += reversed(below)
+
+    async def doubtful_nodes(self) -> AsyncIterator[NodeFound]:
+        """Yields once more the nodes that were damaged or hid keys, in their order; nothing is reported."""
+        for key, level, low in self._doubtful:
+            node = await read_node(self._contents.members, key, level, low)
+            node.is_torn = node.is_torn and self._may_be_torn(node)
+            node.bsets += node.behind
+            yield node
 
     async def _read(self, node: NodeFound, *, is_plain: bool) -> NodeFound:
         """Returns a claimed node with its contents, in columns if it may be plain and is."""
@@ -105,6 +118,12 @@ class TreeReader:
                 node.merged, node.hides_keys = plain.extents, plain.hides_keys
                 return node
         return await read_node(members, node.key, node.level, node.low)
+
+    def _note(self, node: NodeFound) -> None:
+        if node.damage is not None or node.hides_keys:
+            self._doubtful.append((node.key, node.level, node.low))
+        elif node.level == 0:
+            self.sound_leaves.append((node.low, node.high))
 
     def _may_be_torn(self, node: NodeFound) -> bool:
         return may_be_torn(node, self._replayed)

@@ -6,16 +6,17 @@ sector in the cache would hide the right one below it.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bcached.keys import Key, Pointer
-from bcached.state.index.extent_columns import empty_rows, extents_of_rows, joined
+from bcached.state.index.bset_merge import Columns
+from bcached.state.index.extent_columns import columns_of_rows, extents_of_parts
 from bcached.state.index.extents import Extents
-from bcached.state.index.key_rows import KeyRows, Rows
+from bcached.state.index.key_rows import CHUNK_ROWS, KeyRows, Rows
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.missing_members import is_missing
@@ -45,7 +46,7 @@ class KeptKeys:
         ]
         kept = cls(left, Extents(), present)
         extents = DirtyExtents.of(left)
-        parts, several = [empty_rows()], list[Key]()
+        parts, several = list[Columns](), list[Key]()
         for rows, others in extents.of_all():
             parts.append(kept._sorted_out(rows, rows.dirty | extents.are_proven(rows), slots))
             pieces = KeyRows()
@@ -59,14 +60,14 @@ class KeptKeys:
                     kept.lossy.add(key.inode)
                 else:
                     kept.dropped_clean_sectors += part.sectors
-            parts += pieces.chunks()
-        kept.extents = extents_of_rows(joined(parts), left.bounds.bucket_sectors)
+            parts += map(columns_of_rows, pieces.chunks())
+        kept.extents = extents_of_parts(parts, left.bounds.bucket_sectors)
         for key in several:
             kept.extents.insert(key)
         return kept
 
-    def _sorted_out(self, rows: Rows, stays: NDArray[np.bool_], slots: int) -> Rows:
-        """Returns those rows of sure keys that stay, by their members' new numbers, and counts all."""
+    def _sorted_out(self, rows: Rows, stays: NDArray[np.bool_], slots: int) -> Columns:
+        """Returns those of sure keys that stay, by their members' new numbers, and counts all."""
         dirty = rows.dirty
         inside = rows.inodes < slots
         self.outside += int(rows.sectors[dirty & ~inside].sum())
@@ -81,7 +82,7 @@ class KeptKeys:
         stays &= devices >= 0
         self.dirty_sectors += int(rows.sectors[stays & dirty].sum())
         self.clean_sectors += int(rows.sectors[stays & ~dirty].sum())
-        return replace(rows, devices=devices).where(stays)
+        return columns_of_rows(replace(rows, devices=devices).where(stays))
 
     def _keep(self, key: Key, part: DirtyExtent, pieces: KeyRows, several: list[Key]) -> None:
         """Add a piece to those with one copy, or to those with several."""
@@ -131,12 +132,12 @@ class KeptKeys:
         counts = [self.left.checked.censuses[number].geometry.bucket_count for number in self.present]
         dirty = [np.zeros(count, np.int64) for count in counts]
         clean = [np.zeros(count, np.int64) for count in counts]
-        for chunk in self._rows().chunks():
+        for chunk in self._chunks():
+            buckets = chunk.first_sectors // self.left.bounds.bucket_sectors
             for device in range(len(counts)):
-                for counted, chosen in ((dirty, chunk.dirty), (clean, ~chunk.dirty)):
-                    here = chunk.where(chosen & (chunk.devices == device))
-                    buckets = here.first_sectors // self.left.bounds.bucket_sectors
-                    counted[device] += np.bincount(buckets, here.sectors, counts[device]).astype(np.int64)
+                is_here = chunk.devices == device
+                for counted, chosen in ((dirty, is_here & chunk.dirty), (clean, is_here & ~chunk.dirty)):
+                    np.add.at(counted[device], buckets[chosen], chunk.sectors[chosen])
         return dirty, clean
 
     def drop_clean_in(self, buckets: Collection[tuple[int, int]]) -> None:
@@ -144,7 +145,7 @@ class KeptKeys:
         doomed = list[Key]()
         for device in {device for device, _ in buckets}:
             numbers = np.array([bucket for one, bucket in buckets if one == device], np.int64)
-            for chunk in self._rows().chunks():
+            for chunk in self._chunks():
                 of_buckets = np.isin(chunk.first_sectors // self.left.bounds.bucket_sectors, numbers)
                 doomed += chunk.where(~chunk.dirty & (chunk.devices == device) & of_buckets)
         for key in dict.fromkeys((key.inode, key.offset, key.end) for key in doomed):
@@ -152,7 +153,12 @@ class KeptKeys:
                 self.clean_sectors -= cut.sectors
                 self.dropped_clean_sectors += cut.sectors
 
-    def _rows(self) -> KeyRows:
+    def _chunks(self) -> Iterator[Rows]:
+        """Yields the rows of all keys in parts: all of them packed again would take as much as the keys."""
         rows = KeyRows()
-        rows.add(self.extents)
-        return rows
+        for run in self.extents.runs:
+            rows.add_run(run)
+            if rows.key_count >= CHUNK_ROWS:
+                yield from rows.chunks()
+                rows = KeyRows()
+        yield from rows.chunks()

@@ -20,11 +20,11 @@ NAMED_BY_NOTHING, DROPPED_CLEAN, DROPPED_DIRTY, IN_USE = range(4)
 
 @dataclass(slots=True)
 class NewBuckets:
-    """The buckets that may be taken on each member, the best last, and the gens that all will have."""
+    """The buckets that may be taken on each member, the best first, and the gens that all will have."""
 
     left: SetLeft
     gens: list[NDArray[np.uint8]]
-    _free: list[list[int]] = field(default_factory=list)
+    _free: list[NDArray[np.int64]] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)  # of each member
 
     @classmethod
@@ -42,20 +42,20 @@ class NewBuckets:
             rank = _ranks(left, census, kept.present[device])
             rank[(dirty[device] > 0) | (clean[device] > 0)] = IN_USE
             in_order = np.argsort(rank, kind="stable")
-            free: list[int] = in_order[rank[in_order] < IN_USE].tolist()
+            free = in_order[rank[in_order] < IN_USE]
             lacking = wanted[device] - len(free)
             if lacking > 0:
                 only_clean = np.flatnonzero((clean[device] > 0) & (dirty[device] == 0))
-                cheapest = only_clean[np.argsort(clean[device][only_clean], kind="stable")][:lacking].tolist()
-                evicted |= {(device, bucket) for bucket in cheapest}
-                free += cheapest
+                cheapest = only_clean[np.argsort(clean[device][only_clean], kind="stable")][:lacking]
+                evicted |= {(device, bucket) for bucket in cheapest.tolist()}
+                free = np.append(free, cheapest)
             if wanted[device] > len(free):
                 path = left.members[kept.present[device]].path
                 raise SetRefused(
                     f"{path}: expected {wanted[device]} buckets that hold neither metadata nor dirty data "
                     f"for new metadata, found {len(free)}: rescue the dirty data instead (bcachectl rescue)"
                 )
-            buckets._free.append(free[::-1])
+            buckets._free.append(free[: wanted[device]])
             buckets.taken.append(0)
             buckets._raise_gens(device, census, dirty[device] + clean[device], rank)
         kept.drop_clean_in(evicted)
@@ -69,7 +69,7 @@ class NewBuckets:
 
     def take(self, device: int) -> int:
         """Returns a bucket of a member, with a new gen."""
-        bucket = self._free[device].pop()
+        bucket = int(self._free[device][self.taken[device]])
         self.taken[device] += 1
         self.gens[device][bucket] += 1
         return bucket

@@ -10,7 +10,7 @@ from bcached.format.bset import BSET_HEADER, pack_words
 from bcached.format.sizes import node_sectors
 from bcached.format.superblock import Superblock
 from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.index.bset_packing import PackedKeys
+from bcached.state.index.bset_packing import parts_of_runs
 from bcached.state.index.extents import Extents
 from bcached.state.index.interior_keys import Position, position_of
 from bcached.store.patched_device import Patch
@@ -44,29 +44,26 @@ class NodeSize:
 
 @dataclass(slots=True)
 class NewTree:
-    """The contents of the nodes, level by level; each gets its place when it is known how many there are."""
+    """The tree of keys, which has a node per place; what a node is to hold is packed when it is written."""
 
+    extents: Extents
     size: NodeSize
-    leaves: list[tuple[Position, bytes]] = field(default_factory=list)
     patches: list[Patch] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, extents: Extents, size: NodeSize) -> "NewTree":
-        """Returns the tree of these keys."""
-        tree = cls(size)
-        packed = PackedKeys([extents]) if len(extents) else None
-        if packed is not None:
-            parts = list(packed.parts(size.filled_bytes // WORD_BYTES))
-            tree.leaves = [(packed.end_of(end - 1), packed.cut(begin, end)) for begin, end in parts]
-        if not tree.leaves:
-            tree.leaves = [(LAST, b"")]
-        tree.leaves[-1] = (LAST, tree.leaves[-1][1])
-        return tree
+    def _leaves(self) -> Iterator[tuple[Position, bytes]]:
+        """Yields the end of each leaf's range, and its keys."""
+        words_max = self.size.filled_bytes // WORD_BYTES
+        before: tuple[Position, bytes] | None = None
+        for leaf in parts_of_runs(self.extents.runs, words_max):
+            if before is not None:
+                yield before
+            before = leaf
+        yield LAST, b"" if before is None else before[1]
 
     @property
     def node_count(self) -> int:
         """How many nodes there are on all levels."""
-        count = level = len(self.leaves)
+        count = level = sum(1 for _ in self._leaves())
         while level > 1:
             level = -(-level // self._fan_out)
             count += level
@@ -78,7 +75,7 @@ class NewTree:
 
     def write(self, places: Iterator[Pointer]) -> tuple[Key, int]:
         """Plan the writes of all nodes, each at one of the places. Returns the root's key, and its level."""
-        keys = [self._node(position, raw, next(places)) for position, raw in self.leaves]
+        keys = [self._node(position, raw, next(places)) for position, raw in self._leaves()]
         level = 0
         while len(keys) > 1:
             keys = [self._interior(children, next(places)) for children in self._groups(keys)]

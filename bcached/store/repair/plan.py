@@ -56,7 +56,7 @@ async def _rebuild(repair: Repair, wishes: Wishes) -> None:
     if not needed & wishes.rebuilding:
         return
     refuse_unanswered(needed, wishes.rebuilding)
-    step, members = await rebuild(repair.view, wishes)
+    step, members = await rebuild(repair.view, wishes, found)
     repair.add(step, members)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.device.block_device import BlockDevice
+from bcached.device.heap import trim_heap
 from bcached.errors import SetRefused
 from bcached.format.jset import JournalEntry
 from bcached.format.prio_set import PrioSet
@@ -19,6 +20,7 @@ from bcached.format.sizes import MEMBERS_MAX, uuid_slots
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_SECTOR
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
+from bcached.store.check.checker import CheckedSet
 from bcached.store.finding import Severity
 from bcached.store.membership import MemberFound, renumbered
 from bcached.store.patched_device import Patch, PatchedDevice
@@ -42,17 +44,25 @@ from bcached.units import SECTOR_BYTES
 LOSSES_LISTED = 20
 
 
-async def rebuild(devices: Sequence[BlockDevice], wishes: Wishes) -> tuple[RepairStep, list[MemberFound]]:
-    """Plan to write new metadata. Returns the step, and the members that its patches are of."""
-    left = await read_corrected(devices)
+async def rebuild(
+    devices: Sequence[BlockDevice], wishes: Wishes, known: CheckedSet
+) -> tuple[RepairStep, list[MemberFound]]:
+    """Plan to write new metadata. Returns the step, and the members that its patches are of.
+
+    Known is what a check of the devices found; it has no tree afterwards.
+    """
+    left = await read_corrected(devices, known=known)
     await add_found_leaves(left)
     members = [
         MemberFound(_below(member.block_device), member.superblock)
         for member in left.members
         if not is_missing(member.block_device)
     ]
-    plan = Rebuild(left, members, wishes)
-    return await plan.step(), members
+    trim_heap()
+    step = await Rebuild(left, members, wishes).step()
+    del left
+    trim_heap()  # for the check of what the step leaves, which takes as much
+    return step, members
 
 
 def _below(device: BlockDevice) -> BlockDevice:
@@ -81,8 +91,10 @@ class Rebuild:
         volumes = await self._volumes(kept)
         volumes.mark_given_up(self._lossy(kept, volumes), kept.inodes())
         size = NodeSize.of(superblock)
-        buckets = NewBuckets.of(kept, self._wanted(NewTree.of(kept.extents, size).node_count))
-        tree = NewTree.of(kept.extents, size)  # a part of the clean keys may be gone
+        tree = NewTree(kept.extents, size)
+        buckets = NewBuckets.of(kept, self._wanted(tree.node_count))  # may drop a part of the clean keys
+        left.checked.tree = None  # as large as all that is kept
+        trim_heap()
         root, level = tree.write(self._places(buckets))
         uuid_key, table = self._table(volumes, buckets)
         chains = [self._take_chain(number, buckets) for number in range(len(self.members))]

@@ -19,6 +19,7 @@ from bcached.format.correction import (
 )
 from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.store.btree.node_reader import NodeFound
+from bcached.store.check.checker import CheckedSet
 from bcached.store.patched_device import Patch, patched_devices
 from bcached.store.prio_chain import follow_chain
 from bcached.store.rescue.remains.set_left import SetLeft, read_what_is_left
@@ -28,13 +29,18 @@ from bcached.units import SECTOR_BYTES
 READINGS = 4  # what is behind damage is seen only when that is corrected
 
 
-async def read_corrected(devices: Sequence[BlockDevice], layout: KnownLayout | None = None) -> SetLeft:
-    """Read everything that can be read, with single wrong bits put right. Nothing is written."""
+async def read_corrected(
+    devices: Sequence[BlockDevice], layout: KnownLayout | None = None, known: CheckedSet | None = None
+) -> SetLeft:
+    """Read everything that can be read, with single wrong bits put right. Nothing is written.
+
+    Known is what a check found just now; its tree is taken if it can be.
+    """
     patches: list[Patch] = []
     told: list[str] = []
     for _ in range(READINGS):
         patched = patched_devices(devices, patches)
-        left = await read_what_is_left(patched, layout)
+        left = await read_what_is_left(patched, layout, None if patches else known)
         left.corrections, left.corrected = told, patches
         found = [correction async for correction in _corrections(left)]
         if not found:
@@ -75,7 +81,8 @@ async def _of_journal(left: SetLeft) -> AsyncIterator[tuple[str, Patch]]:
             if length < JSET_BYTES:
                 continue
             raw = await _read_or_nothing(left.members[bucket.member].block_device, start, length)
-            corrected = corrected_entry(raw, superblock.set_magic) if raw else None
+            has_header = any(raw[:JSET_BYTES])  # none that one bit was wrong of is zeros
+            corrected = corrected_entry(raw, superblock.set_magic) if has_header else None
             if corrected is not None and _seq_of(corrected) >= needed:
                 yield f"entry {_seq_of(corrected)} at {bucket.where}", Patch(bucket.member, start, corrected)
 

@@ -73,11 +73,13 @@ class DirtyExtents:
 
         1. Of what is sure in columns. 2. Of the others, which what was proven may have made sure.
         """
-        for rows, _ in self._in_columns():
+        are_others = False
+        for rows, others in self._in_columns():
+            are_others |= bool(others.dirty.any())
             for device, census in enumerate(self.left.checked.censuses):
                 here = rows.first_sectors[rows.dirty & (rows.devices == device)]
                 self._proven[device][census.geometry.buckets_of(here)] = True
-        for _, others in self._in_columns():
+        for _, others in self._in_columns() if are_others else ():
             for extent in self._extents(others.where(others.dirty)):
                 if extent.confidence == Confidence.SURE:
                     for place in extent.copies:

@@ -4,18 +4,23 @@ from random import Random
 import pytest
 
 from bcached.keys import Key, Pointer
-from bcached.state.index.extent_columns import empty_rows, extents_of_rows, joined
+from bcached.state.index.bset_merge import Columns
+from bcached.state.index.extent_columns import columns_of_rows, extents_of_parts
 from bcached.state.index.extents import RUN_KEYS_MAX, Extents
-from bcached.state.index.key_rows import KeyRows, Rows
+from bcached.state.index.key_rows import KeyRows
 
 BUCKET = 64
 
 
-def rows_of(keys: list[Key]) -> Rows:
-    rows = KeyRows()
-    for key in keys:
-        rows.add_key(key)
-    return joined([empty_rows(), *rows.chunks()])
+def parts_of(keys: list[Key], size: int = 100) -> list[Columns]:
+    """The keys in parts, as they are read."""
+    parts = list[Columns]()
+    for begin in range(0, len(keys), size):
+        rows = KeyRows()
+        for key in keys[begin : begin + size]:
+            rows.add_key(key)
+        parts += map(columns_of_rows, rows.chunks())
+    return parts
 
 
 def inserted(keys: list[Key]) -> Extents:
@@ -53,11 +58,14 @@ def random_keys(random: Random, *, overlapping: bool) -> list[Key]:
 def test_they_are_what_inserting_each_key_gives(seed: int) -> None:
     keys = random_keys(Random(seed), overlapping=False)
     extents = inserted(keys)
-    Random(seed).shuffle(keys)
-    found = extents_of_rows(rows_of(keys), BUCKET)
+    if seed % 2:
+        Random(seed).shuffle(keys)
+    parts = parts_of(keys)
+    found = extents_of_parts(parts, BUCKET)
+    assert not parts
     assert sectors_of(found) == sectors_of(extents)
     assert (found.key_count, found.word_count) == (len(list(found)), 3 * len(list(found)))
-    assert len(found) <= len(extents)
+    assert seed % 2 == 0 or len(found) <= len(extents)  # nor does this across the ends of parts
     assert all(0 < len(run) <= RUN_KEYS_MAX for run in found.runs)
     for key in random_keys(Random(seed + 100), overlapping=True):
         found.insert(key)
@@ -68,4 +76,4 @@ def test_they_are_what_inserting_each_key_gives(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_later_rows_cut_earlier_ones(seed: int) -> None:
     keys = random_keys(Random(seed), overlapping=True)
-    assert list(extents_of_rows(rows_of(keys), BUCKET)) == list(inserted(keys))
+    assert list(extents_of_parts(parts_of(keys), BUCKET)) == list(inserted(keys))

@@ -18,6 +18,7 @@ from bcached.state.index.interior_keys import START, Position
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.btree.node_rules import leaf_extents
 from bcached.store.check.checker import CheckedSet, read_tree
+from bcached.store.check.taken_tree import take_tree
 from bcached.store.finding import Finding, Severity
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
@@ -114,8 +115,14 @@ class SetLeft:
         self.doubts.index_is_whole = not set(counts) & INCOMPLETE
 
 
-async def read_what_is_left(devices: Sequence[BlockDevice], layout: KnownLayout | None = None) -> SetLeft:
-    """Read everything that can be read. Raises BcachedError if no superblock or no journal can be found."""
+async def read_what_is_left(
+    devices: Sequence[BlockDevice], layout: KnownLayout | None = None, known: CheckedSet | None = None
+) -> SetLeft:
+    """Read everything that can be read. Raises BcachedError if no superblock or no journal can be found.
+
+    Known is what a check found just now: its tree is moved here, and not read again, if nothing of the
+    metadata differs.
+    """
     checked = CheckedSet()
     report = checked.findings.report
     members = [await _with_journal(await read_member_left(device, layout, report)) for device in devices]
@@ -132,7 +139,7 @@ async def read_what_is_left(devices: Sequence[BlockDevice], layout: KnownLayout 
     left = SetLeft(checked, journal, Doubts.of(journal, bounds), bounds)
     left.doubts.nothing_is_sure = not await _guesses_fit(members, journal)
     left.former_tables = [table async for table in _former_tables(left)]
-    await _read_tree(left)
+    await _read_tree(left, known)
     left.settle()
     return left
 
@@ -141,29 +148,36 @@ async def _with_journal(member: MemberLeft) -> MemberLeft:
     return MemberLeft(await with_journal_found(member.found), is_guess=True) if member.is_guess else member
 
 
-async def _read_tree(left: SetLeft) -> None:
+async def _read_tree(left: SetLeft, known: CheckedSet | None) -> None:
     """Read the index, and record what is doubtful of it, and where a part of it cannot be reached."""
     level = left.journal.entries[-1].level
-    reached_root = False
     journaled = JournaledPlaces(left.journal.entries)
-    leaves: list[tuple[Position, Position]] = []
-    async for node in read_tree(left.checked, in_columns=True):
-        reached_root |= node.level == level
+    async for node in _nodes(left, known):
         if node.damage is not None:
             left.damaged_nodes.append(node)
             await _doubt(left, node, journaled)
         elif node.hides_keys:
             _doubt_hiding(left, node)
-        elif node.level == 0:
-            leaves.append((node.low, node.high))
-    if not reached_root:
+    tree = left.checked.tree
+    if tree is None or not tree.nodes_by_level[level]:
         left.lost_branches.append((START, (INODE_MAX, END_MAX)))
         left.doubts.add_interior(START, (INODE_MAX, END_MAX))
     left.sound_leaves = [
         (low, high)
-        for low, high in leaves
+        for low, high in (tree.sound_leaves if tree is not None else ())
         if not any(first <= low and high <= last for first, last in left.lost_branches)
     ]
+
+
+async def _nodes(left: SetLeft, known: CheckedSet | None) -> AsyncIterator[NodeFound]:
+    """Yields the nodes of the index; of one that was read already only those that are not sound."""
+    if known is None or not take_tree(left.checked, known):
+        async for node in read_tree(left.checked, in_columns=True):
+            yield node
+        return
+    assert left.checked.tree is not None
+    async for node in left.checked.tree.doubtful_nodes():
+        yield node
 
 
 def _refuse_others(members: Sequence[MemberLeft]) -> None:
