@@ -174,13 +174,16 @@ def _resolve(path: str) -> str:
 def _refuse_other_kinds(path: str, target: str) -> os.stat_result:
     found = os.lstat(target)
     if not (stat.S_ISBLK(found.st_mode) or stat.S_ISREG(found.st_mode)):
-        raise DeviceRefused(path, f"expected a block device or an image file, found a {_kind(found.st_mode)}")
+        raise DeviceRefused(
+            path, f"expected a block device or an image file, found a {kind_of(found.st_mode)}"
+        )
     return found
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
+    """Returns the name of the kind of file that a mode says."""
     names = {stat.S_IFDIR: "directory", stat.S_IFCHR: "character device", stat.S_IFIFO: "fifo"}
-    names |= {stat.S_IFSOCK: "socket", stat.S_IFLNK: "symbolic link"}
+    names |= {stat.S_IFSOCK: "socket", stat.S_IFLNK: "symbolic link", stat.S_IFBLK: "block device"}
     return names.get(stat.S_IFMT(mode), "file of another kind")
 
 

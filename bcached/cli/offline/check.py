@@ -13,13 +13,14 @@ from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line
-from bcached.cli.offline.devices import lines_of, opened, warn_if_used
+from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.reports.journal_end import end_line, end_word
 from bcached.cli.offline.reports.next_commands import next_for_damage
 from bcached.cli.offline.reports.owner_report import next_commands, owner_document, owner_lines
 from bcached.cli.paths import PATH
 from bcached.device.block_device import BlockDevice
+from bcached.device.text_file import text_lines
 from bcached.format.label import printable_label
 from bcached.store.check.checker import CheckedSet
 from bcached.store.check.key_check import VolumeSectors
@@ -123,7 +124,7 @@ async def _answer_owner(
     if request.is_of_owner and not steady.checked.is_fresh:
         question = OwnerQuestion(backings, request.with_data, compare=not request.in_use)
         if request.map_path is not None:
-            question.map_path, question.map_lines = request.map_path, lines_of(request.map_path)
+            question.map_path, question.map_lines = request.map_path, text_lines(request.map_path)
         if request.with_data and request.backings and request.in_use:
             warnings.append("clean data is not compared with a backing device while one of them is in use")
             click.echo(f"bcachectl: {warnings[-1]}", err=True)

@@ -40,9 +40,3 @@ def warn_if_used(paths: Sequence[str]) -> list[str]:
             warnings.append(f"{path} is in use by {user}: what is read may not be of one instant")
             click.echo(f"bcachectl: {warnings[-1]}", err=True)
     return warnings
-
-
-def lines_of(path: str) -> list[str]:
-    """Returns the lines of a text file."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.readlines()

@@ -8,6 +8,8 @@ import click
 from bcached.cli.amounts import SECTORS
 from bcached.runtime.warming.ranges import Range, merged
 
+WORD_LENGTH_MAX = 30  # of a number of 64 bits and its suffix
+
 
 def parse_ranges(lines: Iterable[str]) -> list[Range]:
     """Returns the ranges in order. Raises a usage error with the line that is wrong."""
@@ -16,9 +18,10 @@ def parse_ranges(lines: Iterable[str]) -> list[Range]:
         words = line.partition("#")[0].split()
         if not words:
             continue
-        if len(words) != 2:
+        if len(words) != 2 or max(map(len, words)) > WORD_LENGTH_MAX:
             raise click.UsageError(
-                f"ranges, line {number}: expected an offset and a length, found {len(words)} words"
+                f"ranges, line {number}: expected an offset and a length, found {len(words)} words: "
+                f"{' '.join(words)[:WORD_LENGTH_MAX]!r}"
             )
         try:
             offset, length = (SECTORS.convert(word, None, None) for word in words)

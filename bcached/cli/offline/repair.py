@@ -167,7 +167,7 @@ def repair(
     if restore is not None:
         if request.steps or undo is not None or dry_run:
             raise WronglyUsed("--restore goes with no step, -n or --undo")
-        asyncio.run(_restore(options, restore, devices))
+        asyncio.run(_restore(options, restore, Undo.read(restore), devices))
         return
     _refuse_misuse(request)
     done = asyncio.run(_repair(options, request))
@@ -246,8 +246,7 @@ def _ask(options: GlobalOptions, request: RepairRequest, done: Repair) -> None:
     click.confirm("Go on?", abort=True, err=True)
 
 
-async def _restore(options: GlobalOptions, path: str, devices: tuple[str, ...]) -> None:
-    undo = Undo.read(path)
+async def _restore(options: GlobalOptions, path: str, undo: Undo, devices: tuple[str, ...]) -> None:
     paths = devices or tuple(named.path for named in undo.devices)
     if len(paths) != len(undo.devices):
         raise WronglyUsed(f"expected the {len(undo.devices)} devices of {path}, found {len(paths)}")

@@ -14,11 +14,12 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed, Interrupted
-from bcached.cli.offline.devices import lines_of, opened, warn_if_used
+from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
+from bcached.device.text_file import text_lines
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
@@ -147,7 +148,7 @@ def rescue(
         mark_clean,
         CONFIDENCE[confidence],
         map_path,
-        lines_of(map_path) if map_path is not None else [],
+        text_lines(map_path) if map_path is not None else [],
         layout,
     )
     if dry_run:

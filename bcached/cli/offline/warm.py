@@ -2,6 +2,7 @@
 """`bcachectl warm`: a cache filled with data of its backing device before the kernel attaches it."""
 
 import asyncio
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.ranges_file import parse_ranges
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
+from bcached.device.text_file import text_lines
 from bcached.errors import SetRefused
 from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
@@ -118,8 +120,7 @@ def warm(
 
 def _ranges_in(path: str) -> list[Range]:
     try:
-        with click.open_file(path, encoding="utf-8", errors="replace") as lines:
-            return parse_ranges(lines)
+        return parse_ranges(sys.stdin if path == "-" else text_lines(path))
     except OSError as error:
         raise Failed(f"{path}: cannot read the ranges: {error.strerror}") from None
 

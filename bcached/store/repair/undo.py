@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
 from bcached.device.durable_log import DurableLog
+from bcached.device.text_file import refuse_no_file
 from bcached.errors import SetRefused
 from bcached.store.repair.undo_records import (
     DeviceNamed,
@@ -64,6 +65,7 @@ class Undo:
     @classmethod
     def read(cls, path: str) -> "Undo":
         """Returns what a file says. Raises SetRefused if it is no undo file, or damaged."""
+        refuse_no_file(path)
         with open(path, "rb") as file:
             undo = cls(read_header(file, path).devices)
             for record in read_records(file, path):
