@@ -55,8 +55,8 @@ async def read_journal(
         _report_newer(newer, found.newest.seq, members, report)
     elif thorough:
         await _report_end(found, members, report)
-    for number, member in enumerate(members):
-        report_ring(found, number, f"{member.path} journal", report, thorough=thorough)
+    for number in range(len(members)):
+        report_ring(found, number, members, report, thorough=thorough)
     if thorough and len(members) > 1:
         _report_mirrors(found, members, report)
     return found
@@ -96,13 +96,19 @@ def _index_of(bucket: BucketFound) -> int:
 
 
 def _report_nonsense(found: JournalFound, oldest_needed: int, report: Report) -> None:
-    """Report entries with a good checksum and invalid fields. One not needed may be of the lap before."""
+    """Report entries with a good checksum and invalid fields.
+
+    One that is not needed any more is of the lap before: nothing is lost by it, wherever the newest one is.
+    """
     for buckets, may_count in ((found.buckets, True), (found.others, False)):
         for bucket in buckets:
             if bucket.end is None or isinstance(bucket.end, NOT_AN_ENTRY):
                 continue
-            counts = may_count and bucket.next_seq >= oldest_needed
-            severity = Severity.FATAL if counts else Severity.DAMAGE
+            if bucket.next_seq < oldest_needed:
+                lost = "nothing: it is not needed any more"
+                report(finding_of(bucket.end, "journal-entry", Severity.NOTE, lost))
+                continue
+            severity = Severity.FATAL if may_count else Severity.DAMAGE
             report(finding_of(bucket.end, "journal-entry", severity, "the keys in it and behind it"))
 
 

@@ -6,30 +6,44 @@ frees them. The kernel finds the newest entry by a bisection (kernel_bisection.p
 order may mislead; that concerns only a set that the kernel is to use.
 """
 
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 
 from bcached.format.jset import JournalEntry
 from bcached.store.finding import Finding, Report, Severity
-from bcached.store.journal.reader import JournalFound
+from bcached.store.journal.reader import JournalFound, RingFound
+from bcached.store.membership import MemberFound
 from bcached.store.reading.kernel_bisection import newest_by_bisection
+from bcached.units import SECTOR_BYTES
 
 STRUCTURE = "journal"
 BucketEntries = list[list[JournalEntry]]  # of one member, in the order of its ring
 
 
-def report_ring(found: JournalFound, number: int, where: str, report: Report, *, thorough: bool) -> None:
-    """Report buckets out of ring order: fatal among needed ones, else wrong for the kernel only."""
-    ends = found.rings[number].newest_seqs
+def report_ring(
+    found: JournalFound, number: int, members: Sequence[MemberFound], report: Report, *, thorough: bool
+) -> None:
+    """Report a ring that has no space, or buckets out of order: fatal among needed ones.
+
+    Others out of order are wrong for the kernel only.
+    """
+    ring, where = found.rings[number], f"{members[number].path} journal"
+    ends, needed = ring.newest_seqs, found.newest.last_seq
     if not any(ends):
         return
-    if not is_in_ring_order(ends, found.newest.last_seq):
+    way = shlex.join(["bcachectl", "repair", "-n", "--drop-damaged", *(member.path for member in members)])
+    if not is_in_ring_order(ends, needed):
         problem = (
             "expected the buckets that are needed in the order of a ring, "
             f"found them to end with entries {ends}"
         )
         lost = "nothing: all entries are there"
-        report(Finding("journal-ring", Severity.FATAL, STRUCTURE, where, problem, lost))
+        report(Finding("journal-ring", Severity.FATAL, STRUCTURE, where, problem, lost, way))
+    elif ends[(ring.index + 1) % len(ends)] >= needed and not _has_block_behind(ring, members[number]):
+        problem = f"no bucket is free for another entry: all end with entries from {needed} on, {ends}"
+        lost = "nothing: all entries are there"
+        report(Finding("journal-full", Severity.FATAL, STRUCTURE, where, problem, lost, way))
     elif thorough and (misled := _kernel_misled(found, number)) is not None:
         problem, lost = misled
         report(Finding("journal-ring", Severity.DAMAGE, STRUCTURE, where, problem, lost))
@@ -43,7 +57,17 @@ def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
     behind = newest_seqs.index(max(newest_seqs)) + 1
     lap = [*newest_seqs[behind:], *newest_seqs[:behind]]
     needed = [seq for seq in lap if seq and seq >= oldest_needed]
-    return all(before < after for before, after in pairwise(needed))
+    is_full = len(needed) == len(list(filter(None, lap)))
+    in_order = all(before < after for before, after in pairwise(needed))
+    return in_order and (is_full or lap[0] < oldest_needed)
+
+
+def _has_block_behind(ring: RingFound, member: MemberFound) -> bool:
+    """Whether there is space for an entry without keys in the bucket of the newest entry."""
+    superblock = member.superblock
+    return (
+        ring.behind_byte + superblock.block_sectors * SECTOR_BYTES <= superblock.bucket_sectors * SECTOR_BYTES
+    )
 
 
 def _kernel_misled(found: JournalFound, number: int) -> tuple[str, str] | None:

@@ -381,7 +381,7 @@ async def test_nonsense_of_the_lap_before_is_in_nobody_s_way() -> None:
     entry = builder.entry(4, 1)
     raw = sealed(with_field(entry.pack(builder.set_magic), 168, "H", 17), 240)
     builder.write(byte, raw)
-    await assert_found(builder, ("journal-entry", DAMAGE))
+    await assert_found(builder, ("journal-entry", NOTE))
 
 
 async def test_two_entries_of_one_number() -> None:

@@ -102,6 +102,17 @@ async def test_an_entry_that_is_whole_and_makes_no_sense_is_told() -> None:
         await read({1: [raw]})
 
 
+async def test_one_that_is_not_needed_any_more_is_a_note_wherever_it_is() -> None:
+    old = sealed(with_field(packed(entry(3)), 32, "Q", 9), 240)
+    behind: Ring = {1: [entry(1), entry(2), old], 2: [entry(4), entry(5)]}
+    in_another_bucket: Ring = {1: [old], 2: [entry(4), entry(5, 5)]}
+    for ring in (behind, in_another_bucket):
+        findings = [one for one in await check(ring) if one.rule == "journal-entry"]
+        assert [(one.severity, one.lost) for one in findings] == [
+            (Severity.NOTE, "nothing: it is not needed any more")
+        ]
+
+
 async def test_a_sound_journal_has_no_finding() -> None:
     assert await check({1: [entry(1), entry(2)], 2: [entry(3, 2)]}) == []
 

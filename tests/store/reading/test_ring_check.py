@@ -24,6 +24,8 @@ async def check(ring: Ring, *, thorough: bool = True) -> list[Finding]:
         ([3, 2, 4, 0], 2, False),
         ([3, 2, 4, 0], 3, True),  # what is not needed may be anywhere
         ([2, 4, 3, 0], 2, False),  # right behind the newest
+        ([1, 5, 4, 2], 4, False),  # the same: there is no free bucket, though two are not needed
+        ([5, 6, 3, 4], 3, True),  # full, the oldest right behind the newest
     ],
 )
 def test_only_the_order_of_needed_buckets_counts(ends: list[int], needed: int, holds: bool) -> None:
@@ -48,6 +50,21 @@ async def test_old_buckets_out_of_order_may_mislead_the_kernel_only() -> None:
     assert found.severity == Severity.DAMAGE
     assert "entry 3 is behind entry 2" in found.problem or "entry 2 is behind" in found.problem
     assert found.lost == "nothing here; the kernel may miss the newest entries"
+
+
+async def test_a_ring_without_space_for_an_entry_is_fatal_and_says_what_to_do() -> None:
+    ring: Ring = {n: [entry(8 * n + block + 1, 1) for block in range(8)] for n in range(COUNT)}
+    findings = Findings()
+    await read_journal([member(ring)], findings.report)
+    (found,) = findings.listed
+    assert (found.rule, found.severity) == ("journal-full", Severity.FATAL)
+    assert found.lost == "nothing: all entries are there"
+    assert found.advice == "bcachectl repair -n --drop-damaged memory"
+    for kept, needed in ((7, 1), (8, 9)):  # a block is left; a bucket is not needed
+        last: Ring = {COUNT - 1: [entry(8 * (COUNT - 1) + block + 1, needed) for block in range(kept)]}
+        findings = Findings()
+        await read_journal([member({**ring, **last})], findings.report)
+        assert findings.listed == []
 
 
 async def test_a_hole_may_hide_the_newest_entries_from_the_kernel() -> None:
