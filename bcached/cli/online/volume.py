@@ -49,9 +49,10 @@ def table(volumes: Sequence[Volume]) -> Table:
     drawn = Table(box=None, pad_edge=False, header_style="dim")
     drawn.add_column("inode", justify="right")
     for column in ("label", "kind", "size", *["owner"] * has_owners, *["made by"] * has_makers):
-        drawn.add_column(column, justify="right" if column == "size" else "left")
-    is_wide = has_owners or has_makers
-    drawn.add_column("uuid", no_wrap=is_wide, min_width=36 if is_wide else None)
+        whole = has_makers and column != "label"  # labels and uuids are broken where there is no room
+        drawn.add_column(column, justify="right" if column == "size" else "left", no_wrap=whole)
+    keeps_uuid = has_owners and not has_makers
+    drawn.add_column("uuid", no_wrap=keeps_uuid, overflow="fold", min_width=36 if keeps_uuid else None)
     for one in volumes:
         size = format_size(one.sectors * SECTOR_BYTES) if one.sectors else ""
         kind = "flash-only" if one.flash_only else "cached"
