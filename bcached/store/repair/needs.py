@@ -34,6 +34,7 @@ RULES = {
     "prio-chain": StepOption.REBUILD_PRIOS,
 }
 RULES |= {"uuid-bucket": StepOption.REBUILD_VOLUMES}
+JOURNAL_LOST = "journal-empty"
 NO_STEP = {"set-members", "member-older", "geometry", "superblock-sync"}  # another device is needed
 NO_STEP_PREFIXES = "backing-", "data-"  # nothing of the set's metadata
 
@@ -51,7 +52,11 @@ def step_for(finding: Finding) -> StepOption | None:
 
 def needed_steps(findings: Findings) -> set[StepOption]:
     """Returns the steps that answer what was found."""
-    return {step for finding in findings.listed if (step := step_for(finding)) is not None}
+    needed = {step for finding in findings.listed if (step := step_for(finding)) is not None}
+    if JOURNAL_LOST in findings.counts:
+        # No reader gets as far as to miss them: only the journal says where they are.
+        needed |= {StepOption.REBUILD_PRIOS, StepOption.REBUILD_VOLUMES}
+    return needed
 
 
 def refuse_unanswered(needed: AbstractSet[StepOption], named: AbstractSet[StepOption]) -> None:

@@ -22,7 +22,8 @@ async def plan_repair(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
         return await _plan(devices, wishes)
     except DeviceError as error:
         raise SetRefused(
-            f"{error}: a repair needs a device that can be read: copy it (ddrescue), and repair the copy"
+            f"{error}: a repair needs a device that can be read. `bcachectl rescue` reads around what is bad "
+            "and gets the dirty data back; or copy the device (ddrescue), and repair the copy"
         ) from error
 
 
