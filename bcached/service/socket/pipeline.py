@@ -91,6 +91,7 @@ class RequestPipeline:
         self._ready_operations: dict[type, Operation] = {}
         self._ready: dict[type, Handler] = {}
         self._ready_batches: dict[type, BatchHandler] = {}
+        self._sends_soon = False  # `_send_ready` is scheduled
         self._ticking: asyncio.TimerHandle | None = None  # until a stream, the head of the queue, is polled
         self.set_role(session.role)
 
@@ -349,6 +350,7 @@ class RequestPipeline:
             self._report_bug(future)
             return
         outcome: Outcome | Refusal
+        is_one_of_several = False
         try:
             try:
                 outcome = results(future.result())
@@ -357,14 +359,21 @@ class RequestPipeline:
             except RequestError as error:
                 outcome = self._replies.refusal(slot.kind, error)
             self._in_order.end(slot)
-            self._settle(slot, outcome)
+            if len(self.slots) > 1 and not isinstance(outcome, Decided | Later | Stream):
+                is_one_of_several = True
+                self._set_reply(slot, self._replies.encoded(slot.kind, outcome))
+            else:
+                self._settle(slot, outcome)
             while (deferred := self._in_order.next()) is not None:
                 slot, request = deferred
                 self._settle(slot, self._outcome_of(request))
         except Exception as error:
             self._server.fail(error)
             return
-        self._on_progress()
+        if is_one_of_several:
+            self._send_soon()
+        else:
+            self._on_progress()
 
     def _report_bug(self, future: "asyncio.Future[Any]") -> None:
         """The connection is closed, so there is no reply; report a bug all the same."""
@@ -376,6 +385,26 @@ class RequestPipeline:
         """Queue a reply, and send all that are ready."""
         self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
         self._send(self._queue.fill(slot, reply))
+
+    def _set_reply(self, slot: ReplySlot, reply: msgspec.Raw) -> None:
+        """Queue a reply; `_send_soon` is to follow."""
+        self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
+        self._queue.set_reply(slot, reply)
+
+    def _send_soon(self) -> None:
+        """Send what is ready with what further requests wait for: buckets are served several at once."""
+        if not self._sends_soon:
+            self._sends_soon = True
+            asyncio.get_running_loop().call_soon(self._send_ready)
+
+    def _send_ready(self) -> None:
+        self._sends_soon = False
+        try:
+            self._send(self._queue.pop_ready())
+        except Exception as error:
+            self._server.fail(error)
+            return
+        self._on_progress()
 
     def _send(self, ready: Sequence[AnyReply]) -> None:
         """Send replies, and begin a stream that is then first in the queue."""

@@ -115,7 +115,7 @@ def test_without_a_bucket_to_lease_objects_share_buckets_where_blocks_are_pages(
             client.allocate(inode, 0, 8)  # opens a bucket
             with contextlib.suppress(NoFreeBuckets):
                 while True:
-                    client.allocate_bucket(timeout_ms=300)
+                    client.allocate_bucket(timeout_ms=1000)
             if block == "512":
                 with pytest.raises(NoFreeBuckets) as refusal:
                     cache.set("a", 1)

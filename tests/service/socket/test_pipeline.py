@@ -131,6 +131,29 @@ async def test_replies_wait_behind_a_request_that_waits() -> None:
     assert (it.progress, it.pipeline.is_idle) == (1, True)
 
 
+async def test_replies_to_requests_that_stop_waiting_together_are_sent_by_one_write() -> None:
+    it = Bench()
+    it.run(*[allocate(offset, WAITS) for offset in range(0, 32, 8)], lookup())
+    for offset, future in zip((8, 0, 16), [it.service.waiting[number] for number in (1, 0, 2)], strict=True):
+        future.set_result(it.service.key(offset, 8))
+    await settled()
+    assert [[outcome(reply) for reply in write] for write in it.replies()] == [["ok"] * 3]
+    assert (it.progress, it.pipeline.is_idle) == (1, False)
+    it.service.waiting[3].set_result(it.service.key(24, 8))
+    await settled()
+    assert [len(write) for write in it.replies()] == [2]
+    assert (it.progress, it.pipeline.is_idle, it.pipeline.held_bytes) == (2, True, 0)
+
+
+async def test_what_waits_to_be_sent_is_not_sent_once_it_is_aborted() -> None:
+    it = Bench()
+    it.run(allocate(0, WAITS), allocate(8, WAITS))
+    it.service.waiting[0].set_result(it.service.key(0, 8))
+    it.service.waiting[0].add_done_callback(lambda _: it.pipeline.abort())
+    await settled()
+    assert (it.writes, it.bugs, it.progress, it.pipeline.held_bytes) == ([], [], 0, 0)
+
+
 async def test_oneway_requests_run_without_end_behind_one_that_waits_for_them() -> None:
     it = Bench()
     it.run(allocate(inode=WAITS))
