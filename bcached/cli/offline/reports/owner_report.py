@@ -71,7 +71,18 @@ def _options(backing: CheckedBacking, owner: OwnerCheck | None) -> Iterator[list
     if backing.dirty_sectors:
         yield []
     elif not any(backing.inode == other for other in owner.rescues if backing.inode is not None):
-        yield from (["--volume", str(inode)] for inode in owner.rescues)
+        for inode, rescue in owner.rescues.items():
+            if _may_be_of(backing, inode, rescue):
+                yield ["--volume", str(inode)]
+
+
+def _may_be_of(backing: CheckedBacking, inode: int, rescue: Rescue) -> bool:
+    """Whether a volume may be a backing device's: not if its entry has the uuid of another one."""
+    volumes = rescue.extents.left.checked.volumes
+    entry = volumes[inode] if inode < len(volumes) else None
+    if entry is None or entry.is_burnt or backing.superblock is None:
+        return True
+    return entry.uuid == backing.superblock.uuid
 
 
 def owner_document(owner: OwnerCheck | None) -> dict[str, object]:
