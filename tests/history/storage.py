@@ -64,7 +64,9 @@ def direct_writes() -> Any:
     """A patch: a cache's writes go past the page cache, its reads go through it."""
     paths: dict[int, DataPaths] = {}
 
-    def write_parts(self: DataPaths, pointer: Pointer, parts: Sequence[bytes | memoryview]) -> None:
+    def write_parts(
+        self: DataPaths, pointer: Pointer, parts: Sequence[bytes | memoryview], **_: bool
+    ) -> None:
         direct = paths.get(id(self))
         if direct is None:
             devices = list(self._devices.values())

@@ -39,7 +39,7 @@ class ConditionalStore:
             with lock:
                 if offset_of(self._name) in session.commits.newest:
                     session.commits.drain()
-            version = session.version_at(offset_of(self._name))  # before the look-up
+            version = session.version_of(self._name)  # before the look-up
             found = self._find(session, self._name)
             if self._attempt is not None and self._is_own(session, found, self._attempt[1]):
                 return self._made_durable(session, self._attempt[0])
@@ -52,7 +52,7 @@ class ConditionalStore:
     ) -> bool:
         """Returns whether it was stored: not if the slot was changed since."""
         parts, seal = session.encoded(one)
-        if session.version_at(offset_of(self._name)) != version:
+        if session.version_of(self._name) != version:
             return False
         with lock:
             pending = session.written(self._name, parts, seal)

@@ -123,6 +123,10 @@ class CacheSession:
             pending.known = self._know(name, pending.version, pending.keys, pending.since, seal)
         return pending
 
+    def version_of(self, name: bytes) -> int:
+        """Returns the change counter of the name's slot, as it is now."""
+        return self.version_at(offset_of(name))
+
     def version_at(self, offset: int) -> int:
         """Returns the change counter of the slot at this offset, as it is now."""
         return self.changes.counter(self.inode, offset)

@@ -18,7 +18,7 @@ from instruments.clients.relay import Relay
 from instruments.time.patience import tries
 
 BYTES = 300_000  # some five buckets
-STEPS = ["version_at", "encoded", "written"]
+STEPS = ["version_of", "encoded", "written"]
 
 
 def session_of(cache: Cache) -> CacheSession:
