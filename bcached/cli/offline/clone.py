@@ -23,6 +23,7 @@ from bcached.store.check.checker import check_set
 from bcached.store.check.soundness import refuse_damaged
 from bcached.store.clone.clone import Clone, Copied, bytes_needed, refuse_unfit
 from bcached.store.clone.live_areas import LiveAreas, live_areas
+from bcached.store.clone.windows import READ_GAP_BYTES, WRITE_GAP_BYTES
 from bcached.store.make.former_contents import losses
 from bcached.store.make.layout import refuse_duplicates, refuse_signatures
 from bcached.store.make.request import erase_all
@@ -148,7 +149,12 @@ async def _run(request: CloneRequest, outcome: CloneOutcome) -> None:
         await erase_all(target, find_signatures(request.target))
         with progress_line(outcome.areas.sectors, "copied") as show:
             run = Clone(
-                outcome.source, outcome.areas, target, lambda done: show(done.copied_sectors), outcome.done
+                outcome.source,
+                outcome.areas,
+                target,
+                lambda done: show(done.copied_sectors),
+                outcome.done,
+                READ_GAP_BYTES if target.is_block else WRITE_GAP_BYTES,
             )
             await run.run(verify=request.verify)
         outcome.is_done = True

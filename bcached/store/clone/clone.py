@@ -16,7 +16,7 @@ from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, DeviceRefused
 from bcached.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR
 from bcached.store.clone.live_areas import LiveAreas
-from bcached.store.clone.windows import PieceWindow, windows, writes
+from bcached.store.clone.windows import WRITE_GAP_BYTES, PieceWindow, windows, writes
 from bcached.store.make.layout import HEAD_BYTES
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound
@@ -48,6 +48,7 @@ class Clone:
     target: BlockDevice
     progress: Progress = lambda _: None
     done: Copied = field(default_factory=Copied)
+    write_gap_bytes: int = WRITE_GAP_BYTES  # READ_GAP_BYTES where there are no holes that writing fills
 
     async def run(self, *, verify: bool) -> Copied:
         """Copy. With verify all is read again from both. Raises DeviceError if anything differs."""
@@ -93,7 +94,7 @@ class Clone:
     async def _copy(self, window: PieceWindow, data: bytes) -> None:
         there = await self.target.read(window.byte, window.length)
         different = window.differing(data, there)
-        for byte, wanted in writes(window, different, data, there):
+        for byte, wanted in writes(window, different, data, there, self.write_gap_bytes):
             await self.target.write(byte, wanted)
         differing_bytes = sum(length for _, length in different)
         self.done.equal_sectors += (window.live_bytes - differing_bytes) // SECTOR_BYTES

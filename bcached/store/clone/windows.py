@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 READ_GAP_BYTES = 32 << 10  # read for nothing between two areas, at most
-WRITE_GAP_BYTES = 8 << 10  # written as it is on the target already; an image gets no larger holes filled
+WRITE_GAP_BYTES = 8 << 10  # written as it is there already; an image gets no larger holes filled
 WINDOW_BYTES = 1 << 20
 
 Piece = tuple[int, int]  # byte and length
@@ -64,13 +64,13 @@ def windows(pieces: Iterable[Piece], gap_bytes: int = READ_GAP_BYTES) -> Iterato
 
 
 def writes(
-    window: PieceWindow, different: Iterable[Piece], data: bytes, there: bytes
+    window: PieceWindow, different: Iterable[Piece], data: bytes, there: bytes, gap_bytes: int
 ) -> Iterator[tuple[int, bytes]]:
     """Yields byte and data of the writes that put data's pieces in the place of those that are there.
 
-    What is between two pieces of one write stays as it is there.
+    What is between two pieces of one write, at most gap_bytes, stays as it is there.
     """
-    for run in windows(different, WRITE_GAP_BYTES):
+    for run in windows(different, gap_bytes):
         wanted = bytearray(window.cut((run.byte, run.length), there))
         for byte, length in run.pieces:
             at = byte - run.byte

@@ -36,13 +36,16 @@ def test_no_window_is_too_long() -> None:
 def test_writes_change_the_pieces_that_differ_and_nothing_between_them() -> None:
     for seed in range(200):
         rng = Random(seed)
+        gap_bytes = rng.choice((0, 3, 100))
         data, there = (bytearray(rng.choices(range(2), k=100)) for _ in range(2))
         pieces = [(at, rng.randint(1, 5)) for at in range(1000, 1095, 7)]
         window = PieceWindow(pieces)
         cut_data, cut_there = bytes(data[: window.length]), bytes(there[: window.length])
         result = bytearray(cut_there)
         different = window.differing(cut_data, cut_there)
-        for byte, wanted in writes(window, different, cut_data, cut_there):
+        found = list(writes(window, different, cut_data, cut_there, gap_bytes))
+        assert len(found) == len(list(windows(different, gap_bytes)))
+        for byte, wanted in found:
             result[byte - 1000 : byte - 1000 + len(wanted)] = wanted
         for at in range(window.length):
             live = any(byte <= 1000 + at < byte + length for byte, length in pieces)
@@ -82,13 +85,21 @@ async def test_scattered_extents_need_few_transfers_and_not_what_is_between_them
     pieces = list(areas.pieces())
     assert len(pieces) > EXTENTS // 2
     gaps = frozenset(sum(piece) for piece in pieces)
-    for bad, reads_max in ((frozenset[int](), len(pieces) // 4), (gaps, 4 * len(pieces))):
+    writes_of = {}
+    for bad, reads_max, gap_bytes in (
+        (frozenset[int](), len(pieces) // 4, 0),
+        (frozenset[int](), len(pieces) // 4, READ_GAP_BYTES),
+        (gaps, 4 * len(pieces), READ_GAP_BYTES),
+    ):
         target = MemoryDevice(device.size_bytes)
         target.disk.contents[:] = before = Random(2).randbytes(target.size_bytes)
         counting = Counting(device, bad)
-        done = await Clone(replace(source, block_device=counting), areas, target).run(verify=True)
+        run = Clone(replace(source, block_device=counting), areas, target, write_gap_bytes=gap_bytes)
+        done = await run.run(verify=True)
+        writes_of[bool(bad), gap_bytes] = target.writes
         assert counting.reads <= 2 * reads_max
         assert done.copied_sectors == done.verified_sectors == areas.sectors
         image, original = target.image(), device.image()
         assert all(image[at : at + size] == original[at : at + size] for at, size in pieces)
         assert all(image[at] == before[at] for at in gaps)
+    assert writes_of[False, READ_GAP_BYTES] < writes_of[False, 0] // 2
