@@ -10,15 +10,20 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 
 from bench.daemon import daemon, make_image, tool
+from bench.sparse_set import BUCKETS, SparseSet
 from bench.table import Report
 
 CHUNK_BYTES = 1 << 20
-RATIO_MAX = 4.0
+RATIO_MAX, REPAIR_MAX = 4.0, 2.5
+PRIOS_BEHIND = 4096  # a byte of the prios, not of their header
+ERRORS_LEFT = 4  # fsck's status
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,13 @@ class Cost:
     peak_bytes: int
 
 
-def measure(name: str, *arguments: str) -> Cost:
-    """Run a program to its end."""
+def measure(name: str, *arguments: str, status: int = 0) -> Cost:
+    """Run a program to its end. Raises RuntimeError if it does not end with this status."""
     began = perf_counter()
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    _, ended, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(ended)
+    if process.returncode != status:
         raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}")
     return Cost(name, perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
 
@@ -57,6 +62,16 @@ def read_plainly(image: Path) -> None:
                 return
 
 
+@contextmanager
+def damaged(image: Path, byte: int) -> Iterator[None]:
+    """Garble eight bytes of an image for a while."""
+    with image.open("r+b", buffering=0) as file:
+        before = os.pread(file.fileno(), 8, byte)
+        os.pwrite(file.fileno(), bytes(255 - one for one in before), byte)
+        yield
+        os.pwrite(file.fileno(), before, byte)
+
+
 def opened(folder: Path) -> Cost:
     """The daemon's opening."""
     with daemon(folder) as server:
@@ -66,7 +81,7 @@ def opened(folder: Path) -> Cost:
 
 
 def run(report: Report, folder: Path, count: int) -> None:
-    """Read, check, rescue -n, open."""
+    """Read, check, rescue -n, repair -n, open."""
     report.heading(f"A check of 1 TiB, 2 M buckets, {count:,} keys")
     make_image(folder, "512k", 1 << 29)  # for the daemon's configuration
     image = folder / "cache.img"
@@ -78,14 +93,19 @@ def run(report: Report, folder: Path, count: int) -> None:
         measure("reading the metadata", sys.executable, "-m", "bench.check", path),
         measure("check", ctl, "check", path),
         measure("rescue -n", ctl, "rescue", "-n", path, "--volume", "0", "--to", str(folder / "volume.img")),
-        opened(folder),
     ]
+    with damaged(image, SparseSet(image, BUCKETS, count).first_prio_byte + PRIOS_BEHIND):
+        costs.append(measure("repair -n", ctl, "repair", "-n", "--rebuild-prios", path, status=ERRORS_LEFT))
+    costs.append(opened(folder))
     image.unlink()
     rows = [(it.name, f"{it.elapsed_s:.2f}", f"{it.processor_s:.2f}", _peak(it)) for it in costs]
     report.table(("", "s", "s of processor", "peak memory"), rows)
     for cost in costs[1:3]:
         ratio = cost.processor_s / costs[-1].processor_s
         report.target(cost.name, "times the daemon's opening", ratio, at_most=RATIO_MAX)
+    report.target(
+        "repair -n", "times a check", costs[3].processor_s / costs[1].processor_s, at_most=REPAIR_MAX
+    )
     report.keep("check", [asdict(it) for it in costs])
 
 

@@ -134,6 +134,12 @@ class SparseSet:
         nodes = -(-self.key_count // LEAF_KEYS) + 1
         return geometry.journal_buckets.stop + nodes + 1 + geometry.prio_bucket_count
 
+    @property
+    def first_prio_byte(self) -> int:
+        """Where the prios begin."""
+        geometry = geometry_of(self.superblock)
+        return geometry.byte_of(self._first_data_bucket - geometry.prio_bucket_count)
+
     def _node_key(self, end: tuple[int, int]) -> Key:
         sectors = node_sectors(BUCKET_SECTORS)
         return Key(end[0], end[1] - sectors, sectors, False, (Pointer(0, self._take() * BUCKET_SECTORS, 0),))

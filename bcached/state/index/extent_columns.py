@@ -40,14 +40,13 @@ def extents_of_parts(parts: list[Columns], merge_within: int) -> Extents:
     empty afterwards: a part is not kept while the extents of the next one are made.
     """
     extents = Extents(merge_within=merge_within)
+    parts[:] = in_order(parts)
     if not _are_in_order(parts):
-        whole = _joined(parts)
-        parts[:] = [whole.where(np.lexsort((whole.ends, KEY_INODE.of_column(whole.heads))))]
-        if not _are_in_order(parts):
-            parts.clear()
-            for head, end, pointer in zip(*(column.tolist() for column in _words(whole)), strict=True):
+        for part in parts:
+            for head, end, pointer in zip(*(column.tolist() for column in _words(part)), strict=True):
                 extents.insert_packed(head, end, pointer)
-            return extents
+        parts.clear()
+        return extents
     runs: list[Run] = []
     parts.reverse()
     while parts:
@@ -55,6 +54,15 @@ def extents_of_parts(parts: list[Columns], merge_within: int) -> Extents:
             runs += runs_of(inode, joined_within(of_inode, merge_within))
     extents.take_runs(runs)
     return extents
+
+
+def in_order(parts: list[Columns]) -> list[Columns]:
+    """Returns the keys of these parts in order; the parts as they are if any two keys share a sector."""
+    if _are_in_order(parts):
+        return parts
+    whole = _joined(parts)
+    found = [whole.where(np.lexsort((whole.ends, KEY_INODE.of_column(whole.heads))))]
+    return found if _are_in_order(found) else parts
 
 
 def _words(columns: Columns) -> tuple[WordColumn, WordColumn, WordColumn]:

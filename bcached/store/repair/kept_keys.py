@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bcached.keys import Key, Pointer
 from bcached.state.index.bset_merge import Columns
-from bcached.state.index.extent_columns import columns_of_rows, extents_of_parts
+from bcached.state.index.extent_columns import columns_of_rows, extents_of_parts, in_order
 from bcached.state.index.extents import Extents
 from bcached.state.index.key_rows import CHUNK_ROWS, KeyRows, Rows
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
@@ -48,7 +48,7 @@ class KeptKeys:
         extents = DirtyExtents.of(left)
         parts, several = list[Columns](), list[Key]()
         for rows, others in extents.of_all():
-            parts.append(kept._sorted_out(rows, rows.dirty | extents.are_proven(rows), slots))
+            sure = kept._sorted_out(rows, rows.dirty | extents.are_proven(rows), slots)
             pieces = KeyRows()
             for key, part in others:
                 if key.inode >= slots:
@@ -60,7 +60,8 @@ class KeptKeys:
                     kept.lossy.add(key.inode)
                 else:
                     kept.dropped_clean_sectors += part.sectors
-            parts += map(columns_of_rows, pieces.chunks())
+            # In order here, part by part: all at once would take twice the memory of all keys.
+            parts += in_order([sure, *map(columns_of_rows, pieces.chunks())])
         kept.extents = extents_of_parts(parts, left.bounds.bucket_sectors)
         for key in several:
             kept.extents.insert(key)
