@@ -55,6 +55,7 @@ def test_programs_get_a_document(tmp_path: Path) -> None:
         "flash_only": True,
         "sectors": 65536,
         "owner": None,
+        "maker": None,
         "live_keys": 0,
         "dirty_sectors": 0,
         "clean_sectors": 0,
