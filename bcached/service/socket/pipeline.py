@@ -140,8 +140,8 @@ class RequestPipeline:
         while not self.is_write_paused:
             outcome: Outcome | None = None
             if not queue.slots:
-                is_whole = len(requests) <= BATCH_REQUESTS and not at  # no copy
-                batch = requests if is_whole else requests[at : at + BATCH_REQUESTS]
+                is_part = at or len(requests) > BATCH_REQUESTS  # else no copy
+                batch = requests[at : at + BATCH_REQUESTS] if is_part else requests
                 ran, outcome = self._run_batch(batch, started_ns)
                 at += ran
                 if at == len(requests):  # nearly always

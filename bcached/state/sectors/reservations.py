@@ -297,18 +297,17 @@ class Holder:
 
     def _keeps(self, bucket_id: BucketId) -> None:
         """The first piece or the first pin of a bucket was added."""
-        if bucket_id not in self.pieces or bucket_id not in self.reads:
-            self._count(1)
+        if bucket_id not in self.reads or bucket_id not in self.pieces:
+            self.buckets += 1
+            if self.of_user is not None:
+                self.of_user.buckets += 1
 
     def _keeps_no_more(self, bucket_id: BucketId) -> None:
         """The last piece or the last pin of a bucket was removed."""
         if bucket_id not in self.pieces and bucket_id not in self.reads:
-            self._count(-1)
-
-    def _count(self, change: int) -> None:
-        self.buckets += change
-        if self.of_user is not None:
-            self.of_user.buckets += change
+            self.buckets -= 1
+            if self.of_user is not None:
+                self.of_user.buckets -= 1
 
     @property
     def sectors(self) -> int:
