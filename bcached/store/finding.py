@@ -117,8 +117,9 @@ class Findings:
 
     @property
     def need_repair(self) -> bool:
-        """Whether more is wrong than a power cut leaves, which the next opening puts right."""
-        return self.worst > Severity.TORN
+        """Whether more is wrong than a journal entry that was not acknowledged."""
+        torn = (finding for finding in self.listed if finding.severity == Severity.TORN)
+        return self.worst > Severity.TORN or any(finding.rule != TORN_ENTRY for finding in torn)
 
     def unlisted(self) -> dict[str, int]:
         """Returns how many of each rule are not listed."""
