@@ -29,6 +29,10 @@ async def read_volumes(
     member = members[pointer.device]
     where = f"{member.path} sector {pointer.sector}"
     slots = uuid_slots(member.superblock.bucket_sectors)
+    if not newest.uuid_bucket.sectors:
+        problem = "expected a table, found a key of no sectors"
+        report(Finding("volume-table", Severity.FATAL, STRUCTURE, where, problem, "all volumes"))
+        return []
     try:
         raw = await member.block_device.read(
             pointer.sector * SECTOR_BYTES, newest.uuid_bucket.sectors * SECTOR_BYTES
@@ -51,7 +55,8 @@ async def read_volumes(
 
 async def sound_slots(members: Sequence[MemberFound], newest: JournalEntry) -> dict[int, UuidEntry]:
     """Returns those slots of a table, which may be damaged, that bcached or the kernel may have written."""
-    if not newest.uuid_bucket.pointers or newest.uuid_bucket.pointers[0].device >= len(members):
+    table = newest.uuid_bucket
+    if not table.sectors or not table.pointers or table.pointers[0].device >= len(members):
         return {}
     pointer, found = newest.uuid_bucket.pointers[0], list[Finding]()
     try:
