@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,15 @@ PATIENCE_S = 100
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> tuple[Path, Path, Path]:
-    """A cache, its backing device, and a map that nothing is written to yet."""
-    cache, backing, pipe = tmp_path / "cache.img", tmp_path / "backing.img", tmp_path / "map"
+def paths(tmp_path: Path) -> Iterator[tuple[Path, Path, Path]]:
+    """A cache, its backing device, and a map that nothing is written to yet: a pipe below /dev may be one."""
+    cache, backing = tmp_path / "cache.img", tmp_path / "backing.img"
+    pipe = Path("/dev/shm") / f"bcached-map-{os.getpid()}"
     cache.write_bytes(image_bytes("crash"))
     backing.write_bytes(backing_bytes("crash"))
     os.mkfifo(pipe)
-    return cache, backing, pipe
+    yield cache, backing, pipe
+    pipe.unlink()
 
 
 @pytest.mark.parametrize(
