@@ -84,7 +84,8 @@ def test_the_command_says_what_is_missing(member: int, tmp_path: Path) -> None:
     dry = json.loads(run("--json", "rescue", "-n", paths[member], "--volume", 0, "--to", image).stdout)
     assert dry["unreadable"]["sectors"] == 16
     assert "what the lost parts of the index named" in done.stderr
-    whole = json.loads(run("--json", "rescue", "-n", *paths, "--volume", 0, "--to", image).stdout)
+    another = tmp_path / "whole.img"  # the volume is larger than what the one member has of it
+    whole = json.loads(run("--json", "rescue", "-n", *paths, "--volume", 0, "--to", another).stdout)
     assert whole["sure"]["sectors"] == 8 * 8
     view = run("view", paths[member], "--volume", 0)
     assert "a member of its set is missing" in view.stderr
