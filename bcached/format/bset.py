@@ -155,13 +155,17 @@ def bsets_behind(
                 yield PlacedBset(frame.offset_bytes, frame.blocks, Bset(seq, keys, frame.version))
 
 
-def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
-    """Returns the keys that a bset with a wrong checksum seems to hold, as an estimate of the loss."""
+def claimed_bytes(raw: Buffer, offset: int) -> bytes:
+    """Returns the bytes of a bset with a wrong checksum, as long as it claims to be."""
     view = memoryview(raw)
     words: int = BSET_HEADER.unpack_from(view, offset)[4]
-    begin = offset + BSET_HEADER.size
+    return bytes(view[offset : offset + BSET_HEADER.size + words * WORD_BYTES])
+
+
+def claimed_keys(raw: Buffer, offset: int) -> tuple[Key, ...]:
+    """Returns the keys that a bset with a wrong checksum seems to hold, as an estimate of the loss."""
     try:
-        return parse_keys(view[begin : min(begin + words * WORD_BYTES, len(view))], NAME)
+        return parse_keys(memoryview(claimed_bytes(raw, offset))[BSET_HEADER.size :], NAME)
     except BadField:
         return ()
 

@@ -10,7 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bcached.errors import BadChecksum, BcachedError, DeviceError, FormatError
-from bcached.format.bset import PlacedBset, bsets_behind, claimed_keys, is_last_bset, read_bsets
+from bcached.format.bset import (
+    PlacedBset,
+    bsets_behind,
+    claimed_bytes,
+    claimed_keys,
+    is_last_bset,
+    read_bsets,
+)
 from bcached.format.hidden_keys import has_keys_behind
 from bcached.keys import Key
 from bcached.state.index.extents import Extents
@@ -31,6 +38,7 @@ class NodeFound:
     bsets: list[PlacedBset] = field(default_factory=list)
     damage: BcachedError | None = None
     is_torn: bool = False  # the damage may be an interrupted append
+    torn: bytes = b""  # that bset, as long as it claims to be; empty if it cannot be one
     claimed: tuple[Key, ...] = ()  # keys that the bset with the wrong checksum seems to hold
     behind: list[PlacedBset] = field(default_factory=list)  # sound ones behind what is damaged
     hides_keys: bool = False  # the beginning of its newest bset was erased
@@ -77,7 +85,9 @@ async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: P
         node.damage = error.with_traceback(None)  # whose frames would keep the node's bytes
         if isinstance(error, BadChecksum):
             node.is_torn = bool(node.bsets) and is_last_bset(raw, offset, block_bytes)
-        if not node.is_torn:
+        if node.is_torn:
+            node.torn = claimed_bytes(raw, offset)
+        else:
             node.behind = list(bsets_behind(raw, offset, key, member.superblock.set_magic, block_bytes))
         node.claimed = claimed_keys(raw, offset)
     return node

@@ -22,7 +22,7 @@ from bcached.store.journal.reader import JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.bucket_checks import BucketContents
 from bcached.store.reading.location_checks import bounds_of
-from bcached.store.reading.replay import merge_entries
+from bcached.store.reading.replay import journaled_sectors, merge_entries
 from bcached.store.reading.set_reader import Metadata
 from bcached.store.reading.set_reader import read_metadata as read_all_metadata
 from bcached.store.reading.tree_reader import TreeReader
@@ -105,7 +105,8 @@ async def read_tree(checked: CheckedSet, *, in_columns: bool = False) -> AsyncIt
     for pointer, _ in found.metadata_pointers:
         contents.name_pointer(pointer)
     checked.superseded = replayed.superseded
-    checked.tree = TreeReader(contents, bounds, replayed.extents, report)
+    journaled = journaled_sectors(entries)
+    checked.tree = TreeReader(contents, bounds, replayed.extents, journaled, report)
     if found.metadata_keys.root is not None:
         root, level = found.metadata_keys.root, checked.journal.newest.level
         async for node in checked.tree.nodes(root, level, in_columns=in_columns):

@@ -38,8 +38,9 @@ from bcached.store.membership import MemberFound
 from bcached.store.opening.doubtful_leaves import DoubtfulLeaves
 from bcached.store.reading.bucket_checks import BucketContents
 from bcached.store.reading.location_checks import bounds_of
-from bcached.store.reading.replay import merge_entries
-from bcached.store.reading.tree_reader import NodeGens, may_be_torn
+from bcached.store.reading.replay import journaled_sectors, merge_entries
+from bcached.store.reading.torn_append import may_be_torn
+from bcached.store.reading.tree_reader import NodeGens
 from bcached.units import SECTOR_BYTES
 
 Progress = Callable[[str], None]
@@ -105,7 +106,8 @@ async def recover_index(
     bounds = bounds_of([member.superblock for member in members])
     replayed = merge_entries(members[0].path, entries, bounds, refuse_fatal)
     io = node_io(members)
-    io.may_be_torn = lambda node: may_be_torn(node, replayed.extents)
+    journaled = journaled_sectors(entries)
+    io.may_be_torn = lambda node: may_be_torn(node, journaled)
     locations = list(metadata)
 
     def claim(node: NodeFound) -> None:

@@ -10,6 +10,7 @@ from bcached.keys import Key
 from bcached.state.index.extents import Extents
 from bcached.store.btree.node_rules import deletion_of, is_extent
 from bcached.store.finding import Report
+from bcached.store.reading.torn_append import MappedSectors
 
 
 @dataclass(slots=True)
@@ -32,3 +33,8 @@ def merge_entries(path: str, entries: Sequence[JournalEntry], bounds: Bounds, re
             elif key.sectors:
                 replayed.superseded += replayed.extents.insert(deletion_of(key))
     return replayed
+
+
+def journaled_sectors(entries: Sequence[JournalEntry]) -> MappedSectors:
+    """Returns what the keys of these entries map, those of older ones included."""
+    return MappedSectors(key for entry in entries for key in entry.keys)

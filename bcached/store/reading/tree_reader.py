@@ -25,6 +25,7 @@ from bcached.store.btree.node_rules import claim_bucket, judge_children, judge_d
 from bcached.store.btree.plain_leaf import read_plain_leaf
 from bcached.store.finding import Report
 from bcached.store.reading.bucket_checks import BucketContents
+from bcached.store.reading.torn_append import MappedSectors, may_be_torn
 
 
 class NodeGens:
@@ -46,13 +47,21 @@ class NodeGens:
 
 
 class TreeReader:
-    """Reads one tree; replayed is the journal's merged keys, deletions included."""
+    """Reads one tree; replayed is the journal's merged keys, deletions included, journaled what all map."""
 
-    def __init__(self, contents: BucketContents, bounds: Bounds, replayed: Extents, report: Report) -> None:
+    def __init__(
+        self,
+        contents: BucketContents,
+        bounds: Bounds,
+        replayed: Extents,
+        journaled: MappedSectors,
+        report: Report,
+    ) -> None:
         self._contents = contents
         self._gens = NodeGens(contents)
         self._bounds = bounds
         self._replayed = replayed
+        self._journaled = journaled
         self._report = report
         self.rows = KeyRows()  # of all leaves read so far
         # Keys that name gens and hold no data: leaves' keys superseded by the journal, and interior nodes'.
@@ -126,7 +135,7 @@ class TreeReader:
             self.sound_leaves.append((node.low, node.high))
 
     def _may_be_torn(self, node: NodeFound) -> bool:
-        return may_be_torn(node, self._replayed)
+        return may_be_torn(node, self._journaled)
 
     def _children(self, node: NodeFound) -> list[list[Key]]:
         """Returns the live children of an interior node, each with older ones at its position."""
@@ -144,11 +153,3 @@ class TreeReader:
 
     def _merge(self, layers: Sequence[NodeFound]) -> Extents:
         return leaf_extents(layers, self._bounds, self._report)
-
-
-def may_be_torn(node: NodeFound, replayed: Extents) -> bool:
-    """Whether a last bset with a wrong checksum may be an append that a crash interrupted.
-
-    An interior node's change was not complete: the old nodes still count. A leaf's keys are in the journal.
-    """
-    return node.level > 0 or any(True for _ in replayed.between(node.low, node.high))

@@ -33,6 +33,7 @@ from bcached.store.finding import Finding, Severity
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound
 from bcached.store.reading.bucket_checks import BucketContents
+from bcached.store.reading.torn_append import MappedSectors
 from bcached.store.reading.tree_reader import TreeReader
 from instruments.devices.durability_log import DurabilityLog
 from instruments.devices.memory_device import MemoryDevice
@@ -433,11 +434,12 @@ async def read_image(
     member = MemberFound(MemoryDevice.holding(image), superblock)
     census = Census(geometry_of(superblock), moment.gens.copy())
     on_top = Extents(keep_deletions=True)
+    replayed = list(replayed)
     for key in replayed:
         on_top.insert(key)
     recount = Recount(moment.gens.copy(), moment.gens.copy())
     contents = BucketContents([member], [census], [recount], worse.append)
-    reader = TreeReader(contents, bounds_of(superblock), on_top, worse.append)
+    reader = TreeReader(contents, bounds_of(superblock), on_top, MappedSectors(replayed), worse.append)
     pointer = moment.root.pointers[0]
     census.raise_gens(np.array([pointer.sector // superblock.bucket_sectors]), np.array([pointer.gen]))
     async for _ in reader.nodes(moment.root, moment.level):

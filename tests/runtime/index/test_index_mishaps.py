@@ -149,13 +149,13 @@ async def test_a_collection_reads_an_index_that_is_larger_than_memory_once(tmp_p
 
 
 def tear_the_root(device: MemoryDevice, root: Node, block_bytes: int) -> None:
-    """As a power cut leaves a bset that was being appended."""
+    """As a power cut leaves a bset that was being appended, with its first sector written."""
     contents = device.disk.contents
-    first = root.key.pointers[0].sector * SECTOR_BYTES
-    torn = bytearray(contents[first : first + block_bytes])
-    torn[0] ^= 1
-    torn[28:32] = (3).to_bytes(4, "little")
-    place = first + root.blocks_used * block_bytes
+    place = root.key.pointers[0].sector * SECTOR_BYTES + root.blocks_used * block_bytes
+    torn = bytearray(contents[place - block_bytes : place][: 32 + 24])  # the header and a key of the last one
+    torn[28:32] = (3 * 30).to_bytes(4, "little")
+    torn += torn[32:] * 30
+    torn[SECTOR_BYTES:] = bytes(block_bytes - SECTOR_BYTES)
     contents[place : place + block_bytes] = torn
 
 

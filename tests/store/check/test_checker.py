@@ -795,13 +795,50 @@ def torn(builder: ImageBuilder, key: Key, *, offset: int = 4096 + 40) -> None:
     builder.flip(builder.byte_of(key) + offset)
 
 
+def interrupted(builder: ImageBuilder, key: Key) -> None:
+    """Of the second bset, only the first sector was written."""
+    builder.write(builder.byte_of(key) + 4096 + 512, bytes(4096 - 512))
+
+
+def many(builder: ImageBuilder) -> list[Key]:
+    """Keys for a bset of more than a sector."""
+    return [builder.extent(0, 8 * n, 8, dirty=True) for n in range(1, 31)]
+
+
 async def test_a_torn_append_of_a_leaf_whose_keys_the_journal_has() -> None:
     builder = ImageBuilder()
-    kept, late = builder.extent(0, 0, 8), builder.extent(0, 8, 8, dirty=True)
-    root = builder.node([kept], [late])
-    torn(builder.finish(root, 0, [[late]]), root)
+    late = many(builder)
+    root = builder.node([builder.extent(0, 0, 8)], late)
+    interrupted(builder.finish(root, 0, [late]), root)
     found = await assert_found(builder, ("node-torn", TORN))
-    assert found.totals.live_keys == 2
+    assert found.totals.live_keys == 31
+
+
+async def test_a_leaf_was_not_torn_if_the_journal_lacks_keys_of_it_that_were_written() -> None:
+    builder = ImageBuilder()
+    late = many(builder)
+    root = builder.node([builder.extent(0, 0, 8)], late)
+    interrupted(builder.finish(root, 0, [late[1:]]), root)
+    await assert_found(builder, ("node-damaged", FATAL))
+
+
+@pytest.mark.parametrize("offset", [4096 + 40, 4096 + 512 + 40])
+async def test_what_is_wrong_within_a_sector_is_no_torn_append_even_if_the_journal_has_all(
+    offset: int,
+) -> None:
+    builder = ImageBuilder()
+    late = many(builder)
+    root = builder.node([builder.extent(0, 0, 8)], late)
+    torn(builder.finish(root, 0, [late]), root, offset=offset)
+    await assert_found(builder, ("node-damaged", FATAL))
+
+
+async def test_a_bset_of_one_sector_is_never_torn() -> None:
+    builder = ImageBuilder()
+    late = many(builder)[:1]
+    root = builder.node([builder.extent(0, 0, 8)], late)
+    torn(builder.finish(root, 0, [late]), root)
+    await assert_found(builder, ("node-damaged", FATAL))
 
 
 async def test_a_torn_append_of_a_leaf_of_which_the_journal_knows_nothing() -> None:
@@ -828,22 +865,37 @@ async def test_nor_was_the_first_bset_of_a_node() -> None:
     await assert_found(builder, ("node-damaged", FATAL))
 
 
+def leaves(builder: ImageBuilder, *, end: int) -> list[Key]:
+    """Leaves for an interior bset of more than a sector."""
+    return [builder.node([], position=(0, 8 * n)) for n in range(1, 31)] + [
+        builder.node([], position=(0, end))
+    ]
+
+
 async def test_a_torn_append_of_an_interior_node_without_which_children_are_missing() -> None:
     builder = ImageBuilder()
-    first, last = builder.node([], position=(0, 1000)), builder.node([])
-    root = builder.node([first], [last])
-    torn(builder.finish(root, 1), root)
+    first, last = builder.node([], position=(0, 4)), builder.node([])
+    root = builder.node([first], [*leaves(builder, end=1000), last])
+    interrupted(builder.finish(root, 1), root)
     await assert_found(builder, ("node-torn", TORN), ("node-last-child", FATAL))
 
 
 async def test_a_torn_append_of_an_interior_node_has_not_taken_effect() -> None:
     builder = ImageBuilder()
     leaf_key = builder.node([builder.extent(0, 0, 8)])
+    root = builder.node([leaf_key], [builder.freeing(leaf_key), *leaves(builder, end=1000)])
+    interrupted(builder.finish(root, 1), root)
+    found = await assert_found(builder, ("node-torn", TORN))
+    assert found.totals.live_keys == 1
+
+
+async def test_a_damaged_append_of_an_interior_node_had_taken_effect() -> None:
+    builder = ImageBuilder()
+    leaf_key = builder.node([builder.extent(0, 0, 8)])
     half = builder.node([builder.extent(0, 0, 8)], position=(0, 100))
     root = builder.node([leaf_key], [builder.freeing(leaf_key), half])
     torn(builder.finish(root, 1), root)
-    found = await assert_found(builder, ("node-torn", TORN))
-    assert found.totals.live_keys == 1
+    await assert_found(builder, ("node-damaged", FATAL))
 
 
 # Interior nodes.

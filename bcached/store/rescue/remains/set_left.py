@@ -23,7 +23,9 @@ from bcached.store.finding import Finding, Severity
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
 from bcached.store.reading.location_checks import bounds_of
+from bcached.store.reading.replay import journaled_sectors
 from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
+from bcached.store.reading.torn_append import MappedSectors
 from bcached.store.reading.volume_check import read_volumes
 from bcached.store.rescue.remains.doubts import Doubts
 from bcached.store.rescue.remains.journal_left import (
@@ -41,7 +43,7 @@ from bcached.store.rescue.remains.superblock_left import (
     read_member_left,
     refuse_unused,
 )
-from bcached.store.rescue.remains.torn_leaf import JournaledPlaces, was_interrupted
+from bcached.store.rescue.remains.torn_leaf import was_interrupted
 
 # Fatal findings that are answered for each extent: what they concern is missing, or compared with the rest.
 ANSWERED = {
@@ -151,7 +153,7 @@ async def _with_journal(member: MemberLeft) -> MemberLeft:
 async def _read_tree(left: SetLeft, known: CheckedSet | None) -> None:
     """Read the index, and record what is doubtful of it, and where a part of it cannot be reached."""
     level = left.journal.entries[-1].level
-    journaled = JournaledPlaces(left.journal.entries)
+    journaled = journaled_sectors(left.journal.entries)
     async for node in _nodes(left, known):
         if node.damage is not None:
             left.damaged_nodes.append(node)
@@ -244,7 +246,7 @@ def _doubt_hiding(left: SetLeft, node: NodeFound) -> None:
         left.doubts.add_leaf(node.low, node.high, Extents())
 
 
-async def _doubt(left: SetLeft, node: NodeFound, journaled: JournaledPlaces) -> None:
+async def _doubt(left: SetLeft, node: NodeFound, journaled: MappedSectors) -> None:
     """Record what a damaged node makes doubtful: its range, but not keys behind all damage in a leaf.
 
     Nothing, if only sectors behind its bsets are bad, or the write of its last one was interrupted.
@@ -252,7 +254,7 @@ async def _doubt(left: SetLeft, node: NodeFound, journaled: JournaledPlaces) -> 
     if await lacks_nothing(left.members, node):
         left.whole_nodes += 1
         return
-    if await was_interrupted(left.members, node, journaled):
+    if was_interrupted(node, journaled):
         return
     if node.level:
         left.lost_branches.append((node.low, node.high))
