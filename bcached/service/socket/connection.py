@@ -8,8 +8,10 @@ connections hold together is bounded by the server's account (buffers.py), which
 """
 
 import asyncio
+import os
 import select
 import time
+from contextlib import suppress
 from typing import Protocol, cast
 
 from bcached.errors import LimitExceeded, PermissionDenied, RequestError
@@ -84,6 +86,7 @@ class Connection(asyncio.Protocol):
             self._transport.set_write_buffer_limits(high=NO_ROLE_BYTES)
         is_uvloops = not isinstance(transport, asyncio.Transport)  # it ignores writes after the peer's end
         self._pipeline.write = self._transport.write if is_uvloops else self._write
+        self._pipeline.write_at_once = self._write_at_once if is_uvloops else self._write
 
     def data_received(self, data: bytes) -> None:
         """Run all complete messages."""
@@ -275,8 +278,10 @@ class Connection(asyncio.Protocol):
         if took_ns > 0:
             user = self.user
             user.spent_ns = spent_ns = user.spent_ns + took_ns
-            if spent_ns > self._turns.half_turn_ns:
-                self._turns.note_spent(user)
+            turns = self._turns
+            turns.busy_until_ns = pipeline.until_ns
+            if spent_ns > turns.half_turn_ns:
+                turns.note_spent(user)
         if backlog.block or self._ending:
             self._wait_or_close()
             self._note_much()
@@ -378,6 +383,15 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.write(data)
+
+    def _write_at_once(self, data: bytes) -> None:
+        """Send it now: uvloop sends what is written when all reads of the iteration were handled."""
+        transport = self._transport
+        if transport is not None and not transport.get_write_buffer_size():
+            with suppress(OSError):  # its buffer is full, or the peer is gone
+                data = data[os.write(transport.get_extra_info("socket").fileno(), data) :]
+        if data:
+            self._write(data)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None and not self._transport.is_closing():

@@ -54,6 +54,8 @@ from bcached.wire.codec import (
 from bcached.wire.messages import Results
 from bcached.wire.methods import Request
 
+EARLY_REQUESTS = 16  # of so many, the replies of the first half may be sent before the second half runs
+IDLE_NS = 10_000
 BATCH_REQUESTS = 64  # requests answered by one write; back-pressure and time are checked between batches
 
 PENDING = (Decided, Later, Stream)  # outcomes whose replies are sent later
@@ -78,6 +80,7 @@ class RequestPipeline:
         self.is_write_paused = False
         self.until_ns = 0  # when a request ran last
         self.write: Callable[[bytes], None] = _discard
+        self.write_at_once: Callable[[bytes], None] = _discard
         self._server = server
         self._turns = server.turns
         self._replies = Replies(server.counts)
@@ -91,6 +94,7 @@ class RequestPipeline:
         self._ready_operations: dict[type, Operation] = {}
         self._ready: dict[type, Handler] = {}
         self._ready_batches: dict[type, BatchHandler] = {}
+        self._sends_at_once = False  # the replies of the batch that runs
         self._sends_soon = False  # `_send_ready` is scheduled
         self._ticking: asyncio.TimerHandle | None = None  # until a stream, the head of the queue, is polled
         self.set_role(session.role)
@@ -140,8 +144,8 @@ class RequestPipeline:
         while not self.is_write_paused:
             outcome: Outcome | None = None
             if not queue.slots:
-                is_part = at or len(requests) > BATCH_REQUESTS  # else no copy
-                batch = requests[at : at + BATCH_REQUESTS] if is_part else requests
+                is_part = at or len(requests) >= EARLY_REQUESTS  # else no copy
+                batch = self._part(requests, at, started_ns) if is_part else requests
                 ran, outcome = self._run_batch(batch, started_ns)
                 at += ran
                 if at == len(requests):  # nearly always
@@ -160,6 +164,17 @@ class RequestPipeline:
                 return at
         return at
 
+    def _part(self, requests: Sequence[Received], at: int, started_ns: int) -> Sequence[Received]:
+        """Returns the next batch of a block; of one that the daemon was waiting for, half of it first.
+
+        Its replies are sent at once. So the peer need not wait while the other half runs, nor the daemon
+        while the peer sends the next requests: to wait costs as much as a few brief requests.
+        """
+        if not at and started_ns - self._turns.busy_until_ns > IDLE_NS:
+            self._sends_at_once = True
+            return requests[: min(len(requests) // 2, BATCH_REQUESTS)]
+        return requests[at : at + BATCH_REQUESTS]
+
     def _is_late(self, started_ns: int) -> bool:
         """Whether others have to run before the next request of a block."""
         return self.until_ns - started_ns > self._turns.run_ns
@@ -172,6 +187,7 @@ class RequestPipeline:
         Its reply is sent at once, or it gets a slot in the queue.
         """
         kind, queue = type(request), self._queue
+        self._sends_at_once = False
         if not queue.slots:  # so nothing keeps it from running now
             ready = self._outcome_of(request) if outcome is None else outcome
             if not isinstance(ready, PENDING):
@@ -201,7 +217,7 @@ class RequestPipeline:
         Returns how many were answered; and the outcome of the next, if it ran too, and waits or is long.
         """
         if len(batch) > 1 and (replies := self._run_alike(batch)):
-            self.write(encode_replies(replies))
+            self._write_batch(replies)
             self.until_ns = time.perf_counter_ns()
             self._server.counts.of(type(batch[0])).observe(len(replies), self.until_ns - started_ns)
             return len(replies), None
@@ -227,12 +243,19 @@ class RequestPipeline:
             if not request.oneway:
                 replies.append(reply)
         if replies:
-            self.write(encode_replies(replies))
+            self._write_batch(replies)
         if ran:
             done = batch if ran == len(batch) else batch[:ran]
             self.until_ns = now_ns = time.perf_counter_ns()
             self._server.counts.observe(done, now_ns - started_ns)
         return ran, outcome
+
+    def _write_batch(self, replies: Sequence[AnyReply]) -> None:
+        if self._sends_at_once:
+            self._sends_at_once = False
+            self.write_at_once(encode_replies(replies))
+        else:
+            self.write(encode_replies(replies))
 
     def _run_alike(self, batch: Sequence[Any]) -> list[AnyReply]:
         """Run a batch of one method by one call; returns the replies of those that were ready."""
@@ -458,7 +481,7 @@ class RequestPipeline:
 
     def abort(self) -> None:
         """The connection is closed: cancel what waits."""
-        self.write = _discard
+        self.write = self.write_at_once = _discard
         self._on_progress = _nothing  # break the reference cycle: the collector rarely runs
         self._stop_ticking()
         self._in_order.clear()

@@ -68,6 +68,7 @@ class Turns:
         self.users: dict[int, User] = {}
         self.half_turn_ns = ALONE_NS // 2  # of a user, in an iteration of the loop
         self.run_ns = RUN_ALONE_NS  # how long the requests of one read run at most, before others
+        self.busy_until_ns = 0  # when a request ran last, of any connection
         self._schedule = schedule
         self._clock = clock
         # Not a dict: the more of its entries were removed, the longer it takes to find the first one.

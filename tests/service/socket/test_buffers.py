@@ -114,7 +114,7 @@ def test_a_lower_limit_counts_at_once() -> None:
 
 def test_a_user_with_more_than_half_gives_way_before_another_one_that_held_more_for_longer() -> None:
     honest = Holder(400_000, 30, user=2)
-    greedy = [Holder(SPARED + 1000, 0.1) for _ in range(15)]
+    greedy = [Holder(SPARED + 1000, 10) for _ in range(15)]
     account([honest, *greedy, Holder(200_000, 0.01)])
     assert gone([honest]) == []
     assert 0 < len(gone(greedy)) < 15, "down to half, or to what is low, and no further"

@@ -12,7 +12,7 @@ from bcached.errors import DeviceFailed
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Operation
 from bcached.service.socket.peer import Peer
-from bcached.service.socket.pipeline import BATCH_REQUESTS, RequestPipeline
+from bcached.service.socket.pipeline import BATCH_REQUESTS, EARLY_REQUESTS, IDLE_NS, RequestPipeline
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.request_counts import RequestCounts
 from bcached.service.socket.turns import Turns
@@ -45,6 +45,8 @@ class Bench:
         session = self.service.open_session(Peer(1, 0, frozenset()), role)
         self.pipeline = RequestPipeline(self, session, self._count_progress)
         self.pipeline.write = self.writes.append
+        self.at_once: list[bytes] = []
+        self.pipeline.write_at_once = self.at_once.append
 
     def operation_of(self, kind: type[Request]) -> Operation:
         return self.service.operations[kind]
@@ -105,6 +107,35 @@ async def test_a_write_answers_a_limited_number_of_requests() -> None:
     assert [len(write) for write in it.replies()] == [BATCH_REQUESTS]
     it.run(*map(allocate, range(2 * BATCH_REQUESTS + 1)))
     assert [len(write) for write in it.replies()] == [BATCH_REQUESTS, BATCH_REQUESTS, 1]
+
+
+@pytest.mark.parametrize("count", [EARLY_REQUESTS, EARLY_REQUESTS + 1, 3 * BATCH_REQUESTS])
+async def test_the_first_half_of_many_that_were_waited_for_is_answered_at_once(count: int) -> None:
+    it = Bench()
+    block = b"".join(map(allocate, range(count)))
+    assert it.pipeline.run(decode_requests(block), IDLE_NS + 1, block) == count
+    early = [len(write.split(b"\0")) - 1 for write in it.at_once]
+    assert early == [min(count // 2, BATCH_REQUESTS)]
+    assert sum(map(len, it.replies())) == count - early[0]
+
+
+async def test_nothing_is_answered_at_once_where_the_server_was_busy_or_there_is_little() -> None:
+    for count, busy_until_ns in ((EARLY_REQUESTS, 1), (EARLY_REQUESTS - 1, 0)):
+        it = Bench()
+        it.turns.busy_until_ns = busy_until_ns
+        block = b"".join(map(allocate, range(count)))
+        it.pipeline.run(decode_requests(block), IDLE_NS + 1, block)
+        assert (it.at_once, [len(write) for write in it.replies()]) == ([], [count])
+
+
+async def test_what_is_sent_at_once_is_one_batch() -> None:
+    it = Bench()
+    block = b"".join([allocate(0, WAITS), *map(allocate, range(EARLY_REQUESTS))])
+    it.pipeline.run(decode_requests(block), IDLE_NS + 1, block)
+    it.service.waiting[0].set_result(it.service.key(0, 8))
+    await settled()
+    assert it.run(allocate(0)) == 1
+    assert (it.at_once, len(it.outcomes())) == ([], EARLY_REQUESTS + 2)
 
 
 async def test_a_refused_brief_request_is_answered_with_the_others() -> None:

@@ -94,6 +94,19 @@ async def test_pipelined_requests_are_answered_in_their_order(talker: Talker, co
     assert [reply["parameters"]["keys"][0]["offset"] for reply in replies] == list(range(0, 8 * count, 8))
 
 
+async def test_replies_that_do_not_fit_at_once_are_sent_when_the_peer_reads(
+    talker: Talker, server: SocketServer
+) -> None:
+    (connection,) = server._connections
+    assert connection._transport is not None
+    connected = connection._transport.get_extra_info("socket")
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least, about 4,500 bytes
+    for _ in range(5):
+        talker.say(*(allocate(offset=8 * index) for index in range(80)))
+        replies = [await talker.hear() for _ in range(80)]
+        assert [reply["parameters"]["keys"][0]["offset"] for reply in replies] == list(range(0, 640, 8))
+
+
 async def test_requests_of_all_kinds_are_answered_in_their_order(talker: Talker) -> None:
     talker.say(allocate(), DESCRIBE, b"nonsense\0", allocate(inode=FAILS), allocate(), call("No"), DESCRIBE)
     assert [outcome(await talker.hear()) for _ in range(7)] == [
