@@ -70,6 +70,7 @@ class Connection(asyncio.Protocol):
         self._waits_for_turn = False
         self._final_refusal: RequestError | None = None  # the refusal sent after all other replies
         self._transport: asyncio.Transport | None = None  # from connection_made to connection_lost
+        self._descriptor = -1  # in the same time
         self._reading_paused = False
         self._ending = False  # nothing more is read; closed once all replies are sent
         self._is_noted = False  # the account has an entry for it
@@ -84,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
         if self.has_no_role:
             self._transport.set_write_buffer_limits(high=NO_ROLE_BYTES)
+        self._descriptor = transport.get_extra_info("socket").fileno()
         is_uvloops = not isinstance(transport, asyncio.Transport)  # it ignores writes after the peer's end
         self._pipeline.write = self._transport.write if is_uvloops else self._write
         self._pipeline.write_at_once = self._write_at_once if is_uvloops else self._write
@@ -389,7 +391,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is not None and not transport.get_write_buffer_size():
             with suppress(OSError):  # its buffer is full, or the peer is gone
-                data = data[os.write(transport.get_extra_info("socket").fileno(), data) :]
+                data = data[os.write(self._descriptor, data) :]
         if data:
             self._write(data)
 

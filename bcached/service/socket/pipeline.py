@@ -60,6 +60,7 @@ BATCH_REQUESTS = 64  # requests answered by one write; back-pressure and time ar
 
 PENDING = (Decided, Later, Stream)  # outcomes whose replies are sent later
 
+Write = Callable[[bytes], None]
 Received = Request | RequestError  # the error is for a message that could not be decoded
 
 
@@ -79,8 +80,8 @@ class RequestPipeline:
         self.session = session
         self.is_write_paused = False
         self.until_ns = 0  # when a request ran last
-        self.write: Callable[[bytes], None] = _discard
-        self.write_at_once: Callable[[bytes], None] = _discard
+        self.write: Write = _discard
+        self.write_at_once: Write = _discard
         self._server = server
         self._turns = server.turns
         self._replies = Replies(server.counts)
@@ -94,7 +95,6 @@ class RequestPipeline:
         self._ready_operations: dict[type, Operation] = {}
         self._ready: dict[type, Handler] = {}
         self._ready_batches: dict[type, BatchHandler] = {}
-        self._sends_at_once = False  # the replies of the batch that runs
         self._sends_soon = False  # `_send_ready` is scheduled
         self._ticking: asyncio.TimerHandle | None = None  # until a stream, the head of the queue, is polled
         self.set_role(session.role)
@@ -144,9 +144,10 @@ class RequestPipeline:
         while not self.is_write_paused:
             outcome: Outcome | None = None
             if not queue.slots:
-                is_part = at or len(requests) >= EARLY_REQUESTS  # else no copy
-                batch = self._part(requests, at, started_ns) if is_part else requests
-                ran, outcome = self._run_batch(batch, started_ns)
+                batch, write = requests, self.write
+                if at or len(requests) >= EARLY_REQUESTS:
+                    batch, write = self._part(requests, at, started_ns)
+                ran, outcome = self._run_batch(batch, started_ns, write)
                 at += ran
                 if at == len(requests):  # nearly always
                     return at
@@ -164,16 +165,18 @@ class RequestPipeline:
                 return at
         return at
 
-    def _part(self, requests: Sequence[Received], at: int, started_ns: int) -> Sequence[Received]:
-        """Returns the next batch of a block; of one that the daemon was waiting for, half of it first.
+    def _part(
+        self, requests: Sequence[Received], at: int, started_ns: int
+    ) -> tuple[Sequence[Received], Write]:
+        """Returns the next batch of a block, and how its replies are sent.
 
-        Its replies are sent at once. So the peer need not wait while the other half runs, nor the daemon
-        while the peer sends the next requests: to wait costs as much as a few brief requests.
+        Of a block that the daemon was waiting for, it is the first half, and is answered at once. So the peer
+        need not wait while the other half runs, nor the daemon while the peer sends the next requests: to
+        wait costs as much as a few brief requests.
         """
         if not at and started_ns - self._turns.busy_until_ns > IDLE_NS:
-            self._sends_at_once = True
-            return requests[: min(len(requests) // 2, BATCH_REQUESTS)]
-        return requests[at : at + BATCH_REQUESTS]
+            return requests[: min(len(requests) // 2, BATCH_REQUESTS)], self.write_at_once
+        return requests[at : at + BATCH_REQUESTS], self.write
 
     def _is_late(self, started_ns: int) -> bool:
         """Whether others have to run before the next request of a block."""
@@ -187,7 +190,6 @@ class RequestPipeline:
         Its reply is sent at once, or it gets a slot in the queue.
         """
         kind, queue = type(request), self._queue
-        self._sends_at_once = False
         if not queue.slots:  # so nothing keeps it from running now
             ready = self._outcome_of(request) if outcome is None else outcome
             if not isinstance(ready, PENDING):
@@ -211,13 +213,15 @@ class RequestPipeline:
         if not request.oneway:
             self.write(data)
 
-    def _run_batch(self, batch: Sequence[Received], started_ns: int) -> tuple[int, Outcome | None]:
+    def _run_batch(
+        self, batch: Sequence[Received], started_ns: int, write: Write
+    ) -> tuple[int, Outcome | None]:
         """Run brief requests and write their replies, up to the first that does not belong to a batch.
 
         Returns how many were answered; and the outcome of the next, if it ran too, and waits or is long.
         """
         if len(batch) > 1 and (replies := self._run_alike(batch)):
-            self._write_batch(replies)
+            write(encode_replies(replies))
             self.until_ns = time.perf_counter_ns()
             self._server.counts.of(type(batch[0])).observe(len(replies), self.until_ns - started_ns)
             return len(replies), None
@@ -243,19 +247,12 @@ class RequestPipeline:
             if not request.oneway:
                 replies.append(reply)
         if replies:
-            self._write_batch(replies)
+            write(encode_replies(replies))
         if ran:
             done = batch if ran == len(batch) else batch[:ran]
             self.until_ns = now_ns = time.perf_counter_ns()
             self._server.counts.observe(done, now_ns - started_ns)
         return ran, outcome
-
-    def _write_batch(self, replies: Sequence[AnyReply]) -> None:
-        if self._sends_at_once:
-            self._sends_at_once = False
-            self.write_at_once(encode_replies(replies))
-        else:
-            self.write(encode_replies(replies))
 
     def _run_alike(self, batch: Sequence[Any]) -> list[AnyReply]:
         """Run a batch of one method by one call; returns the replies of those that were ready."""

@@ -128,7 +128,7 @@ async def test_nothing_is_answered_at_once_where_the_server_was_busy_or_there_is
         assert (it.at_once, [len(write) for write in it.replies()]) == ([], [count])
 
 
-async def test_what_is_sent_at_once_is_one_batch() -> None:
+async def test_nothing_is_answered_at_once_behind_one_that_waits() -> None:
     it = Bench()
     block = b"".join([allocate(0, WAITS), *map(allocate, range(EARLY_REQUESTS))])
     it.pipeline.run(decode_requests(block), IDLE_NS + 1, block)
