@@ -389,11 +389,13 @@ class Connection(asyncio.Protocol):
     def _write_at_once(self, data: bytes) -> None:
         """Send it now: uvloop sends what is written when all reads of the iteration were handled."""
         transport = self._transport
-        if transport is not None and not transport.get_write_buffer_size():
+        if transport is None or transport.is_closing():
+            return
+        if not transport.get_write_buffer_size():
             with suppress(OSError):  # its buffer is full, or the peer is gone
                 data = data[os.write(self._descriptor, data) :]
         if data:
-            self._write(data)
+            transport.write(data)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
