@@ -51,7 +51,7 @@ class MappedSectors:
         for key in self._keys:
             for mapping in _mappings(key):
                 found.setdefault(mapping, []).append((key.offset, key.end))
-        return {mapping: sorted(ranges) for mapping, ranges in found.items()}
+        return found
 
     def have(self, key: Key, more: "MappedSectors | None" = None) -> bool:
         """Whether every sector of a key is mapped as the key does it, by these keys or by more."""
@@ -61,7 +61,7 @@ class MappedSectors:
         )
 
     def ranges(self, mapping: Mapping) -> list[tuple[int, int]]:
-        """Returns the ranges that are mapped so, in order."""
+        """Returns the ranges that are mapped so."""
         return self._ranges.get(mapping, [])
 
 
@@ -125,8 +125,9 @@ def may_be_torn(node: NodeFound, journaled: MappedSectors) -> bool:
 
 def _is_damaged(were_written: list[bool]) -> bool:
     """Whether a sector has something else between keys of the append."""
-    begin = were_written.index(True) if True in were_written else len(were_written)
-    end = len(were_written) - were_written[::-1].index(True) if True in were_written else 0
+    if True not in were_written:
+        return False
+    begin, end = were_written.index(True), len(were_written) - were_written[::-1].index(True)
     return not all(were_written[begin:end])
 
 
