@@ -23,6 +23,7 @@ from bcached.service.socket.method import Session, not_connected
 from bcached.service.socket.pipeline import RequestPipeline
 from bcached.service.socket.pipeline_server import PipelineServer
 from bcached.service.socket.reply_queue import DECODED_FACTOR, SLOT_BYTES
+from bcached.service.socket.reply_sender import ReplySender
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 
@@ -63,8 +64,9 @@ class Connection(asyncio.Protocol):
         session.disconnect = self._disconnect
         self._server = server
         self._message_bytes = message_bytes
-        self._pipeline = RequestPipeline(server, session, self._resume)
-        self._slots = self._pipeline.slots
+        self._sender = sender = ReplySender(server, self._resume)
+        self._pipeline = RequestPipeline(server, session, sender)
+        self._slots = sender.slots
         self._frames = Frames(NO_ROLE_BYTES if self.has_no_role else message_bytes)
         self._backlog = Backlog()  # received, and cannot run yet
         self._waits_for_turn = False
@@ -73,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._descriptor = -1  # in the same time
         self._reading_paused = False
         self._ending = False  # nothing more is read; closed once all replies are sent
-        self._is_noted = False  # the account has an entry for it
+        self._is_noted = False  # the account has an entry for it, or is to get one
         self._partial_begun = -1  # the number of the incomplete message seen by the last sweep
         self._partial_since_ns = 0  # since when that message, or a later one, is incomplete
         self._write_paused_since_ns = 0  # since when the peer does not read
@@ -87,8 +89,8 @@ class Connection(asyncio.Protocol):
             self._transport.set_write_buffer_limits(high=NO_ROLE_BYTES)
         self._descriptor = transport.get_extra_info("socket").fileno()
         is_uvloops = not isinstance(transport, asyncio.Transport)  # it ignores writes after the peer's end
-        self._pipeline.write = self._transport.write if is_uvloops else self._write
-        self._pipeline.write_at_once = self._write_at_once if is_uvloops else self._write
+        self._sender.write = self._transport.write if is_uvloops else self._write
+        self._sender.write_at_once = self._write_at_once if is_uvloops else self._write
 
     def data_received(self, data: bytes) -> None:
         """Run all complete messages."""
@@ -108,13 +110,13 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The peer does not read: run nothing more for it."""
-        self._pipeline.is_write_paused = True
+        self._sender.is_write_paused = self._is_noted = True
         self._write_paused_since_ns = time.perf_counter_ns()
         self._pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has read: continue with the backlog."""
-        self._pipeline.is_write_paused = False
+        self._sender.is_write_paused = False
         # Not within this call: after a write that fails here asyncio would close the connection twice.
         asyncio.get_running_loop().call_soon(self._resume)
 
@@ -152,7 +154,7 @@ class Connection(asyncio.Protocol):
             self.abort()
         self._note()
         now_ns = time.perf_counter_ns()
-        if self.has_no_role and self._pipeline.is_write_paused:
+        if self.has_no_role and self._sender.is_write_paused:
             if now_ns - self._write_paused_since_ns > NO_ROLE_PATIENCE_S * 1e9:
                 self.abort()
         elif self._ending or self._reading_paused:
@@ -193,7 +195,7 @@ class Connection(asyncio.Protocol):
     def held_bytes(self) -> int:
         """Returns the memory this connection holds beyond the fixed cost of a connection."""
         unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        return len(self._frames.partial) + len(self._backlog.block) + self._pipeline.held_bytes + unread
+        return len(self._frames.partial) + len(self._backlog.block) + self._sender.queue.held_bytes + unread
 
     @property
     def holds_since_ns(self) -> int:
@@ -201,7 +203,7 @@ class Connection(asyncio.Protocol):
         waits = [time.perf_counter_ns()]
         if self._frames.partial:
             waits.append(self._partial_since_ns)
-        if self._pipeline.is_write_paused:
+        if self._sender.is_write_paused:
             waits.append(self._write_paused_since_ns)
         if self._slots:
             waits.append(self._slots[0].started_ns)
@@ -245,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _is_answered(self) -> bool:
-        return not self._backlog.block and self._final_refusal is None and self._pipeline.is_idle
+        return not self._backlog.block and self._final_refusal is None and not self._slots
 
     def _overrun(self) -> RequestError:
         """Returns the refusal of a request that is too long: PermissionDenied for a peer without a role."""
@@ -287,14 +289,14 @@ class Connection(asyncio.Protocol):
         if backlog.block or self._ending:
             self._wait_or_close()
             self._note_much()
-        elif self._slots or self._is_noted or self._frames.partial or pipeline.is_write_paused:
+        elif self._slots or self._is_noted or self._frames.partial:
             self._note_much()
 
     def _run_backlog(self, started_ns: int) -> None:
         """Run what can run of the backlog; once it is empty, send the final refusal, if any."""
-        backlog, pipeline = self._backlog, self._pipeline
-        while backlog.block and not pipeline.is_blocked:
-            some = backlog.first(min(backlog.chunk, pipeline.free_slots))
+        backlog, pipeline, sender = self._backlog, self._pipeline, self._sender
+        while backlog.block and not sender.is_blocked:
+            some = backlog.first(min(backlog.chunk, sender.queue.free_slots))
             backlog.drop(pipeline.run(decode_requests(some), started_ns, some))
             if pipeline.until_ns - started_ns > SLICE_NS and backlog.block:
                 return
@@ -304,7 +306,7 @@ class Connection(asyncio.Protocol):
 
     def _wait_or_close(self) -> None:
         self._pause_reading()
-        if self._backlog.block and not self._pipeline.is_blocked:
+        if self._backlog.block and not self._sender.is_blocked:
             self._wait_for_turn()
         elif self._is_answered and self._transport is not None:
             self._transport.close()
@@ -317,7 +319,7 @@ class Connection(asyncio.Protocol):
         if len(self._backlog.block) >= SMALL_BYTES:
             self._pause_reading()
             self._note()
-        if not self._pipeline.is_blocked:
+        if not self._sender.is_blocked:
             self._wait_for_turn()
 
     def _wait_for_turn(self) -> None:
@@ -338,7 +340,7 @@ class Connection(asyncio.Protocol):
             self._answer(b"", time.perf_counter_ns())
         elif self._is_noted and not self._slots:
             self._note()
-        if self._reading_paused and not (self._ending or self._backlog.block or self._pipeline.is_blocked):
+        if self._reading_paused and not (self._ending or self._backlog.block or self._sender.is_blocked):
             self._reading_paused = False
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
@@ -355,10 +357,10 @@ class Connection(asyncio.Protocol):
         slots = self._slots
         waits_alone = len(slots) == 1 and slots[0].request_bytes <= SMALL_REQUEST_BYTES
         return (
-            (bool(slots) and not waits_alone and self._pipeline.held_bytes >= SMALL_BYTES)
+            (bool(slots) and not waits_alone and self._sender.queue.held_bytes >= SMALL_BYTES)
             or len(self._frames.partial) >= SMALL_BYTES
             or bool(self._backlog.block)
-            or self._pipeline.is_write_paused
+            or self._sender.is_write_paused
         )
 
     def _note(self) -> None:

@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from bcached.errors import (
     ExpectedMore,
     InvalidParameter,
@@ -27,12 +25,12 @@ from bcached.errors import (
 )
 from bcached.service.socket.access import Role
 from bcached.service.socket.backlog import lengths
+from bcached.service.socket.decided_replies import DecidedReplies
 from bcached.service.socket.in_order import InOrderRequests
 from bcached.service.socket.method import (
     BatchHandler,
     Decided,
     Handler,
-    Last,
     Later,
     Long,
     Operation,
@@ -40,17 +38,10 @@ from bcached.service.socket.method import (
     Session,
     Stream,
 )
-from bcached.service.socket.pipeline_server import PipelineServer
-from bcached.service.socket.replies import Replies
-from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX, ReplyQueue, ReplySlot
-from bcached.wire.codec import (
-    AnyReply,
-    Continued,
-    Refusal,
-    Reply,
-    encode_replies,
-    encode_reply,
-)
+from bcached.service.socket.pipeline_server import PipelineServer, report_bug
+from bcached.service.socket.reply_queue import ReplySlot
+from bcached.service.socket.reply_sender import ReplySender, Write
+from bcached.wire.codec import AnyReply, Refusal, Reply, encode_replies
 from bcached.wire.messages import Results
 from bcached.wire.methods import Request
 
@@ -60,68 +51,32 @@ BATCH_REQUESTS = 64  # requests answered by one write; back-pressure and time ar
 
 PENDING = (Decided, Later, Stream)  # outcomes whose replies are sent later
 
-Write = Callable[[bytes], None]
 Received = Request | RequestError  # the error is for a message that could not be decoded
 
 
 class RequestPipeline:
-    """The requests of one connection that are not answered yet.
+    """Runs the requests of one connection, and hands their replies to its sender."""
 
-    on_progress is called when a waiting request has been answered. The owner sets `write`, which sends bytes
-    at once, while the peer is connected, and `is_write_paused` while the peer does not read.
-    """
-
-    def __init__(
-        self,
-        server: PipelineServer,
-        session: Session,
-        on_progress: Callable[[], None],
-    ) -> None:
+    def __init__(self, server: PipelineServer, session: Session, sender: ReplySender) -> None:
         self.session = session
-        self.is_write_paused = False
         self.until_ns = 0  # when a request ran last
-        self.write: Write = _discard
-        self.write_at_once: Write = _discard
+        self.slots = sender.slots  # of requests that are not answered yet, in order
         self._server = server
         self._turns = server.turns
-        self._replies = Replies(server.counts)
-        self._on_progress = on_progress
-        self._queue = ReplyQueue()
-        self.slots = self._queue.slots  # replies not sent yet, in order
+        self._sender = sender
+        self._queue = sender.queue
+        self._replies = sender.replies
         self._in_order = InOrderRequests()
-        # The decided requests whose replies wait, by what they wait for.
-        self._decided: dict[asyncio.Future[None], list[tuple[ReplySlot, Results]]] = {}
+        self._decided = DecidedReplies(server, sender)
         # The brief operations that need no check, by request class; the handlers of each, and of several.
         self._ready_operations: dict[type, Operation] = {}
         self._ready: dict[type, Handler] = {}
         self._ready_batches: dict[type, BatchHandler] = {}
-        self._sends_soon = False  # `_send_ready` is scheduled
-        self._ticking: asyncio.TimerHandle | None = None  # until a stream, the head of the queue, is polled
         self.set_role(session.role)
 
     def __repr__(self) -> str:
-        paused = ", writing is paused" if self.is_write_paused else ""
+        paused = ", writing is paused" if self._sender.is_write_paused else ""
         return f"<RequestPipeline {self.session.role.label}: {self._queue!r}, {self._in_order!r}{paused}>"
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request waits."""
-        return not self._queue.slots
-
-    @property
-    def held_bytes(self) -> int:
-        """Returns an estimate of the memory of all that waits."""
-        return self._queue.held_bytes
-
-    @property
-    def free_slots(self) -> int:
-        """Returns how many requests may run before the queue is full, if all of them have to wait."""
-        return max(1, REQUESTS_BEHIND_MAX + 1 - len(self._queue.slots))
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether no more requests may run for now."""
-        return self.is_write_paused or self._queue.is_full
 
     def set_role(self, role: Role) -> None:
         """Set the role, under the server's present state."""
@@ -138,13 +93,13 @@ class RequestPipeline:
 
     def run(self, requests: Sequence[Received], started_ns: int, block: bytes) -> int:
         """Run the requests of a block until all ran, it is late, or we are blocked; returns how many ran."""
-        queue = self._queue
+        sender = self._sender
         sizes: list[int] = []
         at = 0
-        while not self.is_write_paused:
+        while not sender.is_write_paused:
             outcome: Outcome | None = None
-            if not queue.slots:
-                batch, write = requests, self.write
+            if not self.slots:
+                batch, write = requests, sender.write
                 if at or len(requests) >= EARLY_REQUESTS:
                     batch, write = self._part(requests, at, started_ns)
                 ran, outcome = self._run_batch(batch, started_ns, write)
@@ -156,7 +111,7 @@ class RequestPipeline:
                         return at
                     if ran == len(batch):
                         continue
-            elif queue.is_full:
+            elif self._queue.is_full:
                 return at
             sizes = sizes or lengths(block)
             self._run_alone(requests[at], outcome, started_ns, sizes[at])
@@ -175,8 +130,8 @@ class RequestPipeline:
         wait costs as much as a few brief requests.
         """
         if not at and started_ns - self._turns.busy_until_ns > IDLE_NS:
-            return requests[: min(len(requests) // 2, BATCH_REQUESTS)], self.write_at_once
-        return requests[at : at + BATCH_REQUESTS], self.write
+            return requests[: min(len(requests) // 2, BATCH_REQUESTS)], self._sender.write_at_once
+        return requests[at : at + BATCH_REQUESTS], self._sender.write
 
     def _is_late(self, started_ns: int) -> bool:
         """Whether others have to run before the next request of a block."""
@@ -189,15 +144,14 @@ class RequestPipeline:
 
         Its reply is sent at once, or it gets a slot in the queue.
         """
-        kind, queue = type(request), self._queue
-        if not queue.slots:  # so nothing keeps it from running now
+        if not self.slots:  # so nothing keeps it from running now
             ready = self._outcome_of(request) if outcome is None else outcome
             if not isinstance(ready, PENDING):
                 self._reply(request, ready, started_ns)
                 return
             outcome = ready
-        slot = ReplySlot(kind, started_ns, request_bytes, silent=bool(request.oneway))
-        queue.append(slot)
+        slot = ReplySlot(type(request), started_ns, request_bytes, silent=bool(request.oneway))
+        self._queue.append(slot)
         if outcome is None:
             self._run_or_defer(slot, request)
         else:
@@ -211,7 +165,7 @@ class RequestPipeline:
         self.until_ns = now_ns = time.perf_counter_ns()
         self._server.counts.of(kind).observe(1, now_ns - started_ns)
         if not request.oneway:
-            self.write(data)
+            self._sender.write(data)
 
     def _run_batch(
         self, batch: Sequence[Received], started_ns: int, write: Write
@@ -270,7 +224,7 @@ class RequestPipeline:
         try:
             operation = self._permitted(request)
         except RequestError as error:
-            self._settle(slot, self._replies.refusal(slot.kind, error))
+            self._sender.set_reply(slot, self._replies.refusal(slot.kind, error))
             return
         if operation.in_order and self._in_order.must_wait(operation):
             self._in_order.defer(slot, request, operation)  # type: ignore[arg-type]  # it was decoded
@@ -306,11 +260,10 @@ class RequestPipeline:
     # Outcomes
 
     def _settle(self, slot: ReplySlot, outcome: Outcome | Refusal) -> None:
-        """Handle the outcome of a request."""
+        """Handle the outcome of a request; its reply is set, and sent by the caller if it may be first."""
         # 1. It is done, and its reply waits with others.
         if isinstance(outcome, Decided):
-            slot.is_decided = True
-            self._wait_with_others(slot, outcome)
+            self._decided.add(slot, outcome)
         # 2. It waits: the slot is filled when the future is done.
         elif isinstance(outcome, Later):
             pending = outcome.pending
@@ -324,53 +277,20 @@ class RequestPipeline:
         # 3. It is a stream: the slot stays the head of the queue until the connection closes.
         elif isinstance(outcome, Stream):
             slot.stream = outcome
-            self._tick(slot)
+            self._sender.poll_stream()
         # 4. It is done.
         else:
-            self._fill(slot, self._replies.encoded(slot.kind, outcome))
-
-    def _wait_with_others(self, slot: ReplySlot, outcome: Decided) -> None:
-        waiting = self._decided.get(outcome.recorded)
-        if waiting is None:
-            self._decided[outcome.recorded] = waiting = []
-            outcome.recorded.add_done_callback(self._on_recorded)
-        waiting.append((slot, outcome.results))
-
-    def _on_recorded(self, recorded: "asyncio.Future[None]") -> None:
-        """What decided requests wait for is done: send their replies."""
-        failure = recorded.exception()
-        waiting = self._decided.pop(recorded, None)
-        if waiting is None:  # the connection is closed
-            self._report_bug(recorded)
-            return
-        try:
-            if failure is not None and not isinstance(failure, RequestError):
-                raise failure
-            now_ns, queue, counts = time.perf_counter_ns(), self._queue, self._server.counts
-            replies: list[AnyReply] = []
-            for slot, results in waiting:
-                counts.of(slot.kind).observe(1, now_ns - slot.started_ns)
-                if failure is None and slot is queue.slots[0] and not slot.silent:  # nearly always
-                    queue.pop_first()
-                    replies.append(Reply(results))
-                else:
-                    outcome = results if failure is None else self._replies.refusal(slot.kind, failure)
-                    queue.set_reply(slot, self._replies.encoded(slot.kind, outcome))
-            self._send([*replies, *queue.pop_ready()])
-        except Exception as error:
-            self._server.fail(error)
-            return
-        self._on_progress()
+            self._sender.set_reply(slot, outcome)
 
     def _on_done(
         self, slot: ReplySlot, results: Callable[[Any], Outcome], future: "asyncio.Future[Any]"
     ) -> None:
         """A future is done: handle its outcome, and run what was deferred until then."""
-        if not self._queue.slots:  # the connection is closed
-            self._report_bug(future)
+        slots, sender = self.slots, self._sender
+        if not slots:  # the connection is closed
+            report_bug(self._server, future)
             return
         outcome: Outcome | Refusal
-        is_one_of_several = False
         try:
             try:
                 outcome = results(future.result())
@@ -379,83 +299,20 @@ class RequestPipeline:
             except RequestError as error:
                 outcome = self._replies.refusal(slot.kind, error)
             self._in_order.end(slot)
-            if len(self.slots) > 1 and not isinstance(outcome, Decided | Later | Stream):
-                is_one_of_several = True
-                self._set_reply(slot, self._replies.encoded(slot.kind, outcome))
-            else:
+            if isinstance(outcome, PENDING):
                 self._settle(slot, outcome)
+            else:
+                sender.set_reply(slot, outcome)
             while (deferred := self._in_order.next()) is not None:
                 slot, request = deferred
                 self._settle(slot, self._outcome_of(request))
         except Exception as error:
             self._server.fail(error)
             return
-        if is_one_of_several:
-            self._send_soon()
+        if len(slots) > 1:
+            sender.send_soon()  # buckets are served several at once
         else:
-            self._on_progress()
-
-    def _report_bug(self, future: "asyncio.Future[Any]") -> None:
-        """The connection is closed, so there is no reply; report a bug all the same."""
-        error = None if future.cancelled() else future.exception()
-        if isinstance(error, Exception) and not isinstance(error, RequestError):
-            self._server.fail(error)
-
-    def _fill(self, slot: ReplySlot, reply: msgspec.Raw) -> None:
-        """Queue a reply, and send all that are ready."""
-        self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
-        self._send(self._queue.fill(slot, reply))
-
-    def _set_reply(self, slot: ReplySlot, reply: msgspec.Raw) -> None:
-        """Queue a reply; `_send_soon` is to follow."""
-        self._server.counts.of(slot.kind).observe(1, time.perf_counter_ns() - slot.started_ns)
-        self._queue.set_reply(slot, reply)
-
-    def _send_soon(self) -> None:
-        """Send what is ready with what further requests wait for: buckets are served several at once."""
-        if not self._sends_soon:
-            self._sends_soon = True
-            asyncio.get_running_loop().call_soon(self._send_ready)
-
-    def _send_ready(self) -> None:
-        self._sends_soon = False
-        try:
-            self._send(self._queue.pop_ready())
-        except Exception as error:
-            self._server.fail(error)
-            return
-        self._on_progress()
-
-    def _send(self, ready: Sequence[AnyReply]) -> None:
-        """Send replies, and begin a stream that is then first in the queue."""
-        if ready:
-            self.write(encode_replies(ready))
-        if (head := self._queue.head) is not None and head.stream is not None and self._ticking is None:
-            self._tick(head)
-
-    def _tick(self, slot: ReplySlot) -> None:
-        """Send a stream's news if its slot is first and the peer reads; poll again after the interval."""
-        self._ticking = None
-        if slot.stream is None or self._queue.head is not slot:
-            return
-        try:
-            news = None if self.is_write_paused else slot.stream.following()
-        except Exception as error:
-            self._server.fail(error)
-            return
-        if isinstance(news, Last):
-            self._end_stream(slot)
-            self._fill(slot, self._replies.encoded(slot.kind, news.results))
-            self._on_progress()
-            return
-        if news is not None and not slot.silent:
-            self.write(encode_replies([Continued(news)]))
-        self._ticking = asyncio.get_running_loop().call_later(slot.stream.interval_s, self._tick, slot)
-
-    def _end_stream(self, slot: ReplySlot) -> None:
-        if slot.stream is not None:
-            slot.stream.close()
-            slot.stream = None
+            sender.send_ready()
 
     # The end
 
@@ -467,36 +324,18 @@ class RequestPipeline:
             if slot.is_decided:
                 continue
             if slot.future is None:  # a stream, or deferred
-                self._stop_ticking()
-                self._end_stream(slot)
-                self._fill(slot, encode_reply(self._replies.refusal(slot.kind, ShuttingDown())))
+                self._sender.close_stream(slot)
+                self._sender.set_reply(slot, self._replies.refusal(slot.kind, ShuttingDown()))
                 refused = True
             else:
                 slot.future.cancel()
         if refused:
-            self._on_progress()
+            self._sender.send_ready()
 
     def abort(self) -> None:
         """The connection is closed: cancel what waits."""
-        self.write = self.write_at_once = _discard
-        self._on_progress = _nothing  # break the reference cycle: the collector rarely runs
-        self._stop_ticking()
         self._in_order.clear()
         self._decided.clear()
-        for slot in self._queue.clear():
-            self._end_stream(slot)
+        for slot in self._sender.close():
             if slot.future is not None:
                 slot.future.cancel()
-
-    def _stop_ticking(self) -> None:
-        if self._ticking is not None:
-            self._ticking.cancel()
-            self._ticking = None
-
-
-def _nothing() -> None:
-    """Ignore progress."""
-
-
-def _discard(_: bytes) -> None:
-    """Discard bytes: the peer is not connected yet, or not any more."""

@@ -4,6 +4,7 @@
 import asyncio
 from typing import Any, Protocol
 
+from bcached.errors import RequestError
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Operation
 from bcached.service.socket.request_counts import RequestCounts
@@ -29,3 +30,10 @@ class PipelineServer(Protocol):
 
     def fail(self, error: Exception) -> None:
         """Report a bug: the daemon stops."""
+
+
+def report_bug(server: PipelineServer, future: "asyncio.Future[Any]") -> None:
+    """Report a bug in what a connection waited for that is closed now, so that there is no reply."""
+    error = None if future.cancelled() else future.exception()
+    if isinstance(error, Exception) and not isinstance(error, RequestError):
+        server.fail(error)

@@ -57,6 +57,11 @@ class ReplyQueue:
         return self.slots[0] if self.slots else None
 
     @property
+    def free_slots(self) -> int:
+        """Returns how many requests may run before the queue is full, if all of them have to wait."""
+        return max(1, REQUESTS_BEHIND_MAX + 1 - len(self.slots))
+
+    @property
     def is_full(self) -> bool:
         """Whether no more requests may run behind the waiting one."""
         return (
@@ -75,11 +80,6 @@ class ReplyQueue:
         self.request_bytes += slot.request_bytes
         if slot.reply is not None:
             self.reply_bytes += len(slot.reply)
-
-    def fill(self, slot: ReplySlot, reply: Raw) -> list[Raw]:
-        """Set the reply of a slot; returns all replies that can be sent now."""
-        self.set_reply(slot, reply)
-        return self.pop_ready()
 
     def set_reply(self, slot: ReplySlot, reply: Raw) -> None:
         """Set the reply of a slot; `pop_ready` is to follow. A silent slot is removed."""
