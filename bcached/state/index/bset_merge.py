@@ -24,13 +24,20 @@ from bcached.format.bkey import (
     PTR_OFFSET,
     WORD_BYTES,
     Bounds,
-    key_of_words,
 )
 from bcached.format.checksum import Buffer
+from bcached.keys import INODE_MAX
 from bcached.state.index.extent_run import Run
 from bcached.state.index.extents import RUN_KEYS_MAX, Extents
 from bcached.state.index.interior_keys import Position
-from bcached.state.index.key_words import COUNT_LIMIT, COUNT_SHIFT, MERGED_FIELDS, pointer_count
+from bcached.state.index.key_words import (
+    COUNT_LIMIT,
+    COUNT_SHIFT,
+    MERGED_FIELDS,
+    SIZE_LIMIT,
+    SIZE_SHIFT,
+    pointer_count,
+)
 
 RUN_KEYS = RUN_KEYS_MAX * 3 // 4  # leaves space in a run
 WORDS_WITH_POINTER = HEAD_WORDS + 1
@@ -197,8 +204,8 @@ def _cut_by_each_other(columns: Columns) -> Columns:
     for head, end, pointer in zip(
         columns.heads.tolist(), columns.ends.tolist(), columns.pointers.tolist(), strict=True
     ):
-        words = [pointer] if pointer_count(head) else []
-        extents.insert(key_of_words(head, end, words))
+        start = end - (head >> SIZE_SHIFT & SIZE_LIMIT)
+        extents.insert_row((head & INODE_MAX, start, end, head, (pointer,) if pointer_count(head) else ()))
     runs = extents.runs
     return Columns(
         np.concatenate([np.array(run.heads, np.uint64) for run in runs] or [columns.heads[:0]]),

@@ -127,6 +127,18 @@ class Run:
             self._cut_front(index, end)
         return removed
 
+    def take_front(self, index: int, end: int) -> Key:
+        """Cut the sectors before `end` from an extent: some, but not all. Returns them as a key."""
+        head, words = self.heads[index], self.words(index)
+        sectors, left = head >> SIZE_SHIFT & SIZE_LIMIT, self.ends[index] - end
+        assert 0 < left < sectors
+        skipped = sectors - left
+        self.heads[index] = head - (skipped << SIZE_SHIFT)
+        step = skipped << SECTOR_SHIFT
+        for column, word in zip(self.pointers, words):  # noqa: B905 (other extents may have more copies)
+            column[index] = word + step
+        return key_of_words(head - (left << SIZE_SHIFT), end, words)
+
     def merge(self, index: int, bucket_sectors: int) -> bool:
         """Merge an extent into the adjacent one before it; False if its pointers do not allow it."""
         if not self.extend(index - 1, self.heads[index], self.words(index), bucket_sectors):

@@ -125,8 +125,12 @@ class Extents:
                 self.key_count += 1
                 self.word_count += HEAD_WORDS + 1
                 return NOTHING
-            # 2. It overlaps others.
-            if following < end:
+            # 2. It overlaps only the front of one, as in a file that is written again from its beginning.
+            if start <= following < end < ends[index]:
+                self.was_divided = False
+                removed = [run.take_front(index, end)]
+            # 3. It overlaps others.
+            elif following < end:
                 removed = self._cut(number, index, start, end)
                 number, index = bisect_right(self._lasts, position), -1  # cutting moves extents and runs
         if words or self._keep_deletions:

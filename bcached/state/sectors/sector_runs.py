@@ -39,6 +39,14 @@ def sector_runs(keys: Sequence[Key], bucket_sectors: int) -> list[SectorRun]:
 
     A key of several copies begins one for each; one without any is a run on no device.
     """
+    # 1. One key of one copy, as most small commits.
+    if len(keys) == 1 and len(keys[0].pointers) == 1:
+        key, (pointer,) = keys[0], keys[0].pointers
+        sector, size = pointer.sector, key.sectors
+        bucket = sector // bucket_sectors
+        return [
+            SectorRun(pointer.device, bucket, pointer.gen, sector, sector + size, key.dirty, key.inode, 0, 1)
+        ]
     runs: list[SectorRun] = []
     device = gen = behind = limit = inode = -1
     dirty = is_open = False
@@ -48,7 +56,7 @@ def sector_runs(keys: Sequence[Key], bucket_sectors: int) -> list[SectorRun]:
             pointer = pointers[0]
             sector = pointer.sector
             end = sector + key.sectors
-            # 1. It continues the open run.
+            # 2. It continues the open run.
             if (
                 sector == behind
                 and end <= limit
@@ -59,7 +67,7 @@ def sector_runs(keys: Sequence[Key], bucket_sectors: int) -> list[SectorRun]:
             ):
                 behind = end
                 continue
-            # 2. It begins another one.
+            # 3. It begins another one.
             if is_open:
                 _close(runs[-1], behind, number)
             is_open = True
@@ -68,7 +76,7 @@ def sector_runs(keys: Sequence[Key], bucket_sectors: int) -> list[SectorRun]:
             limit = (bucket + 1) * bucket_sectors
             runs.append(SectorRun(device, bucket, gen, sector, end, dirty, inode, number, number + 1))
             continue
-        # 3. Each copy is a run of its own.
+        # 4. Each copy is a run of its own.
         if is_open:
             _close(runs[-1], behind, number)
         is_open, behind = False, -1

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """One run of extents: cut, extended, divided and split."""
 
+import pytest
+
 from bcached.format.bkey import head_word, pointer_word
 from bcached.keys import KEY_SECTORS_MAX, Key, Pointer
 from bcached.state.index.extent_run import Run
@@ -38,6 +40,20 @@ def test_a_cut_over_several_gives_their_pieces_in_order() -> None:
     run = run_of(key_of(0, 10, 640), key_of(10, 10, 700), key_of(30, 10, 800))
     assert run.cut(0, 5, 35) == [key_of(5, 5, 645), key_of(10, 10, 700), key_of(30, 5, 800)]
     assert list(run.keys()) == [key_of(0, 5, 640), key_of(35, 5, 805)]
+
+
+def test_the_front_of_an_extent_is_taken_from_every_copy() -> None:
+    run = run_of(key_of(0, 10, 640), key_of(10, 10, 700, 1400))
+    assert run.take_front(1, 13) == key_of(10, 3, 700, 1400)
+    assert list(run.keys()) == [key_of(0, 10, 640), key_of(13, 7, 703, 1403)]
+    assert run.word_count == 7
+
+
+@pytest.mark.parametrize("end", [0, 10], ids=["nothing", "all"])
+def test_a_front_is_some_of_an_extent_and_not_all(end: int) -> None:
+    run = run_of(key_of(0, 10, 640))
+    with pytest.raises(AssertionError):
+        run.take_front(0, end)
 
 
 def test_an_extent_goes_on_only_where_every_copy_does() -> None:

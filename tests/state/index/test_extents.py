@@ -158,6 +158,20 @@ def test_the_middle_of_an_extent_is_cut_out_and_both_ends_stay() -> None:
     assert list(extents) == [extent(100, 10, 1000), extent(110, 5, 2000), extent(115, 15, 1015)]
 
 
+def test_a_rewrite_from_the_beginning_takes_the_front_of_what_was_there() -> None:
+    extents = Extents(merge_within=1 << 10)
+    extents.insert(Key(0, 0, 64, False, (Pointer(0, 0, 1),)))
+    for offset in (0, 8):
+        cut = extents.insert(Key(0, offset, 8, False, (Pointer(0, 512 + offset, 1),)))
+        assert cut == [Key(0, offset, 8, False, (Pointer(0, offset, 1),))]
+        assert not extents.was_divided
+    assert list(extents) == [
+        Key(0, 0, 16, False, (Pointer(0, 512, 1),)),
+        Key(0, 16, 48, False, (Pointer(0, 16, 1),)),
+    ]
+    assert extents.word_count == 6
+
+
 def test_a_cut_over_many_extents_gives_each_piece() -> None:
     extents = Extents()
     for number in range(20):
