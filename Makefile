@@ -57,7 +57,7 @@ QUICK    := tests/format tests/wire tests/state tests/device tests/client/protoc
 quick: lint
 	$(BIN)/pytest -q -n auto $(QUICK) $(addprefix --ignore=,$(PLAYED))
 
-# Writes the types that bcached/set_state.py declares into the .varlink files.
+# Writes the types that bcached/set_state.py and index_state.py declare into the .varlink files.
 interfaces: $(STAMP)
 	$(BIN)/python -m tests.instruments.interface_types
 

@@ -82,7 +82,7 @@ def test_every_dependency_is_bounded_and_pinned_inside_its_bounds() -> None:
 
 # What a client links, or copies, holds nothing of the kernel's; bcached/__init__.py is imported with it.
 MIT = re.compile(
-    r"bcached/(client|wire|adapters)/.*|bcached/(__init__|errors|keys|metric|set_state|units)\.py|bcached/py\.typed|examples/.*"
+    r"bcached/(client|wire|adapters)/.*|bcached/(__init__|errors|index_state|keys|metric|set_state|units)\.py|bcached/py\.typed|examples/.*"
 )
 TAG = "SPDX-License-" + "Identifier"  # in parts, so that it is not one of this file
 LICENCE_LINE = re.compile(rf"(?m)^(?:#|//|--|/\*) {TAG}: (\S+)(?: \*/)?$")

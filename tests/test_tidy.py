@@ -15,9 +15,10 @@ FLOORS = {
     "": 0,
     "entry_points": 0,
     "errors": 0,
-    "units": -1,
+    "units": -2,
     "keys": 0,
-    "metric": -1,
+    "metric": -2,
+    "index_state": -1,
     "set_state": 0,
     "tracepoints": 0,
     "format": 1,
@@ -161,6 +162,7 @@ def test_the_client_sees_only_the_wire(path: Path) -> None:
             "errors",
             "keys",
             "set_state",
+            "index_state",
             "units",
         }
 

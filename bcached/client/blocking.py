@@ -18,7 +18,8 @@ from bcached.client.state_view import StateView
 from bcached.errors import ConnectionLost
 from bcached.set_state import SetState
 from bcached.units import SECTOR_BYTES
-from bcached.wire.messages import Description, Traced
+from bcached.wire.admin_messages import Traced
+from bcached.wire.messages import Description
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -21,7 +21,8 @@ from bcached.client.state_view import StateView
 from bcached.errors import ClientClosed
 from bcached.keys import Key
 from bcached.set_state import SetState
-from bcached.wire.messages import Description, Traced
+from bcached.wire.admin_messages import Traced
+from bcached.wire.messages import Description
 
 __all__ = ["SOCKET_PATH", "Client", "Piece"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from bcached.set_state import SetState
-from bcached.wire.messages import Change, News
+from bcached.wire.admin_messages import Change, News
 
 
 class StateView:

@@ -4,13 +4,14 @@
 from collections.abc import Sequence
 
 from bcached.format.bkey import WORD_BYTES
+from bcached.index_state import IndexState
 from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index import Index
 from bcached.runtime.index.touches import Touches
 from bcached.runtime.sectors.allocations import Allocations
 from bcached.runtime.tasks.task_set import Tasks
 from bcached.runtime.volume_figures import buckets_held, dirty_by_inode, largest_holders, volume_states
-from bcached.set_state import IndexState, MemberState
+from bcached.set_state import MemberState
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from itertools import islice
 
+from bcached.index_state import VolumeState
 from bcached.runtime.index.index import Index
 from bcached.runtime.index.volume_reads import VolumeReads
 from bcached.runtime.sectors.allocations import Allocations
 from bcached.runtime.tasks.mover import Mover
-from bcached.set_state import HOLDER_ROLES, VolumeState
+from bcached.set_state import HOLDER_ROLES
 from bcached.state.sectors.reservations import Holder
 from bcached.state.statistics import HolderStatistics
 from bcached.store.uuid_table import VolumeInfo

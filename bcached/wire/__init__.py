@@ -4,7 +4,8 @@
 The only package that knows how requests and replies are encoded; the daemon and the client library see
 structs. No async, no I/O and no clock in here.
 
-messages   the parameters and results of each method, one struct each
+messages   the parameters and results of each method of Allocator, one struct each
+volume_messages, admin_messages   those of the methods on volumes, and otherwise of Admin and Monitor
 interfaces   their names
 methods    the structs of each method, by its full name
 refusals   the precise error for a message that could not be decoded

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The parameters and results of the socket's methods, one struct each; names as in the .varlink files.
+"""The parameters and results of the methods of Allocator, one struct each; names as in the .varlink files.
 
 A struct's ranges are checked as it is decoded, and unknown fields are refused. None in an optional field is
 the same as leaving it out. msgspec refuses numbers beyond 64 bits by itself.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, SectorOffset
-from bcached.set_state import POLICY_NAMES, SetState
 
 INT64_MAX = (1 << 63) - 1
 ASK_SECTORS_MAX = 1 << 40  # with whole; the set refuses what it cannot hold, with a limit of its own
@@ -20,10 +19,8 @@ REPLY_BYTES_MAX = 4 << 20  # no reply is longer
 REQUEST_BYTES_MAX = 1 << 20  # nor a request, by default
 TIMEOUT_MS, TIMEOUT_MS_MAX = 30_000, 300_000
 FOUND_MAX = 1000  # keys in one reply
-EVENTS_MAX = (1 << 31) - 1  # of one trace with a limit
 TOUCHED_MAX = 10_000  # buckets in one Touch
 RANGE_SECTORS_MAX = OFFSET_MAX - 1  # so that no range reaches beyond the last key's end
-INTERVAL_MS, INTERVAL_MS_MIN, INTERVAL_MS_MAX = 1000, 100, 3_600_000
 
 AskedOffset = Annotated[int, Meta(ge=0, le=OFFSET_MAX - ASK_SECTORS_MAX)]  # its keys can be committed
 AskedSectors = Annotated[int, Meta(ge=1, le=ASK_SECTORS_MAX)]
@@ -35,10 +32,6 @@ Replicas = Annotated[int, Meta(ge=1, le=POINTERS_MAX)]
 TimeoutMs = Annotated[int, Meta(ge=0, le=TIMEOUT_MS_MAX)]
 Tally = Annotated[int, Meta(ge=0, le=1 << 40)]  # what one client counted since it last said so
 Keys = tuple[Key, ...]
-if TYPE_CHECKING:
-    Policy: TypeAlias = str  # one of POLICY_NAMES, which no type checker can know
-else:
-    Policy = Literal[POLICY_NAMES]
 
 
 class Parameters(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -292,90 +285,6 @@ class ChangeMapFile(Results):
     path: str
     bytes: int
     shift: int
-
-
-# io.bcached.Admin
-
-
-class StatusNow(Results):
-    """Status' results."""
-
-    state: SetState
-
-
-class Lines(Results):
-    """Explain's results."""
-
-    lines: tuple[str, ...]
-
-
-class Violations(Results):
-    """Verify's results."""
-
-    violations: tuple[str, ...]
-
-
-class CollectGarbage(Parameters, frozen=True):
-    """A garbage collection: whether to wait for its end."""
-
-    wait: bool | None = None
-
-
-class SetReplacement(Parameters, frozen=True):
-    """The replacement policy to set."""
-
-    policy: Policy
-
-
-class SetDiscard(Parameters, frozen=True):
-    """Whether to discard buckets before reuse."""
-
-    discard: bool
-
-
-# io.bcached.Monitor
-
-
-class Watch(Parameters, frozen=True):
-    """A stream of the state and its changes."""
-
-    interval_ms: Annotated[int, Meta(ge=INTERVAL_MS_MIN, le=INTERVAL_MS_MAX)] | None = None
-
-
-class Change(Struct, gc=False):
-    """A value that has changed, by its dotted path."""
-
-    name: str
-    value: Any
-
-
-class News(Results, omit_defaults=True):
-    """One of Watch's replies."""
-
-    state: SetState | None = None
-    changes: tuple[Change, ...] | None = None
-
-
-class Trace(Parameters, frozen=True):
-    """A stream of events: those with these names, and at most so many."""
-
-    events: tuple[str, ...] | None = None
-    limit: Annotated[int, Meta(ge=1, le=EVENTS_MAX)] | None = None
-
-
-class TraceEvent(Struct, gc=False):
-    """An event; time_ns is the system's monotonic clock."""
-
-    time_ns: int
-    name: str
-    fields: Any
-
-
-class Traced(Results):
-    """One of Trace's replies: the events since the last, and how many more were dropped before them."""
-
-    events: tuple[TraceEvent, ...]
-    dropped: int
 
 
 # org.varlink.service

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from bcached.wire import messages, volume_messages
+from bcached.wire import admin_messages, messages, volume_messages
 from bcached.wire.interfaces import ADMIN, ALLOCATOR, INTERFACES, MONITOR, SERVICE
 
 __all__ = ["ADMIN", "ALLOCATOR", "INTERFACES", "METHODS", "MONITOR", "SERVICE", "Method", "Request"]
@@ -82,18 +82,18 @@ METHODS = {
         _method(ALLOCATOR, "Volumes", messages.Nothing, volume_messages.ListedVolumes),
         _method(ALLOCATOR, "MapGens", messages.Nothing, messages.GenMaps),
         _method(ALLOCATOR, "MapChanges", messages.Nothing, messages.ChangeMapFile),
-        _method(ADMIN, "Status", messages.Nothing, messages.StatusNow),
-        _method(ADMIN, "Explain", messages.Nothing, messages.Lines),
-        _method(ADMIN, "Verify", messages.Nothing, messages.Violations),
-        _method(ADMIN, "CollectGarbage", messages.CollectGarbage, messages.Done),
+        _method(ADMIN, "Status", messages.Nothing, admin_messages.StatusNow),
+        _method(ADMIN, "Explain", messages.Nothing, admin_messages.Lines),
+        _method(ADMIN, "Verify", messages.Nothing, admin_messages.Violations),
+        _method(ADMIN, "CollectGarbage", admin_messages.CollectGarbage, messages.Done),
         _method(ADMIN, "WritePriorities", messages.Nothing, messages.Done),
-        _method(ADMIN, "SetReplacement", messages.SetReplacement, messages.Done),
-        _method(ADMIN, "SetDiscard", messages.SetDiscard, messages.Done),
+        _method(ADMIN, "SetReplacement", admin_messages.SetReplacement, messages.Done),
+        _method(ADMIN, "SetDiscard", admin_messages.SetDiscard, messages.Done),
         _method(ADMIN, "ListVolumes", messages.Nothing, volume_messages.ListedVolumes),
         _method(ADMIN, "CreateVolume", volume_messages.CreateVolume, volume_messages.NewVolume),
         _method(ADMIN, "DeleteVolume", volume_messages.DeleteVolume, messages.Done),
         _method(ADMIN, "SetVolumeOwner", volume_messages.SetVolumeOwner, messages.Done),
-        _method(MONITOR, "Watch", messages.Watch, messages.News),
-        _method(MONITOR, "Trace", messages.Trace, messages.Traced),
+        _method(MONITOR, "Watch", admin_messages.Watch, admin_messages.News),
+        _method(MONITOR, "Trace", admin_messages.Trace, admin_messages.Traced),
     )
 }

@@ -15,7 +15,8 @@ import msgspec
 from msgspec import Struct
 
 import bcached.wire
-from bcached.set_state import IndexState, MemberState, SetState, VolumeState
+from bcached.index_state import IndexState, VolumeState
+from bcached.set_state import MemberState, SetState
 
 FOLDER = Path(bcached.wire.__file__).parent
 FILES = ("io.bcached.Admin.varlink", "io.bcached.Monitor.varlink")

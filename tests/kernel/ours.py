@@ -7,7 +7,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
-from bcached.wire.messages import Policy
+from bcached.wire.admin_messages import Policy
 
 from .daemon import DaemonFailed, make_image, serving
 from .judge import judge

@@ -10,7 +10,8 @@ from pathlib import Path
 from bcached.client.blocking import BlockingClient
 from bcached.errors import BcachedError
 from bcached.keys import Key
-from bcached.wire.messages import Extent, Policy
+from bcached.wire.admin_messages import Policy
+from bcached.wire.messages import Extent
 
 from .daemon import Daemon, serving
 

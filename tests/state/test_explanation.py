@@ -2,7 +2,8 @@
 import pytest
 from msgspec.structs import replace
 
-from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, VolumeState
+from bcached.index_state import IndexState, VolumeState
+from bcached.set_state import BUCKET_STATES, RESERVES, MemberState
 from bcached.state.explanation import FAILURES, explain, explain_index
 from bcached.state.statistics import (
     WAIT_BOUNDS_S,

@@ -3,8 +3,9 @@ import msgspec
 import pytest
 
 from bcached.keys import Key, Pointer
+from bcached.wire.admin_messages import News
 from bcached.wire.client_codec import UNREADABLE, Answer, Question, RawAnswer, decode_answer, encode_question
-from bcached.wire.messages import Done, Found, Lookup, News, Nothing
+from bcached.wire.messages import Done, Found, Lookup, Nothing
 
 KEY = Key(1, 8, 16, False, (Pointer(0, 1024, 3),))
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bcached.errors import InvalidParameter, RequestError
 from bcached.keys import Key, Pointer
-from bcached.wire import codec, messages, volume_messages
+from bcached.wire import admin_messages, codec, messages, volume_messages
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.codec import Continued, Refusal, Reply, decode_requests, encode_replies
 from bcached.wire.methods import METHODS, Request
@@ -113,7 +113,7 @@ def test_replies_read_as_the_words_of_varlink() -> None:
         [
             Reply(messages.Allocated((KEY,))),
             Reply(messages.Done()),
-            Continued(messages.News(changes=(messages.Change("min_prio", 3),))),
+            Continued(admin_messages.News(changes=(admin_messages.Change("min_prio", 3),))),
             Refusal("io.bcached.Allocator.NotReserved", {"key": KEY}),
             codec.encode_reply(Reply(volume_messages.NewVolume(7))),
         ]
@@ -137,7 +137,7 @@ def test_next_is_told_only_where_there_is_more() -> None:
 
 
 def test_newlines_and_nuls_in_strings_stay_inside_their_reply() -> None:
-    written = encode_replies([Reply(messages.Lines(("a\nb\0c",)))] * 2)
+    written = encode_replies([Reply(admin_messages.Lines(("a\nb\0c",)))] * 2)
     assert written.count(b"\0") == 2
     assert b"\n" not in written
     first = written.split(b"\0")[0]

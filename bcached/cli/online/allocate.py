@@ -18,7 +18,7 @@ from bcached.cli.online.volume_name import VOLUME, inode_of
 from bcached.client.client import Client
 from bcached.keys import POINTERS_MAX, Key
 from bcached.units import SECTOR_BYTES, format_size
-from bcached.wire.messages import INTERVAL_MS_MAX
+from bcached.wire.admin_messages import INTERVAL_MS_MAX
 
 
 @click.command(

@@ -6,7 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bcached.cli.locale import is_ascii_only
-from bcached.set_state import IndexState, MemberState, SetState
+from bcached.index_state import IndexState
+from bcached.set_state import MemberState, SetState
 from bcached.units import SECTOR_BYTES, format_size, plural
 
 BAR_WIDTH = 10

@@ -9,7 +9,7 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.groups import VerbGroup
 from bcached.cli.online.daemon import connected
 from bcached.set_state import POLICY_NAMES
-from bcached.wire.messages import Policy
+from bcached.wire.admin_messages import Policy
 
 
 @click.group("set", cls=VerbGroup)

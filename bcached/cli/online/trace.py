@@ -15,7 +15,7 @@ from bcached.cli.interruption import until_interrupted
 from bcached.cli.online.daemon import connected
 from bcached.client.client import Client
 from bcached.tracepoints import EVENTS
-from bcached.wire.messages import Traced, TraceEvent
+from bcached.wire.admin_messages import Traced, TraceEvent
 
 KEY = "{inode}:{offset} len {sectors} dirty {dirty:d}"
 NODE = "cache{device} bucket {bucket}"

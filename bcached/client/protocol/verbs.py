@@ -11,10 +11,11 @@ from bcached.client.attachment import Attachment
 from bcached.client.protocol.exchange import Call
 from bcached.keys import Key
 from bcached.set_state import SetState
-from bcached.wire import messages, volume_messages
+from bcached.wire import admin_messages, messages, volume_messages
+from bcached.wire.admin_messages import Policy
 from bcached.wire.client_codec import Question, encode_question
 from bcached.wire.interfaces import ADMIN, ALLOCATOR, MONITOR
-from bcached.wire.messages import Bucket, ChangeMapFile, Committed, Extent, Found, Lookup, Policy
+from bcached.wire.messages import Bucket, ChangeMapFile, Committed, Extent, Found, Lookup
 from bcached.wire.volume_messages import Orphan, Volume, VolumeOwner
 
 NOTHING = messages.Nothing()
@@ -246,25 +247,25 @@ def flush(at: Attachment) -> Call[int]:
 def status(at: Attachment) -> Call[SetState]:
     """Returns the state of the set."""
     at.check()
-    return Call(f"{ADMIN}.Status", NOTHING, messages.StatusNow, lambda it: it.state)
+    return Call(f"{ADMIN}.Status", NOTHING, admin_messages.StatusNow, lambda it: it.state)
 
 
 def explain(at: Attachment) -> Call[tuple[str, ...]]:
     """Returns why allocations wait or fail."""
     at.check()
-    return Call(f"{ADMIN}.Explain", NOTHING, messages.Lines, lambda it: it.lines)
+    return Call(f"{ADMIN}.Explain", NOTHING, admin_messages.Lines, lambda it: it.lines)
 
 
 def verify(at: Attachment) -> Call[tuple[str, ...]]:
     """Returns the set's violated invariants."""
     at.check()
-    return Call(f"{ADMIN}.Verify", NOTHING, messages.Violations, lambda it: it.violations)
+    return Call(f"{ADMIN}.Verify", NOTHING, admin_messages.Violations, lambda it: it.violations)
 
 
 def collect_garbage(at: Attachment, *, wait: bool | None = None) -> Call[None]:
     """Collect garbage."""
     at.check()
-    return Call(f"{ADMIN}.CollectGarbage", messages.CollectGarbage(wait), messages.Done, _nothing)
+    return Call(f"{ADMIN}.CollectGarbage", admin_messages.CollectGarbage(wait), messages.Done, _nothing)
 
 
 def write_priorities(at: Attachment) -> Call[None]:
@@ -276,13 +277,13 @@ def write_priorities(at: Attachment) -> Call[None]:
 def set_replacement(at: Attachment, policy: Policy) -> Call[None]:
     """Set the replacement policy."""
     at.check()
-    return Call(f"{ADMIN}.SetReplacement", messages.SetReplacement(policy), messages.Done, _nothing)
+    return Call(f"{ADMIN}.SetReplacement", admin_messages.SetReplacement(policy), messages.Done, _nothing)
 
 
 def set_discard(at: Attachment, discard: bool) -> Call[None]:
     """Turn discards on or off."""
     at.check()
-    return Call(f"{ADMIN}.SetDiscard", messages.SetDiscard(discard), messages.Done, _nothing)
+    return Call(f"{ADMIN}.SetDiscard", admin_messages.SetDiscard(discard), messages.Done, _nothing)
 
 
 def list_volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
@@ -329,14 +330,14 @@ def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> C
 
 def watch(interval_ms: int | None) -> Call[None]:
     """Watch the state and its changes, as news: a call that ends with its connection."""
-    request = messages.Watch(interval_ms)
-    return Call(f"{MONITOR}.Watch", request, messages.News, _nothing, more=True)
+    request = admin_messages.Watch(interval_ms)
+    return Call(f"{MONITOR}.Watch", request, admin_messages.News, _nothing, more=True)
 
 
-def trace(events: Sequence[str], limit: int | None) -> Call[messages.Traced]:
+def trace(events: Sequence[str], limit: int | None) -> Call[admin_messages.Traced]:
     """Listen to events, as news; after limit of them the call ends with the last."""
-    request = messages.Trace(tuple(events) or None, limit)
-    return Call(f"{MONITOR}.Trace", request, messages.Traced, lambda it: it, more=True)
+    request = admin_messages.Trace(tuple(events) or None, limit)
+    return Call(f"{MONITOR}.Trace", request, admin_messages.Traced, lambda it: it, more=True)
 
 
 # Oneway messages

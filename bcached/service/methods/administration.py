@@ -10,7 +10,7 @@ from bcached.service.methods.tracing import INTERVAL_S, EventStream
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Handler, Later, Operation, Outcome, Session, Stream
 from bcached.set_state import Replacement
-from bcached.wire import messages
+from bcached.wire import admin_messages, messages
 from bcached.wire.methods import ADMIN, METHODS, MONITOR
 
 VIOLATIONS_MAX = 1000  # listed one by one; a set so broken needs no longer list
@@ -44,11 +44,11 @@ class Administration:
 
     def status(self, _session: Session, _request: Any) -> Outcome:
         """Returns the state of the set."""
-        return messages.StatusNow(self._set.statistics().state())
+        return admin_messages.StatusNow(self._set.statistics().state())
 
     def explain(self, _session: Session, _request: Any) -> Outcome:
         """Returns why allocations wait or fail."""
-        return messages.Lines(tuple(self._set.explain()))
+        return admin_messages.Lines(tuple(self._set.explain()))
 
     def verify(self, _session: Session, _request: Any) -> Outcome:
         """Returns the set's violated invariants."""
@@ -56,9 +56,9 @@ class Administration:
         listed = found[:VIOLATIONS_MAX]
         if len(found) > len(listed):
             listed.append(f"and {len(found) - len(listed)} more")
-        return messages.Violations(tuple(listed))
+        return admin_messages.Violations(tuple(listed))
 
-    def collect_garbage(self, _session: Session, request: messages.CollectGarbage) -> Outcome:
+    def collect_garbage(self, _session: Session, request: admin_messages.CollectGarbage) -> Outcome:
         """Collect garbage, or only request it."""
         if request.wait is False:
             self._set.shared.collections.request("asked")
@@ -69,20 +69,20 @@ class Administration:
         """Write prios and gens."""
         return Later(self._set.maintenance.write_priorities(), _done)
 
-    def set_replacement(self, _session: Session, request: messages.SetReplacement) -> Outcome:
+    def set_replacement(self, _session: Session, request: admin_messages.SetReplacement) -> Outcome:
         """Set the replacement policy."""
         return Later(self._set.maintenance.set_replacement(Replacement[request.policy.upper()]), _done)
 
-    def set_discard(self, _session: Session, request: messages.SetDiscard) -> Outcome:
+    def set_discard(self, _session: Session, request: admin_messages.SetDiscard) -> Outcome:
         """Turn discards on or off."""
         return Later(self._set.maintenance.set_discard(request.discard), _done)
 
-    def watch(self, session: Session, request: messages.Watch) -> Outcome:
+    def watch(self, session: Session, request: admin_messages.Watch) -> Outcome:
         """Returns a stream: the state, then its changes."""
-        interval_ms = messages.INTERVAL_MS if request.interval_ms is None else request.interval_ms
+        interval_ms = admin_messages.INTERVAL_MS if request.interval_ms is None else request.interval_ms
         return Stream(StateChanges(self._set.statistics, session.holder.rights).following, interval_ms / 1000)
 
-    def trace(self, session: Session, request: messages.Trace) -> Outcome:
+    def trace(self, session: Session, request: admin_messages.Trace) -> Outcome:
         """Returns a stream of events."""
         events = EventStream(self._set.shared.trace, request, session.holder.rights)
         return Stream(events.following, INTERVAL_S, events.close)

@@ -9,7 +9,7 @@ import msgspec
 from bcached.set_state import SetState
 from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 from bcached.state.statistics import SetStatistics
-from bcached.wire.messages import Change, News
+from bcached.wire.admin_messages import Change, News
 
 
 class StateChanges:

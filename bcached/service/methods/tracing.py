@@ -5,7 +5,7 @@ from bcached.errors import InvalidParameter, LimitExceeded
 from bcached.service.socket.method import Last
 from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 from bcached.tracepoints import EVENTS, Listener, Tracepoints
-from bcached.wire.messages import Trace, Traced, TraceEvent
+from bcached.wire.admin_messages import Trace, Traced, TraceEvent
 
 EVENTS_A_MESSAGE = 512  # a millisecond to encode
 INTERVAL_S = 0.02

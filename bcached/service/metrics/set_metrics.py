@@ -15,9 +15,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 import bcached
+from bcached.index_state import IndexState, VolumeState
 from bcached.service.metrics.families import add_histogram, coarser, declared_families, with_zeros
 from bcached.service.statistics import ServerStatistics, Snapshot
-from bcached.set_state import IndexState, MemberState, VolumeState
+from bcached.set_state import MemberState
 from bcached.state.statistics import SetStatistics
 
 MEMBER_LABELS = ["uuid", "cache_device"]

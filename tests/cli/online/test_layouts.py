@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from bcached.cli.online.layouts import BRIEF_REST, COMPACT_REST, Fitted, layouts, merged
-from bcached.set_state import BUCKET_STATES, SetState, VolumeState
+from bcached.index_state import VolumeState
+from bcached.set_state import BUCKET_STATES, SetState
 
 from .test_picture import member, state
 

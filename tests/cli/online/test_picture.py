@@ -10,7 +10,8 @@ from rich.console import Console
 from bcached.cli.locale import is_ascii_only
 from bcached.cli.online.picture import BAR_WIDTH, VOLUMES_SHOWN, bar, counted, picture
 from bcached.cli.online.top import rates
-from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, SetState, VolumeState
+from bcached.index_state import IndexState, VolumeState
+from bcached.set_state import BUCKET_STATES, RESERVES, MemberState, SetState
 
 
 def member(**changes: object) -> MemberState:

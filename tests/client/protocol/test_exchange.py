@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bcached.client.protocol.exchange import CLOSED, Call, Exchange
 from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume
-from bcached.wire.messages import REPLY_BYTES_MAX, Allocate, Change, Committed, News, Nothing, Watch
+from bcached.wire.admin_messages import Change, News, Watch
+from bcached.wire.messages import REPLY_BYTES_MAX, Allocate, Committed, Nothing
 
 
 def call(undo: bool = False, more: bool = False) -> Call[int]:

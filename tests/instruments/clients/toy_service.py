@@ -23,7 +23,7 @@ from bcached.service.socket.method import (
     Stream,
 )
 from bcached.service.socket.peer import Peer
-from bcached.wire import messages, volume_messages
+from bcached.wire import admin_messages, messages, volume_messages
 from bcached.wire.methods import METHODS
 
 WAITS = 1000  # an inode for which Allocate waits until somebody releases something
@@ -39,7 +39,7 @@ class ToyService:
         self.log: list[str] = []
         self.on_allocate: Callable[[], object] = lambda: None
         self.waiting: list[asyncio.Future[Key]] = []
-        self.news: list[messages.News] = []
+        self.news: list[admin_messages.News] = []
         self.gone: list[Session] = []
         self.may_commit = asyncio.Semaphore(0)
         self.journal: list[asyncio.Future[None]] = []
@@ -131,14 +131,14 @@ class ToyService:
         return messages.Description("set", (), "", 0, "0", session.role.label)
 
     def explain(self, session: Session, _: Any) -> Outcome:
-        return messages.Lines((LONG_LINE,) * 100)
+        return admin_messages.Lines((LONG_LINE,) * 100)
 
     def endless(self, session: Session, _: Any) -> Outcome:
         return volume_messages.ListedVolumes(
             (volume_messages.Volume(0, "", "x" * 1000, 0, flash_only=False),) * 5000
         )
 
-    def collect(self, session: Session, asked: messages.CollectGarbage) -> Outcome:
+    def collect(self, session: Session, asked: admin_messages.CollectGarbage) -> Outcome:
         return Later(self._collect(), lambda _: messages.Done())
 
     async def _collect(self) -> None:
@@ -146,5 +146,5 @@ class ToyService:
         assert self.collections >= 0, "a bug in a task"
         self.collections += 1
 
-    def watch(self, session: Session, asked: messages.Watch) -> Outcome:
+    def watch(self, session: Session, asked: admin_messages.Watch) -> Outcome:
         return Stream(lambda: self.news.pop(0) if self.news else None, (asked.interval_ms or 1000) / 1000)

@@ -9,7 +9,7 @@ from bcached.client.state_view import StateView
 from bcached.runtime.lifetime import running
 from bcached.service.methods.state_changes import StateChanges
 from bcached.state.statistics import SetStatistics
-from bcached.wire.messages import News
+from bcached.wire.admin_messages import News
 from instruments.samples.living_set import fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
 

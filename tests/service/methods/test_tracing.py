@@ -12,7 +12,7 @@ from bcached.service.methods import tracing
 from bcached.service.methods.tracing import EventStream
 from bcached.service.socket.method import Last
 from bcached.tracepoints import EVENTS, Tracepoints
-from bcached.wire.messages import Trace, Traced, TraceEvent
+from bcached.wire.admin_messages import Trace, Traced, TraceEvent
 from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets
 from instruments.time.virtual_time import in_virtual_time
 

@@ -17,6 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from bcached.errors import ConfigError
+from bcached.index_state import IndexState, VolumeState
 from bcached.service.listening import bind_metrics
 from bcached.service.metrics import scrape
 from bcached.service.metrics import server as metrics_server
@@ -27,7 +28,7 @@ from bcached.service.metrics.scrape_request import Wanted
 from bcached.service.metrics.server import MetricsServer
 from bcached.service.metrics.set_metrics import registry, volume_metrics
 from bcached.service.statistics import ServerStatistics, Snapshot
-from bcached.set_state import BUCKET_STATES, RESERVES, IndexState, MemberState, VolumeState
+from bcached.set_state import BUCKET_STATES, RESERVES, MemberState
 from bcached.state.eviction_ages import AGE_BOUNDS_S
 from bcached.state.statistics import SLICE_BOUNDS_S, WAIT_BOUNDS_S, WRITE_BOUNDS_S, Histogram, SetStatistics
 

@@ -17,7 +17,7 @@ from bcached.service.socket.access import Access
 from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.socket_limits import SocketLimits
 from bcached.service.socket.socket_server import SocketServer
-from bcached.wire.messages import Change, News
+from bcached.wire.admin_messages import Change, News
 from instruments.clients.talker import Talker, allocate, call, outcome
 from instruments.clients.toy_service import BUG, FAILS, LONG_LINE, WAITS, ToyService
 from instruments.time.patience import patience

@@ -3,7 +3,8 @@ import asyncio
 
 from bcached.service.socket.access import Role
 from bcached.service.socket.method import Last, Operation, Stream
-from bcached.wire.messages import Change, Done, News
+from bcached.wire.admin_messages import Change, News
+from bcached.wire.messages import Done
 from bcached.wire.methods import METHODS
 from instruments.clients.pipeline_bench import PipelineBench, allocate, settled
 from instruments.clients.talker import call
