@@ -124,10 +124,14 @@ class ChangeMap:
 
     def place(self, inode: int, sector: int) -> Placed | None:
         """Returns the place of the key that is all of a sector's region, if it is known to be the newest."""
-        index = self.index(inode, sector)
-        if self.places is None or (found := self.places.get(index, inode, sector >> self.shift)) is None:
+        if self.places is None:
             return None
-        return found if found.version == self.counters[index] else None
+        region = sector >> self.shift
+        index = inode * INODE_FACTOR + region
+        found = self.places.get(index, inode, region)
+        if found is None or found.version != self.counters[index & self.mask]:
+            return None
+        return found
 
     def put_places(self, keys: Sequence[Key]) -> None:
         """Publish keys with one pointer, each being all that is in its region: the daemon's side."""

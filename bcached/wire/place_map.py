@@ -15,7 +15,8 @@ while it was written: with all products modulo 2^64,
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
 
 from bcached.keys import Key, Pointer
 
@@ -27,11 +28,12 @@ INODE_FACTOR = 2654435761  # of h, by which regions have counters and places
 A, B = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 C, D = 0x165667B19E3779F9, 0xD6E8FEB86659FD93
 LOW_32 = (1 << 32) - 1
+HIGH_32 = LOW_32 << 32
 INODE_SHIFT = 44  # regions beyond that have no place
 DEVICE_SHIFT = 51
 
 
-class Placed(NamedTuple):
+class Placed(msgspec.Struct, frozen=True, gc=False):
     """A place: the key's sectors and pointer, the region's change counter and the gc_epoch at that time."""
 
     version: int
@@ -75,12 +77,12 @@ class PlaceMap:
 
     def get(self, index: int, inode: int, region: int) -> Placed | None:
         """Returns the place of a region, if there is one. The client's side."""
-        at = (index & self.mask) * WORDS
-        first, where, pointed, last = self._words[at : at + WORDS].tolist()
+        words, at = self._words, (index & self.mask) * WORDS
+        first, where, pointed, last = words[at], words[at + 1], words[at + 2], words[at + 3]
         if where != region | inode << INODE_SHIFT or not first >> 32:
             return None
         epoch = last & LOW_32
-        if ((first * A ^ where * B ^ pointed * C ^ epoch * D) ^ last) & LOW_32 << 32:
+        if (first * A ^ where * B ^ pointed * C ^ epoch * D ^ last) & HIGH_32:
             return None
         sector = (pointed & (1 << DEVICE_SHIFT) - 1) >> 8
         pointer = Pointer(pointed >> DEVICE_SHIFT, sector, pointed & 0xFF)

@@ -9,11 +9,11 @@ from unittest.mock import patch
 from bcached.client.cache.commits import Commits
 from bcached.client.cache.finding import reading
 from bcached.client.cache.finding.known_object import KnownExtent, KnownObject
+from bcached.client.cache.finding.placed_objects import PlacedObjects
 from bcached.client.cache.finding.recall import Recall
 from bcached.client.cache.session import CacheSession
 from bcached.client.cache.values.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
 from bcached.wire.change_map import ChangeMap
-from bcached.wire.place_map import Placed
 
 
 def _unchecked(data: bytes, name: bytes) -> StoredObject | None:
@@ -80,13 +80,20 @@ def without_gens_and_checksums() -> Iterator[None]:
 
 def without_versions_of_places() -> Any:
     """A place is believed although its region has changed since."""
+    at = PlacedObjects.at
 
-    def place(self: ChangeMap, inode: int, sector: int) -> Placed | None:
-        index = self.index(inode, sector)
-        found = self.places.get(index, inode, sector >> self.shift) if self.places else None
-        return None if found is None else found._replace(version=self.counters[index])
+    def believing(self: PlacedObjects, name: bytes, offset: int, *how: Any) -> StoredObject | None:
+        index = self._changes.index(self._inode, offset)
+        region = offset >> self._shift
+        placed = self._places.get(self._first + region, self._inode, region)
+        real = self._counters
+        self._counters = {index: placed.version} if placed is not None else real  # type: ignore[assignment]
+        try:
+            return at(self, name, offset, *how)
+        finally:
+            self._counters = real
 
-    return patch.object(ChangeMap, "place", place)
+    return patch.object(PlacedObjects, "at", believing)
 
 
 def without_durability() -> Any:

@@ -9,7 +9,7 @@ from bcached.errors import BadField, BadMagic
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, Key, Pointer
 from bcached.wire.change_map import COUNTER_LIMIT, REGION_SHIFT, ChangeMap, file_bytes
 from bcached.wire.map_header import HEADER_BYTES
-from bcached.wire.place_map import PLACE_BYTES
+from bcached.wire.place_map import PLACE_BYTES, Placed
 
 COUNT = 64
 REGION = 1 << REGION_SHIFT
@@ -115,10 +115,10 @@ def test_a_place_holds_until_the_next_change_in_its_region() -> None:
     ours.count([one])
     ours.put_places([one])
     ours.note_collection()
-    assert ours.place(3, 5 * REGION) == (1, 8, one.pointers[0], 0)
+    assert ours.place(3, 5 * REGION) == Placed(1, 8, one.pointers[0], 0)
     assert ours.place(3, 6 * REGION) is ours.place(2, 5 * REGION) is None
     ours.put_places([one])
-    assert ours.place(3, 5 * REGION) == (1, 8, one.pointers[0], 1)
+    assert ours.place(3, 5 * REGION) == Placed(1, 8, one.pointers[0], 1)
     ours.count([key(5 * REGION + 100, inode=3)])
     assert ours.place(3, 5 * REGION) is None
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.keys import INODE_MAX, KEY_SECTORS_MAX, Key, Pointer
-from bcached.wire.place_map import INODE_SHIFT, PLACE_BYTES, PlaceMap
+from bcached.wire.place_map import INODE_SHIFT, PLACE_BYTES, Placed, PlaceMap
 
 POINTERS = st.builds(
     Pointer, st.integers(0, (1 << 12) - 1), st.integers(0, (1 << 43) - 1), st.integers(0, 255)
@@ -38,7 +38,7 @@ def test_what_was_put_is_found_by_its_region_only(
     _, places = place_map()
     places.gc_epoch = gc_epoch
     put(places, inode, region, version, sectors, pointer)
-    assert places.get(9, inode, region) == (version, sectors, pointer, gc_epoch)
+    assert places.get(9, inode, region) == Placed(version, sectors, pointer, gc_epoch)
     assert places.get(9, inode ^ 1, region) is places.get(9, inode, region ^ 1) is None
 
 

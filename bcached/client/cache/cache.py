@@ -10,7 +10,7 @@ from bcached.client.attachment import SOCKET_PATH, SocketPath
 from bcached.client.cache.memoizing import MISSING, memoized
 from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.values.adding import adding
-from bcached.client.cache.values.expiry import expiry_us, seconds_left
+from bcached.client.cache.values.expiry import expiry_us, seconds_left, unexpired
 from bcached.client.cache.values.names import Name, name_bytes
 from bcached.client.cache.values.new_object import NewObject
 from bcached.client.cache.values.serializers import RAW, Serializer, Values
@@ -65,10 +65,14 @@ class Cache:
         """Returns the value; the default without one."""
         key = name.encode() if type(name) is str else name_bytes(name)
         session = self._sessions.existing
-        if session is not None and (recalled := session.recall.known(key)) is not None:
-            known, value = recalled
-            self._objects.hits += 1
-            return value if known.codec == RAW else self._values.decode(known.codec, value)
+        if session is not None:
+            if (recalled := session.recall.known(key)) is not None:
+                known, value = recalled
+                self._objects.hits += 1
+                return value if known.codec == RAW else self._values.decode(known.codec, value)
+            if (placed := unexpired(session.placed.find(key))) is not None:
+                self._objects.hits += 1
+                return self._values.decode(placed.codec, placed.value)
         found = self._objects.find_unknown(name_bytes(key))
         return default if found is None else self._values.decode(found.codec, found.value)
 

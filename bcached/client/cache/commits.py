@@ -256,6 +256,8 @@ class Commits:
         if isinstance(error, LimitExceeded) and len(objects) > 1:
             self._send_one_by_one(objects)
             return
+        if error is not None:
+            self._forget(_doubtful(objects))  # before a reader may find older ones, no longer finding these
         for one in objects:
             one.error, one.is_settled = error, True
             if self.newest.get(one.offset) is one:
@@ -263,7 +265,6 @@ class Commits:
         self._under_way.popleft()
         if error is not None:
             self.error = self.error or error
-            self._forget(_doubtful(objects))
             self._at.send_oneway(verbs.release_message(tuple([key for one in objects for key in one.keys])))
 
     def _send_one_by_one(self, objects: Sequence[Pending]) -> None:

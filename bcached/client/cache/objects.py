@@ -77,37 +77,26 @@ class Objects:
         return FoundObject(known.codec, value, known.expires_at_us)
 
     def recall_placed(self, name: bytes, read: Read) -> FoundObject | None:
-        """Returns the object of this name, counted as a hit, if another process has told its place.
-
-        None also while a commit of ours for its slot is under way, and for what is known not to be there.
-        """
-        session, offset = self.sessions.existing, offset_of(name)
-        if session is None or self.sessions.has_doubts(session) or offset in session.commits.newest:
-            return None
-        if session.positions.is_miss(name, session.version_at(offset)):
-            return None
-        stored = unexpired(session.find_placed(name, offset, read))
+        """Returns the object of this name, counted as a hit, if the daemon has told where it is."""
+        session = self.sessions.existing
+        stored = unexpired(session.placed.find(name, read)) if session is not None else None
         if stored is not None:
             self.hits += 1
         return found_object(stored)
 
     def find(self, name: bytes) -> FoundObject | None:
         """Returns the object of this name, and counts a hit or a miss."""
-        found = self.recall(name)
-        return found if found is not None else self.find_unknown(name)
+        return self.recall(name) or self.recall_placed(name, os.pread) or self.find_unknown(name)
 
     def find_unknown(self, name: bytes) -> FoundObject | None:
-        """Returns what `find` does, after `recall` has returned None."""
-        found = self.recall_placed(name, os.pread)
-        if found is not None:
-            return found
+        """Returns what `find` does, after `recall` and `recall_placed` have returned None."""
         stored = self._run(lambda session: self._find(session, name), None)
         self._count(stored is not None, 1)
         return found_object(stored)
 
     def find_many(self, names: Sequence[bytes]) -> Sequence[FoundObject | None]:
         """Returns the object of each name, and counts hits and misses."""
-        found = [self.recall(name) for name in names]
+        found = [self.recall(name) or self.recall_placed(name, os.pread) for name in names]
         unknown = [number for number, one in enumerate(found) if one is None]
         if unknown:
             rest = [names[number] for number in unknown]

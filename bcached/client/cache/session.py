@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """All of a cache that ends with its connection: leased space, commits under way, what is known about gens."""
 
-import os
 from collections.abc import Iterable, Sequence
 from threading import RLock
 
@@ -9,10 +8,11 @@ from bcached.client.attachment import Attachment
 from bcached.client.cache.carving import Carver
 from bcached.client.cache.commits import Commits, Pending
 from bcached.client.cache.finding.known_object import KnownObject, Members
+from bcached.client.cache.finding.placed_objects import PlacedObjects
 from bcached.client.cache.finding.positions import Position, Positions
 from bcached.client.cache.finding.read_reports import Hits
 from bcached.client.cache.finding.reading import Reader, StaleRead
-from bcached.client.cache.finding.recall import Read, Recall
+from bcached.client.cache.finding.recall import Recall
 from bcached.client.cache.leasing import Leases
 from bcached.client.cache.values.expiry import now_us
 from bcached.client.cache.values.names import RECORD_AT, SLOT_SECTORS, offset_of
@@ -24,12 +24,11 @@ from bcached.client.cache.values.object_format import (
     Parts,
     Seal,
     StoredObject,
-    decoded,
     encoded,
     value_at,
 )
 from bcached.client.changes import mapped_changes
-from bcached.client.gens import GC_EPOCHS_MAX, Instant
+from bcached.client.gens import Instant
 from bcached.client.parts_left import PartsLeft
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
@@ -39,7 +38,6 @@ from bcached.errors import DeviceError, NoFreeBuckets, PermissionDenied
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import MANY_MAX, Lookup
-from bcached.wire.place_map import LOW_32
 
 NEVER = -1  # no change counter has this value
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
@@ -85,6 +83,17 @@ class CacheSession:
             self.commits.newest,
             self.refused,
             self.changes.counters,
+            self._hang_ups,
+            self._hits,
+        )
+        self.placed = PlacedObjects(
+            self.inode,
+            self.changes,
+            self.gens,
+            self._members,
+            self.positions,
+            self.commits.newest,
+            self.refused,
             self._hang_ups,
             self._hits,
         )
@@ -261,40 +270,9 @@ class CacheSession:
                 one.known.version = NEVER
             self.refused.append(one.offset)
 
-    def find_placed(self, name: bytes, offset: int, read: Read = os.pread) -> StoredObject | None:
-        """Returns the newest object of this name, without a request, if its place is published.
-
-        What is read is checked afterwards, in the order that recall.py tells. read: as of Recall.known.
-        """
-        changes, gens = self.changes, self.gens
-        placed, now = changes.place(self.inode, offset), gens.now()
-        if placed is None or not now.life or changes.life != now.life:
-            return None
-        pointer, length = placed.pointer, placed.sectors * SECTOR_BYTES
-        member = self._members[pointer.device]
-        ago = now.gc_epochs[member.number] - placed.gc_epoch & LOW_32
-        if ago > GC_EPOCHS_MAX or length > LONG_BYTES:
-            return None
-        try:
-            found = decoded(read(member.path.descriptor, length, pointer.sector * SECTOR_BYTES), name)
-            if (
-                found is None
-                or member.gens[pointer.sector // member.bucket_sectors] != pointer.gen
-                or gens.now() is not now
-                or self._hang_ups(0)
-                or changes.counter(self.inode, offset) != placed.version
-            ):
-                return None
-        except (OSError, ValueError):  # ValueError: the connection is closed
-            return None
-        keys = (Key(self.inode, offset, placed.sectors, False, (pointer,)),)
-        self._hits.hit(pointer, len(found.value))
-        self._know(name, placed.version, keys, now, found.seal)
-        return found
-
     def find(self, name: bytes, offset: int) -> StoredObject | None:
         """Returns the newest object of this name that was committed, by any client."""
-        if (placed := self.find_placed(name, offset)) is not None:
+        if (placed := self.placed.at(name, offset)) is not None:
             return placed
         for _ in range(TRIES):
             since, version = self.gens.now(), self.changes.counter(self.inode, offset)
@@ -319,12 +297,6 @@ class CacheSession:
 
     def find_many(self, names: Sequence[bytes]) -> list[StoredObject | None]:
         """Returns the objects of these names, with few round trips."""
-        placed = {name: self.find_placed(name, offset_of(name)) for name in names}
-        unknown = [name for name in names if placed[name] is None]
-        looked_up = dict(zip(unknown, self._look_up_many(unknown), strict=True))
-        return [placed[name] or looked_up[name] for name in names]
-
-    def _look_up_many(self, names: Sequence[bytes]) -> list[StoredObject | None]:
         objects: list[StoredObject | None] = []
         for start in range(0, len(names), MANY_MAX):
             batch = [(name, offset_of(name)) for name in names[start : start + MANY_MAX]]

@@ -25,7 +25,8 @@ class Sessions:
         self._volume = volume
         self._patience_s = patience_s
         self.existing: CacheSession | None = None  # set here only
-        self._doubtful: list[int] = []  # offsets at which an older object may be: dropped before any look-up
+        # Offsets at which an older object may be, since a session was lost: the next one begins with them.
+        self._doubtful: list[int] = []
         self._is_closed = False
         self._pause_s = 0.0  # between the last failed attempt and the next
         self._next_attempt_s = 0.0
@@ -33,13 +34,12 @@ class Sessions:
     def current(self) -> CacheSession:
         """Returns a session. Raises ClientClosed, or ConnectionLost without a daemon."""
         session = self.existing
-        if session is not None and not self.has_doubts(session):
+        if session is not None and not session.refused:
             return session
         with self.lock:
             if self._is_closed:
                 raise ClientClosed(self.path)
-            session = self.existing or self._opened()
-            self.existing = session
+            session = self.existing = self.existing or self._opened()
             try:
                 self._drop_doubtful(session)
             except NoSuchVolume:  # deleted, with all that is doubtful
@@ -47,13 +47,6 @@ class Sessions:
                 self._doubtful = []
                 session = self.existing = self._opened()
             return session
-
-    def has_doubts(self, session: CacheSession) -> bool:
-        """Whether an older object may be in some slots: those of a session lost, or of refused commits.
-
-        A session is there for other threads before what is doubtful is dropped.
-        """
-        return bool(self._doubtful or session.refused)
 
     @property
     def is_closed(self) -> bool:
@@ -98,12 +91,12 @@ class Sessions:
             self._next_attempt_s = time.monotonic() + self._pause_s * _random.uniform(0.5, 1.0)
             raise
         self._pause_s = 0.0
+        session.refused += self._doubtful  # before another thread looks anything up with it
+        self._doubtful = []
         return session
 
     def _drop_doubtful(self, session: CacheSession) -> None:
         """Drop what may be older than an object that was stored and not committed."""
-        self._doubtful += session.refused
-        session.refused.clear()
-        if self._doubtful:
-            session.dropped(session.send_drops(self._doubtful))
-            self._doubtful = []
+        if refused := tuple(session.refused):
+            session.dropped(session.send_drops(refused))
+            del session.refused[: len(refused)]

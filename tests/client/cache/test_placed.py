@@ -33,7 +33,7 @@ def session_of(cache: Cache) -> CacheSession:
 
 def placed(cache: Cache, name: bytes) -> bytes | None:
     """The stored bytes, if they are found without a request."""
-    found = session_of(cache).find_placed(name, offset_of(name))
+    found = session_of(cache).placed.find(name)
     return None if found is None else found.value
 
 
@@ -84,7 +84,7 @@ def test_another_names_object_is_not_taken(here: Cache, there: Cache) -> None:
     there.set("a", b"1", wait=True)
     here.get("connected")
     session = session_of(here)
-    assert session.find_placed(b"b", offset_of(b"a")) is None
+    assert session.placed.at(b"b", offset_of(b"a")) is None
 
 
 def test_a_place_of_before_two_collections_is_not_believed(

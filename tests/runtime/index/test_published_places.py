@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bcached.keys import Key, Pointer
 from bcached.runtime.index.published_places import PublishedPlaces
 from bcached.wire.change_map import ChangeMap, file_bytes
+from bcached.wire.place_map import Placed
 
 REGION, COUNT = 1 << 4, 1 << 10
 OFFSETS = st.integers(0, 6 * REGION - 1)
@@ -50,4 +51,4 @@ def test_a_key_that_was_found_alone_has_a_place() -> None:
     places.found(REGION, key(REGION, copies=2))
     assert changes.place(1, REGION) is None
     places.found(REGION, key(REGION))
-    assert changes.place(1, REGION) == (0, 1, key(REGION).pointers[0], 0)
+    assert changes.place(1, REGION) == Placed(0, 1, key(REGION).pointers[0], 0)

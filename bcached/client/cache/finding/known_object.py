@@ -73,14 +73,13 @@ class KnownObject(Position):
     ) -> None:
         """Keys are the object's, the slot's first one first; all were valid at `since` or later."""
         self.version, self.keys, self.since = version, keys, since
-        self.codec, self.expires_at_us, self.crc, self.head, length = seal
-        self.bytes = length  # of the object
-        self.value_at = len(self.head)  # in the bytes from CHECKED_AT on
+        self.codec, self.expires_at_us, self.crc = seal.codec, seal.expires_at_us, seal.crc
+        self.head = head = seal.head
+        self.bytes = length = seal.length  # of the object
+        self.value_at = len(head)  # in the bytes from CHECKED_AT on
         key = keys[0]
-        self.offset, self.counter = (
-            key.offset,
-            counter,
-        )  # of the slot: its first sector and its change counter
+        self.offset = key.offset  # of the slot
+        self.counter = counter  # of the slot: the index of its change counter
         pointer = key.pointers[0]
         self.member = member = members[pointer.device]
         self.at = pointer.sector * SECTOR_BYTES + CHECKED_AT  # byte of the device

@@ -52,11 +52,6 @@ class Positions:
                 self.put(name, position)
         return position
 
-    def is_miss(self, name: bytes, version: int) -> bool:
-        """Whether there is no object of this name while its slot's change counter has this value."""
-        position = self.get(name)
-        return position is not None and not position.keys and position.version == version
-
     def put(self, name: bytes, position: Position) -> None:
         """Remember a position, in place of those used longest ago if there are too many."""
         self._old.pop(name, None)

@@ -3,6 +3,8 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from bcached.client.attachment import Attachment
 from bcached.client.cache.values.names import RECORD_AT
 from bcached.client.cache.values.object_format import (
@@ -111,7 +113,7 @@ class Reader:
         record = decoded(self._piece(key, key.sectors * SECTOR_BYTES, since), name)
         if record is None or record.codec != RECORD or record.value != record_value(found.crc):
             return found
-        return found._replace(expires_at_us=record.expires_at_us)
+        return msgspec.structs.replace(found, expires_at_us=record.expires_at_us)
 
     def _reread(self, name: bytes, offset: int, keys: Sequence[Key], since: Instant) -> StoredObject | None:
         """Read past the page cache, in which a direct write that races with a read may leave an old page."""

@@ -8,7 +8,7 @@ its bytes, its header and its name must be those with which it was stored, or ve
 """
 
 import os
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 from fastcrc import crc64
@@ -19,13 +19,18 @@ from bcached.client.cache.finding.read_reports import CALLS, Hits
 from bcached.client.cache.values.expiry import now_us
 from bcached.client.cache.values.object_format import OBJECT_BYTES_MAX
 from bcached.client.scattered_reads import LONG_BYTES, FileRange, ScatteredRead
+from bcached.keys import Key
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 
 Read = Callable[[int, int, int], bytes]  # descriptor, length, byte of the device
 
 
-class _UnderWay(Protocol):
-    """An object of ours that is not committed yet."""
+class UnderWay(Protocol):
+    """An object of ours that is not known to be committed."""
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """Returns where it is."""
 
     @property
     def known(self) -> Position | None:
@@ -38,7 +43,7 @@ class Recall:
     def __init__(
         self,
         positions: Positions,
-        under_way: Mapping[int, _UnderWay],
+        under_way: Mapping[int, UnderWay],
         refused: Sized,
         counters: memoryview,
         hang_ups: Callable[[float], object],

@@ -16,10 +16,10 @@ it is an object of codec RECORD whose value is the CRC of the one that it is abo
 other.
 """
 
-import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from struct import Struct
 
+import msgspec
 from fastcrc import crc64
 
 from bcached.client.cache.values.names import RECORD_AT
@@ -34,6 +34,7 @@ ON_A_PAGE_BYTES = 1 << 16  # from this length on a value begins on a page
 OBJECT_BYTES_MAX = RECORD_AT * SECTOR_BYTES
 VALUE_BYTES_MAX = OBJECT_BYTES_MAX - PAGE_BYTES
 TIME_MAX_US = (1 << 64) - 1
+_header: Callable[[bytes | bytearray], tuple[int, ...]] = Struct("<6Q").unpack_from
 
 RECORD = 255  # the codec of a record; those of values are in serializers
 
@@ -41,7 +42,7 @@ RECORD = 255  # the codec of a record; those of values are in serializers
 Parts = Sequence[bytes | memoryview]
 
 
-class Seal(NamedTuple):
+class Seal(msgspec.Struct, frozen=True, gc=False):
     """All of an object but its value, and what the checksum of its bytes from CHECKED_AT on must be."""
 
     codec: int
@@ -51,7 +52,7 @@ class Seal(NamedTuple):
     length: int  # of the object
 
 
-class StoredObject(NamedTuple):
+class StoredObject(msgspec.Struct, frozen=True, gc=False):
     """A verified object."""
 
     codec: int
@@ -110,7 +111,8 @@ def bytes_needed(start: "bytes | bytearray") -> int:
 def decoded_long(start: bytes, value: bytes, name: bytes) -> StoredObject | None:
     """Returns the object of this value and all bytes before it, or None if they are not one of this name."""
     _, crc, kinds, _, stored_at_us, expires_at_us = _header(start)
-    if bytes_needed(start) != len(start) + len(value) or not _is_named(start, kinds >> 32, name):
+    is_named = kinds >> 32 == len(name) and start.startswith(name, HEADER_BYTES)
+    if bytes_needed(start) != len(start) + len(value) or not is_named:
         return None
     head = start[CHECKED_AT:]
     if crc64.xz(value, crc64.xz(head)) != crc:
@@ -123,31 +125,21 @@ def decoded(data: bytes, name: bytes) -> StoredObject | None:
     if len(data) < HEADER_BYTES:
         return None
     magic, crc, kinds, length, stored_at_us, expires_at_us = _header(data)
-    name_length = kinds >> 32
-    begins = value_at(name_length, length)
+    begins = HEADER_BYTES + len(name) if length < ON_A_PAGE_BYTES else value_at(len(name), length)
     end = begins + length
-    if magic != MAGIC or kinds & 0xFFFF != VERSION or end > len(data):
+    if (
+        magic != MAGIC
+        or kinds & 0xFFFF != VERSION
+        or kinds >> 32 != len(name)
+        or end > len(data)
+        or not data.startswith(name, HEADER_BYTES)
+        or crc64.xz(data[CHECKED_AT:end]) != crc
+    ):
         return None
-    if not _is_named(data, name_length, name):
-        return None
-    if crc64.xz(memoryview(data)[CHECKED_AT:end]) != crc:
-        return None
-    codec = kinds >> 16 & 0xFFFF
-    head = data[CHECKED_AT:begins]
+    codec, head = kinds >> 16 & 0xFFFF, data[CHECKED_AT:begins]
     return StoredObject(codec, data[begins:end], stored_at_us, expires_at_us, crc, head)
 
 
 def record_value(crc: int) -> bytes:
     """Returns the value of a record about the object with this CRC."""
     return crc.to_bytes(8, "little")
-
-
-def _is_named(data: bytes, name_length: int, name: bytes) -> bool:
-    return data[HEADER_BYTES : HEADER_BYTES + name_length] == name
-
-
-def _header(data: "bytes | bytearray") -> Sequence[int]:
-    """Returns the six words of a header."""
-    if sys.byteorder == "little":
-        return memoryview(data)[:HEADER_BYTES].cast("Q").tolist()
-    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, HEADER_BYTES, 8)]
