@@ -152,7 +152,10 @@ class IndexWriter:
             assert missing is None, "the caller has not loaded the ranges"
         seq = self.journal.append_packed(batch.packed(), len(batch.keys))
         cut = self._tree.insert_batch(batch, seq)
-        if cut:
+        if len(cut) == len(batch.keys) == 1:  # as of most small commits
+            self.live.remove(cut[0][1], seq)
+            self.live.add_runs(keys, runs)
+        elif cut:
             self._count(batch.keys, cut, seq)
         else:
             self.live.add_runs(keys, runs)

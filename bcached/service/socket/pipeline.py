@@ -221,15 +221,16 @@ class RequestPipeline:
 
     def _run_or_defer(self, slot: ReplySlot, request: Received) -> None:
         """Run a request behind others, or defer it; its slot is filled at once if its results are ready."""
+        outcome: Outcome | Refusal
         try:
             operation = self._permitted(request)
+            if operation.in_order and self._in_order.must_wait(operation):
+                self._in_order.defer(slot, request, operation)  # type: ignore[arg-type]  # it was decoded
+                return
+            outcome = operation.run(self.session, request.parameters)  # type: ignore[union-attr]
         except RequestError as error:
-            self._sender.set_reply(slot, self._replies.refusal(slot.kind, error))
-            return
-        if operation.in_order and self._in_order.must_wait(operation):
-            self._in_order.defer(slot, request, operation)  # type: ignore[arg-type]  # it was decoded
-        else:
-            self._settle(slot, self._outcome_of(request))
+            outcome = self._replies.refusal(slot.kind, error)
+        self._settle(slot, outcome)
 
     def _outcome_of(self, request: Received) -> Outcome | Refusal:
         """Run any one request; returns its outcome, or its refusal."""
