@@ -73,17 +73,23 @@ class JournalEntry:
             raise BadField(NAME, f"{where}, last_seq", f"1 to seq {seq}", last_seq)
         if version > JSET_VERSION:
             raise BadField(NAME, f"{where}, version", f"at most {JSET_VERSION}", version)
-        level, *prio_heads = TAIL.unpack_from(view, TAIL_OFFSET)
+        header = cls.parse_header(view, where)
+        return replace(header, keys=parse_keys(view[JSET_BYTES:], f"{where}, keys"))
+
+    @classmethod
+    def parse_header(cls, raw: Buffer, where: str) -> "JournalEntry":
+        """Returns the entry at the start of raw without its keys, whatever its checksum and its seq are."""
+        _, _, seq, version, _, last_seq = HEADER.unpack_from(raw)
+        level, *prio_heads = TAIL.unpack_from(raw, TAIL_OFFSET)
         if level > LEVEL_MAX:
             raise BadField(NAME, f"{where}, btree_level", f"at most {LEVEL_MAX}", level)
         return cls(
             seq=seq,
             last_seq=last_seq,
-            uuid_bucket=parse_padded_key(view, UUID_KEY_OFFSET, f"{where}, uuid_bucket"),
-            root=parse_padded_key(view, ROOT_KEY_OFFSET, f"{where}, btree_root"),
+            uuid_bucket=parse_padded_key(raw, UUID_KEY_OFFSET, f"{where}, uuid_bucket"),
+            root=parse_padded_key(raw, ROOT_KEY_OFFSET, f"{where}, btree_root"),
             level=level,
             prio_heads=tuple(prio_heads),
-            keys=parse_keys(view[JSET_BYTES:], f"{where}, keys"),
             version=version,
         )
 
@@ -166,6 +172,12 @@ def claimed_seq(raw: Buffer, offset: int) -> int:
     """Returns the seq that an entry at offset would have, whatever is there."""
     seq: int = HEADER.unpack_from(raw, offset)[2]
     return seq
+
+
+def is_of_another_set(raw: Buffer, offset: int, where: str) -> bool:
+    """Whether a sound entry is at offset, but of a set with another magic."""
+    (magic,) = struct.unpack_from("<Q", raw, offset + MAGIC_OFFSET)
+    return bool(sound_entries(raw, [offset], magic ^ JSET, WORD_BYTES, where))
 
 
 class TooLong(BadField):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Whether a journal entry with a wrong checksum was cut off by a power failure, or damaged afterwards.
 
-Both have the same wrong checksum, but not the same contents. Of an interrupted write a part is as it was
-written, and the rest as it was before: zeros, or what an earlier lap of the ring left there.
+Both have the same wrong checksum, but not the same contents. Of an interrupted write some sectors are as
+written, and the others as they were before: zeros, or what an earlier lap of the ring left there.
 """
 
 import struct
@@ -24,11 +24,15 @@ HEAD_UNUSED = (1 << 60) - (1 << 37)
 def is_cut_off(raw: Buffer, set_magic: int, before: JournalEntry) -> bool:
     """Whether raw begins with an entry right behind another one whose write did not end.
 
-    1. Its header and its keys up to the cut are an entry's. 2. From the cut on all is zeros, or a sector
-    there begins with an older entry. 3. No smaller number of keys has the checksum: else the number is wrong.
+    1. Its header and its keys up to the cut are an entry's, and the first sector is whole. 2. From the cut on
+    all is zeros, or a sector there begins with an older entry. 3. No smaller number of keys has the checksum:
+    else the number is wrong.
     """
-    used = _used(raw, set_magic, before)
-    if used is None or not _has_keys_up_to(used, cut := _cut(used, set_magic, before.seq)):
+    used = used_by_next(raw, set_magic, before)
+    if used is None or len(used) <= SECTOR_BYTES:
+        return False
+    cut = _cut(used, set_magic, before.seq)
+    if cut < SECTOR_BYTES or not _has_keys_up_to(used, cut):
         return False
     return cut < len(used) and not any(_is_whole(used, size) for size in _sizes(used, cut))
 
@@ -39,7 +43,7 @@ def begins_with_key_word(raw: Buffer) -> bool:
     return 0 < word < KEY_WORDS_BELOW or (HIGH_BIT.get(word) == 1 and not word & HEAD_UNUSED)
 
 
-def _used(raw: Buffer, set_magic: int, before: JournalEntry) -> memoryview | None:
+def used_by_next(raw: Buffer, set_magic: int, before: JournalEntry) -> memoryview | None:
     """Returns the bytes that the entry says it has; None if they cannot be those of the next entry."""
     view = memoryview(raw)
     if len(view) < JSET_BYTES:
@@ -49,7 +53,7 @@ def _used(raw: Buffer, set_magic: int, before: JournalEntry) -> memoryview | Non
     is_next = magic == JSET ^ set_magic and seq == before.seq + 1 and version <= JSET_VERSION
     if not is_next or not before.last_seq <= last_seq <= seq:
         return None
-    return view[:size_bytes] if JSET_BYTES < size_bytes <= min(len(view), JSET_BYTES_MAX) else None
+    return view[:size_bytes] if JSET_BYTES <= size_bytes <= min(len(view), JSET_BYTES_MAX) else None
 
 
 def _cut(used: memoryview, set_magic: int, newest: int) -> int:

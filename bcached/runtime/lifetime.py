@@ -77,7 +77,7 @@ async def running(
 ) -> AsyncIterator[CacheSet]:
     """Yields the running set on these devices. The devices are closed at the end, in any case.
 
-    warn is called with damage to the index that the opening found, and with data that is given up later.
+    warn is called with damage that the opening found, and with data that is given up later.
     The first failure of a task ends the block, which raises it; from then on the set refuses every change.
     """
     async with AsyncExitStack() as stack:
@@ -86,8 +86,9 @@ async def running(
         run = SetRun(options, warn)
         stack.callback(run.end)
         progress("reading the set")
-        cache_set = await run.begin(await read_set(devices), progress)
-        for sentence in cache_set.explain_index():
+        found = await read_set(devices)
+        cache_set = await run.begin(found, progress)
+        for sentence in (*found.warnings, *cache_set.explain_index()):
             warn(sentence)
         # Waiters for a fact that are left at the end are woken.
         stack.push_async_callback(cache_set.shared.conditions.notify_now)

@@ -8,12 +8,14 @@ two agree: what is fatal to a check is what an opening refuses.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from bcached.errors import BadChecksum, BcachedError, DeviceError, FormatError, SetRefused
 
 TORN_ENTRY = "journal-torn"  # the rule of an entry that was not written whole
+DAMAGED_ENTRY = "journal-newer"  # the rule of one behind the newest that was written, and damaged
+SUSPECT_END = "journal-end"  # the rule of an end of the journal that shows that something was erased
 FINDINGS_OF_A_RULE_MAX = 100  # one fault can cause millions of findings
 
 
@@ -68,13 +70,16 @@ class OpeningReport:
     """The report of an opening and of an open set: raises a fatal finding, and counts checksum errors."""
 
     checksum_errors: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)  # of what is lost by opening the set as it is
 
     def __call__(self, finding: Finding) -> None:
         """Count the finding if it is of a checksum, and raise it if it is fatal."""
         if isinstance(finding.cause, BadChecksum):
             self.checksum_errors[CHECKED[finding.cause.structure]] += 1
-        elif finding.rule == TORN_ENTRY:
+        elif finding.rule in {TORN_ENTRY, DAMAGED_ENTRY}:
             self.checksum_errors["jset"] += 1
+        if finding.rule == DAMAGED_ENTRY:
+            self.warnings.append(replace(finding, advice="").text)
         refuse_fatal(finding)
 
 

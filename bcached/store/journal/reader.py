@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import FormatError
+from bcached.errors import BadMagic, FormatError
 from bcached.format.jset import (
     JSET_BYTES_MAX,
     EntryTrace,
     JournalEntry,
     PlacedEntry,
     claimed_seq,
+    is_of_another_set,
     scan_journal_bucket,
     sound_entries,
     trace_entries,
@@ -156,7 +157,8 @@ async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFou
     if leftovers:
         end = None
     behind = placed[-1].offset_bytes + placed[-1].blocks * block_bytes if placed else 0
-    next_seq = claimed_seq(raw, behind) if behind < len(raw) else 0
+    is_foreign = isinstance(end, BadMagic) and is_of_another_set(raw, behind, where)
+    next_seq = claimed_seq(raw, behind) if behind < len(raw) and not is_foreign else 0
     traces = trace_entries(raw, superblock.set_magic, block_bytes)
     further = [trace.byte for trace in traces if trace.byte > scanned]
     sound = sound_entries(raw, further, superblock.set_magic, block_bytes, where)

@@ -10,15 +10,15 @@ is written. So on a device that discards, the oldest entries from the newest's l
 without a trace, and nothing is lost by it.
 """
 
-import shlex
 from collections.abc import Sequence
 
 from bcached.errors import BadChecksum, BadMagic, BcachedError
 from bcached.format.jset import JournalEntry, TooLong
-from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity, finding_of
+from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.journal.reader import BucketFound, End, JournalFound, read_bucket, read_ring
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import around_bad_sectors
+from bcached.store.reading.newer_entries import newer_traces, report_newer, way_back
 from bcached.store.reading.ring_check import STRUCTURE, report_ring
 from bcached.store.reading.ring_end import find_end, finding_of_end
 
@@ -52,7 +52,7 @@ async def read_journal(
     await _report_gaps(found, members, report)
     newer = newer_traces(found, members, report)
     if newer:
-        _report_newer(newer, found.newest.seq, members, report)
+        await report_newer(newer, found, members, report)
     elif thorough:
         await _report_end(found, members, report)
     for number in range(len(members)):
@@ -181,78 +181,11 @@ def _report_gap(
     report(Finding("journal-gap", Severity.FATAL, STRUCTURE, where, problem, "the keys in them", advice))
 
 
-def newer_traces(found: JournalFound, members: Sequence[MemberFound], report: Report) -> dict[int, str]:
-    """Returns where there are traces of entries newer than the newest that can be read, by their seq."""
-    newest, newer = found.newest, dict[int, str]()
-    # A ring cannot hold more entries than blocks: no entry was written with a higher seq.
-    seq_max = newest.seq + max(map(_blocks_of_ring, members))
-    for bucket in found.buckets:
-        follows = not bucket.entries or bucket.entries[-1].entry.seq == newest.seq
-        sound = {placed.offset_bytes for placed in bucket.behind}
-        for byte, seq, last_seq in bucket.traces:
-            if seq <= newest.seq:
-                continue
-            where = f"{bucket.where}, byte {byte}"
-            # A later entry never has an older last_seq: this is an old entry with a damaged seq.
-            is_old = seq > newest.seq + 1 and last_seq < newest.last_seq
-            # 1. A seq that may follow the newest.
-            if seq <= seq_max and not is_old:
-                newer.setdefault(seq, where)
-            # 2. A damaged seq at the next entry's position.
-            elif seq > seq_max and follows and byte == bucket.next_byte and not is_old:
-                newer.setdefault(newest.seq + 1, where)
-            # 3. No entry that was ever written, but sound: the next entries will end in front of it.
-            elif byte in sound:
-                problem = (
-                    f"a sound entry has seq {seq}, which no entry can have: ignored here, but the kernel "
-                    "takes it for the newest once there are entries right up to it"
-                )
-                lost = "nothing here; the kernel may refuse the set"
-                advice = way_back(members, newest.seq)
-                report(Finding("journal-stray", Severity.DAMAGE, STRUCTURE, where, problem, lost, advice))
-            # 4. No entry.
-            else:
-                problem = f"a block with an entry's magic has seq {seq}, which no entry can have: ignored"
-                report(Finding("journal-stray", Severity.NOTE, STRUCTURE, where, problem))
-        # 5. The right seq at the next entry's position, and a damaged magic: that is no trace.
-        if follows and bucket.end is not None and bucket.next_seq == newest.seq + 1:
-            newer.setdefault(newest.seq + 1, f"{bucket.where}, byte {bucket.next_byte}")
-    return newer
-
-
-def _report_newer(newer: dict[int, str], newest: int, members: Sequence[MemberFound], report: Report) -> None:
-    """Report entries that were written after the newest that can be read; newer has the location of each."""
-    where = newer[min(newer)]
-    if max(newer) > newest + 1:
-        # One entry is in flight at a time, so a power cut cannot cause this.
-        problem = (
-            f"entry {newest} is the newest that can be read, but entries up to {max(newer)} were written: "
-            "a power cut cannot cause this"
-        )
-        lost, advice = f"all changes since entry {newest}", way_back(members, newest)
-        report(Finding("journal-lost", Severity.FATAL, STRUCTURE, where, problem, lost, advice))
-        return
-    problem = f"entry {newest + 1} is not complete, so entry {newest} counts as the newest"
-    lost = "nothing if the power failed while it was written; else the changes in it"
-    report(Finding(TORN_ENTRY, Severity.TORN, STRUCTURE, where, problem, lost))
-
-
 async def _report_end(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
     """Report an end that is no writer's: the newest entries may have been erased."""
     found.end = end = await find_end(found, members)
     if end.known == End.SUSPECT:
         report(finding_of_end(found, way_back(members, found.newest.seq)))
-
-
-def _blocks_of_ring(member: MemberFound) -> int:
-    superblock = member.superblock
-    return len(superblock.journal_buckets) * superblock.bucket_sectors // superblock.block_sectors
-
-
-def way_back(members: Sequence[MemberFound], seq: int) -> str:
-    """Returns the command that discards all changes after an entry."""
-    paths = shlex.join(member.path for member in members)
-    return f"bcachectl repair --clear-journal-behind {seq} {paths}"
 
 
 def _report_mirrors(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bcached.errors import BcachedError
 from bcached.format.jset import EntryTrace, PlacedEntry
 from bcached.format.torn_entry import begins_with_key_word
-from bcached.store.finding import Finding, Severity
+from bcached.store.finding import SUSPECT_END, Finding, Severity
 from bcached.store.journal.reader import BucketFound, End, JournalEnd, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
@@ -48,7 +48,7 @@ def finding_of_end(found: JournalFound, advice: str = "") -> Finding:
         f"entry {seq} is the newest found, but a newer one may have been erased: {why}; a power cut cannot "
         "cause this, only a discard of the kernel's if that was switched off since"
     )
-    return Finding("journal-end", Severity.DAMAGE, STRUCTURE, found.end.where, problem, LOST, advice)
+    return Finding(SUSPECT_END, Severity.DAMAGE, STRUCTURE, found.end.where, problem, LOST, advice)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class SetFound:
     members: list[MemberFound]
     contents: Contents | None
     checksum_errors: Counter[str] = field(default_factory=Counter)  # by structure
+    warnings: list[str] = field(default_factory=list)  # of what is lost by opening the set
 
 
 async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
@@ -81,7 +82,7 @@ async def read_set(devices: Sequence[BlockDevice]) -> SetFound:
         for placed, member in zip(found.chains, found.members, strict=True)
     ]
     contents = Contents(found.journal, chains, found.volumes, found.censuses)
-    return SetFound(found.members, contents, report.checksum_errors)
+    return SetFound(found.members, contents, report.checksum_errors, report.warnings)
 
 
 async def read_metadata(

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which steps of a repair answer what a check has found."""
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
 
 from bcached.errors import SetRefused
 from bcached.format.superblock_fields import BackingDevice
-from bcached.store.finding import Finding, Findings, Severity
+from bcached.store.finding import DAMAGED_ENTRY, SUSPECT_END, Finding, Findings, Severity
 
 
 class StepOption(Enum):
@@ -36,6 +37,7 @@ RULES = {
 RULES |= {"uuid-bucket": StepOption.REBUILD_VOLUMES}
 JOURNAL_LOST = "journal-empty"
 NO_STEP = {"set-members", "member-older", "geometry", "superblock-sync"}  # another device is needed
+OF_NEWER_ENTRIES = {DAMAGED_ENTRY, SUSPECT_END}
 NO_STEP_PREFIXES = "backing-", "data-"  # nothing of the set's metadata
 
 
@@ -57,6 +59,19 @@ def needed_steps(findings: Findings) -> set[StepOption]:
         # No reader gets as far as to miss them: only the journal says where they are.
         needed |= {StepOption.REBUILD_PRIOS, StepOption.REBUILD_VOLUMES}
     return needed
+
+
+def commands_for(findings: Findings, paths: Sequence[str]) -> list[str]:
+    """Returns the command that shows what a repair would do about what was found, if any is needed.
+
+    1. If only newer entries of the journal are lost, going on without them: nothing else is given up. 2. The
+    steps that answer what was found.
+    """
+    advised = {finding.advice for finding in findings.listed if finding.severity >= Severity.DAMAGE}
+    if findings.counts.keys() & OF_NEWER_ENTRIES and len(advised) == 1 and "" not in advised:
+        return [advice.replace("repair", "repair -n", 1) for advice in advised]
+    options = in_order(needed_steps(findings))
+    return [shlex.join(["bcachectl", "repair", "-n", *options, *paths])] if options else []
 
 
 def refuse_unanswered(needed: AbstractSet[StepOption], named: AbstractSet[StepOption]) -> None:

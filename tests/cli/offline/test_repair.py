@@ -117,7 +117,7 @@ def test_an_entry_whose_magic_is_gone_is_cleared_too(tmp_path: Path) -> None:
     builder = with_a_hole(last_lost=4)
     builder.flip(builder.entries[4][1] + 8)
     (path,) = builder.files(tmp_path)
-    assert "journal-torn" in run("--json", "check", path).stdout
+    assert "journal-newer" in run("--json", "check", path).stdout
     assert run("repair", "--yes", "--clear-journal-behind", 3, path).exit_code == MENDED
     assert run("check", path).exit_code == 0
 
@@ -185,8 +185,59 @@ def test_restoring_takes_the_devices_by_other_names(tmp_path: Path) -> None:
         assert run("repair", "--restore", undo, *wrong, moved).exit_code == USAGE
 
 
-def test_an_interrupted_write_needs_no_repair(tmp_path: Path) -> None:
+def with_a_torn_entry() -> ImageBuilder:
+    """The newest entry is of two sectors, and the power failed when only the first was written."""
+    builder = ImageBuilder()
+    root, _ = two_levels(builder)
+    builder.finish(root, 1, [[], [builder.extent(0, 5000 + 8 * n, 8, dirty=True) for n in range(30)]])
+    builder.tear_entry(2)
+    return builder
+
+
+def with_a_damaged_entry() -> ImageBuilder:
+    """The newest of four entries has several wrong bits, in its only sector."""
+    builder = with_a_hole(last_lost=4)
+    builder.write(builder.entries[4][1] + 32, b"\x55" * 8)
+    return builder
+
+
+def test_a_damaged_newest_entry_is_cleared_as_advised(tmp_path: Path) -> None:
+    (path,) = with_a_damaged_entry().files(tmp_path)
+    checked = run("check", path)
+    assert checked.exit_code == ERRORS_LEFT
+    advice = f"repair -n --clear-journal-behind 3 {path}"
+    assert checked.stdout.splitlines()[-1] == f"next: bcachectl {advice}"
+    proposed = run("repair", path)
+    assert proposed.exit_code == ERRORS_LEFT
+    assert "entry 4 is damaged" in proposed.stdout
+    assert proposed.stdout.splitlines()[-1] == f"to see what can be done: bcachectl {advice}"
+    assert "would be sound then" in run(*advice.split()).stdout
+    assert run(*advice.replace("-n", "--yes").split()).exit_code == MENDED
+    assert run("check", path).exit_code == 0
+
+
+def test_one_wrong_bit_of_it_is_corrected_as_advised(tmp_path: Path) -> None:
     (path,) = with_a_hole(last_lost=4).files(tmp_path)
+    advice = f"repair -n --correct-bits {path}"
+    assert run("repair", path).stdout.splitlines()[-1] == f"to see what can be done: bcachectl {advice}"
+    assert run(*advice.replace("-n", "--yes").split()).exit_code == MENDED
+    assert run_in_virtual_time(offsets([path], tmp_path)) == [5000, 5008, 5016, 5024]
+
+
+def test_without_that_step_nothing_of_what_it_leaves_in_doubt_stays(tmp_path: Path) -> None:
+    (path,) = with_a_damaged_entry().files(tmp_path)
+    before = Path(path).read_bytes()
+    done = run("repair", "--yes", "--drop-damaged", path)
+    assert done.exit_code == ERRORS_LEFT
+    assert "dirty data would be lost" in done.stdout
+    assert Path(path).read_bytes() == before
+    options = "--drop-damaged", "--newest", "--give-up-dirty"
+    assert run("repair", "--yes", *options, path).exit_code == MENDED
+    assert run_in_virtual_time(offsets([path], tmp_path)) == [5000, 5008, 5016]
+
+
+def test_an_interrupted_write_needs_no_repair(tmp_path: Path) -> None:
+    (path,) = with_a_torn_entry().files(tmp_path)
     before = Path(path).read_bytes()
     for options in ([], ["--yes", "--drop-damaged"]):
         done = run("repair", *options, path)
@@ -198,7 +249,7 @@ def test_an_interrupted_write_needs_no_repair(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_hides_no_damage(tmp_path: Path) -> None:
-    builder = with_a_hole(last_lost=4)
+    builder = with_a_torn_entry()
     builder.flip(SUPERBLOCK_SECTOR * SECTOR_BYTES + 60)
     (path,) = builder.files(tmp_path)
     done = run("repair", path)

@@ -158,6 +158,14 @@ class ImageBuilder:
         self.entries[entry.seq] = entry, byte
         return byte + len(raw)
 
+    def tear_entry(self, seq: int) -> None:
+        """Leave only the first sector of a journal entry, as a power cut may."""
+        entry, byte = self.entries[seq]
+        used = entry.pack(self.set_magic)
+        assert len(used) > SECTOR, "a sector is written whole"
+        for member in range(len(self.images)):
+            self.write(byte + SECTOR, bytes(len(used) - SECTOR), member)
+
     def write_volumes(self) -> None:
         """Write the uuid table where its key points."""
         raw = pack_table(self.volumes, self.geometry.metadata_bytes)

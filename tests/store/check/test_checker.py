@@ -292,9 +292,19 @@ async def test_an_entry_that_has_no_next_one(discard: bool) -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 8, 24, 32, 110, 200, 241])
-async def test_a_newest_entry_that_is_not_whole(offset: int) -> None:
+async def test_a_newest_entry_of_one_sector_that_is_damaged(offset: int) -> None:
     builder = sound()
     builder.flip(builder.entries[3][1] + offset)
+    found = await assert_found(builder, ("journal-newer", DAMAGE))
+    assert found.journal is not None
+    assert found.journal.newest.seq == 2
+    assert found.findings.listed[0].where == "disk0 journal bucket 2, byte 8192"
+
+
+async def test_a_newest_entry_that_is_not_whole() -> None:
+    builder = ImageBuilder()
+    builder = sound(builder, [[], [], [builder.extent(0, 5000 + 8 * n, 8) for n in range(30)]])
+    builder.tear_entry(3)
     found = await assert_found(builder, ("journal-torn", TORN))
     assert found.journal is not None
     assert found.journal.newest.seq == 2
@@ -311,10 +321,10 @@ async def test_several_entries_behind_one_that_is_damaged() -> None:
     assert "but entries up to 6 were written" in found.findings.listed[0].problem
 
 
-async def test_a_newest_entry_whose_seq_is_damaged_was_not_whole() -> None:
+async def test_a_newest_entry_whose_seq_is_damaged() -> None:
     builder = sound()
     builder.images[0][builder.entries[3][1] + 22] ^= 1
-    await assert_found(builder, ("journal-torn", TORN))
+    await assert_found(builder, ("journal-newer", DAMAGE))
 
 
 async def test_a_number_that_no_entry_can_have_hides_none() -> None:

@@ -7,12 +7,17 @@ from dataclasses import replace
 import pytest
 
 from bcached.errors import BadField, SetRefused
+from bcached.format.bkey import END_MAX
 from bcached.format.jset import JournalEntry
-from bcached.store.finding import Finding, Findings, Severity, refuse_fatal
+from bcached.keys import INODE_MAX, Key, Pointer
+from bcached.store.finding import Finding, Findings, OpeningReport, Severity, refuse_fatal
 from bcached.store.journal.reader import JournalFound
 from bcached.store.reading.journal_check import read_journal
 from instruments.samples.format_samples import sealed, with_field
-from instruments.samples.journal_rings import BLOCK, Ring, entry, member, packed
+from instruments.samples.journal_rings import BLOCK, MEMBER, Ring, entry, member, packed
+
+UUIDS = Key(0, -8, 8, False, (Pointer(0, 96, 1),))
+ROOT = Key(INODE_MAX, END_MAX - 8, 8, False, (Pointer(0, 104, 1),))
 
 
 async def read(*rings: Ring, discard: bool = False) -> JournalFound:
@@ -30,10 +35,17 @@ async def check(*rings: Ring, discard: bool = False) -> list[Finding]:
     return findings.listed
 
 
-def torn(one: JournalEntry) -> bytes:
+def damaged(one: JournalEntry) -> bytes:
     raw = bytearray(packed(one))
     raw[100] ^= 1
     return bytes(raw)
+
+
+def torn(one: JournalEntry) -> bytes:
+    """An entry of two sectors of which the first was written."""
+    data = tuple(Key(0, 100 * n, 1, True, (Pointer(0, 96 + n, 0),)) for n in range(30))
+    raw = packed(replace(one, uuid_bucket=UUIDS, root=ROOT, keys=data))
+    return raw[:BLOCK].ljust(len(raw), b"\0")
 
 
 async def test_the_next_entry_may_need_an_older_one_than_was_written_last() -> None:
@@ -124,8 +136,38 @@ async def test_a_newest_entry_that_is_not_whole_may_be_torn() -> None:
     assert found.problem == "entry 3 is not complete, so entry 2 counts as the newest"
 
 
+async def test_one_of_a_single_sector_is_damaged_and_an_opening_goes_on_with_a_warning() -> None:
+    ring: Ring = {1: [entry(1), entry(2)], 2: [damaged(entry(3))]}
+    (found,) = await check(ring)
+    assert (found.rule, found.severity) == ("journal-newer", Severity.DAMAGE)
+    assert found.where.endswith("journal bucket 5, byte 0")
+    assert found.problem.startswith("entry 3 is damaged, so entry 2 counts as the newest")
+    assert re.fullmatch(r"bcachectl repair --correct-bits \S+", found.advice)
+    (other,) = await check({**ring, 2: [bytes(with_field(damaged(entry(3)), 32, "Q", 99))]})
+    assert re.fullmatch(r"bcachectl repair --clear-journal-behind 2 \S+", other.advice)
+    report = OpeningReport()
+    assert seqs(await read_journal([member(ring)], report)) == [2]
+    assert [found.problem in warning for warning in report.warnings] == [True]
+    assert report.checksum_errors["jset"] == 1
+
+
+async def test_one_that_is_damaged_on_any_member_is_damaged() -> None:
+    whole: Ring = {1: [entry(1), entry(2)], 2: [torn(entry(3))]}
+    (found,) = await check(whole, {**whole, 2: [damaged(entry(3))]})
+    assert (found.rule, found.severity) == ("journal-newer", Severity.DAMAGE)
+    assert found.where.startswith("memory journal bucket 5")
+
+
+async def test_what_another_set_left_behind_is_no_trace() -> None:
+    """A former set on the device had an entry with the next number at just this place."""
+    other = entry(3).pack(MEMBER.set_magic ^ 1, BLOCK)
+    assert await check({1: [entry(1), entry(2), other]}) == []
+    (found,) = await check({1: [entry(1), entry(2), bytes(with_field(other, 8, "Q", 7))]})
+    assert found.rule == "journal-newer"
+
+
 async def test_two_entries_that_are_not_whole_were_not_torn_and_there_is_a_way_back() -> None:
-    found = (await check({1: [entry(2)], 2: [torn(entry(3)), torn(entry(4))]}))[0]
+    found = (await check({1: [entry(2)], 2: [damaged(entry(3)), damaged(entry(4))]}))[0]
     assert (found.rule, found.severity) == ("journal-lost", Severity.FATAL)
     assert re.fullmatch(r"bcachectl repair --clear-journal-behind 2 \S+", found.advice)
 

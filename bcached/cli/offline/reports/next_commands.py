@@ -10,7 +10,7 @@ from bcached.format.superblock_fields import BackingDevice
 from bcached.store.check.checker import CheckedSet
 from bcached.store.finding import Severity
 from bcached.store.repair.layout_scan import LayoutFound, find_layout
-from bcached.store.repair.needs import StepOption, in_order, needed_steps
+from bcached.store.repair.needs import StepOption, commands_for
 from bcached.store.rescue.remains.superblock_left import read_member_left
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -36,7 +36,7 @@ async def next_for_damage(
         for device in devices:
             if not await _has_fields(device):
                 return without_superblock(caches, await find_layout(device), backings)
-    return [_rescue(caches, backings), *_repair(caches, needed_steps(findings))]
+    return [_rescue(caches, backings), *commands_for(findings, caches)]
 
 
 def _is_backing(checked: CheckedSet) -> bool:
@@ -74,7 +74,3 @@ def _backing(backings: Sequence[str]) -> list[str]:
 
 def _rescue(caches: Sequence[str], backings: Sequence[str], *options: str) -> str:
     return shlex.join(["bcachectl", "rescue", "-n", *caches, *_backing(backings), *options])
-
-
-def _repair(caches: Sequence[str], steps: set[StepOption]) -> list[str]:
-    return [shlex.join(["bcachectl", "repair", "-n", *in_order(steps), *caches])] if steps else []

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a repair prints: its steps, what they give up, and what is found afterwards."""
 
-import shlex
 from collections.abc import Iterator
 
 from bcached.cli.fsck_command import FsckStatus
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.store.finding import Severity
-from bcached.store.repair.needs import in_order, needed_steps
+from bcached.store.repair.needs import commands_for, in_order, needed_steps
 from bcached.store.repair.repair import Repair
 from bcached.units import format_size
 
@@ -44,9 +43,9 @@ def lines(done: Repair) -> Iterator[str]:
         yield "nothing is to be repaired: the next opening puts right what was interrupted"
     else:
         yield "sound" if found.sound else "NOT SOUND: nothing was done"
-    if not done.is_needed and (options := in_order(needed_steps(found))):
-        paths = shlex.join(device.path for device in done.devices)
-        yield f"to see what can be done: bcachectl repair -n {' '.join(options)} {paths}"
+    if not done.is_needed:
+        commands = commands_for(found, [device.path for device in done.devices])
+        yield from (f"to see what can be done: {command}" for command in commands)
 
 
 def document(done: Repair) -> dict[str, object]:

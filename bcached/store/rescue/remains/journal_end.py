@@ -14,7 +14,7 @@ from bcached.format.torn_entry import is_cut_off
 from bcached.store.journal.reader import BucketFound, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
-from bcached.store.reading.journal_check import newer_traces
+from bcached.store.reading.newer_entries import newer_traces
 from bcached.units import SECTOR_BYTES
 
 

@@ -14,11 +14,11 @@ from bcached.format.jset import JSET_BYTES_MAX, JournalEntry, sound_entries, tra
 from bcached.format.sizes import JOURNAL_BUCKETS_MAX, MEMBERS_MAX, METADATA_BYTES_MAX, metadata_bytes
 from bcached.format.superblock import Superblock
 from bcached.keys import Key
-from bcached.store.finding import TORN_ENTRY, Finding, Report, Severity
+from bcached.store.finding import DAMAGED_ENTRY, TORN_ENTRY, Finding, Report, Severity
 from bcached.store.journal.reader import End, JournalEnd, JournalFound, read_bucket
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
-from bcached.store.reading.journal_check import newer_traces
+from bcached.store.reading.newer_entries import newer_traces
 from bcached.store.reading.ring_check import STRUCTURE
 from bcached.store.reading.ring_end import find_end, finding_of_end
 from bcached.store.rescue.remains.journal_end import is_interrupted, may_hide_newer
@@ -92,7 +92,8 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
     if newer:
         problem = f"entry {newest.seq} is the newest that is whole, but there are traces of newer ones"
         lost = "the changes in them, if the power did not fail while they were written"
-        report(Finding("journal-newer", Severity.DAMAGE, STRUCTURE, newer[min(newer)], problem, lost))
+        where = newer[min(newer)][0].where
+        report(Finding(DAMAGED_ENTRY, Severity.DAMAGE, STRUCTURE, where, problem, lost))
     elif is_cut_off:
         found.end = JournalEnd(End.PROVEN)
     else:
