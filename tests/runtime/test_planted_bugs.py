@@ -17,6 +17,7 @@ from bcached.device.run_all import DeviceOperation, run_all
 from bcached.device.shared_flush import SharedFlush
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key
+from bcached.runtime.index.conditional_commits import ConditionalCommits
 from bcached.runtime.index.index import Index
 from bcached.runtime.index.node_buckets import NodeBuckets
 from bcached.runtime.tasks.mover import Move, Mover
@@ -370,6 +371,10 @@ def forgets_what_waits_for_a_leaf(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LoadedLeaves, "merge_waiting", forget)
 
 
+def deletes_nothing_in_leaves_that_are_away(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ConditionalCommits, "_deletions_of", lambda *_: ())
+
+
 def reuses_what_data_was_moved_out_of_before_that_is_durable(patch: pytest.MonkeyPatch) -> None:
     replace = Mover._replace
 
@@ -413,7 +418,8 @@ GENS_WRITTEN = Told(1, only=(split_while_gens_are_written,))
 VOLUMES = Told(4, only=(volumes,))
 EVACUATED = Told(1, only=(evacuate,))
 REPLACED = Told(1, only=(overwrite, fill, replace, replace))
-STORIES = [ANY_AND_AFTER, GROWN, SPLIT, GENS_WRITTEN, VOLUMES, EVACUATED, REPLACED]
+REPLACED_AWAY = Told(6, only=REPLACED.only)  # with little memory for leaves
+STORIES = [ANY_AND_AFTER, GROWN, SPLIT, GENS_WRITTEN, VOLUMES, EVACUATED, REPLACED, REPLACED_AWAY]
 
 BUGS: list[tuple[Plant, Told]] = [
     (entries_without_a_flush_before, ANY),
@@ -441,6 +447,7 @@ BUGS: list[tuple[Plant, Told]] = [
     (counts_nothing_at_recovery, ANY),
     (forgets_what_goes, ANY),
     (forgets_what_waits_for_a_leaf, SPLIT),
+    (deletes_nothing_in_leaves_that_are_away, REPLACED_AWAY),
     (moves_keys_before_their_data, GROWN_AND_AFTER),
     (puts_copies_over_what_was_overwritten, Told(7, only=(race,))),
     (reuses_what_data_was_moved_out_of_before_that_is_durable, EVACUATED),

@@ -2,9 +2,12 @@
 """Commits with conditions: keys that replace all else in ranges, or that are only added where nothing is.
 
 The condition is evaluated and the keys are accepted without an await in between, in one journal entry.
+
+Where the leaf of a replaced range is not loaded, the keys wait for it, and with them deletions of all else in
+the range: what is there need not be known.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -50,6 +53,7 @@ class _Plan(NamedTuple):
     batch: KeyBatch  # the keys to be committed, placed
     deletions: Sequence[Key]
     committed: tuple[bool, ...]  # for each key of the request
+    waiting: KeyBatch | None = None  # deletions and keys, placed, if some of them wait for leaves
 
     @property
     def words(self) -> int:
@@ -77,9 +81,8 @@ class ConditionalCommits:
         self._check(holder, keys, conditions)
         if conditions.if_absent or conditions.if_versions is not None:  # else accepting them is the check
             self._sectors.check_commit(holder, keys)
-        batch = KeyBatch(keys)
-        if self._changes.is_ready_for(batch, may_wait=False):
-            plan = self._plan(batch, conditions)
+        if self._changes.has_space():
+            plan = self._plan(keys, conditions)
             if plan is not None and (
                 not plan.words or (self._changes.journal.has_space(plan.words) and self._changes.may_grow())
             ):
@@ -93,15 +96,17 @@ class ConditionalCommits:
         """Accept keys, all in one entry. NoFreeBuckets if that is not possible in time."""
         spans, deadline = [*spans_of(keys), *conditions.replaces], self._clock() + timeout_s
         words = self._check(holder, keys, conditions)
+
+        def may_wait() -> bool:
+            return self._plan(keys, conditions) is not None
+
         while True:
             self._sectors.check_commit(holder, keys)
-            await self._changes.make_ready(spans, words, deadline - self._clock())
+            await self._changes.make_ready(spans, words, deadline - self._clock(), may_wait)
             self._check(holder, keys, conditions)  # a volume may have been deleted
             self._sectors.check_commit(holder, keys)
-            batch = KeyBatch(keys)
-            missing = self._tree.place(batch)
-            plan = self._plan(batch, conditions)
-            assert missing is None and plan is not None, "the ranges are loaded"  # noqa: PT018 (one fact)
+            plan = self._plan(keys, conditions)
+            assert plan is not None, "the ranges are neither loaded nor can changes of them wait"
             if plan.words > words:  # the keys to be removed are known only now
                 words = plan.words
             elif not plan.words or self._changes.may_grow():
@@ -129,22 +134,47 @@ class ConditionalCommits:
 
     # Deciding
 
-    def _plan(self, batch: KeyBatch, conditions: CommitConditions) -> _Plan | None:
-        """Returns what is to be changed for a placed batch; None if a replaced range is not loaded."""
-        versions = conditions.if_versions
-        if versions is not None and self._changes.change_map.counters_of(batch.keys) != versions:
-            return _Plan(KeyBatch(()), (), (False,) * len(batch.keys))
-        live = self._live_by_range(conditions.replaces)
+    def _plan(self, keys: Sequence[Key], conditions: CommitConditions) -> _Plan | None:
+        """Returns what is to be changed; None if a node has to be read first."""
+        batch, versions = KeyBatch(keys), conditions.if_versions
+        if versions is not None and self._changes.change_map.counters_of(keys) != versions:
+            return _Plan(KeyBatch(()), (), (False,) * len(keys))
+        missing = self._tree.place(batch)
+        live = self._live_by_range(conditions.replaces) if missing is None else None
         if live is None:
-            return None
+            return None if conditions.if_absent else self._waiting(batch, conditions.replaces)
         if conditions.if_absent:
             plan = self._additions(batch, live)
         else:
             deletions = self._deletions(batch, live) if live else ()
-            plan = _Plan(batch, deletions, (True,) * len(batch.keys))
+            plan = _Plan(batch, deletions, (True,) * len(keys))
         if plan.words > self._commit_words:
             raise LimitExceeded("commit_words", plan.words)
         return plan
+
+    def _waiting(self, batch: KeyBatch, ranges: Sequence[Span]) -> _Plan | None:
+        """Returns a plan by which changes wait for leaves that are not loaded; None if they cannot.
+
+        Where a range is not loaded, all of it that the keys do not cover is deleted, whatever is there.
+        """
+        covered = SpanSet(spans_of(batch.keys))
+        deletions: list[Key] = []
+        for span in SpanSet(ranges).spans:
+            found = self._tree.lookup(*span, REPLACED_KEYS_MAX + 1)
+            if isinstance(found, Missing):
+                deletions += self._deletions_of(covered.gaps(*span))
+            else:
+                deletions += self._rests(self._checked(found), covered)
+        together = KeyBatch([*deletions, *batch.keys])
+        if len(together.words) > self._commit_words or not self._changes.may_wait(together):
+            return None
+        return _Plan(batch, deletions, (True,) * len(batch.keys), together)
+
+    def _deletions_of(self, spans: Iterable[Span]) -> Iterator[Key]:
+        """Yields deletions of ranges, as few as possible."""
+        for inode, start, end in spans:
+            for begin in range(start, end, self._deletion_sectors):
+                yield Key(inode, begin, min(end - begin, self._deletion_sectors), False, ())
 
     def _live_by_range(self, ranges: Sequence[Span]) -> dict[Span, list[Key]] | None:
         """Returns what is live in ranges, those left out where nothing is; None if a node has to be read."""
@@ -196,9 +226,12 @@ class ConditionalCommits:
             count += len(found)
             if count > REPLACED_KEYS_MAX:
                 raise LimitExceeded("replaced_keys", count)
-            rests = [rest for key in found for rest in covered.gaps(key.inode, key.offset, key.end)]
-            deletions += self._joined(rests)
+            deletions += self._rests(found, covered)
         return deletions
+
+    def _rests(self, found: Iterable[Key], covered: SpanSet) -> list[Key]:
+        """Returns deletions of what was found in a range and is not covered."""
+        return self._joined([rest for key in found for rest in covered.gaps(key.inode, key.offset, key.end)])
 
     def _joined(self, rests: Sequence[Span]) -> list[Key]:
         """Returns deletions of these parts of one range, as few as possible."""
@@ -231,7 +264,7 @@ class ConditionalCommits:
         """Make the change. The counters are read before any other change can be made."""
         seq = self._changes.journal.accepted_seq
         if plan.words:
-            batch = None if plan.deletions else plan.batch
+            batch = plan.waiting or (None if plan.deletions else plan.batch)
             seq = self._index.accept(holder, plan.batch.keys, plan.deletions, batch)
             self._places.committed(plan.batch.keys, conditions.replaces)
         return CommitResult(seq, self._changes.change_map.counters_of(keys), plan.committed)

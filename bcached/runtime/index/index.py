@@ -71,7 +71,7 @@ class Index:
         self._check_each(holder, keys)
         batch = KeyBatch(keys)
         self._check_words(len(batch.words))
-        if not self.changes.is_ready_for(batch, may_wait=True) or not self.changes.may_grow():
+        if not self.changes.is_ready_for(batch) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
             return None
         return self.accept(holder, keys, batch=batch)

@@ -60,7 +60,7 @@ class IndexWriter:
 
     def is_ready(self, spans: Iterable[Span], words: int) -> bool:
         """Whether keys of so many words can be inserted in these ranges now."""
-        if not self.journal.has_space(words) or self.nodes.is_over_limit:
+        if not self.has_space(words):
             return False
         missing = self._tree.missing
         for inode, start, end in spans:  # noqa: SIM110 (most commits have one key)
@@ -68,16 +68,20 @@ class IndexWriter:
                 return False
         return True
 
-    def is_ready_for(self, batch: KeyBatch, *, may_wait: bool) -> bool:
+    def has_space(self, words: int = 0) -> bool:
+        """Whether journal and memory have space for a change of so many words."""
+        return self.journal.has_space(words) and not self.nodes.is_over_limit
+
+    def is_ready_for(self, batch: KeyBatch) -> bool:
         """Whether a batch can be put now; that holds until the caller's next await.
 
-        may_wait: its keys may wait for leaves that are not loaded.
+        Its keys may wait for leaves that are not loaded.
         """
         if not self.journal.has_space(len(batch.words)) or self.nodes.is_over_limit:
             return False
-        return self._tree.place(batch) is None or (may_wait and self._may_wait(batch))
+        return self._tree.place(batch) is None or self.may_wait(batch)
 
-    def _may_wait(self, batch: KeyBatch) -> bool:
+    def may_wait(self, batch: KeyBatch) -> bool:
         """Whether keys of a batch may wait for the leaves that are not loaded; it is placed then.
 
         Not while requests wait for buckets that what they overwrite may provide.
@@ -88,25 +92,35 @@ class IndexWriter:
 
     async def make_ready_for(self, batch: KeyBatch, left_s: float) -> None:
         """Wait until a batch can be put, as `make_ready`; its keys may wait for leaves to be loaded."""
-        if not self.is_ready_for(batch, may_wait=True):
+        if not self.is_ready_for(batch):
             await self._wait_until_ready(partial(self._load_for, batch), len(batch.words), left_s)
 
     async def _load_for(self, batch: KeyBatch) -> None:
         """Load the leaves of a batch unless its keys may wait."""
-        if not self._may_wait(batch):
+        if not self.may_wait(batch):
             await self.nodes.load(spans_of(batch.keys))
             missing = self._tree.place(batch)
             assert missing is None, "the ranges are loaded"
 
-    async def make_ready(self, spans: Sequence[Span], words: int, left_s: float) -> None:
+    async def make_ready(
+        self,
+        spans: Sequence[Span],
+        words: int,
+        left_s: float,
+        may_wait: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Wait until a change can be made; that holds until the caller's next await.
 
-        The memory limit is checked before the nodes are loaded, not after: they alone may exceed it.
-        Raises NoFreeBuckets after left_s.
+        may_wait: whether it can be made without its leaves. The memory limit is checked before the nodes are
+        loaded, not after: they alone may exceed it. Raises NoFreeBuckets after left_s.
         """
         self._shared.stop.check_changeable()
         if not self.is_ready(spans, words):
-            await self._wait_until_ready(partial(self.nodes.load, spans), words, left_s)
+            await self._wait_until_ready(partial(self._load_unless, may_wait, spans), words, left_s)
+
+    async def _load_unless(self, may_wait: Callable[[], bool], spans: Sequence[Span]) -> None:
+        if not may_wait():
+            await self.nodes.load(spans)
 
     async def _wait_until_ready(self, load: Callable[[], Awaitable[None]], words: int, left_s: float) -> None:
         shared, journal, nodes = self._shared, self.journal, self.nodes

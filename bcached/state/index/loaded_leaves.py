@@ -154,13 +154,15 @@ class LoadedLeaves:
     def merge_changes(self, leaf: Leaf, changes: Unwritten) -> list[Key]:
         """Merge changes, whose oldest entry is pinned, into a leaf that has older ones, or none.
 
-        Returns the pieces cut out. Keys are not counted: those of deferred changes were.
+        Deletions of nothing are left out. Returns the pieces cut out. Keys are not counted: those of deferred
+        changes were.
         """
         words, unwritten = leaf.word_count, leaf.unwritten
         oldest_seq, unwritten_words = unwritten.oldest_seq, unwritten.word_count
         removed: list[Key] = []
         for key in changes.extents:
-            removed += leaf.insert(key, changes.newest_seq)
+            if key.pointers or not leaf.live.is_empty_in(key.inode, key.offset, key.end):
+                removed += leaf.insert(key, changes.newest_seq)
         if oldest_seq:
             self.pins.unpin(changes.oldest_seq)
         unwritten.oldest_seq = oldest_seq or changes.oldest_seq

@@ -11,8 +11,10 @@ import pytest
 
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
+from bcached.runtime.index.conditional_commits import CommitConditions, CommitResult
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
+from bcached.state.index.key_ranges import Span
 from bcached.state.index.node import position_at
 from bcached.state.index.waiting_changes import LEAF_WORDS
 from bcached.state.sectors.reservations import Holder
@@ -31,12 +33,32 @@ COUNT = 12_000
 async def commit(
     cache_set: CacheSet, holder: Holder, places: Sequence[int], *, dirty: bool = False
 ) -> list[Key]:
-    wanted = [extent(4, inode=0, offset=place * SPACING) for place in places]
+    keys = await reserve(cache_set, holder, places, dirty=dirty)
+    if cache_set.index.try_commit(holder, keys) is None:
+        await cache_set.index.commit(holder, keys, PATIENCE_S)
+    return keys
+
+
+async def commit_if(
+    cache_set: CacheSet, holder: Holder, keys: Sequence[Key], conditions: CommitConditions
+) -> CommitResult:
+    commits = cache_set.conditional_commits
+    outcome = commits.try_commit(holder, keys, conditions)
+    return outcome or await commits.commit(holder, keys, conditions, PATIENCE_S)
+
+
+def slots(places: Sequence[int]) -> tuple[Span, ...]:
+    """All that belongs to these places."""
+    return tuple((0, place * SPACING, (place + 1) * SPACING) for place in places)
+
+
+async def reserve(
+    cache_set: CacheSet, holder: Holder, places: Sequence[int], *, dirty: bool = False, behind: int = 0
+) -> list[Key]:
+    wanted = [extent(4, inode=0, offset=place * SPACING + behind) for place in places]
     given = [key for (key,) in await cache_set.allocations.allocate(holder, wanted, PATIENCE_S)]
     keys = [Key(key.inode, key.offset, key.sectors, dirty, key.pointers) for key in given]
     await asyncio.sleep(0)
-    if cache_set.index.try_commit(holder, keys) is None:
-        await cache_set.index.commit(holder, keys, PATIENCE_S)
     return keys
 
 
@@ -193,18 +215,54 @@ async def test_a_leaf_that_may_become_too_large_is_read(tmp_path: Path) -> None:
 @in_virtual_time
 async def test_conditions_are_judged_by_what_is_in_the_leaf(tmp_path: Path) -> None:
     """A key that is only added has to know: its leaf is read."""
-    from bcached.runtime.index.conditional_commits import CommitConditions  # noqa: PLC0415
-
     async with a_large_index(tmp_path) as (cache_set, there, holder):
         (place,) = Random(4).sample(sorted(there), 1)
         for absent in (place, place + 1):
-            wanted = [extent(4, inode=0, offset=absent * SPACING)]
-            ((key,),) = await cache_set.allocations.allocate(holder, wanted, PATIENCE_S)
-            commits, conditions = cache_set.conditional_commits, CommitConditions((), if_absent=True)
-            outcome = commits.try_commit(holder, [key], conditions)
-            if outcome is None:
-                outcome = await commits.commit(holder, [key], conditions, PATIENCE_S)
+            keys = await reserve(cache_set, holder, [absent])
+            outcome = await commit_if(cache_set, holder, keys, CommitConditions((), if_absent=True))
             assert outcome.committed == (absent not in there,)
+
+
+@in_virtual_time
+async def test_what_replaces_all_else_waits_with_deletions_of_it(tmp_path: Path) -> None:
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        nodes, random, before = cache_set.index.nodes, Random(6), cache_set.index.nodes.io.nodes_read
+        for number in range(60):
+            places = random.sample(range(COUNT), 10)
+            keys = await reserve(cache_set, holder, places, behind=random.choice((0, 4, 8)))
+            outcome = await commit_if(cache_set, holder, keys, CommitConditions(slots(places)))
+            assert outcome.versions == tuple(cache_set.index.changes.change_map.counters_of(keys)), (
+                "as it is right after the change"
+            )
+            there.update(zip(places, keys, strict=True))
+            if number % 10 == 9:  # of some nothing is left
+                gone = random.sample(sorted(there), 5)
+                await commit_if(cache_set, holder, [], CommitConditions(slots(gone)))
+                for place in gone:
+                    del there[place]
+        assert nodes.tree.leaves.waiting.by_bound
+        assert nodes.io.nodes_read - before < 600 // 4
+        await cache_set.index.flush()
+        image = image_of(cache_set)
+        for place in random.sample(range(COUNT), 40):
+            assert await found(cache_set, place) == ([there[place]] if place in there else [])
+        await check_reopened(image, tmp_path, there)
+        await cache_set.index.write_back.write_all()
+        assert nodes.tree.leaves.pins.oldest is None
+        assert cache_set.verify() == []
+
+
+@in_virtual_time
+async def test_a_deletion_of_nothing_writes_nothing(tmp_path: Path) -> None:
+    async with a_large_index(tmp_path) as (cache_set, there, holder):
+        nodes = cache_set.index.nodes
+        await commit_if(cache_set, holder, [], CommitConditions(slots([1])))
+        assert nodes.tree.leaves.waiting.keys == 1
+        await cache_set.index.write_back.write_all()
+        assert nodes.tree.leaves.pins.oldest is None
+        assert nodes.io.blocks_appended == nodes.io.nodes_written == 0
+        await cache_set.index.flush()
+        await check_reopened(image_of(cache_set), tmp_path, there)
 
 
 @pytest.mark.parametrize("volume_is_dropped", [False, True])

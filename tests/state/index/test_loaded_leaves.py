@@ -99,6 +99,20 @@ def test_changes_wait_for_a_leaf_that_is_not_in_memory() -> None:
     assert (tree.leaves.unwritten_words, tree.leaves.waiting.keys) == (leaf.unwritten.word_count, 0)
 
 
+def test_deletions_of_nothing_are_not_merged() -> None:
+    tree, _ = a_tree()
+    tree.leaves.waiting.limit_words = 1000
+    tree.evict(load(tree, 0, 0))
+    gone, nothing = Key(0, 8, 4, False, ()), Key(0, 30, 40, False, ())
+    batch = KeyBatch([gone, nothing])
+    assert tree.place_or_wait(batch) is None
+    tree.insert_batch(batch, 8)
+    leaf = load(tree, 0, 0, [data(10, 5)])
+    assert list(leaf.live) == [data(12, 3)]
+    assert list(leaf.unwritten.extents) == [gone]
+    assert leaf.oldest_seq == tree.leaves.pins.oldest == 8
+
+
 def test_a_leaf_takes_no_more_than_fits_with_what_is_on_disk_only() -> None:
     tree, _ = a_tree()
     leaf = load(tree, 0, 0, [data(10, 5)])
