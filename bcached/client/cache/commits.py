@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Keys on their way to the index: commits that are sent before the earlier ones are answered.
 
-While one is under way, or was sent within the last three milliseconds, further keys gather and are sent
+While one is under way, or was sent within the last eight milliseconds, further keys gather and are sent
 together. So a process that stores much sends few, large messages; the sender's thread sends what is left at
 the end.
 
@@ -28,7 +28,7 @@ from bcached.wire.messages import Committed, Lookup
 
 UNDER_WAY_MAX = 4
 KEYS_MAX = 500
-BUNDLE_KEYS, GATHER_S = 64, 0.003  # sent when there are so many, or so long after the message before
+BUNDLE_KEYS, GATHER_S = 64, 0.008  # sent when there are so many, or so long after the message before
 LOOK_S = 0.0002  # between two looks for an answer
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 
@@ -91,6 +91,11 @@ class Commits:
     def has_gathered(self) -> bool:
         """Whether keys wait for the answer to an earlier commit."""
         return bool(self._gathered)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what has gathered is to be sent now: the message before was sent long enough ago."""
+        return bool(self._gathered) and time.monotonic() >= self._due_s
 
     @property
     def is_idle(self) -> bool:

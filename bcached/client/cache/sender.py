@@ -9,7 +9,7 @@ from bcached.client.cache.sessions import Sessions
 from bcached.client.forks import end_in_children
 from bcached.errors import ConnectionLost
 
-PAUSE_S = 0.003
+PAUSE_S = 0.01  # more than a program that goes on storing takes: its next store sends, and wakes no thread
 
 
 class Sender:
@@ -45,14 +45,14 @@ class Sender:
         self._thread, self._wanted = None, Event()
 
     def send(self) -> bool:
-        """Send what has gathered if the commits before it are answered; returns whether to go on."""
+        """Send what has gathered if that is due; returns whether to go on."""
         self._wanted.clear()
         session = self._sessions.existing
         if session is not None:
             with self._sessions.lock:
                 try:
                     session.commits.poll()
-                    if session.commits.has_gathered:
+                    if session.commits.is_due:
                         session.commits.send()
                 except ConnectionLost:
                     self._sessions.lose(session)
