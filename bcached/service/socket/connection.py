@@ -354,13 +354,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def _holds_much(self) -> bool:
-        slots = self._slots
-        waits_alone = len(slots) == 1 and slots[0].request_bytes <= SMALL_REQUEST_BYTES
+        slots, sender = self._slots, self._sender
+        waits_alone = not slots or (len(slots) == 1 and slots[0].request_bytes <= SMALL_REQUEST_BYTES)
         return (
-            (bool(slots) and not waits_alone and self._sender.queue.held_bytes >= SMALL_BYTES)
-            or len(self._frames.partial) >= SMALL_BYTES
+            (not waits_alone and sender.queue.held_bytes >= SMALL_BYTES)
+            or sender.is_write_paused
             or bool(self._backlog.block)
-            or self._sender.is_write_paused
+            or len(self._frames.partial) >= SMALL_BYTES
         )
 
     def _note(self) -> None:

@@ -113,7 +113,7 @@ class RequestPipeline:
                         continue
             elif self._queue.is_full:
                 return at
-            sizes = sizes or lengths(block)
+            sizes = sizes or (lengths(block) if len(requests) > 1 else [len(block)])
             self._run_alone(requests[at], outcome, started_ns, sizes[at])
             at += 1
             if at == len(requests) or self._is_late(started_ns):
