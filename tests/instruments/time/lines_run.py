@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """How much work a call is, where it must not grow with something: in lines that run, not in time."""
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -8,7 +9,10 @@ from typing import Any
 
 
 def lines_run(call: Callable[[], object]) -> int:
-    """Returns how many lines of Python a call runs, each pass of a loop counted."""
+    """Returns how many lines of Python a call runs, each pass of a loop counted.
+
+    The cyclic collector is off meanwhile: finalizers and callbacks of other tests would be counted, too.
+    """
     count = 0
 
     def trace(_: FrameType, event: str, __: Any) -> Any:
@@ -16,10 +20,13 @@ def lines_run(call: Callable[[], object]) -> int:
         count += event == "line"
         return trace
 
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return count
