@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
-from bcached.client.data_paths import DataPaths
+from bcached.client.data.data_paths import DataPaths
 from bcached.client.forks import end_in_children
 from bcached.client.gens import Gens
 from bcached.client.lease import Lease

@@ -21,10 +21,10 @@ from bcached.format.bkey import (
     parse_keys,
 )
 from bcached.format.checksum import Buffer
-from bcached.format.correction import corrected_entry
+from bcached.format.damage.correction import corrected_entry
+from bcached.format.damage.torn_entry import HEAD_UNUSED, KEY_WORDS_BELOW, WORD, used_by_next
 from bcached.format.jset import JSET_BYTES, JournalEntry
 from bcached.format.magic import JSET
-from bcached.format.torn_entry import HEAD_UNUSED, KEY_WORDS_BELOW, WORD, used_by_next
 from bcached.units import SECTOR_BYTES
 
 MAGIC_OFFSET = 8

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from bcached.device.block_device import BlockDevice
 from bcached.device.claims.lease_file import boot_id, create_lease, old_leases
 from bcached.device.claims.set_lock import SetLock
-from bcached.device.mapped_file import MappedFile
+from bcached.device.files.mapped_file import MappedFile
 from bcached.errors import BcachedError, DeviceFailed, SetRefused, ShuttingDown, reason
 from bcached.runtime.cache_set import CacheSet, MappedChanges, MappedFiles, MappedGens
 from bcached.runtime.coordination.options import SetOptions

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from bcached.client import Client, Piece
-from bcached.client.data_paths import DataPaths
+from bcached.client.data.data_paths import DataPaths
 from bcached.client.gens import Gens
 from bcached.errors import (
     ConnectionLost,

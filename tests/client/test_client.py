@@ -31,8 +31,8 @@ from bcached.errors import (
     StaleKey,
 )
 from bcached.keys import Key, Pointer
-from bcached.service.socket.access import Access, Role
-from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.users.access import Access, Role
+from bcached.service.users.socket_limits import SocketLimits
 from bcached.wire.change_map import COUNTERS
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.messages import Bucket, Extent, Lookup
@@ -380,7 +380,7 @@ async def test_what_is_stored_on_a_device_named_by_a_link_is_fetched(folder: Pat
 async def test_a_small_block_needs_direct_io_or_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bcached.client.data_paths.os.O_DIRECT", 1 << 29)
+    monkeypatch.setattr("bcached.client.data.data_paths.os.O_DIRECT", 1 << 29)
     real_open = os.open
 
     def open_without_direct_io(path: str, flags: int, *rest: Any, **named: Any) -> int:
@@ -390,7 +390,7 @@ async def test_a_small_block_needs_direct_io_or_is_refused(
 
     async with served(folder, image=True, block_bytes=512) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 1)
-        monkeypatch.setattr("bcached.client.data_paths.os.open", open_without_direct_io)
+        monkeypatch.setattr("bcached.client.data.data_paths.os.open", open_without_direct_io)
         with pytest.raises(DeviceError, match="smaller than a page"):
             await client.write(key, bytes(512))
         monkeypatch.undo()
@@ -410,7 +410,7 @@ async def test_buffered_io_serves_where_there_is_no_direct_io(
 
     async with served(folder, image=True, block_bytes=4096) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 8)
-        monkeypatch.setattr("bcached.client.data_paths.os.open", open_without_direct_io)
+        monkeypatch.setattr("bcached.client.data.data_paths.os.open", open_without_direct_io)
         await client.write(key, bytes_of(key))
         assert await client.read(key) == bytes_of(key)
 
@@ -593,7 +593,7 @@ async def test_the_lease_outlives_the_connection_until_the_last_write_returns(
 
     async with served(folder, image=True) as it, Client(it.path) as client:
         (key,) = await client.allocate(0, 0, 8)
-        monkeypatch.setattr("bcached.client.data_paths.os.pwritev", slow_pwritev)
+        monkeypatch.setattr("bcached.client.data.data_paths.os.pwritev", slow_pwritev)
         writing = asyncio.create_task(client.write(key, bytes(4096)))
         await asyncio.sleep(0.02)
         writing.cancel()

@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from bcached.client.data_paths import DataPaths
+from bcached.client.data.data_paths import DataPaths
 from bcached.device import FileDevice
 from bcached.device.aligned_io import BUFFER_BYTES
 from bcached.errors import DeviceError, FlushFailed

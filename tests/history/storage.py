@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from bcached.client.data_paths import DataPaths
+from bcached.client.data.data_paths import DataPaths
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
 

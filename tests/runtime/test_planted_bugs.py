@@ -29,11 +29,11 @@ from bcached.state.buckets.free_inc import FreeInc
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
 from bcached.state.index.journal_pins import SeqPins
-from bcached.state.index.key_ranges import spans_of
+from bcached.state.index.keys.key_ranges import spans_of
+from bcached.state.index.keys.span_set import SpanSet
+from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.loaded_leaves import LoadedLeaves
 from bcached.state.index.node import Leaf
-from bcached.state.index.span_set import SpanSet
-from bcached.state.index.unwritten import Unwritten
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal import entry_writer

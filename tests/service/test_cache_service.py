@@ -8,7 +8,7 @@ import pytest
 
 from bcached import __version__
 from bcached.errors import DeviceFailed
-from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.users.socket_limits import SocketLimits
 from bcached.wire.methods import METHODS
 from instruments.clients.served_set import BUCKET_SECTORS, served
 from instruments.clients.talker import Talker, call, outcome

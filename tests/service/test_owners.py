@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bcached.service.socket.access import Access, Role
-from bcached.service.socket.peer import Peer
+from bcached.service.users.access import Access, Role
+from bcached.service.users.peer import Peer
 from instruments.clients.served_set import Served, served
 from instruments.clients.talker import Talker, call, outcome
 

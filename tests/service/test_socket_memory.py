@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from bcached.service.listening import bind_unix
-from bcached.service.socket.access import Access, Role
+from bcached.service.requests.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.connection import NO_ROLE_BYTES
-from bcached.service.socket.peer import Peer
-from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
-from bcached.service.socket.socket_limits import SocketLimits
 from bcached.service.socket.socket_server import SocketServer
+from bcached.service.users.access import Access, Role
+from bcached.service.users.peer import Peer
+from bcached.service.users.socket_limits import SocketLimits
 from bcached.wire.codec import decode_requests
 from instruments.clients.talker import Talker, allocate, call, outcome
 from instruments.clients.toy_service import WAITS, ToyService

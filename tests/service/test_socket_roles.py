@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bcached.service.socket.access import Role
-from bcached.service.socket.peer import peer_of
-from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.users.access import Role
+from bcached.service.users.peer import peer_of
+from bcached.service.users.socket_limits import SocketLimits
 from instruments.clients.granted import GrantedByNumber
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call, outcome

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from bcached.format.volume_owner import EntryOwner
-from bcached.service.socket.access import Access, Role
-from bcached.service.socket.buffers import Buffers
-from bcached.service.socket.peer import Peer
-from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.users.access import Access, Role
+from bcached.service.users.buffers import Buffers
+from bcached.service.users.peer import Peer
+from bcached.service.users.socket_limits import SocketLimits
 from bcached.state.buckets.bucket_table import State
 from bcached.state.explanation import explain
 from instruments.clients.served_set import Served, served

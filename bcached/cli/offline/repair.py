@@ -20,10 +20,10 @@ from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
 from bcached.cli.paths import PATH
 from bcached.store.repair.applying import Progress
 from bcached.store.repair.needs import REBUILDING, StepOption
+from bcached.store.repair.new_metadata.volume_slots import NamedBacking, parse_backing
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
 from bcached.store.repair.undo import Undo, UndoLog
-from bcached.store.repair.volume_slots import NamedBacking, parse_backing
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.owner_of import read_backing
 from bcached.store.rescue.remains.doubts import Confidence

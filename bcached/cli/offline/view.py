@@ -17,7 +17,7 @@ from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.rescue import CONFIDENCE
 from bcached.cli.paths import PATH
-from bcached.device.locked_folder import locked_folder
+from bcached.device.files.locked_folder import locked_folder
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents

@@ -18,9 +18,9 @@ from bcached.client.cache.values.expiry import expiry_us, seconds_left
 from bcached.client.cache.values.names import Name, name_bytes
 from bcached.client.cache.values.new_object import FoundObject, NewObject
 from bcached.client.cache.values.serializers import Serializer, Values
-from bcached.client.data_paths import read_cached
+from bcached.client.data.data_paths import read_cached
+from bcached.client.data.scattered_reads import LONG_BYTES
 from bcached.client.forks import end_in_children
-from bcached.client.scattered_reads import LONG_BYTES
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -28,11 +28,11 @@ from bcached.client.cache.values.object_format import (
     value_at,
 )
 from bcached.client.changes import mapped_changes
+from bcached.client.data.parts_left import PartsLeft
+from bcached.client.data.scattered_reads import LONG_BYTES
 from bcached.client.gens import Instant
-from bcached.client.parts_left import PartsLeft
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
-from bcached.client.scattered_reads import LONG_BYTES
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import DeviceError, NoFreeBuckets, PermissionDenied
 from bcached.keys import Key

@@ -7,7 +7,7 @@ at a time.
 
 from collections.abc import Callable, Iterable, Sequence
 
-from bcached.client.aligned_buffers import PART_BYTES
+from bcached.client.data.aligned_buffers import PART_BYTES
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
 

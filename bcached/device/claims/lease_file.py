@@ -15,7 +15,7 @@ import os
 from typing import Any
 
 from bcached.device.claims.lock_holders import Process, flock_holders, record_lock_holders
-from bcached.device.group_file import create_group_file, remove_quietly
+from bcached.device.files.group_file import create_group_file, remove_quietly
 from bcached.errors import DeviceError, calling, reason
 from bcached.wire.lease_lock import kind_of, whole_file
 

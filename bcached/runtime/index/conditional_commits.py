@@ -18,9 +18,9 @@ from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index import Index
 from bcached.runtime.index.published_places import PublishedPlaces
 from bcached.state.index.key_batch import KeyBatch
-from bcached.state.index.key_ranges import Span, spans_of, words_of
+from bcached.state.index.keys.key_ranges import Span, spans_of, words_of
+from bcached.state.index.keys.span_set import SpanSet
 from bcached.state.index.node import Leaf
-from bcached.state.index.span_set import SpanSet
 from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator

@@ -19,7 +19,7 @@ from bcached.runtime.index.volume_reads import ReadsByVolume
 from bcached.state.accounting.dirty_room import DirtyRoom
 from bcached.state.accounting.index_health import IndexHealth
 from bcached.state.index.key_batch import KeyBatch
-from bcached.state.index.key_ranges import cut_to, spans_of, words_of
+from bcached.state.index.keys.key_ranges import cut_to, spans_of, words_of
 from bcached.state.index.tree import Missing
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator

@@ -17,7 +17,7 @@ from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.node_buckets import NodeBuckets
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.index.key_batch import KeyBatch
-from bcached.state.index.key_ranges import Span, spans_of
+from bcached.state.index.keys.key_ranges import Span, spans_of
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.sectors.sector_runs import SectorRun, sector_runs
 from bcached.store.btree.write_back import WriteBack

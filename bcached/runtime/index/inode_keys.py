@@ -10,7 +10,7 @@ from bcached.runtime.index.index_writer import as_device_failed
 from bcached.state.accounting.index_health import names_data
 from bcached.state.accounting.leaf_pointers import dirty_sectors
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.extents import NO_LIMIT
+from bcached.state.index.keys.extents import NO_LIMIT
 from bcached.state.index.node import Leaf
 from bcached.store.btree.node_cache import NodeCache
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bcached.keys import Key
-from bcached.state.index.key_ranges import Span
+from bcached.state.index.keys.key_ranges import Span
 from bcached.wire.change_map import ChangeMap
 
 

@@ -20,7 +20,7 @@ from bcached.runtime.coordination.shared import Shared
 from bcached.runtime.index.index import Index
 from bcached.state.buckets.placement import members_with
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.index.key_ranges import cut_to
+from bcached.state.index.keys.key_ranges import cut_to
 from bcached.state.sectors.open_buckets import MOVERS_WRITE_POINT
 from bcached.state.sectors.reservations import Holder
 from bcached.state.sectors.sector_allocator import SectorAllocator

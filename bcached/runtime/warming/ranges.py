@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bcached.state.accounting.check_counts import Census
-from bcached.state.index.key_rows import Rows
+from bcached.state.index.keys.key_rows import Rows
 from bcached.store.check.checker import CheckedSet
 
 

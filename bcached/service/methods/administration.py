@@ -7,8 +7,8 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.allocator import DONE
 from bcached.service.methods.state_changes import StateChanges
 from bcached.service.methods.tracing import INTERVAL_S, EventStream
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Handler, Later, Operation, Outcome, Session, Stream
+from bcached.service.requests.method import Handler, Later, Operation, Outcome, Session, Stream
+from bcached.service.users.access import Role
 from bcached.set_state import Replacement
 from bcached.wire import admin_messages, messages
 from bcached.wire.methods import ADMIN, METHODS, MONITOR

@@ -16,8 +16,8 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.alignment import check_blocks, refuse_unaligned
 from bcached.service.methods.defaults import extent_request, wait_s
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Handler, Later, Operation, Outcome, Session
+from bcached.service.requests.method import Handler, Later, Operation, Outcome, Session
+from bcached.service.users.access import Role
 from bcached.state.sectors.reservations import ExtentRequest
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS

@@ -11,9 +11,9 @@ from bcached.service.methods.allocator import Allocation
 from bcached.service.methods.index import IndexOperations
 from bcached.service.methods.varlink import Interfaces
 from bcached.service.methods.volumes import VolumeOperations
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Operations, Session
-from bcached.service.socket.peer import Peer
+from bcached.service.requests.method import Operations, Session
+from bcached.service.users.access import Role
+from bcached.service.users.peer import Peer
 from bcached.state.sectors.volume_rights import VolumeRights
 
 log = get_logger(__name__)

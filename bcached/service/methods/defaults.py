@@ -4,8 +4,8 @@
 from bcached.errors import NoSuchVolume, PermissionDenied
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.service.methods.alignment import refuse_unaligned
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Session
+from bcached.service.requests.method import Session
+from bcached.service.users.access import Role
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.wire import messages
 

@@ -18,8 +18,8 @@ from bcached.service.methods.allocator import DONE
 from bcached.service.methods.defaults import lookup_request, timeout_s
 from bcached.service.methods.durability import Durability
 from bcached.service.methods.many_lookups import ManyLookups
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Decided, Handler, Later, Long, Operation, Outcome, Session
+from bcached.service.requests.method import Decided, Handler, Later, Long, Operation, Outcome, Session
+from bcached.service.users.access import Role
 from bcached.wire import messages
 from bcached.wire.methods import ALLOCATOR, METHODS
 

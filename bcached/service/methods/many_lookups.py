@@ -7,7 +7,7 @@ from bcached.errors import RequestError
 from bcached.keys import Key
 from bcached.runtime.index.lookups import LookupRequest, LookupResult, Lookups
 from bcached.service.methods.defaults import lookup_request
-from bcached.service.socket.method import next_iteration
+from bcached.service.requests.method import next_iteration
 from bcached.state.sectors.reservations import Holder
 from bcached.wire import messages
 

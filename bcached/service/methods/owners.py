@@ -3,8 +3,8 @@
 
 from bcached.errors import InvalidParameter, PermissionDenied
 from bcached.format.volume_owner import EntryOwner
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Session
+from bcached.service.requests.method import Session
+from bcached.service.users.access import Role
 from bcached.wire.volume_messages import Others, VolumeOwner
 
 

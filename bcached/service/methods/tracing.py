@@ -2,7 +2,7 @@
 """What Trace sends: events as they happen, in messages of bounded size."""
 
 from bcached.errors import InvalidParameter, LimitExceeded
-from bcached.service.socket.method import Last
+from bcached.service.requests.method import Last
 from bcached.state.sectors.volume_rights import ALL_RIGHTS, VolumeRights
 from bcached.tracepoints import EVENTS, Listener, Tracepoints
 from bcached.wire.admin_messages import Trace, Traced, TraceEvent

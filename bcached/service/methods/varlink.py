@@ -6,8 +6,8 @@ from typing import Any
 
 from bcached import __version__
 from bcached.errors import InterfaceNotFound
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Operation, Outcome, Session
+from bcached.service.requests.method import Operation, Outcome, Session
+from bcached.service.users.access import Role
 from bcached.wire import messages
 from bcached.wire.methods import INTERFACES, METHODS, SERVICE
 

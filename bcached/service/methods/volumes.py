@@ -8,8 +8,8 @@ from bcached.errors import InvalidParameter
 from bcached.runtime.cache_set import CacheSet
 from bcached.service.methods.allocator import DONE
 from bcached.service.methods.owners import check_may_give, owner_document, parse_owner
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Later, Operation, Outcome, Session
+from bcached.service.requests.method import Later, Operation, Outcome, Session
+from bcached.service.users.access import Role
 from bcached.store.uuid_table import VolumeInfo
 from bcached.wire import volume_messages
 from bcached.wire.methods import ADMIN, ALLOCATOR, METHODS

@@ -10,8 +10,8 @@ from bcached.runtime.coordination.options import SetOptions
 from bcached.service.logs.log import get_logger
 from bcached.service.settings.config import Settings
 from bcached.service.settings.index_memory import index_bytes, memory_limit
-from bcached.service.socket.access import Access
-from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.users.access import Access
+from bcached.service.users.socket_limits import SocketLimits
 
 log = get_logger(__name__)
 

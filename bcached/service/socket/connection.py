@@ -16,14 +16,14 @@ from typing import Protocol, cast
 
 from bcached.errors import LimitExceeded, PermissionDenied, RequestError
 from bcached.service.logs.log import get_logger
-from bcached.service.socket.access import Role
-from bcached.service.socket.backlog import Backlog
-from bcached.service.socket.buffers import Buffers
-from bcached.service.socket.method import Session, not_connected
-from bcached.service.socket.pipeline import RequestPipeline
-from bcached.service.socket.pipeline_server import PipelineServer
-from bcached.service.socket.reply_queue import DECODED_FACTOR, SLOT_BYTES
-from bcached.service.socket.reply_sender import ReplySender
+from bcached.service.requests.backlog import Backlog
+from bcached.service.requests.method import Session, not_connected
+from bcached.service.requests.pipeline import RequestPipeline
+from bcached.service.requests.pipeline_server import PipelineServer
+from bcached.service.requests.reply_queue import DECODED_FACTOR, SLOT_BYTES
+from bcached.service.requests.reply_sender import ReplySender
+from bcached.service.users.access import Role
+from bcached.service.users.buffers import Buffers
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
 from bcached.wire.framing import Frames
 

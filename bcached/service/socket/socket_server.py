@@ -25,17 +25,17 @@ from typing import Any, Self
 from bcached.device.heap import trim_heap
 from bcached.errors import LimitExceeded, RequestError
 from bcached.service.logs.log import get_logger
+from bcached.service.requests.method import Operation, Service
+from bcached.service.requests.request_counts import Connected, RequestCounts
 from bcached.service.socket.acceptor import Acceptor
-from bcached.service.socket.access import Access, Role
-from bcached.service.socket.buffers import Buffers
 from bcached.service.socket.connection import Connection
-from bcached.service.socket.evictions import Evictions
-from bcached.service.socket.method import Operation, Service
-from bcached.service.socket.peer import Peer, peer_of
-from bcached.service.socket.request_counts import Connected, RequestCounts
-from bcached.service.socket.socket_limits import SocketLimits
-from bcached.service.socket.turns import Turns
 from bcached.service.statistics import ServerStatistics
+from bcached.service.users.access import Access, Role
+from bcached.service.users.buffers import Buffers
+from bcached.service.users.evictions import Evictions
+from bcached.service.users.peer import Peer, peer_of
+from bcached.service.users.socket_limits import SocketLimits
+from bcached.service.users.turns import Turns
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.methods import Request
 

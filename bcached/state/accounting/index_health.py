@@ -17,7 +17,7 @@ from bcached.format.bkey import KEY_DIRTY, KEY_SIZE
 from bcached.keys import Key
 from bcached.state.accounting.leaf_pointers import copies
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.extents import INODE_SHIFT
+from bcached.state.index.keys.extents import INODE_SHIFT
 from bcached.state.index.node import Interior, Leaf
 
 ORPHANS_MAX = 1024  # counted by inode

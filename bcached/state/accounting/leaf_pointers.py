@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bcached.format.bits import NumberColumn
 from bcached.state.buckets.gens import Gens, behind_each
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.key_rows import KeyRows, Rows
+from bcached.state.index.keys.key_rows import KeyRows, Rows
 from bcached.state.index.node import Leaf
 
 Counts = tuple[NumberColumn, NumberColumn]

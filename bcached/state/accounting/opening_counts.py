@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bcached.format.bits import NumberColumn
 from bcached.state.buckets.gens import ahead, behind, behind_each, newer_pointers
 from bcached.state.buckets.geometry import Geometry
-from bcached.state.index.key_rows import Rows
+from bcached.state.index.keys.key_rows import Rows
 
 
 class Recount:

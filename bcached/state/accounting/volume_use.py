@@ -15,7 +15,7 @@ import numpy as np
 from bcached.keys import Key
 from bcached.state.accounting.leaf_pointers import LeafPointers, leaf_pointers
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.extents import INODE_SHIFT
+from bcached.state.index.keys.extents import INODE_SHIFT
 from bcached.state.index.loaded_leaves import LoadedLeaves
 from bcached.state.index.node import Leaf
 

@@ -21,7 +21,7 @@ from bcached.format.bkey import (
     pointer_word,
 )
 from bcached.keys import Key
-from bcached.state.index.extents import Row, row_of
+from bcached.state.index.keys.extents import Row, row_of
 from bcached.state.index.node import Leaf
 
 ONE_POINTER = head_word(0, 0, False, 1)

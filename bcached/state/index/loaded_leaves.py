@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bcached.format.bkey import WORD_BYTES
 from bcached.keys import Key
-from bcached.state.index.extents import Row, row_of
 from bcached.state.index.journal_pins import SeqPins
+from bcached.state.index.keys.extents import Row, row_of
+from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.node import Leaf
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
-from bcached.state.index.unwritten import Unwritten
 from bcached.state.index.waiting_changes import LEAF_WORDS, WaitingChanges
 
 LEAF_BYTES = 4096  # bytes of Python objects per leaf, beside its words

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from bcached.keys import Key
-from bcached.state.index.extents import INODE_SHIFT, NO_LIMIT, Extents, Row, row_of
-from bcached.state.index.unwritten import Unwritten
+from bcached.state.index.keys.extents import INODE_SHIFT, NO_LIMIT, Extents, Row, row_of
+from bcached.state.index.keys.unwritten import Unwritten
 
 Child: TypeAlias = "Leaf | Interior | Key"
 Node: TypeAlias = "Leaf | Interior"
@@ -172,7 +172,7 @@ class Interior:
     """An interior node. Child i has the range behind bounds[i - 1] up to bounds[i].
 
     A leaf with the bound of the one before it is below that one, which holds the keys of both: it is never
-    loaded by itself, and is freed when that one is rewritten (state/index/interior_keys.py).
+    loaded by itself, and is freed when that one is rewritten (state/index/keys/interior_keys.py).
     """
 
     __slots__ = (

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bcached.keys import Key
-from bcached.state.index.extents import INODE_SHIFT, NO_LIMIT
 from bcached.state.index.key_batch import KeyBatch
-from bcached.state.index.key_ranges import Span, cut_at
+from bcached.state.index.keys.extents import INODE_SHIFT, NO_LIMIT
+from bcached.state.index.keys.key_ranges import Span, cut_at
 from bcached.state.index.loaded_leaves import LoadedLeaves
 from bcached.state.index.node import Interior, Leaf, Node, bound_of, key_of, position_at
 from bcached.state.index.node_paths import interiors, path_to

@@ -17,14 +17,14 @@ from typing import TypeAlias
 
 from bcached.format.bkey import END_MAX, pack_key
 from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.index.bset_packing import PackedKeys
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import position_of
+from bcached.state.index.keys.bset_packing import PackedKeys
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import position_of
+from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.node import Interior, Leaf, Node, key_of
 from bcached.state.index.node_paths import NodePath, path_to
 from bcached.state.index.node_shape import CHILD_WORDS, NodeShape
 from bcached.state.index.tree import Tree
-from bcached.state.index.unwritten import Unwritten
 
 CHILDREN_A_PART = 256  # to be packed per slice: a millisecond
 MAX_POSITION = (INODE_MAX, END_MAX)

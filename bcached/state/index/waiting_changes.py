@@ -10,10 +10,10 @@ from heapq import nlargest
 from itertools import islice
 
 from bcached.keys import Key
-from bcached.state.index.extents import Extents, Row
 from bcached.state.index.journal_pins import SeqPins
+from bcached.state.index.keys.extents import Extents, Row
+from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
-from bcached.state.index.unwritten import Unwritten
 
 LEAVES_A_LOOK = 64
 LEAF_WORDS = 128  # of Python objects per leaf, beside the words of its keys

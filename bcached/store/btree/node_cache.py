@@ -11,9 +11,9 @@ from itertools import islice
 
 from bcached.format.bkey import WORD_BYTES
 from bcached.keys import Key
-from bcached.state.index.extents import NO_LIMIT
-from bcached.state.index.interior_keys import START
-from bcached.state.index.key_ranges import Span
+from bcached.state.index.keys.extents import NO_LIMIT
+from bcached.state.index.keys.interior_keys import START
+from bcached.state.index.keys.key_ranges import Span
 from bcached.state.index.node import Leaf, position_at
 from bcached.state.index.node_paths import low_of
 from bcached.state.index.tree import Missing, Tree

@@ -10,7 +10,7 @@ from bcached.device.shared_flush import SharedFlush
 from bcached.format.bkey import Bounds, check_node_key
 from bcached.format.bset import pack_words
 from bcached.keys import Key
-from bcached.state.index.interior_keys import Position
+from bcached.state.index.keys.interior_keys import Position
 from bcached.state.index.node import Interior, Leaf, Node
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree_change import NewNode

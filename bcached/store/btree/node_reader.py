@@ -18,10 +18,10 @@ from bcached.format.bset import (
     is_last_bset,
     read_bsets,
 )
-from bcached.format.hidden_keys import has_keys_behind
+from bcached.format.damage.hidden_keys import has_keys_behind
 from bcached.keys import Key
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import START, Position, position_of
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import START, Position, position_of
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
 from bcached.units import SECTOR_BYTES

@@ -11,8 +11,8 @@ from bcached.errors import BadField, FormatError
 from bcached.format.bkey import Bounds, check_extent, check_node_key
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import Children, Position, classify, position_of
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import Children, Position, classify, position_of
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.finding import Finding, Report, Severity, finding_of
 from bcached.store.membership import MemberFound

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from bcached.errors import FormatError
 from bcached.format.bkey import Bounds
 from bcached.format.bset import read_frames
-from bcached.format.hidden_keys import has_keys_behind
+from bcached.format.damage.hidden_keys import has_keys_behind
 from bcached.keys import Key
-from bcached.state.index.bset_merge import merge_bsets
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import Position, position_of
+from bcached.state.index.keys.bset_merge import merge_bsets
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import Position, position_of
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
 

@@ -22,7 +22,7 @@ from bcached.device.run_all import run_all
 from bcached.errors import RequestError
 from bcached.format.bkey import WORD_BYTES
 from bcached.keys import Key
-from bcached.state.index.bset_packing import PackedKeys
+from bcached.state.index.keys.bset_packing import PackedKeys
 from bcached.state.index.node import Interior, Leaf, Node, bound_of, key_of, position_at
 from bcached.state.index.node_paths import interiors, node_at, path_to
 from bcached.store.btree.interfaces import NodeAllocator, NodeJournal

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key
 from bcached.state.accounting.check_counts import Census, Use
-from bcached.state.index.key_rows import CHUNK_ROWS, KeyRows, Rows
+from bcached.state.index.keys.key_rows import CHUNK_ROWS, KeyRows, Rows
 from bcached.store.finding import FINDINGS_OF_A_RULE_MAX, Finding, Report, Severity
 from bcached.store.membership import MemberFound
 

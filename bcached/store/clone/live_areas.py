@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.state.accounting.check_counts import Census, Use
-from bcached.state.index.key_rows import KeyRows
+from bcached.state.index.keys.key_rows import KeyRows
 from bcached.store.check.checker import CheckedSet
 from bcached.store.member import geometry_of
 from bcached.store.membership import with_new_journal

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from bcached.format.bkey import HEAD_WORDS, WORD_BYTES, pack_keys, parse_keys
 from bcached.format.jset import JournalEntry
 from bcached.keys import POINTERS_MAX
-from bcached.state.index.bset_packing import PackedKeys
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.bset_packing import PackedKeys
+from bcached.state.index.keys.extents import Extents
 
 
 class Record(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError, FormatError
-from bcached.format.correction import corrected_superblock
+from bcached.format.damage.correction import corrected_superblock
 from bcached.format.label import printable_label
 from bcached.format.magic import SUPERBLOCK_MAGIC
 from bcached.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR, Superblock

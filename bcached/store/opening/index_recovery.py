@@ -23,11 +23,11 @@ from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.accounting.opening_counts import Recount
 from bcached.state.accounting.volume_use import VolumeUse
 from bcached.state.buckets.bucket_table import State
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.node import position_at
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree import Tree
-from bcached.state.index.unwritten import Unwritten
 from bcached.store.btree.node_cache import NodeCache
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.node_reader import NodeFound

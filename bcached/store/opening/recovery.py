@@ -23,7 +23,7 @@ from bcached.state.buckets.bucket_table import State
 from bcached.state.buckets.geometry import INITIAL_PRIO, Geometry
 from bcached.state.buckets.member_buckets import MemberBuckets
 from bcached.state.buckets.reserves import Reserve
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
 from bcached.state.index.node import Leaf
 from bcached.state.index.tree import Tree
 from bcached.store.journal.journal import Journal

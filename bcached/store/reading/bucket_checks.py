@@ -18,8 +18,8 @@ from bcached.keys import Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
 from bcached.state.accounting.opening_counts import Recount
 from bcached.state.buckets.geometry import GEN_DISTANCE_MAX, Geometry
-from bcached.state.index.extents import Extents
-from bcached.state.index.key_rows import KeyRows, Rows
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.key_rows import KeyRows, Rows
 from bcached.store.finding import Finding, Report, Severity
 from bcached.store.membership import MemberFound
 

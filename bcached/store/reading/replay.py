@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bcached.format.bkey import Bounds
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
 from bcached.store.btree.node_rules import deletion_of, is_extent
 from bcached.store.finding import Report
 from bcached.store.reading.torn_append import MappedSectors

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bcached.errors import BcachedError
+from bcached.format.damage.torn_entry import begins_with_key_word
 from bcached.format.jset import EntryTrace, PlacedEntry
-from bcached.format.torn_entry import begins_with_key_word
 from bcached.store.finding import SUSPECT_END, Finding, Severity
 from bcached.store.journal.reader import BucketFound, End, JournalEnd, JournalFound
 from bcached.store.membership import MemberFound

@@ -29,7 +29,7 @@ from bcached.format.bkey import (
 )
 from bcached.format.bset import BSET_HEADER
 from bcached.keys import Key
-from bcached.state.index.interior_keys import position_of
+from bcached.state.index.keys.interior_keys import position_of
 from bcached.store.btree.node_reader import NodeFound
 from bcached.units import SECTOR_BYTES
 

@@ -3,7 +3,7 @@
 
 The order is the kernel's. A node's keys raise the gens of the buckets they point to before its children are
 judged; the children that are not stale are read, left to right. A leaf's bsets are merged, later ones win,
-then the journal's keys of the leaf's range; of leaves at one position (state/index/interior_keys.py) the
+then the journal's keys of the leaf's range; of leaves at one position (state/index/keys/interior_keys.py) the
 newest wins. Whether a key is stale is checked only when all of that is done (key_check.py).
 
 The rules are those of an opening (node_rules.py, bucket_checks.py). Damage is reported and what is below it
@@ -17,9 +17,9 @@ from bcached.errors import DeviceError
 from bcached.format.bkey import Bounds
 from bcached.keys import Key, Pointer
 from bcached.state.buckets.gens import behind
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import START, Position, position_of
-from bcached.state.index.key_rows import KeyRows
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import START, Position, position_of
+from bcached.state.index.keys.key_rows import KeyRows
 from bcached.store.btree.node_reader import NodeFound, read_node, read_node_in_parts
 from bcached.store.btree.node_rules import claim_bucket, judge_children, judge_damage, leaf_extents
 from bcached.store.btree.plain_leaf import read_plain_leaf

@@ -22,7 +22,7 @@ from bcached.format.superblock import (
 )
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch, patched_devices
-from bcached.store.repair.new_buckets import buckets_in_use
+from bcached.store.repair.new_metadata.new_buckets import buckets_in_use
 from bcached.store.rescue.remains.journal_left import entries_near_beginning
 from bcached.store.rescue.remains.set_left import read_what_is_left
 from bcached.store.rescue.remains.superblock_left import MemberLeft

@@ -25,13 +25,13 @@ from bcached.store.finding import Severity
 from bcached.store.membership import MemberFound, renumbered
 from bcached.store.patched_device import Patch, PatchedDevice
 from bcached.store.prio_chain import PrioChain
-from bcached.store.repair.kept_keys import KeptKeys
 from bcached.store.repair.needs import StepOption, in_order
-from bcached.store.repair.new_buckets import NewBuckets
-from bcached.store.repair.new_journal import next_seq, write_entry
-from bcached.store.repair.new_tree import NewTree, NodeSize
+from bcached.store.repair.new_metadata.kept_keys import KeptKeys
+from bcached.store.repair.new_metadata.new_buckets import NewBuckets
+from bcached.store.repair.new_metadata.new_journal import next_seq, write_entry
+from bcached.store.repair.new_metadata.new_tree import NewTree, NodeSize
+from bcached.store.repair.new_metadata.volume_slots import VolumeSlots
 from bcached.store.repair.repair_step import RepairStep
-from bcached.store.repair.volume_slots import VolumeSlots
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.remains.doubts import Confidence

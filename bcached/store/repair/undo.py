@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
-from bcached.device.durable_log import DurableLog
+from bcached.device.files.durable_log import DurableLog
 from bcached.device.text_file import refuse_no_file
 from bcached.errors import SetRefused
 from bcached.store.repair.undo_records import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from bcached.store.repair.needs import REBUILDING, StepOption
-from bcached.store.repair.volume_slots import NamedBacking
+from bcached.store.repair.new_metadata.volume_slots import NamedBacking
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 

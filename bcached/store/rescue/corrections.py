@@ -12,7 +12,7 @@ from dataclasses import replace
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
 from bcached.format.bset import SEQ_OFFSET
-from bcached.format.correction import (
+from bcached.format.damage.correction import (
     corrected_bset,
     corrected_entry,
     corrected_prio_set,

@@ -14,7 +14,7 @@ import numpy as np
 from bcached.device.run_all import run_all
 from bcached.errors import DeviceError
 from bcached.keys import Key
-from bcached.state.index.key_rows import Rows
+from bcached.state.index.keys.key_rows import Rows
 from bcached.store.finding import Finding, Report, Severity
 from bcached.store.rescue.backing_check import CheckedBacking
 from bcached.store.rescue.dirty_extents import Place

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from bcached.format.bkey import CHECK_DEVICE
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
-from bcached.state.index.extents import Extents
-from bcached.state.index.key_rows import Rows
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.key_rows import Rows
 from bcached.store.check.key_check import OVERLAP
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.plain_rows import PlainRows

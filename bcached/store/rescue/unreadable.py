@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.errors import SetRefused
-from bcached.state.index.key_rows import Rows
+from bcached.state.index.keys.key_rows import Rows
 from bcached.store.rescue.dirty_extents import DirtyExtent, Place
 from bcached.units import SECTOR_BYTES
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bcached.format.bkey import HEAD_WORDS
 from bcached.keys import Key
-from bcached.state.index.key_rows import Rows
+from bcached.state.index.keys.key_rows import Rows
 from bcached.store.check.checker import CheckedSet
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from bcached.client import Cache
 from bcached.errors import BcachedError, DeviceError, PermissionDenied
-from bcached.service.socket.access import Access, Role
-from bcached.service.socket.peer import Peer
+from bcached.service.users.access import Access, Role
+from bcached.service.users.peer import Peer
 from instruments.clients.served_set import served
 
 

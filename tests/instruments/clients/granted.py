@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from bcached.service.socket.access import Access
+from bcached.service.users.access import Access
 
 
 class GrantedByNumber(Access):

@@ -6,13 +6,13 @@ import json
 from collections.abc import Coroutine
 from typing import Any
 
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Operation
-from bcached.service.socket.peer import Peer
-from bcached.service.socket.pipeline import RequestPipeline
-from bcached.service.socket.reply_sender import ReplySender
-from bcached.service.socket.request_counts import RequestCounts
-from bcached.service.socket.turns import Turns
+from bcached.service.requests.method import Operation
+from bcached.service.requests.pipeline import RequestPipeline
+from bcached.service.requests.reply_sender import ReplySender
+from bcached.service.requests.request_counts import RequestCounts
+from bcached.service.users.access import Role
+from bcached.service.users.peer import Peer
+from bcached.service.users.turns import Turns
 from bcached.wire.codec import decode_requests
 from bcached.wire.methods import Request
 from instruments.clients.talker import call, outcome

@@ -14,10 +14,10 @@ from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.lifetime import running
 from bcached.service.listening import bind_unix
 from bcached.service.methods.cache_service import CacheService
-from bcached.service.socket.access import Access
-from bcached.service.socket.peer import Peer, peer_of
-from bcached.service.socket.socket_limits import SocketLimits
 from bcached.service.socket.socket_server import SocketServer
+from bcached.service.users.access import Access
+from bcached.service.users.peer import Peer, peer_of
+from bcached.service.users.socket_limits import SocketLimits
 from bcached.store.make.layout import lay_out, plan_set
 from instruments.devices.memory_device import MemoryDevice
 

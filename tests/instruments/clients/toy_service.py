@@ -11,8 +11,7 @@ from typing import Any
 
 from bcached.errors import NoFreeBuckets, NotReserved
 from bcached.keys import Key, Pointer
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import (
+from bcached.service.requests.method import (
     Decided,
     Later,
     Long,
@@ -22,7 +21,8 @@ from bcached.service.socket.method import (
     Session,
     Stream,
 )
-from bcached.service.socket.peer import Peer
+from bcached.service.users.access import Role
+from bcached.service.users.peer import Peer
 from bcached.wire import admin_messages, messages, volume_messages
 from bcached.wire.methods import METHODS
 

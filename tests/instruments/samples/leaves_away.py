@@ -7,7 +7,7 @@ from typing import cast
 
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
 from bcached.state.index.node import Leaf, Node, bound_of
 from bcached.state.index.node_paths import interiors
 from bcached.state.index.tree_change import NewNode, TreeChange

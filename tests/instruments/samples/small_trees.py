@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bcached.format.bkey import END_MAX
 from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree import Missing, Tree

@@ -22,7 +22,7 @@ from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.check_counts import Census
 from bcached.state.accounting.opening_counts import Recount
 from bcached.state.buckets.gens import behind
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
 from bcached.store.btree.node_cache import NodeCache

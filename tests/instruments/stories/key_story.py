@@ -15,7 +15,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.index.conditional_commits import CommitConditions
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.key_ranges import Span
+from bcached.state.index.keys.key_ranges import Span
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.units import SECTOR_BYTES
 from instruments.crash.crash_states import ClockedLog

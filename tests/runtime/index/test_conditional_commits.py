@@ -24,7 +24,7 @@ from bcached.runtime.index.conditional_commits import (
 )
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.state.index.key_ranges import Span
+from bcached.state.index.keys.key_ranges import Span
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options
 from instruments.time.virtual_time import in_virtual_time, run_in_virtual_time

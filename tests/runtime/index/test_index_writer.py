@@ -12,7 +12,7 @@ from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.index.index_writer import IndexWriter, as_device_failed
 from bcached.runtime.lifetime import running
-from bcached.state.index.key_ranges import spans_of, words_of
+from bcached.state.index.keys.key_ranges import spans_of, words_of
 from instruments.samples.living_set import extent, fresh_members, set_options
 from instruments.time.virtual_time import in_virtual_time
 

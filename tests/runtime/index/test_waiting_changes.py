@@ -14,7 +14,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.index.conditional_commits import CommitConditions, CommitResult
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
-from bcached.state.index.key_ranges import Span
+from bcached.state.index.keys.key_ranges import Span
 from bcached.state.index.node import position_at
 from bcached.state.index.waiting_changes import LEAF_WORDS
 from bcached.state.sectors.reservations import Holder

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bcached.service.socket.access import Role
+from bcached.service.users.access import Role
 from bcached.wire.change_map import REGION_SHIFT, ChangeMap
 from instruments.clients.granted import GrantedByNumber
 from instruments.clients.served_set import served

@@ -4,9 +4,9 @@ import pytest
 from bcached.errors import InvalidParameter, PermissionDenied
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.service.methods.defaults import extent_request, lookup_request, timeout_s, wait_s
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Session
-from bcached.service.socket.peer import Peer
+from bcached.service.requests.method import Session
+from bcached.service.users.access import Role
+from bcached.service.users.peer import Peer
 from bcached.state.sectors.reservations import ExtentRequest, Holder
 from bcached.wire.messages import FOUND_MAX, TIMEOUT_MS, Allocate, Commit, Lookup
 from instruments.samples.small_member import GEOMETRY

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bcached.errors import DeviceFailed, FlushFailed
-from bcached.service.socket.access import Access, Role
+from bcached.service.users.access import Access, Role
 from bcached.state.buckets.bucket_table import State
 from bcached.wire.messages import FOUND_MAX
 from instruments.clients.served_set import BUCKET_SECTORS, Served, served

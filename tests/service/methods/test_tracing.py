@@ -10,7 +10,7 @@ from bcached.runtime.cache_set import CacheSet
 from bcached.runtime.lifetime import running
 from bcached.service.methods import tracing
 from bcached.service.methods.tracing import EventStream
-from bcached.service.socket.method import Last
+from bcached.service.requests.method import Last
 from bcached.tracepoints import EVENTS, Tracepoints
 from bcached.wire.admin_messages import Trace, Traced, TraceEvent
 from instruments.samples.living_set import extent, fresh_members, set_options, take_buckets

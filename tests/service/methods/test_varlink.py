@@ -6,9 +6,9 @@ import pytest
 import bcached.wire
 from bcached.errors import InterfaceNotFound
 from bcached.service.methods.varlink import Interfaces
-from bcached.service.socket.access import Role
-from bcached.service.socket.method import Session
-from bcached.service.socket.peer import Peer
+from bcached.service.requests.method import Session
+from bcached.service.users.access import Role
+from bcached.service.users.peer import Peer
 from bcached.wire import messages
 from bcached.wire.methods import INTERFACES
 

@@ -2,7 +2,7 @@
 import os
 from pathlib import Path
 
-from bcached.service.socket.access import Role
+from bcached.service.users.access import Role
 from instruments.clients.granted import GrantedByNumber
 from instruments.clients.served_set import served
 from instruments.clients.talker import Talker, call, outcome

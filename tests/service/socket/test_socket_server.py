@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from bcached.service.listening import bind_unix
-from bcached.service.socket.access import Access
-from bcached.service.socket.reply_queue import REQUESTS_BEHIND_MAX
-from bcached.service.socket.socket_limits import SocketLimits
+from bcached.service.requests.reply_queue import REQUESTS_BEHIND_MAX
 from bcached.service.socket.socket_server import SocketServer
+from bcached.service.users.access import Access
+from bcached.service.users.socket_limits import SocketLimits
 from bcached.wire.admin_messages import Change, News
 from instruments.clients.talker import Talker, allocate, call, outcome
 from instruments.clients.toy_service import BUG, FAILS, LONG_LINE, WAITS, ToyService

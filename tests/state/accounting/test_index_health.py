@@ -12,7 +12,7 @@ from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.index_health import ORPHANS_MAX, IndexHealth, OrphanedKeys, Tally, names_data
 from bcached.state.buckets.geometry import Geometry
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
 from bcached.state.index.node import Interior, Leaf
 
 BUCKET = 64

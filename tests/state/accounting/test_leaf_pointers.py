@@ -9,7 +9,7 @@ import pytest
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.leaf_pointers import copies, dirty_sectors, leaf_pointers, live_counts
 from bcached.state.buckets.member_buckets import MemberBuckets
-from bcached.state.index.extents import Extents
+from bcached.state.index.keys.extents import Extents
 from bcached.state.index.node import Leaf
 from instruments.samples.small_member import BUCKET_SECTORS, BUCKETS, a_member
 

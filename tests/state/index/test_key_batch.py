@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from bcached.format.bkey import CHECK_DEVICE, pack_keys
 from bcached.keys import Key, Pointer
-from bcached.state.index.extents import row_of
 from bcached.state.index.key_batch import KeyBatch
+from bcached.state.index.keys.extents import row_of
 from bcached.state.index.tree import Missing, Tree
 from instruments.samples.small_trees import a_tree, load
 

@@ -3,7 +3,7 @@
 
 from bcached.keys import Key, Pointer
 from bcached.state.index.key_batch import KeyBatch
-from bcached.state.index.key_ranges import cut_to
+from bcached.state.index.keys.key_ranges import cut_to
 from bcached.state.index.node_shape import KEY_WORDS_MAX
 from instruments.samples.small_trees import a_tree, data, load
 

@@ -5,7 +5,7 @@ import pytest
 
 from bcached.format.bkey import END_MAX
 from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.index.extents import NO_LIMIT, Extents
+from bcached.state.index.keys.extents import NO_LIMIT, Extents
 from bcached.state.index.node import Interior, Leaf, bound_of
 
 BUCKET = 64

@@ -7,8 +7,8 @@ import pytest
 
 from bcached.format.bkey import END_MAX, pack_keys, parse_keys
 from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import is_freeing
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import is_freeing
 from bcached.state.index.node import Interior, Leaf, key_of
 from bcached.state.index.node_shape import NodeShape
 from bcached.state.index.tree import Tree

@@ -11,8 +11,8 @@ from bcached.format.bkey import END_MAX, Bounds
 from bcached.format.bset import Bset, pack_bset
 from bcached.format.sizes import node_sectors
 from bcached.keys import INODE_MAX, Key, Pointer
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import START
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import START
 from bcached.state.index.node import Interior, Leaf
 from bcached.state.index.node_shape import NodeShape
 from bcached.store.btree.node_cache import NodeCache

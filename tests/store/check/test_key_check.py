@@ -10,7 +10,7 @@ import pytest
 from bcached.format.uuid_entry import BURNT_UUID, UuidEntry
 from bcached.keys import Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
-from bcached.state.index.key_rows import KeyRows
+from bcached.state.index.keys.key_rows import KeyRows
 from bcached.store.check.key_check import KeyCheck, KeyTotals, VolumeSectors, report_unknown_volumes
 from bcached.store.finding import Finding, Findings, Severity
 from bcached.store.member import geometry_of

@@ -7,7 +7,7 @@ import pytest
 
 from bcached.format.bkey import CHECK_DEVICE
 from bcached.keys import Key, Pointer
-from bcached.state.index.interior_keys import position_of
+from bcached.state.index.keys.interior_keys import position_of
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, check_set, read_metadata, read_tree
 from instruments.samples.image_builder import MAX_POSITION, ImageBuilder, two_levels

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bcached.client.cache.finding.positions import Position
 from bcached.client.cache.values.object_format import CHECKED_AT, ON_A_PAGE_BYTES, Seal
-from bcached.client.data_paths import DataPath, DataPaths
+from bcached.client.data.data_paths import DataPath, DataPaths
 from bcached.client.gens import Gens, Instant
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES

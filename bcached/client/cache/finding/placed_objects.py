@@ -14,8 +14,8 @@ from bcached.client.cache.finding.read_reports import Hits
 from bcached.client.cache.finding.recall import Read, UnderWay
 from bcached.client.cache.values.names import offset_of
 from bcached.client.cache.values.object_format import StoredObject, decoded
+from bcached.client.data.scattered_reads import LONG_BYTES
 from bcached.client.gens import GC_EPOCHS_MAX, Gens
-from bcached.client.scattered_reads import LONG_BYTES
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 from bcached.wire.change_map import ChangeMap

@@ -18,10 +18,10 @@ from bcached.client.cache.values.object_format import (
     record_value,
     value_at,
 )
-from bcached.client.data_paths import DataPaths
+from bcached.client.data.data_paths import DataPaths
+from bcached.client.data.scattered_reads import LONG_BYTES, ScatteredRead
 from bcached.client.gens import Gens, Instant
 from bcached.client.protocol.plans import valid_pointers
-from bcached.client.scattered_reads import LONG_BYTES, ScatteredRead
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
 

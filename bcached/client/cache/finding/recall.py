@@ -18,7 +18,7 @@ from bcached.client.cache.finding.positions import Position, Positions
 from bcached.client.cache.finding.read_reports import CALLS, Hits
 from bcached.client.cache.values.expiry import now_us
 from bcached.client.cache.values.object_format import OBJECT_BYTES_MAX
-from bcached.client.scattered_reads import LONG_BYTES, FileRange, ScatteredRead
+from bcached.client.data.scattered_reads import LONG_BYTES, FileRange, ScatteredRead
 from bcached.keys import Key
 from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 

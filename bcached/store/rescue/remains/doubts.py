@@ -13,8 +13,8 @@ from enum import IntEnum
 from bcached.format.bkey import Bounds
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key, Pointer
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import Position
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import Position
 from bcached.store.reading.replay import merge_entries
 from bcached.store.rescue.remains.journal_left import JournalLeft
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bcached.errors import BcachedError
+from bcached.format.damage.torn_entry import is_cut_off
 from bcached.format.jset import JSET_BYTES_MAX, EntryTrace
-from bcached.format.torn_entry import is_cut_off
 from bcached.store.journal.reader import BucketFound, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround

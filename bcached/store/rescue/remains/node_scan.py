@@ -16,8 +16,8 @@ from bcached.format.node_gen import gen_of_node, looks_like_node
 from bcached.format.sizes import node_sectors
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.check_counts import Use
-from bcached.state.index.extents import Extents
-from bcached.state.index.key_rows import KeyRows
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.key_rows import KeyRows
 from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import is_extent, leaf_extents
 from bcached.store.finding import Finding

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.state.accounting.check_counts import Use
-from bcached.state.index.interior_keys import Position
-from bcached.state.index.key_rows import Rows
+from bcached.state.index.keys.interior_keys import Position
+from bcached.state.index.keys.key_rows import Rows
 from bcached.store.rescue.remains.doubts import Doubts
 from bcached.store.rescue.remains.set_left import SetLeft
 

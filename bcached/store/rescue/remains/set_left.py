@@ -13,8 +13,8 @@ from bcached.errors import BcachedError, SetRefused
 from bcached.format.bkey import END_MAX, Bounds
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import INODE_MAX
-from bcached.state.index.extents import Extents
-from bcached.state.index.interior_keys import START, Position
+from bcached.state.index.keys.extents import Extents
+from bcached.state.index.keys.interior_keys import START, Position
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.btree.node_rules import leaf_extents
 from bcached.store.check.checker import CheckedSet, read_tree

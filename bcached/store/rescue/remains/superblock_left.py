@@ -10,7 +10,7 @@ from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError, FormatError, SetRefused
-from bcached.format.correction import corrected_superblock
+from bcached.format.damage.correction import corrected_superblock
 from bcached.format.sizes import BLOCK_SECTORS_MAX, BUCKET_SECTORS_MAX, BUCKET_SECTORS_MIN, MEMBERS_MAX
 from bcached.format.superblock import (
     FEATURE_INCOMPAT_BCACHED_SET,
