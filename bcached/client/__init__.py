@@ -12,6 +12,7 @@ can never reach a bucket that a later run of the daemon has allocated to another
 
 protocol/     without a socket or a loop: calls to bytes, bytes to replies; a call for each of the socket's
               methods; plans of operations with several steps, without performing them
+data/         reads and writes at the sectors of a key
 cache/        objects by name, on a blocking connection; blocking and for asyncio
 attachment    the state of a connection; lease, gens and data_paths are parts of it
 client        the asyncio client, on channel        blocking   the blocking client, on socket_channel

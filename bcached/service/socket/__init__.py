@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The client socket: connections, their requests and replies. Knows no method."""
+"""The client socket: its connections, which are opened, read, and closed. Knows no method."""

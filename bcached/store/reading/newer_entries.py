@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from bcached.errors import BcachedError
 from bcached.format.damage.correction import corrected_entry
-from bcached.format.damaged_entry import is_damaged
+from bcached.format.damage.damaged_entry import is_damaged
 from bcached.format.jset import JSET_BYTES_MAX
 from bcached.store.finding import DAMAGED_ENTRY, TORN_ENTRY, Finding, Report, Severity
 from bcached.store.journal.reader import BucketFound, JournalFound

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from bcached.format.bkey import END_MAX, Bounds
-from bcached.format.damaged_entry import is_damaged
+from bcached.format.damage.damaged_entry import is_damaged
 from bcached.format.jset import JSET_BYTES, JournalEntry
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.units import SECTOR_BYTES
