@@ -8,11 +8,8 @@ connections hold together is bounded by the server's account (buffers.py), which
 """
 
 import asyncio
-import os
-import select
 import time
-from contextlib import suppress
-from typing import Protocol, cast
+from typing import Protocol
 
 from bcached.errors import LimitExceeded, PermissionDenied, RequestError
 from bcached.service.logs.log import get_logger
@@ -22,6 +19,7 @@ from bcached.service.requests.pipeline import RequestPipeline
 from bcached.service.requests.pipeline_server import PipelineServer
 from bcached.service.requests.reply_queue import DECODED_FACTOR, SLOT_BYTES
 from bcached.service.requests.reply_sender import ReplySender
+from bcached.service.socket.peer_transport import PeerTransport
 from bcached.service.users.access import Role
 from bcached.service.users.buffers import Buffers
 from bcached.wire.codec import DOUBTFUL_MAX, Refusal, decode_requests, encode_replies
@@ -51,7 +49,7 @@ class ConnectionServer(PipelineServer, Protocol):
 class Connection(asyncio.Protocol):
     """The daemon's end of one connection.
 
-    It has four owners, with a few methods for each: the transport, the server, the account of buffers, turns.
+    It has four owners, with a few methods for each: asyncio, the server, the account of buffers, turns.
     """
 
     def __init__(self, server: ConnectionServer, session: Session, message_bytes: int) -> None:
@@ -71,9 +69,7 @@ class Connection(asyncio.Protocol):
         self._backlog = Backlog()  # received, and cannot run yet
         self._waits_for_turn = False
         self._final_refusal: RequestError | None = None  # the refusal sent after all other replies
-        self._transport: asyncio.Transport | None = None  # from connection_made to connection_lost
-        self._descriptor = -1  # in the same time
-        self._reading_paused = False
+        self._peer = PeerTransport()
         self._ending = False  # nothing more is read; closed once all replies are sent
         self._is_noted = False  # the account has an entry for it, or is to get one
         self._partial_begun = -1  # the number of the incomplete message seen by the last sweep
@@ -84,13 +80,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not derived from it
+        self._sender.write, self._sender.write_at_once = self._peer.connect(transport)
         if self.has_no_role:
-            self._transport.set_write_buffer_limits(high=NO_ROLE_BYTES)
-        self._descriptor = transport.get_extra_info("socket").fileno()
-        is_uvloops = not isinstance(transport, asyncio.Transport)  # it ignores writes after the peer's end
-        self._sender.write = self._transport.write if is_uvloops else self._write
-        self._sender.write_at_once = self._write_at_once if is_uvloops else self._write
+            self._peer.limit_unread(NO_ROLE_BYTES)
 
     def data_received(self, data: bytes) -> None:
         """Run all complete messages."""
@@ -106,13 +98,13 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """Close, unless replies are outstanding and the peer can still read them."""
         self._ending = True
-        return not self._is_answered and not self._peer_is_gone()
+        return not self._is_answered and not self._peer.is_gone()
 
     def pause_writing(self) -> None:
         """The peer does not read: run nothing more for it."""
         self._sender.is_write_paused = self._is_noted = True
         self._write_paused_since_ns = time.perf_counter_ns()
-        self._pause_reading()
+        self._peer.pause_reading()
 
     def resume_writing(self) -> None:
         """The peer has read: continue with the backlog."""
@@ -122,7 +114,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel what waits and release what is held."""
-        self._transport = None
+        self._peer.disconnect()
         self.session.disconnect = not_connected
         self._release()
         self._server.forget(self)
@@ -145,19 +137,18 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection now."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._peer.abort()
 
     def sweep(self) -> None:
         """Close the connection if its peer has closed it, or does not read. Called periodically."""
-        if (self._ending or self._reading_paused) and self._peer_is_gone():
+        if (self._ending or self._peer.is_reading_paused) and self._peer.is_gone():
             self.abort()
         self._note()
         now_ns = time.perf_counter_ns()
         if self.has_no_role and self._sender.is_write_paused:
             if now_ns - self._write_paused_since_ns > NO_ROLE_PATIENCE_S * 1e9:
                 self.abort()
-        elif self._ending or self._reading_paused:
+        elif self._ending or self._peer.is_reading_paused:
             self._partial_since_ns = now_ns  # reading is paused, so the rest of the message could not arrive
         elif self._frames.partial:
             patience_s = NO_ROLE_PATIENCE_S if self.has_no_role else PARTIAL_PATIENCE_S
@@ -194,8 +185,8 @@ class Connection(asyncio.Protocol):
     @property
     def held_bytes(self) -> int:
         """Returns the memory this connection holds beyond the fixed cost of a connection."""
-        unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        return len(self._frames.partial) + len(self._backlog.block) + self._sender.queue.held_bytes + unread
+        received = len(self._frames.partial) + len(self._backlog.block)
+        return received + self._sender.queue.held_bytes + self._peer.unread_bytes()
 
     @property
     def holds_since_ns(self) -> int:
@@ -235,13 +226,7 @@ class Connection(asyncio.Protocol):
         """Close at once and release everything; the peer gets the refusal unless it does not read."""
         self._server.counts.disconnections[refusal.fields["limit"]] += 1
         self._release()
-        if self._transport is None:
-            return
-        if self._transport.is_closing() or self._transport.get_write_buffer_size():
-            self._transport.abort()
-        else:
-            self._transport.write(encode_replies([Refusal(refusal.NAME, refusal.fields)]))
-            self._transport.close()
+        self._peer.close_with(encode_replies([Refusal(refusal.NAME, refusal.fields)]))
 
     # Running requests
 
@@ -305,11 +290,11 @@ class Connection(asyncio.Protocol):
             self._final_refusal = None
 
     def _wait_or_close(self) -> None:
-        self._pause_reading()
+        self._peer.pause_reading()
         if self._backlog.block and not self._sender.is_blocked:
             self._wait_for_turn()
-        elif self._is_answered and self._transport is not None:
-            self._transport.close()
+        elif self._is_answered:
+            self._peer.close()
 
     def _defer(self, block: bytes) -> None:
         """Keep what has arrived for a later turn; a little more may arrive meanwhile."""
@@ -317,7 +302,7 @@ class Connection(asyncio.Protocol):
             return
         self._backlog.add(block)
         if len(self._backlog.block) >= SMALL_BYTES:
-            self._pause_reading()
+            self._peer.pause_reading()
             self._note()
         if not self._sender.is_blocked:
             self._wait_for_turn()
@@ -331,7 +316,7 @@ class Connection(asyncio.Protocol):
         """Requests were answered, or replies read: continue with what waits for that."""
         if self._backlog.block:
             self._wait_for_turn()
-        elif self._is_noted or self._ending or self._reading_paused:
+        elif self._is_noted or self._ending or self._peer.is_reading_paused:
             self._go_on()
 
     def _go_on(self) -> None:
@@ -340,10 +325,9 @@ class Connection(asyncio.Protocol):
             self._answer(b"", time.perf_counter_ns())
         elif self._is_noted and not self._slots:
             self._note()
-        if self._reading_paused and not (self._ending or self._backlog.block or self._sender.is_blocked):
-            self._reading_paused = False
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.resume_reading()
+        peer = self._peer
+        if peer.is_reading_paused and not (self._ending or self._backlog.block or self._sender.is_blocked):
+            peer.resume_reading()
 
     # The memory held
 
@@ -354,11 +338,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def _holds_much(self) -> bool:
-        slots, sender = self._slots, self._sender
+        slots = self._slots
         waits_alone = not slots or (len(slots) == 1 and slots[0].request_bytes <= SMALL_REQUEST_BYTES)
         return (
-            (not waits_alone and sender.queue.held_bytes >= SMALL_BYTES)
-            or sender.is_write_paused
+            (not waits_alone and self._sender.queue.held_bytes >= SMALL_BYTES)
             or bool(self._backlog.block)
             or len(self._frames.partial) >= SMALL_BYTES
         )
@@ -367,7 +350,7 @@ class Connection(asyncio.Protocol):
         """Update the account; this connection may be closed for it."""
         if self._frames.begun != self._partial_begun:
             self._partial_begun, self._partial_since_ns = self._frames.begun, time.perf_counter_ns()
-        held = 0 if self._transport is None else self.held_bytes
+        held = self.held_bytes if self._peer.is_connected else 0
         self._is_noted = held > 0
         self._server.buffers.note(self, held)
 
@@ -379,36 +362,3 @@ class Connection(asyncio.Protocol):
         self._ending = True
         self._is_noted = False
         self._server.buffers.forget(self)
-
-    # The transport
-
-    def _write(self, data: bytes) -> None:
-        """Send it, unless the peer has closed its end: asyncio logs each further attempt."""
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
-
-    def _write_at_once(self, data: bytes) -> None:
-        """Send it now: uvloop sends what is written when all reads of the iteration were handled."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if not transport.get_write_buffer_size():
-            with suppress(OSError):  # its buffer is full, or the peer is gone
-                data = data[os.write(self._descriptor, data) :]
-        if data:
-            transport.write(data)
-
-    def _pause_reading(self) -> None:
-        if not self._reading_paused and self._transport is not None and not self._transport.is_closing():
-            self._reading_paused = True
-            self._transport.pause_reading()
-
-    def _peer_is_gone(self) -> bool:
-        """Whether the peer has closed its end, rather than only shut down its sending direction."""
-        descriptor = -1 if self._transport is None else self._transport.get_extra_info("socket").fileno()
-        if descriptor < 0:
-            return True
-        poll = select.poll()
-        poll.register(descriptor, 0)  # no event requested: POLLHUP (both directions shut) is always reported
-        return bool(poll.poll(0))

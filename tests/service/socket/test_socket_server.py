@@ -98,8 +98,8 @@ async def test_replies_that_do_not_fit_at_once_are_sent_when_the_peer_reads(
     talker: Talker, server: SocketServer
 ) -> None:
     (connection,) = server._connections
-    assert connection._transport is not None
-    connected = connection._transport.get_extra_info("socket")
+    assert connection._peer._transport is not None
+    connected = connection._peer._transport.get_extra_info("socket")
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least, about 4,500 bytes
     for _ in range(5):
         talker.say(*(allocate(offset=8 * index) for index in range(80)))
