@@ -4,10 +4,12 @@
 from collections.abc import Sequence
 
 import msgspec
+from fastcrc import crc64
 
 from bcached.client.attachment import Attachment
 from bcached.client.cache.values.names import RECORD_AT
 from bcached.client.cache.values.object_format import (
+    CHECKED_AT,
     HEADER_BYTES,
     ON_A_PAGE_BYTES,
     RECORD,
@@ -77,7 +79,7 @@ class Reader:
     ) -> tuple[bytes, StoredObject | None]:
         """Returns the first bytes of all that is in these keys, and the long object that they are."""
         begins = value_at(len(name), ON_A_PAGE_BYTES)
-        read = ScatteredRead(begins, total - begins)
+        read = ScatteredRead(begins, total - begins, crc64.xz, checked_at=CHECKED_AT)
         extents = [(self._pointer(key, since), key.sectors * SECTOR_BYTES) for key in keys]
         self._at.data.fill(read, extents)
         if not all(valid_pointers(self._at, self._gens, key, since) for key in keys):
@@ -86,7 +88,8 @@ class Reader:
         length = bytes_needed(start) - begins
         if not ON_A_PAGE_BYTES <= length <= total - begins:
             return start, None
-        return start, decoded_long(start, read.value(length), name)
+        checksum = read.checksum(length)
+        return start, decoded_long(start, read.value(length), checksum, name)
 
     def _assembled(
         self, name: bytes, first: bytes, pieces: Sequence[tuple[Key, int]], since: Instant

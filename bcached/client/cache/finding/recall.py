@@ -130,12 +130,9 @@ def _scattered_value(one: KnownObject) -> bytes | None:
     others = one.others
     assert others is not None, "a long object"
     length = one.length - one.value_at + sum(it.length for it in others)
-    read = ScatteredRead(one.value_at, length)
+    read = ScatteredRead(one.value_at, length, crc64.xz)
     extents: list[KnownObject | KnownExtent] = [one, *others]
     read.fill([FileRange(it.member.path.descriptor, it.at, it.length) for it in extents])
-    if read.head != one.head:
+    if read.head != one.head or read.checksum(length) != one.crc:
         return None
-    value = read.value(length)
-    if crc64.xz(value, crc64.xz(one.head)) != one.crc:
-        return None
-    return value if all(it.is_valid for it in others) else None
+    return read.value(length) if all(it.is_valid for it in others) else None

@@ -108,16 +108,16 @@ def bytes_needed(start: "bytes | bytearray") -> int:
     return value_at(kinds >> 32, length) + length
 
 
-def decoded_long(start: bytes, value: bytes, name: bytes) -> StoredObject | None:
-    """Returns the object of this value and all bytes before it, or None if they are not one of this name."""
+def decoded_long(start: bytes, value: bytes, checksum: int, name: bytes) -> StoredObject | None:
+    """Returns the object of this value and all bytes before it, or None if they are not one of this name.
+
+    checksum: of start from CHECKED_AT on, and the value.
+    """
     _, crc, kinds, _, stored_at_us, expires_at_us = _header(start)
     is_named = kinds >> 32 == len(name) and start.startswith(name, HEADER_BYTES)
-    if bytes_needed(start) != len(start) + len(value) or not is_named:
+    if bytes_needed(start) != len(start) + len(value) or not is_named or checksum != crc:
         return None
-    head = start[CHECKED_AT:]
-    if crc64.xz(value, crc64.xz(head)) != crc:
-        return None
-    return StoredObject(kinds >> 16 & 0xFFFF, value, stored_at_us, expires_at_us, crc, head)
+    return StoredObject(kinds >> 16 & 0xFFFF, value, stored_at_us, expires_at_us, crc, start[CHECKED_AT:])
 
 
 def decoded(data: bytes, name: bytes) -> StoredObject | None:
