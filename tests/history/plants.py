@@ -116,13 +116,14 @@ def without_waiting() -> Any:
 def without_condition() -> Iterator[None]:
     """An object is added in place of another one."""
 
-    def added(self: Commits, one: Any, _version: int, *, durable: bool) -> bool:
+    def added(self: Commits, one: Any, *_version: int, durable: bool) -> bool:
         self.add(one, wait=True, durable=durable)
         return True
 
     with (
         patch.object(CacheSession, "version_of", lambda *_: 0),
         patch.object(Commits, "send_if_unchanged", added),
+        patch.object(Commits, "send_if_absent", added),
     ):
         yield
 

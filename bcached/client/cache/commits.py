@@ -152,14 +152,34 @@ class Commits:
         self._dispatch([one], [version] * len(one.keys))
         return True
 
-    def _dispatch(self, gathered: Sequence[Pending], if_versions: Sequence[int] | None = None) -> None:
+    def send_if_absent(self, one: Pending, *, durable: bool) -> bool:
+        """Commit an object if nothing is in its slot; returns as send_if_unchanged does."""
+        if one.offset in self.newest:
+            return False
+        one.is_conditional, one.is_durable = True, durable
+        self._dispatch([one], if_absent=True)
+        return True
+
+    def _dispatch(
+        self,
+        gathered: Sequence[Pending],
+        if_versions: Sequence[int] | None = None,
+        *,
+        if_absent: bool | None = None,
+    ) -> None:
         for one in gathered:
             one.is_sent = True
         keys = [key for one in gathered for key in one.keys]
         slots = [Lookup(one.keys[0].inode, one.offset, SLOT_SECTORS) for one in gathered if one.seal]
         durable = any(one.is_durable for one in gathered)
         call = verbs.commit_if(
-            self._at, keys, durable=durable, versions=True, if_versions=if_versions, replaces=slots
+            self._at,
+            keys,
+            durable=durable,
+            versions=True,
+            if_absent=if_absent,
+            if_versions=if_versions,
+            replaces=slots,
         )
         self._under_way.append((call, gathered))
         self._enough, self._due_s = BUNDLE_KEYS, time.monotonic() + GATHER_S

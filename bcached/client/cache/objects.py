@@ -123,11 +123,13 @@ class Objects:
 
     def add(self, one: NewObject, *, durable: bool) -> bool:
         """Store an object if there is none; returns whether it was stored."""
-        return self._store_if(one.name, only_if_absent(one), durable=durable) is not None
+        store = ConditionalStore(self._find, one.name, only_if_absent(one), durable=durable, added=one)
+        return self._run(lambda session: store.run(session, self.sessions.lock), None) is not None
 
     def change(self, name: bytes, changed: Change) -> NewObject | None:
         """Returns what was stored in place of an object, made from it; None if nothing was."""
-        return self._store_if(name, changed)
+        store = ConditionalStore(self._find, name, changed)
+        return self._run(lambda session: store.run(session, self.sessions.lock), None)
 
     def touch(self, name: bytes, expires_at_us: int) -> bool:
         """Change when an object expires; returns whether it was there."""
@@ -246,10 +248,6 @@ class Objects:
         unknown = [name for name in dict.fromkeys(names) if name not in found]
         found.update(zip(unknown, session.find_many(unknown), strict=True))
         return [unexpired(found[name]) for name in names]
-
-    def _store_if(self, name: bytes, change: Change, *, durable: bool = False) -> NewObject | None:
-        store = ConditionalStore(self._find, name, change, durable=durable)
-        return self._run(lambda session: store.run(session, self.sessions.lock), None)
 
     def _store(self, session: CacheSession, one: NewObject, *, wait: bool, durable: bool) -> None:
         parts, seal = session.encoded(one)

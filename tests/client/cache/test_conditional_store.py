@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Adds and changes beside those of another process, at each step; and over a lost connection."""
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ import pytest
 from bcached.client import BlockingClient, Cache
 from bcached.client.cache.session import CacheSession
 from bcached.client.cache.values.names import SLOT_SECTORS, offset_of
+from bcached.client.protocol.exchange import Call
 from bcached.errors import ConnectionLost
 from instruments.clients.daemon_process import DaemonProcess
 from instruments.clients.relay import Relay
@@ -81,6 +83,40 @@ def test_of_two_that_add_one_wins_whenever_the_other_does(
         assert sorted(won) == [False, True]
         assert one["a"] == other["a"] == (b"one" if won[1] else b"o" * BYTES)
         assert not other.add("a", 3)
+
+
+def test_an_add_takes_one_request_unless_something_is_there(
+    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, label, requests = str(daemon.socket_path), "requests of an add", list[str]()
+    with Cache(path, label) as one, Cache(path, label) as other:
+        one.set("space", 1, wait=True)
+        channel = session_of(one).channel
+        send = channel._send
+
+        def noted(*calls: Call[Any]) -> None:
+            for call in calls:
+                requests.extend(re.findall(r"Allocator\.(Lookup|Commit)", call.message.decode()))
+            send(*calls)
+
+        monkeypatch.setattr(channel, "_send", noted)
+
+        def taken(name: str, expected: bool) -> list[str]:
+            requests.clear()
+            assert one.add(name, b"1") is expected
+            return requests
+
+        assert taken("new", True) == ["Commit"]
+        assert taken("new", False) == []
+        assert one.get("missed") is None
+        assert taken("missed", True) == ["Commit"]
+        other.set("there", b"2", wait=True)
+        assert taken("there", False) == []
+        other.set("expired", b"2", expire=0, wait=True)
+        assert taken("expired", True) == ["Commit"]
+        other.set("in extents", bytes(BYTES), wait=True)  # which has no place
+        assert taken("in extents", False) == ["Commit", "Lookup"]
+        assert one["in extents"] == bytes(BYTES)
 
 
 @pytest.mark.parametrize("step", STEPS)
