@@ -16,7 +16,7 @@ from bcached.cli.offline.consent import progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.reports.journal_end import end_line, end_word
-from bcached.cli.offline.reports.next_commands import next_for_damage
+from bcached.cli.offline.reports.next_commands import next_for_damage, without_superblock
 from bcached.cli.offline.reports.owner_report import next_commands, owner_document, owner_lines
 from bcached.cli.paths import PATH
 from bcached.device.block_device import BlockDevice
@@ -26,6 +26,8 @@ from bcached.store.check.checker import CheckedSet
 from bcached.store.check.key_check import VolumeSectors
 from bcached.store.check.steady_check import SteadyCheck, check_steadily
 from bcached.store.finding import Severity
+from bcached.store.repair.former_set import find_former_set
+from bcached.store.rescue.backing_check import check_beside_unused
 from bcached.store.rescue.owner_check import OwnerCheck, OwnerQuestion
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -109,9 +111,21 @@ async def _check(
     async with opened(request.devices) as devices, opened(request.backings) as backings:
         steady = await check_steadily(devices, in_use=request.in_use)
         owner = await _answer_owner(request, steady, devices, backings, warnings)
+        if steady.checked.is_fresh:
+            return steady, owner, await _next_for_former_set(steady.checked, request.backings)
         following = await next_for_damage(steady.checked, devices, request.backings)
         rescues = next_commands(owner, request.devices)
         return steady, owner, rescues + following[1:] if rescues else following
+
+
+async def _next_for_former_set(checked: CheckedSet, backings: Sequence[str]) -> list[str]:
+    """Returns the commands for the sets that were on devices of one that was never in use."""
+    following: list[str] = []
+    for member in checked.members:
+        layout = await find_former_set(member.block_device, member.superblock, checked.findings.report)
+        if layout is not None:
+            following += without_superblock([member.path], layout, backings)
+    return following
 
 
 async def _answer_owner(
@@ -121,7 +135,12 @@ async def _answer_owner(
     backings: Sequence[BlockDevice],
     warnings: list[str],
 ) -> OwnerCheck | None:
-    if request.is_of_owner and not steady.checked.is_fresh:
+    if request.is_of_owner and steady.checked.is_fresh:
+        set_uuid, report = steady.checked.members[0].superblock.set_uuid, steady.checked.findings.report
+        return OwnerCheck(
+            backings=[await check_beside_unused(backing, set_uuid, report) for backing in backings]
+        )
+    if request.is_of_owner:
         question = OwnerQuestion(backings, request.with_data, compare=not request.in_use)
         if request.map_path is not None:
             question.map_path, question.map_lines = request.map_path, text_lines(request.map_path)

@@ -94,7 +94,7 @@ class RescueRequest:
     "--geometry",
     metavar="BUCKET,BLOCK",
     type=GEOMETRY,
-    help="The sizes that the set was made with, if the superblock is gone.",
+    help="The sizes that the set was made with, if the superblock is gone, or of a newer set.",
 )
 @click.option(
     "--set-uuid",

@@ -37,7 +37,7 @@ async def losses(devices: Sequence[BlockDevice]) -> dict[str, str]:
         else:
             if superblock is not None and superblock.synchronous:
                 sets.setdefault(superblock.set_uuid, []).append(device)
-            elif superblock is None and (words := await _without_superblock(device)):
+            elif words := await _without_use(device, superblock):
                 lost[device.path] = words
     for set_uuid, members in sets.items():
         if words := await _dirty_data(members):
@@ -58,6 +58,18 @@ async def _superblock_of(device: BlockDevice) -> Superblock | None:
         if (await device.read(offset, SUPERBLOCK_BYTES))[MAGIC_BYTES] == SUPERBLOCK_MAGIC:
             raise
         return None
+
+
+async def _without_use(device: BlockDevice, superblock: Superblock | None) -> str:
+    """Returns, as text, what a device may hold of a cache set that its superblock does not name."""
+    if superblock is None:
+        return await _without_superblock(device)
+    if await has_journal(device):
+        return (
+            "it was formatted again and not used since, and the journal and the index of the cache set that "
+            "was on it before are there: it may hold dirty data"
+        )
+    return ""
 
 
 async def _without_superblock(device: BlockDevice) -> str:

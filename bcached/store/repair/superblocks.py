@@ -32,7 +32,7 @@ async def rewrite_superblocks(
     devices: Sequence[BlockDevice], layout: KnownLayout | None, set_uuid: UUID | None
 ) -> RepairStep:
     """Plan to write the superblocks that are damaged; patches are of devices."""
-    found = _without_contradictions([await _best(device, layout) for device in devices])
+    found = _without_contradictions([await _best(device, layout, set_uuid) for device in devices])
     known = [one for one in found if one is not None]
     step = RepairStep("write the superblock again")
     members: list[MemberLeft] = []
@@ -62,12 +62,18 @@ def _of_set(one: MemberLeft) -> tuple[object, ...]:
     return superblock.set_uuid, superblock.bucket_sectors, superblock.block_sectors, superblock.members
 
 
-async def _best(device: BlockDevice, layout: KnownLayout | None) -> MemberLeft | None:
-    """Returns the member by its own superblock, its copy, what is left of them, or the owner's layout."""
+async def _best(device: BlockDevice, layout: KnownLayout | None, set_uuid: UUID | None) -> MemberLeft | None:
+    """Returns the member by its own superblock, its copy, what is left of them, or the owner's layout.
+
+    None without any, or if it is of a set that was never in use, and the owner wants another.
+    """
     try:
-        return await read_member_left(device, layout, lambda _: None)
+        best = await read_member_left(device, layout, lambda _: None)
     except SetRefused:
         return None
+    superblock = best.found.superblock
+    is_other = set_uuid is not None and superblock.set_uuid != set_uuid
+    return None if is_other and not best.is_guess and not superblock.synchronous else best
 
 
 async def _from_elsewhere(
@@ -145,6 +151,10 @@ async def _add(step: RepairStep, number: int, member: MemberFound) -> None:
     device, superblock = member.block_device, member.superblock
     own, copy = await _at(device, SUPERBLOCK_SECTOR), await _at(device, COPY_SECTOR)
     is_right = own is not None and own.bucket_count == superblock.bucket_count
+    if own is not None and own.set_uuid != superblock.set_uuid:
+        _refuse_in_use(device, own)
+        is_right = False
+        step.gives_up.append(f"{device.path}: set {own.set_uuid}, which was never in use")
     has_copy = superblock.has_space_for_copy and await _may_have_copy(device, superblock)
     is_copied = copy is not None and replace(copy, seq=0, last_mount=0) == replace(
         superblock, seq=0, last_mount=0
@@ -161,6 +171,15 @@ async def _add(step: RepairStep, number: int, member: MemberFound) -> None:
         f"{member.path}: set {new.set_uuid}, member {new.member} of {new.members}, "
         f"{new.bucket_count} buckets of {new.bucket_sectors} sectors, blocks of {new.block_sectors}"
     )
+
+
+def _refuse_in_use(device: BlockDevice, newer: Superblock) -> None:
+    if newer.synchronous:
+        raise SetRefused(
+            f"{device.path}: is a device of set {newer.set_uuid}, which was in use: expected one that was "
+            "formatted again and not used since. `bcachectl rescue` with --geometry and --set-uuid reads "
+            "what is left of the former set"
+        )
 
 
 async def _may_have_copy(device: BlockDevice, superblock: Superblock) -> bool:

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import FormatError, SetRefused
@@ -76,6 +77,26 @@ async def check_backing(
         found, owner, extents.left.members[0].superblock.set_uuid == found.superblock.set_uuid, report
     )
     _judge_size(found, report)
+    return found
+
+
+async def check_beside_unused(device: BlockDevice, set_uuid: UUID, report: Report) -> CheckedBacking:
+    """Returns what is known of a backing device beside an unused set. Raises SetRefused for other devices."""
+    found = CheckedBacking(device)
+    try:
+        found.superblock = superblock = (await read_backing(device)).superblock
+    except FormatError as error:
+        report(finding_of(error, "backing-superblock", Severity.DAMAGE, "its state and its place in the set"))
+        return found
+    _judge_offset(found, report)
+    problem = ""
+    if superblock.set_uuid.int and superblock.set_uuid != set_uuid:
+        problem = f"the backing device is attached to another set ({superblock.set_uuid})"
+    elif superblock.state_name == DIRTY:
+        problem = "its state is dirty, and the set was never in use"
+    if problem:
+        lost = "its dirty data, if that is nowhere else" if superblock.state_name == DIRTY else ""
+        report(Finding("backing-set", Severity.DAMAGE, STRUCTURE, found.path, problem, lost))
     return found
 
 

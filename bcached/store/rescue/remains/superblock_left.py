@@ -34,7 +34,7 @@ ANY_SIZE = 1 << 63
 
 @dataclass(frozen=True, slots=True)
 class KnownLayout:
-    """How a set was made, as its owner says: used where a superblock cannot be read."""
+    """How a set was made, as its owner says: used where its superblock cannot be read, or is another's."""
 
     bucket_sectors: int
     block_sectors: int
@@ -57,16 +57,26 @@ class MemberLeft:
 async def read_member_left(device: BlockDevice, layout: KnownLayout | None, report: Report) -> MemberLeft:
     """Returns the member on a device, with the best superblock there is. Raises SetRefused without one.
 
-    1. A sound one, or its copy. 2. A sound one that says more than the device has, or with its magic erased,
-    or one bit wrong. 3. The fields of a damaged one, if the owner says the same. 4. The layout that the owner
-    gives. 5. The layout that a damaged one says, if there are journal entries of it.
+    1. A sound one, or its copy, unless the owner wants another set. 2. A sound one that says more than the
+    device has, or with its magic erased, or one bit wrong. 3. The fields of a damaged one, if the owner says
+    the same. 4. The layout that the owner gives. 5. The layout that a damaged one says, if there are journal
+    entries of it.
     """
     try:
-        return MemberLeft(MemberFound(device, await read_superblock(device)), is_guess=False)
-    except BackingDevice:
-        raise
+        superblock = await read_superblock(device)
+    except BackingDevice as error:
+        if layout is None:
+            raise
+        _report_newer(device, error.what, True, report)
+        return MemberLeft(MemberFound(device, _of_layout(layout, device)), is_guess=True)
     except (FormatError, DeviceError) as error:
         damage = error
+    else:
+        if layout is None or layout.set_uuid == superblock.set_uuid:
+            return MemberLeft(MemberFound(device, superblock), is_guess=False)
+        what = f"a device of set {superblock.set_uuid}"
+        _report_newer(device, what, superblock.synchronous, report)
+        return MemberLeft(MemberFound(device, _of_layout(layout, device)), is_guess=True)
     raw = bytes(SUPERBLOCK_BYTES)
     with suppress(DeviceError):
         raw = await device.read(SUPERBLOCK_SECTOR * SECTOR_BYTES, SUPERBLOCK_BYTES)
@@ -98,6 +108,16 @@ def _report(damage: FormatError | DeviceError, report: Report) -> None:
     report(
         finding_of(damage, "superblock", Severity.FATAL, "nothing, if the fields that are left fit the rest")
     )
+
+
+def _report_newer(device: BlockDevice, what: str, is_used: bool, report: Report) -> None:
+    """Report that the device was formatted again. Once it was in use so, nothing of the old set is sure."""
+    rule, lost = "superblock", "nothing, if only the superblock was written"
+    if is_used:
+        rule, lost = "superblock-newer", "all that was written over since"
+    where = f"{device.path} sector {SUPERBLOCK_SECTOR}"
+    problem = f"the device was formatted again: it is {what}"
+    report(Finding(rule, Severity.FATAL, "superblock", where, problem, lost))
 
 
 def _of_layout(layout: KnownLayout, device: BlockDevice) -> Superblock:
@@ -145,6 +165,10 @@ def refuse_unused(members: list[MemberLeft], report: Report) -> None:
         if member.found.superblock.synchronous:
             continue
         if not member.is_guess:
-            raise SetRefused(f"{member.found.path}: was never in use, so it holds nothing to rescue")
+            raise SetRefused(
+                f"{member.found.path}: was never in use, so it holds nothing to rescue; of a set that was on "
+                "it before, and had buckets of 512k and blocks of 4k, for example: --geometry 512k,4k "
+                "--set-uuid UUID"
+            )
         problem = "the superblock says that there is no journal"
         report(Finding("superblock-sync", Severity.DAMAGE, "superblock", member.found.path, problem))
