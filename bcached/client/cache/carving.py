@@ -40,6 +40,11 @@ class Carver:
         self._leases.append(_Lease(bucket))
         self.sectors_left += bucket.sectors
 
+    @property
+    def sectors_at_once(self) -> int:
+        """Returns how many sectors can be cut in one piece, from what is left of the bucket in use."""
+        return self._leases[0].sectors if self._leases else 0
+
     def needs_lease(self, sectors: int) -> bool:
         """Whether a bucket is to be leased before anything can be cut for so many sectors."""
         leases = self._leases

@@ -39,6 +39,8 @@ class Leases:
         left: sectors that are leased and not used; negative if some are needed at once.
         """
         bucket = self._bucket_sectors
+        if left >= bucket // LAST_SHARE and left >= self._ahead_objects * sectors:
+            return  # more than is compared below
         wanted = min(self._ahead_objects * sectors, self._ahead_max * bucket)
         left += len(self._ahead) * bucket
         if left < max(bucket // LAST_SHARE, wanted // 2):

@@ -65,6 +65,7 @@ class CacheSession:
             self.channel.close()
             raise
         devices = self.at.description.devices
+        self._may_write = self.at.description.role != READER
         self.block_bytes = max(device.block_sectors for device in devices) * SECTOR_BYTES
         self.refused: list[int] = []  # offsets whose objects were not committed: an older one may be there
         self.reader = Reader(self.at, self.gens)
@@ -101,6 +102,7 @@ class CacheSession:
         self.object_bytes_max = min(
             OBJECT_BYTES_MAX, whole_buckets * devices[0].bucket_sectors * SECTOR_BYTES
         )
+        self._value_bytes_least = self.object_bytes_max - 2 * PAGE_BYTES  # may be stored with any name
 
     def close(self) -> None:
         """Report the last reads and disconnect: the daemon takes back what is reserved."""
@@ -115,22 +117,28 @@ class CacheSession:
 
     def encoded(self, one: NewObject) -> tuple[Parts, Seal]:
         """Returns an object's bytes. Raises ValueError if they are more than the set commits at once."""
-        length = value_at(len(one.name), len(one.value)) + len(one.value)
-        if length > self.object_bytes_max:
-            raise ValueError(
-                f"an object of this set has at most {self.object_bytes_max} bytes, this one {length}: "
-                "store it in parts"
-            )
+        if len(one.value) > self._value_bytes_least:
+            length = value_at(len(one.name), len(one.value)) + len(one.value)
+            if length > self.object_bytes_max:
+                raise ValueError(
+                    f"an object of this set has at most {self.object_bytes_max} bytes, this one {length}: "
+                    "store it in parts"
+                )
         return encoded(one.name, one.codec, one.value, now_us(), one.expires_at_us, self.block_bytes)
 
     def store(self, name: bytes, parts: Parts, seal: Seal, *, wait: bool, durable: bool) -> Pending:
         """Write an object of this name, and commit it; returns before the answer."""
-        pending = self._written(name, offset_of(name), parts, seal)
+        pending = self._written(name, self._offset_of(name), parts, seal)
         pending.version = self.version_at(pending.offset)  # before it may be committed
         self.commits.add(pending, wait=wait, durable=durable)
         if self.commits.newest.get(pending.offset) is pending:  # else another thread has had its answer
             pending.known = self._know(name, pending.version, pending.keys, pending.since, seal)
         return pending
+
+    def _offset_of(self, name: bytes) -> int:
+        """Returns its slot's first sector, which takes a hash of a name that is not known."""
+        position = self.positions.young.get(name)
+        return position.keys[0].offset if position is not None and position.keys else offset_of(name)
 
     def version_of(self, name: bytes) -> int:
         """Returns the change counter of the name's slot, as it is now."""
@@ -155,7 +163,7 @@ class CacheSession:
         return pending
 
     def _written(self, name: bytes, offset: int, parts: Parts, seal: Seal | None) -> Pending:
-        if self.at.description.role == READER:  # it has no lease
+        if not self._may_write:  # it has no lease
             raise PermissionDenied(WRITER)
         keys: list[Key] = []
         sectors = sum(map(len, parts)) // SECTOR_BYTES
@@ -180,6 +188,12 @@ class CacheSession:
         """
         write_parts, is_long = self.at.data.write_parts, sectors * SECTOR_BYTES >= LONG_BYTES
         self._leases.keep_ahead(sectors, self._carver.sectors_left - sectors)
+        if sectors <= self._carver.sectors_at_once:  # as most of the time
+            key = self._carver.cut(self.inode, offset, sectors)
+            keys.append(key)
+            for pointer in key.pointers:
+                write_parts(pointer, parts, write_back=is_long)
+            return
         left = None
         while sectors:
             reserved = self._reserved(offset, sectors)

@@ -2,12 +2,13 @@
 """Objects as the verbs have them: one that was found, one to be stored, and what is made of the first."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from bcached.client.cache.values.object_format import StoredObject
 
 
-class FoundObject(NamedTuple):
+class FoundObject(msgspec.Struct, frozen=True, gc=False):
     """An object that was found."""
 
     codec: int
@@ -15,7 +16,7 @@ class FoundObject(NamedTuple):
     expires_at_us: int
 
 
-class NewObject(NamedTuple):
+class NewObject(msgspec.Struct, frozen=True, gc=False):
     """An object to be stored."""
 
     name: bytes

@@ -34,6 +34,7 @@ ON_A_PAGE_BYTES = 1 << 16  # from this length on a value begins on a page
 OBJECT_BYTES_MAX = RECORD_AT * SECTOR_BYTES
 VALUE_BYTES_MAX = OBJECT_BYTES_MAX - PAGE_BYTES
 TIME_MAX_US = (1 << 64) - 1
+_start, _rest = Struct("<2Q").pack, Struct("<4Q").pack  # of a header: up to CHECKED_AT, and from there on
 _header: Callable[[bytes | bytearray], tuple[int, ...]] = Struct("<6Q").unpack_from
 
 RECORD = 255  # the codec of a record; those of values are in serializers
@@ -85,15 +86,14 @@ def encoded(
 ) -> tuple[Parts, Seal]:
     """Returns the object's bytes, whole blocks, in parts; the value is one of them and is not copied."""
     length, name_length = len(value), len(name)
-    begins = value_at(name_length, length)
+    begins = HEADER_BYTES + name_length if length < ON_A_PAGE_BYTES else value_at(name_length, length)
     kinds = VERSION | codec << 16 | name_length << 32
-    words = kinds | length << 64 | stored_at_us << 128 | expires_at_us << 192
-    head = words.to_bytes(HEADER_BYTES - CHECKED_AT, "little") + name
+    head = _rest(kinds, length, stored_at_us, expires_at_us) + name
     if begins > HEADER_BYTES + name_length:
         head += bytes(begins - HEADER_BYTES - name_length)
     crc = crc64.xz(value, crc64.xz(head))
     seal = Seal(codec, expires_at_us, crc, head, begins + length)
-    start = (MAGIC | crc << 64).to_bytes(CHECKED_AT, "little") + head
+    start = _start(MAGIC, crc) + head
     padding = -(begins + length) % block_bytes
     return ((start, value, bytes(padding)) if padding else (start, value)), seal
 
