@@ -8,6 +8,8 @@ from msgspec import Struct
 from bcached.metric import counter, gauge
 from bcached.units import SECTOR_BYTES
 
+# These records have as many fields as there are figures: each is one line of Status, and they have no rules.
+
 
 class IndexState(Struct, frozen=True, gc=False):
     """The btree and its keys.

@@ -57,8 +57,9 @@ class WaitQueue:
     """The queues of a set.
 
     limit is the most waiters in all, total their number; of these, one user keeps no more than half while
-    another one's are refused. on_change is called when waiters arrive, leave or
-    are served. guard wraps callbacks of the loop, which would only log their exceptions.
+    another one's are refused. on_change is called when waiters arrive, leave or are served. guard wraps
+    callbacks of the loop, which would only log their exceptions. Most of its attributes are the limits and
+    what is counted against them: each waiter changes several when it enters and leaves.
     """
 
     def __init__(

@@ -21,7 +21,10 @@ LEAF_BYTES = 4096  # bytes of Python objects per leaf, beside its words
 
 
 class LoadedLeaves:
-    """The loaded leaves of one tree, and the changes of evicted ones."""
+    """The loaded leaves of one tree, and the changes of evicted ones.
+
+    One method for each change of a leaf, and for each step of a write: counts change with all of them.
+    """
 
     def __init__(self, shape: NodeShape) -> None:
         self.order: OrderedDict[Leaf, None] = OrderedDict()  # all loaded leaves, least recently used first

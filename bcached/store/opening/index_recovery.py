@@ -96,10 +96,7 @@ async def recover_index(
     root, level = entries[-1].root, entries[-1].level
     doubtful = DoubtfulLeaves([member.buckets for member in members], volumes)
     found = [MemberFound(member.block_device, member.superblock) for member in members]
-    recounts = [
-        Recount(member.buckets.table.gens_array, member.buckets.table.gens_on_disk_array)
-        for member in members
-    ]
+    recounts = [_recount_of(member) for member in members]
     contents = BucketContents(found, censuses, recounts, refuse_fatal)
     for pointer, _ in metadata:
         contents.name_pointer(pointer)
@@ -132,13 +129,25 @@ async def recover_index(
     await _replay(index, reader, entries, doubtful, progress)
     doubtful.are_all |= any(recount.overtook_dirty for recount in recounts)
     index.health = IndexHealth(await doubtful.count(reader, live.use), io.vanished)
+    _finish_tables(members, contents, index, entries[-1].seq)
+    return index
+
+
+def _recount_of(member: Member) -> Recount:
+    table = member.buckets.table
+    return Recount(table.gens_array, table.gens_on_disk_array)
+
+
+def _finish_tables(
+    members: Sequence[Member], contents: BucketContents, index: RecoveredIndex, newest_seq: int
+) -> None:
+    """Judge the counts of all live data, and bring what follows from them up to date."""
     for device, member in enumerate(members):
         contents.judge_sectors(device, member.buckets.table.sectors_array)
         if not index.live.cleaned_seq:  # else leaves on the device still name cleaned data as dirty
-            member.buckets.emptying_durable(entries[-1].seq)
+            member.buckets.emptying_durable(newest_seq)
         for _ in member.buckets.table.recount_distances():
             pass
-    return index
 
 
 async def _count_leaves(
