@@ -218,7 +218,8 @@ def test_a_fresh_set_and_one_that_is_lost_have_no_data_to_check(tmp_path: Path, 
     fresh = tmp_path / "fresh.img"
     assert run("make", "--size", "64M", "-b", "64k", fresh).exit_code == 0
     status, document = checked(fresh, "--backing", backing, "--data")
-    assert (status, document["fresh"]) == (SOUND, True)
+    assert (status, document["fresh"]) == (ERRORS_LEFT, True)
+    assert found(document) == {("backing-set", "damage")}  # of another set
     fresh.write_bytes(bytes(1 << 20))
     status, document = checked(fresh, "--backing", backing, "--data")
     assert (status, found(document)) == (ERRORS_LEFT, {("superblock", "fatal")})
