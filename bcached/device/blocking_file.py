@@ -3,13 +3,16 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bcached.device import kernel_calls
 from bcached.device.aligned_io import ShortTransferError, read_extent, write_extent
 from bcached.device.block_device import BytesLike
 from bcached.device.opening import OpenFile
+from bcached.device.sampling import EMPTY_SECTOR
 from bcached.errors import FlushFailed, calling, reason
+from bcached.units import SECTOR_BYTES
 
 NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 
@@ -34,6 +37,36 @@ class BlockingFile:
         end = offset + length + -(offset + length) % block_bytes
         found = read_extent(self._file.descriptor, begin, end - begin)
         return found if end - begin == length else found[offset - begin : offset - begin + length]
+
+    def read_sectors(self, offsets: Sequence[int]) -> list[bytes | None]:
+        """Returns the sector at each offset, in ascending order; None for one that cannot be read.
+
+        Where the file has no data all of them are zeros, and none is read.
+        """
+        found: list[bytes | None] = []
+        data_begins = 0
+        for offset in offsets:
+            if offset >= data_begins:
+                data_begins = self._data_from(offset)
+            if offset + SECTOR_BYTES <= data_begins:
+                found.append(EMPTY_SECTOR)
+                continue
+            try:
+                found.append(self.read(offset, SECTOR_BYTES))
+            except (OSError, ShortTransferError):
+                found.append(None)
+        return found
+
+    def _data_from(self, offset: int) -> int:
+        """Returns where the next data begins at the earliest, or where the file ends without any."""
+        if self._file.is_block:
+            return offset
+        try:
+            return os.lseek(self._file.descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            # Behind the last data; a file that was made shorter since is not read as zeros.
+            end = os.fstat(self._file.descriptor).st_size if error.errno == errno.ENXIO else offset
+            return max(offset, end)
 
     def write(self, offset: int, data: BytesLike) -> None:
         """Write all of data; a power cut may still undo it."""

@@ -7,7 +7,7 @@ kind of call from delaying another: reads and writes; flushes and durable writes
 which may take seconds.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -53,6 +53,7 @@ class FileDevice:
         # Its calls block, so each is wrapped by aiofiles: it runs in the threads that are given to it.
         self._file = BlockingFile(path, file)
         self._read, self._write = wrap(self._file.read), wrap(self._file.write)
+        self._read_sectors = wrap(self._file.read_sectors)
         self._write_durably, self._flush = wrap(self._file.write_durably), wrap(self._file.flush)
         self._discard, self._change_size = wrap(self._file.discard), wrap(self._file.change_size)
         self._transfer_threads = IoThreads("device-io", TRANSFER_THREADS)
@@ -93,6 +94,13 @@ class FileDevice:
         self._check("read", offset, length)
         what = f"read {length} bytes at {offset}"
         return await self._perform(what, self._transfer_threads, self._read, offset, length)
+
+    async def read_sectors(self, offsets: Sequence[int]) -> list[bytes | None]:
+        """Returns the sector at each of these offsets, which ascend; None for one that cannot be read."""
+        self._refuse_if_closed()
+        found = await self._perform("read", self._transfer_threads, self._read_sectors, offsets)
+        self.errors += found.count(None)
+        return found
 
     async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
         """Write all of data at offset; a durable write that fails is as fatal as a failed flush."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from bcached.device.block_device import BlockDevice, BytesLike
+from bcached.device.sampling import read_sectors
 from bcached.errors import DeviceError
+from bcached.units import SECTOR_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,14 @@ class PatchedDevice:
             if begin < end:
                 found[begin - offset : end - offset] = patch.data[begin - patch.byte : end - patch.byte]
         return bytes(found)
+
+    async def read_sectors(self, offsets: Sequence[int]) -> list[bytes | None]:
+        """Returns the sector at each of these offsets, as it would be; None for one that cannot be read."""
+        found = await read_sectors(self.inner, offsets)
+        for number, offset in enumerate(offsets):
+            if found[number] is not None and self._overlapping(offset, offset + SECTOR_BYTES):
+                found[number] = await self.read(offset, SECTOR_BYTES)
+        return found
 
     def _overlapping(self, begin: int, end: int) -> list[Patch]:
         """Returns the patches that may change bytes of [begin, end), in the order of their writes."""

@@ -12,7 +12,7 @@ from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import progress_line
+from bcached.cli.offline.consent import progress_line, search_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.reports.journal_end import end_line, end_word
@@ -148,7 +148,8 @@ async def _answer_owner(
             warnings.append("clean data is not compared with a backing device while one of them is in use")
             click.echo(f"bcachectl: {warnings[-1]}", err=True)
         totals, report = steady.checked.totals, steady.checked.findings.report
-        with progress_line(totals.dirty_sectors + totals.clean_sectors, "read") as show:
+        sectors = totals.dirty_sectors + totals.clean_sectors
+        with progress_line(sectors, "read") as show, search_line() as question.searched:
             return await question.answer(devices, report, lambda done: show(done.sectors))
     return None
 

@@ -36,3 +36,21 @@ def progress_line(total_sectors: int, done: str) -> Iterator[Callable[[int], Non
         yield show
     finally:
         click.echo(err=True)
+
+
+@contextmanager
+def search_line() -> Iterator[Callable[[int, int], None]]:
+    """Yields a report of a search, by sectors: a line on a terminal once there is one, nothing elsewhere."""
+    is_shown = False
+
+    def show(searched: int, total: int) -> None:
+        nonlocal is_shown
+        is_shown = True
+        sizes = (format_size(sectors * SECTOR_BYTES) for sectors in (searched, total))
+        click.echo(f"\r{' of '.join(sizes)} searched for nodes  ", nl=False, err=True)
+
+    try:
+        yield show if sys.stderr.isatty() else lambda *_: None
+    finally:
+        if is_shown:
+            click.echo(err=True)

@@ -14,6 +14,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.offline.consent import search_line
 from bcached.cli.offline.devices import opened
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
 from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
@@ -194,7 +195,8 @@ def _refuse_misuse(request: RepairRequest) -> None:
 
 async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
     async with opened(request.caches, to_change=bool(request.steps) and not request.dry_run) as devices:
-        done = await plan_repair(devices, await _wishes(request))
+        with search_line() as searched:
+            done = await plan_repair(devices, await _wishes(request), searched)
         if request.dry_run or not done.is_needed or done.obstacle:
             return done
         _ask(options, request, done)

@@ -14,6 +14,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed, Interrupted
+from bcached.cli.offline.consent import search_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
@@ -172,7 +173,8 @@ async def _set_uuid_of(backing: str) -> UUID:
 async def _rescue(options: GlobalOptions, request: RescueRequest) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
         left = await read_corrected(caches, request.layout)
-        await add_found_leaves(left)
+        with search_line() as searched:
+            await add_found_leaves(left, searched)
         unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
         if request.map_path is not None:
             unreadable.add_map(request.map_lines, request.map_path)

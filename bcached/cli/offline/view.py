@@ -13,6 +13,7 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.offline.consent import search_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.rescue import CONFIDENCE
@@ -142,7 +143,8 @@ async def _find(
             raise SetRefused(
                 f"{paths[0]}: a member of its set is missing: view reads all of them, rescue does not"
             )
-        await add_found_leaves(left)
+        with search_line() as searched:
+            await add_found_leaves(left, searched)
         extents = DirtyExtents.of(left)
         unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
         files = [member.block_device.data_path for member in left.members]

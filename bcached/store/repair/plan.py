@@ -14,12 +14,15 @@ from bcached.store.repair.rebuild import rebuild
 from bcached.store.repair.repair import MEMBERS_RULE, Repair
 from bcached.store.repair.superblocks import rewrite_superblocks
 from bcached.store.repair.wishes import Wishes
+from bcached.store.rescue.remains.node_scan import SearchProgress, no_search_progress
 
 
-async def plan_repair(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
+async def plan_repair(
+    devices: Sequence[BlockDevice], wishes: Wishes, searched: SearchProgress = no_search_progress
+) -> Repair:
     """Returns the repair, planned and previewed. Raises BcachedError if a step cannot be done."""
     try:
-        return await _plan(devices, wishes)
+        return await _plan(devices, wishes, searched)
     except DeviceError as error:
         raise SetRefused(
             f"{error}: a repair needs a device that can be read. `bcachectl rescue` reads around what is bad "
@@ -27,7 +30,7 @@ async def plan_repair(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
         ) from error
 
 
-async def _plan(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
+async def _plan(devices: Sequence[BlockDevice], wishes: Wishes, searched: SearchProgress) -> Repair:
     repair = await Repair.of(devices, may_lack_members=StepOption.DROP_MISSING in wishes.steps)
     repair.accepts_loss = wishes.accepts_loss
     if StepOption.SUPERBLOCK in wishes.steps:
@@ -41,12 +44,12 @@ async def _plan(devices: Sequence[BlockDevice], wishes: Wishes) -> Repair:
         if (step := fill_gap(found)).is_needed:
             repair.add(step, found.members)
     if wishes.rebuilding:
-        await _rebuild(repair, wishes)
+        await _rebuild(repair, wishes, searched)
     await repair.preview()
     return repair
 
 
-async def _rebuild(repair: Repair, wishes: Wishes) -> None:
+async def _rebuild(repair: Repair, wishes: Wishes, searched: SearchProgress) -> None:
     """Add the step of new metadata, if what is damaged asks for it and is all named."""
     found = await repair.preview()
     needed = needed_steps(found.findings)
@@ -57,7 +60,7 @@ async def _rebuild(repair: Repair, wishes: Wishes) -> None:
     if not needed & wishes.rebuilding:
         return
     refuse_unanswered(needed, wishes.rebuilding)
-    step, members = await rebuild(repair.view, wishes, found)
+    step, members = await rebuild(repair.view, wishes, found, searched)
     repair.add(step, members)
 
 

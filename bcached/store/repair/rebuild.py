@@ -36,7 +36,7 @@ from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.missing_members import is_missing
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.node_scan import SearchProgress, add_found_leaves
 from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.uuid_table import UuidTable
 from bcached.units import SECTOR_BYTES
@@ -45,14 +45,14 @@ LOSSES_LISTED = 20
 
 
 async def rebuild(
-    devices: Sequence[BlockDevice], wishes: Wishes, known: CheckedSet
+    devices: Sequence[BlockDevice], wishes: Wishes, known: CheckedSet, searched: SearchProgress
 ) -> tuple[RepairStep, list[MemberFound]]:
     """Plan to write new metadata. Returns the step, and the members that its patches are of.
 
     Known is what a check of the devices found; it has no tree afterwards.
     """
     left = await read_corrected(devices, known=known)
-    await add_found_leaves(left)
+    await add_found_leaves(left, searched)
     members = [
         MemberFound(_below(member.block_device), member.superblock)
         for member in left.members

@@ -13,7 +13,7 @@ from bcached.store.rescue.data_check import DataCheck, DataRead, Progress
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.owner_of import Owner
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.node_scan import SearchProgress, add_found_leaves, no_search_progress
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES
@@ -37,6 +37,7 @@ class OwnerQuestion:
     compare: bool = True  # not while the devices are in use: data changes under the comparison
     map_path: str = ""
     map_lines: Sequence[str] = ()
+    searched: SearchProgress = no_search_progress
 
     async def answer(self, devices: Sequence[BlockDevice], report: Report, progress: Progress) -> OwnerCheck:
         """Read what is left of the set, and its data if asked for. Without any answer if nothing is left.
@@ -45,7 +46,7 @@ class OwnerQuestion:
         """
         try:
             left = await read_corrected(devices)
-            await add_found_leaves(left)
+            await add_found_leaves(left, self.searched)
         except BcachedError:  # which the check has reported
             return OwnerCheck()
         extents = DirtyExtents.of(left)

@@ -7,15 +7,21 @@ the rest of the index has count instead of a found leaf's. 3. Where two leaves n
 claims are conflicting.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
+
+from bcached.device.run_all import run_all
+from bcached.device.sampling import read_sectors
 from bcached.errors import BcachedError, SetRefused
 from bcached.format.bkey import END_MAX
 from bcached.format.node_gen import gen_of_node, looks_like_node
 from bcached.format.sizes import node_sectors
 from bcached.keys import INODE_MAX, Key, Pointer
 from bcached.state.accounting.check_counts import Use
+from bcached.state.buckets.geometry import Geometry
 from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.key_rows import KeyRows
 from bcached.store.btree.node_reader import NodeFound, read_node
@@ -26,6 +32,9 @@ from bcached.store.rescue.remains.missing_members import is_missing
 from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.units import SECTOR_BYTES
 
+BATCH, BATCHES_AT_ONCE = 256, 4  # sectors read by one call, and calls in flight: half a megabyte in memory
+SearchProgress = Callable[[int, int], None]
+
 
 @dataclass(slots=True)
 class FoundLeaves:
@@ -35,16 +44,20 @@ class FoundLeaves:
     contested: list[Key] = field(default_factory=list)  # parts that are named twice
 
 
-async def add_found_leaves(left: SetLeft) -> None:
+def no_search_progress(_: int, __: int) -> None:
+    """Progress that is not reported."""
+
+
+async def add_found_leaves(left: SetLeft, progress: SearchProgress = no_search_progress) -> None:
     """Search all members for nodes, and add the keys of the leaves to what was found of the set.
 
-    Only if a parent is damaged or missing. Gens are raised by all nodes first, since only then it is known
-    which were replaced.
+    Only if a parent is damaged or missing; progress is called with the sectors that were searched, and with
+    all that are. Gens are raised by all nodes first, since only then it is known which were replaced.
     """
     if not left.lost_branches:
         return
     found = FoundLeaves()
-    nodes = [key async for key in _nodes(left)]
+    nodes = [key async for key in _nodes(left, progress)]
     await _raise_gens(left, nodes)
     locations = {(key.pointers[0].device, key.pointers[0].sector) for key in nodes}
     for key in nodes:
@@ -67,33 +80,54 @@ async def add_found_leaves(left: SetLeft) -> None:
         left.doubts.contested.insert(key)
 
 
-async def _nodes(left: SetLeft) -> AsyncIterator[Key]:
+async def _nodes(left: SetLeft, progress: SearchProgress) -> AsyncIterator[Key]:
     """Yields keys for the nodes at the beginning of buckets that nothing is known to use."""
-    for device, member in enumerate(left.members):
-        if is_missing(member.block_device):
-            continue
-        census = left.checked.censuses[device]
-        sectors = node_sectors(member.superblock.bucket_sectors)
-        for bucket in range(member.superblock.first_bucket, member.superblock.bucket_count):
-            if census.uses[bucket] in {Use.FREE, Use.DATA}:
+    unused = {
+        number: np.flatnonzero(np.isin(census.uses, (Use.FREE, Use.DATA))).tolist()
+        for number, census in enumerate(left.checked.censuses)
+        if not is_missing(left.members[number].block_device)
+    }
+    searched, total = 0, sum(map(len, unused.values()))
+    for device, buckets in unused.items():
+        member, census = left.members[device], left.checked.censuses[device]
+        bucket_sectors = member.superblock.bucket_sectors
+        sectors = node_sectors(bucket_sectors)
+        for begin in range(0, len(buckets), BATCH * BATCHES_AT_ONCE):
+            some = buckets[begin : begin + BATCH * BATCHES_AT_ONCE]
+            async for bucket in _beginning_as_nodes(member, some, census.geometry):
                 sector = census.geometry.sector_of(bucket)
                 gen = await _gen_at(member, device, sector, sectors)
                 if gen is not None:
                     left.found_nodes.add((device, bucket))
                     yield Key(INODE_MAX, END_MAX - sectors, sectors, False, (Pointer(device, sector, gen),))
+            searched += len(some)
+            progress(searched * bucket_sectors, total * bucket_sectors)
+
+
+async def _beginning_as_nodes(
+    member: MemberFound, buckets: list[int], geometry: Geometry
+) -> AsyncIterator[int]:
+    """Yields the buckets whose first sectors are a node's."""
+    found: dict[int, list[bytes | None]] = {}
+
+    async def read(begin: int) -> None:
+        offsets = [geometry.byte_of(bucket) for bucket in buckets[begin : begin + BATCH]]
+        found[begin] = await read_sectors(member.block_device, offsets)
+
+    await run_all([partial(read, begin) for begin in range(0, len(buckets), BATCH)])
+    sectors = (sector for begin in sorted(found) for sector in found[begin])
+    for bucket, raw in zip(buckets, sectors, strict=True):
+        if raw is not None and looks_like_node(raw, member.superblock.set_magic):
+            yield bucket
 
 
 async def _gen_at(member: MemberFound, device: int, sector: int, sectors: int) -> int | None:
-    """Returns the gen of the node at a sector; None if there is none, for which a block is read."""
-    superblock = member.superblock
+    """Returns the gen of the node at a sector; None if there is none."""
     try:
-        raw = await member.block_device.read(sector * SECTOR_BYTES, superblock.block_sectors * SECTOR_BYTES)
-        if not looks_like_node(raw, superblock.set_magic):
-            return None
         raw = await member.block_device.read(sector * SECTOR_BYTES, sectors * SECTOR_BYTES)
     except BcachedError:
         return None
-    return gen_of_node(raw, device, sector, superblock.set_magic)
+    return gen_of_node(raw, device, sector, member.superblock.set_magic)
 
 
 async def _raise_gens(left: SetLeft, nodes: list[Key]) -> None:
