@@ -9,6 +9,7 @@ import pytest
 from bcached.client import Cache
 from bcached.client.cache.commits import Pending
 from bcached.client.cache.session import CacheSession
+from bcached.client.cache.values.names import offset_of
 from bcached.client.protocol import verbs
 from bcached.errors import NotReserved
 from instruments.clients.daemon_process import DaemonProcess
@@ -69,6 +70,25 @@ def test_an_object_is_read_without_a_look_at_answers_until_its_slot_changes(
     monkeypatch.undo()
     cache.flush(durable=False)
     assert session.recall.known(NAME.encode()) is not None, "it is known as what was committed"
+
+
+def test_an_object_that_is_not_sent_is_known_whatever_others_commit(
+    daemon: DaemonProcess, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of(cache)
+    monkeypatch.setattr(session.commits, "send", lambda: None)  # it stays gathered
+    cache.set(NAME, b"own")
+    with Cache(str(daemon.socket_path), "under way") as other:
+        other.set(NAME, b"theirs", wait=True)
+        found = session.recall.known(NAME.encode())
+        assert found is not None
+        assert found[1] == b"own"
+        session.commits.newest[offset_of(NAME.encode())].is_sent = True  # it may be committed before theirs
+        assert session.recall.known(NAME.encode()) is None
+        session.commits.newest[offset_of(NAME.encode())].is_sent = False
+        monkeypatch.undo()
+        cache.flush(durable=False)
+        assert cache[NAME] == other[NAME] == b"own"
 
 
 def test_the_newest_of_several_is_read(cache: Cache, replies: Replies) -> None:

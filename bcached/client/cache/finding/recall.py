@@ -36,6 +36,10 @@ class UnderWay(Protocol):
     def known(self) -> Position | None:
         """Returns as what it is read."""
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether its commit is sent: then another's may follow it before we know."""
+
 
 class Recall:
     """Thread-safe, without a lock: nothing that it uses changes but by one step."""
@@ -68,7 +72,8 @@ class Recall:
             one is None
             or (member := one.member) is None
             or self._refused
-            or self._counters[one.counter] != one.version  # once more at the end, where it counts
+            # Once more at the end, where it counts.
+            or (self._counters[one.counter] != one.version and not self._is_unsent(one))
             or (
                 self._under_way  # an own object that is not committed yet has the counter of those before it
                 and (own := self._under_way.get(one.offset)) is not None
@@ -91,7 +96,7 @@ class Recall:
                 or member.words[LIFE_WORD] != one.life
                 or member.words[GC_EPOCH_WORD] != one.gc_epoch
                 or self._hang_ups(0)
-                or self._counters[one.counter] != one.version
+                or (self._counters[one.counter] != one.version and not self._is_unsent(one))
             ):
                 return None
         except (OSError, ValueError):  # ValueError: the connection is closed
@@ -105,6 +110,11 @@ class Recall:
         if not hits.count % CALLS:
             hits.report_if_due()
         return one, value
+
+    def _is_unsent(self, one: KnownObject) -> bool:
+        """Whether it is our own object that waits to be committed: it is newer than what others commit."""
+        own = self._under_way.get(one.offset)
+        return own is not None and own.known is one and not own.is_sent
 
 
 def _long_value(one: KnownObject, read: Read) -> bytes | None:
