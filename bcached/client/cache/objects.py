@@ -33,6 +33,7 @@ from bcached.client.cache.values.object_format import (
     encoded,
     record_value,
 )
+from bcached.client.data.scattered_reads import LONG_BYTES
 from bcached.errors import ConnectionLost, NoSuchVolume
 
 T = TypeVar("T")
@@ -123,6 +124,9 @@ class Objects:
 
     def add(self, one: NewObject, *, durable: bool) -> bool:
         """Store an object if there is none; returns whether it was stored."""
+        session = self.sessions.existing
+        if session is not None and session.recall.known(one.name, most=LONG_BYTES) is not None:
+            return False
         store = ConditionalStore(self._find, one.name, only_if_absent(one), durable=durable, added=one)
         return self._run(lambda session: store.run(session, self.sessions.lock), None) is not None
 
