@@ -92,6 +92,7 @@ NOT_PASSED = {
     "await self._pacer.checkpoint()": "in several places, of which the stories pass some",
     "await asyncio.sleep(PAUSE_SLICES": "test_pacing.py",
     "make_ready_for(": "moving finds its leaf loaded and the journal ready, nearly always",
+    "self._clock(), may_wait)": "test_known_absence.py adds where leaves have to be read for that",
     "wait_to_grow(": "in three places, of which the stories pass one or two",
     "words_of([new]), timeout_s)": "moving finds its leaf loaded and the journal ready, nearly always",
     "await self._shared.queue.submit(work, FOREVER_S, first=True)": "test_index.py",

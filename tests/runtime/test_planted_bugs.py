@@ -34,6 +34,7 @@ from bcached.state.index.keys.span_set import SpanSet
 from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.loaded_leaves import LoadedLeaves
 from bcached.state.index.node import Leaf
+from bcached.state.index.region_filter import RegionFilter
 from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal import entry_writer
@@ -375,6 +376,10 @@ def deletes_nothing_in_leaves_that_are_away(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ConditionalCommits, "_deletions_of", lambda *_: ())
 
 
+def takes_what_is_away_for_empty(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RegionFilter, "excludes", lambda *_: True)
+
+
 def reuses_what_data_was_moved_out_of_before_that_is_durable(patch: pytest.MonkeyPatch) -> None:
     replace = Mover._replace
 
@@ -448,6 +453,7 @@ BUGS: list[tuple[Plant, Told]] = [
     (forgets_what_goes, ANY),
     (forgets_what_waits_for_a_leaf, SPLIT),
     (deletes_nothing_in_leaves_that_are_away, REPLACED_AWAY),
+    (takes_what_is_away_for_empty, REPLACED_AWAY),
     (moves_keys_before_their_data, GROWN_AND_AFTER),
     (puts_copies_over_what_was_overwritten, Told(7, only=(race,))),
     (reuses_what_data_was_moved_out_of_before_that_is_durable, EVACUATED),

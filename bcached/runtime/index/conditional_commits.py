@@ -3,8 +3,8 @@
 
 The condition is evaluated and the keys are accepted without an await in between, in one journal entry.
 
-Where the leaf of a replaced range is not loaded, the keys wait for it, and with them deletions of all else in
-the range: what is there need not be known.
+Where it is not known what is in a replaced range, since its leaf is not loaded, the keys wait for that leaf,
+and with them deletions of all else in the range.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,14 +50,14 @@ class CommitResult(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    batch: KeyBatch  # the keys to be committed, placed
-    deletions: Sequence[Key]
+    keys: Sequence[Key]  # to be committed
     committed: tuple[bool, ...]  # for each key of the request
-    waiting: KeyBatch | None = None  # deletions and keys, placed, if some of them wait for leaves
+    batch: KeyBatch  # all that changes, placed
+    deletions: Sequence[Key] = ()
 
     @property
     def words(self) -> int:
-        return len(self.batch.words) + words_of(self.deletions)
+        return len(self.batch.words)
 
 
 class ConditionalCommits:
@@ -138,37 +138,47 @@ class ConditionalCommits:
         """Returns what is to be changed; None if a node has to be read first."""
         batch, versions = KeyBatch(keys), conditions.if_versions
         if versions is not None and self._changes.change_map.counters_of(keys) != versions:
-            return _Plan(KeyBatch(()), (), (False,) * len(keys))
-        missing = self._tree.place(batch)
-        live = self._live_by_range(conditions.replaces) if missing is None else None
-        if live is None:
-            return None if conditions.if_absent else self._waiting(batch, conditions.replaces)
+            return _Plan((), (False,) * len(keys), KeyBatch(()))
+        if not self._changes.is_placed(batch):
+            return None
+        live = self._live_by_range(conditions.replaces)
         if conditions.if_absent:
-            plan = self._additions(batch, live)
-        else:
-            deletions = self._deletions(batch, live) if live else ()
-            plan = _Plan(batch, deletions, (True,) * len(keys))
-        if plan.words > self._commit_words:
-            raise LimitExceeded("commit_words", plan.words)
-        return plan
+            return None if live is None else self._additions(batch, live)
+        deletions: Sequence[Key] | None = ()
+        if live is None or (live and (deletions := self._deletions(batch, live)) is None):
+            return self._blind(batch, conditions.replaces)
+        assert deletions is not None
+        words = len(batch.words) + words_of(deletions)
+        if words > self._commit_words:
+            raise LimitExceeded("commit_words", words)
+        return self._with_deletions(deletions, batch)
 
-    def _waiting(self, batch: KeyBatch, ranges: Sequence[Span]) -> _Plan | None:
-        """Returns a plan by which changes wait for leaves that are not loaded; None if they cannot.
+    def _blind(self, batch: KeyBatch, ranges: Sequence[Span]) -> _Plan | None:
+        """Returns a plan where it is not known what is in some ranges, of leaves that are not loaded.
 
-        Where a range is not loaded, all of it that the keys do not cover is deleted, whatever is there.
+        All of these that the keys do not cover is deleted, whatever is there. None if it cannot wait.
         """
         covered = SpanSet(spans_of(batch.keys))
         deletions: list[Key] = []
         for span in SpanSet(ranges).spans:
-            found = self._tree.lookup(*span, REPLACED_KEYS_MAX + 1)
-            if isinstance(found, Missing):
+            found = self._live(span)
+            if found is None:
                 deletions += self._deletions_of(covered.gaps(*span))
             else:
-                deletions += self._rests(self._checked(found), covered)
-        together = KeyBatch([*deletions, *batch.keys])
-        if len(together.words) > self._commit_words or not self._changes.may_wait(together):
+                deletions += self._rests(found, covered)
+        if len(batch.words) + words_of(deletions) > self._commit_words:
             return None
-        return _Plan(batch, deletions, (True,) * len(batch.keys), together)
+        return self._with_deletions(deletions, batch)
+
+    def _with_deletions(self, deletions: Sequence[Key], batch: KeyBatch) -> _Plan | None:
+        """Returns a plan of a placed batch and deletions before it; None if a node has to be read."""
+        committed = (True,) * len(batch.keys)
+        if not deletions:
+            return _Plan(batch.keys, committed, batch)
+        together = KeyBatch([*deletions, *batch.keys])
+        if not self._changes.is_placed(together):
+            return None
+        return _Plan(batch.keys, committed, together, deletions)
 
     def _deletions_of(self, spans: Iterable[Span]) -> Iterator[Key]:
         """Yields deletions of ranges, as few as possible."""
@@ -186,31 +196,38 @@ class ConditionalCommits:
         live = {span: self._checked(keys) for span, keys in found.items()}
         return {span: keys for span, keys in live.items() if keys}
 
-    def _additions(self, batch: KeyBatch, live: Iterable[Span]) -> _Plan:
-        """Returns the keys where nothing live is: nor in the ranges to be replaced, which are then empty."""
+    def _additions(self, batch: KeyBatch, live: Iterable[Span]) -> _Plan | None:
+        """Returns the keys where nothing live is: nor in the ranges to be replaced, which are then empty.
+
+        None if a node has to be read first.
+        """
         taken = SpanSet(live)
         committed = []
         for number, (inode, start, end, _, _) in enumerate(batch.rows):
-            is_taken = bool(taken.spans) and taken.touches(inode, start, end)
-            committed.append(not is_taken and not self._has_live(batch, number))
+            is_taken: bool | None = bool(taken.spans) and taken.touches(inode, start, end)
+            if not is_taken and (is_taken := self._has_live(batch, number)) is None:
+                return None
+            committed.append(not is_taken)
         if all(committed):
-            return _Plan(batch, (), tuple(committed))
+            return _Plan(batch.keys, tuple(committed), batch)
         keys = [key for key, is_new in zip(batch.keys, committed, strict=True) if is_new]
-        return _Plan(KeyBatch(keys), (), tuple(committed))
+        new = KeyBatch(keys)
+        return _Plan(keys, tuple(committed), new) if self._changes.is_placed(new) else None
 
-    def _has_live(self, batch: KeyBatch, number: int) -> bool:
-        """Whether anything live is in the range of a key of a placed batch."""
+    def _has_live(self, batch: KeyBatch, number: int) -> bool | None:
+        """Whether anything live is in the range of a key of a placed batch; None if a node has to be read."""
         assert batch.leaves is not None
         leaf, (inode, start, end, _, _) = batch.leaves[number], batch.rows[number]
         if not isinstance(leaf, Leaf):
-            return bool(self._live((inode, start, end)))
+            found_live = self._live((inode, start, end))
+            return None if found_live is None else bool(found_live)
         found = leaf.live.lookup(inode, start, end, REPLACED_KEYS_MAX + 1)
         return bool(found and self._checked(found))
 
-    def _deletions(self, batch: KeyBatch, live: dict[Span, list[Key]]) -> list[Key]:
+    def _deletions(self, batch: KeyBatch, live: dict[Span, list[Key]]) -> list[Key] | None:
         """Returns keys that delete what is live in the ranges and not covered by the keys.
 
-        They come before the keys in the entry, and so may extend over these.
+        They come before the keys in the entry, and so may extend over these. None if a node has to be read.
         """
         count = sum(map(len, live.values()))
         exact = {row[:3] for row in batch.rows}
@@ -223,6 +240,8 @@ class ConditionalCommits:
         count = 0
         for span in SpanSet(live).spans:
             found = self._live(span)
+            if found is None:
+                return None
             count += len(found)
             if count > REPLACED_KEYS_MAX:
                 raise LimitExceeded("replaced_keys", count)
@@ -246,11 +265,10 @@ class ConditionalCommits:
                 deletions[-1] = Key(inode, begin, behind - begin, False, ())
         return deletions
 
-    def _live(self, span: Span) -> list[Key]:
-        """Returns what is live in a range, which is loaded."""
+    def _live(self, span: Span) -> list[Key] | None:
+        """Returns what is live in a range; None if a node has to be read."""
         found = self._tree.lookup(*span, REPLACED_KEYS_MAX + 1)
-        assert not isinstance(found, Missing), "the caller has not loaded the range"
-        return self._checked(found)
+        return None if isinstance(found, Missing) else self._checked(found)
 
     def _checked(self, found: Sequence[Key]) -> list[Key]:
         """Returns those of found keys that are live. LimitExceeded if there are too many, stale or not."""
@@ -264,7 +282,6 @@ class ConditionalCommits:
         """Make the change. The counters are read before any other change can be made."""
         seq = self._changes.journal.accepted_seq
         if plan.words:
-            batch = plan.waiting or (None if plan.deletions else plan.batch)
-            seq = self._index.accept(holder, plan.batch.keys, plan.deletions, batch)
-            self._places.committed(plan.batch.keys, conditions.replaces)
+            seq = self._index.accept(holder, plan.keys, plan.deletions, plan.batch)
+            self._places.committed(plan.keys, conditions.replaces)
         return CommitResult(seq, self._changes.change_map.counters_of(keys), plan.committed)

@@ -18,6 +18,7 @@ from bcached.runtime.index.node_buckets import NodeBuckets
 from bcached.state.accounting.live_sectors import LiveSectors
 from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.keys.key_ranges import Span, spans_of
+from bcached.state.index.tree import Missing
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from bcached.state.sectors.sector_runs import SectorRun, sector_runs
 from bcached.store.btree.write_back import WriteBack
@@ -79,9 +80,13 @@ class IndexWriter:
         """
         if not self.journal.has_space(len(batch.words)) or self.nodes.is_over_limit:
             return False
-        return self._tree.place(batch) is None or self.may_wait(batch)
+        return self._tree.place(batch) is None or self._may_wait(batch)
 
-    def may_wait(self, batch: KeyBatch) -> bool:
+    def is_placed(self, batch: KeyBatch) -> bool:
+        """Whether a batch can be inserted, or wait; that holds until the caller's next await."""
+        return self._tree.place(batch) is None or self._may_wait(batch)
+
+    def _may_wait(self, batch: KeyBatch) -> bool:
         """Whether keys of a batch may wait for the leaves that are not loaded; it is placed then.
 
         Not while requests wait for buckets that what they overwrite may provide.
@@ -97,7 +102,7 @@ class IndexWriter:
 
     async def _load_for(self, batch: KeyBatch) -> None:
         """Load the leaves of a batch unless its keys may wait."""
-        if not self.may_wait(batch):
+        if not self._may_wait(batch):
             await self.nodes.load(spans_of(batch.keys))
             missing = self._tree.place(batch)
             assert missing is None, "the ranges are loaded"
@@ -119,6 +124,11 @@ class IndexWriter:
             await self._wait_until_ready(partial(self._load_unless, may_wait, spans), words, left_s)
 
     async def _load_unless(self, may_wait: Callable[[], bool], spans: Sequence[Span]) -> None:
+        """Load the ranges in which it is not known what there is, and all if that does not suffice."""
+        if may_wait():
+            return
+        unknown = [span for span in spans if isinstance(self._tree.lookup(*span), Missing)]
+        await self.nodes.load(unknown)
         if not may_wait():
             await self.nodes.load(spans)
 

@@ -15,6 +15,7 @@ from bcached.state.index.keys.extents import Row, row_of
 from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.node import Leaf
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
+from bcached.state.index.region_filter import RegionFilters
 from bcached.state.index.waiting_changes import LEAF_WORDS, WaitingChanges
 
 LEAF_BYTES = 4096  # bytes of Python objects per leaf, beside its words
@@ -33,6 +34,7 @@ class LoadedLeaves:
         self.deferred: dict[int, Unwritten] = {}  # by bound: unwritten changes of evicted leaves
         self.pins = SeqPins()  # the journal entries that leaves need, loaded or not
         self.waiting = WaitingChanges(shape, self.pins)  # of leaves that are not loaded
+        self.filters = RegionFilters()  # of the same leaves
         self.unwritten_words = 0  # of keys that are in no written bset
         self.memory_words = 0  # of keys in memory, counting unwritten ones twice
         self.key_counts: defaultdict[int, int] = defaultdict(int)  # by inode, of all leaves, loaded or not
@@ -61,7 +63,7 @@ class LoadedLeaves:
     def memory_bytes(self) -> int:
         """An estimate of the memory of all of them, in bytes."""
         words = self.memory_words + len(self.waiting.by_bound) * LEAF_WORDS
-        return words * WORD_BYTES + len(self.order) * LEAF_BYTES
+        return words * WORD_BYTES + len(self.order) * LEAF_BYTES + self.filters.bytes
 
     # Adding and removing leaves
 

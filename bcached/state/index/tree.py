@@ -100,8 +100,8 @@ class Tree:
     ) -> tuple[list[Key], int]:
         """Returns the keys in [start, end), stale or not, and the sector up to which leaves were searched.
 
-        It ends early 1. at a leaf that is not loaded, 2. at `limit` keys: the last leaf may hold more,
-        3. after leaves_max leaves.
+        It ends early 1. at a leaf that is not loaded, unless it is known what it has, 2. at `limit` keys: the
+        last leaf may hold more, 3. after leaves_max leaves.
         """
         leaf = self.find(inode, start)
         if isinstance(leaf, Leaf) and inode << INODE_SHIFT | end <= leaf.bound:  # the common case
@@ -114,7 +114,26 @@ class Tree:
             if start >= end or len(keys) >= limit or not leaves_max:
                 break
             leaf = self.find(inode, start)
+        if isinstance(leaf, Missing):
+            known = self._known(leaf, inode, start, end)
+            if known is not None and len(keys) + len(known) <= limit:
+                return keys + known, end
         return keys, start
+
+    def _known(self, missing: Missing, inode: int, start: int, end: int) -> list[Key] | None:
+        """Returns the keys in a range of a leaf that is not loaded; None if it has to be read for that.
+
+        1. Changes that wait for it cover the whole range. 2. It has no key there but those.
+        """
+        bound, leaves = bound_of(missing.key), self.leaves
+        if missing.parent.level != 1 or inode << INODE_SHIFT | end > bound:
+            return None
+        changes = leaves.waiting.by_bound.get(bound)
+        found = changes.extents.lookup(inode, start, end) if changes is not None else []
+        covered = sum([key.sectors for key in found])
+        if covered < end - start and not leaves.filters.excludes(bound, inode, start, end):
+            return None
+        return [key for key in found if key.pointers]
 
     def lookup_several(self, spans: Iterable[Span], limit: int) -> dict[Span, list[Key]] | Missing:
         """Returns the keys in each range, as `lookup`, those left out that hold none."""
@@ -263,6 +282,7 @@ class Tree:
             changes = self.leaves.deferred.pop(node.bound, None)
             if changes is not None:
                 self.leaves.merge_changes(node, changes)
+            self.leaves.filters.leaf_loaded(node.bound)
             self.leaves.merge_waiting(node)
         return True
 
@@ -291,6 +311,7 @@ class Tree:
         leaf.is_detached = True
         self.leaves.remove(leaf)
         self.leaves.waiting.leaf_evicted(leaf.bound, leaf.live.word_count + leaf.dropped_words)
+        self.leaves.filters.leaf_evicted(leaf.bound, leaf.live)
 
     # All nodes
 

@@ -21,6 +21,7 @@ from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.node_rules import BucketGens
 
 WAITING_SHARE = 4  # of the limit, for changes of leaves that are not in memory
+FILTERS_SHARE = 8  # of the limit, for what is known of such leaves
 EVICTED_LEAVES = 16  # at once; written out first if none of the least recently used ones is clean
 
 
@@ -32,6 +33,7 @@ class NodeCache:
         self.io = io
         self.limit_bytes = limit_bytes  # of leaves in memory
         tree.leaves.waiting.limit_words = limit_bytes // WAITING_SHARE // WORD_BYTES
+        tree.leaves.filters.limit_bytes = limit_bytes // FILTERS_SHARE
         self._gens = gens
         self._loading: dict[Key, asyncio.Event] = {}  # nodes being read, set at the end
 

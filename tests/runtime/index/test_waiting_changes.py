@@ -1,110 +1,31 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Commits to leaves that are not in memory: one read serves many, and nothing is lost or found too early."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from bcached.keys import Key
-from bcached.runtime.cache_set import CacheSet
-from bcached.runtime.index.conditional_commits import CommitConditions, CommitResult
-from bcached.runtime.index.lookups import LookupRequest
-from bcached.runtime.lifetime import running
-from bcached.state.index.keys.key_ranges import Span
+from bcached.runtime.index.conditional_commits import CommitConditions
 from bcached.state.index.node import position_at
 from bcached.state.index.waiting_changes import LEAF_WORDS
-from bcached.state.sectors.reservations import Holder
-from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.living_set import extent, fresh_members, reopened, set_options
+from instruments.samples.large_index import (
+    BUCKETS,
+    COUNT,
+    PATIENCE_S,
+    SPACING,
+    a_large_index,
+    check_reopened,
+    commit,
+    commit_if,
+    found,
+    image_of,
+    reserve,
+    slots,
+)
 from instruments.time.virtual_time import in_virtual_time
 
-PATIENCE_S = 60.0
-BUCKETS = 1200
-BOUND = 100_000  # of leaves in memory: a third of them
-SPACING = 16
 KEY_WORDS = 3
-COUNT = 12_000
-
-
-async def commit(
-    cache_set: CacheSet, holder: Holder, places: Sequence[int], *, dirty: bool = False
-) -> list[Key]:
-    keys = await reserve(cache_set, holder, places, dirty=dirty)
-    if cache_set.index.try_commit(holder, keys) is None:
-        await cache_set.index.commit(holder, keys, PATIENCE_S)
-    return keys
-
-
-async def commit_if(
-    cache_set: CacheSet, holder: Holder, keys: Sequence[Key], conditions: CommitConditions
-) -> CommitResult:
-    commits = cache_set.conditional_commits
-    outcome = commits.try_commit(holder, keys, conditions)
-    return outcome or await commits.commit(holder, keys, conditions, PATIENCE_S)
-
-
-def slots(places: Sequence[int]) -> tuple[Span, ...]:
-    """All that belongs to these places."""
-    return tuple((0, place * SPACING, (place + 1) * SPACING) for place in places)
-
-
-async def reserve(
-    cache_set: CacheSet, holder: Holder, places: Sequence[int], *, dirty: bool = False, behind: int = 0
-) -> list[Key]:
-    wanted = [extent(4, inode=0, offset=place * SPACING + behind) for place in places]
-    given = [key for (key,) in await cache_set.allocations.allocate(holder, wanted, PATIENCE_S)]
-    keys = [Key(key.inode, key.offset, key.sectors, dirty, key.pointers) for key in given]
-    await asyncio.sleep(0)
-    return keys
-
-
-@asynccontextmanager
-async def a_large_index(
-    folder: Path, *, dirty: bool = False, moving_gc: bool = False, bound: int = BOUND
-) -> AsyncIterator[tuple[CacheSet, dict[int, Key], Holder]]:
-    """A set that was opened with too little memory for its leaves, and what is in it by place."""
-    devices = await fresh_members([BUCKETS], 16 << 10)
-    there: dict[int, Key] = {}
-    options = set_options(folder, verify=False, moving_gc=False)
-    async with running(devices, options) as cache_set:
-        await cache_set.volumes.create("volume")
-        holder = cache_set.allocations.new_holder("client")
-        places = list(range(0, COUNT, 2))
-        for at in range(0, len(places), 100):
-            part = places[at : at + 100]
-            there |= zip(part, await commit(cache_set, holder, part, dirty=dirty), strict=True)
-    options = set_options(folder, verify=False, moving_gc=moving_gc, index_bytes=bound)
-    async with running(reopened(devices), options) as cache_set:
-        assert not cache_set.index.nodes.tree.is_whole
-        yield cache_set, there, cache_set.allocations.new_holder("client")
-
-
-async def found(cache_set: CacheSet, place: int) -> list[Key]:
-    return (await cache_set.lookups.lookup(LookupRequest(0, place * SPACING, SPACING))).keys
-
-
-def image_of(cache_set: CacheSet) -> bytes:
-    device = cache_set.members[0].block_device
-    assert isinstance(device, MemoryDevice)
-    return device.image()
-
-
-async def check_reopened(
-    image: bytes, folder: Path, there: dict[int, Key], *, were_moved: bool = False
-) -> None:
-    """Open what a power cut would leave: these keys, and no invariant is violated."""
-    copy = folder / "copy"
-    copy.mkdir()
-    async with running([MemoryDevice.holding(image)], set_options(copy, restart_grace_s=0)) as cache_set:
-        keys = [key async for leaf in cache_set.index.nodes.leaves() for key in list(leaf.live)]
-        found = {key.offset // SPACING: key for key in keys}
-        assert found.keys() == there.keys()
-        assert were_moved or found == there
-        assert cache_set.verify() == []
 
 
 @in_virtual_time
