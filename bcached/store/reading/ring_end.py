@@ -156,7 +156,23 @@ class RingRead:
         if self.may_be_blank(bucket):
             return End.PLAUSIBLE, ""
         why = "the ring was filled before, but this bucket has no entry"
-        return max(await self._known_at(bucket, 0), End.PLAUSIBLE), why
+        known = await self._known_at(bucket, 0)
+        if known == End.PLAUSIBLE and not await self._has_rest(bucket):
+            known = End.SUSPECT  # a power cut leaves all sectors but one as they were, or as written
+        return max(known, End.PLAUSIBLE), why
+
+    async def _has_rest(self, bucket: BucketFound) -> bool:
+        """Whether the second block of a bucket, or a later one, has a sector of keys, or none can be told."""
+        begin = bucket.bucket * self.bucket_bytes + self.block_bytes
+        length = self.bucket_bytes - self.block_bytes
+        try:
+            raw = memoryview(await self.member.block_device.read(begin, length))
+        except BcachedError:
+            return True
+        return not length or any(
+            begins_with_key_word(raw[byte:]) and begins_with_key_word(raw[byte + 8 :])
+            for byte in range(0, length, SECTOR_BYTES)
+        )
 
     def may_be_blank(self, blank: BucketFound) -> bool:
         """Whether a bucket has no entry because it was discarded, or not used yet.

@@ -122,8 +122,16 @@ async def test_a_sector_that_a_power_cut_left_undefined_is_not_suspect() -> None
     ring = round_and_round(A_BUCKET * COUNT)
     ring[1][0] = b"\xff" * BLOCK
     assert await end_of(ring) == End.PLAUSIBLE
-    ring[1] = [b"\xff" * BLOCK]
+    ring[1] = [b"\xff" * BLOCK + packed(of_three_blocks(9))[BLOCK:]]
     assert await end_of(ring) == End.PLAUSIBLE
+
+
+@pytest.mark.parametrize("contents", [b"\xff" * BLOCK, b"\xff" * BUCKET, Random(3).randbytes(BUCKET)])
+async def test_a_bucket_of_anything_but_entries_is_suspect_once_the_ring_was_filled(contents: bytes) -> None:
+    ring = round_and_round(A_BUCKET * COUNT)
+    ring[1] = [contents]
+    assert await end_of(ring) == End.SUSPECT
+    assert await end_of(ring, discard=True) == End.PLAUSIBLE
 
 
 async def test_one_member_that_proves_the_end_is_enough() -> None:
