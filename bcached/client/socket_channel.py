@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RECEIVE_BYTES = 1 << 16
-INTERRUPTED = "it was interrupted in the middle of a message"
+INTERRUPTED = "it was interrupted in the middle of a message or a change"
 
 
 class SocketChannel:
@@ -38,7 +38,7 @@ class SocketChannel:
         self.path = path
         self._socket = connect(path, patience_s)
         self._exchange = Exchange(path)
-        self._lock = RLock()  # of all that follows; reentrant, so that a signal handler does not wait for it
+        self._lock = RLock()  # of all that follows; reentrant: a signal handler may report reads, or close
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent = b""
         self._lead: tuple[Call[Any], int] | None = None  # the leader's call and thread
@@ -68,7 +68,7 @@ class SocketChannel:
 
     def ask(self, call: Call[T]) -> T:
         """Returns the call's result or raises its error."""
-        self._refuse_within_another()
+        self.refuse_within_another()
         try:
             self._send(call)
             self._wait(call)
@@ -79,7 +79,7 @@ class SocketChannel:
 
     def send(self, *calls: Call[Any]) -> None:
         """Send calls together; `news` waits for their replies."""
-        self._refuse_within_another()
+        self.refuse_within_another()
         try:
             self._send(*calls)
             with self._lock:
@@ -91,7 +91,7 @@ class SocketChannel:
 
     def news(self, call: Call[Any]) -> bool:
         """Wait for replies to a call that was sent; returns False if it has ended."""
-        self._refuse_within_another()
+        self.refuse_within_another()
         try:
             self._wait(call)
         except BaseException:
@@ -112,6 +112,11 @@ class SocketChannel:
             self._exchange.send_oneway(message)
             if not self._in_step:
                 self._step(self._push)
+
+    def end_interrupted(self) -> None:
+        """End the connection: its user was interrupted in the middle of a change."""
+        with self._lock:
+            self._end(INTERRUPTED)
 
     def close(self) -> None:
         """Close the connection; the calls of waiting threads raise an error."""
@@ -264,16 +269,17 @@ class SocketChannel:
             self._hand_on(call)
             self._step(self._push)
 
-    def _refuse_within_another(self) -> None:
+    def refuse_within_another(self) -> None:
         """Raises RuntimeError in a signal handler whose own thread is using the client.
 
         If this thread is within no other call, a second interruption hit the clean-up of the first, which is
         completed here.
         """
         lead, this = self._lead, get_ident()
-        if self._in_step != this and (lead is None or lead[1] != this):
+        has_lock: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as in threading
+        if not has_lock and self._in_step != this and (lead is None or lead[1] != this):
             return
-        if self._is_within_a_call(sys._getframe(2)):  # noqa: SLF001 - this is what it is for
+        if has_lock or self._is_within_a_call(sys._getframe(2)):  # noqa: SLF001 - this is what it is for
             raise RuntimeError(f"{self.path}: called while this thread is in the middle of another call")
         with self._lock:
             if self._in_step == this:
@@ -290,7 +296,17 @@ class SocketChannel:
         return False
 
 
-ENTRANCES = {one.__code__ for one in (SocketChannel.ask, SocketChannel.send, SocketChannel.news)}
+ENTRANCES = {
+    one.__code__
+    for one in (
+        SocketChannel.ask,
+        SocketChannel.send,
+        SocketChannel.news,
+        SocketChannel.take_arrived,
+        SocketChannel.send_oneway,
+        SocketChannel.close,
+    )
+}
 
 
 def connect(path: str, patience_s: float = 0.0) -> socket.socket:

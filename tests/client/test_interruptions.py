@@ -2,7 +2,6 @@
 """Exceptions that no call expects: wherever they come from, they leave the client usable or not connected."""
 
 import asyncio
-import opcode
 import os
 import subprocess
 import sys
@@ -10,19 +9,17 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
-import bcached.client
 import bcached.client.protocol.verbs
 from bcached.client import BlockingClient, Client
 from bcached.errors import ConnectionLost, NoFreeBuckets
 from instruments.clients.served_set import BUCKET_SECTORS, served
+from instruments.time.interruptions import interrupted_at
 from instruments.time.patience import patience
 
-FOLDER = os.path.dirname(bcached.client.__file__)
 TESTS = str(Path(__file__).parents[1])  # for the programs that import an instrument
 PATIENCE_S = 60
 
@@ -75,47 +72,6 @@ client.free_bucket(held.pop())
 print(len(client.allocate_bucket().pointers))
 client.close()
 """
-
-
-class Interruption(BaseException):
-    """What the handler of a signal may raise."""
-
-
-def is_finalizing(frame: FrameType) -> bool:
-    """Whether an exception would go nowhere: what a collection of garbage runs raises none."""
-    return "__del__" in (frame.f_code.co_name, frame.f_back.f_code.co_name if frame.f_back else "")
-
-
-def interrupted_at(number: int, call: Callable[[], object]) -> bool:
-    """Raise at the number-th place in the call where the interpreter looks for signals; whether there is one.
-
-    Such places are the start of a function, the end of a turn of a loop, and behind each call.
-    """
-    left = number
-    last: dict[FrameType, str] = {}
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left
-        if not frame.f_code.co_filename.startswith(FOLDER) or is_finalizing(frame):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            name = opcode.opname[frame.f_code.co_code[frame.f_lasti]]
-            left -= last.get(frame, "").startswith("CALL") or name in ("RESUME", "JUMP_BACKWARD")
-            last[frame] = name
-            if left < 0:
-                sys.settrace(None)
-                raise Interruption
-        return trace
-
-    sys.settrace(trace)
-    try:
-        call()
-    except Interruption:
-        return True
-    finally:
-        sys.settrace(None)
-    return left < 0
 
 
 def connected(path: str) -> BlockingClient:

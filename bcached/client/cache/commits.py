@@ -16,6 +16,7 @@ from threading import Condition, RLock, get_ident
 
 from bcached.client.attachment import Attachment
 from bcached.client.cache.finding.positions import Position
+from bcached.client.cache.undivided import Undivided
 from bcached.client.cache.values.names import SLOT_SECTORS
 from bcached.client.cache.values.object_format import Seal
 from bcached.client.gens import Instant
@@ -67,11 +68,13 @@ class Commits:
         channel: SocketChannel,
         at: Attachment,
         lock: RLock,
+        undivided: Undivided,
         forget: Callable[[Sequence[Pending]], None],
         remember: Callable[[Pending, int], None],
     ) -> None:
         self._channel = channel
         self._at = at
+        self._lock, self._undivided = lock, undivided
         self._remember = remember  # takes a committed object and its change counter
         self._forget = forget  # takes objects that were refused, of which the index may have an older one
         # By offset: what this process has stored, and others may not see yet.
@@ -181,9 +184,9 @@ class Commits:
             if_versions=if_versions,
             replaces=slots,
         )
-        self._under_way.append((call, gathered))
         self._enough, self._due_s = BUNDLE_KEYS, time.monotonic() + GATHER_S
         try:
+            self._under_way.append((call, gathered))
             self._channel.send(call)
         except BaseException:
             if not call.is_settled:  # it may not have been sent, and never be answered
@@ -201,17 +204,23 @@ class Commits:
 
     def settle(self, one: Pending) -> None:
         """Wait until an object's commit is answered, without the lock."""
-        while (call := self._awaited(one)) is not None:
-            try:
+        try:
+            while (call := self._awaited(one)) is not None:
                 self._channel.news(call)
-            finally:
-                with self._answered:
-                    self._waiting = 0
-                    self._answered.notify_all()
+                self._hand_on()
+        finally:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Let another thread wait for the first answer, if this one does."""
+        if self._waiting == get_ident():
+            with self._lock:
+                self._waiting = 0
+                self._answered.notify_all()
 
     def _awaited(self, one: Pending) -> Call[Committed] | None:
         """Returns the call that this thread is to wait for, for all; None once the object's is answered."""
-        with self._answered:
+        with self._lock, self._undivided:
             self._settle_answered()
             while not one.is_settled and self._is_another_waiting:
                 self._answered.wait()
@@ -225,7 +234,7 @@ class Commits:
 
     @property
     def _is_another_waiting(self) -> bool:
-        """Whether another thread waits for the first answer; not this one, of which a signal handler runs."""
+        """Whether another thread waits for the first answer."""
         return self._waiting not in (0, get_ident())
 
     def drain(self) -> None:
@@ -247,9 +256,9 @@ class Commits:
         Not conditional ones: no caller has read them before they were committed, and what another process
         has added in their place must not be dropped. Nor records, which stand for no object.
         """
-        return [one for _, objects in self._under_way for one in _doubtful(objects)] + _doubtful(
-            self._gathered
-        )
+        under_way = [one for _, objects in self._under_way for one in objects]
+        # An interruption may have left an object in `newest` only.
+        return _doubtful(dict.fromkeys([*under_way, *self._gathered, *self.newest.values()]))
 
     def raise_error(self) -> None:
         """Raise the first refusal that no caller has seen."""
@@ -282,15 +291,14 @@ class Commits:
             self._send_one_by_one(objects)
             return
         if error is not None:
+            self.error = self.error or error
             self._forget(_doubtful(objects))  # before a reader may find older ones, no longer finding these
+            self._at.send_oneway(verbs.release_message(tuple([key for one in objects for key in one.keys])))
         for one in objects:
             one.error, one.is_settled = error, True
             if self.newest.get(one.offset) is one:
                 del self.newest[one.offset]
         self._under_way.popleft()
-        if error is not None:
-            self.error = self.error or error
-            self._at.send_oneway(verbs.release_message(tuple([key for one in objects for key in one.keys])))
 
     def _send_one_by_one(self, objects: Sequence[Pending]) -> None:
         """Repeat a commit that was refused since too much is left of longer objects in all of its slots."""

@@ -51,7 +51,7 @@ class ConditionalStore:
     def run(self, session: CacheSession, lock: AbstractContextManager[object]) -> NewObject | None:
         """Returns what was stored; None if the change was to leave what there was."""
         while True:
-            with lock:
+            with lock, session.undivided:
                 if offset_of(self._name) in session.commits.newest:
                     session.commits.drain()
             version = session.version_of(self._name)  # before the look-up
@@ -83,7 +83,7 @@ class ConditionalStore:
         parts, seal = session.encoded(one)
         if version is not None and session.version_of(self._name) != version:
             return False
-        with lock:
+        with lock, session.undivided:
             pending = session.written(self._name, parts, seal)
             self._attempt = one, pending
             if version is None:

@@ -165,11 +165,12 @@ class Objects:
 
     def close(self) -> None:
         """Wait until all that was stored is committed, and disconnect. Idempotent."""
+        self.sessions.refuse_within_another()
         self._sender.close()
         session = self.sessions.existing
         try:
             if session is not None:
-                with self.sessions.lock:
+                with self.sessions.lock, session.undivided:
                     session.commits.drain()
                     session.commits.raise_error()
         except ConnectionLost:
@@ -186,6 +187,7 @@ class Objects:
         Once more with a new one if the connection was lost, or if the volume was deleted: by its label it is
         found or made again.
         """
+        self.sessions.refuse_within_another()
         try:
             session = self.sessions.current()
             try:
@@ -230,7 +232,7 @@ class Objects:
         offset = offset_of(name)
         if offset not in session.commits.newest:
             return None
-        with self.sessions.lock:
+        with self.sessions.lock, session.undivided:
             session.commits.poll()
             pending = session.commits.newest.get(offset)
             if pending is None:
@@ -243,7 +245,7 @@ class Objects:
 
     def _find_many(self, session: CacheSession, names: Sequence[bytes]) -> list[StoredObject | None]:
         if session.commits.newest:
-            with self.sessions.lock:
+            with self.sessions.lock, session.undivided:
                 session.commits.drain()
         found: dict[bytes, StoredObject | None] = {}
         for name in names:
@@ -255,7 +257,7 @@ class Objects:
 
     def _store(self, session: CacheSession, one: NewObject, *, wait: bool, durable: bool) -> None:
         parts, seal = session.encoded(one)
-        with self.sessions.lock:
+        with self.sessions.lock, session.undivided:
             session.commits.raise_error()
             pending = session.store(one.name, parts, seal, wait=wait, durable=durable)
             if not (wait or durable) and session.commits.has_gathered:
@@ -264,7 +266,7 @@ class Objects:
             session.commits.finish(pending)
 
     def _touch(self, session: CacheSession, name: bytes, expires_at_us: int) -> bool:
-        with self.sessions.lock:
+        with self.sessions.lock, session.undivided:
             session.commits.drain()
             found = unexpired(session.find(name, offset_of(name)))
             if found is None:
@@ -279,19 +281,19 @@ class Objects:
     def _drop(self, session: CacheSession, offsets: list[int]) -> list[bool]:
         dropped = []
         for start in range(0, len(offsets), CALLS_MAX):
-            with self.sessions.lock:
+            with self.sessions.lock, session.undivided:
                 calls = session.send_drops(offsets[start : start + CALLS_MAX])
             dropped += session.dropped(calls)
         return dropped
 
     def _drop_all(self, session: CacheSession) -> None:
-        with self.sessions.lock:
+        with self.sessions.lock, session.undivided:
             session.drop_all(ALL_SECTORS)
 
     def _flush(self, session: CacheSession, *, durable: bool) -> None:
-        with self.sessions.lock:
+        with self.sessions.lock, session.undivided:
             session.commits.drain()
         if durable:
             session.flush()
-        with self.sessions.lock:
+        with self.sessions.lock, session.undivided:
             session.commits.raise_error()

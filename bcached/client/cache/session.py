@@ -14,6 +14,7 @@ from bcached.client.cache.finding.read_reports import Hits
 from bcached.client.cache.finding.reading import Reader, StaleRead
 from bcached.client.cache.finding.recall import Recall
 from bcached.client.cache.leasing import Leases
+from bcached.client.cache.undivided import Undivided
 from bcached.client.cache.values.expiry import now_us
 from bcached.client.cache.values.names import RECORD_AT, SLOT_SECTORS, offset_of
 from bcached.client.cache.values.new_object import NewObject
@@ -70,7 +71,8 @@ class CacheSession:
         self.refused: list[int] = []  # offsets whose objects were not committed: an older one may be there
         self.reader = Reader(self.at, self.gens)
         self.positions = Positions()
-        self.commits = Commits(self.channel, self.at, lock, self._refuse, self._remember)
+        self.undivided = Undivided(self.channel)  # entered with the lock, for all that changes the session
+        self.commits = Commits(self.channel, self.at, lock, self.undivided, self._refuse, self._remember)
         self._leases = Leases(self.channel, self.at)
         self._carver = Carver(devices[0].bucket_sectors)
         self._leased = self.gens.now()  # when the newest lease was taken: all of them are valid then

@@ -20,7 +20,7 @@ class Sessions:
 
     def __init__(self, path: str, volume: str | int, patience_s: float) -> None:
         self.path = path
-        self.lock = RLock()  # of the session and all that stores; reentrant for signal handlers
+        self.lock = RLock()  # of the session and all that stores
         self.names_lost = 0  # objects that were stored, not committed, and dropped after a loss
         self._volume = volume
         self._patience_s = patience_s
@@ -52,6 +52,13 @@ class Sessions:
     def is_closed(self) -> bool:
         """Whether the cache was closed."""
         return self._is_closed
+
+    def refuse_within_another(self) -> None:
+        """Raises RuntimeError in a signal handler whose own thread is in the middle of a call."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition does
+            raise RuntimeError(f"{self.path}: called while this thread is in the middle of another call")
+        if self.existing is not None:
+            self.existing.channel.refuse_within_another()
 
     def lose(self, session: CacheSession) -> None:
         """The session's connection is closed: what was under way is neither committed nor known not to be."""

@@ -105,8 +105,10 @@ class Call(Generic[T]):
 
     def give_back(self) -> bytes:
         """Returns the message that releases what was granted; empty if nothing was."""
+        if self._undo is None:  # the result stays: others may share the call
+            return b""
         granted, self._given = self._given, None
-        return b"" if granted is None or self._undo is None else self._undo(granted)
+        return b"" if granted is None else self._undo(granted)
 
 
 class Exchange:

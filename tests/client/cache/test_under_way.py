@@ -91,7 +91,22 @@ def test_an_object_that_is_not_sent_is_known_whatever_others_commit(
         assert cache[NAME] == other[NAME] == b"own"
 
 
-def test_the_newest_of_several_is_read(cache: Cache, replies: Replies) -> None:
+def let_pass_what_is_awaited(cache: Cache, replies: Replies, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit may have been carried out before its object is read, which then waits for the reply."""
+    commits = session_of(cache).commits
+    settle = commits.settle
+
+    def settle_at_last(one: Pending) -> None:
+        replies.may_pass.set()
+        settle(one)
+
+    monkeypatch.setattr(commits, "settle", settle_at_last)
+
+
+def test_the_newest_of_several_is_read(
+    cache: Cache, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_pass_what_is_awaited(cache, replies, monkeypatch)
     replies.may_pass.clear()
     for number in range(3):
         cache.set(NAME, number)
@@ -104,20 +119,13 @@ def test_the_newest_of_several_is_read(cache: Cache, replies: Replies) -> None:
 def test_another_processs_later_object_is_read_although_no_answer_came_yet(
     daemon: DaemonProcess, cache: Cache, replies: Replies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commits = session_of(cache).commits
-    settle = commits.settle
-
-    def settle_at_last(one: Pending) -> None:
-        replies.may_pass.set()
-        settle(one)
-
     with Cache(str(daemon.socket_path), "under way") as other:
         replies.may_pass.clear()
         cache.set(NAME, "own")
-        commits.send()
+        session_of(cache).commits.send()
         assert replies.is_held.wait(60)  # so it is committed
         other.set(NAME, "newer", wait=True)
-        monkeypatch.setattr(commits, "settle", settle_at_last)
+        let_pass_what_is_awaited(cache, replies, monkeypatch)
         assert cache[NAME] == "newer"
 
 
