@@ -57,6 +57,22 @@ Received = Request | RequestError  # the error is for a message that could not b
 class RequestPipeline:
     """Runs the requests of one connection, and hands their replies to its sender."""
 
+    __slots__ = (
+        "_decided",
+        "_in_order",
+        "_queue",
+        "_ready",
+        "_ready_batches",
+        "_ready_operations",
+        "_replies",
+        "_sender",
+        "_server",
+        "_turns",
+        "session",
+        "slots",
+        "until_ns",
+    )
+
     def __init__(self, server: PipelineServer, session: Session, sender: ReplySender) -> None:
         self.session = session
         self.until_ns = 0  # when a request ran last

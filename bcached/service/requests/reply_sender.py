@@ -24,6 +24,19 @@ class ReplySender:
     `is_write_paused` while the peer does not read.
     """
 
+    __slots__ = (
+        "_poll",
+        "_sends_soon",
+        "_server",
+        "is_write_paused",
+        "on_progress",
+        "queue",
+        "replies",
+        "slots",
+        "write",
+        "write_at_once",
+    )
+
     def __init__(self, server: PipelineServer, on_progress: Callable[[], None]) -> None:
         self.is_write_paused = False
         self.write: Write = _discard
