@@ -282,11 +282,13 @@ class Play:
 
 
 def _begun(log: Path) -> int:
-    """Returns how many calls a log has the beginnings of."""
+    """Returns how many calls a log has the beginnings of; none if its worker was killed before it had one."""
     import numpy as np  # noqa: PLC0415
 
     from history.rules import RECORD  # noqa: PLC0415
 
+    if not log.exists():
+        return 0
     return int((np.fromfile(log, RECORD)["began"] != 0).sum())
 
 

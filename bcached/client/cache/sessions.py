@@ -42,10 +42,11 @@ class Sessions:
             session = self.existing = self.existing or self._opened()
             try:
                 self._drop_doubtful(session)
-            except NoSuchVolume:  # deleted, with all that is doubtful
+            except (ConnectionLost, NoSuchVolume):
+                # Deleted: another process may have made it again, and stored what is older than ours.
                 self.lose(session)
-                self._doubtful = []
                 session = self.existing = self._opened()
+                self._drop_doubtful(session)
             return session
 
     @property

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from bcached.client import Cache
-from bcached.errors import ConnectionLost
+from bcached.errors import ConnectionLost, NoSuchVolume
 from instruments.clients.daemon_process import DaemonProcess
 
 
@@ -114,6 +115,26 @@ def test_a_volume_that_is_deleted_while_objects_are_under_way(own_daemon: Daemon
         one.set("last", 1, wait=True)
         assert one["last"] == 1
         assert own_daemon.ask("Admin.Verify") == {"parameters": {"violations": []}}
+
+
+def test_what_was_stored_in_a_deleted_volume_is_not_followed_by_what_is_older_in_the_next(
+    own_daemon: DaemonProcess,
+) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path, "one") as one, Cache(path, "one") as other:
+        one.set("space", 1, wait=True)
+        (volume,) = own_daemon.ask("Admin.ListVolumes")["parameters"]["volumes"]
+        own_daemon.ask("Admin.DeleteVolume", inode=volume["inode"], force=True)
+        other.set("a", "older", wait=True)  # in a volume that it makes
+        session = one._objects.sessions.existing
+        assert session is not None
+        one.set("a", "newer")
+        with one._objects.sessions.lock, suppress(NoSuchVolume):
+            session.commits.drain()
+            session.commits.raise_error()
+        assert one.get("a") is None
+        one.set("a", "newest", wait=True)
+        assert one["a"] == other["a"] == "newest"
 
 
 def test_a_forked_child_has_a_session_of_its_own(own_daemon: DaemonProcess) -> None:
