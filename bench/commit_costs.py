@@ -3,7 +3,7 @@
 
 The client leases whole buckets beforehand and commits from their fronts, as `Cache` does; nothing is written
 to them. All threads of the daemon count, and so does what it writes of journal and leaves meanwhile. The last
-case opens the set again with less memory than its leaves take.
+cases open the set again with less memory than its leaves take.
 """
 
 import json
@@ -58,6 +58,12 @@ SHAPES = (
     Shape("64 clients, each waits for one", keys=1, depth=1, connections=64),
 )
 TIGHT = Shape("messages of 64, a third of the leaves in memory", at_most=100.0)
+TIGHT_SHAPES = (
+    TIGHT,
+    Shape("the same, versions and replaces", versions=True, replaces=True, at_most=100.0),
+    Shape("the same, overwriting", versions=True, replaces=True, again=True, at_most=100.0),
+    Shape("the same, if_absent", if_absent=True, at_most=100.0),
+)
 
 
 class Committer:
@@ -170,6 +176,10 @@ class Positions:
         self._random = Random(1)
         self._used: list[int] = []
 
+    def of(self, shape: Shape) -> Iterator[int]:
+        """As a shape asks for them."""
+        return self.again() if shape.again else self.new()
+
     def new(self) -> Iterator[int]:
         while True:
             self._used.append(self._random.randrange(POSITIONS))
@@ -182,21 +192,22 @@ class Positions:
 
 def run(report: Report, folder: Path, count: int = COUNT) -> None:
     """All shapes on one set, then one that has too little memory."""
-    more = len(SHAPES) * MEASURED + 2 * TIGHT_MEASURED
+    more = len(SHAPES) * MEASURED + (1 + len(TIGHT_SHAPES)) * TIGHT_MEASURED
     make_image(folder, BUCKET, (count + more) * EXTENT_SECTORS * 512 + MORE_BYTES)
     positions = Positions()
     found: list[tuple[Shape, float]] = []
     with daemon(folder) as server:
         inode = call(server.path, "io.bcached.Admin.CreateVolume", label="costs")["inode"]
         fill = commit_all(server, inode, positions.new(), Shape("fill", FILL_MESSAGE), count)
-        for shape in SHAPES:
-            chosen = positions.again() if shape.again else positions.new()
-            found.append((shape, commit_all(server, inode, chosen, shape, MEASURED)))
+        found += [
+            (shape, commit_all(server, inode, positions.of(shape), shape, MEASURED)) for shape in SHAPES
+        ]
     config = folder / "bcached.toml"
     config.write_text(config.read_text() + f"[index]\nmemory_bytes = {count * TIGHT_BYTES_A_KEY}\n")
     with daemon(folder) as server:
         commit_all(server, inode, positions.new(), TIGHT, TIGHT_MEASURED)  # until leaves are read for them
-        found.append((TIGHT, commit_all(server, inode, positions.new(), TIGHT, TIGHT_MEASURED)))
+        for shape in TIGHT_SHAPES:
+            found.append((shape, commit_all(server, inode, positions.of(shape), shape, TIGHT_MEASURED)))
     report.heading(f"Processor of the daemon a committed key, {count:,} keys in the index (us)")
     report.table(("", "us a key"), [(f"fill, {FILL_MESSAGE} a message", f"{fill:.1f}")])
     report.table(("", "us a key"), [(shape.name, f"{cost:.1f}") for shape, cost in found])

@@ -201,10 +201,14 @@ class Tree:
     def place_or_wait(self, batch: KeyBatch) -> Missing | None:
         """Find leaves as `place`, but one need not be loaded that can take its keys as waiting changes."""
         leaves: list[Leaf | int | None] = []
+        low = bound = -1  # of the last leaf that can take them: deletions are often one behind the other
         for inode, start, end, _, _ in batch.rows:
+            if low <= inode << INODE_SHIFT | start and inode << INODE_SHIFT | end <= bound:
+                leaves.append(bound)
+                continue
             found = self.find(inode, start)
             if isinstance(found, Missing):
-                bound = bound_of(found.key)
+                low, bound = inode << INODE_SHIFT | start, bound_of(found.key)
                 if inode << INODE_SHIFT | end > bound or not self._may_wait(found.parent, bound, batch):
                     return found
                 leaves.append(bound)
