@@ -137,6 +137,17 @@ def test_what_was_stored_in_a_deleted_volume_is_not_followed_by_what_is_older_in
         assert one["a"] == other["a"] == "newest"
 
 
+def test_the_end_of_a_program_sends_what_it_has_stored(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    script = "import sys; from bcached.client import Cache; cache = Cache(sys.argv[1])\n"
+    script += "for number in range(20): cache.set(str(number), number)"
+    with Cache(path) as cache:
+        cache.set_many({str(number): "old" for number in range(20)}, wait=True)
+        subprocess.run([sys.executable, "-c", script, path], check=True)
+        own_daemon.ask("Allocator.Flush")  # behind what it had sent
+        assert cache.get_many(map(str, range(20))) == {str(number): number for number in range(20)}
+
+
 def test_a_forked_child_has_a_session_of_its_own(own_daemon: DaemonProcess) -> None:
     path = str(own_daemon.socket_path)
     with Cache(path) as cache:
