@@ -145,7 +145,7 @@ class Cache:
 
     def set_many(
         self,
-        values: Mapping[str, Any] | Mapping[bytes, Any] | Iterable[tuple[Name, Any]],
+        values: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Name, Any] | Iterable[tuple[Name, Any]],
         *,
         expire: float | None = None,
         wait: bool = False,
@@ -166,7 +166,9 @@ class Cache:
     ) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Returns a decorator that keeps a function's results, by what msgpack makes of its arguments.
 
-        typed: arguments of different types are different. name: in place of the function's module and name.
+        typed: arguments of different types are different. name: in place of the function's module and name,
+        which functions that are made in one place share, although their variables differ. Raises TypeError
+        for a lambda or an object without a name, a generator, and in a call for what msgpack does not hold.
         """
         return lambda function: memoized(self, function, expire=expire, typed=typed, name=name)
 

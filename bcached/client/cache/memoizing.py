@@ -8,10 +8,14 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
+from bcached.client.cache.values.names import name_bytes
+
 P = ParamSpec("P")
 T = TypeVar("T")
 MISSING = object()
-COROUTINE = 0x80  # inspect.CO_COROUTINE; inspect takes long to import
+# Flags of code, inspect.CO_COROUTINE and so on; inspect takes long to import.
+GENERATOR, COROUTINE, ASYNC_GENERATOR = 0x20, 0x80, 0x200
+DIGEST_BYTES = 24
 
 
 class Keeping(Protocol):
@@ -39,9 +43,9 @@ def memoized(
 ) -> Callable[P, T]:
     """Returns the function, called only for arguments whose result is not in the cache.
 
-    Raises TypeError for a coroutine function, whose result is a coroutine.
+    Raises TypeError for a function that has no name, or whose result is a coroutine or a generator.
     """
-    if getattr(getattr(function, "__code__", None), "co_flags", 0) & COROUTINE:
+    if _flags(function) & COROUTINE:
         raise TypeError(f"{function!r} is a coroutine function: memoize it with AsyncCache")
     prefix = _prefix(function, name)
 
@@ -82,8 +86,33 @@ def memoized_coroutine(
     return remembering
 
 
+def _flags(function: Callable[..., Any]) -> int:
+    flags: int = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    return flags
+
+
 def _prefix(function: Callable[..., Any], name: str | None) -> bytes:
-    return (name or f"{function.__module__}.{function.__qualname__}").encode()
+    """Returns what the names of all calls begin with.
+
+    Raises TypeError for a generator, which has no result to keep, and without a name that only this function
+    has: all lambdas of a scope have one, and would have each other's results.
+    """
+    if _flags(function) & (GENERATOR | ASYNC_GENERATOR):
+        raise TypeError(f"{function!r} is a generator function: memoize one that returns a list")
+    qualified = getattr(function, "__qualname__", "")
+    if not name and (not qualified or qualified.endswith("<lambda>")):
+        raise TypeError(f"{function!r} has no name of its own: memoize(name=...)")
+    prefix = name_bytes(name or f"{function.__module__}.{qualified}") + b"\0"
+    name_bytes(prefix + bytes(DIGEST_BYTES))  # not too long
+    return prefix
+
+
+def _packed(parts: list[Any]) -> bytes:
+    """Returns the same bytes for the same arguments in all processes: a set of str has an order in each."""
+    try:
+        return msgspec.msgpack.encode(parts, order="deterministic")
+    except TypeError:  # not for a dict with other keys than str, or a set of several types
+        return msgspec.msgpack.encode(parts)
 
 
 def call_name(prefix: bytes, arguments: tuple[Any, ...], named: dict[str, Any], *, typed: bool) -> bytes:
@@ -92,5 +121,4 @@ def call_name(prefix: bytes, arguments: tuple[Any, ...], named: dict[str, Any], 
     parts: list[Any] = [arguments, items]
     if typed:
         parts.append([type(one).__qualname__ for one in (*arguments, *(value for _, value in items))])
-    packed = msgspec.msgpack.encode(parts)
-    return prefix + b"\0" + blake2b(packed, digest_size=24).digest()
+    return prefix + blake2b(_packed(parts), digest_size=DIGEST_BYTES).digest()
