@@ -21,7 +21,7 @@ client        the asyncio client, on channel        blocking   the blocking clie
 from typing import TYPE_CHECKING
 
 from bcached.client.blocking import BlockingClient
-from bcached.client.on_demand import on_demand
+from bcached.client.on_demand import listing, on_demand
 from bcached.client.protocol.fetching import Piece
 from bcached.errors import ClientClosed, ForkedClient
 from bcached.wire.volume_messages import VolumeOwner
@@ -51,3 +51,5 @@ __all__ = [
     "Piece",
     "VolumeOwner",
 ]
+
+__dir__ = listing(globals(), __all__)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import bcached.client
 from instruments.clients.served_set import served
 
 DAEMONS = (
@@ -45,6 +46,10 @@ def test_asyncio_and_the_daemons_half_of_the_protocol_are_loaded_by_their_users_
 
 def test_a_cache_needs_a_checksum_and_nothing_else() -> None:
     assert loaded_by("from bcached.client import Cache") & {*DAEMONS, "asyncio"} == {"fastcrc"}
+
+
+def test_what_is_loaded_on_demand_is_listed() -> None:
+    assert set(bcached.client.__all__) <= set(dir(bcached.client))
 
 
 def test_a_name_the_library_does_not_have_is_an_import_error() -> None:

@@ -21,6 +21,7 @@ from bcached.client.cache.values.serializers import Serializer, Values
 from bcached.client.data.data_paths import read_cached
 from bcached.client.data.scattered_reads import LONG_BYTES
 from bcached.client.forks import end_in_children
+from bcached.errors import ClientClosed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -131,7 +132,7 @@ class AsyncCache:
 
     async def set_many(
         self,
-        values: Mapping[str, Any] | Mapping[bytes, Any] | Iterable[tuple[Name, Any]],
+        values: Mapping[str, Any] | Mapping[bytes, Any] | Mapping[Name, Any] | Iterable[tuple[Name, Any]],
         *,
         expire: float | None = None,
         wait: bool = False,
@@ -185,6 +186,8 @@ class AsyncCache:
 
     async def close(self) -> None:
         """Wait until all that was stored is committed, and disconnect. Idempotent."""
+        if self._objects.sessions.is_closed:
+            return
         try:
             await self._in_thread(self._objects.close)
         finally:
@@ -215,6 +218,8 @@ class AsyncCache:
         return await get_running_loop().run_in_executor(self._threads(), work)
 
     def _threads(self) -> ThreadPoolExecutor:
+        if self._objects.sessions.is_closed:
+            raise ClientClosed(self.path)
         if self._pool is None:
             end_in_children(self)
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="bcached-cache")

@@ -55,6 +55,8 @@ class Objects:
     """The objects of a volume. Thread-safe."""
 
     def __init__(self, path: str, volume: str | int, patience_s: float, *, ignore_unavailable: bool) -> None:
+        if not isinstance(volume, str | int) or isinstance(volume, bool):
+            raise TypeError(f"a volume is its label (str) or its inode (int), not {volume!r}")
         self.path, self.volume = path, volume
         self.sessions = Sessions(path, volume, patience_s)
         self.hits = self.misses = self.sets = 0  # counted by the verbs

@@ -264,6 +264,15 @@ async def test_a_closed_cache_says_so(opened: Open) -> None:
         await cache.set("1", 1)
 
 
+async def test_a_closed_cache_starts_no_thread(daemon: DaemonProcess) -> None:
+    async with AsyncCache(str(daemon.socket_path), "closed") as cache:
+        await cache.set("a", 1)
+    with pytest.raises(ClientClosed):
+        await cache.get("a")
+    await cache.close()
+    assert cache._pool is None
+
+
 async def test_without_a_daemon(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nothing")
     async with AsyncCache(nowhere) as cache:

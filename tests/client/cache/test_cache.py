@@ -314,6 +314,12 @@ def test_a_function_is_called_once_for_each_arguments(opened: Open) -> None:
         mine(object())
 
 
+def test_a_volume_is_a_label_or_an_inode() -> None:
+    for wrong in (b"bytes", None, True, 1.5):
+        with pytest.raises(TypeError, match="a volume is its label"):
+            Cache("nowhere", wrong)  # type: ignore[arg-type]
+
+
 def test_no_value_is_another_names_or_half_under_eviction(opened: Open) -> None:
     # 64 MiB hold a fraction of what is stored.
     writer, reader, rng = opened(), opened(), random.Random(3)

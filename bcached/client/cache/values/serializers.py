@@ -67,10 +67,11 @@ class Values:
         if kind is str:
             return TEXT, value.encode()
         if kind is bytearray or kind is memoryview:
-            view = memoryview(value)
-            return RAW, view.cast("B") if view.c_contiguous else view.tobytes()
+            return RAW, _flat(memoryview(value))
         data = self._serializer.dumps(value)
-        return self._codec, data.encode() if isinstance(data, str) else data
+        if type(data) is bytes:
+            return self._codec, data
+        return self._codec, data.encode() if isinstance(data, str) else _of_serializer(data)
 
     def decode(self, codec: int, data: bytes) -> Any:
         """Returns the value. Raises ValueError for a codec that this serializer does not read."""
@@ -84,3 +85,18 @@ class Values:
                 f"and this cache reads {CODECS[self._codec]}: open it with that serializer"
             )
         return self._serializer.loads(data)
+
+
+def _of_serializer(data: Any) -> bytes | memoryview:
+    """Returns what a serializer has made as bytes. Raises TypeError if it is neither bytes nor like them."""
+    try:
+        return _flat(memoryview(data))
+    except TypeError:
+        raise TypeError(
+            f"dumps of the serializer returned {type(data).__name__}, expected bytes or str"
+        ) from None
+
+
+def _flat(view: memoryview) -> bytes | memoryview:
+    """Returns a view of bytes, whatever its items are."""
+    return view.cast("B") if view.c_contiguous else view.tobytes()

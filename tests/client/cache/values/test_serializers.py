@@ -2,6 +2,7 @@
 """Values to bytes and back."""
 
 import json
+from array import array
 from typing import Any
 
 import pytest
@@ -41,6 +42,26 @@ def test_bytes_and_str_are_stored_as_they_are() -> None:
 def test_what_msgpack_does_not_hold_is_refused() -> None:
     with pytest.raises(TypeError):
         Values().encode(object())
+
+
+class Returning:
+    """A serializer whose dumps returns what it is given."""
+
+    def dumps(self, value: Any, /) -> Any:
+        return value
+
+    def loads(self, data: bytes, /) -> Any:
+        return data
+
+
+def test_what_a_serializer_returns_is_made_bytes_or_refused() -> None:
+    values = Values(Returning())
+    codec, data = values.encode(array("d", [1.0, 2.0]))
+    assert (codec, len(data)) == (CUSTOM, 16)
+    assert bytes(data) == array("d", [1.0, 2.0]).tobytes()
+    for wrong in (5, None, [1]):
+        with pytest.raises(TypeError, match=r"dumps of the serializer returned \w+, expected bytes or str"):
+            values.encode(wrong)
 
 
 def test_pickle_is_used_by_name_only() -> None:
