@@ -25,7 +25,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't start new thread" in message
 
 
+def open_closed_streams() -> None:
+    """Open the null device as each standard stream that is closed, before a device gets its number.
+
+    What a library or a child writes to standard error would be written to that device.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            stream = open(os.devnull, "w" if number else "r")  # noqa: SIM115 (gets the lowest number, this one)
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 def _run(program: str, module: str) -> int:
+    open_closed_streams()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE_MIN:
         sys.stderr.write(

@@ -223,3 +223,24 @@ def test_a_full_disk_behind_the_output_is_one_line_without_a_number(
         command = [*program, *(arg.format(image) for arg in args)]
         done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (status, b"bcachectl: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
+def test_no_device_gets_the_number_of_a_standard_stream_that_is_closed(
+    closed: tuple[int, ...], tmp_path: Path
+) -> None:
+    image, told = tmp_path / "image", tmp_path / "told"
+    image.write_bytes(b"")
+    program = (
+        "import os, sys; from bcached.entry_points import open_closed_streams; open_closed_streams(); "
+        f"number = os.open({str(image)!r}, os.O_RDWR); print('words', file=sys.stderr); "
+        "ends = sys.stdin.isatty(), sys.stdin.read(), sys.stderr.isatty(); "
+        f"open({str(told)!r}, 'w').write(f'{{number}} {{ends}}')"
+    )
+    streams = " ".join(f"{number}>&-" if number else "0<&-" for number in closed)
+    script = f'exec "$0" -c "$1" {streams}'
+    subprocess.run(["bash", "-c", script, sys.executable, program], stdin=subprocess.DEVNULL, check=False)
+    number, _, ends = told.read_text().partition(" ")
+    assert int(number) > 2
+    assert ends == "(False, '', False)"
+    assert image.read_bytes() == b""
