@@ -118,8 +118,11 @@ class BcachedCache(BaseCache):
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
         """Change when a value expires; returns whether there is one."""
-        name = self.make_and_validate_key(key, version=version)
-        return self._cache.touch(name, self.get_backend_timeout(timeout))
+        name, expire = self.make_and_validate_key(key, version=version), self.get_backend_timeout(timeout)
+        is_over = (
+            expire is not None and expire <= 0
+        )  # by however much, which Cache refuses from 1e9 seconds on
+        return self._cache.touch(name, 0 if is_over else expire)
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> Any:
         """Returns the value with delta added, which keeps its expiry. Raises ValueError without a value."""

@@ -243,6 +243,10 @@ def test_touch(cache: Any) -> None:
     assert 800 < (left("key") or 0) <= 1000
     assert left("other") is None
     assert cache.touch("missing", timeout=1) is False
+    for now in (0, -1, -(10**12)):
+        cache.set("key", "value")
+        assert cache.touch("key", timeout=now) is True
+        assert cache.get("key") is None
 
 
 def test_incr_and_decr(cache: Any) -> None:
