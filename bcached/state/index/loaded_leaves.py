@@ -15,7 +15,7 @@ from bcached.state.index.keys.extents import Row, row_of
 from bcached.state.index.keys.unwritten import Unwritten
 from bcached.state.index.node import Leaf
 from bcached.state.index.node_shape import KEY_WORDS_MAX, NodeShape
-from bcached.state.index.region_filter import RegionFilters
+from bcached.state.index.region_filters import RegionFilters
 from bcached.state.index.waiting_changes import LEAF_WORDS, WaitingChanges
 
 LEAF_BYTES = 4096  # bytes of Python objects per leaf, beside its words

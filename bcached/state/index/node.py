@@ -15,6 +15,7 @@ from typing import TypeAlias
 from bcached.keys import Key
 from bcached.state.index.keys.extents import INODE_SHIFT, NO_LIMIT, Extents, Row, row_of
 from bcached.state.index.keys.unwritten import Unwritten
+from bcached.state.index.region_filter import RegionFilter
 
 Child: TypeAlias = "Leaf | Interior | Key"
 Node: TypeAlias = "Leaf | Interior"
@@ -49,6 +50,7 @@ class Leaf:
         "blocks_used",
         "bound",
         "dropped_words",
+        "filter_kept",
         "is_detached",
         "is_torn",
         "key",
@@ -71,6 +73,8 @@ class Leaf:
         self.unwritten = self._nothing()  # extents in no written bset, deletions included
         self.writing: Unwritten | None = None  # extents whose write is not finished
         self.dropped_words = 0  # of stale keys that are on disk only
+        # The filter of its regions when it was read, if it was clean, and the blocks that it used.
+        self.filter_kept: tuple[int, RegionFilter | None] = (0, None)
         self.pins = 0  # how many tasks are about to use it
         self.is_detached = False  # replaced by other nodes, or evicted
         self.is_torn = False  # its last bset was lost in a crash

@@ -77,32 +77,3 @@ def _hashes(extents: Extents) -> WordColumn:
     mixed ^= mixed >> np.uint64(MIXING_SHIFT)
     mixed *= np.uint64(MIXING_FACTOR)
     return mixed
-
-
-class RegionFilters:
-    """The filters of leaves that are not in memory, by bound, within a limit of bytes."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.limit_bytes = 0
-        self._by_bound: dict[int, RegionFilter] = {}
-
-    def __repr__(self) -> str:
-        return f"<RegionFilters of {len(self._by_bound)} leaves, {self.bytes} bytes>"
-
-    def leaf_evicted(self, bound: int, extents: Extents) -> None:
-        """Make the filter of a leaf with these keys."""
-        if self.bytes < self.limit_bytes:
-            made = self._by_bound[bound] = RegionFilter(extents)
-            self.bytes += len(made)
-
-    def leaf_loaded(self, bound: int) -> None:
-        """Drop the filter of a leaf, which may be changed from now on."""
-        dropped = self._by_bound.pop(bound, None)
-        if dropped is not None:
-            self.bytes -= len(dropped)
-
-    def excludes(self, bound: int, inode: int, start: int, end: int) -> bool:
-        """Whether a leaf had no key with a sector in a range when it was evicted, for certain."""
-        found = self._by_bound.get(bound)
-        return found is not None and found.excludes(inode, start, end)

@@ -286,8 +286,8 @@ class Tree:
             changes = self.leaves.deferred.pop(node.bound, None)
             if changes is not None:
                 self.leaves.merge_changes(node, changes)
-            self.leaves.filters.leaf_loaded(node.bound)
             self.leaves.merge_waiting(node)
+            self.leaves.filters.leaf_loaded(node)
         return True
 
     def evictable(self) -> Iterator[Leaf]:
@@ -315,7 +315,7 @@ class Tree:
         leaf.is_detached = True
         self.leaves.remove(leaf)
         self.leaves.waiting.leaf_evicted(leaf.bound, leaf.live.word_count + leaf.dropped_words)
-        self.leaves.filters.leaf_evicted(leaf.bound, leaf.live)
+        self.leaves.filters.leaf_evicted(leaf)
 
     # All nodes
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bcached.keys import KEY_SECTORS_MAX, Key, Pointer
 from bcached.state.index.keys.extents import Extents
-from bcached.state.index.region_filter import REGION_SHIFT, REGIONS_MAX, RegionFilter, RegionFilters
+from bcached.state.index.region_filter import REGION_SHIFT, REGIONS_MAX, RegionFilter
 
 REGION = 1 << REGION_SHIFT
 KEYS = st.builds(
@@ -59,19 +59,3 @@ def test_a_long_range_is_never_excluded() -> None:
 
 def test_a_leaf_without_keys_excludes_all() -> None:
     assert RegionFilter(Extents()).excludes(0, 0, REGION)
-
-
-def test_filters_are_made_within_a_limit_and_dropped_with_the_leaf_loaded() -> None:
-    filters = RegionFilters()
-    filters.leaf_evicted(100, extents_of(at(1)))
-    assert not filters.excludes(100, 0, 5 * REGION, 6 * REGION), "no memory is granted"
-    filters.limit_bytes = 1
-    filters.leaf_evicted(100, extents_of(at(1)))
-    filters.leaf_evicted(200, extents_of(at(9)))
-    assert filters.excludes(100, 0, 5 * REGION, 6 * REGION)
-    assert not filters.excludes(200, 0, 5 * REGION, 6 * REGION), "beyond the limit"
-    assert filters.bytes > 0
-    filters.leaf_loaded(200)
-    filters.leaf_loaded(100)
-    assert filters.bytes == 0
-    assert not filters.excludes(100, 0, 5 * REGION, 6 * REGION)
