@@ -61,7 +61,7 @@ async def test_eviction_spares_leaves_that_are_not_clean() -> None:
 async def test_a_leaf_that_others_are_about_to_use_stays() -> None:
     story = await several_leaves()
     spans = [(0, start, start + 1) for start in range(0, SECTORS, 100)]
-    story.nodes.limit_bytes = 0
+    story.nodes.limit_bytes = story.nodes.tree.leaves.filters.limit_bytes = 0
     await story.nodes.load(spans)
     assert all(story.nodes.tree.missing(*span) is None for span in spans)
     assert story.nodes.evict()
