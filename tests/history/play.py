@@ -147,8 +147,9 @@ class Play:
             for one in self._lives
             if one.gone > start
         ]
-        rows = [rows_of(path.read_bytes(), worker, start) for worker, path in self._logs.items()]
-        for path in self._logs.values():
+        logs = {worker: path for worker, path in self._logs.items() if path.exists()}
+        rows = [rows_of(path.read_bytes(), worker, start) for worker, path in logs.items()]
+        for path in logs.values():
             path.unlink()
         return self._judged(rows, lives)
 
