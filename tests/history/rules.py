@@ -118,24 +118,35 @@ class History:
         ends = np.array([one.told_to_end for one in self._lives])
         return np.where((life >= 0) & (rows["ended"] < ends[np.maximum(life, 0)]), life, -1)
 
-    def _visible(self, life: int | None = None) -> Times:
-        """Returns when each write was visible at the latest, with evidence of that life, or of any."""
+    def _visible(self, life: int | None = None, after: Times | None = None) -> Times:
+        """Returns when each write was visible at the latest, with evidence of that life, or of any.
+
+        after: when the reads of each write begin that are evidence.
+        """
         waited = self._writes["flags"] & Flag.WAITED > 0
         reads = self._hits["worker"] != self._writes[self._write_of_hit]["worker"]
         if life is not None:
             waited &= self._life_of(self._writes) == life
             reads &= self._life_of(self._hits) == life
+        if after is not None:
+            reads &= self._hits["began"] > after[self._write_of_hit]
         visible = np.where(waited, self._writes["ended"], NEVER)
         np.minimum.at(visible, self._write_of_hit[reads], self._hits["ended"][reads])
         return visible
 
     def _settled(self) -> Times:
-        """Returns when each write was visible, or would never be: at the end of its life at the latest."""
+        """Returns when each write was visible, or would never be: at the end of its life at the latest.
+
+        One that returned in a later life may have been repeated there, over what was stored between.
+        """
         begun = np.array([one.began for one in self._lives])
         gone = np.array([one.gone for one in self._lives])
         life = np.maximum(np.searchsorted(begun, self._writes["began"], "right") - 1, 0)
-        returned = self._writes["ended"] < gone[life]  # else it may be repeated in the next one
-        return np.minimum(self._visible(), np.where(returned, gone[life], NEVER))
+        returned = self._writes["ended"] < gone[life]
+        settled = np.minimum(self._visible(), np.where(returned, gone[life], NEVER))
+        is_repeated = ~returned & (self._writes["outcome"] == Outcome.DONE)
+        again = np.maximum(self._visible(after=gone[life]), self._writes["ended"])
+        return np.where(is_repeated, again, settled)
 
     # Older values
 

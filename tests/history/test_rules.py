@@ -127,6 +127,14 @@ def test_a_kill_takes_back_what_was_not_durable() -> None:
     assert faults([*seen, read(3, 140, 150, 1)], LIVES) == {VISIBLE: 1}
 
 
+def test_a_set_that_outlasts_a_kill_may_be_repeated_over_a_later_one() -> None:
+    sets = [stored(1, 10, 125, 1), read(4, 20, 30, 1), stored(2, 112, 118, 2)]
+    assert faults([*sets, read(3, 124, 126, 1), read(2, 124, 126, 1)], LIVES) == {}
+    later = [*sets, stored(2, 130, 140, 3)]
+    assert faults([*later, read(3, 150, 160, 1)], LIVES) == {VISIBLE: 1}
+    assert faults([*later, read(2, 150, 160, 1)], LIVES) == {VISIBLE: 1, OWN: 1}
+
+
 def test_a_kill_does_not_take_back_what_was_durable() -> None:
     lasting = [stored(1, 10, 20, 1), stored(2, 30, 40, 2, flags=BOTH)]
     assert faults([*lasting, read(3, 120, 130, 1)], LIVES) == {DURABLE: 1}
