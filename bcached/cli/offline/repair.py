@@ -254,8 +254,14 @@ async def _restore(options: GlobalOptions, path: str, undo: Undo, devices: tuple
         raise WronglyUsed(f"expected the {len(undo.devices)} devices of {path}, found {len(paths)}")
     async with opened(paths, to_change=True) as opened_devices:
         size = await undo.restore(opened_devices)
-    restored = {"restored_bytes": size, "devices": list(paths)}
+    restored = {"restored_bytes": size, "devices": list(paths), "undo_file_is_whole": undo.is_whole}
     answer(options, restored, lambda: f"restored {format_size(size)} on {', '.join(paths)}")
+    if not undo.is_whole:
+        click.echo(
+            f"{path} does not say that the repair ended. If that was not interrupted, the end of the file is "
+            "missing, and what it held was not restored: bcachectl check tells what is left",
+            err=True,
+        )
 
 
 @contextmanager

@@ -88,5 +88,7 @@ class Repair:
         """Write the steps, and check the devices."""
         assert not self.obstacle
         await Applying(self.devices, undo, progress).run(self.steps)
+        if undo is not None:
+            await undo.finish()
         self.is_done = True
         self.after = await check_set(self.devices)

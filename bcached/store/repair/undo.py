@@ -14,8 +14,10 @@ from bcached.device.text_file import refuse_no_file
 from bcached.errors import SetRefused
 from bcached.store.repair.undo_records import (
     DeviceNamed,
+    UndoEnd,
     UndoRecord,
     digest_of,
+    pack_end,
     pack_header,
     pack_record,
     read_header,
@@ -32,6 +34,7 @@ class UndoLog:
     """Writes what was there to a file; devices are numbered as in its header."""
 
     log: DurableLog
+    records: int = 0
     _waiting: list[bytes] = field(default_factory=list)
 
     @classmethod
@@ -45,6 +48,7 @@ class UndoLog:
     def add(self, device: int, byte: int, before: bytes, after: bytes) -> None:
         """Add what a write replaces; `settle` makes it durable."""
         self._waiting.append(pack_record(device, byte, before, after))
+        self.records += 1
 
     async def settle(self) -> None:
         """Make all that was added durable: only then it may be overwritten."""
@@ -52,15 +56,24 @@ class UndoLog:
             await self.log.append(b"".join(self._waiting))
             self._waiting.clear()
 
+    async def finish(self) -> None:
+        """The repair has ended: nothing more will be added."""
+        await self.settle()
+        await self.log.append(pack_end(self.records))
+
 
 @dataclass(slots=True)
 class Undo:
-    """What a file says: the contents of each sector before the repair, and since."""
+    """What a file says: the contents of each sector before the repair, and since.
+
+    is_whole: it says that the repair ended. Else that was interrupted, or the end of the file is missing.
+    """
 
     devices: list[DeviceNamed]
     first: list[UndoRecord] = field(default_factory=list)
     before: dict[Sector, bytes] = field(default_factory=dict)  # digests
     written: dict[Sector, set[bytes]] = field(default_factory=dict)  # digests of all that it became
+    is_whole: bool = False
 
     @classmethod
     def read(cls, path: str) -> "Undo":
@@ -69,6 +82,9 @@ class Undo:
         with open(path, "rb") as file:
             undo = cls(read_header(file, path).devices)
             for record in read_records(file, path):
+                if isinstance(record, UndoEnd):
+                    undo.is_whole = True
+                    break
                 if not 0 <= record.device < len(undo.devices):
                     raise SetRefused(f"{path}: damaged: names a device {record.device} that it does not list")
                 undo._add(record)

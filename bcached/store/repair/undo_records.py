@@ -2,7 +2,8 @@
 """What an undo file holds: blocks as they were before a repair wrote them, and what it wrote.
 
 Each record is a line of JSON and, behind it, the bytes that it announces. The first one names the devices. A
-record that an interruption cut off ends the file: what it is about was not written yet.
+record that an interruption cut off ends the file: what it is about was not written yet. The last one of a
+repair that ended tells how many there are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,12 @@ class _RecordLine(msgspec.Struct, frozen=True):
     after: str
 
 
+class UndoEnd(msgspec.Struct, frozen=True):
+    """The last record of a repair that ended: how many there are, without the header and this one."""
+
+    records: int
+
+
 @dataclass(frozen=True, slots=True)
 class UndoRecord:
     """Bytes as they were, and a digest of each sector as it was written then."""
@@ -67,6 +74,11 @@ def pack_record(device: int, byte: int, before: bytes, after: bytes) -> bytes:
     return msgspec.json.encode(line) + b"\n" + before
 
 
+def pack_end(records: int) -> bytes:
+    """Returns the last record."""
+    return msgspec.json.encode(UndoEnd(records)) + b"\n"
+
+
 def read_header(file: BinaryIO, path: str) -> UndoHeader:
     """Returns the first record. Raises SetRefused if it is no undo file."""
     try:
@@ -78,15 +90,29 @@ def read_header(file: BinaryIO, path: str) -> UndoHeader:
     return header
 
 
-def read_records(file: BinaryIO, path: str) -> Iterator[UndoRecord]:
-    """Yields the records that are whole. Raises SetRefused if one is damaged that others follow."""
+def read_records(file: BinaryIO, path: str) -> Iterator[UndoRecord | UndoEnd]:
+    """Yields the whole records. Raises SetRefused if one is damaged, or missing, that others follow."""
+    count = 0
     while line := file.readline(LINE_BYTES_MAX):
-        record = _record_of(line, file)
+        record = _end_of(line) or _record_of(line, file)
+        is_last = record is None or isinstance(record, UndoEnd)
+        if is_last and file.read(1):
+            raise SetRefused(f"{path}: damaged at byte {file.tell()}: nothing was restored")
+        if isinstance(record, UndoEnd) and record.records != count:
+            raise SetRefused(
+                f"{path}: damaged: expected {record.records} records, found {count}: nothing was restored"
+            )
         if record is None:
-            if file.read(1):
-                raise SetRefused(f"{path}: damaged at byte {file.tell()}: nothing was restored")
             return
+        count += 1
         yield record
+
+
+def _end_of(line: bytes) -> UndoEnd | None:
+    try:
+        return msgspec.json.decode(line, type=UndoEnd)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _record_of(line: bytes, file: BinaryIO) -> UndoRecord | None:

@@ -169,7 +169,12 @@ def test_an_undo_file_brings_everything_back(tmp_path: Path) -> None:
     assert "exists already" in again.stderr
     done = run("--json", "repair", "--restore", undo)
     assert (done.exit_code, json.loads(done.stdout)["devices"]) == (0, paths)
+    assert json.loads(done.stdout)["undo_file_is_whole"]
     assert [Path(path).read_bytes() for path in paths] == before
+    undo.write_bytes(undo.read_bytes()[: undo.read_bytes().rindex(b'{"records"')])
+    done = run("repair", "--restore", undo)
+    assert done.exit_code == 0
+    assert "does not say that the repair ended" in done.stderr
 
 
 def test_restoring_takes_the_devices_by_other_names(tmp_path: Path) -> None:

@@ -116,6 +116,27 @@ async def test_a_record_that_is_cut_off_was_not_written_yet(tmp_path: Path) -> N
     assert device.image() == image
 
 
+async def test_a_file_says_whether_its_end_is_missing(tmp_path: Path) -> None:
+    device, path = MemoryDevice.holding(bytes(SIZE)), tmp_path / "undo"
+    log = await UndoLog.create(str(path), [device])
+    ends = [path.stat().st_size]
+    for byte in (0, 4096):
+        log.add(0, byte, bytes(512), b"x" * 512)
+        await log.settle()
+        ends.append(path.stat().st_size)
+    await log.finish()
+    log.log.close()
+    whole = path.read_bytes()
+    assert Undo.read(str(path)).is_whole
+    for cut in ends:
+        path.write_bytes(whole[:cut])
+        assert not Undo.read(str(path)).is_whole
+    for wrong in (whole[: ends[1]] + whole[ends[2] :], whole + b"x", whole + whole[ends[2] :]):
+        path.write_bytes(wrong)
+        with pytest.raises(SetRefused, match="damaged"):
+            Undo.read(str(path))
+
+
 async def test_what_another_program_wrote_since_stays(tmp_path: Path) -> None:
     device = MemoryDevice.holding(Random(1).randbytes(SIZE))
     path = tmp_path / "undo"
