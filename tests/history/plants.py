@@ -27,11 +27,11 @@ def _before_hits(change: Callable[[Recall, KnownObject], None]) -> Any:
     """What is known of an object is changed before each hit, so that a check of it finds what it expects."""
     known = Recall.known
 
-    def changed(self: Recall, name: bytes, *how: Any) -> tuple[KnownObject, bytes] | None:
+    def changed(self: Recall, name: bytes, *how: Any, **named: Any) -> tuple[KnownObject, bytes] | None:
         one = self._positions.get(name)
         if isinstance(one, KnownObject):
             change(self, one)
-        return known(self, name, *how)
+        return known(self, name, *how, **named)
 
     return patch.object(Recall, "known", changed)
 
@@ -73,7 +73,7 @@ def without_gens_and_checksums() -> Iterator[None]:
     with (
         without_gens(),
         patch.object(reading, "decoded", _unchecked),
-        patch.object(Recall, "known", lambda *_: None),
+        patch.object(Recall, "known", lambda *_, **__: None),
     ):
         yield
 
