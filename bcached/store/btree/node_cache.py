@@ -21,7 +21,7 @@ from bcached.store.btree.node_io import NodeIo
 from bcached.store.btree.node_rules import BucketGens
 
 WAITING_SHARE = 4  # of the limit, for changes of leaves that are not in memory
-FILTERS_SHARE = 8  # of the limit, for what is known of such leaves
+FILTERS_SHARE = 4  # of the limit, for what is known of such leaves
 EVICTED_LEAVES = 16  # at once; written out first if none of the least recently used ones is clean
 
 
