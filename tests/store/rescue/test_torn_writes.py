@@ -122,3 +122,22 @@ async def test_a_leaf_with_keys_where_its_bsets_end_is_in_doubt() -> None:
     left = await read_corrected(builder.devices())
     (extent,) = DirtyExtents.of(left).of_inode(0)
     assert extent.confidence == Confidence.SURE
+
+
+async def test_so_are_keys_between_damage_and_such_a_bset() -> None:
+    """What is behind damage is the newest of its leaf only if nothing behind it was erased."""
+    builder = ImageBuilder(block_sectors=1)
+    data = builder.geometry.sector_of(builder.bucket())
+    first, second, newer = (
+        [Key(0, begin + 8 * n, 1, True, (Pointer(0, data + begin // 8 + n, 0),)) for n in range(count)]
+        for begin, count in ((80, 3), (160, 3), (240, 40))
+    )
+    leaf = builder.node([builder.extent(0, 0, 8, dirty=True)], first, second, newer)
+    builder.finish(leaf)
+    start = builder.byte_of(leaf)
+    builder.write(start + 512 + 40, b"\x55" * 8)
+    left = await read_corrected(builder.devices())
+    assert Confidence.SURE in {extent.confidence for extent in DirtyExtents.of(left).of_inode(0)}
+    builder.write(start + 3 * 512, bytes(512))
+    left = await read_corrected(builder.devices())
+    assert Confidence.SURE not in {extent.confidence for extent in DirtyExtents.of(left).of_inode(0)}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from bcached.errors import BcachedError, DeviceError
 from bcached.format.bset import PlacedBset
+from bcached.format.damage.hidden_keys import has_keys_behind
 from bcached.format.node_gen import gen_of_node, may_be_bset
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.membership import MemberFound
@@ -16,7 +17,8 @@ async def bsets_behind_all_damage(members: Sequence[MemberFound], node: NodeFoun
     """Returns the sound bsets of a node that follow its last damaged one.
 
     1. A gap between two of them is damage, too. 2. So is something like a bset behind the last one, unless
-    its checksum is that of a former node in the same bucket, which had another gen.
+    its checksum is that of a former node in the same bucket, which had another gen. 3. So are keys behind
+    zeros there: the beginning of a newer bset was erased.
     """
     pointer = node.key.pointers[0]
     superblock = members[pointer.device].superblock
@@ -36,6 +38,8 @@ async def bsets_behind_all_damage(members: Sequence[MemberFound], node: NodeFoun
             pointer.sector * SECTOR_BYTES + end, length - end
         )
     except BcachedError:
+        return []
+    if has_keys_behind(raw, 0):
         return []
     if not may_be_bset(raw, superblock.set_magic, newest[0].bset.seq):
         return newest
@@ -59,5 +63,8 @@ async def lacks_nothing(members: Sequence[MemberFound], node: NodeFound) -> bool
     if end >= node.key.sectors * SECTOR_BYTES:
         return True
     around = ReadAround(members[pointer.device].block_device, block_bytes)
-    raw = await around.read(pointer.sector * SECTOR_BYTES + end, block_bytes)
-    return not around.holes and not may_be_bset(raw, superblock.set_magic, node.bsets[0].bset.seq)
+    length = min(node.key.sectors * SECTOR_BYTES - end, block_bytes + SECTOR_BYTES)
+    raw = await around.read(pointer.sector * SECTOR_BYTES + end, length)
+    if around.is_hole(pointer.sector * SECTOR_BYTES + end, pointer.sector * SECTOR_BYTES + end + block_bytes):
+        return False
+    return not has_keys_behind(raw, 0) and not may_be_bset(raw, superblock.set_magic, node.bsets[0].bset.seq)
