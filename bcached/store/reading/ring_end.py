@@ -5,6 +5,7 @@ Entries are written one behind the other, a bucket is filled before the next is 
 erased before it is used again. So the next entry would be right behind the newest, or at the start of the
 next bucket. What an earlier lap of the ring left at both places proves that there was none. Zeros at one of
 them, with entries of an earlier lap further behind, are no state that a writer leaves: something was erased.
+Nor is an entry that the ring has twice: one of them was written where another belongs.
 If there is nothing of an earlier lap, an entry that was never written and one that was erased look the same.
 """
 
@@ -100,6 +101,9 @@ class RingRead:
     async def _end_behind(self, newest: Newest) -> JournalEnd:
         """Returns what both places show where the next entry would be."""
         here = newest.bucket
+        twice = self._twice(here, newest.behind)
+        if twice:
+            return JournalEnd(End.SUSPECT, f"{here.where}, byte {newest.behind}", twice)
         known = await self._known_here(newest)
         if known == End.SUSPECT:
             why = "there is a gap, and entries of an earlier lap are behind it"
@@ -107,10 +111,22 @@ class RingRead:
         following = self.following(here)
         if not following:
             return JournalEnd(known)
+        twice = self._twice(following[0], 0)
+        if twice:
+            return JournalEnd(End.SUSPECT, f"{following[0].where}, byte 0", twice)
         known_next, why = await self._known_of_next(following[0], newest.seq)
         if known_next == End.SUSPECT:
             return JournalEnd(known_next, f"{following[0].where}, byte 0", why)
         return JournalEnd(max(known, known_next))
+
+    def _twice(self, bucket: BucketFound, byte: int) -> str:
+        """Returns where else the sound entry at a byte of a bucket is; nothing if that is its only place."""
+        at = next((placed.entry.seq for placed in sound_of(bucket) if placed.offset_bytes == byte), None)
+        for other in self.buckets() if at is not None else ():
+            for placed in sound_of(other):
+                if placed.entry.seq == at and (other is not bucket or placed.offset_bytes != byte):
+                    return f"entry {at} is there, and at {other.where}, byte {placed.offset_bytes}, too"
+        return ""
 
     async def _known_here(self, newest: Newest) -> End:
         """Returns what the place behind the newest entry shows.

@@ -84,6 +84,18 @@ async def test_an_old_entry_erased_elsewhere_says_nothing_about_the_end() -> Non
     assert await end_of(ring) == End.PROVEN
 
 
+@pytest.mark.parametrize("written", [5, A_BUCKET * COUNT + 3, A_BUCKET * (COUNT + 1) + 1])
+async def test_an_older_entry_where_the_newest_belongs_is_suspect(written: int) -> None:
+    """As a device leaves it that writes an entry to a wrong place."""
+    ring = round_and_round(written)
+    newest = (1 + (written - 1) // A_BUCKET) % COUNT, (written - 1) % A_BUCKET
+    ring[newest[0]][newest[1]] = entry(written - 3, written - 4)
+    found, findings = await read(ring)
+    assert found.end is not None
+    assert (found.newest.seq, found.end.known) == (written - 1, End.SUSPECT)
+    assert f"entry {written - 3} is there, and at " in findings.listed[0].problem
+
+
 async def test_a_bucket_that_an_earlier_lap_filled_in_part_proves_nothing() -> None:
     ring = round_and_round(A_BUCKET * COUNT)
     ring[1] = entries(A_BUCKET * COUNT + 1, 3)
