@@ -65,6 +65,9 @@ def first_bucket_for(bucket_sectors: int) -> int:
     return 23 // bucket_sectors + 1
 
 
+SEQ_MASK = (1 << 64) - 1
+
+
 @dataclass(frozen=True, slots=True)
 class Superblock:
     """The checked fields, by bcached's names; the kernel's are in superblock_fields.py.
@@ -97,6 +100,11 @@ class Superblock:
     def set_magic(self) -> int:
         """The number that the magic numbers of journal, prios and btree are mixed with."""
         return set_magic_of(self.set_uuid)
+
+    @property
+    def next_seq(self) -> int:
+        """The seq of the next write: it only counts them, and may wrap, as the kernel's does."""
+        return (self.seq + 1) & SEQ_MASK
 
     @property
     def has_space_for_copy(self) -> bool:

@@ -111,7 +111,7 @@ def renumbered(superblock: Superblock, member: int, members: int) -> Superblock:
         members=members,
         version=version,
         feature_incompat=features,
-        seq=superblock.seq + 1,
+        seq=superblock.next_seq,
     )
 
 

@@ -161,7 +161,7 @@ async def _add(step: RepairStep, number: int, member: MemberFound) -> None:
     )
     if is_right and (is_copied or not has_copy):
         return
-    new = superblock if is_right else replace(superblock, seq=superblock.seq + 1)
+    new = superblock if is_right else replace(superblock, seq=superblock.next_seq)
     raw = new.pack()
     if has_copy:
         step.stages.append([Patch(number, COPY_SECTOR * SECTOR_BYTES, raw)])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Superblocks of sets that begin elsewhere than make-bcache's: found again, where nothing is overwritten."""
 
+from dataclasses import replace
+
 import pytest
 
 from bcached.errors import SetRefused
@@ -98,3 +100,15 @@ def test_fields_of_a_set_that_is_not_there_are_not_read_as_one() -> None:
     builder.write(4096 + 56, b"other set")
     with pytest.raises(SetRefused, match="--geometry"):
         run_in_virtual_time(read_what_is_left(builder.devices()))
+
+
+def test_a_superblock_with_the_highest_seq_is_written_again() -> None:
+    builder = ImageBuilder()
+    root, _ = two_levels(builder)
+    builder.finish(root, 1)
+    builder.write_superblock(replace(builder.superblocks[0], seq=(1 << 64) - 1))
+    builder.flip(8 * SECTOR + 60)
+    wishes = Wishes(frozenset({StepOption.SUPERBLOCK}))
+    repair: Repair = run_in_virtual_time(plan_repair(builder.devices(), wishes))
+    assert repair.found.findings.sound
+    assert repair.found.members[0].superblock.seq == 0
