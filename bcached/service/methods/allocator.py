@@ -111,15 +111,18 @@ class Allocation:
         rows: list[tuple[int | None, list[ExtentParameters]]] = []
         block_mask = self._block_mask
         write_point: int | None = -1  # no write point
+        row: list[ExtentParameters] = []
+        append = row.append
         for extent in extents:
             if (extent.offset | extent.sectors) & block_mask:
                 break
             if extent.whole or extent.write_prio or extent.replicas is not None:
                 break
             if extent.write_point != write_point:
-                write_point = extent.write_point
-                rows.append((write_point, []))
-            rows[-1][1].append(extent)
+                write_point, row = extent.write_point, []
+                append = row.append
+                rows.append((write_point, row))
+            append(extent)
         return rows
 
     def _carve_rows(

@@ -57,7 +57,9 @@ class DecidedReplies:
                 else:
                     outcome = results if failure is None else sender.replies.refusal(slot.kind, failure)
                     sender.set_reply(slot, outcome)
-            sender.send([*replies, *queue.pop_ready()])
+            if queue.slots:
+                replies += queue.pop_ready()
+            sender.send(replies)
         except Exception as error:
             sender.fail(error)
             return
