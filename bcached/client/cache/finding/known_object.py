@@ -87,7 +87,7 @@ class KnownObject(Position):
         self.length = min(length, key.sectors * SECTOR_BYTES) - CHECKED_AT  # of the first extent
         # As this machine reads them in the header of the map of gens.
         self.life, self.gc_epoch = native(since.life), native(since.gc_epochs[member.number])
-        self.reported_in: object = None  # the interval of Hits in which the daemon is told of the bucket
+        self.reported_in: object = None  # the interval of Hits in which its bucket was reported
         # The extents behind the first; None of a short object in one extent, which takes the shortest path.
         self.others: Sequence[KnownExtent] | None = None
         left = length - CHECKED_AT - self.length
