@@ -4,6 +4,7 @@
 import asyncio
 import random
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from bcached.client import BlockingClient
 from bcached.client.side_by_side import THREADS, side_by_side
 from bcached.errors import ClientClosed, ConnectionLost, NoFreeBuckets
 from instruments.clients.served_set import served
+
+EXHAUSTED_MS = 1500  # after which no bucket is on its way, on a busy machine, too
 
 
 def block_of(number: int) -> bytes:
@@ -56,12 +59,13 @@ async def test_a_thread_that_waits_keeps_no_other_one_from_asking(tmp_path: Path
                 held = []
                 try:
                     while True:
-                        held.append(client.allocate_bucket(timeout_ms=300))
+                        held.append(client.allocate_bucket(timeout_ms=EXHAUSTED_MS))
                 except NoFreeBuckets:
                     pass
                 waiting = [pool.submit(client.allocate, 0, 8 * n, 8, timeout_ms=60_000) for n in range(2)]
                 while it.cache_set.statistics().waiters["none"] < 2:
-                    pass
+                    assert not any(one.done() for one in waiting), "a bucket was left"
+                    time.sleep(0.001)
                 for key in held[:8]:  # only this lets the others go on
                     client.free_bucket(key)
                 return sum(key.sectors for one in waiting for key in one.result(30))
@@ -76,7 +80,7 @@ async def test_closing_ends_the_calls_of_all_threads(tmp_path: Path) -> None:
             client = BlockingClient(it.path).connect()
             try:
                 while True:
-                    client.allocate_bucket(timeout_ms=300)
+                    client.allocate_bucket(timeout_ms=EXHAUSTED_MS)
             except NoFreeBuckets:
                 pass
             errors: list[type] = []
@@ -91,7 +95,8 @@ async def test_closing_ends_the_calls_of_all_threads(tmp_path: Path) -> None:
             for thread in threads:
                 thread.start()
             while it.cache_set.statistics().waiters["none"] < 3:
-                pass
+                assert all(thread.is_alive() for thread in threads), "a bucket was left"
+                time.sleep(0.001)
             client.close()
             for thread in threads:
                 thread.join(30)
