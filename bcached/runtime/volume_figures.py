@@ -75,7 +75,7 @@ def _without(total: VolumeState, listed: Iterable[VolumeState]) -> VolumeState:
     """Returns the total without the figures of some volumes."""
     rest = {
         name: max(getattr(total, name) - sum(getattr(each, name) for each in listed), 0)
-        for name in VolumeState.__struct_fields__[2:-1]
+        for name in VolumeState.__struct_fields__[2:-1]  # between label, flash_only and private
     }
     return VolumeState("", False, **rest)
 

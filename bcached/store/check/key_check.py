@@ -3,7 +3,7 @@
 
 What keeps a set from being opened is not judged here, but by the rules shared with an opening
 (bucket_checks.py). A pointer ahead of its bucket's gen on disk raises it, so there are two passes: one for
-the gens, one to judge.
+the gens, one to judge. What is counted is in accounting/check_counts.py (Census).
 """
 
 from array import array
