@@ -120,12 +120,15 @@ class RingRead:
         return JournalEnd(max(known, known_next))
 
     def _twice(self, bucket: BucketFound, byte: int) -> str:
-        """Returns where else the sound entry at a byte of a bucket is; nothing if that is its only place."""
-        at = next((placed.entry.seq for placed in sound_of(bucket) if placed.offset_bytes == byte), None)
-        for other in self.buckets() if at is not None else ():
+        """Returns where else the sound entry at a byte of a bucket is; nothing if that is its only place.
+
+        One without keys may be what a repair fills a gap with.
+        """
+        at = next((placed.entry for placed in sound_of(bucket) if placed.offset_bytes == byte), None)
+        for other in self.buckets() if at is not None and at.keys else ():
             for placed in sound_of(other):
-                if placed.entry.seq == at and (other is not bucket or placed.offset_bytes != byte):
-                    return f"entry {at} is there, and at {other.where}, byte {placed.offset_bytes}, too"
+                if placed.entry == at and (other is not bucket or placed.offset_bytes != byte):
+                    return f"entry {at.seq} is there, and at {other.where}, byte {placed.offset_bytes}, too"
         return ""
 
     async def _known_here(self, newest: Newest) -> End:

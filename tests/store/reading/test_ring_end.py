@@ -88,8 +88,10 @@ async def test_an_old_entry_erased_elsewhere_says_nothing_about_the_end() -> Non
 async def test_an_older_entry_where_the_newest_belongs_is_suspect(written: int) -> None:
     """As a device leaves it that writes an entry to a wrong place."""
     ring = round_and_round(written)
-    newest = (1 + (written - 1) // A_BUCKET) % COUNT, (written - 1) % A_BUCKET
-    ring[newest[0]][newest[1]] = entry(written - 3, written - 4)
+    places = [((1 + at // A_BUCKET) % COUNT, at % A_BUCKET) for at in range(written)]
+    older = replace(entry(written - 3, written - 4), keys=(Key(0, 8, 8, True, (Pointer(0, 4096, 3),)),))
+    for index, place in (places[-4], places[-1]):
+        ring[index][place] = older
     found, findings = await read(ring)
     assert found.end is not None
     assert (found.newest.seq, found.end.known) == (written - 1, End.SUSPECT)
