@@ -97,8 +97,11 @@ class Attachment:
 
     # Beginning and end
 
-    def begin(self, connection: OpenConnection, description: Description) -> None:
-        """Take the lease if the role permits writes; from here on the client can be used."""
+    def begin(self, connection: OpenConnection, description: Description) -> bool:
+        """Take the lease if the role permits writes, and return whether it did.
+
+        From here on the client can be used.
+        """
         self._pid = os.getpid()
         if description.role in WRITER_ROLES:
             self._lease = Lease(description.lease_path)
@@ -107,6 +110,7 @@ class Attachment:
         self.connection = connection
         self._is_open = True
         end_in_children(self)
+        return self._lease is not None
 
     def close(self) -> bool:
         """Mark the client as closed; returns whether it was open. The caller closes the connection."""

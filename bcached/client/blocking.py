@@ -79,7 +79,8 @@ class BlockingClient:
             return self
         channel = SocketChannel(self.path, self._patience_s)
         try:
-            self._at.begin(channel, channel.ask(verbs.describe()))
+            if self._at.begin(channel, channel.ask(verbs.describe())):
+                channel.settle_at_end(self._at)
         except BaseException:
             channel.close()
             raise

@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from bcached.client.connecting import connecting
 from bcached.client.forks import end_in_children
+from bcached.client.hang_up_watch import Settles, hang_up_watch
 from bcached.client.protocol.exchange import CLOSED, Call, Exchange
 
 P = ParamSpec("P")
@@ -65,6 +66,10 @@ class SocketChannel:
     def hang_ups(self) -> Callable[[float], object]:
         """Returns a function that returns something once the connection has ended, or raises ValueError."""
         return self._hang_ups.poll
+
+    def settle_at_end(self, one: Settles) -> None:
+        """Have what ends with the connection settled when it ends, also while no call is made."""
+        hang_up_watch.add(self._socket.fileno(), one)
 
     def ask(self, call: Call[T]) -> T:
         """Returns the call's result or raises its error."""
@@ -124,6 +129,7 @@ class SocketChannel:
             if self._is_closed:
                 return
             self._is_closed = True
+            hang_up_watch.forget(self._socket.fileno())
             if not self._in_step:  # else a signal handler calls this, and what was sent is unknown
                 self._step(self._push)
             self._end(CLOSED)

@@ -57,7 +57,8 @@ class CacheSession:
         self.channel = SocketChannel(path, patience_s)
         try:
             self.at = Attachment(path, direct=False, whole_buckets=True)
-            self.at.begin(self.channel, self.channel.ask(verbs.describe()))
+            if self.at.begin(self.channel, self.channel.ask(verbs.describe())):
+                self.channel.settle_at_end(self.at)
             files = self.channel.ask(verbs.map_gens(self.at))
             self.gens = self.at.map_gens(files)
             self.changes = mapped_changes(self.channel.ask(verbs.map_changes(self.at)))

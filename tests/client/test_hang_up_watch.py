@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A client that makes no call releases its lease with its connection, once its last write has returned."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+
+from bcached.client import BlockingClient, Cache
+from bcached.client.hang_up_watch import HangUpWatch, hang_up_watch
+from bcached.device.claims.lease_file import OldLease
+from instruments.clients.served_set import served
+from instruments.time.patience import patience
+
+
+class Settled:
+    """What is settled, and how often."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.is_settled = Event()
+
+    def settle(self) -> None:
+        self.times += 1
+        self.is_settled.set()
+
+
+def all_before_is_settled(watch: HangUpWatch) -> None:
+    """Wait until the hang-ups before this call are dealt with: they are reported in order."""
+    probe = Settled()
+    here, there = socket.socketpair()
+    with here:
+        watch.add(here.fileno(), probe)
+        there.close()
+        assert probe.is_settled.wait(20)
+
+
+def connected(path: str) -> BlockingClient:
+    return BlockingClient(path).connect()
+
+
+def read_once(path: str) -> Cache:
+    cache = Cache(path)
+    cache.get("a")
+    return cache
+
+
+def stored_once(path: str) -> Cache:
+    cache = Cache(path)
+    cache.set("a", 1)
+    return cache
+
+
+@pytest.mark.parametrize("begin", [connected, read_once, stored_once])
+async def test_an_idle_client_releases_its_lease(tmp_path: Path, begin: Callable[[str], Any]) -> None:
+    async with served(tmp_path, image=True) as it:
+        client = await asyncio.to_thread(begin, it.path)
+        lease = OldLease(it.cache_set.lease_path, "")
+        assert not lease.is_released()
+    async with patience(20):
+        while not lease.is_released():
+            await asyncio.sleep(0.001)
+    assert os.path.exists(lease.path)
+    await asyncio.to_thread(client.close)
+
+
+async def test_a_write_that_is_under_way_keeps_it_until_it_has_returned(tmp_path: Path) -> None:
+    write = object()
+    async with served(tmp_path, image=True) as it:
+        client = await asyncio.to_thread(connected, it.path)
+        client._at.begin_write(write)
+        lease = OldLease(it.cache_set.lease_path, "")
+    await asyncio.to_thread(all_before_is_settled, hang_up_watch)
+    assert not client.is_connected
+    assert not lease.is_released()
+    client._at.end_write(write)
+    assert lease.is_released()
+    client.close()
+
+
+async def test_a_forked_child_watches_its_own(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    begun, begins = os.pipe()
+    async with served(tmp_path, image=True) as it:
+
+        def fork() -> int:
+            with BlockingClient(it.path):
+                child = os.fork()
+            if child == 0:
+                client = connected(it.path)
+                os.write(begins, b"!")
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(client.is_connected)
+            os.read(begun, 1)
+            return child
+
+        child = await asyncio.to_thread(fork)
+        lease = OldLease(it.cache_set.lease_path, "")
+        assert not lease.is_released()
+    async with patience(20):
+        while not lease.is_released():
+            await asyncio.sleep(0.001)
+    for descriptor in (writing, reading, begun, begins):
+        os.close(descriptor)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_hang_up_is_reported_once_although_the_socket_has_a_copy() -> None:
+    watch, one = HangUpWatch(), Settled()
+    here, there = socket.socketpair()
+    with socket.socket(fileno=os.dup(here.fileno())), here:
+        watch.add(here.fileno(), one)
+        there.close()
+        all_before_is_settled(watch)
+        all_before_is_settled(watch)
+        assert one.times == 1
+
+
+def test_what_has_hung_up_before_it_is_added_is_settled_and_what_is_forgotten_is_not() -> None:
+    watch, late, forgotten = HangUpWatch(), Settled(), Settled()
+    ours, theirs = socket.socketpair()
+    here, there = socket.socketpair()
+    with ours, here:
+        theirs.close()
+        watch.forget(ours.fileno())  # nothing was added
+        watch.add(ours.fileno(), late)
+        watch.add(here.fileno(), forgotten)
+        watch.forget(here.fileno())
+        there.close()
+        all_before_is_settled(watch)
+        assert (late.times, forgotten.times) == (1, 0)
