@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Cuts the extents of objects from leased buckets."""
 
+import mmap
 from collections import deque
 
 from bcached.keys import Key, Pointer
+from bcached.units import SECTOR_BYTES
 
+PAGE_SECTORS = mmap.PAGESIZE // SECTOR_BYTES
 SMALL_SHARE = 8  # an object of at most a bucket's eighth is not divided: it begins in the next bucket
 
 
@@ -62,6 +65,24 @@ class Carver:
             self._leases.popleft()
         self.sectors_left -= count
         return key
+
+    def begin_page(self) -> None:
+        """Leave the rest of the page in use unused.
+
+        The page cache writes whole pages: a later object in it would have the earlier ones, which are durable
+        then, written again in place, and a power cut may garble what is being written.
+        """
+        if not self._leases:
+            return
+        lease = self._leases[0]
+        used = lease.pointers[0].sector % PAGE_SECTORS
+        if not used:
+            return
+        count = min(PAGE_SECTORS - used, lease.sectors)
+        self.sectors_left -= count
+        self.unused.append(Key(0, 0, count, False, lease.first(count)))
+        if not lease.sectors:
+            self._leases.popleft()
 
     def take_unused(self) -> tuple[Key, ...]:
         """Returns what is to be released, once."""

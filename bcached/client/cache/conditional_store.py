@@ -84,7 +84,7 @@ class ConditionalStore:
         if version is not None and session.version_of(self._name) != version:
             return False
         with lock, session.undivided:
-            pending = session.written(self._name, parts, seal)
+            pending = session.written(self._name, parts, seal, durable=self._durable)
             self._attempt = one, pending
             if version is None:
                 is_sent = session.commits.send_if_absent(pending, durable=self._durable)

@@ -295,6 +295,8 @@ class Objects:
     def _flush(self, session: CacheSession, *, durable: bool) -> None:
         with self.sessions.lock, session.undivided:
             session.commits.drain()
+            if durable:
+                session.begin_page()
         if durable:
             session.flush()
         with self.sessions.lock, session.undivided:

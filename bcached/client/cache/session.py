@@ -132,6 +132,8 @@ class CacheSession:
     def store(self, name: bytes, parts: Parts, seal: Seal, *, wait: bool, durable: bool) -> Pending:
         """Write an object of this name, and commit it; returns before the answer."""
         pending = self._written(name, self._offset_of(name), parts, seal)
+        if durable:
+            self.begin_page()
         pending.version = self.version_at(pending.offset)  # before it may be committed
         self.commits.add(pending, wait=wait, durable=durable)
         if self.commits.newest.get(pending.offset) is pending:  # else another thread has had its answer
@@ -151,9 +153,16 @@ class CacheSession:
         """Returns the change counter of the slot at this offset, as it is now."""
         return self.changes.counter(self.inode, offset)
 
-    def written(self, name: bytes, parts: Parts, seal: Seal) -> Pending:
-        """Write an object of this name, which is not committed yet."""
-        return self._written(name, offset_of(name), parts, seal)
+    def written(self, name: bytes, parts: Parts, seal: Seal, *, durable: bool) -> Pending:
+        """Write an object of this name, which is not committed yet; durable: it is to be."""
+        pending = self._written(name, offset_of(name), parts, seal)
+        if durable:
+            self.begin_page()
+        return pending
+
+    def begin_page(self) -> None:
+        """Have later objects share no page with those written so far, which are about to be made durable."""
+        self._carver.begin_page()
 
     def release(self, pending: Pending) -> None:
         """Return the space of what was written and not committed."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bcached.client.cache.carving import SMALL_SHARE, Carver
+from bcached.client.cache.carving import PAGE_SECTORS, SMALL_SHARE, Carver
 from bcached.keys import Key, Pointer
 
 BUCKET = 128
@@ -71,3 +71,18 @@ def test_a_small_object_begins_in_the_next_bucket_and_the_rest_is_released() -> 
     (unused,) = carver.take_unused()
     assert (unused.sectors, unused.pointers) == (8, (Pointer(0, 120, 7),))
     assert carver.take_unused() == ()
+
+
+def test_a_page_is_begun_behind_what_is_in_use() -> None:
+    carver = Carver(BUCKET)
+    carver.begin_page()  # nothing is leased
+    carver.lease(bucket(0))
+    carver.begin_page()
+    assert carver.cut(0, 0, 3).pointers == (Pointer(0, 0, 7),)
+    carver.begin_page()
+    assert [(one.sectors, one.pointers[0].sector) for one in carver.take_unused()] == [(PAGE_SECTORS - 3, 3)]
+    carver.begin_page()
+    assert carver.take_unused() == ()
+    assert carver.cut(0, 0, BUCKET - PAGE_SECTORS - 1).pointers == (Pointer(0, PAGE_SECTORS, 7),)
+    carver.begin_page()  # takes the bucket's last sector
+    assert (carver.sectors_left, carver.needs_lease(1)) == (0, True)
