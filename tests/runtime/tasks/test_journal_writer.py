@@ -12,7 +12,7 @@ from bcached.errors import FlushFailed
 from bcached.keys import Key
 from bcached.runtime.coordination.options import SetOptions
 from bcached.runtime.coordination.shared import create_shared
-from bcached.runtime.tasks.journal_writer import JournalWriter
+from bcached.runtime.tasks.journal_writer import GATHER_ITERATIONS, JournalWriter
 from bcached.state.sectors.sector_allocator import SectorAllocator
 from instruments.devices.failing_device import FailingDevice, Fault
 from instruments.stories.journal_story import JournalStory
@@ -87,6 +87,20 @@ async def test_many_clients_share_entries() -> None:
 
         await asyncio.gather(*(client(number) for number in range(64)))
         assert 20 <= story.journal.durable_seq <= 22
+
+
+@pytest.mark.parametrize("keys", [5, GATHER_ITERATIONS + 5])
+@in_virtual_time
+async def test_keys_that_follow_each_other_share_the_entry_that_is_wanted(keys: int) -> None:
+    async with written() as story:
+        journal, seqs = story.journal, []
+        for number in range(keys):
+            seqs.append(journal.append([key(number)]))
+            asyncio.ensure_future(journal.durable(seqs[-1])).add_done_callback(lambda _: None)
+            await asyncio.sleep(0)
+        limit = GATHER_ITERATIONS + 2  # it wakes in the second iteration
+        assert seqs.count(1) == min(keys, limit)
+        await journal.durable(seqs[-1])
 
 
 @in_virtual_time
