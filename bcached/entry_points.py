@@ -8,6 +8,7 @@ Libraries may abort the process then, so the limit is checked before they are lo
 import importlib
 import os
 import resource
+import shlex
 import signal
 import sys
 
@@ -39,6 +40,21 @@ def open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
+def _missing(error: ImportError) -> str:
+    """Returns which module is not installed, and what to install; empty if that is not the reason."""
+    name = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or name in ("", __package__):
+        return ""
+    metadata = importlib.import_module("importlib.metadata")  # takes long, and is needed here only
+    try:
+        needed: list[str] = metadata.requires(__package__) or []
+    except metadata.PackageNotFoundError:  # a checkout that was not installed
+        needed = []
+    named = [one for one in needed if "extra ==" not in one]
+    how = f"pip install {shlex.join(named)}" if named else "install bcached with its dependencies"
+    return f"needs the module {name}, which is not installed (the client library does without): {how}"
+
+
 def _run(program: str, module: str) -> int:
     open_closed_streams()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -55,9 +71,10 @@ def _run(program: str, module: str) -> int:
         sys.stderr.write(f"{program}: interrupted\n")
         return 128 + signal.SIGINT
     except (MemoryError, ImportError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        missing = _missing(error) if isinstance(error, ImportError) else ""
+        if not is_out_of_memory(error) and not missing:
             raise
-        sys.stderr.write(f"{program}: {OUT_OF_MEMORY}\n")
+        sys.stderr.write(f"{program}: {missing or OUT_OF_MEMORY}\n")
         return 1
     return int(status or 0)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -7,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+import bcached
 from bcached.cli.groups import SYNONYMS
 from bcached.cli.main import VERBS, Verbs, bcachectl
 from bcached.errors import (
@@ -244,3 +247,29 @@ def test_no_device_gets_the_number_of_a_standard_stream_that_is_closed(
     assert int(number) > 2
     assert ends == "(False, '', False)"
     assert image.read_bytes() == b""
+
+
+@pytest.mark.parametrize(("program", "module"), [("daemon", "bcached"), ("control", "bcachectl")])
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_an_environment_with_the_client_only_is_told_what_to_install(
+    program: str, module: str, is_installed: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "msgspec").symlink_to(Path(msgspec.__file__).parent)
+    (tmp_path / "bcached").symlink_to(Path(bcached.__file__).parent)
+    if is_installed:
+        information = tmp_path / "bcached-1.dist-info"
+        information.mkdir()
+        needed = ["click<9,>=8.2", "msgspec<1,>=0.20", 'django<7,>=5.2; extra == "django"']
+        lines = ["Metadata-Version: 2.4", "Name: bcached", "Version: 1"]
+        lines += [f"Requires-Dist: {one}" for one in needed]
+        (information / "METADATA").write_text("\n".join(lines))
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; "
+    code += f"import bcached.entry_points as it; sys.exit(it.{program}())"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], cwd="/", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert re.match(rf"{module}: needs the module \w+, which is not installed", done.stderr)
+    how = "pip install 'click<9,>=8.2' 'msgspec<1,>=0.20'" if is_installed else "install bcached with its"
+    assert how in done.stderr
+    assert "django" not in done.stderr
