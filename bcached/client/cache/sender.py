@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Sends the keys that have gathered if the program stores nothing more that would send them."""
+"""Sends the keys that have gathered if the program stores nothing more that would send them.
+
+Without a close, what has gathered is sent by the end of the cache (when it is collected), of the program, or
+of a child that multiprocessing began: those end without atexit.
+"""
 
 import atexit
+import os
+import sys
 import time
 import weakref
 from contextlib import suppress
@@ -24,17 +30,25 @@ class Sender:
         self._is_closed = False
 
     def want(self) -> None:
-        """Have what has gathered sent soon."""
+        """Have what has gathered sent soon; at once if no thread would live to do it."""
         if self._thread is None:
-            end_in_children(self)
-            _started.add(self)
-            self._thread = Thread(
-                target=_run, args=(weakref.ref(self), self._wanted), name="bcached cache", daemon=True
-            )
-            self._thread.start()
-            weakref.finalize(self, self._wanted.set).atexit = False
-        if not self._wanted.is_set():
+            self._begin()
+        if self._thread is None or _process.has_ended:
+            send_rest(self._sessions)
+        elif not self._wanted.is_set():
             self._wanted.set()
+
+    def _begin(self) -> None:
+        """Start the thread, unless the process has none left, or its interpreter is ending."""
+        end_in_children(self)
+        _process.note(self)
+        thread = Thread(
+            target=_run, args=(weakref.ref(self), self._wanted), name="bcached cache", daemon=True
+        )
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+            weakref.finalize(self, _end, self._sessions, self._wanted, os.getpid()).atexit = False
 
     def close(self) -> None:
         """End the thread."""
@@ -49,10 +63,7 @@ class Sender:
 
     def send_at_exit(self) -> None:
         """Send what has gathered: the thread does not outlive the program."""
-        session = self._sessions.existing
-        if session is not None:
-            with self._sessions.lock, suppress(BcachedError):
-                session.commits.send()
+        send_rest(self._sessions)
 
     def send(self) -> bool:
         """Send what has gathered if that is due; returns whether to go on."""
@@ -71,13 +82,46 @@ class Sender:
         return not self._is_closed
 
 
-_started: "weakref.WeakSet[Sender]" = weakref.WeakSet()
+def send_rest(sessions: Sessions) -> None:
+    """Send what has gathered, without telling of a refusal: nothing is left that could be told."""
+    session = sessions.existing
+    if session is not None:
+        with sessions.lock, suppress(BcachedError):
+            session.commits.send()
 
 
-@atexit.register
-def _send_at_exit() -> None:
-    for one in list(_started):
-        one.send_at_exit()
+def _end(sessions: Sessions, wanted: Event, process: int) -> None:
+    """A sender was collected: its thread ends, and what has gathered is sent before its connection goes."""
+    if os.getpid() == process:  # else a child collects what it inherited
+        send_rest(sessions)
+        wanted.set()
+
+
+class _Process:
+    """The senders of this process, and its end."""
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._started: weakref.WeakSet[Sender] = weakref.WeakSet()
+        self._prepared = 0  # the process whose end multiprocessing will tell
+        atexit.register(self.end)
+
+    def note(self, sender: Sender) -> None:
+        """Have what this sender has sent at the end of the process."""
+        self._started.add(sender)
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None and self._prepared != os.getpid():
+            self._prepared = os.getpid()
+            util.Finalize(None, self.end, exitpriority=0)
+
+    def end(self) -> None:
+        """Send what has gathered, and from here on what is stored, at once."""
+        self.has_ended = True
+        for one in list(self._started):
+            one.send_at_exit()
+
+
+_process = _Process()
 
 
 def _run(sender: "weakref.ref[Sender]", wanted: Event) -> None:

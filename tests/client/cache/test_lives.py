@@ -137,14 +137,45 @@ def test_what_was_stored_in_a_deleted_volume_is_not_followed_by_what_is_older_in
         assert one["a"] == other["a"] == "newest"
 
 
-def test_the_end_of_a_program_sends_what_it_has_stored(own_daemon: DaemonProcess) -> None:
-    path = str(own_daemon.socket_path)
-    script = "import sys; from bcached.client import Cache; cache = Cache(sys.argv[1])\n"
-    script += "for number in range(20): cache.set(str(number), number)"
-    with Cache(path) as cache:
+STORE = """
+import atexit, multiprocessing, os, sys, threading
+if "at exit" in sys.argv:  # called after what the library does there
+    atexit.register(lambda: store(Cache(*sys.argv[1:3])))
+from bcached.client import Cache
+def store(cache):
+    for number in range(20): cache.set(str(number), number)
+def store_and_drop():
+    store(Cache(*sys.argv[1:3]))
+def no_thread(thread):
+    raise RuntimeError("can't start new thread")
+"""
+ENDS = {
+    "program": "kept = Cache(*sys.argv[1:3]); store(kept)",
+    "at exit": "",
+    "without threads": """
+threading.Thread.start = no_thread
+kept = Cache(*sys.argv[1:3])
+store(kept)
+os._exit(0)""",
+    "collected": "store_and_drop(); os._exit(0)",
+    "multiprocessing": """
+kept = Cache(*sys.argv[1:3])
+child = multiprocessing.get_context("fork").Process(target=store, args=(kept,))
+child.start()
+child.join()
+os._exit(child.exitcode)""",
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_the_end_of_a_program_or_a_cache_sends_what_it_has_stored(daemon: DaemonProcess, how: str) -> None:
+    path = str(daemon.socket_path)
+    with Cache(path, how) as cache:
         cache.set_many({str(number): "old" for number in range(20)}, wait=True)
-        subprocess.run([sys.executable, "-c", script, path], check=True)
-        own_daemon.ask("Allocator.Flush")  # behind what it had sent
+        command = [sys.executable, "-c", STORE + ENDS[how], path, how]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+        daemon.ask("Allocator.Flush")  # behind what it had sent
         assert cache.get_many(map(str, range(20))) == {str(number): number for number in range(20)}
 
 
