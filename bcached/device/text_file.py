@@ -23,10 +23,11 @@ def refuse_no_file(path: str) -> None:
 def text_lines(path: str) -> list[str]:
     """Returns the lines of a text file. Raises DeviceRefused if it is longer than any that is meant."""
     refuse_no_file(path)
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         text = file.read(TEXT_BYTES_MAX + 1)
     if len(text) > TEXT_BYTES_MAX:
         raise DeviceRefused(
             path, f"expected a text file of at most {format_size(TEXT_BYTES_MAX)}, found more"
         )
-    return text.splitlines()
+    lines = text.split("\n")  # splitlines() takes characters for ends of lines that may be in a file's name
+    return lines if lines[-1] else lines[:-1]

@@ -3,20 +3,23 @@
 
 nbdkit runs it in the distribution's Python, so it uses the standard library only, and nothing of bcached. The
 map is a file of rows of four 64-bit words, in the order of offsets, none overlapping: first sector of the
-exported device, sectors, number of the cache device, first sector there.
+exported device, sectors, number of the cache device (NO_CACHE: they cannot be read), first sector there.
 """
 
 import errno
 import mmap
 import os
+import traceback
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from typing import Any
 
 import nbdkit  # type: ignore[import-not-found]  # nbdkit itself provides it
 
 API_VERSION = 2
 SECTOR_BYTES = 512
 ROW_WORDS = 4
+NO_CACHE = (1 << 64) - 1
 
 
 @dataclass
@@ -25,20 +28,32 @@ class View:
 
     caches: list[int] = field(default_factory=list)
     base: int | None = None
+    paths: dict[int, str] = field(default_factory=dict)  # by descriptor
     base_sector: int = 0
     size_bytes: int = 0
     rows: memoryview = field(default_factory=lambda: memoryview(b"").cast("Q"))
 
 
 view = View()
+_format_any_exception = traceback.format_exception
+
+
+def _format_exception(kind: Any, error: Any, trace: Any) -> list[str]:
+    """Returns what nbdkit prints of an exception: of a device that cannot be read, only what it says."""
+    if isinstance(error, OSError):
+        return [str(error.strerror)]
+    return _format_any_exception(kind, error, trace)
+
+
+traceback.format_exception = _format_exception  # type: ignore[assignment]  # nbdkit calls it so
 
 
 def config(key: str, value: str) -> None:
     """Take a parameter of the command line."""
     if key == "cache":
-        view.caches.append(os.open(value, os.O_RDONLY | os.O_CLOEXEC))
+        view.caches.append(_opened(value))
     elif key == "base":
-        view.base = os.open(value, os.O_RDONLY | os.O_CLOEXEC)
+        view.base = _opened(value)
     elif key == "base_sector":
         view.base_sector = int(value)
     elif key == "size":
@@ -47,6 +62,12 @@ def config(key: str, value: str) -> None:
         descriptor = os.open(value, os.O_RDONLY | os.O_CLOEXEC)
         view.rows = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)).cast("Q")
         os.close(descriptor)
+
+
+def _opened(path: str) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    view.paths[descriptor] = path
+    return descriptor
 
 
 def thread_model() -> int:
@@ -99,6 +120,11 @@ def _fill(handle: View, buffer: memoryview, offset: int) -> None:
         else:
             until = min(behind, end)
             part = buffer[position - offset : until - offset]
+            if cache == NO_CACHE:
+                raise OSError(
+                    errno.EIO,
+                    f"sector {position // SECTOR_BYTES}: dirty data that cannot be read, or was not copied",
+                )
             _read(handle.caches[cache], part, place + position - start)
             row += 1
         position = until
@@ -122,7 +148,14 @@ def _read_base(handle: View, part: memoryview, position: int) -> None:
 
 def _read(descriptor: int, part: memoryview, byte: int) -> None:
     while part:
-        count = os.preadv(descriptor, [part], byte)
+        try:
+            count = os.preadv(descriptor, [part], byte)
+        except OSError as error:
+            raise _failure(error.errno or errno.EIO, descriptor, byte, str(error.strerror)) from None
         if count == 0:
-            raise OSError(errno.EIO, "the device ends here")
+            raise _failure(errno.EIO, descriptor, byte, "the device ends here")
         part, byte = part[count:], byte + count
+
+
+def _failure(number: int, descriptor: int, byte: int, reason: str) -> OSError:
+    return OSError(number, f"{view.paths.get(descriptor, descriptor)}: cannot read at byte {byte}: {reason}")

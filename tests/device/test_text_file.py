@@ -15,6 +15,8 @@ from bcached.errors import DeviceRefused
 def test_a_file_and_a_pipe_of_the_shell_are_read(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"one\ntwo\xff\n")
     assert text_lines(str(tmp_path / "text")) == ["one", "two\ufffd"]
+    (tmp_path / "text").write_text("# of a\x0bfile\u2028\r\n\n0 +\n")
+    assert text_lines(str(tmp_path / "text")) == ["# of a\x0bfile\u2028\r", "", "0 +"]
     reader, writer = os.pipe()
     os.write(writer, b"one\ntwo")
     os.close(writer)

@@ -13,6 +13,7 @@ from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line, search_line
+from bcached.cli.offline.copy_map import MAP, as_mapped, read_map
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.reports.journal_end import end_line, end_word
@@ -20,7 +21,6 @@ from bcached.cli.offline.reports.next_commands import next_for_damage, without_s
 from bcached.cli.offline.reports.owner_report import next_commands, owner_document, owner_lines
 from bcached.cli.paths import PATH
 from bcached.device.block_device import BlockDevice
-from bcached.device.text_file import text_lines
 from bcached.format.label import printable_label
 from bcached.store.check.checker import CheckedSet
 from bcached.store.check.key_check import VolumeSectors
@@ -28,6 +28,7 @@ from bcached.store.check.steady_check import SteadyCheck, check_steadily
 from bcached.store.finding import Severity
 from bcached.store.repair.former_set import find_former_set
 from bcached.store.rescue.backing_check import check_beside_unused
+from bcached.store.rescue.ddrescue_map import DdrescueMap
 from bcached.store.rescue.owner_check import OwnerCheck, OwnerQuestion
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -39,13 +40,13 @@ class CheckRequest:
     devices: Sequence[str]
     backings: Sequence[str]
     with_data: bool
-    map_path: str | None
+    copy_map: DdrescueMap | None
     in_use: bool
 
     @property
     def is_of_owner(self) -> bool:
         """Whether more is asked for than whether the set is sound."""
-        return bool(self.backings) or self.with_data or self.map_path is not None
+        return bool(self.backings) or self.with_data or self.copy_map is not None
 
 
 @click.command(
@@ -63,13 +64,7 @@ class CheckRequest:
     "--backing", "backings", metavar="DEV", type=PATH, multiple=True, help="A backing device of the set."
 )
 @click.option("--data", "with_data", is_flag=True, help="Read all data, too, and compare it with DEV's.")
-@click.option(
-    "--map",
-    "map_path",
-    metavar="FILE",
-    type=PATH,
-    help="A ddrescue map: which parts of CACHE were not read.",
-)
+@MAP
 @pass_options
 def check(
     options: GlobalOptions,
@@ -86,8 +81,8 @@ def check(
     for each volume how much dirty data there is, and how sure it is.
     """
     warnings = warn_if_used([*devices, *backings])
-    request = CheckRequest(devices, backings, with_data, map_path, in_use=bool(warnings))
     try:
+        request = CheckRequest(devices, backings, with_data, read_map(map_path), in_use=bool(warnings))
         steady, owner, following = asyncio.run(_check(request, warnings))
     except KeyboardInterrupt:
         raise Interrupted("interrupted: a check changes nothing") from None
@@ -108,13 +103,16 @@ async def _check(
     request: CheckRequest, warnings: list[str]
 ) -> tuple[SteadyCheck, OwnerCheck | None, list[str]]:
     """Returns the check, the answer to the owner if that was asked for, and the commands to type next."""
-    async with opened(request.devices) as devices, opened(request.backings) as backings:
+    async with opened(request.devices) as caches, opened(request.backings) as backings:
+        devices, about_map = as_mapped(caches, request.copy_map)
+        warnings += about_map
         steady = await check_steadily(devices, in_use=request.in_use)
         owner = await _answer_owner(request, steady, devices, backings, warnings)
         if steady.checked.is_fresh:
             return steady, owner, await _next_for_former_set(steady.checked, request.backings)
-        following = await next_for_damage(steady.checked, devices, request.backings)
-        rescues = next_commands(owner, request.devices)
+        map_path = request.copy_map.path if request.copy_map is not None else None
+        following = await next_for_damage(steady.checked, devices, request.backings, map_path)
+        rescues = next_commands(owner, request.devices, map_path)
         return steady, owner, rescues + following[1:] if rescues else following
 
 
@@ -142,8 +140,6 @@ async def _answer_owner(
         )
     if request.is_of_owner:
         question = OwnerQuestion(backings, request.with_data, compare=not request.in_use)
-        if request.map_path is not None:
-            question.map_path, question.map_lines = request.map_path, text_lines(request.map_path)
         if request.with_data and request.backings and request.in_use:
             warnings.append("clean data is not compared with a backing device while one of them is in use")
             click.echo(f"bcachectl: {warnings[-1]}", err=True)

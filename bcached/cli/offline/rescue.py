@@ -15,21 +15,21 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed, Interrupted
 from bcached.cli.offline.consent import search_line
+from bcached.cli.offline.copy_map import MAP, as_mapped, read_map
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
-from bcached.device.text_file import text_lines
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
+from bcached.store.rescue.ddrescue_map import DdrescueMap
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_sectors
+from bcached.store.rescue.owner_of import Owner, owner_of, read_backing
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.missing_members import readable_sectors
 from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.remains.superblock_left import KnownLayout
-from bcached.store.rescue.rescue import Rescue, first_data_sector
+from bcached.store.rescue.rescue import Rescue, first_data_sector, volume_end
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import Progress, Written
 from bcached.units import SECTOR_BYTES, format_size
@@ -49,8 +49,7 @@ class RescueRequest:
     yes: bool
     mark_clean: bool
     most: Confidence
-    map_path: str | None
-    map_lines: Sequence[str]
+    copy_map: DdrescueMap | None
     layout: KnownLayout | None
 
     @property
@@ -84,13 +83,7 @@ class RescueRequest:
     show_default=True,
     help="What to write: only what is sure, also the newest that was found, or all.",
 )
-@click.option(
-    "--map",
-    "map_path",
-    metavar="FILE",
-    type=PATH,
-    help="A ddrescue map: which parts of CACHE were not read.",
-)
+@MAP
 @click.option(
     "--geometry",
     metavar="BUCKET,BLOCK",
@@ -148,8 +141,7 @@ def rescue(
         yes,
         mark_clean,
         CONFIDENCE[confidence],
-        map_path,
-        text_lines(map_path) if map_path is not None else [],
+        read_map(map_path),
         layout,
     )
     if dry_run:
@@ -157,11 +149,10 @@ def rescue(
     try:
         done = asyncio.run(_rescue(options, request))
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted: what was written to {request.target} is right; the same command continues"
-        ) from None
+        done_so_far = f"what was written to {request.target} is right; the same command continues"
+        raise Interrupted(f"interrupted: {'nothing was written' if dry_run else done_so_far}") from None
     answer(options, document(done), lambda: "\n".join(lines(done, request.target)))
-    if not dry_run and not done.is_complete:
+    if not (done.would_be_complete if dry_run else done.is_complete):
         raise Failed(shortfall(done, request.target))
 
 
@@ -172,12 +163,11 @@ async def _set_uuid_of(backing: str) -> UUID:
 
 async def _rescue(options: GlobalOptions, request: RescueRequest) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
-        left = await read_corrected(caches, request.layout)
+        devices, _ = as_mapped(caches, request.copy_map)
+        left = await read_corrected(devices, request.layout)
         with search_line() as searched:
             await add_found_leaves(left, searched)
-        unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
-        if request.map_path is not None:
-            unreadable.add_map(request.map_lines, request.map_path)
+        unreadable = Unreadable.of(left.members)
         extents = DirtyExtents.of(left)
         if request.backing is not None:
             return await _to_backing(options, request, request.backing, extents, unreadable)
@@ -217,13 +207,12 @@ async def _to_image(
     assert request.image is not None
     rescue = Rescue(extents, Owner(request.volume), request.most, unreadable)
     rescue.count()
-    size_bytes = max(volume_sectors(extents.left, request.volume), rescue.totals.end) * SECTOR_BYTES
-    if size_bytes:
-        await refuse_other_file(request.image, size_bytes)
-    if request.dry_run:
-        return rescue
+    size_bytes = volume_end(rescue) * SECTOR_BYTES
     if not size_bytes:
         raise SetRefused(f"volume {request.volume} has no dirty data")
+    await refuse_other_file(request.image, size_bytes)
+    if request.dry_run:
+        return rescue
     _ask(options, request, rescue)
     create_if_missing(request.image, size_bytes)
     async with opened([request.image], to_change=True) as (target,):

@@ -14,21 +14,24 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline.consent import search_line
+from bcached.cli.offline.copy_map import MAP, as_mapped, read_map
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
+from bcached.cli.offline.reports.rescue_report import missing_parts
 from bcached.cli.offline.rescue import CONFIDENCE
 from bcached.cli.paths import PATH
 from bcached.device.files.locked_folder import locked_folder
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
+from bcached.store.rescue.ddrescue_map import DdrescueMap
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.dm_table import LinearTarget, targets_of
 from bcached.store.rescue.extent_map import packed_map
-from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, volume_sectors
+from bcached.store.rescue.owner_of import Owner, owner_of, read_backing
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.missing_members import is_missing, readable_sectors
+from bcached.store.rescue.remains.missing_members import is_missing
 from bcached.store.rescue.remains.node_scan import add_found_leaves
-from bcached.store.rescue.rescue import Rescue, first_data_sector
+from bcached.store.rescue.rescue import Rescue, first_data_sector, volume_end
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -42,6 +45,7 @@ class Exported:
     caches: Sequence[str]
     base: str | None = None
     base_sector: int = 0
+    missing: Sequence[str] = ()  # what of the dirty data a client does not see
 
     def parameters(self, map_path: str) -> list[str]:
         """Returns the plugin's parameters."""
@@ -90,6 +94,7 @@ class Exported:
     show_default=True,
     help="What to show of the dirty data, as rescue would write it.",
 )
+@MAP
 @pass_options
 def view(
     options: GlobalOptions,
@@ -101,6 +106,7 @@ def view(
     socket_path: str | None,
     dm_table: bool,
     confidence: str,
+    map_path: str | None,
 ) -> None:
     """Export DEV as it would be after a rescue, until interrupted, so that fsck and mount can be tried first.
 
@@ -113,7 +119,9 @@ def view(
     if not dm_table:
         refuse_without_engine()
     warn_if_used([*caches, *([backing] if backing is not None else [])])
-    exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence]))
+    exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence], read_map(map_path)))
+    if exported.missing:
+        click.echo(f"bcachectl: not shown: {', '.join(exported.missing)}", err=True)
     if dm_table:
         _print_table(options, exported)
         return
@@ -135,10 +143,15 @@ def _print_table(options: GlobalOptions, exported: Exported) -> None:
 
 
 async def _find(
-    paths: Sequence[str], backing_path: str | None, volume: int | None, most: Confidence
+    paths: Sequence[str],
+    backing_path: str | None,
+    volume: int | None,
+    most: Confidence,
+    copy_map: DdrescueMap | None,
 ) -> Exported:
     async with opened(paths) as caches:
-        left = await read_corrected(caches)
+        devices, _ = as_mapped(caches, copy_map)
+        left = await read_corrected(devices)
         if any(is_missing(member.block_device) for member in left.members):
             raise SetRefused(
                 f"{paths[0]}: a member of its set is missing: view reads all of them, rescue does not"
@@ -146,23 +159,30 @@ async def _find(
         with search_line() as searched:
             await add_found_leaves(left, searched)
         extents = DirtyExtents.of(left)
-        unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
+        unreadable = Unreadable.of(left.members)
         files = [member.block_device.data_path for member in left.members]
         if backing_path is None:
             assert volume is not None
             rescue = Rescue(extents, Owner(volume), most, unreadable)
-            rescue.count()
-            sectors = max(volume_sectors(left, volume), rescue.totals.end)
+            rows, missing = _shown(rescue, 0)
+            sectors = volume_end(rescue)
             if not sectors:
                 raise SetRefused(f"volume {volume} has no dirty data")
-            return Exported(packed_map(rescue.chosen(), 0), sectors * SECTOR_BYTES, files)
+            return Exported(rows, sectors * SECTOR_BYTES, files, missing=missing)
         async with opened([backing_path]) as (device,):
             backing = await read_backing(device)
             owner = owner_of(left, backing.superblock, backing_path, extents.inodes(), volume)
             rescue = Rescue(extents, owner, most, unreadable)
             first = first_data_sector(backing.superblock)
+            rows, missing = _shown(rescue, first)
             size_bytes = device.size_bytes - first * SECTOR_BYTES
-            return Exported(packed_map(rescue.chosen(), first), size_bytes, files, device.data_path, first)
+            return Exported(rows, size_bytes, files, device.data_path, first, missing)
+
+
+def _shown(rescue: Rescue, first_sector: int) -> tuple[bytes, list[str]]:
+    """Returns the map of what clients see of the dirty data, and what they do not see."""
+    rescue.count()
+    return packed_map(rescue.chosen(), first_sector, rescue.unreadable), missing_parts(rescue, "shows")
 
 
 def _export(options: GlobalOptions, exported: Exported, socket_path: str | None, *, cow: bool) -> None:

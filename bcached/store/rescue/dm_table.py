@@ -2,24 +2,30 @@
 """A map of dirty extents as a table for dmsetup: which device has which sectors of the merged one."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bcached.store.rescue.extent_map import ROW_WORDS
+from bcached.store.rescue.extent_map import NO_MEMBER, ROW_WORDS
 
 
 @dataclass(frozen=True, slots=True)
 class LinearTarget:
-    """One line: sectors [start, start + sectors) are a device's from its sector on; of no device, zeros."""
+    """One line: sectors [start, start + sectors) are a device's from its sector on.
+
+    Of no device, they are zeros, or cannot be read.
+    """
 
     start: int
     sectors: int
     device: str | None = None
     sector: int = 0
+    is_readable: bool = True
 
     def __str__(self) -> str:
+        if not self.is_readable:
+            return f"{self.start} {self.sectors} error"
         if self.device is None:
             return f"{self.start} {self.sectors} zero"
         return f"{self.start} {self.sectors} linear {self.device} {self.sector}"
@@ -33,7 +39,7 @@ def targets_of(
     last = LinearTarget(0, 0)
     for found in _targets(columns, size_sectors, caches, base, base_sector):
         if last.sectors and _continues(last, found):
-            last = LinearTarget(last.start, last.sectors + found.sectors, last.device, last.sector)
+            last = replace(last, sectors=last.sectors + found.sectors)
             continue
         if last.sectors:
             yield last
@@ -53,12 +59,14 @@ def _targets(
         if start > end:
             yield LinearTarget(end, start - end, base, base_sector + end if base else 0)
         sectors = min(sectors, size_sectors - start)
-        yield LinearTarget(start, sectors, caches[device], sector)
+        is_readable = device != NO_MEMBER
+        yield LinearTarget(start, sectors, caches[device] if is_readable else None, sector, is_readable)
         end = start + sectors
     if end < size_sectors:
         yield LinearTarget(end, size_sectors - end, base, base_sector + end if base else 0)
 
 
 def _continues(before: LinearTarget, target: LinearTarget) -> bool:
-    is_zero = before.device is None and target.device is None
-    return is_zero or (before.device == target.device and before.sector + before.sectors == target.sector)
+    if (before.device, before.is_readable) != (target.device, target.is_readable):
+        return False
+    return before.device is None or before.sector + before.sectors == target.sector

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
-from bcached.store.finding import Report
+from bcached.store.finding import Finding, Report, Severity
 from bcached.store.rescue.backing_check import CheckedBacking, check_backing
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.data_check import DataCheck, DataRead, Progress
@@ -16,7 +16,6 @@ from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.node_scan import SearchProgress, add_found_leaves, no_search_progress
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
-from bcached.units import SECTOR_BYTES
 
 
 @dataclass(slots=True)
@@ -30,19 +29,17 @@ class OwnerCheck:
 
 @dataclass(slots=True)
 class OwnerQuestion:
-    """What is asked about a set: its backing devices, whether to read its data, and what a map calls bad."""
+    """What is asked about a set: its backing devices, and whether to read its data."""
 
     backings: Sequence[BlockDevice] = ()
     with_data: bool = False
     compare: bool = True  # not while the devices are in use: data changes under the comparison
-    map_path: str = ""
-    map_lines: Sequence[str] = ()
     searched: SearchProgress = no_search_progress
 
     async def answer(self, devices: Sequence[BlockDevice], report: Report, progress: Progress) -> OwnerCheck:
         """Read what is left of the set, and its data if asked for. Without any answer if nothing is left.
 
-        Raises SetRefused if a map or a backing device is none.
+        Raises SetRefused if a backing device is none.
         """
         try:
             left = await read_corrected(devices)
@@ -50,9 +47,7 @@ class OwnerQuestion:
         except BcachedError:  # which the check has reported
             return OwnerCheck()
         extents = DirtyExtents.of(left)
-        unreadable = Unreadable([member.block_device.size_bytes // SECTOR_BYTES for member in left.members])
-        if self.map_path:
-            unreadable.add_map(self.map_lines, self.map_path)
+        unreadable = Unreadable.of(left.members)
         found = OwnerCheck()
         for device in self.backings:
             found.backings.append(await check_backing(extents, device, unreadable, report))
@@ -61,7 +56,18 @@ class OwnerQuestion:
             compared = found.backings if self.compare else []
             by_inode = {backing.inode: backing for backing in compared if backing.inode is not None}
             found.data = await DataCheck(left, unreadable, by_inode, report, progress).run()
+        else:
+            _report_unreadable(found.rescues, report)
         return found
+
+
+def _report_unreadable(rescues: dict[int, Rescue], report: Report) -> None:
+    """Report dirty data that is known to be unreadable before anything of it is read."""
+    for inode, rescue in rescues.items():
+        if extents := rescue.lost.extents.total():
+            problem = f"{extents} extents of its dirty data cannot be read, or only in part"
+            lost = f"at most {rescue.lost.sectors.total()} dirty sectors"
+            report(Finding("data-unreadable", Severity.DAMAGE, "data", f"volume {inode}", problem, lost))
 
 
 def _rescues(

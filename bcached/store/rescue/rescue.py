@@ -9,7 +9,7 @@ from bcached.errors import SetRefused
 from bcached.format.backing_superblock import BackingSuperblock, detached
 from bcached.format.superblock import SUPERBLOCK_SECTOR
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals
-from bcached.store.rescue.owner_of import BackingFound, Owner
+from bcached.store.rescue.owner_of import BackingFound, Owner, volume_sectors
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
@@ -78,14 +78,14 @@ class Rescue:
         return left + self.unreadable_sectors
 
     @property
+    def would_be_complete(self) -> bool:
+        """Whether all dirty data of the volume that there can be is found, readable and chosen."""
+        return not self.unwritten_sectors and self.left.doubts.index_is_whole
+
+    @property
     def is_complete(self) -> bool:
-        """Whether all dirty data of the volume that there can be was written and verified."""
-        return (
-            self.is_written
-            and self.done.is_verified
-            and not self.unwritten_sectors
-            and self.left.doubts.index_is_whole
-        )
+        """Whether all of that was written and verified."""
+        return self.is_written and self.done.is_verified and self.would_be_complete
 
     async def write(self, target: BlockDevice, first_sector: int, progress: Progress) -> None:
         """Write the chosen extents to the target, from its first data sector on, and verify them."""
@@ -107,3 +107,8 @@ class Rescue:
 def first_data_sector(backing: BackingSuperblock) -> int:
     """Returns where a backing device's data begins: its keys count from the device's start."""
     return max(backing.data_sector, SUPERBLOCK_SECTOR * 2)
+
+
+def volume_end(rescue: Rescue) -> int:
+    """Returns the sectors of a volume's image: its size, or where its dirty data ends; 0 if it has none."""
+    return max(volume_sectors(rescue.left, rescue.owner.inode), rescue.totals.end, rescue.lost.end)

@@ -1,89 +1,83 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which sectors of the members cannot be read: behind a short device's end, or bad in a map of ddrescue."""
+"""Which sectors of the members cannot be read: behind a short device's end, or not in the copy of one."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bcached.errors import SetRefused
 from bcached.state.index.keys.key_rows import Rows
+from bcached.store.membership import MemberFound
 from bcached.store.rescue.dirty_extents import DirtyExtent, Place
-from bcached.units import SECTOR_BYTES
+from bcached.store.rescue.remains.missing_members import readable_sectors
+from bcached.store.rescue.unread_device import unread_of
 
-SHOWN_OF_A_ROW = 40
-GOOD = "+"  # ddrescue: finished; every other status means that the block was not read
+NEVER = 1 << 62  # a sector that no device has
 
 
 @dataclass(slots=True)
 class Unreadable:
-    """The ends of the members, and the bad ranges of the only one, in sectors."""
+    """The ends of the members, and the ranges of each that cannot be read, in order and apart; in sectors."""
 
     ends: Sequence[int]
-    _firsts: list[int] = field(default_factory=list)
-    _ends: list[int] = field(default_factory=list)
+    ranges: dict[int, Sequence[range]] = field(default_factory=dict)
+    _range_ends: dict[int, list[int]] = field(default_factory=dict)
 
-    def add_map(self, lines: Iterable[str], path: str) -> None:
-        """Add the bad ranges of a map of ddrescue. Raises SetRefused if it is none."""
-        if len(self.ends) != 1:
-            raise SetRefused(f"{path}: a map is of one device, and the set has {len(self.ends)}")
-        for begin, end in bad_ranges(lines, path):
-            self._firsts.append(begin // SECTOR_BYTES)
-            self._ends.append(-(-end // SECTOR_BYTES))
+    @classmethod
+    def of(cls, members: Sequence[MemberFound]) -> "Unreadable":
+        """Returns what is known of the members without reading them."""
+        found = cls([readable_sectors(member.block_device) for member in members])
+        for number, member in enumerate(members):
+            found.add(number, unread_of(member.block_device))
+        return found
+
+    def add(self, member: int, ranges: Sequence[range]) -> None:
+        """Set which ranges of a member cannot be read, in order and apart."""
+        end = self.ends[member]
+        inside = [range(bad.start, min(bad.stop, end)) for bad in ranges if bad.start < end]
+        if inside:
+            self.ranges[member] = inside
+            self._range_ends[member] = [bad.stop for bad in inside]
 
     def overlaps(self, place: Place, sectors: int) -> bool:
         """Whether one of these sectors cannot be read."""
-        if place.sector + sectors > self.ends[place.device]:
-            return True
-        number = bisect_right(self._ends, place.sector)
-        return number < len(self._firsts) and self._firsts[number] < place.sector + sectors
+        return any(self._bad(place.device, place.sector, place.sector + sectors))
+
+    def parts(self, place: Place, sectors: int) -> Iterator[tuple[int, int, bool]]:
+        """Yields the parts of a piece in order: sectors skipped, sectors, whether these can be read."""
+        first, end = place.sector, place.sector + sectors
+        done = first
+        for bad in self._bad(place.device, first, end):
+            begin, behind = max(bad.start, first), min(bad.stop, end)
+            if begin > done:
+                yield done - first, begin - done, True
+            yield begin - first, behind - begin, False
+            done = behind
+        if done < end:
+            yield done - first, end - done, True
+
+    def _bad(self, member: int, first: int, end: int) -> Iterator[range]:
+        """Yields the ranges of a member that cannot be read and overlap sectors [first, end), in order."""
+        ranges = self.ranges.get(member, ())
+        for number in range(bisect_right(self._range_ends.get(member, ()), first), len(ranges)):
+            if ranges[number].start >= end:
+                break
+            yield ranges[number]
+        if end > self.ends[member]:
+            yield range(self.ends[member], NEVER)
 
     def overlaps_rows(self, rows: Rows) -> NDArray[np.bool_]:
         """Whether each row has a sector that cannot be read."""
         firsts, ends = rows.first_sectors, rows.first_sectors + rows.sectors
         overlapping = ends > np.array(self.ends)[rows.devices]
-        if self._ends:
-            numbers = np.searchsorted(self._ends, firsts, side="right")
-            overlapping |= np.append(self._firsts, 1 << 62)[numbers] < ends
+        for member, ranges in self.ranges.items():
+            numbers = np.searchsorted(self._range_ends[member], firsts, side="right")
+            starts = np.append([bad.start for bad in ranges], NEVER)
+            overlapping |= (rows.devices == member) & (starts[numbers] < ends)
         return overlapping
 
     def holds(self, extent: DirtyExtent) -> bool:
         """Whether every copy of an extent has a sector that cannot be read."""
         return all(self.overlaps(place, extent.sectors) for place in extent.copies)
-
-
-def bad_ranges(lines: Iterable[str], path: str) -> Iterator[tuple[int, int]]:
-    """Yields begin and end, in bytes, of what a map of ddrescue does not call finished.
-
-    Its lines are: comments (#), one of the current position, then position, size and status of each block.
-    """
-    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
-    if len(rows) < 2 or not _is_position(rows[0]):
-        raise _no_map(path, rows[0] if rows else [])
-    last = 0
-    for row in rows[1:]:
-        try:
-            begin, size, status = int(row[0], 0), int(row[1], 0), row[2]
-        except (ValueError, IndexError):
-            raise _no_map(path, row) from None
-        if begin < last:
-            raise SetRefused(f"{path}: expected blocks in order, found position {begin} behind {last}")
-        last = begin + size
-        if status != GOOD:
-            yield begin, last
-
-
-def _is_position(row: Sequence[str]) -> bool:
-    """Whether a row is the current position and status, and perhaps the pass."""
-    try:
-        int(row[0], 0)
-    except ValueError:
-        return False
-    return len(row) in (2, 3)
-
-
-def _no_map(path: str, row: Sequence[str]) -> SetRefused:
-    found = repr(" ".join(row)[:SHOWN_OF_A_ROW]) if row else "no block"
-    return SetRefused(f"{path}: expected a ddrescue map (position, size, status), found {found}")

@@ -15,7 +15,8 @@ from bcached.cli.main import bcachectl
 from bcached.format.superblock_seal import resealed
 from bcached.keys import Key
 from instruments.devices.loop_device import loop_device
-from instruments.samples.damaged_kernel_image import backing_bytes, structures
+from instruments.samples.copy_maps import map_text
+from instruments.samples.damaged_kernel_image import backing_bytes, journal_entries, structures
 from instruments.samples.kernel_images import image_bytes
 
 SOUND, ERRORS_LEFT, OPERATIONAL, USAGE = 0, 4, 8, 16
@@ -200,18 +201,52 @@ def test_clean_data_that_differs_is_named_and_dirty_data_may_differ(cache: Path,
 
 def test_a_map_says_what_was_not_read(cache: Path, backing: Path, tmp_path: Path) -> None:
     clean, dirty = keys(dirty=False)[7], keys(dirty=True)[7]
-    bad = sorted(key.pointers[0].sector * SECTOR for key in (clean, dirty))
-    rows = [f"{byte:#x} {SECTOR:#x} -" for byte in bad]
+    bad = sorted(key.pointers[0].sector for key in (clean, dirty))
     path = tmp_path / "map"
-    path.write_text("\n".join(["0x0 + 1", *rows, ""]))
+    path.write_text(map_text(cache.stat().st_size, [range(sector, sector + 1) for sector in bad]))
     status, document = checked(cache, "--map", path)
-    assert (status, document["dirty_data"][0]["unreadable"]["extents"]) == (SOUND, 1)
+    assert (status, found(document)) == (ERRORS_LEFT, {("data-unreadable", "damage")})
+    assert document["dirty_data"][0]["unreadable"]["extents"] == 1
+    assert document["next"] == [f"bcachectl rescue -n {cache} --backing DEV --map {path}"]
     status, document = checked(cache, "--map", path, "--data", "--backing", backing)
     assert (status, found(document)) == (ERRORS_LEFT, {("data-unreadable", "damage")})
     assert document["data"]["unreadable"] == {"extents": 2, "dirty_sectors": 1, "clean_sectors": 1}
     assert document["data"]["compared_sectors"] == CLEAN - 1
     path.write_text("no map\n\nno map")
-    assert run("check", cache, "--map", path).exit_code == OPERATIONAL
+    refused = run("check", cache, "--map", path)
+    assert (refused.exit_code, f"{path}, line 1: expected" in refused.stderr) == (OPERATIONAL, True)
+
+
+def test_metadata_that_a_map_calls_unread_is_no_better_than_on_the_device_itself(
+    cache: Path, backing: Path, tmp_path: Path
+) -> None:
+    """A copy has zeros there: of a journal, that looks like its end."""
+    checked_set, _ = asyncio.run(structures("crash"))
+    newest, length = list(journal_entries(checked_set))[-1][1:]
+    sectors = range(newest // SECTOR, -(-(newest + length) // SECTOR))
+    raw = bytearray(cache.read_bytes())
+    raw[newest : newest + len(sectors) * SECTOR] = bytes(len(sectors) * SECTOR)
+    cache.write_bytes(raw)
+    path = tmp_path / "map"
+    path.write_text(map_text(len(raw), [sectors]))
+    status, document = checked(cache, "--backing", backing, "--map", path)
+    assert (status, ("journal-unreadable", "fatal") in found(document)) == (ERRORS_LEFT, True)
+    assert document["dirty_data"][0]["sure"]["sectors"] == 0
+    rescue = f"bcachectl rescue -n {cache} --backing {backing} --map {path}"
+    assert document["next"] == [rescue], "no repair: it would take the zeros for the end"
+    done = run("--json", *rescue.split()[1:])
+    assert (done.exit_code, json.loads(done.stdout)["sure"]["sectors"]) == (1, 0)
+    assert "would not be written: " in done.stderr
+
+
+def test_a_map_that_says_more_than_the_copy_has_is_warned_of(cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    path.write_text(map_text(cache.stat().st_size + SECTOR, []))
+    status, document = checked(cache, "--map", path)
+    assert (status, len(document["warnings"])) == (SOUND, 1)
+    assert "is it this copy's map?" in document["warnings"][0]
+    path.write_text(map_text(1 << 20, []))
+    assert checked(cache, "--map", path)[0] == ERRORS_LEFT, "what is behind its end was not copied"
 
 
 def test_a_fresh_set_and_one_that_is_lost_have_no_data_to_check(tmp_path: Path, backing: Path) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from bcached.cli.main import bcachectl
 from bcached.format.superblock_seal import resealed
 from bcached.format.uuid_entry import BURNT_UUID
+from instruments.samples.copy_maps import map_text
 from instruments.samples.damaged_kernel_image import backing_bytes, structures, wrong_sectors
 from instruments.samples.kernel_images import image_bytes
 
@@ -277,9 +278,11 @@ def test_an_erased_superblock_is_replaced_by_what_the_owner_says(cache: Path, ba
 
 
 def test_what_a_map_calls_bad_is_not_read(cache: Path, backing: Path, tmp_path: Path) -> None:
-    bad = 20 << 20
     mapped = tmp_path / "cache.map"
-    mapped.write_text(f"# by ddrescue\n0 +\n0x0 {bad} +\n{bad} 0x100000 -\n{bad + (1 << 20)} 0x10000000 +\n")
+    mapped.write_text(map_text(cache.stat().st_size, [range(40 << 10, 42 << 10)]))
+    dry = run("--json", "rescue", "-n", cache, "--backing", backing, "--map", mapped)
+    assert (dry.exit_code, backing.read_bytes()) == (FAILED, backing_bytes("crash"))
+    assert "would not be written: " in dry.stderr
     done = run("--json", "rescue", "--yes", cache, "--backing", backing, "--map", mapped)
     assert done.exit_code == FAILED
     found = json.loads(done.stdout)
@@ -287,6 +290,7 @@ def test_what_a_map_calls_bad_is_not_read(cache: Path, backing: Path, tmp_path: 
     assert found["written_sectors"] + found["unreadable"]["sectors"] == DIRTY_SECTORS
     left = wrong_sectors("crash", backing.read_bytes())
     assert len(left) == found["unreadable"]["sectors"]
+    assert json.loads(dry.stdout)["unreadable"]["extents"] == found["unreadable"]["extents"]
 
 
 def test_a_device_that_was_cut_short_gives_what_it_has(cache: Path, backing: Path) -> None:

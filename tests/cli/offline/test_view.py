@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl view`: what a client of the export reads is what the kernel read, and nothing is written."""
 
+import asyncio
 import json
 import os
 import select
@@ -17,10 +18,16 @@ import pytest
 from click.testing import CliRunner
 
 from bcached.cli.main import bcachectl
+from bcached.store.rescue.corrections import read_corrected
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
+from bcached.units import format_size
+from instruments.devices.memory_device import MemoryDevice
+from instruments.samples.copy_maps import map_text
 from instruments.samples.damaged_kernel_image import backing_bytes, erase, structures, wrong_sectors
 from instruments.samples.kernel_images import image_bytes
 
 BIN = Path(sys.executable).parent
+SECTOR = 512
 DATA_AT = 8192  # of the backing device
 PATIENCE_S = 100
 EXPORTED, FAILED, INTERRUPTED = 0, 1, 130
@@ -74,12 +81,13 @@ def announced(program: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def viewed(*arguments: object, end: int = signal.SIGINT) -> Iterator[str]:
+def viewed(*arguments: object, end: int = signal.SIGINT, not_shown: str = "") -> Iterator[str]:
     """The URI of an export, for as long as the block lasts."""
+    said = f"bcachectl: not shown: {not_shown}\n" if not_shown else ""
     with viewing(*arguments) as program:
         yield announced(program)
         program.send_signal(end)
-        assert (program.wait(PATIENCE_S), program.communicate()) == (EXPORTED, ("", ""))
+        assert (program.wait(PATIENCE_S), program.communicate()) == (EXPORTED, ("", said))
 
 
 def engine_of(program: "subprocess.Popen[str]") -> int:
@@ -141,10 +149,64 @@ async def test_what_is_not_sure_is_shown_when_asked_for(paths: tuple[Path, Path]
     raw = bytearray(cache.read_bytes())
     erase(prio << 16, 1 << 16)(raw)
     cache.write_bytes(raw)
-    with viewed(cache, "--backing", backing) as uri:
+    newest = "528.5k newest (--confidence newest shows it)"
+    with viewed(cache, "--backing", backing, not_shown=newest) as uri:
         assert 0 < len(wrong_sectors("crash", bytes(DATA_AT) + contents(uri, tmp_path))) < 2000
     with viewed(cache, "--backing", backing, "--confidence", "newest") as uri:
         assert wrong_sectors("crash", bytes(DATA_AT) + contents(uri, tmp_path)) == set()
+
+
+def lacking(cache: Path, folder: Path) -> tuple[DirtyExtent, Path]:
+    """A dirty extent, and the map of a copy that lacks its second sector, which is zeros there."""
+    extent = next(one for one in extents_of(cache) if one.sectors > 3)
+    bad, path = extent.copies[0].sector + 1, folder / "cache.map"
+    with cache.open("r+b") as file:
+        file.seek(bad * SECTOR)
+        file.write(bytes(SECTOR))
+    path.write_text(map_text(cache.stat().st_size, [range(bad, bad + 1)]))
+    return extent, path
+
+
+def extents_of(cache: Path) -> list[DirtyExtent]:
+    left = asyncio.run(read_corrected([MemoryDevice.holding(cache.read_bytes())]))
+    return list(DirtyExtents.of(left).of_inode(0))
+
+
+@needs_nbdkit
+def test_what_a_copy_lacks_cannot_be_read_by_a_client(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, backing = paths
+    extent, path = lacking(cache, tmp_path)
+    with viewing(cache, "--backing", backing, "--map", path) as program:
+        uri = announced(program)
+        first = extent.offset * SECTOR - DATA_AT
+        said = [
+            subprocess.run(
+                ["qemu-io", "-f", "raw", "-r", "-c", f"read {first + skipped * SECTOR} {SECTOR}", uri],
+                capture_output=True,
+                text=True,
+            ).stdout
+            for skipped in range(3)
+        ]
+        program.send_signal(signal.SIGINT)
+        _, warned = program.communicate(timeout=PATIENCE_S)
+    assert ["Input/output error" in one for one in said] == [False, True, False]
+    first_line, *errors = filter(None, warned.splitlines())
+    lost = f"{format_size(extent.sectors * SECTOR)} that cannot be read"
+    assert first_line == f"bcachectl: not shown: {lost}"
+    assert [f"sector {first // SECTOR + 1}: dirty data that cannot be read" in one for one in errors] == [
+        True
+    ]
+
+
+def test_what_a_copy_lacks_is_an_error_in_a_table(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    cache, backing = paths
+    extent, path = lacking(cache, tmp_path)
+    printed = CliRunner().invoke(
+        bcachectl, ["view", "--dm-table", str(cache), "--backing", str(backing), "--map", str(path)]
+    )
+    assert printed.exit_code == 0
+    wrong = [line for line in printed.stdout.splitlines() if line.endswith("error")]
+    assert wrong == [f"{extent.offset + 1 - DATA_AT // SECTOR} 1 error"]
 
 
 @needs_nbdkit

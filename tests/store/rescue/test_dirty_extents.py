@@ -150,7 +150,7 @@ async def written(extents: list[DirtyExtent], target: MemoryDevice, *bad: int) -
     for sector in range(64):
         cache.disk.contents[sector * 512 : sector * 512 + 512] = bytes([sector]) * 512
     unreadable = Unreadable([64])
-    unreadable.add_map(["0 +", "0 0 +", *(f"{sector * 512} 512 -" for sector in bad)], "map")
+    unreadable.add(0, [range(sector, sector + 1) for sector in bad])
     run = DirtyDataWriter([cache], unreadable, target)
     await run.run(extents)
     return run

@@ -20,12 +20,16 @@ ANOTHER_DEVICE = {"set-members", "member-older", "geometry"}  # is needed: these
 
 
 async def next_for_damage(
-    checked: CheckedSet, devices: Sequence[BlockDevice], backings: Sequence[str]
+    checked: CheckedSet,
+    devices: Sequence[BlockDevice],
+    backings: Sequence[str],
+    map_path: str | None = None,
 ) -> list[str]:
     """Returns the commands for what a check found.
 
     1. None for a set that is sound, that opening repairs, or that another device is missing of. 2. A
-    superblock of which no field is left. 3. Anything else that is damaged.
+    superblock of which no field is left. 3. A copy that lacks something, by its map: a repair would not know.
+    4. Anything else that is damaged.
     """
     findings = checked.findings
     rules = {finding.rule for finding in findings.listed}
@@ -35,7 +39,9 @@ async def next_for_damage(
     if not checked.members:
         for device in devices:
             if not await _has_fields(device):
-                return without_superblock(caches, await find_layout(device), backings)
+                return without_superblock(caches, await find_layout(device), backings, map_path)
+    if map_path is not None:
+        return [_rescue(caches, backings, *map_options(map_path))]
     return [_rescue(caches, backings), *commands_for(findings, caches)]
 
 
@@ -53,19 +59,29 @@ async def _has_fields(device: BlockDevice) -> bool:
 
 
 def without_superblock(
-    caches: Sequence[str], layout: LayoutFound | None, backings: Sequence[str] = ()
+    caches: Sequence[str],
+    layout: LayoutFound | None,
+    backings: Sequence[str] = (),
+    map_path: str | None = None,
 ) -> list[str]:
     """Returns the commands for a device that has no superblock any more, by what its journal says."""
     if layout is None:
-        return [_rescue(caches, backings, "--geometry", GIVEN_SIZES)]
+        return [_rescue(caches, backings, "--geometry", GIVEN_SIZES, *map_options(map_path))]
     bucket = format_size(layout.bucket_sectors * SECTOR_BYTES) if layout.bucket_sectors else "BUCKET"
     sizes = ["--geometry", f"{bucket},{format_size(layout.block_sectors * SECTOR_BYTES)}"]
+    if map_path is not None:
+        return [_rescue(caches, backings, *sizes, *map_options(map_path))]
     options = [StepOption.SUPERBLOCK.value, *(sizes if not layout.bucket_sectors else [])]
     options += [] if layout.set_uuid is not None else _backing(backings)
     return [
         _rescue(caches, backings, *sizes),
         shlex.join(["bcachectl", "repair", "-n", *options, *caches]),
     ]
+
+
+def map_options(map_path: str | None) -> list[str]:
+    """Returns the options of a command on a copy that a map describes."""
+    return [] if map_path is None else ["--map", map_path]
 
 
 def _backing(backings: Sequence[str]) -> list[str]:

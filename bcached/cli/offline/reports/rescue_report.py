@@ -87,11 +87,17 @@ def _outcome(rescue: Rescue, target: str) -> Iterator[str]:
 
 
 def shortfall(rescue: Rescue, target: str) -> str:
-    """Returns what is missing from the target, and how to go on, in one line."""
+    """Returns what is missing from the target, or would be, and how to go on, in one line."""
     if rescue.done.different_sectors:
         return f"{target}: {_size(rescue.done.different_sectors)} read back wrong: it is failing"
+    verb = "not written" if rescue.is_written else "would not be written"
+    return f"{target}: {verb}: {', '.join(missing_parts(rescue, 'writes'))}"
+
+
+def missing_parts(rescue: Rescue, verb: str) -> list[str]:
+    """Returns what of the dirty data is not chosen, and which option does it; not readable; or not found."""
     missing = [
-        f"{_size(rescue.totals.sectors[confidence])} {NAMES[confidence]} ({OPTIONS[confidence]} writes it)"
+        f"{_size(rescue.totals.sectors[confidence])} {NAMES[confidence]} ({OPTIONS[confidence]} {verb} it)"
         for confidence in OPTIONS
         if confidence > rescue.most and rescue.totals.sectors[confidence]
     ]
@@ -99,7 +105,7 @@ def shortfall(rescue: Rescue, target: str) -> str:
         missing.append(f"{_size(rescue.unreadable_sectors)} that cannot be read")
     if not rescue.left.doubts.index_is_whole:
         missing.append("what the lost parts of the index named")
-    return f"{target}: not written: {', '.join(missing)}"
+    return missing
 
 
 def _row(name: str, extents: int, sectors: int, meaning: str) -> str:

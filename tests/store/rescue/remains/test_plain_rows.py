@@ -31,8 +31,7 @@ async def both(devices: Sequence[BlockDevice], *, spared: bool = True) -> tuple[
     extents = DirtyExtents.of(left)
     unreadable = Unreadable([device.size_bytes // SECTOR for device in devices])
     if not spared:
-        bad = f"0 +\n0 {BAD.start * SECTOR} +\n{BAD.start * SECTOR} {len(BAD) * SECTOR} -\n"
-        unreadable.add_map(bad.splitlines(), "map")
+        unreadable.add(0, [BAD])
     rescue = Rescue(extents, Owner(0), Confidence.SURE, unreadable)
     rescue.count()
     readable = (extent for extent in extents.of_inode(0) if not unreadable.holds(extent))
