@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
 from bcached.client.protocol import fetching, plans, storing, verbs
@@ -61,6 +61,10 @@ class BlockingClient:
         self._patience_s = patience_s
         self._at = Attachment(self.path, direct=direct)
         self._channel: SocketChannel
+
+    def __reduce__(self) -> NoReturn:
+        """Raises TypeError: neither a copy nor another process may use the connection."""
+        raise TypeError(f"a client is one connection of one process: connect another one to {self.path}")
 
     def __enter__(self) -> Self:
         """Connect, and take the lease."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
 from bcached.client.channel import Channel
@@ -70,6 +70,10 @@ class Client:
         self._at = Attachment(self.path, direct=direct)
         self._channel: Channel  # once connected
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="bcached-client")
+
+    def __reduce__(self) -> NoReturn:
+        """Raises TypeError: neither a copy nor another process may use the connection."""
+        raise TypeError(f"a client is one connection of one process: connect another one to {self.path}")
 
     async def __aenter__(self) -> Self:
         """Connect, and take the lease."""

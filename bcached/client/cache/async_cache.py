@@ -49,10 +49,22 @@ class AsyncCache:
     ) -> None:
         """Connects with the first call. The parameters are those of Cache."""
         self.path = os.fspath(path)
+        self._again = functools.partial(
+            type(self),
+            self.path,
+            volume,
+            serializer=serializer,
+            ignore_unavailable=ignore_unavailable,
+            patience_s=patience_s,
+        )
         self._values = Values(serializer)
         self._objects = Objects(self.path, volume, patience_s, ignore_unavailable=ignore_unavailable)
         self._stores = SharedHops(self._objects.store, self._threads)  # which do not wait for an answer
         self._pool: ThreadPoolExecutor | None = None  # made when first needed, once in each process
+
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        """What is unpickled or copied is a cache of its own, with the same options, and not connected yet."""
+        return self._again, ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._objects.volume!r} at {self.path}>"

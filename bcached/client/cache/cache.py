@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The verbs of a cache, blocking."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
@@ -44,9 +45,21 @@ class Cache:
         look-ups are misses and other calls do nothing, instead of ConnectionLost.
         """
         self.path = os.fspath(path)
+        self._again = functools.partial(
+            type(self),
+            self.path,
+            volume,
+            serializer=serializer,
+            ignore_unavailable=ignore_unavailable,
+            patience_s=patience_s,
+        )
         self._values = Values(serializer)
         self._objects = Objects(self.path, volume, patience_s, ignore_unavailable=ignore_unavailable)
         self._sessions = self._objects.sessions
+
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
+        """What is unpickled or copied is a cache of its own, with the same options, and not connected yet."""
+        return self._again, ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._objects.volume!r} at {self.path}>"
