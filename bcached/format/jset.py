@@ -60,6 +60,11 @@ class JournalEntry:
     keys: tuple[Key, ...] = field(default=())
     version: int = JSET_VERSION
 
+    @property
+    def is_a_beginning(self) -> bool:
+        """Whether a journal may begin with it: it has no keys, and needs no other entry."""
+        return self.seq == self.last_seq and not self.keys
+
     @classmethod
     def parse(cls, raw: Buffer, set_magic: int, where: str) -> "JournalEntry":
         """Returns the entry at the start of raw."""

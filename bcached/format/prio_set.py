@@ -36,6 +36,12 @@ def prio_bucket_count(bucket_count: int, bucket_sectors: int) -> int:
     return -(-bucket_count // prios_per_bucket(metadata_bytes(bucket_sectors)))
 
 
+def claimed_seq(raw: Buffer, set_magic: int) -> int | None:
+    """Returns the seq that the beginning of a bucket claims; None if it is no prio set of this set."""
+    _, magic, seq, _, _ = HEADER.unpack_from(raw)
+    return int(seq) if magic == PSET ^ set_magic else None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PrioSet:
     """One set of the chain. When parsed, as many entries as fit, also behind the device's last bucket."""

@@ -44,6 +44,11 @@ class BucketFound:
     next_byte: int  # where the next entry would begin
     next_seq: int  # the seq that the bytes there claim
 
+    @property
+    def sound(self) -> list[PlacedEntry]:
+        """All sound entries in the bucket."""
+        return [*self.entries, *self.leftovers, *self.behind]
+
 
 @dataclass(slots=True)
 class RingFound:
@@ -85,6 +90,14 @@ class JournalFound:
     def newest(self) -> JournalEntry:
         """The entry that names the locations of all metadata."""
         return self.entries[-1]
+
+    def sound_by_seq(self) -> dict[int, JournalEntry]:
+        """Returns every sound entry in the buckets that were read, needed or not; of two the first found."""
+        known: dict[int, JournalEntry] = {}
+        for bucket in [*self.buckets, *self.others]:
+            for placed in bucket.sound:
+                known.setdefault(placed.entry.seq, placed.entry)
+        return known
 
     def placed(self) -> Iterator[tuple[BucketFound, PlacedEntry]]:
         """Every entry of every member and where it is, in the order of the devices."""

@@ -6,7 +6,8 @@ erased before it is used again. So the next entry would be right behind the newe
 next bucket. What an earlier lap of the ring left at both places proves that there was none. Zeros at one of
 them, with entries of an earlier lap further behind, are no state that a writer leaves: something was erased.
 Nor is an entry that the ring has twice: one of them was written where another belongs.
-If there is nothing of an earlier lap, an entry that was never written and one that was erased look the same.
+If there is nothing of an earlier lap, an entry that was never written and one that was erased look the same
+in the journal. The prios may show that several were written (prio_traces.py).
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from bcached.format.jset import EntryTrace, PlacedEntry
 from bcached.store.finding import SUSPECT_END, Finding, Severity
 from bcached.store.journal.reader import BucketFound, End, JournalEnd, JournalFound
 from bcached.store.membership import MemberFound
+from bcached.store.reading.prio_traces import prio_traces
 from bcached.units import SECTOR_BYTES
 
 ERASED_BYTES = 24  # up to an entry's seq, and no more of it need be erased to hide it
+UNLESS_DISCARDED = " (or the kernel discarded it, and discards were switched off since)"
 STRUCTURE, LOST = "journal", "the changes in newer entries, if there were any"
 
 
@@ -38,6 +41,9 @@ async def find_end(found: JournalFound, members: Sequence[MemberFound]) -> Journ
         for end in ends:
             if end.known == known:
                 return end
+    for number, member in enumerate(members):
+        async for trace in prio_traces(found, number, member):
+            return JournalEnd(End.SUSPECT, trace.where, trace.why)
     return JournalEnd()
 
 
@@ -47,7 +53,7 @@ def finding_of_end(found: JournalFound, advice: str = "") -> Finding:
     seq, why = found.newest.seq, found.end.why
     problem = (
         f"entry {seq} is the newest found, but a newer one may have been erased: {why}; a power cut cannot "
-        "cause this, only a discard of the kernel's if that was switched off since"
+        "cause this"
     )
     return Finding(SUSPECT_END, Severity.DAMAGE, STRUCTURE, found.end.where, problem, LOST, advice)
 
@@ -82,7 +88,7 @@ class RingRead:
         """Returns the member's newest entry; None without any."""
         newest = None
         for bucket in self.buckets():
-            for placed in sound_of(bucket):
+            for placed in bucket.sound:
                 if newest is None or placed.entry.seq > newest.seq:
                     behind = placed.offset_bytes + placed.blocks * self.block_bytes
                     newest = Newest(placed.entry.seq, bucket, behind)
@@ -106,7 +112,7 @@ class RingRead:
             return JournalEnd(End.SUSPECT, f"{here.where}, byte {newest.behind}", twice)
         known = await self._known_here(newest)
         if known == End.SUSPECT:
-            why = "there is a gap, and entries of an earlier lap are behind it"
+            why = f"there is a gap, and entries of an earlier lap are behind it{UNLESS_DISCARDED}"
             return JournalEnd(known, f"{here.where}, byte {newest.behind}", why)
         following = self.following(here)
         if not following:
@@ -124,9 +130,9 @@ class RingRead:
 
         One without keys may be what a repair fills a gap with.
         """
-        at = next((placed.entry for placed in sound_of(bucket) if placed.offset_bytes == byte), None)
+        at = next((placed.entry for placed in bucket.sound if placed.offset_bytes == byte), None)
         for other in self.buckets() if at is not None and at.keys else ():
-            for placed in sound_of(other):
+            for placed in other.sound:
                 if placed.entry == at and (other is not bucket or placed.offset_bytes != byte):
                     return f"entry {at.seq} is there, and at {other.where}, byte {placed.offset_bytes}, too"
         return ""
@@ -174,7 +180,7 @@ class RingRead:
             return max(await self._known_at(bucket, 0), End.PLAUSIBLE), why
         if self.may_be_blank(bucket):
             return End.PLAUSIBLE, ""
-        why = "the ring was filled before, but this bucket has no entry"
+        why = f"the ring was filled before, but this bucket has no entry{UNLESS_DISCARDED}"
         known = await self._known_at(bucket, 0)
         if known == End.PLAUSIBLE and not await self._has_rest(bucket):
             known = End.SUSPECT  # a power cut leaves all sectors but one as they were, or as written
@@ -202,14 +208,13 @@ class RingRead:
         """
         if self.member.superblock.discard:
             return True
-        used = (sound for bucket in self.following(blank) if bucket.traces and (sound := sound_of(bucket)))
+        used = (sound for bucket in self.following(blank) if bucket.traces and (sound := bucket.sound))
         first = min(next(used, []), key=_offset_of, default=None)
         if first is None:
             return False
         entry = first.entry
         is_first = entry.seq <= first.offset_bytes // self.block_bytes + 1
-        is_new_start = entry.seq == entry.last_seq and not entry.keys
-        return is_first or is_new_start or entry.seq >= self.found.newest.last_seq
+        return is_first or entry.is_a_beginning or entry.seq >= self.found.newest.last_seq
 
     @property
     def block_bytes(self) -> int:
@@ -220,11 +225,6 @@ class RingRead:
     def bucket_bytes(self) -> int:
         """The size of a bucket."""
         return self.member.superblock.bucket_sectors * SECTOR_BYTES
-
-
-def sound_of(bucket: BucketFound) -> list[PlacedEntry]:
-    """Returns all sound entries in a bucket."""
-    return [*bucket.entries, *bucket.leftovers, *bucket.behind]
 
 
 def older_in(bucket: BucketFound, byte: int, seq: int) -> list[EntryTrace]:

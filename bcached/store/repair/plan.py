@@ -10,6 +10,7 @@ from bcached.store.repair.bit_correction import correct_bits
 from bcached.store.repair.gap_filling import fill_gap
 from bcached.store.repair.journal_clearing import clear_journal_behind
 from bcached.store.repair.needs import StepOption, needed_steps, refuse_unanswered
+from bcached.store.repair.prio_clearing import clear_prio_traces
 from bcached.store.repair.rebuild import rebuild
 from bcached.store.repair.repair import MEMBERS_RULE, Repair
 from bcached.store.repair.superblocks import rewrite_superblocks
@@ -40,13 +41,21 @@ async def _plan(devices: Sequence[BlockDevice], wishes: Wishes, searched: Search
     if StepOption.CLEAR_JOURNAL in wishes.steps:
         found = await repair.preview()
         repair.add(await clear_journal_behind(found, wishes.seq), found.members)
-        found = await repair.preview()
-        if (step := fill_gap(found)).is_needed:
-            repair.add(step, found.members)
+        await _end_journal(repair)
     if wishes.rebuilding:
         await _rebuild(repair, wishes, searched)
     await repair.preview()
     return repair
+
+
+async def _end_journal(repair: Repair) -> None:
+    """Add the steps after which nothing shows that entries newer than the newest were there."""
+    found = await repair.preview()
+    if (step := fill_gap(found)).is_needed:
+        repair.add(step, found.members)
+    found = await repair.preview()
+    if (step := await clear_prio_traces(found)).is_needed:
+        repair.add(step, found.members)
 
 
 async def _rebuild(repair: Repair, wishes: Wishes, searched: SearchProgress) -> None:

@@ -71,7 +71,7 @@ async def _of_journal(left: SetLeft) -> AsyncIterator[tuple[str, Patch]]:
     for bucket in left.journal.found.buckets:
         superblock = left.members[bucket.member].superblock
         bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
-        sound = {placed.offset_bytes for placed in (*bucket.entries, *bucket.leftovers, *bucket.behind)}
+        sound = {placed.offset_bytes for placed in bucket.sound}
         damaged = {trace.byte for trace in bucket.traces} - sound
         if bucket.end is not None and bucket.next_byte not in sound:
             damaged.add(bucket.next_byte)

@@ -38,7 +38,7 @@ def _hides_newer(found: JournalFound, number: int, member: MemberFound, around: 
         for sectors in (member.superblock.block_sectors, member.superblock.bucket_sectors)
     )
     for bucket in found.buckets:
-        for placed in (*bucket.entries, *bucket.leftovers, *bucket.behind):
+        for placed in bucket.sound:
             if bucket.member == number and placed.entry.seq == seq:
                 buckets = member.superblock.journal_buckets
                 behind = bucket.bucket * bucket_bytes + placed.offset_bytes + placed.blocks * block_bytes

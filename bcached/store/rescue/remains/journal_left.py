@@ -67,7 +67,7 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
     known: dict[int, JournalEntry] = {}
     contradictions = set[int]()
     for bucket in found.buckets:
-        for placed in (*bucket.entries, *bucket.leftovers, *bucket.behind):
+        for placed in bucket.sound:
             entry = placed.entry
             if known.setdefault(entry.seq, entry) != entry:
                 contradictions.add(entry.seq)
