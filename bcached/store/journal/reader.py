@@ -74,6 +74,7 @@ class JournalEnd:
     known: End = End.PLAUSIBLE
     where: str = ""
     why: str = ""
+    is_certain: bool = True  # that a power cut does not explain it
 
 
 @dataclass(slots=True)

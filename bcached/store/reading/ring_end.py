@@ -50,10 +50,11 @@ async def find_end(found: JournalFound, members: Sequence[MemberFound]) -> Journ
 def finding_of_end(found: JournalFound, advice: str = "") -> Finding:
     """Returns the finding of an end that is suspect."""
     assert found.end is not None
-    seq, why = found.newest.seq, found.end.why
+    seq, end = found.newest.seq, found.end
+    cannot = "cannot" if end.is_certain else "can hardly"
     problem = (
-        f"entry {seq} is the newest found, but a newer one may have been erased: {why}; a power cut cannot "
-        "cause this"
+        f"entry {seq} is the newest found, but a newer one may have been erased: {end.why}; a power cut "
+        f"{cannot} cause this"
     )
     return Finding(SUSPECT_END, Severity.DAMAGE, STRUCTURE, found.end.where, problem, LOST, advice)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The step that erases prio sets which show that newer journal entries were erased, or were cleared now.
 
-Else they would leave all in doubt until the ring is filled once. No entry names them, so no reader needs them.
+Else they would leave all in doubt until the ring is filled once. No entry names them: no reader needs them.
 """
 
 from bcached.store.check.checker import CheckedSet

@@ -41,7 +41,9 @@ async def end_with(entries: list[JournalEntry | bytes], seqs: Mapping[int, int],
     """How the end is known in a first lap, with these prio sets in buckets; that of one is not whole."""
     one, findings = member({1: entries}), Findings()
     for bucket, seq in seqs.items():
-        raw = PrioSet(seq, 0, np.ones(1000, np.uint16), np.ones(1000, np.uint8)).pack(MEMBER.set_magic, BUCKET)
+        raw = PrioSet(seq, 0, np.ones(1000, np.uint16), np.ones(1000, np.uint8)).pack(
+            MEMBER.set_magic, BUCKET
+        )
         await one.block_device.write(bucket * BUCKET, bytes(raw[: BUCKET // 2 if bucket == torn else BUCKET]))
     found = await read_journal([one], findings.report, thorough=True)
     assert found.end is not None

@@ -20,10 +20,12 @@ from bcached.store.btree.node_rules import leaf_extents
 from bcached.store.check.checker import CheckedSet, read_tree
 from bcached.store.check.taken_tree import take_tree
 from bcached.store.finding import Finding, Severity
+from bcached.store.journal.reader import JournalEnd
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
 from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.replay import journaled_sectors
+from bcached.store.reading.ring_end import finding_of_end
 from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
 from bcached.store.reading.torn_append import MappedSectors
 from bcached.store.reading.volume_check import read_volumes
@@ -35,6 +37,7 @@ from bcached.store.rescue.remains.journal_left import (
     sizes_fit,
     with_journal_found,
 )
+from bcached.store.rescue.remains.leaf_traces import end_by_leaves
 from bcached.store.rescue.remains.missing_members import with_missing
 from bcached.store.rescue.remains.newest_bsets import bsets_behind_all_damage, lacks_nothing
 from bcached.store.rescue.remains.superblock_left import (
@@ -142,6 +145,7 @@ async def read_what_is_left(
     left.doubts.nothing_is_sure = not await _guesses_fit(members, journal)
     left.former_tables = [table async for table in _former_tables(left)]
     await _read_tree(left, known)
+    await _judge_end_by_leaves(left)
     left.settle()
     return left
 
@@ -230,6 +234,18 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
             continue
         if table and all(finding.severity < Severity.FATAL for finding in findings):
             yield table
+
+
+async def _judge_end_by_leaves(left: SetLeft) -> None:
+    """Doubt everything if the journal gives no reason to, but leaves have keys that no entry has."""
+    journal, tree = left.journal, left.checked.tree
+    if not journal.is_whole or journal.found.end != JournalEnd() or tree is None:
+        return
+    end = await end_by_leaves(left.members, journal.found.sound_by_seq(), tree)
+    if end is not None:
+        journal.found.end = end
+        left.doubts.nothing_is_sure = True
+        left.checked.findings.report(finding_of_end(journal.found))
 
 
 def _doubt_hiding(left: SetLeft, node: NodeFound) -> None:
