@@ -8,20 +8,20 @@ from pathlib import Path
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
 from bcached.store.finding import Severity
-from bcached.store.journal.reader import End
 from bcached.store.repair.needs import StepOption
 from bcached.store.repair.new_metadata.volume_slots import NamedBacking
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.undo import Undo, UndoLog
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
-from bcached.store.rescue.dirty_extents import DirtyExtents
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
 from bcached.store.rescue.owner_of import read_backing
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter
+from damages.excuse import excused_sectors
 from damages.kinds import SECTOR, Kind, damaged
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import WITH_BACKING, backing_bytes, structures, wrong_sectors
@@ -37,7 +37,7 @@ class Outcome:
     newest: float  # right, with all that is the newest found
     harm: int  # sectors of those sure that are wrong, or were right before
     repair: str  # "sound", or why not
-    end_is_open: bool = False  # the reader says that an erased newest entry could not be noticed
+    unnoticed: int = 0  # sectors as those, but of an entry whose erasure no reader can notice (excuse.py)
 
 
 async def outcome(name: str, kinds: list[Kind], folder: Path) -> Outcome:
@@ -53,20 +53,28 @@ async def outcome(name: str, kinds: list[Kind], folder: Path) -> Outcome:
     extents, target = DirtyExtents.of(left), MemoryDevice.holding(backing_bytes(name))
     found = list(extents.of_inode(0))
     unreadable = Unreadable([readable.size_bytes // SECTOR])
-    shares, harm = [], 0
+    shares, harm = [], set[int]()
     for confidence in (Confidence.SURE, Confidence.NEWEST):
         chosen = [extent for extent in found if extent.confidence == confidence]
-        done = await DirtyDataWriter([readable], unreadable, target).run(chosen)
+        await DirtyDataWriter([readable], unreadable, target).run(chosen)
         wrong = wrong_sectors(name, target.image())
         shares.append(1 - len(wrong & lacking) / len(lacking))
         if confidence == Confidence.SURE:
-            named = {sector for one in chosen for sector in range(one.offset, one.offset + one.sectors)}
-            harm = len(wrong - lacking) + max(len(wrong & named) - done.unreadable_sectors, 0)
-    end = left.journal.found.end
-    is_open = end is not None and end.known == End.PLAUSIBLE
-    return Outcome(
-        shares[0], shares[1], harm, await repaired(name, device, readable, layout, folder), is_open
-    )
+            harm = (wrong - lacking) | (wrong & _readable(chosen, kinds, readable.size_bytes // SECTOR))
+    excused = harm and await excused_sectors(name, device.image(), left)
+    repair = await repaired(name, device, readable, layout, folder)
+    return Outcome(shares[0], shares[1], len(harm - excused), repair, len(harm & excused))
+
+
+def _readable(chosen: list[DirtyExtent], kinds: list[Kind], end: int) -> set[int]:
+    """Returns the sectors of these extents whose first copy can be read."""
+    bad = {sector for kind in kinds for sector in kind.bad}
+    return {
+        one.offset + number
+        for one in chosen
+        for number in range(one.sectors)
+        if (sector := one.copies[0].sector + number) < end and sector not in bad
+    }
 
 
 async def _layout(name: str) -> KnownLayout:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A sample of what `python -m tests.damages` tries."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from bcached.store.reading import ring_end
+from bcached.store.reading.prio_traces import PrioTrace
 from damages.kinds import kinds_of
 from damages.outcome import outcome
 
@@ -28,17 +31,39 @@ async def test_no_damage_does_harm_and_each_repair_is_undone(kind: str, tmp_path
     assert found.repair.startswith(repair), found.repair
 
 
+NEWEST, NEWEST_BUCKET = "newest entry: erased", "journal bucket with the newest entry: erased"
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["newest entry: erased", "journal bucket with the newest entry: erased"])
-@pytest.mark.parametrize("name", ["flash", "flash-lapped"])
-async def test_an_erased_end_of_the_journal_is_noticed_or_said_to_be_unnoticeable(
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("flash", NEWEST), ("flash-lapped", NEWEST), ("flash-lapped", NEWEST_BUCKET)],
+)
+async def test_an_erased_end_of_the_journal_leaves_nothing_sure_where_it_shows(
     name: str, kind: str, tmp_path: Path
 ) -> None:
     (one,) = [one for one in await kinds_of(name, Random(1)) if one.name == kind]
     found = await outcome(name, [one], tmp_path)
     assert found.repair == "sound"
     assert found.newest > 0.99
-    if found.end_is_open:
-        assert name == "flash"
-    else:
-        assert (found.sure, found.harm) == (0, 0)
+    assert (found.sure, found.harm, found.unnoticed) == (0, 0, 0)
+
+
+async def test_what_no_reader_can_notice_is_excused_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of these two kinds the first shows nowhere, the second in prios; a reader that does not look fails."""
+
+    async def nothing(*_: object) -> AsyncIterator[PrioTrace]:
+        no_traces: list[PrioTrace] = []
+        for trace in no_traces:
+            yield trace
+
+    monkeypatch.setattr(ring_end, "prio_traces", nothing)
+    every = await kinds_of("crash", Random(1))
+    harms = []
+    for kind in (NEWEST, NEWEST_BUCKET):
+        (one,) = [one for one in every if one.name == kind]
+        found = await outcome("crash", [one], tmp_path)
+        harms.append((found.harm > 0, found.unnoticed > 0))
+    assert harms == [(False, True), (True, False)]
