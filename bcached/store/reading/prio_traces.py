@@ -32,7 +32,7 @@ class PrioTrace:
 async def prio_traces(found: JournalFound, number: int, member: MemberFound) -> AsyncIterator[PrioTrace]:
     """Yields the prio sets of a member that show that entries newer than the newest found were erased."""
     heads = heads_named(found, number)
-    newest = await _seq_at(member, heads[0]) if heads else None
+    newest = await _seq_at(member, heads[0]) if len(heads) > 1 else None
     if newest is None:
         return
     for bucket, changes in {head: changes for changes, head in reversed([*enumerate(heads)])}.items():
