@@ -10,9 +10,14 @@
  * Offsets are sectors of 512 bytes and multiples of a block. Each command is answered by one line.
  */
 #define _GNU_SOURCE
+#include <poll.h>
+
 #include "bcached.h"
 
 #define TRIES 16		/* of data whose bucket is reused while it is read */
+#ifndef PATIENCE_MS
+#define PATIENCE_MS 20000	/* with a daemon that is away, or ends again and again */
+#endif
 
 /* Returns memory as O_DIRECT needs it, to be freed. */
 static char *aligned(size_t bytes)
@@ -141,6 +146,42 @@ static enum outcome command(int64_t inode, const char *line)
 	return outcome;
 }
 
+/* Connect with growing pauses, and begin the command again: reservations and gens are void. */
+static enum outcome again(int64_t inode, const char *line)
+{
+	const char *why = "";
+
+	for (int waited_ms = 0, pause_ms = 10; waited_ms < PATIENCE_MS; waited_ms += pause_ms) {
+		enum outcome outcome;
+
+		errno = 0;
+		outcome = attach();
+		why = errno ? strerror(errno) : "it ended again";
+		if (outcome == DONE)
+			outcome = command(inode, line);
+		else
+			disconnect();
+		if (outcome != LOST)
+			return outcome;
+		usleep((useconds_t)pause_ms * 1000);
+		pause_ms = pause_ms < 1000 ? 2 * pause_ms : 1000;
+	}
+	disconnect();
+	printf("refused: no connection to %s (%s): start the daemon, and repeat the command\n", socket_path, why);
+	return REFUSED;
+}
+
+/* Wait for a command. Should the connection end meanwhile, the next daemon must not wait for our lease. */
+static void wait_for_a_command(void)
+{
+	struct pollfd polled[] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = connection } };
+
+	while (poll(polled, 2, -1) >= 0 && !polled[0].revents) {
+		disconnect();
+		polled[1].fd = -1;
+	}
+}
+
 int main(int count, char **arguments)
 {
 	int64_t inode = count == 3 ? strtoll(arguments[2], NULL, 10) : -1;
@@ -152,24 +193,14 @@ int main(int count, char **arguments)
 	}
 	socket_path = arguments[1];
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	while (fgets(line, sizeof(line), stdin)) {
-		enum outcome outcome;
-
+	setvbuf(stdin, NULL, _IONBF, 0);	/* what was read ahead could not be polled for */
+	for (;;) {
+		wait_for_a_command();
+		if (!fgets(line, sizeof(line), stdin))
+			break;
 		line[strcspn(line, "\n")] = '\0';
-		outcome = connection < 0 ? LOST : command(inode, line);
-
-		/* Lost: reservations and gens are void. Connect with growing pauses, and begin the command again. */
-		for (unsigned int pause_ms = 10; outcome == LOST && pause_ms < 20000; pause_ms *= 2) {
-			outcome = attach();
-			if (outcome == DONE)
-				outcome = command(inode, line);
-			else
-				disconnect();
-			if (outcome == LOST)
-				usleep(pause_ms * 1000);
-		}
-		if (outcome == LOST)
-			refused("no connection", strerror(errno));
+		if (connection < 0 || command(inode, line) == LOST)
+			again(inode, line);
 	}
 	disconnect();
 	return 0;

@@ -16,6 +16,7 @@ import { promisify } from "node:util";
 
 const SECTOR = 512;
 const TRIES = 16; // of data whose bucket is reused while it is read
+const PATIENCE_MS = 20_000; // with a daemon that is away, or ends again and again
 const { O_RDONLY, O_RDWR, O_NOFOLLOW } = fs.constants;
 const PAGE = Number(spawnSync("getconf", ["PAGESIZE"]).stdout);
 
@@ -38,19 +39,22 @@ class Client {
   #waiting = []; // replies come in the order of the requests
   #received = Buffer.alloc(0);
   #lost = null; // why there is no connection
+  #writes = 0; // under way
 
   static async connect(path) {
     const client = new Client();
     try {
       await client.#attach(path);
     } catch (error) {
+      // What was amiss may be that the daemon has ended: files of its run, the lease for one, go with it.
+      const reason = await client.call("Describe").then(() => error, (lost) => lost);
       await client.close();
-      throw error;
+      throw reason;
     }
     return client;
   }
 
-  call(method, parameters = {}) {
+  async call(method, parameters = {}) {
     if (this.#lost) throw this.#lost;
     this.socket.write(`${print({ method: `io.bcached.Allocator.${method}`, parameters })}\0`);
     return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
@@ -71,6 +75,14 @@ class Client {
   #end(reason) {
     this.#lost ??= new Lost(reason);
     for (const { reject } of this.#waiting.splice(0)) reject(this.#lost);
+    this.#settle();
+  }
+
+  // The next daemon waits for the lease: give it up as soon as no write is under way, also between commands.
+  #settle() {
+    if (!this.#lost || this.#writes || this.lease === undefined) return;
+    fs.closeSync(this.lease);
+    this.lease = undefined;
   }
 
   async #attach(path) {
@@ -147,7 +159,10 @@ class Client {
 
   async #write({ device, sector }, data) {
     if (this.#lost) throw this.#lost; // without the connection nothing is reserved
-    const { bytesWritten } = await write(this.devices.get(device).data, data, 0, data.length, sector * SECTOR);
+    this.#writes++;
+    const { bytesWritten } = await write(this.devices.get(device).data, data, 0, data.length, sector * SECTOR).finally(
+      () => (this.#writes--, this.#settle()),
+    );
     if (bytesWritten !== data.length) throw new Error("the device ends before the extent does");
   }
 
@@ -179,11 +194,11 @@ class Client {
     return null;
   }
 
-  // No reply and no write may be under way when the lease is given up.
+  // No reply and no write may be under way.
   async close() {
     if (!this.socket.closed) await new Promise((done) => this.socket.once("close", done).destroy());
+    this.#end("closed");
     for (const { data, map } of this.devices?.values() ?? []) [data, map].forEach((file) => fs.closeSync(file));
-    if (this.lease !== undefined) fs.closeSync(this.lease);
   }
 }
 
@@ -205,28 +220,33 @@ async function run(line) {
   }
   if (verb !== "get" || rest.length !== 2) throw new Refused(`not a command: ${line}`);
   const file = fs.openSync(rest[1], "w");
-  fs.ftruncateSync(file, Number(rest[0]) * SECTOR);
   let found = 0;
-  for await (const [at, data] of client.get(inode, first, Number(rest[0]))) {
-    fs.writeSync(file, data, 0, data.length, Number(at - first) * SECTOR);
-    found += data.length / SECTOR;
+  try {
+    fs.ftruncateSync(file, Number(rest[0]) * SECTOR);
+    for await (const [at, data] of client.get(inode, first, Number(rest[0]))) {
+      fs.writeSync(file, data, 0, data.length, Number(at - first) * SECTOR);
+      found += data.length / SECTOR;
+    }
+  } finally {
+    fs.closeSync(file);
   }
-  fs.closeSync(file);
   return `found ${found} sectors`;
 }
 
 for await (const line of readline.createInterface({ input: process.stdin })) {
   // Lost: reservations and gens are void. Connect with growing pauses, and begin the command again.
-  for (let pauseMs = 10, said = null; said === null; pauseMs *= 2) {
+  for (let waitedMs = 0, pauseMs = 10, said = null; said === null; waitedMs += pauseMs) {
     try {
       client ??= await Client.connect(path);
       said = await run(line);
     } catch (error) {
-      if (!(error instanceof Lost) || pauseMs > 20000) said = `refused: ${error.message}`;
+      if (!(error instanceof Lost)) said = `refused: ${error.message}`;
       else {
         await client?.close();
         client = null;
-        await pause(pauseMs);
+        if (waitedMs > PATIENCE_MS)
+          said = `refused: no connection to ${path} (${error.message}): start the daemon, and repeat the command`;
+        else await pause((pauseMs = Math.min(2 * pauseMs, 1000)));
       }
     }
     if (said !== null) console.log(said);

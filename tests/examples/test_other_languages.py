@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 import pytest
 
+from bcached.device.claims.lease_file import OldLease
 from bcached.wire.gen_map import GenMap
 from instruments.clients.daemon_process import DaemonProcess, ask
 from instruments.clients.relay import Relay
@@ -170,6 +172,33 @@ def test_a_client_survives_the_daemon(
         assert client.reply() == f"found {sectors_of(data)} sectors"
         assert (tmp_path / "got").read_bytes().startswith(data.read_bytes())
         assert client.say(f"put 8000 {data}").startswith("kept")
+
+
+def test_a_client_without_a_command_gives_up_its_lease_with_the_connection(
+    command: list[str], daemon: DaemonProcess, data: Path
+) -> None:
+    lease = OldLease(daemon.ask("Allocator.Describe")["parameters"]["lease_path"], "")
+    with Client(command, daemon.socket_path) as client:
+        assert client.say(f"put 0 {data}").startswith("kept")
+        assert not lease.is_released()
+        daemon.end(signal.SIGKILL)
+        until = time.monotonic() + WITHIN_S
+        while not lease.is_released():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+def test_a_client_without_a_daemon_says_what_to_do(built: Any, daemon: DaemonProcess, data: Path) -> None:
+    needs("cc")
+    with Client([built(*SANITIZERS, "-DPATIENCE_MS=30")], daemon.socket_path) as client:
+        assert client.say(f"put 0 {data}").startswith("kept")
+        daemon.end(signal.SIGKILL)
+        said = client.say(f"put 0 {data}")
+        assert said.startswith(f"refused: no connection to {daemon.socket_path} (")
+        assert said.endswith("): start the daemon, and repeat the command")
+        daemon.start()
+        daemon.wait_until_ready()
+        assert client.say(f"put 0 {data}").startswith("kept")
 
 
 def reuse(daemon: DaemonProcess, reply: bytes) -> None:
