@@ -2,6 +2,7 @@
 """`bcachectl repair`: repair a set on its devices, by steps that the user names."""
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +15,20 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import search_line
 from bcached.cli.offline.devices import opened
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
 from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
 from bcached.cli.paths import PATH
+from bcached.errors import DeviceError
 from bcached.store.repair.applying import Progress
 from bcached.store.repair.needs import REBUILDING, StepOption
 from bcached.store.repair.new_metadata.volume_slots import NamedBacking, parse_backing
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
-from bcached.store.repair.undo import Undo, UndoLog
+from bcached.store.repair.undo import Undo
+from bcached.store.repair.undo_log import UndoLog
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.owner_of import read_backing
 from bcached.store.rescue.remains.doubts import Confidence
@@ -59,7 +63,7 @@ class RepairRequest:
         "bcachectl repair --restore cache.undo                        all as it was before",
     )
     + "\n\nExit status, as fsck's: 0 sound, 1 corrected, 4 errors remain, 8 could not be done, "
-    "16 usage. docs/rescue.md says what to do about which message of the kernel.",
+    "16 usage, 130 by Ctrl-C. docs/rescue.md says what to do about which message of the kernel.",
 )
 @click.argument("devices", metavar="CACHE...", type=PATH, nargs=-1)
 @click.option(
@@ -110,7 +114,12 @@ class RepairRequest:
 )
 @click.option("--newest", is_flag=True, help="Keep what is only the newest that was found as well.")
 @click.option("--give-up-dirty", is_flag=True, help="Go on if dirty data is lost by it, or may be.")
-@click.option("--undo", metavar="FILE", type=PATH, help="Save what is overwritten in a new FILE first.")
+@click.option(
+    "--undo",
+    metavar="FILE",
+    type=PATH,
+    help="Save what is overwritten in FILE first: a new one, or of this repair.",
+)
 @click.option("--restore", metavar="FILE", type=PATH, help="Undo a repair, also one that was interrupted.")
 @click.option("-n", "--dry-run", is_flag=True, help="Print what each step would do and lose; change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
@@ -140,7 +149,8 @@ def repair(
     """Repair the set on CACHE (name all its devices), which no daemon may use.
 
     Only the steps that are named are done. Each one first prints what is lost by it. --restore writes back
-    what a FILE of --undo holds, to the devices it names, or to CACHE if they have other names now.
+    what a FILE of --undo holds, to the devices it names, or to CACHE if they have other names now. The same
+    command continues what was interrupted.
     """
     named = {
         StepOption.SUPERBLOCK: superblock,
@@ -168,10 +178,12 @@ def repair(
     if restore is not None:
         if request.steps or undo is not None or dry_run:
             raise WronglyUsed("--restore goes with no step, -n or --undo")
-        asyncio.run(_restore(options, restore, Undo.read(restore), devices))
+        with _interrupted_as("the same command continues"):
+            asyncio.run(_restore(options, restore, Undo.read(restore), devices))
         return
     _refuse_misuse(request)
-    done = asyncio.run(_repair(options, request))
+    with _interrupted_as("nothing was written"):
+        done = asyncio.run(_repair(options, request))
     answer(options, document(done), lambda: "\n".join(lines(done)))
     click.get_current_context().exit(status_of(done))
 
@@ -200,14 +212,35 @@ async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
         if request.dry_run or not done.is_needed or done.obstacle:
             return done
         _ask(options, request, done)
-        undo = await UndoLog.create(request.undo, devices) if request.undo is not None else None
+        undo = await UndoLog.open(request.undo, devices) if request.undo is not None else None
         try:
             with _progress(done) as progress:
                 await done.write(undo, progress)
+        except asyncio.CancelledError:
+            raise Interrupted(f"interrupted in the middle: {_how_to_go_on(request)}") from None
+        except DeviceError as error:
+            raise DeviceError(error.path, f"{error.reason}; {_how_to_go_on(request)}") from None
         finally:
             if undo is not None:
                 undo.log.close()
     return done
+
+
+@contextmanager
+def _interrupted_as(left: str) -> Iterator[None]:
+    """Raises Interrupted for Ctrl-C inside, with what that leaves."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {left}") from None
+
+
+def _how_to_go_on(request: RepairRequest) -> str:
+    """Returns what there is to do when a repair ends while it writes."""
+    if request.undo is None:
+        return "the same command continues"
+    restore = shlex.join(["bcachectl", "repair", "--restore", request.undo])
+    return f"the same command continues, and {restore} brings back what was there"
 
 
 async def _wishes(request: RepairRequest) -> Wishes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A new file that is only appended to, each append durable before it returns."""
+"""A file that is only appended to, each append durable before it returns."""
 
 import asyncio
 import os
@@ -32,6 +32,23 @@ class DurableLog:
         except OSError as error:
             log.close()
             raise DeviceError(path, f"cannot make its name durable: {reason(error)}") from None
+        return log
+
+    @classmethod
+    def cut(cls, path: str, end_byte: int) -> "DurableLog":
+        """Open a file that is there already, without what is behind a byte. Raises DeviceError."""
+        try:
+            descriptor = calling(os.open, path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError as error:
+            raise DeviceError(path, f"cannot write to it: {reason(error)}") from None
+        log = cls(path, descriptor)
+        try:
+            calling(os.fchmod, descriptor, LOG_MODE)
+            calling(os.ftruncate, descriptor, end_byte)
+            calling(os.fsync, descriptor)
+        except OSError as error:
+            log.close()
+            raise DeviceError(path, f"cannot cut it at byte {end_byte}: {reason(error)}") from None
         return log
 
     async def append(self, data: bytes) -> None:

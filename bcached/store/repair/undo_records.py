@@ -19,6 +19,7 @@ from bcached.units import SECTOR_BYTES
 FORMAT = "bcached undo file, version 1"
 DIGEST_BYTES = 8
 LINE_BYTES_MAX = 1 << 20
+HEADER = b'{"format":"%s","devices":[' % FORMAT.encode()  # how a file begins
 
 
 class DeviceNamed(msgspec.Struct, frozen=True):
@@ -77,6 +78,15 @@ def pack_record(device: int, byte: int, before: bytes, after: bytes) -> bytes:
 def pack_end(records: int) -> bytes:
     """Returns the last record."""
     return msgspec.json.encode(UndoEnd(records)) + b"\n"
+
+
+def holds_no_record(path: str) -> bool:
+    """Whether a file has at most a header: that is what an interruption leaves of one that was just begun."""
+    with open(path, "rb") as file:
+        raw = file.read(LINE_BYTES_MAX)
+    if not raw.startswith(HEADER[: len(raw)]):
+        return False
+    return not raw.partition(b"\n")[2]
 
 
 def read_header(file: BinaryIO, path: str) -> UndoHeader:

@@ -3,6 +3,9 @@
 
 import fcntl
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,26 @@ MENDED, ERRORS_LEFT, OPERATIONAL, USAGE = 1, 4, 8, 16
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(bcachectl, list(map(str, arguments)))
+
+
+KILLED_AT_SYNC = """
+import os, signal
+left = [{}]
+def killing(call):
+    def counted(number):
+        left[0] -= 1
+        left[0] or os.kill(os.getpid(), signal.SIGKILL)
+        return call(number)
+    return counted
+os.fsync, os.fdatasync = killing(os.fsync), killing(os.fdatasync)
+"""
+
+
+def run_behind(first: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run the program in a process that does something else first."""
+    program = f"{first}\nfrom bcached.cli.main import bcachectl; bcachectl(prog_name='bcachectl')"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def with_a_hole(members: int = 1, *, last_lost: int = 6) -> ImageBuilder:
@@ -175,6 +198,40 @@ def test_an_undo_file_brings_everything_back(tmp_path: Path) -> None:
     done = run("repair", "--restore", undo)
     assert done.exit_code == 0
     assert "does not say that the repair ended" in done.stderr
+
+
+def test_a_repair_whose_undo_file_has_no_room_is_done_by_the_same_command(tmp_path: Path) -> None:
+    """A limit on the size of files ends it at any byte of the file, as a full disk does."""
+    (path,) = with_a_hole().files(tmp_path)
+    undo, before = tmp_path / "repair.undo", Path(path).read_bytes()
+    command = ["repair", "--yes", "--undo", undo, "--clear-journal-behind", "3", path]
+    for room in (40, 1500):  # for a part of the header, and of a record
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))\n"
+        failed = run_behind(limit, *command)
+        assert (failed.returncode, failed.stderr.count("\n")) == (OPERATIONAL, 1), failed
+        assert "File too large" in failed.stderr
+        assert (Path(path).read_bytes(), undo.stat().st_size) == (before, room)
+    assert f"the same command continues, and bcachectl repair --restore {undo}" in failed.stderr
+    assert run(*command).exit_code == MENDED
+    assert run("repair", "--restore", undo).exit_code == 0
+    assert Path(path).read_bytes() == before
+
+
+def test_a_killed_repair_is_continued_or_undone(tmp_path: Path) -> None:
+    """1. Nothing is in the undo file but its header. 2. All was overwritten, and is not flushed."""
+    (path,) = with_a_hole().files(tmp_path)
+    before = Path(path).read_bytes()
+    run("repair", "--yes", "--clear-journal-behind", 3, path)
+    repaired = Path(path).read_bytes()
+    undo = tmp_path / "repair.undo"
+    command = ["repair", "--yes", "--undo", undo, "--clear-journal-behind", 3, path]
+    for sync, status in ((2, MENDED), (4, 0)):
+        Path(path).write_bytes(before)
+        assert run_behind(KILLED_AT_SYNC.format(sync), *command).returncode == -signal.SIGKILL
+        done = run(*command)
+        assert (done.exit_code, Path(path).read_bytes()) == (status, repaired)
+        assert run("repair", "--restore", undo).exit_code == 0
+        assert Path(path).read_bytes() == before
 
 
 def test_restoring_takes_the_devices_by_other_names(tmp_path: Path) -> None:

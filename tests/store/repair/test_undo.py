@@ -13,7 +13,8 @@ from bcached.errors import DeviceError, DeviceRefused, SetRefused
 from bcached.store.patched_device import Patch
 from bcached.store.repair.applying import Applying
 from bcached.store.repair.repair_step import RepairStep
-from bcached.store.repair.undo import Undo, UndoLog
+from bcached.store.repair.undo import Undo
+from bcached.store.repair.undo_log import UndoLog
 from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.passing_device import PassingDevice
 
@@ -169,5 +170,85 @@ async def test_neither_another_file_nor_a_damaged_one_nor_another_device_is_take
             Undo.read(str(path))
     with pytest.raises(DeviceRefused, match="exists already"):
         await UndoLog.create(str(path), [device])
+    for wrong, reason in (
+        (b"nonsense\n", "expected an undo file"),
+        (bytes(2000), "expected an undo file"),
+        (damaged, "damaged"),
+        (raw + b"x", "cannot be continued, memory: sector 8 was"),
+    ):
+        path.write_bytes(wrong)
+        await device.write(4096, b"z" * 512)
+        with pytest.raises(DeviceRefused, match=f"exists already, and .*{reason}.*choose another name"):
+            await UndoLog.open(str(path), [device])
+        assert path.read_bytes() == wrong
     with pytest.raises(DeviceError, match="cannot create"):
         await UndoLog.create(str(tmp_path / "no" / "undo"), [device])
+
+
+async def test_a_file_with_nothing_to_undo_is_begun_again(tmp_path: Path) -> None:
+    """1. Interrupted before anything was overwritten. 2. All was restored."""
+    device, path = MemoryDevice.holding(Random(1).randbytes(SIZE)), tmp_path / "undo"
+    before = device.image()
+    log = await UndoLog.create(str(path), [device])
+    header = path.stat().st_size
+    log.add(0, 512, before[512:1024], b"x" * 512)
+    await log.settle()
+    log.log.close()
+    left = path.read_bytes()
+    for cut in (*range(0, len(left), 37), header - 1, header, header + 1, len(left)):
+        path.write_bytes(left[:cut])
+        path.chmod(0o644)
+        log = await UndoLog.open(str(path), [device])
+        assert (path.stat().st_size, path.stat().st_mode & 0o777) == (header, 0o600)
+        log.log.close()
+    path.write_bytes(left)
+    log = await UndoLog.open(str(path), [device])
+    await Applying([device], log).run([RepairStep("", [[Patch(0, 1024, bytes(512))]])])
+    await log.finish()
+    log.log.close()
+    with pytest.raises(DeviceRefused, match="undoes a repair that ended, by `bcachectl repair --restore"):
+        await UndoLog.open(str(path), [device])
+    await Undo.read(str(path)).restore([device])
+    assert device.image() == before
+    (await UndoLog.open(str(path), [device])).log.close()
+    assert path.stat().st_size == header
+
+
+async def test_a_repair_interrupted_twice_is_undone_by_one_file(tmp_path: Path) -> None:
+    for number in range(24):
+        random, path = Random(number), tmp_path / f"undo{number}"
+        images = [random.randbytes(SIZE) for _ in range(2)]
+        disks = [MemoryDevice.holding(image) for image in images]
+        steps = some_steps(random)
+        for writes in (number % 6, number // 6, 1 << 20):
+            devices = [FailingAtWrite(disk, writes) for disk in disks]
+            log = await UndoLog.open(str(path), devices)
+            with suppress(DeviceError):
+                await Applying(devices, log).run(steps)
+                await log.finish()
+            log.log.close()
+            if writes < 6:  # the power failed while the file was written
+                path.write_bytes(path.read_bytes() + b'{"device":0,"by')
+        assert [disk.image() for disk in disks] == expected(images, steps)
+        undo = Undo.read(str(path))
+        assert undo.is_whole
+        await undo.restore(disks)
+        assert [disk.image() for disk in disks] == images
+
+
+async def test_the_undo_file_of_other_devices_stays(tmp_path: Path) -> None:
+    device, path = MemoryDevice.holding(bytes(SIZE)), tmp_path / "undo"
+    log = await UndoLog.create(str(path), [device])
+    log.add(0, 0, bytes(512), b"x" * 512)
+    await log.settle()
+    log.log.close()
+    left = path.read_bytes()
+    for others in ([MemoryDevice(2 * SIZE)], [device, MemoryDevice(SIZE)]):
+        with pytest.raises(DeviceRefused, match="it is the undo file of a repair of"):
+            await UndoLog.open(str(path), others)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(DeviceRefused, match="it is a link"):
+        await UndoLog.open(str(tmp_path / "link"), [device])
+    with pytest.raises(DeviceRefused, match="expected a file, found a directory"):
+        await UndoLog.open(str(tmp_path), [device])
+    assert path.read_bytes() == left
