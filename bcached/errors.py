@@ -271,6 +271,14 @@ class InvalidParameter(RequestError):
             self.fields["reason"] = reason
 
 
+class InvalidType(InvalidParameter, TypeError):
+    """A parameter of a type that the method does not have there; found before the request was sent."""
+
+
+class InvalidValue(InvalidParameter, ValueError):
+    """A parameter that is out of range; found before the request was sent."""
+
+
 class InterfaceNotFound(RequestError):
     """The service has no such interface."""
 

@@ -11,9 +11,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from bcached.adapters.shared_caches import shared_cache
+from bcached.client.arguments import check_cache_arguments, flags, shown, utf8
 from bcached.client.attachment import SOCKET_PATH, SocketPath
 from bcached.client.cache.cache import Cache
 from bcached.client.cache.values.names import NAME_BYTES_MAX
+from bcached.client.cache.values.serializers import Values
 
 # The first two are Django's, for caches that cull by themselves; here the daemon reclaims space.
 OPTIONS = {
@@ -54,21 +56,33 @@ class BcachedCache(BaseCache):
         self._wait = options.get("wait", True)
         self._ignore_unavailable = options.get("ignore_unavailable", False)
         self._patience_s = options.get("patience_s", 0.0)
+        try:
+            check_cache_arguments(self._path, self._volume, self._patience_s)
+            flags(wait=self._wait, ignore_unavailable=self._ignore_unavailable)
+            Values(self._serializer)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(f"OPTIONS of a cache: {error}") from None
 
     # Keys and timeouts
 
     def get_backend_timeout(self, timeout: Any = DEFAULT_TIMEOUT) -> float | None:
         """Returns the seconds until a value expires, 0 or less for at once, None for never."""
         seconds: float | None = self.default_timeout if timeout is DEFAULT_TIMEOUT else timeout
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float | None):
+            raise TypeError(f"a timeout is a number of seconds, or None for never, not {shown(seconds)}")
         return seconds
 
     def validate_key(self, key: str) -> None:
         """Warn of what memcached refuses. Raises InvalidCacheKey if it is too long for this backend."""
         super().validate_key(key)
-        if len(key.encode()) > NAME_BYTES_MAX:
+        try:
+            length = len(utf8("a key", key))
+        except ValueError as error:
+            raise InvalidCacheKey(str(error)) from None
+        if length > NAME_BYTES_MAX:
             raise InvalidCacheKey(
                 f"a key with prefix and version has at most {NAME_BYTES_MAX} bytes, "
-                f"this one {len(key.encode())}: {key[:50]!r}..."
+                f"this one {length}: {key[:50]!r}..."
             )
 
     # Verbs

@@ -10,8 +10,10 @@ from dogpile.cache.api import NO_VALUE, BackendArguments, BytesBackend, CacheMut
 
 from bcached.adapters.dogpile_mutex import BcachedMutex
 from bcached.adapters.shared_caches import shared_cache
+from bcached.client.arguments import check_cache_arguments, flags, shown, utf8
 from bcached.client.attachment import SOCKET_PATH
 from bcached.client.cache.cache import Cache
+from bcached.client.cache.values.expiry import expiry_us
 from bcached.client.cache.values.names import Name
 from bcached.errors import ClientClosed, ConnectionLost
 
@@ -56,6 +58,14 @@ class BcachedBackend(BytesBackend):
         self._wait = arguments.get("wait", True)
         self._distributed_lock = arguments.get("distributed_lock", True)
         self._lock_timeout = arguments.get("lock_timeout", LOCK_TIMEOUT_S)
+        check_cache_arguments(self._path, self._volume, self._patience_s)
+        flags(
+            wait=self._wait,
+            distributed_lock=self._distributed_lock,
+            ignore_unavailable=self._ignore_unavailable,
+        )
+        expiry_us(self._expire)
+        expiry_us(self._lock_timeout, "lock_timeout")
 
     # Values
 
@@ -127,7 +137,9 @@ class BcachedBackend(BytesBackend):
 
 def _name(key: str) -> bytes:
     """Returns the name of a key's value. A key that is too long for a name is hashed."""
-    name = key.encode()
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a str, not {shown(key)}")
+    name = utf8("a key", key)
     return name if len(name) <= LONGEST_KEY_BYTES else b"\0long\0" + blake2b(name, digest_size=32).digest()
 
 

@@ -16,6 +16,7 @@ data/         reads and writes at the sectors of a key
 cache/        objects by name, on a blocking connection; blocking and for asyncio
 attachment    the state of a connection; lease, gens and data_paths are parts of it
 client        the asyncio client, on channel        blocking   the blocking client, on socket_channel
+arguments     what callers may pass             request_check in protocol/: the fields of requests
 hang_up_watch the end of connections that are not in use
 """
 

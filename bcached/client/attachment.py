@@ -14,8 +14,9 @@ from bcached.client.data.data_paths import DataPaths
 from bcached.client.forks import end_in_children
 from bcached.client.gens import Gens
 from bcached.client.lease import Lease
+from bcached.client.protocol.request_check import check_request
 from bcached.errors import ClientClosed, ConnectionLost, ForkedClient
-from bcached.wire.messages import Description, GenMapFile
+from bcached.wire.messages import Description, GenMapFile, Parameters
 
 SocketPath = str | os.PathLike[str]
 SOCKET_PATH = "/run/bcached/io.bcached"
@@ -41,8 +42,11 @@ class Attachment:
     begun once, notes each transfer, and ends.
     """
 
-    def __init__(self, path: str, *, direct: bool, whole_buckets: bool = False) -> None:
+    def __init__(
+        self, path: str, *, direct: bool, whole_buckets: bool = False, checks_requests: bool = True
+    ) -> None:
         self.path = path
+        self._checks_requests = checks_requests  # unless its own code makes all of them
         self.whole_buckets = whole_buckets  # that the client writes to no others than those it holds whole
         self.direct = direct
         self.connection: OpenConnection | None = None  # kept after its end: it knows whether it is open
@@ -59,9 +63,14 @@ class Attachment:
 
     # Whether the client may be used
 
-    def check(self) -> None:
-        """Raises ForkedClient, ClientClosed or ConnectionLost unless the client is usable in this process."""
+    def check(self, request: Parameters | None = None) -> None:
+        """Raises ForkedClient, ClientClosed or ConnectionLost unless the client is usable in this process.
+
+        Raises InvalidType or InvalidValue for a request that is none.
+        """
         if self._is_open and os.getpid() == self._pid:
+            if request is not None and self._checks_requests:
+                check_request(request)
             return
         self._check_process()
         if self._is_closed:

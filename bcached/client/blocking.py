@@ -2,11 +2,11 @@
 """The blocking client: the same methods for programs without an event loop, on a plain socket."""
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
+from bcached.client.arguments import flags, patience, socket_path
 from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
 from bcached.client.protocol import fetching, plans, storing, verbs
 from bcached.client.protocol.exchange import Call
@@ -57,8 +57,9 @@ class BlockingClient:
     def __init__(
         self, path: SocketPath = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True
     ) -> None:
-        self.path = os.fspath(path)
-        self._patience_s = patience_s
+        flags(direct=direct)
+        self.path = socket_path(path)
+        self._patience_s = patience(patience_s)
         self._at = Attachment(self.path, direct=direct)
         self._channel: SocketChannel
 
@@ -156,10 +157,9 @@ class BlockingClient:
 
     def watch(self, interval_ms: int | None = None) -> Iterator[SetState]:
         """Yields the state, and again whenever it has changed; over a connection of its own."""
-        self._at.check()
+        view, call = StateView(), verbs.watch(self._at, interval_ms)
         channel = SocketChannel(self.path, self._patience_s)
         try:
-            view, call = StateView(), verbs.watch(interval_ms)
             channel.send(call)
             while channel.news(call):
                 yield view.take(call.news.popleft())
@@ -171,10 +171,9 @@ class BlockingClient:
 
     def trace(self, *events: str, limit: int | None = None) -> Iterator[Traced]:
         """Yields the daemon's events, all or those named, as they happen; over a connection of its own."""
-        self._at.check()
+        call = verbs.trace(self._at, events, limit)
         channel = SocketChannel(self.path, self._patience_s)
         try:
-            call = verbs.trace(events, limit)
             channel.send(call)
             while channel.news(call):
                 yield call.news.popleft()

@@ -3,12 +3,12 @@
 
 import asyncio
 import functools
-import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
+from bcached.client.arguments import flags, patience, socket_path
 from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
 from bcached.client.channel import Channel
 from bcached.client.protocol import fetching, plans, storing, verbs
@@ -65,8 +65,9 @@ class Client:
     def __init__(
         self, path: SocketPath = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True
     ) -> None:
-        self.path = os.fspath(path)
-        self._patience_s = patience_s
+        flags(direct=direct)
+        self.path = socket_path(path)
+        self._patience_s = patience(patience_s)
         self._at = Attachment(self.path, direct=direct)
         self._channel: Channel  # once connected
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="bcached-client")
@@ -167,10 +168,9 @@ class Client:
 
     async def watch(self, interval_ms: int | None = None) -> AsyncGenerator[SetState, None]:
         """Yields the state, and again whenever it has changed; over a connection of its own."""
-        self._at.check()
+        view, call = StateView(), verbs.watch(self._at, interval_ms)
         channel = await Channel.open(self.path, self._patience_s)
         try:
-            view, call = StateView(), verbs.watch(interval_ms)
             channel.send(call)
             while await channel.news(call):
                 yield view.take(call.news.popleft())
@@ -183,10 +183,9 @@ class Client:
 
     async def trace(self, *events: str, limit: int | None = None) -> AsyncGenerator[Traced, None]:
         """Yields the daemon's events, all or those named, as they happen; over a connection of its own."""
-        self._at.check()
+        call = verbs.trace(self._at, events, limit)
         channel = await Channel.open(self.path, self._patience_s)
         try:
-            call = verbs.trace(events, limit)
             channel.send(call)
             while await channel.news(call):
                 yield call.news.popleft()

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from bcached.keys import OFFSET_MAX, Inode
 from bcached.wire.messages import Parameters, Results
 
+LABEL_BYTES_MAX = 32  # as UTF-8
 VolumeSectors = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
 Others = Literal["read", "nothing"]
 UserId = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]  # (uid_t) -1 is no user

@@ -22,6 +22,7 @@ from bcached.errors import (
     ConnectionLost,
     DeviceError,
     InvalidParameter,
+    InvalidValue,
     LimitExceeded,
     NoFreeBuckets,
     NoSuchVolume,
@@ -156,7 +157,7 @@ async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_c
         await asyncio.sleep(0)
         with pytest.raises(TypeError, match="numpy"):
             await client.lookup(0, np.int64(8), 8)  # type: ignore[arg-type]
-        with pytest.raises(UnicodeEncodeError):
+        with pytest.raises(InvalidValue, match="expected text that UTF-8 has"):
             await client.create_volume("\udcff")
         async with patience(10):
             (key,) = await before

@@ -2,20 +2,20 @@
 """The verbs of a cache, for asyncio."""
 
 import functools
-import os
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from bcached.client.arguments import flags, several, socket_path
 from bcached.client.attachment import SOCKET_PATH, SocketPath
-from bcached.client.cache.memoizing import MISSING, memoized_coroutine
+from bcached.client.cache.memoizing import MISSING, check_options, memoized_coroutine
 from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.shared_hops import SharedHops
 from bcached.client.cache.values.adding import adding
 from bcached.client.cache.values.expiry import expiry_us, seconds_left
-from bcached.client.cache.values.names import Name, name_bytes
+from bcached.client.cache.values.names import Name, name_bytes, named_values
 from bcached.client.cache.values.new_object import FoundObject, NewObject
 from bcached.client.cache.values.serializers import Serializer, Values
 from bcached.client.data.data_paths import read_cached
@@ -48,7 +48,7 @@ class AsyncCache:
         patience_s: float = 0.0,
     ) -> None:
         """Connects with the first call. The parameters are those of Cache."""
-        self.path = os.fspath(path)
+        self.path = socket_path(path)
         self._again = functools.partial(
             type(self),
             self.path,
@@ -93,7 +93,7 @@ class AsyncCache:
 
     async def get_many(self, names: Iterable[Name]) -> dict[Name, Any]:
         """Returns the values that were found, by name."""
-        wanted = [(name, name_bytes(name)) for name in names]
+        wanted = [(name, name_bytes(name)) for name in several("names", names)]
         found = {name: self._recall(key) for name, key in wanted}
         unknown = [(name, key) for name, key in wanted if found[name] is None]
         if unknown:
@@ -119,6 +119,7 @@ class AsyncCache:
         durable: bool = False,
     ) -> None:
         """Store a value, in place of an earlier one. See Cache.set."""
+        flags(wait=wait, durable=durable)
         one = self._new(name, value, expire)
         if wait or durable:
             await self._in_thread(self._objects.store, one, wait=wait, durable=durable)
@@ -129,6 +130,7 @@ class AsyncCache:
         self, name: Name, value: Any, *, expire: float | None = None, durable: bool = False
     ) -> bool:
         """Store a value if there is none, for all processes; returns whether it was stored."""
+        flags(durable=durable)
         return await self._in_thread(self._objects.add, self._new(name, value, expire), durable=durable)
 
     async def incr(self, name: Name, delta: Any = 1) -> Any:
@@ -150,8 +152,9 @@ class AsyncCache:
         wait: bool = False,
     ) -> None:
         """Store several values; each is stored by itself."""
-        pairs: Iterable[tuple[Name, Any]] = values.items() if isinstance(values, Mapping) else values
-        ones = [self._new(name, value, expire) for name, value in pairs]
+        flags(wait=wait)
+        expiry_us(expire)
+        ones = [self._new(name, value, expire) for name, value in named_values(values)]
         await self._in_thread(self._objects.store_many, ones, wait=wait)
 
     async def touch(self, name: Name, expire: float | None = None) -> bool:
@@ -162,6 +165,7 @@ class AsyncCache:
         self, *, expire: float | None = None, typed: bool = False, name: str | None = None
     ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
         """Returns a decorator that keeps the results of a coroutine function. See Cache.memoize."""
+        check_options(expire, typed=typed)
         return lambda function: memoized_coroutine(self, function, expire=expire, typed=typed, name=name)
 
     # Dropping
@@ -172,7 +176,9 @@ class AsyncCache:
 
     async def delete_many(self, names: Iterable[Name]) -> int:
         """Drop several values; returns how many there were."""
-        return await self._in_thread(self._objects.drop, [name_bytes(name) for name in names])
+        return await self._in_thread(
+            self._objects.drop, [name_bytes(name) for name in several("names", names)]
+        )
 
     async def pop(self, name: Name, default: Any = None) -> Any:
         """Drop a value and return it. Of several callers at the same time one gets it."""
@@ -190,6 +196,7 @@ class AsyncCache:
 
         Raises ConnectionLost if objects were lost since the last flush, or the first refusal.
         """
+        flags(durable=durable)
         await self._in_thread(self._objects.flush, durable=durable)
 
     def stats(self) -> Stats:

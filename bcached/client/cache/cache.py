@@ -2,17 +2,17 @@
 """The verbs of a cache, blocking."""
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from bcached.client.arguments import flags, several, socket_path
 from bcached.client.attachment import SOCKET_PATH, SocketPath
-from bcached.client.cache.memoizing import MISSING, memoized
+from bcached.client.cache.memoizing import MISSING, check_options, memoized
 from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.values.adding import adding
 from bcached.client.cache.values.expiry import expiry_us, seconds_left, unexpired
-from bcached.client.cache.values.names import Name, name_bytes
+from bcached.client.cache.values.names import Name, name_bytes, named_values
 from bcached.client.cache.values.new_object import NewObject
 from bcached.client.cache.values.serializers import RAW, Serializer, Values
 
@@ -44,7 +44,7 @@ class Cache:
         (only among trusted programs), or an object with dumps and loads. ignore_unavailable: without a daemon
         look-ups are misses and other calls do nothing, instead of ConnectionLost.
         """
-        self.path = os.fspath(path)
+        self.path = socket_path(path)
         self._again = functools.partial(
             type(self),
             self.path,
@@ -76,7 +76,10 @@ class Cache:
 
     def get(self, name: Name, default: Any = None) -> Any:
         """Returns the value; the default without one."""
-        key = name.encode() if type(name) is str else name_bytes(name)
+        try:
+            key = name.encode() if type(name) is str else name_bytes(name)
+        except UnicodeEncodeError:
+            key = name_bytes(name)  # which says more
         session = self._sessions.existing
         if session is not None:
             if (recalled := session.recall.known(key)) is not None:
@@ -98,7 +101,7 @@ class Cache:
 
     def get_many(self, names: Iterable[Name]) -> dict[Name, Any]:
         """Returns the values that were found, by name."""
-        wanted = list(names)
+        wanted = list(several("names", names))
         found = self._objects.find_many([name_bytes(name) for name in wanted])
         pairs = zip(wanted, found, strict=True)
         return {name: self._values.decode(one.codec, one.value) for name, one in pairs if one is not None}
@@ -133,6 +136,8 @@ class Cache:
         than the set can commit at once. A refusal by the daemon is raised by the call that waits, or by a
         later one that stores, or by flush().
         """
+        if wait is not False or durable is not False:
+            flags(wait=wait, durable=durable)
         self._objects.store(self._new(name, value, expire), wait=wait, durable=durable)
 
     def __setitem__(self, name: Name, value: Any) -> None:
@@ -143,6 +148,7 @@ class Cache:
 
         Of several callers, of all processes, one stores.
         """
+        flags(durable=durable)
         return self._objects.add(self._new(name, value, expire), durable=durable)
 
     def incr(self, name: Name, delta: Any = 1) -> Any:
@@ -164,7 +170,9 @@ class Cache:
         wait: bool = False,
     ) -> None:
         """Store several values; each is stored by itself."""
-        pairs: Iterable[tuple[Name, Any]] = values.items() if isinstance(values, Mapping) else values
+        flags(wait=wait)
+        expiry_us(expire)
+        pairs = named_values(values)
         self._objects.store_many((self._new(name, value, expire) for name, value in pairs), wait=wait)
 
     def touch(self, name: Name, expire: float | None = None) -> bool:
@@ -183,6 +191,7 @@ class Cache:
         which functions that are made in one place share, although their variables differ. Raises TypeError
         for a lambda or an object without a name, a generator, and in a call for what msgpack does not hold.
         """
+        check_options(expire, typed=typed)
         return lambda function: memoized(self, function, expire=expire, typed=typed, name=name)
 
     # Dropping
@@ -193,7 +202,7 @@ class Cache:
 
     def delete_many(self, names: Iterable[Name]) -> int:
         """Drop several values; returns how many there were."""
-        return self._objects.drop([name_bytes(name) for name in names])
+        return self._objects.drop([name_bytes(name) for name in several("names", names)])
 
     def __delitem__(self, name: Name) -> None:
         if not self.delete(name):
@@ -215,6 +224,7 @@ class Cache:
 
         Raises ConnectionLost if objects were lost since the last flush, or the first refusal.
         """
+        flags(durable=durable)
         self._objects.flush(durable=durable)
 
     def stats(self) -> Stats:

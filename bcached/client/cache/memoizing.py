@@ -8,6 +8,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
+from bcached.client.arguments import flags, shown
+from bcached.client.cache.values.expiry import expiry_us
 from bcached.client.cache.values.names import name_bytes
 
 P = ParamSpec("P")
@@ -36,6 +38,12 @@ class AwaitableKeeping(Protocol):
 
     async def set(self, name: str | bytes, value: Any, *, expire: float | None = None) -> None:
         """Store a value."""
+
+
+def check_options(expire: float | None, *, typed: bool) -> None:
+    """Raises TypeError or ValueError for options that no call could use."""
+    expiry_us(expire)
+    flags(typed=typed)
 
 
 def memoized(
@@ -99,6 +107,8 @@ def _prefix(function: Callable[..., Any], name: str | None) -> bytes:
     """
     if _flags(function) & (GENERATOR | ASYNC_GENERATOR):
         raise TypeError(f"{function!r} is a generator function: memoize one that returns a list")
+    if not isinstance(name, str | None):
+        raise TypeError(f"the name of a function is a str, not {shown(name)}")
     qualified = getattr(function, "__qualname__", "")
     if not name and (not qualified or qualified.endswith("<lambda>")):
         raise TypeError(f"{function!r} has no name of its own: memoize(name=...)")

@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
+from bcached.client.arguments import flags, patience, socket_path, volume_named
+from bcached.client.attachment import SocketPath
 from bcached.client.cache.conditional_store import ConditionalStore
 from bcached.client.cache.finding.reading import StaleRead
 from bcached.client.cache.finding.recall import Read
@@ -54,11 +56,12 @@ class Stats(NamedTuple):
 class Objects:
     """The objects of a volume. Thread-safe."""
 
-    def __init__(self, path: str, volume: str | int, patience_s: float, *, ignore_unavailable: bool) -> None:
-        if not isinstance(volume, str | int) or isinstance(volume, bool):
-            raise TypeError(f"a volume is its label (str) or its inode (int), not {volume!r}")
-        self.path, self.volume = path, volume
-        self.sessions = Sessions(path, volume, patience_s)
+    def __init__(
+        self, path: SocketPath, volume: str | int, patience_s: float, *, ignore_unavailable: bool
+    ) -> None:
+        flags(ignore_unavailable=ignore_unavailable)
+        self.path, self.volume = socket_path(path), volume_named(volume)
+        self.sessions = Sessions(self.path, volume, patience(patience_s))
         self.hits = self.misses = self.sets = 0  # counted by the verbs
         self._ignore_unavailable = ignore_unavailable
         self._sender = Sender(self.sessions)

@@ -56,7 +56,7 @@ class CacheSession:
     def __init__(self, path: str, volume: str | int, patience_s: float, lock: RLock) -> None:
         self.channel = SocketChannel(path, patience_s)
         try:
-            self.at = Attachment(path, direct=False, whole_buckets=True)
+            self.at = Attachment(path, direct=False, whole_buckets=True, checks_requests=False)
             if self.at.begin(self.channel, self.channel.ask(verbs.describe())):
                 self.channel.settle_at_end(self.at)
             files = self.channel.ask(verbs.map_gens(self.at))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from bcached.client.protocol.refusals import refusal_from
+from bcached.client.protocol.request_check import unencodable
 from bcached.errors import BcachedError, ClientClosed, ConnectionLost
 from bcached.wire.client_codec import (
     UNREADABLE,
@@ -63,7 +64,10 @@ class Call(Generic[T]):
         more: bool = False,
     ) -> None:
         # What cannot be encoded raises here, before a reply is expected.
-        self.message = encode_question(Question(method, parameters, more=more))
+        try:
+            self.message = encode_question(Question(method, parameters, more=more))
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            raise unencodable(parameters) from None
         self.is_settled = False
         self.is_abandoned = False
         self.news: deque[Any] = deque() if more else NO_NEWS

@@ -4,14 +4,16 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from bcached.client.arguments import shown
 from bcached.client.attachment import Attachment
 from bcached.client.gens import Gens, Instant
 from bcached.client.protocol import verbs
 from bcached.client.protocol.plans import Plan, mapped_gens, valid_pointers
+from bcached.client.protocol.request_check import as_tuple
 from bcached.client.protocol.transfers import Reads
-from bcached.errors import StaleKey
+from bcached.errors import InvalidType, StaleKey
 from bcached.keys import Key, Pointer
-from bcached.wire.messages import MANY_MAX, Found, Lookup
+from bcached.wire.messages import MANY_MAX, Found, Lookup, LookupMany
 
 TRIES = 16  # consecutive stale reads: buckets are reused faster than they are read
 
@@ -24,6 +26,7 @@ class Piece(NamedTuple):
 
 
 Range = Lookup | tuple[int, int, int]  # inode, offset, sectors
+RANGE_ITEMS = 3
 
 
 def fetch(
@@ -33,9 +36,10 @@ def fetch(
 
     Extents whose buckets were reused during the read are looked up again.
     """
+    call = verbs.lookup(at, inode, offset, sectors, touch=touch)
     gens = at.gens or (yield from mapped_gens(at))
     since = gens.now()
-    found: Found = yield verbs.lookup(at, inode, offset, sectors, touch=touch)
+    found: Found = yield call
     if len(found.keys) == 1 and found.next is None:  # the common case
         (key,) = found.keys
         (data,) = yield Reads(((key.pointers[0], key.sectors),))
@@ -52,13 +56,17 @@ def fetch_many(
 
     A range is (inode, offset, sectors). A thousand take one round trip.
     """
-    wanted = [_lookup_of(one, touch) for one in ranges]
+    wanted = [_lookup_of(one, touch) for one in as_tuple("ranges", ranges)]
+    for start in range(0, len(wanted), MANY_MAX):
+        at.check(LookupMany(tuple(wanted[start : start + MANY_MAX])))
     return tuple((yield from _fetch(at, wanted)))
 
 
 def _lookup_of(one: Range, touch: bool | None) -> Lookup:
     if isinstance(one, Lookup):
         return Lookup(one.inode, one.offset, one.sectors, touch=touch if one.touch is None else one.touch)
+    if not isinstance(one, tuple) or len(one) != RANGE_ITEMS:
+        raise InvalidType("ranges", f"expected (inode, offset, sectors), found {shown(one)}")
     inode, offset, sectors = one
     return Lookup(inode, offset, sectors, touch=touch)
 

@@ -8,14 +8,16 @@ the blocking client performs them in the caller's thread.
 from collections.abc import Generator
 from typing import Any, TypeAlias, TypeVar
 
+from bcached.client.arguments import shown
 from bcached.client.attachment import Attachment
 from bcached.client.gens import Gens, Instant
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.protocol.transfers import Reads, Writes
-from bcached.errors import StaleKey
+from bcached.errors import InvalidType, StaleKey
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
+from bcached.wire.messages import FreeBucket
 
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ def now(at: Attachment) -> Plan[Instant]:
 
 def current_pointers(at: Attachment, key: Key, since: Instant) -> Plan[tuple[Pointer, ...]]:
     """Returns the key's pointers that are valid now."""
+    _check(at, key, since)
     return valid_pointers(at, (yield from mapped_gens(at)), key, since)
 
 
@@ -58,6 +61,7 @@ def read(at: Attachment, key: Key, since: Instant | None = None) -> Plan[bytes]:
 
     Without, the bytes are those of the key's first pointer, which is correct for our own reservations.
     """
+    _check(at, key, since)
     pointers = key.pointers if since is None else (yield from current_pointers(at, key, since))
     for pointer in pointers:
         (data,) = yield Reads(((pointer, key.sectors),))
@@ -68,8 +72,23 @@ def read(at: Attachment, key: Key, since: Instant | None = None) -> Plan[bytes]:
 
 def write(at: Attachment, key: Key, data: "bytes | bytearray | memoryview") -> Plan[None]:
     """Write an extent we hold, at all its pointers. If the caller stops waiting, the write continues."""
-    at.check()
-    view = memoryview(data).cast("B")
+    _check(at, key)
+    view = bytes_of(data)
     if view.nbytes != key.sectors * SECTOR_BYTES:
         raise ValueError(f"the key has {key.sectors * SECTOR_BYTES} bytes, the data {view.nbytes}")
     yield Writes(((key, view),))
+
+
+def bytes_of(data: "bytes | bytearray | memoryview") -> memoryview:
+    """Returns data as bytes. Raises InvalidType for anything else."""
+    try:
+        return memoryview(data).cast("B")
+    except TypeError:
+        raise InvalidType("data", f"expected bytes without gaps, found {shown(data)}") from None
+
+
+def _check(at: Attachment, key: Key, since: Instant | None = None) -> None:
+    """Raises an error if the client is not usable, or what it is to use is no key or no instant."""
+    at.check(FreeBucket(key))
+    if since is not None and not isinstance(since, Instant):
+        raise InvalidType("since", f"expected an instant, as now() returns it, found {shown(since)}")

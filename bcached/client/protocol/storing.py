@@ -10,14 +10,25 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from bcached.client.arguments import shown
 from bcached.client.attachment import Attachment
 from bcached.client.protocol import verbs
-from bcached.client.protocol.plans import Plan
+from bcached.client.protocol.plans import Plan, bytes_of
+from bcached.client.protocol.request_check import as_tuple, check_request
 from bcached.client.protocol.transfers import Writes
-from bcached.errors import BcachedError, LimitExceeded
+from bcached.errors import BcachedError, InvalidType, LimitExceeded
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
-from bcached.wire.messages import KEYS_IN_REPLY_MAX, MANY_MAX, REQUEST_BYTES_MAX, Description, Extent
+from bcached.wire.messages import (
+    KEYS_IN_REPLY_MAX,
+    MANY_MAX,
+    REQUEST_BYTES_MAX,
+    Allocate,
+    AllocateBucket,
+    Commit,
+    Description,
+    Extent,
+)
 
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 HEAD_BYTES, POINTER_BYTES = 96, 56  # of a key in a Commit, with numbers of the greatest length
@@ -26,6 +37,7 @@ MORE_KEYS = 2  # than the buckets an extent fills: the first and the last are sh
 
 Data = bytes | bytearray | memoryview
 Item = tuple[int, int, Data]  # inode, offset, data
+ITEM_PARTS = 3
 
 
 class Part(NamedTuple):
@@ -88,13 +100,14 @@ def store_many(
 
 def atomic_bytes(description: Description, replicas: int = 1) -> int:
     """Returns how many bytes a store commits atomically, however they are split over buckets."""
+    check_request(AllocateBucket(replicas))
     buckets = _keys_in_commit(description, replicas) - MORE_KEYS
     return max(1, buckets) * description.devices[0].bucket_sectors * SECTOR_BYTES
 
 
 def _store(at: Attachment, items: Iterable[Item], options: Options) -> Plan[int]:
-    at.check()
-    parts = [_checked(at, *item) for item in items]
+    _check_options(at, options)
+    parts = [_checked(at, item) for item in as_tuple("items", items)]
     _check_possible(at.description, parts, options)
     *before, last = _commits(at.description, parts, options.replicas or 1)
     stored_bytes = 0
@@ -109,8 +122,20 @@ def _store(at: Attachment, items: Iterable[Item], options: Options) -> Plan[int]
         raise
 
 
-def _checked(at: Attachment, inode: int, offset: int, data: Data) -> Part:
-    view = memoryview(data).cast("B")
+def _check_options(at: Attachment, options: Options) -> None:
+    """Raises an error if the client is not usable, or an option is none: all before anything is reserved."""
+    at.check(Commit((), options.durable, options.timeout_ms))
+    if options.dirty is not None and not isinstance(options.dirty, bool):
+        raise InvalidType("dirty", f"expected bool or None, found {shown(options.dirty)}")
+    at.check(Allocate(0, 0, 1, options.write_point, None, options.replicas))
+
+
+def _checked(at: Attachment, item: Item) -> Part:
+    if not isinstance(item, tuple) or len(item) != ITEM_PARTS:
+        raise InvalidType("items", f"expected (inode, offset, data), found {shown(item)}")
+    inode, offset, data = item
+    view = bytes_of(data)
+    at.check(Allocate(inode, offset, max(1, view.nbytes // SECTOR_BYTES)))
     block_bytes = at.description.devices[0].block_sectors * SECTOR_BYTES
     if not view.nbytes or view.nbytes % block_bytes:
         raise ValueError(f"the set's blocks have {block_bytes} bytes, the data {view.nbytes}")

@@ -9,6 +9,7 @@ from itertools import chain
 
 from bcached.client.attachment import Attachment
 from bcached.client.protocol.exchange import Call
+from bcached.client.protocol.request_check import as_tuple
 from bcached.keys import Key
 from bcached.set_state import SetState
 from bcached.wire import admin_messages, messages, volume_messages
@@ -54,10 +55,10 @@ def allocate(
     whole: bool | None = None,
 ) -> Call[tuple[Key, ...]]:
     """Reserve sectors: one key, perhaps shorter; with whole, as many keys as all sectors need."""
-    at.check()
     request = messages.Allocate(
         inode, offset, sectors, write_point, write_prio, replicas, wait, timeout_ms, whole
     )
+    at.check(request)
     return Call(
         f"{ALLOCATOR}.Allocate",
         request,
@@ -75,10 +76,11 @@ def allocate_many(
     timeout_ms: int | None = None,
 ) -> Call[tuple[tuple[Key, ...], ...]]:
     """Reserve for all of these extents, or for none."""
-    at.check()
+    request = messages.AllocateMany(as_tuple("requests", requests), wait, timeout_ms)
+    at.check(request)
     return Call(
         f"{ALLOCATOR}.AllocateMany",
-        messages.AllocateMany(tuple(requests), wait, timeout_ms),
+        request,
         messages.AllocatedMany,
         lambda it: it.keys,
         lambda it: release_message(tuple(chain.from_iterable(it.keys))),
@@ -89,10 +91,11 @@ def allocate_bucket(
     at: Attachment, *, replicas: int | None = None, wait: bool | None = None, timeout_ms: int | None = None
 ) -> Call[Key]:
     """Reserve a whole bucket."""
-    at.check()
+    request = messages.AllocateBucket(replicas, wait, timeout_ms)
+    at.check(request)
     return Call(
         f"{ALLOCATOR}.AllocateBucket",
-        messages.AllocateBucket(replicas, wait, timeout_ms),
+        request,
         messages.OneKey,
         lambda it: it.key,
         lambda it: release_message((it.key,)),
@@ -101,22 +104,24 @@ def allocate_bucket(
 
 def free_bucket(at: Attachment, key: Key) -> Call[None]:
     """Free a whole bucket."""
-    at.check()
-    return Call(f"{ALLOCATOR}.FreeBucket", messages.FreeBucket(key), messages.Done, _nothing)
+    request = messages.FreeBucket(key)
+    at.check(request)
+    return Call(f"{ALLOCATOR}.FreeBucket", request, messages.Done, _nothing)
 
 
 def release(at: Attachment, keys: Sequence[Key]) -> Call[None]:
     """End reservations; no write to them may be in flight."""
-    at.check()
-    return Call(f"{ALLOCATOR}.Release", messages.Release(tuple(keys)), messages.Done, _nothing)
+    request = messages.Release(as_tuple("keys", keys))
+    at.check(request)
+    return Call(f"{ALLOCATOR}.Release", request, messages.Done, _nothing)
 
 
 def commit(
     at: Attachment, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
 ) -> Call[int]:
     """Insert keys whose data is written, atomically. Returns the number of their journal entry."""
-    at.check()
-    request = messages.Commit(tuple(keys), durable, timeout_ms)
+    request = messages.Commit(as_tuple("keys", keys), durable, timeout_ms)
+    at.check(request)
     return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, lambda it: it.sequence)
 
 
@@ -132,10 +137,12 @@ def commit_if(
     if_versions: Iterable[int] | None = None,
 ) -> Call[Committed]:
     """Insert keys as `commit` does: on conditions, in place of all else in ranges, with versions."""
-    at.check()
-    ranges = None if replaces is None else tuple(replaces)
-    expected = None if if_versions is None else tuple(if_versions)
-    request = messages.Commit(tuple(keys), durable, timeout_ms, versions, if_absent, ranges, expected)
+    ranges = None if replaces is None else as_tuple("replaces", replaces)
+    expected = None if if_versions is None else as_tuple("if_versions", if_versions)
+    request = messages.Commit(
+        as_tuple("keys", keys), durable, timeout_ms, versions, if_absent, ranges, expected
+    )
+    at.check(request)
     return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, lambda it: it)
 
 
@@ -143,8 +150,8 @@ def mark_clean(
     at: Attachment, keys: Sequence[Key], *, durable: bool | None = None, timeout_ms: int | None = None
 ) -> Call[tuple[bool, ...]]:
     """Mark dirty keys clean. Returns for each whether the index still held it unchanged."""
-    at.check()
-    request = messages.MarkClean(tuple(keys), durable, timeout_ms)
+    request = messages.MarkClean(as_tuple("keys", keys), durable, timeout_ms)
+    at.check(request)
     return Call(f"{ALLOCATOR}.MarkClean", request, messages.MarkedClean, lambda it: it.cleaned)
 
 
@@ -159,16 +166,16 @@ def lookup(
     touch: bool | None = None,
 ) -> Call[Found]:
     """Returns the keys of a range, and where to continue if there are more than the limit."""
-    at.check()
     request = Lookup(inode, offset, sectors, limit, pin, touch)
+    at.check(request)
     undo = _unpin_found if pin else None
     return Call(f"{ALLOCATOR}.Lookup", request, messages.Found, lambda it: it, undo)
 
 
 def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found, ...]]:
     """Returns the keys of several ranges, 1,000 in all: one Found for each."""
-    at.check()
-    request = messages.LookupMany(tuple(requests))
+    request = messages.LookupMany(as_tuple("requests", requests))
+    at.check(request)
     pinned = [one.pin for one in request.requests]
 
     def unpin_those(many: messages.FoundMany) -> bytes:
@@ -193,15 +200,16 @@ def touch(
     hit_bytes: int | None = None,
 ) -> Call[None]:
     """Report buckets that were read without a look-up, and what was counted since the last report."""
-    at.check()
-    request = messages.Touch(tuple(buckets), hits, misses, hit_bytes)
+    request = messages.Touch(as_tuple("buckets", buckets), hits, misses, hit_bytes)
+    at.check(request)
     return Call(f"{ALLOCATOR}.Touch", request, messages.Done, _nothing)
 
 
 def unpin(at: Attachment, keys: Sequence[Key]) -> Call[None]:
     """Unpin keys that were looked up with a pin."""
-    at.check()
-    return Call(f"{ALLOCATOR}.Unpin", messages.Unpin(tuple(keys)), messages.Done, _nothing)
+    request = messages.Unpin(as_tuple("keys", keys))
+    at.check(request)
+    return Call(f"{ALLOCATOR}.Unpin", request, messages.Done, _nothing)
 
 
 def invalidate(
@@ -214,8 +222,8 @@ def invalidate(
     timeout_ms: int | None = None,
 ) -> Call[int]:
     """Remove the keys of a range, dirty ones too. Returns how many sectors they covered."""
-    at.check()
     request = messages.Invalidate(inode, offset, sectors, durable, timeout_ms)
+    at.check(request)
     return Call(f"{ALLOCATOR}.Invalidate", request, messages.Invalidated, lambda it: it.sectors)
 
 
@@ -223,8 +231,8 @@ def open_volume(
     at: Attachment, label: str, *, sectors: int | None = None, owner: VolumeOwner | None = None
 ) -> Call[tuple[int, bool]]:
     """Find the volume with a label, or create it. Returns its inode, and whether it was created."""
-    at.check()
     request = volume_messages.OpenVolume(label, sectors, owner)
+    at.check(request)
     results = volume_messages.OpenedVolume
     return Call(f"{ALLOCATOR}.OpenVolume", request, results, lambda it: (it.inode, it.created))
 
@@ -264,8 +272,9 @@ def verify(at: Attachment) -> Call[tuple[str, ...]]:
 
 def collect_garbage(at: Attachment, *, wait: bool | None = None) -> Call[None]:
     """Collect garbage."""
-    at.check()
-    return Call(f"{ADMIN}.CollectGarbage", admin_messages.CollectGarbage(wait), messages.Done, _nothing)
+    request = admin_messages.CollectGarbage(wait)
+    at.check(request)
+    return Call(f"{ADMIN}.CollectGarbage", request, messages.Done, _nothing)
 
 
 def write_priorities(at: Attachment) -> Call[None]:
@@ -276,14 +285,16 @@ def write_priorities(at: Attachment) -> Call[None]:
 
 def set_replacement(at: Attachment, policy: Policy) -> Call[None]:
     """Set the replacement policy."""
-    at.check()
-    return Call(f"{ADMIN}.SetReplacement", admin_messages.SetReplacement(policy), messages.Done, _nothing)
+    request = admin_messages.SetReplacement(policy)
+    at.check(request)
+    return Call(f"{ADMIN}.SetReplacement", request, messages.Done, _nothing)
 
 
 def set_discard(at: Attachment, discard: bool) -> Call[None]:
     """Turn discards on or off."""
-    at.check()
-    return Call(f"{ADMIN}.SetDiscard", admin_messages.SetDiscard(discard), messages.Done, _nothing)
+    request = admin_messages.SetDiscard(discard)
+    at.check(request)
+    return Call(f"{ADMIN}.SetDiscard", request, messages.Done, _nothing)
 
 
 def list_volumes(at: Attachment) -> Call[tuple[Volume, ...]]:
@@ -307,36 +318,39 @@ def create_volume(
     owner: VolumeOwner | None = None,
 ) -> Call[int]:
     """Create a volume. Returns its inode."""
-    at.check()
     request = volume_messages.CreateVolume(label, sectors, uuid, owner)
+    at.check(request)
     return Call(f"{ADMIN}.CreateVolume", request, volume_messages.NewVolume, lambda it: it.inode)
 
 
 def set_volume_owner(at: Attachment, inode: int, owner: VolumeOwner | None) -> Call[None]:
     """Give a volume another owner, or none."""
-    at.check()
     request = volume_messages.SetVolumeOwner(inode, owner)
+    at.check(request)
     return Call(f"{ADMIN}.SetVolumeOwner", request, messages.Done, _nothing)
 
 
 def delete_volume(at: Attachment, inode: int, *, force: bool | None = None) -> Call[None]:
     """Delete a volume, or the keys under an inode without one."""
-    at.check()
-    return Call(f"{ADMIN}.DeleteVolume", volume_messages.DeleteVolume(inode, force), messages.Done, _nothing)
+    request = volume_messages.DeleteVolume(inode, force)
+    at.check(request)
+    return Call(f"{ADMIN}.DeleteVolume", request, messages.Done, _nothing)
 
 
 # io.bcached.Monitor
 
 
-def watch(interval_ms: int | None) -> Call[None]:
+def watch(at: Attachment, interval_ms: int | None) -> Call[None]:
     """Watch the state and its changes, as news: a call that ends with its connection."""
     request = admin_messages.Watch(interval_ms)
+    at.check(request)
     return Call(f"{MONITOR}.Watch", request, admin_messages.News, _nothing, more=True)
 
 
-def trace(events: Sequence[str], limit: int | None) -> Call[admin_messages.Traced]:
+def trace(at: Attachment, events: Sequence[str], limit: int | None) -> Call[admin_messages.Traced]:
     """Listen to events, as news; after limit of them the call ends with the last."""
     request = admin_messages.Trace(tuple(events) or None, limit)
+    at.check(request)
     return Call(f"{MONITOR}.Trace", request, admin_messages.Traced, lambda it: it, more=True)
 
 

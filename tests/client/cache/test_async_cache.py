@@ -161,9 +161,9 @@ async def test_dropping(opened: Open) -> None:
     assert await here.pop("b") == 2
     assert await there.pop("b", "gone") == "gone"
     assert await there.delete_many(["c", "x"]) == 1
-    assert await here.get_many("abcd") == {"d": 4}
+    assert await here.get_many([*"abcd"]) == {"d": 4}
     await there.clear()
-    assert await here.get_many("abcd") == {}
+    assert await here.get_many([*"abcd"]) == {}
 
 
 async def test_expiry(opened: Open) -> None:

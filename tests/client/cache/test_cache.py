@@ -90,7 +90,7 @@ def test_dropping(opened: Open) -> None:
     assert there.delete_many(["c", "x", "y"]) == 1
     here["f"] = 6
     here.clear()
-    assert here.get_many("abcdef") == there.get_many("abcdef") == {}
+    assert here.get_many([*"abcdef"]) == there.get_many([*"abcdef"]) == {}
 
 
 def test_a_value_is_added_once(opened: Open) -> None:
@@ -200,8 +200,8 @@ def test_a_commit_that_would_remove_too_much_is_repeated_in_parts(
             client.store_many(items, durable=False)
     cache.set("first", 0)
     cache.set_many({"a": 1, "b": 2, "c": 3}, wait=True)
-    assert cache.get_many("abc") == {"a": 1, "b": 2, "c": 3}
-    assert opened().get_many("abc") == {"a": 1, "b": 2, "c": 3}
+    assert cache.get_many([*"abc"]) == {"a": 1, "b": 2, "c": 3}
+    assert opened().get_many([*"abc"]) == {"a": 1, "b": 2, "c": 3}
 
 
 def test_a_value_expires(opened: Open) -> None:

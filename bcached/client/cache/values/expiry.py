@@ -3,6 +3,7 @@
 
 import time
 
+from bcached.client.arguments import shown
 from bcached.client.cache.values.object_format import TIME_MAX_US, StoredObject
 
 
@@ -11,17 +12,17 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def expiry_us(expire: float | None) -> int:
+def expiry_us(expire: float | None, what: str = "expire") -> int:
     """Returns when what is stored now expires, after so many seconds; 0 for never.
 
     Raises TypeError for what is no number, ValueError for one that is too small, or NaN.
     """
     if expire is None:
         return 0
-    if not isinstance(expire, int | float):
-        raise TypeError(f"expire is a number of seconds, not {expire!r}")
+    if not isinstance(expire, int | float) or isinstance(expire, bool):
+        raise TypeError(f"{what} is a number of seconds, not {shown(expire)}")
     if not expire > -1e9:  # also a NaN
-        raise ValueError(f"expire is a number of seconds, not {expire!r}")
+        raise ValueError(f"{what} is a number of seconds, not {shown(expire)}")
     return max(1, min(now_us() + int(min(expire, 1e12) * 1e6), TIME_MAX_US))
 
 

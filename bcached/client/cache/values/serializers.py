@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from bcached.client.arguments import utf8
+
 RAW, TEXT, MSGPACK, PICKLE, CUSTOM = 0, 1, 2, 3, 16
 CODECS = {
     RAW: "bytes",
@@ -65,13 +67,15 @@ class Values:
         if kind is bytes:
             return RAW, value
         if kind is str:
-            return TEXT, value.encode()
+            return TEXT, utf8("a str value", value)
         if kind is bytearray or kind is memoryview:
             return RAW, _flat(memoryview(value))
         data = self._serializer.dumps(value)
         if type(data) is bytes:
             return self._codec, data
-        return self._codec, data.encode() if isinstance(data, str) else _of_serializer(data)
+        if isinstance(data, str):
+            return self._codec, utf8("what dumps of the serializer returns", data)
+        return self._codec, _of_serializer(data)
 
     def decode(self, codec: int, data: bytes) -> Any:
         """Returns the value. Raises ValueError for a codec that this serializer does not read."""
