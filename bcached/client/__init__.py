@@ -18,6 +18,7 @@ attachment    the state of a connection; lease, gens and data_paths are parts of
 client        the asyncio client, on channel        blocking   the blocking client, on socket_channel
 arguments     what callers may pass             request_check in protocol/: the fields of requests
 hang_up_watch the end of connections that are not in use
+method_face   what help() shows of the clients' methods
 """
 
 from typing import TYPE_CHECKING

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 
 from bcached.client.arguments import flags, patience, socket_path
 from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
+from bcached.client.method_face import with_face
 from bcached.client.protocol import fetching, plans, storing, verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.protocol.plans import Plan
@@ -30,25 +31,23 @@ WORTH_THREADS_BYTES = 1 << 19  # smaller transfers end before threads have start
 def _calls(
     verb: Callable[Concatenate[Attachment, P], Call[T]],
 ) -> "Callable[Concatenate[BlockingClient, P], T]":
-    @functools.wraps(verb)
     def ask(client: "BlockingClient", /, *arguments: P.args, **named: P.kwargs) -> T:
         return client._ask(verb(client._at, *arguments, **named))  # noqa: SLF001 - its own method
 
-    return ask
+    return with_face(ask, verb, "BlockingClient")
 
 
 def _runs_plan(
     plan: Callable[Concatenate[Attachment, P], Plan[T]],
 ) -> "Callable[Concatenate[BlockingClient, P], T]":
-    @functools.wraps(plan)
     def run_plan(client: "BlockingClient", /, *arguments: P.args, **named: P.kwargs) -> T:
         return client._run_plan(plan(client._at, *arguments, **named))  # noqa: SLF001 - its own method
 
-    return run_plan
+    return with_face(run_plan, plan, "BlockingClient")
 
 
 class BlockingClient:
-    """A connection to the daemon and its state; see Client for the methods.
+    """A connection to the daemon and its state, with the methods of Client, which return their results.
 
     Several threads may use it: their requests are pipelined. An exception in the middle of a call (Ctrl-C,
     a signal handler) leaves the client usable or closed: no reply is taken for another call's.
@@ -57,6 +56,7 @@ class BlockingClient:
     def __init__(
         self, path: SocketPath = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True
     ) -> None:
+        """Connects by `with` or connect(). The parameters are those of Client."""
         flags(direct=direct)
         self.path = socket_path(path)
         self._patience_s = patience(patience_s)

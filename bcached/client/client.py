@@ -11,6 +11,7 @@ from typing import Any, Concatenate, NoReturn, ParamSpec, Self, TypeVar
 from bcached.client.arguments import flags, patience, socket_path
 from bcached.client.attachment import SOCKET_PATH, Attachment, SocketPath
 from bcached.client.channel import Channel
+from bcached.client.method_face import with_face
 from bcached.client.protocol import fetching, plans, storing, verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.protocol.fetching import Piece
@@ -33,21 +34,19 @@ T = TypeVar("T")
 def _calls(
     verb: Callable[Concatenate[Attachment, P], Call[T]],
 ) -> "Callable[Concatenate[Client, P], Coroutine[Any, Any, T]]":
-    @functools.wraps(verb)
     async def ask(client: "Client", /, *arguments: P.args, **named: P.kwargs) -> T:
         return await client._ask(verb(client._at, *arguments, **named))  # noqa: SLF001 - its own method
 
-    return ask
+    return with_face(ask, verb, "Client")
 
 
 def _runs_plan(
     plan: Callable[Concatenate[Attachment, P], Plan[T]],
 ) -> "Callable[Concatenate[Client, P], Coroutine[Any, Any, T]]":
-    @functools.wraps(plan)
     async def run_plan(client: "Client", /, *arguments: P.args, **named: P.kwargs) -> T:
         return await client._run_plan(plan(client._at, *arguments, **named))  # noqa: SLF001 - its own method
 
-    return run_plan
+    return with_face(run_plan, plan, "Client")
 
 
 class Client:
@@ -65,6 +64,7 @@ class Client:
     def __init__(
         self, path: SocketPath = SOCKET_PATH, *, patience_s: float = 0.0, direct: bool = True
     ) -> None:
+        """Connects by `async with` or connect(). The parameters are explained above."""
         flags(direct=direct)
         self.path = socket_path(path)
         self._patience_s = patience(patience_s)

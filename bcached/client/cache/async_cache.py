@@ -70,11 +70,13 @@ class AsyncCache:
         return f"<{type(self).__name__} {self._objects.volume!r} at {self.path}>"
 
     async def __aenter__(self) -> Self:
+        """Returns the cache, which connects with the first call."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """See close()."""
         await self.close()
 
     # Reading

@@ -65,11 +65,13 @@ class Cache:
         return f"<{type(self).__name__} {self._objects.volume!r} at {self.path}>"
 
     def __enter__(self) -> Self:
+        """Returns the cache, which connects with the first call."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """See close()."""
         self.close()
 
     # Reading
@@ -107,11 +109,13 @@ class Cache:
         return {name: self._values.decode(one.codec, one.value) for name, one in pairs if one is not None}
 
     def __contains__(self, name: Name) -> bool:
+        """Whether there is a value."""
         return self._objects.find(name_bytes(name)) is not None
 
     __iter__ = None  # the daemon does not know names
 
     def __getitem__(self, name: Name) -> Any:
+        """Returns the value. Raises KeyError without one."""
         value = self.get(name, MISSING)
         if value is MISSING:
             raise KeyError(name)
@@ -141,6 +145,7 @@ class Cache:
         self._objects.store(self._new(name, value, expire), wait=wait, durable=durable)
 
     def __setitem__(self, name: Name, value: Any) -> None:
+        """Store a value that does not expire, as set() does."""
         self.set(name, value)
 
     def add(self, name: Name, value: Any, *, expire: float | None = None, durable: bool = False) -> bool:
@@ -205,6 +210,7 @@ class Cache:
         return self._objects.drop([name_bytes(name) for name in several("names", names)])
 
     def __delitem__(self, name: Name) -> None:
+        """Drop a value. Raises KeyError without one."""
         if not self.delete(name):
             raise KeyError(name)
 
