@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
+from weakref import finalize
 
 import bcached.client
 
@@ -17,9 +18,10 @@ class Interruption(BaseException):
     """What the handler of a signal may raise."""
 
 
-def is_finalizing(frame: FrameType) -> bool:
+def is_finalizer(frame: FrameType) -> bool:
     """Whether an exception would go nowhere: what a collection of garbage runs raises none."""
-    return "__del__" in (frame.f_code.co_name, frame.f_back.f_code.co_name if frame.f_back else "")
+    caller = frame.f_back.f_code if frame.f_back else None
+    return frame.f_code.co_name == "__del__" or caller is finalize.__call__.__code__
 
 
 def interrupted_at(number: int, call: Callable[[], object]) -> bool:
@@ -29,10 +31,14 @@ def interrupted_at(number: int, call: Callable[[], object]) -> bool:
     """
     left = number
     last: dict[FrameType, str] = {}
+    finalizing: set[FrameType] = set()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(FOLDER) or is_finalizing(frame):
+        if event == "call" and (is_finalizer(frame) or frame.f_back in finalizing):
+            finalizing.add(frame)
+            return None
+        if not frame.f_code.co_filename.startswith(FOLDER):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
