@@ -5,7 +5,9 @@ Too low a limit on address space fails anywhere: mapping a library, allocating m
 Libraries may abort the process then, so the limit is checked before they are loaded.
 """
 
+import codecs
 import importlib
+import io
 import os
 import resource
 import shlex
@@ -40,6 +42,22 @@ def open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
+def print_any_name() -> None:
+    """Let standard output take names of any encoding: bytes as they are, and other characters escaped."""
+    codecs.register_error("any_name", _any_name)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="any_name")
+
+
+def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    character, after = error.object[error.start], error.start + 1
+    try:
+        return character.encode("ascii", "surrogateescape"), after
+    except UnicodeEncodeError:
+        return character.encode("ascii", "backslashreplace"), after
+
+
 def _missing(error: ImportError) -> str:
     """Returns which module is not installed, and what to install; empty if that is not the reason."""
     name = (error.name or "").partition(".")[0]
@@ -57,6 +75,7 @@ def _missing(error: ImportError) -> str:
 
 def _run(program: str, module: str) -> int:
     open_closed_streams()
+    print_any_name()
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE_MIN:
         sys.stderr.write(

@@ -167,7 +167,7 @@ def _resolve(path: str) -> str:
     target = os.path.realpath(path, strict=True)
     for name in (os.path.abspath(path), target):
         if not name.startswith("/dev/") or name.startswith(OPEN_TO_ALL):
-            raise DeviceRefused(path, f"it is a symbolic link (to {target}), followed only under /dev")
+            raise DeviceRefused(path, f"it is a symbolic link, followed only under /dev: name {target}")
     return target
 
 

@@ -18,10 +18,10 @@ from bcached.cli.paths import PATH
 from bcached.device import FileDevice
 from bcached.device.image_file import create_image
 from bcached.device.signatures import find_signatures
-from bcached.errors import DeviceRefused
+from bcached.errors import DeviceError, DeviceRefused
 from bcached.store.check.checker import check_set
 from bcached.store.check.soundness import refuse_damaged
-from bcached.store.clone.clone import Clone, Copied, bytes_needed, refuse_unfit
+from bcached.store.clone.clone import Clone, Copied, bytes_needed, is_unfinished, refuse_unfit
 from bcached.store.clone.live_areas import LiveAreas, live_areas
 from bcached.store.clone.windows import READ_GAP_BYTES, WRITE_GAP_BYTES
 from bcached.store.make.former_contents import losses
@@ -133,6 +133,9 @@ async def _clone(options: GlobalOptions, request: CloneRequest, *, is_new: bool)
 async def _judge_target(request: CloneRequest, outcome: CloneOutcome, target: FileDevice) -> None:
     """Refuse a target that does not fit, or that holds anything unless it may be overwritten."""
     refuse_unfit(outcome.source, target)
+    if await is_unfinished(outcome.source, target):
+        outcome.overwritten = []
+        return
     lost, signatures = await losses([target]), find_signatures(request.target)
     if not request.force:
         for path, words in lost.items():
@@ -156,7 +159,11 @@ async def _run(request: CloneRequest, outcome: CloneOutcome) -> None:
                 outcome.done,
                 READ_GAP_BYTES if target.is_block else WRITE_GAP_BYTES,
             )
-            await run.run(verify=request.verify)
+            try:
+                await run.run(verify=request.verify)
+            except DeviceError as error:
+                hint = "once that is mended, the same command continues"
+                raise DeviceError(error.path, f"{error.reason}; {hint}") from None
         outcome.is_done = True
 
 

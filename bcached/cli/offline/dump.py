@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import click
-import msgspec
 
 from bcached.cli.examples import examples
+from bcached.cli.json_text import json_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.show import superblock_document
@@ -65,7 +65,7 @@ def dump(devices: tuple[str, ...], only: tuple[str, ...]) -> None:
 
     def emit(kind: str, document: Document) -> None:
         if kind in chosen:
-            lines.append(msgspec.json.encode({"type": kind, **document}))
+            lines.append(json_line({"type": kind, **document}))
             if len(lines) == LINES_AT_ONCE:
                 print_lines()
 

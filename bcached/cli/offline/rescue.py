@@ -21,7 +21,8 @@ from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
-from bcached.errors import SetRefused
+from bcached.device import FileDevice
+from bcached.errors import DeviceError, SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.ddrescue_map import DdrescueMap
 from bcached.store.rescue.dirty_extents import DirtyExtents
@@ -189,12 +190,12 @@ async def _to_backing(
             raise SetRefused(f"{path}: has no superblock that could be marked clean")
         rescue = Rescue(extents, owner, request.most, unreadable)
         rescue.count()
+        first = first_data_sector(backing.superblock) if backing is not None else 0
+        rescue.refuse_outside(target, first)
         if request.dry_run:
             return rescue
         _ask(options, request, rescue)
-        first = first_data_sector(backing.superblock) if backing is not None else 0
-        with _progress(rescue) as progress:
-            await rescue.write(target, first, progress)
+        await _write(rescue, target, first)
         if request.mark_clean and backing is not None:
             await rescue.mark_clean(target, backing)
         return rescue
@@ -216,9 +217,17 @@ async def _to_image(
     _ask(options, request, rescue)
     create_if_missing(request.image, size_bytes)
     async with opened([request.image], to_change=True) as (target,):
-        with _progress(rescue) as progress:
-            await rescue.write(target, 0, progress)
+        await _write(rescue, target, 0)
     return rescue
+
+
+async def _write(rescue: Rescue, target: FileDevice, first_sector: int) -> None:
+    with _progress(rescue) as progress:
+        try:
+            await rescue.write(target, first_sector, progress)
+        except DeviceError as error:
+            hint = "what was written is right, and once that is mended, the same command continues"
+            raise DeviceError(error.path, f"{error.reason}; {hint}") from None
 
 
 def _ask(options: GlobalOptions, request: RescueRequest, rescue: Rescue) -> None:

@@ -47,6 +47,10 @@ def _exists(path: str, size_bytes: int) -> bool:
     """Whether a file is there. Raises SetRefused if it has another size."""
     if not os.path.lexists(path):
         return False
+    if not os.path.isfile(path):
+        raise SetRefused(
+            f"{path}: expected a new file, or the image of an interrupted rescue: choose another"
+        )
     if os.path.getsize(path) != size_bytes:
         raise SetRefused(
             f"{path}: it exists already, and not with the volume's size of {size_bytes} bytes: choose another"

@@ -2,7 +2,8 @@
 """A clone of one member on another device: every bucket where it was, with its gen and prio.
 
 The target is no cache device until everything else on it is durable: its superblock is erased first, and
-written last. What is there already is not written again, so an interrupted run is simply repeated.
+written last. Until then a mark in its first sector says whose clone it is, so that an interrupted run is
+simply repeated: what is there already is not written again.
 """
 
 from collections.abc import Callable, Coroutine
@@ -52,7 +53,7 @@ class Clone:
 
     async def run(self, *, verify: bool) -> Copied:
         """Copy. With verify all is read again from both. Raises DeviceError if anything differs."""
-        await self.target.write(0, bytes(HEAD_BYTES))
+        await self.target.write(0, mark_of(self.source).ljust(HEAD_BYTES, b"\0"))
         await self.target.flush()
         await self._each(self._copy)
         await self.target.flush()
@@ -70,6 +71,8 @@ class Clone:
         if await self.target.read(byte, SUPERBLOCK_BYTES) != superblock.pack():
             raise DeviceError(self.target.path, "the superblock read back is not the one that was written")
         await write_superblock(self.target, superblock)
+        await self.target.write(0, bytes(byte))  # the mark
+        await self.target.flush()
 
     async def _each(self, step: Callable[[PieceWindow, bytes], Coroutine[Any, Any, None]]) -> None:
         following = windows(self.areas.pieces())
@@ -107,6 +110,17 @@ class Clone:
                 self.target.path, f"{length} bytes at {byte} read back are not those that were written"
             )
         self.done.verified_sectors += window.live_bytes // SECTOR_BYTES
+
+
+def mark_of(source: MemberFound) -> bytes:
+    """Returns how an unfinished clone of a member begins."""
+    return f"bcached: unfinished clone of cache device {source.superblock.uuid}\n".encode()
+
+
+async def is_unfinished(source: MemberFound, target: BlockDevice) -> bool:
+    """Whether a target is what an interrupted clone of this member left: nothing on it is lost."""
+    head = await target.read(0, SUPERBLOCK_SECTOR * SECTOR_BYTES + SUPERBLOCK_BYTES)
+    return head == mark_of(source).ljust(len(head), b"\0")
 
 
 def bytes_needed(source: MemberFound) -> int:

@@ -6,6 +6,7 @@ record that an interruption cut off ends the file: what it is about was not writ
 repair that ended tells how many there are.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -64,7 +65,8 @@ class UndoRecord:
 
 def pack_header(devices: Sequence[DeviceNamed]) -> bytes:
     """Returns the first record."""
-    return msgspec.json.encode(UndoHeader(FORMAT, list(devices))) + b"\n"
+    header = msgspec.to_builtins(UndoHeader(FORMAT, list(devices)))
+    return json.dumps(header, separators=(",", ":")).encode() + b"\n"  # a path may be no UTF-8
 
 
 def pack_record(device: int, byte: int, before: bytes, after: bytes) -> bytes:
@@ -92,8 +94,8 @@ def holds_no_record(path: str) -> bool:
 def read_header(file: BinaryIO, path: str) -> UndoHeader:
     """Returns the first record. Raises SetRefused if it is no undo file."""
     try:
-        header = msgspec.json.decode(file.readline(LINE_BYTES_MAX), type=UndoHeader)
-    except msgspec.MsgspecError:
+        header = msgspec.convert(json.loads(file.readline(LINE_BYTES_MAX)), UndoHeader)
+    except (ValueError, RecursionError):  # MsgspecError is a ValueError, too
         header = None
     if header is None or header.format != FORMAT:
         raise SetRefused(f"{path}: expected an undo file of bcachectl repair, found something else")

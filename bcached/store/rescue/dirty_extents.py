@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.format.bkey import CHECK_DEVICE
-from bcached.keys import Key, Pointer
+from bcached.keys import OFFSET_MAX, Key, Pointer
 from bcached.state.accounting.check_counts import Census, Use
 from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.key_rows import Rows
@@ -225,6 +225,7 @@ class Totals:
 
     extents: Counter[Confidence] = field(default_factory=Counter)
     sectors: Counter[Confidence] = field(default_factory=Counter)
+    start: int = OFFSET_MAX  # of the first extent
     end: int = 0  # of the last extent
 
     def add_rows(self, rows: Rows, confidence: Confidence) -> None:
@@ -232,10 +233,12 @@ class Totals:
         if len(rows):
             self.extents[confidence] += len(rows)
             self.sectors[confidence] += int(rows.sectors.sum())
+            self.start = min(self.start, int((rows.ends - rows.sectors).min()))
             self.end = max(self.end, int(rows.ends.max()))
 
     def add(self, extent: DirtyExtent) -> None:
         """Count an extent."""
         self.extents[extent.confidence] += 1
         self.sectors[extent.confidence] += extent.sectors
+        self.start = min(self.start, extent.offset)
         self.end = max(self.end, extent.offset + extent.sectors)

@@ -89,11 +89,17 @@ class Rescue:
 
     async def write(self, target: BlockDevice, first_sector: int, progress: Progress) -> None:
         """Write the chosen extents to the target, from its first data sector on, and verify them."""
-        refuse_outside(target, first_sector, self.chosen())
+        self.refuse_outside(target, first_sector)
         devices = [member.block_device for member in self.left.members]
         run = DirtyDataWriter(devices, self.unreadable, target, progress, self.done)
         await run.run(self.chosen())
         self.is_written = True
+
+    def refuse_outside(self, target: BlockDevice, first_sector: int) -> None:
+        """Refuse chosen extents that are not in the target's data, once all are counted."""
+        end = target.size_bytes // SECTOR_BYTES
+        if any(found.start < first_sector or found.end > end for found in (self.totals, self.lost)):
+            refuse_outside(target, first_sector, self.chosen())
 
     async def mark_clean(self, target: BlockDevice, backing: BackingFound) -> None:
         """Make the backing device one without a cache, as the kernel's detaching does."""

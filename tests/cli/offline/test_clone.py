@@ -76,6 +76,20 @@ def test_a_target_with_dirty_data_is_overwritten_only_by_force(cache: Path, tmp_
     assert run("check", target).exit_code == 0
 
 
+def test_what_an_interrupted_clone_left_is_continued_and_nothing_else(cache: Path, tmp_path: Path) -> None:
+    """It has a journal and an index already, as what may be needed has, and no superblock yet."""
+    target, other = tmp_path / "new.img", tmp_path / "other.img"
+    assert run("clone", cache, target).exit_code == 0
+    whole = target.read_bytes()
+    uuid = json.loads(run("--json", "show", cache).stdout)["uuid"]
+    for owner, status in ((uuid, 0), ("10111213-1415-1617-1819-1a1b1c1d1e1f", FAILED)):
+        mark = f"bcached: unfinished clone of cache device {owner}\n".encode()
+        other.write_bytes(mark.ljust(16 << 10, b"\0") + whole[16 << 10 :])
+        done = run("clone", cache, other)
+        assert (done.exit_code, "may hold dirty data" in done.stderr) == (status, status == FAILED)
+        assert (other.read_bytes() == whole) == (status == 0)
+
+
 def test_a_target_with_another_signature_is_refused(cache: Path, tmp_path: Path) -> None:
     target = tmp_path / "ext4.img"
     raw = bytearray(64 << 20)

@@ -306,9 +306,10 @@ def test_a_backing_device_that_is_too_short_is_refused_before_anything_is_writte
     cache: Path, backing: Path
 ) -> None:
     os.truncate(backing, 4 << 20)
-    done = run("rescue", "--yes", cache, "--backing", backing)
-    assert done.exit_code == FAILED
-    assert "is it the right device, and all of it?" in done.stderr
+    for option in ("--yes", "-n"):
+        done = run("rescue", option, cache, "--backing", backing)
+        assert done.exit_code == FAILED
+        assert "is it the right device, and all of it?" in done.stderr
     assert backing.read_bytes() == backing_bytes("crash")[: 4 << 20]
 
 

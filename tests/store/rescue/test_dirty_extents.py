@@ -129,7 +129,7 @@ async def test_a_set_of_several_members_is_read_whole() -> None:
     found = await dirty(builder)
     assert ranges(found) == [(8 * n, 8, SURE) for n in range(4)]
     assert [extent.copies[0].device for extent in found] == [0, 1, 0, 1]
-    with pytest.raises(SetRefused, match="expected members of a set of 2, found the numbers 1, 1"):
+    with pytest.raises(SetRefused, match="disk1 and disk1: both are member 1 of set"):
         await read_corrected([*builder.devices()[1:], *builder.devices()[1:]])
 
 

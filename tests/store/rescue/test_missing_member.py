@@ -95,4 +95,5 @@ def test_members_of_two_sets_or_one_twice_are_no_set(tmp_path: Path) -> None:
     paths = of_two_members().files(tmp_path)
     done = run("rescue", "-n", paths[1], paths[1], "--volume", 0, "--to", tmp_path / "x")
     assert done.exit_code == 1
-    assert "give each once" in done.stderr
+    assert f"{paths[1]} and {paths[1]}: both are member 1 of set" in done.stderr
+    assert "Give one of them" in done.stderr

@@ -21,7 +21,7 @@ from bcached.store.check.checker import CheckedSet, read_tree
 from bcached.store.check.taken_tree import take_tree
 from bcached.store.finding import Finding, Severity
 from bcached.store.journal.reader import JournalEnd
-from bcached.store.membership import MemberFound
+from bcached.store.membership import MemberFound, refuse_copies
 from bcached.store.patched_device import Patch
 from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.replay import journaled_sectors
@@ -198,6 +198,7 @@ def _refuse_others(members: Sequence[MemberLeft]) -> None:
             )
         if superblock.bucket_sectors != first.superblock.bucket_sectors:
             raise SetRefused(f"{path}: its buckets have another size than those of {first.path}")
+    refuse_copies([member.found for member in members], [None] * len(members))
     if len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(first.superblock.members)):
         raise SetRefused(
             f"{first.path}: expected members of a set of {first.superblock.members}, found the numbers "
