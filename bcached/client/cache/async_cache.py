@@ -2,7 +2,6 @@
 """The verbs of a cache, for asyncio."""
 
 import functools
-from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from bcached.client.arguments import flags, several, socket_path
 from bcached.client.attachment import SOCKET_PATH, SocketPath
+from bcached.client.cache.hop import in_thread
 from bcached.client.cache.memoizing import MISSING, check_options, memoized_coroutine
 from bcached.client.cache.objects import Objects, Stats
 from bcached.client.cache.shared_hops import SharedHops
@@ -235,8 +235,7 @@ class AsyncCache:
         return found if found is not None else await self._in_thread(self._objects.find, name)
 
     async def _in_thread(self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        work = functools.partial(call, *arguments, **named)
-        return await get_running_loop().run_in_executor(self._threads(), work)
+        return await in_thread(self._threads(), functools.partial(call, *arguments, **named))
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._objects.sessions.is_closed:

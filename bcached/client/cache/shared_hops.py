@@ -10,7 +10,10 @@ from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import Generic, TypeVar
+
+from bcached.client.cache.hop import in_thread
 
 T = TypeVar("T")
 
@@ -32,7 +35,7 @@ class SharedHops(Generic[T]):
         """Make a call. One that is cancelled may still be made."""
         loop = get_running_loop()
         if self._loop is not None and self._loop is not loop and not self._loop.is_closed():
-            await loop.run_in_executor(self._executor(), self._call, argument)
+            await in_thread(self._executor(), partial(self._call, argument))
             return
         done: Future[None] = loop.create_future()
         if self._loop is not None and self._loop is not loop:  # closed: a thread may still empty the queue
