@@ -104,12 +104,13 @@ class SocketChannel:
             raise
         return bool(call.news)
 
-    def take_arrived(self) -> None:
-        """Pass what has arrived to its calls, without waiting; a thread that waits for one does it itself."""
+    def take_arrived(self, within_s: float = 0.0) -> bool:
+        """Pass what has arrived, or does in time, to its calls; returns False if another thread does that."""
         with self._lock:
             is_free = self._lead is None and not self._in_step and not self._is_closed
-            if is_free and self._readable.poll(0):
+            if is_free and self._readable.poll(within_s * 1000):
                 self._step(self._receive)
+            return is_free
 
     def send_oneway(self, message: bytes) -> None:
         """Send a oneway request; ignored without a connection."""

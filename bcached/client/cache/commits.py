@@ -244,6 +244,15 @@ class Commits:
         while last is not None and last in self._under_way:
             self._wait_for_first()
 
+    def settle_all(self, within_s: float) -> None:
+        """Send all, and wait for the answers to it, for so long at most."""
+        self.send()
+        deadline_s = time.monotonic() + within_s
+        while self._under_way and (left_s := deadline_s - time.monotonic()) > 0:
+            if not self._channel.take_arrived(left_s):
+                return
+            self._settle_answered()
+
     def poll(self) -> None:
         """Take the answers that have arrived."""
         if self._under_way:

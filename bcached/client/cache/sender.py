@@ -17,6 +17,7 @@ from bcached.client.cache.sessions import Sessions
 from bcached.client.forks import end_in_children
 from bcached.errors import BcachedError, ConnectionLost
 
+ANSWERS_S = 2.0  # how long the end of a process waits for answers, at most
 PAUSE_S = 0.01  # more than a program that goes on storing takes: its next store sends, and wakes no thread
 
 
@@ -40,15 +41,15 @@ class Sender:
 
     def _begin(self) -> None:
         """Start the thread, unless the process has none left, or its interpreter is ending."""
-        end_in_children(self)
-        _process.note(self)
+        if _process.note(self._sessions):
+            end_in_children(self)
+            weakref.finalize(self, _end, self._sessions, self._wanted, os.getpid()).atexit = False
         thread = Thread(
             target=_run, args=(weakref.ref(self), self._wanted), name="bcached cache", daemon=True
         )
         with suppress(RuntimeError):
             thread.start()
             self._thread = thread
-            weakref.finalize(self, _end, self._sessions, self._wanted, os.getpid()).atexit = False
 
     def close(self) -> None:
         """End the thread."""
@@ -56,14 +57,12 @@ class Sender:
         self._wanted.set()
         if self._thread is not None:
             self._thread.join()
+        _process.forget(self._sessions)
 
     def end_in_child(self) -> None:
         """In a child process: it has no copy of the thread."""
+        _process.forget(self._sessions)
         self._thread, self._wanted = None, Event()
-
-    def send_at_exit(self) -> None:
-        """Send what has gathered: the thread does not outlive the program."""
-        send_rest(self._sessions)
 
     def send(self) -> bool:
         """Send what has gathered if that is due; returns whether to go on."""
@@ -83,11 +82,15 @@ class Sender:
 
 
 def send_rest(sessions: Sessions) -> None:
-    """Send what has gathered, without telling of a refusal: nothing is left that could be told."""
+    """Send what has gathered, without telling of a refusal: nothing is left that could be told.
+
+    A process that ended before the answers would not lose only them: the daemon closes a connection to which
+    it cannot write, and does not read what else has arrived there.
+    """
     session = sessions.existing
     if session is not None:
         with sessions.lock, suppress(BcachedError):
-            session.commits.send()
+            session.commits.settle_all(ANSWERS_S)
 
 
 def _end(sessions: Sessions, wanted: Event, process: int) -> None:
@@ -95,30 +98,37 @@ def _end(sessions: Sessions, wanted: Event, process: int) -> None:
     if os.getpid() == process:  # else a child collects what it inherited
         send_rest(sessions)
         wanted.set()
+    _process.forget(sessions)
 
 
 class _Process:
-    """The senders of this process, and its end."""
+    """The sessions of this process that have senders, and its end."""
 
     def __init__(self) -> None:
         self.has_ended = False
-        self._started: weakref.WeakSet[Sender] = weakref.WeakSet()
+        self._noted: set[Sessions] = set()  # also those whose sender is being collected, in another thread
         self._prepared = 0  # the process whose end multiprocessing will tell
         atexit.register(self.end)
 
-    def note(self, sender: Sender) -> None:
-        """Have what this sender has sent at the end of the process."""
-        self._started.add(sender)
+    def note(self, sessions: Sessions) -> bool:
+        """Have what has gathered sent at the end of the process; returns whether that is new."""
         util = sys.modules.get("multiprocessing.util")
         if util is not None and self._prepared != os.getpid():
             self._prepared = os.getpid()
             util.Finalize(None, self.end, exitpriority=0)
+        is_new = sessions not in self._noted
+        self._noted.add(sessions)
+        return is_new
+
+    def forget(self, sessions: Sessions) -> None:
+        """There is nothing to be sent any more."""
+        self._noted.discard(sessions)
 
     def end(self) -> None:
         """Send what has gathered, and from here on what is stored, at once."""
         self.has_ended = True
-        for one in list(self._started):
-            one.send_at_exit()
+        for one in list(self._noted):
+            send_rest(one)
 
 
 _process = _Process()

@@ -157,7 +157,7 @@ threading.Thread.start = no_thread
 kept = Cache(*sys.argv[1:3])
 store(kept)
 os._exit(0)""",
-    "collected": "store_and_drop(); os._exit(0)",
+    "dropped": "store_and_drop()",
     "multiprocessing": """
 kept = Cache(*sys.argv[1:3])
 child = multiprocessing.get_context("fork").Process(target=store, args=(kept,))
@@ -176,6 +176,24 @@ def test_the_end_of_a_program_or_a_cache_sends_what_it_has_stored(daemon: Daemon
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
         daemon.ask("Allocator.Flush")  # behind what it had sent
+        assert cache.get_many(map(str, range(20))) == {str(number): number for number in range(20)}
+
+
+def test_a_cache_that_is_collected_sends_what_it_has_stored(daemon: DaemonProcess) -> None:
+    path = str(daemon.socket_path)
+    script = STORE + "store_and_drop(); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, path, "collected"]
+    with (
+        Cache(path, "collected") as cache,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
+    ):
+        assert process.stdout is not None
+        process.stdout.readline()
+        deadline = time.monotonic() + 60
+        while cache.get("19") != 19:  # its thread may be about to see that it is collected
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert process.poll() is None
         assert cache.get_many(map(str, range(20))) == {str(number): number for number in range(20)}
 
 
