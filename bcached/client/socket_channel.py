@@ -33,12 +33,12 @@ INTERRUPTED = "it was interrupted in the middle of a message or a change"
 
 
 class SocketChannel:
-    """The client's end of one connection."""
+    """The client's end of one connection. stop_is_loss: as of Exchange."""
 
-    def __init__(self, path: str, patience_s: float = 0.0) -> None:
+    def __init__(self, path: str, patience_s: float = 0.0, *, stop_is_loss: bool = False) -> None:
         self.path = path
         self._socket = connect(path, patience_s)
-        self._exchange = Exchange(path)
+        self._exchange = Exchange(path, stop_is_loss=stop_is_loss)
         self._lock = RLock()  # of all that follows; reentrant: a signal handler may report reads, or close
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._unsent = b""

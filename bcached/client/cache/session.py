@@ -54,7 +54,7 @@ class CacheSession:
     """
 
     def __init__(self, path: str, volume: str | int, patience_s: float, lock: RLock) -> None:
-        self.channel = SocketChannel(path, patience_s)
+        self.channel = SocketChannel(path, patience_s, stop_is_loss=True)
         try:
             self.at = Attachment(path, direct=False, whole_buckets=True, checks_requests=False)
             if self.at.begin(self.channel, self.channel.ask(verbs.describe())):

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from bcached.client.protocol.refusals import refusal_from
 from bcached.client.protocol.request_check import unencodable
-from bcached.errors import BcachedError, ClientClosed, ConnectionLost
+from bcached.errors import BcachedError, ClientClosed, ConnectionLost, ShuttingDown
 from bcached.wire.client_codec import (
     UNREADABLE,
     Question,
@@ -90,6 +90,11 @@ class Call(Generic[T]):
             raise self._error
         return self._take(self._given)
 
+    @property
+    def is_refused_by_a_stop(self) -> bool:
+        """Whether its error is that the daemon is stopping."""
+        return isinstance(self._error, ShuttingDown)
+
     def refuse(self, error: BcachedError) -> None:
         """Settle it with an error."""
         self._error = error
@@ -116,10 +121,14 @@ class Call(Generic[T]):
 
 
 class Exchange:
-    """The calls of one connection, which are answered in the order sent."""
+    """The calls of one connection, which are answered in the order sent.
 
-    def __init__(self, path: str) -> None:
+    stop_is_loss: whether a refusal by a daemon that is stopping is ConnectionLost, as after its end.
+    """
+
+    def __init__(self, path: str, *, stop_is_loss: bool = False) -> None:
         self.path = path
+        self._stop_is_loss = stop_is_loss
         self.broken = ""  # why the connection is unusable: the channel must close it
         self._ended: str | None = None
         self._frames = Frames(REPLY_BYTES_MAX)
@@ -203,6 +212,8 @@ class Exchange:
         call.answer(message)
         if call.is_settled:
             self._calls.popleft()
+            if self._stop_is_loss and call.is_refused_by_a_stop:
+                call.refuse(ConnectionLost(self.path, "the daemon is stopping"))
             if call.is_abandoned:
                 self.send_oneway(call.give_back())
         answered.append(call)

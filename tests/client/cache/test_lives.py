@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
-from bcached.client import Cache
-from bcached.errors import ConnectionLost, NoSuchVolume
+from bcached.client import BlockingClient, Cache
+from bcached.errors import BcachedError, ConnectionLost, NoFreeBuckets, NoSuchVolume
 from instruments.clients.daemon_process import DaemonProcess
 
 
@@ -67,6 +69,43 @@ def test_a_durable_value_outlives_the_daemon(own_daemon: DaemonProcess, how: sig
         while patient.get("after") != 2:  # its backoff
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def outcome_of(work: Callable[[], object]) -> str:
+    try:
+        work()
+    except BcachedError as error:
+        return type(error).__name__
+    return "done"
+
+
+def test_a_daemon_that_stops_is_a_lost_connection(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    with (
+        BlockingClient(path) as client,
+        Cache(path) as cache,
+        Cache(path, ignore_unavailable=True) as patient,
+        ThreadPoolExecutor() as pool,
+    ):
+        for one in (cache, patient):
+            one.set("a", 1, wait=True)
+        with suppress(NoFreeBuckets):
+            while True:
+                client.allocate_bucket(timeout_ms=1)
+        sets = [partial(one.set, "b", bytes(8 << 20)) for one in (cache, patient)]
+        outcomes = [pool.submit(outcome_of, one) for one in sets]  # they wait for buckets
+        deadline = time.monotonic() + 60
+        while waiting(own_daemon) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        own_daemon.end(signal.SIGTERM)
+        assert [one.result(60) for one in outcomes] == ["ConnectionLost", "done"]
+
+
+def waiting(daemon: DaemonProcess) -> int:
+    """How many allocations wait."""
+    state = daemon.ask("Admin.Status")["parameters"]["state"]
+    return sum(state["waiters"].values())
 
 
 def test_no_older_value_comes_back_for_one_whose_commit_was_lost(own_daemon: DaemonProcess) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.client.protocol.exchange import CLOSED, Call, Exchange
-from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume
+from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume, ShuttingDown
 from bcached.wire.admin_messages import Change, News, Watch
 from bcached.wire.messages import REPLY_BYTES_MAX, Allocate, Committed, Nothing
 
@@ -143,6 +143,15 @@ def test_why_the_daemon_will_not_serve_us_is_what_it_says_unasked() -> None:
         b'{"error":"io.bcached.Allocator.LimitExceeded","parameters":{"limit":"connections","value":6}}\0'
     )
     assert exchange.broken == "6 exceeds the limit: connections"
+
+
+@pytest.mark.parametrize(("stop_is_loss", "error"), [(False, ShuttingDown), (True, ConnectionLost)])
+def test_a_refusal_by_a_daemon_that_stops(stop_is_loss: bool, error: type) -> None:
+    exchange, one = Exchange("s", stop_is_loss=stop_is_loss), call()
+    exchange.ask(one)
+    exchange.receive(b'{"error":"io.bcached.Allocator.ShuttingDown","parameters":{}}\0')
+    with pytest.raises(error, match="the daemon is stopping"):
+        one.outcome()
 
 
 @pytest.mark.parametrize(("reason", "error"), [("gone", ConnectionLost), (CLOSED, ClientClosed)])
