@@ -5,7 +5,7 @@
 found, but what could be newer is missing. *Conflicting*: other live keys or metadata claim the same sectors.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -65,8 +65,8 @@ class Doubts:
         )
 
     def add_leaf(self, low: Position, high: Position, newer: Extents) -> None:
-        """Doubt what a leaf holds, but for these newer keys. Leaves are added from left to right."""
-        self.leaves.append(_DoubtfulRange(low, high, newer))
+        """Doubt what a leaf holds, but for these newer keys."""
+        insort(self.leaves, _DoubtfulRange(low, high, newer), key=_low_of)
 
     def add_interior(self, low: Position, high: Position) -> None:
         """Doubt all below an interior node, sound leaves included: they may have been replaced."""

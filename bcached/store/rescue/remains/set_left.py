@@ -40,6 +40,7 @@ from bcached.store.rescue.remains.journal_left import (
 from bcached.store.rescue.remains.leaf_traces import end_by_leaves
 from bcached.store.rescue.remains.missing_members import with_missing
 from bcached.store.rescue.remains.newest_bsets import bsets_behind_all_damage, lacks_nothing
+from bcached.store.rescue.remains.outdated_leaves import outdated_leaves
 from bcached.store.rescue.remains.superblock_left import (
     KnownLayout,
     MemberLeft,
@@ -145,7 +146,7 @@ async def read_what_is_left(
     left.doubts.nothing_is_sure = not await _guesses_fit(members, journal)
     left.former_tables = [table async for table in _former_tables(left)]
     await _read_tree(left, known)
-    await _judge_end_by_leaves(left)
+    await _judge_by_entries(left)
     left.settle()
     return left
 
@@ -237,16 +238,33 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
             yield table
 
 
-async def _judge_end_by_leaves(left: SetLeft) -> None:
-    """Doubt everything if the journal gives no reason to, but leaves have keys that no entry has."""
+async def _judge_by_entries(left: SetLeft) -> None:
+    """Compare the leaves with all entries, also those that are not needed any more.
+
+    1. Doubt a leaf that has keys which entries replaced. 2. Doubt everything if the journal gives no reason
+    to, but leaves have keys that no entry has.
+    """
     journal, tree = left.journal, left.checked.tree
-    if not journal.is_whole or journal.found.end != JournalEnd() or tree is None:
+    if tree is None:
         return
-    end = await end_by_leaves(left.members, journal.found.sound_by_seq(), tree)
+    entries = journal.found.sound_by_seq()
+    for low, high in outdated_leaves(tree, entries, left.bounds):
+        _doubt_outdated(left, low, high)
+    if not journal.is_whole or journal.found.end != JournalEnd():
+        return
+    end = await end_by_leaves(left.members, entries, tree)
     if end is not None:
         journal.found.end = end
         left.doubts.nothing_is_sure = True
         left.checked.findings.report(finding_of_end(journal.found))
+
+
+def _doubt_outdated(left: SetLeft, low: Position, high: Position) -> None:
+    problem = "a key is there that the journal replaced: its newest bset was erased"
+    lost = "the keys in that bset; others of this range may not be the newest"
+    where = f"leaf of inode {low[0]} sector {low[1]} to inode {high[0]} sector {high[1]}"
+    left.checked.findings.report(Finding("node-erased", Severity.DAMAGE, "btree node", where, problem, lost))
+    left.doubts.add_leaf(low, high, Extents())
 
 
 def _doubt_hiding(left: SetLeft, node: NodeFound) -> None:
