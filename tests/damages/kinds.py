@@ -121,6 +121,10 @@ def _of_nodes(nodes: list[NodeFound], random: Random) -> Iterator[Kind]:
         yield Kind(f"{what}: first sector unreadable", f"{sector}", bad=range(sector, sector + 1))
         last = sector + sectors - 1
         yield Kind(f"{what}: last sector unreadable", f"{sector}", bad=range(last, last + 1))
+        if node.level == 0 and len(node.bsets) > 1:
+            newest = node.bsets[-1].offset_bytes
+            where, length = sector * SECTOR + newest, sectors * SECTOR - newest
+            yield Kind("newest bset of a leaf: erased whole", f"{where}", erase(where, length))
     for level, what in ((0, "bset of a leaf"), (1, "bset of an interior node")):
         for byte, length in bsets(nodes, level):
             at = byte + random.randrange(length)
