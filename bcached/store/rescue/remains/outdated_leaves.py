@@ -6,6 +6,7 @@ other sectors than an earlier one did, a leaf names what the later one did, or w
 since. If it has the dirty key of the earlier one, its newest bset was erased, which leaves no other trace.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
@@ -29,12 +30,19 @@ def outdated_leaves(
 ) -> list[tuple[Position, Position]]:
     """Returns the ranges of the sound leaves that have an outdated key; known has entries by their seqs."""
     keys = _OutdatedKeys(_newest_of(known), bounds)
-    positions = [position_of(key) for rows in tree.rows.chunks() for key in keys.within(rows)]
-    return [
-        (low, high)
-        for low, high in tree.sound_leaves
-        if any(low < position <= high for position in positions)
-    ]
+    positions = [] if keys.are_none else sorted(_positions(tree, keys))
+    found = []
+    for low, high in tree.sound_leaves if positions else ():
+        following = bisect_right(positions, low)
+        if following < len(positions) and positions[following] <= high:
+            found.append((low, high))
+    return found
+
+
+def _positions(tree: TreeReader, keys: "_OutdatedKeys") -> Iterator[Position]:
+    for rows in tree.rows.chunks():
+        for key in keys.within(rows.where(rows.dirty)):
+            yield position_of(key)
 
 
 def _newest_of(known: dict[int, JournalEntry]) -> list[JournalEntry]:
@@ -60,10 +68,15 @@ class _OutdatedKeys:
         shifts = [pointer.sector - key.offset for key in replaced for pointer in key.pointers]
         self._shifts = np.unique(np.array(shifts, np.int64))
 
+    @property
+    def are_none(self) -> bool:
+        """Whether there are none."""
+        return not len(self._shifts)
+
     def within(self, rows: Rows) -> Iterator[Key]:
-        """Yields the parts of rows that are such keys."""
+        """Yields the dirty rows that have a part of such a key."""
         shifts = rows.first_sectors.astype(np.int64) - (rows.ends - rows.sectors)
-        for key in rows.where(rows.dirty & np.isin(shifts, self._shifts)):
+        for key in rows.where(np.isin(shifts, self._shifts)):
             for low, high in self._replaced_in(key):
                 newest = self._newest.lookup(key.inode, low, high)
                 if not any(_is_at_same_place(one, key) for one in newest):
