@@ -17,7 +17,7 @@ from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import search_line
-from bcached.cli.offline.devices import opened
+from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
 from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
 from bcached.cli.paths import PATH
@@ -182,6 +182,8 @@ def repair(
             asyncio.run(_restore(options, restore, Undo.read(restore), devices))
         return
     _refuse_misuse(request)
+    if dry_run or not request.steps:
+        warn_if_used(devices)
     with _interrupted_as("nothing was written"):
         done = asyncio.run(_repair(options, request))
     answer(options, document(done), lambda: "\n".join(lines(done)))

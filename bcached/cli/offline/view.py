@@ -20,6 +20,7 @@ from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.reports.rescue_report import missing_parts
 from bcached.cli.offline.rescue import CONFIDENCE
 from bcached.cli.paths import PATH
+from bcached.device.block_device import BlockDevice
 from bcached.device.files.locked_folder import locked_folder
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
@@ -131,7 +132,7 @@ def view(
 def _print_table(options: GlobalOptions, exported: Exported) -> None:
     targets = exported.dm_table()
     for path in [*exported.caches, *filter(None, [exported.base])]:
-        if not Path(path).is_block_device():
+        if path != os.devnull and not Path(path).is_block_device():
             click.echo(
                 f"bcachectl: {path} is a file, and dmsetup needs a device: losetup -r -f --show", err=True
             )
@@ -152,15 +153,11 @@ async def _find(
     async with opened(paths) as caches:
         devices, _ = as_mapped(caches, copy_map)
         left = await read_corrected(devices)
-        if any(is_missing(member.block_device) for member in left.members):
-            raise SetRefused(
-                f"{paths[0]}: a member of its set is missing: view reads all of them, rescue does not"
-            )
         with search_line() as searched:
             await add_found_leaves(left, searched)
         extents = DirtyExtents.of(left)
         unreadable = Unreadable.of(left.members)
-        files = [member.block_device.data_path for member in left.members]
+        files = [_file_of(member.block_device) for member in left.members]
         if backing_path is None:
             assert volume is not None
             rescue = Rescue(extents, Owner(volume), most, unreadable)
@@ -177,6 +174,11 @@ async def _find(
             rows, missing = _shown(rescue, first)
             size_bytes = device.size_bytes - first * SECTOR_BYTES
             return Exported(rows, size_bytes, files, device.data_path, first, missing)
+
+
+def _file_of(member: BlockDevice) -> str:
+    """Returns the file that a client's reads of a member are from; of one that is missing there are none."""
+    return os.devnull if is_missing(member) else member.data_path
 
 
 def _shown(rescue: Rescue, first_sector: int) -> tuple[bytes, list[str]]:

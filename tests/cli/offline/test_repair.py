@@ -150,8 +150,11 @@ def test_a_device_in_use_is_refused(tmp_path: Path) -> None:
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = run("repair", "--yes", "--clear-journal-behind", 3, path)
+        looked = [run("repair", *steps, path) for steps in ((), ("-n", "--clear-journal-behind", 3))]
     assert (done.exit_code, done.stdout) == (OPERATIONAL, "")
     assert "in use" in done.stderr
+    for one in looked:
+        assert (one.exit_code, "may not be of one instant" in one.stderr) == (ERRORS_LEFT, True)
 
 
 def test_a_wrong_number_is_a_wrong_usage(tmp_path: Path) -> None:

@@ -87,8 +87,12 @@ def test_the_command_says_what_is_missing(member: int, tmp_path: Path) -> None:
     another = tmp_path / "whole.img"  # the volume is larger than what the one member has of it
     whole = json.loads(run("--json", "rescue", "-n", *paths, "--volume", 0, "--to", another).stdout)
     assert whole["sure"]["sectors"] == 8 * 8
-    view = run("view", paths[member], "--volume", 0)
-    assert "a member of its set is missing" in view.stderr
+    options = ("--json", "view", "--dm-table", "--volume", 0, "--confidence", "newest")
+    view = run(*options, paths[member])
+    assert "8k that cannot be read" in view.stderr
+    table = json.loads(view.stdout)["table"]
+    assert sum(target["sectors"] for target in table if not target["is_readable"]) == 16
+    assert {target["device"] for target in table if target["is_readable"]} == {paths[member], None}
 
 
 def test_members_of_two_sets_or_one_twice_are_no_set(tmp_path: Path) -> None:
