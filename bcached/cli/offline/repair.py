@@ -22,6 +22,7 @@ from bcached.cli.offline.reports.repair_report import document, lines, status_of
 from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
 from bcached.cli.paths import PATH
 from bcached.errors import DeviceError
+from bcached.keys import INODE_MAX
 from bcached.store.repair.applying import Progress
 from bcached.store.repair.needs import REBUILDING, StepOption
 from bcached.store.repair.new_metadata.volume_slots import NamedBacking, parse_backing
@@ -169,7 +170,7 @@ def repair(
         give_up_dirty,
         geometry,
         set_uuid,
-        tuple(map(parse_backing, backings)),
+        tuple(map(_backing, backings)),
         dict(volume_sizes),
         dry_run,
         yes,
@@ -188,6 +189,14 @@ def repair(
         done = asyncio.run(_repair(options, request))
     answer(options, document(done), lambda: "\n".join(lines(done)))
     click.get_current_context().exit(status_of(done))
+
+
+def _backing(text: str) -> tuple[int | None, str]:
+    """Returns the volume and the path of [N=]DEV. Raises a usage error at a number that no volume has."""
+    inode, path = parse_backing(text)
+    if inode is not None and inode > INODE_MAX:
+        raise WronglyUsed(f"--backing {text}: expected a volume's number, at most {INODE_MAX}")
+    return inode, path
 
 
 def _refuse_misuse(request: RepairRequest) -> None:

@@ -162,6 +162,7 @@ def test_a_wrong_number_is_a_wrong_usage(tmp_path: Path) -> None:
     for wrong in ("0", "-1", "x"):
         assert run("repair", "--clear-journal-behind", wrong, path).exit_code == USAGE
     assert run("repair").exit_code == USAGE
+    assert run("repair", "--rebuild-volumes", "--backing", f"{1 << 20}={path}", path).exit_code == USAGE
 
 
 def test_a_sound_entry_that_was_never_written_can_be_cleared_as_advised(tmp_path: Path) -> None:
