@@ -12,7 +12,7 @@ from bcached.cli.offline.devices import opened
 from bcached.client import Client
 from bcached.keys import Key
 from bcached.store.check.checker import CheckedSet, check_set
-from bcached.store.finding import Severity
+from bcached.store.finding import DAMAGED_ENTRY, Severity
 
 from .clients import ENDED, STEADY, VOLUME_SECTORS, Load, sightings
 from .daemon import CALLS, SYSTEM_CALLS, MortalDaemon, strace_is_there
@@ -195,11 +195,12 @@ async def look(path: str) -> Seen:
     return seen
 
 
-async def check_offline(devices: Sequence[str]) -> CheckedSet:
-    """What `bcachectl check` says of it: sound, save for what was torn as it was written."""
+async def check_offline(devices: Sequence[str], *, garbled: bool = False) -> CheckedSet:
+    """What `bcachectl check` says of it: sound, save for what was torn as it was written, or garbled."""
     async with opened(devices) as block_devices:
         checked = await check_set(block_devices)
-    if checked.findings.worst > Severity.TORN:
+    found = [one for one in checked.findings.listed if not (garbled and one.rule == DAMAGED_ENTRY)]
+    if any(one.severity > Severity.TORN for one in found):
         raise LostError(f"not sound: {[str(finding) for finding in checked.findings.listed]}")
     return checked
 

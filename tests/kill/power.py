@@ -88,7 +88,7 @@ async def _judge(judge: MortalDaemon, cut: Cut, ledger: Ledger) -> None:
     """The daemon opens what the cut left, and all is there that was promised until then."""
     (path,) = judge.devices
     Path(path).write_bytes(cut.image)
-    await check_offline([path])
+    await check_offline([path], garbled=cut.garbled)
     judge.start()
     assert await asyncio.to_thread(judge.wait_until_ready_or_dead), judge.log_text()
     seen = await look(str(judge.socket_path))
@@ -96,7 +96,7 @@ async def _judge(judge: MortalDaemon, cut: Cut, ledger: Ledger) -> None:
     ledger.judge(seen.found, seen.listed.values(), cut.position)
     await _go_on(judge, seen)
     assert await asyncio.to_thread(judge.end) == 0, judge.log_text()
-    assert not judge.quarrels(), judge.log_text()
+    assert not judge.quarrels(garbled=cut.garbled), judge.log_text()
     await check_offline([path])
 
 

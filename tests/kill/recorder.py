@@ -119,6 +119,7 @@ class Cut:
     image: bytes
     position: int
     undecided: int  # sectors that might be there or not
+    garbled: bool  # whether one that was under way may be garbage, as some devices leave it
 
 
 def cuts(base: bytes, entries: Sequence[Logged], count: int, random: Random) -> Iterator[Cut]:
@@ -136,9 +137,10 @@ def cuts(base: bytes, entries: Sequence[Logged], count: int, random: Random) -> 
         landing = random.choice((0.0, 0.1, 0.5, 0.9, 1.0))
         for entry in waiting:
             _apply(image, entry, random, landing)
-        _apply(image, entries[place], random, random.random(), garbage=random.random() < 0.5)
+        landed, garbled = random.random(), random.random() < 0.5
+        _apply(image, entries[place], random, landed, garbage=garbled)
         undecided = sum(entry.length for entry in (*waiting, entries[place])) // SECTOR_BYTES
-        yield Cut(bytes(image), entries[place - 1].end, undecided)
+        yield Cut(bytes(image), entries[place - 1].end, undecided, garbled)
 
 
 def _apply(

@@ -3,7 +3,10 @@
 
 A power cut leaves each sector as it was before or as it was to be. So of an entry that was interrupted the
 first sector is right, with the header, and of each other one either all or nothing. One of a single sector
-cannot be interrupted. (torn_entry.py tells for certain that an entry was; here is what certainly was not.)
+cannot be interrupted. torn_entry.py tells for certain that an entry was; here is what certainly was not.
+
+Some devices may garble the sector that they are writing when the power fails. That counts as damage, too: it
+is safe to doubt what is right.
 """
 
 from typing import NamedTuple

@@ -2,7 +2,8 @@
 """Traces of journal entries that are newer than the newest that can be read.
 
 One entry is in flight at a time, so a power cut leaves a trace of the next one at most, and only if that has
-several sectors. More traces, or a wrong checksum that no power cut can cause, mean that changes are lost.
+several sectors. More traces mean that changes are lost; so does, unless the device may garble the sector that
+it is writing when the power fails, a wrong checksum that whole sectors cannot explain.
 """
 
 import shlex
@@ -123,8 +124,8 @@ async def _damage(trace: NewerTrace, found: JournalFound, members: Sequence[Memb
     if not is_damaged(raw, set_magic, newest, bounds_of([one.superblock for one in members])):
         return None
     problem = (
-        f"entry {newest.seq + 1} is damaged, so entry {newest.seq} counts as the newest: a power cut cannot "
-        "cause this, since it leaves each sector whole"
+        f"entry {newest.seq + 1} is damaged, so entry {newest.seq} counts as the newest: a power cut causes "
+        "this only on a device that may garble the sector it is writing"
     )
     lost, advice = "the changes in it", way_back(members, newest.seq)
     corrected = corrected_entry(raw, set_magic)
