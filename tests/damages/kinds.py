@@ -140,12 +140,12 @@ def _of_device(checked: CheckedSet, nodes: list[NodeFound]) -> Iterator[Kind]:
     yield Kind("device: shorter by an eighth", "", end=end - end // 8)
     yield Kind("device: a sixteenth of the data unreadable", "", bad=range(end // 2, end // 2 + end // 16))
     roots = [node for node in nodes if node.level == max(node.level for node in nodes)]
-    ((prio, _),) = checked.chains[0]
     bucket_bytes = superblock.bucket_sectors * SECTOR
 
     def both(raw: bytearray) -> None:
         for node in roots:
             erase(node.key.pointers[0].sector * SECTOR, node.key.sectors * SECTOR)(raw)
-        erase(prio * bucket_bytes, bucket_bytes)(raw)
+        for prio, _ in checked.chains[0]:
+            erase(prio * bucket_bytes, bucket_bytes)(raw)
 
     yield Kind("root and prios: erased", "", both)
