@@ -38,14 +38,17 @@ view = View()
 _format_any_exception = traceback.format_exception
 
 
-def _format_exception(kind: Any, error: Any, trace: Any) -> list[str]:
-    """Returns what nbdkit prints of an exception: of a device that cannot be read, only what it says."""
+def get_ready() -> None:
+    """Have nbdkit print errors of devices as a line each: it prints what this function returns."""
+    traceback.format_exception = _format_exception
+
+
+def _format_exception(*arguments: Any, **named: Any) -> list[str]:
+    """Returns what is printed of an exception: of a device that cannot be read, only what it says."""
+    error = arguments[1] if len(arguments) > 1 else None
     if isinstance(error, OSError):
         return [str(error.strerror)]
-    return _format_any_exception(kind, error, trace)
-
-
-traceback.format_exception = _format_exception  # type: ignore[assignment]  # nbdkit calls it so
+    return _format_any_exception(*arguments, **named)
 
 
 def config(key: str, value: str) -> None:

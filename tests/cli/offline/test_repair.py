@@ -3,6 +3,7 @@
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -46,7 +47,8 @@ def run_behind(first: str, *arguments: object) -> "subprocess.CompletedProcess[s
     """Run the program in a process that does something else first."""
     program = f"{first}\nfrom bcached.cli.main import bcachectl; bcachectl(prog_name='bcachectl')"
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"COVERAGE_PROCESS_CONFIG": ""}  # which would write files of its own
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 def with_a_hole(members: int = 1, *, last_lost: int = 6) -> ImageBuilder:
