@@ -31,7 +31,7 @@ Part = tuple[int, int, Confidence]  # first sector, end
 
 
 @dataclass(slots=True)
-class _DoubtfulRange:
+class DoubtfulRange:
     """What a damaged node covers, and the keys in it that are newer than its damage."""
 
     low: Position
@@ -49,8 +49,8 @@ class Doubts:
     since_prios: Extents  # of those since the last prio write
     nothing_is_sure: bool = False
     index_is_whole: bool = True
-    leaves: list[_DoubtfulRange] = field(default_factory=list)  # in the order of their positions
-    interiors: list[_DoubtfulRange] = field(default_factory=list)
+    leaves: list[DoubtfulRange] = field(default_factory=list)  # in the order of their positions
+    interiors: list[DoubtfulRange] = field(default_factory=list)
     contested: Extents = field(default_factory=Extents)  # parts of the index that two leaves name otherwise
 
     @classmethod
@@ -66,11 +66,19 @@ class Doubts:
 
     def add_leaf(self, low: Position, high: Position, newer: Extents) -> None:
         """Doubt what a leaf holds, but for these newer keys."""
-        insort(self.leaves, _DoubtfulRange(low, high, newer), key=_low_of)
+        insort(self.leaves, DoubtfulRange(low, high, newer), key=_low_of)
+
+    def doubt_leaf(self, low: Position, high: Position) -> None:
+        """Doubt all that a leaf holds, also what is newer than its damage."""
+        known = [one for one in self.leaves if (one.low, one.high) == (low, high)]
+        for one in known:
+            one.newer = Extents()
+        if not known:
+            self.add_leaf(low, high, Extents())
 
     def add_interior(self, low: Position, high: Position) -> None:
         """Doubt all below an interior node, sound leaves included: they may have been replaced."""
-        self.interiors.append(_DoubtfulRange(low, high, Extents()))
+        self.interiors.append(DoubtfulRange(low, high, Extents()))
 
     def parts_of(self, key: Key, pointer: Pointer, *, gen_is_known: bool, in_leaf: Extents) -> list[Part]:
         """Returns the parts of a live key and how far each can be trusted.
@@ -102,7 +110,7 @@ class Doubts:
             parts = painted(parts, same_place(in_leaf, key, pointer), Confidence.SURE)
         return painted(parts, same_place(self.since_prios, key, pointer), Confidence.SURE)
 
-    def _leaves_at(self, key: Key) -> Iterator[_DoubtfulRange]:
+    def _leaves_at(self, key: Key) -> Iterator[DoubtfulRange]:
         """Yields the doubtful leaves that have a part of a key."""
         behind = bisect_left(self.leaves, (key.inode, key.end), key=_low_of)
         for number in range(behind - 1, -1, -1):
@@ -116,7 +124,7 @@ class Doubts:
             yield found.offset, found.end
 
 
-def _low_of(doubtful: _DoubtfulRange) -> Position:
+def _low_of(doubtful: DoubtfulRange) -> Position:
     return doubtful.low
 
 
@@ -128,7 +136,7 @@ def same_place(extents: Extents, key: Key, pointer: Pointer) -> Iterator[tuple[i
             yield found.offset, found.end
 
 
-def _inside(key: Key, doubtful: _DoubtfulRange) -> Iterator[tuple[int, int]]:
+def _inside(key: Key, doubtful: DoubtfulRange) -> Iterator[tuple[int, int]]:
     """Yields the part of a key that is inside of a range."""
     low, high = doubtful.low, doubtful.high
     start = key.offset if (key.inode, key.offset) >= low else low[1]

@@ -21,28 +21,38 @@ from bcached.state.index.keys.key_rows import Rows
 from bcached.store.reading.replay import merge_entries
 from bcached.store.reading.torn_append import MappedSectors
 from bcached.store.reading.tree_reader import TreeReader
+from bcached.store.rescue.remains.doubts import DoubtfulRange, same_place
 
 KEYS_MAX = 100_000  # of the newest entries: what a leaf lacks was written last
 
 
 def outdated_leaves(
-    tree: TreeReader, known: dict[int, JournalEntry], bounds: Bounds
+    tree: TreeReader, known: dict[int, JournalEntry], bounds: Bounds, damaged: Sequence[DoubtfulRange]
 ) -> list[tuple[Position, Position]]:
-    """Returns the ranges of the sound leaves that have an outdated key; known has entries by their seqs."""
+    """Returns the ranges of the leaves that have an outdated key; known has entries by their seqs.
+
+    Of the damaged ones, those that have one among the keys that are newer than the damage.
+    """
     keys = _OutdatedKeys(_newest_of(known), bounds)
-    positions = [] if keys.are_none else sorted(_positions(tree, keys))
-    found = []
-    for low, high in tree.sound_leaves if positions else ():
-        following = bisect_right(positions, low)
-        if following < len(positions) and positions[following] <= high:
-            found.append((low, high))
+    outdated = [] if keys.are_none else sorted(_all_of(tree, keys), key=position_of)
+    if not outdated:
+        return []
+    positions = [position_of(key) for key in outdated]
+
+    def within(low: Position, high: Position) -> Sequence[Key]:
+        return outdated[bisect_right(positions, low) : bisect_right(positions, high)]
+
+    found = [(low, high) for low, high in tree.sound_leaves if within(low, high)]
+    for leaf in damaged:
+        newer = (same_place(leaf.newer, key, key.pointers[0]) for key in within(leaf.low, leaf.high))
+        if any(True for parts in newer for _ in parts):
+            found.append((leaf.low, leaf.high))
     return found
 
 
-def _positions(tree: TreeReader, keys: "_OutdatedKeys") -> Iterator[Position]:
+def _all_of(tree: TreeReader, keys: "_OutdatedKeys") -> Iterator[Key]:
     for rows in tree.rows.chunks():
-        for key in keys.within(rows.where(rows.dirty)):
-            yield position_of(key)
+        yield from keys.within(rows.where(rows.dirty))
 
 
 def _newest_of(known: dict[int, JournalEntry]) -> list[JournalEntry]:

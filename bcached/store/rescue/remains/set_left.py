@@ -248,7 +248,7 @@ async def _judge_by_entries(left: SetLeft) -> None:
     if tree is None:
         return
     entries = journal.found.sound_by_seq()
-    for low, high in outdated_leaves(tree, entries, left.bounds):
+    for low, high in outdated_leaves(tree, entries, left.bounds, left.doubts.leaves):
         _doubt_outdated(left, low, high)
     if not journal.is_whole or journal.found.end != JournalEnd():
         return
@@ -264,7 +264,7 @@ def _doubt_outdated(left: SetLeft, low: Position, high: Position) -> None:
     lost = "the keys in that bset; others of this range may not be the newest"
     where = f"leaf of inode {low[0]} sector {low[1]} to inode {high[0]} sector {high[1]}"
     left.checked.findings.report(Finding("node-erased", Severity.DAMAGE, "btree node", where, problem, lost))
-    left.doubts.add_leaf(low, high, Extents())
+    left.doubts.doubt_leaf(low, high)
 
 
 def _doubt_hiding(left: SetLeft, node: NodeFound) -> None:

@@ -16,6 +16,7 @@ from instruments.samples.image_builder import ImageBuilder
 
 SURE, NEWEST = Confidence.SURE, Confidence.NEWEST
 BOUNDARY = 500  # of the leaves
+BLOCK_BYTES = 4096
 
 
 async def confidence(
@@ -23,9 +24,16 @@ async def confidence(
     bsets: Sequence[Sequence[Key]],
     former: Sequence[Sequence[Key]],
     needed: Sequence[Key],
+    damaged: int | None = None,
 ) -> dict[int, Confidence]:
-    """Of each dirty extent by its first sector, in a set with two leaves; the second has one key."""
+    """Of each dirty extent by its first sector, in a set with two leaves; the second has one key.
+
+    damaged: the number of a bset of the first.
+    """
     first = builder.write_node(builder.node_key((0, BOUNDARY)), *bsets)
+    if damaged is not None:
+        begin = builder.byte_of(first) + damaged * BLOCK_BYTES
+        builder.images[0][begin + 32 : begin + 40] = b"damaged!"  # more than a bit, which would be corrected
     second = builder.node([builder.extent(0, BOUNDARY + 8, 8, dirty=True)])
     builder.finish(builder.node([first, second]), 1, [*former, ()])
     newest, byte = builder.entries[len(former) + 1]
@@ -33,7 +41,8 @@ async def confidence(
     left = await read_corrected(builder.devices())
     damages = [one.rule for one in left.checked.findings.listed if one.severity >= Severity.DAMAGE]
     found = {one.offset: one.confidence for one in DirtyExtents.of(left).of_inode(0)}
-    assert damages == (["node-erased"] if NEWEST in found.values() else [])
+    if damaged is None:
+        assert damages == (["node-erased"] if NEWEST in found.values() else [])
     assert found.pop(BOUNDARY + 8) == SURE, "the other leaf lacks nothing"
     return found
 
@@ -77,6 +86,16 @@ async def test_what_the_journal_itself_replaces_is_not_outdated() -> None:
     builder = ImageBuilder()
     old, new = keys(builder, 0), keys(builder, 0)
     assert await confidence(builder, [old], [old], new) == {0: SURE}
+
+
+@pytest.mark.parametrize("is_erased", [False, True])
+async def test_a_damaged_leaf_may_lack_its_newest_bset_too(is_erased: bool) -> None:
+    """What is behind the damage is sure, unless an entry replaced it; what is in front is not."""
+    builder = ImageBuilder()
+    front, damaged, behind, newest = keys(builder, 0), keys(builder, 0), keys(builder, 40), keys(builder, 40)
+    bsets = [front, damaged, behind] if is_erased else [front, damaged, behind, newest]
+    found = await confidence(builder, bsets, [front, damaged, behind, newest], (), damaged=1)
+    assert found == {0: NEWEST, 40: NEWEST if is_erased else SURE}
 
 
 async def test_a_kernels_newest_bset_that_was_erased_whole_shows() -> None:
