@@ -127,6 +127,13 @@ class Run:
             self._cut_front(index, end)
         return removed
 
+    def replace(self, index: int, head: int, word: int) -> Key:
+        """Replace an extent of one pointer by another of the same sectors. Returns it as a key."""
+        (column,) = self.pointers
+        removed = key_of_words(self.heads[index], self.ends[index], (column[index],))
+        self.heads[index], column[index] = head, word
+        return removed
+
     def take_front(self, index: int, end: int) -> Key:
         """Cut the sectors before `end` from an extent: some, but not all. Returns them as a key."""
         head, words = self.heads[index], self.words(index)

@@ -125,17 +125,32 @@ class Extents:
                 self.key_count += 1
                 self.word_count += HEAD_WORDS + 1
                 return NOTHING
-            # 2. It overlaps only the front of one, as in a file that is written again from its beginning.
+            # 2. It replaces a whole one, beside no other, as what is stored again under its name.
+            if following == start and ends[index] == end and len(words) == 1 and self._is_apart(run, index):
+                self.was_divided = False
+                return [run.replace(index, head, words[0])]
+            # 3. It overlaps only the front of one, as in a file that is written again from its beginning.
             if start <= following < end < ends[index]:
                 self.was_divided = False
                 removed = [run.take_front(index, end)]
-            # 3. It overlaps others.
+            # 4. It overlaps others.
             elif following < end:
                 removed = self._cut(number, index, start, end)
                 number, index = bisect_right(self._lasts, position), -1  # cutting moves extents and runs
         if words or self._keep_deletions:
             self._insert_at(number, index, inode, start, end, head, words)
         return removed
+
+    def _is_apart(self, run: Run, index: int) -> bool:
+        """Whether an extent, as all of its run, has one pointer, and touches none that it may merge with."""
+        if len(run.pointers) != 1 or run.heads[index] >> COUNT_SHIFT & COUNT_LIMIT != 1:
+            return False
+        if not self._merge_within:
+            return True
+        ends, behind = run.ends, index + 1
+        if index and ends[index - 1] == run.start(index):
+            return False
+        return behind == len(ends) or run.start(behind) > ends[index]
 
     def remove(self, inode: int, start: int, end: int) -> Sequence[Key]:
         """Cut [start, end) out of the inode's extents. Returns the pieces cut out, in order."""

@@ -172,6 +172,19 @@ def test_a_rewrite_from_the_beginning_takes_the_front_of_what_was_there() -> Non
     assert extents.word_count == 6
 
 
+@pytest.mark.parametrize("behind", [16, 17])
+def test_a_rewrite_of_a_whole_extent_replaces_it_and_merges_with_what_it_touches(behind: int) -> None:
+    extents = Extents(merge_within=1 << 10)
+    for offset, sector in ((8, 100), (behind, 520)):
+        extents.insert(Key(0, offset, 8, False, (Pointer(0, sector, 1),)))
+    cut = extents.insert(Key(0, 8, 8, False, (Pointer(0, 512, 1),)))
+    assert cut == [Key(0, 8, 8, False, (Pointer(0, 100, 1),))]
+    apart = [Key(0, 8, 8, False, (Pointer(0, 512, 1),)), Key(0, 17, 8, False, (Pointer(0, 520, 1),))]
+    assert list(extents) == (apart if behind == 17 else [Key(0, 8, 16, False, (Pointer(0, 512, 1),))])
+    assert (len(extents), extents.word_count) == ((2, 6) if behind == 17 else (1, 3))
+    assert not extents.was_divided
+
+
 def test_a_cut_over_many_extents_gives_each_piece() -> None:
     extents = Extents()
     for number in range(20):
