@@ -60,7 +60,7 @@ WINGS = {
         "settings": 3,
     },
     "state.index": {"keys": 0, "": 1},
-    "store.repair": {"new_metadata": 0, "": 1},
+    "store.repair": {"new_metadata": 0, "undo": 0, "": 1},
     "format": {"": 0, "damage": 1},
     "device": {"files": 0, "claims": 1},
     "client": {"data": 0, "": 1, "cache": 2},

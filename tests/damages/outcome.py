@@ -11,8 +11,8 @@ from bcached.store.finding import Severity
 from bcached.store.repair.needs import StepOption
 from bcached.store.repair.new_metadata.volume_slots import NamedBacking
 from bcached.store.repair.plan import plan_repair
-from bcached.store.repair.undo import Undo
-from bcached.store.repair.undo_log import UndoLog
+from bcached.store.repair.undo.undo import Undo
+from bcached.store.repair.undo.undo_log import UndoLog
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents

@@ -28,8 +28,8 @@ from bcached.store.repair.needs import REBUILDING, StepOption
 from bcached.store.repair.new_metadata.volume_slots import NamedBacking, parse_backing
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
-from bcached.store.repair.undo import Undo
-from bcached.store.repair.undo_log import UndoLog
+from bcached.store.repair.undo.undo import Undo
+from bcached.store.repair.undo.undo_log import UndoLog
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.owner_of import read_backing
 from bcached.store.rescue.remains.doubts import Confidence

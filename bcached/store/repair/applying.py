@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bcached.device.block_device import BlockDevice
 from bcached.store.patched_device import Patch
 from bcached.store.repair.repair_step import RepairStep
-from bcached.store.repair.undo_log import UndoLog
+from bcached.store.repair.undo.undo_log import UndoLog
 
 BATCH_BYTES = 8 << 20  # written between two appends to the undo file
 

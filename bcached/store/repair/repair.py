@@ -16,7 +16,7 @@ from bcached.store.membership import MemberFound
 from bcached.store.patched_device import patched_devices
 from bcached.store.repair.applying import Applying, Progress, say_nothing
 from bcached.store.repair.repair_step import RepairStep
-from bcached.store.repair.undo_log import UndoLog
+from bcached.store.repair.undo.undo_log import UndoLog
 
 MEMBERS_RULE = "set-members"
 

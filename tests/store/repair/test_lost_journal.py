@@ -10,8 +10,8 @@ from bcached.errors import SetRefused
 from bcached.store.check.checker import check_set
 from bcached.store.repair.needs import StepOption, needed_steps
 from bcached.store.repair.plan import plan_repair
-from bcached.store.repair.undo import Undo
-from bcached.store.repair.undo_log import UndoLog
+from bcached.store.repair.undo.undo import Undo
+from bcached.store.repair.undo.undo_log import UndoLog
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents

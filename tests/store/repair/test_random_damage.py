@@ -19,8 +19,8 @@ from bcached.store.check.checker import check_set
 from bcached.store.repair.needs import StepOption
 from bcached.store.repair.plan import plan_repair
 from bcached.store.repair.repair import Repair
-from bcached.store.repair.undo import Undo
-from bcached.store.repair.undo_log import UndoLog
+from bcached.store.repair.undo.undo import Undo
+from bcached.store.repair.undo.undo_log import UndoLog
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.units import SECTOR_BYTES

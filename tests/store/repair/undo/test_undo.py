@@ -13,8 +13,8 @@ from bcached.errors import DeviceError, DeviceRefused, SetRefused
 from bcached.store.patched_device import Patch
 from bcached.store.repair.applying import Applying
 from bcached.store.repair.repair_step import RepairStep
-from bcached.store.repair.undo import Undo
-from bcached.store.repair.undo_log import UndoLog
+from bcached.store.repair.undo.undo import Undo
+from bcached.store.repair.undo.undo_log import UndoLog
 from instruments.devices.memory_device import MemoryDevice
 from instruments.devices.passing_device import PassingDevice
 

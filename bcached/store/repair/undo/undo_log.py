@@ -13,8 +13,8 @@ from bcached.device.block_device import BlockDevice
 from bcached.device.files.durable_log import DurableLog
 from bcached.device.text_file import refuse_no_file
 from bcached.errors import BcachedError, DeviceRefused, SetRefused
-from bcached.store.repair.undo import Undo
-from bcached.store.repair.undo_records import (
+from bcached.store.repair.undo.undo import Undo
+from bcached.store.repair.undo.undo_records import (
     DeviceNamed,
     holds_no_record,
     pack_end,

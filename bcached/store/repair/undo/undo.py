@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from bcached.device.block_device import BlockDevice
 from bcached.device.text_file import refuse_no_file
 from bcached.errors import SetRefused
-from bcached.store.repair.undo_records import (
+from bcached.store.repair.undo.undo_records import (
     DeviceNamed,
     UndoEnd,
     UndoRecord,
