@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from bcached.device.block_device import BlockDevice, BytesLike
+from bcached.device.block_device import BlockDevice
 from bcached.device.sampling import read_sectors
-from bcached.errors import DeviceError
+from bcached.store.read_only_device import ReadOnlyDevice
 from bcached.units import SECTOR_BYTES
 
 
@@ -24,25 +24,19 @@ class Patch:
 _BYTE = attrgetter("byte")
 
 
-class PatchedDevice:
+class PatchedDevice(ReadOnlyDevice):
     """Reads a device with patches applied in memory; never writes."""
+
+    why = "this is a read-only preview"
 
     def __init__(self, inner: BlockDevice, patches: Iterable[Patch]) -> None:
         patches = list(patches)
-        self.inner = inner
-        self.path, self.data_path = inner.path, inner.data_path
-        self.size_bytes, self.logical_block_bytes = inner.size_bytes, inner.logical_block_bytes
-        self.discards = False
+        super().__init__(inner)
         # In the order of their bytes, those of the same byte in the order in which they are written.
         self._patches = sorted(patches, key=_BYTE)
         self._bytes = [patch.byte for patch in self._patches]
         self._longest = max((len(patch.data) for patch in self._patches), default=0)
         self._ranks = {id(patch): rank for rank, patch in enumerate(patches)}
-
-    @property
-    def errors(self) -> int:
-        """How many operations on the device have failed."""
-        return self.inner.errors
 
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset, as they would be."""
@@ -72,20 +66,6 @@ class PatchedDevice:
 
     def _rank(self, patch: Patch) -> int:
         return self._ranks[id(patch)]
-
-    async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
-        """Raises DeviceError: read-only."""
-        raise DeviceError(self.path, "cannot write: this is a read-only preview")
-
-    async def flush(self) -> None:
-        """Nothing was written."""
-
-    async def discard(self, offset: int, length: int) -> None:
-        """Raises DeviceError: read-only."""
-        raise DeviceError(self.path, "cannot discard: this is a read-only preview")
-
-    async def close(self) -> None:
-        """Leave the device open: its opener closes it."""
 
 
 def patched_devices(devices: Sequence[BlockDevice], patches: Iterable[Patch]) -> list[PatchedDevice]:

@@ -3,29 +3,25 @@
 
 from dataclasses import replace
 
-from bcached.device.block_device import BlockDevice, BytesLike
+from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError
 from bcached.store.membership import MemberFound
+from bcached.store.read_only_device import ReadOnlyDevice
 from bcached.units import SECTOR_BYTES
 
 Hole = tuple[int, int]  # first byte, end
 HOLES_MAX = 1024  # then nothing is read in smaller parts: each failing read takes a dying device seconds
 
 
-class ReadAround:
+class ReadAround(ReadOnlyDevice):
     """Reads a device in ever smaller parts where it fails, down to a block; never writes."""
 
-    def __init__(self, inner: BlockDevice, block_bytes: int) -> None:
-        self.inner, self.block_bytes = inner, block_bytes
-        self.path, self.data_path = inner.path, inner.data_path
-        self.size_bytes, self.logical_block_bytes = inner.size_bytes, inner.logical_block_bytes
-        self.discards = False
-        self.holes: list[Hole] = []
+    why = "it is read around bad sectors"
 
-    @property
-    def errors(self) -> int:
-        """How many operations on the device have failed."""
-        return self.inner.errors
+    def __init__(self, inner: BlockDevice, block_bytes: int) -> None:
+        super().__init__(inner)
+        self.block_bytes = block_bytes
+        self.holes: list[Hole] = []
 
     async def read(self, offset: int, length: int) -> bytes:
         """Returns length bytes at offset, zeros where the device cannot read them."""
@@ -45,20 +41,6 @@ class ReadAround:
     def is_hole(self, begin: int, end: int) -> bool:
         """Whether any byte of [begin, end) could not be read."""
         return any(hole_begin < end and begin < hole_end for hole_begin, hole_end in self.holes)
-
-    async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
-        """Raises DeviceError: read-only."""
-        raise DeviceError(self.path, "cannot write: it is read around bad sectors")
-
-    async def flush(self) -> None:
-        """Nothing was written."""
-
-    async def discard(self, offset: int, length: int) -> None:
-        """Raises DeviceError: read-only."""
-        raise DeviceError(self.path, "cannot discard: it is read around bad sectors")
-
-    async def close(self) -> None:
-        """Leave the device open: its opener closes it."""
 
 
 def around_bad_sectors(member: MemberFound) -> MemberFound:

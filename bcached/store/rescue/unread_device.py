@@ -4,30 +4,23 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from bcached.device.block_device import BlockDevice, BytesLike
+from bcached.device.block_device import BlockDevice
 from bcached.device.sampling import read_sectors
 from bcached.errors import DeviceError
-from bcached.store.patched_device import PatchedDevice
-from bcached.store.read_around import ReadAround
+from bcached.store.read_only_device import ReadOnlyDevice
 from bcached.units import SECTOR_BYTES
 
 
-class UnreadDevice:
+class UnreadDevice(ReadOnlyDevice):
     """Reads a copy as the device itself would be read: what the copy lacks fails. It never writes."""
 
+    why = "a copy with a map is only read"
+
     def __init__(self, inner: BlockDevice, unread: Sequence[range], map_path: str) -> None:
-        self.inner = inner
-        self.path, self.data_path = inner.path, inner.data_path
-        self.size_bytes, self.logical_block_bytes = inner.size_bytes, inner.logical_block_bytes
-        self.discards = False
+        super().__init__(inner)
         self.unread = unread  # sectors, in order and apart
         self._ends = [sectors.stop for sectors in unread]
         self._map_path = map_path
-
-    @property
-    def errors(self) -> int:
-        """How many operations on the device have failed."""
-        return self.inner.errors
 
     async def read(self, offset: int, length: int) -> bytes:
         """Returns exactly length bytes at offset. Raises DeviceError if the copy lacks any of them."""
@@ -47,23 +40,11 @@ class UnreadDevice:
         number = bisect_right(self._ends, offset // SECTOR_BYTES)
         return number < len(self.unread) and self.unread[number].start * SECTOR_BYTES < offset + length
 
-    async def write(self, offset: int, data: BytesLike, *, durable: bool = False) -> None:
-        """Raises DeviceError: read-only."""
-        raise DeviceError(self.path, "cannot write: a copy with a map is only read")
-
-    async def flush(self) -> None:
-        """Nothing was written."""
-
-    async def discard(self, offset: int, length: int) -> None:
-        """Raises DeviceError: read-only."""
-        raise DeviceError(self.path, "cannot discard: a copy with a map is only read")
-
-    async def close(self) -> None:
-        """Leave the device open: its opener closes it."""
-
 
 def unread_of(device: BlockDevice) -> Sequence[range]:
     """Returns the sectors that a device lacks as the copy of another, below patches and the like."""
-    while isinstance(device, PatchedDevice | ReadAround):
+    while isinstance(device, ReadOnlyDevice):
+        if isinstance(device, UnreadDevice):
+            return device.unread
         device = device.inner
-    return device.unread if isinstance(device, UnreadDevice) else ()
+    return ()
