@@ -47,13 +47,18 @@ class JournalWriter:
             due_s = self._due_s()
             if due_s is None and self._ended:
                 return
-            if due_s is not None and (self._ended or due_s <= 0):
-                await self._gather()
+            if not self._is_due(due_s):
+                await self._sleep(due_s)
+                continue
+            await self._gather()
+            if self._is_due(self._due_s()):  # else another task has written the entry meanwhile
                 self._shared.steps.begin(self)
                 await journal.commit()
                 self._shared.steps.end(self)
-            else:
-                await self._sleep(due_s)
+
+    def _is_due(self, due_s: float | None) -> bool:
+        """Whether an entry that is due in so many seconds is to be written now."""
+        return due_s is not None and (self._ended or due_s <= 0)
 
     async def _gather(self) -> None:
         """Let keys join the entry while each iteration of the loop brings some, for a short time.

@@ -104,6 +104,20 @@ async def test_keys_that_follow_each_other_share_the_entry_that_is_wanted(keys: 
 
 
 @in_virtual_time
+async def test_an_entry_that_another_task_writes_meanwhile_is_not_followed_by_an_empty_one() -> None:
+    async with written() as story:
+        journal = story.journal
+        wanted = asyncio.ensure_future(journal.durable(journal.append([key(0)])))
+        for number in range(1, 4):  # the journal writer lets them join
+            await asyncio.sleep(0)
+            journal.append([key(number)])
+        assert await journal.commit() == 1
+        await wanted
+        await asyncio.sleep(10 * DELAY_S)
+        assert journal.durable_seq == 1
+
+
+@in_virtual_time
 async def test_it_seals_an_entry_that_is_too_full_for_the_next_keys() -> None:
     async with written() as story:
         journal = story.journal
