@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.format.label import LABEL_BYTES, pack_label, parse_label, printable_label
+from bcached.wire.volume_messages import LABEL_BYTES_MAX
 
 
 @given(st.binary(min_size=LABEL_BYTES, max_size=LABEL_BYTES))
@@ -33,3 +34,7 @@ def test_what_would_steer_a_terminal_is_not_printed() -> None:
 def test_what_does_not_fit_is_our_own_bug(label: str) -> None:
     with pytest.raises(AssertionError):
         pack_label(label)
+
+
+def test_clients_refuse_what_is_longer_than_the_field() -> None:
+    assert LABEL_BYTES_MAX == LABEL_BYTES
