@@ -9,8 +9,10 @@ from hypothesis import settings
 
 from instruments.crash.state_share import share_of
 
-# What is started in the background of a script ignores Ctrl-C, and so would all that the tests start.
+# What a script starts in the background ignores Ctrl-C, and under nohup the end of the terminal, and so would
+# all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no failure: how long an example may take is the business of benchmarks.
 settings.register_profile("bcached", deadline=None)
