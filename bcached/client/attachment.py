@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The state of a client's connection: its process, the set's description, data paths, lease, gens.
 
-It ends in three steps, perhaps at different times: 1. the connection is closed; 2. the last write has
-returned, and the lease is released; 3. the last transfer has returned, and the data paths are closed.
+It ends in three steps, perhaps at different times: 1. the connection is closed, by either side; 2. the last
+write has returned, and the lease is released; 3. the last transfer has returned, and the data paths are
+closed and the gens unmapped: the device may then be unmounted, or its file's space freed.
 """
 
 import os
@@ -55,6 +56,7 @@ class Attachment:
         self._pid = 0  # the process that connected; 0 before that
         self._is_open = False  # connected, and not closed by the caller
         self._is_closed = False  # closed by the caller, for good
+        self._has_ended = False  # the connection, by either side
         self._description: Description | None = None
         self._lease: Lease | None = None  # of a client that may write
         self._lock = threading.RLock()  # reentrant, so that a signal handler does not wait for it
@@ -106,11 +108,8 @@ class Attachment:
 
     # Beginning and end
 
-    def begin(self, connection: OpenConnection, description: Description) -> bool:
-        """Take the lease if the role permits writes, and return whether it did.
-
-        From here on the client can be used.
-        """
+    def begin(self, connection: OpenConnection, description: Description) -> None:
+        """Take the lease if the role permits writes. From here on the client can be used."""
         self._pid = os.getpid()
         if description.role in WRITER_ROLES:
             self._lease = Lease(description.lease_path)
@@ -119,7 +118,6 @@ class Attachment:
         self.connection = connection
         self._is_open = True
         end_in_children(self)
-        return self._lease is not None
 
     def close(self) -> bool:
         """Mark the client as closed; returns whether it was open. The caller closes the connection."""
@@ -131,9 +129,12 @@ class Attachment:
     def settle(self) -> None:
         """Release what is unused after the end of the connection or of the last transfer."""
         with self._lock:
-            if self._lease is not None and not self._writes and not self.is_connected:
+            if self._description is None or self.is_connected:
+                return
+            self._has_ended = True
+            if self._lease is not None and not self._writes:
                 self._lease.release()
-            if self._is_closed and not self._writes and not self._reads and self._description is not None:
+            if not self._writes and not self._reads:
                 self.data.close()
                 self.gens = None  # unmapped when no check refers to it any more
 
@@ -182,7 +183,7 @@ class Attachment:
     def end_read(self, read: object) -> None:
         """It has returned."""
         self._reads.discard(read)
-        if self._is_closed and not self._reads:
+        if self._has_ended and not self._reads:
             self.settle()
 
     def send_oneway(self, message: bytes) -> None:
@@ -194,6 +195,7 @@ class Attachment:
 
     def map_gens(self, files: Sequence[GenMapFile]) -> Gens:
         """Returns the gens, mapped by the first caller with the reply."""
-        if self.gens is None:
-            self.gens = Gens(files, self.description.devices)
-        return self.gens
+        gens = self.gens
+        if gens is None:
+            gens = self.gens = Gens(files, self.description.devices)
+        return gens

@@ -84,8 +84,8 @@ class BlockingClient:
             return self
         channel = SocketChannel(self.path, self._patience_s)
         try:
-            if self._at.begin(channel, channel.ask(verbs.describe())):
-                channel.settle_at_end(self._at)
+            self._at.begin(channel, channel.ask(verbs.describe()))
+            channel.settle_at_end(self._at)
         except BaseException:
             channel.close()
             raise

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 from bcached.client.connecting import connecting
 from bcached.client.forks import end_in_children
+from bcached.client.hang_up_watch import Settles, hang_up_watch
 from bcached.client.protocol.exchange import CLOSED, Call, Exchange
 from bcached.errors import ConnectionLost
 
@@ -42,7 +43,7 @@ class Channel(asyncio.BufferedProtocol):
         self._received = memoryview(bytearray(RECEIVE_BYTES))
         self._writable: asyncio.Future[None] | None = None  # done when the daemon has read; None if it reads
         self._writing_lock = asyncio.Lock()  # held by the first caller that waits for that
-        self._poll = select.poll()
+        self._hang_ups = select.epoll()  # a thread may ask it, too
 
     @classmethod
     async def open(cls, path: str, patience_s: float = 0.0) -> "Channel":
@@ -62,7 +63,16 @@ class Channel(asyncio.BufferedProtocol):
     @property
     def is_connected(self) -> bool:
         """Whether the connection is open, according to the kernel, even if the loop has not run lately."""
-        return self._transport is not None and not self._poll.poll(0)
+        try:
+            return self._transport is not None and not self._hang_ups.poll(0)
+        except ValueError:  # closed
+            return False
+
+    def settle_at_end(self, one: Settles) -> None:
+        """Have what ends with the connection settled when it ends, also while the loop is blocked."""
+        if self._descriptor >= 0:
+            hang_up_watch.add(self._descriptor, one)
+        self.lost.add_done_callback(lambda _: one.settle())  # it was connected, by its transport, until then
 
     async def ask(self, call: Call[T]) -> T:
         """Returns the call's result or raises its error. A result for a cancelled task is undone."""
@@ -120,6 +130,7 @@ class Channel(asyncio.BufferedProtocol):
 
     def end_in_child(self) -> None:
         """In a child process: put /dev/null in place of its copy, which the transport may close."""
+        self._hang_ups.close()
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -148,8 +159,8 @@ class Channel(asyncio.BufferedProtocol):
         """Keep the transport."""
         self._transport = cast(asyncio.Transport, transport)
         self._descriptor = transport.get_extra_info("socket").fileno()
-        # No event requested: POLLHUP (both directions shut) is always reported.
-        self._poll.register(self._descriptor, 0)
+        # No event requested: EPOLLHUP (both directions shut) is always reported.
+        self._hang_ups.register(self._descriptor, 0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Returns the receive buffer: the loop would allocate a larger one for each reply."""
@@ -179,6 +190,8 @@ class Channel(asyncio.BufferedProtocol):
         if exc is not None:
             self._reason = (isinstance(exc, OSError) and exc.strerror) or str(exc)
         self._transport = None
+        hang_up_watch.forget(self._descriptor)  # before the transport closes it
+        self._hang_ups.close()
         self._descriptor = -1
         self.resume_writing()
         _wake(self._exchange.end(self._reason))

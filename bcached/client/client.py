@@ -99,7 +99,7 @@ class Client:
             await channel.lost
             raise
         self._channel = channel
-        channel.lost.add_done_callback(lambda _: self._at.settle())
+        channel.settle_at_end(self._at)
         return self
 
     async def close(self) -> None:
@@ -223,15 +223,18 @@ class Client:
 
     async def _read(self, reads: Reads) -> Sequence[bytes]:
         """Read cached pages at once, the rest in threads."""
-        self._at.check()
-        data = self._at.data
-        parts: list[Any] = [data.read_at_once(pointer, sectors) for pointer, sectors in reads.jobs]
-        waiting = [number for number, part in enumerate(parts) if part is None]
-        if waiting:
-            jobs = [self._in_thread(functools.partial(data.read, *reads.jobs[number])) for number in waiting]
-            for number, part in zip(waiting, await asyncio.gather(*jobs), strict=True):
-                parts[number] = part
-        return reads.whole(parts)
+        try:
+            self._at.begin_read(reads)
+            data = self._at.data
+            parts: list[Any] = [data.read_at_once(pointer, sectors) for pointer, sectors in reads.jobs]
+            waiting = [number for number, part in enumerate(parts) if part is None]
+            if waiting:
+                jobs = [self._in_thread(functools.partial(data.read, *reads.jobs[at])) for at in waiting]
+                for number, part in zip(waiting, await asyncio.gather(*jobs), strict=True):
+                    parts[number] = part
+            return reads.whole(parts)
+        finally:
+            self._at.end_read(reads)
 
     async def _write(self, writes: Writes) -> None:
         self._at.begin_write(writes)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A thread that notices the end of connections whose clients make no call, and has their leases released.
+"""A thread that notices the end of connections whose clients make no call, and has released what they hold.
 
-A blocking client looks at its connection only within a call. The lease of one that is idle would have the
-next run of the daemon wait for the whole grace, although nothing is being written.
+A blocking client looks at its connection only within a call, an asyncio client only while its loop runs. The
+lease of one that does neither would have the next run of the daemon wait for the whole grace, although
+nothing is being written, and its open data files would keep the device in use.
 """
 
 import contextlib

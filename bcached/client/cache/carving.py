@@ -89,6 +89,12 @@ class Carver:
         unused, self.unused = tuple(self.unused), []
         return unused
 
+    def take_all(self) -> tuple[Key, ...]:
+        """Returns all that was leased and is not used, to be released."""
+        while self._leases:
+            self._skip()
+        return self.take_unused()
+
     def _skip(self) -> None:
         """Leave the rest of the bucket in use unused, so that a small object stays in one piece."""
         lease = self._leases.popleft()

@@ -12,6 +12,7 @@ session's lock, while the others' keys gather.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from threading import Condition, RLock, get_ident
 
 from bcached.client.attachment import Attachment
@@ -269,6 +270,15 @@ class Commits:
         # An interruption may have left an object in `newest` only.
         return _doubtful(dict.fromkeys([*under_way, *self._gathered, *self.newest.values()]))
 
+    def take_last(self) -> None:
+        """Take the answers that were received before the connection ended: those keys are committed."""
+        with suppress(ConnectionLost):  # of the first that was not answered
+            self._settle_answered()
+
+    def end(self) -> None:
+        """Drop the references to the session, which is closed: it is to be freed without the collector."""
+        self._forget = self._remember = _ignore
+
     def raise_error(self) -> None:
         """Raise the first refusal that no caller has seen."""
         error, self.error = self.error, None
@@ -327,6 +337,10 @@ class Commits:
             one.was_committed = done.committed is None or done.committed[at - 1]
             if one.was_committed:
                 self._remember(one, done.versions[at - 1])
+
+
+def _ignore(*_: object) -> None:
+    """The session has ended."""
 
 
 def _doubtful(objects: Iterable[Pending]) -> list[Pending]:

@@ -2,6 +2,7 @@
 """Leases whole buckets, the next ones before they are needed."""
 
 from collections import deque
+from contextlib import suppress
 
 from bcached.client.attachment import Attachment
 from bcached.client.protocol import verbs
@@ -62,6 +63,16 @@ class Leases:
             except NoFreeBuckets:
                 pass  # there may be one now, and it is worth waiting for
         return self._channel.ask(verbs.allocate_bucket(self._at, timeout_ms=timeout_ms))
+
+    def take_granted(self) -> list[Key]:
+        """Returns the buckets that were requested ahead, which takes at most as long as they may wait."""
+        granted = []
+        while self._ahead:
+            call = self._ahead.popleft()
+            self._channel.news(call)
+            with suppress(NoFreeBuckets):
+                granted.append(call.outcome())
+        return granted
 
     def _await(self, call: Call[Key]) -> None:
         self._channel.take_arrived()

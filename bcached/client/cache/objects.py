@@ -177,6 +177,7 @@ class Objects:
             if session is not None:
                 with self.sessions.lock, session.undivided:
                     session.commits.drain()
+                    session.release_leases()
                     session.commits.raise_error()
         except ConnectionLost:
             if not self._ignore_unavailable:

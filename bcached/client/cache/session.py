@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """All of a cache that ends with its connection: leased space, commits under way, what is known about gens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from threading import RLock
 
 from bcached.client.attachment import Attachment
@@ -28,6 +29,7 @@ from bcached.client.cache.values.object_format import (
     encoded,
     value_at,
 )
+from bcached.client.cache.volume_by_label import READER, volume_of
 from bcached.client.changes import mapped_changes
 from bcached.client.data.parts_left import PartsLeft
 from bcached.client.data.scattered_reads import LONG_BYTES
@@ -35,7 +37,7 @@ from bcached.client.gens import Instant
 from bcached.client.protocol import verbs
 from bcached.client.protocol.exchange import Call
 from bcached.client.socket_channel import SocketChannel
-from bcached.errors import DeviceError, NoFreeBuckets, PermissionDenied
+from bcached.errors import BcachedError, NoFreeBuckets, PermissionDenied
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import MANY_MAX, Lookup
@@ -44,7 +46,7 @@ NEVER = -1  # no change counter has this value
 TRIES = 16  # of a read whose buckets are reused faster than it is done: then it is a miss
 # How long to wait for a bucket: before sectors of shared ones are requested, and where that is impossible.
 LEASE_MS, LEASE_MS_ELSE = 1000, 30_000
-READER, WRITER = "reader", "allocator"  # roles: one of those that may not write, the lowest that may
+WRITER = "allocator"  # the lowest role that may write
 
 
 class CacheSession:
@@ -53,16 +55,24 @@ class CacheSession:
     Its many attributes are the parts that end together with the connection; each has methods of its own.
     """
 
-    def __init__(self, path: str, volume: str | int, patience_s: float, lock: RLock) -> None:
+    def __init__(
+        self,
+        path: str,
+        volume: str | int,
+        patience_s: float,
+        lock: RLock,
+        lose: Callable[["CacheSession"], None],
+    ) -> None:
+        """lose: takes the session when its connection has ended."""
+        self._lose = lose
         self.channel = SocketChannel(path, patience_s, stop_is_loss=True)
         try:
             self.at = Attachment(path, direct=False, whole_buckets=True, checks_requests=False)
-            if self.at.begin(self.channel, self.channel.ask(verbs.describe())):
-                self.channel.settle_at_end(self.at)
+            self.at.begin(self.channel, self.channel.ask(verbs.describe()))
             files = self.channel.ask(verbs.map_gens(self.at))
             self.gens = self.at.map_gens(files)
             self.changes = mapped_changes(self.channel.ask(verbs.map_changes(self.at)))
-            self.inode = volume if isinstance(volume, int) else self._volume_of(volume)
+            self.inode = volume if isinstance(volume, int) else volume_of(self.channel, self.at, volume)
         except BaseException:
             self.channel.close()
             raise
@@ -77,9 +87,8 @@ class CacheSession:
         self._leases = Leases(self.channel, self.at)
         self._carver = Carver(devices[0].bucket_sectors)
         self._leased = self.gens.now()  # when the newest lease was taken: all of them are valid then
-        self._hits = Hits(
-            devices[0].bucket_sectors, lambda touch: self.at.send_oneway(verbs.touch_message(touch))
-        )
+        at = self.at
+        self._hits = Hits(devices[0].bucket_sectors, lambda touch: at.send_oneway(verbs.touch_message(touch)))
         self._hang_ups = self.channel.hang_ups
         self._members = Members(self.at.data, self.gens, devices)
         self.recall = Recall(
@@ -115,6 +124,13 @@ class CacheSession:
             self.at.settle()
             self.positions.clear()  # which keep data paths open, as the members do
             self._members.clear()
+            self.commits.end()
+
+    def settle(self) -> None:
+        """The connection has ended, perhaps while no call is made."""
+        self.at.settle()
+        if not self.at.is_connected:
+            self._lose(self)
 
     # Storing
 
@@ -167,6 +183,15 @@ class CacheSession:
     def release(self, pending: Pending) -> None:
         """Return the space of what was written and not committed."""
         self.at.send_oneway(verbs.release_message(tuple(pending.keys)))
+
+    def release_leases(self) -> None:
+        """Return all space that was leased and not used: nothing is being written, nor will be.
+
+        The daemon would keep it from others until this process ends, or for its grace.
+        """
+        with suppress(BcachedError):  # the daemon takes it back with the connection
+            unused = (*self._leases.take_granted(), *self._carver.take_all())
+            self.at.send_oneway(verbs.release_message(unused))
 
     def store_record(self, name: bytes, parts: Parts) -> Pending:
         """Write a record on the object of this name, and commit it; returns before the answer."""
@@ -372,13 +397,3 @@ class CacheSession:
         """Drop everything in the volume."""
         self.commits.drain()
         self.channel.ask(verbs.invalidate(self.at, self.inode, 0, sectors, durable=False))
-
-    def _volume_of(self, label: str) -> int:
-        """Returns the inode of the volume with this label, made if there is none and the role permits it."""
-        if self.at.description.role != READER:
-            inode, _ = self.channel.ask(verbs.open_volume(self.at, label))
-            return inode
-        inodes = [one.inode for one in self.channel.ask(verbs.volumes(self.at)) if one.label == label]
-        if len(inodes) != 1:
-            raise DeviceError(self.at.path, f"{len(inodes)} volumes have the label {label!r}, expected one")
-        return inodes[0]

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """One session after the other: connects when needed, again after a loss, and once more in a forked child."""
 
+import contextlib
 import time
 from random import Random
-from threading import RLock
+from threading import RLock, Thread
 
 from bcached.client.cache.session import CacheSession
 from bcached.client.forks import end_in_children
+from bcached.client.protocol import verbs
 from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume
 
 FIRST_PAUSE_S = 0.05
@@ -66,6 +68,7 @@ class Sessions:
         with self.lock:
             if self.existing is not session:
                 return
+            session.commits.take_last()
             lost = session.commits.unsettled()
             self.names_lost += sum(not one.is_awaited for one in lost)
             self._doubtful += [one.offset for one in lost] + session.refused
@@ -93,7 +96,8 @@ class Sessions:
         if left_s > 0:
             raise ConnectionLost(self.path, f"the next attempt is due in {left_s:.1f} s")
         try:
-            session = CacheSession(self.path, self._volume, self._patience_s, self.lock)
+            session = CacheSession(self.path, self._volume, self._patience_s, self.lock, self._lose_idle)
+            session.channel.settle_at_end(session)
         except ConnectionLost:
             self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             self._next_attempt_s = time.monotonic() + self._pause_s * _random.uniform(0.5, 1.0)
@@ -102,6 +106,22 @@ class Sessions:
         session.refused += self._doubtful  # before another thread looks anything up with it
         self._doubtful = []
         return session
+
+    def _lose_idle(self, session: CacheSession) -> None:
+        """Have a session lost whose connection has ended, even if no call is made that would notice.
+
+        In a thread of its own: it may wait for the lock, and for a call whose replies have arrived.
+        """
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the next call notices
+            Thread(target=self._lose_after_replies, args=(session,), name="bcached end", daemon=True).start()
+
+    def _lose_after_replies(self, session: CacheSession) -> None:
+        call = verbs.describe()
+        with contextlib.suppress(ConnectionLost):
+            session.channel.send(call)
+            session.channel.news(call)  # refused, after all replies before the end
+        if not session.at.is_connected:
+            self.lose(session)
 
     def _drop_doubtful(self, session: CacheSession) -> None:
         """Drop what may be older than an object that was stored and not committed."""

@@ -28,10 +28,7 @@ Plan: TypeAlias = Generator[Step, Any, T]
 def mapped_gens(at: Attachment) -> Plan[Gens]:
     """Returns the gens, mapped when first needed."""
     at.check()
-    if at.gens is None:
-        at.map_gens((yield verbs.map_gens(at)))
-    assert at.gens is not None
-    return at.gens
+    return at.gens or at.map_gens((yield verbs.map_gens(at)))
 
 
 def now(at: Attachment) -> Plan[Instant]:
@@ -42,6 +39,8 @@ def now(at: Attachment) -> Plan[Instant]:
 def current_pointers(at: Attachment, key: Key, since: Instant) -> Plan[tuple[Pointer, ...]]:
     """Returns the key's pointers that are valid now."""
     _check(at, key, since)
+    if at.gens is None and not at.is_connected:  # unmapped with the end of the connection
+        return ()
     return valid_pointers(at, (yield from mapped_gens(at)), key, since)
 
 

@@ -51,6 +51,26 @@ def test_a_set_without_a_spare_bucket_is_asked_again_when_it_is_needed(own_daemo
         cache.get("a")
 
 
+def quarantined(daemon: DaemonProcess) -> int:
+    (member,) = daemon.ask("Admin.Status")["parameters"]["state"]["members"]
+    buckets: int = member["buckets"]["quarantine"]
+    return buckets
+
+
+def test_what_a_closed_cache_has_leased_is_not_kept_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = DaemonProcess()
+    process.config.write_text(process.config.read_text().replace("grace_s = 0", "grace_s = 600"))
+    with process as daemon:
+        path = str(daemon.wait_until_ready().socket_path)
+        with Cache(path, "leases") as cache:
+            cache.set_many({"short": 1, "long": bytes(1 << 20)})
+        assert quarantined(daemon) == 0  # although this process, which could write, runs
+        monkeypatch.setattr(CacheSession, "release_leases", CacheSession.begin_page)
+        with Cache(path, "leases") as cache:  # as if the connection were lost
+            cache.set("short", 1)
+        assert quarantined(daemon) > 0
+
+
 def test_more_is_leased_ahead_after_a_wait(
     own_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:

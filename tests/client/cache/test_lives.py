@@ -14,6 +14,7 @@ from functools import partial
 import pytest
 
 from bcached.client import BlockingClient, Cache
+from bcached.client.cache.sender import Sender
 from bcached.errors import BcachedError, ConnectionLost, NoFreeBuckets, NoSuchVolume
 from instruments.clients.daemon_process import DaemonProcess
 
@@ -45,6 +46,24 @@ def until_connected(cache: Cache, name: str) -> object:
         except ConnectionLost:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_what_was_answered_before_the_connection_is_lost_is_kept(
+    own_daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sender, "want", lambda _: None)  # its thread would look at the answer
+    with Cache(str(own_daemon.socket_path)) as cache:
+        cache.set("a", 1, wait=True)
+        sessions = cache._objects.sessions
+        session = sessions.current()
+        cache.set("a", 2, durable=False)
+        with sessions.lock:
+            session.commits.send()
+        session.flush()  # answered after the commit, which no caller has looked at since
+        sessions.lose(session)
+        assert cache.stats().lost == 0
+        assert cache["a"] == 2
+        assert sessions.current() is not session
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
