@@ -6,6 +6,9 @@ VENV     := .venv
 STAMP    := $(VENV)/.stamp
 BIN      := $(VENV)/bin
 
+# Tests start hundreds of programs, and pytest rewrites the asserts of each module: both are compiled once only.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run interfaces quick test lint unit crash demo bench torture fuzz kill-test repair-test cache-test kernel-test kernel-images-test systemd-test man dist deb package-test dashboard clean
 
 $(STAMP): pyproject.toml constraints.txt
