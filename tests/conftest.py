@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What all tests share: closing lines that say how many crash states were judged, and what was skipped."""
 
+import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -17,6 +19,23 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # A busy machine is no failure: how long an example may take is the business of benchmarks.
 settings.register_profile("bcached", deadline=None)
 settings.load_profile("bcached")
+
+# Coverage of programs is measured where they are what is tested: it makes them slower by half.
+PROGRAMS = {"cli", "service"}
+MEASURING = "COVERAGE_PROCESS_CONFIG"  # is in the environment of programs that are to be measured
+MEASURING_KEY = pytest.StashKey[str | None]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Whether the programs that a test starts are measured."""
+    measuring = item.config.stash.setdefault(MEASURING_KEY, os.environ.get(MEASURING))
+    if measuring is None:
+        return
+    if PROGRAMS & set(item.path.relative_to(Path(__file__).parent).parts):
+        os.environ[MEASURING] = measuring
+    else:
+        os.environ.pop(MEASURING, None)
 
 
 @pytest.hookimpl(trylast=True)
