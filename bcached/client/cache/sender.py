@@ -84,8 +84,8 @@ class Sender:
 def send_rest(sessions: Sessions) -> None:
     """Send what has gathered, without telling of a refusal: nothing is left that could be told.
 
-    A process that ended before the answers would not lose only them: the daemon closes a connection to which
-    it cannot write, and does not read what else has arrived there.
+    A process that ended before the answers might lose more than them: what the socket had no room for, and
+    what is to be repeated object by object, since it was too much for one entry.
     """
     session = sessions.existing
     if session is not None:

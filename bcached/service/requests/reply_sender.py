@@ -111,9 +111,14 @@ class ReplySender:
         """Report a bug: the daemon stops."""
         self._server.fail(error)
 
+    def discard(self) -> None:
+        """Send nothing more: the peer has left."""
+        self.write = self.write_at_once = _discard
+        self.is_write_paused = False
+
     def close(self) -> list[ReplySlot]:
         """Send nothing more; returns the slots that were not sent."""
-        self.write = self.write_at_once = _discard
+        self.discard()
         self.on_progress = _nothing  # break the reference cycle: the collector rarely runs
         for slot in self.slots:
             self.close_stream(slot)

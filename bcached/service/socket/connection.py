@@ -5,6 +5,10 @@ Requests that cannot run yet, since the reply queue is full or the peer does not
 and nothing more is read until they have run. So a connection never holds more than one read's requests, the
 queue's limits, and what one batch adds to the transport's buffer beyond its high-water mark. What all
 connections hold together is bounded by the server's account (buffers.py), which each connection updates.
+
+When the peer closes its end, what it has sent before is still run, in turns as before, but for requests that
+have to wait; nothing is sent any more. So a program may send changes and exit. When the daemon closes the
+connection, what has not run is dropped.
 """
 
 import asyncio
@@ -71,6 +75,8 @@ class Connection(asyncio.Protocol):
         self._final_refusal: RequestError | None = None  # the refusal sent after all other replies
         self._peer = PeerTransport()
         self._ending = False  # nothing more is read; closed once all replies are sent
+        self._is_dropped = False  # closed by the daemon: nothing more is run
+        self._has_left = False  # the peer has closed its end, and what it has sent is being run
         self._is_noted = False  # the account has an entry for it, or is to get one
         self._partial_begun = -1  # the number of the incomplete message seen by the last sweep
         self._partial_since_ns = 0  # since when that message, or a later one, is incomplete
@@ -113,8 +119,21 @@ class Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_soon(self._resume)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel what waits and release what is held."""
+        """Run what the peer has sent before; then cancel what waits and release what is held."""
+        # A reply that could not be sent ends the connection before all was read.
+        if not (self._ending or self._is_dropped or self.has_no_role):
+            self._backlog.add(self._frames.feed(self._peer.unread()))
         self._peer.disconnect()
+        self._has_left = self._ending = True
+        self._sender.discard()
+        if self._backlog.block:
+            self._wait_for_turn()
+            self._note()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Nothing that the peer has sent is left to be run."""
         self.session.disconnect = not_connected
         self._release()
         self._server.forget(self)
@@ -137,12 +156,16 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection now."""
+        self._is_dropped = True
+        self._backlog.clear()
         self._peer.abort()
+        if self._has_left:
+            self._finish()
 
     def sweep(self) -> None:
         """Close the connection if its peer has closed it, or does not read. Called periodically."""
         if (self._ending or self._peer.is_reading_paused) and self._peer.is_gone():
-            self.abort()
+            self._peer.abort()
         self._note()
         now_ns = time.perf_counter_ns()
         if self.has_no_role and self._sender.is_write_paused:
@@ -225,8 +248,11 @@ class Connection(asyncio.Protocol):
     def _disconnect(self, refusal: LimitExceeded) -> None:
         """Close at once and release everything; the peer gets the refusal unless it does not read."""
         self._server.counts.disconnections[refusal.fields["limit"]] += 1
+        self._is_dropped = True
         self._release()
         self._peer.close_with(encode_replies([Refusal(refusal.NAME, refusal.fields)]))
+        if self._has_left:
+            self._finish()
 
     # Running requests
 
@@ -293,6 +319,8 @@ class Connection(asyncio.Protocol):
         self._peer.pause_reading()
         if self._backlog.block and not self._sender.is_blocked:
             self._wait_for_turn()
+        elif self._has_left:
+            self._finish()
         elif self._is_answered:
             self._peer.close()
 
@@ -350,7 +378,7 @@ class Connection(asyncio.Protocol):
         """Update the account; this connection may be closed for it."""
         if self._frames.begun != self._partial_begun:
             self._partial_begun, self._partial_since_ns = self._frames.begun, time.perf_counter_ns()
-        held = self.held_bytes if self._peer.is_connected else 0
+        held = self.held_bytes if self._peer.is_connected or self._backlog.block else 0
         self._is_noted = held > 0
         self._server.buffers.note(self, held)
 

@@ -10,6 +10,8 @@ from typing import cast
 
 Write = Callable[[bytes], None]
 
+READ_BYTES, READS_MAX = 1 << 18, 4  # more than a socket has room for; one that only stops reading may go on
+
 
 class PeerTransport:
     """The transport while the peer is connected; otherwise all that is asked of it has no effect."""
@@ -38,6 +40,14 @@ class PeerTransport:
         self._transport = None
         self.is_connected = False
         self.unread_bytes = _no_bytes
+
+    def unread(self) -> bytes:
+        """Returns what the peer has sent before it closed its end, and the transport did not read."""
+        parts: list[bytes] = []
+        with suppress(OSError):  # all is read
+            while self._transport is not None and len(parts) < READS_MAX:
+                parts.append(os.read(self._descriptor, READ_BYTES))
+        return b"".join(parts)
 
     def limit_unread(self, size_bytes: int) -> None:
         """Pause writing as soon as so many bytes wait for the peer to read."""

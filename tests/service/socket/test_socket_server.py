@@ -606,6 +606,78 @@ async def test_a_peer_that_dies_while_it_is_not_read_gives_its_turn_up(
         assert service.waiting[0].cancelled()
 
 
+COMMITS = [commit(8 * number, durable=False) for number in range(50)]
+COMMITTED = [f"commit {8 * number}" for number in range(50)]
+EXPLAIN = call("io.bcached.Admin.Explain")
+
+
+def made_of(service: ToyService) -> list[str]:
+    return [line for line in service.log if line.startswith("commit")]
+
+
+async def test_what_a_peer_has_sent_before_it_left_is_run(path: str, service: ToyService) -> None:
+    for count in (0, 1, 20, 1000):
+        service.gone.clear()
+        service.log.clear()
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(path)
+            peer.sendall(DESCRIBE * count + b"".join(COMMITS))  # less than a socket has room for
+        await until(lambda: service.gone)
+        assert made_of(service) == COMMITTED
+
+
+@contextlib.asynccontextmanager
+async def unread_commits(path: str, server: SocketServer) -> AsyncIterator[socket.socket]:
+    """A peer whose commits the server does not read, since it reads no replies."""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(path)
+        peer.sendall(EXPLAIN * 1000)
+        await until(lambda: any(one._sender.is_write_paused for one in server._connections))
+        peer.sendall(b"".join(COMMITS))
+        await asyncio.sleep(0.02)
+        yield peer
+
+
+async def test_so_is_what_was_not_read_when_a_reply_could_not_be_sent(
+    path: str, server: SocketServer, service: ToyService
+) -> None:
+    async with unread_commits(path, server):
+        assert not made_of(service)
+    await until(lambda: service.gone)
+    assert made_of(service) == COMMITTED
+    assert not server._connections
+
+
+async def test_what_waits_when_its_peer_leaves_ends_and_so_does_what_is_in_order_behind_it(
+    path: str, service: ToyService
+) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(path)
+        peer.sendall(COMMITS[0] + commit(8, WAITS) + COMMITS[2] + allocate(inode=WAITS))
+    await until(lambda: service.gone)
+    assert made_of(service) == COMMITTED[:1]
+    assert all(future.cancelled() for future in service.waiting)
+
+
+async def test_what_has_not_run_is_dropped_when_the_server_closes_the_connection(
+    path: str, server: SocketServer, service: ToyService
+) -> None:
+    async with unread_commits(path, server):
+        (connection,) = server._connections
+        connection.abort()
+    await until(lambda: service.gone)
+    assert not made_of(service)
+
+
+async def test_a_peer_that_left_does_not_outlive_the_server(path: str) -> None:
+    async with serving(path) as (server, service):
+        async with unread_commits(path, server):
+            pass
+        await until(lambda: any(one._has_left for one in server._connections))
+        server.drain()
+    assert len(service.gone) == 1
+
+
 async def test_many_clients_dying_at_any_moment_leave_nothing(path: str) -> None:
     async def one(number: int) -> None:
         async with Talker(path) as talker:
