@@ -11,9 +11,9 @@ from itertools import pairwise
 from bcached.format.jset import JournalEntry
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet
+from bcached.store.check.leaf_traces import FILLED_BYTES
 from bcached.store.journal.reader import End
 from bcached.store.reading.replay import journaled_sectors
-from bcached.store.rescue.remains.leaf_traces import FILLED_BYTES
 from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.units import SECTOR_BYTES
 from instruments.samples.damaged_kernel_image import LAPPED, bsets, image_bytes, structures

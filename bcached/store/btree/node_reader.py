@@ -43,6 +43,7 @@ class NodeFound:
     behind: list[PlacedBset] = field(default_factory=list)  # sound ones behind what is damaged
     hides_keys: bool = False  # the beginning of its newest bset was erased
     merged: Extents | None = None  # of a sound leaf that was read in columns, without its bsets
+    appended: bytes = b""  # the keys of the last of them (plain_leaf.py)
 
     @property
     def high(self) -> Position:

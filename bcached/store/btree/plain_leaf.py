@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from bcached.errors import FormatError
 from bcached.format.bkey import Bounds
-from bcached.format.bset import read_frames
+from bcached.format.bset import BSET_HEADER, read_frames
 from bcached.format.damage.hidden_keys import has_keys_behind
+from bcached.format.sizes import PAGE_BYTES
 from bcached.keys import Key
 from bcached.state.index.keys.bset_merge import merge_bsets
 from bcached.state.index.keys.extents import Extents
@@ -24,6 +25,7 @@ class PlainLeaf:
     seq: int
     blocks_used: int
     hides_keys: bool = False  # the beginning of its newest bset was erased
+    appended: bytes = b""  # the keys of its last bset, if it has several, and this one fits in a page
 
 
 async def read_plain_leaf(
@@ -47,4 +49,6 @@ async def read_plain_leaf(
         return None
     last = frames[-1]
     blocks = last.offset_bytes // block_bytes + last.blocks
-    return PlainLeaf(extents, last.seq, blocks, has_keys_behind(raw, blocks * block_bytes))
+    is_short = len(frames) > 1 and len(last.keys) <= PAGE_BYTES - BSET_HEADER.size
+    appended = bytes(last.keys) if is_short else b""
+    return PlainLeaf(extents, last.seq, blocks, has_keys_behind(raw, blocks * block_bytes), appended)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
+from bcached.format.bkey import Bounds
 from bcached.format.prio_set import PrioSet
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import Key, Pointer
@@ -17,12 +18,15 @@ from bcached.state.accounting.opening_counts import Recount
 from bcached.state.buckets.gens import behind
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.key_check import KeyCheck, KeyTotals, report_unknown_volumes
-from bcached.store.finding import Finding, Findings, Report
-from bcached.store.journal.reader import JournalFound
+from bcached.store.check.leaf_traces import LeafTraces
+from bcached.store.check.outdated_keys import OutdatedKeys, report_erased
+from bcached.store.finding import Finding, Findings, Report, Severity
+from bcached.store.journal.reader import JournalEnd, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.bucket_checks import BucketContents
 from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.replay import journaled_sectors, merge_entries
+from bcached.store.reading.ring_end import finding_of_end
 from bcached.store.reading.set_reader import Metadata
 from bcached.store.reading.set_reader import read_metadata as read_all_metadata
 from bcached.store.reading.tree_reader import TreeReader
@@ -38,6 +42,8 @@ class CheckedSet:
     tree_findings: Findings = field(default_factory=Findings)  # those of the tree and its keys
     totals: KeyTotals = field(default_factory=KeyTotals)
     superseded: list[Key] = field(default_factory=list)  # keys of the journal superseded by later ones
+    outdated: OutdatedKeys | None = None
+    end_by_leaves: JournalEnd | None = None  # if a leaf makes the journal's end suspect
 
     @property
     def members(self) -> list[MemberFound]:
@@ -107,14 +113,18 @@ async def read_tree(checked: CheckedSet, *, in_columns: bool = False) -> AsyncIt
     checked.superseded = replayed.superseded
     journaled = journaled_sectors(entries)
     checked.tree = TreeReader(contents, bounds, replayed.extents, journaled, report)
+    traces = LeafTraces(members, checked.journal)
     if found.metadata_keys.root is not None:
         root, level = found.metadata_keys.root, checked.journal.newest.level
         async for node in checked.tree.nodes(root, level, in_columns=in_columns):
+            traces.see(node)
+            _report_hiding(node, report)
             yield node
     else:
         checked.tree.rows.add(replayed.extents)
     contents.judge(replayed.keys, [*found.metadata_pointers, *checked.tree.node_pointers])
     _judge_keys(checked, contents, report)
+    await _judge_by_entries(checked, traces, bounds, report)
 
 
 def _report_of_tree(checked: CheckedSet) -> Report:
@@ -126,6 +136,31 @@ def _report_of_tree(checked: CheckedSet) -> Report:
         tree_findings.report(finding)
 
     return report
+
+
+def _report_hiding(node: NodeFound, report: Report) -> None:
+    if node.hides_keys and node.damage is None:
+        problem = "there are keys where its bsets end: the beginning of its newest bset was erased"
+        lost = f"these keys; others of {node.range} may not be the newest"
+        report(Finding("node-erased", Severity.DAMAGE, "btree node", node.where, problem, lost))
+
+
+async def _judge_by_entries(checked: CheckedSet, traces: LeafTraces, bounds: Bounds, report: Report) -> None:
+    """Compare the leaves with all entries, also those that are not needed any more.
+
+    1. Leaves that have keys which entries replaced. 2. Leaves that have keys which no entry has, though the
+    journal has all of them.
+    """
+    journal, tree = checked.journal, checked.tree
+    assert journal is not None
+    assert tree is not None
+    checked.outdated = OutdatedKeys(tree.rows, journal.sound_by_seq(), bounds)
+    for low, high in checked.outdated.leaves(tree.sound_leaves):
+        report_erased(low, high, report)
+    checked.end_by_leaves = await traces.end(tree.rows.row_count)
+    if checked.end_by_leaves is not None:
+        journal.end = checked.end_by_leaves
+        report(finding_of_end(journal))
 
 
 def _judge_keys(checked: CheckedSet, contents: BucketContents, report: Report) -> None:

@@ -25,6 +25,9 @@ def take_tree(checked: CheckedSet, known: CheckedSet) -> bool:
     checked.tree = tree
     checked.metadata.censuses = known.metadata.censuses
     checked.totals, checked.superseded = known.totals, known.superseded
+    checked.outdated, checked.end_by_leaves = known.outdated, known.end_by_leaves
+    if checked.journal is not None and checked.end_by_leaves is not None:
+        checked.journal.end = checked.end_by_leaves
     checked.tree_findings = known.tree_findings
     checked.findings.add(known.tree_findings)
     return True
@@ -35,6 +38,8 @@ def _begin_alike(one: CheckedSet, other: CheckedSet) -> bool:
     if [member.superblock for member in one.members] != [member.superblock for member in other.members]:
         return False
     if one.journal is None or other.journal is None or one.journal.entries != other.journal.entries:
+        return False
+    if one.journal.sound_by_seq() != other.journal.sound_by_seq():
         return False
     return (
         one.metadata.metadata_keys == other.metadata.metadata_keys

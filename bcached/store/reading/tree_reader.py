@@ -125,6 +125,7 @@ class TreeReader:
                 return await read_node_in_parts(members, node.key, node.level, node.low, error)
             if plain is not None:
                 node.merged, node.hides_keys = plain.extents, plain.hides_keys
+                node.appended = plain.appended
                 return node
         return await read_node(members, node.key, node.level, node.low)
 

@@ -107,6 +107,11 @@ class KeyRows:
             self._ends.append(end)
             self._pointers.append(word)
 
+    @property
+    def row_count(self) -> int:
+        """How many rows there are."""
+        return len(self._keys)
+
     def chunks(self) -> Iterator[Rows]:
         """Yields all rows in order, in chunks: unpacked they take more memory than packed."""
         stop = 0

@@ -6,7 +6,7 @@ found, but what could be newer is missing. *Conflicting*: other live keys or met
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -52,6 +52,7 @@ class Doubts:
     leaves: list[DoubtfulRange] = field(default_factory=list)  # in the order of their positions
     interiors: list[DoubtfulRange] = field(default_factory=list)
     contested: Extents = field(default_factory=Extents)  # parts of the index that two leaves name otherwise
+    outdated: Extents = field(default_factory=Extents)  # parts that were replaced, as old entries show
 
     @classmethod
     def of(cls, journal: JournalLeft, bounds: Bounds) -> "Doubts":
@@ -76,6 +77,11 @@ class Doubts:
         if not known:
             self.add_leaf(low, high, Extents())
 
+    def take_as_outdated(self, keys: Iterable[Key]) -> None:
+        """Take keys of doubtful ranges for ones that others replaced: their data is not the newest."""
+        for key in keys:
+            self.outdated.insert(key)
+
     def add_interior(self, low: Position, high: Position) -> None:
         """Doubt all below an interior node, sound leaves included: they may have been replaced."""
         self.interiors.append(DoubtfulRange(low, high, Extents()))
@@ -90,7 +96,7 @@ class Doubts:
         """
         if self.nothing_is_sure:
             parts = [(key.offset, key.end, Confidence.NEWEST)]
-            return painted(parts, self._contested_in(key), Confidence.CONFLICTING)
+            return self._with_conflicts(parts, key, pointer)
         is_sure = self.journal_is_whole and (gen_is_known or self.index_is_whole)
         parts = [(key.offset, key.end, Confidence.SURE if is_sure else Confidence.NEWEST)]
         for doubtful in self._leaves_at(key):
@@ -99,7 +105,7 @@ class Doubts:
                 parts = painted(parts, same_place(doubtful.newer, key, pointer), Confidence.SURE)
         for doubtful in self.interiors:
             parts = painted(parts, _inside(key, doubtful), Confidence.NEWEST)
-        parts = painted(parts, self._contested_in(key), Confidence.CONFLICTING)
+        parts = self._with_conflicts(parts, key, pointer)
         if gen_is_known:
             return painted(parts, same_place(self.sure, key, pointer), Confidence.SURE)
         if not self.index_is_whole:
@@ -118,6 +124,11 @@ class Doubts:
             if doubtful.high <= (key.inode, key.offset):
                 return
             yield doubtful
+
+    def _with_conflicts(self, parts: list[Part], key: Key, pointer: Pointer) -> list[Part]:
+        """Returns the parts with what others claim, or have replaced, as conflicting."""
+        parts = painted(parts, same_place(self.outdated, key, pointer), Confidence.CONFLICTING)
+        return painted(parts, self._contested_in(key), Confidence.CONFLICTING)
 
     def _contested_in(self, key: Key) -> Iterator[tuple[int, int]]:
         for found in self.contested.lookup(key.inode, key.offset, key.end):

@@ -26,6 +26,7 @@ from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.key_rows import KeyRows
 from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.btree.node_rules import is_extent, leaf_extents
+from bcached.store.check.outdated_keys import OutdatedKeys
 from bcached.store.finding import Finding
 from bcached.store.membership import MemberFound
 from bcached.store.rescue.remains.missing_members import is_missing
@@ -76,6 +77,7 @@ async def add_found_leaves(left: SetLeft, progress: SearchProgress = no_search_p
     _cut_by_the_rest(left, found)
     assert left.checked.tree is not None
     left.checked.tree.rows.add(found.extents)
+    left.doubts.take_as_outdated(OutdatedKeys(left.checked.tree.rows, left.known_entries, left.bounds).keys)
     for key in found.contested:
         left.doubts.contested.insert(key)
 

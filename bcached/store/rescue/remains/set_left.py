@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError, SetRefused
 from bcached.format.bkey import END_MAX, Bounds
+from bcached.format.jset import JournalEntry
 from bcached.format.uuid_entry import UuidEntry
 from bcached.keys import INODE_MAX
 from bcached.state.index.keys.extents import Extents
@@ -18,18 +19,17 @@ from bcached.state.index.keys.interior_keys import START, Position
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.btree.node_rules import leaf_extents
 from bcached.store.check.checker import CheckedSet, read_tree
+from bcached.store.check.outdated_keys import report_erased
 from bcached.store.check.taken_tree import take_tree
 from bcached.store.finding import Finding, Severity
-from bcached.store.journal.reader import JournalEnd
 from bcached.store.membership import MemberFound, refuse_copies
 from bcached.store.patched_device import Patch
 from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.replay import journaled_sectors
-from bcached.store.reading.ring_end import finding_of_end
 from bcached.store.reading.set_reader import Metadata, read_locations, read_prios
 from bcached.store.reading.torn_append import MappedSectors
 from bcached.store.reading.volume_check import read_volumes
-from bcached.store.rescue.remains.doubts import Doubts
+from bcached.store.rescue.remains.doubts import Doubts, same_place
 from bcached.store.rescue.remains.journal_left import (
     JournalLeft,
     fits_its_journal,
@@ -37,10 +37,8 @@ from bcached.store.rescue.remains.journal_left import (
     sizes_fit,
     with_journal_found,
 )
-from bcached.store.rescue.remains.leaf_traces import end_by_leaves
 from bcached.store.rescue.remains.missing_members import with_missing
 from bcached.store.rescue.remains.newest_bsets import bsets_behind_all_damage, lacks_nothing
-from bcached.store.rescue.remains.outdated_leaves import outdated_leaves
 from bcached.store.rescue.remains.superblock_left import (
     KnownLayout,
     MemberLeft,
@@ -105,6 +103,11 @@ class SetLeft:
         return self.checked.members
 
     @property
+    def known_entries(self) -> dict[int, JournalEntry]:
+        """Every sound entry of the journal by its seq, needed or not."""
+        return {} if self.journal.is_lost else self.journal.found.sound_by_seq()
+
+    @property
     def volumes_are_sound(self) -> bool:
         """Whether the uuid table is as its writer left it, as far as that can be seen."""
         return not any(rule.startswith(("volume-", "uuid-")) for rule in self._fatal_rules())
@@ -146,7 +149,7 @@ async def read_what_is_left(
     left.doubts.nothing_is_sure = not await _guesses_fit(members, journal)
     left.former_tables = [table async for table in _former_tables(left)]
     await _read_tree(left, known)
-    await _judge_by_entries(left)
+    _judge_by_entries(left)
     left.settle()
     return left
 
@@ -238,42 +241,28 @@ async def _former_tables(left: SetLeft) -> AsyncIterator[list[UuidEntry | None]]
             yield table
 
 
-async def _judge_by_entries(left: SetLeft) -> None:
-    """Compare the leaves with all entries, also those that are not needed any more.
+def _judge_by_entries(left: SetLeft) -> None:
+    """Doubt what journal entries contradict that are not needed any more (the check compares them).
 
-    1. Doubt a leaf that has keys which entries replaced. 2. Doubt everything if the journal gives no reason
-    to, but leaves have keys that no entry has.
+    1. A leaf that has keys which entries replaced; of the damaged ones, those that have one among the keys
+    that are newer than the damage. 2. Everything, if leaves have keys that no entry has.
     """
-    journal, tree = left.journal, left.checked.tree
-    if tree is None:
+    outdated, tree = left.checked.outdated, left.checked.tree
+    if outdated is None or tree is None:
         return
-    entries = journal.found.sound_by_seq()
-    for low, high in outdated_leaves(tree, entries, left.bounds, left.doubts.leaves):
-        _doubt_outdated(left, low, high)
-    if not journal.is_whole or journal.found.end != JournalEnd():
-        return
-    end = await end_by_leaves(left.members, entries, tree)
-    if end is not None:
-        journal.found.end = end
-        left.doubts.nothing_is_sure = True
-        left.checked.findings.report(finding_of_end(journal.found))
-
-
-def _doubt_outdated(left: SetLeft, low: Position, high: Position) -> None:
-    problem = "a key is there that the journal replaced: its newest bset was erased"
-    lost = "the keys in that bset; others of this range may not be the newest"
-    where = f"leaf of inode {low[0]} sector {low[1]} to inode {high[0]} sector {high[1]}"
-    left.checked.findings.report(Finding("node-erased", Severity.DAMAGE, "btree node", where, problem, lost))
-    left.doubts.doubt_leaf(low, high)
+    for low, high in outdated.leaves(tree.sound_leaves):
+        left.doubts.doubt_leaf(low, high)
+    for leaf in left.doubts.leaves:
+        newer = (same_place(leaf.newer, key, key.pointers[0]) for key in outdated.within(leaf.low, leaf.high))
+        if any(True for parts in newer for _ in parts):
+            report_erased(leaf.low, leaf.high, left.checked.findings.report)
+            leaf.newer = Extents()
+    left.doubts.take_as_outdated(outdated.keys)
+    left.doubts.nothing_is_sure |= left.checked.end_by_leaves is not None
 
 
 def _doubt_hiding(left: SetLeft, node: NodeFound) -> None:
     """Doubt what a node holds that was sound if its newest bset had not been erased in part."""
-    problem = "there are keys where its bsets end: the beginning of its newest bset was erased"
-    lost = f"these keys; others of {node.range} may not be the newest"
-    left.checked.findings.report(
-        Finding("node-erased", Severity.DAMAGE, "btree node", node.where, problem, lost)
-    )
     if node.level:
         left.lost_branches.append((node.low, node.high))
         left.doubts.add_interior(node.low, node.high)

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 
 from bcached.keys import Key, Pointer
+from bcached.store.check.checker import check_set
 from bcached.store.finding import Severity
 from bcached.store.journal.reader import End
 from bcached.store.rescue.corrections import read_corrected
@@ -27,11 +28,13 @@ async def read(
     """How the end is known of a set with one leaf and these entries, and how its dirty data is called."""
     leaf = builder.write_node(builder.node_key(), *bsets)
     builder.finish(leaf, 0, list(entries))
+    checked = await check_set(builder.devices())
     left = await read_corrected(builder.devices())
     end = left.journal.found.end
     assert end is not None
     damages = [one.rule for one in left.checked.findings.listed if one.severity >= Severity.DAMAGE]
     assert damages == (["journal-end"] if end.known == End.SUSPECT else [])
+    assert [one.rule for one in checked.findings.listed if one.severity >= Severity.DAMAGE] == damages
     found = {extent.confidence for extent in DirtyExtents.of(left).of_inode(0)}
     return end.known, found
 

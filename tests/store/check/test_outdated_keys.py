@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Leaves that lack newer keys, as journal entries show that are not needed any more."""
+"""Leaves that lack newer keys, as journal entries show that are not needed any more: for check and rescue."""
 
 from collections.abc import Sequence
 
 import pytest
 
 from bcached.keys import Key
+from bcached.store.check.checker import check_set
 from bcached.store.finding import Severity
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
@@ -14,7 +15,7 @@ from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import image_bytes, structures
 from instruments.samples.image_builder import ImageBuilder
 
-SURE, NEWEST = Confidence.SURE, Confidence.NEWEST
+SURE, NEWEST, REPLACED = Confidence.SURE, Confidence.NEWEST, Confidence.CONFLICTING
 BOUNDARY = 500  # of the leaves
 BLOCK_BYTES = 4096
 
@@ -38,11 +39,13 @@ async def confidence(
     builder.finish(builder.node([first, second]), 1, [*former, ()])
     newest, byte = builder.entries[len(former) + 1]
     builder.write_entry(builder.entry(newest.seq, newest.seq, needed), byte)
+    checked = await check_set(builder.devices())
     left = await read_corrected(builder.devices())
     damages = [one.rule for one in left.checked.findings.listed if one.severity >= Severity.DAMAGE]
     found = {one.offset: one.confidence for one in DirtyExtents.of(left).of_inode(0)}
     if damaged is None:
-        assert damages == (["node-erased"] if NEWEST in found.values() else [])
+        assert damages == (["node-erased"] if REPLACED in found.values() else [])
+        assert checked.findings.counts["node-erased"] == len(damages), "a check finds the same"
     assert found.pop(BOUNDARY + 8) == SURE, "the other leaf lacks nothing"
     return found
 
@@ -55,7 +58,7 @@ async def test_a_key_that_an_entry_replaced_leaves_its_leaf_in_doubt_but_for_the
     builder = ImageBuilder()
     old, new, needed = keys(builder, 0, 40), keys(builder, 0), keys(builder, 80)
     found = await confidence(builder, [old], [old, new], needed)
-    assert found == {0: NEWEST, 40: NEWEST, 80: SURE}
+    assert found == {0: REPLACED, 40: NEWEST, 80: SURE}
 
 
 async def test_a_part_that_was_replaced_or_dropped_is_enough() -> None:
@@ -65,7 +68,9 @@ async def test_a_part_that_was_replaced_or_dropped_is_enough() -> None:
     for newer in (part, deletion):
         builder = ImageBuilder()
         (old,) = keys(builder, 0)
-        assert await confidence(builder, [[old]], [[old], [newer]], ()) == {0: NEWEST}
+        found = await confidence(builder, [[old]], [[old], [newer]], ())
+        assert found[newer.offset] == REPLACED
+        assert {confidence for offset, confidence in found.items() if offset != newer.offset} == {NEWEST}
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -90,12 +95,12 @@ async def test_what_the_journal_itself_replaces_is_not_outdated() -> None:
 
 @pytest.mark.parametrize("is_erased", [False, True])
 async def test_a_damaged_leaf_may_lack_its_newest_bset_too(is_erased: bool) -> None:
-    """What is behind the damage is sure, unless an entry replaced it; what is in front is not."""
+    """What is behind the damage is sure, unless an entry replaced it; what is in front was replaced."""
     builder = ImageBuilder()
     front, damaged, behind, newest = keys(builder, 0), keys(builder, 0), keys(builder, 40), keys(builder, 40)
     bsets = [front, damaged, behind] if is_erased else [front, damaged, behind, newest]
     found = await confidence(builder, bsets, [front, damaged, behind, newest], (), damaged=1)
-    assert found == {0: NEWEST, 40: NEWEST if is_erased else SURE}
+    assert found == {0: REPLACED, 40: REPLACED if is_erased else SURE}
 
 
 async def test_a_kernels_newest_bset_that_was_erased_whole_shows() -> None:
