@@ -236,9 +236,9 @@ class Totals:
             self.start = min(self.start, int((rows.ends - rows.sectors).min()))
             self.end = max(self.end, int(rows.ends.max()))
 
-    def add(self, extent: DirtyExtent) -> None:
-        """Count an extent."""
+    def add(self, extent: DirtyExtent, sectors: int) -> None:
+        """Count an extent, and so many sectors of it."""
         self.extents[extent.confidence] += 1
-        self.sectors[extent.confidence] += extent.sectors
+        self.sectors[extent.confidence] += sectors
         self.start = min(self.start, extent.offset)
         self.end = max(self.end, extent.offset + extent.sectors)

@@ -66,7 +66,7 @@ def _report_unreadable(rescues: dict[int, Rescue], report: Report) -> None:
     for inode, rescue in rescues.items():
         if extents := rescue.lost.extents.total():
             problem = f"{extents} extents of its dirty data cannot be read, or only in part"
-            lost = f"at most {rescue.lost.sectors.total()} dirty sectors"
+            lost = f"{rescue.lost.sectors.total()} dirty sectors"
             report(Finding("data-unreadable", Severity.DAMAGE, "data", f"volume {inode}", problem, lost))
 
 

@@ -8,7 +8,8 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import SetRefused
 from bcached.format.backing_superblock import BackingSuperblock, detached
 from bcached.format.superblock import SUPERBLOCK_SECTOR
-from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals
+from bcached.keys import Key
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place, Totals
 from bcached.store.rescue.owner_of import BackingFound, Owner, volume_sectors
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.set_left import SetLeft
@@ -26,7 +27,7 @@ class Rescue:
     most: Confidence  # the least confidence of what is written
     unreadable: Unreadable
     totals: Totals = field(default_factory=Totals)  # of what can be read, as far as it is known
-    lost: Totals = field(default_factory=Totals)  # of what cannot
+    lost: Totals = field(default_factory=Totals)  # of what cannot; an extent may have a part in both
     done: Written = field(default_factory=Written)
     is_written: bool = False
     is_marked_clean: bool = False
@@ -43,11 +44,23 @@ class Rescue:
     def count(self) -> None:
         """Count all extents, those that are sure in columns."""
         for rows, others in self.extents.in_columns(self.owner.inode):
-            lost = self.unreadable.overlaps_rows(rows)
-            self.lost.add_rows(rows.where(lost), self._least)
-            self.totals.add_rows(rows.where(~lost), self._least)
-            for extent in map(self._as_trusted, others):
-                (self.lost if self.unreadable.holds(extent) else self.totals).add(extent)
+            lacking = self.unreadable.overlaps_rows(rows)
+            self.totals.add_rows(rows.where(~lacking), self._least)
+            for extent in (*map(self._of_row, rows.where(lacking)), *map(self._as_trusted, others)):
+                self._count_parts(extent)
+
+    def _of_row(self, key: Key) -> DirtyExtent:
+        (pointer,) = key.pointers
+        return DirtyExtent(key.offset, key.sectors, self._least, (Place(pointer.device, pointer.sector),))
+
+    def _count_parts(self, extent: DirtyExtent) -> None:
+        """Count the parts of an extent that can be read, as one, and those that cannot."""
+        counted = {True: 0, False: 0}
+        for part, is_readable in self.unreadable.split(extent):
+            counted[is_readable] += part.sectors
+        for is_readable, sectors in counted.items():
+            if sectors:
+                (self.totals if is_readable else self.lost).add(extent, sectors)
 
     @property
     def _least(self) -> Confidence:

@@ -3,7 +3,8 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,14 @@ class Unreadable:
             overlapping |= (rows.devices == member) & (starts[numbers] < ends)
         return overlapping
 
-    def holds(self, extent: DirtyExtent) -> bool:
-        """Whether every copy of an extent has a sector that cannot be read."""
-        return all(self.overlaps(place, extent.sectors) for place in extent.copies)
+    def split(self, extent: DirtyExtent) -> Iterator[tuple[DirtyExtent, bool]]:
+        """Yields the parts of an extent, with those copies that can be read, if any, and whether any can."""
+        cuts = {0, extent.sectors}
+        for place in extent.copies:
+            cuts |= {skipped for skipped, _, _ in self.parts(place, extent.sectors)}
+        for begin, end in pairwise(sorted(cuts)):
+            copies = [Place(place.device, place.sector + begin) for place in extent.copies]
+            readable = tuple(place for place in copies if not self.overlaps(place, end - begin))
+            offset, sectors = extent.offset + begin, end - begin
+            part = replace(extent, offset=offset, sectors=sectors, copies=readable or tuple(copies))
+            yield part, bool(readable)

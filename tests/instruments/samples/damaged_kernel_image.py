@@ -177,5 +177,5 @@ def totals_of(extents: Iterator[DirtyExtent]) -> Totals:
     """Returns the sums over these extents."""
     totals = Totals()
     for extent in extents:
-        totals.add(extent)
+        totals.add(extent, extent.sectors)
     return totals

@@ -14,9 +14,12 @@ from bcached.store.rescue.backing_check import CheckedBacking, check_backing
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.data_check import DataCheck
 from bcached.store.rescue.dirty_extents import DirtyExtents
+from bcached.store.rescue.owner_of import Owner
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.remains.superblock_left import KnownLayout
+from bcached.store.rescue.rescue import Rescue
+from bcached.store.rescue.unread_device import UnreadDevice
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, Written
 from instruments.devices.bad_sectors import BadSectorsDevice
@@ -126,6 +129,23 @@ async def test_of_data_only_the_bad_sectors_are_lost() -> None:
     done = await written("crash", device("crash", bad))
     assert (done.unreadable_sectors, done.unreadable_extents) == (3, 1)
     assert done.written_sectors == DIRTY["crash"] - 3
+
+
+async def test_of_an_extent_that_a_copy_lacks_in_part_the_rest_is_counted_as_it_is_written() -> None:
+    key = (await some_keys(dirty=True))[3]
+    bad = range(key.pointers[0].sector + 2, key.pointers[0].sector + 5)
+    copy = UnreadDevice(MemoryDevice.holding(image_bytes("crash")), [bad], "cache.map")
+    left = await read_corrected([copy])
+    rescue = Rescue(DirtyExtents.of(left), Owner(0), Confidence.SURE, Unreadable.of(left.members))
+    rescue.count()
+    sure = Confidence.SURE
+    assert (rescue.totals.sectors[sure], rescue.lost.sectors[sure]) == (DIRTY["crash"] - 3, 3)
+    assert (rescue.lost.extents[sure], rescue.unreadable_sectors) == (1, 3)
+    target = MemoryDevice.holding(backing_bytes("crash"))
+    await rescue.write(target, 16, lambda _: None)
+    assert rescue.done.written_sectors == DIRTY["crash"] - 3
+    assert (rescue.unreadable_sectors, rescue.unreadable_extents) == (3, 1)
+    assert wrong_sectors("crash", target.image()) == set(range(key.offset + 2, key.offset + 5))
 
 
 async def test_a_reading_of_the_data_names_them_and_compares_the_rest() -> None:

@@ -47,7 +47,8 @@ async def found_on(device: MemoryDevice) -> dict[int, tuple[Confidence, bool]]:
     await add_found_leaves(left)
     unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
     extents = DirtyExtents.of(left).of_inode(0)
-    return {extent.offset: (extent.confidence, not unreadable.holds(extent)) for extent in extents}
+    parts = [part for extent in extents for part in unreadable.split(extent)]
+    return {part.offset: (part.confidence, is_readable) for part, is_readable in parts}
 
 
 async def test_the_member_with_the_root_has_all_but_the_other_leaf() -> None:

@@ -48,10 +48,17 @@ def test_a_piece_has_parts_that_can_be_read_and_others() -> None:
     assert list(parts(Place(1, 2000), 4)) == [(0, 4, False)]
 
 
-def test_an_extent_with_a_readable_copy_is_readable() -> None:
-    copies = (Place(0, 8), Place(1, 200))
-    assert not unreadable().holds(DirtyExtent(0, 8, Confidence.SURE, copies))
-    assert unreadable().holds(DirtyExtent(0, 8, Confidence.SURE, copies[:1]))
+def test_an_extent_is_unreadable_where_no_copy_can_be_read() -> None:
+    copies = (Place(0, 6), Place(1, 996))
+    found = unreadable().split(DirtyExtent(30, 8, Confidence.SURE, copies))
+    assert [(part.offset, part.sectors, part.copies, can_be_read) for part, can_be_read in found] == [
+        (30, 2, (Place(0, 6), Place(1, 996)), True),
+        (32, 2, (Place(1, 998),), True),
+        (34, 1, (Place(0, 10), Place(1, 1000)), False),
+        (35, 3, (Place(0, 11),), True),
+    ]
+    (whole,) = unreadable().split(DirtyExtent(0, 8, Confidence.SURE, (Place(1, 100),)))
+    assert whole == (DirtyExtent(0, 8, Confidence.SURE, (Place(1, 100),)), True)
 
 
 def test_clients_read_each_part_of_an_extent_from_a_copy_that_has_it() -> None:

@@ -16,7 +16,7 @@ from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
 from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.damaged_kernel_image import bsets, garble, journal_entries, structures, totals_of
+from instruments.samples.damaged_kernel_image import bsets, garble, journal_entries, structures
 from instruments.samples.image_builder import ImageBuilder, two_levels
 from instruments.samples.kernel_images import image_bytes
 
@@ -34,8 +34,12 @@ async def both(devices: Sequence[BlockDevice], *, spared: bool = True) -> tuple[
         unreadable.add(0, [BAD])
     rescue = Rescue(extents, Owner(0), Confidence.SURE, unreadable)
     rescue.count()
-    readable = (extent for extent in extents.of_inode(0) if not unreadable.holds(extent))
-    return rescue.totals, totals_of(readable), rescue.lost
+    singly = Totals()
+    for extent in extents.of_inode(0):
+        readable = sum(part.sectors for part, is_readable in unreadable.split(extent) if is_readable)
+        if readable:
+            singly.add(extent, readable)
+    return rescue.totals, singly, rescue.lost
 
 
 @pytest.mark.parametrize("spared", [True, False])
