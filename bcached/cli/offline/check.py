@@ -13,7 +13,7 @@ from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line, search_line
-from bcached.cli.offline.copy_map import MAP, as_mapped, read_map
+from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.reports.journal_end import end_line, end_word
@@ -28,7 +28,6 @@ from bcached.store.check.steady_check import SteadyCheck, check_steadily
 from bcached.store.finding import Severity
 from bcached.store.repair.former_set import find_former_set
 from bcached.store.rescue.backing_check import check_beside_unused
-from bcached.store.rescue.ddrescue_map import DdrescueMap
 from bcached.store.rescue.owner_check import OwnerCheck, OwnerQuestion
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -40,13 +39,13 @@ class CheckRequest:
     devices: Sequence[str]
     backings: Sequence[str]
     with_data: bool
-    copy_map: DdrescueMap | None
+    copy_maps: CopyMaps
     in_use: bool
 
     @property
     def is_of_owner(self) -> bool:
         """Whether more is asked for than whether the set is sound."""
-        return bool(self.backings) or self.with_data or self.copy_map is not None
+        return bool(self.backings) or self.with_data or bool(self.copy_maps.maps)
 
 
 @click.command(
@@ -72,7 +71,7 @@ def check(
     *,
     backings: tuple[str, ...],
     with_data: bool,
-    map_path: str | None,
+    maps: tuple[str, ...],
 ) -> None:
     """Check everything on CACHE, also one that the kernel wrote, and change nothing.
 
@@ -82,7 +81,8 @@ def check(
     """
     warnings = warn_if_used([*devices, *backings])
     try:
-        request = CheckRequest(devices, backings, with_data, read_map(map_path), in_use=bool(warnings))
+        copy_maps = read_maps(maps, devices)
+        request = CheckRequest(devices, backings, with_data, copy_maps, in_use=bool(warnings))
         steady, owner, following = asyncio.run(_check(request, warnings))
     except KeyboardInterrupt:
         raise Interrupted("interrupted: a check changes nothing") from None
@@ -104,15 +104,15 @@ async def _check(
 ) -> tuple[SteadyCheck, OwnerCheck | None, list[str]]:
     """Returns the check, the answer to the owner if that was asked for, and the commands to type next."""
     async with opened(request.devices) as caches, opened(request.backings) as backings:
-        devices, about_map = as_mapped(caches, request.copy_map)
+        devices, about_map = request.copy_maps.applied(caches)
         warnings += about_map
         steady = await check_steadily(devices, in_use=request.in_use)
         owner = await _answer_owner(request, steady, devices, backings, warnings)
         if steady.checked.is_fresh:
             return steady, owner, await _next_for_former_set(steady.checked, request.backings)
-        map_path = request.copy_map.path if request.copy_map is not None else None
-        following = await next_for_damage(steady.checked, devices, request.backings, map_path)
-        rescues = next_commands(owner, request.devices, map_path)
+        options = request.copy_maps.options
+        following = await next_for_damage(steady.checked, devices, request.backings, options)
+        rescues = next_commands(owner, request.devices, options)
         return steady, owner, rescues + following[1:] if rescues else following
 
 

@@ -9,6 +9,7 @@ import click
 
 from bcached.cli.examples import examples
 from bcached.cli.json_text import json_line
+from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.show import superblock_document
@@ -48,7 +49,8 @@ TYPES = ("superblock", "journal_entry", "prio_set", "node", "key", "volume", "bu
     multiple=True,
     help="Only lines of this type; may be repeated.",
 )
-def dump(devices: tuple[str, ...], only: tuple[str, ...]) -> None:
+@MAP
+def dump(devices: tuple[str, ...], only: tuple[str, ...], maps: tuple[str, ...]) -> None:
     """Every structure on DEVICE as JSON lines, as far as it can be read; nothing is changed.
 
     The type of a line is superblock, journal_entry, prio_set, node, key (of the index, merged with the
@@ -70,13 +72,14 @@ def dump(devices: tuple[str, ...], only: tuple[str, ...]) -> None:
                 print_lines()
 
     try:
-        asyncio.run(_dump(devices, emit))
+        asyncio.run(_dump(devices, read_maps(maps, devices), emit))
     finally:
         print_lines()
 
 
-async def _dump(paths: Sequence[str], emit: Emit) -> None:
-    async with opened(paths) as devices:
+async def _dump(paths: Sequence[str], copy_maps: CopyMaps, emit: Emit) -> None:
+    async with opened(paths) as opened_devices:
+        devices, _ = copy_maps.applied(opened_devices)
         checked = await _read(devices)
         for kind, documents in _metadata(checked).items():
             for document in documents:

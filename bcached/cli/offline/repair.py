@@ -17,6 +17,7 @@ from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import search_line
+from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
 from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
@@ -53,6 +54,7 @@ class RepairRequest:
     dry_run: bool
     yes: bool
     undo: str | None
+    copy_maps: CopyMaps
 
 
 @click.command(
@@ -115,6 +117,7 @@ class RepairRequest:
 )
 @click.option("--newest", is_flag=True, help="Keep what is only the newest that was found as well.")
 @click.option("--give-up-dirty", is_flag=True, help="Go on if dirty data is lost by it, or may be.")
+@MAP
 @click.option(
     "--undo",
     metavar="FILE",
@@ -142,6 +145,7 @@ def repair(
     drop_missing: bool,
     newest: bool,
     give_up_dirty: bool,
+    maps: tuple[str, ...],
     undo: str | None,
     restore: str | None,
     dry_run: bool,
@@ -175,10 +179,11 @@ def repair(
         dry_run,
         yes,
         undo,
+        read_maps(maps, devices) if restore is None else CopyMaps(),
     )
     if restore is not None:
-        if request.steps or undo is not None or dry_run:
-            raise WronglyUsed("--restore goes with no step, -n or --undo")
+        if request.steps or undo is not None or dry_run or maps:
+            raise WronglyUsed("--restore goes with no step, -n, --undo or --map")
         with _interrupted_as("the same command continues"):
             asyncio.run(_restore(options, restore, Undo.read(restore), devices))
         return
@@ -187,7 +192,7 @@ def repair(
         warn_if_used(devices)
     with _interrupted_as("nothing was written"):
         done = asyncio.run(_repair(options, request))
-    answer(options, document(done), lambda: "\n".join(lines(done)))
+    answer(options, document(done), lambda: "\n".join(lines(done, request.copy_maps.options)))
     click.get_current_context().exit(status_of(done))
 
 
@@ -219,7 +224,8 @@ def _refuse_misuse(request: RepairRequest) -> None:
 async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
     async with opened(request.caches, to_change=bool(request.steps) and not request.dry_run) as devices:
         with search_line() as searched:
-            done = await plan_repair(devices, await _wishes(request), searched)
+            seen, _ = request.copy_maps.applied(devices)
+            done = await plan_repair(devices, await _wishes(request), searched, seen)
         if request.dry_run or not done.is_needed or done.obstacle:
             return done
         _ask(options, request, done)

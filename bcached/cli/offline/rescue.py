@@ -15,7 +15,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.main import Failed, Interrupted
 from bcached.cli.offline.consent import search_line
-from bcached.cli.offline.copy_map import MAP, as_mapped, read_map
+from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
@@ -24,7 +24,6 @@ from bcached.cli.paths import PATH
 from bcached.device import FileDevice
 from bcached.errors import DeviceError, SetRefused
 from bcached.store.rescue.corrections import read_corrected
-from bcached.store.rescue.ddrescue_map import DdrescueMap
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.owner_of import Owner, owner_of, read_backing
 from bcached.store.rescue.remains.doubts import Confidence
@@ -50,7 +49,7 @@ class RescueRequest:
     yes: bool
     mark_clean: bool
     most: Confidence
-    copy_map: DdrescueMap | None
+    copy_maps: CopyMaps
     layout: KnownLayout | None
 
     @property
@@ -111,7 +110,7 @@ def rescue(
     image: str | None,
     dry_run: bool,
     confidence: str,
-    map_path: str | None,
+    maps: tuple[str, ...],
     geometry: tuple[int, int] | None,
     set_uuid: UUID | None,
     mark_clean: bool,
@@ -142,7 +141,7 @@ def rescue(
         yes,
         mark_clean,
         CONFIDENCE[confidence],
-        read_map(map_path),
+        read_maps(maps, caches),
         layout,
     )
     if dry_run:
@@ -164,7 +163,7 @@ async def _set_uuid_of(backing: str) -> UUID:
 
 async def _rescue(options: GlobalOptions, request: RescueRequest) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
-        devices, _ = as_mapped(caches, request.copy_map)
+        devices, _ = request.copy_maps.applied(caches)
         left = await read_corrected(devices, request.layout)
         with search_line() as searched:
             await add_found_leaves(left, searched)

@@ -14,7 +14,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.offline.consent import search_line
-from bcached.cli.offline.copy_map import MAP, as_mapped, read_map
+from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.reports.rescue_report import missing_parts
@@ -24,7 +24,6 @@ from bcached.device.block_device import BlockDevice
 from bcached.device.files.locked_folder import locked_folder
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
-from bcached.store.rescue.ddrescue_map import DdrescueMap
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.dm_table import LinearTarget, targets_of
 from bcached.store.rescue.extent_map import packed_map
@@ -107,7 +106,7 @@ def view(
     socket_path: str | None,
     dm_table: bool,
     confidence: str,
-    map_path: str | None,
+    maps: tuple[str, ...],
 ) -> None:
     """Export DEV as it would be after a rescue, until interrupted, so that fsck and mount can be tried first.
 
@@ -120,7 +119,7 @@ def view(
     if not dm_table:
         refuse_without_engine()
     warn_if_used([*caches, *([backing] if backing is not None else [])])
-    exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence], read_map(map_path)))
+    exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence], read_maps(maps, caches)))
     if exported.missing:
         click.echo(f"bcachectl: not shown: {', '.join(exported.missing)}", err=True)
     if dm_table:
@@ -148,10 +147,10 @@ async def _find(
     backing_path: str | None,
     volume: int | None,
     most: Confidence,
-    copy_map: DdrescueMap | None,
+    copy_maps: CopyMaps,
 ) -> Exported:
     async with opened(paths) as caches:
-        devices, _ = as_mapped(caches, copy_map)
+        devices, _ = copy_maps.applied(caches)
         left = await read_corrected(devices)
         with search_line() as searched:
             await add_found_leaves(left, searched)

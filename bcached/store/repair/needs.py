@@ -61,17 +61,18 @@ def needed_steps(findings: Findings) -> set[StepOption]:
     return needed
 
 
-def commands_for(findings: Findings, paths: Sequence[str]) -> list[str]:
+def commands_for(findings: Findings, paths: Sequence[str], more: Sequence[str] = ()) -> list[str]:
     """Returns the command that shows what a repair would do about what was found, if any is needed.
 
     1. If only newer entries of the journal are lost, going on without them: nothing else is given up. 2. The
-    steps that answer what was found.
+    steps that answer what was found. More options are of the devices.
     """
     advised = {finding.advice for finding in findings.listed if finding.severity >= Severity.DAMAGE}
     if findings.counts.keys() & OF_NEWER_ENTRIES and len(advised) == 1 and "" not in advised:
-        return [advice.replace("repair", "repair -n", 1) for advice in advised]
+        behind = f" {shlex.join(more)}" if more else ""
+        return [advice.replace("repair", "repair -n", 1) + behind for advice in advised]
     options = in_order(needed_steps(findings))
-    return [shlex.join(["bcachectl", "repair", "-n", *options, *paths])] if options else []
+    return [shlex.join(["bcachectl", "repair", "-n", *options, *paths, *more])] if options else []
 
 
 def refuse_unanswered(needed: AbstractSet[StepOption], named: AbstractSet[StepOption]) -> None:

@@ -19,11 +19,19 @@ from bcached.store.rescue.remains.node_scan import SearchProgress, no_search_pro
 
 
 async def plan_repair(
-    devices: Sequence[BlockDevice], wishes: Wishes, searched: SearchProgress = no_search_progress
+    devices: Sequence[BlockDevice],
+    wishes: Wishes,
+    searched: SearchProgress = no_search_progress,
+    seen: Sequence[BlockDevice] | None = None,
 ) -> Repair:
-    """Returns the repair, planned and previewed. Raises BcachedError if a step cannot be done."""
+    """Returns the repair, planned and previewed. Raises BcachedError if a step cannot be done.
+
+    Seen are the devices as they are to be read, if copies lack something.
+    """
+    may_lack_members = StepOption.DROP_MISSING in wishes.steps
     try:
-        return await _plan(devices, wishes, searched)
+        repair = await Repair.of(devices, seen, may_lack_members=may_lack_members)
+        return await _plan(repair, wishes, searched)
     except DeviceError as error:
         raise SetRefused(
             f"{error}: a repair needs a device that can be read. `bcachectl rescue` reads around what is bad "
@@ -31,8 +39,7 @@ async def plan_repair(
         ) from error
 
 
-async def _plan(devices: Sequence[BlockDevice], wishes: Wishes, searched: SearchProgress) -> Repair:
-    repair = await Repair.of(devices, may_lack_members=StepOption.DROP_MISSING in wishes.steps)
+async def _plan(repair: Repair, wishes: Wishes, searched: SearchProgress) -> Repair:
     repair.accepts_loss = wishes.accepts_loss
     if StepOption.SUPERBLOCK in wishes.steps:
         repair.add(await rewrite_superblocks(repair.view, wishes.layout, wishes.set_uuid))

@@ -204,6 +204,8 @@ class Rebuild:
             yield f"{conflicting} dirty sectors that other keys or metadata claim, too"
         if kept.missing:
             yield f"{kept.missing} dirty sectors that only the missing member has"
+        if kept.uncopied:
+            yield f"{kept.uncopied} dirty sectors that were not copied, as the map says"
         if kept.outside:
             yield f"{kept.outside} dirty sectors of volumes that the table has no slot for"
         if kept.dropped_clean_sectors:

@@ -17,6 +17,7 @@ from bcached.store.patched_device import patched_devices
 from bcached.store.repair.applying import Applying, Progress, say_nothing
 from bcached.store.repair.repair_step import RepairStep
 from bcached.store.repair.undo.undo_log import UndoLog
+from bcached.store.rescue.unreadable import report_uncopied
 
 MEMBERS_RULE = "set-members"
 
@@ -31,19 +32,30 @@ class Repair:
     after: CheckedSet | None = None
     accepts_loss: bool = False  # of dirty data
     is_done: bool = False
+    _seen: Sequence[BlockDevice] = ()
     _view: list[BlockDevice] = field(default_factory=list)
 
     @classmethod
-    async def of(cls, devices: Sequence[BlockDevice], *, may_lack_members: bool = False) -> "Repair":
-        """Returns a repair without steps. Raises SetRefused if members are missing, and may not be."""
+    async def of(
+        cls,
+        devices: Sequence[BlockDevice],
+        seen: Sequence[BlockDevice] | None = None,
+        *,
+        may_lack_members: bool = False,
+    ) -> "Repair":
+        """Returns a repair without steps. Raises SetRefused if members are missing, and may not be.
+
+        Seen are the devices as they are to be read: a copy lacks what its map says.
+        """
+        seen = devices if seen is None else seen
         try:
-            checked = await check_set(devices)
+            checked = await _check(seen)
         except SetRefused as error:
             if not may_lack_members:
                 raise
             checked = CheckedSet()
             checked.findings.report(finding_of(error, MEMBERS_RULE, Severity.FATAL, "what only they have"))
-        return cls(devices, checked, _view=list(devices))
+        return cls(devices, checked, _seen=seen, _view=list(seen))
 
     @property
     def view(self) -> Sequence[BlockDevice]:
@@ -72,7 +84,7 @@ class Repair:
     async def preview(self) -> CheckedSet:
         """Returns what a check will find when the steps are done."""
         if self.after is None:
-            self.after = await check_set(self._view) if self.is_needed else self.before
+            self.after = await _check(self._view) if self.is_needed else self.before
         return self.after
 
     @property
@@ -91,4 +103,11 @@ class Repair:
         if undo is not None:
             await undo.finish()
         self.is_done = True
-        self.after = await check_set(self.devices)
+        self.after = await _check(self._seen)
+
+
+async def _check(devices: Sequence[BlockDevice]) -> CheckedSet:
+    """Returns what a check finds, keys whose data a copy lacks included: zeros are there."""
+    checked = await check_set(devices)
+    report_uncopied(checked)
+    return checked

@@ -43,6 +43,13 @@ class DirtyExtent:
     copies: tuple[Place, ...]
 
 
+def of_row(key: Key) -> tuple[Key, DirtyExtent]:
+    """Returns a sure row as an extent, with its key."""
+    (pointer,) = key.pointers
+    copies = (Place(pointer.device, pointer.sector),)
+    return key, DirtyExtent(key.offset, key.sectors, Confidence.SURE, copies)
+
+
 @dataclass(slots=True)
 class DirtyExtents:
     """All dirty extents of a set, leaves that had to be searched for included (node_scan.py)."""

@@ -3,13 +3,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import SetRefused
 from bcached.format.backing_superblock import BackingSuperblock, detached
 from bcached.format.superblock import SUPERBLOCK_SECTOR
-from bcached.keys import Key
-from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place, Totals
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals, of_row
 from bcached.store.rescue.owner_of import BackingFound, Owner, volume_sectors
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.set_left import SetLeft
@@ -46,12 +46,9 @@ class Rescue:
         for rows, others in self.extents.in_columns(self.owner.inode):
             lacking = self.unreadable.overlaps_rows(rows)
             self.totals.add_rows(rows.where(~lacking), self._least)
-            for extent in (*map(self._of_row, rows.where(lacking)), *map(self._as_trusted, others)):
+            of_rows = (extent for _, extent in map(of_row, rows.where(lacking)))
+            for extent in map(self._as_trusted, chain(of_rows, others)):
                 self._count_parts(extent)
-
-    def _of_row(self, key: Key) -> DirtyExtent:
-        (pointer,) = key.pointers
-        return DirtyExtent(key.offset, key.sectors, self._least, (Place(pointer.device, pointer.sector),))
 
     def _count_parts(self, extent: DirtyExtent) -> None:
         """Count the parts of an extent that can be read, as one, and those that cannot."""

@@ -2,20 +2,26 @@
 """Which sectors of the members cannot be read: behind a short device's end, or not in the copy of one."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bcached.keys import Key
 from bcached.state.index.keys.key_rows import Rows
+from bcached.store.check.checker import CheckedSet
+from bcached.store.finding import Finding, Severity
 from bcached.store.membership import MemberFound
 from bcached.store.rescue.dirty_extents import DirtyExtent, Place
 from bcached.store.rescue.remains.missing_members import readable_sectors
-from bcached.store.rescue.unread_device import unread_of
+from bcached.store.unread_device import unread_of
 
 NEVER = 1 << 62  # a sector that no device has
+
+
+UNCOPIED = "key-uncopied"
 
 
 @dataclass(slots=True)
@@ -90,3 +96,36 @@ class Unreadable:
             offset, sectors = extent.offset + begin, end - begin
             part = replace(extent, offset=offset, sectors=sectors, copies=readable or tuple(copies))
             yield part, bool(readable)
+
+    def split_all(
+        self, extents: Iterable[tuple[Key, DirtyExtent]]
+    ) -> Iterator[tuple[Key, DirtyExtent, bool]]:
+        """Yields the parts of extents with the keys of these, and whether each can be read."""
+        for key, extent in extents:
+            for part, is_readable in self.split(extent):
+                yield key, part, is_readable
+
+    @classmethod
+    def uncopied(cls, members: Sequence[MemberFound]) -> "Unreadable":
+        """Returns only what copies lack, by their maps."""
+        found = cls([NEVER] * len(members))
+        for number, member in enumerate(members):
+            found.add(number, unread_of(member.block_device))
+        return found
+
+
+def report_uncopied(checked: CheckedSet) -> None:
+    """Report live keys of data that a copy lacks: on the copy they would be read as zeros."""
+    uncopied = Unreadable.uncopied(checked.members)
+    if checked.tree is None or not uncopied.ranges:
+        return
+    keys = sectors = 0
+    for rows in checked.tree.rows.chunks():
+        here = rows.where(uncopied.overlaps_rows(rows))
+        live = [key for key in here if checked.staleness(key.pointers[0]) == 0]
+        keys += len(live)
+        sectors += sum(key.sectors for key in live if key.dirty)
+    if keys:
+        problem = f"{keys} keys name data that was not copied, or only in part"
+        where, lost = checked.members[0].path, f"some of their {sectors} dirty sectors"
+        checked.findings.report(Finding(UNCOPIED, Severity.DAMAGE, "data", where, problem, lost))

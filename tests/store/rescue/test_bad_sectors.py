@@ -19,9 +19,9 @@ from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.rescue import Rescue
-from bcached.store.rescue.unread_device import UnreadDevice
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, Written
+from bcached.store.unread_device import UnreadDevice
 from instruments.devices.bad_sectors import BadSectorsDevice
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import (

@@ -10,8 +10,8 @@ from bcached.store.patched_device import Patch, patched_devices
 from bcached.store.rescue.dirty_extents import DirtyExtent, Place
 from bcached.store.rescue.extent_map import NO_MEMBER, packed_map
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.unread_device import UnreadDevice, unread_of
 from bcached.store.rescue.unreadable import Unreadable
+from bcached.store.unread_device import UnreadDevice, unread_of
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder
 

@@ -16,6 +16,7 @@ from bcached.units import SECTOR_BYTES, format_size
 
 BACKING = ("--backing", "DEV")
 GIVEN_SIZES = "BUCKET,BLOCK"
+JOURNAL_UNREADABLE = "journal-unreadable"
 ANOTHER_DEVICE = {"set-members", "member-older", "geometry"}  # is needed: these findings say which
 
 
@@ -23,12 +24,12 @@ async def next_for_damage(
     checked: CheckedSet,
     devices: Sequence[BlockDevice],
     backings: Sequence[str],
-    map_path: str | None = None,
+    map_options: Sequence[str] = (),
 ) -> list[str]:
     """Returns the commands for what a check found.
 
     1. None for a set that is sound, that opening repairs, or that another device is missing of. 2. A
-    superblock of which no field is left. 3. A copy that lacks something, by its map: a repair would not know.
+    superblock of which no field is left. 3. A copy that lacks a part of the journal: no repair without that.
     4. Anything else that is damaged.
     """
     findings = checked.findings
@@ -39,10 +40,10 @@ async def next_for_damage(
     if not checked.members:
         for device in devices:
             if not await _has_fields(device):
-                return without_superblock(caches, await find_layout(device), backings, map_path)
-    if map_path is not None:
-        return [_rescue(caches, backings, *map_options(map_path))]
-    return [_rescue(caches, backings), *commands_for(findings, caches)]
+                return without_superblock(caches, await find_layout(device), backings, map_options)
+    if map_options and JOURNAL_UNREADABLE in findings.counts:
+        return [_rescue(caches, backings, *map_options)]
+    return [_rescue(caches, backings, *map_options), *commands_for(findings, caches, map_options)]
 
 
 def _is_backing(checked: CheckedSet) -> bool:
@@ -62,26 +63,21 @@ def without_superblock(
     caches: Sequence[str],
     layout: LayoutFound | None,
     backings: Sequence[str] = (),
-    map_path: str | None = None,
+    map_options: Sequence[str] = (),
 ) -> list[str]:
     """Returns the commands for a device that has no superblock any more, by what its journal says."""
     if layout is None:
-        return [_rescue(caches, backings, "--geometry", GIVEN_SIZES, *map_options(map_path))]
+        return [_rescue(caches, backings, "--geometry", GIVEN_SIZES, *map_options)]
     bucket = format_size(layout.bucket_sectors * SECTOR_BYTES) if layout.bucket_sectors else "BUCKET"
     sizes = ["--geometry", f"{bucket},{format_size(layout.block_sectors * SECTOR_BYTES)}"]
-    if map_path is not None:
-        return [_rescue(caches, backings, *sizes, *map_options(map_path))]
+    if map_options:  # nothing can be repaired where the copy lacks it
+        return [_rescue(caches, backings, *sizes, *map_options)]
     options = [StepOption.SUPERBLOCK.value, *(sizes if not layout.bucket_sectors else [])]
     options += [] if layout.set_uuid is not None else _backing(backings)
     return [
         _rescue(caches, backings, *sizes),
         shlex.join(["bcachectl", "repair", "-n", *options, *caches]),
     ]
-
-
-def map_options(map_path: str | None) -> list[str]:
-    """Returns the options of a command on a copy that a map describes."""
-    return [] if map_path is None else ["--map", map_path]
 
 
 def _backing(backings: Sequence[str]) -> list[str]:

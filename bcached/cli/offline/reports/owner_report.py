@@ -4,7 +4,6 @@
 import shlex
 from collections.abc import Iterator, Sequence
 
-from bcached.cli.offline.reports.next_commands import map_options
 from bcached.cli.offline.reports.rescue_report import NAMES
 from bcached.store.rescue.backing_check import CheckedBacking, dirty_sectors
 from bcached.store.rescue.data_check import DataRead
@@ -57,7 +56,9 @@ def _data_lines(data: DataRead) -> Iterator[str]:
         )
 
 
-def next_commands(owner: OwnerCheck | None, caches: Sequence[str], map_path: str | None = None) -> list[str]:
+def next_commands(
+    owner: OwnerCheck | None, caches: Sequence[str], map_options: Sequence[str] = ()
+) -> list[str]:
     """Returns the commands to type next: a look at what can be written to each backing device."""
     return [
         shlex.join(
@@ -69,7 +70,7 @@ def next_commands(owner: OwnerCheck | None, caches: Sequence[str], map_path: str
                 "--backing",
                 backing.path,
                 *options,
-                *map_options(map_path),
+                *map_options,
             ]
         )
         for backing in (owner.backings if owner is not None else ())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a repair prints: its steps, what they give up, and what is found afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bcached.cli.fsck_command import FsckStatus
 from bcached.cli.offline.reports.finding_document import finding_document
@@ -28,7 +28,7 @@ def step_lines(done: Repair) -> Iterator[str]:
         yield from (f"  gives up: {what}" for what in step.gives_up)
 
 
-def lines(done: Repair) -> Iterator[str]:
+def lines(done: Repair, map_options: Sequence[str] = ()) -> Iterator[str]:
     """Yields lines on the steps and the findings after them; without steps, on what could be done."""
     yield from step_lines(done)
     found = done.found.findings
@@ -44,7 +44,7 @@ def lines(done: Repair) -> Iterator[str]:
     else:
         yield "sound" if found.sound else "NOT SOUND: nothing was done"
     if not done.is_needed:
-        commands = commands_for(found, [device.path for device in done.devices])
+        commands = commands_for(found, [device.path for device in done.devices], map_options)
         yield from (f"to see what can be done: {command}" for command in commands)
 
 

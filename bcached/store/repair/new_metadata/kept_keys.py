@@ -17,10 +17,11 @@ from bcached.state.index.keys.bset_merge import Columns
 from bcached.state.index.keys.extent_columns import columns_of_rows, extents_of_parts, in_order
 from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.key_rows import CHUNK_ROWS, KeyRows, Rows
-from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
+from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, of_row
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.missing_members import is_missing
 from bcached.store.rescue.remains.set_left import SetLeft
+from bcached.store.rescue.unreadable import Unreadable
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class KeptKeys:
     outside: int = 0  # dirty sectors of inodes that no table has a slot for
     lossy: set[int] = field(default_factory=set)  # inodes of which dirty sectors do not stay
     missing: int = 0  # dirty sectors that only members have which are missing
+    uncopied: int = 0  # dirty sectors that no copy of a member has
 
     @classmethod
     def of(cls, left: SetLeft, most: Confidence, slots: int) -> "KeptKeys":
@@ -45,13 +47,17 @@ class KeptKeys:
             number for number, member in enumerate(left.members) if not is_missing(member.block_device)
         ]
         kept = cls(left, Extents(), present)
-        extents = DirtyExtents.of(left)
+        extents, uncopied = DirtyExtents.of(left), Unreadable.uncopied(left.members)
         parts, several = list[Columns](), list[Key]()
-        for rows, others in extents.of_all():
+        for of_rows, others in extents.of_all():
+            lacking = uncopied.overlaps_rows(of_rows)
+            rows = of_rows.where(~lacking)
             sure = kept._sorted_out(rows, rows.dirty | extents.are_proven(rows), slots)
             pieces = KeyRows()
-            for key, part in others:
-                if key.inode >= slots:
+            for key, part, is_copied in uncopied.split_all([*map(of_row, of_rows.where(lacking)), *others]):
+                if not is_copied:
+                    kept._leave_out(key, part)
+                elif key.inode >= slots:
                     kept.outside += part.sectors if key.dirty else 0
                 elif part.confidence <= most and (key.dirty or all(map(extents.is_proven, part.copies))):
                     kept._keep(key, part, pieces, several)
@@ -85,6 +91,14 @@ class KeptKeys:
         self.clean_sectors += int(rows.sectors[stays & ~dirty].sum())
         return columns_of_rows(replace(rows, devices=devices).where(stays))
 
+    def _leave_out(self, key: Key, part: DirtyExtent) -> None:
+        """Count a part of a key whose data no copy has."""
+        if key.dirty:
+            self.uncopied += part.sectors
+            self.lossy.add(key.inode)
+        else:
+            self.dropped_clean_sectors += part.sectors
+
     def _keep(self, key: Key, part: DirtyExtent, pieces: KeyRows, several: list[Key]) -> None:
         """Add a piece to those with one copy, or to those with several."""
         pointers = tuple(
@@ -114,7 +128,7 @@ class KeptKeys:
     @property
     def lost_dirty_sectors(self) -> int:
         """Dirty sectors that were found and do not stay."""
-        return self.lost.total() + self.outside + self.missing
+        return self.lost.total() + self.outside + self.missing + self.uncopied
 
     def inodes(self) -> list[int]:
         """Returns the inodes that have keys."""

@@ -14,6 +14,7 @@ from bcached.errors import SetRefused
 from bcached.state.accounting.check_counts import Census, Use
 from bcached.store.repair.new_metadata.kept_keys import KeptKeys
 from bcached.store.rescue.remains.set_left import SetLeft
+from bcached.store.unread_device import unread_of
 
 NAMED_BY_NOTHING, DROPPED_CLEAN, DROPPED_DIRTY, IN_USE = range(4)
 
@@ -41,11 +42,13 @@ class NewBuckets:
         for device, census in enumerate(censuses):
             rank = _ranks(left, census, kept.present[device])
             rank[(dirty[device] > 0) | (clean[device] > 0)] = IN_USE
+            uncopied = _uncopied(left, census, kept.present[device])
+            rank[uncopied] = IN_USE
             in_order = np.argsort(rank, kind="stable")
             free = in_order[rank[in_order] < IN_USE]
             lacking = wanted[device] - len(free)
             if lacking > 0:
-                only_clean = np.flatnonzero((clean[device] > 0) & (dirty[device] == 0))
+                only_clean = np.flatnonzero((clean[device] > 0) & (dirty[device] == 0) & ~uncopied)
                 cheapest = only_clean[np.argsort(clean[device][only_clean], kind="stable")][:lacking]
                 evicted |= {(device, bucket) for bucket in cheapest.tolist()}
                 free = np.append(free, cheapest)
@@ -86,6 +89,15 @@ def _ranks(left: SetLeft, census: Census, device: int) -> NDArray[np.uint8]:
     rank[(census.uses != Use.FREE) & (census.uses != Use.DATA)] = IN_USE
     rank[[bucket for member, bucket in left.found_nodes if member == device]] = IN_USE
     return rank
+
+
+def _uncopied(left: SetLeft, census: Census, device: int) -> NDArray[np.bool_]:
+    """Returns which buckets a copy lacks in part: what is written there would count as not copied, too."""
+    lacking = np.zeros(census.geometry.bucket_count, bool)
+    for sectors in unread_of(left.members[device].block_device):
+        last = min(sectors.stop - 1, census.geometry.sector_of(len(lacking)) - 1)
+        lacking[census.geometry.bucket_of(sectors.start) : census.geometry.bucket_of(last) + 1] = True
+    return lacking
 
 
 def buckets_in_use(left: SetLeft, device: int) -> NDArray[np.bool_]:
