@@ -16,7 +16,7 @@ NOWHERE = Pointer(0, 0, 0)
 NONE = -1  # a place that no key has
 
 
-class Positions:
+class SectorPositions:
     """Sectors of volumes as single numbers in the same order; numbers of other kinds in place of inodes."""
 
     def __init__(self, *sectors: NumberColumn) -> None:
@@ -86,7 +86,7 @@ class NewestKeys:
         self.keys = keys
         inodes = column([key.inode for key in keys])
         starts, ends = column([key.offset for key in keys]), column([key.end for key in keys])
-        self._positions = Positions(starts, ends)
+        self._positions = SectorPositions(starts, ends)
         starts, ends = self._positions.of(inodes, starts), self._positions.of(inodes, ends)
         self._bounds = distinct(np.concatenate([starts, ends]))  # of parts that are of one key, or of none
         self._firsts, self._lasts = (np.searchsorted(self._bounds, one) for one in (starts, ends))
@@ -145,7 +145,7 @@ class DirtySectors:
         self._groups = distinct(self._packed(mappings))
         groups = np.searchsorted(self._groups, self._packed(mappings))
         starts, ends = column([key.offset for key in keys]), column([key.end for key in keys])
-        self._positions = Positions(starts, ends) if placed else None
+        self._positions = SectorPositions(starts, ends) if placed else None
         if self._positions is not None:
             starts, ends = self._positions.of(groups, starts), self._positions.of(groups, ends)
             order = np.argsort(starts, kind="stable")
