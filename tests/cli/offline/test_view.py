@@ -191,7 +191,7 @@ def test_what_a_copy_lacks_cannot_be_read_by_a_client(paths: tuple[Path, Path], 
         _, warned = program.communicate(timeout=PATIENCE_S)
     assert ["Input/output error" in one for one in said] == [False, True, False]
     first_line, *errors = filter(None, warned.splitlines())
-    lost = f"{format_size(extent.sectors * SECTOR)} that cannot be read"
+    lost = f"{format_size(SECTOR)} that cannot be read"
     assert first_line == f"bcachectl: not shown: {lost}"
     assert [f"sector {first // SECTOR + 1}: dirty data that cannot be read" in one for one in errors] == [
         True
