@@ -141,9 +141,10 @@ class ConditionalCommits:
             return _Plan((), (False,) * len(keys), KeyBatch(()))
         if not self._changes.is_placed(batch):
             return None
-        live = self._live_by_range(conditions.replaces)
         if conditions.if_absent:
+            live = self._live_by_range(conditions.replaces)
             return None if live is None else self._additions(batch, live)
+        live = self._live_by_range(self._tree.uncovered(conditions.replaces, batch))
         deletions: Sequence[Key] | None = ()
         if live is None or (live and (deletions := self._deletions(batch, live)) is None):
             return self._blind(batch, conditions.replaces)

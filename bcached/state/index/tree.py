@@ -154,6 +154,28 @@ class Tree:
                 found[span] = keys
         return found
 
+    def uncovered(self, spans: Sequence[Span], batch: KeyBatch) -> Sequence[Span]:
+        """Returns the ranges that may hold more than the keys of a placed batch will cover.
+
+        Left out are those that hold no key, or one that the batch's key at the beginning of the range covers:
+        what new objects and those stored again look like. The n-th range is compared with the n-th key.
+        """
+        assert batch.leaves is not None, "the caller has not placed the batch"
+        others: list[Span] = []
+        # A range may have no key of its own, or a key no range.
+        for span, (inode, start, covered, _, _), leaf in zip(spans, batch.rows, batch.leaves):  # noqa: B905
+            volume, first, end = span
+            if (
+                first != start
+                or volume != inode
+                or type(leaf) is not Leaf
+                or inode << INODE_SHIFT | end > leaf.bound
+                or not leaf.live.holds_at_most(inode, start, covered, end)
+            ):
+                others.append(span)
+        others += spans[len(batch.rows) :]
+        return others
+
     def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key] | Missing:
         """Returns the keys in [start, end), stale or not, at most limit; or the node to be read first."""
         keys, until = self.scan(inode, start, end, limit)

@@ -172,6 +172,26 @@ class Extents:
         run = self._runs[number]
         return run.start(bisect_right(run.ends, start)) >= end
 
+    def holds_at_most(self, inode: int, start: int, covered: int, end: int) -> bool:
+        """Whether [start, end) holds no extent, or one that is within [start, covered)."""
+        number = bisect_right(self._lasts, inode << INODE_SHIFT | start)
+        runs = self._runs
+        if number == len(runs) or (run := runs[number]).inode != inode:
+            return True
+        ends = run.ends
+        index = bisect_right(ends, start)
+        last = ends[index]
+        first = last - (run.heads[index] >> SIZE_SHIFT & SIZE_LIMIT)
+        if first >= end:
+            return True
+        if first < start or last > covered:
+            return False
+        index += 1
+        if index < len(ends):
+            return ends[index] - (run.heads[index] >> SIZE_SHIFT & SIZE_LIMIT) >= end
+        number += 1
+        return number == len(runs) or runs[number].inode != inode or runs[number].start(0) >= end
+
     def lookup(self, inode: int, start: int, end: int, limit: int = NO_LIMIT) -> list[Key]:
         """Returns the extents in [start, end), cut to it, in order; at most limit of them."""
         found: list[Key] = []
