@@ -20,7 +20,7 @@ from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.keys.key_ranges import Span, spans_of
 from bcached.state.index.tree import Missing
 from bcached.state.sectors.sector_allocator import SectorAllocator
-from bcached.state.sectors.sector_runs import SectorRun, sector_runs
+from bcached.state.sectors.sector_runs import SectorRun
 from bcached.store.btree.write_back import WriteBack
 from bcached.store.journal.journal import Journal
 from bcached.wire.change_map import ChangeMap
@@ -49,7 +49,6 @@ class IndexWriter:
         self._tree = write_back.nodes.tree
         self._count_changes = change_map.count
         self._member_buckets = sectors.members
-        self._bucket_sectors = sectors.members[0].geometry.bucket_sectors
         self._shared = shared
         self._reclaims = 0  # the members' count when the allocators were notified last
         shared.stop.on_refusal.append(lambda _: write_back.wake_throttled())
@@ -168,26 +167,28 @@ class IndexWriter:
     def put(self, batch: KeyBatch, keys: Sequence[Key], runs: Sequence[SectorRun]) -> int:
         """Insert a batch, whose keys replace others in their ranges; returns their seq.
 
-        The ranges must be loaded, and the journal have space. keys are those with data, runs their sectors.
-        Call `settle` after all related changes.
+        The ranges must be loaded, and the journal have space. keys are those with data, of reserved sectors;
+        runs are these. Call `settle` after all related changes.
         """
+        seq, cut = self._insert(batch)
+        # First, since a key may cut one before it. No bucket counts more than it has: these were not live.
+        self.live.add_runs(keys, runs)
+        for _, removed in cut:
+            self.live.remove(removed, seq)
+        return seq
+
+    def _insert(self, batch: KeyBatch) -> tuple[int, Sequence[tuple[int, Sequence[Key]]]]:
+        """Insert a batch. Returns the seq, and what its keys cut out (Tree.insert_batch), all still counted."""
         if batch.leaves is None:
             missing = self._tree.place(batch)
             assert missing is None, "the caller has not loaded the ranges"
         seq = self.journal.append_packed(batch.packed(), len(batch.keys))
         cut = self._tree.insert_batch(batch, seq)
-        if len(cut) == len(batch.keys) == 1:  # as of most small commits
-            self.live.remove(cut[0][1], seq)
-            self.live.add_runs(keys, runs)
-        elif cut:
-            self._count(batch.keys, cut, seq)
-        else:
-            self.live.add_runs(keys, runs)
         self._count_changes(batch.keys)
         self.newest_seq = seq
         if self._tree.leaves.wanted:
             self._shared.leaves_wanted()
-        return seq
+        return seq, cut
 
     def _count_merged(self, removed: Sequence[Key]) -> None:
         """Count what changes overwrote that waited for their leaf.
@@ -199,17 +200,6 @@ class IndexWriter:
         if self._tree.leaves.wanted:
             self._shared.leaves_wanted()
 
-    def _count(self, keys: Sequence[Key], cut: Sequence[tuple[int, Sequence[Key]]], seq: int) -> None:
-        """Count inserted keys, and what each of them cut out, in their order: it may be of one before it."""
-        live, first = self.live, 0
-        for number, removed in cut:
-            for key in keys[first:number]:
-                live.add(key)
-            live.remove(removed, seq)
-            first = number
-        for key in keys[first:]:
-            live.add(key)
-
     def settle(self) -> None:
         """Notify the allocators if buckets became reclaimable."""
         reclaims = 0
@@ -220,8 +210,20 @@ class IndexWriter:
             self._shared.buckets_moved()
 
     def change(self, keys: Sequence[Key]) -> int:
-        """Put keys without a reservation; returns their seq."""
-        seq = self.put(KeyBatch(keys), keys, sector_runs(keys, self._bucket_sectors))
+        """Put keys without a reservation; returns their seq.
+
+        They may name sectors that are live. So each is counted after what it cut out, which may be one before
+        it.
+        """
+        seq, cut = self._insert(KeyBatch(keys))
+        live, first = self.live, 0
+        for number, removed in cut:
+            for key in keys[first:number]:
+                live.add(key)
+            live.remove(removed, seq)
+            first = number
+        for key in keys[first:]:
+            live.add(key)
         self.settle()
         return seq
 

@@ -72,7 +72,7 @@ class LiveSectors:
     def remove(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""
         members, bucket_sectors = self._members, self._bucket_sectors
-        marking = self.marking
+        marking, use = self.marking, self.use
         for key in keys:
             is_stale, live = False, 0
             if key.dirty:
@@ -88,7 +88,11 @@ class LiveSectors:
                         live += key.sectors
                     else:
                         is_stale = True
-            if live:
-                self.use.count(key, -live)
+            if live:  # as in `add`
+                use.live[key.inode] -= live
+                if key.dirty:
+                    use.dirty[key.inode] -= live
+                if use.following is not None:
+                    use.count_following(key, -live)
             if is_stale and key.dirty:
                 self.on_stale_dirty(key)
