@@ -115,12 +115,13 @@ class LoadedLeaves:
         if not unwritten.oldest_seq:
             self.pins.pin(seq)
         removed = leaf.insert_row(row, seq)
-        more, words = unwritten.word_count, live.word_count
-        self.unwritten_words += more - unwritten_words
-        self.memory_words += words - live_words + more - unwritten_words
+        words = live.word_count
+        more = unwritten.word_count - unwritten_words
+        self.unwritten_words += more
+        self.memory_words += words - live_words + more
         if live.key_count != keys:
             self.key_counts[row[0]] += live.key_count - keys
-        if more > self._write_at_words and leaf not in self.wanted:
+        if unwritten.word_count > self._write_at_words and leaf not in self.wanted:
             self._want_if_full(leaf)
         if words > self._node_words or (self.oversize and leaf in self.oversize):
             self._note_size(leaf)

@@ -113,16 +113,14 @@ class Leaf:
     def insert_row(self, row: Row, seq: int) -> Sequence[Key]:
         """Insert a key of the leaf's range, in journal entry seq. Returns the pieces it cut out."""
         unwritten = self.unwritten
-        assert seq >= unwritten.newest_seq, "a key of an older entry than the last insert"
+        if seq != unwritten.newest_seq:
+            unwritten.begin_entry(seq)
         removed = self.live.insert_row(row)
         unwritten.add(row)
         if removed and self.live.was_divided:
             rest = self._rest_behind(row, removed[-1])
             if rest is not None:
                 unwritten.add(row_of(rest))
-        if not unwritten.oldest_seq:
-            unwritten.oldest_seq = seq
-        unwritten.newest_seq = seq
         return removed
 
     def drop(self, key: Key) -> bool:

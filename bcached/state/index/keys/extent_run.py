@@ -127,11 +127,20 @@ class Run:
             self._cut_front(index, end)
         return removed
 
-    def replace(self, index: int, head: int, word: int) -> Key:
-        """Replace an extent of one pointer by another of the same sectors. Returns it as a key."""
+    def is_apart(self, index: int, start: int) -> bool:
+        """Whether an extent, which begins at start, is adjacent to neither of its neighbours in the run."""
+        ends, behind = self.ends, index + 1
+        if index and ends[index - 1] == start:
+            return False
+        if behind == len(ends):
+            return True
+        return ends[behind] - (self.heads[behind] >> SIZE_SHIFT & SIZE_LIMIT) > ends[index]
+
+    def replace(self, index: int, word: int) -> Key:
+        """Replace the one pointer of an extent. Returns what it was as a key."""
         (column,) = self.pointers
         removed = key_of_words(self.heads[index], self.ends[index], (column[index],))
-        self.heads[index], column[index] = head, word
+        column[index] = word
         return removed
 
     def take_front(self, index: int, end: int) -> Key:

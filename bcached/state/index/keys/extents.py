@@ -101,16 +101,15 @@ class Extents:
     def insert_row(self, row: Row) -> Sequence[Key]:
         """Insert a key. Returns the pieces it cut out of older extents."""
         inode, start, end, head, words = row
-        assert start >= 0
         position, runs = inode << INODE_SHIFT | start, self._runs
         # The run that the key belongs into, and in it the first extent that ends behind the key's start.
         number = bisect_right(self._lasts, position)
         index, removed = -1, NOTHING
-        if number < len(runs) and runs[number].inode == inode:
-            run = runs[number]
-            ends = run.ends
+        if number < len(runs) and (run := runs[number]).inode == inode:
+            ends, heads = run.ends, run.heads
             index = bisect_right(ends, start)
-            following = ends[index] - (run.heads[index] >> SIZE_SHIFT & SIZE_LIMIT)
+            last, found = ends[index], heads[index]
+            following = last - (found >> SIZE_SHIFT & SIZE_LIMIT)
             # 1. It touches no other, as nearly all keys at random positions.
             if (
                 following > end
@@ -119,18 +118,19 @@ class Extents:
                 and (not index or ends[index - 1] < start)
             ):
                 ends.insert(index, end)
-                run.heads.insert(index, head)
+                heads.insert(index, head)
                 run.pointers[0].insert(index, words[0])
                 run.word_count += HEAD_WORDS + 1
                 self.key_count += 1
                 self.word_count += HEAD_WORDS + 1
                 return NOTHING
-            # 2. It replaces a whole one, beside no other, as what is stored again under its name.
-            if following == start and ends[index] == end and len(words) == 1 and self._is_apart(run, index):
-                self.was_divided = False
-                return [run.replace(index, head, words[0])]
+            # 2. It replaces a whole one of one copy, as what is stored again under its name.
+            if found == head and last == end and len(words) == 1 == len(run.pointers):
+                if not self._merge_within or run.is_apart(index, start):
+                    self.was_divided = False
+                    return [run.replace(index, words[0])]
             # 3. It overlaps only the front of one, as in a file that is written again from its beginning.
-            if start <= following < end < ends[index]:
+            if start <= following < end < last:
                 self.was_divided = False
                 removed = [run.take_front(index, end)]
             # 4. It overlaps others.
@@ -140,17 +140,6 @@ class Extents:
         if words or self._keep_deletions:
             self._insert_at(number, index, inode, start, end, head, words)
         return removed
-
-    def _is_apart(self, run: Run, index: int) -> bool:
-        """Whether an extent, as all of its run, has one pointer, and touches none that it may merge with."""
-        if len(run.pointers) != 1 or run.heads[index] >> COUNT_SHIFT & COUNT_LIMIT != 1:
-            return False
-        if not self._merge_within:
-            return True
-        ends, behind = run.ends, index + 1
-        if index and ends[index - 1] == run.start(index):
-            return False
-        return behind == len(ends) or run.start(behind) > ends[index]
 
     def remove(self, inode: int, start: int, end: int) -> Sequence[Key]:
         """Cut [start, end) out of the inode's extents. Returns the pieces cut out, in order."""

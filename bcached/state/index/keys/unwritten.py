@@ -46,6 +46,12 @@ class Unwritten:
             self._merge_log()
         return self._extents
 
+    def begin_entry(self, seq: int) -> None:
+        """Record that the following changes are in journal entry seq."""
+        assert seq > self.newest_seq, "changes of an older entry than those before"
+        self.oldest_seq = self.oldest_seq or seq
+        self.newest_seq = seq
+
     def add(self, row: Row) -> None:
         """Add a key, which replaces others in its range."""
         _, _, end, head, words = row
