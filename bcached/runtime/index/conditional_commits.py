@@ -78,11 +78,12 @@ class ConditionalCommits:
         self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions
     ) -> CommitResult | None:
         """Accept keys now; returns None if that has to wait."""
-        self._check(holder, keys, conditions)
+        batch = KeyBatch(keys)
+        self._check(holder, batch, conditions)
         if conditions.if_absent or conditions.if_versions is not None:  # else accepting them is the check
             self._sectors.check_commit(holder, keys)
         if self._changes.has_space():
-            plan = self._plan(keys, conditions)
+            plan = self._plan(batch, conditions)
             if plan is not None and (
                 not plan.words or (self._changes.journal.has_space(plan.words) and self._changes.may_grow())
             ):
@@ -95,17 +96,19 @@ class ConditionalCommits:
     ) -> CommitResult:
         """Accept keys, all in one entry. NoFreeBuckets if that is not possible in time."""
         spans, deadline = [*spans_of(keys), *conditions.replaces], self._clock() + timeout_s
-        words = self._check(holder, keys, conditions)
+        batch = KeyBatch(keys)
+        words = len(batch.words)
+        self._check(holder, batch, conditions)
 
         def may_wait() -> bool:
-            return self._plan(keys, conditions) is not None
+            return self._plan(batch, conditions) is not None
 
         while True:
             self._sectors.check_commit(holder, keys)
             await self._changes.make_ready(spans, words, deadline - self._clock(), may_wait)
-            self._check(holder, keys, conditions)  # a volume may have been deleted
+            self._check(holder, batch, conditions)  # a volume may have been deleted
             self._sectors.check_commit(holder, keys)
-            plan = self._plan(keys, conditions)
+            plan = self._plan(batch, conditions)
             assert plan is not None, "the ranges are neither loaded nor can changes of them wait"
             if plan.words > words:  # the keys to be removed are known only now
                 words = plan.words
@@ -114,10 +117,10 @@ class ConditionalCommits:
             else:
                 await self._changes.wait_to_grow(deadline - self._clock())
 
-    def _check(self, holder: Holder, keys: Sequence[Key], conditions: CommitConditions) -> int:
-        """Returns the words of the keys; raises if the holder could not commit them, were they reserved."""
-        words = self._index.check_keys(holder, keys)
-        sectors, rights = 0, holder.rights
+    def _check(self, holder: Holder, batch: KeyBatch, conditions: CommitConditions) -> None:
+        """Raise unless the holder could commit these keys, were they reserved."""
+        self._index.check_batch(holder, batch)
+        keys, sectors, rights = batch.keys, 0, holder.rights
         for inode, start, end in conditions.replaces:
             if inode not in self._sectors.inodes:
                 raise NoSuchVolume(inode)
@@ -130,13 +133,12 @@ class ConditionalCommits:
             raise InvalidParameter("keys", "with if_absent: expected keys that do not overlap each other")
         if conditions.if_versions is not None and len(conditions.if_versions) != len(keys):
             raise InvalidParameter("if_versions", f"expected {len(keys)}, one for each key")
-        return words
 
     # Deciding
 
-    def _plan(self, keys: Sequence[Key], conditions: CommitConditions) -> _Plan | None:
+    def _plan(self, batch: KeyBatch, conditions: CommitConditions) -> _Plan | None:
         """Returns what is to be changed; None if a node has to be read first."""
-        batch, versions = KeyBatch(keys), conditions.if_versions
+        keys, versions = batch.keys, conditions.if_versions
         if versions is not None and self._changes.change_map.counters_of(keys) != versions:
             return _Plan((), (False,) * len(keys), KeyBatch(()))
         if not self._changes.is_placed(batch):

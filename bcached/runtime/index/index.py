@@ -68,9 +68,8 @@ class Index:
 
     def try_commit(self, holder: Holder, keys: Sequence[Key]) -> int | None:
         """Accept keys now; returns the seq of their entry, or None if that has to wait."""
-        self._check_each(holder, keys)
         batch = KeyBatch(keys)
-        self._check_words(len(batch.words))
+        self.check_batch(holder, batch)
         if not self.changes.is_ready_for(batch) or not self.changes.may_grow():
             self._sectors.check_commit(holder, keys)
             return None
@@ -80,44 +79,44 @@ class Index:
         """Accept keys, all in one entry; returns its seq. NoFreeBuckets if the index cannot grow in time."""
         clock = self._shared.clock
         deadline = clock() + timeout_s
-        self.check_keys(holder, keys)
-        self._sectors.check_commit(holder, keys)
         batch = KeyBatch(keys)
+        self.check_batch(holder, batch)
+        self._sectors.check_commit(holder, keys)
         while True:
             await self.changes.make_ready_for(batch, deadline - clock())
-            self.check_keys(holder, keys)
+            self.check_batch(holder, batch)
             if self.changes.may_grow():
                 return self.accept(holder, keys, batch=batch)
             self._sectors.check_commit(holder, keys)
             await self.changes.wait_to_grow(deadline - clock())
 
-    def check_keys(self, holder: Holder, keys: Sequence[Key]) -> int:
-        """Returns the words of the keys; raises if the holder could not commit them, were they reserved."""
-        words = words_of(keys)
-        self._check_words(words)
-        self._check_each(holder, keys)
-        return words
-
-    def _check_words(self, words: int) -> None:
-        if words > self._journal.commit_words:
-            raise LimitExceeded("commit_words", words)
-
-    def _check_each(self, holder: Holder, keys: Sequence[Key]) -> None:
+    def check_batch(self, holder: Holder, batch: KeyBatch) -> None:
+        """Raise unless the holder could commit these keys, were they reserved."""
         self._shared.stop.check_changeable()
-        sectors, synchronous = self._sectors, self._shared.options.synchronous
+        if len(batch.words) > self._journal.commit_words:
+            raise LimitExceeded("commit_words", len(batch.words))
+        keys, sectors, options = batch.keys, self._sectors, self._shared.options
         if holder.rights.foreign:
             holder.rights.check_changes(keys, sectors.inodes)
-        if (percent := self._shared.options.dirty_percent) < 100 and not holder.rights.is_admin:
-            self._dirty_room.check(keys, percent)
-        for key in keys:
-            if key.inode not in sectors.inodes:
-                raise NoSuchVolume(key.inode)
-            if key.offset + key.sectors > OFFSET_MAX:  # a piece of it after a cut could not be encoded
-                raise InvalidParameter("keys", f"expected an end of at most {OFFSET_MAX}, found {key}")
-            if key.inode in sectors.flash_sectors:
-                self._check_flash_only(key)
-            if key.dirty and not synchronous:
-                raise InvalidParameter("keys", "the set is not synchronous: expected clean keys, found dirty")
+        if batch.is_dirty and options.dirty_percent < 100 and not holder.rights.is_admin:
+            self._dirty_room.check(keys, options.dirty_percent)
+        inodes = batch.inodes
+        is_usual = sectors.inodes.keys() >= inodes and sectors.flash_sectors.keys().isdisjoint(inodes)
+        if not is_usual or batch.end_bits >= OFFSET_MAX or (batch.is_dirty and not options.synchronous):
+            for key in keys:
+                self._check_key(key)
+
+    def _check_key(self, key: Key) -> None:
+        """Raise if the volume, the end or the dirty flag of a key is not possible."""
+        sectors = self._sectors
+        if key.inode not in sectors.inodes:
+            raise NoSuchVolume(key.inode)
+        if key.offset + key.sectors > OFFSET_MAX:  # a piece of it after a cut could not be encoded
+            raise InvalidParameter("keys", f"expected an end of at most {OFFSET_MAX}, found {key}")
+        if key.inode in sectors.flash_sectors:
+            self._check_flash_only(key)
+        if key.dirty and not self._shared.options.synchronous:
+            raise InvalidParameter("keys", "the set is not synchronous: expected clean keys, found dirty")
 
     def _check_flash_only(self, key: Key) -> None:
         """Kernel: such a volume is a disk of its size, all of it data that exists nowhere else."""

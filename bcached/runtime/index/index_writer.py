@@ -178,7 +178,7 @@ class IndexWriter:
         return seq
 
     def _insert(self, batch: KeyBatch) -> tuple[int, Sequence[tuple[int, Sequence[Key]]]]:
-        """Insert a batch. Returns the seq, and what its keys cut out (Tree.insert_batch), all still counted."""
+        """Insert a batch. Returns its seq, and the pieces cut out (Tree.insert_batch), not yet counted."""
         if batch.leaves is None:
             missing = self._tree.place(batch)
             assert missing is None, "the caller has not loaded the ranges"

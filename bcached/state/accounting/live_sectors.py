@@ -72,7 +72,9 @@ class LiveSectors:
     def remove(self, keys: Iterable[Key], seq: int) -> None:
         """Count keys, or parts of keys, that journal entry seq removed from the index."""
         members, bucket_sectors = self._members, self._bucket_sectors
-        marking, use = self.marking, self.use
+        if self.marking is not None:
+            keys = tuple(keys)
+            self._mark(keys, self.marking)
         for key in keys:
             is_stale, live = False, 0
             if key.dirty:
@@ -81,18 +83,19 @@ class LiveSectors:
                 if pointer.device < len(members):
                     member = members[pointer.device]
                     bucket = pointer.sector // bucket_sectors
-                    if marking is not None:
-                        marking(pointer.device, bucket, pointer.gen)
                     if member.table.gens[bucket] == pointer.gen:
                         member.remove_live(bucket, key.sectors, key.dirty, seq)
                         live += key.sectors
                     else:
                         is_stale = True
-            if live:  # as in `add`
-                use.live[key.inode] -= live
-                if key.dirty:
-                    use.dirty[key.inode] -= live
-                if use.following is not None:
-                    use.count_following(key, -live)
+            if live:
+                self.use.count(key, -live)
             if is_stale and key.dirty:
                 self.on_stale_dirty(key)
+
+    def _mark(self, keys: Iterable[Key], marking: Callable[[int, int, int], None]) -> None:
+        """Mark the pointers of removed keys for a collection."""
+        for key in keys:
+            for pointer in key.pointers:
+                if pointer.device < len(self._members):
+                    marking(pointer.device, pointer.sector // self._bucket_sectors, pointer.gen)

@@ -32,15 +32,21 @@ class KeyBatch:
 
     leaves has the leaf of each key, the bound of one that is not loaded if the key may wait for it, or None
     for a key that crosses the end of a leaf (Tree.place). It is valid until the next await.
+
+    inodes, is_dirty and end_bits sum up the keys, for what is to be checked of each: their volumes, whether
+    any is dirty, and all bits of their ends, so that none is higher than these.
     """
 
-    __slots__ = ("keys", "leaves", "rows", "words")
+    __slots__ = ("end_bits", "inodes", "is_dirty", "keys", "leaves", "rows", "words")
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self.keys = keys
         self.rows: list[Row] = []
         self.words: list[int] = []
         self.leaves: list[Leaf | int | None] | None = None
+        self.inodes: set[int] = set()
+        self.is_dirty = False
+        self.end_bits = 0
         self._pack(keys)
 
     def __repr__(self) -> str:
@@ -53,28 +59,35 @@ class KeyBatch:
     def _pack(self, keys: Iterable[Key]) -> None:
         """Pack keys. Fields are extracted inline where there is one pointer, as in nearly all."""
         rows, words = self.rows, self.words
+        volume = -1
+        end_bits = sector_bits = gen_bits = 0
         for key in keys:
-            pointers = key.pointers
+            inode, start, pointers = key.inode, key.offset, key.pointers
+            if inode != volume:
+                self.inodes.add(inode)
+                volume = inode
             if len(pointers) != 1 or (pointer := pointers[0]).device == CHECK_DEVICE:
                 self._pack_unusual(key)
+                end_bits |= start | key.end
+                self.is_dirty |= key.dirty
                 continue
-            inode, start, sectors, sector, gen = (
-                key.inode,
-                key.offset,
-                key.sectors,
-                pointer.sector,
-                pointer.gen,
-            )
+            sectors, sector, gen = key.sectors, pointer.sector, pointer.gen
             end = start + sectors
-            assert 0 <= start <= end <= END_MAX
-            assert 0 <= sector <= SECTOR_LIMIT
-            assert 0 <= gen <= GEN_LIMIT
+            end_bits |= start | end
+            sector_bits |= sector
+            gen_bits |= gen
             head = ONE_POINTER | sectors << SIZE_SHIFT | inode
             if key.dirty:
                 head |= DIRTY_MASK
+                self.is_dirty = True
             word = pointer.device << DEVICE_SHIFT | sector << SECTOR_SHIFT | gen
             rows.append((inode, start, end, head, (word,)))
             words += (head, end, word)
+        self.end_bits = end_bits
+        # A negative field makes all bits of it negative.
+        assert 0 <= end_bits <= END_MAX
+        assert 0 <= sector_bits <= SECTOR_LIMIT
+        assert 0 <= gen_bits <= GEN_LIMIT
 
     def _pack_unusual(self, key: Key) -> None:
         """Pack a key of several pointers, of none, or of a placeholder, which the leaves have without it."""

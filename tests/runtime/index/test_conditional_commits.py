@@ -24,6 +24,7 @@ from bcached.runtime.index.conditional_commits import (
 )
 from bcached.runtime.index.lookups import LookupRequest
 from bcached.runtime.lifetime import running
+from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.keys.key_ranges import Span
 from bcached.state.sectors.reservations import Holder
 from instruments.samples.living_set import extent, fresh_members, reopened, set_options
@@ -230,7 +231,7 @@ async def test_what_is_stale_is_not_there(tmp_path: Path) -> None:
         bucket = buckets.geometry.bucket_of(key.pointers[0].sector)
 
         def plan(keys: Sequence[Key], *replaces: Span, if_absent: bool = False) -> Any:
-            return commits._plan(keys, CommitConditions(replaces, if_absent))
+            return commits._plan(KeyBatch(keys), CommitConditions(replaces, if_absent))
 
         assert plan([key], if_absent=True).committed == (False,)
         buckets.table.gens[bucket] += 1

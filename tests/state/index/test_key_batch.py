@@ -45,6 +45,15 @@ def test_a_batch_has_the_words_and_rows_of_its_keys(keys: list[Key]) -> None:
     assert batch.rows == [row_of(key) for key in keys]
 
 
+@given(st.lists(KEYS, max_size=20))
+def test_a_batch_sums_up_what_is_to_be_checked_of_its_keys(keys: list[Key]) -> None:
+    batch = KeyBatch(keys)
+    assert batch.inodes == {key.inode for key in keys}
+    assert batch.is_dirty == any(key.dirty for key in keys)
+    assert batch.end_bits >= max((key.end for key in keys), default=0)
+    assert batch.end_bits.bit_length() == max((key.end.bit_length() for key in keys), default=0)
+
+
 @given(st.lists(st.lists(KEYS, max_size=12), max_size=5))
 def test_a_batch_changes_the_tree_as_its_keys_do_one_by_one(batches: list[list[Key]]) -> None:
     ours, other = loaded_tree(), loaded_tree()
@@ -73,6 +82,38 @@ def test_a_batch_is_placed_only_when_all_its_leaves_are_loaded() -> None:
     batch = KeyBatch([inside, crossing])
     assert tree.place(batch) is None
     assert batch.leaves == [first, None]
+
+
+@given(st.lists(KEYS, max_size=20), st.lists(KEYS, min_size=1, max_size=12), st.integers(0, 60))
+def test_a_range_that_holds_what_its_key_does_not_cover_is_not_left_out(
+    older: list[Key], keys: list[Key], more: int
+) -> None:
+    tree = loaded_tree()
+    for key in older:
+        tree.insert(key, 1)
+    batch = KeyBatch(keys)
+    assert tree.place(batch) is None
+    spans = [(key.inode, key.offset, key.end + more) for key in keys]
+    others = tree.uncovered([*spans, (1, 0, 9)], batch)
+    assert others[-1] == (1, 0, 9), "it has no key of its own"
+    for span, key in zip(spans, keys, strict=True):
+        found = tree.lookup(*span)
+        assert not isinstance(found, Missing)
+        rests = [it for it in found if it.offset < key.offset or it.end > key.end]
+        assert span in others or not rests
+
+
+def test_ranges_of_new_keys_and_of_those_stored_again_are_left_out() -> None:
+    tree = loaded_tree()
+    new, again = Key(0, 1 << 20, 8, False, (Pointer(0, 64, 1),)), Key(0, 90, 8, False, (Pointer(0, 80, 1),))
+    tree.insert(again, 1)
+    for keys in ([new, again], [again, new]):
+        batch = KeyBatch(keys)
+        assert tree.place(batch) is None
+        assert not tree.uncovered([(key.inode, key.offset, key.end) for key in keys], batch)
+        assert tree.uncovered([(key.inode, key.offset + 1, key.end) for key in keys], batch)
+        crossed = [(key.inode, key.offset, key.end) for key in reversed(keys)]
+        assert tree.uncovered(crossed, batch) == crossed
 
 
 def test_ranges_looked_up_together_are_those_that_hold_keys() -> None:

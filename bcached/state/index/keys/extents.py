@@ -125,10 +125,14 @@ class Extents:
                 self.word_count += HEAD_WORDS + 1
                 return NOTHING
             # 2. It replaces a whole one of one copy, as what is stored again under its name.
-            if found == head and last == end and len(words) == 1 == len(run.pointers):
-                if not self._merge_within or run.is_apart(index, start):
-                    self.was_divided = False
-                    return [run.replace(index, words[0])]
+            if (
+                found == head
+                and last == end
+                and len(words) == 1 == len(run.pointers)
+                and (not self._merge_within or run.is_apart(index, start))
+            ):
+                self.was_divided = False
+                return [run.replace(index, words[0])]
             # 3. It overlaps only the front of one, as in a file that is written again from its beginning.
             if start <= following < end < last:
                 self.was_divided = False
