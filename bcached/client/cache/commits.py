@@ -230,6 +230,8 @@ class Commits:
                 return None
             if not one.is_sent and not self._under_way:
                 self.send()
+            if not self._under_way:  # another thread was about to send it when the session was closed
+                raise ConnectionLost(self._at.path, "it ended before a commit was sent")
             self._waiting = get_ident()
             return self._under_way[0][0]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a process reads of its own objects while their commits are under way."""
 
+import math
 from collections.abc import Iterator
 from threading import Event
 
@@ -8,10 +9,11 @@ import pytest
 
 from bcached.client import Cache
 from bcached.client.cache.commits import Pending
+from bcached.client.cache.sender import Sender
 from bcached.client.cache.session import CacheSession
 from bcached.client.cache.values.names import offset_of
 from bcached.client.protocol import verbs
-from bcached.errors import NotReserved
+from bcached.errors import ConnectionLost, NotReserved
 from instruments.clients.daemon_process import DaemonProcess
 from instruments.clients.relay import Relay
 
@@ -55,6 +57,23 @@ def session_of(cache: Cache) -> CacheSession:
     session = cache._objects.sessions.existing
     assert session is not None
     return session
+
+
+def test_what_was_gathered_when_the_session_was_lost_is_not_waited_for(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sender, "want", lambda _: None)
+    session = session_of(cache)
+    session.commits._due_s = math.inf
+    cache.set(NAME, "gathered")
+    pending = session.commits.newest[offset_of(NAME.encode())]
+    assert not pending.is_sent
+    cache._objects.sessions.lose(session)
+    for _ in range(2):  # the first thread tries to send it, the second finds it neither sent nor to be sent
+        with pytest.raises(ConnectionLost):
+            session.commits.settle(pending)
+    cache.set(NAME, "again", wait=True)
+    assert cache.stats().lost == 1
 
 
 def test_an_object_is_read_without_a_look_at_answers_until_its_slot_changes(
