@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Signals (Ctrl-C, SIGTERM) while a command waits for the daemon."""
+"""Signals (Ctrl-C, SIGTERM, SIGHUP) while a command works, or waits for the daemon or for the user."""
 
 import asyncio
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -56,3 +58,40 @@ async def until_interrupted(work: Coroutine[Any, Any, None]) -> None:
     finally:
         for number in ENDS:
             loop.remove_signal_handler(number)
+
+
+def run_interruptibly(work: Coroutine[Any, Any, T]) -> T:
+    """Returns what work returns. Raises KeyboardInterrupt if a signal ends it, once it has cleaned up.
+
+    A signal that is ignored from the start, as under nohup, stays so. A second one has its default effect:
+    cleaning up may wait for a device that does not answer.
+    """
+    is_ended = False
+
+    async def watched() -> T:
+        nonlocal is_ended
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        numbers = [number for number in ENDS if signal.getsignal(number) != signal.SIG_IGN]
+
+        def end() -> None:
+            nonlocal is_ended
+            is_ended = True
+            for number in numbers:
+                loop.remove_signal_handler(number)
+            assert task is not None
+            task.cancel()
+
+        for number in numbers:
+            loop.add_signal_handler(number, end)
+        try:
+            return await work
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    try:
+        return asyncio.run(watched())
+    except asyncio.CancelledError:
+        if not is_ended:
+            raise
+        raise KeyboardInterrupt from None

@@ -11,6 +11,15 @@ from bcached.errors import DeviceError, DeviceRefused, calling, reason
 IMAGE_MODE = 0o600  # cached data may be confidential
 
 
+def is_unmade(path: str) -> bool:
+    """Whether there is no file, or an empty one, as a run that was killed may leave: nothing is lost."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0
+
+
 def create_image(path: str, size_bytes: int, *, replace: bool = False) -> None:
     """Create a sparse image; with replace, an existing one that is not in use is emptied."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | (0 if replace else os.O_EXCL)

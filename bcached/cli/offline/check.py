@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl check`: everything on a set's devices, read and checked, with fsck's exit status."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
@@ -83,7 +83,7 @@ def check(
     try:
         copy_maps = read_maps(maps, devices)
         request = CheckRequest(devices, backings, with_data, copy_maps, in_use=bool(warnings))
-        steady, owner, following = asyncio.run(_check(request, warnings))
+        steady, owner, following = run_interruptibly(_check(request, warnings))
     except KeyboardInterrupt:
         raise Interrupted("interrupted: a check changes nothing") from None
     checked = steady.checked

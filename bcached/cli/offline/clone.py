@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl clone`: a cache device copied to another one, which takes its place."""
 
-import asyncio
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,17 +9,18 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import ask, progress_line
+from bcached.cli.offline.consent import ask, going_on, progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
-from bcached.device.image_file import create_image
+from bcached.device.image_file import create_image, is_unmade
 from bcached.device.signatures import find_signatures
-from bcached.errors import DeviceError, DeviceRefused
+from bcached.errors import DeviceRefused
 from bcached.store.check.checker import check_set
 from bcached.store.check.soundness import refuse_damaged
-from bcached.store.clone.clone import Clone, Copied, bytes_needed, is_unfinished, refuse_unfit
+from bcached.store.clone.clone import Clone, Copied, bytes_needed, is_clone, refuse_unfit
 from bcached.store.clone.live_areas import LiveAreas, live_areas
 from bcached.store.clone.windows import READ_GAP_BYTES, WRITE_GAP_BYTES
 from bcached.store.make.former_contents import losses
@@ -103,10 +102,10 @@ def clone(
     if dry_run:
         warn_if_used([cache, *others])
     try:
-        outcome = asyncio.run(_clone(options, request, is_new=not os.path.lexists(target)))
+        outcome = run_interruptibly(_clone(options, request, is_new=is_unmade(target)))
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted: {target} is no cache device yet, {cache} is as it was; the same command continues"
+            f"interrupted: {target} is not finished, {cache} is as it was; the same command continues"
         ) from None
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
 
@@ -119,7 +118,7 @@ async def _clone(options: GlobalOptions, request: CloneRequest, *, is_new: bool)
         outcome = CloneOutcome(checked.members[numbers[0]], live_areas(checked, numbers[0]))
         if is_new:
             if not request.dry_run:
-                create_image(request.target, bytes_needed(outcome.source))
+                create_image(request.target, bytes_needed(outcome.source), replace=True)
         else:
             async with opened([request.target]) as (target,):
                 await _judge_target(request, outcome, target)
@@ -133,7 +132,7 @@ async def _clone(options: GlobalOptions, request: CloneRequest, *, is_new: bool)
 async def _judge_target(request: CloneRequest, outcome: CloneOutcome, target: FileDevice) -> None:
     """Refuse a target that does not fit, or that holds anything unless it may be overwritten."""
     refuse_unfit(outcome.source, target)
-    if await is_unfinished(outcome.source, target):
+    if await is_clone(outcome.source, target):
         outcome.overwritten = []
         return
     lost, signatures = await losses([target]), find_signatures(request.target)
@@ -159,11 +158,8 @@ async def _run(request: CloneRequest, outcome: CloneOutcome) -> None:
                 outcome.done,
                 READ_GAP_BYTES if target.is_block else WRITE_GAP_BYTES,
             )
-            try:
+            with going_on("once that is mended, the same command continues"):
                 await run.run(verify=request.verify)
-            except DeviceError as error:
-                hint = "once that is mended, the same command continues"
-                raise DeviceError(error.path, f"{error.reason}; {hint}") from None
         outcome.is_done = True
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The user's consent to changes for good, and reports of progress, of the verbs that write to devices."""
+"""The user's consent to changes for good, reports of progress, and what to do next if a write fails."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import click
 
 from bcached.cli.global_options import GlobalOptions
+from bcached.cli.interruption import signals_interrupt
+from bcached.errors import DeviceError, DeviceRefused
 from bcached.units import SECTOR_BYTES, format_size
 
 
@@ -18,7 +20,24 @@ def ask(options: GlobalOptions, target: str, told: Sequence[str], *, yes: bool) 
     if options.as_json or not sys.stdin.isatty():
         raise click.UsageError(f"it writes to {target}: say --yes, or -n to see what it would do")
     click.echo("\n".join(told), err=True)
-    click.confirm(f"Write to {target}?", abort=True, err=True)
+    confirm(f"Write to {target}?")
+
+
+def confirm(question: str) -> None:
+    """Ask a question on the terminal. Raises click.Abort at any answer but yes, and at a signal."""
+    with signals_interrupt():
+        click.confirm(question, abort=True, err=True)
+
+
+@contextmanager
+def going_on(hint: str) -> Iterator[None]:
+    """Add what to do next to the error of a device inside."""
+    try:
+        yield
+    except DeviceRefused:
+        raise
+    except DeviceError as error:
+        raise DeviceError(error.path, f"{error.reason}; {hint}") from None
 
 
 @contextmanager

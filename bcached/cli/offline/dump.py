@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl dump`: every structure on a set's devices, as JSON lines."""
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import click
 
 from bcached.cli.examples import examples
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.json_text import json_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
@@ -72,7 +72,7 @@ def dump(devices: tuple[str, ...], only: tuple[str, ...], maps: tuple[str, ...])
                 print_lines()
 
     try:
-        asyncio.run(_dump(devices, read_maps(maps, devices), emit))
+        run_interruptibly(_dump(devices, read_maps(maps, devices), emit))
     finally:
         print_lines()
 

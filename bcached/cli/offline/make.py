@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl make`: format devices or image files as a cache set."""
 
-import asyncio
 from uuid import UUID
 
 import click
@@ -10,6 +9,7 @@ from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.paths import PATH
 from bcached.set_state import POLICY_NAMES, Replacement
 from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
@@ -106,7 +106,7 @@ def make(  # noqa: PLR0917 - click passes all by name
         wipe_bcache=wipe_bcache,
         dry_run=dry_run,
     )
-    outcome = asyncio.run(make_set(request))
+    outcome = run_interruptibly(make_set(request))
     for warning in outcome.warnings:
         click.echo(f"bcachectl: {warning}", err=True)
     answer(options, _document(outcome, dry_run), lambda: _text(outcome, dry_run))

@@ -15,8 +15,9 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import search_line
+from bcached.cli.offline.consent import confirm, going_on, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
@@ -185,13 +186,13 @@ def repair(
         if request.steps or undo is not None or dry_run or maps:
             raise WronglyUsed("--restore goes with no step, -n, --undo or --map")
         with _interrupted_as("the same command continues"):
-            asyncio.run(_restore(options, restore, Undo.read(restore), devices))
+            run_interruptibly(_restore(options, restore, Undo.read(restore), devices))
         return
     _refuse_misuse(request)
     if dry_run or not request.steps:
         warn_if_used(devices)
     with _interrupted_as("nothing was written"):
-        done = asyncio.run(_repair(options, request))
+        done = run_interruptibly(_repair(options, request))
     answer(options, document(done), lambda: "\n".join(lines(done, request.copy_maps.options)))
     click.get_current_context().exit(status_of(done))
 
@@ -295,7 +296,7 @@ def _ask(options: GlobalOptions, request: RepairRequest, done: Repair) -> None:
     click.echo("\n".join(step_lines(done)), err=True)
     if request.undo is None:
         click.echo("Without --undo FILE this cannot be undone.", err=True)
-    click.confirm("Go on?", abort=True, err=True)
+    confirm("Go on?")
 
 
 async def _restore(options: GlobalOptions, path: str, undo: Undo, devices: tuple[str, ...]) -> None:
@@ -303,7 +304,8 @@ async def _restore(options: GlobalOptions, path: str, undo: Undo, devices: tuple
     if len(paths) != len(undo.devices):
         raise WronglyUsed(f"expected the {len(undo.devices)} devices of {path}, found {len(paths)}")
     async with opened(paths, to_change=True) as opened_devices:
-        size = await undo.restore(opened_devices)
+        with going_on("once that is mended, the same command continues"):
+            size = await undo.restore(opened_devices)
     restored = {"restored_bytes": size, "devices": list(paths), "undo_file_is_whole": undo.is_whole}
     answer(options, restored, lambda: f"restored {format_size(size)} on {', '.join(paths)}")
     if not undo.is_whole:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl rescue`: dirty data written to its backing device, or to an image, without kernel or daemon."""
 
-import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Failed, Interrupted
-from bcached.cli.offline.consent import search_line
+from bcached.cli.offline.consent import confirm, going_on, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
@@ -22,7 +22,7 @@ from bcached.cli.offline.rescue_target import backing_of, create_if_missing, ref
 from bcached.cli.offline.set_layout import GEOMETRY
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
-from bcached.errors import DeviceError, SetRefused
+from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.owner_of import Owner, owner_of, read_backing
@@ -34,6 +34,7 @@ from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import Progress, Written
 from bcached.units import SECTOR_BYTES, format_size
 
+GOING_ON = "what was written is right, and once that is mended, the same command continues"
 CONFIDENCE = {"sure": Confidence.SURE, "newest": Confidence.NEWEST, "all": Confidence.CONFLICTING}
 
 
@@ -130,7 +131,7 @@ def rescue(
     if geometry is not None and set_uuid is None:
         if backing is None:
             raise click.UsageError("--geometry needs --set-uuid, or --backing, whose superblock has it")
-        set_uuid = asyncio.run(_set_uuid_of(backing))
+        set_uuid = run_interruptibly(_set_uuid_of(backing))
     layout = KnownLayout(*geometry, set_uuid) if geometry is not None and set_uuid is not None else None
     request = RescueRequest(
         caches,
@@ -147,7 +148,7 @@ def rescue(
     if dry_run:
         warn_if_used(caches)
     try:
-        done = asyncio.run(_rescue(options, request))
+        done = run_interruptibly(_rescue(options, request))
     except KeyboardInterrupt:
         done_so_far = f"what was written to {request.target} is right; the same command continues"
         raise Interrupted(f"interrupted: {'nothing was written' if dry_run else done_so_far}") from None
@@ -196,7 +197,8 @@ async def _to_backing(
         _ask(options, request, rescue)
         await _write(rescue, target, first)
         if request.mark_clean and backing is not None:
-            await rescue.mark_clean(target, backing)
+            with going_on(GOING_ON):
+                await rescue.mark_clean(target, backing)
         return rescue
 
 
@@ -221,12 +223,8 @@ async def _to_image(
 
 
 async def _write(rescue: Rescue, target: FileDevice, first_sector: int) -> None:
-    with _progress(rescue) as progress:
-        try:
-            await rescue.write(target, first_sector, progress)
-        except DeviceError as error:
-            hint = "what was written is right, and once that is mended, the same command continues"
-            raise DeviceError(error.path, f"{error.reason}; {hint}") from None
+    with _progress(rescue) as progress, going_on(GOING_ON):
+        await rescue.write(target, first_sector, progress)
 
 
 def _ask(options: GlobalOptions, request: RescueRequest, rescue: Rescue) -> None:
@@ -236,7 +234,7 @@ def _ask(options: GlobalOptions, request: RescueRequest, rescue: Rescue) -> None
     if options.as_json or not sys.stdin.isatty():
         raise click.UsageError(f"it writes to {request.target}: say --yes, or -n to see what it would do")
     click.echo("\n".join(lines(rescue, request.target)), err=True)
-    click.confirm(f"Write to {request.target}?", abort=True, err=True)
+    confirm(f"Write to {request.target}?")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 
 from bcached.cli.offline.devices import opened
 from bcached.device import FileDevice
-from bcached.device.image_file import create_image
+from bcached.device.image_file import create_image, is_unmade
 from bcached.device.signatures import find_signatures
 from bcached.errors import FormatError, SetRefused
 from bcached.store.make.former_contents import losses
@@ -45,7 +45,7 @@ async def refuse_other_file(path: str, size_bytes: int) -> None:
 
 def _exists(path: str, size_bytes: int) -> bool:
     """Whether a file is there. Raises SetRefused if it has another size."""
-    if not os.path.lexists(path):
+    if is_unmade(path):
         return False
     if not os.path.isfile(path):
         raise SetRefused(
@@ -60,5 +60,5 @@ def _exists(path: str, size_bytes: int) -> bool:
 
 def create_if_missing(path: str, size_bytes: int) -> None:
     """Create an image, unless an interrupted run has left it."""
-    if not os.path.lexists(path):
-        create_image(path, size_bytes)
+    if is_unmade(path):
+        create_image(path, size_bytes, replace=True)

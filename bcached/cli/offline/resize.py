@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl resize`: a cache device made larger or smaller, while nothing uses it."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,9 @@ from bcached.cli.amounts import SIZE_IN_SECTORS
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import ask, progress_line
+from bcached.cli.offline.consent import ask, going_on, progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
@@ -96,7 +96,7 @@ def resize(
     if dry_run:
         warn_if_used([cache, *others])
     try:
-        outcome = asyncio.run(_resize(options, request))
+        outcome = run_interruptibly(_resize(options, request))
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted: {cache} is sound, and the same command continues") from None
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
@@ -115,7 +115,8 @@ async def _resize(options: GlobalOptions, request: ResizeRequest) -> ResizeOutco
         if not request.dry_run:
             if plan.dropped_sectors or plan.emptied_sectors:
                 ask(options, request.cache, _lines(outcome, request), yes=request.yes)
-            await _run(devices, plan, size_bytes)
+            with going_on("the set is sound, and once that is mended, the same command continues"):
+                await _run(devices, plan, size_bytes)
             outcome.is_done = True
     return outcome
 

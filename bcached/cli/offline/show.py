@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl show`: a superblock in the format of bcache-super-show."""
 
-import asyncio
 from collections.abc import Iterator
 
 import click
 
 from bcached.cli.answer import answer
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Failed
 from bcached.cli.offline.devices import opened
 from bcached.cli.offline.reports.next_commands import without_superblock
@@ -42,7 +42,7 @@ def show(options: GlobalOptions, device: str) -> None:
     With --json, print all its fields.
     """
     try:
-        shown = asyncio.run(_read(device))
+        shown = run_interruptibly(_read(device))
     except _Gone as error:
         gone = error
         answer(options, gone.document, lambda: "\n".join(gone.lines))

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl view`: a backing device with its dirty data, as a network block device; neither is written."""
 
-import asyncio
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.offline.consent import search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_used
@@ -119,7 +119,9 @@ def view(
     if not dm_table:
         refuse_without_engine()
     warn_if_used([*caches, *([backing] if backing is not None else [])])
-    exported = asyncio.run(_find(caches, backing, volume, CONFIDENCE[confidence], read_maps(maps, caches)))
+    exported = run_interruptibly(
+        _find(caches, backing, volume, CONFIDENCE[confidence], read_maps(maps, caches))
+    )
     if exported.missing:
         click.echo(f"bcachectl: not shown: {', '.join(exported.missing)}", err=True)
     if dm_table:

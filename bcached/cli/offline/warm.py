@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """`bcachectl warm`: a cache filled with data of its backing device before the kernel attaches it."""
 
-import asyncio
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ import click
 from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
+from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Failed, Interrupted
-from bcached.cli.offline.consent import ask, progress_line
+from bcached.cli.offline.consent import ask, going_on, progress_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.ranges_file import parse_ranges
 from bcached.cli.paths import PATH
@@ -112,7 +112,7 @@ def warm(
     if dry_run:
         warn_if_used([*caches, backing])
     try:
-        outcome = asyncio.run(_warm(options, request))
+        outcome = run_interruptibly(_warm(options, request))
     except KeyboardInterrupt:
         raise Interrupted("interrupted: the set is sound, and the same command continues") from None
     answer(options, _document(outcome, request), lambda: "\n".join(_lines(outcome, request)))
@@ -139,7 +139,8 @@ async def _warm(options: GlobalOptions, request: WarmRequest) -> WarmOutcome:
         if changes:
             if outcome.inode is None:
                 ask(options, request.backing, _lines(outcome, request), yes=request.yes)
-            await _fill(outcome, devices, backing, found)
+            with going_on("the set is sound, and once that is mended, the same command continues"):
+                await _fill(outcome, devices, backing, found)
         return outcome
 
 

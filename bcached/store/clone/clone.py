@@ -15,12 +15,14 @@ from typing import Any
 from bcached.device.block_device import BlockDevice
 from bcached.device.run_all import run_all
 from bcached.errors import DeviceError, DeviceRefused
+from bcached.format.jset import JournalEntry
 from bcached.format.superblock import SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR
 from bcached.store.clone.live_areas import LiveAreas
 from bcached.store.clone.windows import WRITE_GAP_BYTES, PieceWindow, windows, writes
 from bcached.store.make.layout import HEAD_BYTES
 from bcached.store.member import geometry_of
 from bcached.store.membership import MemberFound
+from bcached.store.reading.journal_check import read_journal
 from bcached.store.superblock_slot import write_superblock
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -117,10 +119,26 @@ def mark_of(source: MemberFound) -> bytes:
     return f"bcached: unfinished clone of cache device {source.superblock.uuid}\n".encode()
 
 
-async def is_unfinished(source: MemberFound, target: BlockDevice) -> bool:
-    """Whether a target is what an interrupted clone of this member left: nothing on it is lost."""
+async def is_clone(source: MemberFound, target: BlockDevice) -> bool:
+    """Whether a target is what a clone of this member left: nothing on it is lost.
+
+    1. It was interrupted. 2. Its superblock was written, and it was not used since: it has the newest journal
+    entry of the source.
+    """
     head = await target.read(0, SUPERBLOCK_SECTOR * SECTOR_BYTES + SUPERBLOCK_BYTES)
-    return head == mark_of(source).ljust(len(head), b"\0")
+    if head == mark_of(source).ljust(len(head), b"\0"):
+        return True
+    if head[SUPERBLOCK_SECTOR * SECTOR_BYTES :] != source.superblock.pack():
+        return False
+    return await _newest_entry(target, source) == await _newest_entry(source.block_device, source)
+
+
+async def _newest_entry(device: BlockDevice, source: MemberFound) -> JournalEntry | None:
+    """Returns the newest journal entry of a device with this superblock; None without any."""
+    if not source.superblock.synchronous:
+        return None
+    journal = await read_journal([MemberFound(device, source.superblock)], lambda _: None)
+    return journal.newest if journal.entries else None
 
 
 def bytes_needed(source: MemberFound) -> int:

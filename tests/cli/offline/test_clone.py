@@ -47,13 +47,30 @@ def test_a_dry_run_makes_nothing(cache: Path, tmp_path: Path) -> None:
 
 def test_only_before_something_is_overwritten_it_asks(cache: Path, tmp_path: Path) -> None:
     target = tmp_path / "new.img"
-    assert run("clone", cache, target).exit_code == 0
+    target.write_bytes(image_bytes("crash"))
     whole = target.read_bytes()
     done = run("clone", "--force", cache, target)
     assert (done.exit_code, done.stdout) == (USAGE, "")
     assert "say --yes" in done.stderr
     assert target.read_bytes() == whole
     assert "would be overwritten: cache set" in run("clone", "-n", "--force", cache, target).stdout
+
+
+def test_a_clone_that_was_not_used_since_may_be_made_again(cache: Path, tmp_path: Path) -> None:
+    """As when a run was killed at its last step: only a newer journal entry shows a use."""
+    target = tmp_path / "new.img"
+    target.touch()  # killed right at the beginning
+    assert run("clone", cache, target).exit_code == 0
+    whole = target.read_bytes()
+    again = json.loads(run("--json", "clone", cache, target).stdout)
+    assert (again["done"], again["equal_sectors"]) == (True, again["live_sectors"])
+    assert target.read_bytes() == whole
+    assert run("resize", "--yes", target, "128M").exit_code == 0
+    with target.open("r+b") as file:  # so that it differs in use only
+        file.seek(4096)
+        file.write(whole[4096:8192])
+    refused = run("clone", cache, target)
+    assert (refused.exit_code, "that would be lost" in refused.stderr) == (FAILED, True)
 
 
 def test_a_device_that_is_no_cache_is_called_what_it_is(tmp_path: Path) -> None:
