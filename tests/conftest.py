@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What all tests share: closing lines that say how many crash states were judged, and what was skipped."""
 
-import os
 import signal
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from instruments.crash.state_share import share_of
+from instruments.measuring import choose_programs, mark_unmeasured, measuring_first_examples
 
 # What a script starts in the background ignores Ctrl-C, and under nohup the end of the terminal, and so would
 # all that the tests start.
@@ -20,22 +20,23 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("bcached", deadline=None)
 settings.load_profile("bcached")
 
-# Coverage of programs is measured where they are what is tested: it makes them slower by half.
-PROGRAMS = {"cli", "service"}
-MEASURING = "COVERAGE_PROCESS_CONFIG"  # is in the environment of programs that are to be measured
-MEASURING_KEY = pytest.StashKey[str | None]()
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run nothing of the package in their process are not measured."""
+    mark_unmeasured(items)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Whether the programs that a test starts are measured."""
-    measuring = item.config.stash.setdefault(MEASURING_KEY, os.environ.get(MEASURING))
-    if measuring is None:
-        return
-    if PROGRAMS & set(item.path.relative_to(Path(__file__).parent).parts):
-        os.environ[MEASURING] = measuring
-    else:
-        os.environ.pop(MEASURING, None)
+    """Programs are measured where they are what is tested."""
+    choose_programs(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Examples beyond the first ones are not measured."""
+    with measuring_first_examples(item):
+        return (yield)
 
 
 @pytest.hookimpl(trylast=True)
