@@ -119,6 +119,13 @@ class Attachment:
         self._is_open = True
         end_in_children(self)
 
+    def abandon(self) -> None:
+        """Release what `begin` has taken: the client could not be connected, and may be once more."""
+        with self._lock:
+            self._is_open, self._description, self._pid, self.gens = False, None, 0, None
+            if self._lease is not None:
+                self._lease.release()
+
     def close(self) -> bool:
         """Mark the client as closed; returns whether it was open. The caller closes the connection."""
         with self._lock:

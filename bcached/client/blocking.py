@@ -87,6 +87,7 @@ class BlockingClient:
             self._at.begin(channel, channel.ask(verbs.describe()))
             channel.settle_at_end(self._at)
         except BaseException:
+            self._at.abandon()
             channel.close()
             raise
         self._channel = channel

@@ -49,8 +49,8 @@ class Channel(asyncio.BufferedProtocol):
     async def open(cls, path: str, patience_s: float = 0.0) -> "Channel":
         """Returns a connection. Raises ConnectionLost if no daemon is reached within patience_s."""
         connected = await connect(path, patience_s)
-        channel = cls(path)
         try:
+            channel = cls(path)
             await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=connected)
         except BaseException as error:
             connected.close()

@@ -94,12 +94,13 @@ class Client:
         channel = await Channel.open(self.path, self._patience_s)
         try:
             self._at.begin(channel, await channel.ask(verbs.describe()))
+            channel.settle_at_end(self._at)
         except BaseException:
+            self._at.abandon()
             channel.abort()
             await channel.lost
             raise
         self._channel = channel
-        channel.settle_at_end(self._at)
         return self
 
     async def close(self) -> None:

@@ -27,7 +27,10 @@ def connecting(path: str, patience_s: float = 0.0) -> Generator[float, None, soc
 
     patience_s is how long to wait for a daemon that is not running.
     """
-    attempt = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        attempt = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:  # no descriptor is left
+        raise ConnectionLost(path, error.strerror or str(error)) from None
     try:
         attempt.setblocking(False)
         yield from _until_connected(attempt, path, patience_s)

@@ -35,9 +35,9 @@ class HangUpWatch:
     def add(self, descriptor: int, one: Settles) -> None:
         """Have `one` settled when the socket with this descriptor is shut, also if it is by now.
 
-        Without a thread, where no more can be started, it is settled by its next call only.
+        Where no thread can be started, or no descriptor is left, it is settled by its next call only.
         """
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):
             if self._poll is None:
                 end_in_children(self)
                 self._poll = select.epoll()

@@ -24,6 +24,7 @@ from bcached.client.connecting import connecting
 from bcached.client.forks import end_in_children
 from bcached.client.hang_up_watch import Settles, hang_up_watch
 from bcached.client.protocol.exchange import CLOSED, Call, Exchange
+from bcached.errors import ConnectionLost
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +38,15 @@ class SocketChannel:
 
     def __init__(self, path: str, patience_s: float = 0.0, *, stop_is_loss: bool = False) -> None:
         self.path = path
-        self._socket = connect(path, patience_s)
+        # No event requested: EPOLLHUP is always reported. Closed before the socket, so that it never says of
+        # another file with the socket's descriptor that it is open.
+        self._hang_ups = _epoll(path)
+        try:
+            self._socket = connect(path, patience_s)
+        except BaseException:
+            self._hang_ups.close()
+            raise
+        self._hang_ups.register(self._socket, 0)
         self._exchange = Exchange(path, stop_is_loss=stop_is_loss)
         self._lock = RLock()  # of all that follows; reentrant: a signal handler may report reads, or close
         self._received = memoryview(bytearray(RECEIVE_BYTES))
@@ -48,10 +57,6 @@ class SocketChannel:
         self._is_closed = False
         self._readable = select.poll()  # the leader's
         self._readable.register(self._socket, select.POLLIN)
-        # No event requested: EPOLLHUP is always reported. Closed before the socket, so that it never says of
-        # another file with the socket's descriptor that it is open.
-        self._hang_ups = select.epoll()
-        self._hang_ups.register(self._socket, 0)
         end_in_children(self)
 
     @property
@@ -314,6 +319,13 @@ ENTRANCES = {
         SocketChannel.close,
     )
 }
+
+
+def _epoll(path: str) -> select.epoll:
+    try:
+        return select.epoll()
+    except OSError as error:  # no descriptor is left
+        raise ConnectionLost(path, error.strerror or str(error)) from None
 
 
 def connect(path: str, patience_s: float = 0.0) -> socket.socket:

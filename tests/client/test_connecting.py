@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
 import asyncio
 import os
+import resource
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from bcached.client import connecting
+from bcached.client import Cache, connecting
 from bcached.client.blocking import BlockingClient
 from bcached.client.channel import Channel, connect
 from bcached.errors import ConnectionLost
@@ -120,3 +122,32 @@ def test_many_clients_at_once_are_all_served() -> None:
             thread.join()
         assert roles == ["admin"] * 64
         assert daemon.end() == 0
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Leave this process so many descriptors."""
+    free = [os.dup(0) for _ in range(count + 1)]
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for one in free:
+        os.close(one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_without_descriptors_a_client_is_not_connected_and_says_why(tmp_path: Path, count: int) -> None:
+    with listening(tmp_path / "s", 8):
+        path = str(tmp_path / "s")
+        before = os.listdir("/proc/self/fd")
+        with descriptors_left(count):
+            for connects in (BlockingClient(path).connect, partial(Cache(path).get, "a")):
+                with pytest.raises(ConnectionLost, match="Too many open files"):
+                    connects()
+            with pytest.raises(ConnectionLost, match="Too many open files"):
+                await Channel.open(path)
+            assert Cache(path, ignore_unavailable=True).get("a") is None
+        assert os.listdir("/proc/self/fd") == before

@@ -17,7 +17,7 @@ import pytest
 from bcached.client import AsyncCache, BlockingClient, Cache, Client
 from bcached.client.hang_up_watch import HangUpWatch, hang_up_watch
 from bcached.device.claims.lease_file import OldLease
-from bcached.errors import ConnectionLost
+from bcached.errors import AmbiguousLabel, ConnectionLost
 from instruments.clients.daemon_process import DaemonProcess
 from instruments.clients.served_set import served
 from instruments.time.patience import patience, tries
@@ -149,6 +149,17 @@ async def test_nor_does_an_asyncio_client_whose_loop_is_blocked(own_daemon: Daem
         own_daemon.end()
         assert all_released(own_daemon.folder)  # without an await
         assert not client.is_connected
+
+
+async def test_a_cache_that_cannot_be_connected_holds_no_lease(tmp_path: Path) -> None:
+    async with served(tmp_path, image=True) as it:
+        async with Client(it.path) as client:
+            await client.create_volume("twice")
+            await client.create_volume("twice")
+        with pytest.raises(AmbiguousLabel) as kept:  # with all frames
+            await asyncio.to_thread(Cache(it.path, "twice").get, "a")
+        assert OldLease(it.cache_set.lease_path, "").is_released()
+        assert "twice" in str(kept.value)
 
 
 async def test_a_write_that_is_under_way_keeps_it_until_it_has_returned(tmp_path: Path) -> None:

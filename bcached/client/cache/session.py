@@ -65,15 +65,16 @@ class CacheSession:
     ) -> None:
         """lose: takes the session when its connection has ended."""
         self._lose = lose
+        self.at = Attachment(path, direct=False, whole_buckets=True, checks_requests=False)
         self.channel = SocketChannel(path, patience_s, stop_is_loss=True)
         try:
-            self.at = Attachment(path, direct=False, whole_buckets=True, checks_requests=False)
             self.at.begin(self.channel, self.channel.ask(verbs.describe()))
             files = self.channel.ask(verbs.map_gens(self.at))
             self.gens = self.at.map_gens(files)
             self.changes = mapped_changes(self.channel.ask(verbs.map_changes(self.at)))
             self.inode = volume if isinstance(volume, int) else volume_of(self.channel, self.at, volume)
         except BaseException:
+            self.at.abandon()
             self.channel.close()
             raise
         devices = self.at.description.devices

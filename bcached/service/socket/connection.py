@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         self._peer.disconnect()
         self._has_left = self._ending = True
         self._sender.discard()
-        if self._backlog.block:
+        if self._backlog.block and not self.has_no_role:  # which could change nothing
             self._wait_for_turn()
             self._note()
         else:
