@@ -65,6 +65,11 @@ class JournalEntry:
         """Whether a journal may begin with it: it has no keys, and needs no other entry."""
         return self.seq == self.last_seq and not self.keys
 
+    @property
+    def is_a_filling(self) -> bool:
+        """Whether a repair may have filled a gap with it (repair/gap_filling.py)."""
+        return self.last_seq == max(self.seq - 1, 1) and not self.keys
+
     @classmethod
     def parse(cls, raw: Buffer, set_magic: int, where: str) -> "JournalEntry":
         """Returns the entry at the start of raw."""
@@ -177,6 +182,12 @@ def claimed_seq(raw: Buffer, offset: int) -> int:
     """Returns the seq that an entry at offset would have, whatever is there."""
     seq: int = HEADER.unpack_from(raw, offset)[2]
     return seq
+
+
+def claimed_bytes(raw: Buffer) -> int:
+    """Returns the length that an entry at the start of raw would have by its own header."""
+    words: int = HEADER.unpack_from(raw)[4]
+    return JSET_BYTES + words * WORD_BYTES
 
 
 def is_of_another_set(raw: Buffer, offset: int, where: str) -> bool:

@@ -22,7 +22,12 @@ HEAD_UNUSED = (1 << 60) - (1 << 37)
 
 
 def is_cut_off(raw: Buffer, set_magic: int, before: JournalEntry) -> bool:
-    """Whether raw begins with an entry right behind another one whose write did not end.
+    """Whether raw begins with an entry right behind another one whose write did not end."""
+    return cut_of(raw, set_magic, before) is not None
+
+
+def cut_of(raw: Buffer, set_magic: int, before: JournalEntry) -> int | None:
+    """Returns how much was written of an entry right behind another one; None if its write may have ended.
 
     1. Its header and its keys up to the cut are an entry's, and the first sector is whole. 2. From the cut on
     all is zeros, or a sector there begins with an older entry. 3. No smaller number of keys has the checksum:
@@ -30,11 +35,11 @@ def is_cut_off(raw: Buffer, set_magic: int, before: JournalEntry) -> bool:
     """
     used = used_by_next(raw, set_magic, before)
     if used is None or len(used) <= SECTOR_BYTES:
-        return False
-    cut = _cut(used, set_magic, before.seq)
-    if cut < SECTOR_BYTES or not _has_keys_up_to(used, cut):
-        return False
-    return cut < len(used) and not any(_is_whole(used, size) for size in _sizes(used, cut))
+        return None
+    cut = _cut(memoryview(raw), len(used), set_magic, before.seq)
+    if not SECTOR_BYTES <= cut < len(used) or not _has_keys_up_to(used, cut):
+        return None
+    return None if any(_is_whole(used, size) for size in _sizes(used, cut)) else cut
 
 
 def begins_with_key_word(raw: Buffer) -> bool:
@@ -56,13 +61,13 @@ def used_by_next(raw: Buffer, set_magic: int, before: JournalEntry) -> memoryvie
     return view[:size_bytes] if JSET_BYTES <= size_bytes <= min(len(view), JSET_BYTES_MAX) else None
 
 
-def _cut(used: memoryview, set_magic: int, newest: int) -> int:
+def _cut(raw: memoryview, used: int, set_magic: int, newest: int) -> int:
     """Returns the first byte that was not written: of zeros to the end, or of a sector with an old entry."""
-    for begin in range(SECTOR_BYTES, len(used) - HEADER.size, SECTOR_BYTES):
-        _, magic, seq, _, _, _ = HEADER.unpack_from(used, begin)
+    for begin in range(SECTOR_BYTES, min(used, len(raw) - HEADER.size), SECTOR_BYTES):
+        _, magic, seq, _, _, _ = HEADER.unpack_from(raw, begin)
         if magic == JSET ^ set_magic and seq <= newest:
             return begin
-    return -(-len(bytes(used).rstrip(b"\0")) // WORD_BYTES) * WORD_BYTES
+    return -(-len(bytes(raw[:used]).rstrip(b"\0")) // WORD_BYTES) * WORD_BYTES
 
 
 def _has_keys_up_to(used: memoryview, cut: int) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from bcached.device.block_device import BlockDevice
-from bcached.errors import BadMagic, FormatError
+from bcached.errors import BadMagic, BcachedError, FormatError
 from bcached.format.jset import (
     JSET_BYTES_MAX,
     EntryTrace,
@@ -75,6 +75,8 @@ class JournalEnd:
     where: str = ""
     why: str = ""
     is_certain: bool = True  # that a power cut does not explain it
+    is_torn: bool = False  # a device that garbles the sector it is writing when the power fails explains it
+    unread: BcachedError | None = field(default=None, compare=False)  # what may be there could not be read
 
 
 @dataclass(slots=True)

@@ -184,6 +184,8 @@ def _report_gap(
 async def _report_end(found: JournalFound, members: Sequence[MemberFound], report: Report) -> None:
     """Report an end that is no writer's: the newest entries may have been erased."""
     found.end = end = await find_end(found, members)
+    if end.unread is not None:
+        report(finding_of(end.unread, "journal-unreadable", Severity.DAMAGE, "how the journal ends"))
     if end.known == End.SUSPECT:
         report(finding_of_end(found, way_back(members, found.newest.seq)))
 

@@ -5,13 +5,13 @@ Entries are written one behind the other, a bucket is filled before the next is 
 erased before it is used again. So the next entry would be right behind the newest, or at the start of the
 next bucket. What an earlier lap of the ring left at both places proves that there was none. Zeros at one of
 them, with entries of an earlier lap further behind, are no state that a writer leaves: something was erased.
-Nor is an entry that the ring has twice: one of them was written where another belongs.
+Nor is anything else that no lap left there (next_place.py): it was written where another entry belongs.
 If there is nothing of an earlier lap, an entry that was never written and one that was erased look the same
 in the journal. The prios may show that several were written (prio_traces.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bcached.errors import BcachedError
 from bcached.format.damage.torn_entry import begins_with_key_word
@@ -19,17 +19,17 @@ from bcached.format.jset import EntryTrace, PlacedEntry
 from bcached.store.finding import SUSPECT_END, Finding, Severity
 from bcached.store.journal.reader import BucketFound, End, JournalEnd, JournalFound
 from bcached.store.membership import MemberFound
+from bcached.store.reading.next_place import ERASED_BYTES, UNLESS_DISCARDED, NextPlace
 from bcached.store.reading.prio_traces import prio_traces
 from bcached.units import SECTOR_BYTES
 
-ERASED_BYTES = 24  # up to an entry's seq, and no more of it need be erased to hide it
-UNLESS_DISCARDED = " (or the kernel discarded it, and discards were switched off since)"
 STRUCTURE, LOST = "journal", "the changes in newer entries, if there were any"
 
 
 async def find_end(found: JournalFound, members: Sequence[MemberFound]) -> JournalEnd:
     """Returns how the end is known. All buckets must have been read; found.buckets or others has them.
 
+    If there is a trace of a newer entry, it must be of one whose write a power cut interrupted.
     An entry is written to every member before it counts: one member that proves the end is enough.
     """
     ends = [
@@ -44,19 +44,22 @@ async def find_end(found: JournalFound, members: Sequence[MemberFound]) -> Journ
     for number, member in enumerate(members):
         async for trace in prio_traces(found, number, member):
             return JournalEnd(End.SUSPECT, trace.where, trace.why)
-    return JournalEnd()
+    return JournalEnd(unread=next((end.unread for end in ends if end.unread), None))
 
 
 def finding_of_end(found: JournalFound, advice: str = "") -> Finding:
     """Returns the finding of an end that is suspect."""
     assert found.end is not None
     seq, end = found.newest.seq, found.end
-    cannot = "cannot" if end.is_certain else "can hardly"
+    cause = "cannot cause this" if end.is_certain else "can hardly cause this"
+    if end.is_torn:
+        cause = "causes this only on a device that may garble the sector it is writing"
     problem = (
         f"entry {seq} is the newest found, but a newer one may have been erased: {end.why}; a power cut "
-        f"{cannot} cause this"
+        f"{cause}"
     )
-    return Finding(SUSPECT_END, Severity.DAMAGE, STRUCTURE, found.end.where, problem, LOST, advice)
+    severity = Severity.TORN if end.is_torn else Severity.DAMAGE
+    return Finding(SUSPECT_END, severity, STRUCTURE, end.where, problem, LOST, advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,85 +110,54 @@ class RingRead:
 
     async def _end_behind(self, newest: Newest) -> JournalEnd:
         """Returns what both places show where the next entry would be."""
-        here = newest.bucket
-        twice = self._twice(here, newest.behind)
-        if twice:
-            return JournalEnd(End.SUSPECT, f"{here.where}, byte {newest.behind}", twice)
-        known = await self._known_here(newest)
-        if known == End.SUSPECT:
-            why = f"there is a gap, and entries of an earlier lap are behind it{UNLESS_DISCARDED}"
-            return JournalEnd(known, f"{here.where}, byte {newest.behind}", why)
-        following = self.following(here)
-        if not following:
-            return JournalEnd(known)
-        twice = self._twice(following[0], 0)
-        if twice:
-            return JournalEnd(End.SUSPECT, f"{following[0].where}, byte 0", twice)
-        known_next, why = await self._known_of_next(following[0], newest.seq)
-        if known_next == End.SUSPECT:
-            return JournalEnd(known_next, f"{following[0].where}, byte 0", why)
-        return JournalEnd(max(known, known_next))
+        following = self.following(newest.bucket)
+        end = await self._end_here(newest, following)
+        if end.known == End.SUSPECT or not following:
+            return end
+        upcoming = await self._end_at_next(following[0], newest.seq)
+        worse = end if end.known > upcoming.known else upcoming
+        return replace(worse, unread=end.unread or upcoming.unread)
 
-    def _twice(self, bucket: BucketFound, byte: int) -> str:
-        """Returns where else the sound entry at a byte of a bucket is; nothing if that is its only place.
-
-        One without keys may be what a repair fills a gap with.
-        """
-        at = next((placed.entry for placed in bucket.sound if placed.offset_bytes == byte), None)
-        for other in self.buckets() if at is not None and at.keys else ():
-            for placed in other.sound:
-                if placed.entry == at and (other is not bucket or placed.offset_bytes != byte):
-                    return f"entry {at.seq} is there, and at {other.where}, byte {placed.offset_bytes}, too"
-        return ""
-
-    async def _known_here(self, newest: Newest) -> End:
+    async def _end_here(self, newest: Newest, following: Sequence[BucketFound]) -> JournalEnd:
         """Returns what the place behind the newest entry shows.
 
-        1. The bucket is full. 2. No earlier lap reached further. 3. An older entry. 4. The rest of one, or a
-        gap: the entries of a lap have none.
+        1. The bucket is full, or another entry was being written there. 2. No earlier lap reached further.
+        3. Older entries.
         """
-        if newest.behind >= self.bucket_bytes:
-            return End.PROVEN
-        older = older_in(newest.bucket, newest.behind, newest.seq)
-        if not older:
-            return End.PLAUSIBLE
-        if older[0].byte == newest.behind:
-            return End.PROVEN
-        return await self._known_at(newest.bucket, newest.behind)
+        if newest.behind >= self.bucket_bytes or _newer_at(newest.bucket, newest.behind, newest.seq):
+            return JournalEnd(End.PROVEN)
+        place = NextPlace(self.member, newest.bucket, newest.behind, following, newest.seq)
+        if not older_in(newest.bucket, newest.behind, newest.seq):
+            return await place.end_without_older()
+        return await place.end()
 
-    async def _known_at(self, bucket: BucketFound, byte: int) -> End:
-        """Returns what a sector without an entry in front of older entries shows.
+    async def _end_at_next(self, bucket: BucketFound, seq: int) -> JournalEnd:
+        """Returns what the start of the next bucket shows.
 
-        1. Keys are the rest of an older entry. 2. Zeros are not what a writer leaves. 3. Anything else may be
-        a sector that was being written when the power failed.
+        1. Another entry was being written there. 2. An older entry. 3. Nothing of the journal: in the first
+        lap, or after a discard. 4. Something else.
         """
-        try:
-            raw = await self.member.block_device.read(bucket.bucket * self.bucket_bytes + byte, SECTOR_BYTES)
-        except BcachedError:
-            return End.PLAUSIBLE
-        if begins_with_key_word(raw):
-            return End.PROVEN
-        return End.PLAUSIBLE if any(raw[:ERASED_BYTES]) else End.SUSPECT
-
-    async def _known_of_next(self, bucket: BucketFound, seq: int) -> tuple[End, str]:
-        """Returns what the start of the next bucket shows, and why.
-
-        1. An older entry. 2. Something else, with older entries behind it. 3. Nothing of the journal: in the
-        first lap, or after a discard.
-        """
+        if _newer_at(bucket, 0, seq):
+            return JournalEnd(End.PROVEN)
+        place = NextPlace(self.member, bucket, 0, self.following(bucket), seq)
         older = older_in(bucket, 0, seq)
-        if older:
-            if older[0].byte == 0:
-                return End.PROVEN, ""
-            why = "entries of an earlier lap are in this bucket, but not at its start"
-            return max(await self._known_at(bucket, 0), End.PLAUSIBLE), why
-        if self.may_be_blank(bucket):
-            return End.PLAUSIBLE, ""
+        if older and older[0].byte == 0:
+            return await place.end()
+        if not older and self.may_be_blank(bucket):
+            return await place.end_without_older()
+        is_blank = not older and not await self._has_rest(bucket)
         why = f"the ring was filled before, but this bucket has no entry{UNLESS_DISCARDED}"
-        known = await self._known_at(bucket, 0)
-        if known == End.PLAUSIBLE and not await self._has_rest(bucket):
-            known = End.SUSPECT  # a power cut leaves all sectors but one as they were, or as written
-        return max(known, End.PLAUSIBLE), why
+        if older:
+            why = "entries of an earlier lap are in this bucket, but not at its start"
+        return place.suspect(why, is_torn=not is_blank and await self._has_bytes(bucket))
+
+    async def _has_bytes(self, bucket: BucketFound) -> bool:
+        """Whether anything but zeros is where the first entry of a bucket would begin."""
+        try:
+            raw = await self.member.block_device.read(bucket.bucket * self.bucket_bytes, SECTOR_BYTES)
+        except BcachedError:
+            return True
+        return any(raw[:ERASED_BYTES])
 
     async def _has_rest(self, bucket: BucketFound) -> bool:
         """Whether the second block of a bucket, or a later one, has a sector of keys, or none can be told."""
@@ -231,6 +203,10 @@ class RingRead:
 def older_in(bucket: BucketFound, byte: int, seq: int) -> list[EntryTrace]:
     """Returns the traces of entries from a byte of a bucket on that are not newer than one."""
     return [trace for trace in bucket.traces if trace.byte >= byte and trace.seq <= seq]
+
+
+def _newer_at(bucket: BucketFound, byte: int, seq: int) -> bool:
+    return any(trace.byte == byte and trace.seq > seq for trace in bucket.traces)
 
 
 def _offset_of(placed: PlacedEntry) -> int:

@@ -58,7 +58,7 @@ async def _plan(repair: Repair, wishes: Wishes, searched: SearchProgress) -> Rep
 async def _end_journal(repair: Repair) -> None:
     """Add the steps after which nothing shows that entries newer than the newest were there."""
     found = await repair.preview()
-    if (step := fill_gap(found)).is_needed:
+    if (step := await fill_gap(found)).is_needed:
         repair.add(step, found.members)
     found = await repair.preview()
     if (step := await clear_prio_traces(found)).is_needed:

@@ -35,6 +35,14 @@ def test_so_was_one_that_ends_inside_of_a_sector_but_the_first() -> None:
     assert not is_cut_off(of_one_sector[:400].ljust(512, b"\0"), MAGIC, BEFORE)
 
 
+def test_so_was_one_of_which_less_is_lacking_than_the_header_of_what_is_there() -> None:
+    raw = replace(ENTRY, keys=KEYS[:12]).pack(MAGIC, 512)
+    assert len(raw) - 512 == 512
+    older = replace(BEFORE, seq=3, last_seq=1).pack(MAGIC, 512)
+    assert is_cut_off(raw[:512] + older, MAGIC, BEFORE)
+    assert not is_cut_off(raw[:512] + older[:500].ljust(1024, b"\xff"), MAGIC + 1, BEFORE)
+
+
 def test_so_was_one_behind_which_an_older_entry_begins() -> None:
     older = replace(BEFORE, seq=3, last_seq=1, keys=KEYS[:8]).pack(MAGIC, 512)
     assert is_cut_off(cut(1024, older), MAGIC, BEFORE)

@@ -118,7 +118,7 @@ async def test_the_rest_of_an_older_entry_proves_the_end_and_other_bytes_do_not(
     for between, known in (
         (rest, End.PROVEN),
         (GAP + rest[BLOCK:], End.SUSPECT),
-        (b"\xff" * BLOCK + rest[BLOCK:], End.PLAUSIBLE),  # a power cut may leave anything in a sector
+        (b"\xff" * BLOCK + rest[BLOCK:], End.SUSPECT),
         (bytes(24) + rest[24:], End.SUSPECT),
     ):
         ring[1] = [*entries(A_BUCKET * COUNT + 1, covered), between, *entries(10, 2)]
@@ -132,12 +132,20 @@ async def test_what_was_on_the_device_before_the_journal_is_not_of_an_earlier_la
     assert await end_of(ring) == End.PLAUSIBLE
 
 
-async def test_a_sector_that_a_power_cut_left_undefined_is_not_suspect() -> None:
+async def test_a_sector_that_some_devices_may_leave_after_a_power_cut_is_suspect_and_no_damage() -> None:
     ring = round_and_round(A_BUCKET * COUNT)
-    ring[1][0] = b"\xff" * BLOCK
-    assert await end_of(ring) == End.PLAUSIBLE
-    ring[1] = [b"\xff" * BLOCK + packed(of_three_blocks(9))[BLOCK:]]
-    assert await end_of(ring) == End.PLAUSIBLE
+    garbled = b"\xff" * BLOCK
+    lapped: list[list[JournalEntry | bytes]] = [
+        [garbled, *ring[1][1:]],
+        [garbled + packed(of_three_blocks(9))[BLOCK:]],
+    ]
+    for contents in lapped:
+        ring[1] = contents
+        found, findings = await read(ring)
+        assert found.end is not None
+        assert found.end.known == End.SUSPECT
+        assert [(one.rule, one.severity) for one in findings.listed] == [("journal-end", Severity.TORN)]
+        assert "may garble the sector it is writing" in findings.listed[0].problem
 
 
 @pytest.mark.parametrize("contents", [b"\xff" * BLOCK, b"\xff" * BUCKET, Random(3).randbytes(BUCKET)])

@@ -43,6 +43,32 @@ async def state_of(device: MemoryDevice) -> tuple[int, End | None, bool, Severit
     return journal.newest.seq, known, left.journal.is_whole, checked.findings.worst
 
 
+@pytest.mark.parametrize("kind", ["older", "keys"])
+async def test_another_sector_over_the_newest_entry_leaves_all_in_doubt_too(kind: str) -> None:
+    """An older entry of the ring, or keys of a leaf."""
+    checked, nodes = await structures(NAME)
+    assert checked.journal is not None
+    bucket_bytes = checked.members[0].superblock.bucket_sectors * 512
+    raw = bytearray(image_bytes(NAME))
+    at = {
+        placed.entry.seq: bucket.bucket * bucket_bytes + placed.offset_bytes
+        for bucket, placed in checked.journal.placed()
+    }
+    leaf = nodes[-1].key.pointers[0].sector * 512
+    sectors = {
+        "older": raw[at[NEWEST - 20] : at[NEWEST - 20] + 512],
+        "keys": raw[leaf + 512 : leaf + 1024],
+    }
+    raw[at[NEWEST] : at[NEWEST] + 512] = sectors[kind]
+    device = MemoryDevice.holding(raw)
+    assert (await state_of(device))[:3] == (NEWEST - 1, End.SUSPECT, False)
+    repair = await plan_repair([device], Wishes(frozenset({StepOption.CLEAR_JOURNAL}), seq=NEWEST - 1))
+    await repair.write()
+    newest, known, is_whole, worst = await state_of(device)
+    assert (newest, is_whole, worst) == (NEWEST - 1, True, Severity.NOTE)
+    assert known != End.SUSPECT
+
+
 @pytest.mark.parametrize("count", [1, 12])
 async def test_erased_entries_leave_all_in_doubt_until_the_owner_goes_on_without(
     count: int, tmp_path: Path

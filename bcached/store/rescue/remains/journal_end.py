@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bcached.errors import BcachedError
-from bcached.format.damage.torn_entry import is_cut_off
+from bcached.format.damage.torn_entry import cut_of
 from bcached.format.jset import JSET_BYTES_MAX, EntryTrace
-from bcached.store.journal.reader import BucketFound, JournalFound
+from bcached.store.journal.reader import BucketFound, End, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
 from bcached.store.reading.newer_entries import newer_traces
+from bcached.store.reading.next_place import NextPlace
+from bcached.store.reading.ring_end import RingRead, older_in
 from bcached.units import SECTOR_BYTES
 
 
@@ -73,4 +75,18 @@ async def _is_cut_off(
         raw = await member.block_device.read(bucket.bucket * bucket_bytes + trace.byte, length)
     except BcachedError:
         return False
-    return is_cut_off(raw, member.superblock.set_magic, found.newest)
+    cut = cut_of(raw, member.superblock.set_magic, found.newest)
+    return cut is not None and await _was_left_behind(found, member, bucket, trace.byte + cut)
+
+
+async def _was_left_behind(found: JournalFound, member: MemberFound, bucket: BucketFound, byte: int) -> bool:
+    """Whether what is behind the cut is what an earlier lap of the ring left there, as far as that is known.
+
+    Else the entry may have been whole before that was written over it. Inside of a block it is not known.
+    """
+    seq, byte = found.newest.seq, -(-byte // SECTOR_BYTES) * SECTOR_BYTES
+    if byte % (member.superblock.block_sectors * SECTOR_BYTES) or not older_in(bucket, byte, seq):
+        return True
+    following = RingRead(found, bucket.member, member).following(bucket)
+    end = await NextPlace(member, bucket, byte, following, seq).end()
+    return end.known != End.SUSPECT

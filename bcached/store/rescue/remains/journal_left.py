@@ -15,7 +15,7 @@ from bcached.format.sizes import JOURNAL_BUCKETS_MAX, MEMBERS_MAX, METADATA_BYTE
 from bcached.format.superblock import Superblock
 from bcached.keys import Key
 from bcached.store.finding import DAMAGED_ENTRY, TORN_ENTRY, Finding, Report, Severity
-from bcached.store.journal.reader import End, JournalEnd, JournalFound, read_bucket
+from bcached.store.journal.reader import End, JournalFound, read_bucket
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
 from bcached.store.reading.newer_entries import newer_traces
@@ -94,8 +94,6 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
         lost = "the changes in them, if the power did not fail while they were written"
         where = newer[min(newer)][0].where
         report(Finding(DAMAGED_ENTRY, Severity.DAMAGE, STRUCTURE, where, problem, lost))
-    elif is_cut_off:
-        found.end = JournalEnd(End.PROVEN)
     else:
         await _judge_end(left, members, report)
     return left
