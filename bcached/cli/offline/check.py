@@ -14,7 +14,7 @@ from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import progress_line, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
-from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.devices import opened, warn_if_partitioned, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.reports.journal_end import end_line, end_word
 from bcached.cli.offline.reports.next_commands import next_for_damage, without_superblock
@@ -111,7 +111,12 @@ async def _check(
         if steady.checked.is_fresh:
             return steady, owner, await _next_for_former_set(steady.checked, request.backings)
         options = request.copy_maps.options
-        following = await next_for_damage(steady.checked, devices, request.backings, options)
+        others = {backing.path for backing in owner.backings if not backing.fits} if owner else set()
+        fitting = [path for path in request.backings if path not in others]
+        following = await next_for_damage(steady.checked, devices, fitting, options)
+        if not steady.checked.members and (about_tables := warn_if_partitioned(request.devices)):
+            warnings += about_tables
+            following = [command for command in following if not command.startswith("bcachectl repair")]
         rescues = next_commands(owner, request.devices, options)
         return steady, owner, rescues + following[1:] if rescues else following
 

@@ -19,11 +19,11 @@ from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
 from bcached.cli.offline.consent import confirm, going_on, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
-from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.devices import opened, partition_table_of, warn_if_used
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
 from bcached.cli.offline.set_layout import GEOMETRY, VOLUME_SIZE
 from bcached.cli.paths import PATH
-from bcached.errors import DeviceError
+from bcached.errors import DeviceError, DeviceRefused
 from bcached.keys import INODE_MAX
 from bcached.store.repair.applying import Progress
 from bcached.store.repair.needs import REBUILDING, StepOption
@@ -223,6 +223,9 @@ def _refuse_misuse(request: RepairRequest) -> None:
 
 
 async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
+    if StepOption.SUPERBLOCK in request.steps:
+        for path in request.caches:
+            _refuse_partitioned(path)
     async with opened(request.caches, to_change=bool(request.steps) and not request.dry_run) as devices:
         with search_line() as searched:
             seen, _ = request.copy_maps.applied(devices)
@@ -242,6 +245,17 @@ async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
             if undo is not None:
                 undo.log.close()
     return done
+
+
+def _refuse_partitioned(path: str) -> None:
+    """Raises DeviceRefused for a device whose partition table a new superblock would be written into."""
+    if table := partition_table_of(path):
+        raise DeviceRefused(
+            path,
+            f"it has a partition table ({table}), and no superblock of bcache: name the partition that has "
+            "one. If the table was written over a whole set by mistake, erase it first: "
+            f"wipefs --backup -a -t {table} {path}",
+        )
 
 
 @contextmanager

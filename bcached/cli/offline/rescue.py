@@ -16,7 +16,7 @@ from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Failed, Interrupted
 from bcached.cli.offline.consent import confirm, going_on, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
-from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.devices import opened, partitions_told, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
 from bcached.cli.offline.set_layout import GEOMETRY
@@ -25,7 +25,7 @@ from bcached.device import FileDevice
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.owner_of import Owner, owner_of, read_backing
+from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, refuse_empty
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.remains.superblock_left import KnownLayout
@@ -148,7 +148,8 @@ def rescue(
     if dry_run:
         warn_if_used(caches)
     try:
-        done = run_interruptibly(_rescue(options, request))
+        with partitions_told([*caches, *filter(None, [backing])]):
+            done = run_interruptibly(_rescue(options, request))
     except KeyboardInterrupt:
         done_so_far = f"what was written to {request.target} is right; the same command continues"
         raise Interrupted(f"interrupted: {'nothing was written' if dry_run else done_so_far}") from None
@@ -211,7 +212,7 @@ async def _to_image(
     rescue.count()
     size_bytes = volume_end(rescue) * SECTOR_BYTES
     if not size_bytes:
-        raise SetRefused(f"volume {request.volume} has no dirty data")
+        refuse_empty(request.volume, extents.inodes())
     await refuse_other_file(request.image, size_bytes)
     if request.dry_run:
         return rescue

@@ -9,7 +9,7 @@ from bcached.cli.answer import answer
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Failed
-from bcached.cli.offline.devices import opened
+from bcached.cli.offline.devices import opened, partitions_told, warn_if_partitioned
 from bcached.cli.offline.reports.next_commands import without_superblock
 from bcached.cli.offline.reports.shown_superblock import ShownSuperblock, shown_superblock
 from bcached.cli.paths import PATH
@@ -42,9 +42,11 @@ def show(options: GlobalOptions, device: str) -> None:
     With --json, print all its fields.
     """
     try:
-        shown = run_interruptibly(_read(device))
+        with partitions_told([device]):
+            shown = run_interruptibly(_read(device))
     except _Gone as error:
         gone = error
+        warn_if_partitioned([device])
         answer(options, gone.document, lambda: "\n".join(gone.lines))
         raise Failed(str(gone)) from None
     if shown.damage is not None:

@@ -15,19 +15,18 @@ from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.offline.consent import search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
-from bcached.cli.offline.devices import opened, warn_if_used
+from bcached.cli.offline.devices import opened, partitions_told, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.reports.rescue_report import missing_parts
 from bcached.cli.offline.rescue import CONFIDENCE
 from bcached.cli.paths import PATH
 from bcached.device.block_device import BlockDevice
 from bcached.device.files.locked_folder import locked_folder
-from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.dm_table import LinearTarget, targets_of
 from bcached.store.rescue.extent_map import packed_map
-from bcached.store.rescue.owner_of import Owner, owner_of, read_backing
+from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, refuse_empty
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.missing_members import is_missing
 from bcached.store.rescue.remains.node_scan import add_found_leaves
@@ -119,9 +118,10 @@ def view(
     if not dm_table:
         refuse_without_engine()
     warn_if_used([*caches, *([backing] if backing is not None else [])])
-    exported = run_interruptibly(
-        _find(caches, backing, volume, CONFIDENCE[confidence], read_maps(maps, caches))
-    )
+    with partitions_told([*caches, *filter(None, [backing])]):
+        exported = run_interruptibly(
+            _find(caches, backing, volume, CONFIDENCE[confidence], read_maps(maps, caches))
+        )
     if exported.missing:
         click.echo(f"bcachectl: not shown: {', '.join(exported.missing)}", err=True)
     if dm_table:
@@ -165,7 +165,7 @@ async def _find(
             rows, missing = _shown(rescue, 0)
             sectors = volume_end(rescue)
             if not sectors:
-                raise SetRefused(f"volume {volume} has no dirty data")
+                refuse_empty(volume, extents.inodes())
             return Exported(rows, sectors * SECTOR_BYTES, files, missing=missing)
         async with opened([backing_path]) as (device,):
             backing = await read_backing(device)

@@ -38,6 +38,11 @@ class CheckedBacking:
         return self.rescue.owner.inode if self.rescue is not None else None
 
     @property
+    def fits(self) -> bool:
+        """Whether it may be the right device: it has a volume in the set, or cannot say which."""
+        return self.rescue is not None or self.superblock is None
+
+    @property
     def dirty_sectors(self) -> int:
         """The sectors that only the cache has, however sure."""
         return dirty_sectors(self.rescue) if self.rescue is not None else 0

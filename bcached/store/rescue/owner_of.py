@@ -63,10 +63,11 @@ def owner_of(
         if inode is not None:
             return Owner(inode, _doubt(left, backing, inode, dirty_inodes, is_former=number > 0))
     held = "; ".join(_held(left, inode) for inode in dirty_inodes) or "no volume has dirty data"
-    raise SetRefused(
-        f"{path}: no volume of the set has its uuid {backing.uuid}: {held}. "
-        "--volume N takes the data of that volume"
-    )
+    is_foreign = backing.set_uuid.int and backing.set_uuid != left.members[0].superblock.set_uuid
+    advice = ". --volume N takes the data of that volume"
+    if is_foreign:
+        advice = f"; it is attached to another set, {backing.set_uuid}: is it the right device?"
+    raise SetRefused(f"{path}: no volume of the set has its uuid {backing.uuid}: {held}{advice}")
 
 
 def _slot_of(table: Sequence[UuidEntry | None], uuid: UUID) -> int | None:
@@ -116,6 +117,13 @@ def _held(left: SetLeft, inode: int) -> str:
     if entry.is_burnt:
         return f"volume {inode} (given up) has dirty data"
     return f"volume {inode} ({entry.uuid}) has dirty data"
+
+
+def refuse_empty(inode: int, dirty_inodes: Sequence[int]) -> None:
+    """Raises SetRefused for a volume that has no dirty data, and says which ones have."""
+    held = ", ".join(map(str, dirty_inodes))
+    others = f"; volumes that have some: {held}" if held else ""
+    raise SetRefused(f"volume {inode} has no dirty data{others}")
 
 
 def volume_sectors(left: SetLeft, inode: int) -> int:
