@@ -233,7 +233,8 @@ async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
         if request.dry_run or not done.is_needed or done.obstacle:
             return done
         _ask(options, request, done)
-        undo = await UndoLog.open(request.undo, devices) if request.undo is not None else None
+        with going_on("nothing was changed: name another file"):
+            undo = await UndoLog.open(request.undo, devices) if request.undo is not None else None
         try:
             with _progress(done) as progress:
                 await done.write(undo, progress)

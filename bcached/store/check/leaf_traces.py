@@ -10,7 +10,7 @@ key, or at a stop, but an entry a tenth of a second after its own: all keys of a
 from collections.abc import Sequence
 from functools import cached_property
 
-from bcached.errors import FormatError
+from bcached.errors import BcachedError, FormatError
 from bcached.format.bkey import HEAD_WORDS, WORD_BYTES, parse_keys
 from bcached.format.bset import BSET_HEADER, Bset
 from bcached.format.jset import JournalEntry
@@ -21,6 +21,7 @@ from bcached.store.btree.node_reader import NodeFound, read_node
 from bcached.store.check.journaled_keys import DirtySectors, keys_in
 from bcached.store.journal.reader import End, JournalEnd, JournalFound
 from bcached.store.membership import MemberFound
+from bcached.store.reading.journal_check import read_journal
 from bcached.store.reading.torn_append import MappedSectors
 
 FILLED_BYTES = PAGE_BYTES - 48  # a bset that is longer is written at once (kernel: bch_btree_leaf_dirty)
@@ -51,9 +52,19 @@ class LeafTraces:
                 node = await read_node(self._members, leaf.key, 0, leaf.low)
                 journaled = _Journaled(keys_in(self._keys, node.low, node.high))
                 if node.damage is None and journaled.lacks_last_of(node):
+                    if await self._has_moved():
+                        return None
                     why = "the last keys written there are dirty, and no entry found has them"
                     return JournalEnd(End.SUSPECT, leaf.where, why, is_certain=False)
         return None
+
+    async def _has_moved(self) -> bool:
+        """Whether the set is in use: then the entry with the keys may have been written meanwhile."""
+        try:
+            now = await read_journal(self._members, lambda _: None)
+        except BcachedError:
+            return False
+        return bool(now.entries) and now.newest.seq > max(entry.seq for entry in self._entries)
 
     @cached_property
     def _keys(self) -> list[Key]:

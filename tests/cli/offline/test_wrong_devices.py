@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Devices that are not the ones meant: a disk whose partition has the set, and another set's backing device."""
+"""Devices that are not the ones meant: a disk whose partition has the set, another set's backing device."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from bcached.keys import Key, Pointer
-from bcached.store.check.checker import check_set
+from bcached.store.check.checker import check_set, read_metadata, read_tree
 from bcached.store.finding import Severity
 from bcached.store.journal.reader import End
 from bcached.store.rescue.corrections import read_corrected
@@ -98,3 +98,18 @@ async def test_a_kernels_newest_entry_that_was_erased_after_a_stop_leaves_nothin
     (finding,) = [one for one in left.checked.findings.listed if one.rule == "journal-end"]
     assert "a power cut can hardly cause this" in finding.problem
     assert {one.confidence for one in DirtyExtents.of(left).of_inode(0)} == {Confidence.NEWEST}
+
+
+async def test_an_entry_that_is_written_during_the_check_was_not_erased() -> None:
+    checked, _ = await structures("flash")
+    *_, (seq, byte, _) = journal_entries(checked)
+    raw = bytearray(image_bytes("flash"))
+    erase(byte, 512)(raw)
+    device = MemoryDevice.holding(raw)
+    found = await read_metadata([device])
+    assert found.journal is not None
+    assert found.journal.newest.seq == seq - 1
+    await device.write(byte, image_bytes("flash")[byte : byte + 512])
+    async for _ in read_tree(found):
+        pass
+    assert "journal-end" not in found.findings.counts
