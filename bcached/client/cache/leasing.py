@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Leases whole buckets, the next ones before they are needed."""
 
+import time
 from collections import deque
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ from bcached.units import SECTOR_BYTES
 AHEAD_MS = 100  # how long the daemon may look for a bucket that is not needed yet: replies wait behind it
 SET_SHARE = 128  # of the buckets of the set, this part at most is requested ahead by a client
 PATIENCE_MS = 30_000
+LAST_ANSWERS_S = 2.0  # how long a close waits for what was requested ahead, of a daemon that hangs
 AHEAD_MAX, AHEAD_MIN, AHEAD_BYTES = 64, 16, 32 << 20  # buckets at most; at least, if not so many bytes
 # Objects of the length of the last one for which space is requested ahead: twice as many after each wait.
 AHEAD_OBJECTS, AHEAD_OBJECTS_MAX = 8, 64
@@ -65,14 +67,18 @@ class Leases:
         return self._channel.ask(verbs.allocate_bucket(self._at, timeout_ms=timeout_ms))
 
     def take_granted(self) -> list[Key]:
-        """Returns the buckets that were requested ahead, which takes at most as long as they may wait."""
-        granted = []
-        while self._ahead:
-            call = self._ahead.popleft()
-            self._channel.news(call)
+        """Returns the buckets that were requested ahead, as far as the daemon answers in time."""
+        granted, deadline_s = [], time.monotonic() + LAST_ANSWERS_S
+        while self._ahead and self._is_answered(self._ahead[0], deadline_s):
             with suppress(NoFreeBuckets):
-                granted.append(call.outcome())
+                granted.append(self._ahead.popleft().outcome())
         return granted
+
+    def _is_answered(self, call: Call[Key], deadline_s: float) -> bool:
+        while not call.is_settled and (left_s := deadline_s - time.monotonic()) > 0:
+            if not self._channel.take_arrived(left_s):
+                break  # another thread reads
+        return call.is_settled
 
     def _await(self, call: Call[Key]) -> None:
         self._channel.take_arrived()

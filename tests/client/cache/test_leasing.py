@@ -2,6 +2,7 @@
 """The next bucket is leased before it is needed."""
 
 import contextlib
+import signal
 import subprocess
 
 import pytest
@@ -69,6 +70,24 @@ def test_what_a_closed_cache_has_leased_is_not_kept_from_others(monkeypatch: pyt
         with Cache(path, "leases") as cache:  # as if the connection were lost
             cache.set("short", 1)
         assert quarantined(daemon) > 0
+
+
+def test_a_close_does_not_wait_for_leases_of_a_daemon_that_hangs(
+    daemon: DaemonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bcached.client.cache.leasing.LAST_ANSWERS_S", 0.01)
+    with Cache(str(daemon.socket_path), "leases") as cache:
+        cache.set("a", 1, wait=True)
+        session = cache._objects.sessions.existing
+        assert session is not None
+        session._leases.take_granted()
+        daemon.send(signal.SIGSTOP)
+        try:
+            session._leases.prepare(1)
+            cache.close()
+        finally:
+            daemon.send(signal.SIGCONT)
+        assert len(session._leases._ahead) == 1
 
 
 def test_more_is_leased_ahead_after_a_wait(
