@@ -212,7 +212,7 @@ async def _to_image(
     rescue.count()
     size_bytes = volume_end(rescue) * SECTOR_BYTES
     if not size_bytes:
-        refuse_empty(request.volume, extents.inodes())
+        refuse_empty(extents.left, request.volume, extents.inodes())
     await refuse_other_file(request.image, size_bytes)
     if request.dry_run:
         return rescue

@@ -165,7 +165,7 @@ async def _find(
             rows, missing = _shown(rescue, 0)
             sectors = volume_end(rescue)
             if not sectors:
-                refuse_empty(volume, extents.inodes())
+                refuse_empty(left, volume, extents.inodes())
             return Exported(rows, sectors * SECTOR_BYTES, files, missing=missing)
         async with opened([backing_path]) as (device,):
             backing = await read_backing(device)

@@ -33,6 +33,10 @@ class Owner:
     doubt: str = ""
 
 
+# What keeps a part of an index from being read, the one that explains most first.
+LOSING = ("member-missing", "btree-root", "node-damaged")
+
+
 async def read_backing(device: BlockDevice) -> BackingFound:
     """Returns the superblock of a backing device. Raises SetRefused if it is none, FormatError if damaged."""
     where = f"{device.path} sector {SUPERBLOCK_SECTOR}"
@@ -119,11 +123,15 @@ def _held(left: SetLeft, inode: int) -> str:
     return f"volume {inode} ({entry.uuid}) has dirty data"
 
 
-def refuse_empty(inode: int, dirty_inodes: Sequence[int]) -> None:
-    """Raises SetRefused for a volume that has no dirty data, and says which ones have."""
+def refuse_empty(left: SetLeft, inode: int, dirty_inodes: Sequence[int]) -> None:
+    """Raises SetRefused for a volume without dirty data. Says which ones have some, and what was not read."""
     held = ", ".join(map(str, dirty_inodes))
     others = f"; volumes that have some: {held}" if held else ""
-    raise SetRefused(f"volume {inode} has no dirty data{others}")
+    damage = next((one for one in left.checked.findings.listed if one.rule in LOSING), None)
+    if damage is None and left.doubts.index_is_whole:
+        raise SetRefused(f"volume {inode} has no dirty data{others}")
+    why = f" ({damage.text})" if damage is not None else ""
+    raise SetRefused(f"volume {inode}: no dirty data was found, but parts of the index are lost{why}{others}")
 
 
 def volume_sectors(left: SetLeft, inode: int) -> int:

@@ -9,6 +9,7 @@ from click.testing import CliRunner, Result
 from bcached.cli.main import bcachectl
 from bcached.device.signatures import find_signatures
 from instruments.samples.damaged_kernel_image import backing_bytes
+from instruments.samples.image_builder import ImageBuilder
 from instruments.samples.kernel_images import image_bytes
 
 FAILED, ERRORS_LEFT, OPERATIONAL = 1, 4, 8
@@ -83,3 +84,13 @@ def test_a_volume_without_dirty_data_is_refused_with_those_that_have_some(tmp_pa
     cache.write_bytes(image_bytes("crash"))
     refused = run("rescue", "-n", cache, "--volume", 4, "--to", tmp_path / "volume.img")
     assert refused.stderr == "bcachectl: volume 4 has no dirty data; volumes that have some: 0\n"
+
+
+def test_no_dirty_data_beside_a_lost_index_is_not_told_as_none(tmp_path: Path) -> None:
+    builder = ImageBuilder(members=2)
+    builder.volumes[1] = None
+    builder.finish(builder.node([builder.extent(0, 0, 8, dirty=True, member=1)]))
+    _, second = builder.files(tmp_path)
+    refused = run("rescue", "-n", second, "--volume", 0, "--to", tmp_path / "volume.img")
+    assert refused.exit_code == FAILED
+    assert "no dirty data was found, but parts of the index are lost (set at " in refused.stderr
