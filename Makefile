@@ -40,14 +40,16 @@ PLAYED   := tests/kill tests/history tests/fuzz tests/runtime/test_crash_states.
             tests/store/repair/test_random_damage.py tests/cli/offline/test_rescue_guide.py tests/runtime/test_failing_devices.py \
             tests/damages tests/store/rescue/test_torn_writes.py
 
-# One worker more than there are cores: many tests wait for processes.
+# One worker more than there are cores: many tests wait for processes. A worker that is done takes tests over from
+# others, so that none of them ends with the long ones alone.
 WORKERS  := $(shell expr $$(nproc) + 1)
+SPREAD   := -n $(WORKERS) --dist worksteal
 
 unit: $(STAMP)
-	$(BIN)/pytest -q -n $(WORKERS) --cov --cov-report=term --cov-fail-under=85 $(addprefix --ignore=,$(PLAYED))
+	$(BIN)/pytest -q $(SPREAD) --cov --cov-report=term --cov-fail-under=85 $(addprefix --ignore=,$(PLAYED))
 
 crash: $(STAMP)
-	$(BIN)/pytest -q -n $(WORKERS) $(PLAYED)
+	$(BIN)/pytest -q $(SPREAD) $(PLAYED)
 
 # All that CI runs, one after the other also under make -j: the parts would compete for the same cores.
 test: lint unit crash
@@ -90,7 +92,7 @@ kill-test: $(STAMP)
 # damaged one at a time and in pairs, with a table of what a rescue brings back. A sample: make repair-test DAMAGES="--each 1".
 DAMAGES  ?= --each 20 --pairs 50
 repair-test: $(STAMP)
-	BCACHED_REPAIRS=16000 $(BIN)/pytest -q -n $(WORKERS) tests/store/repair/test_random_damage.py
+	BCACHED_REPAIRS=16000 $(BIN)/pytest -q $(SPREAD) tests/store/repair/test_random_damage.py
 	$(BIN)/python -m tests.damages $(DAMAGES)
 
 # A million calls of several processes on one cache, with kills, pauses, evictions and deleted volumes; then direct writes
