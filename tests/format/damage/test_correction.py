@@ -41,6 +41,7 @@ def flipped(raw: bytes, *bits: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.no_cover
 @every_structure
 def test_one_wrong_bit_is_put_right(kind: str) -> None:
     raw, used_bytes, correct = SAMPLES[kind]

@@ -76,6 +76,7 @@ async def dirty_keys(device: MemoryDevice, inode: int) -> int:
     return found.totals.volumes[inode].keys if inode in found.totals.volumes else 0
 
 
+@pytest.mark.no_cover
 @each_memory
 @every_place
 @pytest.mark.parametrize("slots", [[], [BURNT], [None, PLAIN]], ids=["lost", "given up", "slot free"])

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
 from bcached.runtime.cache_set import CacheSet
@@ -46,6 +48,7 @@ async def keys_found(cache_set: CacheSet) -> int:
     return found
 
 
+@pytest.mark.no_cover  # much of what the others run
 @in_virtual_time
 async def test_an_end_without_buckets_for_the_leaves_is_orderly_and_loses_nothing(tmp_path: Path) -> None:
     devices = await fresh_members([1500], 16 << 10)
@@ -91,6 +94,7 @@ async def test_a_stale_key_that_is_dropped_stands_in_no_node_that_is_just_being_
         assert len(leaf.live) < keys
 
 
+@pytest.mark.no_cover  # much of what the others run
 @in_virtual_time
 async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) -> None:
     (device,) = devices = await fresh_members([1500], 16 << 10)
@@ -132,6 +136,7 @@ async def test_more_leaves_to_replay_than_there_is_memory_for(tmp_path: Path) ->
         assert cache_set.verify() == []
 
 
+@pytest.mark.no_cover  # much of what the others run
 @in_virtual_time
 async def test_a_collection_reads_an_index_that_is_larger_than_memory_once(tmp_path: Path) -> None:
     devices = await fresh_members([1500], 16 << 10)

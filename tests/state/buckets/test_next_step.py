@@ -313,6 +313,7 @@ def outlook(hand: AllocatorByHand) -> tuple[object, ...]:
     return (*lists, tried, hand.prios_asked, hand.marking, member.prio_chains.writes, hand.collections)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("delayed", [False, True], ids=["at once", "delayed"])
 def test_from_everywhere_it_comes_to_rest_with_all_done_that_could_be(delayed: bool) -> None:
     for empty, awaiting, ready, unused, drained, waiting, far_from in states():
