@@ -9,7 +9,12 @@ import pytest
 from hypothesis import settings
 
 from instruments.crash.state_share import share_of
-from instruments.measuring import choose_programs, mark_unmeasured, measuring_first_examples
+from instruments.measuring import (
+    choose_programs,
+    mark_unmeasured,
+    measure_once,
+    measuring_first_examples,
+)
 
 # What a script starts in the background ignores Ctrl-C, and under nohup the end of the terminal, and so would
 # all that the tests start.
@@ -19,6 +24,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # A busy machine is no failure: how long an example may take is the business of benchmarks.
 settings.register_profile("bcached", deadline=None)
 settings.load_profile("bcached")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Workers are measured once."""
+    measure_once(session.config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coverage import Coverage
 
 TESTS = Path(__file__).parents[1]
 # Programs are measured where they are what is tested.
@@ -42,6 +43,19 @@ def mark_unmeasured(items: list[pytest.Item]) -> None:
     for item in items:
         if folders_of(item) & FROM_OUTSIDE:
             item.add_marker(pytest.mark.no_cover)
+
+
+def measure_once(config: pytest.Config) -> None:
+    """Leave only what pytest-cov knows of measuring in a worker of pytest-xdist.
+
+    It begins twice there, and when it stops, what it began first would go on in its place.
+    """
+    plugin = config.pluginmanager.getplugin("_cov")
+    if plugin is None or not hasattr(config, "workerinput"):
+        return
+    while (current := Coverage.current()) is not None:
+        current.stop()
+    plugin.cov_controller.cov.start()
 
 
 def choose_programs(item: pytest.Item) -> None:
