@@ -70,7 +70,8 @@ class NextPlace:
             return JournalEnd(unread=error)
 
     async def _end_by_bytes(self, raw: bytes) -> JournalEnd:
-        if not any(raw[:ERASED_BYTES]) or self.member.superblock.discard:
+        is_entry = any(trace.byte == self.byte for trace in self.bucket.traces)
+        if is_entry or not any(raw[:ERASED_BYTES]) or self.member.superblock.discard:
             return JournalEnd()
         if ends_of_rest(raw):
             copy = await self._copies.of_rest(raw[:SECTOR_BYTES], self.bucket, self.byte)
@@ -94,9 +95,12 @@ class NextPlace:
     async def _end_by_header(self, header: EntryTrace, first: bytes) -> JournalEnd:
         """Returns what an older entry there shows.
 
-        1. It is somewhere else, too. 2. It is not what the lap before had there. 3. It is, as far as that is
-        known; if it is not whole, another was being written over it when the power failed.
+        1. Its number is damaged. 2. It is somewhere else, too. 3. It is not what the lap before had there.
+        4. It is, as far as that is known; if it is not whole, another was being written over it when the
+        power failed.
         """
+        if header.seq > self.newest:
+            return JournalEnd()
         if (copy := await self._copies.of_entry(header.seq, first, self.bucket, self.byte)) is not None:
             return self.suspect(f"entry {header.seq} is there, and at {copy}, too")
         start = self._start_of_lap()

@@ -93,10 +93,15 @@ class RingRead:
         newest = None
         for bucket in self.buckets():
             for placed in bucket.sound:
-                if newest is None or placed.entry.seq > newest.seq:
+                seq = placed.entry.seq
+                if seq <= self.found.newest.seq and (newest is None or seq > newest.seq):
                     behind = placed.offset_bytes + placed.blocks * self.block_bytes
-                    newest = Newest(placed.entry.seq, bucket, behind)
+                    newest = Newest(seq, bucket, behind)
         return newest
+
+    def _is_newer_at(self, bucket: BucketFound, byte: int, seq: int) -> bool:
+        newest = self.found.newest.seq
+        return any(trace.byte == byte and seq < trace.seq <= newest + 1 for trace in bucket.traces)
 
     def buckets(self) -> list[BucketFound]:
         """Returns the ring's buckets in their order."""
@@ -124,7 +129,7 @@ class RingRead:
         1. The bucket is full, or another entry was being written there. 2. No earlier lap reached further.
         3. Older entries.
         """
-        if newest.behind >= self.bucket_bytes or _newer_at(newest.bucket, newest.behind, newest.seq):
+        if newest.behind >= self.bucket_bytes or self._is_newer_at(newest.bucket, newest.behind, newest.seq):
             return JournalEnd(End.PROVEN)
         place = NextPlace(self.member, newest.bucket, newest.behind, following, newest.seq)
         if not older_in(newest.bucket, newest.behind, newest.seq):
@@ -137,7 +142,7 @@ class RingRead:
         1. Another entry was being written there. 2. An older entry. 3. Nothing of the journal: in the first
         lap, or after a discard. 4. Something else.
         """
-        if _newer_at(bucket, 0, seq):
+        if self._is_newer_at(bucket, 0, seq):
             return JournalEnd(End.PROVEN)
         place = NextPlace(self.member, bucket, 0, self.following(bucket), seq)
         older = older_in(bucket, 0, seq)
@@ -203,10 +208,6 @@ class RingRead:
 def older_in(bucket: BucketFound, byte: int, seq: int) -> list[EntryTrace]:
     """Returns the traces of entries from a byte of a bucket on that are not newer than one."""
     return [trace for trace in bucket.traces if trace.byte >= byte and trace.seq <= seq]
-
-
-def _newer_at(bucket: BucketFound, byte: int, seq: int) -> bool:
-    return any(trace.byte == byte and trace.seq > seq for trace in bucket.traces)
 
 
 def _offset_of(placed: PlacedEntry) -> int:
