@@ -122,8 +122,8 @@ async def _are_one_set(members: Sequence[MemberFound], report: Report) -> bool:
             if member.superblock.members != len(members):
                 raise SetRefused(
                     f"{member.path}: its set has {member.superblock.members} members, but {len(members)} "
-                    "were given: give all of them together (if one is gone for good: `bcachectl rescue` "
-                    "reads the others)"
+                    "were given: give all of them together, to clone and resize the others by --with (if one "
+                    "is gone for good: `bcachectl rescue` reads the others)"
                 )
     try:
         check_members(members)
