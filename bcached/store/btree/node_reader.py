@@ -18,7 +18,7 @@ from bcached.format.bset import (
     is_last_bset,
     read_bsets,
 )
-from bcached.format.damage.hidden_keys import has_keys_behind
+from bcached.format.damage.hidden_keys import keys_behind
 from bcached.keys import Key
 from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.interior_keys import START, Position, position_of
@@ -41,7 +41,7 @@ class NodeFound:
     torn: bytes = b""  # that bset, as long as it claims to be; empty if it cannot be one
     claimed: tuple[Key, ...] = ()  # keys that the bset with the wrong checksum seems to hold
     behind: list[PlacedBset] = field(default_factory=list)  # sound ones behind what is damaged
-    hides_keys: bool = False  # the beginning of its newest bset was erased
+    hidden: Sequence[Key] = ()  # keys of its newest bset, if the beginning of that is missing
     merged: Extents | None = None  # of a sound leaf that was read in columns, without its bsets
     appended: bytes = b""  # the keys of the last of them (plain_leaf.py)
 
@@ -81,7 +81,7 @@ async def read_node(members: Sequence[MemberFound], key: Key, level: int, low: P
         for placed in read_bsets(raw, key, member.superblock.set_magic, block_bytes, node.where):
             node.bsets.append(placed)
             offset = placed.offset_bytes + placed.blocks * block_bytes
-        node.hides_keys = has_keys_behind(raw, offset)
+        node.hidden = keys_behind(raw, offset)
     except BcachedError as error:
         node.damage = error.with_traceback(None)  # whose frames would keep the node's bytes
         if isinstance(error, BadChecksum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bcached.errors import FormatError
 from bcached.format.bkey import Bounds
 from bcached.format.bset import BSET_HEADER, read_frames
-from bcached.format.damage.hidden_keys import has_keys_behind
+from bcached.format.damage.hidden_keys import keys_behind
 from bcached.format.sizes import PAGE_BYTES
 from bcached.keys import Key
 from bcached.state.index.keys.bset_merge import merge_bsets
@@ -24,7 +24,7 @@ class PlainLeaf:
     extents: Extents
     seq: int
     blocks_used: int
-    hides_keys: bool = False  # the beginning of its newest bset was erased
+    hidden: Sequence[Key] = ()  # keys of its newest bset, if the beginning of that is missing
     appended: bytes = b""  # the keys of its last bset, if it has several, and this one fits in a page
 
 
@@ -51,4 +51,4 @@ async def read_plain_leaf(
     blocks = last.offset_bytes // block_bytes + last.blocks
     is_short = len(frames) > 1 and len(last.keys) <= PAGE_BYTES - BSET_HEADER.size
     appended = bytes(last.keys) if is_short else b""
-    return PlainLeaf(extents, last.seq, blocks, has_keys_behind(raw, blocks * block_bytes), appended)
+    return PlainLeaf(extents, last.seq, blocks, keys_behind(raw, blocks * block_bytes), appended)

@@ -118,7 +118,7 @@ async def read_tree(checked: CheckedSet, *, in_columns: bool = False) -> AsyncIt
         root, level = found.metadata_keys.root, checked.journal.newest.level
         async for node in checked.tree.nodes(root, level, in_columns=in_columns):
             traces.see(node)
-            _report_hiding(node, report)
+            _report_hiding(node, checked.tree, report)
             yield node
     else:
         checked.tree.rows.add(replayed.extents)
@@ -138,11 +138,29 @@ def _report_of_tree(checked: CheckedSet) -> Report:
     return report
 
 
-def _report_hiding(node: NodeFound, report: Report) -> None:
-    if node.hides_keys and node.damage is None:
-        problem = "there are keys where its bsets end: the beginning of its newest bset was erased"
-        lost = f"these keys; others of {node.range} may not be the newest"
-        report(Finding("node-erased", Severity.DAMAGE, "btree node", node.where, problem, lost))
+def _report_hiding(node: NodeFound, tree: TreeReader, report: Report) -> None:
+    """Report a node whose newest bset has no beginning: an append that was interrupted, or erased later.
+
+    While the journal has its keys, an opening takes both alike.
+    """
+    if not node.hidden or node.damage is not None:
+        return
+    if tree.are_journaled(node.hidden):
+        problem = "its newest bset has no beginning, as a power cut may leave it"
+        report(
+            Finding(
+                "node-torn",
+                Severity.TORN,
+                "btree node",
+                node.where,
+                problem,
+                "nothing: the journal has its keys",
+            )
+        )
+        return
+    problem = "there are keys where its bsets end: the beginning of its newest bset was erased"
+    lost = f"these keys; others of {node.range} may not be the newest"
+    report(Finding("node-erased", Severity.DAMAGE, "btree node", node.where, problem, lost))
 
 
 async def _judge_by_entries(checked: CheckedSet, traces: LeafTraces, bounds: Bounds, report: Report) -> None:

@@ -124,16 +124,20 @@ class TreeReader:
             except DeviceError as error:  # not read whole again, so that the error of a failing device counts
                 return await read_node_in_parts(members, node.key, node.level, node.low, error)
             if plain is not None:
-                node.merged, node.hides_keys = plain.extents, plain.hides_keys
+                node.merged, node.hidden = plain.extents, plain.hidden
                 node.appended = plain.appended
                 return node
         return await read_node(members, node.key, node.level, node.low)
 
     def _note(self, node: NodeFound) -> None:
-        if node.damage is not None or node.hides_keys:
+        if node.damage is not None or node.hidden:
             self._doubtful.append((node.key, node.level, node.low))
         elif node.level == 0:
             self.sound_leaves.append((node.low, node.high))
+
+    def are_journaled(self, keys: Sequence[Key]) -> bool:
+        """Whether every sector of these keys is in the journal, at the same place."""
+        return all(map(self._journaled.have, keys))
 
     def _may_be_torn(self, node: NodeFound) -> bool:
         return may_be_torn(node, self._journaled)

@@ -824,6 +824,22 @@ async def test_a_torn_append_of_a_leaf_whose_keys_the_journal_has() -> None:
     assert found.totals.live_keys == 31
 
 
+@pytest.mark.parametrize(
+    ("lacking", "rule", "severity"), [(0, "node-torn", TORN), (30, "node-erased", DAMAGE)]
+)
+async def test_an_append_of_which_only_the_end_was_written(
+    lacking: int, rule: str, severity: Severity
+) -> None:
+    """A device may write the sectors of an append in any order, or they were erased later."""
+    builder = ImageBuilder()
+    late = many(builder)
+    root = builder.node([builder.extent(0, 0, 8)], late)
+    builder.finish(root, 0, [late[lacking:]])
+    builder.write(builder.byte_of(root) + 4096, bytes(SECTOR))
+    found = await assert_found(builder, (rule, severity))
+    assert found.totals.live_keys == 31 - lacking
+
+
 async def test_a_leaf_was_not_torn_if_the_journal_lacks_keys_of_it_that_were_written() -> None:
     builder = ImageBuilder()
     late = many(builder)

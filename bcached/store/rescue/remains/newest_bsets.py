@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bcached.errors import BcachedError, DeviceError
 from bcached.format.bset import PlacedBset
-from bcached.format.damage.hidden_keys import has_keys_behind
+from bcached.format.damage.hidden_keys import keys_behind
 from bcached.format.node_gen import gen_of_node, may_be_bset
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.membership import MemberFound
@@ -39,7 +39,7 @@ async def bsets_behind_all_damage(members: Sequence[MemberFound], node: NodeFoun
         )
     except BcachedError:
         return []
-    if has_keys_behind(raw, 0):
+    if keys_behind(raw, 0):
         return []
     if not may_be_bset(raw, superblock.set_magic, newest[0].bset.seq):
         return newest
@@ -67,4 +67,4 @@ async def lacks_nothing(members: Sequence[MemberFound], node: NodeFound) -> bool
     raw = await around.read(pointer.sector * SECTOR_BYTES + end, length)
     if around.is_hole(pointer.sector * SECTOR_BYTES + end, pointer.sector * SECTOR_BYTES + end + block_bytes):
         return False
-    return not has_keys_behind(raw, 0) and not may_be_bset(raw, superblock.set_magic, node.bsets[0].bset.seq)
+    return not keys_behind(raw, 0) and not may_be_bset(raw, superblock.set_magic, node.bsets[0].bset.seq)

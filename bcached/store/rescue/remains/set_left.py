@@ -166,7 +166,7 @@ async def _read_tree(left: SetLeft, known: CheckedSet | None) -> None:
         if node.damage is not None:
             left.damaged_nodes.append(node)
             await _doubt(left, node, journaled)
-        elif node.hides_keys:
+        elif node.hidden:
             _doubt_hiding(left, node)
     tree = left.checked.tree
     if tree is None or not tree.nodes_by_level[level]:
