@@ -3,7 +3,7 @@
 
 While one is under way, or was sent within the last eight milliseconds, further keys gather and are sent
 together. So a process that stores much sends few, large messages; the sender's thread sends what is left at
-the end.
+the end. Of what is stored again under its name meanwhile, only the newest is committed.
 
 Threads that wait for their commits share messages, too: one of them waits for the first answer, without the
 session's lock, while the others' keys gather.
@@ -31,6 +31,7 @@ from bcached.wire.messages import Committed, Lookup
 UNDER_WAY_MAX = 4
 KEYS_MAX = 500
 BUNDLE_KEYS, GATHER_S = 64, 0.008  # sent when there are so many, or so long after the message before
+DROPPED_SECTORS_MAX = 128  # of an object that is not committed; longer ones would keep much space until then
 LOOK_S = 0.0002  # between two looks for an answer
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 
@@ -60,6 +61,11 @@ class Pending:
         self.is_sent = self.is_settled = False
         self.error: BcachedError | None = None
 
+    @property
+    def sectors(self) -> int:
+        """Returns how long it is."""
+        return sum([key.sectors for key in self.keys])
+
 
 class Commits:
     """The commits of one connection. The caller holds the session's lock, but for `finish` and `settle`."""
@@ -80,8 +86,9 @@ class Commits:
         self._forget = forget  # takes objects that were refused, of which the index may have an older one
         # By offset: what this process has stored, and others may not see yet.
         self.newest: dict[int, Pending] = {}
-        self._gathered: list[Pending] = []
+        self._gathered: dict[int, Pending] = {}  # by offset
         self._gathered_keys = 0
+        self._dropped: list[Key] = []  # of objects that were gathered and stored again
         # A message costs as much as several keys: it is worth sending with so many, or at this time.
         self._enough, self._due_s = BUNDLE_KEYS, 0.0
         self._under_way: deque[tuple[Call[Committed], Sequence[Pending]]] = deque()
@@ -109,23 +116,29 @@ class Commits:
     def add(self, one: Pending, *, wait: bool = False, durable: bool = False) -> None:
         """Commit an object's keys, now or, unless durable, together with later ones."""
         one.is_awaited, one.is_durable = wait or durable, durable
-        is_replaced = self._is_gathered(one.offset)
-        while self._gathered and (is_replaced or self._gathered_keys + len(one.keys) > self._gather_max):
+        before = self._gathered.get(one.offset)
+        if before is not None and not before.is_awaited and before.sectors <= DROPPED_SECTORS_MAX:
+            self._drop(before)
+        while self._gathered and (one.offset in self._gathered or self._has_enough_for(one)):
             self.poll()
             self.send()
-            is_replaced = self._is_gathered(one.offset)
-        self.newest[one.offset] = one
-        self._gathered.append(one)
+        self.newest[one.offset] = self._gathered[one.offset] = one
         self._gathered_keys += len(one.keys)
         if durable:
             self.send()
         elif self._gathered_keys >= self._enough or time.monotonic() >= self._due_s:
             self._send_if_idle()
 
-    def _is_gathered(self, offset: int) -> bool:
-        """Whether an earlier object of this offset was not sent yet."""
-        before = self.newest.get(offset)
-        return before is not None and not before.is_sent
+    def _has_enough_for(self, one: Pending) -> bool:
+        """Whether an object's keys are too many beside those gathered."""
+        return self._gathered_keys + len(self._dropped) + len(one.keys) > self._gather_max
+
+    def _drop(self, one: Pending) -> None:
+        """Drop an object that is not sent, since it is stored again; its space is returned with a commit."""
+        del self._gathered[one.offset]
+        self._gathered_keys -= len(one.keys)
+        self._dropped += one.keys
+        one.is_settled = True
 
     def _send_if_idle(self) -> None:
         """Send what has gathered, unless a commit is under way: then look again for its answer later."""
@@ -142,7 +155,10 @@ class Commits:
             self._wait_for_first()
         if not self._gathered:
             return
-        gathered, self._gathered, self._gathered_keys = self._gathered, [], 0
+        gathered, self._gathered, self._gathered_keys = tuple(self._gathered.values()), {}, 0
+        if self._dropped:
+            dropped, self._dropped = tuple(self._dropped), []
+            self._at.send_oneway(verbs.release_message(dropped))
         self._dispatch(gathered)
 
     def send_if_unchanged(self, one: Pending, version: int, *, durable: bool) -> bool:
@@ -270,7 +286,7 @@ class Commits:
         """
         under_way = [one for _, objects in self._under_way for one in objects]
         # An interruption may have left an object in `newest` only.
-        return _doubtful(dict.fromkeys([*under_way, *self._gathered, *self.newest.values()]))
+        return _doubtful(dict.fromkeys([*under_way, *self._gathered.values(), *self.newest.values()]))
 
     def take_last(self) -> None:
         """Take the answers that were received before the connection ended: those keys are committed."""

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from bcached.client import Cache
-from bcached.client.cache.commits import Commits
+from bcached.client.cache.commits import DROPPED_SECTORS_MAX, Commits
 from bcached.errors import ConnectionLost
 from instruments.clients.daemon_process import DaemonProcess
 from instruments.clients.relay import Relay
@@ -119,3 +119,53 @@ def test_a_touch_whose_answer_was_lost_drops_no_object(daemon: DaemonProcess) ->
         left_s = other.get_with_expiry("a")[1]
         assert left_s is not None
         assert 0 < left_s <= 1000
+
+
+def reserved_sectors(daemon: DaemonProcess) -> int:
+    state = daemon.ask("Admin.Status")["parameters"]["state"]
+    return int(state["reserved_sectors"])
+
+
+def test_of_what_is_stored_again_only_the_newest_is_committed(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path) as cache, Cache(path) as other:
+        cache.set("space", 1, wait=True)
+        own_daemon.send(signal.SIGSTOP)
+        cache.set("under way", 1)
+        commits = commits_of(cache)
+        commits.send()
+        for number in range(3):
+            for name in ("a", "b"):
+                cache.set(name, number)
+        assert {one.name for one in commits._gathered.values()} == {b"a", b"b"}
+        assert len(commits._dropped) == 4
+        assert cache["a"] == 2
+        own_daemon.send(signal.SIGCONT)
+        cache.flush(durable=False)
+        assert other.get_many(["a", "b", "under way"]) == {"a": 2, "b": 2, "under way": 1}
+        session = cache._objects.sessions.existing
+        assert session is not None
+        session.release_leases()
+        for _ in tries(30):
+            if not reserved_sectors(own_daemon):
+                break
+        assert not reserved_sectors(own_daemon), "the space of those that were not committed is returned"
+
+
+def test_what_a_thread_waits_for_and_what_is_long_is_committed(own_daemon: DaemonProcess) -> None:
+    path = str(own_daemon.socket_path)
+    with Cache(path) as cache, Cache(path) as other, ThreadPoolExecutor(THREADS) as pool:
+        waits = stopped_while(own_daemon, cache, pool)
+        again = [pool.submit(cache.set, str(number), -number) for number in range(THREADS)]
+        own_daemon.send(signal.SIGCONT)
+        for one in (*waits, *again):
+            one.result(30)
+        assert not commits_of(cache)._dropped
+        for number in range(3):
+            cache.set("long", bytes([number]) * (DROPPED_SECTORS_MAX * 512))
+        assert not commits_of(cache)._dropped
+        cache.flush(durable=False)
+        assert other["long"] == bytes([2]) * (DROPPED_SECTORS_MAX * 512)
+        assert other.get_many([str(number) for number in range(THREADS)]) == {
+            str(number): -number for number in range(THREADS)
+        }
