@@ -140,7 +140,7 @@ class Play:
         self._logs = {0: self._folder / "log 0"}
         own = Log(self._logs[0], 1 + 4 * calls // max(1, self.plan.mishap_calls or calls))
         for _ in range(self.plan.workers):
-            self._add_worker(calls // self.plan.workers, prefix=f"{number}/")
+            self._add_worker(-(-calls // self.plan.workers), prefix=f"{number}/")
         self._watch(own)
         lives = [
             Life(one.began - start, one.told_to_end - start, one.gone - start)
