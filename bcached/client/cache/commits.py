@@ -31,7 +31,7 @@ from bcached.wire.messages import Committed, Lookup
 UNDER_WAY_MAX = 4
 KEYS_MAX = 500
 BUNDLE_KEYS, GATHER_S = 64, 0.008  # sent when there are so many, or so long after the message before
-DROPPED_SECTORS_MAX = 128  # of an object that is not committed; longer ones would keep much space until then
+DROPPED_SECTORS_MAX = 1 << 13  # of objects that are not committed: they take space until the next commit
 LOOK_S = 0.0002  # between two looks for an answer
 HEAD_WORDS = 2  # of a key in a journal entry, beside one for each copy
 
@@ -61,11 +61,6 @@ class Pending:
         self.is_sent = self.is_settled = False
         self.error: BcachedError | None = None
 
-    @property
-    def sectors(self) -> int:
-        """Returns how long it is."""
-        return sum([key.sectors for key in self.keys])
-
 
 class Commits:
     """The commits of one connection. The caller holds the session's lock, but for `finish` and `settle`."""
@@ -89,6 +84,7 @@ class Commits:
         self._gathered: dict[int, Pending] = {}  # by offset
         self._gathered_keys = 0
         self._dropped: list[Key] = []  # of objects that were gathered and stored again
+        self._dropped_sectors = 0
         # A message costs as much as several keys: it is worth sending with so many, or at this time.
         self._enough, self._due_s = BUNDLE_KEYS, 0.0
         self._under_way: deque[tuple[Call[Committed], Sequence[Pending]]] = deque()
@@ -117,7 +113,7 @@ class Commits:
         """Commit an object's keys, now or, unless durable, together with later ones."""
         one.is_awaited, one.is_durable = wait or durable, durable
         before = self._gathered.get(one.offset)
-        if before is not None and not before.is_awaited and before.sectors <= DROPPED_SECTORS_MAX:
+        if before is not None and not before.is_awaited:
             self._drop(before)
         while self._gathered and (one.offset in self._gathered or self._has_enough_for(one)):
             self.poll()
@@ -134,10 +130,17 @@ class Commits:
         return self._gathered_keys + len(self._dropped) + len(one.keys) > self._gather_max
 
     def _drop(self, one: Pending) -> None:
-        """Drop an object that is not sent, since it is stored again; its space is returned with a commit."""
+        """Drop an object that is not sent, since it is stored again; its space is returned with a commit.
+
+        Not if that would be much space: then what has gathered is to be sent.
+        """
+        sectors = sum([key.sectors for key in one.keys])
+        if self._dropped_sectors + sectors > DROPPED_SECTORS_MAX:
+            return
         del self._gathered[one.offset]
         self._gathered_keys -= len(one.keys)
         self._dropped += one.keys
+        self._dropped_sectors += sectors
         one.is_settled = True
 
     def _send_if_idle(self) -> None:
@@ -157,7 +160,7 @@ class Commits:
             return
         gathered, self._gathered, self._gathered_keys = tuple(self._gathered.values()), {}, 0
         if self._dropped:
-            dropped, self._dropped = tuple(self._dropped), []
+            dropped, self._dropped, self._dropped_sectors = tuple(self._dropped), [], 0
             self._at.send_oneway(verbs.release_message(dropped))
         self._dispatch(gathered)
 
