@@ -316,8 +316,9 @@ async def test_an_inode_without_a_volume_is_no_such_volume(tmp_path: Path) -> No
 async def test_near_exhaustion_a_waiting_one_is_served_once_something_is_released(tmp_path: Path) -> None:
     async with served(tmp_path) as it, Talker(it.path) as holder, Talker(it.path) as waiter:
         keys = await exhaust(holder)
+        while outcome(reply := await waiter.ask(allocate(timeout_ms=50))) == "ok":
+            pass  # of a bucket that was still on its way to a reserve when the machine was busy
         assert outcome(await waiter.ask(allocate(wait=False))) == "NoFreeBuckets"
-        reply = await waiter.ask(allocate(timeout_ms=50))
         assert reply["parameters"]["reserve"] == "none"
         assert reply["parameters"]["waited_ms"] >= 45
         waiter.say(allocate(), call("Describe"))
