@@ -20,7 +20,7 @@ from bcached.format.bkey import (
     pack_key_words,
     pointer_word,
 )
-from bcached.keys import Key
+from bcached.keys import KEY_SECTORS_MAX, Key
 from bcached.state.index.keys.extents import Row, row_of
 from bcached.state.index.node import Leaf
 
@@ -60,7 +60,7 @@ class KeyBatch:
         """Pack keys. Fields are extracted inline where there is one pointer, as in nearly all."""
         rows, words = self.rows, self.words
         volume = -1
-        end_bits = sector_bits = gen_bits = 0
+        end_bits = size_bits = sector_bits = gen_bits = 0
         for key in keys:
             inode, start, pointers = key.inode, key.offset, key.pointers
             if inode != volume:
@@ -74,6 +74,7 @@ class KeyBatch:
             sectors, sector, gen = key.sectors, pointer.sector, pointer.gen
             end = start + sectors
             end_bits |= start | end
+            size_bits |= sectors
             sector_bits |= sector
             gen_bits |= gen
             head = ONE_POINTER | sectors << SIZE_SHIFT | inode
@@ -86,6 +87,7 @@ class KeyBatch:
         self.end_bits = end_bits
         # A negative field makes all bits of it negative.
         assert 0 <= end_bits <= END_MAX
+        assert 0 <= size_bits <= KEY_SECTORS_MAX
         assert 0 <= sector_bits <= SECTOR_LIMIT
         assert 0 <= gen_bits <= GEN_LIMIT
 

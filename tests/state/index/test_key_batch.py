@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Batches: packed as single keys are, and placed and inserted like these."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bcached.format.bkey import CHECK_DEVICE, pack_keys
-from bcached.keys import Key, Pointer
+from bcached.keys import KEY_SECTORS_MAX, Key, Pointer
 from bcached.state.index.key_batch import KeyBatch
 from bcached.state.index.keys.extents import row_of
 from bcached.state.index.tree import Missing, Tree
@@ -52,6 +53,24 @@ def test_a_batch_sums_up_what_is_to_be_checked_of_its_keys(keys: list[Key]) -> N
     assert batch.is_dirty == any(key.dirty for key in keys)
     assert batch.end_bits >= max((key.end for key in keys), default=0)
     assert batch.end_bits.bit_length() == max((key.end.bit_length() for key in keys), default=0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Key(0, -8, 8, False, (Pointer(0, 64, 0),)),
+        Key(0, 8, -8, False, (Pointer(0, 64, 0),)),
+        Key(0, 0, KEY_SECTORS_MAX + 1, False, (Pointer(0, 64, 0),)),
+        Key(0, 0, 8, False, (Pointer(0, -64, 0),)),
+        Key(0, 0, 8, False, (Pointer(0, 1 << 43, 0),)),
+        Key(0, 0, 8, False, (Pointer(0, 64, 256),)),
+    ],
+    ids=str,
+)
+def test_a_field_that_would_reach_into_another_is_packed_in_no_batch(wrong: Key) -> None:
+    right = Key(0, 64, 8, False, (Pointer(0, 64, 0),))
+    with pytest.raises(AssertionError):
+        KeyBatch([right, wrong, right])
 
 
 @given(st.lists(st.lists(KEYS, max_size=12), max_size=5))

@@ -101,6 +101,7 @@ class Extents:
     def insert_row(self, row: Row) -> Sequence[Key]:
         """Insert a key. Returns the pieces it cut out of older extents."""
         inode, start, end, head, words = row
+        assert start >= 0
         position, runs = inode << INODE_SHIFT | start, self._runs
         # The run that the key belongs into, and in it the first extent that ends behind the key's start.
         number = bisect_right(self._lasts, position)
