@@ -112,12 +112,11 @@ class Commits:
     def add(self, one: Pending, *, wait: bool = False, durable: bool = False) -> None:
         """Commit an object's keys, now or, unless durable, together with later ones."""
         one.is_awaited, one.is_durable = wait or durable, durable
-        before = self._gathered.get(one.offset)
-        if before is not None and not before.is_awaited:
-            self._drop(before)
-        while self._gathered and (one.offset in self._gathered or self._has_enough_for(one)):
+        while self._gathered and (self._keeps(one.offset) or self._has_enough_for(one)):
             self.poll()
             self.send()
+        if one.offset in self._gathered:
+            self._drop(one.offset)
         self.newest[one.offset] = self._gathered[one.offset] = one
         self._gathered_keys += len(one.keys)
         if durable:
@@ -125,22 +124,26 @@ class Commits:
         elif self._gathered_keys >= self._enough or time.monotonic() >= self._due_s:
             self._send_if_idle()
 
+    def _keeps(self, offset: int) -> bool:
+        """Whether an object of this offset has gathered that must be sent before another one.
+
+        1. A caller waits for it. 2. Those dropped would take much space until the next commit.
+        """
+        before = self._gathered.get(offset)
+        return before is not None and (
+            before.is_awaited or self._dropped_sectors + _sectors_of(before) > DROPPED_SECTORS_MAX
+        )
+
     def _has_enough_for(self, one: Pending) -> bool:
         """Whether an object's keys are too many beside those gathered."""
         return self._gathered_keys + len(self._dropped) + len(one.keys) > self._gather_max
 
-    def _drop(self, one: Pending) -> None:
-        """Drop an object that is not sent, since it is stored again; its space is returned with a commit.
-
-        Not if that would be much space: then what has gathered is to be sent.
-        """
-        sectors = sum([key.sectors for key in one.keys])
-        if self._dropped_sectors + sectors > DROPPED_SECTORS_MAX:
-            return
-        del self._gathered[one.offset]
+    def _drop(self, offset: int) -> None:
+        """Drop a gathered object, since it is stored again; its space is returned with the next commit."""
+        one = self._gathered.pop(offset)
         self._gathered_keys -= len(one.keys)
         self._dropped += one.keys
-        self._dropped_sectors += sectors
+        self._dropped_sectors += _sectors_of(one)
         one.is_settled = True
 
     def _send_if_idle(self) -> None:
@@ -358,6 +361,10 @@ class Commits:
             one.was_committed = done.committed is None or done.committed[at - 1]
             if one.was_committed:
                 self._remember(one, done.versions[at - 1])
+
+
+def _sectors_of(one: Pending) -> int:
+    return sum([key.sectors for key in one.keys])
 
 
 def _ignore(*_: object) -> None:
