@@ -146,21 +146,14 @@ def _report_hiding(node: NodeFound, tree: TreeReader, report: Report) -> None:
     if not node.hidden or node.damage is not None:
         return
     if tree.are_journaled(node.hidden):
+        rule, severity = "node-torn", Severity.TORN
         problem = "its newest bset has no beginning, as a power cut may leave it"
-        report(
-            Finding(
-                "node-torn",
-                Severity.TORN,
-                "btree node",
-                node.where,
-                problem,
-                "nothing: the journal has its keys",
-            )
-        )
-        return
-    problem = "there are keys where its bsets end: the beginning of its newest bset was erased"
-    lost = f"these keys; others of {node.range} may not be the newest"
-    report(Finding("node-erased", Severity.DAMAGE, "btree node", node.where, problem, lost))
+        lost = "nothing: the journal has its keys"
+    else:
+        rule, severity = "node-erased", Severity.DAMAGE
+        problem = "there are keys where its bsets end: the beginning of its newest bset was erased"
+        lost = f"these keys; others of {node.range} may not be the newest"
+    report(Finding(rule, severity, "btree node", node.where, problem, lost))
 
 
 async def _judge_by_entries(checked: CheckedSet, traces: LeafTraces, bounds: Bounds, report: Report) -> None:
