@@ -179,3 +179,14 @@ def totals_of(extents: Iterator[DirtyExtent]) -> Totals:
     for extent in extents:
         totals.add(extent, extent.sectors)
     return totals
+
+
+async def without_newest_bset() -> bytes:
+    """The crashed image, of which the newest bset of the leaf was erased whole, with all behind it."""
+    _, nodes = await structures("crash")
+    (leaf,) = [node for node in nodes if node.level == 0]
+    begin = leaf.key.pointers[0].sector * 512
+    raw = bytearray(image_bytes("crash"))
+    last, end = begin + leaf.bsets[-1].offset_bytes, begin + leaf.key.sectors * 512
+    raw[last:end] = bytes(end - last)
+    return bytes(raw)

@@ -12,7 +12,7 @@ from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.remains.doubts import Confidence
 from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.damaged_kernel_image import image_bytes, structures
+from instruments.samples.damaged_kernel_image import without_newest_bset
 from instruments.samples.image_builder import ImageBuilder
 
 SURE, NEWEST, REPLACED = Confidence.SURE, Confidence.NEWEST, Confidence.CONFLICTING
@@ -104,12 +104,6 @@ async def test_a_damaged_leaf_may_lack_its_newest_bset_too(is_erased: bool) -> N
 
 
 async def test_a_kernels_newest_bset_that_was_erased_whole_shows() -> None:
-    _, nodes = await structures("crash")
-    (leaf,) = [node for node in nodes if node.level == 0]
-    begin = leaf.key.pointers[0].sector * 512
-    raw = bytearray(image_bytes("crash"))
-    last, end = begin + leaf.bsets[-1].offset_bytes, begin + leaf.key.sectors * 512
-    raw[last:end] = bytes(end - last)
-    left = await read_corrected([MemoryDevice.holding(raw)])
+    left = await read_corrected([MemoryDevice.holding(await without_newest_bset())])
     assert left.checked.findings.counts["node-erased"] == 1
     assert not left.doubts.index_is_whole

@@ -14,28 +14,24 @@ from bcached.store.repair.undo.undo_log import UndoLog
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.remains.doubts import Confidence
 from instruments.devices.memory_device import MemoryDevice
-from instruments.samples.damaged_kernel_image import erase, image_bytes, journal_entries, structures
+from instruments.samples.damaged_kernel_image import (
+    erase,
+    image_bytes,
+    journal_entries,
+    structures,
+    without_newest_bset,
+)
 from instruments.samples.living_set import set_options
 
 DROP = frozenset({StepOption.DROP_DAMAGED})
 
 
-async def without_newest_bset() -> MemoryDevice:
-    _, nodes = await structures("crash")
-    (leaf,) = [node for node in nodes if node.level == 0]
-    begin = leaf.key.pointers[0].sector * 512
-    raw = bytearray(image_bytes("crash"))
-    last, end = begin + leaf.bsets[-1].offset_bytes, begin + leaf.key.sectors * 512
-    raw[last:end] = bytes(end - last)
-    return MemoryDevice.holding(raw)
-
-
-async def without_newest_entry() -> MemoryDevice:
+async def without_newest_entry() -> bytes:
     checked, _ = await structures("flash")
     *_, (_, byte, _) = journal_entries(checked)
     raw = bytearray(image_bytes("flash"))
     erase(byte, 512)(raw)
-    return MemoryDevice.holding(raw)
+    return bytes(raw)
 
 
 @pytest.mark.parametrize("most", [Confidence.SURE, Confidence.NEWEST])
@@ -46,7 +42,7 @@ async def test_a_check_names_the_step_that_leaves_a_sound_set(
     damaged: object, rule: str, most: Confidence, tmp_path: Path
 ) -> None:
     assert callable(damaged)
-    device = await damaged()
+    device = MemoryDevice.holding(await damaged())
     before = device.image()
     found = (await check_set([device])).findings
     assert found.counts == {rule: 1}
