@@ -12,7 +12,7 @@ from bcached.client.cache.finding.known_object import KnownExtent, KnownObject
 from bcached.client.cache.finding.placed_objects import PlacedObjects
 from bcached.client.cache.finding.recall import Recall
 from bcached.client.cache.session import CacheSession
-from bcached.client.cache.values.object_format import CHECKED_AT, HEADER_BYTES, StoredObject, value_at
+from bcached.client.cache.values.object_format import CHECKED_AT, HEADER_BYTES, Seal, StoredObject, value_at
 from bcached.wire.change_map import ChangeMap
 
 
@@ -20,7 +20,9 @@ def _unchecked(data: bytes, name: bytes) -> StoredObject | None:
     """Returns what an object of this name would have there, whatever the bytes are."""
     kinds, length = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
     begins = value_at(kinds >> 32, length) if len(data) >= HEADER_BYTES else 0
-    return StoredObject(0, data[begins : begins + length], 0, 0, 0, data[CHECKED_AT:begins])
+    return StoredObject(
+        Seal(0, 0, 0, data[CHECKED_AT:begins], begins + length), data[begins : begins + length]
+    )
 
 
 def _before_hits(change: Callable[[Recall, KnownObject], None]) -> Any:

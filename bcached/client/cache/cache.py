@@ -90,7 +90,7 @@ class Cache:
                 return value if known.codec == RAW else self._values.decode(known.codec, value)
             if (placed := unexpired(session.placed.find(key))) is not None:
                 self._objects.hits += 1
-                return self._values.decode(placed.codec, placed.value)
+                return self._values.decode(placed.seal.codec, placed.value)
         found = self._objects.find_unknown(name_bytes(key))
         return default if found is None else self._values.decode(found.codec, found.value)
 

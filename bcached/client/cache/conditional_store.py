@@ -98,7 +98,7 @@ class ConditionalStore:
         return pending.was_committed
 
     def _is_own(self, session: CacheSession, found: StoredObject | None, attempt: Pending) -> bool:
-        if found is None or attempt.seal is None or found.crc != attempt.seal.crc:
+        if found is None or attempt.seal is None or found.seal.crc != attempt.seal.crc:
             return False
         position = session.positions.get(self._name)
         return position is not None and position.keys[0].pointers == attempt.keys[0].pointers

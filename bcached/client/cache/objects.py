@@ -278,7 +278,7 @@ class Objects:
             if found is None:
                 return False
             block_bytes = max(PAGE_BYTES, session.block_bytes)
-            value = record_value(found.crc)
+            value = record_value(found.seal.crc)
             record, _ = encoded(name, RECORD, value, now_us(), expires_at_us, block_bytes)
             pending = session.store_record(name, record)
         session.commits.finish(pending)

@@ -19,7 +19,10 @@ from bcached.client.gens import GC_EPOCHS_MAX, Gens
 from bcached.keys import Key
 from bcached.units import SECTOR_BYTES
 from bcached.wire.change_map import ChangeMap
+from bcached.wire.gen_map import GC_EPOCH_WORD, LIFE_WORD
 from bcached.wire.place_map import INODE_FACTOR, LOW_32, PLACE_BYTES, PlaceMap
+
+LONG_SECTORS = LONG_BYTES // SECTOR_BYTES
 
 
 class PlacedObjects:
@@ -72,31 +75,39 @@ class PlacedObjects:
         region = offset >> self._shift
         index = self._first + region
         counter = index & self._mask
-        placed, now = self._places.get(index, self._inode, region), self._gens.now()
-        if placed is None or placed.version != self._counters[counter] or not now.life:
+        placed = self._places.get(index, self._inode, region)
+        if (
+            placed is None
+            or (version := placed.version) != self._counters[counter]
+            or (sectors := placed.sectors) > LONG_SECTORS
+            # Ours may be newer. It is refused before it is no longer under way, so that is asked last.
+            or (
+                (own := self._under_way.get(offset)) is not None and own.keys[0].pointers != (placed.pointer,)
+            )
+            or self._refused
+        ):
             return None
-        pointer, length = placed.pointer, placed.sectors * SECTOR_BYTES
-        own = self._under_way.get(offset)
-        if self._refused or (own is not None and own.keys[0].pointers != (pointer,)):
-            return None  # ours may be newer; it is refused before it is no longer under way
+        now, pointer = self._gens.now(), placed.pointer
         member = self._members[pointer.device]
-        ago = now.gc_epochs[member.number] - placed.gc_epoch & LOW_32
-        if ago > GC_EPOCHS_MAX or length > LONG_BYTES:
+        if not now.life or now.gc_epochs[member.number] - placed.gc_epoch & LOW_32 > GC_EPOCHS_MAX:
             return None
         try:
-            found = decoded(read(member.path.descriptor, length, pointer.sector * SECTOR_BYTES), name)
+            data = read(member.path.descriptor, sectors * SECTOR_BYTES, pointer.sector * SECTOR_BYTES)
+            found = decoded(data, name)
+            if found is None:
+                return None
+            keys = (Key(self._inode, offset, sectors, False, (pointer,)),)
+            one = KnownObject(version, keys, now, found.seal, self._members, counter)
             if (
-                found is None
-                or member.gens[pointer.sector // member.bucket_sectors] != pointer.gen
-                or self._gens.now() is not now
-                or self._changes.life != now.life
+                member.gens[one.bucket] != one.gen
+                or member.words[LIFE_WORD] != one.life
+                or member.words[GC_EPOCH_WORD] != one.gc_epoch
                 or self._hang_ups(0)
-                or self._counters[counter] != placed.version
+                or self._counters[counter] != version
             ):
                 return None
         except (OSError, ValueError):  # ValueError: the connection is closed
             return None
-        keys = (Key(self._inode, offset, placed.sectors, False, (pointer,)),)
-        self._positions.put(name, KnownObject(placed.version, keys, now, found.seal, self._members, counter))
+        self._positions.put(name, one)
         self._hits.hit(pointer, len(found.value))
         return found

@@ -114,9 +114,10 @@ class Reader:
     def _renewed(self, found: StoredObject, name: bytes, key: Key, since: Instant) -> StoredObject:
         """Returns the object with the expiry of the record behind it, if that is about this very object."""
         record = decoded(self._piece(key, key.sectors * SECTOR_BYTES, since), name)
-        if record is None or record.codec != RECORD or record.value != record_value(found.crc):
+        if record is None or record.seal.codec != RECORD or record.value != record_value(found.seal.crc):
             return found
-        return msgspec.structs.replace(found, expires_at_us=record.expires_at_us)
+        seal = msgspec.structs.replace(found.seal, expires_at_us=record.seal.expires_at_us)
+        return StoredObject(seal, found.value)
 
     def _reread(self, name: bytes, offset: int, keys: Sequence[Key], since: Instant) -> StoredObject | None:
         """Read past the page cache, in which a direct write that races with a read may leave an old page."""

@@ -33,6 +33,6 @@ def seconds_left(expires_at_us: int) -> float | None:
 
 def unexpired(found: StoredObject | None) -> StoredObject | None:
     """Returns the object, or None if it has expired or there is none."""
-    if found is None or not found.expires_at_us or found.expires_at_us > now_us():
+    if found is None or not (expires_at_us := found.seal.expires_at_us) or expires_at_us > now_us():
         return found
     return None

@@ -31,7 +31,7 @@ Change = Callable[[FoundObject | None], NewObject | None]
 
 def found_object(one: StoredObject | None) -> FoundObject | None:
     """Returns what a verb is to know of a stored object."""
-    return None if one is None else FoundObject(one.codec, one.value, one.expires_at_us)
+    return None if one is None else FoundObject(one.seal.codec, one.value, one.seal.expires_at_us)
 
 
 def only_if_absent(one: NewObject) -> Change:

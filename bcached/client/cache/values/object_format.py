@@ -56,18 +56,8 @@ class Seal(msgspec.Struct, frozen=True, gc=False):
 class StoredObject(msgspec.Struct, frozen=True, gc=False):
     """A verified object."""
 
-    codec: int
+    seal: Seal  # what it was verified with
     value: bytes
-    stored_at_us: int
-    expires_at_us: int
-    crc: int
-    head: bytes  # as in its seal
-
-    @property
-    def seal(self) -> Seal:
-        """Returns what the object was verified with."""
-        length = CHECKED_AT + len(self.head) + len(self.value)
-        return Seal(self.codec, self.expires_at_us, self.crc, self.head, length)
 
 
 def value_at(name_length: int, value_length: int) -> int:
@@ -113,18 +103,19 @@ def decoded_long(start: bytes, value: bytes, checksum: int, name: bytes) -> Stor
 
     checksum: of start from CHECKED_AT on, and the value.
     """
-    _, crc, kinds, _, stored_at_us, expires_at_us = _header(start)
+    _, crc, kinds, _, _, expires_at_us = _header(start)
     is_named = kinds >> 32 == len(name) and start.startswith(name, HEADER_BYTES)
-    if bytes_needed(start) != len(start) + len(value) or not is_named or checksum != crc:
+    length = len(start) + len(value)
+    if bytes_needed(start) != length or not is_named or checksum != crc:
         return None
-    return StoredObject(kinds >> 16 & 0xFFFF, value, stored_at_us, expires_at_us, crc, start[CHECKED_AT:])
+    return StoredObject(Seal(kinds >> 16 & 0xFFFF, expires_at_us, crc, start[CHECKED_AT:], length), value)
 
 
 def decoded(data: bytes, name: bytes) -> StoredObject | None:
     """Returns the object, or None if these bytes are not a whole object of this name."""
     if len(data) < HEADER_BYTES:
         return None
-    magic, crc, kinds, length, stored_at_us, expires_at_us = _header(data)
+    magic, crc, kinds, length, _, expires_at_us = _header(data)
     begins = HEADER_BYTES + len(name) if length < ON_A_PAGE_BYTES else value_at(len(name), length)
     end = begins + length
     if (
@@ -136,8 +127,8 @@ def decoded(data: bytes, name: bytes) -> StoredObject | None:
         or crc64.xz(data[CHECKED_AT:end]) != crc
     ):
         return None
-    codec, head = kinds >> 16 & 0xFFFF, data[CHECKED_AT:begins]
-    return StoredObject(codec, data[begins:end], stored_at_us, expires_at_us, crc, head)
+    seal = Seal(kinds >> 16 & 0xFFFF, expires_at_us, crc, data[CHECKED_AT:begins], end)
+    return StoredObject(seal, data[begins:end])
 
 
 def record_value(crc: int) -> bytes:

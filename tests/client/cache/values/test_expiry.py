@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from bcached.client.cache.values.expiry import expiry_us, now_us, unexpired
-from bcached.client.cache.values.object_format import TIME_MAX_US, StoredObject
+from bcached.client.cache.values.object_format import TIME_MAX_US, Seal, StoredObject
 
 
 def test_what_has_no_expiry_never_expires() -> None:
     assert expiry_us(None) == 0
-    kept = StoredObject(0, b"", 0, 0, 0, b"")
+    kept = StoredObject(Seal(0, 0, 0, b"", 0), b"")
     assert unexpired(kept) is kept
     assert unexpired(None) is None
 

@@ -37,7 +37,7 @@ def test_what_was_encoded_is_decoded(name: bytes, value: bytes, block_bytes: int
     data = stored(name, value, block_bytes)
     found = decoded(data, name)
     assert found is not None
-    assert (found.codec, found.value, found.stored_at_us, found.expires_at_us) == (3, value, 1111, 2222)
+    assert (found.seal.codec, found.value, found.seal.expires_at_us) == (3, value, 2222)
     assert found.seal == encoded(name, 3, value, 1111, 2222, block_bytes)[1]
     assert crc64.xz(data[CHECKED_AT : found.seal.length]) == found.seal.crc
     assert data[CHECKED_AT:].startswith(found.seal.head + value)
