@@ -97,6 +97,16 @@ class Superblock:
     other_flags: int = 0  # unknown flags, kept as they are
 
     @property
+    def bucket_bytes(self) -> int:
+        """The size of a bucket in bytes."""
+        return self.bucket_sectors * SECTOR_BYTES
+
+    @property
+    def block_bytes(self) -> int:
+        """The size of a block in bytes."""
+        return self.block_sectors * SECTOR_BYTES
+
+    @property
     def set_magic(self) -> int:
         """The number that the magic numbers of journal, prios and btree are mixed with."""
         return set_magic_of(self.set_uuid)

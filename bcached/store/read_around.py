@@ -7,7 +7,6 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError
 from bcached.store.membership import MemberFound
 from bcached.store.read_only_device import ReadOnlyDevice
-from bcached.units import SECTOR_BYTES
 
 Hole = tuple[int, int]  # first byte, end
 HOLES_MAX = 1024  # then nothing is read in smaller parts: each failing read takes a dying device seconds
@@ -45,8 +44,4 @@ class ReadAround(ReadOnlyDevice):
 
 def around_bad_sectors(member: MemberFound) -> MemberFound:
     """Returns a member whose device is read around its bad sectors."""
-    return replace(member, block_device=ReadAround(member.block_device, _block_bytes(member)))
-
-
-def _block_bytes(member: MemberFound) -> int:
-    return member.superblock.block_sectors * SECTOR_BYTES
+    return replace(member, block_device=ReadAround(member.block_device, member.superblock.block_bytes))

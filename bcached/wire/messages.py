@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bcached.keys import KEY_SECTORS_MAX, OFFSET_MAX, POINTERS_MAX, Inode, Key, SectorOffset
+from bcached.units import SECTOR_BYTES
 
 INT64_MAX = (1 << 63) - 1
 ASK_SECTORS_MAX = 1 << 40  # with whole; the set refuses what it cannot hold, with a limit of its own
@@ -64,6 +65,16 @@ class Device(Struct, gc=False):
     bucket_count: int
     first_bucket: int
     data_path: str
+
+    @property
+    def bucket_bytes(self) -> int:
+        """The size of a bucket in bytes."""
+        return self.bucket_sectors * SECTOR_BYTES
+
+    @property
+    def block_bytes(self) -> int:
+        """The size of a block in bytes."""
+        return self.block_sectors * SECTOR_BYTES
 
 
 class Description(Results):

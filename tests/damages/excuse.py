@@ -44,7 +44,7 @@ async def excused_sectors(name: str, raw: bytes, left: SetLeft) -> set[int]:
 def _has_trace(checked: CheckedSet, entry: JournalEntry, raw: bytes) -> bool:
     """Whether anything is left of an entry's first sector."""
     assert checked.journal is not None
-    bucket_bytes = checked.members[0].superblock.bucket_sectors * SECTOR_BYTES
+    bucket_bytes = checked.members[0].superblock.bucket_bytes
     for bucket, placed in checked.journal.placed():
         if placed.entry.seq == entry.seq:
             byte = bucket.bucket * bucket_bytes + placed.offset_bytes
@@ -60,7 +60,7 @@ def _prios_written(every: dict[int, JournalEntry], newest: int) -> int:
 
 def _prio_places(checked: CheckedSet, every: dict[int, JournalEntry], newest: int) -> list[tuple[int, int]]:
     """Returns where the prios are that the newest found entry and all behind it name."""
-    bucket_bytes = checked.members[0].superblock.bucket_sectors * SECTOR_BYTES
+    bucket_bytes = checked.members[0].superblock.bucket_bytes
     heads = {every[seq].prio_heads[0] for seq in range(newest, max(every) + 1)}
     return [(head * bucket_bytes, bucket_bytes) for head in heads]
 

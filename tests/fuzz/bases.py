@@ -160,10 +160,10 @@ async def _find_parts(found: Base) -> None:
     assert checked.journal is not None
     found.superblock = superblock = checked.members[0].superblock
     block_bytes, magic_bytes = (
-        superblock.block_sectors * SECTOR_BYTES,
+        superblock.block_bytes,
         metadata_bytes(superblock.bucket_sectors),
     )
-    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
+    bucket_bytes = superblock.bucket_bytes
     parts = found.parts
     for member in range(len(devices)):
         parts.append(Part("superblock", member, SUPERBLOCK_SECTOR * SECTOR_BYTES, BLOCK_BYTES))

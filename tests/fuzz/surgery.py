@@ -242,7 +242,7 @@ class Surgeon:
         part, other = self.random.choice(self.base.parts), self.random.choice(self.base.parts)
         superblock = self.base.superblock
         assert superblock is not None
-        size = self.random.choice((SECTOR_BYTES, superblock.block_sectors * SECTOR_BYTES))
+        size = self.random.choice((SECTOR_BYTES, superblock.block_bytes))
         here, there = self._place(part, size), self._place(other, size)
         mine, theirs = self._bytes(part.member, here, size), self._bytes(other.member, there, size)
         way = self.random.randrange(6)

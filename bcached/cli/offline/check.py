@@ -172,7 +172,7 @@ def _lines(checked: CheckedSet, owner: OwnerCheck | None, following: Sequence[st
 def _facts(checked: CheckedSet) -> Iterator[str]:
     for member in checked.members:
         superblock = member.superblock
-        bucket = format_size(superblock.bucket_sectors * SECTOR_BYTES)
+        bucket = format_size(superblock.bucket_bytes)
         yield f"device {superblock.member}: {member.path}, {superblock.bucket_count} buckets of {bucket}"
     if checked.members:
         yield f"set: {checked.members[0].superblock.set_uuid}"

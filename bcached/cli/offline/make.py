@@ -146,8 +146,8 @@ def _text(outcome: MakeOutcome, dry_run: bool) -> str:
     lines: list[str] = []
     for member in outcome.layout.members:
         superblock = member.superblock
-        bucket = format_size(superblock.bucket_sectors * SECTOR_BYTES)
-        block = format_size(superblock.block_sectors * SECTOR_BYTES)
+        bucket = format_size(superblock.bucket_bytes)
+        block = format_size(superblock.block_bytes)
         cut = f"{superblock.bucket_count} buckets of {bucket}, blocks of {block}"
         lines.append(f"{member.path}: {'would be laid out' if dry_run else 'laid out'} in {cut}")
         done = "would erase" if dry_run else "erased"

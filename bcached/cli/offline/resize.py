@@ -125,7 +125,7 @@ async def _planned(devices: Sequence[FileDevice], size_bytes: int) -> ResizePlan
     checked = await check_set(devices)
     refuse_damaged(checked)
     (number,) = (n for n, member in enumerate(checked.members) if member.block_device is devices[0])
-    bucket_bytes = checked.members[number].superblock.bucket_sectors * SECTOR_BYTES
+    bucket_bytes = checked.members[number].superblock.bucket_bytes
     return plan_resize(checked, number, size_bytes // bucket_bytes)
 
 

@@ -55,7 +55,7 @@ def write(
     """
     with connected(options) as client:
         inode = inode_of(client, volume)
-        block_bytes = client.description.devices[0].block_sectors * SECTOR_BYTES
+        block_bytes = client.description.devices[0].block_bytes
         at, byte_count = offset, 0
         chunk_bytes = min(CHUNK_BYTES, client.atomic_bytes(replicas or 1))
         chunk = sys.stdin.buffer.read(chunk_bytes)

@@ -11,7 +11,6 @@ from bcached.client.protocol.exchange import Call
 from bcached.client.socket_channel import SocketChannel
 from bcached.errors import NoFreeBuckets
 from bcached.keys import Key
-from bcached.units import SECTOR_BYTES
 
 AHEAD_MS = 100  # how long the daemon may look for a bucket that is not needed yet: replies wait behind it
 SET_SHARE = 128  # of the buckets of the set, this part at most is requested ahead by a client
@@ -33,7 +32,7 @@ class Leases:
         device = at.description.devices[0]
         self._bucket_sectors = device.bucket_sectors
         self._ahead_objects = AHEAD_OBJECTS
-        most = max(AHEAD_MIN, AHEAD_BYTES // (device.bucket_sectors * SECTOR_BYTES))
+        most = max(AHEAD_MIN, AHEAD_BYTES // (device.bucket_bytes))
         self._ahead_max = max(1, min(most, AHEAD_MAX, device.bucket_count // SET_SHARE))
 
     def keep_ahead(self, sectors: int, left: int) -> None:

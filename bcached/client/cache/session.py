@@ -112,9 +112,7 @@ class CacheSession:
             self._hits,
         )
         whole_buckets = self.commits.keys_max - 1  # since the first may be in the middle of one
-        self.object_bytes_max = min(
-            OBJECT_BYTES_MAX, whole_buckets * devices[0].bucket_sectors * SECTOR_BYTES
-        )
+        self.object_bytes_max = min(OBJECT_BYTES_MAX, whole_buckets * devices[0].bucket_bytes)
         self._value_bytes_least = self.object_bytes_max - 2 * PAGE_BYTES  # may be stored with any name
 
     def close(self) -> None:

@@ -102,7 +102,7 @@ def atomic_bytes(description: Description, replicas: int = 1) -> int:
     """Returns how many bytes a store commits atomically, however they are split over buckets."""
     check_request(AllocateBucket(replicas))
     buckets = _keys_in_commit(description, replicas) - MORE_KEYS
-    return max(1, buckets) * description.devices[0].bucket_sectors * SECTOR_BYTES
+    return max(1, buckets) * description.devices[0].bucket_bytes
 
 
 def _store(at: Attachment, items: Iterable[Item], options: Options) -> Plan[int]:
@@ -136,7 +136,7 @@ def _checked(at: Attachment, item: Item) -> Part:
     inode, offset, data = item
     view = bytes_of(data)
     at.check(Allocate(inode, offset, max(1, view.nbytes // SECTOR_BYTES)))
-    block_bytes = at.description.devices[0].block_sectors * SECTOR_BYTES
+    block_bytes = at.description.devices[0].block_bytes
     if not view.nbytes or view.nbytes % block_bytes:
         raise ValueError(f"the set's blocks have {block_bytes} bytes, the data {view.nbytes}")
     return Part(inode, offset, view)
@@ -161,7 +161,7 @@ def _keys_in_commit(description: Description, replicas: int) -> int:
 
 def _commits(description: Description, parts: Sequence[Part], replicas: int) -> Iterator[list[list[Part]]]:
     """Yields the parts of each commit, by allocation; one empty commit if there are none."""
-    bucket_bytes = description.devices[0].bucket_sectors * SECTOR_BYTES
+    bucket_bytes = description.devices[0].bucket_bytes
     most = atomic_bytes(description, replicas)
     commit: list[Part] = []
     keys = 0

@@ -122,4 +122,4 @@ def _unread(
     pointer = key.pointers[0]
     member = members[pointer.device]
     where = f"{member.path} node at sector {pointer.sector}, level {level}"
-    return NodeFound(key, level, low, where), member, member.superblock.block_sectors * SECTOR_BYTES
+    return NodeFound(key, level, low, where), member, member.superblock.block_bytes

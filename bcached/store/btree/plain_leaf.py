@@ -37,7 +37,7 @@ async def read_plain_leaf(
     """
     pointer = key.pointers[0]
     member = members[pointer.device]
-    block_bytes = member.superblock.block_sectors * SECTOR_BYTES
+    block_bytes = member.superblock.block_bytes
     raw = await member.block_device.read(pointer.sector * SECTOR_BYTES, key.sectors * SECTOR_BYTES)
     try:
         frames = list(read_frames(raw, key, member.superblock.set_magic, block_bytes))

@@ -148,7 +148,7 @@ def bytes_needed(source: MemberFound) -> int:
 
 def refuse_unfit(source: MemberFound, target: BlockDevice) -> None:
     """Refuse a target that is too small, or that cannot write the set's blocks."""
-    needed, block_bytes = bytes_needed(source), source.superblock.block_sectors * SECTOR_BYTES
+    needed, block_bytes = bytes_needed(source), source.superblock.block_bytes
     if target.size_bytes < needed:
         buckets = f"{source.superblock.bucket_count:,} buckets"
         raise DeviceRefused(

@@ -25,7 +25,6 @@ from bcached.format.jset import (
     trace_entries,
 )
 from bcached.store.membership import MemberFound
-from bcached.units import SECTOR_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,7 @@ async def _read_needed(
 
 async def read_bucket(member: MemberFound, number: int, index: int) -> BucketFound:
     """Reads a whole bucket."""
-    superblock, block_bytes = member.superblock, _block_bytes(member)
+    superblock, block_bytes = member.superblock, member.superblock.block_bytes
     bucket = superblock.journal_buckets[index]
     where = f"{member.path} journal bucket {bucket}"
     raw = await _read(member.block_device, member, bucket, whole=True)
@@ -197,18 +196,14 @@ async def _read_start(member: MemberFound, index: int) -> _Start:
     bucket = superblock.journal_buckets[index]
     raw = await _read(member.block_device, member, bucket, whole=False)
     where = f"{member.path} journal bucket {bucket}"
-    found, _ = scan_journal_bucket(raw, superblock.set_magic, _block_bytes(member), where, most=1)
+    found, _ = scan_journal_bucket(raw, superblock.set_magic, member.superblock.block_bytes, where, most=1)
     return _Start(found[0].entry.seq if found else 0, raw.count(0) == len(raw))
 
 
 async def _read(device: BlockDevice, member: MemberFound, bucket: int, *, whole: bool) -> bytes:
-    bucket_bytes = member.superblock.bucket_sectors * SECTOR_BYTES
+    bucket_bytes = member.superblock.bucket_bytes
     length = bucket_bytes if whole else min(bucket_bytes, JSET_BYTES_MAX)
     return await device.read(bucket * bucket_bytes, length)
-
-
-def _block_bytes(member: MemberFound) -> int:
-    return member.superblock.block_sectors * SECTOR_BYTES
 
 
 def _position_of(bucket: BucketFound) -> tuple[int, int]:

@@ -41,7 +41,6 @@ from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.replay import journaled_sectors, merge_entries
 from bcached.store.reading.torn_append import may_be_torn
 from bcached.store.reading.tree_reader import NodeGens
-from bcached.units import SECTOR_BYTES
 
 Progress = Callable[[str], None]
 MetadataLocation = tuple[Pointer, str]  # of a bucket with metadata, and where that pointer is
@@ -64,7 +63,7 @@ def shape_of(members: Sequence[Member]) -> NodeShape:
     """Returns the sizes of a set's nodes."""
     superblock = members[0].superblock
     bucket_sectors = superblock.bucket_sectors
-    return NodeShape(node_sectors(bucket_sectors), superblock.block_sectors * SECTOR_BYTES, bucket_sectors)
+    return NodeShape(node_sectors(bucket_sectors), superblock.block_bytes, bucket_sectors)
 
 
 def node_io(members: Sequence[Member]) -> NodeIo:

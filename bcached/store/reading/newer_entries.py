@@ -19,7 +19,6 @@ from bcached.store.journal.reader import BucketFound, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.location_checks import bounds_of
 from bcached.store.reading.ring_check import STRUCTURE
-from bcached.units import SECTOR_BYTES
 
 
 class NewerTrace(NamedTuple):
@@ -115,7 +114,7 @@ async def report_newer(
 async def _damage(trace: NewerTrace, found: JournalFound, members: Sequence[MemberFound]) -> Finding | None:
     """Returns the finding of an entry that no power cut can have left as it is; None if one can."""
     member, newest = members[trace.bucket.member], found.newest
-    bucket_bytes, set_magic = member.superblock.bucket_sectors * SECTOR_BYTES, member.superblock.set_magic
+    bucket_bytes, set_magic = member.superblock.bucket_bytes, member.superblock.set_magic
     length = min(JSET_BYTES_MAX, bucket_bytes - trace.byte)
     try:
         raw = await member.block_device.read(trace.bucket.bucket * bucket_bytes + trace.byte, length)

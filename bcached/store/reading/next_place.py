@@ -172,9 +172,9 @@ class NextPlace:
     @property
     def block_bytes(self) -> int:
         """The size of a block."""
-        return self.member.superblock.block_sectors * SECTOR_BYTES
+        return self.member.superblock.block_bytes
 
     @property
     def bucket_bytes(self) -> int:
         """The size of a bucket."""
-        return self.member.superblock.bucket_sectors * SECTOR_BYTES
+        return self.member.superblock.bucket_bytes

@@ -66,7 +66,7 @@ async def _seq_at(member: MemberFound, bucket: int) -> int | None:
     superblock = member.superblock
     if not superblock.first_bucket <= bucket < superblock.bucket_count:
         return None
-    begin = bucket * superblock.bucket_sectors * SECTOR_BYTES
+    begin = bucket * superblock.bucket_bytes
     try:
         raw = await member.block_device.read(begin, SECTOR_BYTES)
         if claimed_seq(raw, superblock.set_magic) is None:

@@ -15,7 +15,6 @@ from bcached.store.finding import Finding, Report, Severity
 from bcached.store.journal.reader import JournalFound, RingFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.kernel_bisection import newest_by_bisection
-from bcached.units import SECTOR_BYTES
 
 STRUCTURE = "journal"
 BucketEntries = list[list[JournalEntry]]  # of one member, in the order of its ring
@@ -65,9 +64,7 @@ def is_in_ring_order(newest_seqs: Sequence[int], oldest_needed: int) -> bool:
 def _has_block_behind(ring: RingFound, member: MemberFound) -> bool:
     """Whether there is space for an entry without keys in the bucket of the newest entry."""
     superblock = member.superblock
-    return (
-        ring.behind_byte + superblock.block_sectors * SECTOR_BYTES <= superblock.bucket_sectors * SECTOR_BYTES
-    )
+    return ring.behind_byte + superblock.block_bytes <= superblock.bucket_bytes
 
 
 def _kernel_misled(found: JournalFound, number: int) -> tuple[str, str] | None:

@@ -90,11 +90,11 @@ class RingCopies:
 
     @property
     def _block_bytes(self) -> int:
-        return self.member.superblock.block_sectors * SECTOR_BYTES
+        return self.member.superblock.block_bytes
 
     @property
     def _bucket_bytes(self) -> int:
-        return self.member.superblock.bucket_sectors * SECTOR_BYTES
+        return self.member.superblock.bucket_bytes
 
 
 def _is_sorted(entry: JournalEntry) -> bool:

@@ -197,12 +197,12 @@ class RingRead:
     @property
     def block_bytes(self) -> int:
         """The size of a block."""
-        return self.member.superblock.block_sectors * SECTOR_BYTES
+        return self.member.superblock.block_bytes
 
     @property
     def bucket_bytes(self) -> int:
         """The size of a bucket."""
-        return self.member.superblock.bucket_sectors * SECTOR_BYTES
+        return self.member.superblock.bucket_bytes
 
 
 def older_in(bucket: BucketFound, byte: int, seq: int) -> list[EntryTrace]:

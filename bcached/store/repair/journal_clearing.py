@@ -8,7 +8,6 @@ from bcached.store.journal.reader import BucketFound
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
 from bcached.store.repair.repair_step import RepairStep
-from bcached.units import SECTOR_BYTES
 
 
 async def clear_journal_behind(checked: CheckedSet, seq: int) -> RepairStep:
@@ -37,8 +36,8 @@ async def _newer(
 ) -> list[tuple[int, Patch]]:
     """Returns patches for the blocks of a bucket where an entry newer than seq begins, or seems to."""
     superblock = member.superblock
-    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    bucket_bytes = superblock.bucket_bytes
+    block_bytes = superblock.block_bytes
     raw = await member.block_device.read(bucket.bucket * bucket_bytes, bucket_bytes)
     found = {byte: newer for byte, newer, _ in bucket.traces if newer > seq}
     if bucket.next_byte < bucket_bytes and bucket.next_seq == seq + 1:

@@ -39,7 +39,7 @@ class _Entries:
     @classmethod
     async def of(cls, member: MemberFound) -> "_Entries":
         """Returns what a search near the device's beginning finds."""
-        bucket_bytes = member.superblock.bucket_sectors * SECTOR_BYTES
+        bucket_bytes = member.superblock.bucket_bytes
         seqs = [(byte // bucket_bytes, entry.seq) async for byte, entry in entries_near_beginning(member)]
         first = [bucket for bucket, seq in seqs if seq == 1]
         return cls(frozenset(bucket for bucket, _ in seqs), first[0] if first else None)

@@ -8,7 +8,6 @@ from bcached.store.check.checker import CheckedSet
 from bcached.store.patched_device import Patch
 from bcached.store.reading.prio_traces import prio_traces
 from bcached.store.repair.repair_step import RepairStep
-from bcached.units import SECTOR_BYTES
 
 
 async def clear_prio_traces(checked: CheckedSet) -> RepairStep:
@@ -17,8 +16,8 @@ async def clear_prio_traces(checked: CheckedSet) -> RepairStep:
     for number, member in enumerate(checked.members if checked.journal is not None else ()):
         assert checked.journal is not None
         superblock = member.superblock
-        block = bytes(superblock.block_sectors * SECTOR_BYTES)
+        block = bytes(superblock.block_bytes)
         async for trace in prio_traces(checked.journal, number, member):
-            byte = trace.bucket * superblock.bucket_sectors * SECTOR_BYTES
+            byte = trace.bucket * superblock.bucket_bytes
             patches.append(Patch(number, byte, block))
     return RepairStep("erase prios that no journal entry names", [patches])

@@ -70,7 +70,7 @@ async def _of_journal(left: SetLeft) -> AsyncIterator[tuple[str, Patch]]:
     needed = left.journal.entries[-1].last_seq
     for bucket in left.journal.found.buckets:
         superblock = left.members[bucket.member].superblock
-        bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
+        bucket_bytes = superblock.bucket_bytes
         sound = {placed.offset_bytes for placed in bucket.sound}
         damaged = {trace.byte for trace in bucket.traces} - sound
         if bucket.end is not None and bucket.next_byte not in sound:
@@ -109,7 +109,7 @@ async def _of_node(left: SetLeft, node: NodeFound) -> AsyncIterator[tuple[str, P
     """Yields the correction of the bset at which reading a node stopped, if there is one."""
     pointer = node.key.pointers[0]
     superblock = left.members[pointer.device].superblock
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    block_bytes = superblock.block_bytes
     before = [placed for placed in node.bsets if placed not in node.behind]
     offset = before[-1].offset_bytes + before[-1].blocks * block_bytes if before else 0
     length = node.key.sectors * SECTOR_BYTES

@@ -8,7 +8,6 @@ from bcached.store.check.checker import CheckedSet
 from bcached.store.journal.ring import JournalRing
 from bcached.store.journal.rings import Rings
 from bcached.store.member import geometry_of
-from bcached.units import SECTOR_BYTES
 
 
 async def append_entry(checked: CheckedSet, entry: JournalEntry) -> None:
@@ -21,7 +20,7 @@ async def append_entry(checked: CheckedSet, entry: JournalEntry) -> None:
         rings.append(ring)
     joined = Rings(rings, checked.journal.newest.last_seq)
     first = checked.members[0].superblock
-    raw = entry.pack(first.set_magic, first.block_sectors * SECTOR_BYTES)
+    raw = entry.pack(first.set_magic, first.block_bytes)
     offsets = []
     for member, offset in zip(checked.members, joined.advance(len(raw), entry.seq), strict=True):
         if offset is None:

@@ -61,7 +61,7 @@ class ResizePlan:
 def shape_of(member: MemberFound) -> NodeShape:
     """Returns the sizes of a member's new nodes."""
     superblock = member.superblock
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    block_bytes = superblock.block_bytes
     return NodeShape(node_sectors(superblock.bucket_sectors), block_bytes, superblock.bucket_sectors)
 
 

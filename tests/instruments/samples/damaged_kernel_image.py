@@ -159,7 +159,7 @@ def journal_entries(checked: CheckedSet) -> Iterator[tuple[int, int, int]]:
     needed = {entry.seq for entry in checked.journal.entries}
     for bucket, placed in checked.journal.placed():
         if placed.entry.seq in needed:
-            byte = bucket.bucket * superblock.bucket_sectors * SECTOR_BYTES + placed.offset_bytes
+            byte = bucket.bucket * superblock.bucket_bytes + placed.offset_bytes
             words = sum(2 + len(key.pointers) for key in placed.entry.keys)
             yield placed.entry.seq, byte, 240 + 8 * words
 

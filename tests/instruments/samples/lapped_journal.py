@@ -22,8 +22,8 @@ def in_a_later_lap(raw: bytes) -> bytes:
         logical_block_bytes=SECTOR_BYTES,
         where="",
     )
-    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    bucket_bytes = superblock.bucket_bytes
+    block_bytes = superblock.block_bytes
     image = bytearray(raw)
     begins = [bucket * bucket_bytes for bucket in superblock.journal_buckets]
     entries: list[list[PlacedEntry]] = []

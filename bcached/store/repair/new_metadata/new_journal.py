@@ -47,8 +47,8 @@ async def write_entry(
     for number, member in enumerate(members):
         superblock = member.superblock
         bucket_bytes, block_bytes = (
-            superblock.bucket_sectors * SECTOR_BYTES,
-            superblock.block_sectors * SECTOR_BYTES,
+            superblock.bucket_bytes,
+            superblock.block_bytes,
         )
         place = _Place(
             number, superblock.journal_buckets[_index(journal, former_numbers[number], member)] * bucket_bytes
@@ -76,8 +76,8 @@ async def _erasures(member: MemberFound, place: _Place, length: int) -> list[Pat
     """
     superblock = member.superblock
     bucket_bytes, block_bytes = (
-        superblock.bucket_sectors * SECTOR_BYTES,
-        superblock.block_sectors * SECTOR_BYTES,
+        superblock.bucket_bytes,
+        superblock.block_bytes,
     )
     blocks = set[int]()
     for bucket in superblock.journal_buckets:

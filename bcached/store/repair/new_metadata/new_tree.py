@@ -33,7 +33,7 @@ class NodeSize:
     def of(cls, superblock: Superblock) -> "NodeSize":
         """Returns that of a set's new nodes."""
         sectors = node_sectors(superblock.bucket_sectors)
-        return cls(sectors, superblock.block_sectors * SECTOR_BYTES, superblock.set_magic)
+        return cls(sectors, superblock.block_bytes, superblock.set_magic)
 
     @property
     def filled_bytes(self) -> int:

@@ -69,7 +69,7 @@ async def is_interrupted(found: JournalFound, members: Sequence[MemberFound]) ->
 async def _is_cut_off(
     found: JournalFound, member: MemberFound, bucket: BucketFound, trace: EntryTrace
 ) -> bool:
-    bucket_bytes = member.superblock.bucket_sectors * SECTOR_BYTES
+    bucket_bytes = member.superblock.bucket_bytes
     length = min(JSET_BYTES_MAX, bucket_bytes - trace.byte)
     try:
         raw = await member.block_device.read(bucket.bucket * bucket_bytes + trace.byte, length)
@@ -85,7 +85,7 @@ async def _was_left_behind(found: JournalFound, member: MemberFound, bucket: Buc
     Else the entry may have been whole before that was written over it. Inside of a block it is not known.
     """
     seq, byte = found.newest.seq, -(-byte // SECTOR_BYTES) * SECTOR_BYTES
-    if byte % (member.superblock.block_sectors * SECTOR_BYTES) or not older_in(bucket, byte, seq):
+    if byte % (member.superblock.block_bytes) or not older_in(bucket, byte, seq):
         return True
     following = RingRead(found, bucket.member, member).following(bucket)
     end = await NextPlace(member, bucket, byte, following, seq).end()

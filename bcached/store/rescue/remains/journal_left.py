@@ -123,18 +123,14 @@ async def _read_buckets(
 ) -> tuple[JournalFound, list[ReadAround]]:
     """Returns all journal buckets, and the members as they were read, around what is unreadable."""
     found = JournalFound()
-    around = [
-        ReadAround(member.block_device, member.superblock.block_sectors * SECTOR_BYTES) for member in members
-    ]
+    around = [ReadAround(member.block_device, member.superblock.block_bytes) for member in members]
     for number, member in enumerate(members):
         readable = replace(member, block_device=around[number])
         for index in range(len(member.superblock.journal_buckets)):
             found.buckets.append(await read_bucket(readable, number, index))
         for begin, end in around[number].holes:
             problem = f"bytes {begin} to {end - 1} cannot be read"
-            where = (
-                f"{member.path} journal bucket {begin // (member.superblock.bucket_sectors * SECTOR_BYTES)}"
-            )
+            where = f"{member.path} journal bucket {begin // (member.superblock.bucket_bytes)}"
             lost = "the journal entry there, if there was one"
             report(Finding("journal-unreadable", Severity.DAMAGE, STRUCTURE, where, problem, lost))
     return found, around
@@ -173,7 +169,7 @@ async def fits_its_journal(member: MemberFound, newest: int) -> bool:
     1. No entry near the device's beginning is newer: the journal is where the superblock says. 2. All begin
     at a block: blocks are not smaller. (If they are larger, bsets are found behind a gap, which is damage.)
     """
-    block_bytes = member.superblock.block_sectors * SECTOR_BYTES
+    block_bytes = member.superblock.block_bytes
     async for byte, entry in entries_near_beginning(member):
         if entry.seq > newest or byte % block_bytes:
             return False
@@ -187,12 +183,12 @@ async def with_journal_found(member: MemberFound) -> MemberFound:
     entries must show that the sizes are right: of the largest buckets only the journal's place does.
     """
     superblock = member.superblock
-    bucket_bytes = superblock.bucket_sectors * SECTOR_BYTES
+    bucket_bytes = superblock.bucket_bytes
     if bucket_bytes >= METADATA_BYTES_MAX:
         return member
     found = set[int]()
     async for byte, entry in entries_near_beginning(member):
-        if not sizes_fit(superblock, entry) or byte % (superblock.block_sectors * SECTOR_BYTES):
+        if not sizes_fit(superblock, entry) or byte % (superblock.block_bytes):
             return member
         found.add(byte // bucket_bytes)
     every = found | set(superblock.journal_buckets)
@@ -209,7 +205,7 @@ async def entries_near_beginning(member: MemberFound) -> AsyncIterator[tuple[int
     Behind the usual place of the journal only where no entry is there: its first bucket may be any.
     """
     device, superblock = member.block_device, member.superblock
-    usual = BUCKETS_LOOKED_AT * superblock.bucket_sectors * SECTOR_BYTES
+    usual = BUCKETS_LOOKED_AT * superblock.bucket_bytes
     is_found = False
     for begin in range(0, min(device.size_bytes, max(usual, BYTES_LOOKED_AT)), CHUNK_BYTES):
         if is_found and begin >= usual:

@@ -42,7 +42,7 @@ def _missing(number: int, members: Sequence[MemberLeft], report: Report) -> Memb
         first, uuid=UUID(int=0), member=number, bucket_count=count, journal_buckets=()
     )  # a journal that is there would be read
     path = f"member {number}"
-    device = MissingDevice(path, count * first.bucket_sectors * SECTOR_BYTES)
+    device = MissingDevice(path, count * first.bucket_bytes)
     problem = f"member {number} of {first.members} is missing"
     report(Finding("member-missing", Severity.FATAL, "set", path, problem, "what no other member has"))
     return MemberLeft(MemberFound(device, superblock), is_guess=False)

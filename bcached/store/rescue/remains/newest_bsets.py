@@ -22,7 +22,7 @@ async def bsets_behind_all_damage(members: Sequence[MemberFound], node: NodeFoun
     """
     pointer = node.key.pointers[0]
     superblock = members[pointer.device].superblock
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    block_bytes = superblock.block_bytes
     newest: list[PlacedBset] = []
     end = 0
     for placed in node.behind:
@@ -57,7 +57,7 @@ async def lacks_nothing(members: Sequence[MemberFound], node: NodeFound) -> bool
         return False
     pointer = node.key.pointers[0]
     superblock = members[pointer.device].superblock
-    block_bytes = superblock.block_sectors * SECTOR_BYTES
+    block_bytes = superblock.block_bytes
     last = node.bsets[-1]
     end = last.offset_bytes + last.blocks * block_bytes
     if end >= node.key.sectors * SECTOR_BYTES:
