@@ -37,7 +37,7 @@ from bcached.service.users.socket_limits import SocketLimits
 from bcached.wire.change_map import COUNTERS
 from bcached.wire.codec import Refusal, encode_replies
 from bcached.wire.messages import Bucket, Extent, Lookup
-from instruments.clients.served_set import BUCKET_SECTORS, SET_BYTES, served
+from instruments.clients.served_set import BUCKET_SECTORS, SET_BYTES, Served, served
 from instruments.clients.stranger import stranger
 from instruments.devices.loop_device import loop_device
 from instruments.time.patience import patience
@@ -57,13 +57,16 @@ def is_locked(path: str) -> bool:
     return not OldLease(path, "").is_released()
 
 
-async def exhaust(client: Client) -> list[Key]:
-    keys = []
-    while True:
-        try:
-            keys.append(await client.allocate_bucket(timeout_ms=500))
-        except NoFreeBuckets:
-            return keys
+async def exhaust(it: Served, client: Client) -> list[Key]:
+    """Every bucket there is, held by the client."""
+    keys: list[Key] = []
+    async with patience(60):
+        while True:
+            try:
+                keys.append(await client.allocate_bucket(timeout_ms=300))
+            except NoFreeBuckets:
+                if it.is_exhausted:
+                    return keys
 
 
 async def until(question: Callable[[], object]) -> None:
@@ -145,7 +148,7 @@ async def test_numbers_of_limits_come_along(folder: Path) -> None:
         with pytest.raises(LimitExceeded) as refused:
             await client.allocate(0, 0, 8, replicas=2)
         assert refused.value.fields == {"limit": "replicas", "value": 2}
-        await exhaust(client)
+        await exhaust(it, client)
         with pytest.raises(NoFreeBuckets) as full:
             await client.allocate(0, 0, 8, wait=False)
         assert full.value.fields == {"reserve": "none", "waited_ms": 0}
@@ -167,7 +170,7 @@ async def test_what_cannot_be_sent_takes_no_answer_away_from_the_requests_that_c
 
 async def test_what_is_granted_to_one_who_stopped_waiting_is_given_back(folder: Path) -> None:
     async with served(folder) as it, Client(it.path) as holder, Client(it.path) as client:
-        keys = await exhaust(holder)
+        keys = await exhaust(it, holder)
         waiting = asyncio.create_task(client.allocate(0, 0, 8))
         await until(lambda: it.cache_set.statistics().waiters["none"])
         waiting.cancel()

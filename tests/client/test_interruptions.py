@@ -57,12 +57,13 @@ def handle(*_):
         print(type(error).__name__)
 
 signal.signal(signal.SIGALRM, handle)
-held = []
-try:
-    while True:
+held, refusals = [], 0
+while refusals < 2:  # one may be on its way for long when the machine is busy
+    try:
         held.append(client.allocate_bucket(timeout_ms=300))
-except NoFreeBuckets:
-    pass
+        refusals = 0
+    except NoFreeBuckets:
+        refusals += 1
 signal.setitimer(signal.ITIMER_REAL, 0.2)
 try:
     client.allocate_bucket(timeout_ms=1500)

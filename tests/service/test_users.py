@@ -17,7 +17,6 @@ from bcached.service.users.access import Access, Role
 from bcached.service.users.buffers import Buffers
 from bcached.service.users.peer import Peer
 from bcached.service.users.socket_limits import SocketLimits
-from bcached.state.buckets.bucket_table import State
 from bcached.state.explanation import explain
 from instruments.clients.served_set import Served, served
 from instruments.clients.talker import Talker, call, outcome
@@ -26,7 +25,6 @@ from instruments.time.patience import patience
 BUCKET = call("AllocateBucket", {"timeout_ms": 20_000})
 AT_ONCE = call("AllocateBucket", {"wait": False})
 DESCRIBE = call("Describe")
-ON_THE_WAY = (State.CLEAN, State.EMPTY, State.FREE_INC, State.UNUSED)  # such buckets become free
 
 
 class Uids:
@@ -66,12 +64,12 @@ def at_least(buffers: Buffers, wanted: int) -> bool:
 
 async def hold_all(it: Served, talker: Talker) -> int:
     """Reserve every bucket there is; returns how many there were."""
-    count, counts = 0, it.cache_set.members[0].buckets.table.counts
+    count = 0
     async with patience(60):
         while True:
             if outcome(await talker.ask(call("AllocateBucket", {"timeout_ms": 300}))) == "ok":
                 count += 1
-            elif not any(counts[state] for state in ON_THE_WAY):
+            elif it.is_exhausted:
                 return count
 
 

@@ -18,12 +18,14 @@ from bcached.service.socket.socket_server import SocketServer
 from bcached.service.users.access import Access
 from bcached.service.users.peer import Peer, peer_of
 from bcached.service.users.socket_limits import SocketLimits
+from bcached.state.buckets.bucket_table import State
 from bcached.store.make.layout import lay_out, plan_set
 from instruments.devices.memory_device import MemoryDevice
 
 BUCKET_BYTES = 64 << 10
 BUCKET_SECTORS = BUCKET_BYTES // 512
 SET_BYTES = 64 << 20
+ON_THE_WAY = (State.CLEAN, State.EMPTY, State.FREE_INC, State.UNUSED)  # such buckets become free
 
 
 @dataclass
@@ -33,6 +35,12 @@ class Served:
     path: str
     cache_set: CacheSet
     server: SocketServer
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no bucket is on its way to a reserve, which may take long when the machine is busy."""
+        counts = [member.buckets.table.counts for member in self.cache_set.members]
+        return not any(of_member[state] for of_member in counts for state in ON_THE_WAY)
 
 
 @contextlib.asynccontextmanager
