@@ -32,12 +32,14 @@ class Gens:
         self._gens = {
             device: (one.gens, one.bucket_count, sectors[device]) for device, one in self._maps.items()
         }
-        self._words = [one.words for one in self._maps.values()]
+        # Of each header the words that make an instant, as the machine reads them.
+        self._heads = tuple([one.words[LIFE_WORD : GC_EPOCH_WORD + 1] for one in self._maps.values()])
         self._last = self._present()
 
     def now(self) -> Instant:
         """Returns the present instant: take it when you get a key, to check the key later."""
-        if not self._is_present(last := self._last):
+        last = self._last
+        if self._heads != last[0]:
             last = self._last = self._present()
         return last[1]
 
@@ -51,11 +53,7 @@ class Gens:
         The connection must be open as well, which the caller checks.
         """
         # Gens before header: a gen read after the run ended proves nothing.
-        pointers = key.pointers
-        if len(pointers) == 1:
-            good: tuple[Pointer, ...] = pointers if self._has_its_gen(pointers[0]) else ()
-        else:
-            good = tuple([pointer for pointer in pointers if self._has_its_gen(pointer)])
+        good = tuple(filter(self._has_its_gen, key.pointers))
         return good if good and self._may_judge(since) else ()
 
     def _has_its_gen(self, pointer: Pointer) -> bool:
@@ -67,30 +65,20 @@ class Gens:
         """Whether equal gens prove validity: the run is the same, and no gen can have wrapped around."""
         if not since.life:
             return False
-        if since is (last := self._last)[1] and self._is_present(last):
+        last = self._last
+        if since is last[1] and self._heads == last[0]:
             return True
         for one, gc_epoch in zip(self._maps.values(), since.gc_epochs, strict=True):
             if one.life != since.life or one.gc_epoch - gc_epoch > GC_EPOCHS_MAX:
                 return False
         return True
 
-    def _present(self) -> tuple[Sequence[tuple[int, int]], Instant]:
-        """Returns the words of the headers as the machine reads them, and the instant that they tell."""
-        words = [(one[LIFE_WORD], one[GC_EPOCH_WORD]) for one in self._words]
-        lives = {life for life, _ in words}
+    def _present(self) -> tuple[tuple[memoryview, ...], Instant]:
+        """Returns a copy of the headers' words, to compare them with, and the instant that they tell."""
+        words = tuple([memoryview(one.tobytes()).cast("Q") for one in self._heads])
+        lives = {one[0] for one in words}
         life = native(lives.pop()) if len(lives) == 1 else 0
-        return words, Instant(life, tuple([native(gc_epoch) for _, gc_epoch in words]))
-
-    def _is_present(self, last: tuple[Sequence[tuple[int, int]], Instant]) -> bool:
-        """Whether the headers are as they were then."""
-        if len(self._words) == 1:  # as of most sets: each look-up and each check of a key ask
-            ((life, gc_epoch),) = last[0]
-            (one,) = self._words
-            return bool(one[LIFE_WORD] == life and one[GC_EPOCH_WORD] == gc_epoch)
-        for one, (life, gc_epoch) in zip(self._words, last[0], strict=True):
-            if one[LIFE_WORD] != life or one[GC_EPOCH_WORD] != gc_epoch:
-                return False
-        return True
+        return words, Instant(life, tuple([native(one[-1]) for one in words]))
 
 
 def _map(file: GenMapFile, bucket_count: int) -> GenMap:
