@@ -9,15 +9,18 @@ closed and the gens unmapped: the device may then be unmounted, or its file's sp
 import os
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from os import getpid
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from bcached.client.data.data_paths import DataPaths
 from bcached.client.forks import end_in_children
 from bcached.client.gens import Gens
 from bcached.client.lease import Lease
-from bcached.client.protocol.request_check import check_request
+from bcached.client.protocol.request_check import check_request, request_of
 from bcached.errors import ClientClosed, ConnectionLost, ForkedClient
 from bcached.wire.messages import Description, GenMapFile, Parameters
+
+P = TypeVar("P", bound=Parameters)
 
 SocketPath = str | os.PathLike[str]
 SOCKET_PATH = "/run/bcached/io.bcached"
@@ -50,7 +53,7 @@ class Attachment:
         self._checks_requests = checks_requests  # unless its own code makes all of them
         self.whole_buckets = whole_buckets  # that the client writes to no others than those it holds whole
         self.direct = direct
-        self.connection: OpenConnection | None = None  # kept after its end: it knows whether it is open
+        self.connection: OpenConnection  # from `begin` on, also after its end: it knows whether it is open
         self.data: DataPaths  # of every member, from `begin` on
         self.gens: Gens | None = None  # mapped when first needed
         self._pid = 0  # the process that connected; 0 before that
@@ -70,10 +73,19 @@ class Attachment:
 
         Raises InvalidType or InvalidValue for a request that is none.
         """
-        if self._is_open and os.getpid() == self._pid:
+        if self._is_open and getpid() == self._pid:
             if request is not None and self._checks_requests:
                 check_request(request)
             return
+        self._refuse()
+
+    def request(self, kind: type[P], **fields: Any) -> P:
+        """Returns a request whose fields are of no struct; raises what `check` does."""
+        if not self._is_open or getpid() != self._pid:
+            self._refuse()
+        return request_of(kind, fields) if self._checks_requests else kind(**fields)
+
+    def _refuse(self) -> NoReturn:
         self._check_process()
         if self._is_closed:
             raise ClientClosed(self.path)
@@ -82,7 +94,7 @@ class Attachment:
     def _check_process(self) -> None:
         """Raises ForkedClient in any process but the one that connected."""
         if self.is_foreign:
-            raise ForkedClient(self.path, self._pid, os.getpid())
+            raise ForkedClient(self.path, self._pid, getpid())
 
     def check_new(self) -> None:
         """Raises an error if the client cannot be connected: it belongs to another process, or was closed."""
@@ -98,19 +110,18 @@ class Attachment:
     @property
     def is_foreign(self) -> bool:
         """Whether this process is a child of the one that connected."""
-        return self._pid not in (0, os.getpid())
+        return self._pid not in (0, getpid())
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection is open and belongs to this process."""
-        mine = self._is_open and os.getpid() == self._pid
-        return mine and self.connection is not None and self.connection.is_connected
+        return self._is_open and self.connection.is_connected and getpid() == self._pid
 
     # Beginning and end
 
     def begin(self, connection: OpenConnection, description: Description) -> None:
         """Take the lease if the role permits writes. From here on the client can be used."""
-        self._pid = os.getpid()
+        self._pid = getpid()
         if description.role in WRITER_ROLES:
             self._lease = Lease(description.lease_path)
         self.data = DataPaths(description.devices, direct=self.direct, whole_buckets=self.whole_buckets)
@@ -166,8 +177,7 @@ class Attachment:
         """Register a write; raises ConnectionLost without a lease. end_write() follows its return."""
         with self._lock:
             self.check()
-            is_connected = self.connection is not None and self.connection.is_connected
-            may_write = is_connected and self._lease is not None and self._lease.is_held
+            may_write = self.connection.is_connected and self._lease is not None and self._lease.is_held
             if may_write:
                 self._writes.add(write)
         if not may_write:
@@ -177,8 +187,7 @@ class Attachment:
     def end_write(self, write: object) -> None:
         """It has returned."""
         self._writes.discard(write)
-        is_usable = self._is_open and self.connection is not None and self.connection.is_connected
-        if not self._writes and not is_usable:
+        if not self._writes and not (self._is_open and self.connection.is_connected):
             self.settle()
 
     def begin_read(self, read: object) -> None:
@@ -195,7 +204,7 @@ class Attachment:
 
     def send_oneway(self, message: bytes) -> None:
         """Send a oneway request, if the connection is open and ours."""
-        if self._is_open and not self.is_foreign and self.connection is not None:
+        if self._is_open and not self.is_foreign:
             self.connection.send_oneway(message)
 
     # Gens

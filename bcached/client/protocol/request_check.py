@@ -14,6 +14,7 @@ from bcached.client.arguments import shown
 from bcached.errors import InvalidParameter, InvalidType, InvalidValue
 from bcached.wire.messages import Parameters
 
+P = TypeVar("P", bound=Parameters)
 T = TypeVar("T")
 
 KEPT = (bytes, bytearray, memoryview)  # else they would be text here, too, in base64
@@ -33,6 +34,16 @@ def check_request(request: Parameters) -> None:
         raise _invalid(request, str(error)) from None
     except (TypeError, ValueError, RecursionError):  # of values within each other, or a dict's keys
         raise unencodable(request) from None
+
+
+def request_of(kind: type[P], fields: dict[str, Any]) -> P:
+    """Returns a request with these fields, which are of no struct. Raises what check_request does."""
+    try:
+        return msgspec.convert(fields, kind)  # made and checked at once
+    except (msgspec.ValidationError, TypeError, ValueError, RecursionError):
+        request = kind(**fields)
+        check_request(request)
+        return request
 
 
 def _of_no_type(_: object) -> bytes:

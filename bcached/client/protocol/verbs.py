@@ -166,8 +166,9 @@ def lookup(
     touch: bool | None = None,
 ) -> Call[Found]:
     """Returns the keys of a range, and where to continue if there are more than the limit."""
-    request = Lookup(inode, offset, sectors, limit, pin, touch)
-    at.check(request)
+    request = at.request(
+        Lookup, inode=inode, offset=offset, sectors=sectors, limit=limit, pin=pin, touch=touch
+    )
     undo = _unpin_found if pin else None
     return Call(f"{ALLOCATOR}.Lookup", request, messages.Found, lambda it: it, undo)
 
