@@ -105,7 +105,7 @@ class Channel(asyncio.BufferedProtocol):
     def abandon(self, call: Call[Any]) -> None:
         """Drop a call whose caller stopped waiting."""
         self._exchange.abandon(call)
-        if self._exchange.has_outgoing:
+        if self._exchange.outgoing:
             self._flush_soon()
 
     def send_oneway(self, message: bytes) -> None:
@@ -169,7 +169,7 @@ class Channel(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Pass every complete reply to its call."""
         _wake(self._exchange.receive(bytes(self._received[:nbytes])))
-        if self._exchange.has_outgoing:  # releases of what was granted to abandoned calls
+        if self._exchange.outgoing:  # releases of what was granted to abandoned calls
             self._flush_soon()
         if self._exchange.broken:
             self._reason = self._exchange.broken

@@ -6,8 +6,8 @@ reads the socket, and wakes the threads whose replies have arrived. When it has 
 So requests of several threads are pipelined.
 
 An exception may be raised at any instruction of the main thread (Ctrl-C, a signal handler). Its call is then
-abandoned, and its reply is not taken for another call's. Only within a step, that is, while bytes are read
-from or written to the socket, does it end the connection.
+abandoned, and its reply is not taken for another call's. Only within a step, that is, while bytes are written
+to the socket, or were read and not passed on, does it end the connection.
 """
 
 import contextlib
@@ -30,6 +30,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RECEIVE_BYTES = 1 << 16
+SEND_FLAGS = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+PASSED_ON = 0xFF  # begins the receive buffer, unless that holds bytes to be passed on: no text begins with it
 INTERRUPTED = "it was interrupted in the middle of a message or a change"
 
 
@@ -46,16 +48,18 @@ class SocketChannel:
         except BaseException:
             self._hang_ups.close()
             raise
+        self._socket.setblocking(True)  # for the leader
         self._hang_ups.register(self._socket, 0)
         self._exchange = Exchange(path, stop_is_loss=stop_is_loss)
         self._lock = RLock()  # of all that follows; reentrant: a signal handler may report reads, or close
-        self._received = memoryview(bytearray(RECEIVE_BYTES))
+        self._received = memoryview(bytearray([PASSED_ON]) * RECEIVE_BYTES)  # the leader's
         self._unsent = b""
-        self._lead: tuple[Call[Any], int] | None = None  # the leader's call and thread
+        self._lead: Call[Any] | None = None  # the leader's call
+        self._leader = 0  # its thread
         self._queued: dict[Call[Any], Lock] = {}  # calls that wait for a reply, or for the lead
         self._in_step = 0  # the thread that is within a step
         self._is_closed = False
-        self._readable = select.poll()  # the leader's
+        self._readable = select.poll()
         self._readable.register(self._socket, select.POLLIN)
         end_in_children(self)
 
@@ -63,7 +67,7 @@ class SocketChannel:
     def is_connected(self) -> bool:
         """Whether the connection is open, according to the kernel."""
         try:
-            return not self._exchange.has_ended and not self._hang_ups.poll(0)
+            return self._exchange.end_reason is None and not self._hang_ups.poll(0)
         except ValueError:  # closed
             return False
 
@@ -114,7 +118,7 @@ class SocketChannel:
         with self._lock:
             is_free = self._lead is None and not self._in_step and not self._is_closed
             if is_free and self._readable.poll(within_s * 1000):
-                self._step(self._receive)
+                self._step(self._take_arrived)
             return is_free
 
     def send_oneway(self, message: bytes) -> None:
@@ -161,41 +165,53 @@ class SocketChannel:
         finally:
             self._in_step = 0
 
-    def _ask(self, *calls: Call[Any]) -> None:
-        for call in calls:
-            self._exchange.ask(call)
-        self._push()
-
     def _push(self) -> None:
         """Send what the socket takes; nothing to a closed peer, so that its last replies are read."""
-        data = self._unsent + self._exchange.to_send() if self._unsent else self._exchange.to_send()
+        data = self._exchange.to_send()
+        if self._unsent:
+            data = self._unsent + data
         try:
             while data:
-                data = data[self._socket.send(data, socket.MSG_NOSIGNAL) :]
+                data = data[self._socket.send(data, SEND_FLAGS) :]
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as error:
+            if _is_of_a_handler(error):
+                raise
             data = b""
         self._unsent = data
 
-    def _receive(self) -> None:
-        """Read what has arrived, and pass it to the calls."""
+    def _take_arrived(self) -> None:
+        """Read what has arrived, and pass it on."""
         try:
-            length = self._socket.recv_into(self._received)
+            length = self._read(socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._push()
-            return
+        else:
+            self._pass_on(length)
+
+    def _read(self, flags: int = 0) -> int:
+        """Read into the buffer; returns how many bytes, none at the connection's end."""
+        try:
+            return self._socket.recv_into(self._received, 0, flags)
         except OSError as error:
-            self._end(error.strerror or str(error))
-            return
-        if length:
-            answered = self._exchange.receive(bytes(self._received[:length]))
-            if self._queued:
-                self._wake(answered)
-        if self._exchange.broken or not length:
-            self._end(self._exchange.broken or "closed by the daemon")
-        if self._unsent or self._exchange.has_outgoing:  # also releases for abandoned calls
-            self._push()
+            if isinstance(error, BlockingIOError) or _is_of_a_handler(error):
+                raise
+            with self._lock:
+                self._end(error.strerror or str(error))
+            return 0
+
+    def _pass_on(self, length: int) -> None:
+        """Pass what was read to the calls."""
+        exchange = self._exchange
+        answered = exchange.receive(bytes(self._received[:length]))
+        self._received[0] = PASSED_ON
+        if self._queued:
+            self._wake(answered)
+        if exchange.broken or not length:
+            self._end(exchange.broken or "closed by the daemon")
+        if self._unsent or exchange.outgoing:  # also releases for abandoned calls
+            self._step(self._push)
 
     def _end(self, reason: str) -> None:
         self._unsent = b""
@@ -208,9 +224,18 @@ class SocketChannel:
 
     def _send(self, *calls: Call[Any]) -> None:
         with self._lock:
-            self._step(self._ask, *calls)
+            try:  # a step, like those above
+                self._in_step = this = get_ident()
+                for call in calls:
+                    self._exchange.ask(call)
+                self._push()
+                self._in_step = 0
+            except BaseException:
+                self._end(INTERRUPTED)
+                self._in_step = 0
+                raise
             if self._lead is None:
-                self._lead = calls[0], get_ident()
+                self._leader, self._lead = this, calls[0]
         if self._unsent:
             self._send_the_rest(calls[0])
 
@@ -221,24 +246,23 @@ class SocketChannel:
             with self._lock:
                 if not self._unsent:
                     return
-                reads = self._lead is not None and self._lead[0] is call
+                reads = self._lead is call
                 poll.register(self._socket, select.POLLOUT | select.POLLIN if reads else select.POLLOUT)
             poll.poll()
             with self._lock:
                 if self._unsent:
-                    self._step(self._receive if reads else self._push)
+                    self._step(self._take_arrived if reads else self._push)
 
     def _wait(self, call: Call[Any]) -> None:
         """Wait until the call is settled or has a reply."""
         while not call.is_settled and not call.news:
-            lead = self._lead
-            if lead is None or lead[0] is not call:
+            if self._lead is not call:
                 self._queue_or_lead(call)
                 continue
-            self._readable.poll()  # may be interrupted: nothing is read from the socket here
+            length = self._read()  # if it is interrupted, nothing was read
             with self._lock:
-                self._step(self._receive)
-                if call.is_answered:
+                self._pass_on(length)
+                if call.is_settled or call.news:
                     self._hand_on(call)
                     return
         with self._lock:
@@ -247,8 +271,9 @@ class SocketChannel:
     def _queue_or_lead(self, call: Call[Any]) -> None:
         """Take the lead, or wait for a reply or for the lead."""
         with self._lock:
-            if self._lead is None or call.is_answered:
-                self._lead = self._lead or (call, get_ident())
+            if self._lead is None:
+                self._leader, self._lead = get_ident(), call
+            if self._lead is call or call.is_answered:
                 return
             wake_up = self._queued[call] = Lock()
             wake_up.acquire()
@@ -257,15 +282,16 @@ class SocketChannel:
 
     def _hand_on(self, call: Call[Any]) -> None:
         """Pass the lead, if this call has it or none does, to another waiting call."""
-        if self._lead is not None and self._lead[0] is not call:
+        if self._lead is not call and self._lead is not None:
             return
         self._lead = None
         if self._is_closed:
             self._socket.close()
-        for wake_up in list(self._queued.values()):
-            if wake_up.locked():  # else its thread is awake already
-                wake_up.release()
-                return
+        if self._queued:
+            for wake_up in list(self._queued.values()):
+                if wake_up.locked():  # else its thread is awake already
+                    wake_up.release()
+                    return
 
     def _wake(self, calls: Iterable[Call[Any]]) -> None:
         for call in calls:
@@ -277,6 +303,8 @@ class SocketChannel:
         """The call has raised: it was refused, or its thread interrupted."""
         with self._lock:
             self._queued.pop(call, None)  # it must not be made the leader
+            if self._lead is call and self._received[0] != PASSED_ON:
+                self._end(INTERRUPTED)
             self._exchange.abandon(call)
             self._hand_on(call)
             self._step(self._push)
@@ -287,9 +315,13 @@ class SocketChannel:
         If this thread is within no other call, a second interruption hit the clean-up of the first, which is
         completed here.
         """
-        lead, this = self._lead, get_ident()
         has_lock: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001 - as in threading
-        if not has_lock and self._in_step != this and (lead is None or lead[1] != this):
+        lead = self._lead
+        if lead is None and not self._in_step and not has_lock:
+            return
+        this = get_ident()
+        leads = lead is not None and self._leader == this
+        if not has_lock and self._in_step != this and not leads:
             return
         if has_lock or self._is_within_a_call(sys._getframe(2)):  # noqa: SLF001 - this is what it is for
             raise RuntimeError(f"{self.path}: called while this thread is in the middle of another call")
@@ -297,8 +329,8 @@ class SocketChannel:
             if self._in_step == this:
                 self._end(INTERRUPTED)
                 self._in_step = 0
-            if lead is not None and lead[1] == this:
-                self._give_up(lead[0])
+            if lead is not None and leads:
+                self._give_up(lead)
 
     def _is_within_a_call(self, frame: FrameType | None) -> bool:
         while frame is not None:
@@ -319,6 +351,11 @@ ENTRANCES = {
         SocketChannel.close,
     )
 }
+
+
+def _is_of_a_handler(error: OSError) -> bool:
+    """Whether a signal handler has raised it, perhaps as a TimeoutError, and not the call in this frame."""
+    return error.__traceback__ is not None and error.__traceback__.tb_next is not None
 
 
 def _epoll(path: str) -> select.epoll:

@@ -45,9 +45,17 @@ class RawAnswer(Struct, gc=False):
     continues: bool | None = False
 
 
+class _Decoders(dict[type[Results], "msgspec.json.Decoder[Any]"]):
+    """By the results of the method, each made when first needed."""
+
+    def __missing__(self, results: type[Results]) -> "msgspec.json.Decoder[Any]":
+        decoder = msgspec.json.Decoder(Answer[results])  # type: ignore[valid-type]
+        return self.setdefault(results, decoder)
+
+
 _encoder = msgspec.json.Encoder()
 _raw_answers = msgspec.json.Decoder(RawAnswer)
-_answers: dict[type[Results], msgspec.json.Decoder[Any]] = {}
+_answers = _Decoders()
 
 
 def encode_question(question: Question) -> bytes:
@@ -57,11 +65,8 @@ def encode_question(question: Question) -> bytes:
 
 def decode_answer(message: bytes, results: type[R]) -> Answer[R] | RawAnswer:
     """Returns a reply from bytes without NUL; raw if it is an error. Raises one of UNREADABLE otherwise."""
-    decoder = _answers.get(results)
-    if decoder is None:
-        decoder = _answers[results] = msgspec.json.Decoder(Answer[results])  # type: ignore[valid-type]
     try:
-        answer: Answer[R] = decoder.decode(message)
+        answer: Answer[R] = _answers[results].decode(message)
         if answer.error is None:
             return answer
     except msgspec.ValidationError:

@@ -16,7 +16,6 @@ from bcached.errors import BcachedError, ClientClosed, ConnectionLost, ShuttingD
 from bcached.wire.client_codec import (
     UNREADABLE,
     Question,
-    RawAnswer,
     decode_answer,
     decode_raw_answer,
     encode_question,
@@ -40,18 +39,12 @@ class Call(Generic[T]):
     waiter is for the channel: how it wakes the caller.
     """
 
-    __slots__ = (
-        "_error",
-        "_given",
-        "_results",
-        "_take",
-        "_undo",
-        "is_abandoned",
-        "is_settled",
-        "message",
-        "news",
-        "waiter",
-    )
+    is_settled = False
+    is_abandoned = False
+    news: deque[Any] = NO_NEWS
+    waiter: Any = None
+    _given: Any = None
+    _error: BcachedError | None = None
 
     def __init__(
         self,
@@ -68,15 +61,11 @@ class Call(Generic[T]):
             self.message = encode_question(Question(method, parameters, more=more))
         except (TypeError, ValueError, OverflowError, RecursionError):
             raise unencodable(parameters) from None
-        self.is_settled = False
-        self.is_abandoned = False
-        self.news: deque[Any] = deque() if more else NO_NEWS
-        self.waiter: Any = None
         self._results: type[Any] = results
         self._take: Callable[[Any], T] = take
         self._undo: Undo[Any] | None = undo
-        self._given: Any = None
-        self._error: BcachedError | None = None
+        if more:
+            self.news = deque()
 
     @property
     def is_answered(self) -> bool:
@@ -103,8 +92,7 @@ class Call(Generic[T]):
     def answer(self, message: bytes) -> None:
         """Take the next reply to it. Raises one of UNREADABLE if it cannot be decoded."""
         answer = decode_answer(message, self._results)
-        if isinstance(answer, RawAnswer):
-            assert answer.error is not None
+        if answer.error is not None:
             self.refuse(refusal_from(answer.error, bytes(answer.parameters)))
         elif not answer.continues:
             self._given = answer.parameters
@@ -130,27 +118,22 @@ class Exchange:
         self.path = path
         self._stop_is_loss = stop_is_loss
         self.broken = ""  # why the connection is unusable: the channel must close it
-        self._ended: str | None = None
+        self.end_reason: str | None = None  # why no more calls can be made
         self._frames = Frames(REPLY_BYTES_MAX)
         self._calls: deque[Call[Any]] = deque()
-        self._outgoing: list[bytes] = []
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether no more calls can be made."""
-        return self._ended is not None
+        self.outgoing: list[bytes] = []  # messages to be sent
 
     def ask(self, call: Call[Any]) -> None:
         """Send a call. Raises ConnectionLost or ClientClosed if the exchange has ended."""
-        if self._ended is not None:
+        if self.end_reason is not None:
             raise self._end_error()
         self._calls.append(call)
-        self._outgoing.append(call.message)
+        self.outgoing.append(call.message)
 
     def send_oneway(self, message: bytes) -> None:
         """Send a oneway request; ignored once the exchange has ended."""
-        if message and self._ended is None:
-            self._outgoing.append(message)
+        if message and self.end_reason is None:
+            self.outgoing.append(message)
 
     def abandon(self, call: Call[Any]) -> None:
         """The caller stopped waiting: release what the call grants, or has just granted."""
@@ -160,27 +143,30 @@ class Exchange:
             if call.is_settled:
                 self.send_oneway(call.give_back())
 
-    @property
-    def has_outgoing(self) -> bool:
-        """Whether there are bytes to be sent."""
-        return bool(self._outgoing)
-
     def to_send(self) -> bytes:
         """Returns the bytes to be sent, which count as sent from here on."""
-        if not self._outgoing:
-            return b""
-        messages = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
-        self._outgoing.clear()
+        outgoing = self.outgoing
+        if len(outgoing) == 1:
+            return outgoing.pop()
+        messages = b"".join(outgoing)
+        outgoing.clear()
         return messages
 
     def receive(self, data: bytes) -> list[Call[Any]]:
         """Take received bytes; returns the calls that they answer, in order."""
         answered: list[Call[Any]] = []
+        calls = self._calls
         try:
             for message in self._frames.feed(data).split(b"\0")[:-1]:
-                self._take(message, answered)
-                if self.broken:
+                if not calls:
+                    self.broken = _of_the_connection(message)
                     return answered
+                call = calls[0]
+                call.answer(message)
+                if call.is_settled:
+                    calls.popleft()
+                    self._settled(call)
+                answered.append(call)
         except UNREADABLE as error:
             self.broken = f"answer is not varlink: {error}"
         if self._frames.overrun and not self.broken:
@@ -189,31 +175,31 @@ class Exchange:
 
     def end(self, reason: str) -> list[Call[Any]]:
         """The connection is closed, by us if CLOSED: refuse what waits, and all later calls."""
-        if self._ended is None:
-            self._ended = reason
+        if self.end_reason is None:
+            self.end_reason = reason
         waiting = list(self._calls)
         for call in waiting:
             call.refuse(self._end_error())
         self._calls.clear()
-        self._outgoing.clear()
+        self.outgoing.clear()
         return waiting
 
     def _end_error(self) -> BcachedError:
-        assert self._ended is not None
-        return ClientClosed(self.path) if self._ended is CLOSED else ConnectionLost(self.path, self._ended)
+        assert self.end_reason is not None
+        return (
+            ClientClosed(self.path)
+            if self.end_reason is CLOSED
+            else ConnectionLost(self.path, self.end_reason)
+        )
 
-    def _take(self, message: bytes, answered: list[Call[Any]]) -> None:
-        if not self._calls:  # an unrequested reply is the refusal of the connection
-            raw = decode_raw_answer(message)
-            refusal = refusal_from(raw.error, bytes(raw.parameters)) if raw.error else None
-            self.broken = str(refusal) if refusal else "answer to nothing"
-            return
-        call = self._calls[0]
-        call.answer(message)
-        if call.is_settled:
-            self._calls.popleft()
-            if self._stop_is_loss and call.is_refused_by_a_stop:
-                call.refuse(ConnectionLost(self.path, "the daemon is stopping"))
-            if call.is_abandoned:
-                self.send_oneway(call.give_back())
-        answered.append(call)
+    def _settled(self, call: Call[Any]) -> None:
+        if self._stop_is_loss and call.is_refused_by_a_stop:
+            call.refuse(ConnectionLost(self.path, "the daemon is stopping"))
+        if call.is_abandoned:
+            self.send_oneway(call.give_back())
+
+
+def _of_the_connection(message: bytes) -> str:
+    """Returns why an unrequested reply says that the connection is refused."""
+    raw = decode_raw_answer(message)
+    return str(refusal_from(raw.error, bytes(raw.parameters))) if raw.error else "answer to nothing"
