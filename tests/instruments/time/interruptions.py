@@ -24,7 +24,7 @@ def is_finalizer(frame: FrameType) -> bool:
     return frame.f_code.co_name == "__del__" or caller is finalize.__call__.__code__
 
 
-def interrupted_at(number: int, call: Callable[[], object]) -> bool:
+def interrupted_at(number: int, call: Callable[[], object], kind: type[BaseException] = Interruption) -> bool:
     """Raise at the number-th place in the call where the interpreter looks for signals; whether there is one.
 
     Such places are the start of a function, the end of a turn of a loop, and behind each call.
@@ -47,13 +47,13 @@ def interrupted_at(number: int, call: Callable[[], object]) -> bool:
             last[frame] = name
             if left < 0:
                 sys.settrace(None)
-                raise Interruption
+                raise kind
         return trace
 
     sys.settrace(trace)
     try:
         call()
-    except Interruption:
+    except kind:
         return True
     finally:
         sys.settrace(None)
