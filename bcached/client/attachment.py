@@ -194,7 +194,8 @@ class Attachment:
         """Register a read; end_read() follows once it has returned."""
         # In this order, and without the lock: close() ends the usability first, and then looks for reads.
         self._reads.add(read)
-        self.check()
+        if not self._is_open:
+            self._refuse()
 
     def end_read(self, read: object) -> None:
         """It has returned."""

@@ -197,7 +197,12 @@ class BlockingClient:
             step = next(plan)
             while True:
                 try:
-                    done = self._ask(step) if isinstance(step, Call) else self._transfer(step)
+                    if isinstance(step, Call):
+                        done: Any = self._ask(step)
+                    elif isinstance(step, Reads):
+                        done = self._read(step)
+                    else:
+                        done = self._write(step)
                 except BaseException as error:
                     step = plan.throw(error)
                 else:
@@ -206,22 +211,20 @@ class BlockingClient:
             result: T = end.value
             return result
 
-    def _transfer(self, step: Reads | Writes) -> Any:
-        return self._read(step) if isinstance(step, Reads) else self._write(step)
-
     def _read(self, reads: Reads) -> Sequence[bytes]:
+        jobs = reads.jobs
         try:
             self._at.begin_read(reads)
             read = self._at.data.read
-            if len(reads.jobs) == 1:
-                return (read(*reads.jobs[0]),)
-            if _is_worth_threads([sectors for _, sectors in reads.jobs]):
-                return reads.whole(side_by_side([functools.partial(read, *job) for job in reads.jobs]))
-            return reads.whole([read(pointer, sectors) for pointer, sectors in reads.jobs])
+            if len(jobs) == 1:
+                return (read(*jobs[0]),)
+            if _is_worth_threads([sectors for _, sectors in jobs]):
+                return reads.whole(side_by_side([functools.partial(read, *job) for job in jobs]))
+            return reads.whole([read(pointer, sectors) for pointer, sectors in jobs])
         finally:
             self._at.end_read(reads)
 
-    def _write(self, writes: Writes) -> None:
+    def _write(self, writes: Writes) -> Any:
         try:
             self._at.begin_write(writes)
             write = self._at.data.write

@@ -47,6 +47,10 @@ class Gens:
         """Returns a member's map, and the index of the member in an instant's gc_epochs."""
         return self._maps[device], list(self._maps).index(device)
 
+    def holds(self, pointer: Pointer, since: Instant) -> bool:
+        """Whether a pointer is valid now, if it was valid then. The caller checks the connection."""
+        return self._has_its_gen(pointer) and self._may_judge(since)
+
     def current(self, key: Key, since: Instant) -> tuple[Pointer, ...]:
         """Returns those of the key's pointers that are valid now, if the key was valid then.
 

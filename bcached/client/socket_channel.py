@@ -167,19 +167,17 @@ class SocketChannel:
 
     def _push(self) -> None:
         """Send what the socket takes; nothing to a closed peer, so that its last replies are read."""
-        data = self._exchange.to_send()
-        if self._unsent:
-            data = self._unsent + data
+        data = self._unsent + self._exchange.to_send()
+        if not data:
+            return
         try:
-            while data:
-                data = data[self._socket.send(data, SEND_FLAGS) :]
+            self._unsent = data[self._socket.send(data, SEND_FLAGS) :]
         except BlockingIOError:
-            pass
+            self._unsent = data
         except OSError as error:
             if _is_of_a_handler(error):
                 raise
-            data = b""
-        self._unsent = data
+            self._unsent = b""
 
     def _take_arrived(self) -> None:
         """Read what has arrived, and pass it on."""
@@ -235,7 +233,8 @@ class SocketChannel:
                 self._in_step = 0
                 raise
             if self._lead is None:
-                self._leader, self._lead = this, calls[0]
+                self._leader = this
+                self._lead = calls[0]
         if self._unsent:
             self._send_the_rest(calls[0])
 
@@ -261,7 +260,10 @@ class SocketChannel:
                 continue
             length = self._read()  # if it is interrupted, nothing was read
             with self._lock:
-                self._pass_on(length)
+                if not self._queued and self._exchange.receive_reply(call, bytes(self._received[:length])):
+                    self._received[0] = PASSED_ON
+                else:
+                    self._pass_on(length)
                 if call.is_settled or call.news:
                     self._hand_on(call)
                     return

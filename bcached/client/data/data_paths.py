@@ -76,10 +76,11 @@ class DataPaths:
 
     def read(self, pointer: Pointer, sectors: int) -> bytes:
         """Returns the bytes at one of a key's pointers, without a check of validity."""
-        path = self._path(pointer.device, write=False)
+        path = self._readers.get(pointer.device) or self._path(pointer.device, write=False)
+        end = sectors * SECTOR_BYTES
         if not path.is_direct:
-            return self._read_cached(path, pointer, sectors * SECTOR_BYTES)
-        end, parts = sectors * SECTOR_BYTES, []
+            return self._read_cached(path, pointer, end)
+        parts = []
         buffer = self._buffers.take()
         try:
             for start in range(0, end, PART_BYTES):

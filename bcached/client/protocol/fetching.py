@@ -42,8 +42,9 @@ def fetch(
     found: Found = yield call
     if len(found.keys) == 1 and found.next is None:  # the common case
         (key,) = found.keys
-        (data,) = yield Reads(((key.pointers[0], key.sectors),))
-        if key.pointers[0] in valid_pointers(at, gens, key, since):
+        pointer = key.pointers[0]
+        (data,) = yield Reads(((pointer, key.sectors),))
+        if gens.holds(pointer, since) and at.is_connected:
             return (Piece(key.offset, data),)
     (pieces,) = yield from _fetch(at, [Lookup(inode, offset, sectors, touch=touch)], found, since)
     return pieces

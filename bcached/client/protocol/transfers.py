@@ -17,11 +17,14 @@ PART_SECTORS = PART_BYTES // SECTOR_BYTES
 class Reads:
     """Reads of so many sectors from each pointer; the result is in the same order."""
 
+    is_divided = False
+
     def __init__(self, wanted: Sequence[tuple[Pointer, int]]) -> None:
-        self.wanted = wanted
-        most = wanted[0][1] if len(wanted) == 1 else max(sectors for _, sectors in wanted)
-        self.is_divided = most > PART_SECTORS
-        self.jobs = list(self._parts()) if self.is_divided else wanted
+        self.wanted = self.jobs = wanted
+        for _, sectors in wanted:
+            if sectors > PART_SECTORS:
+                self.is_divided, self.jobs = True, list(self._parts())
+                break
 
     def whole(self, parts: Sequence[bytes]) -> Sequence[bytes]:
         """Returns the requested data from the results of the jobs."""

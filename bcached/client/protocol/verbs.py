@@ -6,6 +6,7 @@ Both clients have them as methods; `at` is the state of the client's connection.
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import TypeVar
 
 from bcached.client.attachment import Attachment
 from bcached.client.protocol.exchange import Call
@@ -19,14 +20,17 @@ from bcached.wire.interfaces import ADMIN, ALLOCATOR, MONITOR
 from bcached.wire.messages import Bucket, ChangeMapFile, Committed, Extent, Found, Lookup
 from bcached.wire.volume_messages import Orphan, Volume, VolumeOwner
 
+R = TypeVar("R", bound=messages.Results)
+
 NOTHING = messages.Nothing()
+LOOKUP = f"{ALLOCATOR}.Lookup"
 
 # io.bcached.Allocator
 
 
 def describe() -> Call[messages.Description]:
     """Returns the set, its devices, and our role: the first call of a connection."""
-    return Call(f"{ALLOCATOR}.Describe", NOTHING, messages.Description, lambda it: it)
+    return Call(f"{ALLOCATOR}.Describe", NOTHING, messages.Description, _itself)
 
 
 def map_gens(at: Attachment) -> Call[tuple[messages.GenMapFile, ...]]:
@@ -38,7 +42,7 @@ def map_gens(at: Attachment) -> Call[tuple[messages.GenMapFile, ...]]:
 def map_changes(at: Attachment) -> Call[ChangeMapFile]:
     """Returns the file from which the change counters can be mapped."""
     at.check()
-    return Call(f"{ALLOCATOR}.MapChanges", NOTHING, ChangeMapFile, lambda it: it)
+    return Call(f"{ALLOCATOR}.MapChanges", NOTHING, ChangeMapFile, _itself)
 
 
 def allocate(
@@ -143,7 +147,7 @@ def commit_if(
         as_tuple("keys", keys), durable, timeout_ms, versions, if_absent, ranges, expected
     )
     at.check(request)
-    return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, lambda it: it)
+    return Call(f"{ALLOCATOR}.Commit", request, messages.Committed, _itself)
 
 
 def mark_clean(
@@ -170,7 +174,7 @@ def lookup(
         Lookup, inode=inode, offset=offset, sectors=sectors, limit=limit, pin=pin, touch=touch
     )
     undo = _unpin_found if pin else None
-    return Call(f"{ALLOCATOR}.Lookup", request, messages.Found, lambda it: it, undo)
+    return Call(LOOKUP, request, Found, _itself, undo)
 
 
 def lookup_many(at: Attachment, requests: Iterable[Lookup]) -> Call[tuple[Found, ...]]:
@@ -352,7 +356,7 @@ def trace(at: Attachment, events: Sequence[str], limit: int | None) -> Call[admi
     """Listen to events, as news; after limit of them the call ends with the last."""
     request = admin_messages.Trace(tuple(events) or None, limit)
     at.check(request)
-    return Call(f"{MONITOR}.Trace", request, admin_messages.Traced, lambda it: it, more=True)
+    return Call(f"{MONITOR}.Trace", request, admin_messages.Traced, _itself, more=True)
 
 
 # Oneway messages
@@ -378,6 +382,10 @@ def _unpin_found(found: Found) -> bytes:
 
 def _oneway(name: str, parameters: messages.Parameters) -> bytes:
     return encode_question(Question(f"{ALLOCATOR}.{name}", parameters, oneway=True))
+
+
+def _itself(results: R) -> R:
+    return results
 
 
 def _nothing(_: object) -> None:

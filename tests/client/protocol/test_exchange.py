@@ -49,6 +49,54 @@ def test_a_request_is_sent_once_and_its_answer_settles_it() -> None:
     assert one.outcome() == 7
 
 
+@pytest.mark.parametrize(
+    ("data", "is_taken"),
+    [
+        (answer(7), True),
+        (b"", False),
+        (answer(7)[:9], False),
+        (answer(7)[:-1], False),
+        (answer(7) + answer(8), False),
+        (answer(7) + answer(8)[:9], False),
+        (REFUSAL, False),
+        (news(1), False),
+        (b"no JSON\0", False),
+        (b'{"parameters":{}}\0', False),
+        (b"\0", False),
+    ],
+)
+@pytest.mark.parametrize("behind", [0, 1, 2])
+def test_only_one_whole_reply_to_the_next_call_is_taken_at_once(
+    data: bytes, is_taken: bool, behind: int
+) -> None:
+    calls, twins = [call() for _ in range(3)], [call() for _ in range(3)]
+    exchange, twin = asked(*calls), asked(*twins)
+    got = exchange.receive_reply(calls[behind], data)
+    assert got == (is_taken and behind == 0)
+    if not got:
+        exchange.receive(data)
+    twin.receive(data)
+    rest = answer(2) + answer(3) + answer(4)
+    for one in (exchange, twin):
+        one.receive(rest)
+        one.end("over")
+    assert [one.given for one in calls] == [one.given for one in twins]
+    assert exchange.broken == twin.broken
+
+
+def test_the_end_of_a_reply_is_not_taken_for_a_whole_one() -> None:
+    one = call()
+    exchange = asked(one)
+    exchange.receive(b'{"parameters":')
+    assert not exchange.receive_reply(one, b'{"sequence":7}}\0')
+    assert exchange.receive(b'{"sequence":7}}\0') == [one]
+    assert not exchange.receive_reply(one, answer(8))  # it is answered
+    other = call()
+    exchange = asked(other)
+    exchange.receive(b"[")
+    assert not exchange.receive_reply(other, answer(7))
+
+
 def test_a_refusal_is_raised_and_the_next_answer_is_the_next_calls() -> None:
     one, other = call(), call()
     exchange = asked(one, other)
