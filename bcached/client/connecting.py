@@ -7,10 +7,10 @@ attempt is repeated, less and less often, until the queue has been full for too 
 """
 
 import errno
+import os
 import socket
 import time
 from collections.abc import Generator
-from random import Random
 
 from bcached.errors import ConnectionLost
 
@@ -18,8 +18,6 @@ QUEUE_PATIENCE_S = 10.0  # with a daemon that runs and does not accept
 FIRST_PAUSE_S = 0.005
 LONGEST_PAUSE_S = 0.1
 NOT_THERE = (errno.ENOENT, errno.ECONNREFUSED)
-
-_random = Random()  # noqa: S311  # so that those who came together do not come again together
 
 
 def connecting(path: str, patience_s: float = 0.0) -> Generator[float, None, socket.socket]:
@@ -57,5 +55,6 @@ def _until_connected(attempt: socket.socket, path: str, patience_s: float) -> Ge
                 raise
         else:
             return
-        yield pause_s * _random.uniform(0.5, 1.5)
+        # So that those who came together do not come again together; the module random takes long to import.
+        yield pause_s * (0.5 + os.urandom(1)[0] / 255)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

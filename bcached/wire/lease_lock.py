@@ -5,24 +5,17 @@ A read lock needs a readable descriptor, a write lock a writable one. So on a le
 open for reading, no client can take a lock that excludes another.
 """
 
-import ctypes
+import sys
 
-
-class _Flock(ctypes.Structure):
-    _fields_ = (
-        ("kind", ctypes.c_short),
-        ("whence", ctypes.c_short),  # 0: from the beginning of the file
-        ("start", ctypes.c_longlong),
-        ("length", ctypes.c_longlong),  # 0: to the end of the file, also when it grows
-        ("pid", ctypes.c_int),  # 0, as the F_OFD_ commands require
-    )
+KIND_BYTES = 2  # l_type, a short at the beginning
+REST = bytes(30)  # from the beginning of the file to its end, also when it grows; no pid, as F_OFD_ requires
 
 
 def whole_file(kind: int) -> bytes:
     """Returns a lock of this kind (F_RDLCK, F_WRLCK) on a whole file."""
-    return bytes(_Flock(kind=kind))
+    return kind.to_bytes(KIND_BYTES, sys.byteorder) + REST
 
 
 def kind_of(answer: bytes) -> int:
     """Returns the kind of the conflicting lock F_OFD_GETLK found; F_UNLCK if there is none."""
-    return int(_Flock.from_buffer_copy(answer).kind)
+    return int.from_bytes(answer[:KIND_BYTES], sys.byteorder)
