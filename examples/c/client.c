@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * A complete client of bcached in C: reserve, write, commit; look up, read, check; connect again.
+ * docs/client.md says why each step is as it is, and where it is.
  *
  *	cc -O2 -Wall -Wextra -o client client.c
  *	./client SOCKET INODE			then, on stdin:
@@ -9,166 +10,393 @@
  *
  * Offsets are sectors of 512 bytes and multiples of a block. Each command is answered by one line.
  */
-#define _GNU_SOURCE
+#define _GNU_SOURCE		/* O_DIRECT and F_OFD_SETLK are Linux's */
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
 
-#include "bcached.h"
-
+#define SECTOR 512
+#define DEVICES_MAX 16
 #define TRIES 16		/* of data whose bucket is reused while it is read */
 #ifndef PATIENCE_MS
 #define PATIENCE_MS 20000	/* with a daemon that is away, or ends again and again */
 #endif
 
-/* Returns memory as O_DIRECT needs it, to be freed. */
-static char *aligned(size_t bytes)
-{
-	char *buffer = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+struct header {			/* of a map of gens; the numbers are little-endian */
+	char magic[8];
+	uint64_t version, bucket_count, life, gc_epoch;
+};
 
-	if (!buffer)
+static struct device {
+	long long number, bucket_sectors, bucket_count;
+	int data, gens;		/* descriptors */
+	struct header then;	/* at the latest note_instant() */
+} devices[DEVICES_MAX];
+
+static int connection = -1, lease = -1, device_count;
+static FILE *replies;		/* the connection, for reading */
+static char *reply;		/* the latest one */
+static long long block_bytes;
+static char why[1024];		/* something failed: then functions return false, or NULL */
+static _Alignas(4096) char buffer[16 << 20];	/* no bucket, and so no key, is longer; aligned for O_DIRECT */
+
+static bool failed(const char *what, const char *reason)
+{
+	snprintf(why, sizeof(why), "%s: %s", what, reason);
+	return false;
+}
+
+static const char *blank(const char *p)
+{
+	return p + strspn(p, " \t\r\n");
+}
+
+/*
+ * JSON, read in place. Returns the value of a member of the object at p, or NULL if there is none, or it is null.
+ * Without a name: the end of the object or array at p. Strings, whatever is in them, and what is nested deeper are
+ * passed over. So any order of members is right, and so is a reply with members that are not known here.
+ */
+static const char *find(const char *p, const char *name)
+{
+	int depth = 0;
+
+	do {
+		const char *string = p + 1, *value;
+
+		depth += (*p == '{' || *p == '[') - (*p == '}' || *p == ']');
+		if (*p++ != '"')
+			continue;
+		while (*p && *p != '"')
+			p += *p == '\\' && p[1] ? 2 : 1;
+		value = blank(p + (*p == '"'));		/* if the string is a name */
+		if (name && depth == 1 && *value == ':' && strlen(name) == (size_t)(p - string) &&
+		    !memcmp(name, string, strlen(name))) {
+			value = blank(value + 1);
+			return *value == 'n' ? NULL : value;
+		}
+		p += *p == '"';
+	} while (depth > 0 && *p);
+	return name ? NULL : p;
+}
+
+/* Returns the object at the beginning of an array, or behind the end of another one; NULL if there is none. */
+static const char *object(const char *p)
+{
+	p += p ? strspn(p, "[, \t\r\n") : 0;
+	return p && *p == '{' ? p : NULL;
+}
+
+#define EACH(one, array) const char *one = object(array); one; one = object(find(one, NULL))
+
+/* Returns an integer, which does not pass through a double; -1 if there is none. */
+static long long integer(const char *p, const char *name)
+{
+	const char *value = find(p, name);
+
+	return value ? strtoll(value, NULL, 10) : -1;
+}
+
+/* Open the file that a member names. Escapes would make it another one: none of ours has any. */
+static int open_named(const char *p, const char *name, int flags)
+{
+	const char *value = find(p, name);
+	char path[PATH_MAX];
+	int length = 0;
+
+	errno = EBADMSG;
+	if (!value || sscanf(value, "\"%4095[^\"\\]\"%n", path, &length) != 1 || !length)
+		return -1;
+	return open(path, flags | O_CLOEXEC | O_NOFOLLOW);
+}
+
+/* Whether the daemon still holds its end of the connection: there is nothing to read, not even the end. */
+static bool is_connected(void)
+{
+	char byte;
+
+	return recv(connection, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
+/* Send one request and wait for its reply. Returns the reply's parameters, which are valid until the next call. */
+__attribute__((format(printf, 2, 3)))
+static const char *call(const char *method, const char *format, ...)
+{
+	static size_t size;
+	const char *parameters;
+	ssize_t length;
+	va_list values;
+	char *text;
+
+	va_start(values, format);
+	if (vasprintf(&text, format, values) < 0)
 		abort();
-	return buffer;
+	va_end(values);
+	/* A NUL, and nothing else, ends a message. If this fails, the daemon's reason may be there to be read. */
+	dprintf(connection, "{\"method\":\"io.bcached.Allocator.%s\",\"parameters\":{%s}}%c", method, text, '\0');
+	free(text);
+	length = getdelim(&reply, &size, '\0', replies);
+	if (length < 1 || reply[length - 1]) {
+		shutdown(connection, SHUT_RDWR);
+		return failed(method, "the connection ended before the reply"), NULL;
+	}
+	parameters = find(reply, "parameters");
+	if (parameters && !find(reply, "error"))
+		return parameters;
+	if (strstr(reply, "\"io.bcached.Allocator.ShuttingDown\""))
+		shutdown(connection, SHUT_RDWR);	/* soon there is another daemon */
+	return failed(method, reply), NULL;
 }
 
-/* Write a file's bytes to all copies of one key; what the file lacks is zero. */
-static bool write_key(const char *key, int file)
+static struct device *device_of(const char *p)
 {
-	size_t bytes = (size_t)json_int(key, "sectors") * SECTOR, got = 0;
-	char *buffer = memset(aligned(bytes), 0, bytes);
-	ssize_t count;
-	bool good;
-
-	while ((count = read(file, buffer + got, bytes - got)) > 0)
-		got += (size_t)count;
-	good = count == 0;
-	for (const char *p = json_first(json_member(key, "pointers")); p && good; p = json_next(p))
-		good = transfer(true, json_int(p, "device"), json_int(p, "sector"), buffer, bytes);
-	free(buffer);
-	return good;
+	for (struct device *device = devices; device < devices + device_count; device++)
+		if (device->number == integer(p, "device"))
+			return device;
+	return NULL;
 }
 
-/* Reserve, write, commit; give back what could not be written. */
-static enum outcome put(int64_t inode, int64_t offset, int file)
+/* A read sees the same bytes as a mapping, which a program would have that checks many keys. */
+static bool read_header(const struct device *device, struct header *header)
+{
+	return pread(device->gens, header, sizeof(*header), 0) == sizeof(*header);
+}
+
+/* Connect, describe, take the lease, open the devices and their gens. disconnect() is to follow if that fails. */
+static bool attach(const char *socket_path)
+{
+	struct flock whole = { .l_type = F_RDLCK, .l_whence = SEEK_SET };
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	const char *p;
+
+	strncpy(address.sun_path, socket_path, sizeof(address.sun_path) - 1);
+	connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (connection >= 0 && !(replies = fdopen(connection, "r")))
+		abort();
+	if (connection < 0 || connect(connection, (struct sockaddr *)&address, sizeof(address)))
+		return failed("connect", strerror(errno));
+	if (!(p = call("Describe", " ")))
+		return false;
+	lease = open_named(p, "lease_path", O_RDONLY);	/* before the first write */
+	if (lease < 0 || fcntl(lease, F_OFD_SETLK, &whole))
+		return failed("no lease, so nothing may be written", strerror(errno));
+	for (EACH(one, find(p, "devices"))) {
+		struct device *device = &devices[device_count];
+
+		if (device_count == DEVICES_MAX)
+			return failed("Describe", "more devices than DEVICES_MAX");
+		device_count++;
+		device->number = integer(one, "device");
+		device->bucket_sectors = integer(one, "bucket_sectors");
+		device->bucket_count = integer(one, "bucket_count");
+		device->gens = -1;
+		device->data = open_named(one, "data_path", O_RDWR | O_DIRECT);
+		block_bytes = integer(one, "block_sectors") * SECTOR;
+		/* Without direct I/O only if no two clients can share a page of the page cache. */
+		if (device->data < 0 && errno == EINVAL && block_bytes % sysconf(_SC_PAGESIZE) == 0)
+			device->data = open_named(one, "data_path", O_RDWR);
+		if (device->data < 0 || device->bucket_sectors <= 0 || block_bytes <= 0)
+			return failed("cannot open a device", strerror(errno));
+	}
+	if (!(p = call("MapGens", " ")))
+		return false;
+	for (EACH(one, find(p, "maps"))) {
+		struct device *device = device_of(one);
+
+		if (!device || (device->gens = open_named(one, "path", O_RDONLY)) < 0)
+			return failed("cannot open the gens of a device", strerror(errno));
+		if (!read_header(device, &device->then) || memcmp(device->then.magic, "bccdgens", 8) ||
+		    le64toh(device->then.version) != 1 ||
+		    le64toh(device->then.bucket_count) != (uint64_t)device->bucket_count)
+			return failed("MapGens", "a file that is no map of the gens of its device");
+	}
+	return true;
+}
+
+/* The order counts: no reply and no write may be under way when the lease is given up. (What is not open is -1.) */
+static void disconnect(void)
+{
+	if (replies)
+		fclose(replies);
+	for (; device_count; device_count--) {
+		close(devices[device_count - 1].data);
+		close(devices[device_count - 1].gens);
+	}
+	close(lease);
+	replies = NULL;
+	connection = lease = -1;
+}
+
+/* Whatever is looked up from here on can be checked against this instant. */
+static void note_instant(void)
+{
+	for (struct device *device = devices; device < devices + device_count; device++)
+		if (!read_header(device, &device->then))
+			device->then.life = 0;
+}
+
+/* Whether what was read at a pointer since note_instant() was what its key says. Call it after the read. */
+static bool is_current(const char *pointer)
+{
+	const struct device *device = device_of(pointer);
+	off_t bucket = integer(pointer, "sector") / device->bucket_sectors;
+	struct header now;
+	uint8_t gen;
+
+	/* 1. The gen, before the header: one that is read after the daemon's end proves nothing. */
+	if (pread(device->gens, &gen, 1, 4096 + bucket) != 1 || gen != integer(pointer, "gen"))
+		return false;
+	/* 2. The header: the same run of the daemon, and no time for a gen to wrap around. */
+	if (!read_header(device, &now) || !now.life || now.life != device->then.life ||
+	    le64toh(now.gc_epoch) - le64toh(device->then.gc_epoch) > 1)
+		return false;
+	/* 3. The connection: a killed daemon has no time to clear its life. */
+	return is_connected();
+}
+
+/* Read or write the buffer's first bytes at a pointer, in the steps that the kernel takes. */
+static bool transfer(bool writes, const char *pointer, size_t bytes)
+{
+	const struct device *device = device_of(pointer);
+	off_t at = integer(pointer, "sector") * SECTOR;
+	ssize_t count;
+
+	errno = EBADMSG;
+	if (!device || bytes - 1 >= sizeof(buffer))
+		return false;
+	for (size_t done = 0; done < bytes; done += (size_t)count) {
+		if (writes && !is_connected())	/* then nothing is reserved any more */
+			return false;
+		errno = EIO;	/* unless the call says otherwise: the device ends here */
+		count = writes ? pwrite(device->data, buffer + done, bytes - done, at + (off_t)done)
+			       : pread(device->data, buffer + done, bytes - done, at + (off_t)done);
+		count -= count % SECTOR;
+		if (count <= 0)
+			return false;
+	}
+	return true;
+}
+
+/* Write a file's bytes to all copies of a key; what the file lacks is zero. */
+static bool write_key(const char *key, long long start, FILE *file)
+{
+	size_t bytes = (size_t)integer(key, "sectors") * SECTOR;
+
+	if (bytes > sizeof(buffer))
+		return failed("Allocate", "a key that is longer than a bucket");
+	memset(buffer, 0, bytes);
+	if (fseeko(file, (integer(key, "offset") - start) * SECTOR, SEEK_SET) ||
+	    (fread(buffer, 1, bytes, file) < bytes && ferror(file)))
+		return failed("cannot read the file", strerror(errno));
+	for (EACH(pointer, find(key, "pointers")))
+		if (!transfer(true, pointer, bytes))
+			return failed("cannot write to a device", strerror(errno));
+	return true;
+}
+
+/* Reserve, write, commit; release what could not be written or committed. */
+static bool put(long long inode, long long offset, FILE *file)
 {
 	struct stat status;
-	enum outcome outcome;
+	long long blocks;
 	const char *p;
 	char *keys;
-	bool good = true;
-	int64_t blocks;
+	bool good;
 
-	if (fstat(file, &status) < 0 || !status.st_size || lseek(file, 0, SEEK_SET) < 0)
-		return refused("put", "no such file, or it is empty");
-	blocks = (status.st_size + (int64_t)block_bytes - 1) / (int64_t)block_bytes;
-	outcome = call(&p, "Allocate", "{\"inode\":%" PRId64 ",\"offset\":%" PRId64 ",\"sectors\":%" PRId64
-		       ",\"whole\":true}", inode, offset, blocks * (int64_t)block_bytes / SECTOR);
-	if (outcome != DONE)
-		return outcome;
-	keys = json_copy(json_member(p, "keys"));
-	for (const char *key = json_first(keys); key && good; key = json_next(key))
-		good = write_key(key, file);
-	outcome = call(&p, good ? "Commit" : "Release", "{\"keys\":%s}", keys ? keys : "[]");
+	if (fstat(fileno(file), &status) || !status.st_size)
+		return failed("put", "the file is empty");
+	blocks = (status.st_size + block_bytes - 1) / block_bytes;
+	if (!(p = call("Allocate", "\"inode\":%lld,\"offset\":%lld,\"sectors\":%lld,\"whole\":true",
+		       inode, offset, blocks * block_bytes / SECTOR)))
+		return false;
+	p = find(p, "keys");
+	keys = p ? strndup(p, (size_t)(find(p, NULL) - p)) : NULL;	/* to be sent as they are */
+	good = keys || failed("Allocate", "a reply without keys");
+	for (EACH(key, keys))
+		good = good && write_key(key, offset, file);
+	good = good && call("Commit", "\"keys\":%s", keys);
+	if (good)
+		printf("kept %lld bytes\n", (long long)status.st_size);
+	else if (keys && is_connected())	/* no reply, which might be an error in place of the one to be shown */
+		dprintf(connection, "{\"method\":\"io.bcached.Allocator.Release\",\"oneway\":true,"
+			"\"parameters\":{\"keys\":%s}}%c", keys, '\0');
 	free(keys);
-	if (outcome == DONE)
-		printf("%s %" PRId64 " bytes\n", good ? "kept" : "refused: released", (int64_t)status.st_size);
-	return outcome == DONE && !good ? REFUSED : outcome;
+	return good;
 }
 
-/* Read one key from the first of its copies that proves to be valid after the read, and write it to the file. */
-static bool read_key(const char *key, int64_t offset, int file)
+/* Read a key from the first of its copies that proves to be valid after the read, and write it to the file. */
+static bool read_key(const char *key, long long start, FILE *file)
 {
-	size_t bytes = (size_t)json_int(key, "sectors") * SECTOR;
-	char *buffer = aligned(bytes);
-	bool good = false;
+	size_t bytes = (size_t)integer(key, "sectors") * SECTOR;
 
-	for (const char *p = json_first(json_member(key, "pointers")); p && !good; p = json_next(p)) {
-		int64_t id = json_int(p, "device"), sector = json_int(p, "sector");
-
-		good = transfer(false, id, sector, buffer, bytes) &&
-		       is_current(device_of(id), sector, json_int(p, "gen"));
-	}
-	good = good && pwrite(file, buffer, bytes, (json_int(key, "offset") - offset) * SECTOR) == (ssize_t)bytes;
-	free(buffer);
-	return good;
+	for (EACH(pointer, find(key, "pointers")))
+		if (!transfer(false, pointer, bytes))
+			failed("cannot read from a device", strerror(errno));
+		else if (!is_current(pointer))
+			failed("get", "the buckets are reused faster than they are read");
+		else if (fseeko(file, (integer(key, "offset") - start) * SECTOR, SEEK_SET) ||
+			 fwrite(buffer, bytes, 1, file) != 1)
+			failed("cannot write the file", strerror(errno));
+		else
+			return true;
+	return false;
 }
 
 /* Note the instant, look up, read, check; look up again from the first key on that was not valid any more. */
-static enum outcome get(int64_t inode, int64_t offset, int64_t sectors, int file)
+static bool get(long long inode, long long offset, long long sectors, FILE *file)
 {
-	int64_t from = offset, end = offset + sectors, kept = 0;
-	int tries = TRIES;
+	long long from = offset, end = offset + sectors, found = 0;
+	const char *p;
 
-	while (from < end) {
-		int64_t stale = -1, next;
-		enum outcome outcome;
-		const char *p;
-
-		note_instant();		/* before the look-up, or a reuse between the two would go unseen */
-		outcome = call(&p, "Lookup", "{\"inode\":%" PRId64 ",\"offset\":%" PRId64 ",\"sectors\":%" PRId64 "}",
-			       inode, from, end - from);
-		if (outcome != DONE)
-			return outcome;
-		next = json_int(p, "next");
-		for (const char *key = json_first(json_member(p, "keys")); key && stale < 0; key = json_next(key)) {
-			if (read_key(key, offset, file))
-				kept += json_int(key, "sectors");
-			else
-				stale = json_int(key, "offset");
+	if (ftruncate(fileno(file), sectors * SECTOR))
+		return failed("cannot extend the file", strerror(errno));
+	for (int tries = TRIES; from < end;) {
+		note_instant();	/* before the look-up, or a reuse between the two would go unseen */
+		if (!(p = call("Lookup", "\"inode\":%lld,\"offset\":%lld,\"sectors\":%lld", inode, from, end - from)))
+			return false;
+		from = find(p, "next") ? integer(p, "next") : end;
+		for (EACH(key, find(p, "keys"))) {
+			if (!read_key(key, offset, file)) {
+				if (!--tries || !is_connected())
+					return false;
+				from = integer(key, "offset");
+				break;
+			}
+			found += integer(key, "sectors");
 		}
-		if (!is_connected())
-			return LOST;
-		if (stale >= 0 && !--tries)
-			return refused("get", "cannot read, or the buckets are reused faster than they are read");
-		from = stale >= 0 ? stale : next >= 0 ? next : end;
 	}
-	printf("found %" PRId64 " sectors\n", kept);
-	return DONE;
+	if (fflush(file))
+		return failed("cannot write the file", strerror(errno));
+	printf("found %lld sectors\n", found);
+	return true;
 }
 
-static enum outcome command(int64_t inode, const char *line)
+static bool command(long long inode, const char *line)
 {
-	int64_t offset, sectors;
-	enum outcome outcome;
+	long long offset, sectors;
 	char path[256];
-	int file;
+	bool puts = sscanf(line, "put %lld %255s", &offset, path) == 2, done;
+	FILE *file;
 
-	if (sscanf(line, "put %" SCNd64 " %255s", &offset, path) == 2) {
-		file = open(path, O_RDONLY | O_CLOEXEC);
-		outcome = put(inode, offset, file);
-	} else if (sscanf(line, "get %" SCNd64 " %" SCNd64 " %255s", &offset, &sectors, path) == 3) {
-		file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-		outcome = ftruncate(file, sectors * SECTOR) ? refused("get", strerror(errno))
-							    : get(inode, offset, sectors, file);
-	} else {
-		return refused("not a command", line);
-	}
-	if (file >= 0)
-		close(file);
-	return outcome;
-}
-
-/* Connect with growing pauses, and begin the command again: reservations and gens are void. */
-static enum outcome again(int64_t inode, const char *line)
-{
-	const char *why = "";
-
-	for (int waited_ms = 0, pause_ms = 10; waited_ms < PATIENCE_MS; waited_ms += pause_ms) {
-		enum outcome outcome;
-
-		errno = 0;
-		outcome = attach();
-		why = errno ? strerror(errno) : "it ended again";
-		if (outcome == DONE)
-			outcome = command(inode, line);
-		else
-			disconnect();
-		if (outcome != LOST)
-			return outcome;
-		usleep((useconds_t)pause_ms * 1000);
-		pause_ms = pause_ms < 1000 ? 2 * pause_ms : 1000;
-	}
-	disconnect();
-	printf("refused: no connection to %s (%s): start the daemon, and repeat the command\n", socket_path, why);
-	return REFUSED;
+	if (!puts && sscanf(line, "get %lld %lld %255s", &offset, &sectors, path) != 3)
+		return failed("not a command", line);
+	if (!(file = fopen(path, puts ? "re" : "we")))
+		return failed(path, strerror(errno));
+	done = puts ? put(inode, offset, file) : get(inode, offset, sectors, file);
+	fclose(file);
+	return done;
 }
 
 /* Wait for a command. Should the connection end meanwhile, the next daemon must not wait for our lease. */
@@ -184,14 +412,14 @@ static void wait_for_a_command(void)
 
 int main(int count, char **arguments)
 {
-	int64_t inode = count == 3 ? strtoll(arguments[2], NULL, 10) : -1;
+	bool attached, done, lost;
 	char line[512];
 
-	if (inode < 0) {
+	if (count != 3) {
 		fprintf(stderr, "usage: %s SOCKET INODE < COMMANDS\n", arguments[0]);
 		return 2;
 	}
-	socket_path = arguments[1];
+	signal(SIGPIPE, SIG_IGN);	/* of a connection that has ended */
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	setvbuf(stdin, NULL, _IONBF, 0);	/* what was read ahead could not be polled for */
 	for (;;) {
@@ -199,9 +427,23 @@ int main(int count, char **arguments)
 		if (!fgets(line, sizeof(line), stdin))
 			break;
 		line[strcspn(line, "\n")] = '\0';
-		if (connection < 0 || command(inode, line) == LOST)
-			again(inode, line);
+		for (int waited_ms = 0, pause_ms = 10;; waited_ms += pause_ms, pause_ms *= pause_ms < 1000 ? 2 : 1) {
+			attached = connection >= 0 || attach(arguments[1]);
+			done = attached && command(strtoll(arguments[2], NULL, 10), line);
+			lost = !done && !is_connected();
+			if (lost || !attached)
+				disconnect();
+			if (!lost || waited_ms >= PATIENCE_MS)
+				break;
+			usleep((useconds_t)pause_ms * 1000);	/* then all of it again: nothing is reserved now */
+		}
+		if (lost)
+			printf("refused: no connection to %s (%s): start the daemon, and repeat the command\n",
+			       arguments[1], why);
+		else if (!done)
+			printf("refused: %s\n", why);
 	}
 	disconnect();
+	free(reply);
 	return 0;
 }

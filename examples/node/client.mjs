@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A complete client of bcached in JavaScript, for Node and without a package: reserve, write, commit; look up,
-// read, check; connect again. docs/client.md says why each step is as it is.
+// read, check; connect again. docs/client.md says why each step is as it is, and where it is.
 //
 //   node client.mjs SOCKET INODE        then, on stdin:
 //   put OFFSET FILE                     keep the bytes of a file from this sector of the volume on
@@ -11,194 +11,161 @@ import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import net from "node:net";
 import readline from "node:readline";
-import { setTimeout as pause } from "node:timers/promises";
-import { promisify } from "node:util";
+import { setImmediate as events, setTimeout as pause } from "node:timers/promises";
 
 const SECTOR = 512;
 const TRIES = 16; // of data whose bucket is reused while it is read
 const PATIENCE_MS = 20_000; // with a daemon that is away, or ends again and again
-const { O_RDONLY, O_RDWR, O_NOFOLLOW } = fs.constants;
 const PAGE = Number(spawnSync("getconf", ["PAGESIZE"]).stdout);
 
-const read = promisify(fs.read);
-const write = promisify(fs.write);
-
 class Lost extends Error {} // no connection: connect again, and repeat all of what was being done
-class Refused extends Error {}
 
-// JSON.parse turns integers into doubles, which are exact up to 2^53 only; offsets go up to 2^62. So long ones
-// become BigInt here, behind a mark that JSON cannot contain unescaped, and leave as plain digits again.
-const LONG = /("(?:[^"\\]|\\.)*")|(?<![\d.eE+-])(-?\d{16,})(?![\d.eE])/g;
+// JSON.parse makes doubles of numbers, which are exact up to 2^53; offsets go up to 2^62. So numbers that long are
+// quoted before, and offsets are BigInts. (There are no fractions, and strings stay as they are.)
+const LONG = /("(?:[^"\\]|\\.)*")|(-?\d{16,})/g;
 const parse = (text) =>
-  JSON.parse(text.replace(LONG, (_, string, digits) => string ?? `"\\u0001${digits}"`), (_, value) =>
-    typeof value === "string" && value.startsWith("\u0001") ? BigInt(value.slice(1)) : value);
+  JSON.parse(text.replace(LONG, (_, string, digits) => string ?? `"${digits}"`), (name, value) =>
+    (name === "offset" || name === "next") && value !== null ? BigInt(value) : value);
 const print = (value) =>
-  JSON.stringify(value, (_, it) => (typeof it === "bigint" ? `\u0001${it}` : it)).replace(/"\\u0001(-?\d+)"/g, "$1");
+  JSON.stringify(value, (_, it) => (typeof it === "bigint" ? `${it}` : it)).replace(/"offset":"(\d+)"/g, '"offset":$1');
 
 class Client {
-  #waiting = []; // replies come in the order of the requests
-  #received = Buffer.alloc(0);
-  #lost = null; // why there is no connection
-  #writes = 0; // under way
+  lost = null; // why there is no connection
+  waiting = []; // calls, in the order of the requests, which is that of the replies
+  devices = new Map();
+  files = [];
+  isAttached = false;
 
-  static async connect(path) {
-    const client = new Client();
-    try {
-      await client.#attach(path);
-    } catch (error) {
-      // What was amiss may be that the daemon has ended: files of its run, the lease for one, go with it.
-      const reason = await client.call("Describe").then(() => error, (lost) => lost);
-      await client.close();
-      throw reason;
-    }
-    return client;
+  constructor(path) {
+    let received = "";
+    this.socket = net.connect(path).setEncoding("utf8");
+    this.socket.on("data", (text) => {
+      const messages = (received + text).split("\0"); // a NUL, and nothing else, ends a message
+      received = messages.pop();
+      for (const { error, parameters } of messages.map(parse)) {
+        const { resolve, reject } = this.waiting.shift();
+        if (!error) resolve(parameters);
+        else if (error.endsWith(".ShuttingDown")) reject(new Lost(error)); // soon there is another daemon
+        else reject(new Error(`${error} ${print(parameters ?? {})}`));
+      }
+    });
+    this.socket.on("error", (error) => (this.lost = new Lost(error.message)));
+    this.socket.on("close", () => {
+      this.lost ??= new Lost("the connection is closed");
+      for (const { reject } of this.waiting.splice(0)) reject(this.lost);
+      // No write is under way, since each returns before the next event. The lease, opened first, is given up last.
+      for (const file of this.files.splice(0).reverse()) fs.closeSync(file);
+    });
   }
 
   async call(method, parameters = {}) {
-    if (this.#lost) throw this.#lost;
+    if (this.lost) throw this.lost;
     this.socket.write(`${print({ method: `io.bcached.Allocator.${method}`, parameters })}\0`);
-    return new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
+    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
   }
 
-  #take(data) {
-    this.#received = Buffer.concat([this.#received, data]);
-    for (let end; (end = this.#received.indexOf(0)) >= 0; ) {
-      const { error, parameters } = parse(this.#received.subarray(0, end).toString());
-      this.#received = this.#received.subarray(end + 1);
-      const call = this.#waiting.shift();
-      if (!error) call?.resolve(parameters);
-      else if (error.endsWith(".ShuttingDown")) call?.reject(new Lost(error)); // soon there is another daemon
-      else call?.reject(new Refused(`${error} ${print(parameters ?? {})}`));
-    }
+  open(path, access) {
+    return this.files[this.files.push(fs.openSync(path, access | fs.constants.O_NOFOLLOW)) - 1];
   }
 
-  #end(reason) {
-    this.#lost ??= new Lost(reason);
-    for (const { reject } of this.#waiting.splice(0)) reject(this.#lost);
-    this.#settle();
-  }
-
-  // The next daemon waits for the lease: give it up as soon as no write is under way, also between commands.
-  #settle() {
-    if (!this.#lost || this.#writes || this.lease === undefined) return;
-    fs.closeSync(this.lease);
-    this.lease = undefined;
-  }
-
-  async #attach(path) {
-    this.socket = net.connect(path);
-    this.socket.on("data", (data) => this.#take(data));
-    this.socket.on("error", (error) => this.#end(error.message));
-    this.socket.on("close", () => this.#end("closed by the daemon"));
+  async attach() {
     const { lease_path, devices } = await this.call("Describe");
-    // The lease, before the first write. Node cannot lock a file, but a lock by flock belongs to the open file:
-    // it stays when the child that took it on our descriptor has ended.
-    this.lease = fs.openSync(lease_path, O_RDONLY | O_NOFOLLOW);
-    const stdio = ["ignore", "ignore", "inherit", this.lease];
+    // The lease, before the first write. Node cannot lock a file, but a lock by flock belongs to the open file: it
+    // stays when the child that took it on our descriptor has ended.
+    const stdio = ["ignore", "ignore", "inherit", this.open(lease_path, fs.constants.O_RDONLY)];
     if (spawnSync("flock", ["--shared", "--nonblock", "3"], { stdio }).status !== 0)
-      throw new Refused("no lease, so nothing may be written");
+      throw new Error(`no lease (flock --shared ${lease_path} is refused), so nothing may be written`);
     const { maps } = await this.call("MapGens");
-    this.devices = new Map(devices.map((device) => [device.device, this.#open(device, maps)]));
-    this.blockSectors = devices[0].block_sectors;
+    for (const device of devices) {
+      // Node has no aligned memory, hence no O_DIRECT; the page cache needs blocks of whole pages.
+      if ((device.block_sectors * SECTOR) % PAGE) throw new Error("blocks are smaller than a page");
+      device.data = this.open(device.data_path, fs.constants.O_RDWR);
+      device.gens = this.open(maps.find((map) => map.device === device.device).path, fs.constants.O_RDONLY);
+      const { magic, version, buckets } = this.header(device);
+      if (magic !== 0x736e656764636362n || version !== 1n || buckets !== BigInt(device.bucket_count))
+        throw new Error("MapGens names a file that is no map of the device's gens");
+      this.devices.set(device.device, device);
+    }
+    this.isAttached = true;
   }
 
-  #open(device, maps) {
-    // Node has no aligned memory, hence no O_DIRECT; the page cache needs blocks of whole pages.
-    if ((device.block_sectors * SECTOR) % PAGE) throw new Refused("blocks are smaller than a page");
-    const { path } = maps.find((map) => map.device === device.device);
-    const map = fs.openSync(path, O_RDONLY | O_NOFOLLOW); // Node has no mmap, but a read sees the same bytes
-    const header = this.#header(map);
-    if (header.magic !== 0x736e656764636362n || header.version !== 1n || header.buckets !== BigInt(device.bucket_count))
-      throw new Refused(`${path} is no map of gens of this device`);
-    return { ...device, map, data: fs.openSync(device.data_path, O_RDWR | O_NOFOLLOW) };
+  // Read or write all of the data; without the connection nothing is reserved, and the files are closed.
+  transfer(how, file, data, position) {
+    if (this.lost) throw this.lost;
+    if (how(file, data, 0, data.length, position) !== data.length) throw new Error("a file or device is too short");
+    return data;
   }
 
-  #header(map) {
-    const bytes = Buffer.alloc(40);
-    fs.readSync(map, bytes, 0, 40, 0);
-    const [magic, version, buckets, life, gcEpoch] = [0, 8, 16, 24, 32].map((at) => bytes.readBigUInt64LE(at));
-    return { magic, version, buckets, life, gcEpoch };
-  }
-
-  // Take it before a look-up, or a reuse between the two goes unseen.
-  now() {
-    return new Map([...this.devices].map(([number, { map }]) => [number, this.#header(map)]));
+  // Of a map of gens. Node has no mmap, but a read sees the same bytes.
+  header({ gens }) {
+    const bytes = this.transfer(fs.readSync, gens, Buffer.alloc(40), 0);
+    const [magic, version, buckets, life, epoch] = [0, 8, 16, 24, 32].map((at) => bytes.readBigUInt64LE(at));
+    return { magic, version, buckets, life, epoch };
   }
 
   // Whether what was read at a pointer is what its key says, if it was valid then. Call it after the read.
-  async isCurrent({ device, sector, gen }, then) {
-    const { map, bucket_sectors } = this.devices.get(device);
-    const found = Buffer.alloc(1);
+  async isCurrent({ sector, gen }, device, then) {
     // 1. The gen, before the header: one that is read after the daemon's end proves nothing.
-    fs.readSync(map, found, 0, 1, 4096 + Math.floor(sector / bucket_sectors));
+    const position = 4096 + Math.floor(sector / device.bucket_sectors);
+    const [found] = this.transfer(fs.readSync, device.gens, Buffer.alloc(1), position);
     // 2. The header: the same run of the daemon, and no time for a gen to wrap around.
-    const [past, header] = [then.get(device), this.#header(map)];
-    if (found[0] !== gen || !past.life || header.life !== past.life || header.gcEpoch - past.gcEpoch > 1n) return false;
-    // 3. The connection: a killed daemon has no time to clear its life. Node learns of the end of a connection
-    // some time later; an answer proves that it was open.
+    const { life, epoch } = this.header(device);
+    if (found !== gen || !life || life !== then.life || epoch - then.epoch > 1n) return false;
+    // 3. The connection: a killed daemon has no time to clear its life. Node learns of the end of a connection some
+    // time later; a reply proves that it was open.
     await this.call("Describe");
     return true;
   }
 
   async put(inode, offset, data) {
-    const unit = this.blockSectors * SECTOR;
+    const unit = [...this.devices.values()][0].block_sectors * SECTOR;
     const padded = Buffer.concat([data, Buffer.alloc((unit - (data.length % unit)) % unit)]);
     const { keys } = await this.call("Allocate", { inode, offset, sectors: padded.length / SECTOR, whole: true });
     try {
       for (const key of keys) {
-        const start = Number(BigInt(key.offset) - offset) * SECTOR;
-        for (const pointer of key.pointers)
-          await this.#write(pointer, padded.subarray(start, start + key.sectors * SECTOR));
+        const start = Number(key.offset - offset) * SECTOR;
+        for (const { device, sector } of key.pointers) {
+          await events(); // such as the end of the connection
+          const part = padded.subarray(start, start + key.sectors * SECTOR);
+          this.transfer(fs.writeSync, this.devices.get(device).data, part, sector * SECTOR);
+        }
       }
+      await this.call("Commit", { keys });
     } catch (error) {
-      if (!(error instanceof Lost)) await this.call("Release", { keys });
+      if (!(error instanceof Lost)) await this.call("Release", { keys }).catch(() => {});
       throw error;
     }
-    await this.call("Commit", { keys });
-  }
-
-  async #write({ device, sector }, data) {
-    if (this.#lost) throw this.#lost; // without the connection nothing is reserved
-    this.#writes++;
-    const { bytesWritten } = await write(this.devices.get(device).data, data, 0, data.length, sector * SECTOR).finally(
-      () => (this.#writes--, this.#settle()),
-    );
-    if (bytesWritten !== data.length) throw new Error("the device ends before the extent does");
   }
 
   // Yields [offset, data] of what is kept and valid, in order.
   async *get(inode, offset, sectors) {
     const end = offset + BigInt(sectors);
-    let tries = TRIES;
-    for (let from = offset; from < end; ) {
-      const then = this.now();
+    for (let from = offset, tries = TRIES; from < end; ) {
+      // The instant, before the look-up: or a reuse between the two goes unseen.
+      const then = new Map([...this.devices].map(([number, device]) => [number, this.header(device)]));
       const { keys, next } = await this.call("Lookup", { inode, offset: from, sectors: Number(end - from) });
-      from = BigInt(next ?? end);
+      from = next ?? end;
       for (const key of keys) {
-        const data = await this.#read(key, then);
-        if (data) yield [BigInt(key.offset), data];
-        else if (--tries) from = BigInt(key.offset); // reused meanwhile: look up again from here on
-        else throw new Refused("the buckets are reused faster than they are read");
+        const data = await this.read(key, then);
+        if (data) yield [key.offset, data];
+        else if (--tries) from = key.offset; // reused meanwhile: look up again from here on
+        else throw new Error("the buckets are reused faster than they are read");
         if (!data) break;
       }
     }
   }
 
-  async #read(key, then) {
-    const data = Buffer.alloc(key.sectors * SECTOR);
-    for (const pointer of key.pointers) {
-      const { data: file } = this.devices.get(pointer.device);
-      const { bytesRead } = await read(file, data, 0, data.length, pointer.sector * SECTOR);
-      if (bytesRead === data.length && (await this.isCurrent(pointer, then))) return data;
+  async read({ sectors, pointers }, then) {
+    for (const pointer of pointers) {
+      const device = this.devices.get(pointer.device);
+      const data = this.transfer(fs.readSync, device.data, Buffer.alloc(sectors * SECTOR), pointer.sector * SECTOR);
+      if (await this.isCurrent(pointer, device, then.get(pointer.device))) return data;
     }
     return null;
   }
 
-  // No reply and no write may be under way.
   async close() {
     if (!this.socket.closed) await new Promise((done) => this.socket.once("close", done).destroy());
-    this.#end("closed");
-    for (const { data, map } of this.devices?.values() ?? []) [data, map].forEach((file) => fs.closeSync(file));
   }
 }
 
@@ -207,49 +174,45 @@ if (volume === undefined) {
   console.error("usage: node client.mjs SOCKET INODE < COMMANDS");
   process.exit(2);
 }
-const inode = Number(volume);
-let client = null;
+let client;
 
 async function run(line) {
   const [verb, offset, ...rest] = line.trim().split(/\s+/);
-  const first = BigInt(offset ?? 0);
   if (verb === "put" && rest.length === 1) {
     const data = fs.readFileSync(rest[0]);
-    await client.put(inode, first, data);
+    await client.put(Number(volume), BigInt(offset), data);
     return `kept ${data.length} bytes`;
   }
-  if (verb !== "get" || rest.length !== 2) throw new Refused(`not a command: ${line}`);
-  const file = fs.openSync(rest[1], "w");
+  if (verb !== "get" || rest.length !== 2) throw new Error(`not a command: ${line}`);
+  const [sectors, file] = [Number(rest[0]), fs.openSync(rest[1], "w")];
   let found = 0;
   try {
-    fs.ftruncateSync(file, Number(rest[0]) * SECTOR);
-    for await (const [at, data] of client.get(inode, first, Number(rest[0]))) {
-      fs.writeSync(file, data, 0, data.length, Number(at - first) * SECTOR);
-      found += data.length / SECTOR;
-    }
+    fs.ftruncateSync(file, sectors * SECTOR);
+    for await (const [at, data] of client.get(Number(volume), BigInt(offset), sectors))
+      found += fs.writeSync(file, data, 0, data.length, Number(at - BigInt(offset)) * SECTOR) / SECTOR;
   } finally {
     fs.closeSync(file);
   }
   return `found ${found} sectors`;
 }
 
-for await (const line of readline.createInterface({ input: process.stdin })) {
-  // Lost: reservations and gens are void. Connect with growing pauses, and begin the command again.
-  for (let waitedMs = 0, pauseMs = 10, said = null; said === null; waitedMs += pauseMs) {
+async function answer(line) {
+  for (let waitedMs = 0, pauseMs = 10; ; waitedMs += pauseMs, pauseMs = Math.min(2 * pauseMs, 1000)) {
     try {
-      client ??= await Client.connect(path);
-      said = await run(line);
+      client ??= new Client(path);
+      if (!client.isAttached) await client.attach();
+      return await run(line);
     } catch (error) {
-      if (!(error instanceof Lost)) said = `refused: ${error.message}`;
-      else {
-        await client?.close();
-        client = null;
-        if (waitedMs > PATIENCE_MS)
-          said = `refused: no connection to ${path} (${error.message}): start the daemon, and repeat the command`;
-        else await pause((pauseMs = Math.min(2 * pauseMs, 1000)));
-      }
+      // Files of a daemon's run go with it: if it has ended meanwhile, that is the reason.
+      const reason = error instanceof Lost ? error : await client.call("Describe").then(() => error, (lost) => lost);
+      if (reason instanceof Lost || !client.isAttached) client = await client.close();
+      if (!(reason instanceof Lost)) return `refused: ${reason.message}`;
+      if (waitedMs > PATIENCE_MS)
+        return `refused: no connection to ${path} (${reason.message}): start the daemon, and repeat the command`;
     }
-    if (said !== null) console.log(said);
+    await pause(pauseMs); // then again from the beginning: reservations and gens ended with the connection
   }
 }
+
+for await (const line of readline.createInterface({ input: process.stdin })) console.log(await answer(line));
 await client?.close();

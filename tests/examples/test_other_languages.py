@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The examples in C and JavaScript against a real daemon: the same commands, the same results."""
 
+import contextlib
+import fcntl
 import json
 import random
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +20,10 @@ import pytest
 
 from bcached.device.claims.lease_file import OldLease
 from bcached.wire.gen_map import GenMap
+from bcached.wire.lease_lock import whole_file
 from instruments.clients.daemon_process import DaemonProcess, ask
 from instruments.clients.relay import Relay
+from instruments.time.patience import tries
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
@@ -37,13 +42,13 @@ def needs(*programs: str) -> None:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Builds the client in C with options, each once."""
+    """Builds the client in C with options, or what was made of it, each once."""
     folder = tmp_path_factory.mktemp("examples")
 
     @cache
-    def build(*options: str) -> str:
+    def build(*options: str, source: Path = EXAMPLES / "c" / "client.c") -> str:
         program = str(folder / f"client{len(list(folder.iterdir()))}")
-        command = ["cc", "-std=c17", *options, *WARNINGS, "-o", program, str(EXAMPLES / "c" / "client.c")]
+        command = ["cc", "-std=c11", *options, *WARNINGS, "-o", program, str(source)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return program
@@ -93,6 +98,16 @@ class Client:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
+    def wait_until_stopped(self) -> None:
+        for _ in tries(WITHIN_S):
+            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(") ")[2][0]
+            if state == "T":
+                return
+        raise AssertionError(f"not stopped, but {state}")
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def say(self, line: str) -> str:
         self.begin(line)
         return self.reply()
@@ -113,6 +128,14 @@ def data(tmp_path: Path) -> Path:
     """A file of three buckets and a bit, which is not a whole number of blocks."""
     path = tmp_path / "data"
     path.write_bytes(random.Random(1).randbytes(3 * BUCKET_BYTES + 1234))
+    return path
+
+
+@pytest.fixture
+def bucketful(tmp_path: Path) -> Path:
+    """A file that fills a bucket, which is not open any more then."""
+    path = tmp_path / "bucketful"
+    path.write_bytes(random.Random(2).randbytes(BUCKET_BYTES))
     return path
 
 
@@ -150,6 +173,16 @@ def test_what_cannot_be_written_is_released(
 ) -> None:
     with Client(command, daemon.socket_path) as client:
         assert client.say(f"put 0 {tmp_path}").startswith("refused")  # a folder: it opens, and cannot be read
+        assert client.say(f"get 0 8 {tmp_path}/got") == "found 0 sectors"
+        assert daemon.ask("Admin.Status")["parameters"]["state"]["reserved_sectors"] == 0
+
+
+def test_what_cannot_be_committed_is_released(
+    command: list[str], daemon: DaemonProcess, data: Path, tmp_path: Path
+) -> None:
+    inode = daemon.ask("Admin.CreateVolume", label="small", sectors=1024)["parameters"]["inode"]
+    with Client(command, daemon.socket_path, inode) as client:
+        assert "volume 1 ends at sector 1024" in client.say(f"put 1024 {data}")
         assert client.say(f"get 0 8 {tmp_path}/got") == "found 0 sectors"
         assert daemon.ask("Admin.Status")["parameters"]["state"]["reserved_sectors"] == 0
 
@@ -201,6 +234,49 @@ def test_a_client_without_a_daemon_says_what_to_do(built: Any, daemon: DaemonPro
         assert client.say(f"put 0 {data}").startswith("kept")
 
 
+@contextlib.contextmanager
+def held_up(
+    command: list[str], daemon: DaemonProcess, event: Callable[[bytes], None]
+) -> Iterator[tuple[Client, list[bytes]]]:
+    """A client, and the replies with keys that it gets; before the first one arrives there is an event."""
+    replies: list[bytes] = []
+
+    def hold_up(reply: bytes) -> None:
+        if b'"gen"' in reply:
+            replies.append(reply)
+            if len(replies) == 1:
+                event(reply)
+
+    with (
+        Relay(daemon.folder / "relay", daemon.socket_path, hold_up) as relay,
+        Client(command, relay.path) as client,
+    ):
+        yield client, replies
+
+
+def keep(command: list[str], daemon: DaemonProcess, path: Path) -> str:
+    """Have a file kept from sector 0 on; returns the command that gets it."""
+    with Client(command, daemon.socket_path) as client:
+        assert client.say(f"put 0 {path}").startswith("kept")
+    return f"get 0 {sectors_of(path)} {path}.got"
+
+
+def got(path: Path) -> bytes:
+    return Path(f"{path}.got").read_bytes()[: path.stat().st_size]
+
+
+def kill_and_start(daemon: DaemonProcess) -> None:
+    daemon.end(signal.SIGKILL)
+    daemon.start()
+    daemon.wait_until_ready()
+
+
+def collect_twice(daemon: DaemonProcess) -> None:
+    """A gen can have wrapped around then."""
+    for _ in range(2):
+        assert daemon.ask("Admin.CollectGarbage", wait=True) == {"parameters": {}}
+
+
 def reuse(daemon: DaemonProcess, reply: bytes) -> None:
     """Drop the keys of a reply to Lookup, and take buckets until all of theirs have a new gen."""
     keys = json.loads(reply.rstrip(b"\0"))["parameters"]["keys"]
@@ -220,69 +296,128 @@ def reuse(daemon: DaemonProcess, reply: bytes) -> None:
     assert found.gc_epoch - epoch < 2, "the epoch alone would tell"
 
 
-def read_while_its_bucket_is_reused(command: list[str], daemon: DaemonProcess, folder: Path) -> str:
-    """What a client says to a get whose bucket is reused between the look-up and the read."""
-    data = folder / "data"
-    data.write_bytes(b"x" * BUCKET_BYTES)  # a whole bucket, so that it is not open any more
-    looked_up: list[bytes] = []
-
-    def hold_up(reply: bytes) -> None:
-        if b'"gen"' in reply and meddles:
-            looked_up.append(reply)
-            if len(looked_up) == 1:
-                reuse(daemon, reply)
-
-    meddles = False
-    with (
-        Relay(daemon.folder / "relay", daemon.socket_path, hold_up) as relay,
-        Client(command, relay.path) as client,
-    ):
-        assert client.say(f"put 0 {data}").startswith("kept")
-        meddles = True
-        said = client.say(f"get 0 {sectors_of(data)} {folder}/got")
-    assert len(looked_up) == 1
-    return said
-
-
 def test_data_whose_bucket_is_reused_before_the_read_is_a_miss(
-    command: list[str], daemon: DaemonProcess, tmp_path: Path
+    command: list[str], daemon: DaemonProcess, bucketful: Path
 ) -> None:
-    assert read_while_its_bucket_is_reused(command, daemon, tmp_path) == "found 0 sectors"
-    assert set((tmp_path / "got").read_bytes()) == {0}
+    get = keep(command, daemon, bucketful)
+    with held_up(command, daemon, partial(reuse, daemon)) as (client, replies):
+        assert client.say(get) == "found 0 sectors"
+        assert len(replies) == 1
+    assert set(got(bucketful)) == {0}
 
 
-def test_a_client_that_does_not_check_gens_is_found_out(daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_a_client_that_does_not_check_gens_is_found_out(
+    built: Any, daemon: DaemonProcess, bucketful: Path, tmp_path: Path
+) -> None:
     needs("cc")
-    folder = shutil.copytree(EXAMPLES / "c", tmp_path / "planted")
-    header = (folder / "bcached.h").read_text()
-    check = "__atomic_load_n(&device->map->gens[bucket], __ATOMIC_ACQUIRE) != gen"
-    assert check in header
-    (folder / "bcached.h").write_text(header.replace(check, "gen < 0"))
-    subprocess.run(["cc", "-o", str(folder / "client"), str(folder / "client.c")], check=True)
-    said = read_while_its_bucket_is_reused([str(folder / "client")], daemon, tmp_path)
-    assert said == f"found {BUCKET_BYTES // SECTOR} sectors"
+    source = (EXAMPLES / "c" / "client.c").read_text()
+    check = 'gen != integer(pointer, "gen")'
+    assert check in source
+    (tmp_path / "planted.c").write_text(source.replace(check, "false"))
+    command = [built("-O1", source=tmp_path / "planted.c")]
+    get = keep(command, daemon, bucketful)
+    with held_up(command, daemon, partial(reuse, daemon)) as (client, _):
+        assert client.say(get) == f"found {sectors_of(bucketful)} sectors"
+
+
+def test_a_reply_that_arrives_two_collections_later_is_asked_for_again(
+    command: list[str], daemon: DaemonProcess, data: Path
+) -> None:
+    get = keep(command, daemon, data)
+    with held_up(command, daemon, lambda _: collect_twice(daemon)) as (client, replies):
+        assert client.say(get) == f"found {sectors_of(data)} sectors"
+        assert len(replies) == 2
+    assert got(data) == data.read_bytes()
 
 
 def test_data_looked_up_before_the_daemon_was_killed_is_looked_up_again(
-    command: list[str], daemon: DaemonProcess, data: Path, tmp_path: Path
+    command: list[str], daemon: DaemonProcess, data: Path
 ) -> None:
-    looked_up: list[bytes] = []
+    get = keep(command, daemon, data)
+    with held_up(command, daemon, lambda _: kill_and_start(daemon)) as (client, replies):
+        assert client.say(get) == f"found {sectors_of(data)} sectors"
+        assert len(replies) >= 2
+    assert got(data) == data.read_bytes()
 
-    def kill(reply: bytes) -> None:
-        if b'"gen"' in reply and meddles:
-            looked_up.append(reply)
-            if len(looked_up) == 1:
-                daemon.end(signal.SIGKILL)
-                daemon.start()
-                daemon.wait_until_ready()
 
-    meddles = False
-    with (
-        Relay(daemon.folder / "relay", daemon.socket_path, kill) as relay,
-        Client(command, relay.path) as client,
-    ):
+def test_a_put_in_which_the_daemon_is_killed_begins_again(
+    command: list[str], daemon: DaemonProcess, data: Path
+) -> None:
+    with held_up(command, daemon, lambda _: kill_and_start(daemon)) as (client, replies):
+        assert client.say(f"put 0 {data}") == f"kept {data.stat().st_size} bytes"
+        assert len(replies) == 2, "allocated once more"
+        assert client.say(f"get 0 {sectors_of(data)} {data}.got") == f"found {sectors_of(data)} sectors"
+    assert got(data) == data.read_bytes()
+
+
+def test_a_client_without_a_lease_writes_nothing(
+    command: list[str], daemon: DaemonProcess, data: Path
+) -> None:
+    path = daemon.ask("Allocator.Describe")["parameters"]["lease_path"]
+    with Client(command, daemon.socket_path) as client:
+        with open(path, "r+b") as lease:
+            fcntl.fcntl(lease, fcntl.F_OFD_SETLK, whole_file(fcntl.F_WRLCK))
+            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert client.say(f"put 0 {data}").startswith("refused: no lease")
+            assert client.say(f"put 0 {data}").startswith("refused: no lease")
+        state = daemon.ask("Admin.Status")["parameters"]["state"]
+        assert (state["allocated_sectors"], state["reserved_sectors"]) == (0, 0)
         assert client.say(f"put 0 {data}").startswith("kept")
-        meddles = True
-        assert client.say(f"get 0 {sectors_of(data)} {tmp_path}/got") == f"found {sectors_of(data)} sectors"
-    assert len(looked_up) >= 2
-    assert (tmp_path / "got").read_bytes().startswith(data.read_bytes())
+
+
+STOP = {
+    ".c": "static int checks; if (!checks++) raise(SIGSTOP);",
+    ".mjs": 'if (!globalThis.stopped) { globalThis.stopped = true; process.kill(process.pid, "SIGSTOP"); }',
+}
+
+
+@pytest.fixture(params=["c/client.c", "node/client.mjs"])
+def stopping(request: pytest.FixtureRequest, built: Any, tmp_path: Path) -> Callable[[int], list[str]]:
+    """Returns how a client is started that stops itself before a step of its first check after a read."""
+    source = EXAMPLES / request.param
+    needs(*(["cc"] if source.suffix == ".c" else ["node", "flock"]))
+
+    def planted(step: int) -> list[str]:
+        text, count = re.subn(
+            rf"(?m)^(?=[ \t]*(?:/\*|//) {step}\. )", f"{STOP[source.suffix]}\n", source.read_text()
+        )
+        assert count == 1
+        path = tmp_path / f"planted{source.suffix}"
+        path.write_text(text)
+        return [built("-O1", source=path)] if source.suffix == ".c" else ["node", str(path)]
+
+    return planted
+
+
+def get_with_a_stop(
+    command: list[str], daemon: DaemonProcess, data: Path, event: Callable[[bytes], None]
+) -> tuple[str, int]:
+    """What a client says that stops itself in a get, with an event meanwhile; how often it looked up."""
+    get = keep(command, daemon, data)
+    with held_up(command, daemon, lambda _: None) as (client, replies):
+        client.begin(get)
+        client.wait_until_stopped()
+        event(replies[0])
+        client.go_on()
+        return client.reply(), len(replies)
+
+
+def test_the_gen_is_checked_after_the_read(
+    stopping: Callable[[int], list[str]], daemon: DaemonProcess, bucketful: Path
+) -> None:
+    said, lookups = get_with_a_stop(stopping(1), daemon, bucketful, partial(reuse, daemon))
+    assert (said, lookups) == ("found 0 sectors", 1)
+
+
+def test_the_header_is_checked_after_the_gen(
+    stopping: Callable[[int], list[str]], daemon: DaemonProcess, bucketful: Path
+) -> None:
+    said, lookups = get_with_a_stop(stopping(2), daemon, bucketful, lambda _: collect_twice(daemon))
+    assert (said, lookups) == (f"found {sectors_of(bucketful)} sectors", 2)
+
+
+def test_the_connection_is_checked_after_the_header(
+    stopping: Callable[[int], list[str]], daemon: DaemonProcess, bucketful: Path
+) -> None:
+    said, lookups = get_with_a_stop(stopping(3), daemon, bucketful, lambda _: kill_and_start(daemon))
+    assert (said, lookups) == (f"found {sectors_of(bucketful)} sectors", 2)
