@@ -24,7 +24,7 @@ from bcached.state.buckets.bucket_table import Mark
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
 from bcached.store.patched_device import Patch, patched_devices
-from bcached.store.rescue.remains.superblock_left import read_member_left
+from bcached.store.rescue.remains.members_left import read_members_left
 from bcached.units import SECTOR_BYTES
 
 Document = dict[str, object]
@@ -94,18 +94,18 @@ async def _dump(paths: Sequence[str], copy_maps: CopyMaps, emit: Emit) -> None:
 async def _read(devices: Sequence[BlockDevice]) -> CheckedSet:
     """Returns the set, by what is left of damaged superblocks if need be. Raises SetRefused without any."""
     checked = await read_metadata(devices)
-    if checked.members:
+    if len(checked.members) == len(devices):
         return checked
     (damage, *_) = checked.findings.listed
     patches = []
     try:
-        for number, device in enumerate(devices):
-            superblock = (await read_member_left(device, None, lambda _: None)).found.superblock
+        for number, member in enumerate(await read_members_left(devices, None, lambda _: None)):
+            superblock = member.found.superblock
             patches.append(Patch(number, SUPERBLOCK_SECTOR * SECTOR_BYTES, superblock.pack()))
     except BcachedError:
         raise SetRefused(str(damage)) from None
     checked = await read_metadata(patched_devices(devices, patches))
-    if not checked.members:
+    if len(checked.members) < len(devices):
         raise SetRefused(str(damage))
     checked.findings.report(damage)
     return checked

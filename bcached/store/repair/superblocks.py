@@ -16,14 +16,14 @@ from bcached.format.superblock import (
     SUPERBLOCK_BYTES,
     SUPERBLOCK_SECTOR,
     Superblock,
-    first_bucket_for,
 )
-from bcached.store.membership import MemberFound, with_new_journal
+from bcached.store.membership import MemberFound
 from bcached.store.patched_device import Patch
 from bcached.store.repair.journal_place import with_places_found
 from bcached.store.repair.layout_scan import scan_layout
 from bcached.store.repair.repair_step import RepairStep
 from bcached.store.rescue.remains.journal_left import fits_its_journal, read_journal_left, sizes_fit
+from bcached.store.rescue.remains.members_left import superblock_like
 from bcached.store.rescue.remains.superblock_left import KnownLayout, MemberLeft, read_member_left
 from bcached.units import SECTOR_BYTES
 
@@ -94,17 +94,8 @@ def _like_others(device: BlockDevice, known: Sequence[MemberLeft], count: int) -
             f"{device.path}: expected all {first.members} members of the set, one of them without a "
             f"superblock, found {count}, of which {count - len(known)} have none"
         )
-    size_buckets = device.size_bytes // SECTOR_BYTES // first.bucket_sectors
     (number,) = numbers
-    return with_new_journal(
-        replace(
-            first,
-            uuid=uuid4(),
-            member=number,
-            bucket_count=size_buckets,
-            first_bucket=first_bucket_for(first.bucket_sectors),
-        )
-    )
+    return superblock_like(first, device, number)
 
 
 def _fitted(member: MemberFound) -> MemberFound:

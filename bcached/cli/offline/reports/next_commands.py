@@ -11,7 +11,7 @@ from bcached.store.check.checker import CheckedSet
 from bcached.store.finding import Severity
 from bcached.store.repair.layout_scan import LayoutFound, find_layout
 from bcached.store.repair.needs import StepOption, commands_for
-from bcached.store.rescue.remains.superblock_left import read_member_left
+from bcached.store.rescue.remains.members_left import read_members_left
 from bcached.units import SECTOR_BYTES, format_size
 
 BACKING = ("--backing", "DEV")
@@ -37,9 +37,9 @@ async def next_for_damage(
     if findings.worst < Severity.DAMAGE or rules & ANOTHER_DEVICE or _is_backing(checked):
         return []
     caches = [device.path for device in devices]
-    if not checked.members:
+    if not checked.members and not await _are_known(devices):
         for device in devices:
-            if not await _has_fields(device):
+            if not await _are_known([device]):
                 return without_superblock(caches, await find_layout(device), backings, map_options)
     if map_options and JOURNAL_UNREADABLE in findings.counts:
         return [_rescue(caches, backings, *map_options)]
@@ -50,10 +50,10 @@ def _is_backing(checked: CheckedSet) -> bool:
     return any(isinstance(finding.cause, BackingDevice) for finding in checked.findings.listed)
 
 
-async def _has_fields(device: BlockDevice) -> bool:
-    """Whether there is a superblock, or enough of one."""
+async def _are_known(devices: Sequence[BlockDevice]) -> bool:
+    """Whether each has a superblock, or enough of one, or is made as the others of its set are."""
     try:
-        await read_member_left(device, None, lambda _: None)
+        await read_members_left(devices, None, lambda _: None)
     except BcachedError:
         return False
     return True
@@ -65,12 +65,15 @@ def without_superblock(
     backings: Sequence[str] = (),
     map_options: Sequence[str] = (),
 ) -> list[str]:
-    """Returns the commands for a device that has no superblock any more, by what its journal says."""
+    """Returns the commands for devices that have no superblock any more, by what a journal says.
+
+    Of several, no repair: which of them is which member has to be tried first.
+    """
     if layout is None:
         return [_rescue(caches, backings, "--geometry", GIVEN_SIZES, *map_options)]
     bucket = format_size(layout.bucket_sectors * SECTOR_BYTES) if layout.bucket_sectors else "BUCKET"
     sizes = ["--geometry", f"{bucket},{format_size(layout.block_sectors * SECTOR_BYTES)}"]
-    if map_options:  # nothing can be repaired where the copy lacks it
+    if map_options or len(caches) > 1:  # nothing can be repaired where the copy lacks it
         return [_rescue(caches, backings, *sizes, *map_options)]
     options = [StepOption.SUPERBLOCK.value, *(sizes if not layout.bucket_sectors else [])]
     options += [] if layout.set_uuid is not None else _backing(backings)

@@ -37,12 +37,12 @@ from bcached.store.rescue.remains.journal_left import (
     sizes_fit,
     with_journal_found,
 )
+from bcached.store.rescue.remains.members_left import read_members_left
 from bcached.store.rescue.remains.missing_members import with_missing
 from bcached.store.rescue.remains.newest_bsets import bsets_behind_all_damage, lacks_nothing
 from bcached.store.rescue.remains.superblock_left import (
     KnownLayout,
     MemberLeft,
-    read_member_left,
     refuse_unused,
 )
 from bcached.store.rescue.remains.torn_leaf import was_interrupted
@@ -134,7 +134,8 @@ async def read_what_is_left(
     """
     checked = CheckedSet()
     report = checked.findings.report
-    members = [await _with_journal(await read_member_left(device, layout, report)) for device in devices]
+    found = await read_members_left(devices, layout, report)
+    members = [await _with_journal(member) for member in found]
     members.sort(key=lambda member: member.found.superblock.member)
     _refuse_others(members)
     refuse_unused(members, report)

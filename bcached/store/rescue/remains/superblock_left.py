@@ -95,7 +95,7 @@ async def read_member_left(device: BlockDevice, layout: KnownLayout | None, repo
         if by_fields is None:
             raise SetRefused(
                 f"{damage}; if it was made with buckets of 512k and blocks of 4k, for example: "
-                "--geometry 512k,4k"
+                f"--geometry 512k,4k; `bcachectl show {device.path}` says what its journal tells of that"
             ) from None
         superblock = by_fields
     if sealed != raw and layout is not None and not layout.fits(superblock):
