@@ -43,10 +43,10 @@ class Client {
       const messages = (received + text).split("\0"); // a NUL, and nothing else, ends a message
       received = messages.pop();
       for (const { error, parameters } of messages.map(parse)) {
-        const { resolve, reject } = this.waiting.shift();
-        if (!error) resolve(parameters);
-        else if (error.endsWith(".ShuttingDown")) reject(new Lost(error)); // soon there is another daemon
-        else reject(new Error(`${error} ${print(parameters ?? {})}`));
+        const call = this.waiting.shift(); // none for an error that says why the daemon is to close the connection
+        if (!error) call?.resolve(parameters);
+        else if (error.endsWith(".ShuttingDown")) call?.reject(new Lost(error)); // soon there is another daemon
+        else call?.reject(new Error(`${error} ${print(parameters ?? {})}`));
       }
     });
     this.socket.on("error", (error) => (this.lost = new Lost(error.message)));

@@ -330,16 +330,6 @@ def test_a_reply_that_arrives_two_collections_later_is_asked_for_again(
     assert got(data) == data.read_bytes()
 
 
-def test_data_looked_up_before_the_daemon_was_killed_is_looked_up_again(
-    command: list[str], daemon: DaemonProcess, data: Path
-) -> None:
-    get = keep(command, daemon, data)
-    with held_up(command, daemon, lambda _: kill_and_start(daemon)) as (client, replies):
-        assert client.say(get) == f"found {sectors_of(data)} sectors"
-        assert len(replies) >= 2
-    assert got(data) == data.read_bytes()
-
-
 def test_a_put_in_which_the_daemon_is_killed_begins_again(
     command: list[str], daemon: DaemonProcess, data: Path
 ) -> None:
