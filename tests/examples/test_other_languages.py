@@ -18,10 +18,11 @@ from typing import Any, Self
 
 import pytest
 
+from bcached.client import BlockingClient
 from bcached.device.claims.lease_file import OldLease
 from bcached.wire.gen_map import GenMap
 from bcached.wire.lease_lock import whole_file
-from instruments.clients.daemon_process import DaemonProcess, ask
+from instruments.clients.daemon_process import BIN, DaemonProcess, ask
 from instruments.clients.relay import Relay
 from instruments.time.patience import tries
 
@@ -353,6 +354,36 @@ def test_a_client_without_a_lease_writes_nothing(
         state = daemon.ask("Admin.Status")["parameters"]["state"]
         assert (state["allocated_sectors"], state["reserved_sectors"]) == (0, 0)
         assert client.say(f"put 0 {data}").startswith("kept")
+
+
+def test_of_two_copies_the_one_that_is_valid_is_taken(command: list[str], bucketful: Path) -> None:
+    two = DaemonProcess()
+    images = [two.folder / "cache.img", two.folder / "other.img"]
+    made = subprocess.run([BIN / "bcachectl", "make", "-b", "64k", "--size", "64M", *images])
+    assert made.returncode == 0
+    one, both = str([str(images[0])]), str([str(image) for image in images])
+    two.config.write_text(two.config.read_text().replace(one.replace("'", '"'), both))
+
+    def bump(reply: bytes) -> None:
+        """Give the bucket of the first copy another gen, as its reuse would."""
+        (key,) = json.loads(reply.rstrip(b"\0"))["parameters"]["keys"]
+        first, _ = key["pointers"]
+        maps = two.ask("Allocator.MapGens")["parameters"]["maps"]
+        (path,) = (entry["path"] for entry in maps if entry["device"] == first["device"])
+        with open(path, "r+b") as gens:
+            gens.seek(4096 + first["sector"] * SECTOR // BUCKET_BYTES)
+            gens.write(bytes([first["gen"] + 1]))
+
+    with two:
+        two.wait_until_ready()
+        with BlockingClient(two.socket_path) as client:
+            inode = client.create_volume("copies")
+            client.store(inode, 0, bucketful.read_bytes(), replicas=2)
+        with held_up(command, two, bump) as (reader, replies):
+            sectors = sectors_of(bucketful)
+            assert reader.say(f"get 0 {sectors} {bucketful}.got") == f"found {sectors} sectors"
+            assert len(replies) == 1, "without another look-up"
+    assert got(bucketful) == bucketful.read_bytes()
 
 
 STOP = {
