@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Damages of the kernel's images, one at a time and in pairs: what rescues bring back, what repairs come to.
+"""Damages of the kernel's images, one and several at a time: what rescues bring back, what repairs come to.
 
-    python -m tests.damages [--each N] [--pairs N] [--seed N]
+    python -m tests.damages [--each N] [--pairs N] [--triples N] [--seed N] [--only KIND] [--without-repair]
 
 Exit 1 if anything that was called sure is wrong, or if a repair could not be undone. What an erased entry
 named is counted apart where nothing is left that shows its erasure (excuse.py).
@@ -30,16 +30,19 @@ def main() -> int:
     parser = ArgumentParser(prog="python -m tests.damages")
     parser.add_argument("--each", type=int, default=1000, help="of a kind, on each image")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of damages, on each image")
+    parser.add_argument("--triples", type=int, default=0, help="three damages at a time, on each image")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="kinds whose name contains this")
+    parser.add_argument("--without-repair", action="store_true", help="rescues only, in half the time")
     options = parser.parse_args()
     failed = unnoticed = 0
     table = defaultdict[str, list[Outcome]](list)
     with TemporaryDirectory() as folder:
-        for name, kind, kinds in cases(options.each, options.pairs, options.seed):
+        numbers = {"pairs": options.pairs, "triples": options.triples}
+        for name, kind, kinds in cases(options.each, numbers, options.seed):
             if options.only not in kind:
                 continue
-            found = outcome_of(name, kinds, Path(folder))
+            found = outcome_of(name, kinds, None if options.without_repair else Path(folder))
             table[kind].append(found)
             where = "; ".join(f"{one.name} {one.where}" for one in kinds)
             shares = f"sure {found.sure:.1%}, newest {found.newest:.1%}, harm {found.harm}"
@@ -56,7 +59,7 @@ def main() -> int:
     return int(failed > 0)
 
 
-def cases(each: int, pairs: int, seed: int) -> list[tuple[str, str, list[Kind]]]:
+def cases(each: int, numbers: dict[str, int], seed: int) -> list[tuple[str, str, list[Kind]]]:
     """The image, the name, and the damages of each case."""
     found = []
     for name in IMAGES:
@@ -70,7 +73,8 @@ def cases(each: int, pairs: int, seed: int) -> list[tuple[str, str, list[Kind]]]
                 continue  # as without
             chosen = some if len(some) <= each else random.sample(some, each)
             found += [(name, kind_name, [one]) for one in chosen]
-        found += [(name, "pairs", random.sample(kinds, 2)) for _ in range(pairs)]
+        for at_once, (kind_name, number) in enumerate(numbers.items(), 2):
+            found += [(name, kind_name, random.sample(kinds, at_once)) for _ in range(number)]
     return found
 
 

@@ -41,8 +41,8 @@ class Outcome:
     unnoticed: int = 0  # sectors as those, but of an entry whose erasure no reader can notice (excuse.py)
 
 
-async def outcome(name: str, kinds: list[Kind], folder: Path) -> Outcome:
-    """Damage an image, rescue it and repair it."""
+async def outcome(name: str, kinds: list[Kind], folder: Path | None) -> Outcome:
+    """Damage an image, rescue it and repair it; only the former without a folder for the undo file."""
     lacking = wrong_sectors(name, backing_bytes(name))
     device, readable = damaged(name, kinds)
     layout = await _layout(name)
@@ -84,9 +84,11 @@ async def _layout(name: str) -> KnownLayout:
 
 
 async def repaired(
-    name: str, device: MemoryDevice, readable: BlockDevice, layout: KnownLayout, folder: Path
+    name: str, device: MemoryDevice, readable: BlockDevice, layout: KnownLayout, folder: Path | None
 ) -> str:
     """Returns "sound" if a repair by all steps ends so, or opening will; undone, the device is as it was."""
+    if folder is None:
+        return ""
     before = device.image()
     backings = []
     if name in WITH_BACKING:
@@ -115,6 +117,6 @@ async def repaired(
     return "sound" if worst <= Severity.TORN else "not sound"
 
 
-def outcome_of(name: str, kinds: list[Kind], folder: Path) -> Outcome:
+def outcome_of(name: str, kinds: list[Kind], folder: Path | None) -> Outcome:
     """The same for a process of its own."""
     return asyncio.run(outcome(name, kinds, folder))
