@@ -59,10 +59,10 @@ def _prios_written(every: dict[int, JournalEntry], newest: int) -> int:
 
 
 def _prio_places(checked: CheckedSet, every: dict[int, JournalEntry], newest: int) -> list[tuple[int, int]]:
-    """Returns where the prios are that the newest found entry and all behind it name."""
+    """Returns where the prio chains begin that the newest found entry and all behind it name."""
     bucket_bytes = checked.members[0].superblock.bucket_bytes
     heads = {every[seq].prio_heads[0] for seq in range(newest, max(every) + 1)}
-    return [(head * bucket_bytes, bucket_bytes) for head in heads]
+    return [(head * bucket_bytes, SECTOR_BYTES) for head in heads]
 
 
 def _place(node: NodeFound) -> tuple[int, int]:

@@ -6,15 +6,15 @@ head is durable before the next one is written (kernel: bch_prio_write waits for
 heads that entries in sequence name, one k changes before the newest has a seq k lower, or its bucket was used
 again. 1. A seq higher by two or more: the chain between was named by an entry that is missing. 2. A seq lower
 than that: the head that the newest entry found names was written again since. One chain more than entries
-name proves nothing: the power may have failed before the entry that was to name it was written.
+name proves nothing: the power may have failed before the entry that was to name it was written. A set need
+not be whole for that: its first sector, which has the seq, was not written before its time either.
 """
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from bcached.errors import BcachedError
-from bcached.format.prio_set import PrioSet, claimed_seq
-from bcached.format.sizes import metadata_bytes
+from bcached.format.prio_set import claimed_seq
 from bcached.store.journal.reader import JournalFound
 from bcached.store.membership import MemberFound
 from bcached.units import SECTOR_BYTES
@@ -62,16 +62,12 @@ def heads_named(found: JournalFound, number: int) -> list[int]:
 
 
 async def _seq_at(member: MemberFound, bucket: int) -> int | None:
-    """Returns the seq of the whole prio set in a bucket; None if there is none."""
+    """Returns the seq of the prio set that begins a bucket; None if there is none."""
     superblock = member.superblock
     if not superblock.first_bucket <= bucket < superblock.bucket_count:
         return None
     begin = bucket * superblock.bucket_bytes
     try:
-        raw = await member.block_device.read(begin, SECTOR_BYTES)
-        if claimed_seq(raw, superblock.set_magic) is None:
-            return None
-        raw = await member.block_device.read(begin, metadata_bytes(superblock.bucket_sectors))
-        return PrioSet.parse(raw, superblock.set_magic, "").seq
+        return claimed_seq(await member.block_device.read(begin, SECTOR_BYTES), superblock.set_magic)
     except BcachedError:
         return None

@@ -82,10 +82,12 @@ async def test_a_bucket_counts_as_what_it_was_last() -> None:
     assert await end_with(naming(A, B, C, A), {A: 4, B: 6, C: 3}) == End.SUSPECT
 
 
-async def test_a_prio_set_that_is_not_whole_proves_nothing() -> None:
+async def test_a_prio_set_need_not_be_whole() -> None:
+    """Its first sector was written when the entry that names the chain before was durable."""
     entries, seqs = naming(A, B, D), {A: 9, B: 2, D: 3}
     assert await end_with(entries, seqs) == End.SUSPECT
-    assert await end_with(entries, seqs, torn=A) == End.PLAUSIBLE
+    assert await end_with(entries, seqs, torn=A) == End.SUSPECT
+    assert await end_with(entries, seqs | {A: 4}, torn=A) == End.PLAUSIBLE
 
 
 async def test_what_was_before_a_gap_or_a_beginning_is_not_compared() -> None:
